@@ -1,0 +1,45 @@
+//! Time comes in from outside, so that the simulator and tests can own it.
+
+use std::time::Duration;
+
+/// Milliseconds since the Unix epoch, as stored in record batches. Negative means "none".
+pub type Timestamp = i64;
+
+/// A source of wall-clock and monotonic time.
+///
+/// Implementations MUST return non-decreasing values from [`Clock::monotonic`]. [`Clock::now_millis`] MAY jump in
+/// both directions: nothing that has to be ordered may rely on it.
+pub trait Clock: Send + Sync + std::fmt::Debug {
+    /// Milliseconds since the Unix epoch.
+    fn now_millis(&self) -> Timestamp;
+
+    /// Time since an arbitrary fixed point of this process.
+    fn monotonic(&self) -> Duration;
+}
+
+/// The clock of the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock {
+    start: std::time::Instant,
+}
+
+impl SystemClock {
+    /// Starts a clock whose monotonic time is zero now.
+    #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock enters")]
+    pub fn start() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock enters")]
+    fn now_millis(&self) -> Timestamp {
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock enters")]
+    fn monotonic(&self) -> Duration {
+        std::time::Instant::now().duration_since(self.start)
+    }
+}

@@ -1,0 +1,22 @@
+//! The words of Walser as types: names, ids, offsets, epochs, settings and time.
+//!
+//! This crate has no I/O, no async and no wire format. Everything above it speaks in these types, so that a
+//! topic name that was never validated, or an offset where an epoch belongs, does not compile.
+
+mod clock;
+mod config_value;
+mod durability;
+mod id;
+mod offset;
+mod topic_config;
+mod topic_name;
+
+pub use clock::{Clock, SystemClock, Timestamp};
+pub use config_value::{ConfigType, ValueError, parse_bytes, parse_duration_ms, suggest};
+pub use durability::{Acks, Compression, Durability, TimestampType};
+pub use id::{ClusterId, IdError, NodeId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition};
+pub use offset::{LeaderEpoch, Offset};
+pub use topic_config::{
+    CleanupPolicy, CompressionSetting, ConfigError, MESSAGE_BYTES_CEILING, SETTINGS, Setting, TopicConfig,
+};
+pub use topic_name::{RESERVED_PREFIX, TOPIC_NAME_PATTERN, TopicName, TopicNameError};

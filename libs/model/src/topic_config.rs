@@ -1,0 +1,377 @@
+//! The settings of a topic: one table with type, default and documentation of each.
+//!
+//! To add a setting: add a field to [`TopicConfig`] and its default, and a row to [`SETTINGS`]. Validation, the
+//! answer of `ListTopicConfigs`, the command line's help and suggestions for misspelt names all come from the row.
+
+use std::time::Duration;
+
+use crate::config_value::{ConfigType, ValueError, parse_bytes, parse_duration_ms, suggest};
+use crate::durability::{Compression, Durability, TimestampType};
+
+/// No `max.message.bytes` can be above this (15 MiB), so that a batch fits a gRPC message.
+pub const MESSAGE_BYTES_CEILING: i64 = 15 << 20;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// What happens to old records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanupPolicy {
+    /// Whole segments go away by age and size.
+    Delete,
+}
+
+/// How the gateway compresses plain records. Batches that clients built stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompressionSetting {
+    /// As the request says, else none.
+    Producer,
+    /// This codec unless the request names one.
+    Codec(Compression),
+}
+
+/// The effective settings of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// What happens to old records.
+    pub cleanup_policy: CleanupPolicy,
+    /// How plain records are compressed.
+    pub compression: CompressionSetting,
+    /// What an offset must rest on before it counts.
+    pub durability: Durability,
+    /// With `page-cache`: written data is flushed at least this often.
+    pub flush_interval: Duration,
+    /// An index entry at least every so many bytes of log.
+    pub index_interval_bytes: u64,
+    /// Largest record batch accepted, in bytes, inclusive.
+    pub message_bytes_max: usize,
+    /// Timestamps further ahead of the leader's clock are refused. `None`: no limit.
+    pub timestamp_after_max: Option<Duration>,
+    /// Timestamps further behind the leader's clock are refused. `None`: no limit.
+    pub timestamp_before_max: Option<Duration>,
+    /// Who stamps records.
+    pub timestamp_type: TimestampType,
+    /// Copies that must be in sync for `acks=all`. `None`: 2 where there are 3 nodes or more, else 1.
+    pub min_insync_replicas: Option<i32>,
+    /// Segments above this total size (per partition, oldest first) go away. `None`: no limit.
+    pub retention_bytes: Option<u64>,
+    /// Segments whose newest record is older go away. `None`: kept for ever.
+    pub retention: Option<Duration>,
+    /// A segment is closed when it would exceed this many bytes of log.
+    pub segment_bytes: u64,
+    /// A segment is closed when its first record is older than this.
+    pub segment_age: Duration,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Setting {
+    /// Kafka's name where Kafka has the setting.
+    pub name: &'static str,
+    /// How the value is written.
+    pub kind: ConfigType,
+    /// The default as text.
+    pub default: &'static str,
+    /// One or two sentences.
+    pub documentation: &'static str,
+    /// Parses a value and stores it.
+    apply: fn(&mut TopicConfig, &str) -> Result<(), ValueError>,
+}
+
+/// Why overrides were refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no such setting.
+    #[error("there is no topic setting \"{name}\"")]
+    Unknown {
+        /// The name given.
+        name: String,
+        /// The closest name there is.
+        did_you_mean: Option<&'static str>,
+    },
+    /// The value does not fit.
+    #[error("topic setting {name}: {error}")]
+    Value {
+        /// Which setting.
+        name: &'static str,
+        /// What is wrong.
+        error: ValueError,
+    },
+    /// The value names a feature that this version does not have.
+    #[error("topic setting {name}: {feature} is not available in this version")]
+    Feature {
+        /// Which setting.
+        name: &'static str,
+        /// The missing feature.
+        feature: &'static str,
+    },
+}
+
+/// Every setting, by name.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "cleanup.policy",
+        kind: ConfigType::Text,
+        default: "delete",
+        documentation: "What happens to old records: delete removes whole segments by age and size.",
+        apply: |config, text| {
+            let policy = (text == "delete").then_some(CleanupPolicy::Delete);
+            config.cleanup_policy = policy.ok_or_else(|| ValueError::one_of(text, &["delete"]))?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "compression.type",
+        kind: ConfigType::Text,
+        default: "producer",
+        documentation: "Codec for plain records whose request names none: producer (none), none, gzip, snappy, lz4 \
+                        or zstd. Batches built by clients are stored as they are.",
+        apply: |config, text| {
+            config.compression = match text {
+                "producer" => CompressionSetting::Producer,
+                codec => CompressionSetting::Codec(codec.parse().map_err(|_| {
+                    ValueError::one_of(codec, &["producer", "none", "gzip", "snappy", "lz4", "zstd"])
+                })?),
+            };
+            Ok(())
+        },
+    },
+    Setting {
+        name: "durability",
+        kind: ConfigType::Text,
+        default: "fsync",
+        documentation: "What an acknowledged record rests on: fsync survives power loss, page-cache survives only \
+                        the death of the process and is flushed every flush.ms.",
+        apply: |config, text| text.parse().map(|durability| config.durability = durability),
+    },
+    Setting {
+        name: "flush.ms",
+        kind: ConfigType::DurationMs,
+        default: "1000",
+        documentation: "With durability=page-cache: written records reach the disk at least this often.",
+        apply: |config, text| duration(text, 1, DAY_MS).map(|value| config.flush_interval = value),
+    },
+    Setting {
+        name: "index.interval.bytes",
+        kind: ConfigType::Bytes,
+        default: "4096",
+        documentation: "An index entry is made at least every so many bytes of log.",
+        apply: |config, text| bytes(text, 512, 1 << 30).map(|value| config.index_interval_bytes = value),
+    },
+    Setting {
+        name: "max.message.bytes",
+        kind: ConfigType::Bytes,
+        default: "1048588",
+        documentation: "Largest record batch accepted, as encoded and compressed. At most 15 MiB.",
+        apply: |config, text| {
+            let value = bytes(text, 128, MESSAGE_BYTES_CEILING)?;
+            config.message_bytes_max = usize::try_from(value).unwrap_or(usize::MAX);
+            Ok(())
+        },
+    },
+    Setting {
+        name: "message.timestamp.after.max.ms",
+        kind: ConfigType::DurationMs,
+        default: "3600000",
+        documentation: "Records stamped further ahead of the leader's clock are refused (CreateTime only). -1: no \
+                        limit.",
+        apply: |config, text| limit(text).map(|value| config.timestamp_after_max = value),
+    },
+    Setting {
+        name: "message.timestamp.before.max.ms",
+        kind: ConfigType::DurationMs,
+        default: "-1",
+        documentation: "Records stamped further behind the leader's clock are refused (CreateTime only). -1: no \
+                        limit.",
+        apply: |config, text| limit(text).map(|value| config.timestamp_before_max = value),
+    },
+    Setting {
+        name: "message.timestamp.type",
+        kind: ConfigType::Text,
+        default: "CreateTime",
+        documentation: "Who stamps records: the producer (CreateTime) or the leader (LogAppendTime).",
+        apply: |config, text| text.parse().map(|stamper| config.timestamp_type = stamper),
+    },
+    Setting {
+        name: "min.insync.replicas",
+        kind: ConfigType::Int,
+        default: "",
+        documentation: "Replicas that must be in sync for acks=all, the leader included. Default: 2 where there are \
+                        3 nodes or more, else 1.",
+        apply: |config, text| {
+            let error = || ValueError::rule(text, "an integer of at least 1");
+            let value: i32 = text.trim().parse().map_err(|_| error())?;
+            config.min_insync_replicas = Some(value).filter(|value| *value >= 1);
+            config.min_insync_replicas.map(|_| ()).ok_or_else(error)
+        },
+    },
+    Setting {
+        name: "retention.bytes",
+        kind: ConfigType::Bytes,
+        default: "-1",
+        documentation: "Per partition: the oldest segments go away while the rest is at least this large. -1: no \
+                        limit.",
+        apply: |config, text| {
+            let value = parse_bytes(text)?;
+            config.retention_bytes = u64::try_from(value).ok();
+            (value >= -1).then_some(()).ok_or_else(|| ValueError::rule(text, "bytes of at least 0, or -1"))
+        },
+    },
+    Setting {
+        name: "retention.ms",
+        kind: ConfigType::DurationMs,
+        default: "604800000",
+        documentation: "Segments whose newest record is older than this go away. -1: records are kept for ever.",
+        apply: |config, text| limit(text).map(|value| config.retention = value),
+    },
+    Setting {
+        name: "segment.bytes",
+        kind: ConfigType::Bytes,
+        default: "1073741824",
+        documentation: "A segment file is closed when it would grow above this. Retention removes whole segments.",
+        apply: |config, text| bytes(text, 1 << 14, 1 << 30).map(|value| config.segment_bytes = value),
+    },
+    Setting {
+        name: "segment.ms",
+        kind: ConfigType::DurationMs,
+        default: "604800000",
+        documentation: "A segment file is closed when its first record was appended longer ago than this.",
+        apply: |config, text| duration(text, 1, i64::MAX).map(|value| config.segment_age = value),
+    },
+];
+
+fn duration(text: &str, least: i64, most: i64) -> Result<Duration, ValueError> {
+    let millis = parse_duration_ms(text)?;
+    if !(least..=most).contains(&millis) {
+        let most = if most == i64::MAX { String::new() } else { format!(" and at most {most}") };
+        return Err(ValueError::rule(text, format!("milliseconds of at least {least}{most}")));
+    }
+    Ok(Duration::from_millis(millis.unsigned_abs()))
+}
+
+fn limit(text: &str) -> Result<Option<Duration>, ValueError> {
+    let millis = parse_duration_ms(text)?;
+    if millis < -1 {
+        return Err(ValueError::rule(text, "milliseconds of at least 0, or -1 for no limit"));
+    }
+    Ok(u64::try_from(millis).ok().map(Duration::from_millis))
+}
+
+fn bytes(text: &str, least: i64, most: i64) -> Result<u64, ValueError> {
+    let value = parse_bytes(text)?;
+    if !(least..=most).contains(&value) {
+        return Err(ValueError::rule(text, format!("bytes from {least} to {most}")));
+    }
+    Ok(value.unsigned_abs())
+}
+
+// === impl Setting ===
+
+impl Setting {
+    /// The row with this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.name == name)
+    }
+
+    /// The row with this name, or an error with a suggestion.
+    pub fn require(name: &str) -> Result<&'static Self, ConfigError> {
+        Self::named(name).ok_or_else(|| ConfigError::Unknown {
+            name: name.to_owned(),
+            did_you_mean: suggest(name, SETTINGS.iter().map(|setting| setting.name)),
+        })
+    }
+
+    /// `text` as it is stored: durations and sizes become plain numbers.
+    pub fn canonical(&self, text: &str) -> Result<String, ConfigError> {
+        let text = text.trim();
+        if self.name == "cleanup.policy" && text.split(',').any(|policy| policy.trim() == "compact") {
+            return Err(ConfigError::Feature { name: self.name, feature: "log compaction" });
+        }
+        let wrap = |error| ConfigError::Value { name: self.name, error };
+        (self.apply)(&mut TopicConfig::default(), text).map_err(wrap)?;
+        match self.kind {
+            ConfigType::DurationMs => parse_duration_ms(text).map(|value| value.to_string()).map_err(wrap),
+            ConfigType::Bytes => parse_bytes(text).map(|value| value.to_string()).map_err(wrap),
+            ConfigType::Bool | ConfigType::Int | ConfigType::Text => Ok(text.to_owned()),
+        }
+    }
+}
+
+// === impl TopicConfig ===
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        let day = Duration::from_secs(86_400);
+        Self {
+            cleanup_policy: CleanupPolicy::Delete,
+            compression: CompressionSetting::Producer,
+            durability: Durability::Fsync,
+            flush_interval: Duration::from_secs(1),
+            index_interval_bytes: 4096,
+            message_bytes_max: 1_048_588,
+            timestamp_after_max: Some(Duration::from_secs(3600)),
+            timestamp_before_max: None,
+            timestamp_type: TimestampType::CreateTime,
+            min_insync_replicas: None,
+            retention_bytes: None,
+            retention: Some(7 * day),
+            segment_bytes: 1 << 30,
+            segment_age: 7 * day,
+        }
+    }
+}
+
+impl TopicConfig {
+    /// The defaults with `overrides` applied.
+    ///
+    /// # Errors
+    /// The first override with an unknown name or a value that does not fit.
+    pub fn from_overrides<'a>(
+        overrides: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        for (name, value) in overrides {
+            let setting = Setting::require(name)?;
+            let value = setting.canonical(value)?;
+            (setting.apply)(&mut config, &value)
+                .map_err(|error| ConfigError::Value { name: setting.name, error })?;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_in_the_table_is_the_default_of_the_struct() {
+        let rows = SETTINGS.iter().filter(|setting| !setting.default.is_empty());
+        let from_table = TopicConfig::from_overrides(rows.map(|setting| (setting.name, setting.default)));
+        assert_eq!(from_table, Ok(TopicConfig::default()));
+    }
+
+    #[test]
+    fn names_are_sorted_and_unique() {
+        assert!(SETTINGS.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn values_are_stored_as_plain_numbers() {
+        let retention = Setting::named("retention.ms").unwrap();
+        assert_eq!(retention.canonical("7d").as_deref(), Ok("604800000"));
+        let segment = Setting::named("segment.bytes").unwrap();
+        assert_eq!(segment.canonical("64MiB").as_deref(), Ok("67108864"));
+    }
+
+    #[test]
+    fn bad_overrides_say_what_is_wrong() {
+        let unknown = TopicConfig::from_overrides([("retention.msec", "1")]).unwrap_err();
+        let expected = ConfigError::Unknown { name: "retention.msec".into(), did_you_mean: Some("retention.ms") };
+        assert_eq!(unknown, expected);
+        let compact = TopicConfig::from_overrides([("cleanup.policy", "compact")]).unwrap_err();
+        assert_eq!(compact, ConfigError::Feature { name: "cleanup.policy", feature: "log compaction" });
+        for (name, value) in [("max.message.bytes", "16MiB"), ("segment.bytes", "1"), ("durability", "maybe")] {
+            assert!(TopicConfig::from_overrides([(name, value)]).is_err(), "{name}={value}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The public contract may only grow: every `message.field = number type` is compared with a golden file.
+//! `UPDATE_GOLDEN=1 cargo test -p walser-proto` rewrites it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use prost::Message as _;
+use prost_types::{DescriptorProto, FileDescriptorSet};
+
+fn describe(prefix: &str, message: &DescriptorProto, lines: &mut BTreeSet<String>) {
+    let name = format!("{prefix}.{}", message.name());
+    for field in &message.field {
+        let kind = match field.type_name() {
+            "" => field.r#type().as_str_name().trim_start_matches("TYPE_").to_lowercase(),
+            named => named.trim_start_matches('.').to_owned(),
+        };
+        let label = field.label().as_str_name().trim_start_matches("LABEL_").to_lowercase();
+        let presence = if field.proto3_optional() { " presence" } else { "" };
+        lines.insert(format!("{name}.{} = {} {label} {kind}{presence}", field.name(), field.number()));
+    }
+    for nested in &message.nested_type {
+        describe(&name, nested, lines);
+    }
+}
+
+fn contract() -> BTreeSet<String> {
+    let set = FileDescriptorSet::decode(walser_proto::DESCRIPTORS).unwrap();
+    let mut lines = BTreeSet::new();
+    for file in set.file.iter().filter(|file| file.package() == "walser.v1") {
+        for message in &file.message_type {
+            describe(file.package(), message, &mut lines);
+        }
+        for kind in &file.enum_type {
+            for value in &kind.value {
+                lines.insert(format!("{}.{} = {}", file.package(), value.name(), value.number()));
+            }
+        }
+        for service in &file.service {
+            for method in &service.method {
+                let (input, output) = (method.input_type(), method.output_type());
+                let (client, server) = (method.client_streaming(), method.server_streaming());
+                lines.insert(format!(
+                    "{}.{}.{} ({input}{}) returns ({output}{})",
+                    file.package(),
+                    service.name(),
+                    method.name(),
+                    if client { " stream" } else { "" },
+                    if server { " stream" } else { "" },
+                ));
+            }
+        }
+    }
+    lines
+}
+
+#[test]
+fn the_public_contract_only_grows() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto/api.golden");
+    let now = contract();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let text: Vec<_> = now.iter().map(String::as_str).collect();
+        std::fs::write(&path, text.join("\n") + "\n").unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    let golden: BTreeSet<String> = golden.lines().map(str::to_owned).collect();
+    let gone: Vec<_> = golden.difference(&now).collect();
+    assert!(gone.is_empty(), "the contract lost or changed {gone:#?}");
+    let new: Vec<_> = now.difference(&golden).collect();
+    assert!(new.is_empty(), "run UPDATE_GOLDEN=1 cargo test -p walser-proto to add {new:#?}");
+}
+
+#[test]
+fn public_files_import_only_themselves_and_google_protobuf() {
+    for (name, text) in walser_proto::SOURCES {
+        for line in text.lines().filter(|line| line.starts_with("import ")) {
+            let allowed = line.contains("\"walser/v1/") || line.contains("\"google/protobuf/");
+            assert!(allowed, "{name}: {line}");
+        }
+    }
+}
