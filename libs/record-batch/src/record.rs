@@ -1,0 +1,184 @@
+//! Single records inside a batch.
+
+use bytes::Bytes;
+use walser_model::{Offset, Timestamp, TimestampType};
+
+use crate::batches::records_section;
+use crate::compression::{CompressionError, decompress};
+use crate::header::BatchHeader;
+use crate::varint;
+
+/// A header of a record. Order and duplicate keys are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// UTF-8 by convention; stored as bytes.
+    pub key: Bytes,
+    /// `None` is null, which is not the same as empty.
+    pub value: Option<Bytes>,
+}
+
+/// A record as stored, with its absolute offset and time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Offset in the partition.
+    pub offset: Offset,
+    /// Unix milliseconds: the producer's, or the append time of the batch.
+    pub timestamp: Timestamp,
+    /// `None` is null.
+    pub key: Option<Bytes>,
+    /// `None` is null: a tombstone on a compacted topic.
+    pub value: Option<Bytes>,
+    /// In order.
+    pub headers: Vec<Header>,
+}
+
+/// Why the records of a batch cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The codec's number has no meaning.
+    #[error("compression codec {0} is not known")]
+    Codec(i16),
+    /// The records do not decompress.
+    #[error(transparent)]
+    Compression(#[from] CompressionError),
+    /// A record is cut, has a bad length, or does not fill its length.
+    #[error("record {index} of the batch is malformed")]
+    Malformed {
+        /// Which, from 0.
+        index: i32,
+    },
+    /// Bytes are left after the last record.
+    #[error("{count} records were announced, {bytes} bytes are left after them")]
+    Trailing {
+        /// Records announced by the header.
+        count: i32,
+        /// Bytes left.
+        bytes: usize,
+    },
+}
+
+/// The parts of a record before they become `Bytes`.
+pub(crate) struct RawRecord<'a> {
+    pub(crate) timestamp_delta: i64,
+    pub(crate) offset_delta: i32,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) header_count: i32,
+    pub(crate) headers: &'a [u8],
+}
+
+/// Iterates over the records of one batch, sharing the memory of the (decompressed) batch.
+#[derive(Debug)]
+pub struct Records {
+    header: BatchHeader,
+    section: Bytes,
+    at: usize,
+    index: i32,
+    failed: bool,
+}
+
+/// Takes one record from the front of `section`. `None` when it is malformed.
+#[inline]
+pub(crate) fn take_record<'a>(section: &mut &'a [u8]) -> Option<RawRecord<'a>> {
+    let length = usize::try_from(varint::take_i32(section)?).ok()?;
+    let (mut body, rest) = section.split_at_checked(length)?;
+    *section = rest;
+    let (_attributes, tail) = body.split_first()?;
+    body = tail;
+    let timestamp_delta = varint::take_i64(&mut body)?;
+    let offset_delta = varint::take_i32(&mut body)?;
+    let key = take_field(&mut body)?;
+    let value = take_field(&mut body)?;
+    let header_count = varint::take_i32(&mut body).filter(|count| *count >= 0)?;
+    // Each header has at least two length bytes, so the count is bounded by the bytes that are there.
+    if usize::try_from(header_count).ok()? > body.len() / 2 {
+        return None;
+    }
+    let headers = body;
+    for _ in 0..header_count {
+        take_header(&mut body)?;
+    }
+    body.is_empty().then_some(RawRecord { timestamp_delta, offset_delta, key, value, header_count, headers })
+}
+
+/// A nullable field: `Some(None)` is null, `None` is malformed.
+#[inline]
+fn take_field<'a>(body: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+    let length = varint::take_i32(body)?;
+    if length == -1 {
+        return Some(None);
+    }
+    let (field, rest) = body.split_at_checked(usize::try_from(length).ok()?)?;
+    *body = rest;
+    Some(Some(field))
+}
+
+#[inline]
+fn take_header<'a>(body: &mut &'a [u8]) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+    let key = take_field(body)??;
+    let value = take_field(body)?;
+    Some((key, value))
+}
+
+// === impl Records ===
+
+impl Records {
+    /// Opens the records of one whole batch, decompressing them if need be. The CRC is the caller's business.
+    ///
+    /// # Errors
+    /// [`RecordError`] when the records do not decompress. Malformed records are reported while iterating.
+    pub fn open(header: BatchHeader, batch: &Bytes) -> Result<Self, RecordError> {
+        let section = records_section(batch);
+        let section = match header.attributes.codec().map_err(RecordError::Codec)? {
+            walser_model::Compression::None => section,
+            codec => Bytes::from(decompress(codec, &section)?),
+        };
+        Ok(Self { header, section, at: 0, index: 0, failed: false })
+    }
+
+    /// Bytes of the records, decompressed.
+    pub fn section_len(&self) -> usize {
+        self.section.len()
+    }
+
+    fn advance(&mut self) -> Result<Record, RecordError> {
+        let malformed = RecordError::Malformed { index: self.index };
+        let mut rest = &self.section[self.at..];
+        let raw = take_record(&mut rest).ok_or(malformed)?;
+        let share = |part: &[u8]| self.section.slice_ref(part);
+        let mut headers = Vec::new();
+        let mut raw_headers = raw.headers;
+        for _ in 0..raw.header_count {
+            let (key, value) = take_header(&mut raw_headers).expect("headers were walked when the record was taken");
+            headers.push(Header { key: share(key), value: value.map(share) });
+        }
+        let timestamp = match self.header.attributes.timestamp_type() {
+            TimestampType::CreateTime => self.header.base_timestamp.saturating_add(raw.timestamp_delta),
+            TimestampType::LogAppendTime => self.header.max_timestamp,
+        };
+        let offset = self.header.base_offset.plus(i64::from(raw.offset_delta));
+        let record = Record { offset, timestamp, key: raw.key.map(share), value: raw.value.map(share), headers };
+        self.at = self.section.len() - rest.len();
+        self.index += 1;
+        Ok(record)
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        if self.index >= self.header.record_count {
+            let bytes = self.section.len() - self.at;
+            self.failed = bytes > 0;
+            let count = self.header.record_count;
+            return self.failed.then_some(Err(RecordError::Trailing { count, bytes }));
+        }
+        let record = self.advance();
+        self.failed = record.is_err();
+        Some(record)
+    }
+}
