@@ -1,1 +1,49 @@
-//! walser-log
+//! One partition on disk.
+//!
+//! A [`Log`] is the single writer of a partition; [`LogReader`]s share it with any number of threads. Data is whole
+//! record batches in [segments](docs/formats/segment.md), with rebuildable indexes beside them. Nothing here knows
+//! of networks or clocks: time is an argument, and every file is reached through a [`Disk`].
+//!
+//! ```text
+//!   log start                 recovery point     durable   high watermark     log end
+//!       |  sealed segments         |                |            |               |
+//!       v                          v                v            v               v
+//!   ----[=========][=========][====:================:============:===============]000000
+//!       '- may go by retention     '- a restart     '- survives   '- readers      '- zero-filled
+//!                                     reads from       power loss    see below       space ahead
+//!                                     here on
+//! ```
+//!
+//! Invariant: offsets are contiguous within a log and never used twice.
+//! Invariant: what was once synced and covered by the durable mark is never cut by recovery.
+
+mod append;
+mod checkpoint;
+mod directory;
+mod disk;
+mod epochs;
+mod flush;
+mod index;
+mod log;
+mod producers;
+mod reader;
+mod recovery;
+mod scan;
+mod segment;
+
+pub use append::AppendError;
+pub use checkpoint::{Checkpoint, Marks};
+pub use directory::{DataDirectory, DirectoryError, Found, Identity};
+pub use disk::{DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, PowerLoss, RealDisk, Space};
+pub use epochs::{EpochStart, Epochs};
+pub use flush::{Extension, FlushJob};
+pub use log::{Condition, Log, LogConfig, LogError};
+pub use producers::{PRODUCERS_MAX, Producers, REMEMBERED_BATCHES, Verdict};
+pub use reader::{FoundTime, LogReader, ReadError, Slice};
+pub use recovery::{CutTail, Damage, Recovery};
+
+/// CRC-32C of a part of a file.
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    let wide = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
+    u32::try_from(wide).expect("a 32-bit checksum fits 32 bits")
+}

@@ -1,0 +1,185 @@
+//! Appending: the only way records get into a log.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use walser_model::{LeaderEpoch, Offset, Timestamp};
+use walser_record_batch::BatchHeader;
+
+use crate::disk::{DiskFile, Open};
+use crate::log::{Active, Log, LogError};
+use crate::segment::Segment;
+
+/// Why an append did not happen. Nothing of it is in the log then.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The log does not take writes.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The disk is full. The log stays in service; once there is space, appends work again.
+    #[error("no space left for the log")]
+    NoSpace,
+}
+
+impl Log {
+    /// Begins a leader epoch: its start is the log end. The entry becomes durable with the first flush after the
+    /// first append of the epoch, and before that append is acknowledged.
+    pub fn begin_epoch(&mut self, epoch: LeaderEpoch) {
+        let end = self.log_end();
+        if self.shared.epochs.write().assign(epoch, end) {
+            self.flushing.epochs_changed = true;
+        }
+    }
+
+    /// Whether an append of `bytes` would have to wait for a running extension of the file.
+    pub fn must_wait(&self, bytes: usize) -> bool {
+        let Some(active) = &self.active else { return false };
+        let end = active.segment.size() + bytes as u64;
+        let Some(from) = active.extending_from else { return false };
+        end > from || end > self.config.segment_bytes
+    }
+
+    /// Appends `run`: whole batches, one after the other, already stamped with their offsets and leader epoch, the
+    /// first at the log end. `headers` describes them.
+    ///
+    /// # Errors
+    /// [`AppendError`]. After [`AppendError::NoSpace`] the log is as before; after another I/O error it is out of
+    /// service.
+    ///
+    /// # Panics
+    /// When the batches do not continue the log or do not add up to `run`: the caller numbered them wrongly.
+    pub fn append(&mut self, run: &[u8], headers: &[BatchHeader], now: Timestamp) -> Result<(), AppendError> {
+        self.writable()?;
+        assert_eq!(headers.iter().map(|header| header.size).sum::<usize>(), run.len(), "headers describe the run");
+        let mut rest = run;
+        let mut left = headers;
+        while !left.is_empty() {
+            self.prepare_segment(left[0].size as u64, now)?;
+            let active = self.active.as_ref().expect("a segment was just prepared");
+            let room = self.config.segment_bytes.saturating_sub(active.segment.size());
+            let (count, bytes) = fitting(left, room);
+            let (part, tail) = rest.split_at(bytes);
+            self.write_run(part, &left[..count])?;
+            rest = tail;
+            left = &left[count..];
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there is an active segment in which `bytes` more fit, or an empty one.
+    fn prepare_segment(&mut self, bytes: u64, now: Timestamp) -> Result<(), AppendError> {
+        if self.active.is_none() {
+            self.open_active(now).map_err(|error| self.append_failed(error))?;
+        }
+        let active = self.active.as_ref().expect("just opened");
+        let size = active.segment.size();
+        let full = size > 0 && size + bytes > self.config.segment_bytes;
+        let age = i64::try_from(self.config.segment_age.as_millis()).unwrap_or(i64::MAX);
+        let old = size > 0 && active.extending_from.is_none() && now.saturating_sub(active.opened_at) >= age;
+        if full || old {
+            self.roll(now).map_err(|error| self.append_failed(error))?;
+        }
+        Ok(())
+    }
+
+    fn write_run(&mut self, run: &[u8], headers: &[BatchHeader]) -> Result<(), AppendError> {
+        let active = self.active.as_ref().expect("a segment is prepared before a run is written");
+        let (segment, file) = (Arc::clone(&active.segment), Arc::clone(&active.file));
+        let start = segment.size();
+        if let Err(error) = file.write_at(run, start) {
+            // A part may have been written: it must not lie behind the end, or recovery would bring it back.
+            let zeroed = active.zeroed_to > start;
+            if let Err(cut) = file.set_len(start) {
+                self.fail(format!("{cut}, after {error}"));
+            } else if zeroed && let Some(active) = &mut self.active {
+                active.zeroed_to = start;
+            }
+            return Err(self.append_failed(error));
+        }
+        let mut position = start;
+        for header in headers {
+            assert_eq!(header.base_offset, self.log_end(), "batches continue the log");
+            let noted = segment.note(header, position, self.config.index_interval_bytes);
+            noted.map_err(|error| self.append_failed(error))?;
+            position += header.size as u64;
+            if self.shared.epochs.write().assign(header.leader_epoch, header.base_offset) {
+                self.flushing.epochs_changed = true;
+            }
+            self.producers().map_err(|error| AppendError::Log(error.into()))?.record(header);
+            self.shared.end.store(header.next_offset().0, Ordering::Release);
+        }
+        self.flushing.appended(run.len() as u64);
+        Ok(())
+    }
+
+    /// A full disk leaves the log in service; everything else does not.
+    fn append_failed(&mut self, error: io::Error) -> AppendError {
+        if error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded {
+            return AppendError::NoSpace;
+        }
+        self.fail(error.to_string());
+        AppendError::Log(error.into())
+    }
+
+    /// Opens the last segment for appending, or makes the first one. The partition's directory appears here.
+    fn open_active(&mut self, now: Timestamp) -> io::Result<()> {
+        let last = self.shared.segments.read().last().cloned();
+        let active = match last {
+            Some(segment) => {
+                let file = segment.file(Open::Write)?;
+                let zeroed_to = file.len()?;
+                Active { segment, file, opened_at: now, zeroed_to, extending_from: None }
+            }
+            None => {
+                self.disk.create_dir(&self.dir)?;
+                self.flushing.directories_changed = true;
+                self.create_segment(self.log_end(), now)?
+            }
+        };
+        // Producers of a resting log are loaded before anything is appended, while the snapshot is at the end.
+        self.producers()?;
+        self.active = Some(active);
+        Ok(())
+    }
+
+    fn create_segment(&mut self, base: Offset, now: Timestamp) -> io::Result<Active> {
+        let segment = Arc::new(Segment::new(Arc::clone(&self.disk), &self.dir, base, 0));
+        let file: Arc<dyn DiskFile> = segment.file(Open::Write)?;
+        file.set_len(0)?;
+        segment.start_index();
+        self.shared.segments.write().push(Arc::clone(&segment));
+        self.flushing.directories_changed = true;
+        Ok(Active { segment, file, opened_at: now, zeroed_to: 0, extending_from: None })
+    }
+
+    /// Closes the active segment and starts the next one at the log end.
+    pub(crate) fn roll(&mut self, now: Timestamp) -> io::Result<()> {
+        if self.active.is_none() {
+            self.open_active(now)?;
+        }
+        let old = self.active.take().expect("there is an active segment to close");
+        debug_assert!(old.extending_from.is_none(), "a segment is not closed under a running extension");
+        if old.zeroed_to > old.segment.size() {
+            old.file.set_len(old.segment.size())?;
+        }
+        let index = old.segment.write_index()?;
+        self.flushing.segment_closed(old.file, index);
+        self.active = Some(self.create_segment(self.log_end(), now)?);
+        Ok(())
+    }
+}
+
+/// How many of the batches fit into `room` bytes, at least one, and their bytes.
+fn fitting(headers: &[BatchHeader], room: u64) -> (usize, usize) {
+    let mut bytes = headers[0].size;
+    let mut count = 1;
+    for header in &headers[1..] {
+        if (bytes + header.size) as u64 > room {
+            break;
+        }
+        bytes += header.size;
+        count += 1;
+    }
+    (count, bytes)
+}

@@ -1,0 +1,254 @@
+//! The checkpoint of a data directory: recovery points, durable marks and high watermarks of its partitions.
+//!
+//! One file of fixed slots, two copies per partition written in turn, each with a sequence and a checksum: a torn
+//! write costs the newer copy and never both. A slot is written after each group commit without a sync of its own,
+//! so after the death of the process it is exact; after power loss it is behind by what the kernel had not written
+//! back, at most the interval of [`Checkpoint::sync`]. It is never ahead of what was made durable.
+//!
+//! ```text
+//! file  = "WCKP" | version u16 | 0… up to 128 | slots
+//! slot  = copy | copy
+//! copy  = topic id 16 | partition i32 | flags u32 | sequence u64 | log start i64 | recovery point i64
+//!         | durable mark i64 | high watermark i64 | recovery position u64 | 0… | CRC-32C u32   128 bytes, big-endian
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use walser_model::{Offset, PartitionIndex, TopicId, TopicPartition};
+
+use crate::disk::{Disk, DiskFile, Open};
+
+/// Name of the file in a data directory.
+pub(crate) const FILE_NAME: &str = "checkpoint";
+
+const MAGIC: &[u8; 4] = b"WCKP";
+const VERSION: u16 = 1;
+const COPY_LEN: usize = 128;
+const SLOT_LEN: usize = 2 * COPY_LEN;
+const IN_USE: u32 = 1;
+
+/// What is known of a partition without reading its log. All offsets are exclusive ends, except the log start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// Oldest offset that readers may see.
+    pub log_start: Offset,
+    /// Indexes and snapshots are complete below; recovery reads from here.
+    pub recovery_point: Offset,
+    /// Where the recovery point lies in its segment file, in bytes.
+    pub recovery_position: u64,
+    /// Everything below was on stable storage when this was written.
+    pub durable: Offset,
+    /// The high watermark.
+    pub high_watermark: Offset,
+}
+
+/// A slot's place in the file, and what the next write to it needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    number: u64,
+    sequence: u64,
+}
+
+/// The open checkpoint file.
+#[derive(Debug)]
+pub struct Checkpoint {
+    file: Arc<dyn DiskFile>,
+    free: Vec<Slot>,
+    slot_count: u64,
+    loaded: HashMap<TopicPartition, (Slot, Marks)>,
+}
+
+fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &Marks) -> [u8; COPY_LEN] {
+    let mut out = [0; COPY_LEN];
+    if let Some(partition) = partition {
+        out[0..16].copy_from_slice(&partition.topic.to_bytes());
+        out[16..20].copy_from_slice(&partition.partition.0.to_be_bytes());
+        out[20..24].copy_from_slice(&IN_USE.to_be_bytes());
+    }
+    out[24..32].copy_from_slice(&sequence.to_be_bytes());
+    out[32..40].copy_from_slice(&marks.log_start.0.to_be_bytes());
+    out[40..48].copy_from_slice(&marks.recovery_point.0.to_be_bytes());
+    out[48..56].copy_from_slice(&marks.durable.0.to_be_bytes());
+    out[56..64].copy_from_slice(&marks.high_watermark.0.to_be_bytes());
+    out[64..72].copy_from_slice(&marks.recovery_position.to_be_bytes());
+    let crc = crate::crc32c(&out[..COPY_LEN - 4]);
+    out[COPY_LEN - 4..].copy_from_slice(&crc.to_be_bytes());
+    out
+}
+
+/// A copy's owner (`None`: the slot is free), sequence and marks. `None` when it is damaged or was never written.
+fn decode(copy: &[u8]) -> Option<(Option<TopicPartition>, u64, Marks)> {
+    let (body, crc) = copy.split_at_checked(COPY_LEN - 4)?;
+    if crate::crc32c(body).to_be_bytes() != crc {
+        return None;
+    }
+    let offset = |at: usize| Some(Offset(i64::from_be_bytes(body[at..at + 8].try_into().ok()?)));
+    let topic = TopicId::from_bytes(body[0..16].try_into().ok()?);
+    let partition = PartitionIndex(i32::from_be_bytes(body[16..20].try_into().ok()?));
+    let in_use = u32::from_be_bytes(body[20..24].try_into().ok()?) & IN_USE != 0;
+    let sequence = u64::from_be_bytes(body[24..32].try_into().ok()?);
+    let marks = Marks {
+        log_start: offset(32)?,
+        recovery_point: offset(40)?,
+        recovery_position: u64::from_be_bytes(body[64..72].try_into().ok()?),
+        durable: offset(48)?,
+        high_watermark: offset(56)?,
+    };
+    Some((in_use.then(|| TopicPartition::new(topic, partition)), sequence, marks))
+}
+
+// === impl Checkpoint ===
+
+impl Checkpoint {
+    /// Opens or creates the file and reads every slot.
+    ///
+    /// # Errors
+    /// I/O errors, and [`io::ErrorKind::InvalidData`] when the file is of another kind or version.
+    pub fn open(disk: &dyn Disk, dir: &Path) -> io::Result<Self> {
+        let file = disk.open(&dir.join(FILE_NAME), Open::Write)?;
+        let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
+        let mut bytes = Vec::with_capacity(len);
+        file.read_at(&mut bytes, 0, len)?;
+        if bytes.len() < COPY_LEN {
+            let mut header = [0; COPY_LEN];
+            header[..4].copy_from_slice(MAGIC);
+            header[4..6].copy_from_slice(&VERSION.to_be_bytes());
+            file.write_at(&header, 0)?;
+            file.sync_data()?;
+            disk.sync_dir(dir)?;
+            bytes = header.to_vec();
+        }
+        if &bytes[..4] != MAGIC || bytes[4..6] != VERSION.to_be_bytes() {
+            let text = format!("{FILE_NAME} is not a checkpoint of version {VERSION}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let mut checkpoint = Self { file, free: Vec::new(), slot_count: 0, loaded: HashMap::new() };
+        for slot in bytes[COPY_LEN..].chunks(SLOT_LEN) {
+            checkpoint.load(slot);
+        }
+        Ok(checkpoint)
+    }
+
+    fn load(&mut self, bytes: &[u8]) {
+        let number = self.slot_count;
+        self.slot_count += 1;
+        let copies = bytes.chunks_exact(COPY_LEN).filter_map(decode);
+        match copies.max_by_key(|(_, sequence, _)| *sequence) {
+            Some((Some(partition), sequence, marks)) => {
+                self.loaded.insert(partition, (Slot { number, sequence }, marks));
+            }
+            // The sequence goes on where it was, or an old copy would win over the next owner's first.
+            Some((None, sequence, _)) => self.free.push(Slot { number, sequence }),
+            None => self.free.push(Slot { number, sequence: 0 }),
+        }
+    }
+
+    /// Takes over the slot of a partition: the one that was loaded, or a new one with zero marks.
+    pub(crate) fn claim(&mut self, partition: TopicPartition) -> (Slot, Option<Marks>) {
+        if let Some((slot, marks)) = self.loaded.remove(&partition) {
+            return (slot, Some(marks));
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slot_count += 1;
+            Slot { number: self.slot_count - 1, sequence: 0 }
+        });
+        (slot, None)
+    }
+
+    /// Partitions that have marks and were not claimed.
+    pub fn unclaimed(&self) -> impl Iterator<Item = TopicPartition> + '_ {
+        self.loaded.keys().copied()
+    }
+
+    /// Writes a slot, without making it durable.
+    pub(crate) fn write(&self, slot: &mut Slot, partition: TopicPartition, marks: &Marks) -> io::Result<()> {
+        slot.sequence += 1;
+        self.put(*slot, &encode(Some(partition), slot.sequence, marks))
+    }
+
+    /// Gives a slot back after its partition is gone.
+    pub(crate) fn release(&mut self, mut slot: Slot) -> io::Result<()> {
+        slot.sequence += 1;
+        self.put(slot, &encode(None, slot.sequence, &Marks::default()))?;
+        self.free.push(slot);
+        Ok(())
+    }
+
+    fn put(&self, slot: Slot, copy: &[u8; COPY_LEN]) -> io::Result<()> {
+        let at = COPY_LEN as u64 + slot.number * SLOT_LEN as u64 + (slot.sequence % 2) * COPY_LEN as u64;
+        self.file.write_at(copy, at)
+    }
+
+    /// The file, to make all written slots durable.
+    pub fn file(&self) -> Arc<dyn DiskFile> {
+        Arc::clone(&self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+
+    fn partition(number: i32) -> TopicPartition {
+        TopicPartition::new(TopicId::from_bytes([3; 16]), PartitionIndex(number))
+    }
+
+    fn marks(durable: i64) -> Marks {
+        Marks { durable: Offset(durable), high_watermark: Offset(durable), ..Marks::default() }
+    }
+
+    #[test]
+    fn marks_survive_and_slots_are_used_again() {
+        let disk = MemoryDisk::new(1 << 20);
+        let dir = Path::new("/data");
+        disk.create_dir(dir).unwrap();
+        let mut checkpoint = Checkpoint::open(&disk, dir).unwrap();
+        let (mut first, none) = checkpoint.claim(partition(0));
+        assert_eq!(none, None);
+        let (mut second, _) = checkpoint.claim(partition(1));
+        checkpoint.write(&mut first, partition(0), &marks(5)).unwrap();
+        checkpoint.write(&mut second, partition(1), &marks(7)).unwrap();
+        checkpoint.write(&mut second, partition(1), &marks(9)).unwrap();
+        checkpoint.release(first).unwrap();
+
+        let mut again = Checkpoint::open(&disk, dir).unwrap();
+        assert_eq!(again.claim(partition(1)).1, Some(marks(9)));
+        assert_eq!(again.claim(partition(0)).1, None);
+        assert_eq!(again.slot_count, 2);
+    }
+
+    #[test]
+    fn the_next_owner_of_a_slot_wins_over_the_last() {
+        let disk = MemoryDisk::new(1 << 20);
+        let dir = Path::new("/data");
+        disk.create_dir(dir).unwrap();
+        let mut checkpoint = Checkpoint::open(&disk, dir).unwrap();
+        let (mut old, _) = checkpoint.claim(partition(0));
+        for durable in 0..9 {
+            checkpoint.write(&mut old, partition(0), &marks(durable)).unwrap();
+        }
+        checkpoint.release(old).unwrap();
+        let (mut new, none) = checkpoint.claim(partition(5));
+        assert_eq!(none, None);
+        checkpoint.write(&mut new, partition(5), &marks(1)).unwrap();
+        assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(5)).1, Some(marks(1)));
+    }
+
+    #[test]
+    fn a_torn_copy_leaves_the_one_before() {
+        let disk = MemoryDisk::new(1 << 20);
+        let dir = Path::new("/data");
+        disk.create_dir(dir).unwrap();
+        let mut checkpoint = Checkpoint::open(&disk, dir).unwrap();
+        let (mut slot, _) = checkpoint.claim(partition(0));
+        checkpoint.write(&mut slot, partition(0), &marks(5)).unwrap();
+        checkpoint.write(&mut slot, partition(0), &marks(6)).unwrap();
+        let newest = COPY_LEN + (usize::try_from(slot.sequence).unwrap() % 2) * COPY_LEN;
+        disk.flip_bit(&dir.join(FILE_NAME), newest + 50, 1);
+        assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(5)));
+    }
+}

@@ -1,0 +1,335 @@
+//! A data directory: who it belongs to, which partitions lie in it, and how much space is left.
+//!
+//! ```text
+//! DIR/LOCK                    held by the one process that uses the directory
+//! DIR/meta                    format version, cluster, node and directory id (docs/formats/data-directory.md)
+//! DIR/ballast                 space that is given back when the disk is full
+//! DIR/logs/checkpoint         recovery points, durable marks, high watermarks
+//! DIR/logs/TOPIC-PARTITION/   one partition: 32 hexadecimal digits of the topic id, and the number
+//! ```
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use walser_model::{ClusterId, NodeId, PartitionIndex, TopicId, TopicPartition};
+
+use crate::checkpoint::Checkpoint;
+use crate::disk::{DirectoryLock, Disk, Open, Space, read_file, replace_file};
+
+/// The format that this version writes. Newer ones are refused.
+const FORMAT: u32 = 1;
+
+const META: &str = "meta";
+const LOCK: &str = "LOCK";
+const BALLAST: &str = "ballast";
+const LOGS: &str = "logs";
+const BALLAST_BYTES: u64 = 64 << 20;
+
+/// Whose directory it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The storage node.
+    pub node: NodeId,
+    /// The directory itself, as 16 random bytes.
+    pub directory: [u8; 16],
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// Another process has it.
+    #[error("data directory {path} is in use by {holder}; stop that process, or choose another directory")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// What the other process says of itself.
+        holder: String,
+    },
+    /// Written by a newer version.
+    #[error("data directory {path} has format {found}, this version reads up to {FORMAT}; use a newer version")]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Its meta file says nothing sensible.
+    #[error("{path} is not the meta file of a data directory: {problem}")]
+    Meta {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// It belongs to another cluster or node.
+    #[error("data directory {path} belongs to {what} {found}, not to {expected}; choose another directory")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// `cluster` or `node`.
+        what: &'static str,
+        /// In the meta file.
+        found: String,
+        /// Asked for.
+        expected: String,
+    },
+    /// The file system reported an error.
+    #[error("data directory {path}: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A partition found in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Which.
+    pub partition: TopicPartition,
+    /// Where.
+    pub dir: PathBuf,
+}
+
+/// An open data directory, locked for this process.
+#[derive(Debug)]
+pub struct DataDirectory {
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
+    identity: Option<Identity>,
+    checkpoint: Arc<Mutex<Checkpoint>>,
+    _lock: Box<dyn DirectoryLock>,
+}
+
+// === impl DataDirectory ===
+
+impl DataDirectory {
+    /// Opens or creates a directory and locks it. `note` tells other processes who has it.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]; nothing in the directory has changed then.
+    pub fn open(disk: Arc<dyn Disk>, root: &Path, note: &str) -> Result<Self, DirectoryError> {
+        let io_error = |source| DirectoryError::Io { path: root.to_owned(), source };
+        let logs = root.join(LOGS);
+        disk.create_dir(root).map_err(io_error)?;
+        let lock = disk.lock(&root.join(LOCK), note).map_err(io_error)?;
+        let lock = lock.map_err(|holder| DirectoryError::InUse { path: root.to_owned(), holder })?;
+        let identity = read_meta(&*disk, root)?;
+        disk.create_dir(&logs).map_err(io_error)?;
+        disk.sync_dir(root).map_err(io_error)?;
+        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            disk.sync_dir(parent).map_err(io_error)?;
+        }
+        let checkpoint = Checkpoint::open(&*disk, &logs).map_err(io_error)?;
+        let checkpoint = Arc::new(Mutex::new(checkpoint));
+        Ok(Self { disk, root: root.to_owned(), identity, checkpoint, _lock: lock })
+    }
+
+    /// The file system.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// The checkpoint of its partitions.
+    pub fn checkpoint(&self) -> Arc<Mutex<Checkpoint>> {
+        Arc::clone(&self.checkpoint)
+    }
+
+    /// Whose it is; `None` before [`DataDirectory::bind`].
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
+
+    /// Makes the directory part of a cluster and node, or checks that it is. `random` becomes the id of a new one.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Foreign`] when it belongs elsewhere.
+    pub fn bind(&mut self, cluster: ClusterId, node: NodeId, random: [u8; 16]) -> Result<Identity, DirectoryError> {
+        let foreign = |what, found: String, expected: String| {
+            Err(DirectoryError::Foreign { path: self.root.clone(), what, found, expected })
+        };
+        match self.identity {
+            Some(identity) if identity.cluster != cluster => {
+                foreign("cluster", identity.cluster.to_string(), cluster.to_string())
+            }
+            Some(identity) if identity.node != node => foreign("node", identity.node.to_string(), node.to_string()),
+            Some(identity) => Ok(identity),
+            None => {
+                let identity = Identity { cluster, node, directory: random };
+                let written = replace_file(&*self.disk, &self.root.join(META), write_meta(&identity).as_bytes());
+                written.map_err(|source| DirectoryError::Io { path: self.root.clone(), source })?;
+                self.identity = Some(identity);
+                Ok(identity)
+            }
+        }
+    }
+
+    /// Where a partition lies or will lie.
+    pub fn partition_dir(&self, partition: TopicPartition) -> PathBuf {
+        self.root.join(LOGS).join(partition.to_string())
+    }
+
+    /// The partitions that have a directory.
+    ///
+    /// # Errors
+    /// I/O errors while listing.
+    pub fn partitions(&self) -> io::Result<Vec<Found>> {
+        let logs = self.root.join(LOGS);
+        let mut found = Vec::new();
+        for entry in self.disk.list(&logs)?.into_iter().filter(|entry| entry.directory) {
+            if let Some(partition) = parse_partition(&entry.name) {
+                found.push(Found { partition, dir: logs.join(&entry.name) });
+            }
+        }
+        found.sort_unstable_by_key(|found| found.partition);
+        Ok(found)
+    }
+
+    /// Removes what is left of a partition that nobody opened: its directory and its marks.
+    ///
+    /// # Errors
+    /// I/O errors; calling again continues.
+    pub fn remove_partition(&self, partition: TopicPartition) -> io::Result<()> {
+        match self.disk.remove_dir(&self.partition_dir(partition)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.disk.sync_dir(&self.root.join(LOGS))?;
+        let mut checkpoint = self.checkpoint.lock();
+        if checkpoint.unclaimed().any(|known| known == partition) {
+            let (slot, _) = checkpoint.claim(partition);
+            checkpoint.release(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Space left on its file system.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn space(&self) -> io::Result<Space> {
+        self.disk.space(&self.root)
+    }
+
+    /// Takes the ballast: space that [`DataDirectory::drop_ballast`] gives back when the disk is full, so that
+    /// marks, checkpoints and deletions still work. Does nothing where less than twice the ballast is free.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn take_ballast(&self) -> io::Result<()> {
+        let path = self.root.join(BALLAST);
+        let file = self.disk.open(&path, Open::Write)?;
+        let missing = BALLAST_BYTES.saturating_sub(file.len()?);
+        if missing > 0 && self.space()?.free >= 2 * BALLAST_BYTES {
+            file.allocate(BALLAST_BYTES)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the ballast back.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn drop_ballast(&self) -> io::Result<()> {
+        match self.disk.remove_file(&self.root.join(BALLAST)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn parse_partition(name: &str) -> Option<TopicPartition> {
+    let (topic, number) = name.split_at_checked(32)?;
+    let topic: TopicId = topic.parse().ok()?;
+    let partition = number.strip_prefix('-')?.parse().ok()?;
+    Some(TopicPartition::new(topic, PartitionIndex(partition)))
+}
+
+fn write_meta(identity: &Identity) -> String {
+    let directory = ClusterId::from_bytes(identity.directory).to_hex();
+    let mut text = String::new();
+    let _ = writeln!(text, "format={FORMAT}");
+    let _ = writeln!(text, "cluster-id={}", identity.cluster);
+    let _ = writeln!(text, "node-id={}", identity.node);
+    let _ = writeln!(text, "directory-id={directory}");
+    text
+}
+
+fn read_meta(disk: &dyn Disk, root: &Path) -> Result<Option<Identity>, DirectoryError> {
+    let path = root.join(META);
+    let broken = |problem: String| DirectoryError::Meta { path: path.clone(), problem };
+    let bytes = read_file(disk, &path, 4096).map_err(|error| broken(error.to_string()))?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(|_| broken("it is not text".to_owned()))?;
+    let value = |name: &str| {
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        found.ok_or_else(|| broken(format!("{name} is missing")))
+    };
+    let bad = |name: &str| broken(format!("{name} is not valid"));
+    let found: u32 = value("format")?.parse().map_err(|_| bad("format"))?;
+    if found > FORMAT {
+        return Err(DirectoryError::Newer { path: root.to_owned(), found });
+    }
+    let cluster: ClusterId = value("cluster-id")?.parse().map_err(|_| bad("cluster-id"))?;
+    let node = NodeId(value("node-id")?.parse().map_err(|_| bad("node-id"))?);
+    let directory: ClusterId = value("directory-id")?.parse().map_err(|_| bad("directory-id"))?;
+    Ok(Some(Identity { cluster, node, directory: directory.to_bytes() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{MemoryDisk, RealDisk};
+
+    fn cluster(byte: u8) -> ClusterId {
+        ClusterId::from_bytes([byte; 16])
+    }
+
+    #[test]
+    fn a_directory_remembers_whose_it_is() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
+        let root = Path::new("/data");
+        let mut directory = DataDirectory::open(Arc::clone(&disk), root, "test").unwrap();
+        assert_eq!(directory.identity(), None);
+        let identity = directory.bind(cluster(1), NodeId(1), [9; 16]).unwrap();
+        drop(directory);
+        let mut again = DataDirectory::open(disk, root, "test").unwrap();
+        assert_eq!(again.identity(), Some(identity));
+        let foreign = again.bind(cluster(2), NodeId(1), [9; 16]).unwrap_err();
+        assert!(matches!(foreign, DirectoryError::Foreign { what: "cluster", .. }), "{foreign}");
+        let foreign = again.bind(cluster(1), NodeId(2), [9; 16]).unwrap_err();
+        assert!(matches!(foreign, DirectoryError::Foreign { what: "node", .. }), "{foreign}");
+    }
+
+    #[test]
+    fn newer_and_broken_meta_files_are_refused() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
+        let root = Path::new("/data");
+        disk.create_dir(root).unwrap();
+        for (text, newer) in [("format=2\n", true), ("format=x\n", false), ("garbage", false)] {
+            replace_file(&*disk, &root.join(META), text.as_bytes()).unwrap();
+            let refused = DataDirectory::open(Arc::clone(&disk), root, "test").unwrap_err();
+            assert_eq!(matches!(refused, DirectoryError::Newer { found: 2, .. }), newer, "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_second_process_is_told_who_has_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let _held = DataDirectory::open(Arc::clone(&disk), dir.path(), "pid 77 (walser up)").unwrap();
+        let refused = DataDirectory::open(disk, dir.path(), "pid 78").unwrap_err();
+        assert!(refused.to_string().contains("in use by pid 77 (walser up)"), "{refused}");
+    }
+}

@@ -1,0 +1,118 @@
+//! All file access of a log, behind one small trait.
+//!
+//! Production uses [`RealDisk`]. [`MemoryDisk`] keeps everything in memory under a byte cap; it is both the store of
+//! a throw-away server and the simulated disk of the tests, with power loss, torn and reordered writes, lost
+//! directory entries, failing syncs and full space.
+
+mod memory;
+mod real;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use memory::{MemoryDisk, PowerLoss};
+pub use real::RealDisk;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// For reading; it must exist.
+    Read,
+    /// For reading and writing; created when missing.
+    Write,
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The last part of its path.
+    pub name: String,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Length in bytes (files).
+    pub len: u64,
+}
+
+/// Space of the file system that holds a directory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// What unprivileged writers may still use.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// Keeps a directory to one process until it is dropped.
+pub trait DirectoryLock: Send + Sync + Debug {}
+
+/// A file system.
+///
+/// Names of files MUST be durable only after [`Disk::sync_dir`] of their directory; contents only after
+/// [`DiskFile::sync_data`]. Nothing else may be assumed: that is what power loss leaves.
+pub trait Disk: Send + Sync + Debug {
+    /// Opens a file.
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
+    /// Lists a directory, in no order. A missing directory is [`io::ErrorKind::NotFound`].
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
+    /// Creates a directory and its parents; existing ones are fine.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Renames atomically, replacing what is there.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory with all that is in it.
+    fn remove_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Space left.
+    fn space(&self, dir: &Path) -> io::Result<Space>;
+    /// Takes a directory for this process alone, by a lock on `path`. `Ok(Err(holder))`: somebody else has it, with
+    /// what that process wrote into the lock file.
+    fn lock(&self, path: &Path, note: &str) -> io::Result<Result<Box<dyn DirectoryLock>, String>>;
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync + Debug {
+    /// Appends up to `len` bytes found at `at` to `buffer`; fewer only at the end of the file.
+    fn read_at(&self, buffer: &mut Vec<u8>, at: u64, len: usize) -> io::Result<()>;
+    /// Writes all of `bytes` at `at`.
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Cuts the file or extends it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes contents and length durable (`fdatasync`). After an error the file MUST NOT be synced again: the
+    /// kernel may answer success although the data is gone.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Takes `len` bytes of space from the start of the file, so that deleting it gives them back.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+}
+
+/// Replaces a small file as one step: temporary file, sync, rename, sync of the directory.
+pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let file = disk.open(&temporary, Open::Write)?;
+    file.set_len(0)?;
+    file.write_at(bytes, 0)?;
+    file.sync_data()?;
+    disk.rename(&temporary, path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Reads a whole file of at most `len_max` bytes. `None` when there is none.
+pub(crate) fn read_file(disk: &dyn Disk, path: &Path, len_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(path, Open::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let len = file.len()?;
+    if len > len_max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} has {len} bytes", path.display())));
+    }
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(len);
+    file.read_at(&mut bytes, 0, len)?;
+    Ok(Some(bytes))
+}

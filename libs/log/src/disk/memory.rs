@@ -1,0 +1,486 @@
+//! A file system in memory, with the ways in which real ones fail.
+//!
+//! What a real disk would have kept is tracked beside what the process sees: a write is volatile until its file is
+//! synced, a name until its directory is. [`MemoryDisk::lose_power`] throws volatile state away as a real disk
+//! may: any subset of the unsynced blocks survives, in any order, and a prefix of the unsynced names.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{DirectoryLock, Disk, DiskFile, Entry, Open, Space};
+
+/// Unsynced data survives power loss or does not by blocks of this size.
+const BLOCK_BYTES: usize = 512;
+
+/// A file system in memory, under a byte cap. Clones share it.
+#[derive(Debug, Clone)]
+pub struct MemoryDisk {
+    state: Arc<Mutex<State>>,
+}
+
+/// What survives of unsynced state when power is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerLoss {
+    /// Everything: only the process died. The result is a copy.
+    Nothing,
+    /// Nothing.
+    Everything,
+    /// What a generator with this seed says, block by block.
+    Random(u64),
+}
+
+type FileId = u64;
+
+#[derive(Debug, Default)]
+struct State {
+    capacity: u64,
+    used: u64,
+    next_id: FileId,
+    files: BTreeMap<FileId, Contents>,
+    names: BTreeMap<PathBuf, Node>,
+    durable_names: BTreeMap<PathBuf, Node>,
+    /// Name changes since their directory was synced, in order.
+    pending_names: Vec<(PathBuf, Option<Node>)>,
+    /// Without tracking there is no power loss, and half the memory.
+    tracked: bool,
+    /// Changes left before the disk dies.
+    changes_left: Option<u64>,
+    /// Syncs left before one fails.
+    syncs_left: Option<u64>,
+    changes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Node {
+    Directory,
+    File(FileId),
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    data: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Change>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Write { at: usize, bytes: Vec<u8> },
+    Length(usize),
+}
+
+#[derive(Debug)]
+struct MemoryFile {
+    state: Arc<Mutex<State>>,
+    id: FileId,
+}
+
+#[derive(Debug)]
+struct NoLock;
+
+impl DirectoryLock for NoLock {}
+
+fn not_found(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", path.display()))
+}
+
+// === impl MemoryDisk ===
+
+impl MemoryDisk {
+    /// An empty file system that holds at most `capacity` bytes and forgets everything with the process.
+    pub fn new(capacity: u64) -> Self {
+        let state = State { capacity, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// An empty file system that also knows what a power loss would leave.
+    pub fn simulated(capacity: u64) -> Self {
+        let disk = Self::new(capacity);
+        disk.state.lock().tracked = true;
+        disk
+    }
+
+    /// Changes (writes, cuts, syncs, names) so far.
+    pub fn change_count(&self) -> u64 {
+        self.state.lock().changes
+    }
+
+    /// Lets `changes` more changes through; all later ones fail, as if the machine had stopped.
+    pub fn stop_after(&self, changes: u64) {
+        self.state.lock().changes_left = Some(changes);
+    }
+
+    /// Lets `syncs` more file syncs through; the next one fails and drops the unsynced data, as ext4 does.
+    pub fn fail_sync_after(&self, syncs: u64) {
+        self.state.lock().syncs_left = Some(syncs);
+    }
+
+    /// Changes the byte cap.
+    pub fn set_capacity(&self, capacity: u64) {
+        self.state.lock().capacity = capacity;
+    }
+
+    /// Flips one bit of a file, on the disk and in what the process sees.
+    ///
+    /// # Panics
+    /// When there is no such file or byte: a test asked for the impossible.
+    pub fn flip_bit(&self, path: &Path, byte: usize, bit: u8) {
+        let mut state = self.state.lock();
+        let Some(Node::File(id)) = state.names.get(path).copied() else { panic!("{} is no file", path.display()) };
+        let contents = state.files.get_mut(&id).expect("names point at files");
+        contents.data[byte] ^= 1 << (bit % 8);
+        if let Some(durable) = contents.durable.get_mut(byte) {
+            *durable ^= 1 << (bit % 8);
+        }
+    }
+
+    /// The file system as it is after a restart of the machine: no faults are armed on it.
+    ///
+    /// # Panics
+    /// When the disk does not track what is durable.
+    pub fn lose_power(&self, loss: PowerLoss) -> Self {
+        let state = self.state.lock();
+        assert!(state.tracked, "only a simulated disk can lose power");
+        if loss == PowerLoss::Nothing {
+            return state.copied();
+        }
+        let mut random = match loss {
+            PowerLoss::Nothing | PowerLoss::Everything => None,
+            PowerLoss::Random(seed) => Some(Random(seed)),
+        };
+        let mut names = state.durable_names.clone();
+        let kept = random.as_mut().map_or(0, |random| random.below(state.pending_names.len() + 1));
+        for (path, node) in &state.pending_names[..kept] {
+            set_name(&mut names, path, *node);
+        }
+        let mut after = State { capacity: state.capacity, next_id: state.next_id, tracked: true, ..State::default() };
+        for (path, node) in names {
+            if let Node::File(id) = node {
+                let contents = state.files.get(&id).map(|contents| contents.survivors(random.as_mut()));
+                let data = contents.unwrap_or_default();
+                after.used += data.len() as u64;
+                after.files.insert(id, Contents { durable: data.clone(), data, pending: Vec::new() });
+            }
+            after.durable_names.insert(path, node);
+        }
+        after.names = after.durable_names.clone();
+        Self { state: Arc::new(Mutex::new(after)) }
+    }
+}
+
+/// `SplitMix64`: small, seeded, good enough to choose blocks.
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("the remainder is below a usize")
+    }
+}
+
+fn set_name(names: &mut BTreeMap<PathBuf, Node>, path: &Path, node: Option<Node>) {
+    match node {
+        Some(node) => drop(names.insert(path.to_owned(), node)),
+        None => drop(names.remove(path)),
+    }
+}
+
+// === impl Contents ===
+
+impl Contents {
+    /// What a power loss leaves: the durable bytes and, with a generator, some blocks of later writes.
+    fn survivors(&self, random: Option<&mut Random>) -> Vec<u8> {
+        let mut data = self.durable.clone();
+        let Some(random) = random else { return data };
+        for change in &self.pending {
+            match change {
+                Change::Length(len) if random.below(2) == 0 => data.resize(*len, 0),
+                Change::Length(_) => {}
+                Change::Write { at, bytes } => {
+                    for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+                        if random.below(4) == 0 {
+                            continue;
+                        }
+                        put(&mut data, at + index * BLOCK_BYTES, block);
+                    }
+                }
+            }
+        }
+        data
+    }
+}
+
+fn put(data: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    let end = at + bytes.len();
+    if data.len() < end {
+        data.resize(end, 0);
+    }
+    data[at..end].copy_from_slice(bytes);
+}
+
+// === impl State ===
+
+impl State {
+    /// A disk that has all of this durably.
+    fn copied(&self) -> MemoryDisk {
+        let mut after = Self { capacity: self.capacity, next_id: self.next_id, tracked: true, ..Self::default() };
+        for (id, contents) in &self.files {
+            let (data, durable) = (contents.data.clone(), contents.data.clone());
+            after.files.insert(*id, Contents { data, durable, pending: Vec::new() });
+        }
+        (after.used, after.names, after.durable_names) = (self.used, self.names.clone(), self.names.clone());
+        MemoryDisk { state: Arc::new(Mutex::new(after)) }
+    }
+
+    fn change(&mut self) -> io::Result<()> {
+        match &mut self.changes_left {
+            Some(0) => return Err(io::Error::other("the machine has stopped")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.changes += 1;
+        Ok(())
+    }
+
+    fn name(&mut self, path: &Path, node: Option<Node>) {
+        set_name(&mut self.names, path, node);
+        if self.tracked {
+            self.pending_names.push((path.to_owned(), node));
+        }
+    }
+
+    fn node(&self, path: &Path) -> io::Result<Node> {
+        self.names.get(path).copied().ok_or_else(|| not_found(path))
+    }
+
+    /// Frees files without a name. Open handles of them read as empty, which no caller does.
+    fn collect(&mut self, id: FileId) {
+        let named = self.names.values().chain(self.durable_names.values()).any(|node| *node == Node::File(id));
+        if !named && !self.tracked {
+            if let Some(contents) = self.files.remove(&id) {
+                self.used -= contents.data.len() as u64;
+            }
+        } else if !self.names.values().any(|node| *node == Node::File(id)) {
+            let len = self.files.get(&id).map_or(0, |contents| contents.data.len() as u64);
+            self.used = self.used.saturating_sub(len);
+        }
+    }
+
+    fn remove_file(&mut self, path: &Path) -> io::Result<()> {
+        let Node::File(id) = self.node(path)? else { return Err(not_found(path)) };
+        self.change()?;
+        self.name(path, None);
+        self.collect(id);
+        Ok(())
+    }
+
+    fn grow(&mut self, id: FileId, len: usize) -> io::Result<()> {
+        let now = self.files.get(&id).map_or(0, |contents| contents.data.len());
+        let used = self.used + len.saturating_sub(now) as u64;
+        if used > self.capacity {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left in memory"));
+        }
+        self.used = used;
+        Ok(())
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state.lock();
+        let id = match state.names.get(path) {
+            Some(Node::File(id)) => *id,
+            Some(Node::Directory) => return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory")),
+            None if how == Open::Read => return Err(not_found(path)),
+            None => {
+                state.change()?;
+                let id = state.next_id;
+                state.next_id += 1;
+                state.files.insert(id, Contents::default());
+                state.name(path, Some(Node::File(id)));
+                id
+            }
+        };
+        Ok(Arc::new(MemoryFile { state: Arc::clone(&self.state), id }))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        let state = self.state.lock();
+        state.node(dir)?;
+        let children = state.names.range(dir.to_owned()..).take_while(|(path, _)| path.starts_with(dir));
+        let mut entries = Vec::new();
+        for (path, node) in children.filter(|(path, _)| path.parent() == Some(dir)) {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            entries.push(match node {
+                Node::Directory => Entry { name, directory: true, len: 0 },
+                Node::File(id) => {
+                    let len = state.files.get(id).map_or(0, |contents| contents.data.len() as u64);
+                    Entry { name, directory: false, len }
+                }
+            });
+        }
+        Ok(entries)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let missing: Vec<_> = dir.ancestors().filter(|path| !state.names.contains_key(*path)).collect();
+        for path in missing.into_iter().rev() {
+            state.change()?;
+            state.name(path, Some(Node::Directory));
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let node = state.node(from)?;
+        state.change()?;
+        let moved: Vec<_> =
+            state.names.keys().filter(|path| path.starts_with(from)).map(|path| path.to_owned()).collect();
+        let replaced = state.names.get(to).copied();
+        for path in moved {
+            let child = state.node(&path)?;
+            let target = to.join(path.strip_prefix(from).map_err(io::Error::other)?);
+            let target = if path == from { to.to_owned() } else { target };
+            state.name(&target, Some(child));
+            state.name(&path, None);
+        }
+        if let Some(Node::File(id)) = replaced
+            && node != Node::File(id)
+        {
+            state.collect(id);
+        }
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.state.lock().remove_file(path)
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.node(dir)?;
+        let inside: Vec<_> =
+            state.names.keys().filter(|path| path.starts_with(dir)).map(|path| path.to_owned()).collect();
+        for path in inside.into_iter().rev() {
+            match state.node(&path)? {
+                Node::File(_) => state.remove_file(&path)?,
+                Node::Directory => {
+                    state.change()?;
+                    state.name(&path, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.node(dir)?;
+        state.change()?;
+        let pending = std::mem::take(&mut state.pending_names);
+        for (path, node) in pending {
+            if path.parent() == Some(dir) {
+                set_name(&mut state.durable_names, &path, node);
+            } else {
+                state.pending_names.push((path, node));
+            }
+        }
+        Ok(())
+    }
+
+    fn space(&self, _dir: &Path) -> io::Result<Space> {
+        let state = self.state.lock();
+        Ok(Space { free: state.capacity.saturating_sub(state.used), total: state.capacity })
+    }
+
+    fn lock(&self, _path: &Path, _note: &str) -> io::Result<Result<Box<dyn DirectoryLock>, String>> {
+        Ok(Ok(Box::new(NoLock)))
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn read_at(&self, buffer: &mut Vec<u8>, at: u64, len: usize) -> io::Result<()> {
+        let state = self.state.lock();
+        let data = state.files.get(&self.id).map_or(&[][..], |contents| contents.data.as_slice());
+        let at = usize::try_from(at).unwrap_or(usize::MAX).min(data.len());
+        let end = at.saturating_add(len).min(data.len());
+        buffer.extend_from_slice(&data[at..end]);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.change()?;
+        let at = usize::try_from(at).map_err(io::Error::other)?;
+        state.grow(self.id, at + bytes.len())?;
+        let tracked = state.tracked;
+        let contents = state.files.entry(self.id).or_default();
+        put(&mut contents.data, at, bytes);
+        if tracked {
+            contents.pending.push(Change::Write { at, bytes: bytes.to_vec() });
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state.lock().files.get(&self.id).map_or(0, |contents| contents.data.len() as u64))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.change()?;
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        state.grow(self.id, len)?;
+        let tracked = state.tracked;
+        let contents = state.files.entry(self.id).or_default();
+        let cut = contents.data.len().saturating_sub(len);
+        contents.data.resize(len, 0);
+        if tracked {
+            contents.pending.push(Change::Length(len));
+        }
+        state.used -= cut as u64;
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.change()?;
+        let failed = match &mut state.syncs_left {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        };
+        let tracked = state.tracked;
+        let contents = state.files.entry(self.id).or_default();
+        contents.pending.clear();
+        if failed {
+            state.syncs_left = None;
+            return Err(io::Error::other("the device reported an input/output error"));
+        }
+        if tracked {
+            contents.durable.clone_from(&contents.data);
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        if self.len()? < len { self.set_len(len) } else { Ok(()) }
+    }
+}

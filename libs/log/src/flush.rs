@@ -1,0 +1,264 @@
+//! Making a log durable, in steps that run elsewhere.
+//!
+//! The writer never waits for a disk. It takes a [`FlushJob`] from the log, has it run on another thread, and tells
+//! the log how it went. One job per log is under way at a time; what is appended meanwhile is in the next. The same
+//! holds for [`Extension`]s, which zero-fill space ahead of the log end: overwriting such space is several times
+//! faster to sync than growing a file, and does not depend on the file system's own threads.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use walser_model::{Durability, Offset};
+
+use crate::disk::{Disk, DiskFile, replace_file};
+use crate::epochs;
+use crate::log::{Condition, Log, LogError};
+use crate::recovery::snapshot_path;
+
+/// The recovery point moves at least every so many bytes of log.
+const RECOVERY_BYTES: u64 = 64 << 20;
+/// Files below this are not extended: most partitions are small.
+const EXTEND_FROM_BYTES: u64 = 64 << 10;
+const EXTENSION_BYTES_MIN: u64 = 256 << 10;
+const EXTENSION_BYTES_MAX: u64 = 16 << 20;
+
+/// What has to be synced, and what is under way.
+#[derive(Debug, Default)]
+pub(crate) struct Flushing {
+    /// Bytes appended since the last job was taken.
+    unsynced_bytes: u64,
+    /// Closed files that were not synced since.
+    closed: Vec<Arc<dyn DiskFile>>,
+    /// New files or a new directory: their names must become durable.
+    pub(crate) directories_changed: bool,
+    /// The leader-epoch checkpoint must be written.
+    pub(crate) epochs_changed: bool,
+    /// Bytes since the recovery point.
+    since_recovery_point: u64,
+    running: Option<Running>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    up_to: Offset,
+    /// Where `up_to` lies in its segment, when the job also moves the recovery point.
+    recovery_position: Option<u64>,
+}
+
+/// Work for a flush thread: everything below [`FlushJob::up_to`] is durable once it has run without an error.
+#[derive(Debug)]
+pub struct FlushJob {
+    disk: Arc<dyn Disk>,
+    files: Vec<Arc<dyn DiskFile>>,
+    directories: Vec<PathBuf>,
+    snapshot: Option<(PathBuf, Vec<u8>)>,
+    /// Exclusive.
+    pub up_to: Offset,
+}
+
+/// Work for a flush thread: zero-filled space ahead of the log end.
+#[derive(Debug)]
+pub struct Extension {
+    file: Arc<dyn DiskFile>,
+    from: u64,
+    to: u64,
+}
+
+// === impl Flushing ===
+
+impl Flushing {
+    pub(crate) fn appended(&mut self, bytes: u64) {
+        self.unsynced_bytes += bytes;
+        self.since_recovery_point += bytes;
+    }
+
+    /// Bytes found behind the recovery point when the log was opened.
+    pub(crate) fn appended_before(&mut self, bytes: u64) {
+        self.since_recovery_point += bytes;
+    }
+
+    pub(crate) fn segment_closed(&mut self, file: Arc<dyn DiskFile>, index: Option<Arc<dyn DiskFile>>) {
+        self.closed.push(file);
+        self.closed.extend(index);
+        self.since_recovery_point = self.since_recovery_point.max(RECOVERY_BYTES);
+    }
+
+    pub(crate) fn busy(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether anything is not durable yet.
+    pub(crate) fn pending(&self) -> bool {
+        self.busy() || self.unsynced_bytes > 0 || !self.closed.is_empty() || self.directories_changed
+    }
+}
+
+// === impl FlushJob ===
+
+impl FlushJob {
+    /// Runs the job. Blocks as long as the disk takes.
+    ///
+    /// # Errors
+    /// The first error; then nothing is known of what the job covers, and it MUST NOT be tried again.
+    pub fn run(&self) -> io::Result<()> {
+        for file in &self.files {
+            file.sync_data()?;
+        }
+        for directory in &self.directories {
+            self.disk.sync_dir(directory)?;
+        }
+        if let Some((path, snapshot)) = &self.snapshot {
+            replace_file(&*self.disk, path, snapshot)?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Extension ===
+
+impl Extension {
+    /// Writes and syncs the zeros. Blocks as long as the disk takes.
+    ///
+    /// # Errors
+    /// The first error. Without space this is harmless: the log then grows as it is written.
+    pub fn run(&self) -> io::Result<()> {
+        const CHUNK: [u8; 256 << 10] = [0; 256 << 10];
+        let mut at = self.from;
+        while at < self.to {
+            let len = usize::try_from(self.to - at).unwrap_or(usize::MAX).min(CHUNK.len());
+            self.file.write_at(&CHUNK[..len], at)?;
+            at += len as u64;
+        }
+        self.file.sync_data()
+    }
+
+    /// Bytes that are filled.
+    pub fn bytes(&self) -> u64 {
+        self.to - self.from
+    }
+}
+
+impl Log {
+    /// Whether something was appended that no flush covers yet.
+    pub fn dirty(&self) -> bool {
+        self.flushing.unsynced_bytes > 0 || !self.flushing.closed.is_empty()
+    }
+
+    /// Whether a flush is under way.
+    pub fn flush_running(&self) -> bool {
+        self.flushing.busy()
+    }
+
+    /// Takes the work that makes everything appended so far durable. `None`: there is nothing to do, or the last
+    /// job has not been answered by [`Log::finish_flush`].
+    ///
+    /// # Errors
+    /// I/O errors while writing index entries or epochs: the log is out of service then.
+    pub fn begin_flush(&mut self) -> Result<Option<FlushJob>, LogError> {
+        self.writable()?;
+        if self.flushing.busy() || !self.flushing.pending() {
+            return Ok(None);
+        }
+        let job = self.flush_job();
+        if let Err(error) = &job {
+            self.fail(error.to_string());
+        }
+        Ok(Some(job?))
+    }
+
+    fn flush_job(&mut self) -> io::Result<FlushJob> {
+        let up_to = self.log_end();
+        let mut files = Vec::new();
+        let mut directories = Vec::new();
+        if self.flushing.epochs_changed {
+            // Synced before the log: no record of an epoch is acknowledged before the epoch's start is durable.
+            let epochs = self.shared.epochs.read().clone();
+            files.push(epochs.write(&*self.disk, &self.dir.join(epochs::FILE_NAME))?);
+            self.flushing.directories_changed = true;
+        }
+        files.append(&mut self.flushing.closed);
+        let recovery_point = self.flushing.since_recovery_point >= RECOVERY_BYTES;
+        if let Some(active) = &self.active {
+            files.push(Arc::clone(&active.file));
+            if recovery_point {
+                files.extend(active.segment.write_index()?);
+                self.flushing.directories_changed = true;
+            }
+        }
+        if self.flushing.directories_changed {
+            directories.push(self.dir.clone());
+            directories.extend(self.dir.parent().map(PathBuf::from));
+        }
+        let producers = self.producers.as_ref().filter(|_| recovery_point);
+        let snapshot = producers.map(|producers| (snapshot_path(&self.dir, up_to), producers.encode(up_to)));
+        self.flushing.epochs_changed = false;
+        self.flushing.directories_changed = false;
+        self.flushing.unsynced_bytes = 0;
+        if recovery_point {
+            self.flushing.since_recovery_point = 0;
+        }
+        let position = self.active.as_ref().map(|active| active.segment.size()).filter(|_| recovery_point);
+        self.flushing.running = Some(Running { up_to, recovery_position: position });
+        Ok(FlushJob { disk: Arc::clone(&self.disk), files, directories, snapshot, up_to })
+    }
+
+    /// Takes the outcome of a job. An error takes the log out of service for good (rule R30).
+    ///
+    /// # Errors
+    /// When writing the marks fails, which has the same consequence.
+    pub fn finish_flush(&mut self, outcome: &io::Result<()>) -> Result<Offset, LogError> {
+        let running = self.flushing.running.take();
+        if let Err(error) = outcome {
+            self.fail(format!("sync: {error}"));
+        }
+        self.writable()?;
+        if let Some(running) = running {
+            self.marks.durable = self.marks.durable.max(running.up_to);
+            if let Some(position) = running.recovery_position {
+                self.marks.recovery_point = running.up_to;
+                self.marks.recovery_position = position;
+                crate::recovery::remove_snapshots_below(self, running.up_to)?;
+            }
+            if let Err(error) = self.write_marks() {
+                self.fail(error.to_string());
+                return Err(error.into());
+            }
+        }
+        Ok(self.marks.durable)
+    }
+
+    /// Takes the work of zero-filling more space, when the log comes near the end of what is filled.
+    pub fn begin_extension(&mut self) -> Option<Extension> {
+        if self.config.durability != Durability::Fsync || self.condition != Condition::Healthy {
+            return None;
+        }
+        let segment_bytes = self.config.segment_bytes;
+        let active = self.active.as_mut()?;
+        let size = active.segment.size();
+        let step = size.clamp(EXTENSION_BYTES_MIN, EXTENSION_BYTES_MAX);
+        let ahead = active.zeroed_to.saturating_sub(size);
+        if active.extending_from.is_some() || size < EXTEND_FROM_BYTES || ahead > step / 2 {
+            return None;
+        }
+        // Appends go on below `from` meanwhile: into filled space, or into a gap that is as long as a step.
+        let from = active.zeroed_to.max(size + step / 4).next_multiple_of(4096);
+        let to = (from + step).min(segment_bytes.next_multiple_of(4096));
+        if to <= from {
+            return None;
+        }
+        active.extending_from = Some(from);
+        Some(Extension { file: Arc::clone(&active.file), from, to })
+    }
+
+    /// Takes the outcome of an extension.
+    pub fn finish_extension(&mut self, extension: &Extension, outcome: &io::Result<()>) {
+        let Some(active) = self.active.as_mut() else { return };
+        active.extending_from = None;
+        match outcome {
+            Ok(()) => active.zeroed_to = extension.to,
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => active.zeroed_to = extension.from,
+            Err(error) => self.fail(format!("extend: {error}")),
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! The writer of a partition: its state, its marks, and everything except appending, flushing and recovery.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use walser_model::{Durability, LeaderEpoch, Offset, Timestamp, TopicConfig, TopicPartition};
+
+use crate::checkpoint::{Checkpoint, Marks, Slot};
+use crate::disk::{Disk, DiskFile};
+use crate::epochs::Epochs;
+use crate::flush::Flushing;
+use crate::producers::{Producers, Verdict};
+use crate::reader::LogReader;
+use crate::segment::Segment;
+
+/// The settings that a log needs, from its topic and its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A segment is closed before it would exceed this many bytes.
+    pub segment_bytes: u64,
+    /// A segment is closed when its first append is this long ago.
+    pub segment_age: Duration,
+    /// Distance of index entries in bytes of log.
+    pub index_interval_bytes: u64,
+    /// Whether space is zero-filled ahead of the log end.
+    pub durability: Durability,
+    /// Segments go away while the rest has at least this many bytes.
+    pub retention_bytes: Option<u64>,
+    /// Segments go away when their newest record is older.
+    pub retention: Option<Duration>,
+    /// Idempotent producers are forgotten after this time without a batch.
+    pub producer_expiry: Duration,
+}
+
+/// Whether a log can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Reads and writes.
+    Healthy,
+    /// Records from `from` on are damaged although they had been made durable: reads below only, no writes.
+    Corrupt {
+        /// First offset that is not readable.
+        from: Offset,
+    },
+    /// A write or sync failed: nothing more is done with this log by this process.
+    Failed {
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// Why an operation on a log did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// See [`Condition::Corrupt`].
+    #[error("the log is damaged from offset {from} on")]
+    Corrupt {
+        /// First damaged offset.
+        from: Offset,
+    },
+    /// See [`Condition::Failed`].
+    #[error("the log is out of service: {reason}")]
+    Failed {
+        /// What the system said.
+        reason: String,
+    },
+    /// The offset lies outside the log.
+    #[error("offset {offset} is not within {start} and {end}")]
+    OutOfRange {
+        /// The offset asked for.
+        offset: Offset,
+        /// First possible.
+        start: Offset,
+        /// Last possible.
+        end: Offset,
+    },
+    /// The file system reported an error.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What readers share with the writer.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
+    pub(crate) epochs: RwLock<Epochs>,
+    pub(crate) log_start: AtomicI64,
+    /// End of what was written.
+    pub(crate) end: AtomicI64,
+    /// First damaged offset; `i64::MAX` when there is none.
+    pub(crate) corrupt_from: AtomicI64,
+}
+
+/// The segment that appends go to.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// Wall-clock time of its first append by this process or its creation.
+    pub(crate) opened_at: Timestamp,
+    /// The file is zero-filled and synced up to here.
+    pub(crate) zeroed_to: u64,
+    /// An extension runs on the region from here on: nothing may be written there.
+    pub(crate) extending_from: Option<u64>,
+}
+
+/// One partition's log, open for its one writer.
+#[derive(Debug)]
+pub struct Log {
+    pub(crate) partition: TopicPartition,
+    pub(crate) dir: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) config: LogConfig,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) checkpoint: Arc<Mutex<Checkpoint>>,
+    pub(crate) slot: Slot,
+    pub(crate) marks: Marks,
+    /// `None` while the log rests; then the snapshot at the log end has them.
+    pub(crate) producers: Option<Producers>,
+    pub(crate) active: Option<Active>,
+    pub(crate) flushing: Flushing,
+    pub(crate) condition: Condition,
+}
+
+impl From<&TopicConfig> for LogConfig {
+    fn from(topic: &TopicConfig) -> Self {
+        Self {
+            segment_bytes: topic.segment_bytes,
+            segment_age: topic.segment_age,
+            index_interval_bytes: topic.index_interval_bytes,
+            durability: topic.durability,
+            retention_bytes: topic.retention_bytes,
+            retention: topic.retention,
+            producer_expiry: Duration::from_secs(86_400),
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn log_start(&self) -> Offset {
+        Offset(self.log_start.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn end(&self) -> Offset {
+        Offset(self.end.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn corrupt_from(&self) -> Offset {
+        Offset(self.corrupt_from.load(Ordering::Acquire))
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    /// The partition.
+    pub fn partition(&self) -> TopicPartition {
+        self.partition
+    }
+
+    /// A handle for readers.
+    pub fn reader(&self) -> LogReader {
+        LogReader::new(Arc::clone(&self.shared))
+    }
+
+    /// Offset after the last record written.
+    pub fn log_end(&self) -> Offset {
+        self.shared.end()
+    }
+
+    /// Oldest offset that readers may see.
+    pub fn log_start(&self) -> Offset {
+        self.shared.log_start()
+    }
+
+    /// Everything below is on stable storage.
+    pub fn durable(&self) -> Offset {
+        self.marks.durable
+    }
+
+    /// Whether the log can be used.
+    pub fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// Bytes of log.
+    pub fn size_bytes(&self) -> u64 {
+        self.shared.segments.read().iter().map(|segment| segment.size()).sum()
+    }
+
+    /// Latest leader epoch that has an entry.
+    pub fn latest_epoch(&self) -> LeaderEpoch {
+        self.shared.epochs.read().latest()
+    }
+
+    /// Takes new settings; they hold from the next append on.
+    pub fn configure(&mut self, config: LogConfig) {
+        self.config = config;
+    }
+
+    /// An error unless the log takes writes.
+    pub(crate) fn writable(&self) -> Result<(), LogError> {
+        match &self.condition {
+            Condition::Healthy => Ok(()),
+            Condition::Corrupt { from } => Err(LogError::Corrupt { from: *from }),
+            Condition::Failed { reason } => Err(LogError::Failed { reason: reason.clone() }),
+        }
+    }
+
+    /// Takes the log out of service.
+    pub fn fail(&mut self, reason: impl Into<String>) {
+        if !matches!(self.condition, Condition::Failed { .. }) {
+            self.condition = Condition::Failed { reason: reason.into() };
+        }
+    }
+
+    /// Judges a batch against what is known of its producer.
+    ///
+    /// # Errors
+    /// When the snapshot of a resting log cannot be read.
+    pub fn judge(&mut self, header: &walser_record_batch::BatchHeader) -> Result<Verdict, LogError> {
+        Ok(self.producers()?.judge(header))
+    }
+
+    /// The producers, loaded from the snapshot at the log end where the log rests.
+    pub(crate) fn producers(&mut self) -> io::Result<&mut Producers> {
+        if self.producers.is_none() {
+            let loaded = crate::recovery::load_producers(self, self.log_end())?;
+            self.producers = Some(loaded);
+        }
+        Ok(self.producers.as_mut().expect("just loaded"))
+    }
+
+    /// Writes the marks into the checkpoint, without making them durable.
+    pub(crate) fn write_marks(&mut self) -> io::Result<()> {
+        self.marks.log_start = self.log_start();
+        self.checkpoint.lock().write(&mut self.slot, self.partition, &self.marks)
+    }
+
+    /// Notes the high watermark for the next write of the marks.
+    pub fn note_high_watermark(&mut self, high_watermark: Offset) {
+        self.marks.high_watermark = self.marks.high_watermark.max(high_watermark);
+    }
+
+    /// Raises the log start to `before` and removes the segments that lie wholly below it.
+    ///
+    /// # Errors
+    /// [`LogError::OutOfRange`] above the log end. A lower value than the present start changes nothing.
+    pub fn delete_records(&mut self, before: Offset) -> Result<Offset, LogError> {
+        if before > self.log_end() {
+            let (start, end) = (self.log_start(), self.log_end());
+            return Err(LogError::OutOfRange { offset: before, start, end });
+        }
+        if before <= self.log_start() {
+            return Ok(self.log_start());
+        }
+        self.shared.log_start.store(before.0, Ordering::Release);
+        self.write_marks()?;
+        let file = self.checkpoint.lock().file();
+        file.sync_data()?;
+        self.remove_segments_below(before)?;
+        Ok(before)
+    }
+
+    /// Removes segments by age and size, oldest first. Gives back how many.
+    ///
+    /// # Errors
+    /// I/O errors while removing; what was removed stays so.
+    pub fn apply_retention(&mut self, now: Timestamp, up_to: Offset) -> Result<usize, LogError> {
+        if self.active.as_ref().is_some_and(|active| active.extending_from.is_some()) {
+            return Ok(0);
+        }
+        self.producers.iter_mut().for_each(|producers| producers.expire(now, self.config.producer_expiry));
+        let segments = self.shared.segments.read().clone();
+        let mut total: u64 = segments.iter().map(|segment| segment.size()).sum();
+        let mut keep_from = None;
+        for (at, segment) in segments.iter().enumerate() {
+            let last = at + 1 == segments.len();
+            let end = segments.get(at + 1).map_or(self.log_end(), |next| next.base);
+            let size = segment.size();
+            let too_large = !last && self.config.retention_bytes.is_some_and(|limit| total - size >= limit);
+            let too_old = size > 0 && self.too_old(segment, now)?;
+            if end > up_to || !(too_large || too_old) {
+                break;
+            }
+            total -= size;
+            keep_from = Some(end);
+        }
+        let Some(keep_from) = keep_from else { return Ok(0) };
+        if keep_from == self.log_end() && self.condition == Condition::Healthy {
+            // All of it goes: what follows starts in a segment of its own, whose name keeps the log end.
+            self.roll(now)?;
+        }
+        let before = self.shared.segments.read().len();
+        self.delete_records(keep_from)?;
+        Ok(before - self.shared.segments.read().len())
+    }
+
+    fn too_old(&self, segment: &Segment, now: Timestamp) -> io::Result<bool> {
+        let Some(retention) = self.config.retention else { return Ok(false) };
+        let newest = segment.max_timestamp()?;
+        let age = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        // Records stamped in the future keep their segment; it goes by size or when their time has come.
+        Ok(newest < now.saturating_sub(age))
+    }
+
+    fn remove_segments_below(&mut self, offset: Offset) -> Result<(), LogError> {
+        let mut gone = Vec::new();
+        {
+            let mut segments = self.shared.segments.write();
+            while segments.len() > 1 && segments[1].base <= offset {
+                gone.push(segments.remove(0));
+            }
+        }
+        for segment in &gone {
+            segment.remove()?;
+        }
+        if !gone.is_empty() {
+            self.shared.epochs.write().forget_before(offset);
+            let epochs = self.shared.epochs.read().clone();
+            epochs.replace(&*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
+        }
+        Ok(())
+    }
+
+    /// Cuts everything at and above `to`, durably: for a replica that must follow another log (KIP-101).
+    ///
+    /// # Errors
+    /// [`LogError::OutOfRange`] when `to` is outside the log or inside a batch.
+    pub fn truncate(&mut self, to: Offset) -> Result<(), LogError> {
+        self.writable()?;
+        let (start, end) = (self.log_start(), self.log_end());
+        let out_of_range = LogError::OutOfRange { offset: to, start, end };
+        if to >= end {
+            return if to == end { Ok(()) } else { Err(out_of_range) };
+        }
+        if to < start || self.flushing.busy() {
+            return Err(out_of_range);
+        }
+        let segments = self.shared.segments.read().clone();
+        let at = segments.partition_point(|segment| segment.base <= to).saturating_sub(1);
+        let position = crate::reader::position_of(&segments[at], to)?.ok_or(out_of_range)?;
+        self.active = None;
+        for segment in &segments[at + 1..] {
+            segment.remove()?;
+        }
+        self.shared.segments.write().truncate(at + 1);
+        segments[at].cut(position)?.sync_data()?;
+        self.shared.end.store(to.0, Ordering::Release);
+        self.shared.epochs.write().truncate(to);
+        let epochs = self.shared.epochs.read().clone();
+        epochs.replace(&*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
+        self.producers = Some(crate::recovery::load_producers(self, to)?);
+        crate::recovery::remove_snapshots_above(self, to)?;
+        self.marks.durable = self.marks.durable.min(to);
+        if self.marks.recovery_point > to {
+            self.marks.recovery_point = to;
+            self.marks.recovery_position = position;
+        }
+        self.marks.high_watermark = self.marks.high_watermark.min(to);
+        self.write_marks()?;
+        Ok(())
+    }
+
+    /// Closes files and drops indexes and producers once everything is durable and written down, so that an idle
+    /// partition costs next to nothing. The next append or read opens what it needs. `false`: there is still
+    /// something in flight.
+    ///
+    /// # Errors
+    /// I/O errors while writing index and snapshot.
+    pub fn rest(&mut self) -> Result<bool, LogError> {
+        if self.flushing.pending() || self.active.as_ref().is_some_and(|active| active.extending_from.is_some()) {
+            return Ok(false);
+        }
+        if let Some(active) = self.active.take() {
+            if active.zeroed_to > active.segment.size() {
+                active.file.set_len(active.segment.size())?;
+                active.file.sync_data()?;
+            }
+            if let Some(index) = active.segment.write_index()? {
+                index.sync_data()?;
+            }
+        }
+        if let Some(producers) = self.producers.take()
+            && self.marks.recovery_point < self.log_end()
+        {
+            let end = self.log_end();
+            crate::recovery::write_snapshot(&*self.disk, &self.dir, &producers, end)?;
+            self.marks.recovery_point = end;
+            self.marks.recovery_position = self.shared.segments.read().last().map_or(0, |last| last.size());
+            self.write_marks()?;
+            crate::recovery::remove_snapshots_below(self, end)?;
+        }
+        for segment in self.shared.segments.read().iter() {
+            segment.rest();
+        }
+        Ok(true)
+    }
+
+    /// Memory held for this partition, roughly, in bytes: what does not depend on its records.
+    pub fn memory_bytes(&self) -> usize {
+        let segments = self.shared.segments.read();
+        let indexes: usize = segments.iter().map(|segment| segment.memory_bytes()).sum();
+        let producers = self.producers.as_ref().map_or(0, Producers::len) * 256;
+        size_of::<Self>() + size_of::<Shared>() + segments.len() * (size_of::<Segment>() + 128) + indexes + producers
+    }
+
+    /// Files that are open for this partition.
+    pub fn open_files(&self) -> usize {
+        self.shared.segments.read().iter().filter(|segment| segment.open()).count()
+    }
+
+    /// The directory of this partition.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Removes the partition's directory and gives its marks back.
+    ///
+    /// # Errors
+    /// I/O errors; calling again continues.
+    pub fn remove(self) -> io::Result<()> {
+        self.active.iter().for_each(|active| active.segment.rest());
+        match self.disk.remove_dir(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if let Some(parent) = self.dir.parent() {
+            self.disk.sync_dir(parent)?;
+        }
+        self.checkpoint.lock().release(self.slot)
+    }
+}

@@ -1,0 +1,304 @@
+//! Idempotent producers of a partition: the last batches of each, so that a retry is recognised.
+//!
+//! Follows KIP-98 and Kafka's `ProducerStateManager`: the last five batches of every producer id are remembered; the
+//! state is rebuilt from the batches themselves, and a snapshot saves reading them all again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use walser_model::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use walser_record_batch::BatchHeader;
+
+/// Batches remembered per producer: what may be in flight at once.
+pub const REMEMBERED_BATCHES: usize = 5;
+
+/// Producers remembered per partition; the least recently used give way.
+pub const PRODUCERS_MAX: usize = 100_000;
+
+const MAGIC: &[u8; 4] = b"WPRS";
+const VERSION: u16 = 1;
+const HEADER_LEN: usize = 20;
+const PRODUCER_LEN: usize = 20;
+const BATCH_LEN: usize = 16;
+
+/// What a producer's batch is to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next in sequence, or not from a producer session.
+    Next,
+    /// One of the last five again.
+    Duplicate {
+        /// Offset of its first record.
+        base_offset: Offset,
+        /// Offset after its last record.
+        next_offset: Offset,
+    },
+    /// A higher epoch of the same producer has written.
+    Fenced {
+        /// That epoch.
+        current: ProducerEpoch,
+    },
+    /// A gap, or a duplicate that is too old to be recognised.
+    OutOfOrder {
+        /// The sequence that would be accepted.
+        expected: i32,
+    },
+    /// Nothing is known of the producer here, and this is not its first batch.
+    Unknown,
+}
+
+/// A remembered batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Batch {
+    base_sequence: i32,
+    last_sequence: i32,
+    base_offset: Offset,
+}
+
+/// A producer's recent past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Producer {
+    epoch: ProducerEpoch,
+    last_used: Timestamp,
+    /// Oldest first, at most [`REMEMBERED_BATCHES`], never empty.
+    batches: Vec<Batch>,
+}
+
+/// All producers of a partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Producers {
+    by_id: HashMap<ProducerId, Producer>,
+}
+
+/// The sequence after `sequence`: from `i32::MAX` back to 0.
+fn sequence_after(sequence: i32) -> i32 {
+    sequence.checked_add(1).unwrap_or(0)
+}
+
+// === impl Producers ===
+
+impl Producers {
+    /// Judges a batch before it is appended.
+    pub fn judge(&self, header: &BatchHeader) -> Verdict {
+        if !header.producer_id.is_some() {
+            return Verdict::Next;
+        }
+        let Some(producer) = self.by_id.get(&header.producer_id) else {
+            return if header.base_sequence == 0 { Verdict::Next } else { Verdict::Unknown };
+        };
+        if header.producer_epoch < producer.epoch {
+            return Verdict::Fenced { current: producer.epoch };
+        }
+        if header.producer_epoch > producer.epoch {
+            let first = header.base_sequence == 0;
+            return if first { Verdict::Next } else { Verdict::OutOfOrder { expected: 0 } };
+        }
+        let (first, last) = (header.base_sequence, header.last_sequence());
+        let same = |batch: &&Batch| batch.base_sequence == first && batch.last_sequence == last;
+        if let Some(batch) = producer.batches.iter().find(same) {
+            let next_offset = batch.base_offset.plus(i64::from(header.record_count));
+            return Verdict::Duplicate { base_offset: batch.base_offset, next_offset };
+        }
+        let expected = producer.batches.last().map_or(0, |batch| sequence_after(batch.last_sequence));
+        if first == expected { Verdict::Next } else { Verdict::OutOfOrder { expected } }
+    }
+
+    /// Remembers an appended batch. `header` carries its final base offset.
+    pub fn record(&mut self, header: &BatchHeader) {
+        if !header.producer_id.is_some() {
+            return;
+        }
+        if self.by_id.len() >= PRODUCERS_MAX && !self.by_id.contains_key(&header.producer_id) {
+            self.evict();
+        }
+        let batch = Batch {
+            base_sequence: header.base_sequence,
+            last_sequence: header.last_sequence(),
+            base_offset: header.base_offset,
+        };
+        let fresh = || Producer { epoch: header.producer_epoch, last_used: 0, batches: Vec::with_capacity(1) };
+        let producer = self.by_id.entry(header.producer_id).or_insert_with(fresh);
+        if header.producer_epoch > producer.epoch {
+            producer.epoch = header.producer_epoch;
+            producer.batches.clear();
+        }
+        if producer.batches.len() == REMEMBERED_BATCHES {
+            producer.batches.remove(0);
+        }
+        producer.batches.push(batch);
+        producer.last_used = producer.last_used.max(header.max_timestamp);
+    }
+
+    /// Drops the tenth that was used least recently, so that eviction is rare.
+    fn evict(&mut self) {
+        let mut ages: Vec<_> = self.by_id.iter().map(|(id, producer)| (producer.last_used, *id)).collect();
+        ages.sort_unstable();
+        for (_, id) in ages.iter().take(PRODUCERS_MAX / 10) {
+            self.by_id.remove(id);
+        }
+    }
+
+    /// Forgets producers whose last batch is older than `age`.
+    pub fn expire(&mut self, now: Timestamp, age: Duration) {
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        let oldest = now.saturating_sub(age);
+        self.by_id.retain(|_, producer| producer.last_used >= oldest);
+    }
+
+    /// Forgets batches at or after `end`.
+    pub fn truncate(&mut self, end: Offset) {
+        for producer in self.by_id.values_mut() {
+            producer.batches.retain(|batch| batch.base_offset < end);
+        }
+        self.by_id.retain(|_, producer| !producer.batches.is_empty());
+    }
+
+    /// Producers known.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether no producer is known.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// The snapshot of everything before `end`.
+    pub fn encode(&self, end: Offset) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_LEN + self.by_id.len() * (PRODUCER_LEN + BATCH_LEN) + 4);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&VERSION.to_be_bytes());
+        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&end.0.to_be_bytes());
+        let count = u32::try_from(self.by_id.len()).expect("the count is capped");
+        out.extend_from_slice(&count.to_be_bytes());
+        let mut sorted: Vec<_> = self.by_id.iter().collect();
+        sorted.sort_unstable_by_key(|(id, _)| **id);
+        for (id, producer) in sorted {
+            out.extend_from_slice(&id.0.to_be_bytes());
+            out.extend_from_slice(&producer.epoch.0.to_be_bytes());
+            let batches = u16::try_from(producer.batches.len()).expect("at most five batches");
+            out.extend_from_slice(&batches.to_be_bytes());
+            out.extend_from_slice(&producer.last_used.to_be_bytes());
+            for batch in &producer.batches {
+                out.extend_from_slice(&batch.base_sequence.to_be_bytes());
+                out.extend_from_slice(&batch.last_sequence.to_be_bytes());
+                out.extend_from_slice(&batch.base_offset.0.to_be_bytes());
+            }
+        }
+        let crc = crate::crc32c(&out);
+        out.extend_from_slice(&crc.to_be_bytes());
+        out
+    }
+
+    /// Reads a snapshot and the offset that it stands for. `None` when it is damaged or of another version.
+    pub fn decode(bytes: &[u8]) -> Option<(Self, Offset)> {
+        let (body, crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
+        if crate::crc32c(body).to_be_bytes() != crc || body.len() < HEADER_LEN {
+            return None;
+        }
+        if &body[..4] != MAGIC || body[4..6] != VERSION.to_be_bytes() {
+            return None;
+        }
+        let end = Offset(i64::from_be_bytes(body[8..16].try_into().ok()?));
+        let count = u32::from_be_bytes(body[16..20].try_into().ok()?);
+        let mut rest = &body[HEADER_LEN..];
+        let mut producers = Self::default();
+        for _ in 0..count {
+            let (head, tail) = rest.split_at_checked(PRODUCER_LEN)?;
+            let id = ProducerId(i64::from_be_bytes(head[..8].try_into().ok()?));
+            let epoch = ProducerEpoch(i16::from_be_bytes(head[8..10].try_into().ok()?));
+            let batch_count = usize::from(u16::from_be_bytes(head[10..12].try_into().ok()?));
+            let last_used = i64::from_be_bytes(head[12..20].try_into().ok()?);
+            let (raw, tail) = tail.split_at_checked(batch_count * BATCH_LEN)?;
+            let batches = raw.chunks_exact(BATCH_LEN).map(|batch| {
+                Some(Batch {
+                    base_sequence: i32::from_be_bytes(batch[..4].try_into().ok()?),
+                    last_sequence: i32::from_be_bytes(batch[4..8].try_into().ok()?),
+                    base_offset: Offset(i64::from_be_bytes(batch[8..16].try_into().ok()?)),
+                })
+            });
+            producers.by_id.insert(id, Producer { epoch, last_used, batches: batches.collect::<Option<_>>()? });
+            rest = tail;
+        }
+        rest.is_empty().then_some((producers, end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use walser_model::{Compression, LeaderEpoch};
+    use walser_record_batch::{BatchBuilder, Producer as Session, RecordFields, stamp_position};
+
+    use super::*;
+
+    fn batch(id: i64, epoch: i16, base_sequence: i32, count: i32, base_offset: i64) -> BatchHeader {
+        let mut builder = BatchBuilder::new(Compression::None, 0);
+        for _ in 0..count {
+            builder.append(&RecordFields { timestamp: base_offset, key: None, value: None, headers: &[] });
+        }
+        let session = Session { id: ProducerId(id), epoch: ProducerEpoch(epoch), base_sequence };
+        let mut bytes = builder.build(session).to_vec();
+        stamp_position(&mut bytes, Offset(base_offset), LeaderEpoch(0));
+        BatchHeader::parse(&bytes).unwrap()
+    }
+
+    #[test]
+    fn sequences_are_accepted_once_and_in_order() {
+        let mut producers = Producers::default();
+        assert_eq!(producers.judge(&batch(7, 0, 3, 1, 0)), Verdict::Unknown);
+        let mut offset = 0;
+        for base_sequence in (0..70).step_by(10) {
+            let next = batch(7, 0, base_sequence, 10, offset);
+            assert_eq!(producers.judge(&next), Verdict::Next);
+            producers.record(&next);
+            offset += 10;
+        }
+        let recent = Verdict::Duplicate { base_offset: Offset(20), next_offset: Offset(30) };
+        assert_eq!(producers.judge(&batch(7, 0, 20, 10, 0)), recent);
+        assert_eq!(producers.judge(&batch(7, 0, 10, 10, 0)), Verdict::OutOfOrder { expected: 70 });
+        assert_eq!(producers.judge(&batch(7, 0, 71, 1, 0)), Verdict::OutOfOrder { expected: 70 });
+        assert_eq!(producers.judge(&batch(7, 1, 5, 1, 0)), Verdict::OutOfOrder { expected: 0 });
+        producers.record(&batch(7, 1, 0, 1, offset));
+        assert_eq!(producers.judge(&batch(7, 0, 70, 1, 0)), Verdict::Fenced { current: ProducerEpoch(1) });
+        producers.truncate(Offset(offset));
+        assert_eq!(producers.judge(&batch(7, 1, 1, 1, 0)), Verdict::Unknown);
+    }
+
+    #[test]
+    fn sequences_wrap_after_the_largest() {
+        let mut producers = Producers::default();
+        producers.record(&batch(7, 0, i32::MAX - 1, 2, 0));
+        assert_eq!(producers.judge(&batch(7, 0, 0, 1, 2)), Verdict::Next);
+    }
+
+    #[test]
+    fn the_old_are_forgotten() {
+        let mut producers = Producers::default();
+        producers.record(&batch(1, 0, 0, 1, 1_000));
+        producers.record(&batch(2, 0, 0, 1, 9_000));
+        producers.expire(10_000, Duration::from_secs(5));
+        assert_eq!(producers.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn snapshots_survive_and_damage_is_noticed(
+            writes in proptest::collection::vec((0..5i64, 0..3i16, 0..100i32, 1..9i32), 0..30),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let mut producers = Producers::default();
+            let mut end = 0;
+            for (id, epoch, sequence, count) in writes {
+                producers.record(&batch(id, epoch, sequence, count, end));
+                end += i64::from(count);
+            }
+            let mut bytes = producers.encode(Offset(end));
+            prop_assert_eq!(Producers::decode(&bytes), Some((producers, Offset(end))));
+            let at = at.index(bytes.len());
+            bytes[at] ^= 8;
+            prop_assert_eq!(Producers::decode(&bytes), None);
+        }
+    }
+}

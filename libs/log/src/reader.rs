@@ -1,0 +1,270 @@
+//! Reading a log, from any thread.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use walser_model::{LeaderEpoch, Offset, Timestamp};
+use walser_record_batch::{BatchHeader, Records, verify_crc};
+
+use crate::disk::Open;
+use crate::log::Shared;
+use crate::scan::{Scan, Step};
+use crate::segment::Segment;
+
+/// Whole batches read from a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// One or more batches; the first may start before the offset asked for. Empty at the end.
+    pub batches: Bytes,
+    /// Offset after the last batch, or the offset asked for when there is none.
+    pub next_offset: Offset,
+}
+
+/// The first record at or after a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundTime {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its time.
+    pub timestamp: Timestamp,
+    /// The leader epoch it was written under.
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// Why nothing can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The offset is not retained, or beyond the bound.
+    #[error("offset {offset} is not within {start} and {end}")]
+    OutOfRange {
+        /// As asked.
+        offset: Offset,
+        /// First that can be read.
+        start: Offset,
+        /// First that cannot be read any more.
+        end: Offset,
+    },
+    /// A stored batch is damaged.
+    #[error("the log is damaged at offset {at}")]
+    Corrupt {
+        /// First offset that cannot be read.
+        at: Offset,
+    },
+    /// The file system reported an error.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads what the writer has written. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LogReader {
+    shared: Arc<Shared>,
+}
+
+/// The position of the batch that starts at `offset`, or the end of the segment when it ends there. `None`: the
+/// offset is inside a batch.
+pub(crate) fn position_of(segment: &Segment, offset: Offset) -> io::Result<Option<u64>> {
+    let file = segment.file(Open::Read)?;
+    let mut scan = Scan::new(&*file, segment.position_for(offset)?, segment.size());
+    loop {
+        match scan.step()? {
+            Step::Batch(found) if found.header.base_offset == offset => return Ok(Some(found.position)),
+            Step::Batch(found) if found.header.next_offset() > offset => return Ok(None),
+            Step::Batch(_) => {}
+            Step::End | Step::Invalid(_) => return Ok(Some(segment.size())),
+        }
+    }
+}
+
+// === impl LogReader ===
+
+impl LogReader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Oldest offset that readers may see.
+    pub fn log_start(&self) -> Offset {
+        self.shared.log_start()
+    }
+
+    /// Offset after the last record written.
+    pub fn log_end(&self) -> Offset {
+        self.shared.end()
+    }
+
+    /// Bytes of log.
+    pub fn size_bytes(&self) -> u64 {
+        self.shared.segments.read().iter().map(|segment| segment.size()).sum()
+    }
+
+    /// The epoch of the record at `offset`.
+    pub fn epoch_of(&self, offset: Offset) -> LeaderEpoch {
+        self.shared.epochs.read().epoch_of(offset)
+    }
+
+    /// Where the largest epoch at or below `epoch` ends: for readers that may have seen another log.
+    pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        self.shared.epochs.read().end_of(epoch, self.log_end())
+    }
+
+    /// Reads whole batches from the one that holds `from` on, of about `bytes_max` but at least one, none of which
+    /// reaches `below` (exclusive). Every batch has passed its checksum.
+    ///
+    /// # Errors
+    /// [`ReadError`]. Damage behind readable batches is reported by the read that starts at it.
+    pub fn read(&self, from: Offset, below: Offset, bytes_max: usize) -> Result<Slice, ReadError> {
+        let start = self.log_start();
+        if from < start || from > below {
+            return Err(ReadError::OutOfRange { offset: from, start, end: below });
+        }
+        let below = below.min(self.shared.corrupt_from());
+        if from >= below {
+            let damaged = from >= self.shared.corrupt_from() && from < self.log_end();
+            return if damaged { Err(ReadError::Corrupt { at: from }) } else { Ok(Slice::empty(from)) };
+        }
+        let segment = self.segment_of(from).ok_or(ReadError::OutOfRange { offset: from, start, end: below })?;
+        match read_segment(&segment, from, below, bytes_max) {
+            // Removed by retention since it was looked up: then the log starts later.
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && self.log_start() > start => {
+                Err(ReadError::OutOfRange { offset: from, start: self.log_start(), end: below })
+            }
+            other => other,
+        }
+    }
+
+    /// The first record at or after `timestamp` and below `below`. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn find_time(&self, timestamp: Timestamp, below: Offset) -> Result<Option<FoundTime>, ReadError> {
+        let segments = self.shared.segments.read().clone();
+        let start = self.log_start();
+        for segment in segments {
+            if segment.base >= below || segment.size() == 0 {
+                continue;
+            }
+            let Some(position) = segment.position_for_time(timestamp)? else { continue };
+            let file = segment.file(Open::Read)?;
+            let mut scan = Scan::new(&*file, position, segment.size());
+            loop {
+                match scan.step()? {
+                    Step::End => break,
+                    Step::Invalid(_) => return Err(ReadError::Corrupt { at: self.shared.corrupt_from().min(below) }),
+                    Step::Batch(found) if found.header.max_timestamp < timestamp => {}
+                    Step::Batch(found) => {
+                        let batch = Bytes::copy_from_slice(found.bytes);
+                        if let Some(record) = first_at(&found.header, &batch, timestamp, start, below)? {
+                            return Ok(Some(record));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn segment_of(&self, offset: Offset) -> Option<Arc<Segment>> {
+        let segments = self.shared.segments.read();
+        let after = segments.partition_point(|segment| segment.base <= offset);
+        after.checked_sub(1).map(|at| Arc::clone(&segments[at]))
+    }
+}
+
+fn first_at(
+    header: &BatchHeader,
+    batch: &Bytes,
+    timestamp: Timestamp,
+    start: Offset,
+    below: Offset,
+) -> Result<Option<FoundTime>, ReadError> {
+    let corrupt = ReadError::Corrupt { at: header.base_offset };
+    let records = Records::open(*header, batch).map_err(|_| corrupt)?;
+    for record in records {
+        let record = record.map_err(|_| ReadError::Corrupt { at: header.base_offset })?;
+        if record.timestamp >= timestamp && record.offset >= start && record.offset < below {
+            let leader_epoch = header.leader_epoch;
+            return Ok(Some(FoundTime { offset: record.offset, timestamp: record.timestamp, leader_epoch }));
+        }
+    }
+    Ok(None)
+}
+
+fn read_segment(segment: &Segment, from: Offset, below: Offset, bytes_max: usize) -> Result<Slice, ReadError> {
+    /// Between an index entry and the batch looked for there are rarely more bytes than this.
+    const INDEX_GAP_BYTES: usize = 8 << 10;
+    let file = segment.file(Open::Read)?;
+    let mut position = segment.position_for(from)?;
+    let mut wanted = bytes_max.saturating_add(INDEX_GAP_BYTES);
+    loop {
+        let left = usize::try_from(segment.size().saturating_sub(position)).unwrap_or(usize::MAX);
+        let mut bytes = Vec::new();
+        file.read_at(&mut bytes, position, wanted.min(left))?;
+        match select(&bytes, from, below, bytes_max, bytes.len() == left)? {
+            Selected::Range { first, end, next_offset } => {
+                let batches = Bytes::from(bytes).slice(first..end);
+                return Ok(Slice { batches, next_offset });
+            }
+            Selected::Skipped(skipped) if skipped > 0 => position += skipped as u64,
+            Selected::Skipped(_) if wanted < left => wanted = wanted.saturating_mul(4),
+            Selected::Skipped(_) => return Ok(Slice::empty(from)),
+        }
+    }
+}
+
+enum Selected {
+    /// The batches to return.
+    Range { first: usize, end: usize, next_offset: Offset },
+    /// The window has only whole batches before the one looked for, of this many bytes, and maybe a part of it.
+    Skipped(usize),
+}
+
+/// Chooses whole batches within a window of the log. `complete`: the log ends with the window.
+fn select(
+    window: &[u8],
+    from: Offset,
+    below: Offset,
+    bytes_max: usize,
+    complete: bool,
+) -> Result<Selected, ReadError> {
+    let mut at = 0;
+    let mut chosen: Option<(usize, Offset)> = None;
+    loop {
+        let rest = &window[at..];
+        let header = match BatchHeader::parse(rest) {
+            Ok(header) if header.size <= rest.len() => header,
+            _ if rest.is_empty() || !complete => break,
+            _ if chosen.is_some() => break,
+            _ => return Err(ReadError::Corrupt { at: from }),
+        };
+        if header.next_offset() > from {
+            let over = chosen.is_some_and(|(first, _)| at + header.size - first > bytes_max);
+            if over || header.next_offset() > below {
+                break;
+            }
+            if verify_crc(&rest[..header.size]).is_err() {
+                // What comes before the damage is good; the next read starts at the damage and says so.
+                return match chosen {
+                    Some((first, next_offset)) => Ok(Selected::Range { first, end: at, next_offset }),
+                    None => Err(ReadError::Corrupt { at: header.base_offset.max(from) }),
+                };
+            }
+            chosen = Some((chosen.map_or(at, |(first, _)| first), header.next_offset()));
+        }
+        at += header.size;
+    }
+    match chosen {
+        Some((first, next_offset)) => Ok(Selected::Range { first, end: at, next_offset }),
+        None => Ok(Selected::Skipped(at)),
+    }
+}
+
+// === impl Slice ===
+
+impl Slice {
+    /// Nothing at this offset yet.
+    pub fn empty(at: Offset) -> Self {
+        Self { batches: Bytes::new(), next_offset: at }
+    }
+}

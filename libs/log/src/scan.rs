@@ -1,0 +1,84 @@
+//! Walking the batches of a segment file.
+
+use std::io;
+
+use walser_record_batch::{BatchHeader, HEADER_LEN, verify_crc};
+
+use crate::disk::DiskFile;
+
+/// Bytes read at a time.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A window over a file that moves forward.
+pub(crate) struct Scan<'a> {
+    file: &'a dyn DiskFile,
+    /// Where the log ends in the file; nothing behind it is looked at.
+    end: u64,
+    /// File position of `window[0]`.
+    start: u64,
+    window: Vec<u8>,
+    /// Next batch, in the file.
+    position: u64,
+}
+
+/// A batch found by a scan.
+pub(crate) struct Found<'a> {
+    pub(crate) position: u64,
+    pub(crate) header: BatchHeader,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// The outcome of one step.
+pub(crate) enum Step<'a> {
+    /// A whole batch with a right checksum.
+    Batch(Found<'a>),
+    /// The end that was given.
+    End,
+    /// Something that is no batch at this position.
+    Invalid(u64),
+}
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(file: &'a dyn DiskFile, from: u64, end: u64) -> Self {
+        Self { file, end, start: from, window: Vec::new(), position: from }
+    }
+
+    /// The next batch. After [`Step::Invalid`] the scan stays where it is.
+    pub(crate) fn step(&mut self) -> io::Result<Step<'_>> {
+        let position = self.position;
+        if position >= self.end {
+            return Ok(Step::End);
+        }
+        if !self.fill(HEADER_LEN)? {
+            return Ok(Step::Invalid(position));
+        }
+        let Ok(header) = BatchHeader::parse(self.ahead()) else { return Ok(Step::Invalid(position)) };
+        let fits = position.checked_add(header.size as u64).is_some_and(|end| end <= self.end);
+        if !fits || !self.fill(header.size)? {
+            return Ok(Step::Invalid(position));
+        }
+        if verify_crc(&self.ahead()[..header.size]).is_err() || header.record_count <= 0 {
+            return Ok(Step::Invalid(position));
+        }
+        self.position += header.size as u64;
+        let at = usize::try_from(position - self.start).map_err(io::Error::other)?;
+        Ok(Step::Batch(Found { position, header, bytes: &self.window[at..at + header.size] }))
+    }
+
+    fn ahead(&self) -> &[u8] {
+        let at = usize::try_from(self.position - self.start).unwrap_or(usize::MAX);
+        self.window.get(at..).unwrap_or_default()
+    }
+
+    /// Makes sure that `len` bytes from the position on are in the window. False: the file has fewer.
+    fn fill(&mut self, len: usize) -> io::Result<bool> {
+        if self.ahead().len() >= len {
+            return Ok(true);
+        }
+        self.window.clear();
+        self.start = self.position;
+        let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
+        self.file.read_at(&mut self.window, self.start, len.max(WINDOW_BYTES).min(left))?;
+        Ok(self.window.len() >= len)
+    }
+}

@@ -1,0 +1,301 @@
+//! A segment: one file of batches and its index.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use walser_model::{Offset, Timestamp};
+use walser_record_batch::BatchHeader;
+
+use crate::disk::{Disk, DiskFile, Open};
+use crate::index::{ENTRY_LEN, Index, IndexEntry};
+use crate::scan::{Scan, Step};
+
+const LOG_SUFFIX: &str = ".log";
+const INDEX_SUFFIX: &str = ".index";
+
+/// One segment, shared by the one writer and all readers of a partition.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Offset of the first record that it holds or will hold.
+    pub(crate) base: Offset,
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    /// Bytes of log: the file may be longer by zeros.
+    size: AtomicU64,
+    parts: Mutex<Parts>,
+}
+
+/// What is opened and loaded on demand, and dropped when the partition rests.
+#[derive(Debug, Default)]
+struct Parts {
+    file: Option<Arc<dyn DiskFile>>,
+    index: Option<LoadedIndex>,
+}
+
+#[derive(Debug)]
+struct LoadedIndex {
+    index: Index,
+    /// Entries that the index file has already.
+    written: usize,
+    /// Highest timestamp of all batches.
+    max_timestamp: Timestamp,
+    /// End of the last batch that was noted.
+    noted_to: u64,
+}
+
+/// The name of a segment's log file.
+pub(crate) fn log_name(base: Offset) -> String {
+    format!("{:020}{LOG_SUFFIX}", base.0)
+}
+
+/// The base offset in a log file's name.
+pub(crate) fn base_of(name: &str) -> Option<Offset> {
+    let digits = name.strip_suffix(LOG_SUFFIX).filter(|digits| digits.len() == 20)?;
+    digits.parse().ok().filter(|base| *base >= 0).map(Offset)
+}
+
+impl Segment {
+    /// Describes the segment at `base` with `size` bytes of log. Opens nothing.
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, base: Offset, size: u64) -> Self {
+        let path = dir.join(log_name(base));
+        Self { base, path, disk, size: AtomicU64::new(size), parts: Mutex::new(Parts::default()) }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn index_path(&self) -> PathBuf {
+        self.path.with_extension(&INDEX_SUFFIX[1..])
+    }
+
+    /// The log file, opened when need be. The writer creates it; readers must find it.
+    pub(crate) fn file(&self, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        let mut parts = self.parts.lock();
+        if let Some(file) = &parts.file {
+            return Ok(Arc::clone(file));
+        }
+        if how == Open::Read {
+            self.exists()?;
+        }
+        let file = self.disk.open(&self.path, Open::Write)?;
+        parts.file = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// An error when the file is gone. Readers and the writer share one handle that can write, and opening that
+    /// would create what retention has just removed.
+    fn exists(&self) -> io::Result<()> {
+        self.disk.open(&self.path, Open::Read).map(drop)
+    }
+
+    /// Closes the file and drops the index. Handles given out before stay good.
+    pub(crate) fn rest(&self) {
+        *self.parts.lock() = Parts::default();
+    }
+
+    /// Starts an empty index: for a new segment, whose file has nothing in it.
+    pub(crate) fn start_index(&self) {
+        let empty = LoadedIndex { index: Index::default(), written: 0, max_timestamp: Timestamp::MIN, noted_to: 0 };
+        self.parts.lock().index = Some(empty);
+    }
+
+    /// Notes an appended or scanned batch, with an index entry when the last one is far enough behind.
+    pub(crate) fn note(&self, header: &BatchHeader, position: u64, interval_bytes: u64) -> io::Result<()> {
+        let mut parts = self.index()?;
+        let loaded = parts.index.as_mut().expect("the index was just loaded");
+        let due = loaded.index.last().is_none_or(|last| position >= u64::from(last.position) + interval_bytes);
+        if due && position >= loaded.noted_to {
+            let entry = IndexEntry {
+                relative_offset: narrow(header.base_offset.since(self.base))?,
+                position: narrow(position)?,
+                max_timestamp_before: loaded.max_timestamp,
+            };
+            loaded.index.push(entry);
+        }
+        loaded.max_timestamp = loaded.max_timestamp.max(header.max_timestamp);
+        loaded.noted_to = position + header.size as u64;
+        self.size.store(loaded.noted_to, Ordering::Release);
+        Ok(())
+    }
+
+    /// Highest timestamp of all batches; `i64::MIN` when there are none.
+    pub(crate) fn max_timestamp(&self) -> io::Result<Timestamp> {
+        let parts = self.index()?;
+        Ok(parts.index.as_ref().map_or(Timestamp::MIN, |loaded| loaded.max_timestamp))
+    }
+
+    /// Where to start reading for an offset.
+    pub(crate) fn position_for(&self, offset: Offset) -> io::Result<u64> {
+        let relative = u32::try_from(offset.since(self.base)).unwrap_or(u32::MAX);
+        let parts = self.index()?;
+        let found = parts.index.as_ref().and_then(|loaded| loaded.index.floor_offset(relative));
+        Ok(found.map_or(0, |entry| u64::from(entry.position)))
+    }
+
+    /// Where to start looking for a timestamp. `None`: every record is older.
+    pub(crate) fn position_for_time(&self, timestamp: Timestamp) -> io::Result<Option<u64>> {
+        let parts = self.index()?;
+        let Some(loaded) = &parts.index else { return Ok(None) };
+        if loaded.max_timestamp < timestamp {
+            return Ok(None);
+        }
+        Ok(Some(loaded.index.floor_timestamp(timestamp).map_or(0, |entry| u64::from(entry.position))))
+    }
+
+    /// Writes the entries that the index file lacks, without making them durable. Gives back the file to sync.
+    pub(crate) fn write_index(&self) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        let mut parts = self.index()?;
+        let loaded = parts.index.as_mut().expect("the index was just loaded");
+        if loaded.written == loaded.index.len() {
+            return Ok(None);
+        }
+        let file = self.disk.open(&self.index_path(), Open::Write)?;
+        let at = (loaded.written * ENTRY_LEN) as u64;
+        let entries = loaded.index.encode_from(loaded.written);
+        file.write_at(&entries, at)?;
+        file.set_len(at + entries.len() as u64)?;
+        loaded.written = loaded.index.len();
+        Ok(Some(file))
+    }
+
+    /// Loads the index as far as it was complete at `below`, and gives back where a scan goes on from there: the
+    /// position of a batch at or before `below`, and the batch's base offset.
+    pub(crate) fn start_recovery(&self, below: Offset) -> io::Result<(u64, Offset)> {
+        let file = self.file(Open::Read)?;
+        let mut index = self.read_index_file()?;
+        let limit = u32::try_from(below.since(self.base)).unwrap_or(0);
+        index.truncate_above(limit);
+        if !index.last().is_none_or(|last| self.stands_at_batch(&*file, last)) {
+            index = Index::default();
+        }
+        let last = index.last();
+        let (position, max_timestamp) =
+            last.map_or((0, Timestamp::MIN), |last| (u64::from(last.position), last.max_timestamp_before));
+        let offset = last.map_or(self.base, |last| self.base.plus(i64::from(last.relative_offset)));
+        let written = index.len();
+        self.parts.lock().index = Some(LoadedIndex { index, written, max_timestamp, noted_to: position });
+        Ok((position, offset))
+    }
+
+    /// Sets the bytes of log, as found by recovery.
+    pub(crate) fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+
+    /// Bytes of memory held by the index.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.parts.lock().index.as_ref().map_or(0, |loaded| loaded.index.memory_bytes())
+    }
+
+    /// Whether the file is open.
+    pub(crate) fn open(&self) -> bool {
+        self.parts.lock().file.is_some()
+    }
+
+    /// Cuts the log to `size` bytes: file, index and size. The caller syncs.
+    pub(crate) fn cut(&self, size: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.file(Open::Write)?;
+        file.set_len(size)?;
+        self.size.store(size, Ordering::Release);
+        let kept = self.parts.lock().index.take();
+        let mut index = match kept {
+            Some(loaded) => loaded.index,
+            None => self.read_index_file()?,
+        };
+        index.truncate_at(u32::try_from(size).unwrap_or(u32::MAX));
+        let index_file = self.disk.open(&self.index_path(), Open::Write)?;
+        let entries = index.encode_from(0);
+        index_file.write_at(&entries, 0)?;
+        index_file.set_len(entries.len() as u64)?;
+        Ok(file)
+    }
+
+    /// Removes log and index.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        self.rest();
+        for path in [self.path.clone(), self.index_path()] {
+            match self.disk.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn read_index_file(&self) -> io::Result<Index> {
+        let bytes = crate::disk::read_file(&*self.disk, &self.index_path(), u64::from(u32::MAX))?;
+        Ok(Index::decode(&bytes.unwrap_or_default()))
+    }
+
+    /// The parts with the index loaded: from its file, and by reading the log behind its last entry.
+    fn index(&self) -> io::Result<MutexGuard<'_, Parts>> {
+        let mut parts = self.parts.lock();
+        if parts.index.is_some() {
+            return Ok(parts);
+        }
+        let size = self.size();
+        let file = match &parts.file {
+            Some(file) => Arc::clone(file),
+            None => {
+                self.exists()?;
+                let file = self.disk.open(&self.path, Open::Write)?;
+                parts.file = Some(Arc::clone(&file));
+                file
+            }
+        };
+        let mut index = self.read_index_file()?;
+        let on_disk = index.len();
+        index.truncate_at(u32::try_from(size).unwrap_or(u32::MAX));
+        if !index.last().is_none_or(|last| self.stands_at_batch(&*file, last)) {
+            index = Index::default();
+        }
+        let written = if index.len() == on_disk { on_disk } else { 0 };
+        parts.index = Some(self.complete(&*file, index, written, size)?);
+        Ok(parts)
+    }
+
+    /// Whether an entry points at the batch that it says.
+    fn stands_at_batch(&self, file: &dyn DiskFile, entry: IndexEntry) -> bool {
+        let mut scan = Scan::new(file, u64::from(entry.position), self.size());
+        match scan.step() {
+            Ok(Step::Batch(found)) => {
+                found.header.base_offset.since(self.base) == i64::from(entry.relative_offset)
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads the log behind the last entry for what the entries do not say.
+    fn complete(&self, file: &dyn DiskFile, mut index: Index, written: usize, size: u64) -> io::Result<LoadedIndex> {
+        /// Distance of entries when an index has to be made again.
+        const INTERVAL_BYTES: u64 = 4096;
+        let rebuilding = index.len() == 0;
+        let (from, mut max_timestamp) =
+            index.last().map_or((0, Timestamp::MIN), |last| (u64::from(last.position), last.max_timestamp_before));
+        let mut scan = Scan::new(file, from, size);
+        let mut noted_to = from;
+        while let Step::Batch(found) = scan.step()? {
+            let due = index
+                .last()
+                .is_none_or(|last| found.position >= u64::from(last.position) + INTERVAL_BYTES);
+            if rebuilding && due {
+                index.push(IndexEntry {
+                    relative_offset: narrow(found.header.base_offset.since(self.base))?,
+                    position: narrow(found.position)?,
+                    max_timestamp_before: max_timestamp,
+                });
+            }
+            max_timestamp = max_timestamp.max(found.header.max_timestamp);
+            noted_to = found.position + found.header.size as u64;
+        }
+        Ok(LoadedIndex { index, written, max_timestamp, noted_to })
+    }
+}
+
+fn narrow(value: impl TryInto<u32>) -> io::Result<u32> {
+    value.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "segment is above 4 GiB"))
+}

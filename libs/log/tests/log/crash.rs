@@ -1,0 +1,110 @@
+//! Power loss at every write: every acknowledged record is there at its offset with its bytes, nothing is there in
+//! part, and the log goes on from where it ends.
+
+use walser_log::{Log, LogConfig, MemoryDisk, PowerLoss};
+use walser_model::Offset;
+
+use crate::site::{Site, config, open, session, values};
+
+/// A history with everything in it; ends early when the disk stops. Gives back what was acknowledged.
+fn live(site: &mut Site) -> Result<(), Box<dyn std::error::Error>> {
+    let mut sequence = 0;
+    for round in 0..14u64 {
+        let batch = values(round, 3, 600 + usize::try_from(round)? * 150);
+        if round % 3 == 0 {
+            site.append_as(&batch, session(8, sequence))?;
+            sequence += 3;
+        } else {
+            site.append(&batch)?;
+        }
+        if round % 2 == 0 {
+            site.flush()?;
+        }
+        match round {
+            4 | 11 => {
+                site.flush()?;
+                site.log.rest()?;
+            }
+            6 | 9 => site.extend(),
+            8 => drop(site.log.delete_records(Offset(9))?),
+            _ => {}
+        }
+    }
+    site.flush()?;
+    Ok(())
+}
+
+fn small() -> LogConfig {
+    LogConfig { segment_bytes: 16 << 10, ..config() }
+}
+
+fn after_power_loss(site: &mut Site, loss: PowerLoss) {
+    let disk = site.disk.lose_power(loss);
+    site.restart_on(disk, small());
+    assert_eq!(site.found.damage, None, "{loss:?}: durable records are missing");
+    site.check_contents();
+    // It goes on: what is appended now survives the next loss.
+    site.append(&values(999, 2, 50)).unwrap();
+    site.flush().unwrap();
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, small());
+    assert_eq!(site.found.damage, None);
+    site.check_contents();
+}
+
+#[test]
+fn power_loss_at_every_change_keeps_what_was_acknowledged() {
+    let mut whole = Site::new(MemoryDisk::simulated(64 << 20), small());
+    live(&mut whole).unwrap();
+    let changes = whole.disk.change_count();
+    assert!(changes > 100, "{changes} changes");
+    let seeds = std::env::var("WALSER_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(4u64);
+    for stop in 0..changes {
+        for seed in 0..=seeds {
+            let loss = if seed == 0 { PowerLoss::Everything } else { PowerLoss::Random(stop * 1000 + seed) };
+            let disk = MemoryDisk::simulated(64 << 20);
+            // The disk dies while the first files are made, too.
+            disk.stop_after(stop);
+            let Ok((directory, log, found)) = open(&disk, small()) else { continue };
+            let mut site = Site {
+                disk,
+                directory,
+                log,
+                found,
+                written: Vec::new(),
+                acknowledged: Offset::ZERO,
+                epoch: walser_model::LeaderEpoch(1),
+            };
+            site.log.begin_epoch(site.epoch);
+            let ended = live(&mut site);
+            assert!(ended.is_err(), "the disk stopped after {stop} of {changes} changes");
+            after_power_loss(&mut site, loss);
+        }
+    }
+}
+
+#[test]
+fn a_torn_end_is_cut_at_the_last_whole_batch_and_kept_aside() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    site.append(&values(1, 3, 100)).unwrap();
+    site.flush().unwrap();
+    site.append(&values(2, 3, 100)).unwrap();
+    let name = "00000000000000000000.log";
+    let whole = walser_log::Disk::open(&site.disk, &site.file(name), walser_log::Open::Write).unwrap();
+    let len = whole.len().unwrap();
+    // Cut the unacknowledged batch at each of its bytes; the first seven are zeros, as space ahead of the end is.
+    for cut in len / 2 + 8..len {
+        let disk = site.disk.lose_power(PowerLoss::Everything);
+        let file = walser_log::Disk::open(&disk, &site.file(name), walser_log::Open::Write).unwrap();
+        let mut bytes = Vec::new();
+        whole.read_at(&mut bytes, len / 2, usize::try_from(cut - len / 2).unwrap()).unwrap();
+        file.write_at(&bytes, len / 2).unwrap();
+        let (_directory, log, found) = open(&disk, config()).unwrap();
+        assert_eq!(log.log_end(), Offset(3), "cut at {cut}");
+        let tail = found.cut.unwrap();
+        assert_eq!(tail.offset, Offset(3));
+        let kept = walser_log::Disk::open(&disk, &tail.kept_in, walser_log::Open::Read).unwrap();
+        assert_eq!(kept.len().unwrap(), tail.bytes);
+        drop::<Log>(log);
+    }
+}

@@ -1,0 +1,150 @@
+//! Damage to what had been durable: noticed, never served, never cut by itself.
+
+use std::path::PathBuf;
+
+use walser_log::{Condition, Disk as _, MemoryDisk, PowerLoss, ReadError};
+use walser_model::Offset;
+
+use crate::site::{Site, config, open, values};
+
+fn durable_site() -> Site {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    for seed in 0..60 {
+        site.append(&values(seed, 5, 400)).unwrap();
+        site.flush().unwrap();
+    }
+    site
+}
+
+fn log_files(site: &Site) -> Vec<(PathBuf, u64)> {
+    let entries = site.disk.list(site.log.dir()).unwrap().into_iter();
+    let logs = entries.filter(|entry| entry.name.ends_with(".log") && entry.len > 0);
+    let mut files: Vec<_> = logs.map(|entry| (site.file(&entry.name), entry.len)).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn damage_below_the_mark_is_corruption_and_repair_gives_up_what_is_above() {
+    let mut site = durable_site();
+    let (path, _) = log_files(&site).pop().unwrap();
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    disk.flip_bit(&path, 70, 3);
+    site.restart_on(disk, config());
+    let Condition::Corrupt { from } = *site.log.condition() else { panic!("{:?}", site.log.condition()) };
+    assert_eq!(site.found.damage.as_ref().map(|damage| damage.from), Some(from));
+    assert!(site.append(&values(1, 1, 1)).is_err(), "no writes");
+    let reader = site.log.reader();
+    let end = site.log.log_end();
+    assert_eq!(end, Offset(300), "what was promised is still known");
+    assert!(reader.read(Offset(0), end, 100).is_ok(), "reads below go on");
+    assert!(matches!(reader.read(from, end, 100), Err(ReadError::Corrupt { .. })));
+
+    let (known_end, set_aside) = site.log.repair().unwrap();
+    assert_eq!(known_end, Offset(300));
+    assert!(set_aside > 0);
+    assert_eq!((site.log.log_end(), site.log.condition()), (from, &Condition::Healthy));
+    site.acknowledged = from;
+    site.append(&values(7, 2, 100)).unwrap();
+    site.flush().unwrap();
+    site.check_contents();
+    let disk = site.disk.clone();
+    site.restart_on(disk, config());
+    assert_eq!(site.found.damage, None);
+    site.check_contents();
+}
+
+#[test]
+fn a_lost_directory_is_damage_not_an_empty_log() {
+    let mut site = durable_site();
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    disk.remove_dir(site.log.dir()).unwrap();
+    site.restart_on(disk, config());
+    assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(0) });
+    let read = site.log.reader().read(Offset(5), Offset(300), 1);
+    assert!(matches!(read, Err(ReadError::Corrupt { .. })));
+}
+
+#[test]
+fn a_lost_segment_is_damage() {
+    let mut site = durable_site();
+    assert!(site.log.rest().unwrap());
+    let files = log_files(&site);
+    assert!(files.len() >= 2);
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    disk.remove_file(&files.last().unwrap().0).unwrap();
+    site.restart_on(disk, config());
+    assert!(matches!(site.log.condition(), Condition::Corrupt { .. }));
+}
+
+/// Flips every 97th bit of every log file: a reader gets the right bytes or an error, never wrong ones.
+#[test]
+fn a_flipped_bit_is_never_served() {
+    let site = durable_site();
+    let mut noticed = 0;
+    for (path, len) in log_files(&site) {
+        for position in (0..usize::try_from(len).unwrap()).step_by(97) {
+            let disk = site.disk.lose_power(PowerLoss::Nothing);
+            disk.flip_bit(&path, position, u8::try_from(position % 8).unwrap());
+            let (directory, log, _) = open(&disk, config()).unwrap();
+            let (written, acknowledged) = (site.written.clone(), Offset::ZERO);
+            let found = walser_log::Recovery::default();
+            let damaged =
+                Site { disk, directory, log, found, written, acknowledged, epoch: walser_model::LeaderEpoch(2) };
+            noticed += usize::from(!reads_right_or_fails(&damaged));
+        }
+    }
+    assert!(noticed > 100, "{noticed} flips were noticed");
+}
+
+/// Reads until the first error; what is read must be right. Whether everything could be read.
+fn reads_right_or_fails(site: &Site) -> bool {
+    let (mut at, end) = (site.log.log_start(), site.log.log_end());
+    while at < end {
+        let Ok(slice) = site.log.reader().read(at, end, 2000) else { return false };
+        if slice.batches.is_empty() {
+            return false;
+        }
+        for (header, batch) in walser_record_batch::Batches::of(slice.batches).map(Result::unwrap) {
+            for record in walser_record_batch::Records::open(header, &batch).unwrap().map(Result::unwrap) {
+                let expected = &site.written[usize::try_from(record.offset.0).unwrap()];
+                assert_eq!(record.value.as_deref(), Some(expected.value.as_slice()));
+            }
+        }
+        at = slice.next_offset;
+    }
+    true
+}
+
+#[test]
+fn a_damaged_index_epoch_file_or_snapshot_is_made_again() {
+    let mut site = durable_site();
+    assert!(site.log.rest().unwrap());
+    for entry in site.disk.list(site.log.dir()).unwrap() {
+        if entry.name.ends_with(".log") || entry.len == 0 {
+            continue;
+        }
+        for position in [0, usize::try_from(entry.len).unwrap() / 2, usize::try_from(entry.len).unwrap() - 1] {
+            let disk = site.disk.lose_power(PowerLoss::Nothing);
+            disk.flip_bit(&site.file(&entry.name), position, 5);
+            let (directory, log, found) = open(&disk, config()).unwrap();
+            let mut damaged = Site {
+                disk,
+                directory,
+                log,
+                found,
+                written: site.written.clone(),
+                acknowledged: Offset(300),
+                epoch: walser_model::LeaderEpoch(2),
+            };
+            damaged.check_contents();
+            for time in [0, 150, 299] {
+                let found = damaged.log.reader().find_time(time, Offset(300)).unwrap();
+                assert_eq!(found.map(|found| found.offset.0), Some(time), "{} at {position}", entry.name);
+            }
+            damaged.append(&values(3, 1, 10)).unwrap();
+            damaged.flush().unwrap();
+            damaged.check_contents();
+        }
+    }
+}

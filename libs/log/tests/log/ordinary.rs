@@ -1,0 +1,295 @@
+//! What works without faults.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use walser_log::{AppendError, Condition, LogConfig, MemoryDisk, ReadError, Verdict};
+use walser_model::{LeaderEpoch, Offset};
+use walser_record_batch::{BatchHeader, Producer};
+
+use crate::site::{Site, config, session, values};
+
+fn filled(config: LogConfig, batches: u64) -> Site {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config);
+    for seed in 0..batches {
+        site.append(&values(seed, 7, 150)).unwrap();
+    }
+    site
+}
+
+#[test]
+fn what_is_appended_reads_back_across_segments() {
+    let mut site = filled(config(), 200);
+    assert!(site.log.size_bytes() > 3 * (64 << 10), "several segments");
+    site.flush().unwrap();
+    assert_eq!(site.acknowledged, Offset(1400));
+    site.check_contents();
+    let reader = site.log.reader();
+    let below = reader.read(Offset(1399), Offset(1399), 100).unwrap();
+    assert!(below.batches.is_empty(), "nothing at the bound");
+    assert!(matches!(reader.read(Offset(1401), Offset(1400), 1), Err(ReadError::OutOfRange { .. })));
+    let bounded = reader.read(Offset(0), Offset(10), 1 << 20).unwrap();
+    assert_eq!(bounded.next_offset, Offset(7), "only whole batches below the bound");
+}
+
+#[test]
+fn times_are_found() {
+    let site = filled(config(), 200);
+    let reader = site.log.reader();
+    for time in [0, 1, 6, 7, 699, 1399] {
+        let found = reader.find_time(time, Offset(1400)).unwrap().unwrap();
+        assert_eq!((found.offset.0, found.timestamp, found.leader_epoch), (time, time, LeaderEpoch(1)));
+    }
+    assert_eq!(reader.find_time(1400, Offset(1400)).unwrap(), None);
+    assert_eq!(reader.find_time(1300, Offset(1295)).unwrap(), None);
+}
+
+#[test]
+fn a_clean_stop_leaves_nothing_to_read_again() {
+    let mut site = filled(config(), 100);
+    site.append_as(&values(9, 2, 20), session(4, 0)).unwrap();
+    site.flush().unwrap();
+    assert!(site.log.rest().unwrap());
+    assert_eq!(site.log.open_files(), 0);
+    assert!(site.log.memory_bytes() <= 16 << 10, "{} bytes", site.log.memory_bytes());
+    let disk = site.disk.clone();
+    site.restart_on(disk, config());
+    assert_eq!(site.found, walser_log::Recovery::default());
+    assert_eq!(site.log.open_files(), 0);
+    site.check_contents();
+    let again = repeat(&mut site, session(4, 0), 2);
+    assert_eq!(again, Verdict::Duplicate { base_offset: Offset(700), next_offset: Offset(702) });
+    site.append(&values(10, 3, 30)).unwrap();
+    site.flush().unwrap();
+    site.check_contents();
+}
+
+fn repeat(site: &mut Site, producer: Producer, count: i32) -> Verdict {
+    let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::None, 0);
+    for _ in 0..count {
+        let fields = walser_record_batch::RecordFields { timestamp: 0, key: None, value: None, headers: &[] };
+        builder.append(&fields);
+    }
+    let header = BatchHeader::parse(&builder.build(producer)).unwrap();
+    site.log.judge(&header).unwrap()
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_was_written() {
+    let mut site = filled(config(), 100);
+    site.append_as(&values(1, 1, 20), session(4, 0)).unwrap();
+    let disk = site.disk.clone();
+    site.restart_on(disk, config());
+    assert_eq!(site.log.log_end(), Offset(701));
+    assert!(site.found.scanned_segments > 0 && site.found.cut.is_none() && site.found.damage.is_none());
+    site.check_contents();
+    let duplicate = Verdict::Duplicate { base_offset: Offset(700), next_offset: Offset(701) };
+    assert_eq!(repeat(&mut site, session(4, 0), 1), duplicate);
+}
+
+#[test]
+fn recovery_reads_only_what_follows_the_recovery_point() {
+    let config = LogConfig { segment_bytes: 1 << 30, ..config() };
+    let mut site = Site::new(MemoryDisk::simulated(512 << 20), config.clone());
+    for seed in 0..130 {
+        site.append(&values(seed, 1, 1 << 20)).unwrap();
+        site.flush().unwrap();
+    }
+    let disk = site.disk.clone();
+    site.restart_on(disk, config);
+    assert_eq!(site.log.log_end(), Offset(130));
+    assert!(site.found.scanned_bytes < 66 << 20, "{} bytes were read", site.found.scanned_bytes);
+}
+
+#[test]
+fn truncation_forgets_records_epochs_and_producers() {
+    let mut site = filled(config(), 100);
+    site.epoch = LeaderEpoch(2);
+    site.log.begin_epoch(LeaderEpoch(2));
+    site.append_as(&values(1, 7, 20), session(4, 0)).unwrap();
+    site.flush().unwrap();
+    site.log.truncate(Offset(700)).unwrap();
+    assert_eq!((site.log.log_end(), site.log.latest_epoch()), (Offset(700), LeaderEpoch(1)));
+    assert_eq!(repeat(&mut site, session(4, 7), 1), Verdict::Unknown);
+    site.log.truncate(Offset(350)).unwrap();
+    site.acknowledged = Offset(350);
+    site.check_contents();
+    assert!(site.log.truncate(Offset(345)).is_err(), "inside a batch");
+    site.append(&values(2, 5, 40)).unwrap();
+    site.flush().unwrap();
+    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    site.restart_on(disk, config());
+    assert_eq!(site.log.log_end(), Offset(355));
+    site.check_contents();
+}
+
+#[test]
+fn deleted_records_stay_deleted() {
+    let mut site = filled(config(), 200);
+    site.flush().unwrap();
+    let before = site.log.size_bytes();
+    assert_eq!(site.log.delete_records(Offset(1000)).unwrap(), Offset(1000));
+    assert!(site.log.size_bytes() < before);
+    assert!(matches!(site.log.reader().read(Offset(999), Offset(1400), 1), Err(ReadError::OutOfRange { .. })));
+    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    site.restart_on(disk, config());
+    assert_eq!(site.log.log_start(), Offset(1000));
+    site.check_contents();
+    assert!(site.log.delete_records(Offset(1401)).is_err());
+}
+
+#[test]
+fn retention_removes_by_size_and_by_age() {
+    let by_size = LogConfig { retention: None, retention_bytes: Some(100 << 10), ..config() };
+    let mut site = filled(by_size, 200);
+    site.flush().unwrap();
+    assert!(site.log.apply_retention(0, Offset(1400)).unwrap() > 0);
+    let size = site.log.size_bytes();
+    assert!((100 << 10..200 << 10).contains(&size), "{size}");
+    site.check_contents();
+
+    let by_age = LogConfig { retention: Some(Duration::from_millis(100)), ..config() };
+    site.log.configure(by_age.clone());
+    assert_eq!(site.log.apply_retention(1100, Offset(1400)).unwrap(), 0, "the newest record is of 1399");
+    site.log.apply_retention(2000, Offset(1400)).unwrap();
+    assert_eq!((site.log.log_start(), site.log.log_end(), site.log.size_bytes()), (Offset(1400), Offset(1400), 0));
+    site.flush().unwrap();
+    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    site.restart_on(disk, by_age);
+    assert_eq!((site.log.log_start(), site.log.log_end()), (Offset(1400), Offset(1400)));
+    site.append(&values(1, 1, 10)).unwrap();
+    assert_eq!(site.log.log_end(), Offset(1401));
+}
+
+#[test]
+fn old_segments_are_closed_by_time() {
+    let config = LogConfig { segment_age: Duration::from_millis(50), ..config() };
+    let site = filled(config, 20);
+    let names = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
+    assert!(names.iter().filter(|entry| entry.name.ends_with(".log")).count() >= 2);
+    site.check_contents();
+}
+
+#[test]
+fn a_full_disk_refuses_appends_and_keeps_what_is_there() {
+    let mut site = Site::new(MemoryDisk::simulated(100 << 10), config());
+    let refused = loop {
+        if let Err(error) = site.append(&values(1, 4, 500)) {
+            break error;
+        }
+        site.flush().unwrap();
+    };
+    assert!(matches!(refused, AppendError::NoSpace), "{refused}");
+    assert_eq!(*site.log.condition(), Condition::Healthy);
+    site.check_contents();
+    site.disk.set_capacity(1 << 20);
+    site.append(&values(2, 4, 500)).unwrap();
+    site.flush().unwrap();
+    site.check_contents();
+}
+
+#[test]
+fn a_failed_sync_takes_the_log_out_of_service() {
+    let mut site = filled(config(), 3);
+    site.disk.fail_sync_after(0);
+    assert!(site.flush().is_err());
+    assert!(matches!(site.log.condition(), Condition::Failed { .. }));
+    assert!(site.append(&values(1, 1, 10)).is_err());
+    assert!(site.log.begin_flush().is_err(), "a failed sync is never tried again");
+    assert_eq!(site.acknowledged, Offset(0));
+}
+
+#[test]
+fn zero_filled_space_ahead_is_not_log() {
+    let config = LogConfig { segment_bytes: 8 << 20, ..config() };
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config.clone());
+    for seed in 0..300 {
+        if !site.log.must_wait(2000) {
+            site.append(&values(seed, 1, 1500)).unwrap();
+        }
+        site.flush().unwrap();
+        site.extend();
+    }
+    let names = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
+    let file = names.iter().find(|entry| entry.name.ends_with(".log")).unwrap().len;
+    assert!(file > site.log.size_bytes(), "space is filled ahead");
+    let end = site.log.log_end();
+    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    site.restart_on(disk, config.clone());
+    assert_eq!((site.log.log_end(), &site.found.cut), (end, &None));
+    site.append(&values(1, 1, 100)).unwrap();
+    site.flush().unwrap();
+    site.check_contents();
+    assert!(site.log.rest().unwrap());
+    let names = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
+    let file = names.iter().find(|entry| entry.name.ends_with(".log")).unwrap().len;
+    assert_eq!(file, site.log.size_bytes(), "a rest cuts it off");
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Append(usize, usize),
+    Flush,
+    Extend,
+    Rest,
+    Kill,
+    Delete(prop::sample::Index),
+    Truncate(prop::sample::Index),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        8 => (1..6usize, 1..3000usize).prop_map(|(count, size)| Action::Append(count, size)),
+        3 => Just(Action::Flush),
+        2 => Just(Action::Extend),
+        1 => Just(Action::Rest),
+        1 => Just(Action::Kill),
+        1 => any::<prop::sample::Index>().prop_map(Action::Delete),
+        1 => any::<prop::sample::Index>().prop_map(Action::Truncate),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_history_reads_back(actions in proptest::collection::vec(action(), 1..60)) {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+        for (seed, action) in actions.into_iter().enumerate() {
+            let (start, end) = (site.log.log_start().0, site.log.log_end().0);
+            let between = |index: prop::sample::Index| {
+                let span = usize::try_from(end - start).unwrap() + 1;
+                Offset(start + i64::try_from(index.index(span)).unwrap())
+            };
+            match action {
+                Action::Append(count, size) => site.append(&values(seed as u64, count, size)).unwrap(),
+                Action::Flush => site.flush().unwrap(),
+                Action::Extend => site.extend(),
+                Action::Rest => {
+                    site.flush().unwrap();
+                    prop_assert!(site.log.rest().unwrap());
+                }
+                Action::Kill => {
+                    let disk = site.disk.clone();
+                    site.restart_on(disk, config());
+                    prop_assert_eq!(site.log.log_end(), Offset(end));
+                }
+                Action::Delete(index) => drop(site.log.delete_records(between(index)).unwrap()),
+                Action::Truncate(index) => {
+                    if site.log.truncate(between(index)).is_ok() {
+                        site.acknowledged = site.acknowledged.min(site.log.log_end());
+                    }
+                }
+            }
+            site.check_contents();
+        }
+    }
+}
+
+#[test]
+fn a_refused_truncation_changes_nothing() {
+    let mut site = filled(config(), 200);
+    assert!(site.log.truncate(Offset(3)).is_err(), "inside the first batch");
+    assert_eq!(site.log.log_end(), Offset(1400));
+    site.check_contents();
+}
