@@ -1,1 +1,190 @@
-//! walser-metastore
+//! Where cluster metadata lives: a small ordered store of keys with revisions, transactions, watches and leases.
+//!
+//! The shape is etcd's (v3 API), because a cluster runs on etcd; [`Embedded`] gives one process the same on a local
+//! file, [`Memory`] in memory. `tests/conformance.rs` is the one suite that every implementation passes.
+
+mod embedded;
+mod engine;
+mod memory;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use embedded::Embedded;
+pub use engine::{HISTORY_MAX, Watch};
+pub use memory::Memory;
+
+/// Grows by one with every transaction that changes something. Never reused, also not across an import into
+/// another store: what leaves this crate is the store's own revision plus a base.
+pub type Revision = i64;
+
+/// A lease: keys bound to it go away when it ends.
+pub type LeaseId = i64;
+
+/// A key with what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: Bytes,
+    /// Revision of its creation; a key that was deleted and made again has a new one.
+    pub create_revision: Revision,
+    /// Revision of its last change.
+    pub mod_revision: Revision,
+}
+
+/// A condition of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compare {
+    /// The key does not exist.
+    Missing(String),
+    /// The key exists and was created at this revision.
+    CreatedAt(String, Revision),
+    /// The key exists and was last changed at this revision.
+    ModifiedAt(String, Revision),
+}
+
+/// A change of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Creates or replaces a key.
+    Put {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Bytes,
+        /// Deletes the key when this lease ends.
+        lease: Option<LeaseId>,
+    },
+    /// Deletes a key; a missing one is fine.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// Changes that happen together, if all conditions hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// All of them must hold.
+    pub compares: Vec<Compare>,
+    /// At most one per key.
+    pub ops: Vec<Op>,
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All changes happened, at this revision.
+    Committed(Revision),
+    /// A condition did not hold, nothing happened. The compared keys as they are, in order.
+    Conflict(Vec<Option<KeyValue>>),
+}
+
+/// Keys as of one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// In the order of their keys.
+    pub entries: Vec<KeyValue>,
+    /// The store's revision.
+    pub revision: Revision,
+}
+
+/// A change seen by a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The key has this value now.
+    Put(KeyValue),
+    /// The key is gone.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// What a watch gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// All changes of one revision under the prefix.
+    Changes {
+        /// The revision.
+        revision: Revision,
+        /// In the order of the transaction.
+        changes: Vec<Change>,
+    },
+    /// The history back to the asked revision is not kept any more: list again and watch from there.
+    Compacted {
+        /// Changes from after this revision on are still there.
+        kept_from: Revision,
+    },
+}
+
+/// Proof of having won an election: as long as the key exists with this creation revision, nobody else has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leadership {
+    /// The key to compare in every transaction of the leader.
+    pub key: String,
+    /// Its creation revision: the leader's epoch.
+    pub epoch: Revision,
+}
+
+/// Why a store did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The request cannot be carried out by any store.
+    #[error("the request is invalid: {0}")]
+    Invalid(String),
+    /// The lease does not exist (any more).
+    #[error("lease {0} does not exist")]
+    NoLease(LeaseId),
+    /// Nothing was applied; try again later.
+    #[error("the metadata store is not available: {0}")]
+    Unavailable(String),
+    /// The outcome is not known: read again before deciding anything.
+    #[error("the outcome is not known: {0}")]
+    Unknown(String),
+    /// What is stored is not what this version writes.
+    #[error("the metadata store is damaged or of another version: {0}")]
+    Format(String),
+}
+
+/// A metadata store.
+///
+/// Every read MUST be linearizable: it sees all transactions that were answered before it began. A transaction MUST
+/// be durable before it is answered. Revisions MUST grow with every change and MUST never be reused, whatever
+/// happens to the store. Watches MUST give every change once, in order, or say `Compacted`.
+///
+/// Dropping the future of a call MAY leave its effect in place.
+#[async_trait]
+pub trait Metastore: Send + Sync + Debug {
+    /// One key, and the store's revision.
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError>;
+
+    /// All keys with a prefix.
+    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError>;
+
+    /// Carries out a transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for two changes of one key, [`StoreError::NoLease`] for a lease that has ended.
+    async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError>;
+
+    /// Watches the keys with a prefix for changes after `after` (exclusive).
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
+
+    /// Makes a lease that ends when it is not kept alive for `ttl`.
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
+
+    /// Extends a lease by its whole duration from now.
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Ends a lease at once. One that has ended is fine.
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Waits until this candidate is the leader of `name`. Its leadership ends with the lease.
+    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError>;
+}

@@ -1,0 +1,206 @@
+//! A store for one process, in one file, durable at every transaction.
+//!
+//! redb keeps the entries; the engine in memory answers reads and watches. Leases and the keys bound to them do not
+//! survive opening: the lock on the data directory proves that whoever held them is dead.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use crate::engine::{Engine, Prepared, Watch};
+use crate::memory::{campaign, wait_for_end};
+use crate::{
+    Change, KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn,
+};
+
+/// Key to creation revision, modification revision, lease (0: none) and value.
+const ENTRIES: TableDefinition<'_, &str, (i64, i64, i64, &[u8])> = TableDefinition::new("entries");
+/// Names to numbers: `format`, `revision`, `revision-base`.
+const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
+
+const FORMAT: i64 = 1;
+/// Metadata is small; the default cache would be a gigabyte.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// A store in one file.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    engine: Engine,
+    database: Arc<Database>,
+    /// One writer at a time: conditions are checked, made durable and applied as one step.
+    writer: Arc<tokio::sync::Mutex<()>>,
+}
+
+fn unavailable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+impl Embedded {
+    /// Opens or creates the store. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// [`StoreError::Format`] when the file is damaged, of another kind or from a newer version.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let format = |error: redb::DatabaseError| match error {
+            redb::DatabaseError::Storage(redb::StorageError::Io(error))
+                if error.kind() != std::io::ErrorKind::InvalidData =>
+            {
+                unavailable(error)
+            }
+            redb::DatabaseError::DatabaseAlreadyOpen => {
+                StoreError::Unavailable(format!("{} is open in another process", path.display()))
+            }
+            other => StoreError::Format(format!("{}: {other}", path.display())),
+        };
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(format)?;
+        let (entries, revision) = load(&database)?;
+        let engine = Engine::new(entries, revision);
+        Ok(Self { engine, database: Arc::new(database), writer: Arc::default() })
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        let guard = Arc::clone(&self.writer).lock_owned().await;
+        let prepared = match self.engine.state.lock().prepare(&txn)? {
+            Ok(prepared) => prepared,
+            Err(conflict) => return Ok(conflict),
+        };
+        if prepared.changes.is_empty() {
+            return Ok(Outcome::Committed(self.engine.state.lock().revision));
+        }
+        // On a task of its own: a caller that goes away must not leave the file and the engine apart.
+        let store = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let _guard = guard;
+            persist(&store.database, &prepared)?;
+            let revision = store.engine.state.lock().apply(prepared);
+            store.engine.announce();
+            Ok(Outcome::Committed(revision))
+        });
+        done.await.map_err(|error| StoreError::Unknown(error.to_string()))?
+    }
+}
+
+/// Reads everything, after removing what leases had kept.
+fn load(database: &Database) -> Result<(BTreeMap<String, KeyValue>, Revision), StoreError> {
+    let damaged = |error: redb::StorageError| StoreError::Format(error.to_string());
+    let write = database.begin_write().map_err(unavailable)?;
+    let mut entries = BTreeMap::new();
+    let mut changed = false;
+    let mut revision;
+    {
+        let mut numbers = write.open_table(NUMBERS).map_err(unavailable)?;
+        let number = |name: &str| numbers.get(name).map(|found| found.map(|value| value.value()));
+        let found = number("format").map_err(damaged)?;
+        revision = number("revision").map_err(damaged)?.unwrap_or(0);
+        match found {
+            None => {
+                numbers.insert("format", FORMAT).map_err(unavailable)?;
+                numbers.insert("revision-base", 0).map_err(unavailable)?;
+                changed = true;
+            }
+            Some(found) if found > FORMAT => {
+                let text = format!("format {found}, this version reads up to {FORMAT}");
+                return Err(StoreError::Format(text));
+            }
+            Some(_) => {}
+        }
+        let mut table = write.open_table(ENTRIES).map_err(unavailable)?;
+        let mut leased = Vec::new();
+        for item in table.iter().map_err(damaged)? {
+            let (key, value) = item.map_err(damaged)?;
+            let (create_revision, mod_revision, lease, value) = value.value();
+            if lease == 0 {
+                let (key, value) = (key.value().to_owned(), Bytes::copy_from_slice(value));
+                entries.insert(key.clone(), KeyValue { key, value, create_revision, mod_revision });
+            } else {
+                leased.push(key.value().to_owned());
+            }
+        }
+        if !leased.is_empty() {
+            revision += 1;
+            numbers.insert("revision", revision).map_err(unavailable)?;
+            changed = true;
+        }
+        for key in leased {
+            table.remove(key.as_str()).map_err(unavailable)?;
+        }
+    }
+    if changed { write.commit().map_err(unavailable)? } else { write.abort().map_err(unavailable)? }
+    let read = database.begin_read().map_err(unavailable)?;
+    let numbers = read.open_table(NUMBERS).map_err(unavailable)?;
+    let base = numbers.get("revision-base").map_err(damaged)?.map_or(0, |base| base.value());
+    Ok((entries, revision.max(base)))
+}
+
+fn persist(database: &Database, prepared: &Prepared) -> Result<(), StoreError> {
+    let write = database.begin_write().map_err(unavailable)?;
+    {
+        let mut table = write.open_table(ENTRIES).map_err(unavailable)?;
+        for (change, lease) in &prepared.changes {
+            match change {
+                Change::Put(entry) => {
+                    let revisions = (entry.create_revision, entry.mod_revision, lease.unwrap_or(0));
+                    let value = (revisions.0, revisions.1, revisions.2, entry.value.as_ref());
+                    table.insert(entry.key.as_str(), value).map_err(unavailable)?;
+                }
+                Change::Delete { key } => drop(table.remove(key.as_str()).map_err(unavailable)?),
+            }
+        }
+        let mut numbers = write.open_table(NUMBERS).map_err(unavailable)?;
+        numbers.insert("revision", prepared.revision).map_err(unavailable)?;
+    }
+    write.commit().map_err(|error| StoreError::Unknown(error.to_string()))
+}
+
+#[async_trait]
+impl Metastore for Embedded {
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
+        Ok(self.engine.get(key))
+    }
+
+    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+        Ok(self.engine.range(prefix))
+    }
+
+    async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        self.commit(txn).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        Ok(self.engine.watch(prefix, after))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let lease = self.engine.grant(ttl);
+        // The timer does not keep the file open.
+        let (engine, writer) = (self.engine.clone(), Arc::clone(&self.writer));
+        let database = Arc::downgrade(&self.database);
+        tokio::spawn(async move {
+            wait_for_end(&engine, lease).await;
+            if let Some(database) = database.upgrade() {
+                let _ = Self { engine, database, writer }.revoke(lease).await;
+            }
+        });
+        Ok(lease)
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.engine.keep_alive(lease)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        match self.engine.end_lease(lease) {
+            Some(txn) => self.commit(txn).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
+        campaign(self, name, candidate, lease).await
+    }
+}

@@ -1,0 +1,247 @@
+//! The store itself, in memory: what [`crate::Memory`] is and what [`crate::Embedded`] keeps a copy of.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::{Change, Compare, KeyValue, LeaseId, Op, Outcome, Revision, Snapshot, StoreError, Txn, WatchEvent};
+
+/// Revisions that watches can go back.
+pub const HISTORY_MAX: usize = 10_000;
+
+/// State behind a lock.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) entries: BTreeMap<String, KeyValue>,
+    pub(crate) revision: Revision,
+    /// Changes after this revision are in `history`.
+    kept_from: Revision,
+    history: VecDeque<(Revision, Arc<[Change]>)>,
+    leases: HashMap<LeaseId, Lease>,
+    next_lease: LeaseId,
+}
+
+#[derive(Debug)]
+struct Lease {
+    ttl: Duration,
+    deadline: Instant,
+    keys: BTreeSet<String>,
+}
+
+/// The engine, shared by handles, watches and lease timers.
+#[derive(Debug, Clone)]
+pub(crate) struct Engine {
+    pub(crate) state: Arc<Mutex<State>>,
+    latest: Arc<watch::Sender<Revision>>,
+}
+
+/// A running watch.
+#[derive(Debug)]
+pub struct Watch {
+    state: Arc<Mutex<State>>,
+    latest: watch::Receiver<Revision>,
+    prefix: String,
+    after: Revision,
+}
+
+/// A transaction whose conditions hold.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) revision: Revision,
+    pub(crate) changes: Vec<(Change, Option<LeaseId>)>,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// A store with these entries, as of `revision`.
+    pub(crate) fn new(entries: BTreeMap<String, KeyValue>, revision: Revision) -> Self {
+        let state = State {
+            entries,
+            revision,
+            kept_from: revision,
+            history: VecDeque::new(),
+            leases: HashMap::new(),
+            next_lease: 1,
+        };
+        Self { state: Arc::new(Mutex::new(state)), latest: Arc::new(watch::Sender::new(revision)) }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> (Option<KeyValue>, Revision) {
+        let state = self.state.lock();
+        (state.entries.get(key).cloned(), state.revision)
+    }
+
+    pub(crate) fn range(&self, prefix: &str) -> Snapshot {
+        let state = self.state.lock();
+        let from = state.entries.range(prefix.to_owned()..);
+        let entries = from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, entry)| entry.clone());
+        Snapshot { entries: entries.collect(), revision: state.revision }
+    }
+
+    pub(crate) fn watch(&self, prefix: &str, after: Revision) -> Watch {
+        let (state, latest) = (Arc::clone(&self.state), self.latest.subscribe());
+        Watch { state, latest, prefix: prefix.to_owned(), after }
+    }
+
+    /// Tells watches that there is something new.
+    pub(crate) fn announce(&self) {
+        let revision = self.state.lock().revision;
+        self.latest.send_replace(revision);
+    }
+
+    pub(crate) fn grant(&self, ttl: Duration) -> LeaseId {
+        let mut state = self.state.lock();
+        let id = state.next_lease;
+        state.next_lease += 1;
+        state.leases.insert(id, Lease { ttl, deadline: Instant::now() + ttl, keys: BTreeSet::new() });
+        id
+    }
+
+    pub(crate) fn keep_alive(&self, id: LeaseId) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        let lease = state.leases.get_mut(&id).ok_or(StoreError::NoLease(id))?;
+        lease.deadline = Instant::now() + lease.ttl;
+        Ok(())
+    }
+
+    /// When a lease ends unless it is kept alive; `None` when it has ended.
+    pub(crate) fn lease_deadline(&self, id: LeaseId) -> Option<Instant> {
+        self.state.lock().leases.get(&id).map(|lease| lease.deadline)
+    }
+
+    /// Takes a lease away; gives back the deletion of its keys.
+    pub(crate) fn end_lease(&self, id: LeaseId) -> Option<Txn> {
+        let lease = self.state.lock().leases.remove(&id)?;
+        let ops = lease.keys.into_iter().map(|key| Op::Delete { key }).collect();
+        Some(Txn { compares: Vec::new(), ops })
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Checks a transaction. `Ok(Err(…))` is a conflict.
+    pub(crate) fn prepare(&self, txn: &Txn) -> Result<Result<Prepared, Outcome>, StoreError> {
+        let mut seen = HashSet::new();
+        for op in &txn.ops {
+            let (Op::Put { key, .. } | Op::Delete { key }) = op;
+            if !seen.insert(key) {
+                return Err(StoreError::Invalid(format!("key {key} is changed twice")));
+            }
+            if let Op::Put { lease: Some(lease), .. } = op
+                && !self.leases.contains_key(lease)
+            {
+                return Err(StoreError::NoLease(*lease));
+            }
+        }
+        if !txn.compares.iter().all(|compare| self.holds(compare)) {
+            let current = txn.compares.iter().map(|compare| self.entries.get(compare.key()).cloned());
+            return Ok(Err(Outcome::Conflict(current.collect())));
+        }
+        let revision = self.revision + 1;
+        let changes = txn.ops.iter().filter_map(|op| self.change(op, revision)).collect();
+        Ok(Ok(Prepared { revision, changes }))
+    }
+
+    fn change(&self, op: &Op, revision: Revision) -> Option<(Change, Option<LeaseId>)> {
+        match op {
+            Op::Put { key, value, lease } => {
+                let create_revision = self.entries.get(key).map_or(revision, |entry| entry.create_revision);
+                let (key, value) = (key.clone(), value.clone());
+                Some((Change::Put(KeyValue { key, value, create_revision, mod_revision: revision }), *lease))
+            }
+            Op::Delete { key } => {
+                self.entries.contains_key(key).then(|| (Change::Delete { key: key.clone() }, None))
+            }
+        }
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        let entry = self.entries.get(compare.key());
+        match compare {
+            Compare::Missing(_) => entry.is_none(),
+            Compare::CreatedAt(_, revision) => entry.is_some_and(|entry| entry.create_revision == *revision),
+            Compare::ModifiedAt(_, revision) => entry.is_some_and(|entry| entry.mod_revision == *revision),
+        }
+    }
+
+    /// Applies a prepared transaction. One without changes leaves the revision as it is.
+    pub(crate) fn apply(&mut self, prepared: Prepared) -> Revision {
+        if prepared.changes.is_empty() {
+            return self.revision;
+        }
+        for (change, lease) in &prepared.changes {
+            let (Change::Put(KeyValue { key, .. }) | Change::Delete { key }) = change;
+            for held in self.leases.values_mut() {
+                held.keys.remove(key);
+            }
+            match change {
+                Change::Put(entry) => drop(self.entries.insert(key.clone(), entry.clone())),
+                Change::Delete { key } => drop(self.entries.remove(key)),
+            }
+            if let Some(lease) = lease.and_then(|lease| self.leases.get_mut(&lease)) {
+                lease.keys.insert(key.clone());
+            }
+        }
+        self.revision = prepared.revision;
+        let changes: Arc<[Change]> = prepared.changes.into_iter().map(|(change, _)| change).collect();
+        self.history.push_back((self.revision, changes));
+        while self.history.len() > HISTORY_MAX {
+            if let Some((revision, _)) = self.history.pop_front() {
+                self.kept_from = revision;
+            }
+        }
+        self.revision
+    }
+}
+
+// === impl Compare ===
+
+impl Compare {
+    fn key(&self) -> &str {
+        match self {
+            Self::Missing(key) | Self::CreatedAt(key, _) | Self::ModifiedAt(key, _) => key,
+        }
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// The next event; waits for it. Cancelling the wait loses nothing. `None`: the store is gone.
+    pub async fn next(&mut self) -> Option<WatchEvent> {
+        loop {
+            self.latest.borrow_and_update();
+            if let Some(event) = self.ready() {
+                return Some(event);
+            }
+            self.latest.changed().await.ok()?;
+        }
+    }
+
+    fn ready(&mut self) -> Option<WatchEvent> {
+        let state = self.state.lock();
+        if self.after < state.kept_from {
+            let kept_from = state.kept_from;
+            return Some(WatchEvent::Compacted { kept_from });
+        }
+        let first = state.history.partition_point(|(revision, _)| *revision <= self.after);
+        for (revision, changes) in state.history.range(first..) {
+            self.after = *revision;
+            let under = |change: &&Change| match change {
+                Change::Put(entry) => entry.key.starts_with(&self.prefix),
+                Change::Delete { key } => key.starts_with(&self.prefix),
+            };
+            let changes: Vec<_> = changes.iter().filter(under).cloned().collect();
+            if !changes.is_empty() {
+                return Some(WatchEvent::Changes { revision: *revision, changes });
+            }
+        }
+        None
+    }
+}

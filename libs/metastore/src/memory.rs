@@ -1,0 +1,127 @@
+//! A store that is gone with the process.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::engine::{Engine, Watch};
+use crate::{
+    Compare, KeyValue, Leadership, LeaseId, Metastore, Op, Outcome, Revision, Snapshot, StoreError, Txn, WatchEvent,
+};
+
+/// A store in memory. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    engine: Engine,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self { engine: Engine::new(BTreeMap::new(), 0) }
+    }
+
+    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        let mut state = self.engine.state.lock();
+        let prepared = match state.prepare(txn)? {
+            Ok(prepared) => prepared,
+            Err(conflict) => return Ok(conflict),
+        };
+        let revision = state.apply(prepared);
+        drop(state);
+        self.engine.announce();
+        Ok(Outcome::Committed(revision))
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Metastore for Memory {
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
+        Ok(self.engine.get(key))
+    }
+
+    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+        Ok(self.engine.range(prefix))
+    }
+
+    async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        self.commit(&txn)
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        Ok(self.engine.watch(prefix, after))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let lease = self.engine.grant(ttl);
+        let store = self.clone();
+        tokio::spawn(async move {
+            wait_for_end(&store.engine, lease).await;
+            let _ = store.revoke(lease).await;
+        });
+        Ok(lease)
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.engine.keep_alive(lease)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        match self.engine.end_lease(lease) {
+            Some(txn) => self.commit(&txn).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
+        campaign(self, name, candidate, lease).await
+    }
+}
+
+/// Waits until a lease has not been kept alive in time.
+pub(crate) async fn wait_for_end(engine: &Engine, lease: LeaseId) {
+    while let Some(deadline) = engine.lease_deadline(lease) {
+        if deadline <= tokio::time::Instant::now() {
+            return;
+        }
+        tokio::time::sleep_until(deadline).await;
+    }
+}
+
+/// An election over any store: whoever creates the key leads until it goes away.
+pub(crate) async fn campaign(
+    store: &dyn Metastore,
+    name: &str,
+    candidate: &str,
+    lease: LeaseId,
+) -> Result<Leadership, StoreError> {
+    let key = format!("election/{name}");
+    loop {
+        let put = Op::Put { key: key.clone(), value: candidate.to_owned().into(), lease: Some(lease) };
+        let txn = Txn { compares: vec![Compare::Missing(key.clone())], ops: vec![put] };
+        match store.transact(txn).await? {
+            Outcome::Committed(epoch) => return Ok(Leadership { key, epoch }),
+            Outcome::Conflict(_) => {
+                let (holder, revision) = store.get(&key).await?;
+                if holder.is_some() {
+                    wait_for_change(store, &key, revision).await?;
+                }
+            }
+        }
+    }
+}
+
+async fn wait_for_change(store: &dyn Metastore, key: &str, after: Revision) -> Result<(), StoreError> {
+    let mut watch = store.watch(key, after).await?;
+    match watch.next().await {
+        Some(WatchEvent::Changes { .. } | WatchEvent::Compacted { .. }) => Ok(()),
+        None => Err(StoreError::Unavailable("the store was closed".to_owned())),
+    }
+}

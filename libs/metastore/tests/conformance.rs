@@ -1,0 +1,182 @@
+//! The one suite that every metadata store passes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use walser_metastore::{
+    Change, Compare, Embedded, HISTORY_MAX, Memory, Metastore, Op, Outcome, Revision, StoreError, Txn, WatchEvent,
+};
+
+type Store = Arc<dyn Metastore>;
+
+fn put(key: &str, value: &str) -> Op {
+    Op::Put { key: key.to_owned(), value: value.to_owned().into(), lease: None }
+}
+
+fn delete(key: &str) -> Op {
+    Op::Delete { key: key.to_owned() }
+}
+
+async fn commit(store: &Store, compares: Vec<Compare>, ops: Vec<Op>) -> Revision {
+    match store.transact(Txn { compares, ops }).await.unwrap() {
+        Outcome::Committed(revision) => revision,
+        Outcome::Conflict(current) => panic!("conflict: {current:?}"),
+    }
+}
+
+async fn value(store: &Store, key: &str) -> Option<String> {
+    let (entry, _) = store.get(key).await.unwrap();
+    entry.map(|entry| String::from_utf8(entry.value.to_vec()).unwrap())
+}
+
+async fn transactions_compare_and_put(store: Store) {
+    let first = commit(&store, vec![Compare::Missing("a".into())], vec![put("a", "1"), put("b", "1")]).await;
+    let (entry, revision) = store.get("a").await.unwrap();
+    let entry = entry.unwrap();
+    assert_eq!((entry.create_revision, entry.mod_revision, revision), (first, first, first));
+    let second = commit(&store, vec![Compare::ModifiedAt("a".into(), first)], vec![put("a", "2")]).await;
+    assert_eq!(second, first + 1);
+    let stale = Txn { compares: vec![Compare::ModifiedAt("a".into(), first)], ops: vec![put("b", "9")] };
+    let Outcome::Conflict(current) = store.transact(stale).await.unwrap() else { panic!("stale compare passed") };
+    assert_eq!(current[0].as_ref().unwrap().value, "2");
+    assert_eq!(value(&store, "b").await.as_deref(), Some("1"));
+    commit(&store, vec![Compare::CreatedAt("a".into(), first)], vec![delete("a")]).await;
+    let again = commit(&store, vec![Compare::Missing("a".into())], vec![put("a", "3")]).await;
+    assert_eq!(store.get("a").await.unwrap().0.unwrap().create_revision, again, "a new life, a new revision");
+    let nothing = commit(&store, vec![], vec![delete("missing")]).await;
+    assert_eq!(nothing, again, "what changes nothing has no revision");
+    let twice = store.transact(Txn { compares: vec![], ops: vec![put("x", "1"), delete("x")] }).await;
+    assert!(matches!(twice, Err(StoreError::Invalid(_))));
+}
+
+async fn ranges_are_ordered_and_bounded_by_the_prefix(store: Store) {
+    let keys = ["t/b", "t/a", "s/z", "u", "t0"];
+    for key in keys {
+        commit(&store, vec![], vec![put(key, key)]).await;
+    }
+    let found: Vec<_> = store.range("t/").await.unwrap().entries.into_iter().map(|entry| entry.key).collect();
+    assert_eq!(found, ["t/a", "t/b"]);
+    assert_eq!(store.range("").await.unwrap().entries.len(), 5);
+}
+
+async fn watches_give_every_change_once_and_in_order(store: Store) {
+    let start = commit(&store, vec![], vec![put("w/0", "0")]).await;
+    let mut watch = store.watch("w/", start).await.unwrap();
+    commit(&store, vec![], vec![put("other", "1")]).await;
+    let both = commit(&store, vec![], vec![put("w/1", "1"), put("w/2", "1"), put("v", "1")]).await;
+    let gone = commit(&store, vec![], vec![delete("w/1")]).await;
+    let Some(WatchEvent::Changes { revision, changes }) = watch.next().await else { panic!("no changes") };
+    assert_eq!((revision, changes.len()), (both, 2));
+    let deleted = WatchEvent::Changes { revision: gone, changes: vec![Change::Delete { key: "w/1".into() }] };
+    assert_eq!(watch.next().await, Some(deleted));
+    let writer = Arc::clone(&store);
+    let later = tokio::spawn(async move { commit(&writer, vec![], vec![put("w/3", "1")]).await });
+    let Some(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("no changes") };
+    assert_eq!(revision, later.await.unwrap());
+}
+
+async fn old_history_is_compacted_and_says_so(store: Store) {
+    let first = commit(&store, vec![], vec![put("c", "0")]).await;
+    let mut last = first;
+    while last < first + Revision::try_from(HISTORY_MAX).unwrap() + 5 {
+        last = commit(&store, vec![], vec![put("c", "1")]).await;
+    }
+    let mut watch = store.watch("c", first).await.unwrap();
+    let Some(WatchEvent::Compacted { kept_from }) = watch.next().await else { panic!("not compacted") };
+    let mut watch = store.watch("c", kept_from).await.unwrap();
+    let Some(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("still compacted") };
+    assert_eq!(revision, kept_from + 1);
+}
+
+async fn leases_end_unless_they_are_kept_alive(store: Store) {
+    let lease = store.grant(Duration::from_secs(10)).await.unwrap();
+    let bound = |key: &str| Op::Put { key: key.to_owned(), value: "1".into(), lease: Some(lease) };
+    let revision = commit(&store, vec![], vec![bound("l/1"), put("l/2", "1")]).await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        store.keep_alive(lease).await.unwrap();
+    }
+    assert!(value(&store, "l/1").await.is_some());
+    let mut watch = store.watch("l/", revision).await.unwrap();
+    let Some(WatchEvent::Changes { changes, .. }) = watch.next().await else { panic!("the lease did not end") };
+    assert_eq!(changes, [Change::Delete { key: "l/1".into() }]);
+    assert!(value(&store, "l/2").await.is_some());
+    assert!(matches!(store.keep_alive(lease).await, Err(StoreError::NoLease(_))));
+    let late = store.transact(Txn { compares: vec![], ops: vec![bound("l/3")] }).await;
+    assert!(matches!(late, Err(StoreError::NoLease(_))));
+}
+
+async fn elections_have_one_leader_at_a_time(store: Store) {
+    let first = store.grant(Duration::from_secs(60)).await.unwrap();
+    let second = store.grant(Duration::from_secs(60)).await.unwrap();
+    let leader = store.campaign("controller", "one", first).await.unwrap();
+    let candidate = Arc::clone(&store);
+    let waiting = tokio::spawn(async move { candidate.campaign("controller", "two", second).await.unwrap() });
+    commit(&store, vec![Compare::CreatedAt(leader.key.clone(), leader.epoch)], vec![put("by", "one")]).await;
+    assert!(!waiting.is_finished());
+    store.revoke(first).await.unwrap();
+    let successor = waiting.await.unwrap();
+    assert!(successor.epoch > leader.epoch);
+    let fenced = Txn { compares: vec![Compare::CreatedAt(leader.key, leader.epoch)], ops: vec![put("by", "one")] };
+    assert!(matches!(store.transact(fenced).await.unwrap(), Outcome::Conflict(_)), "a deposed leader writes nothing");
+}
+
+macro_rules! suite {
+    ($name:ident, $open:expr) => {
+        mod $name {
+            use super::*;
+
+            suite!(@case $open, transactions_compare_and_put);
+            suite!(@case $open, ranges_are_ordered_and_bounded_by_the_prefix);
+            suite!(@case $open, watches_give_every_change_once_and_in_order);
+            suite!(@case $open, old_history_is_compacted_and_says_so);
+            suite!(@case $open, leases_end_unless_they_are_kept_alive);
+            suite!(@case $open, elections_have_one_leader_at_a_time);
+        }
+    };
+    (@case $open:expr, $case:ident) => {
+        #[tokio::test(start_paused = true)]
+        async fn $case() {
+            let (store, _keep) = $open;
+            super::$case(store).await;
+        }
+    };
+}
+
+fn memory() -> (Store, ()) {
+    (Arc::new(Memory::new()), ())
+}
+
+fn embedded() -> (Store, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (Arc::new(Embedded::open(&dir.path().join("metadata.redb")).unwrap()), dir)
+}
+
+suite!(in_memory, memory());
+suite!(on_a_file, embedded());
+
+#[tokio::test]
+async fn a_file_keeps_everything_but_leases() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metadata.redb");
+    let store: Store = Arc::new(Embedded::open(&path).unwrap());
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    let leader = store.campaign("controller", "one", lease).await.unwrap();
+    let last = commit(&store, vec![], vec![put("kept", "1")]).await;
+    drop(store);
+    let store: Store = Arc::new(Embedded::open(&path).unwrap());
+    assert_eq!(value(&store, "kept").await.as_deref(), Some("1"));
+    let (entry, revision) = store.get(&leader.key).await.unwrap();
+    assert_eq!(entry, None);
+    assert!(revision > last);
+    let mut watch = store.watch("", last).await.unwrap();
+    assert!(matches!(watch.next().await, Some(WatchEvent::Compacted { .. })));
+}
+
+#[tokio::test]
+async fn a_foreign_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metadata.redb");
+    std::fs::write(&path, b"this is no database, but it is long enough to look at").unwrap();
+    assert!(matches!(Embedded::open(&path), Err(StoreError::Format(_))));
+}
