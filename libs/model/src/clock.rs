@@ -17,6 +17,22 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     fn monotonic(&self) -> Duration;
 }
 
+/// A source of randomness for ids.
+pub trait Random: Send + Sync + std::fmt::Debug {
+    /// 16 random bytes.
+    fn bytes(&self) -> [u8; 16];
+}
+
+/// The randomness of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn bytes(&self) -> [u8; 16] {
+        uuid::Uuid::new_v4().into_bytes()
+    }
+}
+
 /// The clock of the machine.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {

@@ -11,7 +11,7 @@ mod offset;
 mod topic_config;
 mod topic_name;
 
-pub use clock::{Clock, SystemClock, Timestamp};
+pub use clock::{Clock, Random, SystemClock, SystemRandom, Timestamp};
 pub use config_value::{ConfigType, ValueError, parse_bytes, parse_duration_ms, suggest};
 pub use durability::{Acks, Compression, Durability, TimestampType};
 pub use id::{ClusterId, IdError, NodeId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition};

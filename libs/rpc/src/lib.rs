@@ -1,1 +1,22 @@
-//! walser-rpc
+//! The gRPC kit: errors, deadlines, connections by role, and the link on which record data travels.
+//!
+//! Services call each other through generated clients on a [`Connection`], which is a TCP channel between processes
+//! and the callee's own routes inside one. Only appends and fetches take the [`StorageLink`], so that a batch is
+//! handed over inside a process and never encoded.
+
+mod deadline;
+mod failure;
+mod guard;
+mod link;
+mod network;
+mod reason;
+
+pub use deadline::remaining;
+pub use failure::Failure;
+pub use guard::{Guard, SpanMaker};
+pub use link::{AppendPermit, AppendReply, StorageLink};
+pub use network::{Connection, Network, local_connection};
+pub use reason::rule;
+
+/// The reasons of errors, from the contract.
+pub use walser_proto::v1::ErrorReason as Reason;

@@ -1,1 +1,72 @@
-//! walser-controller
+//! The controller: the only writer of cluster metadata.
+//!
+//! Every decision reads its keys from the metadata store, and commits with a transaction that compares all of them:
+//! the controller holds no state that could be stale. What others need to know they get from `WatchMetadata`, which
+//! any controller process serves straight from the store.
+//!
+//! Invariant: nothing but this crate writes to the metadata store.
+
+mod api;
+mod config;
+mod error;
+mod keys;
+mod nodes;
+mod operations;
+mod placement;
+mod producer_ids;
+mod sessions;
+mod store;
+mod topics;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use walser_metastore::Metastore;
+use walser_model::{ClusterId, Clock, Random};
+use walser_rpc::{Network, local_connection};
+
+pub use config::{Config, KEYS};
+pub use error::StartError;
+
+use crate::store::Store;
+
+/// A running controller.
+#[derive(Debug)]
+pub struct Started {
+    /// The cluster that it runs.
+    pub cluster: ClusterId,
+    /// Its services, for a listener.
+    pub routes: Routes,
+}
+
+/// What comes in from outside.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// Where metadata lives.
+    pub store: Arc<dyn Metastore>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids.
+    pub random: Arc<dyn Random>,
+}
+
+/// Starts a controller: makes or finds the cluster, and registers with the network.
+///
+/// # Errors
+/// [`StartError`] when the store cannot be read or written.
+pub async fn start(config: Config, environment: Environment, network: &Network) -> Result<Started, StartError> {
+    let store = Store::new(environment.store, config.clone());
+    let cluster = store.ensure_cluster(environment.random.bytes(), environment.clock.now_millis()).await?;
+    let controller = Arc::new(api::Controller {
+        store,
+        clock: environment.clock,
+        random: environment.random,
+        sessions: sessions::Sessions::default(),
+        operations: operations::Operations::default(),
+        config,
+        cluster,
+    });
+    let routes = api::routes(&controller);
+    network.register_controller(local_connection(routes.clone()));
+    Ok(Started { cluster, routes })
+}

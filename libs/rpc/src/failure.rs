@@ -1,0 +1,257 @@
+//! An error on its way to a caller, in both wire forms: a gRPC status with details, and a flat message in a stream.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use walser_proto::v1::{self as pb, Effect, ErrorReason as Reason, RetryAdvice};
+
+use crate::reason::rule;
+
+/// What went wrong, why, and what the caller should do.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    reason: Reason,
+    code: Code,
+    retry: RetryAdvice,
+    effect: Effect,
+    message: String,
+    metadata: BTreeMap<String, String>,
+    violations: Vec<(String, String)>,
+}
+
+/// Longest message on the wire, in bytes: trailers above 8 KiB are dropped by some clients.
+const MESSAGE_BYTES_MAX: usize = 512;
+/// Most field violations in one error.
+const VIOLATIONS_MAX: usize = 16;
+
+/// How long a client waits before it tries again, unless the error says otherwise.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+// === impl Failure ===
+
+impl Failure {
+    /// An error with the code, advice and effect that its reason has.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        let (code, retry, effect) = rule(reason);
+        let (metadata, violations) = (BTreeMap::new(), Vec::new());
+        Self { reason, code, retry, effect, message: message.into(), metadata, violations }
+    }
+
+    /// A field that is missing or out of bounds.
+    pub fn field(field: &str, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        let mut failure = Self::new(Reason::FieldInvalid, format!("{field}: {problem}"));
+        failure.violations.push((field.to_owned(), problem));
+        failure.with("field", field)
+    }
+
+    /// A bug: nothing of the cause is told beyond the text.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Reason::InternalError, message)
+    }
+
+    /// Adds a value that the message mentions.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// Replaces the code where one reason has two (`errors.proto` says when).
+    #[must_use]
+    pub fn with_code(mut self, code: Code) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// Replaces the effect.
+    #[must_use]
+    pub fn with_effect(mut self, effect: Effect) -> Self {
+        self.effect = effect;
+        self
+    }
+
+    /// Why.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The reason as it travels.
+    pub fn reason_name(&self) -> &'static str {
+        self.reason.as_str_name().trim_start_matches("ERROR_REASON_")
+    }
+
+    /// The gRPC code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What a generic client should do.
+    pub fn retry(&self) -> RetryAdvice {
+        self.retry
+    }
+
+    /// Whether it may have happened.
+    pub fn effect(&self) -> Effect {
+        self.effect
+    }
+
+    /// For people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// A value by its key.
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
+    /// The details of a status, to which callers may add their own.
+    fn details(&self) -> ErrorDetails {
+        let mut metadata: std::collections::HashMap<String, String> =
+            self.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let word = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
+        metadata.insert("retry".to_owned(), word(self.retry.as_str_name(), "RETRY_ADVICE_"));
+        metadata.insert("effect".to_owned(), word(self.effect.as_str_name(), "EFFECT_"));
+        let mut details = ErrorDetails::with_error_info(self.reason_name(), walser_proto::ERROR_DOMAIN, metadata);
+        for (field, problem) in self.violations.iter().take(VIOLATIONS_MAX) {
+            details.add_bad_request_violation(field, problem);
+        }
+        if self.retry == RetryAdvice::Backoff {
+            details.set_retry_info(Some(RETRY_DELAY));
+        }
+        let resource = match self.reason {
+            Reason::TopicNotFound | Reason::TopicExists => self.value("topic").map(|name| ("topic", name)),
+            Reason::OperationNotFound => self.value("operation").map(|name| ("operation", name)),
+            _ => None,
+        };
+        if let Some((kind, name)) = resource {
+            details.set_resource_info(kind, name, "", &self.message);
+        }
+        details
+    }
+
+    /// The status form, with one more detail of the caller's.
+    pub fn into_status_with(self, type_name: &str, detail: Vec<u8>) -> Status {
+        let status: Status = self.into();
+        let mut decoded = tonic_types::pb::Status::default();
+        if prost::Message::merge(&mut decoded, status.details()).is_err() {
+            return status;
+        }
+        decoded.details.push(prost_types::Any { type_url: format!("type.googleapis.com/{type_name}"), value: detail });
+        Status::with_details(status.code(), status.message(), prost::Message::encode_to_vec(&decoded).into())
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MESSAGE_BYTES_MAX {
+        let end = (0..=MESSAGE_BYTES_MAX - 3).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let details = failure.details();
+        Self::with_error_details(failure.code, shortened(failure.message), details)
+    }
+}
+
+impl From<Failure> for pb::Error {
+    fn from(failure: Failure) -> Self {
+        let backoff = failure.retry == RetryAdvice::Backoff;
+        Self {
+            code: failure.code as i32,
+            reason: failure.reason_name().to_owned(),
+            message: shortened(failure.message),
+            retry: failure.retry as i32,
+            effect: failure.effect as i32,
+            retry_delay: backoff.then(|| RETRY_DELAY.into()),
+            metadata: failure.metadata.into_iter().collect(),
+        }
+    }
+}
+
+fn reason_named(name: &str) -> Reason {
+    Reason::from_str_name(&format!("ERROR_REASON_{name}")).unwrap_or(Reason::InternalError)
+}
+
+impl From<pb::Error> for Failure {
+    fn from(error: pb::Error) -> Self {
+        Self {
+            reason: reason_named(&error.reason),
+            code: Code::from_i32(error.code),
+            retry: error.retry(),
+            effect: error.effect(),
+            message: error.message,
+            metadata: error.metadata.into_iter().collect(),
+            violations: Vec::new(),
+        }
+    }
+}
+
+/// A status of a server, ours or a proxy's: without details, `UNAVAILABLE` may be tried again and nothing else.
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let message = status.message().to_owned();
+        let Some(info) = details.error_info() else {
+            let unavailable = status.code() == Code::Unavailable;
+            let (reason, retry) = match status.code() {
+                Code::Unavailable => (Reason::LeaderNotAvailable, RetryAdvice::Backoff),
+                Code::DeadlineExceeded => (Reason::RequestTimedOut, RetryAdvice::Backoff),
+                _ => (Reason::InternalError, RetryAdvice::Never),
+            };
+            let effect = if unavailable { Effect::None } else { Effect::Maybe };
+            let (metadata, violations) = (BTreeMap::new(), Vec::new());
+            return Self { reason, code: status.code(), retry, effect, message, metadata, violations };
+        };
+        let mut metadata: BTreeMap<String, String> =
+            info.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let word = |prefix: &str, value: Option<String>| format!("{prefix}{}", value.unwrap_or_default().to_uppercase());
+        let retry = RetryAdvice::from_str_name(&word("RETRY_ADVICE_", metadata.remove("retry")));
+        let effect = Effect::from_str_name(&word("EFFECT_", metadata.remove("effect")));
+        let violations = details.bad_request().map_or_else(Vec::new, |bad| {
+            bad.field_violations.iter().map(|found| (found.field.clone(), found.description.clone())).collect()
+        });
+        Self {
+            reason: reason_named(&info.reason),
+            code: status.code(),
+            retry: retry.unwrap_or(RetryAdvice::Never),
+            effect: effect.unwrap_or(Effect::Maybe),
+            message,
+            metadata,
+            violations,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_survives_both_wire_forms() {
+        let failure = Failure::new(Reason::TopicNotFound, "topic \"x\" does not exist").with("topic", "x");
+        assert_eq!(Failure::from(Status::from(failure.clone())), failure);
+        assert_eq!(Failure::from(pb::Error::from(failure.clone())), failure);
+        let field = Failure::field("max_bytes", "must be at least 1");
+        assert_eq!(Failure::from(Status::from(field.clone())), field);
+    }
+
+    #[test]
+    fn details_stay_below_what_clients_accept() {
+        let mut failure = Failure::new(Reason::FieldInvalid, "x".repeat(5000));
+        for number in 0..100 {
+            failure.violations.push((format!("field{number}"), "is wrong".repeat(3)));
+        }
+        let status = Status::from(failure);
+        assert!(status.message().len() <= MESSAGE_BYTES_MAX);
+        assert!(status.details().len() <= 4096, "{}", status.details().len());
+    }
+}

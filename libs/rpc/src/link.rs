@@ -1,0 +1,46 @@
+//! The link on which record data travels to a storage node.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use tokio::sync::OwnedSemaphorePermit;
+use walser_proto::internal::v1::{
+    AppendStreamRequest, AppendStreamResponse, FetchStreamRequest, FetchStreamResponse, PartitionRef,
+};
+
+/// Room for the bytes of one append at a storage node; freed when it is dropped.
+#[derive(Debug)]
+pub struct AppendPermit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+
+/// Called once with the answer, on any thread; it MUST NOT block.
+pub type AppendReply = Box<dyn FnOnce(AppendStreamResponse) + Send>;
+
+/// A storage node as gateways see it: `AppendStream` and `FetchStream`, whole messages.
+///
+/// Inside a process the messages are handed over as they are, sharing the memory of their batches; between processes
+/// the same messages travel over gRPC. Appends to one partition MUST be carried out in the order of the calls.
+#[async_trait]
+pub trait StorageLink: Send + Sync + Debug {
+    /// Waits until the node has room for `bytes` of one more append to a partition.
+    async fn admit(&self, partition: &PartitionRef, bytes: usize) -> AppendPermit;
+
+    /// Hands over an append. Exactly one answer comes, also when the node goes away.
+    fn append(&self, permit: AppendPermit, request: AppendStreamRequest, reply: AppendReply);
+
+    /// Reads; waits up to the request's `max_wait` for data. Dropping the future ends the wait.
+    async fn fetch(&self, request: FetchStreamRequest) -> FetchStreamResponse;
+}
+
+// === impl AppendPermit ===
+
+impl AppendPermit {
+    /// A permit that gives back what it holds.
+    pub fn holding(permit: OwnedSemaphorePermit) -> Self {
+        Self(Some(permit))
+    }
+
+    /// A permit that was never counted.
+    pub fn uncounted() -> Self {
+        Self(None)
+    }
+}

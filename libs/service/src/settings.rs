@@ -1,0 +1,289 @@
+//! Settings of a process: a table of keys, and values from a file, the environment and the command line.
+//!
+//! Later sources win: default, file, environment (`WALSER_` and the key in capitals with `_` for `.` and `-`),
+//! `--set`. Unknown keys are refused with a suggestion, values are checked before anything starts.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use walser_model::{parse_bytes, parse_duration_ms, suggest};
+
+/// How a value is written, with its bounds (inclusive).
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// An integer.
+    Int(i64, i64),
+    /// Bytes, also `64KiB`, `1MiB`, `1GiB`.
+    Bytes(i64, i64),
+    /// Milliseconds, also `250ms`, `30s`, `5m`, `7d`.
+    Millis(i64, i64),
+    /// `HOST:PORT` with an IP address; port 0 takes any free one.
+    Address,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Any text.
+    Text,
+}
+
+/// A setting that a service has.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Dotted name.
+    pub name: &'static str,
+    /// How the value is written.
+    pub kind: Kind,
+    /// The default as text.
+    pub default: &'static str,
+    /// What it does, with its unit.
+    pub doc: &'static str,
+}
+
+/// Why settings were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("config file {path}: {problem}")]
+    File {
+        /// As given.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// No such key.
+    #[error("there is no setting \"{key}\" ({from}){}", .did_you_mean.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default())]
+    Unknown {
+        /// As given.
+        key: String,
+        /// Where it was given.
+        from: &'static str,
+        /// The closest key there is.
+        did_you_mean: Option<&'static str>,
+    },
+    /// A value that does not fit.
+    #[error("setting {key} ({from}): {problem}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// Where it was given.
+        from: &'static str,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+    /// `--set` without `=`.
+    #[error("--set {0}: write it as KEY=VALUE")]
+    Pair(String),
+}
+
+/// Checked values of all keys.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    values: BTreeMap<&'static str, String>,
+    keys: Vec<&'static Key>,
+}
+
+/// The largest config file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+// === impl Key ===
+
+impl Key {
+    fn check(&self, text: &str) -> Result<(), String> {
+        let number = |parsed: Result<i64, String>, least: i64, most: i64, unit: &str| {
+            let value = parsed?;
+            let range = format!("{value} is out of range: {unit} from {least} to {most}");
+            if (least..=most).contains(&value) { Ok(()) } else { Err(range) }
+        };
+        match self.kind {
+            Kind::Bool if matches!(text, "true" | "false") => Ok(()),
+            Kind::Bool => Err(format!("\"{text}\" is neither true nor false")),
+            Kind::Int(least, most) => {
+                number(text.parse().map_err(|_| format!("\"{text}\" is not an integer")), least, most, "a number")
+            }
+            Kind::Bytes(least, most) => number(parse_bytes(text).map_err(|e| e.to_string()), least, most, "bytes"),
+            Kind::Millis(least, most) => {
+                number(parse_duration_ms(text).map_err(|e| e.to_string()), least, most, "milliseconds")
+            }
+            Kind::Address => text
+                .parse::<SocketAddr>()
+                .map(drop)
+                .map_err(|_| format!("\"{text}\" is not an address such as 127.0.0.1:7460")),
+            Kind::Word(words) if words.contains(&text) => Ok(()),
+            Kind::Word(words) => Err(format!("\"{text}\" is none of {}", words.join(", "))),
+            Kind::Text => Ok(()),
+        }
+    }
+
+    fn variable(&self) -> String {
+        format!("WALSER_{}", self.name.to_uppercase().replace(['.', '-'], "_"))
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Collects and checks values. `environment` gives variables by name.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn load(
+        keys: &[&'static [Key]],
+        file: Option<&Path>,
+        environment: impl Fn(&str) -> Option<String>,
+        pairs: &[String],
+    ) -> Result<Self, SettingsError> {
+        let keys: Vec<&'static Key> = keys.iter().copied().flatten().collect();
+        let values = keys.iter().map(|key| (key.name, key.default.to_owned())).collect();
+        let mut settings = Self { values, keys };
+        if let Some(path) = file {
+            for (key, value) in read_file(path)? {
+                settings.set(&key, &value, "config file")?;
+            }
+        }
+        for key in settings.keys.clone() {
+            if let Some(value) = environment(&key.variable()) {
+                settings.set(key.name, &value, "environment")?;
+            }
+        }
+        for pair in pairs {
+            let (key, value) = pair.split_once('=').ok_or_else(|| SettingsError::Pair(pair.clone()))?;
+            settings.set(key.trim(), value.trim(), "--set")?;
+        }
+        Ok(settings)
+    }
+
+    /// Sets one value, as a command-line flag does.
+    ///
+    /// # Errors
+    /// When there is no such key or the value does not fit.
+    pub fn set(&mut self, name: &str, value: &str, from: &'static str) -> Result<(), SettingsError> {
+        let Some(key) = self.keys.iter().find(|key| key.name == name) else {
+            let did_you_mean = suggest(name, self.keys.iter().map(|key| key.name));
+            return Err(SettingsError::Unknown { key: name.to_owned(), from, did_you_mean });
+        };
+        key.check(value).map_err(|problem| SettingsError::Value { key: key.name, from, problem })?;
+        self.values.insert(key.name, value.to_owned());
+        Ok(())
+    }
+
+    /// A value as text.
+    ///
+    /// # Panics
+    /// When the key is not in the tables that were loaded: a service asked for what it did not declare.
+    pub fn text(&self, name: &str) -> &str {
+        self.values.get(name).unwrap_or_else(|| panic!("setting {name} is not declared"))
+    }
+
+    /// A yes or no.
+    pub fn flag(&self, name: &str) -> bool {
+        self.text(name) == "true"
+    }
+
+    /// A number, or bytes.
+    pub fn number<T: TryFrom<i64>>(&self, name: &str) -> T {
+        let value = parse_bytes(self.text(name)).ok().and_then(|value| T::try_from(value).ok());
+        value.expect("numbers are checked when they are set, and bounds fit their type")
+    }
+
+    /// A duration.
+    pub fn duration(&self, name: &str) -> Duration {
+        let millis = parse_duration_ms(self.text(name)).expect("durations are checked when they are set");
+        Duration::from_millis(millis.unsigned_abs())
+    }
+
+    /// An address.
+    pub fn address(&self, name: &str) -> SocketAddr {
+        self.text(name).parse().expect("addresses are checked when they are set")
+    }
+
+    /// Every key with unit, default, range and what it does, as a Markdown table.
+    pub fn document(keys: &[&'static [Key]]) -> String {
+        let mut out = String::from("| key | default | values | what it does |\n|---|---|---|---|\n");
+        for key in keys.iter().copied().flatten() {
+            let values = match key.kind {
+                Kind::Bool => "`true`, `false`".to_owned(),
+                Kind::Int(least, most) => format!("{least} to {most}"),
+                Kind::Bytes(least, most) => format!("bytes, {least} to {most}"),
+                Kind::Millis(least, most) => format!("milliseconds, {least} to {most}"),
+                Kind::Address => "IP:PORT".to_owned(),
+                Kind::Word(words) => format!("`{}`", words.join("`, `")),
+                Kind::Text => "text".to_owned(),
+            };
+            let _ = writeln!(out, "| `{}` | `{}` | {values} | {} |", key.name, key.default, key.doc);
+        }
+        out
+    }
+}
+
+/// Reads a TOML file as dotted keys.
+fn read_file(path: &Path) -> Result<Vec<(String, String)>, SettingsError> {
+    let problem = |problem: String| SettingsError::File { path: path.display().to_string(), problem };
+    let metadata = std::fs::metadata(path).map_err(|error| problem(error.to_string()))?;
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(problem(format!("it has {} bytes, at most {FILE_BYTES_MAX} are read", metadata.len())));
+    }
+    let bytes = std::fs::read(path).map_err(|error| problem(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|_| problem("it is not UTF-8 text".to_owned()))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| problem(error.to_string()))?;
+    let mut values = Vec::new();
+    flatten("", table, &mut values);
+    Ok(values)
+}
+
+fn flatten(prefix: &str, table: toml::Table, values: &mut Vec<(String, String)>) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        match value {
+            toml::Value::Table(table) => flatten(&key, table, values),
+            toml::Value::String(text) => values.push((key, text)),
+            other => values.push((key, other.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static KEYS: &[Key] = &[
+        Key { name: "gateway.listen", kind: Kind::Address, default: "127.0.0.1:7460", doc: "Public port." },
+        Key { name: "storage.shards", kind: Kind::Int(1, 64), default: "1", doc: "Log shards." },
+        Key { name: "cache.bytes", kind: Kind::Bytes(0, 1 << 40), default: "64MiB", doc: "Tail cache." },
+    ];
+
+    fn load(file: Option<&str>, variables: &[(&str, &str)], pairs: &[&str]) -> Result<Settings, SettingsError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("walser.toml");
+        if let Some(text) = file {
+            std::fs::write(&path, text).unwrap();
+        }
+        let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, v)| (*v).to_owned());
+        let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
+        Settings::load(&[KEYS], file.map(|_| path.as_path()), find, &pairs)
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let file = "[storage]\nshards = 2\n[cache]\nbytes = \"1MiB\"\n";
+        let settings = load(Some(file), &[("WALSER_STORAGE_SHARDS", "3")], &["gateway.listen=0.0.0.0:1"]).unwrap();
+        assert_eq!(settings.number::<usize>("storage.shards"), 3);
+        assert_eq!(settings.number::<u64>("cache.bytes"), 1 << 20);
+        assert_eq!(settings.address("gateway.listen").port(), 1);
+        assert_eq!(load(None, &[], &[]).unwrap().number::<u64>("cache.bytes"), 64 << 20);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let unknown = load(None, &[], &["storage.shard=2"]).unwrap_err().to_string();
+        assert!(unknown.contains("did you mean \"storage.shards\""), "{unknown}");
+        let range = load(Some("storage.shards = 900"), &[], &[]).unwrap_err().to_string();
+        assert!(range.contains("from 1 to 64") && range.contains("config file"), "{range}");
+        assert!(load(Some("\u{0}\u{1} garbage ["), &[], &[]).is_err());
+        assert!(load(None, &[("WALSER_GATEWAY_LISTEN", "everywhere")], &[]).is_err());
+        assert!(load(None, &[], &["storage.shards"]).unwrap_err().to_string().contains("KEY=VALUE"));
+    }
+}

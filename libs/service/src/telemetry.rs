@@ -1,0 +1,102 @@
+//! Logs to stderr, traces to an OpenTelemetry collector when one is configured.
+
+use std::io::IsTerminal as _;
+
+use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::WithExportConfig as _;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::settings::{Key, Kind, Settings};
+
+/// Settings of logs and traces.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "log.level",
+        kind: Kind::Text,
+        default: "info",
+        doc: "Filter for log lines: a level, or levels by module such as `info,walser_gateway=debug`.",
+    },
+    Key {
+        name: "log.format",
+        kind: Kind::Word(&["auto", "pretty", "json"]),
+        default: "auto",
+        doc: "Form of log lines on stderr; auto is pretty on a terminal and JSON elsewhere.",
+    },
+    Key {
+        name: "otel.endpoint",
+        kind: Kind::Text,
+        default: "",
+        doc: "OTLP/gRPC endpoint for traces, such as `http://127.0.0.1:4317`. Empty: no export.",
+    },
+];
+
+/// Keeps exporters alive; dropping it sends what is buffered.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    provider: Option<SdkTracerProvider>,
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(provider) = &self.provider {
+            let _ = provider.shutdown();
+        }
+    }
+}
+
+/// Installs logs and traces for this process.
+///
+/// # Errors
+/// When the filter or the endpoint makes no sense, or a subscriber is installed already.
+pub fn install(settings: &Settings) -> Result<Telemetry, Box<dyn std::error::Error + Send + Sync>> {
+    let filter = EnvFilter::try_new(settings.text("log.level"))?;
+    let json = match settings.text("log.format") {
+        "json" => true,
+        "pretty" => false,
+        _ => !std::io::stderr().is_terminal(),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(true);
+    let lines = if json { lines.json().boxed() } else { lines.compact().boxed() };
+    let endpoint = settings.text("otel.endpoint");
+    let provider = if endpoint.is_empty() { None } else { Some(provider(endpoint)?) };
+    let traces = provider.as_ref().map(|provider| {
+        let only_ours = EnvFilter::new("off,walser=debug,walser_rpc=debug,walser_gateway=debug");
+        tracing_opentelemetry::layer().with_tracer(provider.tracer("walser")).with_filter(only_ours)
+    });
+    tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces).try_init()?;
+    Ok(Telemetry { provider })
+}
+
+fn provider(endpoint: &str) -> Result<SdkTracerProvider, Box<dyn std::error::Error + Send + Sync>> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
+    let resource = opentelemetry_sdk::Resource::builder().with_service_name("walser").build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+/// A span for a call, continuing the caller's trace (W3C Trace Context).
+pub fn call_span(path: &str, headers: &http::HeaderMap) -> tracing::Span {
+    let span = tracing::debug_span!(target: "walser", "call", otel.name = path, otel.kind = "server");
+    if !span.is_disabled() && headers.contains_key("traceparent") {
+        let context = TraceContextPropagator::new().extract(&Headers(headers));
+        let _ = span.set_parent(context);
+    }
+    span
+}
+
+struct Headers<'a>(&'a http::HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}

@@ -1,0 +1,43 @@
+//! The services of the controller: decode, decide, encode.
+
+mod cluster;
+mod metadata;
+mod node;
+mod topic;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use walser_model::{ClusterId, Clock, Random};
+use walser_proto::internal::v1::controller_service_server::ControllerServiceServer;
+use walser_proto::v1::cluster_service_server::ClusterServiceServer;
+use walser_proto::v1::operation_service_server::OperationServiceServer;
+use walser_proto::v1::topic_service_server::TopicServiceServer;
+
+use crate::config::Config;
+use crate::operations::Operations;
+use crate::sessions::Sessions;
+use crate::store::Store;
+
+/// The controller behind its services.
+#[derive(Debug)]
+pub(crate) struct Controller {
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) sessions: Sessions,
+    pub(crate) operations: Operations,
+    pub(crate) config: Config,
+    pub(crate) cluster: ClusterId,
+}
+
+/// All services of the controller.
+pub(crate) fn routes(controller: &Arc<Controller>) -> Routes {
+    if !controller.config.standalone {
+        tokio::spawn(node::fence_silent(Arc::clone(controller)));
+    }
+    Routes::new(ControllerServiceServer::from_arc(Arc::clone(controller)))
+        .add_service(TopicServiceServer::from_arc(Arc::clone(controller)))
+        .add_service(ClusterServiceServer::from_arc(Arc::clone(controller)))
+        .add_service(OperationServiceServer::from_arc(Arc::clone(controller)))
+}

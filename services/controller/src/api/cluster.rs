@@ -1,0 +1,137 @@
+//! `ClusterService` and `OperationService`.
+
+use async_trait::async_trait;
+use tonic::{Request, Response, Status};
+use walser_proto::v1 as pb;
+use walser_proto::v1::cluster_service_server::ClusterService;
+use walser_proto::v1::operation_service_server::OperationService;
+use walser_rpc::{Failure, Reason};
+
+use super::Controller;
+use crate::keys::counter::PARTITIONS;
+use crate::keys::decode;
+use crate::keys::partition::{self, Partition};
+use crate::keys::topic;
+use crate::nodes::{self, Known};
+use crate::operations::time;
+use crate::topics::cluster_record;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[async_trait]
+impl ClusterService for Controller {
+    async fn get_cluster(&self, _request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
+        let record = cluster_record(&self.store).await?;
+        let known = nodes::list(&self.store).await?;
+        let version = known.iter().map(|node| node.registration.version.clone()).min();
+        let cluster = pb::Cluster {
+            id: record.id,
+            name: record.name,
+            version: version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
+            feature_level: 1,
+            mode: if self.config.standalone { "STANDALONE" } else { "DISTRIBUTED" }.to_owned(),
+            controller: "controller".to_owned(),
+            health: Some(self.health(&known).await?),
+        };
+        Ok(Response::new(pb::GetClusterResponse { cluster: Some(cluster) }))
+    }
+
+    async fn list_nodes(&self, request: Request<pb::ListNodesRequest>) -> Answer<pb::ListNodesResponse> {
+        let request = request.get_ref();
+        if !request.page_token.is_empty() {
+            let text = "the page token belongs to another query; start over";
+            return Err(Failure::new(Reason::PageTokenInvalid, text).into());
+        }
+        let known = nodes::list(&self.store).await?;
+        let wanted = known.iter().filter(|node| {
+            request.roles.is_empty() || request.roles.iter().any(|role| node.registration.roles.contains(role))
+        });
+        let nodes = wanted.map(|node| self.wire_node(node)).collect();
+        Ok(Response::new(pb::ListNodesResponse { nodes, next_page_token: String::new() }))
+    }
+}
+
+#[async_trait]
+impl OperationService for Controller {
+    async fn get_operation(&self, request: Request<pb::GetOperationRequest>) -> Answer<pb::GetOperationResponse> {
+        let operation = self.operations.find(&self.store, &request.get_ref().id).await?;
+        Ok(Response::new(pb::GetOperationResponse { operation: Some(operation) }))
+    }
+}
+
+impl Controller {
+    /// A node as clients see it.
+    pub(super) fn wire_node(&self, node: &Known) -> pb::Node {
+        let session = self.sessions.get(node.id);
+        let state = if node.fenced { pb::NodeState::Down } else { pb::NodeState::Active };
+        let registration = &node.registration;
+        let mut storage = session.as_ref().map(|session| session.stats.clone());
+        if let Some(storage) = &mut storage {
+            storage.replica_count = storage.replica_count.max(storage.leader_count);
+        }
+        pb::Node {
+            id: node.id,
+            instance: registration.incarnation.clone(),
+            roles: registration.roles.clone(),
+            address: registration.public_address.clone(),
+            rack: registration.rack.clone(),
+            version: registration.version.clone(),
+            state: state.into(),
+            storage,
+            labels: Default::default(),
+            start_time: Some(time(registration.started_ms)),
+            heartbeat_time: session.map(|session| time(session.heard_ms)),
+        }
+    }
+
+    async fn health(&self, known: &[Known]) -> Result<pb::ClusterHealth, Failure> {
+        let mut issues = Vec::new();
+        for node in known.iter().filter(|node| node.fenced) {
+            issues.push(pb::HealthIssue {
+                severity: pb::HealthStatus::Critical.into(),
+                code: "NODE_DOWN".to_owned(),
+                message: format!("storage node {} is down", node.id),
+                hint: "start it again, or look at its log".to_owned(),
+                objects: vec![format!("nodes/{}", node.id)],
+                start_time: self.sessions.get(node.id).map(|session| time(session.heard_ms)),
+            });
+        }
+        for node in known {
+            let disks = self.sessions.get(node.id).map(|session| session.stats.disks).unwrap_or_default();
+            for disk in disks.into_iter().filter(|disk| disk.failed) {
+                issues.push(pb::HealthIssue {
+                    severity: pb::HealthStatus::Critical.into(),
+                    code: "DISK_FAILED".to_owned(),
+                    message: format!("data directory {} of node {} is out of service", disk.path, node.id),
+                    hint: "look at the node's log; replace the disk".to_owned(),
+                    objects: vec![format!("nodes/{}", node.id)],
+                    start_time: None,
+                });
+            }
+        }
+        let mut offline = 0;
+        for entry in self.store.range(partition::PREFIX).await? {
+            offline += i32::from(decode::<Partition>(&entry)?.leader < 0);
+        }
+        if offline > 0 {
+            issues.push(pb::HealthIssue {
+                severity: pb::HealthStatus::Critical.into(),
+                code: "PARTITIONS_OFFLINE".to_owned(),
+                message: format!("{offline} partitions have no leader"),
+                hint: "start the nodes that are down".to_owned(),
+                objects: Vec::new(),
+                start_time: None,
+            });
+        }
+        let status = if issues.is_empty() { pb::HealthStatus::Ok } else { pb::HealthStatus::Critical };
+        let (partitions, _) = self.store.counter(PARTITIONS).await?;
+        let topic_count = self.store.range(topic::PREFIX).await?.len();
+        Ok(pb::ClusterHealth {
+            status: status.into(),
+            issues,
+            totals: Some(pb::TopicStats { offline_count: offline, ..Default::default() }),
+            topic_count: i32::try_from(topic_count).unwrap_or(i32::MAX),
+            partition_count: i32::try_from(partitions).unwrap_or(i32::MAX),
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! `WatchMetadata`: a snapshot of the store, then its changes.
+
+use tokio::sync::mpsc;
+use tonic::Status;
+use walser_metastore::{Change, KeyValue, Revision, WatchEvent};
+use walser_proto::internal::v1 as pbi;
+use walser_rpc::Failure;
+
+use super::Controller;
+use crate::error::store_failure;
+use crate::keys::node::Registration;
+use crate::keys::partition::{self, Partition};
+use crate::keys::{decode, node, topic};
+use crate::nodes::Known;
+use crate::store::versioned;
+use crate::topics;
+
+/// Items per message of a snapshot.
+const CHUNK: usize = 500;
+
+type Item = Result<pbi::WatchMetadataResponse, Status>;
+
+/// Streams metadata from after `resume` on, or a snapshot first.
+pub(super) fn watch(controller: Controller, resume: Revision) -> mpsc::Receiver<Item> {
+    let (items, stream) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let mut version = resume;
+        loop {
+            if let Err(error) = follow(&controller, &mut version, &items).await {
+                let _ = items.send(Err(error.into())).await;
+                return;
+            }
+            if items.is_closed() {
+                return;
+            }
+            // The history does not reach back that far: start over.
+            version = 0;
+        }
+    });
+    stream
+}
+
+/// Streams until the reader goes away, or until the history was compacted.
+async fn follow(controller: &Controller, version: &mut Revision, items: &mpsc::Sender<Item>) -> Result<(), Failure> {
+    if *version == 0 {
+        *version = snapshot(controller, items).await?;
+    }
+    let mut watch = controller.store.inner().watch("", *version).await.map_err(store_failure)?;
+    loop {
+        let event = tokio::select! {
+            event = watch.next() => event,
+            () = items.closed() => return Ok(()),
+        };
+        match event {
+            Some(WatchEvent::Changes { revision, changes }) => {
+                let mut message = delta(controller, &changes)?;
+                (message.version, message.commit) = (revision, true);
+                *version = revision;
+                if items.send(Ok(message)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Some(WatchEvent::Compacted { .. }) | None => return Ok(()),
+        }
+    }
+}
+
+async fn snapshot(controller: &Controller, items: &mpsc::Sender<Item>) -> Result<Revision, Failure> {
+    let all = controller.store.inner().range("").await.map_err(store_failure)?;
+    let revision = all.revision;
+    let mut first = true;
+    for chunk in all.entries.chunks(CHUNK) {
+        let changes: Vec<_> = chunk.iter().cloned().map(Change::Put).collect();
+        let mut message = delta(controller, &changes)?;
+        (message.version, message.reset) = (revision, first);
+        first = false;
+        if items.send(Ok(message)).await.is_err() {
+            return Ok(revision);
+        }
+    }
+    let end = pbi::WatchMetadataResponse { version: revision, reset: first, commit: true, ..Default::default() };
+    let _ = items.send(Ok(end)).await;
+    Ok(revision)
+}
+
+fn delta(controller: &Controller, changes: &[Change]) -> Result<pbi::WatchMetadataResponse, Failure> {
+    let mut message = pbi::WatchMetadataResponse::default();
+    for change in changes {
+        match change {
+            Change::Put(entry) => put(controller, entry, &mut message)?,
+            Change::Delete { key } => {
+                if let Some(id) = topic::parse(key) {
+                    message.removed_topic_ids.push(id.to_bytes().to_vec().into());
+                }
+            }
+        }
+    }
+    Ok(message)
+}
+
+fn put(
+    controller: &Controller,
+    entry: &KeyValue,
+    message: &mut pbi::WatchMetadataResponse,
+) -> Result<(), Failure> {
+    if let Some(id) = topic::parse(&entry.key) {
+        message.topics.push(topics::wire_topic(id, &versioned(entry)?));
+    } else if let Some((id, number)) = partition::parse(&entry.key) {
+        let value: Partition = decode(entry)?;
+        message.partitions.push(topics::wire_partition(id, number, &value, entry.mod_revision));
+    } else if let Some((id, true)) = node::parse(&entry.key) {
+        let registration: Registration = decode(entry)?;
+        let known = Known { id, registration, node_epoch: entry.mod_revision, fenced: false };
+        let (node, node_epoch) = (controller.wire_node(&known), entry.mod_revision);
+        message.nodes.push(pbi::NodeMetadata { node: Some(node), node_epoch, fenced: false });
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! `ControllerService`: nodes and producer ids.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+use walser_model::TopicId;
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::controller_service_server::ControllerService;
+use walser_rpc::{Failure, Reason};
+
+use super::{Controller, metadata};
+use crate::keys::node::{Registration, registration_key};
+use crate::sessions::Session;
+use crate::{nodes, producer_ids, topics};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// How often silent nodes are looked for.
+const FENCE_CHECK: Duration = Duration::from_millis(100);
+
+#[async_trait]
+impl ControllerService for Controller {
+    async fn register_node(&self, request: Request<pbi::RegisterNodeRequest>) -> Answer<pbi::RegisterNodeResponse> {
+        let request = request.into_inner();
+        let cluster_id = self.cluster.to_string();
+        if !request.cluster_id.is_empty() && request.cluster_id != cluster_id {
+            let text = format!("the data directory belongs to cluster {}, this is {cluster_id}", request.cluster_id);
+            let failure = Failure::new(Reason::ClusterIdMismatch, text);
+            return Err(failure.with("expected", cluster_id).with("actual", request.cluster_id).into());
+        }
+        if request.node_id <= 0 {
+            return Err(Failure::field("node_id", "storage nodes have ids from 1 on").into());
+        }
+        let node_epoch = nodes::register(&self.store, &request, self.clock.now_millis()).await?;
+        self.heard(request.node_id, node_epoch, Default::default());
+        tracing::info!(node = request.node_id, node_epoch, "node registered");
+        Ok(Response::new(pbi::RegisterNodeResponse {
+            node_epoch,
+            cluster_id,
+            heartbeat_interval: Some(self.config.beat.into()),
+            lease: Some(self.config.session.into()),
+        }))
+    }
+
+    type NodeSessionStream = Answers<pbi::NodeSessionResponse>;
+
+    async fn node_session(
+        &self,
+        request: Request<Streaming<pbi::NodeSessionRequest>>,
+    ) -> Answer<Self::NodeSessionStream> {
+        let mut beats = request.into_inner();
+        let (answers, stream) = mpsc::channel(16);
+        let controller = self.handle();
+        tokio::spawn(async move {
+            while let Some(Ok(beat)) = beats.next().await {
+                let answer = controller.take_beat(beat).await;
+                if answers.send(answer).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type WatchMetadataStream = Answers<pbi::WatchMetadataResponse>;
+
+    async fn watch_metadata(
+        &self,
+        request: Request<pbi::WatchMetadataRequest>,
+    ) -> Answer<Self::WatchMetadataStream> {
+        let request = request.into_inner();
+        if !request.cluster_id.is_empty() && request.cluster_id != self.cluster.to_string() {
+            let text = format!("cluster {} is another one", request.cluster_id);
+            return Err(Failure::new(Reason::ClusterIdMismatch, text).into());
+        }
+        let stream = metadata::watch(self.handle(), request.resume_version);
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn allocate_producer_ids(
+        &self,
+        _request: Request<pbi::AllocateProducerIdsRequest>,
+    ) -> Answer<pbi::AllocateProducerIdsResponse> {
+        let first_id = producer_ids::allocate(&self.store).await?;
+        Ok(Response::new(pbi::AllocateProducerIdsResponse { first_id, count: producer_ids::BLOCK }))
+    }
+}
+
+impl Controller {
+    /// A handle for tasks: everything in it is shared.
+    fn handle(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            clock: Arc::clone(&self.clock),
+            random: Arc::clone(&self.random),
+            sessions: self.sessions.clone(),
+            operations: self.operations.clone(),
+            config: self.config.clone(),
+            cluster: self.cluster,
+        }
+    }
+
+    fn heard(&self, node: i32, node_epoch: i64, stats: walser_proto::v1::StorageStats) {
+        let (heard, heard_ms) = (self.clock.monotonic(), self.clock.now_millis());
+        self.sessions.beat(node, Session { node_epoch, stats, heard, heard_ms });
+    }
+
+    async fn take_beat(&self, beat: pbi::NodeSessionRequest) -> Result<pbi::NodeSessionResponse, Status> {
+        let known = nodes::list(&self.store).await?;
+        let Some(node) = known.iter().find(|node| node.node_epoch == beat.node_epoch && !node.fenced) else {
+            let reason = "another incarnation has registered, or the session is over".to_owned();
+            let action = pbi::node_session_response::Action::Fenced(pbi::Fenced { reason });
+            return Ok(pbi::NodeSessionResponse { action: Some(action) });
+        };
+        self.heard(node.id, beat.node_epoch, beat.stats.unwrap_or_default());
+        for raw in &beat.removed_topic_ids {
+            let Ok(bytes) = raw.as_ref().try_into() else { continue };
+            let now = self.clock.now_millis();
+            let ended = topics::removed(&self.store, TopicId::from_bytes(bytes), node.id, now).await?;
+            if let Some(operation) = ended {
+                self.operations.end(operation);
+            }
+        }
+        Ok(pbi::NodeSessionResponse { action: None })
+    }
+}
+
+/// Fences nodes that are not heard of any more, for as long as the controller runs.
+pub(super) async fn fence_silent(controller: Arc<Controller>) {
+    let mut ticks = tokio::time::interval(FENCE_CHECK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = controller.clock.monotonic();
+    // Nodes that this controller has not heard yet get a full session from its start.
+    for node in nodes::list(&controller.store).await.unwrap_or_default().iter().filter(|node| !node.fenced) {
+        controller.heard(node.id, node.node_epoch, Default::default());
+    }
+    loop {
+        ticks.tick().await;
+        let now = controller.clock.monotonic();
+        // A late tick means that this process was not running: nobody is silent for that (amendment A8).
+        let paused = now.saturating_sub(last).saturating_sub(2 * FENCE_CHECK);
+        last = now;
+        for (node, node_epoch) in controller.sessions.silent(now, controller.config.session + paused) {
+            let registered = controller.store.get::<Registration>(&registration_key(node)).await;
+            if matches!(registered, Ok(Some(found)) if found.mod_revision == node_epoch) {
+                tracing::warn!(node, node_epoch, "node fenced: not heard within its session");
+                if let Err(error) = nodes::fence(&controller.store, node, node_epoch).await {
+                    tracing::warn!(node, %error, "fencing did not finish, it will be tried again");
+                    continue;
+                }
+            }
+            controller.sessions.end(node, node_epoch);
+        }
+    }
+}

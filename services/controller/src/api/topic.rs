@@ -1,0 +1,74 @@
+//! `TopicService`. `TruncateTopic` is not here: gateways carry it out on the leaders.
+
+use async_trait::async_trait;
+use tonic::{Request, Response, Status};
+use walser_model::TopicId;
+use walser_proto::v1 as pb;
+use walser_proto::v1::topic_service_server::TopicService;
+use walser_rpc::{Failure, Reason};
+
+use super::Controller;
+use crate::topics;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[async_trait]
+impl TopicService for Controller {
+    async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answer<pb::CreateTopicResponse> {
+        let request = request.into_inner();
+        let id = TopicId::from_random(self.random.bytes());
+        let now = self.clock.now_millis();
+        let (id, topic) = topics::create(&self.store, &self.config, &request, id, now).await?;
+        if !request.validate_only {
+            tracing::info!(topic = topic.value.name, partitions = topic.value.partition_count, "topic created");
+        }
+        Ok(Response::new(pb::CreateTopicResponse { topic: Some(topics::wire_topic(id, &topic)) }))
+    }
+
+    async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
+        let (id, topic) = topics::find(&self.store, &request.get_ref().name).await?;
+        Ok(Response::new(pb::GetTopicResponse { topic: Some(topics::wire_topic(id, &topic)) }))
+    }
+
+    async fn list_topics(&self, request: Request<pb::ListTopicsRequest>) -> Answer<pb::ListTopicsResponse> {
+        Ok(Response::new(topics::list(&self.store, request.get_ref()).await?))
+    }
+
+    async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
+        let (id, topic) = topics::update(&self.store, request.get_ref()).await?;
+        Ok(Response::new(pb::UpdateTopicResponse { topic: Some(topics::wire_topic(id, &topic)) }))
+    }
+
+    async fn delete_topic(&self, request: Request<pb::DeleteTopicRequest>) -> Answer<pb::DeleteTopicResponse> {
+        let number = u128::from_be_bytes(self.random.bytes()) % 0x1_0000_0000;
+        let operation = format!("op-{number:08x}");
+        let now = self.clock.now_millis();
+        let operation = topics::delete(&self.store, request.get_ref(), &operation, now).await?;
+        tracing::info!(topic = request.get_ref().name, "topic deleted");
+        Ok(Response::new(pb::DeleteTopicResponse { operation: Some(operation) }))
+    }
+
+    async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
+        let (id, topic) = topics::add_partitions(&self.store, &self.config, request.get_ref()).await?;
+        Ok(Response::new(pb::AddPartitionsResponse { topic: Some(topics::wire_topic(id, &topic)) }))
+    }
+
+    async fn list_partitions(
+        &self,
+        request: Request<pb::ListPartitionsRequest>,
+    ) -> Answer<pb::ListPartitionsResponse> {
+        Ok(Response::new(topics::partitions(&self.store, request.get_ref()).await?))
+    }
+
+    async fn truncate_topic(&self, _request: Request<pb::TruncateTopicRequest>) -> Answer<pb::TruncateTopicResponse> {
+        let text = "records are deleted by the leaders: call a gateway";
+        Err(Failure::new(Reason::FeatureDisabled, text).with("feature", "TruncateTopic").into())
+    }
+
+    async fn list_topic_configs(
+        &self,
+        request: Request<pb::ListTopicConfigsRequest>,
+    ) -> Answer<pb::ListTopicConfigsResponse> {
+        Ok(Response::new(topics::configs(&self.store, request.get_ref()).await?))
+    }
+}

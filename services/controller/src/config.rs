@@ -1,0 +1,70 @@
+//! Settings of the controller.
+
+use std::time::Duration;
+
+use walser_service::{Key, Kind, Settings};
+
+/// Every setting.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "cluster.name",
+        kind: Kind::Text,
+        default: "walser",
+        doc: "Name of the cluster for people; taken when the cluster is made.",
+    },
+    Key {
+        name: "controller.partitions.max",
+        kind: Kind::Int(1, 10_000_000),
+        default: "200000",
+        doc: "Most partitions in the cluster.",
+    },
+    Key {
+        name: "controller.topic.partitions.max",
+        kind: Kind::Int(1, 100_000),
+        default: "10000",
+        doc: "Most partitions of one topic.",
+    },
+    Key {
+        name: "controller.node.session.ms",
+        kind: Kind::Millis(500, 60_000),
+        default: "2000",
+        doc: "A node that is not heard of for this long is fenced.",
+    },
+    Key {
+        name: "controller.node.beat.ms",
+        kind: Kind::Millis(50, 10_000),
+        default: "200",
+        doc: "Time between a node's heartbeats.",
+    },
+];
+
+/// Checked settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name for people.
+    pub cluster_name: String,
+    /// Most partitions in the cluster.
+    pub partitions_max: i64,
+    /// Most partitions of one topic.
+    pub topic_partitions_max: i32,
+    /// A node's session.
+    pub session: Duration,
+    /// Time between heartbeats.
+    pub beat: Duration,
+    /// Everything runs in one process: sessions end with it, and nodes are not watched.
+    pub standalone: bool,
+}
+
+impl Config {
+    /// From settings.
+    pub fn from_settings(settings: &Settings, standalone: bool) -> Self {
+        Self {
+            cluster_name: settings.text("cluster.name").to_owned(),
+            partitions_max: settings.number("controller.partitions.max"),
+            topic_partitions_max: settings.number("controller.topic.partitions.max"),
+            session: settings.duration("controller.node.session.ms"),
+            beat: settings.duration("controller.node.beat.ms"),
+            standalone,
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! `counts/partitions` and `pids/next`: numbers.
+
+use serde::{Deserialize, Serialize};
+
+use super::Value;
+
+pub(crate) const PARTITIONS: &str = "counts/partitions";
+pub(crate) const PRODUCER_IDS: &str = "pids/next";
+
+/// A number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counter {
+    pub(crate) value: i64,
+}
+
+impl Value for Counter {}
+
+#[test]
+fn the_form_is_the_documented_one() {
+    super::assert_form(&Counter { value: 7 }, r#"{"value":7}"#);
+}

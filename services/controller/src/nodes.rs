@@ -1,0 +1,123 @@
+//! Storage nodes: registration, fencing, and the leadership that follows from both.
+
+use walser_metastore::{Compare, Op, Txn};
+use walser_model::Timestamp;
+use walser_proto::internal::v1 as pbi;
+use walser_rpc::Failure;
+
+use crate::keys::node::{self, Live, Registration};
+use crate::keys::partition::{self, Partition};
+use crate::keys::{decode, put};
+use crate::store::{ATTEMPTS_MAX, Store, contended, versioned};
+
+/// A storage node as it stands in the store.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) id: i32,
+    pub(crate) registration: Registration,
+    pub(crate) node_epoch: i64,
+    pub(crate) fenced: bool,
+}
+
+/// Every storage node, by id.
+pub(crate) async fn list(store: &Store) -> Result<Vec<Known>, Failure> {
+    let mut known: Vec<Known> = Vec::new();
+    let mut fenced = Vec::new();
+    for entry in store.range(node::PREFIX).await? {
+        match node::parse(&entry.key) {
+            Some((id, true)) => {
+                let registration = decode(&entry)?;
+                known.push(Known { id, registration, node_epoch: entry.mod_revision, fenced: false });
+            }
+            Some((id, false)) if decode::<Live>(&entry)?.fenced => fenced.push(id),
+            _ => {}
+        }
+    }
+    for node in &mut known {
+        node.fenced = fenced.contains(&node.id);
+    }
+    Ok(known)
+}
+
+/// Ids of nodes that can take replicas, ascending.
+pub(crate) async fn usable(store: &Store) -> Result<Vec<i32>, Failure> {
+    Ok(list(store).await?.into_iter().filter(|node| !node.fenced).map(|node| node.id).collect())
+}
+
+/// Registers a storage node. Its partitions get a new leader epoch in the same transaction, so that nothing of its
+/// earlier incarnation counts any more; those without a leader for which it is in sync are led by it.
+pub(crate) async fn register(
+    store: &Store,
+    request: &pbi::RegisterNodeRequest,
+    now: Timestamp,
+) -> Result<i64, Failure> {
+    let id = request.node_id;
+    let registration = Registration {
+        incarnation: request.incarnation.clone(),
+        roles: request.roles.clone(),
+        internal_address: request.internal_address.clone(),
+        public_address: request.public_address.clone(),
+        rack: request.rack.clone(),
+        version: request.version.clone(),
+        started_ms: now,
+    };
+    for _ in 0..ATTEMPTS_MAX {
+        let mut txn = sweep(store, id, |partition| {
+            let leads = partition.leader == id;
+            let can_lead = partition.leader == -1 && partition.isr.contains(&id);
+            (leads || can_lead).then(|| Partition {
+                leader: id,
+                leader_epoch: partition.leader_epoch + 1,
+                ..partition.clone()
+            })
+        })
+        .await?;
+        txn.ops.push(put(node::registration_key(id), &registration));
+        txn.ops.push(put(node::live_key(id), &Live { fenced: false }));
+        if let Some(revision) = store.commit(txn).await? {
+            return Ok(revision);
+        }
+    }
+    Err(contended())
+}
+
+/// Fences a node whose session is over: it leads nothing until it registers again.
+pub(crate) async fn fence(store: &Store, id: i32, node_epoch: i64) -> Result<(), Failure> {
+    for _ in 0..ATTEMPTS_MAX {
+        let mut txn = sweep(store, id, |partition| {
+            (partition.leader == id).then(|| Partition {
+                leader: -1,
+                leader_epoch: partition.leader_epoch + 1,
+                ..partition.clone()
+            })
+        })
+        .await?;
+        txn.compares.push(Compare::ModifiedAt(node::registration_key(id), node_epoch));
+        txn.ops.push(put(node::live_key(id), &Live { fenced: true }));
+        let registered = store.get::<Registration>(&node::registration_key(id)).await?;
+        if registered.is_none_or(|found| found.mod_revision != node_epoch) {
+            return Ok(());
+        }
+        if store.commit(txn).await?.is_some() {
+            return Ok(());
+        }
+    }
+    Err(contended())
+}
+
+/// The transaction that changes every partition of a node for which `decide` says how.
+async fn sweep(store: &Store, id: i32, decide: impl Fn(&Partition) -> Option<Partition>) -> Result<Txn, Failure> {
+    let mut txn = Txn::default();
+    for entry in store.range(partition::PREFIX).await? {
+        let found = versioned::<Partition>(&entry)?;
+        if !found.value.replicas.contains(&id) {
+            continue;
+        }
+        if let Some(changed) = decide(&found.value) {
+            txn.compares.push(found.unchanged());
+            txn.ops.push(put(found.key, &changed));
+        }
+    }
+    debug_assert!(txn.ops.iter().all(|op| matches!(op, Op::Put { .. })), "a sweep removes nothing");
+    Ok(txn)
+}

@@ -1,0 +1,96 @@
+//! Typed access to the metadata store.
+
+use std::sync::Arc;
+
+use walser_metastore::{Compare, KeyValue, Metastore, Outcome, Revision, Txn};
+use walser_model::{ClusterId, Timestamp};
+use walser_rpc::Failure;
+
+use crate::config::Config;
+use crate::error::store_failure;
+use crate::keys::{self, Value, cluster, decode, put};
+
+/// A decision is taken again this often when another one came between.
+pub(crate) const ATTEMPTS_MAX: usize = 20;
+
+/// The metadata store as the controller uses it.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    inner: Arc<dyn Metastore>,
+    config: Config,
+}
+
+/// A value with the revision that a later write compares.
+#[derive(Debug, Clone)]
+pub(crate) struct Versioned<V> {
+    pub(crate) value: V,
+    pub(crate) mod_revision: Revision,
+    pub(crate) key: String,
+}
+
+impl<V> Versioned<V> {
+    /// The condition that nobody changed it since.
+    pub(crate) fn unchanged(&self) -> Compare {
+        Compare::ModifiedAt(self.key.clone(), self.mod_revision)
+    }
+}
+
+impl Store {
+    pub(crate) fn new(inner: Arc<dyn Metastore>, config: Config) -> Self {
+        Self { inner, config }
+    }
+
+    /// The store itself, for watches.
+    pub(crate) fn inner(&self) -> &Arc<dyn Metastore> {
+        &self.inner
+    }
+
+    pub(crate) async fn get<V: Value>(&self, key: &str) -> Result<Option<Versioned<V>>, Failure> {
+        let (entry, _) = self.inner.get(key).await.map_err(store_failure)?;
+        entry.as_ref().map(versioned).transpose()
+    }
+
+    pub(crate) async fn range(&self, prefix: &str) -> Result<Vec<KeyValue>, Failure> {
+        Ok(self.inner.range(prefix).await.map_err(store_failure)?.entries)
+    }
+
+    /// Commits; `None` when a condition did not hold and the decision must be taken again.
+    pub(crate) async fn commit(&self, txn: Txn) -> Result<Option<Revision>, Failure> {
+        match self.inner.transact(txn).await.map_err(store_failure)? {
+            Outcome::Committed(revision) => Ok(Some(revision)),
+            Outcome::Conflict(_) => Ok(None),
+        }
+    }
+
+    /// Makes the cluster at the first start, or reads it.
+    pub(crate) async fn ensure_cluster(&self, random: [u8; 16], now: Timestamp) -> Result<ClusterId, Failure> {
+        loop {
+            if let Some(found) = self.get::<cluster::Cluster>(cluster::KEY).await? {
+                return found.value.id.parse().map_err(|_| Failure::internal("the cluster's id is not readable"));
+            }
+            let id = ClusterId::from_random(random).to_string();
+            let value = cluster::Cluster { id, name: self.config.cluster_name.clone(), created_ms: now };
+            let compares = vec![Compare::Missing(cluster::KEY.to_owned())];
+            self.commit(Txn { compares, ops: vec![put(cluster::KEY.to_owned(), &value)] }).await?;
+        }
+    }
+
+    /// Reads a counter; a missing one is 0. The condition says that nobody changed it since.
+    pub(crate) async fn counter(&self, key: &str) -> Result<(i64, Compare), Failure> {
+        let found = self.get::<keys::counter::Counter>(key).await?;
+        Ok(match found {
+            Some(found) => (found.value.value, found.unchanged()),
+            None => (0, Compare::Missing(key.to_owned())),
+        })
+    }
+}
+
+/// Reads a value with its revision.
+pub(crate) fn versioned<V: Value>(entry: &KeyValue) -> Result<Versioned<V>, Failure> {
+    Ok(Versioned { value: decode(entry)?, mod_revision: entry.mod_revision, key: entry.key.clone() })
+}
+
+/// The answer when a decision was overtaken every time.
+pub(crate) fn contended() -> Failure {
+    Failure::new(walser_rpc::Reason::ControllerNotAvailable, "too many changes at once; nothing was done, try again")
+}

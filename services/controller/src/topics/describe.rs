@@ -1,0 +1,200 @@
+//! Reading topics: wire forms, pages, settings.
+
+use std::collections::BTreeMap;
+
+use walser_model::{ConfigType, SETTINGS, TopicId};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::v1 as pb;
+use walser_rpc::{Failure, Reason};
+
+use super::{Found, find};
+use crate::keys::partition::{self, Partition};
+use crate::keys::topic::{self, Topic};
+use crate::keys::{cluster, decode};
+use crate::operations::time;
+use crate::placement::effective_min_isr;
+use crate::store::{Store, Versioned, versioned};
+
+/// A topic as clients see it; stats are filled in by gateways.
+pub(crate) fn wire_topic(id: TopicId, found: &Versioned<Topic>) -> pb::Topic {
+    let topic = &found.value;
+    pb::Topic {
+        name: topic.name.clone(),
+        id: id.to_string(),
+        partition_count: topic.partition_count,
+        replication_factor: topic.replication_factor,
+        config: topic.config.clone().into_iter().collect(),
+        labels: topic.labels.clone().into_iter().collect(),
+        description: topic.description.clone(),
+        state: pb::TopicState::Ready.into(),
+        internal: topic.name.starts_with(walser_model::RESERVED_PREFIX),
+        stats: None,
+        etag: found.mod_revision.to_string(),
+        create_time: Some(time(topic.created_ms)),
+    }
+}
+
+/// A partition as services see it.
+pub(crate) fn wire_partition(topic: TopicId, number: i32, value: &Partition, epoch: i64) -> pbi::PartitionMetadata {
+    pbi::PartitionMetadata {
+        r#ref: Some(pbi::PartitionRef {
+            topic_id: topic.to_bytes().to_vec().into(),
+            partition: number,
+            leader_epoch: value.leader_epoch,
+        }),
+        leader: value.leader,
+        replicas: value.replicas.clone(),
+        isr: value.isr.clone(),
+        partition_epoch: epoch,
+        min_isr: value.min_isr,
+    }
+}
+
+/// The page after a token. A token names the query it belongs to, and the last item before it.
+fn after_token<'a>(token: &'a str, query: &str) -> Result<&'a str, Failure> {
+    if token.is_empty() {
+        return Ok("");
+    }
+    let after = token.strip_prefix(query).and_then(|rest| rest.strip_prefix('\n'));
+    after.ok_or_else(|| Failure::new(Reason::PageTokenInvalid, "the page token belongs to another query; start over"))
+}
+
+fn page_size(asked: i32, default: usize, most: usize) -> Result<usize, Failure> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(default),
+        Ok(size) => Ok(size.min(most)),
+        Err(_) => Err(Failure::field("page_size", "must be at least 0")),
+    }
+}
+
+/// Topics by name, page by page.
+pub(crate) async fn list(store: &Store, request: &pb::ListTopicsRequest) -> Result<pb::ListTopicsResponse, Failure> {
+    let size = page_size(request.page_size, 100, 1000)?;
+    let query = format!("topics/{}/{}", request.include_internal, request.name_contains);
+    let after = after_token(&request.page_token, &query)?;
+    let mut topics: Vec<Found> = Vec::new();
+    for entry in store.range(topic::PREFIX).await? {
+        let Some(id) = topic::parse(&entry.key) else { continue };
+        topics.push((id, versioned(&entry)?));
+    }
+    let wanted = |(_, found): &Found| {
+        let topic = &found.value;
+        topic.name.as_str() > after
+            && topic.name.contains(&request.name_contains)
+            && (request.include_internal || !topic.name.starts_with(walser_model::RESERVED_PREFIX))
+    };
+    topics.retain(wanted);
+    topics.sort_unstable_by(|(_, left), (_, right)| left.value.name.cmp(&right.value.name));
+    let more = topics.len() > size;
+    topics.truncate(size);
+    let last = topics.last().map(|(_, found)| found.value.name.clone()).unwrap_or_default();
+    let next_page_token = if more { format!("{query}\n{last}") } else { String::new() };
+    let topics = topics.iter().map(|(id, found)| wire_topic(*id, found)).collect();
+    Ok(pb::ListTopicsResponse { topics, next_page_token })
+}
+
+/// Partitions of a topic (or the unhealthy ones of all), page by page; live numbers are filled in by gateways.
+pub(crate) async fn partitions(
+    store: &Store,
+    request: &pb::ListPartitionsRequest,
+) -> Result<pb::ListPartitionsResponse, Failure> {
+    let size = page_size(request.page_size, 200, 2000)?;
+    if request.topic.is_empty() && !request.only_unhealthy {
+        return Err(Failure::field("topic", "is needed unless only_unhealthy is set"));
+    }
+    let query = format!("partitions/{}/{}", request.only_unhealthy, request.topic);
+    let after = after_token(&request.page_token, &query)?;
+    let mut names = BTreeMap::new();
+    let prefix = if request.topic.is_empty() {
+        for entry in store.range(topic::PREFIX).await? {
+            if let Some(id) = topic::parse(&entry.key) {
+                names.insert(id, decode::<Topic>(&entry)?.name);
+            }
+        }
+        partition::PREFIX.to_owned()
+    } else {
+        let (id, found) = find(store, &request.topic).await?;
+        names.insert(id, found.value.name);
+        partition::topic_prefix(id)
+    };
+    let mut found = Vec::new();
+    for entry in store.range(&prefix).await?.into_iter().filter(|entry| entry.key.as_str() > after) {
+        let Some((id, number)) = partition::parse(&entry.key) else { continue };
+        let value: Partition = decode(&entry)?;
+        let healthy = value.leader >= 0 && value.isr.len() == value.replicas.len();
+        if request.only_unhealthy && healthy {
+            continue;
+        }
+        let Some(topic) = names.get(&id) else { continue };
+        let partition = pb::Partition {
+            partition: number,
+            leader: value.leader,
+            leader_epoch: value.leader_epoch,
+            replicas: value.replicas,
+            isr: value.isr,
+            ..Default::default()
+        };
+        found.push((entry.key, pb::TopicPartitionInfo { topic: topic.clone(), partition: Some(partition) }));
+        if found.len() > size {
+            break;
+        }
+    }
+    let more = found.len() > size;
+    found.truncate(size);
+    let last = found.last().map(|(key, _)| key.clone()).unwrap_or_default();
+    let next_page_token = if more { format!("{query}\n{last}") } else { String::new() };
+    Ok(pb::ListPartitionsResponse { partitions: found.into_iter().map(|(_, info)| info).collect(), next_page_token })
+}
+
+/// Every setting with value, default, source and documentation.
+pub(crate) async fn configs(
+    store: &Store,
+    request: &pb::ListTopicConfigsRequest,
+) -> Result<pb::ListTopicConfigsResponse, Failure> {
+    let size = page_size(request.page_size, usize::MAX, usize::MAX)?;
+    let query = format!("configs/{}/{}", request.overrides_only, request.topic);
+    let after = after_token(&request.page_token, &query)?;
+    let nodes = crate::nodes::usable(store).await?.len();
+    let (overrides, replication) = if request.topic.is_empty() {
+        (BTreeMap::new(), crate::placement::default_replication(nodes))
+    } else {
+        let (_, found) = find(store, &request.topic).await?;
+        (found.value.config, found.value.replication_factor)
+    };
+    let min_isr = effective_min_isr(None, nodes, replication).to_string();
+    let entry = |setting: &walser_model::Setting| {
+        let chosen = overrides.get(setting.name);
+        let default = if setting.default.is_empty() { min_isr.as_str() } else { setting.default };
+        let source = if chosen.is_some() { pb::ConfigSource::Topic } else { pb::ConfigSource::Default };
+        let kind = match setting.kind {
+            ConfigType::Bool => pb::ConfigType::Bool,
+            ConfigType::Int => pb::ConfigType::Int,
+            ConfigType::DurationMs => pb::ConfigType::DurationMs,
+            ConfigType::Bytes => pb::ConfigType::Bytes,
+            ConfigType::Text => pb::ConfigType::String,
+        };
+        pb::ConfigEntry {
+            name: setting.name.to_owned(),
+            value: chosen.map_or(default, String::as_str).to_owned(),
+            default_value: default.to_owned(),
+            source: source.into(),
+            r#type: kind.into(),
+            documentation: setting.documentation.to_owned(),
+            ..Default::default()
+        }
+    };
+    let wanted = SETTINGS.iter().filter(|setting| setting.name > after);
+    let wanted = wanted.filter(|setting| !request.overrides_only || overrides.contains_key(setting.name));
+    let mut configs: Vec<_> = wanted.map(entry).collect();
+    let more = configs.len() > size;
+    configs.truncate(size);
+    let last = configs.last().map(|config| config.name.clone()).unwrap_or_default();
+    let next_page_token = if more { format!("{query}\n{last}") } else { String::new() };
+    Ok(pb::ListTopicConfigsResponse { configs, next_page_token })
+}
+
+/// The cluster's record.
+pub(crate) async fn cluster_record(store: &Store) -> Result<cluster::Cluster, Failure> {
+    let found = store.get::<cluster::Cluster>(cluster::KEY).await?;
+    Ok(found.ok_or_else(|| Failure::internal("the cluster has no record"))?.value)
+}
