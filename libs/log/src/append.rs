@@ -40,8 +40,8 @@ impl Log {
         end > from || end > self.config.segment_bytes
     }
 
-    /// Appends `run`: whole batches, one after the other, already stamped with their offsets and leader epoch, the
-    /// first at the log end. `headers` describes them.
+    /// Appends `run`: whole batches, one after the other, already admitted and stamped with their offsets and leader
+    /// epoch, the first at the log end. `headers` describes them.
     ///
     /// # Errors
     /// [`AppendError`]. After [`AppendError::NoSpace`] the log is as before; after another I/O error it is out of
@@ -50,6 +50,15 @@ impl Log {
     /// # Panics
     /// When the batches do not continue the log or do not add up to `run`: the caller numbered them wrongly.
     pub fn append(&mut self, run: &[u8], headers: &[BatchHeader], now: Timestamp) -> Result<(), AppendError> {
+        let appended = self.append_admitted(run, headers, now);
+        if appended.is_err() {
+            // What was admitted is not in the log: the producers are read again from what is.
+            self.producers = None;
+        }
+        appended
+    }
+
+    fn append_admitted(&mut self, run: &[u8], headers: &[BatchHeader], now: Timestamp) -> Result<(), AppendError> {
         self.writable()?;
         assert_eq!(headers.iter().map(|header| header.size).sum::<usize>(), run.len(), "headers describe the run");
         let mut rest = run;
@@ -106,7 +115,6 @@ impl Log {
             if self.shared.epochs.write().assign(header.leader_epoch, header.base_offset) {
                 self.flushing.epochs_changed = true;
             }
-            self.producers().map_err(|error| AppendError::Log(error.into()))?.record(header);
             self.shared.end.store(header.next_offset().0, Ordering::Release);
         }
         self.flushing.appended(run.len() as u64);

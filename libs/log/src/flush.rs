@@ -150,6 +150,11 @@ impl Log {
         self.flushing.busy()
     }
 
+    /// Whether space is being filled ahead.
+    pub fn extension_running(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.extending_from.is_some())
+    }
+
     /// Takes the work that makes everything appended so far durable. `None`: there is nothing to do, or the last
     /// job has not been answered by [`Log::finish_flush`].
     ///

@@ -220,12 +220,18 @@ impl Log {
         }
     }
 
-    /// Judges a batch against what is known of its producer.
+    /// Judges a batch against what is known of its producer, and takes it into account for those that follow when it
+    /// is the next. `header` carries the base offset that the batch is about to get.
     ///
     /// # Errors
     /// When the snapshot of a resting log cannot be read.
-    pub fn judge(&mut self, header: &walser_record_batch::BatchHeader) -> Result<Verdict, LogError> {
-        Ok(self.producers()?.judge(header))
+    pub fn admit(&mut self, header: &walser_record_batch::BatchHeader) -> Result<Verdict, LogError> {
+        let producers = self.producers()?;
+        let verdict = producers.judge(header);
+        if verdict == Verdict::Next {
+            producers.record(header);
+        }
+        Ok(verdict)
     }
 
     /// The producers, loaded from the snapshot at the log end where the log rests.

@@ -33,6 +33,8 @@ pub(crate) struct Segment {
 struct Parts {
     file: Option<Arc<dyn DiskFile>>,
     index: Option<LoadedIndex>,
+    /// Highest timestamp, as known when the index was dropped: retention asks for it again and again.
+    rested_max_timestamp: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -94,7 +96,9 @@ impl Segment {
 
     /// Closes the file and drops the index. Handles given out before stay good.
     pub(crate) fn rest(&self) {
-        *self.parts.lock() = Parts::default();
+        let mut parts = self.parts.lock();
+        let known = parts.index.as_ref().map(|loaded| loaded.max_timestamp);
+        *parts = Parts { rested_max_timestamp: known.or(parts.rested_max_timestamp), ..Parts::default() };
     }
 
     /// Starts an empty index: for a new segment, whose file has nothing in it.
@@ -124,6 +128,9 @@ impl Segment {
 
     /// Highest timestamp of all batches; `i64::MIN` when there are none.
     pub(crate) fn max_timestamp(&self) -> io::Result<Timestamp> {
+        if let Parts { index: None, rested_max_timestamp: Some(known), .. } = &*self.parts.lock() {
+            return Ok(*known);
+        }
         let parts = self.index()?;
         Ok(parts.index.as_ref().map_or(Timestamp::MIN, |loaded| loaded.max_timestamp))
     }
@@ -201,7 +208,10 @@ impl Segment {
         let file = self.file(Open::Write)?;
         file.set_len(size)?;
         self.size.store(size, Ordering::Release);
-        let kept = self.parts.lock().index.take();
+        let mut parts = self.parts.lock();
+        parts.rested_max_timestamp = None;
+        let kept = parts.index.take();
+        drop(parts);
         let mut index = match kept {
             Some(loaded) => loaded.index,
             None => self.read_index_file()?,

@@ -15,7 +15,7 @@ pub use deadline::remaining;
 pub use failure::Failure;
 pub use guard::{Guard, SpanMaker};
 pub use link::{AppendPermit, AppendReply, StorageLink};
-pub use network::{Connection, Network, local_connection};
+pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use reason::rule;
 
 /// The reasons of errors, from the contract.

@@ -14,7 +14,12 @@ use walser_model::NodeId;
 use crate::link::StorageLink;
 
 /// What generated clients call through: a channel over TCP, or the callee's routes in this process.
-pub type Connection = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, tonic::codegen::StdError>;
+pub type Connection = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, ConnectionError>;
+
+/// The callee could not be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConnectionError(String);
 
 /// The services that can be reached.
 #[derive(Debug, Clone, Default)]

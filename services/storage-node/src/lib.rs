@@ -1,1 +1,30 @@
-//! walser-storage-node
+//! The storage node: replicated partition logs on the disks of one machine.
+//!
+//! ```text
+//!   gateway ── StorageLink ──> link ── queue ──> log shard (a thread) ──> log ──> disk
+//!                               |                  |        ^
+//!                               |                  flush threads (fdatasync)
+//!                               '── fetch <── board: high watermarks, tail cache, readers
+//! ```
+//!
+//! Invariant: only its log shard appends to a partition.
+//! Invariant: nothing here decides when an offset is committed: `walser_replication::Leader` does.
+
+mod api;
+mod board;
+mod config;
+mod error;
+mod fetch;
+mod flush;
+mod link;
+mod metrics;
+mod node;
+mod shard;
+mod shard_set;
+mod space;
+mod start;
+mod tail;
+
+pub use config::{Config, KEYS};
+pub use error::StartError;
+pub use start::{Environment, Recovered, Started, Stopping, start};

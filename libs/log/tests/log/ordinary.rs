@@ -71,7 +71,7 @@ fn repeat(site: &mut Site, producer: Producer, count: i32) -> Verdict {
         builder.append(&fields);
     }
     let header = BatchHeader::parse(&builder.build(producer)).unwrap();
-    site.log.judge(&header).unwrap()
+    site.log.admit(&header).unwrap()
 }
 
 #[test]

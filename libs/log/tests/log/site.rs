@@ -74,6 +74,7 @@ impl Site {
         let mut batch = builder.build(producer).to_vec();
         stamp_position(&mut batch, base, self.epoch);
         let header = BatchHeader::parse(&batch).unwrap();
+        self.log.admit(&header)?;
         self.log.append(&batch, &[header], base.0)?;
         self.written.truncate(usize::try_from(base.0).unwrap());
         let expected = values.iter().zip(base.0..);

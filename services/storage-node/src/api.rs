@@ -1,0 +1,196 @@
+//! `StorageService`: decode, hand over, encode.
+
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+use walser_model::{Offset, TopicPartition};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::storage_service_server::StorageService;
+use walser_proto::v1 as pb;
+use walser_rpc::{Failure, StorageLink as _};
+
+use crate::board::Board;
+use crate::error::{not_leader, read_failure};
+use crate::link::LocalLink;
+use crate::shard::Command;
+
+type Answer<T> = Result<Response<T>, Status>;
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Answers of a stream that may wait for their reader; the sender's byte permits bound their number too.
+const ANSWERS_MAX: usize = 4096;
+
+/// The services of a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) node: walser_model::NodeId,
+    pub(crate) link: LocalLink,
+    pub(crate) board: Board,
+}
+
+fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, Failure> {
+    let found = reference.and_then(walser_proto::topic_partition);
+    Ok(found.ok_or_else(|| Failure::field("ref", "is not a partition"))?.0)
+}
+
+impl Api {
+    async fn look_up(&self, lookup: &pbi::OffsetLookup) -> Result<pbi::OffsetFound, Failure> {
+        let id = partition(lookup.r#ref.as_ref())?;
+        let replica = self.board.led(id).ok_or_else(|| not_leader(self.node))?;
+        let high_watermark = replica.high_watermark();
+        let at = |offset: Offset| pbi::OffsetFound {
+            offset: offset.0,
+            timestamp_millis: -1,
+            leader_epoch: replica.reader.epoch_of(offset).0,
+            error: None,
+        };
+        match &lookup.at {
+            Some(pbi::offset_lookup::At::Bound(bound)) if *bound == pb::Bound::Earliest as i32 => {
+                Ok(at(replica.reader.log_start()))
+            }
+            Some(pbi::offset_lookup::At::Bound(_)) => Ok(at(high_watermark)),
+            Some(pbi::offset_lookup::At::TimestampMillis(timestamp)) => {
+                let (reader, timestamp) = (replica.reader.clone(), *timestamp);
+                let found = tokio::task::spawn_blocking(move || reader.find_time(timestamp, high_watermark)).await;
+                let found = found.map_err(|error| Failure::internal(format!("looking up stopped: {error}")))?;
+                Ok(match found.map_err(|error| read_failure(&error, self.node))? {
+                    Some(found) => pbi::OffsetFound {
+                        offset: found.offset.0,
+                        timestamp_millis: found.timestamp,
+                        leader_epoch: found.leader_epoch.0,
+                        error: None,
+                    },
+                    None => pbi::OffsetFound { offset: -1, timestamp_millis: -1, leader_epoch: -1, error: None },
+                })
+            }
+            None => Err(Failure::field("at", "is missing")),
+        }
+    }
+
+    fn figures(&self, reference: &pbi::PartitionRef) -> Result<pbi::PartitionFigures, Failure> {
+        let id = partition(Some(reference))?;
+        let replica = self.board.led(id).ok_or_else(|| not_leader(self.node))?;
+        Ok(pbi::PartitionFigures {
+            log_start_offset: replica.reader.log_start().0,
+            high_watermark: replica.high_watermark().0,
+            size_bytes: i64::try_from(replica.reader.size_bytes()).unwrap_or(i64::MAX),
+            error: None,
+        })
+    }
+
+    async fn ask<T>(
+        &self,
+        id: TopicPartition,
+        command: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Command,
+    ) -> Result<T, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.link.shards.queue(id).push(command(reply));
+        answer.await.map_err(|_| not_leader(self.node))?
+    }
+}
+
+#[async_trait]
+impl StorageService for Api {
+    type AppendStreamStream = Answers<pbi::AppendStreamResponse>;
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<pbi::AppendStreamRequest>>,
+    ) -> Answer<Self::AppendStreamStream> {
+        let mut requests = request.into_inner();
+        let (answers, stream) = mpsc::channel(ANSWERS_MAX);
+        let link = self.link.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(request)) = requests.next().await {
+                let reference = request.r#ref.clone().unwrap_or_default();
+                let Ok(slot) = answers.clone().reserve_owned().await else { return };
+                let permit = link.admit(&reference, request.record_batch.len()).await;
+                let reply = move |answer| drop(slot.send(Ok(answer)));
+                link.append(permit, request, Box::new(reply));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type FetchStreamStream = Answers<pbi::FetchStreamResponse>;
+
+    async fn fetch_stream(
+        &self,
+        request: Request<Streaming<pbi::FetchStreamRequest>>,
+    ) -> Answer<Self::FetchStreamStream> {
+        let mut requests = request.into_inner();
+        let (answers, stream) = mpsc::channel(16);
+        let link = self.link.clone();
+        tokio::spawn(async move {
+            let mut running = std::collections::HashMap::new();
+            while let Some(Ok(request)) = requests.next().await {
+                let id = request.correlation_id;
+                if request.cancel {
+                    running.remove(&id).inspect(|task: &tokio::task::JoinHandle<()>| task.abort());
+                    continue;
+                }
+                running.retain(|_, task| !task.is_finished());
+                let (link, answers) = (link.clone(), answers.clone());
+                let task = tokio::spawn(async move {
+                    let answer = link.fetch(request).await;
+                    let _ = answers.send(Ok(answer)).await;
+                });
+                running.insert(id, task);
+            }
+            running.values().for_each(tokio::task::JoinHandle::abort);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn lookup_offsets(&self, request: Request<pbi::LookupOffsetsRequest>) -> Answer<pbi::LookupOffsetsResponse> {
+        let mut found = Vec::new();
+        for lookup in &request.get_ref().lookups {
+            let answer = self.look_up(lookup).await;
+            found.push(answer.unwrap_or_else(|failure| pbi::OffsetFound {
+                offset: -1,
+                timestamp_millis: -1,
+                leader_epoch: -1,
+                error: Some(failure.into()),
+            }));
+        }
+        Ok(Response::new(pbi::LookupOffsetsResponse { found }))
+    }
+
+    async fn delete_records(&self, request: Request<pbi::DeleteRecordsRequest>) -> Answer<pbi::DeleteRecordsResponse> {
+        let request = request.get_ref();
+        let id = partition(request.r#ref.as_ref())?;
+        let before = Offset(request.before_offset);
+        let log_start =
+            self.ask(id, |reply| Command::DeleteRecords { partition: id, before, reply }).await?;
+        Ok(Response::new(pbi::DeleteRecordsResponse { log_start_offset: log_start.0 }))
+    }
+
+    async fn describe_partitions(
+        &self,
+        request: Request<pbi::DescribePartitionsRequest>,
+    ) -> Answer<pbi::DescribePartitionsResponse> {
+        let describe = |reference| match self.figures(reference) {
+            Ok(figures) => figures,
+            Err(failure) => pbi::PartitionFigures { error: Some(failure.into()), ..Default::default() },
+        };
+        let figures = request.get_ref().refs.iter().map(describe).collect();
+        Ok(Response::new(pbi::DescribePartitionsResponse { figures }))
+    }
+
+    async fn repair_partition(
+        &self,
+        request: Request<pbi::RepairPartitionRequest>,
+    ) -> Answer<pbi::RepairPartitionResponse> {
+        let request = request.get_ref();
+        if !request.accept_loss {
+            return Err(Failure::field("accept_loss", "must be true: records at and above the damage are lost").into());
+        }
+        let id = partition(request.r#ref.as_ref())?;
+        let repaired = self.ask(id, |reply| Command::Repair { partition: id, reply }).await?;
+        Ok(Response::new(repaired))
+    }
+}

@@ -1,0 +1,110 @@
+//! Settings of the storage node.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use walser_model::NodeId;
+use walser_service::{Key, Kind, Settings};
+
+/// Every setting.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "storage.node.id",
+        kind: Kind::Int(1, 1_000_000),
+        default: "1",
+        doc: "Id of this storage node, unique in the cluster.",
+    },
+    Key {
+        name: "storage.shards",
+        kind: Kind::Int(0, 64),
+        default: "0",
+        doc: "Log shards: threads that each own a part of the partitions. 0: half the cores, at least 1.",
+    },
+    Key {
+        name: "storage.flush.threads",
+        kind: Kind::Int(1, 64),
+        default: "2",
+        doc: "Threads that wait for the disk.",
+    },
+    Key {
+        name: "storage.append.bytes.max",
+        kind: Kind::Bytes(1 << 20, 1 << 40),
+        default: "64MiB",
+        doc: "Bytes of appends that may wait for the log, per shard; more wait at the sender.",
+    },
+    Key {
+        name: "storage.tail.cache.bytes",
+        kind: Kind::Bytes(0, 1 << 40),
+        default: "64MiB",
+        doc: "Memory for the newest records, which tailing readers get without the disk.",
+    },
+    Key {
+        name: "storage.disk.reserve.bytes",
+        kind: Kind::Bytes(-1, 1 << 50),
+        default: "-1",
+        doc: "Appends are refused while less than this is free. -1: 5 % of the disk, at most 1 GiB.",
+    },
+    Key {
+        name: "storage.retention.check.ms",
+        kind: Kind::Millis(100, 86_400_000),
+        default: "10000",
+        doc: "Time between two looks for segments that retention removes.",
+    },
+    Key {
+        name: "storage.idle.ms",
+        kind: Kind::Millis(100, 86_400_000),
+        default: "30000",
+        doc: "A partition that is not written for this long is closed: no open file, no index in memory.",
+    },
+];
+
+/// Checked settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node.
+    pub node: NodeId,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// Log shards.
+    pub shards: usize,
+    /// Threads that wait for the disk.
+    pub flush_threads: usize,
+    /// Bytes that may wait per shard.
+    pub append_bytes_max: usize,
+    /// Bytes of the tail cache.
+    pub tail_bytes: usize,
+    /// Free bytes below which appends are refused; `None`: by the size of the disk.
+    pub reserve_bytes: Option<u64>,
+    /// Time between retention checks.
+    pub retention_check: Duration,
+    /// Time until a partition rests.
+    pub idle: Duration,
+    /// Address of the public listener, for the node's record.
+    pub public_address: String,
+    /// Roles of the process, as numbers of `walser.v1.NodeRole`.
+    pub roles: Vec<i32>,
+    /// Version of the binary.
+    pub version: String,
+}
+
+impl Config {
+    /// From settings. `cores`: of the machine.
+    pub fn from_settings(settings: &Settings, data: PathBuf, cores: usize) -> Self {
+        let shards: usize = settings.number("storage.shards");
+        let reserve: i64 = settings.number("storage.disk.reserve.bytes");
+        Self {
+            node: NodeId(settings.number("storage.node.id")),
+            data,
+            shards: if shards == 0 { (cores / 2).max(1) } else { shards },
+            flush_threads: settings.number("storage.flush.threads"),
+            append_bytes_max: settings.number("storage.append.bytes.max"),
+            tail_bytes: settings.number("storage.tail.cache.bytes"),
+            reserve_bytes: u64::try_from(reserve).ok(),
+            retention_check: settings.duration("storage.retention.check.ms"),
+            idle: settings.duration("storage.idle.ms"),
+            public_address: String::new(),
+            roles: vec![walser_proto::v1::NodeRole::Storage.into()],
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}

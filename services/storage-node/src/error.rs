@@ -1,0 +1,118 @@
+//! Errors of the storage node, and how they travel.
+
+use walser_log::{DirectoryError, LogError, ReadError, Verdict};
+use walser_model::{NodeId, Offset};
+use walser_proto::v1::Effect;
+use walser_record_batch::BatchHeader;
+use walser_replication::NotEnoughReplicas;
+use walser_rpc::{Failure, Reason};
+
+/// Why a storage node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A partition's log cannot be opened.
+    #[error("partition {partition}: {source}")]
+    Log {
+        /// Which.
+        partition: String,
+        /// Why.
+        source: LogError,
+    },
+    /// The controller does not accept this node.
+    #[error("registration: {0}")]
+    Registration(Failure),
+    /// A thread cannot be started, or the disk fails.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// The partition is not led here, as far as this node knows.
+pub(crate) fn not_leader(node: NodeId) -> Failure {
+    Failure::new(Reason::NotLeader, format!("node {node} does not lead the partition")).with("leader", -1)
+}
+
+/// The disk has no room for records.
+pub(crate) fn disk_full(node: NodeId) -> Failure {
+    let text = "the disk is full: records are refused until space is free; reading and deleting still work";
+    Failure::new(Reason::DiskFull, text).with("nodeId", node)
+}
+
+/// The log does not take writes.
+pub(crate) fn log_failure(error: &LogError, node: NodeId) -> Failure {
+    match error {
+        LogError::Corrupt { from } => corrupt(*from),
+        LogError::OutOfRange { offset, start, end } => out_of_range(*offset, *start, *end),
+        LogError::Failed { .. } | LogError::Io(_) => {
+            Failure::new(Reason::StorageError, format!("the log is out of service: {error}")).with("nodeId", node)
+        }
+    }
+}
+
+/// The outcome of an append is not known: the disk failed after the write.
+pub(crate) fn storage_error_after_append(error: &LogError, node: NodeId) -> Failure {
+    log_failure(error, node).with_code(tonic::Code::Aborted).with_effect(Effect::Maybe).with("appended", true)
+}
+
+fn corrupt(from: Offset) -> Failure {
+    let text = format!(
+        "stored records are damaged from offset {from} on, and there is no other copy; the partition takes no writes \
+         until `walser partition repair --accept-loss`"
+    );
+    Failure::new(Reason::LogCorrupt, text).with("offset", from)
+}
+
+/// The offset is not there.
+pub(crate) fn out_of_range(offset: Offset, start: Offset, end: Offset) -> Failure {
+    let text = format!("offset {offset} is not within {start} (log start) and {end} (log end)");
+    let failure = Failure::new(Reason::OffsetOutOfRange, text).with("offset", offset);
+    failure.with("logStartOffset", start).with("logEndOffset", end)
+}
+
+/// Nothing can be read.
+pub(crate) fn read_failure(error: &ReadError, node: NodeId) -> Failure {
+    match error {
+        ReadError::OutOfRange { offset, start, end } => out_of_range(*offset, *start, *end),
+        ReadError::Corrupt { at } => corrupt(*at),
+        ReadError::Io(_) => Failure::new(Reason::StorageError, format!("reading failed: {error}")).with("nodeId", node),
+    }
+}
+
+/// Too few replicas are in sync.
+pub(crate) fn not_enough_replicas(error: NotEnoughReplicas) -> Failure {
+    let failure = Failure::new(Reason::NotEnoughReplicas, format!("{error}"));
+    failure.with("isr", error.isr).with("minIsr", error.min_isr)
+}
+
+/// A batch that its producer's past does not allow. `None`: it may be appended or answered.
+pub(crate) fn producer_failure(verdict: Verdict, header: &BatchHeader) -> Option<Failure> {
+    let id = header.producer_id;
+    match verdict {
+        Verdict::Next | Verdict::Duplicate { .. } => None,
+        Verdict::Fenced { current } => {
+            let text = format!(
+                "producer {id} wrote with epoch {}, a newer session of it has epoch {}",
+                header.producer_epoch.0, current.0
+            );
+            let failure = Failure::new(Reason::ProducerFenced, text).with("producerId", id);
+            Some(failure.with("epoch", header.producer_epoch.0).with("currentEpoch", current.0))
+        }
+        Verdict::OutOfOrder { expected } => {
+            let sequence = header.base_sequence;
+            let older = sequence < expected;
+            let what = if older { "was written long ago" } else { "leaves a gap" };
+            let text = format!("sequence {sequence} of producer {id} {what}; {expected} is next");
+            let failure = Failure::new(Reason::SequenceOutOfOrder, text).with("sequence", sequence);
+            Some(failure.with("expectedSequence", expected).with("rule", if older { "duplicate" } else { "gap" }))
+        }
+        Verdict::Unknown => {
+            let text = format!(
+                "nothing is known of producer {id} here, and sequence {} is not its first; call InitProducer",
+                header.base_sequence
+            );
+            Some(Failure::new(Reason::UnknownProducer, text).with("producerId", id))
+        }
+    }
+}

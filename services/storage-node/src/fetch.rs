@@ -1,0 +1,143 @@
+//! Reading for gateways: from the tail cache, else from segment files, waiting for new records when there are none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
+use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
+use walser_rpc::{Failure, Reason};
+
+use crate::board::{Board, Replica};
+use crate::error::{not_leader, out_of_range, read_failure};
+use crate::metrics::StorageMetrics;
+
+/// Reads of segment files at once: each holds its result in memory.
+const DISK_READS_MAX: usize = 16;
+/// Largest answer, in bytes of batches; one larger batch is still returned.
+const BYTES_MAX: usize = 16 << 20;
+/// Longest wait for records.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Serves reads. Clones share the limits.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetcher {
+    node: NodeId,
+    board: Board,
+    metrics: StorageMetrics,
+    disk_reads: Arc<Semaphore>,
+}
+
+/// What one look at a partition gave.
+enum Look {
+    Found(Bytes),
+    Nothing,
+    Diverged(Offset),
+}
+
+impl Fetcher {
+    pub(crate) fn new(node: NodeId, board: Board, metrics: StorageMetrics) -> Self {
+        Self { node, board, metrics, disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)) }
+    }
+
+    /// Reads; waits up to `max_wait` when there is nothing yet.
+    pub(crate) async fn fetch(&self, request: FetchStreamRequest) -> FetchStreamResponse {
+        let correlation_id = request.correlation_id;
+        match self.read(&request).await {
+            Ok(response) => FetchStreamResponse { correlation_id, ..response },
+            Err(failure) => {
+                FetchStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() }
+            }
+        }
+    }
+
+    async fn read(&self, request: &FetchStreamRequest) -> Result<FetchStreamResponse, Failure> {
+        let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
+        let (partition, epoch) = reference.ok_or_else(|| Failure::field("ref", "is not a partition"))?;
+        let replica = self.led(partition, epoch)?;
+        let wait = request.max_wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default().min(WAIT_MAX);
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut high_watermark = replica.watch();
+        loop {
+            high_watermark.borrow_and_update();
+            match self.look(&replica, request).await? {
+                Look::Found(batches) => return Ok(answer(&replica, batches, None)),
+                Look::Diverged(offset) => return Ok(answer(&replica, Bytes::new(), Some(offset))),
+                Look::Nothing => {}
+            }
+            match tokio::time::timeout_at(deadline, high_watermark.changed()).await {
+                Ok(Ok(())) if replica.serving() => {}
+                Ok(_) => return Err(not_leader(self.node)),
+                Err(_elapsed) => return Ok(answer(&replica, Bytes::new(), None)),
+            }
+        }
+    }
+
+    fn led(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Arc<Replica>, Failure> {
+        let replica = self.board.led(partition).ok_or_else(|| not_leader(self.node))?;
+        let current = replica.epoch();
+        if epoch != LeaderEpoch::NONE && epoch != current {
+            let direction = if epoch < current { "older" } else { "newer" };
+            let failure = Failure::new(Reason::StaleEpoch, format!("leader epoch {epoch} is {direction} than {current}"));
+            return Err(failure.with("epoch", epoch).with("currentEpoch", current).with("direction", direction));
+        }
+        Ok(replica)
+    }
+
+    async fn look(&self, replica: &Arc<Replica>, request: &FetchStreamRequest) -> Result<Look, Failure> {
+        let from = Offset(request.offset);
+        let below = replica.high_watermark();
+        let last_epoch = LeaderEpoch(request.last_epoch);
+        if last_epoch != LeaderEpoch::NONE
+            && let Some((_, end)) = replica.reader.end_of_epoch(last_epoch)
+            && end < from
+        {
+            return Ok(Look::Diverged(end));
+        }
+        let (start, end) = (replica.reader.log_start(), replica.reader.log_end());
+        if from < start || from > end {
+            return Err(out_of_range(from, start, end));
+        }
+        if from >= below {
+            return Ok(Look::Nothing);
+        }
+        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(BYTES_MAX);
+        if let Some(batches) = replica.tail.read(from, below, bytes_max) {
+            self.metrics.read_from_tail(batches.len());
+            return Ok(if batches.is_empty() { Look::Nothing } else { Look::Found(batches) });
+        }
+        let slice = self.read_disk(replica, from, below, bytes_max).await?;
+        self.metrics.read_from_disk(slice.len());
+        Ok(if slice.is_empty() { Look::Nothing } else { Look::Found(slice) })
+    }
+
+    async fn read_disk(
+        &self,
+        replica: &Arc<Replica>,
+        from: Offset,
+        below: Offset,
+        bytes_max: usize,
+    ) -> Result<Bytes, Failure> {
+        let reader = replica.reader.clone();
+        let _permit = self.disk_reads.acquire().await.map_err(|_| not_leader(self.node))?;
+        let read = tokio::task::spawn_blocking(move || reader.read(from, below, bytes_max)).await;
+        let read = read.map_err(|error| Failure::internal(format!("reading stopped: {error}")))?;
+        Ok(read.map_err(|error| read_failure(&error, self.node))?.batches)
+    }
+}
+
+fn answer(replica: &Replica, record_batches: Bytes, diverging: Option<Offset>) -> FetchStreamResponse {
+    let high_watermark = replica.high_watermark().0;
+    FetchStreamResponse {
+        correlation_id: 0,
+        record_batches,
+        high_watermark,
+        // Without open transactions every committed record is stable.
+        last_stable_offset: high_watermark,
+        log_start_offset: replica.reader.log_start().0,
+        diverging_offset: diverging.map(|offset| offset.0),
+        error: None,
+        leader_epoch: replica.epoch().0,
+    }
+}

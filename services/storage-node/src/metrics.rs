@@ -1,0 +1,68 @@
+//! What the storage node counts.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+use walser_service::Metrics;
+
+/// The node's metrics. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub(crate) struct StorageMetrics {
+    appended_batches: IntCounter,
+    appended_records: IntCounter,
+    appended_bytes: IntCounter,
+    refused: IntCounter,
+    flushes: IntCounter,
+    flush_seconds: Histogram,
+    tail_reads: IntCounter,
+    disk_reads: IntCounter,
+    read_bytes: IntCounter,
+    partitions: IntGauge,
+}
+
+impl StorageMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let counter = |name, help| metrics.counter(name, help);
+        Self {
+            appended_batches: counter("walser_storage_append_batches_total", "Record batches appended."),
+            appended_records: counter("walser_storage_append_records_total", "Records appended."),
+            appended_bytes: counter("walser_storage_append_bytes_total", "Bytes appended."),
+            refused: counter("walser_storage_append_refused_total", "Record batches refused."),
+            flushes: counter("walser_storage_flushes_total", "Flushes of partitions to stable storage."),
+            flush_seconds: metrics.latency("walser_storage_flush_seconds", "Time of a flush in seconds."),
+            tail_reads: counter("walser_storage_tail_reads_total", "Reads served from memory."),
+            disk_reads: counter("walser_storage_disk_reads_total", "Reads served from segment files."),
+            read_bytes: counter("walser_storage_read_bytes_total", "Bytes of record batches read."),
+            partitions: metrics.gauge("walser_storage_partitions", "Partitions led."),
+        }
+    }
+
+    pub(crate) fn appended(&self, batches: usize, records: i64, bytes: usize) {
+        self.appended_batches.inc_by(batches as u64);
+        self.appended_records.inc_by(records.unsigned_abs());
+        self.appended_bytes.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn append_refused(&self) {
+        self.refused.inc();
+    }
+
+    pub(crate) fn flushed(&self, elapsed: Duration) {
+        self.flushes.inc();
+        self.flush_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    pub(crate) fn read_from_tail(&self, bytes: usize) {
+        self.tail_reads.inc();
+        self.read_bytes.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn read_from_disk(&self, bytes: usize) {
+        self.disk_reads.inc();
+        self.read_bytes.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn set_partitions(&self, count: usize) {
+        self.partitions.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}

@@ -1,0 +1,228 @@
+//! A log shard: the one owner of its partitions.
+//!
+//! [`Shard::turn`] is synchronous and never waits for a disk: it takes what is in the queue, groups appends by
+//! partition, writes each group at once, hands flushes to other threads, and answers what is committed. Batching
+//! follows from load: while a flush runs, the next group gathers. A thread drives it in production.
+
+mod partition;
+mod queue;
+mod upkeep;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use walser_log::{DataDirectory, Log, LogConfig};
+use walser_model::{Clock, NodeId, TopicPartition};
+
+use crate::board::{Board, Replica};
+use crate::error::not_leader;
+use crate::flush::{Flusher, Work};
+use crate::metrics::StorageMetrics;
+use crate::space::SpaceGuard;
+use crate::tail::Budget;
+
+pub(crate) use partition::{LeadOrder, Partition};
+pub(crate) use queue::{AppendJob, Command, Queue, Room};
+
+/// What a shard shares with the rest of the node.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) node: NodeId,
+    pub(crate) directory: Arc<DataDirectory>,
+    pub(crate) board: Board,
+    pub(crate) flusher: Flusher,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: StorageMetrics,
+    pub(crate) space: SpaceGuard,
+    pub(crate) retention_check: Duration,
+    pub(crate) idle: Duration,
+}
+
+/// The owner of some partitions.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) queue: Arc<Queue>,
+    around: Surroundings,
+    partitions: HashMap<TopicPartition, Partition>,
+    /// Partitions with appends that are not written yet.
+    incoming: BTreeSet<TopicPartition>,
+    /// Partitions that may need a flush or an extension.
+    touched: BTreeSet<TopicPartition>,
+    tail_budget: Budget,
+    upkeep: upkeep::Schedule,
+}
+
+/// What to do until the next turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Wait for a command, at most this long.
+    For(Duration),
+    /// The shard has stopped.
+    Stopped,
+}
+
+impl Shard {
+    pub(crate) fn new(around: Surroundings, tail_bytes: usize, logs: Vec<Log>) -> Self {
+        let upkeep = upkeep::Schedule::new(around.clock.monotonic(), around.retention_check);
+        let mut shard = Self {
+            queue: Arc::default(),
+            around,
+            partitions: HashMap::new(),
+            incoming: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            tail_budget: Budget::new(tail_bytes),
+            upkeep,
+        };
+        for log in logs {
+            shard.adopt(log);
+        }
+        shard
+    }
+
+    /// Runs until the shard is stopped.
+    pub(crate) fn run(mut self) {
+        loop {
+            match self.turn() {
+                Wait::For(limit) => self.queue.wait(limit),
+                Wait::Stopped => return,
+            }
+        }
+    }
+
+    /// Does everything that can be done now.
+    pub(crate) fn turn(&mut self) -> Wait {
+        let mut stop = None;
+        for command in self.queue.take() {
+            match command {
+                Command::Append(job) => self.enqueue(job),
+                Command::Stop(done) => stop = Some(done),
+                other => self.control(other),
+            }
+        }
+        for partition in std::mem::take(&mut self.incoming) {
+            self.write(partition);
+        }
+        for partition in std::mem::take(&mut self.touched) {
+            self.hand_out_work(partition);
+        }
+        if let Some(done) = stop {
+            self.stop();
+            let _ = done.send(());
+            return Wait::Stopped;
+        }
+        let now = self.around.clock.monotonic();
+        if self.incoming.is_empty() { Wait::For(self.keep_up(now)) } else { Wait::For(Duration::ZERO) }
+    }
+
+    fn adopt(&mut self, log: Log) {
+        let id = log.partition();
+        let replica = Arc::new(Replica::new(log.reader()));
+        self.around.board.insert(id, Arc::clone(&replica));
+        self.partitions.insert(id, Partition::new(log, replica));
+    }
+
+    fn enqueue(&mut self, job: AppendJob) {
+        match self.partitions.get_mut(&job.partition) {
+            Some(partition) => {
+                self.incoming.insert(job.partition);
+                partition.incoming.push_back(job);
+            }
+            None => job.refuse(not_leader(self.around.node), &self.around.metrics),
+        }
+    }
+
+    fn control(&mut self, command: Command) {
+        match command {
+            Command::Append(_) | Command::Stop(_) => {}
+            Command::Lead(order) => self.lead(*order),
+            Command::Resign(id) => self.resign(id),
+            Command::Remove { partition, done } => {
+                let removed = self.remove(partition);
+                let _ = done.send(removed);
+            }
+            Command::DeleteRecords { partition, before, reply } => {
+                self.write(partition);
+                let node = self.around.node;
+                let outcome = self.partitions.get_mut(&partition).ok_or_else(|| not_leader(node));
+                let _ = reply.send(outcome.and_then(|found| found.delete_records(before, node)));
+            }
+            Command::Repair { partition, reply } => {
+                let node = self.around.node;
+                let outcome = self.partitions.get_mut(&partition).ok_or_else(|| not_leader(node));
+                let _ = reply.send(outcome.and_then(|found| found.repair(node)));
+            }
+            Command::Flushed { partition, outcome } => {
+                if let Some(found) = self.partitions.get_mut(&partition) {
+                    found.flushed(&outcome, &self.around);
+                    self.touched.insert(partition);
+                }
+            }
+            Command::Extended { partition, extension, outcome } => {
+                if let Some(found) = self.partitions.get_mut(&partition) {
+                    found.log.finish_extension(&extension, &outcome);
+                    self.touched.insert(partition);
+                    self.incoming.insert(partition);
+                }
+            }
+        }
+    }
+
+    /// Takes leadership of a partition, or new settings of one that is led already.
+    fn lead(&mut self, order: LeadOrder) {
+        if !self.partitions.contains_key(&order.partition) {
+            let config = LogConfig::from(&order.config);
+            let dir = self.around.directory.partition_dir(order.partition);
+            let (disk, checkpoint) = (self.around.directory.disk(), self.around.directory.checkpoint());
+            match Log::open(disk, dir, order.partition, config, checkpoint) {
+                Ok((log, _)) => self.adopt(log),
+                Err(error) => {
+                    tracing::error!(partition = %order.partition, %error, "partition cannot be opened");
+                    return;
+                }
+            }
+            self.around.metrics.set_partitions(self.around.board.len());
+        }
+        let partition = self.partitions.get_mut(&order.partition).expect("it was just adopted");
+        partition.lead(order, self.around.node);
+    }
+
+    fn resign(&mut self, id: TopicPartition) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            partition.resign(self.around.node, &self.around.metrics);
+        }
+    }
+
+    /// Removes a partition with its data.
+    fn remove(&mut self, id: TopicPartition) -> std::io::Result<()> {
+        let Some(mut partition) = self.partitions.remove(&id) else {
+            return self.around.directory.remove_partition(id);
+        };
+        self.around.board.remove(id);
+        self.incoming.remove(&id);
+        self.touched.remove(&id);
+        partition.resign(self.around.node, &self.around.metrics);
+        self.around.metrics.set_partitions(self.around.board.len());
+        partition.log.remove()
+    }
+
+    fn write(&mut self, id: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if partition.write(&self.around, &mut self.tail_budget) {
+            self.incoming.insert(id);
+        }
+        self.touched.insert(id);
+    }
+
+    /// Hands flushes and extensions of a partition to the flush threads.
+    fn hand_out_work(&mut self, id: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if let Some(job) = partition.flush_due(&self.around) {
+            self.around.flusher.submit(id, Work::Flush(job), &self.queue);
+        }
+        if let Some(extension) = partition.log.begin_extension() {
+            self.around.flusher.submit(id, Work::Extend(extension), &self.queue);
+        }
+    }
+}
+

@@ -1,0 +1,382 @@
+//! One partition in its shard: the log, the leader, and the writes that wait.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use walser_log::{AppendError, Condition, FlushJob, Log, LogConfig, LogError, Verdict};
+use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset, TimestampType, Timestamp, TopicConfig, TopicPartition};
+use walser_proto::internal::v1::{AppendStreamResponse, RepairPartitionResponse};
+use walser_proto::v1 as pb;
+use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};
+use walser_replication::{Action, Event, Leader, Start};
+use walser_rpc::{Failure, Reason};
+
+use super::{AppendJob, Surroundings};
+use crate::board::Replica;
+use crate::error::{
+    disk_full, log_failure, not_enough_replicas, not_leader, producer_failure, storage_error_after_append,
+};
+use crate::metrics::StorageMetrics;
+use crate::tail::Budget;
+
+/// At most this much is written at once.
+const RUN_BYTES_MAX: usize = 4 << 20;
+
+/// The controller's word that this node leads a partition.
+#[derive(Debug)]
+pub(crate) struct LeadOrder {
+    pub(crate) partition: TopicPartition,
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) isr: BTreeSet<NodeId>,
+    pub(crate) min_isr: usize,
+    pub(crate) config: TopicConfig,
+}
+
+/// A write that is in the log and not answered yet.
+struct Waiting {
+    next_offset: Offset,
+    acks: Acks,
+    answer: AppendStreamResponse,
+    job: AppendJob,
+}
+
+/// A partition and everything that its shard keeps of it.
+pub(crate) struct Partition {
+    pub(crate) log: Log,
+    pub(crate) replica: Arc<Replica>,
+    leader: Option<Leader>,
+    config: TopicConfig,
+    pub(crate) incoming: VecDeque<AppendJob>,
+    /// In the order of their offsets, except for recognised retries.
+    waiting: VecDeque<Waiting>,
+    last_append_time: Timestamp,
+    /// Monotonic time of the last append, and of the last flush.
+    pub(crate) last_write: Duration,
+    last_flush: Duration,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partition").field("log", &self.log.partition()).finish_non_exhaustive()
+    }
+}
+
+/// A group of batches on its way into the log.
+#[derive(Default)]
+struct Group {
+    run: Vec<u8>,
+    headers: Vec<BatchHeader>,
+    jobs: Vec<(AppendJob, BatchHeader)>,
+}
+
+impl Partition {
+    pub(crate) fn new(log: Log, replica: Arc<Replica>) -> Self {
+        Self {
+            log,
+            replica,
+            leader: None,
+            config: TopicConfig::default(),
+            incoming: VecDeque::new(),
+            waiting: VecDeque::new(),
+            last_append_time: 0,
+            last_write: Duration::ZERO,
+            last_flush: Duration::ZERO,
+        }
+    }
+
+    /// Takes an order of the controller.
+    pub(crate) fn lead(&mut self, order: LeadOrder, node: NodeId) {
+        self.log.configure(LogConfig::from(&order.config));
+        let durability = order.config.durability;
+        self.config = order.config;
+        if let Some(leader) = self.leader.as_mut().filter(|leader| leader.epoch() == order.epoch) {
+            let action = leader.step(Event::Configured { durability });
+            self.carry_out(action);
+            return;
+        }
+        self.log.begin_epoch(order.epoch);
+        let (log_end, durable) = (self.log.log_end(), self.log.durable());
+        let start =
+            Start { node, epoch: order.epoch, isr: order.isr, min_isr: order.min_isr, durability, log_end, durable };
+        let (leader, action) = Leader::start(start);
+        self.leader = Some(leader);
+        self.carry_out(action);
+        self.replica.set_failed(*self.log.condition() != Condition::Healthy);
+        self.replica.lead(order.epoch);
+    }
+
+    /// Stops leading: whoever waits is told.
+    pub(crate) fn resign(&mut self, node: NodeId, metrics: &StorageMetrics) {
+        self.leader = None;
+        self.replica.withdraw();
+        for job in self.incoming.drain(..) {
+            job.refuse(not_leader(node), metrics);
+        }
+        for waiting in self.waiting.drain(..) {
+            let failure = not_leader(node).with_code(tonic::Code::Aborted).with_effect(pb::Effect::Maybe);
+            waiting.job.refuse(failure.with("appended", true), metrics);
+        }
+    }
+
+    /// Writes what has come in. `true`: more is left for the next turn.
+    pub(crate) fn write(&mut self, around: &Surroundings, tail: &mut Budget) -> bool {
+        if self.incoming.is_empty() || self.incoming.front().is_some_and(|job| self.log.must_wait(job.batch.len())) {
+            return false;
+        }
+        let now = around.clock.now_millis();
+        let group = self.gather(around, now);
+        if !group.headers.is_empty() {
+            self.append(group, around, tail, now);
+        }
+        self.answer(around);
+        !self.incoming.is_empty() && !self.incoming.front().is_some_and(|job| self.log.must_wait(job.batch.len()))
+    }
+
+    /// Takes the batches that may be appended, stamps them, and refuses the others.
+    fn gather(&mut self, around: &Surroundings, now: Timestamp) -> Group {
+        let mut group = Group::default();
+        let total: usize = self.incoming.iter().map(|job| job.batch.len()).sum();
+        group.run.reserve_exact(total.min(RUN_BYTES_MAX + (1 << 20)));
+        let mut next_offset = self.log.log_end();
+        while let Some(job) = self.incoming.pop_front() {
+            let after = group.run.len() + job.batch.len();
+            if !group.headers.is_empty() && (after > RUN_BYTES_MAX || self.log.must_wait(after)) {
+                self.incoming.push_front(job);
+                break;
+            }
+            match self.accept(&job, next_offset, around) {
+                Ok(Verdict::Duplicate { base_offset, next_offset }) => {
+                    let mut answer = self.answer_for(&job, base_offset);
+                    answer.duplicate = true;
+                    let acks = job.acks;
+                    self.waiting.push_back(Waiting { next_offset, acks, answer, job });
+                }
+                Ok(_) => {
+                    let start = group.run.len();
+                    group.run.extend_from_slice(&job.batch);
+                    let stamped = &mut group.run[start..];
+                    stamp_position(stamped, next_offset, self.epoch());
+                    if self.config.timestamp_type == TimestampType::LogAppendTime {
+                        self.last_append_time = self.last_append_time.max(now);
+                        stamp_append_time(stamped, self.last_append_time);
+                    }
+                    let header = BatchHeader::parse(stamped).expect("the header was parsed when the batch came in");
+                    next_offset = header.next_offset();
+                    group.headers.push(header);
+                    group.jobs.push((job, header));
+                }
+                Err(failure) => job.refuse(failure, &around.metrics),
+            }
+        }
+        group
+    }
+
+    fn epoch(&self) -> LeaderEpoch {
+        self.leader.as_ref().map_or(LeaderEpoch::NONE, Leader::epoch)
+    }
+
+    /// Whether a batch may be appended at `next_offset`.
+    fn accept(&mut self, job: &AppendJob, next_offset: Offset, around: &Surroundings) -> Result<Verdict, Failure> {
+        let leader = self.leader.as_ref().ok_or_else(|| not_leader(around.node))?;
+        if job.epoch != LeaderEpoch::NONE && job.epoch != leader.epoch() {
+            let direction = if job.epoch < leader.epoch() { "older" } else { "newer" };
+            let text = format!("leader epoch {} is {direction} than {}", job.epoch, leader.epoch());
+            let failure = Failure::new(Reason::StaleEpoch, text).with("epoch", job.epoch);
+            return Err(failure.with("currentEpoch", leader.epoch()).with("direction", direction));
+        }
+        leader.admit(job.acks).map_err(not_enough_replicas)?;
+        if around.space.full() {
+            return Err(disk_full(around.node));
+        }
+        if let Some(expected) = job.expected_offset.filter(|expected| *expected != next_offset) {
+            let text = format!("the next record gets offset {next_offset}, not {expected}");
+            let failure = Failure::new(Reason::OffsetMismatch, text).with("expectedOffset", expected);
+            return Err(failure.with("actualOffset", next_offset));
+        }
+        let header = BatchHeader { base_offset: next_offset, ..job.header };
+        let verdict = self.log.admit(&header).map_err(|error| log_failure(&error, around.node))?;
+        match producer_failure(verdict, &header) {
+            Some(failure) => Err(failure),
+            None => Ok(verdict),
+        }
+    }
+
+    fn append(&mut self, group: Group, around: &Surroundings, tail: &mut Budget, now: Timestamp) {
+        let base = group.headers[0].base_offset;
+        if let Err(error) = self.log.append(&group.run, &group.headers, now) {
+            let failure = match &error {
+                AppendError::NoSpace => {
+                    around.space.note_full();
+                    disk_full(around.node)
+                }
+                AppendError::Log(error) => {
+                    tracing::error!(partition = %self.log.partition(), %error, "append failed");
+                    self.replica.set_failed(true);
+                    log_failure(error, around.node)
+                }
+            };
+            for (job, _) in group.jobs {
+                job.refuse(failure.clone(), &around.metrics);
+            }
+            return;
+        }
+        self.last_write = around.clock.monotonic();
+        let log_end = self.log.log_end();
+        around.metrics.appended(group.headers.len(), log_end.since(base), group.run.len());
+        tail.push(&self.replica.tail, base, log_end, Bytes::from(group.run));
+        for (job, header) in group.jobs {
+            let mut answer = self.answer_for(&job, header.base_offset);
+            if self.config.timestamp_type == TimestampType::LogAppendTime {
+                answer.log_append_time_millis = header.max_timestamp;
+            }
+            self.waiting.push_back(Waiting { next_offset: header.next_offset(), acks: job.acks, answer, job });
+        }
+        let action = self.leader.as_mut().and_then(|leader| leader.step(Event::Appended { log_end }));
+        self.carry_out(action);
+    }
+
+    fn answer_for(&self, job: &AppendJob, base_offset: Offset) -> AppendStreamResponse {
+        let durability = self.leader.as_ref().map(Leader::durability).unwrap_or_default();
+        let durability = match job.acks {
+            Acks::None => pb::Durability::Queued,
+            Acks::Leader | Acks::All => durability.into(),
+        };
+        let copies = self.leader.as_ref().map_or(0, |leader| leader.copies(job.acks));
+        AppendStreamResponse {
+            correlation_id: job.correlation_id,
+            base_offset: base_offset.0,
+            log_append_time_millis: -1,
+            log_start_offset: self.log.log_start().0,
+            duplicate: false,
+            error: None,
+            leader_epoch: self.epoch().0,
+            durability: durability.into(),
+            copies: i32::try_from(copies).unwrap_or(i32::MAX),
+        }
+    }
+
+    fn carry_out(&mut self, action: Option<Action>) {
+        if let Some(Action::Commit { high_watermark }) = action {
+            self.log.note_high_watermark(high_watermark);
+            self.replica.commit(high_watermark);
+        }
+    }
+
+    /// Answers every write whose offsets count now.
+    pub(crate) fn answer(&mut self, around: &Surroundings) {
+        let Some(leader) = &self.leader else { return };
+        let mut still_waiting = VecDeque::new();
+        while let Some(waiting) = self.waiting.pop_front() {
+            if leader.answerable(waiting.acks, waiting.next_offset) {
+                let Waiting { answer, job, .. } = waiting;
+                let AppendJob { reply, permit, batch, .. } = job;
+                drop((permit, batch));
+                reply(answer);
+            } else {
+                still_waiting.push_back(waiting);
+                // Offsets ascend: nothing behind can be answered, but retries and acks=none stand out of order.
+                if self.waiting.iter().all(|later| !leader.answerable(later.acks, later.next_offset)) {
+                    break;
+                }
+            }
+        }
+        still_waiting.append(&mut self.waiting);
+        self.waiting = still_waiting;
+        if let Condition::Failed { reason } = self.log.condition() {
+            let error = LogError::Failed { reason: reason.clone() };
+            for waiting in self.waiting.drain(..) {
+                waiting.job.refuse(storage_error_after_append(&error, around.node), &around.metrics);
+            }
+        }
+    }
+
+    /// The flush that is due now, if any.
+    pub(crate) fn flush_due(&mut self, around: &Surroundings) -> Option<FlushJob> {
+        if !self.log.dirty() {
+            return None;
+        }
+        let now = around.clock.monotonic();
+        let lazy = self.config.durability == Durability::PageCache;
+        if lazy && now.saturating_sub(self.last_flush) < self.config.flush_interval {
+            return None;
+        }
+        match self.log.begin_flush() {
+            Ok(job) => {
+                self.last_flush = if job.is_some() { now } else { self.last_flush };
+                job
+            }
+            Err(error) => {
+                tracing::error!(partition = %self.log.partition(), %error, "flush cannot begin");
+                self.replica.set_failed(true);
+                self.answer(around);
+                None
+            }
+        }
+    }
+
+    /// When a lazy flush is due: monotonic time.
+    pub(crate) fn lazy_flush_at(&self) -> Option<Duration> {
+        let lazy = self.config.durability == Durability::PageCache && self.log.dirty() && !self.log.flush_running();
+        lazy.then(|| self.last_flush + self.config.flush_interval)
+    }
+
+    /// Takes the outcome of a flush.
+    pub(crate) fn flushed(&mut self, outcome: &io::Result<()>, around: &Surroundings) {
+        match self.log.finish_flush(outcome) {
+            Ok(durable) => {
+                let action = self.leader.as_mut().and_then(|leader| leader.step(Event::Flushed { durable }));
+                self.carry_out(action);
+            }
+            Err(error) => {
+                tracing::error!(partition = %self.log.partition(), %error, "flush failed: partition out of service");
+                self.replica.set_failed(true);
+            }
+        }
+        self.answer(around);
+    }
+
+    /// Raises the log start.
+    pub(crate) fn delete_records(&mut self, before: Offset, node: NodeId) -> Result<Offset, Failure> {
+        let high_watermark = self.replica.high_watermark();
+        if before > high_watermark {
+            let start = self.log.log_start();
+            return Err(crate::error::out_of_range(before, start, high_watermark));
+        }
+        self.log.delete_records(before).map_err(|error| log_failure(&error, node))
+    }
+
+    /// Gives up the damaged part of the log.
+    pub(crate) fn repair(&mut self, node: NodeId) -> Result<RepairPartitionResponse, Failure> {
+        let Condition::Corrupt { .. } = self.log.condition() else {
+            return Err(Failure::field("partition", "is not damaged: there is nothing to repair"));
+        };
+        let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, node))?;
+        self.replica.tail.clear();
+        let new_end = self.log.log_end();
+        if let Some(leader) = self.leader.take() {
+            let durability = leader.durability();
+            let start = Start {
+                node,
+                epoch: leader.epoch(),
+                isr: BTreeSet::from([node]),
+                min_isr: 1,
+                durability,
+                log_end: new_end,
+                durable: self.log.durable(),
+            };
+            let (leader, action) = Leader::start(start);
+            self.leader = Some(leader);
+            self.carry_out(action);
+        }
+        self.replica.set_failed(false);
+        tracing::warn!(partition = %self.log.partition(), %old_end, %new_end, "partition repaired: records are lost");
+        Ok(RepairPartitionResponse {
+            old_end_offset: old_end.0,
+            new_end_offset: new_end.0,
+            bytes_set_aside: i64::try_from(set_aside).unwrap_or(i64::MAX),
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! What a shard does by itself: lazy flushes, retention, resting partitions, and the end.
+
+use std::time::Duration;
+
+use walser_log::Condition;
+use walser_model::TopicPartition;
+
+use super::Shard;
+
+/// How often idle partitions are looked for.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// At most this many partitions rest in one turn: each costs a few writes.
+const RESTS_PER_TURN: usize = 20;
+/// A tail cache that nobody adds to shrinks by this part per look.
+const TAIL_SHRINK: usize = 8;
+
+/// When things are due, in monotonic time.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    retention_every: Duration,
+    retention_at: Duration,
+    idle_at: Duration,
+    appended_at_last_look: Duration,
+}
+
+impl Schedule {
+    pub(crate) fn new(now: Duration, retention_every: Duration) -> Self {
+        let (retention_at, idle_at) = (now + retention_every, now + IDLE_CHECK);
+        Self { retention_every, retention_at, idle_at, appended_at_last_look: Duration::ZERO }
+    }
+}
+
+impl Shard {
+    /// Does what is due; gives back how long nothing will be.
+    pub(super) fn keep_up(&mut self, now: Duration) -> Duration {
+        if now >= self.upkeep.retention_at {
+            self.apply_retention();
+            self.upkeep.retention_at = now + self.upkeep.retention_every;
+        }
+        if now >= self.upkeep.idle_at {
+            self.rest_idle(now);
+            self.upkeep.idle_at = now + IDLE_CHECK;
+        }
+        let lazy: Vec<(TopicPartition, Duration)> = self
+            .partitions
+            .iter()
+            .filter_map(|(id, partition)| Some((*id, partition.lazy_flush_at()?)))
+            .collect();
+        let mut next = self.upkeep.retention_at.min(self.upkeep.idle_at);
+        for (id, at) in lazy {
+            if at <= now {
+                self.hand_out_work(id);
+            } else {
+                next = next.min(at);
+            }
+        }
+        next.saturating_sub(now)
+    }
+
+    fn apply_retention(&mut self) {
+        let now = self.around.clock.now_millis();
+        for (id, partition) in &mut self.partitions {
+            let rested = partition.log.open_files() == 0;
+            let high_watermark = partition.replica.high_watermark();
+            match partition.log.apply_retention(now, high_watermark) {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(partition = %id, removed, "segments removed by retention"),
+                Err(error) => tracing::warn!(partition = %id, %error, "retention did not finish"),
+            }
+            if rested && partition.log.open_files() > 0 && *partition.log.condition() == Condition::Healthy {
+                let _ = partition.log.rest();
+            }
+            self.touched.insert(*id);
+        }
+    }
+
+    fn rest_idle(&mut self, now: Duration) {
+        let idle = self.around.idle;
+        let mut newest = Duration::ZERO;
+        let mut rested = 0;
+        for (id, partition) in &mut self.partitions {
+            newest = newest.max(partition.last_write);
+            let quiet = now.saturating_sub(partition.last_write) >= idle;
+            if !quiet || partition.log.open_files() == 0 || *partition.log.condition() != Condition::Healthy {
+                continue;
+            }
+            if let Err(error) = partition.log.rest() {
+                tracing::warn!(partition = %id, %error, "idle partition could not be closed");
+            }
+            rested += 1;
+            if rested == RESTS_PER_TURN {
+                break;
+            }
+        }
+        if newest == self.upkeep.appended_at_last_look {
+            let target = self.tail_budget.used() - self.tail_budget.used() / TAIL_SHRINK;
+            self.tail_budget.shrink_to(if target < (1 << 20) { 0 } else { target });
+        }
+        self.upkeep.appended_at_last_look = newest;
+    }
+
+    /// Makes everything durable and writes down where it ends, so that the next start has nothing to read.
+    pub(super) fn stop(&mut self) {
+        for (id, partition) in &mut self.partitions {
+            partition.replica.withdraw();
+            // A flush or extension that is under way belongs to another thread; its outcome comes as a command.
+            while partition.log.flush_running() || partition.log.extension_running() {
+                self.queue.wait(Duration::from_millis(50));
+                for command in self.queue.take() {
+                    match command {
+                        super::Command::Flushed { partition: done, outcome } if done == *id => {
+                            partition.flushed(&outcome, &self.around);
+                        }
+                        super::Command::Extended { partition: done, extension, outcome } if done == *id => {
+                            partition.log.finish_extension(&extension, &outcome);
+                        }
+                        other => self.queue.push(other),
+                    }
+                }
+            }
+            while let Ok(Some(job)) = partition.log.begin_flush() {
+                partition.flushed(&job.run(), &self.around);
+            }
+            if let Err(error) = partition.log.rest() {
+                tracing::warn!(partition = %id, %error, "partition was not closed cleanly");
+            }
+        }
+        let mut partitions = std::mem::take(&mut self.partitions);
+        for partition in partitions.values_mut() {
+            partition.resign(self.around.node, &self.around.metrics);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Starting and stopping a storage node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tonic::service::Routes;
+use walser_log::{DataDirectory, Disk, Log, LogConfig};
+use walser_model::{ClusterId, Clock, Random, TopicConfig};
+use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
+use walser_rpc::{Failure, Network, Reason, local_connection};
+use walser_service::admin::Health;
+use walser_service::{Metrics, Shutdown};
+
+use crate::api::Api;
+use crate::board::Board;
+use crate::config::Config;
+use crate::error::StartError;
+use crate::fetch::Fetcher;
+use crate::flush::Flusher;
+use crate::link::LocalLink;
+use crate::metrics::StorageMetrics;
+use crate::node::{Membership, register};
+use crate::shard::{Command, Room, Shard, Surroundings};
+use crate::shard_set::{ShardSet, owner};
+use crate::space::SpaceGuard;
+
+/// How often the disk is looked at.
+const SPACE_CHECK: Duration = Duration::from_secs(1);
+/// How often written marks are made durable by themselves.
+const MARKS_SYNC: Duration = Duration::from_secs(5);
+
+/// What comes in from outside.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// Where the data lies.
+    pub disk: Arc<dyn Disk>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids.
+    pub random: Arc<dyn Random>,
+    /// Metrics of the process.
+    pub metrics: Metrics,
+    /// Probes of the process.
+    pub health: Health,
+}
+
+/// What the start found on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Partitions with data.
+    pub partitions: usize,
+    /// Records in them.
+    pub records: i64,
+    /// Segments that had to be read, because the last stop was not clean.
+    pub checked_segments: usize,
+    /// Torn ends that were cut, in words.
+    pub cut: Vec<String>,
+    /// Damage, in words.
+    pub damaged: Vec<String>,
+}
+
+/// A running storage node.
+#[derive(Debug)]
+pub struct Started {
+    /// Its services, for a listener.
+    pub routes: Routes,
+    /// What it found.
+    pub recovered: Recovered,
+    /// To stop it.
+    pub stopping: Stopping,
+}
+
+/// Stops a storage node.
+#[derive(Debug)]
+pub struct Stopping {
+    shards: ShardSet,
+    flusher: Flusher,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    directory: Arc<DataDirectory>,
+}
+
+/// Starts a storage node: recovers its logs, registers, and serves what metadata says it leads.
+///
+/// # Errors
+/// [`StartError`]; the directory is free again then.
+pub async fn start(
+    config: Config,
+    environment: Environment,
+    network: &Network,
+    shutdown: Shutdown,
+) -> Result<Started, StartError> {
+    let note = format!("pid {} (walser)", std::process::id());
+    let mut directory = DataDirectory::open(Arc::clone(&environment.disk), &config.data, &note)?;
+    let (logs, recovered) = tokio::task::block_in_place(|| recover(&directory))?;
+    let unreachable = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
+    let controller = network.controller().ok_or_else(|| StartError::Registration(unreachable()))?;
+    let incarnation = ClusterId::from_random(environment.random.bytes()).to_string();
+    let cluster_id = directory.identity().map(|identity| identity.cluster.to_string()).unwrap_or_default();
+    let registered = register(&config, &controller, &incarnation, cluster_id, &shutdown).await;
+    let registered = registered.map_err(StartError::Registration)?;
+    let cluster = registered.cluster_id.parse().map_err(|_| StartError::Registration(unreachable()))?;
+    directory.bind(cluster, config.node, environment.random.bytes())?;
+
+    let directory = Arc::new(directory);
+    let metrics = StorageMetrics::new(&environment.metrics);
+    let (flusher, mut threads) = Flusher::start(config.flush_threads, &environment.clock, &metrics)?;
+    let board = Board::default();
+    let space = SpaceGuard::new(config.reserve_bytes);
+    space.check(&directory)?;
+    let around = Surroundings {
+        node: config.node,
+        directory: Arc::clone(&directory),
+        board: board.clone(),
+        flusher: flusher.clone(),
+        clock: Arc::clone(&environment.clock),
+        metrics: metrics.clone(),
+        space: space.clone(),
+        retention_check: config.retention_check,
+        idle: config.idle,
+    };
+    let shards = start_shards(&config, &around, logs, &mut threads)?;
+    let link = LocalLink { shards: shards.clone(), fetcher: Fetcher::new(config.node, board.clone(), metrics) };
+    let api = Api { node: config.node, link: link.clone(), board: board.clone() };
+    let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));
+    network.register_storage(config.node, local_connection(routes.clone()), Arc::new(link));
+
+    let removed = Arc::new(Mutex::default());
+    let membership =
+        Membership { config, controller, shards: shards.clone(), board, directory: Arc::clone(&directory), removed };
+    let (ready, applied) = oneshot::channel();
+    let every = registered.heartbeat_interval.and_then(|every| every.try_into().ok()).unwrap_or(MARKS_SYNC);
+    tokio::spawn(membership.clone().follow_metadata(ready, shutdown.clone()));
+    tokio::spawn(watch_disk(membership.clone(), space, environment.health, shutdown.clone()));
+    tokio::spawn(membership.keep_session(registered.node_epoch, every, shutdown));
+    let _ = applied.await;
+    Ok(Started { routes, recovered, stopping: Stopping { shards, flusher, threads, directory } })
+}
+
+/// Opens every log that lies in the directory.
+fn recover(directory: &DataDirectory) -> Result<(Vec<Log>, Recovered), StartError> {
+    let mut recovered = Recovered::default();
+    let mut logs = Vec::new();
+    // Partitions whose directory is gone are found by their marks: that is damage, not an empty log.
+    let mut wanted: Vec<_> = directory.partitions()?.into_iter().map(|found| found.partition).collect();
+    wanted.extend(directory.checkpoint().lock().unclaimed());
+    wanted.sort_unstable();
+    wanted.dedup();
+    for partition in wanted {
+        let config = LogConfig::from(&TopicConfig::default());
+        let dir = directory.partition_dir(partition);
+        let opened = Log::open(directory.disk(), dir, partition, config, directory.checkpoint());
+        let (log, found) =
+            opened.map_err(|source| StartError::Log { partition: partition.to_string(), source })?;
+        recovered.partitions += 1;
+        recovered.records += log.log_end().since(log.log_start());
+        recovered.checked_segments += found.scanned_segments;
+        if let Some(cut) = found.cut {
+            let kept = cut.kept_in.display();
+            let text = format!("{partition}: cut {} torn bytes at offset {}, kept in {kept}", cut.bytes, cut.offset);
+            tracing::warn!(%partition, offset = %cut.offset, bytes = cut.bytes, "torn end cut");
+            recovered.cut.push(text);
+        }
+        if let Some(damage) = found.damage {
+            let text = format!("{partition}: records from offset {} to {} are damaged", damage.from, damage.durable);
+            tracing::error!(%partition, from = %damage.from, durable = %damage.durable, "durable records are damaged");
+            recovered.damaged.push(text);
+        }
+        logs.push(log);
+    }
+    Ok((logs, recovered))
+}
+
+fn start_shards(
+    config: &Config,
+    around: &Surroundings,
+    logs: Vec<Log>,
+    threads: &mut Vec<std::thread::JoinHandle<()>>,
+) -> Result<ShardSet, StartError> {
+    let mut by_shard: Vec<Vec<Log>> = (0..config.shards).map(|_| Vec::new()).collect();
+    for log in logs {
+        by_shard[owner(log.partition(), config.shards)].push(log);
+    }
+    let mut shards = Vec::new();
+    for (number, logs) in by_shard.into_iter().enumerate() {
+        let shard = Shard::new(around.clone(), config.tail_bytes / config.shards, logs);
+        shards.push((Arc::clone(&shard.queue), Room::new(config.append_bytes_max)));
+        let builder = std::thread::Builder::new().name(format!("log-shard-{number}"));
+        threads.push(builder.spawn(move || shard.run())?);
+    }
+    Ok(ShardSet::new(shards))
+}
+
+/// Looks at free space and failed partitions, and makes written marks durable now and then.
+async fn watch_disk(membership: Membership, space: SpaceGuard, health: Health, shutdown: Shutdown) {
+    let directory = Arc::clone(&membership.directory);
+    if let Err(error) = directory.take_ballast() {
+        tracing::warn!(%error, "the ballast could not be taken");
+    }
+    let mut ticks = tokio::time::interval(SPACE_CHECK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut since_sync = Duration::ZERO;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.wait() => return,
+        }
+        since_sync += SPACE_CHECK;
+        let sync = since_sync >= MARKS_SYNC;
+        if sync {
+            since_sync = Duration::ZERO;
+        }
+        let (directory, space) = (Arc::clone(&directory), space.clone());
+        let checked = tokio::task::spawn_blocking(move || {
+            space.check(&directory)?;
+            let file = directory.checkpoint().lock().file();
+            if sync { file.sync_data() } else { Ok(()) }
+        });
+        if let Ok(Err(error)) = checked.await {
+            tracing::warn!(%error, "the data directory could not be looked at");
+        }
+        let failed = membership.board.all().into_iter().filter(|(_, replica)| replica.failed());
+        health.set_problems(failed.map(|(id, _)| format!("partition {id} is out of service")).collect());
+    }
+}
+
+// === impl Stopping ===
+
+impl Stopping {
+    /// Makes everything durable and ends all threads.
+    pub async fn stop(self) {
+        let mut stopped = Vec::new();
+        for queue in self.shards.queues() {
+            let (done, ended) = oneshot::channel();
+            queue.push(Command::Stop(done));
+            stopped.push(ended);
+        }
+        for ended in stopped {
+            let _ = ended.await;
+        }
+        self.flusher.close();
+        let threads = self.threads;
+        let directory = self.directory;
+        let finished = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _ = thread.join();
+            }
+            let file = directory.checkpoint().lock().file();
+            file.sync_data()
+        });
+        if let Ok(Err(error)) = finished.await {
+            tracing::error!(%error, "the checkpoint could not be written");
+        }
+    }
+}
