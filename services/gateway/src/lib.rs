@@ -1,1 +1,111 @@
-//! walser-gateway
+//! The gateway: the one address that clients need.
+//!
+//! It routes every call to the leader or the controller, encodes plain records into batches and decodes them again,
+//! gathers small writes, and makes writes idempotent towards storage.
+//!
+//! Where a produce request goes: [`api`] decodes it, `batches` validates or encodes it, `writer` gathers plain
+//! records, and the storage link hands the batch to the partition's log shard.
+//!
+//! Invariant: the gateway keeps nothing that a client would miss: any other one can take its place.
+
+mod api;
+mod batches;
+mod config;
+mod decode;
+mod fetch;
+mod metadata;
+mod metrics;
+mod offsets;
+mod produce;
+mod producer_ids;
+mod read;
+mod target;
+mod topics;
+mod writer;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use walser_model::{Clock, Random};
+use walser_rpc::{Connection, Failure, Network, Reason};
+use walser_service::{Metrics, Shutdown};
+
+pub use config::{Config, KEYS};
+
+use crate::metadata::Metadata;
+use crate::metrics::GatewayMetrics;
+use crate::producer_ids::ProducerIds;
+use crate::writer::Writers;
+
+/// What comes in from outside.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness: for choosing partitions and heartbeats.
+    pub random: Arc<dyn Random>,
+    /// Metrics of the process.
+    pub metrics: Metrics,
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Started {
+    /// Its services, for the public listener.
+    pub routes: Routes,
+}
+
+/// What every call works with. Clones share everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Gateway {
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) network: Network,
+    pub(crate) controller: Connection,
+    pub(crate) metadata: Metadata,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) writers: Writers,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) shutdown: Shutdown,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Gateway {
+    /// Where work goes that began on another thread.
+    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.runtime
+    }
+}
+
+/// Starts a gateway; returns once it knows the cluster's metadata.
+///
+/// # Errors
+/// When no controller is known.
+pub async fn start(
+    config: Config,
+    environment: Environment,
+    network: &Network,
+    shutdown: Shutdown,
+) -> Result<Started, Failure> {
+    let unknown = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
+    let controller = network.controller().ok_or_else(unknown)?;
+    let metadata = Metadata::default();
+    tokio::spawn(metadata.clone().follow(controller.clone(), shutdown.clone()));
+    metadata.first_snapshot().await;
+    let producer_ids = ProducerIds::new(controller.clone());
+    let gateway = Gateway {
+        config,
+        clock: environment.clock,
+        random: environment.random,
+        network: network.clone(),
+        controller,
+        metadata,
+        writers: Writers::default(),
+        producer_ids,
+        metrics: GatewayMetrics::new(&environment.metrics),
+        shutdown,
+        runtime: tokio::runtime::Handle::current(),
+    };
+    Ok(Started { routes: api::routes(gateway).await })
+}

@@ -1,0 +1,66 @@
+//! The public services: decode, call, encode.
+
+mod consumer;
+mod cluster;
+mod producer;
+mod stream;
+mod topic;
+
+use tonic::service::Routes;
+use walser_proto::v1::cluster_service_server::ClusterServiceServer;
+use walser_proto::v1::consumer_service_server::ConsumerServiceServer;
+use walser_proto::v1::operation_service_server::OperationServiceServer;
+use walser_proto::v1::producer_service_server::ProducerServiceServer;
+use walser_proto::v1::topic_service_server::TopicServiceServer;
+
+use crate::Gateway;
+
+/// Largest message that the gateway sends: a chunk for a client that takes more than the default.
+const SEND_BYTES_MAX: usize = 64 << 20;
+
+/// Every public service, with health and reflection.
+pub(crate) async fn routes(gateway: Gateway) -> Routes {
+    let receive = gateway.config.message_bytes_max;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<ProducerServiceServer<Gateway>>().await;
+    reporter.set_serving::<ConsumerServiceServer<Gateway>>().await;
+    reporter.set_serving::<TopicServiceServer<Gateway>>().await;
+    reporter.set_serving::<ClusterServiceServer<Gateway>>().await;
+    let shutdown = gateway.shutdown.clone();
+    tokio::spawn(async move {
+        shutdown.wait().await;
+        reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        reporter.set_not_serving::<ProducerServiceServer<Gateway>>().await;
+        reporter.set_not_serving::<ConsumerServiceServer<Gateway>>().await;
+        reporter.set_not_serving::<TopicServiceServer<Gateway>>().await;
+        reporter.set_not_serving::<ClusterServiceServer<Gateway>>().await;
+    });
+    let reflect = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(walser_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("walser.v1.ProducerService")
+            .with_service_name("walser.v1.ConsumerService")
+            .with_service_name("walser.v1.TopicService")
+            .with_service_name("walser.v1.ClusterService")
+            .with_service_name("walser.v1.OperationService")
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let mut routes = Routes::new(ProducerServiceServer::new(gateway.clone()).max_decoding_message_size(receive))
+        .add_service(
+            ConsumerServiceServer::new(gateway.clone())
+                .max_decoding_message_size(receive)
+                .max_encoding_message_size(SEND_BYTES_MAX),
+        )
+        .add_service(TopicServiceServer::new(gateway.clone()).max_decoding_message_size(receive))
+        .add_service(ClusterServiceServer::new(gateway.clone()))
+        .add_service(OperationServiceServer::new(gateway))
+        .add_service(health);
+    if let Ok(service) = reflect().build_v1() {
+        routes = routes.add_service(service);
+    }
+    if let Ok(service) = reflect().build_v1alpha() {
+        routes = routes.add_service(service);
+    }
+    routes
+}

@@ -1,0 +1,40 @@
+//! `ConsumerService`.
+
+use async_trait::async_trait;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use walser_proto::v1 as pb;
+use walser_proto::v1::consumer_service_server::ConsumerService;
+use walser_rpc::{Failure, Reason};
+
+use super::producer::time_left;
+use crate::Gateway;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[async_trait]
+impl ConsumerService for Gateway {
+    async fn fetch(&self, request: Request<pb::FetchRequest>) -> Answer<pb::FetchResponse> {
+        let limit = time_left(request.metadata());
+        let all = Gateway::fetch(self, request.get_ref(), limit);
+        let response = match limit {
+            None => all.await?,
+            Some(limit) => tokio::time::timeout(limit, all).await.map_err(|_| {
+                let failure = Failure::new(Reason::RequestTimedOut, "the read was not answered in time");
+                failure.with_effect(pb::Effect::None).with("stage", "read")
+            })??,
+        };
+        Ok(Response::new(response))
+    }
+
+    type ReadStream = ReceiverStream<Result<pb::ReadResponse, Status>>;
+
+    async fn read(&self, request: Request<pb::ReadRequest>) -> Answer<Self::ReadStream> {
+        let stream = Gateway::read(self, request.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn list_offsets(&self, request: Request<pb::ListOffsetsRequest>) -> Answer<pb::ListOffsetsResponse> {
+        Ok(Response::new(Gateway::list_offsets(self, request.get_ref()).await?))
+    }
+}

@@ -1,0 +1,125 @@
+//! `ProducerService`.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+use tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+use walser_model::Acks;
+use walser_proto::v1 as pb;
+use walser_proto::v1::producer_service_server::ProducerService;
+use walser_rpc::{Failure, Reason};
+
+use super::stream;
+use crate::Gateway;
+use crate::produce::{Outcome, Write};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Told in the answer when a topic was created for a write.
+const CREATED: &str = "walser-topic-created";
+
+/// Reads an enum of a request.
+pub(super) fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, Failure> {
+    E::try_from(number).map_err(|_| Failure::field(field, format!("{number} is not a value of the enum")))
+}
+
+/// The caller's trace, if it is one.
+pub(super) fn trace(metadata: &MetadataMap) -> Option<String> {
+    let text = metadata.get("traceparent")?.to_str().ok()?;
+    (text.len() <= 64).then(|| text.to_owned())
+}
+
+/// The caller's time less what the answer needs to travel; tonic would cut the call without saying why.
+pub(super) fn time_left(metadata: &MetadataMap) -> Option<Duration> {
+    let left = walser_rpc::remaining(metadata)?;
+    Some(left.saturating_sub((left / 10).min(Duration::from_millis(20))))
+}
+
+fn write(request: pb::ProduceRequest, trace: Option<String>) -> Result<Write, Failure> {
+    Ok(Write {
+        acks: Acks::from(known::<pb::Acks>("acks", request.acks)?),
+        compression: known::<pb::Compression>("compression", request.compression)?.chosen(),
+        topic: request.topic,
+        partition: request.partition,
+        records: request.records,
+        record_batch: request.record_batch,
+        producer: request.producer,
+        base_sequence: request.base_sequence,
+        expected_offset: request.expected_offset,
+        trace,
+    })
+}
+
+/// The outcome as a unary call tells it: an error unless every record is written.
+fn response(outcome: Outcome, acks: Acks) -> Result<pb::ProduceResponse, Status> {
+    let Some(failure) = outcome.failure else { return Ok(written(outcome, acks)) };
+    let partial = !outcome.appends.is_empty();
+    let failure = if partial { failure.with_effect(pb::Effect::Partial) } else { failure };
+    let detail = pb::ProduceFailure { failed_ranges: outcome.failed, appends: outcome.appends };
+    Err(failure.into_status_with("walser.v1.ProduceFailure", prost::Message::encode_to_vec(&detail)))
+}
+
+/// The outcome of a write that succeeded.
+pub(super) fn written(outcome: Outcome, acks: Acks) -> pb::ProduceResponse {
+    let positions = if acks == Acks::None { Vec::new() } else { outcome.positions };
+    pb::ProduceResponse { positions, appends: outcome.appends }
+}
+
+fn timed_out(limit: Duration) -> Failure {
+    let text = format!("the write was not answered within {limit:?}; it may still happen");
+    Failure::new(Reason::RequestTimedOut, text).with("stage", "append").with("appended", "unknown")
+}
+
+#[async_trait]
+impl ProducerService for Gateway {
+    async fn produce(&self, request: Request<pb::ProduceRequest>) -> Answer<pb::ProduceResponse> {
+        let limit = time_left(request.metadata()).unwrap_or(self.config.produce_timeout);
+        let trace = trace(request.metadata());
+        let write = write(request.into_inner(), trace)?;
+        let acks = write.acks;
+        let (done, outcome) = oneshot::channel();
+        let told = Box::new(move |outcome| drop(done.send(outcome)));
+        let all = async {
+            Gateway::produce(self, write, told).await?;
+            if acks == Acks::None {
+                return Ok(Outcome::default());
+            }
+            outcome.await.map_err(|_| Failure::internal("a write was given up without an answer"))
+        };
+        let outcome = tokio::time::timeout(limit, all).await.map_err(|_| timed_out(limit))??;
+        let created = outcome.created;
+        let mut response = Response::new(response(outcome, acks)?);
+        if created {
+            response.metadata_mut().insert(CREATED, tonic::metadata::MetadataValue::from_static("true"));
+        }
+        Ok(response)
+    }
+
+    type ProduceStreamStream = Pin<Box<dyn Stream<Item = Result<pb::ProduceStreamResponse, Status>> + Send>>;
+
+    async fn produce_stream(
+        &self,
+        request: Request<Streaming<pb::ProduceStreamRequest>>,
+    ) -> Answer<Self::ProduceStreamStream> {
+        let trace = trace(request.metadata());
+        Ok(Response::new(stream::serve(self.clone(), request.into_inner(), trace)))
+    }
+
+    async fn init_producer(&self, request: Request<pb::InitProducerRequest>) -> Answer<pb::InitProducerResponse> {
+        let producer = match request.into_inner().previous {
+            Some(previous) if previous.producer_id < 0 || previous.producer_epoch < 0 => {
+                return Err(Failure::field("previous", "is not a producer session").into());
+            }
+            // The next epoch of the same id fences the old one; when there is none left, a new id does as well.
+            Some(previous) if previous.producer_epoch < i32::from(i16::MAX) => {
+                pb::ProducerIdentity { producer_id: previous.producer_id, producer_epoch: previous.producer_epoch + 1 }
+            }
+            _ => pb::ProducerIdentity { producer_id: self.producer_ids.next().await?.0, producer_epoch: 0 },
+        };
+        Ok(Response::new(pb::InitProducerResponse { producer: Some(producer) }))
+    }
+}

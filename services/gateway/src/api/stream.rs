@@ -1,0 +1,258 @@
+//! `ProduceStream`: pipelined writes with one result per batch.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use walser_model::{Acks, Compression};
+use walser_proto::v1 as pb;
+use walser_proto::v1::produce_result;
+use walser_proto::v1::produce_stream_request::Message;
+use walser_proto::v1::produce_stream_response::Message as Reply;
+use walser_rpc::{Failure, Reason};
+
+use super::producer::{known, written};
+use crate::Gateway;
+use crate::produce::{Done, Outcome, Write};
+
+/// Results that may wait for the client; the byte limit is reached first.
+const RESULTS_MAX: usize = 8192;
+/// Results in one answer.
+const GROUP_MAX: usize = 256;
+/// Cost of a batch beside its bytes, for the limit.
+const BATCH_OVERHEAD: usize = 512;
+
+type Answers = Pin<Box<dyn Stream<Item = Result<pb::ProduceStreamResponse, Status>> + Send>>;
+
+/// What is sent to the client, in order.
+enum Outgoing {
+    Result(pb::ProduceResult),
+    Other(Reply),
+    End(Status),
+}
+
+/// Settings of a stream, from its first message.
+struct Session {
+    default_topic: String,
+    acks: Acks,
+    compression: Option<Compression>,
+    producer: Option<pb::ProducerIdentity>,
+}
+
+/// A stream being read.
+struct Reader {
+    gateway: Gateway,
+    outgoing: mpsc::Sender<Outgoing>,
+    room: Arc<Semaphore>,
+    trace: Option<String>,
+    /// Partitions of an idempotent stream on which a batch failed: later ones cannot succeed.
+    failed: Arc<Mutex<HashSet<(String, i32)>>>,
+    last_correlation: Option<i64>,
+}
+
+/// Serves one stream.
+pub(super) fn serve(gateway: Gateway, requests: Streaming<pb::ProduceStreamRequest>, trace: Option<String>) -> Answers {
+    let (outgoing, stream) = mpsc::channel(RESULTS_MAX);
+    let room = Arc::new(Semaphore::new(gateway.config.in_flight_bytes_max));
+    let (failed, last_correlation) = (Arc::default(), None);
+    let reader = Reader { gateway, outgoing, room, trace, failed, last_correlation };
+    tokio::spawn(reader.run(requests));
+    Box::pin(ReceiverStream::new(stream).ready_chunks(GROUP_MAX).flat_map(|group| futures::stream::iter(grouped(group))))
+}
+
+/// Puts neighbouring results into one message.
+fn grouped(group: Vec<Outgoing>) -> Vec<Result<pb::ProduceStreamResponse, Status>> {
+    let mut messages = Vec::new();
+    let mut results = Vec::new();
+    let message = |reply| Ok(pb::ProduceStreamResponse { message: Some(reply) });
+    for item in group {
+        let other = match item {
+            Outgoing::Result(result) => {
+                results.push(result);
+                continue;
+            }
+            Outgoing::Other(reply) => message(reply),
+            Outgoing::End(status) => Err(status),
+        };
+        if !results.is_empty() {
+            messages.push(message(Reply::Results(pb::ProduceResults { results: std::mem::take(&mut results) })));
+        }
+        messages.push(other);
+    }
+    if !results.is_empty() {
+        messages.push(message(Reply::Results(pb::ProduceResults { results })));
+    }
+    messages
+}
+
+impl Reader {
+    async fn run(mut self, mut requests: Streaming<pb::ProduceStreamRequest>) {
+        let outgoing = self.outgoing.clone();
+        let shutdown = self.gateway.shutdown.clone();
+        let end = tokio::select! {
+            end = self.read(&mut requests) => end,
+            () = outgoing.closed() => return,
+            () = shutdown.wait() => {
+                let grace = Some(shutdown.grace().into());
+                let _ = outgoing.send(Outgoing::Other(Reply::Drain(pb::Drain { grace }))).await;
+                Ok(())
+            }
+        };
+        // Everything that was sent is answered before the stream ends.
+        let all = u32::try_from(self.gateway.config.in_flight_bytes_max).unwrap_or(u32::MAX);
+        tokio::select! {
+            _ = self.room.acquire_many(all) => {}
+            () = outgoing.closed() => return,
+        }
+        if let Err(failure) = end {
+            let _ = outgoing.send(Outgoing::End(failure.into())).await;
+        }
+    }
+
+    async fn read(&mut self, requests: &mut Streaming<pb::ProduceStreamRequest>) -> Result<(), Failure> {
+        let Some(first) = requests.message().await.map_err(received)? else { return Ok(()) };
+        let Some(Message::Open(open)) = first.message else {
+            let failure = Failure::new(Reason::StreamProtocolViolation, "the first message must be open");
+            return Err(failure.with("expected", "open").with("actual", "batch"));
+        };
+        let session = Session {
+            default_topic: open.default_topic,
+            acks: Acks::from(known::<pb::Acks>("open.acks", open.acks)?),
+            compression: known::<pb::Compression>("open.compression", open.compression)?.chosen(),
+            producer: open.producer,
+        };
+        let opened = pb::ProduceOpened {
+            max_in_flight_bytes: i64::try_from(self.gateway.config.in_flight_bytes_max).unwrap_or(i64::MAX),
+            max_batch_bytes: self.batch_bytes_max(&session.default_topic),
+            gateway: self.gateway.config.name.clone(),
+        };
+        let _ = self.outgoing.send(Outgoing::Other(Reply::Opened(opened))).await;
+        while let Some(message) = requests.message().await.map_err(received)? {
+            match message.message {
+                Some(Message::Batch(batch)) => self.batch(&session, batch).await?,
+                Some(Message::Open(_)) => {
+                    let failure = Failure::new(Reason::StreamProtocolViolation, "open was sent twice");
+                    return Err(failure.with("expected", "batch").with("actual", "open"));
+                }
+                None => {
+                    let failure = Failure::new(Reason::StreamProtocolViolation, "the message is empty");
+                    return Err(failure.with("expected", "batch").with("actual", "nothing"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn batch_bytes_max(&self, topic: &str) -> i64 {
+        let config = self.gateway.metadata.topic(topic).map(|topic| topic.config.clone()).unwrap_or_default();
+        i64::try_from(config.message_bytes_max).unwrap_or(i64::MAX)
+    }
+
+    async fn batch(&mut self, session: &Session, batch: pb::ProduceBatch) -> Result<(), Failure> {
+        let correlation_id = batch.correlation_id;
+        if self.last_correlation.is_some_and(|last| correlation_id <= last) {
+            let last = self.last_correlation.unwrap_or_default();
+            let text = format!("correlation_id {correlation_id} does not increase: the one before was {last}");
+            let failure = Failure::new(Reason::StreamProtocolViolation, text);
+            return Err(failure.with("expected", format!("above {last}")).with("actual", correlation_id));
+        }
+        self.last_correlation = Some(correlation_id);
+        let bytes = prost::Message::encoded_len(&batch) + BATCH_OVERHEAD;
+        let wanted = bytes.min(self.gateway.config.in_flight_bytes_max);
+        let permit = Arc::clone(&self.room).acquire_many_owned(u32::try_from(wanted).unwrap_or(u32::MAX)).await;
+        let Ok(slot) = self.outgoing.clone().reserve_owned().await else { return Ok(()) };
+        let write = Write {
+            topic: if batch.topic.is_empty() { session.default_topic.clone() } else { batch.topic },
+            partition: batch.partition,
+            records: batch.records,
+            record_batch: batch.record_batch,
+            acks: session.acks,
+            compression: session.compression,
+            producer: session.producer,
+            base_sequence: batch.base_sequence,
+            expected_offset: batch.expected_offset,
+            trace: self.trace.clone(),
+        };
+        let acks = write.acks;
+        let lane = session.producer.and(write.partition).map(|partition| (write.topic.clone(), partition));
+        let failed = Arc::clone(&self.failed);
+        let answer = move |outcome: Outcome| {
+            let outcome = in_order(outcome, lane, &failed, correlation_id);
+            let result = match outcome.failure {
+                Some(failure) => {
+                    let partial = !outcome.appends.is_empty();
+                    let failure = if partial { failure.with_effect(pb::Effect::Partial) } else { failure };
+                    produce_result::Outcome::Error(failure.into())
+                }
+                None => produce_result::Outcome::Written(written(outcome, acks)),
+            };
+            slot.send(Outgoing::Result(pb::ProduceResult { correlation_id, outcome: Some(result) }));
+            drop(permit);
+        };
+        // One closure answers, whichever way the write ends; a write that cannot begin is answered here.
+        let answer = Arc::new(Mutex::new(Some(answer)));
+        let tell = move |answer: &Mutex<Option<_>>, outcome: Outcome| {
+            let answer: Option<Box<dyn FnOnce(Outcome) + Send>> =
+                answer.lock().take().map(|answer| Box::new(answer) as Box<dyn FnOnce(Outcome) + Send>);
+            if let Some(answer) = answer {
+                answer(outcome);
+            }
+        };
+        let done: Done = {
+            let answer = Arc::clone(&answer);
+            Box::new(move |outcome| tell(&answer, outcome))
+        };
+        let begun = self.gateway.produce(write, done).await;
+        match begun {
+            Err(failure) => {
+                if let Some(answer) = answer.lock().take() {
+                    answer(Outcome { failure: Some(failure), ..Outcome::default() });
+                }
+            }
+            Ok(()) if acks == Acks::None => {
+                if let Some(answer) = answer.lock().take() {
+                    answer(Outcome::default());
+                }
+            }
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+}
+
+/// After a failure on a partition, later batches of an idempotent stream are refused for that, not for their gap.
+fn in_order(
+    mut outcome: Outcome,
+    lane: Option<(String, i32)>,
+    failed: &Mutex<HashSet<(String, i32)>>,
+    correlation_id: i64,
+) -> Outcome {
+    let Some(lane) = lane else { return outcome };
+    let mut failed = failed.lock();
+    match &outcome.failure {
+        None => drop(failed.remove(&lane)),
+        Some(failure) if failure.reason() == Reason::SequenceOutOfOrder && failed.contains(&lane) => {
+            let text = "an earlier batch for the partition failed; send again in order, from that batch on";
+            let failure = Failure::new(Reason::PredecessorFailed, text).with("correlationId", correlation_id);
+            outcome.failure = Some(failure);
+        }
+        Some(_) => drop(failed.insert(lane)),
+    }
+    outcome
+}
+
+/// A message that could not be received: what the codec says of it, or the end of the connection.
+fn received(status: Status) -> Failure {
+    if status.details().is_empty() && status.message().contains("message length too large") {
+        let text = format!("{}; send several smaller messages", status.message());
+        let failure = Failure::new(Reason::RecordTooLarge, text).with("rule", "message-size");
+        return failure.with_code(tonic::Code::ResourceExhausted);
+    }
+    status.into()
+}

@@ -1,0 +1,201 @@
+//! `TopicService`: the controller's answers, with live numbers of the leaders; truncation at the leaders.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tonic::{Request, Response, Status};
+use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
+use walser_proto::v1 as pb;
+use walser_proto::v1::topic_service_client::TopicServiceClient;
+use walser_proto::v1::topic_service_server::TopicService;
+use walser_rpc::{Connection, Failure, Reason};
+
+use crate::Gateway;
+use crate::metadata::TopicView;
+use crate::target::{Place, Target, place};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Figures = HashMap<(String, i32), pbi::PartitionFigures>;
+
+/// A change that was made should be seen by the same client's next call; longer than this nobody waits.
+const ARRIVAL: Duration = Duration::from_secs(5);
+
+impl Gateway {
+    fn topic_client(&self) -> TopicServiceClient<Connection> {
+        TopicServiceClient::new(self.controller.clone())
+    }
+
+    /// Waits until this gateway knows the change behind an etag.
+    async fn see_change(&self, topic: Option<&pb::Topic>) {
+        if let Some(version) = topic.and_then(|topic| topic.etag.parse().ok()) {
+            self.metadata.reached(version, ARRIVAL).await;
+        }
+    }
+
+    /// Live numbers of all partitions of some topics, from their leaders.
+    async fn figures(&self, topics: &[std::sync::Arc<TopicView>]) -> Figures {
+        let mut by_node: HashMap<NodeId, Vec<(String, TopicPartition)>> = HashMap::new();
+        for topic in topics {
+            for (number, partition) in (0..).zip(&topic.partitions) {
+                let id = TopicPartition::new(topic.id, PartitionIndex(number));
+                if let Some(leader) = partition.leader {
+                    by_node.entry(leader).or_default().push((topic.name.to_string(), id));
+                }
+            }
+        }
+        let mut figures = Figures::new();
+        for (node, wanted) in by_node {
+            let Some(connection) = self.network.storage(node) else { continue };
+            let refs = wanted.iter().map(|(_, id)| walser_proto::partition_ref(*id, LeaderEpoch::NONE)).collect();
+            let request = pbi::DescribePartitionsRequest { refs };
+            let Ok(answer) = StorageServiceClient::new(connection).describe_partitions(request).await else { continue };
+            for ((name, id), found) in wanted.into_iter().zip(answer.into_inner().figures) {
+                if found.error.is_none() {
+                    figures.insert((name, id.partition.0), found);
+                }
+            }
+        }
+        figures
+    }
+
+    async fn add_stats(&self, topics: &mut [pb::Topic]) {
+        let views: Vec<_> = topics.iter().filter_map(|topic| self.metadata.topic(&topic.name)).collect();
+        let figures = self.figures(&views).await;
+        for topic in topics {
+            let mut stats = pb::TopicStats::default();
+            for partition in 0..topic.partition_count {
+                match figures.get(&(topic.name.clone(), partition)) {
+                    Some(found) => {
+                        stats.size_bytes += found.size_bytes;
+                        stats.record_count += found.high_watermark - found.log_start_offset;
+                    }
+                    None => stats.offline_count += 1,
+                }
+            }
+            topic.stats = Some(stats);
+        }
+    }
+
+    async fn truncate(&self, request: &pb::TruncateTopicRequest) -> Result<pb::TruncateTopicResponse, Failure> {
+        let topic = self.topic(&request.topic).await?;
+        let before = request.before.as_ref().ok_or_else(|| Failure::field("before", "is missing"))?;
+        let before = place(before, "before", self.clock.now_millis())?;
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let partitions: Vec<i32> =
+            if request.partitions.is_empty() { (0..count).collect() } else { request.partitions.clone() };
+        let mut offsets = Vec::new();
+        for partition in partitions {
+            crate::topics::checked_partition(&topic, partition)?;
+            let target = Target {
+                topic: std::sync::Arc::clone(&topic),
+                partition,
+                start: before,
+                end: None,
+                last_epoch: -1,
+            };
+            offsets.push((partition, self.boundary(&target, before).await?));
+        }
+        let mut response = pb::TruncateTopicResponse::default();
+        for (partition, offset) in offsets {
+            let offset = if request.validate_only {
+                let start = self.find(&topic, partition, Place::Earliest).await?.offset;
+                offset.0.max(start)
+            } else {
+                let route = self.route(&topic, partition)?;
+                let unknown = || Failure::new(Reason::LeaderNotAvailable, "the leader is not known");
+                let connection = self.network.storage(route.node).ok_or_else(unknown)?;
+                let request = pbi::DeleteRecordsRequest { r#ref: Some(route.reference), before_offset: offset.0 };
+                StorageServiceClient::new(connection).delete_records(request).await?.into_inner().log_start_offset
+            };
+            response.log_start_offsets.push(pb::RecordPosition { partition, offset });
+        }
+        Ok(response)
+    }
+}
+
+#[async_trait]
+impl TopicService for Gateway {
+    async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answer<pb::CreateTopicResponse> {
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let response = self.topic_client().create_topic(request).await?;
+        if !validate_only {
+            self.see_change(response.get_ref().topic.as_ref()).await;
+        }
+        Ok(response)
+    }
+
+    async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
+        let mut response = self.topic_client().get_topic(request.into_inner()).await?;
+        if let Some(topic) = response.get_mut().topic.as_mut() {
+            self.add_stats(std::slice::from_mut(topic)).await;
+        }
+        Ok(response)
+    }
+
+    async fn list_topics(&self, request: Request<pb::ListTopicsRequest>) -> Answer<pb::ListTopicsResponse> {
+        let request = request.into_inner();
+        let include_stats = request.include_stats;
+        let mut response = self.topic_client().list_topics(request).await?;
+        if include_stats {
+            self.add_stats(&mut response.get_mut().topics).await;
+        }
+        Ok(response)
+    }
+
+    async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
+        let response = self.topic_client().update_topic(request.into_inner()).await?;
+        self.see_change(response.get_ref().topic.as_ref()).await;
+        Ok(response)
+    }
+
+    async fn delete_topic(&self, request: Request<pb::DeleteTopicRequest>) -> Answer<pb::DeleteTopicResponse> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let before = self.metadata.topic(&name).map(|topic| topic.id);
+        let response = self.topic_client().delete_topic(request).await?;
+        let gone = |view: &crate::metadata::View| view.topic(&name).map(|topic| topic.id) != before;
+        self.metadata.wait_until(ARRIVAL, |view| before.is_none() || gone(view)).await;
+        Ok(response)
+    }
+
+    async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
+        let response = self.topic_client().add_partitions(request.into_inner()).await?;
+        self.see_change(response.get_ref().topic.as_ref()).await;
+        Ok(response)
+    }
+
+    async fn list_partitions(
+        &self,
+        request: Request<pb::ListPartitionsRequest>,
+    ) -> Answer<pb::ListPartitionsResponse> {
+        let mut response = self.topic_client().list_partitions(request.into_inner()).await?;
+        let mut names: Vec<_> = response.get_ref().partitions.iter().map(|info| info.topic.clone()).collect();
+        names.dedup();
+        let views: Vec<_> = names.iter().filter_map(|name| self.metadata.topic(name)).collect();
+        let figures = self.figures(&views).await;
+        for info in &mut response.get_mut().partitions {
+            let Some(partition) = info.partition.as_mut() else { continue };
+            if let Some(found) = figures.get(&(info.topic.clone(), partition.partition)) {
+                partition.log_start_offset = found.log_start_offset;
+                partition.high_watermark = found.high_watermark;
+                partition.size_bytes = found.size_bytes;
+            }
+        }
+        Ok(response)
+    }
+
+    async fn truncate_topic(&self, request: Request<pb::TruncateTopicRequest>) -> Answer<pb::TruncateTopicResponse> {
+        Ok(Response::new(self.truncate(request.get_ref()).await?))
+    }
+
+    async fn list_topic_configs(
+        &self,
+        request: Request<pb::ListTopicConfigsRequest>,
+    ) -> Answer<pb::ListTopicConfigsResponse> {
+        self.topic_client().list_topic_configs(request.into_inner()).await
+    }
+}

@@ -1,0 +1,127 @@
+//! Batches on their way in: validation of raw ones, encoding of plain records.
+
+use bytes::Bytes;
+use walser_model::{Compression, CompressionSetting, Timestamp, TopicConfig};
+use walser_proto::v1 as pb;
+use walser_record_batch::{
+    BatchBuilder, HEADER_LEN, HeaderError, InvalidBatch, Limits, Produced, RecordFields, validate_produced,
+};
+use walser_rpc::{Failure, Reason};
+
+/// Header of a trace in records, by W3C Trace Context.
+const TRACEPARENT: &str = "traceparent";
+
+/// Checks a batch that a client built.
+pub(crate) fn validate(batch: &Bytes, config: &TopicConfig, deep: bool, now: Timestamp) -> Result<Produced, Failure> {
+    let limits = Limits { size_max: config.message_bytes_max, deep };
+    let produced = validate_produced(batch, limits).map_err(|error| refusal(&error))?;
+    check_timestamps(config, produced.min_timestamp, produced.header.max_timestamp, now, None)?;
+    Ok(produced)
+}
+
+fn refusal(error: &InvalidBatch) -> Failure {
+    let reason = match error {
+        InvalidBatch::Header(HeaderError::Crc { .. }) => Reason::BatchCorrupt,
+        InvalidBatch::Header(HeaderError::Magic { .. }) | InvalidBatch::Codec(_) => Reason::BatchFormatUnsupported,
+        InvalidBatch::TooLarge { .. } => Reason::RecordTooLarge,
+        InvalidBatch::Compression(walser_record_batch::CompressionError::TooLarge { .. }) => Reason::RecordTooLarge,
+        _ => Reason::RecordInvalid,
+    };
+    let failure = Failure::new(reason, error.to_string()).with("rule", error.rule());
+    match error {
+        InvalidBatch::Header(HeaderError::Crc { stored, computed }) => {
+            failure.with("expectedCrc", format!("{stored:#010x}")).with("actualCrc", format!("{computed:#010x}"))
+        }
+        InvalidBatch::Header(HeaderError::Magic { magic }) => failure.with("magic", magic),
+        InvalidBatch::Codec(codec) => failure.with("codec", codec),
+        InvalidBatch::TooLarge { size, max } => failure.with("sizeBytes", size).with("maxBytes", max),
+        InvalidBatch::Record { index, .. } => failure.with("recordIndex", index),
+        _ => failure,
+    }
+}
+
+/// Refuses timestamps too far from the clock, unless the leader stamps records itself.
+fn check_timestamps(
+    config: &TopicConfig,
+    oldest: Timestamp,
+    newest: Timestamp,
+    now: Timestamp,
+    index: Option<usize>,
+) -> Result<(), Failure> {
+    if config.timestamp_type == walser_model::TimestampType::LogAppendTime {
+        return Ok(());
+    }
+    let millis = |limit: std::time::Duration| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+    let broken = |timestamp: Timestamp, setting: &str| {
+        let text = format!("timestamp {timestamp} is too far from the clock ({now}): {setting}");
+        let failure = Failure::new(Reason::RecordInvalid, text).with("rule", setting).with("timestamp", timestamp);
+        match index {
+            Some(index) => failure.with("recordIndex", index),
+            None => failure,
+        }
+    };
+    if config.timestamp_after_max.is_some_and(|limit| newest > now.saturating_add(millis(limit))) {
+        return Err(broken(newest, "message.timestamp.after.max.ms"));
+    }
+    if config.timestamp_before_max.is_some_and(|limit| oldest < now.saturating_sub(millis(limit))) {
+        return Err(broken(oldest, "message.timestamp.before.max.ms"));
+    }
+    Ok(())
+}
+
+/// The codec for plain records: the request's, else the topic's, else none.
+pub(crate) fn codec(requested: Option<Compression>, config: &TopicConfig) -> Compression {
+    requested.unwrap_or(match config.compression {
+        CompressionSetting::Producer => Compression::None,
+        CompressionSetting::Codec(codec) => codec,
+    })
+}
+
+/// Checks plain records and gives back the size bound of each, in bytes.
+pub(crate) fn check_records(records: &[pb::Record], config: &TopicConfig, now: Timestamp) -> Result<Vec<usize>, Failure> {
+    let mut sizes = Vec::with_capacity(records.len());
+    for (index, record) in records.iter().enumerate() {
+        if let Some(timestamp) = record.timestamp_millis {
+            if timestamp < 0 {
+                let text = format!("timestamp {timestamp} is before 1970");
+                let failure = Failure::new(Reason::RecordInvalid, text).with("rule", "timestamp");
+                return Err(failure.with("recordIndex", index));
+            }
+            check_timestamps(config, timestamp, timestamp, now, Some(index))?;
+        }
+        let size = size_bound(record);
+        if size + HEADER_LEN > config.message_bytes_max {
+            let (size, max) = (size + HEADER_LEN, config.message_bytes_max);
+            let text = format!("record {index} needs a batch of up to {size} bytes, the topic accepts {max}");
+            let failure = Failure::new(Reason::RecordTooLarge, text).with("sizeBytes", size);
+            return Err(failure.with("maxBytes", max).with("recordIndex", index));
+        }
+        sizes.push(size);
+    }
+    Ok(sizes)
+}
+
+/// Upper bound of a record's encoded size, a trace header included.
+fn size_bound(record: &pb::Record) -> usize {
+    const TRACE_BYTES: usize = 100;
+    let bytes = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
+    let headers: usize = record.headers.iter().map(|header| 10 + header.key.len() + bytes(&header.value)).sum();
+    36 + bytes(&record.key) + bytes(&record.value) + headers + TRACE_BYTES
+}
+
+/// Encodes a record. `trace`: the caller's trace, given to records that have none.
+pub(crate) fn encode(builder: &mut BatchBuilder, record: &pb::Record, now: Timestamp, trace: Option<&str>) {
+    let mut headers: Vec<(&[u8], Option<&[u8]>)> = Vec::with_capacity(record.headers.len() + 1);
+    headers.extend(record.headers.iter().map(|header| (header.key.as_bytes(), header.value.as_deref())));
+    if let Some(trace) = trace
+        && !record.headers.iter().any(|header| header.key == TRACEPARENT)
+    {
+        headers.push((TRACEPARENT.as_bytes(), Some(trace.as_bytes())));
+    }
+    builder.append(&RecordFields {
+        timestamp: record.timestamp_millis.unwrap_or(now),
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: &headers,
+    });
+}

@@ -1,0 +1,79 @@
+//! Settings of the gateway.
+
+use std::time::Duration;
+
+use walser_service::{Key, Kind, Settings};
+
+/// Every setting.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "gateway.message.bytes.max",
+        kind: Kind::Bytes(1 << 20, 64 << 20),
+        default: "16MiB",
+        doc: "Largest gRPC message accepted.",
+    },
+    Key {
+        name: "gateway.stream.in.flight.bytes.max",
+        kind: Kind::Bytes(64 << 10, 1 << 30),
+        default: "16MiB",
+        doc: "Unanswered bytes of one ProduceStream; the gateway stops reading above.",
+    },
+    Key {
+        name: "gateway.validate.compressed",
+        kind: Kind::Bool,
+        default: "true",
+        doc: "Decompress and check compressed batches that clients built. false: only their headers and checksums.",
+    },
+    Key {
+        name: "gateway.auto.create.topics",
+        kind: Kind::Bool,
+        default: "true",
+        doc: "Create a missing topic when somebody produces to it. On in standalone, off in a cluster.",
+    },
+    Key {
+        name: "gateway.num.partitions",
+        kind: Kind::Int(1, 10_000),
+        default: "1",
+        doc: "Partitions of a topic that is created by producing to it.",
+    },
+    Key {
+        name: "gateway.produce.timeout.ms",
+        kind: Kind::Millis(100, 600_000),
+        default: "30000",
+        doc: "Time for a write whose caller has no deadline.",
+    },
+];
+
+/// Checked settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Largest gRPC message in bytes.
+    pub message_bytes_max: usize,
+    /// Unanswered bytes per stream.
+    pub in_flight_bytes_max: usize,
+    /// Look into compressed batches.
+    pub validate_compressed: bool,
+    /// Create missing topics.
+    pub auto_create: bool,
+    /// With so many partitions.
+    pub partitions: i32,
+    /// Time for a write without a deadline.
+    pub produce_timeout: Duration,
+    /// Name of this gateway in answers.
+    pub name: String,
+}
+
+impl Config {
+    /// From settings.
+    pub fn from_settings(settings: &Settings) -> Self {
+        Self {
+            message_bytes_max: settings.number("gateway.message.bytes.max"),
+            in_flight_bytes_max: settings.number("gateway.stream.in.flight.bytes.max"),
+            validate_compressed: settings.flag("gateway.validate.compressed"),
+            auto_create: settings.flag("gateway.auto.create.topics"),
+            partitions: settings.number("gateway.num.partitions"),
+            produce_timeout: settings.duration("gateway.produce.timeout.ms"),
+            name: format!("gateway/{}", env!("CARGO_PKG_VERSION")),
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! One write of a client: any number of records for one topic, or one batch.
+//!
+//! A write is split into parts, one per partition and batch. [`Gateway::produce`] returns once every part is on its
+//! way, in order; the outcome comes when the last part is answered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use walser_model::{Acks, Compression, Offset, ProducerEpoch, ProducerId};
+use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
+use walser_proto::v1 as pb;
+use walser_record_batch::{BatchBuilder, HEADER_LEN, Producer, partition_for_key};
+use walser_rpc::{Failure, Reason};
+
+use crate::Gateway;
+use crate::batches::{check_records, codec, encode, validate};
+use crate::metadata::TopicView;
+use crate::topics::{checked_partition, moved};
+use crate::writer::Part;
+
+/// Failed ranges that are told one by one.
+const FAILED_RANGES_MAX: usize = 32;
+/// Pause before an attempt is repeated.
+const RETRY: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// A write.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) topic: String,
+    pub(crate) partition: Option<i32>,
+    pub(crate) records: Vec<pb::Record>,
+    pub(crate) record_batch: Bytes,
+    pub(crate) acks: Acks,
+    pub(crate) compression: Option<Compression>,
+    pub(crate) producer: Option<pb::ProducerIdentity>,
+    pub(crate) base_sequence: i32,
+    pub(crate) expected_offset: Option<i64>,
+    /// The caller's trace, for records that have none.
+    pub(crate) trace: Option<String>,
+}
+
+/// What became of a write.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) appends: Vec<pb::AppendResult>,
+    /// One per plain record, in order; empty for batches.
+    pub(crate) positions: Vec<pb::RecordPosition>,
+    pub(crate) failed: Vec<pb::FailedRange>,
+    /// The first failure, if any.
+    pub(crate) failure: Option<Failure>,
+    /// A topic was created for it.
+    pub(crate) created: bool,
+}
+
+/// Called once, on any thread; must not block.
+pub(crate) type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Collects the answers of all parts.
+struct Collector {
+    state: Mutex<Collected>,
+}
+
+struct Collected {
+    left: usize,
+    /// By part number.
+    parts: Vec<Option<(PartPlan, Result<AppendStreamResponse, Failure>)>>,
+    record_count: usize,
+    created: bool,
+    done: Option<Done>,
+}
+
+/// Which records of a write make a part.
+#[derive(Debug, Clone)]
+struct PartPlan {
+    partition: i32,
+    /// Indexes into the write's records; empty for a batch.
+    records: Vec<usize>,
+    record_count: i32,
+    size_bound: usize,
+}
+
+impl Write {
+    /// The session, checked. `None`: the write has none.
+    fn session(&self) -> Result<Option<Producer>, Failure> {
+        let Some(identity) = &self.producer else { return Ok(None) };
+        let bad = |field: &str, problem: &str| Err(Failure::field(field, problem));
+        if self.partition.is_none() {
+            return bad("partition", "is needed with a producer session");
+        }
+        if self.base_sequence < 0 {
+            return bad("base_sequence", "must be at least 0");
+        }
+        if identity.producer_id < 0 {
+            return bad("producer.producer_id", "must come from InitProducer");
+        }
+        let Ok(epoch) = i16::try_from(identity.producer_epoch) else {
+            return bad("producer.producer_epoch", "must come from InitProducer");
+        };
+        if epoch < 0 {
+            return bad("producer.producer_epoch", "must come from InitProducer");
+        }
+        let (id, epoch) = (ProducerId(identity.producer_id), ProducerEpoch(epoch));
+        Ok(Some(Producer { id, epoch, base_sequence: self.base_sequence }))
+    }
+
+    fn check_shape(&self) -> Result<(), Failure> {
+        if self.records.is_empty() == self.record_batch.is_empty() {
+            let what = if self.records.is_empty() { "neither" } else { "both" };
+            let text = format!("{what} of records and record_batch are set; set exactly one");
+            return Err(Failure::new(Reason::PayloadAmbiguous, text));
+        }
+        if !self.record_batch.is_empty() && self.partition.is_none() {
+            return Err(Failure::field("partition", "is needed with record_batch"));
+        }
+        if self.partition.is_some_and(|partition| partition < 0) {
+            return Err(Failure::field("partition", "must be at least 0"));
+        }
+        match self.expected_offset {
+            Some(_) if self.partition.is_none() => Err(Failure::field("partition", "is needed with expected_offset")),
+            Some(offset) if offset < 0 => Err(Failure::field("expected_offset", "must be at least 0")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Collector {
+    fn start(plans: &[PartPlan], record_count: usize, created: bool, done: Done) -> Arc<Self> {
+        let parts = plans.iter().map(|_| None).collect();
+        let state = Collected { left: plans.len(), parts, record_count, created, done: Some(done) };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    fn part_done(&self, number: usize, plan: PartPlan, outcome: Result<AppendStreamResponse, Failure>) {
+        let mut state = self.state.lock();
+        state.parts[number] = Some((plan, outcome));
+        state.left -= 1;
+        if state.left > 0 {
+            return;
+        }
+        let outcome = state.outcome();
+        let done = state.done.take();
+        drop(state);
+        if let Some(done) = done {
+            done(outcome);
+        }
+    }
+}
+
+impl Collected {
+    fn outcome(&mut self) -> Outcome {
+        let mut outcome = Outcome { created: self.created, ..Outcome::default() };
+        let mut positions = vec![pb::RecordPosition { partition: -1, offset: -1 }; self.record_count];
+        for (plan, answer) in self.parts.drain(..).flatten() {
+            match answer {
+                Ok(answer) => {
+                    for (offset, index) in (answer.base_offset..).zip(&plan.records) {
+                        positions[*index] = pb::RecordPosition { partition: plan.partition, offset };
+                    }
+                    let stamped = answer.log_append_time_millis >= 0;
+                    outcome.appends.push(pb::AppendResult {
+                        partition: plan.partition,
+                        base_offset: answer.base_offset,
+                        record_count: plan.record_count,
+                        log_append_time_millis: stamped.then_some(answer.log_append_time_millis),
+                        log_start_offset: answer.log_start_offset,
+                        duplicate: answer.duplicate,
+                        durability: answer.durability,
+                        copies: answer.copies,
+                    });
+                }
+                Err(failure) => {
+                    note_failed(&mut outcome.failed, &plan, &failure);
+                    outcome.failure.get_or_insert(failure);
+                }
+            }
+        }
+        outcome.positions = positions;
+        outcome
+    }
+}
+
+/// Adds the records of a failed part as ranges of their indexes.
+fn note_failed(failed: &mut Vec<pb::FailedRange>, plan: &PartPlan, failure: &Failure) {
+    for index in &plan.records {
+        let index = i32::try_from(*index).unwrap_or(i32::MAX);
+        if let Some(range) = failed.last_mut().filter(|range| {
+            range.partition == plan.partition && range.last_index + 1 == index
+        }) {
+            range.last_index = index;
+        } else if failed.len() < FAILED_RANGES_MAX {
+            failed.push(pb::FailedRange {
+                first_index: index,
+                last_index: index,
+                partition: plan.partition,
+                error: Some(failure.clone().into()),
+            });
+        }
+    }
+}
+
+impl Gateway {
+    /// Sends a write on its way. `done` is called with the outcome; an error here means that nothing was sent.
+    pub(crate) async fn produce(&self, write: Write, done: Done) -> Result<(), Failure> {
+        write.check_shape()?;
+        let session = write.session()?;
+        let (topic, created) = self.topic_to_write(&write.topic, write.partition).await?;
+        if let Some(partition) = write.partition {
+            checked_partition(&topic, partition)?;
+        }
+        if !write.record_batch.is_empty() {
+            return self.produce_batch(write, topic, created, done).await;
+        }
+        let now = self.clock.now_millis();
+        let sizes = check_records(&write.records, &topic.config, now)?;
+        let plans = self.plan(&write, &topic, &sizes);
+        if session.is_some() || write.expected_offset.is_some() {
+            return self.produce_as_one(write, session, topic, created, plans, done).await;
+        }
+        let collector = Collector::start(&plans, write.records.len(), created, done);
+        let codec = codec(write.compression, &topic.config);
+        for (number, plan) in plans.into_iter().enumerate() {
+            let permit = match self.route(&topic, plan.partition) {
+                Ok(route) => route.link.admit(&route.reference, plan.size_bound).await,
+                Err(_) => walser_rpc::AppendPermit::uncounted(),
+            };
+            let collector = Arc::clone(&collector);
+            let (partition, size_bound, record_count) = (plan.partition, plan.size_bound, plan.record_count);
+            let indexes = plan.records.clone();
+            let (records, trace) = (&write.records, write.trace.as_deref());
+            let encode_all = |builder: &mut BatchBuilder| {
+                for index in indexes {
+                    encode(builder, &records[index], now, trace);
+                }
+            };
+            let done = Box::new(move |outcome| collector.part_done(number, plan, outcome));
+            let part = Part { record_count, permit, done };
+            self.gather(&topic, partition, (codec, write.acks), size_bound, encode_all, part);
+        }
+        Ok(())
+    }
+
+    /// Chooses partitions, and splits what does not fit one batch.
+    fn plan(&self, write: &Write, topic: &TopicView, sizes: &[usize]) -> Vec<PartPlan> {
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        // Records without a key stay together: one partition per write, another one for the next.
+        let mut sticky = None;
+        let room = topic.config.message_bytes_max - HEADER_LEN;
+        let mut plans: Vec<PartPlan> = Vec::new();
+        let mut open: std::collections::HashMap<i32, usize> = std::collections::HashMap::new();
+        for (index, record) in write.records.iter().enumerate() {
+            let partition = match (write.partition, &record.key) {
+                (Some(partition), _) => partition,
+                (None, Some(key)) => partition_for_key(key, count),
+                (None, None) => *sticky.get_or_insert_with(|| self.any_partition(count)),
+            };
+            let number = match open.get(&partition) {
+                Some(number) if plans[*number].size_bound + sizes[index] <= room => *number,
+                _ => {
+                    plans.push(PartPlan { partition, records: Vec::new(), record_count: 0, size_bound: 0 });
+                    open.insert(partition, plans.len() - 1);
+                    plans.len() - 1
+                }
+            };
+            let plan = &mut plans[number];
+            plan.records.push(index);
+            plan.record_count += 1;
+            plan.size_bound += sizes[index];
+        }
+        plans
+    }
+
+    fn any_partition(&self, count: i32) -> i32 {
+        if count <= 1 {
+            return 0;
+        }
+        let random = u128::from_be_bytes(self.random.bytes()) % u128::from(count.unsigned_abs());
+        i32::try_from(random).expect("the remainder is below the count")
+    }
+
+    /// Plain records that must become exactly one batch: with a session or an expected offset.
+    async fn produce_as_one(
+        &self,
+        write: Write,
+        session: Option<Producer>,
+        topic: Arc<TopicView>,
+        created: bool,
+        mut plans: Vec<PartPlan>,
+        done: Done,
+    ) -> Result<(), Failure> {
+        if plans.len() != 1 {
+            let max = topic.config.message_bytes_max;
+            let text = format!("records with a producer session or an expected offset must fit one batch of {max} bytes");
+            return Err(Failure::new(Reason::RecordTooLarge, text).with("maxBytes", max));
+        }
+        let plan = plans.swap_remove(0);
+        let now = self.clock.now_millis();
+        let mut builder = BatchBuilder::new(codec(write.compression, &topic.config), plan.size_bound + HEADER_LEN);
+        for record in &write.records {
+            encode(&mut builder, record, now, write.trace.as_deref());
+        }
+        let batch = builder.build(session.unwrap_or(Producer::NONE));
+        self.append(&topic, batch, plan, &write, created, done).await
+    }
+
+    async fn produce_batch(
+        &self,
+        mut write: Write,
+        topic: Arc<TopicView>,
+        created: bool,
+        done: Done,
+    ) -> Result<(), Failure> {
+        let batch = std::mem::take(&mut write.record_batch);
+        let deep = self.config.validate_compressed;
+        let produced = validate(&batch, &topic.config, deep, self.clock.now_millis())?;
+        if let Some(session) = write.session()? {
+            let header = produced.header;
+            let same = header.producer_id == session.id
+                && header.producer_epoch == session.epoch
+                && header.base_sequence == session.base_sequence;
+            if !same {
+                let problem = "and base_sequence must be those inside record_batch";
+                return Err(Failure::field("producer", problem));
+            }
+        }
+        let plan = PartPlan {
+            partition: write.partition.unwrap_or(0),
+            records: Vec::new(),
+            record_count: produced.header.record_count,
+            size_bound: batch.len(),
+        };
+        self.append(&topic, batch, plan, &write, created, done).await
+    }
+
+    /// Hands one batch to the leader, which answers `done`.
+    async fn append(
+        &self,
+        topic: &Arc<TopicView>,
+        batch: Bytes,
+        plan: PartPlan,
+        write: &Write,
+        created: bool,
+        done: Done,
+    ) -> Result<(), Failure> {
+        let collector = Collector::start(std::slice::from_ref(&plan), write.records.len(), created, done);
+        let attempt = Attempt {
+            topic: Arc::clone(topic),
+            batch,
+            plan,
+            acks: write.acks,
+            expected_offset: write.expected_offset.map(Offset),
+            until: self.clock.monotonic() + self.config.produce_timeout,
+            collector,
+        };
+        let route = self.route(&attempt.topic, attempt.plan.partition)?;
+        let permit = route.link.admit(&route.reference, attempt.batch.len()).await;
+        self.attempt(attempt, permit);
+        Ok(())
+    }
+
+    fn attempt(&self, attempt: Attempt, permit: walser_rpc::AppendPermit) {
+        let route = match self.route(&attempt.topic, attempt.plan.partition) {
+            Ok(route) => route,
+            Err(failure) => return attempt.collector.part_done(0, attempt.plan, Err(failure)),
+        };
+        let request = AppendStreamRequest {
+            correlation_id: 0,
+            r#ref: Some(route.reference),
+            record_batch: attempt.batch.clone(),
+            acks: pb::Acks::from(attempt.acks).into(),
+            expected_offset: attempt.expected_offset.map(|offset| offset.0),
+        };
+        let (gateway, start) = (self.clone(), self.clock.monotonic());
+        let reply = move |answer: AppendStreamResponse| {
+            let outcome = match answer.error {
+                Some(error) => Err(Failure::from(error)),
+                None => Ok(answer),
+            };
+            match outcome {
+                // Not idempotent, but nothing was applied: the leader has moved, or has just been elected.
+                Err(failure) if moved(&failure) && gateway.clock.monotonic() < attempt.until => {
+                    let runtime = gateway.runtime().clone();
+                    runtime.spawn(async move {
+                        tokio::time::sleep(RETRY).await;
+                        gateway.attempt(attempt, walser_rpc::AppendPermit::uncounted());
+                    });
+                }
+                outcome => {
+                    let elapsed = gateway.clock.monotonic().saturating_sub(start);
+                    match &outcome {
+                        Ok(_) => {
+                            let records = i64::from(attempt.plan.record_count);
+                            gateway.metrics.written(records, attempt.batch.len(), elapsed);
+                        }
+                        Err(_) => gateway.metrics.write_failed(),
+                    }
+                    attempt.collector.part_done(0, attempt.plan, outcome);
+                }
+            }
+        };
+        route.link.append(permit, request, Box::new(reply));
+    }
+}
+
+/// One batch on its way.
+struct Attempt {
+    topic: Arc<TopicView>,
+    batch: Bytes,
+    plan: PartPlan,
+    acks: Acks,
+    expected_offset: Option<Offset>,
+    until: std::time::Duration,
+    collector: Arc<Collector>,
+}
+

@@ -1,0 +1,343 @@
+//! `Read`: a stream of everything from a position on, to an end or for ever.
+//!
+//! Each partition is read by a task of its own into one bounded queue, so that a client that stops reading stops the
+//! tasks. The driver merges: it counts records, says when everything is caught up, and sends heartbeats.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::Status;
+use walser_model::Offset;
+use walser_proto::v1 as pb;
+use walser_proto::v1::read_response::Event;
+use walser_rpc::{Failure, Reason};
+
+use crate::Gateway;
+use crate::fetch::{Amount, Cursor};
+use crate::target::{Options, Place, Target};
+
+/// Aim of a chunk.
+const CHUNK_BYTES: i32 = 1 << 20;
+/// Chunks between the readers of partitions and the client.
+const QUEUE: usize = 4;
+/// How long one look at a partition waits; the stream itself has no limit.
+const WAIT: Duration = Duration::from_secs(10);
+const HEARTBEAT_MIN_MS: u64 = 5_000;
+const HEARTBEAT_SPREAD_MS: u64 = 10_000;
+/// Pause after a failure that may go away.
+const RETRY: Duration = Duration::from_millis(200);
+
+type Item = Result<pb::ReadResponse, Status>;
+
+/// What a partition's reader says.
+enum Said {
+    Chunk(pb::RecordChunk, i64),
+    Reset(pb::OffsetReset),
+    CaughtUp(i64),
+    Problem(Failure),
+    /// Bounded and done.
+    Ended,
+    /// Never to be read again.
+    Failed(Failure),
+}
+
+/// Where a partition stands, as the driver knows it.
+struct Standing {
+    name: pb::TopicPartition,
+    next_offset: i64,
+    end_offset: i64,
+    caught_up: bool,
+    over: bool,
+}
+
+/// The merging end of a read.
+struct Driver {
+    gateway: Gateway,
+    items: mpsc::Sender<Item>,
+    standings: Vec<Standing>,
+    records_left: i64,
+    all_caught_up: bool,
+    /// Topics whose later partitions are read too, with what to do for them.
+    growing: Vec<(Arc<str>, i32, Option<Place>)>,
+    options: Options,
+    said: mpsc::Sender<(usize, Said)>,
+    readers: JoinSet<()>,
+    failure: Option<Failure>,
+}
+
+impl Gateway {
+    /// Starts a read; errors of the request itself are answered at once.
+    pub(crate) async fn read(&self, request: pb::ReadRequest) -> Result<mpsc::Receiver<Item>, Failure> {
+        let options = crate::target::options(request.options.as_ref())?;
+        if request.max_records < 0 {
+            return Err(Failure::field("max_records", "must not be negative"));
+        }
+        let targets = self.targets(&request.targets, Some(Place::Latest)).await?;
+        let mut growing = Vec::new();
+        for asked in request.targets.iter().filter(|asked| asked.partition.is_none() && asked.end.is_none()) {
+            let topic = self.topic(&asked.topic).await?;
+            let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+            growing.push((Arc::clone(&topic.name), count, None));
+        }
+        let mut cursors = Vec::new();
+        for target in targets {
+            cursors.push(self.cursor(target).await?);
+        }
+        let (items, stream) = mpsc::channel(QUEUE);
+        let (said, heard) = mpsc::channel(QUEUE);
+        let mut driver = Driver {
+            gateway: self.clone(),
+            items,
+            standings: Vec::new(),
+            records_left: if request.max_records == 0 { i64::MAX } else { request.max_records },
+            all_caught_up: false,
+            growing,
+            options,
+            said,
+            readers: JoinSet::new(),
+            failure: None,
+        };
+        for cursor in cursors {
+            driver.open(cursor);
+        }
+        tokio::spawn(driver.run(heard));
+        Ok(stream)
+    }
+
+    fn heartbeat_delay(&self) -> Duration {
+        let random = u64::from_be_bytes(self.random.bytes()[..8].try_into().expect("eight bytes"));
+        Duration::from_millis(HEARTBEAT_MIN_MS + random % HEARTBEAT_SPREAD_MS)
+    }
+}
+
+impl Driver {
+    fn open(&mut self, cursor: Cursor) {
+        let number = self.standings.len();
+        self.standings.push(Standing {
+            name: cursor.topic_partition(),
+            next_offset: cursor.offset.0,
+            end_offset: cursor.offset.0,
+            caught_up: false,
+            over: false,
+        });
+        let records = usize::try_from(self.records_left).unwrap_or(usize::MAX);
+        let reader = follow(self.gateway.clone(), cursor, self.options, records, self.said.clone(), number);
+        self.readers.spawn(reader);
+    }
+
+    async fn run(mut self, mut heard: mpsc::Receiver<(usize, Said)>) {
+        let mut metadata = self.gateway.metadata.changes();
+        let mut heartbeat_at = tokio::time::Instant::now() + self.gateway.heartbeat_delay();
+        loop {
+            let gateway = self.gateway.clone();
+            let event = tokio::select! {
+                biased;
+                () = self.items.closed() => return,
+                () = gateway.shutdown.wait() => {
+                    let grace = Some(gateway.shutdown.grace().into());
+                    let drain = pb::ReadResponse { event: Some(Event::Drain(pb::Drain { grace })) };
+                    let _ = self.items.send(Ok(drain)).await;
+                    return;
+                }
+                said = heard.recv() => said,
+                changed = metadata.changed(), if !self.growing.is_empty() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.follow_new_partitions().await;
+                    continue;
+                }
+                () = tokio::time::sleep_until(heartbeat_at) => {
+                    heartbeat_at = tokio::time::Instant::now() + self.gateway.heartbeat_delay();
+                    let heartbeat = self.heartbeat();
+                    if !self.send(Event::Heartbeat(heartbeat)).await {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let Some((number, said)) = event else { return };
+            heartbeat_at = tokio::time::Instant::now() + self.gateway.heartbeat_delay();
+            if !self.take(number, said).await || self.finished().await {
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, event: Event) -> bool {
+        self.items.send(Ok(pb::ReadResponse { event: Some(event) })).await.is_ok()
+    }
+
+    /// Passes on what a reader said. False: the stream is over.
+    async fn take(&mut self, number: usize, said: Said) -> bool {
+        match said {
+            Said::Chunk(mut chunk, record_count) => {
+                let standing = &mut self.standings[number];
+                if record_count > self.records_left {
+                    cut(&mut chunk, self.records_left);
+                    self.records_left = 0;
+                } else {
+                    self.records_left -= record_count;
+                }
+                standing.next_offset = chunk.next_offset;
+                standing.end_offset = chunk.high_watermark;
+                standing.caught_up = chunk.next_offset >= chunk.high_watermark;
+                let sent = self.send(Event::Chunk(chunk)).await;
+                sent && self.records_left > 0 && self.tell_caught_up().await
+            }
+            Said::CaughtUp(end_offset) => {
+                let standing = &mut self.standings[number];
+                (standing.caught_up, standing.end_offset) = (true, end_offset);
+                self.tell_caught_up().await
+            }
+            Said::Reset(reset) => {
+                self.standings[number].next_offset = reset.actual_offset;
+                self.send(Event::OffsetReset(reset)).await
+            }
+            Said::Problem(failure) => self.tell_problem(number, failure).await,
+            Said::Ended => {
+                self.standings[number].over = true;
+                let name = self.standings[number].name.clone();
+                self.send(Event::EndReached(name)).await && self.tell_caught_up().await
+            }
+            Said::Failed(failure) => {
+                self.standings[number].over = true;
+                let fatal = matches!(failure.reason(), Reason::OffsetOutOfRange | Reason::LogDiverged)
+                    || matches!(failure.reason(), Reason::RecordExceedsClientLimit | Reason::TopicRecreated);
+                if fatal {
+                    let _ = self.items.send(Err(failure.into())).await;
+                    return false;
+                }
+                self.failure.get_or_insert(failure.clone());
+                self.tell_problem(number, failure).await
+            }
+        }
+    }
+
+    async fn tell_problem(&self, number: usize, failure: Failure) -> bool {
+        let topic_partition = Some(self.standings[number].name.clone());
+        let error = pb::PartitionError { topic_partition, error: Some(failure.into()) };
+        self.send(Event::PartitionError(error)).await
+    }
+
+    /// Says once that every partition has reached its live end, and again after one fell behind.
+    async fn tell_caught_up(&mut self) -> bool {
+        let now = self.standings.iter().all(|standing| standing.caught_up || standing.over);
+        let open = self.standings.iter().any(|standing| !standing.over);
+        let news = now && open && !self.all_caught_up;
+        self.all_caught_up = now;
+        !news || self.send(Event::CaughtUp(pb::CaughtUp { progress: self.progress() })).await
+    }
+
+    /// Whether every partition is done; a failure then ends the stream with its status.
+    async fn finished(&mut self) -> bool {
+        let over = self.growing.is_empty() || self.failure.is_some();
+        if !over || self.standings.iter().any(|standing| !standing.over) {
+            return false;
+        }
+        if let Some(failure) = self.failure.take() {
+            let _ = self.items.send(Err(failure.into())).await;
+        }
+        true
+    }
+
+    fn progress(&self) -> Vec<pb::PartitionProgress> {
+        let progress = |standing: &Standing| pb::PartitionProgress {
+            topic_partition: Some(standing.name.clone()),
+            next_offset: standing.next_offset,
+            end_offset: standing.end_offset,
+        };
+        self.standings.iter().filter(|standing| !standing.over).map(progress).collect()
+    }
+
+    fn heartbeat(&self) -> pb::StreamHeartbeat {
+        let now = self.gateway.clock.now_millis();
+        let nanos = i32::try_from(now.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+        let server_time = Some(pbjson_types::Timestamp { seconds: now.div_euclid(1000), nanos });
+        pb::StreamHeartbeat { server_time, progress: self.progress() }
+    }
+
+    /// Reads partitions that were added to a topic, from their start.
+    async fn follow_new_partitions(&mut self) {
+        let mut new = Vec::new();
+        for (name, known, end) in &mut self.growing {
+            let Some(topic) = self.gateway.metadata.topic(name) else { continue };
+            let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+            for partition in *known..count {
+                let topic = Arc::clone(&topic);
+                new.push(Target { topic, partition, start: Place::Earliest, end: *end, last_epoch: -1 });
+            }
+            *known = count.max(*known);
+        }
+        for target in new {
+            match self.gateway.cursor(target).await {
+                Ok(cursor) => self.open(cursor),
+                Err(failure) => tracing::warn!(error = %failure, "a new partition is not read"),
+            }
+        }
+    }
+}
+
+/// Cuts a chunk of plain records to a number of them; whole batches stay whole.
+fn cut(chunk: &mut pb::RecordChunk, count: i64) {
+    let count = usize::try_from(count).unwrap_or(0);
+    if chunk.records.len() > count {
+        chunk.records.truncate(count);
+        chunk.next_offset = chunk.records.last().map_or(chunk.next_offset, |record| record.offset + 1);
+    }
+}
+
+/// Reads one partition until its end, or until nobody listens.
+async fn follow(
+    gateway: Gateway,
+    mut cursor: Cursor,
+    options: Options,
+    records_max: usize,
+    said: mpsc::Sender<(usize, Said)>,
+    number: usize,
+) {
+    let amount = Amount { bytes: CHUNK_BYTES, records: records_max };
+    let mut caught_up = false;
+    let mut told = false;
+    loop {
+        if cursor.end.is_some_and(|end| cursor.offset >= end) {
+            let _ = said.send((number, Said::Ended)).await;
+            return;
+        }
+        // The first look does not wait, so that a reader at the live end is told at once.
+        let wait = if caught_up { WAIT } else { Duration::ZERO };
+        let word = match gateway.next_chunk(&cursor, options.shape, amount, wait).await {
+            Ok(chunk) if chunk.decoded.record_count == 0 && chunk.decoded.next_offset <= cursor.offset.0 => {
+                caught_up = true;
+                if std::mem::replace(&mut told, true) {
+                    continue;
+                }
+                Said::CaughtUp(chunk.high_watermark)
+            }
+            Ok(chunk) => {
+                let count = chunk.decoded.record_count;
+                let chunk = cursor.advance(chunk);
+                caught_up = cursor.offset >= Offset(chunk.high_watermark);
+                told = caught_up;
+                Said::Chunk(chunk, count)
+            }
+            Err(failure) => match gateway.reset(&mut cursor, &failure, options.out_of_range).await {
+                Some(reset) => Said::Reset(reset),
+                None if failure.retry() == pb::RetryAdvice::Backoff => Said::Problem(failure),
+                None => {
+                    let _ = said.send((number, Said::Failed(failure))).await;
+                    return;
+                }
+            },
+        };
+        let pause = matches!(word, Said::Problem(_));
+        if said.send((number, word)).await.is_err() {
+            return;
+        }
+        if pause {
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What a reader wants to read: targets, positions and options, checked.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use walser_model::Offset;
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
+use walser_proto::v1 as pb;
+use walser_rpc::{Failure, Reason};
+
+use crate::Gateway;
+use crate::decode::Shape;
+use crate::metadata::TopicView;
+use crate::topics::{checked_partition, moved};
+
+/// Targets of one call after topics are spread over their partitions.
+const PARTITIONS_MAX: usize = 10_000;
+/// What a client takes that says nothing: the default of most gRPC libraries.
+const CLIENT_MESSAGE_BYTES: usize = 4 << 20;
+const CLIENT_MESSAGE_BYTES_MIN: i32 = 8 << 10;
+/// How often a look-up is repeated while a leader moves.
+const ATTEMPTS_MAX: usize = 200;
+const RETRY: Duration = Duration::from_millis(10);
+
+/// A place in a log, as asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Offset(i64),
+    Time(i64),
+    Earliest,
+    Latest,
+    /// Records before the end.
+    Last(i64),
+}
+
+/// One partition to read.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) topic: Arc<TopicView>,
+    pub(crate) partition: i32,
+    pub(crate) start: Place,
+    pub(crate) end: Option<Place>,
+    pub(crate) last_epoch: i32,
+}
+
+/// Options of a read, checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) shape: Shape,
+    pub(crate) out_of_range: pb::OutOfRangePolicy,
+}
+
+/// A place found in a log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FoundPlace {
+    /// -1: no record at or after the time.
+    pub(crate) offset: i64,
+    pub(crate) timestamp: i64,
+    pub(crate) leader_epoch: i32,
+}
+
+/// Checks the options of a read.
+pub(crate) fn options(options: Option<&pb::ReadOptions>) -> Result<Options, Failure> {
+    let options = options.cloned().unwrap_or_default();
+    let bad = |field: &str, value: i32| Err(Failure::field(field, format!("{value} is not a value of the enum")));
+    if pb::Isolation::try_from(options.isolation).is_err() {
+        return bad("options.isolation", options.isolation);
+    }
+    let Ok(encoding) = pb::Encoding::try_from(options.encoding) else {
+        return bad("options.encoding", options.encoding);
+    };
+    let Ok(out_of_range) = pb::OutOfRangePolicy::try_from(options.out_of_range) else {
+        return bad("options.out_of_range", options.out_of_range);
+    };
+    let message_bytes_max = match options.max_message_bytes {
+        0 => CLIENT_MESSAGE_BYTES,
+        bytes if bytes < CLIENT_MESSAGE_BYTES_MIN => {
+            let text = format!("must be at least {CLIENT_MESSAGE_BYTES_MIN}, or 0 for 4 MiB");
+            return Err(Failure::field("options.max_message_bytes", text));
+        }
+        bytes => usize::try_from(bytes).unwrap_or(CLIENT_MESSAGE_BYTES),
+    };
+    let batches = encoding == pb::Encoding::RecordBatches;
+    if batches && options.metadata_only {
+        return Err(Failure::field("options.metadata_only", "cannot be used with whole batches"));
+    }
+    let shape = Shape { batches, metadata_only: options.metadata_only, message_bytes_max };
+    Ok(Options { shape, out_of_range })
+}
+
+/// Reads a position from a request.
+pub(crate) fn place(position: &pb::Position, field: &str, now: i64) -> Result<Place, Failure> {
+    use pb::position::At;
+    let bad = |problem: &str| Err(Failure::field(field, problem));
+    match &position.at {
+        None => bad("is empty; set one of offset, timestamp, bound, tail_count or age"),
+        Some(At::Offset(offset)) if *offset < 0 => bad("an offset is at least 0"),
+        Some(At::Offset(offset)) => Ok(Place::Offset(*offset)),
+        Some(At::Timestamp(time)) => {
+            let millis = time.seconds.checked_mul(1000).and_then(|ms| ms.checked_add(i64::from(time.nanos) / 1_000_000));
+            millis.map_or_else(|| bad("the timestamp is out of range"), |millis| Ok(Place::Time(millis)))
+        }
+        Some(At::Bound(bound)) => match pb::Bound::try_from(*bound) {
+            Ok(pb::Bound::Earliest) => Ok(Place::Earliest),
+            Ok(pb::Bound::Latest) => Ok(Place::Latest),
+            _ => bad("the bound is neither EARLIEST nor LATEST"),
+        },
+        Some(At::TailCount(count)) if *count < 0 => bad("tail_count is at least 0"),
+        Some(At::TailCount(count)) => Ok(Place::Last(*count)),
+        Some(At::Age(age)) => match Duration::try_from(*age) {
+            Ok(age) => {
+                let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+                Ok(Place::Time(now.saturating_sub(age)))
+            }
+            Err(_) => bad("an age is not negative"),
+        },
+    }
+}
+
+impl Gateway {
+    /// Spreads targets over partitions. `default_start`: for targets that name none; `None` makes it needed.
+    pub(crate) async fn targets(
+        &self,
+        targets: &[pb::ReadTarget],
+        default_start: Option<Place>,
+    ) -> Result<Vec<Target>, Failure> {
+        if targets.is_empty() {
+            return Err(Failure::field("targets", "names nothing to read"));
+        }
+        let now = self.clock.now_millis();
+        let mut spread = Vec::new();
+        let mut seen = HashSet::new();
+        for target in targets {
+            let topic = self.topic(&target.topic).await?;
+            let start = match (&target.start, default_start) {
+                (Some(position), _) => place(position, "targets.start", now)?,
+                (None, Some(start)) => start,
+                (None, None) => return Err(Failure::field("targets.start", "is needed")),
+            };
+            let end = target.end.as_ref().map(|position| place(position, "targets.end", now)).transpose()?;
+            let partitions = match target.partition {
+                Some(partition) => {
+                    checked_partition(&topic, partition)?;
+                    partition..partition + 1
+                }
+                None => 0..i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
+            };
+            for partition in partitions {
+                if !seen.insert((topic.id, partition)) {
+                    let text = format!("partition {partition} of topic \"{}\" is named twice", topic.name);
+                    return Err(Failure::field("targets", text));
+                }
+                let (topic, last_epoch) = (Arc::clone(&topic), target.last_leader_epoch.unwrap_or(-1));
+                spread.push(Target { topic, partition, start, end, last_epoch });
+            }
+            if spread.len() > PARTITIONS_MAX {
+                return Err(Failure::field("targets", format!("at most {PARTITIONS_MAX} partitions in one call")));
+            }
+        }
+        Ok(spread)
+    }
+
+    /// Finds a place in a partition's log.
+    pub(crate) async fn find(&self, topic: &TopicView, partition: i32, place: Place) -> Result<FoundPlace, Failure> {
+        use pbi::offset_lookup::At;
+        let bound = |bound: pb::Bound| At::Bound(bound.into());
+        match place {
+            Place::Offset(offset) => Ok(FoundPlace { offset, timestamp: -1, leader_epoch: -1 }),
+            Place::Earliest => self.look_up(topic, partition, bound(pb::Bound::Earliest)).await,
+            Place::Latest => self.look_up(topic, partition, bound(pb::Bound::Latest)).await,
+            Place::Time(millis) => self.look_up(topic, partition, At::TimestampMillis(millis)).await,
+            Place::Last(count) => {
+                let end = self.look_up(topic, partition, bound(pb::Bound::Latest)).await?;
+                let start = self.look_up(topic, partition, bound(pb::Bound::Earliest)).await?;
+                let offset = end.offset.saturating_sub(count).max(start.offset);
+                Ok(FoundPlace { offset, ..start })
+            }
+        }
+    }
+
+    /// Where reading begins or ends: a time after the last record is the end of the log as of now.
+    pub(crate) async fn boundary(&self, target: &Target, place: Place) -> Result<Offset, Failure> {
+        let found = self.find(&target.topic, target.partition, place).await?;
+        if found.offset >= 0 {
+            return Ok(Offset(found.offset));
+        }
+        Ok(Offset(self.find(&target.topic, target.partition, Place::Latest).await?.offset))
+    }
+
+    async fn look_up(
+        &self,
+        topic: &TopicView,
+        partition: i32,
+        at: pbi::offset_lookup::At,
+    ) -> Result<FoundPlace, Failure> {
+        let mut attempt = 0;
+        loop {
+            let outcome = self.look_up_once(topic, partition, at.clone()).await;
+            attempt += 1;
+            match outcome {
+                Err(failure) if moved(&failure) && attempt < ATTEMPTS_MAX => tokio::time::sleep(RETRY).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn look_up_once(
+        &self,
+        topic: &TopicView,
+        partition: i32,
+        at: pbi::offset_lookup::At,
+    ) -> Result<FoundPlace, Failure> {
+        let route = self.route(topic, partition)?;
+        let connection = self.network.storage(route.node);
+        let connection =
+            connection.ok_or_else(|| Failure::new(Reason::LeaderNotAvailable, "the leader is not known"))?;
+        let lookup = pbi::OffsetLookup { r#ref: Some(route.reference), committed_only: true, at: Some(at) };
+        let request = pbi::LookupOffsetsRequest { lookups: vec![lookup] };
+        let answer = StorageServiceClient::new(connection).lookup_offsets(request).await?.into_inner();
+        let found = answer.found.into_iter().next().ok_or_else(|| Failure::internal("a look-up has no answer"))?;
+        match found.error {
+            Some(error) => Err(error.into()),
+            None => Ok(FoundPlace {
+                offset: found.offset,
+                timestamp: found.timestamp_millis,
+                leader_epoch: found.leader_epoch,
+            }),
+        }
+    }
+}

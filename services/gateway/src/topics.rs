@@ -1,0 +1,149 @@
+//! Finding topics: from the view, else from the controller, else by creating them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use walser_model::{NodeId, PartitionIndex, TopicName, TopicNameError, TopicPartition, suggest};
+use walser_proto::internal::v1::PartitionRef;
+use walser_proto::v1 as pb;
+use walser_proto::v1::topic_service_client::TopicServiceClient;
+use walser_rpc::{Failure, Reason, StorageLink};
+
+use crate::Gateway;
+use crate::metadata::TopicView;
+
+/// How long a topic that the controller knows may take to arrive here.
+const ARRIVAL: Duration = Duration::from_secs(5);
+
+/// A partition with its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    pub(crate) node: NodeId,
+    pub(crate) link: Arc<dyn StorageLink>,
+    pub(crate) reference: PartitionRef,
+}
+
+/// Reads a topic name from a request.
+pub(crate) fn name(text: &str) -> Result<TopicName, Failure> {
+    text.parse().map_err(|error: TopicNameError| {
+        let failure = Failure::new(Reason::TopicNameInvalid, format!("topic name {text:?}: {error}"));
+        failure.with("topic", text.escape_debug()).with("pattern", walser_model::TOPIC_NAME_PATTERN)
+    })
+}
+
+/// The answer for a partition that a topic does not have.
+pub(crate) fn partition_missing(topic: &str, partition: i32, count: usize) -> Failure {
+    let text = format!("topic \"{topic}\" has no partition {partition}, it has {count} (from 0)");
+    let failure = Failure::new(Reason::PartitionNotFound, text).with("topic", topic);
+    failure.with("partition", partition).with("partitionCount", count)
+}
+
+/// The partition's number as an index, if the topic has it.
+pub(crate) fn checked_partition(topic: &TopicView, partition: i32) -> Result<usize, Failure> {
+    let index = usize::try_from(partition).ok().filter(|index| *index < topic.partitions.len());
+    index.ok_or_else(|| partition_missing(&topic.name, partition, topic.partitions.len()))
+}
+
+impl Gateway {
+    /// A topic for reading.
+    pub(crate) async fn topic(&self, text: &str) -> Result<Arc<TopicView>, Failure> {
+        let name = name(text)?;
+        if let Some(topic) = self.metadata.topic(name.as_str()) {
+            return Ok(topic);
+        }
+        let mut client = TopicServiceClient::new(self.controller.clone());
+        let found = client.get_topic(pb::GetTopicRequest { name: text.to_owned() }).await;
+        match found.map_err(Failure::from) {
+            Ok(_) => self.arrived(name.as_str()).await,
+            Err(failure) if failure.reason() == Reason::TopicNotFound => Err(self.not_found(name.as_str())),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// A topic for writing: a missing one may be created. An explicit partition beyond the count creates nothing.
+    pub(crate) async fn topic_to_write(
+        &self,
+        text: &str,
+        partition: Option<i32>,
+    ) -> Result<(Arc<TopicView>, bool), Failure> {
+        let missing = match self.topic(text).await {
+            Ok(topic) => return Ok((topic, false)),
+            Err(failure) if failure.reason() == Reason::TopicNotFound && self.config.auto_create => failure,
+            Err(failure) => return Err(failure),
+        };
+        let name = name(text)?;
+        if name.reserved() {
+            let prefix = walser_model::RESERVED_PREFIX;
+            let text = format!("topic name \"{name}\": names that begin with \"{prefix}\" belong to Walser itself");
+            return Err(Failure::new(Reason::TopicNameInvalid, text).with("topic", name).with("rule", "reserved-prefix"));
+        }
+        if partition.is_some_and(|partition| !(0..self.config.partitions).contains(&partition)) {
+            return Err(missing);
+        }
+        let topic = pb::Topic {
+            name: name.as_str().to_owned(),
+            partition_count: self.config.partitions,
+            ..Default::default()
+        };
+        let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+        let created = TopicServiceClient::new(self.controller.clone()).create_topic(request).await;
+        match created.map_err(Failure::from) {
+            Ok(_) => Ok((self.arrived(name.as_str()).await?, true)),
+            // Somebody else was faster.
+            Err(failure) if failure.reason() == Reason::TopicExists => Ok((self.arrived(name.as_str()).await?, false)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn arrived(&self, name: &str) -> Result<Arc<TopicView>, Failure> {
+        let ready = |view: &crate::metadata::View| {
+            view.topic(name).is_some_and(|topic| topic.partitions.iter().all(|partition| partition.leader.is_some()))
+        };
+        self.metadata.wait_until(ARRIVAL, ready).await;
+        self.metadata.topic(name).ok_or_else(|| {
+            let text = format!("topic \"{name}\" exists, but this gateway has not heard of it yet");
+            Failure::new(Reason::LeaderNotAvailable, text).with("topic", name)
+        })
+    }
+
+    fn not_found(&self, name: &str) -> Failure {
+        let view = self.metadata.view();
+        let similar = suggest(name, view.names()).unwrap_or_default();
+        let hint = if similar.is_empty() { String::new() } else { format!("; did you mean \"{similar}\"?") };
+        let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{name}\" does not exist{hint}"));
+        failure.with("topic", name).with("didYouMean", similar)
+    }
+
+    /// The way to a partition's leader. The topic may have been deleted or moved since it was looked up.
+    pub(crate) fn route(&self, topic: &TopicView, partition: i32) -> Result<Route, Failure> {
+        let current = self.metadata.topic(&topic.name);
+        let current = match &current {
+            Some(current) if current.id == topic.id => current,
+            Some(current) => {
+                let text = format!("topic \"{}\" was deleted and created again", topic.name);
+                let failure = Failure::new(Reason::TopicRecreated, text).with("topic", &topic.name);
+                return Err(failure.with("oldId", topic.id).with("newId", current.id));
+            }
+            None => {
+                let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{}\" was deleted", topic.name));
+                return Err(failure.with("topic", &topic.name));
+            }
+        };
+        let view = current.partitions[checked_partition(current, partition)?];
+        let unavailable = || {
+            let text = format!("partition {partition} of topic \"{}\" has no leader now", topic.name);
+            let failure = Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name);
+            failure.with("partition", partition)
+        };
+        let node = view.leader.ok_or_else(unavailable)?;
+        let link = self.network.storage_link(node).ok_or_else(unavailable)?;
+        let id = TopicPartition::new(topic.id, PartitionIndex(partition));
+        Ok(Route { node, link, reference: walser_proto::partition_ref(id, view.epoch) })
+    }
+}
+
+/// Whether an attempt can be made again at the same or another leader, without the client noticing.
+pub(crate) fn moved(failure: &Failure) -> bool {
+    matches!(failure.reason(), Reason::NotLeader | Reason::StaleEpoch | Reason::LeaderNotAvailable)
+        && failure.effect() == pb::Effect::None
+}
