@@ -49,6 +49,14 @@ impl ClusterService for Controller {
         let nodes = wanted.map(|node| self.wire_node(node)).collect();
         Ok(Response::new(pb::ListNodesResponse { nodes, next_page_token: String::new() }))
     }
+
+    async fn repair_partition(
+        &self,
+        _request: Request<pb::RepairPartitionRequest>,
+    ) -> Answer<pb::RepairPartitionResponse> {
+        let text = "partitions are repaired by their leaders: call a gateway";
+        Err(Failure::new(Reason::FeatureDisabled, text).with("feature", "RepairPartition").into())
+    }
 }
 
 #[async_trait]

@@ -1,0 +1,84 @@
+//! One connection to a gateway, and the generated clients on it.
+
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+use walser_proto::v1::cluster_service_client::ClusterServiceClient;
+use walser_proto::v1::consumer_service_client::ConsumerServiceClient;
+use walser_proto::v1::operation_service_client::OperationServiceClient;
+use walser_proto::v1::producer_service_client::ProducerServiceClient;
+use walser_proto::v1::topic_service_client::TopicServiceClient;
+
+/// Windows large enough for a fast link; one connection carries one kind of traffic.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The frame size that costs the fewest system calls per byte.
+const FRAME_BYTES: u32 = 256 << 10;
+/// Largest message that is received.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 32 << 20;
+
+/// The address is not one.
+#[derive(Debug, thiserror::Error)]
+#[error("server address \"{address}\" is not HOST:PORT: {source}")]
+pub struct ConnectError {
+    address: String,
+    source: tonic::transport::Error,
+}
+
+/// A client of one gateway. Clones share the connection, which is made with the first call and again when it breaks.
+#[derive(Debug, Clone)]
+pub struct Client {
+    endpoint: Endpoint,
+    channel: Channel,
+}
+
+impl Client {
+    /// A client of `server`, written as `HOST:PORT`.
+    ///
+    /// # Errors
+    /// When the address cannot be one. Nothing is connected yet.
+    pub fn new(server: &str) -> Result<Self, ConnectError> {
+        let address = || server.to_owned();
+        let endpoint = Endpoint::from_shared(format!("http://{server}"))
+            .map_err(|source| ConnectError { address: address(), source })?
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_BYTES)
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10));
+        Ok(Self { channel: endpoint.connect_lazy(), endpoint })
+    }
+
+    /// The same server over a connection of its own: bulk data should not share one with other calls.
+    #[must_use]
+    pub fn separate(&self) -> Self {
+        Self { endpoint: self.endpoint.clone(), channel: self.endpoint.connect_lazy() }
+    }
+
+    /// Writing.
+    pub fn producer(&self) -> ProducerServiceClient<Channel> {
+        ProducerServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Reading.
+    pub fn consumer(&self) -> ConsumerServiceClient<Channel> {
+        ConsumerServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Topics.
+    pub fn topics(&self) -> TopicServiceClient<Channel> {
+        TopicServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> ClusterServiceClient<Channel> {
+        ClusterServiceClient::new(self.channel.clone())
+    }
+
+    /// Long-running work.
+    pub fn operations(&self) -> OperationServiceClient<Channel> {
+        OperationServiceClient::new(self.channel.clone())
+    }
+}

@@ -1,0 +1,33 @@
+//! The commands, one file each.
+
+pub(crate) mod bench;
+pub(crate) mod completion;
+pub(crate) mod consume;
+pub(crate) mod demo;
+pub(crate) mod log;
+pub(crate) mod partition;
+pub(crate) mod produce;
+pub(crate) mod proto;
+pub(crate) mod status;
+pub(crate) mod topic;
+
+use std::process::ExitCode;
+
+use crate::cli::Command;
+use crate::error::CliError;
+
+/// Runs a command that talks to a server.
+pub(crate) async fn remote(command: Command) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Produce(arguments) => Box::pin(produce::run(arguments)).await,
+        Command::Consume(arguments) => Box::pin(consume::run(arguments)).await,
+        Command::Topic(command) => Box::pin(topic::run(command)).await,
+        Command::Status(arguments) => Box::pin(status::run(arguments)).await,
+        Command::Demo(arguments) => Box::pin(demo::run(arguments)).await,
+        Command::Bench(command) => Box::pin(bench::run(command)).await,
+        Command::Partition(command) => Box::pin(partition::run(command)).await,
+        Command::Up(_) | Command::Proto(_) | Command::Log(_) | Command::Completion(_) => {
+            Err(CliError::failed("this command does not talk to a server"))
+        }
+    }
+}
