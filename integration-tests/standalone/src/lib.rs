@@ -1,1 +1,1 @@
-//! walser-standalone-tests
+//! Tests of the server as a process, from outside; see `tests/standalone.rs`.

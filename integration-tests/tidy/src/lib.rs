@@ -1,1 +1,1 @@
-//! walser-tidy
+//! Checks of the house itself; see `tests/tidy.rs`.

@@ -177,11 +177,12 @@ impl Producer {
     }
 }
 
-async fn init(client: &Client, previous: Option<(ProducerId, ProducerEpoch)>) -> Result<(ProducerId, ProducerEpoch), Failure> {
-    let previous = previous.map(|(id, epoch)| pb::ProducerIdentity {
-        producer_id: id.0,
-        producer_epoch: i32::from(epoch.0),
-    });
+async fn init(
+    client: &Client,
+    previous: Option<(ProducerId, ProducerEpoch)>,
+) -> Result<(ProducerId, ProducerEpoch), Failure> {
+    let previous =
+        previous.map(|(id, epoch)| pb::ProducerIdentity { producer_id: id.0, producer_epoch: i32::from(epoch.0) });
     let answer = client.producer().init_producer(pb::InitProducerRequest { previous }).await?.into_inner();
     let producer = answer.producer.ok_or_else(|| Failure::internal("the server gave no producer session"))?;
     let epoch = i16::try_from(producer.producer_epoch).map_err(|_| Failure::internal("bad producer epoch"))?;
@@ -302,8 +303,7 @@ impl Driver {
             return None;
         }
         let (id, epoch) = self.session;
-        let lane =
-            self.lanes.values_mut().find(|lane| lane.in_flight < IN_FLIGHT_MAX && !lane.waiting.is_empty())?;
+        let lane = self.lanes.values_mut().find(|lane| lane.in_flight < IN_FLIGHT_MAX && !lane.waiting.is_empty())?;
         let Outgoing { partition, builder, done, _room } = lane.waiting.pop_front()?;
         let (base_sequence, record_count) = (lane.next_sequence, builder.record_count());
         lane.next_sequence = advance(base_sequence, record_count);
@@ -429,10 +429,8 @@ fn closed() -> Failure {
 /// Whether the same batch may be sent again: the server says so, and the sequence makes it safe.
 fn repeatable(failure: &Failure) -> bool {
     let waits = matches!(failure.retry(), pb::RetryAdvice::Backoff | pb::RetryAdvice::Reopen);
-    let behind = matches!(
-        failure.reason(),
-        Reason::PredecessorFailed | Reason::SequenceOutOfOrder | Reason::UnknownProducer
-    );
+    let behind =
+        matches!(failure.reason(), Reason::PredecessorFailed | Reason::SequenceOutOfOrder | Reason::UnknownProducer);
     waits || behind
 }
 

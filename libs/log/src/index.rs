@@ -63,9 +63,9 @@ impl Index {
         let mut entries: Vec<IndexEntry> = Vec::with_capacity(bytes.len() / ENTRY_LEN);
         for chunk in bytes.chunks_exact(ENTRY_LEN) {
             let Some(entry) = chunk.try_into().ok().and_then(IndexEntry::decode) else { break };
-            let ascending = entries.last().is_none_or(|last| {
-                entry.relative_offset > last.relative_offset && entry.position > last.position
-            });
+            let ascending = entries
+                .last()
+                .is_none_or(|last| entry.relative_offset > last.relative_offset && entry.position > last.position);
             if !ascending {
                 break;
             }

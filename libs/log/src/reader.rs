@@ -221,13 +221,7 @@ enum Selected {
 }
 
 /// Chooses whole batches within a window of the log. `complete`: the log ends with the window.
-fn select(
-    window: &[u8],
-    from: Offset,
-    below: Offset,
-    bytes_max: usize,
-    complete: bool,
-) -> Result<Selected, ReadError> {
+fn select(window: &[u8], from: Offset, below: Offset, bytes_max: usize, complete: bool) -> Result<Selected, ReadError> {
     let mut at = 0;
     let mut chosen: Option<(usize, Offset)> = None;
     loop {

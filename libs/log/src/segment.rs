@@ -272,9 +272,7 @@ impl Segment {
     fn stands_at_batch(&self, file: &dyn DiskFile, entry: IndexEntry) -> bool {
         let mut scan = Scan::new(file, u64::from(entry.position), self.size());
         match scan.step() {
-            Ok(Step::Batch(found)) => {
-                found.header.base_offset.since(self.base) == i64::from(entry.relative_offset)
-            }
+            Ok(Step::Batch(found)) => found.header.base_offset.since(self.base) == i64::from(entry.relative_offset),
             _ => false,
         }
     }
@@ -289,9 +287,7 @@ impl Segment {
         let mut scan = Scan::new(file, from, size);
         let mut noted_to = from;
         while let Step::Batch(found) = scan.step()? {
-            let due = index
-                .last()
-                .is_none_or(|last| found.position >= u64::from(last.position) + INTERVAL_BYTES);
+            let due = index.last().is_none_or(|last| found.position >= u64::from(last.position) + INTERVAL_BYTES);
             if rebuilding && due {
                 index.push(IndexEntry {
                     relative_offset: narrow(found.header.base_offset.since(self.base))?,

@@ -14,9 +14,7 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 
 use crate::engine::{Engine, Prepared, Watch};
 use crate::memory::{campaign, wait_for_end};
-use crate::{
-    Change, KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn,
-};
+use crate::{Change, KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn};
 
 /// Key to creation revision, modification revision, lease (0: none) and value.
 const ENTRIES: TableDefinition<'_, &str, (i64, i64, i64, &[u8])> = TableDefinition::new("entries");
@@ -130,7 +128,11 @@ fn load(database: &Database) -> Result<(BTreeMap<String, KeyValue>, Revision), S
             table.remove(key.as_str()).map_err(unavailable)?;
         }
     }
-    if changed { write.commit().map_err(unavailable)? } else { write.abort().map_err(unavailable)? }
+    if changed {
+        write.commit().map_err(unavailable)?
+    } else {
+        write.abort().map_err(unavailable)?
+    }
     let read = database.begin_read().map_err(unavailable)?;
     let numbers = read.open_table(NUMBERS).map_err(unavailable)?;
     let base = numbers.get("revision-base").map_err(damaged)?.map_or(0, |base| base.value());

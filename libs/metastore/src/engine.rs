@@ -155,9 +155,7 @@ impl State {
                 let (key, value) = (key.clone(), value.clone());
                 Some((Change::Put(KeyValue { key, value, create_revision, mod_revision: revision }), *lease))
             }
-            Op::Delete { key } => {
-                self.entries.contains_key(key).then(|| (Change::Delete { key: key.clone() }, None))
-            }
+            Op::Delete { key } => self.entries.contains_key(key).then(|| (Change::Delete { key: key.clone() }, None)),
         }
     }
 

@@ -126,12 +126,13 @@ pub const SETTINGS: &[Setting] = &[
         documentation: "Codec for plain records whose request names none: producer (none), none, gzip, snappy, lz4 \
                         or zstd. Batches built by clients are stored as they are.",
         apply: |config, text| {
-            config.compression = match text {
-                "producer" => CompressionSetting::Producer,
-                codec => CompressionSetting::Codec(codec.parse().map_err(|_| {
-                    ValueError::one_of(codec, &["producer", "none", "gzip", "snappy", "lz4", "zstd"])
-                })?),
-            };
+            config.compression =
+                match text {
+                    "producer" => CompressionSetting::Producer,
+                    codec => CompressionSetting::Codec(codec.parse().map_err(|_| {
+                        ValueError::one_of(codec, &["producer", "none", "gzip", "snappy", "lz4", "zstd"])
+                    })?),
+                };
             Ok(())
         },
     },
@@ -325,15 +326,12 @@ impl TopicConfig {
     ///
     /// # Errors
     /// The first override with an unknown name or a value that does not fit.
-    pub fn from_overrides<'a>(
-        overrides: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, ConfigError> {
+    pub fn from_overrides<'a>(overrides: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ConfigError> {
         let mut config = Self::default();
         for (name, value) in overrides {
             let setting = Setting::require(name)?;
             let value = setting.canonical(value)?;
-            (setting.apply)(&mut config, &value)
-                .map_err(|error| ConfigError::Value { name: setting.name, error })?;
+            (setting.apply)(&mut config, &value).map_err(|error| ConfigError::Value { name: setting.name, error })?;
         }
         Ok(config)
     }

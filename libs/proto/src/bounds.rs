@@ -178,8 +178,7 @@ mod tests {
         let headers = vec![pb::Header::default(); ITEMS_MAX + 1];
         let record = pb::Record { headers, ..Default::default() };
         let batch = pb::ProduceBatch { records: vec![record], ..Default::default() };
-        let request =
-            pb::ProduceStreamRequest { message: Some(pb::produce_stream_request::Message::Batch(batch)) };
+        let request = pb::ProduceStreamRequest { message: Some(pb::produce_stream_request::Message::Batch(batch)) };
         let refused = check::<pb::ProduceStreamRequest>(&request.encode_to_vec());
         assert_eq!(refused, Err(BoundsError::TooManyItems));
     }

@@ -130,10 +130,8 @@ fn refusal(message: &str, rule: &str) -> Status {
         domain: crate::ERROR_DOMAIN.to_owned(),
         metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
     };
-    let info = RpcAny {
-        type_url: "type.googleapis.com/google.rpc.ErrorInfo".to_owned(),
-        value: info.encode_to_vec().into(),
-    };
+    let info =
+        RpcAny { type_url: "type.googleapis.com/google.rpc.ErrorInfo".to_owned(), value: info.encode_to_vec().into() };
     let code = Code::InvalidArgument;
     let details = RpcStatus { code: code as i32, message: message.to_owned(), details: vec![info] };
     Status::with_details(code, message, details.encode_to_vec().into())

@@ -9,7 +9,13 @@ mod convert;
 pub use convert::{partition_ref, topic_partition};
 
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
-#[allow(rust_2018_idioms, unused_qualifications, clippy::unwrap_used, clippy::too_many_lines, reason = "generated code")]
+#[allow(
+    rust_2018_idioms,
+    unused_qualifications,
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
 #[allow(clippy::large_futures, clippy::or_fun_call, clippy::redundant_clone, reason = "generated code")]
 /// Package `walser.v1`.
 pub mod v1 {
@@ -18,7 +24,13 @@ pub mod v1 {
 }
 
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
-#[allow(rust_2018_idioms, unused_qualifications, clippy::unwrap_used, clippy::too_many_lines, reason = "generated code")]
+#[allow(
+    rust_2018_idioms,
+    unused_qualifications,
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
 #[allow(clippy::large_futures, clippy::or_fun_call, clippy::redundant_clone, reason = "generated code")]
 /// Package `walser.internal.v1`.
 pub mod internal {

@@ -24,8 +24,12 @@ fn field() -> impl Strategy<Value = Field> {
 
 fn fields() -> impl Strategy<Value = Fields> {
     let headers = vec((vec(any::<u8>(), 0..20), field()), 0..4);
-    (0..4_000_000_000_000i64, field(), field(), headers)
-        .prop_map(|(timestamp, key, value, headers)| Fields { timestamp, key, value, headers })
+    (0..4_000_000_000_000i64, field(), field(), headers).prop_map(|(timestamp, key, value, headers)| Fields {
+        timestamp,
+        key,
+        value,
+        headers,
+    })
 }
 
 fn codec() -> impl Strategy<Value = Compression> {
@@ -35,8 +39,7 @@ fn codec() -> impl Strategy<Value = Compression> {
 fn build(codec: Compression, records: &[Fields]) -> Bytes {
     let mut builder = BatchBuilder::new(codec, 0);
     for record in records {
-        let headers: Vec<_> =
-            record.headers.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect();
+        let headers: Vec<_> = record.headers.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect();
         builder.append(&RecordFields {
             timestamp: record.timestamp,
             key: record.key.as_deref(),

@@ -213,7 +213,8 @@ impl From<Status> for Failure {
         };
         let mut metadata: BTreeMap<String, String> =
             info.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        let word = |prefix: &str, value: Option<String>| format!("{prefix}{}", value.unwrap_or_default().to_uppercase());
+        let word =
+            |prefix: &str, value: Option<String>| format!("{prefix}{}", value.unwrap_or_default().to_uppercase());
         let retry = RetryAdvice::from_str_name(&word("RETRY_ADVICE_", metadata.remove("retry")));
         let effect = Effect::from_str_name(&word("EFFECT_", metadata.remove("effect")));
         let violations = details.bad_request().map_or_else(Vec::new, |bad| {

@@ -118,11 +118,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenerError`].
-    pub async fn bind(
-        address: SocketAddr,
-        exposure: Exposure,
-        limits: ListenerLimits,
-    ) -> Result<Self, ListenerError> {
+    pub async fn bind(address: SocketAddr, exposure: Exposure, limits: ListenerLimits) -> Result<Self, ListenerError> {
         if exposure == Exposure::LoopbackOnly && !address.ip().is_loopback() {
             return Err(ListenerError::Exposed { address });
         }
@@ -193,11 +189,7 @@ fn note_request(request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic
     Ok(request)
 }
 
-async fn accept(
-    listener: TcpListener,
-    limits: ListenerLimits,
-    sockets: mpsc::Sender<std::io::Result<Socket<Place>>>,
-) {
+async fn accept(listener: TcpListener, limits: ListenerLimits, sockets: mpsc::Sender<std::io::Result<Socket<Place>>>) {
     let total = Arc::new(Semaphore::new(limits.connections_max));
     let counts: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
     loop {

@@ -8,7 +8,7 @@ mod topic;
 use std::sync::Arc;
 
 use tonic::service::Routes;
-use walser_model::{ClusterId, Clock, Random};
+use walser_model::{Clock, ClusterId, Random};
 use walser_proto::internal::v1::controller_service_server::ControllerServiceServer;
 use walser_proto::v1::cluster_service_server::ClusterServiceServer;
 use walser_proto::v1::operation_service_server::OperationServiceServer;

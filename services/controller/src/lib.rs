@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 use walser_metastore::Metastore;
-use walser_model::{ClusterId, Clock, Random};
+use walser_model::{Clock, ClusterId, Random};
 use walser_rpc::{Network, local_connection};
 
 pub use config::{Config, KEYS};

@@ -6,7 +6,7 @@ mod update;
 use std::collections::BTreeMap;
 
 use walser_metastore::{Compare, Txn};
-use walser_model::{ConfigError, Setting, TopicConfig, TopicId, TopicName, Timestamp};
+use walser_model::{ConfigError, Setting, Timestamp, TopicConfig, TopicId, TopicName};
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 

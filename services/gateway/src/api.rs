@@ -1,7 +1,7 @@
 //! The public services: decode, call, encode.
 
-mod consumer;
 mod cluster;
+mod consumer;
 mod producer;
 mod stream;
 mod topic;

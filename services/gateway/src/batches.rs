@@ -78,7 +78,11 @@ pub(crate) fn codec(requested: Option<Compression>, config: &TopicConfig) -> Com
 }
 
 /// Checks plain records and gives back the size bound of each, in bytes.
-pub(crate) fn check_records(records: &[pb::Record], config: &TopicConfig, now: Timestamp) -> Result<Vec<usize>, Failure> {
+pub(crate) fn check_records(
+    records: &[pb::Record],
+    config: &TopicConfig,
+    now: Timestamp,
+) -> Result<Vec<usize>, Failure> {
     let mut sizes = Vec::with_capacity(records.len());
     for (index, record) in records.iter().enumerate() {
         if let Some(timestamp) = record.timestamp_millis {

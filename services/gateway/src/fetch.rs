@@ -277,11 +277,9 @@ fn amounts(request: &pb::FetchRequest, limit: Option<Duration>) -> Result<(Durat
     };
     // The caller's deadline leaves time for the answer to travel.
     let wait = limit.map_or(wait, |limit| wait.min(limit.saturating_sub(limit / 10)));
-    for (field, value) in [
-        ("min_bytes", request.min_bytes),
-        ("max_bytes", request.max_bytes),
-        ("max_records", request.max_records),
-    ] {
+    for (field, value) in
+        [("min_bytes", request.min_bytes), ("max_bytes", request.max_bytes), ("max_records", request.max_records)]
+    {
         if value < 0 {
             return Err(Failure::field(field, "must not be negative"));
         }

@@ -7,7 +7,10 @@ use crate::Gateway;
 
 impl Gateway {
     /// Turns positions into offsets.
-    pub(crate) async fn list_offsets(&self, request: &pb::ListOffsetsRequest) -> Result<pb::ListOffsetsResponse, Failure> {
+    pub(crate) async fn list_offsets(
+        &self,
+        request: &pb::ListOffsetsRequest,
+    ) -> Result<pb::ListOffsetsResponse, Failure> {
         if pb::Isolation::try_from(request.isolation).is_err() {
             let text = format!("{} is not a value of the enum", request.isolation);
             return Err(Failure::field("isolation", text));

@@ -184,9 +184,9 @@ impl Collected {
 fn note_failed(failed: &mut Vec<pb::FailedRange>, plan: &PartPlan, failure: &Failure) {
     for index in &plan.records {
         let index = i32::try_from(*index).unwrap_or(i32::MAX);
-        if let Some(range) = failed.last_mut().filter(|range| {
-            range.partition == plan.partition && range.last_index + 1 == index
-        }) {
+        if let Some(range) =
+            failed.last_mut().filter(|range| range.partition == plan.partition && range.last_index + 1 == index)
+        {
             range.last_index = index;
         } else if failed.len() < FAILED_RANGES_MAX {
             failed.push(pb::FailedRange {
@@ -290,7 +290,8 @@ impl Gateway {
     ) -> Result<(), Failure> {
         if plans.len() != 1 {
             let max = topic.config.message_bytes_max;
-            let text = format!("records with a producer session or an expected offset must fit one batch of {max} bytes");
+            let text =
+                format!("records with a producer session or an expected offset must fit one batch of {max} bytes");
             return Err(Failure::new(Reason::RecordTooLarge, text).with("maxBytes", max));
         }
         let plan = plans.swap_remove(0);
@@ -412,4 +413,3 @@ struct Attempt {
     until: std::time::Duration,
     collector: Arc<Collector>,
 }
-

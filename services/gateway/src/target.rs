@@ -99,7 +99,8 @@ pub(crate) fn place(position: &pb::Position, field: &str, now: i64) -> Result<Pl
         Some(At::Offset(offset)) if *offset < 0 => bad("an offset is at least 0"),
         Some(At::Offset(offset)) => Ok(Place::Offset(*offset)),
         Some(At::Timestamp(time)) => {
-            let millis = time.seconds.checked_mul(1000).and_then(|ms| ms.checked_add(i64::from(time.nanos) / 1_000_000));
+            let millis =
+                time.seconds.checked_mul(1000).and_then(|ms| ms.checked_add(i64::from(time.nanos) / 1_000_000));
             millis.map_or_else(|| bad("the timestamp is out of range"), |millis| Ok(Place::Time(millis)))
         }
         Some(At::Bound(bound)) => match pb::Bound::try_from(*bound) {

@@ -75,16 +75,15 @@ impl Gateway {
         if name.reserved() {
             let prefix = walser_model::RESERVED_PREFIX;
             let text = format!("topic name \"{name}\": names that begin with \"{prefix}\" belong to Walser itself");
-            return Err(Failure::new(Reason::TopicNameInvalid, text).with("topic", name).with("rule", "reserved-prefix"));
+            return Err(Failure::new(Reason::TopicNameInvalid, text)
+                .with("topic", name)
+                .with("rule", "reserved-prefix"));
         }
         if partition.is_some_and(|partition| !(0..self.config.partitions).contains(&partition)) {
             return Err(missing);
         }
-        let topic = pb::Topic {
-            name: name.as_str().to_owned(),
-            partition_count: self.config.partitions,
-            ..Default::default()
-        };
+        let topic =
+            pb::Topic { name: name.as_str().to_owned(), partition_count: self.config.partitions, ..Default::default() };
         let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
         let created = TopicServiceClient::new(self.controller.clone()).create_topic(request).await;
         match created.map_err(Failure::from) {

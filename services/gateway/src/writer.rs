@@ -126,9 +126,8 @@ impl Gateway {
         {
             let mut state = writer.state.lock();
             let room = topic.config.message_bytes_max.saturating_sub(size_bound);
-            let fits = |group: &Group| {
-                group.codec == codec && group.acks == acks && group.builder.uncompressed_len() <= room
-            };
+            let fits =
+                |group: &Group| group.codec == codec && group.acks == acks && group.builder.uncompressed_len() <= room;
             if !state.waiting.back().is_some_and(fits) {
                 let builder = BatchBuilder::new(codec, size_bound + HEADER_LEN);
                 state.waiting.push_back(Group { codec, acks, builder, parts: Vec::with_capacity(1) });
@@ -266,10 +265,9 @@ impl Gateway {
         }
         let mut first = 0;
         for part in sent.parts {
-            let outcome = outcome.clone().map(|answer| AppendStreamResponse {
-                base_offset: answer.base_offset + first,
-                ..answer
-            });
+            let outcome = outcome
+                .clone()
+                .map(|answer| AppendStreamResponse { base_offset: answer.base_offset + first, ..answer });
             first += i64::from(part.record_count);
             drop(part.permit);
             (part.done)(outcome);

@@ -164,8 +164,7 @@ impl StorageService for Api {
         let request = request.get_ref();
         let id = partition(request.r#ref.as_ref())?;
         let before = Offset(request.before_offset);
-        let log_start =
-            self.ask(id, |reply| Command::DeleteRecords { partition: id, before, reply }).await?;
+        let log_start = self.ask(id, |reply| Command::DeleteRecords { partition: id, before, reply }).await?;
         Ok(Response::new(pbi::DeleteRecordsResponse { log_start_offset: log_start.0 }))
     }
 

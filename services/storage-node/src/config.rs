@@ -20,12 +20,7 @@ pub const KEYS: &[Key] = &[
         default: "0",
         doc: "Log shards: threads that each own a part of the partitions. 0: half the cores, at least 1.",
     },
-    Key {
-        name: "storage.flush.threads",
-        kind: Kind::Int(1, 64),
-        default: "2",
-        doc: "Threads that wait for the disk.",
-    },
+    Key { name: "storage.flush.threads", kind: Kind::Int(1, 64), default: "2", doc: "Threads that wait for the disk." },
     Key {
         name: "storage.append.bytes.max",
         kind: Kind::Bytes(1 << 20, 1 << 40),

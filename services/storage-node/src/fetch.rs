@@ -46,9 +46,7 @@ impl Fetcher {
         let correlation_id = request.correlation_id;
         match self.read(&request).await {
             Ok(response) => FetchStreamResponse { correlation_id, ..response },
-            Err(failure) => {
-                FetchStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() }
-            }
+            Err(failure) => FetchStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() },
         }
     }
 
@@ -79,7 +77,8 @@ impl Fetcher {
         let current = replica.epoch();
         if epoch != LeaderEpoch::NONE && epoch != current {
             let direction = if epoch < current { "older" } else { "newer" };
-            let failure = Failure::new(Reason::StaleEpoch, format!("leader epoch {epoch} is {direction} than {current}"));
+            let failure =
+                Failure::new(Reason::StaleEpoch, format!("leader epoch {epoch} is {direction} than {current}"));
             return Err(failure.with("epoch", epoch).with("currentEpoch", current).with("direction", direction));
         }
         Ok(replica)

@@ -52,9 +52,7 @@ impl LocalLink {
     }
 }
 
-fn check(
-    request: &AppendStreamRequest,
-) -> Result<(TopicPartition, walser_model::LeaderEpoch, BatchHeader), Failure> {
+fn check(request: &AppendStreamRequest) -> Result<(TopicPartition, walser_model::LeaderEpoch, BatchHeader), Failure> {
     let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
     let (partition, epoch) = reference.ok_or_else(|| Failure::field("ref", "is not a partition"))?;
     let batch = &request.record_batch;

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::service::Routes;
 use walser_log::{DataDirectory, Disk, Log, LogConfig};
-use walser_model::{ClusterId, Clock, Random, TopicConfig};
+use walser_model::{Clock, ClusterId, Random, TopicConfig};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
 use walser_rpc::{Failure, Network, Reason, local_connection};
 use walser_service::admin::Health;
@@ -151,8 +151,7 @@ fn recover(directory: &DataDirectory) -> Result<(Vec<Log>, Recovered), StartErro
         let config = LogConfig::from(&TopicConfig::default());
         let dir = directory.partition_dir(partition);
         let opened = Log::open(directory.disk(), dir, partition, config, directory.checkpoint());
-        let (log, found) =
-            opened.map_err(|source| StartError::Log { partition: partition.to_string(), source })?;
+        let (log, found) = opened.map_err(|source| StartError::Log { partition: partition.to_string(), source })?;
         recovered.partitions += 1;
         recovered.records += log.log_end().since(log.log_start());
         recovered.checked_segments += found.scanned_segments;

@@ -77,7 +77,9 @@ fn help(failure: &Failure) -> Option<String> {
         Reason::OffsetOutOfRange => "use --from earliest, or --from -N for the last N records.".to_owned(),
         Reason::ConfigInvalid => "`walser topic config` shows every setting with its values.".to_owned(),
         Reason::DiskFull => "free space on the server, or lower the retention of large topics.".to_owned(),
-        Reason::LogCorrupt => "`walser partition repair TOPIC PARTITION --accept-loss` gives up what is damaged.".to_owned(),
+        Reason::LogCorrupt => {
+            "`walser partition repair TOPIC PARTITION --accept-loss` gives up what is damaged.".to_owned()
+        }
         _ => return None,
     })
 }

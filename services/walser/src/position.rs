@@ -66,10 +66,11 @@ fn parse_time(text: &str) -> Option<i64> {
     let mut parts = clock.splitn(3, ':');
     let hour: i64 = parts.next()?.parse().ok()?;
     let minute: i64 = parts.next().unwrap_or("0").parse().ok()?;
-    let (second, fraction) = parts.next().unwrap_or("0").split_once('.').map_or_else(
-        || (clock.splitn(3, ':').nth(2).unwrap_or("0"), ""),
-        |(second, fraction)| (second, fraction),
-    );
+    let (second, fraction) = parts
+        .next()
+        .unwrap_or("0")
+        .split_once('.')
+        .map_or_else(|| (clock.splitn(3, ':').nth(2).unwrap_or("0"), ""), |(second, fraction)| (second, fraction));
     let second: i64 = second.parse().ok()?;
     let millis: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
     let zone_minutes = match zone {

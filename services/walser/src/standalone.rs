@@ -31,12 +31,7 @@ pub(crate) const KEYS: &[Key] = &[
         default: "127.0.0.1:7463",
         doc: "Address of the admin port: probes and metrics (`--admin`).",
     },
-    Key {
-        name: "workers",
-        kind: Kind::Int(0, 256),
-        default: "0",
-        doc: "Threads for the network. 0: one per core.",
-    },
+    Key { name: "workers", kind: Kind::Int(0, 256), default: "0", doc: "Threads for the network. 0: one per core." },
     Key {
         name: "shutdown.grace.ms",
         kind: Kind::Millis(0, 600_000),
@@ -90,7 +85,8 @@ fn settings(arguments: &UpArgs) -> Result<Settings, CliError> {
         [("listen", &arguments.listen, "127.0.0.1:7460"), ("admin", &arguments.admin, "127.0.0.1:7463")]
     {
         if value != default {
-            let value = value.strip_prefix("localhost:").map_or_else(|| value.clone(), |port| format!("127.0.0.1:{port}"));
+            let value =
+                value.strip_prefix("localhost:").map_or_else(|| value.clone(), |port| format!("127.0.0.1:{port}"));
             settings.set(key, &value, "command line").map_err(|error| CliError::usage(error.to_string()))?;
         }
     }
@@ -238,7 +234,8 @@ struct Banner<'a> {
 
 impl Banner<'_> {
     fn print(&self, recovered: &walser_storage_node::Recovered, took: Duration) {
-        let server = if self.address == "127.0.0.1:7460" { String::new() } else { format!(" --server {}", self.address) };
+        let server =
+            if self.address == "127.0.0.1:7460" { String::new() } else { format!(" --server {}", self.address) };
         let data = match self.arguments.memory {
             Some(bytes) => {
                 let cap = output::bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -281,7 +278,11 @@ fn found(recovered: &walser_storage_node::Recovered) -> String {
         format!("checked {}, nothing lost", output::plural(segments, "open segment"))
     } else {
         let cut = i64::try_from(recovered.cut.len()).unwrap_or(0);
-        format!("checked {}, {} cut, nothing acknowledged lost", output::plural(segments, "open segment"), output::plural(cut, "torn end"))
+        format!(
+            "checked {}, {} cut, nothing acknowledged lost",
+            output::plural(segments, "open segment"),
+            output::plural(cut, "torn end")
+        )
     };
     let partitions = output::plural(partitions, "partition");
     format!("Recovered {partitions}, {} ({how}).", output::plural(recovered.records, "record"))

@@ -6,12 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use walser_log::{AppendError, DataDirectory, Log, LogConfig, LogError, MemoryDisk, Recovery};
 use walser_model::{
-    Compression, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicConfig, TopicId,
-    TopicPartition,
+    Compression, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicConfig, TopicId, TopicPartition,
 };
-use walser_record_batch::{
-    BatchBuilder, BatchHeader, Batches, Producer, RecordFields, Records, stamp_position,
-};
+use walser_record_batch::{BatchBuilder, BatchHeader, Batches, Producer, RecordFields, Records, stamp_position};
 
 pub(crate) const ROOT: &str = "/data";
 

@@ -98,11 +98,7 @@ fn delta(controller: &Controller, changes: &[Change]) -> Result<pbi::WatchMetada
     Ok(message)
 }
 
-fn put(
-    controller: &Controller,
-    entry: &KeyValue,
-    message: &mut pbi::WatchMetadataResponse,
-) -> Result<(), Failure> {
+fn put(controller: &Controller, entry: &KeyValue, message: &mut pbi::WatchMetadataResponse) -> Result<(), Failure> {
     if let Some(id) = topic::parse(&entry.key) {
         message.topics.push(topics::wire_topic(id, &versioned(entry)?));
     } else if let Some((id, number)) = partition::parse(&entry.key) {

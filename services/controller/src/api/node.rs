@@ -71,10 +71,7 @@ impl ControllerService for Controller {
 
     type WatchMetadataStream = Answers<pbi::WatchMetadataResponse>;
 
-    async fn watch_metadata(
-        &self,
-        request: Request<pbi::WatchMetadataRequest>,
-    ) -> Answer<Self::WatchMetadataStream> {
+    async fn watch_metadata(&self, request: Request<pbi::WatchMetadataRequest>) -> Answer<Self::WatchMetadataStream> {
         let request = request.into_inner();
         if !request.cluster_id.is_empty() && request.cluster_id != self.cluster.to_string() {
             let text = format!("cluster {} is another one", request.cluster_id);

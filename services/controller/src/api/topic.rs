@@ -53,10 +53,7 @@ impl TopicService for Controller {
         Ok(Response::new(pb::AddPartitionsResponse { topic: Some(topics::wire_topic(id, &topic)) }))
     }
 
-    async fn list_partitions(
-        &self,
-        request: Request<pb::ListPartitionsRequest>,
-    ) -> Answer<pb::ListPartitionsResponse> {
+    async fn list_partitions(&self, request: Request<pb::ListPartitionsRequest>) -> Answer<pb::ListPartitionsResponse> {
         Ok(Response::new(topics::partitions(&self.store, request.get_ref()).await?))
     }
 

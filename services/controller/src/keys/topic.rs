@@ -74,13 +74,8 @@ fn the_form_is_the_documented_one() {
     };
     let text = r#"{"name":"orders","partition_count":6,"replication_factor":1,"config":{"retention.ms":"1000"},"labels":{},"description":"","created_ms":3}"#;
     super::assert_form(&value, text);
-    let deleting = Deleting {
-        name: "orders".into(),
-        operation: "op-1".into(),
-        partition_count: 6,
-        started_ms: 4,
-        nodes: vec![1],
-    };
+    let deleting =
+        Deleting { name: "orders".into(), operation: "op-1".into(), partition_count: 6, started_ms: 4, nodes: vec![1] };
     let text = r#"{"name":"orders","operation":"op-1","partition_count":6,"started_ms":4,"nodes":[1]}"#;
     super::assert_form(&deleting, text);
     let id = TopicId::from_bytes([9; 16]);

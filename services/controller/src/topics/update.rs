@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use walser_metastore::{Compare, Txn};
-use walser_model::{TopicId, Timestamp};
+use walser_model::{Timestamp, TopicId};
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 

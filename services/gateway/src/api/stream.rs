@@ -63,7 +63,9 @@ pub(super) fn serve(gateway: Gateway, requests: Streaming<pb::ProduceStreamReque
     let (failed, last_correlation) = (Arc::default(), None);
     let reader = Reader { gateway, outgoing, room, trace, failed, last_correlation };
     tokio::spawn(reader.run(requests));
-    Box::pin(ReceiverStream::new(stream).ready_chunks(GROUP_MAX).flat_map(|group| futures::stream::iter(grouped(group))))
+    Box::pin(
+        ReceiverStream::new(stream).ready_chunks(GROUP_MAX).flat_map(|group| futures::stream::iter(grouped(group))),
+    )
 }
 
 /// Puts neighbouring results into one message.

@@ -89,13 +89,8 @@ impl Gateway {
         let mut offsets = Vec::new();
         for partition in partitions {
             crate::topics::checked_partition(&topic, partition)?;
-            let target = Target {
-                topic: std::sync::Arc::clone(&topic),
-                partition,
-                start: before,
-                end: None,
-                last_epoch: -1,
-            };
+            let target =
+                Target { topic: std::sync::Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
             offsets.push((partition, self.boundary(&target, before).await?));
         }
         let mut response = pb::TruncateTopicResponse::default();
@@ -168,10 +163,7 @@ impl TopicService for Gateway {
         Ok(response)
     }
 
-    async fn list_partitions(
-        &self,
-        request: Request<pb::ListPartitionsRequest>,
-    ) -> Answer<pb::ListPartitionsResponse> {
+    async fn list_partitions(&self, request: Request<pb::ListPartitionsRequest>) -> Answer<pb::ListPartitionsResponse> {
         let mut response = self.topic_client().list_partitions(request.into_inner()).await?;
         let mut names: Vec<_> = response.get_ref().partitions.iter().map(|info| info.topic.clone()).collect();
         names.dedup();

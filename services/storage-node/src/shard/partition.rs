@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use walser_log::{AppendError, Condition, FlushJob, Log, LogConfig, LogError, Verdict};
-use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset, TimestampType, Timestamp, TopicConfig, TopicPartition};
+use walser_model::{
+    Acks, Durability, LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig, TopicPartition,
+};
 use walser_proto::internal::v1::{AppendStreamResponse, RepairPartitionResponse};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};

@@ -41,11 +41,8 @@ impl Shard {
             self.rest_idle(now);
             self.upkeep.idle_at = now + IDLE_CHECK;
         }
-        let lazy: Vec<(TopicPartition, Duration)> = self
-            .partitions
-            .iter()
-            .filter_map(|(id, partition)| Some((*id, partition.lazy_flush_at()?)))
-            .collect();
+        let lazy: Vec<(TopicPartition, Duration)> =
+            self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.lazy_flush_at()?))).collect();
         let mut next = self.upkeep.retention_at.min(self.upkeep.idle_at);
         for (id, at) in lazy {
             if at <= now {

@@ -71,7 +71,8 @@ pub(crate) async fn run(command: BenchCommand) -> Result<ExitCode, CliError> {
     if consuming && arguments.topic.is_none() {
         // Something to read: written first, and not counted.
         let records = arguments.records.unwrap_or(1_000_000);
-        let fill = BenchArgs { records: Some(records), duration: None, rate: None, in_flight: None, ..arguments.clone() };
+        let fill =
+            BenchArgs { records: Some(records), duration: None, rate: None, in_flight: None, ..arguments.clone() };
         let span = Span { warm_until: Duration::ZERO, end: None, records };
         output::note(&format!("writing {} to read", output::plural(i64::try_from(records).unwrap_or(0), "record")));
         load::produce(&client, &topic, &fill, &clock, span, None).await.map_err(failed)?;
@@ -147,9 +148,9 @@ fn report(arguments: &BenchArgs, measured: &Measured, usage: &Usage) -> Result<(
         measured.latency.max(),
     ));
     let per_gb = |cpu: f64| if megabytes > 0.0 { cpu / megabytes * 1e3 } else { 0.0 };
-    let server = usage.server_cpu_seconds.map_or("not known".to_owned(), |cpu| {
-        format!("{cpu:.2} s CPU ({:.2} per GB)", per_gb(cpu))
-    });
+    let server = usage
+        .server_cpu_seconds
+        .map_or("not known".to_owned(), |cpu| format!("{cpu:.2} s CPU ({:.2} per GB)", per_gb(cpu)));
     let rss = usage.server_rss_bytes.map_or_else(String::new, |rss| {
         format!(", {} resident", output::bytes(i64::try_from(rss).unwrap_or(i64::MAX)))
     });

@@ -23,11 +23,7 @@ pub(crate) async fn run(arguments: DemoArgs) -> Result<ExitCode, CliError> {
     client.topics().create_topic(request).await.map_err(|status| failed(status.into()))?;
     output::note(&format!("Connected to {server}\ncreated  {TOPIC} ({PARTITIONS} partitions)"));
     output::note(&format!("running  {} orders/s, read back below; Ctrl-C stops\n", arguments.rate.max(1)));
-    let target = pb::ReadTarget {
-        topic: TOPIC.to_owned(),
-        start: Some(Position::Latest.wire()),
-        ..Default::default()
-    };
+    let target = pb::ReadTarget { topic: TOPIC.to_owned(), start: Some(Position::Latest.wire()), ..Default::default() };
     let config = ReaderConfig { targets: vec![target], batches: false, patience: Duration::from_secs(60) };
     let mut reader = Reader::new(&client, config);
     // The reader stands at the end before the first record is written.
@@ -54,11 +50,8 @@ async fn produce(client: Client, rate: u32, count: u64) -> Result<(), Failure> {
         ticks.tick().await;
         let (user, amount) = (number * 7 % 50, number * 37 % 500 + 1);
         let value = format!("{{\"order\":{number},\"user\":\"user-{user}\",\"amount\":{amount}}}");
-        let record = pb::Record {
-            key: Some(format!("user-{user}").into()),
-            value: Some(value.into()),
-            ..Default::default()
-        };
+        let record =
+            pb::Record { key: Some(format!("user-{user}").into()), value: Some(value.into()), ..Default::default() };
         let request = pb::ProduceRequest { topic: TOPIC.to_owned(), records: vec![record], ..Default::default() };
         client.producer().produce(request).await?;
     }

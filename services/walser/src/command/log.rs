@@ -57,7 +57,10 @@ fn inspect_partition(dir: &Path) -> Result<ExitCode, CliError> {
         let content = std::fs::read(&path).map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
         let mut rows = Vec::new();
         let end = batches(&content, &mut rows);
-        output::data(&table(&["POSITION", "OFFSETS", "RECORDS", "BYTES", "EPOCH", "CODEC", "PRODUCER", "NEWEST"], &rows));
+        output::data(&table(
+            &["POSITION", "OFFSETS", "RECORDS", "BYTES", "EPOCH", "CODEC", "PRODUCER", "NEWEST"],
+            &rows,
+        ));
         let rest = &content[end..];
         if rest.iter().all(|byte| *byte == 0) {
             output::data(&format!("{} of log, {} of zeros ahead\n", size(end), size(rest.len())));

@@ -120,9 +120,8 @@ fn summary(sink: &Sink, took: Duration) {
 }
 
 fn header(text: &str) -> Result<Header, CliError> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| CliError::usage(format!("header \"{text}\" is not NAME=VALUE")))?;
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| CliError::usage(format!("header \"{text}\" is not NAME=VALUE")))?;
     Ok((name.as_bytes().to_vec(), Some(value.as_bytes().to_vec())))
 }
 
@@ -210,10 +209,8 @@ impl Sink {
             (None, None) => self.sticky,
         };
         let headers = Arc::clone(&self.headers);
-        let headers: Vec<_> =
-            headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())).collect();
-        let fields =
-            RecordFields { timestamp: now_ms(), key: key.as_deref(), value: Some(&value), headers: &headers };
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())).collect();
+        let fields = RecordFields { timestamp: now_ms(), key: key.as_deref(), value: Some(&value), headers: &headers };
         let size = fields.encoded_len_max();
         let full = self.open.get(&partition).is_some_and(|open| open.uncompressed_len() + size > self.batch_bytes);
         if full {

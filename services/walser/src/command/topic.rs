@@ -68,7 +68,8 @@ pub(crate) async fn run(command: TopicCommand) -> Done {
         }
         TopicCommand::Config(arguments) => {
             let client = Client::new(&arguments.output.server.server)?;
-            let request = pb::ListTopicConfigsRequest { topic: arguments.name.unwrap_or_default(), ..Default::default() };
+            let request =
+                pb::ListTopicConfigsRequest { topic: arguments.name.unwrap_or_default(), ..Default::default() };
             let answer = answered(client.topics().list_topic_configs(request).await, &arguments.output.server)?;
             if arguments.output.output == Form::Json {
                 return show_json(&answer);
@@ -144,11 +145,8 @@ async fn create(arguments: TopicCreateArgs) -> Done {
     } else {
         false
     };
-    let request = pb::CreateTopicRequest {
-        topic: Some(topic),
-        allow_existing: arguments.if_not_exists,
-        validate_only: false,
-    };
+    let request =
+        pb::CreateTopicRequest { topic: Some(topic), allow_existing: arguments.if_not_exists, validate_only: false };
     let answer = answered(client.topics().create_topic(request).await, &arguments.output.server)?;
     show_row(&arguments.output, &answer.topic.unwrap_or_default(), if known { "exists" } else { "created" })
 }
@@ -158,8 +156,7 @@ async fn list(arguments: OutputArgs) -> Done {
     let mut all = pb::ListTopicsResponse::default();
     let mut page_token = String::new();
     loop {
-        let request =
-            pb::ListTopicsRequest { page_size: PAGE, page_token, include_stats: true, ..Default::default() };
+        let request = pb::ListTopicsRequest { page_size: PAGE, page_token, include_stats: true, ..Default::default() };
         let page = answered(client.topics().list_topics(request).await, &arguments.server)?;
         all.topics.extend(page.topics);
         page_token = page.next_page_token;

@@ -63,9 +63,9 @@ pub(crate) fn listening(server: &str) -> Option<u32> {
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Ok(files) = std::fs::read_dir(entry.path().join("fd")) else { continue };
-        let found = files.flatten().any(|file| {
-            std::fs::read_link(file.path()).is_ok_and(|target| target.to_str() == Some(wanted.as_str()))
-        });
+        let found = files
+            .flatten()
+            .any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target.to_str() == Some(wanted.as_str())));
         if found {
             return Some(pid);
         }

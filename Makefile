@@ -1,0 +1,50 @@
+# Every verb of the project. `make` shows them.
+.DEFAULT_GOAL := help
+SHELL := /usr/bin/env bash
+.PHONY: help build run demo test crash-long fuzz-long bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
+
+help: ## Show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+build: ## Build the release binary: target/release/walser
+	cargo build --release -p walser
+
+run: build ## Run a standalone server in the foreground, data in ./walser-data
+	target/release/walser up
+
+demo: build ## Send real records, read them back, check every byte (KEEP=1 leaves the server running)
+	scripts/demo.sh
+
+test: ## Install what the tests need and run them all
+	scripts/test.sh
+
+crash-long: ## 1,000 kills under load instead of 100, and more power losses
+	WALSER_KILLS=1000 WALSER_CRASH_SEEDS=50 scripts/test.sh kill_9 power_loss
+
+fuzz-long: ## Fuzz the readers of foreign bytes for a million cases each
+	WALSER_FUZZ_CASES=1000000 cargo test -p walser-record-batch --release
+
+bench: build ## Measure this machine (PEER=kafka also runs Apache Kafka beside it)
+	scripts/bench.sh $(PEER)
+
+verify: verify-fmt verify-tidy verify-clippy verify-doc ## Check formatting, structure, lints and documentation
+
+verify-fmt:
+	cargo fmt --all --check
+
+verify-tidy:
+	cargo test -q -p walser-tidy
+
+verify-clippy:
+	cargo clippy -q --workspace --all-targets -- -D warnings
+
+verify-doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc -q --workspace --no-deps
+
+fix: fix-fmt fix-clippy ## The same, writing what can be written
+
+fix-fmt:
+	cargo fmt --all
+
+fix-clippy:
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged

@@ -1,0 +1,16 @@
+//! The server as a process, from outside: over gRPC, through the command line, with kills and bad inputs.
+
+#[path = "standalone/bad_input.rs"]
+mod bad_input;
+#[path = "standalone/faults.rs"]
+mod faults;
+#[path = "standalone/generated_client.rs"]
+mod generated_client;
+#[path = "standalone/kill.rs"]
+mod kill;
+#[path = "standalone/round_trip.rs"]
+mod round_trip;
+#[path = "standalone/semantics.rs"]
+mod semantics;
+#[path = "standalone/server.rs"]
+mod server;

@@ -1,0 +1,191 @@
+//! A server process of a test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use walser_client::Client;
+use walser_proto::v1 as pb;
+
+/// Longest wait for a condition: far above what it takes, far below a hanging run.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub(crate) fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("WALSER_BINARY") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("walser");
+    assert!(path.exists(), "build the program first: cargo build -p walser");
+    path
+}
+
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: String,
+    pub(crate) admin: String,
+    log: PathBuf,
+    data: PathBuf,
+}
+
+impl Server {
+    /// Starts on a data directory, and waits until it is ready.
+    pub(crate) fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    pub(crate) fn start_with(data: &Path, more: &[&str]) -> Self {
+        Self::try_start(data, more).unwrap_or_else(|output| panic!("the server did not start: {output}"))
+    }
+
+    /// Starts; gives back what was printed when the process ends instead of becoming ready.
+    pub(crate) fn try_start(data: &Path, more: &[&str]) -> Result<Self, String> {
+        let (ready, log) = (data.with_extension("ready"), data.with_extension("log"));
+        let _ = std::fs::remove_file(&ready);
+        let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let mut command = Command::new(binary());
+        command.args(["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file"]).arg(&ready);
+        if !more.contains(&"--memory") {
+            command.arg("--data").arg(data);
+        }
+        command.args(more).env("RUST_BACKTRACE", "1").stdout(Stdio::null()).stderr(stderr).stdin(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            if let Ok(text) = std::fs::read_to_string(&ready) {
+                let ready: serde_json::Value = serde_json::from_str(&text).unwrap();
+                let field = |name: &str| ready[name].as_str().unwrap().to_owned();
+                let (address, admin) = (field("grpc"), field("admin"));
+                assert_eq!(ready["pid"], child.id());
+                return Ok(Self { child, address, admin, log, data: data.to_owned() });
+            }
+            if child.try_wait().unwrap().is_some() {
+                return Err(std::fs::read_to_string(&log).unwrap());
+            }
+            assert!(std::time::Instant::now() < deadline, "the server is not ready");
+            wait_a_little();
+        }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.address).unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) -> PathBuf {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.data.clone()
+    }
+
+    /// SIGTERM; gives back everything that the server printed.
+    pub(crate) fn stop(mut self) -> String {
+        self.signal("TERM");
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.printed());
+        self.printed()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub(crate) fn printed(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Nothing that should never be printed was.
+    pub(crate) fn assert_no_panic(&self) {
+        let printed = self.printed();
+        assert!(!printed.contains("panicked"), "{printed}");
+    }
+
+    /// Runs the command line against this server.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_with_input(arguments, &[])
+    }
+
+    pub(crate) fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
+        use std::io::Write as _;
+        let mut command = Command::new(binary());
+        command.args(arguments).env("WALSER_SERVER", &self.address);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        let feeding = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().unwrap();
+        feeding.join().unwrap();
+        output
+    }
+
+    /// Runs the command line, which must succeed; gives back its standard output.
+    pub(crate) fn cli_ok(&self, arguments: &[&str]) -> Vec<u8> {
+        let output = self.cli(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Between two looks at a condition.
+#[expect(clippy::disallowed_methods, reason = "polling another process, with a deadline")]
+pub(crate) fn wait_a_little() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+/// A data directory of a test, with room for the files beside it.
+pub(crate) fn place() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    (dir, data)
+}
+
+/// Creates a topic.
+pub(crate) async fn create(client: &Client, name: &str, partition_count: i32, config: &[(&str, &str)]) {
+    let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let topic = pb::Topic { name: name.to_owned(), partition_count, config, ..Default::default() };
+    let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+    client.topics().create_topic(request).await.unwrap();
+}
+
+/// A record with a value.
+pub(crate) fn record(value: impl Into<Vec<u8>>) -> pb::Record {
+    pb::Record { value: Some(value.into().into()), ..Default::default() }
+}
+
+/// Every record of a partition from its start on, as of now.
+pub(crate) async fn read_all(client: &Client, topic: &str, partition: i32) -> Vec<pb::ConsumedRecord> {
+    let target = pb::ReadTarget {
+        topic: topic.to_owned(),
+        partition: Some(partition),
+        start: Some(bound(pb::Bound::Earliest)),
+        end: Some(bound(pb::Bound::Latest)),
+        last_leader_epoch: None,
+    };
+    let request = pb::ReadRequest { targets: vec![target], ..Default::default() };
+    let mut stream = client.consumer().read(request).await.unwrap().into_inner();
+    let mut records = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        if let Some(pb::read_response::Event::Chunk(chunk)) = message.event {
+            records.extend(chunk.records);
+        }
+    }
+    records
+}
+
+pub(crate) fn bound(bound: pb::Bound) -> pb::Position {
+    pb::Position { at: Some(pb::position::At::Bound(bound.into())) }
+}

@@ -1,1 +1,0 @@
-//! walser-testkit
