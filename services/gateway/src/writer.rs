@@ -104,6 +104,13 @@ impl Writers {
     }
 }
 
+impl State {
+    /// Whether every batch is answered, some of them have to be sent again or numbered anew, and nobody is at it.
+    fn repair_due(&self) -> bool {
+        !self.pumping && self.in_flight == 0 && (self.broken || !self.again.is_empty())
+    }
+}
+
 impl Writer {
     fn idle(&self) -> bool {
         let state = self.state.lock();
@@ -147,6 +154,11 @@ impl Gateway {
         }
         while let Some((sequence, sent)) = self.next_batch(writer) {
             self.send(writer, sequence, sent);
+        }
+        // An answer that came while this pump ran left the repair to it.
+        if writer.state.lock().repair_due() {
+            let (gateway, writer) = (self.clone(), Arc::clone(writer));
+            self.runtime().spawn(async move { gateway.go_on(&writer).await });
         }
     }
 
@@ -276,20 +288,13 @@ impl Gateway {
 
     /// Repairs the sequence when it is broken, sends again what has to be, and then what waits.
     async fn go_on(&self, writer: &Arc<Writer>) {
-        let repeat = {
+        let repair = {
             let mut state = writer.state.lock();
-            if state.in_flight > 0 || state.pumping {
-                drop(state);
-                return self.pump(writer);
-            }
-            if state.broken || !state.again.is_empty() {
-                state.pumping = true;
-                true
-            } else {
-                false
-            }
+            let due = state.repair_due();
+            state.pumping |= due;
+            due
         };
-        if repeat {
+        if repair {
             self.repeat(writer).await;
         }
         self.pump(writer);

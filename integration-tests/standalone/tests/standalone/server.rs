@@ -45,7 +45,10 @@ impl Server {
         let _ = std::fs::remove_file(&ready);
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut command = Command::new(binary());
-        command.args(["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file"]).arg(&ready);
+        command.args(["up", "--admin", "127.0.0.1:0", "--ready-file"]).arg(&ready);
+        if !more.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         if !more.contains(&"--memory") {
             command.arg("--data").arg(data);
         }
