@@ -1,5 +1,7 @@
 //! The server as a process, from outside: over gRPC, through the command line, with kills and bad inputs.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 #[path = "standalone/bad_input.rs"]
 mod bad_input;
 #[path = "standalone/faults.rs"]

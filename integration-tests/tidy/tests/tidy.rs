@@ -1,6 +1,8 @@
 //! What can be checked of `docs/STYLE.md` and `docs/ARCHITECTURE.md` is checked here: layers, dependencies, names,
 //! sizes of files and functions, and words that mark unfinished work.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

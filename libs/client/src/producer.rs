@@ -109,6 +109,8 @@ struct Driver {
     next_correlation: i64,
     /// Nothing new is sent until every batch is either written or refused.
     recovering: bool,
+    /// The last attempt to connect reached the server.
+    connected: bool,
 }
 
 /// How a connection ended.
@@ -155,6 +157,7 @@ impl Producer {
             unanswered: BTreeMap::new(),
             next_correlation: 1,
             recovering: false,
+            connected: false,
         };
         tokio::spawn(driver.run(outgoing));
         Ok(Self { commands, room, buffer_bytes })
@@ -195,7 +198,11 @@ impl Driver {
     async fn run(mut self, mut outgoing: mpsc::Receiver<Outgoing>) {
         let mut away_since = None;
         loop {
+            self.connected = false;
             let ended = self.connection(&mut outgoing).await;
+            if self.connected {
+                away_since = None;
+            }
             let now = tokio::time::Instant::now();
             match ended {
                 Ended::Finished => return,
@@ -252,7 +259,7 @@ impl Driver {
             Ok(answers) => answers.into_inner(),
             Err(status) => return Ended::Broken(status.into()),
         };
-        self.recovering = false;
+        (self.recovering, self.connected) = (false, true);
         let again: Vec<i64> = self.unanswered.keys().copied().collect();
         for id in again {
             if let Err(failure) = self.transmit(id, &requests, &mut answers).await {

@@ -44,18 +44,21 @@ impl Log {
     /// epoch, the first at the log end. `headers` describes them.
     ///
     /// # Errors
-    /// [`AppendError`]. After [`AppendError::NoSpace`] the log is as before; after another I/O error it is out of
-    /// service.
+    /// How many of the batches are in the log, and why the rest is not. After [`AppendError::NoSpace`] the log takes
+    /// appends again once there is space; after another I/O error it is out of service.
     ///
     /// # Panics
     /// When the batches do not continue the log or do not add up to `run`: the caller numbered them wrongly.
-    pub fn append(&mut self, run: &[u8], headers: &[BatchHeader], now: Timestamp) -> Result<(), AppendError> {
-        let appended = self.append_admitted(run, headers, now);
-        if appended.is_err() {
-            // What was admitted is not in the log: the producers are read again from what is.
+    pub fn append(&mut self, run: &[u8], headers: &[BatchHeader], now: Timestamp) -> Result<(), (usize, AppendError)> {
+        let before = self.log_end();
+        let outcome = self.append_admitted(run, headers, now);
+        outcome.map_err(|error| {
+            // What was admitted is not all in the log: the producers are read again from what is.
             self.producers = None;
-        }
-        appended
+            let end = self.log_end();
+            let appended = headers.iter().take_while(|header| end > before && header.next_offset() <= end).count();
+            (appended, error)
+        })
     }
 
     fn append_admitted(&mut self, run: &[u8], headers: &[BatchHeader], now: Timestamp) -> Result<(), AppendError> {
@@ -123,8 +126,13 @@ impl Log {
 
     /// A full disk leaves the log in service; everything else does not.
     fn append_failed(&mut self, error: io::Error) -> AppendError {
-        if error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded {
+        /// `EMFILE` and `ENFILE`: too many open files, for now.
+        const FILE_LIMITS: [i32; 2] = [24, 23];
+        if out_of_space(&error) {
             return AppendError::NoSpace;
+        }
+        if error.raw_os_error().is_some_and(|code| FILE_LIMITS.contains(&code)) {
+            return AppendError::Log(error.into());
         }
         self.fail(error.to_string());
         AppendError::Log(error.into())
@@ -166,16 +174,25 @@ impl Log {
         if self.active.is_none() {
             self.open_active(now)?;
         }
-        let old = self.active.take().expect("there is an active segment to close");
+        let old = self.active.as_ref().expect("there is an active segment to close");
         debug_assert!(old.extending_from.is_none(), "a segment is not closed under a running extension");
         if old.zeroed_to > old.segment.size() {
             old.file.set_len(old.segment.size())?;
         }
         let index = old.segment.write_index()?;
-        self.flushing.segment_closed(old.file, index);
+        // Only now, when nothing can fail before the file is among those that the next flush syncs.
+        if let Some(old) = self.active.take() {
+            self.flushing.segment_closed(old.file, index);
+            old.segment.rest();
+        }
         self.active = Some(self.create_segment(self.log_end(), now)?);
         Ok(())
     }
+}
+
+/// Whether a write failed only because there is no room.
+pub(crate) fn out_of_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// How many of the batches fit into `room` bytes, at least one, and their bytes.

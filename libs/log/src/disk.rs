@@ -74,6 +74,7 @@ pub trait Disk: Send + Sync + Debug {
 }
 
 /// An open file.
+#[expect(clippy::len_without_is_empty, reason = "a file is no collection, and asking can fail")]
 pub trait DiskFile: Send + Sync + Debug {
     /// Appends up to `len` bytes found at `at` to `buffer`; fewer only at the end of the file.
     fn read_at(&self, buffer: &mut Vec<u8>, at: u64, len: usize) -> io::Result<()>;
@@ -98,7 +99,7 @@ pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Re
     file.write_at(bytes, 0)?;
     file.sync_data()?;
     disk.rename(&temporary, path)?;
-    disk.sync_dir(path.parent().unwrap_or(Path::new("/")))
+    disk.sync_dir(path.parent().unwrap_or_else(|| Path::new("/")))
 }
 
 /// Reads a whole file of at most `len_max` bytes. `None` when there is none.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use walser_model::{Durability, Offset};
 
+use crate::append::out_of_space;
 use crate::disk::{Disk, DiskFile, replace_file};
 use crate::epochs;
 use crate::log::{Condition, Log, LogError};
@@ -57,6 +58,13 @@ pub struct FlushJob {
     pub up_to: Offset,
 }
 
+/// What a job achieved beside making the log durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flushed {
+    /// Indexes and snapshot are written down as well: a restart reads from here.
+    recovery_point: bool,
+}
+
 /// Work for a flush thread: zero-filled space ahead of the log end.
 #[derive(Debug)]
 pub struct Extension {
@@ -101,17 +109,20 @@ impl FlushJob {
     ///
     /// # Errors
     /// The first error; then nothing is known of what the job covers, and it MUST NOT be tried again.
-    pub fn run(&self) -> io::Result<()> {
+    pub fn run(&self) -> io::Result<Flushed> {
         for file in &self.files {
             file.sync_data()?;
         }
         for directory in &self.directories {
             self.disk.sync_dir(directory)?;
         }
-        if let Some((path, snapshot)) = &self.snapshot {
-            replace_file(&*self.disk, path, snapshot)?;
+        let Some((path, snapshot)) = &self.snapshot else { return Ok(Flushed { recovery_point: false }) };
+        match replace_file(&*self.disk, path, snapshot) {
+            Ok(()) => Ok(Flushed { recovery_point: true }),
+            // Without room for a snapshot the recovery point waits; the records are durable.
+            Err(error) if out_of_space(&error) => Ok(Flushed { recovery_point: false }),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 }
 
@@ -123,7 +134,7 @@ impl Extension {
     /// # Errors
     /// The first error. Without space this is harmless: the log then grows as it is written.
     pub fn run(&self) -> io::Result<()> {
-        const CHUNK: [u8; 256 << 10] = [0; 256 << 10];
+        static CHUNK: [u8; 256 << 10] = [0; 256 << 10];
         let mut at = self.from;
         while at < self.to {
             let len = usize::try_from(self.to - at).unwrap_or(usize::MAX).min(CHUNK.len());
@@ -183,12 +194,19 @@ impl Log {
             self.flushing.directories_changed = true;
         }
         files.append(&mut self.flushing.closed);
-        let recovery_point = self.flushing.since_recovery_point >= RECOVERY_BYTES;
+        let mut recovery_point = self.flushing.since_recovery_point >= RECOVERY_BYTES;
         if let Some(active) = &self.active {
             files.push(Arc::clone(&active.file));
             if recovery_point {
-                files.extend(active.segment.write_index()?);
-                self.flushing.directories_changed = true;
+                match active.segment.write_index() {
+                    Ok(index) => {
+                        files.extend(index);
+                        self.flushing.directories_changed = true;
+                    }
+                    // Without room for an index the recovery point waits; the records do not.
+                    Err(error) if out_of_space(&error) => recovery_point = false,
+                    Err(error) => return Err(error),
+                }
             }
         }
         if self.flushing.directories_changed {
@@ -212,7 +230,7 @@ impl Log {
     ///
     /// # Errors
     /// When writing the marks fails, which has the same consequence.
-    pub fn finish_flush(&mut self, outcome: &io::Result<()>) -> Result<Offset, LogError> {
+    pub fn finish_flush(&mut self, outcome: &io::Result<Flushed>) -> Result<Offset, LogError> {
         let running = self.flushing.running.take();
         if let Err(error) = outcome {
             self.fail(format!("sync: {error}"));
@@ -220,10 +238,13 @@ impl Log {
         self.writable()?;
         if let Some(running) = running {
             self.marks.durable = self.marks.durable.max(running.up_to);
-            if let Some(position) = running.recovery_position {
+            let written_down = outcome.as_ref().is_ok_and(|flushed| flushed.recovery_point);
+            if let Some(position) = running.recovery_position.filter(|_| written_down) {
                 self.marks.recovery_point = running.up_to;
                 self.marks.recovery_position = position;
-                crate::recovery::remove_snapshots_below(self, running.up_to)?;
+                if let Err(error) = crate::recovery::remove_snapshots_below(self, running.up_to) {
+                    tracing::warn!(partition = %self.partition, %error, "old snapshots stay");
+                }
             }
             if let Err(error) = self.write_marks() {
                 self.fail(error.to_string());
@@ -262,7 +283,7 @@ impl Log {
         active.extending_from = None;
         match outcome {
             Ok(()) => active.zeroed_to = extension.to,
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => active.zeroed_to = extension.from,
+            Err(error) if out_of_space(error) => active.zeroed_to = extension.from,
             Err(error) => self.fail(format!("extend: {error}")),
         }
     }

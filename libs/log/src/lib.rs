@@ -36,7 +36,7 @@ pub use checkpoint::{Checkpoint, Marks};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, PowerLoss, RealDisk, Space};
 pub use epochs::{EpochStart, Epochs};
-pub use flush::{Extension, FlushJob};
+pub use flush::{Extension, FlushJob, Flushed};
 pub use log::{Condition, Log, LogConfig, LogError};
 pub use producers::{PRODUCERS_MAX, Producers, REMEMBERED_BATCHES, Verdict};
 pub use reader::{FoundTime, LogReader, ReadError, Slice};

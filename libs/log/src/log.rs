@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use walser_model::{Durability, LeaderEpoch, Offset, Timestamp, TopicConfig, TopicPartition};
+use walser_record_batch::BatchHeader;
 
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::disk::{Disk, DiskFile};
@@ -124,6 +125,8 @@ pub struct Log {
     pub(crate) active: Option<Active>,
     pub(crate) flushing: Flushing,
     pub(crate) condition: Condition,
+    /// Wall-clock time of opening.
+    pub(crate) opened_at: Timestamp,
 }
 
 impl From<&TopicConfig> for LogConfig {
@@ -225,13 +228,29 @@ impl Log {
     ///
     /// # Errors
     /// When the snapshot of a resting log cannot be read.
-    pub fn admit(&mut self, header: &walser_record_batch::BatchHeader) -> Result<Verdict, LogError> {
+    pub fn admit(&mut self, header: &BatchHeader, now: Timestamp) -> Result<Verdict, LogError> {
         let producers = self.producers()?;
         let verdict = producers.judge(header);
         if verdict == Verdict::Next {
-            producers.record(header);
+            producers.record(header, now);
         }
         Ok(verdict)
+    }
+
+    /// Judges a batch and takes nothing into account.
+    ///
+    /// # Errors
+    /// As for [`Log::admit`].
+    pub fn judge(&mut self, header: &BatchHeader) -> Result<Verdict, LogError> {
+        Ok(self.producers()?.judge(header))
+    }
+
+    /// Closes files and drops indexes of segments that take no appends any more; reading opens them again.
+    pub fn rest_closed_segments(&self) {
+        let segments = self.shared.segments.read();
+        for segment in segments.iter().rev().skip(1) {
+            segment.rest();
+        }
     }
 
     /// The producers, loaded from the snapshot at the log end where the log rests.
@@ -288,7 +307,7 @@ impl Log {
         let mut keep_from = None;
         for (at, segment) in segments.iter().enumerate() {
             let last = at + 1 == segments.len();
-            let end = segments.get(at + 1).map_or(self.log_end(), |next| next.base);
+            let end = segments.get(at + 1).map_or_else(|| self.log_end(), |next| next.base);
             let size = segment.size();
             let too_large = !last && self.config.retention_bytes.is_some_and(|limit| total - size >= limit);
             let too_old = size > 0 && self.too_old(segment, now)?;
@@ -381,7 +400,11 @@ impl Log {
     /// # Errors
     /// I/O errors while writing index and snapshot.
     pub fn rest(&mut self) -> Result<bool, LogError> {
-        if self.flushing.pending() || self.active.as_ref().is_some_and(|active| active.extending_from.is_some()) {
+        // A log that is out of service or damaged must not look like one that was stopped cleanly.
+        if self.condition != Condition::Healthy
+            || self.flushing.pending()
+            || self.active.as_ref().is_some_and(|active| active.extending_from.is_some())
+        {
             return Ok(false);
         }
         if let Some(active) = self.active.take() {

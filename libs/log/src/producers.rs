@@ -103,8 +103,8 @@ impl Producers {
         if first == expected { Verdict::Next } else { Verdict::OutOfOrder { expected } }
     }
 
-    /// Remembers an appended batch. `header` carries its final base offset.
-    pub fn record(&mut self, header: &BatchHeader) {
+    /// Remembers a batch. `header` carries its final base offset; `now` is the wall clock, never the time of records.
+    pub fn record(&mut self, header: &BatchHeader, now: Timestamp) {
         if !header.producer_id.is_some() {
             return;
         }
@@ -126,7 +126,7 @@ impl Producers {
             producer.batches.remove(0);
         }
         producer.batches.push(batch);
-        producer.last_used = producer.last_used.max(header.max_timestamp);
+        producer.last_used = producer.last_used.max(now);
     }
 
     /// Drops the tenth that was used least recently, so that eviction is rare.
@@ -138,7 +138,7 @@ impl Producers {
         }
     }
 
-    /// Forgets producers whose last batch is older than `age`.
+    /// Forgets producers whose last batch came longer than `age` ago.
     pub fn expire(&mut self, now: Timestamp, age: Duration) {
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let oldest = now.saturating_sub(age);
@@ -252,7 +252,7 @@ mod tests {
         for base_sequence in (0..70).step_by(10) {
             let next = batch(7, 0, base_sequence, 10, offset);
             assert_eq!(producers.judge(&next), Verdict::Next);
-            producers.record(&next);
+            producers.record(&next, 0);
             offset += 10;
         }
         let recent = Verdict::Duplicate { base_offset: Offset(20), next_offset: Offset(30) };
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(producers.judge(&batch(7, 0, 10, 10, 0)), Verdict::OutOfOrder { expected: 70 });
         assert_eq!(producers.judge(&batch(7, 0, 71, 1, 0)), Verdict::OutOfOrder { expected: 70 });
         assert_eq!(producers.judge(&batch(7, 1, 5, 1, 0)), Verdict::OutOfOrder { expected: 0 });
-        producers.record(&batch(7, 1, 0, 1, offset));
+        producers.record(&batch(7, 1, 0, 1, offset), 0);
         assert_eq!(producers.judge(&batch(7, 0, 70, 1, 0)), Verdict::Fenced { current: ProducerEpoch(1) });
         producers.truncate(Offset(offset));
         assert_eq!(producers.judge(&batch(7, 1, 1, 1, 0)), Verdict::Unknown);
@@ -269,15 +269,15 @@ mod tests {
     #[test]
     fn sequences_wrap_after_the_largest() {
         let mut producers = Producers::default();
-        producers.record(&batch(7, 0, i32::MAX - 1, 2, 0));
+        producers.record(&batch(7, 0, i32::MAX - 1, 2, 0), 0);
         assert_eq!(producers.judge(&batch(7, 0, 0, 1, 2)), Verdict::Next);
     }
 
     #[test]
     fn the_old_are_forgotten() {
         let mut producers = Producers::default();
-        producers.record(&batch(1, 0, 0, 1, 1_000));
-        producers.record(&batch(2, 0, 0, 1, 9_000));
+        producers.record(&batch(1, 0, 0, 1, 0), 1_000);
+        producers.record(&batch(2, 0, 0, 1, 1), 9_000);
         producers.expire(10_000, Duration::from_secs(5));
         assert_eq!(producers.len(), 1);
     }
@@ -291,7 +291,7 @@ mod tests {
             let mut producers = Producers::default();
             let mut end = 0;
             for (id, epoch, sequence, count) in writes {
-                producers.record(&batch(id, epoch, sequence, count, end));
+                producers.record(&batch(id, epoch, sequence, count, end), end);
                 end += i64::from(count);
             }
             let mut bytes = producers.encode(Offset(end));

@@ -12,6 +12,9 @@ use crate::log::Shared;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
 
+/// Above every `max.message.bytes`.
+const BATCH_BYTES_MAX: usize = 32 << 20;
+
 /// Whole batches read from a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
@@ -227,6 +230,10 @@ fn select(window: &[u8], from: Offset, below: Offset, bytes_max: usize, complete
     loop {
         let rest = &window[at..];
         let header = match BatchHeader::parse(rest) {
+            // No batch is that large: its length is damaged, and must not decide how much is read.
+            Ok(header) if header.size > BATCH_BYTES_MAX && chosen.is_none() => {
+                return Err(ReadError::Corrupt { at: from });
+            }
             Ok(header) if header.size <= rest.len() => header,
             _ if rest.is_empty() || !complete => break,
             _ if chosen.is_some() => break,

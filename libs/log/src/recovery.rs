@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use parking_lot::{Mutex, RwLock};
-use walser_model::{Offset, TopicPartition};
+use walser_model::{Offset, Timestamp, TopicPartition};
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::{Disk, DiskFile, Open, read_file, replace_file};
@@ -73,6 +73,8 @@ struct Walk<'a> {
     producers: Producers,
     producers_end: Offset,
     expected: Offset,
+    /// Idempotent producers count as used at the time of this start.
+    now: Timestamp,
     interval_bytes: u64,
     recovery: Recovery,
 }
@@ -142,7 +144,7 @@ pub(crate) fn load_producers(log: &Log, to: Offset) -> io::Result<Producers> {
         let mut scan = Scan::new(&*file, segment.position_for(from)?, segment.size());
         while let Step::Batch(found) = scan.step()? {
             if found.header.base_offset >= from && found.header.base_offset < to {
-                producers.record(&found.header);
+                producers.record(&found.header, log.opened_at);
             }
         }
     }
@@ -160,6 +162,7 @@ impl Log {
         partition: TopicPartition,
         config: LogConfig,
         checkpoint: Arc<Mutex<Checkpoint>>,
+        now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
         let (slot, marks) = checkpoint.lock().claim(partition);
         let marks = marks.unwrap_or_default();
@@ -186,6 +189,7 @@ impl Log {
             active: None,
             flushing: Flushing::default(),
             condition: Condition::Healthy,
+            opened_at: now,
         };
         let recovery = if log.rested() { log.resume() } else { log.recover()? };
         Ok((log, recovery))
@@ -194,8 +198,9 @@ impl Log {
     /// Whether the log was stopped cleanly: its last file ends where the recovery point lies.
     fn rested(&self) -> bool {
         self.shared.segments.read().last().is_some_and(|last| {
+            let where_it_ended = if last.base == self.marks.recovery_point { 0 } else { self.marks.recovery_position };
             last.base <= self.marks.recovery_point
-                && last.size() == self.marks.recovery_position
+                && last.size() == where_it_ended
                 && self.marks.recovery_point >= self.marks.durable
         })
     }
@@ -215,6 +220,7 @@ impl Log {
             producers,
             producers_end: snapshot_end,
             expected: segments.first().map_or(self.marks.log_start, |segment| segment.base),
+            now: self.opened_at,
             interval_bytes: self.config.index_interval_bytes,
             recovery: Recovery::default(),
         };
@@ -273,11 +279,15 @@ impl Log {
         }
         kept.sync_data()?;
         self.disk.sync_dir(&self.dir)?;
-        for segment in &segments[bad.segment + 1..] {
+        // A segment of which nothing is left does not stay: its base lies behind the end of the log.
+        let keep = if bad.position == 0 && bad.segment > 0 { bad.segment } else { bad.segment + 1 };
+        for segment in &segments[keep..] {
             segment.remove()?;
         }
-        segments[bad.segment].cut(bad.position)?.sync_data()?;
-        self.shared.segments.write().truncate(bad.segment + 1);
+        if keep > bad.segment {
+            segments[bad.segment].cut(bad.position)?.sync_data()?;
+        }
+        self.shared.segments.write().truncate(keep);
         self.disk.sync_dir(&self.dir)?;
         Ok(CutTail { offset, bytes, kept_in })
     }
@@ -298,7 +308,8 @@ impl Log {
         self.marks.recovery_position = 0;
         self.condition = Condition::Healthy;
         self.shared.corrupt_from.store(i64::MAX, std::sync::atomic::Ordering::Release);
-        let recovery = self.recover()?;
+        let recovery =
+            self.recover().inspect_err(|error| self.condition = Condition::Failed { reason: error.to_string() })?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
     }
 }
@@ -386,7 +397,7 @@ impl Walk<'_> {
                     segment.note(&header, found.position, self.interval_bytes)?;
                     self.epochs.assign(header.leader_epoch, header.base_offset);
                     if header.base_offset >= self.producers_end {
-                        self.producers.record(&header);
+                        self.producers.record(&header, self.now);
                     }
                     self.expected = header.next_offset();
                     end = found.position + found.bytes.len() as u64;
@@ -394,6 +405,11 @@ impl Walk<'_> {
             }
         };
         self.recovery.scanned_bytes += end - position;
+        let last = self.segments.last().is_some_and(|last| last.base == segment.base);
+        if bad.is_none() && !last && end < len {
+            // Space ahead of the end belongs to the last segment only.
+            segment.file(Open::Write)?.set_len(end)?;
+        }
         segment.set_size(end);
         Ok(bad)
     }

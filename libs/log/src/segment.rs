@@ -137,7 +137,7 @@ impl Segment {
 
     /// Where to start reading for an offset.
     pub(crate) fn position_for(&self, offset: Offset) -> io::Result<u64> {
-        let relative = u32::try_from(offset.since(self.base)).unwrap_or(u32::MAX);
+        let relative = u32::try_from(offset.since(self.base).max(0)).unwrap_or(u32::MAX);
         let parts = self.index()?;
         let found = parts.index.as_ref().and_then(|loaded| loaded.index.floor_offset(relative));
         Ok(found.map_or(0, |entry| u64::from(entry.position)))

@@ -1,5 +1,7 @@
 //! A log as its users see it: appends, reads, restarts, power loss, damage.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 #[path = "log/crash.rs"]
 mod crash;
 #[path = "log/damage.rs"]

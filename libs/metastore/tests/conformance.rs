@@ -1,5 +1,7 @@
 //! The one suite that every metadata store passes.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

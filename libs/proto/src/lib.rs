@@ -16,7 +16,13 @@ pub use convert::{partition_ref, topic_partition};
     clippy::too_many_lines,
     reason = "generated code"
 )]
-#[allow(clippy::large_futures, clippy::or_fun_call, clippy::redundant_clone, reason = "generated code")]
+#[allow(
+    clippy::large_futures,
+    clippy::or_fun_call,
+    clippy::redundant_clone,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 /// Package `walser.v1`.
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/walser.v1.rs"));
@@ -31,7 +37,13 @@ pub mod v1 {
     clippy::too_many_lines,
     reason = "generated code"
 )]
-#[allow(clippy::large_futures, clippy::or_fun_call, clippy::redundant_clone, reason = "generated code")]
+#[allow(
+    clippy::large_futures,
+    clippy::or_fun_call,
+    clippy::redundant_clone,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 /// Package `walser.internal.v1`.
 pub mod internal {
     /// The one version there is.

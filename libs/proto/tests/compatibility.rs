@@ -1,6 +1,8 @@
 //! The public contract may only grow: every `message.field = number type` is compared with a golden file.
 //! `UPDATE_GOLDEN=1 cargo test -p walser-proto` rewrites it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -1,7 +1,6 @@
 //! Zigzag variable-length integers, as in protobuf's `sint32` and `sint64`.
 
 /// Bytes of the encoded form.
-#[expect(clippy::cast_possible_truncation, reason = "at most ten bytes")]
 pub(crate) fn encoded_len(value: i64) -> usize {
     let bits = 64 - (zigzag(value) | 1).leading_zeros();
     bits.div_ceil(7) as usize

@@ -1,6 +1,8 @@
 //! Batches made by kafka-python and by the Java client: every header field and record must read back as the
 //! generators of those files put it in (`golden/manifest.json`).
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::path::PathBuf;
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! What is built reads back, and no bytes whatever make the readers panic or allocate without bound.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;

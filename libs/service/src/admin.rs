@@ -72,12 +72,10 @@ pub async fn serve(
     Ok(bound)
 }
 
-#[expect(clippy::unused_async, reason = "a handler")]
 async fn startup(State(site): State<Site>) -> (StatusCode, &'static str) {
     if site.health.started() { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") }
 }
 
-#[expect(clippy::unused_async, reason = "a handler")]
 async fn ready(State(site): State<Site>) -> (StatusCode, String) {
     if site.shutdown.begun() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());

@@ -77,11 +77,14 @@ pub struct Listener {
     limits: ListenerLimits,
 }
 
+/// Connections by address.
+type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
 /// Counts connections by address; gives a place back when it is dropped.
 #[derive(Debug)]
 struct Place {
     _total: OwnedSemaphorePermit,
-    counted: Option<(IpAddr, Arc<Mutex<HashMap<IpAddr, usize>>>)>,
+    counted: Option<(IpAddr, Counts)>,
 }
 
 impl Default for ListenerLimits {
@@ -181,7 +184,6 @@ impl Listener {
 }
 
 /// Tells the connection that it is in use.
-#[expect(clippy::unnecessary_wraps, clippy::result_large_err, reason = "the shape of an interceptor")]
 fn note_request(request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
     if let Some(opened) = request.extensions().get::<Opened>() {
         opened.note_request();

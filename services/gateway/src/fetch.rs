@@ -197,9 +197,12 @@ impl Gateway {
         let mut total = 0;
         let mut waiting = FuturesUnordered::new();
         for mut cursor in open {
-            match self.fetch_part(&mut cursor, options, left, Duration::ZERO, &mut response).await {
+            let room = options.within(total);
+            match self.fetch_part(&mut cursor, room, left, Duration::ZERO, &mut response).await {
                 Ok(Some(chunk)) => total += take(&mut response, &mut cursor, chunk, &mut left),
-                Ok(None) => waiting.push(self.wait_for(cursor, options, left, wait)),
+                Ok(None) => waiting.push(self.wait_for(cursor, room, left, wait)),
+                // It fits a message of its own: the next call gets it.
+                Err(failure) if total > 0 && failure.reason() == Reason::RecordExceedsClientLimit => {}
                 Err(failure) => note(&mut response, cursor.topic_partition(), failure),
             }
             if left.bytes <= 0 || left.records == 0 {
@@ -209,7 +212,7 @@ impl Gateway {
         while total < min_bytes && left.bytes > 0 && left.records > 0 && !waiting.is_empty() {
             let Ok(Some((mut cursor, outcome))) = tokio::time::timeout_at(until, waiting.next()).await else { break };
             match outcome {
-                Ok(chunk) if chunk.decoded.record_count > 0 => {
+                Ok(chunk) if chunk.decoded.record_count > 0 && options.fits(total + chunk.decoded.size_bytes) => {
                     total += take(&mut response, &mut cursor, chunk, &mut left);
                 }
                 Ok(_) => {}

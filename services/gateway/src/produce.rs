@@ -171,7 +171,12 @@ impl Collected {
                 }
                 Err(failure) => {
                     note_failed(&mut outcome.failed, &plan, &failure);
-                    outcome.failure.get_or_insert(failure);
+                    // The caller is told the worst: what may have happened wins over what did not.
+                    let worse =
+                        |told: &Failure| told.effect() == pb::Effect::None && failure.effect() != pb::Effect::None;
+                    if outcome.failure.as_ref().is_none_or(worse) {
+                        outcome.failure = Some(failure);
+                    }
                 }
             }
         }

@@ -210,7 +210,7 @@ impl Driver {
                     let _ = self.items.send(Err(failure.into())).await;
                     return false;
                 }
-                self.failure.get_or_insert(failure.clone());
+                self.failure.get_or_insert_with(|| failure.clone());
                 self.tell_problem(number, failure).await
             }
         }
@@ -262,19 +262,27 @@ impl Driver {
     /// Reads partitions that were added to a topic, from their start.
     async fn follow_new_partitions(&mut self) {
         let mut new = Vec::new();
-        for (name, known, end) in &mut self.growing {
+        for (number, (name, known, end)) in self.growing.iter().enumerate() {
             let Some(topic) = self.gateway.metadata.topic(name) else { continue };
             let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
             for partition in *known..count {
                 let topic = Arc::clone(&topic);
-                new.push(Target { topic, partition, start: Place::Earliest, end: *end, last_epoch: -1 });
+                let target = Target { topic, partition, start: Place::Earliest, end: *end, last_epoch: -1 };
+                new.push((number, target));
             }
-            *known = count.max(*known);
         }
-        for target in new {
+        for (number, target) in new {
+            let after = target.partition + 1;
             match self.gateway.cursor(target).await {
-                Ok(cursor) => self.open(cursor),
-                Err(failure) => tracing::warn!(error = %failure, "a new partition is not read"),
+                Ok(cursor) => {
+                    self.open(cursor);
+                    self.growing[number].1 = after;
+                }
+                // Tried again with the next change of metadata, in order.
+                Err(failure) => {
+                    tracing::warn!(error = %failure, "a new partition is not read yet");
+                    return;
+                }
             }
         }
     }

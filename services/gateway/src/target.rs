@@ -61,6 +61,19 @@ pub(crate) struct FoundPlace {
     pub(crate) leader_epoch: i32,
 }
 
+impl Options {
+    /// The same, with room for what is in the answer already.
+    pub(crate) fn within(mut self, taken: usize) -> Self {
+        self.shape.message_bytes_max = self.shape.message_bytes_max.saturating_sub(taken);
+        self
+    }
+
+    /// Whether an answer of so many bytes of records is within the client's limit.
+    pub(crate) fn fits(self, bytes: usize) -> bool {
+        bytes < self.shape.message_bytes_max
+    }
+}
+
 /// Checks the options of a read.
 pub(crate) fn options(options: Option<&pb::ReadOptions>) -> Result<Options, Failure> {
     let options = options.cloned().unwrap_or_default();
@@ -198,7 +211,7 @@ impl Gateway {
     ) -> Result<FoundPlace, Failure> {
         let mut attempt = 0;
         loop {
-            let outcome = self.look_up_once(topic, partition, at.clone()).await;
+            let outcome = self.look_up_once(topic, partition, at).await;
             attempt += 1;
             match outcome {
                 Err(failure) if moved(&failure) && attempt < ATTEMPTS_MAX => tokio::time::sleep(RETRY).await,

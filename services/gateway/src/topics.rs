@@ -99,6 +99,9 @@ impl Gateway {
             view.topic(name).is_some_and(|topic| topic.partitions.iter().all(|partition| partition.leader.is_some()))
         };
         self.metadata.wait_until(ARRIVAL, ready).await;
+        if let Some(topic) = self.metadata.topic(name) {
+            self.leaders_serve(&topic).await;
+        }
         self.metadata.topic(name).ok_or_else(|| {
             let text = format!("topic \"{name}\" exists, but this gateway has not heard of it yet");
             Failure::new(Reason::LeaderNotAvailable, text).with("topic", name)

@@ -24,6 +24,8 @@ use crate::topics::moved;
 const IN_FLIGHT_MAX: usize = 5;
 /// Pause before an attempt is repeated.
 const RETRY: Duration = Duration::from_millis(5);
+/// Pause before the controller is asked again.
+const ID_RETRY: Duration = Duration::from_millis(200);
 /// Writers that are remembered; idle ones give way beyond.
 const WRITERS_MAX: usize = 100_000;
 
@@ -62,6 +64,8 @@ struct State {
     in_flight: usize,
     /// A batch failed: nothing is sent until all are answered.
     broken: bool,
+    /// Somebody else writes with this producer id: only a new one helps.
+    fenced: bool,
     /// To be sent again, in the order of their sequences.
     again: Vec<(i32, Sent)>,
     pumping: bool,
@@ -246,14 +250,18 @@ impl Gateway {
             let mut state = writer.state.lock();
             state.in_flight -= 1;
             match &outcome {
-                Err(failure) if self.clock.monotonic() < sent.attempts_until && repeatable(failure, state.broken) => {
+                Err(failure)
+                    if self.clock.monotonic() < sent.attempts_until
+                        && repeatable(failure, state.broken || !state.again.is_empty()) =>
+                {
                     // Behind a failed batch only the gap was refused; otherwise the leader has moved.
                     state.broken |= failure.reason() == Reason::UnknownProducer;
                     let at = state.again.partition_point(|(other, _)| *other < sequence);
                     state.again.insert(at, (sequence, sent));
                 }
-                Err(_) => {
+                Err(failure) => {
                     state.broken = true;
+                    state.fenced |= failure.reason() == Reason::ProducerFenced;
                     told = Some(sent);
                 }
                 Ok(_) => told = Some(sent),
@@ -300,13 +308,27 @@ impl Gateway {
         self.pump(writer);
     }
 
+    /// A producer id, however long the controller takes: without one nothing can be written anyway.
+    async fn new_id(&self) -> ProducerId {
+        loop {
+            match self.producer_ids.next().await {
+                Ok(id) => return id,
+                Err(error) => tracing::warn!(%error, "no producer id yet"),
+            }
+            tokio::time::sleep(ID_RETRY).await;
+        }
+    }
+
     async fn repeat(&self, writer: &Arc<Writer>) {
         let renew = writer.state.lock().broken;
         if !writer.state.lock().again.is_empty() {
             tokio::time::sleep(RETRY).await;
         }
-        let exhausted = writer.state.lock().producer.is_none_or(|(_, epoch)| epoch.0 == i16::MAX);
-        let fresh = if renew && exhausted { self.producer_ids.next().await.ok() } else { None };
+        let spent = {
+            let state = writer.state.lock();
+            state.fenced || state.producer.is_none_or(|(_, epoch)| epoch.0 == i16::MAX)
+        };
+        let fresh = if renew && spent { Some(self.new_id().await) } else { None };
         let mut batches = Vec::new();
         {
             let mut state = writer.state.lock();
@@ -318,7 +340,7 @@ impl Gateway {
                     (None, None) => None,
                 };
                 state.next_sequence = 0;
-                state.broken = false;
+                (state.broken, state.fenced) = (false, false);
             }
             for (sequence, mut sent) in again {
                 let mut base_sequence = sequence;

@@ -62,11 +62,8 @@ impl Flusher {
         let (jobs, wake) = &*self.jobs;
         let job = Job { partition, work, shard: Arc::clone(shard) };
         let mut jobs = jobs.lock();
-        // Extensions only make later flushes faster; flushes are waited for.
-        match job.work {
-            Work::Flush(_) => jobs.waiting.push_front(job),
-            Work::Extend(_) => jobs.waiting.push_back(job),
-        }
+        // First come, first served: any other order starves somebody while load lasts.
+        jobs.waiting.push_back(job);
         drop(jobs);
         wake.notify_one();
     }

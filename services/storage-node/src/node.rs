@@ -107,10 +107,10 @@ impl Membership {
             }
             let mut changed = BTreeSet::new();
             for message in pending.drain(..) {
-                self.apply(message, &mut known, &mut changed).await;
+                self.apply(message, &mut known, &mut changed);
             }
             if snapshot {
-                self.remove_orphans(&known).await;
+                self.remove_orphans(&known);
             }
             for partition in changed {
                 self.order(partition, &known);
@@ -122,12 +122,7 @@ impl Membership {
         Err(Failure::new(Reason::ControllerNotAvailable, "the controller closed the metadata stream"))
     }
 
-    async fn apply(
-        &self,
-        message: pbi::WatchMetadataResponse,
-        known: &mut Known,
-        changed: &mut BTreeSet<TopicPartition>,
-    ) {
+    fn apply(&self, message: pbi::WatchMetadataResponse, known: &mut Known, changed: &mut BTreeSet<TopicPartition>) {
         for topic in message.topics {
             let Ok(id) = topic.id.parse::<TopicId>() else { continue };
             let pairs = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -152,7 +147,7 @@ impl Membership {
                 known.partitions.remove(id);
                 changed.remove(id);
             }
-            self.remove_topic(topic, gone).await;
+            self.remove_topic(topic, gone);
         }
     }
 
@@ -178,7 +173,7 @@ impl Membership {
     }
 
     /// Removes the data of a deleted topic; the controller is told with the next beat.
-    async fn remove_topic(&self, topic: TopicId, partitions: Vec<TopicPartition>) {
+    fn remove_topic(&self, topic: TopicId, partitions: Vec<TopicPartition>) {
         let mut waiting = Vec::new();
         for partition in partitions {
             let (done, removed) = oneshot::channel();
@@ -201,15 +196,18 @@ impl Membership {
     }
 
     /// Removes what lies on disk and is in no topic: deleted while this node was away.
-    async fn remove_orphans(&self, known: &Known) {
+    fn remove_orphans(&self, known: &Known) {
         let Ok(found) = self.directory.partitions() else { return };
+        // Marks without a directory, too: a deletion that did not get to its end.
+        let held = self.board.all().into_iter().map(|(partition, _)| partition);
+        let found: BTreeSet<_> = found.into_iter().map(|found| found.partition).chain(held).collect();
         let mut orphans: HashMap<TopicId, Vec<TopicPartition>> = HashMap::new();
-        for found in found.into_iter().filter(|found| !known.topics.contains_key(&found.partition.topic)) {
-            orphans.entry(found.partition.topic).or_default().push(found.partition);
+        for partition in found.into_iter().filter(|partition| !known.topics.contains_key(&partition.topic)) {
+            orphans.entry(partition.topic).or_default().push(partition);
         }
         for (topic, partitions) in orphans {
             tracing::info!(%topic, partitions = partitions.len(), "removing the data of a deleted topic");
-            self.remove_topic(topic, partitions).await;
+            self.remove_topic(topic, partitions);
         }
     }
 

@@ -174,7 +174,8 @@ impl Shard {
             let config = LogConfig::from(&order.config);
             let dir = self.around.directory.partition_dir(order.partition);
             let (disk, checkpoint) = (self.around.directory.disk(), self.around.directory.checkpoint());
-            match Log::open(disk, dir, order.partition, config, checkpoint) {
+            let now = self.around.clock.now_millis();
+            match Log::open(disk, dir, order.partition, config, checkpoint, now) {
                 Ok((log, _)) => self.adopt(log),
                 Err(error) => {
                     tracing::error!(partition = %order.partition, %error, "partition cannot be opened");

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::service::Routes;
 use walser_log::{DataDirectory, Disk, Log, LogConfig};
-use walser_model::{Clock, ClusterId, Random, TopicConfig};
+use walser_model::{Clock, ClusterId, Random, Timestamp, TopicConfig};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
 use walser_rpc::{Failure, Network, Reason, local_connection};
 use walser_service::admin::Health;
@@ -30,6 +30,9 @@ use crate::space::SpaceGuard;
 const SPACE_CHECK: Duration = Duration::from_secs(1);
 /// How often written marks are made durable by themselves.
 const MARKS_SYNC: Duration = Duration::from_secs(5);
+
+/// A shard that does not stop in this time has no thread any more.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// What comes in from outside.
 #[derive(Debug, Clone)]
@@ -93,7 +96,7 @@ pub async fn start(
 ) -> Result<Started, StartError> {
     let note = format!("pid {} (walser)", std::process::id());
     let mut directory = DataDirectory::open(Arc::clone(&environment.disk), &config.data, &note)?;
-    let (logs, recovered) = tokio::task::block_in_place(|| recover(&directory))?;
+    let (logs, recovered) = tokio::task::block_in_place(|| recover(&directory, environment.clock.now_millis()))?;
     let unreachable = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = network.controller().ok_or_else(|| StartError::Registration(unreachable()))?;
     let incarnation = ClusterId::from_random(environment.random.bytes()).to_string();
@@ -139,7 +142,7 @@ pub async fn start(
 }
 
 /// Opens every log that lies in the directory.
-fn recover(directory: &DataDirectory) -> Result<(Vec<Log>, Recovered), StartError> {
+fn recover(directory: &DataDirectory, now: Timestamp) -> Result<(Vec<Log>, Recovered), StartError> {
     let mut recovered = Recovered::default();
     let mut logs = Vec::new();
     // Partitions whose directory is gone are found by their marks: that is damage, not an empty log.
@@ -150,7 +153,7 @@ fn recover(directory: &DataDirectory) -> Result<(Vec<Log>, Recovered), StartErro
     for partition in wanted {
         let config = LogConfig::from(&TopicConfig::default());
         let dir = directory.partition_dir(partition);
-        let opened = Log::open(directory.disk(), dir, partition, config, directory.checkpoint());
+        let opened = Log::open(directory.disk(), dir, partition, config, directory.checkpoint(), now);
         let (log, found) = opened.map_err(|source| StartError::Log { partition: partition.to_string(), source })?;
         recovered.partitions += 1;
         recovered.records += log.log_end().since(log.log_start());
@@ -236,7 +239,8 @@ impl Stopping {
             stopped.push(ended);
         }
         for ended in stopped {
-            let _ = ended.await;
+            // A shard whose thread is gone cannot answer; the others are stopped all the same.
+            let _ = tokio::time::timeout(STOP_LIMIT, ended).await;
         }
         self.flusher.close();
         let threads = self.threads;

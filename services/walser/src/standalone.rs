@@ -59,6 +59,7 @@ pub(crate) const ALL_KEYS: [&[Key]; 5] =
 /// Runs the server until it is told to stop.
 pub(crate) fn run(arguments: &UpArgs) -> Result<ExitCode, CliError> {
     let clock = SystemClock::start();
+    raise_file_limit();
     let settings = settings(arguments)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = match settings.number::<usize>("workers") {
@@ -74,6 +75,14 @@ pub(crate) fn run(arguments: &UpArgs) -> Result<ExitCode, CliError> {
     let outcome = runtime.block_on(serve(arguments, &settings, Arc::new(clock), cores));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// Every segment that is read or written is an open file: the process takes as many as it may have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn settings(arguments: &UpArgs) -> Result<Settings, CliError> {
@@ -138,23 +147,9 @@ async fn serve(
     let _telemetry = telemetry::install(settings).map_err(|error| CliError::usage(format!("telemetry: {error}")))?;
     let shutdown = Shutdown::new(settings.duration("shutdown.grace.ms"));
     signals(shutdown.clone())?;
-    let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::LoopbackOnly };
-    let limits = ListenerLimits {
-        connections_max: settings.number("listener.connections.max"),
-        connections_per_address_max: settings.number("listener.connections.per.address.max"),
-        ..ListenerLimits::default()
-    };
-    let listener = Listener::bind(settings.address("listen"), exposure, limits).await;
-    let listener = listener.map_err(|error| CliError::failed(error.to_string()))?;
-    let address = listener.address()?;
     let (health, metrics) = (Health::default(), Metrics::default());
-    let admin = settings.address("admin");
-    if exposure == Exposure::LoopbackOnly && !admin.ip().is_loopback() {
-        let text = format!("{admin} can be reached from other machines: say --insecure to allow that");
-        return Err(CliError::failed(text));
-    }
-    let admin = admin::serve(admin, health.clone(), metrics.clone(), shutdown.clone()).await;
-    let admin = admin.map_err(|error| CliError::failed(format!("admin port {}: {error}", settings.text("admin"))))?;
+    let ports = Ports::bind(arguments, settings, &health, &metrics, &shutdown).await?;
+    let Ports { listener, address, admin } = ports;
 
     let place = place(arguments)?;
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
@@ -207,6 +202,41 @@ async fn serve(
         let _ = std::fs::remove_file(file);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The bound ports.
+struct Ports {
+    listener: Listener,
+    address: std::net::SocketAddr,
+    admin: std::net::SocketAddr,
+}
+
+impl Ports {
+    async fn bind(
+        arguments: &UpArgs,
+        settings: &Settings,
+        health: &Health,
+        metrics: &Metrics,
+        shutdown: &Shutdown,
+    ) -> Result<Self, CliError> {
+        let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::LoopbackOnly };
+        let limits = ListenerLimits {
+            connections_max: settings.number("listener.connections.max"),
+            connections_per_address_max: settings.number("listener.connections.per.address.max"),
+            ..ListenerLimits::default()
+        };
+        let listener = Listener::bind(settings.address("listen"), exposure, limits).await;
+        let listener = listener.map_err(|error| CliError::failed(error.to_string()))?;
+        let address = listener.address()?;
+        let admin = settings.address("admin");
+        if exposure == Exposure::LoopbackOnly && !admin.ip().is_loopback() {
+            let text = format!("{admin} can be reached from other machines: say --insecure to allow that");
+            return Err(CliError::failed(text));
+        }
+        let admin = admin::serve(admin, health.clone(), metrics.clone(), shutdown.clone()).await;
+        let problem = |error| CliError::failed(format!("admin port {}: {error}", settings.text("admin")));
+        Ok(Self { listener, address, admin: admin.map_err(problem)? })
+    }
 }
 
 /// Writes the ready file in one step: whoever sees it can connect.

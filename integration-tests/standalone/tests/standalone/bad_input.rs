@@ -169,6 +169,7 @@ fn names_and_settings() -> Vec<Row> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn produced() -> Vec<Row> {
     use Code::InvalidArgument;
     let produce = |request| Call::Produce(request);

@@ -108,3 +108,55 @@ fn a_torn_end_is_cut_at_the_last_whole_batch_and_kept_aside() {
         drop::<Log>(log);
     }
 }
+
+/// The tail of a segment is gone as a whole, and the name of the next one has survived.
+#[test]
+fn a_lost_tail_before_a_surviving_segment_ends_the_log_there() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+    site.append(&values(0, 3, 300)).unwrap();
+    site.flush().unwrap();
+    let first = site.file("00000000000000000000.log");
+    let durable_len = walser_log::Disk::open(&site.disk, &first, walser_log::Open::Read).unwrap().len().unwrap();
+    for seed in 1..12 {
+        site.append(&values(seed, 3, 600)).unwrap();
+    }
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    walser_log::Disk::open(&disk, &first, walser_log::Open::Write).unwrap().set_len(durable_len).unwrap();
+    site.restart_on(disk, small());
+    assert_eq!(site.log.log_end(), Offset(3));
+    assert!(site.found.cut.is_some());
+    site.append(&values(99, 2, 50)).unwrap();
+    site.flush().unwrap();
+    site.check_contents();
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, small());
+    assert_eq!(site.log.log_end(), Offset(5));
+    site.check_contents();
+}
+
+/// No room for the index of a segment that is to be closed: the segment stays open, and its records are not taken for
+/// durable before they are.
+#[test]
+fn a_segment_that_cannot_be_closed_for_want_of_space_is_still_synced() {
+    for spare in 0..200u64 {
+        let disk = MemoryDisk::simulated(64 << 20);
+        let mut site = Site::new(disk, small());
+        for seed in 0..8 {
+            site.append(&values(seed, 3, 600)).unwrap();
+        }
+        let used = site.log.size_bytes() + 100;
+        site.disk.set_capacity(used + spare * 16);
+        let refused = site.append(&values(9, 3, 600));
+        assert!(refused.is_err() || spare > 100, "{spare}");
+        let before = site.log.log_end();
+        if site.flush().is_err() {
+            continue;
+        }
+        let disk = site.disk.lose_power(PowerLoss::Everything);
+        disk.set_capacity(64 << 20);
+        let acknowledged = site.acknowledged;
+        site.restart_on(disk, small());
+        assert!(site.log.log_end() >= acknowledged && acknowledged <= before, "{spare}");
+        site.check_contents();
+    }
+}

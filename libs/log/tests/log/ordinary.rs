@@ -71,7 +71,7 @@ fn repeat(site: &mut Site, producer: Producer, count: i32) -> Verdict {
         builder.append(&fields);
     }
     let header = BatchHeader::parse(&builder.build(producer)).unwrap();
-    site.log.admit(&header).unwrap()
+    site.log.judge(&header).unwrap()
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn zero_filled_space_ahead_is_not_log() {
     assert!(file > site.log.size_bytes(), "space is filled ahead");
     let end = site.log.log_end();
     let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
-    site.restart_on(disk, config.clone());
+    site.restart_on(disk, config);
     assert_eq!((site.log.log_end(), &site.found.cut), (end, &None));
     site.append(&values(1, 1, 100)).unwrap();
     site.flush().unwrap();
@@ -292,4 +292,57 @@ fn a_refused_truncation_changes_nothing() {
     assert!(site.log.truncate(Offset(3)).is_err(), "inside the first batch");
     assert_eq!(site.log.log_end(), Offset(1400));
     site.check_contents();
+}
+
+#[test]
+fn a_run_that_fits_only_in_part_says_how_much_is_in_the_log() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), LogConfig { segment_bytes: 16 << 10, ..config() });
+    site.append(&values(0, 2, 100)).unwrap();
+    // Room for what still goes into the open segment, and none for another file's worth.
+    site.disk.set_capacity(24 << 10);
+    let mut run = Vec::new();
+    let mut headers = Vec::new();
+    let mut next = site.log.log_end();
+    for seed in 0..8 {
+        let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::None, 0);
+        for value in &values(seed, 1, 4000) {
+            let fields =
+                walser_record_batch::RecordFields { timestamp: 0, key: None, value: Some(value), headers: &[] };
+            builder.append(&fields);
+        }
+        let mut batch = builder.build(Producer::NONE).to_vec();
+        walser_record_batch::stamp_position(&mut batch, next, LeaderEpoch(1));
+        let header = BatchHeader::parse(&batch).unwrap();
+        next = header.next_offset();
+        headers.push(header);
+        run.extend(batch);
+    }
+    let (count, error) = site.log.append(&run, &headers, 0).unwrap_err();
+    assert!(matches!(error, AppendError::NoSpace), "{error}");
+    assert!(count > 0 && count < 8, "{count}");
+    assert_eq!(site.log.log_end(), headers[count - 1].next_offset());
+}
+
+#[test]
+fn a_log_whose_sync_failed_does_not_pass_for_cleanly_stopped() {
+    let mut site = filled(config(), 3);
+    site.disk.fail_sync_after(0);
+    assert!(site.flush().is_err());
+    assert!(!site.log.rest().unwrap());
+    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    site.restart_on(disk, config());
+    assert_eq!(site.log.log_end(), Offset(0), "nothing of it was durable");
+}
+
+#[test]
+fn producers_of_old_records_are_not_forgotten() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    // The record's own time is 1970; the producer was here a moment ago.
+    let now = 1_790_000_000_000;
+    let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::None, 0);
+    builder.append(&walser_record_batch::RecordFields { timestamp: 5, key: None, value: None, headers: &[] });
+    let header = BatchHeader::parse(&builder.build(session(4, 0))).unwrap();
+    assert_eq!(site.log.admit(&header, now).unwrap(), Verdict::Next);
+    site.log.apply_retention(now + 60_000, Offset(0)).unwrap();
+    assert!(matches!(site.log.judge(&header).unwrap(), Verdict::Duplicate { .. }));
 }

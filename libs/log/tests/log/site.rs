@@ -43,7 +43,7 @@ pub(crate) fn open(disk: &MemoryDisk, config: LogConfig) -> Result<(DataDirector
     let directory = DataDirectory::open(Arc::new(disk.clone()), Path::new(ROOT), "test");
     let directory = directory.map_err(|error| LogError::Failed { reason: error.to_string() })?;
     let dir = directory.partition_dir(partition());
-    let (log, found) = Log::open(directory.disk(), dir, partition(), config, directory.checkpoint())?;
+    let (log, found) = Log::open(directory.disk(), dir, partition(), config, directory.checkpoint(), 0)?;
     Ok((directory, log, found))
 }
 
@@ -63,16 +63,14 @@ impl Site {
     pub(crate) fn append_as(&mut self, values: &[Vec<u8>], producer: Producer) -> Result<(), AppendError> {
         let base = self.log.log_end();
         let mut builder = BatchBuilder::new(Compression::None, 0);
-        let mut timestamp = base.0;
-        for value in values {
+        for (timestamp, value) in (base.0..).zip(values) {
             builder.append(&RecordFields { timestamp, key: None, value: Some(value), headers: &[] });
-            timestamp += 1;
         }
         let mut batch = builder.build(producer).to_vec();
         stamp_position(&mut batch, base, self.epoch);
         let header = BatchHeader::parse(&batch).unwrap();
-        self.log.admit(&header)?;
-        self.log.append(&batch, &[header], base.0)?;
+        self.log.admit(&header, base.0)?;
+        self.log.append(&batch, &[header], base.0).map_err(|(_, error)| error)?;
         self.written.truncate(usize::try_from(base.0).unwrap());
         let expected = values.iter().zip(base.0..);
         self.written.extend(expected.map(|(value, timestamp)| Expected { value: value.clone(), timestamp }));

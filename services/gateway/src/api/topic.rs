@@ -22,6 +22,8 @@ type Figures = HashMap<(String, i32), pbi::PartitionFigures>;
 
 /// A change that was made should be seen by the same client's next call; longer than this nobody waits.
 const ARRIVAL: Duration = Duration::from_secs(5);
+/// Time between two looks at leaders that begin.
+const LEADER_CHECK: Duration = Duration::from_millis(1);
 
 impl Gateway {
     fn topic_client(&self) -> TopicServiceClient<Connection> {
@@ -30,9 +32,24 @@ impl Gateway {
 
     /// Waits until this gateway knows the change behind an etag.
     async fn see_change(&self, topic: Option<&pb::Topic>) {
-        if let Some(version) = topic.and_then(|topic| topic.etag.parse().ok()) {
+        let Some(topic) = topic else { return };
+        if let Ok(version) = topic.etag.parse() {
             self.metadata.reached(version, ARRIVAL).await;
         }
+        if let Some(view) = self.metadata.topic(&topic.name) {
+            self.leaders_serve(&view).await;
+        }
+    }
+
+    /// Waits until every leader of a topic serves: a write that came before would be refused and tried again, and
+    /// one behind it could overtake it.
+    pub(crate) async fn leaders_serve(&self, topic: &std::sync::Arc<TopicView>) {
+        let serving = async {
+            while self.figures(std::slice::from_ref(topic)).await.len() < topic.partitions.len() {
+                tokio::time::sleep(LEADER_CHECK).await;
+            }
+        };
+        let _ = tokio::time::timeout(ARRIVAL, serving).await;
     }
 
     /// Live numbers of all partitions of some topics, from their leaders.

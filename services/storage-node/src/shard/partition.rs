@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_log::{AppendError, Condition, FlushJob, Log, LogConfig, LogError, Verdict};
+use walser_log::{AppendError, Condition, FlushJob, Flushed, Log, LogConfig, LogError, Verdict};
 use walser_model::{
     Acks, Durability, LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig, TopicPartition,
 };
@@ -72,6 +72,8 @@ struct Group {
     run: Vec<u8>,
     headers: Vec<BatchHeader>,
     jobs: Vec<(AppendJob, BatchHeader)>,
+    /// Retries of batches that are in the log or in this group.
+    repeats: Vec<(AppendJob, Verdict)>,
 }
 
 impl Partition {
@@ -130,7 +132,7 @@ impl Partition {
         }
         let now = around.clock.now_millis();
         let group = self.gather(around, now);
-        if !group.headers.is_empty() {
+        if !group.headers.is_empty() || !group.repeats.is_empty() {
             self.append(group, around, tail, now);
         }
         self.answer(around);
@@ -149,13 +151,8 @@ impl Partition {
                 self.incoming.push_front(job);
                 break;
             }
-            match self.accept(&job, next_offset, around) {
-                Ok(Verdict::Duplicate { base_offset, next_offset }) => {
-                    let mut answer = self.answer_for(&job, base_offset);
-                    answer.duplicate = true;
-                    let acks = job.acks;
-                    self.waiting.push_back(Waiting { next_offset, acks, answer, job });
-                }
+            match self.accept(&job, next_offset, around, now) {
+                Ok(verdict @ Verdict::Duplicate { .. }) => group.repeats.push((job, verdict)),
                 Ok(_) => {
                     let start = group.run.len();
                     group.run.extend_from_slice(&job.batch);
@@ -181,7 +178,13 @@ impl Partition {
     }
 
     /// Whether a batch may be appended at `next_offset`.
-    fn accept(&mut self, job: &AppendJob, next_offset: Offset, around: &Surroundings) -> Result<Verdict, Failure> {
+    fn accept(
+        &mut self,
+        job: &AppendJob,
+        next_offset: Offset,
+        around: &Surroundings,
+        now: Timestamp,
+    ) -> Result<Verdict, Failure> {
         let leader = self.leader.as_ref().ok_or_else(|| not_leader(around.node))?;
         if job.epoch != LeaderEpoch::NONE && job.epoch != leader.epoch() {
             let direction = if job.epoch < leader.epoch() { "older" } else { "newer" };
@@ -190,6 +193,13 @@ impl Partition {
             return Err(failure.with("currentEpoch", leader.epoch()).with("direction", direction));
         }
         leader.admit(job.acks).map_err(not_enough_replicas)?;
+        let header = BatchHeader { base_offset: next_offset, ..job.header };
+        let unusable = |error| log_failure(&error, around.node);
+        // What is in the log already is answered so, whatever would keep it from being written now.
+        let known = self.log.judge(&header).map_err(unusable)?;
+        if matches!(known, Verdict::Duplicate { .. }) {
+            return Ok(known);
+        }
         if around.space.full() {
             return Err(disk_full(around.node));
         }
@@ -198,46 +208,74 @@ impl Partition {
             let failure = Failure::new(Reason::OffsetMismatch, text).with("expectedOffset", expected);
             return Err(failure.with("actualOffset", next_offset));
         }
-        let header = BatchHeader { base_offset: next_offset, ..job.header };
-        let verdict = self.log.admit(&header).map_err(|error| log_failure(&error, around.node))?;
+        let verdict = self.log.admit(&header, now).map_err(unusable)?;
         match producer_failure(verdict, &header) {
             Some(failure) => Err(failure),
             None => Ok(verdict),
         }
     }
 
+    /// Writes a group, and lets what is in the log then wait for its answer.
     fn append(&mut self, group: Group, around: &Surroundings, tail: &mut Budget, now: Timestamp) {
-        let base = group.headers[0].base_offset;
-        if let Err(error) = self.log.append(&group.run, &group.headers, now) {
-            let failure = match &error {
-                AppendError::NoSpace => {
-                    around.space.note_full();
-                    disk_full(around.node)
-                }
-                AppendError::Log(error) => {
-                    tracing::error!(partition = %self.log.partition(), %error, "append failed");
-                    self.replica.set_failed(true);
-                    log_failure(error, around.node)
-                }
-            };
-            for (job, _) in group.jobs {
-                job.refuse(failure.clone(), &around.metrics);
+        let Group { mut run, headers, jobs, repeats } = group;
+        let mut refusal = None;
+        let mut appended = headers.len();
+        if !headers.is_empty() {
+            let base = headers[0].base_offset;
+            if let Err((count, error)) = self.log.append(&run, &headers, now) {
+                appended = count;
+                refusal = Some(self.append_failed(&error, around));
+                run.truncate(headers[..count].iter().map(|header| header.size).sum());
             }
-            return;
+            let log_end = self.log.log_end();
+            if appended > 0 {
+                self.last_write = around.clock.monotonic();
+                around.metrics.appended(appended, log_end.since(base), run.len());
+                tail.push(&self.replica.tail, base, log_end, Bytes::from(run));
+            }
         }
-        self.last_write = around.clock.monotonic();
-        let log_end = self.log.log_end();
-        around.metrics.appended(group.headers.len(), log_end.since(base), group.run.len());
-        tail.push(&self.replica.tail, base, log_end, Bytes::from(group.run));
-        for (job, header) in group.jobs {
+        for (number, (job, header)) in jobs.into_iter().enumerate() {
+            if number >= appended {
+                job.refuse(refusal.clone().unwrap_or_else(|| not_leader(around.node)), &around.metrics);
+                continue;
+            }
             let mut answer = self.answer_for(&job, header.base_offset);
             if self.config.timestamp_type == TimestampType::LogAppendTime {
                 answer.log_append_time_millis = header.max_timestamp;
             }
             self.waiting.push_back(Waiting { next_offset: header.next_offset(), acks: job.acks, answer, job });
         }
+        let log_end = self.log.log_end();
+        for (job, verdict) in repeats {
+            let Verdict::Duplicate { base_offset, next_offset } = verdict else { continue };
+            if next_offset > log_end {
+                // The original was in this group and was refused: its retry shares its fate.
+                job.refuse(refusal.clone().unwrap_or_else(|| not_leader(around.node)), &around.metrics);
+                continue;
+            }
+            let mut answer = self.answer_for(&job, base_offset);
+            answer.duplicate = true;
+            self.waiting.push_back(Waiting { next_offset, acks: job.acks, answer, job });
+        }
         let action = self.leader.as_mut().and_then(|leader| leader.step(Event::Appended { log_end }));
         self.carry_out(action);
+    }
+
+    /// What is told to those whose batches did not get into the log.
+    fn append_failed(&mut self, error: &AppendError, around: &Surroundings) -> Failure {
+        match error {
+            AppendError::NoSpace => {
+                around.space.note_full();
+                disk_full(around.node)
+            }
+            AppendError::Log(error) => {
+                tracing::error!(partition = %self.log.partition(), %error, "append failed");
+                let failed = *self.log.condition() != Condition::Healthy;
+                self.replica.set_failed(failed);
+                // A part of the write may be on the disk, and come back with the next start.
+                if failed { storage_error_after_append(error, around.node) } else { log_failure(error, around.node) }
+            }
+        }
     }
 
     fn answer_for(&self, job: &AppendJob, base_offset: Offset) -> AppendStreamResponse {
@@ -326,7 +364,7 @@ impl Partition {
     }
 
     /// Takes the outcome of a flush.
-    pub(crate) fn flushed(&mut self, outcome: &io::Result<()>, around: &Surroundings) {
+    pub(crate) fn flushed(&mut self, outcome: &io::Result<Flushed>, around: &Surroundings) {
         match self.log.finish_flush(outcome) {
             Ok(durable) => {
                 let action = self.leader.as_mut().and_then(|leader| leader.step(Event::Flushed { durable }));
@@ -370,6 +408,8 @@ impl Partition {
                 durable: self.log.durable(),
             };
             let (leader, action) = Leader::start(start);
+            // Also when it goes back, or to nothing: readers must see where the log ends.
+            self.replica.commit(leader.high_watermark());
             self.leader = Some(leader);
             self.carry_out(action);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Semaphore, oneshot};
-use walser_log::Extension;
+use walser_log::{Extension, Flushed};
 use walser_model::{Acks, LeaderEpoch, Offset, TopicPartition};
 use walser_proto::internal::v1::{AppendStreamResponse, RepairPartitionResponse};
 use walser_record_batch::BatchHeader;
@@ -57,7 +57,7 @@ pub(crate) enum Command {
     },
     Flushed {
         partition: TopicPartition,
-        outcome: io::Result<()>,
+        outcome: io::Result<Flushed>,
     },
     Extended {
         partition: TopicPartition,

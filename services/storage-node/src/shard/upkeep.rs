@@ -64,6 +64,7 @@ impl Shard {
                 Ok(removed) => tracing::info!(partition = %id, removed, "segments removed by retention"),
                 Err(error) => tracing::warn!(partition = %id, %error, "retention did not finish"),
             }
+            partition.log.rest_closed_segments();
             if rested && partition.log.open_files() > 0 && *partition.log.condition() == Condition::Healthy {
                 let _ = partition.log.rest();
             }

@@ -80,7 +80,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<ExitCode, CliError> {
     let start = clock.monotonic();
     let warm_until = start + Duration::from_millis(arguments.warm_up);
     let duration = arguments.duration.map(Duration::from_millis);
-    let duration = duration.or(arguments.records.is_none().then_some(DURATION_DEFAULT));
+    let duration = duration.or_else(|| arguments.records.is_none().then_some(DURATION_DEFAULT));
     let records = arguments.records.unwrap_or(u64::MAX);
     let span = Span { warm_until, end: duration.map(|duration| warm_until + duration), records };
     let usage = tokio::spawn(Usage::measure(pid, Arc::clone(&clock), warm_until));
@@ -150,7 +150,7 @@ fn report(arguments: &BenchArgs, measured: &Measured, usage: &Usage) -> Result<(
     let per_gb = |cpu: f64| if megabytes > 0.0 { cpu / megabytes * 1e3 } else { 0.0 };
     let server = usage
         .server_cpu_seconds
-        .map_or("not known".to_owned(), |cpu| format!("{cpu:.2} s CPU ({:.2} per GB)", per_gb(cpu)));
+        .map_or_else(|| "not known".to_owned(), |cpu| format!("{cpu:.2} s CPU ({:.2} per GB)", per_gb(cpu)));
     let rss = usage.server_rss_bytes.map_or_else(String::new, |rss| {
         format!(", {} resident", output::bytes(i64::try_from(rss).unwrap_or(i64::MAX)))
     });
