@@ -126,7 +126,7 @@ impl Log {
 
     /// A full disk leaves the log in service; everything else does not.
     fn append_failed(&mut self, error: io::Error) -> AppendError {
-        /// `EMFILE` and `ENFILE`: too many open files, for now.
+        /// `EMFILE` and `ENFILE`: too many open files; others may be closed soon.
         const FILE_LIMITS: [i32; 2] = [24, 23];
         if out_of_space(&error) {
             return AppendError::NoSpace;

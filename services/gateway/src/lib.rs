@@ -3,7 +3,7 @@
 //! It routes every call to the leader or the controller, encodes plain records into batches and decodes them again,
 //! gathers small writes, and makes writes idempotent towards storage.
 //!
-//! Where a produce request goes: [`api`] decodes it, `batches` validates or encodes it, `writer` gathers plain
+//! Where a produce request goes: `api` decodes it, `batches` validates or encodes it, `writer` gathers plain
 //! records, and the storage link hands the batch to the partition's log shard.
 //!
 //! Invariant: the gateway keeps nothing that a client would miss: any other one can take its place.

@@ -169,13 +169,10 @@ fn names_and_settings() -> Vec<Row> {
     ]
 }
 
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn produced() -> Vec<Row> {
+/// Batches that clients built.
+fn raw_batches() -> Vec<Row> {
     use Code::InvalidArgument;
-    let produce = |request| Call::Produce(request);
-    let identity = |producer_id| Some(pb::ProducerIdentity { producer_id, producer_epoch: 0 });
-    let both = pb::ProduceRequest { records: vec![record("x")], ..raw(batch(Compression::None, 1, NOW_MS)) };
-    let late = pb::Record { timestamp_millis: Some(i64::MAX), ..record("x") };
+    let produce = Call::Produce;
     let mut flipped = batch(Compression::None, 1, NOW_MS);
     *flipped.last_mut().unwrap() ^= 1;
     let mut magic = batch(Compression::None, 1, NOW_MS);
@@ -191,18 +188,43 @@ fn produced() -> Vec<Row> {
     lying[23..27].copy_from_slice(&6i32.to_be_bytes());
     stamp_producer(&mut lying, ProducerId::NONE, ProducerEpoch(-1), -1);
     vec![
+        ("19 checksum", produce(raw(flipped)), InvalidArgument, "BATCH_CORRUPT"),
+        ("20 magic", produce(raw(magic)), InvalidArgument, "BATCH_FORMAT_UNSUPPORTED"),
+        ("21 garbage behind", produce(raw(garbage)), InvalidArgument, "RECORD_INVALID"),
+        ("21 cut", produce(raw(cut)), InvalidArgument, "RECORD_INVALID"),
+        ("21 two batches", produce(raw(twice)), InvalidArgument, "RECORD_INVALID"),
+        ("21 next to nothing", produce(raw(vec![1, 2, 3])), InvalidArgument, "RECORD_INVALID"),
+        ("22 no records", produce(raw(forged(|b| b[57..61].fill(0)))), InvalidArgument, "RECORD_INVALID"),
+        ("22 offset delta", produce(raw(forged(|b| b[26] = 9))), InvalidArgument, "RECORD_INVALID"),
+        ("22 base offset", produce(raw(forged(|b| b[7] = 9))), InvalidArgument, "RECORD_INVALID"),
+        ("23 control batch", produce(raw(forged(|b| b[22] |= 0x20))), InvalidArgument, "RECORD_INVALID"),
+        ("23 transactional", produce(raw(forged(|b| b[22] |= 0x10))), InvalidArgument, "RECORD_INVALID"),
+        ("23 reserved bits", produce(raw(forged(|b| b[21] |= 0x40))), InvalidArgument, "RECORD_INVALID"),
+        ("24 codec", produce(raw(forged(|b| b[22] |= 7))), InvalidArgument, "BATCH_FORMAT_UNSUPPORTED"),
+        ("25 large batch", produce(raw(batch(Compression::None, 2000, NOW_MS))), InvalidArgument, "RECORD_TOO_LARGE"),
+        ("27 bomb", produce(raw(bomb())), InvalidArgument, "RECORD_TOO_LARGE"),
+        ("28 compressed count", produce(raw(lying)), InvalidArgument, "RECORD_INVALID"),
+        ("30 far future, raw", produce(raw(batch(Compression::None, 1, 1 << 52))), InvalidArgument, "RECORD_INVALID"),
         (
-            "11 partition out of range",
-            produce(pb::ProduceRequest { partition: Some(7), ..plain(vec![record("x")]) }),
-            Code::NotFound,
-            "PARTITION_NOT_FOUND",
-        ),
-        (
-            "11 negative partition",
-            produce(pb::ProduceRequest { partition: Some(-1), ..plain(vec![record("x")]) }),
+            "raw without partition",
+            produce(pb::ProduceRequest { partition: None, ..raw(batch(Compression::None, 1, NOW_MS)) }),
             InvalidArgument,
             "FIELD_INVALID",
         ),
+    ]
+}
+
+/// Plain records, and fields of the request.
+fn plain_writes() -> Vec<Row> {
+    use Code::InvalidArgument;
+    let produce = Call::Produce;
+    let to_partition = |partition| pb::ProduceRequest { partition: Some(partition), ..plain(vec![record("x")]) };
+    let identity = |producer_id| Some(pb::ProducerIdentity { producer_id, producer_epoch: 0 });
+    let both = pb::ProduceRequest { records: vec![record("x")], ..raw(batch(Compression::None, 1, NOW_MS)) };
+    let late = pb::Record { timestamp_millis: Some(i64::MAX), ..record("x") };
+    vec![
+        ("11 partition out of range", produce(to_partition(7)), Code::NotFound, "PARTITION_NOT_FOUND"),
+        ("11 negative partition", produce(to_partition(-1)), InvalidArgument, "FIELD_INVALID"),
         (
             "1 produce to a bad name",
             produce(pb::ProduceRequest { topic: "no/such".to_owned(), ..plain(vec![record("x")]) }),
@@ -221,33 +243,11 @@ fn produced() -> Vec<Row> {
             InvalidArgument,
             "FIELD_INVALID",
         ),
-        ("19 checksum", produce(raw(flipped)), InvalidArgument, "BATCH_CORRUPT"),
-        ("20 magic", produce(raw(magic)), InvalidArgument, "BATCH_FORMAT_UNSUPPORTED"),
-        ("21 garbage behind", produce(raw(garbage)), InvalidArgument, "RECORD_INVALID"),
-        ("21 cut", produce(raw(cut)), InvalidArgument, "RECORD_INVALID"),
-        ("21 two batches", produce(raw(twice)), InvalidArgument, "RECORD_INVALID"),
-        ("21 next to nothing", produce(raw(vec![1, 2, 3])), InvalidArgument, "RECORD_INVALID"),
-        ("22 no records", produce(raw(forged(|b| b[57..61].fill(0)))), InvalidArgument, "RECORD_INVALID"),
-        ("22 offset delta", produce(raw(forged(|b| b[26] = 9))), InvalidArgument, "RECORD_INVALID"),
-        ("22 base offset", produce(raw(forged(|b| b[7] = 9))), InvalidArgument, "RECORD_INVALID"),
-        ("23 control batch", produce(raw(forged(|b| b[22] |= 0x20))), InvalidArgument, "RECORD_INVALID"),
-        ("23 transactional", produce(raw(forged(|b| b[22] |= 0x10))), InvalidArgument, "RECORD_INVALID"),
-        ("23 reserved bits", produce(raw(forged(|b| b[21] |= 0x40))), InvalidArgument, "RECORD_INVALID"),
-        ("24 codec", produce(raw(forged(|b| b[22] |= 7))), InvalidArgument, "BATCH_FORMAT_UNSUPPORTED"),
-        ("25 large batch", produce(raw(batch(Compression::None, 2000, NOW_MS))), InvalidArgument, "RECORD_TOO_LARGE"),
         ("25 large record", produce(plain(vec![record(vec![0; 1_100_000])])), InvalidArgument, "RECORD_TOO_LARGE"),
-        ("27 bomb", produce(raw(bomb())), InvalidArgument, "RECORD_TOO_LARGE"),
-        ("28 compressed count", produce(raw(lying)), InvalidArgument, "RECORD_INVALID"),
         ("30 far future", produce(plain(vec![late])), InvalidArgument, "RECORD_INVALID"),
-        ("30 far future, raw", produce(raw(batch(Compression::None, 1, 1 << 52))), InvalidArgument, "RECORD_INVALID"),
         (
             "31 negative sequence",
-            produce(pb::ProduceRequest {
-                partition: Some(0),
-                producer: identity(5),
-                base_sequence: -1,
-                ..plain(vec![record("x")])
-            }),
+            produce(pb::ProduceRequest { producer: identity(5), base_sequence: -1, ..to_partition(0) }),
             InvalidArgument,
             "FIELD_INVALID",
         ),
@@ -259,26 +259,15 @@ fn produced() -> Vec<Row> {
         ),
         (
             "36 unknown producer",
-            produce(pb::ProduceRequest {
-                partition: Some(0),
-                producer: identity(1 << 40),
-                base_sequence: 3,
-                ..plain(vec![record("x")])
-            }),
+            produce(pb::ProduceRequest { producer: identity(1 << 40), base_sequence: 3, ..to_partition(0) }),
             Code::FailedPrecondition,
             "UNKNOWN_PRODUCER",
         ),
         ("54 nothing", produce(plain(vec![])), InvalidArgument, "PAYLOAD_AMBIGUOUS"),
         ("54 both", produce(both), InvalidArgument, "PAYLOAD_AMBIGUOUS"),
         (
-            "raw without partition",
-            produce(pb::ProduceRequest { partition: None, ..raw(batch(Compression::None, 1, NOW_MS)) }),
-            InvalidArgument,
-            "FIELD_INVALID",
-        ),
-        (
             "expected offset",
-            produce(pb::ProduceRequest { partition: Some(0), expected_offset: Some(99), ..plain(vec![record("x")]) }),
+            produce(pb::ProduceRequest { expected_offset: Some(99), ..to_partition(0) }),
             Code::Aborted,
             "OFFSET_MISMATCH",
         ),
@@ -350,7 +339,9 @@ async fn every_bad_input_gets_its_answer() {
     let client = server.client();
     create(&client, TOPIC, 3, &[]).await;
     client.producer().produce(pb::ProduceRequest { partition: Some(0), ..plain(vec![record("good")]) }).await.unwrap();
-    for (name, bad, code, reason) in names_and_settings().into_iter().chain(produced()).chain(read()) {
+    for (name, bad, code, reason) in
+        names_and_settings().into_iter().chain(raw_batches()).chain(plain_writes()).chain(read())
+    {
         assert_row(name, call(&client, bad).await, code, reason);
     }
     // Nothing of it left a trace, and the server serves on.
