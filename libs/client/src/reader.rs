@@ -33,6 +33,8 @@ pub enum Read {
     CaughtUp,
     /// A partition has a problem; reading goes on.
     Problem(pb::PartitionError),
+    /// The server is away; reading goes on when it is back. Said once each time.
+    Away(Failure),
     /// Every target has reached its end.
     End,
 }
@@ -47,13 +49,15 @@ pub struct Reader {
     next: HashMap<(String, i32), i64>,
     ended: HashMap<(String, i32), ()>,
     away_since: Option<tokio::time::Instant>,
+    /// The server has answered at least once.
+    connected: bool,
 }
 
 impl Reader {
     /// A reader; it connects with the first call of [`Reader::next`].
     pub fn new(client: &Client, config: ReaderConfig) -> Self {
         let (next, ended) = (HashMap::new(), HashMap::new());
-        Self { client: client.separate(), config, stream: None, next, ended, away_since: None }
+        Self { client: client.separate(), config, stream: None, next, ended, away_since: None, connected: false }
     }
 
     /// The next thing. Not safe to cancel half-way, except by dropping the reader.
@@ -64,8 +68,12 @@ impl Reader {
         loop {
             let Some(stream) = &mut self.stream else {
                 match self.open().await {
-                    Ok(stream) => self.stream = Some(stream),
-                    Err(failure) => self.wait(failure).await?,
+                    Ok(stream) => (self.stream, self.connected) = (Some(stream), true),
+                    Err(failure) => {
+                        if let Some(away) = self.wait(failure).await? {
+                            return Ok(away);
+                        }
+                    }
                 }
                 continue;
             };
@@ -79,7 +87,9 @@ impl Reader {
                 Ok(None) => return Ok(Read::End),
                 Err(status) => {
                     self.stream = None;
-                    self.wait(Failure::from(status)).await?;
+                    if let Some(away) = self.wait(Failure::from(status)).await? {
+                        return Ok(away);
+                    }
                 }
             }
         }
@@ -156,16 +166,18 @@ impl Reader {
     }
 
     /// Waits a little before the next attempt, or gives up.
-    async fn wait(&mut self, failure: Failure) -> Result<(), Failure> {
+    async fn wait(&mut self, failure: Failure) -> Result<Option<Read>, Failure> {
         let again = matches!(failure.retry(), pb::RetryAdvice::Backoff | pb::RetryAdvice::Reopen)
             || failure.code() == tonic::Code::Unknown
             || failure.code() == tonic::Code::Cancelled;
         let now = tokio::time::Instant::now();
+        let first = self.away_since.is_none();
         let since = *self.away_since.get_or_insert(now);
-        if !again || now.duration_since(since) >= self.config.patience {
+        // A server that never answered is more likely the wrong address than one that will be back.
+        if !again || !self.connected || now.duration_since(since) >= self.config.patience {
             return Err(failure);
         }
         tokio::time::sleep(RETRY).await;
-        Ok(())
+        Ok(first.then_some(Read::Away(failure)))
     }
 }

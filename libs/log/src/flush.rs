@@ -172,7 +172,7 @@ impl Log {
     /// # Errors
     /// I/O errors while writing index entries or epochs: the log is out of service then.
     pub fn begin_flush(&mut self) -> Result<Option<FlushJob>, LogError> {
-        self.writable()?;
+        self.in_service()?;
         if self.flushing.busy() || !self.flushing.pending() {
             return Ok(None);
         }
@@ -235,7 +235,7 @@ impl Log {
         if let Err(error) = outcome {
             self.fail(format!("sync: {error}"));
         }
-        self.writable()?;
+        self.in_service()?;
         if let Some(running) = running {
             self.marks.durable = self.marks.durable.max(running.up_to);
             let written_down = outcome.as_ref().is_ok_and(|flushed| flushed.recovery_point);

@@ -216,6 +216,22 @@ impl Log {
         }
     }
 
+    /// Notes that a read has met damage at `from`: nothing from there on is readable, and nothing more is written.
+    pub fn note_damage(&mut self, from: Offset) {
+        if self.condition == Condition::Healthy && from < self.log_end() {
+            self.condition = Condition::Corrupt { from };
+            self.shared.corrupt_from.store(from.0, Ordering::Release);
+        }
+    }
+
+    /// An error when the log is out of service; a damaged one still finishes what it has begun.
+    pub(crate) fn in_service(&self) -> Result<(), LogError> {
+        match &self.condition {
+            Condition::Failed { reason } => Err(LogError::Failed { reason: reason.clone() }),
+            Condition::Healthy | Condition::Corrupt { .. } => Ok(()),
+        }
+    }
+
     /// Takes the log out of service.
     pub fn fail(&mut self, reason: impl Into<String>) {
         if !matches!(self.condition, Condition::Failed { .. }) {
@@ -277,13 +293,18 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::OutOfRange`] above the log end. A lower value than the present start changes nothing.
-    pub fn delete_records(&mut self, before: Offset) -> Result<Offset, LogError> {
+    pub fn delete_records(&mut self, before: Offset, now: Timestamp) -> Result<Offset, LogError> {
         if before > self.log_end() {
             let (start, end) = (self.log_start(), self.log_end());
             return Err(LogError::OutOfRange { offset: before, start, end });
         }
         if before <= self.log_start() {
             return Ok(self.log_start());
+        }
+        let extending = self.active.as_ref().is_some_and(|active| active.extending_from.is_some());
+        if before == self.log_end() && self.condition == Condition::Healthy && !extending {
+            // All of it goes: what follows starts in a segment of its own, whose name keeps the log end.
+            self.roll(now)?;
         }
         self.shared.log_start.store(before.0, Ordering::Release);
         self.write_marks()?;
@@ -318,13 +339,10 @@ impl Log {
             keep_from = Some(end);
         }
         let Some(keep_from) = keep_from else { return Ok(0) };
-        if keep_from == self.log_end() && self.condition == Condition::Healthy {
-            // All of it goes: what follows starts in a segment of its own, whose name keeps the log end.
-            self.roll(now)?;
-        }
-        let before = self.shared.segments.read().len();
-        self.delete_records(keep_from)?;
-        Ok(before - self.shared.segments.read().len())
+        let before = segments.len();
+        self.delete_records(keep_from, now)?;
+        let left = self.shared.segments.read().iter().filter(|segment| segment.base < keep_from).count();
+        Ok(before.saturating_sub(left))
     }
 
     fn too_old(&self, segment: &Segment, now: Timestamp) -> io::Result<bool> {

@@ -303,7 +303,10 @@ impl Log {
             return Err(LogError::OutOfRange { offset: end, start, end });
         };
         let known_end = self.log_end();
-        self.marks.durable = from;
+        // What is left is found by reading it; the damage may begin before the offset at which it was met.
+        self.marks.durable = self.log_start();
+        self.active = None;
+        self.flushing = Flushing::default();
         self.marks.recovery_point = self.marks.recovery_point.min(from);
         self.marks.recovery_position = 0;
         self.condition = Condition::Healthy;

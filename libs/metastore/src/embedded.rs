@@ -56,7 +56,10 @@ impl Embedded {
             other => StoreError::Format(format!("{}: {other}", path.display())),
         };
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(format)?;
-        let (entries, revision) = load(&database)?;
+        // The library panics on some kinds of damage; a damaged file is an error all the same.
+        let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| load(&database)));
+        let damaged = |_| StoreError::Format(format!("{} is damaged", path.display()));
+        let (entries, revision) = loaded.map_err(damaged)??;
         let engine = Engine::new(entries, revision);
         Ok(Self { engine, database: Arc::new(database), writer: Arc::default() })
     }

@@ -73,6 +73,9 @@ where
         let request_id = request.headers().get(REQUEST_ID).cloned().unwrap_or_else(next_request_id);
         let path = request.uri().path().to_owned();
         let span = (guard.span)(&path, request.headers());
+        if !speaks_grpc(request.headers()) {
+            return Box::pin(std::future::ready(Ok(not_grpc())));
+        }
         let call = self.inner.call(request);
         Box::pin(
             async move {
@@ -94,6 +97,16 @@ where
             .instrument(span),
         )
     }
+}
+
+fn speaks_grpc(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind == "application/grpc" || kind.starts_with("application/grpc+") || kind.starts_with("application/grpc;")
+}
+
+fn not_grpc() -> Response<Body> {
+    let text = "this port speaks gRPC: the content type must be application/grpc";
+    Status::from(Failure::new(Reason::FeatureDisabled, text).with("feature", "content-type")).into_http()
 }
 
 /// Gives an error without details the details that every Walser error has.

@@ -60,6 +60,9 @@ fn check_timestamps(
             None => failure,
         }
     };
+    if oldest < 0 {
+        return Err(broken(oldest, "1970-01-01 or later"));
+    }
     if config.timestamp_after_max.is_some_and(|limit| newest > now.saturating_add(millis(limit))) {
         return Err(broken(newest, "message.timestamp.after.max.ms"));
     }
@@ -86,11 +89,6 @@ pub(crate) fn check_records(
     let mut sizes = Vec::with_capacity(records.len());
     for (index, record) in records.iter().enumerate() {
         if let Some(timestamp) = record.timestamp_millis {
-            if timestamp < 0 {
-                let text = format!("timestamp {timestamp} is before 1970");
-                let failure = Failure::new(Reason::RecordInvalid, text).with("rule", "timestamp");
-                return Err(failure.with("recordIndex", index));
-            }
             check_timestamps(config, timestamp, timestamp, now, Some(index))?;
         }
         let size = size_bound(record);

@@ -46,6 +46,33 @@ pub(crate) struct Cursor {
     pub(crate) last_epoch: i32,
 }
 
+/// One look at all partitions of a call.
+#[derive(Debug, Clone, Default)]
+struct Pass {
+    cursors: Vec<Cursor>,
+    response: pb::FetchResponse,
+    bytes: usize,
+    /// A limit of the call was reached.
+    full: bool,
+    failure: Option<Failure>,
+}
+
+impl Pass {
+    fn note(&mut self, partition: pb::TopicPartition, failure: Failure) {
+        let error = Some(failure.clone().into());
+        self.response.errors.push(pb::PartitionError { topic_partition: Some(partition), error });
+        self.failure.get_or_insert(failure);
+    }
+
+    fn answer(self) -> Result<pb::FetchResponse, Failure> {
+        match self.failure {
+            // Nothing worked: a client that looks only at the status must not take this for an empty answer.
+            Some(failure) if self.response.chunks.is_empty() && self.response.resets.is_empty() => Err(failure),
+            _ => Ok(self.response),
+        }
+    }
+}
+
 impl Cursor {
     pub(crate) fn topic_partition(&self) -> pb::TopicPartition {
         pb::TopicPartition { topic: self.target.topic.name.to_string(), partition: self.target.partition }
@@ -166,7 +193,7 @@ impl Gateway {
         })
     }
 
-    /// Carries out `Fetch`.
+    /// Carries out `Fetch`: looks at every partition, and again whenever something has come, until there is enough.
     pub(crate) async fn fetch(
         &self,
         request: &pb::FetchRequest,
@@ -175,55 +202,66 @@ impl Gateway {
         let options = crate::target::options(request.options.as_ref())?;
         let (wait, amount) = amounts(request, limit)?;
         let targets = self.targets(&request.targets, None).await?;
-        let count = targets.len();
-        let mut response = pb::FetchResponse::default();
-        let mut first_failure = None;
-        let mut note = |response: &mut pb::FetchResponse, cursor: pb::TopicPartition, failure: Failure| {
-            let error = Some(failure.clone().into());
-            response.errors.push(pb::PartitionError { topic_partition: Some(cursor), error });
-            first_failure.get_or_insert(failure);
-        };
-        let mut open = Vec::new();
+        let min_bytes = usize::try_from(request.min_bytes.max(1)).unwrap_or(1);
+        let until = tokio::time::Instant::now() + wait;
+        let mut pass = Pass::default();
         for target in targets {
             let name = pb::TopicPartition { topic: target.topic.name.to_string(), partition: target.partition };
             match self.cursor(target).await {
-                Ok(cursor) => open.push(cursor),
-                Err(failure) => note(&mut response, name, failure),
+                Ok(cursor) => pass.cursors.push(cursor),
+                Err(failure) => pass.note(name, failure),
             }
         }
-        let mut left = Amount { bytes: amount.bytes, records: amount.records };
-        let min_bytes = usize::try_from(request.min_bytes.max(1)).unwrap_or(1);
-        let until = tokio::time::Instant::now() + wait;
-        let mut total = 0;
-        let mut waiting = FuturesUnordered::new();
-        for mut cursor in open {
-            let room = options.within(total);
-            match self.fetch_part(&mut cursor, room, left, Duration::ZERO, &mut response).await {
-                Ok(Some(chunk)) => total += take(&mut response, &mut cursor, chunk, &mut left),
-                Ok(None) => waiting.push(self.wait_for(cursor, room, left, wait)),
-                // It fits a message of its own: the next call gets it.
-                Err(failure) if total > 0 && failure.reason() == Reason::RecordExceedsClientLimit => {}
-                Err(failure) => note(&mut response, cursor.topic_partition(), failure),
+        loop {
+            let mut looked = pass.clone();
+            self.look_at_all(&mut looked, options, amount).await;
+            let enough = looked.bytes >= min_bytes || looked.full || looked.failure.is_some();
+            if enough || looked.cursors.is_empty() || !self.something_comes(&looked, options, until).await {
+                return looked.answer();
             }
+        }
+    }
+
+    /// Reads what is there, partition by partition, within the limits of the call.
+    async fn look_at_all(&self, pass: &mut Pass, options: Options, mut left: Amount) {
+        let mut cursors = std::mem::take(&mut pass.cursors);
+        for cursor in &mut cursors {
             if left.bytes <= 0 || left.records == 0 {
+                pass.full = true;
                 break;
             }
-        }
-        while total < min_bytes && left.bytes > 0 && left.records > 0 && !waiting.is_empty() {
-            let Ok(Some((mut cursor, outcome))) = tokio::time::timeout_at(until, waiting.next()).await else { break };
-            match outcome {
-                Ok(chunk) if chunk.decoded.record_count > 0 && options.fits(total + chunk.decoded.size_bytes) => {
-                    total += take(&mut response, &mut cursor, chunk, &mut left);
+            let room = options.within(pass.bytes);
+            match self.fetch_part(cursor, room, left, Duration::ZERO, &mut pass.response).await {
+                Ok(Some(chunk)) => pass.bytes += take(&mut pass.response, cursor, chunk, &mut left),
+                Ok(None) => {}
+                // It fits a message of its own: the next call gets it.
+                Err(failure) if pass.bytes > 0 && failure.reason() == Reason::RecordExceedsClientLimit => {
+                    pass.full = true;
                 }
-                Ok(_) => {}
-                Err(failure) => note(&mut response, cursor.topic_partition(), failure),
+                Err(failure) => pass.note(cursor.topic_partition(), failure),
             }
         }
-        match first_failure {
-            // Nothing worked: a client that looks only at the status must not take this for an empty answer.
-            Some(failure) if response.errors.len() == count => Err(failure),
-            _ => Ok(response),
+        pass.cursors = cursors;
+    }
+
+    /// Waits for anything new behind what was read. False: nothing came in time.
+    async fn something_comes(&self, pass: &Pass, options: Options, until: tokio::time::Instant) -> bool {
+        let one = Amount { bytes: 1, records: 1 };
+        let wait = until.saturating_duration_since(tokio::time::Instant::now());
+        if wait.is_zero() {
+            return false;
         }
+        let waiting = pass.cursors.iter().map(|cursor| self.next_chunk(cursor, options.shape, one, wait));
+        let mut waiting: FuturesUnordered<_> = waiting.collect();
+        let news = async {
+            while let Some(outcome) = waiting.next().await {
+                if outcome.is_ok_and(|chunk| chunk.decoded.record_count > 0) {
+                    return true;
+                }
+            }
+            false
+        };
+        tokio::time::timeout_at(until, news).await.unwrap_or(false)
     }
 
     /// One look at a partition. `None`: nothing there yet.
@@ -248,17 +286,6 @@ impl Gateway {
         };
         let something = chunk.decoded.record_count > 0 || chunk.decoded.ended;
         Ok(something.then_some(chunk))
-    }
-
-    async fn wait_for(
-        &self,
-        cursor: Cursor,
-        options: Options,
-        amount: Amount,
-        wait: Duration,
-    ) -> (Cursor, Result<Chunk, Failure>) {
-        let outcome = self.next_chunk(&cursor, options.shape, amount, wait).await;
-        (cursor, outcome)
     }
 }
 

@@ -209,6 +209,9 @@ impl Gateway {
     pub(crate) async fn produce(&self, write: Write, done: Done) -> Result<(), Failure> {
         write.check_shape()?;
         let session = write.session()?;
+        if let Some(session) = session {
+            self.check_foreign(session.id)?;
+        }
         let (topic, created) = self.topic_to_write(&write.topic, write.partition).await?;
         if let Some(partition) = write.partition {
             checked_partition(&topic, partition)?;
@@ -241,6 +244,14 @@ impl Gateway {
             let done = Box::new(move |outcome| collector.part_done(number, plan, outcome));
             let part = Part { record_count, permit, done };
             self.gather(&topic, partition, (codec, write.acks), size_bound, encode_all, part);
+        }
+        Ok(())
+    }
+
+    /// The gateway's own sessions are not for clients.
+    fn check_foreign(&self, id: ProducerId) -> Result<(), Failure> {
+        if self.producer_ids.is_own(id) {
+            return Err(Failure::field("producer.producer_id", "belongs to the server; take one from InitProducer"));
         }
         Ok(())
     }
@@ -319,6 +330,7 @@ impl Gateway {
         let batch = std::mem::take(&mut write.record_batch);
         let deep = self.config.validate_compressed;
         let produced = validate(&batch, &topic.config, deep, self.clock.now_millis())?;
+        self.check_foreign(produced.header.producer_id)?;
         if let Some(session) = write.session()? {
             let header = produced.header;
             let same = header.producer_id == session.id

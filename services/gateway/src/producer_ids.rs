@@ -1,5 +1,6 @@
 //! Producer ids: a block at a time from the controller.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,11 +15,25 @@ use walser_rpc::{Connection, Failure};
 pub(crate) struct ProducerIds {
     controller: Connection,
     block: Arc<Mutex<Range<i64>>>,
+    /// Ids that this gateway writes with itself.
+    own: Arc<parking_lot::Mutex<HashSet<ProducerId>>>,
 }
 
 impl ProducerIds {
     pub(crate) fn new(controller: Connection) -> Self {
-        Self { controller, block: Arc::new(Mutex::new(0..0)) }
+        Self { controller, block: Arc::new(Mutex::new(0..0)), own: Arc::default() }
+    }
+
+    /// An id for the gateway's own writes: clients cannot use it, or they could fence everybody else.
+    pub(crate) async fn next_own(&self) -> Result<ProducerId, Failure> {
+        let id = self.next().await?;
+        self.own.lock().insert(id);
+        Ok(id)
+    }
+
+    /// Whether the gateway writes with this id itself.
+    pub(crate) fn is_own(&self, id: ProducerId) -> bool {
+        self.own.lock().contains(&id)
     }
 
     /// An id that nobody else has or had.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tonic::Status;
 use walser_model::Offset;
@@ -21,7 +21,11 @@ use crate::target::{Options, Place, Target};
 /// Aim of a chunk.
 const CHUNK_BYTES: i32 = 1 << 20;
 /// Chunks between the readers of partitions and the client.
-const QUEUE: usize = 4;
+const QUEUE: usize = 1;
+/// Chunks of one stream that are decoded and not sent yet, over all its partitions.
+const CHUNKS_MAX: usize = 3;
+/// Aim of a chunk that was waited for: those are not counted until they are there.
+const WAITED_BYTES: i32 = 64 << 10;
 /// How long one look at a partition waits; the stream itself has no limit.
 const WAIT: Duration = Duration::from_secs(10);
 const HEARTBEAT_MIN_MS: u64 = 5_000;
@@ -33,7 +37,7 @@ type Item = Result<pb::ReadResponse, Status>;
 
 /// What a partition's reader says.
 enum Said {
-    Chunk(pb::RecordChunk, i64),
+    Chunk(pb::RecordChunk, i64, OwnedSemaphorePermit),
     Reset(pb::OffsetReset),
     CaughtUp(i64),
     Problem(Failure),
@@ -41,6 +45,13 @@ enum Said {
     Ended,
     /// Never to be read again.
     Failed(Failure),
+}
+
+/// How a partition's reader speaks.
+struct Voice {
+    said: mpsc::Sender<(usize, Said)>,
+    number: usize,
+    room: Arc<Semaphore>,
 }
 
 /// Where a partition stands, as the driver knows it.
@@ -64,6 +75,7 @@ struct Driver {
     options: Options,
     said: mpsc::Sender<(usize, Said)>,
     readers: JoinSet<()>,
+    room: Arc<Semaphore>,
     failure: Option<Failure>,
 }
 
@@ -97,6 +109,7 @@ impl Gateway {
             options,
             said,
             readers: JoinSet::new(),
+            room: Arc::new(Semaphore::new(CHUNKS_MAX)),
             failure: None,
         };
         for cursor in cursors {
@@ -123,7 +136,8 @@ impl Driver {
             over: false,
         });
         let records = usize::try_from(self.records_left).unwrap_or(usize::MAX);
-        let reader = follow(self.gateway.clone(), cursor, self.options, records, self.said.clone(), number);
+        let voice = Voice { said: self.said.clone(), number, room: Arc::clone(&self.room) };
+        let reader = follow(self.gateway.clone(), cursor, self.options, records, voice);
         self.readers.spawn(reader);
     }
 
@@ -173,7 +187,7 @@ impl Driver {
     /// Passes on what a reader said. False: the stream is over.
     async fn take(&mut self, number: usize, said: Said) -> bool {
         match said {
-            Said::Chunk(mut chunk, record_count) => {
+            Said::Chunk(mut chunk, record_count, _room) => {
                 let standing = &mut self.standings[number];
                 if record_count > self.records_left {
                     cut(&mut chunk, self.records_left);
@@ -298,15 +312,8 @@ fn cut(chunk: &mut pb::RecordChunk, count: i64) {
 }
 
 /// Reads one partition until its end, or until nobody listens.
-async fn follow(
-    gateway: Gateway,
-    mut cursor: Cursor,
-    options: Options,
-    records_max: usize,
-    said: mpsc::Sender<(usize, Said)>,
-    number: usize,
-) {
-    let amount = Amount { bytes: CHUNK_BYTES, records: records_max };
+async fn follow(gateway: Gateway, mut cursor: Cursor, options: Options, records_max: usize, voice: Voice) {
+    let Voice { said, number, room } = voice;
     let mut caught_up = false;
     let mut told = false;
     loop {
@@ -315,7 +322,10 @@ async fn follow(
             return;
         }
         // The first look does not wait, so that a reader at the live end is told at once.
-        let wait = if caught_up { WAIT } else { Duration::ZERO };
+        let (wait, bytes) = if caught_up { (WAIT, WAITED_BYTES) } else { (Duration::ZERO, CHUNK_BYTES) };
+        let amount = Amount { bytes, records: records_max };
+        // Whoever does not wait takes its place first; a client that stops reading thereby stops the reading.
+        let mut place = if caught_up { None } else { Arc::clone(&room).acquire_owned().await.ok() };
         let word = match gateway.next_chunk(&cursor, options.shape, amount, wait).await {
             Ok(chunk) if chunk.decoded.record_count == 0 && chunk.decoded.next_offset <= cursor.offset.0 => {
                 caught_up = true;
@@ -329,7 +339,11 @@ async fn follow(
                 let chunk = cursor.advance(chunk);
                 caught_up = cursor.offset >= Offset(chunk.high_watermark);
                 told = caught_up;
-                Said::Chunk(chunk, count)
+                if place.is_none() {
+                    place = Arc::clone(&room).acquire_owned().await.ok();
+                }
+                let Some(place) = place.take() else { return };
+                Said::Chunk(chunk, count, place)
             }
             Err(failure) => match gateway.reset(&mut cursor, &failure, options.out_of_range).await {
                 Some(reset) => Said::Reset(reset),

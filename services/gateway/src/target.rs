@@ -67,11 +67,6 @@ impl Options {
         self.shape.message_bytes_max = self.shape.message_bytes_max.saturating_sub(taken);
         self
     }
-
-    /// Whether an answer of so many bytes of records is within the client's limit.
-    pub(crate) fn fits(self, bytes: usize) -> bool {
-        bytes < self.shape.message_bytes_max
-    }
 }
 
 /// Checks the options of a read.

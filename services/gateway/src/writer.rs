@@ -193,7 +193,7 @@ impl Gateway {
     /// Takes a producer id for a writer that has none, then goes on.
     fn start_session(self, writer: Arc<Writer>) {
         tokio::spawn(async move {
-            let id = self.producer_ids.next().await;
+            let id = self.producer_ids.next_own().await;
             let mut failed = VecDeque::new();
             {
                 let mut state = writer.state.lock();
@@ -311,7 +311,7 @@ impl Gateway {
     /// A producer id, however long the controller takes: without one nothing can be written anyway.
     async fn new_id(&self) -> ProducerId {
         loop {
-            match self.producer_ids.next().await {
+            match self.producer_ids.next_own().await {
                 Ok(id) => return id,
                 Err(error) => tracing::warn!(%error, "no producer id yet"),
             }

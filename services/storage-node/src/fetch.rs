@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use walser_log::ReadError;
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
 use walser_rpc::{Failure, Reason};
@@ -12,6 +13,8 @@ use walser_rpc::{Failure, Reason};
 use crate::board::{Board, Replica};
 use crate::error::{not_leader, out_of_range, read_failure};
 use crate::metrics::StorageMetrics;
+use crate::shard::Command;
+use crate::shard_set::ShardSet;
 
 /// Reads of segment files at once: each holds its result in memory.
 const DISK_READS_MAX: usize = 16;
@@ -27,6 +30,7 @@ pub(crate) struct Fetcher {
     board: Board,
     metrics: StorageMetrics,
     disk_reads: Arc<Semaphore>,
+    shards: ShardSet,
 }
 
 /// What one look at a partition gave.
@@ -37,8 +41,8 @@ enum Look {
 }
 
 impl Fetcher {
-    pub(crate) fn new(node: NodeId, board: Board, metrics: StorageMetrics) -> Self {
-        Self { node, board, metrics, disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)) }
+    pub(crate) fn new(node: NodeId, board: Board, metrics: StorageMetrics, shards: ShardSet) -> Self {
+        Self { node, board, metrics, disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)), shards }
     }
 
     /// Reads; waits up to `max_wait` when there is nothing yet.
@@ -59,7 +63,7 @@ impl Fetcher {
         let mut high_watermark = replica.watch();
         loop {
             high_watermark.borrow_and_update();
-            match self.look(&replica, request).await? {
+            match self.look(partition, &replica, request).await? {
                 Look::Found(batches) => return Ok(answer(&replica, batches, None)),
                 Look::Diverged(offset) => return Ok(answer(&replica, Bytes::new(), Some(offset))),
                 Look::Nothing => {}
@@ -84,7 +88,12 @@ impl Fetcher {
         Ok(replica)
     }
 
-    async fn look(&self, replica: &Arc<Replica>, request: &FetchStreamRequest) -> Result<Look, Failure> {
+    async fn look(
+        &self,
+        partition: TopicPartition,
+        replica: &Arc<Replica>,
+        request: &FetchStreamRequest,
+    ) -> Result<Look, Failure> {
         let from = Offset(request.offset);
         let below = replica.high_watermark();
         let last_epoch = LeaderEpoch(request.last_epoch);
@@ -106,13 +115,14 @@ impl Fetcher {
             self.metrics.read_from_tail(batches.len());
             return Ok(if batches.is_empty() { Look::Nothing } else { Look::Found(batches) });
         }
-        let slice = self.read_disk(replica, from, below, bytes_max).await?;
+        let slice = self.read_disk(partition, replica, from, below, bytes_max).await?;
         self.metrics.read_from_disk(slice.len());
         Ok(if slice.is_empty() { Look::Nothing } else { Look::Found(slice) })
     }
 
     async fn read_disk(
         &self,
+        partition: TopicPartition,
         replica: &Arc<Replica>,
         from: Offset,
         below: Offset,
@@ -122,6 +132,9 @@ impl Fetcher {
         let _permit = self.disk_reads.acquire().await.map_err(|_| not_leader(self.node))?;
         let read = tokio::task::spawn_blocking(move || reader.read(from, below, bytes_max)).await;
         let read = read.map_err(|error| Failure::internal(format!("reading stopped: {error}")))?;
+        if let Err(ReadError::Corrupt { at }) = &read {
+            self.shards.queue(partition).push(Command::Damaged { partition, from: *at });
+        }
         Ok(read.map_err(|error| read_failure(&error, self.node))?.batches)
     }
 }

@@ -145,7 +145,15 @@ impl Shard {
                 self.write(partition);
                 let node = self.around.node;
                 let outcome = self.partitions.get_mut(&partition).ok_or_else(|| not_leader(node));
-                let _ = reply.send(outcome.and_then(|found| found.delete_records(before, node)));
+                let now = self.around.clock.now_millis();
+                let _ = reply.send(outcome.and_then(|found| found.delete_records(before, node, now)));
+                self.touched.insert(partition);
+            }
+            Command::Damaged { partition, from } => {
+                if let Some(found) = self.partitions.get_mut(&partition) {
+                    tracing::error!(%partition, %from, "durable records are damaged");
+                    found.note_damage(from);
+                }
             }
             Command::Repair { partition, reply } => {
                 let node = self.around.node;

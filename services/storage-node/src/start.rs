@@ -124,7 +124,10 @@ pub async fn start(
         idle: config.idle,
     };
     let shards = start_shards(&config, &around, logs, &mut threads)?;
-    let link = LocalLink { shards: shards.clone(), fetcher: Fetcher::new(config.node, board.clone(), metrics) };
+    let link = LocalLink {
+        shards: shards.clone(),
+        fetcher: Fetcher::new(config.node, board.clone(), metrics, shards.clone()),
+    };
     let api = Api { node: config.node, link: link.clone(), board: board.clone() };
     let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));
     network.register_storage(config.node, local_connection(routes.clone()), Arc::new(link));

@@ -50,7 +50,8 @@ impl CliError {
     pub(crate) fn server(failure: Failure, server: &str) -> Self {
         let code = exit_code(failure.code());
         let unreached = failure.code() == Code::Unavailable && failure.value("topic").is_none();
-        let connection = failure.message().contains("transport error") || failure.message().contains("error trying");
+        let signs = ["transport error", "error trying", "connect error", "dns error"];
+        let connection = signs.iter().any(|sign| failure.message().contains(sign));
         if unreached && connection {
             let error = Self { code, ..Self::failed(format!("no server answers at {server}")) };
             return error.with_help("start one with `walser up`, or name another with --server HOST:PORT");

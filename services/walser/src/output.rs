@@ -9,9 +9,18 @@ pub(crate) fn note(text: &str) {
 
 /// A line of data, to stdout. A closed pipe ends the program quietly, as it does for other tools.
 pub(crate) fn data(text: &str) {
-    if writeln!(io::stdout().lock(), "{text}").is_err() {
+    if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
+        stop_writing(&error);
+    }
+}
+
+/// Ends the program after standard output failed: quietly when its reader is gone, else with an error.
+pub(crate) fn stop_writing(error: &io::Error) -> ! {
+    if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
+    note(&format!("error: standard output: {error}"));
+    std::process::exit(1);
 }
 
 /// Stdout for much data.

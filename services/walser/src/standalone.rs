@@ -317,3 +317,31 @@ fn found(recovered: &walser_storage_node::Recovered) -> String {
     let partitions = output::plural(partitions, "partition");
     format!("Recovered {partitions}, {} ({how}).", output::plural(recovered.records, "record"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `UPDATE_GOLDEN=1 cargo test -p walser` rewrites the table.
+    #[test]
+    fn every_setting_is_documented() {
+        const MARK: &str = "<!-- settings -->\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (before, table) = text.split_once(MARK).unwrap();
+        let expected = format!("\n{}", Settings::document(&ALL_KEYS));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, format!("{before}{MARK}{expected}")).unwrap();
+            return;
+        }
+        assert_eq!(table, expected, "UPDATE_GOLDEN=1 cargo test -p walser");
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let settings = Settings::load(&ALL_KEYS, None, |_| None, &[]).unwrap();
+        let storage = walser_storage_node::Config::from_settings(&settings, PathBuf::from("data"), 2);
+        assert_eq!(storage.shards, 1);
+        assert!(walser_gateway::Config::from_settings(&settings).auto_create);
+    }
+}

@@ -26,7 +26,7 @@ fn live(site: &mut Site) -> Result<(), Box<dyn std::error::Error>> {
                 site.log.rest()?;
             }
             6 | 9 => site.extend(),
-            8 => drop(site.log.delete_records(Offset(9))?),
+            8 => drop(site.log.delete_records(Offset(9), 0)?),
             _ => {}
         }
     }

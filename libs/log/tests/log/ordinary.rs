@@ -128,14 +128,14 @@ fn deleted_records_stay_deleted() {
     let mut site = filled(config(), 200);
     site.flush().unwrap();
     let before = site.log.size_bytes();
-    assert_eq!(site.log.delete_records(Offset(1000)).unwrap(), Offset(1000));
+    assert_eq!(site.log.delete_records(Offset(1000), 0).unwrap(), Offset(1000));
     assert!(site.log.size_bytes() < before);
     assert!(matches!(site.log.reader().read(Offset(999), Offset(1400), 1), Err(ReadError::OutOfRange { .. })));
     let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
     site.restart_on(disk, config());
     assert_eq!(site.log.log_start(), Offset(1000));
     site.check_contents();
-    assert!(site.log.delete_records(Offset(1401)).is_err());
+    assert!(site.log.delete_records(Offset(1401), 0).is_err());
 }
 
 #[test]
@@ -274,7 +274,7 @@ proptest! {
                     site.restart_on(disk, config());
                     prop_assert_eq!(site.log.log_end(), Offset(end));
                 }
-                Action::Delete(index) => drop(site.log.delete_records(between(index)).unwrap()),
+                Action::Delete(index) => drop(site.log.delete_records(between(index), 0).unwrap()),
                 Action::Truncate(index) => {
                     if site.log.truncate(between(index)).is_ok() {
                         site.acknowledged = site.acknowledged.min(site.log.log_end());

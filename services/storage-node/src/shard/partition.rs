@@ -37,11 +37,10 @@ pub(crate) struct LeadOrder {
     pub(crate) config: TopicConfig,
 }
 
-/// A write that is in the log and not answered yet.
+/// A write that is not answered yet: in the log, or refused behind others that are.
 struct Waiting {
-    next_offset: Offset,
-    acks: Acks,
-    answer: AppendStreamResponse,
+    /// Where its records end (exclusive) and what is answered then, or why it was refused.
+    outcome: Result<(Offset, AppendStreamResponse), Failure>,
     job: AppendJob,
 }
 
@@ -52,7 +51,7 @@ pub(crate) struct Partition {
     leader: Option<Leader>,
     config: TopicConfig,
     pub(crate) incoming: VecDeque<AppendJob>,
-    /// In the order of their offsets, except for recognised retries.
+    /// In the order of the requests.
     waiting: VecDeque<Waiting>,
     last_append_time: Timestamp,
     /// Monotonic time of the last append, and of the last flush.
@@ -71,9 +70,18 @@ impl std::fmt::Debug for Partition {
 struct Group {
     run: Vec<u8>,
     headers: Vec<BatchHeader>,
-    jobs: Vec<(AppendJob, BatchHeader)>,
-    /// Retries of batches that are in the log or in this group.
-    repeats: Vec<(AppendJob, Verdict)>,
+    /// In the order of the requests.
+    jobs: Vec<(AppendJob, Planned)>,
+}
+
+/// What is to become of a request of a group.
+enum Planned {
+    /// Its batch is in the run.
+    Append(BatchHeader),
+    /// A retry of a batch that is in the log, or earlier in the group.
+    Repeat { base_offset: Offset, next_offset: Offset },
+    /// It may not be appended.
+    Refused(Failure),
 }
 
 impl Partition {
@@ -132,9 +140,7 @@ impl Partition {
         }
         let now = around.clock.now_millis();
         let group = self.gather(around, now);
-        if !group.headers.is_empty() || !group.repeats.is_empty() {
-            self.append(group, around, tail, now);
-        }
+        self.append(group, around, tail, now);
         self.answer(around);
         !self.incoming.is_empty() && !self.incoming.front().is_some_and(|job| self.log.must_wait(job.batch.len()))
     }
@@ -152,7 +158,9 @@ impl Partition {
                 break;
             }
             match self.accept(&job, next_offset, around, now) {
-                Ok(verdict @ Verdict::Duplicate { .. }) => group.repeats.push((job, verdict)),
+                Ok(Verdict::Duplicate { base_offset, next_offset }) => {
+                    group.jobs.push((job, Planned::Repeat { base_offset, next_offset }));
+                }
                 Ok(_) => {
                     let start = group.run.len();
                     group.run.extend_from_slice(&job.batch);
@@ -165,9 +173,9 @@ impl Partition {
                     let header = BatchHeader::parse(stamped).expect("the header was parsed when the batch came in");
                     next_offset = header.next_offset();
                     group.headers.push(header);
-                    group.jobs.push((job, header));
+                    group.jobs.push((job, Planned::Append(header)));
                 }
-                Err(failure) => job.refuse(failure, &around.metrics),
+                Err(failure) => group.jobs.push((job, Planned::Refused(failure))),
             }
         }
         group
@@ -217,11 +225,10 @@ impl Partition {
 
     /// Writes a group, and lets what is in the log then wait for its answer.
     fn append(&mut self, group: Group, around: &Surroundings, tail: &mut Budget, now: Timestamp) {
-        let Group { mut run, headers, jobs, repeats } = group;
+        let Group { mut run, headers, jobs } = group;
         let mut refusal = None;
-        let mut appended = headers.len();
-        if !headers.is_empty() {
-            let base = headers[0].base_offset;
+        if let Some(first) = headers.first() {
+            let mut appended = headers.len();
             if let Err((count, error)) = self.log.append(&run, &headers, now) {
                 appended = count;
                 refusal = Some(self.append_failed(&error, around));
@@ -230,32 +237,31 @@ impl Partition {
             let log_end = self.log.log_end();
             if appended > 0 {
                 self.last_write = around.clock.monotonic();
-                around.metrics.appended(appended, log_end.since(base), run.len());
-                tail.push(&self.replica.tail, base, log_end, Bytes::from(run));
+                around.metrics.appended(appended, log_end.since(first.base_offset), run.len());
+                tail.push(&self.replica.tail, first.base_offset, log_end, Bytes::from(run));
             }
-        }
-        for (number, (job, header)) in jobs.into_iter().enumerate() {
-            if number >= appended {
-                job.refuse(refusal.clone().unwrap_or_else(|| not_leader(around.node)), &around.metrics);
-                continue;
-            }
-            let mut answer = self.answer_for(&job, header.base_offset);
-            if self.config.timestamp_type == TimestampType::LogAppendTime {
-                answer.log_append_time_millis = header.max_timestamp;
-            }
-            self.waiting.push_back(Waiting { next_offset: header.next_offset(), acks: job.acks, answer, job });
         }
         let log_end = self.log.log_end();
-        for (job, verdict) in repeats {
-            let Verdict::Duplicate { base_offset, next_offset } = verdict else { continue };
-            if next_offset > log_end {
-                // The original was in this group and was refused: its retry shares its fate.
-                job.refuse(refusal.clone().unwrap_or_else(|| not_leader(around.node)), &around.metrics);
-                continue;
-            }
-            let mut answer = self.answer_for(&job, base_offset);
-            answer.duplicate = true;
-            self.waiting.push_back(Waiting { next_offset, acks: job.acks, answer, job });
+        for (job, planned) in jobs {
+            let outcome = match planned {
+                Planned::Append(header) if header.next_offset() <= log_end => {
+                    let mut answer = self.answer_for(&job, header.base_offset);
+                    if self.config.timestamp_type == TimestampType::LogAppendTime {
+                        answer.log_append_time_millis = header.max_timestamp;
+                    }
+                    Ok((header.next_offset(), answer))
+                }
+                Planned::Repeat { base_offset, next_offset } if next_offset <= log_end => {
+                    let duplicate = AppendStreamResponse { duplicate: true, ..self.answer_for(&job, base_offset) };
+                    Ok((next_offset, duplicate))
+                }
+                // A retry of a batch that was refused in this very group shares its fate.
+                Planned::Append(_) | Planned::Repeat { .. } => {
+                    Err(refusal.clone().unwrap_or_else(|| not_leader(around.node)))
+                }
+                Planned::Refused(failure) => Err(failure),
+            };
+            self.waiting.push_back(Waiting { outcome, job });
         }
         let action = self.leader.as_mut().and_then(|leader| leader.step(Event::Appended { log_end }));
         self.carry_out(action);
@@ -305,26 +311,23 @@ impl Partition {
         }
     }
 
-    /// Answers every write whose offsets count now.
+    /// Answers every write whose offsets count now, and refusals whose turn it is: answers keep the order of requests.
     pub(crate) fn answer(&mut self, around: &Surroundings) {
         let Some(leader) = &self.leader else { return };
-        let mut still_waiting = VecDeque::new();
         while let Some(waiting) = self.waiting.pop_front() {
-            if leader.answerable(waiting.acks, waiting.next_offset) {
-                let Waiting { answer, job, .. } = waiting;
-                let AppendJob { reply, permit, batch, .. } = job;
-                drop((permit, batch));
-                reply(answer);
-            } else {
-                still_waiting.push_back(waiting);
-                // Offsets ascend: nothing behind can be answered, but retries and acks=none stand out of order.
-                if self.waiting.iter().all(|later| !leader.answerable(later.acks, later.next_offset)) {
+            match waiting.outcome {
+                Err(failure) => waiting.job.refuse(failure, &around.metrics),
+                Ok((next_offset, answer)) if leader.answerable(waiting.job.acks, next_offset) => {
+                    let AppendJob { reply, permit, batch, .. } = waiting.job;
+                    drop((permit, batch));
+                    reply(answer);
+                }
+                outcome => {
+                    self.waiting.push_front(Waiting { outcome, job: waiting.job });
                     break;
                 }
             }
         }
-        still_waiting.append(&mut self.waiting);
-        self.waiting = still_waiting;
         if let Condition::Failed { reason } = self.log.condition() {
             let error = LogError::Failed { reason: reason.clone() };
             for waiting in self.waiting.drain(..) {
@@ -379,13 +382,21 @@ impl Partition {
     }
 
     /// Raises the log start.
-    pub(crate) fn delete_records(&mut self, before: Offset, node: NodeId) -> Result<Offset, Failure> {
+    pub(crate) fn delete_records(&mut self, before: Offset, node: NodeId, now: Timestamp) -> Result<Offset, Failure> {
         let high_watermark = self.replica.high_watermark();
         if before > high_watermark {
             let start = self.log.log_start();
             return Err(crate::error::out_of_range(before, start, high_watermark));
         }
-        self.log.delete_records(before).map_err(|error| log_failure(&error, node))
+        self.log.delete_records(before, now).map_err(|error| log_failure(&error, node))
+    }
+
+    /// A read has met damage.
+    pub(crate) fn note_damage(&mut self, from: Offset) {
+        self.log.note_damage(from);
+        if matches!(self.log.condition(), Condition::Corrupt { .. }) {
+            self.replica.set_failed(true);
+        }
     }
 
     /// Gives up the damaged part of the log.

@@ -51,6 +51,11 @@ pub(crate) enum Command {
         before: Offset,
         reply: oneshot::Sender<Result<Offset, Failure>>,
     },
+    /// A read has met damage.
+    Damaged {
+        partition: TopicPartition,
+        from: Offset,
+    },
     Repair {
         partition: TopicPartition,
         reply: oneshot::Sender<Result<RepairPartitionResponse, Failure>>,

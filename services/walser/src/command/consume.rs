@@ -74,6 +74,11 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
                 let text = failure.map(|failure| failure.message().to_owned()).unwrap_or_default();
                 output::note(&format!("warning: {}/{}: {text}", place.topic, place.partition));
             }
+            Read::Away(failure) => {
+                let server = &arguments.server.server;
+                let seconds = PATIENCE.as_secs();
+                output::note(&format!("{server} is away ({}), trying again for {seconds} s", failure.message()));
+            }
             Read::End => return Ok(ExitCode::SUCCESS),
         }
     }
@@ -91,14 +96,13 @@ fn print_chunk(printer: &Printer, chunk: &pb::RecordChunk, mut left: u64) -> u64
             Printer::Ndjson => writeln!(out, "{}", as_json(chunk, record)),
             Printer::Format(pieces) => print_format(&mut out, pieces, chunk, record),
         };
-        if written.is_err() {
-            // The reader of the pipe is gone.
-            std::process::exit(0);
+        if let Err(error) = written {
+            output::stop_writing(&error);
         }
         left -= 1;
     }
-    if out.flush().is_err() {
-        std::process::exit(0);
+    if let Err(error) = out.flush() {
+        output::stop_writing(&error);
     }
     left
 }

@@ -21,6 +21,8 @@ const BATCH_BYTES: usize = 256 << 10;
 const BUFFER_BYTES: usize = 16 << 20;
 /// A server may be away this long.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// After this long without an answer people are told.
+const SLOW: Duration = Duration::from_secs(5);
 /// Largest single record that is read.
 const RECORD_BYTES_MAX: usize = 16 << 20;
 /// Batches whose outcome is waited for at once.
@@ -290,7 +292,15 @@ impl Sink {
     /// Waits for the oldest batch.
     async fn settle(&mut self) -> Result<(), Stop> {
         let Some((partition, count, delivery)) = self.deliveries.pop_front() else { return Ok(()) };
-        let delivered = delivery.await?;
+        let mut delivery = delivery;
+        let delivered = match tokio::time::timeout(SLOW, &mut delivery).await {
+            Ok(delivered) => delivered?,
+            Err(_slow) => {
+                let seconds = DELIVERY_TIMEOUT.as_secs();
+                output::note(&format!("the server does not answer, or refuses records; trying again for {seconds} s"));
+                delivery.await?
+            }
+        };
         if self.tell && delivered.base_offset >= 0 {
             for offset in delivered.base_offset..delivered.base_offset + i64::from(count) {
                 output::data(&format!("{}/{partition} @{offset}", self.arguments.topic));

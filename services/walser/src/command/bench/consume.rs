@@ -59,6 +59,7 @@ pub(crate) async fn consume(client: &Client, topic: &str, clock: &Arc<SystemCloc
             }
             Read::End => break,
             Read::CaughtUp => {}
+            Read::Away(failure) => return Err(failure),
             Read::Problem(problem) => {
                 let failure = problem.error.map(Failure::from);
                 return Err(failure.unwrap_or_else(|| Failure::internal("a partition has a problem")));
