@@ -19,6 +19,8 @@ const ENDED_MAX: usize = 1000;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Operations {
     ended: Arc<Mutex<VecDeque<pb::Operation>>>,
+    /// Held while an operation moves from the store to memory, so that nobody misses it on the way.
+    ending: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Milliseconds as a timestamp message.
@@ -50,8 +52,19 @@ pub(crate) fn deletion(deleting: &Deleting, ended: Option<Timestamp>) -> pb::Ope
 }
 
 impl Operations {
-    /// Remembers an ended operation.
-    pub(crate) fn end(&self, operation: pb::Operation) {
+    /// Runs `step`, which may take an operation out of the store, and remembers that it ended.
+    pub(crate) async fn end_with<E>(
+        &self,
+        step: impl Future<Output = Result<Option<pb::Operation>, E>>,
+    ) -> Result<(), E> {
+        let _ending = self.ending.lock().await;
+        if let Some(operation) = step.await? {
+            self.remember(operation);
+        }
+        Ok(())
+    }
+
+    fn remember(&self, operation: pb::Operation) {
         let mut ended = self.ended.lock();
         if ended.len() == ENDED_MAX {
             ended.pop_front();
@@ -59,10 +72,13 @@ impl Operations {
         ended.push_back(operation);
     }
 
+    fn remembered(&self, id: &str) -> Option<pb::Operation> {
+        self.ended.lock().iter().rev().find(|operation| operation.id == id).cloned()
+    }
+
     /// Finds an operation.
     pub(crate) async fn find(&self, store: &Store, id: &str) -> Result<pb::Operation, Failure> {
-        let remembered = self.ended.lock().iter().rev().find(|operation| operation.id == id).cloned();
-        if let Some(operation) = remembered {
+        if let Some(operation) = self.remembered(id) {
             return Ok(operation);
         }
         for entry in store.range(DELETING_PREFIX).await? {
@@ -70,6 +86,10 @@ impl Operations {
             if deleting.operation == id {
                 return Ok(deletion(&deleting, None));
             }
+        }
+        let _ending = self.ending.lock().await;
+        if let Some(operation) = self.remembered(id) {
+            return Ok(operation);
         }
         let text = format!("operation \"{id}\" does not exist, or ended before the controller started");
         Err(Failure::new(Reason::OperationNotFound, text).with("operation", id))

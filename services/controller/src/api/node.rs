@@ -120,10 +120,8 @@ impl Controller {
         for raw in &beat.removed_topic_ids {
             let Ok(bytes) = raw.as_ref().try_into() else { continue };
             let now = self.clock.now_millis();
-            let ended = topics::removed(&self.store, TopicId::from_bytes(bytes), node.id, now).await?;
-            if let Some(operation) = ended {
-                self.operations.end(operation);
-            }
+            let removed = topics::removed(&self.store, TopicId::from_bytes(bytes), node.id, now);
+            self.operations.end_with(removed).await?;
         }
         Ok(pbi::NodeSessionResponse { action: None })
     }
