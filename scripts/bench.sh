@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Measures this machine: scripts/bench.sh [kafka]
-# With kafka, Apache Kafka runs the same loads in the same session (KAFKA_LAB: a folder with Kafka's jars in libs/).
+# Measures this machine with the release build; docs/benchmarks.md says how to read the figures.
 # RUNS=3 DURATION=10s by default; the median of the runs counts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -48,15 +47,3 @@ measure fsync-open-5k produce "${common[@]}" --durability fsync --partitions 16 
 measure one-in-flight-fsync e2e --duration "$duration" --in-flight 1 --linger 0
 measure one-in-flight e2e --duration "$duration" --in-flight 1 --linger 0 --durability page-cache
 measure catch-up consume --records 4000000 --durability page-cache
-
-if [ "${1:-}" = kafka ]; then
-  lab=${KAFKA_LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/walser-lab/kafka}
-  if [ ! -d "$lab/libs" ] || ! command -v java >/dev/null; then
-    echo "Kafka is not at hand: put the jars of kafka_2.13 into $lab/libs, and Java 17 on the PATH" >&2
-    exit 1
-  fi
-  export KB_RUNS=$runs KB_DUR=${duration%s}
-  cd "$lab"
-  for scenario in b b16 b100 c c_rate f_e2e_rf1 g; do ./kafka.sh one "$scenario"; done
-  ./kafka.sh summary
-fi
