@@ -8,6 +8,7 @@ mod deadline;
 mod failure;
 mod guard;
 mod link;
+mod metadata;
 mod network;
 mod reason;
 
@@ -15,6 +16,7 @@ pub use deadline::remaining;
 pub use failure::Failure;
 pub use guard::{Guard, SpanMaker};
 pub use link::{AppendPermit, AppendReply, StorageLink};
+pub use metadata::MetadataStream;
 pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use reason::rule;
 

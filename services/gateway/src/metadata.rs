@@ -8,8 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use walser_model::{LeaderEpoch, NodeId, TopicConfig, TopicId};
 use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
-use walser_rpc::{Connection, Failure, Reason};
+use walser_rpc::{Connection, Failure, MetadataStream};
 use walser_service::Shutdown;
 
 /// Wait before the controller is tried again.
@@ -163,24 +162,17 @@ impl Metadata {
     }
 
     async fn follow_once(&self, controller: &Connection) -> Result<(), Failure> {
-        let mut client = ControllerServiceClient::new(controller.clone());
-        let mut stream = client.watch_metadata(pbi::WatchMetadataRequest::default()).await?.into_inner();
-        let mut pending: Vec<pbi::WatchMetadataResponse> = Vec::new();
-        while let Some(message) = stream.message().await? {
-            let commit = message.commit;
-            pending.push(message);
-            if !commit {
-                continue;
-            }
-            let reset = pending.iter().any(|message| message.reset);
+        let mut stream = MetadataStream::open(controller).await?;
+        loop {
+            let group = stream.next_commit().await?;
+            let reset = group.iter().any(|message| message.reset);
             let mut view = if reset { View::default() } else { View::clone(&self.view.load()) };
-            for message in pending.drain(..) {
+            for message in group {
                 view.apply(message);
             }
             let version = view.version;
             self.view.store(Arc::new(view));
             self.version.send_replace(version);
         }
-        Err(Failure::new(Reason::ControllerNotAvailable, "the controller closed the metadata stream"))
     }
 }

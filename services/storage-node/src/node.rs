@@ -12,7 +12,7 @@ use walser_model::{NodeId, PartitionIndex, TopicConfig, TopicId, TopicPartition}
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
-use walser_rpc::{Connection, Failure, Reason};
+use walser_rpc::{Connection, Failure, MetadataStream, Reason};
 use walser_service::Shutdown;
 
 use crate::board::Board;
@@ -91,22 +91,16 @@ impl Membership {
     }
 
     async fn follow_once(&self, ready: &mut Option<oneshot::Sender<()>>) -> Result<(), Failure> {
-        let mut client = ControllerServiceClient::new(self.controller.clone());
-        let mut stream = client.watch_metadata(pbi::WatchMetadataRequest::default()).await?.into_inner();
+        let mut stream = MetadataStream::open(&self.controller).await?;
         let mut known = Known::default();
-        let mut pending: Vec<pbi::WatchMetadataResponse> = Vec::new();
-        while let Some(message) = stream.message().await? {
-            let commit = message.commit;
-            pending.push(message);
-            if !commit {
-                continue;
-            }
-            let snapshot = pending.iter().any(|message| message.reset);
+        loop {
+            let group = stream.next_commit().await?;
+            let snapshot = group.iter().any(|message| message.reset);
             if snapshot {
                 known = Known::default();
             }
             let mut changed = BTreeSet::new();
-            for message in pending.drain(..) {
+            for message in group {
                 self.apply(message, &mut known, &mut changed);
             }
             if snapshot {
@@ -119,7 +113,6 @@ impl Membership {
                 let _ = ready.send(());
             }
         }
-        Err(Failure::new(Reason::ControllerNotAvailable, "the controller closed the metadata stream"))
     }
 
     fn apply(&self, message: pbi::WatchMetadataResponse, known: &mut Known, changed: &mut BTreeSet<TopicPartition>) {
