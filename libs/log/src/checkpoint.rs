@@ -158,6 +158,14 @@ impl Checkpoint {
         (slot, None)
     }
 
+    /// Undoes a claim: the log could not be opened, and its marks must be there for the next attempt.
+    pub(crate) fn unclaim(&mut self, partition: TopicPartition, slot: Slot, marks: Option<Marks>) {
+        match marks {
+            Some(marks) => drop(self.loaded.insert(partition, (slot, marks))),
+            None => self.free.push(slot),
+        }
+    }
+
     /// Partitions that have marks and were not claimed.
     pub fn unclaimed(&self) -> impl Iterator<Item = TopicPartition> + '_ {
         self.loaded.keys().copied()

@@ -20,6 +20,8 @@ pub use real::RealDisk;
 pub enum Open {
     /// For reading; it must exist.
     Read,
+    /// For reading and writing; it must exist.
+    Edit,
     /// For reading and writing; created when missing.
     Write,
 }

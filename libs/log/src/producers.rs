@@ -16,10 +16,10 @@ pub const REMEMBERED_BATCHES: usize = 5;
 pub const PRODUCERS_MAX: usize = 100_000;
 
 const MAGIC: &[u8; 4] = b"WPRS";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER_LEN: usize = 20;
 const PRODUCER_LEN: usize = 20;
-const BATCH_LEN: usize = 16;
+const BATCH_LEN: usize = 24;
 
 /// What a producer's batch is to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Verdict {
         base_offset: Offset,
         /// Offset after its last record.
         next_offset: Offset,
+        /// Largest timestamp of its records: with LogAppendTime, when it was appended.
+        max_timestamp: Timestamp,
     },
     /// A higher epoch of the same producer has written.
     Fenced {
@@ -53,6 +55,7 @@ struct Batch {
     base_sequence: i32,
     last_sequence: i32,
     base_offset: Offset,
+    max_timestamp: Timestamp,
 }
 
 /// A producer's recent past.
@@ -97,7 +100,8 @@ impl Producers {
         let same = |batch: &&Batch| batch.base_sequence == first && batch.last_sequence == last;
         if let Some(batch) = producer.batches.iter().find(same) {
             let next_offset = batch.base_offset.plus(i64::from(header.record_count));
-            return Verdict::Duplicate { base_offset: batch.base_offset, next_offset };
+            let Batch { base_offset, max_timestamp, .. } = *batch;
+            return Verdict::Duplicate { base_offset, next_offset, max_timestamp };
         }
         let expected = producer.batches.last().map_or(0, |batch| sequence_after(batch.last_sequence));
         if first == expected { Verdict::Next } else { Verdict::OutOfOrder { expected } }
@@ -115,6 +119,7 @@ impl Producers {
             base_sequence: header.base_sequence,
             last_sequence: header.last_sequence(),
             base_offset: header.base_offset,
+            max_timestamp: header.max_timestamp,
         };
         let fresh = || Producer { epoch: header.producer_epoch, last_used: 0, batches: Vec::with_capacity(1) };
         let producer = self.by_id.entry(header.producer_id).or_insert_with(fresh);
@@ -184,6 +189,7 @@ impl Producers {
                 out.extend_from_slice(&batch.base_sequence.to_be_bytes());
                 out.extend_from_slice(&batch.last_sequence.to_be_bytes());
                 out.extend_from_slice(&batch.base_offset.0.to_be_bytes());
+                out.extend_from_slice(&batch.max_timestamp.to_be_bytes());
             }
         }
         let crc = crate::crc32c(&out);
@@ -216,6 +222,7 @@ impl Producers {
                     base_sequence: i32::from_be_bytes(batch[..4].try_into().ok()?),
                     last_sequence: i32::from_be_bytes(batch[4..8].try_into().ok()?),
                     base_offset: Offset(i64::from_be_bytes(batch[8..16].try_into().ok()?)),
+                    max_timestamp: i64::from_be_bytes(batch[16..24].try_into().ok()?),
                 })
             });
             producers.by_id.insert(id, Producer { epoch, last_used, batches: batches.collect::<Option<_>>()? });
@@ -255,7 +262,7 @@ mod tests {
             producers.record(&next, 0);
             offset += 10;
         }
-        let recent = Verdict::Duplicate { base_offset: Offset(20), next_offset: Offset(30) };
+        let recent = Verdict::Duplicate { base_offset: Offset(20), next_offset: Offset(30), max_timestamp: 20 };
         assert_eq!(producers.judge(&batch(7, 0, 20, 10, 0)), recent);
         assert_eq!(producers.judge(&batch(7, 0, 10, 10, 0)), Verdict::OutOfOrder { expected: 70 });
         assert_eq!(producers.judge(&batch(7, 0, 71, 1, 0)), Verdict::OutOfOrder { expected: 70 });

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicI64;
 use parking_lot::{Mutex, RwLock};
 use walser_model::{Offset, Timestamp, TopicPartition};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::disk::{Disk, DiskFile, Open, read_file, replace_file};
 use crate::epochs::{self, Epochs};
 use crate::flush::Flushing;
@@ -164,7 +164,22 @@ impl Log {
         checkpoint: Arc<Mutex<Checkpoint>>,
         now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
-        let (slot, marks) = checkpoint.lock().claim(partition);
+        let claimed = checkpoint.lock().claim(partition);
+        let opened = Self::open_claimed(disk, dir, (partition, claimed), config, Arc::clone(&checkpoint), now);
+        if opened.is_err() {
+            checkpoint.lock().unclaim(partition, claimed.0, claimed.1);
+        }
+        opened
+    }
+
+    fn open_claimed(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        (partition, (slot, marks)): (TopicPartition, (Slot, Option<Marks>)),
+        config: LogConfig,
+        checkpoint: Arc<Mutex<Checkpoint>>,
+        now: Timestamp,
+    ) -> Result<(Self, Recovery), LogError> {
         let marks = marks.unwrap_or_default();
         let segments = list_segments(&disk, &dir)?;
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);

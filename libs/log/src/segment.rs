@@ -80,18 +80,12 @@ impl Segment {
         if let Some(file) = &parts.file {
             return Ok(Arc::clone(file));
         }
-        if how == Open::Read {
-            self.exists()?;
-        }
-        let file = self.disk.open(&self.path, Open::Write)?;
+        // Readers and the writer share one handle that can write, but only the writer creates: a reader would bring
+        // back what retention has just removed.
+        let how = if how == Open::Read { Open::Edit } else { how };
+        let file = self.disk.open(&self.path, how)?;
         parts.file = Some(Arc::clone(&file));
         Ok(file)
-    }
-
-    /// An error when the file is gone. Readers and the writer share one handle that can write, and opening that
-    /// would create what retention has just removed.
-    fn exists(&self) -> io::Result<()> {
-        self.disk.open(&self.path, Open::Read).map(drop)
     }
 
     /// Closes the file and drops the index. Handles given out before stay good.
@@ -251,8 +245,7 @@ impl Segment {
         let file = match &parts.file {
             Some(file) => Arc::clone(file),
             None => {
-                self.exists()?;
-                let file = self.disk.open(&self.path, Open::Write)?;
+                let file = self.disk.open(&self.path, Open::Edit)?;
                 parts.file = Some(Arc::clone(&file));
                 file
             }

@@ -12,6 +12,7 @@ mod error;
 mod keys;
 mod nodes;
 mod operations;
+mod paging;
 mod placement;
 mod producer_ids;
 mod sessions;

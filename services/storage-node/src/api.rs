@@ -40,7 +40,7 @@ fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, Fa
 impl Api {
     async fn look_up(&self, lookup: &pbi::OffsetLookup) -> Result<pbi::OffsetFound, Failure> {
         let id = partition(lookup.r#ref.as_ref())?;
-        let replica = self.board.led(id).ok_or_else(|| not_leader(self.node))?;
+        let replica = self.board.led(id)?;
         let high_watermark = replica.high_watermark();
         let at = |offset: Offset| pbi::OffsetFound {
             offset: offset.0,
@@ -73,7 +73,7 @@ impl Api {
 
     fn figures(&self, reference: &pbi::PartitionRef) -> Result<pbi::PartitionFigures, Failure> {
         let id = partition(Some(reference))?;
-        let replica = self.board.led(id).ok_or_else(|| not_leader(self.node))?;
+        let replica = self.board.led(id)?;
         Ok(pbi::PartitionFigures {
             log_start_offset: replica.reader.log_start().0,
             high_watermark: replica.high_watermark().0,

@@ -1,14 +1,16 @@
 //! The board: what log shards show to everybody else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use walser_log::LogReader;
-use walser_model::{LeaderEpoch, Offset, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
+use walser_rpc::Failure;
 
+use crate::error::{cannot_open, not_leader};
 use crate::tail::Tail;
 
 /// A partition that this node leads, as readers see it.
@@ -24,9 +26,12 @@ pub(crate) struct Replica {
 }
 
 /// Every partition of the node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Board {
+    node: NodeId,
     replicas: Arc<RwLock<HashMap<TopicPartition, Arc<Replica>>>>,
+    /// Partitions whose log cannot be opened, with the reason.
+    unusable: Arc<RwLock<BTreeMap<TopicPartition, String>>>,
 }
 
 impl Replica {
@@ -84,16 +89,45 @@ impl Replica {
 }
 
 impl Board {
-    /// A partition that this node leads.
-    pub(crate) fn led(&self, partition: TopicPartition) -> Option<Arc<Replica>> {
-        self.replicas.read().get(&partition).filter(|replica| replica.serving()).cloned()
+    pub(crate) fn new(node: NodeId) -> Self {
+        Self { node, replicas: Arc::default(), unusable: Arc::default() }
+    }
+
+    /// A partition that this node leads, or why it cannot be served here.
+    pub(crate) fn led(&self, partition: TopicPartition) -> Result<Arc<Replica>, Failure> {
+        let found = self.replicas.read().get(&partition).filter(|replica| replica.serving()).cloned();
+        found.ok_or_else(|| self.refusal(partition))
+    }
+
+    /// Why a partition is not served here.
+    pub(crate) fn refusal(&self, partition: TopicPartition) -> Failure {
+        match self.unusable.read().get(&partition) {
+            Some(why) => cannot_open(why, self.node),
+            None => not_leader(self.node),
+        }
     }
 
     pub(crate) fn insert(&self, partition: TopicPartition, replica: Arc<Replica>) {
+        self.unusable.write().remove(&partition);
         self.replicas.write().insert(partition, replica);
     }
 
+    /// The log of a partition cannot be opened; it is tried again with the controller's next order.
+    pub(crate) fn set_unusable(&self, partition: TopicPartition, why: String) {
+        self.unusable.write().insert(partition, why);
+    }
+
+    /// What is out of service, in words.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let failed = self.all().into_iter().filter(|(_, replica)| replica.failed());
+        let mut problems: Vec<_> = failed.map(|(id, _)| format!("partition {id} is out of service")).collect();
+        let unusable = self.unusable.read();
+        problems.extend(unusable.iter().map(|(id, why)| format!("partition {id} cannot be opened: {why}")));
+        problems
+    }
+
     pub(crate) fn remove(&self, partition: TopicPartition) {
+        self.unusable.write().remove(&partition);
         if let Some(replica) = self.replicas.write().remove(&partition) {
             replica.withdraw();
         }

@@ -1,7 +1,7 @@
 //! Errors of the storage node, and how they travel.
 
 use walser_log::{DirectoryError, LogError, ReadError, Verdict};
-use walser_model::{NodeId, Offset};
+use walser_model::{NodeId, Offset, TopicPartition};
 use walser_proto::v1::Effect;
 use walser_record_batch::BatchHeader;
 use walser_replication::NotEnoughReplicas;
@@ -13,14 +13,6 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// A partition's log cannot be opened.
-    #[error("partition {partition}: {source}")]
-    Log {
-        /// Which.
-        partition: String,
-        /// Why.
-        source: LogError,
-    },
     /// The controller does not accept this node.
     #[error("registration: {0}")]
     Registration(Failure),
@@ -34,10 +26,22 @@ pub(crate) fn not_leader(node: NodeId) -> Failure {
     Failure::new(Reason::NotLeader, format!("node {node} does not lead the partition")).with("leader", -1)
 }
 
+/// The partition's topic was deleted while somebody waited.
+pub(crate) fn deleted(partition: TopicPartition) -> Failure {
+    let text = "the topic was deleted while the write was under way; its records are gone with it";
+    Failure::new(Reason::TopicNotFound, text).with("topicId", partition.topic)
+}
+
 /// The disk has no room for records.
 pub(crate) fn disk_full(node: NodeId) -> Failure {
     let text = "the disk is full: records are refused until space is free; reading and deleting still work";
     Failure::new(Reason::DiskFull, text).with("nodeId", node)
+}
+
+/// The partition's files cannot be read.
+pub(crate) fn cannot_open(why: &str, node: NodeId) -> Failure {
+    let text = format!("the partition's log cannot be opened: {why}; look at the disk, then restart the server");
+    Failure::new(Reason::StorageError, text).with("nodeId", node)
 }
 
 /// The log does not take writes.

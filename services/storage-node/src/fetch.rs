@@ -77,7 +77,7 @@ impl Fetcher {
     }
 
     fn led(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Arc<Replica>, Failure> {
-        let replica = self.board.led(partition).ok_or_else(|| not_leader(self.node))?;
+        let replica = self.board.led(partition)?;
         let current = replica.epoch();
         if epoch != LeaderEpoch::NONE && epoch != current {
             let direction = if epoch < current { "older" } else { "newer" };

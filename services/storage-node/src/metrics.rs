@@ -18,6 +18,7 @@ pub(crate) struct StorageMetrics {
     disk_reads: IntCounter,
     read_bytes: IntCounter,
     partitions: IntGauge,
+    disk_full: IntGauge,
 }
 
 impl StorageMetrics {
@@ -34,6 +35,7 @@ impl StorageMetrics {
             disk_reads: counter("walser_storage_disk_reads_total", "Reads served from segment files."),
             read_bytes: counter("walser_storage_read_bytes_total", "Bytes of record batches read."),
             partitions: metrics.gauge("walser_storage_partitions", "Partitions led."),
+            disk_full: metrics.gauge("walser_storage_disk_full", "1 while appends are refused for want of space."),
         }
     }
 
@@ -64,5 +66,9 @@ impl StorageMetrics {
 
     pub(crate) fn set_partitions(&self, count: usize) {
         self.partitions.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn set_disk_full(&self, full: bool) {
+        self.disk_full.set(i64::from(full));
     }
 }

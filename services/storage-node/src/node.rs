@@ -19,6 +19,7 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::shard::{Command, LeadOrder};
 use crate::shard_set::ShardSet;
+use crate::space::SpaceGuard;
 
 /// Wait before the controller is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -30,6 +31,7 @@ pub(crate) struct Membership {
     pub(crate) controller: Connection,
     pub(crate) shards: ShardSet,
     pub(crate) board: Board,
+    pub(crate) space: SpaceGuard,
     pub(crate) directory: Arc<DataDirectory>,
     /// Deleted topics without data here, not yet told to the controller.
     pub(crate) removed: Arc<Mutex<HashSet<TopicId>>>,
@@ -262,7 +264,8 @@ impl Membership {
                 used_bytes: bytes(used),
                 free_bytes: space.map_or(0, |space| bytes(space.free)),
                 total_bytes: space.map_or(0, |space| bytes(space.total)),
-                failed: replicas.iter().any(|(_, replica)| replica.failed()),
+                failed: !self.board.problems().is_empty(),
+                full: self.space.full(),
             }],
         }
     }

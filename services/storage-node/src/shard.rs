@@ -16,7 +16,7 @@ use walser_log::{DataDirectory, Log, LogConfig};
 use walser_model::{Clock, NodeId, TopicPartition};
 
 use crate::board::{Board, Replica};
-use crate::error::not_leader;
+use crate::error::{deleted, not_leader};
 use crate::flush::{Flusher, Work};
 use crate::metrics::StorageMetrics;
 use crate::space::SpaceGuard;
@@ -128,7 +128,10 @@ impl Shard {
                 self.incoming.insert(job.partition);
                 partition.incoming.push_back(job);
             }
-            None => job.refuse(not_leader(self.around.node), &self.around.metrics),
+            None => {
+                let refusal = self.around.board.refusal(job.partition);
+                job.refuse(refusal, &self.around.metrics);
+            }
         }
     }
 
@@ -143,8 +146,8 @@ impl Shard {
             }
             Command::DeleteRecords { partition, before, reply } => {
                 self.write(partition);
-                let node = self.around.node;
-                let outcome = self.partitions.get_mut(&partition).ok_or_else(|| not_leader(node));
+                let (node, board) = (self.around.node, &self.around.board);
+                let outcome = self.partitions.get_mut(&partition).ok_or_else(|| board.refusal(partition));
                 let now = self.around.clock.now_millis();
                 let _ = reply.send(outcome.and_then(|found| found.delete_records(before, node, now)));
                 self.touched.insert(partition);
@@ -156,8 +159,8 @@ impl Shard {
                 }
             }
             Command::Repair { partition, reply } => {
-                let node = self.around.node;
-                let outcome = self.partitions.get_mut(&partition).ok_or_else(|| not_leader(node));
+                let (node, board) = (self.around.node, &self.around.board);
+                let outcome = self.partitions.get_mut(&partition).ok_or_else(|| board.refusal(partition));
                 let _ = reply.send(outcome.and_then(|found| found.repair(node)));
             }
             Command::Flushed { partition, outcome } => {
@@ -187,6 +190,7 @@ impl Shard {
                 Ok((log, _)) => self.adopt(log),
                 Err(error) => {
                     tracing::error!(partition = %order.partition, %error, "partition cannot be opened");
+                    self.around.board.set_unusable(order.partition, error.to_string());
                     return;
                 }
             }
@@ -198,19 +202,20 @@ impl Shard {
 
     fn resign(&mut self, id: TopicPartition) {
         if let Some(partition) = self.partitions.get_mut(&id) {
-            partition.resign(self.around.node, &self.around.metrics);
+            partition.resign(&not_leader(self.around.node), &self.around.metrics);
         }
     }
 
     /// Removes a partition with its data.
     fn remove(&mut self, id: TopicPartition) -> std::io::Result<()> {
         let Some(mut partition) = self.partitions.remove(&id) else {
+            self.around.board.remove(id);
             return self.around.directory.remove_partition(id);
         };
         self.around.board.remove(id);
         self.incoming.remove(&id);
         self.touched.remove(&id);
-        partition.resign(self.around.node, &self.around.metrics);
+        partition.resign(&deleted(id), &self.around.metrics);
         self.around.metrics.set_partitions(self.around.board.len());
         partition.log.remove()
     }

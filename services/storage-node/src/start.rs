@@ -109,7 +109,7 @@ pub async fn start(
     let directory = Arc::new(directory);
     let metrics = StorageMetrics::new(&environment.metrics);
     let (flusher, mut threads) = Flusher::start(config.flush_threads, &environment.clock, &metrics)?;
-    let board = Board::default();
+    let board = Board::new(config.node);
     let space = SpaceGuard::new(config.reserve_bytes);
     space.check(&directory)?;
     let around = Surroundings {
@@ -126,19 +126,26 @@ pub async fn start(
     let shards = start_shards(&config, &around, logs, &mut threads)?;
     let link = LocalLink {
         shards: shards.clone(),
-        fetcher: Fetcher::new(config.node, board.clone(), metrics, shards.clone()),
+        fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone()),
     };
     let api = Api { node: config.node, link: link.clone(), board: board.clone() };
     let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));
     network.register_storage(config.node, local_connection(routes.clone()), Arc::new(link));
 
     let removed = Arc::new(Mutex::default());
-    let membership =
-        Membership { config, controller, shards: shards.clone(), board, directory: Arc::clone(&directory), removed };
+    let membership = Membership {
+        config,
+        controller,
+        shards: shards.clone(),
+        board,
+        space,
+        directory: Arc::clone(&directory),
+        removed,
+    };
     let (ready, applied) = oneshot::channel();
     let every = registered.heartbeat_interval.and_then(|every| every.try_into().ok()).unwrap_or(MARKS_SYNC);
     tokio::spawn(membership.clone().follow_metadata(ready, shutdown.clone()));
-    tokio::spawn(watch_disk(membership.clone(), space, environment.health, shutdown.clone()));
+    tokio::spawn(watch_disk(membership.clone(), (environment.health, metrics), shutdown.clone()));
     tokio::spawn(membership.keep_session(registered.node_epoch, every, shutdown));
     let _ = applied.await;
     Ok(Started { routes, recovered, stopping: Stopping { shards, flusher, threads, directory } })
@@ -157,8 +164,15 @@ fn recover(directory: &DataDirectory, now: Timestamp) -> Result<(Vec<Log>, Recov
         let config = LogConfig::from(&TopicConfig::default());
         let dir = directory.partition_dir(partition);
         let opened = Log::open(directory.disk(), dir, partition, config, directory.checkpoint(), now);
-        let (log, found) = opened.map_err(|source| StartError::Log { partition: partition.to_string(), source })?;
         recovered.partitions += 1;
+        let (log, found) = match opened {
+            Ok(opened) => opened,
+            // The others are served; this one answers with the reason.
+            Err(error) => {
+                recovered.damaged.push(format!("{partition}: cannot be opened: {error}"));
+                continue;
+            }
+        };
         recovered.records += log.log_end().since(log.log_start());
         recovered.checked_segments += found.scanned_segments;
         if let Some(cut) = found.cut {
@@ -198,7 +212,7 @@ fn start_shards(
 }
 
 /// Looks at free space and failed partitions, and makes written marks durable now and then.
-async fn watch_disk(membership: Membership, space: SpaceGuard, health: Health, shutdown: Shutdown) {
+async fn watch_disk(membership: Membership, (health, metrics): (Health, StorageMetrics), shutdown: Shutdown) {
     let directory = Arc::clone(&membership.directory);
     if let Err(error) = directory.take_ballast() {
         tracing::warn!(%error, "the ballast could not be taken");
@@ -216,7 +230,7 @@ async fn watch_disk(membership: Membership, space: SpaceGuard, health: Health, s
         if sync {
             since_sync = Duration::ZERO;
         }
-        let (directory, space) = (Arc::clone(&directory), space.clone());
+        let (directory, space) = (Arc::clone(&directory), membership.space.clone());
         let checked = tokio::task::spawn_blocking(move || {
             space.check(&directory)?;
             let file = directory.checkpoint().lock().file();
@@ -225,8 +239,8 @@ async fn watch_disk(membership: Membership, space: SpaceGuard, health: Health, s
         if let Ok(Err(error)) = checked.await {
             tracing::warn!(%error, "the data directory could not be looked at");
         }
-        let failed = membership.board.all().into_iter().filter(|(_, replica)| replica.failed());
-        health.set_problems(failed.map(|(id, _)| format!("partition {id} is out of service")).collect());
+        health.set_problems(membership.board.problems());
+        metrics.set_disk_full(membership.space.full());
     }
 }
 

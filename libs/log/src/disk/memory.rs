@@ -303,7 +303,7 @@ impl Disk for MemoryDisk {
         let id = match state.names.get(path) {
             Some(Node::File(id)) => *id,
             Some(Node::Directory) => return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory")),
-            None if how == Open::Read => return Err(not_found(path)),
+            None if how != Open::Write => return Err(not_found(path)),
             None => {
                 state.change()?;
                 let id = state.next_id;

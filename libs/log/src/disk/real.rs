@@ -26,8 +26,8 @@ impl Disk for RealDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true);
-        if how == Open::Write {
-            options.write(true).create(true).truncate(false);
+        if how != Open::Read {
+            options.write(true).create(how == Open::Write).truncate(false);
         }
         Ok(Arc::new(RealFile(options.open(path)?)))
     }

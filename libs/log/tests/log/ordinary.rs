@@ -58,7 +58,7 @@ fn a_clean_stop_leaves_nothing_to_read_again() {
     assert_eq!(site.log.open_files(), 0);
     site.check_contents();
     let again = repeat(&mut site, session(4, 0), 2);
-    assert_eq!(again, Verdict::Duplicate { base_offset: Offset(700), next_offset: Offset(702) });
+    assert_eq!(again, Verdict::Duplicate { base_offset: Offset(700), next_offset: Offset(702), max_timestamp: 701 });
     site.append(&values(10, 3, 30)).unwrap();
     site.flush().unwrap();
     site.check_contents();
@@ -83,7 +83,7 @@ fn a_killed_process_loses_nothing_that_was_written() {
     assert_eq!(site.log.log_end(), Offset(701));
     assert!(site.found.scanned_segments > 0 && site.found.cut.is_none() && site.found.damage.is_none());
     site.check_contents();
-    let duplicate = Verdict::Duplicate { base_offset: Offset(700), next_offset: Offset(701) };
+    let duplicate = Verdict::Duplicate { base_offset: Offset(700), next_offset: Offset(701), max_timestamp: 700 };
     assert_eq!(repeat(&mut site, session(4, 0), 1), duplicate);
 }
 

@@ -14,6 +14,7 @@ use crate::keys::partition::{self, Partition};
 use crate::keys::topic;
 use crate::nodes::{self, Known};
 use crate::operations::time;
+use crate::paging::{after_token, next_token, page_size};
 use crate::topics::cluster_record;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -38,16 +39,25 @@ impl ClusterService for Controller {
 
     async fn list_nodes(&self, request: Request<pb::ListNodesRequest>) -> Answer<pb::ListNodesResponse> {
         let request = request.get_ref();
-        if !request.page_token.is_empty() {
-            let text = "the page token belongs to another query; start over";
-            return Err(Failure::new(Reason::PageTokenInvalid, text).into());
+        let size = page_size(request.page_size, 100, 1000)?;
+        if let Some(role) = request.roles.iter().find(|role| pb::NodeRole::try_from(**role).is_err()) {
+            return Err(Failure::field("roles", format!("{role} is not a value of the enum")).into());
         }
+        let query = format!("nodes/{:?}", request.roles);
+        let after = after_token(&request.page_token, &query)?;
+        let after = if after.is_empty() { 0 } else { after.parse().unwrap_or(i32::MAX) };
+        // By id, ascending.
         let known = nodes::list(&self.store).await?;
-        let wanted = known.iter().filter(|node| {
-            request.roles.is_empty() || request.roles.iter().any(|role| node.registration.roles.contains(role))
-        });
-        let nodes = wanted.map(|node| self.wire_node(node)).collect();
-        Ok(Response::new(pb::ListNodesResponse { nodes, next_page_token: String::new() }))
+        let mut wanted: Vec<&Known> = known.iter().filter(|node| node.id > after).collect();
+        if !request.roles.is_empty() {
+            wanted.retain(|node| request.roles.iter().any(|role| node.registration.roles.contains(role)));
+        }
+        let more = wanted.len() > size;
+        wanted.truncate(size);
+        let last = wanted.last().map_or(0, |node| node.id);
+        let next_page_token = if more { next_token(&query, &last.to_string()) } else { String::new() };
+        let nodes = wanted.into_iter().map(|node| self.wire_node(node)).collect();
+        Ok(Response::new(pb::ListNodesResponse { nodes, next_page_token }))
     }
 
     async fn repair_partition(
@@ -106,16 +116,7 @@ impl Controller {
         }
         for node in known {
             let disks = self.sessions.get(node.id).map(|session| session.stats.disks).unwrap_or_default();
-            for disk in disks.into_iter().filter(|disk| disk.failed) {
-                issues.push(pb::HealthIssue {
-                    severity: pb::HealthStatus::Critical.into(),
-                    code: "DISK_FAILED".to_owned(),
-                    message: format!("data directory {} of node {} is out of service", disk.path, node.id),
-                    hint: "look at the node's log; replace the disk".to_owned(),
-                    objects: vec![format!("nodes/{}", node.id)],
-                    start_time: None,
-                });
-            }
+            issues.extend(disks.iter().flat_map(|disk| disk_issues(node.id, disk)));
         }
         let mut offline = 0;
         for entry in self.store.range(partition::PREFIX).await? {
@@ -142,4 +143,25 @@ impl Controller {
             partition_count: i32::try_from(partitions).unwrap_or(i32::MAX),
         })
     }
+}
+
+/// What is wrong with a data directory.
+fn disk_issues(node: i32, disk: &pb::DiskStats) -> impl Iterator<Item = pb::HealthIssue> {
+    let issue = |code: &str, problem: &str, hint: &str| pb::HealthIssue {
+        severity: pb::HealthStatus::Critical.into(),
+        code: code.to_owned(),
+        message: format!("data directory {} of node {node} {problem}", disk.path),
+        hint: hint.to_owned(),
+        objects: vec![format!("nodes/{node}")],
+        start_time: None,
+    };
+    let failed = disk.failed.then(|| {
+        let problem = "has partitions that are out of service";
+        issue("DISK_FAILED", problem, "the node's /readyz and log name them; look at the disk, then restart the node")
+    });
+    let full = disk.full.then(|| {
+        let problem = "is full: records are refused, reading and deleting still work";
+        issue("DISK_FULL", problem, "free space, or shorten retention.ms or retention.bytes of large topics")
+    });
+    failed.into_iter().chain(full)
 }

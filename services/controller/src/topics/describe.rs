@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use walser_model::{ConfigType, SETTINGS, TopicId};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::Failure;
 
 use super::{Found, find};
 use crate::keys::partition::{self, Partition};
 use crate::keys::topic::{self, Topic};
 use crate::keys::{cluster, decode};
 use crate::operations::time;
+use crate::paging::{after_token, next_token, page_size};
 use crate::placement::effective_min_isr;
 use crate::store::{Store, Versioned, versioned};
 
@@ -50,23 +51,6 @@ pub(crate) fn wire_partition(topic: TopicId, number: i32, value: &Partition, epo
     }
 }
 
-/// The page after a token. A token names the query it belongs to, and the last item before it.
-fn after_token<'a>(token: &'a str, query: &str) -> Result<&'a str, Failure> {
-    if token.is_empty() {
-        return Ok("");
-    }
-    let after = token.strip_prefix(query).and_then(|rest| rest.strip_prefix('\n'));
-    after.ok_or_else(|| Failure::new(Reason::PageTokenInvalid, "the page token belongs to another query; start over"))
-}
-
-fn page_size(asked: i32, default: usize, most: usize) -> Result<usize, Failure> {
-    match usize::try_from(asked) {
-        Ok(0) => Ok(default),
-        Ok(size) => Ok(size.min(most)),
-        Err(_) => Err(Failure::field("page_size", "must be at least 0")),
-    }
-}
-
 /// Topics by name, page by page.
 pub(crate) async fn list(store: &Store, request: &pb::ListTopicsRequest) -> Result<pb::ListTopicsResponse, Failure> {
     let size = page_size(request.page_size, 100, 1000)?;
@@ -88,7 +72,7 @@ pub(crate) async fn list(store: &Store, request: &pb::ListTopicsRequest) -> Resu
     let more = topics.len() > size;
     topics.truncate(size);
     let last = topics.last().map(|(_, found)| found.value.name.clone()).unwrap_or_default();
-    let next_page_token = if more { format!("{query}\n{last}") } else { String::new() };
+    let next_page_token = if more { next_token(&query, &last) } else { String::new() };
     let topics = topics.iter().map(|(id, found)| wire_topic(*id, found)).collect();
     Ok(pb::ListTopicsResponse { topics, next_page_token })
 }
@@ -142,7 +126,7 @@ pub(crate) async fn partitions(
     let more = found.len() > size;
     found.truncate(size);
     let last = found.last().map(|(key, _)| key.clone()).unwrap_or_default();
-    let next_page_token = if more { format!("{query}\n{last}") } else { String::new() };
+    let next_page_token = if more { next_token(&query, &last) } else { String::new() };
     Ok(pb::ListPartitionsResponse { partitions: found.into_iter().map(|(_, info)| info).collect(), next_page_token })
 }
 
@@ -189,7 +173,7 @@ pub(crate) async fn configs(
     let more = configs.len() > size;
     configs.truncate(size);
     let last = configs.last().map(|config| config.name.clone()).unwrap_or_default();
-    let next_page_token = if more { format!("{query}\n{last}") } else { String::new() };
+    let next_page_token = if more { next_token(&query, &last) } else { String::new() };
     Ok(pb::ListTopicConfigsResponse { configs, next_page_token })
 }
 

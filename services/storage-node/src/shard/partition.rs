@@ -79,7 +79,7 @@ enum Planned {
     /// Its batch is in the run.
     Append(BatchHeader),
     /// A retry of a batch that is in the log, or earlier in the group.
-    Repeat { base_offset: Offset, next_offset: Offset },
+    Repeat { base_offset: Offset, next_offset: Offset, max_timestamp: Timestamp },
     /// It may not be appended.
     Refused(Failure),
 }
@@ -120,16 +120,24 @@ impl Partition {
         self.replica.lead(order.epoch);
     }
 
-    /// Stops leading: whoever waits is told.
-    pub(crate) fn resign(&mut self, node: NodeId, metrics: &StorageMetrics) {
+    /// Stops leading: whoever waits is told why.
+    pub(crate) fn resign(&mut self, why: &Failure, metrics: &StorageMetrics) {
         self.leader = None;
         self.replica.withdraw();
         for job in self.incoming.drain(..) {
-            job.refuse(not_leader(node), metrics);
+            job.refuse(why.clone(), metrics);
         }
         for waiting in self.waiting.drain(..) {
-            let failure = not_leader(node).with_code(tonic::Code::Aborted).with_effect(pb::Effect::Maybe);
-            waiting.job.refuse(failure.with("appended", true), metrics);
+            let failure = match waiting.outcome {
+                Err(refused) => refused,
+                Ok(_) => {
+                    // Only somebody who can tell a repetition may try again.
+                    let moved = why.reason() == Reason::NotLeader;
+                    let failure = if moved { why.clone().with_code(tonic::Code::Aborted) } else { why.clone() };
+                    failure.with_effect(pb::Effect::Maybe).with("appended", true)
+                }
+            };
+            waiting.job.refuse(failure, metrics);
         }
     }
 
@@ -158,17 +166,17 @@ impl Partition {
                 break;
             }
             match self.accept(&job, next_offset, around, now) {
-                Ok(Verdict::Duplicate { base_offset, next_offset }) => {
-                    group.jobs.push((job, Planned::Repeat { base_offset, next_offset }));
+                Ok(Verdict::Duplicate { base_offset, next_offset, max_timestamp }) => {
+                    group.jobs.push((job, Planned::Repeat { base_offset, next_offset, max_timestamp }));
                 }
                 Ok(_) => {
                     let start = group.run.len();
                     group.run.extend_from_slice(&job.batch);
                     let stamped = &mut group.run[start..];
                     stamp_position(stamped, next_offset, self.epoch());
-                    if self.config.timestamp_type == TimestampType::LogAppendTime {
-                        self.last_append_time = self.last_append_time.max(now);
-                        stamp_append_time(stamped, self.last_append_time);
+                    if let Some(time) = self.append_time(now) {
+                        self.last_append_time = time;
+                        stamp_append_time(stamped, time);
                     }
                     let header = BatchHeader::parse(stamped).expect("the header was parsed when the batch came in");
                     next_offset = header.next_offset();
@@ -183,6 +191,12 @@ impl Partition {
 
     fn epoch(&self) -> LeaderEpoch {
         self.leader.as_ref().map_or(LeaderEpoch::NONE, Leader::epoch)
+    }
+
+    /// The time that a batch appended now is stamped with; `None` where producers say it. It never goes back.
+    fn append_time(&self, now: Timestamp) -> Option<Timestamp> {
+        let stamped = self.config.timestamp_type == TimestampType::LogAppendTime;
+        stamped.then(|| self.last_append_time.max(now))
     }
 
     /// Whether a batch may be appended at `next_offset`.
@@ -201,7 +215,8 @@ impl Partition {
             return Err(failure.with("currentEpoch", leader.epoch()).with("direction", direction));
         }
         leader.admit(job.acks).map_err(not_enough_replicas)?;
-        let header = BatchHeader { base_offset: next_offset, ..job.header };
+        let max_timestamp = self.append_time(now).unwrap_or(job.header.max_timestamp);
+        let header = BatchHeader { base_offset: next_offset, max_timestamp, ..job.header };
         let unusable = |error| log_failure(&error, around.node);
         // What is in the log already is answered so, whatever would keep it from being written now.
         let known = self.log.judge(&header).map_err(unusable)?;
@@ -245,15 +260,11 @@ impl Partition {
         for (job, planned) in jobs {
             let outcome = match planned {
                 Planned::Append(header) if header.next_offset() <= log_end => {
-                    let mut answer = self.answer_for(&job, header.base_offset);
-                    if self.config.timestamp_type == TimestampType::LogAppendTime {
-                        answer.log_append_time_millis = header.max_timestamp;
-                    }
-                    Ok((header.next_offset(), answer))
+                    Ok((header.next_offset(), self.answer_for(&job, header.base_offset, header.max_timestamp)))
                 }
-                Planned::Repeat { base_offset, next_offset } if next_offset <= log_end => {
-                    let duplicate = AppendStreamResponse { duplicate: true, ..self.answer_for(&job, base_offset) };
-                    Ok((next_offset, duplicate))
+                Planned::Repeat { base_offset, next_offset, max_timestamp } if next_offset <= log_end => {
+                    let answer = self.answer_for(&job, base_offset, max_timestamp);
+                    Ok((next_offset, AppendStreamResponse { duplicate: true, ..answer }))
                 }
                 // A retry of a batch that was refused in this very group shares its fate.
                 Planned::Append(_) | Planned::Repeat { .. } => {
@@ -284,7 +295,8 @@ impl Partition {
         }
     }
 
-    fn answer_for(&self, job: &AppendJob, base_offset: Offset) -> AppendStreamResponse {
+    fn answer_for(&self, job: &AppendJob, base_offset: Offset, max_timestamp: Timestamp) -> AppendStreamResponse {
+        let stamped = self.config.timestamp_type == TimestampType::LogAppendTime;
         let durability = self.leader.as_ref().map(Leader::durability).unwrap_or_default();
         let durability = match job.acks {
             Acks::None => pb::Durability::Queued,
@@ -294,7 +306,7 @@ impl Partition {
         AppendStreamResponse {
             correlation_id: job.correlation_id,
             base_offset: base_offset.0,
-            log_append_time_millis: -1,
+            log_append_time_millis: if stamped { max_timestamp } else { -1 },
             log_start_offset: self.log.log_start().0,
             duplicate: false,
             error: None,

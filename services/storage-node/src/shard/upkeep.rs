@@ -125,7 +125,7 @@ impl Shard {
         }
         let mut partitions = std::mem::take(&mut self.partitions);
         for partition in partitions.values_mut() {
-            partition.resign(self.around.node, &self.around.metrics);
+            partition.resign(&crate::error::not_leader(self.around.node), &self.around.metrics);
         }
     }
 }

@@ -1,0 +1,26 @@
+//! Lists, page by page. A token names the query that it belongs to, and the last item before the page.
+
+use walser_rpc::{Failure, Reason};
+
+/// The item after which a page begins; empty at the start.
+pub(crate) fn after_token<'a>(token: &'a str, query: &str) -> Result<&'a str, Failure> {
+    if token.is_empty() {
+        return Ok("");
+    }
+    let after = token.strip_prefix(query).and_then(|rest| rest.strip_prefix('\n'));
+    after.ok_or_else(|| Failure::new(Reason::PageTokenInvalid, "the page token belongs to another query; start over"))
+}
+
+/// The token of the page after `last`.
+pub(crate) fn next_token(query: &str, last: &str) -> String {
+    format!("{query}\n{last}")
+}
+
+/// Items on a page; 0 asks for the default.
+pub(crate) fn page_size(asked: i32, default: usize, most: usize) -> Result<usize, Failure> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(default),
+        Ok(size) => Ok(size.min(most)),
+        Err(_) => Err(Failure::field("page_size", "must be at least 0")),
+    }
+}
