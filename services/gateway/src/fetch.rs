@@ -11,15 +11,13 @@ use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
 use crate::decode::{Decoded, Shape, decode};
+use crate::retry::{PATIENCE, while_moved};
 use crate::target::{Options, Place, Target};
-use crate::topics::moved;
 
 const WAIT_DEFAULT: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 const BYTES_DEFAULT: i32 = 1 << 20;
 const BYTES_MAX: i32 = 16 << 20;
-/// Pause before an attempt is repeated.
-const RETRY: Duration = Duration::from_millis(10);
 
 /// How much to read at most.
 #[derive(Debug, Clone, Copy)]
@@ -117,15 +115,7 @@ impl Gateway {
         amount: Amount,
         wait: Duration,
     ) -> Result<Chunk, Failure> {
-        let until = tokio::time::Instant::now() + wait + Duration::from_secs(5);
-        loop {
-            match self.next_chunk_once(cursor, shape, amount, wait).await {
-                Err(failure) if moved(&failure) && tokio::time::Instant::now() < until => {
-                    tokio::time::sleep(RETRY).await;
-                }
-                outcome => return outcome,
-            }
-        }
+        while_moved(wait + PATIENCE, || self.next_chunk_once(cursor, shape, amount, wait)).await
     }
 
     async fn next_chunk_once(

@@ -19,6 +19,7 @@ mod offsets;
 mod produce;
 mod producer_ids;
 mod read;
+mod retry;
 mod target;
 mod topics;
 mod writer;

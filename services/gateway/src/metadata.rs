@@ -11,8 +11,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_rpc::{Connection, Failure, MetadataStream};
 use walser_service::Shutdown;
 
-/// Wait before the controller is tried again.
-const RETRY: Duration = Duration::from_millis(200);
+use crate::retry::Backoff;
 
 /// A topic.
 #[derive(Debug, Clone)]
@@ -149,7 +148,9 @@ impl Metadata {
 
     /// Follows the controller until the stop.
     pub(crate) async fn follow(self, controller: Connection, shutdown: Shutdown) {
+        let mut backoff = Backoff::default();
         while !shutdown.begun() {
+            let version = self.view.load().version;
             let outcome = tokio::select! {
                 outcome = self.follow_once(&controller) => outcome,
                 () = shutdown.wait() => return,
@@ -157,7 +158,10 @@ impl Metadata {
             if let Err(failure) = outcome {
                 tracing::warn!(error = %failure, "metadata stream ended, it is opened again");
             }
-            tokio::time::sleep(RETRY).await;
+            if self.view.load().version > version {
+                backoff = Backoff::default();
+            }
+            backoff.pause().await;
         }
     }
 

@@ -4,6 +4,7 @@
 //! way, in order; the outcome comes when the last part is answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,13 +17,12 @@ use walser_rpc::{Failure, Reason};
 use crate::Gateway;
 use crate::batches::{check_records, codec, encode, validate};
 use crate::metadata::TopicView;
-use crate::topics::{checked_partition, moved};
+use crate::retry::{Backoff, moved};
+use crate::topics::checked_partition;
 use crate::writer::Part;
 
 /// Failed ranges that are told one by one.
 const FAILED_RANGES_MAX: usize = 32;
-/// Pause before an attempt is repeated.
-const RETRY: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// A write.
 #[derive(Debug)]
@@ -248,7 +248,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// The gateway's own sessions are not for clients.
+    /// The gateway's own sessions are not for clients. Other ids are not looked up, as in Kafka: batches of a producer
+    /// that was set up elsewhere can be carried over.
     fn check_foreign(&self, id: ProducerId) -> Result<(), Failure> {
         if self.producer_ids.is_own(id) {
             return Err(Failure::field("producer.producer_id", "belongs to the server; take one from InitProducer"));
@@ -369,6 +370,7 @@ impl Gateway {
             expected_offset: write.expected_offset.map(Offset),
             until: self.clock.monotonic() + self.config.produce_timeout,
             collector,
+            backoff: Backoff::default(),
         };
         let route = self.route(&attempt.topic, attempt.plan.partition)?;
         let permit = route.link.admit(&route.reference, attempt.batch.len()).await;
@@ -376,7 +378,7 @@ impl Gateway {
         Ok(())
     }
 
-    fn attempt(&self, attempt: Attempt, permit: walser_rpc::AppendPermit) {
+    fn attempt(&self, mut attempt: Attempt, permit: walser_rpc::AppendPermit) {
         let route = match self.route(&attempt.topic, attempt.plan.partition) {
             Ok(route) => route,
             Err(failure) => return attempt.collector.part_done(0, attempt.plan, Err(failure)),
@@ -395,11 +397,11 @@ impl Gateway {
                 None => Ok(answer),
             };
             match outcome {
-                // Not idempotent, but nothing was applied: the leader has moved, or has just been elected.
+                // Nothing was applied: the leader has moved, or has just been elected.
                 Err(failure) if moved(&failure) && gateway.clock.monotonic() < attempt.until => {
                     let runtime = gateway.runtime().clone();
                     runtime.spawn(async move {
-                        tokio::time::sleep(RETRY).await;
+                        attempt.backoff.pause().await;
                         gateway.attempt(attempt, walser_rpc::AppendPermit::uncounted());
                     });
                 }
@@ -427,6 +429,7 @@ struct Attempt {
     plan: PartPlan,
     acks: Acks,
     expected_offset: Option<Offset>,
-    until: std::time::Duration,
+    until: Duration,
     collector: Arc<Collector>,
+    backoff: Backoff,
 }

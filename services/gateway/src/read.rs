@@ -16,6 +16,7 @@ use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
 use crate::fetch::{Amount, Cursor};
+use crate::retry::Backoff;
 use crate::target::{Options, Place, Target};
 
 /// Aim of a chunk.
@@ -30,8 +31,6 @@ const WAITED_BYTES: i32 = 64 << 10;
 const WAIT: Duration = Duration::from_secs(10);
 const HEARTBEAT_MIN_MS: u64 = 5_000;
 const HEARTBEAT_SPREAD_MS: u64 = 10_000;
-/// Pause after a failure that may go away.
-const RETRY: Duration = Duration::from_millis(200);
 
 type Item = Result<pb::ReadResponse, Status>;
 
@@ -316,6 +315,7 @@ async fn follow(gateway: Gateway, mut cursor: Cursor, options: Options, records_
     let Voice { said, number, room } = voice;
     let mut caught_up = false;
     let mut told = false;
+    let mut backoff = Backoff::default();
     loop {
         if cursor.end.is_some_and(|end| cursor.offset >= end) {
             let _ = said.send((number, Said::Ended)).await;
@@ -359,7 +359,9 @@ async fn follow(gateway: Gateway, mut cursor: Cursor, options: Options, records_
             return;
         }
         if pause {
-            tokio::time::sleep(RETRY).await;
+            backoff.pause().await;
+        } else {
+            backoff = Backoff::default();
         }
     }
 }

@@ -13,16 +13,14 @@ use walser_rpc::{Failure, Reason};
 use crate::Gateway;
 use crate::decode::Shape;
 use crate::metadata::TopicView;
-use crate::topics::{checked_partition, moved};
+use crate::retry::{PATIENCE, while_moved};
+use crate::topics::checked_partition;
 
 /// Targets of one call after topics are spread over their partitions.
 const PARTITIONS_MAX: usize = 10_000;
 /// What a client takes that says nothing: the default of most gRPC libraries.
 const CLIENT_MESSAGE_BYTES: usize = 4 << 20;
 const CLIENT_MESSAGE_BYTES_MIN: i32 = 8 << 10;
-/// How often a look-up is repeated while a leader moves.
-const ATTEMPTS_MAX: usize = 200;
-const RETRY: Duration = Duration::from_millis(10);
 
 /// A place in a log, as asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +140,9 @@ impl Gateway {
         let mut spread = Vec::new();
         let mut seen = HashSet::new();
         for target in targets {
+            if target.last_leader_epoch.is_some_and(|epoch| epoch < 0) {
+                return Err(Failure::field("targets.last_leader_epoch", "is at least 0; leave it out when unknown"));
+            }
             let topic = self.topic(&target.topic).await?;
             let start = match (&target.start, default_start) {
                 (Some(position), _) => place(position, "targets.start", now)?,
@@ -204,15 +205,7 @@ impl Gateway {
         partition: i32,
         at: pbi::offset_lookup::At,
     ) -> Result<FoundPlace, Failure> {
-        let mut attempt = 0;
-        loop {
-            let outcome = self.look_up_once(topic, partition, at).await;
-            attempt += 1;
-            match outcome {
-                Err(failure) if moved(&failure) && attempt < ATTEMPTS_MAX => tokio::time::sleep(RETRY).await,
-                outcome => return outcome,
-            }
-        }
+        while_moved(PATIENCE, || self.look_up_once(topic, partition, at)).await
     }
 
     async fn look_up_once(

@@ -1,7 +1,6 @@
 //! Finding topics: from the view, else from the controller, else by creating them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use walser_model::{NodeId, PartitionIndex, TopicName, TopicNameError, TopicPartition, suggest};
 use walser_proto::internal::v1::PartitionRef;
@@ -11,9 +10,7 @@ use walser_rpc::{Failure, Reason, StorageLink};
 
 use crate::Gateway;
 use crate::metadata::TopicView;
-
-/// How long a topic that the controller knows may take to arrive here.
-const ARRIVAL: Duration = Duration::from_secs(5);
+use crate::retry::PATIENCE;
 
 /// A partition with its way.
 #[derive(Debug, Clone)]
@@ -98,7 +95,7 @@ impl Gateway {
         let ready = |view: &crate::metadata::View| {
             view.topic(name).is_some_and(|topic| topic.partitions.iter().all(|partition| partition.leader.is_some()))
         };
-        self.metadata.wait_until(ARRIVAL, ready).await;
+        self.metadata.wait_until(PATIENCE, ready).await;
         if let Some(topic) = self.metadata.topic(name) {
             self.leaders_serve(&topic).await;
         }
@@ -142,10 +139,4 @@ impl Gateway {
         let id = TopicPartition::new(topic.id, PartitionIndex(partition));
         Ok(Route { node, link, reference: walser_proto::partition_ref(id, view.epoch) })
     }
-}
-
-/// Whether an attempt can be made again at the same or another leader, without the client noticing.
-pub(crate) fn moved(failure: &Failure) -> bool {
-    matches!(failure.reason(), Reason::NotLeader | Reason::StaleEpoch | Reason::LeaderNotAvailable)
-        && failure.effect() == pb::Effect::None
 }

@@ -18,14 +18,10 @@ use walser_rpc::{AppendPermit, Failure, Reason};
 
 use crate::Gateway;
 use crate::metadata::TopicView;
-use crate::topics::moved;
+use crate::retry::{Backoff, moved};
 
 /// As many batches as a leader remembers per producer.
 const IN_FLIGHT_MAX: usize = 5;
-/// Pause before an attempt is repeated.
-const RETRY: Duration = Duration::from_millis(5);
-/// Pause before the controller is asked again.
-const ID_RETRY: Duration = Duration::from_millis(200);
 /// Writers that are remembered; idle ones give way beyond.
 const WRITERS_MAX: usize = 100_000;
 
@@ -68,6 +64,7 @@ struct State {
     fenced: bool,
     /// To be sent again, in the order of their sequences.
     again: Vec<(i32, Sent)>,
+    backoff: Backoff,
     pumping: bool,
 }
 
@@ -264,7 +261,10 @@ impl Gateway {
                     state.fenced |= failure.reason() == Reason::ProducerFenced;
                     told = Some(sent);
                 }
-                Ok(_) => told = Some(sent),
+                Ok(_) => {
+                    state.backoff = Backoff::default();
+                    told = Some(sent);
+                }
             }
             !state.waiting.is_empty() || !state.again.is_empty() || (state.broken && state.in_flight == 0)
         };
@@ -310,19 +310,21 @@ impl Gateway {
 
     /// A producer id, however long the controller takes: without one nothing can be written anyway.
     async fn new_id(&self) -> ProducerId {
+        let mut backoff = Backoff::default();
         loop {
             match self.producer_ids.next_own().await {
                 Ok(id) => return id,
                 Err(error) => tracing::warn!(%error, "no producer id yet"),
             }
-            tokio::time::sleep(ID_RETRY).await;
+            backoff.pause().await;
         }
     }
 
     async fn repeat(&self, writer: &Arc<Writer>) {
         let renew = writer.state.lock().broken;
+        let mut backoff = writer.state.lock().backoff;
         if !writer.state.lock().again.is_empty() {
-            tokio::time::sleep(RETRY).await;
+            backoff.pause().await;
         }
         let spent = {
             let state = writer.state.lock();
@@ -333,6 +335,7 @@ impl Gateway {
         {
             let mut state = writer.state.lock();
             let again = std::mem::take(&mut state.again);
+            state.backoff = backoff;
             if renew {
                 state.producer = match (fresh, state.producer) {
                     (Some(id), _) => Some((id, ProducerEpoch(0))),

@@ -1,5 +1,7 @@
 //! `ProduceStream`: pipelined writes with one result per batch.
 
+mod lanes;
+
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
 use walser_rpc::{Failure, Reason};
 
+use self::lanes::{Lane, Lanes};
 use super::producer::{known, written};
 use crate::Gateway;
 use crate::produce::{Done, Outcome, Write};
@@ -51,8 +54,9 @@ struct Reader {
     outgoing: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
     trace: Option<String>,
-    /// Partitions of an idempotent stream on which a batch failed: later ones cannot succeed.
-    failed: Arc<Mutex<HashSet<(String, i32)>>>,
+    lanes: Lanes<Outcome>,
+    /// Lanes of an idempotent stream on which a batch failed: later ones cannot succeed.
+    failed: Arc<Mutex<HashSet<Lane>>>,
     last_correlation: Option<i64>,
 }
 
@@ -60,8 +64,15 @@ struct Reader {
 pub(super) fn serve(gateway: Gateway, requests: Streaming<pb::ProduceStreamRequest>, trace: Option<String>) -> Answers {
     let (outgoing, stream) = mpsc::channel(RESULTS_MAX);
     let room = Arc::new(Semaphore::new(gateway.config.in_flight_bytes_max));
-    let (failed, last_correlation) = (Arc::default(), None);
-    let reader = Reader { gateway, outgoing, room, trace, failed, last_correlation };
+    let reader = Reader {
+        gateway,
+        outgoing,
+        room,
+        trace,
+        lanes: Lanes::default(),
+        failed: Arc::default(),
+        last_correlation: None,
+    };
     tokio::spawn(reader.run(requests));
     Box::pin(
         ReceiverStream::new(stream).ready_chunks(GROUP_MAX).flat_map(|group| futures::stream::iter(grouped(group))),
@@ -182,71 +193,56 @@ impl Reader {
             trace: self.trace.clone(),
         };
         let acks = write.acks;
-        let lane = session.producer.and(write.partition).map(|partition| (write.topic.clone(), partition));
-        let failed = Arc::clone(&self.failed);
-        let answer = move |outcome: Outcome| {
-            let outcome = in_order(outcome, lane, &failed, correlation_id);
-            let result = match outcome.failure {
+        let lane = match write.partition {
+            Some(partition) => Lane::Partition(write.topic.clone(), partition),
+            None => Lane::Own(correlation_id),
+        };
+        let failed = session.producer.map(|_| (lane.clone(), Arc::clone(&self.failed)));
+        let tell = move |outcome: Outcome| {
+            let failure = outcome.failure.clone().map(|failure| match &failed {
+                Some((lane, failed)) => blamed(failure, lane, failed, correlation_id),
+                None => failure,
+            });
+            let result = match failure {
                 Some(failure) => {
                     let partial = !outcome.appends.is_empty();
                     let failure = if partial { failure.with_effect(pb::Effect::Partial) } else { failure };
                     produce_result::Outcome::Error(failure.into())
                 }
-                None => produce_result::Outcome::Written(written(outcome, acks)),
+                None => {
+                    if let Some((lane, failed)) = &failed {
+                        failed.lock().remove(lane);
+                    }
+                    produce_result::Outcome::Written(written(outcome, acks))
+                }
             };
             slot.send(Outgoing::Result(pb::ProduceResult { correlation_id, outcome: Some(result) }));
             drop(permit);
         };
-        // One closure answers, whichever way the write ends; a write that cannot begin is answered here.
-        let answer = Arc::new(Mutex::new(Some(answer)));
-        let tell = move |answer: &Mutex<Option<_>>, outcome: Outcome| {
-            let answer: Option<Box<dyn FnOnce(Outcome) + Send>> =
-                answer.lock().take().map(|answer| Box::new(answer) as Box<dyn FnOnce(Outcome) + Send>);
-            if let Some(answer) = answer {
-                answer(outcome);
-            }
-        };
+        self.lanes.enter(lane.clone(), correlation_id, Box::new(tell));
         let done: Done = {
-            let answer = Arc::clone(&answer);
-            Box::new(move |outcome| tell(&answer, outcome))
+            let (lanes, lane) = (self.lanes.clone(), lane.clone());
+            Box::new(move |outcome| lanes.leave(&lane, correlation_id, outcome))
         };
-        let begun = self.gateway.produce(write, done).await;
-        match begun {
+        match self.gateway.produce(write, done).await {
             Err(failure) => {
-                if let Some(answer) = answer.lock().take() {
-                    answer(Outcome { failure: Some(failure), ..Outcome::default() });
-                }
+                self.lanes.leave(&lane, correlation_id, Outcome { failure: Some(failure), ..Outcome::default() });
             }
-            Ok(()) if acks == Acks::None => {
-                if let Some(answer) = answer.lock().take() {
-                    answer(Outcome::default());
-                }
-            }
+            Ok(()) if acks == Acks::None => self.lanes.leave(&lane, correlation_id, Outcome::default()),
             Ok(()) => {}
         }
         Ok(())
     }
 }
 
-/// After a failure on a partition, later batches of an idempotent stream are refused for that, not for their gap.
-fn in_order(
-    mut outcome: Outcome,
-    lane: Option<(String, i32)>,
-    failed: &Mutex<HashSet<(String, i32)>>,
-    correlation_id: i64,
-) -> Outcome {
-    let Some(lane) = lane else { return outcome };
-    let mut failed = failed.lock();
-    match &outcome.failure {
-        None => drop(failed.remove(&lane)),
-        Some(failure) if failure.reason() == Reason::SequenceOutOfOrder && failed.contains(&lane) => {
-            let text = "an earlier batch for the partition failed; send again in order, from that batch on";
-            let failure = Failure::new(Reason::PredecessorFailed, text).with("correlationId", correlation_id);
-            outcome.failure = Some(failure);
-        }
-        Some(_) => drop(failed.insert(lane)),
+/// After a failure on a lane, later batches of an idempotent stream are refused for that, not for their gap.
+fn blamed(failure: Failure, lane: &Lane, failed: &Mutex<HashSet<Lane>>, correlation_id: i64) -> Failure {
+    let fresh = failed.lock().insert(lane.clone());
+    if fresh || failure.reason() != Reason::SequenceOutOfOrder {
+        return failure;
     }
-    outcome
+    let text = "an earlier batch for the partition failed; send again in order, from that batch on";
+    Failure::new(Reason::PredecessorFailed, text).with("correlationId", correlation_id)
 }
 
 /// A message that could not be received: what the codec says of it, or the end of the connection.

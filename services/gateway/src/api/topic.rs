@@ -15,13 +15,12 @@ use walser_rpc::{Connection, Failure, Reason};
 
 use crate::Gateway;
 use crate::metadata::TopicView;
+use crate::retry::PATIENCE;
 use crate::target::{Place, Target, place};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Figures = HashMap<(String, i32), pbi::PartitionFigures>;
 
-/// A change that was made should be seen by the same client's next call; longer than this nobody waits.
-const ARRIVAL: Duration = Duration::from_secs(5);
 /// Time between two looks at leaders that begin.
 const LEADER_CHECK: Duration = Duration::from_millis(1);
 
@@ -34,7 +33,7 @@ impl Gateway {
     async fn see_change(&self, topic: Option<&pb::Topic>) {
         let Some(topic) = topic else { return };
         if let Ok(version) = topic.etag.parse() {
-            self.metadata.reached(version, ARRIVAL).await;
+            self.metadata.reached(version, PATIENCE).await;
         }
         if let Some(view) = self.metadata.topic(&topic.name) {
             self.leaders_serve(&view).await;
@@ -49,7 +48,7 @@ impl Gateway {
                 tokio::time::sleep(LEADER_CHECK).await;
             }
         };
-        let _ = tokio::time::timeout(ARRIVAL, serving).await;
+        let _ = tokio::time::timeout(PATIENCE, serving).await;
     }
 
     /// Live numbers of all partitions of some topics, from their leaders.
@@ -106,6 +105,9 @@ impl Gateway {
         let mut offsets = Vec::new();
         for partition in partitions {
             crate::topics::checked_partition(&topic, partition)?;
+            if offsets.iter().any(|(seen, _)| *seen == partition) {
+                return Err(Failure::field("partitions", format!("partition {partition} is named twice")));
+            }
             let target =
                 Target { topic: std::sync::Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
             offsets.push((partition, self.boundary(&target, before).await?));
@@ -170,7 +172,7 @@ impl TopicService for Gateway {
         let before = self.metadata.topic(&name).map(|topic| topic.id);
         let response = self.topic_client().delete_topic(request).await?;
         let gone = |view: &crate::metadata::View| view.topic(&name).map(|topic| topic.id) != before;
-        self.metadata.wait_until(ARRIVAL, |view| before.is_none() || gone(view)).await;
+        self.metadata.wait_until(PATIENCE, |view| before.is_none() || gone(view)).await;
         Ok(response)
     }
 
