@@ -108,8 +108,8 @@ pub(crate) struct ProduceArgs {
     #[arg(short = 'k', long = "key", value_name = "KEY", conflicts_with = "key_json")]
     pub(crate) key: Option<String>,
     /// Key by a path into each record's JSON, such as .user.id
-    #[arg(long, value_name = "PATH")]
-    pub(crate) key_json: Option<String>,
+    #[arg(long, value_name = "PATH", value_parser = json_path)]
+    pub(crate) key_json: Option<JsonPath>,
     /// Header of every record (repeatable)
     #[arg(short = 'H', long = "header", value_name = "NAME=VALUE")]
     pub(crate) headers: Vec<String>,
@@ -428,6 +428,22 @@ fn size(text: &str) -> Result<u64, String> {
 fn millis(text: &str) -> Result<u64, String> {
     let millis = parse_duration_ms(text).map_err(|error| error.to_string())?;
     u64::try_from(millis).map_err(|_| "a time is not negative".to_owned())
+}
+
+/// A place in a JSON document.
+#[derive(Debug, Clone)]
+pub(crate) struct JsonPath {
+    /// By RFC 6901.
+    pub(crate) pointer: String,
+}
+
+fn json_path(text: &str) -> Result<JsonPath, String> {
+    let names = text.strip_prefix('.').ok_or("a path begins with a dot, such as .user.id")?;
+    if names.split('.').any(str::is_empty) {
+        return Err("a name in the path is empty; write it as .user.id".to_owned());
+    }
+    let escaped = names.split('.').map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1")));
+    Ok(JsonPath { pointer: escaped.collect() })
 }
 
 fn framing(text: &str) -> Result<Framing, String> {

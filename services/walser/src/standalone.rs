@@ -234,7 +234,12 @@ impl Ports {
             return Err(CliError::failed(text));
         }
         let admin = admin::serve(admin, health.clone(), metrics.clone(), shutdown.clone()).await;
-        let problem = |error| CliError::failed(format!("admin port {}: {error}", settings.text("admin")));
+        let problem = |error: std::io::Error| {
+            let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
+            let why = if in_use { "is already in use".to_owned() } else { error.to_string() };
+            let error = CliError::failed(format!("admin port {}: {why}", settings.text("admin")));
+            error.with_help("stop that process, or choose another with --admin HOST:PORT (port 0: any)")
+        };
         Ok(Self { listener, address, admin: admin.map_err(problem)? })
     }
 }

@@ -79,6 +79,7 @@ enum Call {
     Fetch(pb::FetchRequest),
     Create(pb::Topic),
     Topics(pb::ListTopicsRequest),
+    Nodes(pb::ListNodesRequest),
     Update(pb::UpdateTopicRequest),
     AddPartitions(i32),
     Truncate(pb::TruncateTopicRequest),
@@ -95,6 +96,7 @@ async fn call(client: &Client, call: Call) -> Result<(), Status> {
             client.topics().create_topic(request).await.map(drop)
         }
         Call::Topics(request) => client.topics().list_topics(request).await.map(drop),
+        Call::Nodes(request) => client.cluster().list_nodes(request).await.map(drop),
         Call::Update(request) => client.topics().update_topic(request).await.map(drop),
         Call::AddPartitions(partition_count) => {
             let request = pb::AddPartitionsRequest { topic: TOPIC.to_owned(), partition_count, ..Default::default() };
@@ -284,6 +286,8 @@ fn read() -> Vec<Row> {
     let wait = pbjson_types::Duration { seconds: -1, nanos: 0 };
     let mut nowhere = fetch(0);
     nowhere.targets[0].start = None;
+    let mut epoch = fetch(0);
+    epoch.targets[0].last_leader_epoch = Some(-3);
     let empty =
         pb::ReadTarget { topic: TOPIC.to_owned(), start: Some(pb::Position { at: None }), ..Default::default() };
     let before = pb::TruncateTopicRequest {
@@ -291,6 +295,8 @@ fn read() -> Vec<Row> {
         before: Some(pb::Position { at: Some(pb::position::At::Offset(50)) }),
         ..Default::default()
     };
+    let doubled =
+        pb::TruncateTopicRequest { partitions: vec![0, 0], before: Some(bound(pb::Bound::Earliest)), ..before.clone() };
     vec![
         ("11 unknown topic", Call::Fetch(unknown(fetch(0))), Code::NotFound, "TOPIC_NOT_FOUND"),
         ("39 beyond the end", Call::Fetch(fetch(1000)), Code::OutOfRange, "OFFSET_OUT_OF_RANGE"),
@@ -316,6 +322,20 @@ fn read() -> Vec<Row> {
             InvalidArgument,
             "FIELD_INVALID",
         ),
+        (
+            "unknown role",
+            Call::Nodes(pb::ListNodesRequest { roles: vec![77], ..Default::default() }),
+            InvalidArgument,
+            "FIELD_INVALID",
+        ),
+        (
+            "negative page of nodes",
+            Call::Nodes(pb::ListNodesRequest { page_size: -1, ..Default::default() }),
+            InvalidArgument,
+            "FIELD_INVALID",
+        ),
+        ("negative epoch", Call::Fetch(epoch), InvalidArgument, "FIELD_INVALID"),
+        ("truncate a partition twice", Call::Truncate(doubled), InvalidArgument, "FIELD_INVALID"),
         ("truncate beyond the end", Call::Truncate(before), Code::OutOfRange, "OFFSET_OUT_OF_RANGE"),
     ]
 }

@@ -9,6 +9,25 @@ use walser_rpc::Failure;
 
 use crate::server::{PATIENCE, Server, create, place, read_all, record, wait_a_little};
 
+/// Asks the admin port.
+fn get(server: &Server, path: &str) -> String {
+    use std::io::Read as _;
+    let mut stream = TcpStream::connect(&server.admin).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Looks again and again until something holds.
+async fn until(holds: impl AsyncFn() -> bool, what: &str) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        wait_a_little();
+    }
+}
+
 fn refused(data: &Path, more: &[&str]) -> String {
     let log = data.with_extension("log");
     let _ = std::fs::remove_file(&log);
@@ -80,6 +99,12 @@ async fn a_full_disk_refuses_writes_and_serves_reads_until_there_is_space() {
     };
     assert_eq!((refused.reason_name(), refused.code()), ("DISK_FULL", tonic::Code::ResourceExhausted));
     assert_eq!(read_all(&client, "big", 0).await.len(), written);
+    let shown = async || {
+        let cluster = client.cluster().get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner().cluster;
+        let issues = cluster.unwrap().health.unwrap().issues;
+        issues.iter().any(|issue| issue.code == "DISK_FULL")
+    };
+    until(shown, "the status shows that the disk is full").await;
     let request = pb::DeleteTopicRequest { name: "big".to_owned(), etag: String::new() };
     client.topics().delete_topic(request).await.unwrap();
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -105,6 +130,45 @@ async fn silent_connections_and_half_messages_disturb_nobody() {
     }
     assert_eq!(read_all(&client, "t", 0).await.len(), 20);
     drop((silent, half));
+    server.assert_no_panic();
+}
+
+/// A partition whose files cannot be read costs nobody else anything, and is as it was once they can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreadable_partition_leaves_the_others_in_service() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    let write =
+        |topic: &str| pb::ProduceRequest { topic: topic.to_owned(), records: vec![record("x")], ..Default::default() };
+    create(&client, "good", 1, &[]).await;
+    create(&client, "bad", 1, &[]).await;
+    client.producer().produce(write("good")).await.unwrap();
+    let before: Vec<_> = std::fs::read_dir(data.join("logs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    client.producer().produce(write("bad")).await.unwrap();
+    let all = std::fs::read_dir(data.join("logs")).unwrap().map(|entry| entry.unwrap().path());
+    let bad = all.into_iter().find(|path| !before.contains(path)).unwrap();
+    let data = server.kill();
+    let epochs = bad.join("leader-epochs");
+    std::fs::rename(&epochs, bad.join("aside")).unwrap();
+    std::fs::create_dir(&epochs).unwrap();
+
+    let server = Server::start(&data);
+    let client = server.client();
+    client.producer().produce(write("good")).await.unwrap();
+    let refused = Failure::from(client.producer().produce(write("bad")).await.unwrap_err());
+    assert_eq!(refused.reason_name(), "STORAGE_ERROR", "{refused:?}");
+    assert!(server.printed().contains("cannot be opened"), "{}", server.printed());
+    until(async || get(&server, "/readyz").starts_with("HTTP/1.1 503"), "the probe names the partition").await;
+
+    let data = server.kill();
+    std::fs::remove_dir(&epochs).unwrap();
+    std::fs::rename(bad.join("aside"), &epochs).unwrap();
+    let server = Server::start(&data);
+    let client = server.client();
+    client.producer().produce(write("bad")).await.unwrap();
+    assert_eq!(read_all(&client, "bad", 0).await.len(), 2);
+    assert_eq!(read_all(&client, "good", 0).await.len(), 2);
     server.assert_no_panic();
 }
 
@@ -142,21 +206,13 @@ async fn a_client_that_stops_reading_costs_bounded_memory() {
 async fn probes_say_how_the_server_is() {
     let (_dir, data) = place();
     let server = Server::start(&data);
-    let get = |path: &str| {
-        use std::io::Read as _;
-        let mut stream = TcpStream::connect(&server.admin).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
     for path in ["/livez", "/readyz", "/startupz"] {
-        assert!(get(path).starts_with("HTTP/1.1 200"), "{path}");
+        assert!(get(&server, path).starts_with("HTTP/1.1 200"), "{path}");
     }
     let client = server.client();
     create(&client, "t", 1, &[]).await;
     let request = pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
     client.producer().produce(request).await.unwrap();
-    let metrics = get("/metrics");
+    let metrics = get(&server, "/metrics");
     assert!(metrics.contains("walser_storage_append_records_total 1"), "{metrics}");
 }

@@ -61,6 +61,51 @@ async fn a_repeated_sequence_is_recognised_also_after_a_kill() {
     assert_eq!(read_all(&client, "t", 0).await.len(), 15);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_batch_keeps_the_time_of_its_append() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    let init = pb::InitProducerRequest::default();
+    let identity = client.producer().init_producer(init).await.unwrap().into_inner().producer.unwrap();
+    let first = produce(&client, session(&identity, 0, &["a"])).await.unwrap();
+    let again = produce(&client, session(&identity, 0, &["a"])).await.unwrap();
+    assert!(again.duplicate && first.log_append_time_millis.is_some(), "{again:?}");
+    assert_eq!(again.log_append_time_millis, first.log_append_time_millis);
+    let read = read_all(&client, "t", 0).await;
+    assert_eq!(Some(read[0].timestamp_millis), first.log_append_time_millis);
+}
+
+/// Writers of a topic that is deleted are told that, whatever their write was waiting for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_deleted_under_writes_is_not_found() {
+    let (_dir, data) = place();
+    let server = Server::start_with(&data, &["--set", "gateway.auto.create.topics=false"]);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let client = client.clone();
+        writers.spawn(async move {
+            loop {
+                let request =
+                    pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
+                if let Err(status) = client.producer().produce(request).await {
+                    return Failure::from(status);
+                }
+            }
+        });
+    }
+    while read_all(&client, "t", 0).await.len() < 100 {}
+    let request = pb::DeleteTopicRequest { name: "t".to_owned(), etag: String::new() };
+    client.topics().delete_topic(request).await.unwrap();
+    while let Some(failure) = writers.join_next().await {
+        let failure = failure.unwrap();
+        assert_eq!(failure.reason_name(), "TOPIC_NOT_FOUND", "{failure:?}");
+    }
+}
+
 fn open(topic: &str) -> pb::ProduceStreamRequest {
     let open = pb::ProduceOpen { default_topic: topic.to_owned(), ..Default::default() };
     pb::ProduceStreamRequest { message: Some(Message::Open(open)) }
@@ -101,7 +146,8 @@ async fn a_produce_stream_answers_everything_before_it_ends() {
     requests.push(in_stream(502, vec![record("last")]));
     let (results, end) = stream(&client, requests).await;
     assert!(end.is_none(), "{end:?}");
-    assert_eq!(results.len(), 502);
+    let order: Vec<i64> = results.iter().map(|result| result.correlation_id).collect();
+    assert_eq!(order, (1..=502).collect::<Vec<_>>(), "a refusal does not overtake what was sent before");
     let mut offsets = Vec::new();
     for result in results {
         match result.outcome.unwrap() {

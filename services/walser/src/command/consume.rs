@@ -193,8 +193,7 @@ fn parse_format(text: &str) -> Result<Vec<Piece>, String> {
                 Some('h') => Piece::Headers,
                 Some('T') if rest.peek() == Some(&'{') => {
                     rest.next();
-                    let layout: String = rest.by_ref().take_while(|character| *character != '}').collect();
-                    Piece::Time(layout)
+                    Piece::Time(time_layout(&mut rest)?)
                 }
                 Some('T') => Piece::Time(String::new()),
                 other => {
@@ -216,6 +215,22 @@ fn parse_format(text: &str) -> Result<Vec<Piece>, String> {
         pieces.push(Piece::Text(plain));
     }
     Ok(pieces)
+}
+
+/// The layout in `%T{…}`, behind the opening brace.
+fn time_layout(rest: &mut impl Iterator<Item = char>) -> Result<String, String> {
+    let mut layout = String::new();
+    loop {
+        match rest.next() {
+            Some('}') => break,
+            Some(character) => layout.push(character),
+            None => return Err("%T{ has no closing }".to_owned()),
+        }
+    }
+    if !TIME_PARTS.iter().any(|(reference, _)| layout.contains(reference)) {
+        return Err(format!("%T{{{layout}}} names no part of a time; write it as 2006-01-02T15:04:05.000"));
+    }
+    Ok(layout)
 }
 
 fn print_format(
@@ -245,27 +260,22 @@ fn print_format(
     Ok(())
 }
 
+/// Parts of Go's reference time, with their places in an RFC 3339 time.
+const TIME_PARTS: [(&str, std::ops::Range<usize>); 7] =
+    [("2006", 0..4), ("01", 5..7), ("02", 8..10), ("15", 11..13), ("04", 14..16), ("05", 17..19), ("000", 20..23)];
+
 /// A time in UTC by Go's reference layout, as `rpk` writes it: `2006-01-02T15:04:05.000`; empty is RFC 3339.
 fn laid_out(millis: i64, layout: &str) -> String {
     let text = output::time(millis);
     if layout.is_empty() {
         return text;
     }
-    let parts = [
-        ("2006", &text[0..4]),
-        ("01", &text[5..7]),
-        ("02", &text[8..10]),
-        ("15", &text[11..13]),
-        ("04", &text[14..16]),
-        ("05", &text[17..19]),
-        ("000", &text[20..23]),
-    ];
     let mut out = String::new();
     let mut rest = layout;
     while let Some(character) = rest.chars().next() {
-        match parts.iter().find(|(reference, _)| rest.starts_with(reference)) {
-            Some((reference, value)) => {
-                out.push_str(value);
+        match TIME_PARTS.iter().find(|(reference, _)| rest.starts_with(reference)) {
+            Some((reference, place)) => {
+                out.push_str(&text[place.clone()]);
                 rest = &rest[reference.len()..];
             }
             None => {
@@ -290,6 +300,7 @@ mod tests {
             vec![Piece::Topic, text("/"), Piece::Partition, text(" "), time, text("\t"), Piece::Value, text("%\n")];
         assert_eq!(pieces, expected);
         assert!(parse_format("%x").is_err() && parse_format("%").is_err());
+        assert!(parse_format("%T{15:04 %v").is_err() && parse_format("%T{%Y} %v").is_err());
         assert_eq!(laid_out(1_763_686_023_118, "15:04:05 2006-01-02"), "00:47:03 2025-11-21");
     }
 

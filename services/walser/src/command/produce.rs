@@ -11,7 +11,7 @@ use walser_model::Timestamp;
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, HEADER_LEN, RecordFields, partition_for_key};
 
-use crate::cli::{Framing, ProduceArgs};
+use crate::cli::{Framing, JsonPath, ProduceArgs};
 use crate::error::CliError;
 use crate::output;
 
@@ -30,6 +30,21 @@ const DELIVERIES_MAX: usize = 256;
 
 type Header = (Vec<u8>, Option<Vec<u8>>);
 
+/// A batch that is being filled.
+struct Open {
+    builder: BatchBuilder,
+    /// Number of its first record in the input, from 1.
+    first: i64,
+}
+
+/// A batch that is not answered yet.
+struct Sent {
+    partition: i32,
+    count: i32,
+    first: i64,
+    delivery: Delivery,
+}
+
 /// Records on their way into one topic.
 struct Sink {
     client: Client,
@@ -38,8 +53,8 @@ struct Sink {
     producer: Option<Producer>,
     partition_count: i32,
     batch_bytes: usize,
-    open: HashMap<i32, BatchBuilder>,
-    deliveries: VecDeque<(i32, i32, Delivery)>,
+    open: HashMap<i32, Open>,
+    deliveries: VecDeque<Sent>,
     sticky: i32,
     records: i64,
     bytes: i64,
@@ -202,7 +217,7 @@ impl Sink {
         }
         let key = match (&self.arguments.key, &self.arguments.key_json) {
             (Some(key), _) => Some(key.clone().into_bytes()),
-            (None, Some(path)) => json_key(&value, path)?,
+            (None, Some(path)) => json_key(&value, path, self.records + 1)?,
             (None, None) => None,
         };
         let partition = match (self.arguments.partition, &key) {
@@ -214,15 +229,17 @@ impl Sink {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())).collect();
         let fields = RecordFields { timestamp: now_ms(), key: key.as_deref(), value: Some(&value), headers: &headers };
         let size = fields.encoded_len_max();
-        let full = self.open.get(&partition).is_some_and(|open| open.uncompressed_len() + size > self.batch_bytes);
+        let full =
+            self.open.get(&partition).is_some_and(|open| open.builder.uncompressed_len() + size > self.batch_bytes);
         if full {
             self.send(partition).await?;
         }
         let capacity = if self.tell { 256 } else { self.batch_bytes.min(BATCH_BYTES) + 1024 };
         let codec = self.arguments.compression;
-        let builder = self.open.entry(partition).or_insert_with(|| BatchBuilder::new(codec, capacity));
-        builder.append(&fields);
         self.records += 1;
+        let fresh = || Open { builder: BatchBuilder::new(codec, capacity), first: self.records };
+        let builder = &mut self.open.entry(partition).or_insert_with(fresh).builder;
+        builder.append(&fields);
         self.bytes += i64::try_from(value.len()).unwrap_or(0);
         if builder.uncompressed_len() >= self.batch_bytes {
             self.send(partition).await?;
@@ -275,11 +292,11 @@ impl Sink {
     }
 
     async fn send(&mut self, partition: i32) -> Result<(), Stop> {
-        let Some(builder) = self.open.remove(&partition) else { return Ok(()) };
+        let Some(Open { builder, first }) = self.open.remove(&partition) else { return Ok(()) };
         let Some(producer) = &self.producer else { return Ok(()) };
         let count = builder.record_count();
         let delivery = producer.send(partition, builder).await?;
-        self.deliveries.push_back((partition, count, delivery));
+        self.deliveries.push_back(Sent { partition, count, first, delivery });
         if self.arguments.key.is_none() && self.arguments.key_json.is_none() {
             self.sticky = (self.sticky + 1) % self.partition_count.max(1);
         }
@@ -291,16 +308,19 @@ impl Sink {
 
     /// Waits for the oldest batch.
     async fn settle(&mut self) -> Result<(), Stop> {
-        let Some((partition, count, delivery)) = self.deliveries.pop_front() else { return Ok(()) };
-        let mut delivery = delivery;
-        let delivered = match tokio::time::timeout(SLOW, &mut delivery).await {
-            Ok(delivered) => delivered?,
+        let Some(Sent { partition, count, first, mut delivery }) = self.deliveries.pop_front() else { return Ok(()) };
+        let outcome = match tokio::time::timeout(SLOW, &mut delivery).await {
+            Ok(outcome) => outcome,
             Err(_slow) => {
                 let seconds = DELIVERY_TIMEOUT.as_secs();
                 output::note(&format!("the server does not answer, or refuses records; trying again for {seconds} s"));
-                delivery.await?
+                delivery.await
             }
         };
+        let delivered = outcome.inspect_err(|_| {
+            let more = if count > 1 { " and those sent with it were" } else { " was" };
+            output::note(&format!("record {first} of the input{more} not written:"));
+        })?;
         if self.tell && delivered.base_offset >= 0 {
             for offset in delivered.base_offset..delivered.base_offset + i64::from(count) {
                 output::data(&format!("{}/{partition} @{offset}", self.arguments.topic));
@@ -323,12 +343,11 @@ impl Sink {
 }
 
 /// The value at a path such as `.user.id`, as a key. A missing one is a null key.
-fn json_key(record: &[u8], path: &str) -> Result<Option<Vec<u8>>, CliError> {
+fn json_key(record: &[u8], path: &JsonPath, number: i64) -> Result<Option<Vec<u8>>, CliError> {
     let parsed: serde_json::Value = serde_json::from_slice(record).map_err(|error| {
-        CliError::usage(format!("a record is not JSON, so --key-json {path} finds nothing: {error}"))
+        CliError::usage(format!("record {number} is not JSON, so --key-json finds nothing in it: {error}"))
     })?;
-    let pointer: String = path.trim_start_matches('.').split('.').map(|part| format!("/{part}")).collect();
-    Ok(match parsed.pointer(&pointer) {
+    Ok(match parsed.pointer(&path.pointer) {
         None | Some(serde_json::Value::Null) => None,
         Some(serde_json::Value::String(text)) => Some(text.clone().into_bytes()),
         Some(other) => Some(other.to_string().into_bytes()),
