@@ -1,11 +1,13 @@
 //! The process kit: what every service needs around its own work.
 //!
 //! Settings ([`Settings`]), logs and traces ([`telemetry`]), signals and drain ([`Shutdown`]), the gRPC listener with
-//! its limits ([`Listener`]), metrics and the admin port ([`admin`]).
+//! its limits ([`Listener`]), metrics and the admin port ([`admin`]); and the process that puts them together
+//! ([`process`]).
 
 pub mod admin;
 mod listener;
 mod metrics;
+pub mod process;
 mod settings;
 mod shutdown;
 mod socket;
@@ -13,5 +15,6 @@ pub mod telemetry;
 
 pub use listener::{Exposure, Listener, ListenerError, ListenerLimits};
 pub use metrics::Metrics;
+pub use process::{MainError, Process, ProcessArgs, ProcessError};
 pub use settings::{Key, Kind, Settings, SettingsError};
 pub use shutdown::{Shutdown, signals};

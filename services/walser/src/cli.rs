@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use walser_model::{Acks, Compression, parse_bytes, parse_duration_ms};
+use walser_service::ProcessArgs;
 
 use crate::position::Position;
 
@@ -61,24 +62,8 @@ pub(crate) struct UpArgs {
     /// Keep everything in memory, at most SIZE (such as 512MiB); nothing survives the end of the process
     #[arg(long, value_name = "SIZE", num_args = 0..=1, default_missing_value = "256MiB", value_parser = size, conflicts_with = "data")]
     pub(crate) memory: Option<u64>,
-    /// Address for gRPC; port 0 takes any free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7460")]
-    pub(crate) listen: String,
-    /// Address for probes and metrics; port 0 takes any free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7463")]
-    pub(crate) admin: String,
-    /// Write the bound addresses into FILE, as JSON, once the server is ready
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ready_file: Option<PathBuf>,
-    /// Settings, as TOML
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// One setting; wins over file and environment (repeatable)
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) settings: Vec<String>,
-    /// Allow addresses that other machines can reach, without TLS
-    #[arg(long)]
-    pub(crate) insecure: bool,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tonic::Code;
 use walser_client::{ConnectError, Failure, Reason};
+use walser_service::ProcessError;
 
 use crate::output;
 
@@ -14,6 +15,15 @@ pub(crate) struct CliError {
     why: Vec<String>,
     help: Option<String>,
     code: u8,
+}
+
+impl From<ProcessError> for CliError {
+    fn from(error: ProcessError) -> Self {
+        match error {
+            ProcessError::Settings(_) | ProcessError::Telemetry(_) => Self::usage(error.to_string()),
+            error => Self::failed(error.to_string()),
+        }
+    }
 }
 
 impl CliError {

@@ -7,99 +7,31 @@ use std::time::Duration;
 
 use walser_log::{DirectoryError, Disk, MemoryDisk, RealDisk};
 use walser_metastore::{Embedded, Memory, Metastore};
-use walser_model::{Clock, Random, SystemClock, SystemRandom};
+use walser_model::{Clock, SystemClock};
 use walser_proto::v1::NodeRole;
 use walser_rpc::{Guard, Network};
-use walser_service::admin::{self, Health};
-use walser_service::{Exposure, Key, Kind, Listener, ListenerLimits, Metrics, Settings, Shutdown, signals, telemetry};
+use walser_service::process::{self, Process};
+use walser_service::{Key, Settings, telemetry};
 
 use crate::cli::UpArgs;
 use crate::error::CliError;
 use crate::output;
 
-/// Settings of the process itself.
-pub(crate) const KEYS: &[Key] = &[
-    Key {
-        name: "listen",
-        kind: Kind::Address,
-        default: "127.0.0.1:7460",
-        doc: "Address of the public gRPC port (`--listen`).",
-    },
-    Key {
-        name: "admin",
-        kind: Kind::Address,
-        default: "127.0.0.1:7463",
-        doc: "Address of the admin port: probes and metrics (`--admin`).",
-    },
-    Key { name: "workers", kind: Kind::Int(0, 256), default: "0", doc: "Threads for the network. 0: one per core." },
-    Key {
-        name: "shutdown.grace.ms",
-        kind: Kind::Millis(0, 600_000),
-        default: "10000",
-        doc: "Time that running calls get at a stop.",
-    },
-    Key {
-        name: "listener.connections.max",
-        kind: Kind::Int(1, 1_000_000),
-        default: "10000",
-        doc: "Most connections at once.",
-    },
-    Key {
-        name: "listener.connections.per.address.max",
-        kind: Kind::Int(1, 1_000_000),
-        default: "256",
-        doc: "Most connections from one address; loopback is not counted.",
-    },
-];
-
 /// The tables of all services.
-pub(crate) const ALL_KEYS: [&[Key]; 5] =
-    [KEYS, telemetry::KEYS, walser_controller::KEYS, walser_storage_node::KEYS, walser_gateway::KEYS];
+pub(crate) const ALL_KEYS: [&[Key]; 6] = [
+    process::PUBLIC_PORT,
+    process::KEYS,
+    telemetry::KEYS,
+    walser_controller::KEYS,
+    walser_storage_node::KEYS,
+    walser_gateway::KEYS,
+];
 
 /// Runs the server until it is told to stop.
 pub(crate) fn run(arguments: &UpArgs) -> Result<ExitCode, CliError> {
-    let clock = SystemClock::start();
-    raise_file_limit();
-    let settings = settings(arguments)?;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let workers = match settings.number::<usize>("workers") {
-        0 => cores,
-        workers => workers,
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .thread_name("network")
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::failed(format!("no runtime: {error}")))?;
-    let outcome = runtime.block_on(serve(arguments, &settings, Arc::new(clock), cores));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    outcome
-}
-
-/// Every segment that is read or written is an open file: the process takes as many as it may have.
-fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit);
-}
-
-fn settings(arguments: &UpArgs) -> Result<Settings, CliError> {
-    let environment = |name: &str| std::env::var(name).ok();
-    let loaded = Settings::load(&ALL_KEYS, arguments.config.as_deref(), environment, &arguments.settings);
-    let mut settings = loaded.map_err(|error| CliError::usage(error.to_string()))?;
-    // A flag wins over everything; its default does not.
-    for (key, value, default) in
-        [("listen", &arguments.listen, "127.0.0.1:7460"), ("admin", &arguments.admin, "127.0.0.1:7463")]
-    {
-        if value != default {
-            let value =
-                value.strip_prefix("localhost:").map_or_else(|| value.clone(), |port| format!("127.0.0.1:{port}"));
-            settings.set(key, &value, "command line").map_err(|error| CliError::usage(error.to_string()))?;
-        }
-    }
-    Ok(settings)
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let settings = arguments.process.load(&ALL_KEYS).map_err(|error| CliError::usage(error.to_string()))?;
+    process::block_on(&settings, serve(arguments, settings.clone(), clock))?
 }
 
 /// Where everything lies.
@@ -138,125 +70,48 @@ fn directory_error(error: DirectoryError) -> CliError {
     CliError::failed(error.to_string())
 }
 
-async fn serve(
-    arguments: &UpArgs,
-    settings: &Settings,
-    clock: Arc<dyn Clock>,
-    cores: usize,
-) -> Result<ExitCode, CliError> {
-    let _telemetry = telemetry::install(settings).map_err(|error| CliError::usage(format!("telemetry: {error}")))?;
-    let shutdown = Shutdown::new(settings.duration("shutdown.grace.ms"));
-    signals(shutdown.clone())?;
-    let (health, metrics) = (Health::default(), Metrics::default());
-    let ports = Ports::bind(arguments, settings, &health, &metrics, &shutdown).await?;
-    let Ports { listener, address, admin } = ports;
-
+async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) -> Result<ExitCode, CliError> {
+    let process = Process::open(&arguments.process, settings, Arc::clone(&clock)).await?;
+    let (shutdown, address, admin) = (process.shutdown.clone(), process.address, process.admin);
     let place = place(arguments)?;
-    let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let network = Network::default();
+    let failed = |error: &dyn std::error::Error| CliError::failed(error.to_string());
+
     let environment = walser_controller::Environment {
         store: Arc::clone(&place.store),
         clock: Arc::clone(&clock),
-        random: Arc::clone(&random),
+        random: Arc::clone(&process.random),
     };
-    let config = walser_controller::Config::from_settings(settings, true);
+    let config = walser_controller::Config::from_settings(&process.settings, true);
     let controller = walser_controller::start(config, environment, &network).await;
-    controller.map_err(|error| CliError::failed(error.to_string()))?;
+    controller.map_err(|error| failed(&error))?;
 
-    let mut config = walser_storage_node::Config::from_settings(settings, place.data.clone(), cores);
+    let mut config =
+        walser_storage_node::Config::from_settings(&process.settings, place.data.clone(), process::cores());
     config.public_address = address.to_string();
     config.roles = [NodeRole::Controller, NodeRole::Storage, NodeRole::Gateway].map(i32::from).to_vec();
     let environment = walser_storage_node::Environment {
         disk: place.disk,
         clock: Arc::clone(&clock),
-        random: Arc::clone(&random),
-        metrics: metrics.clone(),
-        health: health.clone(),
+        random: Arc::clone(&process.random),
+        metrics: process.metrics.clone(),
+        health: process.health.clone(),
     };
     let storage = walser_storage_node::start(config, environment, &network, shutdown.clone()).await;
-    let storage = storage.map_err(|error| CliError::failed(error.to_string()))?;
+    let storage = storage.map_err(|error| failed(&error))?;
 
-    let config = walser_gateway::Config::from_settings(settings);
+    let config = walser_gateway::Config::from_settings(&process.settings);
+    let (random, metrics) = (Arc::clone(&process.random), process.metrics.clone());
     let environment = walser_gateway::Environment { clock: Arc::clone(&clock), random, metrics };
-    let gateway = walser_gateway::start(config, environment, &network, shutdown.clone()).await;
-    let gateway = gateway.map_err(|error| CliError::failed(error.to_string()))?;
+    let gateway = walser_gateway::start(config, environment, &network, shutdown).await;
+    let gateway = gateway.map_err(|error| failed(&error))?;
 
     let guard = Guard::new(&format!("walser/{}", env!("CARGO_PKG_VERSION")), telemetry::call_span);
-    let stop = shutdown.clone();
-    let serving = tokio::spawn(listener.serve(gateway.routes, guard, async move { stop.wait().await }));
-    health.set_started();
-    if let Some(file) = &arguments.ready_file {
-        write_ready_file(file, &address.to_string(), &admin.to_string())?;
-    }
+    let serving = process.serve(gateway.routes, guard)?;
     let banner = Banner { arguments, address: address.to_string(), admin: admin.to_string(), data: &place.data };
     banner.print(&storage.recovered, clock.monotonic());
-
-    shutdown.wait().await;
-    tracing::info!("stopping");
-    let finished = tokio::time::timeout(shutdown.grace(), serving).await;
-    if finished.is_err() {
-        tracing::warn!("some calls did not finish within the grace period");
-    }
-    storage.stopping.stop().await;
-    if let Some(file) = &arguments.ready_file {
-        let _ = std::fs::remove_file(file);
-    }
+    serving.until_stopped(storage.stopping.stop()).await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The bound ports.
-struct Ports {
-    listener: Listener,
-    address: std::net::SocketAddr,
-    admin: std::net::SocketAddr,
-}
-
-impl Ports {
-    async fn bind(
-        arguments: &UpArgs,
-        settings: &Settings,
-        health: &Health,
-        metrics: &Metrics,
-        shutdown: &Shutdown,
-    ) -> Result<Self, CliError> {
-        let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::LoopbackOnly };
-        let limits = ListenerLimits {
-            connections_max: settings.number("listener.connections.max"),
-            connections_per_address_max: settings.number("listener.connections.per.address.max"),
-            ..ListenerLimits::default()
-        };
-        let listener = Listener::bind(settings.address("listen"), exposure, limits).await;
-        let listener = listener.map_err(|error| CliError::failed(error.to_string()))?;
-        let address = listener.address()?;
-        let admin = settings.address("admin");
-        if exposure == Exposure::LoopbackOnly && !admin.ip().is_loopback() {
-            let text = format!("{admin} can be reached from other machines: say --insecure to allow that");
-            return Err(CliError::failed(text));
-        }
-        let admin = admin::serve(admin, health.clone(), metrics.clone(), shutdown.clone()).await;
-        let problem = |error: std::io::Error| {
-            let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
-            let why = if in_use { "is already in use".to_owned() } else { error.to_string() };
-            let error = CliError::failed(format!("admin port {}: {why}", settings.text("admin")));
-            error.with_help("stop that process, or choose another with --admin HOST:PORT (port 0: any)")
-        };
-        Ok(Self { listener, address, admin: admin.map_err(problem)? })
-    }
-}
-
-/// Writes the ready file in one step: whoever sees it can connect.
-fn write_ready_file(file: &Path, grpc: &str, admin: &str) -> Result<(), CliError> {
-    let text = serde_json::json!({
-        "grpc": grpc,
-        "admin": admin,
-        "pid": std::process::id(),
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    let problem = |error: std::io::Error| CliError::failed(format!("ready file {}: {error}", file.display()));
-    let mut temporary = file.as_os_str().to_owned();
-    temporary.push(".tmp");
-    std::fs::write(&temporary, format!("{text}\n")).map_err(problem)?;
-    std::fs::rename(&temporary, file).map_err(problem)
 }
 
 /// What is shown at start.
@@ -278,7 +133,7 @@ impl Banner<'_> {
             }
             None => format!("{}  (kept between runs; --memory for a throw-away server)", self.data.display()),
         };
-        let reach = if self.arguments.insecure {
+        let reach = if self.arguments.process.insecure {
             "Authentication is off and anyone who reaches these addresses can read and write."
         } else {
             "Authentication is off and only this machine can connect."

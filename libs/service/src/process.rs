@@ -1,0 +1,338 @@
+//! A process of the suite: arguments, settings, ports, signals, and the way from start to stop.
+//!
+//! [`main`] is the whole of a service's `main.rs`. `walser up` takes the same steps with several services in one
+//! process and a banner between them.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use tokio::task::JoinHandle;
+use tonic::service::Routes;
+use walser_model::{Clock, Random, SystemClock, SystemRandom};
+
+use crate::admin::{self, Health};
+use crate::listener::{Exposure, Listener, ListenerError, ListenerLimits};
+use crate::metrics::Metrics;
+use crate::settings::{Key, Kind, Settings, SettingsError};
+use crate::shutdown::{Shutdown, signals};
+use crate::telemetry::{self, Telemetry};
+
+/// The port of a process that clients call.
+pub const PUBLIC_PORT: &[Key] = &[Key {
+    name: "listen",
+    kind: Kind::Address,
+    default: "127.0.0.1:7460",
+    doc: "Address of the public gRPC port (`--listen`).",
+}];
+
+/// The port of a process that only the cluster calls.
+pub const INTERNAL_PORT: &[Key] = &[Key {
+    name: "listen",
+    kind: Kind::Address,
+    default: "127.0.0.1:7461",
+    doc: "Address of the internal gRPC port (`--listen`).",
+}];
+
+/// Settings of every process.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "admin",
+        kind: Kind::Address,
+        default: "127.0.0.1:7463",
+        doc: "Address of the admin port: probes and metrics (`--admin`).",
+    },
+    Key { name: "workers", kind: Kind::Int(0, 256), default: "0", doc: "Threads for the network. 0: one per core." },
+    Key {
+        name: "shutdown.grace.ms",
+        kind: Kind::Millis(0, 600_000),
+        default: "10000",
+        doc: "Time that running calls get at a stop.",
+    },
+    Key {
+        name: "listener.connections.max",
+        kind: Kind::Int(1, 1_000_000),
+        default: "10000",
+        doc: "Most connections at once.",
+    },
+    Key {
+        name: "listener.connections.per.address.max",
+        kind: Kind::Int(1, 1_000_000),
+        default: "256",
+        doc: "Most connections from one address; loopback is not counted.",
+    },
+];
+
+/// Arguments of every process.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ProcessArgs {
+    /// Address for gRPC, such as 127.0.0.1:7460; port 0 takes any free one [default: setting `listen`]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Address for probes and metrics; port 0 takes any free one [default: 127.0.0.1:7463]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
+    /// Write the bound addresses into FILE, as JSON, once the server is ready
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Settings, as TOML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One setting; wins over file and environment (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Allow addresses that other machines can reach, without TLS
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// Why a process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Logs or traces cannot be set up.
+    #[error("telemetry: {0}")]
+    Telemetry(String),
+    /// The gRPC port cannot be had.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+    /// The admin port would be open to the world.
+    #[error("admin port {0} can be reached from other machines: say --insecure to allow that")]
+    AdminExposed(SocketAddr),
+    /// The admin port is taken.
+    #[error("admin port {0} is already in use; stop that process, or choose another with --admin (port 0: any)")]
+    AdminInUse(SocketAddr),
+    /// The ready file cannot be written.
+    #[error("ready file {path}: {source}")]
+    ReadyFile {
+        /// As asked.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system refuses something else.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// A process whose ports are bound and which serves nothing yet.
+#[derive(Debug)]
+pub struct Process {
+    /// What it is told.
+    pub settings: Settings,
+    /// Time since its start.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+    /// When it is to stop.
+    pub shutdown: Shutdown,
+    /// What its probes answer.
+    pub health: Health,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Its gRPC port.
+    pub address: SocketAddr,
+    /// Its admin port.
+    pub admin: SocketAddr,
+    listener: Listener,
+    ready_file: Option<PathBuf>,
+    _telemetry: Telemetry,
+}
+
+/// A process that serves.
+#[derive(Debug)]
+pub struct Serving {
+    calls: JoinHandle<Result<(), tonic::transport::Error>>,
+    shutdown: Shutdown,
+    ready_file: Option<PathBuf>,
+    _telemetry: Telemetry,
+}
+
+/// Cores of this machine.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Runs `process` to its end on a runtime of its own.
+///
+/// # Errors
+/// What the system says when it gives no threads.
+pub fn block_on<T>(settings: &Settings, process: impl Future<Output = T>) -> std::io::Result<T> {
+    raise_file_limit();
+    let workers = match settings.number::<usize>("workers") {
+        0 => cores(),
+        workers => workers,
+    };
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(workers).thread_name("network").enable_all().build()?;
+    let outcome = runtime.block_on(process);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(outcome)
+}
+
+/// Every segment that is read or written is an open file: the process takes as many as it may have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+// === impl ProcessArgs ===
+
+impl ProcessArgs {
+    /// All settings: defaults, file, environment, `--set`, and the flags, which win.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn load(&self, keys: &[&'static [Key]]) -> Result<Settings, SettingsError> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let mut settings = Settings::load(keys, self.config.as_deref(), environment, &self.settings)?;
+        for (key, value) in [("listen", &self.listen), ("admin", &self.admin)] {
+            let Some(value) = value else { continue };
+            let local = value.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+            settings.set(key, local.as_ref().unwrap_or(value), "command line")?;
+        }
+        Ok(settings)
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Installs logs and signals, and binds the ports.
+    ///
+    /// # Errors
+    /// [`ProcessError`].
+    pub async fn open(
+        arguments: &ProcessArgs,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ProcessError> {
+        let telemetry = telemetry::install(&settings).map_err(|error| ProcessError::Telemetry(error.to_string()))?;
+        let shutdown = Shutdown::new(settings.duration("shutdown.grace.ms"));
+        signals(shutdown.clone())?;
+        let (health, metrics) = (Health::default(), Metrics::default());
+        let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::LoopbackOnly };
+        let limits = ListenerLimits {
+            connections_max: settings.number("listener.connections.max"),
+            connections_per_address_max: settings.number("listener.connections.per.address.max"),
+            ..ListenerLimits::default()
+        };
+        let listener = Listener::bind(settings.address("listen"), exposure, limits).await?;
+        let address = listener.address()?;
+        let admin = settings.address("admin");
+        if exposure == Exposure::LoopbackOnly && !admin.ip().is_loopback() {
+            return Err(ProcessError::AdminExposed(admin));
+        }
+        let bound = admin::serve(admin, health.clone(), metrics.clone(), shutdown.clone()).await;
+        let admin = bound.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => ProcessError::AdminInUse(admin),
+            _ => ProcessError::Io(error),
+        })?;
+        Ok(Self {
+            settings,
+            clock,
+            random: Arc::new(SystemRandom),
+            shutdown,
+            health,
+            metrics,
+            address,
+            admin,
+            listener,
+            ready_file: arguments.ready_file.clone(),
+            _telemetry: telemetry,
+        })
+    }
+
+    /// Serves calls from now on; the ready file says so.
+    ///
+    /// # Errors
+    /// When the ready file cannot be written.
+    pub fn serve<L, S>(self, routes: Routes, layer: L) -> Result<Serving, ProcessError>
+    where
+        L: tower_layer::Layer<Routes, Service = S> + Clone + Send + Sync + 'static,
+        S: tower_service::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<tonic::body::Body>,
+                Error = std::convert::Infallible,
+            > + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let (shutdown, stop) = (self.shutdown.clone(), self.shutdown);
+        let calls = tokio::spawn(self.listener.serve(routes, layer, async move { stop.wait().await }));
+        self.health.set_started();
+        if let Some(file) = &self.ready_file {
+            let written = write_ready_file(file, self.address, self.admin);
+            written.map_err(|source| ProcessError::ReadyFile { path: file.display().to_string(), source })?;
+        }
+        Ok(Serving { calls, shutdown, ready_file: self.ready_file, _telemetry: self._telemetry })
+    }
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Waits for the stop; running calls get the grace period. `close` is what the service does after its last call.
+    pub async fn until_stopped(self, close: impl Future<Output = ()>) {
+        self.shutdown.wait().await;
+        tracing::info!("stopping");
+        if tokio::time::timeout(self.shutdown.grace(), self.calls).await.is_err() {
+            tracing::warn!("some calls did not finish within the grace period");
+        }
+        close.await;
+        if let Some(file) = &self.ready_file {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+/// Writes the ready file in one step: whoever sees it can connect.
+fn write_ready_file(file: &std::path::Path, grpc: SocketAddr, admin: SocketAddr) -> std::io::Result<()> {
+    let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION"));
+    let text = format!("{{\"grpc\":\"{grpc}\",\"admin\":\"{admin}\",\"pid\":{pid},\"version\":\"{version}\"}}\n");
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".tmp");
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(&temporary, file)
+}
+
+/// The command line of a service that is a process of its own.
+#[derive(Debug, clap::Parser)]
+#[command(version)]
+struct ServiceArgs {
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// What [`main`] reports.
+pub type MainError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The whole `main` of a service: `start` is given the open process, starts the service, and serves until the stop.
+pub fn main<F, R>(keys: &[&'static [Key]], start: F) -> ExitCode
+where
+    F: FnOnce(Process) -> R,
+    R: Future<Output = Result<(), MainError>>,
+{
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let arguments = ServiceArgs::parse().process;
+    let run = async |settings: Settings| start(Process::open(&arguments, settings, clock).await?).await;
+    let outcome = arguments.load(keys).map_err(MainError::from).and_then(|settings| {
+        let process = run(settings.clone());
+        block_on(&settings, process)?
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr().lock(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
