@@ -22,6 +22,6 @@ if [ ! -x "$venv/bin/python" ]; then python3 -m venv "$venv"; fi
   "$venv/bin/pip" install -q --disable-pip-version-check 'grpcio>=1.60' 'grpcio-tools>=1.60' 'grpcio-status>=1.60' 'grpcio-reflection>=1.60'
 export WALSER_TEST_PYTHON="$PWD/$venv/bin/python"
 
-cargo build -p walser
+cargo build --workspace --bins
 export WALSER_BINARY="$PWD/target/debug/walser"
 cargo test --workspace --no-fail-fast -- "$@"

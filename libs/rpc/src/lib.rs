@@ -11,6 +11,7 @@ mod link;
 mod metadata;
 mod network;
 mod reason;
+mod remote;
 
 pub use deadline::remaining;
 pub use failure::Failure;

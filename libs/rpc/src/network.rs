@@ -2,24 +2,46 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::transport::Endpoint;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 use walser_model::NodeId;
+use walser_proto::v1::Effect;
 
+use crate::Reason;
+use crate::failure::Failure;
 use crate::link::StorageLink;
+use crate::remote::RemoteLink;
+
+/// Windows large enough for a fast link.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The frame size that costs the fewest system calls per byte.
+const FRAME_BYTES: u32 = 256 << 10;
+/// A peer that does not answer a ping within this time is gone: its calls fail instead of waiting for ever.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// What generated clients call through: a channel over TCP, or the callee's routes in this process.
 pub type Connection = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, ConnectionError>;
 
-/// The callee could not be reached.
+/// The callee could not be reached, or its address is none.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ConnectionError(String);
+#[error("{text}")]
+pub struct ConnectionError {
+    text: String,
+    /// What a generated client gives its caller.
+    #[source]
+    status: Status,
+}
 
 /// The services that can be reached.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +52,15 @@ pub struct Network {
 #[derive(Default)]
 struct Known {
     controller: Option<Connection>,
-    storage: HashMap<NodeId, (Connection, Arc<dyn StorageLink>)>,
+    storage: HashMap<NodeId, Storage>,
+}
+
+/// A storage node.
+struct Storage {
+    /// `None`: in this process.
+    address: Option<String>,
+    connection: Connection,
+    link: Arc<dyn StorageLink>,
 }
 
 impl std::fmt::Debug for Known {
@@ -46,6 +76,66 @@ pub fn local_connection(routes: Routes) -> Connection {
     BoxCloneSyncService::new(service)
 }
 
+fn endpoint(address: &str) -> Result<Endpoint, ConnectionError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    endpoint.map_err(|error| {
+        let problem = format!("\"{address}\" is not HOST:PORT: {error}");
+        ConnectionError::new(Failure::field("address", problem))
+    })
+}
+
+/// A channel whose own errors have a reason.
+fn channel(endpoint: &Endpoint, reason: Reason) -> Connection {
+    let address = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
+    let channel = endpoint
+        .clone()
+        .connect_timeout(CONNECT_LIMIT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .connect_lazy();
+    let service =
+        ServiceExt::<http::Request<Body>>::map_err(channel, move |error| unreachable(reason, &address, &error));
+    BoxCloneSyncService::new(service)
+}
+
+/// A call that got no answer: it had no effect when there was no connection, and may have had one otherwise.
+fn unreachable(reason: Reason, address: &str, error: &tonic::transport::Error) -> ConnectionError {
+    use std::io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    let mut connected = true;
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let refused = [AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut];
+        connected &= !kind.is_some_and(|kind| refused.contains(&kind));
+        cause = error.source();
+    }
+    let what = if connected { "broke the connection" } else { "does not answer" };
+    let failure = Failure::new(reason, format!("{address} {what}: {}", error_chain(error)));
+    ConnectionError::new(if connected { failure.with_effect(Effect::Maybe) } else { failure })
+}
+
+impl ConnectionError {
+    fn new(failure: Failure) -> Self {
+        Self { text: failure.message().to_owned(), status: failure.into() }
+    }
+}
+
+/// An error with its causes: the outermost one says only that there was one.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
 // === impl Network ===
 
 impl Network {
@@ -56,7 +146,33 @@ impl Network {
 
     /// Makes a storage node known.
     pub fn register_storage(&self, node: NodeId, connection: Connection, link: Arc<dyn StorageLink>) {
-        self.known.lock().storage.insert(node, (connection, link));
+        self.known.lock().storage.insert(node, Storage { address: None, connection, link });
+    }
+
+    /// Makes a storage node in another process known, by its internal address. One of this process is left alone.
+    ///
+    /// # Errors
+    /// When the address cannot be one; what was known before stays.
+    pub fn dial_storage(&self, node: NodeId, address: &str) -> Result<(), ConnectionError> {
+        let mut known = self.known.lock();
+        let same = |found: &Storage| found.address.as_deref().is_none_or(|known| known == address);
+        if known.storage.get(&node).is_some_and(same) {
+            return Ok(());
+        }
+        let endpoint = endpoint(address)?;
+        let connection = channel(&endpoint, Reason::LeaderNotAvailable);
+        let link = Arc::new(RemoteLink::new(node, || channel(&endpoint, Reason::LeaderNotAvailable)));
+        known.storage.insert(node, Storage { address: Some(address.to_owned()), connection, link });
+        Ok(())
+    }
+
+    /// Makes a controller in another process known, by its address.
+    ///
+    /// # Errors
+    /// When the address cannot be one.
+    pub fn dial_controller(&self, address: &str) -> Result<(), ConnectionError> {
+        self.register_controller(channel(&endpoint(address)?, Reason::ControllerNotAvailable));
+        Ok(())
     }
 
     /// The controller, once it is known.
@@ -66,11 +182,11 @@ impl Network {
 
     /// A storage node for calls about records as a whole.
     pub fn storage(&self, node: NodeId) -> Option<Connection> {
-        self.known.lock().storage.get(&node).map(|(connection, _)| connection.clone())
+        self.known.lock().storage.get(&node).map(|found| found.connection.clone())
     }
 
     /// A storage node for record data.
     pub fn storage_link(&self, node: NodeId) -> Option<Arc<dyn StorageLink>> {
-        self.known.lock().storage.get(&node).map(|(_, link)| Arc::clone(link))
+        self.known.lock().storage.get(&node).map(|found| Arc::clone(&found.link))
     }
 }

@@ -66,6 +66,14 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
+/// Where processes that are no controller find theirs.
+pub const CONTROLLER: &[Key] = &[Key {
+    name: "controller.address",
+    kind: Kind::Text,
+    default: "127.0.0.1:7461",
+    doc: "HOST:PORT of the controller, for processes that are none.",
+}];
+
 /// Arguments of every process.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ProcessArgs {

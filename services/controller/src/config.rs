@@ -38,6 +38,14 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
+/// Settings of a controller that is a process of its own.
+pub const PROCESS_KEYS: &[Key] = &[Key {
+    name: "controller.data",
+    kind: Kind::Text,
+    default: "./controller-data",
+    doc: "Directory of the metadata.",
+}];
+
 /// Checked settings.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -26,7 +26,7 @@ use walser_metastore::Metastore;
 use walser_model::{Clock, ClusterId, Random};
 use walser_rpc::{Network, local_connection};
 
-pub use config::{Config, KEYS};
+pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
 
 use crate::store::Store;

@@ -6,6 +6,7 @@ mod producer;
 mod stream;
 mod topic;
 
+use tonic::Status;
 use tonic::service::Routes;
 use walser_proto::v1::cluster_service_server::ClusterServiceServer;
 use walser_proto::v1::consumer_service_server::ConsumerServiceServer;
@@ -13,10 +14,17 @@ use walser_proto::v1::operation_service_server::OperationServiceServer;
 use walser_proto::v1::producer_service_server::ProducerServiceServer;
 use walser_proto::v1::topic_service_server::TopicServiceServer;
 
+use walser_rpc::Failure;
+
 use crate::Gateway;
 
 /// Largest message that the gateway sends: a chunk for a client that takes more than the default.
 const SEND_BYTES_MAX: usize = 64 << 20;
+
+/// An answer of another service as the caller gets it: always with details, also when the connection made the error.
+fn relayed(status: Status) -> Status {
+    Failure::from(status).into()
+}
 
 /// Every public service, with health and reflection.
 pub(crate) async fn routes(gateway: Gateway) -> Routes {

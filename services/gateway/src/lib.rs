@@ -92,8 +92,11 @@ pub async fn start(
     let unknown = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = network.controller().ok_or_else(unknown)?;
     let metadata = Metadata::default();
-    tokio::spawn(metadata.clone().follow(controller.clone(), shutdown.clone()));
-    metadata.first_snapshot().await;
+    tokio::spawn(metadata.clone().follow(controller.clone(), network.clone(), shutdown.clone()));
+    tokio::select! {
+        () = metadata.first_snapshot() => {}
+        () = shutdown.wait() => return Err(Failure::new(Reason::GatewayDraining, "told to stop before it was ready")),
+    }
     let producer_ids = ProducerIds::new(controller.clone());
     let gateway = Gateway {
         config,

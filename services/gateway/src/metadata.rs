@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use walser_model::{LeaderEpoch, NodeId, TopicConfig, TopicId};
 use walser_proto::internal::v1 as pbi;
-use walser_rpc::{Connection, Failure, MetadataStream};
+use walser_rpc::{Connection, Failure, MetadataStream, Network};
 use walser_service::Shutdown;
 
 use crate::retry::Backoff;
@@ -147,12 +147,12 @@ impl Metadata {
     }
 
     /// Follows the controller until the stop.
-    pub(crate) async fn follow(self, controller: Connection, shutdown: Shutdown) {
+    pub(crate) async fn follow(self, controller: Connection, network: Network, shutdown: Shutdown) {
         let mut backoff = Backoff::default();
         while !shutdown.begun() {
             let version = self.view.load().version;
             let outcome = tokio::select! {
-                outcome = self.follow_once(&controller) => outcome,
+                outcome = self.follow_once(&controller, &network) => outcome,
                 () = shutdown.wait() => return,
             };
             if let Err(failure) = outcome {
@@ -165,18 +165,29 @@ impl Metadata {
         }
     }
 
-    async fn follow_once(&self, controller: &Connection) -> Result<(), Failure> {
+    async fn follow_once(&self, controller: &Connection, network: &Network) -> Result<(), Failure> {
         let mut stream = MetadataStream::open(controller).await?;
         loop {
             let group = stream.next_commit().await?;
             let reset = group.iter().any(|message| message.reset);
             let mut view = if reset { View::default() } else { View::clone(&self.view.load()) };
             for message in group {
+                dial(network, &message.nodes);
                 view.apply(message);
             }
             let version = view.version;
             self.view.store(Arc::new(view));
             self.version.send_replace(version);
+        }
+    }
+}
+
+/// Makes storage nodes of other processes known.
+fn dial(network: &Network, nodes: &[pbi::NodeMetadata]) {
+    for found in nodes.iter().filter(|found| !found.internal_address.is_empty()) {
+        let id = NodeId(found.node.as_ref().map_or(-1, |node| node.id));
+        if let Err(error) = network.dial_storage(id, &found.internal_address) {
+            tracing::error!(node = %id, %error, "a storage node's address cannot be used");
         }
     }
 }

@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use walser_model::{Acks, Compression, Offset, ProducerEpoch, ProducerId};
 use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
 use walser_proto::v1 as pb;
-use walser_record_batch::{BatchBuilder, HEADER_LEN, Producer, partition_for_key};
+use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, Producer, partition_for_key};
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
 use crate::batches::{check_records, codec, encode, validate};
 use crate::metadata::TopicView;
-use crate::retry::{Backoff, moved};
+use crate::retry::{Backoff, lost, moved};
 use crate::topics::checked_partition;
 use crate::writer::Part;
 
@@ -362,6 +362,7 @@ impl Gateway {
         done: Done,
     ) -> Result<(), Failure> {
         let collector = Collector::start(std::slice::from_ref(&plan), write.records.len(), created, done);
+        let idempotent = BatchHeader::parse(&batch).is_ok_and(|header| header.producer_id.is_some());
         let attempt = Attempt {
             topic: Arc::clone(topic),
             batch,
@@ -371,6 +372,7 @@ impl Gateway {
             until: self.clock.monotonic() + self.config.produce_timeout,
             collector,
             backoff: Backoff::default(),
+            idempotent,
         };
         let route = self.route(&attempt.topic, attempt.plan.partition)?;
         let permit = route.link.admit(&route.reference, attempt.batch.len()).await;
@@ -397,8 +399,11 @@ impl Gateway {
                 None => Ok(answer),
             };
             match outcome {
-                // Nothing was applied: the leader has moved, or has just been elected.
-                Err(failure) if moved(&failure) && gateway.clock.monotonic() < attempt.until => {
+                // Nothing was applied, or the leader will recognise the repetition.
+                Err(failure)
+                    if (moved(&failure) || attempt.idempotent && lost(&failure))
+                        && gateway.clock.monotonic() < attempt.until =>
+                {
                     let runtime = gateway.runtime().clone();
                     runtime.spawn(async move {
                         attempt.backoff.pause().await;
@@ -432,4 +437,6 @@ struct Attempt {
     until: Duration,
     collector: Arc<Collector>,
     backoff: Backoff,
+    /// It carries a producer sequence.
+    idempotent: bool,
 }

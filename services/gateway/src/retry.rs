@@ -38,10 +38,15 @@ impl Backoff {
     }
 }
 
-/// Whether an attempt can be made again at the same or another leader, without the client noticing.
-pub(crate) fn moved(failure: &Failure) -> bool {
+/// Whether the leader has moved or was lost: whatever became of the attempt, it can be made again with a producer
+/// sequence.
+pub(crate) fn lost(failure: &Failure) -> bool {
     matches!(failure.reason(), Reason::NotLeader | Reason::StaleEpoch | Reason::LeaderNotAvailable)
-        && failure.effect() == Effect::None
+}
+
+/// Whether an attempt can be made again at the same or another leader even without a sequence: nothing has happened.
+pub(crate) fn moved(failure: &Failure) -> bool {
+    lost(failure) && failure.effect() == Effect::None
 }
 
 /// Repeats an attempt that changes nothing while the leader moves, for at most `limit`.

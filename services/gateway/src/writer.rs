@@ -18,7 +18,7 @@ use walser_rpc::{AppendPermit, Failure, Reason};
 
 use crate::Gateway;
 use crate::metadata::TopicView;
-use crate::retry::{Backoff, moved};
+use crate::retry::{Backoff, lost};
 
 /// As many batches as a leader remembers per producer.
 const IN_FLIGHT_MAX: usize = 5;
@@ -368,5 +368,5 @@ impl Gateway {
 /// Whether a failed batch is sent again without telling anybody.
 fn repeatable(failure: &Failure, broken: bool) -> bool {
     let only_the_gap = broken && failure.reason() == Reason::SequenceOutOfOrder;
-    moved(failure) || only_the_gap || failure.reason() == Reason::UnknownProducer
+    lost(failure) || only_the_gap || failure.reason() == Reason::UnknownProducer
 }

@@ -1,5 +1,6 @@
 //! Settings of the storage node.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,22 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
+/// Settings of a storage node that is a process of its own.
+pub const PROCESS_KEYS: &[Key] = &[
+    Key {
+        name: "storage.data",
+        kind: Kind::Text,
+        default: "./storage-data",
+        doc: "Data directory of the storage node.",
+    },
+    Key {
+        name: "storage.advertise",
+        kind: Kind::Text,
+        default: "",
+        doc: "HOST:PORT at which gateways reach this storage node. Empty: the address of its gRPC port.",
+    },
+];
+
 /// Checked settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -76,6 +93,8 @@ pub struct Config {
     pub idle: Duration,
     /// Address of the public listener, for the node's record.
     pub public_address: String,
+    /// `HOST:PORT` of `StorageService` for other processes. Empty: there are none.
+    pub internal_address: String,
     /// Roles of the process, as numbers of `walser.v1.NodeRole`.
     pub roles: Vec<i32>,
     /// Version of the binary.
@@ -83,6 +102,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// Of a node that is a process of its own and serves at `address`.
+    pub fn for_process(settings: &Settings, address: SocketAddr, cores: usize) -> Self {
+        let advertised = settings.text("storage.advertise");
+        Self {
+            internal_address: if advertised.is_empty() { address.to_string() } else { advertised.to_owned() },
+            ..Self::from_settings(settings, settings.text("storage.data").into(), cores)
+        }
+    }
+
     /// From settings. `cores`: of the machine.
     pub fn from_settings(settings: &Settings, data: PathBuf, cores: usize) -> Self {
         let shards: usize = settings.number("storage.shards");
@@ -98,6 +126,7 @@ impl Config {
             retention_check: settings.duration("storage.retention.check.ms"),
             idle: settings.duration("storage.idle.ms"),
             public_address: String::new(),
+            internal_address: String::new(),
             roles: vec![walser_proto::v1::NodeRole::Storage.into()],
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }

@@ -25,6 +25,6 @@ mod space;
 mod start;
 mod tail;
 
-pub use config::{Config, KEYS};
+pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
 pub use start::{Environment, Recovered, Started, Stopping, start};

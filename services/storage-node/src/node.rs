@@ -56,7 +56,7 @@ pub(crate) async fn register(
         node_id: config.node.0,
         incarnation: incarnation.to_owned(),
         roles: config.roles.clone(),
-        internal_address: String::new(),
+        internal_address: config.internal_address.clone(),
         public_address: config.public_address.clone(),
         rack: String::new(),
         version: config.version.clone(),

@@ -182,19 +182,31 @@ fn found(recovered: &walser_storage_node::Recovered) -> String {
 mod tests {
     use super::*;
 
-    /// `UPDATE_GOLDEN=1 cargo test -p walser` rewrites the table.
+    /// `UPDATE_GOLDEN=1 cargo test -p walser` rewrites the tables.
     #[test]
     fn every_setting_is_documented() {
-        const MARK: &str = "<!-- settings -->\n";
+        let processes: [&[Key]; 4] = [
+            process::INTERNAL_PORT,
+            process::CONTROLLER,
+            walser_controller::PROCESS_KEYS,
+            walser_storage_node::PROCESS_KEYS,
+        ];
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
         let text = std::fs::read_to_string(path).unwrap();
-        let (before, table) = text.split_once(MARK).unwrap();
-        let expected = format!("\n{}", Settings::document(&ALL_KEYS));
+        let mut expected = text.clone();
+        for (name, table) in
+            [("settings", Settings::document(&ALL_KEYS)), ("processes", Settings::document(&processes))]
+        {
+            let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+            let (before, rest) = expected.split_once(&begin).unwrap();
+            let (_, after) = rest.split_once(&end).unwrap();
+            expected = format!("{before}{begin}\n{table}\n{end}{after}");
+        }
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(path, format!("{before}{MARK}{expected}")).unwrap();
+            std::fs::write(path, expected).unwrap();
             return;
         }
-        assert_eq!(table, expected, "UPDATE_GOLDEN=1 cargo test -p walser");
+        assert_eq!(text, expected, "UPDATE_GOLDEN=1 cargo test -p walser");
     }
 
     #[test]

@@ -12,13 +12,47 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
 pub(crate) fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("WALSER_BINARY") {
-        return path.into();
-    }
+    program("walser")
+}
+
+/// A program of the workspace, beside `WALSER_BINARY` or beside this test.
+pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("walser");
-    assert!(path.exists(), "build the program first: cargo build -p walser");
+    let beside = std::env::var_os("WALSER_BINARY").map(PathBuf::from);
+    let directory = beside.as_deref().and_then(Path::parent).or_else(|| test.parent().unwrap().parent());
+    let path = directory.unwrap().join(name);
+    assert!(path.exists(), "build the programs first: cargo build --workspace --bins");
     path
+}
+
+/// A program that has said that it is ready.
+pub(crate) struct Ready {
+    pub(crate) child: Child,
+    pub(crate) grpc: String,
+    pub(crate) admin: String,
+}
+
+/// Starts a program with a ready file, and waits for it. What was printed, when it ends instead.
+pub(crate) fn start(mut command: Command, ready: &Path, log: &Path) -> Result<Ready, String> {
+    let _ = std::fs::remove_file(ready);
+    let stderr = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+    command.args(["--admin", "127.0.0.1:0", "--ready-file"]).arg(ready);
+    command.env("RUST_BACKTRACE", "1").stdout(Stdio::null()).stderr(stderr).stdin(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let deadline = now() + PATIENCE;
+    loop {
+        if let Ok(text) = std::fs::read_to_string(ready) {
+            let ready: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let field = |name: &str| ready[name].as_str().unwrap().to_owned();
+            assert_eq!(ready["pid"], child.id());
+            return Ok(Ready { child, grpc: field("grpc"), admin: field("admin") });
+        }
+        if child.try_wait().unwrap().is_some() {
+            return Err(std::fs::read_to_string(log).unwrap());
+        }
+        assert!(now() < deadline, "{} is not ready", command.get_program().display());
+        wait_a_little();
+    }
 }
 
 pub(crate) struct Server {
@@ -42,33 +76,17 @@ impl Server {
     /// Starts; gives back what was printed when the process ends instead of becoming ready.
     pub(crate) fn try_start(data: &Path, more: &[&str]) -> Result<Self, String> {
         let (ready, log) = (data.with_extension("ready"), data.with_extension("log"));
-        let _ = std::fs::remove_file(&ready);
-        let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut command = Command::new(binary());
-        command.args(["up", "--admin", "127.0.0.1:0", "--ready-file"]).arg(&ready);
+        command.arg("up");
         if !more.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
         if !more.contains(&"--memory") {
             command.arg("--data").arg(data);
         }
-        command.args(more).env("RUST_BACKTRACE", "1").stdout(Stdio::null()).stderr(stderr).stdin(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let deadline = now() + PATIENCE;
-        loop {
-            if let Ok(text) = std::fs::read_to_string(&ready) {
-                let ready: serde_json::Value = serde_json::from_str(&text).unwrap();
-                let field = |name: &str| ready[name].as_str().unwrap().to_owned();
-                let (address, admin) = (field("grpc"), field("admin"));
-                assert_eq!(ready["pid"], child.id());
-                return Ok(Self { child, address, admin, log, data: data.to_owned() });
-            }
-            if child.try_wait().unwrap().is_some() {
-                return Err(std::fs::read_to_string(&log).unwrap());
-            }
-            assert!(now() < deadline, "the server is not ready");
-            wait_a_little();
-        }
+        command.args(more);
+        let Ready { child, grpc, admin } = start(command, &ready, &log)?;
+        Ok(Self { child, address: grpc, admin, log, data: data.to_owned() })
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -108,7 +108,8 @@ fn put(controller: &Controller, entry: &KeyValue, message: &mut pbi::WatchMetada
         let registration: Registration = decode(entry)?;
         let known = Known { id, registration, node_epoch: entry.mod_revision, fenced: false };
         let (node, node_epoch) = (controller.wire_node(&known), entry.mod_revision);
-        message.nodes.push(pbi::NodeMetadata { node: Some(node), node_epoch, fenced: false });
+        let internal_address = known.registration.internal_address;
+        message.nodes.push(pbi::NodeMetadata { node: Some(node), node_epoch, fenced: false, internal_address });
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use walser_proto::v1::operation_service_client::OperationServiceClient;
 use walser_proto::v1::operation_service_server::OperationService;
 use walser_rpc::{Failure, Reason};
 
+use super::relayed;
 use crate::Gateway;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -18,11 +19,11 @@ type Answer<T> = Result<Response<T>, Status>;
 #[async_trait]
 impl ClusterService for Gateway {
     async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
-        ClusterServiceClient::new(self.controller.clone()).get_cluster(request.into_inner()).await
+        ClusterServiceClient::new(self.controller.clone()).get_cluster(request.into_inner()).await.map_err(relayed)
     }
 
     async fn list_nodes(&self, request: Request<pb::ListNodesRequest>) -> Answer<pb::ListNodesResponse> {
-        ClusterServiceClient::new(self.controller.clone()).list_nodes(request.into_inner()).await
+        ClusterServiceClient::new(self.controller.clone()).list_nodes(request.into_inner()).await.map_err(relayed)
     }
 
     async fn repair_partition(
@@ -48,6 +49,6 @@ impl ClusterService for Gateway {
 #[async_trait]
 impl OperationService for Gateway {
     async fn get_operation(&self, request: Request<pb::GetOperationRequest>) -> Answer<pb::GetOperationResponse> {
-        OperationServiceClient::new(self.controller.clone()).get_operation(request.into_inner()).await
+        OperationServiceClient::new(self.controller.clone()).get_operation(request.into_inner()).await.map_err(relayed)
     }
 }

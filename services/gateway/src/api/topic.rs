@@ -13,6 +13,7 @@ use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_proto::v1::topic_service_server::TopicService;
 use walser_rpc::{Connection, Failure, Reason};
 
+use super::relayed;
 use crate::Gateway;
 use crate::metadata::TopicView;
 use crate::retry::PATIENCE;
@@ -135,7 +136,7 @@ impl TopicService for Gateway {
     async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answer<pb::CreateTopicResponse> {
         let request = request.into_inner();
         let validate_only = request.validate_only;
-        let response = self.topic_client().create_topic(request).await?;
+        let response = self.topic_client().create_topic(request).await.map_err(relayed)?;
         if !validate_only {
             self.see_change(response.get_ref().topic.as_ref()).await;
         }
@@ -143,7 +144,7 @@ impl TopicService for Gateway {
     }
 
     async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
-        let mut response = self.topic_client().get_topic(request.into_inner()).await?;
+        let mut response = self.topic_client().get_topic(request.into_inner()).await.map_err(relayed)?;
         if let Some(topic) = response.get_mut().topic.as_mut() {
             self.add_stats(std::slice::from_mut(topic)).await;
         }
@@ -153,7 +154,7 @@ impl TopicService for Gateway {
     async fn list_topics(&self, request: Request<pb::ListTopicsRequest>) -> Answer<pb::ListTopicsResponse> {
         let request = request.into_inner();
         let include_stats = request.include_stats;
-        let mut response = self.topic_client().list_topics(request).await?;
+        let mut response = self.topic_client().list_topics(request).await.map_err(relayed)?;
         if include_stats {
             self.add_stats(&mut response.get_mut().topics).await;
         }
@@ -161,7 +162,7 @@ impl TopicService for Gateway {
     }
 
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
-        let response = self.topic_client().update_topic(request.into_inner()).await?;
+        let response = self.topic_client().update_topic(request.into_inner()).await.map_err(relayed)?;
         self.see_change(response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -170,20 +171,20 @@ impl TopicService for Gateway {
         let request = request.into_inner();
         let name = request.name.clone();
         let before = self.metadata.topic(&name).map(|topic| topic.id);
-        let response = self.topic_client().delete_topic(request).await?;
+        let response = self.topic_client().delete_topic(request).await.map_err(relayed)?;
         let gone = |view: &crate::metadata::View| view.topic(&name).map(|topic| topic.id) != before;
         self.metadata.wait_until(PATIENCE, |view| before.is_none() || gone(view)).await;
         Ok(response)
     }
 
     async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
-        let response = self.topic_client().add_partitions(request.into_inner()).await?;
+        let response = self.topic_client().add_partitions(request.into_inner()).await.map_err(relayed)?;
         self.see_change(response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
 
     async fn list_partitions(&self, request: Request<pb::ListPartitionsRequest>) -> Answer<pb::ListPartitionsResponse> {
-        let mut response = self.topic_client().list_partitions(request.into_inner()).await?;
+        let mut response = self.topic_client().list_partitions(request.into_inner()).await.map_err(relayed)?;
         let mut names: Vec<_> = response.get_ref().partitions.iter().map(|info| info.topic.clone()).collect();
         names.dedup();
         let views: Vec<_> = names.iter().filter_map(|name| self.metadata.topic(name)).collect();
@@ -207,6 +208,6 @@ impl TopicService for Gateway {
         &self,
         request: Request<pb::ListTopicConfigsRequest>,
     ) -> Answer<pb::ListTopicConfigsResponse> {
-        self.topic_client().list_topic_configs(request.into_inner()).await
+        self.topic_client().list_topic_configs(request.into_inner()).await.map_err(relayed)
     }
 }

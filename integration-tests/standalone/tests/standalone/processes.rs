@@ -1,0 +1,153 @@
+//! The same services as processes of their own: controller, storage node and gateway, over TCP.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use walser_client::Client;
+use walser_proto::v1 as pb;
+use walser_rpc::Failure;
+
+use crate::server::{PATIENCE, Ready, create, place, program, read_all, record, start, wait_a_little};
+
+/// A running service; killed when it is dropped.
+struct Service {
+    ready: Ready,
+    log: PathBuf,
+}
+
+impl Service {
+    fn start(name: &str, dir: &Path, settings: &[String]) -> Self {
+        let (ready, log) = (dir.join(name).with_extension("ready"), dir.join(name).with_extension("log"));
+        let mut command = Command::new(program(name));
+        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
+        if !settings.iter().any(|setting| setting.starts_with("listen=")) {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        let started = start(command, &ready, &log);
+        Self { ready: started.unwrap_or_else(|printed| panic!("{name} did not start: {printed}")), log }
+    }
+
+    fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.ready.child.kill();
+        let _ = self.ready.child.wait();
+        assert!(!std::fs::read_to_string(&self.log).unwrap().contains("panicked"), "{}", self.log.display());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.end();
+        }
+        let _ = self.ready.child.kill();
+    }
+}
+
+/// Three processes and where their data lies.
+struct Cluster {
+    dir: PathBuf,
+    controller: Option<Service>,
+    storage: Option<Service>,
+    gateway: Option<Service>,
+}
+
+impl Cluster {
+    fn start(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let mut cluster = Self { dir: dir.to_owned(), controller: None, storage: None, gateway: None };
+        cluster.start_controller("127.0.0.1:0");
+        cluster.start_storage();
+        let controller = format!("controller.address={}", cluster.controller_address());
+        cluster.gateway = Some(Service::start("walser-gateway", dir, &[controller]));
+        cluster
+    }
+
+    fn controller_address(&self) -> String {
+        self.controller.as_ref().unwrap().ready.grpc.clone()
+    }
+
+    fn start_controller(&mut self, listen: &str) {
+        let data = format!("controller.data={}", self.dir.join("controller").display());
+        let settings = [data, format!("listen={listen}")];
+        self.controller = Some(Service::start("walser-controller", &self.dir, &settings));
+    }
+
+    /// At another port each time: the gateway hears of it from the controller.
+    fn start_storage(&mut self) {
+        let data = format!("storage.data={}", self.dir.join("storage").display());
+        let settings = [data, format!("controller.address={}", self.controller_address())];
+        self.storage = Some(Service::start("walser-storage-node", &self.dir, &settings));
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.gateway.as_ref().unwrap().ready.grpc).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_node_killed_under_load_loses_and_repeats_nothing() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 2, &[]).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..4 {
+        let client = cluster.client();
+        writers.spawn(async move {
+            for number in 0..300 {
+                let request = pb::ProduceRequest {
+                    topic: "t".to_owned(),
+                    partition: Some(writer % 2),
+                    records: vec![record(format!("{writer}/{number}"))],
+                    ..Default::default()
+                };
+                client.producer().produce(request).await.unwrap();
+            }
+        });
+    }
+    while read_all(&client, "t", 0).await.len() < 50 {}
+    cluster.storage.take().unwrap().kill();
+    cluster.start_storage();
+    while let Some(written) = writers.join_next().await {
+        written.unwrap();
+    }
+    for partition in 0..2 {
+        let records = read_all(&client, "t", partition).await;
+        let values: Vec<_> =
+            records.iter().map(|record| String::from_utf8_lossy(record.value.as_deref().unwrap())).collect();
+        for writer in [partition, partition + 2] {
+            let own: Vec<_> = values.iter().filter(|value| value.starts_with(&format!("{writer}/"))).collect();
+            let expected: Vec<_> = (0..300).map(|number| format!("{writer}/{number}")).collect();
+            assert_eq!(own, expected.iter().collect::<Vec<_>>(), "each record once, in order");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_flow_while_the_controller_is_away() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 1, &[]).await;
+    let write = || pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
+    client.producer().produce(write()).await.unwrap();
+    let address = cluster.controller_address();
+    cluster.controller.take().unwrap().kill();
+    client.producer().produce(write()).await.unwrap();
+    assert_eq!(read_all(&client, "t", 0).await.len(), 2);
+    let topic = pb::Topic { name: "later".to_owned(), ..Default::default() };
+    let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+    let refused = Failure::from(client.topics().create_topic(request.clone()).await.unwrap_err());
+    assert_eq!((refused.reason_name(), refused.code()), ("CONTROLLER_NOT_AVAILABLE", tonic::Code::Unavailable));
+    cluster.start_controller(&address);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while client.topics().create_topic(request.clone()).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "the controller is not found again");
+        wait_a_little();
+    }
+    assert_eq!(read_all(&client, "t", 0).await.len(), 2);
+}

@@ -1,0 +1,184 @@
+//! The storage link between processes: the same messages, over gRPC.
+
+mod lane;
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use walser_model::NodeId;
+use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
+use walser_proto::internal::v1::{
+    AppendStreamRequest, AppendStreamResponse, FetchStreamRequest, FetchStreamResponse, PartitionRef,
+};
+use walser_proto::v1::Effect;
+
+use self::lane::{Lane, Lost, Wire};
+use crate::{AppendPermit, AppendReply, Connection, Failure, Reason, StorageLink};
+
+/// Streams per node and direction, each on a connection of its own: one connection is the work of one core.
+const LANES: usize = 4;
+/// Bytes of appends to one node that are not answered yet.
+const APPEND_BYTES_MAX: usize = 64 << 20;
+/// Largest message in either direction: the largest batch, or a read of several.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// A storage node in another process.
+#[derive(Debug)]
+pub(crate) struct RemoteLink {
+    node: NodeId,
+    room: Arc<Semaphore>,
+    appends: Vec<Lane<Appends>>,
+    fetches: Vec<Lane<Fetches>>,
+}
+
+/// `AppendStream`.
+#[derive(Debug, Clone)]
+struct Appends(Connection);
+
+/// `FetchStream`.
+#[derive(Debug, Clone)]
+struct Fetches(Connection);
+
+fn client(connection: &Connection) -> StorageServiceClient<Connection> {
+    let client = StorageServiceClient::new(connection.clone());
+    client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+#[async_trait]
+impl Wire for Appends {
+    type Request = AppendStreamRequest;
+    type Answer = AppendStreamResponse;
+
+    async fn open(&self, requests: ReceiverStream<Self::Request>) -> Result<Streaming<Self::Answer>, Status> {
+        Ok(client(&self.0).append_stream(requests).await?.into_inner())
+    }
+
+    fn number(request: &mut Self::Request, number: i64) {
+        request.correlation_id = number;
+    }
+
+    fn answered(answer: &Self::Answer) -> i64 {
+        answer.correlation_id
+    }
+
+    fn cancel(_number: i64) -> Option<Self::Request> {
+        None
+    }
+}
+
+#[async_trait]
+impl Wire for Fetches {
+    type Request = FetchStreamRequest;
+    type Answer = FetchStreamResponse;
+
+    async fn open(&self, requests: ReceiverStream<Self::Request>) -> Result<Streaming<Self::Answer>, Status> {
+        Ok(client(&self.0).fetch_stream(requests).await?.into_inner())
+    }
+
+    fn number(request: &mut Self::Request, number: i64) {
+        request.correlation_id = number;
+    }
+
+    fn answered(answer: &Self::Answer) -> i64 {
+        answer.correlation_id
+    }
+
+    fn cancel(number: i64) -> Option<Self::Request> {
+        Some(FetchStreamRequest { correlation_id: number, cancel: true, ..Default::default() })
+    }
+}
+
+impl RemoteLink {
+    /// A link to `node`; `connect` makes connections that connect when they are used.
+    pub(crate) fn new(node: NodeId, mut connect: impl FnMut() -> Connection) -> Self {
+        Self {
+            node,
+            room: Arc::new(Semaphore::new(APPEND_BYTES_MAX)),
+            appends: (0..LANES).map(|_| Lane::start(Appends(connect()))).collect(),
+            fetches: (0..LANES).map(|_| Lane::start(Fetches(connect()))).collect(),
+        }
+    }
+
+    fn failure(&self, lost: Lost) -> Failure {
+        let node = self.node;
+        match lost {
+            Lost::Unsent => {
+                let text = format!("storage node {node} cannot be reached");
+                Failure::new(Reason::LeaderNotAvailable, text).with("nodeId", node)
+            }
+            Lost::Sent => {
+                let text = format!("the connection to storage node {node} broke before the answer came");
+                let failure = Failure::new(Reason::LeaderNotAvailable, text).with("nodeId", node);
+                failure.with_code(Code::Aborted).with_effect(Effect::Maybe).with("appended", "unknown")
+            }
+        }
+    }
+}
+
+/// The lane of a partition: always the same one, so that its requests keep their order.
+fn lane<'a, T>(lanes: &'a [T], partition: Option<&PartitionRef>) -> &'a T {
+    let mut hasher = DefaultHasher::new();
+    partition.map(|partition| (&partition.topic_id, partition.partition)).hash(&mut hasher);
+    let number = usize::try_from(hasher.finish() % lanes.len() as u64).unwrap_or(0);
+    &lanes[number]
+}
+
+#[async_trait]
+impl StorageLink for RemoteLink {
+    async fn admit(&self, _partition: &PartitionRef, bytes: usize) -> AppendPermit {
+        let bytes = u32::try_from(bytes.min(APPEND_BYTES_MAX)).unwrap_or(u32::MAX);
+        match Arc::clone(&self.room).acquire_many_owned(bytes).await {
+            Ok(permit) => AppendPermit::holding(permit),
+            Err(_closed) => AppendPermit::uncounted(),
+        }
+    }
+
+    fn append(&self, permit: AppendPermit, request: AppendStreamRequest, reply: AppendReply) {
+        let correlation_id = request.correlation_id;
+        let lost = (self.failure(Lost::Unsent), self.failure(Lost::Sent));
+        let answered = move |outcome: Result<AppendStreamResponse, Lost>| {
+            drop(permit);
+            let error = |failure: Failure| AppendStreamResponse { error: Some(failure.into()), ..Default::default() };
+            let answer = match outcome {
+                Ok(answer) => answer,
+                Err(Lost::Unsent) => error(lost.0),
+                Err(Lost::Sent) => error(lost.1),
+            };
+            reply(AppendStreamResponse { correlation_id, ..answer });
+        };
+        lane(&self.appends, request.r#ref.as_ref()).send(request, Box::new(answered));
+    }
+
+    async fn fetch(&self, request: FetchStreamRequest) -> FetchStreamResponse {
+        let correlation_id = request.correlation_id;
+        let (told, outcome) = oneshot::channel();
+        let lane = lane(&self.fetches, request.r#ref.as_ref());
+        let number = lane.send(request, Box::new(|outcome| drop(told.send(outcome))));
+        let mut waiting = Waiting { lane, number, over: false };
+        let outcome = outcome.await;
+        waiting.over = true;
+        // A read changes nothing: it can be repeated whether or not it arrived.
+        let gone = || FetchStreamResponse { error: Some(self.failure(Lost::Unsent).into()), ..Default::default() };
+        let answer = outcome.ok().and_then(Result::ok).unwrap_or_else(gone);
+        FetchStreamResponse { correlation_id, ..answer }
+    }
+}
+
+/// Takes a fetch back when nobody waits for it any more.
+struct Waiting<'a> {
+    lane: &'a Lane<Fetches>,
+    number: i64,
+    over: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.lane.cancel(self.number);
+        }
+    }
+}

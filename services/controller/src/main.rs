@@ -1,0 +1,28 @@
+//! The controller as a process of its own, on an embedded metadata store.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use walser_controller::{Config, Environment, KEYS, PROCESS_KEYS};
+use walser_metastore::Embedded;
+use walser_rpc::{Guard, Network};
+use walser_service::{MainError, Process, process, telemetry};
+
+fn main() -> ExitCode {
+    process::main(&[process::INTERNAL_PORT, process::KEYS, telemetry::KEYS, KEYS, PROCESS_KEYS], run)
+}
+
+async fn run(process: Process) -> Result<(), MainError> {
+    let data = Path::new(process.settings.text("controller.data"));
+    std::fs::create_dir_all(data).map_err(|error| format!("{}: {error}", data.display()))?;
+    let store = Embedded::open(&data.join("metadata.redb"))
+        .map_err(|error| format!("metadata store in {}: {error}", data.display()))?;
+    let environment =
+        Environment { store: Arc::new(store), clock: Arc::clone(&process.clock), random: Arc::clone(&process.random) };
+    let config = Config::from_settings(&process.settings, false);
+    let controller = walser_controller::start(config, environment, &Network::default()).await?;
+    let guard = Guard::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
+    process.serve(controller.routes, guard)?.until_stopped(async {}).await;
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! The gateway as a process of its own.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use walser_gateway::{Config, Environment, KEYS};
+use walser_rpc::{Guard, Network};
+use walser_service::{MainError, Process, process, telemetry};
+
+/// Batches are buffers of a megabyte that come and go; see the storage node.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    process::main(&[process::PUBLIC_PORT, process::KEYS, process::CONTROLLER, telemetry::KEYS, KEYS], run)
+}
+
+async fn run(process: Process) -> Result<(), MainError> {
+    let network = Network::default();
+    network.dial_controller(process.settings.text("controller.address"))?;
+    let environment = Environment {
+        clock: Arc::clone(&process.clock),
+        random: Arc::clone(&process.random),
+        metrics: process.metrics.clone(),
+    };
+    let config = Config::from_settings(&process.settings);
+    let gateway = walser_gateway::start(config, environment, &network, process.shutdown.clone()).await?;
+    let guard = Guard::new(concat!("walser-gateway/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
+    process.serve(gateway.routes, guard)?.until_stopped(async {}).await;
+    Ok(())
+}

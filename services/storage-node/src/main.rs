@@ -1,0 +1,36 @@
+//! The storage node as a process of its own.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use walser_log::RealDisk;
+use walser_rpc::{Guard, Network};
+use walser_service::{MainError, Process, process, telemetry};
+use walser_storage_node::{Config, Environment, KEYS, PROCESS_KEYS};
+
+/// Appends allocate and free buffers of a megabyte all the time; the system's allocator gives them back to the
+/// kernel each time, and touching them again costs more than everything else.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let tables = [process::INTERNAL_PORT, process::KEYS, process::CONTROLLER, telemetry::KEYS, KEYS, PROCESS_KEYS];
+    process::main(&tables, run)
+}
+
+async fn run(process: Process) -> Result<(), MainError> {
+    let network = Network::default();
+    network.dial_controller(process.settings.text("controller.address"))?;
+    let config = Config::for_process(&process.settings, process.address, process::cores());
+    let environment = Environment {
+        disk: Arc::new(RealDisk),
+        clock: Arc::clone(&process.clock),
+        random: Arc::clone(&process.random),
+        metrics: process.metrics.clone(),
+        health: process.health.clone(),
+    };
+    let node = walser_storage_node::start(config, environment, &network, process.shutdown.clone()).await?;
+    let guard = Guard::new(concat!("walser-storage-node/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
+    process.serve(node.routes, guard)?.until_stopped(node.stopping.stop()).await;
+    Ok(())
+}
