@@ -24,7 +24,7 @@ crash-long: ## 1,000 kills under load instead of 100, and more power losses
 fuzz-long: ## Fuzz the readers of foreign bytes for a million cases each
 	WALSER_FUZZ_CASES=1000000 cargo test -p walser-record-batch --release
 
-bench: build ## Measure this machine (RUNS=3 DURATION=10s)
+bench: build ## Measure this machine (RUNS=3 DURATION=10 PEER=kafka)
 	scripts/bench.sh
 
 verify: verify-fmt verify-tidy verify-clippy verify-doc ## Check formatting, structure, lints and documentation

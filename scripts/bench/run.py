@@ -1,0 +1,148 @@
+"""Measures this machine: every load on every server, several runs each, medians side by side.
+
+RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring; docs/benchmarks.md says how to read the figures.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+
+import servers
+
+RUNS = int(os.environ.get("RUNS") or 3)
+SECONDS = int((os.environ.get("DURATION") or "10").removesuffix("s"))
+ONLY = os.environ.get("ONLY") or ""
+
+
+@dataclasses.dataclass
+class Load:
+    name: str
+    kind: str = "produce"
+    partitions: int = 1
+    producers: int = 1
+    size: int = 1024
+    batch_bytes: int = 262144
+    linger: int = 5
+    fsync: bool = False
+    rate: int = 0
+    records: int = 4_000_000
+    seconds: int = SECONDS
+    warm_up: int = 2
+
+
+LOADS = [
+    Load("1 KiB, 1 partition, 1 producer, page cache"),
+    Load("1 KiB, 16 partitions, 4 producers, page cache", partitions=16, producers=4),
+    Load("100 B, 6 partitions, 1 producer, page cache", partitions=6, size=100, batch_bytes=65536),
+    Load("1 KiB, 16 partitions, fsync", partitions=16, fsync=True),
+    Load("open loop at half the slower one's rate, fsync", partitions=16, fsync=True, rate=-1),
+    Load("open loop, 5,000 records/s, fsync", partitions=16, fsync=True, rate=5000, linger=0, batch_bytes=16384),
+    Load("one record in flight, end to end, page cache", kind="e2e", linger=0),
+    Load("one record in flight, end to end, fsync", kind="e2e", linger=0, fsync=True),
+    Load("warm catch-up, 1 partition", kind="consume"),
+]
+
+
+def median(results, get):
+    return statistics.median(get(result) for result in results)
+
+
+def cpu_per_gb(result):
+    return (result["server_cpu_seconds"] or 0) / max(result["bytes"] / 1e9, 1e-9)
+
+
+def show(load, name, results):
+    print(f'{load.name:48} {name:7} {median(results, lambda r: r["mb_per_s"]):8.1f} MB/s '
+          f'{median(results, lambda r: r["records_per_s"]):10.0f} records/s  '
+          f'p50 {median(results, lambda r: r["latency_us"]["p50"]):8.0f}  '
+          f'p99 {median(results, lambda r: r["latency_us"]["p99"]):8.0f} us  '
+          f'server {median(results, cpu_per_gb):5.2f} CPU-s/GB  '
+          f'MB/s of each run {[round(r["mb_per_s"]) for r in results]}', flush=True)
+
+
+def start_figures(walser):
+    """What needs no load: start, idle, many partitions."""
+    firsts, ready = [], []
+    for _ in range(20):
+        walser.start()
+        walser.cli("produce", "first", "record")
+        firsts.append(time.monotonic() - walser.started)
+        ready.append(walser.ready_seconds)
+        walser.stop()
+    print(f"exec to ready, median of 20: {statistics.median(ready) * 1e3:.0f} ms")
+    print(f"exec to first acknowledged record (client and topic included), median of 20: "
+          f"{statistics.median(firsts) * 1e3:.0f} ms")
+    walser.start()
+    walser.cli("topic", "create", "idle", "--partitions", 100)
+    time.sleep(2)
+    print(f"idle with 100 partitions: {idle_cpu(walser.process.pid, 20):.2f} % of a core, "
+          f"{resident_mib(walser.process.pid):.0f} MiB resident")
+    begun = time.monotonic()
+    walser.cli("topic", "create", "many", "--partitions", 2000)
+    created = time.monotonic()
+    walser.cli("bench", "produce", "--topic", "many", "--partitions", 2000, "--records", 2000, "--batch-bytes", 1,
+               "--size", 100)
+    print(f"2,000 partitions: created in {created - begun:.1f} s, "
+          f"a first record to each (fsync) in {time.monotonic() - created:.1f} s")
+    walser.stop()
+
+
+def idle_cpu(pid, seconds):
+    def jiffies():
+        fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+    before = jiffies()
+    time.sleep(seconds)
+    return (jiffies() - before) / seconds
+
+
+def resident_mib(pid):
+    return int(open(f"/proc/{pid}/status").read().split("VmRSS:")[1].split()[0]) / 1024
+
+
+def compare(systems, ballast):
+    fastest = {}
+    for load in LOADS:
+        if load.rate < 0:
+            if len(fastest) < len(systems):
+                continue
+            load.rate = int(min(fastest.values()) / 2)
+        if ONLY not in load.name:
+            continue
+        results = {system.name: [] for system in systems}
+        for _ in range(RUNS):
+            for system in systems:
+                servers.ballast(ballast)
+                results[system.name].append(system.run(load))
+        for name, found in results.items():
+            show(load, f"{name}", found)
+            if load.fsync and not load.rate and load.kind == "produce":
+                fastest[name] = median(found, lambda r: r["records_per_s"])
+        if load.rate:
+            print(f"{'':48} at {load.rate} records/s")
+
+
+def main():
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="bench.", dir=servers.ROOT / "target"))
+    systems = [servers.Walser(directory)]
+    try:
+        if os.environ.get("PEER") == "kafka":
+            systems.append(servers.Kafka(directory))
+        elif os.environ.get("PEER"):
+            sys.exit("PEER can be kafka")
+        print(f"{RUNS} runs of {SECONDS} s, medians; ballast {'on' if os.environ.get('BALLAST', '1') == '1' else 'off'}")
+        compare(systems, servers.ROOT / "target/ballast")
+        if not ONLY:
+            start_figures(systems[0])
+    finally:
+        for system in systems:
+            system.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+main()
