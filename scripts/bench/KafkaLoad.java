@@ -152,7 +152,7 @@ public final class KafkaLoad {
             thread.setDaemon(true);
             thread.start();
         }
-        Thread.sleep((measured - System.nanoTime()) / 1_000_000);
+        Thread.sleep(Math.max(0, (measured - System.nanoTime()) / 1_000_000));
         long cpu = serverJiffies();
         Thread.sleep(Math.max(0, (end - System.nanoTime()) / 1_000_000));
         if (failed.get() > 0) {

@@ -23,6 +23,8 @@ const RECOVERY_BYTES: u64 = 64 << 20;
 const EXTEND_FROM_BYTES: u64 = 64 << 10;
 const EXTENSION_BYTES_MIN: u64 = 256 << 10;
 const EXTENSION_BYTES_MAX: u64 = 16 << 20;
+/// Zeros between two syncs of an extension.
+const SLICE_BYTES: u64 = 2 << 20;
 
 /// What has to be synced, and what is under way.
 #[derive(Debug, Default)]
@@ -140,6 +142,10 @@ impl Extension {
             let len = usize::try_from(self.to - at).unwrap_or(usize::MAX).min(CHUNK.len());
             self.file.write_at(&CHUNK[..len], at)?;
             at += len as u64;
+            // In slices: whoever syncs meanwhile waits behind one of them, not behind all.
+            if (at - self.from).is_multiple_of(SLICE_BYTES) && at < self.to {
+                self.file.sync_data()?;
+            }
         }
         self.file.sync_data()
     }
@@ -190,7 +196,7 @@ impl Log {
         if self.flushing.epochs_changed {
             // Synced before the log: no record of an epoch is acknowledged before the epoch's start is durable.
             let epochs = self.shared.epochs.read().clone();
-            files.push(epochs.write(&*self.disk, &self.dir.join(epochs::FILE_NAME))?);
+            files.push(epochs::write(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?);
             self.flushing.directories_changed = true;
         }
         files.append(&mut self.flushing.closed);

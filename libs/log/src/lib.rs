@@ -35,7 +35,6 @@ pub use append::AppendError;
 pub use checkpoint::{Checkpoint, Marks};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, PowerLoss, RealDisk, Space};
-pub use epochs::{EpochStart, Epochs};
 pub use flush::{Extension, FlushJob, Flushed};
 pub use log::{Condition, Log, LogConfig, LogError};
 pub use producers::{PRODUCERS_MAX, Producers, REMEMBERED_BATCHES, Verdict};

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use walser_model::{Durability, LeaderEpoch, Offset, Timestamp, TopicConfig, TopicPartition};
+use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicConfig, TopicPartition};
 use walser_record_batch::BatchHeader;
 
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::disk::{Disk, DiskFile};
-use crate::epochs::Epochs;
 use crate::flush::Flushing;
 use crate::producers::{Producers, Verdict};
 use crate::reader::LogReader;
@@ -88,7 +87,7 @@ pub enum LogError {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
-    pub(crate) epochs: RwLock<Epochs>,
+    pub(crate) epochs: RwLock<LeaderEpochs>,
     pub(crate) log_start: AtomicI64,
     /// End of what was written.
     pub(crate) end: AtomicI64,
@@ -367,7 +366,7 @@ impl Log {
         if !gone.is_empty() {
             self.shared.epochs.write().forget_before(offset);
             let epochs = self.shared.epochs.read().clone();
-            epochs.replace(&*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
+            crate::epochs::replace(&epochs, &*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
         }
         Ok(())
     }
@@ -398,7 +397,7 @@ impl Log {
         self.shared.end.store(to.0, Ordering::Release);
         self.shared.epochs.write().truncate(to);
         let epochs = self.shared.epochs.read().clone();
-        epochs.replace(&*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
+        crate::epochs::replace(&epochs, &*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
         self.producers = Some(crate::recovery::load_producers(self, to)?);
         crate::recovery::remove_snapshots_above(self, to)?;
         self.marks.durable = self.marks.durable.min(to);

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use parking_lot::{Mutex, RwLock};
-use walser_model::{Offset, Timestamp, TopicPartition};
+use walser_model::{LeaderEpochs, Offset, Timestamp, TopicPartition};
 
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::disk::{Disk, DiskFile, Open, read_file, replace_file};
-use crate::epochs::{self, Epochs};
+use crate::epochs;
 use crate::flush::Flushing;
 use crate::log::{Condition, Log, LogConfig, LogError, Shared};
 use crate::producers::Producers;
@@ -69,7 +69,7 @@ struct Bad {
 /// The state of a scan over segments.
 struct Walk<'a> {
     segments: &'a [Arc<Segment>],
-    epochs: Epochs,
+    epochs: LeaderEpochs,
     producers: Producers,
     producers_end: Offset,
     expected: Offset,
@@ -186,7 +186,7 @@ impl Log {
         let log_start = marks.log_start.max(first);
         let shared = Shared {
             segments: RwLock::new(segments),
-            epochs: RwLock::new(Epochs::load(&*disk, &dir.join(epochs::FILE_NAME))?),
+            epochs: RwLock::new(epochs::load(&*disk, &dir.join(epochs::FILE_NAME))?),
             log_start: AtomicI64::new(log_start.0),
             end: AtomicI64::new(first.0),
             corrupt_from: AtomicI64::new(i64::MAX),
@@ -254,7 +254,7 @@ impl Log {
             segment.file(Open::Write)?.sync_data()?;
         }
         if !segments.is_empty() {
-            epochs.replace(&*self.disk, &self.dir.join(epochs::FILE_NAME))?;
+            epochs::replace(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?;
             remove_snapshots_above(self, end)?;
         }
         *self.shared.epochs.write() = epochs;

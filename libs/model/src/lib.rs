@@ -7,6 +7,7 @@ mod clock;
 mod config_value;
 mod durability;
 mod id;
+mod leader_epochs;
 mod offset;
 mod topic_config;
 mod topic_name;
@@ -15,6 +16,7 @@ pub use clock::{Clock, Random, SystemClock, SystemRandom, Timestamp};
 pub use config_value::{ConfigType, ValueError, parse_bytes, parse_duration_ms, suggest};
 pub use durability::{Acks, Compression, Durability, TimestampType};
 pub use id::{ClusterId, IdError, NodeId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition};
+pub use leader_epochs::{EpochStart, LeaderEpochs};
 pub use offset::{LeaderEpoch, Offset};
 pub use topic_config::{
     CleanupPolicy, CompressionSetting, ConfigError, MESSAGE_BYTES_CEILING, SETTINGS, Setting, TopicConfig,

@@ -108,6 +108,10 @@ impl StorageService for Api {
             while let Some(Ok(request)) = requests.next().await {
                 let reference = request.r#ref.clone().unwrap_or_default();
                 let Ok(slot) = answers.clone().reserve_owned().await else { return };
+                if let Some(refused) = crate::link::damage(&request) {
+                    slot.send(Ok(refused));
+                    continue;
+                }
                 let permit = link.admit(&reference, request.record_batch.len()).await;
                 let reply = move |answer| drop(slot.send(Ok(answer)));
                 link.append(permit, request, Box::new(reply));

@@ -27,17 +27,25 @@ struct Job {
     shard: Arc<Queue>,
 }
 
-/// The threads' queue: at most one flush and one extension per partition are in it.
+/// A queue of threads: at most one job per partition is in it.
 #[derive(Debug, Default)]
 struct Jobs {
-    waiting: VecDeque<Job>,
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
     closed: bool,
 }
 
-/// A handle to the threads.
+/// A handle to the threads. Extensions have a thread of their own: partitions that grow alike need them at the same
+/// time, and a flush behind a few of them would wait for a hundred milliseconds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Flusher {
-    jobs: Arc<(Mutex<Jobs>, Condvar)>,
+    flushes: Arc<Jobs>,
+    extensions: Arc<Jobs>,
 }
 
 impl Flusher {
@@ -49,42 +57,45 @@ impl Flusher {
     ) -> io::Result<(Self, Vec<std::thread::JoinHandle<()>>)> {
         let flusher = Self::default();
         let mut threads = Vec::new();
-        for number in 0..count {
-            let (flusher, clock, metrics) = (flusher.clone(), Arc::clone(clock), metrics.clone());
-            let builder = std::thread::Builder::new().name(format!("flush-{number}"));
-            threads.push(builder.spawn(move || flusher.run(&*clock, &metrics))?);
+        let names = (0..count).map(|number| (format!("flush-{number}"), &flusher.flushes));
+        for (name, jobs) in names.chain([("extend".to_owned(), &flusher.extensions)]) {
+            let (jobs, clock, metrics) = (Arc::clone(jobs), Arc::clone(clock), metrics.clone());
+            threads.push(std::thread::Builder::new().name(name).spawn(move || jobs.run(&*clock, &metrics))?);
         }
         Ok((flusher, threads))
     }
 
     /// Hands over work; the shard is told when it is done.
     pub(crate) fn submit(&self, partition: TopicPartition, work: Work, shard: &Arc<Queue>) {
-        let (jobs, wake) = &*self.jobs;
-        let job = Job { partition, work, shard: Arc::clone(shard) };
-        let mut jobs = jobs.lock();
+        let jobs = match work {
+            Work::Flush(_) => &self.flushes,
+            Work::Extend(_) => &self.extensions,
+        };
         // First come, first served: any other order starves somebody while load lasts.
-        jobs.waiting.push_back(job);
-        drop(jobs);
-        wake.notify_one();
+        jobs.waiting.lock().jobs.push_back(Job { partition, work, shard: Arc::clone(shard) });
+        jobs.wake.notify_one();
     }
 
-    /// Ends the threads once the queue is empty.
+    /// Ends the threads once their queues are empty.
     pub(crate) fn close(&self) {
-        self.jobs.0.lock().closed = true;
-        self.jobs.1.notify_all();
+        for jobs in [&self.flushes, &self.extensions] {
+            jobs.waiting.lock().closed = true;
+            jobs.wake.notify_all();
+        }
     }
+}
 
+impl Jobs {
     fn next(&self) -> Option<Job> {
-        let (jobs, wake) = &*self.jobs;
-        let mut jobs = jobs.lock();
+        let mut waiting = self.waiting.lock();
         loop {
-            if let Some(job) = jobs.waiting.pop_front() {
+            if let Some(job) = waiting.jobs.pop_front() {
                 return Some(job);
             }
-            if jobs.closed {
+            if waiting.closed {
                 return None;
             }
-            wake.wait(&mut jobs);
+            self.wake.wait(&mut waiting);
         }
     }
 

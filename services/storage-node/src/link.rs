@@ -61,8 +61,18 @@ fn check(request: &AppendStreamRequest) -> Result<(TopicPartition, walser_model:
     if header.size != batch.len() || header.record_count <= 0 || header.last_offset_delta != header.record_count - 1 {
         return Err(Failure::new(Reason::BatchCorrupt, "the message does not hold exactly one whole batch"));
     }
-    verify_crc(batch).map_err(corrupt)?;
     Ok((partition, epoch, header))
+}
+
+/// Checks the bytes of a batch that came over a network. In one process they are those that the gateway has checked or
+/// made itself, in the same memory: looking again costs a tenth of the server's time.
+///
+/// Gives back what to answer when they are damaged.
+pub(crate) fn damage(request: &AppendStreamRequest) -> Option<AppendStreamResponse> {
+    let error = verify_crc(&request.record_batch).err()?;
+    let failure = Failure::new(Reason::BatchCorrupt, error.to_string());
+    let correlation_id = request.correlation_id;
+    Some(AppendStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() })
 }
 
 #[async_trait]
