@@ -201,6 +201,11 @@ impl Log {
         self.shared.epochs.read().latest()
     }
 
+    /// Every leader epoch that has an entry, and where it starts.
+    pub fn epochs(&self) -> LeaderEpochs {
+        self.shared.epochs.read().clone()
+    }
+
     /// Takes new settings; they hold from the next append on.
     pub fn configure(&mut self, config: LogConfig) {
         self.config = config;

@@ -1,37 +1,58 @@
-//! The leader of a partition: when an offset is committed, and when a write may be answered.
+//! The leader of a partition: when an offset is committed, when a write may be answered, and who is in sync.
 //!
 //! ```text
 //!   log start        durable (self)      log end
 //!      |------------------|-----------------|
-//!                    ^ high watermark = min over the in-sync set of the position that counts:
+//!                    ^ high watermark = min over the maximal in-sync set of the position that counts:
 //!                      durable with fsync, log end with page-cache
 //! ```
+//!
+//! The *maximal* in-sync set is the one in the metadata and every one that was proposed since: a proposal may be
+//! written at any time, however long its answer takes, so all of its members must have what is committed.
 
-use std::collections::BTreeSet;
+mod followers;
+mod in_sync;
 
-use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset};
+use std::time::Duration;
+
+use walser_model::{Acks, Durability, LeaderEpoch, LeaderEpochs, NodeId, Offset};
+
+use crate::wire::{Ack, AlterIsr, Diverging, Open};
+use crate::{NodeSet, PartitionState, Rule, Rules};
+use followers::Followers;
+use in_sync::Samples;
 
 /// What a leader starts from.
 #[derive(Debug, Clone)]
 pub struct Start {
     /// This node.
     pub node: NodeId,
-    /// The epoch in which it leads.
-    pub epoch: LeaderEpoch,
-    /// The in-sync set, this node included.
-    pub isr: BTreeSet<NodeId>,
-    /// Effective `min.insync.replicas`, as the controller says.
-    pub min_isr: usize,
+    /// Its incarnation.
+    pub node_epoch: i64,
+    /// The partition as the metadata has it; this node leads it there.
+    pub partition: PartitionState,
+    /// Mod revision of that.
+    pub partition_epoch: i64,
     /// What counts as a position.
     pub durability: Durability,
-    /// End of the log. Exclusive.
+    /// Where the log begins.
+    pub log_start: Offset,
+    /// End of the log. Exclusive. This leader epoch begins here.
     pub log_end: Offset,
     /// Everything below is on stable storage here. Exclusive.
     pub durable: Offset,
+    /// Epochs of the log; the one that begins here MUST be on stable storage before anything is appended in it.
+    pub epochs: LeaderEpochs,
+    /// Monotonic time.
+    pub now: Duration,
+    /// A replica that does not catch up for this long leaves the in-sync set.
+    pub lag_max: Duration,
+    /// Which rules hold.
+    pub rules: Rules,
 }
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The log ends here now.
     Appended {
@@ -43,21 +64,86 @@ pub enum Event {
         /// Exclusive.
         durable: Offset,
     },
+    /// The log begins here now.
+    Trimmed {
+        /// Inclusive.
+        log_start: Offset,
+    },
     /// The topic's durability changed.
     Configured {
         /// What counts from now on.
         durability: Durability,
     },
+    /// A follower opens the partition.
+    Opened(Open),
+    /// Records up to here were sent to a follower.
+    Sent {
+        /// To whom.
+        follower: NodeId,
+        /// On which open.
+        open_seq: u64,
+        /// Exclusive.
+        end: Offset,
+    },
+    /// A follower tells its positions.
+    Acked(Ack),
+    /// New metadata of the partition, in the same leader epoch.
+    Installed {
+        /// The value.
+        partition: PartitionState,
+        /// Its mod revision.
+        partition_epoch: i64,
+    },
+    /// The controller refused the proposal, or nobody knows what became of it.
+    ProposalOver,
+    /// Time has passed.
+    Tick {
+        /// Monotonic.
+        now: Duration,
+    },
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Readers may see everything below, and writes that wait for it can be answered.
     Commit {
         /// The new high watermark. Exclusive.
         high_watermark: Offset,
     },
+    /// Push records to a follower, from here on.
+    Push {
+        /// To whom.
+        follower: NodeId,
+        /// On which open.
+        open_seq: u64,
+        /// Inclusive.
+        from: Offset,
+    },
+    /// The follower's log cannot be compared with this one, whose records of that time are deleted: it takes this log's
+    /// segments in place of its own, all at once, and then opens again.
+    Copy {
+        /// To whom.
+        follower: NodeId,
+        /// On which open.
+        open_seq: u64,
+    },
+    /// The follower's log is not a part of this one.
+    Diverged {
+        /// To whom.
+        follower: NodeId,
+        /// What to tell it.
+        answer: Diverging,
+    },
+    /// The open belongs to another leader epoch: older or newer metadata is on its way to one of the two.
+    Refuse {
+        /// Whom.
+        follower: NodeId,
+        /// Which open.
+        open_seq: u64,
+    },
+    /// Ask the controller for another in-sync set.
+    Propose(AlterIsr),
 }
 
 /// Too few replicas are in sync for `acks=all` (rule R25).
@@ -73,68 +159,163 @@ pub struct NotEnoughReplicas {
 /// The leader's state.
 #[derive(Debug, Clone)]
 pub struct Leader {
+    rules: Rules,
     node: NodeId,
-    epoch: LeaderEpoch,
-    isr: BTreeSet<NodeId>,
-    min_isr: usize,
+    node_epoch: i64,
+    partition: PartitionState,
+    partition_epoch: i64,
+    /// Members of every set that may be in force.
+    maximal: NodeSet,
+    /// A proposal is not answered.
+    proposing: bool,
+    /// A proposal may still be written although nobody waits for it.
+    stale_proposal: bool,
     durability: Durability,
+    log_start: Offset,
     log_end: Offset,
     durable: Offset,
     high_watermark: Offset,
+    /// Where this leader epoch began.
+    epoch_start: Offset,
+    epochs: LeaderEpochs,
+    followers: Followers,
+    samples: Samples,
+    lag_max: Duration,
+}
+
+/// What counts of a log: with fsync, what is on stable storage.
+fn counted(rules: Rules, durability: Durability, log_end: Offset, durable: Offset) -> Offset {
+    match durability {
+        Durability::Fsync if rules.hold(Rule::DurablePositions) => durable,
+        Durability::Fsync | Durability::PageCache => log_end,
+    }
 }
 
 // === impl Leader ===
 
 impl Leader {
-    /// Starts leading. Gives back the first commit, if what is there is committed already.
+    /// Starts leading (rule R2). Adds what is to be done: the first commit, if what is there is committed already.
     ///
     /// # Panics
     /// When the leader is not in its own in-sync set: the controller never decides that (invariant I8).
-    pub fn start(start: Start) -> (Self, Option<Action>) {
-        assert!(start.isr.contains(&start.node), "a leader is in its in-sync set");
+    pub fn start(start: Start, actions: &mut Vec<Action>) -> Self {
+        let Start { node, partition, log_end, mut epochs, .. } = start;
+        assert!(partition.isr.contains(node), "a leader is in its in-sync set");
+        epochs.assign(partition.leader_epoch, log_end);
+        let followers = Followers::new(node, &partition, start.now);
         let mut leader = Self {
-            node: start.node,
-            epoch: start.epoch,
-            isr: start.isr,
-            min_isr: start.min_isr,
+            rules: start.rules,
+            node,
+            node_epoch: start.node_epoch,
+            maximal: partition.isr.clone(),
+            partition,
+            partition_epoch: start.partition_epoch,
+            proposing: false,
+            stale_proposal: false,
             durability: start.durability,
-            log_end: start.log_end,
+            log_start: start.log_start,
+            log_end,
             durable: start.durable,
             high_watermark: Offset::ZERO,
+            epoch_start: log_end,
+            epochs,
+            followers,
+            samples: Samples::new(start.now, log_end),
+            lag_max: start.lag_max,
         };
-        let action = leader.advance();
-        (leader, action)
+        leader.advance(actions);
+        leader
     }
 
-    /// Takes an event.
-    pub fn step(&mut self, event: Event) -> Option<Action> {
+    /// Takes an event; adds what is to be done.
+    pub fn step(&mut self, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Appended { log_end } => self.log_end = self.log_end.max(log_end),
             Event::Flushed { durable } => self.durable = self.durable.max(durable),
+            Event::Trimmed { log_start } => {
+                self.log_start = self.log_start.max(log_start);
+                self.epochs.forget_before(self.log_start);
+            }
             Event::Configured { durability } => self.durability = durability,
+            Event::Opened(open) => return self.opened(open, actions),
+            Event::Sent { follower, open_seq, end } => return self.followers.sent(follower, open_seq, end),
+            Event::Acked(ack) => return self.acked(ack, actions),
+            Event::Installed { partition, partition_epoch } => self.install(partition, partition_epoch),
+            Event::ProposalOver => self.proposal_over(),
+            Event::Tick { now } => return self.tick(now, actions),
         }
         debug_assert!(self.durable <= self.log_end, "nothing is durable beyond the log end");
-        self.advance()
+        self.advance(actions);
     }
 
-    /// Rule R3: the high watermark follows the lowest position of the in-sync set, while that set is large enough.
-    /// Rule R4: it never goes back.
-    fn advance(&mut self) -> Option<Action> {
-        let alone = self.isr.len() == 1;
-        let committed = if alone && self.min_isr <= 1 { self.position() } else { self.high_watermark };
-        if committed <= self.high_watermark {
-            return None;
+    /// Rule R3: the high watermark follows the lowest position of the maximal in-sync set, while enough are in sync and
+    /// all of them follow in this epoch. Rule R4: it never goes back.
+    fn advance(&mut self, actions: &mut Vec<Action>) {
+        if self.partition.isr.len() < self.partition.min_isr && self.rules.hold(Rule::HighWatermarkNeedsMinIsr) {
+            return;
         }
-        self.high_watermark = committed;
-        Some(Action::Commit { high_watermark: committed })
+        let counted = if self.rules.hold(Rule::MaximalIsr) { &self.maximal } else { &self.partition.isr };
+        let mut committed = self.position();
+        for node in counted.iter().filter(|node| *node != self.node) {
+            let Some(follower) = self.followers.following(node) else { return };
+            committed = committed.min(self.follower_position(follower.log_end, follower.durable));
+        }
+        if committed > self.high_watermark {
+            self.high_watermark = committed;
+            actions.push(Action::Commit { high_watermark: committed });
+        }
     }
 
     /// This node's own position: what counts of its log.
     fn position(&self) -> Offset {
-        match self.durability {
-            Durability::Fsync => self.durable,
-            Durability::PageCache => self.log_end,
+        self.follower_position(self.log_end, self.durable)
+    }
+
+    /// What counts of a replica's log.
+    fn follower_position(&self, log_end: Offset, durable: Offset) -> Offset {
+        counted(self.rules, self.durability, log_end, durable)
+    }
+
+    /// A follower opens: rules R11, R12 and amendment A1.
+    fn opened(&mut self, open: Open, actions: &mut Vec<Action>) {
+        let Open { follower, open_seq, .. } = open;
+        if open.leader_epoch != self.partition.leader_epoch && self.rules.hold(Rule::EpochFence) {
+            return actions.push(Action::Refuse { follower, open_seq });
         }
+        if !self.followers.begin(&open, self.rules) {
+            return;
+        }
+        // What lies below the log start cannot be compared any more, and what lies before every epoch that is known here
+        // cannot be either.
+        let known = self.epochs.end_of(open.last_epoch, self.log_end);
+        let empty = open.last_epoch == LeaderEpoch::NONE && open.log_end == self.log_start;
+        let Some((epoch, end)) = known.or_else(|| empty.then_some((open.last_epoch, self.log_start))) else {
+            return actions.push(Action::Copy { follower, open_seq });
+        };
+        if open.log_end < self.log_start {
+            return actions.push(Action::Copy { follower, open_seq });
+        }
+        if epoch < open.last_epoch || end < open.log_end {
+            let answer = Diverging { leader_epoch: self.partition.leader_epoch, open_seq, epoch, end };
+            return actions.push(Action::Diverged { follower, answer });
+        }
+        self.followers.connect(&open);
+        actions.push(Action::Push { follower, open_seq, from: open.log_end });
+        self.followed(follower, actions);
+    }
+
+    fn acked(&mut self, ack: Ack, actions: &mut Vec<Action>) {
+        if ack.leader_epoch != self.partition.leader_epoch && self.rules.hold(Rule::EpochFence) {
+            return;
+        }
+        if self.followers.acked(&ack, self.rules) {
+            self.followed(ack.follower, actions);
+        }
+    }
+
+    fn followed(&mut self, follower: NodeId, actions: &mut Vec<Action>) {
+        self.advance(actions);
+        self.propose_to_add(follower, actions);
     }
 
     /// Whether a write may be appended at all.
@@ -142,14 +323,19 @@ impl Leader {
     /// # Errors
     /// [`NotEnoughReplicas`] for `acks=all` while the in-sync set is too small.
     pub fn admit(&self, acks: Acks) -> Result<(), NotEnoughReplicas> {
-        if acks == Acks::All && self.isr.len() < self.min_isr {
-            return Err(NotEnoughReplicas { isr: self.isr.len(), min_isr: self.min_isr });
+        let (isr, min_isr) = (self.partition.isr.len(), self.partition.min_isr);
+        if acks == Acks::All && isr < min_isr {
+            return Err(NotEnoughReplicas { isr, min_isr });
         }
         Ok(())
     }
 
-    /// Whether a write that ends at `next_offset` (exclusive) may be answered (rules R25, R26).
-    pub fn answerable(&self, acks: Acks, next_offset: Offset) -> bool {
+    /// Whether a write that ends at `next_offset` (exclusive) may be answered (rules R25, R26). One that is in the log
+    /// already is answered when the first one would be (amendment A2).
+    pub fn answerable(&self, acks: Acks, next_offset: Offset, repeated: bool) -> bool {
+        if repeated && !self.rules.hold(Rule::RepeatWaits) {
+            return true;
+        }
         match acks {
             Acks::None => true,
             Acks::Leader => self.position() >= next_offset,
@@ -162,9 +348,14 @@ impl Leader {
         self.high_watermark
     }
 
+    /// Where this leader epoch began: before the high watermark is there, it is not known what is committed (rule R4).
+    pub fn epoch_start(&self) -> Offset {
+        self.epoch_start
+    }
+
     /// The epoch in which this node leads.
     pub fn epoch(&self) -> LeaderEpoch {
-        self.epoch
+        self.partition.leader_epoch
     }
 
     /// What counts as a position.
@@ -172,12 +363,37 @@ impl Leader {
         self.durability
     }
 
+    /// The partition as this leader knows it.
+    pub fn partition(&self) -> &PartitionState {
+        &self.partition
+    }
+
+    /// Mod revision of that.
+    pub fn partition_epoch(&self) -> i64 {
+        self.partition_epoch
+    }
+
+    /// This node's incarnation.
+    pub fn node_epoch(&self) -> i64 {
+        self.node_epoch
+    }
+
+    /// Members of every in-sync set that may be in force.
+    pub fn maximal_isr(&self) -> &NodeSet {
+        &self.maximal
+    }
+
+    /// Epochs of the log.
+    pub fn epochs(&self) -> &LeaderEpochs {
+        &self.epochs
+    }
+
     /// How many copies an acknowledgement rests on.
     pub fn copies(&self, acks: Acks) -> usize {
         match acks {
             Acks::None => 0,
             Acks::Leader => 1,
-            Acks::All => self.isr.len(),
+            Acks::All => self.partition.isr.len(),
         }
     }
 
@@ -188,70 +404,4 @@ impl Leader {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn alone(durability: Durability, min_isr: usize) -> (Leader, Option<Action>) {
-        Leader::start(Start {
-            node: NodeId(1),
-            epoch: LeaderEpoch(4),
-            isr: BTreeSet::from([NodeId(1)]),
-            min_isr,
-            durability,
-            log_end: Offset(10),
-            durable: Offset(10),
-        })
-    }
-
-    #[test]
-    fn with_fsync_only_durable_offsets_are_committed() {
-        let (mut leader, first) = alone(Durability::Fsync, 1);
-        assert_eq!(first, Some(Action::Commit { high_watermark: Offset(10) }));
-        assert_eq!(leader.step(Event::Appended { log_end: Offset(15) }), None);
-        assert!(!leader.answerable(Acks::All, Offset(15)) && !leader.answerable(Acks::Leader, Offset(15)));
-        assert!(leader.answerable(Acks::None, Offset(15)));
-        let committed = leader.step(Event::Flushed { durable: Offset(15) });
-        assert_eq!(committed, Some(Action::Commit { high_watermark: Offset(15) }));
-        assert!(leader.answerable(Acks::All, Offset(15)));
-    }
-
-    #[test]
-    fn with_page_cache_written_offsets_are_committed() {
-        let (mut leader, _) = alone(Durability::PageCache, 1);
-        let committed = leader.step(Event::Appended { log_end: Offset(15) });
-        assert_eq!(committed, Some(Action::Commit { high_watermark: Offset(15) }));
-    }
-
-    #[test]
-    fn below_min_isr_nothing_is_committed_or_admitted() {
-        let (mut leader, first) = alone(Durability::Fsync, 2);
-        assert_eq!(first, None);
-        assert_eq!(leader.admit(Acks::All), Err(NotEnoughReplicas { isr: 1, min_isr: 2 }));
-        assert_eq!(leader.admit(Acks::Leader), Ok(()));
-        leader.step(Event::Appended { log_end: Offset(11) });
-        assert_eq!(leader.step(Event::Flushed { durable: Offset(11) }), None);
-    }
-
-    proptest! {
-        #[test]
-        fn the_high_watermark_never_goes_back_nor_beyond_what_counts(
-            events in proptest::collection::vec((0..4u8, 0..50i64), 0..100),
-        ) {
-            let (mut leader, _) = alone(Durability::Fsync, 1);
-            let (mut end, mut durable, mut before) = (10, 10, Offset(10));
-            for (kind, step) in events {
-                let event = match kind {
-                    0 => { end += step; Event::Appended { log_end: Offset(end) } }
-                    1 => { durable = (durable + step).min(end); Event::Flushed { durable: Offset(durable) } }
-                    2 => Event::Configured { durability: Durability::PageCache },
-                    _ => Event::Configured { durability: Durability::Fsync },
-                };
-                leader.step(event);
-                prop_assert!(leader.high_watermark() >= before && leader.high_watermark() <= Offset(end));
-                before = leader.high_watermark();
-            }
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,24 @@
-//! The decisions of a replica, as pure state machines: event in, actions out.
+//! The decisions of replication, as pure state machines: event in, actions out.
 //!
-//! No clock, no I/O, no randomness. The storage node feeds a [`Leader`] with what its log and its flushes do, and
-//! carries out what it says; tests and the simulator do the same with other shells.
+//! No clock, no I/O, no randomness, no order of a hash map. The storage node feeds a [`Leader`] or a [`Follower`] with
+//! what its log, its flushes and its peers do; the controller asks [`control`] what to write. The simulator drives the
+//! same code, a million steps a second, and `docs/replication.md` says which function holds which rule.
+//!
+//! Invariant: nothing here is decided on state that the caller did not pass in.
 
+pub mod control;
+mod follower;
 mod leader;
+mod node_set;
+mod role;
+mod rules;
+mod state;
+mod wire;
 
+pub use follower::{Follower, FollowerAction, FollowerEvent, FollowerStart};
 pub use leader::{Action, Event, Leader, NotEnoughReplicas, Start};
+pub use node_set::NodeSet;
+pub use role::{Role, may_stop_clean, role};
+pub use rules::{Rule, Rules};
+pub use state::PartitionState;
+pub use wire::{Ack, AlterIsr, Diverging, Frame, Open};

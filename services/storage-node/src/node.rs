@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use walser_log::DataDirectory;
-use walser_model::{NodeId, PartitionIndex, TopicConfig, TopicId, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicConfig, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
+use walser_replication::{PartitionState, Role, Rules, role};
 use walser_rpc::{Connection, Failure, MetadataStream, Reason};
 use walser_service::Shutdown;
 
@@ -35,6 +36,8 @@ pub(crate) struct Membership {
     pub(crate) directory: Arc<DataDirectory>,
     /// Deleted topics without data here, not yet told to the controller.
     pub(crate) removed: Arc<Mutex<HashSet<TopicId>>>,
+    /// This node's incarnation.
+    pub(crate) node_epoch: i64,
 }
 
 /// What metadata says of topics.
@@ -42,6 +45,21 @@ pub(crate) struct Membership {
 struct Known {
     topics: HashMap<TopicId, TopicConfig>,
     partitions: HashMap<TopicPartition, pbi::PartitionMetadata>,
+    /// Revision up to which this is everything.
+    version: i64,
+}
+
+/// What metadata says of a partition, as far as it is told to nodes.
+fn partition_state(metadata: &pbi::PartitionMetadata) -> PartitionState {
+    let replicas = metadata.replicas.iter().map(|node| NodeId(*node)).collect();
+    let min_isr = usize::try_from(metadata.min_isr).unwrap_or(1);
+    let epoch = metadata.r#ref.as_ref().map_or(LeaderEpoch::NONE.0, |reference| reference.leader_epoch);
+    PartitionState {
+        leader: (metadata.leader >= 0).then_some(NodeId(metadata.leader)),
+        leader_epoch: LeaderEpoch(epoch),
+        isr: metadata.isr.iter().map(|node| NodeId(*node)).collect(),
+        ..PartitionState::new(replicas, min_isr)
+    }
 }
 
 /// Registers with the controller; tries again while it is not there.
@@ -103,6 +121,7 @@ impl Membership {
             }
             let mut changed = BTreeSet::new();
             for message in group {
+                known.version = known.version.max(message.version);
                 self.apply(message, &mut known, &mut changed);
             }
             if snapshot {
@@ -153,16 +172,21 @@ impl Membership {
             return;
         };
         let queue = self.shards.queue(partition);
-        if metadata.leader != self.config.node.0 {
+        let state = partition_state(metadata);
+        if let Some(problem) = state.problem() {
+            tracing::error!(%partition, problem, "metadata of a partition contradicts itself, and is not acted on");
             queue.push(Command::Resign(partition));
             return;
         }
-        let epoch = metadata.r#ref.as_ref().map_or(-1, |reference| reference.leader_epoch);
+        if role(Rules::ALL, self.config.node, self.node_epoch, known.version, &state) != Role::Lead {
+            queue.push(Command::Resign(partition));
+            return;
+        }
         queue.push(Command::Lead(Box::new(LeadOrder {
             partition,
-            epoch: walser_model::LeaderEpoch(epoch),
-            isr: metadata.isr.iter().map(|node| NodeId(*node)).collect(),
-            min_isr: usize::try_from(metadata.min_isr).unwrap_or(1),
+            node_epoch: self.node_epoch,
+            state,
+            partition_epoch: metadata.partition_epoch,
             config: config.clone(),
         })));
     }

@@ -159,9 +159,9 @@ impl Shard {
                 }
             }
             Command::Repair { partition, reply } => {
-                let (node, board) = (self.around.node, &self.around.board);
+                let board = &self.around.board;
                 let outcome = self.partitions.get_mut(&partition).ok_or_else(|| board.refusal(partition));
-                let _ = reply.send(outcome.and_then(|found| found.repair(node)));
+                let _ = reply.send(outcome.and_then(|found| found.repair(&self.around)));
             }
             Command::Flushed { partition, outcome } => {
                 if let Some(found) = self.partitions.get_mut(&partition) {
@@ -197,7 +197,7 @@ impl Shard {
             self.around.metrics.set_partitions(self.around.board.len());
         }
         let partition = self.partitions.get_mut(&order.partition).expect("it was just adopted");
-        partition.lead(order, self.around.node);
+        partition.lead(order, &self.around);
     }
 
     fn resign(&mut self, id: TopicPartition) {

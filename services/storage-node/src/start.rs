@@ -141,6 +141,7 @@ pub async fn start(
         space,
         directory: Arc::clone(&directory),
         removed,
+        node_epoch: registered.node_epoch,
     };
     let (ready, applied) = oneshot::channel();
     let every = registered.heartbeat_interval.and_then(|every| every.try_into().ok()).unwrap_or(MARKS_SYNC);

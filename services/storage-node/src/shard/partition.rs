@@ -1,6 +1,6 @@
 //! One partition in its shard: the log, the leader, and the writes that wait.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use walser_model::{
 use walser_proto::internal::v1::{AppendStreamResponse, RepairPartitionResponse};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};
-use walser_replication::{Action, Event, Leader, Start};
+use walser_replication::{Action, Event, Leader, PartitionState, Rules, Start};
 use walser_rpc::{Failure, Reason};
 
 use super::{AppendJob, Surroundings};
@@ -26,14 +26,17 @@ use crate::tail::Budget;
 
 /// At most this much is written at once.
 const RUN_BYTES_MAX: usize = 4 << 20;
+/// A replica that does not catch up for this long leaves the in-sync set.
+const REPLICA_LAG_MAX: Duration = Duration::from_secs(4);
 
 /// The controller's word that this node leads a partition.
 #[derive(Debug)]
 pub(crate) struct LeadOrder {
     pub(crate) partition: TopicPartition,
-    pub(crate) epoch: LeaderEpoch,
-    pub(crate) isr: BTreeSet<NodeId>,
-    pub(crate) min_isr: usize,
+    /// This node's incarnation.
+    pub(crate) node_epoch: i64,
+    pub(crate) state: PartitionState,
+    pub(crate) partition_epoch: i64,
     pub(crate) config: TopicConfig,
 }
 
@@ -49,6 +52,8 @@ pub(crate) struct Partition {
     pub(crate) log: Log,
     pub(crate) replica: Arc<Replica>,
     leader: Option<Leader>,
+    /// Kept to be filled anew at every step.
+    actions: Vec<Action>,
     config: TopicConfig,
     pub(crate) incoming: VecDeque<AppendJob>,
     /// In the order of the requests.
@@ -90,6 +95,7 @@ impl Partition {
             log,
             replica,
             leader: None,
+            actions: Vec::new(),
             config: TopicConfig::default(),
             incoming: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -100,24 +106,70 @@ impl Partition {
     }
 
     /// Takes an order of the controller.
-    pub(crate) fn lead(&mut self, order: LeadOrder, node: NodeId) {
+    pub(crate) fn lead(&mut self, order: LeadOrder, around: &Surroundings) {
         self.log.configure(LogConfig::from(&order.config));
         let durability = order.config.durability;
         self.config = order.config;
-        if let Some(leader) = self.leader.as_mut().filter(|leader| leader.epoch() == order.epoch) {
-            let action = leader.step(Event::Configured { durability });
-            self.carry_out(action);
+        let LeadOrder { node_epoch, state, partition_epoch, .. } = order;
+        let epoch = state.leader_epoch;
+        if self.epoch() == epoch {
+            self.step(Event::Configured { durability });
+            self.step(Event::Installed { partition: state, partition_epoch });
             return;
         }
-        self.log.begin_epoch(order.epoch);
-        let (log_end, durable) = (self.log.log_end(), self.log.durable());
-        let start =
-            Start { node, epoch: order.epoch, isr: order.isr, min_isr: order.min_isr, durability, log_end, durable };
-        let (leader, action) = Leader::start(start);
-        self.leader = Some(leader);
-        self.carry_out(action);
+        self.log.begin_epoch(epoch);
+        self.begin_to_lead(around, (node_epoch, state, partition_epoch), durability);
         self.replica.set_failed(*self.log.condition() != Condition::Healthy);
-        self.replica.lead(order.epoch);
+        self.replica.lead(epoch);
+    }
+
+    fn begin_to_lead(
+        &mut self,
+        around: &Surroundings,
+        (node_epoch, partition, partition_epoch): (i64, PartitionState, i64),
+        durability: Durability,
+    ) {
+        let start = Start {
+            node: around.node,
+            node_epoch,
+            partition,
+            partition_epoch,
+            durability,
+            log_start: self.log.log_start(),
+            log_end: self.log.log_end(),
+            durable: self.log.durable(),
+            epochs: self.log.epochs(),
+            now: around.clock.monotonic(),
+            lag_max: REPLICA_LAG_MAX,
+            rules: Rules::ALL,
+        };
+        self.leader = Some(Leader::start(start, &mut self.actions));
+        self.carry_out();
+    }
+
+    /// Gives an event to the leader, if this node leads, and does what it says.
+    fn step(&mut self, event: Event) {
+        if let Some(leader) = &mut self.leader {
+            leader.step(event, &mut self.actions);
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&mut self) {
+        for action in self.actions.drain(..) {
+            match action {
+                Action::Commit { high_watermark } => {
+                    self.log.note_high_watermark(high_watermark);
+                    self.replica.commit(high_watermark);
+                }
+                // These answer followers that open the partition, and time that passes for them.
+                Action::Push { .. }
+                | Action::Copy { .. }
+                | Action::Diverged { .. }
+                | Action::Refuse { .. }
+                | Action::Propose(_) => debug_assert!(false, "no follower can open a partition here: {action:?}"),
+            }
+        }
     }
 
     /// Stops leading: whoever waits is told why.
@@ -274,8 +326,7 @@ impl Partition {
             };
             self.waiting.push_back(Waiting { outcome, job });
         }
-        let action = self.leader.as_mut().and_then(|leader| leader.step(Event::Appended { log_end }));
-        self.carry_out(action);
+        self.step(Event::Appended { log_end });
     }
 
     /// What is told to those whose batches did not get into the log.
@@ -316,20 +367,13 @@ impl Partition {
         }
     }
 
-    fn carry_out(&mut self, action: Option<Action>) {
-        if let Some(Action::Commit { high_watermark }) = action {
-            self.log.note_high_watermark(high_watermark);
-            self.replica.commit(high_watermark);
-        }
-    }
-
     /// Answers every write whose offsets count now, and refusals whose turn it is: answers keep the order of requests.
     pub(crate) fn answer(&mut self, around: &Surroundings) {
         let Some(leader) = &self.leader else { return };
         while let Some(waiting) = self.waiting.pop_front() {
             match waiting.outcome {
                 Err(failure) => waiting.job.refuse(failure, &around.metrics),
-                Ok((next_offset, answer)) if leader.answerable(waiting.job.acks, next_offset) => {
+                Ok((next_offset, answer)) if leader.answerable(waiting.job.acks, next_offset, answer.duplicate) => {
                     let AppendJob { reply, permit, batch, .. } = waiting.job;
                     drop((permit, batch));
                     reply(answer);
@@ -381,10 +425,7 @@ impl Partition {
     /// Takes the outcome of a flush.
     pub(crate) fn flushed(&mut self, outcome: &io::Result<Flushed>, around: &Surroundings) {
         match self.log.finish_flush(outcome) {
-            Ok(durable) => {
-                let action = self.leader.as_mut().and_then(|leader| leader.step(Event::Flushed { durable }));
-                self.carry_out(action);
-            }
+            Ok(durable) => self.step(Event::Flushed { durable }),
             Err(error) => {
                 tracing::error!(partition = %self.log.partition(), %error, "flush failed: partition out of service");
                 self.replica.set_failed(true);
@@ -400,7 +441,16 @@ impl Partition {
             let start = self.log.log_start();
             return Err(crate::error::out_of_range(before, start, high_watermark));
         }
-        self.log.delete_records(before, now).map_err(|error| log_failure(&error, node))
+        let log_start = self.log.delete_records(before, now).map_err(|error| log_failure(&error, node))?;
+        self.step(Event::Trimmed { log_start });
+        Ok(log_start)
+    }
+
+    /// Removes what retention does not keep. Gives back how many segments.
+    pub(crate) fn apply_retention(&mut self, now: Timestamp) -> Result<usize, LogError> {
+        let removed = self.log.apply_retention(now, self.replica.high_watermark());
+        self.step(Event::Trimmed { log_start: self.log.log_start() });
+        removed
     }
 
     /// A read has met damage.
@@ -412,29 +462,18 @@ impl Partition {
     }
 
     /// Gives up the damaged part of the log.
-    pub(crate) fn repair(&mut self, node: NodeId) -> Result<RepairPartitionResponse, Failure> {
+    pub(crate) fn repair(&mut self, around: &Surroundings) -> Result<RepairPartitionResponse, Failure> {
         let Condition::Corrupt { .. } = self.log.condition() else {
             return Err(Failure::field("partition", "is not damaged: there is nothing to repair"));
         };
-        let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, node))?;
+        let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, around.node))?;
         self.replica.tail.clear();
         let new_end = self.log.log_end();
         if let Some(leader) = self.leader.take() {
-            let durability = leader.durability();
-            let start = Start {
-                node,
-                epoch: leader.epoch(),
-                isr: BTreeSet::from([node]),
-                min_isr: 1,
-                durability,
-                log_end: new_end,
-                durable: self.log.durable(),
-            };
-            let (leader, action) = Leader::start(start);
             // Also when it goes back, or to nothing: readers must see where the log ends.
-            self.replica.commit(leader.high_watermark());
-            self.leader = Some(leader);
-            self.carry_out(action);
+            self.replica.commit(Offset::ZERO);
+            let placement = (leader.node_epoch(), leader.partition().clone(), leader.partition_epoch());
+            self.begin_to_lead(around, placement, leader.durability());
         }
         self.replica.set_failed(false);
         tracing::warn!(partition = %self.log.partition(), %old_end, %new_end, "partition repaired: records are lost");

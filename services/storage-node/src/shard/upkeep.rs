@@ -58,8 +58,7 @@ impl Shard {
         let now = self.around.clock.now_millis();
         for (id, partition) in &mut self.partitions {
             let rested = partition.log.open_files() == 0;
-            let high_watermark = partition.replica.high_watermark();
-            match partition.log.apply_retention(now, high_watermark) {
+            match partition.apply_retention(now) {
                 Ok(0) => {}
                 Ok(removed) => tracing::info!(partition = %id, removed, "segments removed by retention"),
                 Err(error) => tracing::warn!(partition = %id, %error, "retention did not finish"),

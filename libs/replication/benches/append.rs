@@ -1,0 +1,89 @@
+//! What an append costs in decisions: three replicas in sync, with everything that is sent and acknowledged.
+//!
+//! `cargo bench -p walser-replication`
+
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "it measures, and says what it found")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use walser_model::{Acks, Durability, LeaderEpoch, LeaderEpochs, NodeId, Offset};
+use walser_replication::{Ack, Action, Event, Leader, Open, PartitionState, Rules, Start};
+
+/// Appends of a round.
+const APPENDS: i64 = 1_000_000;
+/// Rounds; the median counts.
+const ROUNDS: usize = 9;
+
+fn main() {
+    let mut rounds: Vec<Duration> = (0..ROUNDS).map(|_| round()).collect();
+    rounds.sort_unstable();
+    let nanos = rounds[ROUNDS / 2].as_nanos() / u128::from(APPENDS.unsigned_abs());
+    println!("an append with three replicas in sync: {nanos} ns of decisions (median of {ROUNDS} rounds)");
+    assert!(nanos <= 2000, "more than the 2 us that are promised");
+}
+
+fn round() -> Duration {
+    let mut actions = Vec::new();
+    let mut leader = leader(&mut actions);
+    for follower in [2, 3] {
+        leader.step(Event::Opened(open(follower)), &mut actions);
+    }
+    actions.clear();
+    let begun = Instant::now();
+    for end in 1..=APPENDS {
+        append(&mut leader, Offset(end), &mut actions);
+        assert_eq!(actions.len(), 1, "committed once, with the last acknowledgement");
+        actions.clear();
+    }
+    begun.elapsed()
+}
+
+/// The leader appends and flushes; both followers get it, and tell of it when it is in their log and when it is flushed.
+fn append(leader: &mut Leader, end: Offset, actions: &mut Vec<Action>) {
+    black_box(leader.admit(Acks::All)).expect("enough are in sync");
+    leader.step(Event::Appended { log_end: end }, actions);
+    for follower in [2, 3] {
+        leader.step(Event::Sent { follower: NodeId(follower), open_seq: 1, end }, actions);
+    }
+    leader.step(Event::Flushed { durable: end }, actions);
+    for follower in [2, 3] {
+        leader.step(Event::Acked(ack(follower, end, end.plus(-1))), actions);
+        leader.step(Event::Acked(ack(follower, end, end)), actions);
+    }
+    assert!(black_box(leader.answerable(Acks::All, end, false)));
+}
+
+fn leader(actions: &mut Vec<Action>) -> Leader {
+    let start = Start {
+        node: NodeId(1),
+        node_epoch: 11,
+        partition: PartitionState::new(vec![NodeId(1), NodeId(2), NodeId(3)], 2),
+        partition_epoch: 20,
+        durability: Durability::Fsync,
+        log_start: Offset(0),
+        log_end: Offset(0),
+        durable: Offset(0),
+        epochs: LeaderEpochs::default(),
+        now: Duration::ZERO,
+        lag_max: Duration::from_secs(4),
+        rules: Rules::ALL,
+    };
+    Leader::start(start, actions)
+}
+
+fn open(follower: i32) -> Open {
+    Open {
+        follower: NodeId(follower),
+        node_epoch: 12,
+        leader_epoch: LeaderEpoch(0),
+        open_seq: 1,
+        log_end: Offset(0),
+        durable: Offset(0),
+        last_epoch: LeaderEpoch::NONE,
+    }
+}
+
+fn ack(follower: i32, log_end: Offset, durable: Offset) -> Ack {
+    Ack { follower: NodeId(follower), node_epoch: 12, leader_epoch: LeaderEpoch(0), open_seq: 1, log_end, durable }
+}

@@ -1,0 +1,113 @@
+//! Who leads (rules R19, R21, R22).
+
+use walser_model::{LeaderEpoch, NodeId, Offset};
+
+use super::{Decision, Known, View};
+use crate::{NodeSet, PartitionState, Rule};
+
+/// A replica asked what it has, for an election without proof (rule R21).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate {
+    /// Epoch of its last record.
+    pub last_epoch: LeaderEpoch,
+    /// End of its log. Exclusive.
+    pub log_end: Offset,
+    /// Who.
+    pub node: NodeId,
+}
+
+/// Makes a node the leader.
+pub(super) fn lead(state: &mut PartitionState, leader: Option<NodeId>) {
+    state.leader = leader;
+    state.leader_epoch = state.leader_epoch.next();
+}
+
+/// Gives a partition a leader whose leader cannot lead any more: from the in-sync set; when that is empty, from the
+/// eligible; else none. Gives back the node that was chosen.
+pub(super) fn elect(view: &View, state: &mut PartitionState) -> Option<NodeId> {
+    if let Some(leader) = state.leader
+        && state.isr.contains(leader)
+        && view.alive(leader)
+    {
+        return None;
+    }
+    let first = |set: &NodeSet, can: &dyn Fn(NodeId) -> bool| {
+        state.replicas.iter().copied().find(|node| set.contains(*node) && can(*node))
+    };
+    let in_sync = first(&state.isr, &|node| view.usable(node)).or_else(|| first(&state.isr, &|node| view.alive(node)));
+    if let Some(node) = in_sync {
+        lead(state, Some(node));
+        return Some(node);
+    }
+    if state.isr.is_empty()
+        && let Some(node) = first(&state.elr, &|node| view.alive(node))
+    {
+        state.elr.remove(node);
+        state.set_isr(NodeSet::from_iter([node]));
+        lead(state, Some(node));
+        return Some(node);
+    }
+    if state.leader.is_some() {
+        lead(state, None);
+    }
+    None
+}
+
+/// Gives leadership back to the first replica, when it can lead. `None`: nothing is to be done.
+pub fn elect_preferred<P: Clone>(view: &View, known: &Known<P>) -> Option<Decision<P>> {
+    let preferred = *known.state.replicas.first()?;
+    let led = known.state.leader.is_some_and(|leader| leader != preferred);
+    if !led || !known.state.isr.contains(preferred) || !view.usable(preferred) {
+        return None;
+    }
+    let mut state = known.state.clone();
+    lead(&mut state, Some(preferred));
+    Some(Decision::of_partition(view, known, state, [preferred]))
+}
+
+/// How long an election without proof waits (rule R21). Without any of them the partition waits for an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// Until everybody who may have everything can be asked.
+    Balanced,
+    /// For nobody.
+    Proactive,
+}
+
+/// Whom an election without proof asks: those who were the last ones eligible, or all replicas when nobody is known to
+/// have been.
+pub fn to_ask(state: &PartitionState) -> NodeSet {
+    let last = &state.last_known_elr;
+    if last.is_empty() { state.replicas.iter().copied().collect() } else { last.clone() }
+}
+
+/// Elects without proof, because nobody who has everything can come back: of those who were asked, the one that has
+/// most. Records may be lost, and the partition says so until enough replicas are in sync. `None`: somebody can still be
+/// waited for.
+pub fn elect_unclean<P: Clone>(
+    view: &View,
+    known: &Known<P>,
+    candidates: &[Candidate],
+    recovery: Recovery,
+) -> Option<Decision<P>> {
+    let state = &known.state;
+    if state.leader.is_some() || !state.isr.is_empty() || !state.elr.is_empty() {
+        return None;
+    }
+    let eligible = |candidate: &&Candidate| state.replicas.contains(&candidate.node) && view.alive(candidate.node);
+    let answered: NodeSet = candidates.iter().filter(eligible).map(|candidate| candidate.node).collect();
+    if recovery == Recovery::Balanced && !to_ask(state).is_subset(&answered) {
+        return None;
+    }
+    let best = candidates.iter().filter(eligible).max()?.node;
+    let mut state = state.clone();
+    state.last_known_elr.remove(best);
+    state.isr = NodeSet::from_iter([best]);
+    lead(&mut state, Some(best));
+    state.unclean_epoch = state.leader_epoch;
+    state.recovering = state.isr.len() < state.min_isr || !view.rules.hold(Rule::EligibleLeaders);
+    if state.isr.len() >= state.min_isr {
+        state.last_known_elr = NodeSet::EMPTY;
+    }
+    Some(Decision::of_partition(view, known, state, [best]))
+}

@@ -1,0 +1,66 @@
+//! Replicas that move (rule R24): first more of them, then, once the new ones are in sync, fewer.
+
+use walser_model::NodeId;
+
+use super::elect::elect;
+use super::{Decision, Known, View};
+use crate::{NodeSet, PartitionState, Rule};
+
+/// Begins a move to `target`, or changes the target of one that is under way. `None`: the replicas are there already.
+pub fn reassign<P: Clone>(view: &View, known: &Known<P>, target: &[NodeId]) -> Option<Decision<P>> {
+    let wanted: NodeSet = target.iter().copied().collect();
+    let mut state = known.state.clone();
+    let settled: NodeSet = state.replicas.iter().copied().filter(|node| !state.adding.contains(*node)).collect();
+    if wanted.is_empty() || (wanted == settled && state.adding.is_empty() && state.removing.is_empty()) {
+        return None;
+    }
+    // Of a move that is given up, a replica that has joined may have what no other has: it stays until the end of this
+    // one. Whoever counts nowhere goes at once.
+    let counted = state.isr.union(&state.elr).union(&state.last_known_elr);
+    let given_up = state.adding.without(&wanted);
+    let gone = given_up.without(&counted);
+    state.adding = wanted.without(&settled);
+    state.removing = settled.without(&wanted).union(&given_up.intersection(&counted));
+    let rest = state.replicas.iter().copied().filter(|node| !wanted.contains(*node) && !gone.contains(*node));
+    state.replicas = target.iter().copied().chain(rest).collect();
+    let on = if gone.is_empty() { Vec::new() } else { drop_members(view, &mut state, &gone) };
+    Some(Decision::of_partition(view, known, state, on))
+}
+
+/// Ends a move whose new replicas are all in sync. `None`: it is not that far.
+pub fn advance_reassignment<P: Clone>(view: &View, known: &Known<P>) -> Option<Decision<P>> {
+    let mut state = known.state.clone();
+    if state.adding.is_empty() && state.removing.is_empty() {
+        return None;
+    }
+    let target = state.target();
+    let enough = target.intersection(&state.isr).len() >= state.min_isr.min(target.len());
+    if !state.adding.is_subset(&state.isr) || !enough {
+        return None;
+    }
+    let gone = std::mem::take(&mut state.removing);
+    state.adding = NodeSet::EMPTY;
+    state.replicas.retain(|node| target.contains(*node));
+    let on = drop_members(view, &mut state, &gone);
+    Some(Decision::of_partition(view, known, state, on))
+}
+
+/// Takes nodes that are no replicas any more out of everything; elects when the leader is one of them. The leader epoch
+/// begins anew also when the leader stays: a node that becomes a replica again later has deleted what it had, and
+/// nothing that the leader heard of it before may count.
+fn drop_members(view: &View, state: &mut PartitionState, gone: &NodeSet) -> Vec<NodeId> {
+    let led_before = state.leader;
+    let isr = state.isr.without(gone);
+    // More than there are replicas could never be in sync (amendment A3).
+    state.min_isr = state.min_isr.min(state.replicas.len());
+    state.elr = state.elr.without(gone);
+    state.last_known_elr = state.last_known_elr.without(gone);
+    state.set_isr(isr);
+    state.elr = state.elr.without(gone);
+    let mut on: Vec<NodeId> = elect(view, state).into_iter().collect();
+    if state.leader == led_before && view.rules.hold(Rule::MoveBeginsEpoch) {
+        state.leader_epoch = state.leader_epoch.next();
+        on.extend(state.leader);
+    }
+    on
+}

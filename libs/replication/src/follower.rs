@@ -1,0 +1,311 @@
+//! A follower of a partition: what it asks for, what it appends, and what it must forget.
+//!
+//! It opens the partition at its leader and takes what is pushed (amendment A1). Every doubt ends the open and begins
+//! another: a new leader epoch, a broken connection, a log that is not a part of the leader's. Whatever belongs to an
+//! earlier open is dropped, so nothing that was on its way can arrive late and count (rule R14).
+
+use walser_model::{LeaderEpoch, LeaderEpochs, NodeId, Offset};
+
+use crate::wire::{Ack, Diverging, Frame, Open};
+use crate::{Rule, Rules};
+
+/// What a follower starts from.
+#[derive(Debug, Clone)]
+pub struct FollowerStart {
+    /// This node.
+    pub node: NodeId,
+    /// Its incarnation.
+    pub node_epoch: i64,
+    /// Whom it follows.
+    pub leader: NodeId,
+    /// In which epoch.
+    pub leader_epoch: LeaderEpoch,
+    /// The open before, of this incarnation; 0 at first.
+    pub open_seq: u64,
+    /// Where the log begins.
+    pub log_start: Offset,
+    /// End of the log. Exclusive.
+    pub log_end: Offset,
+    /// Everything below is on stable storage here. Exclusive.
+    pub durable: Offset,
+    /// The high watermark that this node has seen. Exclusive.
+    pub high_watermark: Offset,
+    /// The epoch in which it saw that, or [`LeaderEpoch::NONE`].
+    pub high_watermark_epoch: LeaderEpoch,
+    /// Of the metadata: see [`crate::PartitionState::unclean_epoch`].
+    pub unclean_epoch: LeaderEpoch,
+    /// Epochs of the log.
+    pub epochs: LeaderEpochs,
+    /// Which rules hold.
+    pub rules: Rules,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FollowerEvent {
+    /// The leader's log and this one have parted.
+    Diverged(Diverging),
+    /// The leader pushed records.
+    Pushed(Frame),
+    /// Pushed records were checked and appended; the epochs that begin in them, ascending.
+    Appended {
+        /// Of the frame that they came in.
+        open_seq: u64,
+        /// Exclusive.
+        log_end: Offset,
+        /// Epoch and first offset.
+        epochs: Vec<(LeaderEpoch, Offset)>,
+    },
+    /// Everything below is on stable storage here.
+    Flushed {
+        /// Exclusive.
+        durable: Offset,
+    },
+    /// The log begins here now.
+    Trimmed {
+        /// Inclusive.
+        log_start: Offset,
+    },
+    /// The log was cut, and the cut is on stable storage.
+    Truncated {
+        /// Exclusive.
+        log_end: Offset,
+    },
+    /// The log was replaced by a copy of the leader's segments, which are on stable storage.
+    Copied {
+        /// Inclusive.
+        log_start: Offset,
+        /// Exclusive.
+        log_end: Offset,
+        /// Epochs of the copy.
+        epochs: LeaderEpochs,
+    },
+    /// The connection broke, no answer came in time, or what was pushed was damaged.
+    Broken,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FollowerAction {
+    /// Open the partition at the leader; the open before is over.
+    Open(Open),
+    /// Check the pushed records and append them.
+    Append(Frame),
+    /// Cut the log here and make that durable, then say so.
+    Truncate {
+        /// New end. Exclusive.
+        to: Offset,
+    },
+    /// Tell the leader.
+    Acknowledge(Ack),
+    /// The high watermark is here now, as far as this node knows.
+    Commit {
+        /// Exclusive.
+        high_watermark: Offset,
+    },
+    /// The leader wants records gone that were committed: this replica stops, the process does not (rule R13).
+    Inconsistent {
+        /// Where the leader wants the log to end.
+        at: Offset,
+    },
+}
+
+/// What a follower waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// An answer to its open, or frames.
+    Open,
+    /// Its own log to be cut.
+    Cutting,
+    /// Nothing: it has stopped.
+    Stopped,
+}
+
+/// The follower's state.
+#[derive(Debug, Clone)]
+pub struct Follower {
+    rules: Rules,
+    node: NodeId,
+    node_epoch: i64,
+    leader: NodeId,
+    leader_epoch: LeaderEpoch,
+    open_seq: u64,
+    stage: Stage,
+    log_start: Offset,
+    log_end: Offset,
+    durable: Offset,
+    high_watermark: Offset,
+    epochs: LeaderEpochs,
+}
+
+impl Follower {
+    /// Begins to follow.
+    pub fn start(start: FollowerStart, actions: &mut Vec<FollowerAction>) -> Self {
+        // After an election without proof, what was committed before it need not be (rule R21).
+        let known = start.high_watermark_epoch >= start.unclean_epoch;
+        let high_watermark = if known { start.high_watermark.min(start.log_end) } else { Offset::ZERO };
+        let mut follower = Self {
+            rules: start.rules,
+            node: start.node,
+            node_epoch: start.node_epoch,
+            leader: start.leader,
+            leader_epoch: start.leader_epoch,
+            open_seq: start.open_seq,
+            stage: Stage::Open,
+            log_start: start.log_start,
+            log_end: start.log_end,
+            durable: start.durable,
+            high_watermark,
+            epochs: start.epochs,
+        };
+        if follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == follower.log_end {
+            follower.open(actions);
+        } else {
+            follower.cut(follower.high_watermark, actions);
+        }
+        follower
+    }
+
+    /// Takes an event; adds what is to be done.
+    pub fn step(&mut self, event: FollowerEvent, actions: &mut Vec<FollowerAction>) {
+        if self.stage == Stage::Stopped {
+            return;
+        }
+        match event {
+            FollowerEvent::Diverged(answer) => self.diverged(answer, actions),
+            FollowerEvent::Pushed(frame) => self.pushed(frame, actions),
+            FollowerEvent::Appended { open_seq, log_end, epochs } => {
+                for (epoch, start) in epochs {
+                    self.epochs.assign(epoch, start);
+                }
+                self.log_end = self.log_end.max(log_end);
+                if open_seq == self.open_seq {
+                    self.acknowledge(actions);
+                }
+            }
+            FollowerEvent::Flushed { durable } => {
+                let durable = durable.min(self.log_end);
+                if durable > self.durable {
+                    self.durable = durable;
+                    self.acknowledge(actions);
+                }
+            }
+            FollowerEvent::Trimmed { log_start } => {
+                self.log_start = self.log_start.max(log_start);
+                self.epochs.forget_before(self.log_start);
+            }
+            FollowerEvent::Truncated { log_end } => {
+                self.log_end = log_end;
+                self.durable = self.durable.min(log_end);
+                self.epochs.truncate(log_end);
+                self.open(actions);
+            }
+            FollowerEvent::Copied { log_start, log_end, epochs } => {
+                self.log_start = log_start;
+                (self.log_end, self.durable, self.epochs) = (log_end, log_end, epochs);
+                self.open(actions);
+            }
+            FollowerEvent::Broken if self.stage == Stage::Open => self.open(actions),
+            FollowerEvent::Broken => {}
+        }
+    }
+
+    fn open(&mut self, actions: &mut Vec<FollowerAction>) {
+        self.open_seq += 1;
+        self.stage = Stage::Open;
+        actions.push(FollowerAction::Open(Open {
+            follower: self.node,
+            node_epoch: self.node_epoch,
+            leader_epoch: self.leader_epoch,
+            open_seq: self.open_seq,
+            log_end: self.log_end,
+            durable: self.durable,
+            last_epoch: self.epochs.latest(),
+        }));
+    }
+
+    /// Whether a message belongs to what is open now.
+    pub fn current(&self, leader_epoch: LeaderEpoch, open_seq: u64) -> bool {
+        let same_epoch = leader_epoch == self.leader_epoch || !self.rules.hold(Rule::EpochFence);
+        let same_open = open_seq == self.open_seq || !self.rules.hold(Rule::OpenSequence);
+        self.stage == Stage::Open && same_epoch && same_open
+    }
+
+    /// Rule R13: what the leader does not have is forgotten, but nothing that was committed.
+    fn diverged(&mut self, answer: Diverging, actions: &mut Vec<FollowerAction>) {
+        if !self.current(answer.leader_epoch, answer.open_seq) {
+            return;
+        }
+        let own_end = self.epochs.end_of(answer.epoch, self.log_end).map_or(self.log_start, |(_, end)| end);
+        let to = own_end.min(answer.end).max(self.log_start);
+        if to < self.high_watermark {
+            self.stage = Stage::Stopped;
+            return actions.push(FollowerAction::Inconsistent { at: to });
+        }
+        self.cut(to, actions);
+    }
+
+    fn cut(&mut self, to: Offset, actions: &mut Vec<FollowerAction>) {
+        self.stage = Stage::Cutting;
+        // Whatever is on its way for the open before finds nobody.
+        self.open_seq += 1;
+        actions.push(FollowerAction::Truncate { to });
+    }
+
+    /// Rules R14 and R16: only what continues this log, on the latest open.
+    fn pushed(&mut self, frame: Frame, actions: &mut Vec<FollowerAction>) {
+        if !self.current(frame.leader_epoch, frame.open_seq) || frame.base != self.log_end {
+            return;
+        }
+        if frame.end > frame.base {
+            actions.push(FollowerAction::Append(frame));
+        }
+        let high_watermark = frame.high_watermark.min(frame.end);
+        if high_watermark > self.high_watermark {
+            self.high_watermark = high_watermark;
+            actions.push(FollowerAction::Commit { high_watermark });
+        }
+    }
+
+    fn acknowledge(&mut self, actions: &mut Vec<FollowerAction>) {
+        if self.stage != Stage::Open {
+            return;
+        }
+        actions.push(FollowerAction::Acknowledge(Ack {
+            follower: self.node,
+            node_epoch: self.node_epoch,
+            leader_epoch: self.leader_epoch,
+            open_seq: self.open_seq,
+            log_end: self.log_end,
+            durable: self.durable,
+        }));
+    }
+
+    /// Whom it follows.
+    pub fn leader(&self) -> NodeId {
+        self.leader
+    }
+
+    /// The epoch in which it follows.
+    pub fn epoch(&self) -> LeaderEpoch {
+        self.leader_epoch
+    }
+
+    /// The latest open.
+    pub fn open_seq(&self) -> u64 {
+        self.open_seq
+    }
+
+    /// The high watermark, as far as this node knows. Exclusive.
+    pub fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+
+    /// Whether it has stopped for good: see [`FollowerAction::Inconsistent`].
+    pub fn stopped(&self) -> bool {
+        self.stage == Stage::Stopped
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+use super::*;
+
+fn start(log_end: i64, durable: i64, high_watermark: i64) -> (Follower, Vec<FollowerAction>) {
+    let mut epochs = LeaderEpochs::default();
+    epochs.assign(LeaderEpoch(1), Offset(0));
+    epochs.assign(LeaderEpoch(3), Offset(6));
+    let start = FollowerStart {
+        node: NodeId(2),
+        node_epoch: 22,
+        leader: NodeId(1),
+        leader_epoch: LeaderEpoch(4),
+        open_seq: 8,
+        log_start: Offset(0),
+        log_end: Offset(log_end),
+        durable: Offset(durable),
+        high_watermark: Offset(high_watermark),
+        high_watermark_epoch: LeaderEpoch(3),
+        unclean_epoch: LeaderEpoch::NONE,
+        epochs,
+        rules: Rules::ALL,
+    };
+    let mut actions = Vec::new();
+    let follower = Follower::start(start, &mut actions);
+    (follower, actions)
+}
+
+fn step(follower: &mut Follower, event: FollowerEvent) -> Vec<FollowerAction> {
+    let mut actions = Vec::new();
+    follower.step(event, &mut actions);
+    actions
+}
+
+fn frame(open_seq: u64, base: i64, end: i64, high_watermark: i64) -> Frame {
+    Frame {
+        leader_epoch: LeaderEpoch(4),
+        open_seq,
+        base: Offset(base),
+        end: Offset(end),
+        high_watermark: Offset(high_watermark),
+    }
+}
+
+fn open(open_seq: u64, log_end: i64, durable: i64, last_epoch: i32) -> FollowerAction {
+    FollowerAction::Open(Open {
+        follower: NodeId(2),
+        node_epoch: 22,
+        leader_epoch: LeaderEpoch(4),
+        open_seq,
+        log_end: Offset(log_end),
+        durable: Offset(durable),
+        last_epoch: LeaderEpoch(last_epoch),
+    })
+}
+
+fn acknowledged(open_seq: u64, log_end: i64, durable: i64) -> FollowerAction {
+    FollowerAction::Acknowledge(Ack {
+        follower: NodeId(2),
+        node_epoch: 22,
+        leader_epoch: LeaderEpoch(4),
+        open_seq,
+        log_end: Offset(log_end),
+        durable: Offset(durable),
+    })
+}
+
+fn diverging(open_seq: u64, epoch: i32, end: i64) -> FollowerEvent {
+    FollowerEvent::Diverged(Diverging {
+        leader_epoch: LeaderEpoch(4),
+        open_seq,
+        epoch: LeaderEpoch(epoch),
+        end: Offset(end),
+    })
+}
+
+#[test]
+fn it_opens_with_what_it_has_and_acknowledges_what_it_gets() {
+    let (mut follower, first) = start(10, 9, 5);
+    assert_eq!(first, [open(9, 10, 9, 3)]);
+    let pushed = frame(9, 10, 12, 11);
+    let taken = step(&mut follower, FollowerEvent::Pushed(pushed));
+    assert_eq!(taken, [FollowerAction::Append(pushed), FollowerAction::Commit { high_watermark: Offset(11) }]);
+    let epochs = vec![(LeaderEpoch(4), Offset(10))];
+    let appended = FollowerEvent::Appended { open_seq: 9, log_end: Offset(12), epochs };
+    assert_eq!(step(&mut follower, appended), [acknowledged(9, 12, 9)]);
+    assert_eq!(step(&mut follower, FollowerEvent::Flushed { durable: Offset(12) }), [acknowledged(9, 12, 12)]);
+    assert_eq!(step(&mut follower, FollowerEvent::Broken), [open(10, 12, 12, 4)]);
+}
+
+#[test]
+fn only_what_continues_the_log_on_the_latest_open_is_taken() {
+    let (mut follower, _) = start(10, 10, 0);
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(8, 10, 12, 0))), [], "an earlier open");
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(9, 11, 12, 0))), [], "a gap");
+    let stale = Frame { leader_epoch: LeaderEpoch(3), ..frame(9, 10, 12, 0) };
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(stale)), [], "another epoch");
+}
+
+#[test]
+fn it_forgets_what_the_leader_does_not_have_and_opens_again() {
+    let (mut follower, _) = start(10, 10, 5);
+    // The leader knows epoch 1 up to 6, and no epoch 3: this log's epoch 1 ends at 6 too.
+    assert_eq!(step(&mut follower, diverging(9, 1, 8)), [FollowerAction::Truncate { to: Offset(6) }]);
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(9, 10, 12, 0))), [], "it is cutting its log");
+    assert_eq!(step(&mut follower, FollowerEvent::Truncated { log_end: Offset(6) }), [open(11, 6, 6, 1)]);
+}
+
+#[test]
+fn it_stops_rather_than_forget_what_was_committed() {
+    let (mut follower, _) = start(10, 10, 8);
+    assert_eq!(step(&mut follower, diverging(9, 1, 6)), [FollowerAction::Inconsistent { at: Offset(6) }]);
+    assert!(follower.stopped());
+    assert_eq!(step(&mut follower, FollowerEvent::Broken), []);
+}
+
+#[test]
+fn after_an_election_without_proof_nothing_from_before_is_taken_for_committed() {
+    let (follower, _) = start(10, 10, 8);
+    assert_eq!(follower.high_watermark(), Offset(8));
+    let start = FollowerStart {
+        node: NodeId(2),
+        node_epoch: 22,
+        leader: NodeId(1),
+        leader_epoch: LeaderEpoch(4),
+        open_seq: 0,
+        log_start: Offset(0),
+        log_end: Offset(10),
+        durable: Offset(10),
+        high_watermark: Offset(8),
+        high_watermark_epoch: LeaderEpoch(3),
+        unclean_epoch: LeaderEpoch(4),
+        epochs: LeaderEpochs::default(),
+        rules: Rules::ALL,
+    };
+    assert_eq!(Follower::start(start, &mut Vec::new()).high_watermark(), Offset(0));
+}
+
+#[test]
+fn a_copy_takes_the_place_of_the_log() {
+    let (mut follower, _) = start(3, 3, 0);
+    let mut epochs = LeaderEpochs::default();
+    epochs.assign(LeaderEpoch(4), Offset(20));
+    let copied = FollowerEvent::Copied { log_start: Offset(20), log_end: Offset(25), epochs };
+    assert_eq!(step(&mut follower, copied), [open(10, 25, 25, 4)]);
+}

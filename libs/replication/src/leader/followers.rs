@@ -1,0 +1,126 @@
+//! What a leader knows of its followers.
+
+use std::time::Duration;
+
+use walser_model::{NodeId, Offset};
+
+use crate::wire::{Ack, Open};
+use crate::{PartitionState, Rule, Rules};
+
+/// One follower.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) node: NodeId,
+    /// -1: not heard of yet.
+    pub(super) node_epoch: i64,
+    open_seq: u64,
+    /// It follows in this epoch, on the latest open.
+    pub(super) connected: bool,
+    pub(super) log_end: Offset,
+    pub(super) durable: Offset,
+    /// End of what was sent. Exclusive.
+    sent: Offset,
+    /// When it last had everything.
+    pub(super) caught_up: Duration,
+}
+
+/// All replicas but the leader.
+#[derive(Debug, Clone)]
+pub(super) struct Followers {
+    known: Vec<Known>,
+}
+
+impl Followers {
+    /// Nobody has opened yet; everybody gets the full time to catch up.
+    pub(super) fn new(leader: NodeId, partition: &PartitionState, now: Duration) -> Self {
+        let mut followers = Self { known: Vec::with_capacity(partition.replicas.len()) };
+        followers.keep(leader, partition, now);
+        followers
+    }
+
+    /// Follows the replicas of new metadata: whoever is not one any more is forgotten (rule R24).
+    pub(super) fn keep(&mut self, leader: NodeId, partition: &PartitionState, now: Duration) {
+        self.known.retain(|known| partition.replicas.contains(&known.node));
+        for node in partition.replicas.iter().copied().filter(|node| *node != leader) {
+            if self.get(node).is_none() {
+                self.known.push(Known {
+                    node,
+                    node_epoch: -1,
+                    open_seq: 0,
+                    connected: false,
+                    log_end: Offset::ZERO,
+                    durable: Offset::ZERO,
+                    sent: Offset::ZERO,
+                    caught_up: now,
+                });
+            }
+        }
+    }
+
+    fn get(&self, node: NodeId) -> Option<&Known> {
+        self.known.iter().find(|known| known.node == node)
+    }
+
+    fn get_mut(&mut self, node: NodeId) -> Option<&mut Known> {
+        self.known.iter_mut().find(|known| known.node == node)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Known> {
+        self.known.iter_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Known> {
+        self.known.iter()
+    }
+
+    /// A follower that follows in this epoch.
+    pub(super) fn following(&self, node: NodeId) -> Option<&Known> {
+        self.get(node).filter(|known| known.connected)
+    }
+
+    /// The incarnation that was heard of last, or -1.
+    pub(super) fn node_epoch(&self, node: NodeId) -> i64 {
+        self.get(node).map_or(-1, |known| known.node_epoch)
+    }
+
+    /// A newer open ends the one before; what it was acknowledged on counts no more. False: it is not newer.
+    pub(super) fn begin(&mut self, open: &Open, rules: Rules) -> bool {
+        let Some(known) = self.get_mut(open.follower) else { return false };
+        let newer = (open.node_epoch, open.open_seq) > (known.node_epoch, known.open_seq);
+        if !newer && rules.hold(Rule::OpenSequence) {
+            return false;
+        }
+        known.node_epoch = open.node_epoch;
+        known.open_seq = open.open_seq;
+        known.connected = false;
+        true
+    }
+
+    /// The open's log is a part of the leader's.
+    pub(super) fn connect(&mut self, open: &Open) {
+        if let Some(known) = self.get_mut(open.follower) {
+            known.connected = true;
+            known.log_end = open.log_end;
+            known.durable = open.durable.min(open.log_end);
+            known.sent = open.log_end;
+        }
+    }
+
+    pub(super) fn sent(&mut self, follower: NodeId, open_seq: u64, end: Offset) {
+        if let Some(known) = self.get_mut(follower).filter(|known| known.open_seq == open_seq) {
+            known.sent = known.sent.max(end);
+        }
+    }
+
+    /// Positions never go back on one open, and never beyond what was sent. False: it does not count.
+    pub(super) fn acked(&mut self, ack: &Ack, rules: Rules) -> bool {
+        let Some(known) = self.get_mut(ack.follower).filter(|known| known.connected) else { return false };
+        let same = known.open_seq == ack.open_seq && known.node_epoch == ack.node_epoch;
+        if !same && rules.hold(Rule::OpenSequence) {
+            return false;
+        }
+        known.log_end = known.log_end.max(ack.log_end.min(known.sent));
+        known.durable = known.durable.max(ack.durable.min(known.log_end));
+        true
+    }
+}

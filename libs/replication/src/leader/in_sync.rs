@@ -1,0 +1,146 @@
+//! Who is in sync: who may join, who has to leave, and what the controller is asked for.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use walser_model::{NodeId, Offset};
+
+use super::{Action, Leader, counted};
+use crate::wire::AlterIsr;
+use crate::{NodeSet, PartitionState, Rule};
+
+/// Time between two samples of the log end (amendment A6).
+const SAMPLE_EVERY: Duration = Duration::from_millis(200);
+
+/// Where the log ended, some times ago: a replica had everything at the latest of them that it has reached.
+#[derive(Debug, Clone)]
+pub(super) struct Samples {
+    ends: VecDeque<(Duration, Offset)>,
+}
+
+impl Samples {
+    pub(super) fn new(now: Duration, log_end: Offset) -> Self {
+        Self { ends: VecDeque::from([(now, log_end)]) }
+    }
+
+    /// Remembers where the log ends, as far back as anybody asks.
+    fn take(&mut self, now: Duration, log_end: Offset, back: Duration) {
+        if self.ends.back().is_some_and(|(last, _)| now < *last + SAMPLE_EVERY) {
+            return;
+        }
+        self.ends.push_back((now, log_end));
+        // The oldest that is kept lies before the limit: who has reached none later is behind it.
+        while self.ends.get(1).is_some_and(|(second, _)| *second + back <= now) {
+            self.ends.pop_front();
+        }
+    }
+
+    /// The latest sample that a position has reached.
+    fn reached(&self, position: Offset) -> Option<Duration> {
+        self.ends.iter().rev().find(|(_, end)| *end <= position).map(|(at, _)| *at)
+    }
+
+    fn now(&self) -> Duration {
+        self.ends.back().map_or(Duration::ZERO, |(at, _)| *at)
+    }
+}
+
+impl Leader {
+    /// New metadata: only this makes the maximal set smaller (rule R7). A proposal against older metadata can not be
+    /// written any more.
+    pub(super) fn install(&mut self, partition: PartitionState, partition_epoch: i64) {
+        if partition_epoch <= self.partition_epoch || partition.leader_epoch != self.partition.leader_epoch {
+            return;
+        }
+        self.maximal = partition.isr.clone();
+        self.proposing = false;
+        self.stale_proposal = false;
+        self.partition = partition;
+        self.partition_epoch = partition_epoch;
+        self.followers.keep(self.node, &self.partition, self.samples.now());
+    }
+
+    pub(super) fn proposal_over(&mut self) {
+        self.stale_proposal |= self.proposing;
+        self.proposing = false;
+        if !self.rules.hold(Rule::RefusalKeepsMaximal) {
+            self.maximal = self.partition.isr.clone();
+            self.stale_proposal = false;
+        }
+    }
+
+    fn propose(&mut self, isr: NodeSet, actions: &mut Vec<Action>) {
+        self.maximal = self.maximal.union(&isr);
+        self.proposing = true;
+        let epoch_of = |node: NodeId| {
+            let epoch = if node == self.node { self.node_epoch } else { self.followers.node_epoch(node) };
+            (node, epoch)
+        };
+        actions.push(Action::Propose(AlterIsr {
+            leader: self.node,
+            node_epoch: self.node_epoch,
+            leader_epoch: self.partition.leader_epoch,
+            partition_epoch: self.partition_epoch,
+            isr: isr.iter().map(epoch_of).collect(),
+        }));
+        if !self.rules.hold(Rule::ShrinkIsWritten) && isr.len() < self.partition.isr.len() {
+            self.maximal = isr.clone();
+            self.partition.isr = isr;
+            self.advance(actions);
+        }
+    }
+
+    /// Rule R8: whether a replica follows in this epoch, has everything committed, and everything from before this epoch.
+    fn may_join(&self, node: NodeId) -> bool {
+        let Some(follower) = self.followers.following(node) else { return false };
+        let position = if self.rules.hold(Rule::JoinOnDurable) {
+            self.follower_position(follower.log_end, follower.durable)
+        } else {
+            follower.log_end
+        };
+        let complete = position >= self.epoch_start || !self.rules.hold(Rule::JoinFromEpochStart);
+        position >= self.high_watermark && complete
+    }
+
+    /// Asks for a replica that may join; several at once when they are found at a tick.
+    pub(super) fn propose_to_add(&mut self, node: NodeId, actions: &mut Vec<Action>) {
+        if self.proposing || self.partition.isr.contains(node) || !self.may_join(node) {
+            return;
+        }
+        let mut isr = self.partition.isr.clone();
+        isr.insert(node);
+        self.propose(isr, actions);
+    }
+
+    /// Rule R9: whoever has not caught up for too long leaves. A proposal that nobody waits for is overtaken by one
+    /// that changes nothing: after that it can not be written any more.
+    pub(super) fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.samples.take(now, self.log_end, self.lag_max);
+        self.note_progress(now);
+        if self.proposing {
+            return;
+        }
+        let mut isr = NodeSet::EMPTY;
+        isr.insert(self.node);
+        for known in self.followers.iter() {
+            let in_sync = self.partition.isr.contains(known.node);
+            let late = now.saturating_sub(known.caught_up) > self.lag_max;
+            if if in_sync { !late } else { self.may_join(known.node) } {
+                isr.insert(known.node);
+            }
+        }
+        if isr != self.partition.isr || self.stale_proposal {
+            self.propose(isr, actions);
+        }
+    }
+
+    /// Remembers who has caught up (amendment A6).
+    fn note_progress(&mut self, now: Duration) {
+        let (log_end, durability, rules) = (self.log_end, self.durability, self.rules);
+        for known in self.followers.iter_mut().filter(|known| known.connected) {
+            let position = counted(rules, durability, known.log_end, known.durable);
+            let reached = if position >= log_end { Some(now) } else { self.samples.reached(position) };
+            known.caught_up = known.caught_up.max(reached.unwrap_or_default());
+        }
+    }
+}

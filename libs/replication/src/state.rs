@@ -1,0 +1,86 @@
+//! A partition as the metadata store has it: where it is, who leads it, and who could.
+
+use walser_model::{LeaderEpoch, NodeId};
+
+use crate::NodeSet;
+
+/// The value of a partition's key. Its mod revision in the store is the partition epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionState {
+    /// In order of preference; the first one leads when it can. While replicas move, the new ones are at the end.
+    pub replicas: Vec<NodeId>,
+    /// Replicas that are being added.
+    pub adding: NodeSet,
+    /// Replicas that go once those that are added are in sync.
+    pub removing: NodeSet,
+    /// Who leads.
+    pub leader: Option<NodeId>,
+    /// +1 with every change of the leader, every restart of it, and every completed move.
+    pub leader_epoch: LeaderEpoch,
+    /// Replicas that have everything committed, and without which nothing new is.
+    pub isr: NodeSet,
+    /// Replicas that left the in-sync set when it became too small: they have everything committed (KIP-966).
+    pub elr: NodeSet,
+    /// Replicas that were in `elr` and may have lost something since.
+    pub last_known_elr: NodeSet,
+    /// Records may have been lost: the leader was elected without proof that it has everything.
+    pub recovering: bool,
+    /// The latest leader epoch that began without proof, or [`LeaderEpoch::NONE`]: what was taken for committed before
+    /// it need not be.
+    pub unclean_epoch: LeaderEpoch,
+    /// Effective `min.insync.replicas`: at most the number of replicas (amendment A3).
+    pub min_isr: usize,
+}
+
+impl PartitionState {
+    /// A new partition: led by its first replica, all of them in sync, because there is nothing to have.
+    pub fn new(replicas: Vec<NodeId>, min_isr: usize) -> Self {
+        Self {
+            leader: replicas.first().copied(),
+            leader_epoch: LeaderEpoch(0),
+            isr: replicas.iter().copied().collect(),
+            min_isr: min_isr.min(replicas.len()),
+            replicas,
+            adding: NodeSet::EMPTY,
+            removing: NodeSet::EMPTY,
+            elr: NodeSet::EMPTY,
+            last_known_elr: NodeSet::EMPTY,
+            recovering: false,
+            unclean_epoch: LeaderEpoch::NONE,
+        }
+    }
+
+    /// What is wrong with it (invariant I8).
+    pub fn problem(&self) -> Option<&'static str> {
+        let replicas: NodeSet = self.replicas.iter().copied().collect();
+        let checks = [
+            (replicas.len() == self.replicas.len(), "a replica is named twice"),
+            (self.leader.is_none_or(|leader| self.isr.contains(leader)), "the leader is not in sync"),
+            (self.isr.is_subset(&replicas), "a node in sync is not a replica"),
+            (self.elr.is_subset(&replicas), "an eligible leader is not a replica"),
+            (self.elr.intersection(&self.isr).is_empty(), "a node is in sync and eligible at once"),
+            (self.isr.len() < self.min_isr || self.elr.is_empty(), "there are eligible leaders beside enough in sync"),
+            (self.min_isr <= replicas.len(), "more in sync are wanted than there are replicas"),
+        ];
+        checks.iter().find(|(holds, _)| !holds).map(|(_, problem)| *problem)
+    }
+
+    /// The replicas that the partition is to have once no move is under way.
+    pub fn target(&self) -> NodeSet {
+        self.replicas.iter().copied().filter(|node| !self.removing.contains(*node)).collect()
+    }
+
+    /// Replaces the in-sync set, and keeps account of those who left it (rule R19).
+    pub(crate) fn set_isr(&mut self, isr: NodeSet) {
+        let left = self.isr.without(&isr);
+        if isr.len() >= self.min_isr {
+            self.elr = NodeSet::EMPTY;
+            self.last_known_elr = NodeSet::EMPTY;
+            self.recovering = false;
+        } else {
+            self.elr = self.elr.union(&left).without(&isr);
+            self.last_known_elr = self.last_known_elr.without(&isr).without(&self.elr);
+        }
+        self.isr = isr;
+    }
+}
