@@ -1,7 +1,7 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test crash-long fuzz-long bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
+.PHONY: help build run demo test crash-long fuzz-long sim sim-long sim-mutations bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -23,6 +23,15 @@ crash-long: ## 1,000 kills under load instead of 100, and more power losses
 
 fuzz-long: ## Fuzz the readers of foreign bytes for a million cases each
 	WALSER_FUZZ_CASES=1000000 cargo test -p walser-record-batch --release
+
+sim: ## Break the replication protocol, if it can be broken (SEED=n shows one seed; EVENTS=n)
+	cargo run -q --release -p walser-sim -- $(if $(SEED),--seed $(SEED),--events $(or $(EVENTS),100000000))
+
+sim-long: ## The same for HOURS=n, with a summary
+	cargo run -q --release -p walser-sim -- --hours $(or $(HOURS),1) --from $(or $(FROM),1)
+
+sim-mutations: ## Switch off the rules of the protocol one by one: some seed must notice
+	cargo run -q --release -p walser-sim -- --mutations
 
 bench: build ## Measure this machine (RUNS=3 DURATION=10 PEER=kafka)
 	scripts/bench.sh

@@ -1,0 +1,176 @@
+//! What can happen, and how often: drawn per seed, so that some worlds lose messages all the time and others never.
+
+use walser_replication::control::Recovery;
+
+use crate::random::Random;
+
+/// Something that may happen next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Happening {
+    /// A message arrives, or is lost, or arrives and comes again.
+    Deliver,
+    /// A leader pushes records to a follower.
+    Pump,
+    /// A flush begins, or ends.
+    Flush,
+    /// A producer writes, or tries again.
+    Produce,
+    /// A node sees more of the metadata.
+    Observe,
+    /// Time passes for a leader.
+    Tick,
+    /// A follower has waited too long.
+    Timeout,
+    /// A leader has waited too long for the controller.
+    ProposalTimeout,
+    /// A controller does one of its duties.
+    Duty,
+    /// A controller reads everything anew.
+    Reload,
+    /// The lease of the controller ends.
+    LoseLease,
+    /// A node starts, or registers again.
+    Start,
+    /// A node dies, with or without a loss of power.
+    Crash,
+    /// A node stops in good order.
+    Stop,
+    /// A node is fenced although it lives.
+    Fence,
+    /// A link is cut in one direction.
+    Cut,
+    /// All links are mended.
+    Mend,
+    /// Retention.
+    Trim,
+    /// The store forgets its history.
+    Compact,
+    /// A disk hangs, or goes on.
+    Hang,
+    /// A node dies and loses some or all of its replicas.
+    LoseDisk,
+    /// A consumer reads.
+    Read,
+    /// `min.insync.replicas` changes.
+    Configure,
+    /// Replicas are to move.
+    Move,
+    /// All nodes die at once.
+    Outage,
+}
+
+/// How often what happens.
+#[derive(Debug, Clone)]
+pub(crate) struct Weights {
+    /// Cumulative.
+    table: Vec<(usize, Happening)>,
+    /// Of a thousand messages.
+    pub(crate) drop: usize,
+    pub(crate) duplicate: usize,
+    pub(crate) reorder: usize,
+    /// Of a thousand proposals, how many wait when they could arrive.
+    pub(crate) delay_proposals: usize,
+    /// Of a thousand transactions, how many outcomes are not told.
+    pub(crate) unknown: usize,
+    /// Of a thousand crashes.
+    pub(crate) power_loss: usize,
+    /// Whether controllers begin more than repairs on their own.
+    pub(crate) policies: bool,
+    /// What becomes of a partition without anybody who has everything.
+    pub(crate) recovery: Recovery,
+}
+
+impl Weights {
+    fn of(weights: &[(Happening, usize)]) -> Vec<(usize, Happening)> {
+        let mut sum = 0;
+        let mut cumulative = |(happening, weight): &(Happening, usize)| {
+            sum += weight;
+            (sum, *happening)
+        };
+        weights.iter().filter(|(_, weight)| *weight > 0).map(&mut cumulative).collect()
+    }
+
+    /// The weather of a seed.
+    pub(crate) fn draw(random: &mut Random) -> Self {
+        use Happening::{
+            Compact, Configure, Crash, Cut, Deliver, Duty, Fence, Flush, Hang, LoseDisk, LoseLease, Mend, Move,
+            Observe, Outage, Produce, ProposalTimeout, Pump, Read, Reload, Start, Stop, Tick, Timeout, Trim,
+        };
+        let table = Self::of(&[
+            (Deliver, random.one_of(&[200, 400])),
+            (Pump, 150),
+            (Flush, random.one_of(&[15, 60, 120])),
+            (Produce, 70),
+            (Observe, random.one_of(&[15, 60, 150])),
+            (Tick, random.one_of(&[10, 30, 90])),
+            (Timeout, random.one_of(&[5, 20, 50])),
+            (ProposalTimeout, random.one_of(&[1, 5, 15])),
+            (Duty, random.one_of(&[40, 80])),
+            (Start, random.one_of(&[10, 25])),
+            (Crash, random.one_of(&[0, 1, 4, 12])),
+            (Fence, random.one_of(&[0, 3, 10])),
+            (Reload, 15),
+            (LoseLease, random.one_of(&[0, 1, 5])),
+            (Mend, 4),
+            (Read, 10),
+            (Stop, random.one_of(&[0, 2, 8])),
+            (Cut, random.one_of(&[0, 0, 3])),
+            (Trim, random.one_of(&[0, 1, 4])),
+            (Compact, random.one_of(&[0, 2])),
+            (Hang, random.one_of(&[0, 0, 2])),
+            (LoseDisk, random.one_of(&[0, 0, 2])),
+            (Configure, random.one_of(&[0, 0, 2])),
+            (Move, random.one_of(&[0, 0, 3])),
+            (Outage, random.one_of(&[0, 0, 0, 1])),
+        ]);
+        Self {
+            table,
+            drop: random.one_of(&[0, 30, 200]),
+            duplicate: random.one_of(&[0, 30, 150]),
+            reorder: random.one_of(&[0, 100, 1000]),
+            delay_proposals: random.one_of(&[0, 700, 950]),
+            unknown: random.one_of(&[0, 50, 300]),
+            power_loss: random.one_of(&[100, 300, 900]),
+            policies: true,
+            recovery: random.one_of(&[Recovery::Balanced, Recovery::Balanced, Recovery::Proactive]),
+        }
+    }
+
+    /// After the faults.
+    pub(crate) fn heal() -> Self {
+        use Happening::{
+            Deliver, Duty, Flush, Observe, Produce, ProposalTimeout, Pump, Read, Reload, Start, Tick, Timeout,
+        };
+        let table = Self::of(&[
+            (Deliver, 500),
+            (Pump, 150),
+            (Flush, 120),
+            (Observe, 60),
+            (Duty, 60),
+            (Produce, 20),
+            (Tick, 20),
+            (Start, 10),
+            (Reload, 10),
+            (Read, 5),
+            (Timeout, 8),
+            (ProposalTimeout, 4),
+        ]);
+        Self {
+            table,
+            drop: 0,
+            duplicate: 0,
+            reorder: 0,
+            delay_proposals: 0,
+            unknown: 0,
+            power_loss: 0,
+            policies: false,
+            recovery: Recovery::Balanced,
+        }
+    }
+
+    pub(crate) fn pick(&self, random: &mut Random) -> Happening {
+        let total = self.table.last().map_or(0, |(sum, _)| *sum);
+        let at = random.below(total);
+        self.table.iter().find(|(sum, _)| at < *sum).map_or(Happening::Deliver, |(_, happening)| *happening)
+    }
+}

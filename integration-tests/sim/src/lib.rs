@@ -1,0 +1,27 @@
+//! A simulator of replication: the very state machines of `walser-replication`, in a world that goes wrong.
+//!
+//! A [`World`] is a few nodes, partitions, two controllers, one metadata store, and a network. Each step it picks one
+//! event by weights that are drawn per seed, so that some seeds lose messages all the time and others never ("swarm
+//! testing"). After every step the invariants of [`check`] hold, or the seed has found a bug. Nothing is random but the
+//! seed: the same seed gives the same trace.
+
+mod check;
+mod control;
+mod events;
+mod heal;
+mod life;
+mod mutations;
+mod network;
+mod node;
+mod produce;
+mod random;
+mod replica;
+#[cfg(test)]
+mod scripted;
+mod store;
+mod summary;
+mod world;
+
+pub use mutations::{MUTATIONS, Mutation};
+pub use summary::{Outcome, Summary, Violation, run, search, shortest};
+pub use world::{Counts, Setup, World};

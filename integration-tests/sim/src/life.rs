@@ -1,0 +1,129 @@
+//! The life of a node: it starts, registers, stops, dies, and loses what was not flushed or a whole disk.
+
+use walser_model::Durability;
+use walser_replication::may_stop_clean;
+
+use crate::network::Body;
+use crate::replica::Replica;
+use crate::world::World;
+
+impl World {
+    /// Starts, or registers again.
+    pub(crate) fn start(&mut self, node: usize) -> bool {
+        let here = &mut self.nodes[node];
+        if here.registered {
+            return false;
+        }
+        if !here.up {
+            here.up = true;
+            here.process += 1;
+        }
+        let body = Body::Register { process: here.process, forget: here.forget };
+        let controller = self.guess_controller();
+        self.network.send(node, controller, 0, body);
+        self.say(|| format!("node {node} asks to be registered"));
+        true
+    }
+
+    pub(crate) fn registered(&mut self, node: usize, process: u32, epoch: i64) {
+        let here = &mut self.nodes[node];
+        if here.registered || here.process != process || epoch <= here.epoch {
+            return;
+        }
+        here.registered = true;
+        here.epoch = epoch;
+        here.forget = 0;
+        self.say(|| format!("node {node} is registered as {epoch}"));
+        self.apply_all(node);
+    }
+
+    /// Dies; sometimes with a loss of power.
+    pub(crate) fn crash(&mut self, node: usize) -> bool {
+        if !self.nodes[node].up {
+            return false;
+        }
+        let power_loss = self.random.chance(self.weights.power_loss);
+        let lazy = self.setup.durability == Durability::PageCache;
+        let power_loss = power_loss && (!lazy || self.may_lose(node, u32::MAX));
+        self.die(node);
+        if power_loss {
+            self.lose_unflushed(node);
+            if lazy {
+                self.lost(node, u32::MAX);
+            }
+        }
+        if lazy {
+            self.nodes[node].forget = u32::MAX;
+        }
+        self.say(|| format!("node {node} dies{}", if power_loss { ", and what was not flushed with it" } else { "" }));
+        true
+    }
+
+    fn die(&mut self, node: usize) {
+        self.fault();
+        let here = &mut self.nodes[node];
+        (here.up, here.registered) = (false, false);
+        here.replicas.iter_mut().for_each(Replica::crash);
+        self.touched = u32::MAX;
+    }
+
+    fn lose_unflushed(&mut self, node: usize) {
+        for partition in 0..self.setup.partitions {
+            let replica = &mut self.nodes[node].replicas[partition];
+            let unflushed = replica.log.len() - replica.durable;
+            let kept = if self.random.chance(300) { 0 } else { self.random.below(unflushed + 1) };
+            replica.cut(replica.durable + kept);
+        }
+    }
+
+    /// Stops in good order: everything is flushed, and a mark says so.
+    pub(crate) fn stop(&mut self, node: usize) -> bool {
+        let rules = self.setup.rules;
+        let here = &mut self.nodes[node];
+        if !here.up || here.disk_hangs {
+            return false;
+        }
+        let clean = may_stop_clean(rules, here.registered);
+        (here.up, here.registered) = (false, false);
+        for replica in &mut here.replicas {
+            replica.durable = replica.log.len();
+            replica.crash();
+        }
+        if self.setup.durability == Durability::PageCache {
+            here.forget = if clean { 0 } else { u32::MAX };
+        }
+        self.touched = u32::MAX;
+        self.say(|| format!("node {node} stops"));
+        true
+    }
+
+    /// Dies, and comes back without some or all of its replicas.
+    pub(crate) fn lose_disk(&mut self, node: usize) -> bool {
+        let partitions = u32::MAX >> (32 - self.setup.partitions);
+        let lost = if self.random.chance(500) { partitions } else { 1 << self.random.below(self.setup.partitions) };
+        if !self.nodes[node].up || !self.may_lose(node, lost) {
+            return false;
+        }
+        self.die(node);
+        let lazy = self.setup.durability == Durability::PageCache;
+        let here = &mut self.nodes[node];
+        here.forget |= if lazy { u32::MAX } else { lost };
+        for (partition, replica) in here.replicas.iter_mut().enumerate() {
+            if lost >> partition & 1 == 1 {
+                replica.lose();
+            }
+        }
+        self.lost(node, lost);
+        self.say(|| format!("node {node} dies and loses partitions {lost:b}"));
+        true
+    }
+
+    pub(crate) fn hang(&mut self, node: usize) -> bool {
+        let hangs = &mut self.nodes[node].disk_hangs;
+        *hangs = !*hangs;
+        let hangs = *hangs;
+        self.fault();
+        self.say(|| format!("the disk of node {node} {}", if hangs { "hangs" } else { "goes on" }));
+        true
+    }
+}

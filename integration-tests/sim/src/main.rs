@@ -1,0 +1,93 @@
+//! `walser-sim`: many seeds, or one in every detail.
+
+#![expect(clippy::print_stdout, reason = "this is what the program is for")]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use walser_sim::{MUTATIONS, Setup, run, search, shortest};
+
+/// Breaks the replication protocol, if it can be broken.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Replay one seed and print every step of it; of a seed that fails, the shortest run that still fails.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Stop after so many events.
+    #[arg(long, default_value_t = 20_000_000)]
+    events: u64,
+    /// Run for so many hours instead.
+    #[arg(long)]
+    hours: Option<f64>,
+    /// Switch off the rules of the protocol one by one, and say which seed notices.
+    #[arg(long)]
+    mutations: bool,
+    /// Threads; as many as there are cores, if not given.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.seed {
+        Some(seed) => replay(seed),
+        None if args.mutations => mutate(),
+        None => many(&args),
+    }
+}
+
+fn mutate() -> ExitCode {
+    let mut all = true;
+    for mutation in MUTATIONS {
+        let found = mutation.find(mutation.seeds());
+        all &= found.is_some();
+        let found = found.map_or_else(|| "NOT FOUND".to_owned(), |violation| violation.to_string());
+        println!("without {:?}, {:?}, at most {} seeds: {found}", mutation.rule, mutation.durability, mutation.seeds());
+    }
+    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn replay(seed: u64) -> ExitCode {
+    let setup = Setup::of_seed(seed);
+    println!("seed {seed}: {setup:?}");
+    let outcome = match run(setup, seed, false).violation {
+        Some(violation) => shortest(setup, &violation),
+        None => run(setup, seed, true),
+    };
+    for line in &outcome.trace {
+        println!("{line}");
+    }
+    match outcome.violation {
+        Some(violation) => {
+            println!("VIOLATION: {violation}");
+            ExitCode::FAILURE
+        }
+        None => {
+            println!("no violation: {:?}", outcome.counts);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn many(args: &Args) -> ExitCode {
+    #[expect(clippy::disallowed_methods, reason = "how long it takes, and no more")]
+    let begun = Instant::now();
+    let limit = args.hours.map(|hours| Duration::from_secs_f64(hours * 3600.0));
+    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let summary = search(args.from, threads, |events| match limit {
+        Some(limit) => begun.elapsed() >= limit,
+        None => events >= args.events,
+    });
+    for violation in &summary.violations {
+        println!("VIOLATION: {violation}\n  make sim SEED={} shows it", violation.seed);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = summary.counts.events as f64 / seconds;
+    println!("{summary}\n{seconds:.0} s on {threads} threads: {rate:.0} events/s");
+    if summary.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

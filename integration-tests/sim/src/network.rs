@@ -1,0 +1,175 @@
+//! Messages on their way: any of them may be the next to arrive, or be lost, or come twice.
+
+use std::collections::VecDeque;
+
+use walser_model::{Acks, LeaderEpoch, LeaderEpochs};
+use walser_replication::{Ack, AlterIsr, Diverging, Event, FollowerEvent, Frame, Open, PartitionState};
+
+use crate::replica::{Entry, Machine, offset};
+use crate::world::World;
+
+/// Most messages on their way; more are lost.
+const MESSAGES_MAX: usize = 60;
+
+/// A log as it is copied to another node.
+#[derive(Debug, Clone)]
+pub(crate) struct Segments {
+    pub(crate) start: usize,
+    pub(crate) log: Vec<Entry>,
+    pub(crate) epochs: LeaderEpochs,
+}
+
+/// What is said.
+#[derive(Debug, Clone)]
+pub(crate) enum Body {
+    Open(Open),
+    Diverged(Diverging),
+    Pushed(Frame, Vec<Entry>),
+    /// A copy of the leader's segments.
+    Copy {
+        leader_epoch: LeaderEpoch,
+        open_seq: u64,
+        segments: Segments,
+    },
+    Acked(Ack),
+    Alter(AlterIsr),
+    /// What became of a proposal, with the partition as the controller has it.
+    Altered {
+        leader_epoch: LeaderEpoch,
+        node_epoch: i64,
+        written: Option<(PartitionState, i64)>,
+    },
+    /// A process registers its node; for each partition a bit that says its replica is gone or not to be trusted.
+    Register {
+        process: u32,
+        forget: u32,
+    },
+    Registered {
+        process: u32,
+        epoch: i64,
+    },
+    Produce {
+        producer: usize,
+        sequence: u32,
+        acks: Acks,
+    },
+    Written {
+        producer: usize,
+        sequence: u32,
+    },
+}
+
+/// A message to a node or a controller (from [`CONTROLLERS`] on).
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) partition: usize,
+    pub(crate) body: Body,
+}
+
+/// Numbers of controllers as senders and receivers.
+pub(crate) const CONTROLLERS: usize = 100;
+/// Number of the producers' gateway.
+pub(crate) const GATEWAY: usize = 200;
+
+/// All messages on their way, and links that are cut in one direction.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Network {
+    pub(crate) messages: VecDeque<Message>,
+    cut: Vec<(usize, usize)>,
+}
+
+impl Network {
+    pub(crate) fn send(&mut self, from: usize, to: usize, partition: usize, body: Body) {
+        if self.messages.len() < MESSAGES_MAX && !self.cut.contains(&(from, to)) {
+            self.messages.push_back(Message { from, to, partition, body });
+        }
+    }
+
+    pub(crate) fn cut(&mut self, from: usize, to: usize) {
+        self.cut.push((from, to));
+        self.messages.retain(|message| (message.from, message.to) != (from, to));
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.cut.clear();
+    }
+}
+
+impl World {
+    /// A message arrives, or is lost, or arrives and stays to come again.
+    pub(crate) fn deliver(&mut self) -> bool {
+        let reorder = self.random.chance(self.weights.reorder);
+        let at = if reorder { self.random.below(self.network.messages.len()) } else { 0 };
+        let Some(message) = self.network.messages.get(at) else { return false };
+        if matches!(message.body, Body::Alter(_)) && self.random.chance(self.weights.delay_proposals) {
+            // It goes to the end of the queue.
+            let delayed = self.network.messages.remove(at);
+            self.network.messages.extend(delayed);
+            return false;
+        }
+        if self.random.chance(self.weights.drop) {
+            let lost = self.network.messages.remove(at);
+            self.fault();
+            self.say(|| format!("lost: {lost:?}"));
+            return true;
+        }
+        let twice = self.random.chance(self.weights.duplicate).then(|| message.clone());
+        let Some(message) = self.network.messages.remove(at) else { return false };
+        self.network.messages.extend(twice);
+        self.say(|| format!("{} -> {}, partition {}: {:?}", message.from, message.to, message.partition, message.body));
+        self.arrive(message);
+        true
+    }
+
+    fn arrive(&mut self, message: Message) {
+        let Message { from, to, partition, body } = message;
+        match body {
+            Body::Alter(proposal) => return self.alter(to - CONTROLLERS, partition, &proposal),
+            Body::Register { process, forget } => return self.register(to - CONTROLLERS, from, process, forget),
+            Body::Written { producer, sequence } => return self.written(producer, sequence),
+            _ if !self.nodes[to].up => return,
+            _ => {}
+        }
+        match body {
+            Body::Open(open) => self.lead(to, partition, Event::Opened(open)),
+            Body::Acked(ack) => self.lead(to, partition, Event::Acked(ack)),
+            Body::Diverged(answer) => self.follow(to, partition, FollowerEvent::Diverged(answer), &[]),
+            Body::Pushed(frame, entries) => self.follow(to, partition, FollowerEvent::Pushed(frame), &entries),
+            Body::Copy { leader_epoch, open_seq, segments } => {
+                self.copied(to, partition, (leader_epoch, open_seq), segments);
+            }
+            Body::Altered { leader_epoch, node_epoch, written } => {
+                let here = &self.nodes[to];
+                let epoch = here.replicas[partition].leader().map(walser_replication::Leader::epoch);
+                if here.epoch != node_epoch || epoch != Some(leader_epoch) {
+                    return;
+                }
+                if let Some((state, epoch)) = written {
+                    self.learn(to, partition, &state, epoch);
+                }
+                self.lead(to, partition, Event::ProposalOver);
+            }
+            Body::Registered { process, epoch } => self.registered(to, process, epoch),
+            Body::Produce { producer, sequence, acks } => self.append(to, partition, producer, sequence, acks),
+            Body::Alter(_) | Body::Register { .. } | Body::Written { .. } => {}
+        }
+    }
+
+    /// The leader's segments take the place of the log, when they are still what was asked for.
+    fn copied(&mut self, node: usize, partition: usize, asked: (LeaderEpoch, u64), segments: Segments) {
+        let replica = &mut self.nodes[node].replicas[partition];
+        let Machine::Follows(follower) = &replica.machine else { return };
+        if !follower.current(asked.0, asked.1) {
+            return;
+        }
+        let Segments { start, log, epochs } = segments;
+        replica.cut(0);
+        (replica.start, replica.durable, replica.log) = (start, log.len(), log);
+        replica.compare(&self.truths[partition].committed);
+        let (log_start, log_end) = (offset(start), replica.end());
+        self.counts.copies += 1;
+        self.follow(node, partition, FollowerEvent::Copied { log_start, log_end, epochs }, &[]);
+    }
+}

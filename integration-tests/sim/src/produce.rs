@@ -1,0 +1,155 @@
+//! Producers and readers, as clients see them through a gateway.
+//!
+//! An idempotent producer has one batch on its way and repeats it, at whatever node, until it is answered. A plain one
+//! does not wait: what it gets is not promised to stay.
+
+use walser_model::{Acks, LeaderEpoch};
+use walser_replication::Event;
+
+use crate::network::{Body, GATEWAY};
+use crate::random::Random;
+use crate::replica::{Entry, Waiting, index, offset};
+use crate::world::{World, number};
+
+/// Most writes that wait in a leader.
+const WAITING_MAX: usize = 30;
+
+/// Somebody who writes to one partition.
+#[derive(Debug, Clone)]
+pub(crate) struct Producer {
+    pub(crate) partition: usize,
+    /// It repeats until it is answered.
+    pub(crate) idempotent: bool,
+    /// Of the batch that is on its way, or the next one.
+    pub(crate) sequence: u32,
+    pub(crate) on_its_way: bool,
+}
+
+impl Producer {
+    pub(crate) fn new(at: usize, _random: &mut Random) -> Self {
+        // Of three that write to a partition the last one is plain.
+        Self { partition: at / 3, idempotent: at % 3 < 2, sequence: 0, on_its_way: false }
+    }
+}
+
+impl World {
+    /// A producer writes, or tries again.
+    pub(crate) fn produce(&mut self) -> bool {
+        let at = self.random.below(self.producers.len());
+        let Producer { partition, idempotent, on_its_way, .. } = self.producers[at];
+        if !on_its_way && (self.healing || !self.room(partition)) {
+            return false;
+        }
+        // Mostly the leader is known; sometimes the gateway is behind.
+        let leader = self.store.partitions[partition].state.leader.map(number);
+        let to = match leader {
+            Some(leader) if self.healing || self.random.chance(700) => leader,
+            _ => self.random.below(self.setup.nodes),
+        };
+        let producer = &mut self.producers[at];
+        if !idempotent && !on_its_way {
+            producer.sequence += 1;
+        }
+        producer.on_its_way = idempotent;
+        let sequence = producer.sequence;
+        let acks = if idempotent { Acks::All } else { Acks::Leader };
+        self.network.send(GATEWAY, to, partition, Body::Produce { producer: at, sequence, acks });
+        self.say(|| format!("producer {at} writes {sequence} to partition {partition} at node {to}"));
+        true
+    }
+
+    /// A leader gets a batch.
+    pub(crate) fn append(&mut self, node: usize, partition: usize, producer: usize, sequence: u32, acks: Acks) {
+        let replica = &mut self.nodes[node].replicas[partition];
+        let Some(leader) = replica.leader() else { return };
+        if leader.admit(acks).is_err() || replica.waiting.len() >= WAITING_MAX {
+            return;
+        }
+        let epoch = leader.epoch();
+        let expected = if self.producers[producer].idempotent { replica.expected(producer) } else { sequence };
+        if sequence < expected {
+            let Some(at) = replica.find(producer, sequence) else { return };
+            let waiting = Waiting { producer, sequence, next_offset: offset(at + 1), acks, repeated: true };
+            replica.waiting.push(waiting);
+            self.answer(node, partition);
+            return;
+        }
+        // After an election without proof a producer may be ahead of the log; else nothing answered is missing.
+        let ahead_for_good = self.truths[partition].unclean_epoch != LeaderEpoch::NONE;
+        if sequence > expected && !ahead_for_good {
+            return;
+        }
+        if replica.log.last().is_some_and(|last| last.epoch > epoch) {
+            self.fail(format!("I7: node {node} appends in epoch {epoch} after a later one, partition {partition}"));
+            return;
+        }
+        replica.log.push(Entry { epoch, producer, sequence });
+        let next_offset = replica.end();
+        replica.waiting.push(Waiting { producer, sequence, next_offset, acks, repeated: false });
+        self.lead(node, partition, Event::Appended { log_end: next_offset });
+    }
+
+    /// Answers what can be answered.
+    pub(crate) fn answer(&mut self, node: usize, partition: usize) {
+        let mut at = 0;
+        loop {
+            let replica = &mut self.nodes[node].replicas[partition];
+            let Some(waiting) = replica.waiting.get(at).copied() else { return };
+            let ready = replica
+                .leader()
+                .is_some_and(|leader| leader.answerable(waiting.acks, waiting.next_offset, waiting.repeated));
+            if !ready {
+                at += 1;
+                continue;
+            }
+            replica.waiting.remove(at);
+            self.answered(node, partition, waiting);
+        }
+    }
+
+    fn answered(&mut self, node: usize, partition: usize, waiting: Waiting) {
+        let Waiting { producer, sequence, next_offset, acks, .. } = waiting;
+        self.counts.answers += 1;
+        self.say(|| format!("node {node} answers {sequence} of producer {producer}, partition {partition}"));
+        if acks == Acks::All {
+            let entry = self.truths[partition].committed.get(index(next_offset) - 1);
+            if entry.is_none_or(|entry| (entry.producer, entry.sequence) != (producer, sequence)) {
+                self.fail(format!(
+                    "I5: node {node} answers {sequence} of producer {producer} before offset {} of partition \
+                     {partition} is committed so",
+                    index(next_offset) - 1
+                ));
+            }
+        }
+        self.network.send(node, GATEWAY, partition, Body::Written { producer, sequence });
+    }
+
+    pub(crate) fn written(&mut self, producer: usize, sequence: u32) {
+        let found = &mut self.producers[producer];
+        if found.idempotent && found.on_its_way && found.sequence == sequence {
+            found.on_its_way = false;
+            found.sequence += 1;
+        }
+    }
+
+    /// A consumer reads on at some node that believes it leads.
+    pub(crate) fn read(&mut self, node: usize, partition: usize) -> bool {
+        let truth = &self.truths[partition];
+        let replica = &self.nodes[node].replicas[partition];
+        let Some(leader) = replica.leader() else { return false };
+        if leader.epoch() < truth.unclean_epoch {
+            return false;
+        }
+        let end = index(leader.high_watermark()).min(replica.log.len());
+        let from = truth.read.max(replica.start);
+        if from >= end {
+            return false;
+        }
+        if end > truth.committed.len() || replica.log[from..end] != truth.committed[from..end] {
+            self.fail(format!("I4: a reader gets something else than was committed, partition {partition}"));
+        }
+        self.truths[partition].read = end;
+        self.say(|| format!("a reader reads partition {partition} from {from} to {end} at node {node}"));
+        true
+    }
+}

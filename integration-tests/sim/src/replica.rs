@@ -1,0 +1,156 @@
+//! One replica of a partition: its log in memory and on its disk, and the state machine that runs on it.
+
+use walser_model::{Acks, LeaderEpoch, LeaderEpochs, Offset};
+use walser_replication::{Follower, FollowerAction, FollowerEvent, Leader};
+
+/// A record: who wrote it, and under which leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) producer: usize,
+    pub(crate) sequence: u32,
+}
+
+/// What runs on a replica.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Machine {
+    #[default]
+    Rest,
+    Leads(Box<Leader>),
+    Follows(Box<Follower>),
+}
+
+/// A write that is in the leader's log and not answered yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waiting {
+    pub(crate) producer: usize,
+    pub(crate) sequence: u32,
+    pub(crate) next_offset: Offset,
+    pub(crate) acks: Acks,
+    pub(crate) repeated: bool,
+}
+
+/// A follower to whom records are pushed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Push {
+    pub(crate) follower: usize,
+    pub(crate) open_seq: u64,
+    pub(crate) next: usize,
+    /// The high watermark that was told last.
+    pub(crate) told: Offset,
+}
+
+/// A replica.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Replica {
+    /// From offset 0; what lies below `start` is deleted.
+    pub(crate) log: Vec<Entry>,
+    pub(crate) start: usize,
+    /// Entries on stable storage.
+    pub(crate) durable: usize,
+    /// A flush that runs, and what it covers.
+    pub(crate) flushing: Option<usize>,
+    pub(crate) machine: Machine,
+    pub(crate) open_seq: u64,
+    pub(crate) high_watermark: Offset,
+    pub(crate) high_watermark_epoch: LeaderEpoch,
+    /// Entries from the start that are what was committed.
+    pub(crate) good: usize,
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) pushes: Vec<Push>,
+}
+
+pub(crate) fn offset(index: usize) -> Offset {
+    Offset(i64::try_from(index).unwrap_or(i64::MAX))
+}
+
+pub(crate) fn index(offset: Offset) -> usize {
+    usize::try_from(offset.0).unwrap_or(0)
+}
+
+impl Replica {
+    /// The epochs of the log, as its batches have them.
+    pub(crate) fn epochs(&self) -> LeaderEpochs {
+        let mut epochs = LeaderEpochs::default();
+        let mut last = LeaderEpoch::NONE;
+        // The epoch of the last record before the start is known although the record is deleted.
+        for (at, entry) in self.log.iter().enumerate().skip(self.start.saturating_sub(1)) {
+            if entry.epoch != last {
+                epochs.assign(entry.epoch, offset(at));
+                last = entry.epoch;
+            }
+        }
+        epochs.forget_before(offset(self.start));
+        epochs
+    }
+
+    pub(crate) fn end(&self) -> Offset {
+        offset(self.log.len())
+    }
+
+    pub(crate) fn leader(&self) -> Option<&Leader> {
+        match &self.machine {
+            Machine::Leads(leader) => Some(leader),
+            _ => None,
+        }
+    }
+
+    /// Gives an event to the follower, if one runs.
+    pub(crate) fn step(&mut self, event: FollowerEvent, actions: &mut Vec<FollowerAction>) {
+        if let Machine::Follows(follower) = &mut self.machine {
+            follower.step(event, actions);
+        }
+    }
+
+    /// Keeps only so many entries.
+    pub(crate) fn cut(&mut self, len: usize) {
+        self.log.truncate(len);
+        self.start = self.start.min(len);
+        self.durable = self.durable.min(len);
+        self.good = self.good.min(len);
+        self.flushing = self.flushing.map(|covered| covered.min(len));
+    }
+
+    /// Stops whatever runs on it; the log stays.
+    pub(crate) fn rest(&mut self) {
+        self.machine = Machine::Rest;
+        self.waiting.clear();
+        self.pushes.clear();
+    }
+
+    /// The process is gone, and with it everything that was not in the log.
+    pub(crate) fn crash(&mut self) {
+        self.rest();
+        self.flushing = None;
+        self.open_seq = 0;
+        self.high_watermark = Offset::ZERO;
+        self.high_watermark_epoch = LeaderEpoch::NONE;
+    }
+
+    /// Nothing is left of it.
+    pub(crate) fn lose(&mut self) {
+        let open_seq = self.open_seq;
+        *self = Self { open_seq, ..Self::default() };
+    }
+
+    /// Looks again how much of the log is what was committed.
+    pub(crate) fn compare(&mut self, committed: &[Entry]) {
+        while self.good < self.log.len()
+            && self.good < committed.len()
+            && (self.good < self.start || self.log[self.good] == committed[self.good])
+        {
+            self.good += 1;
+        }
+    }
+
+    /// Where a producer's write is, if it is in the log.
+    pub(crate) fn find(&self, producer: usize, sequence: u32) -> Option<usize> {
+        self.log.iter().rposition(|entry| entry.producer == producer && entry.sequence == sequence)
+    }
+
+    /// The sequence that a producer writes next.
+    pub(crate) fn expected(&self, producer: usize) -> u32 {
+        let last = self.log.iter().rev().find(|entry| entry.producer == producer);
+        last.map_or(0, |entry| entry.sequence + 1)
+    }
+}

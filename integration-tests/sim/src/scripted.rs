@@ -1,0 +1,180 @@
+//! Rules that are a second line of defence: random seeds hardly ever need them, because another rule has stopped the
+//! trouble before. Here each is the only thing between a history and its harm (amendment A9).
+
+use walser_model::{LeaderEpoch, LeaderEpochs, Offset};
+use walser_replication::control::{
+    View, alter_isr, can_register, elect_again, elect_preferred, fence, register, sweep, unfence,
+};
+use walser_replication::{
+    AlterIsr, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, PartitionState, Rule, Rules,
+};
+
+use crate::control::Controller;
+use crate::store::Store;
+use crate::world::id;
+
+/// Three nodes, one partition, and a controller that has read them.
+fn store() -> Store {
+    let mut store = Store::new(3, vec![PartitionState::new((0..3).map(id).collect(), 2)]);
+    store.elect();
+    store
+}
+
+fn controller(store: &Store, rules: Rules) -> Controller {
+    let mut controller = Controller::new(store, rules);
+    controller.view.controller_epoch = store.controller;
+    controller
+}
+
+fn with_and_without(rule: Rule) -> [(Rules, bool); 2] {
+    [(Rules::ALL, true), (Rules::without(rule), false)]
+}
+
+/// Fences and sweeps a node, as a controller that is up to date does.
+fn fence_and_sweep(store: &mut Store, node: usize, forget: bool) {
+    let mut controller = controller(store, Rules::ALL);
+    if let Some(decision) = fence::<usize>(&controller.view, id(node)) {
+        store.transact(&decision).unwrap();
+        controller.reload(store);
+    }
+    if let Some(decision) = sweep(&controller.view, &controller.partitions[0], id(node), forget) {
+        store.transact(&decision).unwrap();
+    }
+}
+
+/// `no_election_guard`: everything that a deposed controller has read is still true, but who it is.
+#[test]
+fn a_deposed_controller_writes_nothing() {
+    for (rules, holds) in with_and_without(Rule::ElectionGuard) {
+        let mut store = store();
+        store.partitions[0].state.leader = Some(id(1));
+        let deposed = controller(&store, rules);
+        store.elect();
+        let decision = elect_preferred(&deposed.view, &deposed.partitions[0]).unwrap();
+        let written = store.transact(&decision).unwrap();
+        assert_eq!(written.is_none(), holds);
+    }
+}
+
+/// `cas_partition_only`: a replica comes back without its disk, and a controller that has not heard of it writes the
+/// proposal that its earlier life had earned.
+#[test]
+fn a_member_that_was_replaced_meanwhile_does_not_join() {
+    for (rules, holds) in with_and_without(Rule::CompareNodes) {
+        let mut store = store();
+        fence_and_sweep(&mut store, 2, false);
+        let current = controller(&store, Rules::ALL);
+        store.transact(&unfence::<usize>(&current.view, id(2))).unwrap();
+        let stale = controller(&store, rules);
+        let caught_up = stale.view.nodes[&id(2)].epoch;
+
+        let mut current = controller(&store, Rules::ALL);
+        store.transact(&fence::<usize>(&current.view, id(2)).unwrap()).unwrap();
+        current.reload(&store);
+        store.transact(&register::<usize>(&current.view, id(2))).unwrap().unwrap();
+
+        let known = &stale.partitions[0];
+        let proposal = AlterIsr {
+            leader: id(0),
+            node_epoch: stale.view.nodes[&id(0)].epoch,
+            leader_epoch: known.state.leader_epoch,
+            partition_epoch: known.epoch,
+            isr: [0, 1, 2].map(|node| (id(node), if node == 2 { caught_up } else { -1 })).to_vec(),
+        };
+        let decision = alter_isr(&stale.view, known, &proposal).unwrap();
+        store.transact(&decision).unwrap();
+        let joined = store.partitions[0].state.isr.contains(id(2));
+        assert_eq!(joined, !holds, "the new process has nothing of what the old one had");
+    }
+}
+
+/// A node that is not fenced may join an in-sync set between the controller's look and the registration.
+#[test]
+fn a_node_is_fenced_before_it_registers() {
+    for (rules, holds) in with_and_without(Rule::FenceBeforeRegistration) {
+        let mut store = store();
+        store.partitions[0].state.isr = [0, 1].map(id).into_iter().collect();
+        let registrar = controller(&store, rules);
+        let may = can_register(&registrar.view, id(2), registrar.partitions.iter().map(|known| (known, false)));
+        assert_eq!(may, !holds);
+
+        let known = &registrar.partitions[0];
+        let proposal = AlterIsr {
+            leader: id(0),
+            node_epoch: registrar.view.nodes[&id(0)].epoch,
+            leader_epoch: known.state.leader_epoch,
+            partition_epoch: known.epoch,
+            isr: [0, 1, 2].map(|node| (id(node), registrar.view.nodes[&id(node)].epoch)).to_vec(),
+        };
+        let joins = alter_isr(&registrar.view, known, &proposal).unwrap();
+        store.transact(&joins).unwrap().unwrap();
+        let registration = store.transact(&register(&registrar.view, id(2)));
+        assert!(registration.is_err_and(|violation| violation.starts_with("I14")), "which may must have prevented");
+    }
+}
+
+/// `no_epoch_fence`: a node restarts, and its opens count from 1 again, as they did when it followed a leader that is
+/// none any more. What that one still sends fits in every other respect.
+#[test]
+fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
+    for (rules, holds) in with_and_without(Rule::EpochFence) {
+        let start = FollowerStart {
+            node: id(2),
+            node_epoch: 9,
+            leader: id(1),
+            leader_epoch: LeaderEpoch(2),
+            open_seq: 0,
+            log_start: Offset(0),
+            log_end: Offset(0),
+            durable: Offset(0),
+            high_watermark: Offset(0),
+            high_watermark_epoch: LeaderEpoch::NONE,
+            unclean_epoch: LeaderEpoch::NONE,
+            epochs: LeaderEpochs::default(),
+            rules,
+        };
+        let mut follower = Follower::start(start, &mut Vec::new());
+        let frame = Frame {
+            leader_epoch: LeaderEpoch(1),
+            open_seq: 1,
+            base: Offset(0),
+            end: Offset(3),
+            high_watermark: Offset(0),
+        };
+        let mut actions = Vec::new();
+        follower.step(FollowerEvent::Pushed(frame), &mut actions);
+        assert_eq!(actions.contains(&FollowerAction::Append(frame)), !holds);
+    }
+}
+
+/// `no_elr`: the last replica in sync dies with its disk. The one that left before it has everything, and is waiting.
+#[test]
+fn the_last_replica_standing_is_not_the_only_one_that_can_lead() {
+    for (rules, holds) in with_and_without(Rule::EligibleLeaders) {
+        let mut store = Store::new(2, vec![PartitionState::new((0..2).map(id).collect(), 2)]);
+        store.elect();
+        for (node, forget) in [(1, false), (0, true)] {
+            let mut controller = controller(&store, rules);
+            store.transact(&fence::<usize>(&controller.view, id(node)).unwrap()).unwrap();
+            controller.reload(&store);
+            if let Some(decision) = sweep(&controller.view, &controller.partitions[0], id(node), forget) {
+                store.transact(&decision).unwrap();
+            }
+        }
+        let mut controller = controller(&store, rules);
+        store.transact(&unfence::<usize>(&controller.view, id(1))).unwrap();
+        controller.reload(&store);
+        if let Some(decision) = elect_again(&controller.view, &controller.partitions[0]) {
+            store.transact(&decision).unwrap();
+        }
+        assert_eq!(store.partitions[0].state.leader, holds.then_some(id(1)));
+    }
+}
+
+#[test]
+fn without_mutations_every_rule_holds() {
+    let view = View::default();
+    assert_eq!(view.rules, Rules::ALL);
+    assert!(Rules::ALL.hold(Rule::EpochFence) && !Rules::without(Rule::EpochFence).hold(Rule::EpochFence));
+    assert!(Rules::without(Rule::EpochFence).hold(Rule::ElectionGuard));
+}

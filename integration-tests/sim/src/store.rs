@@ -1,0 +1,128 @@
+//! The metadata store: keys with revisions, transactions, and the history that watchers read.
+
+use walser_model::NodeId;
+use walser_replication::PartitionState;
+use walser_replication::control::{Compare, Decision, Known, Node, Put};
+
+/// Keys of all partitions and nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    pub(crate) revision: i64,
+    /// Create revision of the controller key. 0: nobody holds it.
+    pub(crate) controller: i64,
+    pub(crate) nodes: Vec<(NodeId, Node)>,
+    pub(crate) partitions: Vec<Known<usize>>,
+    /// Revision, partition and value of every change since the compaction.
+    pub(crate) history: Vec<(i64, usize, PartitionState)>,
+    /// Changes up to here are compacted.
+    pub(crate) compacted: i64,
+}
+
+/// What a transaction changed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changed {
+    pub(crate) partitions: Vec<usize>,
+    pub(crate) registered: Option<(NodeId, i64)>,
+    pub(crate) nodes: bool,
+    /// A move of replicas ended.
+    pub(crate) moved: bool,
+    /// A leader epoch began.
+    pub(crate) elected: bool,
+}
+
+impl Store {
+    pub(crate) fn new(nodes: usize, partitions: Vec<PartitionState>) -> Self {
+        let mut store = Self {
+            revision: 1,
+            controller: 0,
+            nodes: Vec::new(),
+            partitions: Vec::new(),
+            history: Vec::new(),
+            compacted: 0,
+        };
+        for number in 0..nodes {
+            store.revision += 1;
+            let (epoch, live_revision) = (store.revision, store.revision);
+            let id = NodeId(i32::try_from(number).unwrap_or(0));
+            store.nodes.push((id, Node { epoch, live_revision, fenced: false, shutting_down: false }));
+        }
+        for (key, state) in partitions.into_iter().enumerate() {
+            store.revision += 1;
+            store.history.push((store.revision, key, state.clone()));
+            store.partitions.push(Known { key, state, epoch: store.revision });
+        }
+        store
+    }
+
+    pub(crate) fn node(&self, node: NodeId) -> &Node {
+        &self.nodes[usize::try_from(node.0).unwrap_or(0)].1
+    }
+
+    /// Somebody else becomes the controller.
+    pub(crate) fn elect(&mut self) -> i64 {
+        self.revision += 1;
+        self.controller = self.revision;
+        self.controller
+    }
+
+    fn holds(&self, compare: &Compare<usize>) -> bool {
+        match compare {
+            Compare::Controller(epoch) => self.controller == *epoch,
+            Compare::Partition(key, epoch) => self.partitions[*key].epoch == *epoch,
+            Compare::Registration(node, epoch) => self.node(*node).epoch == *epoch,
+            Compare::Live(node, revision) => self.node(*node).live_revision == *revision,
+        }
+    }
+
+    /// Carries out a decision whole, or not at all. `Err`: an invariant of the metadata would be broken.
+    pub(crate) fn transact(&mut self, decision: &Decision<usize>) -> Result<Option<Changed>, String> {
+        if !decision.compares.iter().all(|compare| self.holds(compare)) {
+            return Ok(None);
+        }
+        if let Some(problem) = decision.problem() {
+            return Err(format!("I8: {problem}: {decision:?}"));
+        }
+        self.revision += 1;
+        let revision = self.revision;
+        let mut changed = Changed::default();
+        for put in &decision.puts {
+            match put {
+                Put::Partition(key, state) => {
+                    let before = &mut self.partitions[*key];
+                    if state.leader_epoch < before.state.leader_epoch {
+                        return Err(format!("I13: leader epoch of partition {key} goes back"));
+                    }
+                    let moving = |state: &PartitionState| !state.adding.is_empty() || !state.removing.is_empty();
+                    changed.moved |= moving(&before.state) && !moving(state);
+                    changed.elected |= state.leader_epoch > before.state.leader_epoch;
+                    before.state.clone_from(state);
+                    before.epoch = revision;
+                    self.history.push((revision, *key, state.clone()));
+                    changed.partitions.push(*key);
+                }
+                Put::Registration(node) => {
+                    let held =
+                        |known: &&Known<usize>| known.state.isr.contains(*node) || known.state.leader == Some(*node);
+                    if let Some(known) = self.partitions.iter().find(held) {
+                        return Err(format!("I14: node {node} registers while it counts in partition {}", known.key));
+                    }
+                    self.nodes[usize::try_from(node.0).unwrap_or(0)].1.epoch = revision;
+                    changed.registered = Some((*node, revision));
+                    changed.nodes = true;
+                }
+                Put::Live { node, fenced, shutting_down } => {
+                    let found = &mut self.nodes[usize::try_from(node.0).unwrap_or(0)].1;
+                    (found.live_revision, found.fenced, found.shutting_down) = (revision, *fenced, *shutting_down);
+                    changed.nodes = true;
+                }
+            }
+        }
+        Ok(Some(changed))
+    }
+
+    /// Forgets history; watchers that are behind read everything anew.
+    pub(crate) fn compact(&mut self) {
+        self.compacted = self.revision;
+        self.history.clear();
+    }
+}

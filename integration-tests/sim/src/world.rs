@@ -1,0 +1,285 @@
+//! The world: nodes, controllers, store and network, and what is true in it.
+
+use std::time::Duration;
+
+use walser_model::{Durability, LeaderEpoch, NodeId};
+use walser_replication::{Action, FollowerAction, PartitionState, Rules};
+
+use crate::control::Controller;
+use crate::events::{Happening, Weights};
+use crate::network::{CONTROLLERS, Network};
+use crate::node::Node;
+use crate::produce::Producer;
+use crate::random::Random;
+use crate::replica::Entry;
+use crate::store::Store;
+
+/// A replica leaves the in-sync set when it has not caught up for so long.
+pub(crate) const LAG_MAX: Duration = Duration::from_secs(2);
+/// Most records that are committed in a partition: logs are searched from end to end.
+const RECORDS_MAX: usize = 400;
+
+/// What is simulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// 3 to 30.
+    pub nodes: usize,
+    /// 1 to 30, each with a replica on every one of 3 nodes, or on some of 5.
+    pub partitions: usize,
+    /// What counts as a position.
+    pub durability: Durability,
+    /// Events before the faults stop.
+    pub steps: usize,
+    /// Which rules hold.
+    pub rules: Rules,
+}
+
+/// What has happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Steps in which something happened.
+    pub events: u64,
+    /// Messages lost, links cut, crashes, lost disks, hanging flushes, needless fences, lost leases.
+    pub faults: u64,
+    /// Leader epochs that began.
+    pub elections: u64,
+    /// Logs that were cut after a divergence.
+    pub truncations: u64,
+    /// Logs that were replaced by the leader's segments.
+    pub copies: u64,
+    /// Records committed.
+    pub commits: u64,
+    /// Records answered.
+    pub answers: u64,
+    /// Elections without proof, after too many disks were lost or crashes unclean.
+    pub unclean: u64,
+    /// Committed records that these have lost.
+    pub lost: u64,
+    /// Moves of replicas that ended.
+    pub moves: u64,
+}
+
+/// What is true of a partition, whatever the nodes believe.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Truth {
+    pub(crate) committed: Vec<Entry>,
+    /// Who led in which epoch: node and incarnation.
+    pub(crate) led: Vec<(LeaderEpoch, usize, i64)>,
+    /// Nodes that lost something since every replica had everything, one bit each.
+    pub(crate) lost: u32,
+    /// The least `min_isr` since then.
+    pub(crate) least_min_isr: usize,
+    /// The latest election without proof.
+    pub(crate) unclean_epoch: LeaderEpoch,
+    /// `min_isr` or the replicas were changed.
+    pub(crate) changed: bool,
+    /// How far the reader has come.
+    pub(crate) read: usize,
+}
+
+/// Everything.
+pub struct World {
+    pub(crate) setup: Setup,
+    pub(crate) random: Random,
+    pub(crate) weights: Weights,
+    pub(crate) store: Store,
+    pub(crate) controllers: Vec<Controller>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) network: Network,
+    pub(crate) truths: Vec<Truth>,
+    pub(crate) producers: Vec<Producer>,
+    pub(crate) healing: bool,
+    /// What has happened.
+    pub counts: Counts,
+    /// Partitions to look at after this step, one bit each.
+    pub(crate) touched: u32,
+    /// What is said of every step, when somebody listens.
+    pub trace: Option<Vec<String>>,
+    pub(crate) violation: Option<String>,
+    // Kept to be filled anew at every step.
+    pub(crate) leader_actions: Vec<Action>,
+    pub(crate) follower_actions: Vec<FollowerAction>,
+}
+
+pub(crate) fn id(node: usize) -> NodeId {
+    NodeId(i32::try_from(node).unwrap_or(i32::MAX))
+}
+
+pub(crate) fn number(node: NodeId) -> usize {
+    usize::try_from(node.0).unwrap_or(usize::MAX)
+}
+
+impl Setup {
+    /// A setup drawn from a seed: 3 or 5 nodes, 1 to 4 partitions, either durability.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5e70);
+        let partitions = 1 + random.below(4);
+        Self {
+            nodes: random.one_of(&[3, 3, 5]),
+            partitions,
+            durability: random.one_of(&[Durability::Fsync, Durability::PageCache]),
+            steps: random.one_of(&[1500, 3000, 10_000]) * partitions,
+            rules: Rules::ALL,
+        }
+    }
+}
+
+impl World {
+    /// A world in which everything is well, and that goes the way of `seed` from there.
+    pub fn new(setup: Setup, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let weights = Weights::draw(&mut random);
+        let partitions: Vec<PartitionState> =
+            (0..setup.partitions).map(|partition| Self::partition(setup, partition, &mut random)).collect();
+        let truth = |state: &PartitionState| Truth {
+            least_min_isr: state.min_isr,
+            unclean_epoch: LeaderEpoch::NONE,
+            ..Truth::default()
+        };
+        let truths = partitions.iter().map(truth).collect();
+        let store = Store::new(setup.nodes, partitions);
+        let producers = (0..setup.partitions * 3).map(|number| Producer::new(number, &mut random)).collect();
+        let mut world = Self {
+            setup,
+            random,
+            weights,
+            nodes: (0..setup.nodes).map(|number| Node::new(&store, number)).collect(),
+            controllers: (0..2).map(|_| Controller::new(&store, setup.rules)).collect(),
+            store,
+            network: Network::default(),
+            truths,
+            producers,
+            healing: false,
+            counts: Counts::default(),
+            touched: u32::MAX,
+            trace: None,
+            violation: None,
+            leader_actions: Vec::new(),
+            follower_actions: Vec::new(),
+        };
+        world.controllers[0].view.controller_epoch = world.store.elect();
+        for node in 0..setup.nodes {
+            world.apply_all(node);
+        }
+        world
+    }
+
+    fn partition(setup: Setup, partition: usize, random: &mut Random) -> PartitionState {
+        let copies = if setup.nodes == 3 || random.chance(500) { 3 } else { setup.nodes };
+        let replicas = (0..copies).map(|copy| id((partition + copy) % setup.nodes)).collect();
+        let min_isr = if copies == 3 { 2 } else { random.one_of(&[2, 3]) };
+        PartitionState::new(replicas, min_isr)
+    }
+
+    /// Goes on by one event. `Err`: an invariant does not hold any more.
+    ///
+    /// # Errors
+    /// What is violated.
+    pub fn step(&mut self) -> Result<(), String> {
+        let happening = self.weights.pick(&mut self.random);
+        self.touched = 0;
+        if self.happen(happening) {
+            self.counts.events += 1;
+            self.check();
+        }
+        match self.violation.take() {
+            Some(violation) => Err(violation),
+            None => Ok(()),
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) -> bool {
+        let node = self.random.below(self.setup.nodes);
+        let partition = self.random.below(self.setup.partitions);
+        match happening {
+            Happening::Deliver => self.deliver(),
+            Happening::Pump => self.pump(node, partition),
+            Happening::Flush => self.flush(node, partition),
+            Happening::Produce => self.produce(),
+            Happening::Observe => self.observe(node),
+            Happening::Tick => self.tick(node, partition),
+            Happening::Timeout => self.time_out(node, partition),
+            Happening::ProposalTimeout => self.time_out_proposal(node, partition),
+            Happening::Duty => self.duty(node, partition),
+            Happening::Reload => self.reload(),
+            Happening::LoseLease => self.lose_lease(),
+            Happening::Start => self.start(node),
+            Happening::Crash => self.crash(node),
+            Happening::Stop => self.stop(node),
+            Happening::Fence => self.fence_needlessly(node),
+            Happening::Cut => self.cut(),
+            Happening::Mend => self.mend(),
+            Happening::Trim => self.trim(node, partition),
+            Happening::Compact => self.compact(),
+            Happening::Hang => self.hang(node),
+            Happening::LoseDisk => self.lose_disk(node),
+            Happening::Read => self.read(node, partition),
+            Happening::Configure => self.configure(partition),
+            Happening::Move => self.move_replicas(partition),
+            Happening::Outage => self.outage(),
+        }
+    }
+
+    /// Whether there is room for more records.
+    pub(crate) fn room(&self, partition: usize) -> bool {
+        self.truths[partition].committed.len() < RECORDS_MAX
+    }
+
+    pub(crate) fn touch(&mut self, partition: usize) {
+        self.touched |= 1 << partition;
+    }
+
+    pub(crate) fn say(&mut self, what: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>6}  {}", self.counts.events, what()));
+        }
+    }
+
+    /// The first violation of a step is kept.
+    pub(crate) fn fail(&mut self, violation: String) {
+        self.violation.get_or_insert(violation);
+    }
+
+    pub(crate) fn fault(&mut self) {
+        self.counts.faults += 1;
+    }
+
+    fn cut(&mut self) -> bool {
+        let mut places: Vec<usize> = (0..self.setup.nodes).collect();
+        places.extend([CONTROLLERS, CONTROLLERS + 1]);
+        let (from, to) = (self.random.one_of(&places), self.random.one_of(&places));
+        if from == to || from.min(to) >= CONTROLLERS {
+            return false;
+        }
+        self.network.cut(from, to);
+        self.fault();
+        self.say(|| format!("cut {from} -> {to}"));
+        true
+    }
+
+    fn mend(&mut self) -> bool {
+        self.network.heal();
+        self.say(|| "all links mended".to_owned());
+        true
+    }
+
+    fn compact(&mut self) -> bool {
+        self.store.compact();
+        self.say(|| "history compacted".to_owned());
+        true
+    }
+
+    fn outage(&mut self) -> bool {
+        self.say(|| "outage of everything".to_owned());
+        (0..self.setup.nodes).for_each(|node| {
+            self.crash(node);
+        });
+        true
+    }
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("setup", &self.setup).field("counts", &self.counts).finish_non_exhaustive()
+    }
+}

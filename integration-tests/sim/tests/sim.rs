@@ -1,0 +1,88 @@
+//! The protocol under the simulator: many seeds without a violation, and a violation without any one rule.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use walser_model::Durability;
+use walser_replication::{Rule, Rules};
+use walser_sim::{MUTATIONS, Setup, run, search, shortest};
+
+/// Events of the ordinary run; `WALSER_SIM_EVENTS` sets another number.
+const EVENTS: u64 = 20_000_000;
+
+/// Rules that have a test of their own, because another one stops nearly everything before: `src/scripted.rs`.
+const SCRIPTED: [Rule; 5] =
+    [Rule::ElectionGuard, Rule::CompareNodes, Rule::FenceBeforeRegistration, Rule::EpochFence, Rule::EligibleLeaders];
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    let wanted = std::env::var("WALSER_SIM_EVENTS").map_or(EVENTS, |events| events.parse().unwrap());
+    let summary = search(1, threads(), |events| events >= wanted);
+    let told: Vec<String> = summary.violations.iter().map(ToString::to_string).collect();
+    assert!(told.is_empty(), "{}\n`make sim SEED=…` shows it step by step", told.join("\n"));
+    // Whatever is to be survived has happened, many times.
+    let counts = summary.counts;
+    for (what, count) in [
+        ("faults", counts.faults),
+        ("elections", counts.elections),
+        ("truncations", counts.truncations),
+        ("copies", counts.copies),
+        ("commits", counts.commits),
+        ("answers", counts.answers),
+        ("elections without proof", counts.unclean),
+        ("moves", counts.moves),
+    ] {
+        assert!(count > wanted / 20_000, "hardly any {what}: {summary}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 1..20 {
+        let (once, again) = (run(Setup::of_seed(seed), seed, true), run(Setup::of_seed(seed), seed, true));
+        assert!(once.trace.len() > 100);
+        assert_eq!(once, again, "seed {seed}");
+        assert_eq!(once.counts, run(Setup::of_seed(seed), seed, false).counts, "a trace changes nothing");
+    }
+}
+
+#[test]
+fn without_any_one_rule_some_seed_breaks_an_invariant() {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut missed = Vec::new();
+        while let Some(mutation) = MUTATIONS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if mutation.find(mutation.seeds()).is_none() {
+                missed.push(format!("{mutation:?}: nothing in {} seeds", mutation.seeds()));
+            }
+        }
+        missed
+    };
+    let missed: Vec<String> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads()).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+#[test]
+fn every_rule_can_be_missed() {
+    for rule in Rule::ALL {
+        let found = MUTATIONS.iter().any(|mutation| mutation.rule == *rule) || SCRIPTED.contains(rule);
+        assert!(found, "nothing notices when {rule:?} is switched off");
+    }
+}
+
+#[test]
+fn a_failing_seed_is_cut_down_to_the_shortest_run_that_fails() {
+    let rules = Rules::without(Rule::ShrinkIsWritten);
+    let setup = Setup { nodes: 3, partitions: 1, durability: Durability::Fsync, steps: 12_000, rules };
+    let violation = (1..100).find_map(|seed| run(setup, seed, false).violation).unwrap();
+    let short = shortest(setup, &violation);
+    assert!(short.trace.len() > 1);
+    let found = short.violation.unwrap();
+    assert!(found.steps <= violation.steps && found.seed == violation.seed);
+}
