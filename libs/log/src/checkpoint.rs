@@ -9,7 +9,8 @@
 //! file  = "WCKP" | version u16 | 0… up to 128 | slots
 //! slot  = copy | copy
 //! copy  = topic id 16 | partition i32 | flags u32 | sequence u64 | log start i64 | recovery point i64
-//!         | durable mark i64 | high watermark i64 | recovery position u64 | 0… | CRC-32C u32   128 bytes, big-endian
+//!         | durable mark i64 | high watermark i64 | recovery position u64 | segments u32
+//!         | 0… | CRC-32C u32                                                               128 bytes, big-endian
 //! ```
 
 use std::collections::HashMap;
@@ -43,6 +44,8 @@ pub struct Marks {
     pub durable: Offset,
     /// The high watermark.
     pub high_watermark: Offset,
+    /// How many segment files there were. 0: not known.
+    pub segments: u32,
 }
 
 /// A slot's place in the file, and what the next write to it needs.
@@ -74,6 +77,7 @@ fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &Marks) -> [u
     out[48..56].copy_from_slice(&marks.durable.0.to_be_bytes());
     out[56..64].copy_from_slice(&marks.high_watermark.0.to_be_bytes());
     out[64..72].copy_from_slice(&marks.recovery_position.to_be_bytes());
+    out[72..76].copy_from_slice(&marks.segments.to_be_bytes());
     let crc = crate::crc32c(&out[..COPY_LEN - 4]);
     out[COPY_LEN - 4..].copy_from_slice(&crc.to_be_bytes());
     out
@@ -96,6 +100,7 @@ fn decode(copy: &[u8]) -> Option<(Option<TopicPartition>, u64, Marks)> {
         recovery_position: u64::from_be_bytes(body[64..72].try_into().ok()?),
         durable: offset(48)?,
         high_watermark: offset(56)?,
+        segments: u32::from_be_bytes(body[72..76].try_into().ok()?),
     };
     Some((in_use.then(|| TopicPartition::new(topic, partition)), sequence, marks))
 }

@@ -285,6 +285,7 @@ impl Log {
     /// Writes the marks into the checkpoint, without making them durable.
     pub(crate) fn write_marks(&mut self) -> io::Result<()> {
         self.marks.log_start = self.log_start();
+        self.marks.segments = u32::try_from(self.shared.segments.read().len()).unwrap_or(u32::MAX);
         self.checkpoint.lock().write(&mut self.slot, self.partition, &self.marks)
     }
 
@@ -318,12 +319,14 @@ impl Log {
         Ok(before)
     }
 
-    /// Removes segments by age and size, oldest first. Gives back how many.
+    /// Removes segments by age and size, oldest first. Gives back how many. What cannot be read is kept, and so is
+    /// everything behind it: nobody knows how old it is.
     ///
     /// # Errors
     /// I/O errors while removing; what was removed stays so.
     pub fn apply_retention(&mut self, now: Timestamp, up_to: Offset) -> Result<usize, LogError> {
-        if self.active.as_ref().is_some_and(|active| active.extending_from.is_some()) {
+        let extending = self.active.as_ref().is_some_and(|active| active.extending_from.is_some());
+        if extending || self.condition != Condition::Healthy {
             return Ok(0);
         }
         self.producers.iter_mut().for_each(|producers| producers.expire(now, self.config.producer_expiry));
@@ -335,7 +338,15 @@ impl Log {
             let end = segments.get(at + 1).map_or_else(|| self.log_end(), |next| next.base);
             let size = segment.size();
             let too_large = !last && self.config.retention_bytes.is_some_and(|limit| total - size >= limit);
-            let too_old = size > 0 && self.too_old(segment, now)?;
+            let newest = if size > 0 { segment.max_timestamp()? } else { Ok(Timestamp::MAX) };
+            let newest = match newest {
+                Ok(newest) => newest,
+                Err(damaged_from) => {
+                    self.note_damage(damaged_from);
+                    break;
+                }
+            };
+            let too_old = self.too_old(newest, now);
             if end > up_to || !(too_large || too_old) {
                 break;
             }
@@ -349,12 +360,11 @@ impl Log {
         Ok(before.saturating_sub(left))
     }
 
-    fn too_old(&self, segment: &Segment, now: Timestamp) -> io::Result<bool> {
-        let Some(retention) = self.config.retention else { return Ok(false) };
-        let newest = segment.max_timestamp()?;
+    fn too_old(&self, newest: Timestamp, now: Timestamp) -> bool {
+        let Some(retention) = self.config.retention else { return false };
         let age = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         // Records stamped in the future keep their segment; it goes by size or when their time has come.
-        Ok(newest < now.saturating_sub(age))
+        newest < now.saturating_sub(age)
     }
 
     fn remove_segments_below(&mut self, offset: Offset) -> Result<(), LogError> {

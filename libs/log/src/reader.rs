@@ -211,6 +211,8 @@ fn read_segment(segment: &Segment, from: Offset, below: Offset, bytes_max: usize
             }
             Selected::Skipped(skipped) if skipped > 0 => position += skipped as u64,
             Selected::Skipped(_) if wanted < left => wanted = wanted.saturating_mul(4),
+            // The segment ends before the offset, and the next one begins behind it: a file between them is gone.
+            Selected::Skipped(_) if left == 0 => return Err(ReadError::Corrupt { at: from }),
             Selected::Skipped(_) => return Ok(Slice::empty(from)),
         }
     }

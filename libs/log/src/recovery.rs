@@ -206,7 +206,7 @@ impl Log {
             condition: Condition::Healthy,
             opened_at: now,
         };
-        let recovery = if log.rested() { log.resume() } else { log.recover()? };
+        let recovery = if log.rested() { log.resume()? } else { log.recover()? };
         Ok((log, recovery))
     }
 
@@ -220,10 +220,30 @@ impl Log {
         })
     }
 
-    /// Goes on after a clean stop: nothing has to be read, not even opened.
-    fn resume(&mut self) -> Recovery {
+    /// Goes on after a clean stop: nothing has to be read, not even opened, when no file is missing.
+    fn resume(&mut self) -> io::Result<Recovery> {
         self.set_end(self.marks.recovery_point);
-        Recovery::default()
+        let mut recovery = Recovery::default();
+        let count = self.shared.segments.read().len();
+        if self.marks.segments != 0 && usize::try_from(self.marks.segments).is_ok_and(|known| known != count) {
+            if let Some(from) = self.hole()? {
+                self.declare_damage(from, &mut recovery);
+            }
+        }
+        Ok(recovery)
+    }
+
+    /// Where records are missing because a segment file is. Reads the end of each segment.
+    fn hole(&self) -> io::Result<Option<Offset>> {
+        let segments = self.shared.segments.read().clone();
+        let mut expected = self.marks.log_start;
+        for segment in &segments {
+            if segment.base > expected {
+                return Ok(Some(expected));
+            }
+            expected = segment.end()?;
+        }
+        Ok(None)
     }
 
     fn recover(&mut self) -> Result<Recovery, LogError> {

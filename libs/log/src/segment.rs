@@ -46,6 +46,10 @@ struct LoadedIndex {
     max_timestamp: Timestamp,
     /// End of the last batch that was noted.
     noted_to: u64,
+    /// Offset after that batch.
+    next_offset: Offset,
+    /// Behind it is something that is no batch: nothing is known of what the segment holds from there on.
+    damaged: bool,
 }
 
 /// The name of a segment's log file.
@@ -91,14 +95,13 @@ impl Segment {
     /// Closes the file and drops the index. Handles given out before stay good.
     pub(crate) fn rest(&self) {
         let mut parts = self.parts.lock();
-        let known = parts.index.as_ref().map(|loaded| loaded.max_timestamp);
+        let known = parts.index.as_ref().filter(|loaded| !loaded.damaged).map(|loaded| loaded.max_timestamp);
         *parts = Parts { rested_max_timestamp: known.or(parts.rested_max_timestamp), ..Parts::default() };
     }
 
     /// Starts an empty index: for a new segment, whose file has nothing in it.
     pub(crate) fn start_index(&self) {
-        let empty = LoadedIndex { index: Index::default(), written: 0, max_timestamp: Timestamp::MIN, noted_to: 0 };
-        self.parts.lock().index = Some(empty);
+        self.parts.lock().index = Some(LoadedIndex::new(Index::default(), 0, self.base));
     }
 
     /// Notes an appended or scanned batch, with an index entry when the last one is far enough behind.
@@ -116,17 +119,26 @@ impl Segment {
         }
         loaded.max_timestamp = loaded.max_timestamp.max(header.max_timestamp);
         loaded.noted_to = position + header.size as u64;
+        loaded.next_offset = header.next_offset();
         self.size.store(loaded.noted_to, Ordering::Release);
         Ok(())
     }
 
-    /// Highest timestamp of all batches; `i64::MIN` when there are none.
-    pub(crate) fn max_timestamp(&self) -> io::Result<Timestamp> {
+    /// Highest timestamp of all batches; `i64::MIN` when there are none. `Err` with the offset from which on the
+    /// segment cannot be read: then nobody knows.
+    pub(crate) fn max_timestamp(&self) -> io::Result<Result<Timestamp, Offset>> {
         if let Parts { index: None, rested_max_timestamp: Some(known), .. } = &*self.parts.lock() {
-            return Ok(*known);
+            return Ok(Ok(*known));
         }
         let parts = self.index()?;
-        Ok(parts.index.as_ref().map_or(Timestamp::MIN, |loaded| loaded.max_timestamp))
+        let known = |loaded: &LoadedIndex| if loaded.damaged { Err(loaded.next_offset) } else { Ok(loaded.max_timestamp) };
+        Ok(parts.index.as_ref().map_or(Ok(Timestamp::MIN), known))
+    }
+
+    /// Offset after the last batch that can be read. Exclusive.
+    pub(crate) fn end(&self) -> io::Result<Offset> {
+        let parts = self.index()?;
+        Ok(parts.index.as_ref().map_or(self.base, |loaded| loaded.next_offset))
     }
 
     /// Where to start reading for an offset.
@@ -174,11 +186,10 @@ impl Segment {
             index = Index::default();
         }
         let last = index.last();
-        let (position, max_timestamp) =
-            last.map_or((0, Timestamp::MIN), |last| (u64::from(last.position), last.max_timestamp_before));
+        let position = last.map_or(0, |last| u64::from(last.position));
         let offset = last.map_or(self.base, |last| self.base.plus(i64::from(last.relative_offset)));
         let written = index.len();
-        self.parts.lock().index = Some(LoadedIndex { index, written, max_timestamp, noted_to: position });
+        self.parts.lock().index = Some(LoadedIndex::new(index, written, self.base));
         Ok((position, offset))
     }
 
@@ -271,27 +282,49 @@ impl Segment {
     }
 
     /// Reads the log behind the last entry for what the entries do not say.
-    fn complete(&self, file: &dyn DiskFile, mut index: Index, written: usize, size: u64) -> io::Result<LoadedIndex> {
+    fn complete(&self, file: &dyn DiskFile, index: Index, written: usize, size: u64) -> io::Result<LoadedIndex> {
         /// Distance of entries when an index has to be made again.
         const INTERVAL_BYTES: u64 = 4096;
         let rebuilding = index.len() == 0;
-        let (from, mut max_timestamp) =
-            index.last().map_or((0, Timestamp::MIN), |last| (u64::from(last.position), last.max_timestamp_before));
-        let mut scan = Scan::new(file, from, size);
-        let mut noted_to = from;
-        while let Step::Batch(found) = scan.step()? {
-            let due = index.last().is_none_or(|last| found.position >= u64::from(last.position) + INTERVAL_BYTES);
+        let mut loaded = LoadedIndex::new(index, written, self.base);
+        let mut scan = Scan::new(file, loaded.noted_to, size);
+        loop {
+            let found = match scan.step()? {
+                Step::Batch(found) => found,
+                Step::End => return Ok(loaded),
+                Step::Invalid(_) => {
+                    loaded.damaged = true;
+                    return Ok(loaded);
+                }
+            };
+            let last = loaded.index.last();
+            let due = last.is_none_or(|last| found.position >= u64::from(last.position) + INTERVAL_BYTES);
             if rebuilding && due {
-                index.push(IndexEntry {
+                loaded.index.push(IndexEntry {
                     relative_offset: narrow(found.header.base_offset.since(self.base))?,
                     position: narrow(found.position)?,
-                    max_timestamp_before: max_timestamp,
+                    max_timestamp_before: loaded.max_timestamp,
                 });
             }
-            max_timestamp = max_timestamp.max(found.header.max_timestamp);
-            noted_to = found.position + found.header.size as u64;
+            loaded.max_timestamp = loaded.max_timestamp.max(found.header.max_timestamp);
+            loaded.noted_to = found.position + found.header.size as u64;
+            loaded.next_offset = found.header.next_offset();
         }
-        Ok(LoadedIndex { index, written, max_timestamp, noted_to })
+    }
+}
+
+impl LoadedIndex {
+    /// Everything up to the batch of the last entry; what follows is yet to be noted.
+    fn new(index: Index, written: usize, base: Offset) -> Self {
+        let last = index.last();
+        Self {
+            written,
+            max_timestamp: last.map_or(Timestamp::MIN, |last| last.max_timestamp_before),
+            noted_to: last.map_or(0, |last| u64::from(last.position)),
+            next_offset: last.map_or(base, |last| base.plus(i64::from(last.relative_offset))),
+            damaged: false,
+            index,
+        }
     }
 }
 

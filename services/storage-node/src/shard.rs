@@ -154,7 +154,6 @@ impl Shard {
             }
             Command::Damaged { partition, from } => {
                 if let Some(found) = self.partitions.get_mut(&partition) {
-                    tracing::error!(%partition, %from, "durable records are damaged");
                     found.note_damage(from);
                 }
             }

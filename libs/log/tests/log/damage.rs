@@ -8,8 +8,13 @@ use walser_model::Offset;
 use crate::site::{Site, config, open, values};
 
 fn durable_site() -> Site {
+    site_of(60)
+}
+
+/// So many batches of five records.
+fn site_of(batches: u64) -> Site {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
-    for seed in 0..60 {
+    for seed in 0..batches {
         site.append(&values(seed, 5, 400)).unwrap();
         site.flush().unwrap();
     }
@@ -75,6 +80,62 @@ fn a_lost_segment_is_damage() {
     disk.remove_file(&files.last().unwrap().0).unwrap();
     site.restart_on(disk, config());
     assert!(matches!(site.log.condition(), Condition::Corrupt { .. }));
+}
+
+/// The file is gone after a clean stop, and after a kill, when recovery begins behind it.
+#[test]
+fn a_lost_segment_in_the_middle_is_damage() {
+    for clean in [true, false] {
+        let mut site = site_of(120);
+        if clean {
+            assert!(site.log.rest().unwrap());
+        }
+        let files = log_files(&site);
+        assert!(files.len() >= 3);
+        let disk = site.disk.clone();
+        disk.remove_file(&files[1].0).unwrap();
+        site.restart_on(disk, config());
+        if clean {
+            assert!(matches!(site.log.condition(), Condition::Corrupt { .. }));
+        }
+        let hole = last_readable(&site);
+        assert!(hole > Offset(0) && hole < Offset(400), "{hole}");
+        assert!(matches!(site.log.reader().read(hole, Offset(600), 100), Err(ReadError::Corrupt { .. })));
+        site.log.note_damage(hole);
+        let (_, set_aside) = site.log.repair().unwrap();
+        assert!(set_aside > 0 && site.log.log_end() == hole, "{} of {hole}", site.log.log_end());
+    }
+}
+
+fn last_readable(site: &Site) -> Offset {
+    let mut at = Offset::ZERO;
+    while let Ok(slice) = site.log.reader().read(at, Offset(600), 1000) {
+        assert!(slice.next_offset > at, "stuck at {at}");
+        at = slice.next_offset;
+    }
+    at
+}
+
+/// Whoever cannot read a batch does not know how old it is.
+#[test]
+fn retention_keeps_what_cannot_be_read() {
+    let config = walser_log::LogConfig { retention: Some(std::time::Duration::from_millis(100)), ..config() };
+    for position in [30, 70, 300] {
+        let mut site = site_of(1);
+        assert!(site.log.rest().unwrap());
+        let (path, size) = log_files(&site).remove(0);
+        let disk = site.disk.clone();
+        disk.flip_bit(&path, position, 3);
+        site.restart_on(disk, config.clone());
+        for _ in 0..2 {
+            assert_eq!(site.log.apply_retention(1_000_000, Offset(5)).unwrap(), 0);
+        }
+        assert_eq!((site.log.log_start(), site.log.size_bytes()), (Offset(0), size));
+        assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(0) });
+        let (known_end, set_aside) = site.log.repair().unwrap();
+        assert!(known_end == Offset(5) && (size - 16..=size).contains(&set_aside), "{set_aside} of {size}");
+        site.log.append(&[], &[], 0).unwrap();
+    }
 }
 
 /// Flips every 97th bit of every log file: a reader gets the right bytes or an error, never wrong ones.

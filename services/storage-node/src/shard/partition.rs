@@ -450,13 +450,17 @@ impl Partition {
     pub(crate) fn apply_retention(&mut self, now: Timestamp) -> Result<usize, LogError> {
         let removed = self.log.apply_retention(now, self.replica.high_watermark());
         self.step(Event::Trimmed { log_start: self.log.log_start() });
+        if let Condition::Corrupt { from } = *self.log.condition() {
+            self.note_damage(from);
+        }
         removed
     }
 
-    /// A read has met damage.
+    /// A read, or retention, has met damage.
     pub(crate) fn note_damage(&mut self, from: Offset) {
         self.log.note_damage(from);
-        if matches!(self.log.condition(), Condition::Corrupt { .. }) {
+        if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.replica.failed() {
+            tracing::error!(partition = %self.log.partition(), %from, "durable records are damaged");
             self.replica.set_failed(true);
         }
     }
