@@ -131,6 +131,16 @@ impl FlushJob {
 // === impl Extension ===
 
 impl Extension {
+    /// Bytes that it fills.
+    pub fn len(&self) -> usize {
+        usize::try_from(self.to - self.from).unwrap_or(usize::MAX)
+    }
+
+    /// Whether it fills none.
+    pub fn is_empty(&self) -> bool {
+        self.to == self.from
+    }
+
     /// Writes and syncs the zeros. Blocks as long as the disk takes.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use crate::engine::{Engine, Prepared, Watch};
@@ -29,9 +30,31 @@ const CACHE_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub struct Embedded {
     engine: Engine,
-    database: Arc<Database>,
+    file: Arc<File>,
     /// One writer at a time: conditions are checked, made durable and applied as one step.
     writer: Arc<tokio::sync::Mutex<()>>,
+}
+
+type Opener = Box<dyn Fn() -> Result<Database, StoreError> + Send + Sync>;
+
+/// The open file. After a failed write redb takes no more of them, so it is opened again.
+struct File {
+    open: Opener,
+    state: Mutex<FileState>,
+}
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("File").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct FileState {
+    /// `None`: the last write failed, and so far the file could not be opened again.
+    database: Option<Database>,
+    /// What that write was: it may be in the file.
+    in_doubt: Option<Prepared>,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> StoreError {
@@ -44,28 +67,25 @@ impl Embedded {
     /// # Errors
     /// [`StoreError::Format`] when the file is damaged, of another kind or from a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let format = |error: redb::DatabaseError| match error {
-            redb::DatabaseError::Storage(redb::StorageError::Io(error))
-                if error.kind() != std::io::ErrorKind::InvalidData =>
-            {
-                unavailable(error)
-            }
-            redb::DatabaseError::DatabaseAlreadyOpen => {
-                StoreError::Unavailable(format!("{} is open in another process", path.display()))
-            }
-            other => StoreError::Format(format!("{}: {other}", path.display())),
-        };
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(format)?;
+        let path = path.to_owned();
+        Self::open_with(Box::new(move || open_file(&path)))
+    }
+
+    fn open_with(open: Opener) -> Result<Self, StoreError> {
+        let database = open()?;
         // The library panics on some kinds of damage; a damaged file is an error all the same.
         let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| load(&database)));
-        let damaged = |_| StoreError::Format(format!("{} is damaged", path.display()));
+        let damaged = |_| StoreError::Format("the metadata file is damaged".to_owned());
         let (entries, revision) = loaded.map_err(damaged)??;
         let engine = Engine::new(entries, revision);
-        Ok(Self { engine, database: Arc::new(database), writer: Arc::default() })
+        let state = Mutex::new(FileState { database: Some(database), in_doubt: None });
+        let file = File { open, state };
+        Ok(Self { engine, file: Arc::new(file), writer: Arc::default() })
     }
 
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let guard = Arc::clone(&self.writer).lock_owned().await;
+        self.settle().await?;
         let prepared = match self.engine.state.lock().prepare(&txn)? {
             Ok(prepared) => prepared,
             Err(conflict) => return Ok(conflict),
@@ -77,13 +97,89 @@ impl Embedded {
         let store = self.clone();
         let done = tokio::task::spawn_blocking(move || {
             let _guard = guard;
-            persist(&store.database, &prepared)?;
-            let revision = store.engine.state.lock().apply(prepared);
-            store.engine.announce();
-            Ok(Outcome::Committed(revision))
+            let failed = match store.file.write(prepared) {
+                Ok(prepared) => return Ok(Outcome::Committed(store.apply(prepared))),
+                Err(failed) => failed,
+            };
+            // What became of it is in the file.
+            match store.file.reopen() {
+                Ok(Some(prepared)) => Ok(Outcome::Committed(store.apply(prepared))),
+                Ok(None) => Err(StoreError::Unavailable(failed)),
+                Err(_) => Err(StoreError::Unknown(failed)),
+            }
         });
         done.await.map_err(|error| StoreError::Unknown(error.to_string()))?
     }
+
+    fn apply(&self, prepared: Prepared) -> Revision {
+        let revision = self.engine.state.lock().apply(prepared);
+        self.engine.announce();
+        revision
+    }
+
+    /// Finds out what became of a write that failed, before anything else is decided.
+    async fn settle(&self) -> Result<(), StoreError> {
+        if self.file.state.lock().database.is_some() {
+            return Ok(());
+        }
+        let store = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            if let Some(prepared) = store.file.reopen()? {
+                store.apply(prepared);
+            }
+            Ok(())
+        });
+        done.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
+    }
+}
+
+impl File {
+    /// Makes a transaction durable and gives it back. `Err`: the file is closed, and the transaction in doubt.
+    fn write(&self, prepared: Prepared) -> Result<Prepared, String> {
+        let mut state = self.state.lock();
+        let outcome = match &state.database {
+            Some(database) => persist(database, &prepared),
+            None => Err("the file is closed".to_owned()),
+        };
+        match outcome {
+            Ok(()) => Ok(prepared),
+            Err(error) => {
+                *state = FileState { database: None, in_doubt: Some(prepared) };
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the file again. Gives back the transaction that was in doubt, when it is in the file.
+    fn reopen(&self) -> Result<Option<Prepared>, StoreError> {
+        let mut state = self.state.lock();
+        let database = (self.open)()?;
+        let revision = revision_of(&database).map_err(unavailable)?;
+        let in_doubt = state.in_doubt.take().filter(|prepared| prepared.revision == revision);
+        state.database = Some(database);
+        Ok(in_doubt)
+    }
+}
+
+fn open_file(path: &Path) -> Result<Database, StoreError> {
+    let format = |error: redb::DatabaseError| match error {
+        redb::DatabaseError::Storage(redb::StorageError::Io(error))
+            if error.kind() != std::io::ErrorKind::InvalidData =>
+        {
+            unavailable(error)
+        }
+        redb::DatabaseError::DatabaseAlreadyOpen => {
+            StoreError::Unavailable(format!("{} is open in another process", path.display()))
+        }
+        other => StoreError::Format(format!("{}: {other}", path.display())),
+    };
+    Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(format)
+}
+
+fn revision_of(database: &Database) -> Result<Revision, redb::Error> {
+    let read = database.begin_read()?;
+    let numbers = read.open_table(NUMBERS)?;
+    Ok(numbers.get("revision")?.map_or(0, |revision| revision.value()))
 }
 
 /// Reads everything, after removing what leases had kept.
@@ -142,24 +238,28 @@ fn load(database: &Database) -> Result<(BTreeMap<String, KeyValue>, Revision), S
     Ok((entries, revision.max(base)))
 }
 
-fn persist(database: &Database, prepared: &Prepared) -> Result<(), StoreError> {
-    let write = database.begin_write().map_err(unavailable)?;
-    {
-        let mut table = write.open_table(ENTRIES).map_err(unavailable)?;
-        for (change, lease) in &prepared.changes {
-            match change {
-                Change::Put(entry) => {
-                    let revisions = (entry.create_revision, entry.mod_revision, lease.unwrap_or(0));
-                    let value = (revisions.0, revisions.1, revisions.2, entry.value.as_ref());
-                    table.insert(entry.key.as_str(), value).map_err(unavailable)?;
+fn persist(database: &Database, prepared: &Prepared) -> Result<(), String> {
+    let write = || -> Result<(), redb::Error> {
+        let write = database.begin_write()?;
+        {
+            let mut table = write.open_table(ENTRIES)?;
+            for (change, lease) in &prepared.changes {
+                match change {
+                    Change::Put(entry) => {
+                        let lease = lease.unwrap_or(0);
+                        let value = (entry.create_revision, entry.mod_revision, lease, entry.value.as_ref());
+                        table.insert(entry.key.as_str(), value)?;
+                    }
+                    Change::Delete { key } => drop(table.remove(key.as_str())?),
                 }
-                Change::Delete { key } => drop(table.remove(key.as_str()).map_err(unavailable)?),
             }
+            let mut numbers = write.open_table(NUMBERS)?;
+            numbers.insert("revision", prepared.revision)?;
         }
-        let mut numbers = write.open_table(NUMBERS).map_err(unavailable)?;
-        numbers.insert("revision", prepared.revision).map_err(unavailable)?;
-    }
-    write.commit().map_err(|error| StoreError::Unknown(error.to_string()))
+        write.commit()?;
+        Ok(())
+    };
+    write().map_err(|error| error.to_string())
 }
 
 #[async_trait]
@@ -184,11 +284,11 @@ impl Metastore for Embedded {
         let lease = self.engine.grant(ttl);
         // The timer does not keep the file open.
         let (engine, writer) = (self.engine.clone(), Arc::clone(&self.writer));
-        let database = Arc::downgrade(&self.database);
+        let file = Arc::downgrade(&self.file);
         tokio::spawn(async move {
             wait_for_end(&engine, lease).await;
-            if let Some(database) = database.upgrade() {
-                let _ = Self { engine, database, writer }.revoke(lease).await;
+            if let Some(file) = file.upgrade() {
+                let _ = Self { engine, file, writer }.revoke(lease).await;
             }
         });
         Ok(lease)
@@ -209,3 +309,6 @@ impl Metastore for Embedded {
         campaign(self, name, candidate, lease).await
     }
 }
+
+#[cfg(test)]
+mod tests;

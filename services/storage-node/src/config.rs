@@ -38,7 +38,7 @@ pub const KEYS: &[Key] = &[
         name: "storage.disk.reserve.bytes",
         kind: Kind::Bytes(-1, 1 << 50),
         default: "-1",
-        doc: "Appends are refused while less than this is free. -1: 5 % of the disk, at most 1 GiB.",
+        doc: "Appends are refused while less than this is free. -1: 5 % of the disk, at least 16 MiB, at most 1 GiB or a quarter of it.",
     },
     Key {
         name: "storage.retention.check.ms",

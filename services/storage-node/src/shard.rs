@@ -234,6 +234,11 @@ impl Shard {
             self.around.flusher.submit(id, Work::Flush(job), &self.queue);
         }
         if let Some(extension) = partition.log.begin_extension() {
+            // Space that is filled ahead of need must not use up the reserve.
+            if !self.around.space.take(extension.len(), &self.around.directory) {
+                partition.log.finish_extension(&extension, &Err(std::io::ErrorKind::StorageFull.into()));
+                return;
+            }
             self.around.flusher.submit(id, Work::Extend(extension), &self.queue);
         }
     }

@@ -275,7 +275,8 @@ impl Partition {
         if matches!(known, Verdict::Duplicate { .. }) {
             return Ok(known);
         }
-        if around.space.full() {
+        if around.space.full() || !around.space.take(job.batch.len(), &around.directory) {
+            around.space.note_full();
             return Err(disk_full(around.node));
         }
         if let Some(expected) = job.expected_offset.filter(|expected| *expected != next_offset) {
