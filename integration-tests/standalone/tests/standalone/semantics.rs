@@ -162,6 +162,29 @@ async fn a_produce_stream_answers_everything_before_it_ends() {
     assert_eq!(values[41].value.as_deref(), Some(b"v42".as_slice()));
 }
 
+/// Plain records gather with what others write, and conditional ones go as they are: neither may overtake the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offsets_keep_the_order_of_a_stream_of_both_kinds() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let mut requests = vec![open("t")];
+    for number in 0..200 {
+        let mut request = in_stream(number + 1, vec![record(format!("v{number}"))]);
+        if let Some(Message::Batch(batch)) = &mut request.message {
+            batch.expected_offset = (number % 5 == 4).then_some(number);
+        }
+        requests.push(request);
+    }
+    let (results, end) = stream(&client, requests).await;
+    assert!(end.is_none(), "{end:?}");
+    for result in results {
+        let Some(pb::produce_result::Outcome::Written(written)) = result.outcome else { panic!("{result:?}") };
+        assert_eq!(written.appends[0].base_offset, result.correlation_id - 1);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_produce_stream_that_breaks_the_rules_ends() {
     let (_dir, data) = place();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -30,6 +30,15 @@ const RESULTS_MAX: usize = 8192;
 const GROUP_MAX: usize = 256;
 /// Cost of a batch beside its bytes, for the limit.
 const BATCH_OVERHEAD: usize = 512;
+
+/// How a batch gets to the leader: the two ways do not keep an order with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Plain records gather into batches with what others write.
+    Gathered,
+    /// What is a batch already, or must stay one, goes as it is.
+    AsIs,
+}
 
 type Answers = Pin<Box<dyn Stream<Item = Result<pb::ProduceStreamResponse, Status>> + Send>>;
 
@@ -58,6 +67,9 @@ struct Reader {
     /// Lanes of an idempotent stream on which a batch failed: later ones cannot succeed.
     failed: Arc<Mutex<HashSet<Lane>>>,
     last_correlation: Option<i64>,
+    /// The way of the batches that are under way, each of which holds a permit.
+    way: Option<Way>,
+    under_way: Arc<Semaphore>,
 }
 
 /// Serves one stream.
@@ -72,6 +84,8 @@ pub(super) fn serve(gateway: Gateway, requests: Streaming<pb::ProduceStreamReque
         lanes: Lanes::default(),
         failed: Arc::default(),
         last_correlation: None,
+        way: None,
+        under_way: Arc::new(Semaphore::new(RESULTS_MAX)),
     };
     tokio::spawn(reader.run(requests));
     Box::pin(
@@ -192,6 +206,7 @@ impl Reader {
             expected_offset: batch.expected_offset,
             trace: self.trace.clone(),
         };
+        let under_way = self.join(&write).await;
         let acks = write.acks;
         let lane = match write.partition {
             Some(partition) => Lane::Partition(write.topic.clone(), partition),
@@ -222,7 +237,10 @@ impl Reader {
         self.lanes.enter(lane.clone(), correlation_id, Box::new(tell));
         let done: Done = {
             let (lanes, lane) = (self.lanes.clone(), lane.clone());
-            Box::new(move |outcome| lanes.leave(&lane, correlation_id, outcome))
+            Box::new(move |outcome| {
+                drop(under_way);
+                lanes.leave(&lane, correlation_id, outcome);
+            })
         };
         match self.gateway.produce(write, done).await {
             Err(failure) => {
@@ -232,6 +250,18 @@ impl Reader {
             Ok(()) => {}
         }
         Ok(())
+    }
+
+    /// Waits until nothing that goes another way is under way, so that offsets keep the order of the stream.
+    async fn join(&mut self, write: &Write) -> Option<OwnedSemaphorePermit> {
+        let as_is = !write.record_batch.is_empty() || write.producer.is_some() || write.expected_offset.is_some();
+        let way = if as_is { Way::AsIs } else { Way::Gathered };
+        if self.way.is_some_and(|before| before != way) {
+            let all = u32::try_from(RESULTS_MAX).unwrap_or(u32::MAX);
+            drop(self.under_way.acquire_many(all).await);
+        }
+        self.way = Some(way);
+        Arc::clone(&self.under_way).acquire_owned().await.ok()
     }
 }
 
