@@ -19,10 +19,10 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
 /// The address is not one.
 #[derive(Debug, thiserror::Error)]
-#[error("server address \"{address}\" is not HOST:PORT: {source}")]
+#[error("server address \"{address}\" is not HOST:PORT: {problem}")]
 pub struct ConnectError {
     address: String,
-    source: tonic::transport::Error,
+    problem: String,
 }
 
 /// A client of one gateway. Clones share the connection, which is made with the first call and again when it breaks.
@@ -38,9 +38,15 @@ impl Client {
     /// # Errors
     /// When the address cannot be one. Nothing is connected yet.
     pub fn new(server: &str) -> Result<Self, ConnectError> {
-        let address = || server.to_owned();
+        let refused = |problem: String| ConnectError { address: server.to_owned(), problem };
+        let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        match port.map(str::parse::<u16>) {
+            Some(Ok(1..)) => {}
+            Some(_) => return Err(refused("the port is a number from 1 to 65535".to_owned())),
+            None => return Err(refused("the port is missing".to_owned())),
+        }
         let endpoint = Endpoint::from_shared(format!("http://{server}"))
-            .map_err(|source| ConnectError { address: address(), source })?
+            .map_err(|error| refused(error.to_string()))?
             .connect_timeout(Duration::from_secs(5))
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)

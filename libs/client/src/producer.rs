@@ -111,6 +111,8 @@ struct Driver {
     recovering: bool,
     /// The last attempt to connect reached the server.
     connected: bool,
+    /// The topic is gone: nothing more is sent, or the server might create another one of that name.
+    gone: Option<Failure>,
 }
 
 /// How a connection ended.
@@ -158,6 +160,7 @@ impl Producer {
             next_correlation: 1,
             recovering: false,
             connected: false,
+            gone: None,
         };
         tokio::spawn(driver.run(outgoing));
         Ok(Self { commands, room, buffer_bytes })
@@ -203,6 +206,9 @@ impl Driver {
             if self.connected {
                 away_since = None;
             }
+            if let Some(failure) = self.gone.take() {
+                return self.refuse_all(outgoing, failure).await;
+            }
             let now = tokio::time::Instant::now();
             match ended {
                 Ended::Finished => return,
@@ -223,6 +229,18 @@ impl Driver {
             }
             away_since = None;
             tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Refuses everything, until nobody sends any more.
+    async fn refuse_all(mut self, mut outgoing: mpsc::Receiver<Outgoing>, failure: Failure) {
+        for (_, sent) in std::mem::take(&mut self.unanswered) {
+            // What became of these is not known.
+            let _ = sent.done.send(Err(failure.clone().with_effect(pb::Effect::Maybe)));
+        }
+        self.give_up(&mut outgoing, &failure);
+        while let Some(command) = outgoing.recv().await {
+            let _ = command.done.send(Err(failure.clone()));
         }
     }
 
@@ -282,6 +300,9 @@ impl Driver {
         const WAITING_MAX: usize = 1024;
         let mut open = true;
         loop {
+            if let Some(failure) = &self.gone {
+                return Err(failure.clone());
+            }
             let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
             if !open && waiting == 0 && self.unanswered.is_empty() {
                 return Ok(Ended::Finished);
@@ -388,9 +409,12 @@ impl Driver {
     fn settle(&mut self, sent: Sent, outcome: Result<Delivered, Failure>) {
         let lane = self.lanes.entry(sent.partition).or_default();
         lane.in_flight = lane.in_flight.saturating_sub(1);
-        if outcome.is_err() {
+        if let Err(failure) = &outcome {
             lane.gap = true;
             self.recovering = true;
+            if failure.reason() == Reason::TopicNotFound {
+                self.gone = Some(failure.clone());
+            }
         }
         let _ = sent.done.send(outcome);
     }

@@ -225,10 +225,12 @@ impl Log {
         self.set_end(self.marks.recovery_point);
         let mut recovery = Recovery::default();
         let count = self.shared.segments.read().len();
-        if self.marks.segments != 0 && usize::try_from(self.marks.segments).is_ok_and(|known| known != count) {
-            if let Some(from) = self.hole()? {
-                self.declare_damage(from, &mut recovery);
-            }
+        let known = self.marks.segments;
+        if known != 0
+            && usize::try_from(known).is_ok_and(|known| known != count)
+            && let Some(from) = self.hole()?
+        {
+            self.declare_damage(from, &mut recovery);
         }
         Ok(recovery)
     }

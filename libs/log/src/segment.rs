@@ -131,7 +131,8 @@ impl Segment {
             return Ok(Ok(*known));
         }
         let parts = self.index()?;
-        let known = |loaded: &LoadedIndex| if loaded.damaged { Err(loaded.next_offset) } else { Ok(loaded.max_timestamp) };
+        let known =
+            |loaded: &LoadedIndex| if loaded.damaged { Err(loaded.next_offset) } else { Ok(loaded.max_timestamp) };
         Ok(parts.index.as_ref().map_or(Ok(Timestamp::MIN), known))
     }
 

@@ -6,15 +6,15 @@ mod producer;
 mod stream;
 mod topic;
 
-use tonic::Status;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use walser_proto::v1::cluster_service_server::ClusterServiceServer;
 use walser_proto::v1::consumer_service_server::ConsumerServiceServer;
 use walser_proto::v1::operation_service_server::OperationServiceServer;
 use walser_proto::v1::producer_service_server::ProducerServiceServer;
 use walser_proto::v1::topic_service_server::TopicServiceServer;
 
-use walser_rpc::Failure;
+use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
 
@@ -23,6 +23,11 @@ const SEND_BYTES_MAX: usize = 64 << 20;
 
 /// An answer of another service as the caller gets it: always with details, also when the connection made the error.
 fn relayed(status: Status) -> Status {
+    // Without details nobody has answered: the connection is gone.
+    if status.code() == Code::Unavailable && status.details().is_empty() {
+        let text = "the controller does not answer; topics that are open go on";
+        return Failure::new(Reason::ControllerNotAvailable, text).into();
+    }
     Failure::from(status).into()
 }
 

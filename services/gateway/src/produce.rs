@@ -38,6 +38,8 @@ pub(crate) struct Write {
     pub(crate) expected_offset: Option<i64>,
     /// The caller's trace, for records that have none.
     pub(crate) trace: Option<String>,
+    /// A missing topic may be created for it.
+    pub(crate) create: bool,
 }
 
 /// What became of a write.
@@ -212,7 +214,7 @@ impl Gateway {
         if let Some(session) = session {
             self.check_foreign(session.id)?;
         }
-        let (topic, created) = self.topic_to_write(&write.topic, write.partition).await?;
+        let (topic, created) = self.topic_to_write(&write.topic, write.partition, write.create).await?;
         if let Some(partition) = write.partition {
             checked_partition(&topic, partition)?;
         }

@@ -62,10 +62,12 @@ impl Gateway {
         &self,
         text: &str,
         partition: Option<i32>,
+        create: bool,
     ) -> Result<(Arc<TopicView>, bool), Failure> {
+        let create = create && self.config.auto_create;
         let missing = match self.topic(text).await {
             Ok(topic) => return Ok((topic, false)),
-            Err(failure) if failure.reason() == Reason::TopicNotFound && self.config.auto_create => failure,
+            Err(failure) if failure.reason() == Reason::TopicNotFound && create => failure,
             Err(failure) => return Err(failure),
         };
         let name = name(text)?;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
-use walser_log::LogReader;
+use walser_log::{Condition, LogReader};
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_rpc::Failure;
 
@@ -22,7 +22,17 @@ pub(crate) struct Replica {
     /// The high watermark; waiting fetches are woken by it.
     high_watermark: watch::Sender<Offset>,
     failed: AtomicBool,
+    /// Why, while it is out of service.
+    problem: Mutex<Option<Problem>>,
     serving: AtomicBool,
+}
+
+/// Why a partition is out of service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) text: String,
+    /// Records on the disk are damaged or gone: repair helps, and a restart does not.
+    pub(crate) damaged: bool,
 }
 
 /// Every partition of the node.
@@ -42,6 +52,7 @@ impl Replica {
             epoch: AtomicI32::new(LeaderEpoch::NONE.0),
             high_watermark: watch::Sender::new(Offset::ZERO),
             failed: AtomicBool::new(false),
+            problem: Mutex::default(),
             serving: AtomicBool::new(false),
         }
     }
@@ -79,8 +90,17 @@ impl Replica {
         self.high_watermark.send_replace(high_watermark);
     }
 
-    pub(crate) fn set_failed(&self, failed: bool) {
-        self.failed.store(failed, Ordering::Release);
+    /// Shows whether the log can be used.
+    pub(crate) fn show(&self, condition: &Condition) {
+        let problem = match condition {
+            Condition::Healthy => None,
+            Condition::Corrupt { from } => {
+                Some(Problem { text: format!("records from offset {from} on are damaged"), damaged: true })
+            }
+            Condition::Failed { reason } => Some(Problem { text: reason.clone(), damaged: false }),
+        };
+        self.failed.store(problem.is_some(), Ordering::Release);
+        *self.problem.lock() = problem;
     }
 
     pub(crate) fn failed(&self) -> bool {
@@ -118,11 +138,13 @@ impl Board {
     }
 
     /// What is out of service, in words.
-    pub(crate) fn problems(&self) -> Vec<String> {
-        let failed = self.all().into_iter().filter(|(_, replica)| replica.failed());
-        let mut problems: Vec<_> = failed.map(|(id, _)| format!("partition {id} is out of service")).collect();
-        let unusable = self.unusable.read();
-        problems.extend(unusable.iter().map(|(id, why)| format!("partition {id} cannot be opened: {why}")));
+    pub(crate) fn problems(&self) -> Vec<(TopicPartition, Problem)> {
+        let all = self.all().into_iter();
+        let mut problems: Vec<_> =
+            all.filter_map(|(id, replica)| Some((id, replica.problem.lock().clone()?))).collect();
+        let cannot_open = |why: &String| Problem { text: format!("cannot be opened: {why}"), damaged: false };
+        problems.extend(self.unusable.read().iter().map(|(id, why)| (*id, cannot_open(why))));
+        problems.sort_by_key(|(id, _)| *id);
         problems
     }
 

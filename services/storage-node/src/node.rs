@@ -16,7 +16,7 @@ use walser_replication::{PartitionState, Role, Rules, role};
 use walser_rpc::{Connection, Failure, MetadataStream, Reason};
 use walser_service::Shutdown;
 
-use crate::board::Board;
+use crate::board::{Board, Problem};
 use crate::config::Config;
 use crate::shard::{Command, LeadOrder};
 use crate::shard_set::ShardSet;
@@ -24,6 +24,8 @@ use crate::space::SpaceGuard;
 
 /// Wait before the controller is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// Partitions out of service that a beat names.
+const PROBLEMS_MAX: usize = 100;
 
 /// What the node knows of its place in the cluster.
 #[derive(Debug, Clone)]
@@ -47,6 +49,15 @@ struct Known {
     partitions: HashMap<TopicPartition, pbi::PartitionMetadata>,
     /// Revision up to which this is everything.
     version: i64,
+}
+
+fn problem((id, problem): (TopicPartition, Problem)) -> pb::PartitionProblem {
+    pb::PartitionProblem {
+        topic_id: id.topic.to_string(),
+        partition: id.partition.0,
+        problem: problem.text,
+        damaged: problem.damaged,
+    }
 }
 
 /// What metadata says of a partition, as far as it is told to nodes.
@@ -280,6 +291,7 @@ impl Membership {
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let space = self.directory.space().ok();
+        let problems = self.board.problems();
         pb::StorageStats {
             replica_count: count(replicas.len()),
             leader_count: count(replicas.iter().filter(|(_, replica)| replica.serving()).count()),
@@ -288,9 +300,10 @@ impl Membership {
                 used_bytes: bytes(used),
                 free_bytes: space.map_or(0, |space| bytes(space.free)),
                 total_bytes: space.map_or(0, |space| bytes(space.total)),
-                failed: !self.board.problems().is_empty(),
+                failed: !problems.is_empty(),
                 full: self.space.full(),
             }],
+            problems: problems.into_iter().take(PROBLEMS_MAX).map(problem).collect(),
         }
     }
 }

@@ -240,7 +240,8 @@ async fn watch_disk(membership: Membership, (health, metrics): (Health, StorageM
         if let Ok(Err(error)) = checked.await {
             tracing::warn!(%error, "the data directory could not be looked at");
         }
-        health.set_problems(membership.board.problems());
+        let problems = membership.board.problems().into_iter();
+        health.set_problems(problems.map(|(id, problem)| format!("partition {id}: {}", problem.text)).collect());
         metrics.set_disk_full(membership.space.full());
     }
 }

@@ -187,9 +187,9 @@ pub(crate) enum TopicCommand {
 #[derive(Debug, Args)]
 pub(crate) struct TopicCreateArgs {
     pub(crate) name: String,
-    /// Number of partitions
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_hyphen_values = true)]
-    pub(crate) partitions: i32,
+    /// Number of partitions, at least 1; what the server has as default, if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..), allow_hyphen_values = true)]
+    pub(crate) partitions: Option<i32>,
     /// Number of replicas
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_hyphen_values = true)]
     pub(crate) replicas: i32,
@@ -340,7 +340,7 @@ pub(crate) struct BenchArgs {
     /// At most N records unanswered
     #[arg(long, value_name = "N")]
     pub(crate) in_flight: Option<usize>,
-    /// Topic; made when missing, and removed afterwards unless it is named
+    /// Topic; made when missing, and removed at the end unless it is named (Ctrl-C leaves it)
     #[arg(long, value_name = "TOPIC")]
     pub(crate) topic: Option<String>,
     /// Process id of the server, for its CPU and memory
@@ -426,6 +426,9 @@ fn json_path(text: &str) -> Result<JsonPath, String> {
     let names = text.strip_prefix('.').ok_or("a path begins with a dot, such as .user.id")?;
     if names.split('.').any(str::is_empty) {
         return Err("a name in the path is empty; write it as .user.id".to_owned());
+    }
+    if names.contains(['[', ']']) {
+        return Err("a path names fields only; it cannot look into lists".to_owned());
     }
     let escaped = names.split('.').map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1")));
     Ok(JsonPath { pointer: escaped.collect() })

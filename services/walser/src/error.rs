@@ -62,7 +62,7 @@ impl CliError {
         let unreached = failure.code() == Code::Unavailable && failure.value("topic").is_none();
         let signs = ["transport error", "error trying", "connect error", "dns error"];
         let connection = signs.iter().any(|sign| failure.message().contains(sign));
-        if unreached && connection {
+        if unreached && connection && failure.reason() != Reason::ControllerNotAvailable {
             let error = Self { code, ..Self::failed(format!("no server answers at {server}")) };
             return error.with_help("start one with `walser up`, or name another with --server HOST:PORT");
         }
@@ -85,7 +85,9 @@ fn help(failure: &Failure) -> Option<String> {
         }
         Reason::TopicNotFound => "`walser topic list` shows the topics there are.".to_owned(),
         Reason::PartitionNotFound => format!("`walser topic describe {topic}` shows its partitions."),
-        Reason::OffsetOutOfRange => "use --from earliest, or --from -N for the last N records.".to_owned(),
+        Reason::OffsetOutOfRange => {
+            format!("`walser topic describe {topic}` shows which offsets there are.")
+        }
         Reason::ConfigInvalid => "`walser topic config` shows every setting with its values.".to_owned(),
         Reason::DiskFull => "free space on the server, or lower the retention of large topics.".to_owned(),
         Reason::LogCorrupt => {

@@ -3,6 +3,7 @@
 mod cli;
 mod command;
 mod error;
+mod input;
 mod output;
 mod position;
 mod standalone;

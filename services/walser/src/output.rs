@@ -14,6 +14,14 @@ pub(crate) fn data(text: &str) {
     }
 }
 
+/// Bytes as they are, to stdout.
+pub(crate) fn raw(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
+        stop_writing(&error);
+    }
+}
+
 /// Ends the program after standard output failed: quietly when its reader is gone, else with an error.
 pub(crate) fn stop_writing(error: &io::Error) -> ! {
     if error.kind() == io::ErrorKind::BrokenPipe {

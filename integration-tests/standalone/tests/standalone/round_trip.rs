@@ -1,6 +1,9 @@
 //! Through the command line and back, byte for byte.
 
-use crate::server::{Server, place};
+use std::io::Write as _;
+use std::process::Stdio;
+
+use crate::server::{Server, binary, place, wait_a_little};
 
 /// Bytes that look like nothing (xorshift).
 fn noise(len: usize, seed: u64) -> Vec<u8> {
@@ -43,6 +46,27 @@ fn files_survive_with_a_kill_in_between() {
         assert!(server.cli_ok(&["consume", &blocks, "--to", "latest", "-o", "raw"]) == binary, "{codec}");
     }
     server.assert_no_panic();
+}
+
+/// A pipe may be silent for hours: what was read is sent, and Ctrl-C is heard.
+#[test]
+fn records_of_a_silent_pipe_are_sent_and_an_interrupt_ends_it() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let mut command = std::process::Command::new(binary());
+    command.args(["produce", "t"]).env("WALSER_SERVER", &server.address).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut producer = command.spawn().unwrap();
+    let mut pipe = producer.stdin.take().unwrap();
+    pipe.write_all(b"first\nsecond\nnot a line yet").unwrap();
+    pipe.flush().unwrap();
+    // The test runner's own limit ends a wait that never ends.
+    while server.cli(&["consume", "t", "--to", "latest", "-f", "%v\\n"]).stdout != b"first\nsecond\n" {
+        wait_a_little();
+    }
+    let id = producer.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert_eq!(producer.wait().unwrap().code(), Some(130));
+    drop(pipe);
 }
 
 #[test]

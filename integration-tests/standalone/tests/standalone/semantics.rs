@@ -185,6 +185,30 @@ async fn offsets_keep_the_order_of_a_stream_of_both_kinds() {
     }
 }
 
+/// A stream that has written to a topic does not bring it back to life.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_topic_is_not_created_again_for_a_stream_that_goes_on() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    let (requests, stream) = tokio::sync::mpsc::channel(8);
+    requests.send(open("t")).await.unwrap();
+    requests.send(in_stream(1, vec![record("first")])).await.unwrap();
+    let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+    let mut answers = client.producer().produce_stream(stream).await.unwrap().into_inner();
+    let mut result = async || loop {
+        if let Some(Reply::Results(group)) = answers.message().await.unwrap().unwrap().message {
+            return group.results[0].outcome.clone().unwrap();
+        }
+    };
+    assert!(matches!(result().await, pb::produce_result::Outcome::Written(_)), "the first write creates it");
+    let request = pb::DeleteTopicRequest { name: "t".to_owned(), etag: String::new() };
+    client.topics().delete_topic(request).await.unwrap();
+    requests.send(in_stream(2, vec![record("second")])).await.unwrap();
+    let pb::produce_result::Outcome::Error(error) = result().await else { panic!("it was written") };
+    assert_eq!(error.reason, "TOPIC_NOT_FOUND");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_produce_stream_that_breaks_the_rules_ends() {
     let (_dir, data) = place();

@@ -115,8 +115,11 @@ impl Controller {
             });
         }
         for node in known {
-            let disks = self.sessions.get(node.id).map(|session| session.stats.disks).unwrap_or_default();
-            issues.extend(disks.iter().flat_map(|disk| disk_issues(node.id, disk)));
+            let stats = self.sessions.get(node.id).map(|session| session.stats).unwrap_or_default();
+            issues.extend(stats.disks.iter().flat_map(|disk| disk_issues(node.id, disk)));
+            for problem in &stats.problems {
+                issues.push(self.partition_issue(node.id, problem).await?);
+            }
         }
         let mut offline = 0;
         for entry in self.store.range(partition::PREFIX).await? {
@@ -145,6 +148,33 @@ impl Controller {
     }
 }
 
+impl Controller {
+    /// A partition that a node cannot serve.
+    async fn partition_issue(&self, node: i32, problem: &pb::PartitionProblem) -> Result<pb::HealthIssue, Failure> {
+        let (id, partition) = (&problem.topic_id, problem.partition);
+        let found = match id.parse() {
+            Ok(id) => self.store.get::<topic::Topic>(&topic::key(id)).await?,
+            Err(_) => None,
+        };
+        let topic = found.map_or_else(|| id.clone(), |found| found.value.name);
+        let hint = if problem.damaged {
+            format!(
+                "what is below can be read; `walser partition repair {topic} {partition} --accept-loss` gives up the rest"
+            )
+        } else {
+            format!("look at the disk and the log of node {node}, then restart it")
+        };
+        Ok(pb::HealthIssue {
+            severity: pb::HealthStatus::Critical.into(),
+            code: "PARTITION_OUT_OF_SERVICE".to_owned(),
+            message: format!("partition {partition} of topic \"{topic}\" is out of service: {}", problem.problem),
+            hint,
+            objects: vec![format!("topics/{topic}/partitions/{partition}"), format!("nodes/{node}")],
+            start_time: None,
+        })
+    }
+}
+
 /// What is wrong with a data directory.
 fn disk_issues(node: i32, disk: &pb::DiskStats) -> impl Iterator<Item = pb::HealthIssue> {
     let issue = |code: &str, problem: &str, hint: &str| pb::HealthIssue {
@@ -155,13 +185,9 @@ fn disk_issues(node: i32, disk: &pb::DiskStats) -> impl Iterator<Item = pb::Heal
         objects: vec![format!("nodes/{node}")],
         start_time: None,
     };
-    let failed = disk.failed.then(|| {
-        let problem = "has partitions that are out of service";
-        issue("DISK_FAILED", problem, "the node's /readyz and log name them; look at the disk, then restart the node")
-    });
     let full = disk.full.then(|| {
         let problem = "is full: records are refused, reading and deleting still work";
         issue("DISK_FULL", problem, "free space, or shorten retention.ms or retention.bytes of large topics")
     });
-    failed.into_iter().chain(full)
+    full.into_iter()
 }

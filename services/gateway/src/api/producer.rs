@@ -41,6 +41,7 @@ pub(super) fn time_left(metadata: &MetadataMap) -> Option<Duration> {
 
 fn write(request: pb::ProduceRequest, trace: Option<String>) -> Result<Write, Failure> {
     Ok(Write {
+        create: true,
         acks: Acks::from(known::<pb::Acks>("acks", request.acks)?),
         compression: known::<pb::Compression>("compression", request.compression)?.chosen(),
         topic: request.topic,

@@ -28,6 +28,8 @@ use crate::produce::{Done, Outcome, Write};
 const RESULTS_MAX: usize = 8192;
 /// Results in one answer.
 const GROUP_MAX: usize = 256;
+/// Topics that a stream remembers.
+const TOPICS_MAX: usize = 1000;
 /// Cost of a batch beside its bytes, for the limit.
 const BATCH_OVERHEAD: usize = 512;
 
@@ -70,6 +72,8 @@ struct Reader {
     /// The way of the batches that are under way, each of which holds a permit.
     way: Option<Way>,
     under_way: Arc<Semaphore>,
+    /// Topics that this stream has written to: one that is deleted meanwhile is not created again for it.
+    topics: HashSet<String>,
 }
 
 /// Serves one stream.
@@ -86,6 +90,7 @@ pub(super) fn serve(gateway: Gateway, requests: Streaming<pb::ProduceStreamReque
         last_correlation: None,
         way: None,
         under_way: Arc::new(Semaphore::new(RESULTS_MAX)),
+        topics: HashSet::new(),
     };
     tokio::spawn(reader.run(requests));
     Box::pin(
@@ -183,19 +188,14 @@ impl Reader {
 
     async fn batch(&mut self, session: &Session, batch: pb::ProduceBatch) -> Result<(), Failure> {
         let correlation_id = batch.correlation_id;
-        if self.last_correlation.is_some_and(|last| correlation_id <= last) {
-            let last = self.last_correlation.unwrap_or_default();
-            let text = format!("correlation_id {correlation_id} does not increase: the one before was {last}");
-            let failure = Failure::new(Reason::StreamProtocolViolation, text);
-            return Err(failure.with("expected", format!("above {last}")).with("actual", correlation_id));
-        }
-        self.last_correlation = Some(correlation_id);
+        self.count(correlation_id)?;
         let bytes = prost::Message::encoded_len(&batch) + BATCH_OVERHEAD;
         let wanted = bytes.min(self.gateway.config.in_flight_bytes_max);
         let permit = Arc::clone(&self.room).acquire_many_owned(u32::try_from(wanted).unwrap_or(u32::MAX)).await;
         let Ok(slot) = self.outgoing.clone().reserve_owned().await else { return Ok(()) };
+        let topic = if batch.topic.is_empty() { &session.default_topic } else { &batch.topic };
         let write = Write {
-            topic: if batch.topic.is_empty() { session.default_topic.clone() } else { batch.topic },
+            topic: topic.clone(),
             partition: batch.partition,
             records: batch.records,
             record_batch: batch.record_batch,
@@ -205,7 +205,9 @@ impl Reader {
             base_sequence: batch.base_sequence,
             expected_offset: batch.expected_offset,
             trace: self.trace.clone(),
+            create: !self.topics.contains(topic),
         };
+        let found = write.create.then(|| write.topic.clone());
         let under_way = self.join(&write).await;
         let acks = write.acks;
         let lane = match write.partition {
@@ -242,7 +244,9 @@ impl Reader {
                 lanes.leave(&lane, correlation_id, outcome);
             })
         };
-        match self.gateway.produce(write, done).await {
+        let sent = self.gateway.produce(write, done).await;
+        self.remember(found.filter(|_| sent.is_ok()));
+        match sent {
             Err(failure) => {
                 self.lanes.leave(&lane, correlation_id, Outcome { failure: Some(failure), ..Outcome::default() });
             }
@@ -250,6 +254,25 @@ impl Reader {
             Ok(()) => {}
         }
         Ok(())
+    }
+
+    /// Correlation ids increase.
+    fn count(&mut self, correlation_id: i64) -> Result<(), Failure> {
+        match self.last_correlation.replace(correlation_id) {
+            Some(last) if correlation_id <= last => {
+                let text = format!("correlation_id {correlation_id} does not increase: the one before was {last}");
+                let failure = Failure::new(Reason::StreamProtocolViolation, text);
+                Err(failure.with("expected", format!("above {last}")).with("actual", correlation_id))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remember(&mut self, topic: Option<String>) {
+        if self.topics.len() >= TOPICS_MAX {
+            self.topics.clear();
+        }
+        self.topics.extend(topic);
     }
 
     /// Waits until nothing that goes another way is under way, so that offsets keep the order of the stream.

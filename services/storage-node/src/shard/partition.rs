@@ -119,7 +119,7 @@ impl Partition {
         }
         self.log.begin_epoch(epoch);
         self.begin_to_lead(around, (node_epoch, state, partition_epoch), durability);
-        self.replica.set_failed(*self.log.condition() != Condition::Healthy);
+        self.replica.show(self.log.condition());
         self.replica.lead(epoch);
     }
 
@@ -340,7 +340,7 @@ impl Partition {
             AppendError::Log(error) => {
                 tracing::error!(partition = %self.log.partition(), %error, "append failed");
                 let failed = *self.log.condition() != Condition::Healthy;
-                self.replica.set_failed(failed);
+                self.replica.show(self.log.condition());
                 // A part of the write may be on the disk, and come back with the next start.
                 if failed { storage_error_after_append(error, around.node) } else { log_failure(error, around.node) }
             }
@@ -410,7 +410,7 @@ impl Partition {
             }
             Err(error) => {
                 tracing::error!(partition = %self.log.partition(), %error, "flush cannot begin");
-                self.replica.set_failed(true);
+                self.replica.show(self.log.condition());
                 self.answer(around);
                 None
             }
@@ -429,7 +429,7 @@ impl Partition {
             Ok(durable) => self.step(Event::Flushed { durable }),
             Err(error) => {
                 tracing::error!(partition = %self.log.partition(), %error, "flush failed: partition out of service");
-                self.replica.set_failed(true);
+                self.replica.show(self.log.condition());
             }
         }
         self.answer(around);
@@ -462,14 +462,17 @@ impl Partition {
         self.log.note_damage(from);
         if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.replica.failed() {
             tracing::error!(partition = %self.log.partition(), %from, "durable records are damaged");
-            self.replica.set_failed(true);
+            self.replica.show(self.log.condition());
         }
     }
 
     /// Gives up the damaged part of the log.
     pub(crate) fn repair(&mut self, around: &Surroundings) -> Result<RepairPartitionResponse, Failure> {
         let Condition::Corrupt { .. } = self.log.condition() else {
-            return Err(Failure::field("partition", "is not damaged: there is nothing to repair"));
+            return Err(Failure::field(
+                "partition",
+                "names a partition that is not damaged: there is nothing to repair",
+            ));
         };
         let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, around.node))?;
         self.replica.tail.clear();
@@ -480,7 +483,7 @@ impl Partition {
             let placement = (leader.node_epoch(), leader.partition().clone(), leader.partition_epoch());
             self.begin_to_lead(around, placement, leader.durability());
         }
-        self.replica.set_failed(false);
+        self.replica.show(self.log.condition());
         tracing::warn!(partition = %self.log.partition(), %old_end, %new_end, "partition repaired: records are lost");
         Ok(RepairPartitionResponse {
             old_end_offset: old_end.0,

@@ -175,7 +175,8 @@ fn parse_format(text: &str) -> Result<Vec<Piece>, String> {
                     Some('t') => plain.push('\t'),
                     Some('r') => plain.push('\r'),
                     Some('0') => plain.push('\0'),
-                    Some(other) => plain.push(other),
+                    Some('\\') => plain.push('\\'),
+                    Some(other) => return Err(format!("\\{other} is none of \\n \\t \\r \\0 \\\\")),
                     None => return Err("the format ends with a backslash".to_owned()),
                 }
                 continue;

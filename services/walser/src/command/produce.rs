@@ -1,18 +1,19 @@
 //! `walser produce`.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{BufRead, BufReader, IsTerminal as _, Read};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_client::{Client, Delivery, Failure, Producer, ProducerConfig, Reason};
+use walser_client::{Client, Delivered, Delivery, Failure, Producer, ProducerConfig, Reason};
 use walser_model::Timestamp;
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, HEADER_LEN, RecordFields, partition_for_key};
 
-use crate::cli::{Framing, JsonPath, ProduceArgs};
+use crate::cli::{JsonPath, ProduceArgs};
 use crate::error::CliError;
+use crate::input::{Group, Input};
 use crate::output;
 
 /// A batch is sent when it has so many bytes.
@@ -23,8 +24,8 @@ const BUFFER_BYTES: usize = 16 << 20;
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// After this long without an answer people are told.
 const SLOW: Duration = Duration::from_secs(5);
-/// Largest single record that is read.
-const RECORD_BYTES_MAX: usize = 16 << 20;
+/// Records wait so long for others when no more come in.
+const LINGER: Duration = Duration::from_millis(5);
 /// Batches whose outcome is waited for at once.
 const DELIVERIES_MAX: usize = 256;
 
@@ -43,6 +44,17 @@ struct Sent {
     count: i32,
     first: i64,
     delivery: Delivery,
+    /// What became of it, once that is known.
+    outcome: Option<Result<Delivered, Failure>>,
+}
+
+impl Sent {
+    /// Waits for what becomes of it.
+    async fn answered(&mut self) {
+        if self.outcome.is_none() {
+            self.outcome = Some((&mut self.delivery).await);
+        }
+    }
 }
 
 /// Records on their way into one topic.
@@ -152,62 +164,24 @@ async fn feed(sink: &mut Sink) -> Result<(), Stop> {
         return Ok(());
     }
     let files = std::mem::take(&mut sink.arguments.files);
-    if files.is_empty() {
-        if std::io::stdin().is_terminal() {
-            output::note("reading records from the terminal, one per line; Ctrl-D ends");
-        }
-        return read(sink, &mut BufReader::with_capacity(1 << 20, std::io::stdin())).await;
+    if files.is_empty() && std::io::stdin().is_terminal() {
+        output::note("reading records from the terminal, one per line; Ctrl-D ends");
     }
-    for path in files {
-        let problem = |error: std::io::Error| CliError::failed(format!("{}: {error}", path.display()));
-        let file = std::fs::File::open(&path).map_err(problem)?;
-        read(sink, &mut BufReader::with_capacity(1 << 20, file)).await?;
-    }
-    Ok(())
-}
-
-async fn read(sink: &mut Sink, input: &mut (dyn BufRead + Send)) -> Result<(), Stop> {
-    let problem = |error: std::io::Error| CliError::failed(format!("input: {error}"));
-    match sink.arguments.framing {
-        Framing::Whole => {
-            let mut record = Vec::new();
-            input.take(RECORD_BYTES_MAX as u64 + 1).read_to_end(&mut record).map_err(problem)?;
-            check_size(record.len())?;
-            sink.add(record).await
-        }
-        Framing::Blocks(size) => {
-            check_size(size)?;
-            loop {
-                let mut record = Vec::with_capacity(size);
-                Read::take(&mut *input, size as u64).read_to_end(&mut record).map_err(problem)?;
-                if record.is_empty() {
-                    return Ok(());
-                }
-                sink.add(record).await?;
+    let mut input = crate::input::start(files, sink.arguments.framing)?;
+    loop {
+        // What has come in does not wait for what has not.
+        let group = match tokio::time::timeout(LINGER, input.recv()).await {
+            Ok(group) => group,
+            Err(_pause) => {
+                sink.send_all().await?;
+                sink.wait(&mut input).await?
             }
-        }
-        Framing::Lines => loop {
-            let mut record = Vec::new();
-            let limit = RECORD_BYTES_MAX as u64 + 1;
-            let read = Read::take(&mut *input, limit).read_until(b'\n', &mut record).map_err(problem)?;
-            if read == 0 {
-                return Ok(());
-            }
-            if record.last() == Some(&b'\n') {
-                record.pop();
-            }
-            check_size(record.len())?;
+        };
+        let Some(group) = group else { return Ok(()) };
+        for record in group? {
             sink.add(record).await?;
-        },
+        }
     }
-}
-
-fn check_size(bytes: usize) -> Result<(), CliError> {
-    if bytes <= RECORD_BYTES_MAX {
-        return Ok(());
-    }
-    let most = output::bytes(i64::try_from(RECORD_BYTES_MAX).unwrap_or(0));
-    Err(CliError::usage(format!("a record has at most {most}")).with_help("use --as blocks:SIZE for large files"))
 }
 
 impl Sink {
@@ -296,7 +270,7 @@ impl Sink {
         let Some(producer) = &self.producer else { return Ok(()) };
         let count = builder.record_count();
         let delivery = producer.send(partition, builder).await?;
-        self.deliveries.push_back(Sent { partition, count, first, delivery });
+        self.deliveries.push_back(Sent { partition, count, first, delivery, outcome: None });
         if self.arguments.key.is_none() && self.arguments.key_json.is_none() {
             self.sticky = (self.sticky + 1) % self.partition_count.max(1);
         }
@@ -308,14 +282,14 @@ impl Sink {
 
     /// Waits for the oldest batch.
     async fn settle(&mut self) -> Result<(), Stop> {
-        let Some(Sent { partition, count, first, mut delivery }) = self.deliveries.pop_front() else { return Ok(()) };
-        let outcome = match tokio::time::timeout(SLOW, &mut delivery).await {
-            Ok(outcome) => outcome,
-            Err(_slow) => {
-                let seconds = DELIVERY_TIMEOUT.as_secs();
-                output::note(&format!("the server does not answer, or refuses records; trying again for {seconds} s"));
-                delivery.await
-            }
+        let Some(oldest) = self.deliveries.front_mut() else { return Ok(()) };
+        if tokio::time::timeout(SLOW, oldest.answered()).await.is_err() {
+            let seconds = DELIVERY_TIMEOUT.as_secs();
+            output::note(&format!("the server does not answer, or refuses records; trying again for {seconds} s"));
+            oldest.answered().await;
+        }
+        let Some(Sent { partition, count, first, outcome: Some(outcome), .. }) = self.deliveries.pop_front() else {
+            return Ok(());
         };
         let delivered = outcome.inspect_err(|_| {
             let more = if count > 1 { " and those sent with it were" } else { " was" };
@@ -330,13 +304,35 @@ impl Sink {
     }
 
     async fn finish(&mut self) -> Result<(), Stop> {
+        self.send_all().await?;
+        while !self.deliveries.is_empty() {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for more input, and meanwhile for answers.
+    async fn wait(&mut self, input: &mut Input) -> Result<Option<Group>, Stop> {
+        loop {
+            let answered = async {
+                match self.deliveries.front_mut() {
+                    Some(oldest) => oldest.answered().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                group = input.recv() => return Ok(group),
+                () = answered => self.settle().await?,
+            }
+        }
+    }
+
+    /// Sends batches that are not full.
+    async fn send_all(&mut self) -> Result<(), Stop> {
         let mut left: Vec<i32> = self.open.keys().copied().collect();
         left.sort_unstable();
         for partition in left {
             self.send(partition).await?;
-        }
-        while !self.deliveries.is_empty() {
-            self.settle().await?;
         }
         Ok(())
     }

@@ -134,7 +134,7 @@ async fn create(arguments: TopicCreateArgs) -> Done {
     let client = Client::new(&arguments.output.server.server)?;
     let topic = pb::Topic {
         name: arguments.name,
-        partition_count: arguments.partitions,
+        partition_count: arguments.partitions.unwrap_or(0),
         replication_factor: arguments.replicas,
         config: pairs(&arguments.config)?,
         ..Default::default()
