@@ -167,7 +167,7 @@ fn files_on_disk_can_be_inspected() {
     server.stop();
     let logs = std::fs::read_dir(data.join("logs")).unwrap().flatten();
     let partition = logs.map(|entry| entry.path()).find(|path| path.is_dir()).unwrap();
-    let output = std::process::Command::new(crate::server::binary()).args(["log", "inspect"]).arg(partition).output();
+    let output = std::process::Command::new(binary()).args(["log", "inspect"]).arg(partition).output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
     assert!(text.contains("POSITION") && text.contains("0–1"), "{text}");
 }
