@@ -80,7 +80,8 @@ impl World {
             let kept = self.nodes[number(leader)].replicas[partition].good.min(truth.committed.len());
             let lost = truth.committed.len() - kept;
             self.counts.lost += lost as u64;
-            truth.committed.truncate(kept);
+            // Also of what retention has deleted there, the leader's past is the one that holds from now on.
+            truth.committed = self.nodes[number(leader)].replicas[partition].log[..kept].to_vec();
             let enough = (truth.lost.count_ones() as usize) < truth.least_min_isr;
             if lost > 0 && enough && self.weights.recovery == Recovery::Balanced {
                 // Fewer replicas than every commit needs have lost something, and all were asked.
@@ -90,7 +91,8 @@ impl World {
             truth.read = truth.read.min(kept);
             for node in &mut self.nodes {
                 let replica = &mut node.replicas[partition];
-                replica.good = replica.good.min(kept);
+                replica.good = 0;
+                replica.compare(&truth.committed);
             }
         }
         self.counts.unclean += 1;
@@ -148,7 +150,7 @@ impl World {
                 return Some(format!("I9: leader {leader} does not wait for all of {all:?}"));
             }
         }
-        if state.isr.is_empty() && state.elr.is_empty() && !truth.changed {
+        if state.isr.is_empty() && state.elr.is_empty() && !truth.changed && self.dead.is_none() {
             let last = state.last_known_elr.len();
             if last < state.min_isr {
                 return Some(format!("I10: nobody is eligible, and {last} are known to have been"));

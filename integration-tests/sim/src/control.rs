@@ -2,9 +2,9 @@
 
 use walser_model::NodeId;
 use walser_replication::control::{
-    self, Candidate, Decision, Known, Put, View, advance_reassignment, alter_isr, can_register, can_stop, can_unfence,
-    change_min_isr, drain, elect_again, elect_preferred, elect_unclean, fence, reassign, register, shut_down, sweep,
-    to_ask, unfence,
+    self, Candidate, Decision, Held, Known, Put, View, advance_reassignment, alter_isr, can_register, can_stop,
+    can_unfence, change_min_isr, drain, elect_again, elect_preferred, elect_unclean, fence, reassign, register,
+    shut_down, sweep, unfence,
 };
 use walser_replication::{AlterIsr, Rules};
 
@@ -12,6 +12,9 @@ use crate::network::{Body, CONTROLLERS};
 use crate::replica::offset;
 use crate::store::{Changed, Store};
 use crate::world::{World, id, number};
+
+/// Most transactions that are under way for long.
+const LATE_MAX: usize = 10;
 
 /// A controller process.
 #[derive(Debug, Clone)]
@@ -44,12 +47,15 @@ impl World {
     /// A controller reads everything anew; when nobody holds the lease, it takes it.
     pub(crate) fn reload(&mut self) -> bool {
         let at = self.random.below(self.controllers.len());
+        let fresh = self.controllers[at].view.revision != self.store.revision;
         self.controllers[at].reload(&self.store);
         if self.controllers.iter().all(|controller| controller.view.controller_epoch != self.store.controller) {
             self.controllers[at].view.controller_epoch = self.store.elect();
         }
-        self.say(|| format!("controller {at} reads everything"));
-        true
+        if fresh {
+            self.say(|| format!("controller {at} reads everything"));
+        }
+        fresh
     }
 
     /// The other one becomes the controller; the first one does not know.
@@ -82,6 +88,34 @@ impl World {
 
     /// Writes a decision. `None`: nothing was written, or nobody knows.
     fn transact(&mut self, at: usize, decision: &Decision<usize>) -> Option<Changed> {
+        // A transaction of which nobody hears may also be written later, after everything was read again.
+        if self.random.chance(self.weights.unknown / 4) && self.late.len() < LATE_MAX {
+            self.late.push(decision.clone());
+            self.controllers[at].in_doubt = true;
+            return None;
+        }
+        self.write(at, decision)
+    }
+
+    /// A transaction arrives that was under way for long.
+    pub(crate) fn write_late(&mut self) -> bool {
+        if self.late.is_empty() {
+            return false;
+        }
+        let late = self.random.below(self.late.len());
+        let decision = self.late.swap_remove(late);
+        match self.store.transact(&decision) {
+            Ok(Some(changed)) => {
+                self.say(|| format!("late, a controller writes {:?}", decision.puts));
+                self.note_change(&decision, &changed);
+            }
+            Ok(None) => {}
+            Err(violation) => self.fail(violation),
+        }
+        true
+    }
+
+    fn write(&mut self, at: usize, decision: &Decision<usize>) -> Option<Changed> {
         let changed = match self.store.transact(decision) {
             Ok(changed) => changed,
             Err(violation) => {
@@ -135,9 +169,9 @@ impl World {
         let (view, known) = (&self.controllers[at].view, &self.controllers[at].partitions[partition]);
         let decision = match self.random.below(8) {
             0 if !self.nodes[node].registered => fence(view, id(node)),
-            0 | 1 => sweep(view, known, id(node), false),
+            0 | 1 => sweep(view, known, id(node), Held::Intact),
             2 | 3 => return self.hear(at, node),
-            4 => elect_again(view, known).or_else(|| advance_reassignment(view, known)),
+            4 => elect_again(view, known).or_else(|| advance_reassignment(view, known, 2)),
             5 => {
                 let stopping = view.nodes.iter().find(|(_, found)| found.shutting_down).map(|(node, _)| *node);
                 match stopping {
@@ -147,8 +181,14 @@ impl World {
                 }
             }
             6 if self.weights.policies && self.random.chance(50) => shut_down(view, id(node)),
+            // An operator says that it never comes back.
+            6 if let Some(dead) = self.dead.filter(|_| known.state.leader.is_none())
+                && let Some(gone) = sweep(view, known, id(dead), Held::Gone) =>
+            {
+                Some(gone)
+            }
             6 => self.unclean(at, partition),
-            _ => advance_reassignment(view, known),
+            _ => advance_reassignment(view, known, 2),
         };
         self.decide(at, decision)
     }
@@ -191,16 +231,17 @@ impl World {
     fn unclean(&mut self, at: usize, partition: usize) -> Option<Decision<usize>> {
         let controller = &self.controllers[at];
         let (view, known) = (&controller.view, &controller.partitions[partition]);
-        let answers = |node: &NodeId| {
-            let here = &self.nodes[number(*node)];
-            here.up && here.registered && here.epoch == view.nodes[node].epoch
+        let answers = |node: &&NodeId| {
+            let here = &self.nodes[number(**node)];
+            here.up && here.registered
         };
         let candidate = |node: &NodeId| {
-            let replica = &self.nodes[number(*node)].replicas[partition];
-            Candidate { last_epoch: replica.epochs().latest(), log_end: offset(replica.log.len()), node: *node }
+            let here = &self.nodes[number(*node)];
+            let replica = &here.replicas[partition];
+            let (last_epoch, log_end) = (replica.epochs().latest(), offset(replica.log.len()));
+            Candidate { last_epoch, log_end, node: *node, node_epoch: here.epoch }
         };
-        let asked: Vec<NodeId> = to_ask(&known.state).iter().filter(answers).collect();
-        let candidates: Vec<Candidate> = asked.iter().map(candidate).collect();
+        let candidates: Vec<Candidate> = known.state.replicas.iter().filter(answers).map(candidate).collect();
         elect_unclean(view, known, &candidates, self.weights.recovery)
     }
 
@@ -232,7 +273,7 @@ impl World {
         }
         target.truncate(count);
         let controller = &self.controllers[at];
-        let decision = reassign(&controller.view, &controller.partitions[partition], &target);
+        let decision = reassign(&controller.view, &controller.partitions[partition], &target).ok().flatten();
         self.truths[partition].changed = true;
         self.decide(at, decision)
     }
@@ -247,6 +288,7 @@ impl World {
             return;
         }
         let decided = alter_isr(&controller.view, &controller.partitions[partition], proposal);
+        let mut ineligible = None;
         let answer = match &decided {
             Ok(decision) => {
                 let changed = self.transact(at, decision);
@@ -256,6 +298,10 @@ impl World {
                 changed.map(|_| &self.store.partitions[partition])
             }
             Err(control::Refusal::StalePartition) => Some(&controller.partitions[partition]),
+            Err(control::Refusal::Ineligible(node)) => {
+                ineligible = Some(*node);
+                None
+            }
             Err(control::Refusal::Behind) => {
                 self.controllers[at].reload(&self.store);
                 None
@@ -265,12 +311,12 @@ impl World {
         let written = answer.map(|known| (known.state.clone(), known.epoch));
         let AlterIsr { leader, leader_epoch, node_epoch, .. } = *proposal;
         self.say(|| format!("controller {at} answers a proposal of {leader} for partition {partition}: {decided:?}"));
-        let body = Body::Altered { leader_epoch, node_epoch, written };
+        let body = Body::Altered { leader_epoch, node_epoch, written, ineligible };
         self.network.send(CONTROLLERS + at, number(leader), partition, body);
     }
 
     /// A node asks to be registered: it is fenced, then swept out of everything, then registered.
-    pub(crate) fn register(&mut self, at: usize, node: usize, process: u32, forget: u32) {
+    pub(crate) fn register(&mut self, at: usize, node: usize, process: u32, (unclean, gone): (bool, u32)) {
         if self.controllers[at].in_doubt {
             self.controllers[at].reload(&self.store);
         }
@@ -278,8 +324,12 @@ impl World {
         if controller.view.controller_epoch == 0 {
             return;
         }
-        let forgotten = |known: &Known<usize>| forget >> known.key & 1 == 1;
-        let all = controller.partitions.iter().map(|known| (known, forgotten(known)));
+        let held = |partition: usize| match gone >> partition & 1 == 1 {
+            true => Held::Gone,
+            false if unclean => Held::Unclean,
+            false => Held::Intact,
+        };
+        let all = controller.partitions.iter().map(|known| (known, held(known.key)));
         if can_register(&controller.view, id(node), all) {
             let decision = register(&controller.view, id(node));
             if let Some((_, epoch)) = self.transact(at, &decision).and_then(|changed| changed.registered) {
@@ -295,12 +345,8 @@ impl World {
         for partition in 0..self.setup.partitions {
             let controller = &self.controllers[at];
             let known = &controller.partitions[partition];
-            let decision = sweep(&controller.view, known, id(node), forgotten_in(forget, partition));
+            let decision = sweep(&controller.view, known, id(node), held(partition));
             self.decide(at, decision);
         }
     }
-}
-
-fn forgotten_in(forget: u32, partition: usize) -> bool {
-    forget >> partition & 1 == 1
 }

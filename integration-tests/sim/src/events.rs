@@ -45,6 +45,8 @@ pub(crate) enum Happening {
     Trim,
     /// The store forgets its history.
     Compact,
+    /// A transaction is written long after whoever decided it gave it up.
+    WriteLate,
     /// A disk hangs, or goes on.
     Hang,
     /// A node dies and loses some or all of its replicas.
@@ -59,6 +61,19 @@ pub(crate) enum Happening {
     Outage,
 }
 
+/// What prevails in a world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weather {
+    /// What the seed says.
+    Drawn,
+    /// No storm.
+    Calm,
+    /// Processes die all the time, and are back at once.
+    Storm,
+    /// Nodes are stopped in good order all the time.
+    Stops,
+}
+
 /// How often what happens.
 #[derive(Debug, Clone)]
 pub(crate) struct Weights {
@@ -68,6 +83,8 @@ pub(crate) struct Weights {
     pub(crate) drop: usize,
     pub(crate) duplicate: usize,
     pub(crate) reorder: usize,
+    /// Of a thousand messages, how many arrive once more, long after.
+    pub(crate) late: usize,
     /// Of a thousand proposals, how many wait when they could arrive.
     pub(crate) delay_proposals: usize,
     /// Of a thousand transactions, how many outcomes are not told.
@@ -91,29 +108,34 @@ impl Weights {
     }
 
     /// The weather of a seed.
-    pub(crate) fn draw(random: &mut Random) -> Self {
+    pub(crate) fn draw(random: &mut Random, weather: Weather) -> Self {
         use Happening::{
             Compact, Configure, Crash, Cut, Deliver, Duty, Fence, Flush, Hang, LoseDisk, LoseLease, Mend, Move,
-            Observe, Outage, Produce, ProposalTimeout, Pump, Read, Reload, Start, Stop, Tick, Timeout, Trim,
+            Observe, Outage, Produce, ProposalTimeout, Pump, Read, Reload, Start, Stop, Tick, Timeout, Trim, WriteLate,
         };
+        // Processes that die and are back at once, while leaders stay: incarnations are all that tells them apart.
+        let drawn = random.chance(200);
+        let storm = weather == Weather::Storm || drawn && weather == Weather::Drawn;
+        let stops = random.one_of(&[0, 15]);
         let table = Self::of(&[
             (Deliver, random.one_of(&[200, 400])),
-            (Pump, 150),
+            (Pump, random.one_of(&[60, 150, 150])),
             (Flush, random.one_of(&[15, 60, 120])),
             (Produce, 70),
             (Observe, random.one_of(&[15, 60, 150])),
-            (Tick, random.one_of(&[10, 30, 90])),
+            (Tick, random.one_of(&[60, 200])),
             (Timeout, random.one_of(&[5, 20, 50])),
             (ProposalTimeout, random.one_of(&[1, 5, 15])),
-            (Duty, random.one_of(&[40, 80])),
-            (Start, random.one_of(&[10, 25])),
-            (Crash, random.one_of(&[0, 1, 4, 12])),
+            (Duty, if storm { 200 } else { random.one_of(&[40, 80]) }),
+            (Start, if storm { 150 } else { random.one_of(&[10, 25]) }),
+            (Crash, if storm { 25 } else { random.one_of(&[0, 1, 4, 12]) }),
             (Fence, random.one_of(&[0, 3, 10])),
             (Reload, 15),
             (LoseLease, random.one_of(&[0, 1, 5])),
+            (WriteLate, 4),
             (Mend, 4),
             (Read, 10),
-            (Stop, random.one_of(&[0, 2, 8])),
+            (Stop, if weather == Weather::Stops { 30 } else { stops }),
             (Cut, random.one_of(&[0, 0, 3])),
             (Trim, random.one_of(&[0, 1, 4])),
             (Compact, random.one_of(&[0, 2])),
@@ -128,6 +150,7 @@ impl Weights {
             drop: random.one_of(&[0, 30, 200]),
             duplicate: random.one_of(&[0, 30, 150]),
             reorder: random.one_of(&[0, 100, 1000]),
+            late: random.one_of(&[0, 40, 200]),
             delay_proposals: random.one_of(&[0, 700, 950]),
             unknown: random.one_of(&[0, 50, 300]),
             power_loss: random.one_of(&[100, 300, 900]),
@@ -160,6 +183,7 @@ impl Weights {
             drop: 0,
             duplicate: 0,
             reorder: 0,
+            late: 0,
             delay_proposals: 0,
             unknown: 0,
             power_loss: 0,

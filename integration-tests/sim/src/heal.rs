@@ -1,5 +1,7 @@
 //! After the faults: everything must come back, and every request must get its answer (I22).
 
+use walser_replication::control::Recovery;
+
 use crate::events::Weights;
 use crate::world::{World, id, number};
 
@@ -9,6 +11,14 @@ impl World {
         self.healing = true;
         self.weights = Weights::heal();
         self.network.heal();
+        self.network.forget_the_late();
+        self.late.clear();
+        let unlucky = self.random.below(self.setup.nodes);
+        if self.random.chance(300) && self.can_do_without(unlucky) {
+            self.die(unlucky);
+            self.dead = Some(unlucky);
+            self.weights.recovery = Recovery::Proactive;
+        }
         for node in 0..self.setup.nodes {
             self.nodes[node].disk_hangs = false;
             if self.store.node(id(node)).shutting_down {
@@ -18,10 +28,28 @@ impl World {
         self.say(|| "no more faults from here on".to_owned());
     }
 
+    /// Whether every partition can be healed although a node never comes back.
+    fn can_do_without(&self, node: usize) -> bool {
+        self.store.partitions.iter().all(|known| {
+            let state = &known.state;
+            let settled = state.adding.is_empty() && state.removing.is_empty();
+            let others = state.isr.union(&state.elr).iter().any(|other| other != id(node));
+            let enough = state.replicas.len() > state.min_isr;
+            !state.replicas.contains(&id(node)) || settled && others && enough
+        })
+    }
+
+    /// Every producer writes once more: after an idle time, too, everything must go on.
+    pub(crate) fn wake_producers(&mut self) {
+        for producer in self.producers.iter_mut().filter(|producer| producer.idempotent) {
+            producer.on_its_way = true;
+        }
+    }
+
     /// What is not well yet. `None`: everything is.
     pub(crate) fn ailment(&self) -> Option<String> {
         for (at, node) in self.nodes.iter().enumerate() {
-            if !node.registered || self.store.node(id(at)).fenced {
+            if self.dead != Some(at) && (!node.registered || self.store.node(id(at)).fenced) {
                 return Some(format!("node {at} is not back"));
             }
         }
@@ -30,7 +58,8 @@ impl World {
             let Some(leader) = state.leader.map(number) else {
                 return Some(format!("partition {partition} has no leader: {state:?}"));
             };
-            if state.isr.len() < state.replicas.len() || !state.adding.is_empty() || !state.removing.is_empty() {
+            let living = || state.replicas.iter().filter(|node| self.dead != Some(number(**node)));
+            if state.isr.len() != living().count() || !state.adding.is_empty() || !state.removing.is_empty() {
                 return Some(format!("partition {partition} is not whole: {state:?}"));
             }
             let Some(machine) = self.nodes[leader].replicas[partition].leader() else {
@@ -41,7 +70,7 @@ impl World {
                 let replica = &self.nodes[number(*node)].replicas[partition];
                 replica.good == committed && replica.log.len() == committed
             };
-            if machine.epoch() != state.leader_epoch || !state.replicas.iter().all(complete) {
+            if machine.epoch() != state.leader_epoch || !living().all(complete) {
                 return Some(format!("the replicas of partition {partition} are not alike"));
             }
         }

@@ -22,6 +22,7 @@ mod store;
 mod summary;
 mod world;
 
+pub use events::Weather;
 pub use mutations::{MUTATIONS, Mutation};
 pub use summary::{Outcome, Summary, Violation, run, search, shortest};
 pub use world::{Counts, Setup, World};

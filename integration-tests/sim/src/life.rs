@@ -4,21 +4,21 @@ use walser_model::Durability;
 use walser_replication::may_stop_clean;
 
 use crate::network::Body;
-use crate::replica::Replica;
-use crate::world::World;
+use crate::replica::{Machine, Replica};
+use crate::world::{World, id, number};
 
 impl World {
     /// Starts, or registers again.
     pub(crate) fn start(&mut self, node: usize) -> bool {
         let here = &mut self.nodes[node];
-        if here.registered {
+        if here.registered || self.dead == Some(node) {
             return false;
         }
         if !here.up {
             here.up = true;
             here.process += 1;
         }
-        let body = Body::Register { process: here.process, forget: here.forget };
+        let body = Body::Register { process: here.process, unclean: here.unclean, gone: here.gone };
         let controller = self.guess_controller();
         self.network.send(node, controller, 0, body);
         self.say(|| format!("node {node} asks to be registered"));
@@ -32,7 +32,7 @@ impl World {
         }
         here.registered = true;
         here.epoch = epoch;
-        here.forget = 0;
+        (here.unclean, here.gone) = (false, 0);
         self.say(|| format!("node {node} is registered as {epoch}"));
         self.apply_all(node);
     }
@@ -52,17 +52,22 @@ impl World {
                 self.lost(node, u32::MAX);
             }
         }
-        if lazy {
-            self.nodes[node].forget = u32::MAX;
-        }
+        self.nodes[node].unclean |= lazy;
         self.say(|| format!("node {node} dies{}", if power_loss { ", and what was not flushed with it" } else { "" }));
         true
     }
 
-    fn die(&mut self, node: usize) {
+    pub(crate) fn die(&mut self, node: usize) {
         self.fault();
         let here = &mut self.nodes[node];
         (here.up, here.registered) = (false, false);
+        // Whoever it followed sees the connection break, sooner or later.
+        for (partition, replica) in here.replicas.iter().enumerate() {
+            if let Machine::Follows(follower) = &replica.machine {
+                let body = Body::Closed(id(node), follower.open());
+                self.network.send(node, number(follower.leader()), partition, body);
+            }
+        }
         here.replicas.iter_mut().for_each(Replica::crash);
         self.touched = u32::MAX;
     }
@@ -90,7 +95,8 @@ impl World {
             replica.crash();
         }
         if self.setup.durability == Durability::PageCache {
-            here.forget = if clean { 0 } else { u32::MAX };
+            // Everything is flushed now; what was lost before stays lost until it is recorded.
+            here.unclean &= !clean;
         }
         self.touched = u32::MAX;
         self.say(|| format!("node {node} stops"));
@@ -107,10 +113,12 @@ impl World {
         self.die(node);
         let lazy = self.setup.durability == Durability::PageCache;
         let here = &mut self.nodes[node];
-        here.forget |= if lazy { u32::MAX } else { lost };
+        here.unclean |= lazy;
+        here.gone |= lost;
         for (partition, replica) in here.replicas.iter_mut().enumerate() {
             if lost >> partition & 1 == 1 {
                 replica.lose();
+                self.truths[partition].changed = true;
             }
         }
         self.lost(node, lost);

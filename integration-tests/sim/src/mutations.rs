@@ -3,6 +3,7 @@
 use walser_model::Durability;
 use walser_replication::{Rule, Rules};
 
+use crate::events::Weather;
 use crate::summary::{Violation, run};
 use crate::world::Setup;
 
@@ -15,6 +16,8 @@ pub struct Mutation {
     pub durability: Durability,
     /// How many nodes it takes.
     pub nodes: usize,
+    /// The weather in which it matters most.
+    pub weather: Weather,
     /// Seeds that the model of the design took; a tenth of what is allowed here.
     pub model_seeds: u64,
 }
@@ -23,7 +26,11 @@ pub struct Mutation {
 const SEEDS_MAX: u64 = 20_000;
 
 const fn of(rule: Rule, durability: Durability, model_seeds: u64) -> Mutation {
-    Mutation { rule, durability, nodes: 3, model_seeds }
+    Mutation { rule, durability, nodes: 3, weather: Weather::Drawn, model_seeds }
+}
+
+const fn when(weather: Weather, mutation: Mutation) -> Mutation {
+    Mutation { weather, ..mutation }
 }
 
 /// Every rule that random seeds break, as the table of the protocol's model has them.
@@ -51,12 +58,14 @@ pub const MUTATIONS: &[Mutation] = &[
     of(Rule::DurablePositions, Durability::Fsync, 8),
     of(Rule::JoinOnDurable, Durability::Fsync, 149),
     of(Rule::UncleanIsNotEligible, Durability::PageCache, 8),
-    of(Rule::UncleanIsSticky, Durability::PageCache, 70),
-    of(Rule::NodeEpoch, Durability::PageCache, 1736),
+    when(Weather::Stops, of(Rule::UncleanIsSticky, Durability::PageCache, 70)),
+    when(Weather::Calm, of(Rule::NodeEpoch, Durability::PageCache, 1736)),
     of(Rule::EligibleLeaders, Durability::PageCache, 156),
     // Amendments, which the model did not have.
     of(Rule::RepeatWaits, Durability::Fsync, 100),
-    Mutation { rule: Rule::MoveBeginsEpoch, durability: Durability::Fsync, nodes: 5, model_seeds: 1000 },
+    Mutation { nodes: 5, ..of(Rule::MoveBeginsEpoch, Durability::Fsync, 1000) },
+    when(Weather::Calm, of(Rule::OpenNamesProcess, Durability::Fsync, 2000)),
+    of(Rule::RefusedIsHeardFirst, Durability::Fsync, 2000),
     of(Rule::MinIsrRecomputes, Durability::Fsync, 100),
 ];
 
@@ -64,7 +73,14 @@ impl Mutation {
     /// The world in which it is looked for: that of the model.
     pub fn setup(&self) -> Setup {
         let rules = Rules::without(self.rule);
-        Setup { nodes: self.nodes, partitions: 1, durability: self.durability, steps: 12_000, rules }
+        Setup {
+            nodes: self.nodes,
+            partitions: 1,
+            durability: self.durability,
+            steps: 12_000,
+            weather: self.weather,
+            rules,
+        }
     }
 
     /// Seeds until it must be found.

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use walser_model::{Acks, LeaderEpoch, LeaderEpochs};
-use walser_replication::{Ack, AlterIsr, Diverging, Event, FollowerEvent, Frame, Open, PartitionState};
+use walser_model::{Acks, LeaderEpoch, LeaderEpochs, NodeId};
+use walser_replication::{Ack, AlterIsr, Diverging, Event, FollowerEvent, Frame, Open, OpenId, PartitionState};
 
 use crate::replica::{Entry, Machine, offset};
 use crate::world::World;
@@ -28,21 +28,25 @@ pub(crate) enum Body {
     /// A copy of the leader's segments.
     Copy {
         leader_epoch: LeaderEpoch,
-        open_seq: u64,
+        open: OpenId,
         segments: Segments,
     },
     Acked(Ack),
+    /// The connection of a follower is gone.
+    Closed(NodeId, OpenId),
     Alter(AlterIsr),
-    /// What became of a proposal, with the partition as the controller has it.
+    /// What became of a proposal, with the partition as the controller has it, or who is not eligible.
     Altered {
         leader_epoch: LeaderEpoch,
         node_epoch: i64,
         written: Option<(PartitionState, i64)>,
+        ineligible: Option<NodeId>,
     },
-    /// A process registers its node; for each partition a bit that says its replica is gone or not to be trusted.
+    /// A process registers its node: whether it stopped unclean before, and which replicas are gone, one bit each.
     Register {
         process: u32,
-        forget: u32,
+        unclean: bool,
+        gone: u32,
     },
     Registered {
         process: u32,
@@ -68,6 +72,9 @@ pub(crate) struct Message {
     pub(crate) body: Body,
 }
 
+/// Most messages that are kept for late.
+const LIMBO_MAX: usize = 20;
+
 /// Numbers of controllers as senders and receivers.
 pub(crate) const CONTROLLERS: usize = 100;
 /// Number of the producers' gateway.
@@ -78,6 +85,8 @@ pub(crate) const GATEWAY: usize = 200;
 pub(crate) struct Network {
     pub(crate) messages: VecDeque<Message>,
     cut: Vec<(usize, usize)>,
+    /// Messages that arrive very late: their connections broke long ago, and something kept them.
+    limbo: Vec<Message>,
 }
 
 impl Network {
@@ -92,14 +101,29 @@ impl Network {
         self.messages.retain(|message| (message.from, message.to) != (from, to));
     }
 
-    pub(crate) fn heal(&mut self) {
+    /// Mends all links. False: none was cut.
+    pub(crate) fn heal(&mut self) -> bool {
+        let cut = !self.cut.is_empty();
         self.cut.clear();
+        cut
+    }
+
+    /// Nothing late arrives any more.
+    pub(crate) fn forget_the_late(&mut self) {
+        self.limbo.clear();
     }
 }
 
 impl World {
     /// A message arrives, or is lost, or arrives and stays to come again.
     pub(crate) fn deliver(&mut self) -> bool {
+        if !self.network.limbo.is_empty() && self.random.below(60) == 0 {
+            let late = self.random.below(self.network.limbo.len());
+            let message = self.network.limbo.swap_remove(late);
+            self.say(|| format!("late: {message:?}"));
+            self.arrive(message);
+            return true;
+        }
         let reorder = self.random.chance(self.weights.reorder);
         let at = if reorder { self.random.below(self.network.messages.len()) } else { 0 };
         let Some(message) = self.network.messages.get(at) else { return false };
@@ -118,6 +142,15 @@ impl World {
         let twice = self.random.chance(self.weights.duplicate).then(|| message.clone());
         let Some(message) = self.network.messages.remove(at) else { return false };
         self.network.messages.extend(twice);
+        // Requests of clients come again anyway, and what a frame or an open says is old at once.
+        let late = match message.body {
+            Body::Produce { .. } | Body::Written { .. } => 0,
+            Body::Pushed(..) | Body::Open(_) => self.weights.late / 8,
+            _ => self.weights.late,
+        };
+        if self.random.chance(late) && self.network.limbo.len() < LIMBO_MAX {
+            self.network.limbo.push(message.clone());
+        }
         self.say(|| format!("{} -> {}, partition {}: {:?}", message.from, message.to, message.partition, message.body));
         self.arrive(message);
         true
@@ -127,7 +160,9 @@ impl World {
         let Message { from, to, partition, body } = message;
         match body {
             Body::Alter(proposal) => return self.alter(to - CONTROLLERS, partition, &proposal),
-            Body::Register { process, forget } => return self.register(to - CONTROLLERS, from, process, forget),
+            Body::Register { process, unclean, gone } => {
+                return self.register(to - CONTROLLERS, from, process, (unclean, gone));
+            }
             Body::Written { producer, sequence } => return self.written(producer, sequence),
             _ if !self.nodes[to].up => return,
             _ => {}
@@ -137,10 +172,9 @@ impl World {
             Body::Acked(ack) => self.lead(to, partition, Event::Acked(ack)),
             Body::Diverged(answer) => self.follow(to, partition, FollowerEvent::Diverged(answer), &[]),
             Body::Pushed(frame, entries) => self.follow(to, partition, FollowerEvent::Pushed(frame), &entries),
-            Body::Copy { leader_epoch, open_seq, segments } => {
-                self.copied(to, partition, (leader_epoch, open_seq), segments);
-            }
-            Body::Altered { leader_epoch, node_epoch, written } => {
+            Body::Copy { leader_epoch, open, segments } => self.copied(to, partition, (leader_epoch, open), segments),
+            Body::Closed(follower, open) => self.lead(to, partition, Event::Closed { follower, open }),
+            Body::Altered { leader_epoch, node_epoch, written, ineligible } => {
                 let here = &self.nodes[to];
                 let epoch = here.replicas[partition].leader().map(walser_replication::Leader::epoch);
                 if here.epoch != node_epoch || epoch != Some(leader_epoch) {
@@ -149,7 +183,7 @@ impl World {
                 if let Some((state, epoch)) = written {
                     self.learn(to, partition, &state, epoch);
                 }
-                self.lead(to, partition, Event::ProposalOver);
+                self.lead(to, partition, Event::ProposalOver { ineligible });
             }
             Body::Registered { process, epoch } => self.registered(to, process, epoch),
             Body::Produce { producer, sequence, acks } => self.append(to, partition, producer, sequence, acks),
@@ -158,7 +192,7 @@ impl World {
     }
 
     /// The leader's segments take the place of the log, when they are still what was asked for.
-    fn copied(&mut self, node: usize, partition: usize, asked: (LeaderEpoch, u64), segments: Segments) {
+    fn copied(&mut self, node: usize, partition: usize, asked: (LeaderEpoch, OpenId), segments: Segments) {
         let replica = &mut self.nodes[node].replicas[partition];
         let Machine::Follows(follower) = &replica.machine else { return };
         if !follower.current(asked.0, asked.1) {

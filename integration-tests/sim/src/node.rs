@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use walser_model::{LeaderEpoch, Offset};
 use walser_replication::{
-    Action, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Leader, PartitionState, Role, Start, role,
+    Action, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Leader, PartitionState, Role, Rule, Start,
+    role,
 };
 
 use crate::network::{Body, Segments};
@@ -24,8 +25,10 @@ pub(crate) struct Node {
     pub(crate) seen: i64,
     pub(crate) known: Vec<(PartitionState, i64)>,
     pub(crate) replicas: Vec<Replica>,
-    /// Partitions whose replica is gone or not to be trusted, until a registration has recorded it. One bit each.
-    pub(crate) forget: u32,
+    /// It stopped without flushing what it had acknowledged, and no registration has recorded that.
+    pub(crate) unclean: bool,
+    /// Partitions whose replica is gone, until a registration has recorded it. One bit each.
+    pub(crate) gone: u32,
     pub(crate) disk_hangs: bool,
     now: Duration,
 }
@@ -40,7 +43,8 @@ impl Node {
             seen: store.revision,
             known: store.partitions.iter().map(|known| (known.state.clone(), known.epoch)).collect(),
             replicas: vec![Replica::default(); store.partitions.len()],
-            forget: 0,
+            unclean: false,
+            gone: 0,
             disk_hangs: false,
             now: Duration::ZERO,
         }
@@ -134,13 +138,20 @@ impl World {
             log_start: offset(replica.start),
             log_end: replica.end(),
             durable: offset(replica.durable),
+            high_watermark: replica.high_watermark,
+            high_watermark_epoch: replica.high_watermark_epoch,
             epochs: replica.epochs(),
             now: here.now,
             lag_max: LAG_MAX,
             rules: self.setup.rules,
         };
         let mut actions = std::mem::take(&mut self.leader_actions);
-        let leader = Leader::start(start, &mut actions);
+        let leader = match Leader::start(start, &mut actions) {
+            Ok(leader) => leader,
+            Err(contradiction) => {
+                return self.fail(format!("I13: node {node}, partition {partition}: {contradiction}"));
+            }
+        };
         replica.high_watermark = leader.high_watermark();
         replica.high_watermark_epoch = epoch;
         replica.machine = Machine::Leads(Box::new(leader));
@@ -161,7 +172,7 @@ impl World {
             node_epoch: here.epoch,
             leader,
             leader_epoch: state.leader_epoch,
-            open_seq: replica.open_seq,
+            open_sequence: replica.open_sequence,
             log_start: offset(replica.start),
             log_end: replica.end(),
             durable: offset(replica.durable),
@@ -196,15 +207,15 @@ impl World {
             let leader_epoch = replica.leader().map_or(LeaderEpoch::NONE, Leader::epoch);
             match action {
                 Action::Commit { high_watermark } => self.commit(node, partition, high_watermark),
-                Action::Push { follower, open_seq, from } => {
+                Action::Push { follower, open, from } => {
                     let follower = number(follower);
                     replica.pushes.retain(|push| push.follower != follower);
-                    replica.pushes.push(Push { follower, open_seq, next: index(from), told: Offset::ZERO });
+                    replica.pushes.push(Push { follower, open, next: index(from), told: Offset::ZERO });
                 }
-                Action::Copy { follower, open_seq } => {
+                Action::Copy { follower, open } => {
                     let epochs = replica.leader().map(|leader| leader.epochs().clone()).unwrap_or_default();
                     let segments = Segments { start: replica.start, log: replica.log.clone(), epochs };
-                    let body = Body::Copy { leader_epoch, open_seq, segments };
+                    let body = Body::Copy { leader_epoch, open, segments };
                     self.network.send(node, number(follower), partition, body);
                 }
                 Action::Diverged { follower, answer } => {
@@ -241,12 +252,12 @@ impl World {
             let (leader, follows_in) = (number(follower.leader()), follower.epoch());
             match action {
                 FollowerAction::Open(open) => {
-                    replica.open_seq = open.open_seq;
+                    replica.open_sequence = open.id.sequence;
                     self.network.send(node, leader, partition, Body::Open(open));
                 }
                 FollowerAction::Append(frame) => {
                     let mut epochs = Vec::new();
-                    let mut last = replica.log.last().map_or(LeaderEpoch::NONE, |entry| entry.epoch);
+                    let mut last = replica.log[replica.start..].last().map_or(LeaderEpoch::NONE, |entry| entry.epoch);
                     for (at, entry) in entries.iter().enumerate() {
                         if entry.epoch != last {
                             epochs.push((entry.epoch, frame.base.plus(i64::try_from(at).unwrap_or(0))));
@@ -259,10 +270,16 @@ impl World {
                     replica.log.extend_from_slice(entries);
                     replica.compare(&self.truths[partition].committed);
                     let log_end = replica.end();
-                    let appended = FollowerEvent::Appended { open_seq: frame.open_seq, log_end, epochs };
+                    let appended = FollowerEvent::Appended { open: frame.open, log_end, epochs };
                     replica.step(appended, &mut actions);
                 }
                 FollowerAction::Truncate { to } => {
+                    let committed = index(replica.high_watermark).min(self.truths[partition].committed.len());
+                    let known = replica.high_watermark_epoch >= here.known[partition].0.unclean_epoch;
+                    if known && index(to) < committed && self.setup.rules.hold(Rule::NoCutToHighWatermark) {
+                        let text = format!("I11: node {node} cuts partition {partition} at {to} below {committed}");
+                        self.violation.get_or_insert(text);
+                    }
                     replica.cut(index(to));
                     replica.step(FollowerEvent::Truncated { log_end: to }, &mut actions);
                     self.counts.truncations += 1;
@@ -292,17 +309,18 @@ impl World {
         let at = self.random.below(replica.pushes.len());
         let count = 1 + self.random.below(3);
         let push = &mut replica.pushes[at];
-        if push.next == replica.log.len() && push.told == high_watermark {
+        // Now and then there is only a beat to send.
+        if push.next == replica.log.len() && push.told == high_watermark && !self.random.chance(50) {
             return false;
         }
         let base = push.next;
         let end = (base + count).min(replica.log.len());
         (push.next, push.told) = (end, high_watermark);
-        let (follower, open_seq) = (push.follower, push.open_seq);
+        let (follower, open) = (push.follower, push.open);
         let frame =
-            walser_replication::Frame { leader_epoch, open_seq, base: offset(base), end: offset(end), high_watermark };
+            walser_replication::Frame { leader_epoch, open, base: offset(base), end: offset(end), high_watermark };
         let entries = replica.log[base..end].to_vec();
-        self.lead(node, partition, Event::Sent { follower: id(follower), open_seq, end: offset(end) });
+        self.lead(node, partition, Event::Sent { follower: id(follower), open, end: offset(end) });
         self.network.send(node, follower, partition, Body::Pushed(frame, entries));
         self.say(|| format!("node {node} pushes {base}..{end} of partition {partition} to node {follower}"));
         true
@@ -358,7 +376,7 @@ impl World {
         if self.nodes[node].replicas[partition].leader().is_none() {
             return false;
         }
-        self.lead(node, partition, Event::ProposalOver);
+        self.lead(node, partition, Event::ProposalOver { ineligible: None });
         true
     }
 

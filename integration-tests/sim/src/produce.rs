@@ -79,7 +79,7 @@ impl World {
         if sequence > expected && !ahead_for_good {
             return;
         }
-        if replica.log.last().is_some_and(|last| last.epoch > epoch) {
+        if replica.log[replica.start..].last().is_some_and(|last| last.epoch > epoch) {
             self.fail(format!("I7: node {node} appends in epoch {epoch} after a later one, partition {partition}"));
             return;
         }

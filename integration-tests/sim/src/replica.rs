@@ -1,7 +1,7 @@
 //! One replica of a partition: its log in memory and on its disk, and the state machine that runs on it.
 
 use walser_model::{Acks, LeaderEpoch, LeaderEpochs, Offset};
-use walser_replication::{Follower, FollowerAction, FollowerEvent, Leader};
+use walser_replication::{Follower, FollowerAction, FollowerEvent, Leader, OpenId};
 
 /// A record: who wrote it, and under which leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) struct Waiting {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Push {
     pub(crate) follower: usize,
-    pub(crate) open_seq: u64,
+    pub(crate) open: OpenId,
     pub(crate) next: usize,
     /// The high watermark that was told last.
     pub(crate) told: Offset,
@@ -51,7 +51,8 @@ pub(crate) struct Replica {
     /// A flush that runs, and what it covers.
     pub(crate) flushing: Option<usize>,
     pub(crate) machine: Machine,
-    pub(crate) open_seq: u64,
+    /// Opens of this process.
+    pub(crate) open_sequence: u64,
     pub(crate) high_watermark: Offset,
     pub(crate) high_watermark_epoch: LeaderEpoch,
     /// Entries from the start that are what was committed.
@@ -122,15 +123,15 @@ impl Replica {
     pub(crate) fn crash(&mut self) {
         self.rest();
         self.flushing = None;
-        self.open_seq = 0;
+        self.open_sequence = 0;
         self.high_watermark = Offset::ZERO;
         self.high_watermark_epoch = LeaderEpoch::NONE;
     }
 
     /// Nothing is left of it.
     pub(crate) fn lose(&mut self) {
-        let open_seq = self.open_seq;
-        *self = Self { open_seq, ..Self::default() };
+        let open_sequence = self.open_sequence;
+        *self = Self { open_sequence, ..Self::default() };
     }
 
     /// Looks again how much of the log is what was committed.

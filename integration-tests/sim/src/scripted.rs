@@ -3,10 +3,10 @@
 
 use walser_model::{LeaderEpoch, LeaderEpochs, Offset};
 use walser_replication::control::{
-    View, alter_isr, can_register, elect_again, elect_preferred, fence, register, sweep, unfence,
+    Held, View, alter_isr, can_register, elect_again, elect_preferred, fence, register, sweep, unfence,
 };
 use walser_replication::{
-    AlterIsr, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, PartitionState, Rule, Rules,
+    AlterIsr, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, OpenId, PartitionState, Rule, Rules,
 };
 
 use crate::control::Controller;
@@ -31,13 +31,13 @@ fn with_and_without(rule: Rule) -> [(Rules, bool); 2] {
 }
 
 /// Fences and sweeps a node, as a controller that is up to date does.
-fn fence_and_sweep(store: &mut Store, node: usize, forget: bool) {
+fn fence_and_sweep(store: &mut Store, node: usize, held: Held) {
     let mut controller = controller(store, Rules::ALL);
     if let Some(decision) = fence::<usize>(&controller.view, id(node)) {
         store.transact(&decision).unwrap();
         controller.reload(store);
     }
-    if let Some(decision) = sweep(&controller.view, &controller.partitions[0], id(node), forget) {
+    if let Some(decision) = sweep(&controller.view, &controller.partitions[0], id(node), held) {
         store.transact(&decision).unwrap();
     }
 }
@@ -62,7 +62,7 @@ fn a_deposed_controller_writes_nothing() {
 fn a_member_that_was_replaced_meanwhile_does_not_join() {
     for (rules, holds) in with_and_without(Rule::CompareNodes) {
         let mut store = store();
-        fence_and_sweep(&mut store, 2, false);
+        fence_and_sweep(&mut store, 2, Held::Intact);
         let current = controller(&store, Rules::ALL);
         store.transact(&unfence::<usize>(&current.view, id(2))).unwrap();
         let stale = controller(&store, rules);
@@ -95,7 +95,7 @@ fn a_node_is_fenced_before_it_registers() {
         let mut store = store();
         store.partitions[0].state.isr = [0, 1].map(id).into_iter().collect();
         let registrar = controller(&store, rules);
-        let may = can_register(&registrar.view, id(2), registrar.partitions.iter().map(|known| (known, false)));
+        let may = can_register(&registrar.view, id(2), registrar.partitions.iter().map(|known| (known, Held::Intact)));
         assert_eq!(may, !holds);
 
         let known = &registrar.partitions[0];
@@ -123,7 +123,7 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
             node_epoch: 9,
             leader: id(1),
             leader_epoch: LeaderEpoch(2),
-            open_seq: 0,
+            open_sequence: 0,
             log_start: Offset(0),
             log_end: Offset(0),
             durable: Offset(0),
@@ -136,7 +136,7 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
         let mut follower = Follower::start(start, &mut Vec::new());
         let frame = Frame {
             leader_epoch: LeaderEpoch(1),
-            open_seq: 1,
+            open: OpenId { node_epoch: 9, sequence: 1 },
             base: Offset(0),
             end: Offset(3),
             high_watermark: Offset(0),
@@ -153,11 +153,11 @@ fn the_last_replica_standing_is_not_the_only_one_that_can_lead() {
     for (rules, holds) in with_and_without(Rule::EligibleLeaders) {
         let mut store = Store::new(2, vec![PartitionState::new((0..2).map(id).collect(), 2)]);
         store.elect();
-        for (node, forget) in [(1, false), (0, true)] {
+        for (node, held) in [(1, Held::Intact), (0, Held::Gone)] {
             let mut controller = controller(&store, rules);
             store.transact(&fence::<usize>(&controller.view, id(node)).unwrap()).unwrap();
             controller.reload(&store);
-            if let Some(decision) = sweep(&controller.view, &controller.partitions[0], id(node), forget) {
+            if let Some(decision) = sweep(&controller.view, &controller.partitions[0], id(node), held) {
                 store.transact(&decision).unwrap();
             }
         }

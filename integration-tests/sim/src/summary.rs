@@ -70,12 +70,17 @@ pub fn run(setup: Setup, seed: u64, trace: bool) -> Outcome {
 
 fn heal(world: &mut World) -> Option<String> {
     world.begin_to_heal();
+    let mut woken = false;
     for step in 0..HEALING_STEPS * world.setup.partitions * world.setup.nodes {
         if let Err(wrong) = world.step() {
             return Some(wrong);
         }
         if step % LOOK_EVERY == 0 && world.ailment().is_none() {
-            return None;
+            if woken {
+                return None;
+            }
+            world.wake_producers();
+            woken = true;
         }
     }
     world.ailment().map(|ailment| format!("I22: not healed: {ailment}"))

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use walser_model::{Durability, LeaderEpoch, NodeId};
+use walser_replication::control::Decision;
 use walser_replication::{Action, FollowerAction, PartitionState, Rules};
 
 use crate::control::Controller;
-use crate::events::{Happening, Weights};
+use crate::events::{Happening, Weather, Weights};
 use crate::network::{CONTROLLERS, Network};
 use crate::node::Node;
 use crate::produce::Producer;
@@ -30,6 +31,8 @@ pub struct Setup {
     pub durability: Durability,
     /// Events before the faults stop.
     pub steps: usize,
+    /// What prevails.
+    pub weather: Weather,
     /// Which rules hold.
     pub rules: Rules,
 }
@@ -71,7 +74,7 @@ pub(crate) struct Truth {
     pub(crate) least_min_isr: usize,
     /// The latest election without proof.
     pub(crate) unclean_epoch: LeaderEpoch,
-    /// `min_isr` or the replicas were changed.
+    /// `min_isr` or the replicas were changed, or a disk was lost: whoever has nothing is not remembered.
     pub(crate) changed: bool,
     /// How far the reader has come.
     pub(crate) read: usize,
@@ -89,6 +92,10 @@ pub struct World {
     pub(crate) truths: Vec<Truth>,
     pub(crate) producers: Vec<Producer>,
     pub(crate) healing: bool,
+    /// Transactions that may be written yet, although nobody waits for them.
+    pub(crate) late: Vec<Decision<usize>>,
+    /// A node that never comes back.
+    pub(crate) dead: Option<usize>,
     /// What has happened.
     pub counts: Counts,
     /// Partitions to look at after this step, one bit each.
@@ -119,6 +126,7 @@ impl Setup {
             partitions,
             durability: random.one_of(&[Durability::Fsync, Durability::PageCache]),
             steps: random.one_of(&[1500, 3000, 10_000]) * partitions,
+            weather: Weather::Drawn,
             rules: Rules::ALL,
         }
     }
@@ -128,7 +136,7 @@ impl World {
     /// A world in which everything is well, and that goes the way of `seed` from there.
     pub fn new(setup: Setup, seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let weights = Weights::draw(&mut random);
+        let weights = Weights::draw(&mut random, setup.weather);
         let partitions: Vec<PartitionState> =
             (0..setup.partitions).map(|partition| Self::partition(setup, partition, &mut random)).collect();
         let truth = |state: &PartitionState| Truth {
@@ -150,6 +158,8 @@ impl World {
             truths,
             producers,
             healing: false,
+            late: Vec::new(),
+            dead: None,
             counts: Counts::default(),
             touched: u32::MAX,
             trace: None,
@@ -211,6 +221,7 @@ impl World {
             Happening::Mend => self.mend(),
             Happening::Trim => self.trim(node, partition),
             Happening::Compact => self.compact(),
+            Happening::WriteLate => self.write_late(),
             Happening::Hang => self.hang(node),
             Happening::LoseDisk => self.lose_disk(node),
             Happening::Read => self.read(node, partition),
@@ -258,9 +269,11 @@ impl World {
     }
 
     fn mend(&mut self) -> bool {
-        self.network.heal();
-        self.say(|| "all links mended".to_owned());
-        true
+        let mended = self.network.heal();
+        if mended {
+            self.say(|| "all links mended".to_owned());
+        }
+        mended
     }
 
     fn compact(&mut self) -> bool {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use walser_model::Durability;
 use walser_replication::{Rule, Rules};
-use walser_sim::{MUTATIONS, Setup, run, search, shortest};
+use walser_sim::{MUTATIONS, Setup, Weather, run, search, shortest};
 
 /// Events of the ordinary run; `WALSER_SIM_EVENTS` sets another number.
 const EVENTS: u64 = 20_000_000;
@@ -79,7 +79,8 @@ fn every_rule_can_be_missed() {
 #[test]
 fn a_failing_seed_is_cut_down_to_the_shortest_run_that_fails() {
     let rules = Rules::without(Rule::ShrinkIsWritten);
-    let setup = Setup { nodes: 3, partitions: 1, durability: Durability::Fsync, steps: 12_000, rules };
+    let setup =
+        Setup { nodes: 3, partitions: 1, durability: Durability::Fsync, steps: 12_000, weather: Weather::Drawn, rules };
     let violation = (1..100).find_map(|seed| run(setup, seed, false).violation).unwrap();
     let short = shortest(setup, &violation);
     assert!(short.trace.len() > 1);

@@ -8,12 +8,14 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use walser_model::{Acks, Durability, LeaderEpoch, LeaderEpochs, NodeId, Offset};
-use walser_replication::{Ack, Action, Event, Leader, Open, PartitionState, Rules, Start};
+use walser_replication::{Ack, Action, Event, Leader, Open, OpenId, PartitionState, Rules, Start};
 
 /// Appends of a round.
 const APPENDS: i64 = 1_000_000;
 /// Rounds; the median counts.
 const ROUNDS: usize = 9;
+/// Of both followers.
+const OPEN: OpenId = OpenId { node_epoch: 12, sequence: 1 };
 
 fn main() {
     let mut rounds: Vec<Duration> = (0..ROUNDS).map(|_| round()).collect();
@@ -44,7 +46,7 @@ fn append(leader: &mut Leader, end: Offset, actions: &mut Vec<Action>) {
     black_box(leader.admit(Acks::All)).expect("enough are in sync");
     leader.step(Event::Appended { log_end: end }, actions);
     for follower in [2, 3] {
-        leader.step(Event::Sent { follower: NodeId(follower), open_seq: 1, end }, actions);
+        leader.step(Event::Sent { follower: NodeId(follower), open: OPEN, end }, actions);
     }
     leader.step(Event::Flushed { durable: end }, actions);
     for follower in [2, 3] {
@@ -64,20 +66,21 @@ fn leader(actions: &mut Vec<Action>) -> Leader {
         log_start: Offset(0),
         log_end: Offset(0),
         durable: Offset(0),
+        high_watermark: Offset(0),
+        high_watermark_epoch: LeaderEpoch::NONE,
         epochs: LeaderEpochs::default(),
         now: Duration::ZERO,
         lag_max: Duration::from_secs(4),
         rules: Rules::ALL,
     };
-    Leader::start(start, actions)
+    Leader::start(start, actions).expect("metadata and log agree")
 }
 
 fn open(follower: i32) -> Open {
     Open {
         follower: NodeId(follower),
-        node_epoch: 12,
+        id: OPEN,
         leader_epoch: LeaderEpoch(0),
-        open_seq: 1,
         log_end: Offset(0),
         durable: Offset(0),
         last_epoch: LeaderEpoch::NONE,
@@ -85,5 +88,5 @@ fn open(follower: i32) -> Open {
 }
 
 fn ack(follower: i32, log_end: Offset, durable: Offset) -> Ack {
-    Ack { follower: NodeId(follower), node_epoch: 12, leader_epoch: LeaderEpoch(0), open_seq: 1, log_end, durable }
+    Ack { follower: NodeId(follower), leader_epoch: LeaderEpoch(0), open: OPEN, log_end, durable }
 }

@@ -18,9 +18,9 @@ use crate::{PartitionState, Rule, Rules};
 pub use elect::{Candidate, Recovery, elect_preferred, elect_unclean, to_ask};
 pub use isr::{Refusal, alter_isr, change_min_isr};
 pub use members::{
-    can_register, can_stop, can_unfence, drain, elect_again, fence, register, shut_down, sweep, unfence,
+    Held, can_register, can_stop, can_unfence, drain, elect_again, fence, register, shut_down, sweep, unfence,
 };
-pub use moves::{advance_reassignment, reassign};
+pub use moves::{BadTarget, advance_reassignment, reassign};
 
 /// A node as the store has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

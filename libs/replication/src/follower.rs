@@ -6,7 +6,7 @@
 
 use walser_model::{LeaderEpoch, LeaderEpochs, NodeId, Offset};
 
-use crate::wire::{Ack, Diverging, Frame, Open};
+use crate::wire::{Ack, Diverging, Frame, Open, OpenId};
 use crate::{Rule, Rules};
 
 /// What a follower starts from.
@@ -20,8 +20,8 @@ pub struct FollowerStart {
     pub leader: NodeId,
     /// In which epoch.
     pub leader_epoch: LeaderEpoch,
-    /// The open before, of this incarnation; 0 at first.
-    pub open_seq: u64,
+    /// The sequence of the latest open of this incarnation; 0 at first.
+    pub open_sequence: u64,
     /// Where the log begins.
     pub log_start: Offset,
     /// End of the log. Exclusive.
@@ -50,13 +50,14 @@ pub enum FollowerEvent {
     /// Pushed records were checked and appended; the epochs that begin in them, ascending.
     Appended {
         /// Of the frame that they came in.
-        open_seq: u64,
+        open: OpenId,
         /// Exclusive.
         log_end: Offset,
         /// Epoch and first offset.
         epochs: Vec<(LeaderEpoch, Offset)>,
     },
-    /// Everything below is on stable storage here.
+    /// Everything below is on stable storage here. A flush that began before the log was cut MUST NOT be told after it:
+    /// other records may have taken the place of those that it covered.
     Flushed {
         /// Exclusive.
         durable: Offset,
@@ -80,7 +81,7 @@ pub enum FollowerEvent {
         /// Epochs of the copy.
         epochs: LeaderEpochs,
     },
-    /// The connection broke, no answer came in time, or what was pushed was damaged.
+    /// The connection broke, no answer came in time, the open was refused, or what was pushed was damaged.
     Broken,
 }
 
@@ -126,13 +127,14 @@ enum Stage {
 pub struct Follower {
     rules: Rules,
     node: NodeId,
-    node_epoch: i64,
     leader: NodeId,
     leader_epoch: LeaderEpoch,
-    open_seq: u64,
+    open: OpenId,
     stage: Stage,
     log_start: Offset,
     log_end: Offset,
+    /// End of what was handed out to be appended.
+    taken: Offset,
     durable: Offset,
     high_watermark: Offset,
     epochs: LeaderEpochs,
@@ -147,19 +149,19 @@ impl Follower {
         let mut follower = Self {
             rules: start.rules,
             node: start.node,
-            node_epoch: start.node_epoch,
             leader: start.leader,
             leader_epoch: start.leader_epoch,
-            open_seq: start.open_seq,
+            open: OpenId { node_epoch: start.node_epoch, sequence: start.open_sequence },
             stage: Stage::Open,
             log_start: start.log_start,
             log_end: start.log_end,
+            taken: start.log_end,
             durable: start.durable,
             high_watermark,
             epochs: start.epochs,
         };
         if follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == follower.log_end {
-            follower.open(actions);
+            follower.begin(actions);
         } else {
             follower.cut(follower.high_watermark, actions);
         }
@@ -174,13 +176,16 @@ impl Follower {
         match event {
             FollowerEvent::Diverged(answer) => self.diverged(answer, actions),
             FollowerEvent::Pushed(frame) => self.pushed(frame, actions),
-            FollowerEvent::Appended { open_seq, log_end, epochs } => {
+            FollowerEvent::Appended { open, log_end, epochs } => {
                 for (epoch, start) in epochs {
                     self.epochs.assign(epoch, start);
                 }
                 self.log_end = self.log_end.max(log_end);
-                if open_seq == self.open_seq {
+                if open == self.open {
                     self.acknowledge(actions);
+                } else if self.stage == Stage::Open {
+                    // It was on its way when the open began, which said another log end.
+                    self.begin(actions);
                 }
             }
             FollowerEvent::Flushed { durable } => {
@@ -198,26 +203,26 @@ impl Follower {
                 self.log_end = log_end;
                 self.durable = self.durable.min(log_end);
                 self.epochs.truncate(log_end);
-                self.open(actions);
+                self.begin(actions);
             }
             FollowerEvent::Copied { log_start, log_end, epochs } => {
                 self.log_start = log_start;
                 (self.log_end, self.durable, self.epochs) = (log_end, log_end, epochs);
-                self.open(actions);
+                self.begin(actions);
             }
-            FollowerEvent::Broken if self.stage == Stage::Open => self.open(actions),
+            FollowerEvent::Broken if self.stage == Stage::Open => self.begin(actions),
             FollowerEvent::Broken => {}
         }
     }
 
-    fn open(&mut self, actions: &mut Vec<FollowerAction>) {
-        self.open_seq += 1;
+    fn begin(&mut self, actions: &mut Vec<FollowerAction>) {
+        self.open.sequence += 1;
         self.stage = Stage::Open;
+        self.taken = self.log_end;
         actions.push(FollowerAction::Open(Open {
             follower: self.node,
-            node_epoch: self.node_epoch,
+            id: self.open,
             leader_epoch: self.leader_epoch,
-            open_seq: self.open_seq,
             log_end: self.log_end,
             durable: self.durable,
             last_epoch: self.epochs.latest(),
@@ -225,15 +230,15 @@ impl Follower {
     }
 
     /// Whether a message belongs to what is open now.
-    pub fn current(&self, leader_epoch: LeaderEpoch, open_seq: u64) -> bool {
+    pub fn current(&self, leader_epoch: LeaderEpoch, open: OpenId) -> bool {
         let same_epoch = leader_epoch == self.leader_epoch || !self.rules.hold(Rule::EpochFence);
-        let same_open = open_seq == self.open_seq || !self.rules.hold(Rule::OpenSequence);
+        let same_open = self.open.names(open, self.rules);
         self.stage == Stage::Open && same_epoch && same_open
     }
 
     /// Rule R13: what the leader does not have is forgotten, but nothing that was committed.
     fn diverged(&mut self, answer: Diverging, actions: &mut Vec<FollowerAction>) {
-        if !self.current(answer.leader_epoch, answer.open_seq) {
+        if !self.current(answer.leader_epoch, answer.open) {
             return;
         }
         let own_end = self.epochs.end_of(answer.epoch, self.log_end).map_or(self.log_start, |(_, end)| end);
@@ -248,17 +253,26 @@ impl Follower {
     fn cut(&mut self, to: Offset, actions: &mut Vec<FollowerAction>) {
         self.stage = Stage::Cutting;
         // Whatever is on its way for the open before finds nobody.
-        self.open_seq += 1;
+        self.open.sequence += 1;
         actions.push(FollowerAction::Truncate { to });
     }
 
-    /// Rules R14 and R16: only what continues this log, on the latest open.
+    /// Rules R14 and R16: only what continues this log, on the latest open. Behind a gap everything would be dropped: it
+    /// is asked for again.
     fn pushed(&mut self, frame: Frame, actions: &mut Vec<FollowerAction>) {
-        if !self.current(frame.leader_epoch, frame.open_seq) || frame.base != self.log_end {
+        if !self.current(frame.leader_epoch, frame.open) {
             return;
         }
+        if frame.base != self.taken {
+            return if frame.base > self.taken {
+                self.begin(actions)
+            };
+        }
         if frame.end > frame.base {
+            self.taken = frame.end;
             actions.push(FollowerAction::Append(frame));
+        } else {
+            self.acknowledge(actions);
         }
         let high_watermark = frame.high_watermark.min(frame.end);
         if high_watermark > self.high_watermark {
@@ -273,9 +287,8 @@ impl Follower {
         }
         actions.push(FollowerAction::Acknowledge(Ack {
             follower: self.node,
-            node_epoch: self.node_epoch,
             leader_epoch: self.leader_epoch,
-            open_seq: self.open_seq,
+            open: self.open,
             log_end: self.log_end,
             durable: self.durable,
         }));
@@ -292,8 +305,8 @@ impl Follower {
     }
 
     /// The latest open.
-    pub fn open_seq(&self) -> u64 {
-        self.open_seq
+    pub fn open(&self) -> OpenId {
+        self.open
     }
 
     /// The high watermark, as far as this node knows. Exclusive.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use walser_model::{Acks, Durability, LeaderEpoch, LeaderEpochs, NodeId, Offset};
 
-use crate::wire::{Ack, AlterIsr, Diverging, Open};
+use crate::wire::{Ack, AlterIsr, Diverging, Open, OpenId};
 use crate::{NodeSet, PartitionState, Rule, Rules};
 use followers::Followers;
 use in_sync::Samples;
@@ -41,6 +41,10 @@ pub struct Start {
     pub log_end: Offset,
     /// Everything below is on stable storage here. Exclusive.
     pub durable: Offset,
+    /// The high watermark that this node has seen so far. Exclusive.
+    pub high_watermark: Offset,
+    /// The epoch in which it saw that, or [`LeaderEpoch::NONE`].
+    pub high_watermark_epoch: LeaderEpoch,
     /// Epochs of the log; the one that begins here MUST be on stable storage before anything is appended in it.
     pub epochs: LeaderEpochs,
     /// Monotonic time.
@@ -76,17 +80,25 @@ pub enum Event {
     },
     /// A follower opens the partition.
     Opened(Open),
-    /// Records up to here were sent to a follower.
+    /// Records up to here are about to be sent to a follower: this MUST come before the first byte leaves, or an
+    /// acknowledgement that is faster does not count.
     Sent {
         /// To whom.
         follower: NodeId,
         /// On which open.
-        open_seq: u64,
+        open: OpenId,
         /// Exclusive.
         end: Offset,
     },
-    /// A follower tells its positions.
+    /// A follower tells its positions; also in answer to a frame without records.
     Acked(Ack),
+    /// The connection on which a follower had opened is gone.
+    Closed {
+        /// Whose.
+        follower: NodeId,
+        /// Which open.
+        open: OpenId,
+    },
     /// New metadata of the partition, in the same leader epoch.
     Installed {
         /// The value.
@@ -95,7 +107,10 @@ pub enum Event {
         partition_epoch: i64,
     },
     /// The controller refused the proposal, or nobody knows what became of it.
-    ProposalOver,
+    ProposalOver {
+        /// The node because of which it was refused ([`crate::control::Refusal::Ineligible`]).
+        ineligible: Option<NodeId>,
+    },
     /// Time has passed.
     Tick {
         /// Monotonic.
@@ -116,7 +131,7 @@ pub enum Action {
         /// To whom.
         follower: NodeId,
         /// On which open.
-        open_seq: u64,
+        open: OpenId,
         /// Inclusive.
         from: Offset,
     },
@@ -126,7 +141,7 @@ pub enum Action {
         /// To whom.
         follower: NodeId,
         /// On which open.
-        open_seq: u64,
+        open: OpenId,
     },
     /// The follower's log is not a part of this one.
     Diverged {
@@ -135,15 +150,32 @@ pub enum Action {
         /// What to tell it.
         answer: Diverging,
     },
-    /// The open belongs to another leader epoch: older or newer metadata is on its way to one of the two.
+    /// The open belongs to another leader epoch: older or newer metadata is on its way to one of the two, and the
+    /// follower opens again when it has come.
     Refuse {
         /// Whom.
         follower: NodeId,
         /// Which open.
-        open_seq: u64,
+        open: OpenId,
     },
     /// Ask the controller for another in-sync set.
     Propose(AlterIsr),
+}
+
+/// Why a node cannot lead, although the metadata says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// The controller never decides that (invariant I8).
+    #[error("the leader is not in its own in-sync set")]
+    NotInSync,
+    /// The metadata store was set back (invariant I13).
+    #[error("the log has records of leader epoch {log}, the metadata is of {metadata}")]
+    LaterEpoch {
+        /// Of the log.
+        log: LeaderEpoch,
+        /// Of the metadata.
+        metadata: LeaderEpoch,
+    },
 }
 
 /// Too few replicas are in sync for `acks=all` (rule R25).
@@ -166,8 +198,8 @@ pub struct Leader {
     partition_epoch: i64,
     /// Members of every set that may be in force.
     maximal: NodeSet,
-    /// A proposal is not answered.
-    proposing: bool,
+    /// When the proposal was sent that is not answered.
+    proposing: Option<Duration>,
     /// A proposal may still be written although nobody waits for it.
     stale_proposal: bool,
     durability: Durability,
@@ -180,6 +212,8 @@ pub struct Leader {
     epochs: LeaderEpochs,
     followers: Followers,
     samples: Samples,
+    /// Of the last tick.
+    now: Duration,
     lag_max: Duration,
 }
 
@@ -196,12 +230,20 @@ fn counted(rules: Rules, durability: Durability, log_end: Offset, durable: Offse
 impl Leader {
     /// Starts leading (rule R2). Adds what is to be done: the first commit, if what is there is committed already.
     ///
-    /// # Panics
-    /// When the leader is not in its own in-sync set: the controller never decides that (invariant I8).
-    pub fn start(start: Start, actions: &mut Vec<Action>) -> Self {
+    /// # Errors
+    /// [`Contradiction`], when metadata and log cannot both be right: then nobody may act on either.
+    pub fn start(start: Start, actions: &mut Vec<Action>) -> Result<Self, Contradiction> {
         let Start { node, partition, log_end, mut epochs, .. } = start;
-        assert!(partition.isr.contains(node), "a leader is in its in-sync set");
+        if !partition.isr.contains(node) {
+            return Err(Contradiction::NotInSync);
+        }
+        if epochs.latest() > partition.leader_epoch {
+            return Err(Contradiction::LaterEpoch { log: epochs.latest(), metadata: partition.leader_epoch });
+        }
         epochs.assign(partition.leader_epoch, log_end);
+        // After an election without proof, what was committed before it need not be (rule R21).
+        let known = start.high_watermark_epoch >= partition.unclean_epoch;
+        let high_watermark = if known { start.high_watermark.min(log_end) } else { Offset::ZERO };
         let followers = Followers::new(node, &partition, start.now);
         let mut leader = Self {
             rules: start.rules,
@@ -210,21 +252,22 @@ impl Leader {
             maximal: partition.isr.clone(),
             partition,
             partition_epoch: start.partition_epoch,
-            proposing: false,
+            proposing: None,
             stale_proposal: false,
             durability: start.durability,
             log_start: start.log_start,
             log_end,
             durable: start.durable,
-            high_watermark: Offset::ZERO,
+            high_watermark,
             epoch_start: log_end,
             epochs,
             followers,
             samples: Samples::new(start.now, log_end),
+            now: start.now,
             lag_max: start.lag_max,
         };
         leader.advance(actions);
-        leader
+        Ok(leader)
     }
 
     /// Takes an event; adds what is to be done.
@@ -238,10 +281,11 @@ impl Leader {
             }
             Event::Configured { durability } => self.durability = durability,
             Event::Opened(open) => return self.opened(open, actions),
-            Event::Sent { follower, open_seq, end } => return self.followers.sent(follower, open_seq, end),
+            Event::Sent { follower, open, end } => return self.followers.sent(follower, open, end),
+            Event::Closed { follower, open } => return self.followers.closed(follower, open),
             Event::Acked(ack) => return self.acked(ack, actions),
             Event::Installed { partition, partition_epoch } => self.install(partition, partition_epoch),
-            Event::ProposalOver => self.proposal_over(),
+            Event::ProposalOver { ineligible } => self.proposal_over(ineligible),
             Event::Tick { now } => return self.tick(now, actions),
         }
         debug_assert!(self.durable <= self.log_end, "nothing is durable beyond the log end");
@@ -278,11 +322,11 @@ impl Leader {
 
     /// A follower opens: rules R11, R12 and amendment A1.
     fn opened(&mut self, open: Open, actions: &mut Vec<Action>) {
-        let Open { follower, open_seq, .. } = open;
+        let Open { follower, id, .. } = open;
         if open.leader_epoch != self.partition.leader_epoch && self.rules.hold(Rule::EpochFence) {
-            return actions.push(Action::Refuse { follower, open_seq });
+            return actions.push(Action::Refuse { follower, open: id });
         }
-        if !self.followers.begin(&open, self.rules) {
+        if !self.followers.begin(&open, self.now, self.rules) {
             return;
         }
         // What lies below the log start cannot be compared any more, and what lies before every epoch that is known here
@@ -290,17 +334,17 @@ impl Leader {
         let known = self.epochs.end_of(open.last_epoch, self.log_end);
         let empty = open.last_epoch == LeaderEpoch::NONE && open.log_end == self.log_start;
         let Some((epoch, end)) = known.or_else(|| empty.then_some((open.last_epoch, self.log_start))) else {
-            return actions.push(Action::Copy { follower, open_seq });
+            return actions.push(Action::Copy { follower, open: id });
         };
         if open.log_end < self.log_start {
-            return actions.push(Action::Copy { follower, open_seq });
+            return actions.push(Action::Copy { follower, open: id });
         }
         if epoch < open.last_epoch || end < open.log_end {
-            let answer = Diverging { leader_epoch: self.partition.leader_epoch, open_seq, epoch, end };
+            let answer = Diverging { leader_epoch: self.partition.leader_epoch, open: id, epoch, end };
             return actions.push(Action::Diverged { follower, answer });
         }
         self.followers.connect(&open);
-        actions.push(Action::Push { follower, open_seq, from: open.log_end });
+        actions.push(Action::Push { follower, open: id, from: open.log_end });
         self.followed(follower, actions);
     }
 
@@ -308,7 +352,7 @@ impl Leader {
         if ack.leader_epoch != self.partition.leader_epoch && self.rules.hold(Rule::EpochFence) {
             return;
         }
-        if self.followers.acked(&ack, self.rules) {
+        if self.followers.acked(&ack, self.now, self.rules) {
             self.followed(ack.follower, actions);
         }
     }

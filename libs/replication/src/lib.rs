@@ -16,9 +16,9 @@ mod state;
 mod wire;
 
 pub use follower::{Follower, FollowerAction, FollowerEvent, FollowerStart};
-pub use leader::{Action, Event, Leader, NotEnoughReplicas, Start};
+pub use leader::{Action, Contradiction, Event, Leader, NotEnoughReplicas, Start};
 pub use node_set::NodeSet;
 pub use role::{Role, may_stop_clean, role};
 pub use rules::{Rule, Rules};
 pub use state::PartitionState;
-pub use wire::{Ack, AlterIsr, Diverging, Frame, Open};
+pub use wire::{Ack, AlterIsr, Diverging, Frame, Open, OpenId};

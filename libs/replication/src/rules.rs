@@ -27,6 +27,10 @@ pub enum Rule {
     EpochFence,
     /// R14, A1: answers and acknowledgements count only for the latest open.
     OpenSequence,
+    /// R14: what is said on an open counts only for the incarnation that opened.
+    OpenNamesProcess,
+    /// R8: a node that the controller has refused is not proposed again before it is heard again.
+    RefusedIsHeardFirst,
     /// R15: a follower does not cut its log to its high watermark.
     NoCutToHighWatermark,
     /// R10, KIP-903: who joins the in-sync set is the incarnation that caught up.
@@ -68,6 +72,8 @@ impl Rule {
         Self::JoinOnDurable,
         Self::EpochFence,
         Self::OpenSequence,
+        Self::OpenNamesProcess,
+        Self::RefusedIsHeardFirst,
         Self::NoCutToHighWatermark,
         Self::NodeEpoch,
         Self::SweepBeforeRegistration,

@@ -39,7 +39,7 @@ impl PartitionState {
             leader: replicas.first().copied(),
             leader_epoch: LeaderEpoch(0),
             isr: replicas.iter().copied().collect(),
-            min_isr: min_isr.min(replicas.len()),
+            min_isr: min_isr.min(replicas.len()).max(1),
             replicas,
             adding: NodeSet::EMPTY,
             removing: NodeSet::EMPTY,
@@ -60,7 +60,12 @@ impl PartitionState {
             (self.elr.is_subset(&replicas), "an eligible leader is not a replica"),
             (self.elr.intersection(&self.isr).is_empty(), "a node is in sync and eligible at once"),
             (self.isr.len() < self.min_isr || self.elr.is_empty(), "there are eligible leaders beside enough in sync"),
+            (self.min_isr >= 1, "none in sync are wanted"),
             (self.min_isr <= replicas.len(), "more in sync are wanted than there are replicas"),
+            (self.last_known_elr.is_subset(&replicas), "a node that was eligible is not a replica"),
+            (self.adding.is_subset(&replicas), "a node that is added is not a replica"),
+            (self.removing.is_subset(&replicas), "a node that goes is not a replica"),
+            (self.adding.intersection(&self.removing).is_empty(), "a node is added and goes at once"),
         ];
         checks.iter().find(|(holds, _)| !holds).map(|(_, problem)| *problem)
     }

@@ -2,17 +2,37 @@
 
 use walser_model::{LeaderEpoch, NodeId, Offset};
 
+use crate::{Rule, Rules};
+
+/// One open of a partition by a follower. A later one is greater. Everything that is said on it carries it, so that
+/// nothing that was on its way when it ended can count: not in a later open, and not in a later incarnation, whose
+/// sequences begin at 1 again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct OpenId {
+    /// The follower's incarnation.
+    pub node_epoch: i64,
+    /// Counts the opens of that incarnation, from 1.
+    pub sequence: u64,
+}
+
+impl OpenId {
+    /// Whether `other` is this very open.
+    pub(crate) fn names(self, other: Self, rules: Rules) -> bool {
+        let process = self.node_epoch == other.node_epoch || !rules.hold(Rule::OpenNamesProcess);
+        let sequence = self.sequence == other.sequence || !rules.hold(Rule::OpenSequence);
+        process && sequence
+    }
+}
+
 /// A follower opens the partition at its leader (amendment A1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Open {
     /// Who.
     pub follower: NodeId,
-    /// Its incarnation.
-    pub node_epoch: i64,
+    /// Greater than every earlier one.
+    pub id: OpenId,
     /// The epoch in which it follows.
     pub leader_epoch: LeaderEpoch,
-    /// Larger than in every earlier open of this incarnation.
-    pub open_seq: u64,
     /// End of its log. Exclusive.
     pub log_end: Offset,
     /// Everything below is on its stable storage. Exclusive.
@@ -26,8 +46,8 @@ pub struct Open {
 pub struct Diverging {
     /// Of the leader.
     pub leader_epoch: LeaderEpoch,
-    /// Of the open that it answers.
-    pub open_seq: u64,
+    /// The open that it answers.
+    pub open: OpenId,
     /// The largest epoch of the leader's log that is not above the follower's last one.
     pub epoch: LeaderEpoch,
     /// Where the leader's log of that epoch ends. Exclusive.
@@ -39,8 +59,8 @@ pub struct Diverging {
 pub struct Frame {
     /// Of the leader.
     pub leader_epoch: LeaderEpoch,
-    /// Of the open that it belongs to.
-    pub open_seq: u64,
+    /// The open that it belongs to.
+    pub open: OpenId,
     /// Offset of its first record.
     pub base: Offset,
     /// Offset after its last record; `base` when it only carries the high watermark.
@@ -54,12 +74,10 @@ pub struct Frame {
 pub struct Ack {
     /// Who.
     pub follower: NodeId,
-    /// Its incarnation.
-    pub node_epoch: i64,
     /// Of the leader.
     pub leader_epoch: LeaderEpoch,
-    /// Of the open that it belongs to.
-    pub open_seq: u64,
+    /// The open that it belongs to.
+    pub open: OpenId,
     /// End of its log. Exclusive.
     pub log_end: Offset,
     /// Everything below is on its stable storage. Exclusive.

@@ -8,12 +8,14 @@ use crate::{NodeSet, PartitionState, Rule};
 /// A replica asked what it has, for an election without proof (rule R21).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
-    /// Epoch of its last record.
+    /// Epoch of its last record; where all of them are deleted, of the last one that was.
     pub last_epoch: LeaderEpoch,
     /// End of its log. Exclusive.
     pub log_end: Offset,
     /// Who.
     pub node: NodeId,
+    /// The incarnation that was asked.
+    pub node_epoch: i64,
 }
 
 /// Makes a node the leader.
@@ -74,16 +76,17 @@ pub enum Recovery {
     Proactive,
 }
 
-/// Whom an election without proof asks: those who were the last ones eligible, or all replicas when nobody is known to
-/// have been.
+/// Whom an election without proof waits for: those who were the last ones eligible, or all replicas when nobody is
+/// known to have been.
 pub fn to_ask(state: &PartitionState) -> NodeSet {
     let last = &state.last_known_elr;
     if last.is_empty() { state.replicas.iter().copied().collect() } else { last.clone() }
 }
 
-/// Elects without proof, because nobody who has everything can come back: of those who were asked, the one that has
-/// most. Records may be lost, and the partition says so until enough replicas are in sync. `None`: somebody can still be
-/// waited for.
+/// Elects without proof, because nobody who has everything can come back: of those who were eligible last and answered,
+/// the one that has most; of the others only when there is none, for they may have more that was never committed, and
+/// less that was. Records may be lost, and the partition says so until enough replicas are in sync. `None`: somebody can still be
+/// waited for. An eligible node that never comes back has to be declared gone first (see [`super::sweep`]).
 pub fn elect_unclean<P: Clone>(
     view: &View,
     known: &Known<P>,
@@ -94,12 +97,18 @@ pub fn elect_unclean<P: Clone>(
     if state.leader.is_some() || !state.isr.is_empty() || !state.elr.is_empty() {
         return None;
     }
-    let eligible = |candidate: &&Candidate| state.replicas.contains(&candidate.node) && view.alive(candidate.node);
+    let eligible = |candidate: &&Candidate| {
+        let same = view.node(candidate.node).is_some_and(|found| found.epoch == candidate.node_epoch);
+        same && state.replicas.contains(&candidate.node) && view.alive(candidate.node)
+    };
     let answered: NodeSet = candidates.iter().filter(eligible).map(|candidate| candidate.node).collect();
     if recovery == Recovery::Balanced && !to_ask(state).is_subset(&answered) {
         return None;
     }
-    let best = candidates.iter().filter(eligible).max()?.node;
+    let last = |candidate: &&Candidate| state.last_known_elr.contains(candidate.node);
+    let best =
+        candidates.iter().filter(eligible).filter(last).max().or_else(|| candidates.iter().filter(eligible).max());
+    let best = best?.node;
     let mut state = state.clone();
     state.last_known_elr.remove(best);
     state.isr = NodeSet::from_iter([best]);

@@ -51,6 +51,9 @@ pub fn alter_isr<P: Clone>(view: &View, known: &Known<P>, proposal: &AlterIsr) -
     if !isr.contains(proposal.leader) {
         return Err(Refusal::WithoutLeader);
     }
+    if !view.alive(proposal.leader) {
+        return Err(Refusal::Ineligible(proposal.leader));
+    }
     let mut added = vec![proposal.leader];
     for (node, epoch) in &proposal.isr {
         if !state.replicas.contains(node) {

@@ -16,10 +16,21 @@ pub fn fence<P: Clone>(view: &View, node: NodeId) -> Option<Decision<P>> {
     Some(decision)
 }
 
-/// Takes a fenced node out of one partition: out of the in-sync set, and out of the lead. `forget`: its replica is gone
-/// or not to be trusted, so it is not eligible either. `None`: there is nothing to do.
-pub fn sweep<P: Clone>(view: &View, known: &Known<P>, node: NodeId, forget: bool) -> Option<Decision<P>> {
-    if view.alive(node) {
+/// What a node has of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// What it had, as far as anybody knows.
+    Intact,
+    /// Perhaps not all of it: it stopped without flushing what it had acknowledged (rule R20).
+    Unclean,
+    /// Nothing: its directory is lost or replaced (amendment A5).
+    Gone,
+}
+
+/// Takes a node out of one partition: out of the in-sync set, and out of the lead. It is fenced, or it says itself that
+/// it cannot be relied on there. `None`: there is nothing to do.
+pub fn sweep<P: Clone>(view: &View, known: &Known<P>, node: NodeId, held: Held) -> Option<Decision<P>> {
+    if view.alive(node) && held == Held::Intact {
         return None;
     }
     let mut state = known.state.clone();
@@ -34,8 +45,17 @@ pub fn sweep<P: Clone>(view: &View, known: &Known<P>, node: NodeId, forget: bool
             state.elr = NodeSet::EMPTY;
         }
     }
-    if forget && state.elr.remove(node) {
-        state.last_known_elr.insert(node);
+    match held {
+        Held::Intact => {}
+        Held::Unclean => {
+            if state.elr.remove(node) {
+                state.last_known_elr.insert(node);
+            }
+        }
+        Held::Gone => {
+            state.elr.remove(node);
+            state.last_known_elr.remove(node);
+        }
     }
     let mut on = vec![node];
     if state.leader == Some(node) {
@@ -52,25 +72,31 @@ pub fn sweep<P: Clone>(view: &View, known: &Known<P>, node: NodeId, forget: bool
 }
 
 /// Whether a node is in no in-sync set and leads nothing, so that its registration can be accepted (rule R18, I14).
-/// `partitions`: all of them, each with whether the node's replica of it is gone or not to be trusted (A5): there it
-/// must not be eligible either.
+/// `partitions`: all of them, each with what the node has of it: where that is not intact, it must not be eligible
+/// either.
 ///
 /// The partitions are too many to compare in one transaction. They need not be: they were read at or after the revision
 /// that fenced the node, and a fenced node joins nothing.
 pub fn can_register<'a, P: 'a>(
     view: &View,
     node: NodeId,
-    mut partitions: impl Iterator<Item = (&'a Known<P>, bool)>,
+    mut partitions: impl Iterator<Item = (&'a Known<P>, Held)>,
 ) -> bool {
     let known = view.node(node);
     let fenced = known.is_none_or(|found| found.fenced && found.live_revision <= view.revision);
     if !fenced && view.rules.hold(Rule::FenceBeforeRegistration) {
         return false;
     }
-    partitions.all(|(known, forget)| {
-        let swept = !known.state.isr.contains(node) && known.state.leader != Some(node);
-        let forgotten = !forget || !known.state.elr.contains(node) || !view.rules.hold(Rule::UncleanIsNotEligible);
-        (swept || !view.rules.hold(Rule::SweepBeforeRegistration)) && forgotten
+    partitions.all(|(known, held)| {
+        let state = &known.state;
+        let swept = !state.isr.contains(node) && state.leader != Some(node);
+        let forgotten = match held {
+            Held::Intact => true,
+            Held::Unclean => !state.elr.contains(node),
+            Held::Gone => !state.elr.contains(node) && !state.last_known_elr.contains(node),
+        };
+        (swept || !view.rules.hold(Rule::SweepBeforeRegistration))
+            && (forgotten || !view.rules.hold(Rule::UncleanIsNotEligible))
     })
 }
 
@@ -97,13 +123,14 @@ pub fn can_unfence<'a, P: 'a>(
     metadata_version >= found.live_revision.max(found.epoch) && !partitions.any(held)
 }
 
-/// Lets a node lead and count again.
+/// Lets a node lead and count again; one that was about to stop still is.
 pub fn unfence<P: Clone>(view: &View, node: NodeId) -> Decision<P> {
     let mut decision = Decision::new(view);
     let (epoch, live) = view.node(node).map_or((0, 0), |found| (found.epoch, found.live_revision));
     decision.compares.push(Compare::Registration(node, epoch));
     decision.compares.push(Compare::Live(node, live));
-    decision.puts.push(Put::Live { node, fenced: false, shutting_down: false });
+    let shutting_down = view.node(node).is_some_and(|found| found.shutting_down);
+    decision.puts.push(Put::Live { node, fenced: false, shutting_down });
     decision
 }
 
@@ -127,7 +154,7 @@ pub fn shut_down<P: Clone>(view: &View, node: NodeId) -> Option<Decision<P>> {
     Some(decision)
 }
 
-/// Moves the lead away from a node that wants to stop, and takes it out of the in-sync set where enough stay. `None`:
+/// Moves the lead away from a node that wants to stop, or whose disk hangs, and takes it out of the in-sync set where enough stay. `None`:
 /// there is nothing more to do in this partition.
 pub fn drain<P: Clone>(view: &View, known: &Known<P>, node: NodeId) -> Option<Decision<P>> {
     let mut state = known.state.clone();

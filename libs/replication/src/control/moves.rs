@@ -6,14 +6,40 @@ use super::elect::elect;
 use super::{Decision, Known, View};
 use crate::{NodeSet, PartitionState, Rule};
 
-/// Begins a move to `target`, or changes the target of one that is under way. `None`: the replicas are there already.
-pub fn reassign<P: Clone>(view: &View, known: &Known<P>, target: &[NodeId]) -> Option<Decision<P>> {
+/// Why replicas cannot move there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadTarget {
+    /// A partition has at least one replica.
+    #[error("no replica is named")]
+    Empty,
+    /// A node has one replica of a partition.
+    #[error("node {0} is named twice")]
+    Twice(NodeId),
+    /// Nobody knows the node.
+    #[error("node {0} is not registered")]
+    Unknown(NodeId),
+}
+
+/// Begins a move to `target`, or changes the target of one that is under way; the first replica is the one that leads
+/// when it can. `None`: the replicas are there already, in this order.
+///
+/// # Errors
+/// [`BadTarget`].
+pub fn reassign<P: Clone>(view: &View, known: &Known<P>, target: &[NodeId]) -> Result<Option<Decision<P>>, BadTarget> {
     let wanted: NodeSet = target.iter().copied().collect();
+    if wanted.is_empty() {
+        return Err(BadTarget::Empty);
+    }
+    for (at, node) in target.iter().enumerate() {
+        if target[..at].contains(node) {
+            return Err(BadTarget::Twice(*node));
+        }
+        if view.node(*node).is_none() {
+            return Err(BadTarget::Unknown(*node));
+        }
+    }
     let mut state = known.state.clone();
     let settled: NodeSet = state.replicas.iter().copied().filter(|node| !state.adding.contains(*node)).collect();
-    if wanted.is_empty() || (wanted == settled && state.adding.is_empty() && state.removing.is_empty()) {
-        return None;
-    }
     // Of a move that is given up, a replica that has joined may have what no other has: it stays until the end of this
     // one. Whoever counts nowhere goes at once.
     let counted = state.isr.union(&state.elr).union(&state.last_known_elr);
@@ -24,11 +50,12 @@ pub fn reassign<P: Clone>(view: &View, known: &Known<P>, target: &[NodeId]) -> O
     let rest = state.replicas.iter().copied().filter(|node| !wanted.contains(*node) && !gone.contains(*node));
     state.replicas = target.iter().copied().chain(rest).collect();
     let on = if gone.is_empty() { Vec::new() } else { drop_members(view, &mut state, &gone) };
-    Some(Decision::of_partition(view, known, state, on))
+    Ok((state != known.state).then(|| Decision::of_partition(view, known, state, on)))
 }
 
-/// Ends a move whose new replicas are all in sync. `None`: it is not that far.
-pub fn advance_reassignment<P: Clone>(view: &View, known: &Known<P>) -> Option<Decision<P>> {
+/// Ends a move whose new replicas are all in sync. `min_isr`: what the topic wants; a partition that had fewer replicas
+/// had less of it. `None`: it is not that far.
+pub fn advance_reassignment<P: Clone>(view: &View, known: &Known<P>, min_isr: usize) -> Option<Decision<P>> {
     let mut state = known.state.clone();
     if state.adding.is_empty() && state.removing.is_empty() {
         return None;
@@ -41,6 +68,7 @@ pub fn advance_reassignment<P: Clone>(view: &View, known: &Known<P>) -> Option<D
     let gone = std::mem::take(&mut state.removing);
     state.adding = NodeSet::EMPTY;
     state.replicas.retain(|node| target.contains(*node));
+    state.min_isr = min_isr.clamp(1, state.replicas.len());
     let on = drop_members(view, &mut state, &gone);
     Some(Decision::of_partition(view, known, state, on))
 }

@@ -9,7 +9,7 @@ fn start(log_end: i64, durable: i64, high_watermark: i64) -> (Follower, Vec<Foll
         node_epoch: 22,
         leader: NodeId(1),
         leader_epoch: LeaderEpoch(4),
-        open_seq: 8,
+        open_sequence: 8,
         log_start: Offset(0),
         log_end: Offset(log_end),
         durable: Offset(durable),
@@ -30,10 +30,14 @@ fn step(follower: &mut Follower, event: FollowerEvent) -> Vec<FollowerAction> {
     actions
 }
 
+fn id(sequence: u64) -> OpenId {
+    OpenId { node_epoch: 22, sequence }
+}
+
 fn frame(open_seq: u64, base: i64, end: i64, high_watermark: i64) -> Frame {
     Frame {
         leader_epoch: LeaderEpoch(4),
-        open_seq,
+        open: id(open_seq),
         base: Offset(base),
         end: Offset(end),
         high_watermark: Offset(high_watermark),
@@ -43,9 +47,8 @@ fn frame(open_seq: u64, base: i64, end: i64, high_watermark: i64) -> Frame {
 fn open(open_seq: u64, log_end: i64, durable: i64, last_epoch: i32) -> FollowerAction {
     FollowerAction::Open(Open {
         follower: NodeId(2),
-        node_epoch: 22,
+        id: id(open_seq),
         leader_epoch: LeaderEpoch(4),
-        open_seq,
         log_end: Offset(log_end),
         durable: Offset(durable),
         last_epoch: LeaderEpoch(last_epoch),
@@ -55,9 +58,8 @@ fn open(open_seq: u64, log_end: i64, durable: i64, last_epoch: i32) -> FollowerA
 fn acknowledged(open_seq: u64, log_end: i64, durable: i64) -> FollowerAction {
     FollowerAction::Acknowledge(Ack {
         follower: NodeId(2),
-        node_epoch: 22,
         leader_epoch: LeaderEpoch(4),
-        open_seq,
+        open: id(open_seq),
         log_end: Offset(log_end),
         durable: Offset(durable),
     })
@@ -66,7 +68,7 @@ fn acknowledged(open_seq: u64, log_end: i64, durable: i64) -> FollowerAction {
 fn diverging(open_seq: u64, epoch: i32, end: i64) -> FollowerEvent {
     FollowerEvent::Diverged(Diverging {
         leader_epoch: LeaderEpoch(4),
-        open_seq,
+        open: id(open_seq),
         epoch: LeaderEpoch(epoch),
         end: Offset(end),
     })
@@ -80,7 +82,7 @@ fn it_opens_with_what_it_has_and_acknowledges_what_it_gets() {
     let taken = step(&mut follower, FollowerEvent::Pushed(pushed));
     assert_eq!(taken, [FollowerAction::Append(pushed), FollowerAction::Commit { high_watermark: Offset(11) }]);
     let epochs = vec![(LeaderEpoch(4), Offset(10))];
-    let appended = FollowerEvent::Appended { open_seq: 9, log_end: Offset(12), epochs };
+    let appended = FollowerEvent::Appended { open: id(9), log_end: Offset(12), epochs };
     assert_eq!(step(&mut follower, appended), [acknowledged(9, 12, 9)]);
     assert_eq!(step(&mut follower, FollowerEvent::Flushed { durable: Offset(12) }), [acknowledged(9, 12, 12)]);
     assert_eq!(step(&mut follower, FollowerEvent::Broken), [open(10, 12, 12, 4)]);
@@ -90,9 +92,28 @@ fn it_opens_with_what_it_has_and_acknowledges_what_it_gets() {
 fn only_what_continues_the_log_on_the_latest_open_is_taken() {
     let (mut follower, _) = start(10, 10, 0);
     assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(8, 10, 12, 0))), [], "an earlier open");
-    assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(9, 11, 12, 0))), [], "a gap");
+    let earlier = Frame { open: OpenId { node_epoch: 21, sequence: 9 }, ..frame(9, 10, 12, 0) };
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(earlier)), [], "an earlier incarnation");
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(9, 8, 12, 0))), [], "again");
+    assert_eq!(step(&mut follower.clone(), FollowerEvent::Pushed(frame(9, 11, 12, 0))), [open(10, 10, 10, 3)], "a gap");
     let stale = Frame { leader_epoch: LeaderEpoch(3), ..frame(9, 10, 12, 0) };
     assert_eq!(step(&mut follower, FollowerEvent::Pushed(stale)), [], "another epoch");
+}
+
+#[test]
+fn frames_follow_each_other_before_they_are_appended_and_a_beat_is_answered() {
+    let (mut follower, _) = start(10, 10, 0);
+    for (base, end) in [(10, 12), (12, 15)] {
+        let pushed = frame(9, base, end, 0);
+        assert_eq!(step(&mut follower, FollowerEvent::Pushed(pushed)), [FollowerAction::Append(pushed)]);
+    }
+    let appended = FollowerEvent::Appended { open: id(9), log_end: Offset(15), epochs: Vec::new() };
+    assert_eq!(step(&mut follower, appended), [acknowledged(9, 15, 10)]);
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(9, 15, 15, 0))), [acknowledged(9, 15, 10)]);
+    // What was still being appended when the connection broke makes the log longer than the open said.
+    step(&mut follower, FollowerEvent::Broken);
+    let late = FollowerEvent::Appended { open: id(9), log_end: Offset(17), epochs: Vec::new() };
+    assert_eq!(step(&mut follower, late), [open(11, 17, 10, 3)]);
 }
 
 #[test]
@@ -121,7 +142,7 @@ fn after_an_election_without_proof_nothing_from_before_is_taken_for_committed() 
         node_epoch: 22,
         leader: NodeId(1),
         leader_epoch: LeaderEpoch(4),
-        open_seq: 0,
+        open_sequence: 0,
         log_start: Offset(0),
         log_end: Offset(10),
         durable: Offset(10),

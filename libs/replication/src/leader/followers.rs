@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use walser_model::{NodeId, Offset};
 
-use crate::wire::{Ack, Open};
+use crate::wire::{Ack, Open, OpenId};
 use crate::{PartitionState, Rule, Rules};
+
+/// A node that the controller has refused is proposed again after this long: it may be fenced, or about to stop.
+const PROPOSE_AGAIN: Duration = Duration::from_millis(500);
 
 /// One follower.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) node: NodeId,
-    /// -1: not heard of yet.
-    pub(super) node_epoch: i64,
-    open_seq: u64,
+    /// The latest open; none yet: of incarnation -1.
+    open: OpenId,
     /// It follows in this epoch, on the latest open.
     pub(super) connected: bool,
     pub(super) log_end: Offset,
@@ -22,12 +24,25 @@ pub(super) struct Known {
     sent: Offset,
     /// When it last had everything.
     pub(super) caught_up: Duration,
+    /// When it was last heard.
+    heard: Duration,
+    /// When the controller last refused it as a member of the in-sync set.
+    refused: Option<Duration>,
 }
 
 /// All replicas but the leader.
 #[derive(Debug, Clone)]
 pub(super) struct Followers {
     known: Vec<Known>,
+}
+
+impl Known {
+    /// Whether there is no reason to think that the controller would refuse it: it was never refused, or is heard again
+    /// since, and some time has passed.
+    pub(super) fn welcome(&self, now: Duration, rules: Rules) -> bool {
+        let heard = |refused| self.heard > refused && now >= refused.saturating_add(PROPOSE_AGAIN);
+        self.refused.is_none_or(heard) || !rules.hold(Rule::RefusedIsHeardFirst)
+    }
 }
 
 impl Followers {
@@ -45,13 +60,14 @@ impl Followers {
             if self.get(node).is_none() {
                 self.known.push(Known {
                     node,
-                    node_epoch: -1,
-                    open_seq: 0,
+                    open: OpenId { node_epoch: -1, sequence: 0 },
                     connected: false,
                     log_end: Offset::ZERO,
                     durable: Offset::ZERO,
                     sent: Offset::ZERO,
                     caught_up: now,
+                    heard: now,
+                    refused: None,
                 });
             }
         }
@@ -80,20 +96,32 @@ impl Followers {
 
     /// The incarnation that was heard of last, or -1.
     pub(super) fn node_epoch(&self, node: NodeId) -> i64 {
-        self.get(node).map_or(-1, |known| known.node_epoch)
+        self.get(node).map_or(-1, |known| known.open.node_epoch)
     }
 
     /// A newer open ends the one before; what it was acknowledged on counts no more. False: it is not newer.
-    pub(super) fn begin(&mut self, open: &Open, rules: Rules) -> bool {
+    pub(super) fn begin(&mut self, open: &Open, now: Duration, rules: Rules) -> bool {
         let Some(known) = self.get_mut(open.follower) else { return false };
-        let newer = (open.node_epoch, open.open_seq) > (known.node_epoch, known.open_seq);
-        if !newer && rules.hold(Rule::OpenSequence) {
+        if open.id <= known.open && rules.hold(Rule::OpenSequence) {
             return false;
         }
-        known.node_epoch = open.node_epoch;
-        known.open_seq = open.open_seq;
-        known.connected = false;
+        (known.open, known.connected) = (open.id, false);
+        (known.heard, known.refused) = (now, None);
         true
+    }
+
+    /// The latest open is over.
+    pub(super) fn closed(&mut self, follower: NodeId, open: OpenId) {
+        if let Some(known) = self.get_mut(follower).filter(|known| known.open == open) {
+            known.connected = false;
+        }
+    }
+
+    /// The controller does not take a node into the in-sync set now.
+    pub(super) fn refused(&mut self, node: NodeId, now: Duration) {
+        if let Some(known) = self.get_mut(node) {
+            known.refused = Some(now);
+        }
     }
 
     /// The open's log is a part of the leader's.
@@ -106,19 +134,19 @@ impl Followers {
         }
     }
 
-    pub(super) fn sent(&mut self, follower: NodeId, open_seq: u64, end: Offset) {
-        if let Some(known) = self.get_mut(follower).filter(|known| known.open_seq == open_seq) {
+    pub(super) fn sent(&mut self, follower: NodeId, open: OpenId, end: Offset) {
+        if let Some(known) = self.get_mut(follower).filter(|known| known.open == open) {
             known.sent = known.sent.max(end);
         }
     }
 
     /// Positions never go back on one open, and never beyond what was sent. False: it does not count.
-    pub(super) fn acked(&mut self, ack: &Ack, rules: Rules) -> bool {
+    pub(super) fn acked(&mut self, ack: &Ack, now: Duration, rules: Rules) -> bool {
         let Some(known) = self.get_mut(ack.follower).filter(|known| known.connected) else { return false };
-        let same = known.open_seq == ack.open_seq && known.node_epoch == ack.node_epoch;
-        if !same && rules.hold(Rule::OpenSequence) {
+        if !known.open.names(ack.open, rules) {
             return false;
         }
+        known.heard = now;
         known.log_end = known.log_end.max(ack.log_end.min(known.sent));
         known.durable = known.durable.max(ack.durable.min(known.log_end));
         true

@@ -11,6 +11,8 @@ use crate::{NodeSet, PartitionState, Rule};
 
 /// Time between two samples of the log end (amendment A6).
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
+/// A proposal without an answer is given up after this long.
+const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where the log ended, some times ago: a replica had everything at the latest of them that it has reached.
 #[derive(Debug, Clone)]
@@ -25,12 +27,12 @@ impl Samples {
 
     /// Remembers where the log ends, as far back as anybody asks.
     fn take(&mut self, now: Duration, log_end: Offset, back: Duration) {
-        if self.ends.back().is_some_and(|(last, _)| now < *last + SAMPLE_EVERY) {
+        if self.ends.back().is_some_and(|(last, _)| now < last.saturating_add(SAMPLE_EVERY)) {
             return;
         }
         self.ends.push_back((now, log_end));
         // The oldest that is kept lies before the limit: who has reached none later is behind it.
-        while self.ends.get(1).is_some_and(|(second, _)| *second + back <= now) {
+        while self.ends.get(1).is_some_and(|(second, _)| second.saturating_add(back) <= now) {
             self.ends.pop_front();
         }
     }
@@ -53,16 +55,19 @@ impl Leader {
             return;
         }
         self.maximal = partition.isr.clone();
-        self.proposing = false;
+        self.proposing = None;
         self.stale_proposal = false;
         self.partition = partition;
         self.partition_epoch = partition_epoch;
         self.followers.keep(self.node, &self.partition, self.samples.now());
     }
 
-    pub(super) fn proposal_over(&mut self) {
-        self.stale_proposal |= self.proposing;
-        self.proposing = false;
+    pub(super) fn proposal_over(&mut self, ineligible: Option<NodeId>) {
+        self.stale_proposal |= self.proposing.is_some();
+        self.proposing = None;
+        if let Some(node) = ineligible {
+            self.followers.refused(node, self.now);
+        }
         if !self.rules.hold(Rule::RefusalKeepsMaximal) {
             self.maximal = self.partition.isr.clone();
             self.stale_proposal = false;
@@ -71,7 +76,7 @@ impl Leader {
 
     fn propose(&mut self, isr: NodeSet, actions: &mut Vec<Action>) {
         self.maximal = self.maximal.union(&isr);
-        self.proposing = true;
+        self.proposing = Some(self.now);
         let epoch_of = |node: NodeId| {
             let epoch = if node == self.node { self.node_epoch } else { self.followers.node_epoch(node) };
             (node, epoch)
@@ -90,9 +95,12 @@ impl Leader {
         }
     }
 
-    /// Rule R8: whether a replica follows in this epoch, has everything committed, and everything from before this epoch.
+    /// Rule R8: whether a replica follows in this epoch, has everything committed, and everything from before this epoch;
+    /// and the controller, who knows whether it is fenced or about to stop, has not just refused it.
     fn may_join(&self, node: NodeId) -> bool {
-        let Some(follower) = self.followers.following(node) else { return false };
+        let Some(follower) = self.followers.following(node).filter(|known| known.welcome(self.now, self.rules)) else {
+            return false;
+        };
         let position = if self.rules.hold(Rule::JoinOnDurable) {
             self.follower_position(follower.log_end, follower.durable)
         } else {
@@ -104,7 +112,7 @@ impl Leader {
 
     /// Asks for a replica that may join; several at once when they are found at a tick.
     pub(super) fn propose_to_add(&mut self, node: NodeId, actions: &mut Vec<Action>) {
-        if self.proposing || self.partition.isr.contains(node) || !self.may_join(node) {
+        if self.proposing.is_some() || self.partition.isr.contains(node) || !self.may_join(node) {
             return;
         }
         let mut isr = self.partition.isr.clone();
@@ -117,8 +125,11 @@ impl Leader {
     pub(super) fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.samples.take(now, self.log_end, self.lag_max);
         self.note_progress(now);
-        if self.proposing {
-            return;
+        self.now = now;
+        match self.proposing {
+            Some(since) if now.saturating_sub(since) < PROPOSAL_TIMEOUT => return,
+            Some(_) => self.proposal_over(None),
+            None => {}
         }
         let mut isr = NodeSet::EMPTY;
         isr.insert(self.node);

@@ -12,10 +12,14 @@ fn partition(replicas: &[i32], isr: &[i32], min_isr: usize) -> PartitionState {
     state
 }
 
-fn start(partition: PartitionState, durability: Durability) -> (Leader, Vec<Action>) {
+fn epochs() -> LeaderEpochs {
     let mut epochs = LeaderEpochs::default();
     epochs.assign(LeaderEpoch(1), Offset(0));
     epochs.assign(LeaderEpoch(3), Offset(6));
+    epochs
+}
+
+fn start(partition: PartitionState, durability: Durability) -> (Leader, Vec<Action>) {
     let start = Start {
         node: SELF,
         node_epoch: 11,
@@ -25,13 +29,15 @@ fn start(partition: PartitionState, durability: Durability) -> (Leader, Vec<Acti
         log_start: Offset(0),
         log_end: Offset(10),
         durable: Offset(10),
-        epochs,
+        high_watermark: Offset(0),
+        high_watermark_epoch: LeaderEpoch::NONE,
+        epochs: epochs(),
         now: Duration::ZERO,
         lag_max: Duration::from_secs(4),
         rules: Rules::ALL,
     };
     let mut actions = Vec::new();
-    let leader = Leader::start(start, &mut actions);
+    let leader = Leader::start(start, &mut actions).unwrap();
     (leader, actions)
 }
 
@@ -41,12 +47,15 @@ fn step(leader: &mut Leader, event: Event) -> Vec<Action> {
     actions
 }
 
+fn id(follower: i32, sequence: u64) -> OpenId {
+    OpenId { node_epoch: 20 + i64::from(follower), sequence }
+}
+
 fn open(follower: i32, open_seq: u64, log_end: i64, last_epoch: i32) -> Event {
     Event::Opened(Open {
         follower: NodeId(follower),
-        node_epoch: 20 + i64::from(follower),
+        id: id(follower, open_seq),
         leader_epoch: LeaderEpoch(4),
-        open_seq,
         log_end: Offset(log_end),
         durable: Offset(log_end),
         last_epoch: LeaderEpoch(last_epoch),
@@ -56,16 +65,15 @@ fn open(follower: i32, open_seq: u64, log_end: i64, last_epoch: i32) -> Event {
 fn ack(follower: i32, open_seq: u64, log_end: i64, durable: i64) -> Event {
     Event::Acked(Ack {
         follower: NodeId(follower),
-        node_epoch: 20 + i64::from(follower),
         leader_epoch: LeaderEpoch(4),
-        open_seq,
+        open: id(follower, open_seq),
         log_end: Offset(log_end),
         durable: Offset(durable),
     })
 }
 
 fn sent(follower: i32, open_seq: u64, end: i64) -> Event {
-    Event::Sent { follower: NodeId(follower), open_seq, end: Offset(end) }
+    Event::Sent { follower: NodeId(follower), open: id(follower, open_seq), end: Offset(end) }
 }
 
 fn commit(high_watermark: i64) -> Action {
@@ -110,7 +118,7 @@ fn below_min_isr_nothing_is_committed_or_admitted() {
 fn an_append_is_committed_when_the_last_replica_in_sync_has_flushed_it() {
     let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 2, 3], 2), Durability::Fsync);
     for follower in [2, 3] {
-        let pushed = Action::Push { follower: NodeId(follower), open_seq: 1, from: Offset(10) };
+        let pushed = Action::Push { follower: NodeId(follower), open: id(follower, 1), from: Offset(10) };
         assert_eq!(step(&mut leader, open(follower, 1, 10, 3))[0], pushed);
     }
     assert_eq!(leader.high_watermark(), Offset(10));
@@ -140,7 +148,7 @@ fn a_log_that_has_parted_is_told_where() {
     let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
     let told = |epoch, end| {
         let answer =
-            Diverging { leader_epoch: LeaderEpoch(4), open_seq: 1, epoch: LeaderEpoch(epoch), end: Offset(end) };
+            Diverging { leader_epoch: LeaderEpoch(4), open: id(2, 1), epoch: LeaderEpoch(epoch), end: Offset(end) };
         vec![Action::Diverged { follower: NodeId(2), answer }]
     };
     assert_eq!(step(&mut leader.clone(), open(2, 1, 9, 1)), told(1, 6), "epoch 1 ends at 6 here");
@@ -153,11 +161,11 @@ fn a_log_that_has_parted_is_told_where() {
 fn a_log_that_cannot_be_compared_any_more_is_replaced() {
     let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
     step(&mut leader, Event::Trimmed { log_start: Offset(8) });
-    let copied = vec![Action::Copy { follower: NodeId(2), open_seq: 1 }];
+    let copied = vec![Action::Copy { follower: NodeId(2), open: id(2, 1) }];
     assert_eq!(step(&mut leader.clone(), open(2, 1, 5, 1)), copied, "its end is deleted here");
     assert_eq!(step(&mut leader.clone(), open(2, 1, 9, 1)), copied, "so is every epoch up to its last one");
     assert_eq!(step(&mut leader.clone(), open(2, 1, 0, -1)), copied, "it is empty");
-    let pushed = Action::Push { follower: NodeId(2), open_seq: 1, from: Offset(8) };
+    let pushed = Action::Push { follower: NodeId(2), open: id(2, 1), from: Offset(8) };
     assert_eq!(step(&mut leader, open(2, 1, 8, -1))[0], pushed, "it is empty, and begins where this one begins");
 }
 
@@ -166,7 +174,7 @@ fn opens_of_another_leader_epoch_are_refused() {
     let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
     let Event::Opened(stale) = open(2, 1, 10, 3) else { unreachable!() };
     let stale = Event::Opened(Open { leader_epoch: LeaderEpoch(3), ..stale });
-    assert_eq!(step(&mut leader, stale), [Action::Refuse { follower: NodeId(2), open_seq: 1 }]);
+    assert_eq!(step(&mut leader, stale), [Action::Refuse { follower: NodeId(2), open: id(2, 1) }]);
 }
 
 #[test]
@@ -184,7 +192,7 @@ fn a_refusal_leaves_the_maximal_set_as_it_is() {
     let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
     step(&mut leader, open(2, 1, 10, 3));
     step(&mut leader, Event::Appended { log_end: Offset(11) });
-    step(&mut leader, Event::ProposalOver);
+    step(&mut leader, Event::ProposalOver { ineligible: None });
     assert_eq!(step(&mut leader, Event::Flushed { durable: Offset(11) }), [], "the proposal may be written yet");
     let state = partition(&[1, 2], &[1], 1);
     step(&mut leader, Event::Installed { partition: state, partition_epoch: 101 });
@@ -194,7 +202,6 @@ fn a_refusal_leaves_the_maximal_set_as_it_is() {
 #[test]
 fn who_does_not_catch_up_has_to_leave_and_counts_until_that_is_written() {
     let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 2, 3], 2), Durability::Fsync);
-    let tick = |millis| Event::Tick { now: Duration::from_millis(millis) };
     step(&mut leader, open(2, 1, 10, 3));
     assert_eq!(proposed(&step(&mut leader, tick(3900))), None);
     assert_eq!(proposed(&step(&mut leader, tick(4100))), Some(vec![1, 2]));
@@ -202,6 +209,83 @@ fn who_does_not_catch_up_has_to_leave_and_counts_until_that_is_written() {
     let state = partition(&[1, 2, 3], &[1, 2], 2);
     let installed = step(&mut leader, Event::Installed { partition: state, partition_epoch: 101 });
     assert_eq!(installed, [commit(10)]);
+}
+
+fn tick(millis: u64) -> Event {
+    Event::Tick { now: Duration::from_millis(millis) }
+}
+
+/// A reviewer's find: a follower that had died was proposed for ever, and everything waited for it.
+#[test]
+fn who_was_refused_is_not_proposed_again_before_it_is_heard() {
+    let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 3], 2), Durability::Fsync);
+    step(&mut leader, open(3, 1, 10, 3));
+    assert_eq!(proposed(&step(&mut leader, open(2, 1, 10, 3))), Some(vec![1, 2, 3]));
+    // Node 2 is fenced: it died right after it had opened. Its position must stop to count.
+    step(&mut leader, Event::ProposalOver { ineligible: Some(NodeId(2)) });
+    assert_eq!(proposed(&step(&mut leader, tick(1000))), Some(vec![1, 3]), "so that the other one cannot be written");
+    let installed = Event::Installed { partition: partition(&[1, 2, 3], &[1, 3], 2), partition_epoch: 101 };
+    step(&mut leader, installed);
+    assert!(!leader.maximal_isr().contains(NodeId(2)));
+    assert_eq!(proposed(&step(&mut leader, tick(3000))), None);
+    step(&mut leader, Event::Appended { log_end: Offset(11) });
+    step(&mut leader, Event::Flushed { durable: Offset(11) });
+    step(&mut leader, sent(3, 1, 11));
+    assert_eq!(step(&mut leader, ack(3, 1, 11, 11)), [commit(11)]);
+    // It is heard again: it was only cut off.
+    step(&mut leader, sent(2, 1, 11));
+    assert_eq!(proposed(&step(&mut leader, ack(2, 1, 11, 11))), Some(vec![1, 2, 3]));
+}
+
+#[test]
+fn a_closed_connection_ends_an_open() {
+    let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
+    step(&mut leader, open(2, 2, 9, 3));
+    step(&mut leader, sent(2, 2, 10));
+    step(&mut leader, Event::Closed { follower: NodeId(2), open: id(2, 1) });
+    step(&mut leader, Event::Closed { follower: NodeId(2), open: id(2, 2) });
+    assert_eq!(step(&mut leader, ack(2, 2, 10, 10)), [], "nothing counts on it any more");
+}
+
+#[test]
+fn a_lost_answer_is_given_up() {
+    let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
+    assert_eq!(proposed(&step(&mut leader, open(2, 1, 10, 3))), Some(vec![1, 2]));
+    assert_eq!(proposed(&step(&mut leader, tick(1900))), None);
+    assert_eq!(proposed(&step(&mut leader, tick(2100))), Some(vec![1, 2]));
+}
+
+#[test]
+fn a_new_leader_shows_what_it_knows_to_be_committed() {
+    let mut state = partition(&[1, 2], &[1], 2);
+    let with = |state: &PartitionState| {
+        let start = Start {
+            node: SELF,
+            node_epoch: 11,
+            partition: state.clone(),
+            partition_epoch: 100,
+            durability: Durability::Fsync,
+            log_start: Offset(0),
+            log_end: Offset(10),
+            durable: Offset(10),
+            high_watermark: Offset(7),
+            high_watermark_epoch: LeaderEpoch(3),
+            epochs: epochs(),
+            now: Duration::ZERO,
+            lag_max: Duration::MAX,
+            rules: Rules::ALL,
+        };
+        Leader::start(start, &mut Vec::new())
+    };
+    assert_eq!(with(&state).unwrap().high_watermark(), Offset(7), "although too few are in sync for more");
+    state.unclean_epoch = LeaderEpoch(4);
+    assert_eq!(with(&state).unwrap().high_watermark(), Offset(0), "that was before records were lost");
+    state.isr = [NodeId(2)].into_iter().collect();
+    assert_eq!(with(&state).unwrap_err(), Contradiction::NotInSync);
+    state.isr = [SELF].into_iter().collect();
+    state.leader_epoch = LeaderEpoch(2);
+    let set_back = Contradiction::LaterEpoch { log: LeaderEpoch(3), metadata: LeaderEpoch(2) };
+    assert_eq!(with(&state).unwrap_err(), set_back);
 }
 
 #[test]
@@ -227,7 +311,7 @@ proptest! {
                 3 => sent(2, sequence, end),
                 4 => { acked = acked.max(end.min(number)); ack(2, sequence, end.min(number), end.min(number)) }
                 5 => Event::Tick { now: Duration::from_millis(number.unsigned_abs() * 40) },
-                _ => Event::ProposalOver,
+                _ => Event::ProposalOver { ineligible: None },
             };
             step(&mut leader, event);
             prop_assert!(leader.high_watermark() >= before, "it went back");

@@ -1,19 +1,19 @@
 //! One partition in its shard: the log, the leader, and the writes that wait.
 
+mod leading;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_log::{AppendError, Condition, FlushJob, Flushed, Log, LogConfig, LogError, Verdict};
-use walser_model::{
-    Acks, Durability, LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig, TopicPartition,
-};
+use walser_log::{AppendError, Condition, FlushJob, Flushed, Log, LogError, Verdict};
+use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig};
 use walser_proto::internal::v1::{AppendStreamResponse, RepairPartitionResponse};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};
-use walser_replication::{Action, Event, Leader, PartitionState, Rules, Start};
+use walser_replication::{Action, Event, Leader};
 use walser_rpc::{Failure, Reason};
 
 use super::{AppendJob, Surroundings};
@@ -21,24 +21,12 @@ use crate::board::Replica;
 use crate::error::{
     disk_full, log_failure, not_enough_replicas, not_leader, producer_failure, storage_error_after_append,
 };
-use crate::metrics::StorageMetrics;
 use crate::tail::Budget;
+
+pub(crate) use leading::LeadOrder;
 
 /// At most this much is written at once.
 const RUN_BYTES_MAX: usize = 4 << 20;
-/// A replica that does not catch up for this long leaves the in-sync set.
-const REPLICA_LAG_MAX: Duration = Duration::from_secs(4);
-
-/// The controller's word that this node leads a partition.
-#[derive(Debug)]
-pub(crate) struct LeadOrder {
-    pub(crate) partition: TopicPartition,
-    /// This node's incarnation.
-    pub(crate) node_epoch: i64,
-    pub(crate) state: PartitionState,
-    pub(crate) partition_epoch: i64,
-    pub(crate) config: TopicConfig,
-}
 
 /// A write that is not answered yet: in the log, or refused behind others that are.
 struct Waiting {
@@ -102,94 +90,6 @@ impl Partition {
             last_append_time: 0,
             last_write: Duration::ZERO,
             last_flush: Duration::ZERO,
-        }
-    }
-
-    /// Takes an order of the controller.
-    pub(crate) fn lead(&mut self, order: LeadOrder, around: &Surroundings) {
-        self.log.configure(LogConfig::from(&order.config));
-        let durability = order.config.durability;
-        self.config = order.config;
-        let LeadOrder { node_epoch, state, partition_epoch, .. } = order;
-        let epoch = state.leader_epoch;
-        if self.epoch() == epoch {
-            self.step(Event::Configured { durability });
-            self.step(Event::Installed { partition: state, partition_epoch });
-            return;
-        }
-        self.log.begin_epoch(epoch);
-        self.begin_to_lead(around, (node_epoch, state, partition_epoch), durability);
-        self.replica.show(self.log.condition());
-        self.replica.lead(epoch);
-    }
-
-    fn begin_to_lead(
-        &mut self,
-        around: &Surroundings,
-        (node_epoch, partition, partition_epoch): (i64, PartitionState, i64),
-        durability: Durability,
-    ) {
-        let start = Start {
-            node: around.node,
-            node_epoch,
-            partition,
-            partition_epoch,
-            durability,
-            log_start: self.log.log_start(),
-            log_end: self.log.log_end(),
-            durable: self.log.durable(),
-            epochs: self.log.epochs(),
-            now: around.clock.monotonic(),
-            lag_max: REPLICA_LAG_MAX,
-            rules: Rules::ALL,
-        };
-        self.leader = Some(Leader::start(start, &mut self.actions));
-        self.carry_out();
-    }
-
-    /// Gives an event to the leader, if this node leads, and does what it says.
-    fn step(&mut self, event: Event) {
-        if let Some(leader) = &mut self.leader {
-            leader.step(event, &mut self.actions);
-            self.carry_out();
-        }
-    }
-
-    fn carry_out(&mut self) {
-        for action in self.actions.drain(..) {
-            match action {
-                Action::Commit { high_watermark } => {
-                    self.log.note_high_watermark(high_watermark);
-                    self.replica.commit(high_watermark);
-                }
-                // These answer followers that open the partition, and time that passes for them.
-                Action::Push { .. }
-                | Action::Copy { .. }
-                | Action::Diverged { .. }
-                | Action::Refuse { .. }
-                | Action::Propose(_) => debug_assert!(false, "no follower can open a partition here: {action:?}"),
-            }
-        }
-    }
-
-    /// Stops leading: whoever waits is told why.
-    pub(crate) fn resign(&mut self, why: &Failure, metrics: &StorageMetrics) {
-        self.leader = None;
-        self.replica.withdraw();
-        for job in self.incoming.drain(..) {
-            job.refuse(why.clone(), metrics);
-        }
-        for waiting in self.waiting.drain(..) {
-            let failure = match waiting.outcome {
-                Err(refused) => refused,
-                Ok(_) => {
-                    // Only somebody who can tell a repetition may try again.
-                    let moved = why.reason() == Reason::NotLeader;
-                    let failure = if moved { why.clone().with_code(tonic::Code::Aborted) } else { why.clone() };
-                    failure.with_effect(pb::Effect::Maybe).with("appended", true)
-                }
-            };
-            waiting.job.refuse(failure, metrics);
         }
     }
 

@@ -1,0 +1,127 @@
+//! Leading a partition: the shell around [`Leader`].
+
+use std::time::Duration;
+
+use walser_log::LogConfig;
+use walser_model::{Durability, TopicConfig, TopicPartition};
+use walser_proto::v1 as pb;
+use walser_replication::{Action, Event, Leader, PartitionState, Rules, Start};
+use walser_rpc::{Failure, Reason};
+
+use super::Partition;
+use crate::metrics::StorageMetrics;
+use crate::shard::Surroundings;
+
+/// A replica that does not catch up for this long leaves the in-sync set.
+const REPLICA_LAG_MAX: Duration = Duration::from_secs(4);
+
+/// The controller's word that this node leads a partition.
+#[derive(Debug)]
+pub(crate) struct LeadOrder {
+    pub(crate) partition: TopicPartition,
+    /// This node's incarnation.
+    pub(crate) node_epoch: i64,
+    pub(crate) state: PartitionState,
+    pub(crate) partition_epoch: i64,
+    pub(crate) config: TopicConfig,
+}
+
+impl Partition {
+    /// Takes an order of the controller.
+    pub(crate) fn lead(&mut self, order: LeadOrder, around: &Surroundings) {
+        self.log.configure(LogConfig::from(&order.config));
+        let durability = order.config.durability;
+        self.config = order.config;
+        let LeadOrder { node_epoch, state, partition_epoch, .. } = order;
+        let epoch = state.leader_epoch;
+        if self.epoch() == epoch {
+            self.step(Event::Configured { durability });
+            self.step(Event::Installed { partition: state, partition_epoch });
+            return;
+        }
+        self.log.begin_epoch(epoch);
+        self.begin_to_lead(around, (node_epoch, state, partition_epoch), durability);
+        self.replica.show(self.log.condition());
+        if self.leader.is_some() {
+            self.replica.lead(epoch);
+        }
+    }
+
+    pub(super) fn begin_to_lead(
+        &mut self,
+        around: &Surroundings,
+        (node_epoch, partition, partition_epoch): (i64, PartitionState, i64),
+        durability: Durability,
+    ) {
+        let start = Start {
+            node: around.node,
+            node_epoch,
+            partition,
+            partition_epoch,
+            durability,
+            log_start: self.log.log_start(),
+            log_end: self.log.log_end(),
+            durable: self.log.durable(),
+            high_watermark: self.replica.high_watermark(),
+            high_watermark_epoch: self.replica.epoch(),
+            epochs: self.log.epochs(),
+            now: around.clock.monotonic(),
+            lag_max: REPLICA_LAG_MAX,
+            rules: Rules::ALL,
+        };
+        match Leader::start(start, &mut self.actions) {
+            Ok(leader) => self.leader = Some(leader),
+            Err(contradiction) => {
+                tracing::error!(partition = %self.log.partition(), %contradiction, "this node does not lead");
+                self.leader = None;
+            }
+        }
+        self.carry_out();
+    }
+
+    /// Gives an event to the leader, if this node leads, and does what it says.
+    pub(super) fn step(&mut self, event: Event) {
+        if let Some(leader) = &mut self.leader {
+            leader.step(event, &mut self.actions);
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&mut self) {
+        for action in self.actions.drain(..) {
+            match action {
+                Action::Commit { high_watermark } => {
+                    self.log.note_high_watermark(high_watermark);
+                    self.replica.commit(high_watermark);
+                }
+                // These answer followers that open the partition, and time that passes for them.
+                Action::Push { .. }
+                | Action::Copy { .. }
+                | Action::Diverged { .. }
+                | Action::Refuse { .. }
+                | Action::Propose(_) => debug_assert!(false, "no follower can open a partition here: {action:?}"),
+            }
+        }
+    }
+
+    /// Stops leading: whoever waits is told why.
+    pub(crate) fn resign(&mut self, why: &Failure, metrics: &StorageMetrics) {
+        self.leader = None;
+        self.replica.withdraw();
+        for job in self.incoming.drain(..) {
+            job.refuse(why.clone(), metrics);
+        }
+        for waiting in self.waiting.drain(..) {
+            let failure = match waiting.outcome {
+                Err(refused) => refused,
+                Ok(_) => {
+                    // Only somebody who can tell a repetition may try again.
+                    let moved = why.reason() == Reason::NotLeader;
+                    let failure = if moved { why.clone().with_code(tonic::Code::Aborted) } else { why.clone() };
+                    failure.with_effect(pb::Effect::Maybe).with("appended", true)
+                }
+            };
+            waiting.job.refuse(failure, metrics);
+        }
+    }
+}
