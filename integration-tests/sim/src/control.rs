@@ -239,7 +239,8 @@ impl World {
             let here = &self.nodes[number(*node)];
             let replica = &here.replicas[partition];
             let (last_epoch, log_end) = (replica.epochs().latest(), offset(replica.log.len()));
-            Candidate { last_epoch, log_end, node: *node, node_epoch: here.epoch }
+            let partition_epoch = here.known[partition].1;
+            Candidate { last_epoch, log_end, node: *node, node_epoch: here.epoch, partition_epoch }
         };
         let candidates: Vec<Candidate> = known.state.replicas.iter().filter(answers).map(candidate).collect();
         elect_unclean(view, known, &candidates, self.weights.recovery)

@@ -4,7 +4,7 @@
 //! does not wait: what it gets is not promised to stay.
 
 use walser_model::{Acks, LeaderEpoch};
-use walser_replication::Event;
+use walser_replication::{Event, Leader};
 
 use crate::network::{Body, GATEWAY};
 use crate::random::Random;
@@ -111,7 +111,9 @@ impl World {
         let Waiting { producer, sequence, next_offset, acks, .. } = waiting;
         self.counts.answers += 1;
         self.say(|| format!("node {node} answers {sequence} of producer {producer}, partition {partition}"));
-        if acks == Acks::All {
+        // A leader from before an election without proof has not heard of it: what it answers is declared lost.
+        let epoch = self.nodes[node].replicas[partition].leader().map_or(LeaderEpoch::NONE, Leader::epoch);
+        if acks == Acks::All && epoch >= self.truths[partition].unclean_epoch {
             let entry = self.truths[partition].committed.get(index(next_offset) - 1);
             if entry.is_none_or(|entry| (entry.producer, entry.sequence) != (producer, sequence)) {
                 self.fail(format!(

@@ -70,6 +70,8 @@ pub(crate) struct Truth {
     pub(crate) led: Vec<(LeaderEpoch, usize, i64)>,
     /// Nodes that lost something since every replica had everything, one bit each.
     pub(crate) lost: u32,
+    /// No election without proof since then, after which two pasts compete.
+    pub(crate) settled: bool,
     /// The least `min_isr` since then.
     pub(crate) least_min_isr: usize,
     /// The latest election without proof.
@@ -140,6 +142,7 @@ impl World {
         let partitions: Vec<PartitionState> =
             (0..setup.partitions).map(|partition| Self::partition(setup, partition, &mut random)).collect();
         let truth = |state: &PartitionState| Truth {
+            settled: true,
             least_min_isr: state.min_isr,
             unclean_epoch: LeaderEpoch::NONE,
             ..Truth::default()

@@ -16,6 +16,9 @@ pub struct Candidate {
     pub node: NodeId,
     /// The incarnation that was asked.
     pub node_epoch: i64,
+    /// What it knows of the partition: a node that has not seen yet that it was no replica for a while will delete its
+    /// log when it does.
+    pub partition_epoch: i64,
 }
 
 /// Makes a node the leader.
@@ -99,7 +102,9 @@ pub fn elect_unclean<P: Clone>(
     }
     let eligible = |candidate: &&Candidate| {
         let same = view.node(candidate.node).is_some_and(|found| found.epoch == candidate.node_epoch);
-        same && state.replicas.contains(&candidate.node) && view.alive(candidate.node)
+        same && candidate.partition_epoch == known.epoch
+            && state.replicas.contains(&candidate.node)
+            && view.alive(candidate.node)
     };
     let answered: NodeSet = candidates.iter().filter(eligible).map(|candidate| candidate.node).collect();
     if recovery == Recovery::Balanced && !to_ask(state).is_subset(&answered) {

@@ -98,9 +98,12 @@ fn nobody_leads_rather_than_somebody_without_proof() {
         log_end: Offset(log_end),
         node: NodeId(number),
         node_epoch: 10 + i64::from(number),
+        partition_epoch: 30,
     };
     let all = [candidate(1, 3), candidate(2, 9), candidate(3, 99)];
     assert_eq!(elect_unclean(&view, &known, &all[..1], Recovery::Balanced), None);
+    let behind = Candidate { partition_epoch: 29, ..all[1] };
+    assert_eq!(elect_unclean(&view, &known, &[all[0], behind], Recovery::Balanced), None);
     for number in 1..=2 {
         view.nodes.get_mut(&NodeId(number)).unwrap().fenced = false;
     }
