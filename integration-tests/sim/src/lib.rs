@@ -2,7 +2,7 @@
 //!
 //! A [`World`] is a few nodes, partitions, two controllers, one metadata store, and a network. Each step it picks one
 //! event by weights that are drawn per seed, so that some seeds lose messages all the time and others never ("swarm
-//! testing"). After every step the invariants of [`check`] hold, or the seed has found a bug. Nothing is random but the
+//! testing"). After every step the invariants of `check.rs` hold, or the seed has found a bug. Nothing is random but the
 //! seed: the same seed gives the same trace.
 
 mod check;
