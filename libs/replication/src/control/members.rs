@@ -161,7 +161,8 @@ pub fn drain<P: Clone>(view: &View, known: &Known<P>, node: NodeId) -> Option<De
     let mut on = vec![node];
     if state.leader == Some(node) {
         let isr = &state.isr;
-        let next = state.replicas.iter().copied().find(|other| isr.contains(*other) && view.usable(*other))?;
+        let can = |other: &NodeId| *other != node && isr.contains(*other) && view.usable(*other);
+        let next = state.replicas.iter().copied().find(can)?;
         lead(&mut state, Some(next));
         on.push(next);
     }

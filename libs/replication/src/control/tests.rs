@@ -206,6 +206,32 @@ fn a_fenced_node_comes_back_once_it_has_seen_that() {
     assert!(!can_unfence(&view, NodeId(2), 40, [&known(&[1, 2], &[1, 2], 1)].into_iter()), "not swept yet");
 }
 
+#[test]
+fn who_is_led_is_left_alone_and_who_is_needed_stays() {
+    let view = view();
+    let led = known(&[1, 2], &[1, 2], 2);
+    assert_eq!(elect_again(&view, &led), None);
+    // The lead moves, but the node stays in sync: without it there would be too few.
+    let state = written(drain(&view, &led, NodeId(1)).unwrap());
+    assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[1, 2])));
+}
+
+#[test]
+fn who_is_fenced_or_unfenced_is_who_was_read() {
+    let mut view = view();
+    let on_node =
+        |decision: Decision<u8>| decision.compares.into_iter().filter(|c| *c != Compare::Controller(5)).collect();
+    let seen: Vec<_> = on_node(fence(&view, NodeId(2)).unwrap());
+    assert_eq!(seen, [Compare::Registration(NodeId(2), 12), Compare::Live(NodeId(2), 12)]);
+    fenced(&mut view, 2);
+    assert_eq!(fence::<u8>(&view, NodeId(2)), None);
+    let seen: Vec<_> = on_node(unfence(&view, NodeId(2)));
+    assert_eq!(seen, [Compare::Registration(NodeId(2), 12), Compare::Live(NodeId(2), 40)]);
+    view.nodes.get_mut(&NodeId(2)).unwrap().shutting_down = true;
+    let stays = Put::Live { node: NodeId(2), fenced: false, shutting_down: true };
+    assert_eq!(unfence::<u8>(&view, NodeId(2)).puts, [stays]);
+}
+
 /// Amendment A3: with fewer wanted, records are committed that the eligible do not have.
 #[test]
 fn another_min_isr_recomputes_who_is_eligible() {

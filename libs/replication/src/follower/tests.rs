@@ -126,6 +126,16 @@ fn it_forgets_what_the_leader_does_not_have_and_opens_again() {
 }
 
 #[test]
+fn it_never_cuts_before_its_start_nor_claims_what_it_does_not_have() {
+    let (mut follower, _) = start(10, 10, 0);
+    step(&mut follower, FollowerEvent::Trimmed { log_start: Offset(8) });
+    assert_eq!(step(&mut follower, diverging(9, 1, 6)), [FollowerAction::Truncate { to: Offset(8) }]);
+    let (mut follower, first) = start(10, 10, 99);
+    assert_eq!((follower.high_watermark(), first), (Offset(10), vec![open(9, 10, 10, 3)]));
+    assert_eq!(step(&mut follower, FollowerEvent::Flushed { durable: Offset(99) }), []);
+}
+
+#[test]
 fn it_stops_rather_than_forget_what_was_committed() {
     let (mut follower, _) = start(10, 10, 8);
     assert_eq!(step(&mut follower, diverging(9, 1, 6)), [FollowerAction::Inconsistent { at: Offset(6) }]);

@@ -238,6 +238,72 @@ fn who_was_refused_is_not_proposed_again_before_it_is_heard() {
 }
 
 #[test]
+fn older_metadata_and_that_of_another_epoch_change_nothing() {
+    let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 2], 2), Durability::Fsync);
+    let smaller = partition(&[1, 2, 3], &[1], 1);
+    for (partition_epoch, leader_epoch) in [(100, 4), (99, 4), (101, 5), (101, 3)] {
+        let partition = PartitionState { leader_epoch: LeaderEpoch(leader_epoch), ..smaller.clone() };
+        step(&mut leader, Event::Installed { partition, partition_epoch });
+        assert_eq!((leader.partition_epoch(), leader.maximal_isr().len()), (100, 2));
+    }
+    step(&mut leader, Event::Installed { partition: smaller, partition_epoch: 101 });
+    assert_eq!((leader.partition_epoch(), leader.maximal_isr().len()), (101, 1));
+}
+
+#[test]
+fn one_proposal_at_a_time() {
+    let (mut leader, _) = start(partition(&[1, 2, 3], &[1], 1), Durability::Fsync);
+    assert_eq!(proposed(&step(&mut leader, open(2, 1, 10, 3))), Some(vec![1, 2]));
+    assert_eq!(proposed(&step(&mut leader, open(3, 1, 10, 3))), None);
+    assert_eq!(proposed(&step(&mut leader, tick(1000))), None);
+}
+
+#[test]
+fn a_connected_follower_that_falls_behind_leaves_and_one_that_keeps_up_stays() {
+    let (mut leader, _) = start(partition(&[1, 2, 3], &[1, 2, 3], 1), Durability::Fsync);
+    step(&mut leader, open(2, 1, 10, 3));
+    step(&mut leader, open(3, 1, 10, 3));
+    for round in 1..=30_i64 {
+        let end = 10 + round;
+        step(&mut leader, Event::Appended { log_end: Offset(end) });
+        step(&mut leader, sent(2, 1, end));
+        step(&mut leader, sent(3, 1, end));
+        // Node 2 is always one round behind, node 3 takes everything and flushes nothing.
+        step(&mut leader, ack(2, 1, end - 1, end - 1));
+        step(&mut leader, ack(3, 1, end, 10));
+        let asked = proposed(&step(&mut leader, tick(round.unsigned_abs() * 200)));
+        assert_eq!(asked.is_some(), round > 20, "round {round}");
+        if let Some(isr) = asked {
+            assert_eq!(isr, [1, 2]);
+            break;
+        }
+    }
+}
+
+#[test]
+fn who_is_no_replica_any_more_is_forgotten() {
+    let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
+    step(&mut leader, open(2, 5, 9, 3));
+    let alone = PartitionState { leader_epoch: LeaderEpoch(4), ..partition(&[1], &[1], 1) };
+    step(&mut leader, Event::Installed { partition: alone, partition_epoch: 101 });
+    step(&mut leader, Event::Installed { partition: partition(&[1, 2], &[1], 1), partition_epoch: 102 });
+    step(&mut leader, sent(2, 5, 10));
+    assert_eq!(step(&mut leader, ack(2, 5, 10, 10)), [], "it has to open again");
+}
+
+#[test]
+fn nothing_is_durable_that_is_not_in_the_log() {
+    let (mut leader, _) = start(partition(&[1, 2], &[1, 2], 2), Durability::Fsync);
+    step(&mut leader, open(2, 1, 10, 3));
+    step(&mut leader, Event::Appended { log_end: Offset(20) });
+    step(&mut leader, Event::Flushed { durable: Offset(20) });
+    step(&mut leader, sent(2, 1, 15));
+    assert_eq!(step(&mut leader, ack(2, 1, 12, 99)), [commit(12)]);
+    assert_eq!(step(&mut leader, sent(2, 2, 20)), [], "another open");
+    assert_eq!(step(&mut leader, ack(2, 1, 20, 20)), [commit(15)]);
+}
+
+#[test]
 fn a_closed_connection_ends_an_open() {
     let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
     step(&mut leader, open(2, 2, 9, 3));
