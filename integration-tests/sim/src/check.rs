@@ -1,6 +1,6 @@
 //! What must be true after every step: the invariants of `docs/replication.md`, by their numbers.
 
-use walser_model::{Durability, LeaderEpoch, Offset};
+use walser_model::{LeaderEpoch, Offset};
 use walser_replication::control::Recovery;
 
 use crate::replica::{Entry, index};
@@ -77,8 +77,12 @@ impl World {
         let truth = &mut self.truths[partition];
         truth.unclean_epoch = state.unclean_epoch;
         if let Some(leader) = state.leader {
-            let kept = self.nodes[number(leader)].replicas[partition].good.min(truth.committed.len());
-            let lost = truth.committed.len() - kept;
+            // With fsync, what its leader has not flushed is not committed again before it has.
+            let replica = &self.nodes[number(leader)].replicas[partition];
+            let lazy = replica.lazy && replica.lazy_until.is_none();
+            let flushed = if lazy { usize::MAX } else { replica.durable };
+            let kept = replica.good.min(truth.committed.len()).min(flushed);
+            let lost = truth.committed.len() - kept.max(replica.good.min(truth.committed.len()));
             self.counts.lost += lost as u64;
             // Also of what retention has deleted there, the leader's past is the one that holds from now on.
             truth.committed = self.nodes[number(leader)].replicas[partition].log[..kept].to_vec();
@@ -128,7 +132,7 @@ impl World {
                 if replica.good < committed {
                     return Some(format!("I2: node {at} may lead and lacks committed offset {}", replica.good));
                 }
-                if self.setup.durability == Durability::Fsync && replica.durable < committed {
+                if !replica.lazy && replica.durable < committed {
                     return Some(format!("I2: node {at} may lead and has not flushed offset {}", replica.durable));
                 }
             }

@@ -1,6 +1,6 @@
 //! The controllers: two of them, each with what it read some time ago, and sure that it is the one.
 
-use walser_model::NodeId;
+use walser_model::{Durability, NodeId};
 use walser_replication::control::{
     self, Candidate, Decision, Held, Known, Put, View, advance_reassignment, alter_isr, can_register, can_stop,
     can_unfence, change_min_isr, drain, elect_again, elect_preferred, elect_unclean, fence, reassign, register,
@@ -264,6 +264,17 @@ impl World {
         self.decide(at, decision)
     }
 
+    pub(crate) fn switch_durability(&mut self, partition: usize) -> bool {
+        let durability = match self.store.durability[partition] {
+            Durability::Fsync => Durability::PageCache,
+            Durability::PageCache => Durability::Fsync,
+        };
+        self.store.durability[partition] = durability;
+        self.store.revision += 1;
+        self.say(|| format!("partition {partition} is to be {durability:?}"));
+        true
+    }
+
     pub(crate) fn move_replicas(&mut self, partition: usize) -> bool {
         let Some(at) = self.acting() else { return false };
         let mut target: Vec<NodeId> = (0..self.setup.nodes).map(id).collect();
@@ -317,7 +328,7 @@ impl World {
     }
 
     /// A node asks to be registered: it is fenced, then swept out of everything, then registered.
-    pub(crate) fn register(&mut self, at: usize, node: usize, process: u32, (unclean, gone): (bool, u32)) {
+    pub(crate) fn register(&mut self, at: usize, node: usize, process: u32, (unclean, gone): (u32, u32)) {
         if self.controllers[at].in_doubt {
             self.controllers[at].reload(&self.store);
         }
@@ -327,7 +338,7 @@ impl World {
         }
         let held = |partition: usize| match gone >> partition & 1 == 1 {
             true => Held::Gone,
-            false if unclean => Held::Unclean,
+            false if unclean >> partition & 1 == 1 => Held::Unclean,
             false => Held::Intact,
         };
         let all = controller.partitions.iter().map(|known| (known, held(known.key)));

@@ -3,6 +3,7 @@
 use walser_replication::control::Recovery;
 
 use crate::random::Random;
+use crate::world::Setup;
 
 /// Something that may happen next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub(crate) enum Happening {
     Configure,
     /// Replicas are to move.
     Move,
+    /// A topic's durability changes.
+    Switch,
     /// All nodes die at once.
     Outage,
 }
@@ -108,10 +111,12 @@ impl Weights {
     }
 
     /// The weather of a seed.
-    pub(crate) fn draw(random: &mut Random, weather: Weather) -> Self {
+    pub(crate) fn draw(random: &mut Random, setup: &Setup) -> Self {
+        let weather = setup.weather;
         use Happening::{
             Compact, Configure, Crash, Cut, Deliver, Duty, Fence, Flush, Hang, LoseDisk, LoseLease, Mend, Move,
-            Observe, Outage, Produce, ProposalTimeout, Pump, Read, Reload, Start, Stop, Tick, Timeout, Trim, WriteLate,
+            Observe, Outage, Produce, ProposalTimeout, Pump, Read, Reload, Start, Stop, Switch, Tick, Timeout, Trim,
+            WriteLate,
         };
         // Processes that die and are back at once, while leaders stay: incarnations are all that tells them apart.
         let drawn = random.chance(200);
@@ -144,6 +149,7 @@ impl Weights {
             (Configure, random.one_of(&[0, 0, 2])),
             (Move, random.one_of(&[0, 0, 3])),
             (Outage, random.one_of(&[0, 0, 0, 1])),
+            (Switch, if setup.switches { 3 } else { 0 }),
         ]);
         Self {
             table,

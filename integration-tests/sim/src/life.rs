@@ -1,6 +1,5 @@
 //! The life of a node: it starts, registers, stops, dies, and loses what was not flushed or a whole disk.
 
-use walser_model::Durability;
 use walser_replication::may_stop_clean;
 
 use crate::network::Body;
@@ -32,7 +31,7 @@ impl World {
         }
         here.registered = true;
         here.epoch = epoch;
-        (here.unclean, here.gone) = (false, 0);
+        (here.unclean, here.gone) = (0, 0);
         self.say(|| format!("node {node} is registered as {epoch}"));
         self.apply_all(node);
     }
@@ -43,18 +42,22 @@ impl World {
             return false;
         }
         let power_loss = self.random.chance(self.weights.power_loss);
-        let lazy = self.setup.durability == Durability::PageCache;
-        let power_loss = power_loss && (!lazy || self.may_lose(node, u32::MAX));
+        let lazy = self.lazy(node);
+        let power_loss = power_loss && (lazy == 0 || self.may_lose(node, lazy));
         self.die(node);
         if power_loss {
             self.lose_unflushed(node);
-            if lazy {
-                self.lost(node, u32::MAX);
-            }
+            self.lost(node, lazy);
         }
         self.nodes[node].unclean |= lazy;
         self.say(|| format!("node {node} dies{}", if power_loss { ", and what was not flushed with it" } else { "" }));
         true
+    }
+
+    /// Partitions of which something may have counted that is only in the page cache, one bit each.
+    fn lazy(&self, node: usize) -> u32 {
+        let replicas = self.nodes[node].replicas.iter().enumerate();
+        replicas.filter(|(_, replica)| replica.lazy).fold(0, |mask, (partition, _)| mask | 1 << partition)
     }
 
     pub(crate) fn die(&mut self, node: usize) {
@@ -92,11 +95,14 @@ impl World {
         (here.up, here.registered) = (false, false);
         for replica in &mut here.replicas {
             replica.durable = replica.log.len();
+            if replica.lazy_until.take().is_some() {
+                replica.lazy = false;
+            }
             replica.crash();
         }
-        if self.setup.durability == Durability::PageCache {
-            // Everything is flushed now; what was lost before stays lost until it is recorded.
-            here.unclean &= !clean;
+        // Everything is flushed now; what was lost before stays lost until it is recorded.
+        if clean {
+            here.unclean = 0;
         }
         self.touched = u32::MAX;
         self.say(|| format!("node {node} stops"));
@@ -111,7 +117,7 @@ impl World {
             return false;
         }
         self.die(node);
-        let lazy = self.setup.durability == Durability::PageCache;
+        let lazy = self.lazy(node);
         let here = &mut self.nodes[node];
         here.unclean |= lazy;
         here.gone |= lost;

@@ -66,6 +66,7 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation { nodes: 5, ..of(Rule::MoveBeginsEpoch, Durability::Fsync, 1000) },
     when(Weather::Calm, of(Rule::OpenNamesProcess, Durability::Fsync, 2000)),
     of(Rule::RefusedIsHeardFirst, Durability::Fsync, 2000),
+    of(Rule::LazyIsTold, Durability::Fsync, 1000),
     of(Rule::MinIsrRecomputes, Durability::Fsync, 100),
 ];
 
@@ -77,6 +78,7 @@ impl Mutation {
             nodes: self.nodes,
             partitions: 1,
             durability: self.durability,
+            switches: self.rule == Rule::LazyIsTold,
             steps: 12_000,
             weather: self.weather,
             rules,

@@ -42,10 +42,10 @@ pub(crate) enum Body {
         written: Option<(PartitionState, i64)>,
         ineligible: Option<NodeId>,
     },
-    /// A process registers its node: whether it stopped unclean before, and which replicas are gone, one bit each.
+    /// A process registers its node: of which partitions it may have lost something, and which are gone, one bit each.
     Register {
         process: u32,
-        unclean: bool,
+        unclean: u32,
         gone: u32,
     },
     Registered {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use walser_model::{LeaderEpoch, Offset};
+use walser_model::{Durability, LeaderEpoch, Offset};
 use walser_replication::{
     Action, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Leader, PartitionState, Role, Rule, Start,
     role,
@@ -26,10 +26,14 @@ pub(crate) struct Node {
     pub(crate) known: Vec<(PartitionState, i64)>,
     pub(crate) replicas: Vec<Replica>,
     /// It stopped without flushing what it had acknowledged, and no registration has recorded that.
-    pub(crate) unclean: bool,
+    ///
+    /// One bit for each partition.
+    pub(crate) unclean: u32,
     /// Partitions whose replica is gone, until a registration has recorded it. One bit each.
     pub(crate) gone: u32,
     pub(crate) disk_hangs: bool,
+    /// What it has heard of the topics.
+    pub(crate) durability: Vec<Durability>,
     now: Duration,
 }
 
@@ -43,7 +47,8 @@ impl Node {
             seen: store.revision,
             known: store.partitions.iter().map(|known| (known.state.clone(), known.epoch)).collect(),
             replicas: vec![Replica::default(); store.partitions.len()],
-            unclean: false,
+            unclean: 0,
+            durability: store.durability.clone(),
             gone: 0,
             disk_hangs: false,
             now: Duration::ZERO,
@@ -78,12 +83,42 @@ impl World {
                 self.nodes[node].seen = self.store.revision;
             }
         }
+        if self.nodes[node].seen == self.store.revision {
+            self.hear_of_durability(node);
+        }
         let (fresh, epoch) = (self.nodes[node].seen, self.nodes[node].epoch);
         if seen < epoch && fresh >= epoch {
             self.apply_all(node);
         }
         self.say(|| format!("node {node} has seen revision {fresh}"));
         true
+    }
+
+    /// The topics' settings: an unclean stop is told before the page cache counts, and until it does no more.
+    fn hear_of_durability(&mut self, node: usize) {
+        for partition in 0..self.setup.partitions {
+            let durability = self.store.durability[partition];
+            let here = &mut self.nodes[node];
+            if std::mem::replace(&mut here.durability[partition], durability) == durability {
+                continue;
+            }
+            let replica = &mut here.replicas[partition];
+            let lazy = durability == Durability::PageCache;
+            if lazy {
+                (replica.lazy, replica.lazy_until) = (true, None);
+            } else if replica.durable >= replica.log.len() {
+                replica.lazy = false;
+            } else {
+                replica.lazy_until = Some(replica.log.len());
+            }
+            match replica.machine {
+                Machine::Leads(_) => self.lead(node, partition, Event::Configured { durability }),
+                Machine::Follows(_) => self.follow(node, partition, FollowerEvent::Configured { lazy }, &[]),
+                Machine::Rest => {}
+            }
+            self.touch(partition);
+            self.say(|| format!("node {node} hears that partition {partition} is {durability:?}"));
+        }
     }
 
     /// A newer value of a partition.
@@ -129,12 +164,13 @@ impl World {
         let (state, partition_epoch) = here.known[partition].clone();
         let epoch = state.leader_epoch;
         replica.rest();
+        replica.lazy |= here.durability[partition] == Durability::PageCache;
         let start = Start {
             node: id(node),
             node_epoch: here.epoch,
             partition: state,
             partition_epoch,
-            durability: self.setup.durability,
+            durability: here.durability[partition],
             log_start: offset(replica.start),
             log_end: replica.end(),
             durable: offset(replica.durable),
@@ -167,6 +203,7 @@ impl World {
         let state = &here.known[partition].0;
         let Some(leader) = state.leader else { return };
         replica.rest();
+        replica.lazy |= here.durability[partition] == Durability::PageCache;
         let start = FollowerStart {
             node: id(node),
             node_epoch: here.epoch,
@@ -180,6 +217,7 @@ impl World {
             high_watermark_epoch: replica.high_watermark_epoch,
             unclean_epoch: state.unclean_epoch,
             epochs: replica.epochs(),
+            lazy: here.durability[partition] == Durability::PageCache,
             rules: self.setup.rules,
         };
         let epoch = state.leader_epoch;
@@ -339,6 +377,9 @@ impl World {
             return needed;
         };
         replica.durable = replica.durable.max(covered);
+        if replica.lazy_until.is_some_and(|until| replica.durable >= until) {
+            (replica.lazy, replica.lazy_until) = (false, None);
+        }
         let durable = offset(replica.durable);
         match replica.machine {
             Machine::Leads(_) => self.lead(node, partition, Event::Flushed { durable }),

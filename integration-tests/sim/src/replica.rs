@@ -48,6 +48,10 @@ pub(crate) struct Replica {
     pub(crate) start: usize,
     /// Entries on stable storage.
     pub(crate) durable: usize,
+    /// An unclean stop is told: what is only in its page cache may have been counted. On its disk.
+    pub(crate) lazy: bool,
+    /// Until so many entries are on stable storage.
+    pub(crate) lazy_until: Option<usize>,
     /// A flush that runs, and what it covers.
     pub(crate) flushing: Option<usize>,
     pub(crate) machine: Machine,

@@ -1,7 +1,7 @@
 //! Rules that are a second line of defence: random seeds hardly ever need them, because another rule has stopped the
 //! trouble before. Here each is the only thing between a history and its harm (amendment A9).
 
-use walser_model::{LeaderEpoch, LeaderEpochs, Offset};
+use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset};
 use walser_replication::control::{
     Held, View, alter_isr, can_register, elect_again, elect_preferred, fence, register, sweep, unfence,
 };
@@ -15,7 +15,7 @@ use crate::world::id;
 
 /// Three nodes, one partition, and a controller that has read them.
 fn store() -> Store {
-    let mut store = Store::new(3, vec![PartitionState::new((0..3).map(id).collect(), 2)]);
+    let mut store = Store::new(3, vec![PartitionState::new((0..3).map(id).collect(), 2)], Durability::Fsync);
     store.elect();
     store
 }
@@ -131,6 +131,7 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
             high_watermark_epoch: LeaderEpoch::NONE,
             unclean_epoch: LeaderEpoch::NONE,
             epochs: LeaderEpochs::default(),
+            lazy: false,
             rules,
         };
         let mut follower = Follower::start(start, &mut Vec::new());
@@ -151,7 +152,7 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
 #[test]
 fn the_last_replica_standing_is_not_the_only_one_that_can_lead() {
     for (rules, holds) in with_and_without(Rule::EligibleLeaders) {
-        let mut store = Store::new(2, vec![PartitionState::new((0..2).map(id).collect(), 2)]);
+        let mut store = Store::new(2, vec![PartitionState::new((0..2).map(id).collect(), 2)], Durability::Fsync);
         store.elect();
         for (node, held) in [(1, Held::Intact), (0, Held::Gone)] {
             let mut controller = controller(&store, rules);

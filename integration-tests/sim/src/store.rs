@@ -1,6 +1,6 @@
 //! The metadata store: keys with revisions, transactions, and the history that watchers read.
 
-use walser_model::NodeId;
+use walser_model::{Durability, NodeId};
 use walser_replication::PartitionState;
 use walser_replication::control::{Compare, Decision, Known, Node, Put};
 
@@ -12,6 +12,8 @@ pub(crate) struct Store {
     pub(crate) controller: i64,
     pub(crate) nodes: Vec<(NodeId, Node)>,
     pub(crate) partitions: Vec<Known<usize>>,
+    /// What the topics want.
+    pub(crate) durability: Vec<Durability>,
     /// Revision, partition and value of every change since the compaction.
     pub(crate) history: Vec<(i64, usize, PartitionState)>,
     /// Changes up to here are compacted.
@@ -31,12 +33,13 @@ pub(crate) struct Changed {
 }
 
 impl Store {
-    pub(crate) fn new(nodes: usize, partitions: Vec<PartitionState>) -> Self {
+    pub(crate) fn new(nodes: usize, partitions: Vec<PartitionState>, durability: Durability) -> Self {
         let mut store = Self {
             revision: 1,
             controller: 0,
             nodes: Vec::new(),
             partitions: Vec::new(),
+            durability: vec![durability; partitions.len()],
             history: Vec::new(),
             compacted: 0,
         };

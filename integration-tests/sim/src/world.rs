@@ -27,8 +27,10 @@ pub struct Setup {
     pub nodes: usize,
     /// 1 to 30, each with a replica on every one of 3 nodes, or on some of 5.
     pub partitions: usize,
-    /// What counts as a position.
+    /// What counts as a position, at first.
     pub durability: Durability,
+    /// Whether that changes now and then.
+    pub switches: bool,
     /// Events before the faults stop.
     pub steps: usize,
     /// What prevails.
@@ -128,6 +130,7 @@ impl Setup {
             partitions,
             durability: random.one_of(&[Durability::Fsync, Durability::PageCache]),
             steps: random.one_of(&[1500, 3000, 10_000]) * partitions,
+            switches: random.chance(300),
             weather: Weather::Drawn,
             rules: Rules::ALL,
         }
@@ -138,7 +141,7 @@ impl World {
     /// A world in which everything is well, and that goes the way of `seed` from there.
     pub fn new(setup: Setup, seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let weights = Weights::draw(&mut random, setup.weather);
+        let weights = Weights::draw(&mut random, &setup);
         let partitions: Vec<PartitionState> =
             (0..setup.partitions).map(|partition| Self::partition(setup, partition, &mut random)).collect();
         let truth = |state: &PartitionState| Truth {
@@ -148,7 +151,7 @@ impl World {
             ..Truth::default()
         };
         let truths = partitions.iter().map(truth).collect();
-        let store = Store::new(setup.nodes, partitions);
+        let store = Store::new(setup.nodes, partitions, setup.durability);
         let producers = (0..setup.partitions * 3).map(|number| Producer::new(number, &mut random)).collect();
         let mut world = Self {
             setup,
@@ -230,6 +233,7 @@ impl World {
             Happening::Read => self.read(node, partition),
             Happening::Configure => self.configure(partition),
             Happening::Move => self.move_replicas(partition),
+            Happening::Switch => self.switch_durability(partition),
             Happening::Outage => self.outage(),
         }
     }

@@ -79,8 +79,15 @@ fn every_rule_can_be_missed() {
 #[test]
 fn a_failing_seed_is_cut_down_to_the_shortest_run_that_fails() {
     let rules = Rules::without(Rule::ShrinkIsWritten);
-    let setup =
-        Setup { nodes: 3, partitions: 1, durability: Durability::Fsync, steps: 12_000, weather: Weather::Drawn, rules };
+    let setup = Setup {
+        nodes: 3,
+        partitions: 1,
+        durability: Durability::Fsync,
+        switches: false,
+        steps: 12_000,
+        weather: Weather::Drawn,
+        rules,
+    };
     let violation = (1..100).find_map(|seed| run(setup, seed, false).violation).unwrap();
     let short = shortest(setup, &violation);
     assert!(short.trace.len() > 1);

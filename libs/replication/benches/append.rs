@@ -83,10 +83,11 @@ fn open(follower: i32) -> Open {
         leader_epoch: LeaderEpoch(0),
         log_end: Offset(0),
         durable: Offset(0),
+        lazy: false,
         last_epoch: LeaderEpoch::NONE,
     }
 }
 
 fn ack(follower: i32, log_end: Offset, durable: Offset) -> Ack {
-    Ack { follower: NodeId(follower), leader_epoch: LeaderEpoch(0), open: OPEN, log_end, durable }
+    Ack { follower: NodeId(follower), leader_epoch: LeaderEpoch(0), open: OPEN, log_end, durable, lazy: false }
 }

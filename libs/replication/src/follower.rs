@@ -36,6 +36,8 @@ pub struct FollowerStart {
     pub unclean_epoch: LeaderEpoch,
     /// Epochs of the log.
     pub epochs: LeaderEpochs,
+    /// Whether an unclean stop of this node will be told for this partition: see [`FollowerEvent::Configured`].
+    pub lazy: bool,
     /// Which rules hold.
     pub rules: Rules,
 }
@@ -61,6 +63,12 @@ pub enum FollowerEvent {
     Flushed {
         /// Exclusive.
         durable: Offset,
+    },
+    /// The topic's durability changed. With page cache, an unclean stop MUST be told from now on (rule R20); it MUST be
+    /// told on after that, too, until everything that is in the log then is flushed.
+    Configured {
+        /// With page cache.
+        lazy: bool,
     },
     /// The log begins here now.
     Trimmed {
@@ -138,6 +146,7 @@ pub struct Follower {
     durable: Offset,
     high_watermark: Offset,
     epochs: LeaderEpochs,
+    lazy: bool,
 }
 
 impl Follower {
@@ -159,6 +168,7 @@ impl Follower {
             durable: start.durable,
             high_watermark,
             epochs: start.epochs,
+            lazy: start.lazy,
         };
         if follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == follower.log_end {
             follower.begin(actions);
@@ -195,6 +205,15 @@ impl Follower {
                     self.acknowledge(actions);
                 }
             }
+            FollowerEvent::Configured { lazy } => {
+                let before = std::mem::replace(&mut self.lazy, lazy);
+                // An acknowledgement from before may be on its way: what it allowed ends with the open.
+                if before && !lazy && self.stage == Stage::Open {
+                    self.begin(actions);
+                } else {
+                    self.acknowledge(actions);
+                }
+            }
             FollowerEvent::Trimmed { log_start } => {
                 self.log_start = self.log_start.max(log_start);
                 self.epochs.forget_before(self.log_start);
@@ -225,6 +244,7 @@ impl Follower {
             leader_epoch: self.leader_epoch,
             log_end: self.log_end,
             durable: self.durable,
+            lazy: self.lazy,
             last_epoch: self.epochs.latest(),
         }));
     }
@@ -291,6 +311,7 @@ impl Follower {
             open: self.open,
             log_end: self.log_end,
             durable: self.durable,
+            lazy: self.lazy,
         }));
     }
 

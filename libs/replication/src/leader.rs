@@ -19,7 +19,7 @@ use walser_model::{Acks, Durability, LeaderEpoch, LeaderEpochs, NodeId, Offset};
 
 use crate::wire::{Ack, AlterIsr, Diverging, Open, OpenId};
 use crate::{NodeSet, PartitionState, Rule, Rules};
-use followers::Followers;
+use followers::{Followers, Known};
 use in_sync::Samples;
 
 /// What a leader starts from.
@@ -73,7 +73,8 @@ pub enum Event {
         /// Inclusive.
         log_start: Offset,
     },
-    /// The topic's durability changed.
+    /// The topic's durability changed. To page cache: an unclean stop MUST be told from now on. From it: until everything
+    /// that is in the log now is flushed.
     Configured {
         /// What counts from now on.
         durability: Durability,
@@ -217,10 +218,13 @@ pub struct Leader {
     lag_max: Duration,
 }
 
-/// What counts of a log: with fsync, what is on stable storage.
-fn counted(rules: Rules, durability: Durability, log_end: Offset, durable: Offset) -> Offset {
+/// What counts of a log, of its end and what of it is on stable storage: with fsync the latter; with page cache the
+/// former, but only where an unclean stop will be told (`lazy`): a follower that has not heard of page cache yet would
+/// come back after a loss of power as if it had everything.
+fn counted(rules: Rules, durability: Durability, (log_end, durable, lazy): (Offset, Offset, bool)) -> Offset {
     match durability {
         Durability::Fsync if rules.hold(Rule::DurablePositions) => durable,
+        Durability::PageCache if !lazy && rules.hold(Rule::LazyIsTold) => durable,
         Durability::Fsync | Durability::PageCache => log_end,
     }
 }
@@ -302,7 +306,7 @@ impl Leader {
         let mut committed = self.position();
         for node in counted.iter().filter(|node| *node != self.node) {
             let Some(follower) = self.followers.following(node) else { return };
-            committed = committed.min(self.follower_position(follower.log_end, follower.durable));
+            committed = committed.min(self.follower_position(follower));
         }
         if committed > self.high_watermark {
             self.high_watermark = committed;
@@ -312,12 +316,12 @@ impl Leader {
 
     /// This node's own position: what counts of its log.
     fn position(&self) -> Offset {
-        self.follower_position(self.log_end, self.durable)
+        counted(self.rules, self.durability, (self.log_end, self.durable, true))
     }
 
-    /// What counts of a replica's log.
-    fn follower_position(&self, log_end: Offset, durable: Offset) -> Offset {
-        counted(self.rules, self.durability, log_end, durable)
+    /// What counts of a follower's log.
+    fn follower_position(&self, known: &Known) -> Offset {
+        counted(self.rules, self.durability, (known.log_end, known.durable, known.lazy))
     }
 
     /// A follower opens: rules R11, R12 and amendment A1.

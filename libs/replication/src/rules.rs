@@ -15,6 +15,8 @@ pub enum Rule {
     MaximalIsr,
     /// R3: with fsync a position is what is on stable storage.
     DurablePositions,
+    /// R3: with page cache, a log end counts only where an unclean stop will be told.
+    LazyIsTold,
     /// R6: a smaller in-sync set counts only once the controller has written it.
     ShrinkIsWritten,
     /// R7: a refused proposal does not make the maximal in-sync set smaller.
@@ -66,6 +68,7 @@ impl Rule {
         Self::HighWatermarkNeedsMinIsr,
         Self::MaximalIsr,
         Self::DurablePositions,
+        Self::LazyIsTold,
         Self::ShrinkIsWritten,
         Self::RefusalKeepsMaximal,
         Self::JoinFromEpochStart,

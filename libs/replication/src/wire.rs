@@ -37,6 +37,8 @@ pub struct Open {
     pub log_end: Offset,
     /// Everything below is on its stable storage. Exclusive.
     pub durable: Offset,
+    /// It will say that it is unclean if it stops without flushing (rule R20): only then its log end may count.
+    pub lazy: bool,
     /// Epoch of its last record, or [`LeaderEpoch::NONE`].
     pub last_epoch: LeaderEpoch,
 }
@@ -82,6 +84,8 @@ pub struct Ack {
     pub log_end: Offset,
     /// Everything below is on its stable storage. Exclusive.
     pub durable: Offset,
+    /// As in [`Open`]; it does not end before the open does.
+    pub lazy: bool,
 }
 
 /// A leader asks the controller for another in-sync set (KIP-497).

@@ -17,6 +17,7 @@ fn start(log_end: i64, durable: i64, high_watermark: i64) -> (Follower, Vec<Foll
         high_watermark_epoch: LeaderEpoch(3),
         unclean_epoch: LeaderEpoch::NONE,
         epochs,
+        lazy: false,
         rules: Rules::ALL,
     };
     let mut actions = Vec::new();
@@ -51,6 +52,7 @@ fn open(open_seq: u64, log_end: i64, durable: i64, last_epoch: i32) -> FollowerA
         leader_epoch: LeaderEpoch(4),
         log_end: Offset(log_end),
         durable: Offset(durable),
+        lazy: false,
         last_epoch: LeaderEpoch(last_epoch),
     })
 }
@@ -62,6 +64,7 @@ fn acknowledged(open_seq: u64, log_end: i64, durable: i64) -> FollowerAction {
         open: id(open_seq),
         log_end: Offset(log_end),
         durable: Offset(durable),
+        lazy: false,
     })
 }
 
@@ -136,6 +139,16 @@ fn it_never_cuts_before_its_start_nor_claims_what_it_does_not_have() {
 }
 
 #[test]
+fn it_tells_whether_its_page_cache_may_count() {
+    let (mut follower, _) = start(10, 9, 5);
+    let actions = step(&mut follower, FollowerEvent::Configured { lazy: true });
+    let FollowerAction::Acknowledge(ack) = acknowledged(9, 10, 9) else { unreachable!() };
+    assert_eq!(actions, [FollowerAction::Acknowledge(Ack { lazy: true, ..ack })]);
+    let ended = step(&mut follower, FollowerEvent::Configured { lazy: false });
+    assert_eq!(ended, [open(10, 10, 9, 3)], "what is on its way must not count any more");
+}
+
+#[test]
 fn it_stops_rather_than_forget_what_was_committed() {
     let (mut follower, _) = start(10, 10, 8);
     assert_eq!(step(&mut follower, diverging(9, 1, 6)), [FollowerAction::Inconsistent { at: Offset(6) }]);
@@ -160,6 +173,7 @@ fn after_an_election_without_proof_nothing_from_before_is_taken_for_committed() 
         high_watermark_epoch: LeaderEpoch(3),
         unclean_epoch: LeaderEpoch(4),
         epochs: LeaderEpochs::default(),
+        lazy: false,
         rules: Rules::ALL,
     };
     assert_eq!(Follower::start(start, &mut Vec::new()).high_watermark(), Offset(0));

@@ -20,6 +20,8 @@ pub(super) struct Known {
     pub(super) connected: bool,
     pub(super) log_end: Offset,
     pub(super) durable: Offset,
+    /// Its log end may count.
+    pub(super) lazy: bool,
     /// End of what was sent. Exclusive.
     sent: Offset,
     /// When it last had everything.
@@ -64,6 +66,7 @@ impl Followers {
                     connected: false,
                     log_end: Offset::ZERO,
                     durable: Offset::ZERO,
+                    lazy: false,
                     sent: Offset::ZERO,
                     caught_up: now,
                     heard: now,
@@ -130,6 +133,7 @@ impl Followers {
             known.connected = true;
             known.log_end = open.log_end;
             known.durable = open.durable.min(open.log_end);
+            known.lazy = open.lazy;
             known.sent = open.log_end;
         }
     }
@@ -147,6 +151,7 @@ impl Followers {
             return false;
         }
         known.heard = now;
+        known.lazy |= ack.lazy;
         known.log_end = known.log_end.max(ack.log_end.min(known.sent));
         known.durable = known.durable.max(ack.durable.min(known.log_end));
         true

@@ -101,11 +101,8 @@ impl Leader {
         let Some(follower) = self.followers.following(node).filter(|known| known.welcome(self.now, self.rules)) else {
             return false;
         };
-        let position = if self.rules.hold(Rule::JoinOnDurable) {
-            self.follower_position(follower.log_end, follower.durable)
-        } else {
-            follower.log_end
-        };
+        let position =
+            if self.rules.hold(Rule::JoinOnDurable) { self.follower_position(follower) } else { follower.log_end };
         let complete = position >= self.epoch_start || !self.rules.hold(Rule::JoinFromEpochStart);
         position >= self.high_watermark && complete
     }
@@ -149,7 +146,7 @@ impl Leader {
     fn note_progress(&mut self, now: Duration) {
         let (log_end, durability, rules) = (self.log_end, self.durability, self.rules);
         for known in self.followers.iter_mut().filter(|known| known.connected) {
-            let position = counted(rules, durability, known.log_end, known.durable);
+            let position = counted(rules, durability, (known.log_end, known.durable, known.lazy));
             let reached = if position >= log_end { Some(now) } else { self.samples.reached(position) };
             known.caught_up = known.caught_up.max(reached.unwrap_or_default());
         }

@@ -58,6 +58,7 @@ fn open(follower: i32, open_seq: u64, log_end: i64, last_epoch: i32) -> Event {
         leader_epoch: LeaderEpoch(4),
         log_end: Offset(log_end),
         durable: Offset(log_end),
+        lazy: true,
         last_epoch: LeaderEpoch(last_epoch),
     })
 }
@@ -69,6 +70,7 @@ fn ack(follower: i32, open_seq: u64, log_end: i64, durable: i64) -> Event {
         open: id(follower, open_seq),
         log_end: Offset(log_end),
         durable: Offset(durable),
+        lazy: true,
     })
 }
 
@@ -167,6 +169,23 @@ fn a_log_that_cannot_be_compared_any_more_is_replaced() {
     assert_eq!(step(&mut leader.clone(), open(2, 1, 0, -1)), copied, "it is empty");
     let pushed = Action::Push { follower: NodeId(2), open: id(2, 1), from: Offset(8) };
     assert_eq!(step(&mut leader, open(2, 1, 8, -1))[0], pushed, "it is empty, and begins where this one begins");
+}
+
+/// A follower that has not heard yet that the topic is page-cache now would come back after a loss of power as if it had
+/// everything.
+#[test]
+fn with_page_cache_a_log_end_counts_only_where_an_unclean_stop_will_be_told() {
+    let (mut leader, _) = start(partition(&[1, 2], &[1, 2], 2), Durability::PageCache);
+    step(&mut leader, open(2, 1, 10, 3));
+    step(&mut leader, Event::Appended { log_end: Offset(12) });
+    step(&mut leader, sent(2, 1, 12));
+    let Event::Acked(told) = ack(2, 1, 12, 11) else { unreachable!() };
+    let Event::Opened(again) = open(2, 2, 10, 3) else { unreachable!() };
+    step(&mut leader, Event::Opened(Open { lazy: false, ..again }));
+    step(&mut leader, sent(2, 2, 12));
+    let told = Ack { open: id(2, 2), ..told };
+    assert_eq!(step(&mut leader, Event::Acked(Ack { lazy: false, ..told })), [commit(11)]);
+    assert_eq!(step(&mut leader, Event::Acked(told)), [commit(12)]);
 }
 
 #[test]
