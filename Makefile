@@ -30,8 +30,8 @@ sim: ## Break the replication protocol, if it can be broken (SEED=n shows one se
 sim-long: ## The same for HOURS=n, with a summary
 	cargo run -q --release -p walser-sim -- --hours $(or $(HOURS),1) --from $(or $(FROM),1)
 
-sim-mutations: ## Switch off the rules of the protocol one by one: some seed must notice
-	cargo run -q --release -p walser-sim -- --mutations
+sim-mutations: ## Switch off the rules of the protocol one by one: some seed must notice (RULE=name shows one)
+	cargo run -q --release -p walser-sim -- $(if $(RULE),--without $(RULE),--mutations)
 
 bench: build ## Measure this machine (RUNS=3 DURATION=10 PEER=kafka)
 	scripts/bench.sh

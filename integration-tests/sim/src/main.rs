@@ -2,11 +2,12 @@
 
 #![expect(clippy::print_stdout, reason = "this is what the program is for")]
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use walser_sim::{MUTATIONS, Setup, run, search, shortest};
+use walser_sim::{MUTATIONS, Outcome, Setup, run, search, shortest};
 
 /// Breaks the replication protocol, if it can be broken.
 #[derive(Debug, Parser)]
@@ -26,6 +27,9 @@ struct Args {
     /// Switch off the rules of the protocol one by one, and say which seed notices.
     #[arg(long)]
     mutations: bool,
+    /// Show step by step what happens without this rule, such as `MaximalIsr`.
+    #[arg(long, value_name = "RULE")]
+    without: Option<String>,
     /// Threads; as many as there are cores, if not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -33,10 +37,28 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(rule) = &args.without {
+        return explain(rule);
+    }
     match args.seed {
         Some(seed) => replay(seed),
         None if args.mutations => mutate(),
         None => many(&args),
+    }
+}
+
+fn explain(rule: &str) -> ExitCode {
+    let Some(mutation) = MUTATIONS.iter().find(|mutation| format!("{:?}", mutation.rule) == rule) else {
+        let names: BTreeSet<String> = MUTATIONS.iter().map(|mutation| format!("{:?}", mutation.rule)).collect();
+        println!("{rule} is none of {}", Vec::from_iter(names).join(", "));
+        return ExitCode::from(2);
+    };
+    match mutation.find(mutation.seeds()) {
+        Some(violation) => show(&shortest(mutation.setup(), &violation)),
+        None => {
+            println!("nothing in {} seeds", mutation.seeds());
+            ExitCode::SUCCESS
+        }
     }
 }
 
@@ -58,10 +80,14 @@ fn replay(seed: u64) -> ExitCode {
         Some(violation) => shortest(setup, &violation),
         None => run(setup, seed, true),
     };
+    show(&outcome)
+}
+
+fn show(outcome: &Outcome) -> ExitCode {
     for line in &outcome.trace {
         println!("{line}");
     }
-    match outcome.violation {
+    match &outcome.violation {
         Some(violation) => {
             println!("VIOLATION: {violation}");
             ExitCode::FAILURE
