@@ -4,7 +4,8 @@ use walser_model::{LeaderEpoch, Offset};
 use walser_replication::control::Recovery;
 
 use crate::replica::{Entry, index};
-use crate::world::{World, id, number};
+use crate::store::{id, number};
+use crate::world::World;
 
 impl World {
     /// A leader says that everything below is committed (I1, I3, I12, I17).

@@ -1,47 +1,22 @@
 //! The controllers: two of them, each with what it read some time ago, and sure that it is the one.
 
 use walser_model::{Durability, NodeId};
+use walser_replication::AlterIsr;
 use walser_replication::control::{
-    self, Candidate, Decision, Held, Known, Put, View, advance_reassignment, alter_isr, can_register, can_stop,
-    can_unfence, change_min_isr, drain, elect_again, elect_preferred, elect_unclean, fence, reassign, register,
-    shut_down, sweep, unfence,
+    self, Candidate, Decision, Held, Put, advance_reassignment, alter_isr, can_register, can_stop, can_unfence,
+    change_min_isr, drain, elect_again, elect_preferred, elect_unclean, fence, reassign, register, shut_down, sweep,
+    unfence,
 };
-use walser_replication::{AlterIsr, Rules};
 
+use crate::controller::Controller;
 use crate::network::{Body, CONTROLLERS};
 use crate::replica::offset;
-use crate::store::{Changed, Store};
-use crate::world::{World, id, number};
+use crate::store::Changed;
+use crate::store::{id, number};
+use crate::world::World;
 
 /// Most transactions that are under way for long.
 const LATE_MAX: usize = 10;
-
-/// A controller process.
-#[derive(Debug, Clone)]
-pub(crate) struct Controller {
-    pub(crate) view: View,
-    pub(crate) partitions: Vec<Known<usize>>,
-    /// It does not know what became of its last transaction: it reads before it decides again (amendment A7).
-    pub(crate) in_doubt: bool,
-}
-
-impl Controller {
-    pub(crate) fn new(store: &Store, rules: Rules) -> Self {
-        let view = View { rules, ..View::default() };
-        let mut controller = Self { view, partitions: Vec::new(), in_doubt: false };
-        controller.reload(store);
-        controller
-    }
-
-    /// Reads everything at one revision.
-    pub(crate) fn reload(&mut self, store: &Store) {
-        self.view.revision = store.revision;
-        self.view.nodes.clear();
-        self.view.nodes.extend(store.nodes.iter().copied());
-        self.partitions.clone_from(&store.partitions);
-        self.in_doubt = false;
-    }
-}
 
 impl World {
     /// A controller reads everything anew; when nobody holds the lease, it takes it.

@@ -3,7 +3,6 @@
 use walser_replication::control::Recovery;
 
 use crate::random::Random;
-use crate::world::Setup;
 
 /// Something that may happen next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +110,7 @@ impl Weights {
     }
 
     /// The weather of a seed.
-    pub(crate) fn draw(random: &mut Random, setup: &Setup) -> Self {
-        let weather = setup.weather;
+    pub(crate) fn draw(random: &mut Random, weather: Weather, switches: bool) -> Self {
         use Happening::{
             Compact, Configure, Crash, Cut, Deliver, Duty, Fence, Flush, Hang, LoseDisk, LoseLease, Mend, Move,
             Observe, Outage, Produce, ProposalTimeout, Pump, Read, Reload, Start, Stop, Switch, Tick, Timeout, Trim,
@@ -149,7 +147,7 @@ impl Weights {
             (Configure, random.one_of(&[0, 0, 2])),
             (Move, random.one_of(&[0, 0, 3])),
             (Outage, random.one_of(&[0, 0, 0, 1])),
-            (Switch, if setup.switches { 3 } else { 0 }),
+            (Switch, if switches { 3 } else { 0 }),
         ]);
         Self {
             table,

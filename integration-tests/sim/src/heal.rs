@@ -3,7 +3,8 @@
 use walser_replication::control::Recovery;
 
 use crate::events::Weights;
-use crate::world::{World, id, number};
+use crate::store::{id, number};
+use crate::world::World;
 
 impl World {
     /// Ends all faults.

@@ -7,6 +7,8 @@
 
 mod check;
 mod control;
+mod controller;
+mod deliver;
 mod events;
 mod heal;
 mod life;
@@ -14,15 +16,19 @@ mod mutations;
 mod network;
 mod node;
 mod produce;
+mod producer;
 mod random;
 mod replica;
 #[cfg(test)]
 mod scripted;
+mod setup;
+mod shell;
 mod store;
 mod summary;
 mod world;
 
 pub use events::Weather;
 pub use mutations::{MUTATIONS, Mutation};
+pub use setup::{Counts, Setup};
 pub use summary::{Outcome, Summary, Violation, run, search, shortest};
-pub use world::{Counts, Setup, World};
+pub use world::World;

@@ -4,7 +4,8 @@ use walser_replication::may_stop_clean;
 
 use crate::network::Body;
 use crate::replica::{Machine, Replica};
-use crate::world::{World, id, number};
+use crate::store::{id, number};
+use crate::world::World;
 
 impl World {
     /// Starts, or registers again.

@@ -4,8 +4,8 @@ use walser_model::Durability;
 use walser_replication::{Rule, Rules};
 
 use crate::events::Weather;
+use crate::setup::Setup;
 use crate::summary::{Violation, run};
-use crate::world::Setup;
 
 /// A rule that some seed breaks when it is switched off.
 #[derive(Debug, Clone, Copy)]

@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 
 use walser_model::{Acks, LeaderEpoch, LeaderEpochs, NodeId};
-use walser_replication::{Ack, AlterIsr, Diverging, Event, FollowerEvent, Frame, Open, OpenId, PartitionState};
+use walser_replication::{Ack, AlterIsr, Diverging, Frame, Open, OpenId, PartitionState};
 
-use crate::replica::{Entry, Machine, offset};
-use crate::world::World;
+use crate::replica::Entry;
 
 /// Most messages on their way; more are lost.
 const MESSAGES_MAX: usize = 60;
@@ -73,7 +72,7 @@ pub(crate) struct Message {
 }
 
 /// Most messages that are kept for late.
-const LIMBO_MAX: usize = 20;
+pub(crate) const LIMBO_MAX: usize = 20;
 
 /// Numbers of controllers as senders and receivers.
 pub(crate) const CONTROLLERS: usize = 100;
@@ -86,7 +85,7 @@ pub(crate) struct Network {
     pub(crate) messages: VecDeque<Message>,
     cut: Vec<(usize, usize)>,
     /// Messages that arrive very late: their connections broke long ago, and something kept them.
-    limbo: Vec<Message>,
+    pub(crate) limbo: Vec<Message>,
 }
 
 impl Network {
@@ -111,99 +110,5 @@ impl Network {
     /// Nothing late arrives any more.
     pub(crate) fn forget_the_late(&mut self) {
         self.limbo.clear();
-    }
-}
-
-impl World {
-    /// A message arrives, or is lost, or arrives and stays to come again.
-    pub(crate) fn deliver(&mut self) -> bool {
-        if !self.network.limbo.is_empty() && self.random.below(60) == 0 {
-            let late = self.random.below(self.network.limbo.len());
-            let message = self.network.limbo.swap_remove(late);
-            self.say(|| format!("late: {message:?}"));
-            self.arrive(message);
-            return true;
-        }
-        let reorder = self.random.chance(self.weights.reorder);
-        let at = if reorder { self.random.below(self.network.messages.len()) } else { 0 };
-        let Some(message) = self.network.messages.get(at) else { return false };
-        if matches!(message.body, Body::Alter(_)) && self.random.chance(self.weights.delay_proposals) {
-            // It goes to the end of the queue.
-            let delayed = self.network.messages.remove(at);
-            self.network.messages.extend(delayed);
-            return false;
-        }
-        if self.random.chance(self.weights.drop) {
-            let lost = self.network.messages.remove(at);
-            self.fault();
-            self.say(|| format!("lost: {lost:?}"));
-            return true;
-        }
-        let twice = self.random.chance(self.weights.duplicate).then(|| message.clone());
-        let Some(message) = self.network.messages.remove(at) else { return false };
-        self.network.messages.extend(twice);
-        // Requests of clients come again anyway, and what a frame or an open says is old at once.
-        let late = match message.body {
-            Body::Produce { .. } | Body::Written { .. } => 0,
-            Body::Pushed(..) | Body::Open(_) => self.weights.late / 8,
-            _ => self.weights.late,
-        };
-        if self.random.chance(late) && self.network.limbo.len() < LIMBO_MAX {
-            self.network.limbo.push(message.clone());
-        }
-        self.say(|| format!("{} -> {}, partition {}: {:?}", message.from, message.to, message.partition, message.body));
-        self.arrive(message);
-        true
-    }
-
-    fn arrive(&mut self, message: Message) {
-        let Message { from, to, partition, body } = message;
-        match body {
-            Body::Alter(proposal) => return self.alter(to - CONTROLLERS, partition, &proposal),
-            Body::Register { process, unclean, gone } => {
-                return self.register(to - CONTROLLERS, from, process, (unclean, gone));
-            }
-            Body::Written { producer, sequence } => return self.written(producer, sequence),
-            _ if !self.nodes[to].up => return,
-            _ => {}
-        }
-        match body {
-            Body::Open(open) => self.lead(to, partition, Event::Opened(open)),
-            Body::Acked(ack) => self.lead(to, partition, Event::Acked(ack)),
-            Body::Diverged(answer) => self.follow(to, partition, FollowerEvent::Diverged(answer), &[]),
-            Body::Pushed(frame, entries) => self.follow(to, partition, FollowerEvent::Pushed(frame), &entries),
-            Body::Copy { leader_epoch, open, segments } => self.copied(to, partition, (leader_epoch, open), segments),
-            Body::Closed(follower, open) => self.lead(to, partition, Event::Closed { follower, open }),
-            Body::Altered { leader_epoch, node_epoch, written, ineligible } => {
-                let here = &self.nodes[to];
-                let epoch = here.replicas[partition].leader().map(walser_replication::Leader::epoch);
-                if here.epoch != node_epoch || epoch != Some(leader_epoch) {
-                    return;
-                }
-                if let Some((state, epoch)) = written {
-                    self.learn(to, partition, &state, epoch);
-                }
-                self.lead(to, partition, Event::ProposalOver { ineligible });
-            }
-            Body::Registered { process, epoch } => self.registered(to, process, epoch),
-            Body::Produce { producer, sequence, acks } => self.append(to, partition, producer, sequence, acks),
-            Body::Alter(_) | Body::Register { .. } | Body::Written { .. } => {}
-        }
-    }
-
-    /// The leader's segments take the place of the log, when they are still what was asked for.
-    fn copied(&mut self, node: usize, partition: usize, asked: (LeaderEpoch, OpenId), segments: Segments) {
-        let replica = &mut self.nodes[node].replicas[partition];
-        let Machine::Follows(follower) = &replica.machine else { return };
-        if !follower.current(asked.0, asked.1) {
-            return;
-        }
-        let Segments { start, log, epochs } = segments;
-        replica.cut(0);
-        (replica.start, replica.durable, replica.log) = (start, log.len(), log);
-        replica.compare(&self.truths[partition].committed);
-        let (log_start, log_end) = (offset(start), replica.end());
-        self.counts.copies += 1;
-        self.follow(node, partition, FollowerEvent::Copied { log_start, log_end, epochs }, &[]);
     }
 }

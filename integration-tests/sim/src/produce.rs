@@ -7,30 +7,13 @@ use walser_model::{Acks, LeaderEpoch};
 use walser_replication::{Event, Leader};
 
 use crate::network::{Body, GATEWAY};
-use crate::random::Random;
+use crate::producer::Producer;
 use crate::replica::{Entry, Waiting, index, offset};
-use crate::world::{World, number};
+use crate::store::number;
+use crate::world::World;
 
 /// Most writes that wait in a leader.
 const WAITING_MAX: usize = 30;
-
-/// Somebody who writes to one partition.
-#[derive(Debug, Clone)]
-pub(crate) struct Producer {
-    pub(crate) partition: usize,
-    /// It repeats until it is answered.
-    pub(crate) idempotent: bool,
-    /// Of the batch that is on its way, or the next one.
-    pub(crate) sequence: u32,
-    pub(crate) on_its_way: bool,
-}
-
-impl Producer {
-    pub(crate) fn new(at: usize, _random: &mut Random) -> Self {
-        // Of three that write to a partition the last one is plain.
-        Self { partition: at / 3, idempotent: at % 3 < 2, sequence: 0, on_its_way: false }
-    }
-}
 
 impl World {
     /// A producer writes, or tries again.

@@ -9,9 +9,9 @@ use walser_replication::{
     AlterIsr, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, OpenId, PartitionState, Rule, Rules,
 };
 
-use crate::control::Controller;
+use crate::controller::Controller;
 use crate::store::Store;
-use crate::world::id;
+use crate::store::id;
 
 /// Three nodes, one partition, and a controller that has read them.
 fn store() -> Store {

@@ -4,6 +4,14 @@ use walser_model::{Durability, NodeId};
 use walser_replication::PartitionState;
 use walser_replication::control::{Compare, Decision, Known, Node, Put};
 
+pub(crate) fn id(node: usize) -> NodeId {
+    NodeId(i32::try_from(node).unwrap_or(i32::MAX))
+}
+
+pub(crate) fn number(node: NodeId) -> usize {
+    usize::try_from(node.0).unwrap_or(usize::MAX)
+}
+
 /// Keys of all partitions and nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {

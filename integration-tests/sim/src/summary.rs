@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::world::{Counts, Setup, World};
+use crate::setup::{Counts, Setup};
+use crate::world::World;
 
 /// Steps that healing may take, for each partition and node.
 const HEALING_STEPS: usize = 20_000;

@@ -2,67 +2,24 @@
 
 use std::time::Duration;
 
-use walser_model::{Durability, LeaderEpoch, NodeId};
+use walser_model::LeaderEpoch;
 use walser_replication::control::Decision;
-use walser_replication::{Action, FollowerAction, PartitionState, Rules};
+use walser_replication::{Action, FollowerAction, PartitionState};
 
-use crate::control::Controller;
-use crate::events::{Happening, Weather, Weights};
+use crate::controller::Controller;
+use crate::events::{Happening, Weights};
 use crate::network::{CONTROLLERS, Network};
 use crate::node::Node;
-use crate::produce::Producer;
+use crate::producer::Producer;
 use crate::random::Random;
 use crate::replica::Entry;
-use crate::store::Store;
+use crate::setup::{Counts, Setup};
+use crate::store::{Store, id};
 
 /// A replica leaves the in-sync set when it has not caught up for so long.
 pub(crate) const LAG_MAX: Duration = Duration::from_secs(2);
 /// Most records that are committed in a partition: logs are searched from end to end.
 const RECORDS_MAX: usize = 400;
-
-/// What is simulated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Setup {
-    /// 3 to 30.
-    pub nodes: usize,
-    /// 1 to 30, each with a replica on every one of 3 nodes, or on some of 5.
-    pub partitions: usize,
-    /// What counts as a position, at first.
-    pub durability: Durability,
-    /// Whether that changes now and then.
-    pub switches: bool,
-    /// Events before the faults stop.
-    pub steps: usize,
-    /// What prevails.
-    pub weather: Weather,
-    /// Which rules hold.
-    pub rules: Rules,
-}
-
-/// What has happened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Steps in which something happened.
-    pub events: u64,
-    /// Messages lost, links cut, crashes, lost disks, hanging flushes, needless fences, lost leases.
-    pub faults: u64,
-    /// Leader epochs that began.
-    pub elections: u64,
-    /// Logs that were cut after a divergence.
-    pub truncations: u64,
-    /// Logs that were replaced by the leader's segments.
-    pub copies: u64,
-    /// Records committed.
-    pub commits: u64,
-    /// Records answered.
-    pub answers: u64,
-    /// Elections without proof, after too many disks were lost or crashes unclean.
-    pub unclean: u64,
-    /// Committed records that these have lost.
-    pub lost: u64,
-    /// Moves of replicas that ended.
-    pub moves: u64,
-}
 
 /// What is true of a partition, whatever the nodes believe.
 #[derive(Debug, Clone, Default)]
@@ -112,36 +69,11 @@ pub struct World {
     pub(crate) follower_actions: Vec<FollowerAction>,
 }
 
-pub(crate) fn id(node: usize) -> NodeId {
-    NodeId(i32::try_from(node).unwrap_or(i32::MAX))
-}
-
-pub(crate) fn number(node: NodeId) -> usize {
-    usize::try_from(node.0).unwrap_or(usize::MAX)
-}
-
-impl Setup {
-    /// A setup drawn from a seed: 3 or 5 nodes, 1 to 4 partitions, either durability.
-    pub fn of_seed(seed: u64) -> Self {
-        let mut random = Random::new(seed ^ 0x5e70);
-        let partitions = 1 + random.below(4);
-        Self {
-            nodes: random.one_of(&[3, 3, 5]),
-            partitions,
-            durability: random.one_of(&[Durability::Fsync, Durability::PageCache]),
-            steps: random.one_of(&[1500, 3000, 10_000]) * partitions,
-            switches: random.chance(300),
-            weather: Weather::Drawn,
-            rules: Rules::ALL,
-        }
-    }
-}
-
 impl World {
     /// A world in which everything is well, and that goes the way of `seed` from there.
     pub fn new(setup: Setup, seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let weights = Weights::draw(&mut random, &setup);
+        let weights = Weights::draw(&mut random, setup.weather, setup.switches);
         let partitions: Vec<PartitionState> =
             (0..setup.partitions).map(|partition| Self::partition(setup, partition, &mut random)).collect();
         let truth = |state: &PartitionState| Truth {
@@ -152,7 +84,7 @@ impl World {
         };
         let truths = partitions.iter().map(truth).collect();
         let store = Store::new(setup.nodes, partitions, setup.durability);
-        let producers = (0..setup.partitions * 3).map(|number| Producer::new(number, &mut random)).collect();
+        let producers = (0..setup.partitions * 3).map(Producer::new).collect();
         let mut world = Self {
             setup,
             random,
