@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::engine::{Engine, Prepared, Watch};
 use crate::memory::{campaign, wait_for_end};
@@ -85,7 +86,7 @@ impl Embedded {
 
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let guard = Arc::clone(&self.writer).lock_owned().await;
-        self.settle().await?;
+        let guard = self.settle(guard).await?;
         let prepared = match self.engine.state.lock().prepare(&txn)? {
             Ok(prepared) => prepared,
             Err(conflict) => return Ok(conflict),
@@ -117,17 +118,18 @@ impl Embedded {
         revision
     }
 
-    /// Finds out what became of a write that failed, before anything else is decided.
-    async fn settle(&self) -> Result<(), StoreError> {
+    /// Finds out what became of a write that failed, before anything else is decided: the guard goes along, so that
+    /// nobody decides meanwhile although the caller goes away.
+    async fn settle(&self, guard: OwnedMutexGuard<()>) -> Result<OwnedMutexGuard<()>, StoreError> {
         if self.file.state.lock().database.is_some() {
-            return Ok(());
+            return Ok(guard);
         }
         let store = self.clone();
         let done = tokio::task::spawn_blocking(move || {
             if let Some(prepared) = store.file.reopen()? {
                 store.apply(prepared);
             }
-            Ok(())
+            Ok(guard)
         });
         done.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
