@@ -227,7 +227,7 @@ impl Log {
         let count = self.shared.segments.read().len();
         let known = self.marks.segments;
         if known != 0
-            && usize::try_from(known).is_ok_and(|known| known != count)
+            && usize::try_from(known) != Ok(count)
             && let Some(from) = self.hole()?
         {
             self.declare_damage(from, &mut recovery);

@@ -108,18 +108,7 @@ impl Segment {
     pub(crate) fn note(&self, header: &BatchHeader, position: u64, interval_bytes: u64) -> io::Result<()> {
         let mut parts = self.index()?;
         let loaded = parts.index.as_mut().expect("the index was just loaded");
-        let due = loaded.index.last().is_none_or(|last| position >= u64::from(last.position) + interval_bytes);
-        if due && position >= loaded.noted_to {
-            let entry = IndexEntry {
-                relative_offset: narrow(header.base_offset.since(self.base))?,
-                position: narrow(position)?,
-                max_timestamp_before: loaded.max_timestamp,
-            };
-            loaded.index.push(entry);
-        }
-        loaded.max_timestamp = loaded.max_timestamp.max(header.max_timestamp);
-        loaded.noted_to = position + header.size as u64;
-        loaded.next_offset = header.next_offset();
+        loaded.note(self.base, header, position, Some(interval_bytes))?;
         self.size.store(loaded.noted_to, Ordering::Release);
         Ok(())
     }
@@ -298,18 +287,7 @@ impl Segment {
                     return Ok(loaded);
                 }
             };
-            let last = loaded.index.last();
-            let due = last.is_none_or(|last| found.position >= u64::from(last.position) + INTERVAL_BYTES);
-            if rebuilding && due {
-                loaded.index.push(IndexEntry {
-                    relative_offset: narrow(found.header.base_offset.since(self.base))?,
-                    position: narrow(found.position)?,
-                    max_timestamp_before: loaded.max_timestamp,
-                });
-            }
-            loaded.max_timestamp = loaded.max_timestamp.max(found.header.max_timestamp);
-            loaded.noted_to = found.position + found.header.size as u64;
-            loaded.next_offset = found.header.next_offset();
+            loaded.note(self.base, &found.header, found.position, rebuilding.then_some(INTERVAL_BYTES))?;
         }
     }
 }
@@ -326,6 +304,28 @@ impl LoadedIndex {
             damaged: false,
             index,
         }
+    }
+
+    /// Takes the next batch, with an index entry when the last one is `interval_bytes` behind; `None`: without.
+    fn note(
+        &mut self,
+        base: Offset,
+        header: &BatchHeader,
+        position: u64,
+        interval_bytes: Option<u64>,
+    ) -> io::Result<()> {
+        let far = |interval| self.index.last().is_none_or(|last| position >= u64::from(last.position) + interval);
+        if interval_bytes.is_some_and(far) && position >= self.noted_to {
+            self.index.push(IndexEntry {
+                relative_offset: narrow(header.base_offset.since(base))?,
+                position: narrow(position)?,
+                max_timestamp_before: self.max_timestamp,
+            });
+        }
+        self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
+        self.noted_to = position + header.size as u64;
+        self.next_offset = header.next_offset();
+        Ok(())
     }
 }
 
