@@ -13,7 +13,7 @@ mod shutdown;
 mod socket;
 pub mod telemetry;
 
-pub use listener::{Exposure, Listener, ListenerError, ListenerLimits};
+pub use listener::{CallService, Exposure, Listener, ListenerError, ListenerLimits};
 pub use metrics::Metrics;
 pub use process::{MainError, Process, ProcessArgs, ProcessError};
 pub use settings::{Key, Kind, Settings, SettingsError};

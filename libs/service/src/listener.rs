@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
@@ -114,6 +115,31 @@ impl Drop for Place {
     }
 }
 
+/// A service that answers calls: what a layer around the routes has to give.
+pub trait CallService:
+    tower_service::Service<
+        http::Request<Body>,
+        Response = http::Response<Body>,
+        Error = std::convert::Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> CallService for S where
+    S: tower_service::Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = std::convert::Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
 // === impl Listener ===
 
 impl Listener {
@@ -152,14 +178,7 @@ impl Listener {
     ) -> Result<(), tonic::transport::Error>
     where
         L: tower_layer::Layer<Routes, Service = S> + Clone + Send + Sync + 'static,
-        S: tower_service::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<tonic::body::Body>,
-                Error = std::convert::Infallible,
-            > + Clone
-            + Send
-            + 'static,
-        S::Future: Send + 'static,
+        S: CallService,
     {
         let limits = self.limits.clone();
         let (sockets, incoming) = mpsc::channel(64);

@@ -15,7 +15,7 @@ use tonic::service::Routes;
 use walser_model::{Clock, Random, SystemClock, SystemRandom};
 
 use crate::admin::{self, Health};
-use crate::listener::{Exposure, Listener, ListenerError, ListenerLimits};
+use crate::listener::{CallService, Exposure, Listener, ListenerError, ListenerLimits};
 use crate::metrics::Metrics;
 use crate::settings::{Key, Kind, Settings, SettingsError};
 use crate::shutdown::{Shutdown, signals};
@@ -265,14 +265,7 @@ impl Process {
     pub fn serve<L, S>(self, routes: Routes, layer: L) -> Result<Serving, ProcessError>
     where
         L: tower_layer::Layer<Routes, Service = S> + Clone + Send + Sync + 'static,
-        S: tower_service::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<tonic::body::Body>,
-                Error = std::convert::Infallible,
-            > + Clone
-            + Send
-            + 'static,
-        S::Future: Send + 'static,
+        S: CallService,
     {
         let (shutdown, stop) = (self.shutdown.clone(), self.shutdown);
         let calls = tokio::spawn(self.listener.serve(routes, layer, async move { stop.wait().await }));
