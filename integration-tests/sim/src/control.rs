@@ -1,5 +1,7 @@
 //! The controllers: two of them, each with what it read some time ago, and sure that it is the one.
 
+use std::fmt::Display;
+
 use walser_model::{Durability, NodeId};
 use walser_replication::AlterIsr;
 use walser_replication::control::{
@@ -54,11 +56,16 @@ impl World {
     /// A controller that believes to be the one, and is not in doubt.
     fn acting(&mut self) -> Option<usize> {
         let at = self.random.below(self.controllers.len());
+        self.acts(at).then_some(at)
+    }
+
+    /// Whether a controller believes to be the one; when it is in doubt, it reads first.
+    fn acts(&mut self, at: usize) -> bool {
         let controller = &mut self.controllers[at];
         if controller.in_doubt {
             controller.reload(&self.store);
         }
-        (controller.view.controller_epoch != 0).then_some(at)
+        controller.view.controller_epoch != 0
     }
 
     /// Writes a decision. `None`: nothing was written, or nobody knows.
@@ -79,29 +86,23 @@ impl World {
         }
         let late = self.random.below(self.late.len());
         let decision = self.late.swap_remove(late);
-        match self.store.transact(&decision) {
-            Ok(Some(changed)) => {
-                self.say(|| format!("late, a controller writes {:?}", decision.puts));
-                self.note_change(&decision, &changed);
-            }
-            Ok(None) => {}
-            Err(violation) => self.fail(violation),
-        }
+        self.put("late, a controller", &decision);
         true
     }
 
+    /// The store takes a decision, or not.
+    fn put(&mut self, who: impl Display, decision: &Decision<usize>) -> Option<Changed> {
+        let changed = self.store.transact(decision).unwrap_or_else(|violation| {
+            self.fail(violation);
+            None
+        })?;
+        self.say(|| format!("{who} writes {:?}", decision.puts));
+        self.note_change(decision, &changed);
+        Some(changed)
+    }
+
     fn write(&mut self, at: usize, decision: &Decision<usize>) -> Option<Changed> {
-        let changed = match self.store.transact(decision) {
-            Ok(changed) => changed,
-            Err(violation) => {
-                self.fail(violation);
-                return None;
-            }
-        };
-        if let Some(changed) = &changed {
-            self.say(|| format!("controller {at} writes {:?}", decision.puts));
-            self.note_change(decision, changed);
-        }
+        let changed = self.put(format_args!("controller {at}"), decision);
         if self.random.chance(self.weights.unknown) {
             self.controllers[at].in_doubt = true;
             return None;
@@ -267,13 +268,10 @@ impl World {
 
     /// A leader proposes another in-sync set.
     pub(crate) fn alter(&mut self, at: usize, partition: usize, proposal: &AlterIsr) {
-        if self.controllers[at].in_doubt {
-            self.controllers[at].reload(&self.store);
-        }
-        let controller = &self.controllers[at];
-        if controller.view.controller_epoch == 0 {
+        if !self.acts(at) {
             return;
         }
+        let controller = &self.controllers[at];
         let decided = alter_isr(&controller.view, &controller.partitions[partition], proposal);
         let mut ineligible = None;
         let answer = match &decided {
@@ -304,13 +302,10 @@ impl World {
 
     /// A node asks to be registered: it is fenced, then swept out of everything, then registered.
     pub(crate) fn register(&mut self, at: usize, node: usize, process: u32, (unclean, gone): (u32, u32)) {
-        if self.controllers[at].in_doubt {
-            self.controllers[at].reload(&self.store);
-        }
-        let controller = &self.controllers[at];
-        if controller.view.controller_epoch == 0 {
+        if !self.acts(at) {
             return;
         }
+        let controller = &self.controllers[at];
         let held = |partition: usize| match gone >> partition & 1 == 1 {
             true => Held::Gone,
             false if unclean >> partition & 1 == 1 => Held::Unclean,

@@ -3,7 +3,7 @@
 
 use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset};
 use walser_replication::control::{
-    Held, View, alter_isr, can_register, elect_again, elect_preferred, fence, register, sweep, unfence,
+    Decision, Held, View, alter_isr, can_register, elect_again, elect_preferred, fence, register, sweep, unfence,
 };
 use walser_replication::{
     AlterIsr, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, OpenId, PartitionState, Rule, Rules,
@@ -42,6 +42,19 @@ fn fence_and_sweep(store: &mut Store, node: usize, held: Held) {
     }
 }
 
+/// What a controller writes when node 0 proposes all three, with these incarnations.
+fn join(controller: &Controller, epochs: [i64; 3]) -> Decision<usize> {
+    let known = &controller.partitions[0];
+    let proposal = AlterIsr {
+        leader: id(0),
+        node_epoch: controller.view.nodes[&id(0)].epoch,
+        leader_epoch: known.state.leader_epoch,
+        partition_epoch: known.epoch,
+        isr: (0..3).map(id).zip(epochs).collect(),
+    };
+    alter_isr(&controller.view, known, &proposal).unwrap()
+}
+
 /// `no_election_guard`: everything that a deposed controller has read is still true, but who it is.
 #[test]
 fn a_deposed_controller_writes_nothing() {
@@ -73,15 +86,7 @@ fn a_member_that_was_replaced_meanwhile_does_not_join() {
         current.reload(&store);
         store.transact(&register::<usize>(&current.view, id(2))).unwrap().unwrap();
 
-        let known = &stale.partitions[0];
-        let proposal = AlterIsr {
-            leader: id(0),
-            node_epoch: stale.view.nodes[&id(0)].epoch,
-            leader_epoch: known.state.leader_epoch,
-            partition_epoch: known.epoch,
-            isr: [0, 1, 2].map(|node| (id(node), if node == 2 { caught_up } else { -1 })).to_vec(),
-        };
-        let decision = alter_isr(&stale.view, known, &proposal).unwrap();
+        let decision = join(&stale, [-1, -1, caught_up]);
         store.transact(&decision).unwrap();
         let joined = store.partitions[0].state.isr.contains(id(2));
         assert_eq!(joined, !holds, "the new process has nothing of what the old one had");
@@ -98,15 +103,7 @@ fn a_node_is_fenced_before_it_registers() {
         let may = can_register(&registrar.view, id(2), registrar.partitions.iter().map(|known| (known, Held::Intact)));
         assert_eq!(may, !holds);
 
-        let known = &registrar.partitions[0];
-        let proposal = AlterIsr {
-            leader: id(0),
-            node_epoch: registrar.view.nodes[&id(0)].epoch,
-            leader_epoch: known.state.leader_epoch,
-            partition_epoch: known.epoch,
-            isr: [0, 1, 2].map(|node| (id(node), registrar.view.nodes[&id(node)].epoch)).to_vec(),
-        };
-        let joins = alter_isr(&registrar.view, known, &proposal).unwrap();
+        let joins = join(&registrar, [0, 1, 2].map(|node| registrar.view.nodes[&id(node)].epoch));
         store.transact(&joins).unwrap().unwrap();
         let registration = store.transact(&register(&registrar.view, id(2)));
         assert!(registration.is_err_and(|violation| violation.starts_with("I14")), "which may must have prevented");
