@@ -10,6 +10,8 @@ mod faults;
 mod generated_client;
 #[path = "standalone/kill.rs"]
 mod kill;
+#[path = "standalone/many.rs"]
+mod many;
 #[path = "standalone/processes.rs"]
 mod processes;
 #[path = "standalone/round_trip.rs"]

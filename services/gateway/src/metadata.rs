@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use walser_model::{LeaderEpoch, NodeId, TopicConfig, TopicId};
 use walser_proto::internal::v1 as pbi;
+use walser_proto::v1 as pb;
 use walser_rpc::{Connection, Failure, MetadataStream, Network};
 use walser_service::Shutdown;
 
@@ -58,43 +59,70 @@ impl View {
         self.by_name.get(name)
     }
 
+    /// All topics, in no order.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Arc<TopicView>> {
+        self.by_name.values()
+    }
+
     /// All names.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(|name| &**name)
     }
 
-    fn apply(&mut self, message: pbi::WatchMetadataResponse) {
-        for topic in message.topics {
-            let Ok(id) = topic.id.parse::<TopicId>() else { continue };
-            let pairs = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-            let config = TopicConfig::from_overrides(pairs).unwrap_or_default();
-            let name: Arc<str> = topic.name.into();
-            let known = self.by_name.get(&name).filter(|known| known.id == id);
-            let mut partitions = known.map(|known| known.partitions.clone()).unwrap_or_default();
-            let count = usize::try_from(topic.partition_count).unwrap_or(0);
-            partitions.resize(count, PartitionView { leader: None, epoch: LeaderEpoch::NONE });
-            self.names.insert(id, Arc::clone(&name));
-            self.by_name.insert(Arc::clone(&name), Arc::new(TopicView { id, name, config, partitions }));
+    /// Partitions of all topics.
+    pub(crate) fn partition_count(&self) -> usize {
+        self.by_name.values().map(|topic| topic.partitions.len()).sum()
+    }
+
+    /// Applies a committed group of messages as a whole. The messages of a snapshot come in the order of the store's
+    /// keys, partitions before their topics, so every topic of the group is taken before any of its partitions.
+    fn apply(&mut self, group: &[pbi::WatchMetadataResponse]) {
+        for topic in group.iter().flat_map(|message| &message.topics) {
+            self.put_topic(topic);
         }
-        for partition in message.partitions {
-            let Some((id, epoch)) = partition.r#ref.as_ref().and_then(walser_proto::topic_partition) else { continue };
-            let Some(topic) = self.names.get(&id.topic).and_then(|name| self.by_name.get_mut(name)) else { continue };
-            let leader = (partition.leader >= 0).then_some(NodeId(partition.leader));
-            let number = usize::try_from(id.partition.0).unwrap_or(usize::MAX);
-            if let Some(found) = Arc::make_mut(topic).partitions.get_mut(number) {
-                *found = PartitionView { leader, epoch };
+        for partition in group.iter().flat_map(|message| &message.partitions) {
+            self.put_partition(partition);
+        }
+        for raw in group.iter().flat_map(|message| &message.removed_topic_ids) {
+            if let Ok(bytes) = raw.as_ref().try_into() {
+                self.remove_topic(TopicId::from_bytes(bytes));
             }
         }
-        for raw in message.removed_topic_ids {
-            let Ok(bytes) = raw.as_ref().try_into() else { continue };
-            let id = TopicId::from_bytes(bytes);
-            if let Some(name) = self.names.remove(&id)
-                && self.by_name.get(&name).is_some_and(|topic| topic.id == id)
-            {
-                self.by_name.remove(&name);
+        self.version = group.last().map_or(self.version, |message| message.version);
+    }
+
+    fn put_topic(&mut self, topic: &pb::Topic) {
+        let Ok(id) = topic.id.parse::<TopicId>() else { return };
+        let pairs = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let config = TopicConfig::from_overrides(pairs).unwrap_or_default();
+        let name: Arc<str> = topic.name.as_str().into();
+        let known = self.by_name.get(&name).filter(|known| known.id == id);
+        let mut partitions = known.map(|known| known.partitions.clone()).unwrap_or_default();
+        let count = usize::try_from(topic.partition_count).unwrap_or(0);
+        partitions.resize(count, PartitionView { leader: None, epoch: LeaderEpoch::NONE });
+        self.names.insert(id, Arc::clone(&name));
+        self.by_name.insert(Arc::clone(&name), Arc::new(TopicView { id, name, config, partitions }));
+    }
+
+    fn put_partition(&mut self, partition: &pbi::PartitionMetadata) {
+        let Some((id, epoch)) = partition.r#ref.as_ref().and_then(walser_proto::topic_partition) else { return };
+        let topic = self.names.get(&id.topic).and_then(|name| self.by_name.get_mut(name));
+        let number = usize::try_from(id.partition.0).unwrap_or(usize::MAX);
+        let found = topic.and_then(|topic| Arc::make_mut(topic).partitions.get_mut(number));
+        match found {
+            Some(found) => {
+                *found = PartitionView { leader: (partition.leader >= 0).then_some(NodeId(partition.leader)), epoch };
             }
+            None => tracing::error!(partition = %id, "metadata has a partition without its topic"),
         }
-        self.version = message.version;
+    }
+
+    fn remove_topic(&mut self, id: TopicId) {
+        if let Some(name) = self.names.remove(&id)
+            && self.by_name.get(&name).is_some_and(|topic| topic.id == id)
+        {
+            self.by_name.remove(&name);
+        }
     }
 }
 
@@ -171,10 +199,8 @@ impl Metadata {
             let group = stream.next_commit().await?;
             let reset = group.iter().any(|message| message.reset);
             let mut view = if reset { View::default() } else { View::clone(&self.view.load()) };
-            for message in group {
-                dial(network, &message.nodes);
-                view.apply(message);
-            }
+            group.iter().for_each(|message| dial(network, &message.nodes));
+            view.apply(&group);
             let version = view.version;
             self.view.store(Arc::new(view));
             self.version.send_replace(version);
@@ -189,5 +215,88 @@ fn dial(network: &Network, nodes: &[pbi::NodeMetadata]) {
         if let Err(error) = network.dial_storage(id, &found.internal_address) {
             tracing::error!(node = %id, %error, "a storage node's address cannot be used");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_model::{PartitionIndex, TopicPartition};
+
+    use super::*;
+
+    /// Messages of a snapshot as the controller sends them: in the order of the store's keys, partitions first, cut
+    /// into messages of `chunk` entries.
+    fn snapshot(topic_count: u16, partition_count: i32, chunk: usize) -> Vec<pbi::WatchMetadataResponse> {
+        let id = |number: u16| {
+            let mut bytes = [7; 16];
+            bytes[..2].copy_from_slice(&number.to_be_bytes());
+            TopicId::from_bytes(bytes)
+        };
+        let mut partitions = Vec::new();
+        let mut topics = Vec::new();
+        for number in 0..topic_count {
+            for partition in 0..partition_count {
+                let of = TopicPartition::new(id(number), PartitionIndex(partition));
+                let r#ref = Some(walser_proto::partition_ref(of, LeaderEpoch(3)));
+                partitions.push(pbi::PartitionMetadata { r#ref, leader: 1, ..Default::default() });
+            }
+            let (id, name) = (id(number).to_string(), format!("t{number}"));
+            topics.push(pb::Topic { id, name, partition_count, ..Default::default() });
+        }
+        let part = |message| pbi::WatchMetadataResponse { version: 9, ..message };
+        let mut group: Vec<_> = partitions
+            .chunks(chunk)
+            .map(|partitions| {
+                part(pbi::WatchMetadataResponse { partitions: partitions.to_vec(), ..Default::default() })
+            })
+            .collect();
+        let topics = topics.chunks(chunk);
+        group.extend(
+            topics.map(|topics| part(pbi::WatchMetadataResponse { topics: topics.to_vec(), ..Default::default() })),
+        );
+        group[0].reset = true;
+        group.push(part(pbi::WatchMetadataResponse { commit: true, ..Default::default() }));
+        group
+    }
+
+    fn led(view: &View) -> usize {
+        view.topics().flat_map(|topic| &topic.partitions).filter(|partition| partition.leader.is_some()).count()
+    }
+
+    #[test]
+    fn a_snapshot_takes_effect_as_a_whole_however_it_is_cut() {
+        for (topics, partitions) in [(1, 1), (1, 1_000), (1, 10_000), (1_000, 1), (10_000, 1), (122, 9)] {
+            for chunk in [1, 500, 1_000_000] {
+                let mut view = View::default();
+                view.apply(&snapshot(topics, partitions, chunk));
+                let expected = usize::from(topics) * usize::try_from(partitions).unwrap();
+                assert_eq!(view.partition_count(), expected, "{topics} x {partitions} by {chunk}");
+                assert_eq!(led(&view), expected, "{topics} x {partitions} by {chunk}");
+                assert_eq!((view.version, view.names.len()), (9, usize::from(topics)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_delta_changes_what_it_names_and_nothing_else() {
+        let mut view = View::default();
+        view.apply(&snapshot(3, 2, 500));
+        let removed = view.topic("t1").unwrap().id;
+        let moved = TopicPartition::new(view.topic("t2").unwrap().id, PartitionIndex(1));
+        let partition = pbi::PartitionMetadata {
+            r#ref: Some(walser_proto::partition_ref(moved, LeaderEpoch(4))),
+            leader: -1,
+            ..Default::default()
+        };
+        view.apply(&[pbi::WatchMetadataResponse {
+            version: 10,
+            partitions: vec![partition],
+            removed_topic_ids: vec![removed.to_bytes().to_vec().into()],
+            commit: true,
+            ..Default::default()
+        }]);
+        assert_eq!((led(&view), view.partition_count()), (3, 4));
+        assert!(view.topic("t1").is_none());
+        assert_eq!(view.topic("t2").unwrap().partitions[0].leader, Some(NodeId(1)));
     }
 }

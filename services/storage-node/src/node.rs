@@ -142,6 +142,7 @@ impl Membership {
                 self.order(partition, &known);
             }
             if let Some(ready) = ready.take() {
+                self.shards.settle().await;
                 let _ = ready.send(());
             }
         }

@@ -138,6 +138,9 @@ impl Shard {
     fn control(&mut self, command: Command) {
         match command {
             Command::Append(_) | Command::Stop(_) => {}
+            Command::Barrier(done) => {
+                let _ = done.send(());
+            }
             Command::Lead(order) => self.lead(*order),
             Command::Resign(id) => self.resign(id),
             Command::Remove { partition, done } => {

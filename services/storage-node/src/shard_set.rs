@@ -3,9 +3,10 @@
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use walser_model::TopicPartition;
 
-use crate::shard::{Queue, Room};
+use crate::shard::{Command, Queue, Room};
 
 /// Queues and byte budgets of all shards. Clones share them.
 #[derive(Debug, Clone)]
@@ -31,6 +32,20 @@ impl ShardSet {
 
     pub(crate) fn room(&self, partition: TopicPartition) -> &Room {
         &self.shards[owner(partition, self.shards.len())].1
+    }
+
+    /// Waits until every shard has carried out what was pushed before this call.
+    pub(crate) async fn settle(&self) {
+        let mut waiting = Vec::new();
+        for queue in self.queues() {
+            let (done, settled) = oneshot::channel();
+            queue.push(Command::Barrier(done));
+            waiting.push(settled);
+        }
+        for settled in waiting {
+            // A shard that has stopped drops its end: nothing is carried out any more.
+            let _ = settled.await;
+        }
     }
 
     /// All queues.

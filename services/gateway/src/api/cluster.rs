@@ -1,5 +1,8 @@
 //! `ClusterService` and `OperationService`: the controller's answers.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tonic::{Request, Response, Status};
 use walser_proto::internal::v1 as pbi;
@@ -14,12 +17,22 @@ use walser_rpc::{Failure, Reason};
 use super::relayed;
 use crate::Gateway;
 
+/// How long a gateway may be behind the controller before that counts as a fault.
+const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
+/// Partitions that one health issue names.
+const OBJECTS_MAX: usize = 20;
+
 type Answer<T> = Result<Response<T>, Status>;
 
 #[async_trait]
 impl ClusterService for Gateway {
     async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
-        ClusterServiceClient::new(self.controller.clone()).get_cluster(request.into_inner()).await.map_err(relayed)
+        let mut client = ClusterServiceClient::new(self.controller.clone());
+        let mut answer = client.get_cluster(request.into_inner()).await.map_err(relayed)?;
+        if let Some(health) = answer.get_mut().cluster.as_mut().and_then(|cluster| cluster.health.as_mut()) {
+            self.add_unserved(health).await;
+        }
+        Ok(answer)
     }
 
     async fn list_nodes(&self, request: Request<pb::ListNodesRequest>) -> Answer<pb::ListNodesResponse> {
@@ -43,6 +56,47 @@ impl ClusterService for Gateway {
             new_end_offset: repaired.new_end_offset,
             set_aside_bytes: repaired.bytes_set_aside,
         }))
+    }
+}
+
+impl Gateway {
+    /// Adds the partitions that clients of this gateway cannot reach: every leader is asked, along the way that reads
+    /// and writes take. What the controller has named already is not repeated.
+    async fn add_unserved(&self, health: &mut pb::ClusterHealth) {
+        let expected = usize::try_from(health.partition_count).unwrap_or(0);
+        // A change that the controller has counted may still be on its way here.
+        self.metadata.wait_until(VIEW_DELAY_MAX, |view| view.partition_count() >= expected).await;
+        let view = self.metadata.view();
+        let topics: Vec<_> = view.topics().cloned().collect();
+        let figures = self.figures(&topics).await;
+        let named: HashSet<&str> = health.issues.iter().flat_map(|issue| &issue.objects).map(String::as_str).collect();
+        let mut unserved = Vec::new();
+        for topic in &topics {
+            for (number, partition) in (0..).zip(&topic.partitions) {
+                let object = format!("topics/{}/partitions/{number}", topic.name);
+                let served = figures.contains_key(&(topic.name.to_string(), number));
+                if partition.leader.is_some() && !served && !named.contains(object.as_str()) {
+                    unserved.push(object);
+                }
+            }
+        }
+        let unknown = expected.saturating_sub(view.partition_count());
+        let count = unserved.len() + unknown;
+        if count == 0 {
+            return;
+        }
+        unserved.sort_unstable();
+        unserved.truncate(OBJECTS_MAX);
+        let first = unserved.first().map(|object| format!(", for example {object}")).unwrap_or_default();
+        health.status = pb::HealthStatus::Critical.into();
+        health.issues.push(pb::HealthIssue {
+            severity: pb::HealthStatus::Critical.into(),
+            code: "PARTITIONS_NOT_SERVED".to_owned(),
+            message: format!("{count} of {expected} partitions are not served to clients of this gateway{first}"),
+            hint: "if this lasts for more than a few seconds, look at the logs of the storage nodes".to_owned(),
+            objects: unserved,
+            start_time: None,
+        });
     }
 }
 

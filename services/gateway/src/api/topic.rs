@@ -20,7 +20,7 @@ use crate::retry::PATIENCE;
 use crate::target::{Place, Target, place};
 
 type Answer<T> = Result<Response<T>, Status>;
-type Figures = HashMap<(String, i32), pbi::PartitionFigures>;
+pub(super) type Figures = HashMap<(String, i32), pbi::PartitionFigures>;
 
 /// Time between two looks at leaders that begin.
 const LEADER_CHECK: Duration = Duration::from_millis(1);
@@ -53,7 +53,7 @@ impl Gateway {
     }
 
     /// Live numbers of all partitions of some topics, from their leaders.
-    async fn figures(&self, topics: &[std::sync::Arc<TopicView>]) -> Figures {
+    pub(super) async fn figures(&self, topics: &[std::sync::Arc<TopicView>]) -> Figures {
         let mut by_node: HashMap<NodeId, Vec<(String, TopicPartition)>> = HashMap::new();
         for topic in topics {
             for (number, partition) in (0..).zip(&topic.partitions) {

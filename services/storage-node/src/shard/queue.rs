@@ -69,6 +69,8 @@ pub(crate) enum Command {
         extension: Extension,
         outcome: io::Result<()>,
     },
+    /// Tell the sender that everything it pushed before has been carried out.
+    Barrier(oneshot::Sender<()>),
     /// Flush everything and end.
     Stop(oneshot::Sender<()>),
 }
