@@ -28,8 +28,10 @@ mod log;
 mod producers;
 mod reader;
 mod recovery;
+mod retention;
 mod scan;
 mod segment;
+mod truncation;
 
 pub use append::AppendError;
 pub use checkpoint::{Checkpoint, Marks};

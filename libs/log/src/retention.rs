@@ -1,0 +1,101 @@
+//! Giving up the oldest records: by age, by size, and on demand.
+
+use std::sync::atomic::Ordering;
+
+use walser_model::{Offset, Timestamp};
+
+use crate::log::{Condition, Log, LogError};
+
+impl Log {
+    /// Raises the log start to `before` and removes the segments that lie wholly below it.
+    ///
+    /// # Errors
+    /// [`LogError::OutOfRange`] above the log end. A lower value than the present start changes nothing.
+    pub fn delete_records(&mut self, before: Offset, now: Timestamp) -> Result<Offset, LogError> {
+        if before > self.log_end() {
+            let (start, end) = (self.log_start(), self.log_end());
+            return Err(LogError::OutOfRange { offset: before, start, end });
+        }
+        if before <= self.log_start() {
+            return Ok(self.log_start());
+        }
+        let extending = self.active.as_ref().is_some_and(|active| active.extending_from.is_some());
+        if before == self.log_end() && self.condition == Condition::Healthy && !extending {
+            // All of it goes: what follows starts in a segment of its own, whose name keeps the log end.
+            self.roll(now)?;
+        }
+        self.shared.log_start.store(before.0, Ordering::Release);
+        self.write_marks()?;
+        let file = self.checkpoint.lock().file();
+        file.sync_data()?;
+        self.remove_segments_below(before)?;
+        Ok(before)
+    }
+
+    /// Removes segments by age and size, oldest first. Gives back how many. What cannot be read is kept, and so is
+    /// everything behind it: nobody knows how old it is.
+    ///
+    /// # Errors
+    /// I/O errors while removing; what was removed stays so.
+    pub fn apply_retention(&mut self, now: Timestamp, up_to: Offset) -> Result<usize, LogError> {
+        let extending = self.active.as_ref().is_some_and(|active| active.extending_from.is_some());
+        if extending || self.condition != Condition::Healthy {
+            return Ok(0);
+        }
+        self.producers.iter_mut().for_each(|producers| producers.expire(now, self.config.producer_expiry));
+        let segments = self.shared.segments.read().clone();
+        let mut total: u64 = segments.iter().map(|segment| segment.size()).sum();
+        let mut keep_from = None;
+        for (at, segment) in segments.iter().enumerate() {
+            let last = at + 1 == segments.len();
+            let end = segments.get(at + 1).map_or_else(|| self.log_end(), |next| next.base);
+            let size = segment.size();
+            let too_large = !last && self.config.retention_bytes.is_some_and(|limit| total - size >= limit);
+            let newest = if size > 0 { segment.max_timestamp()? } else { Ok(Timestamp::MAX) };
+            let newest = match newest {
+                Ok(newest) => newest,
+                Err(damaged_from) => {
+                    self.note_damage(damaged_from);
+                    break;
+                }
+            };
+            let too_old = self.too_old(newest, now);
+            if end > up_to || !(too_large || too_old) {
+                break;
+            }
+            total -= size;
+            keep_from = Some(end);
+        }
+        let Some(keep_from) = keep_from else { return Ok(0) };
+        let before = segments.len();
+        self.delete_records(keep_from, now)?;
+        let left = self.shared.segments.read().iter().filter(|segment| segment.base < keep_from).count();
+        Ok(before.saturating_sub(left))
+    }
+
+    fn too_old(&self, newest: Timestamp, now: Timestamp) -> bool {
+        let Some(retention) = self.config.retention else { return false };
+        let age = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        // Records stamped in the future keep their segment; it goes by size or when their time has come.
+        newest < now.saturating_sub(age)
+    }
+
+    fn remove_segments_below(&mut self, offset: Offset) -> Result<(), LogError> {
+        let mut gone = Vec::new();
+        {
+            let mut segments = self.shared.segments.write();
+            while segments.len() > 1 && segments[1].base <= offset {
+                gone.push(segments.remove(0));
+            }
+        }
+        for segment in &gone {
+            segment.remove()?;
+        }
+        if !gone.is_empty() {
+            self.shared.epochs.write().forget_before(offset);
+            let epochs = self.shared.epochs.read().clone();
+            crate::epochs::replace(&epochs, &*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
+        }
+        Ok(())
+    }
+}
