@@ -20,6 +20,10 @@ pub enum AppendError {
     /// The disk is full. The log stays in service; once there is space, appends work again.
     #[error("no space left for the log")]
     NoSpace,
+    /// The append reaches into space that a running extension is filling with zeros, or needs the next segment while
+    /// one runs. The log stays in service; the append works once [`Log::finish_extension`] has been called.
+    #[error("an extension of the segment is running")]
+    Extending,
 }
 
 impl Log {
@@ -32,7 +36,7 @@ impl Log {
         }
     }
 
-    /// Whether an append of `bytes` would have to wait for a running extension of the file.
+    /// Whether an append of `bytes` is refused with [`AppendError::Extending`] at present.
     pub fn must_wait(&self, bytes: usize) -> bool {
         let Some(active) = &self.active else { return false };
         let end = active.segment.size() + bytes as u64;
@@ -45,7 +49,8 @@ impl Log {
     ///
     /// # Errors
     /// How many of the batches are in the log, and why the rest is not. After [`AppendError::NoSpace`] the log takes
-    /// appends again once there is space; after another I/O error it is out of service.
+    /// appends again once there is space, and after [`AppendError::Extending`] once the extension has finished; after
+    /// another I/O error it is out of service.
     ///
     /// # Panics
     /// When the batches do not continue the log or do not add up to `run`: the caller numbered them wrongly.
@@ -69,8 +74,20 @@ impl Log {
         while !left.is_empty() {
             self.prepare_segment(left[0].size as u64, now)?;
             let active = self.active.as_ref().expect("a segment was just prepared");
-            let room = self.config.segment_bytes.saturating_sub(active.segment.size());
+            let size = active.segment.size();
+            let room = self.config.segment_bytes.saturating_sub(size);
             let (count, bytes) = fitting(left, room);
+            let (count, bytes) = match active.extending_from {
+                // The extension writes zeros from there on, whenever it gets to it.
+                Some(from) if size + bytes as u64 > from => {
+                    let (count, bytes) = fitting(left, from.saturating_sub(size));
+                    if size + bytes as u64 > from {
+                        return Err(AppendError::Extending);
+                    }
+                    (count, bytes)
+                }
+                _ => (count, bytes),
+            };
             let (part, tail) = rest.split_at(bytes);
             self.write_run(part, &left[..count])?;
             rest = tail;
@@ -80,6 +97,9 @@ impl Log {
     }
 
     /// Makes sure that there is an active segment in which `bytes` more fit, or an empty one.
+    ///
+    /// # Errors
+    /// [`AppendError::Extending`] when that takes the next segment while an extension runs.
     fn prepare_segment(&mut self, bytes: u64, now: Timestamp) -> Result<(), AppendError> {
         if self.active.is_none() {
             self.open_active(now).map_err(|error| self.append_failed(error))?;
@@ -124,12 +144,15 @@ impl Log {
         Ok(())
     }
 
-    /// A full disk leaves the log in service; everything else does not.
+    /// A full disk and a running extension leave the log in service; everything else does not.
     fn append_failed(&mut self, error: io::Error) -> AppendError {
         /// `EMFILE` and `ENFILE`: too many open files; others may be closed soon.
         const FILE_LIMITS: [i32; 2] = [24, 23];
         if out_of_space(&error) {
             return AppendError::NoSpace;
+        }
+        if error.kind() == io::ErrorKind::ResourceBusy {
+            return AppendError::Extending;
         }
         if error.raw_os_error().is_some_and(|code| FILE_LIMITS.contains(&code)) {
             return AppendError::Log(error.into());
@@ -170,12 +193,17 @@ impl Log {
     }
 
     /// Closes the active segment and starts the next one at the log end.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ResourceBusy`] while an extension runs: it would write behind the end of the closed file.
     pub(crate) fn roll(&mut self, now: Timestamp) -> io::Result<()> {
         if self.active.is_none() {
             self.open_active(now)?;
         }
         let old = self.active.as_ref().expect("there is an active segment to close");
-        debug_assert!(old.extending_from.is_none(), "a segment is not closed under a running extension");
+        if old.extending_from.is_some() {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "an extension of the segment is running"));
+        }
         if old.zeroed_to > old.segment.size() {
             old.file.set_len(old.segment.size())?;
         }

@@ -14,7 +14,7 @@ use walser_model::{Durability, Offset};
 use crate::append::out_of_space;
 use crate::disk::{Disk, DiskFile, replace_file};
 use crate::epochs;
-use crate::log::{Condition, Log, LogError};
+use crate::log::{Active, Condition, Log, LogError};
 use crate::recovery::snapshot_path;
 
 /// The recovery point moves at least every so many bytes of log.
@@ -68,9 +68,14 @@ pub struct Flushed {
 }
 
 /// Work for a flush thread: zero-filled space ahead of the log end.
+///
+/// It has a file description of its own: a sync that fails reports a writeback error once per description, and must
+/// not take it from the flush whose records it is about.
 #[derive(Debug)]
 pub struct Extension {
     file: Arc<dyn DiskFile>,
+    /// Base offset of the segment.
+    segment: Offset,
     from: u64,
     to: u64,
 }
@@ -289,13 +294,24 @@ impl Log {
         if to <= from {
             return None;
         }
+        let file = match active.segment.open_apart() {
+            Ok(file) => file,
+            // Appends grow the file as they are written, which is slower and right.
+            Err(error) => {
+                tracing::debug!(partition = %self.partition, %error, "the segment is not extended");
+                return None;
+            }
+        };
         active.extending_from = Some(from);
-        Some(Extension { file: Arc::clone(&active.file), from, to })
+        Some(Extension { file, segment: active.segment.base, from, to })
     }
 
     /// Takes the outcome of an extension.
     pub fn finish_extension(&mut self, extension: &Extension, outcome: &io::Result<()>) {
-        let Some(active) = self.active.as_mut() else { return };
+        let of_it = |active: &&mut Active| {
+            active.segment.base == extension.segment && active.extending_from == Some(extension.from)
+        };
+        let Some(active) = self.active.as_mut().filter(of_it) else { return };
         active.extending_from = None;
         match outcome {
             Ok(()) => active.zeroed_to = extension.to,

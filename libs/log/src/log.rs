@@ -78,6 +78,9 @@ pub enum LogError {
         /// Last possible.
         end: Offset,
     },
+    /// A flush or an extension is running; the operation works once the log has been told its outcome.
+    #[error("a flush or an extension of the log is running")]
+    Busy,
     /// The file system reported an error.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -236,6 +239,11 @@ impl Log {
         }
     }
 
+    /// An error while a flush or an extension writes to, or syncs, the files of this log.
+    pub(crate) fn idle(&self) -> Result<(), LogError> {
+        if self.flush_running() || self.extension_running() { Err(LogError::Busy) } else { Ok(()) }
+    }
+
     /// Takes the log out of service.
     pub fn fail(&mut self, reason: impl Into<String>) {
         if !matches!(self.condition, Condition::Failed { .. }) {
@@ -302,10 +310,7 @@ impl Log {
     /// I/O errors while writing index and snapshot.
     pub fn rest(&mut self) -> Result<bool, LogError> {
         // A log that is out of service or damaged must not look like one that was stopped cleanly.
-        if self.condition != Condition::Healthy
-            || self.flushing.pending()
-            || self.active.as_ref().is_some_and(|active| active.extending_from.is_some())
-        {
+        if self.condition != Condition::Healthy || self.flushing.pending() || self.extension_running() {
             return Ok(false);
         }
         if let Some(active) = self.active.take() {

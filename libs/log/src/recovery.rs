@@ -333,12 +333,13 @@ impl Log {
     /// What is cut is kept aside. Gives back where the log was known to end and how many bytes were set aside.
     ///
     /// # Errors
-    /// [`LogError::OutOfRange`] when the log is not corrupt.
+    /// [`LogError::OutOfRange`] when the log is not corrupt, [`LogError::Busy`] while a flush or an extension runs.
     pub fn repair(&mut self) -> Result<(Offset, u64), LogError> {
         let Condition::Corrupt { from } = self.condition else {
             let (start, end) = (self.log_start(), self.log_end());
             return Err(LogError::OutOfRange { offset: end, start, end });
         };
+        self.idle()?;
         let known_end = self.log_end();
         // What is left is found by reading it; the damage may begin before the offset at which it was met.
         self.marks.durable = self.log_start();

@@ -19,8 +19,7 @@ impl Log {
         if before <= self.log_start() {
             return Ok(self.log_start());
         }
-        let extending = self.active.as_ref().is_some_and(|active| active.extending_from.is_some());
-        if before == self.log_end() && self.condition == Condition::Healthy && !extending {
+        if before == self.log_end() && self.condition == Condition::Healthy && !self.extension_running() {
             // All of it goes: what follows starts in a segment of its own, whose name keeps the log end.
             self.roll(now)?;
         }

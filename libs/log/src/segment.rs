@@ -92,6 +92,11 @@ impl Segment {
         Ok(file)
     }
 
+    /// The log file once more, with a file description of its own; it must exist.
+    pub(crate) fn open_apart(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&self.path, Open::Edit)
+    }
+
     /// Closes the file and drops the index. Handles given out before stay good.
     pub(crate) fn rest(&self) {
         let mut parts = self.parts.lock();

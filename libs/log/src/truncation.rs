@@ -10,15 +10,17 @@ impl Log {
     /// Cuts everything at and above `to`, durably: for a replica that must follow another log (KIP-101).
     ///
     /// # Errors
-    /// [`LogError::OutOfRange`] when `to` is outside the log or inside a batch.
+    /// [`LogError::OutOfRange`] when `to` is outside the log or inside a batch, [`LogError::Busy`] while a flush or an
+    /// extension runs.
     pub fn truncate(&mut self, to: Offset) -> Result<(), LogError> {
         self.writable()?;
+        self.idle()?;
         let (start, end) = (self.log_start(), self.log_end());
         let out_of_range = LogError::OutOfRange { offset: to, start, end };
         if to >= end {
             return if to == end { Ok(()) } else { Err(out_of_range) };
         }
-        if to < start || self.flushing.busy() {
+        if to < start {
             return Err(out_of_range);
         }
         let segments = self.shared.segments.read().clone();

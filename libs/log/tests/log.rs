@@ -6,6 +6,8 @@
 mod crash;
 #[path = "log/damage.rs"]
 mod damage;
+#[path = "log/extension.rs"]
+mod extension;
 #[path = "log/ordinary.rs"]
 mod ordinary;
 #[path = "log/site.rs"]

@@ -49,6 +49,10 @@ pub(crate) fn log_failure(error: &LogError, node: NodeId) -> Failure {
     match error {
         LogError::Corrupt { from } => corrupt(*from),
         LogError::OutOfRange { offset, start, end } => out_of_range(*offset, *start, *end),
+        LogError::Busy => {
+            let text = "a flush or an extension of the log is running; try again in a moment";
+            Failure::new(Reason::StorageError, text).with("nodeId", node)
+        }
         LogError::Failed { .. } | LogError::Io(_) => {
             Failure::new(Reason::StorageError, format!("the log is out of service: {error}")).with("nodeId", node)
         }

@@ -100,20 +100,47 @@ impl Jobs {
     }
 
     fn run(&self, clock: &dyn Clock, metrics: &StorageMetrics) {
-        while let Some(Job { partition, work, shard }) = self.next() {
-            let done = match work {
-                Work::Flush(job) => {
-                    let start = clock.monotonic();
-                    let outcome = job.run();
-                    metrics.flushed(clock.monotonic().saturating_sub(start));
-                    Command::Flushed { partition, outcome }
-                }
-                Work::Extend(extension) => {
-                    let outcome = extension.run();
-                    Command::Extended { partition, extension, outcome }
-                }
-            };
-            shard.push(done);
+        while let Some(job) = self.next() {
+            let shard = Arc::clone(&job.shard);
+            shard.push(job.run(clock, metrics));
         }
+    }
+}
+
+impl Job {
+    /// Does the work, for as long as the disk takes, and returns what the shard is told of it.
+    fn run(self, clock: &dyn Clock, metrics: &StorageMetrics) -> Command {
+        let Self { partition, work, .. } = self;
+        match work {
+            Work::Flush(job) => {
+                let start = clock.monotonic();
+                let outcome = job.run();
+                metrics.flushed(clock.monotonic().saturating_sub(start));
+                Command::Flushed { partition, outcome }
+            }
+            Work::Extend(extension) => {
+                let outcome = extension.run();
+                Command::Extended { partition, extension, outcome }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Flusher {
+    /// Jobs that no thread has taken.
+    pub(crate) fn waiting(&self) -> usize {
+        self.flushes.waiting.lock().jobs.len() + self.extensions.waiting.lock().jobs.len()
+    }
+
+    /// Runs one of the waiting jobs on this thread; returns what its shard has to be told.
+    pub(crate) fn run_one(&self, number: usize, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<Command> {
+        let mut flushes = self.flushes.waiting.lock();
+        let job = match flushes.jobs.len() {
+            count if number < count => flushes.jobs.remove(number),
+            count => self.extensions.waiting.lock().jobs.remove(number - count),
+        };
+        drop(flushes);
+        Some(job?.run(clock, metrics))
     }
 }

@@ -6,6 +6,8 @@
 
 mod partition;
 mod queue;
+#[cfg(test)]
+mod simulation;
 mod upkeep;
 
 use std::collections::{BTreeSet, HashMap};

@@ -153,7 +153,7 @@ pub async fn start(
 }
 
 /// Opens every log that lies in the directory.
-fn recover(directory: &DataDirectory, now: Timestamp) -> Result<(Vec<Log>, Recovered), StartError> {
+pub(crate) fn recover(directory: &DataDirectory, now: Timestamp) -> Result<(Vec<Log>, Recovered), StartError> {
     let mut recovered = Recovered::default();
     let mut logs = Vec::new();
     // Partitions whose directory is gone are found by their marks: that is damage, not an empty log.

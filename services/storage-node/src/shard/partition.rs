@@ -113,7 +113,8 @@ impl Partition {
         let mut next_offset = self.log.log_end();
         while let Some(job) = self.incoming.pop_front() {
             let after = group.run.len() + job.batch.len();
-            if !group.headers.is_empty() && (after > RUN_BYTES_MAX || self.log.must_wait(after)) {
+            let full = !group.headers.is_empty() && after > RUN_BYTES_MAX;
+            if full || self.log.must_wait(after) {
                 self.incoming.push_front(job);
                 break;
             }
@@ -195,10 +196,12 @@ impl Partition {
     fn append(&mut self, group: Group, around: &Surroundings, tail: &mut Budget, now: Timestamp) {
         let Group { mut run, headers, jobs } = group;
         let mut refusal = None;
+        let mut extending = false;
         if let Some(first) = headers.first() {
             let mut appended = headers.len();
             if let Err((count, error)) = self.log.append(&run, &headers, now) {
                 appended = count;
+                extending = matches!(error, AppendError::Extending);
                 refusal = Some(self.append_failed(&error, around));
                 run.truncate(headers[..count].iter().map(|header| header.size).sum());
             }
@@ -210,7 +213,20 @@ impl Partition {
             }
         }
         let log_end = self.log.log_end();
-        for (job, planned) in jobs {
+        let mut jobs = jobs.into_iter();
+        for (job, planned) in jobs.by_ref() {
+            let in_log = match &planned {
+                Planned::Append(header) => header.next_offset() <= log_end,
+                Planned::Repeat { next_offset, .. } => *next_offset <= log_end,
+                Planned::Refused(_) => true,
+            };
+            if extending && !in_log {
+                // Taken again, with all that came after, once the extension has finished.
+                let rest: Vec<_> = jobs.map(|(job, _)| job).collect();
+                rest.into_iter().rev().for_each(|job| self.incoming.push_front(job));
+                self.incoming.push_front(job);
+                break;
+            }
             let outcome = match planned {
                 Planned::Append(header) if header.next_offset() <= log_end => {
                     Ok((header.next_offset(), self.answer_for(&job, header.base_offset, header.max_timestamp)))
@@ -233,6 +249,7 @@ impl Partition {
     /// What is told to those whose batches did not get into the log.
     fn append_failed(&mut self, error: &AppendError, around: &Surroundings) -> Failure {
         match error {
+            AppendError::Extending => not_leader(around.node),
             AppendError::NoSpace => {
                 around.space.note_full();
                 disk_full(around.node)

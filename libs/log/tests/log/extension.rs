@@ -1,0 +1,68 @@
+//! While space ahead of the log end is being filled with zeros, nothing else may touch it.
+
+use walser_log::{AppendError, LogConfig, LogError, MemoryDisk};
+use walser_model::Offset;
+
+use crate::site::{Site, config, values};
+
+/// Space is filled ahead from this many bytes of log on.
+const EXTENDED_FROM: usize = 64 << 10;
+
+fn large() -> LogConfig {
+    LogConfig { segment_bytes: 2 << 20, ..config() }
+}
+
+/// A log with an extension that was begun.
+fn extending(config: LogConfig) -> (Site, walser_log::Extension) {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config);
+    site.append(&values(1, 2, EXTENDED_FROM)).unwrap();
+    site.flush().unwrap();
+    let extension = site.log.begin_extension().unwrap();
+    (site, extension)
+}
+
+#[test]
+fn an_append_that_reaches_into_the_region_is_refused_and_works_afterwards() {
+    let (mut site, extension) = extending(large());
+    let end = site.log.log_end();
+    let refused = site.append(&values(2, 1, 600_000)).unwrap_err();
+    assert!(matches!(refused, AppendError::Extending), "{refused}");
+    assert_eq!(site.log.log_end(), end, "nothing of it is in the log");
+    site.append(&values(3, 2, 100)).unwrap();
+    let outcome = extension.run();
+    site.log.finish_extension(&extension, &outcome);
+    site.append(&values(2, 1, 600_000)).unwrap();
+    site.flush().unwrap();
+    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    site.restart_on(disk, large());
+    site.check_contents();
+}
+
+#[test]
+fn the_segment_is_not_closed_cut_or_repaired_meanwhile() {
+    let (mut site, extension) = extending(LogConfig { segment_bytes: 300 << 10, ..large() });
+    let refused = site.append(&values(2, 1, 200_000)).unwrap_err();
+    assert!(matches!(refused, AppendError::Extending), "the next segment is needed: {refused}");
+    assert!(matches!(site.log.truncate(Offset(0)), Err(LogError::Busy)));
+    site.log.note_damage(Offset(1));
+    assert!(matches!(site.log.repair(), Err(LogError::Busy)));
+    let outcome = extension.run();
+    site.log.finish_extension(&extension, &outcome);
+    site.log.repair().unwrap();
+    site.check_contents();
+}
+
+#[test]
+fn an_outcome_that_comes_twice_changes_nothing() {
+    let (mut site, extension) = extending(large());
+    let outcome = extension.run();
+    site.log.finish_extension(&extension, &outcome);
+    site.append(&values(3, 1, 200_000)).unwrap();
+    let second = site.log.begin_extension().unwrap();
+    site.log.finish_extension(&extension, &outcome);
+    assert!(site.log.extension_running(), "the second one still runs");
+    let outcome = second.run();
+    site.log.finish_extension(&second, &outcome);
+    site.flush().unwrap();
+    site.check_contents();
+}
