@@ -192,7 +192,8 @@ impl Log {
         Ok(Active { segment, file, opened_at: now, zeroed_to: 0, extending_from: None })
     }
 
-    /// Closes the active segment and starts the next one at the log end.
+    /// Closes the active segment and starts the next one at the log end. An empty segment stays: the next one would
+    /// have its name.
     ///
     /// # Errors
     /// [`io::ErrorKind::ResourceBusy`] while an extension runs: it would write behind the end of the closed file.
@@ -201,6 +202,9 @@ impl Log {
             self.open_active(now)?;
         }
         let old = self.active.as_ref().expect("there is an active segment to close");
+        if old.segment.size() == 0 {
+            return Ok(());
+        }
         if old.extending_from.is_some() {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "an extension of the segment is running"));
         }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use walser_model::{Offset, PartitionIndex, TopicId, TopicPartition};
 
 use crate::disk::{Disk, DiskFile, Open};
+use crate::shared_names::SharedNames;
 
 /// Name of the file in a data directory.
 pub(crate) const FILE_NAME: &str = "checkpoint";
@@ -62,6 +63,7 @@ pub struct Checkpoint {
     free: Vec<Slot>,
     slot_count: u64,
     loaded: HashMap<TopicPartition, (Slot, Marks)>,
+    names: Arc<SharedNames>,
 }
 
 fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &Marks) -> [u8; COPY_LEN] {
@@ -112,7 +114,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// I/O errors, and [`io::ErrorKind::InvalidData`] when the file is of another kind or version.
-    pub fn open(disk: &dyn Disk, dir: &Path) -> io::Result<Self> {
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
+        let names = Arc::new(SharedNames::new(Arc::clone(disk), dir));
+        names.finish_renames()?;
         let file = disk.open(&dir.join(FILE_NAME), Open::Write)?;
         let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
         let mut bytes = Vec::with_capacity(len);
@@ -123,14 +127,14 @@ impl Checkpoint {
             header[4..6].copy_from_slice(&VERSION.to_be_bytes());
             file.write_at(&header, 0)?;
             file.sync_data()?;
-            disk.sync_dir(dir)?;
+            names.sync()?;
             bytes = header.to_vec();
         }
         if &bytes[..4] != MAGIC || bytes[4..6] != VERSION.to_be_bytes() {
             let text = format!("{FILE_NAME} is not a checkpoint of version {VERSION}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        let mut checkpoint = Self { file, free: Vec::new(), slot_count: 0, loaded: HashMap::new() };
+        let mut checkpoint = Self { file, free: Vec::new(), slot_count: 0, loaded: HashMap::new(), names };
         for slot in bytes[COPY_LEN..].chunks(SLOT_LEN) {
             checkpoint.load(slot);
         }
@@ -169,6 +173,11 @@ impl Checkpoint {
             Some(marks) => drop(self.loaded.insert(partition, (slot, marks))),
             None => self.free.push(slot),
         }
+    }
+
+    /// The names of the partitions' directories, which lie beside the file.
+    pub(crate) fn names(&self) -> Arc<SharedNames> {
+        Arc::clone(&self.names)
     }
 
     /// Partitions that have marks and were not claimed.
@@ -216,7 +225,7 @@ mod tests {
 
     #[test]
     fn marks_survive_and_slots_are_used_again() {
-        let disk = MemoryDisk::new(1 << 20);
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
         let dir = Path::new("/data");
         disk.create_dir(dir).unwrap();
         let mut checkpoint = Checkpoint::open(&disk, dir).unwrap();
@@ -236,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_next_owner_of_a_slot_wins_over_the_last() {
-        let disk = MemoryDisk::new(1 << 20);
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
         let dir = Path::new("/data");
         disk.create_dir(dir).unwrap();
         let mut checkpoint = Checkpoint::open(&disk, dir).unwrap();
@@ -253,7 +262,8 @@ mod tests {
 
     #[test]
     fn a_torn_copy_leaves_the_one_before() {
-        let disk = MemoryDisk::new(1 << 20);
+        let memory = MemoryDisk::new(1 << 20);
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
         let dir = Path::new("/data");
         disk.create_dir(dir).unwrap();
         let mut checkpoint = Checkpoint::open(&disk, dir).unwrap();
@@ -261,7 +271,7 @@ mod tests {
         checkpoint.write(&mut slot, partition(0), &marks(5)).unwrap();
         checkpoint.write(&mut slot, partition(0), &marks(6)).unwrap();
         let newest = COPY_LEN + (usize::try_from(slot.sequence).unwrap() % 2) * COPY_LEN;
-        disk.flip_bit(&dir.join(FILE_NAME), newest + 50, 1);
+        memory.flip_bit(&dir.join(FILE_NAME), newest + 50, 1);
         assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(5)));
     }
 }

@@ -126,7 +126,7 @@ impl DataDirectory {
         if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             disk.sync_dir(parent).map_err(io_error)?;
         }
-        let checkpoint = Checkpoint::open(&*disk, &logs).map_err(io_error)?;
+        let checkpoint = Checkpoint::open(&disk, &logs).map_err(io_error)?;
         let checkpoint = Arc::new(Mutex::new(checkpoint));
         Ok(Self { disk, root: root.to_owned(), identity, checkpoint, _lock: lock })
     }
@@ -205,8 +205,8 @@ impl DataDirectory {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        self.disk.sync_dir(&self.root.join(LOGS))?;
         let mut checkpoint = self.checkpoint.lock();
+        checkpoint.names().sync()?;
         if checkpoint.unclaimed().any(|known| known == partition) {
             let (slot, _) = checkpoint.claim(partition);
             checkpoint.release(slot)?;

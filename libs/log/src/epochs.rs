@@ -23,10 +23,10 @@ const HEADER_LEN: usize = 8;
 const ENTRY_LEN: usize = 16;
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// Reads the checkpoint; entries after damage are left out, recovery finds them again in the batches.
-pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<LeaderEpochs> {
-    let bytes = read_file(disk, path, FILE_BYTES_MAX)?.unwrap_or_default();
-    Ok(decode(&bytes))
+/// Reads the checkpoint. `None`: it is missing or damaged, and has to be made again from the batches.
+pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<LeaderEpochs>> {
+    let bytes = read_file(disk, path, FILE_BYTES_MAX)?;
+    Ok(bytes.as_deref().and_then(decode))
 }
 
 /// Writes the whole checkpoint without making it durable; gives back the file to sync.
@@ -43,22 +43,22 @@ pub(crate) fn replace(epochs: &LeaderEpochs, disk: &dyn Disk, path: &Path) -> io
     replace_file(disk, path, &encode(epochs))
 }
 
-fn decode(bytes: &[u8]) -> LeaderEpochs {
+fn decode(bytes: &[u8]) -> Option<LeaderEpochs> {
     let mut epochs = LeaderEpochs::default();
-    let header = bytes.get(..HEADER_LEN);
-    if header.is_none_or(|header| &header[..4] != MAGIC || header[4..6] != VERSION.to_be_bytes()) {
-        return epochs;
+    let (header, entries) = bytes.split_at_checked(HEADER_LEN)?;
+    if &header[..4] != MAGIC || header[4..6] != VERSION.to_be_bytes() || entries.len() % ENTRY_LEN != 0 {
+        return None;
     }
-    for entry in bytes[HEADER_LEN..].chunks_exact(ENTRY_LEN) {
+    for entry in entries.chunks_exact(ENTRY_LEN) {
         let (body, crc) = entry.split_at(12);
         if crate::crc32c(body).to_be_bytes() != crc {
-            break;
+            return None;
         }
-        let epoch = LeaderEpoch(i32::from_be_bytes(body[..4].try_into().expect("four bytes")));
-        let start = Offset(i64::from_be_bytes(body[4..].try_into().expect("eight bytes")));
+        let epoch = LeaderEpoch(i32::from_be_bytes(body[..4].try_into().ok()?));
+        let start = Offset(i64::from_be_bytes(body[4..].try_into().ok()?));
         epochs.assign(epoch, start);
     }
-    epochs
+    Some(epochs)
 }
 
 fn encode(epochs: &LeaderEpochs) -> Vec<u8> {
@@ -81,15 +81,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checkpoint_survives_and_damage_cuts_it() {
+    fn the_checkpoint_survives_and_damage_is_noticed() {
         let mut written = LeaderEpochs::default();
         for (epoch, start) in [(1, 0), (2, 10), (5, 30)] {
             written.assign(LeaderEpoch(epoch), Offset(start));
         }
         let mut bytes = encode(&written);
-        assert_eq!(decode(&bytes), written);
-        bytes[HEADER_LEN + ENTRY_LEN + 5] ^= 1;
-        assert_eq!(decode(&bytes).starts(), &written.starts()[..1]);
-        assert_eq!(decode(b"nonsense"), LeaderEpochs::default());
+        assert_eq!(decode(&bytes), Some(written));
+        assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+        for at in (0..bytes.len()).filter(|at| !(6..8).contains(at)) {
+            bytes[at] ^= 1;
+            assert_eq!(decode(&bytes), None, "byte {at}");
+            bytes[at] ^= 1;
+        }
     }
 }

@@ -15,7 +15,8 @@ use crate::append::out_of_space;
 use crate::disk::{Disk, DiskFile, replace_file};
 use crate::epochs;
 use crate::log::{Active, Condition, Log, LogError};
-use crate::recovery::snapshot_path;
+use crate::shared_names::SharedNames;
+use crate::snapshots::snapshot_path;
 
 /// The recovery point moves at least every so many bytes of log.
 const RECOVERY_BYTES: u64 = 64 << 20;
@@ -54,7 +55,8 @@ struct Running {
 pub struct FlushJob {
     disk: Arc<dyn Disk>,
     files: Vec<Arc<dyn DiskFile>>,
-    directories: Vec<PathBuf>,
+    /// The partition's directory and the one around it, when names in them have to become durable.
+    directories: Option<(PathBuf, Arc<SharedNames>)>,
     snapshot: Option<(PathBuf, Vec<u8>)>,
     /// Exclusive.
     pub up_to: Offset,
@@ -120,8 +122,9 @@ impl FlushJob {
         for file in &self.files {
             file.sync_data()?;
         }
-        for directory in &self.directories {
+        if let Some((directory, around)) = &self.directories {
             self.disk.sync_dir(directory)?;
+            around.sync()?;
         }
         let Some((path, snapshot)) = &self.snapshot else { return Ok(Flushed { recovery_point: false }) };
         match replace_file(&*self.disk, path, snapshot) {
@@ -207,7 +210,6 @@ impl Log {
     fn flush_job(&mut self) -> io::Result<FlushJob> {
         let up_to = self.log_end();
         let mut files = Vec::new();
-        let mut directories = Vec::new();
         if self.flushing.epochs_changed {
             // Synced before the log: no record of an epoch is acknowledged before the epoch's start is durable.
             let epochs = self.shared.epochs.read().clone();
@@ -230,10 +232,8 @@ impl Log {
                 }
             }
         }
-        if self.flushing.directories_changed {
-            directories.push(self.dir.clone());
-            directories.extend(self.dir.parent().map(PathBuf::from));
-        }
+        let names = || (self.dir.clone(), self.checkpoint.lock().names());
+        let directories = self.flushing.directories_changed.then(names);
         let producers = self.producers.as_ref().filter(|_| recovery_point);
         let snapshot = producers.map(|producers| (snapshot_path(&self.dir, up_to), producers.encode(up_to)));
         self.flushing.epochs_changed = false;
@@ -263,7 +263,7 @@ impl Log {
             if let Some(position) = running.recovery_position.filter(|_| written_down) {
                 self.marks.recovery_point = running.up_to;
                 self.marks.recovery_position = position;
-                if let Err(error) = crate::recovery::remove_snapshots_below(self, running.up_to) {
+                if let Err(error) = crate::snapshots::remove_below(self, running.up_to) {
                     tracing::warn!(partition = %self.partition, %error, "old snapshots stay");
                 }
             }

@@ -31,6 +31,8 @@ mod recovery;
 mod retention;
 mod scan;
 mod segment;
+mod shared_names;
+mod snapshots;
 mod truncation;
 
 pub use append::AppendError;

@@ -284,7 +284,7 @@ impl Log {
     /// The producers, loaded from the snapshot at the log end where the log rests.
     pub(crate) fn producers(&mut self) -> io::Result<&mut Producers> {
         if self.producers.is_none() {
-            let loaded = crate::recovery::load_producers(self, self.log_end())?;
+            let loaded = crate::snapshots::load_producers(self, self.log_end())?;
             self.producers = Some(loaded);
         }
         Ok(self.producers.as_mut().expect("just loaded"))
@@ -292,9 +292,14 @@ impl Log {
 
     /// Writes the marks into the checkpoint, without making them durable.
     pub(crate) fn write_marks(&mut self) -> io::Result<()> {
+        self.note_marks();
+        self.checkpoint.lock().write(&mut self.slot, self.partition, &self.marks)
+    }
+
+    /// Brings those marks up to date that follow from the segments.
+    pub(crate) fn note_marks(&mut self) {
         self.marks.log_start = self.log_start();
         self.marks.segments = u32::try_from(self.shared.segments.read().len()).unwrap_or(u32::MAX);
-        self.checkpoint.lock().write(&mut self.slot, self.partition, &self.marks)
     }
 
     /// Notes the high watermark for the next write of the marks.
@@ -326,11 +331,11 @@ impl Log {
             && self.marks.recovery_point < self.log_end()
         {
             let end = self.log_end();
-            crate::recovery::write_snapshot(&*self.disk, &self.dir, &producers, end)?;
+            crate::snapshots::write(&*self.disk, &self.dir, &producers, end)?;
             self.marks.recovery_point = end;
             self.marks.recovery_position = self.shared.segments.read().last().map_or(0, |last| last.size());
             self.write_marks()?;
-            crate::recovery::remove_snapshots_below(self, end)?;
+            crate::snapshots::remove_below(self, end)?;
         }
         for segment in self.shared.segments.read().iter() {
             segment.rest();
@@ -366,9 +371,8 @@ impl Log {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        if let Some(parent) = self.dir.parent() {
-            self.disk.sync_dir(parent)?;
-        }
+        let names = self.checkpoint.lock().names();
+        names.sync()?;
         self.checkpoint.lock().release(self.slot)
     }
 }

@@ -1,29 +1,32 @@
 //! Opening a log: what a clean stop, a killed process, a power loss or a damaged disk left behind.
 //!
 //! Everything below the recovery point is taken as it is (its batches are checked when they are read). What follows
-//! is read batch by batch. The first thing that is no batch decides by the durable mark: at or above it, it is the
-//! torn end of writes that nobody was promised, and is cut, with the bytes kept aside; below it, records that had
-//! been made durable are damaged, and the log stays readable below and refuses everything else.
+//! is read batch by batch. The first invalid batch ends the scan. At or above the durable mark it is a torn tail, of
+//! writes that were never acknowledged, and is cut, with the bytes kept aside; below it, durable records are damaged,
+//! and the log stays readable below and refuses everything else.
+//!
+//! What lies above the durable mark is written again before it counts: bytes, leader epochs, and the names of files
+//! and directories. After a failed sync the cache may hold it clean, and a sync alone would write nothing (rule R30).
+
+mod scan_log;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use walser_model::{LeaderEpochs, Offset, Timestamp, TopicPartition};
+use walser_model::{Offset, Timestamp, TopicPartition};
 
+use self::scan_log::{LogPosition, RecoveryScan};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
-use crate::disk::{Disk, DiskFile, Open, read_file, replace_file};
+use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs;
 use crate::flush::Flushing;
 use crate::log::{Condition, Log, LogConfig, LogError, Shared};
-use crate::producers::Producers;
-use crate::scan::{Scan, Step};
 use crate::segment::{Segment, base_of};
+use crate::snapshots;
 
-const SNAPSHOT_SUFFIX: &str = ".producers";
-const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
 /// At most this much of a cut tail is kept aside.
 const KEPT_BYTES_MAX: u64 = 64 << 20;
 
@@ -38,6 +41,8 @@ pub struct Recovery {
     pub cut: Option<CutTail>,
     /// Damage to records that had been durable.
     pub damage: Option<Damage>,
+    /// The leader epochs were missing or damaged, and were made again from the batches.
+    pub rebuilt_epochs: bool,
 }
 
 /// A torn end.
@@ -60,95 +65,13 @@ pub struct Damage {
     pub durable: Offset,
 }
 
-/// A place where the scan met something that is no batch of this log.
-struct Bad {
-    segment: usize,
-    position: u64,
-}
-
-/// The state of a scan over segments.
-struct Walk<'a> {
-    segments: &'a [Arc<Segment>],
-    epochs: LeaderEpochs,
-    producers: Producers,
-    producers_end: Offset,
-    expected: Offset,
-    /// Idempotent producers count as used at the time of this start.
-    now: Timestamp,
-    interval_bytes: u64,
-    recovery: Recovery,
-}
-
-/// The path of a producer snapshot.
-pub(crate) fn snapshot_path(dir: &Path, end: Offset) -> PathBuf {
-    dir.join(format!("{:020}{SNAPSHOT_SUFFIX}", end.0))
-}
-
-fn snapshot_end(name: &str) -> Option<Offset> {
-    name.strip_suffix(SNAPSHOT_SUFFIX)?.parse().ok().map(Offset)
-}
-
-fn snapshots(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Offset>> {
-    let entries = match disk.list(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
-    let mut ends: Vec<_> = entries.iter().filter_map(|entry| snapshot_end(&entry.name)).collect();
-    ends.sort_unstable();
-    Ok(ends)
-}
-
-/// Writes a snapshot durably.
-pub(crate) fn write_snapshot(disk: &dyn Disk, dir: &Path, producers: &Producers, end: Offset) -> io::Result<()> {
-    replace_file(disk, &snapshot_path(dir, end), &producers.encode(end))
-}
-
-/// Removes snapshots before `end`, keeping the one before the last as a spare.
-pub(crate) fn remove_snapshots_below(log: &Log, end: Offset) -> io::Result<()> {
-    let below: Vec<_> = snapshots(&*log.disk, &log.dir)?.into_iter().filter(|snapshot| *snapshot < end).collect();
-    for old in below.iter().rev().skip(1) {
-        log.disk.remove_file(&snapshot_path(&log.dir, *old))?;
-    }
-    Ok(())
-}
-
-/// Removes snapshots of what was cut.
-pub(crate) fn remove_snapshots_above(log: &Log, end: Offset) -> io::Result<()> {
-    for snapshot in snapshots(&*log.disk, &log.dir)?.into_iter().filter(|snapshot| *snapshot > end) {
-        log.disk.remove_file(&snapshot_path(&log.dir, snapshot))?;
-    }
-    Ok(())
-}
-
-/// The newest readable snapshot at or below `end`; nothing at all stands for offset 0.
-fn newest_snapshot(disk: &dyn Disk, dir: &Path, end: Offset) -> io::Result<(Producers, Offset)> {
-    for snapshot in snapshots(disk, dir)?.into_iter().rev().filter(|snapshot| *snapshot <= end) {
-        let bytes = read_file(disk, &snapshot_path(dir, snapshot), SNAPSHOT_BYTES_MAX)?;
-        if let Some(loaded) = bytes.as_deref().and_then(Producers::decode) {
-            return Ok(loaded);
-        }
-    }
-    Ok((Producers::default(), Offset::ZERO))
-}
-
-/// The producers as of `to`: from the newest snapshot and the batches behind it.
-pub(crate) fn load_producers(log: &Log, to: Offset) -> io::Result<Producers> {
-    let (mut producers, from) = newest_snapshot(&*log.disk, &log.dir, to)?;
-    let segments = log.shared.segments.read().clone();
-    let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
-    for segment in segments.iter().skip(first) {
-        if from >= to || segment.base >= to || segment.size() == 0 {
-            break;
-        }
-        let file = segment.file(Open::Read)?;
-        let mut scan = Scan::new(&*file, segment.position_for(from)?, segment.size());
-        while let Step::Batch(found) = scan.step()? {
-            if found.header.base_offset >= from && found.header.base_offset < to {
-                producers.record(&found.header, log.opened_at);
-            }
-        }
-    }
-    Ok(producers)
+/// What a partition's directory holds.
+#[derive(Debug, Default)]
+struct Listing {
+    /// By base offset.
+    segments: Vec<Arc<Segment>>,
+    /// Ends of producer snapshots, ascending.
+    snapshots: Vec<Offset>,
 }
 
 impl Log {
@@ -181,12 +104,15 @@ impl Log {
         now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
         let marks = marks.unwrap_or_default();
-        let segments = list_segments(&disk, &dir)?;
+        let Listing { segments, snapshots } = list(&disk, &dir)?;
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
         let log_start = marks.log_start.max(first);
+        let epochs = if segments.is_empty() { None } else { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? };
+        // Without a batch there is nothing that an epoch could be missing of.
+        let rebuild_epochs = epochs.is_none() && segments.iter().any(|segment| segment.size() > 0);
         let shared = Shared {
             segments: RwLock::new(segments),
-            epochs: RwLock::new(epochs::load(&*disk, &dir.join(epochs::FILE_NAME))?),
+            epochs: RwLock::new(epochs.unwrap_or_default()),
             log_start: AtomicI64::new(log_start.0),
             end: AtomicI64::new(first.0),
             corrupt_from: AtomicI64::new(i64::MAX),
@@ -206,8 +132,15 @@ impl Log {
             condition: Condition::Healthy,
             opened_at: now,
         };
-        let recovery = if log.rested() { log.resume()? } else { log.recover()? };
-        Ok((log, recovery))
+        let recovery = if rebuild_epochs {
+            log.recover(&snapshots, first)?
+        } else if log.rested() {
+            log.resume()?
+        } else {
+            log.recover(&snapshots, log.marks.recovery_point)?
+        };
+        log.shared.segments.read().iter().for_each(|segment| segment.close());
+        Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, ..recovery }))
     }
 
     /// Whether the log was stopped cleanly: its last file ends where the recovery point lies.
@@ -224,6 +157,7 @@ impl Log {
     fn resume(&mut self) -> io::Result<Recovery> {
         self.set_end(self.marks.recovery_point);
         let mut recovery = Recovery::default();
+        self.forget_epochs_above(self.log_end())?;
         let count = self.shared.segments.read().len();
         let known = self.marks.segments;
         if known != 0
@@ -248,81 +182,124 @@ impl Log {
         Ok(None)
     }
 
-    fn recover(&mut self) -> Result<Recovery, LogError> {
+    /// Reads the log from `from` on, or from the newest one of `snapshots` (ends, ascending) below it.
+    fn recover(&mut self, snapshots: &[Offset], from: Offset) -> Result<Recovery, LogError> {
         let segments = self.shared.segments.read().clone();
-        let (producers, snapshot_end) = newest_snapshot(&*self.disk, &self.dir, self.marks.recovery_point)?;
-        let walk = Walk {
+        let (producers, producers_end) = snapshots::newest(&*self.disk, &self.dir, snapshots, from)?;
+        let scan = RecoveryScan {
             segments: &segments,
             epochs: self.shared.epochs.read().clone(),
             producers,
-            producers_end: snapshot_end,
+            producers_end,
             expected: segments.first().map_or(self.marks.log_start, |segment| segment.base),
+            durable: self.marks.durable,
+            unsynced: None,
             now: self.opened_at,
             interval_bytes: self.config.index_interval_bytes,
             recovery: Recovery::default(),
         };
-        let (walk, bad) = walk.run(snapshot_end.min(self.marks.recovery_point))?;
-        let Walk { mut epochs, producers, expected: end, mut recovery, .. } = walk;
+        let (scan, invalid) = scan.run(producers_end.min(from))?;
+        let RecoveryScan { mut epochs, producers, expected: end, unsynced, mut recovery, .. } = scan;
         if end < self.marks.durable {
             self.declare_damage(end, &mut recovery);
             return Ok(recovery);
         }
-        if let Some(bad) = &bad {
-            recovery.cut = Some(self.cut_tail(bad, end)?);
+        if let Some(invalid) = &invalid {
+            recovery.cut = Some(self.cut_tail(invalid, end)?);
         }
         epochs.truncate(end);
-        for segment in self.shared.segments.read().iter().rev().take(recovery.scanned_segments) {
-            // Found in the page cache is not on the disk: what is kept counts as durable only from here on.
-            segment.file(Open::Write)?.sync_data()?;
+        if let Some(from) = unsynced {
+            self.write_again(from)?;
         }
-        if !segments.is_empty() {
+        if unsynced.is_some() || invalid.is_some() || epochs != *self.shared.epochs.read() {
             epochs::replace(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?;
-            remove_snapshots_above(self, end)?;
+            self.sync_names()?;
+        } else if segments.last().is_some_and(|last| last.base >= self.marks.durable) {
+            // A file whose name may not be durable: the flush that acknowledges its first record sees to that.
+            self.flushing.directories_changed = true;
+        }
+        if snapshots.last().is_some_and(|last| *last > end) {
+            snapshots::remove_above(self, end)?;
         }
         *self.shared.epochs.write() = epochs;
         self.producers = Some(producers);
         self.set_end(end);
-        self.marks.durable = end;
         self.flushing.appended_before(recovery.scanned_bytes);
-        self.write_marks()?;
+        let before = self.marks;
+        self.marks.durable = end;
+        self.note_marks();
+        if self.marks != before {
+            self.write_marks()?;
+        }
         Ok(recovery)
     }
 
+    /// Writes everything from `from` on once more, durably.
+    fn write_again(&self, from: LogPosition) -> io::Result<()> {
+        if from.segment == 0 && from.position == 0 {
+            let names = self.checkpoint.lock().names();
+            names.write_again(&self.dir)?;
+        }
+        for (number, segment) in self.shared.segments.read().iter().enumerate().skip(from.segment) {
+            segment.write_again(if number == from.segment { from.position } else { 0 })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the names of the partition's files durable, and that of its directory.
+    fn sync_names(&self) -> io::Result<()> {
+        self.disk.sync_dir(&self.dir)?;
+        let names = self.checkpoint.lock().names();
+        names.sync()
+    }
+
+    /// Drops epochs that begin above the log end: a truncation did not get to that.
+    fn forget_epochs_above(&self, end: Offset) -> io::Result<()> {
+        let mut epochs = self.shared.epochs.read().clone();
+        if epochs.starts().last().is_none_or(|last| last.start <= end) {
+            return Ok(());
+        }
+        epochs.truncate(end);
+        epochs::replace(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?;
+        *self.shared.epochs.write() = epochs;
+        Ok(())
+    }
+
     fn set_end(&mut self, end: Offset) {
-        self.shared.end.store(end.0, std::sync::atomic::Ordering::Release);
+        self.shared.end.store(end.0, Ordering::Release);
         let log_start = self.log_start().min(end);
-        self.shared.log_start.store(log_start.0, std::sync::atomic::Ordering::Release);
+        self.shared.log_start.store(log_start.0, Ordering::Release);
     }
 
     fn declare_damage(&mut self, from: Offset, recovery: &mut Recovery) {
         let durable = self.marks.durable;
         recovery.damage = Some(Damage { from, durable });
         self.condition = Condition::Corrupt { from };
-        self.shared.corrupt_from.store(from.0, std::sync::atomic::Ordering::Release);
+        self.shared.corrupt_from.store(from.0, Ordering::Release);
         self.set_end(durable);
     }
 
-    /// Moves everything from `bad` on out of the log, into one file beside it.
-    fn cut_tail(&self, bad: &Bad, offset: Offset) -> io::Result<CutTail> {
+    /// Moves everything from `invalid` on out of the log, into one file beside it.
+    fn cut_tail(&self, invalid: &LogPosition, offset: Offset) -> io::Result<CutTail> {
         let kept_in = self.dir.join(format!("cut-at-{:020}.bytes", offset.0));
         let kept = self.disk.open(&kept_in, Open::Write)?;
         kept.set_len(0)?;
         let segments = self.shared.segments.read().clone();
         let mut bytes = 0;
-        for (number, segment) in segments.iter().enumerate().skip(bad.segment) {
-            let from = if number == bad.segment { bad.position } else { 0 };
+        for (number, segment) in segments.iter().enumerate().skip(invalid.segment) {
+            let from = if number == invalid.segment { invalid.position } else { 0 };
             let file = segment.file(Open::Write)?;
             bytes += copy(&*file, from, &*kept, bytes)?;
         }
         kept.sync_data()?;
         self.disk.sync_dir(&self.dir)?;
         // A segment of which nothing is left does not stay: its base lies behind the end of the log.
-        let keep = if bad.position == 0 && bad.segment > 0 { bad.segment } else { bad.segment + 1 };
+        let keep = if invalid.position == 0 && invalid.segment > 0 { invalid.segment } else { invalid.segment + 1 };
         for segment in &segments[keep..] {
             segment.remove()?;
         }
-        if keep > bad.segment {
-            segments[bad.segment].cut(bad.position)?.sync_data()?;
+        if keep > invalid.segment {
+            segments[invalid.segment].cut(invalid.position)?.sync_data()?;
         }
         self.shared.segments.write().truncate(keep);
         self.disk.sync_dir(&self.dir)?;
@@ -348,9 +325,11 @@ impl Log {
         self.marks.recovery_point = self.marks.recovery_point.min(from);
         self.marks.recovery_position = 0;
         self.condition = Condition::Healthy;
-        self.shared.corrupt_from.store(i64::MAX, std::sync::atomic::Ordering::Release);
-        let recovery =
-            self.recover().inspect_err(|error| self.condition = Condition::Failed { reason: error.to_string() })?;
+        self.shared.corrupt_from.store(i64::MAX, Ordering::Release);
+        // All of it is read: the damage may lie below what the index and a snapshot vouch for.
+        let snapshots = snapshots::list(&*self.disk, &self.dir)?;
+        let recovery = self.recover(&snapshots, self.log_start());
+        let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
     }
 }
@@ -375,104 +354,22 @@ fn copy(from: &dyn DiskFile, start: u64, to: &dyn DiskFile, at: u64) -> io::Resu
     }
 }
 
-fn list_segments(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Vec<Arc<Segment>>> {
+fn list(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Listing> {
     let entries = match disk.list(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
         other => other?,
     };
-    let mut segments = Vec::new();
+    let mut listing = Listing::default();
     for entry in entries {
         if entry.name.ends_with(".tmp") {
             disk.remove_file(&dir.join(&entry.name))?;
         } else if let Some(base) = base_of(&entry.name) {
-            segments.push(Arc::new(Segment::new(Arc::clone(disk), dir, base, entry.len)));
+            listing.segments.push(Arc::new(Segment::new(Arc::clone(disk), dir, base, entry.len)));
+        } else if let Some(end) = snapshots::snapshot_end(&entry.name) {
+            listing.snapshots.push(end);
         }
     }
-    segments.sort_unstable_by_key(|segment| segment.base);
-    Ok(segments)
-}
-
-// === impl Walk ===
-
-impl Walk<'_> {
-    /// Reads from `from` to the end of the last segment, or to the first thing that is no batch.
-    fn run(mut self, from: Offset) -> io::Result<(Self, Option<Bad>)> {
-        let first = self.segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
-        let mut at_start = true;
-        for number in first..self.segments.len() {
-            let segment = Arc::clone(&self.segments[number]);
-            let position = if at_start {
-                let (position, offset) = segment.start_recovery(from)?;
-                self.expected = offset;
-                at_start = false;
-                position
-            } else {
-                if segment.base != self.expected {
-                    return Ok((self, Some(Bad { segment: number, position: 0 })));
-                }
-                segment.start_recovery(segment.base)?.0
-            };
-            if let Some(position) = self.segment(&segment, position)? {
-                return Ok((self, Some(Bad { segment: number, position })));
-            }
-        }
-        Ok((self, None))
-    }
-
-    /// Reads one segment from `position` on; gives back where something is no batch of this log.
-    fn segment(&mut self, segment: &Segment, position: u64) -> io::Result<Option<u64>> {
-        let file = segment.file(Open::Read)?;
-        let len = file.len()?;
-        self.recovery.scanned_segments += 1;
-        let mut scan = Scan::new(&*file, position, len);
-        let mut end = position;
-        let bad = loop {
-            match scan.step()? {
-                Step::End => break None,
-                Step::Invalid(at) => break (!zeros_from(&*file, at)?).then_some(at),
-                Step::Batch(found) => {
-                    let header = found.header;
-                    if header.base_offset != self.expected || header.leader_epoch < self.epochs_before(&header) {
-                        break Some(found.position);
-                    }
-                    segment.note(&header, found.position, self.interval_bytes)?;
-                    self.epochs.assign(header.leader_epoch, header.base_offset);
-                    if header.base_offset >= self.producers_end {
-                        self.producers.record(&header, self.now);
-                    }
-                    self.expected = header.next_offset();
-                    end = found.position + found.bytes.len() as u64;
-                }
-            }
-        };
-        self.recovery.scanned_bytes += end - position;
-        let last = self.segments.last().is_some_and(|last| last.base == segment.base);
-        if bad.is_none() && !last && end < len {
-            // Space ahead of the end belongs to the last segment only.
-            segment.file(Open::Write)?.set_len(end)?;
-        }
-        segment.set_size(end);
-        Ok(bad)
-    }
-
-    /// The epoch of the batch before: epochs never go down along a log.
-    fn epochs_before(&self, header: &walser_record_batch::BatchHeader) -> walser_model::LeaderEpoch {
-        self.epochs.epoch_of(header.base_offset.plus(-1))
-    }
-}
-
-/// Whether a file has only zeros from `position` on: space that was filled ahead of the log.
-fn zeros_from(file: &dyn DiskFile, mut position: u64) -> io::Result<bool> {
-    const CHUNK: usize = 256 << 10;
-    loop {
-        let mut chunk = Vec::new();
-        file.read_at(&mut chunk, position, CHUNK)?;
-        if chunk.iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        if chunk.len() < CHUNK {
-            return Ok(true);
-        }
-        position += chunk.len() as u64;
-    }
+    listing.segments.sort_unstable_by_key(|segment| segment.base);
+    listing.snapshots.sort_unstable();
+    Ok(listing)
 }

@@ -104,6 +104,30 @@ impl Segment {
         *parts = Parts { rested_max_timestamp: known.or(parts.rested_max_timestamp), ..Parts::default() };
     }
 
+    /// Closes the file and keeps what is known of it: recovery holds no file open that nobody reads or writes.
+    pub(crate) fn close(&self) {
+        self.parts.lock().file = None;
+    }
+
+    /// Writes the bytes of log from `position` on once more and makes them durable. After a failed sync they may be in
+    /// the cache, clean, and not on the disk: a sync alone would write nothing.
+    pub(crate) fn write_again(&self, position: u64) -> io::Result<()> {
+        let file = self.file(Open::Write)?;
+        if position > 0 {
+            copy(&*file, &*file, position, self.size())?;
+            return file.sync_data();
+        }
+        // Nothing of it was durable: neither may its name be. A file that is made anew has both.
+        let temporary = self.path.with_extension("tmp");
+        let anew = self.disk.open(&temporary, Open::Write)?;
+        anew.set_len(0)?;
+        copy(&*file, &*anew, 0, self.size())?;
+        anew.sync_data()?;
+        self.disk.rename(&temporary, &self.path)?;
+        self.close();
+        Ok(())
+    }
+
     /// Starts an empty index: for a new segment, whose file has nothing in it.
     pub(crate) fn start_index(&self) {
         self.parts.lock().index = Some(LoadedIndex::new(Index::default(), 0, self.base));
@@ -332,6 +356,22 @@ impl LoadedIndex {
         self.next_offset = header.next_offset();
         Ok(())
     }
+}
+
+/// Copies the bytes from `position` to `end` (exclusive) to the same place in `to`.
+fn copy(from: &dyn DiskFile, to: &dyn DiskFile, mut position: u64, end: u64) -> io::Result<()> {
+    const CHUNK: usize = 1 << 20;
+    while position < end {
+        let mut chunk = Vec::new();
+        let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+        from.read_at(&mut chunk, position, CHUNK.min(left))?;
+        if chunk.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment became shorter while it was read"));
+        }
+        to.write_at(&chunk, position)?;
+        position += chunk.len() as u64;
+    }
+    Ok(())
 }
 
 fn narrow(value: impl TryInto<u32>) -> io::Result<u32> {

@@ -36,8 +36,8 @@ impl Log {
         self.shared.epochs.write().truncate(to);
         let epochs = self.shared.epochs.read().clone();
         crate::epochs::replace(&epochs, &*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
-        self.producers = Some(crate::recovery::load_producers(self, to)?);
-        crate::recovery::remove_snapshots_above(self, to)?;
+        self.producers = Some(crate::snapshots::load_producers(self, to)?);
+        crate::snapshots::remove_above(self, to)?;
         self.marks.durable = self.marks.durable.min(to);
         if self.marks.recovery_point > to {
             self.marks.recovery_point = to;

@@ -6,7 +6,8 @@
 //!
 //! A sync writes what is dirty, as a kernel does. After a failed one nothing is dirty any more, the bytes can still be
 //! read, and later syncs succeed without writing them (measured on ext4; Rebello et al., "Can Applications Recover
-//! from fsync Failures?", USENIX ATC 2020). [`MemoryDisk::restart_process`] keeps that state.
+//! from fsync Failures?", USENIX ATC 2020). Every description that was open then reports the error once, as Linux does
+//! since 4.13 (`errseq_t`). [`MemoryDisk::restart_process`] keeps that state.
 
 mod contents;
 
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -69,6 +71,8 @@ enum Node {
 struct MemoryFile {
     state: Arc<Mutex<State>>,
     id: FileId,
+    /// Write errors of the file that this description has reported, or that came before it.
+    errors_seen: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -183,7 +187,7 @@ impl MemoryDisk {
                 let contents = state.files.get(&id).map(|contents| contents.survivors(random.as_mut()));
                 let data = contents.unwrap_or_default();
                 after.used += data.len() as u64;
-                after.files.insert(id, Contents { durable: data.clone(), data, pending: Vec::new() });
+                after.files.insert(id, Contents { durable: data.clone(), data, ..Contents::default() });
             }
             after.durable_names.insert(path, node);
         }
@@ -207,7 +211,7 @@ impl State {
         let mut after = Self { capacity: self.capacity, next_id: self.next_id, tracked: true, ..Self::default() };
         for (id, contents) in &self.files {
             let (data, durable) = (contents.data.clone(), contents.data.clone());
-            after.files.insert(*id, Contents { data, durable, pending: Vec::new() });
+            after.files.insert(*id, Contents { data, durable, ..Contents::default() });
         }
         (after.used, after.names, after.durable_names) = (self.used, self.names.clone(), self.names.clone());
         MemoryDisk { state: Arc::new(Mutex::new(after)) }
@@ -296,7 +300,8 @@ impl Disk for MemoryDisk {
                 id
             }
         };
-        Ok(Arc::new(MemoryFile { state: Arc::clone(&self.state), id }))
+        let errors_seen = AtomicU64::new(state.files.get(&id).map_or(0, |contents| contents.errors));
+        Ok(Arc::new(MemoryFile { state: Arc::clone(&self.state), id, errors_seen }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
@@ -446,10 +451,14 @@ impl DiskFile for MemoryFile {
         let outcome = state.sync();
         let contents = state.files.entry(self.id).or_default();
         let written = std::mem::take(&mut contents.pending);
-        if outcome.is_ok() {
-            written.into_iter().for_each(|change| change.apply(&mut contents.durable));
+        match outcome {
+            Ok(()) => written.into_iter().for_each(|change| change.apply(&mut contents.durable)),
+            Err(_) => contents.errors += 1,
         }
-        outcome
+        if self.errors_seen.swap(contents.errors, Ordering::Relaxed) == contents.errors {
+            return outcome;
+        }
+        outcome.and_then(|()| Err(io::Error::other("the device reported an input/output error")))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {

@@ -160,3 +160,43 @@ fn a_segment_that_cannot_be_closed_for_want_of_space_is_still_synced() {
         site.check_contents();
     }
 }
+
+/// After a failed sync the records are in the cache, clean: a sync alone would write nothing of them.
+#[test]
+fn what_a_restart_finds_above_the_durable_mark_is_written_again_before_it_counts() {
+    for syncs in 0..8 {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+        site.disk.fail_sync_after(syncs);
+        for round in 0..8 {
+            // Two segments, so that files, names and leader epochs are new.
+            if site.append(&values(round, 3, 900)).is_err() || site.flush().is_err() {
+                break;
+            }
+        }
+        let disk = site.disk.restart_process();
+        site.restart_on(disk, small());
+        site.check_contents();
+        let end = site.log.log_end();
+        assert_eq!(site.log.durable(), end, "what is there counts as durable, after {syncs} syncs");
+        let disk = site.disk.lose_power(PowerLoss::Everything);
+        site.restart_on(disk, small());
+        assert_eq!((site.found.damage.clone(), site.log.log_end()), (None, end), "after {syncs} syncs");
+        site.check_contents();
+    }
+}
+
+/// Kills leave nothing to do for logs whose flushes were finished.
+#[test]
+fn a_restart_after_a_kill_syncs_nothing_where_everything_was_acknowledged() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+    for round in 0..40 {
+        site.append(&values(round, 3, 900)).unwrap();
+        site.flush().unwrap();
+    }
+    let disk = site.disk.restart_process();
+    let (directory, log, found) = open(&disk, small()).unwrap();
+    assert_eq!((log.log_end(), found.cut), (site.acknowledged, None));
+    // One for the root of the data directory and one for its parent.
+    assert_eq!(disk.sync_count(), 2);
+    drop(directory);
+}

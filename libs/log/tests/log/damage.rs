@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use walser_log::{Condition, Disk as _, MemoryDisk, PowerLoss, ReadError};
-use walser_model::Offset;
+use walser_model::{LeaderEpoch, Offset};
 
 use crate::site::{Site, config, open, values};
 
@@ -150,8 +150,7 @@ fn a_flipped_bit_is_never_served() {
             let (directory, log, _) = open(&disk, config()).unwrap();
             let (written, acknowledged) = (site.written.clone(), Offset::ZERO);
             let found = walser_log::Recovery::default();
-            let damaged =
-                Site { disk, directory, log, found, written, acknowledged, epoch: walser_model::LeaderEpoch(2) };
+            let damaged = Site { disk, directory, log, found, written, acknowledged, epoch: LeaderEpoch(2) };
             noticed += usize::from(!reads_right_or_fails(&damaged));
         }
     }
@@ -196,7 +195,7 @@ fn a_damaged_index_epoch_file_or_snapshot_is_made_again() {
                 found,
                 written: site.written.clone(),
                 acknowledged: Offset(300),
-                epoch: walser_model::LeaderEpoch(2),
+                epoch: LeaderEpoch(2),
             };
             damaged.check_contents();
             for time in [0, 150, 299] {
@@ -207,5 +206,35 @@ fn a_damaged_index_epoch_file_or_snapshot_is_made_again() {
             damaged.flush().unwrap();
             damaged.check_contents();
         }
+    }
+}
+
+#[test]
+fn damaged_or_missing_leader_epochs_are_made_again_from_the_batches() {
+    for (clean, damage) in [(false, 12), (true, 12), (false, 0), (true, 0)] {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+        for epoch in 1..=4 {
+            site.epoch = LeaderEpoch(epoch);
+            site.log.begin_epoch(site.epoch);
+            site.append(&values(7, 2, 100)).unwrap();
+            site.flush().unwrap();
+        }
+        if clean {
+            assert!(site.log.rest().unwrap());
+        }
+        let epochs = site.log.epochs();
+        let disk = site.disk.lose_power(PowerLoss::Nothing);
+        let file = site.file("leader-epochs");
+        if damage == 0 {
+            disk.remove_file(&file).unwrap();
+        } else {
+            disk.flip_bit(&file, damage, 3);
+        }
+        let (_directory, log, found) = open(&disk, config()).unwrap();
+        assert!(found.rebuilt_epochs);
+        assert_eq!(log.epochs(), epochs);
+        let (_directory, log, found) = open(&disk, config()).unwrap();
+        assert!(!found.rebuilt_epochs, "it is written down");
+        assert_eq!((log.epochs(), log.log_end()), (epochs, Offset(8)));
     }
 }

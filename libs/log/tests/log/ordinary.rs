@@ -287,6 +287,22 @@ proptest! {
 }
 
 #[test]
+fn deleting_everything_from_an_empty_last_segment_keeps_its_file() {
+    let mut site = filled(config(), 200);
+    let names = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
+    let bases = names.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok());
+    let base = Offset(bases.max().unwrap());
+    assert!(base > Offset(0) && base < site.log.log_end(), "there are several segments");
+    site.log.truncate(base).unwrap();
+    site.acknowledged = base;
+    site.log.delete_records(base, 0).unwrap();
+    site.append(&values(8, 2, 10)).unwrap();
+    site.flush().unwrap();
+    assert!(site.log.rest().unwrap());
+    site.check_contents();
+}
+
+#[test]
 fn a_refused_truncation_changes_nothing() {
     let mut site = filled(config(), 200);
     assert!(site.log.truncate(Offset(3)).is_err(), "inside the first batch");

@@ -12,6 +12,8 @@ pub(super) struct Contents {
     pub(super) durable: Vec<u8>,
     /// What the next sync writes, in order.
     pub(super) pending: Vec<Change>,
+    /// Writes to the disk that failed.
+    pub(super) errors: u64,
 }
 
 /// A change that is not on the disk yet.

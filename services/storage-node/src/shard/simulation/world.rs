@@ -173,6 +173,10 @@ impl World {
             65..80 => self.run_job(),
             80..94 => self.tell_outcome(),
             94..97 => drop(self.clock.0.fetch_add(70, Ordering::Relaxed)),
+            97 => {
+                let syncs = self.below(20) as u64;
+                self.disk.fail_sync_after(syncs);
+            }
             _ => {
                 let random = self.below(1 << 30) as u64;
                 let how = match self.below(4) {
@@ -264,7 +268,7 @@ impl World {
     /// The process ends without a word and starts again; then everything acknowledged is looked for.
     pub(super) fn restart(&mut self, how: Restart) {
         self.disk = match how {
-            Restart::Killed => self.disk.lose_power(PowerLoss::Nothing),
+            Restart::Killed => self.disk.restart_process(),
             Restart::PowerLost(loss) => self.disk.lose_power(loss),
         };
         self.held.clear();

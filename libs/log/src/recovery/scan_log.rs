@@ -1,0 +1,125 @@
+//! Reading a log batch by batch after a stop that was not clean.
+
+use std::io;
+use std::sync::Arc;
+
+use walser_model::{LeaderEpochs, Offset, Timestamp};
+
+use super::Recovery;
+use crate::disk::{DiskFile, Open};
+use crate::producers::Producers;
+use crate::scan::{Scan, Step};
+use crate::segment::Segment;
+
+/// A place in a log: the number of a segment, and a position in its file in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogPosition {
+    pub(super) segment: usize,
+    pub(super) position: u64,
+}
+
+/// The state of a scan over segments.
+pub(super) struct RecoveryScan<'a> {
+    pub(super) segments: &'a [Arc<Segment>],
+    pub(super) epochs: LeaderEpochs,
+    pub(super) producers: Producers,
+    /// The producers' snapshot stands for this offset.
+    pub(super) producers_end: Offset,
+    /// Offset of the next batch.
+    pub(super) expected: Offset,
+    /// The durable mark: everything below is on stable storage.
+    pub(super) durable: Offset,
+    /// The first batch above the durable mark.
+    pub(super) unsynced: Option<LogPosition>,
+    /// Idempotent producers count as used at the time of this start.
+    pub(super) now: Timestamp,
+    pub(super) interval_bytes: u64,
+    pub(super) recovery: Recovery,
+}
+
+impl RecoveryScan<'_> {
+    /// Reads from `from` to the end of the last segment, or to the first thing that is no batch.
+    pub(super) fn run(mut self, from: Offset) -> io::Result<(Self, Option<LogPosition>)> {
+        let first = self.segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
+        let mut at_start = true;
+        for number in first..self.segments.len() {
+            let segment = Arc::clone(&self.segments[number]);
+            let position = if at_start {
+                let (position, offset) = segment.start_recovery(from)?;
+                self.expected = offset;
+                at_start = false;
+                position
+            } else {
+                if segment.base != self.expected {
+                    return Ok((self, Some(LogPosition { segment: number, position: 0 })));
+                }
+                segment.start_recovery(segment.base)?.0
+            };
+            if let Some(position) = self.segment(number, position)? {
+                return Ok((self, Some(LogPosition { segment: number, position })));
+            }
+        }
+        Ok((self, None))
+    }
+
+    /// Reads one segment from `position` on; returns where something is no batch of this log.
+    fn segment(&mut self, number: usize, position: u64) -> io::Result<Option<u64>> {
+        let segment = &*self.segments[number];
+        let file = segment.file(Open::Read)?;
+        let len = file.len()?;
+        self.recovery.scanned_segments += 1;
+        let mut scan = Scan::new(&*file, position, len);
+        let mut end = position;
+        let bad = loop {
+            match scan.step()? {
+                Step::End => break None,
+                Step::Invalid(at) => break (!zeros_from(&*file, at)?).then_some(at),
+                Step::Batch(found) => {
+                    let header = found.header;
+                    if header.base_offset != self.expected || header.leader_epoch < self.epochs_before(&header) {
+                        break Some(found.position);
+                    }
+                    segment.note(&header, found.position, self.interval_bytes)?;
+                    if self.unsynced.is_none() && header.next_offset() > self.durable {
+                        self.unsynced = Some(LogPosition { segment: number, position: found.position });
+                    }
+                    self.epochs.assign(header.leader_epoch, header.base_offset);
+                    if header.base_offset >= self.producers_end {
+                        self.producers.record(&header, self.now);
+                    }
+                    self.expected = header.next_offset();
+                    end = found.position + found.bytes.len() as u64;
+                }
+            }
+        };
+        self.recovery.scanned_bytes += end - position;
+        let last = self.segments.last().is_some_and(|last| last.base == segment.base);
+        if bad.is_none() && !last && end < len {
+            // Space ahead of the end belongs to the last segment only.
+            segment.file(Open::Write)?.set_len(end)?;
+        }
+        segment.set_size(end);
+        Ok(bad)
+    }
+
+    /// The epoch of the batch before: epochs never go down along a log.
+    fn epochs_before(&self, header: &walser_record_batch::BatchHeader) -> walser_model::LeaderEpoch {
+        self.epochs.epoch_of(header.base_offset.plus(-1))
+    }
+}
+
+/// Whether a file has only zeros from `position` on: space that was filled ahead of the log.
+fn zeros_from(file: &dyn DiskFile, mut position: u64) -> io::Result<bool> {
+    const CHUNK: usize = 256 << 10;
+    loop {
+        let mut chunk = Vec::new();
+        file.read_at(&mut chunk, position, CHUNK)?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if chunk.len() < CHUNK {
+            return Ok(true);
+        }
+        position += chunk.len() as u64;
+    }
+}

@@ -1,0 +1,66 @@
+//! The names in the directory that holds the directories of all partitions.
+//!
+//! One partition's sync of it makes the names of all others durable too, and one that fails may lose them all: the
+//! next sync succeeds without writing them (rule R30). A failure is therefore remembered for everybody.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::disk::Disk;
+
+/// A directory that several logs sync.
+#[derive(Debug)]
+pub(crate) struct SharedNames {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    failed: Mutex<bool>,
+}
+
+impl SharedNames {
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        Self { disk, dir: dir.to_owned(), failed: Mutex::new(false) }
+    }
+
+    /// Makes the names durable.
+    ///
+    /// # Errors
+    /// When this sync or any earlier one of this process failed.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let mut failed = self.failed.lock();
+        if *failed {
+            let text = format!("an earlier sync of {} failed: new names in it may be lost", self.dir.display());
+            return Err(io::Error::other(text));
+        }
+        self.disk.sync_dir(&self.dir).inspect_err(|_| *failed = true)
+    }
+
+    /// Writes the name of `dir`, one of the directory's entries, once more: it may be in the cache, clean, and not on
+    /// the disk. The caller syncs.
+    ///
+    /// # Errors
+    /// I/O errors; [`SharedNames::finish_renames`] completes what was begun.
+    pub(crate) fn write_again(&self, dir: &Path) -> io::Result<()> {
+        let moved = dir.with_extension(MOVED);
+        self.disk.rename(dir, &moved)?;
+        self.disk.rename(&moved, dir)
+    }
+
+    /// Gives directories their names back that an interrupted [`SharedNames::write_again`] left with another one.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn finish_renames(&self) -> io::Result<()> {
+        for entry in self.disk.list(&self.dir)?.into_iter().filter(|entry| entry.directory) {
+            if let Some(name) = entry.name.strip_suffix(MOVED).and_then(|name| name.strip_suffix('.')) {
+                self.disk.rename(&self.dir.join(&entry.name), &self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Extension of a directory whose name is being written again.
+const MOVED: &str = "moved";
