@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use walser_model::{LeaderEpoch, Offset, Timestamp};
-use walser_record_batch::BatchHeader;
+use walser_model::{LeaderEpoch, Offset, Timestamp, TimestampType};
+use walser_record_batch::{BatchHeader, HEADER_LEN};
 
 use crate::disk::{DiskFile, Open};
 use crate::log::{Active, Log, LogError};
@@ -72,7 +72,7 @@ impl Log {
         let mut rest = run;
         let mut left = headers;
         while !left.is_empty() {
-            self.prepare_segment(left[0].size as u64, now)?;
+            self.prepare_segment(&left[0], now)?;
             let active = self.active.as_ref().expect("a segment was just prepared");
             let size = active.segment.size();
             let room = self.config.segment_bytes.saturating_sub(size);
@@ -96,23 +96,28 @@ impl Log {
         Ok(())
     }
 
-    /// Makes sure that there is an active segment in which `bytes` more fit, or an empty one.
+    /// Makes sure that there is an active segment in which a batch fits, by size and by age, or an empty one.
     ///
     /// # Errors
     /// [`AppendError::Extending`] when that takes the next segment while an extension runs.
-    fn prepare_segment(&mut self, bytes: u64, now: Timestamp) -> Result<(), AppendError> {
+    fn prepare_segment(&mut self, next: &BatchHeader, now: Timestamp) -> Result<(), AppendError> {
         if self.active.is_none() {
             self.open_active(now).map_err(|error| self.append_failed(error))?;
         }
         let active = self.active.as_ref().expect("just opened");
         let size = active.segment.size();
-        let full = size > 0 && size + bytes > self.config.segment_bytes;
-        let age = i64::try_from(self.config.segment_age.as_millis()).unwrap_or(i64::MAX);
-        let old = size > 0 && active.extending_from.is_none() && now.saturating_sub(active.opened_at) >= age;
+        let full = size > 0 && size + next.size as u64 > self.config.segment_bytes;
+        // By the time of records, as in Kafka: it is theirs that retention looks at.
+        let first = active.first_timestamp.filter(|_| active.extending_from.is_none());
+        let old = first.is_some_and(|first| next.max_timestamp.saturating_sub(first) >= self.segment_age_millis());
         if full || old {
             self.roll(now).map_err(|error| self.append_failed(error))?;
         }
         Ok(())
+    }
+
+    pub(crate) fn segment_age_millis(&self) -> i64 {
+        i64::try_from(self.config.segment_age.as_millis()).unwrap_or(i64::MAX)
     }
 
     fn write_run(&mut self, run: &[u8], headers: &[BatchHeader]) -> Result<(), AppendError> {
@@ -135,10 +140,16 @@ impl Log {
             let noted = segment.note(header, position, self.config.index_interval_bytes);
             noted.map_err(|error| self.append_failed(error))?;
             position += header.size as u64;
+            if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
+                self.marks.append_time = self.marks.append_time.max(header.max_timestamp);
+            }
             if self.shared.epochs.write().assign(header.leader_epoch, header.base_offset) {
                 self.flushing.epochs_changed = true;
             }
             self.shared.end.store(header.next_offset().0, Ordering::Release);
+        }
+        if let (Some(active), Some(first)) = (&mut self.active, headers.first()) {
+            active.first_timestamp.get_or_insert(first.max_timestamp);
         }
         self.flushing.appended(run.len() as u64);
         Ok(())
@@ -168,7 +179,11 @@ impl Log {
             Some(segment) => {
                 let file = segment.file(Open::Write)?;
                 let zeroed_to = file.len()?;
-                Active { segment, file, opened_at: now, zeroed_to, extending_from: None }
+                let first_timestamp = first_timestamp(&*file, segment.size())?;
+                if self.marks.segment_created == 0 {
+                    self.marks.segment_created = now;
+                }
+                Active { segment, file, first_timestamp, zeroed_to, extending_from: None }
             }
             None => {
                 self.disk.create_dir(&self.dir)?;
@@ -189,7 +204,8 @@ impl Log {
         segment.start_index();
         self.shared.segments.write().push(Arc::clone(&segment));
         self.flushing.directories_changed = true;
-        Ok(Active { segment, file, opened_at: now, zeroed_to: 0, extending_from: None })
+        self.marks.segment_created = now;
+        Ok(Active { segment, file, first_timestamp: None, zeroed_to: 0, extending_from: None })
     }
 
     /// Closes the active segment and starts the next one at the log end. An empty segment stays: the next one would
@@ -225,6 +241,16 @@ impl Log {
 /// Whether a write failed only because there is no room.
 pub(crate) fn out_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Largest timestamp of the first batch of a segment with `size` bytes of log. `None`: it is empty.
+fn first_timestamp(file: &dyn DiskFile, size: u64) -> io::Result<Option<Timestamp>> {
+    if size == 0 {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.read_at(&mut bytes, 0, HEADER_LEN)?;
+    Ok(BatchHeader::parse(&bytes).ok().map(|header| header.max_timestamp))
 }
 
 /// How many of the batches fit into `room` bytes, at least one, and their bytes.

@@ -9,8 +9,8 @@
 //! file  = "WCKP" | version u16 | 0… up to 128 | slots
 //! slot  = copy | copy
 //! copy  = topic id 16 | partition i32 | flags u32 | sequence u64 | log start i64 | recovery point i64
-//!         | durable mark i64 | high watermark i64 | recovery position u64 | segments u32
-//!         | 0… | CRC-32C u32                                                               128 bytes, big-endian
+//!         | durable mark i64 | high watermark i64 | recovery position u64 | segments u32 | segment created i64
+//!         | append time i64 | 0… | CRC-32C u32                                             128 bytes, big-endian
 //! ```
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use walser_model::{Offset, PartitionIndex, TopicId, TopicPartition};
+use walser_model::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
 
 use crate::disk::{Disk, DiskFile, Open};
 use crate::shared_names::SharedNames;
@@ -47,6 +47,10 @@ pub struct Marks {
     pub high_watermark: Offset,
     /// How many segment files there were. 0: not known.
     pub segments: u32,
+    /// When the last segment was created, by the wall clock in milliseconds. 0: not known.
+    pub segment_created: Timestamp,
+    /// The latest time that the leader has stamped records with (LogAppendTime), in milliseconds. 0: none.
+    pub append_time: Timestamp,
 }
 
 /// A slot's place in the file, and what the next write to it needs.
@@ -80,6 +84,8 @@ fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &Marks) -> [u
     out[56..64].copy_from_slice(&marks.high_watermark.0.to_be_bytes());
     out[64..72].copy_from_slice(&marks.recovery_position.to_be_bytes());
     out[72..76].copy_from_slice(&marks.segments.to_be_bytes());
+    out[76..84].copy_from_slice(&marks.segment_created.to_be_bytes());
+    out[84..92].copy_from_slice(&marks.append_time.to_be_bytes());
     let crc = crate::crc32c(&out[..COPY_LEN - 4]);
     out[COPY_LEN - 4..].copy_from_slice(&crc.to_be_bytes());
     out
@@ -103,6 +109,8 @@ fn decode(copy: &[u8]) -> Option<(Option<TopicPartition>, u64, Marks)> {
         durable: offset(48)?,
         high_watermark: offset(56)?,
         segments: u32::from_be_bytes(body[72..76].try_into().ok()?),
+        segment_created: offset(76)?.0,
+        append_time: offset(84)?.0,
     };
     Some((in_use.then(|| TopicPartition::new(topic, partition)), sequence, marks))
 }
@@ -220,7 +228,9 @@ mod tests {
     }
 
     fn marks(durable: i64) -> Marks {
-        Marks { durable: Offset(durable), high_watermark: Offset(durable), ..Marks::default() }
+        let (segment_created, append_time) = (durable + 1, durable + 2);
+        let high_watermark = Offset(durable);
+        Marks { durable: Offset(durable), high_watermark, segment_created, append_time, ..Marks::default() }
     }
 
     #[test]

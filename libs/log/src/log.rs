@@ -22,7 +22,8 @@ use crate::segment::Segment;
 pub struct LogConfig {
     /// A segment is closed before it would exceed this many bytes.
     pub segment_bytes: u64,
-    /// A segment is closed when its first append is this long ago.
+    /// A segment is closed before a batch that is newer than its first one by this much, by the time of records, and
+    /// when it was created this long ago and nothing is written.
     pub segment_age: Duration,
     /// Distance of index entries in bytes of log.
     pub index_interval_bytes: u64,
@@ -103,8 +104,8 @@ pub(crate) struct Shared {
 pub(crate) struct Active {
     pub(crate) segment: Arc<Segment>,
     pub(crate) file: Arc<dyn DiskFile>,
-    /// Wall-clock time of its first append by this process or its creation.
-    pub(crate) opened_at: Timestamp,
+    /// Largest timestamp of its first batch; `None` while it is empty.
+    pub(crate) first_timestamp: Option<Timestamp>,
     /// The file is zero-filled and synced up to here.
     pub(crate) zeroed_to: u64,
     /// An extension runs on the region from here on: nothing may be written there.
@@ -300,6 +301,11 @@ impl Log {
     pub(crate) fn note_marks(&mut self) {
         self.marks.log_start = self.log_start();
         self.marks.segments = u32::try_from(self.shared.segments.read().len()).unwrap_or(u32::MAX);
+    }
+
+    /// The latest time that a leader has stamped records of this log with (LogAppendTime), in milliseconds; 0: none.
+    pub fn append_time(&self) -> Timestamp {
+        self.marks.append_time
     }
 
     /// Notes the high watermark for the next write of the marks.

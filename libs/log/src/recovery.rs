@@ -194,12 +194,13 @@ impl Log {
             expected: segments.first().map_or(self.marks.log_start, |segment| segment.base),
             durable: self.marks.durable,
             unsynced: None,
+            append_time: self.marks.append_time,
             now: self.opened_at,
             interval_bytes: self.config.index_interval_bytes,
             recovery: Recovery::default(),
         };
         let (scan, invalid) = scan.run(producers_end.min(from))?;
-        let RecoveryScan { mut epochs, producers, expected: end, unsynced, mut recovery, .. } = scan;
+        let RecoveryScan { mut epochs, producers, expected: end, unsynced, append_time, mut recovery, .. } = scan;
         if end < self.marks.durable {
             self.declare_damage(end, &mut recovery);
             return Ok(recovery);
@@ -226,7 +227,7 @@ impl Log {
         self.set_end(end);
         self.flushing.appended_before(recovery.scanned_bytes);
         let before = self.marks;
-        self.marks.durable = end;
+        (self.marks.durable, self.marks.append_time) = (end, append_time);
         self.note_marks();
         if self.marks != before {
             self.write_marks()?;

@@ -31,22 +31,28 @@ impl Log {
         Ok(before)
     }
 
-    /// Removes segments by age and size, oldest first. Gives back how many. What cannot be read is kept, and so is
-    /// everything behind it: nobody knows how old it is.
+    /// Removes segments below `up_to` (exclusive) by age and size, oldest first, and returns how many. With `trusted`
+    /// false the wall clock `now` is not believed, and only the size counts. What cannot be read is kept, with
+    /// everything behind it: its age is not known. While an extension runs the last segment stays.
     ///
     /// # Errors
     /// I/O errors while removing; what was removed stays so.
-    pub fn apply_retention(&mut self, now: Timestamp, up_to: Offset) -> Result<usize, LogError> {
-        let extending = self.active.as_ref().is_some_and(|active| active.extending_from.is_some());
-        if extending || self.condition != Condition::Healthy {
+    pub fn apply_retention(&mut self, now: Timestamp, trusted: bool, up_to: Offset) -> Result<usize, LogError> {
+        if self.condition != Condition::Healthy {
             return Ok(0);
         }
-        self.producers.iter_mut().for_each(|producers| producers.expire(now, self.config.producer_expiry));
+        if trusted {
+            self.producers.iter_mut().for_each(|producers| producers.expire(now, self.config.producer_expiry));
+            self.close_old_segment(now)?;
+        }
         let segments = self.shared.segments.read().clone();
         let mut total: u64 = segments.iter().map(|segment| segment.size()).sum();
         let mut keep_from = None;
         for (at, segment) in segments.iter().enumerate() {
             let last = at + 1 == segments.len();
+            if last && self.extension_running() {
+                break;
+            }
             let end = segments.get(at + 1).map_or_else(|| self.log_end(), |next| next.base);
             let size = segment.size();
             let too_large = !last && self.config.retention_bytes.is_some_and(|limit| total - size >= limit);
@@ -58,7 +64,7 @@ impl Log {
                     break;
                 }
             };
-            let too_old = self.too_old(newest, now);
+            let too_old = trusted && self.too_old(newest, now);
             if end > up_to || !(too_large || too_old) {
                 break;
             }
@@ -70,6 +76,17 @@ impl Log {
         self.delete_records(keep_from, now)?;
         let left = self.shared.segments.read().iter().filter(|segment| segment.base < keep_from).count();
         Ok(before.saturating_sub(left))
+    }
+
+    /// Closes a segment that was created long ago and to which nothing more is written, so that what compaction and
+    /// retention by size look at does not depend on the next append.
+    fn close_old_segment(&mut self, now: Timestamp) -> Result<(), LogError> {
+        let age = now.saturating_sub(self.marks.segment_created);
+        let empty = self.shared.segments.read().last().is_none_or(|last| last.size() == 0);
+        if empty || self.extension_running() || self.marks.segment_created == 0 || age < self.segment_age_millis() {
+            return Ok(());
+        }
+        Ok(self.roll(now)?)
     }
 
     fn too_old(&self, newest: Timestamp, now: Timestamp) -> bool {

@@ -66,7 +66,7 @@ pub(crate) enum Wait {
 
 impl Shard {
     pub(crate) fn new(around: Surroundings, tail_bytes: usize, logs: Vec<Log>) -> Self {
-        let upkeep = upkeep::Schedule::new(around.clock.monotonic(), around.retention_check);
+        let upkeep = upkeep::Schedule::new(around.clock.now_millis(), around.clock.monotonic(), around.retention_check);
         let mut shard = Self {
             queue: Arc::default(),
             around,

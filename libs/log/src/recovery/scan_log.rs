@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use walser_model::{LeaderEpochs, Offset, Timestamp};
+use walser_model::{LeaderEpochs, Offset, Timestamp, TimestampType};
 
 use super::Recovery;
 use crate::disk::{DiskFile, Open};
@@ -31,6 +31,8 @@ pub(super) struct RecoveryScan<'a> {
     pub(super) durable: Offset,
     /// The first batch above the durable mark.
     pub(super) unsynced: Option<LogPosition>,
+    /// The latest LogAppendTime.
+    pub(super) append_time: Timestamp,
     /// Idempotent producers count as used at the time of this start.
     pub(super) now: Timestamp,
     pub(super) interval_bytes: u64,
@@ -82,6 +84,9 @@ impl RecoveryScan<'_> {
                     segment.note(&header, found.position, self.interval_bytes)?;
                     if self.unsynced.is_none() && header.next_offset() > self.durable {
                         self.unsynced = Some(LogPosition { segment: number, position: found.position });
+                    }
+                    if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
+                        self.append_time = self.append_time.max(header.max_timestamp);
                     }
                     self.epochs.assign(header.leader_epoch, header.base_offset);
                     if header.base_offset >= self.producers_end {

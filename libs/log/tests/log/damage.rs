@@ -128,7 +128,7 @@ fn retention_keeps_what_cannot_be_read() {
         disk.flip_bit(&path, position, 3);
         site.restart_on(disk, config.clone());
         for _ in 0..2 {
-            assert_eq!(site.log.apply_retention(1_000_000, Offset(5)).unwrap(), 0);
+            assert_eq!(site.log.apply_retention(1_000_000, true, Offset(5)).unwrap(), 0);
         }
         assert_eq!((site.log.log_start(), site.log.size_bytes()), (Offset(0), size));
         assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(0) });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use walser_log::{AppendError, Condition, LogConfig, MemoryDisk, ReadError, Verdict};
+use walser_log::{AppendError, Condition, LogConfig, MemoryDisk, PowerLoss, ReadError, Verdict};
 use walser_model::{LeaderEpoch, Offset};
 use walser_record_batch::{BatchHeader, Producer};
 
@@ -117,7 +117,7 @@ fn truncation_forgets_records_epochs_and_producers() {
     assert!(site.log.truncate(Offset(345)).is_err(), "inside a batch");
     site.append(&values(2, 5, 40)).unwrap();
     site.flush().unwrap();
-    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    let disk = site.disk.lose_power(PowerLoss::Everything);
     site.restart_on(disk, config());
     assert_eq!(site.log.log_end(), Offset(355));
     site.check_contents();
@@ -131,7 +131,7 @@ fn deleted_records_stay_deleted() {
     assert_eq!(site.log.delete_records(Offset(1000), 0).unwrap(), Offset(1000));
     assert!(site.log.size_bytes() < before);
     assert!(matches!(site.log.reader().read(Offset(999), Offset(1400), 1), Err(ReadError::OutOfRange { .. })));
-    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    let disk = site.disk.lose_power(PowerLoss::Everything);
     site.restart_on(disk, config());
     assert_eq!(site.log.log_start(), Offset(1000));
     site.check_contents();
@@ -143,18 +143,18 @@ fn retention_removes_by_size_and_by_age() {
     let by_size = LogConfig { retention: None, retention_bytes: Some(100 << 10), ..config() };
     let mut site = filled(by_size, 200);
     site.flush().unwrap();
-    assert!(site.log.apply_retention(0, Offset(1400)).unwrap() > 0);
+    assert!(site.log.apply_retention(0, true, Offset(1400)).unwrap() > 0);
     let size = site.log.size_bytes();
     assert!((100 << 10..200 << 10).contains(&size), "{size}");
     site.check_contents();
 
     let by_age = LogConfig { retention: Some(Duration::from_millis(100)), ..config() };
     site.log.configure(by_age.clone());
-    assert_eq!(site.log.apply_retention(1100, Offset(1400)).unwrap(), 0, "the newest record is of 1399");
-    site.log.apply_retention(2000, Offset(1400)).unwrap();
+    assert_eq!(site.log.apply_retention(1100, true, Offset(1400)).unwrap(), 0, "the newest record is of 1399");
+    site.log.apply_retention(2000, true, Offset(1400)).unwrap();
     assert_eq!((site.log.log_start(), site.log.log_end(), site.log.size_bytes()), (Offset(1400), Offset(1400), 0));
     site.flush().unwrap();
-    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    let disk = site.disk.lose_power(PowerLoss::Everything);
     site.restart_on(disk, by_age);
     assert_eq!((site.log.log_start(), site.log.log_end()), (Offset(1400), Offset(1400)));
     site.append(&values(1, 1, 10)).unwrap();
@@ -214,7 +214,7 @@ fn zero_filled_space_ahead_is_not_log() {
     let file = names.iter().find(|entry| entry.name.ends_with(".log")).unwrap().len;
     assert!(file > site.log.size_bytes(), "space is filled ahead");
     let end = site.log.log_end();
-    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    let disk = site.disk.lose_power(PowerLoss::Everything);
     site.restart_on(disk, config);
     assert_eq!((site.log.log_end(), &site.found.cut), (end, &None));
     site.append(&values(1, 1, 100)).unwrap();
@@ -345,9 +345,87 @@ fn a_log_whose_sync_failed_does_not_pass_for_cleanly_stopped() {
     site.disk.fail_sync_after(0);
     assert!(site.flush().is_err());
     assert!(!site.log.rest().unwrap());
-    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    let disk = site.disk.lose_power(PowerLoss::Everything);
     site.restart_on(disk, config());
     assert_eq!(site.log.log_end(), Offset(0), "nothing of it was durable");
+}
+
+/// One record every two seconds, closed and opened again between them, as an idle partition is.
+#[test]
+fn segments_age_by_the_time_of_their_records_however_often_the_log_is_opened() {
+    let second = Duration::from_secs(1);
+    let aging = LogConfig { segment_age: 5 * second, retention: Some(20 * second), ..config() };
+    for restarts in [false, true] {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), aging.clone());
+        for tick in 0..45i64 {
+            site.append_at(tick * 2_000).unwrap();
+            site.flush().unwrap();
+            assert!(site.log.rest().unwrap());
+            if restarts {
+                let disk = site.disk.lose_power(PowerLoss::Nothing);
+                site.restart_on(disk, aging.clone());
+            }
+            site.log.apply_retention(tick * 2_000, true, site.log.log_end()).unwrap();
+        }
+        let kept = site.log.log_end().since(site.log.log_start());
+        assert!((10..=14).contains(&kept), "20 s and one segment are kept, {kept} records of 2 s each");
+    }
+}
+
+#[test]
+fn a_segment_to_which_nothing_is_written_is_closed_when_it_was_created_long_ago() {
+    let aging = LogConfig { segment_age: Duration::from_secs(5), retention: None, ..config() };
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), aging.clone());
+    site.append_at(1_000).unwrap();
+    site.flush().unwrap();
+    assert!(site.log.rest().unwrap());
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    site.restart_on(disk, aging);
+    let files = |site: &Site| {
+        let entries = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
+        entries.iter().filter(|entry| entry.name.ends_with(".log")).count()
+    };
+    site.log.apply_retention(5_999, true, Offset(1)).unwrap();
+    assert_eq!(files(&site), 1);
+    for later in [6_000, 60_000] {
+        site.log.apply_retention(later, true, Offset(1)).unwrap();
+        assert_eq!(files(&site), 2, "closed once, the next one is empty");
+    }
+    site.log.apply_retention(1_000_000, false, Offset(1)).unwrap();
+    assert_eq!(site.log.log_start(), Offset(0));
+}
+
+#[test]
+fn retention_goes_on_while_an_extension_runs_and_does_not_believe_a_clock_that_jumped() {
+    let retention = Some(Duration::from_secs(1));
+    let mut site = filled(LogConfig { retention, segment_bytes: 300 << 10, ..config() }, 1_000);
+    while site.log.begin_extension().is_none() {
+        let seed = site.log.log_end().0.unsigned_abs();
+        site.append(&values(seed, 5, 9_000)).unwrap();
+        site.flush().unwrap();
+    }
+    let end = site.log.log_end();
+    assert_eq!(site.log.apply_retention(1_000_000, false, end).unwrap(), 0);
+    assert!(site.log.apply_retention(1_000_000, true, end).unwrap() > 0);
+    assert!(site.log.log_start() < end, "the segment that is being extended stays");
+    site.check_contents();
+}
+
+#[test]
+fn the_latest_append_time_is_known_after_a_kill_and_after_power_loss() {
+    for loss in [PowerLoss::Nothing, PowerLoss::Everything] {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+        let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::None, 0);
+        builder.append(&walser_record_batch::RecordFields { timestamp: 5, key: None, value: None, headers: &[] });
+        let mut batch = builder.build(Producer::NONE).to_vec();
+        walser_record_batch::stamp_append_time(&mut batch, 7_000);
+        let header = BatchHeader::parse(&batch).unwrap();
+        site.log.append(&batch, &[header], 0).unwrap();
+        site.flush().unwrap();
+        let disk = site.disk.lose_power(loss);
+        site.restart_on(disk, config());
+        assert_eq!(site.log.append_time(), 7_000, "{loss:?}");
+    }
 }
 
 #[test]
@@ -359,6 +437,6 @@ fn producers_of_old_records_are_not_forgotten() {
     builder.append(&walser_record_batch::RecordFields { timestamp: 5, key: None, value: None, headers: &[] });
     let header = BatchHeader::parse(&builder.build(session(4, 0))).unwrap();
     assert_eq!(site.log.admit(&header, now).unwrap(), Verdict::Next);
-    site.log.apply_retention(now + 60_000, Offset(0)).unwrap();
+    site.log.apply_retention(now + 60_000, true, Offset(0)).unwrap();
     assert!(matches!(site.log.judge(&header).unwrap(), Verdict::Duplicate { .. }));
 }

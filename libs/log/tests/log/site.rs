@@ -60,6 +60,19 @@ impl Site {
         self.append_as(values, Producer::NONE)
     }
 
+    /// Appends one record of this time, at this time.
+    pub(crate) fn append_at(&mut self, timestamp: i64) -> Result<(), AppendError> {
+        let base = self.log.log_end();
+        let mut builder = BatchBuilder::new(Compression::None, 0);
+        builder.append(&RecordFields { timestamp, key: None, value: Some(b"at"), headers: &[] });
+        let mut batch = builder.build(Producer::NONE).to_vec();
+        stamp_position(&mut batch, base, self.epoch);
+        let header = BatchHeader::parse(&batch).unwrap();
+        self.log.append(&batch, &[header], timestamp).map_err(|(_, error)| error)?;
+        self.written.push(Expected { value: b"at".to_vec(), timestamp });
+        Ok(())
+    }
+
     pub(crate) fn append_as(&mut self, values: &[Vec<u8>], producer: Producer) -> Result<(), AppendError> {
         let base = self.log.log_end();
         let mut builder = BatchBuilder::new(Compression::None, 0);

@@ -80,6 +80,7 @@ enum Planned {
 impl Partition {
     pub(crate) fn new(log: Log, replica: Arc<Replica>) -> Self {
         Self {
+            last_append_time: log.append_time(),
             log,
             replica,
             leader: None,
@@ -87,7 +88,6 @@ impl Partition {
             config: TopicConfig::default(),
             incoming: VecDeque::new(),
             waiting: VecDeque::new(),
-            last_append_time: 0,
             last_write: Duration::ZERO,
             last_flush: Duration::ZERO,
         }
@@ -364,9 +364,10 @@ impl Partition {
         Ok(log_start)
     }
 
-    /// Removes what retention does not keep. Gives back how many segments.
-    pub(crate) fn apply_retention(&mut self, now: Timestamp) -> Result<usize, LogError> {
-        let removed = self.log.apply_retention(now, self.replica.high_watermark());
+    /// Removes what retention does not keep, and returns how many segments. `trusted`: whether the wall clock is
+    /// believed.
+    pub(crate) fn apply_retention(&mut self, now: Timestamp, trusted: bool) -> Result<usize, LogError> {
+        let removed = self.log.apply_retention(now, trusted, self.replica.high_watermark());
         self.step(Event::Trimmed { log_start: self.log.log_start() });
         if let Condition::Corrupt { from } = *self.log.condition() {
             self.note_damage(from);

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use walser_log::Condition;
-use walser_model::TopicPartition;
+use walser_model::{Timestamp, TopicPartition};
 
 use super::Shard;
 
 /// How often idle partitions are looked for.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// The wall clock may run ahead of the monotonic one by this much between two looks.
+const CLOCK_JUMP: Duration = Duration::from_secs(60);
+/// For so long after a jump nothing is deleted for its age.
+const CLOCK_HOLD: Duration = Duration::from_secs(3600);
 /// At most this many partitions rest in one turn: each costs a few writes.
 const RESTS_PER_TURN: usize = 20;
 /// A tail cache that nobody adds to shrinks by this part per look.
@@ -21,12 +25,46 @@ pub(crate) struct Schedule {
     retention_at: Duration,
     idle_at: Duration,
     appended_at_last_look: Duration,
+    wall_clock: WallClock,
+}
+
+/// Watches the wall clock for jumps: records that a jump forward makes old must not be deleted for it.
+#[derive(Debug, Default)]
+struct WallClock {
+    /// Both clocks at the last look.
+    last: Option<(Timestamp, Duration)>,
+    /// Retention by time is held until then, in monotonic time.
+    held_until: Duration,
 }
 
 impl Schedule {
-    pub(crate) fn new(now: Duration, retention_every: Duration) -> Self {
+    /// `wall` and `now`: both clocks as they are.
+    pub(crate) fn new(wall: Timestamp, now: Duration, retention_every: Duration) -> Self {
         let (retention_at, idle_at) = (now + retention_every, now + IDLE_CHECK);
-        Self { retention_every, retention_at, idle_at, appended_at_last_look: Duration::ZERO }
+        Self {
+            retention_every,
+            retention_at,
+            idle_at,
+            appended_at_last_look: Duration::ZERO,
+            wall_clock: WallClock { last: Some((wall, now)), held_until: Duration::ZERO },
+        }
+    }
+}
+
+impl WallClock {
+    /// Whether retention by time may believe the wall clock. After a jump forward of more than [`CLOCK_JUMP`] against
+    /// the monotonic clock it may not for [`CLOCK_HOLD`].
+    fn trusted(&mut self, wall: Timestamp, monotonic: Duration) -> bool {
+        if let Some((wall_before, monotonic_before)) = self.last.replace((wall, monotonic)) {
+            let passed = i64::try_from(monotonic.saturating_sub(monotonic_before).as_millis()).unwrap_or(i64::MAX);
+            let jump = wall.saturating_sub(wall_before).saturating_sub(passed);
+            if jump > i64::try_from(CLOCK_JUMP.as_millis()).unwrap_or(i64::MAX) {
+                self.held_until = monotonic + CLOCK_HOLD;
+                let (jump_seconds, hold_seconds) = (jump / 1000, CLOCK_HOLD.as_secs());
+                tracing::warn!(jump_seconds, hold_seconds, "the wall clock jumped forward: retention by time is held");
+            }
+        }
+        monotonic >= self.held_until
     }
 }
 
@@ -56,9 +94,10 @@ impl Shard {
 
     fn apply_retention(&mut self) {
         let now = self.around.clock.now_millis();
+        let trusted = self.upkeep.wall_clock.trusted(now, self.around.clock.monotonic());
         for (id, partition) in &mut self.partitions {
             let rested = partition.log.open_files() == 0;
-            match partition.apply_retention(now) {
+            match partition.apply_retention(now, trusted) {
                 Ok(0) => {}
                 Ok(removed) => tracing::info!(partition = %id, removed, "segments removed by retention"),
                 Err(error) => tracing::warn!(partition = %id, %error, "retention did not finish"),
@@ -126,5 +165,28 @@ impl Shard {
         for partition in partitions.values_mut() {
             partition.resign(&crate::error::not_leader(self.around.node), &self.around.metrics);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_jumps_forward_is_not_believed_for_an_hour() {
+        let mut clock = WallClock::default();
+        let second = Duration::from_secs(1);
+        assert!(clock.trusted(1_000_000, second));
+        assert!(clock.trusted(1_060_000, 2 * second), "59 s ahead");
+        assert!(!clock.trusted(1_122_000, 3 * second), "61 s ahead");
+        assert!(!clock.trusted(1_123_000, 3 * second + CLOCK_HOLD - Duration::from_millis(1)));
+        assert!(clock.trusted(1_124_000, 3 * second + CLOCK_HOLD), "backwards is not a jump forward");
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_back_is_believed() {
+        let mut clock = WallClock::default();
+        assert!(clock.trusted(9_000_000, Duration::ZERO));
+        assert!(clock.trusted(1_000_000, Duration::from_secs(1)));
     }
 }
