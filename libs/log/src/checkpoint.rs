@@ -15,9 +15,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use walser_model::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
 
 use crate::disk::{Disk, DiskFile, Open};
@@ -68,6 +69,10 @@ pub struct Checkpoint {
     slot_count: u64,
     loaded: HashMap<TopicPartition, (Slot, Marks)>,
     names: Arc<SharedNames>,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// A sync of the file failed: it has to be replaced.
+    broken: bool,
 }
 
 fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &Marks) -> [u8; COPY_LEN] {
@@ -142,7 +147,9 @@ impl Checkpoint {
             let text = format!("{FILE_NAME} is not a checkpoint of version {VERSION}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        let mut checkpoint = Self { file, free: Vec::new(), slot_count: 0, loaded: HashMap::new(), names };
+        let (disk, dir) = (Arc::clone(disk), dir.to_owned());
+        let (free, slot_count, loaded) = (Vec::new(), 0, HashMap::new());
+        let mut checkpoint = Self { file, free, slot_count, loaded, names, disk, dir, broken: false };
         for slot in bytes[COPY_LEN..].chunks(SLOT_LEN) {
             checkpoint.load(slot);
         }
@@ -212,9 +219,54 @@ impl Checkpoint {
         self.file.write_at(copy, at)
     }
 
-    /// The file, to make all written slots durable.
-    pub fn file(&self) -> Arc<dyn DiskFile> {
-        Arc::clone(&self.file)
+    /// Makes all slots durable that were written before the call. Blocks as long as the disk takes, without holding
+    /// the lock while it syncs.
+    ///
+    /// A file whose sync failed is never synced again (rule R30): all slots are written to a new one, which takes its
+    /// place.
+    ///
+    /// # Errors
+    /// When the new file cannot be written either; the next call tries with another one.
+    pub fn sync(checkpoint: &Mutex<Self>) -> io::Result<()> {
+        let (file, broken) = {
+            let locked = checkpoint.lock();
+            (Arc::clone(&locked.file), locked.broken)
+        };
+        let failed = if broken { None } else { file.sync_data().err() };
+        if failed.is_none() && !broken {
+            return Ok(());
+        }
+        let mut locked = checkpoint.lock();
+        if !Arc::ptr_eq(&file, &locked.file) {
+            // Somebody else has replaced it meanwhile, with everything that was written before.
+            return Ok(());
+        }
+        locked.broken = true;
+        if let Some(error) = failed {
+            tracing::error!(%error, "the checkpoint could not be synced; it is written anew");
+        }
+        locked.replace()
+    }
+
+    /// Writes all slots to a new file, durably.
+    fn replace(&mut self) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        let len = usize::try_from(self.file.len()?).map_err(io::Error::other)?;
+        self.file.read_at(&mut bytes, 0, len)?;
+        let path = self.dir.join(FILE_NAME);
+        let temporary = path.with_extension("tmp");
+        match self.disk.remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.disk.open(&temporary, Open::Write)?;
+        file.write_at(&bytes, 0)?;
+        file.sync_data()?;
+        self.disk.rename(&temporary, &path)?;
+        self.file = file;
+        self.names.sync()?;
+        self.broken = false;
+        Ok(())
     }
 }
 
@@ -251,6 +303,25 @@ mod tests {
         assert_eq!(again.claim(partition(1)).1, Some(marks(9)));
         assert_eq!(again.claim(partition(0)).1, None);
         assert_eq!(again.slot_count, 2);
+    }
+
+    #[test]
+    fn a_file_whose_sync_failed_is_replaced_and_loses_nothing() {
+        let memory = MemoryDisk::simulated(1 << 20);
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let dir = Path::new("/data");
+        disk.create_dir(dir).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let checkpoint = Mutex::new(Checkpoint::open(&disk, dir).unwrap());
+        let (mut slot, _) = checkpoint.lock().claim(partition(0));
+        checkpoint.lock().write(&mut slot, partition(0), &marks(5)).unwrap();
+        memory.fail_sync_after(0);
+        Checkpoint::sync(&checkpoint).unwrap();
+        checkpoint.lock().write(&mut slot, partition(0), &marks(6)).unwrap();
+        memory.fail_sync_after(0);
+        Checkpoint::sync(&checkpoint).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(memory.lose_power(crate::disk::PowerLoss::Everything));
+        assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(6)));
     }
 
     #[test]

@@ -38,8 +38,10 @@ pub(crate) struct Flushing {
     pub(crate) directories_changed: bool,
     /// The leader-epoch checkpoint must be written.
     pub(crate) epochs_changed: bool,
-    /// Bytes since the recovery point.
+    /// Bytes since the recovery point that the running job writes down, or the last one.
     since_recovery_point: u64,
+    /// The next job is to move the recovery point, however little lies behind it.
+    recovery_point_wanted: bool,
     running: Option<Running>,
 }
 
@@ -48,6 +50,8 @@ struct Running {
     up_to: Offset,
     /// Where `up_to` lies in its segment, when the job also moves the recovery point.
     recovery_position: Option<u64>,
+    /// Bytes that lay behind the recovery point when the job was taken, when it moves it.
+    behind: u64,
 }
 
 /// Work for a flush thread: everything below [`FlushJob::up_to`] is durable once it has run without an error.
@@ -107,7 +111,11 @@ impl Flushing {
 
     /// Whether anything is not durable yet.
     pub(crate) fn pending(&self) -> bool {
-        self.busy() || self.unsynced_bytes > 0 || !self.closed.is_empty() || self.directories_changed
+        self.busy()
+            || self.unsynced_bytes > 0
+            || !self.closed.is_empty()
+            || self.directories_changed
+            || self.recovery_point_wanted
     }
 }
 
@@ -177,7 +185,17 @@ impl Extension {
 impl Log {
     /// Whether something was appended that no flush covers yet.
     pub fn dirty(&self) -> bool {
-        self.flushing.unsynced_bytes > 0 || !self.flushing.closed.is_empty()
+        self.flushing.unsynced_bytes > 0 || !self.flushing.closed.is_empty() || self.flushing.recovery_point_wanted
+    }
+
+    /// Bytes of log that a restart would have to read, and that nothing is being done about.
+    pub fn unclaimed_recovery_bytes(&self) -> u64 {
+        if self.flushing.recovery_point_wanted { 0 } else { self.flushing.since_recovery_point }
+    }
+
+    /// Has the next flush move the recovery point to the log end.
+    pub fn move_recovery_point(&mut self) {
+        self.flushing.recovery_point_wanted = self.flushing.since_recovery_point > 0;
     }
 
     /// Whether a flush is under way.
@@ -217,19 +235,21 @@ impl Log {
             self.flushing.directories_changed = true;
         }
         files.append(&mut self.flushing.closed);
-        let mut recovery_point = self.flushing.since_recovery_point >= RECOVERY_BYTES;
-        if let Some(active) = &self.active {
-            files.push(Arc::clone(&active.file));
-            if recovery_point {
-                match active.segment.write_index() {
-                    Ok(index) => {
-                        files.extend(index);
-                        self.flushing.directories_changed = true;
-                    }
-                    // Without room for an index the recovery point waits; the records do not.
-                    Err(error) if out_of_space(&error) => recovery_point = false,
-                    Err(error) => return Err(error),
+        let wanted = std::mem::take(&mut self.flushing.recovery_point_wanted);
+        let mut recovery_point = wanted || self.flushing.since_recovery_point >= RECOVERY_BYTES;
+        files.extend(self.active.as_ref().map(|active| Arc::clone(&active.file)));
+        let last = self.shared.segments.read().last().cloned();
+        if let Some(last) = last.as_ref().filter(|_| recovery_point) {
+            // The snapshot stands for what a restart need not read.
+            self.producers()?;
+            match last.write_index() {
+                Ok(index) => {
+                    files.extend(index);
+                    self.flushing.directories_changed = true;
                 }
+                // Without room for an index the recovery point waits; the records do not.
+                Err(error) if out_of_space(&error) => recovery_point = false,
+                Err(error) => return Err(error),
             }
         }
         let names = || (self.dir.clone(), self.checkpoint.lock().names());
@@ -239,11 +259,9 @@ impl Log {
         self.flushing.epochs_changed = false;
         self.flushing.directories_changed = false;
         self.flushing.unsynced_bytes = 0;
-        if recovery_point {
-            self.flushing.since_recovery_point = 0;
-        }
-        let position = self.active.as_ref().map(|active| active.segment.size()).filter(|_| recovery_point);
-        self.flushing.running = Some(Running { up_to, recovery_position: position });
+        let behind = if recovery_point { std::mem::take(&mut self.flushing.since_recovery_point) } else { 0 };
+        let recovery_position = recovery_point.then(|| last.map_or(0, |last| last.size()));
+        self.flushing.running = Some(Running { up_to, recovery_position, behind });
         Ok(FlushJob { disk: Arc::clone(&self.disk), files, directories, snapshot, up_to })
     }
 
@@ -260,6 +278,9 @@ impl Log {
         if let Some(running) = running {
             self.marks.durable = self.marks.durable.max(running.up_to);
             let written_down = outcome.as_ref().is_ok_and(|flushed| flushed.recovery_point);
+            if !written_down {
+                self.flushing.since_recovery_point += running.behind;
+            }
             if let Some(position) = running.recovery_position.filter(|_| written_down) {
                 self.marks.recovery_point = running.up_to;
                 self.marks.recovery_position = position;

@@ -297,6 +297,11 @@ impl Log {
         self.checkpoint.lock().write(&mut self.slot, self.partition, &self.marks)
     }
 
+    /// Makes the marks of all partitions that were written so far durable.
+    pub(crate) fn sync_marks(&self) -> io::Result<()> {
+        Checkpoint::sync(&self.checkpoint)
+    }
+
     /// Brings those marks up to date that follow from the segments.
     pub(crate) fn note_marks(&mut self) {
         self.marks.log_start = self.log_start();

@@ -331,6 +331,8 @@ impl Log {
         let snapshots = snapshots::list(&*self.disk, &self.dir)?;
         let recovery = self.recover(&snapshots, self.log_start());
         let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
+        snapshots::remove_above(self, self.log_end())?;
+        self.sync_marks()?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
     }
 }

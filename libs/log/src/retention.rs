@@ -25,8 +25,7 @@ impl Log {
         }
         self.shared.log_start.store(before.0, Ordering::Release);
         self.write_marks()?;
-        let file = self.checkpoint.lock().file();
-        file.sync_data()?;
+        self.sync_marks()?;
         self.remove_segments_below(before)?;
         Ok(before)
     }

@@ -1,15 +1,18 @@
 //! Giving up the newest records: for a replica that must follow another log (KIP-101).
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use walser_model::Offset;
 
 use crate::log::{Log, LogError};
+use crate::segment::Segment;
 
 impl Log {
     /// Cuts everything at and above `to`, durably: for a replica that must follow another log (KIP-101).
     ///
     /// # Errors
+    /// After an I/O error the log is out of service; opening it again completes or undoes the cut.
     /// [`LogError::OutOfRange`] when `to` is outside the log or inside a batch, [`LogError::Busy`] while a flush or an
     /// extension runs.
     pub fn truncate(&mut self, to: Offset) -> Result<(), LogError> {
@@ -26,9 +29,29 @@ impl Log {
         let segments = self.shared.segments.read().clone();
         let at = segments.partition_point(|segment| segment.base <= to).saturating_sub(1);
         let position = crate::reader::position_of(&segments[at], to)?.ok_or(out_of_range)?;
+        let outcome = self.cut(&segments, at, position, to);
+        // A part of it may have happened: what is in memory is not what is on the disk any more.
+        outcome.inspect_err(|error| self.fail(format!("truncate: {error}")))
+    }
+
+    /// Does it, in an order in which a crash at any step leaves a log that opens: either as it was, or shorter.
+    fn cut(&mut self, segments: &[Arc<Segment>], at: usize, position: u64, to: Offset) -> Result<(), LogError> {
         self.active = None;
-        for segment in &segments[at + 1..] {
+        // First the marks: a durable mark above the end of the log would be taken for damage.
+        self.marks.durable = self.marks.durable.min(to);
+        if self.marks.recovery_point > to {
+            self.marks.recovery_point = to;
+            self.marks.recovery_position = position;
+        }
+        self.marks.high_watermark = self.marks.high_watermark.min(to);
+        self.write_marks()?;
+        self.sync_marks()?;
+        // A snapshot above the end must not meet other records under the same offsets.
+        crate::snapshots::remove_above(self, to)?;
+        // The newest segment first, so that what is left has no gap.
+        for segment in segments[at + 1..].iter().rev() {
             segment.remove()?;
+            self.disk.sync_dir(&self.dir)?;
         }
         self.shared.segments.write().truncate(at + 1);
         segments[at].cut(position)?.sync_data()?;
@@ -37,13 +60,6 @@ impl Log {
         let epochs = self.shared.epochs.read().clone();
         crate::epochs::replace(&epochs, &*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
         self.producers = Some(crate::snapshots::load_producers(self, to)?);
-        crate::snapshots::remove_above(self, to)?;
-        self.marks.durable = self.marks.durable.min(to);
-        if self.marks.recovery_point > to {
-            self.marks.recovery_point = to;
-            self.marks.recovery_position = position;
-        }
-        self.marks.high_watermark = self.marks.high_watermark.min(to);
         self.write_marks()?;
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 mod partition;
 mod queue;
+mod recovery_debt;
 #[cfg(test)]
 mod simulation;
 mod upkeep;
@@ -25,6 +26,8 @@ use crate::space::SpaceGuard;
 use crate::tail::Budget;
 
 pub(crate) use partition::{LeadOrder, Partition};
+use recovery_debt::RecoveryDebt;
+
 pub(crate) use queue::{AppendJob, Command, Queue, Room};
 
 /// What a shard shares with the rest of the node.
@@ -39,6 +42,8 @@ pub(crate) struct Surroundings {
     pub(crate) space: SpaceGuard,
     pub(crate) retention_check: Duration,
     pub(crate) idle: Duration,
+    /// Bytes of log behind the recovery points of one shard's partitions; a restart reads them all.
+    pub(crate) recovery_bytes_max: u64,
 }
 
 /// The owner of some partitions.
@@ -53,6 +58,7 @@ pub(crate) struct Shard {
     touched: BTreeSet<TopicPartition>,
     tail_budget: Budget,
     upkeep: upkeep::Schedule,
+    recovery_debt: RecoveryDebt,
 }
 
 /// What to do until the next turn.
@@ -75,8 +81,10 @@ impl Shard {
             touched: BTreeSet::new(),
             tail_budget: Budget::new(tail_bytes),
             upkeep,
+            recovery_debt: RecoveryDebt::default(),
         };
         for log in logs {
+            shard.touched.insert(log.partition());
             shard.adopt(log);
         }
         shard
@@ -219,6 +227,7 @@ impl Shard {
         self.around.board.remove(id);
         self.incoming.remove(&id);
         self.touched.remove(&id);
+        self.recovery_debt.note(id, 0);
         partition.resign(&deleted(id), &self.around.metrics);
         self.around.metrics.set_partitions(self.around.board.len());
         partition.log.remove()
@@ -234,6 +243,7 @@ impl Shard {
 
     /// Hands flushes and extensions of a partition to the flush threads.
     fn hand_out_work(&mut self, id: TopicPartition) {
+        self.limit_recovery(id);
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         if let Some(job) = partition.flush_due(&self.around) {
             self.around.flusher.submit(id, Work::Flush(job), &self.queue);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::service::Routes;
-use walser_log::{DataDirectory, Disk, Log, LogConfig};
-use walser_model::{Clock, ClusterId, Random, Timestamp, TopicConfig};
+use walser_log::{Checkpoint, DataDirectory, Disk, Log, LogConfig};
+use walser_model::{Clock, ClusterId, Random, Timestamp, TopicConfig, TopicPartition};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
 use walser_rpc::{Failure, Network, Reason, local_connection};
 use walser_service::admin::Health;
@@ -30,6 +30,11 @@ use crate::space::SpaceGuard;
 const SPACE_CHECK: Duration = Duration::from_secs(1);
 /// How often written marks are made durable by themselves.
 const MARKS_SYNC: Duration = Duration::from_secs(5);
+
+/// Bytes that a restart reads at most, whatever the number of partitions.
+const RECOVERY_BYTES_MAX: u64 = 1 << 30;
+/// Logs that are opened at once: what takes time is the disk.
+const OPENERS: usize = 8;
 
 /// A shard that does not stop in this time has no thread any more.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -122,6 +127,7 @@ pub async fn start(
         space: space.clone(),
         retention_check: config.retention_check,
         idle: config.idle,
+        recovery_bytes_max: RECOVERY_BYTES_MAX / config.shards.max(1) as u64,
     };
     let shards = start_shards(&config, &around, logs, &mut threads)?;
     let link = LocalLink {
@@ -152,44 +158,76 @@ pub async fn start(
     Ok(Started { routes, recovered, stopping: Stopping { shards, flusher, threads, directory } })
 }
 
+/// What became of opening one log.
+type Opened = Result<(Log, walser_log::Recovery), walser_log::LogError>;
+
 /// Opens every log that lies in the directory.
 pub(crate) fn recover(directory: &DataDirectory, now: Timestamp) -> Result<(Vec<Log>, Recovered), StartError> {
-    let mut recovered = Recovered::default();
-    let mut logs = Vec::new();
     // Partitions whose directory is gone are found by their marks: that is damage, not an empty log.
     let mut wanted: Vec<_> = directory.partitions()?.into_iter().map(|found| found.partition).collect();
     wanted.extend(directory.checkpoint().lock().unclaimed());
     wanted.sort_unstable();
     wanted.dedup();
-    for partition in wanted {
+    let mut recovered = Recovered::default();
+    let mut logs = Vec::new();
+    for (partition, opened) in open_all(directory, &wanted, now) {
+        recovered.partitions += 1;
+        match opened {
+            Ok((log, found)) => {
+                recovered.note(&log, found);
+                logs.push(log);
+            }
+            // The others are served; this one answers with the reason.
+            Err(error) => recovered.damaged.push(format!("{partition}: cannot be opened: {error}")),
+        }
+    }
+    Ok((logs, recovered))
+}
+
+/// Opens logs on several threads, and returns them in the order of `wanted`.
+fn open_all(directory: &DataDirectory, wanted: &[TopicPartition], now: Timestamp) -> Vec<(TopicPartition, Opened)> {
+    let open = |partition: TopicPartition| {
         let config = LogConfig::from(&TopicConfig::default());
         let dir = directory.partition_dir(partition);
-        let opened = Log::open(directory.disk(), dir, partition, config, directory.checkpoint(), now);
-        recovered.partitions += 1;
-        let (log, found) = match opened {
-            Ok(opened) => opened,
-            // The others are served; this one answers with the reason.
-            Err(error) => {
-                recovered.damaged.push(format!("{partition}: cannot be opened: {error}"));
-                continue;
-            }
-        };
-        recovered.records += log.log_end().since(log.log_start());
-        recovered.checked_segments += found.scanned_segments;
+        Log::open(directory.disk(), dir, partition, config, directory.checkpoint(), now)
+    };
+    let share = wanted.len().div_ceil(OPENERS).max(1);
+    std::thread::scope(|threads| {
+        let openers: Vec<_> = wanted
+            .chunks(share)
+            .map(|chunk| threads.spawn(move || chunk.iter().map(|partition| (*partition, open(*partition))).collect()))
+            .collect();
+        let joined = openers.into_iter().map(|opener| opener.join());
+        joined
+            .flat_map(|opened: std::thread::Result<Vec<_>>| match opened {
+                Ok(opened) => opened,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
+
+impl Recovered {
+    /// Adds a log that was opened.
+    fn note(&mut self, log: &Log, found: walser_log::Recovery) {
+        let partition = log.partition();
+        self.records += log.log_end().since(log.log_start());
+        self.checked_segments += found.scanned_segments;
+        if found.rebuilt_epochs {
+            tracing::warn!(%partition, "the leader epochs were missing or damaged, and were made again");
+        }
         if let Some(cut) = found.cut {
             let kept = cut.kept_in.display();
             let text = format!("{partition}: cut {} torn bytes at offset {}, kept in {kept}", cut.bytes, cut.offset);
             tracing::warn!(%partition, offset = %cut.offset, bytes = cut.bytes, "torn end cut");
-            recovered.cut.push(text);
+            self.cut.push(text);
         }
         if let Some(damage) = found.damage {
             let text = format!("{partition}: records from offset {} to {} are damaged", damage.from, damage.durable);
             tracing::error!(%partition, from = %damage.from, durable = %damage.durable, "durable records are damaged");
-            recovered.damaged.push(text);
+            self.damaged.push(text);
         }
-        logs.push(log);
     }
-    Ok((logs, recovered))
 }
 
 fn start_shards(
@@ -234,14 +272,16 @@ async fn watch_disk(membership: Membership, (health, metrics): (Health, StorageM
         let (directory, space) = (Arc::clone(&directory), membership.space.clone());
         let checked = tokio::task::spawn_blocking(move || {
             space.check(&directory)?;
-            let file = directory.checkpoint().lock().file();
-            if sync { file.sync_data() } else { Ok(()) }
+            if sync { Checkpoint::sync(&directory.checkpoint()) } else { Ok(()) }
         });
+        let mut problems = Vec::new();
         if let Ok(Err(error)) = checked.await {
-            tracing::warn!(%error, "the data directory could not be looked at");
+            tracing::error!(%error, "the data directory cannot be written or looked at");
+            problems.push(format!("data directory {}: {error}", membership.directory.path().display()));
         }
-        let problems = membership.board.problems().into_iter();
-        health.set_problems(problems.map(|(id, problem)| format!("partition {id}: {}", problem.text)).collect());
+        let partitions = membership.board.problems().into_iter();
+        problems.extend(partitions.map(|(id, problem)| format!("partition {id}: {}", problem.text)));
+        health.set_problems(problems);
         metrics.set_disk_full(membership.space.full());
     }
 }
@@ -268,11 +308,60 @@ impl Stopping {
             for thread in threads {
                 let _ = thread.join();
             }
-            let file = directory.checkpoint().lock().file();
-            file.sync_data()
+            Checkpoint::sync(&directory.checkpoint())
         });
         if let Ok(Err(error)) = finished.await {
             tracing::error!(%error, "the checkpoint could not be written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use walser_log::MemoryDisk;
+    use walser_model::{Compression, LeaderEpoch, Offset, PartitionIndex, TopicId};
+    use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields, stamp_position};
+
+    use super::*;
+
+    fn open(disk: &MemoryDisk) -> DataDirectory {
+        DataDirectory::open(Arc::new(disk.clone()), Path::new("/data"), "test").unwrap()
+    }
+
+    /// Partitions with one durable record each.
+    fn filled(partition_count: i32) -> MemoryDisk {
+        let disk = MemoryDisk::simulated(1 << 30);
+        let directory = open(&disk);
+        let mut builder = BatchBuilder::new(Compression::None, 200);
+        builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&[7; 100]), headers: &[] });
+        let mut batch = builder.build(Producer::NONE).to_vec();
+        stamp_position(&mut batch, Offset::ZERO, LeaderEpoch(1));
+        let header = BatchHeader::parse(&batch).unwrap();
+        for number in 0..partition_count {
+            let partition = TopicPartition::new(TopicId::from_bytes([3; 16]), PartitionIndex(number));
+            let config = LogConfig::from(&TopicConfig::default());
+            let dir = directory.partition_dir(partition);
+            let opened = Log::open(directory.disk(), dir, partition, config, directory.checkpoint(), 0);
+            let (mut log, _) = opened.unwrap();
+            log.append(&batch, &[header], 0).map_err(|(_, error)| error).unwrap();
+            let job = log.begin_flush().unwrap().unwrap();
+            log.finish_flush(&job.run()).unwrap();
+        }
+        disk
+    }
+
+    #[test]
+    fn the_syncs_of_a_start_after_a_kill_do_not_grow_with_the_partitions() {
+        let syncs = [1, 1_000].map(|partition_count| {
+            let disk = filled(partition_count).restart_process();
+            let (logs, recovered) = recover(&open(&disk), 0).unwrap();
+            assert_eq!(logs.len(), usize::try_from(partition_count).unwrap());
+            assert_eq!(recovered.records, i64::from(partition_count));
+            assert!(logs.iter().all(|log| log.open_files() == 0 && log.durable() == Offset(1)));
+            disk.sync_count()
+        });
+        assert_eq!(syncs[0], syncs[1]);
     }
 }

@@ -200,3 +200,49 @@ fn a_restart_after_a_kill_syncs_nothing_where_everything_was_acknowledged() {
     assert_eq!(disk.sync_count(), 2);
     drop(directory);
 }
+
+/// A log of several segments with everything durable, some of it also written down by a rest.
+fn truncated_site(disk: MemoryDisk) -> Result<Site, Box<dyn std::error::Error>> {
+    let mut site = Site::new(disk, small());
+    for round in 0..12 {
+        site.append_as(&values(round, 3, 900), session(8, i32::try_from(round * 3)?))?;
+        site.flush()?;
+        if round == 6 {
+            site.log.rest()?;
+        }
+    }
+    Ok(site)
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_truncation_leaves_a_log_that_opens() {
+    let to = Offset(6);
+    let mut whole = truncated_site(MemoryDisk::simulated(64 << 20)).unwrap();
+    let before = whole.disk.change_count();
+    whole.log.truncate(to).unwrap();
+    let changes = whole.disk.change_count() - before;
+    assert!(changes > 8, "{changes} changes");
+    for stop in 0..=changes {
+        for loss in [PowerLoss::Nothing, PowerLoss::Everything, PowerLoss::Random(stop), PowerLoss::Random(stop + 99)] {
+            let mut site = truncated_site(MemoryDisk::simulated(64 << 20)).unwrap();
+            site.disk.stop_after(stop);
+            assert_eq!(site.log.truncate(to).is_ok(), stop == changes);
+            site.acknowledged = to;
+            let disk = site.disk.lose_power(loss);
+            site.restart_on(disk, small());
+            assert_eq!(site.found.damage, None, "step {stop}, {loss:?}");
+            site.check_contents();
+            let again = site.log.truncate(to);
+            again.unwrap_or_else(|error| panic!("step {stop}, {loss:?}: {error}"));
+            // Other records under the same offsets: nothing of the old ones comes back.
+            let next = session(8, i32::try_from(to.0).unwrap());
+            site.append_as(&values(500, 3, 700), next).unwrap();
+            site.flush().unwrap();
+            site.acknowledged = site.log.log_end();
+            let disk = site.disk.lose_power(PowerLoss::Everything);
+            site.restart_on(disk, small());
+            assert_eq!((site.found.damage.clone(), site.log.log_end()), (None, Offset(9)));
+            site.check_contents();
+        }
+    }
+}

@@ -287,7 +287,14 @@ impl Partition {
 
     /// Answers every write whose offsets count now, and refusals whose turn it is: answers keep the order of requests.
     pub(crate) fn answer(&mut self, around: &Surroundings) {
-        let Some(leader) = &self.leader else { return };
+        let Some(leader) = &self.leader else {
+            // Nothing is appended without leading, so that all of them are refusals.
+            for waiting in self.waiting.drain(..) {
+                let failure = waiting.outcome.err().unwrap_or_else(|| not_leader(around.node));
+                waiting.job.refuse(failure, &around.metrics);
+            }
+            return;
+        };
         while let Some(waiting) = self.waiting.pop_front() {
             match waiting.outcome {
                 Err(failure) => waiting.job.refuse(failure, &around.metrics),

@@ -115,6 +115,7 @@ fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
         space: SpaceGuard::new(Some(0)),
         retention_check: Duration::from_secs(10),
         idle: Duration::from_secs(30),
+        recovery_bytes_max: 1 << 20,
     };
     let shard = Shard::new(surroundings.clone(), 1 << 20, logs);
     (surroundings, shard)
