@@ -27,6 +27,8 @@ const LOCK: &str = "LOCK";
 const BALLAST: &str = "ballast";
 const LOGS: &str = "logs";
 const BALLAST_BYTES: u64 = 64 << 20;
+/// Everything that a server puts into its data directory.
+const OWN_NAMES: [&str; 6] = [META, LOCK, BALLAST, LOGS, "meta.tmp", "metadata.redb"];
 
 /// Whose directory it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,13 +119,18 @@ impl DataDirectory {
     pub fn open(disk: Arc<dyn Disk>, root: &Path, note: &str) -> Result<Self, DirectoryError> {
         let io_error = |source| DirectoryError::Io { path: root.to_owned(), source };
         let logs = root.join(LOGS);
+        let missing: Vec<_> = root.ancestors().take_while(|dir| is_missing(&*disk, dir)).map(Path::to_owned).collect();
         disk.create_dir(root).map_err(io_error)?;
         let lock = disk.lock(&root.join(LOCK), note).map_err(io_error)?;
         let lock = lock.map_err(|holder| DirectoryError::InUse { path: root.to_owned(), holder })?;
         let identity = read_meta(&*disk, root)?;
+        if identity.is_some() {
+            restrict(&*disk, root).map_err(io_error)?;
+        }
         disk.create_dir(&logs).map_err(io_error)?;
         disk.sync_dir(root).map_err(io_error)?;
-        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        let parents = missing.iter().filter_map(|dir| dir.parent());
+        for parent in parents.filter(|parent| !parent.as_os_str().is_empty()) {
             disk.sync_dir(parent).map_err(io_error)?;
         }
         let checkpoint = Checkpoint::open(&disk, &logs).map_err(io_error)?;
@@ -249,6 +256,22 @@ impl DataDirectory {
     }
 }
 
+/// Takes a data directory away from everybody but its owner. Where other files lie in it, too, they and the directory
+/// itself are left as they are.
+fn restrict(disk: &dyn Disk, root: &Path) -> io::Result<()> {
+    let entries = disk.list(root)?;
+    let (own, foreign): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| OWN_NAMES.contains(&&*entry.name));
+    if foreign.is_empty() {
+        return disk.restrict(root);
+    }
+    own.iter().try_for_each(|entry| disk.restrict(&root.join(&entry.name)))
+}
+
+fn is_missing(disk: &dyn Disk, dir: &Path) -> bool {
+    let named = !dir.as_os_str().is_empty();
+    named && matches!(disk.list(dir), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
 fn parse_partition(name: &str) -> Option<TopicPartition> {
     let (topic, number) = name.split_at_checked(32)?;
     let topic: TopicId = topic.parse().ok()?;
@@ -310,6 +333,36 @@ mod tests {
         assert!(matches!(foreign, DirectoryError::Foreign { what: "cluster", .. }), "{foreign}");
         let foreign = again.bind(cluster(1), NodeId(2), [9; 16]).unwrap_err();
         assert!(matches!(foreign, DirectoryError::Foreign { what: "node", .. }), "{foreign}");
+    }
+
+    #[test]
+    fn records_are_for_their_owner_alone_and_lax_directories_are_tightened() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("a/b");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let open = || DataDirectory::open(Arc::clone(&disk), &root, "test").unwrap();
+        let mut directory = open();
+        directory.bind(cluster(1), NodeId(1), [9; 16]).unwrap();
+        drop(directory);
+        let files = [root.join(META), root.join(LOCK), root.join("logs/checkpoint")];
+        let directories = [root.clone(), root.join(LOGS), place.path().join("a")];
+        assert!(files.iter().all(|file| mode(file) == 0o600) && directories.iter().all(|dir| mode(dir) == 0o700));
+        for path in files.iter().chain(&directories[..2]) {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        drop(open());
+        assert!(files.iter().all(|file| mode(file) == 0o600));
+        assert!(directories[..2].iter().all(|dir| mode(dir) == 0o700));
+        // Somebody else's file in it: then the directory stays as it is.
+        let foreign = root.join("foreign");
+        std::fs::write(&foreign, b"x").unwrap();
+        for path in [&foreign, &root, &files[0]] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        drop(open());
+        assert_eq!([mode(&foreign), mode(&root), mode(&files[0])], [0o777, 0o777, 0o600]);
     }
 
     #[test]

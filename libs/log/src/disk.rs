@@ -58,7 +58,8 @@ pub trait Disk: Send + Sync + Debug {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
     /// Lists a directory, in no order. A missing directory is [`io::ErrorKind::NotFound`].
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
-    /// Creates a directory and its parents; existing ones are fine.
+    /// Creates a directory and its parents; existing ones are fine. Directories and files are created for their owner
+    /// alone, where the file system knows owners.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Renames atomically, replacing what is there.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -68,6 +69,9 @@ pub trait Disk: Send + Sync + Debug {
     fn remove_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes a file, or a directory with all that is in it, away from everybody but its owner. Does nothing where others cannot
+    /// enter the directory anyway.
+    fn restrict(&self, dir: &Path) -> io::Result<()>;
     /// Space left.
     fn space(&self, dir: &Path) -> io::Result<Space>;
     /// Takes a directory for this process alone, by a lock on `path`. `Ok(Err(holder))`: somebody else has it, with

@@ -63,7 +63,7 @@ fn unavailable(error: impl std::fmt::Display) -> StoreError {
 }
 
 impl Embedded {
-    /// Opens or creates the store. Blocks for as long as the disk takes.
+    /// Opens or creates the store, and its directory where there is none. Blocks for as long as the disk takes.
     ///
     /// # Errors
     /// [`StoreError::Format`] when the file is damaged, of another kind or from a newer version.
@@ -163,7 +163,25 @@ impl File {
     }
 }
 
+/// Creates the file and its directory for their owner alone, and takes an existing file away from others.
+fn prepare_file(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    let alone = path.exists() && std::fs::read_dir(parent)?.count() == 1;
+    if alone && std::fs::metadata(parent)?.permissions().mode() & 0o077 != 0 {
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700))?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
 fn open_file(path: &Path) -> Result<Database, StoreError> {
+    prepare_file(path).map_err(unavailable)?;
     let format = |error: redb::DatabaseError| match error {
         redb::DatabaseError::Storage(redb::StorageError::Io(error))
             if error.kind() != std::io::ErrorKind::InvalidData =>

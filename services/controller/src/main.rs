@@ -15,7 +15,6 @@ fn main() -> ExitCode {
 
 async fn run(process: Process) -> Result<(), MainError> {
     let data = Path::new(process.settings.text("controller.data"));
-    std::fs::create_dir_all(data).map_err(|error| format!("{}: {error}", data.display()))?;
     let store = Embedded::open(&data.join("metadata.redb"))
         .map_err(|error| format!("metadata store in {}: {error}", data.display()))?;
     let environment =

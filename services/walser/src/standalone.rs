@@ -47,11 +47,6 @@ fn place(arguments: &UpArgs) -> Result<Place, CliError> {
         return Ok(Place { disk, store, data: PathBuf::from("/memory") });
     }
     let data = arguments.data.clone();
-    let problem = |error: std::io::Error| {
-        let error = CliError::failed(format!("data directory {}: {error}", data.display()));
-        error.with_help("choose another with --data DIR, or --memory for a throw-away server")
-    };
-    std::fs::create_dir_all(&data).map_err(problem)?;
     // The metadata store must not be touched before it is clear that nobody else uses the directory.
     check_free(&data)?;
     let store = Embedded::open(&data.join("metadata.redb"));
@@ -67,7 +62,13 @@ fn check_free(data: &Path) -> Result<(), CliError> {
 }
 
 fn directory_error(error: DirectoryError) -> CliError {
-    CliError::failed(error.to_string())
+    let failed = CliError::failed(error.to_string());
+    match error {
+        DirectoryError::Io { .. } => {
+            failed.with_help("choose another with --data DIR, or --memory for a throw-away server")
+        }
+        _ => failed,
+    }
 }
 
 async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) -> Result<ExitCode, CliError> {

@@ -391,6 +391,10 @@ impl Disk for MemoryDisk {
         outcome
     }
 
+    fn restrict(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn space(&self, _dir: &Path) -> io::Result<Space> {
         let state = self.state.lock();
         Ok(Space { free: state.capacity.saturating_sub(state.used), total: state.capacity })

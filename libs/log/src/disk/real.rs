@@ -1,12 +1,18 @@
 //! The machine's file systems.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{DirectoryLock, Disk, DiskFile, Entry, Open, Space};
+
+/// Records are nobody's business but the server's.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+/// What group and others may do.
+const OTHERS: u32 = 0o077;
 
 /// Files through system calls, without any caching of its own.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,7 +31,7 @@ impl DirectoryLock for HeldLock {}
 impl Disk for RealDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        options.read(true);
+        options.read(true).mode(FILE_MODE);
         if how != Open::Read {
             options.write(true).create(how == Open::Write).truncate(false);
         }
@@ -47,7 +53,7 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(dir)
+        std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -66,6 +72,21 @@ impl Disk for RealDisk {
         File::open(dir)?.sync_all()
     }
 
+    fn restrict(&self, path: &Path) -> io::Result<()> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        if metadata.permissions().mode() & OTHERS == 0 || metadata.is_symlink() {
+            return Ok(());
+        }
+        if !metadata.is_dir() {
+            return std::fs::set_permissions(path, Permissions::from_mode(FILE_MODE));
+        }
+        for entry in std::fs::read_dir(path)? {
+            self.restrict(&entry?.path())?;
+        }
+        // Last, so that what an interruption leaves is begun again.
+        std::fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE))
+    }
+
     fn space(&self, dir: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(dir)?;
         Ok(Space { free: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
@@ -73,7 +94,7 @@ impl Disk for RealDisk {
 
     fn lock(&self, path: &Path, note: &str) -> io::Result<Result<Box<dyn DirectoryLock>, String>> {
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut file = options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
