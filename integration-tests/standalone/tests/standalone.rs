@@ -4,6 +4,8 @@
 
 #[path = "standalone/bad_input.rs"]
 mod bad_input;
+#[path = "standalone/decoded_cost.rs"]
+mod decoded_cost;
 #[path = "standalone/faults.rs"]
 mod faults;
 #[path = "standalone/generated_client.rs"]

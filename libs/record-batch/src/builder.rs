@@ -4,6 +4,7 @@ use bytes::Bytes;
 use walser_model::{Compression, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TimestampType};
 
 use crate::compression::compress;
+use crate::cost::decoded_cost;
 use crate::header::{Attributes, BatchHeader, HEADER_LEN};
 use crate::varint;
 
@@ -38,6 +39,8 @@ pub struct BatchBuilder {
     /// Header space, then encoded records.
     buffer: Vec<u8>,
     count: i32,
+    /// Headers of all records together.
+    header_count: usize,
     base_timestamp: Timestamp,
     max_timestamp: Timestamp,
 }
@@ -70,7 +73,7 @@ impl BatchBuilder {
     pub fn new(codec: Compression, capacity: usize) -> Self {
         let mut buffer = Vec::with_capacity(capacity.max(HEADER_LEN));
         buffer.resize(HEADER_LEN, 0);
-        Self { codec, buffer, count: 0, base_timestamp: 0, max_timestamp: Timestamp::MIN }
+        Self { codec, buffer, count: 0, header_count: 0, base_timestamp: 0, max_timestamp: Timestamp::MIN }
     }
 
     /// Adds a record.
@@ -101,6 +104,7 @@ impl BatchBuilder {
             put_field(out, *value);
         }
         self.count += 1;
+        self.header_count += record.headers.len();
     }
 
     /// Records added.
@@ -111,6 +115,13 @@ impl BatchBuilder {
     /// Bytes of the batch as it stands, before compression.
     pub fn uncompressed_len(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// What decoding the batch as it stands costs a reader, in bytes. The caller keeps it at or below
+    /// [`crate::DECODED_COST_MAX`]: no reader takes more.
+    pub fn decoded_cost(&self) -> usize {
+        let records = usize::try_from(self.count).unwrap_or(0);
+        decoded_cost(self.buffer.len() - HEADER_LEN, records + self.header_count)
     }
 
     /// Makes the batch. Base offset is 0 and the leader epoch -1: the leader stamps both.

@@ -13,6 +13,9 @@ const RATIO_FREE_BYTES: usize = 16 << 20;
 /// Above that, output is at most this many times the input.
 const RATIO_MAX: usize = 200;
 
+/// Least capacity that output is read into, in bytes.
+const FIRST_BYTES: usize = 256;
+
 /// Largest zstd window accepted: 64 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 26;
 
@@ -80,12 +83,13 @@ fn compress_xerial(records: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Decompresses a records section. Stops at the caps, whatever the input claims.
+/// Decompresses a records section to at most `bytes_max` bytes, inclusive. Stops there and at the caps, whatever the
+/// input claims.
 ///
 /// # Errors
 /// [`CompressionError`].
-pub fn decompress(codec: Compression, records: &[u8]) -> Result<Vec<u8>, CompressionError> {
-    let limit = records.len().saturating_mul(RATIO_MAX).clamp(RATIO_FREE_BYTES, DECOMPRESSED_BYTES_MAX);
+pub fn decompress(codec: Compression, records: &[u8], bytes_max: usize) -> Result<Vec<u8>, CompressionError> {
+    let limit = records.len().saturating_mul(RATIO_MAX).clamp(RATIO_FREE_BYTES, DECOMPRESSED_BYTES_MAX).min(bytes_max);
     let malformed = |error: io::Error| CompressionError::Malformed { codec, detail: error.to_string() };
     match codec {
         Compression::None => Ok(records.to_vec()),
@@ -101,19 +105,26 @@ pub fn decompress(codec: Compression, records: &[u8]) -> Result<Vec<u8>, Compres
 }
 
 fn read_capped(
-    decoder: impl Read,
+    mut decoder: impl Read,
     codec: Compression,
     compressed: usize,
     limit: usize,
 ) -> Result<Vec<u8>, CompressionError> {
-    let mut out = Vec::with_capacity(compressed.saturating_mul(3).min(limit));
-    let cap = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    let read = decoder.take(cap).read_to_end(&mut out);
-    read.map_err(|error| CompressionError::Malformed { codec, detail: error.to_string() })?;
-    if out.len() > limit {
-        return Err(CompressionError::TooLarge { compressed, limit });
+    let mut out = Vec::with_capacity(compressed.saturating_mul(3).clamp(FIRST_BYTES, limit.max(FIRST_BYTES)));
+    loop {
+        let room = u64::try_from(out.capacity() - out.len()).unwrap_or(u64::MAX);
+        let read = decoder.by_ref().take(room).read_to_end(&mut out);
+        let read = read.map_err(|error| CompressionError::Malformed { codec, detail: error.to_string() })?;
+        if out.len() > limit {
+            return Err(CompressionError::TooLarge { compressed, limit });
+        }
+        if u64::try_from(read).unwrap_or(u64::MAX) < room {
+            return Ok(out);
+        }
+        // Doubled, but never beyond one byte above the limit, which tells output that fits from output that does not.
+        let capacity = out.capacity().saturating_mul(2).min(limit.saturating_add(1));
+        out.reserve_exact(capacity.saturating_sub(out.len()).max(1));
     }
-    Ok(out)
 }
 
 fn decompress_snappy(records: &[u8], limit: usize) -> Result<Vec<u8>, CompressionError> {
@@ -154,6 +165,11 @@ fn append_snappy_block(
         let detail = "a block claims more bytes than it can hold".to_owned();
         return Err(CompressionError::Malformed { codec: Compression::Snappy, detail });
     }
+    // Doubled as a vector would, but never beyond the limit.
+    let capacity = out.capacity().saturating_mul(2).min(limit).max(start + claimed);
+    if start + claimed > out.capacity() {
+        out.reserve_exact(capacity - start);
+    }
     out.resize(start + claimed, 0);
     let written = snap::raw::Decoder::new().decompress(block, &mut out[start..]).map_err(malformed)?;
     out.truncate(start + written);
@@ -171,7 +187,11 @@ mod tests {
         for codec in Compression::ALL {
             let mut compressed = Vec::new();
             compress(codec, &plain, &mut compressed).unwrap();
-            assert_eq!(decompress(codec, &compressed).as_deref(), Ok(plain.as_slice()), "{codec}");
+            assert_eq!(
+                decompress(codec, &compressed, DECOMPRESSED_BYTES_MAX).as_deref(),
+                Ok(plain.as_slice()),
+                "{codec}"
+            );
         }
     }
 
@@ -181,7 +201,7 @@ mod tests {
         for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
             let mut compressed = Vec::new();
             compress(codec, &zeros, &mut compressed).unwrap();
-            let refused = decompress(codec, &compressed).unwrap_err();
+            let refused = decompress(codec, &compressed, DECOMPRESSED_BYTES_MAX).unwrap_err();
             assert!(matches!(refused, CompressionError::TooLarge { .. }), "{codec}: {refused}");
         }
     }
@@ -190,9 +210,24 @@ mod tests {
     fn a_ratio_above_the_limit_is_refused_only_beyond_the_free_part() {
         let mut small = Vec::new();
         compress(Compression::Zstd, &vec![0u8; RATIO_FREE_BYTES], &mut small).unwrap();
-        assert!(decompress(Compression::Zstd, &small).is_ok());
+        assert!(decompress(Compression::Zstd, &small, DECOMPRESSED_BYTES_MAX).is_ok());
         let mut large = Vec::new();
         compress(Compression::Zstd, &vec![0u8; RATIO_FREE_BYTES + 1], &mut large).unwrap();
-        assert!(matches!(decompress(Compression::Zstd, &large), Err(CompressionError::TooLarge { .. })));
+        let refused = decompress(Compression::Zstd, &large, DECOMPRESSED_BYTES_MAX);
+        assert!(matches!(refused, Err(CompressionError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn output_ends_exactly_at_the_limit_of_the_caller_and_takes_no_more_memory() {
+        let plain = b"0123456789abcdef".repeat(10_000);
+        for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+            let mut compressed = Vec::new();
+            compress(codec, &plain, &mut compressed).unwrap();
+            let whole = decompress(codec, &compressed, plain.len()).unwrap();
+            assert_eq!(whole, plain, "{codec}");
+            assert!(whole.capacity() <= plain.len() + 1, "{codec}: {}", whole.capacity());
+            let cut = decompress(codec, &compressed, plain.len() - 1);
+            assert!(matches!(cut, Err(CompressionError::TooLarge { .. })), "{codec}");
+        }
     }
 }

@@ -15,6 +15,7 @@
 mod batches;
 mod builder;
 mod compression;
+mod cost;
 mod header;
 mod partitioner;
 mod record;
@@ -25,6 +26,7 @@ mod varint;
 pub use batches::Batches;
 pub use builder::{BatchBuilder, Producer, RecordFields};
 pub use compression::{CompressionError, DECOMPRESSED_BYTES_MAX, compress, decompress};
+pub use cost::{CostError, DECODED_COST_MAX, ITEM_COST, RECORD_HEADERS_MAX, decoded_cost};
 pub use header::{Attributes, BatchHeader, HEADER_LEN, HeaderError, LENGTH_PREFIX_LEN, verify_crc};
 pub use partitioner::{murmur2, partition_for_key};
 pub use record::{Header, Record, RecordError, Records};

@@ -5,6 +5,7 @@ use walser_model::{Offset, Timestamp, TimestampType};
 
 use crate::batches::records_section;
 use crate::compression::{CompressionError, decompress};
+use crate::cost::{CostError, DECODED_COST_MAX, check_section, section_bytes_max};
 use crate::header::BatchHeader;
 use crate::varint;
 
@@ -41,6 +42,9 @@ pub enum RecordError {
     /// The records do not decompress.
     #[error(transparent)]
     Compression(#[from] CompressionError),
+    /// The records cost more than the reader allows.
+    #[error(transparent)]
+    Cost(#[from] CostError),
     /// A record is cut, has a bad length, or does not fill its length.
     #[error("record {index} of the batch is malformed")]
     Malformed {
@@ -65,6 +69,13 @@ pub(crate) struct RawRecord<'a> {
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) header_count: i32,
     pub(crate) headers: &'a [u8],
+}
+
+impl RawRecord<'_> {
+    /// How many headers the record has.
+    pub(crate) fn headers_len(&self) -> usize {
+        usize::try_from(self.header_count).unwrap_or(0)
+    }
 }
 
 /// Iterates over the records of one batch, sharing the memory of the (decompressed) batch.
@@ -126,13 +137,25 @@ impl Records {
     /// Opens the records of one whole batch, decompressing them if need be. The CRC is the caller's business.
     ///
     /// # Errors
-    /// [`RecordError`] when the records do not decompress. Malformed records are reported while iterating.
+    /// [`RecordError`] when the records do not decompress, or cost more than [`DECODED_COST_MAX`]. Malformed records
+    /// are reported while iterating.
     pub fn open(header: BatchHeader, batch: &Bytes) -> Result<Self, RecordError> {
+        Self::open_within(header, batch, DECODED_COST_MAX)
+    }
+
+    /// Opens the records of one whole batch, at a cost of at most `cost_max` bytes, inclusive. Nothing larger is
+    /// allocated, whatever the batch says.
+    ///
+    /// # Errors
+    /// As for [`Records::open`].
+    pub fn open_within(header: BatchHeader, batch: &Bytes, cost_max: usize) -> Result<Self, RecordError> {
+        let section_max = section_bytes_max(header.record_count, cost_max)?;
         let section = records_section(batch);
         let section = match header.attributes.codec().map_err(RecordError::Codec)? {
             walser_model::Compression::None => section,
-            codec => Bytes::from(decompress(codec, &section)?),
+            codec => Bytes::from(decompress(codec, &section, section_max)?),
         };
+        check_section(&section, header.record_count, cost_max)?;
         Ok(Self { header, section, at: 0, index: 0, failed: false })
     }
 
@@ -146,7 +169,7 @@ impl Records {
         let mut rest = &self.section[self.at..];
         let raw = take_record(&mut rest).ok_or(malformed)?;
         let share = |part: &[u8]| self.section.slice_ref(part);
-        let mut headers = Vec::new();
+        let mut headers = Vec::with_capacity(raw.headers_len());
         let mut raw_headers = raw.headers;
         for _ in 0..raw.header_count {
             let (key, value) = take_header(&mut raw_headers).expect("headers were walked when the record was taken");

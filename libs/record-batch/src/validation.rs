@@ -5,6 +5,7 @@ use walser_model::{Compression, Timestamp, TimestampType};
 
 use crate::batches::records_section;
 use crate::compression::{CompressionError, decompress};
+use crate::cost::{CostError, DECODED_COST_MAX, RECORD_HEADERS_MAX, decoded_cost, section_bytes_max};
 use crate::header::{BatchHeader, HEADER_LEN, HeaderError, verify_crc};
 use crate::record::take_record;
 
@@ -82,6 +83,17 @@ pub enum InvalidBatch {
     /// The records do not decompress within the caps.
     #[error(transparent)]
     Compression(#[from] CompressionError),
+    /// The records cost too much to decode.
+    #[error(transparent)]
+    Cost(#[from] CostError),
+    /// A record has so many headers that no reader could be sent it.
+    #[error("record {index} has {headers} headers; at most {RECORD_HEADERS_MAX} are accepted")]
+    RecordHeaders {
+        /// Which, from 0.
+        index: i32,
+        /// How many it has.
+        headers: usize,
+    },
     /// A record is malformed, out of sequence, or missing.
     #[error("record {index} of {count} is malformed or out of sequence")]
     Record {
@@ -109,7 +121,8 @@ pub enum InvalidBatch {
 }
 
 /// Checks a batch that a client built: exactly one, whole, of format 2, with a right checksum, with counts that
-/// fit, and (uncompressed, or with [`Limits::deep`]) with every record well-formed and in sequence.
+/// fit, and (uncompressed, or with [`Limits::deep`]) with every record well-formed and in sequence. What the records
+/// cost to decode is at most [`DECODED_COST_MAX`], as far as it is known; nothing above it is allocated here.
 ///
 /// # Errors
 /// The first rule that is broken, in the order of [`InvalidBatch`].
@@ -125,10 +138,11 @@ pub fn validate_produced(batch: &Bytes, limits: Limits) -> Result<Produced, Inva
     let codec = check_attributes(&header)?;
     check_counts(&header)?;
     check_producer(&header)?;
+    let section_max = section_bytes_max(header.record_count, DECODED_COST_MAX)?;
     let min_timestamp = match codec {
         Compression::None => check_records(&header, &batch[HEADER_LEN..])?,
         _ if !limits.deep => header.base_timestamp,
-        codec => check_records(&header, &decompress(codec, &records_section(batch))?)?,
+        codec => check_records(&header, &decompress(codec, &records_section(batch), section_max)?)?,
     };
     Ok(Produced { header, min_timestamp })
 }
@@ -169,9 +183,18 @@ fn check_producer(header: &BatchHeader) -> Result<(), InvalidBatch> {
 fn check_records(header: &BatchHeader, mut section: &[u8]) -> Result<Timestamp, InvalidBatch> {
     let count = header.record_count;
     let (mut lowest, mut highest) = (Timestamp::MAX, Timestamp::MIN);
+    let mut cost = section.len();
     for index in 0..count {
         let raw = take_record(&mut section).filter(|raw| raw.offset_delta == index);
         let raw = raw.ok_or(InvalidBatch::Record { index, count })?;
+        let headers = raw.headers_len();
+        if headers > RECORD_HEADERS_MAX {
+            return Err(InvalidBatch::RecordHeaders { index, headers });
+        }
+        cost = cost.saturating_add(decoded_cost(0, 1 + headers));
+        if cost > DECODED_COST_MAX {
+            return Err(CostError { max: DECODED_COST_MAX }.into());
+        }
         let timestamp = header.base_timestamp.saturating_add(raw.timestamp_delta);
         lowest = lowest.min(timestamp);
         highest = highest.max(timestamp);
@@ -202,6 +225,8 @@ impl InvalidBatch {
             Self::Producer { .. } => "producer",
             Self::Compression(CompressionError::TooLarge { .. }) => "decompressed-size",
             Self::Compression(CompressionError::Malformed { .. }) => "compression",
+            Self::Cost(_) => "decoded-cost",
+            Self::RecordHeaders { .. } => "record-headers",
             Self::Record { .. } | Self::Trailing { .. } => "record-count",
             Self::MaxTimestamp { .. } => "max-timestamp",
         }

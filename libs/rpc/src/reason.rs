@@ -27,6 +27,7 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
             (Code::Aborted, Restart, Effect::None)
         }
         R::RecordExceedsClientLimit
+        | R::BatchUnreadable
         | R::ProducerFenced
         | R::ReplicationFactorTooHigh
         | R::PolicyViolation

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use walser_model::{Compression, CompressionSetting, Timestamp, TopicConfig};
 use walser_proto::v1 as pb;
 use walser_record_batch::{
-    BatchBuilder, HEADER_LEN, HeaderError, InvalidBatch, Limits, Produced, RecordFields, validate_produced,
+    BatchBuilder, DECODED_COST_MAX, HEADER_LEN, HeaderError, InvalidBatch, Limits, Produced, RECORD_HEADERS_MAX,
+    RecordFields, decoded_cost, validate_produced,
 };
 use walser_rpc::{Failure, Reason};
 
@@ -23,7 +24,7 @@ fn refusal(error: &InvalidBatch) -> Failure {
     let reason = match error {
         InvalidBatch::Header(HeaderError::Crc { .. }) => Reason::BatchCorrupt,
         InvalidBatch::Header(HeaderError::Magic { .. }) | InvalidBatch::Codec(_) => Reason::BatchFormatUnsupported,
-        InvalidBatch::TooLarge { .. } => Reason::RecordTooLarge,
+        InvalidBatch::TooLarge { .. } | InvalidBatch::Cost(_) => Reason::RecordTooLarge,
         InvalidBatch::Compression(walser_record_batch::CompressionError::TooLarge { .. }) => Reason::RecordTooLarge,
         _ => Reason::RecordInvalid,
     };
@@ -35,7 +36,10 @@ fn refusal(error: &InvalidBatch) -> Failure {
         InvalidBatch::Header(HeaderError::Magic { magic }) => failure.with("magic", magic),
         InvalidBatch::Codec(codec) => failure.with("codec", codec),
         InvalidBatch::TooLarge { size, max } => failure.with("sizeBytes", size).with("maxBytes", max),
-        InvalidBatch::Record { index, .. } => failure.with("recordIndex", index),
+        InvalidBatch::Cost(error) => failure.with("maxBytes", error.max),
+        InvalidBatch::RecordHeaders { index, .. } | InvalidBatch::Record { index, .. } => {
+            failure.with("recordIndex", index)
+        }
         _ => failure,
     }
 }
@@ -80,35 +84,66 @@ pub(crate) fn codec(requested: Option<Compression>, config: &TopicConfig) -> Com
     })
 }
 
-/// Checks plain records and gives back the size bound of each, in bytes.
+/// Upper bounds of what a record adds to a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct RecordSize {
+    /// Encoded bytes.
+    pub(crate) bytes: usize,
+    /// Cost of decoding, in bytes: see [`decoded_cost`].
+    pub(crate) cost: usize,
+}
+
+/// Checks plain records and returns what each of them takes.
 pub(crate) fn check_records(
     records: &[pb::Record],
     config: &TopicConfig,
     now: Timestamp,
-) -> Result<Vec<usize>, Failure> {
+) -> Result<Vec<RecordSize>, Failure> {
     let mut sizes = Vec::with_capacity(records.len());
     for (index, record) in records.iter().enumerate() {
         if let Some(timestamp) = record.timestamp_millis {
             check_timestamps(config, timestamp, timestamp, now, Some(index))?;
         }
         let size = size_bound(record);
-        if size + HEADER_LEN > config.message_bytes_max {
-            let (size, max) = (size + HEADER_LEN, config.message_bytes_max);
+        if size.bytes + HEADER_LEN > config.message_bytes_max {
+            let (size, max) = (size.bytes + HEADER_LEN, config.message_bytes_max);
             let text = format!("record {index} needs a batch of up to {size} bytes, the topic accepts {max}");
             let failure = Failure::new(Reason::RecordTooLarge, text).with("sizeBytes", size);
             return Err(failure.with("maxBytes", max).with("recordIndex", index));
+        }
+        // A trace header may be added.
+        let headers = record.headers.len() + 1;
+        if headers > RECORD_HEADERS_MAX {
+            let text = format!("record {index} has {headers} headers, a trace included; at most {RECORD_HEADERS_MAX}");
+            let failure = Failure::new(Reason::RecordInvalid, text).with("rule", "record-headers");
+            return Err(failure.with("recordIndex", index));
         }
         sizes.push(size);
     }
     Ok(sizes)
 }
 
-/// Upper bound of a record's encoded size, a trace header included.
-fn size_bound(record: &pb::Record) -> usize {
+/// Upper bounds for a record, a trace header included.
+fn size_bound(record: &pb::Record) -> RecordSize {
     const TRACE_BYTES: usize = 100;
     let bytes = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
     let headers: usize = record.headers.iter().map(|header| 10 + header.key.len() + bytes(&header.value)).sum();
-    36 + bytes(&record.key) + bytes(&record.value) + headers + TRACE_BYTES
+    let bytes = 36 + bytes(&record.key) + bytes(&record.value) + headers + TRACE_BYTES;
+    RecordSize { bytes, cost: decoded_cost(bytes, record.headers.len() + 2) }
+}
+
+// === impl RecordSize ===
+
+impl RecordSize {
+    /// Both together.
+    pub(crate) fn plus(self, more: Self) -> Self {
+        Self { bytes: self.bytes + more.bytes, cost: self.cost + more.cost }
+    }
+
+    /// Whether records of this size make one batch of a topic.
+    pub(crate) fn fits(self, config: &TopicConfig) -> bool {
+        self.bytes + HEADER_LEN <= config.message_bytes_max && self.cost <= DECODED_COST_MAX
+    }
 }
 
 /// Encodes a record. `trace`: the caller's trace, given to records that have none.
@@ -126,4 +161,28 @@ pub(crate) fn encode(builder: &mut BatchBuilder, record: &pb::Record, now: Times
         value: record.value.as_deref(),
         headers: &headers,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_many_headers_are_split_by_what_they_cost_to_decode() {
+        let record = pb::Record { headers: vec![pb::Header::default(); 90_000], ..Default::default() };
+        let config = TopicConfig { message_bytes_max: 15 << 20, ..TopicConfig::default() };
+        let sizes = check_records(&vec![record; 12], &config, 0).unwrap();
+        let together = |count: usize| sizes[..count].iter().fold(RecordSize::default(), |all, size| all.plus(*size));
+        assert!(together(1).fits(&config) && together(9).fits(&config));
+        assert!(!together(12).fits(&config));
+        assert!(together(12).bytes < config.message_bytes_max, "bytes alone would make one batch of them");
+    }
+
+    #[test]
+    fn a_record_with_more_headers_than_a_message_carries_is_refused() {
+        let record = pb::Record { headers: vec![pb::Header::default(); RECORD_HEADERS_MAX], ..Default::default() };
+        let config = TopicConfig { message_bytes_max: 15 << 20, ..TopicConfig::default() };
+        let refused = check_records(&[record], &config, 0).unwrap_err();
+        assert_eq!((refused.value("rule"), refused.value("recordIndex")), (Some("record-headers"), Some("0")));
+    }
 }

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use walser_model::{Offset, TimestampType};
 use walser_proto::v1 as pb;
-use walser_record_batch::{Batches, Records};
+use walser_record_batch::{BatchHeader, Batches, CompressionError, Record, RecordError, Records};
+use walser_record_batch::{DECODED_COST_MAX, RECORD_HEADERS_MAX, decoded_cost};
 use walser_rpc::{Failure, Reason};
 
 /// What a reader asked for.
@@ -17,6 +18,19 @@ pub(crate) struct Shape {
     pub(crate) message_bytes_max: usize,
 }
 
+/// How much may be taken into one chunk, or is left of one message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amount {
+    /// Bytes to read from the log: an aim, since one batch may be larger.
+    pub(crate) bytes: i32,
+    /// Records, at most.
+    pub(crate) records: usize,
+    /// Records and headers together, at most.
+    pub(crate) items: usize,
+    /// Cost of decoding, in bytes, inclusive: see [`decoded_cost`].
+    pub(crate) cost: usize,
+}
+
 /// Records or batches of one partition, ready to send.
 #[derive(Debug, Default)]
 pub(crate) struct Decoded {
@@ -26,30 +40,89 @@ pub(crate) struct Decoded {
     pub(crate) next_offset: i64,
     pub(crate) record_count: i64,
     pub(crate) size_bytes: usize,
+    /// Records and headers.
+    pub(crate) items: usize,
+    /// What they cost to decode, in bytes.
+    pub(crate) cost: usize,
     /// The end of the asked range was reached.
     pub(crate) ended: bool,
+}
+
+/// Why nothing was decoded.
+#[derive(Debug, Clone)]
+pub(crate) enum Undecoded {
+    /// The next record needs more than is left of the amount; it may fit into a whole one.
+    NoRoom,
+    /// It never fits, or cannot be decoded.
+    Failed(Failure),
+}
+
+impl From<Failure> for Undecoded {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Amount {
+    /// What one message to a client takes, read with an aim of `bytes` and at most `records`.
+    pub(crate) fn whole(bytes: i32, records: usize) -> Self {
+        Self { bytes, records, items: MESSAGE_ITEMS_MAX, cost: DECODED_COST_MAX }
+    }
+
+    /// Whether anything is left of it.
+    pub(crate) fn is_spent(self) -> bool {
+        self.bytes <= 0 || self.records == 0 || self.items == 0 || self.cost == 0
+    }
+
+    /// Takes what a chunk has used.
+    pub(crate) fn take(&mut self, chunk: &Decoded) {
+        self.bytes = self.bytes.saturating_sub(i32::try_from(chunk.size_bytes).unwrap_or(i32::MAX));
+        self.records = self.records.saturating_sub(usize::try_from(chunk.record_count).unwrap_or(usize::MAX));
+        self.items = self.items.saturating_sub(chunk.items);
+        self.cost = self.cost.saturating_sub(chunk.cost);
+    }
 }
 
 /// Bytes of a chunk beside its records.
 const CHUNK_OVERHEAD: usize = 1024;
 
-/// Takes records from `batches` that lie in `from..end`, at most `records_max`, within the client's limit.
+/// Most records and headers in one message to a client, inclusive. Clients of this workspace refuse messages of more
+/// than [`walser_proto::bounds::ITEMS_MAX`] items; the rest is left for chunks and errors of other partitions.
+pub(crate) const MESSAGE_ITEMS_MAX: usize = 110_000;
+
+const _: () = assert!(RECORD_HEADERS_MAX < MESSAGE_ITEMS_MAX, "what is accepted fits a message");
+
+/// Takes records from `batches` that lie in `from..end`, at most `amount`, within the client's limit.
 ///
 /// # Errors
-/// When stored records do not decode, or one record alone is above the client's limit.
+/// When not a single record can be taken. Records before one that cannot be taken are a chunk of their own: the read
+/// that starts behind them reports it.
 pub(crate) fn decode(
     batches: Bytes,
     from: Offset,
     end: Option<Offset>,
     shape: Shape,
-    records_max: usize,
-) -> Result<Decoded, Failure> {
-    if shape.batches { whole(batches, from, end, shape) } else { plain(batches, from, end, shape, records_max) }
+    amount: Amount,
+) -> Result<Decoded, Undecoded> {
+    if shape.batches {
+        return whole(batches, from, end, shape).map_err(Undecoded::Failed);
+    }
+    let mut taking = Taking { from, end, shape, amount, out: Decoded { next_offset: from.0, ..Decoded::default() } };
+    match taking.all(batches) {
+        Err(undecoded) if taking.out.record_count == 0 => Err(undecoded),
+        _ => Ok(taking.out),
+    }
 }
 
 fn broken(at: Offset, detail: impl std::fmt::Display) -> Failure {
     let text = format!("stored records at offset {at} do not decode: {detail}");
     Failure::new(Reason::LogCorrupt, text).with("offset", at)
+}
+
+/// Records that are stored as they were sent, and that no reader can be given one by one.
+fn unreadable(offset: Offset, resume: Offset, detail: impl std::fmt::Display) -> Failure {
+    let text = format!("the records from offset {offset} on cannot be decoded: {detail}; resume at offset {resume}");
+    Failure::new(Reason::BatchUnreadable, text).with("offset", offset).with("resumeOffset", resume)
 }
 
 fn above_limit(offset: Offset, size: usize, limit: usize) -> Failure {
@@ -83,68 +156,100 @@ fn whole(batches: Bytes, from: Offset, end: Option<Offset>, shape: Shape) -> Res
     }
     out.ended |= end.is_some_and(|end| out.next_offset >= end.0);
     out.batches = batches.slice(..taken);
-    out.size_bytes = taken;
+    (out.size_bytes, out.cost) = (taken, taken);
     Ok(out)
 }
 
-fn plain(
-    batches: Bytes,
+/// Plain records being taken out of batches.
+struct Taking {
     from: Offset,
     end: Option<Offset>,
     shape: Shape,
-    records_max: usize,
-) -> Result<Decoded, Failure> {
-    let room = shape.message_bytes_max.saturating_sub(CHUNK_OVERHEAD);
-    let mut out = Decoded { next_offset: from.0, ..Decoded::default() };
-    for item in Batches::of(batches) {
-        let (header, batch) = item.map_err(|error| broken(from, error))?;
-        if header.next_offset() <= from {
-            continue;
+    amount: Amount,
+    out: Decoded,
+}
+
+impl Taking {
+    fn all(&mut self, batches: Bytes) -> Result<(), Undecoded> {
+        for item in Batches::of(batches) {
+            let (header, batch) = item.map_err(|error| Undecoded::Failed(broken(self.from, error)))?;
+            if header.next_offset() <= self.from {
+                continue;
+            }
+            if !header.attributes.control() && self.batch(header, &batch)? {
+                return Ok(());
+            }
+            self.out.next_offset = header.next_offset().0;
         }
-        if header.attributes.control() {
-            out.next_offset = header.next_offset().0;
-            continue;
-        }
-        let records = Records::open(header, &batch).map_err(|error| broken(header.base_offset, error))?;
+        self.out.ended = self.end.is_some_and(|end| self.out.next_offset >= end.0);
+        Ok(())
+    }
+
+    /// Takes the records of one batch. True: nothing more is taken.
+    fn batch(&mut self, header: BatchHeader, batch: &Bytes) -> Result<bool, Undecoded> {
+        let left = self.amount.cost.saturating_sub(self.out.cost).min(DECODED_COST_MAX);
+        let at = header.base_offset.max(self.from);
+        let cannot = |error| match error {
+            RecordError::Cost(_) | RecordError::Compression(CompressionError::TooLarge { .. })
+                if left < DECODED_COST_MAX =>
+            {
+                Undecoded::NoRoom
+            }
+            error => Undecoded::Failed(unreadable(at, header.next_offset(), error)),
+        };
+        let records = Records::open_within(header, batch, left).map_err(cannot)?;
+        // Every record keeps the whole batch in memory.
+        self.out.cost += records.section_len();
         let stamper = match header.attributes.timestamp_type() {
             TimestampType::CreateTime => pb::TimestampType::Unspecified,
             TimestampType::LogAppendTime => pb::TimestampType::LogAppendTime,
         };
         for record in records {
-            let record = record.map_err(|error| broken(header.base_offset, error))?;
-            if record.offset < from {
+            let at = Offset(self.out.next_offset).max(at);
+            let unreadable = |error| Undecoded::Failed(unreadable(at, header.next_offset(), error));
+            let record = record.map_err(unreadable)?;
+            if record.offset < self.from {
                 continue;
             }
-            if end.is_some_and(|end| record.offset >= end) {
-                out.ended = true;
-                return Ok(out);
+            if self.end.is_some_and(|end| record.offset >= end) {
+                self.out.ended = true;
+                return Ok(true);
             }
-            let record = consumed(record, stamper, shape.metadata_only);
-            let size = prost::Message::encoded_len(&record) + 6;
-            if out.size_bytes + size > room {
-                let offset = Offset(record.offset);
-                let fits = !out.records.is_empty();
-                return if fits { Ok(out) } else { Err(above_limit(offset, size, shape.message_bytes_max)) };
-            }
-            out.size_bytes += size;
-            out.next_offset = record.offset + 1;
-            out.record_count += 1;
-            out.records.push(record);
-            if out.records.len() >= records_max {
-                return Ok(out);
+            self.record(record, stamper)?;
+            if self.out.records.len() >= self.amount.records {
+                return Ok(true);
             }
         }
-        out.next_offset = header.next_offset().0;
+        Ok(false)
     }
-    out.ended = end.is_some_and(|end| out.next_offset >= end.0);
-    Ok(out)
+
+    fn record(&mut self, record: Record, stamper: pb::TimestampType) -> Result<(), Undecoded> {
+        let (offset, items) = (record.offset, 1 + record.headers.len());
+        if items > MESSAGE_ITEMS_MAX {
+            let count = record.headers.len();
+            let detail = format!("{count} headers do not fit a message; read with encoding RECORD_BATCHES");
+            return Err(Undecoded::Failed(unreadable(offset, offset.plus(1), detail)));
+        }
+        if self.out.items + items > self.amount.items {
+            return Err(Undecoded::NoRoom);
+        }
+        let record = consumed(record, stamper, self.shape.metadata_only);
+        let size = prost::Message::encoded_len(&record) + 6;
+        let room = self.shape.message_bytes_max.saturating_sub(CHUNK_OVERHEAD);
+        if self.out.size_bytes + size > room {
+            return Err(Undecoded::Failed(above_limit(offset, size, self.shape.message_bytes_max)));
+        }
+        self.out.items += items;
+        self.out.cost += decoded_cost(0, items);
+        self.out.size_bytes += size;
+        self.out.next_offset = offset.plus(1).0;
+        self.out.record_count += 1;
+        self.out.records.push(record);
+        Ok(())
+    }
 }
 
-fn consumed(
-    record: walser_record_batch::Record,
-    stamper: pb::TimestampType,
-    metadata_only: bool,
-) -> pb::ConsumedRecord {
+fn consumed(record: Record, stamper: pb::TimestampType, metadata_only: bool) -> pb::ConsumedRecord {
     let header = |header: walser_record_batch::Header| pb::Header {
         key: String::from_utf8_lossy(&header.key).into_owned(),
         value: header.value,
@@ -156,5 +261,84 @@ fn consumed(
         headers: record.headers.into_iter().map(header).collect(),
         timestamp_millis: record.timestamp,
         timestamp_type: stamper.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_model::{Compression, LeaderEpoch};
+    use walser_record_batch::{BatchBuilder, Producer, RecordFields, stamp_position};
+
+    use super::*;
+
+    const SHAPE: Shape = Shape { batches: false, metadata_only: false, message_bytes_max: 64 << 20 };
+
+    /// A batch at an offset whose records have empty headers.
+    fn batch(base: i64, records: i32, headers: usize) -> Bytes {
+        let names: Vec<(&[u8], Option<&[u8]>)> = vec![(b"", None); headers];
+        let mut builder = BatchBuilder::new(Compression::Zstd, 0);
+        for _ in 0..records {
+            builder.append(&RecordFields { timestamp: 1, key: None, value: Some(b"some value"), headers: &names });
+        }
+        let mut batch = builder.build(Producer::NONE).to_vec();
+        stamp_position(&mut batch, Offset(base), LeaderEpoch(0));
+        batch.into()
+    }
+
+    fn decode_all(batches: &[Bytes], from: i64, amount: Amount) -> Result<Decoded, Undecoded> {
+        decode(batches.concat().into(), Offset(from), None, SHAPE, amount)
+    }
+
+    fn failure(undecoded: Undecoded) -> Failure {
+        match undecoded {
+            Undecoded::Failed(failure) => failure,
+            Undecoded::NoRoom => panic!("a whole amount is room enough"),
+        }
+    }
+
+    #[test]
+    fn a_stored_batch_that_costs_too_much_is_an_error_behind_what_can_be_read() {
+        let run = [batch(0, 3, 0), batch(3, 2, 2_000_000), batch(5, 1, 0)];
+        let whole = Amount::whole(1 << 20, usize::MAX);
+        let before = decode_all(&run, 0, whole).unwrap();
+        assert_eq!((before.record_count, before.next_offset), (3, 3));
+        let refused = failure(decode_all(&run[1..], 4, whole).unwrap_err());
+        assert_eq!(refused.reason(), Reason::BatchUnreadable);
+        assert_eq!((refused.value("offset"), refused.value("resumeOffset")), (Some("4"), Some("5")));
+        assert_eq!(decode_all(&run[2..], 5, whole).unwrap().next_offset, 6);
+    }
+
+    #[test]
+    fn records_that_do_not_decompress_are_named_with_the_offset_behind_them() {
+        let mut garbage = batch(7, 9, 50).to_vec();
+        garbage[61..].fill(0xa5);
+        let refused = failure(decode_all(&[garbage.into()], 7, Amount::whole(1, 9)).unwrap_err());
+        assert_eq!(refused.reason(), Reason::BatchUnreadable);
+        assert_eq!((refused.value("offset"), refused.value("resumeOffset")), (Some("7"), Some("16")));
+    }
+
+    #[test]
+    fn many_small_batches_cost_no_more_than_one_may() {
+        let run: Vec<Bytes> = (0..40).map(|number| batch(number, 1, 50_000)).collect();
+        let taken = decode_all(&run, 0, Amount { items: usize::MAX, ..Amount::whole(1 << 20, usize::MAX) }).unwrap();
+        assert!(taken.cost <= DECODED_COST_MAX && (15..25).contains(&taken.record_count), "{taken:?}");
+        assert_eq!(taken.next_offset, taken.record_count);
+    }
+
+    #[test]
+    fn what_does_not_fit_what_is_left_waits_for_the_next_message() {
+        let run = [batch(0, 1, 1000)];
+        let left = Amount { cost: 60_000, ..Amount::whole(1, 1) };
+        assert!(matches!(decode_all(&run, 0, left), Err(Undecoded::NoRoom)));
+        let left = Amount { items: 1000, ..Amount::whole(1, 1) };
+        assert!(matches!(decode_all(&run, 0, left), Err(Undecoded::NoRoom)));
+        assert_eq!(decode_all(&run, 0, Amount::whole(1, 1)).unwrap().items, 1001);
+    }
+
+    #[test]
+    fn a_message_never_has_more_items_than_clients_take() {
+        let run = [batch(0, 90_000, 1)];
+        let taken = decode_all(&run, 0, Amount::whole(1 << 20, usize::MAX)).unwrap();
+        assert_eq!((taken.items, taken.next_offset), (MESSAGE_ITEMS_MAX, 55_000));
     }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use walser_model::Offset;
-use walser_proto::internal::v1::FetchStreamRequest;
+use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
-use crate::decode::{Decoded, Shape, decode};
+use crate::decode::{Amount, Decoded, Shape, Undecoded, decode};
 use crate::retry::{PATIENCE, while_moved};
 use crate::target::{Options, Place, Target};
 
@@ -18,13 +18,6 @@ const WAIT_DEFAULT: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 const BYTES_DEFAULT: i32 = 1 << 20;
 const BYTES_MAX: i32 = 16 << 20;
-
-/// How much to read at most.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Amount {
-    pub(crate) bytes: i32,
-    pub(crate) records: usize,
-}
 
 /// A chunk with the marks of its partition.
 #[derive(Debug)]
@@ -114,24 +107,27 @@ impl Gateway {
         shape: Shape,
         amount: Amount,
         wait: Duration,
-    ) -> Result<Chunk, Failure> {
-        while_moved(wait + PATIENCE, || self.next_chunk_once(cursor, shape, amount, wait)).await
+    ) -> Result<Chunk, Undecoded> {
+        let read = while_moved(wait + PATIENCE, || self.read_batches(cursor, amount.bytes, wait)).await?;
+        let decoded = decode(read.record_batches, cursor.offset, cursor.end, shape, amount)?;
+        self.metrics.consumed(decoded.size_bytes);
+        Ok(Chunk {
+            decoded,
+            high_watermark: read.high_watermark,
+            log_start: read.log_start_offset,
+            leader_epoch: read.leader_epoch,
+        })
     }
 
-    async fn next_chunk_once(
-        &self,
-        cursor: &Cursor,
-        shape: Shape,
-        amount: Amount,
-        wait: Duration,
-    ) -> Result<Chunk, Failure> {
+    /// Asks the leader once for batches from the cursor on; waits up to `wait` for some.
+    async fn read_batches(&self, cursor: &Cursor, bytes: i32, wait: Duration) -> Result<FetchStreamResponse, Failure> {
         let route = self.route(&cursor.target.topic, cursor.target.partition)?;
         let request = FetchStreamRequest {
             correlation_id: 0,
             r#ref: Some(route.reference),
             offset: cursor.offset.0,
             last_epoch: cursor.last_epoch,
-            max_bytes: amount.bytes,
+            max_bytes: bytes,
             max_wait: Some(wait.into()),
             committed_only: true,
             cancel: false,
@@ -148,14 +144,7 @@ impl Gateway {
             let failure = failure.with("partition", cursor.target.partition);
             return Err(failure.with("divergingOffset", diverging).with("lostCount", lost));
         }
-        let decoded = decode(answer.record_batches, cursor.offset, cursor.end, shape, amount.records)?;
-        self.metrics.consumed(decoded.size_bytes);
-        Ok(Chunk {
-            decoded,
-            high_watermark: answer.high_watermark,
-            log_start: answer.log_start_offset,
-            leader_epoch: answer.leader_epoch,
-        })
+        Ok(answer)
     }
 
     /// Moves a cursor that is out of range, as the reader wants. `None`: the reader wants the error.
@@ -216,7 +205,7 @@ impl Gateway {
     async fn look_at_all(&self, pass: &mut Pass, options: Options, mut left: Amount) {
         let mut cursors = std::mem::take(&mut pass.cursors);
         for cursor in &mut cursors {
-            if left.bytes <= 0 || left.records == 0 {
+            if left.is_spent() {
                 pass.full = true;
                 break;
             }
@@ -225,10 +214,13 @@ impl Gateway {
                 Ok(Some(chunk)) => pass.bytes += take(&mut pass.response, cursor, chunk, &mut left),
                 Ok(None) => {}
                 // It fits a message of its own: the next call gets it.
-                Err(failure) if pass.bytes > 0 && failure.reason() == Reason::RecordExceedsClientLimit => {
+                Err(Undecoded::NoRoom) => pass.full = true,
+                Err(Undecoded::Failed(failure))
+                    if pass.bytes > 0 && failure.reason() == Reason::RecordExceedsClientLimit =>
+                {
                     pass.full = true;
                 }
-                Err(failure) => pass.note(cursor.topic_partition(), failure),
+                Err(Undecoded::Failed(failure)) => pass.note(cursor.topic_partition(), failure),
             }
         }
         pass.cursors = cursors;
@@ -236,7 +228,7 @@ impl Gateway {
 
     /// Waits for anything new behind what was read. False: nothing came in time.
     async fn something_comes(&self, pass: &Pass, options: Options, until: tokio::time::Instant) -> bool {
-        let one = Amount { bytes: 1, records: 1 };
+        let one = Amount::whole(1, 1);
         let wait = until.saturating_duration_since(tokio::time::Instant::now());
         if wait.is_zero() {
             return false;
@@ -262,15 +254,16 @@ impl Gateway {
         amount: Amount,
         wait: Duration,
         response: &mut pb::FetchResponse,
-    ) -> Result<Option<Chunk>, Failure> {
+    ) -> Result<Option<Chunk>, Undecoded> {
         let first = self.next_chunk(cursor, options.shape, amount, wait).await;
         let chunk = match first {
-            Err(failure) => match self.reset(cursor, &failure, options.out_of_range).await {
+            Err(Undecoded::NoRoom) => return Err(Undecoded::NoRoom),
+            Err(Undecoded::Failed(failure)) => match self.reset(cursor, &failure, options.out_of_range).await {
                 Some(reset) => {
                     response.resets.push(reset);
                     self.next_chunk(cursor, options.shape, amount, wait).await?
                 }
-                None => return Err(failure),
+                None => return Err(failure.into()),
             },
             Ok(chunk) => chunk,
         };
@@ -282,8 +275,7 @@ impl Gateway {
 /// Adds a chunk to the answer; gives back its bytes.
 fn take(response: &mut pb::FetchResponse, cursor: &mut Cursor, chunk: Chunk, left: &mut Amount) -> usize {
     let size = chunk.decoded.size_bytes;
-    left.bytes = left.bytes.saturating_sub(i32::try_from(size).unwrap_or(i32::MAX));
-    left.records = left.records.saturating_sub(usize::try_from(chunk.decoded.record_count).unwrap_or(usize::MAX));
+    left.take(&chunk.decoded);
     response.chunks.push(cursor.advance(chunk));
     size
 }
@@ -306,5 +298,5 @@ fn amounts(request: &pb::FetchRequest, limit: Option<Duration>) -> Result<(Durat
     }
     let bytes = if request.max_bytes == 0 { BYTES_DEFAULT } else { request.max_bytes.min(BYTES_MAX) };
     let records = if request.max_records == 0 { usize::MAX } else { usize::try_from(request.max_records).unwrap_or(1) };
-    Ok((wait, Amount { bytes, records }))
+    Ok((wait, Amount::whole(bytes, records)))
 }

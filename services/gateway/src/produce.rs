@@ -15,7 +15,7 @@ use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, Producer, parti
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
-use crate::batches::{check_records, codec, encode, validate};
+use crate::batches::{RecordSize, check_records, codec, encode, validate};
 use crate::metadata::TopicView;
 use crate::retry::{Backoff, lost, moved};
 use crate::topics::checked_partition;
@@ -79,7 +79,7 @@ struct PartPlan {
     /// Indexes into the write's records; empty for a batch.
     records: Vec<usize>,
     record_count: i32,
-    size_bound: usize,
+    size: RecordSize,
 }
 
 impl Write {
@@ -231,11 +231,11 @@ impl Gateway {
         let codec = codec(write.compression, &topic.config);
         for (number, plan) in plans.into_iter().enumerate() {
             let permit = match self.route(&topic, plan.partition) {
-                Ok(route) => route.link.admit(&route.reference, plan.size_bound).await,
+                Ok(route) => route.link.admit(&route.reference, plan.size.bytes).await,
                 Err(_) => walser_rpc::AppendPermit::uncounted(),
             };
             let collector = Arc::clone(&collector);
-            let (partition, size_bound, record_count) = (plan.partition, plan.size_bound, plan.record_count);
+            let (partition, size, record_count) = (plan.partition, plan.size, plan.record_count);
             let indexes = plan.records.clone();
             let (records, trace) = (&write.records, write.trace.as_deref());
             let encode_all = |builder: &mut BatchBuilder| {
@@ -245,7 +245,7 @@ impl Gateway {
             };
             let done = Box::new(move |outcome| collector.part_done(number, plan, outcome));
             let part = Part { record_count, permit, done };
-            self.gather(&topic, partition, (codec, write.acks), size_bound, encode_all, part);
+            self.gather(&topic, partition, (codec, write.acks), size, encode_all, part);
         }
         Ok(())
     }
@@ -260,11 +260,10 @@ impl Gateway {
     }
 
     /// Chooses partitions, and splits what does not fit one batch.
-    fn plan(&self, write: &Write, topic: &TopicView, sizes: &[usize]) -> Vec<PartPlan> {
+    fn plan(&self, write: &Write, topic: &TopicView, sizes: &[RecordSize]) -> Vec<PartPlan> {
         let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
         // Records without a key stay together: one partition per write, another one for the next.
         let mut sticky = None;
-        let room = topic.config.message_bytes_max - HEADER_LEN;
         let mut plans: Vec<PartPlan> = Vec::new();
         let mut open: std::collections::HashMap<i32, usize> = std::collections::HashMap::new();
         for (index, record) in write.records.iter().enumerate() {
@@ -274,9 +273,10 @@ impl Gateway {
                 (None, None) => *sticky.get_or_insert_with(|| self.any_partition(count)),
             };
             let number = match open.get(&partition) {
-                Some(number) if plans[*number].size_bound + sizes[index] <= room => *number,
+                Some(number) if plans[*number].size.plus(sizes[index]).fits(&topic.config) => *number,
                 _ => {
-                    plans.push(PartPlan { partition, records: Vec::new(), record_count: 0, size_bound: 0 });
+                    let size = RecordSize::default();
+                    plans.push(PartPlan { partition, records: Vec::new(), record_count: 0, size });
                     open.insert(partition, plans.len() - 1);
                     plans.len() - 1
                 }
@@ -284,7 +284,7 @@ impl Gateway {
             let plan = &mut plans[number];
             plan.records.push(index);
             plan.record_count += 1;
-            plan.size_bound += sizes[index];
+            plan.size = plan.size.plus(sizes[index]);
         }
         plans
     }
@@ -315,7 +315,7 @@ impl Gateway {
         }
         let plan = plans.swap_remove(0);
         let now = self.clock.now_millis();
-        let mut builder = BatchBuilder::new(codec(write.compression, &topic.config), plan.size_bound + HEADER_LEN);
+        let mut builder = BatchBuilder::new(codec(write.compression, &topic.config), plan.size.bytes + HEADER_LEN);
         for record in &write.records {
             encode(&mut builder, record, now, write.trace.as_deref());
         }
@@ -348,7 +348,7 @@ impl Gateway {
             partition: write.partition.unwrap_or(0),
             records: Vec::new(),
             record_count: produced.header.record_count,
-            size_bound: batch.len(),
+            size: RecordSize { bytes: batch.len(), cost: 0 },
         };
         self.append(&topic, batch, plan, &write, created, done).await
     }

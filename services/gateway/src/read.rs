@@ -15,7 +15,8 @@ use walser_proto::v1::read_response::Event;
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
-use crate::fetch::{Amount, Cursor};
+use crate::decode::{Amount, Undecoded};
+use crate::fetch::Cursor;
 use crate::retry::Backoff;
 use crate::target::{Options, Place, Target};
 
@@ -323,7 +324,7 @@ async fn follow(gateway: Gateway, mut cursor: Cursor, options: Options, records_
         }
         // The first look does not wait, so that a reader at the live end is told at once.
         let (wait, bytes) = if caught_up { (WAIT, WAITED_BYTES) } else { (Duration::ZERO, CHUNK_BYTES) };
-        let amount = Amount { bytes, records: records_max };
+        let amount = Amount::whole(bytes, records_max);
         // Whoever does not wait takes its place first; a client that stops reading thereby stops the reading.
         let mut place = if caught_up { None } else { Arc::clone(&room).acquire_owned().await.ok() };
         let word = match gateway.next_chunk(&cursor, options.shape, amount, wait).await {
@@ -345,7 +346,10 @@ async fn follow(gateway: Gateway, mut cursor: Cursor, options: Options, records_
                 let Some(place) = place.take() else { return };
                 Said::Chunk(chunk, count, place)
             }
-            Err(failure) => match gateway.reset(&mut cursor, &failure, options.out_of_range).await {
+            Err(Undecoded::NoRoom) => {
+                Said::Failed(Failure::internal("a record that is accepted does not fit a message"))
+            }
+            Err(Undecoded::Failed(failure)) => match gateway.reset(&mut cursor, &failure, options.out_of_range).await {
                 Some(reset) => Said::Reset(reset),
                 None if failure.retry() == pb::RetryAdvice::Backoff => Said::Problem(failure),
                 None => {

@@ -17,6 +17,7 @@ use walser_record_batch::{BatchBuilder, HEADER_LEN, Producer};
 use walser_rpc::{AppendPermit, Failure, Reason};
 
 use crate::Gateway;
+use crate::batches::RecordSize;
 use crate::metadata::TopicView;
 use crate::retry::{Backoff, lost};
 
@@ -126,18 +127,20 @@ impl Gateway {
         topic: &Arc<TopicView>,
         partition: i32,
         (codec, acks): (Compression, Acks),
-        size_bound: usize,
+        size: RecordSize,
         encode: impl FnOnce(&mut BatchBuilder),
         part: Part,
     ) {
         let writer = self.writers.writer(topic, partition);
         {
             let mut state = writer.state.lock();
-            let room = topic.config.message_bytes_max.saturating_sub(size_bound);
-            let fits =
-                |group: &Group| group.codec == codec && group.acks == acks && group.builder.uncompressed_len() <= room;
+            let fits = |group: &Group| {
+                let gathered = group.builder.uncompressed_len() - HEADER_LEN;
+                let gathered = RecordSize { bytes: gathered, cost: group.builder.decoded_cost() };
+                group.codec == codec && group.acks == acks && gathered.plus(size).fits(&topic.config)
+            };
             if !state.waiting.back().is_some_and(fits) {
-                let builder = BatchBuilder::new(codec, size_bound + HEADER_LEN);
+                let builder = BatchBuilder::new(codec, size.bytes + HEADER_LEN);
                 state.waiting.push_back(Group { codec, acks, builder, parts: Vec::with_capacity(1) });
             }
             let group = state.waiting.back_mut().expect("a group was just added");
