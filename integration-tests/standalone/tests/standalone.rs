@@ -22,3 +22,5 @@ mod round_trip;
 mod semantics;
 #[path = "standalone/server.rs"]
 mod server;
+#[path = "standalone/unchecked.rs"]
+mod unchecked;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use walser_model::{LeaderEpoch, Offset, Timestamp};
-use walser_record_batch::{BatchHeader, Records, verify_crc};
+use walser_record_batch::{BatchHeader, RecordError, Records, verify_crc};
 
 use crate::disk::Open;
 use crate::log::Shared;
@@ -53,6 +53,16 @@ pub enum ReadError {
     Corrupt {
         /// First offset that cannot be read.
         at: Offset,
+    },
+    /// A stored batch is what was appended, and its records cannot be decoded.
+    #[error("the records from offset {at} on cannot be decoded: {error}")]
+    Unreadable {
+        /// First offset of the batch.
+        at: Offset,
+        /// First offset behind it.
+        resume: Offset,
+        /// Why not.
+        error: RecordError,
     },
     /// The file system reported an error.
     #[error(transparent)]
@@ -140,7 +150,8 @@ impl LogReader {
     /// The first record at or after `timestamp` and below `below`. `None`: there is none.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`]. Only a wrong checksum is damage; a batch that may hold the record and cannot be decoded is
+    /// [`ReadError::Unreadable`].
     pub fn find_time(&self, timestamp: Timestamp, below: Offset) -> Result<Option<FoundTime>, ReadError> {
         let segments = self.shared.segments.read().clone();
         let start = self.log_start();
@@ -154,7 +165,7 @@ impl LogReader {
             loop {
                 match scan.step()? {
                     Step::End => break,
-                    Step::Invalid(_) => return Err(ReadError::Corrupt { at: self.shared.corrupt_from().min(below) }),
+                    Step::Invalid(_) => return Err(ReadError::Corrupt { at: first_invalid(&segment)? }),
                     Step::Batch(found) if found.header.max_timestamp < timestamp => {}
                     Step::Batch(found) => {
                         let batch = Bytes::copy_from_slice(found.bytes);
@@ -175,6 +186,17 @@ impl LogReader {
     }
 }
 
+/// The offset of the first thing in a segment that is no batch, or the end of the segment when all of it is.
+fn first_invalid(segment: &Segment) -> io::Result<Offset> {
+    let file = segment.file(Open::Read)?;
+    let mut scan = Scan::new(&*file, 0, segment.size());
+    let mut at = segment.base;
+    while let Step::Batch(found) = scan.step()? {
+        at = found.header.next_offset();
+    }
+    Ok(at)
+}
+
 fn first_at(
     header: &BatchHeader,
     batch: &Bytes,
@@ -182,10 +204,10 @@ fn first_at(
     start: Offset,
     below: Offset,
 ) -> Result<Option<FoundTime>, ReadError> {
-    let corrupt = ReadError::Corrupt { at: header.base_offset };
-    let records = Records::open(*header, batch).map_err(|_| corrupt)?;
-    for record in records {
-        let record = record.map_err(|_| ReadError::Corrupt { at: header.base_offset })?;
+    // The checksum is right: these are the bytes that were appended.
+    let unreadable = |error| ReadError::Unreadable { at: header.base_offset, resume: header.next_offset(), error };
+    for record in Records::open(*header, batch).map_err(unreadable)? {
+        let record = record.map_err(unreadable)?;
         if record.timestamp >= timestamp && record.offset >= start && record.offset < below {
             let leader_epoch = header.leader_epoch;
             return Ok(Some(FoundTime { offset: record.offset, timestamp: record.timestamp, leader_epoch }));

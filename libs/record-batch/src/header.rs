@@ -219,6 +219,12 @@ impl BatchHeader {
         write_crc(batch);
     }
 
+    /// The same outside of every producer session.
+    pub(crate) fn without_producer(self) -> Self {
+        let (producer_id, producer_epoch) = (ProducerId::NONE, ProducerEpoch(-1));
+        Self { producer_id, producer_epoch, base_sequence: -1, ..self }
+    }
+
     /// Offset of the last record, inclusive.
     pub fn last_offset(&self) -> Offset {
         self.base_offset.plus(i64::from(self.last_offset_delta))

@@ -1,8 +1,9 @@
 //! The edits that are allowed on a finished batch.
 
+use bytes::Bytes;
 use walser_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TimestampType};
 
-use crate::header::{Attributes, HEADER_LEN, write_crc};
+use crate::header::{Attributes, BatchHeader, HEADER_LEN, write_crc};
 
 /// Writes base offset and leader epoch. Both lie outside the CRC.
 ///
@@ -37,4 +38,11 @@ pub fn stamp_producer(batch: &mut [u8], id: ProducerId, epoch: ProducerEpoch, ba
     batch[51..53].copy_from_slice(&epoch.0.to_be_bytes());
     batch[53..57].copy_from_slice(&base_sequence.to_be_bytes());
     write_crc(batch);
+}
+
+/// A copy of a whole batch with another header, and a new CRC.
+pub(crate) fn restamp(batch: &[u8], header: &BatchHeader) -> Bytes {
+    let mut copy = batch.to_vec();
+    header.write(&mut copy);
+    copy.into()
 }

@@ -1,13 +1,14 @@
 //! What a batch must satisfy before it is appended, whoever built it.
 
 use bytes::Bytes;
-use walser_model::{Compression, Timestamp, TimestampType};
+use walser_model::{Compression, Offset, Timestamp, TimestampType};
 
 use crate::batches::records_section;
 use crate::compression::{CompressionError, decompress};
 use crate::cost::{CostError, DECODED_COST_MAX, RECORD_HEADERS_MAX, decoded_cost, section_bytes_max};
 use crate::header::{BatchHeader, HEADER_LEN, HeaderError, verify_crc};
 use crate::record::take_record;
+use crate::stamp::restamp;
 
 /// Bounds that come from the topic and the gateway.
 #[derive(Debug, Clone, Copy)]
@@ -16,11 +17,15 @@ pub struct Limits {
     pub size_max: usize,
     /// Decompress compressed records and look at each of them.
     pub deep: bool,
+    /// The batch belongs to a producer session. Otherwise its producer fields mean nothing, and are reset.
+    pub session: bool,
 }
 
 /// A batch that may be appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Produced {
+    /// What to append: the batch as it was sent, or a copy with another header and checksum.
+    pub batch: Bytes,
     /// Its header.
     pub header: BatchHeader,
     /// Lowest timestamp of its records; the base timestamp where they were not looked at.
@@ -60,11 +65,9 @@ pub enum InvalidBatch {
         /// What they are.
         what: &'static str,
     },
-    /// Base offset, record count and last offset delta do not fit each other.
-    #[error("base offset {base_offset}, record count {count} and last offset delta {delta} do not fit together")]
+    /// Record count and last offset delta do not fit each other.
+    #[error("record count {count} and last offset delta {delta} do not fit together")]
     Counts {
-        /// Must be 0.
-        base_offset: i64,
         /// Must be positive.
         count: i32,
         /// Must be one less than the count.
@@ -110,19 +113,22 @@ pub enum InvalidBatch {
         /// Bytes left.
         bytes: usize,
     },
-    /// The header's max timestamp is not that of the records.
-    #[error("the header says the newest record is of {said}, it is of {found}")]
+    /// The records were not looked at, and the header alone shows that its max timestamp is wrong.
+    #[error("the header says the newest record is of {said}, before the base timestamp {base}")]
     MaxTimestamp {
-        /// By the header.
+        /// Max timestamp by the header.
         said: Timestamp,
-        /// By the records.
-        found: Timestamp,
+        /// Base timestamp by the header: that of the first record.
+        base: Timestamp,
     },
 }
 
 /// Checks a batch that a client built: exactly one, whole, of format 2, with a right checksum, with counts that
 /// fit, and (uncompressed, or with [`Limits::deep`]) with every record well-formed and in sequence. What the records
 /// cost to decode is at most [`DECODED_COST_MAX`], as far as it is known; nothing above it is allocated here.
+///
+/// The header is edited where it does not decide anything: the base offset is 0, a max timestamp that is not that of
+/// the records is corrected, and without a session the producer fields are reset to -1.
 ///
 /// # Errors
 /// The first rule that is broken, in the order of [`InvalidBatch`].
@@ -137,14 +143,19 @@ pub fn validate_produced(batch: &Bytes, limits: Limits) -> Result<Produced, Inva
     verify_crc(batch)?;
     let codec = check_attributes(&header)?;
     check_counts(&header)?;
-    check_producer(&header)?;
+    if limits.session {
+        check_producer(&header)?;
+    }
     let section_max = section_bytes_max(header.record_count, DECODED_COST_MAX)?;
-    let min_timestamp = match codec {
+    let (min_timestamp, max_timestamp) = match codec {
         Compression::None => check_records(&header, &batch[HEADER_LEN..])?,
-        _ if !limits.deep => header.base_timestamp,
+        _ if !limits.deep => check_times(&header)?,
         codec => check_records(&header, &decompress(codec, &records_section(batch), section_max)?)?,
     };
-    Ok(Produced { header, min_timestamp })
+    let edited = BatchHeader { base_offset: Offset::ZERO, max_timestamp, ..header };
+    let edited = if limits.session { edited } else { edited.without_producer() };
+    let batch = if edited == header { batch.clone() } else { restamp(batch, &edited) };
+    Ok(Produced { header: BatchHeader::parse(&batch)?, batch, min_timestamp })
 }
 
 fn check_attributes(header: &BatchHeader) -> Result<Compression, InvalidBatch> {
@@ -166,10 +177,13 @@ fn check_attributes(header: &BatchHeader) -> Result<Compression, InvalidBatch> {
 
 fn check_counts(header: &BatchHeader) -> Result<(), InvalidBatch> {
     let (count, delta) = (header.record_count, header.last_offset_delta);
-    if header.base_offset.0 == 0 && count > 0 && delta == count - 1 {
-        return Ok(());
-    }
-    Err(InvalidBatch::Counts { base_offset: header.base_offset.0, count, delta })
+    if count > 0 && delta == count - 1 { Ok(()) } else { Err(InvalidBatch::Counts { count, delta }) }
+}
+
+/// Lowest and highest timestamp of records that are not looked at, as far as the header tells.
+fn check_times(header: &BatchHeader) -> Result<(Timestamp, Timestamp), InvalidBatch> {
+    let (base, said) = (header.base_timestamp, header.max_timestamp);
+    if said < base { Err(InvalidBatch::MaxTimestamp { said, base }) } else { Ok((base, said)) }
 }
 
 fn check_producer(header: &BatchHeader) -> Result<(), InvalidBatch> {
@@ -179,8 +193,8 @@ fn check_producer(header: &BatchHeader) -> Result<(), InvalidBatch> {
     if idempotent || plain { Ok(()) } else { Err(InvalidBatch::Producer { id, epoch, sequence }) }
 }
 
-/// Walks the records; gives back the lowest timestamp.
-fn check_records(header: &BatchHeader, mut section: &[u8]) -> Result<Timestamp, InvalidBatch> {
+/// Walks the records; returns the lowest and the highest timestamp.
+fn check_records(header: &BatchHeader, mut section: &[u8]) -> Result<(Timestamp, Timestamp), InvalidBatch> {
     let count = header.record_count;
     let (mut lowest, mut highest) = (Timestamp::MAX, Timestamp::MIN);
     let mut cost = section.len();
@@ -202,10 +216,7 @@ fn check_records(header: &BatchHeader, mut section: &[u8]) -> Result<Timestamp, 
     if !section.is_empty() {
         return Err(InvalidBatch::Trailing { count, bytes: section.len() });
     }
-    if highest != header.max_timestamp {
-        return Err(InvalidBatch::MaxTimestamp { said: header.max_timestamp, found: highest });
-    }
-    Ok(lowest)
+    Ok((lowest, highest))
 }
 
 // === impl InvalidBatch ===

@@ -13,8 +13,14 @@ use walser_rpc::{Failure, Reason};
 const TRACEPARENT: &str = "traceparent";
 
 /// Checks a batch that a client built.
-pub(crate) fn validate(batch: &Bytes, config: &TopicConfig, deep: bool, now: Timestamp) -> Result<Produced, Failure> {
-    let limits = Limits { size_max: config.message_bytes_max, deep };
+pub(crate) fn validate(
+    batch: &Bytes,
+    config: &TopicConfig,
+    deep: bool,
+    session: bool,
+    now: Timestamp,
+) -> Result<Produced, Failure> {
+    let limits = Limits { size_max: config.message_bytes_max, deep, session };
     let produced = validate_produced(batch, limits).map_err(|error| refusal(&error))?;
     check_timestamps(config, produced.min_timestamp, produced.header.max_timestamp, now, None)?;
     Ok(produced)
@@ -36,6 +42,7 @@ fn refusal(error: &InvalidBatch) -> Failure {
         InvalidBatch::Header(HeaderError::Magic { magic }) => failure.with("magic", magic),
         InvalidBatch::Codec(codec) => failure.with("codec", codec),
         InvalidBatch::TooLarge { size, max } => failure.with("sizeBytes", size).with("maxBytes", max),
+        InvalidBatch::MaxTimestamp { said, .. } => failure.with("timestamp", said),
         InvalidBatch::Cost(error) => failure.with("maxBytes", error.max),
         InvalidBatch::RecordHeaders { index, .. } | InvalidBatch::Record { index, .. } => {
             failure.with("recordIndex", index)

@@ -331,10 +331,10 @@ impl Gateway {
         done: Done,
     ) -> Result<(), Failure> {
         let batch = std::mem::take(&mut write.record_batch);
-        let deep = self.config.validate_compressed;
-        let produced = validate(&batch, &topic.config, deep, self.clock.now_millis())?;
-        self.check_foreign(produced.header.producer_id)?;
-        if let Some(session) = write.session()? {
+        let (deep, session) = (self.config.validate_compressed, write.session()?);
+        let produced = validate(&batch, &topic.config, deep, session.is_some(), self.clock.now_millis())?;
+        let batch = produced.batch;
+        if let Some(session) = session {
             let header = produced.header;
             let same = header.producer_id == session.id
                 && header.producer_epoch == session.epoch

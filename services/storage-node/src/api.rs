@@ -14,7 +14,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::{Failure, StorageLink as _};
 
 use crate::board::Board;
-use crate::error::{not_leader, read_failure};
+use crate::error::not_leader;
 use crate::link::LocalLink;
 use crate::shard::Command;
 
@@ -54,10 +54,8 @@ impl Api {
             }
             Some(pbi::offset_lookup::At::Bound(_)) => Ok(at(high_watermark)),
             Some(pbi::offset_lookup::At::TimestampMillis(timestamp)) => {
-                let (reader, timestamp) = (replica.reader.clone(), *timestamp);
-                let found = tokio::task::spawn_blocking(move || reader.find_time(timestamp, high_watermark)).await;
-                let found = found.map_err(|error| Failure::internal(format!("looking up stopped: {error}")))?;
-                Ok(match found.map_err(|error| read_failure(&error, self.node))? {
+                let found = self.link.fetcher.find_time(id, &replica, *timestamp, high_watermark).await?;
+                Ok(match found {
                     Some(found) => pbi::OffsetFound {
                         offset: found.offset.0,
                         timestamp_millis: found.timestamp,

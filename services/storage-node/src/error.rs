@@ -84,6 +84,10 @@ pub(crate) fn read_failure(error: &ReadError, node: NodeId) -> Failure {
     match error {
         ReadError::OutOfRange { offset, start, end } => out_of_range(*offset, *start, *end),
         ReadError::Corrupt { at } => corrupt(*at),
+        ReadError::Unreadable { at, resume, .. } => {
+            let text = format!("{error}; resume at offset {resume}");
+            Failure::new(Reason::BatchUnreadable, text).with("offset", at).with("resumeOffset", resume)
+        }
         ReadError::Io(_) => Failure::new(Reason::StorageError, format!("reading failed: {error}")).with("nodeId", node),
     }
 }

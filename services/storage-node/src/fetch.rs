@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use walser_log::ReadError;
-use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
+use walser_log::{FoundTime, ReadError};
+use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
 use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
 use walser_rpc::{Failure, Reason};
 
@@ -18,6 +18,8 @@ use crate::shard_set::ShardSet;
 
 /// Reads of segment files at once: each holds its result in memory.
 const DISK_READS_MAX: usize = 16;
+/// Time look-ups at once: each may decode a batch, at a cost of at most [`walser_record_batch::DECODED_COST_MAX`].
+const TIME_LOOKUPS_MAX: usize = 4;
 /// Largest answer, in bytes of batches; one larger batch is still returned.
 const BYTES_MAX: usize = 16 << 20;
 /// Longest wait for records.
@@ -30,6 +32,7 @@ pub(crate) struct Fetcher {
     board: Board,
     metrics: StorageMetrics,
     disk_reads: Arc<Semaphore>,
+    time_lookups: Arc<Semaphore>,
     shards: ShardSet,
 }
 
@@ -42,7 +45,9 @@ enum Look {
 
 impl Fetcher {
     pub(crate) fn new(node: NodeId, board: Board, metrics: StorageMetrics, shards: ShardSet) -> Self {
-        Self { node, board, metrics, disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)), shards }
+        let disk_reads = Arc::new(Semaphore::new(DISK_READS_MAX));
+        let time_lookups = Arc::new(Semaphore::new(TIME_LOOKUPS_MAX));
+        Self { node, board, metrics, disk_reads, time_lookups, shards }
     }
 
     /// Reads; waits up to `max_wait` when there is nothing yet.
@@ -132,10 +137,30 @@ impl Fetcher {
         let _permit = self.disk_reads.acquire().await.map_err(|_| not_leader(self.node))?;
         let read = tokio::task::spawn_blocking(move || reader.read(from, below, bytes_max)).await;
         let read = read.map_err(|error| Failure::internal(format!("reading stopped: {error}")))?;
-        if let Err(ReadError::Corrupt { at }) = &read {
+        Ok(read.map_err(|error| self.failed(partition, &error))?.batches)
+    }
+
+    /// The first record at or after a time and below an offset. `None`: there is none.
+    pub(crate) async fn find_time(
+        &self,
+        partition: TopicPartition,
+        replica: &Replica,
+        timestamp: Timestamp,
+        below: Offset,
+    ) -> Result<Option<FoundTime>, Failure> {
+        let reader = replica.reader.clone();
+        let _permit = self.time_lookups.acquire().await.map_err(|_| not_leader(self.node))?;
+        let found = tokio::task::spawn_blocking(move || reader.find_time(timestamp, below)).await;
+        let found = found.map_err(|error| Failure::internal(format!("looking up stopped: {error}")))?;
+        found.map_err(|error| self.failed(partition, &error))
+    }
+
+    /// What to answer to a read that failed. Damage is noted: the partition takes no writes from then on.
+    fn failed(&self, partition: TopicPartition, error: &ReadError) -> Failure {
+        if let ReadError::Corrupt { at } = error {
             self.shards.queue(partition).push(Command::Damaged { partition, from: *at });
         }
-        Ok(read.map_err(|error| read_failure(&error, self.node))?.batches)
+        read_failure(error, self.node)
     }
 }
 

@@ -198,7 +198,6 @@ fn raw_batches() -> Vec<Row> {
         ("21 next to nothing", produce(raw(vec![1, 2, 3])), InvalidArgument, "RECORD_INVALID"),
         ("22 no records", produce(raw(forged(|b| b[57..61].fill(0)))), InvalidArgument, "RECORD_INVALID"),
         ("22 offset delta", produce(raw(forged(|b| b[26] = 9))), InvalidArgument, "RECORD_INVALID"),
-        ("22 base offset", produce(raw(forged(|b| b[7] = 9))), InvalidArgument, "RECORD_INVALID"),
         ("23 control batch", produce(raw(forged(|b| b[22] |= 0x20))), InvalidArgument, "RECORD_INVALID"),
         ("23 transactional", produce(raw(forged(|b| b[22] |= 0x10))), InvalidArgument, "RECORD_INVALID"),
         ("23 reserved bits", produce(raw(forged(|b| b[21] |= 0x40))), InvalidArgument, "RECORD_INVALID"),

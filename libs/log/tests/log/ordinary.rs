@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use walser_log::{AppendError, Condition, LogConfig, MemoryDisk, PowerLoss, ReadError, Verdict};
 use walser_model::{LeaderEpoch, Offset};
-use walser_record_batch::{BatchHeader, Producer};
+use walser_record_batch::{BatchHeader, HEADER_LEN, Producer, stamp_position, stamp_producer};
 
 use crate::site::{Site, config, session, values};
 
@@ -42,6 +42,31 @@ fn times_are_found() {
     }
     assert_eq!(reader.find_time(1400, Offset(1400)).unwrap(), None);
     assert_eq!(reader.find_time(1300, Offset(1295)).unwrap(), None);
+}
+
+#[test]
+fn a_batch_that_does_not_decode_is_no_damage_to_a_search_for_a_time() {
+    let mut site = filled(config(), 3);
+    let at = site.log.log_end();
+    let value = vec![7; 5000];
+    let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::Zstd, 0);
+    builder.append(&walser_record_batch::RecordFields {
+        timestamp: at.0,
+        key: None,
+        value: Some(&value),
+        headers: &[],
+    });
+    let mut garbage = builder.build(Producer::NONE).to_vec();
+    garbage[HEADER_LEN..].fill(0xa5);
+    stamp_producer(&mut garbage, walser_model::ProducerId::NONE, walser_model::ProducerEpoch(-1), -1);
+    stamp_position(&mut garbage, at, LeaderEpoch(1));
+    let header = BatchHeader::parse(&garbage).unwrap();
+    site.log.append(&garbage, &[header], at.0).map_err(|(_, error)| error).unwrap();
+    let found = site.log.reader().find_time(at.0, at.plus(1));
+    assert!(matches!(found, Err(ReadError::Unreadable { at: from, resume, .. }) if (from, resume) == (at, at.plus(1))));
+    let before = site.log.reader().find_time(at.0 - 1, at.plus(1)).unwrap().unwrap();
+    assert_eq!(before.offset, Offset(at.0 - 1), "records before it are found");
+    assert_eq!(site.log.reader().read(at, at.plus(1), 1).unwrap().next_offset, at.plus(1), "it is still served whole");
 }
 
 #[test]
@@ -327,7 +352,7 @@ fn a_run_that_fits_only_in_part_says_how_much_is_in_the_log() {
             builder.append(&fields);
         }
         let mut batch = builder.build(Producer::NONE).to_vec();
-        walser_record_batch::stamp_position(&mut batch, next, LeaderEpoch(1));
+        stamp_position(&mut batch, next, LeaderEpoch(1));
         let header = BatchHeader::parse(&batch).unwrap();
         next = header.next_offset();
         headers.push(header);
