@@ -22,5 +22,7 @@ mod round_trip;
 mod semantics;
 #[path = "standalone/server.rs"]
 mod server;
+#[path = "standalone/stalled_readers.rs"]
+mod stalled_readers;
 #[path = "standalone/unchecked.rs"]
 mod unchecked;

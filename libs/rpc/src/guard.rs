@@ -1,9 +1,11 @@
 //! A layer around all services of a listener: request ids, spans, panics, and details for errors that tonic makes.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
@@ -35,6 +37,50 @@ pub struct Guard {
 pub struct Guarded<S> {
     inner: S,
     guard: Guard,
+}
+
+/// Put into the extensions of an answer: it is dropped when the connection has taken the last of the answer's body.
+/// For budgets of memory that the answer uses.
+#[derive(Clone)]
+pub struct HeldUntilSent(#[expect(dead_code, reason = "it is held to be dropped")] Arc<dyn Any + Send + Sync>);
+
+/// A body that holds something until it has been taken, or dropped.
+struct HoldingBody {
+    body: Body,
+    _held: HeldUntilSent,
+}
+
+impl HeldUntilSent {
+    /// Holds `what`.
+    pub fn new(what: impl Send + Sync + 'static) -> Self {
+        Self(Arc::new(what))
+    }
+}
+
+impl std::fmt::Debug for HeldUntilSent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("HeldUntilSent").finish_non_exhaustive()
+    }
+}
+
+impl http_body::Body for HoldingBody {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 // === impl Guard ===
@@ -89,6 +135,9 @@ where
                     }
                 };
                 explain(&path, &mut response);
+                if let Some(held) = response.extensions_mut().remove::<HeldUntilSent>() {
+                    response = response.map(|body| Body::new(HoldingBody { body, _held: held }));
+                }
                 let headers = response.headers_mut();
                 headers.insert(REQUEST_ID, request_id);
                 headers.insert(SERVER, guard.server);

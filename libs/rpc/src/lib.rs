@@ -15,7 +15,7 @@ mod remote;
 
 pub use deadline::remaining;
 pub use failure::Failure;
-pub use guard::{Guard, SpanMaker};
+pub use guard::{Guard, HeldUntilSent, SpanMaker};
 pub use link::{AppendPermit, AppendReply, StorageLink};
 pub use metadata::MetadataStream;
 pub use network::{Connection, ConnectionError, Network, local_connection};

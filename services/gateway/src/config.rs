@@ -19,6 +19,12 @@ pub const KEYS: &[Key] = &[
         doc: "Unanswered bytes of one ProduceStream; the gateway stops reading above.",
     },
     Key {
+        name: "gateway.read.bytes.max",
+        kind: Kind::Bytes(128 << 20, 64 << 30),
+        default: "256MiB",
+        doc: "Memory for records that are read and not sent yet, over all readers. One stream holds 8 MiB, or one chunk.",
+    },
+    Key {
         name: "gateway.validate.compressed",
         kind: Kind::Bool,
         default: "true",
@@ -51,6 +57,8 @@ pub struct Config {
     pub message_bytes_max: usize,
     /// Unanswered bytes per stream.
     pub in_flight_bytes_max: usize,
+    /// Memory for records that are read and not sent yet, in bytes.
+    pub read_bytes_max: usize,
     /// Look into compressed batches.
     pub validate_compressed: bool,
     /// Create missing topics.
@@ -69,6 +77,7 @@ impl Config {
         Self {
             message_bytes_max: settings.number("gateway.message.bytes.max"),
             in_flight_bytes_max: settings.number("gateway.stream.in.flight.bytes.max"),
+            read_bytes_max: settings.number("gateway.read.bytes.max"),
             validate_compressed: settings.flag("gateway.validate.compressed"),
             auto_create: settings.flag("gateway.auto.create.topics"),
             partitions: settings.number("gateway.num.partitions"),

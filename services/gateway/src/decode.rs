@@ -1,7 +1,7 @@
 //! Batches on their way out: plain records for clients that want them.
 
 use bytes::Bytes;
-use walser_model::{Offset, TimestampType};
+use walser_model::{Compression, Offset, TimestampType};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchHeader, Batches, CompressionError, Record, RecordError, Records};
 use walser_record_batch::{DECODED_COST_MAX, RECORD_HEADERS_MAX, decoded_cost};
@@ -27,7 +27,7 @@ pub(crate) struct Amount {
     pub(crate) records: usize,
     /// Records and headers together, at most.
     pub(crate) items: usize,
-    /// Cost of decoding, in bytes, inclusive: see [`decoded_cost`].
+    /// Memory in bytes, inclusive: what is read, and the cost of decoding it ([`decoded_cost`]).
     pub(crate) cost: usize,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Decoded {
     pub(crate) size_bytes: usize,
     /// Records and headers.
     pub(crate) items: usize,
-    /// What they cost to decode, in bytes.
+    /// What they hold in memory, in bytes.
     pub(crate) cost: usize,
     /// The end of the asked range was reached.
     pub(crate) ended: bool,
@@ -66,7 +66,14 @@ impl From<Failure> for Undecoded {
 impl Amount {
     /// What one message to a client takes, read with an aim of `bytes` and at most `records`.
     pub(crate) fn whole(bytes: i32, records: usize) -> Self {
-        Self { bytes, records, items: MESSAGE_ITEMS_MAX, cost: DECODED_COST_MAX }
+        Self { bytes, records, items: MESSAGE_ITEMS_MAX, cost: COST_MAX }
+    }
+
+    /// The same with the cost that is enough for ordinary records, in batches of at most `batch_bytes`.
+    pub(crate) fn ordinary(self, batch_bytes: usize) -> Self {
+        let bytes = usize::try_from(self.bytes).unwrap_or(0);
+        let cost = bytes.max(batch_bytes) + ORDINARY_COST.max(bytes.saturating_mul(2));
+        Self { cost: self.cost.min(cost), ..self }
     }
 
     /// Whether anything is left of it.
@@ -82,6 +89,15 @@ impl Amount {
         self.cost = self.cost.saturating_sub(chunk.cost);
     }
 }
+
+/// Most that one read returns, in bytes: more than the largest batch and the largest aim.
+const READ_BYTES_MAX: usize = 32 << 20;
+
+/// What a chunk costs at most, in bytes, inclusive: one read, and one batch of the highest cost.
+const COST_MAX: usize = READ_BYTES_MAX + DECODED_COST_MAX;
+
+/// Decoded records of an ordinary chunk, in bytes. Where this is not enough, a chunk gets [`COST_MAX`].
+const ORDINARY_COST: usize = 3 << 20;
 
 /// Bytes of a chunk beside its records.
 const CHUNK_OVERHEAD: usize = 1024;
@@ -107,10 +123,36 @@ pub(crate) fn decode(
     if shape.batches {
         return whole(batches, from, end, shape).map_err(Undecoded::Failed);
     }
-    let mut taking = Taking { from, end, shape, amount, out: Decoded { next_offset: from.0, ..Decoded::default() } };
+    let out = Decoded { next_offset: from.0, cost: batches.len(), ..Decoded::default() };
+    let mut taking = Taking { from, end, shape, amount, out };
     match taking.all(batches) {
         Err(undecoded) if taking.out.record_count == 0 => Err(undecoded),
-        _ => Ok(taking.out),
+        _ => Ok(taking.out.detached()),
+    }
+}
+
+/// Every field of records that shares the memory of a batch.
+fn shared(records: &mut [pb::ConsumedRecord]) -> impl Iterator<Item = &mut Bytes> {
+    records.iter_mut().flat_map(|record| {
+        let pb::ConsumedRecord { key, value, headers, .. } = record;
+        let headers = headers.iter_mut().filter_map(|header| header.value.as_mut());
+        key.iter_mut().chain(value.iter_mut()).chain(headers)
+    })
+}
+
+impl Decoded {
+    /// The same, with records in memory of their own where they would keep much more alive.
+    fn detached(mut self) -> Self {
+        let own = self.size_bytes + decoded_cost(0, self.items);
+        if self.cost <= own.saturating_mul(2) {
+            return self;
+        }
+        let mut copy = Vec::with_capacity(shared(&mut self.records).map(|field| field.len()).sum());
+        shared(&mut self.records).for_each(|field| copy.extend_from_slice(field));
+        let mut copy = Bytes::from(copy);
+        shared(&mut self.records).for_each(|field| *field = copy.split_to(field.len()));
+        self.cost = own;
+        self
     }
 }
 
@@ -156,7 +198,7 @@ fn whole(batches: Bytes, from: Offset, end: Option<Offset>, shape: Shape) -> Res
     }
     out.ended |= end.is_some_and(|end| out.next_offset >= end.0);
     out.batches = batches.slice(..taken);
-    (out.size_bytes, out.cost) = (taken, taken);
+    (out.size_bytes, out.cost) = (taken, batches.len());
     Ok(out)
 }
 
@@ -198,8 +240,10 @@ impl Taking {
             error => Undecoded::Failed(unreadable(at, header.next_offset(), error)),
         };
         let records = Records::open_within(header, batch, left).map_err(cannot)?;
-        // Every record keeps the whole batch in memory.
-        self.out.cost += records.section_len();
+        // Every record keeps its whole batch in memory.
+        if header.attributes.codec() != Ok(Compression::None) {
+            self.out.cost += records.section_len();
+        }
         let stamper = match header.attributes.timestamp_type() {
             TimestampType::CreateTime => pb::TimestampType::Unspecified,
             TimestampType::LogAppendTime => pb::TimestampType::LogAppendTime,
@@ -266,7 +310,7 @@ fn consumed(record: Record, stamper: pb::TimestampType, metadata_only: bool) -> 
 
 #[cfg(test)]
 mod tests {
-    use walser_model::{Compression, LeaderEpoch};
+    use walser_model::LeaderEpoch;
     use walser_record_batch::{BatchBuilder, Producer, RecordFields, stamp_position};
 
     use super::*;
@@ -321,7 +365,7 @@ mod tests {
     fn many_small_batches_cost_no_more_than_one_may() {
         let run: Vec<Bytes> = (0..40).map(|number| batch(number, 1, 50_000)).collect();
         let taken = decode_all(&run, 0, Amount { items: usize::MAX, ..Amount::whole(1 << 20, usize::MAX) }).unwrap();
-        assert!(taken.cost <= DECODED_COST_MAX && (15..25).contains(&taken.record_count), "{taken:?}");
+        assert!(taken.cost <= COST_MAX && (15..35).contains(&taken.record_count), "{}", taken.record_count);
         assert_eq!(taken.next_offset, taken.record_count);
     }
 
@@ -340,5 +384,21 @@ mod tests {
         let run = [batch(0, 90_000, 1)];
         let taken = decode_all(&run, 0, Amount::whole(1 << 20, usize::MAX)).unwrap();
         assert_eq!((taken.items, taken.next_offset), (MESSAGE_ITEMS_MAX, 55_000));
+    }
+    #[test]
+    fn few_records_of_a_large_batch_do_not_keep_it_in_memory() {
+        let mut builder = BatchBuilder::new(Compression::Zstd, 0);
+        let value = vec![7; 300_000];
+        for number in 0..50u8 {
+            builder.append(&RecordFields { timestamp: 1, key: Some(&[number]), value: Some(&value), headers: &[] });
+        }
+        let shape = Shape { message_bytes_max: 1 << 20, ..SHAPE };
+        let batch = builder.build(Producer::NONE);
+        let taken = decode(batch, Offset(0), None, shape, Amount::whole(1 << 20, usize::MAX)).unwrap();
+        assert_eq!(taken.record_count, 3);
+        assert!(taken.cost < 1 << 20, "{}", taken.cost);
+        for (record, number) in taken.records.iter().zip(0..) {
+            assert_eq!((record.key.as_deref(), record.value.as_deref()), (Some(&[number][..]), Some(&value[..])));
+        }
     }
 }

@@ -10,8 +10,9 @@ use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
+use crate::budget::{ReadPermit, StreamBudget};
 use crate::decode::{Amount, Decoded, Shape, Undecoded, decode};
-use crate::retry::{PATIENCE, while_moved};
+use crate::retry::{Backoff, PATIENCE, moved, while_moved};
 use crate::target::{Options, Place, Target};
 
 const WAIT_DEFAULT: Duration = Duration::from_millis(500);
@@ -26,6 +27,13 @@ pub(crate) struct Chunk {
     pub(crate) high_watermark: i64,
     pub(crate) log_start: i64,
     pub(crate) leader_epoch: i32,
+}
+
+/// The answer of a `Fetch`, and the budget that it holds until it is sent.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) response: pb::FetchResponse,
+    pub(crate) permit: ReadPermit,
 }
 
 /// A partition being read.
@@ -43,9 +51,32 @@ struct Pass {
     cursors: Vec<Cursor>,
     response: pb::FetchResponse,
     bytes: usize,
+    /// Memory that the chunks hold, in bytes.
+    cost: usize,
     /// A limit of the call was reached.
     full: bool,
+    /// Nothing fits the budget that was taken, or a leader moves: the round is made again.
+    again: Option<Again>,
     failure: Option<Failure>,
+}
+
+/// How one round over the partitions is made.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    within: Amount,
+    /// There is no more to be had.
+    whole: bool,
+    /// A leader that moves is a reason for another round.
+    patient: bool,
+}
+
+/// Why a round is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// The first record needs more budget.
+    NoRoom,
+    /// A leader moves, or was lost.
+    Moved,
 }
 
 impl Pass {
@@ -53,6 +84,14 @@ impl Pass {
         let error = Some(failure.clone().into());
         self.response.errors.push(pb::PartitionError { topic_partition: Some(partition), error });
         self.failure.get_or_insert(failure);
+    }
+
+    /// Adds a chunk to the answer.
+    fn take(&mut self, cursor: &mut Cursor, chunk: Chunk, left: &mut Amount) {
+        left.take(&chunk.decoded);
+        self.bytes += chunk.decoded.size_bytes;
+        self.cost += chunk.decoded.cost;
+        self.response.chunks.push(cursor.advance(chunk));
     }
 
     fn answer(self) -> Result<pb::FetchResponse, Failure> {
@@ -100,17 +139,47 @@ impl Gateway {
         Ok(Cursor { target, offset, end, last_epoch })
     }
 
-    /// Reads the next chunk; waits up to `wait` for one. Moves of the leader are waited out.
+    /// Reads what is there next, within the budget of a stream. Moves of the leader are waited out, without budget.
     pub(crate) async fn next_chunk(
         &self,
         cursor: &Cursor,
         shape: Shape,
         amount: Amount,
-        wait: Duration,
+        budget: &StreamBudget,
+    ) -> Result<(Chunk, ReadPermit), Undecoded> {
+        let ordinary = amount.ordinary(cursor.target.topic.config.message_bytes_max);
+        match self.chunk_within(cursor, shape, ordinary, budget).await {
+            Err(Undecoded::NoRoom) => self.chunk_within(cursor, shape, amount, budget).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn chunk_within(
+        &self,
+        cursor: &Cursor,
+        shape: Shape,
+        amount: Amount,
+        budget: &StreamBudget,
+    ) -> Result<(Chunk, ReadPermit), Undecoded> {
+        let attempt = || async {
+            let permit = budget.take(amount.cost).await;
+            Ok((self.read_batches(cursor, amount.bytes, Duration::ZERO).await?, permit))
+        };
+        let (read, mut permit) = while_moved(PATIENCE, attempt).await?;
+        let chunk = self.chunk(read, cursor, shape, amount)?;
+        permit.keep(chunk.decoded.cost);
+        self.metrics.consumed(chunk.decoded.size_bytes);
+        Ok((chunk, permit))
+    }
+
+    fn chunk(
+        &self,
+        read: FetchStreamResponse,
+        cursor: &Cursor,
+        shape: Shape,
+        amount: Amount,
     ) -> Result<Chunk, Undecoded> {
-        let read = while_moved(wait + PATIENCE, || self.read_batches(cursor, amount.bytes, wait)).await?;
         let decoded = decode(read.record_batches, cursor.offset, cursor.end, shape, amount)?;
-        self.metrics.consumed(decoded.size_bytes);
         Ok(Chunk {
             decoded,
             high_watermark: read.high_watermark,
@@ -119,7 +188,18 @@ impl Gateway {
         })
     }
 
-    /// Asks the leader once for batches from the cursor on; waits up to `wait` for some.
+    /// Waits up to `wait` until there is something behind the cursor, without reading it: who waits holds no memory.
+    /// Moves of the leader are waited out. False: nothing came in time.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub(crate) async fn wait_for_records(&self, cursor: &Cursor, wait: Duration) -> Result<bool, Failure> {
+        let read = while_moved(wait + PATIENCE, || self.read_batches(cursor, 0, wait)).await?;
+        Ok(read.high_watermark > cursor.offset.0)
+    }
+
+    /// Asks the leader once for batches from the cursor on; waits up to `wait` for some. With an aim of 0 bytes the
+    /// leader answers without batches once there are some.
     async fn read_batches(&self, cursor: &Cursor, bytes: i32, wait: Duration) -> Result<FetchStreamResponse, Failure> {
         let route = self.route(&cursor.target.topic, cursor.target.partition)?;
         let request = FetchStreamRequest {
@@ -173,11 +253,7 @@ impl Gateway {
     }
 
     /// Carries out `Fetch`: looks at every partition, and again whenever something has come, until there is enough.
-    pub(crate) async fn fetch(
-        &self,
-        request: &pb::FetchRequest,
-        limit: Option<Duration>,
-    ) -> Result<pb::FetchResponse, Failure> {
+    pub(crate) async fn fetch(&self, request: &pb::FetchRequest, limit: Option<Duration>) -> Result<Fetched, Failure> {
         let options = crate::target::options(request.options.as_ref())?;
         let (wait, amount) = amounts(request, limit)?;
         let targets = self.targets(&request.targets, None).await?;
@@ -191,28 +267,65 @@ impl Gateway {
                 Err(failure) => pass.note(name, failure),
             }
         }
+        let mut last = false;
         loop {
-            let mut looked = pass.clone();
-            self.look_at_all(&mut looked, options, amount).await;
+            let (looked, permit) = self.look_at_all(&pass, options, amount).await;
             let enough = looked.bytes >= min_bytes || looked.full || looked.failure.is_some();
-            if enough || looked.cursors.is_empty() || !self.something_comes(&looked, options, until).await {
-                return looked.answer();
+            last |= tokio::time::Instant::now() >= until;
+            if last || enough || looked.cursors.is_empty() {
+                self.metrics.consumed(looked.bytes);
+                return Ok(Fetched { response: looked.answer()?, permit });
+            }
+            // What was read is dropped for the wait, and read again with what comes.
+            let Pass { cursors, .. } = looked;
+            drop(permit);
+            last = !self.something_comes(&cursors, until).await;
+        }
+    }
+
+    /// Reads what is there, partition by partition, within the limits of the call and the budget of the process.
+    /// Budget is taken once for everything: who holds some never waits for more.
+    async fn look_at_all(&self, pass: &Pass, options: Options, amount: Amount) -> (Pass, ReadPermit) {
+        let batch_bytes = pass.cursors.iter().map(|cursor| cursor.target.topic.config.message_bytes_max).max();
+        let mut within = amount.ordinary(batch_bytes.unwrap_or(0));
+        let until = tokio::time::Instant::now() + PATIENCE;
+        let mut backoff = Backoff::default();
+        loop {
+            let mut permit = self.read_budget.take(within.cost).await;
+            let round =
+                Round { within, whole: within.cost == amount.cost, patient: tokio::time::Instant::now() < until };
+            let looked = self.look_within(pass.clone(), options, round).await;
+            match looked.again {
+                None => {
+                    permit.keep(looked.cost);
+                    return (looked, permit);
+                }
+                Some(Again::NoRoom) => within = amount,
+                Some(Again::Moved) => {
+                    drop((looked, permit));
+                    backoff.pause().await;
+                }
             }
         }
     }
 
-    /// Reads what is there, partition by partition, within the limits of the call.
-    async fn look_at_all(&self, pass: &mut Pass, options: Options, mut left: Amount) {
+    /// One round over the partitions.
+    async fn look_within(&self, mut pass: Pass, options: Options, round: Round) -> Pass {
         let mut cursors = std::mem::take(&mut pass.cursors);
+        let mut left = round.within;
         for cursor in &mut cursors {
             if left.is_spent() {
                 pass.full = true;
                 break;
             }
             let room = options.within(pass.bytes);
-            match self.fetch_part(cursor, room, left, Duration::ZERO, &mut pass.response).await {
-                Ok(Some(chunk)) => pass.bytes += take(&mut pass.response, cursor, chunk, &mut left),
+            match self.fetch_part(cursor, room, left, &mut pass.response).await {
+                Ok(Some(chunk)) => pass.take(cursor, chunk, &mut left),
                 Ok(None) => {}
+                Err(Undecoded::NoRoom) if pass.bytes == 0 && !round.whole => {
+                    pass.again = Some(Again::NoRoom);
+                    break;
+                }
                 // It fits a message of its own: the next call gets it.
                 Err(Undecoded::NoRoom) => pass.full = true,
                 Err(Undecoded::Failed(failure))
@@ -220,24 +333,28 @@ impl Gateway {
                 {
                     pass.full = true;
                 }
+                Err(Undecoded::Failed(failure)) if round.patient && moved(&failure) => {
+                    pass.again = Some(Again::Moved);
+                    break;
+                }
                 Err(Undecoded::Failed(failure)) => pass.note(cursor.topic_partition(), failure),
             }
         }
         pass.cursors = cursors;
+        pass
     }
 
     /// Waits for anything new behind what was read. False: nothing came in time.
-    async fn something_comes(&self, pass: &Pass, options: Options, until: tokio::time::Instant) -> bool {
-        let one = Amount::whole(1, 1);
+    async fn something_comes(&self, cursors: &[Cursor], until: tokio::time::Instant) -> bool {
         let wait = until.saturating_duration_since(tokio::time::Instant::now());
         if wait.is_zero() {
             return false;
         }
-        let waiting = pass.cursors.iter().map(|cursor| self.next_chunk(cursor, options.shape, one, wait));
+        let waiting = cursors.iter().map(|cursor| self.wait_for_records(cursor, wait));
         let mut waiting: FuturesUnordered<_> = waiting.collect();
         let news = async {
             while let Some(outcome) = waiting.next().await {
-                if outcome.is_ok_and(|chunk| chunk.decoded.record_count > 0) {
+                if outcome.is_ok_and(|came| came) {
                     return true;
                 }
             }
@@ -252,32 +369,19 @@ impl Gateway {
         cursor: &mut Cursor,
         options: Options,
         amount: Amount,
-        wait: Duration,
         response: &mut pb::FetchResponse,
     ) -> Result<Option<Chunk>, Undecoded> {
-        let first = self.next_chunk(cursor, options.shape, amount, wait).await;
-        let chunk = match first {
-            Err(Undecoded::NoRoom) => return Err(Undecoded::NoRoom),
-            Err(Undecoded::Failed(failure)) => match self.reset(cursor, &failure, options.out_of_range).await {
-                Some(reset) => {
-                    response.resets.push(reset);
-                    self.next_chunk(cursor, options.shape, amount, wait).await?
-                }
-                None => return Err(failure.into()),
-            },
-            Ok(chunk) => chunk,
-        };
+        let mut read = self.read_batches(cursor, amount.bytes, Duration::ZERO).await;
+        if let Err(failure) = &read
+            && let Some(reset) = self.reset(cursor, failure, options.out_of_range).await
+        {
+            response.resets.push(reset);
+            read = self.read_batches(cursor, amount.bytes, Duration::ZERO).await;
+        }
+        let chunk = self.chunk(read?, cursor, options.shape, amount)?;
         let something = chunk.decoded.record_count > 0 || chunk.decoded.ended;
         Ok(something.then_some(chunk))
     }
-}
-
-/// Adds a chunk to the answer; gives back its bytes.
-fn take(response: &mut pb::FetchResponse, cursor: &mut Cursor, chunk: Chunk, left: &mut Amount) -> usize {
-    let size = chunk.decoded.size_bytes;
-    left.take(&chunk.decoded);
-    response.chunks.push(cursor.advance(chunk));
-    size
 }
 
 fn amounts(request: &pb::FetchRequest, limit: Option<Duration>) -> Result<(Duration, Amount), Failure> {

@@ -10,6 +10,7 @@
 
 mod api;
 mod batches;
+mod budget;
 mod config;
 mod decode;
 mod fetch;
@@ -33,6 +34,7 @@ use walser_service::{Metrics, Shutdown};
 
 pub use config::{Config, KEYS};
 
+use crate::budget::ReadBudget;
 use crate::metadata::Metadata;
 use crate::metrics::GatewayMetrics;
 use crate::producer_ids::ProducerIds;
@@ -67,6 +69,7 @@ pub(crate) struct Gateway {
     pub(crate) metadata: Metadata,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) writers: Writers,
+    pub(crate) read_budget: ReadBudget,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) shutdown: Shutdown,
     runtime: tokio::runtime::Handle,
@@ -99,6 +102,7 @@ pub async fn start(
     }
     let producer_ids = ProducerIds::new(controller.clone());
     let gateway = Gateway {
+        read_budget: ReadBudget::new(config.read_bytes_max),
         config,
         clock: environment.clock,
         random: environment.random,

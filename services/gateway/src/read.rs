@@ -1,43 +1,43 @@
 //! `Read`: a stream of everything from a position on, to an end or for ever.
 //!
 //! Each partition is read by a task of its own into one bounded queue, so that a client that stops reading stops the
-//! tasks. The driver merges: it counts records, says when everything is caught up, and sends heartbeats.
+//! tasks. The driver merges: it counts records, says when everything is caught up, and sends heartbeats. Whatever is
+//! decoded and not sent yet holds budget; a reader at the live end waits for records without any.
+
+mod outlet;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tonic::Status;
+use tokio_stream::Stream;
 use walser_model::Offset;
 use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
+use crate::budget::{ReadPermit, StreamBudget};
 use crate::decode::{Amount, Undecoded};
 use crate::fetch::Cursor;
 use crate::retry::Backoff;
 use crate::target::{Options, Place, Target};
 
+use self::outlet::{Item, Outlet, outlet};
+
 /// Aim of a chunk.
 const CHUNK_BYTES: i32 = 1 << 20;
 /// Chunks between the readers of partitions and the client.
 const QUEUE: usize = 1;
-/// Chunks of one stream that are decoded and not sent yet, over all its partitions.
-const CHUNKS_MAX: usize = 3;
-/// Aim of a chunk that was waited for: those are not counted until they are there.
-const WAITED_BYTES: i32 = 64 << 10;
 /// How long one look at a partition waits; the stream itself has no limit.
 const WAIT: Duration = Duration::from_secs(10);
 const HEARTBEAT_MIN_MS: u64 = 5_000;
 const HEARTBEAT_SPREAD_MS: u64 = 10_000;
 
-type Item = Result<pb::ReadResponse, Status>;
-
 /// What a partition's reader says.
 enum Said {
-    Chunk(pb::RecordChunk, i64, OwnedSemaphorePermit),
+    Chunk(pb::RecordChunk, i64, ReadPermit),
     Reset(pb::OffsetReset),
     CaughtUp(i64),
     Problem(Failure),
@@ -51,7 +51,7 @@ enum Said {
 struct Voice {
     said: mpsc::Sender<(usize, Said)>,
     number: usize,
-    room: Arc<Semaphore>,
+    budget: StreamBudget,
 }
 
 /// Where a partition stands, as the driver knows it.
@@ -66,7 +66,7 @@ struct Standing {
 /// The merging end of a read.
 struct Driver {
     gateway: Gateway,
-    items: mpsc::Sender<Item>,
+    outlet: Outlet,
     standings: Vec<Standing>,
     records_left: i64,
     all_caught_up: bool,
@@ -75,13 +75,13 @@ struct Driver {
     options: Options,
     said: mpsc::Sender<(usize, Said)>,
     readers: JoinSet<()>,
-    room: Arc<Semaphore>,
+    budget: StreamBudget,
     failure: Option<Failure>,
 }
 
 impl Gateway {
     /// Starts a read; errors of the request itself are answered at once.
-    pub(crate) async fn read(&self, request: pb::ReadRequest) -> Result<mpsc::Receiver<Item>, Failure> {
+    pub(crate) async fn read(&self, request: pb::ReadRequest) -> Result<impl Stream<Item = Item> + use<>, Failure> {
         let options = crate::target::options(request.options.as_ref())?;
         if request.max_records < 0 {
             return Err(Failure::field("max_records", "must not be negative"));
@@ -97,11 +97,12 @@ impl Gateway {
         for target in targets {
             cursors.push(self.cursor(target).await?);
         }
-        let (items, stream) = mpsc::channel(QUEUE);
+        let budget = self.read_budget.stream();
+        let (outlet, stream) = outlet(budget.clone());
         let (said, heard) = mpsc::channel(QUEUE);
         let mut driver = Driver {
             gateway: self.clone(),
-            items,
+            outlet,
             standings: Vec::new(),
             records_left: if request.max_records == 0 { i64::MAX } else { request.max_records },
             all_caught_up: false,
@@ -109,7 +110,7 @@ impl Gateway {
             options,
             said,
             readers: JoinSet::new(),
-            room: Arc::new(Semaphore::new(CHUNKS_MAX)),
+            budget,
             failure: None,
         };
         for cursor in cursors {
@@ -136,7 +137,7 @@ impl Driver {
             over: false,
         });
         let records = usize::try_from(self.records_left).unwrap_or(usize::MAX);
-        let voice = Voice { said: self.said.clone(), number, room: Arc::clone(&self.room) };
+        let voice = Voice { said: self.said.clone(), number, budget: self.budget.clone() };
         let reader = follow(self.gateway.clone(), cursor, self.options, records, voice);
         self.readers.spawn(reader);
     }
@@ -148,11 +149,11 @@ impl Driver {
             let gateway = self.gateway.clone();
             let event = tokio::select! {
                 biased;
-                () = self.items.closed() => return,
+                () = self.outlet.closed() => return,
                 () = gateway.shutdown.wait() => {
                     let grace = Some(gateway.shutdown.grace().into());
                     let drain = pb::ReadResponse { event: Some(Event::Drain(pb::Drain { grace })) };
-                    let _ = self.items.send(Ok(drain)).await;
+                    self.outlet.send(Ok(drain), None).await;
                     return;
                 }
                 said = heard.recv() => said,
@@ -180,14 +181,14 @@ impl Driver {
         }
     }
 
-    async fn send(&self, event: Event) -> bool {
-        self.items.send(Ok(pb::ReadResponse { event: Some(event) })).await.is_ok()
+    async fn send(&mut self, event: Event) -> bool {
+        self.outlet.send(Ok(pb::ReadResponse { event: Some(event) }), None).await
     }
 
     /// Passes on what a reader said. False: the stream is over.
     async fn take(&mut self, number: usize, said: Said) -> bool {
         match said {
-            Said::Chunk(mut chunk, record_count, _room) => {
+            Said::Chunk(mut chunk, record_count, permit) => {
                 let standing = &mut self.standings[number];
                 if record_count > self.records_left {
                     cut(&mut chunk, self.records_left);
@@ -198,7 +199,8 @@ impl Driver {
                 standing.next_offset = chunk.next_offset;
                 standing.end_offset = chunk.high_watermark;
                 standing.caught_up = chunk.next_offset >= chunk.high_watermark;
-                let sent = self.send(Event::Chunk(chunk)).await;
+                let chunk = pb::ReadResponse { event: Some(Event::Chunk(chunk)) };
+                let sent = self.outlet.send(Ok(chunk), Some(permit)).await;
                 sent && self.records_left > 0 && self.tell_caught_up().await
             }
             Said::CaughtUp(end_offset) => {
@@ -221,7 +223,7 @@ impl Driver {
                 let fatal = matches!(failure.reason(), Reason::OffsetOutOfRange | Reason::LogDiverged)
                     || matches!(failure.reason(), Reason::RecordExceedsClientLimit | Reason::TopicRecreated);
                 if fatal {
-                    let _ = self.items.send(Err(failure.into())).await;
+                    self.outlet.send(Err(failure.into()), None).await;
                     return false;
                 }
                 self.failure.get_or_insert_with(|| failure.clone());
@@ -230,7 +232,7 @@ impl Driver {
         }
     }
 
-    async fn tell_problem(&self, number: usize, failure: Failure) -> bool {
+    async fn tell_problem(&mut self, number: usize, failure: Failure) -> bool {
         let topic_partition = Some(self.standings[number].name.clone());
         let error = pb::PartitionError { topic_partition, error: Some(failure.into()) };
         self.send(Event::PartitionError(error)).await
@@ -252,7 +254,7 @@ impl Driver {
             return false;
         }
         if let Some(failure) = self.failure.take() {
-            let _ = self.items.send(Err(failure.into())).await;
+            self.outlet.send(Err(failure.into()), None).await;
         }
         true
     }
@@ -313,43 +315,21 @@ fn cut(chunk: &mut pb::RecordChunk, count: i64) {
 
 /// Reads one partition until its end, or until nobody listens.
 async fn follow(gateway: Gateway, mut cursor: Cursor, options: Options, records_max: usize, voice: Voice) {
-    let Voice { said, number, room } = voice;
-    let mut caught_up = false;
-    let mut told = false;
+    let Voice { said, number, budget } = voice;
+    let mut standing = Follower { caught_up: false, told: false };
     let mut backoff = Backoff::default();
     loop {
         if cursor.end.is_some_and(|end| cursor.offset >= end) {
             let _ = said.send((number, Said::Ended)).await;
             return;
         }
-        // The first look does not wait, so that a reader at the live end is told at once.
-        let (wait, bytes) = if caught_up { (WAIT, WAITED_BYTES) } else { (Duration::ZERO, CHUNK_BYTES) };
-        let amount = Amount::whole(bytes, records_max);
-        // Whoever does not wait takes its place first; a client that stops reading thereby stops the reading.
-        let mut place = if caught_up { None } else { Arc::clone(&room).acquire_owned().await.ok() };
-        let word = match gateway.next_chunk(&cursor, options.shape, amount, wait).await {
-            Ok(chunk) if chunk.decoded.record_count == 0 && chunk.decoded.next_offset <= cursor.offset.0 => {
-                caught_up = true;
-                if std::mem::replace(&mut told, true) {
-                    continue;
-                }
-                Said::CaughtUp(chunk.high_watermark)
+        let word = match standing.look(&gateway, &mut cursor, options, records_max, &budget).await {
+            Ok(Some(word)) => word,
+            Ok(None) => {
+                backoff.pause().await;
+                continue;
             }
-            Ok(chunk) => {
-                let count = chunk.decoded.record_count;
-                let chunk = cursor.advance(chunk);
-                caught_up = cursor.offset >= Offset(chunk.high_watermark);
-                told = caught_up;
-                if place.is_none() {
-                    place = Arc::clone(&room).acquire_owned().await.ok();
-                }
-                let Some(place) = place.take() else { return };
-                Said::Chunk(chunk, count, place)
-            }
-            Err(Undecoded::NoRoom) => {
-                Said::Failed(Failure::internal("a record that is accepted does not fit a message"))
-            }
-            Err(Undecoded::Failed(failure)) => match gateway.reset(&mut cursor, &failure, options.out_of_range).await {
+            Err(failure) => match gateway.reset(&mut cursor, &failure, options.out_of_range).await {
                 Some(reset) => Said::Reset(reset),
                 None if failure.retry() == pb::RetryAdvice::Backoff => Said::Problem(failure),
                 None => {
@@ -367,5 +347,48 @@ async fn follow(gateway: Gateway, mut cursor: Cursor, options: Options, records_
         } else {
             backoff = Backoff::default();
         }
+    }
+}
+
+/// Where the reader of a partition stands.
+struct Follower {
+    caught_up: bool,
+    /// The driver knows that it is caught up.
+    told: bool,
+}
+
+impl Follower {
+    /// Waits for records when everything is read, then reads the next ones. `None`: nothing is there after all.
+    async fn look(
+        &mut self,
+        gateway: &Gateway,
+        cursor: &mut Cursor,
+        options: Options,
+        records_max: usize,
+        budget: &StreamBudget,
+    ) -> Result<Option<Said>, Failure> {
+        // The first look does not wait, so that a reader at the live end is told at once.
+        while self.caught_up && self.told {
+            self.caught_up = !gateway.wait_for_records(cursor, WAIT).await?;
+        }
+        let amount = Amount::whole(CHUNK_BYTES, records_max);
+        let (chunk, permit) = match gateway.next_chunk(cursor, options.shape, amount, budget).await {
+            Ok(read) => read,
+            Err(Undecoded::Failed(failure)) => return Err(failure),
+            Err(Undecoded::NoRoom) => {
+                let failure = Failure::new(Reason::BatchUnreadable, "the record does not fit any message");
+                return Err(failure.with("offset", cursor.offset));
+            }
+        };
+        if chunk.decoded.record_count == 0 && chunk.decoded.next_offset <= cursor.offset.0 {
+            self.caught_up = true;
+            let news = !std::mem::replace(&mut self.told, true);
+            return Ok(news.then_some(Said::CaughtUp(chunk.high_watermark)));
+        }
+        let count = chunk.decoded.record_count;
+        let chunk = cursor.advance(chunk);
+        self.caught_up = cursor.offset >= Offset(chunk.high_watermark);
+        self.told = self.caught_up;
+        Ok(Some(Said::Chunk(chunk, count, permit)))
     }
 }

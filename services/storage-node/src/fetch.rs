@@ -116,6 +116,9 @@ impl Fetcher {
             return Ok(Look::Nothing);
         }
         let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(BYTES_MAX);
+        if bytes_max == 0 {
+            return Ok(Look::Found(Bytes::new()));
+        }
         if let Some(batches) = replica.tail.read(from, below, bytes_max) {
             self.metrics.read_from_tail(batches.len());
             return Ok(if batches.is_empty() { Look::Nothing } else { Look::Found(batches) });

@@ -44,19 +44,12 @@ fn from(offset: i64) -> Vec<pb::ReadTarget> {
     }]
 }
 
-/// The most memory that the server has ever had, in bytes.
-fn peak_memory(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_batch_of_millions_of_headers_is_refused() {
     let (_dir, data) = place();
     let server = Server::start(&data);
     let client = server.client();
-    create(&client, "t", 1, &[]).await;
+    create(&client, "t", 1, &[("retention.ms", "-1")]).await;
     let refused = produce_batch(&client, bomb()).await.unwrap_err();
     assert_eq!((refused.reason_name(), refused.value("rule")), ("RECORD_INVALID", Some("record-headers")));
     produce(&client, vec![record("good")]).await;
@@ -69,7 +62,7 @@ async fn a_stored_batch_that_costs_too_much_is_an_error_with_the_offset_behind_i
     let (_dir, data) = place();
     let server = Server::start_with(&data, &TRUSTING);
     let client = server.client();
-    create(&client, "t", 1, &[]).await;
+    create(&client, "t", 1, &[("retention.ms", "-1")]).await;
     produce(&client, vec![record("before")]).await;
     produce_batch(&client, bomb()).await.unwrap();
     produce(&client, vec![record("after")]).await;
@@ -96,7 +89,7 @@ async fn a_stored_batch_that_costs_too_much_is_an_error_with_the_offset_behind_i
     }
     let told = told.unwrap();
     assert_eq!((told.reason.as_str(), told.metadata["resumeOffset"].as_str()), ("BATCH_UNREADABLE", "2"));
-    let peak = peak_memory(&server);
+    let peak = server.peak_memory();
     assert!(peak < 400 << 20, "the server took {peak} bytes");
     server.assert_no_panic();
 }
@@ -106,7 +99,7 @@ async fn as_many_small_records_as_are_accepted_can_be_read_back() {
     let (_dir, data) = place();
     let server = Server::start(&data);
     let client = server.client();
-    create(&client, "t", 1, &[("max.message.bytes", "15000000")]).await;
+    create(&client, "t", 1, &[("max.message.bytes", "15000000"), ("retention.ms", "-1")]).await;
     for _ in 0..3 {
         produce(&client, vec![pb::Record { timestamp_millis: Some(0), ..Default::default() }; 100_000]).await;
     }

@@ -121,6 +121,13 @@ impl Server {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// The most memory that the server has ever had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    }
+
     /// Nothing that should never be printed was.
     pub(crate) fn assert_no_panic(&self) {
         let printed = self.printed();

@@ -46,7 +46,7 @@ async fn a_max_timestamp_that_would_age_a_batch_at_once_is_refused() {
     let (_dir, data) = place();
     let server = Server::start_with(&data, &UNCHECKED);
     let client = server.client();
-    create(&client, "t", 1, &[]).await;
+    create(&client, "t", 1, &[("retention.ms", "-1")]).await;
     for wrong in [-1, 0, NOW_MS - 1] {
         let batch = forged(|batch| batch[35..43].copy_from_slice(&i64::to_be_bytes(wrong)));
         let refused = produce(&client, batch).await.unwrap_err();
@@ -71,7 +71,7 @@ async fn records_that_do_not_decompress_leave_their_log_in_service() {
     let (_dir, data) = place();
     let server = Server::start_with(&data, &UNCHECKED);
     let client = server.client();
-    create(&client, "t", 1, &[]).await;
+    create(&client, "t", 1, &[("retention.ms", "-1")]).await;
     produce(&client, forged(|_| {})).await.unwrap();
     let garbage = produce(&client, forged(|batch| batch[HEADER_LEN..].fill(0xa5))).await.unwrap();
     assert_eq!(garbage, 2);

@@ -1,7 +1,9 @@
 //! `ConsumerService`.
 
+use std::pin::Pin;
+
 use async_trait::async_trait;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use walser_proto::v1 as pb;
 use walser_proto::v1::consumer_service_server::ConsumerService;
@@ -24,14 +26,16 @@ impl ConsumerService for Gateway {
                 failure.with_effect(pb::Effect::None).with("stage", "read")
             })??,
         };
-        Ok(Response::new(response))
+        let mut answer = Response::new(response.response);
+        answer.extensions_mut().insert(walser_rpc::HeldUntilSent::new(response.permit));
+        Ok(answer)
     }
 
-    type ReadStream = ReceiverStream<Result<pb::ReadResponse, Status>>;
+    type ReadStream = Pin<Box<dyn Stream<Item = Result<pb::ReadResponse, Status>> + Send>>;
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Answer<Self::ReadStream> {
         let stream = Gateway::read(self, request.into_inner()).await?;
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn list_offsets(&self, request: Request<pb::ListOffsetsRequest>) -> Answer<pb::ListOffsetsResponse> {

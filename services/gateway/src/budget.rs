@@ -1,0 +1,195 @@
+//! Memory for what is read and not sent yet: one budget for the process, and a much smaller one for each stream.
+//!
+//! Budget is taken before a chunk is read and decoded, by an upper estimate of what that costs; the rest is returned
+//! as soon as the cost is known, and the chunk's part when the message has left for the connection. Who waits for
+//! records holds nothing, and who holds something never waits for more: so there is no deadlock, however many readers
+//! share the budget. A stream takes from its own budget first, so that one that stalls cannot take everything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What one stream may hold, in bytes, unless a single chunk costs more.
+const STREAM_BYTES: usize = 8 << 20;
+
+/// Budgets count in units of this many bytes.
+const UNIT_BYTES: usize = 1024;
+
+/// The budget of the process. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct ReadBudget {
+    units: Arc<Semaphore>,
+    total: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The budget of one stream, within that of the process. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamBudget {
+    process: ReadBudget,
+    own: Arc<Semaphore>,
+}
+
+/// A part of the budgets, returned when it is dropped.
+#[derive(Debug)]
+pub(crate) struct ReadPermit {
+    process: OwnedSemaphorePermit,
+    own: Option<OwnedSemaphorePermit>,
+}
+
+/// Counts one that waits for the process's budget, for as long as it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// `bytes` in units, at least one and at most `total`: what is larger than the budget takes all of it.
+fn units(bytes: usize, total: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES).clamp(1, total)).unwrap_or(u32::MAX)
+}
+
+async fn acquire(budget: &Arc<Semaphore>, units: u32) -> OwnedSemaphorePermit {
+    Arc::clone(budget).acquire_many_owned(units).await.expect("a budget is never closed")
+}
+
+/// Returns what is held above `bytes`.
+fn shrink(permit: &mut OwnedSemaphorePermit, bytes: usize) {
+    let kept = units(bytes, Semaphore::MAX_PERMITS);
+    let surplus = permit.num_permits().saturating_sub(usize::try_from(kept).unwrap_or(usize::MAX));
+    drop(permit.split(surplus));
+}
+
+// === impl ReadBudget ===
+
+impl ReadBudget {
+    /// A budget of `bytes`.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let most = usize::try_from(u32::MAX).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let total = (bytes / UNIT_BYTES).clamp(1, most);
+        Self { units: Arc::new(Semaphore::new(total)), total, waiting: Arc::default() }
+    }
+
+    /// Takes `bytes` for a call that is no stream. Waits until others have returned enough, first come, first served.
+    pub(crate) async fn take(&self, bytes: usize) -> ReadPermit {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        ReadPermit { process: acquire(&self.units, units(bytes, self.total)).await, own: None }
+    }
+
+    /// Whether a reader waits for budget at this moment.
+    pub(crate) fn is_contended(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// A budget for one stream.
+    pub(crate) fn stream(&self) -> StreamBudget {
+        StreamBudget { process: self.clone(), own: Arc::new(Semaphore::new(STREAM_BYTES / UNIT_BYTES)) }
+    }
+
+    /// Bytes that are not taken.
+    #[cfg(test)]
+    fn available(&self) -> usize {
+        self.units.available_permits() * UNIT_BYTES
+    }
+}
+
+// === impl StreamBudget ===
+
+impl StreamBudget {
+    /// Takes `bytes`, of the stream first. A chunk larger than the stream's budget waits until nothing else is held.
+    pub(crate) async fn take(&self, bytes: usize) -> ReadPermit {
+        let own = acquire(&self.own, units(bytes, STREAM_BYTES / UNIT_BYTES)).await;
+        let permit = self.process.take(bytes).await;
+        ReadPermit { own: Some(own), ..permit }
+    }
+
+    /// Whether any reader of the process waits for budget at this moment.
+    pub(crate) fn is_contended(&self) -> bool {
+        self.process.is_contended()
+    }
+}
+
+// === impl ReadPermit ===
+
+impl ReadPermit {
+    /// Returns everything above `bytes`, which is what was really used.
+    pub(crate) fn keep(&mut self, bytes: usize) {
+        shrink(&mut self.process, bytes);
+        if let Some(own) = &mut self.own {
+            shrink(own, bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_stalls_leaves_most_of_the_budget_to_others() {
+        let budget = ReadBudget::new(64 << 20);
+        let (stalled, other) = (budget.stream(), budget.stream());
+        let first = stalled.take(STREAM_BYTES / 2).await;
+        let second = stalled.take(STREAM_BYTES / 2).await;
+        assert!(stalled.take(1).now_or_never().is_none(), "its own budget is used up");
+        assert!(!budget.is_contended(), "it waits for itself only");
+        assert!(other.take(STREAM_BYTES).now_or_never().is_some());
+        drop((first, second));
+        assert_eq!(budget.available(), 64 << 20);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_used_is_returned_at_once() {
+        let budget = ReadBudget::new(64 << 20);
+        let stream = budget.stream();
+        let mut permit = stream.take(4 << 20).await;
+        permit.keep(1 << 20);
+        assert_eq!(budget.available(), 63 << 20);
+        permit.keep(2 << 20);
+        assert_eq!(budget.available(), 63 << 20, "nothing is taken without waiting for it");
+        assert!(stream.take(STREAM_BYTES - (1 << 20)).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn more_than_everything_takes_everything_and_is_served_in_turn() {
+        let budget = ReadBudget::new(16 << 20);
+        let small = budget.take(1 << 20).await;
+        let large = budget.stream();
+        let mut large = Box::pin(large.take(1 << 30));
+        assert!((&mut large).now_or_never().is_none());
+        assert!(budget.is_contended());
+        assert!(budget.take(1).now_or_never().is_none(), "who comes later waits behind it");
+        drop(small);
+        let mut large = large.now_or_never().unwrap();
+        assert!(!budget.is_contended());
+        large.keep(0);
+        assert!(budget.take(1 << 20).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn many_readers_that_wait_for_each_other_all_get_their_turn() {
+        let budget = ReadBudget::new(16 << 20);
+        let mut readers = tokio::task::JoinSet::new();
+        for _ in 0..200 {
+            let stream = budget.stream();
+            readers.spawn(async move {
+                for bytes in [4 << 20, 64 << 20, 1] {
+                    let mut permit = stream.take(bytes).await;
+                    tokio::task::yield_now().await;
+                    permit.keep(bytes / 4);
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        while let Some(read) = readers.join_next().await {
+            read.unwrap();
+        }
+        assert_eq!(budget.available(), 16 << 20);
+    }
+}

@@ -1,0 +1,128 @@
+//! The way out of a read: one message at a time, with the budget that it holds.
+//!
+//! A message that waits for the client keeps its part of the budget. When other readers wait for budget and a client
+//! has taken nothing for [`STALL_MAX`], the message is replaced by the error that ends the stream, so that its memory
+//! is free at once; the client reads on from its position when it opens the stream again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::Status;
+use walser_proto::v1 as pb;
+use walser_rpc::{Failure, Reason};
+
+use crate::budget::{ReadPermit, StreamBudget};
+
+/// Messages that wait for the client; the outlet replaces the only one.
+const QUEUE: usize = 1;
+/// How long a client may take nothing while other readers wait for budget.
+const STALL_MAX: Duration = Duration::from_secs(10);
+
+/// A message, or the end of the stream with its reason.
+pub(crate) type Item = Result<pb::ReadResponse, Status>;
+
+/// A message and the budget that it holds until it is taken.
+type Slot = Arc<Mutex<Option<(Item, Option<ReadPermit>)>>>;
+
+/// Where the driver of a read sends messages to.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    slots: mpsc::Sender<Slot>,
+    last: Slot,
+    budget: StreamBudget,
+}
+
+/// An outlet, and the messages as the client takes them.
+pub(super) fn outlet(budget: StreamBudget) -> (Outlet, impl Stream<Item = Item> + Send + use<>) {
+    let (slots, taken) = mpsc::channel::<Slot>(QUEUE);
+    // The permit is dropped here: the message is encoded next, and the connection has its own bounds.
+    let messages = ReceiverStream::new(taken).filter_map(|slot| slot.lock().take().map(|(item, _permit)| item));
+    (Outlet { slots, last: Slot::default(), budget }, messages)
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    /// Returns once the client is gone.
+    pub(super) async fn closed(&self) {
+        self.slots.closed().await;
+    }
+
+    /// Sends a message once there is room for it. False: the stream is over.
+    pub(super) async fn send(&mut self, item: Item, permit: Option<ReadPermit>) -> bool {
+        let room = loop {
+            match tokio::time::timeout(STALL_MAX, self.slots.reserve()).await {
+                Ok(room) => break room,
+                Err(_elapsed) if self.budget.is_contended() => {
+                    self.cut();
+                    return false;
+                }
+                Err(_elapsed) => {}
+            }
+        };
+        let Ok(room) = room else { return false };
+        self.last = Arc::new(Mutex::new(Some((item, permit))));
+        room.send(Arc::clone(&self.last));
+        true
+    }
+
+    /// Replaces the message that the client does not take by the end of the stream.
+    fn cut(&self) {
+        let text = "the client took nothing for 10 s while other readers wait for memory; read on from its position";
+        if let Some(waiting) = self.last.lock().as_mut() {
+            *waiting = (Err(Failure::new(Reason::GatewayOverloaded, text).into()), None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::ReadBudget;
+
+    fn message() -> Item {
+        Ok(pb::ReadResponse::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_holds_its_budget_until_it_is_taken() {
+        let budget = ReadBudget::new(1 << 20);
+        let (mut outlet, messages) = outlet(budget.stream());
+        let mut messages = std::pin::pin!(messages);
+        let permit = budget.take(1 << 20).await;
+        assert!(outlet.send(message(), Some(permit)).await);
+        let waiting = tokio::spawn({
+            let budget = budget.clone();
+            async move { drop(budget.take(1).await) }
+        });
+        tokio::task::yield_now().await;
+        assert!(budget.is_contended());
+        assert!(messages.next().await.unwrap().is_ok());
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_gives_way_when_others_wait_and_only_then() {
+        let budget = ReadBudget::new(1 << 20);
+        let (mut outlet, messages) = outlet(budget.stream());
+        let permit = budget.take(1 << 20).await;
+        assert!(outlet.send(message(), Some(permit)).await);
+        let patient = tokio::time::timeout(STALL_MAX * 20, outlet.send(message(), None)).await;
+        assert!(patient.is_err(), "nobody waits: the stream stays");
+        let waiting = tokio::spawn({
+            let budget = budget.clone();
+            async move { drop(budget.take(1).await) }
+        });
+        assert!(!outlet.send(message(), None).await);
+        waiting.await.unwrap();
+        drop(outlet);
+        let told: Vec<Item> = messages.collect().await;
+        assert_eq!(told.len(), 1);
+        let failure = Failure::from(told.into_iter().next().unwrap().unwrap_err());
+        assert_eq!(failure.reason(), Reason::GatewayOverloaded);
+    }
+}
