@@ -12,6 +12,7 @@ mod metadata;
 mod network;
 mod reason;
 mod remote;
+mod room;
 
 pub use deadline::remaining;
 pub use failure::Failure;
@@ -20,6 +21,7 @@ pub use link::{AppendPermit, AppendReply, StorageLink};
 pub use metadata::MetadataStream;
 pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use reason::rule;
+pub use room::AppendRoom;
 
 /// The reasons of errors, from the contract.
 pub use walser_proto::v1::ErrorReason as Reason;

@@ -9,8 +9,8 @@ use walser_proto::internal::v1::{
 };
 
 /// Room for the bytes of one append at a storage node; freed when it is dropped.
-#[derive(Debug)]
-pub struct AppendPermit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+#[derive(Debug, Default)]
+pub struct AppendPermit(Vec<OwnedSemaphorePermit>);
 
 /// Called once with the answer, on any thread; it MUST NOT block.
 pub type AppendReply = Box<dyn FnOnce(AppendStreamResponse) + Send>;
@@ -34,13 +34,18 @@ pub trait StorageLink: Send + Sync + Debug {
 // === impl AppendPermit ===
 
 impl AppendPermit {
-    /// A permit that gives back what it holds.
-    pub fn holding(permit: OwnedSemaphorePermit) -> Self {
-        Self(Some(permit))
+    /// A permit that returns what it holds.
+    pub(crate) fn holding(permits: [OwnedSemaphorePermit; 2]) -> Self {
+        Self(permits.into())
     }
 
     /// A permit that was never counted.
     pub fn uncounted() -> Self {
-        Self(None)
+        Self(Vec::new())
+    }
+
+    /// Takes over what another permit holds: for appends that leave as one.
+    pub fn join(&mut self, other: Self) {
+        self.0.extend(other.0);
     }
 }

@@ -3,10 +3,9 @@
 mod lane;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use walser_model::NodeId;
@@ -17,7 +16,7 @@ use walser_proto::internal::v1::{
 use walser_proto::v1::Effect;
 
 use self::lane::{Lane, Lost, Wire};
-use crate::{AppendPermit, AppendReply, Connection, Failure, Reason, StorageLink};
+use crate::{AppendPermit, AppendReply, AppendRoom, Connection, Failure, Reason, StorageLink};
 
 /// Streams per node and direction, each on a connection of its own: one connection is the work of one core.
 const LANES: usize = 4;
@@ -30,7 +29,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct RemoteLink {
     node: NodeId,
-    room: Arc<Semaphore>,
+    room: AppendRoom,
     appends: Vec<Lane<Appends>>,
     fetches: Vec<Lane<Fetches>>,
 }
@@ -97,7 +96,7 @@ impl RemoteLink {
     pub(crate) fn new(node: NodeId, mut connect: impl FnMut() -> Connection) -> Self {
         Self {
             node,
-            room: Arc::new(Semaphore::new(APPEND_BYTES_MAX)),
+            room: AppendRoom::new(APPEND_BYTES_MAX),
             appends: (0..LANES).map(|_| Lane::start(Appends(connect()))).collect(),
             fetches: (0..LANES).map(|_| Lane::start(Fetches(connect()))).collect(),
         }
@@ -129,11 +128,10 @@ fn lane<'a, T>(lanes: &'a [T], partition: Option<&PartitionRef>) -> &'a T {
 
 #[async_trait]
 impl StorageLink for RemoteLink {
-    async fn admit(&self, _partition: &PartitionRef, bytes: usize) -> AppendPermit {
-        let bytes = u32::try_from(bytes.min(APPEND_BYTES_MAX)).unwrap_or(u32::MAX);
-        match Arc::clone(&self.room).acquire_many_owned(bytes).await {
-            Ok(permit) => AppendPermit::holding(permit),
-            Err(_closed) => AppendPermit::uncounted(),
+    async fn admit(&self, partition: &PartitionRef, bytes: usize) -> AppendPermit {
+        match walser_proto::topic_partition(partition) {
+            Some((partition, _)) => self.room.admit(partition, bytes).await,
+            None => AppendPermit::uncounted(),
         }
     }
 

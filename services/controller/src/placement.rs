@@ -4,15 +4,16 @@ use walser_rpc::{Failure, Reason};
 
 use crate::keys::partition::Partition;
 
-/// Replicas where nobody says a number: 3 where there are 3 nodes or more, else 1.
-pub(crate) fn default_replication(node_count: usize) -> i32 {
-    if node_count >= 3 { 3 } else { 1 }
-}
+/// The replication factor where the request says none, however many nodes there are.
+pub(crate) const REPLICATION_DEFAULT: i32 = 1;
 
-/// The effective `min.insync.replicas`: the topic's, or 2 where there are 3 nodes or more and else 1; never more
-/// than there are replicas.
-pub(crate) fn effective_min_isr(setting: Option<i32>, node_count: usize, replication: i32) -> i32 {
-    setting.unwrap_or(if node_count >= 3 { 2 } else { 1 }).min(replication)
+/// Highest replication factor that is supported: followers do not copy records in this version, so that a write to a
+/// partition with more replicas would never be acknowledged.
+const REPLICATION_MAX: i32 = 1;
+
+/// The effective `min.insync.replicas`: the topic's, else 1; never more than there are replicas.
+pub(crate) fn effective_min_isr(setting: Option<i32>, replication: i32) -> i32 {
+    setting.unwrap_or(1).min(replication)
 }
 
 /// Places partitions `first..end` round robin over `nodes` (ascending), each led by its first replica.
@@ -25,9 +26,15 @@ pub(crate) fn place(
 ) -> Result<Vec<Partition>, Failure> {
     let wanted = usize::try_from(replication).unwrap_or(0);
     if wanted > nodes.len() || wanted == 0 {
-        let text = format!("{replication} replicas need as many storage nodes, {} are there", nodes.len());
+        let available = nodes.len();
+        let text = format!("replication factor {replication} needs {replication} storage nodes; {available} available");
         let failure = Failure::new(Reason::ReplicationFactorTooHigh, text);
-        return Err(failure.with("requested", replication).with("available", nodes.len()));
+        return Err(failure.with("requested", replication).with("available", available));
+    }
+    if replication > REPLICATION_MAX {
+        let text = format!("replication factor {replication}: replication is not available in this version; use 1");
+        let failure = Failure::new(Reason::FeatureDisabled, text).with("feature", "replication");
+        return Err(failure.with("requested", replication).with("limit", REPLICATION_MAX));
     }
     let place = |partition: i32| {
         let start = usize::try_from(partition).unwrap_or(0);
@@ -42,19 +49,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leaders_and_replicas_spread_over_nodes() {
-        let placed = place(&[1, 2, 3], 0, 6, 2, 1).unwrap();
+    fn leaders_spread_over_nodes() {
+        let placed = place(&[1, 2, 3], 0, 6, 1, 1).unwrap();
         let leaders: Vec<_> = placed.iter().map(|partition| partition.leader).collect();
         assert_eq!(leaders, [1, 2, 3, 1, 2, 3]);
-        assert!(placed.iter().all(|partition| partition.replicas.len() == 2 && partition.isr == partition.replicas));
-        assert!(place(&[1], 0, 1, 2, 1).is_err());
+        assert!(placed.iter().all(|partition| partition.replicas.len() == 1 && partition.isr == partition.replicas));
     }
 
     #[test]
-    fn defaults_follow_the_number_of_nodes() {
-        assert_eq!((default_replication(1), default_replication(3)), (1, 3));
-        assert_eq!(effective_min_isr(None, 1, 1), 1);
-        assert_eq!(effective_min_isr(None, 3, 3), 2);
-        assert_eq!(effective_min_isr(Some(3), 3, 2), 2);
+    fn more_replicas_than_nodes_are_refused_and_more_than_one_is_not_available() {
+        let refused = place(&[1, 2], 0, 1, 3, 1).unwrap_err();
+        assert_eq!(refused.reason(), Reason::ReplicationFactorTooHigh);
+        assert_eq!(refused.message(), "replication factor 3 needs 3 storage nodes; 2 available");
+        assert_eq!(place(&[], 0, 1, 1, 1).unwrap_err().reason(), Reason::ReplicationFactorTooHigh);
+        for replication in [2, 3] {
+            let refused = place(&[1, 2, 3], 0, 1, replication, 1).unwrap_err();
+            assert_eq!((refused.reason(), refused.value("feature")), (Reason::FeatureDisabled, Some("replication")));
+        }
+    }
+
+    #[test]
+    fn the_smallest_in_sync_set_is_one_unless_the_topic_says_otherwise() {
+        assert_eq!(effective_min_isr(None, 1), 1);
+        assert_eq!(effective_min_isr(None, 3), 1);
+        assert_eq!(effective_min_isr(Some(3), 2), 2);
     }
 }

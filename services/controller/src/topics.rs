@@ -16,7 +16,7 @@ pub(crate) use update::{add_partitions, delete, removed, update};
 use crate::keys::counter::{Counter, PARTITIONS};
 use crate::keys::topic::{self, Name, Topic};
 use crate::keys::{partition, put};
-use crate::placement::{default_replication, effective_min_isr, place};
+use crate::placement::{REPLICATION_DEFAULT, effective_min_isr, place};
 use crate::store::{ATTEMPTS_MAX, Store, Versioned, contended};
 use crate::{config::Config, nodes};
 
@@ -140,7 +140,7 @@ pub(crate) async fn create(
     for _ in 0..ATTEMPTS_MAX {
         let nodes = nodes::usable(store).await?;
         let replication_factor = match asked.replication_factor {
-            0 => default_replication(nodes.len()),
+            0 => REPLICATION_DEFAULT,
             count => count,
         };
         if replication_factor < 1 {
@@ -159,7 +159,7 @@ pub(crate) async fn create(
         if store.get::<Name>(&topic::name_key(name.as_str())).await?.is_some() {
             return existing(store, request, &topic).await;
         }
-        let min_isr = effective_min_isr(settings.min_insync_replicas, nodes.len(), replication_factor);
+        let min_isr = effective_min_isr(settings.min_insync_replicas, replication_factor);
         let placed = place(&nodes, 0, partition_count, replication_factor, min_isr)?;
         let (total, total_unchanged) = store.counter(PARTITIONS).await?;
         let total = grown(total, partition_count, config)?;

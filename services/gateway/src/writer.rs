@@ -214,7 +214,12 @@ impl Gateway {
         });
     }
 
-    fn send(&self, writer: &Arc<Writer>, sequence: i32, sent: Sent) {
+    fn send(&self, writer: &Arc<Writer>, sequence: i32, mut sent: Sent) {
+        // The room of all parts travels with the batch, and is free again when the storage node says so.
+        let mut permit = AppendPermit::uncounted();
+        for part in &mut sent.parts {
+            permit.join(std::mem::take(&mut part.permit));
+        }
         let route = match self.route(&writer.topic, writer.partition) {
             Ok(route) => route,
             Err(failure) => return self.answered(writer, sequence, sent, Err(failure)),
@@ -234,7 +239,7 @@ impl Gateway {
             };
             gateway.answered(&writer, sequence, sent, outcome);
         };
-        route.link.append(AppendPermit::uncounted(), request, Box::new(reply));
+        route.link.append(permit, request, Box::new(reply));
     }
 
     /// Takes the answer of a batch. Runs on the log shard's thread: whatever takes time goes elsewhere.
@@ -292,7 +297,6 @@ impl Gateway {
                 .clone()
                 .map(|answer| AppendStreamResponse { base_offset: answer.base_offset + first, ..answer });
             first += i64::from(part.record_count);
-            drop(part.permit);
             (part.done)(outcome);
         }
     }

@@ -7,6 +7,8 @@ use walser_record_batch::BatchHeader;
 use walser_replication::NotEnoughReplicas;
 use walser_rpc::{Failure, Reason};
 
+use crate::shard::Released;
+
 /// Why a storage node cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -96,6 +98,15 @@ pub(crate) fn read_failure(error: &ReadError, node: NodeId) -> Failure {
 pub(crate) fn not_enough_replicas(error: NotEnoughReplicas) -> Failure {
     let failure = Failure::new(Reason::NotEnoughReplicas, format!("{error}"));
     failure.with("isr", error.isr).with("minIsr", error.min_isr)
+}
+
+/// Too many writes wait for other replicas. `repeated`: this one repeats a write that is among them, and may happen.
+pub(crate) fn not_enough_answers(released: Released, repeated: bool) -> Failure {
+    let Released { writes, bytes } = released;
+    let text = format!("{writes} writes of {bytes} bytes wait for other replicas; no more are taken until they answer");
+    let effect = if repeated { Effect::Maybe } else { Effect::None };
+    let failure = Failure::new(Reason::NotEnoughReplicas, text).with_effect(effect);
+    failure.with("waitingWrites", writes).with("waitingBytes", bytes)
 }
 
 /// A batch that its producer's past does not allow. `None`: it may be appended or answered.

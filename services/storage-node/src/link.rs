@@ -79,7 +79,7 @@ pub(crate) fn damage(request: &AppendStreamRequest) -> Option<AppendStreamRespon
 impl StorageLink for LocalLink {
     async fn admit(&self, partition: &PartitionRef, bytes: usize) -> AppendPermit {
         match walser_proto::topic_partition(partition) {
-            Some((partition, _)) => self.shards.room(partition).admit(bytes).await,
+            Some((partition, _)) => self.shards.room(partition).admit(partition, bytes).await,
             None => AppendPermit::uncounted(),
         }
     }

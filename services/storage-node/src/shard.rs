@@ -25,10 +25,9 @@ use crate::metrics::StorageMetrics;
 use crate::space::SpaceGuard;
 use crate::tail::Budget;
 
-pub(crate) use partition::{LeadOrder, Partition};
+pub(crate) use partition::{LeadOrder, Partition, Released};
+pub(crate) use queue::{AppendJob, Command, Queue};
 use recovery_debt::RecoveryDebt;
-
-pub(crate) use queue::{AppendJob, Command, Queue, Room};
 
 /// What a shard shares with the rest of the node.
 #[derive(Debug, Clone)]
@@ -258,3 +257,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use walser_model::TopicPartition;
+use walser_rpc::AppendRoom;
 
-use crate::shard::{Command, Queue, Room};
+use crate::shard::{Command, Queue};
 
 /// Queues and byte budgets of all shards. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct ShardSet {
-    shards: Arc<[(Arc<Queue>, Room)]>,
+    shards: Arc<[(Arc<Queue>, AppendRoom)]>,
 }
 
 /// The number of the shard that owns a partition.
@@ -22,7 +23,7 @@ pub(crate) fn owner(partition: TopicPartition, shard_count: usize) -> usize {
 }
 
 impl ShardSet {
-    pub(crate) fn new(shards: Vec<(Arc<Queue>, Room)>) -> Self {
+    pub(crate) fn new(shards: Vec<(Arc<Queue>, AppendRoom)>) -> Self {
         Self { shards: shards.into() }
     }
 
@@ -30,7 +31,7 @@ impl ShardSet {
         &self.shards[owner(partition, self.shards.len())].0
     }
 
-    pub(crate) fn room(&self, partition: TopicPartition) -> &Room {
+    pub(crate) fn room(&self, partition: TopicPartition) -> &AppendRoom {
         &self.shards[owner(partition, self.shards.len())].1
     }
 

@@ -9,7 +9,7 @@ use tonic::service::Routes;
 use walser_log::{Checkpoint, DataDirectory, Disk, Log, LogConfig};
 use walser_model::{Clock, ClusterId, Random, Timestamp, TopicConfig, TopicPartition};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
-use walser_rpc::{Failure, Network, Reason, local_connection};
+use walser_rpc::{AppendRoom, Failure, Network, Reason, local_connection};
 use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown};
 
@@ -22,7 +22,7 @@ use crate::flush::Flusher;
 use crate::link::LocalLink;
 use crate::metrics::StorageMetrics;
 use crate::node::{Membership, register};
-use crate::shard::{Command, Room, Shard, Surroundings};
+use crate::shard::{Command, Shard, Surroundings};
 use crate::shard_set::{ShardSet, owner};
 use crate::space::SpaceGuard;
 
@@ -243,7 +243,7 @@ fn start_shards(
     let mut shards = Vec::new();
     for (number, logs) in by_shard.into_iter().enumerate() {
         let shard = Shard::new(around.clone(), config.tail_bytes / config.shards, logs);
-        shards.push((Arc::clone(&shard.queue), Room::new(config.append_bytes_max)));
+        shards.push((Arc::clone(&shard.queue), AppendRoom::new(config.append_bytes_max)));
         let builder = std::thread::Builder::new().name(format!("log-shard-{number}"));
         threads.push(builder.spawn(move || shard.run())?);
     }

@@ -151,3 +151,40 @@ async fn records_flow_while_the_controller_is_away() {
     }
     assert_eq!(read_all(&client, "t", 0).await.len(), 2);
 }
+
+/// Three storage nodes, and nothing that copies records between them: nothing may promise copies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_three_nodes_a_topic_has_one_replica_and_takes_writes() {
+    let (_dir, data) = place();
+    let cluster = Cluster::start(&data);
+    let mut more = Vec::new();
+    for number in 2..=3 {
+        let dir = data.join(format!("node-{number}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let settings = [
+            format!("storage.data={}", dir.join("storage").display()),
+            format!("storage.node.id={number}"),
+            format!("controller.address={}", cluster.controller_address()),
+        ];
+        more.push(Service::start("walser-storage-node", &dir, &settings));
+    }
+    let client = cluster.client();
+    create(&client, "t", 6, &[]).await;
+    let topic = client.topics().get_topic(pb::GetTopicRequest { name: "t".to_owned() }).await.unwrap().into_inner();
+    assert_eq!(topic.topic.unwrap().replication_factor, 1);
+    for partition in 0..6 {
+        let request = pb::ProduceRequest {
+            topic: "t".to_owned(),
+            partition: Some(partition),
+            records: vec![record("x")],
+            ..Default::default()
+        };
+        client.producer().produce(request).await.unwrap();
+    }
+    for (replication_factor, reason) in [(3, "FEATURE_DISABLED"), (4, "REPLICATION_FACTOR_TOO_HIGH")] {
+        let topic = pb::Topic { name: "copied".to_owned(), replication_factor, ..Default::default() };
+        let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+        let refused = Failure::from(client.topics().create_topic(request).await.unwrap_err());
+        assert_eq!(refused.reason_name(), reason, "{refused}");
+    }
+}

@@ -13,7 +13,7 @@ use crate::keys::topic::{self, Topic};
 use crate::keys::{cluster, decode};
 use crate::operations::time;
 use crate::paging::{after_token, next_token, page_size};
-use crate::placement::effective_min_isr;
+use crate::placement::{REPLICATION_DEFAULT, effective_min_isr};
 use crate::store::{Store, Versioned, versioned};
 
 /// A topic as clients see it; stats are filled in by gateways.
@@ -138,14 +138,13 @@ pub(crate) async fn configs(
     let size = page_size(request.page_size, usize::MAX, usize::MAX)?;
     let query = format!("configs/{}/{}", request.overrides_only, request.topic);
     let after = after_token(&request.page_token, &query)?;
-    let nodes = crate::nodes::usable(store).await?.len();
     let (overrides, replication) = if request.topic.is_empty() {
-        (BTreeMap::new(), crate::placement::default_replication(nodes))
+        (BTreeMap::new(), REPLICATION_DEFAULT)
     } else {
         let (_, found) = find(store, &request.topic).await?;
         (found.value.config, found.value.replication_factor)
     };
-    let min_isr = effective_min_isr(None, nodes, replication).to_string();
+    let min_isr = effective_min_isr(None, replication).to_string();
     let entry = |setting: &walser_model::Setting| {
         let chosen = overrides.get(setting.name);
         let default = if setting.default.is_empty() { min_isr.as_str() } else { setting.default };

@@ -71,8 +71,7 @@ pub(crate) async fn update(store: &Store, request: &pb::UpdateTopicRequest) -> R
         if request.validate_only {
             return Ok((id, Versioned { value: topic, ..found }));
         }
-        let node_count = nodes::usable(store).await?.len();
-        let min_isr = effective_min_isr(settings.min_insync_replicas, node_count, topic.replication_factor);
+        let min_isr = effective_min_isr(settings.min_insync_replicas, topic.replication_factor);
         let mut txn = Txn { compares: vec![found.unchanged()], ops: vec![put(topic::key(id), &topic)] };
         for entry in store.range(&partition::topic_prefix(id)).await? {
             // Leader and controller use the partition's own value (amendment A3), so it changes in this transaction.
@@ -106,7 +105,7 @@ pub(crate) async fn add_partitions(
         let settings = effective(&found.value.config, found.value.replication_factor)?;
         let nodes = nodes::usable(store).await?;
         let replication = found.value.replication_factor;
-        let min_isr = effective_min_isr(settings.min_insync_replicas, nodes.len(), replication);
+        let min_isr = effective_min_isr(settings.min_insync_replicas, replication);
         let placed = place(&nodes, now, wanted, replication, min_isr)?;
         let (total, total_unchanged) = store.counter(PARTITIONS).await?;
         let total = grown(total, wanted - now, config)?;

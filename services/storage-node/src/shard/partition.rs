@@ -1,6 +1,7 @@
 //! One partition in its shard: the log, the leader, and the writes that wait.
 
 mod leading;
+mod released;
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,11 +20,13 @@ use walser_rpc::{Failure, Reason};
 use super::{AppendJob, Surroundings};
 use crate::board::Replica;
 use crate::error::{
-    disk_full, log_failure, not_enough_replicas, not_leader, producer_failure, storage_error_after_append,
+    disk_full, log_failure, not_enough_answers, not_enough_replicas, not_leader, producer_failure,
+    storage_error_after_append,
 };
 use crate::tail::Budget;
 
 pub(crate) use leading::LeadOrder;
+pub(crate) use released::Released;
 
 /// At most this much is written at once.
 const RUN_BYTES_MAX: usize = 4 << 20;
@@ -33,6 +36,8 @@ struct Waiting {
     /// Where its records end (exclusive) and what is answered then, or why it was refused.
     outcome: Result<(Offset, AppendStreamResponse), Failure>,
     job: AppendJob,
+    /// Bytes of its batch, once its room was given up. `None`: it holds its room.
+    released: Option<usize>,
 }
 
 /// A partition and everything that its shard keeps of it.
@@ -46,6 +51,8 @@ pub(crate) struct Partition {
     pub(crate) incoming: VecDeque<AppendJob>,
     /// In the order of the requests.
     waiting: VecDeque<Waiting>,
+    /// The first of those that wait, which are durable here and wait for other replicas only.
+    released: Released,
     last_append_time: Timestamp,
     /// Monotonic time of the last append, and of the last flush.
     pub(crate) last_write: Duration,
@@ -88,6 +95,7 @@ impl Partition {
             config: TopicConfig::default(),
             incoming: VecDeque::new(),
             waiting: VecDeque::new(),
+            released: Released::default(),
             last_write: Duration::ZERO,
             last_flush: Duration::ZERO,
         }
@@ -117,6 +125,12 @@ impl Partition {
             if full || self.log.must_wait(after) {
                 self.incoming.push_front(job);
                 break;
+            }
+            if self.released.is_full() {
+                // Answered at once: behind the others it would wait with them, and so would ever more.
+                let repeated = matches!(self.log.judge(&job.header), Ok(Verdict::Duplicate { .. }));
+                job.refuse(not_enough_answers(self.released, repeated), &around.metrics);
+                continue;
             }
             match self.accept(&job, next_offset, around, now) {
                 Ok(Verdict::Duplicate { base_offset, next_offset, max_timestamp }) => {
@@ -241,7 +255,7 @@ impl Partition {
                 }
                 Planned::Refused(failure) => Err(failure),
             };
-            self.waiting.push_back(Waiting { outcome, job });
+            self.waiting.push_back(Waiting { outcome, job, released: None });
         }
         self.step(Event::Appended { log_end });
     }
@@ -296,6 +310,7 @@ impl Partition {
             return;
         };
         while let Some(waiting) = self.waiting.pop_front() {
+            let released = waiting.released;
             match waiting.outcome {
                 Err(failure) => waiting.job.refuse(failure, &around.metrics),
                 Ok((next_offset, answer)) if leader.answerable(waiting.job.acks, next_offset, answer.duplicate) => {
@@ -304,13 +319,16 @@ impl Partition {
                     reply(answer);
                 }
                 outcome => {
-                    self.waiting.push_front(Waiting { outcome, job: waiting.job });
+                    self.waiting.push_front(Waiting { outcome, job: waiting.job, released });
                     break;
                 }
             }
+            self.released.forget(released);
         }
+        self.released.release(leader, &mut self.waiting);
         if let Condition::Failed { reason } = self.log.condition() {
             let error = LogError::Failed { reason: reason.clone() };
+            self.released = Released::default();
             for waiting in self.waiting.drain(..) {
                 waiting.job.refuse(storage_error_after_append(&error, around.node), &around.metrics);
             }

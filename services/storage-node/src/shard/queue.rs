@@ -1,12 +1,11 @@
 //! The queue of a log shard. Its length is bounded by the byte permits that senders hold.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use walser_log::{Extension, Flushed};
 use walser_model::{Acks, LeaderEpoch, Offset, TopicPartition};
 use walser_proto::internal::v1::{AppendStreamResponse, RepairPartitionResponse};
@@ -15,9 +14,6 @@ use walser_rpc::{AppendPermit, AppendReply, Failure};
 
 use super::partition::LeadOrder;
 use crate::metrics::StorageMetrics;
-
-/// Permits count in units of this many bytes, so that a budget of terabytes fits.
-pub(crate) const PERMIT_BYTES: usize = 1024;
 
 /// One batch to append.
 pub(crate) struct AppendJob {
@@ -82,13 +78,6 @@ pub(crate) struct Queue {
     wake: Condvar,
 }
 
-/// Byte permits for the appends of one shard.
-#[derive(Debug, Clone)]
-pub(crate) struct Room {
-    permits: Arc<Semaphore>,
-    total: usize,
-}
-
 impl std::fmt::Debug for AppendJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut out = f.debug_struct("AppendJob");
@@ -97,6 +86,12 @@ impl std::fmt::Debug for AppendJob {
 }
 
 impl AppendJob {
+    /// Gives up room and memory of a batch that is in the log; only its answer is left. Returns the bytes of the batch.
+    pub(crate) fn release(&mut self) -> usize {
+        self.permit = AppendPermit::uncounted();
+        std::mem::take(&mut self.batch).len()
+    }
+
     /// Answers with an error.
     pub(crate) fn refuse(self, failure: Failure, metrics: &StorageMetrics) {
         metrics.append_refused();
@@ -125,23 +120,6 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         if waiting.is_empty() && !limit.is_zero() {
             self.wake.wait_for(&mut waiting, limit);
-        }
-    }
-}
-
-impl Room {
-    pub(crate) fn new(bytes: usize) -> Self {
-        let total = (bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
-        Self { permits: Arc::new(Semaphore::new(total)), total }
-    }
-
-    /// Waits until there is room for a batch. One larger than everything takes everything.
-    pub(crate) async fn admit(&self, bytes: usize) -> AppendPermit {
-        let wanted = bytes.div_ceil(PERMIT_BYTES).clamp(1, self.total);
-        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
-        match Arc::clone(&self.permits).acquire_many_owned(wanted).await {
-            Ok(permit) => AppendPermit::holding(permit),
-            Err(_closed) => AppendPermit::uncounted(),
         }
     }
 }

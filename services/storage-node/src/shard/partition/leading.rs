@@ -8,7 +8,7 @@ use walser_proto::v1 as pb;
 use walser_replication::{Action, Event, Leader, PartitionState, Rules, Start};
 use walser_rpc::{Failure, Reason};
 
-use super::Partition;
+use super::{Partition, Released};
 use crate::metrics::StorageMetrics;
 use crate::shard::Surroundings;
 
@@ -111,6 +111,7 @@ impl Partition {
         for job in self.incoming.drain(..) {
             job.refuse(why.clone(), metrics);
         }
+        self.released = Released::default();
         for waiting in self.waiting.drain(..) {
             let failure = match waiting.outcome {
                 Err(refused) => refused,
