@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use walser_model::{LeaderEpoch, Offset, Timestamp, TimestampType};
 use walser_record_batch::{BatchHeader, HEADER_LEN};
 
-use crate::disk::{DiskFile, Open};
+use crate::disk::{DiskFile, Open, out_of_files};
 use crate::log::{Active, Log, LogError};
 use crate::segment::Segment;
 
@@ -20,6 +20,9 @@ pub enum AppendError {
     /// The disk is full. The log stays in service; once there is space, appends work again.
     #[error("no space left for the log")]
     NoSpace,
+    /// Too many files are open. The log stays in service; once others are closed, appends work again.
+    #[error("too many open files")]
+    NoFiles,
     /// The append reaches into space that a running extension is filling with zeros, or needs the next segment while
     /// one runs. The log stays in service; the append works once [`Log::finish_extension`] has been called.
     #[error("an extension of the segment is running")]
@@ -157,16 +160,14 @@ impl Log {
 
     /// A full disk and a running extension leave the log in service; everything else does not.
     fn append_failed(&mut self, error: io::Error) -> AppendError {
-        /// `EMFILE` and `ENFILE`: too many open files; others may be closed soon.
-        const FILE_LIMITS: [i32; 2] = [24, 23];
         if out_of_space(&error) {
             return AppendError::NoSpace;
         }
         if error.kind() == io::ErrorKind::ResourceBusy {
             return AppendError::Extending;
         }
-        if error.raw_os_error().is_some_and(|code| FILE_LIMITS.contains(&code)) {
-            return AppendError::Log(error.into());
+        if out_of_files(&error) {
+            return AppendError::NoFiles;
         }
         self.fail(error.to_string());
         AppendError::Log(error.into())

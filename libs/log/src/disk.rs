@@ -46,6 +46,22 @@ pub struct Space {
     pub total: u64,
 }
 
+/// Files that are open at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenFiles {
+    /// Through this disk, by this process.
+    pub open: usize,
+    /// How many files, connections included, the process may have open. `None`: any number.
+    pub limit: Option<usize>,
+}
+
+/// Whether something failed only because too many files are open: it works once others are closed.
+pub fn out_of_files(error: &io::Error) -> bool {
+    /// `EMFILE` and `ENFILE`: the limits of the process and of the machine.
+    const LIMITS: [i32; 2] = [24, 23];
+    error.raw_os_error().is_some_and(|code| LIMITS.contains(&code))
+}
+
 /// Keeps a directory to one process until it is dropped.
 pub trait DirectoryLock: Send + Sync + Debug {}
 
@@ -72,6 +88,8 @@ pub trait Disk: Send + Sync + Debug {
     /// Takes a file, or a directory with all that is in it, away from everybody but its owner. Does nothing where others cannot
     /// enter the directory anyway.
     fn restrict(&self, dir: &Path) -> io::Result<()>;
+    /// Files that are open.
+    fn open_files(&self) -> OpenFiles;
     /// Space left.
     fn space(&self, dir: &Path) -> io::Result<Space>;
     /// Takes a directory for this process alone, by a lock on `path`. `Ok(Err(holder))`: somebody else has it, with

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use walser_model::{Durability, Offset};
 
 use crate::append::out_of_space;
-use crate::disk::{Disk, DiskFile, replace_file};
+use crate::disk::{Disk, DiskFile, out_of_files, replace_file};
 use crate::epochs;
 use crate::log::{Active, Condition, Log, LogError};
 use crate::shared_names::SharedNames;
@@ -71,6 +71,8 @@ pub struct FlushJob {
 pub struct Flushed {
     /// Indexes and snapshot are written down as well: a restart reads from here.
     recovery_point: bool,
+    /// Too many files were open for some of the work: contents are synced, names are not, nothing is durable yet.
+    pub(crate) short_of_files: bool,
 }
 
 /// Work for a flush thread: zero-filled space ahead of the log end.
@@ -131,14 +133,19 @@ impl FlushJob {
             file.sync_data()?;
         }
         if let Some((directory, around)) = &self.directories {
-            self.disk.sync_dir(directory)?;
-            around.sync()?;
+            match self.disk.sync_dir(directory).and_then(|()| around.sync()) {
+                Err(error) if out_of_files(&error) => {
+                    return Ok(Flushed { recovery_point: false, short_of_files: true });
+                }
+                other => other?,
+            }
         }
-        let Some((path, snapshot)) = &self.snapshot else { return Ok(Flushed { recovery_point: false }) };
+        let done = |recovery_point| Flushed { recovery_point, short_of_files: false };
+        let Some((path, snapshot)) = &self.snapshot else { return Ok(done(false)) };
         match replace_file(&*self.disk, path, snapshot) {
-            Ok(()) => Ok(Flushed { recovery_point: true }),
+            Ok(()) => Ok(done(true)),
             // Without room for a snapshot the recovery point waits; the records are durable.
-            Err(error) if out_of_space(&error) => Ok(Flushed { recovery_point: false }),
+            Err(error) if out_of_space(&error) || out_of_files(&error) => Ok(done(false)),
             Err(error) => Err(error),
         }
     }
@@ -212,17 +219,22 @@ impl Log {
     /// job has not been answered by [`Log::finish_flush`].
     ///
     /// # Errors
-    /// I/O errors while writing index entries or epochs: the log is out of service then.
+    /// [`LogError::Busy`] when too many files are open: the same call works once others are closed. Other I/O errors
+    /// while writing index entries or epochs take the log out of service.
     pub fn begin_flush(&mut self) -> Result<Option<FlushJob>, LogError> {
         self.in_service()?;
         if self.flushing.busy() || !self.flushing.pending() {
             return Ok(None);
         }
-        let job = self.flush_job();
-        if let Err(error) = &job {
-            self.fail(error.to_string());
+        match self.flush_job() {
+            Ok(job) => Ok(Some(job)),
+            // Nothing was taken from what has to be flushed.
+            Err(error) if out_of_files(&error) => Err(LogError::Busy),
+            Err(error) => {
+                self.fail(error.to_string());
+                Err(error.into())
+            }
         }
-        Ok(Some(job?))
     }
 
     fn flush_job(&mut self) -> io::Result<FlushJob> {
@@ -234,8 +246,8 @@ impl Log {
             files.push(epochs::write(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?);
             self.flushing.directories_changed = true;
         }
-        files.append(&mut self.flushing.closed);
-        let wanted = std::mem::take(&mut self.flushing.recovery_point_wanted);
+        files.extend(self.flushing.closed.iter().cloned());
+        let wanted = self.flushing.recovery_point_wanted;
         let mut recovery_point = wanted || self.flushing.since_recovery_point >= RECOVERY_BYTES;
         files.extend(self.active.as_ref().map(|active| Arc::clone(&active.file)));
         let last = self.shared.segments.read().last().cloned();
@@ -248,7 +260,7 @@ impl Log {
                     self.flushing.directories_changed = true;
                 }
                 // Without room for an index the recovery point waits; the records do not.
-                Err(error) if out_of_space(&error) => recovery_point = false,
+                Err(error) if out_of_space(&error) || out_of_files(&error) => recovery_point = false,
                 Err(error) => return Err(error),
             }
         }
@@ -256,6 +268,8 @@ impl Log {
         let directories = self.flushing.directories_changed.then(names);
         let producers = self.producers.as_ref().filter(|_| recovery_point);
         let snapshot = producers.map(|producers| (snapshot_path(&self.dir, up_to), producers.encode(up_to)));
+        self.flushing.closed.clear();
+        self.flushing.recovery_point_wanted = false;
         self.flushing.epochs_changed = false;
         self.flushing.directories_changed = false;
         self.flushing.unsynced_bytes = 0;
@@ -275,7 +289,12 @@ impl Log {
             self.fail(format!("sync: {error}"));
         }
         self.in_service()?;
-        if let Some(running) = running {
+        if let Some(running) = running.filter(|_| outcome.as_ref().is_ok_and(|flushed| flushed.short_of_files)) {
+            // Contents were synced without an error; the names are yet to come, with the next job.
+            self.flushing.directories_changed = true;
+            self.flushing.unsynced_bytes = self.flushing.unsynced_bytes.max(1);
+            self.flushing.since_recovery_point += running.behind;
+        } else if let Some(running) = running {
             self.marks.durable = self.marks.durable.max(running.up_to);
             let written_down = outcome.as_ref().is_ok_and(|flushed| flushed.recovery_point);
             if !written_down {

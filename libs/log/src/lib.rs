@@ -38,7 +38,9 @@ mod truncation;
 pub use append::AppendError;
 pub use checkpoint::{Checkpoint, Marks};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
-pub use disk::{DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, PowerLoss, RealDisk, Space};
+pub use disk::{
+    DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, OpenFiles, PowerLoss, RealDisk, Space, out_of_files,
+};
 pub use flush::{Extension, FlushJob, Flushed};
 pub use log::{Condition, Log, LogConfig, LogError};
 pub use producers::{PRODUCERS_MAX, Producers, REMEMBERED_BATCHES, Verdict};

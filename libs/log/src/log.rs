@@ -362,6 +362,24 @@ impl Log {
         size_of::<Self>() + size_of::<Shared>() + segments.len() * (size_of::<Segment>() + 128) + indexes + producers
     }
 
+    /// Whether the file that appends go to is open.
+    pub fn ready_to_append(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// Closes every file that nothing is in flight for, and returns how many. The next append or read opens them again.
+    pub fn close_files(&mut self) -> usize {
+        let before = self.open_files();
+        let busy = self.flushing.pending() || self.extension_running();
+        if !busy {
+            self.active = None;
+        }
+        for segment in self.shared.segments.read().iter().rev().skip(usize::from(busy)) {
+            segment.close();
+        }
+        before - self.open_files()
+    }
+
     /// Files that are open for this partition.
     pub fn open_files(&self) -> usize {
         self.shared.segments.read().iter().filter(|segment| segment.open()).count()

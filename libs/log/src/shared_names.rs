@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, out_of_files};
 
 /// A directory that several logs sync.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ impl SharedNames {
             let text = format!("an earlier sync of {} failed: new names in it may be lost", self.dir.display());
             return Err(io::Error::other(text));
         }
-        self.disk.sync_dir(&self.dir).inspect_err(|_| *failed = true)
+        // One that could not even be opened has lost nothing.
+        self.disk.sync_dir(&self.dir).inspect_err(|error| *failed = !out_of_files(error))
     }
 
     /// Writes the name of `dir`, one of the directory's entries, once more: it may be in the cache, clean, and not on

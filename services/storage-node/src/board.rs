@@ -132,7 +132,7 @@ impl Board {
         self.replicas.write().insert(partition, replica);
     }
 
-    /// The log of a partition cannot be opened; it is tried again with the controller's next order.
+    /// The log of a partition cannot be opened; it is tried again every second.
     pub(crate) fn set_unusable(&self, partition: TopicPartition, why: String) {
         self.unusable.write().insert(partition, why);
     }

@@ -40,9 +40,29 @@ pub(crate) fn disk_full(node: NodeId) -> Failure {
     Failure::new(Reason::DiskFull, text).with("nodeId", node)
 }
 
+/// No more files can be opened.
+pub(crate) fn too_many_files(limit: Option<usize>, node: NodeId) -> Failure {
+    let limit = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+    let text = format!(
+        "too many open files: the process has reached its limit{limit}; nothing was written; raise the limit (ulimit -n, \
+         LimitNOFILE=), or close connections"
+    );
+    Failure::new(Reason::StorageError, text).with("nodeId", node).with("rule", "open-files")
+}
+
+/// Why a log cannot be opened, and what helps.
+pub(crate) fn cannot_open_text(error: &LogError) -> String {
+    match error {
+        LogError::Io(error) if walser_log::out_of_files(error) => {
+            format!("{error}; raise the limit of open files of the process (ulimit -n, LimitNOFILE=)")
+        }
+        error => error.to_string(),
+    }
+}
+
 /// The partition's files cannot be read.
 pub(crate) fn cannot_open(why: &str, node: NodeId) -> Failure {
-    let text = format!("the partition's log cannot be opened: {why}; look at the disk, then restart the server");
+    let text = format!("the partition's log cannot be opened: {why}; the server tries it again every second");
     Failure::new(Reason::StorageError, text).with("nodeId", node)
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use walser_log::{FoundTime, ReadError};
+use walser_log::{Disk, FoundTime, LogReader, ReadError, out_of_files};
 use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
 use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
 use walser_rpc::{Failure, Reason};
 
 use crate::board::{Board, Replica};
-use crate::error::{not_leader, out_of_range, read_failure};
+use crate::error::{not_leader, out_of_range, read_failure, too_many_files};
 use crate::metrics::StorageMetrics;
 use crate::shard::Command;
 use crate::shard_set::ShardSet;
@@ -20,6 +20,9 @@ use crate::shard_set::ShardSet;
 const DISK_READS_MAX: usize = 16;
 /// Time look-ups at once: each may decode a batch, at a cost of at most [`walser_record_batch::DECODED_COST_MAX`].
 const TIME_LOOKUPS_MAX: usize = 4;
+/// How often a read that finds too many files open is tried, and after what time again.
+const FILE_TRIES: u32 = 100;
+const FILE_RETRY: Duration = Duration::from_millis(20);
 /// Largest answer, in bytes of batches; one larger batch is still returned.
 const BYTES_MAX: usize = 16 << 20;
 /// Longest wait for records.
@@ -34,6 +37,7 @@ pub(crate) struct Fetcher {
     disk_reads: Arc<Semaphore>,
     time_lookups: Arc<Semaphore>,
     shards: ShardSet,
+    disk: Arc<dyn Disk>,
 }
 
 /// What one look at a partition gave.
@@ -44,10 +48,16 @@ enum Look {
 }
 
 impl Fetcher {
-    pub(crate) fn new(node: NodeId, board: Board, metrics: StorageMetrics, shards: ShardSet) -> Self {
+    pub(crate) fn new(
+        node: NodeId,
+        board: Board,
+        metrics: StorageMetrics,
+        shards: ShardSet,
+        disk: Arc<dyn Disk>,
+    ) -> Self {
         let disk_reads = Arc::new(Semaphore::new(DISK_READS_MAX));
         let time_lookups = Arc::new(Semaphore::new(TIME_LOOKUPS_MAX));
-        Self { node, board, metrics, disk_reads, time_lookups, shards }
+        Self { node, board, metrics, disk_reads, time_lookups, shards, disk }
     }
 
     /// Reads; waits up to `max_wait` when there is nothing yet.
@@ -136,11 +146,31 @@ impl Fetcher {
         below: Offset,
         bytes_max: usize,
     ) -> Result<Bytes, Failure> {
-        let reader = replica.reader.clone();
         let _permit = self.disk_reads.acquire().await.map_err(|_| not_leader(self.node))?;
-        let read = tokio::task::spawn_blocking(move || reader.read(from, below, bytes_max)).await;
-        let read = read.map_err(|error| Failure::internal(format!("reading stopped: {error}")))?;
-        Ok(read.map_err(|error| self.failed(partition, &error))?.batches)
+        let read = move |reader: LogReader| reader.read(from, below, bytes_max);
+        let slice = self.with_files(partition, &replica.reader, read).await?;
+        Ok(slice.batches)
+    }
+
+    /// Reads on a thread that may block. While too many files are open, others are closed and the read is repeated.
+    async fn with_files<T: Send + 'static>(
+        &self,
+        partition: TopicPartition,
+        reader: &LogReader,
+        read: impl Fn(LogReader) -> Result<T, ReadError> + Clone + Send + 'static,
+    ) -> Result<T, Failure> {
+        for _ in 0..FILE_TRIES {
+            let (reader, read) = (reader.clone(), read.clone());
+            let outcome = tokio::task::spawn_blocking(move || read(reader)).await;
+            match outcome.map_err(|error| Failure::internal(format!("reading stopped: {error}")))? {
+                Err(ReadError::Io(error)) if out_of_files(&error) => {
+                    self.shards.queues().for_each(|queue| queue.push(Command::CloseFiles));
+                    tokio::time::sleep(FILE_RETRY).await;
+                }
+                outcome => return outcome.map_err(|error| self.failed(partition, &error)),
+            }
+        }
+        Err(too_many_files(self.disk.open_files().limit, self.node))
     }
 
     /// The first record at or after a time and below an offset. `None`: there is none.
@@ -151,11 +181,9 @@ impl Fetcher {
         timestamp: Timestamp,
         below: Offset,
     ) -> Result<Option<FoundTime>, Failure> {
-        let reader = replica.reader.clone();
         let _permit = self.time_lookups.acquire().await.map_err(|_| not_leader(self.node))?;
-        let found = tokio::task::spawn_blocking(move || reader.find_time(timestamp, below)).await;
-        let found = found.map_err(|error| Failure::internal(format!("looking up stopped: {error}")))?;
-        found.map_err(|error| self.failed(partition, &error))
+        let find = move |reader: LogReader| reader.find_time(timestamp, below);
+        self.with_files(partition, &replica.reader, find).await
     }
 
     /// What to answer to a read that failed. Damage is noted: the partition takes no writes from then on.

@@ -4,6 +4,7 @@
 //! partition, writes each group at once, hands flushes to other threads, and answers what is committed. Batching
 //! follows from load: while a flush runs, the next group gathers. A thread drives it in production.
 
+mod files;
 mod partition;
 mod queue;
 mod recovery_debt;
@@ -11,7 +12,7 @@ mod recovery_debt;
 mod simulation;
 mod upkeep;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +20,13 @@ use walser_log::{DataDirectory, Log, LogConfig};
 use walser_model::{Clock, NodeId, TopicPartition};
 
 use crate::board::{Board, Replica};
-use crate::error::{deleted, not_leader};
+use crate::error::{cannot_open_text, deleted, not_leader};
 use crate::flush::{Flusher, Work};
 use crate::metrics::StorageMetrics;
 use crate::space::SpaceGuard;
 use crate::tail::Budget;
 
+use files::Written;
 pub(crate) use partition::{LeadOrder, Partition, Released};
 pub(crate) use queue::{AppendJob, Command, Queue};
 use recovery_debt::RecoveryDebt;
@@ -55,6 +57,10 @@ pub(crate) struct Shard {
     incoming: BTreeSet<TopicPartition>,
     /// Partitions that may need a flush or an extension.
     touched: BTreeSet<TopicPartition>,
+    /// Partitions whose writes wait for other files to be closed.
+    short_of_files: BTreeSet<TopicPartition>,
+    /// Partitions that this node is to lead and whose log could not be opened; they are opened again.
+    unopened: BTreeMap<TopicPartition, Box<LeadOrder>>,
     tail_budget: Budget,
     upkeep: upkeep::Schedule,
     recovery_debt: RecoveryDebt,
@@ -78,6 +84,8 @@ impl Shard {
             partitions: HashMap::new(),
             incoming: BTreeSet::new(),
             touched: BTreeSet::new(),
+            short_of_files: BTreeSet::new(),
+            unopened: BTreeMap::new(),
             tail_budget: Budget::new(tail_bytes),
             upkeep,
             recovery_debt: RecoveryDebt::default(),
@@ -109,6 +117,7 @@ impl Shard {
                 other => self.control(other),
             }
         }
+        self.incoming.append(&mut self.short_of_files);
         for partition in std::mem::take(&mut self.incoming) {
             self.write(partition);
         }
@@ -120,8 +129,13 @@ impl Shard {
             let _ = done.send(());
             return Wait::Stopped;
         }
+        self.limit_files();
+        if !self.incoming.is_empty() {
+            return Wait::For(Duration::ZERO);
+        }
         let now = self.around.clock.monotonic();
-        if self.incoming.is_empty() { Wait::For(self.keep_up(now)) } else { Wait::For(Duration::ZERO) }
+        let limit = if self.short_of_files.is_empty() { Duration::MAX } else { files::RETRY };
+        Wait::For(self.keep_up(now).min(limit))
     }
 
     fn adopt(&mut self, log: Log) {
@@ -150,7 +164,8 @@ impl Shard {
             Command::Barrier(done) => {
                 let _ = done.send(());
             }
-            Command::Lead(order) => self.lead(*order),
+            Command::CloseFiles => drop(self.close_files()),
+            Command::Lead(order) => self.lead(order),
             Command::Resign(id) => self.resign(id),
             Command::Remove { partition, done } => {
                 let removed = self.remove(partition);
@@ -191,7 +206,8 @@ impl Shard {
     }
 
     /// Takes leadership of a partition, or new settings of one that is led already.
-    fn lead(&mut self, order: LeadOrder) {
+    fn lead(&mut self, order: Box<LeadOrder>) {
+        self.unopened.remove(&order.partition);
         if !self.partitions.contains_key(&order.partition) {
             let config = LogConfig::from(&order.config);
             let dir = self.around.directory.partition_dir(order.partition);
@@ -201,17 +217,19 @@ impl Shard {
                 Ok((log, _)) => self.adopt(log),
                 Err(error) => {
                     tracing::error!(partition = %order.partition, %error, "partition cannot be opened");
-                    self.around.board.set_unusable(order.partition, error.to_string());
+                    self.around.board.set_unusable(order.partition, cannot_open_text(&error));
+                    self.unopened.insert(order.partition, order);
                     return;
                 }
             }
             self.around.metrics.set_partitions(self.around.board.len());
         }
         let partition = self.partitions.get_mut(&order.partition).expect("it was just adopted");
-        partition.lead(order, &self.around);
+        partition.lead(*order, &self.around);
     }
 
     fn resign(&mut self, id: TopicPartition) {
+        self.unopened.remove(&id);
         if let Some(partition) = self.partitions.get_mut(&id) {
             partition.resign(&not_leader(self.around.node), &self.around.metrics);
         }
@@ -219,6 +237,7 @@ impl Shard {
 
     /// Removes a partition with its data.
     fn remove(&mut self, id: TopicPartition) -> std::io::Result<()> {
+        self.unopened.remove(&id);
         let Some(mut partition) = self.partitions.remove(&id) else {
             self.around.board.remove(id);
             return self.around.directory.remove_partition(id);
@@ -234,8 +253,10 @@ impl Shard {
 
     fn write(&mut self, id: TopicPartition) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
-        if partition.write(&self.around, &mut self.tail_budget) {
-            self.incoming.insert(id);
+        match partition.write(&self.around, &mut self.tail_budget) {
+            Written::All => {}
+            Written::More => drop(self.incoming.insert(id)),
+            Written::ShortOfFiles => drop(self.short_of_files.insert(id)),
         }
         self.touched.insert(id);
     }

@@ -132,7 +132,7 @@ pub async fn start(
     let shards = start_shards(&config, &around, logs, &mut threads)?;
     let link = LocalLink {
         shards: shards.clone(),
-        fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone()),
+        fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone(), directory.disk()),
     };
     let api = Api { node: config.node, link: link.clone(), board: board.clone() };
     let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use self::contents::{Change, Contents, Random, put};
-use super::{DirectoryLock, Disk, DiskFile, Entry, Open, Space};
+use super::{DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
 
 /// A file system in memory, under a byte cap. Clones share it.
 #[derive(Debug, Clone)]
@@ -55,6 +55,8 @@ struct State {
     tracked: bool,
     /// Changes left before the disk dies.
     changes_left: Option<u64>,
+    /// Descriptions that are open, and how many may be.
+    open_files: OpenFiles,
     /// Syncs left before one fails.
     syncs_left: Option<u64>,
     changes: u64,
@@ -114,6 +116,11 @@ impl MemoryDisk {
     /// not on the disk, as ext4 does.
     pub fn fail_sync_after(&self, syncs: u64) {
         self.state.lock().syncs_left = Some(syncs);
+    }
+
+    /// Lets at most `limit` descriptions be open at once.
+    pub fn set_file_limit(&self, limit: Option<usize>) {
+        self.state.lock().open_files.limit = limit;
     }
 
     /// Syncs of files and directories so far.
@@ -227,6 +234,13 @@ impl State {
         Ok(())
     }
 
+    fn room_for_a_file(&self) -> io::Result<()> {
+        /// `EMFILE`.
+        const TOO_MANY: i32 = 24;
+        let OpenFiles { open, limit } = self.open_files;
+        if limit.is_some_and(|limit| open >= limit) { Err(io::Error::from_raw_os_error(TOO_MANY)) } else { Ok(()) }
+    }
+
     /// Counts a sync; an error when it is the one that fails.
     fn sync(&mut self) -> io::Result<()> {
         self.syncs += 1;
@@ -287,6 +301,7 @@ impl State {
 impl Disk for MemoryDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state.lock();
+        state.room_for_a_file()?;
         let id = match state.names.get(path) {
             Some(Node::File(id)) => *id,
             Some(Node::Directory) => return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory")),
@@ -300,6 +315,7 @@ impl Disk for MemoryDisk {
                 id
             }
         };
+        state.open_files.open += 1;
         let errors_seen = AtomicU64::new(state.files.get(&id).map_or(0, |contents| contents.errors));
         Ok(Arc::new(MemoryFile { state: Arc::clone(&self.state), id, errors_seen }))
     }
@@ -378,6 +394,7 @@ impl Disk for MemoryDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.node(dir)?;
+        state.room_for_a_file()?;
         state.change()?;
         let outcome = state.sync();
         let pending = std::mem::take(&mut state.pending_names);
@@ -391,6 +408,10 @@ impl Disk for MemoryDisk {
         outcome
     }
 
+    fn open_files(&self) -> OpenFiles {
+        self.state.lock().open_files
+    }
+
     fn restrict(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
     }
@@ -402,6 +423,13 @@ impl Disk for MemoryDisk {
 
     fn lock(&self, _path: &Path, _note: &str) -> io::Result<Result<Box<dyn DirectoryLock>, String>> {
         Ok(Ok(Box::new(NoLock)))
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        let mut state = self.state.lock();
+        state.open_files.open = state.open_files.open.saturating_sub(1);
     }
 }
 

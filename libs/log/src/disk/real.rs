@@ -5,8 +5,9 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{DirectoryLock, Disk, DiskFile, Entry, Open, Space};
+use super::{DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
 
 /// Records are nobody's business but the server's.
 const FILE_MODE: u32 = 0o600;
@@ -18,8 +19,25 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
 
+/// An open file; counted.
 #[derive(Debug)]
 struct RealFile(File);
+
+/// Files of this process that are open through [`RealDisk`].
+static OPEN_FILES: AtomicUsize = AtomicUsize::new(0);
+
+impl RealFile {
+    fn new(file: File) -> Self {
+        OPEN_FILES.fetch_add(1, Ordering::Relaxed);
+        Self(file)
+    }
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug)]
 struct HeldLock {
@@ -35,7 +53,7 @@ impl Disk for RealDisk {
         if how != Open::Read {
             options.write(true).create(how == Open::Write).truncate(false);
         }
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        Ok(Arc::new(RealFile::new(options.open(path)?)))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
@@ -70,6 +88,12 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn open_files(&self) -> OpenFiles {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+        OpenFiles { open: OPEN_FILES.load(Ordering::Relaxed), limit }
     }
 
     fn restrict(&self, path: &Path) -> io::Result<()> {

@@ -17,17 +17,20 @@ use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};
 use walser_replication::{Action, Event, Leader};
 use walser_rpc::{Failure, Reason};
 
+use super::files::{PATIENCE, Taken, Written};
 use super::{AppendJob, Surroundings};
 use crate::board::Replica;
 use crate::error::{
     disk_full, log_failure, not_enough_answers, not_enough_replicas, not_leader, producer_failure,
-    storage_error_after_append,
+    storage_error_after_append, too_many_files,
 };
 use crate::tail::Budget;
 
 pub(crate) use leading::LeadOrder;
 pub(crate) use released::Released;
 
+/// Time after which a flush that found no file to open is tried again.
+const FLUSH_RETRY: Duration = Duration::from_millis(20);
 /// At most this much is written at once.
 const RUN_BYTES_MAX: usize = 4 << 20;
 
@@ -53,6 +56,10 @@ pub(crate) struct Partition {
     waiting: VecDeque<Waiting>,
     /// The first of those that wait, which are durable here and wait for other replicas only.
     released: Released,
+    /// Since when writes wait for files, in monotonic time.
+    short_of_files_since: Option<Duration>,
+    /// A flush could not begin for want of files.
+    flush_delayed: bool,
     last_append_time: Timestamp,
     /// Monotonic time of the last append, and of the last flush.
     pub(crate) last_write: Duration,
@@ -96,21 +103,48 @@ impl Partition {
             incoming: VecDeque::new(),
             waiting: VecDeque::new(),
             released: Released::default(),
+            short_of_files_since: None,
+            flush_delayed: false,
             last_write: Duration::ZERO,
             last_flush: Duration::ZERO,
         }
     }
 
-    /// Writes what has come in. `true`: more is left for the next turn.
-    pub(crate) fn write(&mut self, around: &Surroundings, tail: &mut Budget) -> bool {
+    /// Writes what has come in.
+    pub(crate) fn write(&mut self, around: &Surroundings, tail: &mut Budget) -> Written {
         if self.incoming.is_empty() || self.incoming.front().is_some_and(|job| self.log.must_wait(job.batch.len())) {
-            return false;
+            return Written::All;
+        }
+        // The other half is also what a flush opens, and without flushes no file could ever be closed.
+        if !self.log.ready_to_append() && around.above_file_share() {
+            return self.wait_for_files(around);
         }
         let now = around.clock.now_millis();
         let group = self.gather(around, now);
-        self.append(group, around, tail, now);
+        let taken = self.append(group, around, tail, now);
         self.answer(around);
-        !self.incoming.is_empty() && !self.incoming.front().is_some_and(|job| self.log.must_wait(job.batch.len()))
+        if taken == Taken::ShortOfFiles {
+            return self.wait_for_files(around);
+        }
+        self.short_of_files_since = None;
+        let next = self.incoming.front();
+        let waits = next.is_none_or(|job| self.log.must_wait(job.batch.len()));
+        if waits { Written::All } else { Written::More }
+    }
+
+    /// Leaves what has come in where it is, for as long as files may become free.
+    fn wait_for_files(&mut self, around: &Surroundings) -> Written {
+        let now = around.clock.monotonic();
+        let since = *self.short_of_files_since.get_or_insert(now);
+        if now.saturating_sub(since) < PATIENCE {
+            return Written::ShortOfFiles;
+        }
+        self.short_of_files_since = None;
+        let failure = too_many_files(around.directory.disk().open_files().limit, around.node);
+        for job in self.incoming.drain(..) {
+            job.refuse(failure.clone(), &around.metrics);
+        }
+        Written::All
     }
 
     /// Takes the batches that may be appended, stamps them, and refuses the others.
@@ -207,15 +241,19 @@ impl Partition {
     }
 
     /// Writes a group, and lets what is in the log then wait for its answer.
-    fn append(&mut self, group: Group, around: &Surroundings, tail: &mut Budget, now: Timestamp) {
+    fn append(&mut self, group: Group, around: &Surroundings, tail: &mut Budget, now: Timestamp) -> Taken {
         let Group { mut run, headers, jobs } = group;
         let mut refusal = None;
-        let mut extending = false;
+        let mut taken = Taken::All;
         if let Some(first) = headers.first() {
             let mut appended = headers.len();
             if let Err((count, error)) = self.log.append(&run, &headers, now) {
                 appended = count;
-                extending = matches!(error, AppendError::Extending);
+                taken = match error {
+                    AppendError::Extending => Taken::Extending,
+                    AppendError::NoFiles => Taken::ShortOfFiles,
+                    AppendError::NoSpace | AppendError::Log(_) => Taken::All,
+                };
                 refusal = Some(self.append_failed(&error, around));
                 run.truncate(headers[..count].iter().map(|header| header.size).sum());
             }
@@ -234,8 +272,8 @@ impl Partition {
                 Planned::Repeat { next_offset, .. } => *next_offset <= log_end,
                 Planned::Refused(_) => true,
             };
-            if extending && !in_log {
-                // Taken again, with all that came after, once the extension has finished.
+            if taken != Taken::All && !in_log {
+                // Taken again, with all that came after, once the extension has finished, or files are closed.
                 let rest: Vec<_> = jobs.map(|(job, _)| job).collect();
                 rest.into_iter().rev().for_each(|job| self.incoming.push_front(job));
                 self.incoming.push_front(job);
@@ -258,12 +296,14 @@ impl Partition {
             self.waiting.push_back(Waiting { outcome, job, released: None });
         }
         self.step(Event::Appended { log_end });
+        taken
     }
 
     /// What is told to those whose batches did not get into the log.
     fn append_failed(&mut self, error: &AppendError, around: &Surroundings) -> Failure {
         match error {
             AppendError::Extending => not_leader(around.node),
+            AppendError::NoFiles => too_many_files(around.directory.disk().open_files().limit, around.node),
             AppendError::NoSpace => {
                 around.space.note_full();
                 disk_full(around.node)
@@ -342,13 +382,20 @@ impl Partition {
         }
         let now = around.clock.monotonic();
         let lazy = self.config.durability == Durability::PageCache;
-        if lazy && now.saturating_sub(self.last_flush) < self.config.flush_interval {
+        if std::mem::take(&mut self.flush_delayed) {
+            self.last_flush = now;
+        } else if lazy && now.saturating_sub(self.last_flush) < self.config.flush_interval {
             return None;
         }
         match self.log.begin_flush() {
             Ok(job) => {
                 self.last_flush = if job.is_some() { now } else { self.last_flush };
                 job
+            }
+            Err(LogError::Busy) => {
+                self.flush_delayed = true;
+                self.last_flush = now;
+                None
             }
             Err(error) => {
                 tracing::error!(partition = %self.log.partition(), %error, "flush cannot begin");
@@ -359,10 +406,11 @@ impl Partition {
         }
     }
 
-    /// When a lazy flush is due: monotonic time.
+    /// When a flush is due by itself, in monotonic time: with the page cache, or after one that could not begin.
     pub(crate) fn lazy_flush_at(&self) -> Option<Duration> {
-        let lazy = self.config.durability == Durability::PageCache && self.log.dirty() && !self.log.flush_running();
-        lazy.then(|| self.last_flush + self.config.flush_interval)
+        let lazy = self.config.durability == Durability::PageCache || self.flush_delayed;
+        let after = if self.flush_delayed { FLUSH_RETRY } else { self.config.flush_interval };
+        (lazy && self.log.dirty() && !self.log.flush_running()).then(|| self.last_flush + after)
     }
 
     /// Takes the outcome of a flush.

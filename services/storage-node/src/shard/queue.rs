@@ -65,6 +65,8 @@ pub(crate) enum Command {
         extension: Extension,
         outcome: io::Result<()>,
     },
+    /// Too many files are open: close those of partitions that have nothing in flight.
+    CloseFiles,
     /// Tell the sender that everything it pushed before has been carried out.
     Barrier(oneshot::Sender<()>),
     /// Flush everything and end.

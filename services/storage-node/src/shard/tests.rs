@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
-use walser_log::MemoryDisk;
+use walser_log::{Disk as _, MemoryDisk};
 use walser_model::{Acks, Compression, Durability, LeaderEpoch, PartitionIndex, SystemClock, TopicConfig, TopicId};
 use walser_proto::internal::v1::AppendStreamResponse;
 use walser_proto::v1::Effect;
@@ -27,7 +27,11 @@ fn partition(number: i32) -> TopicPartition {
 }
 
 fn shard() -> Shard {
-    let disk = Arc::new(MemoryDisk::simulated(256 << 20));
+    shard_on(&MemoryDisk::simulated(256 << 20))
+}
+
+fn shard_on(disk: &MemoryDisk) -> Shard {
+    let disk = Arc::new(disk.clone());
     let directory = DataDirectory::open(disk, Path::new("/data"), "test").unwrap();
     let around = Surroundings {
         node: NODE,
@@ -124,4 +128,79 @@ fn a_partition_takes_no_more_writes_than_may_wait_for_other_replicas() {
     assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::None), "{failure}");
     let permit = admit(&room, 1).unwrap();
     assert!(append(&mut shard, 1, permit).lock().pop().unwrap().error.is_none());
+}
+
+/// Runs every job of the flush threads, and tells the shard of each.
+fn flush(shard: &mut Shard) {
+    while shard.around.flusher.waiting() > 0 {
+        let around = &shard.around;
+        let done = around.flusher.run_one(0, &*around.clock, &around.metrics).unwrap();
+        shard.queue.push(done);
+        shard.turn();
+    }
+}
+
+#[test]
+fn with_fewer_files_than_partitions_every_write_is_answered_and_nothing_stays_failed() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    for number in 0..120 {
+        lead(&mut shard, number, &[1]);
+    }
+    disk.set_file_limit(Some(20));
+    for round in 0..3 {
+        let answers: Vec<Answers> =
+            (0..120).map(|number| append(&mut shard, number, AppendPermit::uncounted())).collect();
+        // A lazy flush comes with time, here at once: it is what lets files be closed.
+        while answers.iter().any(|answers| answers.lock().is_empty()) {
+            for partition in shard.partitions.values_mut() {
+                if let Ok(Some(job)) = partition.log.begin_flush() {
+                    partition.flushed(&job.run(), &shard.around);
+                }
+            }
+            shard.turn();
+            flush(&mut shard);
+        }
+        for answer in answers.iter().map(|answers| answers.lock().pop().unwrap()) {
+            assert!(answer.error.is_none() && answer.base_offset == round, "{answer:?}");
+        }
+    }
+    disk.set_file_limit(None);
+    assert!(shard.partitions.values().all(|partition| *partition.log.condition() == walser_log::Condition::Healthy));
+    shard.stop();
+    assert!(disk.open_files().open <= 2, "the checkpoint and the lock");
+}
+
+#[test]
+fn a_log_that_could_not_be_opened_is_opened_again() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    lead(&mut shard, 0, &[1]);
+    append(&mut shard, 0, AppendPermit::uncounted());
+    drop(shard);
+    let disk = disk.restart_process();
+    let mut shard = shard_on(&disk);
+    disk.set_file_limit(Some(disk.open_files().open));
+    lead(&mut shard, 0, &[1]);
+    let refused = Failure::from(append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap().error.unwrap());
+    assert_eq!(refused.reason(), Reason::StorageError);
+    assert!(refused.to_string().contains("open files"), "{refused}");
+    disk.set_file_limit(None);
+    shard.reopen();
+    let answer = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
+    assert!(answer.error.is_none() && answer.base_offset == 1, "{answer:?}");
+}
+
+#[test]
+fn a_write_to_a_partition_that_is_held_and_not_led_is_refused_and_gives_its_room_back() {
+    let mut shard = shard();
+    let room = AppendRoom::new(4 << 10);
+    lead(&mut shard, 0, &[1]);
+    shard.queue.push(Command::Resign(partition(0)));
+    shard.turn();
+    for _ in 0..50 {
+        let permit = admit(&room, 0).unwrap();
+        let answer = append(&mut shard, 0, permit).lock().pop().unwrap();
+        assert_eq!(Failure::from(answer.error.unwrap()).reason(), Reason::NotLeader);
+    }
 }

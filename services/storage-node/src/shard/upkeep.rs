@@ -77,6 +77,7 @@ impl Shard {
         }
         if now >= self.upkeep.idle_at {
             self.rest_idle(now);
+            self.reopen();
             self.upkeep.idle_at = now + IDLE_CHECK;
         }
         let lazy: Vec<(TopicPartition, Duration)> =
