@@ -267,7 +267,7 @@ impl Gateway {
                 Err(failure) => pass.note(name, failure),
             }
         }
-        let mut last = false;
+        let (mut came, mut last, mut backoff) = (false, false, Backoff::default());
         loop {
             let (looked, permit) = self.look_at_all(&pass, options, amount).await;
             let enough = looked.bytes >= min_bytes || looked.full || looked.failure.is_some();
@@ -277,9 +277,14 @@ impl Gateway {
                 return Ok(Fetched { response: looked.answer()?, permit });
             }
             // What was read is dropped for the wait, and read again with what comes.
-            let Pass { cursors, .. } = looked;
-            drop(permit);
-            last = !self.something_comes(&cursors, until).await;
+            let Pass { cursors, bytes, response, .. } = looked;
+            drop((response, permit));
+            if came && bytes == 0 {
+                // The high watermark is ahead of what can be read, for a moment.
+                backoff.pause().await;
+            }
+            came = self.something_comes(&cursors, until).await;
+            last = !came;
         }
     }
 
@@ -379,8 +384,12 @@ impl Gateway {
             read = self.read_batches(cursor, amount.bytes, Duration::ZERO).await;
         }
         let chunk = self.chunk(read?, cursor, options.shape, amount)?;
-        let something = chunk.decoded.record_count > 0 || chunk.decoded.ended;
-        Ok(something.then_some(chunk))
+        if chunk.decoded.record_count > 0 || chunk.decoded.ended {
+            return Ok(Some(chunk));
+        }
+        // What is waited for lies behind batches that have no records for clients.
+        cursor.offset = cursor.offset.max(Offset(chunk.decoded.next_offset));
+        Ok(None)
     }
 }
 

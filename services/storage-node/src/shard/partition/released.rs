@@ -10,7 +10,7 @@ use super::Waiting;
 /// Most such writes of one partition; further ones are refused.
 const WRITES_MAX: usize = 1024;
 /// Bytes of such writes, above which further ones are refused: their senders keep the batches until they are answered.
-const BYTES_MAX: usize = 16 << 20;
+const BYTES_MAX: usize = 4 << 20;
 
 /// How many of the first writes that wait have given up their room. Their own bound takes its place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
