@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,10 +44,14 @@ pub struct Guarded<S> {
 #[derive(Clone)]
 pub struct HeldUntilSent(#[expect(dead_code, reason = "it is held to be dropped")] Arc<dyn Any + Send + Sync>);
 
-/// A body that holds something until it has been taken, or dropped.
-struct HoldingBody {
-    body: Body,
-    _held: HeldUntilSent,
+/// The body of an answer: a panic inside it ends it with `INTERNAL`, and it may hold something until it has been taken,
+/// or dropped.
+struct GuardedBody {
+    /// `None` after a panic.
+    body: Option<Body>,
+    path: String,
+    request_id: HeaderValue,
+    _held: Option<HeldUntilSent>,
 }
 
 impl HeldUntilSent {
@@ -63,7 +67,7 @@ impl std::fmt::Debug for HeldUntilSent {
     }
 }
 
-impl http_body::Body for HoldingBody {
+impl http_body::Body for GuardedBody {
     type Data = bytes::Bytes;
     type Error = Status;
 
@@ -71,16 +75,45 @@ impl http_body::Body for HoldingBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(context)
+        let this = self.get_mut();
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        if let Ok(polled) = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(context))) {
+            return polled;
+        }
+        this.body = None;
+        let status = panicked(&this.path, &this.request_id);
+        let mut trailers = http::HeaderMap::new();
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| http_body::Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(http_body::Body::size_hint).unwrap_or_default()
     }
+}
+
+/// What the caller of a request is told that met a bug.
+fn panicked(path: &str, request_id: &HeaderValue) -> Status {
+    tracing::error!(path, ?request_id, "a request handler panicked");
+    bug().with("requestId", request_id.to_str().unwrap_or_default()).into()
+}
+
+fn bug() -> Failure {
+    Failure::internal("the server has a bug; please report the request id")
+}
+
+/// Runs a part of one request in a task of its own, whose panic concerns that request only.
+///
+/// # Errors
+/// After a panic: what the caller of the request is to be told.
+pub async fn catch_panic<T>(part: impl Future<Output = T>) -> Result<T, Failure> {
+    AssertUnwindSafe(part).catch_unwind().await.map_err(|_panic| {
+        tracing::error!("a part of a request panicked");
+        bug()
+    })
 }
 
 // === impl Guard ===
@@ -127,17 +160,14 @@ where
             async move {
                 let mut response = match AssertUnwindSafe(call).catch_unwind().await {
                     Ok(Ok(response)) => response,
-                    Err(_panic) => {
-                        tracing::error!(path, ?request_id, "a request handler panicked");
-                        let failure = Failure::internal("the server has a bug; please report the request id")
-                            .with("requestId", request_id.to_str().unwrap_or_default());
-                        Status::from(failure).into_http()
-                    }
+                    Err(_panic) => panicked(&path, &request_id).into_http(),
                 };
                 explain(&path, &mut response);
-                if let Some(held) = response.extensions_mut().remove::<HeldUntilSent>() {
-                    response = response.map(|body| Body::new(HoldingBody { body, _held: held }));
-                }
+                let held = response.extensions_mut().remove::<HeldUntilSent>();
+                let request_id_of_body = request_id.clone();
+                let mut response = response.map(|body| {
+                    Body::new(GuardedBody { body: Some(body), path, request_id: request_id_of_body, _held: held })
+                });
                 let headers = response.headers_mut();
                 headers.insert(REQUEST_ID, request_id);
                 headers.insert(SERVER, guard.server);
@@ -190,4 +220,79 @@ fn next_request_id() -> HeaderValue {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let text = format!("{:08x}-{number:x}", std::process::id());
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("none"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    fn request() -> Request<Body> {
+        let request = Request::builder().uri("/walser.v1.Test/Call").header("content-type", "application/grpc");
+        request.body(Body::empty()).unwrap()
+    }
+
+    fn guard() -> Guard {
+        Guard::new("test", |_, _| tracing::Span::none())
+    }
+
+    /// Some bytes, then a panic.
+    struct Panics(bool);
+
+    impl http_body::Body for Panics {
+        type Data = bytes::Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
+            assert!(!std::mem::replace(&mut self.0, true), "the second time it breaks");
+            Poll::Ready(Some(Ok(http_body::Frame::data(bytes::Bytes::from_static(b"first")))))
+        }
+    }
+
+    fn assert_internal(headers: &http::HeaderMap) {
+        let failure = Failure::from(Status::from_header_map(headers).unwrap());
+        assert_eq!((failure.code(), failure.reason()), (Code::Internal, Reason::InternalError));
+        assert!(failure.value("requestId").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_answers_internal() {
+        let service = guard().layer(tower::service_fn(|_| async { panic!("a bug") }));
+        let answer = service.oneshot(request()).await.unwrap();
+        assert_internal(answer.headers());
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_stream_of_an_answer_ends_it_with_internal() {
+        let service = tower::service_fn(|_| async { Ok(Response::new(Body::new(Panics(false)))) });
+        let answer = guard().layer(service).oneshot(request()).await.unwrap();
+        let collected = answer.into_body().collect().await.unwrap();
+        assert_internal(collected.trailers().unwrap());
+        assert_eq!(collected.to_bytes(), "first");
+    }
+
+    #[tokio::test]
+    async fn what_an_answer_holds_is_dropped_with_its_body() {
+        let held = Arc::new(());
+        let answer = Arc::clone(&held);
+        let service = tower::service_fn(move |_| {
+            let answer = Arc::clone(&answer);
+            async move {
+                let mut response = Response::new(Body::new(Panics(false)));
+                response.extensions_mut().insert(HeldUntilSent::new(answer));
+                Ok(response)
+            }
+        });
+        let answer = guard().layer(service).oneshot(request()).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        drop(parts);
+        assert_eq!(Arc::strong_count(&held), 2, "the head alone is not the answer");
+        drop(body);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
 }

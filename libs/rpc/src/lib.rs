@@ -16,7 +16,7 @@ mod room;
 
 pub use deadline::remaining;
 pub use failure::Failure;
-pub use guard::{Guard, HeldUntilSent, SpanMaker};
+pub use guard::{Guard, HeldUntilSent, SpanMaker, catch_panic};
 pub use link::{AppendPermit, AppendReply, StorageLink};
 pub use metadata::MetadataStream;
 pub use network::{Connection, ConnectionError, Network, local_connection};

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+use crate::vital;
 
 /// What the probes answer. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -58,13 +59,15 @@ pub async fn serve(
 ) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
+    let stop = shutdown.clone();
     let routes = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/startupz", get(startup))
         .route("/readyz", get(ready))
         .route("/metrics", get(async |State(site): State<Site>| site.metrics.text()))
         .with_state(Site { health, metrics, shutdown });
-    tokio::spawn(async move {
+    // The handle is dropped: the port answers until the process ends, and nothing waits for it.
+    let _serving = vital::task("admin port", &stop, async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "admin port stopped");
         }

@@ -1,8 +1,8 @@
 //! The process kit: what every service needs around its own work.
 //!
 //! Settings ([`Settings`]), logs and traces ([`telemetry`]), signals and drain ([`Shutdown`]), the gRPC listener with
-//! its limits ([`Listener`]), metrics and the admin port ([`admin`]); and the process that puts them together
-//! ([`process`]).
+//! its limits ([`Listener`]), metrics and the admin port ([`admin`]), the parts whose death ends the process
+//! ([`vital`]); and the process that puts them together ([`process`]).
 
 pub mod admin;
 mod listener;
@@ -12,6 +12,7 @@ mod settings;
 mod shutdown;
 mod socket;
 pub mod telemetry;
+pub mod vital;
 
 pub use listener::{CallService, Exposure, Listener, ListenerError, ListenerLimits};
 pub use metrics::Metrics;

@@ -182,8 +182,8 @@ impl Listener {
     {
         let limits = self.limits.clone();
         let (sockets, incoming) = mpsc::channel(64);
-        let accepting = tokio::spawn(accept(self.listener, self.limits, sockets));
-        let served = Server::builder()
+        let mut accepting = tokio::spawn(accept(self.listener, self.limits, sockets));
+        let serving = Server::builder()
             .initial_stream_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window)
             .max_frame_size(FRAME_BYTES)
@@ -195,8 +195,18 @@ impl Listener {
             .layer(tonic::service::InterceptorLayer::new(note_request))
             .layer(layer)
             .add_routes(routes)
-            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop)
-            .await;
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop);
+        let mut serving = std::pin::pin!(serving);
+        let served = tokio::select! {
+            served = &mut serving => served,
+            accepted = &mut accepting => {
+                // Its panic is one of whoever serves; otherwise it ends when nothing takes connections any more.
+                if let Some(panic) = accepted.err().and_then(|error| error.try_into_panic().ok()) {
+                    std::panic::resume_unwind(panic);
+                }
+                serving.await
+            }
+        };
         accepting.abort();
         served
     }

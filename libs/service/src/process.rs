@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::settings::{Key, Kind, Settings, SettingsError};
 use crate::shutdown::{Shutdown, signals};
 use crate::telemetry::{self, Telemetry};
+use crate::vital;
 
 /// The port of a process that clients call.
 pub const PUBLIC_PORT: &[Key] = &[Key {
@@ -155,7 +156,7 @@ pub struct Process {
 /// A process that serves.
 #[derive(Debug)]
 pub struct Serving {
-    calls: JoinHandle<Result<(), tonic::transport::Error>>,
+    calls: JoinHandle<()>,
     shutdown: Shutdown,
     ready_file: Option<PathBuf>,
     _telemetry: Telemetry,
@@ -268,7 +269,12 @@ impl Process {
         S: CallService,
     {
         let (shutdown, stop) = (self.shutdown.clone(), self.shutdown);
-        let calls = tokio::spawn(self.listener.serve(routes, layer, async move { stop.wait().await }));
+        let serving = self.listener.serve(routes, layer, async move { stop.wait().await });
+        let calls = vital::task("listener", &shutdown, async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the gRPC port stopped");
+            }
+        });
         self.health.set_started();
         if let Some(file) = &self.ready_file {
             let written = write_ready_file(file, self.address, self.admin);

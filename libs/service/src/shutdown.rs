@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::vital;
+
 /// Tells every part of a process that it is to stop. Clones share the decision.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
@@ -46,7 +48,8 @@ pub fn signals(shutdown: Shutdown) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::spawn(async move {
+    let parts = shutdown.clone();
+    let _listening = vital::task("signals", &parts, async move {
         for round in 0.. {
             tokio::select! {
                 _ = interrupt.recv() => {}

@@ -13,6 +13,7 @@ use walser_proto::internal::v1::controller_service_server::ControllerServiceServ
 use walser_proto::v1::cluster_service_server::ClusterServiceServer;
 use walser_proto::v1::operation_service_server::OperationServiceServer;
 use walser_proto::v1::topic_service_server::TopicServiceServer;
+use walser_service::vital;
 
 use crate::config::Config;
 use crate::operations::Operations;
@@ -34,7 +35,7 @@ pub(crate) struct Controller {
 /// All services of the controller.
 pub(crate) fn routes(controller: &Arc<Controller>) -> Routes {
     if !controller.config.standalone {
-        tokio::spawn(node::fence_silent(Arc::clone(controller)));
+        tokio::spawn(vital::must_not_panic("fencing of silent nodes", node::fence_silent(Arc::clone(controller))));
     }
     Routes::new(ControllerServiceServer::from_arc(Arc::clone(controller)))
         .add_service(TopicServiceServer::from_arc(Arc::clone(controller)))

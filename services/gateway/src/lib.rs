@@ -30,7 +30,7 @@ use std::sync::Arc;
 use tonic::service::Routes;
 use walser_model::{Clock, Random};
 use walser_rpc::{Connection, Failure, Network, Reason};
-use walser_service::{Metrics, Shutdown};
+use walser_service::{Metrics, Shutdown, vital};
 
 pub use config::{Config, KEYS};
 
@@ -95,7 +95,8 @@ pub async fn start(
     let unknown = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = network.controller().ok_or_else(unknown)?;
     let metadata = Metadata::default();
-    tokio::spawn(metadata.clone().follow(controller.clone(), network.clone(), shutdown.clone()));
+    let following = metadata.clone().follow(controller.clone(), network.clone(), shutdown.clone());
+    let _following = vital::task("metadata follower", &shutdown, following);
     tokio::select! {
         () = metadata.first_snapshot() => {}
         () = shutdown.wait() => return Err(Failure::new(Reason::GatewayDraining, "told to stop before it was ready")),

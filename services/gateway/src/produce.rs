@@ -13,6 +13,7 @@ use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, Producer, partition_for_key};
 use walser_rpc::{Failure, Reason};
+use walser_service::vital;
 
 use crate::Gateway;
 use crate::batches::{RecordSize, check_records, codec, encode, validate};
@@ -407,10 +408,10 @@ impl Gateway {
                         && gateway.clock.monotonic() < attempt.until =>
                 {
                     let runtime = gateway.runtime().clone();
-                    runtime.spawn(async move {
+                    runtime.spawn(vital::must_not_panic("writer", async move {
                         attempt.backoff.pause().await;
                         gateway.attempt(attempt, walser_rpc::AppendPermit::uncounted());
-                    });
+                    }));
                 }
                 outcome => {
                     let elapsed = gateway.clock.monotonic().saturating_sub(start);

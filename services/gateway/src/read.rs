@@ -15,7 +15,7 @@ use tokio_stream::Stream;
 use walser_model::Offset;
 use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{Failure, Reason, catch_panic};
 
 use crate::Gateway;
 use crate::budget::{ReadPermit, StreamBudget};
@@ -116,7 +116,12 @@ impl Gateway {
         for cursor in cursors {
             driver.open(cursor);
         }
-        tokio::spawn(driver.run(heard));
+        let failing = driver.outlet.failing();
+        tokio::spawn(async move {
+            if let Err(failure) = catch_panic(driver.run(heard)).await {
+                failing.send(failure).await;
+            }
+        });
         Ok(stream)
     }
 
@@ -155,6 +160,15 @@ impl Driver {
                     let drain = pb::ReadResponse { event: Some(Event::Drain(pb::Drain { grace })) };
                     self.outlet.send(Ok(drain), None).await;
                     return;
+                }
+                Some(read) = self.readers.join_next() => {
+                    // The partition would never be heard of again, and the stream would look complete.
+                    if read.is_err_and(|error| error.is_panic()) {
+                        let failure = Failure::internal("reading a partition met a bug of the server");
+                        self.outlet.send(Err(failure.into()), None).await;
+                        return;
+                    }
+                    continue;
                 }
                 said = heard.recv() => said,
                 changed = metadata.changed(), if !self.growing.is_empty() => {

@@ -15,6 +15,7 @@ use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, HEADER_LEN, Producer};
 use walser_rpc::{AppendPermit, Failure, Reason};
+use walser_service::vital;
 
 use crate::Gateway;
 use crate::batches::RecordSize;
@@ -162,7 +163,7 @@ impl Gateway {
         // An answer that came while this pump ran left the repair to it.
         if writer.state.lock().repair_due() {
             let (gateway, writer) = (self.clone(), Arc::clone(writer));
-            self.runtime().spawn(async move { gateway.go_on(&writer).await });
+            self.runtime().spawn(vital::must_not_panic("writer", async move { gateway.go_on(&writer).await }));
         }
     }
 
@@ -192,7 +193,7 @@ impl Gateway {
 
     /// Takes a producer id for a writer that has none, then goes on.
     fn start_session(self, writer: Arc<Writer>) {
-        tokio::spawn(async move {
+        self.runtime().clone().spawn(vital::must_not_panic("writer", async move {
             let id = self.producer_ids.next_own().await;
             let mut failed = VecDeque::new();
             {
@@ -211,7 +212,7 @@ impl Gateway {
                 return;
             }
             self.pump(&writer);
-        });
+        }));
     }
 
     fn send(&self, writer: &Arc<Writer>, sequence: i32, mut sent: Sent) {
@@ -281,7 +282,7 @@ impl Gateway {
         }
         if more {
             let (gateway, writer) = (self.clone(), Arc::clone(writer));
-            self.runtime().spawn(async move { gateway.go_on(&writer).await });
+            self.runtime().spawn(vital::must_not_panic("writer", async move { gateway.go_on(&writer).await }));
         }
     }
 

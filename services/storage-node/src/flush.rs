@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 use walser_log::{Extension, FlushJob};
 use walser_model::{Clock, TopicPartition};
+use walser_service::{Shutdown, vital};
 
 use crate::metrics::StorageMetrics;
 use crate::shard::{Command, Queue};
@@ -54,13 +55,14 @@ impl Flusher {
         count: usize,
         clock: &Arc<dyn Clock>,
         metrics: &StorageMetrics,
+        shutdown: &Shutdown,
     ) -> io::Result<(Self, Vec<std::thread::JoinHandle<()>>)> {
         let flusher = Self::default();
         let mut threads = Vec::new();
         let names = (0..count).map(|number| (format!("flush-{number}"), &flusher.flushes));
         for (name, jobs) in names.chain([("extend".to_owned(), &flusher.extensions)]) {
             let (jobs, clock, metrics) = (Arc::clone(jobs), Arc::clone(clock), metrics.clone());
-            threads.push(std::thread::Builder::new().name(name).spawn(move || jobs.run(&*clock, &metrics))?);
+            threads.push(vital::thread(name, shutdown, move || jobs.run(&*clock, &metrics))?);
         }
         Ok((flusher, threads))
     }

@@ -14,7 +14,7 @@ use walser_proto::internal::v1::controller_service_client::ControllerServiceClie
 use walser_proto::v1 as pb;
 use walser_replication::{PartitionState, Role, Rules, role};
 use walser_rpc::{Connection, Failure, MetadataStream, Reason};
-use walser_service::Shutdown;
+use walser_service::{Shutdown, vital};
 
 use crate::board::{Board, Problem};
 use crate::config::Config;
@@ -212,7 +212,7 @@ impl Membership {
             waiting.push((partition, removed));
         }
         let (removed_topics, membership) = (Arc::clone(&self.removed), self.clone());
-        tokio::spawn(async move {
+        tokio::spawn(vital::must_not_panic("removal of a topic", async move {
             for (partition, mut removed) in waiting {
                 while !matches!((&mut removed).await, Ok(Ok(()))) {
                     tracing::warn!(%partition, "removing a deleted partition failed, it is tried again");
@@ -223,7 +223,7 @@ impl Membership {
                 }
             }
             removed_topics.lock().insert(topic);
-        });
+        }));
     }
 
     /// Removes what lies on disk and is in no topic: deleted while this node was away.

@@ -11,7 +11,7 @@ use walser_model::{Clock, ClusterId, Random, Timestamp, TopicConfig, TopicPartit
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
 use walser_rpc::{AppendRoom, Failure, Network, Reason, local_connection};
 use walser_service::admin::Health;
-use walser_service::{Metrics, Shutdown};
+use walser_service::{Metrics, Shutdown, vital};
 
 use crate::api::Api;
 use crate::board::Board;
@@ -86,6 +86,7 @@ pub struct Stopping {
     shards: ShardSet,
     flusher: Flusher,
     threads: Vec<std::thread::JoinHandle<()>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
     directory: Arc<DataDirectory>,
 }
 
@@ -113,7 +114,7 @@ pub async fn start(
 
     let directory = Arc::new(directory);
     let metrics = StorageMetrics::new(&environment.metrics);
-    let (flusher, mut threads) = Flusher::start(config.flush_threads, &environment.clock, &metrics)?;
+    let (flusher, mut threads) = Flusher::start(config.flush_threads, &environment.clock, &metrics, &shutdown)?;
     let board = Board::new(config.node);
     let space = SpaceGuard::new(config.reserve_bytes);
     space.check(&directory)?;
@@ -129,7 +130,7 @@ pub async fn start(
         idle: config.idle,
         recovery_bytes_max: RECOVERY_BYTES_MAX / config.shards.max(1) as u64,
     };
-    let shards = start_shards(&config, &around, logs, &mut threads)?;
+    let shards = start_shards(&config, &around, logs, &mut threads, &shutdown)?;
     let link = LocalLink {
         shards: shards.clone(),
         fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone(), directory.disk()),
@@ -151,11 +152,16 @@ pub async fn start(
     };
     let (ready, applied) = oneshot::channel();
     let every = registered.heartbeat_interval.and_then(|every| every.try_into().ok()).unwrap_or(MARKS_SYNC);
-    tokio::spawn(membership.clone().follow_metadata(ready, shutdown.clone()));
-    tokio::spawn(watch_disk(membership.clone(), (environment.health, metrics), shutdown.clone()));
-    tokio::spawn(membership.keep_session(registered.node_epoch, every, shutdown));
+    let following = membership.clone().follow_metadata(ready, shutdown.clone());
+    let watching = watch_disk(membership.clone(), (environment.health, metrics), shutdown.clone());
+    let beating = membership.keep_session(registered.node_epoch, every, shutdown.clone());
+    let tasks = vec![
+        vital::task("metadata follower", &shutdown, following),
+        vital::task("disk watch", &shutdown, watching),
+        vital::task("controller session", &shutdown, beating),
+    ];
     let _ = applied.await;
-    Ok(Started { routes, recovered, stopping: Stopping { shards, flusher, threads, directory } })
+    Ok(Started { routes, recovered, stopping: Stopping { shards, flusher, threads, tasks, directory } })
 }
 
 /// What became of opening one log.
@@ -235,6 +241,7 @@ fn start_shards(
     around: &Surroundings,
     logs: Vec<Log>,
     threads: &mut Vec<std::thread::JoinHandle<()>>,
+    shutdown: &Shutdown,
 ) -> Result<ShardSet, StartError> {
     let mut by_shard: Vec<Vec<Log>> = (0..config.shards).map(|_| Vec::new()).collect();
     for log in logs {
@@ -244,8 +251,7 @@ fn start_shards(
     for (number, logs) in by_shard.into_iter().enumerate() {
         let shard = Shard::new(around.clone(), config.tail_bytes / config.shards, logs);
         shards.push((Arc::clone(&shard.queue), AppendRoom::new(config.append_bytes_max)));
-        let builder = std::thread::Builder::new().name(format!("log-shard-{number}"));
-        threads.push(builder.spawn(move || shard.run())?);
+        threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
     }
     Ok(ShardSet::new(shards))
 }
@@ -274,8 +280,12 @@ async fn watch_disk(membership: Membership, (health, metrics): (Health, StorageM
             space.check(&directory)?;
             if sync { Checkpoint::sync(&directory.checkpoint()) } else { Ok(()) }
         });
+        let checked = checked.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => Ok(()),
+        });
         let mut problems = Vec::new();
-        if let Ok(Err(error)) = checked.await {
+        if let Err(error) = checked {
             tracing::error!(%error, "the data directory cannot be written or looked at");
             problems.push(format!("data directory {}: {error}", membership.directory.path().display()));
         }
@@ -302,6 +312,10 @@ impl Stopping {
             let _ = tokio::time::timeout(STOP_LIMIT, ended).await;
         }
         self.flusher.close();
+        for task in self.tasks {
+            // They end with the stop that has begun.
+            let _ = tokio::time::timeout(STOP_LIMIT, task).await;
+        }
         let threads = self.threads;
         let directory = self.directory;
         let finished = tokio::task::spawn_blocking(move || {

@@ -17,7 +17,7 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::produce_result;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{Failure, Reason, catch_panic};
 
 use self::lanes::{Lane, Lanes};
 use super::producer::{known, written};
@@ -92,7 +92,12 @@ pub(super) fn serve(gateway: Gateway, requests: Streaming<pb::ProduceStreamReque
         under_way: Arc::new(Semaphore::new(RESULTS_MAX)),
         topics: HashSet::new(),
     };
-    tokio::spawn(reader.run(requests));
+    let ending = reader.outgoing.clone();
+    tokio::spawn(async move {
+        if let Err(failure) = catch_panic(reader.run(requests)).await {
+            let _ = ending.send(Outgoing::End(failure.into())).await;
+        }
+    });
     Box::pin(
         ReceiverStream::new(stream).ready_chunks(GROUP_MAX).flat_map(|group| futures::stream::iter(grouped(group))),
     )

@@ -36,6 +36,17 @@ pub(super) struct Outlet {
     budget: StreamBudget,
 }
 
+/// Ends a stream whose driver is gone.
+#[derive(Debug)]
+pub(super) struct Failing(mpsc::Sender<Slot>);
+
+impl Failing {
+    /// Sends the reason, once there is room for it.
+    pub(super) async fn send(self, failure: Failure) {
+        let _ = self.0.send(Arc::new(Mutex::new(Some((Err(failure.into()), None))))).await;
+    }
+}
+
 /// An outlet, and the messages as the client takes them.
 pub(super) fn outlet(budget: StreamBudget) -> (Outlet, impl Stream<Item = Item> + Send + use<>) {
     let (slots, taken) = mpsc::channel::<Slot>(QUEUE);
@@ -50,6 +61,11 @@ impl Outlet {
     /// Returns once the client is gone.
     pub(super) async fn closed(&self) {
         self.slots.closed().await;
+    }
+
+    /// For the case that the driver panics.
+    pub(super) fn failing(&self) -> Failing {
+        Failing(self.slots.clone())
     }
 
     /// Sends a message once there is room for it. False: the stream is over.
