@@ -14,15 +14,22 @@ use prost_types::{DescriptorProto, FileDescriptorSet};
 /// Most repeated items in one message, nested ones included.
 pub const ITEMS_MAX: usize = 200_000;
 
+/// Most repeated items in one answer: a write of [`ITEMS_MAX`] records is answered with as many positions, and with the
+/// batches that it became.
+pub const ANSWER_ITEMS_MAX: usize = 500_000;
+
 /// Deepest nesting of messages.
 pub const DEPTH_MAX: usize = 16;
 
 /// Why a message is refused before decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BoundsError {
-    /// More than [`ITEMS_MAX`] repeated items.
-    #[error("the message has more than {ITEMS_MAX} repeated items; send several smaller ones")]
-    TooManyItems,
+    /// More repeated items than a message of its kind has.
+    #[error("the message has more than {max} repeated items; send several smaller ones")]
+    TooManyItems {
+        /// How many it may have, inclusive.
+        max: usize,
+    },
     /// Deeper than [`DEPTH_MAX`].
     #[error("the message is nested more than {DEPTH_MAX} levels deep")]
     TooDeep,
@@ -48,7 +55,7 @@ impl BoundsError {
     /// The stable word for `ErrorInfo.metadata["rule"]`.
     pub fn rule(self) -> &'static str {
         match self {
-            Self::TooManyItems => "too-many-items",
+            Self::TooManyItems { .. } => "too-many-items",
             Self::TooDeep => "too-deep",
             Self::Malformed => "malformed",
         }
@@ -62,15 +69,25 @@ impl BoundsError {
 pub fn check<M: Name>(raw: &[u8]) -> Result<(), BoundsError> {
     let shapes = shapes();
     let Some(shape) = shapes.get(&M::full_name()) else { return Ok(()) };
-    let mut items = 0;
-    scan(shapes, shape, raw, &mut items, 0)
+    let max = if M::NAME.ends_with("Response") { ANSWER_ITEMS_MAX } else { ITEMS_MAX };
+    let mut left = max;
+    scan(shapes, shape, raw, &mut left, 0).map_err(|error| match error {
+        BoundsError::TooManyItems { .. } => BoundsError::TooManyItems { max },
+        error => error,
+    })
+}
+
+/// Takes items from what is left of them.
+fn count(left: &mut usize, items: usize) -> Result<(), BoundsError> {
+    *left = left.checked_sub(items).ok_or(BoundsError::TooManyItems { max: 0 })?;
+    Ok(())
 }
 
 fn scan(
     shapes: &HashMap<String, Shape>,
     shape: &Shape,
     mut raw: &[u8],
-    items: &mut usize,
+    left: &mut usize,
     depth: usize,
 ) -> Result<(), BoundsError> {
     if depth > DEPTH_MAX {
@@ -81,7 +98,7 @@ fn scan(
         let number = u32::try_from(key >> 3).map_err(|_| BoundsError::Malformed)?;
         let field = shape.fields.get(&number);
         if field.is_some_and(|field| field.repeated) {
-            *items += 1;
+            count(left, 1)?;
         }
         match key & 7 {
             0 => drop(varint(&mut raw)?),
@@ -93,18 +110,15 @@ fn scan(
                 match field {
                     Some(FieldShape { message: Some(name), .. }) => {
                         if let Some(nested) = shapes.get(name) {
-                            scan(shapes, nested, payload, items, depth + 1)?;
+                            scan(shapes, nested, payload, left, depth + 1)?;
                         }
                     }
                     // A packed list of numbers: at least one byte each. Strings and bytes are not repeated scalars.
-                    Some(FieldShape { repeated: true, message: None }) => *items += payload.len() / 64,
+                    Some(FieldShape { repeated: true, message: None }) => count(left, payload.len() / 64)?,
                     _ => {}
                 }
             }
             _ => return Err(BoundsError::Malformed),
-        }
-        if *items > ITEMS_MAX {
-            return Err(BoundsError::TooManyItems);
         }
     }
     Ok(())
@@ -174,13 +188,26 @@ mod tests {
     #[test]
     fn a_flood_of_empty_items_is_refused_at_any_depth() {
         let empty_records = [0x1a, 0x00].repeat(ITEMS_MAX + 1);
-        assert_eq!(check::<pb::ProduceRequest>(&empty_records), Err(BoundsError::TooManyItems));
+        let too_many = Err(BoundsError::TooManyItems { max: ITEMS_MAX });
+        assert_eq!(check::<pb::ProduceRequest>(&empty_records), too_many);
         let headers = vec![pb::Header::default(); ITEMS_MAX + 1];
         let record = pb::Record { headers, ..Default::default() };
         let batch = pb::ProduceBatch { records: vec![record], ..Default::default() };
         let request = pb::ProduceStreamRequest { message: Some(pb::produce_stream_request::Message::Batch(batch)) };
         let refused = check::<pb::ProduceStreamRequest>(&request.encode_to_vec());
-        assert_eq!(refused, Err(BoundsError::TooManyItems));
+        assert_eq!(refused, too_many);
+    }
+
+    #[test]
+    fn the_answer_to_the_most_records_that_are_accepted_can_be_read() {
+        let request = pb::ProduceRequest { records: vec![pb::Record::default(); ITEMS_MAX], ..Default::default() };
+        assert_eq!(check::<pb::ProduceRequest>(&request.encode_to_vec()), Ok(()));
+        let positions = vec![pb::RecordPosition { partition: 3, offset: 1 << 40 }; ITEMS_MAX];
+        let answer = pb::ProduceResponse { positions, appends: vec![pb::AppendResult::default(); 10_000] };
+        assert_eq!(check::<pb::ProduceResponse>(&answer.encode_to_vec()), Ok(()));
+        let flood = pb::ProduceResponse { positions: vec![answer.positions[0]; ANSWER_ITEMS_MAX + 1], appends: vec![] };
+        let refused = check::<pb::ProduceResponse>(&flood.encode_to_vec());
+        assert_eq!(refused, Err(BoundsError::TooManyItems { max: ANSWER_ITEMS_MAX }));
     }
 
     #[test]

@@ -28,6 +28,9 @@ use crate::produce::{Done, Outcome, Write};
 const RESULTS_MAX: usize = 8192;
 /// Results in one answer.
 const GROUP_MAX: usize = 256;
+/// Positions and appends in one answer, above which no further result is put into it: clients bound the items of a
+/// message ([`walser_proto::bounds::ANSWER_ITEMS_MAX`]).
+const GROUP_ITEMS: usize = 100_000;
 /// Topics that a stream remembers.
 const TOPICS_MAX: usize = 1000;
 /// Cost of a batch beside its bytes, for the limit.
@@ -106,26 +109,39 @@ pub(super) fn serve(gateway: Gateway, requests: Streaming<pb::ProduceStreamReque
 /// Puts neighbouring results into one message.
 fn grouped(group: Vec<Outgoing>) -> Vec<Result<pb::ProduceStreamResponse, Status>> {
     let mut messages = Vec::new();
-    let mut results = Vec::new();
+    let (mut results, mut items) = (Vec::new(), 0);
     let message = |reply| Ok(pb::ProduceStreamResponse { message: Some(reply) });
     for item in group {
         let other = match item {
             Outgoing::Result(result) => {
+                items += items_of(&result);
                 results.push(result);
-                continue;
+                if items < GROUP_ITEMS {
+                    continue;
+                }
+                None
             }
-            Outgoing::Other(reply) => message(reply),
-            Outgoing::End(status) => Err(status),
+            Outgoing::Other(reply) => Some(message(reply)),
+            Outgoing::End(status) => Some(Err(status)),
         };
+        items = 0;
         if !results.is_empty() {
             messages.push(message(Reply::Results(pb::ProduceResults { results: std::mem::take(&mut results) })));
         }
-        messages.push(other);
+        messages.extend(other);
     }
     if !results.is_empty() {
         messages.push(message(Reply::Results(pb::ProduceResults { results })));
     }
     messages
+}
+
+/// Repeated items of a result, about.
+fn items_of(result: &pb::ProduceResult) -> usize {
+    match &result.outcome {
+        Some(produce_result::Outcome::Written(written)) => 1 + written.positions.len() + written.appends.len(),
+        _ => 1,
+    }
 }
 
 impl Reader {
@@ -311,4 +327,32 @@ fn received(status: Status) -> Failure {
         return failure.with_code(tonic::Code::ResourceExhausted);
     }
     status.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_proto::bounds;
+
+    use super::*;
+
+    #[test]
+    fn results_of_large_writes_are_not_put_into_one_message() {
+        let large = |correlation_id| {
+            let positions = vec![pb::RecordPosition { partition: 0, offset: 7 }; bounds::ITEMS_MAX];
+            let written = pb::ProduceResponse { positions, appends: vec![pb::AppendResult::default(); 100] };
+            let outcome = Some(produce_result::Outcome::Written(written));
+            Outgoing::Result(pb::ProduceResult { correlation_id, outcome })
+        };
+        let small = |correlation_id| Outgoing::Result(pb::ProduceResult { correlation_id, outcome: None });
+        let messages = grouped(vec![small(1), small(2), large(3), large(4), large(5), small(6)]);
+        assert_eq!(messages.len(), 4);
+        let mut order = Vec::new();
+        for message in messages.into_iter().map(Result::unwrap) {
+            let encoded = prost::Message::encode_to_vec(&message);
+            assert_eq!(bounds::check::<pb::ProduceStreamResponse>(&encoded), Ok(()));
+            let Some(Reply::Results(results)) = message.message else { panic!("results") };
+            order.extend(results.results.iter().map(|result| result.correlation_id));
+        }
+        assert_eq!(order, [1, 2, 3, 4, 5, 6]);
+    }
 }
