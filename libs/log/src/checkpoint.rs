@@ -29,7 +29,7 @@ pub(crate) const FILE_NAME: &str = "checkpoint";
 
 const MAGIC: &[u8; 4] = b"WCKP";
 const VERSION: u16 = 1;
-const COPY_LEN: usize = 128;
+pub(crate) const COPY_LEN: usize = 128;
 const SLOT_LEN: usize = 2 * COPY_LEN;
 const IN_USE: u32 = 1;
 
@@ -75,7 +75,8 @@ pub struct Checkpoint {
     broken: bool,
 }
 
-fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &Marks) -> [u8; COPY_LEN] {
+/// One copy of a slot.
+pub(crate) fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &Marks) -> [u8; COPY_LEN] {
     let mut out = [0; COPY_LEN];
     if let Some(partition) = partition {
         out[0..16].copy_from_slice(&partition.topic.to_bytes());
@@ -97,7 +98,7 @@ fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &Marks) -> [u
 }
 
 /// A copy's owner (`None`: the slot is free), sequence and marks. `None` when it is damaged or was never written.
-fn decode(copy: &[u8]) -> Option<(Option<TopicPartition>, u64, Marks)> {
+pub(crate) fn decode(copy: &[u8]) -> Option<(Option<TopicPartition>, u64, Marks)> {
     let (body, crc) = copy.split_at_checked(COPY_LEN - 4)?;
     if crate::crc32c(body).to_be_bytes() != crc {
         return None;

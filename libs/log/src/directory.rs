@@ -4,6 +4,8 @@
 //! DIR/LOCK                    held by the one process that uses the directory
 //! DIR/meta                    format version, cluster, node and directory id (docs/formats/data-directory.md)
 //! DIR/ballast                 space that is given back when the disk is full
+//! DIR/metadata-version        the highest metadata version seen
+//! DIR/set-aside/              partitions that metadata does not know
 //! DIR/logs/checkpoint         recovery points, durable marks, high watermarks
 //! DIR/logs/TOPIC-PARTITION/   one partition: 32 hexadecimal digits of the topic id, and the number
 //! ```
@@ -18,6 +20,8 @@ use walser_model::{ClusterId, NodeId, PartitionIndex, TopicId, TopicPartition};
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::{DirectoryLock, Disk, Open, Space, read_file, replace_file};
+use crate::metadata_version::{self, MetadataVersion};
+use crate::set_aside::{self, SetAsideStore};
 
 /// The format that this version writes. Newer ones are refused.
 const FORMAT: u32 = 1;
@@ -28,7 +32,17 @@ const BALLAST: &str = "ballast";
 const LOGS: &str = "logs";
 const BALLAST_BYTES: u64 = 64 << 20;
 /// Everything that a server puts into its data directory.
-const OWN_NAMES: [&str; 6] = [META, LOCK, BALLAST, LOGS, "meta.tmp", "metadata.redb"];
+const OWN_NAMES: [&str; 9] = [
+    META,
+    LOCK,
+    BALLAST,
+    LOGS,
+    "meta.tmp",
+    "metadata.redb",
+    set_aside::DIR_NAME,
+    metadata_version::FILE_NAME,
+    "metadata-version.tmp",
+];
 
 /// Whose directory it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,8 +118,10 @@ pub struct Found {
 pub struct DataDirectory {
     disk: Arc<dyn Disk>,
     root: PathBuf,
-    identity: Option<Identity>,
-    checkpoint: Arc<Mutex<Checkpoint>>,
+    identity: Mutex<Option<Identity>>,
+    pub(crate) checkpoint: Arc<Mutex<Checkpoint>>,
+    pub(crate) set_aside: SetAsideStore,
+    metadata_version: MetadataVersion,
     _lock: Box<dyn DirectoryLock>,
 }
 
@@ -135,7 +151,10 @@ impl DataDirectory {
         }
         let checkpoint = Checkpoint::open(&disk, &logs).map_err(io_error)?;
         let checkpoint = Arc::new(Mutex::new(checkpoint));
-        Ok(Self { disk, root: root.to_owned(), identity, checkpoint, _lock: lock })
+        let set_aside = SetAsideStore::open(Arc::clone(&disk), root, &logs).map_err(io_error)?;
+        let metadata_version = MetadataVersion::open(Arc::clone(&disk), root).map_err(io_error)?;
+        let identity = Mutex::new(identity);
+        Ok(Self { disk, root: root.to_owned(), identity, checkpoint, set_aside, metadata_version, _lock: lock })
     }
 
     /// The file system.
@@ -155,18 +174,32 @@ impl DataDirectory {
 
     /// Whose it is; `None` before [`DataDirectory::bind`].
     pub fn identity(&self) -> Option<Identity> {
-        self.identity
+        *self.identity.lock()
+    }
+
+    /// The highest metadata version that this directory has seen; 0: none.
+    pub fn metadata_version(&self) -> i64 {
+        self.metadata_version.get()
+    }
+
+    /// Notes a metadata version, durably, before anything is done because of it. A lower one changes nothing.
+    ///
+    /// # Errors
+    /// I/O errors; the version is as it was then.
+    pub fn raise_metadata_version(&self, version: i64) -> io::Result<()> {
+        self.metadata_version.raise(version)
     }
 
     /// Makes the directory part of a cluster and node, or checks that it is. `random` becomes the id of a new one.
     ///
     /// # Errors
     /// [`DirectoryError::Foreign`] when it belongs elsewhere.
-    pub fn bind(&mut self, cluster: ClusterId, node: NodeId, random: [u8; 16]) -> Result<Identity, DirectoryError> {
+    pub fn bind(&self, cluster: ClusterId, node: NodeId, random: [u8; 16]) -> Result<Identity, DirectoryError> {
         let foreign = |what, found: String, expected: String| {
             Err(DirectoryError::Foreign { path: self.root.clone(), what, found, expected })
         };
-        match self.identity {
+        let mut known = self.identity.lock();
+        match *known {
             Some(identity) if identity.cluster != cluster => {
                 foreign("cluster", identity.cluster.to_string(), cluster.to_string())
             }
@@ -176,7 +209,7 @@ impl DataDirectory {
                 let identity = Identity { cluster, node, directory: random };
                 let written = replace_file(&*self.disk, &self.root.join(META), write_meta(&identity).as_bytes());
                 written.map_err(|source| DirectoryError::Io { path: self.root.clone(), source })?;
-                self.identity = Some(identity);
+                *known = Some(identity);
                 Ok(identity)
             }
         }
@@ -201,6 +234,28 @@ impl DataDirectory {
         }
         found.sort_unstable_by_key(|found| found.partition);
         Ok(found)
+    }
+
+    /// Partitions that have marks or a directory and were not opened: one without a directory is damage, unless it was
+    /// set aside and only its marks were not given back.
+    ///
+    /// # Errors
+    /// I/O errors while listing, and while giving marks back.
+    pub fn partitions_to_open(&self) -> io::Result<Vec<TopicPartition>> {
+        let mut wanted: Vec<_> = self.partitions()?.into_iter().map(|found| found.partition).collect();
+        let mut checkpoint = self.checkpoint.lock();
+        let marked: Vec<_> = checkpoint.unclaimed().collect();
+        for partition in marked {
+            if self.set_aside.holds(partition) && wanted.binary_search(&partition).is_err() {
+                let (slot, _) = checkpoint.claim(partition);
+                checkpoint.release(slot)?;
+            } else {
+                wanted.push(partition);
+            }
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        Ok(wanted)
     }
 
     /// Removes what is left of a partition that nobody opened: its directory and its marks.
@@ -272,7 +327,8 @@ fn is_missing(disk: &dyn Disk, dir: &Path) -> bool {
     named && matches!(disk.list(dir), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-fn parse_partition(name: &str) -> Option<TopicPartition> {
+/// The partition in the name of its directory.
+pub(crate) fn parse_partition(name: &str) -> Option<TopicPartition> {
     let (topic, number) = name.split_at_checked(32)?;
     let topic: TopicId = topic.parse().ok()?;
     let partition = number.strip_prefix('-')?.parse().ok()?;
@@ -323,11 +379,11 @@ mod tests {
     fn a_directory_remembers_whose_it_is() {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
         let root = Path::new("/data");
-        let mut directory = DataDirectory::open(Arc::clone(&disk), root, "test").unwrap();
+        let directory = DataDirectory::open(Arc::clone(&disk), root, "test").unwrap();
         assert_eq!(directory.identity(), None);
         let identity = directory.bind(cluster(1), NodeId(1), [9; 16]).unwrap();
         drop(directory);
-        let mut again = DataDirectory::open(disk, root, "test").unwrap();
+        let again = DataDirectory::open(disk, root, "test").unwrap();
         assert_eq!(again.identity(), Some(identity));
         let foreign = again.bind(cluster(2), NodeId(1), [9; 16]).unwrap_err();
         assert!(matches!(foreign, DirectoryError::Foreign { what: "cluster", .. }), "{foreign}");
@@ -343,7 +399,7 @@ mod tests {
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let open = || DataDirectory::open(Arc::clone(&disk), &root, "test").unwrap();
-        let mut directory = open();
+        let directory = open();
         directory.bind(cluster(1), NodeId(1), [9; 16]).unwrap();
         drop(directory);
         let files = [root.join(META), root.join(LOCK), root.join("logs/checkpoint")];

@@ -25,12 +25,14 @@ mod epochs;
 mod flush;
 mod index;
 mod log;
+mod metadata_version;
 mod producers;
 mod reader;
 mod recovery;
 mod retention;
 mod scan;
 mod segment;
+mod set_aside;
 mod shared_names;
 mod snapshots;
 mod truncation;
@@ -46,6 +48,7 @@ pub use log::{Condition, Log, LogConfig, LogError};
 pub use producers::{PRODUCERS_MAX, Producers, REMEMBERED_BATCHES, Verdict};
 pub use reader::{FoundTime, LogReader, ReadError, Slice};
 pub use recovery::{CutTail, Damage, Recovery};
+pub use set_aside::SetAside;
 
 /// CRC-32C of a part of a file.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {

@@ -385,6 +385,12 @@ impl Log {
         self.shared.segments.read().iter().filter(|segment| segment.open()).count()
     }
 
+    /// Closes the log: its marks are there for the next opening.
+    pub(crate) fn close(self) {
+        let Self { checkpoint, partition, slot, marks, .. } = self;
+        checkpoint.lock().unclaim(partition, slot, Some(marks));
+    }
+
     /// The directory of this partition.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -112,6 +112,11 @@ impl LogReader {
         self.shared.segments.read().iter().map(|segment| segment.size()).sum()
     }
 
+    /// Latest leader epoch that has an entry.
+    pub fn latest_epoch(&self) -> LeaderEpoch {
+        self.shared.epochs.read().latest()
+    }
+
     /// The epoch of the record at `offset`.
     pub fn epoch_of(&self, offset: Offset) -> LeaderEpoch {
         self.shared.epochs.read().epoch_of(offset)

@@ -10,5 +10,7 @@ mod damage;
 mod extension;
 #[path = "log/ordinary.rs"]
 mod ordinary;
+#[path = "log/set_aside.rs"]
+mod set_aside;
 #[path = "log/site.rs"]
 mod site;

@@ -282,6 +282,14 @@ fn persist(database: &Database, prepared: &Prepared) -> Result<(), String> {
     write().map_err(|error| error.to_string())
 }
 
+/// Writes a floor of the revision: opening takes the higher one of both.
+fn persist_floor(database: &Database, floor: Revision) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    write.open_table(NUMBERS)?.insert("revision-base", floor)?;
+    write.commit()?;
+    Ok(())
+}
+
 #[async_trait]
 impl Metastore for Embedded {
     async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
@@ -294,6 +302,23 @@ impl Metastore for Embedded {
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
         self.commit(txn).await
+    }
+
+    async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {
+        let guard = Arc::clone(&self.writer).lock_owned().await;
+        let guard = self.settle(guard).await?;
+        let store = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let _guard = guard;
+            if store.engine.state.lock().revision < floor {
+                let state = store.file.state.lock();
+                let closed = || StoreError::Unavailable("the file is closed".to_owned());
+                let database = state.database.as_ref().ok_or_else(closed)?;
+                persist_floor(database, floor).map_err(unavailable)?;
+            }
+            Ok(store.engine.raise_revision(floor))
+        });
+        done.await.map_err(|error| StoreError::Unknown(error.to_string()))?
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {

@@ -88,6 +88,13 @@ impl Engine {
         Watch { state, latest, prefix: prefix.to_owned(), after }
     }
 
+    /// Makes every later revision greater than `floor`.
+    pub(crate) fn raise_revision(&self, floor: Revision) -> Revision {
+        let mut state = self.state.lock();
+        state.revision = state.revision.max(floor);
+        state.revision
+    }
+
     /// Tells watches that there is something new.
     pub(crate) fn announce(&self) {
         let revision = self.state.lock().revision;

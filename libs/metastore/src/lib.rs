@@ -173,6 +173,11 @@ pub trait Metastore: Send + Sync + Debug {
     /// [`StoreError::Invalid`] for two changes of one key, [`StoreError::NoLease`] for a lease that has ended.
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError>;
 
+    /// Makes every later revision greater than `floor`, durably, and returns the store's revision. A store that is
+    /// there already changes nothing. For a store that was restored from an older copy: revisions that were handed out
+    /// before MUST NOT be handed out again.
+    async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError>;
+
     /// Watches the keys with a prefix for changes after `after` (exclusive).
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
 

@@ -55,6 +55,10 @@ impl Metastore for Memory {
         self.commit(&txn)
     }
 
+    async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {
+        Ok(self.engine.raise_revision(floor))
+    }
+
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
         Ok(self.engine.watch(prefix, after))
     }

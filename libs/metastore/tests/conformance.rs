@@ -51,6 +51,17 @@ async fn transactions_compare_and_put(store: Store) {
     assert!(matches!(twice, Err(StoreError::Invalid(_))));
 }
 
+async fn a_raised_revision_is_never_gone_below(store: Store) {
+    let first = commit(&store, vec![], vec![put("a", "1")]).await;
+    let mut watch = store.watch("", first).await.unwrap();
+    assert_eq!(store.raise_revision(first + 500).await.unwrap(), first + 500);
+    assert_eq!(store.raise_revision(first).await.unwrap(), first + 500, "lower changes nothing");
+    let next = commit(&store, vec![Compare::ModifiedAt("a".into(), first)], vec![put("a", "2")]).await;
+    assert!(next > first + 500, "{next}");
+    let Some(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("the watch goes on") };
+    assert_eq!(revision, next);
+}
+
 async fn ranges_are_ordered_and_bounded_by_the_prefix(store: Store) {
     let keys = ["t/b", "t/a", "s/z", "u", "t0"];
     for key in keys {
@@ -134,6 +145,7 @@ macro_rules! suite {
             suite!(@case $open, old_history_is_compacted_and_says_so);
             suite!(@case $open, leases_end_unless_they_are_kept_alive);
             suite!(@case $open, elections_have_one_leader_at_a_time);
+            suite!(@case $open, a_raised_revision_is_never_gone_below);
         }
     };
     (@case $open:expr, $case:ident) => {
@@ -156,6 +168,17 @@ fn embedded() -> (Store, tempfile::TempDir) {
 
 suite!(in_memory, memory());
 suite!(on_a_file, embedded());
+
+#[tokio::test]
+async fn a_raised_revision_survives_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metadata.redb");
+    let store: Store = Arc::new(Embedded::open(&path).unwrap());
+    store.raise_revision(7_000).await.unwrap();
+    drop(store);
+    let store: Store = Arc::new(Embedded::open(&path).unwrap());
+    assert!(commit(&store, vec![], vec![put("a", "1")]).await > 7_000);
+}
 
 #[tokio::test]
 async fn a_file_keeps_everything_but_leases() {

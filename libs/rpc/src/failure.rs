@@ -53,6 +53,24 @@ impl Failure {
         Self::new(Reason::InternalError, message)
     }
 
+    /// Data and metadata are of different clusters.
+    pub fn cluster_id_mismatch(own: &str, other: &str) -> Self {
+        let text = format!(
+            "the data belongs to cluster {own}, the controller is of cluster {other}; start the controller on its own \
+             metadata, or this process on another data directory"
+        );
+        Self::new(Reason::ClusterIdMismatch, text).with("expected", own).with("actual", other)
+    }
+
+    /// Metadata is older than what was seen of it.
+    pub fn metadata_rollback(seen: i64, found: i64) -> Self {
+        let text = format!(
+            "the controller's metadata has version {found}, version {seen} was seen before: it is an older copy; put \
+             the right metadata back, or accept it with `walser metadata accept-restore`"
+        );
+        Self::new(Reason::MetadataRollback, text).with("seenVersion", seen).with("version", found)
+    }
+
     /// Adds a value that the message mentions.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl ToString) -> Self {

@@ -10,32 +10,80 @@ use crate::{Connection, Failure, Reason};
 #[derive(Debug)]
 pub struct MetadataStream {
     messages: Streaming<WatchMetadataResponse>,
+    /// Of a group that has not been committed.
+    group: Vec<WatchMetadataResponse>,
+    cluster_id: String,
+    applied_version: i64,
+    /// Met behind groups that were returned; it ends the stream.
+    failed: Option<Failure>,
 }
 
 impl MetadataStream {
-    /// Opens the stream; it starts with a snapshot.
+    /// Opens the stream; it starts with a snapshot. `cluster_id` is that of the caller, empty when it knows none, and
+    /// `applied_version` the highest version that it has applied.
     ///
     /// # Errors
-    /// When the controller refuses, or cannot be reached.
-    pub async fn open(controller: &Connection) -> Result<Self, Failure> {
+    /// `CLUSTER_ID_MISMATCH` and `METADATA_ROLLBACK` when the controller's metadata is not that of the caller; when the
+    /// controller refuses for another reason, or cannot be reached.
+    pub async fn open(controller: &Connection, cluster_id: String, applied_version: i64) -> Result<Self, Failure> {
         let mut client = ControllerServiceClient::new(controller.clone());
-        let messages = client.watch_metadata(WatchMetadataRequest::default()).await?.into_inner();
-        Ok(Self { messages })
+        let request = WatchMetadataRequest { resume_version: 0, cluster_id: cluster_id.clone(), applied_version };
+        let messages = client.watch_metadata(request).await?.into_inner();
+        Ok(Self { messages, group: Vec::new(), cluster_id, applied_version, failed: None })
     }
 
-    /// Messages up to the next one that commits, that one included: they take effect together.
+    /// Messages up to the next one that commits, that one included: they take effect together. Dropping the future
+    /// loses nothing.
     ///
     /// # Errors
-    /// When the stream failed or ended. Messages that were not committed are dropped.
+    /// When the stream failed or ended, with messages that were not committed dropped; and as for
+    /// [`MetadataStream::open`].
     pub async fn next_commit(&mut self) -> Result<Vec<WatchMetadataResponse>, Failure> {
-        let mut group = Vec::new();
+        if let Some(failure) = self.failed.take() {
+            return Err(failure);
+        }
         while let Some(message) = self.messages.message().await? {
+            self.check(&message)?;
             let commit = message.commit;
-            group.push(message);
+            self.group.push(message);
             if commit {
-                return Ok(group);
+                return Ok(std::mem::take(&mut self.group));
             }
         }
         Err(Failure::new(Reason::ControllerNotAvailable, "the controller closed the metadata stream"))
+    }
+
+    /// The next group, and those behind it that have arrived, at most `groups_max`.
+    ///
+    /// # Errors
+    /// As for [`MetadataStream::next_commit`]; groups before the failure are returned first.
+    pub async fn next_commits(&mut self, groups_max: usize) -> Result<Vec<Vec<WatchMetadataResponse>>, Failure> {
+        let mut groups = vec![self.next_commit().await?];
+        while groups.len() < groups_max {
+            tokio::select! {
+                biased;
+                group = self.next_commit() => match group {
+                    Ok(group) => groups.push(group),
+                    Err(failure) => {
+                        self.failed = Some(failure);
+                        break;
+                    }
+                },
+                () = std::future::ready(()) => break,
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Whether a message is of this cluster and not older than what was applied: whatever the controller checked.
+    fn check(&self, message: &WatchMetadataResponse) -> Result<(), Failure> {
+        let other = !self.cluster_id.is_empty() && !message.cluster_id.is_empty();
+        if other && message.cluster_id != self.cluster_id {
+            return Err(Failure::cluster_id_mismatch(&self.cluster_id, &message.cluster_id));
+        }
+        if message.version < self.applied_version {
+            return Err(Failure::metadata_rollback(self.applied_version, message.version));
+        }
+        Ok(())
     }
 }

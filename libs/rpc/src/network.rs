@@ -185,6 +185,13 @@ impl Network {
         self.known.lock().storage.get(&node).map(|found| found.connection.clone())
     }
 
+    /// Every storage node that was made known, in ascending order.
+    pub fn storage_nodes(&self) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = self.known.lock().storage.keys().copied().collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
     /// A storage node for record data.
     pub fn storage_link(&self, node: NodeId) -> Option<Arc<dyn StorageLink>> {
         self.known.lock().storage.get(&node).map(|found| Arc::clone(&found.link))

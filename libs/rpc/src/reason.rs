@@ -31,7 +31,8 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         | R::ProducerFenced
         | R::ReplicationFactorTooHigh
         | R::PolicyViolation
-        | R::ClusterIdMismatch => (Code::FailedPrecondition, Never, Effect::None),
+        | R::ClusterIdMismatch
+        | R::MetadataRollback => (Code::FailedPrecondition, Never, Effect::None),
         R::UnknownProducer => (Code::FailedPrecondition, Restart, Effect::None),
         R::LeaderNotAvailable
         | R::NotLeader

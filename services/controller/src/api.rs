@@ -17,8 +17,12 @@ use walser_service::vital;
 
 use crate::config::Config;
 use crate::operations::Operations;
+use crate::restore::RefusedNodes;
 use crate::sessions::Sessions;
 use crate::store::Store;
+
+/// Largest registration in bytes: it names every replica of a node.
+const REGISTRATION_BYTES_MAX: usize = 32 << 20;
 
 /// The controller behind its services.
 #[derive(Debug)]
@@ -28,6 +32,7 @@ pub(crate) struct Controller {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) sessions: Sessions,
     pub(crate) operations: Operations,
+    pub(crate) refused: RefusedNodes,
     pub(crate) config: Config,
     pub(crate) cluster: ClusterId,
 }
@@ -37,7 +42,8 @@ pub(crate) fn routes(controller: &Arc<Controller>) -> Routes {
     if !controller.config.standalone {
         tokio::spawn(vital::must_not_panic("fencing of silent nodes", node::fence_silent(Arc::clone(controller))));
     }
-    Routes::new(ControllerServiceServer::from_arc(Arc::clone(controller)))
+    let internal = ControllerServiceServer::from_arc(Arc::clone(controller));
+    Routes::new(internal.max_decoding_message_size(REGISTRATION_BYTES_MAX))
         .add_service(TopicServiceServer::from_arc(Arc::clone(controller)))
         .add_service(ClusterServiceServer::from_arc(Arc::clone(controller)))
         .add_service(OperationServiceServer::from_arc(Arc::clone(controller)))

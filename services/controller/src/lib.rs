@@ -15,6 +15,7 @@ mod operations;
 mod paging;
 mod placement;
 mod producer_ids;
+mod restore;
 mod sessions;
 mod store;
 mod topics;
@@ -64,6 +65,7 @@ pub async fn start(config: Config, environment: Environment, network: &Network) 
         random: environment.random,
         sessions: sessions::Sessions::default(),
         operations: operations::Operations::default(),
+        refused: restore::RefusedNodes::default(),
         config,
         cluster,
     });

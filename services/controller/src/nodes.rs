@@ -1,9 +1,9 @@
 //! Storage nodes: registration, fencing, and the leadership that follows from both.
 
 use walser_metastore::{Compare, Op, Txn};
-use walser_model::Timestamp;
+use walser_model::{Timestamp, TopicPartition};
 use walser_proto::internal::v1 as pbi;
-use walser_rpc::Failure;
+use walser_rpc::{Failure, Reason};
 
 use crate::keys::node::{self, Live, Registration};
 use crate::keys::partition::{self, Partition};
@@ -76,6 +76,35 @@ pub(crate) async fn register(
         txn.ops.push(put(node::live_key(id), &Live { fenced: false }));
         if let Some(revision) = store.commit(txn).await? {
             return Ok(revision);
+        }
+    }
+    Err(contended())
+}
+
+/// Begins a new leader epoch of a partition for the node that leads it in `epoch`; returns the new one.
+pub(crate) async fn renew_epoch(
+    store: &Store,
+    node_epoch: i64,
+    id: TopicPartition,
+    epoch: i32,
+) -> Result<i32, Failure> {
+    let stale = || {
+        let text = format!("the caller does not lead partition {id} in epoch {epoch} any more");
+        Failure::new(Reason::StaleEpoch, text).with("epoch", epoch)
+    };
+    for _ in 0..ATTEMPTS_MAX {
+        let key = partition::key(id.topic, id.partition.0);
+        let found = store.get::<Partition>(&key).await?.ok_or_else(stale)?;
+        let registration = node::registration_key(found.value.leader);
+        let registered = store.get::<Registration>(&registration).await?.ok_or_else(stale)?;
+        if registered.mod_revision != node_epoch || found.value.leader_epoch != epoch {
+            return Err(stale());
+        }
+        let leader_epoch = epoch + 1;
+        let compares = vec![found.unchanged(), registered.unchanged()];
+        let ops = vec![put(key, &Partition { leader_epoch, ..found.value })];
+        if store.commit(Txn { compares, ops }).await?.is_some() {
+            return Ok(leader_epoch);
         }
     }
     Err(contended())

@@ -50,6 +50,16 @@ impl Store {
         entry.as_ref().map(versioned).transpose()
     }
 
+    /// The store's revision, as of now.
+    pub(crate) async fn revision(&self) -> Result<Revision, Failure> {
+        Ok(self.inner.get(cluster::KEY).await.map_err(store_failure)?.1)
+    }
+
+    /// Makes every later revision greater than `floor`.
+    pub(crate) async fn raise_revision(&self, floor: Revision) -> Result<Revision, Failure> {
+        self.inner.raise_revision(floor).await.map_err(store_failure)
+    }
+
     pub(crate) async fn range(&self, prefix: &str) -> Result<Vec<KeyValue>, Failure> {
         Ok(self.inner.range(prefix).await.map_err(store_failure)?.entries)
     }

@@ -36,7 +36,7 @@ pub(crate) fn name(text: &str) -> Result<TopicName, Failure> {
 }
 
 /// A name that users may create.
-fn own_name(text: &str) -> Result<TopicName, Failure> {
+pub(crate) fn own_name(text: &str) -> Result<TopicName, Failure> {
     let name = name(text)?;
     if name.reserved() {
         let prefix = walser_model::RESERVED_PREFIX;
@@ -99,7 +99,7 @@ fn check_texts(labels: &BTreeMap<String, String>, description: &str) -> Result<(
     Ok(())
 }
 
-fn check_count(count: i32, config: &Config) -> Result<(), Failure> {
+pub(crate) fn check_count(count: i32, config: &Config) -> Result<(), Failure> {
     let most = config.topic_partitions_max;
     if (1..=most).contains(&count) {
         return Ok(());

@@ -3,6 +3,8 @@
 mod cluster;
 mod consumer;
 mod producer;
+mod set_aside;
+mod storage_nodes;
 mod stream;
 mod topic;
 

@@ -34,6 +34,8 @@ pub(crate) struct PartitionView {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
     version: i64,
+    /// Of the cluster; empty before the first snapshot.
+    cluster_id: String,
     by_name: HashMap<Arc<str>, Arc<TopicView>>,
     names: HashMap<TopicId, Arc<str>>,
 }
@@ -88,7 +90,10 @@ impl View {
                 self.remove_topic(TopicId::from_bytes(bytes));
             }
         }
-        self.version = group.last().map_or(self.version, |message| message.version);
+        if let Some(last) = group.last() {
+            self.version = last.version;
+            self.cluster_id.clone_from(&last.cluster_id);
+        }
     }
 
     fn put_topic(&mut self, topic: &pb::Topic) {
@@ -194,7 +199,11 @@ impl Metadata {
     }
 
     async fn follow_once(&self, controller: &Connection, network: &Network) -> Result<(), Failure> {
-        let mut stream = MetadataStream::open(controller).await?;
+        let (cluster_id, version) = {
+            let view = self.view.load();
+            (view.cluster_id.clone(), view.version)
+        };
+        let mut stream = MetadataStream::open(controller, cluster_id, version).await?;
         loop {
             let group = stream.next_commit().await?;
             let reset = group.iter().any(|message| message.reset);

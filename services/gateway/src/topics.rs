@@ -28,6 +28,17 @@ pub(crate) fn name(text: &str) -> Result<TopicName, Failure> {
     })
 }
 
+/// Reads the name of a topic that is to be made from a request: names of Walser itself are refused.
+pub(crate) fn name_to_create(text: &str) -> Result<TopicName, Failure> {
+    let name = name(text)?;
+    if name.reserved() {
+        let prefix = walser_model::RESERVED_PREFIX;
+        let text = format!("topic name \"{name}\": names that begin with \"{prefix}\" belong to Walser itself");
+        return Err(Failure::new(Reason::TopicNameInvalid, text).with("topic", name).with("rule", "reserved-prefix"));
+    }
+    Ok(name)
+}
+
 /// The answer for a partition that a topic does not have.
 pub(crate) fn partition_missing(topic: &str, partition: i32, count: usize) -> Failure {
     let text = format!("topic \"{topic}\" has no partition {partition}, it has {count} (from 0)");
@@ -70,14 +81,7 @@ impl Gateway {
             Err(failure) if failure.reason() == Reason::TopicNotFound && create => failure,
             Err(failure) => return Err(failure),
         };
-        let name = name(text)?;
-        if name.reserved() {
-            let prefix = walser_model::RESERVED_PREFIX;
-            let text = format!("topic name \"{name}\": names that begin with \"{prefix}\" belong to Walser itself");
-            return Err(Failure::new(Reason::TopicNameInvalid, text)
-                .with("topic", name)
-                .with("rule", "reserved-prefix"));
-        }
+        let name = name_to_create(text)?;
         if partition.is_some_and(|partition| !(0..self.config.partitions).contains(&partition)) {
             return Err(missing);
         }

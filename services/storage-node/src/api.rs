@@ -1,20 +1,25 @@
 //! `StorageService`: decode, hand over, encode.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
-use walser_model::{Offset, TopicPartition};
+use walser_log::DataDirectory;
+use walser_model::{Offset, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::internal::v1::storage_service_server::StorageService;
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, StorageLink as _};
+use walser_rpc::{Connection, Failure, Reason, StorageLink as _};
 
 use crate::board::Board;
-use crate::error::not_leader;
+use crate::error::{not_damaged, not_leader};
 use crate::link::LocalLink;
 use crate::shard::Command;
 
@@ -30,7 +35,15 @@ pub(crate) struct Api {
     pub(crate) node: walser_model::NodeId,
     pub(crate) link: LocalLink,
     pub(crate) board: Board,
+    pub(crate) directory: Arc<DataDirectory>,
+    pub(crate) controller: Connection,
+    pub(crate) node_epoch: Arc<AtomicI64>,
 }
+
+/// How long a repair waits until its new leader epoch has begun here.
+const EPOCH_WAIT: Duration = Duration::from_secs(5);
+/// Time between two looks at it.
+const EPOCH_CHECK: Duration = Duration::from_millis(5);
 
 fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, Failure> {
     let found = reference.and_then(walser_proto::topic_partition);
@@ -40,7 +53,7 @@ fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, Fa
 impl Api {
     async fn look_up(&self, lookup: &pbi::OffsetLookup) -> Result<pbi::OffsetFound, Failure> {
         let id = partition(lookup.r#ref.as_ref())?;
-        let replica = self.board.led(id)?;
+        let replica = self.board.readable(id)?;
         let high_watermark = replica.high_watermark();
         let at = |offset: Offset| pbi::OffsetFound {
             offset: offset.0,
@@ -71,13 +84,37 @@ impl Api {
 
     fn figures(&self, reference: &pbi::PartitionRef) -> Result<pbi::PartitionFigures, Failure> {
         let id = partition(Some(reference))?;
-        let replica = self.board.led(id)?;
+        let replica = self.board.readable(id)?;
         Ok(pbi::PartitionFigures {
             log_start_offset: replica.reader.log_start().0,
             high_watermark: replica.high_watermark().0,
             size_bytes: i64::try_from(replica.reader.size_bytes()).unwrap_or(i64::MAX),
             error: None,
         })
+    }
+
+    /// Has the controller begin a new leader epoch, before offsets are used again that the present one has used.
+    async fn begin_epoch_for_repair(&self, id: TopicPartition) -> Result<(), Failure> {
+        if let Some(refused) = self.board.writes_refused() {
+            return Err(refused);
+        }
+        let replica = self.board.led(id)?;
+        if !replica.damaged() {
+            return Err(not_damaged());
+        }
+        let request = pbi::RenewLeaderEpochRequest {
+            node_epoch: self.node_epoch.load(Ordering::Acquire),
+            r#ref: Some(walser_proto::partition_ref(id, replica.epoch())),
+        };
+        let mut client = ControllerServiceClient::new(self.controller.clone());
+        let wanted = client.renew_leader_epoch(request).await?.into_inner().leader_epoch;
+        let begun = async {
+            while replica.epoch().0 < wanted {
+                tokio::time::sleep(EPOCH_CHECK).await;
+            }
+        };
+        let late = |_| Failure::new(Reason::ControllerNotAvailable, "the new leader epoch has not arrived; try again");
+        tokio::time::timeout(EPOCH_WAIT, begun).await.map_err(late)
     }
 
     async fn ask<T>(
@@ -191,7 +228,49 @@ impl StorageService for Api {
             return Err(Failure::field("accept_loss", "must be true: records at and above the damage are lost").into());
         }
         let id = partition(request.r#ref.as_ref())?;
+        self.begin_epoch_for_repair(id).await?;
         let repaired = self.ask(id, |reply| Command::Repair { partition: id, reply }).await?;
         Ok(Response::new(repaired))
+    }
+
+    async fn list_set_aside(&self, _request: Request<pbi::ListSetAsideRequest>) -> Answer<pbi::ListSetAsideResponse> {
+        let replica = |aside: walser_log::SetAside| pbi::SetAsideReplica {
+            replica: Some(pbi::ReplicaReport {
+                topic_id: aside.partition.topic.to_bytes().to_vec().into(),
+                partition: aside.partition.partition.0,
+                log_end: aside.log_end.0,
+                leader_epoch: aside.leader_epoch.0,
+            }),
+            size_bytes: i64::try_from(aside.size_bytes).unwrap_or(i64::MAX),
+            set_aside_millis: aside.since,
+        };
+        let replicas = self.directory.set_aside_partitions().into_iter().map(replica).collect();
+        Ok(Response::new(pbi::ListSetAsideResponse { replicas }))
+    }
+
+    async fn delete_set_aside(
+        &self,
+        request: Request<pbi::DeleteSetAsideRequest>,
+    ) -> Answer<pbi::DeleteSetAsideResponse> {
+        let request = request.into_inner();
+        let bytes = request.topic_id.as_ref().try_into().map_err(|_| Failure::field("topic_id", "is not a UUID"))?;
+        let topic = TopicId::from_bytes(bytes);
+        let directory = Arc::clone(&self.directory);
+        let deleted = tokio::task::spawn_blocking(move || {
+            let mut response = pbi::DeleteSetAsideResponse::default();
+            let of_topic = directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
+            for partition in of_topic.filter(|partition| partition.topic == topic) {
+                if request.partition.is_none_or(|number| number == partition.partition.0)
+                    && let Some(freed) = directory.delete_set_aside(partition)?
+                {
+                    response.deleted_count += 1;
+                    response.freed_bytes += i64::try_from(freed).unwrap_or(i64::MAX);
+                }
+            }
+            Ok::<_, std::io::Error>(response)
+        });
+        let deleted = deleted.await.map_err(|error| Failure::internal(format!("deleting stopped: {error}")))?;
+        let failed = |error| Failure::new(Reason::StorageError, format!("deleting failed: {error}"));
+        Ok(Response::new(deleted.map_err(failed)?))
     }
 }

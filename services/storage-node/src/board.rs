@@ -25,6 +25,8 @@ pub(crate) struct Replica {
     /// Why, while it is out of service.
     problem: Mutex<Option<Problem>>,
     serving: AtomicBool,
+    /// Reads are served although nobody has said that this node leads.
+    readable: AtomicBool,
 }
 
 /// Why a partition is out of service.
@@ -42,6 +44,8 @@ pub(crate) struct Board {
     replicas: Arc<RwLock<HashMap<TopicPartition, Arc<Replica>>>>,
     /// Partitions whose log cannot be opened, with the reason.
     unusable: Arc<RwLock<BTreeMap<TopicPartition, String>>>,
+    /// Why nothing may be written, on all partitions: the controller's metadata is not that of this node.
+    refused: Arc<RwLock<Option<Failure>>>,
 }
 
 impl Replica {
@@ -54,6 +58,7 @@ impl Replica {
             failed: AtomicBool::new(false),
             problem: Mutex::default(),
             serving: AtomicBool::new(false),
+            readable: AtomicBool::new(false),
         }
     }
 
@@ -64,6 +69,7 @@ impl Replica {
     /// This node leads in `epoch` from now on; nobody is served before.
     pub(crate) fn lead(&self, epoch: LeaderEpoch) {
         self.epoch.store(epoch.0, Ordering::Release);
+        self.readable.store(false, Ordering::Release);
         self.serving.store(true, Ordering::Release);
     }
 
@@ -72,9 +78,23 @@ impl Replica {
         self.serving.load(Ordering::Acquire)
     }
 
+    /// Serves reads below `end` without leading: for a node that no controller takes. Whoever leads already, goes on.
+    pub(crate) fn serve_reads(&self, end: Offset) {
+        if !self.serving() {
+            self.commit(self.high_watermark().max(end));
+            self.readable.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether reads are served: as the leader, or by [`Replica::serve_reads`].
+    pub(crate) fn readable(&self) -> bool {
+        self.serving() || self.readable.load(Ordering::Acquire)
+    }
+
     /// Stops serving and wakes everybody who waits.
     pub(crate) fn withdraw(&self) {
         self.serving.store(false, Ordering::Release);
+        self.readable.store(false, Ordering::Release);
         self.high_watermark.send_modify(|_| {});
     }
 
@@ -103,6 +123,11 @@ impl Replica {
         *self.problem.lock() = problem;
     }
 
+    /// Whether records on the disk are damaged or gone.
+    pub(crate) fn damaged(&self) -> bool {
+        self.problem.lock().as_ref().is_some_and(|problem| problem.damaged)
+    }
+
     pub(crate) fn failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
@@ -110,13 +135,36 @@ impl Replica {
 
 impl Board {
     pub(crate) fn new(node: NodeId) -> Self {
-        Self { node, replicas: Arc::default(), unusable: Arc::default() }
+        Self { node, replicas: Arc::default(), unusable: Arc::default(), refused: Arc::default() }
     }
 
     /// A partition that this node leads, or why it cannot be served here.
     pub(crate) fn led(&self, partition: TopicPartition) -> Result<Arc<Replica>, Failure> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.serving()).cloned();
         found.ok_or_else(|| self.refusal(partition))
+    }
+
+    /// A partition that can be read here, or why it cannot.
+    pub(crate) fn readable(&self, partition: TopicPartition) -> Result<Arc<Replica>, Failure> {
+        let found = self.replicas.read().get(&partition).filter(|replica| replica.readable()).cloned();
+        found.ok_or_else(|| self.refusal(partition))
+    }
+
+    /// Refuses everything that changes what is on the disk. Returns whether that is new.
+    pub(crate) fn refuse_writes(&self, why: Failure) -> bool {
+        self.refused.write().replace(why).is_none()
+    }
+
+    /// The controller's metadata is that of this node.
+    pub(crate) fn accept_writes(&self) {
+        if self.refused.write().take().is_some() {
+            tracing::info!("the controller's metadata is that of this node again: writes are taken");
+        }
+    }
+
+    /// Why nothing may be changed on the disk; `None`: it may.
+    pub(crate) fn writes_refused(&self) -> Option<Failure> {
+        self.refused.read().clone()
     }
 
     /// Why a partition is not served here.

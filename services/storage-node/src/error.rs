@@ -34,6 +34,20 @@ pub(crate) fn deleted(partition: TopicPartition) -> Failure {
     Failure::new(Reason::TopicNotFound, text).with("topicId", partition.topic)
 }
 
+/// A repair of something that is whole.
+pub(crate) fn not_damaged() -> Failure {
+    Failure::field("partition", "names a partition that is not damaged: there is nothing to repair")
+}
+
+/// The topic has settings that this version does not know.
+pub(crate) fn unreadable_settings(why: &str) -> Failure {
+    let text = format!(
+        "the topic has a setting that this version cannot read ({why}): its records can be read, and it takes no writes \
+         until the setting is reset or a version runs that knows it"
+    );
+    Failure::new(Reason::FeatureDisabled, text).with("feature", "topic-setting")
+}
+
 /// The disk has no room for records.
 pub(crate) fn disk_full(node: NodeId) -> Failure {
     let text = "the disk is full: records are refused until space is free; reading and deleting still work";

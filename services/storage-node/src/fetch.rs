@@ -84,7 +84,7 @@ impl Fetcher {
                 Look::Nothing => {}
             }
             match tokio::time::timeout_at(deadline, high_watermark.changed()).await {
-                Ok(Ok(())) if replica.serving() => {}
+                Ok(Ok(())) if replica.readable() => {}
                 Ok(_) => return Err(not_leader(self.node)),
                 Err(_elapsed) => return Ok(answer(&replica, Bytes::new(), None)),
             }
@@ -92,8 +92,11 @@ impl Fetcher {
     }
 
     fn led(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Arc<Replica>, Failure> {
-        let replica = self.board.led(partition)?;
+        let replica = self.board.readable(partition)?;
         let current = replica.epoch();
+        if !replica.serving() {
+            return Ok(replica);
+        }
         if epoch != LeaderEpoch::NONE && epoch != current {
             let direction = if epoch < current { "older" } else { "newer" };
             let failure =

@@ -13,6 +13,7 @@
 mod api;
 mod board;
 mod config;
+mod disposal;
 mod error;
 mod fetch;
 mod flush;
@@ -24,6 +25,7 @@ mod shard_set;
 mod space;
 mod start;
 mod tail;
+mod view;
 
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;

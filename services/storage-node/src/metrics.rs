@@ -19,6 +19,8 @@ pub(crate) struct StorageMetrics {
     read_bytes: IntCounter,
     partitions: IntGauge,
     disk_full: IntGauge,
+    set_aside_partitions: IntGauge,
+    set_aside_bytes: IntGauge,
 }
 
 impl StorageMetrics {
@@ -35,6 +37,11 @@ impl StorageMetrics {
             disk_reads: counter("walser_storage_disk_reads_total", "Reads served from segment files."),
             read_bytes: counter("walser_storage_read_bytes_total", "Bytes of record batches read."),
             partitions: metrics.gauge("walser_storage_partitions", "Partitions led."),
+            set_aside_partitions: metrics.gauge(
+                "walser_storage_set_aside_partitions",
+                "Partitions held aside because the metadata does not know them.",
+            ),
+            set_aside_bytes: metrics.gauge("walser_storage_set_aside_bytes", "Bytes of partitions held aside."),
             disk_full: metrics.gauge("walser_storage_disk_full", "1 while appends are refused for want of space."),
         }
     }
@@ -66,6 +73,11 @@ impl StorageMetrics {
 
     pub(crate) fn set_partitions(&self, count: usize) {
         self.partitions.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn set_aside(&self, count: usize, bytes: u64) {
+        self.set_aside_partitions.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.set_aside_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn set_disk_full(&self, full: bool) {

@@ -1,31 +1,46 @@
 //! The node within its cluster: registration, the session with the controller, and roles from metadata.
+//!
+//! A controller of another cluster, or one whose metadata is older than what this node has seen, is not obeyed: nothing
+//! changes on the disk, writes are refused, reads go on, and registration is tried again until the right metadata is
+//! back or an operator has accepted what was restored.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use walser_log::DataDirectory;
-use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicConfig, TopicId, TopicPartition};
+use walser_model::{Random, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
-use walser_replication::{PartitionState, Role, Rules, role};
+use walser_replication::{Role, Rules, role};
 use walser_rpc::{Connection, Failure, MetadataStream, Reason};
-use walser_service::{Shutdown, vital};
+use walser_service::Shutdown;
 
 use crate::board::{Board, Problem};
 use crate::config::Config;
+use crate::error::StartError;
 use crate::shard::{Command, LeadOrder};
 use crate::shard_set::ShardSet;
 use crate::space::SpaceGuard;
+use crate::view::View;
 
 /// Wait before the controller is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// Wait before a controller is tried again whose metadata does not fit.
+const REFUSED_RETRY: Duration = Duration::from_secs(1);
+/// Time between beats where the controller does not say.
+const BEAT: Duration = Duration::from_secs(1);
+/// Largest registration in bytes: it names every replica.
+const REGISTRATION_BYTES_MAX: usize = 32 << 20;
 /// Partitions out of service that a beat names.
 const PROBLEMS_MAX: usize = 100;
+/// Committed groups of metadata that are acted on together.
+const GROUPS_MAX: usize = 256;
 
 /// What the node knows of its place in the cluster.
 #[derive(Debug, Clone)]
@@ -36,20 +51,17 @@ pub(crate) struct Membership {
     pub(crate) board: Board,
     pub(crate) space: SpaceGuard,
     pub(crate) directory: Arc<DataDirectory>,
+    pub(crate) random: Arc<dyn Random>,
+    /// Unique per start of the process.
+    pub(crate) incarnation: String,
     /// Deleted topics without data here, not yet told to the controller.
     pub(crate) removed: Arc<Mutex<HashSet<TopicId>>>,
-    /// This node's incarnation.
-    pub(crate) node_epoch: i64,
+    /// This node's incarnation as the controller knows it; 0: not registered.
+    pub(crate) node_epoch: Arc<AtomicI64>,
 }
 
-/// What metadata says of topics.
-#[derive(Debug, Default)]
-struct Known {
-    topics: HashMap<TopicId, TopicConfig>,
-    partitions: HashMap<TopicPartition, pbi::PartitionMetadata>,
-    /// Revision up to which this is everything.
-    version: i64,
-}
+/// Told once when the node serves, or why it cannot start.
+pub(crate) type Begun = oneshot::Sender<Result<(), StartError>>;
 
 fn problem((id, problem): (TopicPartition, Problem)) -> pb::PartitionProblem {
     pb::PartitionProblem {
@@ -60,202 +72,197 @@ fn problem((id, problem): (TopicPartition, Problem)) -> pb::PartitionProblem {
     }
 }
 
-/// What metadata says of a partition, as far as it is told to nodes.
-fn partition_state(metadata: &pbi::PartitionMetadata) -> PartitionState {
-    let replicas = metadata.replicas.iter().map(|node| NodeId(*node)).collect();
-    let min_isr = usize::try_from(metadata.min_isr).unwrap_or(1);
-    let epoch = metadata.r#ref.as_ref().map_or(LeaderEpoch::NONE.0, |reference| reference.leader_epoch);
-    PartitionState {
-        leader: (metadata.leader >= 0).then_some(NodeId(metadata.leader)),
-        leader_epoch: LeaderEpoch(epoch),
-        isr: metadata.isr.iter().map(|node| NodeId(*node)).collect(),
-        ..PartitionState::new(replicas, min_isr)
-    }
+/// Whether the controller's metadata is not that of this node.
+fn is_foreign(failure: &Failure) -> bool {
+    matches!(failure.reason(), Reason::ClusterIdMismatch | Reason::MetadataRollback)
 }
 
-/// Registers with the controller; tries again while it is not there.
-pub(crate) async fn register(
-    config: &Config,
-    controller: &Connection,
-    incarnation: &str,
-    cluster_id: String,
-    shutdown: &Shutdown,
-) -> Result<pbi::RegisterNodeResponse, Failure> {
-    let request = pbi::RegisterNodeRequest {
-        node_id: config.node.0,
-        incarnation: incarnation.to_owned(),
-        roles: config.roles.clone(),
-        internal_address: config.internal_address.clone(),
-        public_address: config.public_address.clone(),
-        rack: String::new(),
-        version: config.version.clone(),
-        cluster_id,
-        metadata_version: 0,
-    };
-    loop {
-        let answer = ControllerServiceClient::new(controller.clone()).register_node(request.clone()).await;
-        match answer.map_err(Failure::from) {
-            Ok(response) => return Ok(response.into_inner()),
-            Err(failure) if failure.code() == tonic::Code::Unavailable && !shutdown.begun() => {
-                tracing::warn!(error = %failure, "controller is not available, registration is tried again");
-                tokio::time::sleep(RETRY).await;
-            }
-            Err(failure) => return Err(failure),
-        }
-    }
+fn closed() -> Failure {
+    Failure::new(Reason::ControllerNotAvailable, "the controller closed the session")
 }
 
 impl Membership {
-    /// Follows the metadata until the stop. `ready` is told once the first snapshot has been applied.
-    pub(crate) async fn follow_metadata(self, ready: oneshot::Sender<()>, shutdown: Shutdown) {
-        let mut ready = Some(ready);
-        while !shutdown.begun() {
-            let outcome = tokio::select! {
-                outcome = self.follow_once(&mut ready) => outcome,
-                () = shutdown.wait() => return,
-            };
-            if let Err(failure) = outcome {
-                tracing::warn!(error = %failure, "metadata stream ended, it is opened again");
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-
-    async fn follow_once(&self, ready: &mut Option<oneshot::Sender<()>>) -> Result<(), Failure> {
-        let mut stream = MetadataStream::open(&self.controller).await?;
-        let mut known = Known::default();
+    /// Lives in the cluster until the stop. `begun` is told when the first snapshot has been applied, or when the
+    /// controller's metadata was found not to fit.
+    pub(crate) async fn run(self, begun: Begun, shutdown: Shutdown) {
+        let mut begun = Some(begun);
         loop {
-            let group = stream.next_commit().await?;
-            let snapshot = group.iter().any(|message| message.reset);
-            if snapshot {
-                known = Known::default();
-            }
-            let mut changed = BTreeSet::new();
-            for message in group {
-                known.version = known.version.max(message.version);
-                self.apply(message, &mut known, &mut changed);
-            }
-            if snapshot {
-                self.remove_orphans(&known);
-            }
-            for partition in changed {
-                self.order(partition, &known);
-            }
-            if let Some(ready) = ready.take() {
-                self.shards.settle().await;
-                let _ = ready.send(());
-            }
-        }
-    }
-
-    fn apply(&self, message: pbi::WatchMetadataResponse, known: &mut Known, changed: &mut BTreeSet<TopicPartition>) {
-        for topic in message.topics {
-            let Ok(id) = topic.id.parse::<TopicId>() else { continue };
-            let pairs = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-            match TopicConfig::from_overrides(pairs) {
-                Ok(config) => drop(known.topics.insert(id, config)),
-                Err(error) => tracing::error!(topic = topic.name, %error, "topic settings are not readable"),
-            }
-            let partitions = 0..topic.partition_count;
-            changed.extend(partitions.map(|number| TopicPartition::new(id, PartitionIndex(number))));
-        }
-        for partition in message.partitions {
-            let Some((id, _)) = partition.r#ref.as_ref().and_then(walser_proto::topic_partition) else { continue };
-            known.partitions.insert(id, partition);
-            changed.insert(id);
-        }
-        for raw in message.removed_topic_ids {
-            let Ok(bytes) = raw.as_ref().try_into() else { continue };
-            let topic = TopicId::from_bytes(bytes);
-            known.topics.remove(&topic);
-            let gone: Vec<_> = known.partitions.keys().filter(|id| id.topic == topic).copied().collect();
-            for id in &gone {
-                known.partitions.remove(id);
-                changed.remove(id);
-            }
-            self.remove_topic(topic, gone);
-        }
-    }
-
-    /// Tells the shard of a partition what metadata says of it.
-    fn order(&self, partition: TopicPartition, known: &Known) {
-        let (Some(metadata), Some(config)) = (known.partitions.get(&partition), known.topics.get(&partition.topic))
-        else {
-            return;
-        };
-        let queue = self.shards.queue(partition);
-        let state = partition_state(metadata);
-        if let Some(problem) = state.problem() {
-            tracing::error!(%partition, problem, "metadata of a partition contradicts itself, and is not acted on");
-            queue.push(Command::Resign(partition));
-            return;
-        }
-        if role(Rules::ALL, self.config.node, self.node_epoch, known.version, &state) != Role::Lead {
-            queue.push(Command::Resign(partition));
-            return;
-        }
-        queue.push(Command::Lead(Box::new(LeadOrder {
-            partition,
-            node_epoch: self.node_epoch,
-            state,
-            partition_epoch: metadata.partition_epoch,
-            config: config.clone(),
-        })));
-    }
-
-    /// Removes the data of a deleted topic; the controller is told with the next beat.
-    fn remove_topic(&self, topic: TopicId, partitions: Vec<TopicPartition>) {
-        let mut waiting = Vec::new();
-        for partition in partitions {
-            let (done, removed) = oneshot::channel();
-            self.shards.queue(partition).push(Command::Remove { partition, done });
-            waiting.push((partition, removed));
-        }
-        let (removed_topics, membership) = (Arc::clone(&self.removed), self.clone());
-        tokio::spawn(vital::must_not_panic("removal of a topic", async move {
-            for (partition, mut removed) in waiting {
-                while !matches!((&mut removed).await, Ok(Ok(()))) {
-                    tracing::warn!(%partition, "removing a deleted partition failed, it is tried again");
-                    tokio::time::sleep(RETRY).await;
-                    let (done, again) = oneshot::channel();
-                    membership.shards.queue(partition).push(Command::Remove { partition, done });
-                    removed = again;
-                }
-            }
-            removed_topics.lock().insert(topic);
-        }));
-    }
-
-    /// Removes what lies on disk and is in no topic: deleted while this node was away.
-    fn remove_orphans(&self, known: &Known) {
-        let Ok(found) = self.directory.partitions() else { return };
-        // Marks without a directory, too: a deletion that did not get to its end.
-        let held = self.board.all().into_iter().map(|(partition, _)| partition);
-        let found: BTreeSet<_> = found.into_iter().map(|found| found.partition).chain(held).collect();
-        let mut orphans: HashMap<TopicId, Vec<TopicPartition>> = HashMap::new();
-        for partition in found.into_iter().filter(|partition| !known.topics.contains_key(&partition.topic)) {
-            orphans.entry(partition.topic).or_default().push(partition);
-        }
-        for (topic, partitions) in orphans {
-            tracing::info!(%topic, partitions = partitions.len(), "removing the data of a deleted topic");
-            self.remove_topic(topic, partitions);
-        }
-    }
-
-    /// Beats until the stop; stops serving when the controller says that the session is over.
-    pub(crate) async fn keep_session(self, node_epoch: i64, every: Duration, shutdown: Shutdown) {
-        while !shutdown.begun() {
-            let outcome = tokio::select! {
-                outcome = self.session(node_epoch, every) => outcome,
+            let ended = tokio::select! {
+                ended = self.live(&mut begun) => ended,
                 () = shutdown.wait() => return,
             };
-            match outcome {
+            match ended {
                 Ok(fenced) => {
                     tracing::error!(reason = fenced, "this node was fenced; it stops");
                     shutdown.begin();
                     return;
                 }
-                Err(failure) => tracing::warn!(error = %failure, "session with the controller ended, opened again"),
+                Err(StartError::Registration(failure)) if is_foreign(&failure) => {
+                    self.disobey(failure);
+                    if let Some(begun) = begun.take() {
+                        let _ = begun.send(Ok(()));
+                    }
+                    tokio::time::sleep(REFUSED_RETRY).await;
+                }
+                Err(error) => {
+                    match begun.take() {
+                        Some(begun) => drop(begun.send(Err(error))),
+                        None => tracing::error!(%error, "the controller does not take this node; it stops"),
+                    }
+                    shutdown.begin();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Registers and serves; returns why the session was ended by the controller, or what keeps the node from one.
+    async fn live(&self, begun: &mut Option<Begun>) -> Result<String, StartError> {
+        let registered = self.register().await.map_err(StartError::Registration)?;
+        let broken = || Failure::new(Reason::InternalError, "the controller names no cluster");
+        let cluster = registered.cluster_id.parse().map_err(|_| StartError::Registration(broken()))?;
+        self.directory.bind(cluster, self.config.node, self.random.bytes())?;
+        self.node_epoch.store(registered.node_epoch, Ordering::Release);
+        let every = registered.heartbeat_interval.and_then(|every| every.try_into().ok()).unwrap_or(BEAT);
+        tokio::select! {
+            ended = self.keep_session(registered.node_epoch, every) => ended.map_err(StartError::Registration),
+            failure = self.follow_metadata(begun) => Err(StartError::Registration(failure)),
+        }
+    }
+
+    fn cluster_id(&self) -> String {
+        self.directory.identity().map(|identity| identity.cluster.to_string()).unwrap_or_default()
+    }
+
+    /// Registers with the controller; tries again while it is not there.
+    async fn register(&self) -> Result<pbi::RegisterNodeResponse, Failure> {
+        loop {
+            let request = pbi::RegisterNodeRequest {
+                node_id: self.config.node.0,
+                incarnation: self.incarnation.clone(),
+                roles: self.config.roles.clone(),
+                internal_address: self.config.internal_address.clone(),
+                public_address: self.config.public_address.clone(),
+                rack: String::new(),
+                version: self.config.version.clone(),
+                cluster_id: self.cluster_id(),
+                metadata_version: self.directory.metadata_version(),
+                replicas: self.replicas(),
+            };
+            let client = ControllerServiceClient::new(self.controller.clone());
+            let mut client = client.max_encoding_message_size(REGISTRATION_BYTES_MAX);
+            match client.register_node(request).await.map_err(Failure::from) {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(failure) if failure.code() == tonic::Code::Unavailable => {
+                    tracing::warn!(error = %failure, "controller is not available, registration is tried again");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Every replica on this disk; those without a record and without an epoch say nothing.
+    fn replicas(&self) -> Vec<pbi::ReplicaReport> {
+        let report = |(id, replica): (TopicPartition, Arc<crate::board::Replica>)| pbi::ReplicaReport {
+            topic_id: id.topic.to_bytes().to_vec().into(),
+            partition: id.partition.0,
+            log_end: replica.reader.log_end().0,
+            leader_epoch: replica.reader.latest_epoch().0,
+        };
+        let all = self.board.all().into_iter().map(report);
+        all.filter(|report| report.log_end > 0 || report.leader_epoch >= 0).collect()
+    }
+
+    /// Acts on nothing that this controller says: writes are refused, reads go on.
+    fn disobey(&self, failure: Failure) {
+        if self.board.refuse_writes(failure.clone()) {
+            tracing::error!(error = %failure, "the controller's metadata is not that of this node: writes are refused");
+        }
+        if self.node_epoch.load(Ordering::Acquire) == 0 {
+            self.shards.queues().for_each(|queue| queue.push(Command::ServeReads));
+        }
+    }
+
+    /// Follows the metadata for as long as it is that of this node.
+    async fn follow_metadata(&self, begun: &mut Option<Begun>) -> Failure {
+        loop {
+            match self.follow_once(begun).await {
+                Err(failure) if is_foreign(&failure) => return failure,
+                Err(failure) => tracing::warn!(error = %failure, "metadata stream ended, it is opened again"),
+                Ok(never) => match never {},
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn follow_once(&self, begun: &mut Option<Begun>) -> Result<std::convert::Infallible, Failure> {
+        let seen = self.directory.metadata_version();
+        let mut stream = MetadataStream::open(&self.controller, self.cluster_id(), seen).await?;
+        let mut view = View::default();
+        loop {
+            let groups = stream.next_commits(GROUPS_MAX).await?;
+            let version = groups.iter().flatten().map(|message| message.version).max().unwrap_or(0);
+            // Known before it is acted on: a controller that is behind it later is behind what this node has done.
+            let directory = Arc::clone(&self.directory);
+            let noted = tokio::task::spawn_blocking(move || directory.raise_metadata_version(version)).await;
+            let failed = |error: &dyn std::fmt::Display| {
+                Failure::new(Reason::StorageError, format!("the metadata version cannot be written: {error}"))
+            };
+            noted.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+            for group in &groups {
+                self.apply(group, &mut view);
+            }
+            self.shards.settle().await;
+            self.board.accept_writes();
+            if let Some(begun) = begun.take() {
+                let _ = begun.send(Ok(()));
+            }
+        }
+    }
+
+    fn apply(&self, group: &[pbi::WatchMetadataResponse], view: &mut View) {
+        let changes = view.apply(group);
+        for topic in changes.tombstones {
+            tracing::info!(%topic, "removing the data of a deleted topic");
+            self.remove_topic(topic);
+        }
+        if changes.snapshot {
+            self.set_aside_unknown(view);
+        }
+        for partition in changes.partitions {
+            self.order(partition, view);
+        }
+    }
+
+    /// Tells the shard of a partition what metadata says of it.
+    fn order(&self, partition: TopicPartition, view: &View) {
+        let Some((state, partition_epoch, settings)) = view.partition(partition) else { return };
+        let queue = self.shards.queue(partition);
+        if let Some(problem) = state.problem() {
+            tracing::error!(%partition, problem, "metadata of a partition contradicts itself, and is not acted on");
+            queue.push(Command::Resign(partition));
+            return;
+        }
+        let node_epoch = self.node_epoch.load(Ordering::Acquire);
+        if role(Rules::ALL, self.config.node, node_epoch, view.version(), &state) != Role::Lead {
+            queue.push(Command::Resign(partition));
+            return;
+        }
+        let settings = settings.clone();
+        let order = LeadOrder { partition, node_epoch, state, partition_epoch, settings };
+        queue.push(Command::Lead(Box::new(order)));
+    }
+
+    /// Beats until the controller says that the session is over, and why; or that its metadata is not that of this
+    /// node.
+    async fn keep_session(&self, node_epoch: i64, every: Duration) -> Result<String, Failure> {
+        loop {
+            match self.session(node_epoch, every).await {
+                Err(failure) if !is_foreign(&failure) => {
+                    tracing::warn!(error = %failure, "session with the controller ended, opened again");
+                }
+                ended => return ended,
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -272,11 +279,11 @@ impl Membership {
             let told: Vec<TopicId> = self.removed.lock().iter().copied().collect();
             let beat = pbi::NodeSessionRequest {
                 node_epoch,
-                metadata_version: 0,
+                metadata_version: self.directory.metadata_version(),
                 stats: Some(self.stats()),
                 removed_topic_ids: told.iter().map(|topic| topic.to_bytes().to_vec().into()).collect(),
+                cluster_id: self.cluster_id(),
             };
-            let closed = || Failure::new(Reason::ControllerNotAvailable, "the controller closed the session");
             beats.send(beat).await.map_err(|_| closed())?;
             let answer = answers.message().await?.ok_or_else(closed)?;
             if let Some(pbi::node_session_response::Action::Fenced(fenced)) = answer.action {
@@ -288,23 +295,26 @@ impl Membership {
 
     fn stats(&self) -> pb::StorageStats {
         let replicas = self.board.all();
-        let used: u64 = replicas.iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
+        let held: u64 = replicas.iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let space = self.directory.space().ok();
         let problems = self.board.problems();
+        let aside = self.directory.set_aside_partitions();
         pb::StorageStats {
             replica_count: count(replicas.len()),
             leader_count: count(replicas.iter().filter(|(_, replica)| replica.serving()).count()),
             disks: vec![pb::DiskStats {
                 path: self.directory.path().display().to_string(),
-                used_bytes: bytes(used),
+                used_bytes: bytes(held + aside.iter().map(|aside| aside.size_bytes).sum::<u64>()),
                 free_bytes: space.map_or(0, |space| bytes(space.free)),
                 total_bytes: space.map_or(0, |space| bytes(space.total)),
                 failed: !problems.is_empty(),
                 full: self.space.full(),
             }],
             problems: problems.into_iter().take(PROBLEMS_MAX).map(problem).collect(),
+            set_aside_count: count(aside.len()),
+            set_aside_bytes: bytes(aside.iter().map(|aside| aside.size_bytes).sum()),
         }
     }
 }

@@ -171,7 +171,20 @@ impl Shard {
                 let removed = self.remove(partition);
                 let _ = done.send(removed);
             }
+            Command::SetAside { partition, done } => {
+                let moved = self.set_aside(partition);
+                let _ = done.send(moved);
+            }
+            Command::ServeReads => {
+                for partition in self.partitions.values() {
+                    partition.replica.serve_reads(partition.log.durable());
+                }
+            }
             Command::DeleteRecords { partition, before, reply } => {
+                if let Some(refused) = self.around.board.writes_refused() {
+                    let _ = reply.send(Err(refused));
+                    return;
+                }
                 self.write(partition);
                 let (node, board) = (self.around.node, &self.around.board);
                 let outcome = self.partitions.get_mut(&partition).ok_or_else(|| board.refusal(partition));
@@ -185,6 +198,10 @@ impl Shard {
                 }
             }
             Command::Repair { partition, reply } => {
+                if let Some(refused) = self.around.board.writes_refused() {
+                    let _ = reply.send(Err(refused));
+                    return;
+                }
                 let board = &self.around.board;
                 let outcome = self.partitions.get_mut(&partition).ok_or_else(|| board.refusal(partition));
                 let _ = reply.send(outcome.and_then(|found| found.repair(&self.around)));
@@ -209,7 +226,13 @@ impl Shard {
     fn lead(&mut self, order: Box<LeadOrder>) {
         self.unopened.remove(&order.partition);
         if !self.partitions.contains_key(&order.partition) {
-            let config = LogConfig::from(&order.config);
+            if let Err(error) = self.around.directory.take_back(order.partition) {
+                tracing::error!(partition = %order.partition, %error, "partition cannot be taken back");
+                self.around.board.set_unusable(order.partition, error.to_string());
+                self.unopened.insert(order.partition, order);
+                return;
+            }
+            let config = LogConfig::from(&order.settings.config);
             let dir = self.around.directory.partition_dir(order.partition);
             let (disk, checkpoint) = (self.around.directory.disk(), self.around.directory.checkpoint());
             let now = self.around.clock.now_millis();
@@ -235,20 +258,48 @@ impl Shard {
         }
     }
 
-    /// Removes a partition with its data.
-    fn remove(&mut self, id: TopicPartition) -> std::io::Result<()> {
+    /// Moves a partition aside with its data, once nothing is in flight for it.
+    fn set_aside(&mut self, id: TopicPartition) -> std::io::Result<()> {
+        let now = self.around.clock.now_millis();
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            partition.resign(&deleted(id), &self.around.metrics);
+            if partition.log.flush_running() || partition.log.extension_running() {
+                return Err(std::io::ErrorKind::ResourceBusy.into());
+            }
+            while let Ok(Some(job)) = partition.log.begin_flush() {
+                partition.flushed(&job.run(), &self.around);
+            }
+        }
+        let found = self.forget(id);
+        match found {
+            Some(partition) => self.around.directory.set_aside(partition.log, now),
+            None => self.around.directory.set_aside_closed(id, now),
+        }
+    }
+
+    /// Takes a partition out of everything that the shard keeps.
+    fn forget(&mut self, id: TopicPartition) -> Option<Partition> {
         self.unopened.remove(&id);
-        let Some(mut partition) = self.partitions.remove(&id) else {
-            self.around.board.remove(id);
-            return self.around.directory.remove_partition(id);
-        };
         self.around.board.remove(id);
         self.incoming.remove(&id);
         self.touched.remove(&id);
+        self.short_of_files.remove(&id);
         self.recovery_debt.note(id, 0);
-        partition.resign(&deleted(id), &self.around.metrics);
+        let found = self.partitions.remove(&id);
         self.around.metrics.set_partitions(self.around.board.len());
-        partition.log.remove()
+        found
+    }
+
+    /// Removes a partition with its data, wherever it lies.
+    fn remove(&mut self, id: TopicPartition) -> std::io::Result<()> {
+        self.around.directory.delete_set_aside(id)?;
+        match self.forget(id) {
+            Some(mut partition) => {
+                partition.resign(&deleted(id), &self.around.metrics);
+                partition.log.remove()
+            }
+            None => self.around.directory.remove_partition(id),
+        }
     }
 
     fn write(&mut self, id: TopicPartition) {

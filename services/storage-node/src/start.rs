@@ -1,6 +1,7 @@
 //! Starting and stopping a storage node.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -21,7 +22,7 @@ use crate::fetch::Fetcher;
 use crate::flush::Flusher;
 use crate::link::LocalLink;
 use crate::metrics::StorageMetrics;
-use crate::node::{Membership, register};
+use crate::node::Membership;
 use crate::shard::{Command, Shard, Surroundings};
 use crate::shard_set::{ShardSet, owner};
 use crate::space::SpaceGuard;
@@ -76,6 +77,8 @@ pub struct Started {
     pub routes: Routes,
     /// What it found.
     pub recovered: Recovered,
+    /// Why nothing may be written: the controller's metadata is not that of this node.
+    pub refused: Option<Failure>,
     /// To stop it.
     pub stopping: Stopping,
 }
@@ -101,17 +104,10 @@ pub async fn start(
     shutdown: Shutdown,
 ) -> Result<Started, StartError> {
     let note = format!("pid {} (walser)", std::process::id());
-    let mut directory = DataDirectory::open(Arc::clone(&environment.disk), &config.data, &note)?;
+    let directory = DataDirectory::open(Arc::clone(&environment.disk), &config.data, &note)?;
     let (logs, recovered) = tokio::task::block_in_place(|| recover(&directory, environment.clock.now_millis()))?;
     let unreachable = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = network.controller().ok_or_else(|| StartError::Registration(unreachable()))?;
-    let incarnation = ClusterId::from_random(environment.random.bytes()).to_string();
-    let cluster_id = directory.identity().map(|identity| identity.cluster.to_string()).unwrap_or_default();
-    let registered = register(&config, &controller, &incarnation, cluster_id, &shutdown).await;
-    let registered = registered.map_err(StartError::Registration)?;
-    let cluster = registered.cluster_id.parse().map_err(|_| StartError::Registration(unreachable()))?;
-    directory.bind(cluster, config.node, environment.random.bytes())?;
-
     let directory = Arc::new(directory);
     let metrics = StorageMetrics::new(&environment.metrics);
     let (flusher, mut threads) = Flusher::start(config.flush_threads, &environment.clock, &metrics, &shutdown)?;
@@ -135,33 +131,49 @@ pub async fn start(
         shards: shards.clone(),
         fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone(), directory.disk()),
     };
-    let api = Api { node: config.node, link: link.clone(), board: board.clone() };
+    let node_epoch = Arc::new(AtomicI64::new(0));
+    let api = Api {
+        node: config.node,
+        link: link.clone(),
+        board: board.clone(),
+        directory: Arc::clone(&directory),
+        controller: controller.clone(),
+        node_epoch: Arc::clone(&node_epoch),
+    };
     let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));
     network.register_storage(config.node, local_connection(routes.clone()), Arc::new(link));
 
-    let removed = Arc::new(Mutex::default());
     let membership = Membership {
         config,
         controller,
         shards: shards.clone(),
-        board,
+        board: board.clone(),
         space,
         directory: Arc::clone(&directory),
-        removed,
-        node_epoch: registered.node_epoch,
+        random: Arc::clone(&environment.random),
+        incarnation: ClusterId::from_random(environment.random.bytes()).to_string(),
+        removed: Arc::new(Mutex::default()),
+        node_epoch,
     };
-    let (ready, applied) = oneshot::channel();
-    let every = registered.heartbeat_interval.and_then(|every| every.try_into().ok()).unwrap_or(MARKS_SYNC);
-    let following = membership.clone().follow_metadata(ready, shutdown.clone());
-    let watching = watch_disk(membership.clone(), (environment.health, metrics), shutdown.clone());
-    let beating = membership.keep_session(registered.node_epoch, every, shutdown.clone());
-    let tasks = vec![
-        vital::task("metadata follower", &shutdown, following),
-        vital::task("disk watch", &shutdown, watching),
-        vital::task("controller session", &shutdown, beating),
-    ];
-    let _ = applied.await;
-    Ok(Started { routes, recovered, stopping: Stopping { shards, flusher, threads, tasks, directory } })
+    let (begun, begins) = oneshot::channel();
+    environment.health.set_problems(vec!["registering with the controller".to_owned()]);
+    let tasks = vec![vital::task("cluster membership", &shutdown, membership.clone().run(begun, shutdown.clone()))];
+    let mut stopping = Stopping { shards, flusher, threads, tasks, directory };
+    if let Ok(Err(error)) = begins.await {
+        stopping.stop().await;
+        return Err(error);
+    }
+    environment.health.set_problems(problems(&board));
+    let watching = watch_disk(membership, (environment.health, metrics), shutdown.clone());
+    stopping.tasks.push(vital::task("disk watch", &shutdown, watching));
+    Ok(Started { routes, recovered, refused: board.writes_refused(), stopping })
+}
+
+/// What keeps the node from being ready.
+fn problems(board: &Board) -> Vec<String> {
+    let refused = board.writes_refused().map(|failure| format!("{}: {failure}", failure.reason_name()));
+    let partitions = board.problems().into_iter();
+    refused.into_iter().chain(partitions.map(|(id, problem)| format!("partition {id}: {}", problem.text))).collect()
 }
 
 /// What became of opening one log.
@@ -170,10 +182,7 @@ type Opened = Result<(Log, walser_log::Recovery), walser_log::LogError>;
 /// Opens every log that lies in the directory.
 pub(crate) fn recover(directory: &DataDirectory, now: Timestamp) -> Result<(Vec<Log>, Recovered), StartError> {
     // Partitions whose directory is gone are found by their marks: that is damage, not an empty log.
-    let mut wanted: Vec<_> = directory.partitions()?.into_iter().map(|found| found.partition).collect();
-    wanted.extend(directory.checkpoint().lock().unclaimed());
-    wanted.sort_unstable();
-    wanted.dedup();
+    let wanted = directory.partitions_to_open()?;
     let mut recovered = Recovered::default();
     let mut logs = Vec::new();
     for (partition, opened) in open_all(directory, &wanted, now) {
@@ -284,13 +293,13 @@ async fn watch_disk(membership: Membership, (health, metrics): (Health, StorageM
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_cancelled) => Ok(()),
         });
-        let mut problems = Vec::new();
+        let mut problems = problems(&membership.board);
         if let Err(error) = checked {
             tracing::error!(%error, "the data directory cannot be written or looked at");
             problems.push(format!("data directory {}: {error}", membership.directory.path().display()));
         }
-        let partitions = membership.board.problems().into_iter();
-        problems.extend(partitions.map(|(id, problem)| format!("partition {id}: {}", problem.text)));
+        let aside = membership.directory.set_aside_partitions();
+        metrics.set_aside(aside.len(), aside.iter().map(|aside| aside.size_bytes).sum());
         health.set_problems(problems);
         metrics.set_disk_full(membership.space.full());
     }

@@ -15,9 +15,16 @@ use crate::keys::topic;
 use crate::nodes::{self, Known};
 use crate::operations::time;
 use crate::paging::{after_token, next_token, page_size};
+use crate::restore;
 use crate::topics::cluster_record;
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// The answer to calls that are carried out on storage nodes.
+fn gateways_only(method: &str) -> Failure {
+    let text = format!("{method} is carried out on the storage nodes: call a gateway");
+    Failure::new(Reason::FeatureDisabled, text).with("feature", method)
+}
 
 #[async_trait]
 impl ClusterService for Controller {
@@ -60,12 +67,36 @@ impl ClusterService for Controller {
         Ok(Response::new(pb::ListNodesResponse { nodes, next_page_token }))
     }
 
+    async fn list_set_aside(&self, _request: Request<pb::ListSetAsideRequest>) -> Answer<pb::ListSetAsideResponse> {
+        Err(gateways_only("ListSetAside").into())
+    }
+
+    async fn restore_set_aside(
+        &self,
+        _request: Request<pb::RestoreSetAsideRequest>,
+    ) -> Answer<pb::RestoreSetAsideResponse> {
+        Err(gateways_only("RestoreSetAside").into())
+    }
+
+    async fn delete_set_aside(
+        &self,
+        _request: Request<pb::DeleteSetAsideRequest>,
+    ) -> Answer<pb::DeleteSetAsideResponse> {
+        Err(gateways_only("DeleteSetAside").into())
+    }
+
+    async fn accept_metadata_restore(
+        &self,
+        _request: Request<pb::AcceptMetadataRestoreRequest>,
+    ) -> Answer<pb::AcceptMetadataRestoreResponse> {
+        Ok(Response::new(restore::accept(&self.store, &self.refused).await?))
+    }
+
     async fn repair_partition(
         &self,
         _request: Request<pb::RepairPartitionRequest>,
     ) -> Answer<pb::RepairPartitionResponse> {
-        let text = "partitions are repaired by their leaders: call a gateway";
-        Err(Failure::new(Reason::FeatureDisabled, text).with("feature", "RepairPartition").into())
+        Err(gateways_only("RepairPartition").into())
     }
 }
 
@@ -103,7 +134,7 @@ impl Controller {
     }
 
     async fn health(&self, known: &[Known]) -> Result<pb::ClusterHealth, Failure> {
-        let mut issues = Vec::new();
+        let mut issues = self.refused.issues(self.clock.monotonic());
         for node in known.iter().filter(|node| node.fenced) {
             issues.push(pb::HealthIssue {
                 severity: pb::HealthStatus::Critical.into(),
@@ -117,10 +148,12 @@ impl Controller {
         for node in known {
             let stats = self.sessions.get(node.id).map(|session| session.stats).unwrap_or_default();
             issues.extend(stats.disks.iter().flat_map(|disk| disk_issues(node.id, disk)));
+            issues.extend(set_aside_issue(node.id, &stats));
             for problem in &stats.problems {
                 issues.push(self.partition_issue(node.id, problem).await?);
             }
         }
+        issues.extend(self.unreadable_topics().await?);
         let mut offline = 0;
         for entry in self.store.range(partition::PREFIX).await? {
             offline += i32::from(decode::<Partition>(&entry)?.leader < 0);
@@ -135,7 +168,12 @@ impl Controller {
                 start_time: None,
             });
         }
-        let status = if issues.is_empty() { pb::HealthStatus::Ok } else { pb::HealthStatus::Critical };
+        let critical = issues.iter().any(|issue| issue.severity() == pb::HealthStatus::Critical);
+        let status = match (issues.is_empty(), critical) {
+            (true, _) => pb::HealthStatus::Ok,
+            (false, false) => pb::HealthStatus::Degraded,
+            (false, true) => pb::HealthStatus::Critical,
+        };
         let (partitions, _) = self.store.counter(PARTITIONS).await?;
         let topic_count = self.store.range(topic::PREFIX).await?.len();
         Ok(pb::ClusterHealth {
@@ -149,6 +187,29 @@ impl Controller {
 }
 
 impl Controller {
+    /// Topics with settings that this version does not know.
+    async fn unreadable_topics(&self) -> Result<Vec<pb::HealthIssue>, Failure> {
+        let mut issues = Vec::new();
+        for entry in self.store.range(topic::PREFIX).await? {
+            let topic: topic::Topic = decode(&entry)?;
+            let pairs = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            if let Err(error) = walser_model::TopicConfig::from_overrides(pairs) {
+                let name = topic.name;
+                issues.push(pb::HealthIssue {
+                    severity: pb::HealthStatus::Critical.into(),
+                    code: "TOPIC_SETTINGS_UNREADABLE".to_owned(),
+                    message: format!("topic \"{name}\" has a setting that this version cannot read: {error}"),
+                    hint: "its records stay and can be read, writes are refused; reset the setting, or run a version \
+                           that knows it"
+                        .to_owned(),
+                    objects: vec![format!("topics/{name}")],
+                    start_time: None,
+                });
+            }
+        }
+        Ok(issues)
+    }
+
     /// A partition that a node cannot serve.
     async fn partition_issue(&self, node: i32, problem: &pb::PartitionProblem) -> Result<pb::HealthIssue, Failure> {
         let (id, partition) = (&problem.topic_id, problem.partition);
@@ -175,6 +236,19 @@ impl Controller {
             start_time: None,
         })
     }
+}
+
+/// Data that waits for a decision.
+fn set_aside_issue(node: i32, stats: &pb::StorageStats) -> Option<pb::HealthIssue> {
+    let (count, bytes) = (stats.set_aside_count, stats.set_aside_bytes);
+    (count > 0).then(|| pb::HealthIssue {
+        severity: pb::HealthStatus::Degraded.into(),
+        code: "DATA_SET_ASIDE".to_owned(),
+        message: format!("node {node} holds {count} partitions ({bytes} bytes) aside that the metadata does not know"),
+        hint: "`walser partition set-aside list` shows them; restore or delete them".to_owned(),
+        objects: vec![format!("nodes/{node}")],
+        start_time: None,
+    })
 }
 
 /// What is wrong with a data directory.

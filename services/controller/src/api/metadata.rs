@@ -78,13 +78,16 @@ async fn snapshot(controller: &Controller, items: &mpsc::Sender<Item>) -> Result
             return Ok(revision);
         }
     }
-    let end = pbi::WatchMetadataResponse { version: revision, reset: first, commit: true, ..Default::default() };
+    let cluster_id = controller.cluster.to_string();
+    let end =
+        pbi::WatchMetadataResponse { version: revision, reset: first, commit: true, cluster_id, ..Default::default() };
     let _ = items.send(Ok(end)).await;
     Ok(revision)
 }
 
 fn delta(controller: &Controller, changes: &[Change]) -> Result<pbi::WatchMetadataResponse, Failure> {
-    let mut message = pbi::WatchMetadataResponse::default();
+    let cluster_id = controller.cluster.to_string();
+    let mut message = pbi::WatchMetadataResponse { cluster_id, ..Default::default() };
     for change in changes {
         match change {
             Change::Put(entry) => put(controller, entry, &mut message)?,
@@ -104,6 +107,9 @@ fn put(controller: &Controller, entry: &KeyValue, message: &mut pbi::WatchMetada
     } else if let Some((id, number)) = partition::parse(&entry.key) {
         let value: Partition = decode(entry)?;
         message.partitions.push(topics::wire_partition(id, number, &value, entry.mod_revision));
+    } else if let Some(id) = topic::parse_deleting(&entry.key) {
+        let topic_id = id.to_bytes().to_vec().into();
+        message.tombstones.push(pbi::TopicTombstone { topic_id, version: entry.mod_revision });
     } else if let Some((id, true)) = node::parse(&entry.key) {
         let registration: Registration = decode(entry)?;
         let known = Known { id, registration, node_epoch: entry.mod_revision, fenced: false };

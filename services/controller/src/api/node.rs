@@ -12,12 +12,12 @@ use tonic::{Request, Response, Status, Streaming};
 use walser_model::TopicId;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::Failure;
 
 use super::{Controller, metadata};
 use crate::keys::node::{Registration, registration_key};
 use crate::sessions::Session;
-use crate::{nodes, producer_ids, topics};
+use crate::{nodes, producer_ids, restore, topics};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -30,14 +30,10 @@ impl ControllerService for Controller {
     async fn register_node(&self, request: Request<pbi::RegisterNodeRequest>) -> Answer<pbi::RegisterNodeResponse> {
         let request = request.into_inner();
         let cluster_id = self.cluster.to_string();
-        if !request.cluster_id.is_empty() && request.cluster_id != cluster_id {
-            let text = format!("the data directory belongs to cluster {}, this is {cluster_id}", request.cluster_id);
-            let failure = Failure::new(Reason::ClusterIdMismatch, text);
-            return Err(failure.with("expected", cluster_id).with("actual", request.cluster_id).into());
-        }
         if request.node_id <= 0 {
             return Err(Failure::field("node_id", "storage nodes have ids from 1 on").into());
         }
+        self.refused.admit(&self.store, &cluster_id, &request, self.clock.monotonic()).await?;
         let node_epoch = nodes::register(&self.store, &request, self.clock.now_millis()).await?;
         self.heard(request.node_id, node_epoch, Default::default());
         tracing::info!(node = request.node_id, node_epoch, "node registered");
@@ -73,12 +69,29 @@ impl ControllerService for Controller {
 
     async fn watch_metadata(&self, request: Request<pbi::WatchMetadataRequest>) -> Answer<Self::WatchMetadataStream> {
         let request = request.into_inner();
-        if !request.cluster_id.is_empty() && request.cluster_id != self.cluster.to_string() {
-            let text = format!("cluster {} is another one", request.cluster_id);
-            return Err(Failure::new(Reason::ClusterIdMismatch, text).into());
-        }
+        let caller = (request.cluster_id.as_str(), request.applied_version);
+        restore::check(&self.store, &self.cluster.to_string(), caller).await?;
         let stream = metadata::watch(self.handle(), request.resume_version);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn renew_leader_epoch(
+        &self,
+        request: Request<pbi::RenewLeaderEpochRequest>,
+    ) -> Answer<pbi::RenewLeaderEpochResponse> {
+        let request = request.get_ref();
+        let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
+        let (id, epoch) = reference.ok_or_else(|| Failure::field("ref", "is not a partition"))?;
+        let leader_epoch = nodes::renew_epoch(&self.store, request.node_epoch, id, epoch.0).await?;
+        tracing::info!(partition = %id, leader_epoch, "a new leader epoch begins, for a repair");
+        Ok(Response::new(pbi::RenewLeaderEpochResponse { leader_epoch }))
+    }
+
+    async fn restore_topic(&self, request: Request<pbi::RestoreTopicRequest>) -> Answer<pbi::RestoreTopicResponse> {
+        let now = self.clock.now_millis();
+        let (id, topic) = restore::restore_topic(&self.store, &self.config, request.get_ref(), now).await?;
+        tracing::info!(topic = topic.value.name, %id, "topic restored from replicas that were set aside");
+        Ok(Response::new(pbi::RestoreTopicResponse { topic: Some(topics::wire_topic(id, &topic)) }))
     }
 
     async fn allocate_producer_ids(
@@ -99,6 +112,7 @@ impl Controller {
             random: Arc::clone(&self.random),
             sessions: self.sessions.clone(),
             operations: self.operations.clone(),
+            refused: self.refused.clone(),
             config: self.config.clone(),
             cluster: self.cluster,
         }
@@ -110,6 +124,7 @@ impl Controller {
     }
 
     async fn take_beat(&self, beat: pbi::NodeSessionRequest) -> Result<pbi::NodeSessionResponse, Status> {
+        restore::check(&self.store, &self.cluster.to_string(), (&beat.cluster_id, beat.metadata_version)).await?;
         let known = nodes::list(&self.store).await?;
         let Some(node) = known.iter().find(|node| node.node_epoch == beat.node_epoch && !node.fenced) else {
             let reason = "another incarnation has registered, or the session is over".to_owned();

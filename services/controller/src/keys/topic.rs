@@ -61,6 +61,11 @@ pub(crate) fn parse(key: &str) -> Option<TopicId> {
     key.strip_prefix(PREFIX)?.parse().ok()
 }
 
+/// The id in a key of `deleting/`.
+pub(crate) fn parse_deleting(key: &str) -> Option<TopicId> {
+    key.strip_prefix(DELETING_PREFIX)?.parse().ok()
+}
+
 #[test]
 fn the_form_is_the_documented_one() {
     let value = Topic {
@@ -80,4 +85,5 @@ fn the_form_is_the_documented_one() {
     super::assert_form(&deleting, text);
     let id = TopicId::from_bytes([9; 16]);
     assert_eq!(parse(&key(id)), Some(id));
+    assert_eq!((parse_deleting(&deleting_key(id)), parse(&deleting_key(id))), (Some(id), None));
 }

@@ -44,9 +44,11 @@ fn masked(topic: &mut Topic, asked: &pb::Topic, paths: &[String]) -> Result<(), 
                         topic.config.extend(canonical(&BTreeMap::from([(key.to_owned(), value.clone())]))?);
                     }
                     None => {
-                        // A masked key without a value goes back to its default; it must at least exist.
-                        walser_model::Setting::require(key).map_err(super::config_failure)?;
-                        topic.config.remove(key);
+                        // A masked key without a value goes back to its default. It exists, or is one that another
+                        // version has set.
+                        if topic.config.remove(key).is_none() {
+                            walser_model::Setting::require(key).map_err(super::config_failure)?;
+                        }
                     }
                 }
             }

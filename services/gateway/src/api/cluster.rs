@@ -1,4 +1,4 @@
-//! `ClusterService` and `OperationService`: the controller's answers.
+//! `ClusterService` and `OperationService`: the controller's answers, and those of the storage nodes.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use walser_proto::v1::operation_service_client::OperationServiceClient;
 use walser_proto::v1::operation_service_server::OperationService;
 use walser_rpc::{Failure, Reason};
 
-use super::relayed;
+use super::{relayed, set_aside};
 use crate::Gateway;
 
 /// How long a gateway may be behind the controller before that counts as a fault.
@@ -56,6 +56,34 @@ impl ClusterService for Gateway {
             new_end_offset: repaired.new_end_offset,
             set_aside_bytes: repaired.bytes_set_aside,
         }))
+    }
+
+    async fn list_set_aside(&self, _request: Request<pb::ListSetAsideRequest>) -> Answer<pb::ListSetAsideResponse> {
+        Ok(Response::new(set_aside::list(self).await?))
+    }
+
+    async fn restore_set_aside(
+        &self,
+        request: Request<pb::RestoreSetAsideRequest>,
+    ) -> Answer<pb::RestoreSetAsideResponse> {
+        let topic = set_aside::restore(self, request.get_ref()).await?;
+        self.see_change(topic.as_ref()).await;
+        Ok(Response::new(pb::RestoreSetAsideResponse { topic }))
+    }
+
+    async fn delete_set_aside(
+        &self,
+        request: Request<pb::DeleteSetAsideRequest>,
+    ) -> Answer<pb::DeleteSetAsideResponse> {
+        Ok(Response::new(set_aside::delete(self, request.get_ref()).await?))
+    }
+
+    async fn accept_metadata_restore(
+        &self,
+        request: Request<pb::AcceptMetadataRestoreRequest>,
+    ) -> Answer<pb::AcceptMetadataRestoreResponse> {
+        let mut client = ClusterServiceClient::new(self.controller.clone());
+        client.accept_metadata_restore(request.into_inner()).await.map_err(relayed)
     }
 }
 

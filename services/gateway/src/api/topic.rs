@@ -31,7 +31,7 @@ impl Gateway {
     }
 
     /// Waits until this gateway knows the change behind an etag.
-    async fn see_change(&self, topic: Option<&pb::Topic>) {
+    pub(super) async fn see_change(&self, topic: Option<&pb::Topic>) {
         let Some(topic) = topic else { return };
         if let Ok(version) = topic.etag.parse() {
             self.metadata.reached(version, PATIENCE).await;

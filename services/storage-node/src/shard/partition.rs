@@ -21,8 +21,8 @@ use super::files::{PATIENCE, Taken, Written};
 use super::{AppendJob, Surroundings};
 use crate::board::Replica;
 use crate::error::{
-    disk_full, log_failure, not_enough_answers, not_enough_replicas, not_leader, producer_failure,
-    storage_error_after_append, too_many_files,
+    disk_full, log_failure, not_damaged, not_enough_answers, not_enough_replicas, not_leader, producer_failure,
+    storage_error_after_append, too_many_files, unreadable_settings,
 };
 use crate::tail::Budget;
 
@@ -51,6 +51,8 @@ pub(crate) struct Partition {
     /// Kept to be filled anew at every step.
     actions: Vec<Action>,
     config: TopicConfig,
+    /// Why the topic's settings cannot be read: it takes no writes then.
+    unreadable: Option<String>,
     pub(crate) incoming: VecDeque<AppendJob>,
     /// In the order of the requests.
     waiting: VecDeque<Waiting>,
@@ -100,6 +102,7 @@ impl Partition {
             leader: None,
             actions: Vec::new(),
             config: TopicConfig::default(),
+            unreadable: None,
             incoming: VecDeque::new(),
             waiting: VecDeque::new(),
             released: Released::default(),
@@ -208,7 +211,13 @@ impl Partition {
         around: &Surroundings,
         now: Timestamp,
     ) -> Result<Verdict, Failure> {
+        if let Some(refused) = around.board.writes_refused() {
+            return Err(refused);
+        }
         let leader = self.leader.as_ref().ok_or_else(|| not_leader(around.node))?;
+        if let Some(why) = &self.unreadable {
+            return Err(unreadable_settings(why));
+        }
         if job.epoch != LeaderEpoch::NONE && job.epoch != leader.epoch() {
             let direction = if job.epoch < leader.epoch() { "older" } else { "newer" };
             let text = format!("leader epoch {} is {direction} than {}", job.epoch, leader.epoch());
@@ -460,10 +469,7 @@ impl Partition {
     /// Gives up the damaged part of the log.
     pub(crate) fn repair(&mut self, around: &Surroundings) -> Result<RepairPartitionResponse, Failure> {
         let Condition::Corrupt { .. } = self.log.condition() else {
-            return Err(Failure::field(
-                "partition",
-                "names a partition that is not damaged: there is nothing to repair",
-            ));
+            return Err(not_damaged());
         };
         let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, around.node))?;
         self.replica.tail.clear();

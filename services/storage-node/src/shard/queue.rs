@@ -42,6 +42,13 @@ pub(crate) enum Command {
         partition: TopicPartition,
         done: oneshot::Sender<io::Result<()>>,
     },
+    /// Move a partition aside that metadata does not know.
+    SetAside {
+        partition: TopicPartition,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// No controller takes this node: serve reads of everything that is here.
+    ServeReads,
     DeleteRecords {
         partition: TopicPartition,
         before: Offset,

@@ -15,6 +15,7 @@ use walser_rpc::{AppendPermit, AppendRoom, Failure, Reason};
 use walser_service::Metrics;
 
 use super::*;
+use crate::view::TopicSettings;
 
 const NODE: NodeId = NodeId(1);
 /// Room of the shard in bytes: some batches of a kilobyte.
@@ -59,7 +60,8 @@ fn lead(shard: &mut Shard, number: i32, replicas: &[i32]) {
     };
     // What is in the log counts at once: no flush has to be run.
     let config = TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() };
-    let order = LeadOrder { partition: partition(number), node_epoch: 1, state, partition_epoch: 1, config };
+    let settings = TopicSettings { config, unreadable: None };
+    let order = LeadOrder { partition: partition(number), node_epoch: 1, state, partition_epoch: 1, settings };
     shard.queue.push(Command::Lead(Box::new(order)));
     shard.turn();
 }

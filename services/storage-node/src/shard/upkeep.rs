@@ -94,6 +94,9 @@ impl Shard {
     }
 
     fn apply_retention(&mut self) {
+        if self.around.board.writes_refused().is_some() {
+            return;
+        }
         let now = self.around.clock.now_millis();
         let trusted = self.upkeep.wall_clock.trusted(now, self.around.clock.monotonic());
         for (id, partition) in &mut self.partitions {

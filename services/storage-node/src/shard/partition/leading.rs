@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use walser_log::LogConfig;
-use walser_model::{Durability, TopicConfig, TopicPartition};
+use walser_model::{Durability, TopicPartition};
 use walser_proto::v1 as pb;
 use walser_replication::{Action, Event, Leader, PartitionState, Rules, Start};
 use walser_rpc::{Failure, Reason};
@@ -11,6 +11,7 @@ use walser_rpc::{Failure, Reason};
 use super::{Partition, Released};
 use crate::metrics::StorageMetrics;
 use crate::shard::Surroundings;
+use crate::view::TopicSettings;
 
 /// A replica that does not catch up for this long leaves the in-sync set.
 const REPLICA_LAG_MAX: Duration = Duration::from_secs(4);
@@ -23,15 +24,17 @@ pub(crate) struct LeadOrder {
     pub(crate) node_epoch: i64,
     pub(crate) state: PartitionState,
     pub(crate) partition_epoch: i64,
-    pub(crate) config: TopicConfig,
+    pub(crate) settings: TopicSettings,
 }
 
 impl Partition {
     /// Takes an order of the controller.
     pub(crate) fn lead(&mut self, order: LeadOrder, around: &Surroundings) {
-        self.log.configure(LogConfig::from(&order.config));
-        let durability = order.config.durability;
-        self.config = order.config;
+        let TopicSettings { config, unreadable } = order.settings;
+        self.log.configure(LogConfig::from(&config));
+        let durability = config.durability;
+        self.config = config;
+        self.unreadable = unreadable;
         let LeadOrder { node_epoch, state, partition_epoch, .. } = order;
         let epoch = state.leader_epoch;
         if self.epoch() == epoch {

@@ -24,6 +24,7 @@ use crate::flush::Flusher;
 use crate::metrics::StorageMetrics;
 use crate::shard::{AppendJob, Command, LeadOrder, Shard, Surroundings};
 use crate::space::SpaceGuard;
+use crate::view::TopicSettings;
 
 const ROOT: &str = "/data";
 const NODE: NodeId = NodeId(1);
@@ -160,8 +161,8 @@ impl World {
             let partition = partition(number);
             let mut state = PartitionState::new(vec![NODE], 1);
             state.leader_epoch = self.epoch;
-            let config = config(partition);
-            let order = LeadOrder { partition, node_epoch: 1, state, partition_epoch: 1, config };
+            let settings = TopicSettings { config: config(partition), unreadable: None };
+            let order = LeadOrder { partition, node_epoch: 1, state, partition_epoch: 1, settings };
             self.shard.queue.push(Command::Lead(Box::new(order)));
         }
         self.turn();

@@ -1,0 +1,109 @@
+//! The highest metadata version that a data directory has seen, so that older metadata is noticed.
+//!
+//! ```text
+//! "WMDV" | version of the format u16 | 0 u16 | metadata version i64 | CRC-32C u32 of what is before    20 bytes, big-endian
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, read_file, replace_file};
+
+/// Name of the file in a data directory.
+pub(crate) const FILE_NAME: &str = "metadata-version";
+
+const MAGIC: &[u8; 4] = b"WMDV";
+const FORMAT: u16 = 1;
+const LEN: usize = 20;
+
+/// The version, and the file that keeps it.
+#[derive(Debug)]
+pub(crate) struct MetadataVersion {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    version: Mutex<i64>,
+}
+
+impl MetadataVersion {
+    /// Reads the file in `root`; without one the version is 0.
+    ///
+    /// # Errors
+    /// I/O errors, and [`io::ErrorKind::InvalidData`] for a file that is damaged or of a newer format.
+    pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path) -> io::Result<Self> {
+        let path = root.join(FILE_NAME);
+        let version = match read_file(&*disk, &path, 4096)? {
+            None => 0,
+            Some(bytes) => decode(&bytes).ok_or_else(|| {
+                let text = format!("{} is damaged or of a newer version", path.display());
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?,
+        };
+        Ok(Self { disk, path, version: Mutex::new(version) })
+    }
+
+    pub(crate) fn get(&self) -> i64 {
+        *self.version.lock()
+    }
+
+    /// Raises the version durably; a lower one changes nothing. Blocks as long as the disk takes.
+    ///
+    /// # Errors
+    /// I/O errors; the version is as it was then. Each call writes a new file, so that trying again is safe (R30).
+    pub(crate) fn raise(&self, version: i64) -> io::Result<()> {
+        let mut current = self.version.lock();
+        if version > *current {
+            replace_file(&*self.disk, &self.path, &encode(version))?;
+            *current = version;
+        }
+        Ok(())
+    }
+}
+
+fn encode(version: i64) -> [u8; LEN] {
+    let mut out = [0; LEN];
+    out[..4].copy_from_slice(MAGIC);
+    out[4..6].copy_from_slice(&FORMAT.to_be_bytes());
+    out[8..16].copy_from_slice(&version.to_be_bytes());
+    let crc = crate::crc32c(&out[..16]);
+    out[16..].copy_from_slice(&crc.to_be_bytes());
+    out
+}
+
+fn decode(bytes: &[u8]) -> Option<i64> {
+    let (body, crc) = bytes.split_at_checked(LEN - 4)?;
+    let right = crc == crate::crc32c(body).to_be_bytes() && &body[..4] == MAGIC && body[4..6] == FORMAT.to_be_bytes();
+    right.then(|| i64::from_be_bytes(body[8..16].try_into().expect("eight bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{MemoryDisk, PowerLoss};
+
+    #[test]
+    fn the_version_survives_power_loss_never_goes_back_and_damage_is_noticed() {
+        let memory = MemoryDisk::simulated(1 << 20);
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let root = Path::new("/data");
+        disk.create_dir(root).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let version = MetadataVersion::open(Arc::clone(&disk), root).unwrap();
+        assert_eq!(version.get(), 0);
+        version.raise(77).unwrap();
+        version.raise(5).unwrap();
+        let after = memory.lose_power(PowerLoss::Everything);
+        let again = MetadataVersion::open(Arc::new(after.clone()), root).unwrap();
+        assert_eq!(again.get(), 77);
+        after.flip_bit(&root.join(FILE_NAME), 9, 2);
+        assert!(MetadataVersion::open(Arc::new(after), root).is_err());
+    }
+
+    #[test]
+    fn the_form_is_the_documented_one() {
+        let golden = [0x57, 0x4d, 0x44, 0x56, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2];
+        assert_eq!(encode(258)[..16], golden);
+    }
+}

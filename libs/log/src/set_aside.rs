@@ -1,0 +1,213 @@
+//! Partitions that metadata does not know: kept, out of the way, until somebody decides.
+//!
+//! The absence of a topic in the metadata proves nothing: it may be an older copy, or another cluster's. Such a
+//! partition's directory is moved to `DIR/set-aside/`, with its marks in a file, and comes back when metadata knows it
+//! again. Nothing but [`DataDirectory::delete_set_aside`] removes it.
+//!
+//! ```text
+//! DIR/set-aside/TOPIC-PARTITION/marks    a copy of the checkpoint (128 bytes), and when it was set aside: i64 milliseconds
+//! ```
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use walser_model::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+
+use crate::checkpoint::{COPY_LEN, Marks, decode, encode};
+use crate::directory::{DataDirectory, parse_partition};
+use crate::disk::{Disk, read_file, replace_file};
+use crate::epochs;
+use crate::log::Log;
+
+/// Name of the directory in a data directory.
+pub(crate) const DIR_NAME: &str = "set-aside";
+
+const MARKS: &str = "marks";
+
+/// A partition that was set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetAside {
+    /// Which.
+    pub partition: TopicPartition,
+    /// Offset after its last durable record.
+    pub log_end: Offset,
+    /// Its latest leader epoch; [`LeaderEpoch::NONE`] when that is not known.
+    pub leader_epoch: LeaderEpoch,
+    /// Bytes of its files.
+    pub size_bytes: u64,
+    /// When it was set aside, by the wall clock.
+    pub since: Timestamp,
+}
+
+/// What is in the directory.
+#[derive(Debug)]
+pub(crate) struct SetAsideStore {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    held: Mutex<BTreeMap<TopicPartition, SetAside>>,
+}
+
+// === impl SetAsideStore ===
+
+impl SetAsideStore {
+    /// Reads what lies in `root`. A partition that is in `logs` as well, after a move that was cut short, counts as being
+    /// there.
+    pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path, logs: &Path) -> io::Result<Self> {
+        let store = Self { disk, dir: root.join(DIR_NAME), held: Mutex::default() };
+        let entries = match store.disk.list(&store.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(store),
+            other => other?,
+        };
+        for partition in entries.iter().filter_map(|entry| parse_partition(&entry.name)) {
+            if store.disk.list(&logs.join(partition.to_string())).is_ok() {
+                continue;
+            }
+            let found = store.look_at(partition)?;
+            store.held.lock().insert(partition, found);
+        }
+        Ok(store)
+    }
+
+    fn path(&self, partition: TopicPartition) -> PathBuf {
+        self.dir.join(partition.to_string())
+    }
+
+    fn look_at(&self, partition: TopicPartition) -> io::Result<SetAside> {
+        let dir = self.path(partition);
+        let (marks, since) = self.marks(partition)?.unwrap_or_default();
+        let size_bytes = self.disk.list(&dir)?.iter().map(|entry| entry.len).sum();
+        let epochs = epochs::load(&*self.disk, &dir.join(epochs::FILE_NAME))?;
+        let leader_epoch = epochs.map_or(LeaderEpoch::NONE, |epochs| epochs.latest());
+        let log_end = marks.durable.max(marks.recovery_point);
+        Ok(SetAside { partition, log_end, leader_epoch, size_bytes, since })
+    }
+
+    fn marks(&self, partition: TopicPartition) -> io::Result<Option<(Marks, Timestamp)>> {
+        let bytes = read_file(&*self.disk, &self.path(partition).join(MARKS), 4096)?;
+        Ok(bytes.and_then(|bytes| {
+            let (copy, since) = bytes.split_at_checked(COPY_LEN)?;
+            let (owner, _, marks) = decode(copy)?;
+            let since = i64::from_be_bytes(since.try_into().ok()?);
+            (owner == Some(partition)).then_some((marks, since))
+        }))
+    }
+
+    pub(crate) fn holds(&self, partition: TopicPartition) -> bool {
+        self.held.lock().contains_key(&partition)
+    }
+}
+
+impl DataDirectory {
+    /// What was set aside, by partition.
+    pub fn set_aside_partitions(&self) -> Vec<SetAside> {
+        self.set_aside.held.lock().values().copied().collect()
+    }
+
+    /// Sets a partition aside whose log is closed with this call. What was not flushed may be lost with power.
+    ///
+    /// # Errors
+    /// I/O errors; calling [`DataDirectory::set_aside_closed`] continues.
+    pub fn set_aside(&self, log: Log, now: Timestamp) -> io::Result<()> {
+        let partition = log.partition();
+        log.close();
+        self.set_aside_closed(partition, now)
+    }
+
+    /// Sets a partition aside whose log is not open. One without files and marks leaves nothing to keep.
+    ///
+    /// # Errors
+    /// I/O errors; calling again continues.
+    pub fn set_aside_closed(&self, partition: TopicPartition, now: Timestamp) -> io::Result<()> {
+        let store = &self.set_aside;
+        let (from, to) = (self.partition_dir(partition), store.path(partition));
+        let there = match store.disk.list(&from) {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        let mut checkpoint = self.checkpoint.lock();
+        let (slot, marks) = checkpoint.claim(partition);
+        if there {
+            let moved = self.move_aside(partition, (&from, &to), marks.unwrap_or_default(), now);
+            if let Err(error) = moved {
+                checkpoint.unclaim(partition, slot, marks);
+                return Err(error);
+            }
+            checkpoint.names().sync()?;
+        }
+        checkpoint.release(slot)?;
+        drop(checkpoint);
+        if there {
+            let found = store.look_at(partition)?;
+            store.held.lock().insert(partition, found);
+        }
+        Ok(())
+    }
+
+    fn move_aside(
+        &self,
+        partition: TopicPartition,
+        (from, to): (&Path, &Path),
+        marks: Marks,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let store = &self.set_aside;
+        let mut bytes = encode(Some(partition), 1, &marks).to_vec();
+        bytes.extend_from_slice(&now.to_be_bytes());
+        replace_file(&*store.disk, &from.join(MARKS), &bytes)?;
+        store.disk.create_dir(&store.dir)?;
+        store.disk.sync_dir(self.path())?;
+        store.disk.rename(from, to)?;
+        // Where it goes to becomes durable before where it was: it is never in neither place.
+        store.disk.sync_dir(to)?;
+        store.disk.sync_dir(&store.dir)
+    }
+
+    /// Takes a partition back that was set aside: its log can be opened afterwards. Returns whether there was one.
+    ///
+    /// # Errors
+    /// I/O errors, and [`io::ErrorKind::AlreadyExists`] when the partition has a log; nothing has changed then.
+    pub fn take_back(&self, partition: TopicPartition) -> io::Result<bool> {
+        let store = &self.set_aside;
+        if !store.holds(partition) {
+            return Ok(false);
+        }
+        let to = self.partition_dir(partition);
+        if store.disk.list(&to).is_ok() {
+            let text = format!("{} exists, and so does the partition in {DIR_NAME}", to.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        let marks = store.marks(partition)?.map(|(marks, _)| marks);
+        let mut checkpoint = self.checkpoint.lock();
+        let (mut slot, _) = checkpoint.claim(partition);
+        if let Some(marks) = &marks {
+            checkpoint.write(&mut slot, partition, marks)?;
+        }
+        checkpoint.unclaim(partition, slot, marks);
+        drop(checkpoint);
+        // The marks are durable before the log is back: without them its torn end and its damage look alike.
+        crate::Checkpoint::sync(&self.checkpoint)?;
+        store.disk.rename(&store.path(partition), &to)?;
+        store.disk.sync_dir(&to)?;
+        self.checkpoint.lock().names().sync()?;
+        store.disk.sync_dir(&store.dir)?;
+        store.held.lock().remove(&partition);
+        Ok(true)
+    }
+
+    /// Deletes a partition that was set aside, for good. Returns the bytes freed; `None`: there is none.
+    ///
+    /// # Errors
+    /// I/O errors; calling again continues.
+    pub fn delete_set_aside(&self, partition: TopicPartition) -> io::Result<Option<u64>> {
+        let store = &self.set_aside;
+        let Some(found) = store.held.lock().get(&partition).copied() else { return Ok(None) };
+        store.disk.remove_dir(&store.path(partition))?;
+        store.disk.sync_dir(&store.dir)?;
+        store.held.lock().remove(&partition);
+        Ok(Some(found.size_bytes))
+    }
+}
