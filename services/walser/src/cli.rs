@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use walser_model::{Acks, Compression, parse_bytes, parse_duration_ms};
 use walser_service::ProcessArgs;
 
+use crate::command::metadata::MetadataCommand;
+use crate::command::partition::PartitionCommand;
 use crate::position::Position;
 
 /// A replicated, partitioned log you can talk to from any language with gRPC.
@@ -37,6 +39,9 @@ pub(crate) enum Command {
     /// Manage partitions
     #[command(subcommand)]
     Partition(PartitionCommand),
+    /// Manage the metadata of the cluster
+    #[command(subcommand)]
+    Metadata(MetadataCommand),
     /// The .proto files and how to compile them
     #[command(subcommand)]
     Proto(ProtoCommand),
@@ -349,23 +354,6 @@ pub(crate) struct BenchArgs {
     /// Write the figures to a file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PartitionCommand {
-    /// Give up the damaged part of a partition that has no other copy
-    Repair(PartitionRepairArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PartitionRepairArgs {
-    pub(crate) topic: String,
-    pub(crate) partition: i32,
-    /// Records at and above the damage are lost; say that you know
-    #[arg(long)]
-    pub(crate) accept_loss: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }

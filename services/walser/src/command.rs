@@ -5,9 +5,11 @@ pub(crate) mod completion;
 pub(crate) mod consume;
 pub(crate) mod demo;
 pub(crate) mod log;
+pub(crate) mod metadata;
 pub(crate) mod partition;
 pub(crate) mod produce;
 pub(crate) mod proto;
+pub(crate) mod set_aside;
 pub(crate) mod status;
 pub(crate) mod topic;
 
@@ -26,6 +28,7 @@ pub(crate) async fn remote(command: Command) -> Result<ExitCode, CliError> {
         Command::Demo(arguments) => Box::pin(demo::run(arguments)).await,
         Command::Bench(command) => Box::pin(bench::run(command)).await,
         Command::Partition(command) => Box::pin(partition::run(command)).await,
+        Command::Metadata(command) => Box::pin(metadata::run(command)).await,
         Command::Up(_) | Command::Proto(_) | Command::Log(_) | Command::Completion(_) => {
             Err(CliError::failed("this command does not talk to a server"))
         }

@@ -8,6 +8,9 @@ use walser_service::ProcessError;
 
 use crate::output;
 
+/// The exit code when a server, or a part of the cluster, does not answer.
+pub(crate) const UNAVAILABLE: u8 = 7;
+
 /// An error on its way to the terminal.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -67,8 +70,9 @@ impl CliError {
             return error.with_help("start one with `walser up`, or name another with --server HOST:PORT");
         }
         let mut error = Self { code, ..Self::failed(format!("{} ({})", failure.message(), failure.reason_name())) };
-        if failure.reason() == Reason::TopicExists {
-            let partitions = failure.value("partitions").unwrap_or("?");
+        if failure.reason() == Reason::TopicExists
+            && let Some(partitions) = failure.value("partitions")
+        {
             let replicas = failure.value("replicas").unwrap_or("?");
             error.why.push(format!("It has {partitions} partitions and {replicas} replicas."));
         }
@@ -80,8 +84,14 @@ impl CliError {
 fn help(failure: &Failure) -> Option<String> {
     let topic = failure.value("topic").unwrap_or("TOPIC");
     Some(match failure.reason() {
+        Reason::TopicExists if failure.value("topicId").is_some() => {
+            "choose another name with --topic; `walser topic list` shows the topics there are.".to_owned()
+        }
         Reason::TopicExists => {
             format!("use --if-not-exists to accept it, or `walser topic describe {topic}`.")
+        }
+        Reason::TopicNotFound if failure.value("topicId").is_some() => {
+            "`walser partition set-aside list` shows what is held aside.".to_owned()
         }
         Reason::TopicNotFound => "`walser topic list` shows the topics there are.".to_owned(),
         Reason::PartitionNotFound => format!("`walser topic describe {topic}` shows its partitions."),
@@ -92,6 +102,9 @@ fn help(failure: &Failure) -> Option<String> {
         Reason::DiskFull => "free space on the server, or lower the retention of large topics.".to_owned(),
         Reason::LogCorrupt => {
             "`walser partition repair TOPIC PARTITION --accept-loss` gives up what is damaged.".to_owned()
+        }
+        Reason::MetadataRollback => {
+            "put the newer metadata back, or accept what is there with `walser metadata accept-restore`.".to_owned()
         }
         _ => return None,
     })
@@ -104,7 +117,7 @@ fn exit_code(code: Code) -> u8 {
         Code::AlreadyExists => 4,
         Code::PermissionDenied | Code::Unauthenticated => 5,
         Code::FailedPrecondition | Code::Aborted | Code::OutOfRange => 6,
-        Code::Unavailable | Code::DeadlineExceeded => 7,
+        Code::Unavailable | Code::DeadlineExceeded => UNAVAILABLE,
         _ => 1,
     }
 }

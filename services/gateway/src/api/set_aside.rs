@@ -65,7 +65,9 @@ pub(super) async fn restore(
         replicas: replicas.iter().map(Held::report).collect(),
     };
     let mut client = ControllerServiceClient::new(gateway.controller.clone());
-    Ok(client.restore_topic(request).await.map_err(relayed)?.into_inner().topic)
+    let restored = client.restore_topic(request).await;
+    let restored = restored.map_err(|status| Failure::from(relayed(status)).with("topicId", id))?;
+    Ok(restored.into_inner().topic)
 }
 
 /// Deletes the replicas of a topic id, or of one of its partitions, on every storage node. When a node gives no

@@ -36,12 +36,20 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<ExitCode, CliError> {
         output::data(&format!("{:?}      {}", health.status(), plural(problems, "problem")).to_uppercase());
     }
     for issue in &health.issues {
-        output::data(&format!("  ! {}\n      {}", issue.message, issue.hint));
+        output::data(&format!("  ! {} ({})\n      {}", issue.message, issue.code, issue.hint));
     }
     for node in &nodes.nodes {
         for disk in node.storage.iter().flat_map(|storage| &storage.disks) {
             let (used, free) = (bytes(disk.used_bytes), bytes(disk.free_bytes));
             output::data(&format!("node {}  {}  {used} of records, {free} free", node.id, disk.path));
+        }
+    }
+    for node in &nodes.nodes {
+        let held = node.storage.as_ref().filter(|storage| storage.set_aside_count > 0);
+        if let Some(storage) = held {
+            let (replicas, size) =
+                (plural(i64::from(storage.set_aside_count), "replica"), bytes(storage.set_aside_bytes));
+            output::data(&format!("node {}  {replicas} set aside, {size}: `walser partition set-aside list`", node.id));
         }
     }
     let topics = plural(i64::from(health.topic_count), "topic");

@@ -1,0 +1,118 @@
+//! `walser partition set-aside`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use walser_client::Client;
+use walser_model::TopicId;
+use walser_proto::v1 as pb;
+
+use super::topic::{answered, show_json};
+use crate::cli::{Form, OutputArgs, ServerArgs};
+use crate::error::{CliError, UNAVAILABLE};
+use crate::output::{self, bytes, count, plural, table};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SetAsideCommand {
+    /// List the replicas that are held aside
+    List(OutputArgs),
+    /// Make a topic of the data that is held aside under a topic id
+    Restore(SetAsideRestoreArgs),
+    /// Delete data that is held aside, for good
+    Delete(SetAsideDeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetAsideRestoreArgs {
+    /// Topic id, as listed
+    pub(crate) topic_id: TopicId,
+    /// Name that the topic gets; it must be free
+    #[arg(long, value_name = "NAME")]
+    pub(crate) topic: String,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetAsideDeleteArgs {
+    /// Topic id, as listed
+    pub(crate) topic_id: TopicId,
+    /// Only this partition
+    #[arg(short = 'p', long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..), allow_hyphen_values = true)]
+    pub(crate) partition: Option<i32>,
+    /// The records are gone for good; say that you know
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+pub(crate) async fn run(command: SetAsideCommand) -> Result<ExitCode, CliError> {
+    match command {
+        SetAsideCommand::List(arguments) => list(arguments).await,
+        SetAsideCommand::Restore(arguments) => restore(arguments).await,
+        SetAsideCommand::Delete(arguments) => delete(arguments).await,
+    }
+}
+
+/// A list in which nodes are missing is printed all the same, and ends with the code of "unavailable".
+async fn list(arguments: OutputArgs) -> Result<ExitCode, CliError> {
+    let client = Client::new(&arguments.server.server)?;
+    let answer = client.cluster().list_set_aside(pb::ListSetAsideRequest {}).await;
+    let found = answered(answer, &arguments.server)?;
+    let complete = found.unreachable_node_ids.is_empty();
+    let code = if complete { ExitCode::SUCCESS } else { ExitCode::from(UNAVAILABLE) };
+    if arguments.output == Form::Json {
+        show_json(&found)?;
+    } else if found.replicas.is_empty() {
+        output::data(if complete { "nothing is set aside" } else { "nothing is set aside on the nodes that answered" });
+    } else {
+        let rows: Vec<_> = found.replicas.iter().map(row).collect();
+        output::data(&table(&["NODE", "TOPIC ID", "PARTITION", "LOG END", "SIZE", "SET ASIDE"], &rows));
+        output::note("\nTo make a topic of it: walser partition set-aside restore TOPIC_ID --topic NAME");
+        output::note("To give it up:        walser partition set-aside delete TOPIC_ID --accept-loss");
+    }
+    if !complete {
+        let ids: Vec<String> = found.unreachable_node_ids.iter().map(i32::to_string).collect();
+        output::note(&format!("! not in the list, because they gave no answer: storage nodes {}", ids.join(", ")));
+    }
+    Ok(code)
+}
+
+fn row(replica: &pb::SetAside) -> Vec<String> {
+    let millis = |time: pbjson_types::Timestamp| time.seconds * 1000 + i64::from(time.nanos / 1_000_000);
+    vec![
+        replica.node_id.to_string(),
+        replica.topic_id.clone(),
+        replica.partition.to_string(),
+        count(replica.log_end_offset),
+        bytes(replica.size_bytes),
+        replica.set_aside_time.map(|time| output::time(millis(time))).unwrap_or_default(),
+    ]
+}
+
+async fn restore(arguments: SetAsideRestoreArgs) -> Result<ExitCode, CliError> {
+    let SetAsideRestoreArgs { topic_id, topic, server } = arguments;
+    let client = Client::new(&server.server)?;
+    let request = pb::RestoreSetAsideRequest { topic_id: topic_id.to_string(), topic };
+    let restored = answered(client.cluster().restore_set_aside(request).await, &server)?;
+    let topic = restored.topic.unwrap_or_default();
+    let (name, partitions) = (&topic.name, plural(i64::from(topic.partition_count), "partition"));
+    output::data(&format!("restored {name}  {partitions}  [{topic_id}]"));
+    output::note(&format!("It has the settings of a new topic: `walser topic config {name}` shows them."));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn delete(arguments: SetAsideDeleteArgs) -> Result<ExitCode, CliError> {
+    let SetAsideDeleteArgs { topic_id, partition, accept_loss, server } = arguments;
+    if !accept_loss {
+        let error = CliError::usage("the records of data that is set aside are deleted for good");
+        return Err(error.with_help("pass --accept-loss to confirm"));
+    }
+    let client = Client::new(&server.server)?;
+    let request = pb::DeleteSetAsideRequest { topic_id: topic_id.to_string(), partition, accept_loss };
+    let deleted = answered(client.cluster().delete_set_aside(request).await, &server)?;
+    let replicas = plural(i64::from(deleted.deleted_count), "replica");
+    output::data(&format!("deleted {replicas}, {} freed  [{topic_id}]", bytes(deleted.freed_bytes)));
+    Ok(ExitCode::SUCCESS)
+}
