@@ -14,6 +14,8 @@ mod generated_client;
 mod kill;
 #[path = "standalone/many.rs"]
 mod many;
+#[path = "standalone/metadata_loss.rs"]
+mod metadata_loss;
 #[path = "standalone/processes.rs"]
 mod processes;
 #[path = "standalone/round_trip.rs"]

@@ -10,7 +10,7 @@ use walser_rpc::Failure;
 use crate::server::{PATIENCE, Server, create, place, read_all, record, wait_a_little};
 
 /// Asks the admin port.
-fn get(server: &Server, path: &str) -> String {
+pub(crate) fn get(server: &Server, path: &str) -> String {
     use std::io::Read as _;
     let mut stream = TcpStream::connect(&server.admin).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -20,7 +20,7 @@ fn get(server: &Server, path: &str) -> String {
 }
 
 /// Looks again and again until something holds.
-async fn until(holds: impl AsyncFn() -> bool, what: &str) {
+pub(crate) async fn until(holds: impl AsyncFn() -> bool, what: &str) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
