@@ -134,6 +134,14 @@ impl RefusedNodes {
         by_node.iter().map(issue).collect()
     }
 
+    /// Why metadata that storage nodes have refused lately hands nothing out that must be unique.
+    pub(crate) fn rollback(&self, now: Duration) -> Option<Failure> {
+        let by_node = self.by_node.lock();
+        let recent = |refused: &&Refused| now.saturating_sub(refused.heard) <= REMEMBERED;
+        let rolled_back = |refused: &&Refused| refused.why.reason() == Reason::MetadataRollback;
+        by_node.values().filter(recent).find(rolled_back).map(|refused| refused.why.clone())
+    }
+
     fn rolled_back(&self) -> BTreeMap<i32, Refused> {
         let by_node = self.by_node.lock();
         let rolled_back = by_node.iter().filter(|(_, refused)| refused.why.reason() == Reason::MetadataRollback);

@@ -9,7 +9,7 @@ use walser_log::{DirectoryError, Disk, MemoryDisk, RealDisk};
 use walser_metastore::{Embedded, Memory, Metastore};
 use walser_model::{Clock, SystemClock};
 use walser_proto::v1::NodeRole;
-use walser_rpc::{Guard, Network};
+use walser_rpc::{Failure, Guard, Network};
 use walser_service::process::{self, Process};
 use walser_service::{Key, Settings, telemetry};
 
@@ -110,7 +110,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let guard = Guard::new(&format!("walser/{}", env!("CARGO_PKG_VERSION")), telemetry::call_span);
     let serving = process.serve(gateway.routes, guard)?;
     let banner = Banner { arguments, address: address.to_string(), admin: admin.to_string(), data: &place.data };
-    banner.print(&storage.recovered, clock.monotonic());
+    banner.print(&storage.recovered, storage.refused.as_ref(), clock.monotonic());
     serving.until_stopped(storage.stopping.stop()).await;
     Ok(ExitCode::SUCCESS)
 }
@@ -124,7 +124,7 @@ struct Banner<'a> {
 }
 
 impl Banner<'_> {
-    fn print(&self, recovered: &walser_storage_node::Recovered, took: Duration) {
+    fn print(&self, recovered: &walser_storage_node::Recovered, refused: Option<&Failure>, took: Duration) {
         let server =
             if self.address == "127.0.0.1:7460" { String::new() } else { format!(" --server {}", self.address) };
         let data = match self.arguments.memory {
@@ -144,6 +144,10 @@ impl Banner<'_> {
         output::note(&format!("  Admin      http://{}  (/livez /readyz /startupz /metrics)", self.admin));
         output::note(&format!("  Data       {data}"));
         output::note(&format!("  Started in {} ms. {} {reach}", took.as_millis(), found(recovered)));
+        if let Some(refused) = refused {
+            output::note(&format!("  ! {}: {refused}", refused.reason_name()));
+            output::note("    Records can be read, writes are refused, nothing on the disk changes.");
+        }
         for line in recovered.cut.iter().chain(&recovered.damaged) {
             output::note(&format!("  ! {line}"));
         }

@@ -65,10 +65,18 @@ fn a_bad_start_is_refused_with_a_reason() {
     let lines: Vec<&str> =
         text.lines().map(|line| if line.starts_with("cluster-id=") { foreign } else { line }).collect();
     std::fs::write(&meta, lines.join("\n") + "\n").unwrap();
-    let said = refused(&data, &[]);
-    assert!(said.contains("belongs to cluster 00000000"), "{said}");
+    // Data of another cluster: the server is up and says so, and nothing on the disk changes.
+    let server = Server::start(&data);
+    let probe = get(&server, "/readyz");
+    assert!(probe.starts_with("HTTP/1.1 503") && probe.contains("CLUSTER_ID_MISMATCH"), "{probe}");
+    let status = server.cli(&["status"]);
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.status.code() == Some(10) && said.contains("CLUSTER_ID_MISMATCH"), "{said}");
+    server.stop();
     std::fs::write(&meta, text).unwrap();
-    Server::start(&data).stop();
+    let server = Server::start(&data);
+    assert!(get(&server, "/readyz").starts_with("HTTP/1.1 200"));
+    server.stop();
 
     let file = dir.path().join("file");
     std::fs::write(&file, b"not a directory").unwrap();

@@ -182,7 +182,7 @@ async fn accepted_older_metadata_keeps_aside_what_it_does_not_know() {
     let (code, text) = said(&server, &["partition", "set-aside", "list"]);
     assert!(code == Some(0) && text.contains(&first) && text.contains("set-aside restore"), "{text}");
 
-    restore_and_delete(&server, &first, &second).await;
+    restore_and_delete(&server, &first, &second);
     assert!(has(&client, "first", 0, 1).await && has(&client, "first", 1, 1).await, "every record is back");
     assert_eq!(topic_id(&client, "first").await, first);
     for partition in 0..PARTITIONS {
@@ -205,7 +205,7 @@ async fn accepted_older_metadata_keeps_aside_what_it_does_not_know() {
 }
 
 /// Restores one topic and deletes the other; what the commands refuse changes nothing.
-async fn restore_and_delete(server: &Server, first: &str, second: &str) {
+fn restore_and_delete(server: &Server, first: &str, second: &str) {
     let aside = |arguments: &[&str]| said(server, &[&["partition", "set-aside"], arguments].concat());
     let unknown = "00000000-0000-4000-8000-000000000001";
     let listed = set_aside(server);

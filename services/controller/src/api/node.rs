@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use walser_model::TopicId;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
-use walser_rpc::Failure;
+use walser_rpc::{Failure, Reason};
 
 use super::{Controller, metadata};
 use crate::keys::node::{Registration, registration_key};
@@ -24,6 +24,8 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// How often silent nodes are looked for.
 const FENCE_CHECK: Duration = Duration::from_millis(100);
+/// Time between two looks for the confirmation of storage nodes.
+const CONFIRMED_CHECK: Duration = Duration::from_millis(20);
 
 #[async_trait]
 impl ControllerService for Controller {
@@ -35,7 +37,7 @@ impl ControllerService for Controller {
         }
         self.refused.admit(&self.store, &cluster_id, &request, self.clock.monotonic()).await?;
         let node_epoch = nodes::register(&self.store, &request, self.clock.now_millis()).await?;
-        self.heard(request.node_id, node_epoch, Default::default());
+        self.heard(request.node_id, node_epoch, Default::default(), true);
         tracing::info!(node = request.node_id, node_epoch, "node registered");
         Ok(Response::new(pbi::RegisterNodeResponse {
             node_epoch,
@@ -98,6 +100,7 @@ impl ControllerService for Controller {
         &self,
         _request: Request<pbi::AllocateProducerIdsRequest>,
     ) -> Answer<pbi::AllocateProducerIdsResponse> {
+        self.confirmed_by_nodes().await?;
         let first_id = producer_ids::allocate(&self.store).await?;
         Ok(Response::new(pbi::AllocateProducerIdsResponse { first_id, count: producer_ids::BLOCK }))
     }
@@ -118,9 +121,33 @@ impl Controller {
         }
     }
 
-    fn heard(&self, node: i32, node_epoch: i64, stats: walser_proto::v1::StorageStats) {
+    fn heard(&self, node: i32, node_epoch: i64, stats: walser_proto::v1::StorageStats, confirmed: bool) {
         let (heard, heard_ms) = (self.clock.monotonic(), self.clock.now_millis());
-        self.sessions.beat(node, Session { node_epoch, stats, heard, heard_ms });
+        self.sessions.beat(node, Session { node_epoch, stats, confirmed, heard, heard_ms });
+    }
+
+    /// Waits until every storage node in service has said that it goes by this metadata. An older copy of it would hand
+    /// out producer ids a second time, and batches of two producers would be taken for repetitions.
+    async fn confirmed_by_nodes(&self) -> Result<(), Failure> {
+        let until = self.clock.monotonic() + 2 * self.config.session;
+        loop {
+            if let Some(rollback) = self.refused.rollback(self.clock.monotonic()) {
+                return Err(rollback);
+            }
+            let known = nodes::list(&self.store).await?;
+            let confirmed = |node: &&nodes::Known| {
+                let session = self.sessions.get(node.id);
+                session.is_some_and(|session| session.confirmed && session.node_epoch == node.node_epoch)
+            };
+            let Some(node) = known.iter().filter(|node| !node.fenced).find(|node| !confirmed(node)) else {
+                return Ok(());
+            };
+            if self.clock.monotonic() >= until {
+                let text = format!("storage node {} has not confirmed the controller's metadata yet", node.id);
+                return Err(Failure::new(Reason::ControllerNotAvailable, text).with("nodeId", node.id));
+            }
+            tokio::time::sleep(CONFIRMED_CHECK).await;
+        }
     }
 
     async fn take_beat(&self, beat: pbi::NodeSessionRequest) -> Result<pbi::NodeSessionResponse, Status> {
@@ -131,7 +158,7 @@ impl Controller {
             let action = pbi::node_session_response::Action::Fenced(pbi::Fenced { reason });
             return Ok(pbi::NodeSessionResponse { action: Some(action) });
         };
-        self.heard(node.id, beat.node_epoch, beat.stats.unwrap_or_default());
+        self.heard(node.id, beat.node_epoch, beat.stats.unwrap_or_default(), true);
         for raw in &beat.removed_topic_ids {
             let Ok(bytes) = raw.as_ref().try_into() else { continue };
             let now = self.clock.now_millis();
@@ -149,7 +176,7 @@ pub(super) async fn fence_silent(controller: Arc<Controller>) {
     let mut last = controller.clock.monotonic();
     // Nodes that this controller has not heard yet get a full session from its start.
     for node in nodes::list(&controller.store).await.unwrap_or_default().iter().filter(|node| !node.fenced) {
-        controller.heard(node.id, node.node_epoch, Default::default());
+        controller.heard(node.id, node.node_epoch, Default::default(), false);
     }
     loop {
         ticks.tick().await;
