@@ -16,6 +16,8 @@ mod kill;
 mod many;
 #[path = "standalone/metadata_loss.rs"]
 mod metadata_loss;
+#[path = "standalone/old_data.rs"]
+mod old_data;
 #[path = "standalone/processes.rs"]
 mod processes;
 #[path = "standalone/round_trip.rs"]
