@@ -128,20 +128,17 @@ impl Log {
         let (segment, file) = (Arc::clone(&active.segment), Arc::clone(&active.file));
         let start = segment.size();
         if let Err(error) = file.write_at(run, start) {
-            // A part may have been written: it must not lie behind the end, or recovery would bring it back.
-            let zeroed = active.zeroed_to > start;
-            if let Err(cut) = file.set_len(start) {
-                self.fail(format!("{cut}, after {error}"));
-            } else if zeroed && let Some(active) = &mut self.active {
-                active.zeroed_to = start;
-            }
+            self.cut_behind_end(&*file, start, &error);
             return Err(self.append_failed(error));
         }
         let mut position = start;
         for header in headers {
             assert_eq!(header.base_offset, self.log_end(), "batches continue the log");
-            let noted = segment.note(header, position, self.config.index_interval_bytes);
-            noted.map_err(|error| self.append_failed(error))?;
+            if let Err(error) = segment.note(header, position, self.config.index_interval_bytes) {
+                // It is on the disk and not in the log: it must not lie behind the end.
+                self.cut_behind_end(&*file, position, &error);
+                return Err(self.append_failed(error));
+            }
             position += header.size as u64;
             if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
                 self.marks.append_time = self.marks.append_time.max(header.max_timestamp);
@@ -156,6 +153,15 @@ impl Log {
         }
         self.flushing.appended(run.len() as u64);
         Ok(())
+    }
+
+    /// Cuts what a failed append may have left behind the end of the log, or recovery would bring it back.
+    fn cut_behind_end(&mut self, file: &dyn DiskFile, end: u64, error: &io::Error) {
+        if let Err(cut) = file.set_len(end) {
+            self.fail(format!("{cut}, after {error}"));
+        } else if let Some(active) = &mut self.active {
+            active.zeroed_to = active.zeroed_to.min(end);
+        }
     }
 
     /// A full disk and a running extension leave the log in service; everything else does not.
@@ -180,6 +186,8 @@ impl Log {
             Some(segment) => {
                 let file = segment.file(Open::Write)?;
                 let zeroed_to = file.len()?;
+                // Everything that can fail for want of files does so before anything is written.
+                segment.load_index()?;
                 let first_timestamp = first_timestamp(&*file, segment.size())?;
                 if self.marks.segment_created == 0 {
                     self.marks.segment_created = now;
@@ -225,7 +233,8 @@ impl Log {
         if old.extending_from.is_some() {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "an extension of the segment is running"));
         }
-        if old.zeroed_to > old.segment.size() {
+        // Zeros may lie farther ahead than is known: an extension may have ended early.
+        if old.file.len()? > old.segment.size() {
             old.file.set_len(old.segment.size())?;
         }
         let index = old.segment.write_index()?;

@@ -73,6 +73,10 @@ pub struct Checkpoint {
     dir: PathBuf,
     /// A sync of the file failed: it has to be replaced.
     broken: bool,
+    /// One sync at a time: a writeback error is reported once, and whoever gets it has to mend it for all.
+    syncing: Arc<Mutex<()>>,
+    /// Syncs that have begun, and the number of the last one that has succeeded.
+    syncs: (u64, u64),
 }
 
 /// One copy of a slot.
@@ -150,7 +154,18 @@ impl Checkpoint {
         }
         let (disk, dir) = (Arc::clone(disk), dir.to_owned());
         let (free, slot_count, loaded) = (Vec::new(), 0, HashMap::new());
-        let mut checkpoint = Self { file, free, slot_count, loaded, names, disk, dir, broken: false };
+        let mut checkpoint = Self {
+            file,
+            free,
+            slot_count,
+            loaded,
+            names,
+            disk,
+            dir,
+            broken: false,
+            syncing: Arc::default(),
+            syncs: (0, 0),
+        };
         for slot in bytes[COPY_LEN..].chunks(SLOT_LEN) {
             checkpoint.load(slot);
         }
@@ -229,24 +244,29 @@ impl Checkpoint {
     /// # Errors
     /// When the new file cannot be written either; the next call tries with another one.
     pub fn sync(checkpoint: &Mutex<Self>) -> io::Result<()> {
-        let (file, broken) = {
-            let locked = checkpoint.lock();
-            (Arc::clone(&locked.file), locked.broken)
+        let syncing = Arc::clone(&checkpoint.lock().syncing);
+        let _one_at_a_time = syncing.lock();
+        let (file, broken, number) = {
+            let mut locked = checkpoint.lock();
+            locked.syncs.0 += 1;
+            (Arc::clone(&locked.file), locked.broken, locked.syncs.0)
         };
-        let failed = if broken { None } else { file.sync_data().err() };
-        if failed.is_none() && !broken {
-            return Ok(());
+        if !broken && let Err(error) = file.sync_data() {
+            tracing::error!(%error, "the checkpoint could not be synced; it is written anew");
+            checkpoint.lock().broken = true;
         }
         let mut locked = checkpoint.lock();
-        if !Arc::ptr_eq(&file, &locked.file) {
-            // Somebody else has replaced it meanwhile, with everything that was written before.
-            return Ok(());
+        if locked.broken {
+            locked.replace()?;
         }
-        locked.broken = true;
-        if let Some(error) = failed {
-            tracing::error!(%error, "the checkpoint could not be synced; it is written anew");
-        }
-        locked.replace()
+        locked.syncs.1 = number;
+        Ok(())
+    }
+
+    /// How many syncs have begun, and the number of the last one that has succeeded: what was written while fewer than
+    /// that had begun is durable.
+    pub(crate) fn syncs(&self) -> (u64, u64) {
+        self.syncs
     }
 
     /// Writes all slots to a new file, durably.
@@ -264,9 +284,8 @@ impl Checkpoint {
         file.write_at(&bytes, 0)?;
         file.sync_data()?;
         self.disk.rename(&temporary, &path)?;
-        self.file = file;
         self.names.sync()?;
-        self.broken = false;
+        (self.file, self.broken) = (file, false);
         Ok(())
     }
 }

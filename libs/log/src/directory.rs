@@ -10,6 +10,7 @@
 //! DIR/logs/TOPIC-PARTITION/   one partition: 32 hexadecimal digits of the topic id, and the number
 //! ```
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -141,12 +142,20 @@ impl DataDirectory {
         let lock = lock.map_err(|holder| DirectoryError::InUse { path: root.to_owned(), holder })?;
         let identity = read_meta(&*disk, root)?;
         if identity.is_some() {
-            restrict(&*disk, root).map_err(io_error)?;
+            match restrict(&*disk, root) {
+                // Not this user's to tighten, as on a volume that belongs to a group.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    tracing::warn!(path = %root.display(), %error, "the data directory is open to others");
+                }
+                other => other.map_err(io_error)?,
+            }
         }
         disk.create_dir(&logs).map_err(io_error)?;
         disk.sync_dir(root).map_err(io_error)?;
-        let parents = missing.iter().filter_map(|dir| dir.parent());
-        for parent in parents.filter(|parent| !parent.as_os_str().is_empty()) {
+        // The root's own name at every start: the one before may have ended between making and syncing it.
+        let above = missing.iter().filter_map(|dir| dir.parent()).chain(root.parent());
+        for parent in above.collect::<BTreeSet<_>>() {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             disk.sync_dir(parent).map_err(io_error)?;
         }
         let checkpoint = Checkpoint::open(&disk, &logs).map_err(io_error)?;

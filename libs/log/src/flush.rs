@@ -72,7 +72,7 @@ pub struct Flushed {
     /// Indexes and snapshot are written down as well: a restart reads from here.
     recovery_point: bool,
     /// Too many files were open for some of the work: contents are synced, names are not, nothing is durable yet.
-    pub(crate) short_of_files: bool,
+    short_of_files: bool,
 }
 
 /// Work for a flush thread: zero-filled space ahead of the log end.
@@ -118,6 +118,15 @@ impl Flushing {
             || !self.closed.is_empty()
             || self.directories_changed
             || self.recovery_point_wanted
+    }
+}
+
+// === impl Flushed ===
+
+impl Flushed {
+    /// Whether too many files were open for some of the work: nothing is durable yet, and nothing is lost.
+    pub fn short_of_files(&self) -> bool {
+        self.short_of_files
     }
 }
 
@@ -190,9 +199,12 @@ impl Extension {
 }
 
 impl Log {
-    /// Whether something was appended that no flush covers yet.
+    /// Whether there is something that no flush covers yet.
     pub fn dirty(&self) -> bool {
-        self.flushing.unsynced_bytes > 0 || !self.flushing.closed.is_empty() || self.flushing.recovery_point_wanted
+        self.flushing.unsynced_bytes > 0
+            || !self.flushing.closed.is_empty()
+            || self.flushing.recovery_point_wanted
+            || self.flushing.directories_changed
     }
 
     /// Bytes of log that a restart would have to read, and that nothing is being done about.
@@ -296,6 +308,7 @@ impl Log {
             self.flushing.since_recovery_point += running.behind;
         } else if let Some(running) = running {
             self.marks.durable = self.marks.durable.max(running.up_to);
+            let mut recovery_point_moved = false;
             let written_down = outcome.as_ref().is_ok_and(|flushed| flushed.recovery_point);
             if !written_down {
                 self.flushing.since_recovery_point += running.behind;
@@ -303,13 +316,14 @@ impl Log {
             if let Some(position) = running.recovery_position.filter(|_| written_down) {
                 self.marks.recovery_point = running.up_to;
                 self.marks.recovery_position = position;
-                if let Err(error) = crate::snapshots::remove_below(self, running.up_to) {
-                    tracing::warn!(partition = %self.partition, %error, "old snapshots stay");
-                }
+                recovery_point_moved = true;
             }
             if let Err(error) = self.write_marks() {
                 self.fail(error.to_string());
                 return Err(error.into());
+            }
+            if recovery_point_moved && let Err(error) = self.remove_old_snapshots(running.up_to) {
+                tracing::warn!(partition = %self.partition, %error, "old snapshots stay");
             }
         }
         Ok(self.marks.durable)

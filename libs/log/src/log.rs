@@ -130,6 +130,8 @@ pub struct Log {
     pub(crate) condition: Condition,
     /// Wall-clock time of opening.
     pub(crate) opened_at: Timestamp,
+    /// A recovery point, and how many syncs of the checkpoint had begun when it was written.
+    pub(crate) unsynced_point: (Offset, u64),
 }
 
 impl From<&TopicConfig> for LogConfig {
@@ -329,24 +331,26 @@ impl Log {
         if self.condition != Condition::Healthy || self.flushing.pending() || self.extension_running() {
             return Ok(false);
         }
-        if let Some(active) = self.active.take() {
-            if active.zeroed_to > active.segment.size() {
-                active.file.set_len(active.segment.size())?;
-                active.file.sync_data()?;
-            }
-            if let Some(index) = active.segment.write_index()? {
-                index.sync_data()?;
-            }
+        if let Some(active) = self.active.take()
+            && active.file.len()? > active.segment.size()
+        {
+            active.file.set_len(active.segment.size())?;
+            active.file.sync_data()?;
         }
         if let Some(producers) = self.producers.take()
             && self.marks.recovery_point < self.log_end()
         {
             let end = self.log_end();
+            let last = self.shared.segments.read().last().cloned();
+            if let Some(index) = last.map(|last| last.write_index()).transpose()?.flatten() {
+                index.sync_data()?;
+                self.disk.sync_dir(&self.dir)?;
+            }
             crate::snapshots::write(&*self.disk, &self.dir, &producers, end)?;
             self.marks.recovery_point = end;
             self.marks.recovery_position = self.shared.segments.read().last().map_or(0, |last| last.size());
             self.write_marks()?;
-            crate::snapshots::remove_below(self, end)?;
+            self.remove_old_snapshots(end)?;
         }
         for segment in self.shared.segments.read().iter() {
             segment.rest();
@@ -389,6 +393,18 @@ impl Log {
     pub(crate) fn close(self) {
         let Self { checkpoint, partition, slot, marks, .. } = self;
         checkpoint.lock().unclaim(partition, slot, Some(marks));
+    }
+
+    /// Removes snapshots below the last recovery point that a power loss cannot take back: the checkpoint is synced only
+    /// now and then. `point` is the one that was written last.
+    pub(crate) fn remove_old_snapshots(&mut self, point: Offset) -> io::Result<()> {
+        let (begun, completed) = self.checkpoint.lock().syncs();
+        let (written, during) = self.unsynced_point;
+        if completed > during {
+            self.unsynced_point = (point, begun);
+            return crate::snapshots::remove_below(self, written);
+        }
+        Ok(())
     }
 
     /// The directory of this partition.

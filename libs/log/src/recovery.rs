@@ -24,7 +24,7 @@ use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs;
 use crate::flush::Flushing;
 use crate::log::{Condition, Log, LogConfig, LogError, Shared};
-use crate::segment::{Segment, base_of};
+use crate::segment::{Segment, base_of, moved_name};
 use crate::snapshots;
 
 /// At most this much of a cut tail is kept aside.
@@ -72,6 +72,8 @@ struct Listing {
     segments: Vec<Arc<Segment>>,
     /// Ends of producer snapshots, ascending.
     snapshots: Vec<Offset>,
+    /// The directory exists.
+    exists: bool,
 }
 
 impl Log {
@@ -104,7 +106,7 @@ impl Log {
         now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
         let marks = marks.unwrap_or_default();
-        let Listing { segments, snapshots } = list(&disk, &dir)?;
+        let Listing { segments, snapshots, exists } = list(&disk, &dir)?;
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
         let log_start = marks.log_start.max(first);
         let epochs = if segments.is_empty() { None } else { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? };
@@ -131,14 +133,16 @@ impl Log {
             flushing: Flushing::default(),
             condition: Condition::Healthy,
             opened_at: now,
+            unsynced_point: (Offset::ZERO, 0),
         };
         let recovery = if rebuild_epochs {
-            log.recover(&snapshots, first)?
+            log.recover(&snapshots, first, log.marks.durable)?
         } else if log.rested() {
             log.resume()?
         } else {
-            log.recover(&snapshots, log.marks.recovery_point)?
+            log.recover(&snapshots, log.marks.recovery_point, log.marks.durable)?
         };
+        log.renew_names(exists)?;
         log.shared.segments.read().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, ..recovery }))
     }
@@ -182,8 +186,9 @@ impl Log {
         Ok(None)
     }
 
-    /// Reads the log from `from` on, or from the newest one of `snapshots` (ends, ascending) below it.
-    fn recover(&mut self, snapshots: &[Offset], from: Offset) -> Result<Recovery, LogError> {
+    /// Reads the log from `from` on, or from the newest one of `snapshots` (ends, ascending) below it. What lies below
+    /// `synced` is on stable storage.
+    fn recover(&mut self, snapshots: &[Offset], from: Offset, synced: Offset) -> Result<Recovery, LogError> {
         let segments = self.shared.segments.read().clone();
         let (producers, producers_end) = snapshots::newest(&*self.disk, &self.dir, snapshots, from)?;
         let scan = RecoveryScan {
@@ -192,7 +197,7 @@ impl Log {
             producers,
             producers_end,
             expected: segments.first().map_or(self.marks.log_start, |segment| segment.base),
-            durable: self.marks.durable,
+            durable: synced,
             unsynced: None,
             append_time: self.marks.append_time,
             now: self.opened_at,
@@ -215,9 +220,6 @@ impl Log {
         if unsynced.is_some() || invalid.is_some() || epochs != *self.shared.epochs.read() {
             epochs::replace(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?;
             self.sync_names()?;
-        } else if segments.last().is_some_and(|last| last.base >= self.marks.durable) {
-            // A file whose name may not be durable: the flush that acknowledges its first record sees to that.
-            self.flushing.directories_changed = true;
         }
         if snapshots.last().is_some_and(|last| *last > end) {
             snapshots::remove_above(self, end)?;
@@ -243,6 +245,25 @@ impl Log {
         }
         for (number, segment) in self.shared.segments.read().iter().enumerate().skip(from.segment) {
             segment.write_again(if number == from.segment { from.position } else { 0 })?;
+        }
+        Ok(())
+    }
+
+    /// Writes names again that need not be on the disk: of a last segment without records, and of the directory while
+    /// nothing in it is durable. The next flush makes them durable, before it acknowledges anything.
+    fn renew_names(&mut self, exists: bool) -> io::Result<()> {
+        if self.condition != Condition::Healthy {
+            return Ok(());
+        }
+        let last = self.shared.segments.read().last().cloned();
+        if let Some(last) = last.filter(|last| last.size() == 0) {
+            last.write_name_again()?;
+            self.flushing.directories_changed = true;
+        }
+        if exists && self.marks.durable == Offset::ZERO && self.marks.recovery_point == Offset::ZERO {
+            let names = self.checkpoint.lock().names();
+            names.write_again(&self.dir)?;
+            self.flushing.directories_changed = true;
         }
         Ok(())
     }
@@ -313,25 +334,25 @@ impl Log {
     /// # Errors
     /// [`LogError::OutOfRange`] when the log is not corrupt, [`LogError::Busy`] while a flush or an extension runs.
     pub fn repair(&mut self) -> Result<(Offset, u64), LogError> {
-        let Condition::Corrupt { from } = self.condition else {
+        let Condition::Corrupt { .. } = self.condition else {
             let (start, end) = (self.log_start(), self.log_end());
             return Err(LogError::OutOfRange { offset: end, start, end });
         };
         self.idle()?;
-        let known_end = self.log_end();
+        let (known_end, synced) = (self.log_end(), self.marks.durable);
         // What is left is found by reading it; the damage may begin before the offset at which it was met.
         self.marks.durable = self.log_start();
         self.active = None;
         self.flushing = Flushing::default();
-        self.marks.recovery_point = self.marks.recovery_point.min(from);
-        self.marks.recovery_position = 0;
+        (self.marks.recovery_point, self.marks.recovery_position) = (self.log_start(), 0);
         self.condition = Condition::Healthy;
         self.shared.corrupt_from.store(i64::MAX, Ordering::Release);
         // All of it is read: the damage may lie below what the index and a snapshot vouch for.
         let snapshots = snapshots::list(&*self.disk, &self.dir)?;
-        let recovery = self.recover(&snapshots, self.log_start());
+        let recovery = self.recover(&snapshots, self.log_start(), synced);
         let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
         snapshots::remove_above(self, self.log_end())?;
+        self.write_marks()?;
         self.sync_marks()?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
     }
@@ -362,8 +383,12 @@ fn list(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Listing> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
         other => other?,
     };
-    let mut listing = Listing::default();
-    for entry in entries {
+    let mut listing = Listing { exists: true, ..Listing::default() };
+    for mut entry in entries {
+        if let Some(name) = moved_name(&entry.name) {
+            disk.rename(&dir.join(&entry.name), &dir.join(&name))?;
+            entry.name = name;
+        }
         if entry.name.ends_with(".tmp") {
             disk.remove_file(&dir.join(&entry.name))?;
         } else if let Some(base) = base_of(&entry.name) {

@@ -42,7 +42,6 @@ impl Log {
         }
         if trusted {
             self.producers.iter_mut().for_each(|producers| producers.expire(now, self.config.producer_expiry));
-            self.close_old_segment(now)?;
         }
         let segments = self.shared.segments.read().clone();
         let mut total: u64 = segments.iter().map(|segment| segment.size()).sum();
@@ -78,14 +77,21 @@ impl Log {
     }
 
     /// Closes a segment that was created long ago and to which nothing more is written, so that what compaction and
-    /// retention by size look at does not depend on the next append.
-    fn close_old_segment(&mut self, now: Timestamp) -> Result<(), LogError> {
+    /// retention by size look at does not depend on the next append. Returns whether it did.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn close_old_segment(&mut self, now: Timestamp) -> Result<bool, LogError> {
+        if self.condition != Condition::Healthy {
+            return Ok(false);
+        }
         let age = now.saturating_sub(self.marks.segment_created);
         let empty = self.shared.segments.read().last().is_none_or(|last| last.size() == 0);
         if empty || self.extension_running() || self.marks.segment_created == 0 || age < self.segment_age_millis() {
-            return Ok(());
+            return Ok(false);
         }
-        Ok(self.roll(now)?)
+        self.roll(now)?;
+        Ok(true)
     }
 
     fn too_old(&self, newest: Timestamp, now: Timestamp) -> bool {

@@ -15,6 +15,8 @@ use crate::scan::{Scan, Step};
 
 const LOG_SUFFIX: &str = ".log";
 const INDEX_SUFFIX: &str = ".index";
+/// Of a log file whose name is being written again.
+const MOVED_EXTENSION: &str = "moved";
 
 /// One segment, shared by the one writer and all readers of a partition.
 #[derive(Debug)]
@@ -55,6 +57,12 @@ struct LoadedIndex {
 /// The name of a segment's log file.
 pub(crate) fn log_name(base: Offset) -> String {
     format!("{:020}{LOG_SUFFIX}", base.0)
+}
+
+/// The name of the log file whose name was being written again, if this is one.
+pub(crate) fn moved_name(name: &str) -> Option<String> {
+    let digits = name.strip_suffix(MOVED_EXTENSION)?.strip_suffix('.')?;
+    Some(format!("{digits}{LOG_SUFFIX}")).filter(|name| base_of(name).is_some())
 }
 
 /// The base offset in a log file's name.
@@ -126,6 +134,20 @@ impl Segment {
         self.disk.rename(&temporary, &self.path)?;
         self.close();
         Ok(())
+    }
+
+    /// Loads the index, so that noting a batch opens nothing.
+    pub(crate) fn load_index(&self) -> io::Result<()> {
+        self.index().map(drop)
+    }
+
+    /// Writes the name of the file once more: it may be in the cache, clean, and not on the disk. The caller syncs the
+    /// directory; [`moved_name`] tells what an interruption leaves.
+    pub(crate) fn write_name_again(&self) -> io::Result<()> {
+        let moved = self.path.with_extension(MOVED_EXTENSION);
+        self.close();
+        self.disk.rename(&self.path, &moved)?;
+        self.disk.rename(&moved, &self.path)
     }
 
     /// Starts an empty index: for a new segment, whose file has nothing in it.

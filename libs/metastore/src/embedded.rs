@@ -169,13 +169,18 @@ fn prepare_file(path: &Path) -> std::io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
     let alone = path.exists() && std::fs::read_dir(parent)?.count() == 1;
+    // What is not this user's to tighten, as on a volume that belongs to a group, stays as it is.
+    let tightened = |outcome: std::io::Result<()>| match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    };
     if alone && std::fs::metadata(parent)?.permissions().mode() & 0o077 != 0 {
-        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700))?;
+        tightened(std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700)))?;
     }
     let mut options = std::fs::OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        tightened(file.set_permissions(std::fs::Permissions::from_mode(0o600)))?;
     }
     Ok(())
 }

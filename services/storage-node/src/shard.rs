@@ -12,11 +12,11 @@ mod recovery_debt;
 mod simulation;
 mod upkeep;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::{DataDirectory, Log, LogConfig};
+use walser_log::{DataDirectory, Log, LogConfig, LogError, out_of_files};
 use walser_model::{Clock, NodeId, TopicPartition};
 
 use crate::board::{Board, Replica};
@@ -26,7 +26,7 @@ use crate::metrics::StorageMetrics;
 use crate::space::SpaceGuard;
 use crate::tail::Budget;
 
-use files::Written;
+use files::{Unopened, Written};
 pub(crate) use partition::{LeadOrder, Partition, Released};
 pub(crate) use queue::{AppendJob, Command, Queue};
 use recovery_debt::RecoveryDebt;
@@ -57,10 +57,10 @@ pub(crate) struct Shard {
     incoming: BTreeSet<TopicPartition>,
     /// Partitions that may need a flush or an extension.
     touched: BTreeSet<TopicPartition>,
-    /// Partitions whose writes wait for other files to be closed.
-    short_of_files: BTreeSet<TopicPartition>,
+    /// Partitions whose writes wait for other files to be closed, in the order in which they began to.
+    short_of_files: VecDeque<TopicPartition>,
     /// Partitions that this node is to lead and whose log could not be opened; they are opened again.
-    unopened: BTreeMap<TopicPartition, Box<LeadOrder>>,
+    unopened: BTreeMap<TopicPartition, Unopened>,
     tail_budget: Budget,
     upkeep: upkeep::Schedule,
     recovery_debt: RecoveryDebt,
@@ -84,7 +84,7 @@ impl Shard {
             partitions: HashMap::new(),
             incoming: BTreeSet::new(),
             touched: BTreeSet::new(),
-            short_of_files: BTreeSet::new(),
+            short_of_files: VecDeque::new(),
             unopened: BTreeMap::new(),
             tail_budget: Budget::new(tail_bytes),
             upkeep,
@@ -117,8 +117,8 @@ impl Shard {
                 other => self.control(other),
             }
         }
-        self.incoming.append(&mut self.short_of_files);
-        for partition in std::mem::take(&mut self.incoming) {
+        let waiting = self.take_waiting_for_files();
+        for partition in waiting.into_iter().chain(std::mem::take(&mut self.incoming)) {
             self.write(partition);
         }
         for partition in std::mem::take(&mut self.touched) {
@@ -224,12 +224,12 @@ impl Shard {
 
     /// Takes leadership of a partition, or new settings of one that is led already.
     fn lead(&mut self, order: Box<LeadOrder>) {
-        self.unopened.remove(&order.partition);
+        let tries = self.unopened.remove(&order.partition).map_or(0, |unopened| unopened.tries);
         if !self.partitions.contains_key(&order.partition) {
             if let Err(error) = self.around.directory.take_back(order.partition) {
                 tracing::error!(partition = %order.partition, %error, "partition cannot be taken back");
                 self.around.board.set_unusable(order.partition, error.to_string());
-                self.unopened.insert(order.partition, order);
+                self.open_later(order, tries, out_of_files(&error));
                 return;
             }
             let config = LogConfig::from(&order.settings.config);
@@ -241,7 +241,8 @@ impl Shard {
                 Err(error) => {
                     tracing::error!(partition = %order.partition, %error, "partition cannot be opened");
                     self.around.board.set_unusable(order.partition, cannot_open_text(&error));
-                    self.unopened.insert(order.partition, order);
+                    let soon = matches!(&error, LogError::Io(error) if out_of_files(error));
+                    self.open_later(order, tries, soon);
                     return;
                 }
             }
@@ -266,8 +267,11 @@ impl Shard {
             if partition.log.flush_running() || partition.log.extension_running() {
                 return Err(std::io::ErrorKind::ResourceBusy.into());
             }
-            while let Ok(Some(job)) = partition.log.begin_flush() {
+            if let Ok(Some(job)) = partition.log.begin_flush() {
                 partition.flushed(&job.run(), &self.around);
+            }
+            if partition.log.dirty() && *partition.log.condition() == walser_log::Condition::Healthy {
+                return Err(std::io::ErrorKind::ResourceBusy.into());
             }
         }
         let found = self.forget(id);
@@ -283,7 +287,7 @@ impl Shard {
         self.around.board.remove(id);
         self.incoming.remove(&id);
         self.touched.remove(&id);
-        self.short_of_files.remove(&id);
+        self.short_of_files.retain(|waiting| *waiting != id);
         self.recovery_debt.note(id, 0);
         let found = self.partitions.remove(&id);
         self.around.metrics.set_partitions(self.around.board.len());
@@ -307,7 +311,7 @@ impl Shard {
         match partition.write(&self.around, &mut self.tail_budget) {
             Written::All => {}
             Written::More => drop(self.incoming.insert(id)),
-            Written::ShortOfFiles => drop(self.short_of_files.insert(id)),
+            Written::ShortOfFiles => self.short_of_files.push_back(id),
         }
         self.touched.insert(id);
     }

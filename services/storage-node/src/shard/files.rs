@@ -6,12 +6,17 @@
 
 use std::time::Duration;
 
-use super::{Shard, Surroundings};
+use walser_model::TopicPartition;
+
+use super::{LeadOrder, Shard, Surroundings};
 
 /// Time between two tries of writes that wait for files.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 /// How long a write waits for files.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Time after which a log that could not be opened is tried again, at first and at most.
+const REOPEN: Duration = Duration::from_secs(1);
+const REOPEN_MAX: Duration = Duration::from_secs(60);
 /// Logs that could not be opened and are tried again in one turn.
 const REOPENED_PER_TURN: usize = 64;
 
@@ -37,6 +42,15 @@ pub(super) enum Taken {
     ShortOfFiles,
 }
 
+/// A partition that this node is to lead and whose log could not be opened.
+#[derive(Debug)]
+pub(super) struct Unopened {
+    order: Box<LeadOrder>,
+    pub(super) tries: u32,
+    /// When it is tried again, in monotonic time.
+    at: Duration,
+}
+
 impl Surroundings {
     /// Whether logs have more files open than their half of the limit.
     pub(super) fn above_file_share(&self) -> bool {
@@ -58,11 +72,30 @@ impl Shard {
         self.partitions.values_mut().map(|partition| partition.log.close_files()).sum()
     }
 
-    /// Tries the logs again that could not be opened.
-    pub(super) fn reopen(&mut self) {
-        let waiting: Vec<_> = self.unopened.keys().take(REOPENED_PER_TURN).copied().collect();
-        for partition in waiting {
-            if let Some(order) = self.unopened.remove(&partition) {
+    /// Partitions whose writes wait for files, first come, first served: those whose files were just closed come after
+    /// them.
+    pub(super) fn take_waiting_for_files(&mut self) -> Vec<TopicPartition> {
+        if !self.short_of_files.is_empty() {
+            self.close_files();
+        }
+        let waiting: Vec<_> = self.short_of_files.drain(..).collect();
+        self.incoming.retain(|partition| !waiting.contains(partition));
+        waiting
+    }
+
+    /// Opens a log another time: every second while only files are short, and ever more rarely otherwise.
+    pub(super) fn open_later(&mut self, order: Box<LeadOrder>, tries: u32, soon: bool) {
+        let pause = if soon { REOPEN } else { (REOPEN * 2u32.saturating_pow(tries)).min(REOPEN_MAX) };
+        let at = self.around.clock.monotonic() + pause;
+        self.unopened.insert(order.partition, Unopened { order, tries: tries.saturating_add(1).min(16), at });
+    }
+
+    /// Tries the logs again that could not be opened and whose time has come.
+    pub(super) fn reopen(&mut self, now: Duration) {
+        let due = self.unopened.iter().filter(|(_, unopened)| unopened.at <= now);
+        let due: Vec<_> = due.map(|(partition, _)| *partition).take(REOPENED_PER_TURN).collect();
+        for partition in due {
+            if let Some(order) = self.unopened.get(&partition).map(|unopened| unopened.order.clone()) {
                 self.lead(order);
             }
         }

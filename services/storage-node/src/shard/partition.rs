@@ -1,5 +1,6 @@
 //! One partition in its shard: the log, the leader, and the writes that wait.
 
+mod damage;
 mod leading;
 mod released;
 
@@ -9,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_log::{AppendError, Condition, FlushJob, Flushed, Log, LogError, Verdict};
+use walser_log::{AppendError, Condition, FlushJob, Flushed, Log, LogError, Verdict, out_of_files};
 use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig};
-use walser_proto::internal::v1::{AppendStreamResponse, RepairPartitionResponse};
+use walser_proto::internal::v1::AppendStreamResponse;
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};
 use walser_replication::{Action, Event, Leader};
@@ -21,7 +22,7 @@ use super::files::{PATIENCE, Taken, Written};
 use super::{AppendJob, Surroundings};
 use crate::board::Replica;
 use crate::error::{
-    disk_full, log_failure, not_damaged, not_enough_answers, not_enough_replicas, not_leader, producer_failure,
+    disk_full, log_failure, not_enough_answers, not_enough_replicas, not_leader, producer_failure,
     storage_error_after_append, too_many_files, unreadable_settings,
 };
 use crate::tail::Budget;
@@ -227,7 +228,12 @@ impl Partition {
         leader.admit(job.acks).map_err(not_enough_replicas)?;
         let max_timestamp = self.append_time(now).unwrap_or(job.header.max_timestamp);
         let header = BatchHeader { base_offset: next_offset, max_timestamp, ..job.header };
-        let unusable = |error| log_failure(&error, around.node);
+        let unusable = |error| match error {
+            LogError::Io(error) if out_of_files(&error) => {
+                too_many_files(around.directory.disk().open_files().limit, around.node)
+            }
+            error => log_failure(&error, around.node),
+        };
         // What is in the log already is answered so, whatever would keep it from being written now.
         let known = self.log.judge(&header).map_err(unusable)?;
         if matches!(known, Verdict::Duplicate { .. }) {
@@ -391,9 +397,13 @@ impl Partition {
         }
         let now = around.clock.monotonic();
         let lazy = self.config.durability == Durability::PageCache;
-        if std::mem::take(&mut self.flush_delayed) {
-            self.last_flush = now;
-        } else if lazy && now.saturating_sub(self.last_flush) < self.config.flush_interval {
+        if self.flush_delayed && now.saturating_sub(self.last_flush) < FLUSH_RETRY {
+            return None;
+        }
+        if !std::mem::take(&mut self.flush_delayed)
+            && lazy
+            && now.saturating_sub(self.last_flush) < self.config.flush_interval
+        {
             return None;
         }
         match self.log.begin_flush() {
@@ -424,6 +434,9 @@ impl Partition {
 
     /// Takes the outcome of a flush.
     pub(crate) fn flushed(&mut self, outcome: &io::Result<Flushed>, around: &Surroundings) {
+        if outcome.as_ref().is_ok_and(|flushed| flushed.short_of_files()) {
+            (self.flush_delayed, self.last_flush) = (true, around.clock.monotonic());
+        }
         match self.log.finish_flush(outcome) {
             Ok(durable) => self.step(Event::Flushed { durable }),
             Err(error) => {
@@ -455,37 +468,5 @@ impl Partition {
             self.note_damage(from);
         }
         removed
-    }
-
-    /// A read, or retention, has met damage.
-    pub(crate) fn note_damage(&mut self, from: Offset) {
-        self.log.note_damage(from);
-        if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.replica.failed() {
-            tracing::error!(partition = %self.log.partition(), %from, "durable records are damaged");
-            self.replica.show(self.log.condition());
-        }
-    }
-
-    /// Gives up the damaged part of the log.
-    pub(crate) fn repair(&mut self, around: &Surroundings) -> Result<RepairPartitionResponse, Failure> {
-        let Condition::Corrupt { .. } = self.log.condition() else {
-            return Err(not_damaged());
-        };
-        let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, around.node))?;
-        self.replica.tail.clear();
-        let new_end = self.log.log_end();
-        if let Some(leader) = self.leader.take() {
-            // Also when it goes back, or to nothing: readers must see where the log ends.
-            self.replica.commit(Offset::ZERO);
-            let placement = (leader.node_epoch(), leader.partition().clone(), leader.partition_epoch());
-            self.begin_to_lead(around, placement, leader.durability());
-        }
-        self.replica.show(self.log.condition());
-        tracing::warn!(partition = %self.log.partition(), %old_end, %new_end, "partition repaired: records are lost");
-        Ok(RepairPartitionResponse {
-            old_end_offset: old_end.0,
-            new_end_offset: new_end.0,
-            bytes_set_aside: i64::try_from(set_aside).unwrap_or(i64::MAX),
-        })
     }
 }

@@ -10,7 +10,7 @@ use walser_log::{Extension, Flushed};
 use walser_model::{Acks, LeaderEpoch, Offset, TopicPartition};
 use walser_proto::internal::v1::{AppendStreamResponse, RepairPartitionResponse};
 use walser_record_batch::BatchHeader;
-use walser_rpc::{AppendPermit, AppendReply, Failure};
+use walser_rpc::{AppendPermit, AppendReply, Failure, Reason};
 
 use super::partition::LeadOrder;
 use crate::metrics::StorageMetrics;
@@ -83,8 +83,15 @@ pub(crate) enum Command {
 /// Commands for one shard, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    waiting: Mutex<Vec<Command>>,
+    waiting: Mutex<Waiting>,
     wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    commands: Vec<Command>,
+    /// The shard has stopped: nothing is carried out any more.
+    closed: bool,
 }
 
 impl std::fmt::Debug for AppendJob {
@@ -101,6 +108,13 @@ impl AppendJob {
         std::mem::take(&mut self.batch).len()
     }
 
+    /// Answers that the shard has stopped.
+    fn refuse_stopped(self) {
+        let failure = Failure::new(Reason::NotLeader, "the storage node has stopped").with("leader", -1);
+        let correlation_id = self.correlation_id;
+        (self.reply)(AppendStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() });
+    }
+
     /// Answers with an error.
     pub(crate) fn refuse(self, failure: Failure, metrics: &StorageMetrics) {
         metrics.append_refused();
@@ -110,24 +124,43 @@ impl AppendJob {
 }
 
 impl Queue {
-    /// Adds a command.
+    /// Adds a command. After the stop an append is answered as by a node that does not lead, and the others are dropped:
+    /// whoever waits for them hears that there is no answer.
     pub(crate) fn push(&self, command: Command) {
         let mut waiting = self.waiting.lock();
-        waiting.push(command);
-        if waiting.len() == 1 {
+        if waiting.closed {
+            drop(waiting);
+            if let Command::Append(job) = command {
+                job.refuse_stopped();
+            }
+            return;
+        }
+        let again = matches!((&command, waiting.commands.last()), (Command::CloseFiles, Some(Command::CloseFiles)));
+        if again {
+            return;
+        }
+        waiting.commands.push(command);
+        if waiting.commands.len() == 1 {
             self.wake.notify_one();
         }
     }
 
     /// Takes all commands.
     pub(crate) fn take(&self) -> Vec<Command> {
-        std::mem::take(&mut *self.waiting.lock())
+        std::mem::take(&mut self.waiting.lock().commands)
+    }
+
+    /// Takes all commands; from then on there are no more.
+    pub(crate) fn close(&self) -> Vec<Command> {
+        let mut waiting = self.waiting.lock();
+        waiting.closed = true;
+        std::mem::take(&mut waiting.commands)
     }
 
     /// Waits for a command, at most `limit`.
     pub(crate) fn wait(&self, limit: Duration) {
         let mut waiting = self.waiting.lock();
-        if waiting.is_empty() && !limit.is_zero() {
+        if waiting.commands.is_empty() && !limit.is_zero() {
             self.wake.wait_for(&mut waiting, limit);
         }
     }

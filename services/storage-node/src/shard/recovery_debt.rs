@@ -4,6 +4,7 @@
 //! hours of reading. Once all of them together owe half of the shard's bound, those that owe most move theirs.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use walser_model::TopicPartition;
 
@@ -14,7 +15,12 @@ use super::Shard;
 pub(super) struct RecoveryDebt {
     by_partition: HashMap<TopicPartition, u64>,
     total: u64,
+    /// Nobody is asked to pay before, in monotonic time: one that could not pay owes as much as before.
+    not_before: Duration,
 }
+
+/// Time between two rounds of payments.
+const ROUND: Duration = Duration::from_millis(200);
 
 impl RecoveryDebt {
     /// Notes what a partition owes at present, in bytes.
@@ -47,7 +53,12 @@ impl Shard {
     pub(super) fn limit_recovery(&mut self, id: TopicPartition) {
         let Some(partition) = self.partitions.get(&id) else { return };
         self.recovery_debt.note(id, partition.log.unclaimed_recovery_bytes());
+        let now = self.around.clock.monotonic();
+        if now < self.recovery_debt.not_before {
+            return;
+        }
         for id in self.recovery_debt.settle(self.around.recovery_bytes_max / 2) {
+            self.recovery_debt.not_before = now + ROUND;
             if let Some(partition) = self.partitions.get_mut(&id) {
                 partition.log.move_recovery_point();
                 self.touched.insert(id);

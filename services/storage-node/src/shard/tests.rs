@@ -51,6 +51,11 @@ fn shard_on(disk: &MemoryDisk) -> Shard {
 
 /// Leads a partition with these replicas, all of which are said to be in sync.
 fn lead(shard: &mut Shard, number: i32, replicas: &[i32]) {
+    // What is in the log counts at once: no flush has to be run.
+    lead_with(shard, number, replicas, Durability::PageCache);
+}
+
+fn lead_with(shard: &mut Shard, number: i32, replicas: &[i32], durability: Durability) {
     let replicas: Vec<NodeId> = replicas.iter().copied().map(NodeId).collect();
     let state = PartitionState {
         leader: Some(NODE),
@@ -58,8 +63,7 @@ fn lead(shard: &mut Shard, number: i32, replicas: &[i32]) {
         isr: replicas.iter().copied().collect(),
         ..PartitionState::new(replicas, 1)
     };
-    // What is in the log counts at once: no flush has to be run.
-    let config = TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() };
+    let config = TopicConfig { durability, ..TopicConfig::default() };
     let settings = TopicSettings { config, unreadable: None };
     let order = LeadOrder { partition: partition(number), node_epoch: 1, state, partition_epoch: 1, settings };
     shard.queue.push(Command::Lead(Box::new(order)));
@@ -76,12 +80,22 @@ fn admit(room: &AppendRoom, number: i32) -> Option<AppendPermit> {
 
 /// Appends a batch of a kilobyte, once there is room for it.
 fn append(shard: &mut Shard, number: i32, permit: AppendPermit) -> Answers {
+    let answers = push(shard, number, permit);
+    shard.turn();
+    answers
+}
+
+fn push(shard: &mut Shard, number: i32, permit: AppendPermit) -> Answers {
+    push_to(&shard.queue, number, permit)
+}
+
+fn push_to(queue: &Queue, number: i32, permit: AppendPermit) -> Answers {
     let mut builder = BatchBuilder::new(Compression::None, 0);
     builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&[7; 900]), headers: &[] });
     let batch = builder.build(Producer::NONE);
     let answers = Answers::default();
     let told = Arc::clone(&answers);
-    shard.queue.push(Command::Append(AppendJob {
+    queue.push(Command::Append(AppendJob {
         correlation_id: 0,
         partition: partition(number),
         epoch: LeaderEpoch::NONE,
@@ -92,7 +106,6 @@ fn append(shard: &mut Shard, number: i32, permit: AppendPermit) -> Answers {
         permit,
         reply: Box::new(move |answer| told.lock().push(answer)),
     }));
-    shard.turn();
     answers
 }
 
@@ -188,7 +201,7 @@ fn a_log_that_could_not_be_opened_is_opened_again() {
     assert_eq!(refused.reason(), Reason::StorageError);
     assert!(refused.to_string().contains("open files"), "{refused}");
     disk.set_file_limit(None);
-    shard.reopen();
+    shard.reopen(Duration::MAX);
     let answer = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
     assert!(answer.error.is_none() && answer.base_offset == 1, "{answer:?}");
 }
@@ -204,5 +217,64 @@ fn a_write_to_a_partition_that_is_held_and_not_led_is_refused_and_gives_its_room
         let permit = admit(&room, 0).unwrap();
         let answer = append(&mut shard, 0, permit).lock().pop().unwrap();
         assert_eq!(Failure::from(answer.error.unwrap()).reason(), Reason::NotLeader);
+    }
+}
+
+/// With a few descriptors, many partitions that are written all the time: the syncs of a partition come one by one.
+#[test]
+fn busy_partitions_take_turns_when_there_are_more_of_them_than_files() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    for number in 0..100 {
+        lead_with(&mut shard, number, &[1], Durability::Fsync);
+    }
+    disk.set_file_limit(Some(60));
+    let mut waiting: Vec<Option<Answers>> = (0..100).map(|_| None).collect();
+    let mut answered = [0; 100];
+    for _ in 0..4_000 {
+        for (number, slot) in waiting.iter_mut().enumerate() {
+            if slot.as_ref().is_some_and(|answers| !answers.lock().is_empty()) {
+                let answer = slot.take().unwrap().lock().pop().unwrap();
+                assert!(answer.error.is_none(), "{answer:?}");
+                answered[number] += 1;
+            }
+            if slot.is_none() {
+                *slot = Some(push(&mut shard, i32::try_from(number).unwrap(), AppendPermit::uncounted()));
+            }
+        }
+        shard.turn();
+        let around = &shard.around;
+        if around.flusher.waiting() > 0 {
+            let done = around.flusher.run_one(0, &*around.clock, &around.metrics).unwrap();
+            shard.queue.push(done);
+        }
+    }
+    let (least, most) = (answered.iter().min().unwrap(), answered.iter().max().unwrap());
+    assert!(*least > 0 && *most <= 4 * *least, "{answered:?}");
+}
+
+#[test]
+fn a_flush_that_finds_no_file_pauses_and_the_stop_ends_and_answers() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    lead_with(&mut shard, 0, &[1], Durability::Fsync);
+    let first = append(&mut shard, 0, AppendPermit::uncounted());
+    disk.set_file_limit(Some(0));
+    let mut flushes = 0;
+    for _ in 0..1_000 {
+        let around = &shard.around;
+        let Some(done) = around.flusher.run_one(0, &*around.clock, &around.metrics) else { break };
+        flushes += 1;
+        shard.queue.push(done);
+        shard.turn();
+    }
+    assert!(flushes < 100, "{flushes} flushes without a pause");
+    let second = push(&mut shard, 0, AppendPermit::uncounted());
+    let queue = Arc::clone(&shard.queue);
+    shard.stop();
+    let third = push_to(&queue, 0, AppendPermit::uncounted());
+    for (answers, what) in [(first, "appended"), (second, "on its way"), (third, "after the stop")] {
+        let answer = answers.lock().pop().unwrap_or_else(|| panic!("the write {what} was not answered"));
+        assert!(answer.error.is_some(), "{what}: {answer:?}");
     }
 }

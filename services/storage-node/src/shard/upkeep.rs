@@ -5,7 +5,8 @@ use std::time::Duration;
 use walser_log::Condition;
 use walser_model::{Timestamp, TopicPartition};
 
-use super::Shard;
+use super::{Command, Partition, Shard, Surroundings};
+use crate::error::not_leader;
 
 /// How often idle partitions are looked for.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
@@ -13,6 +14,10 @@ const IDLE_CHECK: Duration = Duration::from_secs(1);
 const CLOCK_JUMP: Duration = Duration::from_secs(60);
 /// For so long after a jump nothing is deleted for its age.
 const CLOCK_HOLD: Duration = Duration::from_secs(3600);
+/// Segments that are closed for their age in one pass, to which nothing is written: each costs some syncs.
+const SEGMENTS_CLOSED_PER_PASS: usize = 20;
+/// Tries to flush a partition at the stop.
+const STOP_FLUSHES: usize = 8;
 /// At most this many partitions rest in one turn: each costs a few writes.
 const RESTS_PER_TURN: usize = 20;
 /// A tail cache that nobody adds to shrinks by this part per look.
@@ -77,7 +82,7 @@ impl Shard {
         }
         if now >= self.upkeep.idle_at {
             self.rest_idle(now);
-            self.reopen();
+            self.reopen(now);
             self.upkeep.idle_at = now + IDLE_CHECK;
         }
         let lazy: Vec<(TopicPartition, Duration)> =
@@ -99,8 +104,15 @@ impl Shard {
         }
         let now = self.around.clock.now_millis();
         let trusted = self.upkeep.wall_clock.trusted(now, self.around.clock.monotonic());
+        let mut closed = 0;
         for (id, partition) in &mut self.partitions {
             let rested = partition.log.open_files() == 0;
+            if trusted && closed < SEGMENTS_CLOSED_PER_PASS {
+                match partition.log.close_old_segment(now) {
+                    Ok(one) => closed += usize::from(one),
+                    Err(error) => tracing::warn!(partition = %id, %error, "an old segment could not be closed"),
+                }
+            }
             match partition.apply_retention(now, trusted) {
                 Ok(0) => {}
                 Ok(removed) => tracing::info!(partition = %id, removed, "segments removed by retention"),
@@ -124,10 +136,13 @@ impl Shard {
             if !quiet || partition.log.open_files() == 0 || *partition.log.condition() != Condition::Healthy {
                 continue;
             }
-            if let Err(error) = partition.log.rest() {
-                tracing::warn!(partition = %id, %error, "idle partition could not be closed");
+            match partition.log.rest() {
+                Ok(closed) => rested += usize::from(closed),
+                Err(error) => {
+                    tracing::warn!(partition = %id, %error, "idle partition could not be closed");
+                    rested += 1;
+                }
             }
-            rested += 1;
             if rested == RESTS_PER_TURN {
                 break;
             }
@@ -141,34 +156,58 @@ impl Shard {
 
     /// Makes everything durable and writes down where it ends, so that the next start has nothing to read.
     pub(super) fn stop(&mut self) {
-        for (id, partition) in &mut self.partitions {
-            partition.replica.withdraw();
-            // A flush or extension that is under way belongs to another thread; its outcome comes as a command.
-            while partition.log.flush_running() || partition.log.extension_running() {
-                self.queue.wait(Duration::from_millis(50));
-                for command in self.queue.take() {
-                    match command {
-                        super::Command::Flushed { partition: done, outcome } if done == *id => {
-                            partition.flushed(&outcome, &self.around);
-                        }
-                        super::Command::Extended { partition: done, extension, outcome } if done == *id => {
-                            partition.log.finish_extension(&extension, &outcome);
-                        }
-                        other => self.queue.push(other),
-                    }
-                }
+        let ids: Vec<_> = self.partitions.keys().copied().collect();
+        self.close_files();
+        for id in &ids {
+            self.finish_jobs(*id);
+            if let Some(partition) = self.partitions.get_mut(id) {
+                close(*id, partition, &self.around);
             }
-            while let Ok(Some(job)) = partition.log.begin_flush() {
-                partition.flushed(&job.run(), &self.around);
-            }
-            if let Err(error) = partition.log.rest() {
-                tracing::warn!(partition = %id, %error, "partition was not closed cleanly");
-            }
+        }
+        for command in self.queue.close() {
+            self.finish_command(command);
         }
         let mut partitions = std::mem::take(&mut self.partitions);
         for partition in partitions.values_mut() {
-            partition.resign(&crate::error::not_leader(self.around.node), &self.around.metrics);
+            partition.resign(&not_leader(self.around.node), &self.around.metrics);
         }
+    }
+
+    /// Waits for the flush and the extension of a partition: they belong to other threads, and their outcomes come as
+    /// commands.
+    fn finish_jobs(&mut self, id: TopicPartition) {
+        let running = |partition: &Partition| partition.log.flush_running() || partition.log.extension_running();
+        while self.partitions.get(&id).is_some_and(running) {
+            self.queue.wait(Duration::from_millis(50));
+            for command in self.queue.take() {
+                self.finish_command(command);
+            }
+        }
+    }
+
+    /// Takes outcomes of jobs, and refuses what begins something.
+    fn finish_command(&mut self, command: Command) {
+        match command {
+            Command::Append(job) => job.refuse(not_leader(self.around.node), &self.around.metrics),
+            outcome @ (Command::Flushed { .. } | Command::Extended { .. }) => self.control(outcome),
+            // Whoever waits for an answer hears that there is none.
+            _ => {}
+        }
+    }
+}
+
+/// Flushes a partition that has nothing in flight, and closes its log.
+fn close(id: TopicPartition, partition: &mut Partition, around: &Surroundings) {
+    partition.replica.withdraw();
+    for _ in 0..STOP_FLUSHES {
+        match partition.log.begin_flush() {
+            Ok(Some(job)) => partition.flushed(&job.run(), around),
+            Ok(None) => break,
+            Err(error) => tracing::warn!(partition = %id, %error, "partition could not be flushed at the stop"),
+        }
+    }
+    if let Err(error) = partition.log.rest() {
+        tracing::warn!(partition = %id, %error, "partition was not closed cleanly");
     }
 }
 

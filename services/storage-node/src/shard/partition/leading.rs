@@ -17,7 +17,7 @@ use crate::view::TopicSettings;
 const REPLICA_LAG_MAX: Duration = Duration::from_secs(4);
 
 /// The controller's word that this node leads a partition.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct LeadOrder {
     pub(crate) partition: TopicPartition,
     /// This node's incarnation.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use walser_log::{DataDirectory, MemoryDisk, PowerLoss};
+use walser_log::{DataDirectory, Disk as _, MemoryDisk, PowerLoss};
 use walser_model::{
     Acks, Clock, Compression, Durability, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId,
     Timestamp, TopicConfig, TopicId, TopicPartition,
@@ -37,6 +37,8 @@ const VALUE_BYTES: [usize; 6] = [1, 100, 5_000, 40_000, 120_000, 400_000];
 /// How a run of the server ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Restart {
+    /// Everything is flushed and closed.
+    Stopped,
     /// The cache of the machine stays.
     Killed,
     /// What was not on the disk goes as this says.
@@ -175,15 +177,21 @@ impl World {
             65..80 => self.run_job(),
             80..94 => self.tell_outcome(),
             94..97 => drop(self.clock.0.fetch_add(70, Ordering::Relaxed)),
-            97 => {
+            97 if self.below(2) == 0 => {
                 let syncs = self.below(20) as u64;
                 self.disk.fail_sync_after(syncs);
+            }
+            97 => {
+                let spare = self.below(8);
+                let limit = self.disk.open_files().open + spare;
+                self.disk.set_file_limit((spare < 6).then_some(limit));
             }
             _ => {
                 let random = self.below(1 << 30) as u64;
                 let how = match self.below(4) {
                     0 => Restart::PowerLost(PowerLoss::Everything),
                     1 => Restart::PowerLost(PowerLoss::Random(random)),
+                    2 if self.below(3) == 0 => Restart::Stopped,
                     _ => Restart::Killed,
                 };
                 self.restart(how);
@@ -239,6 +247,10 @@ impl World {
 
     fn turn(&mut self) {
         self.shard.turn();
+        self.take_answers();
+    }
+
+    fn take_answers(&mut self) {
         for answer in std::mem::take(&mut *self.answers.lock()) {
             let number = usize::try_from(answer.correlation_id).unwrap();
             self.answered[number] += 1;
@@ -269,7 +281,11 @@ impl World {
 
     /// The process ends without a word and starts again; then everything acknowledged is looked for.
     pub(super) fn restart(&mut self, how: Restart) {
+        if matches!(how, Restart::Stopped) {
+            self.stop();
+        }
         self.disk = match how {
+            Restart::Stopped => self.disk.restart_process(),
             Restart::Killed => self.disk.restart_process(),
             Restart::PowerLost(loss) => self.disk.lose_power(loss),
         };
@@ -283,6 +299,17 @@ impl World {
         self.alive_from = self.sent.len();
         self.lead();
         self.check();
+    }
+
+    /// Every job is done, the shard stops, and nothing is left unanswered.
+    fn stop(&mut self) {
+        while self.surroundings.flusher.waiting() > 0 {
+            self.run_job();
+        }
+        self.held.drain(..).for_each(|outcome| self.shard.queue.push(outcome));
+        self.shard.stop();
+        self.take_answers();
+        assert!(!self.answered[self.alive_from..].contains(&0), "a request was not answered at the stop");
     }
 
     fn check(&self) {
@@ -299,6 +326,7 @@ impl World {
     }
 
     pub(super) fn check_every_request_was_answered(&mut self) {
+        self.disk.set_file_limit(None);
         let from = self.alive_from;
         for _ in 0..50 {
             self.write();

@@ -1,0 +1,146 @@
+//! What a failed sync of a directory, or a lack of descriptors, must not do.
+
+use std::path::Path;
+use std::time::Duration;
+
+use walser_log::{AppendError, Checkpoint, Disk as _, LogConfig, MemoryDisk, PowerLoss, ReadError};
+use walser_model::Offset;
+
+use crate::site::{Site, config, values};
+
+fn aged() -> LogConfig {
+    LogConfig { segment_age: Duration::from_secs(1), retention: None, ..config() }
+}
+
+/// Power is lost; what was acknowledged is there.
+fn lose_power(site: &mut Site, config: LogConfig) {
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, config);
+    assert_eq!(site.found.damage, None);
+    site.check_contents();
+}
+
+#[test]
+fn the_name_of_an_empty_segment_that_a_failed_sync_has_lost_is_written_again() {
+    for rest in [false, true] {
+        for syncs in 0..8 {
+            let mut site = Site::new(MemoryDisk::simulated(64 << 20), aged());
+            site.append_at(5_000).unwrap();
+            site.flush().unwrap();
+            assert!(!rest || site.log.rest().unwrap());
+            assert!(site.log.close_old_segment(10_000).unwrap());
+            site.disk.fail_sync_after(syncs);
+            let _ = site.flush();
+            let disk = site.disk.restart_process();
+            site.restart_on(disk, aged());
+            site.append_at(11_000).unwrap();
+            site.flush().unwrap();
+            lose_power(&mut site, aged());
+        }
+    }
+}
+
+#[test]
+fn the_name_of_a_directory_in_which_nothing_is_durable_is_written_again() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    site.disk.set_capacity(500);
+    assert!(matches!(site.append(&values(1, 3, 900)), Err(AppendError::NoSpace)));
+    site.disk.set_capacity(64 << 20);
+    site.disk.fail_sync_after(0);
+    site.disk.sync_dir(Path::new("/data/logs")).unwrap_err();
+    let disk = site.disk.restart_process();
+    site.restart_on(disk, config());
+    site.append(&values(1, 3, 100)).unwrap();
+    site.flush().unwrap();
+    lose_power(&mut site, config());
+}
+
+#[test]
+fn a_batch_that_was_refused_for_want_of_files_is_nowhere() {
+    for spare in 0..4 {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), aged());
+        site.append_at(5_000).unwrap();
+        site.flush().unwrap();
+        assert!(site.log.rest().unwrap());
+        let open = site.disk.open_files().open;
+        site.disk.set_file_limit(Some(open + spare));
+        let refused = site.append(&values(2, 1, 12)).is_err();
+        site.disk.set_file_limit(None);
+        let disk = site.disk.restart_process();
+        let end = site.log.log_end();
+        assert_eq!(end, Offset(if refused { 1 } else { 2 }));
+        site.restart_on(disk, aged());
+        assert_eq!(site.log.log_end(), end, "with {spare} files to spare");
+        // In the next segment, under the offset that the refused one would have had.
+        site.append_at(9_000).unwrap();
+        site.flush().unwrap();
+        site.check_contents();
+        lose_power(&mut site, aged());
+    }
+}
+
+#[test]
+fn zeros_of_an_extension_that_found_no_space_do_not_stay_behind_a_closed_segment() {
+    let large = || LogConfig { segment_bytes: 2 << 20, retention: None, ..config() };
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), large());
+    while site.log.size_bytes() < 1_000_000 {
+        site.append(&values(1, 1, 20_000)).unwrap();
+    }
+    site.flush().unwrap();
+    let extension = site.log.begin_extension().unwrap();
+    let used = (64u64 << 20) - site.disk.space(Path::new("/")).unwrap().free;
+    site.disk.set_capacity(used + 900_000);
+    let outcome = extension.run();
+    assert!(outcome.is_err());
+    site.log.finish_extension(&extension, &outcome);
+    site.disk.set_capacity(64 << 20);
+    site.append(&values(2, 1, 700_000)).unwrap();
+    site.append(&values(3, 1, 600_000)).unwrap();
+    site.flush().unwrap();
+    assert!(site.log.rest().unwrap());
+    let files = site.disk.list(site.log.dir()).unwrap();
+    let bytes: u64 = files.iter().filter(|entry| entry.name.ends_with(".log")).map(|entry| entry.len).sum();
+    assert_eq!(bytes, site.log.size_bytes(), "nothing lies behind the end of a segment");
+    lose_power(&mut site, large());
+}
+
+#[test]
+fn a_snapshot_stays_until_its_successor_cannot_be_taken_back() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    for round in 0..100 {
+        site.append(&values(round, 5, 400)).unwrap();
+    }
+    for sync in [true, true, false, false, false] {
+        site.append(&values(1, 5, 400)).unwrap();
+        site.log.move_recovery_point();
+        site.flush().unwrap();
+        if sync {
+            Checkpoint::sync(&site.directory.checkpoint()).unwrap();
+        }
+    }
+    lose_power(&mut site, config());
+    let scanned = site.found.scanned_bytes;
+    assert!(scanned < site.log.size_bytes() / 4, "{scanned} of {} bytes were read", site.log.size_bytes());
+}
+
+#[test]
+fn a_repaired_log_ends_where_it_ended_also_after_a_restart() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    site.append(&values(0, 5, 400)).unwrap();
+    site.flush().unwrap();
+    assert!(site.log.rest().unwrap());
+    let path = site.file("00000000000000000000.log");
+    let disk = site.disk.restart_process();
+    disk.flip_bit(&path, 70, 3);
+    site.restart_on(disk, config());
+    let read = site.log.reader().read(Offset(2), Offset(5), 100);
+    let Err(ReadError::Corrupt { at }) = read else { panic!("{read:?}") };
+    site.log.note_damage(at);
+    site.log.repair().unwrap();
+    site.acknowledged = Offset(0);
+    for times in 0..2 {
+        assert_eq!(site.log.log_end(), Offset(0), "after {times} restarts: {:?}", site.found);
+        let disk = site.disk.restart_process();
+        site.restart_on(disk, config());
+    }
+}

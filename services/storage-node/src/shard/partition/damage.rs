@@ -1,0 +1,44 @@
+//! Damage to durable records: noted when it is met, and given up when an operator says so.
+
+use walser_log::Condition;
+use walser_model::Offset;
+use walser_proto::internal::v1::RepairPartitionResponse;
+use walser_rpc::Failure;
+
+use super::Partition;
+use crate::error::{log_failure, not_damaged};
+use crate::shard::Surroundings;
+
+impl Partition {
+    /// A read, or retention, has met damage.
+    pub(crate) fn note_damage(&mut self, from: Offset) {
+        self.log.note_damage(from);
+        if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.replica.failed() {
+            tracing::error!(partition = %self.log.partition(), %from, "durable records are damaged");
+            self.replica.show(self.log.condition());
+        }
+    }
+
+    /// Gives up the damaged part of the log.
+    pub(crate) fn repair(&mut self, around: &Surroundings) -> Result<RepairPartitionResponse, Failure> {
+        let Condition::Corrupt { .. } = self.log.condition() else {
+            return Err(not_damaged());
+        };
+        let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, around.node))?;
+        self.replica.tail.clear();
+        let new_end = self.log.log_end();
+        if let Some(leader) = self.leader.take() {
+            // Also when it goes back, or to nothing: readers must see where the log ends.
+            self.replica.commit(Offset::ZERO);
+            let placement = (leader.node_epoch(), leader.partition().clone(), leader.partition_epoch());
+            self.begin_to_lead(around, placement, leader.durability());
+        }
+        self.replica.show(self.log.condition());
+        tracing::warn!(partition = %self.log.partition(), %old_end, %new_end, "partition repaired: records are lost");
+        Ok(RepairPartitionResponse {
+            old_end_offset: old_end.0,
+            new_end_offset: new_end.0,
+            bytes_set_aside: i64::try_from(set_aside).unwrap_or(i64::MAX),
+        })
+    }
+}
