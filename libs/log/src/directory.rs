@@ -141,14 +141,12 @@ impl DataDirectory {
         let lock = disk.lock(&root.join(LOCK), note).map_err(io_error)?;
         let lock = lock.map_err(|holder| DirectoryError::InUse { path: root.to_owned(), holder })?;
         let identity = read_meta(&*disk, root)?;
-        if identity.is_some() {
-            match restrict(&*disk, root) {
-                // Not this user's to tighten, as on a volume that belongs to a group.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    tracing::warn!(path = %root.display(), %error, "the data directory is open to others");
-                }
-                other => other.map_err(io_error)?,
+        match restrict(&*disk, root) {
+            // Not this user's to tighten, as on a volume that belongs to a group.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::warn!(path = %root.display(), %error, "the data directory is open to others");
             }
+            other => other.map_err(io_error)?,
         }
         disk.create_dir(&logs).map_err(io_error)?;
         disk.sync_dir(root).map_err(io_error)?;
@@ -420,6 +418,12 @@ mod tests {
         drop(open());
         assert!(files.iter().all(|file| mode(file) == 0o600));
         assert!(directories[..2].iter().all(|dir| mode(dir) == 0o700));
+        // An empty one that was made by hand.
+        let empty = place.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        std::fs::set_permissions(&empty, std::fs::Permissions::from_mode(0o755)).unwrap();
+        drop(DataDirectory::open(Arc::clone(&disk), &empty, "test").unwrap());
+        assert_eq!(mode(&empty), 0o700);
         // Somebody else's file in it: then the directory stays as it is.
         let foreign = root.join("foreign");
         std::fs::write(&foreign, b"x").unwrap();
