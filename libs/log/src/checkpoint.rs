@@ -206,6 +206,11 @@ impl Checkpoint {
         }
     }
 
+    /// The marks of a partition that nobody has claimed.
+    pub(crate) fn marks(&self, partition: TopicPartition) -> Option<Marks> {
+        self.loaded.get(&partition).map(|(_, marks)| *marks)
+    }
+
     /// The names of the partitions' directories, which lie beside the file.
     pub(crate) fn names(&self) -> Arc<SharedNames> {
         Arc::clone(&self.names)

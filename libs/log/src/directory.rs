@@ -21,7 +21,7 @@ use walser_model::{ClusterId, NodeId, PartitionIndex, TopicId, TopicPartition};
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::{DirectoryLock, Disk, Open, Space, read_file, replace_file};
-use crate::metadata_version::{self, MetadataVersion};
+use crate::metadata_version::{self, MetadataVersion, SeenMetadata};
 use crate::set_aside::{self, SetAsideStore};
 
 /// The format that this version writes. Newer ones are refused.
@@ -184,8 +184,8 @@ impl DataDirectory {
         *self.identity.lock()
     }
 
-    /// The highest metadata version that this directory has seen; 0: none.
-    pub fn metadata_version(&self) -> i64 {
+    /// The highest metadata version that this directory has seen.
+    pub fn metadata_seen(&self) -> SeenMetadata {
         self.metadata_version.get()
     }
 
@@ -193,8 +193,8 @@ impl DataDirectory {
     ///
     /// # Errors
     /// I/O errors; the version is as it was then.
-    pub fn raise_metadata_version(&self, version: i64) -> io::Result<()> {
-        self.metadata_version.raise(version)
+    pub fn note_metadata(&self, seen: SeenMetadata) -> io::Result<()> {
+        self.metadata_version.raise(seen)
     }
 
     /// Makes the directory part of a cluster and node, or checks that it is. `random` becomes the id of a new one.

@@ -418,12 +418,17 @@ impl Log {
     /// I/O errors; calling again continues.
     pub fn remove(self) -> io::Result<()> {
         self.active.iter().for_each(|active| active.segment.rest());
-        match self.disk.remove_dir(&self.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let removed = match self.disk.remove_dir(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.checkpoint.lock().names().sync(),
+        };
+        match removed {
+            Ok(()) => self.checkpoint.lock().release(self.slot),
+            Err(error) => {
+                // The marks must be found by the next attempt.
+                self.close();
+                Err(error)
+            }
         }
-        let names = self.checkpoint.lock().names();
-        names.sync()?;
-        self.checkpoint.lock().release(self.slot)
     }
 }

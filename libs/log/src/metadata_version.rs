@@ -1,7 +1,8 @@
 //! The highest metadata version that a data directory has seen, so that older metadata is noticed.
 //!
 //! ```text
-//! "WMDV" | version of the format u16 | 0 u16 | metadata version i64 | CRC-32C u32 of what is before    20 bytes, big-endian
+//! "WMDV" | version of the format u16 | 0 u16 | metadata version i64 | lineage 16 bytes | CRC-32C u32 of what is before
+//! 36 bytes, big-endian
 //! ```
 
 use std::io;
@@ -17,14 +18,23 @@ pub(crate) const FILE_NAME: &str = "metadata-version";
 
 const MAGIC: &[u8; 4] = b"WMDV";
 const FORMAT: u16 = 1;
-const LEN: usize = 20;
+const LEN: usize = 36;
 
-/// The version, and the file that keeps it.
+/// A version of the metadata, and which history of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SeenMetadata {
+    /// The highest version; 0: none.
+    pub version: i64,
+    /// Which start of a controller it goes on from; all zeros: not known.
+    pub lineage: [u8; 16],
+}
+
+/// What was seen, and the file that keeps it.
 #[derive(Debug)]
 pub(crate) struct MetadataVersion {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    version: Mutex<i64>,
+    seen: Mutex<SeenMetadata>,
 }
 
 impl MetadataVersion {
@@ -34,48 +44,50 @@ impl MetadataVersion {
     /// I/O errors, and [`io::ErrorKind::InvalidData`] for a file that is damaged or of a newer format.
     pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path) -> io::Result<Self> {
         let path = root.join(FILE_NAME);
-        let version = match read_file(&*disk, &path, 4096)? {
-            None => 0,
+        let seen = match read_file(&*disk, &path, 4096)? {
+            None => SeenMetadata::default(),
             Some(bytes) => decode(&bytes).ok_or_else(|| {
                 let text = format!("{} is damaged or of a newer version", path.display());
                 io::Error::new(io::ErrorKind::InvalidData, text)
             })?,
         };
-        Ok(Self { disk, path, version: Mutex::new(version) })
+        Ok(Self { disk, path, seen: Mutex::new(seen) })
     }
 
-    pub(crate) fn get(&self) -> i64 {
-        *self.version.lock()
+    pub(crate) fn get(&self) -> SeenMetadata {
+        *self.seen.lock()
     }
 
-    /// Raises the version durably; a lower one changes nothing. Blocks as long as the disk takes.
+    /// Notes a version durably; a lower one changes nothing. Blocks as long as the disk takes.
     ///
     /// # Errors
     /// I/O errors; the version is as it was then. Each call writes a new file, so that trying again is safe (R30).
-    pub(crate) fn raise(&self, version: i64) -> io::Result<()> {
-        let mut current = self.version.lock();
-        if version > *current {
-            replace_file(&*self.disk, &self.path, &encode(version))?;
-            *current = version;
+    pub(crate) fn raise(&self, seen: SeenMetadata) -> io::Result<()> {
+        let mut current = self.seen.lock();
+        if seen.version >= current.version && seen != *current {
+            replace_file(&*self.disk, &self.path, &encode(seen))?;
+            *current = seen;
         }
         Ok(())
     }
 }
 
-fn encode(version: i64) -> [u8; LEN] {
+fn encode(seen: SeenMetadata) -> [u8; LEN] {
     let mut out = [0; LEN];
     out[..4].copy_from_slice(MAGIC);
     out[4..6].copy_from_slice(&FORMAT.to_be_bytes());
-    out[8..16].copy_from_slice(&version.to_be_bytes());
-    let crc = crate::crc32c(&out[..16]);
-    out[16..].copy_from_slice(&crc.to_be_bytes());
+    out[8..16].copy_from_slice(&seen.version.to_be_bytes());
+    out[16..32].copy_from_slice(&seen.lineage);
+    let crc = crate::crc32c(&out[..LEN - 4]);
+    out[LEN - 4..].copy_from_slice(&crc.to_be_bytes());
     out
 }
 
-fn decode(bytes: &[u8]) -> Option<i64> {
+fn decode(bytes: &[u8]) -> Option<SeenMetadata> {
     let (body, crc) = bytes.split_at_checked(LEN - 4)?;
     let right = crc == crate::crc32c(body).to_be_bytes() && &body[..4] == MAGIC && body[4..6] == FORMAT.to_be_bytes();
-    right.then(|| i64::from_be_bytes(body[8..16].try_into().expect("eight bytes")))
+    let version = i64::from_be_bytes(body[8..16].try_into().ok()?);
+    right.then_some(SeenMetadata { version, lineage: body[16..].try_into().ok()? })
 }
 
 #[cfg(test)]
@@ -91,12 +103,14 @@ mod tests {
         disk.create_dir(root).unwrap();
         disk.sync_dir(Path::new("/")).unwrap();
         let version = MetadataVersion::open(Arc::clone(&disk), root).unwrap();
-        assert_eq!(version.get(), 0);
-        version.raise(77).unwrap();
-        version.raise(5).unwrap();
+        assert_eq!(version.get(), SeenMetadata::default());
+        let seen = |version, byte| SeenMetadata { version, lineage: [byte; 16] };
+        version.raise(seen(77, 1)).unwrap();
+        version.raise(seen(5, 2)).unwrap();
+        version.raise(seen(77, 3)).unwrap();
         let after = memory.lose_power(PowerLoss::Everything);
         let again = MetadataVersion::open(Arc::new(after.clone()), root).unwrap();
-        assert_eq!(again.get(), 77);
+        assert_eq!(again.get(), seen(77, 3), "another lineage at the same version counts");
         after.flip_bit(&root.join(FILE_NAME), 9, 2);
         assert!(MetadataVersion::open(Arc::new(after), root).is_err());
     }
@@ -104,6 +118,7 @@ mod tests {
     #[test]
     fn the_form_is_the_documented_one() {
         let golden = [0x57, 0x4d, 0x44, 0x56, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2];
-        assert_eq!(encode(258)[..16], golden);
+        let bytes = encode(SeenMetadata { version: 258, lineage: [7; 16] });
+        assert_eq!((&bytes[..16], &bytes[16..32]), (&golden[..], &[7; 16][..]));
     }
 }

@@ -48,6 +48,17 @@ pub(crate) struct SetAsideStore {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     held: Mutex<BTreeMap<TopicPartition, SetAside>>,
+    /// One partition is moved or deleted at a time.
+    moving: Mutex<()>,
+}
+
+/// Whether there is such a directory.
+fn exists(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
+    match disk.list(dir) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 // === impl SetAsideStore ===
@@ -56,13 +67,14 @@ impl SetAsideStore {
     /// Reads what lies in `root`. A partition that is in `logs` as well, after a move that was cut short, counts as being
     /// there.
     pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path, logs: &Path) -> io::Result<Self> {
-        let store = Self { disk, dir: root.join(DIR_NAME), held: Mutex::default() };
+        let store = Self { disk, dir: root.join(DIR_NAME), held: Mutex::default(), moving: Mutex::default() };
         let entries = match store.disk.list(&store.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(store),
             other => other?,
         };
         for partition in entries.iter().filter_map(|entry| parse_partition(&entry.name)) {
-            if store.disk.list(&logs.join(partition.to_string())).is_ok() {
+            if exists(&*store.disk, &logs.join(partition.to_string()))? {
+                tracing::error!(%partition, "the partition lies in logs and in set-aside: the one in logs counts");
                 continue;
             }
             let found = store.look_at(partition)?;
@@ -95,6 +107,10 @@ impl SetAsideStore {
         }))
     }
 
+    pub(crate) fn found(&self, partition: TopicPartition) -> Option<SetAside> {
+        self.held.lock().get(&partition).copied()
+    }
+
     pub(crate) fn holds(&self, partition: TopicPartition) -> bool {
         self.held.lock().contains_key(&partition)
     }
@@ -104,6 +120,11 @@ impl DataDirectory {
     /// What was set aside, by partition.
     pub fn set_aside_partitions(&self) -> Vec<SetAside> {
         self.set_aside.held.lock().values().copied().collect()
+    }
+
+    /// A partition that was set aside.
+    pub fn set_aside_partition(&self, partition: TopicPartition) -> Option<SetAside> {
+        self.set_aside.found(partition)
     }
 
     /// Sets a partition aside whose log is closed with this call. What was not flushed may be lost with power.
@@ -122,29 +143,24 @@ impl DataDirectory {
     /// I/O errors; calling again continues.
     pub fn set_aside_closed(&self, partition: TopicPartition, now: Timestamp) -> io::Result<()> {
         let store = &self.set_aside;
+        let _one_move = store.moving.lock();
         let (from, to) = (self.partition_dir(partition), store.path(partition));
-        let there = match store.disk.list(&from) {
-            Ok(_) => true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(error),
-        };
+        let marks = self.checkpoint.lock().marks(partition);
+        if exists(&*store.disk, &from)? {
+            self.move_aside(partition, (&from, &to), marks.unwrap_or_default(), now)?;
+        }
+        if !exists(&*store.disk, &to)? {
+            // Nothing was ever written here; marks of what is missing stay.
+            return Ok(());
+        }
+        // Also where an earlier call got no farther than the move.
+        let names = self.checkpoint.lock().names();
+        names.sync()?;
+        let found = store.look_at(partition)?;
+        store.held.lock().insert(partition, found);
         let mut checkpoint = self.checkpoint.lock();
-        let (slot, marks) = checkpoint.claim(partition);
-        if there {
-            let moved = self.move_aside(partition, (&from, &to), marks.unwrap_or_default(), now);
-            if let Err(error) = moved {
-                checkpoint.unclaim(partition, slot, marks);
-                return Err(error);
-            }
-            checkpoint.names().sync()?;
-        }
-        checkpoint.release(slot)?;
-        drop(checkpoint);
-        if there {
-            let found = store.look_at(partition)?;
-            store.held.lock().insert(partition, found);
-        }
-        Ok(())
+        let (slot, _) = checkpoint.claim(partition);
+        checkpoint.release(slot)
     }
 
     fn move_aside(
@@ -175,12 +191,28 @@ impl DataDirectory {
         if !store.holds(partition) {
             return Ok(false);
         }
-        let to = self.partition_dir(partition);
-        if store.disk.list(&to).is_ok() {
-            let text = format!("{} exists, and so does the partition in {DIR_NAME}", to.display());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        let _one_move = store.moving.lock();
+        let (from, to) = (store.path(partition), self.partition_dir(partition));
+        if exists(&*store.disk, &from)? {
+            if exists(&*store.disk, &to)? {
+                let text = format!("{} exists, and so does the partition in {DIR_NAME}", to.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
+            self.bring_marks_back(partition)?;
+            store.disk.rename(&from, &to)?;
         }
-        let marks = store.marks(partition)?.map(|(marks, _)| marks);
+        // Also where an earlier call got no farther than the move.
+        store.disk.sync_dir(&to)?;
+        let names = self.checkpoint.lock().names();
+        names.sync()?;
+        store.disk.sync_dir(&store.dir)?;
+        store.held.lock().remove(&partition);
+        Ok(true)
+    }
+
+    /// Makes the marks durable before the log is back: without them its torn end and its damage look alike.
+    fn bring_marks_back(&self, partition: TopicPartition) -> io::Result<()> {
+        let marks = self.set_aside.marks(partition)?.map(|(marks, _)| marks);
         let mut checkpoint = self.checkpoint.lock();
         let (mut slot, _) = checkpoint.claim(partition);
         if let Some(marks) = &marks {
@@ -188,14 +220,7 @@ impl DataDirectory {
         }
         checkpoint.unclaim(partition, slot, marks);
         drop(checkpoint);
-        // The marks are durable before the log is back: without them its torn end and its damage look alike.
-        crate::Checkpoint::sync(&self.checkpoint)?;
-        store.disk.rename(&store.path(partition), &to)?;
-        store.disk.sync_dir(&to)?;
-        self.checkpoint.lock().names().sync()?;
-        store.disk.sync_dir(&store.dir)?;
-        store.held.lock().remove(&partition);
-        Ok(true)
+        crate::Checkpoint::sync(&self.checkpoint)
     }
 
     /// Deletes a partition that was set aside, for good. Returns the bytes freed; `None`: there is none.
@@ -204,8 +229,13 @@ impl DataDirectory {
     /// I/O errors; calling again continues.
     pub fn delete_set_aside(&self, partition: TopicPartition) -> io::Result<Option<u64>> {
         let store = &self.set_aside;
+        let _one_move = store.moving.lock();
         let Some(found) = store.held.lock().get(&partition).copied() else { return Ok(None) };
-        store.disk.remove_dir(&store.path(partition))?;
+        match store.disk.remove_dir(&store.path(partition)) {
+            // An earlier call got no farther.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
         store.disk.sync_dir(&store.dir)?;
         store.held.lock().remove(&partition);
         Ok(Some(found.size_bytes))

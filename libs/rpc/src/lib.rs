@@ -18,7 +18,7 @@ pub use deadline::remaining;
 pub use failure::Failure;
 pub use guard::{Guard, HeldUntilSent, SpanMaker, catch_panic};
 pub use link::{AppendPermit, AppendReply, StorageLink};
-pub use metadata::MetadataStream;
+pub use metadata::{MetadataSeen, MetadataStream};
 pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use reason::rule;
 pub use room::AppendRoom;

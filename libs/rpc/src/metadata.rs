@@ -6,6 +6,20 @@ use walser_proto::internal::v1::{WatchMetadataRequest, WatchMetadataResponse};
 
 use crate::{Connection, Failure, Reason};
 
+/// Largest message in bytes: all partitions of one change.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// What a caller has seen of the metadata.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetadataSeen {
+    /// Its cluster; empty when it knows none.
+    pub cluster_id: String,
+    /// The highest version that it has applied.
+    pub version: i64,
+    /// The lineage of that version; empty when it knows none.
+    pub lineage: String,
+}
+
 /// An open `WatchMetadata` stream.
 #[derive(Debug)]
 pub struct MetadataStream {
@@ -19,15 +33,17 @@ pub struct MetadataStream {
 }
 
 impl MetadataStream {
-    /// Opens the stream; it starts with a snapshot. `cluster_id` is that of the caller, empty when it knows none, and
-    /// `applied_version` the highest version that it has applied.
+    /// Opens the stream; it starts with a snapshot.
     ///
     /// # Errors
     /// `CLUSTER_ID_MISMATCH` and `METADATA_ROLLBACK` when the controller's metadata is not that of the caller; when the
     /// controller refuses for another reason, or cannot be reached.
-    pub async fn open(controller: &Connection, cluster_id: String, applied_version: i64) -> Result<Self, Failure> {
-        let mut client = ControllerServiceClient::new(controller.clone());
-        let request = WatchMetadataRequest { resume_version: 0, cluster_id: cluster_id.clone(), applied_version };
+    pub async fn open(controller: &Connection, seen: MetadataSeen) -> Result<Self, Failure> {
+        let client = ControllerServiceClient::new(controller.clone());
+        let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let MetadataSeen { cluster_id, version: applied_version, lineage } = seen;
+        let request =
+            WatchMetadataRequest { resume_version: 0, cluster_id: cluster_id.clone(), applied_version, lineage };
         let messages = client.watch_metadata(request).await?.into_inner();
         Ok(Self { messages, group: Vec::new(), cluster_id, applied_version, failed: None })
     }

@@ -35,6 +35,8 @@ pub(crate) struct Controller {
     pub(crate) refused: RefusedNodes,
     pub(crate) config: Config,
     pub(crate) cluster: ClusterId,
+    /// Of the metadata, begun with the start of this controller.
+    pub(crate) lineage: String,
 }
 
 /// All services of the controller.

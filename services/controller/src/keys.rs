@@ -10,12 +10,14 @@
 //! | `nodes/{id}/live` | fenced or not | [`node`] |
 //! | `deleting/{id}` | a topic whose data is going away | [`topic`] |
 //! | `counts/partitions` | partitions in the cluster | [`counter`] |
+//! | `lineages/{number}`, `lineages/accepted/{id}` | starts of controllers | [`lineage`] |
 //! | `pids/next` | first producer id that was not handed out | [`counter`] |
 //!
 //! Values are JSON objects: `docs/formats/metadata.md`. Unknown fields are kept out, missing ones are errors.
 
 pub(crate) mod cluster;
 pub(crate) mod counter;
+pub(crate) mod lineage;
 pub(crate) mod node;
 pub(crate) mod partition;
 pub(crate) mod topic;

@@ -59,6 +59,7 @@ pub struct Environment {
 pub async fn start(config: Config, environment: Environment, network: &Network) -> Result<Started, StartError> {
     let store = Store::new(environment.store, config.clone());
     let cluster = store.ensure_cluster(environment.random.bytes(), environment.clock.now_millis()).await?;
+    let lineage = store.begin_lineage(environment.random.bytes()).await?;
     let controller = Arc::new(api::Controller {
         store,
         clock: environment.clock,
@@ -68,6 +69,7 @@ pub async fn start(config: Config, environment: Environment, network: &Network) 
         refused: restore::RefusedNodes::default(),
         config,
         cluster,
+        lineage,
     });
     let routes = api::routes(&controller);
     network.register_controller(local_connection(routes.clone()));

@@ -81,12 +81,14 @@ pub(crate) async fn register(
     Err(contended())
 }
 
-/// Begins a new leader epoch of a partition for the node that leads it in `epoch`; returns the new one.
+/// Begins a new leader epoch of a partition for the node that leads it in `epoch`, above that and `above`; returns the
+/// new one.
 pub(crate) async fn renew_epoch(
     store: &Store,
     node_epoch: i64,
     id: TopicPartition,
     epoch: i32,
+    above: i32,
 ) -> Result<i32, Failure> {
     let stale = || {
         let text = format!("the caller does not lead partition {id} in epoch {epoch} any more");
@@ -100,7 +102,7 @@ pub(crate) async fn renew_epoch(
         if registered.mod_revision != node_epoch || found.value.leader_epoch != epoch {
             return Err(stale());
         }
-        let leader_epoch = epoch + 1;
+        let leader_epoch = epoch.max(above).saturating_add(1);
         let compares = vec![found.unchanged(), registered.unchanged()];
         let ops = vec![put(key, &Partition { leader_epoch, ..found.value })];
         if store.commit(Txn { compares, ops }).await?.is_some() {

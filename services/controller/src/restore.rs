@@ -1,9 +1,9 @@
 //! Metadata that is older than the data: noticed when a node registers, and accepted only by an operator.
 //!
-//! A restored copy of the metadata would hand out versions, leader epochs and producer ids a second time. A node that
-//! has seen more is therefore refused. [`accept`] raises all of them above what the refused nodes report.
+//! A restored copy of the metadata would hand out versions and leader epochs a second time. A node that has seen more,
+//! or another history, is therefore refused. [`accept`] raises both above what the refused nodes report.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +11,13 @@ use parking_lot::Mutex;
 use walser_metastore::{Compare, Revision, Txn};
 use walser_model::{Timestamp, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::RegisterNodeRequest;
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
 use crate::config::Config;
-use crate::keys::counter::{Counter, PARTITIONS, PRODUCER_IDS};
+use crate::keys::counter::{Counter, PARTITIONS};
+use crate::keys::lineage::{self, Lineage};
 use crate::keys::partition::{self, Partition};
 use crate::keys::put;
 use crate::keys::topic::{self, Deleting, Name, Topic};
@@ -28,8 +30,6 @@ use crate::topics::{self, grown};
 const RAISED_PER_TXN: usize = 100;
 /// Revisions that are skipped above what nodes have seen: gateways may have seen a few more.
 const REVISIONS_SKIPPED: Revision = 1_000_000;
-/// Producer ids that are skipped: more than were handed out since the copy was taken.
-const PRODUCER_IDS_SKIPPED: i64 = 1_000_000_000;
 /// A refused node that was not heard of for this long is not reported any more.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
@@ -38,6 +38,7 @@ const REMEMBERED: Duration = Duration::from_secs(10);
 struct Refused {
     why: Failure,
     metadata_version: Revision,
+    lineage: String,
     /// Leader epochs of its replicas.
     epochs: HashMap<TopicPartition, i32>,
     /// Monotonic time.
@@ -59,18 +60,31 @@ fn epochs(reports: &[pbi::ReplicaReport]) -> HashMap<TopicPartition, i32> {
     reports.iter().filter_map(|report| Some((partition_of(report)?, report.leader_epoch))).collect()
 }
 
-/// Refuses a caller of another cluster, and one that has seen a higher metadata version than there is.
-pub(crate) async fn check(store: &Store, cluster: &str, caller: (&str, Revision)) -> Result<(), Failure> {
-    let (caller_cluster, seen) = caller;
-    if !caller_cluster.is_empty() && caller_cluster != cluster {
-        return Err(Failure::cluster_id_mismatch(caller_cluster, cluster));
+/// What a caller has seen of the metadata.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    /// Empty: none.
+    pub(crate) cluster_id: &'a str,
+    /// Highest version.
+    pub(crate) version: Revision,
+    /// Lineage of that version; empty: not known.
+    pub(crate) lineage: &'a str,
+}
+
+/// Refuses a caller of another cluster, and one that has seen a higher version or another history of the metadata.
+pub(crate) async fn check(store: &Store, cluster: &str, seen: Seen<'_>) -> Result<(), Failure> {
+    if !seen.cluster_id.is_empty() && seen.cluster_id != cluster {
+        return Err(Failure::cluster_id_mismatch(seen.cluster_id, cluster));
     }
     let revision = store.revision().await?;
-    if seen > revision { Err(Failure::metadata_rollback(seen, revision)) } else { Ok(()) }
+    if seen.version > revision || !store.lineages().await?.continues(seen.lineage, seen.version) {
+        return Err(Failure::metadata_rollback(seen.version, revision));
+    }
+    Ok(())
 }
 
 /// Refuses a node whose replicas have higher leader epochs than the metadata.
-async fn check_epochs(store: &Store, request: &pbi::RegisterNodeRequest) -> Result<(), Failure> {
+async fn check_epochs(store: &Store, request: &RegisterNodeRequest) -> Result<(), Failure> {
     let reported = epochs(&request.replicas);
     for entry in store.range(partition::PREFIX).await? {
         let Some((topic, number)) = partition::parse(&entry.key) else { continue };
@@ -97,10 +111,11 @@ impl RefusedNodes {
         &self,
         store: &Store,
         cluster: &str,
-        request: &pbi::RegisterNodeRequest,
+        request: &RegisterNodeRequest,
         now: Duration,
     ) -> Result<(), Failure> {
-        let mut checked = check(store, cluster, (&request.cluster_id, request.metadata_version)).await;
+        let RegisterNodeRequest { cluster_id, metadata_version: version, lineage, .. } = request;
+        let mut checked = check(store, cluster, Seen { cluster_id, version: *version, lineage }).await;
         if checked.is_ok() {
             checked = check_epochs(store, request).await;
         }
@@ -109,7 +124,8 @@ impl RefusedNodes {
             Ok(()) => drop(by_node.remove(&request.node_id)),
             Err(why) => {
                 let (metadata_version, epochs) = (request.metadata_version, epochs(&request.replicas));
-                let refused = Refused { why: why.clone(), metadata_version, epochs, heard: now };
+                let lineage = request.lineage.clone();
+                let refused = Refused { why: why.clone(), metadata_version, lineage, epochs, heard: now };
                 by_node.insert(request.node_id, refused);
             }
         }
@@ -134,12 +150,18 @@ impl RefusedNodes {
         by_node.iter().map(issue).collect()
     }
 
-    /// Why metadata that storage nodes have refused lately hands nothing out that must be unique.
+    /// Why the metadata is not changed at present: a storage node has refused it lately as an older copy.
     pub(crate) fn rollback(&self, now: Duration) -> Option<Failure> {
         let by_node = self.by_node.lock();
         let recent = |refused: &&Refused| now.saturating_sub(refused.heard) <= REMEMBERED;
         let rolled_back = |refused: &&Refused| refused.why.reason() == Reason::MetadataRollback;
         by_node.values().filter(recent).find(rolled_back).map(|refused| refused.why.clone())
+    }
+
+    /// Whether a node is there and does not obey this metadata.
+    pub(crate) fn refuses(&self, node: i32, now: Duration) -> bool {
+        let by_node = self.by_node.lock();
+        by_node.get(&node).is_some_and(|refused| now.saturating_sub(refused.heard) <= REMEMBERED)
     }
 
     fn rolled_back(&self) -> BTreeMap<i32, Refused> {
@@ -149,8 +171,8 @@ impl RefusedNodes {
     }
 }
 
-/// Accepts restored metadata: raises the store's revision, producer ids and leader epochs above everything that refused
-/// nodes have seen. Accepting twice raises twice, which is harmless.
+/// Accepts restored metadata: raises the store's revision and leader epochs above everything that refused nodes have
+/// seen. Accepting twice raises twice, which is harmless.
 pub(crate) async fn accept(
     store: &Store,
     refused: &RefusedNodes,
@@ -166,10 +188,10 @@ pub(crate) async fn accept(
         let version = store.revision().await?;
         return Ok(pb::AcceptMetadataRestoreResponse { version, ..Default::default() });
     }
-    // Epochs first: a node registers as soon as the version lets it.
+    // What lets nodes register comes last. Producer ids need nothing: each start of a controller hands out others.
     let raised = raise_epochs(store, &highest).await?;
-    skip_producer_ids(store).await?;
     let version = store.raise_revision(seen.saturating_add(REVISIONS_SKIPPED)).await?;
+    accept_lineages(store, &nodes).await?;
     tracing::warn!(nodes = nodes.len(), version, partitions = raised, "restored metadata was accepted");
     Ok(pb::AcceptMetadataRestoreResponse {
         node_ids: nodes.into_keys().collect(),
@@ -207,16 +229,16 @@ async fn raise_epochs(store: &Store, seen: &HashMap<TopicPartition, i32>) -> Res
     Err(contended())
 }
 
-async fn skip_producer_ids(store: &Store) -> Result<(), Failure> {
-    for _ in 0..ATTEMPTS_MAX {
-        let (next, unchanged) = store.counter(PRODUCER_IDS).await?;
-        let next = Counter { value: next.saturating_add(PRODUCER_IDS_SKIPPED) };
-        let txn = Txn { compares: vec![unchanged], ops: vec![put(PRODUCER_IDS.to_owned(), &next)] };
-        if store.commit(txn).await?.is_some() {
-            return Ok(());
-        }
+/// Accepts what was seen under the lineages of refused nodes.
+async fn accept_lineages(store: &Store, nodes: &BTreeMap<i32, Refused>) -> Result<(), Failure> {
+    let ids: BTreeSet<_> = nodes.values().map(|refused| &refused.lineage).filter(|id| !id.is_empty()).collect();
+    let ids: Vec<_> = ids.into_iter().collect();
+    for part in ids.chunks(RAISED_PER_TXN) {
+        let accept = |id: &&String| put(lineage::accepted_key(id), &Lineage { id: (*id).clone() });
+        // Without a condition: accepting twice is the same.
+        store.commit(Txn { compares: Vec::new(), ops: part.iter().map(accept).collect() }).await?;
     }
-    Err(contended())
+    Ok(())
 }
 
 /// The partitions of a restored topic: each on the node that holds its replica, above its leader epoch; those without
@@ -259,10 +281,11 @@ pub(crate) async fn restore_topic(
     let bytes = request.topic_id.as_ref().try_into().map_err(|_| Failure::field("topic_id", "is not a UUID"))?;
     let id = TopicId::from_bytes(bytes);
     let name = topics::own_name(&request.name)?;
+    let numbers = request.replicas.iter().filter_map(|restored| Some(restored.replica.as_ref()?.partition));
+    topics::check_count(numbers.max().unwrap_or(0).saturating_add(1), config)?;
     for _ in 0..ATTEMPTS_MAX {
         let partitions = restored_partitions(&nodes::usable(store).await?, &request.replicas)?;
         let count = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
-        topics::check_count(count, config)?;
         let taken = store.get::<Name>(&topic::name_key(name.as_str())).await?.is_some();
         let known = store.get::<Topic>(&topic::key(id)).await?.is_some();
         let deleted = store.get::<Deleting>(&topic::deleting_key(id)).await?.is_some();

@@ -13,8 +13,6 @@ use walser_proto::v1 as pb;
 pub(crate) struct Session {
     pub(crate) node_epoch: i64,
     pub(crate) stats: pb::StorageStats,
-    /// The node itself has said, to this controller, that it goes by this metadata.
-    pub(crate) confirmed: bool,
     /// Monotonic time of the last beat.
     pub(crate) heard: Duration,
     /// The same in wall-clock time, for people.

@@ -8,10 +8,17 @@ use walser_rpc::Failure;
 
 use crate::config::Config;
 use crate::error::store_failure;
-use crate::keys::{self, Value, cluster, decode, put};
+use crate::keys::lineage::{self, Lineage, Lineages};
+use crate::keys::{self, Value, cluster, decode, delete, put};
 
 /// A decision is taken again this often when another one came between.
 pub(crate) const ATTEMPTS_MAX: usize = 20;
+
+/// Lineages that are kept.
+const LINEAGES_MAX: usize = 256;
+/// With each start producer ids go on by up to this many: enough that two copies never meet, and few enough for
+/// millions of starts.
+const PRODUCER_ID_JUMP_MAX: u128 = 1 << 40;
 
 /// The metadata store as the controller uses it.
 #[derive(Debug, Clone)]
@@ -82,6 +89,43 @@ impl Store {
             let value = cluster::Cluster { id, name: self.config.cluster_name.clone(), created_ms: now };
             let compares = vec![Compare::Missing(cluster::KEY.to_owned())];
             self.commit(Txn { compares, ops: vec![put(cluster::KEY.to_owned(), &value)] }).await?;
+        }
+    }
+
+    /// The lineages of the metadata.
+    pub(crate) async fn lineages(&self) -> Result<Lineages, Failure> {
+        let mut lineages = Lineages::default();
+        for entry in self.range(lineage::PREFIX).await? {
+            let id = decode::<Lineage>(&entry)?.id;
+            match lineage::parse(&entry.key) {
+                Some(number) => lineages.starts.push((number, id, entry.create_revision)),
+                None => lineages.accepted.push(id),
+            }
+        }
+        Ok(lineages)
+    }
+
+    /// Begins a lineage with this start of a controller; returns its id. Producer ids go on a long random way ahead: a
+    /// copy of the metadata that is started again hands out others than the one that went on.
+    pub(crate) async fn begin_lineage(&self, random: [u8; 16]) -> Result<String, Failure> {
+        loop {
+            let starts = self.lineages().await?.starts;
+            let number = starts.last().map_or(0, |(number, ..)| number + 1);
+            let id = ClusterId::from_random(random).to_string();
+            let mut txn = Txn { compares: vec![Compare::Missing(lineage::key(number))], ops: Vec::new() };
+            txn.ops.push(put(lineage::key(number), &Lineage { id: id.clone() }));
+            let surplus = (starts.len() + 1).saturating_sub(LINEAGES_MAX);
+            txn.ops.extend(starts.iter().take(surplus).map(|(number, ..)| delete(lineage::key(*number))));
+            if number > 0 {
+                let (next, unchanged) = self.counter(keys::counter::PRODUCER_IDS).await?;
+                let jump = i64::try_from(u128::from_be_bytes(random) % PRODUCER_ID_JUMP_MAX).unwrap_or(1) + 1;
+                txn.compares.push(unchanged);
+                let value = keys::counter::Counter { value: next.saturating_add(jump) };
+                txn.ops.push(put(keys::counter::PRODUCER_IDS.to_owned(), &value));
+            }
+            if self.commit(txn).await?.is_some() {
+                return Ok(id);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use walser_model::{LeaderEpoch, NodeId, TopicConfig, TopicId};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
-use walser_rpc::{Connection, Failure, MetadataStream, Network};
+use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Network};
 use walser_service::Shutdown;
 
 use crate::retry::Backoff;
@@ -34,8 +34,9 @@ pub(crate) struct PartitionView {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
     version: i64,
-    /// Of the cluster; empty before the first snapshot.
+    /// Of the cluster and of the metadata; empty before the first snapshot.
     cluster_id: String,
+    lineage: String,
     by_name: HashMap<Arc<str>, Arc<TopicView>>,
     names: HashMap<TopicId, Arc<str>>,
 }
@@ -93,6 +94,7 @@ impl View {
         if let Some(last) = group.last() {
             self.version = last.version;
             self.cluster_id.clone_from(&last.cluster_id);
+            self.lineage.clone_from(&last.lineage);
         }
     }
 
@@ -199,11 +201,11 @@ impl Metadata {
     }
 
     async fn follow_once(&self, controller: &Connection, network: &Network) -> Result<(), Failure> {
-        let (cluster_id, version) = {
-            let view = self.view.load();
-            (view.cluster_id.clone(), view.version)
-        };
-        let mut stream = MetadataStream::open(controller, cluster_id, version).await?;
+        let view = self.view.load_full();
+        let (cluster_id, lineage) = (view.cluster_id.clone(), view.lineage.clone());
+        let seen = MetadataSeen { cluster_id, version: view.version, lineage };
+        drop(view);
+        let mut stream = MetadataStream::open(controller, seen).await?;
         loop {
             let group = stream.next_commit().await?;
             let reset = group.iter().any(|message| message.reset);

@@ -105,6 +105,7 @@ impl Api {
         let request = pbi::RenewLeaderEpochRequest {
             node_epoch: self.node_epoch.load(Ordering::Acquire),
             r#ref: Some(walser_proto::partition_ref(id, replica.epoch())),
+            above: 0,
         };
         let mut client = ControllerServiceClient::new(self.controller.clone());
         let wanted = client.renew_leader_epoch(request).await?.into_inner().leader_epoch;

@@ -34,6 +34,12 @@ pub(crate) fn deleted(partition: TopicPartition) -> Failure {
     Failure::new(Reason::TopicNotFound, text).with("topicId", partition.topic)
 }
 
+/// The partition was moved out of service while somebody waited.
+pub(crate) fn moved_aside(partition: TopicPartition) -> Failure {
+    let text = "the metadata does not know the partition any more: it is set aside, with its records";
+    Failure::new(Reason::TopicNotFound, text).with("topicId", partition.topic)
+}
+
 /// A repair of something that is whole.
 pub(crate) fn not_damaged() -> Failure {
     Failure::field("partition", "names a partition that is not damaged: there is nothing to repair")
@@ -76,7 +82,7 @@ pub(crate) fn cannot_open_text(error: &LogError) -> String {
 
 /// The partition's files cannot be read.
 pub(crate) fn cannot_open(why: &str, node: NodeId) -> Failure {
-    let text = format!("the partition's log cannot be opened: {why}; the server tries it again every second");
+    let text = format!("the partition's log cannot be opened: {why}; the server tries it again by itself");
     Failure::new(Reason::StorageError, text).with("nodeId", node)
 }
 

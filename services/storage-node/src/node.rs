@@ -12,17 +12,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use walser_log::DataDirectory;
-use walser_model::{Random, TopicId, TopicPartition};
+use walser_log::{DataDirectory, SeenMetadata};
+use walser_model::{ClusterId, LeaderEpoch, Random, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
 use walser_replication::{Role, Rules, role};
-use walser_rpc::{Connection, Failure, MetadataStream, Reason};
+use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Reason};
 use walser_service::Shutdown;
 
 use crate::board::{Board, Problem};
 use crate::config::Config;
+use crate::disposal::{Disposal, Held};
 use crate::error::StartError;
 use crate::shard::{Command, LeadOrder};
 use crate::shard_set::ShardSet;
@@ -39,6 +40,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const REGISTRATION_BYTES_MAX: usize = 32 << 20;
 /// Partitions out of service that a beat names.
 const PROBLEMS_MAX: usize = 100;
+/// Deleted topics that one beat confirms.
+const CONFIRMED_MAX: usize = 100;
 /// Committed groups of metadata that are acted on together.
 const GROUPS_MAX: usize = 256;
 
@@ -54,8 +57,9 @@ pub(crate) struct Membership {
     pub(crate) random: Arc<dyn Random>,
     /// Unique per start of the process.
     pub(crate) incarnation: String,
-    /// Deleted topics without data here, not yet told to the controller.
-    pub(crate) removed: Arc<Mutex<HashSet<TopicId>>>,
+    pub(crate) disposal: Disposal,
+    /// Partitions for which a leader epoch was asked above that of what is set aside.
+    pub(crate) renewing: Arc<Mutex<HashSet<TopicPartition>>>,
     /// This node's incarnation as the controller knows it; 0: not registered.
     pub(crate) node_epoch: Arc<AtomicI64>,
 }
@@ -130,13 +134,21 @@ impl Membership {
         }
     }
 
-    fn cluster_id(&self) -> String {
-        self.directory.identity().map(|identity| identity.cluster.to_string()).unwrap_or_default()
+    /// What this data directory has seen of the metadata.
+    fn seen(&self) -> MetadataSeen {
+        let SeenMetadata { version, lineage } = self.directory.metadata_seen();
+        let known = lineage != [0; 16];
+        MetadataSeen {
+            cluster_id: self.directory.identity().map(|identity| identity.cluster.to_string()).unwrap_or_default(),
+            version,
+            lineage: if known { ClusterId::from_bytes(lineage).to_string() } else { String::new() },
+        }
     }
 
     /// Registers with the controller; tries again while it is not there.
     async fn register(&self) -> Result<pbi::RegisterNodeResponse, Failure> {
         loop {
+            let seen = self.seen();
             let request = pbi::RegisterNodeRequest {
                 node_id: self.config.node.0,
                 incarnation: self.incarnation.clone(),
@@ -145,9 +157,10 @@ impl Membership {
                 public_address: self.config.public_address.clone(),
                 rack: String::new(),
                 version: self.config.version.clone(),
-                cluster_id: self.cluster_id(),
-                metadata_version: self.directory.metadata_version(),
+                cluster_id: seen.cluster_id,
+                metadata_version: seen.version,
                 replicas: self.replicas(),
+                lineage: seen.lineage,
             };
             let client = ControllerServiceClient::new(self.controller.clone());
             let mut client = client.max_encoding_message_size(REGISTRATION_BYTES_MAX);
@@ -197,21 +210,26 @@ impl Membership {
     }
 
     async fn follow_once(&self, begun: &mut Option<Begun>) -> Result<std::convert::Infallible, Failure> {
-        let seen = self.directory.metadata_version();
-        let mut stream = MetadataStream::open(&self.controller, self.cluster_id(), seen).await?;
+        let mut stream = MetadataStream::open(&self.controller, self.seen()).await?;
         let mut view = View::default();
         loop {
             let groups = stream.next_commits(GROUPS_MAX).await?;
-            let version = groups.iter().flatten().map(|message| message.version).max().unwrap_or(0);
+            let last = groups.iter().flatten().next_back();
+            let lineage = last.and_then(|message| message.lineage.parse::<ClusterId>().ok());
+            let seen = SeenMetadata {
+                version: groups.iter().flatten().map(|message| message.version).max().unwrap_or(0),
+                lineage: lineage.map(ClusterId::to_bytes).unwrap_or_default(),
+            };
             // Known before it is acted on: a controller that is behind it later is behind what this node has done.
             let directory = Arc::clone(&self.directory);
-            let noted = tokio::task::spawn_blocking(move || directory.raise_metadata_version(version)).await;
+            let noted = tokio::task::spawn_blocking(move || directory.note_metadata(seen)).await;
             let failed = |error: &dyn std::fmt::Display| {
                 Failure::new(Reason::StorageError, format!("the metadata version cannot be written: {error}"))
             };
             noted.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+            let mut held = None;
             for group in &groups {
-                self.apply(group, &mut view);
+                self.apply(group, &mut view, &mut held);
             }
             self.shards.settle().await;
             self.board.accept_writes();
@@ -221,18 +239,48 @@ impl Membership {
         }
     }
 
-    fn apply(&self, group: &[pbi::WatchMetadataResponse], view: &mut View) {
+    /// `held` is looked up once for all groups that came together: it takes a listing of the directory.
+    fn apply(&self, group: &[pbi::WatchMetadataResponse], view: &mut View, held: &mut Option<Held>) {
         let changes = view.apply(group);
-        for topic in changes.tombstones {
-            tracing::info!(%topic, "removing the data of a deleted topic");
-            self.remove_topic(topic);
+        if changes.snapshot || !changes.tombstones.is_empty() {
+            self.disposal.dispose(&changes, view, held.get_or_insert_with(|| self.held()));
         }
-        if changes.snapshot {
-            self.set_aside_unknown(view);
-        }
+        self.disposal.keep(&changes.partitions);
         for partition in changes.partitions {
             self.order(partition, view);
         }
+    }
+
+    /// Partitions of which there is anything on this node.
+    fn held(&self) -> Held {
+        let open = self.board.all().into_iter().map(|(partition, _)| partition);
+        let found = self.directory.partitions().unwrap_or_else(|error| {
+            tracing::error!(%error, "the data directory cannot be listed");
+            Vec::new()
+        });
+        let aside = self.directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
+        Held { here: open.chain(found.into_iter().map(|found| found.partition)).collect(), aside: aside.collect() }
+    }
+
+    /// Has the controller begin a leader epoch above that of what was set aside: its offsets were used before.
+    fn renew_epoch(&self, partition: TopicPartition, epoch: LeaderEpoch, above: LeaderEpoch) {
+        if !self.renewing.lock().insert(partition) {
+            return;
+        }
+        let request = pbi::RenewLeaderEpochRequest {
+            node_epoch: self.node_epoch.load(Ordering::Acquire),
+            r#ref: Some(walser_proto::partition_ref(partition, epoch)),
+            above: above.0,
+        };
+        let (mut client, renewing) =
+            (ControllerServiceClient::new(self.controller.clone()), Arc::clone(&self.renewing));
+        tokio::spawn(async move {
+            if let Err(error) = client.renew_leader_epoch(request).await {
+                let error = Failure::from(error);
+                tracing::error!(%partition, %error, "what was set aside needs a higher leader epoch, and gets none");
+            }
+            renewing.lock().remove(&partition);
+        });
     }
 
     /// Tells the shard of a partition what metadata says of it.
@@ -247,6 +295,13 @@ impl Membership {
         let node_epoch = self.node_epoch.load(Ordering::Acquire);
         if role(Rules::ALL, self.config.node, node_epoch, view.version(), &state) != Role::Lead {
             queue.push(Command::Resign(partition));
+            return;
+        }
+        let aside =
+            self.directory.set_aside_partition(partition).filter(|aside| aside.leader_epoch >= state.leader_epoch);
+        if let Some(aside) = aside {
+            self.board.set_unusable(partition, "it is being taken back from what was set aside".to_owned());
+            self.renew_epoch(partition, state.leader_epoch, aside.leader_epoch);
             return;
         }
         let settings = settings.clone();
@@ -276,20 +331,23 @@ impl Membership {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let told: Vec<TopicId> = self.removed.lock().iter().copied().collect();
+            let mut told = self.disposal.removed();
+            told.truncate(CONFIRMED_MAX);
+            let seen = self.seen();
             let beat = pbi::NodeSessionRequest {
                 node_epoch,
-                metadata_version: self.directory.metadata_version(),
+                metadata_version: seen.version,
                 stats: Some(self.stats()),
                 removed_topic_ids: told.iter().map(|topic| topic.to_bytes().to_vec().into()).collect(),
-                cluster_id: self.cluster_id(),
+                cluster_id: seen.cluster_id,
+                lineage: seen.lineage,
             };
             beats.send(beat).await.map_err(|_| closed())?;
             let answer = answers.message().await?.ok_or_else(closed)?;
             if let Some(pbi::node_session_response::Action::Fenced(fenced)) = answer.action {
                 return Ok(fenced.reason);
             }
-            self.removed.lock().retain(|topic| !told.contains(topic));
+            self.disposal.told(&told);
         }
     }
 

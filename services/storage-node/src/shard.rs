@@ -20,7 +20,7 @@ use walser_log::{DataDirectory, Log, LogConfig, LogError, out_of_files};
 use walser_model::{Clock, NodeId, TopicPartition};
 
 use crate::board::{Board, Replica};
-use crate::error::{cannot_open_text, deleted, not_leader};
+use crate::error::{cannot_open_text, deleted, moved_aside, not_leader};
 use crate::flush::{Flusher, Work};
 use crate::metrics::StorageMetrics;
 use crate::space::SpaceGuard;
@@ -263,7 +263,7 @@ impl Shard {
     fn set_aside(&mut self, id: TopicPartition) -> std::io::Result<()> {
         let now = self.around.clock.now_millis();
         if let Some(partition) = self.partitions.get_mut(&id) {
-            partition.resign(&deleted(id), &self.around.metrics);
+            partition.resign(&moved_aside(id), &self.around.metrics);
             if partition.log.flush_running() || partition.log.extension_running() {
                 return Err(std::io::ErrorKind::ResourceBusy.into());
             }

@@ -17,6 +17,7 @@ use walser_service::{Metrics, Shutdown, vital};
 use crate::api::Api;
 use crate::board::Board;
 use crate::config::Config;
+use crate::disposal::Disposal;
 use crate::error::StartError;
 use crate::fetch::Fetcher;
 use crate::flush::Flusher;
@@ -106,26 +107,12 @@ pub async fn start(
     let note = format!("pid {} (walser)", std::process::id());
     let directory = DataDirectory::open(Arc::clone(&environment.disk), &config.data, &note)?;
     let (logs, recovered) = tokio::task::block_in_place(|| recover(&directory, environment.clock.now_millis()))?;
-    let unreachable = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
-    let controller = network.controller().ok_or_else(|| StartError::Registration(unreachable()))?;
+    let controller = network.controller().ok_or_else(no_controller)?;
     let directory = Arc::new(directory);
     let metrics = StorageMetrics::new(&environment.metrics);
     let (flusher, mut threads) = Flusher::start(config.flush_threads, &environment.clock, &metrics, &shutdown)?;
-    let board = Board::new(config.node);
-    let space = SpaceGuard::new(config.reserve_bytes);
-    space.check(&directory)?;
-    let around = Surroundings {
-        node: config.node,
-        directory: Arc::clone(&directory),
-        board: board.clone(),
-        flusher: flusher.clone(),
-        clock: Arc::clone(&environment.clock),
-        metrics: metrics.clone(),
-        space: space.clone(),
-        retention_check: config.retention_check,
-        idle: config.idle,
-        recovery_bytes_max: RECOVERY_BYTES_MAX / config.shards.max(1) as u64,
-    };
+    let around = surroundings(&config, &environment, (&directory, &flusher, &metrics))?;
+    let (board, space) = (around.board.clone(), around.space.clone());
     let shards = start_shards(&config, &around, logs, &mut threads, &shutdown)?;
     let link = LocalLink {
         shards: shards.clone(),
@@ -143,6 +130,7 @@ pub async fn start(
     let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));
     network.register_storage(config.node, local_connection(routes.clone()), Arc::new(link));
 
+    let disposal = Disposal::default();
     let membership = Membership {
         config,
         controller,
@@ -152,12 +140,17 @@ pub async fn start(
         directory: Arc::clone(&directory),
         random: Arc::clone(&environment.random),
         incarnation: ClusterId::from_random(environment.random.bytes()).to_string(),
-        removed: Arc::new(Mutex::default()),
+        disposal: disposal.clone(),
+        renewing: Arc::new(Mutex::default()),
         node_epoch,
     };
     let (begun, begins) = oneshot::channel();
     environment.health.set_problems(vec!["registering with the controller".to_owned()]);
-    let tasks = vec![vital::task("cluster membership", &shutdown, membership.clone().run(begun, shutdown.clone()))];
+    let disposing = disposal.run(shards.clone(), board.clone(), shutdown.clone());
+    let tasks = vec![
+        vital::task("cluster membership", &shutdown, membership.clone().run(begun, shutdown.clone())),
+        vital::task("disposal of partitions", &shutdown, disposing),
+    ];
     let mut stopping = Stopping { shards, flusher, threads, tasks, directory };
     if let Ok(Err(error)) = begins.await {
         stopping.stop().await;
@@ -167,6 +160,32 @@ pub async fn start(
     let watching = watch_disk(membership, (environment.health, metrics), shutdown.clone());
     stopping.tasks.push(vital::task("disk watch", &shutdown, watching));
     Ok(Started { routes, recovered, refused: board.writes_refused(), stopping })
+}
+
+/// What all shards share.
+fn surroundings(
+    config: &Config,
+    environment: &Environment,
+    (directory, flusher, metrics): (&Arc<DataDirectory>, &Flusher, &StorageMetrics),
+) -> Result<Surroundings, StartError> {
+    let space = SpaceGuard::new(config.reserve_bytes);
+    space.check(directory)?;
+    Ok(Surroundings {
+        node: config.node,
+        directory: Arc::clone(directory),
+        board: Board::new(config.node),
+        flusher: flusher.clone(),
+        clock: Arc::clone(&environment.clock),
+        metrics: metrics.clone(),
+        space,
+        retention_check: config.retention_check,
+        idle: config.idle,
+        recovery_bytes_max: RECOVERY_BYTES_MAX / config.shards.max(1) as u64,
+    })
+}
+
+fn no_controller() -> StartError {
+    StartError::Registration(Failure::new(Reason::ControllerNotAvailable, "no controller is known"))
 }
 
 /// What keeps the node from being ready.

@@ -223,7 +223,7 @@ impl Controller {
                 "what is below can be read; `walser partition repair {topic} {partition} --accept-loss` gives up the rest"
             )
         } else if problem.problem.starts_with("cannot be opened") {
-            format!("remove the cause; node {node} tries to open it again every second")
+            format!("remove the cause; node {node} tries to open it again by itself")
         } else {
             format!("look at the disk and the log of node {node}, then restart it")
         };

@@ -15,8 +15,9 @@ use crate::nodes::Known;
 use crate::store::versioned;
 use crate::topics;
 
-/// Items per message of a snapshot.
-const CHUNK: usize = 500;
+/// Entries and bytes of the store in one message of a snapshot; one larger entry still fits a message.
+const CHUNK_ENTRIES: usize = 500;
+const CHUNK_BYTES: usize = 1 << 20;
 
 type Item = Result<pbi::WatchMetadataResponse, Status>;
 
@@ -69,7 +70,10 @@ async fn snapshot(controller: &Controller, items: &mpsc::Sender<Item>) -> Result
     let all = controller.store.inner().range("").await.map_err(store_failure)?;
     let revision = all.revision;
     let mut first = true;
-    for chunk in all.entries.chunks(CHUNK) {
+    let mut left = &all.entries[..];
+    while !left.is_empty() {
+        let (chunk, rest) = left.split_at(fitting(left));
+        left = rest;
         let changes: Vec<_> = chunk.iter().cloned().map(Change::Put).collect();
         let mut message = delta(controller, &changes)?;
         (message.version, message.reset) = (revision, first);
@@ -78,16 +82,29 @@ async fn snapshot(controller: &Controller, items: &mpsc::Sender<Item>) -> Result
             return Ok(revision);
         }
     }
-    let cluster_id = controller.cluster.to_string();
-    let end =
-        pbi::WatchMetadataResponse { version: revision, reset: first, commit: true, cluster_id, ..Default::default() };
+    let end = pbi::WatchMetadataResponse { version: revision, reset: first, commit: true, ..empty(controller) };
     let _ = items.send(Ok(end)).await;
     Ok(revision)
 }
 
+/// How many of the entries go into one message, at least one.
+fn fitting(entries: &[KeyValue]) -> usize {
+    let mut bytes = 0;
+    let fits = |entry: &&KeyValue| {
+        bytes += entry.key.len() + entry.value.len();
+        bytes <= CHUNK_BYTES
+    };
+    entries.iter().take(CHUNK_ENTRIES).take_while(fits).count().max(1)
+}
+
+/// A message that says whose metadata it is of, and nothing else.
+fn empty(controller: &Controller) -> pbi::WatchMetadataResponse {
+    let (cluster_id, lineage) = (controller.cluster.to_string(), controller.lineage.clone());
+    pbi::WatchMetadataResponse { cluster_id, lineage, ..Default::default() }
+}
+
 fn delta(controller: &Controller, changes: &[Change]) -> Result<pbi::WatchMetadataResponse, Failure> {
-    let cluster_id = controller.cluster.to_string();
-    let mut message = pbi::WatchMetadataResponse { cluster_id, ..Default::default() };
+    let mut message = empty(controller);
     for change in changes {
         match change {
             Change::Put(entry) => put(controller, entry, &mut message)?,

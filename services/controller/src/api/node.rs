@@ -12,10 +12,12 @@ use tonic::{Request, Response, Status, Streaming};
 use walser_model::TopicId;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
-use walser_rpc::{Failure, Reason};
+use walser_proto::internal::v1::{NodeSessionRequest, WatchMetadataRequest};
+use walser_rpc::Failure;
 
 use super::{Controller, metadata};
 use crate::keys::node::{Registration, registration_key};
+use crate::restore::Seen;
 use crate::sessions::Session;
 use crate::{nodes, producer_ids, restore, topics};
 
@@ -24,8 +26,6 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// How often silent nodes are looked for.
 const FENCE_CHECK: Duration = Duration::from_millis(100);
-/// Time between two looks for the confirmation of storage nodes.
-const CONFIRMED_CHECK: Duration = Duration::from_millis(20);
 
 #[async_trait]
 impl ControllerService for Controller {
@@ -37,7 +37,7 @@ impl ControllerService for Controller {
         }
         self.refused.admit(&self.store, &cluster_id, &request, self.clock.monotonic()).await?;
         let node_epoch = nodes::register(&self.store, &request, self.clock.now_millis()).await?;
-        self.heard(request.node_id, node_epoch, Default::default(), true);
+        self.heard(request.node_id, node_epoch, Default::default());
         tracing::info!(node = request.node_id, node_epoch, "node registered");
         Ok(Response::new(pbi::RegisterNodeResponse {
             node_epoch,
@@ -49,10 +49,7 @@ impl ControllerService for Controller {
 
     type NodeSessionStream = Answers<pbi::NodeSessionResponse>;
 
-    async fn node_session(
-        &self,
-        request: Request<Streaming<pbi::NodeSessionRequest>>,
-    ) -> Answer<Self::NodeSessionStream> {
+    async fn node_session(&self, request: Request<Streaming<NodeSessionRequest>>) -> Answer<Self::NodeSessionStream> {
         let mut beats = request.into_inner();
         let (answers, stream) = mpsc::channel(16);
         let controller = self.handle();
@@ -69,10 +66,10 @@ impl ControllerService for Controller {
 
     type WatchMetadataStream = Answers<pbi::WatchMetadataResponse>;
 
-    async fn watch_metadata(&self, request: Request<pbi::WatchMetadataRequest>) -> Answer<Self::WatchMetadataStream> {
+    async fn watch_metadata(&self, request: Request<WatchMetadataRequest>) -> Answer<Self::WatchMetadataStream> {
         let request = request.into_inner();
-        let caller = (request.cluster_id.as_str(), request.applied_version);
-        restore::check(&self.store, &self.cluster.to_string(), caller).await?;
+        let WatchMetadataRequest { cluster_id, applied_version: version, lineage, .. } = &request;
+        self.check_history(Seen { cluster_id, version: *version, lineage }).await?;
         let stream = metadata::watch(self.handle(), request.resume_version);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -84,12 +81,13 @@ impl ControllerService for Controller {
         let request = request.get_ref();
         let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
         let (id, epoch) = reference.ok_or_else(|| Failure::field("ref", "is not a partition"))?;
-        let leader_epoch = nodes::renew_epoch(&self.store, request.node_epoch, id, epoch.0).await?;
-        tracing::info!(partition = %id, leader_epoch, "a new leader epoch begins, for a repair");
+        let leader_epoch = nodes::renew_epoch(&self.store, request.node_epoch, id, epoch.0, request.above).await?;
+        tracing::info!(partition = %id, leader_epoch, "a new leader epoch begins");
         Ok(Response::new(pbi::RenewLeaderEpochResponse { leader_epoch }))
     }
 
     async fn restore_topic(&self, request: Request<pbi::RestoreTopicRequest>) -> Answer<pbi::RestoreTopicResponse> {
+        self.changeable()?;
         let now = self.clock.now_millis();
         let (id, topic) = restore::restore_topic(&self.store, &self.config, request.get_ref(), now).await?;
         tracing::info!(topic = topic.value.name, %id, "topic restored from replicas that were set aside");
@@ -100,7 +98,6 @@ impl ControllerService for Controller {
         &self,
         _request: Request<pbi::AllocateProducerIdsRequest>,
     ) -> Answer<pbi::AllocateProducerIdsResponse> {
-        self.confirmed_by_nodes().await?;
         let first_id = producer_ids::allocate(&self.store).await?;
         Ok(Response::new(pbi::AllocateProducerIdsResponse { first_id, count: producer_ids::BLOCK }))
     }
@@ -118,47 +115,30 @@ impl Controller {
             refused: self.refused.clone(),
             config: self.config.clone(),
             cluster: self.cluster,
+            lineage: self.lineage.clone(),
         }
     }
 
-    fn heard(&self, node: i32, node_epoch: i64, stats: walser_proto::v1::StorageStats, confirmed: bool) {
+    /// Refuses a caller that has seen another history than this metadata's.
+    async fn check_history(&self, seen: Seen<'_>) -> Result<(), Failure> {
+        restore::check(&self.store, &self.cluster.to_string(), seen).await
+    }
+
+    fn heard(&self, node: i32, node_epoch: i64, stats: walser_proto::v1::StorageStats) {
         let (heard, heard_ms) = (self.clock.monotonic(), self.clock.now_millis());
-        self.sessions.beat(node, Session { node_epoch, stats, confirmed, heard, heard_ms });
+        self.sessions.beat(node, Session { node_epoch, stats, heard, heard_ms });
     }
 
-    /// Waits until every storage node in service has said that it goes by this metadata. An older copy of it would hand
-    /// out producer ids a second time, and batches of two producers would be taken for repetitions.
-    async fn confirmed_by_nodes(&self) -> Result<(), Failure> {
-        let until = self.clock.monotonic() + 2 * self.config.session;
-        loop {
-            if let Some(rollback) = self.refused.rollback(self.clock.monotonic()) {
-                return Err(rollback);
-            }
-            let known = nodes::list(&self.store).await?;
-            let confirmed = |node: &&nodes::Known| {
-                let session = self.sessions.get(node.id);
-                session.is_some_and(|session| session.confirmed && session.node_epoch == node.node_epoch)
-            };
-            let Some(node) = known.iter().filter(|node| !node.fenced).find(|node| !confirmed(node)) else {
-                return Ok(());
-            };
-            if self.clock.monotonic() >= until {
-                let text = format!("storage node {} has not confirmed the controller's metadata yet", node.id);
-                return Err(Failure::new(Reason::ControllerNotAvailable, text).with("nodeId", node.id));
-            }
-            tokio::time::sleep(CONFIRMED_CHECK).await;
-        }
-    }
-
-    async fn take_beat(&self, beat: pbi::NodeSessionRequest) -> Result<pbi::NodeSessionResponse, Status> {
-        restore::check(&self.store, &self.cluster.to_string(), (&beat.cluster_id, beat.metadata_version)).await?;
+    async fn take_beat(&self, beat: NodeSessionRequest) -> Result<pbi::NodeSessionResponse, Status> {
+        let NodeSessionRequest { cluster_id, metadata_version: version, lineage, .. } = &beat;
+        self.check_history(Seen { cluster_id, version: *version, lineage }).await?;
         let known = nodes::list(&self.store).await?;
         let Some(node) = known.iter().find(|node| node.node_epoch == beat.node_epoch && !node.fenced) else {
             let reason = "another incarnation has registered, or the session is over".to_owned();
             let action = pbi::node_session_response::Action::Fenced(pbi::Fenced { reason });
             return Ok(pbi::NodeSessionResponse { action: Some(action) });
         };
-        self.heard(node.id, beat.node_epoch, beat.stats.unwrap_or_default(), true);
+        self.heard(node.id, beat.node_epoch, beat.stats.unwrap_or_default());
         for raw in &beat.removed_topic_ids {
             let Ok(bytes) = raw.as_ref().try_into() else { continue };
             let now = self.clock.now_millis();
@@ -176,7 +156,7 @@ pub(super) async fn fence_silent(controller: Arc<Controller>) {
     let mut last = controller.clock.monotonic();
     // Nodes that this controller has not heard yet get a full session from its start.
     for node in nodes::list(&controller.store).await.unwrap_or_default().iter().filter(|node| !node.fenced) {
-        controller.heard(node.id, node.node_epoch, Default::default(), false);
+        controller.heard(node.id, node.node_epoch, Default::default());
     }
     loop {
         ticks.tick().await;
@@ -185,6 +165,10 @@ pub(super) async fn fence_silent(controller: Arc<Controller>) {
         let paused = now.saturating_sub(last).saturating_sub(2 * FENCE_CHECK);
         last = now;
         for (node, node_epoch) in controller.sessions.silent(now, controller.config.session + paused) {
+            // It is there, and does not obey this metadata: its partitions can be read.
+            if controller.refused.refuses(node, now) {
+                continue;
+            }
             let registered = controller.store.get::<Registration>(&registration_key(node)).await;
             if matches!(registered, Ok(Some(found)) if found.mod_revision == node_epoch) {
                 tracing::warn!(node, node_epoch, "node fenced: not heard within its session");

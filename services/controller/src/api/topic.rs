@@ -15,6 +15,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[async_trait]
 impl TopicService for Controller {
     async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answer<pb::CreateTopicResponse> {
+        self.changeable()?;
         let request = request.into_inner();
         let id = TopicId::from_random(self.random.bytes());
         let now = self.clock.now_millis();
@@ -35,11 +36,13 @@ impl TopicService for Controller {
     }
 
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
+        self.changeable()?;
         let (id, topic) = topics::update(&self.store, request.get_ref()).await?;
         Ok(Response::new(pb::UpdateTopicResponse { topic: Some(topics::wire_topic(id, &topic)) }))
     }
 
     async fn delete_topic(&self, request: Request<pb::DeleteTopicRequest>) -> Answer<pb::DeleteTopicResponse> {
+        self.changeable()?;
         let number = u128::from_be_bytes(self.random.bytes()) % 0x1_0000_0000;
         let operation = format!("op-{number:08x}");
         let now = self.clock.now_millis();
@@ -49,6 +52,7 @@ impl TopicService for Controller {
     }
 
     async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
+        self.changeable()?;
         let (id, topic) = topics::add_partitions(&self.store, &self.config, request.get_ref()).await?;
         Ok(Response::new(pb::AddPartitionsResponse { topic: Some(topics::wire_topic(id, &topic)) }))
     }
@@ -67,5 +71,12 @@ impl TopicService for Controller {
         request: Request<pb::ListTopicConfigsRequest>,
     ) -> Answer<pb::ListTopicConfigsResponse> {
         Ok(Response::new(topics::configs(&self.store, request.get_ref()).await?))
+    }
+}
+
+impl Controller {
+    /// Metadata that a storage node has found to be an older copy is not changed before that is settled.
+    pub(super) fn changeable(&self) -> Result<(), Failure> {
+        self.refused.rollback(self.clock.monotonic()).map_or(Ok(()), Err)
     }
 }

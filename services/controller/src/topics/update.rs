@@ -180,6 +180,10 @@ pub(crate) async fn removed(
         let Some(found) = store.get::<Deleting>(&topic::deleting_key(id)).await? else { return Ok(None) };
         let mut deleting = found.value.clone();
         deleting.nodes.retain(|left| *left != node);
+        if deleting.nodes == found.value.nodes && !deleting.nodes.is_empty() {
+            // A node that had none of it; writing the tombstone again would tell it to all others again.
+            return Ok(None);
+        }
         let done = deleting.nodes.is_empty();
         let op = if done { remove(topic::deleting_key(id)) } else { put(topic::deleting_key(id), &deleting) };
         let compares = vec![Compare::ModifiedAt(found.key, found.mod_revision)];

@@ -212,13 +212,11 @@ impl Partition {
         around: &Surroundings,
         now: Timestamp,
     ) -> Result<Verdict, Failure> {
-        if let Some(refused) = around.board.writes_refused() {
-            return Err(refused);
-        }
-        let leader = self.leader.as_ref().ok_or_else(|| not_leader(around.node))?;
-        if let Some(why) = &self.unreadable {
-            return Err(unreadable_settings(why));
-        }
+        let refused = around.board.writes_refused();
+        let refused = refused.or_else(|| self.unreadable.as_deref().map(unreadable_settings));
+        let Some(leader) = self.leader.as_ref() else {
+            return Err(refused.unwrap_or_else(|| not_leader(around.node)));
+        };
         if job.epoch != LeaderEpoch::NONE && job.epoch != leader.epoch() {
             let direction = if job.epoch < leader.epoch() { "older" } else { "newer" };
             let text = format!("leader epoch {} is {direction} than {}", job.epoch, leader.epoch());
@@ -238,6 +236,9 @@ impl Partition {
         let known = self.log.judge(&header).map_err(unusable)?;
         if matches!(known, Verdict::Duplicate { .. }) {
             return Ok(known);
+        }
+        if let Some(refused) = refused {
+            return Err(refused);
         }
         if around.space.full() || !around.space.take(job.batch.len(), &around.directory) {
             around.space.note_full();

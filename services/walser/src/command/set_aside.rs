@@ -99,7 +99,9 @@ async fn restore(arguments: SetAsideRestoreArgs) -> Result<ExitCode, CliError> {
     let topic = restored.topic.unwrap_or_default();
     let (name, partitions) = (&topic.name, plural(i64::from(topic.partition_count), "partition"));
     output::data(&format!("restored {name}  {partitions}  [{topic_id}]"));
-    output::note(&format!("It has the settings of a new topic: `walser topic config {name}` shows them."));
+    output::note(&format!(
+        "Nothing of it goes for its age (retention.ms=-1) until you set that: `walser topic config {name}`."
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,0 +1,77 @@
+//! `lineages/{number}` and `lineages/accepted/{id}`: which starts of a controller the metadata has gone through.
+//!
+//! Each start adds one; its creation revision says where it begins. A copy of the metadata that is started again goes
+//! another way from there on, whatever revisions it reaches later: what nodes have seen tells the two apart.
+
+use serde::{Deserialize, Serialize};
+use walser_metastore::Revision;
+
+use super::Value;
+
+pub(crate) const PREFIX: &str = "lineages/";
+const ACCEPTED_PREFIX: &str = "lineages/accepted/";
+
+/// A start of a controller, or an accepted one of another copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lineage {
+    pub(crate) id: String,
+}
+
+impl Value for Lineage {}
+
+/// The lineages of a store, as far as they are kept.
+#[derive(Debug, Default)]
+pub(crate) struct Lineages {
+    /// Number, id and first revision, ascending.
+    pub(crate) starts: Vec<(i64, String, Revision)>,
+    pub(crate) accepted: Vec<String>,
+}
+
+pub(crate) fn key(number: i64) -> String {
+    format!("{PREFIX}{number:010}")
+}
+
+pub(crate) fn accepted_key(id: &str) -> String {
+    format!("{ACCEPTED_PREFIX}{id}")
+}
+
+/// The number in a key of a start.
+pub(crate) fn parse(key: &str) -> Option<i64> {
+    key.strip_prefix(PREFIX)?.parse().ok()
+}
+
+impl Lineages {
+    /// Whether metadata of these lineages continues what was seen: `version`, under lineage `id`.
+    pub(crate) fn continues(&self, id: &str, version: Revision) -> bool {
+        if id.is_empty() || self.accepted.iter().any(|accepted| accepted == id) {
+            return true;
+        }
+        match self.starts.iter().position(|(_, start, _)| start == id) {
+            Some(at) => self.starts.get(at + 1).is_none_or(|(_, _, next)| version < *next),
+            // Older ones are not kept.
+            None => self.starts.first().is_some_and(|(number, _, first)| *number > 0 && version < *first),
+        }
+    }
+}
+
+#[test]
+fn the_form_is_the_documented_one() {
+    super::assert_form(&Lineage { id: "a".into() }, r#"{"id":"a"}"#);
+    assert_eq!((parse(&key(7)), parse(&accepted_key("x"))), (Some(7), None));
+    assert!(accepted_key("x").starts_with(PREFIX));
+}
+
+#[test]
+fn a_copy_that_was_started_again_does_not_continue_what_was_seen_after_it() {
+    let start = |number: i64, first| (number, format!("l{number}"), first);
+    let mut lineages = Lineages { starts: vec![start(0, 1), start(1, 50)], accepted: Vec::new() };
+    assert!(lineages.continues("l1", 70) && lineages.continues("l0", 49) && lineages.continues("", 900));
+    assert!(!lineages.continues("other", 3), "a lineage of another copy");
+    // Started again at revision 60: it may reach 70 and more, and is another history.
+    lineages.starts.push(start(2, 60));
+    assert!(!lineages.continues("l1", 70) && lineages.continues("l1", 59));
+    lineages.accepted.push("l1".to_owned());
+    assert!(lineages.continues("l1", 70));
+    let kept = Lineages { starts: vec![start(5, 400)], accepted: Vec::new() };
+    assert!(kept.continues("l0", 7) && !kept.continues("l0", 400));
+}
