@@ -141,7 +141,7 @@ impl Log {
             }
             position += header.size as u64;
             if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
-                self.marks.append_time = self.marks.append_time.max(header.max_timestamp);
+                self.marks.append_time = header.max_timestamp;
             }
             if self.shared.epochs.write().assign(header.leader_epoch, header.base_offset) {
                 self.flushing.epochs_changed = true;

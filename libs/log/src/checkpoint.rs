@@ -186,6 +186,11 @@ impl Checkpoint {
         }
     }
 
+    /// Whether no partition has ever had a slot in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slot_count == 0
+    }
+
     /// Takes over the slot of a partition: the one that was loaded, or a new one with zero marks.
     pub(crate) fn claim(&mut self, partition: TopicPartition) -> (Slot, Option<Marks>) {
         if let Some((slot, marks)) = self.loaded.remove(&partition) {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walser_model::{ClusterId, NodeId, PartitionIndex, TopicId, TopicPartition};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::disk::{DirectoryLock, Disk, Open, Space, read_file, replace_file};
 use crate::metadata_version::{self, MetadataVersion, SeenMetadata};
 use crate::set_aside::{self, SetAsideStore};
@@ -251,6 +251,14 @@ impl DataDirectory {
     pub fn partitions_to_open(&self) -> io::Result<Vec<TopicPartition>> {
         let mut wanted: Vec<_> = self.partitions()?.into_iter().map(|found| found.partition).collect();
         let mut checkpoint = self.checkpoint.lock();
+        if checkpoint.is_empty() && !wanted.is_empty() {
+            tracing::warn!(
+                path = %self.root.join("logs").join(checkpoint::FILE_NAME).display(),
+                partitions = wanted.len(),
+                "the checkpoint is missing though there are logs: deleted records may come back, and records that are \
+                 missing at the end of a log cannot be told from ones that were never written",
+            );
+        }
         let marked: Vec<_> = checkpoint.unclaimed().collect();
         for partition in marked {
             if self.set_aside.holds(partition) && wanted.binary_search(&partition).is_err() {

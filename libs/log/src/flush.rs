@@ -313,7 +313,9 @@ impl Log {
             if !written_down {
                 self.flushing.since_recovery_point += running.behind;
             }
-            if let Some(position) = running.recovery_position.filter(|_| written_down) {
+            // Deleting may have moved it further meanwhile.
+            let moved = written_down && running.up_to >= self.marks.recovery_point;
+            if let Some(position) = running.recovery_position.filter(|_| moved) {
                 self.marks.recovery_point = running.up_to;
                 self.marks.recovery_position = position;
                 recovery_point_moved = true;

@@ -1,10 +1,12 @@
 //! Giving up the oldest records: by age, by size, and on demand.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use walser_model::{Offset, Timestamp};
 
 use crate::log::{Condition, Log, LogError};
+use crate::snapshots;
 
 impl Log {
     /// Raises the log start to `before` and removes the segments that lie wholly below it.
@@ -23,6 +25,7 @@ impl Log {
             // All of it goes: what follows starts in a segment of its own, whose name keeps the log end.
             self.roll(now)?;
         }
+        self.keep_producers_of(before);
         self.shared.log_start.store(before.0, Ordering::Release);
         self.write_marks()?;
         self.sync_marks()?;
@@ -99,6 +102,30 @@ impl Log {
         let age = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         // Records stamped in the future keep their segment; it goes by size or when their time has come.
         newest < now.saturating_sub(age)
+    }
+
+    /// Writes down which producers the segments below `offset` tell of, before those segments go: a restart could not
+    /// read it from them any more, and would take a batch that is sent again for a gap or a new one.
+    fn keep_producers_of(&mut self, offset: Offset) {
+        let first_kept = {
+            let segments = self.shared.segments.read();
+            let above = segments.partition_point(|segment| segment.base <= offset);
+            segments.get(above.saturating_sub(1)).map(|segment| segment.base)
+        };
+        let Some(end) = first_kept.filter(|base| *base > self.marks.recovery_point) else { return };
+        let written = if end == self.log_end() {
+            let disk = Arc::clone(&self.disk);
+            let dir = self.dir.clone();
+            self.producers().and_then(|producers| snapshots::write(&*disk, &dir, producers, end))
+        } else {
+            let producers = snapshots::load_producers(self, end);
+            producers.and_then(|producers| snapshots::write(&*self.disk, &self.dir, &producers, end))
+        };
+        match written {
+            Ok(()) => (self.marks.recovery_point, self.marks.recovery_position) = (end, 0),
+            // Deleting is what a full disk needs. The producers are still known, and are written with the next flush.
+            Err(error) => tracing::warn!(partition = %self.partition, %error, "the producers are not written down yet"),
+        }
     }
 
     fn remove_segments_below(&mut self, offset: Offset) -> Result<(), LogError> {

@@ -12,6 +12,8 @@ mod extension;
 mod names_and_files;
 #[path = "log/ordinary.rs"]
 mod ordinary;
+#[path = "log/producers.rs"]
+mod producers;
 #[path = "log/set_aside.rs"]
 mod set_aside;
 #[path = "log/site.rs"]

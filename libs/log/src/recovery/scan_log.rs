@@ -86,7 +86,7 @@ impl RecoveryScan<'_> {
                         self.unsynced = Some(LogPosition { segment: number, position: found.position });
                     }
                     if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
-                        self.append_time = self.append_time.max(header.max_timestamp);
+                        self.append_time = header.max_timestamp;
                     }
                     self.epochs.assign(header.leader_epoch, header.base_offset);
                     if header.base_offset >= self.producers_end {

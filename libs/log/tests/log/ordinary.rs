@@ -450,16 +450,3 @@ fn the_latest_append_time_is_known_after_a_kill_and_after_power_loss() {
         assert_eq!(site.log.append_time(), 7_000, "{loss:?}");
     }
 }
-
-#[test]
-fn producers_of_old_records_are_not_forgotten() {
-    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
-    // The record's own time is 1970; the producer was here a moment ago.
-    let now = 1_790_000_000_000;
-    let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::None, 0);
-    builder.append(&walser_record_batch::RecordFields { timestamp: 5, key: None, value: None, headers: &[] });
-    let header = BatchHeader::parse(&builder.build(session(4, 0))).unwrap();
-    assert_eq!(site.log.admit(&header, now).unwrap(), Verdict::Next);
-    site.log.apply_retention(now + 60_000, true, Offset(0)).unwrap();
-    assert!(matches!(site.log.judge(&header).unwrap(), Verdict::Duplicate { .. }));
-}

@@ -32,6 +32,9 @@ pub(crate) use released::Released;
 
 /// Time after which a flush that found no file to open is tried again.
 const FLUSH_RETRY: Duration = Duration::from_millis(20);
+/// How far the clock may be behind the latest LogAppendTime without the stamp going back, in milliseconds: what is
+/// more was not a correction of the clock, but a wrong time.
+const CLOCK_SET_BACK: i64 = 3_600_000;
 /// At most this much is written at once.
 const RUN_BYTES_MAX: usize = 4 << 20;
 
@@ -198,10 +201,17 @@ impl Partition {
         self.leader.as_ref().map_or(LeaderEpoch::NONE, Leader::epoch)
     }
 
-    /// The time that a batch appended now is stamped with; `None` where producers say it. It never goes back.
+    /// The time that a batch appended now is stamped with; `None` where producers say it.
     fn append_time(&self, now: Timestamp) -> Option<Timestamp> {
-        let stamped = self.config.timestamp_type == TimestampType::LogAppendTime;
-        stamped.then(|| self.last_append_time.max(now))
+        if self.config.timestamp_type != TimestampType::LogAppendTime {
+            return None;
+        }
+        let time = next_append_time(self.last_append_time, now);
+        if time < self.last_append_time {
+            let (partition, ahead) = (self.log.partition(), self.last_append_time - time);
+            tracing::warn!(%partition, ahead, "the clock was set back: LogAppendTime goes back by so many milliseconds");
+        }
+        Some(time)
     }
 
     /// Whether a batch may be appended at `next_offset`.
@@ -470,4 +480,10 @@ impl Partition {
         }
         removed
     }
+}
+
+/// The LogAppendTime after `latest`. It does not go back, unless the clock was set back by more than
+/// [`CLOCK_SET_BACK`]: the wrong time would stay for as long as it is ahead, and keep retention from its records.
+pub(crate) fn next_append_time(latest: Timestamp, now: Timestamp) -> Timestamp {
+    if latest.saturating_sub(now) > CLOCK_SET_BACK { now } else { latest.max(now) }
 }

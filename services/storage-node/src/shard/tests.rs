@@ -278,3 +278,13 @@ fn a_flush_that_finds_no_file_pauses_and_the_stop_ends_and_answers() {
         assert!(answer.error.is_some(), "{what}: {answer:?}");
     }
 }
+
+#[test]
+fn log_append_time_goes_back_only_after_a_wrong_time() {
+    use super::partition::next_append_time;
+    let (now, year) = (1_790_000_000_000, 365 * 86_400_000);
+    assert_eq!(next_append_time(0, now), now);
+    assert_eq!(next_append_time(now + 500, now), now + 500, "a correction of the clock");
+    assert_eq!(next_append_time(now + 3 * year, now), now, "the clock was years ahead");
+    assert_eq!(next_append_time(i64::MAX, 0), 0);
+}
