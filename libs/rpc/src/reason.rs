@@ -32,7 +32,8 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         | R::ReplicationFactorTooHigh
         | R::PolicyViolation
         | R::ClusterIdMismatch
-        | R::MetadataRollback => (Code::FailedPrecondition, Never, Effect::None),
+        | R::MetadataRollback
+        | R::NodeIdInUse => (Code::FailedPrecondition, Never, Effect::None),
         R::UnknownProducer => (Code::FailedPrecondition, Restart, Effect::None),
         R::LeaderNotAvailable
         | R::NotLeader

@@ -288,7 +288,10 @@ impl Process {
 
 impl Serving {
     /// Waits for the stop; running calls get the grace period. `close` is what the service does after its last call.
-    pub async fn until_stopped(self, close: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When the stop was not asked for: why the process cannot go on.
+    pub async fn until_stopped(self, close: impl Future<Output = ()>) -> Result<(), MainError> {
         self.shutdown.wait().await;
         tracing::info!("stopping");
         if tokio::time::timeout(self.shutdown.grace(), self.calls).await.is_err() {
@@ -298,6 +301,7 @@ impl Serving {
         if let Some(file) = &self.ready_file {
             let _ = std::fs::remove_file(file);
         }
+        self.shutdown.failure().map_or(Ok(()), |why| Err(why.into()))
     }
 }
 

@@ -22,6 +22,5 @@ async fn run(process: Process) -> Result<(), MainError> {
     let config = Config::from_settings(&process.settings, false);
     let controller = walser_controller::start(config, environment, &Network::default()).await?;
     let guard = Guard::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
-    process.serve(controller.routes, guard)?.until_stopped(async {}).await;
-    Ok(())
+    process.serve(controller.routes, guard)?.until_stopped(async {}).await
 }

@@ -5,6 +5,7 @@ use walser_model::{Timestamp, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_rpc::{Failure, Reason};
 
+use crate::config::Config;
 use crate::keys::node::{self, Live, Registration};
 use crate::keys::partition::{self, Partition};
 use crate::keys::{decode, put};
@@ -48,6 +49,7 @@ pub(crate) async fn usable(store: &Store) -> Result<Vec<i32>, Failure> {
 /// earlier incarnation counts any more; those without a leader for which it is in sync are led by it.
 pub(crate) async fn register(
     store: &Store,
+    config: &Config,
     request: &pbi::RegisterNodeRequest,
     now: Timestamp,
 ) -> Result<i64, Failure> {
@@ -60,6 +62,7 @@ pub(crate) async fn register(
         rack: request.rack.clone(),
         version: request.version.clone(),
         started_ms: now,
+        directory: hex(&request.directory_id),
     };
     for _ in 0..ATTEMPTS_MAX {
         let mut txn = sweep(store, id, |partition| {
@@ -72,6 +75,7 @@ pub(crate) async fn register(
             })
         })
         .await?;
+        txn.compares.push(vacant(store, config, id, &registration).await?);
         txn.ops.push(put(node::registration_key(id), &registration));
         txn.ops.push(put(node::live_key(id), &Live { fenced: false }));
         if let Some(revision) = store.commit(txn).await? {
@@ -79,6 +83,30 @@ pub(crate) async fn register(
         }
     }
     Err(contended())
+}
+
+/// The condition under which a node may register: nobody does meanwhile. Refuses one with another data directory while
+/// the node that is registered is not fenced: both would acknowledge records under the same offsets.
+async fn vacant(store: &Store, config: &Config, id: i32, new: &Registration) -> Result<Compare, Failure> {
+    let key = node::registration_key(id);
+    let Some(found) = store.get::<Registration>(&key).await? else { return Ok(Compare::Missing(key)) };
+    let live = store.get::<Live>(&node::live_key(id)).await?.is_some_and(|live| !live.value.fenced);
+    let other = &found.value;
+    let same = other.directory.is_empty() || other.directory == new.directory || other.incarnation == new.incarnation;
+    // Where everything runs in one process, its lock on the data directory says that no other is there.
+    if live && !same && !config.standalone {
+        let text = format!(
+            "storage node {id} is in service on another data directory (instance {}, since {}); give this one an id of \
+             its own, or stop that one and wait until its session is over",
+            other.incarnation, other.started_ms
+        );
+        return Err(Failure::new(Reason::NodeIdInUse, text).with("nodeId", id));
+    }
+    Ok(found.unchanged())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Begins a new leader epoch of a partition for the node that leads it in `epoch`, above that and `above`; returns the

@@ -185,6 +185,11 @@ pub(crate) async fn accept(
         *known = (*known).max(*epoch);
     }
     if nodes.is_empty() {
+        // Accepting helps none of those that were refused for another reason.
+        if let Some((node, other)) = refused.by_node.lock().first_key_value() {
+            let text = format!("storage node {node} is refused for another reason: {}", other.why.message());
+            return Err(Failure::new(other.why.reason(), text));
+        }
         let version = store.revision().await?;
         return Ok(pb::AcceptMetadataRestoreResponse { version, ..Default::default() });
     }

@@ -26,6 +26,5 @@ async fn run(process: Process) -> Result<(), MainError> {
     let config = Config::from_settings(&process.settings);
     let gateway = walser_gateway::start(config, environment, &network, process.shutdown.clone()).await?;
     let guard = Guard::new(concat!("walser-gateway/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
-    process.serve(gateway.routes, guard)?.until_stopped(async {}).await;
-    Ok(())
+    process.serve(gateway.routes, guard)?.until_stopped(async {}).await
 }

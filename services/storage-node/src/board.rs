@@ -171,7 +171,8 @@ impl Board {
     pub(crate) fn refusal(&self, partition: TopicPartition) -> Failure {
         match self.unusable.read().get(&partition) {
             Some(why) => cannot_open(why, self.node),
-            None => not_leader(self.node),
+            // While the controller is not obeyed, only what lies here is known; the reason says more than its absence.
+            None => self.writes_refused().unwrap_or_else(|| not_leader(self.node)),
         }
     }
 

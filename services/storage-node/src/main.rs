@@ -31,6 +31,5 @@ async fn run(process: Process) -> Result<(), MainError> {
     };
     let node = walser_storage_node::start(config, environment, &network, process.shutdown.clone()).await?;
     let guard = Guard::new(concat!("walser-storage-node/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
-    process.serve(node.routes, guard)?.until_stopped(node.stopping.stop()).await;
-    Ok(())
+    process.serve(node.routes, guard)?.until_stopped(node.stopping.stop()).await
 }

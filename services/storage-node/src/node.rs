@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use walser_log::{DataDirectory, SeenMetadata};
-use walser_model::{ClusterId, LeaderEpoch, Random, TopicPartition};
+use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
@@ -34,6 +34,9 @@ use crate::view::View;
 const RETRY: Duration = Duration::from_millis(200);
 /// Wait before a controller is tried again whose metadata does not fit.
 const REFUSED_RETRY: Duration = Duration::from_secs(1);
+/// Attempts to register, [`REFUSED_RETRY`] apart, while a node of the same id is in service on another directory. It may
+/// have just ended; this is longer than its session by default.
+const IN_USE_ATTEMPTS: u32 = 30;
 /// Time between beats where the controller does not say.
 const BEAT: Duration = Duration::from_secs(1);
 /// Largest registration in bytes: it names every replica.
@@ -54,7 +57,8 @@ pub(crate) struct Membership {
     pub(crate) board: Board,
     pub(crate) space: SpaceGuard,
     pub(crate) directory: Arc<DataDirectory>,
-    pub(crate) random: Arc<dyn Random>,
+    /// Id of the data directory, if it has none yet.
+    pub(crate) new_directory: [u8; 16],
     /// Unique per start of the process.
     pub(crate) incarnation: String,
     pub(crate) disposal: Disposal,
@@ -98,7 +102,7 @@ impl Membership {
             match ended {
                 Ok(fenced) => {
                     tracing::error!(reason = fenced, "this node was fenced; it stops");
-                    shutdown.begin();
+                    shutdown.begin_failed(format!("this node was fenced: {fenced}"));
                     return;
                 }
                 Err(StartError::Registration(failure)) if is_foreign(&failure) => {
@@ -111,7 +115,10 @@ impl Membership {
                 Err(error) => {
                     match begun.take() {
                         Some(begun) => drop(begun.send(Err(error))),
-                        None => tracing::error!(%error, "the controller does not take this node; it stops"),
+                        None => {
+                            tracing::error!(%error, "the controller does not take this node; it stops");
+                            shutdown.begin_failed(error.to_string());
+                        }
                     }
                     shutdown.begin();
                     return;
@@ -125,7 +132,7 @@ impl Membership {
         let registered = self.register().await.map_err(StartError::Registration)?;
         let broken = || Failure::new(Reason::InternalError, "the controller names no cluster");
         let cluster = registered.cluster_id.parse().map_err(|_| StartError::Registration(broken()))?;
-        self.directory.bind(cluster, self.config.node, self.random.bytes())?;
+        self.directory.bind(cluster, self.config.node, self.directory_id())?;
         self.node_epoch.store(registered.node_epoch, Ordering::Release);
         let every = registered.heartbeat_interval.and_then(|every| every.try_into().ok()).unwrap_or(BEAT);
         tokio::select! {
@@ -147,6 +154,7 @@ impl Membership {
 
     /// Registers with the controller; tries again while it is not there.
     async fn register(&self) -> Result<pbi::RegisterNodeResponse, Failure> {
+        let mut attempts = 0;
         loop {
             let seen = self.seen();
             let request = pbi::RegisterNodeRequest {
@@ -161,6 +169,7 @@ impl Membership {
                 metadata_version: seen.version,
                 replicas: self.replicas(),
                 lineage: seen.lineage,
+                directory_id: self.directory_id().to_vec().into(),
             };
             let client = ControllerServiceClient::new(self.controller.clone());
             let mut client = client.max_encoding_message_size(REGISTRATION_BYTES_MAX);
@@ -170,9 +179,20 @@ impl Membership {
                     tracing::warn!(error = %failure, "controller is not available, registration is tried again");
                     tokio::time::sleep(RETRY).await;
                 }
+                // The other may have just ended: its session is over soon.
+                Err(failure) if failure.reason() == Reason::NodeIdInUse && attempts < IN_USE_ATTEMPTS => {
+                    attempts += 1;
+                    tracing::warn!(error = %failure, "the node cannot register yet, it is tried again");
+                    tokio::time::sleep(REFUSED_RETRY).await;
+                }
                 Err(failure) => return Err(failure),
             }
         }
+    }
+
+    /// Id of the data directory: the one that it has, or is given when it is bound.
+    fn directory_id(&self) -> [u8; 16] {
+        self.directory.identity().map_or(self.new_directory, |identity| identity.directory)
     }
 
     /// Every replica on this disk; those without a record and without an epoch say nothing.

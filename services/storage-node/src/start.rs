@@ -138,7 +138,7 @@ pub async fn start(
         board: board.clone(),
         space,
         directory: Arc::clone(&directory),
-        random: Arc::clone(&environment.random),
+        new_directory: environment.random.bytes(),
         incarnation: ClusterId::from_random(environment.random.bytes()).to_string(),
         disposal: disposal.clone(),
         renewing: Arc::new(Mutex::default()),

@@ -111,7 +111,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let serving = process.serve(gateway.routes, guard)?;
     let banner = Banner { arguments, address: address.to_string(), admin: admin.to_string(), data: &place.data };
     banner.print(&storage.recovered, storage.refused.as_ref(), clock.monotonic());
-    serving.until_stopped(storage.stopping.stop()).await;
+    serving.until_stopped(storage.stopping.stop()).await.map_err(|error| failed(&*error))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -72,6 +72,9 @@ fn a_bad_start_is_refused_with_a_reason() {
     let status = server.cli(&["status"]);
     let said = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.status.code() == Some(10) && said.contains("CLUSTER_ID_MISMATCH"), "{said}");
+    let accepted = server.cli(&["metadata", "accept-restore", "--yes"]);
+    let said = String::from_utf8_lossy(&accepted.stderr).into_owned();
+    assert!(!accepted.status.success() && said.contains("CLUSTER_ID_MISMATCH"), "nothing to accept: {said}");
     server.stop();
     std::fs::write(&meta, text).unwrap();
     let server = Server::start(&data);

@@ -188,3 +188,60 @@ async fn with_three_nodes_a_topic_has_one_replica_and_takes_writes() {
         assert_eq!(refused.reason_name(), reason, "{refused}");
     }
 }
+
+/// A second node that was given no id of its own takes nothing over from the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_id_that_is_in_service_on_another_directory_is_refused() {
+    let (_dir, data) = place();
+    let cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 1, &[]).await;
+    let write = || pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
+    client.producer().produce(write()).await.unwrap();
+    let log = data.join("second.log");
+    let mut second = Command::new(program("walser-storage-node"));
+    second.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    second.args(["--set", &format!("storage.data={}", data.join("second").display())]);
+    second.args(["--set", &format!("controller.address={}", cluster.controller_address())]);
+    let mut second = second.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(&log).unwrap().contains("is in service on another data directory") {
+        assert!(tokio::time::Instant::now() < deadline, "the second node is not refused");
+        assert!(second.try_wait().unwrap().is_none(), "it waits for the session of the first to end");
+        wait_a_little();
+    }
+    client.producer().produce(write()).await.unwrap();
+    assert_eq!(read_all(&client, "t", 0).await.len(), 2, "the first goes on");
+    second.kill().unwrap();
+    second.wait().unwrap();
+}
+
+/// A supervisor that starts again what has failed starts a fenced node again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_node_ends_with_an_error() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 1, &[]).await;
+    let signal = |name: &str, service: &Service| {
+        let pid = service.ready.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    let mut storage = cluster.storage.take().unwrap();
+    signal("-STOP", &storage);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let nodes = client.cluster().list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner().nodes;
+        if nodes.iter().any(|node| node.state == pb::NodeState::Down as i32) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the silent node is not fenced");
+        wait_a_little();
+    }
+    signal("-CONT", &storage);
+    let status = storage.ready.child.wait().unwrap();
+    assert_eq!(status.code(), Some(1), "it stops, and not because it was told to");
+    cluster.start_storage();
+    let write = pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
+    client.producer().produce(write).await.unwrap();
+}

@@ -36,7 +36,7 @@ impl ControllerService for Controller {
             return Err(Failure::field("node_id", "storage nodes have ids from 1 on").into());
         }
         self.refused.admit(&self.store, &cluster_id, &request, self.clock.monotonic()).await?;
-        let node_epoch = nodes::register(&self.store, &request, self.clock.now_millis()).await?;
+        let node_epoch = nodes::register(&self.store, &self.config, &request, self.clock.now_millis()).await?;
         self.heard(request.node_id, node_epoch, Default::default());
         tracing::info!(node = request.node_id, node_epoch, "node registered");
         Ok(Response::new(pbi::RegisterNodeResponse {

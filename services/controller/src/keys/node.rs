@@ -17,6 +17,9 @@ pub(crate) struct Registration {
     pub(crate) rack: String,
     pub(crate) version: String,
     pub(crate) started_ms: i64,
+    /// The data directory, as 32 hexadecimal digits; empty where an older version has registered.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) directory: String,
 }
 
 /// Whether the node counts.
@@ -53,8 +56,9 @@ fn the_form_is_the_documented_one() {
         rack: String::new(),
         version: "0.1.0".into(),
         started_ms: 9,
+        directory: "d".into(),
     };
-    let text = r#"{"incarnation":"i","roles":[2],"internal_address":"","public_address":"127.0.0.1:7460","rack":"","version":"0.1.0","started_ms":9}"#;
+    let text = r#"{"incarnation":"i","roles":[2],"internal_address":"","public_address":"127.0.0.1:7460","rack":"","version":"0.1.0","started_ms":9,"directory":"d"}"#;
     super::assert_form(&value, text);
     assert_eq!(parse(&registration_key(12)), Some((12, true)));
     assert_eq!(parse(&live_key(3)), Some((3, false)));
