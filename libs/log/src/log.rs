@@ -11,7 +11,7 @@ use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset, Timestamp, Top
 use walser_record_batch::BatchHeader;
 
 use crate::checkpoint::{Checkpoint, Marks, Slot};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Open};
 use crate::flush::Flushing;
 use crate::producers::{Producers, Verdict};
 use crate::reader::LogReader;
@@ -132,6 +132,8 @@ pub struct Log {
     pub(crate) opened_at: Timestamp,
     /// A recovery point, and how many syncs of the checkpoint had begun when it was written.
     pub(crate) unsynced_point: (Offset, u64),
+    /// Space that was filled ahead before a kill lies behind the log end: the file is longer than what is in it.
+    pub(crate) zeros_behind_end: bool,
 }
 
 impl From<&TopicConfig> for LogConfig {
@@ -336,6 +338,14 @@ impl Log {
         {
             active.file.set_len(active.segment.size())?;
             active.file.sync_data()?;
+        }
+        if std::mem::take(&mut self.zeros_behind_end)
+            && let Some(last) = self.shared.segments.read().last()
+        {
+            // The length of the last file tells the next start that there is nothing to read.
+            let file = last.file(Open::Write)?;
+            file.set_len(last.size())?;
+            file.sync_data()?;
         }
         if let Some(producers) = self.producers.take()
             && self.marks.recovery_point < self.log_end()

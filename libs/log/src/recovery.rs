@@ -134,6 +134,7 @@ impl Log {
             condition: Condition::Healthy,
             opened_at: now,
             unsynced_point: (Offset::ZERO, 0),
+            zeros_behind_end: false,
         };
         let recovery = if rebuild_epochs {
             log.recover(&snapshots, first, log.marks.durable)?
@@ -204,7 +205,9 @@ impl Log {
             interval_bytes: self.config.index_interval_bytes,
             recovery: Recovery::default(),
         };
+        let last_file = segments.last().map(|last| (last, last.size()));
         let (scan, invalid) = scan.run(producers_end.min(from))?;
+        self.zeros_behind_end = last_file.is_some_and(|(last, listed)| last.size() < listed);
         let RecoveryScan { mut epochs, producers, expected: end, unsynced, append_time, mut recovery, .. } = scan;
         if end < self.marks.durable {
             self.declare_damage(end, &mut recovery);

@@ -66,3 +66,21 @@ fn an_outcome_that_comes_twice_changes_nothing() {
     site.flush().unwrap();
     site.check_contents();
 }
+
+#[test]
+fn a_clean_stop_after_a_kill_leaves_nothing_to_read_again() {
+    let (mut site, extension) = extending(large());
+    let outcome = extension.run();
+    site.log.finish_extension(&extension, &outcome);
+    let disk = site.disk.restart_process();
+    site.restart_on(disk, large());
+    assert!(site.found.scanned_segments > 0, "the kill left zeros behind the end");
+    site.flush().unwrap();
+    assert!(site.log.rest().unwrap());
+    let disk = site.disk.clone();
+    site.restart_on(disk, large());
+    assert_eq!(site.found, walser_log::Recovery::default());
+    site.append(&values(4, 2, 100)).unwrap();
+    site.flush().unwrap();
+    site.check_contents();
+}
