@@ -295,6 +295,12 @@ impl Log {
         Ok(self.producers.as_mut().expect("just loaded"))
     }
 
+    /// Writes the file of leader epochs anew, durably.
+    pub(crate) fn replace_epochs(&self) -> io::Result<()> {
+        let epochs = self.shared.epochs.read().clone();
+        crate::epochs::replace(&epochs, &*self.disk, &self.dir.join(crate::epochs::FILE_NAME))
+    }
+
     /// Writes the marks into the checkpoint, without making them durable.
     pub(crate) fn write_marks(&mut self) -> io::Result<()> {
         self.note_marks();

@@ -141,8 +141,7 @@ impl Log {
         }
         if !gone.is_empty() {
             self.shared.epochs.write().forget_before(offset);
-            let epochs = self.shared.epochs.read().clone();
-            crate::epochs::replace(&epochs, &*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
+            self.replace_epochs()?;
         }
         Ok(())
     }

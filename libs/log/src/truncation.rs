@@ -57,8 +57,7 @@ impl Log {
         segments[at].cut(position)?.sync_data()?;
         self.shared.end.store(to.0, Ordering::Release);
         self.shared.epochs.write().truncate(to);
-        let epochs = self.shared.epochs.read().clone();
-        crate::epochs::replace(&epochs, &*self.disk, &self.dir.join(crate::epochs::FILE_NAME))?;
+        self.replace_epochs()?;
         self.producers = Some(crate::snapshots::load_producers(self, to)?);
         self.write_marks()?;
         Ok(())

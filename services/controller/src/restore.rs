@@ -45,6 +45,13 @@ struct Refused {
     heard: Duration,
 }
 
+impl Refused {
+    /// Whether the node is still there.
+    fn recent(&self, now: Duration) -> bool {
+        now.saturating_sub(self.heard) <= REMEMBERED
+    }
+}
+
 /// Nodes that were refused, by id. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RefusedNodes {
@@ -72,12 +79,15 @@ pub(crate) struct Seen<'a> {
 }
 
 /// Refuses a caller of another cluster, and one that has seen a higher version or another history of the metadata.
-pub(crate) async fn check(store: &Store, cluster: &str, seen: Seen<'_>) -> Result<(), Failure> {
+/// `lineage` is that of this controller's start.
+pub(crate) async fn check(store: &Store, (cluster, lineage): (&str, &str), seen: Seen<'_>) -> Result<(), Failure> {
     if !seen.cluster_id.is_empty() && seen.cluster_id != cluster {
         return Err(Failure::cluster_id_mismatch(seen.cluster_id, cluster));
     }
     let revision = store.revision().await?;
-    if seen.version > revision || !store.lineages().await?.continues(seen.lineage, seen.version) {
+    // Nearly every beat says this start's own lineage, which goes on to the present: the others need not be looked up.
+    let continues = seen.lineage == lineage || store.lineages().await?.continues(seen.lineage, seen.version);
+    if seen.version > revision || !continues {
         return Err(Failure::metadata_rollback(seen.version, revision));
     }
     Ok(())
@@ -110,12 +120,12 @@ impl RefusedNodes {
     pub(crate) async fn admit(
         &self,
         store: &Store,
-        cluster: &str,
+        own: (&str, &str),
         request: &RegisterNodeRequest,
         now: Duration,
     ) -> Result<(), Failure> {
         let RegisterNodeRequest { cluster_id, metadata_version: version, lineage, .. } = request;
-        let mut checked = check(store, cluster, Seen { cluster_id, version: *version, lineage }).await;
+        let mut checked = check(store, own, Seen { cluster_id, version: *version, lineage }).await;
         if checked.is_ok() {
             checked = check_epochs(store, request).await;
         }
@@ -135,7 +145,7 @@ impl RefusedNodes {
     /// What is to be said of refused nodes.
     pub(crate) fn issues(&self, now: Duration) -> Vec<pb::HealthIssue> {
         let mut by_node = self.by_node.lock();
-        by_node.retain(|_, refused| now.saturating_sub(refused.heard) <= REMEMBERED);
+        by_node.retain(|_, refused| refused.recent(now));
         let issue = |(node, refused): (&i32, &Refused)| pb::HealthIssue {
             severity: pb::HealthStatus::Critical.into(),
             code: refused.why.reason_name().to_owned(),
@@ -153,15 +163,14 @@ impl RefusedNodes {
     /// Why the metadata is not changed at present: a storage node has refused it lately as an older copy.
     pub(crate) fn rollback(&self, now: Duration) -> Option<Failure> {
         let by_node = self.by_node.lock();
-        let recent = |refused: &&Refused| now.saturating_sub(refused.heard) <= REMEMBERED;
         let rolled_back = |refused: &&Refused| refused.why.reason() == Reason::MetadataRollback;
-        by_node.values().filter(recent).find(rolled_back).map(|refused| refused.why.clone())
+        by_node.values().filter(|refused| refused.recent(now)).find(rolled_back).map(|refused| refused.why.clone())
     }
 
     /// Whether a node is there and does not obey this metadata.
     pub(crate) fn refuses(&self, node: i32, now: Duration) -> bool {
         let by_node = self.by_node.lock();
-        by_node.get(&node).is_some_and(|refused| now.saturating_sub(refused.heard) <= REMEMBERED)
+        by_node.get(&node).is_some_and(|refused| refused.recent(now))
     }
 
     fn rolled_back(&self) -> BTreeMap<i32, Refused> {

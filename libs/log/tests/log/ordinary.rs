@@ -7,7 +7,7 @@ use walser_log::{AppendError, Condition, LogConfig, MemoryDisk, PowerLoss, ReadE
 use walser_model::{LeaderEpoch, Offset};
 use walser_record_batch::{BatchHeader, HEADER_LEN, Producer, stamp_position, stamp_producer};
 
-use crate::site::{Site, config, session, values};
+use crate::site::{Site, config, repeat, session, values};
 
 fn filled(config: LogConfig, batches: u64) -> Site {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config);
@@ -87,16 +87,6 @@ fn a_clean_stop_leaves_nothing_to_read_again() {
     site.append(&values(10, 3, 30)).unwrap();
     site.flush().unwrap();
     site.check_contents();
-}
-
-fn repeat(site: &mut Site, producer: Producer, count: i32) -> Verdict {
-    let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::None, 0);
-    for _ in 0..count {
-        let fields = walser_record_batch::RecordFields { timestamp: 0, key: None, value: None, headers: &[] };
-        builder.append(&fields);
-    }
-    let header = BatchHeader::parse(&builder.build(producer)).unwrap();
-    site.log.judge(&header).unwrap()
 }
 
 #[test]

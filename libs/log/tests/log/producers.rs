@@ -2,9 +2,9 @@
 
 use walser_log::{MemoryDisk, PowerLoss, Verdict};
 use walser_model::Offset;
-use walser_record_batch::{BatchHeader, Producer};
+use walser_record_batch::BatchHeader;
 
-use crate::site::{Site, config, session, values};
+use crate::site::{Site, config, repeat, session, values};
 
 #[test]
 fn producers_are_known_after_a_kill_right_behind_a_deletion() {
@@ -22,20 +22,12 @@ fn producers_are_known_after_a_kill_right_behind_a_deletion() {
             site.restart_on(disk, config());
             assert_eq!((site.log.log_start(), site.log.log_end()), (Offset(end.0 - keep), end));
             assert!(
-                matches!(judge(&mut site, session(4, count - 1)), Verdict::Duplicate { .. }),
+                matches!(repeat(&mut site, session(4, count - 1), 1), Verdict::Duplicate { .. }),
                 "{loss:?}, {keep} of {count} left"
             );
-            assert_eq!(judge(&mut site, session(4, count)), Verdict::Next, "{loss:?}, {keep} of {count} left");
+            assert_eq!(repeat(&mut site, session(4, count), 1), Verdict::Next, "{loss:?}, {keep} of {count} left");
         }
     }
-}
-
-/// What becomes of one record of this producer.
-fn judge(site: &mut Site, producer: Producer) -> Verdict {
-    let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::None, 0);
-    builder.append(&walser_record_batch::RecordFields { timestamp: 0, key: None, value: None, headers: &[] });
-    let header = BatchHeader::parse(&builder.build(producer)).unwrap();
-    site.log.judge(&header).unwrap()
 }
 
 #[test]

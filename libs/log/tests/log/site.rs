@@ -156,3 +156,14 @@ pub(crate) fn values(seed: u64, count: usize, size: usize) -> Vec<Vec<u8>> {
     let one = |index| format!("{seed}-{index}-").into_bytes().into_iter().cycle().take(size.max(12)).collect();
     (0..count).map(one).collect()
 }
+
+/// What becomes of a batch of `count` records of this producer.
+pub(crate) fn repeat(site: &mut Site, producer: Producer, count: i32) -> walser_log::Verdict {
+    let mut builder = BatchBuilder::new(Compression::None, 0);
+    for _ in 0..count {
+        let fields = RecordFields { timestamp: 0, key: None, value: None, headers: &[] };
+        builder.append(&fields);
+    }
+    let header = BatchHeader::parse(&builder.build(producer)).unwrap();
+    site.log.judge(&header).unwrap()
+}

@@ -35,7 +35,8 @@ impl ControllerService for Controller {
         if request.node_id <= 0 {
             return Err(Failure::field("node_id", "storage nodes have ids from 1 on").into());
         }
-        self.refused.admit(&self.store, &cluster_id, &request, self.clock.monotonic()).await?;
+        let own = (&*cluster_id, &*self.lineage);
+        self.refused.admit(&self.store, own, &request, self.clock.monotonic()).await?;
         let node_epoch = nodes::register(&self.store, &self.config, &request, self.clock.now_millis()).await?;
         self.heard(request.node_id, node_epoch, Default::default());
         tracing::info!(node = request.node_id, node_epoch, "node registered");
@@ -121,7 +122,7 @@ impl Controller {
 
     /// Refuses a caller that has seen another history than this metadata's.
     async fn check_history(&self, seen: Seen<'_>) -> Result<(), Failure> {
-        restore::check(&self.store, &self.cluster.to_string(), seen).await
+        restore::check(&self.store, (&self.cluster.to_string(), &self.lineage), seen).await
     }
 
     fn heard(&self, node: i32, node_epoch: i64, stats: walser_proto::v1::StorageStats) {
