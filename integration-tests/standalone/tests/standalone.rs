@@ -20,6 +20,8 @@ mod metadata_loss;
 mod old_data;
 #[path = "standalone/processes.rs"]
 mod processes;
+#[path = "standalone/readers.rs"]
+mod readers;
 #[path = "standalone/round_trip.rs"]
 mod round_trip;
 #[path = "standalone/semantics.rs"]

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use walser_proto::v1::cluster_service_client::ClusterServiceClient;
 use walser_proto::v1::consumer_service_client::ConsumerServiceClient;
@@ -17,6 +20,9 @@ const FRAME_BYTES: u32 = 256 << 10;
 /// Largest message that is received.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
+/// Call metadata in which a client names itself: servers write it into logs and spans.
+const CLIENT_ID: &str = "walser-client-id";
+
 /// The address is not one.
 #[derive(Debug, thiserror::Error)]
 #[error("server address \"{address}\" is not HOST:PORT: {problem}")]
@@ -30,6 +36,21 @@ pub struct ConnectError {
 pub struct Client {
     endpoint: Endpoint,
     channel: Channel,
+    named: Named,
+}
+
+/// A channel whose calls carry the client's name.
+pub type NamedChannel = InterceptedService<Channel, Named>;
+
+/// Puts the client's name into the metadata of every call.
+#[derive(Debug, Clone)]
+pub struct Named(AsciiMetadataValue);
+
+impl Interceptor for Named {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        request.metadata_mut().insert(CLIENT_ID, self.0.clone());
+        Ok(request)
+    }
 }
 
 impl Client {
@@ -54,37 +75,42 @@ impl Client {
             .max_frame_size(FRAME_BYTES)
             .http2_keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10));
-        Ok(Self { channel: endpoint.connect_lazy(), endpoint })
+        let named = Named(AsciiMetadataValue::from_static("walser"));
+        Ok(Self { channel: endpoint.connect_lazy(), endpoint, named })
     }
 
     /// The same server over a connection of its own: bulk data should not share one with other calls.
     #[must_use]
     pub fn separate(&self) -> Self {
-        Self { endpoint: self.endpoint.clone(), channel: self.endpoint.connect_lazy() }
+        Self { channel: self.endpoint.connect_lazy(), ..self.clone() }
     }
 
     /// Writing.
-    pub fn producer(&self) -> ProducerServiceClient<Channel> {
-        ProducerServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    pub fn producer(&self) -> ProducerServiceClient<NamedChannel> {
+        ProducerServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Reading.
-    pub fn consumer(&self) -> ConsumerServiceClient<Channel> {
-        ConsumerServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    pub fn consumer(&self) -> ConsumerServiceClient<NamedChannel> {
+        ConsumerServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Topics.
-    pub fn topics(&self) -> TopicServiceClient<Channel> {
-        TopicServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    pub fn topics(&self) -> TopicServiceClient<NamedChannel> {
+        TopicServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The cluster.
-    pub fn cluster(&self) -> ClusterServiceClient<Channel> {
-        ClusterServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    pub fn cluster(&self) -> ClusterServiceClient<NamedChannel> {
+        ClusterServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Long-running work.
-    pub fn operations(&self) -> OperationServiceClient<Channel> {
-        OperationServiceClient::new(self.channel.clone())
+    pub fn operations(&self) -> OperationServiceClient<NamedChannel> {
+        OperationServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
     }
 }

@@ -7,7 +7,7 @@ mod connection;
 mod producer;
 mod reader;
 
-pub use connection::{Client, ConnectError};
+pub use connection::{Client, ConnectError, Named, NamedChannel};
 pub use producer::{Delivered, Delivery, Producer, ProducerConfig};
 pub use reader::{Read, Reader, ReaderConfig};
 pub use walser_rpc::{Failure, Reason};

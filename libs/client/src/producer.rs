@@ -266,7 +266,6 @@ impl Driver {
                 producer_id: self.session.0.0,
                 producer_epoch: i32::from(self.session.1.0),
             }),
-            client_id: "walser".to_owned(),
             ..Default::default()
         };
         let first = pb::ProduceStreamRequest { message: Some(Message::Open(open)) };
@@ -379,7 +378,7 @@ impl Driver {
         let results = match answer.message {
             Some(Reply::Results(results)) => results.results,
             Some(Reply::Drain(_)) => return Err(closed()),
-            Some(Reply::Opened(_)) | None => return Ok(()),
+            Some(Reply::Opened(_) | Reply::Heartbeat(_)) | None => return Ok(()),
         };
         for result in results {
             let id = result.correlation_id;
@@ -469,7 +468,7 @@ fn delivered(sent: &Sent, written: &pb::ProduceResponse) -> Delivered {
     let append = written.appends.first();
     Delivered {
         partition: sent.partition,
-        base_offset: append.map_or(-1, |append| append.base_offset),
+        base_offset: append.and_then(|append| append.base_offset).unwrap_or(-1),
         duplicate: append.is_some_and(|append| append.duplicate),
     }
 }

@@ -1,14 +1,18 @@
 //! A reader that goes on where it was when the connection breaks.
 
+mod positions;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
-use walser_rpc::Failure;
+use walser_rpc::{Failure, Reason};
 
 use crate::connection::{Client, MESSAGE_BYTES_MAX};
+
+use self::positions::{Place, Positions, is_fixed};
 
 /// Pause before the server is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -16,7 +20,8 @@ const RETRY: Duration = Duration::from_millis(100);
 /// What to read.
 #[derive(Debug, Clone)]
 pub struct ReaderConfig {
-    /// Topics or partitions, with where to start and end.
+    /// Topics or partitions, with where to start and end. Positions that move, such as LATEST, are fixed once, when
+    /// the reader first reaches the server: records that are written later do not move them.
     pub targets: Vec<pb::ReadTarget>,
     /// Whole batches instead of records.
     pub batches: bool,
@@ -39,15 +44,15 @@ pub enum Read {
     End,
 }
 
-/// Reads, and reads on after interruptions.
+/// Reads, and reads on after interruptions: every partition from where it was, whether or not anything came from it
+/// yet, and partitions that are added meanwhile from their start.
 #[derive(Debug)]
 pub struct Reader {
     client: Client,
     config: ReaderConfig,
     stream: Option<Streaming<pb::ReadResponse>>,
-    /// Where each partition goes on.
-    next: HashMap<(String, i32), i64>,
-    ended: HashMap<(String, i32), ()>,
+    /// `None` until the server has been asked what positions mean.
+    positions: Option<Positions>,
     away_since: Option<tokio::time::Instant>,
     /// The server has answered at least once.
     connected: bool,
@@ -56,8 +61,8 @@ pub struct Reader {
 impl Reader {
     /// A reader; it connects with the first call of [`Reader::next`].
     pub fn new(client: &Client, config: ReaderConfig) -> Self {
-        let (next, ended) = (HashMap::new(), HashMap::new());
-        Self { client: client.separate(), config, stream: None, next, ended, away_since: None, connected: false }
+        let client = client.separate();
+        Self { client, config, stream: None, positions: None, away_since: None, connected: false }
     }
 
     /// The next thing. Not safe to cancel half-way, except by dropping the reader.
@@ -68,7 +73,8 @@ impl Reader {
         loop {
             let Some(stream) = &mut self.stream else {
                 match self.open().await {
-                    Ok(stream) => (self.stream, self.connected) = (Some(stream), true),
+                    Ok(true) => {}
+                    Ok(false) => return Ok(Read::End),
                     Err(failure) => {
                         if let Some(away) = self.wait(failure).await? {
                             return Ok(away);
@@ -84,6 +90,7 @@ impl Reader {
                         return Ok(read);
                     }
                 }
+                // A stream ends this way only when everything was sent that was asked for.
                 Ok(None) => return Ok(Read::End),
                 Err(status) => {
                     self.stream = None;
@@ -95,74 +102,127 @@ impl Reader {
         }
     }
 
-    async fn open(&mut self) -> Result<Streaming<pb::ReadResponse>, Failure> {
+    /// Opens the stream. False: everything has been read.
+    async fn open(&mut self) -> Result<bool, Failure> {
+        if self.positions.is_none() {
+            self.positions = Some(self.fixed().await?);
+        }
+        let targets = self.positions.as_ref().map(Positions::targets).unwrap_or_default();
+        if targets.is_empty() && !self.config.targets.is_empty() {
+            return Ok(false);
+        }
         let encoding = if self.config.batches { pb::Encoding::RecordBatches } else { pb::Encoding::Records };
         let options = pb::ReadOptions {
             encoding: encoding.into(),
             max_message_bytes: i32::try_from(MESSAGE_BYTES_MAX).unwrap_or(i32::MAX),
-            client_id: "walser".to_owned(),
             ..Default::default()
         };
-        let request = pb::ReadRequest { targets: self.targets(), options: Some(options), max_records: 0 };
-        Ok(self.client.consumer().read(request).await?.into_inner())
+        let request = pb::ReadRequest { targets, options: Some(options), max_records: 0 };
+        let answer = self.client.consumer().read(request).await;
+        self.stream = Some(self.heard(answer)?.into_inner());
+        Ok(true)
     }
 
-    /// The targets as they are now: partitions that were read go on where they were.
-    fn targets(&self) -> Vec<pb::ReadTarget> {
-        if self.next.is_empty() {
-            return self.config.targets.clone();
-        }
-        let mut targets = Vec::new();
-        for ((topic, partition), offset) in &self.next {
-            if self.ended.contains_key(&(topic.clone(), *partition)) {
+    /// Notes whether a server has answered at all.
+    fn heard<T>(&mut self, answer: Result<T, Status>) -> Result<T, Failure> {
+        // An error without details comes from the connection, or from a proxy.
+        self.connected |= answer.as_ref().err().is_none_or(|status| !status.details().is_empty());
+        answer.map_err(Failure::from)
+    }
+
+    /// The targets with offsets in place of the positions that move.
+    async fn fixed(&mut self) -> Result<Positions, Failure> {
+        let mut positions = Positions::default();
+        for target in &self.config.targets.clone() {
+            let (start_fixed, end_fixed) = (is_fixed(target.start.as_ref()), is_fixed(target.end.as_ref()));
+            if start_fixed && end_fixed {
+                positions.add(target.clone());
                 continue;
             }
-            let asked = self.config.targets.iter().find(|target| target.topic == *topic);
-            targets.push(pb::ReadTarget {
-                topic: topic.clone(),
-                partition: Some(*partition),
-                start: Some(pb::Position { at: Some(pb::position::At::Offset(*offset)) }),
-                end: asked.and_then(|target| target.end),
-                last_leader_epoch: None,
-            });
+            let starts = self.offsets(target, target.start).await?;
+            if target.end.is_none() && target.partition.is_none() {
+                positions
+                    .add_topic(&target.topic, starts.into_iter().map(|((_, partition), start)| (partition, start)));
+                continue;
+            }
+            let ends = match target.end {
+                Some(_) => self.offsets(target, target.end).await?,
+                None => HashMap::new(),
+            };
+            for (place, start) in starts {
+                let at = |offset| pb::Position { at: Some(pb::position::At::Offset(offset)) };
+                // A partition that came between the two questions is not part of what was asked for.
+                if target.end.is_some() && !ends.contains_key(&place) {
+                    continue;
+                }
+                positions.add(pb::ReadTarget {
+                    topic: target.topic.clone(),
+                    partition: Some(place.1),
+                    start: Some(at(start)),
+                    end: ends.get(&place).copied().map(at),
+                    ..Default::default()
+                });
+            }
         }
-        targets
+        Ok(positions)
+    }
+
+    /// What a position means in every partition of a target. A time behind the last record means the end.
+    async fn offsets(
+        &mut self,
+        target: &pb::ReadTarget,
+        position: Option<pb::Position>,
+    ) -> Result<HashMap<Place, i64>, Failure> {
+        let latest = pb::Position { at: Some(pb::position::At::Bound(pb::Bound::Latest.into())) };
+        let mut found = HashMap::new();
+        // The end is asked for only where the position has no record.
+        for position in [position, Some(latest)] {
+            let asked = pb::ReadTarget {
+                topic: target.topic.clone(),
+                partition: target.partition,
+                start: position,
+                ..Default::default()
+            };
+            let request = pb::ListOffsetsRequest { targets: vec![asked], ..Default::default() };
+            let answer = self.client.consumer().list_offsets(request).await;
+            let answer = self.heard(answer)?.into_inner();
+            if let Some(error) = answer.errors.into_iter().find_map(|failed| failed.error) {
+                return Err(error.into());
+            }
+            let mut complete = true;
+            for resolved in answer.offsets {
+                let place = resolved.topic_partition.map(|place| (place.topic, place.partition)).unwrap_or_default();
+                match resolved.offset {
+                    Some(offset) => drop(found.entry(place).or_insert(offset)),
+                    None => complete = false,
+                }
+            }
+            if complete {
+                return Ok(found);
+            }
+        }
+        Ok(found)
     }
 
     fn take(&mut self, message: pb::ReadResponse) -> Option<Read> {
+        let positions = self.positions.as_mut()?;
         match message.event? {
             Event::Chunk(chunk) => {
-                self.next.insert((chunk.topic.clone(), chunk.partition), chunk.next_offset);
-                Some(Read::Chunk(chunk))
+                positions.chunk(&chunk);
+                return Some(Read::Chunk(chunk));
             }
             Event::CaughtUp(caught_up) => {
-                self.note(&caught_up.progress);
-                Some(Read::CaughtUp)
+                positions.progress(&caught_up.progress);
+                return Some(Read::CaughtUp);
             }
-            Event::Heartbeat(heartbeat) => {
-                self.note(&heartbeat.progress);
-                None
-            }
-            Event::PartitionError(error) => Some(Read::Problem(error)),
-            Event::EndReached(done) => {
-                self.ended.insert((done.topic.clone(), done.partition), ());
-                None
-            }
-            Event::OffsetReset(_) => None,
-            Event::Drain(_) => {
-                self.stream = None;
-                None
-            }
+            Event::PartitionError(error) => return Some(Read::Problem(error)),
+            Event::Heartbeat(heartbeat) => positions.progress(&heartbeat.progress),
+            Event::EndReached(done) => positions.end_reached(&done),
+            Event::OffsetReset(reset) => positions.reset(&reset),
+            // The stream ends with an error that says so.
+            Event::Drain(_) => {}
         }
-    }
-
-    /// Notes where partitions stand from which nothing came yet.
-    fn note(&mut self, progress: &[pb::PartitionProgress]) {
-        for progress in progress {
-            if let Some(partition) = &progress.topic_partition {
-                self.next.entry((partition.topic.clone(), partition.partition)).or_insert(progress.next_offset);
-            }
-        }
+        None
     }
 
     /// Waits a little before the next attempt, or gives up.
@@ -178,6 +238,8 @@ impl Reader {
             return Err(failure);
         }
         tokio::time::sleep(RETRY).await;
-        Ok(first.then_some(Read::Away(failure)))
+        // Another gateway takes over without a word.
+        let drained = failure.reason() == Reason::GatewayDraining;
+        Ok((first && !drained).then_some(Read::Away(failure)))
     }
 }

@@ -15,6 +15,9 @@ pub const REMEMBERED_BATCHES: usize = 5;
 /// Producers remembered per partition; the least recently used give way.
 pub const PRODUCERS_MAX: usize = 100_000;
 
+/// Sequences run from 0 to `i32::MAX`, and then from 0 again.
+const SEQUENCE_COUNT: i64 = 1 << 31;
+
 const MAGIC: &[u8; 4] = b"WPRS";
 const VERSION: u16 = 2;
 const HEADER_LEN: usize = 20;
@@ -40,7 +43,12 @@ pub enum Verdict {
         /// That epoch.
         current: ProducerEpoch,
     },
-    /// A gap, or a duplicate that is too old to be recognised.
+    /// A batch before the last five: it was written, but where is not remembered.
+    Forgotten {
+        /// The sequence that would be accepted.
+        expected: i32,
+    },
+    /// A gap, or sequences that are not those of a batch.
     OutOfOrder {
         /// The sequence that would be accepted.
         expected: i32,
@@ -71,6 +79,18 @@ struct Producer {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Producers {
     by_id: HashMap<ProducerId, Producer>,
+}
+
+impl Producer {
+    /// Whether a sequence lies before the oldest batch that is remembered, when older ones were forgotten.
+    fn has_forgotten(&self, sequence: i32) -> bool {
+        let Some(oldest) = self.batches.first().filter(|_| self.batches.len() == REMEMBERED_BATCHES) else {
+            return false;
+        };
+        // Sequences wrap: what is less than half of them behind lies before, the others lie ahead.
+        let behind = (i64::from(oldest.base_sequence) - i64::from(sequence)).rem_euclid(SEQUENCE_COUNT);
+        behind > 0 && behind < SEQUENCE_COUNT / 2
+    }
 }
 
 /// The sequence after `sequence`: from `i32::MAX` back to 0.
@@ -104,7 +124,13 @@ impl Producers {
             return Verdict::Duplicate { base_offset, next_offset, max_timestamp };
         }
         let expected = producer.batches.last().map_or(0, |batch| sequence_after(batch.last_sequence));
-        if first == expected { Verdict::Next } else { Verdict::OutOfOrder { expected } }
+        if first == expected {
+            Verdict::Next
+        } else if producer.has_forgotten(first) {
+            Verdict::Forgotten { expected }
+        } else {
+            Verdict::OutOfOrder { expected }
+        }
     }
 
     /// Remembers a batch. `header` carries its final base offset; `now` is the wall clock, never the time of records.
@@ -264,7 +290,8 @@ mod tests {
         }
         let recent = Verdict::Duplicate { base_offset: Offset(20), next_offset: Offset(30), max_timestamp: 20 };
         assert_eq!(producers.judge(&batch(7, 0, 20, 10, 0)), recent);
-        assert_eq!(producers.judge(&batch(7, 0, 10, 10, 0)), Verdict::OutOfOrder { expected: 70 });
+        assert_eq!(producers.judge(&batch(7, 0, 10, 10, 0)), Verdict::Forgotten { expected: 70 });
+        assert_eq!(producers.judge(&batch(7, 0, 25, 10, 0)), Verdict::OutOfOrder { expected: 70 }, "no batch of these");
         assert_eq!(producers.judge(&batch(7, 0, 71, 1, 0)), Verdict::OutOfOrder { expected: 70 });
         assert_eq!(producers.judge(&batch(7, 1, 5, 1, 0)), Verdict::OutOfOrder { expected: 0 });
         producers.record(&batch(7, 1, 0, 1, offset), 0);
@@ -278,6 +305,11 @@ mod tests {
         let mut producers = Producers::default();
         producers.record(&batch(7, 0, i32::MAX - 1, 2, 0), 0);
         assert_eq!(producers.judge(&batch(7, 0, 0, 1, 2)), Verdict::Next);
+        for sequence in 0..5 {
+            producers.record(&batch(7, 0, sequence, 1, 0), 0);
+        }
+        assert_eq!(producers.judge(&batch(7, 0, i32::MAX, 1, 2)), Verdict::Forgotten { expected: 5 });
+        assert_eq!(producers.judge(&batch(7, 0, 1 << 30, 1, 2)), Verdict::OutOfOrder { expected: 5 }, "far ahead");
     }
 
     #[test]

@@ -92,6 +92,18 @@ impl Failure {
         self
     }
 
+    /// The failure of a request of which a part was applied. It is not to be sent again as a whole, so its code is one
+    /// that proxies do not retry.
+    #[must_use]
+    pub fn partial(mut self) -> Self {
+        self.effect = Effect::Partial;
+        self.retry = RetryAdvice::Never;
+        if self.code == Code::Unavailable {
+            self.code = Code::Aborted;
+        }
+        self
+    }
+
     /// Why.
     pub fn reason(&self) -> Reason {
         self.reason
@@ -213,19 +225,31 @@ impl From<pb::Error> for Failure {
     }
 }
 
-/// A status of a server, ours or a proxy's: without details, `UNAVAILABLE` may be tried again and nothing else.
+/// Whether no connection was made, so that nothing was sent.
+fn never_connected(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// A status of a server, ours or a proxy's: without details, `UNAVAILABLE` may be tried again and nothing else. What
+/// became of the call is known only when there was no connection for it.
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
         let message = status.message().to_owned();
         let Some(info) = details.error_info() else {
-            let unavailable = status.code() == Code::Unavailable;
             let (reason, retry) = match status.code() {
                 Code::Unavailable => (Reason::LeaderNotAvailable, RetryAdvice::Backoff),
                 Code::DeadlineExceeded => (Reason::RequestTimedOut, RetryAdvice::Backoff),
                 _ => (Reason::InternalError, RetryAdvice::Never),
             };
-            let effect = if unavailable { Effect::None } else { Effect::Maybe };
+            let effect = if never_connected(&status) { Effect::None } else { Effect::Maybe };
             let (metadata, violations) = (BTreeMap::new(), Vec::new());
             return Self { reason, code: status.code(), retry, effect, message, metadata, violations };
         };
@@ -261,6 +285,19 @@ mod tests {
         assert_eq!(Failure::from(pb::Error::from(failure.clone())), failure);
         let field = Failure::field("max_bytes", "must be at least 1");
         assert_eq!(Failure::from(Status::from(field.clone())), field);
+    }
+
+    #[tokio::test]
+    async fn nothing_has_happened_only_when_there_was_no_connection() {
+        let proxy = Failure::from(Status::unavailable("upstream connect error or disconnect/reset before headers"));
+        assert_eq!((proxy.effect(), proxy.retry()), (Effect::Maybe, RetryAdvice::Backoff));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let mut client = pb::consumer_service_client::ConsumerServiceClient::new(channel);
+        let refused = Failure::from(client.fetch(pb::FetchRequest::default()).await.unwrap_err());
+        assert_eq!((refused.effect(), refused.retry()), (Effect::None, RetryAdvice::Backoff));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         R::TopicNotFound | R::PartitionNotFound | R::OperationNotFound => (Code::NotFound, Never, Effect::None),
         R::TopicRecreated => (Code::NotFound, Restart, Effect::None),
         R::TopicExists => (Code::AlreadyExists, Never, Effect::None),
+        R::DuplicateSequence => (Code::AlreadyExists, Never, Effect::Applied),
         R::OffsetOutOfRange => (Code::OutOfRange, Restart, Effect::None),
         R::LogDiverged | R::OffsetMismatch | R::SequenceOutOfOrder | R::PredecessorFailed | R::EtagMismatch => {
             (Code::Aborted, Restart, Effect::None)
@@ -48,7 +49,8 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         R::RequestTimedOut => (Code::DeadlineExceeded, Backoff, Effect::Maybe),
         R::InternalError | R::Unspecified => (Code::Internal, Backoff, Effect::Maybe),
         R::LogCorrupt => (Code::DataLoss, Never, Effect::None),
-        R::TooManyStreams | R::DiskFull => (Code::ResourceExhausted, Backoff, Effect::None),
+        R::TooManyStreams | R::DiskFull | R::InFlightLimitExceeded => (Code::ResourceExhausted, Backoff, Effect::None),
+        R::LeaderLostAfterAppend => (Code::Aborted, Backoff, Effect::Maybe),
         R::PartitionLimitReached => (Code::ResourceExhausted, Never, Effect::None),
     };
     (code, retry, effect)

@@ -7,13 +7,12 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 use walser_model::NodeId;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::internal::v1::{
     AppendStreamRequest, AppendStreamResponse, FetchStreamRequest, FetchStreamResponse, PartitionRef,
 };
-use walser_proto::v1::Effect;
 
 use self::lane::{Lane, Lost, Wire};
 use crate::{AppendPermit, AppendReply, AppendRoom, Connection, Failure, Reason, StorageLink};
@@ -111,8 +110,7 @@ impl RemoteLink {
             }
             Lost::Sent => {
                 let text = format!("the connection to storage node {node} broke before the answer came");
-                let failure = Failure::new(Reason::LeaderNotAvailable, text).with("nodeId", node);
-                failure.with_code(Code::Aborted).with_effect(Effect::Maybe).with("appended", "unknown")
+                Failure::new(Reason::LeaderLostAfterAppend, text).with("nodeId", node).with("appended", "unknown")
             }
         }
     }

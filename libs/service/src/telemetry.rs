@@ -79,9 +79,23 @@ fn provider(endpoint: &str) -> Result<SdkTracerProvider, Box<dyn std::error::Err
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// A span for a call, continuing the caller's trace (W3C Trace Context).
+/// Call metadata in which a client names itself.
+const CLIENT_ID: &str = "walser-client-id";
+/// Longest name of a client that is kept, in bytes.
+const CLIENT_ID_BYTES_MAX: usize = 128;
+
+/// The name that a client gives itself: printable ASCII, or nothing.
+fn client_id(headers: &http::HeaderMap) -> Option<&str> {
+    let text = headers.get(CLIENT_ID)?.to_str().ok()?;
+    Some(&text[..text.len().min(CLIENT_ID_BYTES_MAX)])
+}
+
+/// A span for a call, continuing the caller's trace (W3C Trace Context). Lines that are logged during the call name
+/// the client, too.
 pub fn call_span(path: &str, headers: &http::HeaderMap) -> tracing::Span {
-    let span = tracing::debug_span!(target: "walser", "call", otel.name = path, otel.kind = "server");
+    let client_id = client_id(headers);
+    let span =
+        tracing::debug_span!(target: "walser", "call", otel.name = path, otel.kind = "server", client_id = client_id);
     if !span.is_disabled() && headers.contains_key("traceparent") {
         let context = TraceContextPropagator::new().extract(&Headers(headers));
         let _ = span.set_parent(context);

@@ -33,6 +33,12 @@ fn relayed(status: Status) -> Status {
     Failure::from(status).into()
 }
 
+/// The end of a stream that is not complete because the gateway stops.
+pub(crate) fn draining() -> Failure {
+    let text = "the gateway stops; open the stream again and go on where it ended";
+    Failure::new(Reason::GatewayDraining, text)
+}
+
 /// Every public service, with health and reflection.
 pub(crate) async fn routes(gateway: Gateway) -> Routes {
     let receive = gateway.config.message_bytes_max;

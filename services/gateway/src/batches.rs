@@ -134,7 +134,7 @@ pub(crate) fn check_records(
 fn size_bound(record: &pb::Record) -> RecordSize {
     const TRACE_BYTES: usize = 100;
     let bytes = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
-    let headers: usize = record.headers.iter().map(|header| 10 + header.key.len() + bytes(&header.value)).sum();
+    let headers: usize = record.headers.iter().map(|header| 10 + name(header).len() + bytes(&header.value)).sum();
     let bytes = 36 + bytes(&record.key) + bytes(&record.value) + headers + TRACE_BYTES;
     RecordSize { bytes, cost: decoded_cost(bytes, record.headers.len() + 2) }
 }
@@ -153,12 +153,17 @@ impl RecordSize {
     }
 }
 
+/// The name of a header as it is stored.
+fn name(header: &pb::Header) -> &[u8] {
+    header.key_bytes.as_deref().unwrap_or(header.key.as_bytes())
+}
+
 /// Encodes a record. `trace`: the caller's trace, given to records that have none.
 pub(crate) fn encode(builder: &mut BatchBuilder, record: &pb::Record, now: Timestamp, trace: Option<&str>) {
     let mut headers: Vec<(&[u8], Option<&[u8]>)> = Vec::with_capacity(record.headers.len() + 1);
-    headers.extend(record.headers.iter().map(|header| (header.key.as_bytes(), header.value.as_deref())));
+    headers.extend(record.headers.iter().map(|header| (name(header), header.value.as_deref())));
     if let Some(trace) = trace
-        && !record.headers.iter().any(|header| header.key == TRACEPARENT)
+        && !record.headers.iter().any(|header| name(header) == TRACEPARENT.as_bytes())
     {
         headers.push((TRACEPARENT.as_bytes(), Some(trace.as_bytes())));
     }

@@ -1,5 +1,7 @@
 //! Batches on their way out: plain records for clients that want them.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use walser_model::{Compression, Offset, TimestampType};
 use walser_proto::v1 as pb;
@@ -135,7 +137,7 @@ pub(crate) fn decode(
 fn shared(records: &mut [pb::ConsumedRecord]) -> impl Iterator<Item = &mut Bytes> {
     records.iter_mut().flat_map(|record| {
         let pb::ConsumedRecord { key, value, headers, .. } = record;
-        let headers = headers.iter_mut().filter_map(|header| header.value.as_mut());
+        let headers = headers.iter_mut().flat_map(|header| header.value.iter_mut().chain(header.key_bytes.iter_mut()));
         key.iter_mut().chain(value.iter_mut()).chain(headers)
     })
 }
@@ -245,7 +247,7 @@ impl Taking {
             self.out.cost += records.section_len();
         }
         let stamper = match header.attributes.timestamp_type() {
-            TimestampType::CreateTime => pb::TimestampType::Unspecified,
+            TimestampType::CreateTime => pb::TimestampType::CreateTime,
             TimestampType::LogAppendTime => pb::TimestampType::LogAppendTime,
         };
         for record in records {
@@ -294,9 +296,10 @@ impl Taking {
 }
 
 fn consumed(record: Record, stamper: pb::TimestampType, metadata_only: bool) -> pb::ConsumedRecord {
-    let header = |header: walser_record_batch::Header| pb::Header {
-        key: String::from_utf8_lossy(&header.key).into_owned(),
-        value: header.value,
+    let header = |header: walser_record_batch::Header| match String::from_utf8_lossy(&header.key) {
+        Cow::Borrowed(name) => pb::Header { key: name.to_owned(), value: header.value, key_bytes: None },
+        // Kept apart from other names that are rendered alike.
+        Cow::Owned(rendered) => pb::Header { key: rendered, value: header.value, key_bytes: Some(header.key) },
     };
     pb::ConsumedRecord {
         offset: record.offset.0,

@@ -1,33 +1,36 @@
-//! Bounded reads: one partition's next chunk, and the `Fetch` call over several.
+//! The `Fetch` call: one bounded read over several partitions.
+//!
+//! A call looks at its partitions one after the other, from another one each time, so that a partition with much to
+//! read keeps none of the others from being read. A partition whose leader is lost costs the others nothing: they are
+//! returned with an error for it, and the whole call waits for it no longer than `max_wait`.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use walser_model::Offset;
-use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
+use tokio::time::Instant;
+use walser_model::{NodeId, Offset};
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
-use crate::budget::{ReadPermit, StreamBudget};
-use crate::decode::{Amount, Decoded, Shape, Undecoded, decode};
-use crate::retry::{Backoff, PATIENCE, moved, while_moved};
-use crate::target::{Options, Place, Target};
+use crate::budget::ReadPermit;
+use crate::cursor::{Chunk, Cursor};
+use crate::decode::{Amount, Undecoded};
+use crate::offsets::LOOK_UPS_AT_ONCE;
+use crate::retry::{Backoff, lost};
+use crate::target::{NO_ANSWER, Options, Target, no_answer};
 
 const WAIT_DEFAULT: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 const BYTES_DEFAULT: i32 = 1 << 20;
 const BYTES_MAX: i32 = 16 << 20;
-
-/// A chunk with the marks of its partition.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    pub(crate) decoded: Decoded,
-    pub(crate) high_watermark: i64,
-    pub(crate) log_start: i64,
-    pub(crate) leader_epoch: i32,
-}
+/// How long a leader may take to answer in the first look of a call, whatever the caller waits: its other partitions
+/// wait, too. In later looks it may take longer.
+const ANSWER_FIRST: Duration = Duration::from_secs(1);
+/// Time between two looks while a leader moves.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// The answer of a `Fetch`, and the budget that it holds until it is sent.
 #[derive(Debug)]
@@ -36,51 +39,32 @@ pub(crate) struct Fetched {
     pub(crate) permit: ReadPermit,
 }
 
-/// A partition being read.
-#[derive(Debug, Clone)]
-pub(crate) struct Cursor {
-    pub(crate) target: Target,
-    pub(crate) offset: Offset,
-    pub(crate) end: Option<Offset>,
-    pub(crate) last_epoch: i32,
-}
-
 /// One look at all partitions of a call.
 #[derive(Debug, Clone, Default)]
 struct Pass {
     cursors: Vec<Cursor>,
+    /// Targets whose place is not found yet.
+    unopened: Vec<Target>,
     response: pb::FetchResponse,
     bytes: usize,
     /// Memory that the chunks hold, in bytes.
     cost: usize,
     /// A limit of the call was reached.
     full: bool,
-    /// Nothing fits the budget that was taken, or a leader moves: the round is made again.
-    again: Option<Again>,
+    /// Nothing fits the budget that was taken: the look is repeated with more.
+    no_room: bool,
     failure: Option<Failure>,
-}
-
-/// How one round over the partitions is made.
-#[derive(Debug, Clone, Copy)]
-struct Round {
-    within: Amount,
-    /// There is no more to be had.
-    whole: bool,
-    /// A leader that moves is a reason for another round.
-    patient: bool,
-}
-
-/// Why a round is made again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Again {
-    /// The first record needs more budget.
-    NoRoom,
-    /// A leader moves, or was lost.
-    Moved,
+    /// A leader was lost: waiting may help.
+    moving: bool,
+    /// How long a leader may take to answer.
+    answer_max: Duration,
+    /// Storage nodes that did not answer in time: in this look they are not asked again.
+    silent: HashSet<NodeId>,
 }
 
 impl Pass {
     fn note(&mut self, partition: pb::TopicPartition, failure: Failure) {
+        self.moving |= lost(&failure);
         let error = Some(failure.clone().into());
         self.response.errors.push(pb::PartitionError { topic_partition: Some(partition), error });
         self.failure.get_or_insert(failure);
@@ -94,192 +78,56 @@ impl Pass {
         self.response.chunks.push(cursor.advance(chunk));
     }
 
+    fn all_failed(&self) -> bool {
+        self.response.errors.len() == self.cursors.len() + self.unopened.len()
+    }
+
     fn answer(self) -> Result<pb::FetchResponse, Failure> {
+        let all_failed = self.all_failed();
         match self.failure {
             // Nothing worked: a client that looks only at the status must not take this for an empty answer.
-            Some(failure) if self.response.chunks.is_empty() && self.response.resets.is_empty() => Err(failure),
+            Some(failure) if all_failed => Err(failure),
             _ => Ok(self.response),
         }
     }
 }
 
-impl Cursor {
-    pub(crate) fn topic_partition(&self) -> pb::TopicPartition {
-        pb::TopicPartition { topic: self.target.topic.name.to_string(), partition: self.target.partition }
-    }
-
-    /// The chunk as it travels; the cursor goes on behind it.
-    pub(crate) fn advance(&mut self, chunk: Chunk) -> pb::RecordChunk {
-        self.offset = Offset(chunk.decoded.next_offset);
-        self.last_epoch = -1;
-        pb::RecordChunk {
-            topic: self.target.topic.name.to_string(),
-            partition: self.target.partition,
-            records: chunk.decoded.records,
-            record_batches: chunk.decoded.batches,
-            next_offset: chunk.decoded.next_offset,
-            high_watermark: chunk.high_watermark,
-            last_stable_offset: chunk.high_watermark,
-            log_start_offset: chunk.log_start,
-            leader_epoch: chunk.leader_epoch,
-            size_bytes: i64::try_from(chunk.decoded.size_bytes).unwrap_or(i64::MAX),
-        }
-    }
-}
-
 impl Gateway {
-    /// Opens a cursor at the start of a target.
-    pub(crate) async fn cursor(&self, target: Target) -> Result<Cursor, Failure> {
-        let offset = self.boundary(&target, target.start).await?;
-        let end = match target.end {
-            Some(place) => Some(self.boundary(&target, place).await?),
-            None => None,
-        };
-        let last_epoch = target.last_epoch;
-        Ok(Cursor { target, offset, end, last_epoch })
-    }
-
-    /// Reads what is there next, within the budget of a stream. Moves of the leader are waited out, without budget.
-    pub(crate) async fn next_chunk(
-        &self,
-        cursor: &Cursor,
-        shape: Shape,
-        amount: Amount,
-        budget: &StreamBudget,
-    ) -> Result<(Chunk, ReadPermit), Undecoded> {
-        let ordinary = amount.ordinary(cursor.target.topic.config.message_bytes_max);
-        match self.chunk_within(cursor, shape, ordinary, budget).await {
-            Err(Undecoded::NoRoom) => self.chunk_within(cursor, shape, amount, budget).await,
-            outcome => outcome,
-        }
-    }
-
-    async fn chunk_within(
-        &self,
-        cursor: &Cursor,
-        shape: Shape,
-        amount: Amount,
-        budget: &StreamBudget,
-    ) -> Result<(Chunk, ReadPermit), Undecoded> {
-        let attempt = || async {
-            let permit = budget.take(amount.cost).await;
-            Ok((self.read_batches(cursor, amount.bytes, Duration::ZERO).await?, permit))
-        };
-        let (read, mut permit) = while_moved(PATIENCE, attempt).await?;
-        let chunk = self.chunk(read, cursor, shape, amount)?;
-        permit.keep(chunk.decoded.cost);
-        self.metrics.consumed(chunk.decoded.size_bytes);
-        Ok((chunk, permit))
-    }
-
-    fn chunk(
-        &self,
-        read: FetchStreamResponse,
-        cursor: &Cursor,
-        shape: Shape,
-        amount: Amount,
-    ) -> Result<Chunk, Undecoded> {
-        let decoded = decode(read.record_batches, cursor.offset, cursor.end, shape, amount)?;
-        Ok(Chunk {
-            decoded,
-            high_watermark: read.high_watermark,
-            log_start: read.log_start_offset,
-            leader_epoch: read.leader_epoch,
-        })
-    }
-
-    /// Waits up to `wait` until there is something behind the cursor, without reading it: who waits holds no memory.
-    /// Moves of the leader are waited out. False: nothing came in time.
-    ///
-    /// # Errors
-    /// As for reading.
-    pub(crate) async fn wait_for_records(&self, cursor: &Cursor, wait: Duration) -> Result<bool, Failure> {
-        let read = while_moved(wait + PATIENCE, || self.read_batches(cursor, 0, wait)).await?;
-        Ok(read.high_watermark > cursor.offset.0)
-    }
-
-    /// Asks the leader once for batches from the cursor on; waits up to `wait` for some. With an aim of 0 bytes the
-    /// leader answers without batches once there are some.
-    async fn read_batches(&self, cursor: &Cursor, bytes: i32, wait: Duration) -> Result<FetchStreamResponse, Failure> {
-        let route = self.route(&cursor.target.topic, cursor.target.partition)?;
-        let request = FetchStreamRequest {
-            correlation_id: 0,
-            r#ref: Some(route.reference),
-            offset: cursor.offset.0,
-            last_epoch: cursor.last_epoch,
-            max_bytes: bytes,
-            max_wait: Some(wait.into()),
-            committed_only: true,
-            cancel: false,
-        };
-        let answer = route.link.fetch(request).await;
-        if let Some(error) = answer.error {
-            let failure = Failure::from(error).with("topic", &cursor.target.topic.name);
-            return Err(failure.with("partition", cursor.target.partition));
-        }
-        if let Some(diverging) = answer.diverging_offset {
-            let lost = cursor.offset.since(Offset(diverging));
-            let text = format!("{lost} records before offset {} are not the ones you read any more", cursor.offset);
-            let failure = Failure::new(Reason::LogDiverged, text).with("topic", &cursor.target.topic.name);
-            let failure = failure.with("partition", cursor.target.partition);
-            return Err(failure.with("divergingOffset", diverging).with("lostCount", lost));
-        }
-        Ok(answer)
-    }
-
-    /// Moves a cursor that is out of range, as the reader wants. `None`: the reader wants the error.
-    pub(crate) async fn reset(
-        &self,
-        cursor: &mut Cursor,
-        failure: &Failure,
-        policy: pb::OutOfRangePolicy,
-    ) -> Option<pb::OffsetReset> {
-        if failure.reason() != Reason::OffsetOutOfRange {
-            return None;
-        }
-        let place = match policy {
-            pb::OutOfRangePolicy::Earliest => Place::Earliest,
-            pb::OutOfRangePolicy::Latest => Place::Latest,
-            pb::OutOfRangePolicy::Unspecified | pb::OutOfRangePolicy::Fail => return None,
-        };
-        let actual = self.boundary(&cursor.target, place).await.ok()?;
-        let requested = std::mem::replace(&mut cursor.offset, actual);
-        Some(pb::OffsetReset {
-            topic_partition: Some(cursor.topic_partition()),
-            requested_offset: requested.0,
-            actual_offset: actual.0,
-            skipped_count: actual.since(requested).max(0),
-        })
-    }
-
     /// Carries out `Fetch`: looks at every partition, and again whenever something has come, until there is enough.
     pub(crate) async fn fetch(&self, request: &pb::FetchRequest, limit: Option<Duration>) -> Result<Fetched, Failure> {
         let options = crate::target::options(request.options.as_ref())?;
         let (wait, amount) = amounts(request, limit)?;
-        let targets = self.targets(&request.targets, None).await?;
+        let until = Instant::now() + wait;
+        let mut unopened = self.targets(&request.targets).await?;
+        let first = u128::from_be_bytes(self.random.bytes()) % (unopened.len().max(1) as u128);
+        unopened.rotate_left(usize::try_from(first).unwrap_or(0));
         let min_bytes = usize::try_from(request.min_bytes.max(1)).unwrap_or(1);
-        let until = tokio::time::Instant::now() + wait;
-        let mut pass = Pass::default();
-        for target in targets {
-            let name = pb::TopicPartition { topic: target.topic.name.to_string(), partition: target.partition };
-            match self.cursor(target).await {
-                Ok(cursor) => pass.cursors.push(cursor),
-                Err(failure) => pass.note(name, failure),
-            }
-        }
-        let (mut came, mut last, mut backoff) = (false, false, Backoff::default());
+        let (mut cursors, mut came, mut last, mut backoff) = (Vec::new(), false, false, Backoff::default());
+        let mut answer_max = ANSWER_FIRST;
         loop {
+            let mut pass = Pass { cursors, answer_max, ..Pass::default() };
+            self.open(&mut pass, unopened).await;
             let (looked, permit) = self.look_at_all(&pass, options, amount).await;
-            let enough = looked.bytes >= min_bytes || looked.full || looked.failure.is_some();
-            last |= tokio::time::Instant::now() >= until;
-            if last || enough || looked.cursors.is_empty() {
+            let hopeless = looked.all_failed() && !looked.moving;
+            let enough = looked.bytes >= min_bytes || looked.full || hopeless;
+            last |= Instant::now() >= until;
+            if last || enough {
                 self.metrics.consumed(looked.bytes);
                 return Ok(Fetched { response: looked.answer()?, permit });
             }
             // What was read is dropped for the wait, and read again with what comes.
-            let Pass { cursors, bytes, response, .. } = looked;
-            drop((response, permit));
-            if came && bytes == 0 {
+            drop((looked.response, permit));
+            (cursors, unopened) = (looked.cursors, looked.unopened);
+            if !looked.silent.is_empty() {
+                answer_max *= 2;
+            }
+            if looked.moving {
+                // A leader moves; what comes from others meanwhile is not held up.
+                self.something_comes(&cursors, until.min(Instant::now() + RETRY)).await;
+                came = true;
+                continue;
+            }
+            if came && looked.bytes == 0 {
                 // The high watermark is ahead of what can be read, for a moment.
                 backoff.pause().await;
             }
@@ -288,47 +136,58 @@ impl Gateway {
         }
     }
 
-    /// Reads what is there, partition by partition, within the limits of the call and the budget of the process.
-    /// Budget is taken once for everything: who holds some never waits for more.
-    async fn look_at_all(&self, pass: &Pass, options: Options, amount: Amount) -> (Pass, ReadPermit) {
-        let batch_bytes = pass.cursors.iter().map(|cursor| cursor.target.topic.config.message_bytes_max).max();
-        let mut within = amount.ordinary(batch_bytes.unwrap_or(0));
-        let until = tokio::time::Instant::now() + PATIENCE;
-        let mut backoff = Backoff::default();
-        loop {
-            let mut permit = self.read_budget.take(within.cost).await;
-            let round =
-                Round { within, whole: within.cost == amount.cost, patient: tokio::time::Instant::now() < until };
-            let looked = self.look_within(pass.clone(), options, round).await;
-            match looked.again {
-                None => {
-                    permit.keep(looked.cost);
-                    return (looked, permit);
-                }
-                Some(Again::NoRoom) => within = amount,
-                Some(Again::Moved) => {
-                    drop((looked, permit));
-                    backoff.pause().await;
+    /// Opens the cursors of targets; those that cannot be opened are failures, and stay as they are.
+    async fn open(&self, pass: &mut Pass, targets: Vec<Target>) {
+        let limit = pass.answer_max;
+        let open = |target: Target| async move {
+            let cursor = tokio::time::timeout(limit, self.cursor(target.clone())).await;
+            let cursor = cursor.unwrap_or_else(|_elapsed| Err(no_answer(&target.topic, target.partition)));
+            (target, cursor)
+        };
+        let opening: Vec<_> = targets.into_iter().map(open).collect();
+        let mut opened = futures::stream::iter(opening).buffered(LOOK_UPS_AT_ONCE);
+        while let Some((target, cursor)) = opened.next().await {
+            match cursor {
+                Ok(cursor) => pass.cursors.push(cursor),
+                Err(failure) => {
+                    pass.note(target.topic_partition(), failure);
+                    pass.unopened.push(target);
                 }
             }
         }
     }
 
-    /// One round over the partitions.
-    async fn look_within(&self, mut pass: Pass, options: Options, round: Round) -> Pass {
+    /// Reads what is there, partition by partition, within the limits of the call and the budget of the process.
+    /// Budget is taken once for everything: who holds some never waits for more.
+    async fn look_at_all(&self, pass: &Pass, options: Options, amount: Amount) -> (Pass, ReadPermit) {
+        let batch_bytes = pass.cursors.iter().map(|cursor| cursor.target.topic.config.message_bytes_max).max();
+        let mut within = amount.ordinary(batch_bytes.unwrap_or(0));
+        loop {
+            let mut permit = self.read_budget.take(within.cost).await;
+            let looked = self.look_within(pass.clone(), options, within, amount).await;
+            if !looked.no_room {
+                permit.keep(looked.cost);
+                return (looked, permit);
+            }
+            within = amount;
+        }
+    }
+
+    /// One round over the partitions. `within` is what may be taken, `whole` all that there is.
+    async fn look_within(&self, mut pass: Pass, options: Options, within: Amount, whole: Amount) -> Pass {
         let mut cursors = std::mem::take(&mut pass.cursors);
-        let mut left = round.within;
+        let mut left = within;
         for cursor in &mut cursors {
             if left.is_spent() {
                 pass.full = true;
                 break;
             }
             let room = options.within(pass.bytes);
-            match self.fetch_part(cursor, room, left, &mut pass.response).await {
+            match self.fetch_part(cursor, room, left, &mut pass).await {
                 Ok(Some(chunk)) => pass.take(cursor, chunk, &mut left),
                 Ok(None) => {}
-                Err(Undecoded::NoRoom) if pass.bytes == 0 && !round.whole => {
-                    pass.again = Some(Again::NoRoom);
+                Err(Undecoded::NoRoom) if pass.bytes == 0 && within.cost < whole.cost => {
+                    pass.no_room = true;
                     break;
                 }
                 // It fits a message of its own: the next call gets it.
@@ -338,10 +197,6 @@ impl Gateway {
                 {
                     pass.full = true;
                 }
-                Err(Undecoded::Failed(failure)) if round.patient && moved(&failure) => {
-                    pass.again = Some(Again::Moved);
-                    break;
-                }
                 Err(Undecoded::Failed(failure)) => pass.note(cursor.topic_partition(), failure),
             }
         }
@@ -349,12 +204,9 @@ impl Gateway {
         pass
     }
 
-    /// Waits for anything new behind what was read. False: nothing came in time.
-    async fn something_comes(&self, cursors: &[Cursor], until: tokio::time::Instant) -> bool {
-        let wait = until.saturating_duration_since(tokio::time::Instant::now());
-        if wait.is_zero() {
-            return false;
-        }
+    /// Waits for anything new behind what was read. False: nothing came until then.
+    async fn something_comes(&self, cursors: &[Cursor], until: Instant) -> bool {
+        let wait = until.saturating_duration_since(Instant::now());
         let waiting = cursors.iter().map(|cursor| self.wait_for_records(cursor, wait));
         let mut waiting: FuturesUnordered<_> = waiting.collect();
         let news = async {
@@ -363,7 +215,8 @@ impl Gateway {
                     return true;
                 }
             }
-            false
+            // Partitions that cannot be waited for do not end the wait.
+            std::future::pending().await
         };
         tokio::time::timeout_at(until, news).await.unwrap_or(false)
     }
@@ -374,14 +227,25 @@ impl Gateway {
         cursor: &mut Cursor,
         options: Options,
         amount: Amount,
-        response: &mut pb::FetchResponse,
+        pass: &mut Pass,
     ) -> Result<Option<Chunk>, Undecoded> {
-        let mut read = self.read_batches(cursor, amount.bytes, Duration::ZERO).await;
+        let leader = cursor.target.topic.partitions.get(usize::try_from(cursor.target.partition).unwrap_or(usize::MAX));
+        let leader = leader.and_then(|partition| partition.leader);
+        if leader.is_some_and(|leader| pass.silent.contains(&leader)) {
+            return Err(no_answer(&cursor.target.topic, cursor.target.partition).into());
+        }
+        let answer_max = pass.answer_max;
+        let mut read = self.read_batches_within(cursor, amount.bytes, answer_max).await;
         if let Err(failure) = &read
             && let Some(reset) = self.reset(cursor, failure, options.out_of_range).await
         {
-            response.resets.push(reset);
-            read = self.read_batches(cursor, amount.bytes, Duration::ZERO).await;
+            pass.response.resets.push(reset);
+            read = self.read_batches_within(cursor, amount.bytes, answer_max).await;
+        }
+        if let Err(failure) = &read
+            && failure.value("rule") == Some(NO_ANSWER)
+        {
+            pass.silent.extend(leader);
         }
         let chunk = self.chunk(read?, cursor, options.shape, amount)?;
         if chunk.decoded.record_count > 0 || chunk.decoded.ended {

@@ -1,9 +1,13 @@
 //! `ListOffsets`.
 
+use futures::StreamExt as _;
 use walser_proto::v1 as pb;
 use walser_rpc::Failure;
 
 use crate::Gateway;
+
+/// Look-ups of one call that are under way together.
+pub(crate) const LOOK_UPS_AT_ONCE: usize = 32;
 
 impl Gateway {
     /// Turns positions into offsets.
@@ -15,18 +19,21 @@ impl Gateway {
             let text = format!("{} is not a value of the enum", request.isolation);
             return Err(Failure::field("isolation", text));
         }
-        let targets = self.targets(&request.targets, None).await?;
+        let targets = self.targets(&request.targets).await?;
+        let look_ups: Vec<_> =
+            targets.iter().map(|target| self.find(&target.topic, target.partition, target.start)).collect();
+        let mut found = futures::stream::iter(look_ups).buffered(LOOK_UPS_AT_ONCE);
         let mut response = pb::ListOffsetsResponse::default();
         let mut first = None;
         for target in &targets {
             let topic_partition =
                 Some(pb::TopicPartition { topic: target.topic.name.to_string(), partition: target.partition });
-            match self.find(&target.topic, target.partition, target.start).await {
+            match found.next().await.unwrap_or_else(|| Err(Failure::internal("a look-up has no answer"))) {
                 Ok(found) => response.offsets.push(pb::ResolvedOffset {
                     topic_partition,
-                    offset: found.offset,
-                    timestamp_millis: found.timestamp,
-                    leader_epoch: found.leader_epoch,
+                    offset: (found.offset >= 0).then_some(found.offset),
+                    timestamp_millis: (found.timestamp >= 0).then_some(found.timestamp),
+                    leader_epoch: (found.leader_epoch >= 0).then_some(found.leader_epoch),
                 }),
                 Err(failure) => {
                     response.errors.push(pb::PartitionError { topic_partition, error: Some(failure.clone().into()) });

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use walser_model::{Acks, Compression, Offset, ProducerEpoch, ProducerId};
 use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
 use walser_proto::v1 as pb;
@@ -18,12 +17,9 @@ use walser_service::vital;
 use crate::Gateway;
 use crate::batches::{RecordSize, check_records, codec, encode, validate};
 use crate::metadata::TopicView;
+use crate::outcome::{Collector, Done, Outcome, Written};
 use crate::retry::{Backoff, lost, moved};
-use crate::topics::checked_partition;
 use crate::writer::Part;
-
-/// Failed ranges that are told one by one.
-const FAILED_RANGES_MAX: usize = 32;
 
 /// A write.
 #[derive(Debug)]
@@ -43,43 +39,13 @@ pub(crate) struct Write {
     pub(crate) create: bool,
 }
 
-/// What became of a write.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) appends: Vec<pb::AppendResult>,
-    /// One per plain record, in order; empty for batches.
-    pub(crate) positions: Vec<pb::RecordPosition>,
-    pub(crate) failed: Vec<pb::FailedRange>,
-    /// The first failure, if any.
-    pub(crate) failure: Option<Failure>,
-    /// A topic was created for it.
-    pub(crate) created: bool,
-}
-
-/// Called once, on any thread; must not block.
-pub(crate) type Done = Box<dyn FnOnce(Outcome) + Send>;
-
-/// Collects the answers of all parts.
-struct Collector {
-    state: Mutex<Collected>,
-}
-
-struct Collected {
-    left: usize,
-    /// By part number.
-    parts: Vec<Option<(PartPlan, Result<AppendStreamResponse, Failure>)>>,
-    record_count: usize,
-    created: bool,
-    done: Option<Done>,
-}
-
 /// Which records of a write make a part.
 #[derive(Debug, Clone)]
-struct PartPlan {
-    partition: i32,
+pub(crate) struct PartPlan {
+    pub(crate) partition: i32,
     /// Indexes into the write's records; empty for a batch.
-    records: Vec<usize>,
-    record_count: i32,
+    pub(crate) records: Vec<usize>,
+    pub(crate) record_count: i32,
     size: RecordSize,
 }
 
@@ -127,98 +93,35 @@ impl Write {
     }
 }
 
-impl Collector {
-    fn start(plans: &[PartPlan], record_count: usize, created: bool, done: Done) -> Arc<Self> {
-        let parts = plans.iter().map(|_| None).collect();
-        let state = Collected { left: plans.len(), parts, record_count, created, done: Some(done) };
-        Arc::new(Self { state: Mutex::new(state) })
-    }
-
-    fn part_done(&self, number: usize, plan: PartPlan, outcome: Result<AppendStreamResponse, Failure>) {
-        let mut state = self.state.lock();
-        state.parts[number] = Some((plan, outcome));
-        state.left -= 1;
-        if state.left > 0 {
-            return;
-        }
-        let outcome = state.outcome();
-        let done = state.done.take();
-        drop(state);
-        if let Some(done) = done {
-            done(outcome);
-        }
+impl PartPlan {
+    /// A part of `records`, without their size.
+    #[cfg(test)]
+    pub(crate) fn of(partition: i32, records: impl IntoIterator<Item = usize>) -> Self {
+        let records: Vec<usize> = records.into_iter().collect();
+        let record_count = i32::try_from(records.len()).unwrap();
+        Self { partition, records, record_count, size: RecordSize::default() }
     }
 }
 
-impl Collected {
-    fn outcome(&mut self) -> Outcome {
-        let mut outcome = Outcome { created: self.created, ..Outcome::default() };
-        let mut positions = vec![pb::RecordPosition { partition: -1, offset: -1 }; self.record_count];
-        for (plan, answer) in self.parts.drain(..).flatten() {
-            match answer {
-                Ok(answer) => {
-                    for (offset, index) in (answer.base_offset..).zip(&plan.records) {
-                        positions[*index] = pb::RecordPosition { partition: plan.partition, offset };
-                    }
-                    let stamped = answer.log_append_time_millis >= 0;
-                    outcome.appends.push(pb::AppendResult {
-                        partition: plan.partition,
-                        base_offset: answer.base_offset,
-                        record_count: plan.record_count,
-                        log_append_time_millis: stamped.then_some(answer.log_append_time_millis),
-                        log_start_offset: answer.log_start_offset,
-                        duplicate: answer.duplicate,
-                        durability: answer.durability,
-                        copies: answer.copies,
-                    });
-                }
-                Err(failure) => {
-                    note_failed(&mut outcome.failed, &plan, &failure);
-                    // The caller is told the worst: what may have happened wins over what did not.
-                    let worse =
-                        |told: &Failure| told.effect() == pb::Effect::None && failure.effect() != pb::Effect::None;
-                    if outcome.failure.as_ref().is_none_or(worse) {
-                        outcome.failure = Some(failure);
-                    }
-                }
-            }
-        }
-        outcome.positions = positions;
-        outcome
-    }
-}
-
-/// Adds the records of a failed part as ranges of their indexes.
-fn note_failed(failed: &mut Vec<pb::FailedRange>, plan: &PartPlan, failure: &Failure) {
-    for index in &plan.records {
-        let index = i32::try_from(*index).unwrap_or(i32::MAX);
-        if let Some(range) =
-            failed.last_mut().filter(|range| range.partition == plan.partition && range.last_index + 1 == index)
-        {
-            range.last_index = index;
-        } else if failed.len() < FAILED_RANGES_MAX {
-            failed.push(pb::FailedRange {
-                first_index: index,
-                last_index: index,
-                partition: plan.partition,
-                error: Some(failure.clone().into()),
-            });
-        }
-    }
+/// The answer that does not wait for storage, if the write wants none.
+fn queued(write: &Write, plans: &[PartPlan], created: bool) -> Option<Outcome> {
+    (write.acks == Acks::None).then(|| Outcome::queued(plans, created))
 }
 
 impl Gateway {
-    /// Sends a write on its way. `done` is called with the outcome; an error here means that nothing was sent.
-    pub(crate) async fn produce(&self, write: Write, done: Done) -> Result<(), Failure> {
+    /// Sends a write on its way. `done` is called with the outcome; an error here means that nothing was sent. With acks
+    /// NONE nothing is waited for: what is returned is the answer.
+    pub(crate) async fn produce(&self, write: Write, done: Done) -> Result<Option<Outcome>, Failure> {
         write.check_shape()?;
         let session = write.session()?;
         if let Some(session) = session {
             self.check_foreign(session.id)?;
         }
         let (topic, created) = self.topic_to_write(&write.topic, write.partition, write.create).await?;
-        if let Some(partition) = write.partition {
-            checked_partition(&topic, partition)?;
-        }
+        let topic = match write.partition {
+            Some(partition) => self.topic_with(topic, partition).await?,
+            None => topic,
+        };
         if !write.record_batch.is_empty() {
             return self.produce_batch(write, topic, created, done).await;
         }
@@ -228,7 +131,8 @@ impl Gateway {
         if session.is_some() || write.expected_offset.is_some() {
             return self.produce_as_one(write, session, topic, created, plans, done).await;
         }
-        let collector = Collector::start(&plans, write.records.len(), created, done);
+        let answer = queued(&write, &plans, created);
+        let collector = Collector::new(plans.len(), write.records.len(), created, done);
         let codec = codec(write.compression, &topic.config);
         for (number, plan) in plans.into_iter().enumerate() {
             let permit = match self.route(&topic, plan.partition) {
@@ -244,11 +148,13 @@ impl Gateway {
                     encode(builder, &records[index], now, trace);
                 }
             };
-            let done = Box::new(move |outcome| collector.part_done(number, plan, outcome));
+            let done = Box::new(move |outcome: Result<AppendStreamResponse, Failure>| {
+                collector.part_done(number, plan, outcome.map(Written::from));
+            });
             let part = Part { record_count, permit, done };
             self.gather(&topic, partition, (codec, write.acks), size, encode_all, part);
         }
-        Ok(())
+        Ok(answer)
     }
 
     /// The gateway's own sessions are not for clients. Other ids are not looked up, as in Kafka: batches of a producer
@@ -307,7 +213,7 @@ impl Gateway {
         created: bool,
         mut plans: Vec<PartPlan>,
         done: Done,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Outcome>, Failure> {
         if plans.len() != 1 {
             let max = topic.config.message_bytes_max;
             let text =
@@ -330,7 +236,7 @@ impl Gateway {
         topic: Arc<TopicView>,
         created: bool,
         done: Done,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Outcome>, Failure> {
         let batch = std::mem::take(&mut write.record_batch);
         let (deep, session) = (self.config.validate_compressed, write.session()?);
         let produced = validate(&batch, &topic.config, deep, session.is_some(), self.clock.now_millis())?;
@@ -363,8 +269,9 @@ impl Gateway {
         write: &Write,
         created: bool,
         done: Done,
-    ) -> Result<(), Failure> {
-        let collector = Collector::start(std::slice::from_ref(&plan), write.records.len(), created, done);
+    ) -> Result<Option<Outcome>, Failure> {
+        let answer = queued(write, std::slice::from_ref(&plan), created);
+        let collector = Collector::new(1, write.records.len(), created, done);
         let idempotent = BatchHeader::parse(&batch).is_ok_and(|header| header.producer_id.is_some());
         let attempt = Attempt {
             topic: Arc::clone(topic),
@@ -380,7 +287,7 @@ impl Gateway {
         let route = self.route(&attempt.topic, attempt.plan.partition)?;
         let permit = route.link.admit(&route.reference, attempt.batch.len()).await;
         self.attempt(attempt, permit);
-        Ok(())
+        Ok(answer)
     }
 
     fn attempt(&self, mut attempt: Attempt, permit: walser_rpc::AppendPermit) {
@@ -422,7 +329,7 @@ impl Gateway {
                         }
                         Err(_) => gateway.metrics.write_failed(),
                     }
-                    attempt.collector.part_done(0, attempt.plan, outcome);
+                    attempt.collector.part_done(0, attempt.plan, outcome.map(Written::from));
                 }
             }
         };

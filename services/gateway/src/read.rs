@@ -1,9 +1,12 @@
 //! `Read`: a stream of everything from a position on, to an end or for ever.
 //!
-//! Each partition is read by a task of its own into one bounded queue, so that a client that stops reading stops the
-//! tasks. The driver merges: it counts records, says when everything is caught up, and sends heartbeats. Whatever is
-//! decoded and not sent yet holds budget; a reader at the live end waits for records without any.
+//! Each partition is read by a task of its own ([`follow`]) into one bounded queue, so that a client that stops reading
+//! stops the tasks, and a partition without a leader holds up no other. The driver merges: it counts records, says when
+//! everything is caught up, and sends heartbeats. Whatever is decoded and not sent yet holds budget.
+//!
+//! The stream ends with OK only when everything was sent that was asked for.
 
+mod follow;
 mod outlet;
 
 use std::sync::Arc;
@@ -12,52 +15,28 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
-use walser_model::Offset;
 use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
 use walser_rpc::{Failure, Reason, catch_panic};
 
 use crate::Gateway;
-use crate::budget::{ReadPermit, StreamBudget};
-use crate::decode::{Amount, Undecoded};
-use crate::fetch::Cursor;
-use crate::retry::Backoff;
+use crate::api::draining;
+use crate::budget::StreamBudget;
 use crate::target::{Options, Place, Target};
 
+use self::follow::{Said, Voice, follow};
 use self::outlet::{Item, Outlet, outlet};
 
-/// Aim of a chunk.
-const CHUNK_BYTES: i32 = 1 << 20;
 /// Chunks between the readers of partitions and the client.
 const QUEUE: usize = 1;
-/// How long one look at a partition waits; the stream itself has no limit.
-const WAIT: Duration = Duration::from_secs(10);
 const HEARTBEAT_MIN_MS: u64 = 5_000;
 const HEARTBEAT_SPREAD_MS: u64 = 10_000;
-
-/// What a partition's reader says.
-enum Said {
-    Chunk(pb::RecordChunk, i64, ReadPermit),
-    Reset(pb::OffsetReset),
-    CaughtUp(i64),
-    Problem(Failure),
-    /// Bounded and done.
-    Ended,
-    /// Never to be read again.
-    Failed(Failure),
-}
-
-/// How a partition's reader speaks.
-struct Voice {
-    said: mpsc::Sender<(usize, Said)>,
-    number: usize,
-    budget: StreamBudget,
-}
 
 /// Where a partition stands, as the driver knows it.
 struct Standing {
     name: pb::TopicPartition,
-    next_offset: i64,
+    /// `None` until its place is found.
+    next_offset: Option<i64>,
     end_offset: i64,
     caught_up: bool,
     over: bool,
@@ -70,8 +49,8 @@ struct Driver {
     standings: Vec<Standing>,
     records_left: i64,
     all_caught_up: bool,
-    /// Topics whose later partitions are read too, with what to do for them.
-    growing: Vec<(Arc<str>, i32, Option<Place>)>,
+    /// Topics whose later partitions are read, too, with the number of those that are known.
+    growing: Vec<(Arc<str>, i32)>,
     options: Options,
     said: mpsc::Sender<(usize, Said)>,
     readers: JoinSet<()>,
@@ -86,16 +65,12 @@ impl Gateway {
         if request.max_records < 0 {
             return Err(Failure::field("max_records", "must not be negative"));
         }
-        let targets = self.targets(&request.targets, Some(Place::Latest)).await?;
+        let targets = self.targets(&request.targets).await?;
         let mut growing = Vec::new();
         for asked in request.targets.iter().filter(|asked| asked.partition.is_none() && asked.end.is_none()) {
-            let topic = self.topic(&asked.topic).await?;
-            let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-            growing.push((Arc::clone(&topic.name), count, None));
-        }
-        let mut cursors = Vec::new();
-        for target in targets {
-            cursors.push(self.cursor(target).await?);
+            let known = targets.iter().filter(|target| *target.topic.name == *asked.topic);
+            let count = known.map(|target| target.partition + 1).max().unwrap_or(0);
+            growing.push((Arc::from(asked.topic.as_str()), count));
         }
         let budget = self.read_budget.stream();
         let (outlet, stream) = outlet(budget.clone());
@@ -113,8 +88,8 @@ impl Gateway {
             budget,
             failure: None,
         };
-        for cursor in cursors {
-            driver.open(cursor);
+        for target in targets {
+            driver.open(target);
         }
         let failing = driver.outlet.failing();
         tokio::spawn(async move {
@@ -132,18 +107,15 @@ impl Gateway {
 }
 
 impl Driver {
-    fn open(&mut self, cursor: Cursor) {
+    fn open(&mut self, target: Target) {
         let number = self.standings.len();
-        self.standings.push(Standing {
-            name: cursor.topic_partition(),
-            next_offset: cursor.offset.0,
-            end_offset: cursor.offset.0,
-            caught_up: false,
-            over: false,
-        });
+        let name = target.topic_partition();
+        self.standings.push(Standing { name, next_offset: None, end_offset: 0, caught_up: false, over: false });
+        // A partition that is opened later has not been caught up with.
+        self.all_caught_up = false;
         let records = usize::try_from(self.records_left).unwrap_or(usize::MAX);
         let voice = Voice { said: self.said.clone(), number, budget: self.budget.clone() };
-        let reader = follow(self.gateway.clone(), cursor, self.options, records, voice);
+        let reader = follow(self.gateway.clone(), target, self.options, records, voice);
         self.readers.spawn(reader);
     }
 
@@ -158,7 +130,9 @@ impl Driver {
                 () = gateway.shutdown.wait() => {
                     let grace = Some(gateway.shutdown.grace().into());
                     let drain = pb::ReadResponse { event: Some(Event::Drain(pb::Drain { grace })) };
-                    self.outlet.send(Ok(drain), None).await;
+                    if self.outlet.send(Ok(drain), None).await {
+                        self.outlet.send(Err(draining().into()), None).await;
+                    }
                     return;
                 }
                 Some(read) = self.readers.join_next() => {
@@ -175,7 +149,7 @@ impl Driver {
                     if changed.is_err() {
                         return;
                     }
-                    self.follow_new_partitions().await;
+                    self.follow_new_partitions();
                     continue;
                 }
                 () = tokio::time::sleep_until(heartbeat_at) => {
@@ -210,12 +184,17 @@ impl Driver {
                 } else {
                     self.records_left -= record_count;
                 }
-                standing.next_offset = chunk.next_offset;
+                standing.next_offset = Some(chunk.next_offset);
                 standing.end_offset = chunk.high_watermark;
                 standing.caught_up = chunk.next_offset >= chunk.high_watermark;
                 let chunk = pb::ReadResponse { event: Some(Event::Chunk(chunk)) };
                 let sent = self.outlet.send(Ok(chunk), Some(permit)).await;
                 sent && self.records_left > 0 && self.tell_caught_up().await
+            }
+            Said::Opened(offset) => {
+                let standing = &mut self.standings[number];
+                (standing.next_offset, standing.end_offset) = (Some(offset), offset);
+                true
             }
             Said::CaughtUp(end_offset) => {
                 let standing = &mut self.standings[number];
@@ -223,7 +202,7 @@ impl Driver {
                 self.tell_caught_up().await
             }
             Said::Reset(reset) => {
-                self.standings[number].next_offset = reset.actual_offset;
+                self.standings[number].next_offset = Some(reset.actual_offset);
                 self.send(Event::OffsetReset(reset)).await
             }
             Said::Problem(failure) => self.tell_problem(number, failure).await,
@@ -274,12 +253,11 @@ impl Driver {
     }
 
     fn progress(&self) -> Vec<pb::PartitionProgress> {
-        let progress = |standing: &Standing| pb::PartitionProgress {
-            topic_partition: Some(standing.name.clone()),
-            next_offset: standing.next_offset,
-            end_offset: standing.end_offset,
+        let progress = |standing: &Standing| {
+            let (topic_partition, end_offset) = (Some(standing.name.clone()), standing.end_offset);
+            standing.next_offset.map(|next_offset| pb::PartitionProgress { topic_partition, next_offset, end_offset })
         };
-        self.standings.iter().filter(|standing| !standing.over).map(progress).collect()
+        self.standings.iter().filter(|standing| !standing.over).filter_map(progress).collect()
     }
 
     fn heartbeat(&self) -> pb::StreamHeartbeat {
@@ -290,31 +268,18 @@ impl Driver {
     }
 
     /// Reads partitions that were added to a topic, from their start.
-    async fn follow_new_partitions(&mut self) {
+    fn follow_new_partitions(&mut self) {
         let mut new = Vec::new();
-        for (number, (name, known, end)) in self.growing.iter().enumerate() {
+        for (name, known) in &mut self.growing {
             let Some(topic) = self.gateway.metadata.topic(name) else { continue };
             let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
             for partition in *known..count {
                 let topic = Arc::clone(&topic);
-                let target = Target { topic, partition, start: Place::Earliest, end: *end, last_epoch: -1 };
-                new.push((number, target));
+                new.push(Target { topic, partition, start: Place::Earliest, end: None, last_epoch: -1 });
             }
+            *known = count.max(*known);
         }
-        for (number, target) in new {
-            let after = target.partition + 1;
-            match self.gateway.cursor(target).await {
-                Ok(cursor) => {
-                    self.open(cursor);
-                    self.growing[number].1 = after;
-                }
-                // Tried again with the next change of metadata, in order.
-                Err(failure) => {
-                    tracing::warn!(error = %failure, "a new partition is not read yet");
-                    return;
-                }
-            }
-        }
+        new.into_iter().for_each(|target| self.open(target));
     }
 }
 
@@ -324,85 +289,5 @@ fn cut(chunk: &mut pb::RecordChunk, count: i64) {
     if chunk.records.len() > count {
         chunk.records.truncate(count);
         chunk.next_offset = chunk.records.last().map_or(chunk.next_offset, |record| record.offset + 1);
-    }
-}
-
-/// Reads one partition until its end, or until nobody listens.
-async fn follow(gateway: Gateway, mut cursor: Cursor, options: Options, records_max: usize, voice: Voice) {
-    let Voice { said, number, budget } = voice;
-    let mut standing = Follower { caught_up: false, told: false };
-    let mut backoff = Backoff::default();
-    loop {
-        if cursor.end.is_some_and(|end| cursor.offset >= end) {
-            let _ = said.send((number, Said::Ended)).await;
-            return;
-        }
-        let word = match standing.look(&gateway, &mut cursor, options, records_max, &budget).await {
-            Ok(Some(word)) => word,
-            Ok(None) => {
-                backoff.pause().await;
-                continue;
-            }
-            Err(failure) => match gateway.reset(&mut cursor, &failure, options.out_of_range).await {
-                Some(reset) => Said::Reset(reset),
-                None if failure.retry() == pb::RetryAdvice::Backoff => Said::Problem(failure),
-                None => {
-                    let _ = said.send((number, Said::Failed(failure))).await;
-                    return;
-                }
-            },
-        };
-        let pause = matches!(word, Said::Problem(_));
-        if said.send((number, word)).await.is_err() {
-            return;
-        }
-        if pause {
-            backoff.pause().await;
-        } else {
-            backoff = Backoff::default();
-        }
-    }
-}
-
-/// Where the reader of a partition stands.
-struct Follower {
-    caught_up: bool,
-    /// The driver knows that it is caught up.
-    told: bool,
-}
-
-impl Follower {
-    /// Waits for records when everything is read, then reads the next ones. `None`: nothing is there after all.
-    async fn look(
-        &mut self,
-        gateway: &Gateway,
-        cursor: &mut Cursor,
-        options: Options,
-        records_max: usize,
-        budget: &StreamBudget,
-    ) -> Result<Option<Said>, Failure> {
-        // The first look does not wait, so that a reader at the live end is told at once.
-        while self.caught_up && self.told {
-            self.caught_up = !gateway.wait_for_records(cursor, WAIT).await?;
-        }
-        let amount = Amount::whole(CHUNK_BYTES, records_max);
-        let (chunk, permit) = match gateway.next_chunk(cursor, options.shape, amount, budget).await {
-            Ok(read) => read,
-            Err(Undecoded::Failed(failure)) => return Err(failure),
-            Err(Undecoded::NoRoom) => {
-                let failure = Failure::new(Reason::BatchUnreadable, "the record does not fit any message");
-                return Err(failure.with("offset", cursor.offset));
-            }
-        };
-        if chunk.decoded.record_count == 0 && chunk.decoded.next_offset <= cursor.offset.0 {
-            self.caught_up = true;
-            let news = !std::mem::replace(&mut self.told, true);
-            return Ok(news.then_some(Said::CaughtUp(chunk.high_watermark)));
-        }
-        let count = chunk.decoded.record_count;
-        let chunk = cursor.advance(chunk);
-        self.caught_up = cursor.offset >= Offset(chunk.high_watermark);
-        self.told = self.caught_up;
-        Ok(Some(Said::Chunk(chunk, count, permit)))
     }
 }

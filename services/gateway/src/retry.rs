@@ -41,7 +41,8 @@ impl Backoff {
 /// Whether the leader has moved or was lost: whatever became of the attempt, it can be made again with a producer
 /// sequence.
 pub(crate) fn lost(failure: &Failure) -> bool {
-    matches!(failure.reason(), Reason::NotLeader | Reason::StaleEpoch | Reason::LeaderNotAvailable)
+    let moved = matches!(failure.reason(), Reason::NotLeader | Reason::StaleEpoch | Reason::LeaderNotAvailable);
+    moved || failure.reason() == Reason::LeaderLostAfterAppend
 }
 
 /// Whether an attempt can be made again at the same or another leader even without a sequence: nothing has happened.
@@ -49,7 +50,7 @@ pub(crate) fn moved(failure: &Failure) -> bool {
     lost(failure) && failure.effect() == Effect::None
 }
 
-/// Repeats an attempt that changes nothing while the leader moves, for at most `limit`.
+/// Repeats an attempt that changes nothing, whatever became of it, while the leader moves; for at most `limit`.
 pub(crate) async fn while_moved<T, F>(limit: Duration, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
@@ -58,7 +59,7 @@ where
     let mut backoff = Backoff::default();
     loop {
         match attempt().await {
-            Err(failure) if moved(&failure) && tokio::time::Instant::now() < until => backoff.pause().await,
+            Err(failure) if lost(&failure) && tokio::time::Instant::now() < until => backoff.pause().await,
             outcome => return outcome,
         }
     }
@@ -79,12 +80,13 @@ mod tests {
         assert_eq!(found.await.unwrap(), 7);
         let never = while_moved(PATIENCE, || std::future::ready(Err::<(), _>(not_leader()))).await;
         assert_eq!(never.unwrap_err().reason(), Reason::NotLeader);
+        let damaged = || Failure::new(Reason::LogCorrupt, "damaged");
         let mut attempts = 0;
-        let maybe = while_moved(PATIENCE, || {
+        let refused = while_moved(PATIENCE, || {
             attempts += 1;
-            std::future::ready(Err::<(), _>(not_leader().with_effect(Effect::Maybe)))
+            std::future::ready(Err::<(), _>(damaged()))
         });
-        assert!(maybe.await.is_err());
-        assert_eq!(attempts, 1, "what may have happened is not repeated");
+        assert!(refused.await.is_err());
+        assert_eq!(attempts, 1, "waiting does not help");
     }
 }

@@ -1,6 +1,6 @@
 //! What a reader wants to read: targets, positions and options, checked.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +14,18 @@ use crate::Gateway;
 use crate::decode::Shape;
 use crate::metadata::TopicView;
 use crate::retry::{PATIENCE, while_moved};
-use crate::topics::checked_partition;
 
 /// Targets of one call after topics are spread over their partitions.
 const PARTITIONS_MAX: usize = 10_000;
 /// What a client takes that says nothing: the default of most gRPC libraries.
 const CLIENT_MESSAGE_BYTES: usize = 4 << 20;
 const CLIENT_MESSAGE_BYTES_MIN: i32 = 8 << 10;
+
+/// How long a leader may take to answer what needs no waiting, before it counts as lost.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// The rule of a leader that took too long.
+pub(crate) const NO_ANSWER: &str = "no-answer";
 
 /// A place in a log, as asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +64,25 @@ pub(crate) struct FoundPlace {
     pub(crate) leader_epoch: i32,
 }
 
+impl Target {
+    pub(crate) fn topic_partition(&self) -> pb::TopicPartition {
+        pb::TopicPartition { topic: self.topic.name.to_string(), partition: self.partition }
+    }
+}
+
 impl Options {
     /// The same, with room for what is in the answer already.
     pub(crate) fn within(mut self, taken: usize) -> Self {
         self.shape.message_bytes_max = self.shape.message_bytes_max.saturating_sub(taken);
         self
     }
+}
+
+/// The leader of a partition takes too long.
+pub(crate) fn no_answer(topic: &TopicView, partition: i32) -> Failure {
+    let text = format!("the leader of partition {partition} of topic \"{}\" does not answer", topic.name);
+    let failure = Failure::new(Reason::LeaderNotAvailable, text).with("rule", NO_ANSWER);
+    failure.with("topic", &topic.name).with("partition", partition)
 }
 
 /// Checks the options of a read.
@@ -105,8 +123,10 @@ pub(crate) fn place(position: &pb::Position, field: &str, now: i64) -> Result<Pl
         Some(At::Offset(offset)) if *offset < 0 => bad("an offset is at least 0"),
         Some(At::Offset(offset)) => Ok(Place::Offset(*offset)),
         Some(At::Timestamp(time)) => {
-            let millis =
-                time.seconds.checked_mul(1000).and_then(|ms| ms.checked_add(i64::from(time.nanos) / 1_000_000));
+            // Records are stamped in whole milliseconds: the first one at or after the instant.
+            let fraction = i64::from(time.nanos).div_euclid(1_000_000);
+            let fraction = fraction + i64::from(time.nanos.rem_euclid(1_000_000) > 0);
+            let millis = time.seconds.checked_mul(1000).and_then(|millis| millis.checked_add(fraction));
             millis.map_or_else(|| bad("the timestamp is out of range"), |millis| Ok(Place::Time(millis)))
         }
         Some(At::Bound(bound)) => match pb::Bound::try_from(*bound) {
@@ -126,13 +146,33 @@ pub(crate) fn place(position: &pb::Position, field: &str, now: i64) -> Result<Pl
     }
 }
 
+/// Where the reader of a whole topic stands, by partition; checked.
+fn resumed(target: &pb::ReadTarget) -> Result<HashMap<i32, pb::PartitionResume>, Failure> {
+    let bad = |field: &str, problem: &str| Err(Failure::field(field, problem));
+    if target.last_leader_epoch.is_some_and(|epoch| epoch < 0) {
+        return bad("targets.last_leader_epoch", "is at least 0; leave it out when unknown");
+    }
+    if target.last_leader_epoch.is_some() && target.partition.is_none() {
+        return bad("targets.last_leader_epoch", "belongs to one partition: set resume.leader_epoch instead");
+    }
+    if target.partition.is_some() && !target.resume.is_empty() {
+        return bad("targets.resume", "is for whole topics: set start instead");
+    }
+    let mut resume = HashMap::new();
+    for standing in &target.resume {
+        if standing.partition < 0 || standing.next_offset < 0 || standing.leader_epoch.is_some_and(|epoch| epoch < 0) {
+            return bad("targets.resume", "partition, next_offset and leader_epoch are at least 0");
+        }
+        if resume.insert(standing.partition, *standing).is_some() {
+            return bad("targets.resume", &format!("names partition {} twice", standing.partition));
+        }
+    }
+    Ok(resume)
+}
+
 impl Gateway {
-    /// Spreads targets over partitions. `default_start`: for targets that name none; `None` makes it needed.
-    pub(crate) async fn targets(
-        &self,
-        targets: &[pb::ReadTarget],
-        default_start: Option<Place>,
-    ) -> Result<Vec<Target>, Failure> {
+    /// Spreads targets over partitions, each of which begins where the reader stands in it, else at `start`.
+    pub(crate) async fn targets(&self, targets: &[pb::ReadTarget]) -> Result<Vec<Target>, Failure> {
         if targets.is_empty() {
             return Err(Failure::field("targets", "names nothing to read"));
         }
@@ -140,21 +180,18 @@ impl Gateway {
         let mut spread = Vec::new();
         let mut seen = HashSet::new();
         for target in targets {
-            if target.last_leader_epoch.is_some_and(|epoch| epoch < 0) {
-                return Err(Failure::field("targets.last_leader_epoch", "is at least 0; leave it out when unknown"));
-            }
+            let resume = resumed(target)?;
             let topic = self.topic(&target.topic).await?;
-            let start = match (&target.start, default_start) {
-                (Some(position), _) => place(position, "targets.start", now)?,
-                (None, Some(start)) => start,
-                (None, None) => return Err(Failure::field("targets.start", "is needed")),
-            };
+            let start = target.start.as_ref().map(|position| place(position, "targets.start", now)).transpose()?;
             let end = target.end.as_ref().map(|position| place(position, "targets.end", now)).transpose()?;
+            // Every partition that the reader names exists, also when this gateway has not heard of it yet.
+            let named = target.partition.or_else(|| resume.keys().max().copied());
+            let topic = match named {
+                Some(partition) => self.topic_with(topic, partition).await?,
+                None => topic,
+            };
             let partitions = match target.partition {
-                Some(partition) => {
-                    checked_partition(&topic, partition)?;
-                    partition..partition + 1
-                }
+                Some(partition) => partition..partition + 1,
                 None => 0..i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
             };
             for partition in partitions {
@@ -162,7 +199,11 @@ impl Gateway {
                     let text = format!("partition {partition} of topic \"{}\" is named twice", topic.name);
                     return Err(Failure::field("targets", text));
                 }
-                let (topic, last_epoch) = (Arc::clone(&topic), target.last_leader_epoch.unwrap_or(-1));
+                let (start, last_epoch) = match resume.get(&partition) {
+                    Some(standing) => (Place::Offset(standing.next_offset), standing.leader_epoch),
+                    None => (start.unwrap_or(Place::Earliest), target.last_leader_epoch),
+                };
+                let (topic, last_epoch) = (Arc::clone(&topic), last_epoch.unwrap_or(-1));
                 spread.push(Target { topic, partition, start, end, last_epoch });
             }
             if spread.len() > PARTITIONS_MAX {
@@ -205,7 +246,11 @@ impl Gateway {
         partition: i32,
         at: pbi::offset_lookup::At,
     ) -> Result<FoundPlace, Failure> {
-        while_moved(PATIENCE, || self.look_up_once(topic, partition, at)).await
+        while_moved(PATIENCE, || async {
+            let once = tokio::time::timeout(ANSWER_MAX, self.look_up_once(topic, partition, at)).await;
+            once.unwrap_or_else(|_elapsed| Err(no_answer(topic, partition)))
+        })
+        .await
     }
 
     async fn look_up_once(

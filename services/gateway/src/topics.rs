@@ -97,6 +97,26 @@ impl Gateway {
         }
     }
 
+    /// The topic with a partition that a caller names: one that was added a moment ago may not have arrived here.
+    pub(crate) async fn topic_with(&self, topic: Arc<TopicView>, partition: i32) -> Result<Arc<TopicView>, Failure> {
+        let Err(missing) = checked_partition(&topic, partition) else { return Ok(topic) };
+        if partition < 0 {
+            return Err(missing);
+        }
+        let mut client = TopicServiceClient::new(self.controller.clone());
+        let request = pb::GetTopicRequest { name: topic.name.to_string() };
+        let Ok(found) = client.get_topic(request).await else { return Err(missing) };
+        let count = found.into_inner().topic.map_or(0, |found| found.partition_count);
+        if count <= partition {
+            return Err(missing);
+        }
+        let has = |view: &crate::metadata::View| {
+            view.topic(&topic.name).is_some_and(|found| checked_partition(found, partition).is_ok())
+        };
+        self.metadata.wait_until(PATIENCE, has).await;
+        self.metadata.topic(&topic.name).filter(|found| checked_partition(found, partition).is_ok()).ok_or(missing)
+    }
+
     async fn arrived(&self, name: &str) -> Result<Arc<TopicView>, Failure> {
         let ready = |view: &crate::metadata::View| {
             view.topic(name).is_some_and(|topic| topic.partitions.iter().all(|partition| partition.leader.is_some()))

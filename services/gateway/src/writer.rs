@@ -23,7 +23,7 @@ use crate::metadata::TopicView;
 use crate::retry::{Backoff, lost};
 
 /// As many batches as a leader remembers per producer.
-const IN_FLIGHT_MAX: usize = 5;
+pub(crate) const IN_FLIGHT_MAX: usize = 5;
 /// Writers that are remembered; idle ones give way beyond.
 const WRITERS_MAX: usize = 100_000;
 

@@ -1,6 +1,6 @@
 //! Errors of the storage node, and how they travel.
 
-use walser_log::{DirectoryError, LogError, ReadError, Verdict};
+use walser_log::{DirectoryError, LogError, REMEMBERED_BATCHES, ReadError, Verdict};
 use walser_model::{NodeId, Offset, TopicPartition};
 use walser_proto::v1::Effect;
 use walser_record_batch::BatchHeader;
@@ -162,13 +162,20 @@ pub(crate) fn producer_failure(verdict: Verdict, header: &BatchHeader) -> Option
             let failure = Failure::new(Reason::ProducerFenced, text).with("producerId", id);
             Some(failure.with("epoch", header.producer_epoch.0).with("currentEpoch", current.0))
         }
+        Verdict::Forgotten { expected } => {
+            let sequence = header.base_sequence;
+            let text = format!(
+                "sequence {sequence} of producer {id} was written before its last {REMEMBERED_BATCHES} batches; its \
+                 offset is no longer known; {expected} is next"
+            );
+            let failure = Failure::new(Reason::DuplicateSequence, text).with("sequence", sequence);
+            Some(failure.with("producerId", id).with("expectedSequence", expected))
+        }
         Verdict::OutOfOrder { expected } => {
             let sequence = header.base_sequence;
-            let older = sequence < expected;
-            let what = if older { "was written long ago" } else { "leaves a gap" };
-            let text = format!("sequence {sequence} of producer {id} {what}; {expected} is next");
+            let text = format!("sequence {sequence} of producer {id} leaves a gap; {expected} is next");
             let failure = Failure::new(Reason::SequenceOutOfOrder, text).with("sequence", sequence);
-            Some(failure.with("expectedSequence", expected).with("rule", if older { "duplicate" } else { "gap" }))
+            Some(failure.with("expectedSequence", expected))
         }
         Verdict::Unknown => {
             let text = format!(

@@ -128,11 +128,12 @@ fn names_and_settings() -> Vec<Row> {
     let sized = |partition_count, replication_factor| {
         Call::Create(pb::Topic { name: "sized".to_owned(), partition_count, replication_factor, ..Default::default() })
     };
-    let update = |paths: &[&str]| {
+    let update = |updates: &[(&str, &str)], resets: &[&str]| {
         Call::Update(pb::UpdateTopicRequest {
-            topic: Some(pb::Topic { name: TOPIC.to_owned(), ..Default::default() }),
-            update_mask: Some(pbjson_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() }),
-            validate_only: false,
+            name: TOPIC.to_owned(),
+            config_updates: updates.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            config_resets: resets.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
         })
     };
     vec![
@@ -153,8 +154,10 @@ fn names_and_settings() -> Vec<Row> {
         ("29 compaction", configured("cleanup.policy", "compact"), Unimplemented, "FEATURE_DISABLED"),
         ("9 fewer partitions", Call::AddPartitions(1), InvalidArgument, "FIELD_INVALID"),
         ("10 exists", named(TOPIC), AlreadyExists, "TOPIC_EXISTS"),
-        ("update nothing", update(&[]), InvalidArgument, "FIELD_INVALID"),
-        ("update the name", update(&["name"]), InvalidArgument, "FIELD_INVALID"),
+        ("update nothing", update(&[], &[]), InvalidArgument, "FIELD_INVALID"),
+        ("update of no setting", update(&[("name", "x")], &[]), InvalidArgument, "CONFIG_INVALID"),
+        ("reset of no setting", update(&[], &["name"]), InvalidArgument, "CONFIG_INVALID"),
+        ("set and reset", update(&[("retention.ms", "5")], &["retention.ms"]), InvalidArgument, "FIELD_INVALID"),
         ("no such operation", Call::Operation, NotFound, "OPERATION_NOT_FOUND"),
         (
             "page token of nobody",
@@ -283,8 +286,14 @@ fn read() -> Vec<Row> {
         request
     };
     let wait = pbjson_types::Duration { seconds: -1, nanos: 0 };
-    let mut nowhere = fetch(0);
-    nowhere.targets[0].start = None;
+    let mut both = fetch(0);
+    both.targets[0].resume.push(pb::PartitionResume::default());
+    let whole = |partitions: &[i32]| {
+        let resume = |partition: &i32| pb::PartitionResume { partition: *partition, ..Default::default() };
+        let resume = partitions.iter().map(resume).collect();
+        let target = pb::ReadTarget { topic: TOPIC.to_owned(), resume, ..Default::default() };
+        pb::FetchRequest { targets: vec![target], ..Default::default() }
+    };
     let mut epoch = fetch(0);
     epoch.targets[0].last_leader_epoch = Some(-3);
     let empty =
@@ -314,7 +323,10 @@ fn read() -> Vec<Row> {
         ),
         ("54 the same partition twice", Call::Fetch(twice), InvalidArgument, "FIELD_INVALID"),
         ("no targets", Call::Fetch(pb::FetchRequest::default()), InvalidArgument, "FIELD_INVALID"),
-        ("no start", Call::Fetch(nowhere), InvalidArgument, "FIELD_INVALID"),
+        ("resume with a partition", Call::Fetch(both), InvalidArgument, "FIELD_INVALID"),
+        ("resume twice", Call::Fetch(whole(&[0, 0])), InvalidArgument, "FIELD_INVALID"),
+        ("resume below 0", Call::Fetch(whole(&[-1])), InvalidArgument, "FIELD_INVALID"),
+        ("resume of no partition", Call::Fetch(whole(&[77])), Code::NotFound, "PARTITION_NOT_FOUND"),
         (
             "empty position",
             Call::Offsets(pb::ListOffsetsRequest { targets: vec![empty], isolation: 0 }),
@@ -376,7 +388,7 @@ async fn every_bad_input_gets_its_answer() {
         isolation: 0,
     };
     let ends = client.consumer().list_offsets(request).await.unwrap().into_inner().offsets;
-    assert_eq!(ends.iter().map(|end| end.offset).collect::<Vec<_>>(), [2, 0, 0]);
+    assert_eq!(ends.iter().map(|end| end.offset).collect::<Vec<_>>(), [Some(2), Some(0), Some(0)]);
     server.assert_no_panic();
 }
 

@@ -106,12 +106,8 @@ async fn as_many_small_records_as_are_accepted_can_be_read_back() {
     let options = pb::ReadOptions { max_message_bytes: 16 << 20, ..Default::default() };
     let mut next = 0;
     while next < 300_000 {
-        let request = pb::FetchRequest {
-            targets: from(next),
-            options: Some(options.clone()),
-            max_bytes: 16 << 20,
-            ..Default::default()
-        };
+        let request =
+            pb::FetchRequest { targets: from(next), options: Some(options), max_bytes: 16 << 20, ..Default::default() };
         let chunk = client.consumer().fetch(request).await.unwrap().into_inner().chunks.remove(0);
         assert!(chunk.next_offset > next);
         next = chunk.next_offset;

@@ -93,6 +93,10 @@ impl Server {
         Client::new(&self.address).unwrap()
     }
 
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -206,7 +210,7 @@ pub(crate) async fn read_all(client: &Client, topic: &str, partition: i32) -> Ve
         partition: Some(partition),
         start: Some(bound(pb::Bound::Earliest)),
         end: Some(bound(pb::Bound::Latest)),
-        last_leader_epoch: None,
+        ..Default::default()
     };
     let request = pb::ReadRequest { targets: vec![target], ..Default::default() };
     let mut stream = client.consumer().read(request).await.unwrap().into_inner();

@@ -33,7 +33,7 @@ fn swelling() -> Bytes {
 async fn read(client: &Client, end: Option<pb::Bound>) -> Streaming<pb::ReadResponse> {
     let start = if end.is_some() { pb::Bound::Earliest } else { pb::Bound::Latest };
     let (start, end) = (Some(bound(start)), end.map(bound));
-    let target = pb::ReadTarget { topic: "t".to_owned(), partition: None, start, end, last_leader_epoch: None };
+    let target = pb::ReadTarget { topic: "t".to_owned(), start, end, ..Default::default() };
     let request = pb::ReadRequest { targets: vec![target], ..Default::default() };
     client.consumer().read(request).await.unwrap().into_inner()
 }

@@ -112,7 +112,7 @@ pub(crate) async fn partitions(
         let Some(topic) = names.get(&id) else { continue };
         let partition = pb::Partition {
             partition: number,
-            leader: value.leader,
+            leader: (value.leader >= 0).then_some(value.leader),
             leader_epoch: value.leader_epoch,
             replicas: value.replicas,
             isr: value.isr,

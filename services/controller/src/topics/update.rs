@@ -1,7 +1,5 @@
 //! Changing and deleting topics.
 
-use std::collections::BTreeMap;
-
 use walser_metastore::{Compare, Txn};
 use walser_model::{Timestamp, TopicId};
 use walser_proto::v1 as pb;
@@ -27,48 +25,53 @@ fn check_etag(etag: &str, found: &Versioned<Topic>) -> Result<(), Failure> {
     Err(Failure::new(Reason::EtagMismatch, text).with("etag", etag).with("currentEtag", current))
 }
 
-/// Applies the masked fields of a request to a topic.
-fn masked(topic: &mut Topic, asked: &pb::Topic, paths: &[String]) -> Result<(), Failure> {
-    for path in paths {
-        match path.as_str() {
-            "config" => topic.config = canonical(&asked.config.clone().into_iter().collect())?,
-            "labels" => topic.labels = asked.labels.clone().into_iter().collect(),
-            "description" => topic.description.clone_from(&asked.description),
-            path => {
-                let Some(key) = path.strip_prefix("config.") else {
-                    let rule = format!("\"{path}\" cannot be updated: use config, config.KEY, labels or description");
-                    return Err(Failure::field("update_mask", rule));
-                };
-                match asked.config.get(key) {
-                    Some(value) => {
-                        topic.config.extend(canonical(&BTreeMap::from([(key.to_owned(), value.clone())]))?);
-                    }
-                    None => {
-                        // A masked key without a value goes back to its default. It exists, or is one that another
-                        // version has set.
-                        if topic.config.remove(key).is_none() {
-                            walser_model::Setting::require(key).map_err(super::config_failure)?;
-                        }
-                    }
-                }
-            }
+/// Most labels and settings in one request.
+const CHANGES_MAX: usize = 1000;
+
+/// Whether a request names anything to change, and nothing twice.
+fn check_changes(request: &pb::UpdateTopicRequest) -> Result<(), Failure> {
+    let pb::UpdateTopicRequest { config_updates, config_resets, label_updates, label_removals, .. } = request;
+    let changes = config_updates.len() + config_resets.len() + label_updates.len() + label_removals.len();
+    if changes == 0 && request.description.is_none() {
+        return Err(Failure::field("config_updates", "the request names nothing to change"));
+    }
+    if changes > CHANGES_MAX {
+        return Err(Failure::field("config_updates", format!("{changes} changes exceed the limit of {CHANGES_MAX}")));
+    }
+    if let Some(both) = config_resets.iter().find(|name| config_updates.contains_key(*name)) {
+        return Err(Failure::field("config_resets", format!("\"{both}\" is in config_updates, too")));
+    }
+    match label_removals.iter().find(|name| label_updates.contains_key(*name)) {
+        Some(both) => Err(Failure::field("label_removals", format!("\"{both}\" is in label_updates, too"))),
+        None => Ok(()),
+    }
+}
+
+/// Applies the changes of a request to a topic.
+fn apply(topic: &mut Topic, request: &pb::UpdateTopicRequest) -> Result<(), Failure> {
+    topic.config.extend(canonical(&request.config_updates.clone().into_iter().collect())?);
+    for name in &request.config_resets {
+        // It exists, or is one that another version has set.
+        if topic.config.remove(name).is_none() {
+            walser_model::Setting::require(name).map_err(super::config_failure)?;
         }
+    }
+    topic.labels.extend(request.label_updates.clone());
+    topic.labels.retain(|name, _| !request.label_removals.contains(name));
+    if let Some(description) = &request.description {
+        topic.description.clone_from(description);
     }
     check_texts(&topic.labels, &topic.description)
 }
 
 /// Changes settings, labels or description.
 pub(crate) async fn update(store: &Store, request: &pb::UpdateTopicRequest) -> Result<Found, Failure> {
-    let asked = request.topic.as_ref().ok_or_else(|| Failure::field("topic", "is missing"))?;
-    let paths = request.update_mask.as_ref().map(|mask| mask.paths.clone()).unwrap_or_default();
-    if paths.is_empty() {
-        return Err(Failure::field("update_mask", "names nothing to change"));
-    }
+    check_changes(request)?;
     for _ in 0..ATTEMPTS_MAX {
-        let (id, found) = find(store, &asked.name).await?;
-        check_etag(&asked.etag, &found)?;
+        let (id, found) = find(store, &request.name).await?;
+        check_etag(&request.etag, &found)?;
         let mut topic = found.value.clone();
-        masked(&mut topic, asked, &paths)?;
+        apply(&mut topic, request)?;
         let settings = effective(&topic.config, topic.replication_factor)?;
         if request.validate_only {
             return Ok((id, Versioned { value: topic, ..found }));

@@ -15,7 +15,8 @@ use walser_rpc::{Failure, Reason};
 
 use super::stream;
 use crate::Gateway;
-use crate::produce::{Outcome, Write};
+use crate::outcome::{Failed, Outcome};
+use crate::produce::Write;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -56,18 +57,19 @@ fn write(request: pb::ProduceRequest, trace: Option<String>) -> Result<Write, Fa
 }
 
 /// The outcome as a unary call tells it: an error unless every record is written.
-fn response(outcome: Outcome, acks: Acks) -> Result<pb::ProduceResponse, Status> {
-    let Some(failure) = outcome.failure else { return Ok(written(outcome, acks)) };
-    let partial = !outcome.appends.is_empty();
-    let failure = if partial { failure.with_effect(pb::Effect::Partial) } else { failure };
-    let detail = pb::ProduceFailure { failed_ranges: outcome.failed, appends: outcome.appends };
-    Err(failure.into_status_with("walser.v1.ProduceFailure", prost::Message::encode_to_vec(&detail)))
+fn response(outcome: Outcome) -> Result<pb::ProduceResponse, Status> {
+    match outcome.failed {
+        None => Ok(written(outcome)),
+        Some(Failed { failure, detail: None }) => Err(failure.into()),
+        Some(Failed { failure, detail: Some(detail) }) => {
+            Err(failure.into_status_with("walser.v1.ProduceFailure", prost::Message::encode_to_vec(&detail)))
+        }
+    }
 }
 
 /// The outcome of a write that succeeded.
-pub(super) fn written(outcome: Outcome, acks: Acks) -> pb::ProduceResponse {
-    let positions = if acks == Acks::None { Vec::new() } else { outcome.positions };
-    pb::ProduceResponse { positions, appends: outcome.appends }
+pub(super) fn written(outcome: Outcome) -> pb::ProduceResponse {
+    pb::ProduceResponse { positions: outcome.positions, appends: outcome.appends }
 }
 
 fn timed_out(limit: Duration) -> Failure {
@@ -81,19 +83,17 @@ impl ProducerService for Gateway {
         let limit = time_left(request.metadata()).unwrap_or(self.config.produce_timeout);
         let trace = trace(request.metadata());
         let write = write(request.into_inner(), trace)?;
-        let acks = write.acks;
         let (done, outcome) = oneshot::channel();
         let told = Box::new(move |outcome| drop(done.send(outcome)));
         let all = async {
-            Gateway::produce(self, write, told).await?;
-            if acks == Acks::None {
-                return Ok(Outcome::default());
+            if let Some(queued) = Gateway::produce(self, write, told).await? {
+                return Ok(queued);
             }
             outcome.await.map_err(|_| Failure::internal("a write was given up without an answer"))
         };
         let outcome = tokio::time::timeout(limit, all).await.map_err(|_| timed_out(limit))??;
         let created = outcome.created;
-        let mut response = Response::new(response(outcome, acks)?);
+        let mut response = Response::new(response(outcome)?);
         if created {
             response.metadata_mut().insert(CREATED, tonic::metadata::MetadataValue::from_static("true"));
         }

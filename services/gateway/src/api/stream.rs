@@ -20,9 +20,11 @@ use walser_proto::v1::produce_stream_response::Message as Reply;
 use walser_rpc::{Failure, Reason, catch_panic};
 
 use self::lanes::{Lane, Lanes};
+use super::draining;
 use super::producer::{known, written};
 use crate::Gateway;
-use crate::produce::{Done, Outcome, Write};
+use crate::outcome::{Done, Failed, Outcome};
+use crate::produce::Write;
 
 /// Results that may wait for the client; the byte limit is reached first.
 const RESULTS_MAX: usize = 8192;
@@ -154,7 +156,7 @@ impl Reader {
             () = shutdown.wait() => {
                 let grace = Some(shutdown.grace().into());
                 let _ = outgoing.send(Outgoing::Other(Reply::Drain(pb::Drain { grace }))).await;
-                Ok(())
+                Err(draining())
             }
         };
         // Everything that was sent is answered before the stream ends.
@@ -184,6 +186,7 @@ impl Reader {
             max_in_flight_bytes: i64::try_from(self.gateway.config.in_flight_bytes_max).unwrap_or(i64::MAX),
             max_batch_bytes: self.batch_bytes_max(&session.default_topic),
             gateway: self.gateway.config.name.clone(),
+            max_in_flight_batches: i32::try_from(crate::writer::IN_FLIGHT_MAX).unwrap_or(i32::MAX),
         };
         let _ = self.outgoing.send(Outgoing::Other(Reply::Opened(opened))).await;
         while let Some(message) = requests.message().await.map_err(received)? {
@@ -193,6 +196,7 @@ impl Reader {
                     let failure = Failure::new(Reason::StreamProtocolViolation, "open was sent twice");
                     return Err(failure.with("expected", "batch").with("actual", "open"));
                 }
+                Some(Message::Heartbeat(_)) => {}
                 None => {
                     let failure = Failure::new(Reason::StreamProtocolViolation, "the message is empty");
                     return Err(failure.with("expected", "batch").with("actual", "nothing"));
@@ -230,31 +234,28 @@ impl Reader {
         };
         let found = write.create.then(|| write.topic.clone());
         let under_way = self.join(&write).await;
-        let acks = write.acks;
         let lane = match write.partition {
             Some(partition) => Lane::Partition(write.topic.clone(), partition),
             None => Lane::Own(correlation_id),
         };
         let failed = session.producer.map(|_| (lane.clone(), Arc::clone(&self.failed)));
         let tell = move |outcome: Outcome| {
-            let failure = outcome.failure.clone().map(|failure| match &failed {
-                Some((lane, failed)) => blamed(failure, lane, failed, correlation_id),
-                None => failure,
-            });
-            let result = match failure {
-                Some(failure) => {
-                    let partial = !outcome.appends.is_empty();
-                    let failure = if partial { failure.with_effect(pb::Effect::Partial) } else { failure };
-                    produce_result::Outcome::Error(failure.into())
+            let (result, failure) = match outcome.failed {
+                Some(Failed { failure, detail }) => {
+                    let failure = match &failed {
+                        Some((lane, failed)) => blamed(failure, lane, failed, correlation_id),
+                        None => failure,
+                    };
+                    (produce_result::Outcome::Error(failure.into()), detail)
                 }
                 None => {
                     if let Some((lane, failed)) = &failed {
                         failed.lock().remove(lane);
                     }
-                    produce_result::Outcome::Written(written(outcome, acks))
+                    (produce_result::Outcome::Written(written(outcome)), None)
                 }
             };
-            slot.send(Outgoing::Result(pb::ProduceResult { correlation_id, outcome: Some(result) }));
+            slot.send(Outgoing::Result(pb::ProduceResult { correlation_id, outcome: Some(result), failure }));
             drop(permit);
         };
         self.lanes.enter(lane.clone(), correlation_id, Box::new(tell));
@@ -269,10 +270,10 @@ impl Reader {
         self.remember(found.filter(|_| sent.is_ok()));
         match sent {
             Err(failure) => {
-                self.lanes.leave(&lane, correlation_id, Outcome { failure: Some(failure), ..Outcome::default() });
+                self.lanes.leave(&lane, correlation_id, Outcome::failed(failure));
             }
-            Ok(()) if acks == Acks::None => self.lanes.leave(&lane, correlation_id, Outcome::default()),
-            Ok(()) => {}
+            Ok(Some(queued)) => self.lanes.leave(&lane, correlation_id, queued),
+            Ok(None) => {}
         }
         Ok(())
     }
@@ -341,9 +342,9 @@ mod tests {
             let positions = vec![pb::RecordPosition { partition: 0, offset: 7 }; bounds::ITEMS_MAX];
             let written = pb::ProduceResponse { positions, appends: vec![pb::AppendResult::default(); 100] };
             let outcome = Some(produce_result::Outcome::Written(written));
-            Outgoing::Result(pb::ProduceResult { correlation_id, outcome })
+            Outgoing::Result(pb::ProduceResult { correlation_id, outcome, failure: None })
         };
-        let small = |correlation_id| Outgoing::Result(pb::ProduceResult { correlation_id, outcome: None });
+        let small = |correlation_id| Outgoing::Result(pb::ProduceResult { correlation_id, ..Default::default() });
         let messages = grouped(vec![small(1), small(2), large(3), large(4), large(5), small(6)]);
         assert_eq!(messages.len(), 4);
         let mut order = Vec::new();

@@ -336,9 +336,9 @@ impl Partition {
             }
             AppendError::Log(error) => {
                 tracing::error!(partition = %self.log.partition(), %error, "append failed");
-                let failed = *self.log.condition() != Condition::Healthy;
+                // A part of the write may be on the disk, and come back with the next start. A damaged log writes nothing.
+                let failed = matches!(self.log.condition(), Condition::Failed { .. });
                 self.replica.show(self.log.condition());
-                // A part of the write may be on the disk, and come back with the next start.
                 if failed { storage_error_after_append(error, around.node) } else { log_failure(error, around.node) }
             }
         }
@@ -396,7 +396,9 @@ impl Partition {
             let error = LogError::Failed { reason: reason.clone() };
             self.released = Released::default();
             for waiting in self.waiting.drain(..) {
-                waiting.job.refuse(storage_error_after_append(&error, around.node), &around.metrics);
+                let after_append = |_| storage_error_after_append(&error, around.node);
+                let failure = waiting.outcome.map_or_else(|refused| refused, after_append);
+                waiting.job.refuse(failure, &around.metrics);
             }
         }
     }

@@ -47,7 +47,7 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
         partition: arguments.partition,
         start: Some(arguments.from.wire()),
         end: arguments.to.map(|to| to.wire()),
-        last_leader_epoch: None,
+        ..Default::default()
     };
     let targets = arguments.topics.iter().map(target).collect();
     let mut reader = Reader::new(&client, ReaderConfig { targets, batches: false, patience: PATIENCE });

@@ -23,11 +23,12 @@ pub(crate) async fn run(command: TopicCommand) -> Done {
         TopicCommand::Describe(arguments) => describe(arguments).await,
         TopicCommand::Alter(arguments) => {
             let config = pairs(&arguments.config)?;
-            let mut paths: Vec<String> = config.keys().map(|key| format!("config.{key}")).collect();
-            paths.extend(arguments.unset.iter().map(|key| format!("config.{key}")));
-            let topic = pb::Topic { name: arguments.name, config, ..Default::default() };
-            let update_mask = Some(pbjson_types::FieldMask { paths });
-            let request = pb::UpdateTopicRequest { topic: Some(topic), update_mask, validate_only: false };
+            let request = pb::UpdateTopicRequest {
+                name: arguments.name,
+                config_updates: config,
+                config_resets: arguments.unset,
+                ..Default::default()
+            };
             let client = Client::new(&arguments.output.server.server)?;
             let answer = client.topics().update_topic(request).await;
             let topic = answered(answer, &arguments.output.server)?.topic.unwrap_or_default();
@@ -226,7 +227,7 @@ async fn describe(arguments: TopicDescribeArgs) -> Done {
     let row = |partition: &pb::Partition| {
         vec![
             partition.partition.to_string(),
-            if partition.leader < 0 { "none !".to_owned() } else { partition.leader.to_string() },
+            partition.leader.map_or_else(|| "none !".to_owned(), |leader| leader.to_string()),
             ids(&partition.replicas),
             ids(&partition.isr),
             count(partition.log_start_offset),

@@ -118,12 +118,11 @@ impl Partition {
         for waiting in self.waiting.drain(..) {
             let failure = match waiting.outcome {
                 Err(refused) => refused,
-                Ok(_) => {
-                    // Only somebody who can tell a repetition may try again.
-                    let moved = why.reason() == Reason::NotLeader;
-                    let failure = if moved { why.clone().with_code(tonic::Code::Aborted) } else { why.clone() };
-                    failure.with_effect(pb::Effect::Maybe).with("appended", true)
+                // The next leader may have it, or not.
+                Ok(_) if why.reason() == Reason::NotLeader => {
+                    Failure::new(Reason::LeaderLostAfterAppend, why.message()).with("appended", true)
                 }
+                Ok(_) => why.clone().with_effect(pb::Effect::Maybe).with("appended", true),
             };
             waiting.job.refuse(failure, metrics);
         }

@@ -1,0 +1,221 @@
+//! Reading one partition: where a reader stands in it, and its next chunk.
+
+use std::time::Duration;
+
+use walser_model::Offset;
+use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
+use walser_proto::v1 as pb;
+use walser_rpc::{Failure, Reason};
+
+use crate::Gateway;
+use crate::budget::{ReadPermit, StreamBudget};
+use crate::decode::{Amount, Decoded, Shape, Undecoded, decode};
+use crate::target::{Place, Target, no_answer};
+
+/// A chunk with the marks of its partition.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub(crate) decoded: Decoded,
+    pub(crate) high_watermark: i64,
+    pub(crate) log_start: i64,
+    pub(crate) leader_epoch: i32,
+}
+
+/// A partition being read.
+#[derive(Debug, Clone)]
+pub(crate) struct Cursor {
+    pub(crate) target: Target,
+    pub(crate) offset: Offset,
+    pub(crate) end: Option<Offset>,
+    pub(crate) last_epoch: i32,
+}
+
+impl Cursor {
+    pub(crate) fn topic_partition(&self) -> pb::TopicPartition {
+        self.target.topic_partition()
+    }
+
+    /// Whether everything before the end has been read.
+    pub(crate) fn ended(&self) -> bool {
+        self.end.is_some_and(|end| self.offset >= end)
+    }
+
+    /// The chunk as it travels; the cursor goes on behind it.
+    pub(crate) fn advance(&mut self, chunk: Chunk) -> pb::RecordChunk {
+        self.offset = Offset(chunk.decoded.next_offset);
+        self.last_epoch = -1;
+        pb::RecordChunk {
+            topic: self.target.topic.name.to_string(),
+            partition: self.target.partition,
+            records: chunk.decoded.records,
+            record_batches: chunk.decoded.batches,
+            next_offset: chunk.decoded.next_offset,
+            high_watermark: chunk.high_watermark,
+            last_stable_offset: chunk.high_watermark,
+            log_start_offset: chunk.log_start,
+            leader_epoch: chunk.leader_epoch,
+            size_bytes: i64::try_from(chunk.decoded.size_bytes).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+impl Gateway {
+    /// Opens a cursor at the start of a target.
+    ///
+    /// # Errors
+    /// As for look-ups; leaders that move are waited for.
+    pub(crate) async fn cursor(&self, target: Target) -> Result<Cursor, Failure> {
+        let offset = self.boundary(&target, target.start).await?;
+        let end = match target.end {
+            Some(place) => Some(self.boundary(&target, place).await?),
+            None => None,
+        };
+        let last_epoch = target.last_epoch;
+        Ok(Cursor { target, offset, end, last_epoch })
+    }
+
+    /// Checks the offset of a cursor that lies behind its end: nothing is to be read, but an offset that the log does
+    /// not reach yet is one of another log.
+    ///
+    /// # Errors
+    /// `OFFSET_OUT_OF_RANGE` for such an offset; as for reading.
+    pub(crate) async fn check_behind_end(&self, cursor: &Cursor) -> Result<(), Failure> {
+        if cursor.end.is_none_or(|end| cursor.offset <= end) {
+            return Ok(());
+        }
+        match self.read_batches(cursor, 0, Duration::ZERO).await {
+            Err(failure) if failure.reason() == Reason::OffsetOutOfRange => {
+                let end = failure.value("logEndOffset").and_then(|end| end.parse::<i64>().ok());
+                // Before the log start lie only records that nobody asked for.
+                if end.is_some_and(|end| cursor.offset.0 <= end) { Ok(()) } else { Err(failure) }
+            }
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Reads what is there next, within the budget of a stream. A leader that does not answer within `answer_max` counts
+    /// as lost, so that the budget is free for others.
+    pub(crate) async fn next_chunk(
+        &self,
+        cursor: &Cursor,
+        shape: Shape,
+        amount: Amount,
+        budget: &StreamBudget,
+        answer_max: Duration,
+    ) -> Result<(Chunk, ReadPermit), Undecoded> {
+        let ordinary = amount.ordinary(cursor.target.topic.config.message_bytes_max);
+        match self.chunk_within(cursor, shape, ordinary, budget, answer_max).await {
+            Err(Undecoded::NoRoom) => self.chunk_within(cursor, shape, amount, budget, answer_max).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn chunk_within(
+        &self,
+        cursor: &Cursor,
+        shape: Shape,
+        amount: Amount,
+        budget: &StreamBudget,
+        answer_max: Duration,
+    ) -> Result<(Chunk, ReadPermit), Undecoded> {
+        let mut permit = budget.take(amount.cost).await;
+        let read = self.read_batches_within(cursor, amount.bytes, answer_max).await?;
+        let chunk = self.chunk(read, cursor, shape, amount)?;
+        permit.keep(chunk.decoded.cost);
+        self.metrics.consumed(chunk.decoded.size_bytes);
+        Ok((chunk, permit))
+    }
+
+    /// Decodes what the leader has answered.
+    pub(crate) fn chunk(
+        &self,
+        read: FetchStreamResponse,
+        cursor: &Cursor,
+        shape: Shape,
+        amount: Amount,
+    ) -> Result<Chunk, Undecoded> {
+        let decoded = decode(read.record_batches, cursor.offset, cursor.end, shape, amount)?;
+        Ok(Chunk {
+            decoded,
+            high_watermark: read.high_watermark,
+            log_start: read.log_start_offset,
+            leader_epoch: read.leader_epoch,
+        })
+    }
+
+    /// Waits up to `wait` until there is something behind the cursor, without reading it: who waits holds no memory.
+    /// False: nothing came in time.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub(crate) async fn wait_for_records(&self, cursor: &Cursor, wait: Duration) -> Result<bool, Failure> {
+        let read = self.read_batches(cursor, 0, wait).await?;
+        Ok(read.high_watermark > cursor.offset.0)
+    }
+
+    /// Asks the leader once for what is there, and waits for the answer at most `answer_max`.
+    pub(crate) async fn read_batches_within(
+        &self,
+        cursor: &Cursor,
+        bytes: i32,
+        answer_max: Duration,
+    ) -> Result<FetchStreamResponse, Failure> {
+        let read = self.read_batches(cursor, bytes, Duration::ZERO);
+        let answer = tokio::time::timeout(answer_max, read).await;
+        answer.unwrap_or_else(|_elapsed| Err(no_answer(&cursor.target.topic, cursor.target.partition)))
+    }
+
+    /// Asks the leader once for batches from the cursor on; waits up to `wait` for some. With an aim of 0 bytes the
+    /// leader answers without batches once there are some.
+    async fn read_batches(&self, cursor: &Cursor, bytes: i32, wait: Duration) -> Result<FetchStreamResponse, Failure> {
+        let route = self.route(&cursor.target.topic, cursor.target.partition)?;
+        let request = FetchStreamRequest {
+            correlation_id: 0,
+            r#ref: Some(route.reference),
+            offset: cursor.offset.0,
+            last_epoch: cursor.last_epoch,
+            max_bytes: bytes,
+            max_wait: Some(wait.into()),
+            committed_only: true,
+            cancel: false,
+        };
+        let answer = route.link.fetch(request).await;
+        if let Some(error) = answer.error {
+            let failure = Failure::from(error).with("topic", &cursor.target.topic.name);
+            return Err(failure.with("partition", cursor.target.partition));
+        }
+        if let Some(diverging) = answer.diverging_offset {
+            let lost = cursor.offset.since(Offset(diverging));
+            let text = format!("{lost} records before offset {} are not the ones you read any more", cursor.offset);
+            let failure = Failure::new(Reason::LogDiverged, text).with("topic", &cursor.target.topic.name);
+            let failure = failure.with("partition", cursor.target.partition);
+            return Err(failure.with("divergingOffset", diverging).with("lostCount", lost));
+        }
+        Ok(answer)
+    }
+
+    /// Moves a cursor that is out of range, as the reader wants. `None`: the reader wants the error.
+    pub(crate) async fn reset(
+        &self,
+        cursor: &mut Cursor,
+        failure: &Failure,
+        policy: pb::OutOfRangePolicy,
+    ) -> Option<pb::OffsetReset> {
+        if failure.reason() != Reason::OffsetOutOfRange {
+            return None;
+        }
+        let place = match policy {
+            pb::OutOfRangePolicy::Earliest => Place::Earliest,
+            pb::OutOfRangePolicy::Latest => Place::Latest,
+            pb::OutOfRangePolicy::Unspecified | pb::OutOfRangePolicy::Fail => return None,
+        };
+        let actual = self.boundary(&cursor.target, place).await.ok()?;
+        let requested = std::mem::replace(&mut cursor.offset, actual);
+        Some(pb::OffsetReset {
+            topic_partition: Some(cursor.topic_partition()),
+            requested_offset: requested.0,
+            actual_offset: actual.0,
+            skipped_count: actual.since(requested).max(0),
+        })
+    }
+}

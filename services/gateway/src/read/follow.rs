@@ -1,0 +1,221 @@
+//! The reader of one partition of a `Read`: finds its place, reads to its end or for ever, and waits where its leader
+//! is lost.
+//!
+//! While it waits, for records or for a leader, it holds no budget: before a read is repeated, the leader is asked
+//! without reading whether it answers at all.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use walser_model::Offset;
+use walser_proto::v1 as pb;
+use walser_rpc::{Failure, Reason};
+
+use crate::Gateway;
+use crate::budget::{ReadPermit, StreamBudget};
+use crate::cursor::Cursor;
+use crate::decode::{Amount, Undecoded};
+use crate::retry::{Backoff, lost};
+use crate::target::{Options, Target};
+
+/// Aim of a chunk.
+const CHUNK_BYTES: i32 = 1 << 20;
+/// How long one look at a partition waits; the stream itself has no limit.
+const WAIT: Duration = Duration::from_secs(10);
+/// How long a leader may take to answer a read that holds budget, at first and at most.
+const ANSWER_FIRST: Duration = Duration::from_secs(2);
+const ANSWER_MAX: Duration = Duration::from_secs(32);
+/// A problem is reported when it has lasted this long: most leaders are back sooner.
+const TROUBLE_MIN: Duration = Duration::from_secs(1);
+/// The same problem is reported again after this long.
+const TROUBLE_AGAIN: Duration = Duration::from_secs(10);
+
+/// What a partition's reader says.
+pub(super) enum Said {
+    /// Its place is found: this offset.
+    Opened(i64),
+    Chunk(pb::RecordChunk, i64, ReadPermit),
+    Reset(pb::OffsetReset),
+    CaughtUp(i64),
+    Problem(Failure),
+    /// Bounded and done.
+    Ended,
+    /// Never to be read again.
+    Failed(Failure),
+}
+
+/// How a partition's reader speaks.
+pub(super) struct Voice {
+    pub(super) said: mpsc::Sender<(usize, Said)>,
+    pub(super) number: usize,
+    pub(super) budget: StreamBudget,
+}
+
+/// The driver does not listen any more.
+struct Gone;
+
+/// A problem that lasts.
+struct Trouble {
+    since: Instant,
+    reported: Option<(Reason, Instant)>,
+}
+
+/// The reader of a partition.
+struct Follower {
+    gateway: Gateway,
+    options: Options,
+    records_max: usize,
+    voice: Voice,
+    caught_up: bool,
+    /// The driver knows that it is caught up.
+    told: bool,
+    trouble: Option<Trouble>,
+    answer_max: Duration,
+    backoff: Backoff,
+}
+
+/// Reads one partition until its end, or until nobody listens.
+pub(super) async fn follow(gateway: Gateway, target: Target, options: Options, records_max: usize, voice: Voice) {
+    let follower = Follower {
+        gateway,
+        options,
+        records_max,
+        voice,
+        caught_up: false,
+        told: false,
+        trouble: None,
+        answer_max: ANSWER_FIRST,
+        backoff: Backoff::default(),
+    };
+    let _ = follower.run(target).await;
+}
+
+// === impl Voice ===
+
+impl Voice {
+    async fn say(&self, word: Said) -> Result<(), Gone> {
+        self.said.send((self.number, word)).await.map_err(|_| Gone)
+    }
+}
+
+// === impl Trouble ===
+
+impl Trouble {
+    /// Whether a failure is worth a word now.
+    fn is_news(&mut self, failure: &Failure) -> bool {
+        let now = Instant::now();
+        let known = self.reported.is_some_and(|(reason, at)| {
+            reason == failure.reason() && now.saturating_duration_since(at) < TROUBLE_AGAIN
+        });
+        let news = !known && now.saturating_duration_since(self.since) >= TROUBLE_MIN;
+        if news {
+            self.reported = Some((failure.reason(), now));
+        }
+        news
+    }
+}
+
+// === impl Follower ===
+
+impl Follower {
+    async fn run(mut self, target: Target) -> Result<(), Gone> {
+        let Some(mut cursor) = self.open(target).await? else { return Ok(()) };
+        self.voice.say(Said::Opened(cursor.offset.0)).await?;
+        loop {
+            let word = match self.step(&mut cursor).await {
+                Ok(word) => word,
+                Err(failure) => match self.gateway.reset(&mut cursor, &failure, self.options.out_of_range).await {
+                    Some(reset) => Some(Said::Reset(reset)),
+                    None => {
+                        if !self.retries(failure).await? {
+                            return Ok(());
+                        }
+                        continue;
+                    }
+                },
+            };
+            (self.trouble, self.answer_max) = (None, ANSWER_FIRST);
+            let Some(word) = word else {
+                self.backoff.pause().await;
+                continue;
+            };
+            self.backoff = Backoff::default();
+            let over = matches!(word, Said::Ended);
+            self.voice.say(word).await?;
+            if over {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Finds the place of a target. `None`: it cannot be read, which the driver knows.
+    async fn open(&mut self, target: Target) -> Result<Option<Cursor>, Gone> {
+        loop {
+            match self.gateway.cursor(target.clone()).await {
+                Ok(cursor) => {
+                    self.trouble = None;
+                    return Ok(Some(cursor));
+                }
+                Err(failure) => {
+                    if !self.retries(failure).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits before the next attempt after a failure. False: there is none, which the driver knows.
+    async fn retries(&mut self, failure: Failure) -> Result<bool, Gone> {
+        // A read that was not answered can always be repeated.
+        if failure.retry() != pb::RetryAdvice::Backoff && !lost(&failure) {
+            self.voice.say(Said::Failed(failure)).await?;
+            return Ok(false);
+        }
+        let trouble = self.trouble.get_or_insert_with(|| Trouble { since: Instant::now(), reported: None });
+        if trouble.is_news(&failure) {
+            self.voice.say(Said::Problem(failure)).await?;
+        }
+        self.backoff.pause().await;
+        Ok(true)
+    }
+
+    /// Waits for records when everything is read, then reads the next ones. `None`: nothing is there after all.
+    async fn step(&mut self, cursor: &mut Cursor) -> Result<Option<Said>, Failure> {
+        if cursor.ended() {
+            self.gateway.check_behind_end(cursor).await?;
+            return Ok(Some(Said::Ended));
+        }
+        if self.trouble.is_some() {
+            self.gateway.wait_for_records(cursor, Duration::ZERO).await?;
+        }
+        // The first look does not wait, so that a reader at the live end is told at once.
+        while self.caught_up && self.told {
+            self.caught_up = !self.gateway.wait_for_records(cursor, WAIT).await?;
+        }
+        let amount = Amount::whole(CHUNK_BYTES, self.records_max);
+        let (shape, limit) = (self.options.shape, self.answer_max);
+        let (chunk, permit) = match self.gateway.next_chunk(cursor, shape, amount, &self.voice.budget, limit).await {
+            Ok(read) => read,
+            Err(Undecoded::Failed(failure)) => {
+                self.answer_max = (self.answer_max * 2).min(ANSWER_MAX);
+                return Err(failure);
+            }
+            Err(Undecoded::NoRoom) => {
+                let failure = Failure::new(Reason::BatchUnreadable, "the record does not fit any message");
+                return Err(failure.with("offset", cursor.offset));
+            }
+        };
+        if chunk.decoded.record_count == 0 && chunk.decoded.next_offset <= cursor.offset.0 {
+            self.caught_up = true;
+            let news = !std::mem::replace(&mut self.told, true);
+            return Ok(news.then_some(Said::CaughtUp(chunk.high_watermark)));
+        }
+        let count = chunk.decoded.record_count;
+        let chunk = cursor.advance(chunk);
+        self.caught_up = cursor.offset >= Offset(chunk.high_watermark);
+        self.told = self.caught_up;
+        Ok(Some(Said::Chunk(chunk, count, permit)))
+    }
+}
