@@ -21,6 +21,7 @@ mod random;
 mod replica;
 #[cfg(test)]
 mod scripted;
+mod sequencer;
 mod setup;
 mod shell;
 mod store;
@@ -29,6 +30,9 @@ mod world;
 
 pub use events::Weather;
 pub use mutations::{MUTATIONS, Mutation};
+pub use sequencer::{
+    SEQUENCER_MUTATIONS, SequencerMutation, Setup as SequencerSetup, Tally, Traffic, run_sequencer, search_sequencer,
+};
 pub use setup::{Counts, Setup};
 pub use summary::{Outcome, Summary, Violation, run, search, shortest};
 pub use world::World;

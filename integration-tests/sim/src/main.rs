@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use walser_sim::{MUTATIONS, Outcome, Setup, run, search, shortest};
+use walser_sim::{MUTATIONS, Outcome, SequencerSetup, Setup, run, run_sequencer, search, search_sequencer, shortest};
 
 /// Breaks the replication protocol, if it can be broken.
 #[derive(Debug, Parser)]
@@ -30,6 +30,9 @@ struct Args {
     /// Show step by step what happens without this rule, such as `MaximalIsr`.
     #[arg(long, value_name = "RULE")]
     without: Option<String>,
+    /// Run the sequencer instead of replication: seed by seed, or the one given.
+    #[arg(long)]
+    sequencer: bool,
     /// Threads; as many as there are cores, if not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -40,10 +43,34 @@ fn main() -> ExitCode {
     if let Some(rule) = &args.without {
         return explain(rule);
     }
+    if args.sequencer {
+        return sequencer(&args);
+    }
     match args.seed {
         Some(seed) => replay(seed),
         None if args.mutations => mutate(),
         None => many(&args),
+    }
+}
+
+fn threads(args: &Args) -> usize {
+    args.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1)
+}
+
+fn sequencer(args: &Args) -> ExitCode {
+    let outcome = match args.seed {
+        Some(seed) => run_sequencer(SequencerSetup::of_seed(seed), seed),
+        None => search_sequencer(args.from, threads(args), args.events),
+    };
+    match outcome {
+        Ok(tally) => {
+            println!("{tally:?}");
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            println!("{violation}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -103,7 +130,7 @@ fn many(args: &Args) -> ExitCode {
     #[expect(clippy::disallowed_methods, reason = "how long it takes, and no more")]
     let begun = Instant::now();
     let limit = args.hours.map(|hours| Duration::from_secs_f64(hours * 3600.0));
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let threads = threads(args);
     let summary = search(args.from, threads, |events| match limit {
         Some(limit) => begun.elapsed() >= limit,
         None => events >= args.events,

@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use walser_model::Durability;
 use walser_replication::{Rule, Rules};
-use walser_sim::{MUTATIONS, Setup, Weather, run, search, shortest};
+use walser_sim::{
+    MUTATIONS, SEQUENCER_MUTATIONS, SequencerSetup, Setup, Weather, run, run_sequencer, search, search_sequencer,
+    shortest,
+};
 
 /// Events of the ordinary run; `WALSER_SIM_EVENTS` sets another number.
 const EVENTS: u64 = 20_000_000;
@@ -93,4 +96,43 @@ fn a_failing_seed_is_cut_down_to_the_shortest_run_that_fails() {
     assert!(short.trace.len() > 1);
     let found = short.violation.unwrap();
     assert!(found.steps <= violation.steps && found.seed == violation.seed);
+}
+
+/// Events of the ordinary run of the sequencer.
+const SEQUENCER_EVENTS: u64 = 10_000_000;
+
+#[test]
+fn no_seed_breaks_an_invariant_of_the_sequencer() {
+    let tally = search_sequencer(1, threads(), SEQUENCER_EVENTS).unwrap();
+    for (what, count) in [
+        ("written", tally.written),
+        ("effect none", tally.none),
+        ("effect maybe", tally.maybe),
+        ("sent again", tally.resent),
+        ("recognised", tally.duplicates),
+        ("late", tally.late),
+        ("sessions", tally.sessions),
+        ("restarts", tally.restarts),
+    ] {
+        assert!(count > 200, "hardly any {what}: {tally:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_of_the_sequencer_gives_the_same_run() {
+    for seed in 1..50 {
+        let once = run_sequencer(SequencerSetup::of_seed(seed), seed).unwrap();
+        assert_eq!(once, run_sequencer(SequencerSetup::of_seed(seed), seed).unwrap(), "seed {seed}");
+    }
+}
+
+#[test]
+fn without_any_one_rule_of_the_sequencer_some_seed_breaks_an_invariant() {
+    for mutation in SEQUENCER_MUTATIONS {
+        assert!(mutation.find(2_000).is_some(), "{mutation:?}: nothing notices");
+    }
+    for rule in walser_sequencer::Rule::ALL {
+        let found = SEQUENCER_MUTATIONS.iter().any(|mutation| mutation.rule == *rule);
+        assert!(found, "nothing notices when {rule:?} is switched off");
+    }
 }

@@ -1,0 +1,141 @@
+//! A batch and the callers whose records it holds.
+
+use std::time::Duration;
+
+use crate::Ticket;
+
+/// The size of records, by two measures that add up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Encoded bytes.
+    pub bytes: usize,
+    /// Cost of decoding them, in bytes.
+    pub cost: usize,
+}
+
+/// The records of one caller.
+#[derive(Debug, Clone)]
+pub struct Part<C> {
+    /// How many, at least 1.
+    pub record_count: i32,
+    /// Their size.
+    pub size: Size,
+    /// When the caller stops waiting, in the driver's monotonic time.
+    pub deadline: Duration,
+    /// What the driver needs to build the batch and to answer the caller.
+    pub caller: C,
+}
+
+/// Where a batch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It was never sent; parts may join it and leave it.
+    Waiting,
+    /// An attempt is not answered.
+    InFlight,
+    /// The last attempt was refused; it is to be sent again.
+    Refused,
+}
+
+/// Parts that are sent together.
+#[derive(Debug)]
+pub struct Batch<C, B, F> {
+    /// What the driver keeps for it once it was sent: its bytes.
+    pub content: Option<B>,
+    pub(crate) ticket: Ticket,
+    /// `Some`: only parts with the same tag may join.
+    pub(crate) tag: Option<u32>,
+    pub(crate) size: Size,
+    pub(crate) record_count: i32,
+    /// With the index of their first record; a part that was answered is gone.
+    pub(crate) parts: Vec<(i64, Part<C>)>,
+    pub(crate) state: State,
+    pub(crate) attempt: u32,
+    /// Given, or assigned when it was last numbered.
+    pub(crate) base_sequence: Option<i32>,
+    /// An attempt may have been carried out.
+    pub(crate) ambiguous: bool,
+    pub(crate) last_failure: Option<F>,
+}
+
+// === impl Size ===
+
+impl Size {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, more: Self) -> Self {
+        Self { bytes: self.bytes.saturating_add(more.bytes), cost: self.cost.saturating_add(more.cost) }
+    }
+
+    /// Whether it is at most `max` in both measures.
+    pub fn fits(self, max: Self) -> bool {
+        self.bytes <= max.bytes && self.cost <= max.cost
+    }
+}
+
+// === impl Batch ===
+
+impl<C, B, F> Batch<C, B, F> {
+    pub(crate) fn new(ticket: Ticket, part: Part<C>, tag: Option<u32>, base_sequence: Option<i32>) -> Self {
+        let mut batch = Self {
+            content: None,
+            ticket,
+            tag,
+            size: Size::default(),
+            record_count: 0,
+            parts: Vec::with_capacity(1),
+            state: State::Waiting,
+            attempt: 0,
+            base_sequence,
+            ambiguous: false,
+            last_failure: None,
+        };
+        batch.join(part);
+        batch
+    }
+
+    /// Records in it.
+    pub fn record_count(&self) -> i32 {
+        self.record_count
+    }
+
+    /// Size of its records.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// Which parts may join it, as told when it was submitted.
+    pub fn tag(&self) -> Option<u32> {
+        self.tag
+    }
+
+    /// The callers that wait for it, in the order of their records.
+    pub fn callers_mut(&mut self) -> impl Iterator<Item = &mut C> {
+        self.parts.iter_mut().map(|(_, part)| &mut part.caller)
+    }
+
+    pub(crate) fn join(&mut self, part: Part<C>) {
+        let first_record = i64::from(self.record_count);
+        self.size = self.size.plus(part.size);
+        self.record_count = self.record_count.saturating_add(part.record_count);
+        self.parts.push((first_record, part));
+    }
+
+    /// Takes the parts that `goes` names out of a batch that was never sent; the others close ranks.
+    pub(crate) fn leave(&mut self, mut goes: impl FnMut(&Part<C>) -> bool) -> Vec<Part<C>> {
+        let mut gone = Vec::new();
+        (self.record_count, self.size) = (0, Size::default());
+        for (_, part) in std::mem::take(&mut self.parts) {
+            if goes(&part) {
+                gone.push(part);
+            } else {
+                self.join(part);
+            }
+        }
+        gone
+    }
+
+    pub(crate) fn was_sent(&self) -> bool {
+        self.state != State::Waiting
+    }
+}
