@@ -39,8 +39,6 @@ pub(crate) struct Lane<C, B, F> {
     backoff: Duration,
     /// The last batch that is or may be written.
     written: Option<Ticket>,
-    /// A batch failed, and none was written since: sequences that follow leave a gap.
-    failed: bool,
     pub(crate) broken: Option<Broken>,
 }
 
@@ -61,9 +59,12 @@ impl<C, B, F: Clone> Lane<C, B, F> {
             retry_at: Duration::ZERO,
             backoff: config.backoff_min,
             written: None,
-            failed: false,
             broken: None,
         }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.batches.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -171,7 +172,7 @@ impl<C, B, F: Clone> Lane<C, B, F> {
         out: &mut Actions<P, C, W, F>,
     ) {
         let Some(batch) = self.batches.remove(index) else { return };
-        (self.backoff, self.failed) = (config.backoff_min, false);
+        self.backoff = config.backoff_min;
         self.written = self.written.max(Some(batch.ticket));
         for (first_record, Part { caller, .. }) in batch.parts {
             out.push(Action::Complete { caller, outcome: Outcome::Written { answer: answer.clone(), first_record } });
@@ -226,14 +227,10 @@ impl<C, B, F: Clone> Lane<C, B, F> {
             _ if batch.ambiguous => Effect::Maybe,
             _ => Effect::None,
         };
-        let behind_failure = self.failed && refused == Refused::Gap;
         self.note_failed(config, &batch, effect);
         for (_, Part { caller, .. }) in batch.parts {
             let failure = batch.last_failure.clone();
-            out.push(Action::Complete {
-                caller,
-                outcome: Outcome::Failed { failure, effect, expired: false, behind_failure },
-            });
+            out.push(Action::Complete { caller, outcome: Outcome::Failed { failure, effect, expired: false } });
         }
     }
 
@@ -243,10 +240,7 @@ impl<C, B, F: Clone> Lane<C, B, F> {
             self.written = self.written.max(Some(batch.ticket));
         }
         if effect != Effect::Applied {
-            self.failed = true;
-            if config.numbering == Numbering::Own {
-                self.broken = self.broken.max(Some(Broken::Gap));
-            }
+            self.broken = self.broken.max((config.numbering == Numbering::Own).then_some(Broken::Gap));
         }
     }
 
@@ -282,7 +276,7 @@ impl<C, B, F: Clone> Lane<C, B, F> {
             let failure = batch.last_failure.clone().or_else(|| why.clone());
             for Part { caller, .. } in gone {
                 let failure = failure.clone();
-                let outcome = Outcome::Failed { failure, effect, expired, behind_failure: false };
+                let outcome = Outcome::Failed { failure, effect, expired };
                 out.push(Action::Complete { caller, outcome });
             }
         }

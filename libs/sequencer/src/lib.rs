@@ -146,8 +146,6 @@ pub enum Outcome<W, F> {
         effect: Effect,
         /// The deadline has passed.
         expired: bool,
-        /// A batch before it has failed, and this one was refused for the gap only.
-        behind_failure: bool,
     },
 }
 

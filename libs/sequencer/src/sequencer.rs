@@ -194,6 +194,12 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
         found.map_or(0, |index| self.lanes[index].1.outstanding())
     }
 
+    /// Batches of a partition that are not completed.
+    pub fn batch_count(&self, partition: &P) -> usize {
+        let found = self.lanes.binary_search_by(|(known, _)| known.cmp(partition));
+        found.map_or(0, |index| self.lanes[index].1.len())
+    }
+
     /// When something that was refused is sent again: [`Sequencer::tick`] is due then. Deadlines are looked at with every
     /// tick, and are answered as exactly as the driver ticks.
     pub fn next_retry(&self) -> Option<Duration> {

@@ -12,6 +12,7 @@
 //! | `counts/partitions` | partitions in the cluster | [`counter`] |
 //! | `lineages/{number}`, `lineages/accepted/{id}` | starts of controllers | [`lineage`] |
 //! | `pids/next` | first producer id that was not handed out | [`counter`] |
+//! | `pids/epochs/{slot}` | latest epochs of producer ids | [`producer`] |
 //!
 //! Values are JSON objects: `docs/formats/metadata.md`. Unknown fields are kept out, missing ones are errors.
 
@@ -20,6 +21,7 @@ pub(crate) mod counter;
 pub(crate) mod lineage;
 pub(crate) mod node;
 pub(crate) mod partition;
+pub(crate) mod producer;
 pub(crate) mod topic;
 
 use serde::Serialize;

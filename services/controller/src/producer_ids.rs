@@ -1,9 +1,10 @@
-//! Blocks of producer ids: handed out once, never again.
+//! Producer ids: handed out once in blocks, never again; and the epochs of those that clients raise.
 
-use walser_metastore::Txn;
-use walser_rpc::Failure;
+use walser_metastore::{Compare, Txn};
+use walser_rpc::{Failure, Reason};
 
 use crate::keys::counter::{Counter, PRODUCER_IDS};
+use crate::keys::producer::{self, Epochs};
 use crate::keys::put;
 use crate::store::{ATTEMPTS_MAX, Store, contended};
 
@@ -18,6 +19,47 @@ pub(crate) async fn allocate(store: &Store) -> Result<i64, Failure> {
         let txn = Txn { compares: vec![unchanged], ops: vec![put(PRODUCER_IDS.to_owned(), &next)] };
         if store.commit(txn).await?.is_some() {
             return Ok(first);
+        }
+    }
+    Err(contended())
+}
+
+/// The id that is handed out next: at and above it none was ever issued.
+pub(crate) async fn end(store: &Store) -> Result<i64, Failure> {
+    Ok(store.counter(PRODUCER_IDS).await?.0)
+}
+
+/// Begins the next epoch of a producer that has `epoch`. Of two callers with the same epoch one is refused.
+pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i32, Failure> {
+    let bad = |problem: &str| Err(Failure::field("previous", problem));
+    if !(0..end(store).await?).contains(&id) {
+        return bad("names a producer id that was never issued; take one from InitProducer");
+    }
+    let Some((epoch, next)) = i16::try_from(epoch).ok().and_then(|epoch| Some((epoch, epoch.checked_add(1)?))) else {
+        return bad("has an epoch that has no next one");
+    };
+    if epoch < 0 {
+        return bad("has a negative epoch");
+    }
+    for _ in 0..ATTEMPTS_MAX {
+        let key = producer::key(id);
+        let found = store.get::<Epochs>(&key).await?;
+        let (mut epochs, unchanged) = match found {
+            Some(found) => (found.value.clone(), found.unchanged()),
+            None => (Epochs::default(), Compare::Missing(key.clone())),
+        };
+        match epochs.latest(id) {
+            Some(latest) if latest > epoch => {
+                let text = format!("producer {id} has epoch {latest} by now: another session replaced epoch {epoch}");
+                let failure = Failure::new(Reason::ProducerFenced, text).with("producerId", id);
+                return Err(failure.with("epoch", epoch).with("currentEpoch", latest));
+            }
+            Some(latest) if latest < epoch => return bad("has an epoch that was never issued"),
+            _ => {}
+        }
+        epochs.remember(id, next);
+        if store.commit(Txn { compares: vec![unchanged], ops: vec![put(key, &epochs)] }).await?.is_some() {
+            return Ok(i32::from(next));
         }
     }
     Err(contended())

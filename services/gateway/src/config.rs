@@ -19,6 +19,12 @@ pub const KEYS: &[Key] = &[
         doc: "Unanswered bytes of one ProduceStream; the gateway stops reading above.",
     },
     Key {
+        name: "gateway.write.bytes.max",
+        kind: Kind::Bytes(64 << 20, 64 << 30),
+        default: "256MiB",
+        doc: "Memory for writes that are not answered, over all callers; one partition takes at most a quarter. Writes wait above.",
+    },
+    Key {
         name: "gateway.read.bytes.max",
         kind: Kind::Bytes(128 << 20, 64 << 30),
         default: "256MiB",
@@ -57,6 +63,8 @@ pub struct Config {
     pub message_bytes_max: usize,
     /// Unanswered bytes per stream.
     pub in_flight_bytes_max: usize,
+    /// Memory for writes that are not answered, in bytes.
+    pub write_bytes_max: usize,
     /// Memory for records that are read and not sent yet, in bytes.
     pub read_bytes_max: usize,
     /// Look into compressed batches.
@@ -77,6 +85,7 @@ impl Config {
         Self {
             message_bytes_max: settings.number("gateway.message.bytes.max"),
             in_flight_bytes_max: settings.number("gateway.stream.in.flight.bytes.max"),
+            write_bytes_max: settings.number("gateway.write.bytes.max"),
             read_bytes_max: settings.number("gateway.read.bytes.max"),
             validate_compressed: settings.flag("gateway.validate.compressed"),
             auto_create: settings.flag("gateway.auto.create.topics"),

@@ -23,6 +23,7 @@ mod produce;
 mod producer_ids;
 mod read;
 mod retry;
+mod router;
 mod target;
 mod topics;
 mod writer;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 use walser_model::{Clock, Random};
-use walser_rpc::{Connection, Failure, Network, Reason};
+use walser_rpc::{AppendRoom, Connection, Failure, Network, Reason};
 use walser_service::{Metrics, Shutdown, vital};
 
 pub use config::{Config, KEYS};
@@ -40,6 +41,7 @@ use crate::budget::ReadBudget;
 use crate::metadata::Metadata;
 use crate::metrics::GatewayMetrics;
 use crate::producer_ids::ProducerIds;
+use crate::router::Router;
 use crate::writer::Writers;
 
 /// What comes in from outside.
@@ -70,18 +72,13 @@ pub(crate) struct Gateway {
     pub(crate) controller: Connection,
     pub(crate) metadata: Metadata,
     pub(crate) producer_ids: ProducerIds,
+    pub(crate) router: Router,
     pub(crate) writers: Writers,
+    /// For writes that are not completed.
+    pub(crate) write_room: AppendRoom,
     pub(crate) read_budget: ReadBudget,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) shutdown: Shutdown,
-    runtime: tokio::runtime::Handle,
-}
-
-impl Gateway {
-    /// Where work goes that began on another thread.
-    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
-        &self.runtime
-    }
 }
 
 /// Starts a gateway; returns once it knows the cluster's metadata.
@@ -104,19 +101,23 @@ pub async fn start(
         () = shutdown.wait() => return Err(Failure::new(Reason::GatewayDraining, "told to stop before it was ready")),
     }
     let producer_ids = ProducerIds::new(controller.clone());
+    let (router, metrics) = (Router::new(metadata.clone(), network.clone()), GatewayMetrics::new(&environment.metrics));
+    let clock = Arc::clone(&environment.clock);
+    let writers = Writers::start(clock, router.clone(), producer_ids.clone(), metrics.clone(), &shutdown);
     let gateway = Gateway {
         read_budget: ReadBudget::new(config.read_bytes_max),
+        write_room: AppendRoom::new(config.write_bytes_max),
         config,
         clock: environment.clock,
         random: environment.random,
         network: network.clone(),
         controller,
         metadata,
-        writers: Writers::default(),
+        router,
+        writers,
         producer_ids,
-        metrics: GatewayMetrics::new(&environment.metrics),
+        metrics,
         shutdown,
-        runtime: tokio::runtime::Handle::current(),
     };
     Ok(Started { routes: api::routes(gateway).await })
 }

@@ -1,25 +1,25 @@
 //! One write of a client: any number of records for one topic, or one batch.
 //!
-//! A write is split into parts, one per partition and batch. [`Gateway::produce`] returns once every part is on its
-//! way, in order; the outcome comes when the last part is answered.
+//! A write is split into parts, one per partition and batch. [`Gateway::produce`] returns once every part is with its
+//! writer, in order; the outcome comes when the last part is answered, at the write's deadline at the latest.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_model::{Acks, Compression, Offset, ProducerEpoch, ProducerId};
-use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
+use walser_model::{Acks, Compression, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 use walser_proto::v1 as pb;
-use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, Producer, partition_for_key};
-use walser_rpc::{Failure, Reason};
-use walser_service::vital;
+use walser_record_batch::{BatchBuilder, DECODED_COST_MAX, HEADER_LEN, Producer, partition_for_key};
+use walser_rpc::{AppendPermit, Failure, Reason};
+use walser_sequencer::{Numbering, Part, Size};
 
 use crate::Gateway;
 use crate::batches::{RecordSize, check_records, codec, encode, validate};
 use crate::metadata::TopicView;
-use crate::outcome::{Collector, Done, Outcome, Written};
-use crate::retry::{Backoff, lost, moved};
-use crate::writer::Part;
+use crate::outcome::{Collector, Done, Outcome};
+use crate::writer::{Caller, GatheredRecords, Gathering, IN_FLIGHT_MAX, PartitionWriter, Whole};
 
 /// A write.
 #[derive(Debug)]
@@ -34,9 +34,26 @@ pub(crate) struct Write {
     pub(crate) base_sequence: i32,
     pub(crate) expected_offset: Option<i64>,
     /// The caller's trace, for records that have none.
-    pub(crate) trace: Option<String>,
+    pub(crate) trace: Option<Arc<str>>,
     /// A missing topic may be created for it.
     pub(crate) create: bool,
+    /// In the gateway's monotonic time. What has not left by then does not leave.
+    pub(crate) deadline: Duration,
+}
+
+/// Writers of one stream or call, for batches that leave by themselves: those of one partition keep their order.
+#[derive(Default)]
+pub(crate) struct SeparateWriters(HashMap<(TopicId, i32, bool), Arc<PartitionWriter>>);
+
+/// Writers that a stream keeps; idle ones give way beyond.
+const SEPARATE_WRITERS_MAX: usize = 1000;
+
+/// A write whose parts are with their writers. Dropping it gives up what has not left.
+pub(crate) struct Submitted {
+    number: u64,
+    writers: Vec<Arc<PartitionWriter>>,
+    /// The answer, where it does not wait for storage: acks NONE.
+    pub(crate) queued: Option<Outcome>,
 }
 
 /// Which records of a write make a part.
@@ -93,6 +110,47 @@ impl Write {
     }
 }
 
+// === impl SeparateWriters ===
+
+impl SeparateWriters {
+    fn writer(
+        &mut self,
+        gateway: &Gateway,
+        topic: &Arc<TopicView>,
+        partition: i32,
+        numbered: bool,
+    ) -> Arc<PartitionWriter> {
+        if self.0.len() >= SEPARATE_WRITERS_MAX {
+            self.0.retain(|_, writer| !writer.is_idle());
+        }
+        let numbering = if numbered { Numbering::Given } else { Numbering::Without };
+        let fresh = || gateway.writers.separate(topic, partition, numbering);
+        Arc::clone(self.0.entry((topic.id, partition, numbered)).or_insert_with(fresh))
+    }
+}
+
+// === impl Submitted ===
+
+impl Submitted {
+    /// Gives up what has not left; every part is answered now.
+    pub(crate) fn abandon(&mut self) {
+        for writer in self.writers.drain(..) {
+            writer.abandon(self.number);
+        }
+    }
+
+    /// Every part is answered, or nobody waits for an answer: there is nothing to give up.
+    pub(crate) fn complete(mut self) {
+        self.writers.clear();
+    }
+}
+
+impl Drop for Submitted {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
 impl PartPlan {
     /// A part of `records`, without their size.
     #[cfg(test)]
@@ -103,67 +161,121 @@ impl PartPlan {
     }
 }
 
-/// The answer that does not wait for storage, if the write wants none.
-fn queued(write: &Write, plans: &[PartPlan], created: bool) -> Option<Outcome> {
-    (write.acks == Acks::None).then(|| Outcome::queued(plans, created))
+/// A number for a write, unique in the process.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The answer of a write whose time was over before it was with a writer.
+fn out_of_time(stage: &str) -> Failure {
+    let text = match stage {
+        "admission" => "too much is waiting to be written: the write did not leave in time; nothing is written",
+        _ => "the topic was not found in time; nothing is written",
+    };
+    let failure = Failure::new(Reason::RequestTimedOut, text).with_effect(pb::Effect::None);
+    failure.with("stage", stage).with("appended", false)
+}
+
+/// A write whose topic is found.
+struct Accepted {
+    write: Write,
+    session: Option<Producer>,
+    topic: Arc<TopicView>,
+    /// The topic was created for it.
+    created: bool,
+    done: Done,
 }
 
 impl Gateway {
     /// Sends a write on its way. `done` is called with the outcome; an error here means that nothing was sent. With acks
-    /// NONE nothing is waited for: what is returned is the answer.
-    pub(crate) async fn produce(&self, write: Write, done: Done) -> Result<Option<Outcome>, Failure> {
+    /// NONE nothing is waited for: `done` may never be called.
+    pub(crate) async fn produce(
+        &self,
+        write: Write,
+        separate: &mut SeparateWriters,
+        done: Done,
+    ) -> Result<Submitted, Failure> {
         write.check_shape()?;
         let session = write.session()?;
-        if let Some(session) = session {
-            self.check_foreign(session.id)?;
+        let left = write.deadline.saturating_sub(self.clock.monotonic());
+        let found = tokio::time::timeout(left, self.topic_of(&write, session)).await;
+        let (topic, created) = found.map_err(|_elapsed| out_of_time("topic"))??;
+        let accepted = Accepted { write, session, topic, created, done };
+        if !accepted.write.record_batch.is_empty() {
+            return self.produce_batch(accepted, separate).await;
         }
-        let (topic, created) = self.topic_to_write(&write.topic, write.partition, write.create).await?;
-        let topic = match write.partition {
-            Some(partition) => self.topic_with(topic, partition).await?,
-            None => topic,
-        };
-        if !write.record_batch.is_empty() {
-            return self.produce_batch(write, topic, created, done).await;
-        }
+        let Accepted { write, topic, .. } = &accepted;
         let now = self.clock.now_millis();
         let sizes = check_records(&write.records, &topic.config, now)?;
-        let plans = self.plan(&write, &topic, &sizes);
+        let plans = self.plan(write, topic, &sizes);
         if session.is_some() || write.expected_offset.is_some() {
-            return self.produce_as_one(write, session, topic, created, plans, done).await;
+            return self.produce_as_one(accepted, separate, plans).await;
         }
-        let answer = queued(&write, &plans, created);
-        let collector = Collector::new(plans.len(), write.records.len(), created, done);
-        let codec = codec(write.compression, &topic.config);
-        for (number, plan) in plans.into_iter().enumerate() {
-            let permit = match self.route(&topic, plan.partition) {
-                Ok(route) => route.link.admit(&route.reference, plan.size.bytes).await,
-                Err(_) => walser_rpc::AppendPermit::uncounted(),
-            };
-            let collector = Arc::clone(&collector);
-            let (partition, size, record_count) = (plan.partition, plan.size, plan.record_count);
-            let indexes = plan.records.clone();
-            let (records, trace) = (&write.records, write.trace.as_deref());
-            let encode_all = |builder: &mut BatchBuilder| {
-                for index in indexes {
-                    encode(builder, &records[index], now, trace);
-                }
-            };
-            let done = Box::new(move |outcome: Result<AppendStreamResponse, Failure>| {
-                collector.part_done(number, plan, outcome.map(Written::from));
-            });
-            let part = Part { record_count, permit, done };
-            self.gather(&topic, partition, (codec, write.acks), size, encode_all, part);
-        }
-        Ok(answer)
+        Ok(self.produce_gathered(accepted, plans).await)
     }
 
-    /// The gateway's own sessions are not for clients. Other ids are not looked up, as in Kafka: batches of a producer
-    /// that was set up elsewhere can be carried over.
-    fn check_foreign(&self, id: ProducerId) -> Result<(), Failure> {
-        if self.producer_ids.is_own(id) {
-            return Err(Failure::field("producer.producer_id", "belongs to the server; take one from InitProducer"));
+    /// Checks the session of a write, and finds its topic, which may be created for it.
+    async fn topic_of(&self, write: &Write, session: Option<Producer>) -> Result<(Arc<TopicView>, bool), Failure> {
+        if let Some(session) = session {
+            self.producer_ids.check_issued(session.id).await?;
         }
-        Ok(())
+        let (topic, created) = self.topic_to_write(&write.topic, write.partition, write.create).await?;
+        match write.partition {
+            Some(partition) => Ok((self.topic_with(topic, partition).await?, created)),
+            None => Ok((topic, created)),
+        }
+    }
+
+    /// Adds plain records to what leaves next for their partitions.
+    async fn produce_gathered(&self, accepted: Accepted, plans: Vec<PartPlan>) -> Submitted {
+        let Accepted { write, topic, created, done, .. } = accepted;
+        let queued = (write.acks == Acks::None).then(|| Outcome::queued(&plans, created));
+        let collector = Collector::new(plans.len(), write.records.len(), created, done);
+        let gathering = Gathering { codec: codec(write.compression, &topic.config), acks: write.acks };
+        let max = Size { bytes: topic.config.message_bytes_max.saturating_sub(HEADER_LEN), cost: DECODED_COST_MAX };
+        let (now, deadline) = (self.clock.now_millis(), write.deadline);
+        let (trace, records) = (write.trace, Arc::new(write.records));
+        let mut submitted = Submitted { number: next_number(), writers: Vec::new(), queued };
+        for (number, plan) in plans.into_iter().enumerate() {
+            let Ok((room, link_permit)) = self.admit(&topic, &plan, deadline).await else {
+                collector.part_done(number, plan, Err(out_of_time("admission")));
+                continue;
+            };
+            let (partition, record_count, size) = (plan.partition, plan.record_count, plan.size);
+            let (records, indexes, trace) = (Arc::clone(&records), plan.records.clone(), trace.clone());
+            let records = Some(GatheredRecords { records, indexes, now, trace });
+            let collector = Arc::clone(&collector);
+            let done = Box::new(move |outcome| collector.part_done(number, plan, outcome));
+            let caller = Caller { write: submitted.number, gathering, records, link_permit, room, done };
+            let size = Size { bytes: size.bytes, cost: size.cost };
+            let writer = self.writers.gathering(&topic, partition);
+            writer.gather(Part { record_count, size, deadline, caller }, max);
+            if write.acks != Acks::None {
+                submitted.writers.push(writer);
+            }
+        }
+        submitted
+    }
+
+    /// Waits until there is room for a part, in the gateway and at the leader.
+    async fn admit(
+        &self,
+        topic: &TopicView,
+        plan: &PartPlan,
+        deadline: Duration,
+    ) -> Result<(AppendPermit, AppendPermit), tokio::time::error::Elapsed> {
+        let left = deadline.saturating_sub(self.clock.monotonic());
+        tokio::time::timeout(left, async {
+            let id = TopicPartition::new(topic.id, PartitionIndex(plan.partition));
+            let room = self.write_room.admit(id, plan.size.bytes).await;
+            let link_permit = match self.route(topic, plan.partition) {
+                Ok(route) => route.link.admit(&route.reference, plan.size.bytes).await,
+                Err(_) => AppendPermit::uncounted(),
+            };
+            (room, link_permit)
+        })
+        .await
     }
 
     /// Chooses partitions, and splits what does not fit one batch.
@@ -172,12 +284,12 @@ impl Gateway {
         // Records without a key stay together: one partition per write, another one for the next.
         let mut sticky = None;
         let mut plans: Vec<PartPlan> = Vec::new();
-        let mut open: std::collections::HashMap<i32, usize> = std::collections::HashMap::new();
+        let mut open: HashMap<i32, usize> = HashMap::new();
         for (index, record) in write.records.iter().enumerate() {
             let partition = match (write.partition, &record.key) {
                 (Some(partition), _) => partition,
                 (None, Some(key)) => partition_for_key(key, count),
-                (None, None) => *sticky.get_or_insert_with(|| self.any_partition(count)),
+                (None, None) => *sticky.get_or_insert_with(|| self.any_partition(topic, count)),
             };
             let number = match open.get(&partition) {
                 Some(number) if plans[*number].size.plus(sizes[index]).fits(&topic.config) => *number,
@@ -196,24 +308,25 @@ impl Gateway {
         plans
     }
 
-    fn any_partition(&self, count: i32) -> i32 {
+    /// A partition for records without a key: one that has a leader, if any has.
+    fn any_partition(&self, topic: &TopicView, count: i32) -> i32 {
         if count <= 1 {
             return 0;
         }
         let random = u128::from_be_bytes(self.random.bytes()) % u128::from(count.unsigned_abs());
-        i32::try_from(random).expect("the remainder is below the count")
+        let first = i32::try_from(random).expect("the remainder is below the count");
+        let turn = (first..count).chain(0..first);
+        turn.into_iter().find(|partition| self.router.is_led(topic, *partition)).unwrap_or(first)
     }
 
     /// Plain records that must become exactly one batch: with a session or an expected offset.
     async fn produce_as_one(
         &self,
-        write: Write,
-        session: Option<Producer>,
-        topic: Arc<TopicView>,
-        created: bool,
+        accepted: Accepted,
+        separate: &mut SeparateWriters,
         mut plans: Vec<PartPlan>,
-        done: Done,
-    ) -> Result<Option<Outcome>, Failure> {
+    ) -> Result<Submitted, Failure> {
+        let Accepted { write, session, topic, .. } = &accepted;
         if plans.len() != 1 {
             let max = topic.config.message_bytes_max;
             let text =
@@ -227,20 +340,13 @@ impl Gateway {
             encode(&mut builder, record, now, write.trace.as_deref());
         }
         let batch = builder.build(session.unwrap_or(Producer::NONE));
-        self.append(&topic, batch, plan, &write, created, done).await
+        self.send_whole(accepted, separate, batch, plan).await
     }
 
-    async fn produce_batch(
-        &self,
-        mut write: Write,
-        topic: Arc<TopicView>,
-        created: bool,
-        done: Done,
-    ) -> Result<Option<Outcome>, Failure> {
-        let batch = std::mem::take(&mut write.record_batch);
-        let (deep, session) = (self.config.validate_compressed, write.session()?);
-        let produced = validate(&batch, &topic.config, deep, session.is_some(), self.clock.now_millis())?;
-        let batch = produced.batch;
+    async fn produce_batch(&self, accepted: Accepted, separate: &mut SeparateWriters) -> Result<Submitted, Failure> {
+        let Accepted { write, session, topic, .. } = &accepted;
+        let deep = self.config.validate_compressed;
+        let produced = validate(&write.record_batch, &topic.config, deep, session.is_some(), self.clock.now_millis())?;
         if let Some(session) = session {
             let header = produced.header;
             let same = header.producer_id == session.id
@@ -255,98 +361,45 @@ impl Gateway {
             partition: write.partition.unwrap_or(0),
             records: Vec::new(),
             record_count: produced.header.record_count,
-            size: RecordSize { bytes: batch.len(), cost: 0 },
+            size: RecordSize { bytes: produced.batch.len(), cost: 0 },
         };
-        self.append(&topic, batch, plan, &write, created, done).await
+        self.send_whole(accepted, separate, produced.batch, plan).await
     }
 
-    /// Hands one batch to the leader, which answers `done`.
-    async fn append(
+    /// Hands one batch to a writer, which answers `done`.
+    async fn send_whole(
         &self,
-        topic: &Arc<TopicView>,
+        accepted: Accepted,
+        separate: &mut SeparateWriters,
         batch: Bytes,
         plan: PartPlan,
-        write: &Write,
-        created: bool,
-        done: Done,
-    ) -> Result<Option<Outcome>, Failure> {
-        let answer = queued(write, std::slice::from_ref(&plan), created);
+    ) -> Result<Submitted, Failure> {
+        let Accepted { write, session, topic, created, done } = accepted;
+        let writer = separate.writer(self, &topic, plan.partition, session.is_some());
+        if session.is_some() && writer.unanswered() >= IN_FLIGHT_MAX {
+            let text = format!(
+                "{IN_FLIGHT_MAX} batches of the session are unanswered for partition {}; send this one again once one \
+                 of them is answered",
+                plan.partition
+            );
+            return Err(Failure::new(Reason::InFlightLimitExceeded, text).with("maxInFlightBatches", IN_FLIGHT_MAX));
+        }
+        let room = self.admit(&topic, &plan, write.deadline).await;
+        let (room, link_permit) = room.map_err(|_elapsed| out_of_time("admission"))?;
+        let queued = (write.acks == Acks::None).then(|| Outcome::queued(std::slice::from_ref(&plan), created));
         let collector = Collector::new(1, write.records.len(), created, done);
-        let idempotent = BatchHeader::parse(&batch).is_ok_and(|header| header.producer_id.is_some());
-        let attempt = Attempt {
-            topic: Arc::clone(topic),
+        let whole = Whole {
             batch,
-            plan,
-            acks: write.acks,
-            expected_offset: write.expected_offset.map(Offset),
-            until: self.clock.monotonic() + self.config.produce_timeout,
-            collector,
-            backoff: Backoff::default(),
-            idempotent,
+            record_count: plan.record_count,
+            expected_offset: write.expected_offset,
+            base_sequence: session.map(|session| session.base_sequence),
+            deadline: write.deadline,
         };
-        let route = self.route(&attempt.topic, attempt.plan.partition)?;
-        let permit = route.link.admit(&route.reference, attempt.batch.len()).await;
-        self.attempt(attempt, permit);
-        Ok(answer)
+        let gathering = Gathering { codec: Compression::None, acks: write.acks };
+        let number = next_number();
+        let done = Box::new(move |outcome| collector.part_done(0, plan, outcome));
+        writer.send_whole(whole, Caller { write: number, gathering, records: None, link_permit, room, done });
+        let writers = if write.acks == Acks::None { Vec::new() } else { vec![writer] };
+        Ok(Submitted { number, writers, queued })
     }
-
-    fn attempt(&self, mut attempt: Attempt, permit: walser_rpc::AppendPermit) {
-        let route = match self.route(&attempt.topic, attempt.plan.partition) {
-            Ok(route) => route,
-            Err(failure) => return attempt.collector.part_done(0, attempt.plan, Err(failure)),
-        };
-        let request = AppendStreamRequest {
-            correlation_id: 0,
-            r#ref: Some(route.reference),
-            record_batch: attempt.batch.clone(),
-            acks: pb::Acks::from(attempt.acks).into(),
-            expected_offset: attempt.expected_offset.map(|offset| offset.0),
-        };
-        let (gateway, start) = (self.clone(), self.clock.monotonic());
-        let reply = move |answer: AppendStreamResponse| {
-            let outcome = match answer.error {
-                Some(error) => Err(Failure::from(error)),
-                None => Ok(answer),
-            };
-            match outcome {
-                // Nothing was applied, or the leader will recognise the repetition.
-                Err(failure)
-                    if (moved(&failure) || attempt.idempotent && lost(&failure))
-                        && gateway.clock.monotonic() < attempt.until =>
-                {
-                    let runtime = gateway.runtime().clone();
-                    runtime.spawn(vital::must_not_panic("writer", async move {
-                        attempt.backoff.pause().await;
-                        gateway.attempt(attempt, walser_rpc::AppendPermit::uncounted());
-                    }));
-                }
-                outcome => {
-                    let elapsed = gateway.clock.monotonic().saturating_sub(start);
-                    match &outcome {
-                        Ok(_) => {
-                            let records = i64::from(attempt.plan.record_count);
-                            gateway.metrics.written(records, attempt.batch.len(), elapsed);
-                        }
-                        Err(_) => gateway.metrics.write_failed(),
-                    }
-                    attempt.collector.part_done(0, attempt.plan, outcome.map(Written::from));
-                }
-            }
-        };
-        route.link.append(permit, request, Box::new(reply));
-    }
-}
-
-/// One batch on its way.
-struct Attempt {
-    topic: Arc<TopicView>,
-    batch: Bytes,
-    plan: PartPlan,
-    acks: Acks,
-    expected_offset: Option<Offset>,
-    until: Duration,
-    collector: Arc<Collector>,
-    backoff: Backoff,
-    /// It carries a producer sequence.
-    idempotent: bool,
 }

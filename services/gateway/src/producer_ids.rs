@@ -1,50 +1,97 @@
-//! Producer ids: a block at a time from the controller.
+//! Producer ids: blocks of them from the controller, and whether an id of a client was ever issued.
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::sync::Mutex;
 use walser_model::ProducerId;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
+use walser_proto::v1 as pb;
 use walser_rpc::{Connection, Failure};
 
-/// Hands out producer ids. Clones share the block.
+/// Hands out producer ids. Clones share the blocks.
 #[derive(Debug, Clone)]
 pub(crate) struct ProducerIds {
     controller: Connection,
+    /// For clients.
     block: Arc<Mutex<Range<i64>>>,
-    /// Ids that this gateway writes with itself.
-    own: Arc<parking_lot::Mutex<HashSet<ProducerId>>>,
+    /// For the gateway's own writes.
+    own: Arc<Mutex<Range<i64>>>,
+    /// Every block that was ever taken for the gateway's own writes.
+    own_blocks: Arc<parking_lot::Mutex<Vec<Range<i64>>>>,
+    /// Ids below it were issued, as far as this gateway knows.
+    issued_below: Arc<AtomicI64>,
 }
 
 impl ProducerIds {
     pub(crate) fn new(controller: Connection) -> Self {
-        Self { controller, block: Arc::new(Mutex::new(0..0)), own: Arc::default() }
+        let (block, own) = (Arc::new(Mutex::new(0..0)), Arc::new(Mutex::new(0..0)));
+        Self { controller, block, own, own_blocks: Arc::default(), issued_below: Arc::default() }
+    }
+
+    fn client(&self) -> ControllerServiceClient<Connection> {
+        ControllerServiceClient::new(self.controller.clone())
     }
 
     /// An id for the gateway's own writes: clients cannot use it, or they could fence everybody else.
     pub(crate) async fn next_own(&self) -> Result<ProducerId, Failure> {
-        let id = self.next().await?;
-        self.own.lock().insert(id);
-        Ok(id)
-    }
-
-    /// Whether the gateway writes with this id itself.
-    pub(crate) fn is_own(&self, id: ProducerId) -> bool {
-        self.own.lock().contains(&id)
+        let mut block = self.own.lock().await;
+        if block.is_empty() {
+            *block = self.allocate().await?;
+            self.own_blocks.lock().push(block.clone());
+        }
+        block.next().map(ProducerId).ok_or_else(empty_block)
     }
 
     /// An id that nobody else has or had.
     pub(crate) async fn next(&self) -> Result<ProducerId, Failure> {
         let mut block = self.block.lock().await;
-        if let Some(id) = block.next() {
-            return Ok(ProducerId(id));
+        if block.is_empty() {
+            *block = self.allocate().await?;
         }
-        let mut client = ControllerServiceClient::new(self.controller.clone());
-        let answer = client.allocate_producer_ids(pbi::AllocateProducerIdsRequest::default()).await?.into_inner();
-        *block = answer.first_id..answer.first_id + i64::from(answer.count);
-        block.next().map(ProducerId).ok_or_else(|| Failure::internal("the controller gave an empty block of ids"))
+        block.next().map(ProducerId).ok_or_else(empty_block)
     }
+
+    async fn allocate(&self) -> Result<Range<i64>, Failure> {
+        let request = pbi::AllocateProducerIdsRequest::default();
+        let answer = self.client().allocate_producer_ids(request).await?.into_inner();
+        let block = answer.first_id..answer.first_id + i64::from(answer.count);
+        self.issued_below.fetch_max(block.end, Ordering::Relaxed);
+        Ok(block)
+    }
+
+    /// Checks the id of a client's session: one of the gateway's own, or one that was never issued, is refused.
+    pub(crate) async fn check_issued(&self, id: ProducerId) -> Result<(), Failure> {
+        let bad = |problem: &str| Err(Failure::field("producer.producer_id", problem));
+        if self.own_blocks.lock().iter().any(|block| block.contains(&id.0)) {
+            return bad("belongs to the server; take one from InitProducer");
+        }
+        if id.0 < self.issued_below.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let answer = self.client().get_producer_id_end(pbi::GetProducerIdEndRequest {}).await?.into_inner();
+        self.issued_below.fetch_max(answer.end_id, Ordering::Relaxed);
+        if id.0 < answer.end_id { Ok(()) } else { bad("was never issued; take one from InitProducer") }
+    }
+
+    /// The session that replaces a client's: the next epoch of its id, or another id when there is none left.
+    pub(crate) async fn next_epoch(&self, previous: pb::ProducerIdentity) -> Result<pb::ProducerIdentity, Failure> {
+        let pb::ProducerIdentity { producer_id, producer_epoch } = previous;
+        if producer_id < 0 || !(0..=i32::from(i16::MAX)).contains(&producer_epoch) {
+            return Err(Failure::field("previous", "is not a producer session"));
+        }
+        self.check_issued(ProducerId(producer_id)).await?;
+        if producer_epoch == i32::from(i16::MAX) {
+            return Ok(pb::ProducerIdentity { producer_id: self.next().await?.0, producer_epoch: 0 });
+        }
+        let request = pbi::RaiseProducerEpochRequest { producer_id, producer_epoch };
+        let answer = self.client().raise_producer_epoch(request).await?.into_inner();
+        Ok(pb::ProducerIdentity { producer_id, producer_epoch: answer.producer_epoch })
+    }
+}
+
+fn empty_block() -> Failure {
+    Failure::internal("the controller gave an empty block of ids")
 }

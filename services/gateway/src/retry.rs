@@ -1,21 +1,19 @@
 //! How the gateway tries again: one policy for everything.
 //!
-//! An attempt is repeated only when nothing can have happened: the callee said so with [`Effect::None`], or the batch
-//! carries a producer sequence. What is waited for is a leader or a controller that comes back by itself, so pauses
-//! are short at first and longer then, and everybody gives up after a time.
+//! What is waited for is a leader or a controller that comes back by itself, so pauses are short at first and longer
+//! then, and every caller gives up after a time. Reads are repeated here; of writes the sequencer decides.
 
 use std::time::Duration;
 
-use walser_proto::v1::Effect;
 use walser_rpc::{Failure, Reason};
 
 /// How long a reader waits for a leader that moves, and a client for its own change to arrive.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// First pause.
-const FIRST: Duration = Duration::from_millis(5);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// Longest pause.
-const LONGEST: Duration = Duration::from_millis(200);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Pauses between attempts: each is twice as long as the one before, up to 200 ms.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +23,7 @@ pub(crate) struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: FIRST }
+        Self { next: FIRST_PAUSE }
     }
 }
 
@@ -33,21 +31,16 @@ impl Backoff {
     /// Waits before the next attempt.
     pub(crate) async fn pause(&mut self) {
         let pause = self.next;
-        self.next = (pause * 2).min(LONGEST);
+        self.next = (pause * 2).min(LONGEST_PAUSE);
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Whether the leader has moved or was lost: whatever became of the attempt, it can be made again with a producer
-/// sequence.
+/// Whether the leader has moved or was lost: an attempt that changes nothing, or that carries a producer sequence, can be
+/// made again whatever became of it.
 pub(crate) fn lost(failure: &Failure) -> bool {
     let moved = matches!(failure.reason(), Reason::NotLeader | Reason::StaleEpoch | Reason::LeaderNotAvailable);
-    moved || failure.reason() == Reason::LeaderLostAfterAppend
-}
-
-/// Whether an attempt can be made again at the same or another leader even without a sequence: nothing has happened.
-pub(crate) fn moved(failure: &Failure) -> bool {
-    lost(failure) && failure.effect() == Effect::None
+    moved || matches!(failure.reason(), Reason::LeaderLostAfterAppend | Reason::Starting)
 }
 
 /// Repeats an attempt that changes nothing, whatever became of it, while the leader moves; for at most `limit`.

@@ -2,23 +2,15 @@
 
 use std::sync::Arc;
 
-use walser_model::{NodeId, PartitionIndex, TopicName, TopicNameError, TopicPartition, suggest};
-use walser_proto::internal::v1::PartitionRef;
+use walser_model::{TopicName, TopicNameError, suggest};
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
-use walser_rpc::{Failure, Reason, StorageLink};
+use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
 use crate::metadata::TopicView;
 use crate::retry::PATIENCE;
-
-/// A partition with its way.
-#[derive(Debug, Clone)]
-pub(crate) struct Route {
-    pub(crate) node: NodeId,
-    pub(crate) link: Arc<dyn StorageLink>,
-    pub(crate) reference: PartitionRef,
-}
+use crate::router::Route;
 
 /// Reads a topic name from a request.
 pub(crate) fn name(text: &str) -> Result<TopicName, Failure> {
@@ -139,30 +131,8 @@ impl Gateway {
         failure.with("topic", name).with("didYouMean", similar)
     }
 
-    /// The way to a partition's leader. The topic may have been deleted or moved since it was looked up.
+    /// The way to a partition's leader.
     pub(crate) fn route(&self, topic: &TopicView, partition: i32) -> Result<Route, Failure> {
-        let current = self.metadata.topic(&topic.name);
-        let current = match &current {
-            Some(current) if current.id == topic.id => current,
-            Some(current) => {
-                let text = format!("topic \"{}\" was deleted and created again", topic.name);
-                let failure = Failure::new(Reason::TopicRecreated, text).with("topic", &topic.name);
-                return Err(failure.with("oldId", topic.id).with("newId", current.id));
-            }
-            None => {
-                let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{}\" was deleted", topic.name));
-                return Err(failure.with("topic", &topic.name));
-            }
-        };
-        let view = current.partitions[checked_partition(current, partition)?];
-        let unavailable = || {
-            let text = format!("partition {partition} of topic \"{}\" has no leader now", topic.name);
-            let failure = Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name);
-            failure.with("partition", partition)
-        };
-        let node = view.leader.ok_or_else(unavailable)?;
-        let link = self.network.storage_link(node).ok_or_else(unavailable)?;
-        let id = TopicPartition::new(topic.id, PartitionIndex(partition));
-        Ok(Route { node, link, reference: walser_proto::partition_ref(id, view.epoch) })
+        self.router.route(topic, partition)
     }
 }

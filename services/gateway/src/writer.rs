@@ -1,380 +1,303 @@
-//! Gathering plain records: small writes to one partition leave as one batch while others are on their way.
+//! Writers: the batches of one partition on their way to its leader.
 //!
-//! Each partition has a writer. At most [`IN_FLIGHT_MAX`] of its batches are unanswered; what comes in meanwhile
-//! gathers, without any waiting window. Batches carry the gateway's producer id with sequences of the partition, so
-//! that an attempt can be repeated without writing twice. When a batch fails for good, the writer waits for the
-//! others, takes a new producer epoch and sends those again that were only refused because of the gap.
+//! What is sent when, what is sent again and what callers are told decides the [`Sequencer`]; this is its driver. Plain
+//! records gather in the partition's own writer: small writes leave as one batch while others are on their way, without
+//! any waiting window. Batches that clients build have writers of their own: one for each partition of a stream, or one
+//! for a call.
+//!
+//! A writer carries out one thing at a time, so that batches reach the leader in the order of their sequences; records
+//! are encoded, and batches are handed over, outside its lock.
 
-use std::collections::{HashMap, VecDeque};
+mod parts;
+mod registry;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
-use walser_model::{Acks, Compression, PartitionIndex, ProducerEpoch, ProducerId, TopicPartition};
+use walser_model::ProducerEpoch;
 use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
 use walser_proto::v1 as pb;
-use walser_record_batch::{BatchBuilder, HEADER_LEN, Producer};
 use walser_rpc::{AppendPermit, Failure, Reason};
+use walser_sequencer::{
+    Action, Answer, Config, Number, Numbering, Part, Refused, Rules, Sequencer, Session, Size, Ticket,
+};
 use walser_service::vital;
 
-use crate::Gateway;
-use crate::batches::RecordSize;
 use crate::metadata::TopicView;
-use crate::retry::{Backoff, lost};
+use crate::outcome::Written;
+use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE, lost};
+
+pub(crate) use self::parts::{Caller, GatheredRecords, Gathering};
+pub(crate) use self::registry::{WriterContext, Writers};
+
+use self::parts::{Content, told};
 
 /// As many batches as a leader remembers per producer.
 pub(crate) const IN_FLIGHT_MAX: usize = 5;
-/// Writers that are remembered; idle ones give way beyond.
-const WRITERS_MAX: usize = 100_000;
+/// How long the controller may take for a producer id.
+const SESSION_MAX: Duration = Duration::from_secs(5);
 
-/// Told when a part of a call is written: the offset of its first record and the answer of the leader.
-pub(crate) type PartDone = Box<dyn FnOnce(Result<AppendStreamResponse, Failure>) + Send>;
+type Act = Action<(), Caller, Written, Failure>;
 
-/// Some records of one call for one partition.
-pub(crate) struct Part {
-    pub(crate) record_count: i32,
-    pub(crate) permit: AppendPermit,
-    pub(crate) done: PartDone,
+/// What a writer hands to the leader next.
+struct Outgoing {
+    ticket: Ticket,
+    attempt: u32,
+    number: Option<Number>,
 }
 
-/// Records that leave as one batch.
-struct Group {
-    codec: Compression,
-    acks: Acks,
-    builder: BatchBuilder,
-    parts: Vec<Part>,
-}
-
-/// A batch that was sent, kept until it is answered.
-struct Sent {
-    batch: bytes::Bytes,
-    acks: Acks,
-    parts: Vec<Part>,
-    record_count: i32,
-    attempts_until: Duration,
-}
-
-#[derive(Default)]
 struct State {
-    producer: Option<(ProducerId, ProducerEpoch)>,
-    next_sequence: i32,
-    waiting: VecDeque<Group>,
-    in_flight: usize,
-    /// A batch failed: nothing is sent until all are answered.
-    broken: bool,
-    /// Somebody else writes with this producer id: only a new one helps.
-    fenced: bool,
-    /// To be sent again, in the order of their sequences.
-    again: Vec<(i32, Sent)>,
-    backoff: Backoff,
-    pumping: bool,
+    sequencer: Sequencer<(), Caller, Content, Failure>,
+    outgoing: VecDeque<Outgoing>,
+    /// Somebody hands over what is outgoing.
+    sending: bool,
+    /// When the writer is looked at again for what was refused.
+    retry_at: Option<Duration>,
+    /// The registry looks at deadlines.
+    pub(self) registered: bool,
+    /// Kept to be filled anew at every step.
+    actions: Vec<Act>,
 }
 
-/// The writer of one partition.
-struct Writer {
+/// The batches of one partition, of one producer.
+pub(crate) struct PartitionWriter {
+    context: Arc<WriterContext>,
     topic: Arc<TopicView>,
     partition: i32,
     state: Mutex<State>,
 }
 
-/// All writers. Clones share them.
-#[derive(Clone, Default)]
-pub(crate) struct Writers {
-    by_partition: Arc<Mutex<HashMap<TopicPartition, Arc<Writer>>>>,
+/// A batch that leaves by itself.
+pub(crate) struct Whole {
+    pub(crate) batch: Bytes,
+    pub(crate) record_count: i32,
+    pub(crate) expected_offset: Option<i64>,
+    /// Of its first record, when a client has numbered it.
+    pub(crate) base_sequence: Option<i32>,
+    pub(crate) deadline: Duration,
 }
 
-impl std::fmt::Debug for Writers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writers").field("count", &self.by_partition.lock().len()).finish()
+/// What an attempt came to, as the sequencer takes it.
+fn answer(response: AppendStreamResponse) -> Answer<Written, Failure> {
+    match &response.error {
+        Some(error) => refusal(Failure::from(error.clone())),
+        None => Answer::Written(Written::from(response)),
     }
 }
 
-/// The sequence after `count` more records.
-fn advance(sequence: i32, count: i32) -> i32 {
-    let next = (i64::from(sequence) + i64::from(count)) % (i64::from(i32::MAX) + 1);
-    i32::try_from(next).expect("the remainder is in range")
+fn refusal(failure: Failure) -> Answer<Written, Failure> {
+    let refused = match failure.reason() {
+        _ if lost(&failure) => Refused::Moved,
+        Reason::SequenceOutOfOrder => Refused::Gap,
+        Reason::UnknownProducer => Refused::UnknownProducer,
+        Reason::ProducerFenced => Refused::Fenced,
+        Reason::DuplicateSequence => Refused::Applied,
+        _ => Refused::ForGood,
+    };
+    let maybe = !matches!(failure.effect(), pb::Effect::None | pb::Effect::Applied);
+    Answer::Refused { refused, maybe, failure }
 }
 
-impl Writers {
-    fn writer(&self, topic: &Arc<TopicView>, partition: i32) -> Arc<Writer> {
-        let id = TopicPartition::new(topic.id, PartitionIndex(partition));
-        let mut writers = self.by_partition.lock();
-        if writers.len() >= WRITERS_MAX && !writers.contains_key(&id) {
-            writers.retain(|_, writer| !writer.idle());
-        }
-        let fresh = || Arc::new(Writer { topic: Arc::clone(topic), partition, state: Mutex::default() });
-        Arc::clone(writers.entry(id).or_insert_with(fresh))
-    }
-}
+// === impl PartitionWriter ===
 
-impl State {
-    /// Whether every batch is answered, some of them have to be sent again or numbered anew, and nobody is at it.
-    fn repair_due(&self) -> bool {
-        !self.pumping && self.in_flight == 0 && (self.broken || !self.again.is_empty())
-    }
-}
-
-impl Writer {
-    fn idle(&self) -> bool {
-        let state = self.state.lock();
-        state.in_flight == 0 && state.waiting.is_empty() && state.again.is_empty()
-    }
-}
-
-impl Gateway {
-    /// Adds records of one call to what leaves next for a partition. They are encoded here, in order.
-    pub(crate) fn gather(
-        &self,
+impl PartitionWriter {
+    pub(crate) fn new(
+        context: &Arc<WriterContext>,
         topic: &Arc<TopicView>,
         partition: i32,
-        (codec, acks): (Compression, Acks),
-        size: RecordSize,
-        encode: impl FnOnce(&mut BatchBuilder),
-        part: Part,
-    ) {
-        let writer = self.writers.writer(topic, partition);
-        {
-            let mut state = writer.state.lock();
-            let fits = |group: &Group| {
-                let gathered = group.builder.uncompressed_len() - HEADER_LEN;
-                let gathered = RecordSize { bytes: gathered, cost: group.builder.decoded_cost() };
-                group.codec == codec && group.acks == acks && gathered.plus(size).fits(&topic.config)
-            };
-            if !state.waiting.back().is_some_and(fits) {
-                let builder = BatchBuilder::new(codec, size.bytes + HEADER_LEN);
-                state.waiting.push_back(Group { codec, acks, builder, parts: Vec::with_capacity(1) });
-            }
-            let group = state.waiting.back_mut().expect("a group was just added");
-            encode(&mut group.builder);
-            group.parts.push(part);
-        }
-        self.pump(&writer);
+        numbering: Numbering,
+    ) -> Arc<Self> {
+        let config = Config {
+            numbering,
+            in_flight_max: IN_FLIGHT_MAX,
+            backoff_min: FIRST_PAUSE,
+            backoff_max: LONGEST_PAUSE,
+            rules: Rules::ALL,
+        };
+        let state = State {
+            sequencer: Sequencer::new(config),
+            outgoing: VecDeque::new(),
+            sending: false,
+            retry_at: None,
+            registered: false,
+            actions: Vec::new(),
+        };
+        let (context, topic, state) = (Arc::clone(context), Arc::clone(topic), Mutex::new(state));
+        Arc::new(Self { context, topic, partition, state })
     }
 
-    /// Sends what may leave now. One caller at a time sends, so that batches reach the shard in the order of their
-    /// sequences; what others add meanwhile is seen by the one that sends.
-    fn pump(&self, writer: &Arc<Writer>) {
-        if std::mem::replace(&mut writer.state.lock().pumping, true) {
+    /// Adds the records of a caller to what leaves next.
+    pub(crate) fn gather(self: &Arc<Self>, part: Part<Caller>, max: Size) {
+        let tag = part.caller.gathering.tag();
+        self.step(|sequencer, now, out| sequencer.submit(now, (), part, (tag, max), out));
+    }
+
+    /// Sends a batch by itself, behind those that came before.
+    pub(crate) fn send_whole(self: &Arc<Self>, whole: Whole, mut caller: Caller) {
+        let Whole { batch, record_count, expected_offset, base_sequence, deadline } = whole;
+        let content = Content::whole(batch, expected_offset, &mut caller);
+        let part = Part { record_count, size: Size::default(), deadline, caller };
+        self.step(|sequencer, now, out| {
+            sequencer.submit_batch(now, (), part, (base_sequence, Some(content)), out);
+        });
+    }
+
+    /// Callers of a write give up: what has not left does not leave, and they are answered now.
+    pub(crate) fn abandon(self: &Arc<Self>, write: u64) {
+        self.step(|sequencer, now, out| sequencer.abandon(now, &(), |caller| caller.write == write, out));
+    }
+
+    /// Batches that are not completed.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.state.lock().sequencer.batch_count(&())
+    }
+
+    /// Whether nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.lock().sequencer.is_idle()
+    }
+
+    /// Looks at deadlines. False: there is nothing to look at any more.
+    fn tick(self: &Arc<Self>) -> bool {
+        self.step(Sequencer::tick);
+        let mut state = self.state.lock();
+        state.registered = !state.sequencer.is_idle();
+        state.registered
+    }
+
+    /// Gives the sequencer an event, and carries out what it says.
+    fn step(
+        self: &Arc<Self>,
+        event: impl FnOnce(&mut Sequencer<(), Caller, Content, Failure>, Duration, &mut Vec<Act>),
+    ) {
+        let now = self.context.clock.monotonic();
+        let (mut completed, mut session) = (Vec::new(), None);
+        {
+            let mut state = self.state.lock();
+            let mut actions = std::mem::take(&mut state.actions);
+            event(&mut state.sequencer, now, &mut actions);
+            for action in actions.drain(..) {
+                match action {
+                    Action::Send { ticket, attempt, number, .. } => {
+                        let outgoing = Outgoing { ticket, attempt, number };
+                        if let Some(batch) = state.sequencer.batch(&(), ticket) {
+                            Content::collect(batch);
+                        }
+                        state.outgoing.push_back(outgoing);
+                    }
+                    Action::StartSession { previous } => session = Some(previous),
+                    Action::Complete { caller, outcome } => completed.push((caller, outcome)),
+                }
+            }
+            state.actions = actions;
+            self.watch(&mut state);
+        }
+        for (caller, outcome) in completed {
+            let outcome = told(outcome);
+            if outcome.is_err() {
+                self.context.metrics.write_failed();
+            }
+            (caller.done)(outcome);
+        }
+        self.hand_over();
+        if let Some(previous) = session {
+            self.start_session(previous);
+        }
+    }
+
+    /// Sees to it that the writer is looked at again when time has passed.
+    fn watch(self: &Arc<Self>, state: &mut State) {
+        if !state.registered && !state.sequencer.is_idle() {
+            state.registered = true;
+            self.context.registry.add(Arc::clone(self));
+        }
+        if let Some(retry) = state.sequencer.next_retry()
+            && state.retry_at.is_none_or(|at| retry < at)
+        {
+            state.retry_at = Some(retry);
+            let (writer, pause) = (Arc::clone(self), retry.saturating_sub(self.context.clock.monotonic()));
+            self.context.runtime.spawn(vital::must_not_panic("writer", async move {
+                tokio::time::sleep(pause).await;
+                writer.state.lock().retry_at = None;
+                writer.step(Sequencer::tick);
+            }));
+        }
+    }
+
+    /// Hands what is outgoing to the leader, in order; one caller at a time, which sees what others add meanwhile.
+    fn hand_over(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.state.lock().sending, true) {
             return;
         }
-        while let Some((sequence, sent)) = self.next_batch(writer) {
-            self.send(writer, sequence, sent);
-        }
-        // An answer that came while this pump ran left the repair to it.
-        if writer.state.lock().repair_due() {
-            let (gateway, writer) = (self.clone(), Arc::clone(writer));
-            self.runtime().spawn(vital::must_not_panic("writer", async move { gateway.go_on(&writer).await }));
-        }
-    }
-
-    /// The next batch that may leave; `None` ends the pump.
-    fn next_batch(&self, writer: &Arc<Writer>) -> Option<(i32, Sent)> {
-        let mut state = writer.state.lock();
-        let blocked = state.in_flight >= IN_FLIGHT_MAX || state.broken || !state.again.is_empty();
-        if blocked || state.waiting.is_empty() {
-            state.pumping = false;
-            return None;
-        }
-        let Some((id, epoch)) = state.producer else {
-            // The pump goes on when there is an id.
-            drop(state);
-            self.clone().start_session(Arc::clone(writer));
-            return None;
-        };
-        let group = state.waiting.pop_front()?;
-        let (base_sequence, record_count) = (state.next_sequence, group.builder.record_count());
-        state.next_sequence = advance(base_sequence, record_count);
-        state.in_flight += 1;
-        drop(state);
-        let batch = group.builder.build(Producer { id, epoch, base_sequence });
-        let attempts_until = self.clock.monotonic() + self.config.produce_timeout;
-        Some((base_sequence, Sent { batch, acks: group.acks, parts: group.parts, record_count, attempts_until }))
-    }
-
-    /// Takes a producer id for a writer that has none, then goes on.
-    fn start_session(self, writer: Arc<Writer>) {
-        self.runtime().clone().spawn(vital::must_not_panic("writer", async move {
-            let id = self.producer_ids.next_own().await;
-            let mut failed = VecDeque::new();
-            {
-                let mut state = writer.state.lock();
-                state.pumping = false;
-                match &id {
-                    Ok(id) => state.producer = Some((*id, ProducerEpoch(0))),
-                    Err(_) => failed = std::mem::take(&mut state.waiting),
-                }
-                state.next_sequence = 0;
-            }
-            if let Err(failure) = id {
-                for part in failed.into_iter().flat_map(|group| group.parts) {
-                    (part.done)(Err(failure.clone()));
-                }
-                return;
-            }
-            self.pump(&writer);
-        }));
-    }
-
-    fn send(&self, writer: &Arc<Writer>, sequence: i32, mut sent: Sent) {
-        // The room of all parts travels with the batch, and is free again when the storage node says so.
-        let mut permit = AppendPermit::uncounted();
-        for part in &mut sent.parts {
-            permit.join(std::mem::take(&mut part.permit));
-        }
-        let route = match self.route(&writer.topic, writer.partition) {
-            Ok(route) => route,
-            Err(failure) => return self.answered(writer, sequence, sent, Err(failure)),
-        };
-        let request = AppendStreamRequest {
-            correlation_id: i64::from(sequence),
-            r#ref: Some(route.reference),
-            record_batch: sent.batch.clone(),
-            acks: pb::Acks::from(sent.acks).into(),
-            expected_offset: None,
-        };
-        let (gateway, writer) = (self.clone(), Arc::clone(writer));
-        let reply = move |answer: AppendStreamResponse| {
-            let outcome = match answer.error {
-                Some(error) => Err(Failure::from(error)),
-                None => Ok(answer),
+        loop {
+            let (outgoing, mut content) = {
+                let mut state = self.state.lock();
+                let Some(outgoing) = state.outgoing.pop_front() else {
+                    state.sending = false;
+                    return;
+                };
+                let batch = state.sequencer.batch(&(), outgoing.ticket);
+                let Some(content) = batch.and_then(|batch| batch.content.take()) else { continue };
+                (outgoing, content)
             };
-            gateway.answered(&writer, sequence, sent, outcome);
+            content.build(outgoing.number);
+            let request = content.request();
+            let permit = std::mem::replace(&mut content.link_permit, AppendPermit::uncounted());
+            if let Some(batch) = self.state.lock().sequencer.batch(&(), outgoing.ticket) {
+                batch.content = Some(content);
+            }
+            self.append(&outgoing, request, permit);
+        }
+    }
+
+    fn append(self: &Arc<Self>, outgoing: &Outgoing, request: AppendStreamRequest, permit: AppendPermit) {
+        let attempt = (outgoing.ticket, outgoing.attempt);
+        let route = match self.context.router.route(&self.topic, self.partition) {
+            Ok(route) => route,
+            Err(failure) => {
+                return self.step(|sequencer, now, out| sequencer.answered(now, &(), attempt, refusal(failure), out));
+            }
+        };
+        let request = AppendStreamRequest { r#ref: Some(route.reference), ..request };
+        let (writer, start, bytes) = (Arc::clone(self), self.context.clock.monotonic(), request.record_batch.len());
+        let reply = move |response: AppendStreamResponse| {
+            let answer = answer(response);
+            if let Answer::Written(_) = &answer {
+                let elapsed = writer.context.clock.monotonic().saturating_sub(start);
+                let records =
+                    writer.state.lock().sequencer.batch(&(), attempt.0).map_or(0, |batch| batch.record_count());
+                writer.context.metrics.written(i64::from(records), bytes, elapsed);
+            }
+            writer.step(|sequencer, now, out| sequencer.answered(now, &(), attempt, answer, out));
         };
         route.link.append(permit, request, Box::new(reply));
     }
 
-    /// Takes the answer of a batch. Runs on the log shard's thread: whatever takes time goes elsewhere.
-    fn answered(
-        &self,
-        writer: &Arc<Writer>,
-        sequence: i32,
-        sent: Sent,
-        outcome: Result<AppendStreamResponse, Failure>,
-    ) {
-        let mut told = None;
-        let more = {
-            let mut state = writer.state.lock();
-            state.in_flight -= 1;
-            match &outcome {
-                Err(failure)
-                    if self.clock.monotonic() < sent.attempts_until
-                        && repeatable(failure, state.broken || !state.again.is_empty()) =>
-                {
-                    // Behind a failed batch only the gap was refused; otherwise the leader has moved.
-                    state.broken |= failure.reason() == Reason::UnknownProducer;
-                    let at = state.again.partition_point(|(other, _)| *other < sequence);
-                    state.again.insert(at, (sequence, sent));
+    /// The next epoch of the writer's own producer id, or a new id.
+    fn start_session(self: &Arc<Self>, previous: Option<Session>) {
+        if let Some(Session { id, epoch }) = previous
+            && let Some(epoch) = epoch.0.checked_add(1)
+        {
+            // Only this gateway writes with the id: nobody else has to be asked.
+            let session = Session { id, epoch: ProducerEpoch(epoch) };
+            return self.step(|sequencer, now, out| sequencer.session_started(now, session, out));
+        }
+        let writer = Arc::clone(self);
+        self.context.runtime.spawn(vital::must_not_panic("writer", async move {
+            let asked = tokio::time::timeout(SESSION_MAX, writer.context.producer_ids.next_own()).await;
+            let silent = || Failure::new(Reason::ControllerNotAvailable, "the controller gives no producer id");
+            match asked.unwrap_or_else(|_elapsed| Err(silent())) {
+                Ok(id) => {
+                    let session = Session { id, epoch: ProducerEpoch(0) };
+                    writer.step(|sequencer, now, out| sequencer.session_started(now, session, out));
                 }
                 Err(failure) => {
-                    state.broken = true;
-                    state.fenced |= failure.reason() == Reason::ProducerFenced;
-                    told = Some(sent);
-                }
-                Ok(_) => {
-                    state.backoff = Backoff::default();
-                    told = Some(sent);
+                    writer.step(|sequencer, now, out| sequencer.session_failed(now, failure, None, out));
                 }
             }
-            !state.waiting.is_empty() || !state.again.is_empty() || (state.broken && state.in_flight == 0)
-        };
-        if let Some(sent) = told {
-            self.tell(sent, &outcome);
-        }
-        if more {
-            let (gateway, writer) = (self.clone(), Arc::clone(writer));
-            self.runtime().spawn(vital::must_not_panic("writer", async move { gateway.go_on(&writer).await }));
-        }
+        }));
     }
-
-    /// Tells every part of a batch where its records are.
-    fn tell(&self, sent: Sent, outcome: &Result<AppendStreamResponse, Failure>) {
-        match outcome {
-            Ok(_) => self.metrics.written(i64::from(sent.record_count), sent.batch.len(), Duration::ZERO),
-            Err(_) => self.metrics.write_failed(),
-        }
-        let mut first = 0;
-        for part in sent.parts {
-            let outcome = outcome
-                .clone()
-                .map(|answer| AppendStreamResponse { base_offset: answer.base_offset + first, ..answer });
-            first += i64::from(part.record_count);
-            (part.done)(outcome);
-        }
-    }
-
-    /// Repairs the sequence when it is broken, sends again what has to be, and then what waits.
-    async fn go_on(&self, writer: &Arc<Writer>) {
-        let repair = {
-            let mut state = writer.state.lock();
-            let due = state.repair_due();
-            state.pumping |= due;
-            due
-        };
-        if repair {
-            self.repeat(writer).await;
-        }
-        self.pump(writer);
-    }
-
-    /// A producer id, however long the controller takes: without one nothing can be written anyway.
-    async fn new_id(&self) -> ProducerId {
-        let mut backoff = Backoff::default();
-        loop {
-            match self.producer_ids.next_own().await {
-                Ok(id) => return id,
-                Err(error) => tracing::warn!(%error, "no producer id yet"),
-            }
-            backoff.pause().await;
-        }
-    }
-
-    async fn repeat(&self, writer: &Arc<Writer>) {
-        let renew = writer.state.lock().broken;
-        let mut backoff = writer.state.lock().backoff;
-        if !writer.state.lock().again.is_empty() {
-            backoff.pause().await;
-        }
-        let spent = {
-            let state = writer.state.lock();
-            state.fenced || state.producer.is_none_or(|(_, epoch)| epoch.0 == i16::MAX)
-        };
-        let fresh = if renew && spent { Some(self.new_id().await) } else { None };
-        let mut batches = Vec::new();
-        {
-            let mut state = writer.state.lock();
-            let again = std::mem::take(&mut state.again);
-            state.backoff = backoff;
-            if renew {
-                state.producer = match (fresh, state.producer) {
-                    (Some(id), _) => Some((id, ProducerEpoch(0))),
-                    (None, Some((id, epoch))) => Some((id, ProducerEpoch(epoch.0.saturating_add(1)))),
-                    (None, None) => None,
-                };
-                state.next_sequence = 0;
-                (state.broken, state.fenced) = (false, false);
-            }
-            for (sequence, mut sent) in again {
-                let mut base_sequence = sequence;
-                if renew && let Some((id, epoch)) = state.producer {
-                    base_sequence = state.next_sequence;
-                    state.next_sequence = advance(base_sequence, sent.record_count);
-                    let mut batch = sent.batch.to_vec();
-                    walser_record_batch::stamp_producer(&mut batch, id, epoch, base_sequence);
-                    sent.batch = batch.into();
-                }
-                state.in_flight += 1;
-                batches.push((base_sequence, sent));
-            }
-        }
-        for (sequence, sent) in batches {
-            self.send(writer, sequence, sent);
-        }
-        writer.state.lock().pumping = false;
-    }
-}
-
-/// Whether a failed batch is sent again without telling anybody.
-fn repeatable(failure: &Failure, broken: bool) -> bool {
-    let only_the_gap = broken && failure.reason() == Reason::SequenceOutOfOrder;
-    lost(failure) || only_the_gap || failure.reason() == Reason::UnknownProducer
 }

@@ -102,6 +102,22 @@ impl ControllerService for Controller {
         let first_id = producer_ids::allocate(&self.store).await?;
         Ok(Response::new(pbi::AllocateProducerIdsResponse { first_id, count: producer_ids::BLOCK }))
     }
+
+    async fn get_producer_id_end(
+        &self,
+        _request: Request<pbi::GetProducerIdEndRequest>,
+    ) -> Answer<pbi::GetProducerIdEndResponse> {
+        Ok(Response::new(pbi::GetProducerIdEndResponse { end_id: producer_ids::end(&self.store).await? }))
+    }
+
+    async fn raise_producer_epoch(
+        &self,
+        request: Request<pbi::RaiseProducerEpochRequest>,
+    ) -> Answer<pbi::RaiseProducerEpochResponse> {
+        let pbi::RaiseProducerEpochRequest { producer_id, producer_epoch } = request.into_inner();
+        let producer_epoch = producer_ids::raise_epoch(&self.store, producer_id, producer_epoch).await?;
+        Ok(Response::new(pbi::RaiseProducerEpochResponse { producer_epoch }))
+    }
 }
 
 impl Controller {

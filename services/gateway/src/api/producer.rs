@@ -1,6 +1,7 @@
 //! `ProducerService`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,12 +12,12 @@ use tonic::{Request, Response, Status, Streaming};
 use walser_model::Acks;
 use walser_proto::v1 as pb;
 use walser_proto::v1::producer_service_server::ProducerService;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::Failure;
 
 use super::stream;
 use crate::Gateway;
 use crate::outcome::{Failed, Outcome};
-use crate::produce::Write;
+use crate::produce::{SeparateWriters, Write};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -29,9 +30,9 @@ pub(super) fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, Fail
 }
 
 /// The caller's trace, if it is one.
-pub(super) fn trace(metadata: &MetadataMap) -> Option<String> {
+pub(super) fn trace(metadata: &MetadataMap) -> Option<Arc<str>> {
     let text = metadata.get("traceparent")?.to_str().ok()?;
-    (text.len() <= 64).then(|| text.to_owned())
+    (text.len() <= 64).then(|| Arc::from(text))
 }
 
 /// The caller's time less what the answer needs to travel; tonic would cut the call without saying why.
@@ -40,9 +41,10 @@ pub(super) fn time_left(metadata: &MetadataMap) -> Option<Duration> {
     Some(left.saturating_sub((left / 10).min(Duration::from_millis(20))))
 }
 
-fn write(request: pb::ProduceRequest, trace: Option<String>) -> Result<Write, Failure> {
+fn write(request: pb::ProduceRequest, trace: Option<Arc<str>>, deadline: Duration) -> Result<Write, Failure> {
     Ok(Write {
         create: true,
+        deadline,
         acks: Acks::from(known::<pb::Acks>("acks", request.acks)?),
         compression: known::<pb::Compression>("compression", request.compression)?.chosen(),
         topic: request.topic,
@@ -72,26 +74,32 @@ pub(super) fn written(outcome: Outcome) -> pb::ProduceResponse {
     pb::ProduceResponse { positions: outcome.positions, appends: outcome.appends }
 }
 
-fn timed_out(limit: Duration) -> Failure {
-    let text = format!("the write was not answered within {limit:?}; it may still happen");
-    Failure::new(Reason::RequestTimedOut, text).with("stage", "append").with("appended", "unknown")
-}
-
 #[async_trait]
 impl ProducerService for Gateway {
     async fn produce(&self, request: Request<pb::ProduceRequest>) -> Answer<pb::ProduceResponse> {
         let limit = time_left(request.metadata()).unwrap_or(self.config.produce_timeout);
         let trace = trace(request.metadata());
-        let write = write(request.into_inner(), trace)?;
-        let (done, outcome) = oneshot::channel();
+        let deadline = self.clock.monotonic() + limit;
+        let write = write(request.into_inner(), trace, deadline)?;
+        let (done, mut outcome) = oneshot::channel();
         let told = Box::new(move |outcome| drop(done.send(outcome)));
-        let all = async {
-            if let Some(queued) = Gateway::produce(self, write, told).await? {
-                return Ok(queued);
+        let mut submitted = Gateway::produce(self, write, &mut SeparateWriters::default(), told).await?;
+        let outcome = match submitted.queued.take() {
+            Some(queued) => Ok(queued),
+            None => {
+                let left = deadline.saturating_sub(self.clock.monotonic());
+                match tokio::time::timeout(left, &mut outcome).await {
+                    Ok(outcome) => outcome,
+                    Err(_elapsed) => {
+                        // Whatever is not answered yet is answered now.
+                        submitted.abandon();
+                        outcome.await
+                    }
+                }
             }
-            outcome.await.map_err(|_| Failure::internal("a write was given up without an answer"))
         };
-        let outcome = tokio::time::timeout(limit, all).await.map_err(|_| timed_out(limit))??;
+        submitted.complete();
+        let outcome = outcome.map_err(|_| Failure::internal("a write was given up without an answer"))?;
         let created = outcome.created;
         let mut response = Response::new(response(outcome)?);
         if created {
@@ -112,14 +120,8 @@ impl ProducerService for Gateway {
 
     async fn init_producer(&self, request: Request<pb::InitProducerRequest>) -> Answer<pb::InitProducerResponse> {
         let producer = match request.into_inner().previous {
-            Some(previous) if previous.producer_id < 0 || previous.producer_epoch < 0 => {
-                return Err(Failure::field("previous", "is not a producer session").into());
-            }
-            // The next epoch of the same id fences the old one; when there is none left, a new id does as well.
-            Some(previous) if previous.producer_epoch < i32::from(i16::MAX) => {
-                pb::ProducerIdentity { producer_id: previous.producer_id, producer_epoch: previous.producer_epoch + 1 }
-            }
-            _ => pb::ProducerIdentity { producer_id: self.producer_ids.next().await?.0, producer_epoch: 0 },
+            Some(previous) => self.producer_ids.next_epoch(previous).await?,
+            None => pb::ProducerIdentity { producer_id: self.producer_ids.next().await?.0, producer_epoch: 0 },
         };
         Ok(Response::new(pb::InitProducerResponse { producer: Some(producer) }))
     }

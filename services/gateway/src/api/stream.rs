@@ -5,6 +5,7 @@ mod lanes;
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::StreamExt as _;
 use parking_lot::Mutex;
@@ -24,7 +25,7 @@ use super::draining;
 use super::producer::{known, written};
 use crate::Gateway;
 use crate::outcome::{Done, Failed, Outcome};
-use crate::produce::Write;
+use crate::produce::{SeparateWriters, Submitted, Write};
 
 /// Results that may wait for the client; the byte limit is reached first.
 const RESULTS_MAX: usize = 8192;
@@ -69,7 +70,7 @@ struct Reader {
     gateway: Gateway,
     outgoing: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
-    trace: Option<String>,
+    trace: Option<Arc<str>>,
     lanes: Lanes<Outcome>,
     /// Lanes of an idempotent stream on which a batch failed: later ones cannot succeed.
     failed: Arc<Mutex<HashSet<Lane>>>,
@@ -79,10 +80,16 @@ struct Reader {
     under_way: Arc<Semaphore>,
     /// Topics that this stream has written to: one that is deleted meanwhile is not created again for it.
     topics: HashSet<String>,
+    separate: SeparateWriters,
+    submitted: Vec<(Arc<AtomicBool>, Submitted)>,
 }
 
 /// Serves one stream.
-pub(super) fn serve(gateway: Gateway, requests: Streaming<pb::ProduceStreamRequest>, trace: Option<String>) -> Answers {
+pub(super) fn serve(
+    gateway: Gateway,
+    requests: Streaming<pb::ProduceStreamRequest>,
+    trace: Option<Arc<str>>,
+) -> Answers {
     let (outgoing, stream) = mpsc::channel(RESULTS_MAX);
     let room = Arc::new(Semaphore::new(gateway.config.in_flight_bytes_max));
     let reader = Reader {
@@ -96,6 +103,8 @@ pub(super) fn serve(gateway: Gateway, requests: Streaming<pb::ProduceStreamReque
         way: None,
         under_way: Arc::new(Semaphore::new(RESULTS_MAX)),
         topics: HashSet::new(),
+        separate: SeparateWriters::default(),
+        submitted: Vec::new(),
     };
     let ending = reader.outgoing.clone();
     tokio::spawn(async move {
@@ -230,6 +239,7 @@ impl Reader {
             base_sequence: batch.base_sequence,
             expected_offset: batch.expected_offset,
             trace: self.trace.clone(),
+            deadline: self.gateway.clock.monotonic() + self.gateway.config.produce_timeout,
             create: !self.topics.contains(topic),
         };
         let found = write.create.then(|| write.topic.clone());
@@ -240,42 +250,43 @@ impl Reader {
         };
         let failed = session.producer.map(|_| (lane.clone(), Arc::clone(&self.failed)));
         let tell = move |outcome: Outcome| {
-            let (result, failure) = match outcome.failed {
-                Some(Failed { failure, detail }) => {
-                    let failure = match &failed {
-                        Some((lane, failed)) => blamed(failure, lane, failed, correlation_id),
-                        None => failure,
-                    };
-                    (produce_result::Outcome::Error(failure.into()), detail)
-                }
-                None => {
-                    if let Some((lane, failed)) = &failed {
-                        failed.lock().remove(lane);
-                    }
-                    (produce_result::Outcome::Written(written(outcome)), None)
-                }
-            };
-            slot.send(Outgoing::Result(pb::ProduceResult { correlation_id, outcome: Some(result), failure }));
+            slot.send(Outgoing::Result(result(correlation_id, outcome, failed)));
             drop(permit);
         };
         self.lanes.enter(lane.clone(), correlation_id, Box::new(tell));
+        let completed = Arc::new(AtomicBool::new(false));
         let done: Done = {
-            let (lanes, lane) = (self.lanes.clone(), lane.clone());
+            let (lanes, lane, completed) = (self.lanes.clone(), lane.clone(), Arc::clone(&completed));
             Box::new(move |outcome| {
                 drop(under_way);
+                completed.store(true, Ordering::Relaxed);
                 lanes.leave(&lane, correlation_id, outcome);
             })
         };
-        let sent = self.gateway.produce(write, done).await;
+        let sent = self.gateway.produce(write, &mut self.separate, done).await;
         self.remember(found.filter(|_| sent.is_ok()));
         match sent {
             Err(failure) => {
                 self.lanes.leave(&lane, correlation_id, Outcome::failed(failure));
             }
-            Ok(Some(queued)) => self.lanes.leave(&lane, correlation_id, queued),
-            Ok(None) => {}
+            Ok(mut submitted) => match submitted.queued.take() {
+                Some(queued) => self.lanes.leave(&lane, correlation_id, queued),
+                None => self.keep(completed, submitted),
+            },
         }
         Ok(())
+    }
+
+    /// Keeps what is under way, so that it is given up when the client is gone.
+    fn keep(&mut self, completed: Arc<AtomicBool>, submitted: Submitted) {
+        if self.submitted.len() >= self.submitted.capacity().max(64) {
+            let all = std::mem::take(&mut self.submitted).into_iter();
+            let (over, left) = all.partition(|(completed, _)| completed.load(Ordering::Relaxed));
+            self.submitted = left;
+            let over: Vec<(Arc<AtomicBool>, Submitted)> = over;
+            over.into_iter().for_each(|(_, submitted)| submitted.complete());
+        }
+        self.submitted.push((completed, submitted));
     }
 
     /// Correlation ids increase.
@@ -308,6 +319,30 @@ impl Reader {
         self.way = Some(way);
         Arc::clone(&self.under_way).acquire_owned().await.ok()
     }
+}
+
+/// The outcome of a batch as the stream tells it. `failed`: the lane of an idempotent stream, with those that failed.
+fn result(
+    correlation_id: i64,
+    outcome: Outcome,
+    failed: Option<(Lane, Arc<Mutex<HashSet<Lane>>>)>,
+) -> pb::ProduceResult {
+    let (outcome, failure) = match outcome.failed {
+        Some(Failed { failure, detail }) => {
+            let failure = match &failed {
+                Some((lane, failed)) => blamed(failure, lane, failed, correlation_id),
+                None => failure,
+            };
+            (produce_result::Outcome::Error(failure.into()), detail)
+        }
+        None => {
+            if let Some((lane, failed)) = &failed {
+                failed.lock().remove(lane);
+            }
+            (produce_result::Outcome::Written(written(outcome)), None)
+        }
+    };
+    pb::ProduceResult { correlation_id, outcome: Some(outcome), failure }
 }
 
 /// After a failure on a lane, later batches of an idempotent stream are refused for that, not for their gap.

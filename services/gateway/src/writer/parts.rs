@@ -1,0 +1,222 @@
+//! What travels through a writer: the records of callers, the batches that they become, and the answers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use walser_model::{Acks, Compression, Timestamp};
+use walser_proto::internal::v1::AppendStreamRequest;
+use walser_proto::v1 as pb;
+use walser_record_batch::{BatchBuilder, HEADER_LEN, Producer};
+use walser_rpc::{AppendPermit, Failure, Reason};
+use walser_sequencer::{Batch, Effect, Number, Outcome};
+
+use crate::batches::encode;
+use crate::outcome::Written;
+
+/// Told once what became of a caller's records.
+pub(crate) type PartDone = Box<dyn FnOnce(Result<Written, Failure>) + Send>;
+
+/// A caller of a writer.
+pub(crate) struct Caller {
+    /// Identifies the write that it belongs to.
+    pub(crate) write: u64,
+    pub(crate) gathering: Gathering,
+    /// Plain records, until the batch is built.
+    pub(crate) records: Option<GatheredRecords>,
+    /// Room at the storage node, for the first attempt.
+    pub(crate) link_permit: AppendPermit,
+    /// Room in the gateway, for as long as the batch exists.
+    pub(crate) room: AppendPermit,
+    pub(crate) done: PartDone,
+}
+
+/// Plain records of one write for one partition.
+pub(crate) struct GatheredRecords {
+    pub(crate) records: Arc<Vec<pb::Record>>,
+    /// Which of them.
+    pub(crate) indexes: Vec<usize>,
+    pub(crate) now: Timestamp,
+    /// The caller's trace, for records that have none.
+    pub(crate) trace: Option<Arc<str>>,
+}
+
+/// How records leave together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Gathering {
+    pub(crate) codec: Compression,
+    pub(crate) acks: Acks,
+}
+
+/// A batch, or what it is built from.
+pub(super) struct Content {
+    records: Vec<GatheredRecords>,
+    gathering: Gathering,
+    expected_offset: Option<i64>,
+    /// Empty until it is built.
+    batch: Bytes,
+    number: Option<Number>,
+    pub(super) link_permit: AppendPermit,
+    /// Held until the batch is completed.
+    room: AppendPermit,
+}
+
+// === impl Gathering ===
+
+impl Gathering {
+    /// Tells batches apart that cannot leave together.
+    pub(super) fn tag(self) -> u32 {
+        (self.codec as u32) << 2 | self.acks as u32
+    }
+}
+
+// === impl Content ===
+
+impl Content {
+    /// A batch that a client built.
+    pub(super) fn whole(batch: Bytes, expected_offset: Option<i64>, caller: &mut Caller) -> Self {
+        Self {
+            records: Vec::new(),
+            gathering: caller.gathering,
+            expected_offset,
+            batch,
+            number: None,
+            link_permit: std::mem::take(&mut caller.link_permit),
+            room: std::mem::take(&mut caller.room),
+        }
+    }
+
+    /// Takes the records of all callers of a batch that is sent for the first time: from now on they belong to it,
+    /// also when a caller gives up.
+    pub(super) fn collect(batch: &mut Batch<Caller, Self, Failure>) {
+        if batch.content.is_some() {
+            return;
+        }
+        let mut content = Self {
+            records: Vec::new(),
+            gathering: batch.callers_mut().next().map_or_else(Gathering::default, |caller| caller.gathering),
+            expected_offset: None,
+            batch: Bytes::new(),
+            number: None,
+            link_permit: AppendPermit::uncounted(),
+            room: AppendPermit::uncounted(),
+        };
+        for caller in batch.callers_mut() {
+            content.records.extend(caller.records.take());
+            content.link_permit.join(std::mem::take(&mut caller.link_permit));
+            content.room.join(std::mem::take(&mut caller.room));
+        }
+        batch.content = Some(content);
+    }
+
+    /// Builds the batch, or gives it another number.
+    pub(super) fn build(&mut self, number: Option<Number>) {
+        if self.batch.is_empty() {
+            let bytes: usize = self.records.iter().map(GatheredRecords::size_hint).sum();
+            let mut builder = BatchBuilder::new(self.gathering.codec, bytes + HEADER_LEN);
+            for part in self.records.drain(..) {
+                let trace = part.trace.as_deref();
+                part.indexes.iter().for_each(|index| encode(&mut builder, &part.records[*index], part.now, trace));
+            }
+            self.batch = builder.build(number.map_or(Producer::NONE, producer));
+        } else if let Some(number) = number.filter(|number| self.number != Some(*number)) {
+            let Producer { id, epoch, base_sequence } = producer(number);
+            let mut batch = self.batch.to_vec();
+            walser_record_batch::stamp_producer(&mut batch, id, epoch, base_sequence);
+            self.batch = batch.into();
+        }
+        self.number = number;
+    }
+
+    /// The request to a leader that is not known yet.
+    pub(super) fn request(&self) -> AppendStreamRequest {
+        AppendStreamRequest {
+            correlation_id: 0,
+            r#ref: None,
+            record_batch: self.batch.clone(),
+            acks: pb::Acks::from(self.gathering.acks).into(),
+            expected_offset: self.expected_offset,
+        }
+    }
+}
+
+fn producer(number: Number) -> Producer {
+    let Number { session, base_sequence } = number;
+    Producer { id: session.id, epoch: session.epoch, base_sequence }
+}
+
+impl GatheredRecords {
+    /// About how many bytes they become.
+    fn size_hint(&self) -> usize {
+        let bytes = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
+        self.indexes
+            .iter()
+            .map(|index| 40 + bytes(&self.records[*index].key) + bytes(&self.records[*index].value))
+            .sum()
+    }
+}
+
+/// What a caller is told.
+pub(super) fn told(outcome: Outcome<Written, Failure>) -> Result<Written, Failure> {
+    match outcome {
+        Outcome::Written { answer, first_record } => {
+            let base_offset = answer.base_offset.map(|offset| offset + first_record);
+            Ok(Written { base_offset, ..answer })
+        }
+        Outcome::Failed { failure, effect, expired } => Err(failed(failure, effect, expired)),
+    }
+}
+
+fn failed(failure: Option<Failure>, effect: Effect, expired: bool) -> Failure {
+    let out_of_time = |text: String| Failure::new(Reason::RequestTimedOut, text).with("stage", "append");
+    match (effect, failure) {
+        (Effect::Applied, Some(failure)) => failure,
+        (Effect::Maybe, Some(failure)) if !expired && failure.code() != tonic::Code::Unavailable => {
+            failure.with_effect(pb::Effect::Maybe)
+        }
+        (Effect::Maybe, failure) => {
+            let why = failure.map(|failure| format!(": {}", failure.message())).unwrap_or_default();
+            out_of_time(format!("the write was not answered in time, and may still happen{why}"))
+                .with("appended", "unknown")
+        }
+        (Effect::None, Some(failure)) => {
+            let internal =
+                matches!(failure.reason(), Reason::NotLeader | Reason::StaleEpoch | Reason::LeaderLostAfterAppend);
+            if internal {
+                let text = format!("the partition had no leader in time: {}", failure.message());
+                return Failure::new(Reason::LeaderNotAvailable, text);
+            }
+            failure.with_effect(pb::Effect::None)
+        }
+        (Effect::None | Effect::Applied, None) => {
+            let text = "the write did not leave in time; nothing is written".to_owned();
+            out_of_time(text).with_effect(pb::Effect::None).with("appended", "false")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gatherings_are_told_apart() {
+        let codecs = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+        let all = codecs.into_iter().flat_map(|codec| {
+            [Acks::None, Acks::Leader, Acks::All].into_iter().map(move |acks| Gathering { codec, acks }.tag())
+        });
+        assert_eq!(all.collect::<std::collections::BTreeSet<_>>().len(), 15);
+    }
+
+    #[test]
+    fn what_may_be_written_is_not_called_unavailable() {
+        let away = Failure::new(Reason::LeaderNotAvailable, "away");
+        let maybe = failed(Some(away.clone()), Effect::Maybe, true);
+        assert_eq!((maybe.code(), maybe.effect()), (tonic::Code::DeadlineExceeded, pb::Effect::Maybe));
+        let none = failed(Some(away), Effect::None, true);
+        assert_eq!((none.code(), none.effect()), (tonic::Code::Unavailable, pb::Effect::None));
+        let moved = failed(Some(Failure::new(Reason::NotLeader, "moved")), Effect::None, true);
+        assert_eq!(moved.reason(), Reason::LeaderNotAvailable);
+        let lost = failed(Some(Failure::new(Reason::LeaderLostAfterAppend, "lost")), Effect::Maybe, false);
+        assert_eq!((lost.reason(), lost.effect()), (Reason::LeaderLostAfterAppend, pb::Effect::Maybe));
+    }
+}
