@@ -19,6 +19,7 @@ mod restore;
 mod sessions;
 mod store;
 mod topics;
+mod turns;
 
 use std::sync::Arc;
 

@@ -64,6 +64,7 @@ pub(crate) async fn register(
         started_ms: now,
         directory: hex(&request.directory_id),
     };
+    let _turn = store.node_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let mut txn = sweep(store, id, |partition| {
             let leads = partition.leader == id;
@@ -122,6 +123,7 @@ pub(crate) async fn renew_epoch(
         let text = format!("the caller does not lead partition {id} in epoch {epoch} any more");
         Failure::new(Reason::StaleEpoch, text).with("epoch", epoch)
     };
+    let _turn = store.node_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let key = partition::key(id.topic, id.partition.0);
         let found = store.get::<Partition>(&key).await?.ok_or_else(stale)?;
@@ -142,6 +144,7 @@ pub(crate) async fn renew_epoch(
 
 /// Fences a node whose session is over: it leads nothing until it registers again.
 pub(crate) async fn fence(store: &Store, id: i32, node_epoch: i64) -> Result<(), Failure> {
+    let _turn = store.node_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let mut txn = sweep(store, id, |partition| {
             (partition.leader == id).then(|| Partition {

@@ -13,6 +13,7 @@ pub(crate) const BLOCK: i32 = 1000;
 
 /// Takes the next block; gives back its first id.
 pub(crate) async fn allocate(store: &Store) -> Result<i64, Failure> {
+    let _turn = store.producer_id_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let (first, unchanged) = store.counter(PRODUCER_IDS).await?;
         let next = Counter { value: first + i64::from(BLOCK) };

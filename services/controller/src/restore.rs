@@ -217,6 +217,7 @@ pub(crate) async fn accept(
 /// Raises leader epochs above those given, some partitions at a time; returns how many.
 async fn raise_epochs(store: &Store, seen: &HashMap<TopicPartition, i32>) -> Result<usize, Failure> {
     let mut raised = 0;
+    let _turn = store.node_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let mut waiting = Vec::new();
         for entry in store.range(partition::PREFIX).await? {
@@ -297,6 +298,7 @@ pub(crate) async fn restore_topic(
     let name = topics::own_name(&request.name)?;
     let numbers = request.replicas.iter().filter_map(|restored| Some(restored.replica.as_ref()?.partition));
     topics::check_count(numbers.max().unwrap_or(0).saturating_add(1), config)?;
+    let _turn = store.topic_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let partitions = restored_partitions(&nodes::usable(store).await?, &request.replicas)?;
         let count = i32::try_from(partitions.len()).unwrap_or(i32::MAX);

@@ -10,9 +10,11 @@ use crate::config::Config;
 use crate::error::store_failure;
 use crate::keys::lineage::{self, Lineage, Lineages};
 use crate::keys::{self, Value, cluster, decode, delete, put};
+use crate::turns::Turns;
 
-/// A decision is taken again this often when another one came between.
-pub(crate) const ATTEMPTS_MAX: usize = 20;
+/// A decision is taken again this often when another one came between. Decisions of its own kind wait for it
+/// ([`Turns`]); those of other kinds change a key that it read now and then.
+pub(crate) const ATTEMPTS_MAX: usize = 100;
 
 /// Lineages that are kept.
 const LINEAGES_MAX: usize = 256;
@@ -25,6 +27,12 @@ const PRODUCER_ID_JUMP_MAX: u128 = 1 << 40;
 pub(crate) struct Store {
     inner: Arc<dyn Metastore>,
     config: Config,
+    /// Of decisions that change which topics and partitions there are, or their settings.
+    pub(crate) topic_turns: Turns,
+    /// Of decisions that hand out producer ids.
+    pub(crate) producer_id_turns: Turns,
+    /// Of decisions about nodes and who leads. They never wait for users: a node that waits is taken for dead.
+    pub(crate) node_turns: Turns,
 }
 
 /// A value with the revision that a later write compares.
@@ -44,7 +52,8 @@ impl<V> Versioned<V> {
 
 impl Store {
     pub(crate) fn new(inner: Arc<dyn Metastore>, config: Config) -> Self {
-        Self { inner, config }
+        let (topic_turns, producer_id_turns, node_turns) = Default::default();
+        Self { inner, config, topic_turns, producer_id_turns, node_turns }
     }
 
     /// The store itself, for watches.

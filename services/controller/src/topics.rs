@@ -137,6 +137,7 @@ pub(crate) async fn create(
     let overrides = canonical(&asked.config.clone().into_iter().collect())?;
     let labels: BTreeMap<_, _> = asked.labels.clone().into_iter().collect();
     check_texts(&labels, &asked.description)?;
+    let _turn = store.topic_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let nodes = nodes::usable(store).await?;
         let replication_factor = match asked.replication_factor {

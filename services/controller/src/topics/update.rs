@@ -67,6 +67,7 @@ fn apply(topic: &mut Topic, request: &pb::UpdateTopicRequest) -> Result<(), Fail
 /// Changes settings, labels or description.
 pub(crate) async fn update(store: &Store, request: &pb::UpdateTopicRequest) -> Result<Found, Failure> {
     check_changes(request)?;
+    let _turn = store.topic_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let (id, found) = find(store, &request.name).await?;
         check_etag(&request.etag, &found)?;
@@ -99,6 +100,7 @@ pub(crate) async fn add_partitions(
     config: &Config,
     request: &pb::AddPartitionsRequest,
 ) -> Result<Found, Failure> {
+    let _turn = store.topic_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let (id, found) = find(store, &request.topic).await?;
         let (now, wanted) = (found.value.partition_count, request.partition_count);
@@ -139,6 +141,7 @@ pub(crate) async fn delete(
     operation: &str,
     now: Timestamp,
 ) -> Result<pb::Operation, Failure> {
+    let _turn = store.topic_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let (id, found) = find(store, &request.name).await?;
         check_etag(&request.etag, &found)?;
@@ -179,6 +182,7 @@ pub(crate) async fn removed(
     node: i32,
     now: Timestamp,
 ) -> Result<Option<pb::Operation>, Failure> {
+    let _turn = store.node_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let Some(found) = store.get::<Deleting>(&topic::deleting_key(id)).await? else { return Ok(None) };
         let mut deleting = found.value.clone();
