@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use prometheus::IntGauge;
 use tokio::sync::watch;
 use walser_log::{Condition, LogReader};
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
@@ -25,6 +26,8 @@ pub(crate) struct Replica {
     /// Why, while it is out of service.
     problem: Mutex<Option<Problem>>,
     serving: AtomicBool,
+    /// Counts the replicas that serve, over all shards.
+    partitions_led: IntGauge,
     /// Reads are served although nobody has said that this node leads.
     readable: AtomicBool,
 }
@@ -49,7 +52,7 @@ pub(crate) struct Board {
 }
 
 impl Replica {
-    pub(crate) fn new(reader: LogReader) -> Self {
+    pub(crate) fn new(reader: LogReader, partitions_led: IntGauge) -> Self {
         Self {
             reader,
             tail: Arc::default(),
@@ -58,6 +61,7 @@ impl Replica {
             failed: AtomicBool::new(false),
             problem: Mutex::default(),
             serving: AtomicBool::new(false),
+            partitions_led,
             readable: AtomicBool::new(false),
         }
     }
@@ -70,7 +74,9 @@ impl Replica {
     pub(crate) fn lead(&self, epoch: LeaderEpoch) {
         self.epoch.store(epoch.0, Ordering::Release);
         self.readable.store(false, Ordering::Release);
-        self.serving.store(true, Ordering::Release);
+        if !self.serving.swap(true, Ordering::AcqRel) {
+            self.partitions_led.inc();
+        }
     }
 
     /// Whether this node leads the partition.
@@ -93,7 +99,9 @@ impl Replica {
 
     /// Stops serving and wakes everybody who waits.
     pub(crate) fn withdraw(&self) {
-        self.serving.store(false, Ordering::Release);
+        if self.serving.swap(false, Ordering::AcqRel) {
+            self.partitions_led.dec();
+        }
         self.readable.store(false, Ordering::Release);
         self.high_watermark.send_modify(|_| {});
     }
@@ -207,10 +215,5 @@ impl Board {
     /// All partitions, for reports.
     pub(crate) fn all(&self) -> Vec<(TopicPartition, Arc<Replica>)> {
         self.replicas.read().iter().map(|(partition, replica)| (*partition, Arc::clone(replica))).collect()
-    }
-
-    /// Partitions held.
-    pub(crate) fn len(&self) -> usize {
-        self.replicas.read().len()
     }
 }

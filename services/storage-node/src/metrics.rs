@@ -71,8 +71,9 @@ impl StorageMetrics {
         self.read_bytes.inc_by(bytes as u64);
     }
 
-    pub(crate) fn set_partitions(&self, count: usize) {
-        self.partitions.set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// How many partitions this node leads: each replica counts itself.
+    pub(crate) fn partitions(&self) -> IntGauge {
+        self.partitions.clone()
     }
 
     pub(crate) fn set_aside(&self, count: usize, bytes: u64) {

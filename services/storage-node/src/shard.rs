@@ -140,7 +140,7 @@ impl Shard {
 
     fn adopt(&mut self, log: Log) {
         let id = log.partition();
-        let replica = Arc::new(Replica::new(log.reader()));
+        let replica = Arc::new(Replica::new(log.reader(), self.around.metrics.partitions()));
         self.around.board.insert(id, Arc::clone(&replica));
         self.partitions.insert(id, Partition::new(log, replica));
     }
@@ -246,7 +246,6 @@ impl Shard {
                     return;
                 }
             }
-            self.around.metrics.set_partitions(self.around.board.len());
         }
         let partition = self.partitions.get_mut(&order.partition).expect("it was just adopted");
         partition.lead(*order, &self.around);
@@ -289,9 +288,7 @@ impl Shard {
         self.touched.remove(&id);
         self.short_of_files.retain(|waiting| *waiting != id);
         self.recovery_debt.note(id, 0);
-        let found = self.partitions.remove(&id);
-        self.around.metrics.set_partitions(self.around.board.len());
-        found
+        self.partitions.remove(&id)
     }
 
     /// Removes a partition with its data, wherever it lies.

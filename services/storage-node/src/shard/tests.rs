@@ -32,6 +32,10 @@ fn shard() -> Shard {
 }
 
 fn shard_on(disk: &MemoryDisk) -> Shard {
+    shard_with(disk, &Metrics::default())
+}
+
+fn shard_with(disk: &MemoryDisk, metrics: &Metrics) -> Shard {
     let disk = Arc::new(disk.clone());
     let directory = DataDirectory::open(disk, Path::new("/data"), "test").unwrap();
     let around = Surroundings {
@@ -40,7 +44,7 @@ fn shard_on(disk: &MemoryDisk) -> Shard {
         board: Board::new(NODE),
         flusher: Flusher::default(),
         clock: Arc::new(SystemClock::start()),
-        metrics: StorageMetrics::new(&Metrics::default()),
+        metrics: StorageMetrics::new(metrics),
         space: SpaceGuard::new(Some(0)),
         retention_check: Duration::from_secs(3600),
         idle: Duration::from_secs(3600),
@@ -287,4 +291,49 @@ fn log_append_time_goes_back_only_after_a_wrong_time() {
     assert_eq!(next_append_time(now + 500, now), now + 500, "a correction of the clock");
     assert_eq!(next_append_time(now + 3 * year, now), now, "the clock was years ahead");
     assert_eq!(next_append_time(i64::MAX, 0), 0);
+}
+
+/// What the node's metric of this name is.
+fn metric(metrics: &Metrics, name: &str) -> i64 {
+    let text = metrics.text();
+    let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn partitions_that_are_led_are_counted_also_after_a_restart() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let metrics = Metrics::default();
+    let mut shard = shard_with(&disk, &metrics);
+    assert_eq!(metric(&metrics, "walser_storage_partitions"), 0);
+    lead(&mut shard, 0, &[1]);
+    lead(&mut shard, 1, &[1]);
+    lead(&mut shard, 1, &[1]);
+    append(&mut shard, 0, AppendPermit::uncounted());
+    append(&mut shard, 1, AppendPermit::uncounted());
+    assert_eq!(metric(&metrics, "walser_storage_partitions"), 2);
+    shard.stop();
+    drop(shard);
+
+    let disk = disk.restart_process();
+    let metrics = Metrics::default();
+    let recovered = |around: &Surroundings, number: i32| {
+        let (directory, config) = (&around.directory, LogConfig::from(&TopicConfig::default()));
+        let dir = directory.partition_dir(partition(number));
+        Log::open(directory.disk(), dir, partition(number), config, directory.checkpoint(), 0).unwrap().0
+    };
+    let mut shard = shard_with(&disk, &metrics);
+    let logs = vec![recovered(&shard.around, 0), recovered(&shard.around, 1)];
+    shard = Shard::new(shard.around, 1 << 20, logs);
+    assert_eq!(metric(&metrics, "walser_storage_partitions"), 0, "nobody has said that this node leads");
+    lead(&mut shard, 0, &[1]);
+    lead(&mut shard, 1, &[1]);
+    assert_eq!(metric(&metrics, "walser_storage_partitions"), 2);
+    shard.queue.push(Command::Resign(partition(0)));
+    shard.turn();
+    assert_eq!(metric(&metrics, "walser_storage_partitions"), 1);
+    let (done, _removed) = tokio::sync::oneshot::channel();
+    shard.queue.push(Command::Remove { partition: partition(1), done });
+    shard.turn();
+    assert_eq!(metric(&metrics, "walser_storage_partitions"), 0);
 }
