@@ -65,7 +65,7 @@ impl Log {
                     break;
                 }
             };
-            let too_old = trusted && self.too_old(newest, now);
+            let too_old = trusted && self.past_retention(newest, now);
             if end > up_to || !(too_large || too_old) {
                 break;
             }
@@ -97,7 +97,8 @@ impl Log {
         Ok(true)
     }
 
-    fn too_old(&self, newest: Timestamp, now: Timestamp) -> bool {
+    /// Whether records up to `newest` are older than retention keeps them.
+    pub fn past_retention(&self, newest: Timestamp, now: Timestamp) -> bool {
         let Some(retention) = self.config.retention else { return false };
         let age = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         // Records stamped in the future keep their segment; it goes by size or when their time has come.

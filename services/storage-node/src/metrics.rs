@@ -12,6 +12,7 @@ pub(crate) struct StorageMetrics {
     appended_records: IntCounter,
     appended_bytes: IntCounter,
     refused: IntCounter,
+    appended_expired: IntCounter,
     flushes: IntCounter,
     flush_seconds: Histogram,
     tail_reads: IntCounter,
@@ -31,6 +32,10 @@ impl StorageMetrics {
             appended_records: counter("walser_storage_append_records_total", "Records appended."),
             appended_bytes: counter("walser_storage_append_bytes_total", "Bytes appended."),
             refused: counter("walser_storage_append_refused_total", "Record batches refused."),
+            appended_expired: counter(
+                "walser_storage_append_expired_records_total",
+                "Records appended that were older than retention.ms: the next retention check may remove them.",
+            ),
             flushes: counter("walser_storage_flushes_total", "Flushes of partitions to stable storage."),
             flush_seconds: metrics.latency("walser_storage_flush_seconds", "Time of a flush in seconds."),
             tail_reads: counter("walser_storage_tail_reads_total", "Reads served from memory."),
@@ -54,6 +59,11 @@ impl StorageMetrics {
 
     pub(crate) fn append_refused(&self) {
         self.refused.inc();
+    }
+
+    /// Records were older than their topic keeps them when they were appended.
+    pub(crate) fn appended_expired(&self, records: u64) {
+        self.appended_expired.inc_by(records);
     }
 
     pub(crate) fn flushed(&self, elapsed: Duration) {

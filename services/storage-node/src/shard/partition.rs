@@ -1,6 +1,7 @@
 //! One partition in its shard: the log, the leader, and the writes that wait.
 
 mod damage;
+mod expired;
 mod leading;
 mod released;
 
@@ -26,6 +27,7 @@ use crate::error::{
     storage_error_after_append, too_many_files, unreadable_settings,
 };
 use crate::tail::Budget;
+use expired::ExpiredRecords;
 
 pub(crate) use leading::LeadOrder;
 pub(crate) use released::Released;
@@ -67,6 +69,7 @@ pub(crate) struct Partition {
     /// A flush could not begin for want of files.
     flush_delayed: bool,
     last_append_time: Timestamp,
+    expired: ExpiredRecords,
     /// Monotonic time of the last append, and of the last flush.
     pub(crate) last_write: Duration,
     last_flush: Duration,
@@ -112,6 +115,7 @@ impl Partition {
             released: Released::default(),
             short_of_files_since: None,
             flush_delayed: false,
+            expired: ExpiredRecords::default(),
             last_write: Duration::ZERO,
             last_flush: Duration::ZERO,
         }
@@ -287,6 +291,7 @@ impl Partition {
             if appended > 0 {
                 self.last_write = around.clock.monotonic();
                 around.metrics.appended(appended, log_end.since(first.base_offset), run.len());
+                self.note_expired(&headers[..appended], around, now);
                 tail.push(&self.replica.tail, first.base_offset, log_end, Bytes::from(run));
             }
         }

@@ -60,6 +60,10 @@ fn lead(shard: &mut Shard, number: i32, replicas: &[i32]) {
 }
 
 fn lead_with(shard: &mut Shard, number: i32, replicas: &[i32], durability: Durability) {
+    lead_as(shard, number, replicas, TopicConfig { durability, ..TopicConfig::default() });
+}
+
+fn lead_as(shard: &mut Shard, number: i32, replicas: &[i32], config: TopicConfig) {
     let replicas: Vec<NodeId> = replicas.iter().copied().map(NodeId).collect();
     let state = PartitionState {
         leader: Some(NODE),
@@ -67,7 +71,6 @@ fn lead_with(shard: &mut Shard, number: i32, replicas: &[i32], durability: Durab
         isr: replicas.iter().copied().collect(),
         ..PartitionState::new(replicas, 1)
     };
-    let config = TopicConfig { durability, ..TopicConfig::default() };
     let settings = TopicSettings { config, unreadable: None };
     let order = LeadOrder { partition: partition(number), node_epoch: 1, state, partition_epoch: 1, settings };
     shard.queue.push(Command::Lead(Box::new(order)));
@@ -336,4 +339,22 @@ fn partitions_that_are_led_are_counted_also_after_a_restart() {
     shard.queue.push(Command::Remove { partition: partition(1), done });
     shard.turn();
     assert_eq!(metric(&metrics, "walser_storage_partitions"), 0);
+}
+
+#[test]
+fn records_that_are_older_than_retention_when_they_come_are_counted() {
+    let metrics = Metrics::default();
+    let mut shard = shard_with(&MemoryDisk::simulated(256 << 20), &metrics);
+    lead(&mut shard, 0, &[1]);
+    // Their time is 1 ms after 1970, and seven days are kept.
+    for _ in 0..3 {
+        let answer = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
+        assert!(answer.error.is_none(), "{answer:?}");
+    }
+    assert_eq!(metric(&metrics, "walser_storage_append_expired_records_total"), 3);
+    let forever = TopicConfig { retention: None, durability: Durability::PageCache, ..TopicConfig::default() };
+    lead_as(&mut shard, 1, &[1], forever);
+    append(&mut shard, 1, AppendPermit::uncounted());
+    assert_eq!(metric(&metrics, "walser_storage_append_expired_records_total"), 3);
+    assert_eq!(metric(&metrics, "walser_storage_append_records_total"), 4);
 }
