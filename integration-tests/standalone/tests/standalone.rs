@@ -22,6 +22,8 @@ mod old_data;
 mod processes;
 #[path = "standalone/readers.rs"]
 mod readers;
+#[path = "standalone/readiness.rs"]
+mod readiness;
 #[path = "standalone/round_trip.rs"]
 mod round_trip;
 #[path = "standalone/semantics.rs"]

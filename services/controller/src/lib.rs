@@ -7,6 +7,7 @@
 //! Invariant: nothing but this crate writes to the metadata store.
 
 mod api;
+mod availability;
 mod config;
 mod error;
 mod keys;

@@ -10,7 +10,7 @@ use walser_model::{ConfigError, Setting, Timestamp, TopicConfig, TopicId, TopicN
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
-pub(crate) use describe::{cluster_record, configs, list, partitions, wire_partition, wire_topic};
+pub(crate) use describe::{cluster_record, configs, described, list, partitions, wire_partition, wire_topic};
 pub(crate) use update::{add_partitions, delete, removed, update};
 
 use crate::keys::counter::{Counter, PARTITIONS};

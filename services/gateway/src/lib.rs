@@ -22,6 +22,7 @@ mod outcome;
 mod produce;
 mod producer_ids;
 mod read;
+mod readiness;
 mod retry;
 mod router;
 mod target;
@@ -36,6 +37,7 @@ use walser_rpc::{AppendRoom, Connection, Failure, Network, Reason};
 use walser_service::{Metrics, Shutdown, vital};
 
 pub use config::{Config, KEYS};
+pub use readiness::Readiness;
 
 use crate::budget::ReadBudget;
 use crate::metadata::Metadata;
@@ -60,6 +62,8 @@ pub struct Environment {
 pub struct Started {
     /// Its services, for the public listener.
     pub routes: Routes,
+    /// Whether it can do anything for clients.
+    pub readiness: Readiness,
 }
 
 /// What every call works with. Clones share everything.
@@ -100,6 +104,7 @@ pub async fn start(
         () = metadata.first_snapshot() => {}
         () = shutdown.wait() => return Err(Failure::new(Reason::GatewayDraining, "told to stop before it was ready")),
     }
+    let readiness = Readiness { metadata: metadata.clone(), network: network.clone() };
     let producer_ids = ProducerIds::new(controller.clone());
     let (router, metrics) = (Router::new(metadata.clone(), network.clone()), GatewayMetrics::new(&environment.metrics));
     let clock = Arc::clone(&environment.clock);
@@ -119,5 +124,5 @@ pub async fn start(
         metrics,
         shutdown,
     };
-    Ok(Started { routes: api::routes(gateway).await })
+    Ok(Started { routes: api::routes(gateway).await, readiness })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use walser_gateway::{Config, Environment, KEYS};
 use walser_rpc::{Guard, Network};
-use walser_service::{MainError, Process, process, telemetry};
+use walser_service::{MainError, Process, process, telemetry, vital};
 
 /// Batches are buffers of a megabyte that come and go; see the storage node.
 #[global_allocator]
@@ -25,6 +25,9 @@ async fn run(process: Process) -> Result<(), MainError> {
     };
     let config = Config::from_settings(&process.settings);
     let gateway = walser_gateway::start(config, environment, &network, process.shutdown.clone()).await?;
+    process.health.set_problems(gateway.readiness.problem().await.into_iter().collect());
+    let reporting = gateway.readiness.report(process.health.clone(), process.shutdown.clone());
+    let _reporting = vital::task("readiness", &process.shutdown, reporting);
     let guard = Guard::new(concat!("walser-gateway/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
     process.serve(gateway.routes, guard)?.until_stopped(async {}).await
 }

@@ -175,6 +175,11 @@ impl Metadata {
         tokio::time::timeout(limit, waiting).await.unwrap_or(false)
     }
 
+    /// Whether there is a first snapshot.
+    pub(crate) fn known(&self) -> bool {
+        *self.version.borrow() > 0
+    }
+
     /// Waits for the first snapshot.
     pub(crate) async fn first_snapshot(&self) {
         let mut changes = self.version.subscribe();

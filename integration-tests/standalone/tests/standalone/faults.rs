@@ -9,10 +9,15 @@ use walser_rpc::Failure;
 
 use crate::server::{PATIENCE, Server, create, place, read_all, record, wait_a_little};
 
-/// Asks the admin port.
+/// Asks the admin port of a server.
 pub(crate) fn get(server: &Server, path: &str) -> String {
+    get_from(&server.admin, path)
+}
+
+/// Asks an admin port.
+pub(crate) fn get_from(admin: &str, path: &str) -> String {
     use std::io::Read as _;
-    let mut stream = TcpStream::connect(&server.admin).unwrap();
+    let mut stream = TcpStream::connect(admin).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

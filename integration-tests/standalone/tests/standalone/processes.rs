@@ -48,7 +48,7 @@ impl Drop for Service {
 }
 
 /// Three processes and where their data lies.
-struct Cluster {
+pub(crate) struct Cluster {
     dir: PathBuf,
     controller: Option<Service>,
     storage: Option<Service>,
@@ -57,13 +57,32 @@ struct Cluster {
 
 impl Cluster {
     fn start(dir: &Path) -> Self {
+        let mut cluster = Self::without_storage(dir);
+        cluster.start_storage();
+        cluster
+    }
+
+    /// A controller and a gateway.
+    pub(crate) fn without_storage(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let mut cluster = Self { dir: dir.to_owned(), controller: None, storage: None, gateway: None };
         cluster.start_controller("127.0.0.1:0");
-        cluster.start_storage();
         let controller = format!("controller.address={}", cluster.controller_address());
         cluster.gateway = Some(Service::start("walser-gateway", dir, &[controller]));
         cluster
+    }
+
+    pub(crate) fn kill_controller(&mut self) {
+        self.controller.take().unwrap().kill();
+    }
+
+    pub(crate) fn kill_storage(&mut self) {
+        self.storage.take().unwrap().kill();
+    }
+
+    /// The admin port of the gateway.
+    pub(crate) fn gateway_admin(&self) -> String {
+        self.gateway.as_ref().unwrap().ready.admin.clone()
     }
 
     fn controller_address(&self) -> String {
@@ -77,13 +96,13 @@ impl Cluster {
     }
 
     /// At another port each time: the gateway hears of it from the controller.
-    fn start_storage(&mut self) {
+    pub(crate) fn start_storage(&mut self) {
         let data = format!("storage.data={}", self.dir.join("storage").display());
         let settings = [data, format!("controller.address={}", self.controller_address())];
         self.storage = Some(Service::start("walser-storage-node", &self.dir, &settings));
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(&self.gateway.as_ref().unwrap().ready.grpc).unwrap()
     }
 }

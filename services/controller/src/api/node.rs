@@ -90,9 +90,10 @@ impl ControllerService for Controller {
     async fn restore_topic(&self, request: Request<pbi::RestoreTopicRequest>) -> Answer<pbi::RestoreTopicResponse> {
         self.changeable()?;
         let now = self.clock.now_millis();
-        let (id, topic) = restore::restore_topic(&self.store, &self.config, request.get_ref(), now).await?;
+        let found = restore::restore_topic(&self.store, &self.config, request.get_ref(), now).await?;
+        let (id, topic) = &found;
         tracing::info!(topic = topic.value.name, %id, "topic restored from replicas that were set aside");
-        Ok(Response::new(pbi::RestoreTopicResponse { topic: Some(topics::wire_topic(id, &topic)) }))
+        Ok(Response::new(pbi::RestoreTopicResponse { topic: Some(self.described(&found).await?) }))
     }
 
     async fn allocate_producer_ids(

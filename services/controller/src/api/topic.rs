@@ -8,7 +8,8 @@ use walser_proto::v1::topic_service_server::TopicService;
 use walser_rpc::{Failure, Reason};
 
 use super::Controller;
-use crate::topics;
+use crate::availability::Availability;
+use crate::{nodes, topics};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -19,26 +20,29 @@ impl TopicService for Controller {
         let request = request.into_inner();
         let id = TopicId::from_random(self.random.bytes());
         let now = self.clock.now_millis();
-        let (id, topic) = topics::create(&self.store, &self.config, &request, id, now).await?;
-        if !request.validate_only {
-            tracing::info!(topic = topic.value.name, partitions = topic.value.partition_count, "topic created");
+        let found = topics::create(&self.store, &self.config, &request, id, now).await?;
+        if request.validate_only {
+            let (id, topic) = &found;
+            return Ok(Response::new(pb::CreateTopicResponse { topic: Some(topics::wire_topic(*id, topic)) }));
         }
-        Ok(Response::new(pb::CreateTopicResponse { topic: Some(topics::wire_topic(id, &topic)) }))
+        let topic = &found.1.value;
+        tracing::info!(topic = topic.name, partitions = topic.partition_count, "topic created");
+        Ok(Response::new(pb::CreateTopicResponse { topic: Some(self.described(&found).await?) }))
     }
 
     async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
-        let (id, topic) = topics::find(&self.store, &request.get_ref().name).await?;
-        Ok(Response::new(pb::GetTopicResponse { topic: Some(topics::wire_topic(id, &topic)) }))
+        let found = topics::find(&self.store, &request.get_ref().name).await?;
+        Ok(Response::new(pb::GetTopicResponse { topic: Some(self.described(&found).await?) }))
     }
 
     async fn list_topics(&self, request: Request<pb::ListTopicsRequest>) -> Answer<pb::ListTopicsResponse> {
-        Ok(Response::new(topics::list(&self.store, request.get_ref()).await?))
+        Ok(Response::new(topics::list(&self.store, &self.availability().await?, request.get_ref()).await?))
     }
 
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
         self.changeable()?;
-        let (id, topic) = topics::update(&self.store, request.get_ref()).await?;
-        Ok(Response::new(pb::UpdateTopicResponse { topic: Some(topics::wire_topic(id, &topic)) }))
+        let found = topics::update(&self.store, request.get_ref()).await?;
+        Ok(Response::new(pb::UpdateTopicResponse { topic: Some(self.described(&found).await?) }))
     }
 
     async fn delete_topic(&self, request: Request<pb::DeleteTopicRequest>) -> Answer<pb::DeleteTopicResponse> {
@@ -53,12 +57,12 @@ impl TopicService for Controller {
 
     async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
         self.changeable()?;
-        let (id, topic) = topics::add_partitions(&self.store, &self.config, request.get_ref()).await?;
-        Ok(Response::new(pb::AddPartitionsResponse { topic: Some(topics::wire_topic(id, &topic)) }))
+        let found = topics::add_partitions(&self.store, &self.config, request.get_ref()).await?;
+        Ok(Response::new(pb::AddPartitionsResponse { topic: Some(self.described(&found).await?) }))
     }
 
     async fn list_partitions(&self, request: Request<pb::ListPartitionsRequest>) -> Answer<pb::ListPartitionsResponse> {
-        Ok(Response::new(topics::partitions(&self.store, request.get_ref()).await?))
+        Ok(Response::new(topics::partitions(&self.store, &self.availability().await?, request.get_ref()).await?))
     }
 
     async fn truncate_topic(&self, _request: Request<pb::TruncateTopicRequest>) -> Answer<pb::TruncateTopicResponse> {
@@ -75,6 +79,23 @@ impl TopicService for Controller {
 }
 
 impl Controller {
+    /// A topic with its state.
+    pub(super) async fn described(&self, found: &topics::Found) -> Result<pb::Topic, Failure> {
+        topics::described(&self.store, &self.availability().await?, found).await
+    }
+
+    /// What is in service now. A node that was refused takes no writes.
+    async fn availability(&self) -> Result<Availability, Failure> {
+        let mut availability = Availability::new();
+        let now = self.clock.monotonic();
+        for node in nodes::list(&self.store).await?.iter().filter(|node| !node.fenced) {
+            if !self.refused.refuses(node.id, now) {
+                availability.add(node, &self.sessions.get(node.id).unwrap_or_default().stats);
+            }
+        }
+        Ok(availability)
+    }
+
     /// Metadata that a storage node has found to be an older copy is not changed before that is settled.
     pub(super) fn changeable(&self) -> Result<(), Failure> {
         self.refused.rollback(self.clock.monotonic()).map_or(Ok(()), Err)

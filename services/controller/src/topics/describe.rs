@@ -8,6 +8,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::Failure;
 
 use super::{Found, find};
+use crate::availability::Availability;
 use crate::keys::partition::{self, Partition};
 use crate::keys::topic::{self, Topic};
 use crate::keys::{cluster, decode};
@@ -16,7 +17,7 @@ use crate::paging::{after_token, next_token, page_size};
 use crate::placement::{REPLICATION_DEFAULT, effective_min_isr};
 use crate::store::{Store, Versioned, versioned};
 
-/// A topic as clients see it; stats are filled in by gateways.
+/// A topic as the metadata has it. Its state is not known from that alone.
 pub(crate) fn wire_topic(id: TopicId, found: &Versioned<Topic>) -> pb::Topic {
     let topic = &found.value;
     pb::Topic {
@@ -27,12 +28,28 @@ pub(crate) fn wire_topic(id: TopicId, found: &Versioned<Topic>) -> pb::Topic {
         config: topic.config.clone().into_iter().collect(),
         labels: topic.labels.clone().into_iter().collect(),
         description: topic.description.clone(),
-        state: pb::TopicState::Ready.into(),
+        state: pb::TopicState::Unspecified.into(),
         internal: topic.name.starts_with(walser_model::RESERVED_PREFIX),
         stats: None,
         etag: found.mod_revision.to_string(),
         create_time: Some(time(topic.created_ms)),
     }
+}
+
+/// A topic as clients see it, with its state and the counts of its stats; gateways add the live numbers.
+pub(crate) async fn described(
+    store: &Store,
+    availability: &Availability,
+    (id, found): &Found,
+) -> Result<pb::Topic, Failure> {
+    let mut partitions = Vec::new();
+    for entry in store.range(&partition::topic_prefix(*id)).await? {
+        if let Some((_, number)) = partition::parse(&entry.key) {
+            partitions.push((number, decode::<Partition>(&entry)?));
+        }
+    }
+    let (state, stats) = availability.of_topic(*id, &partitions);
+    Ok(pb::Topic { state: state.into(), stats: Some(stats), ..wire_topic(*id, found) })
 }
 
 /// A partition as services see it.
@@ -52,7 +69,11 @@ pub(crate) fn wire_partition(topic: TopicId, number: i32, value: &Partition, epo
 }
 
 /// Topics by name, page by page.
-pub(crate) async fn list(store: &Store, request: &pb::ListTopicsRequest) -> Result<pb::ListTopicsResponse, Failure> {
+pub(crate) async fn list(
+    store: &Store,
+    availability: &Availability,
+    request: &pb::ListTopicsRequest,
+) -> Result<pb::ListTopicsResponse, Failure> {
     let size = page_size(request.page_size, 100, 1000)?;
     let query = format!("topics/{}/{}", request.include_internal, request.name_contains);
     let after = after_token(&request.page_token, &query)?;
@@ -73,13 +94,19 @@ pub(crate) async fn list(store: &Store, request: &pb::ListTopicsRequest) -> Resu
     topics.truncate(size);
     let last = topics.last().map(|(_, found)| found.value.name.clone()).unwrap_or_default();
     let next_page_token = if more { next_token(&query, &last) } else { String::new() };
-    let topics = topics.iter().map(|(id, found)| wire_topic(*id, found)).collect();
-    Ok(pb::ListTopicsResponse { topics, next_page_token })
+    let mut described_topics = Vec::with_capacity(topics.len());
+    for topic in &topics {
+        let topic = described(store, availability, topic).await?;
+        let stats = topic.stats.filter(|_| request.include_stats);
+        described_topics.push(pb::Topic { stats, ..topic });
+    }
+    Ok(pb::ListTopicsResponse { topics: described_topics, next_page_token })
 }
 
 /// Partitions of a topic (or the unhealthy ones of all), page by page; live numbers are filled in by gateways.
 pub(crate) async fn partitions(
     store: &Store,
+    availability: &Availability,
     request: &pb::ListPartitionsRequest,
 ) -> Result<pb::ListPartitionsResponse, Failure> {
     let size = page_size(request.page_size, 200, 2000)?;
@@ -105,8 +132,7 @@ pub(crate) async fn partitions(
     for entry in store.range(&prefix).await?.into_iter().filter(|entry| entry.key.as_str() > after) {
         let Some((id, number)) = partition::parse(&entry.key) else { continue };
         let value: Partition = decode(&entry)?;
-        let healthy = value.leader >= 0 && value.isr.len() == value.replicas.len();
-        if request.only_unhealthy && healthy {
+        if request.only_unhealthy && availability.healthy(id, number, &value) {
             continue;
         }
         let Some(topic) = names.get(&id) else { continue };

@@ -24,6 +24,8 @@ pub(super) type Figures = HashMap<(String, i32), pbi::PartitionFigures>;
 
 /// Time between two looks at leaders that begin.
 const LEADER_CHECK: Duration = Duration::from_millis(1);
+/// How long a description waits for what this gateway has not heard of yet.
+const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
 
 impl Gateway {
     fn topic_client(&self) -> TopicServiceClient<Connection> {
@@ -82,17 +84,23 @@ impl Gateway {
         let views: Vec<_> = topics.iter().filter_map(|topic| self.metadata.topic(&topic.name)).collect();
         let figures = self.figures(&views).await;
         for topic in topics {
-            let mut stats = pb::TopicStats::default();
+            let mut unserved = 0;
+            let mut stats = topic.stats.take().unwrap_or_default();
             for partition in 0..topic.partition_count {
                 match figures.get(&(topic.name.clone(), partition)) {
                     Some(found) => {
                         stats.size_bytes += found.size_bytes;
                         stats.record_count += found.high_watermark - found.log_start_offset;
                     }
-                    None => stats.offline_count += 1,
+                    None => unserved += 1,
                 }
             }
+            // The controller knows who is to lead, and this gateway who does.
+            stats.offline_count = stats.offline_count.max(unserved);
             topic.stats = Some(stats);
+            if unserved > 0 && topic.state() == pb::TopicState::Ready {
+                topic.set_state(pb::TopicState::Creating);
+            }
         }
     }
 
@@ -146,6 +154,10 @@ impl TopicService for Gateway {
     async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
         let mut response = self.topic_client().get_topic(request.into_inner()).await.map_err(relayed)?;
         if let Some(topic) = response.get_mut().topic.as_mut() {
+            // The leaders of a topic that was created a moment ago may not have arrived here.
+            if let Ok(version) = topic.etag.parse() {
+                self.metadata.reached(version, VIEW_DELAY_MAX).await;
+            }
             self.add_stats(std::slice::from_mut(topic)).await;
         }
         Ok(response)

@@ -1,0 +1,112 @@
+//! What is said of topics, partitions and gateways is true also when something is away or damaged.
+
+use std::path::{Path, PathBuf};
+
+use walser_client::Client;
+use walser_proto::v1 as pb;
+
+use crate::faults::{get, get_from, until};
+use crate::processes::Cluster;
+use crate::server::{Server, create, place, record};
+
+async fn write(client: &Client, topic: &str) {
+    let request = pb::ProduceRequest { topic: topic.to_owned(), records: vec![record("x")], ..Default::default() };
+    client.producer().produce(request).await.unwrap();
+}
+
+async fn topic(client: &Client, name: &str) -> pb::Topic {
+    let found = client.topics().get_topic(pb::GetTopicRequest { name: name.to_owned() }).await;
+    found.unwrap().into_inner().topic.unwrap()
+}
+
+async fn is_ready(client: &Client, name: &str) -> bool {
+    topic(client, name).await.state() == pb::TopicState::Ready
+}
+
+/// The topics of all partitions that are not healthy.
+async fn unhealthy(client: &Client) -> Vec<String> {
+    let request = pb::ListPartitionsRequest { only_unhealthy: true, ..Default::default() };
+    let listed = client.topics().list_partitions(request).await.unwrap().into_inner();
+    let mut topics: Vec<_> = listed.partitions.into_iter().map(|partition| partition.topic).collect();
+    topics.sort_unstable();
+    topics
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_is_ready_while_a_storage_node_answers_and_a_topic_while_its_leader_is_in_service() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::without_storage(&data);
+    let gateway = cluster.gateway_admin();
+    let probe = get_from(&gateway, "/readyz");
+    assert!(probe.starts_with("HTTP/1.1 503") && probe.contains("no storage node is known"), "{probe}");
+    cluster.start_storage();
+    let ready = async || get_from(&gateway, "/readyz").starts_with("HTTP/1.1 200");
+    until(ready, "the gateway is ready").await;
+    let client = cluster.client();
+    create(&client, "t", 2, &[]).await;
+    write(&client, "t").await;
+    assert!(is_ready(&client, "t").await);
+    assert!(unhealthy(&client).await.is_empty());
+
+    cluster.kill_storage();
+    until(async || !ready().await, "the gateway says that no storage node answers").await;
+    assert!(get_from(&gateway, "/readyz").contains("none of the 1 storage nodes"));
+    until(async || !is_ready(&client, "t").await, "the topic is not ready").await;
+    until(async || unhealthy(&client).await == ["t", "t"], "both partitions are listed").await;
+    assert_eq!(topic(&client, "t").await.stats.unwrap().offline_count, 2);
+    cluster.start_storage();
+    until(async || is_ready(&client, "t").await, "the topic is ready again").await;
+    until(ready, "the gateway is ready again").await;
+    assert!(unhealthy(&client).await.is_empty());
+
+    // Records flow without a controller: clients keep their gateway.
+    cluster.kill_controller();
+    write(&client, "t").await;
+    assert!(ready().await);
+}
+
+/// Directories of the partitions of a data directory.
+fn partitions(data: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(data.join("logs")).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_with_partitions_that_are_damaged_or_cannot_be_opened_are_not_ready() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    let mut paths = Vec::new();
+    for name in ["good", "damaged", "unusable"] {
+        create(&client, name, 1, &[]).await;
+        let before = partitions(&data);
+        for _ in 0..3 {
+            write(&client, name).await;
+        }
+        paths.push(partitions(&data).into_iter().find(|path| !before.contains(path)).unwrap());
+    }
+    assert!(unhealthy(&client).await.is_empty());
+    let data = server.kill();
+    let log = paths[1].join("00000000000000000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[80] ^= 0x55;
+    std::fs::write(&log, bytes).unwrap();
+    let epochs = paths[2].join("leader-epochs");
+    std::fs::rename(&epochs, paths[2].join("aside")).unwrap();
+    std::fs::create_dir(&epochs).unwrap();
+
+    let server = Server::start(&data);
+    let client = server.client();
+    until(async || unhealthy(&client).await == ["damaged", "unusable"], "both are listed, and nothing else").await;
+    for (name, expected) in [("good", true), ("damaged", false), ("unusable", false)] {
+        assert_eq!(is_ready(&client, name).await, expected, "{name}");
+    }
+    let listed = client.topics().list_topics(pb::ListTopicsRequest::default()).await.unwrap().into_inner().topics;
+    let ready: Vec<_> = listed.iter().filter(|topic| topic.state() == pb::TopicState::Ready).collect();
+    assert!(ready.len() == 1 && ready[0].name == "good", "{listed:?}");
+    assert!(get(&server, "/readyz").starts_with("HTTP/1.1 503"));
+
+    server.cli_ok(&["partition", "repair", "damaged", "0", "--accept-loss"]);
+    until(async || is_ready(&client, "damaged").await, "what was repaired is ready").await;
+    assert_eq!(unhealthy(&client).await, ["unusable"]);
+    server.assert_no_panic();
+}
