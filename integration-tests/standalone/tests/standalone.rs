@@ -32,5 +32,7 @@ mod semantics;
 mod server;
 #[path = "standalone/stalled_readers.rs"]
 mod stalled_readers;
+#[path = "standalone/stops.rs"]
+mod stops;
 #[path = "standalone/unchecked.rs"]
 mod unchecked;

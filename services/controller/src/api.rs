@@ -13,7 +13,7 @@ use walser_proto::internal::v1::controller_service_server::ControllerServiceServ
 use walser_proto::v1::cluster_service_server::ClusterServiceServer;
 use walser_proto::v1::operation_service_server::OperationServiceServer;
 use walser_proto::v1::topic_service_server::TopicServiceServer;
-use walser_service::vital;
+use walser_service::{Shutdown, vital};
 
 use crate::config::Config;
 use crate::operations::Operations;
@@ -37,6 +37,8 @@ pub(crate) struct Controller {
     pub(crate) cluster: ClusterId,
     /// Of the metadata, begun with the start of this controller.
     pub(crate) lineage: String,
+    /// Ends the streams that other processes hold open.
+    pub(crate) stopping: Shutdown,
 }
 
 /// All services of the controller.

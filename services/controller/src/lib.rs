@@ -23,11 +23,13 @@ mod topics;
 mod turns;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::service::Routes;
 use walser_metastore::Metastore;
 use walser_model::{Clock, ClusterId, Random};
 use walser_rpc::{Network, local_connection};
+use walser_service::Shutdown;
 
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
@@ -41,7 +43,13 @@ pub struct Started {
     pub cluster: ClusterId,
     /// Its services, for a listener.
     pub routes: Routes,
+    /// Streams that other processes hold open.
+    pub streams: OpenStreams,
 }
+
+/// Streams that other processes hold open for as long as they live: a stop must end them.
+#[derive(Debug)]
+pub struct OpenStreams(Shutdown);
 
 /// What comes in from outside.
 #[derive(Debug, Clone)]
@@ -62,6 +70,7 @@ pub async fn start(config: Config, environment: Environment, network: &Network) 
     let store = Store::new(environment.store, config.clone());
     let cluster = store.ensure_cluster(environment.random.bytes(), environment.clock.now_millis()).await?;
     let lineage = store.begin_lineage(environment.random.bytes()).await?;
+    let stopping = Shutdown::new(Duration::ZERO);
     let controller = Arc::new(api::Controller {
         store,
         clock: environment.clock,
@@ -72,8 +81,19 @@ pub async fn start(config: Config, environment: Environment, network: &Network) 
         config,
         cluster,
         lineage,
+        stopping: stopping.clone(),
     });
     let routes = api::routes(&controller);
     network.register_controller(local_connection(routes.clone()));
-    Ok(Started { cluster, routes })
+    Ok(Started { cluster, routes, streams: OpenStreams(stopping) })
+}
+
+// === impl OpenStreams ===
+
+impl OpenStreams {
+    /// Ends them when `stop` begins; those who held them open them again at another controller, or at the next one.
+    pub async fn end_at(self, stop: Shutdown) {
+        stop.wait().await;
+        self.0.begin();
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use walser_controller::{Config, Environment, KEYS, PROCESS_KEYS};
 use walser_metastore::Embedded;
 use walser_rpc::{Guard, Network};
-use walser_service::{MainError, Process, process, telemetry};
+use walser_service::{MainError, Process, process, telemetry, vital};
 
 fn main() -> ExitCode {
     process::main(&[process::INTERNAL_PORT, process::KEYS, telemetry::KEYS, KEYS, PROCESS_KEYS], run)
@@ -21,6 +21,8 @@ async fn run(process: Process) -> Result<(), MainError> {
         Environment { store: Arc::new(store), clock: Arc::clone(&process.clock), random: Arc::clone(&process.random) };
     let config = Config::from_settings(&process.settings, false);
     let controller = walser_controller::start(config, environment, &Network::default()).await?;
+    let ending = controller.streams.end_at(process.shutdown.clone());
+    let _ending = vital::task("end of open streams", &process.shutdown, ending);
     let guard = Guard::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
     process.serve(controller.routes, guard)?.until_stopped(async {}).await
 }

@@ -8,8 +8,10 @@ mod storage_nodes;
 mod stream;
 mod topic;
 
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Code, Status};
+use tonic_health::ServingStatus;
 use walser_proto::v1::cluster_service_server::ClusterServiceServer;
 use walser_proto::v1::consumer_service_server::ConsumerServiceServer;
 use walser_proto::v1::operation_service_server::OperationServiceServer;
@@ -19,6 +21,15 @@ use walser_proto::v1::topic_service_server::TopicServiceServer;
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
+
+/// What the health service has a status of; the empty name is the gateway itself.
+const HEALTH_NAMES: [&str; 5] = [
+    "",
+    <ProducerServiceServer<Gateway> as NamedService>::NAME,
+    <ConsumerServiceServer<Gateway> as NamedService>::NAME,
+    <TopicServiceServer<Gateway> as NamedService>::NAME,
+    <ClusterServiceServer<Gateway> as NamedService>::NAME,
+];
 
 /// Largest message that the gateway sends: a chunk for a client that takes more than the default.
 const SEND_BYTES_MAX: usize = 64 << 20;
@@ -42,19 +53,19 @@ pub(crate) fn draining() -> Failure {
 /// Every public service, with health and reflection.
 pub(crate) async fn routes(gateway: Gateway) -> Routes {
     let receive = gateway.config.message_bytes_max;
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<ProducerServiceServer<Gateway>>().await;
-    reporter.set_serving::<ConsumerServiceServer<Gateway>>().await;
-    reporter.set_serving::<TopicServiceServer<Gateway>>().await;
-    reporter.set_serving::<ClusterServiceServer<Gateway>>().await;
+    let (mut reporter, health) = tonic_health::server::health_reporter();
+    for name in HEALTH_NAMES {
+        reporter.set_service_status(name, ServingStatus::Serving).await;
+    }
     let shutdown = gateway.shutdown.clone();
     tokio::spawn(async move {
         shutdown.wait().await;
-        reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-        reporter.set_not_serving::<ProducerServiceServer<Gateway>>().await;
-        reporter.set_not_serving::<ConsumerServiceServer<Gateway>>().await;
-        reporter.set_not_serving::<TopicServiceServer<Gateway>>().await;
-        reporter.set_not_serving::<ClusterServiceServer<Gateway>>().await;
+        for name in HEALTH_NAMES {
+            reporter.set_service_status(name, ServingStatus::NotServing).await;
+            // Those who watch are told, and their streams end: nobody would end them otherwise.
+            reporter.clear_service_status(name).await;
+            reporter.set_service_status(name, ServingStatus::NotServing).await;
+        }
     });
     let reflect = || {
         tonic_reflection::server::Builder::configure()

@@ -17,6 +17,7 @@ use walser_proto::internal::v1::controller_service_client::ControllerServiceClie
 use walser_proto::internal::v1::storage_service_server::StorageService;
 use walser_proto::v1 as pb;
 use walser_rpc::{Connection, Failure, Reason, StorageLink as _};
+use walser_service::Shutdown;
 
 use crate::board::Board;
 use crate::error::{not_damaged, not_leader};
@@ -38,6 +39,8 @@ pub(crate) struct Api {
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) controller: Connection,
     pub(crate) node_epoch: Arc<AtomicI64>,
+    /// Ends the streams that gateways hold open.
+    pub(crate) shutdown: Shutdown,
 }
 
 /// How long a repair waits until its new leader epoch has begun here.
@@ -118,6 +121,15 @@ impl Api {
         tokio::time::timeout(EPOCH_WAIT, begun).await.map_err(late)
     }
 
+    /// The next request of a stream that its sender holds open for as long as it lives. `None` when the sender has ended
+    /// it, and when this node stops: what was taken before is answered, and then the stream ends.
+    async fn next<T>(&self, requests: &mut Streaming<T>) -> Option<T> {
+        tokio::select! {
+            request = requests.next() => request?.ok(),
+            () = self.shutdown.wait() => None,
+        }
+    }
+
     async fn ask<T>(
         &self,
         id: TopicPartition,
@@ -139,9 +151,9 @@ impl StorageService for Api {
     ) -> Answer<Self::AppendStreamStream> {
         let mut requests = request.into_inner();
         let (answers, stream) = mpsc::channel(ANSWERS_MAX);
-        let link = self.link.clone();
+        let (api, link) = (self.clone(), self.link.clone());
         tokio::spawn(async move {
-            while let Some(Ok(request)) = requests.next().await {
+            while let Some(request) = api.next(&mut requests).await {
                 let reference = request.r#ref.clone().unwrap_or_default();
                 let Ok(slot) = answers.clone().reserve_owned().await else { return };
                 if let Some(refused) = crate::link::damage(&request) {
@@ -164,10 +176,10 @@ impl StorageService for Api {
     ) -> Answer<Self::FetchStreamStream> {
         let mut requests = request.into_inner();
         let (answers, stream) = mpsc::channel(16);
-        let link = self.link.clone();
+        let (api, link) = (self.clone(), self.link.clone());
         tokio::spawn(async move {
             let mut running = std::collections::HashMap::new();
-            while let Some(Ok(request)) = requests.next().await {
+            while let Some(request) = api.next(&mut requests).await {
                 let id = request.correlation_id;
                 if request.cancel {
                     running.remove(&id).inspect(|task: &tokio::task::JoinHandle<()>| task.abort());

@@ -126,6 +126,7 @@ pub async fn start(
         directory: Arc::clone(&directory),
         controller: controller.clone(),
         node_epoch: Arc::clone(&node_epoch),
+        shutdown: shutdown.clone(),
     };
     let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));
     network.register_storage(config.node, local_connection(routes.clone()), Arc::new(link));

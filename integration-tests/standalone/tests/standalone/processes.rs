@@ -31,6 +31,16 @@ impl Service {
         self.end();
     }
 
+    /// SIGTERM; returns everything that the process printed.
+    fn stop(mut self) -> String {
+        let pid = self.ready.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let status = self.ready.child.wait().unwrap();
+        let printed = std::fs::read_to_string(&self.log).unwrap();
+        assert!(status.success(), "{status}: {printed}");
+        printed
+    }
+
     fn end(&mut self) {
         let _ = self.ready.child.kill();
         let _ = self.ready.child.wait();
@@ -56,7 +66,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         let mut cluster = Self::without_storage(dir);
         cluster.start_storage();
         cluster
@@ -74,6 +84,16 @@ impl Cluster {
 
     pub(crate) fn kill_controller(&mut self) {
         self.controller.take().unwrap().kill();
+    }
+
+    /// SIGTERM; returns everything that the controller printed.
+    pub(crate) fn stop_controller(&mut self) -> String {
+        self.controller.take().unwrap().stop()
+    }
+
+    /// SIGTERM; returns everything that the storage node printed.
+    pub(crate) fn stop_storage(&mut self) -> String {
+        self.storage.take().unwrap().stop()
     }
 
     pub(crate) fn kill_storage(&mut self) {

@@ -25,20 +25,28 @@ type Item = Result<pbi::WatchMetadataResponse, Status>;
 pub(super) fn watch(controller: Controller, resume: Revision) -> mpsc::Receiver<Item> {
     let (items, stream) = mpsc::channel(64);
     tokio::spawn(async move {
-        let mut version = resume;
-        loop {
-            if let Err(error) = follow(&controller, &mut version, &items).await {
-                let _ = items.send(Err(error.into())).await;
-                return;
-            }
-            if items.is_closed() {
-                return;
-            }
-            // The history does not reach back that far: start over.
-            version = 0;
+        tokio::select! {
+            () = send_all(&controller, resume, &items) => {}
+            () = controller.stopping.wait() => {}
         }
     });
     stream
+}
+
+/// Sends until the reader goes away, or the store fails.
+async fn send_all(controller: &Controller, resume: Revision, items: &mpsc::Sender<Item>) {
+    let mut version = resume;
+    loop {
+        if let Err(error) = follow(controller, &mut version, items).await {
+            let _ = items.send(Err(error.into())).await;
+            return;
+        }
+        if items.is_closed() {
+            return;
+        }
+        // The history does not reach back that far: start over.
+        version = 0;
+    }
 }
 
 /// Streams until the reader goes away, or until the history was compacted.

@@ -55,7 +55,12 @@ impl ControllerService for Controller {
         let (answers, stream) = mpsc::channel(16);
         let controller = self.handle();
         tokio::spawn(async move {
-            while let Some(Ok(beat)) = beats.next().await {
+            loop {
+                let beat = tokio::select! {
+                    beat = beats.next() => beat,
+                    () = controller.stopping.wait() => break,
+                };
+                let Some(Ok(beat)) = beat else { break };
                 let answer = controller.take_beat(beat).await;
                 if answers.send(answer).await.is_err() {
                     break;
@@ -134,6 +139,7 @@ impl Controller {
             config: self.config.clone(),
             cluster: self.cluster,
             lineage: self.lineage.clone(),
+            stopping: self.stopping.clone(),
         }
     }
 

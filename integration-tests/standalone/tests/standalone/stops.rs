@@ -1,0 +1,71 @@
+//! A process that is told to stop ends at once, whoever holds a stream to it, and nothing is lost or repeated.
+
+use walser_proto::v1 as pb;
+
+use crate::processes::Cluster;
+use crate::server::{Server, create, place, read_all, record};
+
+/// What a process prints when calls are still open at the end of its grace period.
+const LATE: &str = "some calls did not finish within the grace period";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_node_that_is_stopped_under_load_ends_its_streams_and_loses_and_repeats_nothing() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 1, &[]).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..4 {
+        let client = cluster.client();
+        writers.spawn(async move {
+            for number in 0..300 {
+                let records = vec![record(format!("{writer}/{number}"))];
+                let request = pb::ProduceRequest { topic: "t".to_owned(), records, ..Default::default() };
+                client.producer().produce(request).await.unwrap();
+            }
+        });
+    }
+    while read_all(&client, "t", 0).await.len() < 50 {}
+    let printed = cluster.stop_storage();
+    assert!(!printed.contains(LATE), "{printed}");
+    cluster.start_storage();
+    while let Some(written) = writers.join_next().await {
+        written.unwrap();
+    }
+    let records = read_all(&client, "t", 0).await;
+    let values = records.iter().map(|record| String::from_utf8_lossy(record.value.as_deref().unwrap()).into_owned());
+    let values: Vec<_> = values.collect();
+    for writer in 0..4 {
+        let own: Vec<_> = values.iter().filter(|value| value.starts_with(&format!("{writer}/"))).collect();
+        let expected: Vec<_> = (0..300).map(|number| format!("{writer}/{number}")).collect();
+        assert_eq!(own, expected.iter().collect::<Vec<_>>(), "each record once, in order");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_that_is_stopped_ends_the_streams_of_nodes_and_gateways() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 1, &[]).await;
+    let write = || pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
+    client.producer().produce(write()).await.unwrap();
+    let printed = cluster.stop_controller();
+    assert!(!printed.contains(LATE), "{printed}");
+    client.producer().produce(write()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_stopped_ends_streams_that_watch_its_health() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+    let mut health = HealthClient::new(channel.connect().await.unwrap());
+    let request = HealthCheckRequest { service: "walser.v1.ProducerService".to_owned() };
+    let mut watching = health.watch(request).await.unwrap().into_inner();
+    let serving = watching.message().await.unwrap().unwrap();
+    assert_eq!(serving.status, 1, "SERVING");
+    let printed = server.stop();
+    assert!(!printed.contains(LATE), "{printed}");
+}
