@@ -10,6 +10,7 @@ mod guard;
 mod link;
 mod metadata;
 mod network;
+mod outage;
 mod reason;
 mod remote;
 mod room;
@@ -20,6 +21,7 @@ pub use guard::{Guard, HeldUntilSent, SpanMaker, catch_panic};
 pub use link::{AppendPermit, AppendReply, StorageLink};
 pub use metadata::{MetadataSeen, MetadataStream};
 pub use network::{Connection, ConnectionError, Network, local_connection};
+pub use outage::Outage;
 pub use reason::rule;
 pub use room::AppendRoom;
 

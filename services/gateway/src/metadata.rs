@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use walser_model::{LeaderEpoch, NodeId, TopicConfig, TopicId};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
-use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Network};
+use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Network, Outage};
 use walser_service::Shutdown;
 
 use crate::retry::Backoff;
@@ -189,14 +189,15 @@ impl Metadata {
     /// Follows the controller until the stop.
     pub(crate) async fn follow(self, controller: Connection, network: Network, shutdown: Shutdown) {
         let mut backoff = Backoff::default();
+        let mut outage = Outage::of("the metadata stream from the controller");
         while !shutdown.begun() {
             let version = self.view.load().version;
             let outcome = tokio::select! {
-                outcome = self.follow_once(&controller, &network) => outcome,
+                outcome = self.follow_once(&controller, &network, &mut outage) => outcome,
                 () = shutdown.wait() => return,
             };
             if let Err(failure) = outcome {
-                tracing::warn!(error = %failure, "metadata stream ended, it is opened again");
+                outage.failed(&failure);
             }
             if self.view.load().version > version {
                 backoff = Backoff::default();
@@ -205,7 +206,12 @@ impl Metadata {
         }
     }
 
-    async fn follow_once(&self, controller: &Connection, network: &Network) -> Result<(), Failure> {
+    async fn follow_once(
+        &self,
+        controller: &Connection,
+        network: &Network,
+        outage: &mut Outage,
+    ) -> Result<(), Failure> {
         let view = self.view.load_full();
         let (cluster_id, lineage) = (view.cluster_id.clone(), view.lineage.clone());
         let seen = MetadataSeen { cluster_id, version: view.version, lineage };
@@ -213,6 +219,7 @@ impl Metadata {
         let mut stream = MetadataStream::open(controller, seen).await?;
         loop {
             let group = stream.next_commit().await?;
+            outage.ended();
             let reset = group.iter().any(|message| message.reset);
             let mut view = if reset { View::default() } else { View::clone(&self.view.load()) };
             group.iter().for_each(|message| dial(network, &message.nodes));

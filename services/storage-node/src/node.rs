@@ -18,7 +18,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
 use walser_replication::{Role, Rules, role};
-use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Reason};
+use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Outage, Reason};
 use walser_service::Shutdown;
 
 use crate::board::{Board, Problem};
@@ -155,6 +155,7 @@ impl Membership {
     /// Registers with the controller; tries again while it is not there.
     async fn register(&self) -> Result<pbi::RegisterNodeResponse, Failure> {
         let mut attempts = 0;
+        let mut outage = Outage::of("registration with the controller");
         loop {
             let seen = self.seen();
             let request = pbi::RegisterNodeRequest {
@@ -174,15 +175,18 @@ impl Membership {
             let client = ControllerServiceClient::new(self.controller.clone());
             let mut client = client.max_encoding_message_size(REGISTRATION_BYTES_MAX);
             match client.register_node(request).await.map_err(Failure::from) {
-                Ok(response) => return Ok(response.into_inner()),
+                Ok(response) => {
+                    outage.ended();
+                    return Ok(response.into_inner());
+                }
                 Err(failure) if failure.code() == tonic::Code::Unavailable => {
-                    tracing::warn!(error = %failure, "controller is not available, registration is tried again");
+                    outage.failed(&failure);
                     tokio::time::sleep(RETRY).await;
                 }
                 // The other may have just ended: its session is over soon.
                 Err(failure) if failure.reason() == Reason::NodeIdInUse && attempts < IN_USE_ATTEMPTS => {
                     attempts += 1;
-                    tracing::warn!(error = %failure, "the node cannot register yet, it is tried again");
+                    outage.failed(&failure);
                     tokio::time::sleep(REFUSED_RETRY).await;
                 }
                 Err(failure) => return Err(failure),
@@ -219,21 +223,27 @@ impl Membership {
 
     /// Follows the metadata for as long as it is that of this node.
     async fn follow_metadata(&self, begun: &mut Option<Begun>) -> Failure {
+        let mut outage = Outage::of("the metadata stream from the controller");
         loop {
-            match self.follow_once(begun).await {
+            match self.follow_once(begun, &mut outage).await {
                 Err(failure) if is_foreign(&failure) => return failure,
-                Err(failure) => tracing::warn!(error = %failure, "metadata stream ended, it is opened again"),
+                Err(failure) => outage.failed(&failure),
                 Ok(never) => match never {},
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    async fn follow_once(&self, begun: &mut Option<Begun>) -> Result<std::convert::Infallible, Failure> {
+    async fn follow_once(
+        &self,
+        begun: &mut Option<Begun>,
+        outage: &mut Outage,
+    ) -> Result<std::convert::Infallible, Failure> {
         let mut stream = MetadataStream::open(&self.controller, self.seen()).await?;
         let mut view = View::default();
         loop {
             let groups = stream.next_commits(GROUPS_MAX).await?;
+            outage.ended();
             let last = groups.iter().flatten().next_back();
             let lineage = last.and_then(|message| message.lineage.parse::<ClusterId>().ok());
             let seen = SeenMetadata {
@@ -332,18 +342,17 @@ impl Membership {
     /// Beats until the controller says that the session is over, and why; or that its metadata is not that of this
     /// node.
     async fn keep_session(&self, node_epoch: i64, every: Duration) -> Result<String, Failure> {
+        let mut outage = Outage::of("the session with the controller");
         loop {
-            match self.session(node_epoch, every).await {
-                Err(failure) if !is_foreign(&failure) => {
-                    tracing::warn!(error = %failure, "session with the controller ended, opened again");
-                }
+            match self.session(node_epoch, every, &mut outage).await {
+                Err(failure) if !is_foreign(&failure) => outage.failed(&failure),
                 ended => return ended,
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    async fn session(&self, node_epoch: i64, every: Duration) -> Result<String, Failure> {
+    async fn session(&self, node_epoch: i64, every: Duration, outage: &mut Outage) -> Result<String, Failure> {
         let (beats, stream) = mpsc::channel(4);
         let mut client = ControllerServiceClient::new(self.controller.clone());
         let mut answers = client.node_session(ReceiverStream::new(stream)).await?.into_inner();
@@ -364,6 +373,7 @@ impl Membership {
             };
             beats.send(beat).await.map_err(|_| closed())?;
             let answer = answers.message().await?.ok_or_else(closed)?;
+            outage.ended();
             if let Some(pbi::node_session_response::Action::Fenced(fenced)) = answer.action {
                 return Ok(fenced.reason);
             }
