@@ -95,15 +95,29 @@ pub async fn start(
     network: &Network,
     shutdown: Shutdown,
 ) -> Result<Started, Failure> {
+    let started = begin(config, environment, network, shutdown.clone()).await?;
+    tokio::select! {
+        () = started.readiness.metadata.first_snapshot() => Ok(started),
+        () = shutdown.wait() => Err(Failure::new(Reason::GatewayDraining, "told to stop before it was ready")),
+    }
+}
+
+/// Starts a gateway that may not have met its controller: until it has, calls that need the controller are answered
+/// with `CONTROLLER_NOT_AVAILABLE` instead of being left to wait.
+///
+/// # Errors
+/// When no controller is known.
+pub async fn begin(
+    config: Config,
+    environment: Environment,
+    network: &Network,
+    shutdown: Shutdown,
+) -> Result<Started, Failure> {
     let unknown = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = network.controller().ok_or_else(unknown)?;
     let metadata = Metadata::default();
     let following = metadata.clone().follow(controller.clone(), network.clone(), shutdown.clone());
     let _following = vital::task("metadata follower", &shutdown, following);
-    tokio::select! {
-        () = metadata.first_snapshot() => {}
-        () = shutdown.wait() => return Err(Failure::new(Reason::GatewayDraining, "told to stop before it was ready")),
-    }
     let readiness = Readiness { metadata: metadata.clone(), network: network.clone() };
     let producer_ids = ProducerIds::new(controller.clone());
     let (router, metrics) = (Router::new(metadata.clone(), network.clone()), GatewayMetrics::new(&environment.metrics));

@@ -24,7 +24,7 @@ async fn run(process: Process) -> Result<(), MainError> {
         metrics: process.metrics.clone(),
     };
     let config = Config::from_settings(&process.settings);
-    let gateway = walser_gateway::start(config, environment, &network, process.shutdown.clone()).await?;
+    let gateway = walser_gateway::begin(config, environment, &network, process.shutdown.clone()).await?;
     process.health.set_problems(gateway.readiness.problem().await.into_iter().collect());
     let reporting = gateway.readiness.report(process.health.clone(), process.shutdown.clone());
     let _reporting = vital::task("readiness", &process.shutdown, reporting);

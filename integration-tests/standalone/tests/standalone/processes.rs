@@ -74,12 +74,32 @@ impl Cluster {
 
     /// A controller and a gateway.
     pub(crate) fn without_storage(dir: &Path) -> Self {
-        std::fs::create_dir_all(dir).unwrap();
-        let mut cluster = Self { dir: dir.to_owned(), controller: None, storage: None, gateway: None };
+        let mut cluster = Self::empty(dir);
         cluster.start_controller("127.0.0.1:0");
-        let controller = format!("controller.address={}", cluster.controller_address());
-        cluster.gateway = Some(Service::start("walser-gateway", dir, &[controller]));
+        cluster.start_gateway(&cluster.controller_address());
         cluster
+    }
+
+    /// A gateway whose controller is to be at this address.
+    pub(crate) fn gateway_alone(dir: &Path, controller: &str) -> Self {
+        let mut cluster = Self::empty(dir);
+        cluster.start_gateway(controller);
+        cluster
+    }
+
+    fn empty(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        Self { dir: dir.to_owned(), controller: None, storage: None, gateway: None }
+    }
+
+    fn start_gateway(&mut self, controller: &str) {
+        let controller = format!("controller.address={controller}");
+        self.gateway = Some(Service::start("walser-gateway", &self.dir, &[controller]));
+    }
+
+    /// Everything that the gateway printed.
+    pub(crate) fn gateway_log(&self) -> String {
+        std::fs::read_to_string(&self.gateway.as_ref().unwrap().log).unwrap()
     }
 
     pub(crate) fn kill_controller(&mut self) {
@@ -109,7 +129,7 @@ impl Cluster {
         self.controller.as_ref().unwrap().ready.grpc.clone()
     }
 
-    fn start_controller(&mut self, listen: &str) {
+    pub(crate) fn start_controller(&mut self, listen: &str) {
         let data = format!("controller.data={}", self.dir.join("controller").display());
         let settings = [data, format!("listen={listen}")];
         self.controller = Some(Service::start("walser-controller", &self.dir, &settings));

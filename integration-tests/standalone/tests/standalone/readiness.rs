@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use walser_client::Client;
 use walser_proto::v1 as pb;
+use walser_rpc::Failure;
 
 use crate::faults::{get, get_from, until};
 use crate::processes::Cluster;
-use crate::server::{Server, create, place, record};
+use crate::server::{PATIENCE, Server, create, place, record};
 
 async fn write(client: &Client, topic: &str) {
     let request = pb::ProduceRequest { topic: topic.to_owned(), records: vec![record("x")], ..Default::default() };
@@ -37,8 +38,8 @@ async fn a_gateway_is_ready_while_a_storage_node_answers_and_a_topic_while_its_l
     let (_dir, data) = place();
     let mut cluster = Cluster::without_storage(&data);
     let gateway = cluster.gateway_admin();
-    let probe = get_from(&gateway, "/readyz");
-    assert!(probe.starts_with("HTTP/1.1 503") && probe.contains("no storage node is known"), "{probe}");
+    assert!(get_from(&gateway, "/readyz").starts_with("HTTP/1.1 503"));
+    until(async || get_from(&gateway, "/readyz").contains("no storage node is known"), "the gateway says why").await;
     cluster.start_storage();
     let ready = async || get_from(&gateway, "/readyz").starts_with("HTTP/1.1 200");
     until(ready, "the gateway is ready").await;
@@ -109,4 +110,38 @@ async fn topics_with_partitions_that_are_damaged_or_cannot_be_opened_are_not_rea
     until(async || is_ready(&client, "damaged").await, "what was repaired is ready").await;
     assert_eq!(unhealthy(&client).await, ["unusable"]);
     server.assert_no_panic();
+}
+
+/// A gateway may be started before everything else: it says so instead of letting its clients wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_has_not_met_its_controller_answers_and_works_once_it_has() {
+    let (_dir, data) = place();
+    // Somebody who takes connections and never says anything.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let mut cluster = Cluster::gateway_alone(&data, &address);
+    let client = cluster.client();
+    let unavailable = async || {
+        let listed = client.cluster().list_nodes(pb::ListNodesRequest::default()).await;
+        let records = vec![record("x")];
+        let request = pb::ProduceRequest { topic: "t".to_owned(), records, ..Default::default() };
+        let produced = client.producer().produce(request).await;
+        for failure in [listed.unwrap_err(), produced.unwrap_err()].map(Failure::from) {
+            assert_eq!(failure.reason_name(), "CONTROLLER_NOT_AVAILABLE", "{failure}");
+        }
+        let probe = get_from(&cluster.gateway_admin(), "/readyz");
+        assert!(probe.starts_with("HTTP/1.1 503") && probe.contains("no controller has answered yet"), "{probe}");
+    };
+    tokio::time::timeout(PATIENCE, unavailable()).await.expect("a silent controller leaves no call waiting");
+    drop(silent);
+    tokio::time::timeout(PATIENCE, unavailable()).await.expect("nor does one that is not there");
+    cluster.start_controller(&address);
+    cluster.start_storage();
+    let gateway = cluster.gateway_admin();
+    until(async || get_from(&gateway, "/readyz").starts_with("HTTP/1.1 200"), "the gateway is ready").await;
+    let client = cluster.client();
+    create(&client, "t", 1, &[]).await;
+    write(&client, "t").await;
+    let failed = cluster.gateway_log().lines().filter(|line| line.contains("failed and is retried")).count();
+    assert!((1..10).contains(&failed), "an outage is not reported at each attempt: {failed}");
 }
