@@ -95,6 +95,7 @@ pub const SEQUENCER_MUTATIONS: &[SequencerMutation] = &[
     SequencerMutation { rule: Rule::OvertakenIsNotResent, traffic: Traffic::Unnumbered },
     SequencerMutation { rule: Rule::UnnumberedIsSentOnce, traffic: Traffic::Unnumbered },
     SequencerMutation { rule: Rule::DeadlineHoldsBack, traffic: Traffic::Gathered },
+    SequencerMutation { rule: Rule::UnwrittenShrinks, traffic: Traffic::Gathered },
 ];
 
 impl Setup {

@@ -18,8 +18,12 @@ mod many;
 mod metadata_loss;
 #[path = "standalone/old_data.rs"]
 mod old_data;
+#[path = "standalone/partial.rs"]
+mod partial;
 #[path = "standalone/processes.rs"]
 mod processes;
+#[path = "standalone/producers.rs"]
+mod producers;
 #[path = "standalone/readers.rs"]
 mod readers;
 #[path = "standalone/readiness.rs"]

@@ -1,5 +1,6 @@
 //! A batch and the callers whose records it holds.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::Ticket;
@@ -26,6 +27,16 @@ pub struct Part<C> {
     pub caller: C,
 }
 
+/// A part in its batch.
+#[derive(Debug)]
+pub(crate) struct Placed<C> {
+    /// Records of the batch before it.
+    pub(crate) first: i64,
+    /// Records of the batch's content before it: more, when parts before it are gone.
+    in_content: i64,
+    pub(crate) part: Part<C>,
+}
+
 /// Where a batch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -47,8 +58,10 @@ pub struct Batch<C, B, F> {
     pub(crate) tag: Option<u32>,
     pub(crate) size: Size,
     pub(crate) record_count: i32,
-    /// With the index of their first record; a part that was answered is gone.
-    pub(crate) parts: Vec<(i64, Part<C>)>,
+    /// A part that was answered is gone.
+    pub(crate) parts: Vec<Placed<C>>,
+    /// The content has records of parts that are gone, and may be built again without them.
+    pub(crate) shrunk: bool,
     pub(crate) state: State,
     pub(crate) attempt: u32,
     /// Given, or assigned when it was last numbered.
@@ -84,6 +97,7 @@ impl<C, B, F> Batch<C, B, F> {
             size: Size::default(),
             record_count: 0,
             parts: Vec::with_capacity(1),
+            shrunk: false,
             state: State::Waiting,
             attempt: 0,
             base_sequence,
@@ -111,21 +125,39 @@ impl<C, B, F> Batch<C, B, F> {
 
     /// The callers that wait for it, in the order of their records.
     pub fn callers_mut(&mut self) -> impl Iterator<Item = &mut C> {
-        self.parts.iter_mut().map(|(_, part)| &mut part.caller)
+        self.parts.iter_mut().map(|placed| &mut placed.part.caller)
+    }
+
+    /// Which records of the content the batch still has, in order, when it has fewer than before: the driver builds the
+    /// content again with these only.
+    pub fn take_kept(&mut self) -> Option<Vec<Range<i64>>> {
+        if !std::mem::take(&mut self.shrunk) {
+            return None;
+        }
+        let mut kept: Vec<Range<i64>> = Vec::with_capacity(self.parts.len());
+        for placed in &mut self.parts {
+            let records = placed.in_content..placed.in_content + i64::from(placed.part.record_count);
+            match kept.last_mut().filter(|last| last.end == records.start) {
+                Some(last) => last.end = records.end,
+                None => kept.push(records),
+            }
+            placed.in_content = placed.first;
+        }
+        Some(kept)
     }
 
     pub(crate) fn join(&mut self, part: Part<C>) {
-        let first_record = i64::from(self.record_count);
+        let first = i64::from(self.record_count);
         self.size = self.size.plus(part.size);
         self.record_count = self.record_count.saturating_add(part.record_count);
-        self.parts.push((first_record, part));
+        self.parts.push(Placed { first, in_content: first, part });
     }
 
     /// Takes the parts that `goes` names out of a batch that was never sent; the others close ranks.
     pub(crate) fn leave(&mut self, mut goes: impl FnMut(&Part<C>) -> bool) -> Vec<Part<C>> {
         let mut gone = Vec::new();
         (self.record_count, self.size) = (0, Size::default());
-        for (_, part) in std::mem::take(&mut self.parts) {
+        for Placed { part, .. } in std::mem::take(&mut self.parts) {
             if goes(&part) {
                 gone.push(part);
             } else {
@@ -133,6 +165,17 @@ impl<C, B, F> Batch<C, B, F> {
             }
         }
         gone
+    }
+
+    /// Leaves out the records of parts that are gone, of a batch that is certainly not written.
+    pub(crate) fn shrink(&mut self) {
+        let (before, mut count) = (self.record_count, 0_i32);
+        for placed in &mut self.parts {
+            placed.first = i64::from(count);
+            count = count.saturating_add(placed.part.record_count);
+        }
+        self.record_count = count;
+        self.shrunk |= count != before;
     }
 
     pub(crate) fn was_sent(&self) -> bool {

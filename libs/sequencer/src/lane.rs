@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::batch::{Batch, Part, State};
+use crate::batch::{Batch, Part, Placed, State};
 use crate::{Action, Answer, Config, Effect, Number, Numbering, Outcome, Refused, Rule, Session, Ticket};
 
 /// Why the batches of a lane need numbers of another session.
@@ -174,7 +174,7 @@ impl<C, B, F: Clone> Lane<C, B, F> {
         let Some(batch) = self.batches.remove(index) else { return };
         self.backoff = config.backoff_min;
         self.written = self.written.max(Some(batch.ticket));
-        for (first_record, Part { caller, .. }) in batch.parts {
+        for Placed { first: first_record, part: Part { caller, .. }, .. } in batch.parts {
             out.push(Action::Complete { caller, outcome: Outcome::Written { answer: answer.clone(), first_record } });
         }
     }
@@ -217,6 +217,23 @@ impl<C, B, F: Clone> Lane<C, B, F> {
             self.backoff = (self.backoff * 2).min(config.backoff_max);
         }
         self.drop_unwanted(config);
+        // Its callers may have waited for this answer only.
+        self.expire(config, now, None, out);
+    }
+
+    /// Answers callers whose deadline is over.
+    pub(crate) fn expire<P, W>(
+        &mut self,
+        config: &Config,
+        now: Duration,
+        why: Option<&F>,
+        out: &mut Actions<P, C, W, F>,
+    ) {
+        let goes = |part: &Part<C>, state: State| {
+            let grace = if state == State::InFlight { config.grace } else { Duration::ZERO };
+            part.deadline + grace <= now
+        };
+        self.give_up(config, true, why, goes, out);
     }
 
     /// Completes a batch that is not sent again.
@@ -228,7 +245,7 @@ impl<C, B, F: Clone> Lane<C, B, F> {
             _ => Effect::None,
         };
         self.note_failed(config, &batch, effect);
-        for (_, Part { caller, .. }) in batch.parts {
+        for Placed { part: Part { caller, .. }, .. } in batch.parts {
             let failure = batch.last_failure.clone();
             out.push(Action::Complete { caller, outcome: Outcome::Failed { failure, effect, expired: false } });
         }
@@ -244,8 +261,36 @@ impl<C, B, F: Clone> Lane<C, B, F> {
         }
     }
 
+    /// Whether every batch that was sent is certainly not written.
+    fn is_unwritten(&self, config: &Config) -> bool {
+        let certain = |batch: &Batch<C, B, F>| {
+            batch.state == State::Refused && (!batch.ambiguous || !config.rules.hold(Rule::UnwrittenShrinks))
+        };
+        self.batches.iter().take_while(|batch| batch.was_sent()).all(certain)
+    }
+
+    /// Where nothing that was sent is written, its sequences are free again: records without a caller are left out, and
+    /// what is left is numbered from the first sequence on.
+    fn shrink_unwritten(&mut self, config: &Config) {
+        if config.numbering != Numbering::Own || self.broken.is_some() || !self.is_unwritten(config) {
+            return;
+        }
+        let Some(first) = self.batches.front().filter(|batch| batch.was_sent()).and_then(|batch| batch.base_sequence)
+        else {
+            return;
+        };
+        self.batches.retain(|batch| !batch.parts.is_empty());
+        self.next_sequence = first;
+        for batch in self.batches.iter_mut().take_while(|batch| batch.was_sent()) {
+            batch.shrink();
+            batch.base_sequence = Some(self.next_sequence);
+            self.next_sequence = advance(self.next_sequence, batch.record_count);
+        }
+    }
+
     /// Drops what was refused and has no caller any more.
     fn drop_unwanted(&mut self, config: &Config) {
+        self.shrink_unwritten(config);
         while let Some(index) =
             self.batches.iter().position(|batch| batch.state == State::Refused && batch.parts.is_empty())
         {
@@ -255,21 +300,23 @@ impl<C, B, F: Clone> Lane<C, B, F> {
         }
     }
 
-    /// Answers parts that are not waited for any more: `goes` names them.
+    /// Answers parts that are not waited for any more: `goes` names them, by their batch's state.
     pub(crate) fn give_up<P, W>(
         &mut self,
         config: &Config,
         expired: bool,
         why: Option<&F>,
-        goes: impl Fn(&Part<C>) -> bool,
+        goes: impl Fn(&Part<C>, State) -> bool,
         out: &mut Actions<P, C, W, F>,
     ) {
+        let unwritten = config.numbering == Numbering::Own && self.is_unwritten(config);
         let why = self.batches.front().and_then(|batch| batch.last_failure.clone()).or_else(|| why.cloned());
         for batch in &mut self.batches {
+            let state = batch.state;
             let (gone, effect) = if batch.was_sent() {
-                sent_parts_leave(config, batch, &goes)
+                sent_parts_leave(config, batch, unwritten, |part| goes(part, state))
             } else if config.rules.hold(Rule::DeadlineHoldsBack) {
-                (batch.leave(&goes), Effect::None)
+                (batch.leave(|part| goes(part, state)), Effect::None)
             } else {
                 continue;
             };
@@ -335,6 +382,7 @@ impl<C, B, F: Clone> Lane<C, B, F> {
         mode: Mode,
         out: &mut Actions<P, C, W, F>,
     ) -> usize {
+        self.shrink_unwritten(config);
         let sent = self.outstanding();
         let last_ambiguous = self.batches.iter().take(sent).rposition(|batch| batch.ambiguous);
         let count = match (mode, self.broken) {
@@ -377,26 +425,28 @@ fn send<P: Clone, C, B, W, F>(
     out.push(Action::Send { partition, ticket, attempt, number });
 }
 
-/// Takes out parts of a batch that was sent: its records stay in it. Returns them with what is known of them.
+/// Takes out parts of a batch that was sent; their records stay in it unless nothing of the lane is written. Returns them
+/// with what is known of them.
 fn sent_parts_leave<C, B, F>(
     config: &Config,
     batch: &mut Batch<C, B, F>,
+    unwritten: bool,
     goes: impl Fn(&Part<C>) -> bool,
 ) -> (Vec<Part<C>>, Effect) {
-    let leaving: Vec<bool> = batch.parts.iter().map(|(_, part)| goes(part)).collect();
+    let leaving: Vec<bool> = batch.parts.iter().map(|placed| goes(&placed.part)).collect();
     if !leaving.contains(&true) {
         return (Vec::new(), Effect::None);
     }
-    // The batch goes on for the sake of others, or is in flight.
+    // The batch goes on for the sake of others, with these records, or is in flight.
     let goes_on = batch.state == State::InFlight || leaving.contains(&false);
-    let maybe = (batch.ambiguous || goes_on) && config.rules.hold(Rule::SentMayBeWritten);
+    let maybe = !unwritten && (batch.ambiguous || goes_on) && config.rules.hold(Rule::SentMayBeWritten);
     let mut gone = Vec::new();
     let mut leaves = leaving.into_iter();
-    for (first_record, part) in std::mem::take(&mut batch.parts) {
+    for placed in std::mem::take(&mut batch.parts) {
         if leaves.next() == Some(true) {
-            gone.push(part);
+            gone.push(placed.part);
         } else {
-            batch.parts.push((first_record, part));
+            batch.parts.push(placed);
         }
     }
     if batch.state == State::InFlight && !config.rules.hold(Rule::EveryCallerIsAnswered) {

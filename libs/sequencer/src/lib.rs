@@ -12,7 +12,7 @@
 //!    until its outcome is known. Without sequences it is never sent again.
 //! 2. **Order.** Batches of a partition are written in the order in which they were submitted. A batch that was refused
 //!    is sent again before later ones; where that is not possible, it fails.
-//! 3. **Every caller is answered once**, by its deadline at the latest.
+//! 3. **Every caller is answered once**, by its deadline, or a little later while an attempt is in flight.
 //! 4. **The truth about effects.** [`Effect::None`] is said only of records that are not written and never will be.
 //! 5. **Bounds.** What has not left by its deadline does not leave. A batch of which every caller has been answered is
 //!    not sent again.
@@ -76,6 +76,8 @@ pub struct Config {
     pub numbering: Numbering,
     /// Batches of one partition that may be unanswered, inclusive; with sequences at most what a leader remembers.
     pub in_flight_max: usize,
+    /// How long behind its deadline a caller still waits for the answer to an attempt in flight: it is better to know.
+    pub grace: Duration,
     /// The pause before a batch is sent again; doubled with each refusal in a row.
     pub backoff_min: Duration,
     /// The longest pause.

@@ -23,6 +23,8 @@ pub enum Rule {
     UnnumberedIsSentOnce,
     /// What has not left by its deadline does not leave.
     DeadlineHoldsBack,
+    /// Records leave a batch that was sent only when it is certainly not written.
+    UnwrittenShrinks,
 }
 
 impl Rule {
@@ -36,6 +38,7 @@ impl Rule {
         Self::OvertakenIsNotResent,
         Self::UnnumberedIsSentOnce,
         Self::DeadlineHoldsBack,
+        Self::UnwrittenShrinks,
     ];
 }
 

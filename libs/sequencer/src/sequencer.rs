@@ -158,7 +158,7 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
     pub fn tick<W>(&mut self, now: Duration, out: &mut Actions<P, C, W, F>) {
         let why = self.session_failure.as_ref();
         for (_, lane) in &mut self.lanes {
-            lane.give_up(&self.config, true, why, |part| part.deadline <= now, out);
+            lane.expire(&self.config, now, why, out);
         }
         self.drive(now, None, out);
     }
@@ -173,7 +173,7 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
     ) {
         let Ok(index) = self.lanes.binary_search_by(|(known, _)| known.cmp(partition)) else { return };
         let why = self.session_failure.as_ref();
-        self.lanes[index].1.give_up(&self.config, false, why, |part| gone(&part.caller), out);
+        self.lanes[index].1.give_up(&self.config, false, why, |part, _| gone(&part.caller), out);
         self.drive(now, Some(index), out);
     }
 
@@ -297,7 +297,8 @@ mod tests {
 
     fn sequencer(numbering: Numbering) -> Tested {
         let (backoff_min, backoff_max) = (Duration::from_millis(10), Duration::from_millis(100));
-        Sequencer::new(Config { numbering, in_flight_max: 5, backoff_min, backoff_max, rules: Rules::ALL })
+        let grace = Duration::from_millis(50);
+        Sequencer::new(Config { numbering, in_flight_max: 5, grace, backoff_min, backoff_max, rules: Rules::ALL })
     }
 
     fn session(epoch: i16) -> Session {
@@ -396,9 +397,15 @@ mod tests {
         let mut sequencer = sent(Numbering::Own, 6);
         let mut out: Vec<Act> = Vec::new();
         sequencer.tick(NOW * 30, &mut out);
+        assert_eq!(told(&out), [(5, Some(Effect::None))], "an answer may still come for the others");
+        let mut out: Vec<Act> = Vec::new();
+        sequencer.answered(NOW * 30, &0, (Ticket(4), 1), refused(Refused::Moved, false), &mut out);
+        assert_eq!(told(&out), [(4, Some(Effect::None))], "it is not sent again");
+        let mut out: Vec<Act> = Vec::new();
+        sequencer.tick(NOW * 31, &mut out);
         let maybe = |caller| (caller, Some(Effect::Maybe));
-        assert_eq!(told(&out), [maybe(0), maybe(1), maybe(2), maybe(3), maybe(4), (5, Some(Effect::None))]);
-        for ticket in 0..5 {
+        assert_eq!(told(&out), [maybe(0), maybe(1), maybe(2), maybe(3)]);
+        for ticket in 0..4 {
             assert!(answer(&mut sequencer, ticket, 1, refused(Refused::Moved, false)).is_empty(), "no caller is left");
         }
         assert!(sequencer.is_idle());

@@ -42,6 +42,7 @@ pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i3
     if epoch < 0 {
         return bad("has a negative epoch");
     }
+    let _turn = store.producer_id_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let key = producer::key(id);
         let found = store.get::<Epochs>(&key).await?;

@@ -37,6 +37,8 @@ use self::parts::{Content, told};
 
 /// As many batches as a leader remembers per producer.
 pub(crate) const IN_FLIGHT_MAX: usize = 5;
+/// How long behind its deadline a write waits for the answer to an attempt in flight.
+pub(crate) const GRACE: Duration = Duration::from_millis(50);
 /// How long the controller may take for a producer id.
 const SESSION_MAX: Duration = Duration::from_secs(5);
 
@@ -113,6 +115,7 @@ impl PartitionWriter {
         let config = Config {
             numbering,
             in_flight_max: IN_FLIGHT_MAX,
+            grace: GRACE,
             backoff_min: FIRST_PAUSE,
             backoff_max: LONGEST_PAUSE,
             rules: Rules::ALL,
@@ -233,16 +236,20 @@ impl PartitionWriter {
             return;
         }
         loop {
-            let (outgoing, mut content) = {
+            let (outgoing, mut content, kept) = {
                 let mut state = self.state.lock();
                 let Some(outgoing) = state.outgoing.pop_front() else {
                     state.sending = false;
                     return;
                 };
-                let batch = state.sequencer.batch(&(), outgoing.ticket);
-                let Some(content) = batch.and_then(|batch| batch.content.take()) else { continue };
-                (outgoing, content)
+                let Some(batch) = state.sequencer.batch(&(), outgoing.ticket) else { continue };
+                let kept = batch.take_kept();
+                let Some(content) = batch.content.take() else { continue };
+                (outgoing, content, kept)
             };
+            if let Some(kept) = kept {
+                content.keep(&kept);
+            }
             content.build(outgoing.number);
             let request = content.request();
             let permit = std::mem::replace(&mut content.link_permit, AppendPermit::uncounted());

@@ -8,7 +8,7 @@ use walser_sequencer::{Effect, Outcome};
 use super::Tally;
 use super::leader::Why;
 
-/// How late a caller may be answered: the drivers tick this often, twice.
+/// How late a caller may be answered: the grace of the drivers, and their ticks.
 const LATE_MAX: Duration = Duration::from_millis(200);
 
 /// The batches of one driver for one partition: they keep an order.

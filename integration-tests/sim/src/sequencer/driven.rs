@@ -78,6 +78,7 @@ impl Driven {
         let config = Config {
             numbering,
             in_flight_max: 5,
+            grace: Duration::from_millis(50),
             backoff_min: Duration::from_millis(5),
             backoff_max: Duration::from_millis(200),
             rules,

@@ -271,6 +271,12 @@ impl World {
             let records = batch.callers_mut().flat_map(|caller| caller.records().to_vec()).collect();
             batch.content = Some(Content { records, number: None });
         }
+        if let Some(kept) = batch.take_kept() {
+            let content = batch.content.get_or_insert_default();
+            let at = |index: i64| usize::try_from(index).unwrap_or(usize::MAX);
+            content.records =
+                kept.into_iter().flat_map(|range| content.records[at(range.start)..at(range.end)].to_vec()).collect();
+        }
         let Content { records, number: given } = batch.content.clone().unwrap_or_default();
         self.check.tally.resent += u64::from(attempt > 1);
         driven.pending.insert((partition, ticket, attempt));

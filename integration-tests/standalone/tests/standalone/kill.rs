@@ -78,7 +78,7 @@ async fn kill_9_under_load_loses_nothing_acknowledged() {
             create(&client, "ledger", PARTITIONS, &[("segment.bytes", "64KiB")]).await;
         } else if round % 10 == 1 {
             check(&client, &*ledger.lock().await).await;
-            assert!(server.printed().contains("Recovered"), "{}", server.printed());
+            assert!(server.banner().contains("Recovered"), "{}", server.printed());
         }
         let progress = Arc::new((AtomicU64::new(0), Notify::new()));
         let writers: Vec<_> = (0..WRITERS)
@@ -102,7 +102,7 @@ async fn kill_9_under_load_loses_nothing_acknowledged() {
     check(&server.client(), &*ledger.lock().await).await;
     assert!(server.stop().contains("Recovered"));
     let again = Server::start(&data);
-    assert!(again.printed().contains("clean shutdown"), "{}", again.printed());
+    assert!(again.banner().contains("clean shutdown"), "{}", again.printed());
     check(&again.client(), &*ledger.lock().await).await;
 }
 

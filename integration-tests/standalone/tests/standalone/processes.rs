@@ -10,13 +10,13 @@ use walser_rpc::Failure;
 use crate::server::{PATIENCE, Ready, create, place, program, read_all, record, start, wait_a_little};
 
 /// A running service; killed when it is dropped.
-struct Service {
-    ready: Ready,
+pub(crate) struct Service {
+    pub(crate) ready: Ready,
     log: PathBuf,
 }
 
 impl Service {
-    fn start(name: &str, dir: &Path, settings: &[String]) -> Self {
+    pub(crate) fn start(name: &str, dir: &Path, settings: &[String]) -> Self {
         let (ready, log) = (dir.join(name).with_extension("ready"), dir.join(name).with_extension("log"));
         let mut command = Command::new(program(name));
         command.args(settings.iter().flat_map(|setting| ["--set", setting]));
@@ -27,7 +27,7 @@ impl Service {
         Self { ready: started.unwrap_or_else(|printed| panic!("{name} did not start: {printed}")), log }
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.end();
     }
 
@@ -97,6 +97,14 @@ impl Cluster {
         self.gateway = Some(Service::start("walser-gateway", &self.dir, &[controller]));
     }
 
+    /// Puts a gateway with other settings in place of the one that is there.
+    pub(crate) fn restart_gateway(&mut self, settings: &[&str]) {
+        let mut all = vec![format!("controller.address={}", self.controller_address())];
+        all.extend(settings.iter().map(|setting| (*setting).to_owned()));
+        self.gateway = None;
+        self.gateway = Some(Service::start("walser-gateway", &self.dir, &all));
+    }
+
     /// Everything that the gateway printed.
     pub(crate) fn gateway_log(&self) -> String {
         std::fs::read_to_string(&self.gateway.as_ref().unwrap().log).unwrap()
@@ -140,6 +148,18 @@ impl Cluster {
         let data = format!("storage.data={}", self.dir.join("storage").display());
         let settings = [data, format!("controller.address={}", self.controller_address())];
         self.storage = Some(Service::start("walser-storage-node", &self.dir, &settings));
+    }
+
+    /// One more storage node, beside that of the cluster, which has id 1.
+    pub(crate) fn another_node(&self, number: i32) -> Service {
+        let dir = self.dir.join(format!("node-{number}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let settings = [
+            format!("storage.data={}", dir.join("storage").display()),
+            format!("storage.node.id={number}"),
+            format!("controller.address={}", self.controller_address()),
+        ];
+        Service::start("walser-storage-node", &dir, &settings)
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -218,14 +238,7 @@ async fn with_three_nodes_a_topic_has_one_replica_and_takes_writes() {
     let cluster = Cluster::start(&data);
     let mut more = Vec::new();
     for number in 2..=3 {
-        let dir = data.join(format!("node-{number}"));
-        std::fs::create_dir_all(&dir).unwrap();
-        let settings = [
-            format!("storage.data={}", dir.join("storage").display()),
-            format!("storage.node.id={number}"),
-            format!("controller.address={}", cluster.controller_address()),
-        ];
-        more.push(Service::start("walser-storage-node", &dir, &settings));
+        more.push(cluster.another_node(number));
     }
     let client = cluster.client();
     create(&client, "t", 6, &[]).await;

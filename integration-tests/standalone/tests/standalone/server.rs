@@ -125,6 +125,20 @@ impl Server {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// What this process printed when it started, which is a moment after it is ready.
+    pub(crate) fn banner(&self) -> String {
+        let deadline = now() + PATIENCE;
+        loop {
+            let printed = self.printed();
+            let (_, banner) = printed.rsplit_once("  Walser ").unwrap_or_default();
+            if banner.contains(&self.address) && banner.contains("Ctrl-C stops it") {
+                return banner.to_owned();
+            }
+            assert!(now() < deadline, "there is no banner: {printed}");
+            wait_a_little();
+        }
+    }
+
     /// The most memory that the server has ever had, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();

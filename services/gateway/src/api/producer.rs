@@ -18,6 +18,7 @@ use super::stream;
 use crate::Gateway;
 use crate::outcome::{Failed, Outcome};
 use crate::produce::{SeparateWriters, Write};
+use crate::writer::GRACE;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -38,7 +39,7 @@ pub(super) fn trace(metadata: &MetadataMap) -> Option<Arc<str>> {
 /// The caller's time less what the answer needs to travel; tonic would cut the call without saying why.
 pub(super) fn time_left(metadata: &MetadataMap) -> Option<Duration> {
     let left = walser_rpc::remaining(metadata)?;
-    Some(left.saturating_sub((left / 10).min(Duration::from_millis(20))))
+    Some(left.saturating_sub((left / 5).min(Duration::from_millis(150))))
 }
 
 fn write(request: pb::ProduceRequest, trace: Option<Arc<str>>, deadline: Duration) -> Result<Write, Failure> {
@@ -87,7 +88,7 @@ impl ProducerService for Gateway {
         let outcome = match submitted.queued.take() {
             Some(queued) => Ok(queued),
             None => {
-                let left = deadline.saturating_sub(self.clock.monotonic());
+                let left = (deadline + GRACE).saturating_sub(self.clock.monotonic());
                 match tokio::time::timeout(left, &mut outcome).await {
                     Ok(outcome) => outcome,
                     Err(_elapsed) => {

@@ -17,7 +17,7 @@ use crate::budget::{ReadPermit, StreamBudget};
 use crate::cursor::Cursor;
 use crate::decode::{Amount, Undecoded};
 use crate::retry::{Backoff, lost};
-use crate::target::{Options, Target};
+use crate::target::{Options, Target, no_answer};
 
 /// Aim of a chunk.
 const CHUNK_BYTES: i32 = 1 << 20;
@@ -151,8 +151,10 @@ impl Follower {
 
     /// Finds the place of a target. `None`: it cannot be read, which the driver knows.
     async fn open(&mut self, target: Target) -> Result<Option<Cursor>, Gone> {
+        self.trouble = Some(Trouble { since: Instant::now(), reported: None });
         loop {
-            match self.gateway.cursor(target.clone()).await {
+            let found = tokio::time::timeout(ANSWER_FIRST, self.gateway.cursor(target.clone())).await;
+            match found.unwrap_or_else(|_elapsed| Err(no_answer(&target.topic, target.partition))) {
                 Ok(cursor) => {
                     self.trouble = None;
                     return Ok(Some(cursor));

@@ -1,12 +1,13 @@
 //! What travels through a writer: the records of callers, the batches that they become, and the answers.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use walser_model::{Acks, Compression, Timestamp};
 use walser_proto::internal::v1::AppendStreamRequest;
 use walser_proto::v1 as pb;
-use walser_record_batch::{BatchBuilder, HEADER_LEN, Producer};
+use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, Producer, Record, RecordFields, Records};
 use walser_rpc::{AppendPermit, Failure, Reason};
 use walser_sequencer::{Batch, Effect, Number, Outcome};
 
@@ -127,6 +128,21 @@ impl Content {
         self.number = number;
     }
 
+    /// Builds the batch again with some of its records only; the others belong to callers that have given up.
+    pub(super) fn keep(&mut self, kept: &[Range<i64>]) {
+        let rebuilt = BatchHeader::parse(&self.batch).ok().and_then(|header| {
+            let mut builder = BatchBuilder::new(self.gathering.codec, self.batch.len());
+            for (index, record) in (0..).zip(Records::open(header, &self.batch).ok()?) {
+                let record = record.ok()?;
+                if kept.iter().any(|range| range.contains(&index)) {
+                    append(&mut builder, &record);
+                }
+            }
+            Some(builder.build(self.number.map_or(Producer::NONE, producer)))
+        });
+        self.batch = rebuilt.expect("a batch that was built here can be read");
+    }
+
     /// The request to a leader that is not known yet.
     pub(super) fn request(&self) -> AppendStreamRequest {
         AppendStreamRequest {
@@ -137,6 +153,17 @@ impl Content {
             expected_offset: self.expected_offset,
         }
     }
+}
+
+fn append(builder: &mut BatchBuilder, record: &Record) {
+    let headers: Vec<(&[u8], Option<&[u8]>)> =
+        record.headers.iter().map(|header| (header.key.as_ref(), header.value.as_deref())).collect();
+    builder.append(&RecordFields {
+        timestamp: record.timestamp,
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: &headers,
+    });
 }
 
 fn producer(number: Number) -> Producer {
@@ -197,6 +224,36 @@ fn failed(failure: Option<Failure>, effect: Effect, expired: bool) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_is_built_again_without_the_records_of_callers_that_gave_up() {
+        let header = |key: &str| pb::Header { key: key.to_owned(), value: Some("v".into()), key_bytes: None };
+        let record = |number: i64| pb::Record {
+            key: Some(format!("k{number}").into()),
+            value: Some(format!("v{number}").into()),
+            headers: vec![header("a"), header("a")],
+            timestamp_millis: Some(1000 + number),
+        };
+        let mut caller = Caller {
+            write: 1,
+            gathering: Gathering { codec: Compression::Zstd, acks: Acks::All },
+            records: None,
+            link_permit: AppendPermit::uncounted(),
+            room: AppendPermit::uncounted(),
+            done: Box::new(|_| {}),
+        };
+        let mut content = Content::whole(Bytes::new(), None, &mut caller);
+        let records = Arc::new((0..10).map(record).collect::<Vec<_>>());
+        content.records = vec![GatheredRecords { records, indexes: (0..10).collect(), now: 0, trace: None }];
+        content.build(None);
+        content.keep(&[1..3, 9..10]);
+        let header = BatchHeader::parse(&content.batch).unwrap();
+        assert_eq!((header.record_count, header.attributes.codec()), (3, Ok(Compression::Zstd)));
+        let left: Vec<_> = Records::open(header, &content.batch).unwrap().map(Result::unwrap).collect();
+        let found: Vec<_> = left.iter().map(|record| (record.timestamp, record.value.clone().unwrap())).collect();
+        assert_eq!(found, [(1001, "v1".into()), (1002, "v2".into()), (1009, "v9".into())]);
+        assert!(left.iter().all(|record| record.headers.len() == 2 && record.key.is_some()));
+    }
 
     #[test]
     fn gatherings_are_told_apart() {

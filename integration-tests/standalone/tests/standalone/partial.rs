@@ -1,0 +1,187 @@
+//! A part of the partitions has no leader: the others are written and read as if nothing were, and what failed is named.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tonic::Request;
+use tonic_types::StatusExt as _;
+use walser_client::{Client, Failure};
+use walser_proto::v1 as pb;
+use walser_proto::v1::produce_stream_request::Message;
+use walser_proto::v1::produce_stream_response::Message as Reply;
+use walser_proto::v1::read_response::Event;
+
+use crate::processes::{Cluster, Service};
+use crate::server::{PATIENCE, bound, create, place, record};
+
+const PARTITIONS: i32 = 8;
+
+/// A topic over two storage nodes, one of which is killed. Returns the partitions that are left.
+async fn half_a_topic(cluster: &Cluster, second: Service) -> BTreeSet<i32> {
+    let client = cluster.client();
+    create(&client, "t", PARTITIONS, &[]).await;
+    for partition in 0..PARTITIONS {
+        let records = vec![record("first")];
+        let request =
+            pb::ProduceRequest { topic: "t".to_owned(), partition: Some(partition), records, ..Default::default() };
+        client.producer().produce(request).await.unwrap();
+    }
+    let request = pb::ListPartitionsRequest { topic: "t".to_owned(), ..Default::default() };
+    let found = client.topics().list_partitions(request).await.unwrap().into_inner().partitions;
+    let of_first = found.iter().filter_map(|found| found.partition.as_ref().filter(|found| found.leader == Some(1)));
+    let left: BTreeSet<i32> = of_first.map(|found| found.partition).collect();
+    assert!(!left.is_empty() && left.len() < 8, "{left:?}");
+    second.kill();
+    left
+}
+
+/// Keyed records that go to every partition.
+fn keyed(count: usize) -> Vec<pb::Record> {
+    let keyed = |number: usize| pb::Record { key: Some(number.to_string().into()), ..record(number.to_string()) };
+    (0..count).map(keyed).collect()
+}
+
+fn within<T>(request: T, limit: Duration) -> Request<T> {
+    let mut request = Request::new(request);
+    request.set_timeout(limit);
+    request
+}
+
+fn indexes(bitmap: &[u8]) -> BTreeSet<usize> {
+    (0..bitmap.len() * 8).filter(|index| bitmap[index / 8] & (1 << (index % 8)) != 0).collect()
+}
+
+/// Values of every partition that can be read, by a bounded read over the topic.
+async fn readable(client: &Client, left: &BTreeSet<i32>) -> BTreeSet<String> {
+    let target = pb::ReadTarget { topic: "t".to_owned(), end: Some(bound(pb::Bound::Latest)), ..Default::default() };
+    let request = pb::ReadRequest { targets: vec![target], ..Default::default() };
+    let mut stream = client.consumer().read(request).await.unwrap().into_inner();
+    let (mut values, mut ended, mut failed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    while ended.len() < left.len() || failed.len() < 8 - left.len() {
+        let message = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap();
+        match message.event.unwrap() {
+            Event::Chunk(chunk) => values
+                .extend(chunk.records.into_iter().map(|read| String::from_utf8(read.value.unwrap().to_vec()).unwrap())),
+            Event::EndReached(place) => drop(ended.insert(place.partition)),
+            Event::PartitionError(error) => drop(failed.insert(error.topic_partition.unwrap().partition)),
+            _ => {}
+        }
+    }
+    assert_eq!(&ended, left);
+    values
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn healthy_partitions_are_written_and_read_and_every_record_that_is_not_written_is_named() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    cluster.restart_gateway(&["gateway.produce.timeout.ms=2000"]);
+    let second = cluster.another_node(2);
+    let client = cluster.client();
+    let left = half_a_topic(&cluster, second).await;
+
+    let records = keyed(1000);
+    let request = pb::ProduceRequest { topic: "t".to_owned(), records: records.clone(), ..Default::default() };
+    let status = client.producer().produce(within(request, Duration::from_secs(3))).await.unwrap_err();
+    let failure = Failure::from(status.clone());
+    assert_eq!((failure.effect(), failure.retry()), (pb::Effect::Partial, pb::RetryAdvice::Never), "{failure:?}");
+    assert_ne!(status.code(), tonic::Code::Unavailable, "proxies would send it again");
+    let details = tonic_types::pb::Status::decode_details(&status);
+    let detail = details.iter().find(|detail| detail.type_url.ends_with("walser.v1.ProduceFailure")).unwrap();
+    let failed: pb::ProduceFailure = prost::Message::decode(detail.value.as_slice()).unwrap();
+    let (not_written, unknown) = (indexes(&failed.not_written), indexes(&failed.unknown));
+    assert!(unknown.is_empty() && !failed.truncated, "nothing left for a partition without a leader");
+    let written = (0..1000).filter(|index| !not_written.contains(index)).map(|index: usize| index.to_string());
+    let mut expected: BTreeSet<String> = written.collect();
+    expected.insert("first".to_owned());
+    assert_eq!(readable(&client, &left).await, expected);
+
+    // The same on a stream.
+    let open = pb::ProduceOpen { default_topic: "t".to_owned(), ..Default::default() };
+    let batch = pb::ProduceBatch { correlation_id: 1, records, ..Default::default() };
+    let requests =
+        [Message::Open(open), Message::Batch(batch)].map(|message| pb::ProduceStreamRequest { message: Some(message) });
+    let requests = tokio_stream::iter(requests);
+    let mut answers = client.producer().produce_stream(requests).await.unwrap().into_inner();
+    let result = loop {
+        let message = tokio::time::timeout(PATIENCE, answers.message()).await.unwrap().unwrap().unwrap();
+        if let Some(Reply::Results(results)) = message.message {
+            break results.results.into_iter().next().unwrap();
+        }
+    };
+    assert_eq!(indexes(&result.failure.unwrap().not_written), not_written);
+
+    // Records without a key go where they can be written.
+    for number in 0..50 {
+        let records = vec![record(format!("unkeyed {number}"))];
+        let request = pb::ProduceRequest { topic: "t".to_owned(), records, ..Default::default() };
+        let answer = client.producer().produce(request).await.unwrap().into_inner();
+        assert!(left.contains(&answer.positions[0].partition));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounded_read_names_the_partitions_without_a_leader_and_returns_the_others_at_once() {
+    let (_dir, data) = place();
+    let cluster = Cluster::start(&data);
+    let second = cluster.another_node(2);
+    let client = cluster.client();
+    let left = half_a_topic(&cluster, second).await;
+    let target = pb::ReadTarget { topic: "t".to_owned(), ..Default::default() };
+    let request = pb::FetchRequest { targets: vec![target], ..Default::default() };
+    let answer = client.consumer().fetch(request).await.unwrap().into_inner();
+    let read: BTreeSet<i32> = answer.chunks.iter().map(|chunk| chunk.partition).collect();
+    assert_eq!(read, left);
+    let failed: BTreeSet<i32> =
+        answer.errors.iter().map(|error| error.topic_partition.as_ref().unwrap().partition).collect();
+    assert_eq!(failed.len() + left.len(), 8);
+    assert!(answer.errors.iter().all(|error| error.error.as_ref().unwrap().reason == "LEADER_NOT_AVAILABLE"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_not_left_by_its_deadline_is_never_written() {
+    let (_dir, data) = place();
+    let cluster = Cluster::start(&data);
+    let second = cluster.another_node(2);
+    let client = cluster.client();
+    let left = half_a_topic(&cluster, second).await;
+    let away = (0..PARTITIONS).find(|partition| !left.contains(partition)).unwrap();
+    let write = |value: &str| pb::ProduceRequest {
+        topic: "t".to_owned(),
+        partition: Some(away),
+        records: vec![record(value)],
+        ..Default::default()
+    };
+    let mut late = tokio::task::JoinSet::new();
+    for number in 0..1000 {
+        let (client, request) = (client.clone(), write(&format!("late {number}")));
+        late.spawn(async move { client.producer().produce(within(request, Duration::from_secs(2))).await });
+    }
+    let mut told = 0;
+    while let Some(outcome) = late.join_next().await {
+        let status = outcome.unwrap().unwrap_err();
+        // Without details the client gave up by itself, before the answer had travelled.
+        if !status.details().is_empty() {
+            assert_eq!(Failure::from(status.clone()).effect(), pb::Effect::None, "{status:?}");
+            told += 1;
+        }
+    }
+    assert!(told > 0);
+    let _second = cluster.another_node(2);
+    client.producer().produce(write("in time")).await.unwrap();
+    let values: Vec<_> = crate::server::read_all(&client, "t", away).await.into_iter().map(|read| read.value).collect();
+    assert_eq!(values, [Some("first".into()), Some("in time".into())]);
+}
+
+/// The details of a status, packed or not.
+trait DecodeDetails {
+    fn decode_details(status: &tonic::Status) -> Vec<prost_types::Any>;
+}
+
+impl DecodeDetails for tonic_types::pb::Status {
+    fn decode_details(status: &tonic::Status) -> Vec<prost_types::Any> {
+        assert!(status.get_error_details().error_info().is_some());
+        let decoded: Self = prost::Message::decode(status.details()).unwrap();
+        decoded.details
+    }
+}

@@ -1,0 +1,114 @@
+//! Producer sessions: issued once, replaced by one of two, and limited in what is in flight.
+
+use tokio_stream::wrappers::ReceiverStream;
+use walser_client::{Client, Failure};
+use walser_proto::v1 as pb;
+use walser_proto::v1::produce_stream_request::Message;
+use walser_proto::v1::produce_stream_response::Message as Reply;
+
+use crate::server::{PATIENCE, Server, create, place, read_all, record};
+
+async fn init(client: &Client, previous: Option<pb::ProducerIdentity>) -> Result<pb::ProducerIdentity, Failure> {
+    let answer = client.producer().init_producer(pb::InitProducerRequest { previous }).await?;
+    Ok(answer.into_inner().producer.unwrap())
+}
+
+fn write(producer: pb::ProducerIdentity, base_sequence: i32, value: &str) -> pb::ProduceRequest {
+    pb::ProduceRequest {
+        topic: "t".to_owned(),
+        partition: Some(0),
+        records: vec![record(value)],
+        producer: Some(producer),
+        base_sequence,
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_that_replace_the_same_session_one_is_fenced() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let first = init(&client, None).await.unwrap();
+    let (one, other) = tokio::join!(init(&client, Some(first)), init(&client, Some(first)));
+    let (session, refused) = match (one, other) {
+        (Ok(session), Err(refused)) | (Err(refused), Ok(session)) => (session, refused),
+        both => panic!("{both:?}"),
+    };
+    assert_eq!((session.producer_id, session.producer_epoch), (first.producer_id, 1));
+    assert_eq!((refused.reason_name(), refused.value("currentEpoch")), ("PRODUCER_FENCED", Some("1")));
+    client.producer().produce(write(session, 0, "new")).await.unwrap();
+    let fenced = Failure::from(client.producer().produce(write(first, 0, "old")).await.unwrap_err());
+    assert_eq!(fenced.reason_name(), "PRODUCER_FENCED");
+
+    // The same after a restart: what was replaced stays replaced.
+    let server = Server::start(&server.kill());
+    let client = server.client();
+    assert_eq!(init(&client, Some(first)).await.unwrap_err().reason_name(), "PRODUCER_FENCED");
+    assert_eq!(init(&client, Some(session)).await.unwrap().producer_epoch, 2);
+    assert_eq!(read_all(&client, "t", 0).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_was_never_issued_is_refused() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let issued = init(&client, None).await.unwrap();
+    let ahead = pb::ProducerIdentity { producer_id: issued.producer_id + 1_000_000, producer_epoch: 0 };
+    let refused = Failure::from(client.producer().produce(write(ahead, 0, "x")).await.unwrap_err());
+    assert_eq!((refused.reason_name(), refused.value("field")), ("FIELD_INVALID", Some("producer.producer_id")));
+    assert_eq!(init(&client, Some(ahead)).await.unwrap_err().reason_name(), "FIELD_INVALID");
+    let raised = init(&client, Some(issued)).await.unwrap();
+    let beyond = pb::ProducerIdentity { producer_epoch: raised.producer_epoch + 3, ..raised };
+    assert_eq!(init(&client, Some(beyond)).await.unwrap_err().reason_name(), "FIELD_INVALID");
+    let unknown = Failure::from(client.producer().produce(write(raised, 7, "x")).await.unwrap_err());
+    assert_eq!(unknown.reason_name(), "UNKNOWN_PRODUCER");
+}
+
+/// The leader recognises five batches; what is sent beyond could be written twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_batches_than_a_stream_announces_are_refused() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let producer = init(&client, None).await.unwrap();
+    let (requests, stream) = tokio::sync::mpsc::channel(400);
+    let open = pb::ProduceOpen { default_topic: "t".to_owned(), producer: Some(producer), ..Default::default() };
+    requests.send(pb::ProduceStreamRequest { message: Some(Message::Open(open)) }).await.unwrap();
+    for number in 0..300_i32 {
+        let batch = pb::ProduceBatch {
+            correlation_id: i64::from(number),
+            partition: Some(0),
+            records: vec![record("x")],
+            base_sequence: number,
+            ..Default::default()
+        };
+        requests.send(pb::ProduceStreamRequest { message: Some(Message::Batch(batch)) }).await.unwrap();
+    }
+    drop(requests);
+    let mut answers = client.producer().produce_stream(ReceiverStream::new(stream)).await.unwrap().into_inner();
+    let (mut written, mut reasons) = (0, std::collections::BTreeSet::new());
+    while let Some(message) = tokio::time::timeout(PATIENCE, answers.message()).await.unwrap().unwrap() {
+        match message.message.unwrap() {
+            Reply::Opened(opened) => assert_eq!(opened.max_in_flight_batches, 5),
+            Reply::Results(results) => {
+                for result in results.results {
+                    match result.outcome.unwrap() {
+                        pb::produce_result::Outcome::Written(_) => written += 1,
+                        pb::produce_result::Outcome::Error(error) => drop(reasons.insert(error.reason)),
+                    }
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((5..300).contains(&written), "{written}");
+    assert!(reasons.contains("IN_FLIGHT_LIMIT_EXCEEDED"), "{reasons:?}");
+    assert!(reasons.iter().all(|reason| reason == "IN_FLIGHT_LIMIT_EXCEEDED" || reason == "PREDECESSOR_FAILED"));
+    assert_eq!(read_all(&client, "t", 0).await.len(), written);
+    server.assert_no_panic();
+}
