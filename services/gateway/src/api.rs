@@ -7,6 +7,7 @@ mod set_aside;
 mod storage_nodes;
 mod stream;
 mod topic;
+mod until_stop;
 
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -21,6 +22,7 @@ use walser_proto::v1::topic_service_server::TopicServiceServer;
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
+use until_stop::UntilStop;
 
 /// What the health service has a status of; the empty name is the gateway itself.
 const HEALTH_NAMES: [&str; 5] = [
@@ -57,7 +59,7 @@ pub(crate) async fn routes(gateway: Gateway) -> Routes {
     for name in HEALTH_NAMES {
         reporter.set_service_status(name, ServingStatus::Serving).await;
     }
-    let shutdown = gateway.shutdown.clone();
+    let (stop, shutdown) = (gateway.shutdown.clone(), gateway.shutdown.clone());
     tokio::spawn(async move {
         shutdown.wait().await;
         for name in HEALTH_NAMES {
@@ -89,10 +91,10 @@ pub(crate) async fn routes(gateway: Gateway) -> Routes {
         .add_service(OperationServiceServer::new(gateway))
         .add_service(health);
     if let Ok(service) = reflect().build_v1() {
-        routes = routes.add_service(service);
+        routes = routes.add_service(UntilStop::new(service, stop.clone()));
     }
     if let Ok(service) = reflect().build_v1alpha() {
-        routes = routes.add_service(service);
+        routes = routes.add_service(UntilStop::new(service, stop));
     }
     routes
 }

@@ -69,3 +69,22 @@ async fn a_server_that_is_stopped_ends_streams_that_watch_its_health() {
     let printed = server.stop();
     assert!(!printed.contains(LATE), "{printed}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_stopped_ends_streams_of_reflection() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+    let mut reflection = ServerReflectionClient::new(channel.connect().await.unwrap());
+    let (requests, stream) = tokio::sync::mpsc::channel(1);
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    requests.send(ServerReflectionRequest { message_request, ..Default::default() }).await.unwrap();
+    let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+    let mut answers = reflection.server_reflection_info(stream).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    let printed = server.stop();
+    assert!(!printed.contains(LATE), "{printed}");
+    assert!(answers.message().await.unwrap().is_none());
+}
