@@ -35,6 +35,8 @@ pub struct Sequencer<P, C, B, F> {
     session_retry_at: Duration,
     session_backoff: Duration,
     connected: bool,
+    /// Why there is no connection.
+    connection_failure: Option<F>,
 }
 
 impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
@@ -50,6 +52,7 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
             session_retry_at: Duration::ZERO,
             session_backoff: config.backoff_min,
             connected: true,
+            connection_failure: None,
         }
     }
 
@@ -105,9 +108,10 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
         self.drive(now, Some(index), out);
     }
 
-    /// The connection to the server is lost: no attempt in flight will be answered, and nothing can be sent.
+    /// There is no connection to the server: no attempt in flight will be answered, and nothing can be sent.
     pub fn disconnected<W: Clone>(&mut self, now: Duration, failure: &F, out: &mut Actions<P, C, W, F>) {
         self.connected = false;
+        self.connection_failure = Some(failure.clone());
         for (_, lane) in &mut self.lanes {
             lane.lost(&self.config, now, failure, out);
         }
@@ -117,6 +121,7 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
     /// There is a connection again: what was lost with the old one is sent again at once.
     pub fn connected<W>(&mut self, now: Duration, out: &mut Actions<P, C, W, F>) {
         self.connected = true;
+        self.connection_failure = None;
         self.lanes.iter_mut().for_each(|(_, lane)| lane.retry_now(now));
         self.drive(now, None, out);
     }
@@ -156,7 +161,7 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
 
     /// Time passes: callers whose deadline is over are answered, and what waits for a pause is sent.
     pub fn tick<W>(&mut self, now: Duration, out: &mut Actions<P, C, W, F>) {
-        let why = self.session_failure.as_ref();
+        let why = self.connection_failure.as_ref().or(self.session_failure.as_ref());
         for (_, lane) in &mut self.lanes {
             lane.expire(&self.config, now, why, out);
         }
@@ -172,7 +177,7 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
         out: &mut Actions<P, C, W, F>,
     ) {
         let Ok(index) = self.lanes.binary_search_by(|(known, _)| known.cmp(partition)) else { return };
-        let why = self.session_failure.as_ref();
+        let why = self.connection_failure.as_ref().or(self.session_failure.as_ref());
         self.lanes[index].1.give_up(&self.config, false, why, |part, _| gone(&part.caller), out);
         self.drive(now, Some(index), out);
     }
@@ -181,6 +186,15 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
     pub fn batch(&mut self, partition: &P, ticket: Ticket) -> Option<&mut Batch<C, B, F>> {
         let index = self.lanes.binary_search_by(|(known, _)| known.cmp(partition)).ok()?;
         self.lanes[index].1.batch(ticket)
+    }
+
+    /// Every caller gives up, in all partitions.
+    pub fn abandon_all<W>(&mut self, now: Duration, out: &mut Actions<P, C, W, F>) {
+        let why = self.connection_failure.as_ref().or(self.session_failure.as_ref());
+        for (_, lane) in &mut self.lanes {
+            lane.give_up(&self.config, false, why, |_, _| true, out);
+        }
+        self.drive(now, None, out);
     }
 
     /// Whether there is no batch.

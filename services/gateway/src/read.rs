@@ -100,9 +100,17 @@ impl Gateway {
         Ok(stream)
     }
 
-    fn heartbeat_delay(&self) -> Duration {
+    /// Time until the next heartbeat of a stream on which nothing happens.
+    pub(crate) fn heartbeat_delay(&self) -> Duration {
         let random = u64::from_be_bytes(self.random.bytes()[..8].try_into().expect("eight bytes"));
         Duration::from_millis(HEARTBEAT_MIN_MS + random % HEARTBEAT_SPREAD_MS)
+    }
+
+    /// The server's clock, as heartbeats carry it.
+    pub(crate) fn server_time(&self) -> pbjson_types::Timestamp {
+        let now = self.clock.now_millis();
+        let nanos = i32::try_from(now.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+        pbjson_types::Timestamp { seconds: now.div_euclid(1000), nanos }
     }
 }
 
@@ -261,10 +269,7 @@ impl Driver {
     }
 
     fn heartbeat(&self) -> pb::StreamHeartbeat {
-        let now = self.gateway.clock.now_millis();
-        let nanos = i32::try_from(now.rem_euclid(1000) * 1_000_000).unwrap_or(0);
-        let server_time = Some(pbjson_types::Timestamp { seconds: now.div_euclid(1000), nanos });
-        pb::StreamHeartbeat { server_time, progress: self.progress() }
+        pb::StreamHeartbeat { server_time: Some(self.gateway.server_time()), progress: self.progress() }
     }
 
     /// Reads partitions that were added to a topic, from their start.

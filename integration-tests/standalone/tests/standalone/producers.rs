@@ -68,6 +68,61 @@ async fn a_session_that_was_never_issued_is_refused() {
     assert_eq!(unknown.reason_name(), "UNKNOWN_PRODUCER");
 }
 
+/// A drain answers what it has read, and says that the stream is not complete.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_stream_answers_what_it_has_taken_and_ends_with_a_reason() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 2, &[]).await;
+    let (requests, stream) = tokio::sync::mpsc::channel(16);
+    let open = pb::ProduceOpen { default_topic: "t".to_owned(), ..Default::default() };
+    requests.send(pb::ProduceStreamRequest { message: Some(Message::Open(open)) }).await.unwrap();
+    let mut answers = client.producer().produce_stream(ReceiverStream::new(stream)).await.unwrap().into_inner();
+    // Batches go on and on, so that the stop comes in the middle of some.
+    let sending = tokio::spawn(async move {
+        for correlation_id in 0..2000 {
+            let records = (0..500).map(|_| record(vec![7; 1000])).collect();
+            let message = match correlation_id % 3 {
+                0 => Message::Heartbeat(pb::ClientHeartbeat {}),
+                _ => Message::Batch(pb::ProduceBatch { correlation_id, records, ..Default::default() }),
+            };
+            if requests.send(pb::ProduceStreamRequest { message: Some(message) }).await.is_err() {
+                return;
+            }
+        }
+        // Not half-closed: the stream would be complete.
+        requests.closed().await;
+    });
+    let (mut answered, mut drained, mut told) = (0, false, false);
+    let end = loop {
+        match tokio::time::timeout(PATIENCE, answers.message()).await.unwrap() {
+            Ok(message) => match message.expect("it is not complete").message.unwrap() {
+                Reply::Results(results) => {
+                    for result in results.results {
+                        let written = matches!(result.outcome, Some(pb::produce_result::Outcome::Written(_)));
+                        assert!(written, "{result:?}");
+                        answered += 1;
+                    }
+                    if answered >= 3 && !std::mem::replace(&mut told, true) {
+                        server.signal("TERM");
+                    }
+                }
+                Reply::Drain(_) => drained = true,
+                Reply::Opened(_) | Reply::Heartbeat(_) => {}
+            },
+            Err(status) => break Failure::from(status),
+        }
+    };
+    assert!(drained && answered >= 3);
+    assert_eq!((end.reason_name(), end.retry()), ("GATEWAY_DRAINING", pb::RetryAdvice::Reopen));
+    sending.await.unwrap();
+    let server = Server::start(server.data());
+    let client = server.client();
+    let stored = read_all(&client, "t", 0).await.len() + read_all(&client, "t", 1).await.len();
+    assert_eq!(stored, answered * 500, "every record that was taken is answered");
+}
+
 /// The leader recognises five batches; what is sent beyond could be written twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_batches_than_a_stream_announces_are_refused() {

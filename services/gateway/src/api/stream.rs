@@ -158,15 +158,9 @@ fn items_of(result: &pb::ProduceResult) -> usize {
 impl Reader {
     async fn run(mut self, mut requests: Streaming<pb::ProduceStreamRequest>) {
         let outgoing = self.outgoing.clone();
-        let shutdown = self.gateway.shutdown.clone();
         let end = tokio::select! {
             end = self.read(&mut requests) => end,
             () = outgoing.closed() => return,
-            () = shutdown.wait() => {
-                let grace = Some(shutdown.grace().into());
-                let _ = outgoing.send(Outgoing::Other(Reply::Drain(pb::Drain { grace }))).await;
-                Err(draining())
-            }
         };
         // Everything that was sent is answered before the stream ends.
         let all = u32::try_from(self.gateway.config.in_flight_bytes_max).unwrap_or(u32::MAX);
@@ -179,8 +173,30 @@ impl Reader {
         }
     }
 
+    /// The next message. A drain ends the reading between two messages, never in the middle of a batch.
+    async fn next(
+        &mut self,
+        requests: &mut Streaming<pb::ProduceStreamRequest>,
+    ) -> Result<Option<pb::ProduceStreamRequest>, Failure> {
+        let shutdown = self.gateway.shutdown.clone();
+        loop {
+            tokio::select! {
+                message = requests.message() => return message.map_err(received),
+                () = shutdown.wait() => {
+                    let grace = Some(shutdown.grace().into());
+                    let _ = self.outgoing.send(Outgoing::Other(Reply::Drain(pb::Drain { grace }))).await;
+                    return Err(draining());
+                }
+                () = tokio::time::sleep(self.gateway.heartbeat_delay()) => {
+                    let heartbeat = pb::StreamHeartbeat { server_time: Some(self.gateway.server_time()), progress: Vec::new() };
+                    let _ = self.outgoing.send(Outgoing::Other(Reply::Heartbeat(heartbeat))).await;
+                }
+            }
+        }
+    }
+
     async fn read(&mut self, requests: &mut Streaming<pb::ProduceStreamRequest>) -> Result<(), Failure> {
-        let Some(first) = requests.message().await.map_err(received)? else { return Ok(()) };
+        let Some(first) = self.next(requests).await? else { return Ok(()) };
         let Some(Message::Open(open)) = first.message else {
             let failure = Failure::new(Reason::StreamProtocolViolation, "the first message must be open");
             return Err(failure.with("expected", "open").with("actual", "batch"));
@@ -198,7 +214,7 @@ impl Reader {
             max_in_flight_batches: i32::try_from(crate::writer::IN_FLIGHT_MAX).unwrap_or(i32::MAX),
         };
         let _ = self.outgoing.send(Outgoing::Other(Reply::Opened(opened))).await;
-        while let Some(message) = requests.message().await.map_err(received)? {
+        while let Some(message) = self.next(requests).await? {
             match message.message {
                 Some(Message::Batch(batch)) => self.batch(&session, batch).await?,
                 Some(Message::Open(_)) => {

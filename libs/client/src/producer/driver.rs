@@ -1,0 +1,327 @@
+//! The task behind a producer: it feeds the sequencer, and carries out what it says.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use walser_model::ProducerEpoch;
+use walser_proto::v1 as pb;
+use walser_proto::v1::produce_result;
+use walser_proto::v1::produce_stream_request::Message;
+use walser_record_batch::{BatchBuilder, Producer};
+use walser_rpc::{Failure, Reason};
+use walser_sequencer::{
+    Action, Answer, Config, Effect, Number, Numbering, Outcome, Part, Refused, Rules, Sequencer, Session, Size, Ticket,
+};
+
+use super::link::{Link, LinkEvent, closed};
+use super::{Caller, Command, Delivered, ProducerConfig, init};
+use crate::connection::Client;
+
+/// As many batches per partition as a leader remembers.
+const IN_FLIGHT_MAX: usize = 5;
+/// How exactly deadlines are kept.
+const TICK: Duration = Duration::from_millis(50);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+type Act = Action<i32, Caller, Delivered, Failure>;
+type Starting = Pin<Box<dyn Future<Output = Result<Session, Failure>> + Send>>;
+
+/// A batch, or what it is built from.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    builder: Option<BatchBuilder>,
+    batch: Bytes,
+    number: Option<Number>,
+}
+
+/// A batch that is to be sent.
+struct Outgoing {
+    partition: i32,
+    attempt: (Ticket, u32),
+    number: Option<Number>,
+}
+
+/// The task behind a producer.
+pub(super) struct Driver {
+    client: Client,
+    config: ProducerConfig,
+    sequencer: Sequencer<i32, Caller, Content, Failure>,
+    started: Instant,
+    session: Session,
+    /// A session that was asked for, and the one that it replaces.
+    starting: Option<(Option<Session>, Starting)>,
+    outgoing: VecDeque<Outgoing>,
+    /// Attempts on the stream, by correlation id.
+    sent: HashMap<i64, (i32, (Ticket, u32))>,
+    next_correlation: i64,
+    /// The topic is gone: nothing more is sent, or the server might create another one of that name.
+    gone: Option<Failure>,
+}
+
+impl Driver {
+    pub(super) fn new(client: Client, config: ProducerConfig, session: Session) -> Self {
+        let mut sequencer = Sequencer::new(Config {
+            numbering: Numbering::Own,
+            in_flight_max: IN_FLIGHT_MAX,
+            grace: TICK,
+            backoff_min: BACKOFF_MIN,
+            backoff_max: BACKOFF_MAX,
+            rules: Rules::ALL,
+        });
+        let mut none = Vec::<Act>::new();
+        sequencer.disconnected(Duration::ZERO, &closed(), &mut none);
+        sequencer.session_started(Duration::ZERO, session, &mut none);
+        debug_assert!(none.is_empty(), "there is no batch yet");
+        Self {
+            client,
+            config,
+            sequencer,
+            started: Instant::now(),
+            session,
+            starting: None,
+            outgoing: VecDeque::new(),
+            sent: HashMap::new(),
+            next_correlation: 1,
+            gone: None,
+        }
+    }
+
+    /// Runs until nobody sends any more and everything is answered.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut link = Link::new();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut open = true;
+        while open || !self.sequencer.is_idle() {
+            let opening = self.opening();
+            let requests = link.requests().filter(|_| !self.outgoing.is_empty());
+            let (starts, goes_on) = (self.starting.is_some(), self.gone.is_none());
+            tokio::select! {
+                event = link.next(&self.client, &opening), if goes_on => self.linked(event),
+                room = room(requests.as_ref()), if goes_on => if let Some(batch) = self.next_batch() {
+                    room.send(pb::ProduceStreamRequest { message: Some(Message::Batch(batch)) });
+                },
+                session = started(&mut self.starting), if starts => self.session_answered(session, &mut link),
+                command = commands.recv(), if open => match command {
+                    Some(command) => self.submit(command),
+                    None => open = false,
+                },
+                _ = ticks.tick(), if !self.sequencer.is_idle() => self.step(Sequencer::tick),
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn opening(&self) -> pb::ProduceOpen {
+        let (producer_id, producer_epoch) = (self.session.id.0, i32::from(self.session.epoch.0));
+        pb::ProduceOpen {
+            default_topic: self.config.topic.clone(),
+            acks: pb::Acks::from(self.config.acks).into(),
+            producer: Some(pb::ProducerIdentity { producer_id, producer_epoch }),
+            ..Default::default()
+        }
+    }
+
+    fn submit(&mut self, command: Command) {
+        let Command { partition, builder, caller } = command;
+        if let Some(gone) = &self.gone {
+            let _ = caller.done.send(Err(gone.clone()));
+            return;
+        }
+        let deadline = self.now() + self.config.delivery_timeout;
+        let part = Part { record_count: builder.record_count(), size: Size::default(), deadline, caller };
+        let content = Content { builder: Some(builder), ..Content::default() };
+        self.step(|sequencer, now, out| sequencer.submit_batch(now, partition, part, (None, Some(content)), out));
+    }
+
+    /// Gives the sequencer an event, and carries out what it says.
+    fn step(&mut self, event: impl FnOnce(&mut Sequencer<i32, Caller, Content, Failure>, Duration, &mut Vec<Act>)) {
+        let (now, mut actions) = (self.now(), Vec::new());
+        event(&mut self.sequencer, now, &mut actions);
+        for action in actions {
+            match action {
+                Action::Send { partition, ticket, attempt, number } => {
+                    self.outgoing.push_back(Outgoing { partition, attempt: (ticket, attempt), number });
+                }
+                Action::StartSession { previous } => {
+                    self.starting = Some((previous, Box::pin(init(self.client.clone(), previous))));
+                }
+                Action::Complete { caller, outcome } => self.complete(caller, outcome),
+            }
+        }
+    }
+
+    fn complete(&mut self, caller: Caller, outcome: Outcome<Delivered, Failure>) {
+        let outcome = match outcome {
+            Outcome::Written { answer, .. } => Ok(answer),
+            Outcome::Failed { failure, effect, .. } => Err(failed(failure, effect)),
+        };
+        if let Err(failure) = &outcome
+            && failure.reason() == Reason::TopicNotFound
+        {
+            self.gone = Some(failure.clone());
+        }
+        let _ = caller.done.send(outcome);
+    }
+
+    /// The next batch for the stream.
+    fn next_batch(&mut self) -> Option<pb::ProduceBatch> {
+        let Outgoing { partition, attempt, number } = self.outgoing.pop_front()?;
+        let batch = self.sequencer.batch(&partition, attempt.0)?;
+        let content = batch.content.as_mut()?;
+        let record_batch = content.numbered(number?);
+        let correlation_id = self.next_correlation;
+        self.next_correlation += 1;
+        self.sent.insert(correlation_id, (partition, attempt));
+        Some(pb::ProduceBatch {
+            correlation_id,
+            partition: Some(partition),
+            record_batch,
+            base_sequence: number?.base_sequence,
+            ..Default::default()
+        })
+    }
+
+    fn linked(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up => self.step(Sequencer::connected),
+            LinkEvent::Down(failure) => self.disconnected(&failure),
+            LinkEvent::Results(results) => results.into_iter().for_each(|result| self.answered(result)),
+        }
+    }
+
+    fn disconnected(&mut self, failure: &Failure) {
+        // These were not handed over, so that nothing became of them.
+        for Outgoing { partition, attempt, .. } in std::mem::take(&mut self.outgoing) {
+            let unsent = Answer::Refused { refused: Refused::Moved, maybe: false, failure: failure.clone() };
+            self.step(|sequencer, now, out| sequencer.answered(now, &partition, attempt, unsent, out));
+        }
+        self.sent.clear();
+        self.step(|sequencer, now, out| sequencer.disconnected(now, failure, out));
+        self.outgoing.clear();
+    }
+
+    fn answered(&mut self, result: pb::ProduceResult) {
+        let Some((partition, attempt)) = self.sent.remove(&result.correlation_id) else { return };
+        let answer = match result.outcome {
+            Some(produce_result::Outcome::Written(written)) => Answer::Written(delivered(partition, &written)),
+            Some(produce_result::Outcome::Error(error)) => refusal(error.into()),
+            None => refusal(Failure::internal("a result without an outcome")),
+        };
+        self.step(|sequencer, now, out| sequencer.answered(now, &partition, attempt, answer, out));
+        if let Some(gone) = self.gone.clone() {
+            self.step(Sequencer::abandon_all);
+            self.disconnected(&gone);
+        }
+    }
+
+    fn session_answered(&mut self, session: Result<Session, Failure>, link: &mut Link) {
+        let previous = self.starting.take().and_then(|(previous, _)| previous);
+        match session {
+            Ok(session) => {
+                self.session = session;
+                // A stream has one session: this one needs another stream. Nothing is in flight.
+                *link = Link::new();
+                self.disconnected(&closed());
+                self.step(|sequencer, now, out| sequencer.session_started(now, session, out));
+            }
+            Err(failure) => {
+                let previous = successor(previous, &failure);
+                self.step(|sequencer, now, out| sequencer.session_failed(now, failure, previous, out));
+            }
+        }
+    }
+}
+
+/// Waits for room for one request.
+async fn room(requests: Option<&mpsc::Sender<pb::ProduceStreamRequest>>) -> mpsc::Permit<'_, pb::ProduceStreamRequest> {
+    match requests {
+        Some(requests) => match requests.reserve().await {
+            Ok(room) => room,
+            // Whoever waits for answers hears that the stream is over.
+            Err(_closed) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a session that was asked for.
+async fn started(starting: &mut Option<(Option<Session>, Starting)>) -> Result<Session, Failure> {
+    match starting {
+        Some((_, session)) => session.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The session to replace after a request for the next one failed.
+fn successor(previous: Option<Session>, failure: &Failure) -> Option<Session> {
+    let previous = previous?;
+    match failure.reason() {
+        // Nobody else has the id: it was this producer, by a request whose answer was lost.
+        Reason::ProducerFenced => {
+            let current = failure.value("currentEpoch").and_then(|epoch| epoch.parse().ok());
+            current.map(|epoch| Session { epoch: ProducerEpoch(epoch), ..previous })
+        }
+        Reason::FieldInvalid => None,
+        _ => Some(previous),
+    }
+}
+
+fn refusal(failure: Failure) -> Answer<Delivered, Failure> {
+    let refused = match failure.reason() {
+        Reason::SequenceOutOfOrder | Reason::PredecessorFailed => Refused::Gap,
+        Reason::UnknownProducer => Refused::UnknownProducer,
+        Reason::ProducerFenced => Refused::Fenced,
+        Reason::DuplicateSequence => Refused::Applied,
+        _ if matches!(failure.retry(), pb::RetryAdvice::Backoff | pb::RetryAdvice::Reopen) => Refused::Moved,
+        _ => Refused::ForGood,
+    };
+    let maybe = !matches!(failure.effect(), pb::Effect::None | pb::Effect::Applied);
+    Answer::Refused { refused, maybe, failure }
+}
+
+fn failed(failure: Option<Failure>, effect: Effect) -> Failure {
+    let timed_out = || Failure::new(Reason::RequestTimedOut, "the batch was not acknowledged in time");
+    let effect = match effect {
+        Effect::None => pb::Effect::None,
+        Effect::Maybe => pb::Effect::Maybe,
+        Effect::Applied => pb::Effect::Applied,
+    };
+    failure.unwrap_or_else(timed_out).with_effect(effect)
+}
+
+fn delivered(partition: i32, written: &pb::ProduceResponse) -> Delivered {
+    let append = written.appends.first();
+    Delivered {
+        partition,
+        base_offset: append.and_then(|append| append.base_offset).unwrap_or(-1),
+        duplicate: append.is_some_and(|append| append.duplicate),
+    }
+}
+
+// === impl Content ===
+
+impl Content {
+    /// The batch with a number: built the first time, stamped anew when the number is another one.
+    fn numbered(&mut self, number: Number) -> Bytes {
+        let Number { session: Session { id, epoch }, base_sequence } = number;
+        if let Some(builder) = self.builder.take() {
+            self.batch = builder.build(Producer { id, epoch, base_sequence });
+        } else if self.number != Some(number) {
+            let mut batch = self.batch.to_vec();
+            walser_record_batch::stamp_producer(&mut batch, id, epoch, base_sequence);
+            self.batch = batch.into();
+        }
+        self.number = Some(number);
+        self.batch.clone()
+    }
+}
