@@ -1,6 +1,7 @@
-//! A client made by stock tools from what `walser proto export` writes: no library of ours, no help but the README.
+//! Clients made by stock tools from what `walser proto export` writes: no library of ours, no help but the documents,
+//! whose programs are run as they are printed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::server::{Server, binary, place};
@@ -62,23 +63,72 @@ fn run(command: &mut Command) -> String {
     out.into_owned()
 }
 
+/// The code blocks of a page in a language, in order.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+    let text = std::fs::read_to_string(path).unwrap();
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|block| block.split("\n```").next().unwrap().to_owned() + "\n").collect()
+}
+
+fn tool(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("make test installs what {variable} names, and says where"))
+}
+
+/// Exports the protos for a language; returns the include flag and the files.
+fn exported(dir: &Path, language: &str, hint: &str) -> (String, Vec<PathBuf>) {
+    let protos = dir.join("proto");
+    let told = run(Command::new(binary()).args(["proto", "export"]).arg(&protos).args(["--lang", language]));
+    assert!(told.contains(hint), "{told}");
+    let files = std::fs::read_dir(protos.join("walser/v1")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    (format!("-I{}", protos.display()), files)
+}
+
 #[test]
 fn python_stubs_produce_and_read() {
-    let python = std::env::var("WALSER_TEST_PYTHON").expect("make test installs Python's gRPC tools and says where");
+    let python = tool("WALSER_TEST_PYTHON");
     let (dir, data) = place();
     let server = Server::start(&data);
-    let protos = dir.path().join("proto");
-    let told = run(Command::new(binary()).args(["proto", "export"]).arg(&protos).args(["--lang", "python"]));
-    assert!(told.contains("python -m grpc_tools.protoc"), "{told}");
-    let files: Vec<_> =
-        std::fs::read_dir(protos.join("walser/v1")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let include = format!("-I{}", protos.display());
+    let (include, files) = exported(dir.path(), "python", "python -m grpc_tools.protoc");
     let mut protoc = Command::new(&python);
     protoc.args(["-m", "grpc_tools.protoc", &include, "--python_out=.", "--grpc_python_out=."]).args(files);
     run(protoc.current_dir(dir.path()));
-    let program = dir.path().join("client.py");
-    std::fs::write(&program, PROGRAM).unwrap();
-    let printed = run(Command::new(&python).arg(Path::new("client.py")).arg(&server.address).current_dir(dir.path()));
+    let program = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        run(Command::new(&python).arg(name).arg(&server.address).current_dir(dir.path()))
+    };
+    let printed = program("client.py", PROGRAM);
     assert!(printed.contains("python ok"), "{printed}");
+    // What the documents show.
+    let printed = program("page.py", &blocks("docs/clients.md", "python")[0]);
+    assert!(printed.contains("python ok 1000"), "{printed}");
+    let readme = blocks("README.md", "python").concat().replace("127.0.0.1:7460", &server.address);
+    let printed = program("readme.py", &readme);
+    assert!(printed.contains("b'hello'"), "{printed}");
+    server.assert_no_panic();
+}
+
+#[test]
+fn the_go_program_of_the_documents_writes_and_reads() {
+    let (python, go, plugins) = (tool("WALSER_TEST_PYTHON"), tool("WALSER_TEST_GO"), tool("WALSER_TEST_GO_PLUGINS"));
+    let (dir, data) = place();
+    let server = Server::start(&data);
+    let (include, files) = exported(dir.path(), "go", "protoc-gen-go-grpc@latest");
+    std::fs::create_dir(dir.path().join("gen")).unwrap();
+    let mut protoc = Command::new(&python);
+    protoc.args(["-m", "grpc_tools.protoc", &include]);
+    for plugin in ["go", "go-grpc"] {
+        protoc.arg(format!("--plugin=protoc-gen-{plugin}={plugins}/protoc-gen-{plugin}"));
+        protoc.arg(format!("--{plugin}_out=gen"));
+        protoc.arg(format!("--{plugin}_opt=module=github.com/walser-log/walser/gen/go"));
+    }
+    run(protoc.args(files).current_dir(dir.path()));
+    std::fs::write(dir.path().join("main.go"), &blocks("docs/clients.md", "go")[0]).unwrap();
+    let module = "module example.com/client\n\ngo 1.25\n\nrequire google.golang.org/grpc v1.85.0\n\
+                  require google.golang.org/protobuf v1.36.12\n";
+    std::fs::write(dir.path().join("go.mod"), module).unwrap();
+    run(Command::new(&go).args(["mod", "tidy"]).current_dir(dir.path()));
+    let printed = run(Command::new(&go).args(["run", "."]).arg(&server.address).current_dir(dir.path()));
+    assert!(printed.contains("go ok 1000"), "{printed}");
     server.assert_no_panic();
 }

@@ -25,6 +25,9 @@ pub(crate) fn run(command: &ProtoCommand) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The Go module that the files name in `go_package`.
+const GO_MODULE: &str = "github.com/walser-log/walser/gen/go";
+
 /// How to compile the files.
 fn next(lang: Option<Language>, dir: &str) -> String {
     let files = format!("{dir}/walser/v1/*.proto");
@@ -33,7 +36,7 @@ fn next(lang: Option<Language>, dir: &str) -> String {
             "pip install grpcio grpcio-tools\npython -m grpc_tools.protoc -I{dir} --python_out=. --grpc_python_out=. {files}"
         ),
         Some(Language::Go) => format!(
-            "go install google.golang.org/protobuf/cmd/protoc-gen-go@latest google.golang.org/grpc/cmd/protoc-gen-go-grpc@latest\nprotoc -I{dir} --go_out=. --go-grpc_out=. {files}"
+            "go install google.golang.org/protobuf/cmd/protoc-gen-go@latest\ngo install google.golang.org/grpc/cmd/protoc-gen-go-grpc@latest\nprotoc -I{dir} --go_out=gen --go_opt=module={GO_MODULE} --go-grpc_out=gen --go-grpc_opt=module={GO_MODULE} {files}"
         ),
         Some(Language::Typescript) => {
             format!(
