@@ -114,3 +114,21 @@ impl Extractor for Headers<'_> {
         self.0.keys().map(http::HeaderName::as_str).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_named_by_printable_text_of_a_bounded_length() {
+        let named = |value: &[u8]| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert(CLIENT_ID, http::HeaderValue::from_bytes(value).unwrap());
+            client_id(&headers).map(str::to_owned)
+        };
+        assert_eq!(named(b"billing/3").as_deref(), Some("billing/3"));
+        assert_eq!(named(&[b'x'; 1000]).map(|name| name.len()), Some(CLIENT_ID_BYTES_MAX));
+        assert_eq!(named(b"\xff\xfe"), None);
+        assert_eq!(client_id(&http::HeaderMap::new()), None);
+    }
+}

@@ -49,6 +49,7 @@ struct Outgoing {
     ticket: Ticket,
     attempt: u32,
     number: Option<Number>,
+    record_count: i32,
 }
 
 struct State {
@@ -185,11 +186,11 @@ impl PartitionWriter {
             for action in actions.drain(..) {
                 match action {
                     Action::Send { ticket, attempt, number, .. } => {
-                        let outgoing = Outgoing { ticket, attempt, number };
                         if let Some(batch) = state.sequencer.batch(&(), ticket) {
                             Content::collect(batch);
+                            let record_count = batch.record_count();
+                            state.outgoing.push_back(Outgoing { ticket, attempt, number, record_count });
                         }
-                        state.outgoing.push_back(outgoing);
                     }
                     Action::StartSession { previous } => session = Some(previous),
                     Action::Complete { caller, outcome } => completed.push((caller, outcome)),
@@ -269,14 +270,13 @@ impl PartitionWriter {
             }
         };
         let request = AppendStreamRequest { r#ref: Some(route.reference), ..request };
-        let (writer, start, bytes) = (Arc::clone(self), self.context.clock.monotonic(), request.record_batch.len());
+        let (records, bytes) = (i64::from(outgoing.record_count), request.record_batch.len());
+        let (writer, start) = (Arc::clone(self), self.context.clock.monotonic());
         let reply = move |response: AppendStreamResponse| {
             let answer = answer(response);
             if let Answer::Written(_) = &answer {
                 let elapsed = writer.context.clock.monotonic().saturating_sub(start);
-                let records =
-                    writer.state.lock().sequencer.batch(&(), attempt.0).map_or(0, |batch| batch.record_count());
-                writer.context.metrics.written(i64::from(records), bytes, elapsed);
+                writer.context.metrics.written(records, bytes, elapsed);
             }
             writer.step(|sequencer, now, out| sequencer.answered(now, &(), attempt, answer, out));
         };

@@ -232,3 +232,14 @@ async fn probes_say_how_the_server_is() {
     let metrics = get(&server, "/metrics");
     assert!(metrics.contains("walser_storage_append_records_total 1"), "{metrics}");
 }
+
+/// With `log.level=debug` for the calls, what is logged in the course of a call names the client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_names_the_client_of_a_call() {
+    let (_dir, data) = place();
+    let server = Server::start_with(&data, &["--set", "log.level=info,walser=debug"]);
+    create(&server.client(), "named", 1, &[]).await;
+    let printed = server.stop();
+    let created = printed.lines().find(|line| line.contains("topic created")).unwrap();
+    assert!(created.contains(r#""client_id":"walser""#), "{created}");
+}

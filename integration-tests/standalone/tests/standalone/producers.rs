@@ -117,7 +117,7 @@ async fn a_drained_stream_answers_what_it_has_taken_and_ends_with_a_reason() {
     assert!(drained && answered >= 3);
     assert_eq!((end.reason_name(), end.retry()), ("GATEWAY_DRAINING", pb::RetryAdvice::Reopen));
     sending.await.unwrap();
-    let server = Server::start(server.data());
+    let server = Server::start(&server.ended());
     let client = server.client();
     let stored = read_all(&client, "t", 0).await.len() + read_all(&client, "t", 1).await.len();
     assert_eq!(stored, answered * 500, "every record that was taken is answered");

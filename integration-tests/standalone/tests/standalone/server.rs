@@ -116,6 +116,13 @@ impl Server {
         self.printed()
     }
 
+    /// Waits for the end of a server that was told to stop.
+    pub(crate) fn ended(mut self) -> PathBuf {
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.printed());
+        self.data.clone()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());

@@ -53,7 +53,8 @@ pub(super) struct Driver {
     config: ProducerConfig,
     sequencer: Sequencer<i32, Caller, Content, Failure>,
     started: Instant,
-    session: Session,
+    /// The first message of every stream, with the session.
+    opening: pb::ProduceOpen,
     /// A session that was asked for, and the one that it replaces.
     starting: Option<(Option<Session>, Starting)>,
     outgoing: VecDeque<Outgoing>,
@@ -80,10 +81,10 @@ impl Driver {
         debug_assert!(none.is_empty(), "there is no batch yet");
         Self {
             client,
-            config,
             sequencer,
             started: Instant::now(),
-            session,
+            opening: opening(&config, session),
+            config,
             starting: None,
             outgoing: VecDeque::new(),
             sent: HashMap::new(),
@@ -99,11 +100,10 @@ impl Driver {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut open = true;
         while open || !self.sequencer.is_idle() {
-            let opening = self.opening();
-            let requests = link.requests().filter(|_| !self.outgoing.is_empty());
+            let requests = if self.outgoing.is_empty() { None } else { link.requests() };
             let (starts, goes_on) = (self.starting.is_some(), self.gone.is_none());
             tokio::select! {
-                event = link.next(&self.client, &opening), if goes_on => self.linked(event),
+                event = link.next(&self.client, &self.opening), if goes_on => self.linked(event),
                 room = room(requests.as_ref()), if goes_on => if let Some(batch) = self.next_batch() {
                     room.send(pb::ProduceStreamRequest { message: Some(Message::Batch(batch)) });
                 },
@@ -119,16 +119,6 @@ impl Driver {
 
     fn now(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    fn opening(&self) -> pb::ProduceOpen {
-        let (producer_id, producer_epoch) = (self.session.id.0, i32::from(self.session.epoch.0));
-        pb::ProduceOpen {
-            default_topic: self.config.topic.clone(),
-            acks: pb::Acks::from(self.config.acks).into(),
-            producer: Some(pb::ProducerIdentity { producer_id, producer_epoch }),
-            ..Default::default()
-        }
     }
 
     fn submit(&mut self, command: Command) {
@@ -228,7 +218,7 @@ impl Driver {
         let previous = self.starting.take().and_then(|(previous, _)| previous);
         match session {
             Ok(session) => {
-                self.session = session;
+                self.opening = opening(&self.config, session);
                 // A stream has one session: this one needs another stream. Nothing is in flight.
                 *link = Link::new();
                 self.disconnected(&closed());
@@ -239,6 +229,16 @@ impl Driver {
                 self.step(|sequencer, now, out| sequencer.session_failed(now, failure, previous, out));
             }
         }
+    }
+}
+
+fn opening(config: &ProducerConfig, session: Session) -> pb::ProduceOpen {
+    let (producer_id, producer_epoch) = (session.id.0, i32::from(session.epoch.0));
+    pb::ProduceOpen {
+        default_topic: config.topic.clone(),
+        acks: pb::Acks::from(config.acks).into(),
+        producer: Some(pb::ProducerIdentity { producer_id, producer_epoch }),
+        ..Default::default()
     }
 }
 

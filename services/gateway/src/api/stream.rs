@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use parking_lot::Mutex;
@@ -82,6 +83,8 @@ struct Reader {
     topics: HashSet<String>,
     separate: SeparateWriters,
     submitted: Vec<(Arc<AtomicBool>, Submitted)>,
+    /// The client hears of the stream when it has sent nothing for this long.
+    heartbeat_delay: Duration,
 }
 
 /// Serves one stream.
@@ -93,6 +96,7 @@ pub(super) fn serve(
     let (outgoing, stream) = mpsc::channel(RESULTS_MAX);
     let room = Arc::new(Semaphore::new(gateway.config.in_flight_bytes_max));
     let reader = Reader {
+        heartbeat_delay: gateway.heartbeat_delay(),
         gateway,
         outgoing,
         room,
@@ -179,20 +183,21 @@ impl Reader {
         requests: &mut Streaming<pb::ProduceStreamRequest>,
     ) -> Result<Option<pb::ProduceStreamRequest>, Failure> {
         let shutdown = self.gateway.shutdown.clone();
-        loop {
+        while !shutdown.begun() {
             tokio::select! {
+                biased;
                 message = requests.message() => return message.map_err(received),
-                () = shutdown.wait() => {
-                    let grace = Some(shutdown.grace().into());
-                    let _ = self.outgoing.send(Outgoing::Other(Reply::Drain(pb::Drain { grace }))).await;
-                    return Err(draining());
-                }
-                () = tokio::time::sleep(self.gateway.heartbeat_delay()) => {
-                    let heartbeat = pb::StreamHeartbeat { server_time: Some(self.gateway.server_time()), progress: Vec::new() };
+                () = shutdown.wait() => {}
+                () = tokio::time::sleep(self.heartbeat_delay) => {
+                    let server_time = Some(self.gateway.server_time());
+                    let heartbeat = pb::StreamHeartbeat { server_time, progress: Vec::new() };
                     let _ = self.outgoing.send(Outgoing::Other(Reply::Heartbeat(heartbeat))).await;
                 }
             }
         }
+        let grace = Some(shutdown.grace().into());
+        let _ = self.outgoing.send(Outgoing::Other(Reply::Drain(pb::Drain { grace }))).await;
+        Err(draining())
     }
 
     async fn read(&mut self, requests: &mut Streaming<pb::ProduceStreamRequest>) -> Result<(), Failure> {

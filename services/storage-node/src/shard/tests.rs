@@ -227,6 +227,32 @@ fn a_write_to_a_partition_that_is_held_and_not_led_is_refused_and_gives_its_room
     }
 }
 
+#[test]
+fn a_failed_write_says_whether_it_may_have_happened() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    lead_with(&mut shard, 0, &[1], Durability::Fsync);
+    let appended = append(&mut shard, 0, AppendPermit::uncounted());
+    shard.queue.push(Command::Resign(partition(0)));
+    shard.turn();
+    let lost = Failure::from(appended.lock().pop().unwrap().error.unwrap());
+    assert_eq!((lost.reason(), lost.effect()), (Reason::LeaderLostAfterAppend, Effect::Maybe));
+    assert_eq!(lost.code(), tonic::Code::Aborted, "proxies send UNAVAILABLE again");
+    let refused = Failure::from(append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap().error.unwrap());
+    assert_eq!((refused.reason(), refused.effect()), (Reason::NotLeader, Effect::None));
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+
+    lead(&mut shard, 1, &[1]);
+    append(&mut shard, 1, AppendPermit::uncounted());
+    shard.queue.push(Command::Damaged { partition: partition(1), from: walser_model::Offset(0) });
+    shard.turn();
+    for _ in 0..3 {
+        let answer = append(&mut shard, 1, AppendPermit::uncounted()).lock().pop().unwrap();
+        let damaged = Failure::from(answer.error.unwrap());
+        assert_eq!((damaged.reason(), damaged.effect()), (Reason::LogCorrupt, Effect::None), "{damaged:?}");
+    }
+}
+
 /// With a few descriptors, many partitions that are written all the time: the syncs of a partition come one by one.
 #[test]
 fn busy_partitions_take_turns_when_there_are_more_of_them_than_files() {
