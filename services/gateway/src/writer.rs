@@ -177,9 +177,30 @@ impl PartitionWriter {
         self: &Arc<Self>,
         event: impl FnOnce(&mut Sequencer<(), Caller, Content, Failure>, Duration, &mut Vec<Act>),
     ) {
+        if self.step_here(event) {
+            self.hand_over();
+        }
+    }
+
+    /// The same on the thread of a log shard, which has no time to build batches.
+    fn step_on_shard(
+        self: &Arc<Self>,
+        event: impl FnOnce(&mut Sequencer<(), Caller, Content, Failure>, Duration, &mut Vec<Act>),
+    ) {
+        if self.step_here(event) {
+            let writer = Arc::clone(self);
+            self.context.runtime.spawn(vital::must_not_panic("writer", async move { writer.hand_over() }));
+        }
+    }
+
+    /// Gives the sequencer an event, and tells callers what it says. True: something is to be handed over.
+    fn step_here(
+        self: &Arc<Self>,
+        event: impl FnOnce(&mut Sequencer<(), Caller, Content, Failure>, Duration, &mut Vec<Act>),
+    ) -> bool {
         let now = self.context.clock.monotonic();
         let (mut completed, mut session) = (Vec::new(), None);
-        {
+        let outgoing = {
             let mut state = self.state.lock();
             let mut actions = std::mem::take(&mut state.actions);
             event(&mut state.sequencer, now, &mut actions);
@@ -198,7 +219,8 @@ impl PartitionWriter {
             }
             state.actions = actions;
             self.watch(&mut state);
-        }
+            !state.outgoing.is_empty() && !state.sending
+        };
         for (caller, outcome) in completed {
             let outcome = told(outcome);
             if outcome.is_err() {
@@ -206,10 +228,10 @@ impl PartitionWriter {
             }
             (caller.done)(outcome);
         }
-        self.hand_over();
         if let Some(previous) = session {
             self.start_session(previous);
         }
+        outgoing
     }
 
     /// Sees to it that the writer is looked at again when time has passed.
@@ -278,7 +300,7 @@ impl PartitionWriter {
                 let elapsed = writer.context.clock.monotonic().saturating_sub(start);
                 writer.context.metrics.written(records, bytes, elapsed);
             }
-            writer.step(|sequencer, now, out| sequencer.answered(now, &(), attempt, answer, out));
+            writer.step_on_shard(|sequencer, now, out| sequencer.answered(now, &(), attempt, answer, out));
         };
         route.link.append(permit, request, Box::new(reply));
     }
@@ -290,7 +312,7 @@ impl PartitionWriter {
         {
             // Only this gateway writes with the id: nobody else has to be asked.
             let session = Session { id, epoch: ProducerEpoch(epoch) };
-            return self.step(|sequencer, now, out| sequencer.session_started(now, session, out));
+            return self.step_on_shard(|sequencer, now, out| sequencer.session_started(now, session, out));
         }
         let writer = Arc::clone(self);
         self.context.runtime.spawn(vital::must_not_panic("writer", async move {
