@@ -40,3 +40,5 @@ mod stalled_readers;
 mod stops;
 #[path = "standalone/unchecked.rs"]
 mod unchecked;
+#[path = "standalone/wire.rs"]
+mod wire;

@@ -17,10 +17,14 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 use walser_proto::v1::ErrorReason as Reason;
 
+use crate::accept_compressed::ACCEPTED;
 use crate::failure::Failure;
 
 const REQUEST_ID: &str = "walser-request-id";
 const SERVER: &str = "walser-server";
+/// What a client is told that speaks HTTP/2 and not gRPC.
+const NOT_GRPC: &str = "this port speaks gRPC, that is POST with the content type application/grpc; use a gRPC client, \
+                        grpcurl or the walser command";
 
 /// Makes a span for a call from its path and headers.
 pub type SpanMaker = fn(&str, &http::HeaderMap) -> tracing::Span;
@@ -152,7 +156,7 @@ where
         let request_id = request.headers().get(REQUEST_ID).cloned().unwrap_or_else(next_request_id);
         let path = request.uri().path().to_owned();
         let span = (guard.span)(&path, request.headers());
-        if !speaks_grpc(request.headers()) {
+        if request.method() != http::Method::POST || !speaks_grpc(request.headers()) {
             return Box::pin(std::future::ready(Ok(not_grpc())));
         }
         let call = self.inner.call(request);
@@ -183,9 +187,15 @@ fn speaks_grpc(headers: &http::HeaderMap) -> bool {
     kind == "application/grpc" || kind.starts_with("application/grpc+") || kind.starts_with("application/grpc;")
 }
 
+/// The answer to a request that is no call: HTTP 415, as gRPC asks, with a sentence for people, and for clients that
+/// read gRPC's headers anyway the details that every error has.
 fn not_grpc() -> Response<Body> {
-    let text = "this port speaks gRPC: the content type must be application/grpc";
-    Status::from(Failure::new(Reason::FeatureDisabled, text).with("feature", "content-type")).into_http()
+    let failure = Failure::new(Reason::FeatureDisabled, NOT_GRPC).with("feature", "content-type");
+    let mut response = Status::from(failure).into_http::<Body>();
+    *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, text);
+    response.map(|_| Body::new(http_body_util::Full::new(bytes::Bytes::from(format!("{NOT_GRPC}\n")))))
 }
 
 /// Gives an error without details the details that every Walser error has.
@@ -210,8 +220,12 @@ fn explain(path: &str, response: &mut Response<Body>) {
         code => Failure::internal(message).with_code(code),
     };
     let extensions = std::mem::take(response.extensions_mut());
+    let accepted = response.headers_mut().remove(ACCEPTED);
     *response = Status::from(failure).into_http();
     *response.extensions_mut() = extensions;
+    if let Some(accepted) = accepted {
+        response.headers_mut().insert(ACCEPTED, accepted);
+    }
 }
 
 /// Unique within the process, and different between processes that start at different times.
@@ -230,7 +244,7 @@ mod tests {
     use super::*;
 
     fn request() -> Request<Body> {
-        let request = Request::builder().uri("/walser.v1.Test/Call").header("content-type", "application/grpc");
+        let request = Request::post("/walser.v1.Test/Call").header("content-type", "application/grpc");
         request.body(Body::empty()).unwrap()
     }
 
@@ -251,6 +265,23 @@ mod tests {
         ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
             assert!(!std::mem::replace(&mut self.0, true), "the second time it breaks");
             Poll::Ready(Some(Ok(http_body::Frame::data(bytes::Bytes::from_static(b"first")))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_no_call_is_answered_with_415_and_a_sentence() {
+        let service = guard().layer(tower::service_fn(|_| async { panic!("not for the service") }));
+        for (method, kind) in
+            [("GET", "application/grpc"), ("POST", "application/json"), ("POST", "application/grpc-web")]
+        {
+            let request = Request::builder().method(method).header("content-type", kind).body(Body::empty()).unwrap();
+            let answer = service.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), http::StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            assert_eq!(answer.headers()["content-type"], "text/plain; charset=utf-8");
+            let failure = Failure::from(Status::from_header_map(answer.headers()).unwrap());
+            assert_eq!((failure.code(), failure.reason()), (Code::Unimplemented, Reason::FeatureDisabled));
+            let text = answer.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(text, format!("{NOT_GRPC}\n"));
         }
     }
 

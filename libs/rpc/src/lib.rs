@@ -4,6 +4,7 @@
 //! and the callee's own routes inside one. Only appends and fetches take the [`StorageLink`], so that a batch is
 //! handed over inside a process and never encoded.
 
+mod accept_compressed;
 mod deadline;
 mod failure;
 mod guard;
@@ -15,6 +16,7 @@ mod reason;
 mod remote;
 mod room;
 
+pub use accept_compressed::AcceptCompressed;
 pub use deadline::remaining;
 pub use failure::Failure;
 pub use guard::{Guard, HeldUntilSent, SpanMaker, catch_panic};

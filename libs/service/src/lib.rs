@@ -7,6 +7,7 @@
 pub mod admin;
 mod listener;
 mod metrics;
+mod preface;
 pub mod process;
 mod settings;
 mod shutdown;

@@ -8,11 +8,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::preface::{Protocol, protocol, refuse_http1};
 use crate::socket::{Opened, Socket};
 
 /// The frame size that costs the fewest system calls per byte.
@@ -223,8 +226,18 @@ fn note_request(request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic
 async fn accept(listener: TcpListener, limits: ListenerLimits, sockets: mpsc::Sender<std::io::Result<Socket<Place>>>) {
     let total = Arc::new(Semaphore::new(limits.connections_max));
     let counts: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
+    // Each has a place, which bounds them.
+    let mut opening = JoinSet::new();
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(opened) = opening.join_next() => match opened.map_err(tokio::task::JoinError::try_into_panic) {
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                _ => continue,
+            },
+            () = sockets.closed() => return,
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, mostly: existing connections go on, new ones wait.
@@ -237,19 +250,31 @@ async fn accept(listener: TcpListener, limits: ListenerLimits, sockets: mpsc::Se
             tracing::warn!(%peer, "connection refused: too many are open");
             continue;
         };
-        let socket = prepared(stream, peer, limits.first_request, place);
-        if sockets.send(Ok(socket)).await.is_err() {
-            return;
-        }
+        opening.spawn(open(stream, peer, Instant::now() + limits.first_request, place, sockets.clone()));
     }
 }
 
-fn prepared(stream: TcpStream, peer: SocketAddr, first_request: Duration, place: Place) -> Socket<Place> {
+/// Hands a connection to the HTTP/2 server once its first bytes have come, unless they are of HTTP/1.
+async fn open(
+    stream: TcpStream,
+    peer: SocketAddr,
+    deadline: Instant,
+    place: Place,
+    sockets: mpsc::Sender<std::io::Result<Socket<Place>>>,
+) {
     // Without this, small answers wait for delayed acknowledgements: 40 ms instead of 0.4.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
-    Socket::new(stream, peer, first_request, place)
+    match timeout_at(deadline, protocol(&stream)).await {
+        Ok(Ok(Protocol::Http2)) => drop(sockets.send(Ok(Socket::new(stream, peer, deadline, place))).await),
+        Ok(Ok(Protocol::Http1)) => {
+            tracing::debug!(%peer, "a client speaks HTTP/1");
+            let _ = timeout_at(deadline, refuse_http1(stream)).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "a connection ended before its first byte"),
+        Err(_) => tracing::debug!(%peer, "a client said nothing in time"),
+    }
 }
 
 fn take_place(
@@ -270,3 +295,6 @@ fn take_place(
     *count += 1;
     Some(Place { _total: permit, counted: Some((address, Arc::clone(counts))) })
 }
+
+#[cfg(test)]
+mod tests;

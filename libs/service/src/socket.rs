@@ -6,11 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
 /// A TCP connection that must send a whole request within a deadline.
@@ -39,9 +38,9 @@ impl Opened {
 }
 
 impl<P> Socket<P> {
-    pub(crate) fn new(inner: TcpStream, peer: SocketAddr, first_request: Duration, place: P) -> Self {
+    pub(crate) fn new(inner: TcpStream, peer: SocketAddr, deadline: Instant, place: P) -> Self {
         let opened = Opened { requested: Arc::default(), peer };
-        Self { inner, opened, deadline: Some(Box::pin(tokio::time::sleep(first_request))), _place: place }
+        Self { inner, opened, deadline: Some(Box::pin(tokio::time::sleep_until(deadline))), _place: place }
     }
 }
 

@@ -9,6 +9,8 @@ mod stream;
 mod topic;
 mod until_stop;
 
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -19,7 +21,7 @@ use walser_proto::v1::operation_service_server::OperationServiceServer;
 use walser_proto::v1::producer_service_server::ProducerServiceServer;
 use walser_proto::v1::topic_service_server::TopicServiceServer;
 
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{AcceptCompressed, Failure, Reason};
 
 use crate::Gateway;
 use until_stop::UntilStop;
@@ -52,6 +54,18 @@ pub(crate) fn draining() -> Failure {
     Failure::new(Reason::GatewayDraining, text)
 }
 
+/// `google/rpc/status.proto` and `google/rpc/error_details.proto`, for clients that show the details of errors. The
+/// descriptors of tonic have the names without the folder; a client that has these files itself would see them twice.
+fn error_details() -> FileDescriptorSet {
+    let mut set = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).expect("tonic's build wrote it");
+    for file in &mut set.file {
+        if file.package() == "google.rpc" && !file.name().contains('/') {
+            file.name = Some(format!("google/rpc/{}", file.name()));
+        }
+    }
+    set
+}
+
 /// Every public service, with health and reflection.
 pub(crate) async fn routes(gateway: Gateway) -> Routes {
     let receive = gateway.config.message_bytes_max;
@@ -73,6 +87,7 @@ pub(crate) async fn routes(gateway: Gateway) -> Routes {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(walser_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_file_descriptor_set(error_details())
             .with_service_name("walser.v1.ProducerService")
             .with_service_name("walser.v1.ConsumerService")
             .with_service_name("walser.v1.TopicService")
@@ -80,15 +95,18 @@ pub(crate) async fn routes(gateway: Gateway) -> Routes {
             .with_service_name("walser.v1.OperationService")
             .with_service_name("grpc.health.v1.Health")
     };
-    let mut routes = Routes::new(ProducerServiceServer::new(gateway.clone()).max_decoding_message_size(receive))
-        .add_service(
-            ConsumerServiceServer::new(gateway.clone())
-                .max_decoding_message_size(receive)
-                .max_encoding_message_size(SEND_BYTES_MAX),
-        )
-        .add_service(TopicServiceServer::new(gateway.clone()).max_decoding_message_size(receive))
-        .add_service(ClusterServiceServer::new(gateway.clone()))
-        .add_service(OperationServiceServer::new(gateway))
+    let producer = ProducerServiceServer::new(gateway.clone()).max_decoding_message_size(receive);
+    let consumer = ConsumerServiceServer::new(gateway.clone()).max_decoding_message_size(receive);
+    let consumer = consumer.max_encoding_message_size(SEND_BYTES_MAX);
+    let topic = TopicServiceServer::new(gateway.clone()).max_decoding_message_size(receive);
+    let cluster = ClusterServiceServer::new(gateway.clone()).max_decoding_message_size(receive);
+    let operation = OperationServiceServer::new(gateway).max_decoding_message_size(receive);
+    // Answers are not compressed: records already are, and the rest is small.
+    let mut routes = Routes::new(AcceptCompressed::new(producer, receive))
+        .add_service(AcceptCompressed::new(consumer, receive))
+        .add_service(AcceptCompressed::new(topic, receive))
+        .add_service(AcceptCompressed::new(cluster, receive))
+        .add_service(AcceptCompressed::new(operation, receive))
         .add_service(health);
     if let Ok(service) = reflect().build_v1() {
         routes = routes.add_service(UntilStop::new(service, stop.clone()));

@@ -32,6 +32,9 @@ for message in producer.ProduceStream(batches()):
         offsets.append(result.written.positions[0].offset)
 assert sorted(offsets) == list(range(4, 54)), offsets
 
+request = p.ProduceRequest(topic="squeezed", records=[c.Record(value=b"x" * 10000)])
+assert producer.Produce(request, compression=grpc.Compression.Gzip).positions[0].offset == 0
+
 start = c.Position(bound=c.BOUND_EARLIEST)
 end = c.Position(bound=c.BOUND_LATEST)
 request = r.ReadRequest(targets=[r.ReadTarget(topic="python", start=start, end=end)])
@@ -49,10 +52,13 @@ except grpc.RpcError as error:
     assert (info.reason, info.domain) == ("TOPIC_NAME_INVALID", "walser.dev"), info
     assert (info.metadata["retry"], info.metadata["effect"]) == ("never", "none"), info
 
-services = ProtoReflectionDescriptorDatabase(channel).get_services()
+reflected = ProtoReflectionDescriptorDatabase(channel)
+services = reflected.get_services()
 for name in ["ProducerService", "ConsumerService", "TopicService", "ClusterService", "OperationService"]:
     assert "walser.v1." + name in services, services
 assert not any("internal" in name for name in services), services
+found = reflected.FindFileContainingSymbol("google.rpc.ErrorInfo")
+assert found.name == "google/rpc/error_details.proto", found
 print("python ok")
 "#;
 
