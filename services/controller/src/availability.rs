@@ -1,7 +1,7 @@
 //! Which partitions are in service, as far as the controller can know: who leads them, whether that node is in service,
 //! and what it reports of them. What a gateway can reach is for the gateway to add.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use walser_model::{PartitionIndex, TopicId, TopicPartition};
 use walser_proto::v1 as pb;
@@ -13,13 +13,21 @@ use crate::nodes::Known;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Availability {
     serving: HashSet<i32>,
-    /// A node, and a partition that it cannot serve. Each node reports at most 100 of them.
-    reported: HashSet<(i32, TopicPartition)>,
+    /// A node, a partition that it cannot serve, and why. Each node reports at most 100 of them.
+    reported: HashMap<(i32, TopicPartition), Problem>,
+}
+
+/// Why a partition cannot be used, or not all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) text: String,
+    /// Durable records are damaged or gone.
+    pub(crate) damaged: bool,
 }
 
 /// Whether a partition can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Service {
+enum Service {
     /// It takes reads and writes.
     Full,
     /// No node that is in service leads it.
@@ -41,21 +49,32 @@ impl Availability {
         self.serving.insert(node.id);
         let partition = |problem: &pb::PartitionProblem| {
             let topic: TopicId = problem.topic_id.parse().ok()?;
-            Some((node.id, TopicPartition::new(topic, PartitionIndex(problem.partition))))
+            let id = TopicPartition::new(topic, PartitionIndex(problem.partition));
+            Some(((node.id, id), Problem { text: problem.problem.clone(), damaged: problem.damaged }))
         };
         self.reported.extend(stats.problems.iter().filter_map(partition));
     }
 
     /// Whether a partition can be used.
-    pub(crate) fn of(&self, topic: TopicId, number: i32, partition: &Partition) -> Service {
+    fn of(&self, topic: TopicId, number: i32, partition: &Partition) -> Service {
         let id = TopicPartition::new(topic, PartitionIndex(number));
         if !self.serving.contains(&partition.leader) {
             Service::Leaderless
-        } else if self.reported.contains(&(partition.leader, id)) {
+        } else if self.reported.contains_key(&(partition.leader, id)) {
             Service::Failed
         } else {
             Service::Full
         }
+    }
+
+    /// Why a partition cannot be used, or not all of it.
+    pub(crate) fn problem(&self, topic: TopicId, number: i32, partition: &Partition) -> Option<Problem> {
+        if !self.serving.contains(&partition.leader) {
+            let text = "no storage node that is in service leads it".to_owned();
+            return Some(Problem { text, damaged: false });
+        }
+        let id = TopicPartition::new(topic, PartitionIndex(number));
+        self.reported.get(&(partition.leader, id)).cloned()
     }
 
     /// Whether a partition can be used and has all its copies.
@@ -66,15 +85,16 @@ impl Availability {
 
     /// The state of a topic with these partitions, and how many of them lack what. Sizes are not known here.
     pub(crate) fn of_topic(&self, topic: TopicId, partitions: &[(i32, Partition)]) -> (pb::TopicState, pb::TopicStats) {
-        let all = || partitions.iter().map(|(number, partition)| self.of(topic, *number, partition));
-        let state = if all().any(|service| service == Service::Leaderless) {
-            pb::TopicState::Creating
-        } else if all().any(|service| service == Service::Failed) {
-            // None of the other states means that a partition has failed.
-            pb::TopicState::Unspecified
-        } else {
-            pb::TopicState::Ready
+        let state = |(number, partition): &(i32, Partition)| match self.of(topic, *number, partition) {
+            Service::Full => pb::TopicState::Ready,
+            // Every election begins another epoch: in the first one nobody has led before.
+            Service::Leaderless if partition.leader_epoch == 0 => pb::TopicState::Creating,
+            Service::Leaderless | Service::Failed => pb::TopicState::Degraded,
         };
+        let states = || partitions.iter().map(state);
+        let worst = [pb::TopicState::Degraded, pb::TopicState::Creating];
+        let found = worst.into_iter().find(|wanted| states().any(|state| state == *wanted));
+        let state = found.unwrap_or(pb::TopicState::Ready);
         let count = |holds: &dyn Fn(&Partition) -> bool| {
             let found = partitions.iter().filter(|(_, partition)| holds(partition)).count();
             i32::try_from(found).unwrap_or(i32::MAX)
@@ -133,12 +153,25 @@ mod tests {
             (state, stats.offline_count)
         };
         assert_eq!(state(&availability, [1, 1]), (pb::TopicState::Ready, 0));
-        assert_eq!(state(&availability, [1, -1]), (pb::TopicState::Creating, 1));
-        assert_eq!(state(&availability, [2, 2]), (pb::TopicState::Creating, 2), "that node is not in service");
-        let problem = pb::PartitionProblem { topic_id: topic().to_string(), partition: 1, ..Default::default() };
+        assert_eq!(state(&availability, [1, -1]), (pb::TopicState::Degraded, 1));
+        assert_eq!(state(&availability, [2, 2]), (pb::TopicState::Degraded, 2), "that node is not in service");
+        let created = Partition { leader_epoch: 0, ..led_by(2) };
+        let (first, _) = availability.of_topic(topic(), &[(0, led_by(1)), (1, created.clone())]);
+        assert_eq!(first, pb::TopicState::Creating, "nobody has led it yet");
+        let (other, _) = availability.of_topic(topic(), &[(0, led_by(2)), (1, created)]);
+        assert_eq!(other, pb::TopicState::Degraded);
+        let problem = pb::PartitionProblem {
+            topic_id: topic().to_string(),
+            partition: 1,
+            problem: "a sync failed".to_owned(),
+            damaged: true,
+        };
         let stats = pb::StorageStats { problems: vec![problem], ..Default::default() };
         availability.add(&node(1), &stats);
-        assert_eq!(state(&availability, [1, 1]), (pb::TopicState::Unspecified, 0));
+        assert_eq!(state(&availability, [1, 1]), (pb::TopicState::Degraded, 0));
+        let problem = |number| availability.problem(topic(), number, &led_by(1));
+        assert_eq!((problem(0), problem(1).unwrap().damaged), (None, true));
+        assert!(availability.problem(topic(), 0, &led_by(2)).is_some());
         assert!(availability.healthy(topic(), 0, &led_by(1)) && !availability.healthy(topic(), 1, &led_by(1)));
     }
 

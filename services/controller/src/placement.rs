@@ -24,6 +24,10 @@ pub(crate) fn place(
     replication: i32,
     min_isr: i32,
 ) -> Result<Vec<Partition>, Failure> {
+    if nodes.is_empty() {
+        let text = "no storage node is in service; start one, or wait until it has registered";
+        return Err(Failure::new(Reason::LeaderNotAvailable, text));
+    }
     let wanted = usize::try_from(replication).unwrap_or(0);
     if wanted > nodes.len() || wanted == 0 {
         let available = nodes.len();
@@ -46,6 +50,8 @@ pub(crate) fn place(
 
 #[cfg(test)]
 mod tests {
+    use walser_proto::v1::RetryAdvice;
+
     use super::*;
 
     #[test]
@@ -61,11 +67,17 @@ mod tests {
         let refused = place(&[1, 2], 0, 1, 3, 1).unwrap_err();
         assert_eq!(refused.reason(), Reason::ReplicationFactorTooHigh);
         assert_eq!(refused.message(), "replication factor 3 needs 3 storage nodes; 2 available");
-        assert_eq!(place(&[], 0, 1, 1, 1).unwrap_err().reason(), Reason::ReplicationFactorTooHigh);
         for replication in [2, 3] {
             let refused = place(&[1, 2, 3], 0, 1, replication, 1).unwrap_err();
             assert_eq!((refused.reason(), refused.value("feature")), (Reason::FeatureDisabled, Some("replication")));
         }
+    }
+
+    #[test]
+    fn without_a_node_in_service_it_is_not_the_replication_factor_that_is_wrong() {
+        let refused = place(&[], 0, 1, 1, 1).unwrap_err();
+        assert_eq!((refused.reason(), refused.retry()), (Reason::LeaderNotAvailable, RetryAdvice::Backoff));
+        assert!(refused.message().starts_with("no storage node is in service"), "{refused}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod consumer;
+mod figures;
 mod producer;
 mod set_aside;
 mod storage_nodes;

@@ -19,7 +19,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::{Connection, Failure, Reason, StorageLink as _};
 use walser_service::Shutdown;
 
-use crate::board::Board;
+use crate::board::{Board, Problem};
 use crate::error::{not_damaged, not_leader};
 use crate::link::LocalLink;
 use crate::shard::Command;
@@ -85,15 +85,25 @@ impl Api {
         }
     }
 
-    fn figures(&self, reference: &pbi::PartitionRef) -> Result<pbi::PartitionFigures, Failure> {
-        let id = partition(Some(reference))?;
-        let replica = self.board.readable(id)?;
-        Ok(pbi::PartitionFigures {
-            log_start_offset: replica.reader.log_start().0,
-            high_watermark: replica.high_watermark().0,
-            size_bytes: i64::try_from(replica.reader.size_bytes()).unwrap_or(i64::MAX),
-            error: None,
-        })
+    fn figures(&self, reference: &pbi::PartitionRef) -> pbi::PartitionFigures {
+        let failed = |failure: Failure| pbi::PartitionFigures { error: Some(failure.into()), ..Default::default() };
+        let id = match partition(Some(reference)) {
+            Ok(id) => id,
+            Err(failure) => return failed(failure),
+        };
+        let figures = match self.board.readable(id) {
+            Ok(replica) => pbi::PartitionFigures {
+                log_start_offset: replica.reader.log_start().0,
+                high_watermark: replica.high_watermark().0,
+                size_bytes: i64::try_from(replica.reader.size_bytes()).unwrap_or(i64::MAX),
+                ..Default::default()
+            },
+            Err(failure) => failed(failure),
+        };
+        match self.board.problem(id) {
+            Some(Problem { text, damaged }) => pbi::PartitionFigures { problem: Some(text), damaged, ..figures },
+            None => figures,
+        }
     }
 
     /// Has the controller begin a new leader epoch, before offsets are used again that the present one has used.
@@ -224,11 +234,7 @@ impl StorageService for Api {
         &self,
         request: Request<pbi::DescribePartitionsRequest>,
     ) -> Answer<pbi::DescribePartitionsResponse> {
-        let describe = |reference| match self.figures(reference) {
-            Ok(figures) => figures,
-            Err(failure) => pbi::PartitionFigures { error: Some(failure.into()), ..Default::default() },
-        };
-        let figures = request.get_ref().refs.iter().map(describe).collect();
+        let figures = request.get_ref().refs.iter().map(|reference| self.figures(reference)).collect();
         Ok(Response::new(pbi::DescribePartitionsResponse { figures }))
     }
 

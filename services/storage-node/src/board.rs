@@ -141,6 +141,12 @@ impl Replica {
     }
 }
 
+impl Problem {
+    fn cannot_open(why: &str) -> Self {
+        Self { text: format!("cannot be opened: {why}"), damaged: false }
+    }
+}
+
 impl Board {
     pub(crate) fn new(node: NodeId) -> Self {
         Self { node, replicas: Arc::default(), unusable: Arc::default(), refused: Arc::default() }
@@ -194,13 +200,18 @@ impl Board {
         self.unusable.write().insert(partition, why);
     }
 
+    /// Why a partition is out of service, in words.
+    pub(crate) fn problem(&self, partition: TopicPartition) -> Option<Problem> {
+        let found = self.replicas.read().get(&partition).and_then(|replica| replica.problem.lock().clone());
+        found.or_else(|| self.unusable.read().get(&partition).map(|why| Problem::cannot_open(why)))
+    }
+
     /// What is out of service, in words.
     pub(crate) fn problems(&self) -> Vec<(TopicPartition, Problem)> {
         let all = self.all().into_iter();
         let mut problems: Vec<_> =
             all.filter_map(|(id, replica)| Some((id, replica.problem.lock().clone()?))).collect();
-        let cannot_open = |why: &String| Problem { text: format!("cannot be opened: {why}"), damaged: false };
-        problems.extend(self.unusable.read().iter().map(|(id, why)| (*id, cannot_open(why))));
+        problems.extend(self.unusable.read().iter().map(|(id, why)| (*id, Problem::cannot_open(why))));
         problems.sort_by_key(|(id, _)| *id);
         problems
     }

@@ -24,6 +24,28 @@ async fn is_ready(client: &Client, name: &str) -> bool {
     topic(client, name).await.state() == pb::TopicState::Ready
 }
 
+/// Partitions of a topic, in small pages.
+async fn all_partitions(client: &Client, topic: &str, only_unhealthy: bool) -> Vec<pb::Partition> {
+    let mut request =
+        pb::ListPartitionsRequest { topic: topic.to_owned(), only_unhealthy, page_size: 50, ..Default::default() };
+    let mut partitions = Vec::new();
+    loop {
+        let page = client.topics().list_partitions(request.clone()).await.unwrap().into_inner();
+        partitions.extend(page.partitions.into_iter().filter_map(|info| info.partition));
+        if page.next_page_token.is_empty() {
+            return partitions;
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// How the creation of a topic would be refused, if it would.
+async fn refused_creation(client: &Client) -> Option<Failure> {
+    let topic = pb::Topic { name: "other".to_owned(), ..Default::default() };
+    let request = pb::CreateTopicRequest { topic: Some(topic), validate_only: true, ..Default::default() };
+    client.topics().create_topic(request).await.err().map(Failure::from)
+}
+
 /// The topics of all partitions that are not healthy.
 async fn unhealthy(client: &Client) -> Vec<String> {
     let request = pb::ListPartitionsRequest { only_unhealthy: true, ..Default::default() };
@@ -54,7 +76,19 @@ async fn a_gateway_is_ready_while_a_storage_node_answers_and_a_topic_while_its_l
     assert!(get_from(&gateway, "/readyz").contains("none of the 1 storage nodes"));
     until(async || !is_ready(&client, "t").await, "the topic is not ready").await;
     until(async || unhealthy(&client).await == ["t", "t"], "both partitions are listed").await;
-    assert_eq!(topic(&client, "t").await.stats.unwrap().offline_count, 2);
+    let away = topic(&client, "t").await;
+    let stats = away.stats.unwrap();
+    assert_eq!((away.state(), stats.offline_count), (pb::TopicState::Degraded, 2));
+    assert_eq!((stats.record_count, stats.size_bytes), (None, None), "nobody knows them");
+    for partition in all_partitions(&client, "t", false).await {
+        assert_eq!((partition.high_watermark, partition.log_start_offset, partition.size_bytes), (None, None, None));
+        assert!(partition.problem.is_some() && !partition.damaged);
+    }
+    // Nobody can take a replica: that is no fault of the replication factor, and passes.
+    until(async || refused_creation(&client).await.is_some(), "the controller has noticed that the node is away").await;
+    let refused = refused_creation(&client).await.unwrap();
+    assert_eq!((refused.reason_name(), refused.code()), ("LEADER_NOT_AVAILABLE", tonic::Code::Unavailable));
+    assert!(refused.message().contains("no storage node is in service"), "{refused}");
     cluster.start_storage();
     until(async || is_ready(&client, "t").await, "the topic is ready again").await;
     until(ready, "the gateway is ready again").await;
@@ -105,6 +139,25 @@ async fn topics_with_partitions_that_are_damaged_or_cannot_be_opened_are_not_rea
     let ready: Vec<_> = listed.iter().filter(|topic| topic.state() == pb::TopicState::Ready).collect();
     assert!(ready.len() == 1 && ready[0].name == "good", "{listed:?}");
     assert!(get(&server, "/readyz").starts_with("HTTP/1.1 503"));
+    let states = ["damaged", "unusable"].map(|name| listed.iter().find(|topic| topic.name == name).unwrap().state());
+    assert_eq!(states, [pb::TopicState::Degraded; 2]);
+    let damaged = all_partitions(&client, "damaged", true).await.remove(0);
+    assert!(damaged.damaged && damaged.problem.unwrap().contains("from offset"), "the reads below it go on");
+    assert!(damaged.high_watermark.is_some());
+    let unusable = all_partitions(&client, "unusable", true).await.remove(0);
+    assert!(!unusable.damaged && unusable.problem.unwrap().contains("cannot be opened"));
+    assert_eq!(unusable.high_watermark, None);
+    let described = |name| String::from_utf8(server.cli_ok(&["topic", "describe", name])).unwrap();
+    assert!(described("good").contains("good  ready · 1 partition · 1 replica · 3 records"), "{}", described("good"));
+    let text = described("damaged");
+    assert!(text.contains("damaged  degraded · ") && text.contains("! partition 0: records from offset"), "{text}");
+    let text = described("unusable");
+    assert!(text.contains("an unknown number of records · of unknown size"), "{text}");
+    assert!(text.contains("! partition 0: cannot be opened"), "{text}");
+    let text = String::from_utf8(server.cli_ok(&["topic", "list"])).unwrap();
+    let words = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().split_whitespace().collect();
+    let row: Vec<&str> = words("unusable");
+    assert_eq!(row, ["unusable", "1", "1", "?", "?", "degraded"]);
 
     server.cli_ok(&["partition", "repair", "damaged", "0", "--accept-loss"]);
     until(async || is_ready(&client, "damaged").await, "what was repaired is ready").await;
@@ -144,4 +197,37 @@ async fn a_gateway_that_has_not_met_its_controller_answers_and_works_once_it_has
     write(&client, "t").await;
     let failed = cluster.gateway_log().lines().filter(|line| line.contains("failed and is retried")).count();
     assert!((1..10).contains(&failed), "an outage is not reported at each attempt: {failed}");
+}
+
+/// A node reports no more than 100 of them to its controller.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_damaged_partitions_of_a_topic_are_listed_however_many_there_are() {
+    const COUNT: i32 = 120;
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", COUNT + 1, &[]).await;
+    for partition in (0..3).flat_map(|_| 0..COUNT) {
+        let request = pb::ProduceRequest {
+            topic: "t".to_owned(),
+            partition: Some(partition),
+            records: vec![record("x")],
+            ..Default::default()
+        };
+        client.producer().produce(request).await.unwrap();
+    }
+    let data = server.kill();
+    for path in partitions(&data).into_iter().filter(|path| path.is_dir()) {
+        let log = path.join("00000000000000000000.log");
+        let mut bytes = std::fs::read(&log).unwrap();
+        bytes[80] ^= 0x55;
+        std::fs::write(&log, bytes).unwrap();
+    }
+    let server = Server::start(&data);
+    let client = server.client();
+    assert_eq!(all_partitions(&client, "t", false).await.len(), usize::try_from(COUNT).unwrap() + 1);
+    let damaged = all_partitions(&client, "t", true).await;
+    assert!(damaged.iter().all(|partition| partition.damaged), "{damaged:?}");
+    assert_eq!(damaged.iter().map(|partition| partition.partition).collect::<Vec<_>>(), (0..COUNT).collect::<Vec<_>>());
+    server.assert_no_panic();
 }

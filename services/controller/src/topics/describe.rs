@@ -136,8 +136,11 @@ pub(crate) async fn partitions(
             continue;
         }
         let Some(topic) = names.get(&id) else { continue };
+        let problem = availability.problem(id, number, &value);
         let partition = pb::Partition {
             partition: number,
+            damaged: problem.as_ref().is_some_and(|problem| problem.damaged),
+            problem: problem.map(|problem| problem.text),
             leader: (value.leader >= 0).then_some(value.leader),
             leader_epoch: value.leader_epoch,
             replicas: value.replicas,

@@ -102,7 +102,7 @@ impl Gateway {
         for topic in &topics {
             for (number, partition) in (0..).zip(&topic.partitions) {
                 let object = format!("topics/{}/partitions/{number}", topic.name);
-                let served = figures.contains_key(&(topic.name.to_string(), number));
+                let served = figures.served(&topic.name, number);
                 if partition.leader.is_some() && !served && !named.contains(object.as_str()) {
                     unserved.push(object);
                 }

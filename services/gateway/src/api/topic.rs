@@ -1,11 +1,9 @@
 //! `TopicService`: the controller's answers, with live numbers of the leaders; truncation at the leaders.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tonic::{Request, Response, Status};
-use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1 as pb;
@@ -20,12 +18,16 @@ use crate::retry::PATIENCE;
 use crate::target::{Place, Target, place};
 
 type Answer<T> = Result<Response<T>, Status>;
-pub(super) type Figures = HashMap<(String, i32), pbi::PartitionFigures>;
 
 /// Time between two looks at leaders that begin.
 const LEADER_CHECK: Duration = Duration::from_millis(1);
 /// How long a description waits for what this gateway has not heard of yet.
 const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Whether a partition lacks copies, or is not all in service. Whatever is below `min.insync.replicas` lacks copies.
+fn unhealthy(partition: &pb::Partition) -> bool {
+    partition.isr.len() < partition.replicas.len() || partition.problem.is_some()
+}
 
 impl Gateway {
     fn topic_client(&self) -> TopicServiceClient<Connection> {
@@ -47,60 +49,45 @@ impl Gateway {
     /// one behind it could overtake it.
     pub(crate) async fn leaders_serve(&self, topic: &std::sync::Arc<TopicView>) {
         let serving = async {
-            while self.figures(std::slice::from_ref(topic)).await.len() < topic.partitions.len() {
+            while self.figures(std::slice::from_ref(topic)).await.served_count() < topic.partitions.len() {
                 tokio::time::sleep(LEADER_CHECK).await;
             }
         };
         let _ = tokio::time::timeout(PATIENCE, serving).await;
     }
 
-    /// Live numbers of all partitions of some topics, from their leaders.
-    pub(super) async fn figures(&self, topics: &[std::sync::Arc<TopicView>]) -> Figures {
-        let mut by_node: HashMap<NodeId, Vec<(String, TopicPartition)>> = HashMap::new();
-        for topic in topics {
-            for (number, partition) in (0..).zip(&topic.partitions) {
-                let id = TopicPartition::new(topic.id, PartitionIndex(number));
-                if let Some(leader) = partition.leader {
-                    by_node.entry(leader).or_default().push((topic.name.to_string(), id));
-                }
-            }
-        }
-        let mut figures = Figures::new();
-        for (node, wanted) in by_node {
-            let Some(connection) = self.network.storage(node) else { continue };
-            let refs = wanted.iter().map(|(_, id)| walser_proto::partition_ref(*id, LeaderEpoch::NONE)).collect();
-            let request = pbi::DescribePartitionsRequest { refs };
-            let Ok(answer) = StorageServiceClient::new(connection).describe_partitions(request).await else { continue };
-            for ((name, id), found) in wanted.into_iter().zip(answer.into_inner().figures) {
-                if found.error.is_none() {
-                    figures.insert((name, id.partition.0), found);
-                }
-            }
-        }
-        figures
-    }
-
     async fn add_stats(&self, topics: &mut [pb::Topic]) {
         let views: Vec<_> = topics.iter().filter_map(|topic| self.metadata.topic(&topic.name)).collect();
         let figures = self.figures(&views).await;
-        for topic in topics {
-            let mut unserved = 0;
-            let mut stats = topic.stats.take().unwrap_or_default();
-            for partition in 0..topic.partition_count {
-                match figures.get(&(topic.name.clone(), partition)) {
-                    Some(found) => {
-                        stats.size_bytes += found.size_bytes;
-                        stats.record_count += found.high_watermark - found.log_start_offset;
-                    }
-                    None => unserved += 1,
-                }
+        topics.iter_mut().for_each(|topic| figures.complete_topic(topic));
+    }
+
+    /// A page of partitions, with what their leaders say of them.
+    async fn partitions(&self, request: pb::ListPartitionsRequest) -> Result<pb::ListPartitionsResponse, Status> {
+        let mut answer = self.topic_client().list_partitions(request).await.map_err(relayed)?.into_inner();
+        let mut names: Vec<_> = answer.partitions.iter().map(|info| info.topic.clone()).collect();
+        names.dedup();
+        let views: Vec<_> = names.iter().filter_map(|name| self.metadata.topic(name)).collect();
+        let figures = self.figures(&views).await;
+        for info in &mut answer.partitions {
+            if let Some(partition) = info.partition.as_mut() {
+                figures.complete_partition(&info.topic, partition);
             }
-            // The controller knows who is to lead, and this gateway who does.
-            stats.offline_count = stats.offline_count.max(unserved);
-            topic.stats = Some(stats);
-            if unserved > 0 && topic.state() == pb::TopicState::Ready {
-                topic.set_state(pb::TopicState::Creating);
+        }
+        Ok(answer)
+    }
+
+    /// Those partitions of a topic that are not healthy. The leaders know of all, the controller of some; so the pages
+    /// are those of all partitions, and the first that has one is returned.
+    async fn unhealthy(&self, mut request: pb::ListPartitionsRequest) -> Result<pb::ListPartitionsResponse, Status> {
+        request.only_unhealthy = false;
+        loop {
+            let mut page = self.partitions(request.clone()).await?;
+            page.partitions.retain(|info| info.partition.as_ref().is_some_and(unhealthy));
+            if !page.partitions.is_empty() || page.next_page_token.is_empty() {
+                return Ok(page);
             }
+            request.page_token = page.next_page_token;
         }
     }
 
@@ -196,20 +183,10 @@ impl TopicService for Gateway {
     }
 
     async fn list_partitions(&self, request: Request<pb::ListPartitionsRequest>) -> Answer<pb::ListPartitionsResponse> {
-        let mut response = self.topic_client().list_partitions(request.into_inner()).await.map_err(relayed)?;
-        let mut names: Vec<_> = response.get_ref().partitions.iter().map(|info| info.topic.clone()).collect();
-        names.dedup();
-        let views: Vec<_> = names.iter().filter_map(|name| self.metadata.topic(name)).collect();
-        let figures = self.figures(&views).await;
-        for info in &mut response.get_mut().partitions {
-            let Some(partition) = info.partition.as_mut() else { continue };
-            if let Some(found) = figures.get(&(info.topic.clone(), partition.partition)) {
-                partition.log_start_offset = found.log_start_offset;
-                partition.high_watermark = found.high_watermark;
-                partition.size_bytes = found.size_bytes;
-            }
-        }
-        Ok(response)
+        let request = request.into_inner();
+        let of_a_topic = request.only_unhealthy && !request.topic.is_empty();
+        let listed = if of_a_topic { self.unhealthy(request).await } else { self.partitions(request).await };
+        listed.map(Response::new)
     }
 
     async fn truncate_topic(&self, request: Request<pb::TruncateTopicRequest>) -> Answer<pb::TruncateTopicResponse> {

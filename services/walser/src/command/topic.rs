@@ -121,6 +121,33 @@ fn source(entry: &pb::ConfigEntry) -> String {
     .to_owned()
 }
 
+/// The state of a topic in a word.
+fn state(topic: &pb::Topic) -> &'static str {
+    match topic.state() {
+        pb::TopicState::Ready => "ready",
+        pb::TopicState::Creating => "being created",
+        pb::TopicState::Deleting => "being deleted",
+        pb::TopicState::Degraded => "degraded",
+        pb::TopicState::Unspecified => "unknown",
+    }
+}
+
+/// A number of a table, which may be unknown.
+fn known(number: Option<i64>, shown: fn(i64) -> String) -> String {
+    number.map_or_else(|| "?".to_owned(), shown)
+}
+
+/// How many records a topic has, as far as it is known.
+fn records(stats: &pb::TopicStats) -> String {
+    let counted = |number| plural(number, "record");
+    stats.record_count.map_or_else(|| "an unknown number of records".to_owned(), counted)
+}
+
+/// How large a topic is, as far as it is known.
+fn size(stats: &pb::TopicStats) -> String {
+    stats.size_bytes.map_or_else(|| "of unknown size".to_owned(), bytes)
+}
+
 fn show_row(arguments: &OutputArgs, topic: &pb::Topic, status: &str) -> Done {
     if arguments.output == Form::Json {
         return show_json(topic);
@@ -174,12 +201,13 @@ async fn list(arguments: OutputArgs) -> Done {
             topic.name.clone(),
             topic.partition_count.to_string(),
             topic.replication_factor.to_string(),
-            count(stats.record_count),
-            bytes(stats.size_bytes),
+            known(stats.record_count, count),
+            known(stats.size_bytes, bytes),
+            state(topic).to_owned(),
         ]
     };
     let rows: Vec<_> = all.topics.iter().map(row).collect();
-    output::data(&table(&["TOPIC", "PARTITIONS", "REPLICAS", "RECORDS", "SIZE"], &rows));
+    output::data(&table(&["TOPIC", "PARTITIONS", "REPLICAS", "RECORDS", "SIZE", "STATE"], &rows));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -211,12 +239,13 @@ async fn describe(arguments: TopicDescribeArgs) -> Done {
     let stats = topic.stats.unwrap_or_default();
     let created = topic.create_time.map(|time| output::time(time.seconds * 1000)).unwrap_or_default();
     output::data(&format!(
-        "{}  ready · {} · {} · {} · {} · created {created}\n",
+        "{}  {} · {} · {} · {} · {} · created {created}\n",
         topic.name,
+        state(&topic),
         plural(i64::from(topic.partition_count), "partition"),
         plural(i64::from(topic.replication_factor), "replica"),
-        plural(stats.record_count, "record"),
-        bytes(stats.size_bytes),
+        records(&stats),
+        size(&stats),
     ));
     if !configs.is_empty() {
         let row = |entry: &pb::ConfigEntry| vec![entry.name.clone(), entry.value.clone(), source(entry)];
@@ -230,13 +259,19 @@ async fn describe(arguments: TopicDescribeArgs) -> Done {
             partition.leader.map_or_else(|| "none !".to_owned(), |leader| leader.to_string()),
             ids(&partition.replicas),
             ids(&partition.isr),
-            count(partition.log_start_offset),
-            count(partition.high_watermark),
-            bytes(partition.size_bytes),
+            known(partition.log_start_offset, count),
+            known(partition.high_watermark, count),
+            known(partition.size_bytes, bytes),
         ]
     };
     let rows: Vec<_> = partitions.iter().map(row).collect();
     output::data(&table(&["PARTITION", "LEADER", "REPLICAS", "IN SYNC", "FIRST", "NEXT", "SIZE"], &rows));
+    for partition in &partitions {
+        if let Some(problem) = &partition.problem {
+            let repair = if partition.damaged { "; see `walser partition repair`" } else { "" };
+            output::data(&format!("  ! partition {}: {problem}{repair}", partition.partition));
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -261,8 +296,7 @@ async fn delete(name: &str, yes: bool, server: &ServerArgs) -> Result<(), CliErr
     let request = pb::GetTopicRequest { name: name.to_owned() };
     let topic = answered(client.topics().get_topic(request).await, server)?.topic.unwrap_or_default();
     let stats = topic.stats.unwrap_or_default();
-    let records = plural(stats.record_count, "record");
-    confirm(name, yes, &format!("Topic \"{name}\" has {records} ({}).", bytes(stats.size_bytes)))?;
+    confirm(name, yes, &format!("Topic \"{name}\" has {} ({}).", records(&stats), size(&stats)))?;
     let request = pb::DeleteTopicRequest { name: name.to_owned(), etag: String::new() };
     let answer = answered(client.topics().delete_topic(request).await, server)?;
     let operation = answer.operation.unwrap_or_default();
