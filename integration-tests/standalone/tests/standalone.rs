@@ -4,6 +4,8 @@
 
 #[path = "standalone/bad_input.rs"]
 mod bad_input;
+#[path = "standalone/cli_truth.rs"]
+mod cli_truth;
 #[path = "standalone/decoded_cost.rs"]
 mod decoded_cost;
 #[path = "standalone/faults.rs"]

@@ -112,6 +112,9 @@ pub(crate) struct ProduceArgs {
     /// When a record counts as written: none, leader or all
     #[arg(long, value_name = "ACKS", default_value = "all")]
     pub(crate) acks: Acks,
+    /// How long a record may stay unacknowledged while the server is away or refuses it, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: u64,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -148,6 +151,9 @@ pub(crate) struct ConsumeArgs {
     /// Form of the output
     #[arg(short = 'o', long, value_name = "FORM", default_value = "ndjson")]
     pub(crate) output: ConsumeOutput,
+    /// How long the server may be away, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: u64,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }

@@ -47,6 +47,13 @@ impl CliError {
         self
     }
 
+    /// Adds a line on why.
+    #[must_use]
+    pub(crate) fn with_why(mut self, why: impl Into<String>) -> Self {
+        self.why.push(why.into());
+        self
+    }
+
     /// Prints it, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         output::note(&format!("error: {}", self.what));

@@ -162,6 +162,11 @@ impl Cluster {
         Service::start("walser-storage-node", &dir, &settings)
     }
 
+    /// Where clients connect.
+    pub(crate) fn address(&self) -> String {
+        self.gateway.as_ref().unwrap().ready.grpc.clone()
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client::new(&self.gateway.as_ref().unwrap().ready.grpc).unwrap()
     }

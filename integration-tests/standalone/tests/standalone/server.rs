@@ -165,17 +165,7 @@ impl Server {
     }
 
     pub(crate) fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
-        use std::io::Write as _;
-        let mut command = Command::new(binary());
-        command.args(arguments).env("WALSER_SERVER", &self.address);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let input = input.to_vec();
-        let feeding = std::thread::spawn(move || drop(stdin.write_all(&input)));
-        let output = child.wait_with_output().unwrap();
-        feeding.join().unwrap();
-        output
+        cli_at(&self.address, arguments, input)
     }
 
     /// Runs the command line, which must succeed; gives back its standard output.
@@ -191,6 +181,21 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Runs the command line against the server at an address.
+pub(crate) fn cli_at(address: &str, arguments: &[&str], input: &[u8]) -> Output {
+    use std::io::Write as _;
+    let mut command = Command::new(binary());
+    command.args(arguments).env("WALSER_SERVER", address);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let feeding = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().unwrap();
+    feeding.join().unwrap();
+    output
 }
 
 #[expect(clippy::disallowed_methods, reason = "a deadline for another process")]

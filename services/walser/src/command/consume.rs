@@ -1,19 +1,17 @@
 //! `walser consume`.
 
+use std::collections::HashMap;
 use std::io::{BufWriter, IsTerminal as _, StdoutLock, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use walser_client::{Client, Failure, Read, Reader, ReaderConfig};
+use walser_client::{Client, Failure, Read, Reader, ReaderConfig, Reason};
 use walser_proto::v1 as pb;
 
 use crate::cli::{ConsumeArgs, ConsumeOutput};
 use crate::error::CliError;
 use crate::output;
-
-/// A server may be away this long.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a record is printed.
 enum Printer {
@@ -35,6 +33,26 @@ enum Piece {
     Headers,
 }
 
+/// The problems that people were told of, by topic and partition. There are no more than partitions.
+#[derive(Debug, Default)]
+struct Problems(HashMap<(String, i32), Reason>);
+
+// === impl Problems ===
+
+impl Problems {
+    /// Whether a problem differs from what was said last of the partition: servers repeat those that last.
+    fn is_news(&mut self, place: &pb::TopicPartition, reason: Reason) -> bool {
+        self.0.insert((place.topic.clone(), place.partition), reason) != Some(reason)
+    }
+
+    /// Records came: what was wrong is over.
+    fn over(&mut self, topic: &str, partition: i32) {
+        if !self.0.is_empty() {
+            self.0.remove(&(topic.to_owned(), partition));
+        }
+    }
+}
+
 pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
     let printer = match (&arguments.format, arguments.output) {
         (Some(format), _) => Printer::Format(parse_format(format).map_err(CliError::usage)?),
@@ -50,7 +68,9 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
         ..Default::default()
     };
     let targets = arguments.topics.iter().map(target).collect();
-    let mut reader = Reader::new(&client, ReaderConfig { targets, batches: false, patience: PATIENCE });
+    let patience = Duration::from_secs(arguments.timeout);
+    let mut reader = Reader::new(&client, ReaderConfig { targets, batches: false, patience });
+    let mut problems = Problems::default();
     let mut left = arguments.count.unwrap_or(u64::MAX);
     if left == 0 {
         return Ok(ExitCode::SUCCESS);
@@ -58,27 +78,33 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
     loop {
         match reader.next().await.map_err(|failure| CliError::server(failure, &arguments.server.server))? {
             Read::Chunk(chunk) => {
+                problems.over(&chunk.topic, chunk.partition);
                 left = print_chunk(&printer, &chunk, left);
                 if left == 0 {
                     return Ok(ExitCode::SUCCESS);
                 }
             }
             Read::CaughtUp => {
+                problems = Problems::default();
                 if arguments.to.is_none() && std::io::stderr().is_terminal() {
                     output::note("caught up · waiting for new records · Ctrl-C to stop");
                 }
             }
             Read::Problem(problem) => {
                 let place = problem.topic_partition.unwrap_or_default();
-                let failure = problem.error.map(Failure::from);
-                let text = failure.map(|failure| failure.message().to_owned()).unwrap_or_default();
-                output::note(&format!("warning: {}/{}: {text}", place.topic, place.partition));
+                let unknown = || Failure::internal("the server does not say what is wrong");
+                let failure = problem.error.map_or_else(unknown, Failure::from);
+                if problems.is_news(&place, failure.reason()) {
+                    let (text, reason) = (failure.message(), failure.reason_name());
+                    output::note(&format!("warning: {}/{}: {text} ({reason})", place.topic, place.partition));
+                }
             }
             Read::Away(failure) => {
                 let server = &arguments.server.server;
-                let seconds = PATIENCE.as_secs();
-                output::note(&format!("{server} is away ({}), trying again for {seconds} s", failure.message()));
+                let (text, reason, seconds) = (failure.message(), failure.reason_name(), arguments.timeout);
+                output::note(&format!("{server} is away: {text} ({reason}); retrying for up to {seconds} s"));
             }
+            // The server ends a stream in order only when everything was read that was asked for.
             Read::End => return Ok(ExitCode::SUCCESS),
         }
     }
@@ -291,6 +317,18 @@ fn laid_out(millis: i64, layout: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_problem_is_told_once_until_it_changes_or_records_come() {
+        let mut problems = Problems::default();
+        let place = |partition| pb::TopicPartition { topic: "t".to_owned(), partition };
+        let (away, corrupt) = (Reason::LeaderNotAvailable, Reason::LogCorrupt);
+        assert!(problems.is_news(&place(0), away) && !problems.is_news(&place(0), away));
+        assert!(problems.is_news(&place(1), away), "of another partition");
+        assert!(problems.is_news(&place(0), corrupt) && !problems.is_news(&place(0), corrupt));
+        problems.over("t", 1);
+        assert!(problems.is_news(&place(1), away) && !problems.is_news(&place(0), corrupt));
+    }
 
     #[test]
     fn formats_are_read() {

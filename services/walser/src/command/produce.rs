@@ -20,8 +20,6 @@ use crate::output;
 const BATCH_BYTES: usize = 256 << 10;
 /// Bytes on their way at once.
 const BUFFER_BYTES: usize = 16 << 20;
-/// A server may be away this long.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// After this long without an answer people are told.
 const SLOW: Duration = Duration::from_secs(5);
 /// Records wait so long for others when no more come in.
@@ -70,6 +68,10 @@ struct Sink {
     sticky: i32,
     records: i64,
     bytes: i64,
+    /// Records that are known to be written.
+    written: i64,
+    /// What kept a batch from being acknowledged in time, where the failure itself does not say.
+    obstacle: Option<String>,
     /// Print where each record landed.
     tell: bool,
 }
@@ -90,6 +92,8 @@ pub(crate) async fn run(arguments: ProduceArgs) -> Result<ExitCode, CliError> {
         sticky: 0,
         records: 0,
         bytes: 0,
+        written: 0,
+        obstacle: None,
         tell,
         arguments,
     };
@@ -107,7 +111,17 @@ pub(crate) async fn run(arguments: ProduceArgs) -> Result<ExitCode, CliError> {
             Ok(ExitCode::SUCCESS)
         }
         Err(Stop::Cli(error)) => Err(error),
-        Err(Stop::Server(failure)) => Err(CliError::server(failure, &server)),
+        Err(Stop::Server(failure)) => {
+            if sink.producer.is_some() {
+                let (written, read) = (output::count(sink.written), output::plural(sink.records, "record"));
+                output::note(&format!("{written} of {read} known to be written"));
+            }
+            let error = CliError::server(failure, &server);
+            Err(match sink.obstacle {
+                Some(why) => error.with_why(why),
+                None => error,
+            })
+        }
     }
 }
 
@@ -146,6 +160,48 @@ fn summary(sink: &Sink, took: Duration) {
     let records = output::plural(sink.records, "record");
     let bytes = output::bytes(sink.bytes);
     output::note(&format!("{records} · {bytes} · 0 failed · {} records/s", output::count(rate)));
+}
+
+/// Waits for something that takes long only when records are not acknowledged, and then says why they are not.
+async fn patiently<T>(waiting: impl Future<Output = T>, client: &Client, arguments: &ProduceArgs, partition: i32) -> T {
+    let mut waiting = std::pin::pin!(waiting);
+    let noting = async {
+        tokio::time::sleep(SLOW).await;
+        let why = obstacle(client, &arguments.topic, partition).await;
+        let (waited, timeout) = (SLOW.as_secs(), arguments.timeout);
+        output::note(&format!("no record was acknowledged for {waited} s: {why}; each is retried for {timeout} s"));
+    };
+    tokio::select! {
+        done = &mut waiting => return done,
+        () = noting => {}
+    }
+    waiting.await
+}
+
+/// What keeps records of a partition from being written, as far as the server knows.
+async fn obstacle(client: &Client, topic: &str, partition: i32) -> String {
+    let known = tokio::time::timeout(SLOW, known_obstacle(client, topic, partition));
+    known.await.unwrap_or_else(|_elapsed| "the server does not answer".to_owned())
+}
+
+async fn known_obstacle(client: &Client, topic: &str, partition: i32) -> String {
+    let request = pb::ListPartitionsRequest { topic: topic.to_owned(), only_unhealthy: true, ..Default::default() };
+    let listed = client.topics().list_partitions(request).await.map_err(Failure::from);
+    let listed = match listed {
+        Ok(listed) => listed.into_inner().partitions,
+        Err(failure) => return format!("{} ({})", failure.message(), failure.reason_name()),
+    };
+    let own = listed.into_iter().filter_map(|info| info.partition).find(|found| found.partition == partition);
+    if let Some(problem) = own.and_then(|found| found.problem) {
+        return format!("partition {partition}: {problem}");
+    }
+    let cluster = client.cluster().get_cluster(pb::GetClusterRequest {}).await;
+    let health = cluster.ok().and_then(|found| found.into_inner().cluster).and_then(|cluster| cluster.health);
+    let issue = health.and_then(|health| health.issues.into_iter().next());
+    match issue {
+        Some(issue) => format!("{} ({})", issue.message, issue.code),
+        None => "neither the partition nor the cluster reports a problem".to_owned(),
+    }
 }
 
 fn header(text: &str) -> Result<Header, CliError> {
@@ -242,7 +298,7 @@ impl Sink {
         let config = ProducerConfig {
             topic: name,
             acks: self.arguments.acks,
-            delivery_timeout: DELIVERY_TIMEOUT,
+            delivery_timeout: Duration::from_secs(self.arguments.timeout),
             buffer_bytes: BUFFER_BYTES,
         };
         self.producer = Some(Producer::start(&self.client, config).await?);
@@ -269,7 +325,9 @@ impl Sink {
         let Some(Open { builder, first }) = self.open.remove(&partition) else { return Ok(()) };
         let Some(producer) = &self.producer else { return Ok(()) };
         let count = builder.record_count();
-        let delivery = producer.send(partition, builder).await?;
+        // Waits while too much is not acknowledged.
+        let sending = producer.send(partition, builder);
+        let delivery = patiently(sending, &self.client, &self.arguments, partition).await?;
         self.deliveries.push_back(Sent { partition, count, first, delivery, outcome: None });
         if self.arguments.key.is_none() && self.arguments.key_json.is_none() {
             self.sticky = (self.sticky + 1) % self.partition_count.max(1);
@@ -283,18 +341,24 @@ impl Sink {
     /// Waits for the oldest batch.
     async fn settle(&mut self) -> Result<(), Stop> {
         let Some(oldest) = self.deliveries.front_mut() else { return Ok(()) };
-        if tokio::time::timeout(SLOW, oldest.answered()).await.is_err() {
-            let seconds = DELIVERY_TIMEOUT.as_secs();
-            output::note(&format!("the server does not answer, or refuses records; trying again for {seconds} s"));
-            oldest.answered().await;
-        }
+        let (arguments, partition) = (&self.arguments, oldest.partition);
+        patiently(oldest.answered(), &self.client, arguments, partition).await;
         let Some(Sent { partition, count, first, outcome: Some(outcome), .. }) = self.deliveries.pop_front() else {
             return Ok(());
         };
-        let delivered = outcome.inspect_err(|_| {
-            let more = if count > 1 { " and those sent with it were" } else { " was" };
-            output::note(&format!("record {first} of the input{more} not written:"));
-        })?;
+        let delivered = match outcome {
+            Ok(delivered) => delivered,
+            Err(failure) => {
+                let more = if count > 1 { " and those sent with it were" } else { " was" };
+                let fate = if failure.effect() == pb::Effect::None { "not written" } else { "not acknowledged" };
+                output::note(&format!("record {first} of the input{more} {fate}:"));
+                if failure.reason() == Reason::RequestTimedOut {
+                    self.obstacle = Some(obstacle(&self.client, &self.arguments.topic, partition).await);
+                }
+                return Err(failure.into());
+            }
+        };
+        self.written += i64::from(count);
         if self.tell && delivered.base_offset >= 0 {
             for offset in delivered.base_offset..delivered.base_offset + i64::from(count) {
                 output::data(&format!("{}/{partition} @{offset}", self.arguments.topic));
