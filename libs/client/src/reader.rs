@@ -139,16 +139,24 @@ impl Reader {
                 positions.add(target.clone());
                 continue;
             }
-            let starts = self.offsets(target, target.start).await?;
+            let stored = |place: &Place| target.resume.iter().find(|resume| resume.partition == place.1);
+            let (mut starts, failed) = self.offsets(target, target.start).await?;
+            for (place, start) in &mut starts {
+                *start = stored(place).map_or(*start, |resume| resume.next_offset);
+            }
             if target.end.is_none() && target.partition.is_none() {
-                positions
-                    .add_topic(&target.topic, starts.into_iter().map(|((_, partition), start)| (partition, start)));
+                let starts = starts.into_iter().map(|((_, partition), start)| (partition, start));
+                positions.add_topic(target, starts, failed.into_iter().map(|(place, _)| place.1));
                 continue;
             }
-            let ends = match target.end {
+            let (ends, end_failed) = match target.end {
                 Some(_) => self.offsets(target, target.end).await?,
-                None => HashMap::new(),
+                None => Default::default(),
             };
+            // An end is fixed for all partitions, or for none.
+            if let Some((_, failure)) = failed.into_iter().chain(end_failed).next() {
+                return Err(failure);
+            }
             for (place, start) in starts {
                 let at = |offset| pb::Position { at: Some(pb::position::At::Offset(offset)) };
                 // A partition that came between the two questions is not part of what was asked for.
@@ -167,16 +175,17 @@ impl Reader {
         Ok(positions)
     }
 
-    /// What a position means in every partition of a target. A time behind the last record means the end.
+    /// What a position means in every partition of a target, and which partitions could not be asked. A time behind the
+    /// last record means the end.
     async fn offsets(
         &mut self,
         target: &pb::ReadTarget,
         position: Option<pb::Position>,
-    ) -> Result<HashMap<Place, i64>, Failure> {
+    ) -> Result<(HashMap<Place, i64>, Vec<(Place, Failure)>), Failure> {
         let latest = pb::Position { at: Some(pb::position::At::Bound(pb::Bound::Latest.into())) };
-        let mut found = HashMap::new();
-        // The end is asked for only where the position has no record.
-        for position in [position, Some(latest)] {
+        let (mut found, mut failed) = (HashMap::new(), Vec::new());
+        // The end comes first: a record that is written between the two questions is not skipped.
+        for position in [Some(latest), position] {
             let asked = pb::ReadTarget {
                 topic: target.topic.clone(),
                 partition: target.partition,
@@ -186,22 +195,18 @@ impl Reader {
             let request = pb::ListOffsetsRequest { targets: vec![asked], ..Default::default() };
             let answer = self.client.consumer().list_offsets(request).await;
             let answer = self.heard(answer)?.into_inner();
-            if let Some(error) = answer.errors.into_iter().find_map(|failed| failed.error) {
-                return Err(error.into());
-            }
-            let mut complete = true;
             for resolved in answer.offsets {
-                let place = resolved.topic_partition.map(|place| (place.topic, place.partition)).unwrap_or_default();
-                match resolved.offset {
-                    Some(offset) => drop(found.entry(place).or_insert(offset)),
-                    None => complete = false,
+                if let (Some(place), Some(offset)) = (resolved.topic_partition, resolved.offset) {
+                    found.insert((place.topic, place.partition), offset);
                 }
             }
-            if complete {
-                return Ok(found);
+            for pb::PartitionError { topic_partition, error } in answer.errors {
+                let place = topic_partition.map(|place| (place.topic, place.partition)).unwrap_or_default();
+                failed.push((place, error.unwrap_or_default().into()));
             }
         }
-        Ok(found)
+        found.retain(|place, _| !failed.iter().any(|(other, _)| other == place));
+        Ok((found, failed))
     }
 
     fn take(&mut self, message: pb::ReadResponse) -> Option<Read> {

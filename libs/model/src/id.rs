@@ -28,6 +28,11 @@ pub struct PartitionIndex(pub i32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProducerId(pub i64);
 
+impl ProducerId {
+    /// The first of the ids with which gateways write plain records: ids of clients are below.
+    pub const INTERNAL_FIRST: Self = Self(1 << 62);
+}
+
 /// A producer session's epoch: a higher one fences lower ones of the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProducerEpoch(pub i16);
@@ -51,7 +56,7 @@ macro_rules! uuid_id {
             }
 
             /// The id whose big-endian bytes these are.
-            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(u128::from_be_bytes(bytes))
             }
 
@@ -108,7 +113,7 @@ impl ProducerId {
 
 impl TopicPartition {
     /// Puts the two together.
-    pub fn new(topic: TopicId, partition: PartitionIndex) -> Self {
+    pub const fn new(topic: TopicId, partition: PartitionIndex) -> Self {
         Self { topic, partition }
     }
 }

@@ -12,6 +12,7 @@
 //! | `counts/partitions` | partitions in the cluster | [`counter`] |
 //! | `lineages/{number}`, `lineages/accepted/{id}` | starts of controllers | [`lineage`] |
 //! | `pids/next` | first producer id that was not handed out | [`counter`] |
+//! | `pids/internal` | the same for ids of gateways, counted from 2^62 | [`counter`] |
 //! | `pids/epochs/{slot}` | latest epochs of producer ids | [`producer`] |
 //!
 //! Values are JSON objects: `docs/formats/metadata.md`. Unknown fields are kept out, missing ones are errors.

@@ -1,9 +1,10 @@
 //! Producer ids: handed out once in blocks, never again; and the epochs of those that clients raise.
 
 use walser_metastore::{Compare, Txn};
+use walser_model::ProducerId;
 use walser_rpc::{Failure, Reason};
 
-use crate::keys::counter::{Counter, PRODUCER_IDS};
+use crate::keys::counter::{Counter, INTERNAL_PRODUCER_IDS, PRODUCER_IDS};
 use crate::keys::producer::{self, Epochs};
 use crate::keys::put;
 use crate::store::{ATTEMPTS_MAX, Store, contended};
@@ -11,15 +12,17 @@ use crate::store::{ATTEMPTS_MAX, Store, contended};
 /// Ids per block.
 pub(crate) const BLOCK: i32 = 1000;
 
-/// Takes the next block; gives back its first id.
-pub(crate) async fn allocate(store: &Store) -> Result<i64, Failure> {
+/// Takes the next block; gives back its first id. `internal`: for what gateways write themselves.
+pub(crate) async fn allocate(store: &Store, internal: bool) -> Result<i64, Failure> {
+    let (key, offset) =
+        if internal { (INTERNAL_PRODUCER_IDS, ProducerId::INTERNAL_FIRST.0) } else { (PRODUCER_IDS, 0) };
     let _turn = store.producer_id_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
-        let (first, unchanged) = store.counter(PRODUCER_IDS).await?;
+        let (first, unchanged) = store.counter(key).await?;
         let next = Counter { value: first + i64::from(BLOCK) };
-        let txn = Txn { compares: vec![unchanged], ops: vec![put(PRODUCER_IDS.to_owned(), &next)] };
+        let txn = Txn { compares: vec![unchanged], ops: vec![put(key.to_owned(), &next)] };
         if store.commit(txn).await?.is_some() {
-            return Ok(first);
+            return Ok(offset + first);
         }
     }
     Err(contended())

@@ -126,11 +126,13 @@ impl Store {
             let surplus = (starts.len() + 1).saturating_sub(LINEAGES_MAX);
             txn.ops.extend(starts.iter().take(surplus).map(|(number, ..)| delete(lineage::key(*number))));
             if number > 0 {
-                let (next, unchanged) = self.counter(keys::counter::PRODUCER_IDS).await?;
                 let jump = i64::try_from(u128::from_be_bytes(random) % PRODUCER_ID_JUMP_MAX).unwrap_or(1) + 1;
-                txn.compares.push(unchanged);
-                let value = keys::counter::Counter { value: next.saturating_add(jump) };
-                txn.ops.push(put(keys::counter::PRODUCER_IDS.to_owned(), &value));
+                for key in [keys::counter::PRODUCER_IDS, keys::counter::INTERNAL_PRODUCER_IDS] {
+                    let (next, unchanged) = self.counter(key).await?;
+                    txn.compares.push(unchanged);
+                    let value = keys::counter::Counter { value: next.saturating_add(jump) };
+                    txn.ops.push(put(key.to_owned(), &value));
+                }
             }
             if self.commit(txn).await?.is_some() {
                 return Ok(id);

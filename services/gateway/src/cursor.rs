@@ -195,27 +195,30 @@ impl Gateway {
     }
 
     /// Moves a cursor that is out of range, as the reader wants. `None`: the reader wants the error.
+    ///
+    /// # Errors
+    /// When the place to move to is not found.
     pub(crate) async fn reset(
         &self,
         cursor: &mut Cursor,
         failure: &Failure,
         policy: pb::OutOfRangePolicy,
-    ) -> Option<pb::OffsetReset> {
+    ) -> Result<Option<pb::OffsetReset>, Failure> {
         if failure.reason() != Reason::OffsetOutOfRange {
-            return None;
+            return Ok(None);
         }
         let place = match policy {
             pb::OutOfRangePolicy::Earliest => Place::Earliest,
             pb::OutOfRangePolicy::Latest => Place::Latest,
-            pb::OutOfRangePolicy::Unspecified | pb::OutOfRangePolicy::Fail => return None,
+            pb::OutOfRangePolicy::Unspecified | pb::OutOfRangePolicy::Fail => return Ok(None),
         };
-        let actual = self.boundary(&cursor.target, place).await.ok()?;
+        let actual = self.boundary(&cursor.target, place).await?;
         let requested = std::mem::replace(&mut cursor.offset, actual);
-        Some(pb::OffsetReset {
+        Ok(Some(pb::OffsetReset {
             topic_partition: Some(cursor.topic_partition()),
             requested_offset: requested.0,
             actual_offset: actual.0,
             skipped_count: actual.since(requested).max(0),
-        })
+        }))
     }
 }

@@ -102,7 +102,7 @@ const COST_MAX: usize = READ_BYTES_MAX + DECODED_COST_MAX;
 const ORDINARY_COST: usize = 3 << 20;
 
 /// Bytes of a chunk beside its records.
-const CHUNK_OVERHEAD: usize = 1024;
+pub(crate) const CHUNK_OVERHEAD: usize = 1024;
 
 /// Most records and headers in one message to a client, inclusive. Clients of this workspace refuse messages of more
 /// than [`walser_proto::bounds::ITEMS_MAX`] items; the rest is left for chunks and errors of other partitions.

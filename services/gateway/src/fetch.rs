@@ -17,7 +17,7 @@ use walser_rpc::{Failure, Reason};
 use crate::Gateway;
 use crate::budget::ReadPermit;
 use crate::cursor::{Chunk, Cursor};
-use crate::decode::{Amount, Undecoded};
+use crate::decode::{Amount, CHUNK_OVERHEAD, Undecoded};
 use crate::offsets::LOOK_UPS_AT_ONCE;
 use crate::retry::{Backoff, lost};
 use crate::target::{NO_ANSWER, Options, Target, no_answer};
@@ -78,12 +78,25 @@ impl Pass {
         self.response.chunks.push(cursor.advance(chunk));
     }
 
+    /// Whether every target has an end, and is there: nothing more can come.
+    fn is_done(&self) -> bool {
+        self.unopened.is_empty() && self.cursors.iter().all(Cursor::ended)
+    }
+
     fn all_failed(&self) -> bool {
         self.response.errors.len() == self.cursors.len() + self.unopened.len()
     }
 
-    fn answer(self) -> Result<pb::FetchResponse, Failure> {
+    /// The answer, in at most `bytes_max`. Errors and resets that do not fit are returned by the next call.
+    fn answer(mut self, bytes_max: usize) -> Result<pb::FetchResponse, Failure> {
         let all_failed = self.all_failed();
+        let mut left = bytes_max.saturating_sub(self.bytes + self.response.chunks.len() * CHUNK_OVERHEAD);
+        let mut fits = |bytes: usize| {
+            left = left.saturating_sub(bytes + 8);
+            left > 0
+        };
+        self.response.resets.retain(|reset| fits(prost::Message::encoded_len(reset)));
+        self.response.errors.retain(|error| fits(prost::Message::encoded_len(error)));
         match self.failure {
             // Nothing worked: a client that looks only at the status must not take this for an empty answer.
             Some(failure) if all_failed => Err(failure),
@@ -109,29 +122,30 @@ impl Gateway {
             self.open(&mut pass, unopened).await;
             let (looked, permit) = self.look_at_all(&pass, options, amount).await;
             let hopeless = looked.all_failed() && !looked.moving;
-            let enough = looked.bytes >= min_bytes || looked.full || hopeless;
-            last |= Instant::now() >= until;
+            let enough = looked.bytes >= min_bytes || looked.full || hopeless || looked.is_done();
+            last |= Instant::now() >= until || self.shutdown.begun();
             if last || enough {
                 self.metrics.consumed(looked.bytes);
-                return Ok(Fetched { response: looked.answer()?, permit });
+                return Ok(Fetched { response: looked.answer(options.shape.message_bytes_max)?, permit });
             }
-            // What was read is dropped for the wait, and read again with what comes.
-            drop((looked.response, permit));
-            (cursors, unopened) = (looked.cursors, looked.unopened);
-            if !looked.silent.is_empty() {
+            // What was read is dropped for the wait, and read again from the same places with what comes.
+            let Pass { cursors: behind, bytes, moving, silent, response, .. } = looked;
+            drop((response, permit));
+            (cursors, unopened) = (pass.cursors, looked.unopened);
+            if !silent.is_empty() {
                 answer_max *= 2;
             }
-            if looked.moving {
+            if moving {
                 // A leader moves; what comes from others meanwhile is not held up.
-                self.something_comes(&cursors, until.min(Instant::now() + RETRY)).await;
+                self.something_comes(&behind, until.min(Instant::now() + RETRY)).await;
                 came = true;
                 continue;
             }
-            if came && looked.bytes == 0 {
+            if came && bytes == 0 {
                 // The high watermark is ahead of what can be read, for a moment.
                 backoff.pause().await;
             }
-            came = self.something_comes(&cursors, until).await;
+            came = self.something_comes(&behind, until).await;
             last = !came;
         }
     }
@@ -182,7 +196,7 @@ impl Gateway {
                 pass.full = true;
                 break;
             }
-            let room = options.within(pass.bytes);
+            let room = options.within(pass.bytes + pass.response.chunks.len() * CHUNK_OVERHEAD);
             match self.fetch_part(cursor, room, left, &mut pass).await {
                 Ok(Some(chunk)) => pass.take(cursor, chunk, &mut left),
                 Ok(None) => {}
@@ -218,7 +232,11 @@ impl Gateway {
             // Partitions that cannot be waited for do not end the wait.
             std::future::pending().await
         };
-        tokio::time::timeout_at(until, news).await.unwrap_or(false)
+        tokio::select! {
+            news = tokio::time::timeout_at(until, news) => news.unwrap_or(false),
+            // A stop answers with what is there.
+            () = self.shutdown.wait() => false,
+        }
     }
 
     /// One look at a partition. `None`: nothing there yet.
@@ -237,7 +255,7 @@ impl Gateway {
         let answer_max = pass.answer_max;
         let mut read = self.read_batches_within(cursor, amount.bytes, answer_max).await;
         if let Err(failure) = &read
-            && let Some(reset) = self.reset(cursor, failure, options.out_of_range).await
+            && let Some(reset) = self.reset(cursor, failure, options.out_of_range).await?
         {
             pass.response.resets.push(reset);
             read = self.read_batches_within(cursor, amount.bytes, answer_max).await;

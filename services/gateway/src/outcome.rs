@@ -9,10 +9,12 @@ use walser_rpc::Failure;
 
 use crate::produce::PartPlan;
 
-/// Records that the bitmaps of a failed write cover.
-const BITMAP_RECORDS_MAX: usize = 32_768;
-/// Partitions whose failures are reported one by one.
-const PARTITION_FAILURES_MAX: usize = 32;
+/// Bytes of both bitmaps of a failed write: clients take trailers of 8 KiB, base64 and the other details included.
+const BITMAP_BYTES_MAX: usize = 4096;
+/// Bytes of the failures that are reported partition by partition.
+const PARTITION_FAILURE_BYTES_MAX: usize = 600;
+/// Bytes of the text of one of them.
+const PARTITION_FAILURE_TEXT_MAX: usize = 120;
 
 /// What became of a write.
 #[derive(Debug, Default)]
@@ -185,31 +187,51 @@ fn append_result(plan: &PartPlan, written: Written) -> pb::AppendResult {
 fn failed(failures: &[(PartPlan, Failure)], record_count: usize, partly: bool) -> Failed {
     let (mut not_written, mut unknown) = (Bitmap::default(), Bitmap::default());
     let mut partitions: Vec<pb::PartitionFailure> = Vec::new();
+    let mut told_bytes = 0;
     for (plan, failure) in failures {
-        let bitmap = if failure.effect() == pb::Effect::None { &mut not_written } else { &mut unknown };
-        plan.records.iter().for_each(|index| bitmap.insert(*index));
+        let bitmap = match failure.effect() {
+            pb::Effect::Applied => None,
+            pb::Effect::None => Some(&mut not_written),
+            _ => Some(&mut unknown),
+        };
+        if let Some(bitmap) = bitmap {
+            plan.records.iter().for_each(|index| bitmap.insert(*index));
+        }
         let told = partitions.iter().any(|told| told.partition == plan.partition);
-        if !told && partitions.len() < PARTITION_FAILURES_MAX {
-            partitions.push(pb::PartitionFailure { partition: plan.partition, error: Some(failure.clone().into()) });
+        let telling = pb::PartitionFailure { partition: plan.partition, error: Some(short(failure)) };
+        let bytes = prost::Message::encoded_len(&telling);
+        if !told && (partitions.is_empty() || told_bytes + bytes <= PARTITION_FAILURE_BYTES_MAX) {
+            told_bytes += bytes;
+            partitions.push(telling);
         }
     }
     // What may have happened outweighs what has not.
     let worst = failures.iter().find(|(_, failure)| failure.effect() != pb::Effect::None).unwrap_or(&failures[0]);
     let failure = if partly { worst.1.clone().partial() } else { worst.1.clone() };
-    let detail = (record_count > 0).then(|| pb::ProduceFailure {
-        not_written: not_written.into_bytes(),
-        unknown: unknown.into_bytes(),
-        truncated: record_count > BITMAP_RECORDS_MAX,
-        partitions,
+    let detail = (record_count > 0).then(|| {
+        let bitmaps = usize::from(!not_written.0.is_empty()) + usize::from(!unknown.0.is_empty());
+        let bytes_max = BITMAP_BYTES_MAX / bitmaps.max(1);
+        let truncated = record_count > bytes_max * 8;
+        let (not_written, unknown) = (not_written.into_bytes(bytes_max), unknown.into_bytes(bytes_max));
+        pb::ProduceFailure { not_written, unknown, truncated, partitions }
     });
     Failed { failure, detail }
+}
+
+/// A failure without what the status says already.
+fn short(failure: &Failure) -> pb::Error {
+    let mut error = pb::Error::from(failure.clone());
+    error.metadata.clear();
+    let end = (0..=PARTITION_FAILURE_TEXT_MAX).rev().find(|end| error.message.is_char_boundary(*end));
+    error.message.truncate(end.unwrap_or(0));
+    error
 }
 
 // === impl Bitmap ===
 
 impl Bitmap {
     fn insert(&mut self, index: usize) {
-        if index < BITMAP_RECORDS_MAX {
+        if index < BITMAP_BYTES_MAX * 8 {
             if self.0.len() <= index / 8 {
                 self.0.resize(index / 8 + 1, 0);
             }
@@ -217,7 +239,8 @@ impl Bitmap {
         }
     }
 
-    fn into_bytes(self) -> bytes::Bytes {
+    fn into_bytes(mut self, bytes_max: usize) -> bytes::Bytes {
+        self.0.truncate(bytes_max);
         self.0.into()
     }
 }
@@ -272,7 +295,7 @@ mod tests {
         let named = |remainder| (0..record_count).filter(|index| index % 1000 % 3 == remainder).collect::<Vec<_>>();
         assert_eq!(indexes(&detail.not_written), named(1));
         assert_eq!(indexes(&detail.unknown), named(2));
-        assert_eq!((detail.truncated, detail.partitions.len()), (false, PARTITION_FAILURES_MAX));
+        assert!(!detail.truncated && !detail.partitions.is_empty());
         assert_eq!((failure.reason(), failure.effect()), (Reason::LeaderLostAfterAppend, pb::Effect::Partial));
         assert_eq!(failure.retry(), pb::RetryAdvice::Never, "what is written would be written twice");
     }
@@ -295,7 +318,31 @@ mod tests {
             collected(100_000, vec![(plan(0, 0..50_000), Err(away)), (plan(1, 50_000..100_000), Ok(written(0)))]);
         let detail = outcome.failed.unwrap().detail.unwrap();
         assert!(detail.truncated);
-        assert_eq!(indexes(&detail.not_written).len(), BITMAP_RECORDS_MAX);
+        assert_eq!(indexes(&detail.not_written).len(), BITMAP_BYTES_MAX * 8);
+    }
+
+    #[test]
+    fn what_failed_fits_the_trailers_of_every_client() {
+        let long = "x".repeat(249);
+        let away = || Failure::new(Reason::LeaderNotAvailable, format!("partition of {long}")).with("topic", &long);
+        let lost = || Failure::new(Reason::LeaderLostAfterAppend, format!("partition of {long}")).with("topic", &long);
+        for both in [false, true] {
+            let parts = (0..1000).map(|partition| {
+                let records = (0..32_768).filter(move |index| index % 1000 == partition);
+                let answer = match partition % 3 {
+                    0 => Ok(written(0)),
+                    1 if both => Err(lost()),
+                    _ => Err(away()),
+                };
+                (plan(i32::try_from(partition).unwrap(), records), answer)
+            });
+            let Failed { failure, detail } = collected(32_768, parts.collect()).failed.unwrap();
+            let detail = detail.unwrap();
+            assert_eq!(detail.truncated, both, "one bitmap covers 32,768 records, two cover half");
+            let status = failure.into_status_with("walser.v1.ProduceFailure", prost::Message::encode_to_vec(&detail));
+            let trailers = status.details().len().div_ceil(3) * 4 + status.message().len();
+            assert!(trailers < 7_600, "{trailers}");
+        }
     }
 
     #[test]

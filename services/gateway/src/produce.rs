@@ -45,6 +45,11 @@ pub(crate) struct Write {
 #[derive(Default)]
 pub(crate) struct SeparateWriters(HashMap<(TopicId, i32, bool), Arc<PartitionWriter>>);
 
+/// Partitions without a leader share the room of one, however many they are: what waits for them is not kept from others.
+const AWAY: TopicPartition = TopicPartition::new(TopicId::from_bytes([0xff; 16]), PartitionIndex(-1));
+/// A part that is smaller than the write by this factor does not keep the write's message in memory.
+const PINNED_MAX: usize = 4;
+
 /// Writers that a stream keeps; idle ones give way beyond.
 const SEPARATE_WRITERS_MAX: usize = 1000;
 
@@ -167,6 +172,14 @@ fn next_number() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// Copies the fields of a record into memory of their own.
+fn detach(record: &mut pb::Record) {
+    let pb::Record { key, value, headers, .. } = record;
+    let headers = headers.iter_mut().flat_map(|header| header.value.iter_mut().chain(header.key_bytes.iter_mut()));
+    let fields = key.iter_mut().chain(value.iter_mut()).chain(headers);
+    fields.for_each(|field| *field = Bytes::copy_from_slice(field));
+}
+
 /// The answer of a write whose time was over before it was with a writer.
 fn out_of_time(stage: &str) -> Failure {
     let text = match stage {
@@ -198,6 +211,8 @@ impl Gateway {
     ) -> Result<Submitted, Failure> {
         write.check_shape()?;
         let session = write.session()?;
+        // The answer is what is returned; nobody hears what comes later.
+        let done: Done = if write.acks == Acks::None { Box::new(|_| {}) } else { done };
         let left = write.deadline.saturating_sub(self.clock.monotonic());
         let found = tokio::time::timeout(left, self.topic_of(&write, session)).await;
         let (topic, created) = found.map_err(|_elapsed| out_of_time("topic"))??;
@@ -235,7 +250,8 @@ impl Gateway {
         let gathering = Gathering { codec: codec(write.compression, &topic.config), acks: write.acks };
         let max = Size { bytes: topic.config.message_bytes_max.saturating_sub(HEADER_LEN), cost: DECODED_COST_MAX };
         let (now, deadline) = (self.clock.now_millis(), write.deadline);
-        let (trace, records) = (write.trace, Arc::new(write.records));
+        let (trace, mut records) = (write.trace, write.records);
+        let whole: usize = plans.iter().map(|plan| plan.size.bytes).sum();
         let mut submitted = Submitted { number: next_number(), writers: Vec::new(), queued };
         for (number, plan) in plans.into_iter().enumerate() {
             let Ok((room, link_permit)) = self.admit(&topic, &plan, deadline).await else {
@@ -243,8 +259,12 @@ impl Gateway {
                 continue;
             };
             let (partition, record_count, size) = (plan.partition, plan.record_count, plan.size);
-            let (records, indexes, trace) = (Arc::clone(&records), plan.records.clone(), trace.clone());
-            let records = Some(GatheredRecords { records, indexes, now, trace });
+            let mut own: Vec<_> = plan.records.iter().map(|index| std::mem::take(&mut records[*index])).collect();
+            if size.bytes < whole / PINNED_MAX {
+                // Its room is that of its own bytes, and it may wait long after the others have left.
+                own.iter_mut().for_each(detach);
+            }
+            let records = Some(GatheredRecords { records: own, now, trace: trace.clone() });
             let collector = Arc::clone(&collector);
             let done = Box::new(move |outcome| collector.part_done(number, plan, outcome));
             let caller = Caller { write: submitted.number, gathering, records, link_permit, room, done };
@@ -267,7 +287,10 @@ impl Gateway {
     ) -> Result<(AppendPermit, AppendPermit), tokio::time::error::Elapsed> {
         let left = deadline.saturating_sub(self.clock.monotonic());
         tokio::time::timeout(left, async {
-            let id = TopicPartition::new(topic.id, PartitionIndex(plan.partition));
+            let id = match self.router.is_led(topic, plan.partition) {
+                true => TopicPartition::new(topic.id, PartitionIndex(plan.partition)),
+                false => AWAY,
+            };
             let room = self.write_room.admit(id, plan.size.bytes).await;
             let link_permit = match self.route(topic, plan.partition) {
                 Ok(route) => route.link.admit(&route.reference, plan.size.bytes).await,
@@ -376,7 +399,12 @@ impl Gateway {
     ) -> Result<Submitted, Failure> {
         let Accepted { write, session, topic, created, done } = accepted;
         let writer = separate.writer(self, &topic, plan.partition, session.is_some());
-        if session.is_some() && writer.unanswered() >= IN_FLIGHT_MAX {
+        if session.is_some() && write.acks == Acks::None {
+            // The client does not know what is in flight.
+            let answered = writer.fewer_than(IN_FLIGHT_MAX);
+            let left = write.deadline.saturating_sub(self.clock.monotonic());
+            tokio::time::timeout(left, answered).await.map_err(|_elapsed| out_of_time("admission"))?;
+        } else if session.is_some() && writer.unanswered() >= IN_FLIGHT_MAX {
             let text = format!(
                 "{IN_FLIGHT_MAX} batches of the session are unanswered for partition {}; send this one again once one \
                  of them is answered",

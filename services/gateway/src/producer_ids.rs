@@ -19,8 +19,6 @@ pub(crate) struct ProducerIds {
     block: Arc<Mutex<Range<i64>>>,
     /// For the gateway's own writes.
     own: Arc<Mutex<Range<i64>>>,
-    /// Every block that was ever taken for the gateway's own writes.
-    own_blocks: Arc<parking_lot::Mutex<Vec<Range<i64>>>>,
     /// Ids below it were issued, as far as this gateway knows.
     issued_below: Arc<AtomicI64>,
 }
@@ -28,7 +26,7 @@ pub(crate) struct ProducerIds {
 impl ProducerIds {
     pub(crate) fn new(controller: Connection) -> Self {
         let (block, own) = (Arc::new(Mutex::new(0..0)), Arc::new(Mutex::new(0..0)));
-        Self { controller, block, own, own_blocks: Arc::default(), issued_below: Arc::default() }
+        Self { controller, block, own, issued_below: Arc::default() }
     }
 
     fn client(&self) -> ControllerServiceClient<Connection> {
@@ -39,8 +37,7 @@ impl ProducerIds {
     pub(crate) async fn next_own(&self) -> Result<ProducerId, Failure> {
         let mut block = self.own.lock().await;
         if block.is_empty() {
-            *block = self.allocate().await?;
-            self.own_blocks.lock().push(block.clone());
+            *block = self.allocate(true).await?;
         }
         block.next().map(ProducerId).ok_or_else(empty_block)
     }
@@ -49,23 +46,25 @@ impl ProducerIds {
     pub(crate) async fn next(&self) -> Result<ProducerId, Failure> {
         let mut block = self.block.lock().await;
         if block.is_empty() {
-            *block = self.allocate().await?;
+            *block = self.allocate(false).await?;
         }
         block.next().map(ProducerId).ok_or_else(empty_block)
     }
 
-    async fn allocate(&self) -> Result<Range<i64>, Failure> {
-        let request = pbi::AllocateProducerIdsRequest::default();
+    async fn allocate(&self, internal: bool) -> Result<Range<i64>, Failure> {
+        let request = pbi::AllocateProducerIdsRequest { internal, ..Default::default() };
         let answer = self.client().allocate_producer_ids(request).await?.into_inner();
         let block = answer.first_id..answer.first_id + i64::from(answer.count);
-        self.issued_below.fetch_max(block.end, Ordering::Relaxed);
+        if !internal {
+            self.issued_below.fetch_max(block.end, Ordering::Relaxed);
+        }
         Ok(block)
     }
 
-    /// Checks the id of a client's session: one of the gateway's own, or one that was never issued, is refused.
+    /// Checks the id of a client's session: one of a gateway, or one that was never issued, is refused.
     pub(crate) async fn check_issued(&self, id: ProducerId) -> Result<(), Failure> {
         let bad = |problem: &str| Err(Failure::field("producer.producer_id", problem));
-        if self.own_blocks.lock().iter().any(|block| block.contains(&id.0)) {
+        if id >= ProducerId::INTERNAL_FIRST {
             return bad("belongs to the server; take one from InitProducer");
         }
         if id.0 < self.issued_below.load(Ordering::Relaxed) {

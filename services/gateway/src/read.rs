@@ -27,6 +27,8 @@ use crate::target::{Options, Place, Target};
 use self::follow::{Said, Voice, follow};
 use self::outlet::{Item, Outlet, outlet};
 
+/// Bytes of a message beside the progress that it carries.
+const MESSAGE_OVERHEAD: usize = 64;
 /// Chunks between the readers of partitions and the client.
 const QUEUE: usize = 1;
 const HEARTBEAT_MIN_MS: u64 = 5_000;
@@ -129,6 +131,8 @@ impl Driver {
 
     async fn run(mut self, mut heard: mpsc::Receiver<(usize, Said)>) {
         let mut metadata = self.gateway.metadata.changes();
+        // What was added since the targets were looked up.
+        self.follow_new_partitions();
         let mut heartbeat_at = tokio::time::Instant::now() + self.gateway.heartbeat_delay();
         loop {
             let gateway = self.gateway.clone();
@@ -162,9 +166,11 @@ impl Driver {
                 }
                 () = tokio::time::sleep_until(heartbeat_at) => {
                     heartbeat_at = tokio::time::Instant::now() + self.gateway.heartbeat_delay();
-                    let heartbeat = self.heartbeat();
-                    if !self.send(Event::Heartbeat(heartbeat)).await {
-                        return;
+                    for progress in self.progress() {
+                        let server_time = Some(self.gateway.server_time());
+                        if !self.send(Event::Heartbeat(pb::StreamHeartbeat { server_time, progress })).await {
+                            return;
+                        }
                     }
                     continue;
                 }
@@ -245,7 +251,14 @@ impl Driver {
         let open = self.standings.iter().any(|standing| !standing.over);
         let news = now && open && !self.all_caught_up;
         self.all_caught_up = now;
-        !news || self.send(Event::CaughtUp(pb::CaughtUp { progress: self.progress() })).await
+        if news {
+            for progress in self.progress() {
+                if !self.send(Event::CaughtUp(pb::CaughtUp { progress })).await {
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     /// Whether every partition is done; a failure then ends the stream with its status.
@@ -260,16 +273,24 @@ impl Driver {
         true
     }
 
-    fn progress(&self) -> Vec<pb::PartitionProgress> {
+    /// Where the reader stands in every partition, in parts that fit the client's messages; at least one.
+    fn progress(&self) -> Vec<Vec<pb::PartitionProgress>> {
         let progress = |standing: &Standing| {
             let (topic_partition, end_offset) = (Some(standing.name.clone()), standing.end_offset);
             standing.next_offset.map(|next_offset| pb::PartitionProgress { topic_partition, next_offset, end_offset })
         };
-        self.standings.iter().filter(|standing| !standing.over).filter_map(progress).collect()
-    }
-
-    fn heartbeat(&self) -> pb::StreamHeartbeat {
-        pb::StreamHeartbeat { server_time: Some(self.gateway.server_time()), progress: self.progress() }
+        let room = self.options.shape.message_bytes_max.saturating_sub(MESSAGE_OVERHEAD);
+        let (mut parts, mut bytes) = (vec![Vec::new()], 0);
+        for progress in self.standings.iter().filter(|standing| !standing.over).filter_map(progress) {
+            let size = prost::Message::encoded_len(&progress) + 8;
+            if bytes + size > room {
+                parts.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += size;
+            parts.last_mut().expect("there is one").push(progress);
+        }
+        parts
     }
 
     /// Reads partitions that were added to a topic, from their start.

@@ -233,11 +233,14 @@ impl Gateway {
 
     /// Where reading begins or ends: a time after the last record is the end of the log as of now.
     pub(crate) async fn boundary(&self, target: &Target, place: Place) -> Result<Offset, Failure> {
-        let found = self.find(&target.topic, target.partition, place).await?;
-        if found.offset >= 0 {
-            return Ok(Offset(found.offset));
+        let find = |place| self.find(&target.topic, target.partition, place);
+        if !matches!(place, Place::Time(_)) {
+            return Ok(Offset(find(place).await?.offset));
         }
-        Ok(Offset(self.find(&target.topic, target.partition, Place::Latest).await?.offset))
+        // The end comes first: a record that is written between the two questions is not skipped.
+        let end = find(Place::Latest).await?.offset;
+        let found = find(place).await?.offset;
+        Ok(Offset(if found >= 0 { found } else { end }))
     }
 
     async fn look_up(

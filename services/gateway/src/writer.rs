@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use walser_model::ProducerEpoch;
 use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
 use walser_proto::v1 as pb;
@@ -71,6 +72,8 @@ pub(crate) struct PartitionWriter {
     topic: Arc<TopicView>,
     partition: i32,
     state: Mutex<State>,
+    /// Batches were completed.
+    completed: Notify,
 }
 
 /// A batch that leaves by itself.
@@ -130,7 +133,7 @@ impl PartitionWriter {
             actions: Vec::new(),
         };
         let (context, topic, state) = (Arc::clone(context), Arc::clone(topic), Mutex::new(state));
-        Arc::new(Self { context, topic, partition, state })
+        Arc::new(Self { context, topic, partition, state, completed: Notify::new() })
     }
 
     /// Adds the records of a caller to what leaves next.
@@ -157,6 +160,17 @@ impl PartitionWriter {
     /// Batches that are not completed.
     pub(crate) fn unanswered(&self) -> usize {
         self.state.lock().sequencer.batch_count(&())
+    }
+
+    /// Waits until fewer batches than `count` are not completed.
+    pub(crate) async fn fewer_than(&self, count: usize) {
+        loop {
+            let changed = self.completed.notified();
+            if self.unanswered() < count {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Whether nothing is under way.
@@ -221,6 +235,9 @@ impl PartitionWriter {
             self.watch(&mut state);
             !state.outgoing.is_empty() && !state.sending
         };
+        if !completed.is_empty() {
+            self.completed.notify_waiters();
+        }
         for (caller, outcome) in completed {
             let outcome = told(outcome);
             if outcome.is_err() {
@@ -253,23 +270,33 @@ impl PartitionWriter {
         }
     }
 
-    /// Hands what is outgoing to the leader, in order; one caller at a time, which sees what others add meanwhile.
+    /// Hands what is outgoing to the leader, in order; one caller at a time, which sees what others add meanwhile. A
+    /// caller hands over one batch, and leaves more to a task: it has an answer of its own to wait for.
     fn hand_over(self: &Arc<Self>) {
-        if std::mem::replace(&mut self.state.lock().sending, true) {
+        if std::mem::replace(&mut self.state.lock().sending, true) || !self.hand_over_one() {
             return;
         }
-        loop {
-            let (outgoing, mut content, kept) = {
-                let mut state = self.state.lock();
-                let Some(outgoing) = state.outgoing.pop_front() else {
-                    state.sending = false;
-                    return;
-                };
-                let Some(batch) = state.sequencer.batch(&(), outgoing.ticket) else { continue };
-                let kept = batch.take_kept();
-                let Some(content) = batch.content.take() else { continue };
-                (outgoing, content, kept)
+        let writer = Arc::clone(self);
+        self.context.runtime.spawn(vital::must_not_panic("writer", async move {
+            while writer.hand_over_one() {
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
+
+    /// Hands one batch to the leader. False: there is none, and whoever adds one hands it over.
+    fn hand_over_one(self: &Arc<Self>) -> bool {
+        let (outgoing, content, kept) = {
+            let mut state = self.state.lock();
+            let Some(outgoing) = state.outgoing.pop_front() else {
+                state.sending = false;
+                return false;
             };
+            let batch = state.sequencer.batch(&(), outgoing.ticket);
+            let (kept, content) = batch.map_or((None, None), |batch| (batch.take_kept(), batch.content.take()));
+            (outgoing, content, kept)
+        };
+        if let Some(mut content) = content {
             if let Some(kept) = kept {
                 content.keep(&kept);
             }
@@ -281,6 +308,9 @@ impl PartitionWriter {
             }
             self.append(&outgoing, request, permit);
         }
+        let mut state = self.state.lock();
+        state.sending = !state.outgoing.is_empty();
+        state.sending
     }
 
     fn append(self: &Arc<Self>, outgoing: &Outgoing, request: AppendStreamRequest, permit: AppendPermit) {

@@ -167,3 +167,37 @@ async fn more_batches_than_a_stream_announces_are_refused() {
     assert_eq!(read_all(&client, "t", 0).await.len(), written);
     server.assert_no_panic();
 }
+
+/// What is not waited for is written all the same, and in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_without_acknowledgement_on_a_healthy_server() {
+    const COUNT: usize = 200_000;
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    create(&server.client(), "t", 2, &[]).await;
+    let lines: String = (0..COUNT).map(|number| format!("{number}\n")).collect();
+    let output = server.cli_with_input(&["produce", "t", "--acks", "none"], lines.as_bytes());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let client = server.client();
+    let stored = async || read_all(&client, "t", 0).await.len() + read_all(&client, "t", 1).await.len();
+    crate::faults::until(async || stored().await == COUNT, "every record is written").await;
+}
+
+/// The ids with which gateways write are not for clients, whichever gateway they ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ids_of_gateways_are_refused() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let plain = pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
+    client.producer().produce(plain).await.unwrap();
+    let first = walser_model::ProducerId::INTERNAL_FIRST.0;
+    for producer_id in [first, first + 1, i64::MAX] {
+        let stolen = pb::ProducerIdentity { producer_id, producer_epoch: 0 };
+        let refused = Failure::from(client.producer().produce(write(stolen, 1, "x")).await.unwrap_err());
+        assert_eq!(refused.reason_name(), "FIELD_INVALID");
+        assert_eq!(init(&client, Some(stolen)).await.unwrap_err().reason_name(), "FIELD_INVALID");
+    }
+    assert!(init(&client, None).await.unwrap().producer_id < first);
+}

@@ -291,3 +291,37 @@ async fn an_answer_says_what_it_rests_on() {
     });
     queued.await.expect("what was queued is written");
 }
+
+/// A bounded read that waits for more returns what it has seen, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_waits_for_more_bytes_loses_nothing() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, 0, 3).await;
+    let fetch = |start, min_bytes, millis| pb::FetchRequest {
+        targets: vec![at(start, None)],
+        min_bytes,
+        max_wait: Some(pbjson_types::Duration { seconds: 0, nanos: millis * 1_000_000 }),
+        ..Default::default()
+    };
+    let offsets = |answer: pb::FetchResponse| -> Vec<i64> {
+        answer.chunks.iter().flat_map(|chunk| chunk.records.iter().map(|record| record.offset)).collect()
+    };
+    let waited = client.consumer().fetch(fetch(0, 100_000, 300)).await.unwrap().into_inner();
+    assert_eq!(offsets(waited), [0, 1, 2], "not enough came, and what is there is returned");
+    let waiting = {
+        let client = client.clone();
+        let mut request = fetch(0, 1000, 0);
+        request.max_wait = Some(pbjson_types::Duration { seconds: 20, nanos: 0 });
+        tokio::spawn(async move { client.consumer().fetch(request).await.unwrap().into_inner() })
+    };
+    fill(&client, 0, 7).await;
+    let answer = waiting.await.unwrap();
+    assert_eq!(offsets(answer)[..4], [0, 1, 2, 3]);
+    let mut reset = fetch(999, 100_000, 300);
+    reset.options = Some(pb::ReadOptions { out_of_range: pb::OutOfRangePolicy::Earliest.into(), ..Default::default() });
+    let answer = client.consumer().fetch(reset).await.unwrap().into_inner();
+    assert_eq!((answer.resets.len(), offsets(answer).len()), (1, 10), "never silent");
+}

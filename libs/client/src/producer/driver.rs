@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use walser_model::ProducerEpoch;
+use walser_model::{Acks, ProducerEpoch};
 use walser_proto::v1 as pb;
 use walser_proto::v1::produce_result;
 use walser_proto::v1::produce_stream_request::Message;
@@ -67,8 +67,10 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(client: Client, config: ProducerConfig, session: Session) -> Self {
+        // What is not waited for cannot be kept within what a leader remembers: it has no sequences.
+        let numbered = config.acks != Acks::None;
         let mut sequencer = Sequencer::new(Config {
-            numbering: Numbering::Own,
+            numbering: if numbered { Numbering::Own } else { Numbering::Without },
             in_flight_max: IN_FLIGHT_MAX,
             grace: TICK,
             backoff_min: BACKOFF_MIN,
@@ -77,7 +79,9 @@ impl Driver {
         });
         let mut none = Vec::<Act>::new();
         sequencer.disconnected(Duration::ZERO, &closed(), &mut none);
-        sequencer.session_started(Duration::ZERO, session, &mut none);
+        if numbered {
+            sequencer.session_started(Duration::ZERO, session, &mut none);
+        }
         debug_assert!(none.is_empty(), "there is no batch yet");
         Self {
             client,
@@ -104,7 +108,7 @@ impl Driver {
             let (starts, goes_on) = (self.starting.is_some(), self.gone.is_none());
             tokio::select! {
                 event = link.next(&self.client, &self.opening), if goes_on => self.linked(event),
-                room = room(requests.as_ref()), if goes_on => if let Some(batch) = self.next_batch() {
+                room = room(requests.as_ref()), if goes_on => if let Some(batch) = self.next_batch(link.batch_bytes_max()) {
                     room.send(pb::ProduceStreamRequest { message: Some(Message::Batch(batch)) });
                 },
                 session = started(&mut self.starting), if starts => self.session_answered(session, &mut link),
@@ -163,12 +167,19 @@ impl Driver {
         let _ = caller.done.send(outcome);
     }
 
-    /// The next batch for the stream.
-    fn next_batch(&mut self) -> Option<pb::ProduceBatch> {
+    /// The next batch for the stream. One that the gateway would not take fails here: it would end the stream.
+    fn next_batch(&mut self, bytes_max: usize) -> Option<pb::ProduceBatch> {
         let Outgoing { partition, attempt, number } = self.outgoing.pop_front()?;
         let batch = self.sequencer.batch(&partition, attempt.0)?;
         let content = batch.content.as_mut()?;
-        let record_batch = content.numbered(number?);
+        let record_batch = content.numbered(number);
+        if record_batch.len() > bytes_max {
+            let text = format!("the batch has {} bytes, the topic accepts {bytes_max}", record_batch.len());
+            let failure = Failure::new(Reason::RecordTooLarge, text);
+            let answer = refusal(failure.with("sizeBytes", record_batch.len()).with("maxBytes", bytes_max));
+            self.step(|sequencer, now, out| sequencer.answered(now, &partition, attempt, answer, out));
+            return None;
+        }
         let correlation_id = self.next_correlation;
         self.next_correlation += 1;
         self.sent.insert(correlation_id, (partition, attempt));
@@ -176,7 +187,7 @@ impl Driver {
             correlation_id,
             partition: Some(partition),
             record_batch,
-            base_sequence: number?.base_sequence,
+            base_sequence: number.map_or(0, |number| number.base_sequence),
             ..Default::default()
         })
     }
@@ -237,7 +248,7 @@ fn opening(config: &ProducerConfig, session: Session) -> pb::ProduceOpen {
     pb::ProduceOpen {
         default_topic: config.topic.clone(),
         acks: pb::Acks::from(config.acks).into(),
-        producer: Some(pb::ProducerIdentity { producer_id, producer_epoch }),
+        producer: (config.acks != Acks::None).then_some(pb::ProducerIdentity { producer_id, producer_epoch }),
         ..Default::default()
     }
 }
@@ -312,16 +323,19 @@ fn delivered(partition: i32, written: &pb::ProduceResponse) -> Delivered {
 
 impl Content {
     /// The batch with a number: built the first time, stamped anew when the number is another one.
-    fn numbered(&mut self, number: Number) -> Bytes {
-        let Number { session: Session { id, epoch }, base_sequence } = number;
+    fn numbered(&mut self, number: Option<Number>) -> Bytes {
+        let producer = number.map_or(Producer::NONE, |number| {
+            let Number { session: Session { id, epoch }, base_sequence } = number;
+            Producer { id, epoch, base_sequence }
+        });
         if let Some(builder) = self.builder.take() {
-            self.batch = builder.build(Producer { id, epoch, base_sequence });
-        } else if self.number != Some(number) {
+            self.batch = builder.build(producer);
+        } else if self.number != number {
             let mut batch = self.batch.to_vec();
-            walser_record_batch::stamp_producer(&mut batch, id, epoch, base_sequence);
+            walser_record_batch::stamp_producer(&mut batch, producer.id, producer.epoch, producer.base_sequence);
             self.batch = batch.into();
         }
-        self.number = Some(number);
+        self.number = number;
         self.batch.clone()
     }
 }

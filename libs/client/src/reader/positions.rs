@@ -24,6 +24,8 @@ struct Progress {
 pub(super) struct Positions {
     targets: Vec<pb::ReadTarget>,
     known: BTreeMap<Place, Progress>,
+    /// Partitions whose place could not be found yet.
+    unknown: BTreeSet<Place>,
     ended: BTreeSet<Place>,
 }
 
@@ -45,18 +47,28 @@ fn at(offset: i64) -> pb::Position {
 // === impl Positions ===
 
 impl Positions {
-    /// Adds a target whose positions are fixed.
-    pub(super) fn add(&mut self, target: pb::ReadTarget) {
-        debug_assert!(is_fixed(target.start.as_ref()) && is_fixed(target.end.as_ref()), "{target:?}");
+    /// Adds a target whose positions are fixed, and where its reader stands already.
+    pub(super) fn add(&mut self, mut target: pb::ReadTarget) {
+        for resume in std::mem::take(&mut target.resume) {
+            let progress = Progress { next_offset: resume.next_offset, leader_epoch: resume.leader_epoch };
+            self.known.insert((target.topic.clone(), resume.partition), progress);
+        }
         self.targets.push(target);
     }
 
-    /// Adds a topic that is read without an end, from `starts` in the partitions that it has.
-    pub(super) fn add_topic(&mut self, topic: &str, starts: impl IntoIterator<Item = (i32, i64)>) {
-        self.add(pb::ReadTarget { topic: topic.to_owned(), ..Default::default() });
+    /// Adds a topic that is read without an end, from `starts` in the partitions that it has. `unknown`: partitions whose
+    /// place could not be found, which begin at the target's start once they can.
+    pub(super) fn add_topic(
+        &mut self,
+        target: &pb::ReadTarget,
+        starts: impl IntoIterator<Item = (i32, i64)>,
+        unknown: impl IntoIterator<Item = i32>,
+    ) {
         for (partition, next_offset) in starts {
-            self.known.insert((topic.to_owned(), partition), Progress { next_offset, leader_epoch: None });
+            self.known.insert((target.topic.clone(), partition), Progress { next_offset, leader_epoch: None });
         }
+        self.unknown.extend(unknown.into_iter().map(|partition| (target.topic.clone(), partition)));
+        self.add(target.clone());
     }
 
     /// What to ask for when a stream is opened.
@@ -85,7 +97,12 @@ impl Positions {
                     next_offset: progress.next_offset,
                     leader_epoch: progress.leader_epoch,
                 };
-                target.resume = self.known.range(of_topic).map(resume).collect();
+                target.resume = self.known.range(of_topic.clone()).map(resume).collect();
+                let unknown = self.unknown.range(of_topic).any(|place| !self.known.contains_key(place));
+                if !is_fixed(target.start.as_ref()) && !unknown {
+                    // What is not known now was added later.
+                    target.start = None;
+                }
             }
         }
         Some(target)
@@ -137,7 +154,10 @@ mod tests {
     #[test]
     fn a_topic_is_resumed_with_what_was_seen_and_the_rest_from_its_start() {
         let mut positions = Positions::default();
-        positions.add_topic("t", [(0, 7), (1, 9)]);
+        let latest = pb::Position { at: Some(At::Bound(pb::Bound::Latest.into())) };
+        let target = pb::ReadTarget { topic: "t".to_owned(), start: Some(latest), ..Default::default() };
+        positions.add_topic(&target, [(0, 7), (1, 9)], [2]);
+        assert_eq!(positions.targets()[0].start, Some(latest), "one partition could not be asked");
         positions.chunk(&chunk(1, 12));
         positions.progress(&[pb::PartitionProgress {
             topic_partition: Some(place(2)),
@@ -150,6 +170,16 @@ mod tests {
         let resume: Vec<_> = target.resume.iter().map(|found| (found.partition, found.next_offset)).collect();
         assert_eq!(resume, [(0, 7), (1, 12), (2, 4)], "partitions that come later begin at the earliest record");
         assert_eq!(target.resume[1].leader_epoch, Some(3));
+    }
+
+    #[test]
+    fn what_a_reader_stored_is_where_it_begins() {
+        let mut positions = Positions::default();
+        let stored = pb::PartitionResume { partition: 1, next_offset: 40, leader_epoch: Some(2) };
+        positions.add(pb::ReadTarget { topic: "t".to_owned(), resume: vec![stored], ..Default::default() });
+        assert_eq!(positions.targets()[0].resume, [stored]);
+        positions.chunk(&chunk(1, 50));
+        assert_eq!(positions.targets()[0].resume[0].next_offset, 50);
     }
 
     #[test]

@@ -103,9 +103,9 @@ impl ControllerService for Controller {
 
     async fn allocate_producer_ids(
         &self,
-        _request: Request<pbi::AllocateProducerIdsRequest>,
+        request: Request<pbi::AllocateProducerIdsRequest>,
     ) -> Answer<pbi::AllocateProducerIdsResponse> {
-        let first_id = producer_ids::allocate(&self.store).await?;
+        let first_id = producer_ids::allocate(&self.store, request.get_ref().internal).await?;
         Ok(Response::new(pbi::AllocateProducerIdsResponse { first_id, count: producer_ids::BLOCK }))
     }
 

@@ -1,4 +1,4 @@
-//! `counts/partitions` and `pids/next`: numbers.
+//! `counts/partitions`, `pids/next` and `pids/internal`: numbers.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,6 +6,7 @@ use super::Value;
 
 pub(crate) const PARTITIONS: &str = "counts/partitions";
 pub(crate) const PRODUCER_IDS: &str = "pids/next";
+pub(crate) const INTERNAL_PRODUCER_IDS: &str = "pids/internal";
 
 /// A number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

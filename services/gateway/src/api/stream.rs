@@ -39,6 +39,8 @@ const GROUP_ITEMS: usize = 100_000;
 const TOPICS_MAX: usize = 1000;
 /// Cost of a batch beside its bytes, for the limit.
 const BATCH_OVERHEAD: usize = 512;
+/// What the position of a record takes in a result.
+const POSITION_BYTES: usize = size_of::<pb::RecordPosition>();
 
 /// How a batch gets to the leader: the two ways do not keep an order with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +55,16 @@ type Answers = Pin<Box<dyn Stream<Item = Result<pb::ProduceStreamResponse, Statu
 
 /// What is sent to the client, in order.
 enum Outgoing {
-    Result(pb::ProduceResult),
+    /// With the room of its batch, which is free once the result leaves.
+    Result(pb::ProduceResult, Option<OwnedSemaphorePermit>),
     Other(Reply),
     End(Status),
+}
+
+/// A message to the client, and the room of the batches that it answers.
+struct Leaving {
+    message: Result<pb::ProduceStreamResponse, Status>,
+    _rooms: Vec<OwnedSemaphorePermit>,
 }
 
 /// Settings of a stream, from its first message.
@@ -116,46 +125,53 @@ pub(super) fn serve(
             let _ = ending.send(Outgoing::End(failure.into())).await;
         }
     });
-    Box::pin(
-        ReceiverStream::new(stream).ready_chunks(GROUP_MAX).flat_map(|group| futures::stream::iter(grouped(group))),
-    )
+    let messages =
+        ReceiverStream::new(stream).ready_chunks(GROUP_MAX).flat_map(|group| futures::stream::iter(grouped(group)));
+    // A message that leaves gives the room of its batches back.
+    Box::pin(messages.map(|Leaving { message, .. }| message))
 }
 
 /// Puts neighbouring results into one message.
-fn grouped(group: Vec<Outgoing>) -> Vec<Result<pb::ProduceStreamResponse, Status>> {
+fn grouped(group: Vec<Outgoing>) -> Vec<Leaving> {
     let mut messages = Vec::new();
-    let (mut results, mut items) = (Vec::new(), 0);
-    let message = |reply| Ok(pb::ProduceStreamResponse { message: Some(reply) });
+    let (mut results, mut rooms, mut items) = (Vec::new(), Vec::new(), 0);
     for item in group {
         let other = match item {
-            Outgoing::Result(result) => {
+            Outgoing::Result(result, room) => {
                 items += items_of(&result);
                 results.push(result);
+                rooms.extend(room);
                 if items < GROUP_ITEMS {
                     continue;
                 }
                 None
             }
-            Outgoing::Other(reply) => Some(message(reply)),
+            Outgoing::Other(reply) => Some(Ok(pb::ProduceStreamResponse { message: Some(reply) })),
             Outgoing::End(status) => Some(Err(status)),
         };
         items = 0;
-        if !results.is_empty() {
-            messages.push(message(Reply::Results(pb::ProduceResults { results: std::mem::take(&mut results) })));
-        }
-        messages.extend(other);
+        messages.extend(results_message(&mut results, &mut rooms));
+        messages.extend(other.map(|message| Leaving { message, _rooms: Vec::new() }));
     }
-    if !results.is_empty() {
-        messages.push(message(Reply::Results(pb::ProduceResults { results })));
-    }
+    messages.extend(results_message(&mut results, &mut rooms));
     messages
+}
+
+/// Results in one message, if there are any.
+fn results_message(results: &mut Vec<pb::ProduceResult>, rooms: &mut Vec<OwnedSemaphorePermit>) -> Option<Leaving> {
+    if results.is_empty() {
+        return None;
+    }
+    let (results, rooms) = (std::mem::take(results), std::mem::take(rooms));
+    let message = Some(Reply::Results(pb::ProduceResults { results }));
+    Some(Leaving { message: Ok(pb::ProduceStreamResponse { message }), _rooms: rooms })
 }
 
 /// Repeated items of a result, about.
 fn items_of(result: &pb::ProduceResult) -> usize {
     match &result.outcome {
         Some(produce_result::Outcome::Written(written)) => 1 + written.positions.len() + written.appends.len(),
-        _ => 1,
+        _ => 1 + result.failure.as_ref().map_or(0, |detail| prost::Message::encoded_len(detail) / 16),
     }
 }
 
@@ -244,7 +260,7 @@ impl Reader {
     async fn batch(&mut self, session: &Session, batch: pb::ProduceBatch) -> Result<(), Failure> {
         let correlation_id = batch.correlation_id;
         self.count(correlation_id)?;
-        let bytes = prost::Message::encoded_len(&batch) + BATCH_OVERHEAD;
+        let bytes = prost::Message::encoded_len(&batch) + BATCH_OVERHEAD + batch.records.len() * POSITION_BYTES;
         let wanted = bytes.min(self.gateway.config.in_flight_bytes_max);
         let permit = Arc::clone(&self.room).acquire_many_owned(u32::try_from(wanted).unwrap_or(u32::MAX)).await;
         let Ok(slot) = self.outgoing.clone().reserve_owned().await else { return Ok(()) };
@@ -271,8 +287,7 @@ impl Reader {
         };
         let failed = session.producer.map(|_| (lane.clone(), Arc::clone(&self.failed)));
         let tell = move |outcome: Outcome| {
-            slot.send(Outgoing::Result(result(correlation_id, outcome, failed)));
-            drop(permit);
+            slot.send(Outgoing::Result(result(correlation_id, outcome, failed), permit.ok()));
         };
         self.lanes.enter(lane.clone(), correlation_id, Box::new(tell));
         let completed = Arc::new(AtomicBool::new(false));
@@ -398,13 +413,13 @@ mod tests {
             let positions = vec![pb::RecordPosition { partition: 0, offset: 7 }; bounds::ITEMS_MAX];
             let written = pb::ProduceResponse { positions, appends: vec![pb::AppendResult::default(); 100] };
             let outcome = Some(produce_result::Outcome::Written(written));
-            Outgoing::Result(pb::ProduceResult { correlation_id, outcome, failure: None })
+            Outgoing::Result(pb::ProduceResult { correlation_id, outcome, failure: None }, None)
         };
-        let small = |correlation_id| Outgoing::Result(pb::ProduceResult { correlation_id, ..Default::default() });
+        let small = |correlation_id| Outgoing::Result(pb::ProduceResult { correlation_id, ..Default::default() }, None);
         let messages = grouped(vec![small(1), small(2), large(3), large(4), large(5), small(6)]);
         assert_eq!(messages.len(), 4);
         let mut order = Vec::new();
-        for message in messages.into_iter().map(Result::unwrap) {
+        for message in messages.into_iter().map(|leaving| leaving.message.unwrap()) {
             let encoded = prost::Message::encode_to_vec(&message);
             assert_eq!(bounds::check::<pb::ProduceStreamResponse>(&encoded), Ok(()));
             let Some(Reply::Results(results)) = message.message else { panic!("results") };

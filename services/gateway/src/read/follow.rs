@@ -125,15 +125,18 @@ impl Follower {
         loop {
             let word = match self.step(&mut cursor).await {
                 Ok(word) => word,
-                Err(failure) => match self.gateway.reset(&mut cursor, &failure, self.options.out_of_range).await {
-                    Some(reset) => Some(Said::Reset(reset)),
-                    None => {
-                        if !self.retries(failure).await? {
-                            return Ok(());
+                Err(failure) => {
+                    let reset = self.gateway.reset(&mut cursor, &failure, self.options.out_of_range).await;
+                    match reset.and_then(|reset| reset.ok_or(failure)) {
+                        Ok(reset) => Some(Said::Reset(reset)),
+                        Err(failure) => {
+                            if !self.retries(failure).await? {
+                                return Ok(());
+                            }
+                            continue;
                         }
-                        continue;
                     }
-                },
+                }
             };
             (self.trouble, self.answer_max) = (None, ANSWER_FIRST);
             let Some(word) = word else {

@@ -33,9 +33,7 @@ pub(crate) struct Caller {
 
 /// Plain records of one write for one partition.
 pub(crate) struct GatheredRecords {
-    pub(crate) records: Arc<Vec<pb::Record>>,
-    /// Which of them.
-    pub(crate) indexes: Vec<usize>,
+    pub(crate) records: Vec<pb::Record>,
     pub(crate) now: Timestamp,
     /// The caller's trace, for records that have none.
     pub(crate) trace: Option<Arc<str>>,
@@ -116,7 +114,7 @@ impl Content {
             let mut builder = BatchBuilder::new(self.gathering.codec, bytes + HEADER_LEN);
             for part in self.records.drain(..) {
                 let trace = part.trace.as_deref();
-                part.indexes.iter().for_each(|index| encode(&mut builder, &part.records[*index], part.now, trace));
+                part.records.iter().for_each(|record| encode(&mut builder, record, part.now, trace));
             }
             self.batch = builder.build(number.map_or(Producer::NONE, producer));
         } else if let Some(number) = number.filter(|number| self.number != Some(*number)) {
@@ -175,10 +173,7 @@ impl GatheredRecords {
     /// About how many bytes they become.
     fn size_hint(&self) -> usize {
         let bytes = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
-        self.indexes
-            .iter()
-            .map(|index| 40 + bytes(&self.records[*index].key) + bytes(&self.records[*index].value))
-            .sum()
+        self.records.iter().map(|record| 40 + bytes(&record.key) + bytes(&record.value)).sum()
     }
 }
 
@@ -243,8 +238,7 @@ mod tests {
             done: Box::new(|_| {}),
         };
         let mut content = Content::whole(Bytes::new(), None, &mut caller);
-        let records = Arc::new((0..10).map(record).collect::<Vec<_>>());
-        content.records = vec![GatheredRecords { records, indexes: (0..10).collect(), now: 0, trace: None }];
+        content.records = vec![GatheredRecords { records: (0..10).map(record).collect(), now: 0, trace: None }];
         content.build(None);
         content.keep(&[1..3, 9..10]);
         let header = BatchHeader::parse(&content.batch).unwrap();

@@ -90,7 +90,8 @@ impl Writers {
         let id = TopicPartition::new(topic.id, PartitionIndex(partition));
         let mut writers = self.by_partition.lock();
         if writers.len() >= WRITERS_MAX && !writers.contains_key(&id) {
-            writers.retain(|_, writer| !writer.is_idle());
+            // Nobody who holds one is about to add to it.
+            writers.retain(|_, writer| Arc::strong_count(writer) > 1 || !writer.is_idle());
         }
         let fresh = || PartitionWriter::new(&self.context, topic, partition, Numbering::Own);
         Arc::clone(writers.entry(id).or_insert_with(fresh))

@@ -373,9 +373,10 @@ impl Partition {
     /// Answers every write whose offsets count now, and refusals whose turn it is: answers keep the order of requests.
     pub(crate) fn answer(&mut self, around: &Surroundings) {
         let Some(leader) = &self.leader else {
-            // Nothing is appended without leading, so that all of them are refusals.
+            // What was appended before this node stopped leading may be with the next leader, or not.
             for waiting in self.waiting.drain(..) {
-                let failure = waiting.outcome.err().unwrap_or_else(|| not_leader(around.node));
+                let lost = || Failure::new(Reason::LeaderLostAfterAppend, "this node does not lead any more");
+                let failure = waiting.outcome.err().unwrap_or_else(lost);
                 waiting.job.refuse(failure, &around.metrics);
             }
             return;
