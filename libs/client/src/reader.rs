@@ -133,7 +133,13 @@ impl Reader {
     /// The targets with offsets in place of the positions that move.
     async fn fixed(&mut self) -> Result<Positions, Failure> {
         let mut positions = Positions::default();
-        for target in &self.config.targets.clone() {
+        for mut target in self.config.targets.clone() {
+            if target.topic_id.is_empty() {
+                let request = pb::GetTopicRequest { name: target.topic.clone() };
+                let found = self.client.topics().get_topic(request).await;
+                target.topic_id = self.heard(found)?.into_inner().topic.unwrap_or_default().id;
+            }
+            let target = &target;
             let (start_fixed, end_fixed) = (is_fixed(target.start.as_ref()), is_fixed(target.end.as_ref()));
             if start_fixed && end_fixed {
                 positions.add(target.clone());
@@ -153,9 +159,10 @@ impl Reader {
                 Some(_) => self.offsets(target, target.end).await?,
                 None => Default::default(),
             };
-            // An end is fixed for all partitions, or for none.
-            if let Some((_, failure)) = failed.into_iter().chain(end_failed).next() {
-                return Err(failure);
+            // The server finds these places once the partitions have leaders.
+            for (place, _) in failed.iter().chain(&end_failed) {
+                let partition = Some(place.1);
+                positions.add(pb::ReadTarget { partition, resume: Vec::new(), ..target.clone() });
             }
             for (place, start) in starts {
                 let at = |offset| pb::Position { at: Some(pb::position::At::Offset(offset)) };
@@ -165,6 +172,7 @@ impl Reader {
                 }
                 positions.add(pb::ReadTarget {
                     topic: target.topic.clone(),
+                    topic_id: target.topic_id.clone(),
                     partition: Some(place.1),
                     start: Some(at(start)),
                     end: ends.get(&place).copied().map(at),

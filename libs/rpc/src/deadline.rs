@@ -6,7 +6,11 @@ use tonic::metadata::MetadataMap;
 
 /// The time that a caller still has, from `grpc-timeout`. `None`: it has no deadline, or one that makes no sense.
 pub fn remaining(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    parse(metadata.get("grpc-timeout")?.to_str().ok()?)
+}
+
+/// A time as `grpc-timeout` carries it.
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 {
         return None;

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use http::{HeaderValue, Request, Response};
@@ -159,12 +160,19 @@ where
         if request.method() != http::Method::POST || !speaks_grpc(request.headers()) {
             return Box::pin(std::future::ready(Ok(not_grpc())));
         }
+        let limit = answer_limit(request.headers());
         let call = self.inner.call(request);
         Box::pin(
             async move {
-                let mut response = match AssertUnwindSafe(call).catch_unwind().await {
-                    Ok(Ok(response)) => response,
-                    Err(_panic) => panicked(&path, &request_id).into_http(),
+                let call = AssertUnwindSafe(call).catch_unwind();
+                let answered = match limit {
+                    Some(limit) => tokio::time::timeout(limit, call).await,
+                    None => Ok(call.await),
+                };
+                let mut response = match answered {
+                    Ok(Ok(Ok(response))) => response,
+                    Ok(Err(_panic)) => panicked(&path, &request_id).into_http(),
+                    Err(_elapsed) => out_of_time().into_http(),
                 };
                 explain(&path, &mut response);
                 let held = response.extensions_mut().remove::<HeldUntilSent>();
@@ -180,6 +188,18 @@ where
             .instrument(span),
         )
     }
+}
+
+/// How long a call may take to begin its answer: a little less than the caller waits, so that the answer has details.
+/// What the transport says at the deadline itself has none.
+fn answer_limit(headers: &http::HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let left = crate::deadline::parse(text)?;
+    Some(left.saturating_sub((left / 20).min(Duration::from_millis(20))))
+}
+
+fn out_of_time() -> Status {
+    Failure::new(Reason::RequestTimedOut, "the call was not answered within the caller's deadline").into()
 }
 
 fn speaks_grpc(headers: &http::HeaderMap) -> bool {

@@ -40,7 +40,7 @@ pub const KEYS: &[Key] = &[
         name: "gateway.auto.create.topics",
         kind: Kind::Bool,
         default: "true",
-        doc: "Create a missing topic when somebody produces to it. On in standalone, off in a cluster.",
+        doc: "Create a missing topic when somebody produces to it.",
     },
     Key {
         name: "gateway.num.partitions",

@@ -5,6 +5,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::Failure;
 
 use crate::Gateway;
+use crate::retry::{PATIENCE, while_moved};
 
 /// Look-ups of one call that are under way together.
 pub(crate) const LOOK_UPS_AT_ONCE: usize = 32;
@@ -20,8 +21,10 @@ impl Gateway {
             return Err(Failure::field("isolation", text));
         }
         let targets = self.targets(&request.targets).await?;
-        let look_ups: Vec<_> =
-            targets.iter().map(|target| self.find(&target.topic, target.partition, target.start)).collect();
+        let look_ups: Vec<_> = targets
+            .iter()
+            .map(|target| while_moved(PATIENCE, || self.find(&target.topic, target.partition, target.start)))
+            .collect();
         let mut found = futures::stream::iter(look_ups).buffered(LOOK_UPS_AT_ONCE);
         let mut response = pb::ListOffsetsResponse::default();
         let mut first = None;

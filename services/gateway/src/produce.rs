@@ -19,6 +19,7 @@ use crate::Gateway;
 use crate::batches::{RecordSize, check_records, codec, encode, validate};
 use crate::metadata::TopicView;
 use crate::outcome::{Collector, Done, Outcome};
+use crate::router::recreated;
 use crate::writer::{Caller, GatheredRecords, Gathering, IN_FLIGHT_MAX, PartitionWriter, Whole};
 
 /// A write.
@@ -37,6 +38,8 @@ pub(crate) struct Write {
     pub(crate) trace: Option<Arc<str>>,
     /// A missing topic may be created for it.
     pub(crate) create: bool,
+    /// The topic to which its stream has written under this name.
+    pub(crate) topic_id: Option<TopicId>,
     /// In the gateway's monotonic time. What has not left by then does not leave.
     pub(crate) deadline: Duration,
 }
@@ -59,6 +62,8 @@ pub(crate) struct Submitted {
     writers: Vec<Arc<PartitionWriter>>,
     /// The answer, where it does not wait for storage: acks NONE.
     pub(crate) queued: Option<Outcome>,
+    /// The topic that it goes to.
+    pub(crate) topic: TopicId,
 }
 
 /// Which records of a write make a part.
@@ -216,6 +221,9 @@ impl Gateway {
         let left = write.deadline.saturating_sub(self.clock.monotonic());
         let found = tokio::time::timeout(left, self.topic_of(&write, session)).await;
         let (topic, created) = found.map_err(|_elapsed| out_of_time("topic"))??;
+        if let Some(id) = write.topic_id.filter(|id| *id != topic.id) {
+            return Err(recreated(&topic, id));
+        }
         let accepted = Accepted { write, session, topic, created, done };
         if !accepted.write.record_batch.is_empty() {
             return self.produce_batch(accepted, separate).await;
@@ -252,7 +260,7 @@ impl Gateway {
         let (now, deadline) = (self.clock.now_millis(), write.deadline);
         let (trace, mut records) = (write.trace, write.records);
         let whole: usize = plans.iter().map(|plan| plan.size.bytes).sum();
-        let mut submitted = Submitted { number: next_number(), writers: Vec::new(), queued };
+        let mut submitted = Submitted { number: next_number(), writers: Vec::new(), queued, topic: topic.id };
         for (number, plan) in plans.into_iter().enumerate() {
             let Ok((room, link_permit)) = self.admit(&topic, &plan, deadline).await else {
                 collector.part_done(number, plan, Err(out_of_time("admission")));
@@ -428,6 +436,6 @@ impl Gateway {
         let done = Box::new(move |outcome| collector.part_done(0, plan, outcome));
         writer.send_whole(whole, Caller { write: number, gathering, records: None, link_permit, room, done });
         let writers = if write.acks == Acks::None { Vec::new() } else { vec![writer] };
-        Ok(Submitted { number, writers, queued })
+        Ok(Submitted { number, writers, queued, topic: topic.id })
     }
 }

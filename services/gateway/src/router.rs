@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walser_model::{NodeId, PartitionIndex, TopicPartition};
+use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_proto::internal::v1::PartitionRef;
 use walser_rpc::{Failure, Network, Reason, StorageLink};
 
@@ -15,6 +15,13 @@ pub(crate) struct Route {
     pub(crate) node: NodeId,
     pub(crate) link: Arc<dyn StorageLink>,
     pub(crate) reference: PartitionRef,
+}
+
+/// The topic is not the one that the caller has used under its name.
+pub(crate) fn recreated(current: &TopicView, old: TopicId) -> Failure {
+    let text = format!("topic \"{}\" was deleted and created again", current.name);
+    let failure = Failure::new(Reason::TopicRecreated, text).with("topic", &current.name);
+    failure.with("oldId", old).with("newId", current.id)
 }
 
 /// Finds leaders. Clones share the metadata.
@@ -34,11 +41,7 @@ impl Router {
         let current = self.metadata.topic(&topic.name);
         let current = match &current {
             Some(current) if current.id == topic.id => current,
-            Some(current) => {
-                let text = format!("topic \"{}\" was deleted and created again", topic.name);
-                let failure = Failure::new(Reason::TopicRecreated, text).with("topic", &topic.name);
-                return Err(failure.with("oldId", topic.id).with("newId", current.id));
-            }
+            Some(current) => return Err(recreated(current, topic.id)),
             None => {
                 let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{}\" was deleted", topic.name));
                 return Err(failure.with("topic", &topic.name));

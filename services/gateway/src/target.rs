@@ -13,7 +13,7 @@ use walser_rpc::{Failure, Reason};
 use crate::Gateway;
 use crate::decode::Shape;
 use crate::metadata::TopicView;
-use crate::retry::{PATIENCE, while_moved};
+use crate::router::recreated;
 
 /// Targets of one call after topics are spread over their partitions.
 const PARTITIONS_MAX: usize = 10_000;
@@ -182,6 +182,13 @@ impl Gateway {
         for target in targets {
             let resume = resumed(target)?;
             let topic = self.topic(&target.topic).await?;
+            if !target.topic_id.is_empty() {
+                let id =
+                    target.topic_id.parse().map_err(|_| Failure::field("targets.topic_id", "is not a topic id"))?;
+                if id != topic.id {
+                    return Err(recreated(&topic, id));
+                }
+            }
             let start = target.start.as_ref().map(|position| place(position, "targets.start", now)).transpose()?;
             let end = target.end.as_ref().map(|position| place(position, "targets.end", now)).transpose()?;
             // Every partition that the reader names exists, also when this gateway has not heard of it yet.
@@ -249,11 +256,8 @@ impl Gateway {
         partition: i32,
         at: pbi::offset_lookup::At,
     ) -> Result<FoundPlace, Failure> {
-        while_moved(PATIENCE, || async {
-            let once = tokio::time::timeout(ANSWER_MAX, self.look_up_once(topic, partition, at)).await;
-            once.unwrap_or_else(|_elapsed| Err(no_answer(topic, partition)))
-        })
-        .await
+        let once = tokio::time::timeout(ANSWER_MAX, self.look_up_once(topic, partition, at)).await;
+        once.unwrap_or_else(|_elapsed| Err(no_answer(topic, partition)))
     }
 
     async fn look_up_once(

@@ -162,6 +162,11 @@ impl PartitionWriter {
         self.state.lock().sequencer.batch_count(&())
     }
 
+    /// The same for every caller.
+    fn abandon_all(self: &Arc<Self>) {
+        self.step(Sequencer::abandon_all);
+    }
+
     /// Waits until fewer batches than `count` are not completed.
     pub(crate) async fn fewer_than(&self, count: usize) {
         loop {

@@ -72,7 +72,9 @@ fn parse_time(text: &str) -> Option<i64> {
         .split_once('.')
         .map_or_else(|| (clock.splitn(3, ':').nth(2).unwrap_or("0"), ""), |(second, fraction)| (second, fraction));
     let second: i64 = second.parse().ok()?;
-    let millis: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+    // The first record at or after the instant: a part of a millisecond counts as a whole one.
+    let nanos: i64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+    let millis = (nanos + 999_999) / 1_000_000;
     let zone_minutes = match zone {
         "Z" | "z" => 0,
         zone => {

@@ -185,3 +185,57 @@ impl DecodeDetails for tonic_types::pb::Status {
         decoded.details
     }
 }
+
+/// A stop answers what waits for a leader, with the truth, before it closes the connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_stops_answers_writes_that_wait_for_a_leader() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    cluster.restart_gateway(&["shutdown.grace.ms=3000"]);
+    let second = cluster.another_node(2);
+    let client = cluster.client();
+    let left = half_a_topic(&cluster, second).await;
+    let away = (0..PARTITIONS).find(|partition| !left.contains(partition)).unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        let client = client.clone();
+        let request = pb::ProduceRequest {
+            topic: "t".to_owned(),
+            partition: Some(away),
+            records: vec![record(format!("waits {number}"))],
+            ..Default::default()
+        };
+        waiting.spawn(async move { client.producer().produce(request).await });
+    }
+    // They are under way once a later call has been answered.
+    let topic = pb::GetTopicRequest { name: "t".to_owned() };
+    client.topics().get_topic(topic).await.unwrap();
+    cluster.stop_gateway();
+    while let Some(outcome) = waiting.join_next().await {
+        let status = outcome.unwrap().unwrap_err();
+        if !status.details().is_empty() {
+            let failure = Failure::from(status);
+            assert_eq!(failure.effect(), pb::Effect::None, "{failure:?}");
+        }
+    }
+}
+
+/// Nothing is deleted anywhere while one leader is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncation_needs_every_leader() {
+    let (_dir, data) = place();
+    let cluster = Cluster::start(&data);
+    let second = cluster.another_node(2);
+    let client = cluster.client();
+    let left = half_a_topic(&cluster, second).await;
+    let request = pb::TruncateTopicRequest {
+        topic: "t".to_owned(),
+        before: Some(bound(pb::Bound::Latest)),
+        ..Default::default()
+    };
+    let refused = Failure::from(client.topics().truncate_topic(request).await.unwrap_err());
+    assert_eq!((refused.reason_name(), refused.effect()), ("LEADER_NOT_AVAILABLE", pb::Effect::None));
+    for partition in left {
+        assert_eq!(crate::server::read_all(&client, "t", partition).await.len(), 1);
+    }
+}

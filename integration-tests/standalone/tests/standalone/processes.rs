@@ -114,6 +114,11 @@ impl Cluster {
         self.controller.take().unwrap().kill();
     }
 
+    /// SIGTERM; returns everything that the gateway printed.
+    pub(crate) fn stop_gateway(&mut self) -> String {
+        self.gateway.take().unwrap().stop()
+    }
+
     /// SIGTERM; returns everything that the controller printed.
     pub(crate) fn stop_controller(&mut self) -> String {
         self.controller.take().unwrap().stop()

@@ -325,3 +325,34 @@ async fn a_read_that_waits_for_more_bytes_loses_nothing() {
     let answer = client.consumer().fetch(reset).await.unwrap().into_inner();
     assert_eq!((answer.resets.len(), offsets(answer).len()), (1, 10), "never silent");
 }
+
+/// A topic that is created again under its name is another one: its offsets mean other records.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_and_writers_of_a_topic_that_was_created_again_are_told() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, 0, 10).await;
+    let mut following = reader(&client, None, None);
+    let mut seen = BTreeMap::new();
+    take(&mut following, &mut seen, |seen| seen.get(&0) == Some(&10)).await;
+    let server = restarted(server);
+    let client = server.client();
+    let request = pb::DeleteTopicRequest { name: "t".to_owned(), etag: String::new() };
+    client.topics().delete_topic(request).await.unwrap();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, 0, 20).await;
+    let told = loop {
+        match tokio::time::timeout(PATIENCE, following.next()).await.unwrap() {
+            Ok(Read::Chunk(chunk)) => panic!("records of another topic: {chunk:?}"),
+            Ok(_) => {}
+            Err(failure) => break failure,
+        }
+    };
+    assert!(["TOPIC_RECREATED", "TOPIC_NOT_FOUND"].contains(&told.reason_name()), "{told}");
+    let stale = pb::ReadTarget { topic_id: "00000000-0000-4000-8000-000000000001".to_owned(), ..at(0, None) };
+    let fetch = pb::FetchRequest { targets: vec![stale], ..Default::default() };
+    let refused = Failure::from(client.consumer().fetch(fetch).await.unwrap_err());
+    assert_eq!(refused.reason_name(), "TOPIC_RECREATED");
+}

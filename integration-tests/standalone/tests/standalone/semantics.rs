@@ -207,6 +207,11 @@ async fn a_deleted_topic_is_not_created_again_for_a_stream_that_goes_on() {
     requests.send(in_stream(2, vec![record("second")])).await.unwrap();
     let pb::produce_result::Outcome::Error(error) = result().await else { panic!("it was written") };
     assert_eq!(error.reason, "TOPIC_NOT_FOUND");
+    // One that is created again under the name is another topic.
+    create(&client, "t", 1, &[]).await;
+    requests.send(in_stream(3, vec![record("third")])).await.unwrap();
+    let pb::produce_result::Outcome::Error(error) = result().await else { panic!("it was written") };
+    assert_eq!(error.reason, "TOPIC_RECREATED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,6 +45,7 @@ pub(super) fn time_left(metadata: &MetadataMap) -> Option<Duration> {
 fn write(request: pb::ProduceRequest, trace: Option<Arc<str>>, deadline: Duration) -> Result<Write, Failure> {
     Ok(Write {
         create: true,
+        topic_id: None,
         deadline,
         acks: Acks::from(known::<pb::Acks>("acks", request.acks)?),
         compression: known::<pb::Compression>("compression", request.compression)?.chosen(),

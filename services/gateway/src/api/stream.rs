@@ -2,7 +2,7 @@
 
 mod lanes;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use walser_model::{Acks, Compression};
+use walser_model::{Acks, Compression, TopicId};
 use walser_proto::v1 as pb;
 use walser_proto::v1::produce_result;
 use walser_proto::v1::produce_stream_request::Message;
@@ -88,8 +88,9 @@ struct Reader {
     /// The way of the batches that are under way, each of which holds a permit.
     way: Option<Way>,
     under_way: Arc<Semaphore>,
-    /// Topics that this stream has written to: one that is deleted meanwhile is not created again for it.
-    topics: HashSet<String>,
+    /// Topics that this stream has written to: one that is deleted meanwhile is not created again for it, and one that is
+    /// created again is another one.
+    topics: HashMap<String, TopicId>,
     separate: SeparateWriters,
     submitted: Vec<(Arc<AtomicBool>, Submitted)>,
     /// The client hears of the stream when it has sent nothing for this long.
@@ -115,7 +116,7 @@ pub(super) fn serve(
         last_correlation: None,
         way: None,
         under_way: Arc::new(Semaphore::new(RESULTS_MAX)),
-        topics: HashSet::new(),
+        topics: HashMap::new(),
         separate: SeparateWriters::default(),
         submitted: Vec::new(),
     };
@@ -277,7 +278,8 @@ impl Reader {
             expected_offset: batch.expected_offset,
             trace: self.trace.clone(),
             deadline: self.gateway.clock.monotonic() + self.gateway.config.produce_timeout,
-            create: !self.topics.contains(topic),
+            create: !self.topics.contains_key(topic),
+            topic_id: self.topics.get(topic).copied(),
         };
         let found = write.create.then(|| write.topic.clone());
         let under_way = self.join(&write).await;
@@ -300,7 +302,9 @@ impl Reader {
             })
         };
         let sent = self.gateway.produce(write, &mut self.separate, done).await;
-        self.remember(found.filter(|_| sent.is_ok()));
+        if let (Some(name), Ok(submitted)) = (found, &sent) {
+            self.remember(name, submitted.topic);
+        }
         match sent {
             Err(failure) => {
                 self.lanes.leave(&lane, correlation_id, Outcome::failed(failure));
@@ -337,11 +341,11 @@ impl Reader {
         }
     }
 
-    fn remember(&mut self, topic: Option<String>) {
+    fn remember(&mut self, name: String, topic: TopicId) {
         if self.topics.len() >= TOPICS_MAX {
             self.topics.clear();
         }
-        self.topics.extend(topic);
+        self.topics.insert(name, topic);
     }
 
     /// Waits until nothing that goes another way is under way, so that offsets keep the order of the stream.

@@ -14,7 +14,7 @@ use walser_rpc::{Connection, Failure, Reason};
 use super::relayed;
 use crate::Gateway;
 use crate::metadata::TopicView;
-use crate::retry::PATIENCE;
+use crate::retry::{PATIENCE, while_moved};
 use crate::target::{Place, Target, place};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -106,7 +106,10 @@ impl Gateway {
             }
             let target =
                 Target { topic: std::sync::Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
-            offsets.push((partition, self.boundary(&target, before).await?));
+            let offset = while_moved(PATIENCE, || self.boundary(&target, before)).await?;
+            // Nothing is deleted anywhere unless every leader is there.
+            self.route(&topic, partition)?;
+            offsets.push((partition, offset));
         }
         let mut response = pb::TruncateTopicResponse::default();
         for (partition, offset) in offsets {
@@ -114,15 +117,22 @@ impl Gateway {
                 let start = self.find(&topic, partition, Place::Earliest).await?.offset;
                 offset.0.max(start)
             } else {
-                let route = self.route(&topic, partition)?;
-                let unknown = || Failure::new(Reason::LeaderNotAvailable, "the leader is not known");
-                let connection = self.network.storage(route.node).ok_or_else(unknown)?;
-                let request = pbi::DeleteRecordsRequest { r#ref: Some(route.reference), before_offset: offset.0 };
-                StorageServiceClient::new(connection).delete_records(request).await?.into_inner().log_start_offset
+                let deleted = self.delete_records(&topic, partition, offset.0).await;
+                let partly = !response.log_start_offsets.is_empty();
+                deleted.map_err(|failure| if partly { failure.with_effect(pb::Effect::Partial) } else { failure })?
             };
             response.log_start_offsets.push(pb::RecordPosition { partition, offset });
         }
         Ok(response)
+    }
+
+    /// Deletes the records of a partition before an offset; returns its log start.
+    async fn delete_records(&self, topic: &TopicView, partition: i32, before: i64) -> Result<i64, Failure> {
+        let route = self.route(topic, partition)?;
+        let unknown = || Failure::new(Reason::LeaderNotAvailable, "the leader is not known");
+        let connection = self.network.storage(route.node).ok_or_else(unknown)?;
+        let request = pbi::DeleteRecordsRequest { r#ref: Some(route.reference), before_offset: before };
+        Ok(StorageServiceClient::new(connection).delete_records(request).await?.into_inner().log_start_offset)
     }
 }
 

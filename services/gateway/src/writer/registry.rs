@@ -17,6 +17,8 @@ use crate::router::Router;
 
 /// Writers that are remembered; idle ones give way beyond.
 const WRITERS_MAX: usize = 100_000;
+/// Time that the last answers have before a stop closes the connections.
+const ANSWERS_TRAVEL: Duration = Duration::from_millis(1500);
 /// How exactly deadlines are kept.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -70,14 +72,25 @@ impl Writers {
         let context = WriterContext { clock, router, producer_ids, metrics, runtime, registry: BusyWriters::default() };
         let context = Arc::new(context);
         let ticking = Arc::downgrade(&context);
+        let stop = shutdown.clone();
         // It goes on while a stop waits for writes, and ends with the last user of the writers.
         let _ticking = vital::task("write deadlines", shutdown, async move {
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut give_up_at = None;
             loop {
                 ticks.tick().await;
+                if stop.begun() {
+                    // Whatever waits is answered before the connections are closed.
+                    let grace = stop.grace().saturating_sub(ANSWERS_TRAVEL);
+                    give_up_at.get_or_insert_with(|| tokio::time::Instant::now() + grace);
+                }
+                let late = give_up_at.is_some_and(|at| tokio::time::Instant::now() >= at);
                 let Some(context) = ticking.upgrade() else { return std::future::pending().await };
                 let busy = std::mem::take(&mut *context.registry.0.lock());
+                if late {
+                    busy.iter().for_each(|writer| writer.abandon_all());
+                }
                 let mut left: Vec<_> = busy.into_iter().filter(|writer| writer.tick()).collect();
                 context.registry.0.lock().append(&mut left);
             }

@@ -224,13 +224,16 @@ async fn feed(sink: &mut Sink) -> Result<(), Stop> {
         output::note("reading records from the terminal, one per line; Ctrl-D ends");
     }
     let mut input = crate::input::start(files, sink.arguments.framing)?;
+    let mut send_at = tokio::time::Instant::now() + LINGER;
     loop {
-        // What has come in does not wait for what has not.
-        let group = match tokio::time::timeout(LINGER, input.recv()).await {
+        // What has come in does not wait for what has not, nor for what goes on coming.
+        let group = match tokio::time::timeout_at(send_at, input.recv()).await {
             Ok(group) => group,
-            Err(_pause) => {
+            Err(_elapsed) => {
                 sink.send_all().await?;
-                sink.wait(&mut input).await?
+                let group = sink.wait(&mut input).await?;
+                send_at = tokio::time::Instant::now() + LINGER;
+                group
             }
         };
         let Some(group) = group else { return Ok(()) };
