@@ -2,7 +2,7 @@
 
 mod positions;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tonic::{Status, Streaming};
@@ -137,7 +137,9 @@ impl Reader {
             if target.topic_id.is_empty() {
                 let request = pb::GetTopicRequest { name: target.topic.clone() };
                 let found = self.client.topics().get_topic(request).await;
-                target.topic_id = self.heard(found)?.into_inner().topic.unwrap_or_default().id;
+                // Without the controller a reader cannot tell the topic from another one of its name, and reads.
+                let known = found.ok().and_then(|found| found.into_inner().topic);
+                target.topic_id = known.unwrap_or_default().id;
             }
             let target = &target;
             let (start_fixed, end_fixed) = (is_fixed(target.start.as_ref()), is_fixed(target.end.as_ref()));
@@ -160,9 +162,16 @@ impl Reader {
                 None => Default::default(),
             };
             // The server finds these places once the partitions have leaders.
-            for (place, _) in failed.iter().chain(&end_failed) {
-                let partition = Some(place.1);
-                positions.add(pb::ReadTarget { partition, resume: Vec::new(), ..target.clone() });
+            let unresolved: BTreeSet<Place> = failed.into_iter().chain(end_failed).map(|(place, _)| place).collect();
+            for place in unresolved {
+                let at = |offset| pb::Position { at: Some(pb::position::At::Offset(offset)) };
+                positions.add(pb::ReadTarget {
+                    partition: Some(place.1),
+                    start: stored(&place).map(|resume| at(resume.next_offset)).or(target.start),
+                    last_leader_epoch: stored(&place).and_then(|resume| resume.leader_epoch),
+                    resume: Vec::new(),
+                    ..target.clone()
+                });
             }
             for (place, start) in starts {
                 let at = |offset| pb::Position { at: Some(pb::position::At::Offset(offset)) };
@@ -175,6 +184,7 @@ impl Reader {
                     topic_id: target.topic_id.clone(),
                     partition: Some(place.1),
                     start: Some(at(start)),
+                    last_leader_epoch: stored(&place).and_then(|resume| resume.leader_epoch),
                     end: ends.get(&place).copied().map(at),
                     ..Default::default()
                 });

@@ -72,6 +72,8 @@ impl Pass {
 
     /// Adds a chunk to the answer.
     fn take(&mut self, cursor: &mut Cursor, chunk: Chunk, left: &mut Amount) {
+        // More is there, and another look would find the same.
+        self.full |= !chunk.decoded.ended && chunk.decoded.next_offset < chunk.high_watermark;
         left.take(&chunk.decoded);
         self.bytes += chunk.decoded.size_bytes;
         self.cost += chunk.decoded.cost;
@@ -87,15 +89,15 @@ impl Pass {
         self.response.errors.len() == self.cursors.len() + self.unopened.len()
     }
 
-    /// The answer, in at most `bytes_max`. Errors and resets that do not fit are returned by the next call.
+    /// The answer, in at most `bytes_max`. Errors that do not fit are returned by the next call.
     fn answer(mut self, bytes_max: usize) -> Result<pb::FetchResponse, Failure> {
         let all_failed = self.all_failed();
-        let mut left = bytes_max.saturating_sub(self.bytes + self.response.chunks.len() * CHUNK_OVERHEAD);
+        let others = self.response.chunks.len() + self.response.resets.len();
+        let mut left = bytes_max.saturating_sub(self.bytes + others * CHUNK_OVERHEAD);
         let mut fits = |bytes: usize| {
             left = left.saturating_sub(bytes + 8);
             left > 0
         };
-        self.response.resets.retain(|reset| fits(prost::Message::encoded_len(reset)));
         self.response.errors.retain(|error| fits(prost::Message::encoded_len(error)));
         match self.failure {
             // Nothing worked: a client that looks only at the status must not take this for an empty answer.
@@ -129,7 +131,7 @@ impl Gateway {
                 return Ok(Fetched { response: looked.answer(options.shape.message_bytes_max)?, permit });
             }
             // What was read is dropped for the wait, and read again from the same places with what comes.
-            let Pass { cursors: behind, bytes, moving, silent, response, .. } = looked;
+            let Pass { cursors: behind, moving, silent, response, .. } = looked;
             drop((response, permit));
             (cursors, unopened) = (pass.cursors, looked.unopened);
             if !silent.is_empty() {
@@ -138,11 +140,12 @@ impl Gateway {
             if moving {
                 // A leader moves; what comes from others meanwhile is not held up.
                 self.something_comes(&behind, until.min(Instant::now() + RETRY)).await;
+                backoff.pause().await;
                 came = true;
                 continue;
             }
-            if came && bytes == 0 {
-                // The high watermark is ahead of what can be read, for a moment.
+            if came {
+                // Little came, or the high watermark is ahead of what can be read, for a moment.
                 backoff.pause().await;
             }
             came = self.something_comes(&behind, until).await;
@@ -196,7 +199,9 @@ impl Gateway {
                 pass.full = true;
                 break;
             }
-            let room = options.within(pass.bytes + pass.response.chunks.len() * CHUNK_OVERHEAD);
+            // A reset is part of the answer in which its records are, never of a later one.
+            let others = pass.response.chunks.len() + pass.response.resets.len() + 1;
+            let room = options.within(pass.bytes + others * CHUNK_OVERHEAD);
             match self.fetch_part(cursor, room, left, &mut pass).await {
                 Ok(Some(chunk)) => pass.take(cursor, chunk, &mut left),
                 Ok(None) => {}
@@ -207,13 +212,14 @@ impl Gateway {
                 // It fits a message of its own: the next call gets it.
                 Err(Undecoded::NoRoom) => pass.full = true,
                 Err(Undecoded::Failed(failure))
-                    if pass.bytes > 0 && failure.reason() == Reason::RecordExceedsClientLimit =>
+                    if !pass.response.chunks.is_empty() && failure.reason() == Reason::RecordExceedsClientLimit =>
                 {
                     pass.full = true;
                 }
                 Err(Undecoded::Failed(failure)) => pass.note(cursor.topic_partition(), failure),
             }
         }
+        pass.full |= left.is_spent();
         pass.cursors = cursors;
         pass
     }

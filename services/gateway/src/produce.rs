@@ -216,8 +216,8 @@ impl Gateway {
     ) -> Result<Submitted, Failure> {
         write.check_shape()?;
         let session = write.session()?;
-        // The answer is what is returned; nobody hears what comes later.
-        let done: Done = if write.acks == Acks::None { Box::new(|_| {}) } else { done };
+        // The answer is what is returned; nobody hears what comes later. What `done` holds is held until then.
+        let done: Done = if write.acks == Acks::None { Box::new(move |_| drop(done)) } else { done };
         let left = write.deadline.saturating_sub(self.clock.monotonic());
         let found = tokio::time::timeout(left, self.topic_of(&write, session)).await;
         let (topic, created) = found.map_err(|_elapsed| out_of_time("topic"))??;
@@ -264,6 +264,8 @@ impl Gateway {
         for (number, plan) in plans.into_iter().enumerate() {
             let Ok((room, link_permit)) = self.admit(&topic, &plan, deadline).await else {
                 collector.part_done(number, plan, Err(out_of_time("admission")));
+                // Not everything is queued: who waits for no answer hears so.
+                submitted.queued = submitted.queued.take().map(|_| Outcome::failed(out_of_time("admission").partial()));
                 continue;
             };
             let (partition, record_count, size) = (plan.partition, plan.record_count, plan.size);

@@ -13,7 +13,6 @@ use walser_rpc::{Failure, Reason};
 use crate::Gateway;
 use crate::decode::Shape;
 use crate::metadata::TopicView;
-use crate::router::recreated;
 
 /// Targets of one call after topics are spread over their partitions.
 const PARTITIONS_MAX: usize = 10_000;
@@ -185,9 +184,7 @@ impl Gateway {
             if !target.topic_id.is_empty() {
                 let id =
                     target.topic_id.parse().map_err(|_| Failure::field("targets.topic_id", "is not a topic id"))?;
-                if id != topic.id {
-                    return Err(recreated(&topic, id));
-                }
+                self.check_topic_id(&topic, id).await?;
             }
             let start = target.start.as_ref().map(|position| place(position, "targets.start", now)).transpose()?;
             let end = target.end.as_ref().map(|position| place(position, "targets.end", now)).transpose()?;

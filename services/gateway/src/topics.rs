@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walser_model::{TopicName, TopicNameError, suggest};
+use walser_model::{TopicId, TopicName, TopicNameError, suggest};
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_rpc::{Failure, Reason};
@@ -10,7 +10,7 @@ use walser_rpc::{Failure, Reason};
 use crate::Gateway;
 use crate::metadata::TopicView;
 use crate::retry::PATIENCE;
-use crate::router::Route;
+use crate::router::{Route, recreated};
 
 /// Reads a topic name from a request.
 pub(crate) fn name(text: &str) -> Result<TopicName, Failure> {
@@ -107,6 +107,20 @@ impl Gateway {
         };
         self.metadata.wait_until(PATIENCE, has).await;
         self.metadata.topic(&topic.name).filter(|found| checked_partition(found, partition).is_ok()).ok_or(missing)
+    }
+
+    /// Checks that a topic is the one that a caller means. This gateway may not have heard yet that it was created again.
+    pub(crate) async fn check_topic_id(&self, topic: &TopicView, id: TopicId) -> Result<(), Failure> {
+        if id == topic.id {
+            return Ok(());
+        }
+        let mut client = TopicServiceClient::new(self.controller.clone());
+        let found = client.get_topic(pb::GetTopicRequest { name: topic.name.to_string() }).await?.into_inner().topic;
+        if found.is_some_and(|found| found.id == id.to_string()) {
+            let text = format!("topic \"{}\" was created again, this gateway has not heard of it yet", topic.name);
+            return Err(Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name));
+        }
+        Err(recreated(topic, id))
     }
 
     async fn arrived(&self, name: &str) -> Result<Arc<TopicView>, Failure> {

@@ -72,7 +72,7 @@ pub(crate) struct PartitionWriter {
     topic: Arc<TopicView>,
     partition: i32,
     state: Mutex<State>,
-    /// Batches were completed.
+    /// Batches may have been completed.
     completed: Notify,
 }
 
@@ -240,9 +240,7 @@ impl PartitionWriter {
             self.watch(&mut state);
             !state.outgoing.is_empty() && !state.sending
         };
-        if !completed.is_empty() {
-            self.completed.notify_waiters();
-        }
+        self.completed.notify_waiters();
         for (caller, outcome) in completed {
             let outcome = told(outcome);
             if outcome.is_err() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::Request;
 use tonic_types::StatusExt as _;
-use walser_client::{Client, Failure};
+use walser_client::{Client, Failure, Read, Reader, ReaderConfig};
 use walser_proto::v1 as pb;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
@@ -238,4 +238,29 @@ async fn a_truncation_needs_every_leader() {
     for partition in left {
         assert_eq!(crate::server::read_all(&client, "t", partition).await.len(), 1);
     }
+}
+
+/// A reader begins with what can be read, and gets the rest once it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounded_reader_begins_without_the_partitions_that_are_away() {
+    let (_dir, data) = place();
+    let cluster = Cluster::start(&data);
+    let second = cluster.another_node(2);
+    let client = cluster.client();
+    let left = half_a_topic(&cluster, second).await;
+    let target = pb::ReadTarget { topic: "t".to_owned(), end: Some(bound(pb::Bound::Latest)), ..Default::default() };
+    let config = ReaderConfig { targets: vec![target], batches: false, patience: PATIENCE };
+    let mut reader = Reader::new(&client, config);
+    let (mut seen, mut second) = (BTreeSet::new(), None);
+    loop {
+        match tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap() {
+            Read::Chunk(chunk) => drop(seen.insert((chunk.partition, chunk.records.len()))),
+            Read::End => break,
+            Read::CaughtUp | Read::Problem(_) | Read::Away(_) => {}
+        }
+        if seen.len() == left.len() && second.is_none() {
+            second = Some(cluster.another_node(2));
+        }
+    }
+    assert_eq!(seen, (0..PARTITIONS).map(|partition| (partition, 1)).collect());
 }

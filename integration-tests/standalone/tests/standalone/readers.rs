@@ -320,6 +320,10 @@ async fn a_read_that_waits_for_more_bytes_loses_nothing() {
     fill(&client, 0, 7).await;
     let answer = waiting.await.unwrap();
     assert_eq!(offsets(answer)[..4], [0, 1, 2, 3]);
+    let mut limited = fetch(0, 100_000, 0);
+    (limited.max_records, limited.max_wait) = (4, Some(pbjson_types::Duration { seconds: 25, nanos: 0 }));
+    let answer = client.consumer().fetch(limited).await.unwrap().into_inner();
+    assert_eq!(offsets(answer), [0, 1, 2, 3], "more is there, and no more is asked for");
     let mut reset = fetch(999, 100_000, 300);
     reset.options = Some(pb::ReadOptions { out_of_range: pb::OutOfRangePolicy::Earliest.into(), ..Default::default() });
     let answer = client.consumer().fetch(reset).await.unwrap().into_inner();

@@ -24,6 +24,9 @@ use crate::connection::Client;
 
 /// As many batches per partition as a leader remembers.
 const IN_FLIGHT_MAX: usize = 5;
+/// Largest batch that fits a message: gateways take messages of 16 MiB unless they are set otherwise, and no topic takes
+/// more. What a topic takes, the gateway says for each batch.
+const BATCH_BYTES_MAX: usize = (16 << 20) - 1024;
 /// How exactly deadlines are kept.
 const TICK: Duration = Duration::from_millis(50);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -108,7 +111,7 @@ impl Driver {
             let (starts, goes_on) = (self.starting.is_some(), self.gone.is_none());
             tokio::select! {
                 event = link.next(&self.client, &self.opening), if goes_on => self.linked(event),
-                room = room(requests.as_ref()), if goes_on => if let Some(batch) = self.next_batch(link.batch_bytes_max()) {
+                room = room(requests.as_ref()), if goes_on => if let Some(batch) = self.next_batch() {
                     room.send(pb::ProduceStreamRequest { message: Some(Message::Batch(batch)) });
                 },
                 session = started(&mut self.starting), if starts => self.session_answered(session, &mut link),
@@ -168,15 +171,15 @@ impl Driver {
     }
 
     /// The next batch for the stream. One that the gateway would not take fails here: it would end the stream.
-    fn next_batch(&mut self, bytes_max: usize) -> Option<pb::ProduceBatch> {
+    fn next_batch(&mut self) -> Option<pb::ProduceBatch> {
         let Outgoing { partition, attempt, number } = self.outgoing.pop_front()?;
         let batch = self.sequencer.batch(&partition, attempt.0)?;
         let content = batch.content.as_mut()?;
         let record_batch = content.numbered(number);
-        if record_batch.len() > bytes_max {
-            let text = format!("the batch has {} bytes, the topic accepts {bytes_max}", record_batch.len());
+        if record_batch.len() > BATCH_BYTES_MAX {
+            let text = format!("the batch has {} bytes, a message holds {BATCH_BYTES_MAX}", record_batch.len());
             let failure = Failure::new(Reason::RecordTooLarge, text);
-            let answer = refusal(failure.with("sizeBytes", record_batch.len()).with("maxBytes", bytes_max));
+            let answer = refusal(failure.with("sizeBytes", record_batch.len()).with("maxBytes", BATCH_BYTES_MAX));
             self.step(|sequencer, now, out| sequencer.answered(now, &partition, attempt, answer, out));
             return None;
         }

@@ -47,8 +47,6 @@ pub(super) struct Open {
     answers: Streaming<pb::ProduceStreamResponse>,
     /// The gateway reads nothing any more.
     draining: bool,
-    /// Largest batch that the gateway takes; 0 until it has said so.
-    batch_bytes_max: usize,
     heartbeat_at: Instant,
 }
 
@@ -89,8 +87,7 @@ impl Link {
         match (std::mem::replace(self, Self::new()), opened) {
             (Self::Opening { requests, .. }, Ok(answers)) => {
                 let heartbeat_at = Instant::now() + HEARTBEAT;
-                *self =
-                    Self::Open(Box::new(Open { requests, answers, draining: false, batch_bytes_max: 0, heartbeat_at }));
+                *self = Self::Open(Box::new(Open { requests, answers, draining: false, heartbeat_at }));
                 LinkEvent::Up
             }
             (_, Err(failure)) => self.down(failure),
@@ -106,16 +103,8 @@ impl Link {
     /// Where requests go, while the stream takes any.
     pub(super) fn requests(&self) -> Option<mpsc::Sender<pb::ProduceStreamRequest>> {
         match self {
-            Self::Open(open) if !open.draining && open.batch_bytes_max > 0 => Some(open.requests.clone()),
+            Self::Open(open) if !open.draining => Some(open.requests.clone()),
             _ => None,
-        }
-    }
-
-    /// Largest batch that the open stream takes.
-    pub(super) fn batch_bytes_max(&self) -> usize {
-        match self {
-            Self::Open(open) => open.batch_bytes_max,
-            _ => usize::MAX,
         }
     }
 }
@@ -141,11 +130,7 @@ impl Open {
                     self.draining = true;
                     Ok(None)
                 }
-                Some(Reply::Opened(opened)) => {
-                    self.batch_bytes_max = usize::try_from(opened.max_batch_bytes).unwrap_or(0);
-                    Ok(None)
-                }
-                Some(Reply::Heartbeat(_)) | None => Ok(None),
+                Some(Reply::Opened(_) | Reply::Heartbeat(_)) | None => Ok(None),
             },
             () = tokio::time::sleep_until(self.heartbeat_at) => {
                 self.heartbeat_at = Instant::now() + HEARTBEAT;

@@ -82,7 +82,7 @@ impl Writers {
                 ticks.tick().await;
                 if stop.begun() {
                     // Whatever waits is answered before the connections are closed.
-                    let grace = stop.grace().saturating_sub(ANSWERS_TRAVEL);
+                    let grace = stop.grace() - ANSWERS_TRAVEL.min(stop.grace() / 2);
                     give_up_at.get_or_insert_with(|| tokio::time::Instant::now() + grace);
                 }
                 let late = give_up_at.is_some_and(|at| tokio::time::Instant::now() >= at);
