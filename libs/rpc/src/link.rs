@@ -1,6 +1,7 @@
 //! The link on which record data travels to a storage node.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::OwnedSemaphorePermit;
@@ -10,7 +11,14 @@ use walser_proto::internal::v1::{
 
 /// Room for the bytes of one append at a storage node; freed when it is dropped.
 #[derive(Debug, Default)]
-pub struct AppendPermit(Vec<OwnedSemaphorePermit>);
+pub struct AppendPermit {
+    held: Option<Held>,
+    /// Of other rooms, or of other partitions.
+    others: Vec<Held>,
+}
+
+/// Of a partition's part, and of the whole room.
+type Held = [OwnedSemaphorePermit; 2];
 
 /// Called once with the answer, on any thread; it MUST NOT block.
 pub type AppendReply = Box<dyn FnOnce(AppendStreamResponse) + Send>;
@@ -35,17 +43,33 @@ pub trait StorageLink: Send + Sync + Debug {
 
 impl AppendPermit {
     /// A permit that returns what it holds.
-    pub(crate) fn holding(permits: [OwnedSemaphorePermit; 2]) -> Self {
-        Self(permits.into())
+    pub(crate) fn holding(permits: Held) -> Self {
+        Self { held: Some(permits), others: Vec::new() }
     }
 
     /// A permit that was never counted.
     pub fn uncounted() -> Self {
-        Self(Vec::new())
+        Self::default()
     }
 
     /// Takes over what another permit holds: for appends that leave as one.
     pub fn join(&mut self, other: Self) {
-        self.0.extend(other.0);
+        for more in other.held.into_iter().chain(other.others) {
+            match &mut self.held {
+                Some(held) if can_merge(held, &more) => {
+                    held.iter_mut().zip(more).for_each(|(held, more)| held.merge(more));
+                }
+                Some(_) => self.others.push(more),
+                held => *held = Some(more),
+            }
+        }
     }
+}
+
+/// Whether permits are of the same room and partition, and can be counted as one.
+fn can_merge(held: &Held, more: &Held) -> bool {
+    let counted = |permit: &OwnedSemaphorePermit| u32::try_from(permit.num_permits()).unwrap_or(u32::MAX);
+    held.iter().zip(more).all(|(held, more)| {
+        Arc::ptr_eq(held.semaphore(), more.semaphore()) && counted(held).checked_add(counted(more)).is_some()
+    })
 }

@@ -104,6 +104,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_joined_is_freed_together() {
+        let (room, other) = (AppendRoom::new(64 << 10), AppendRoom::new(64 << 10));
+        let admit = |room: &AppendRoom, number| room.admit(partition(number), 8 << 10).now_or_never();
+        let mut joined = admit(&room, 0).unwrap();
+        joined.join(admit(&room, 0).unwrap());
+        joined.join(admit(&room, 1).unwrap());
+        joined.join(admit(&other, 0).unwrap());
+        assert!(admit(&room, 0).is_none(), "its part is taken");
+        assert_eq!((room.permits.available_permits(), other.permits.available_permits()), (40, 56));
+        drop(joined);
+        assert_eq!((room.permits.available_permits(), other.permits.available_permits()), (64, 64));
+        assert!(admit(&room, 0).is_some());
+    }
+
+    #[test]
     fn partitions_that_hold_nothing_are_forgotten() {
         let room = AppendRoom::new(1 << 30);
         let kept = room.admit(partition(-1), 1).now_or_never();

@@ -27,6 +27,7 @@ mod retry;
 mod router;
 mod target;
 mod topics;
+mod within;
 mod writer;
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 //! writer, in order; the outcome comes when the last part is answered, at the write's deadline at the latest.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::batches::{RecordSize, check_records, codec, encode, validate};
 use crate::metadata::TopicView;
 use crate::outcome::{Collector, Done, Outcome};
 use crate::router::recreated;
+use crate::within::{at_once, within};
 use crate::writer::{Caller, GatheredRecords, Gathering, IN_FLIGHT_MAX, PartitionWriter, Whole};
 
 /// A write.
@@ -150,7 +152,7 @@ impl Submitted {
     }
 
     /// Every part is answered, or nobody waits for an answer: there is nothing to give up.
-    pub(crate) fn complete(mut self) {
+    pub(crate) fn complete(&mut self) {
         self.writers.clear();
     }
 }
@@ -219,7 +221,7 @@ impl Gateway {
         // The answer is what is returned; nobody hears what comes later. What `done` holds is held until then.
         let done: Done = if write.acks == Acks::None { Box::new(move |_| drop(done)) } else { done };
         let left = write.deadline.saturating_sub(self.clock.monotonic());
-        let found = tokio::time::timeout(left, self.topic_of(&write, session)).await;
+        let found = within(left, pin!(self.topic_of(&write, session))).await;
         let (topic, created) = found.map_err(|_elapsed| out_of_time("topic"))??;
         if let Some(id) = write.topic_id.filter(|id| *id != topic.id) {
             return Err(recreated(&topic, id));
@@ -269,7 +271,10 @@ impl Gateway {
                 continue;
             };
             let (partition, record_count, size) = (plan.partition, plan.record_count, plan.size);
-            let mut own: Vec<_> = plan.records.iter().map(|index| std::mem::take(&mut records[*index])).collect();
+            let mut own = match plan.records.len() == records.len() {
+                true => std::mem::take(&mut records),
+                false => plan.records.iter().map(|index| std::mem::take(&mut records[*index])).collect(),
+            };
             if size.bytes < whole / PINNED_MAX {
                 // Its room is that of its own bytes, and it may wait long after the others have left.
                 own.iter_mut().for_each(detach);
@@ -296,19 +301,25 @@ impl Gateway {
         deadline: Duration,
     ) -> Result<(AppendPermit, AppendPermit), tokio::time::error::Elapsed> {
         let left = deadline.saturating_sub(self.clock.monotonic());
-        tokio::time::timeout(left, async {
-            let id = match self.router.is_led(topic, plan.partition) {
-                true => TopicPartition::new(topic.id, PartitionIndex(plan.partition)),
-                false => AWAY,
+        let admitted = async {
+            let route = self.route(topic, plan.partition);
+            let id = match &route {
+                Ok(_) => TopicPartition::new(topic.id, PartitionIndex(plan.partition)),
+                Err(_) => AWAY,
             };
-            let room = self.write_room.admit(id, plan.size.bytes).await;
-            let link_permit = match self.route(topic, plan.partition) {
+            let mut room = pin!(self.write_room.admit(id, plan.size.bytes));
+            let (room, route) = match at_once(room.as_mut()).await {
+                Some(room) => (room, route),
+                // The leader may have moved meanwhile.
+                None => (room.await, self.route(topic, plan.partition)),
+            };
+            let link_permit = match route {
                 Ok(route) => route.link.admit(&route.reference, plan.size.bytes).await,
                 Err(_) => AppendPermit::uncounted(),
             };
             (room, link_permit)
-        })
-        .await
+        };
+        within(left, pin!(admitted)).await
     }
 
     /// Chooses partitions, and splits what does not fit one batch.
@@ -317,6 +328,7 @@ impl Gateway {
         // Records without a key stay together: one partition per write, another one for the next.
         let mut sticky = None;
         let mut plans: Vec<PartPlan> = Vec::new();
+        // Of the partitions of all plans but the last.
         let mut open: HashMap<i32, usize> = HashMap::new();
         for (index, record) in write.records.iter().enumerate() {
             let partition = match (write.partition, &record.key) {
@@ -324,12 +336,13 @@ impl Gateway {
                 (None, Some(key)) => partition_for_key(key, count),
                 (None, None) => *sticky.get_or_insert_with(|| self.any_partition(topic, count)),
             };
-            let number = match open.get(&partition) {
-                Some(number) if plans[*number].size.plus(sizes[index]).fits(&topic.config) => *number,
+            let last = plans.len().checked_sub(1).filter(|last| plans[*last].partition == partition);
+            let number = match last.or_else(|| open.get(&partition).copied()) {
+                Some(number) if plans[number].size.plus(sizes[index]).fits(&topic.config) => number,
                 _ => {
+                    open.extend(plans.last().map(|last| (last.partition, plans.len() - 1)));
                     let size = RecordSize::default();
                     plans.push(PartPlan { partition, records: Vec::new(), record_count: 0, size });
-                    open.insert(partition, plans.len() - 1);
                     plans.len() - 1
                 }
             };
@@ -413,7 +426,7 @@ impl Gateway {
             // The client does not know what is in flight.
             let answered = writer.fewer_than(IN_FLIGHT_MAX);
             let left = write.deadline.saturating_sub(self.clock.monotonic());
-            tokio::time::timeout(left, answered).await.map_err(|_elapsed| out_of_time("admission"))?;
+            within(left, pin!(answered)).await.map_err(|_elapsed| out_of_time("admission"))?;
         } else if session.is_some() && writer.unanswered() >= IN_FLIGHT_MAX {
             let text = format!(
                 "{IN_FLIGHT_MAX} batches of the session are unanswered for partition {}; send this one again once one \

@@ -18,6 +18,7 @@ use super::stream;
 use crate::Gateway;
 use crate::outcome::{Failed, Outcome};
 use crate::produce::{SeparateWriters, Write};
+use crate::within::within;
 use crate::writer::GRACE;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -90,7 +91,7 @@ impl ProducerService for Gateway {
             Some(queued) => Ok(queued),
             None => {
                 let left = (deadline + GRACE).saturating_sub(self.clock.monotonic());
-                match tokio::time::timeout(left, &mut outcome).await {
+                match within(left, &mut outcome).await {
                     Ok(outcome) => outcome,
                     Err(_elapsed) => {
                         // Whatever is not answered yet is answered now.

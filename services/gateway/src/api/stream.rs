@@ -3,7 +3,7 @@
 mod lanes;
 
 use std::collections::{HashMap, HashSet};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,6 +27,7 @@ use super::producer::{known, written};
 use crate::Gateway;
 use crate::outcome::{Done, Failed, Outcome};
 use crate::produce::{SeparateWriters, Submitted, Write};
+use crate::within::at_once;
 
 /// Results that may wait for the client; the byte limit is reached first.
 const RESULTS_MAX: usize = 8192;
@@ -35,6 +36,8 @@ const GROUP_MAX: usize = 256;
 /// Positions and appends in one answer, above which no further result is put into it: clients bound the items of a
 /// message ([`walser_proto::bounds::ANSWER_ITEMS_MAX`]).
 const GROUP_ITEMS: usize = 100_000;
+/// Fewer batches are not looked through for those that are answered.
+const SWEEP_MIN: usize = 64;
 /// Topics that a stream remembers.
 const TOPICS_MAX: usize = 1000;
 /// Cost of a batch beside its bytes, for the limit.
@@ -93,6 +96,8 @@ struct Reader {
     topics: HashMap<String, TopicId>,
     separate: SeparateWriters,
     submitted: Vec<(Arc<AtomicBool>, Submitted)>,
+    /// With so many of them, those that are answered are let go.
+    sweep_at: usize,
     /// The client hears of the stream when it has sent nothing for this long.
     heartbeat_delay: Duration,
 }
@@ -119,6 +124,7 @@ pub(super) fn serve(
         topics: HashMap::new(),
         separate: SeparateWriters::default(),
         submitted: Vec::new(),
+        sweep_at: SWEEP_MIN,
     };
     let ending = reader.outgoing.clone();
     tokio::spawn(async move {
@@ -201,6 +207,9 @@ impl Reader {
     ) -> Result<Option<pb::ProduceStreamRequest>, Failure> {
         let shutdown = self.gateway.shutdown.clone();
         while !shutdown.begun() {
+            if let Some(message) = at_once(pin!(requests.message())).await {
+                return message.map_err(received);
+            }
             tokio::select! {
                 biased;
                 message = requests.message() => return message.map_err(received),
@@ -319,12 +328,15 @@ impl Reader {
 
     /// Keeps what is under way, so that it is given up when the client is gone.
     fn keep(&mut self, completed: Arc<AtomicBool>, submitted: Submitted) {
-        if self.submitted.len() >= self.submitted.capacity().max(64) {
-            let all = std::mem::take(&mut self.submitted).into_iter();
-            let (over, left) = all.partition(|(completed, _)| completed.load(Ordering::Relaxed));
-            self.submitted = left;
-            let over: Vec<(Arc<AtomicBool>, Submitted)> = over;
-            over.into_iter().for_each(|(_, submitted)| submitted.complete());
+        if self.submitted.len() >= self.sweep_at {
+            self.submitted.retain_mut(|(completed, submitted)| {
+                let over = completed.load(Ordering::Relaxed);
+                if over {
+                    submitted.complete();
+                }
+                !over
+            });
+            self.sweep_at = (self.submitted.len() * 2).max(SWEEP_MIN);
         }
         self.submitted.push((completed, submitted));
     }
