@@ -57,7 +57,7 @@ pub struct Delivered {
 #[derive(Debug)]
 pub struct Delivery(oneshot::Receiver<Result<Delivered, Failure>>);
 
-/// Writes batches to one topic. Dropping it lets what was sent finish.
+/// Writes batches to one topic, and to no other one of its name. Dropping it lets what was sent finish.
 #[derive(Debug, Clone)]
 pub struct Producer {
     commands: mpsc::Sender<Command>,
@@ -98,10 +98,13 @@ impl Producer {
     /// When no session can be had.
     pub async fn start(client: &Client, config: ProducerConfig) -> Result<Self, Failure> {
         let session = init(client.clone(), None).await?;
+        let found = client.topics().get_topic(pb::GetTopicRequest { name: config.topic.clone() }).await;
+        // Without the controller a producer cannot tell the topic from another one of its name, and writes.
+        let topic_id = found.ok().and_then(|found| found.into_inner().topic).unwrap_or_default().id;
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let room = Arc::new(Semaphore::new(config.buffer_bytes));
         let buffer_bytes = config.buffer_bytes;
-        tokio::spawn(Driver::new(client.separate(), config, session).run(receiver));
+        tokio::spawn(Driver::new(client.separate(), config, topic_id, session).run(receiver));
         Ok(Self { commands, room, buffer_bytes })
     }
 

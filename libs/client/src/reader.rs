@@ -17,6 +17,13 @@ use self::positions::{Place, Positions, is_fixed};
 /// Pause before the server is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How long the server may take to say what positions mean; it spends a part of it on partitions without a leader.
+const LOOK_UP_MAX: Duration = Duration::from_secs(10);
+const LATEST: pb::Position = pb::Position { at: Some(pb::position::At::Bound(pb::Bound::Latest as i32)) };
+
+/// What a position means in partitions, and which ones could not be asked.
+type Asked = (HashMap<Place, i64>, BTreeSet<Place>);
+
 /// What to read.
 #[derive(Debug, Clone)]
 pub struct ReaderConfig {
@@ -148,27 +155,32 @@ impl Reader {
                 continue;
             }
             let stored = |place: &Place| target.resume.iter().find(|resume| resume.partition == place.1);
-            let (mut starts, failed) = self.offsets(target, target.start).await?;
+            // Of the record before the start, where that is what the target says.
+            let own_epoch = target.last_leader_epoch.filter(|_| start_fixed);
+            let epoch = |place: &Place| stored(place).map_or(own_epoch, |resume| resume.leader_epoch);
+            // The end comes first: a record that is written between two questions is not skipped.
+            let latest = self.asked(target, Some(LATEST)).await?;
+            let (mut starts, failed) = self.offsets(target, target.start, &latest).await?;
             for (place, start) in &mut starts {
                 *start = stored(place).map_or(*start, |resume| resume.next_offset);
             }
             if target.end.is_none() && target.partition.is_none() {
                 let starts = starts.into_iter().map(|((_, partition), start)| (partition, start));
-                positions.add_topic(target, starts, failed.into_iter().map(|(place, _)| place.1));
+                positions.add_topic(target, starts, failed.into_iter().map(|place| place.1));
                 continue;
             }
             let (ends, end_failed) = match target.end {
-                Some(_) => self.offsets(target, target.end).await?,
+                Some(_) => self.offsets(target, target.end, &latest).await?,
                 None => Default::default(),
             };
             // The server finds these places once the partitions have leaders.
-            let unresolved: BTreeSet<Place> = failed.into_iter().chain(end_failed).map(|(place, _)| place).collect();
+            let unresolved: BTreeSet<Place> = failed.into_iter().chain(end_failed).collect();
             for place in unresolved {
                 let at = |offset| pb::Position { at: Some(pb::position::At::Offset(offset)) };
                 positions.add(pb::ReadTarget {
                     partition: Some(place.1),
                     start: stored(&place).map(|resume| at(resume.next_offset)).or(target.start),
-                    last_leader_epoch: stored(&place).and_then(|resume| resume.leader_epoch),
+                    last_leader_epoch: epoch(&place),
                     resume: Vec::new(),
                     ..target.clone()
                 });
@@ -184,7 +196,7 @@ impl Reader {
                     topic_id: target.topic_id.clone(),
                     partition: Some(place.1),
                     start: Some(at(start)),
-                    last_leader_epoch: stored(&place).and_then(|resume| resume.leader_epoch),
+                    last_leader_epoch: epoch(&place),
                     end: ends.get(&place).copied().map(at),
                     ..Default::default()
                 });
@@ -194,36 +206,45 @@ impl Reader {
     }
 
     /// What a position means in every partition of a target, and which partitions could not be asked. A time behind the
-    /// last record means the end.
+    /// last record means the end. `latest`: what the end means.
     async fn offsets(
         &mut self,
         target: &pb::ReadTarget,
         position: Option<pb::Position>,
-    ) -> Result<(HashMap<Place, i64>, Vec<(Place, Failure)>), Failure> {
-        let latest = pb::Position { at: Some(pb::position::At::Bound(pb::Bound::Latest.into())) };
-        let (mut found, mut failed) = (HashMap::new(), Vec::new());
-        // The end comes first: a record that is written between the two questions is not skipped.
-        for position in [Some(latest), position] {
-            let asked = pb::ReadTarget {
-                topic: target.topic.clone(),
-                partition: target.partition,
-                start: position,
-                ..Default::default()
-            };
-            let request = pb::ListOffsetsRequest { targets: vec![asked], ..Default::default() };
-            let answer = self.client.consumer().list_offsets(request).await;
-            let answer = self.heard(answer)?.into_inner();
-            for resolved in answer.offsets {
-                if let (Some(place), Some(offset)) = (resolved.topic_partition, resolved.offset) {
-                    found.insert((place.topic, place.partition), offset);
-                }
-            }
-            for pb::PartitionError { topic_partition, error } in answer.errors {
-                let place = topic_partition.map(|place| (place.topic, place.partition)).unwrap_or_default();
-                failed.push((place, error.unwrap_or_default().into()));
+        latest: &Asked,
+    ) -> Result<Asked, Failure> {
+        let (mut found, mut failed) = latest.clone();
+        if position != Some(LATEST) {
+            let (more, also_failed) = self.asked(target, position).await?;
+            found.extend(more);
+            failed.extend(also_failed);
+        }
+        found.retain(|place, _| !failed.contains(place));
+        Ok((found, failed))
+    }
+
+    /// The server's answer about a position.
+    async fn asked(&mut self, target: &pb::ReadTarget, position: Option<pb::Position>) -> Result<Asked, Failure> {
+        let asked = pb::ReadTarget {
+            topic: target.topic.clone(),
+            partition: target.partition,
+            start: position,
+            ..Default::default()
+        };
+        let mut request = tonic::Request::new(pb::ListOffsetsRequest { targets: vec![asked], ..Default::default() });
+        // Partitions without a leader keep the others from being read for no longer.
+        request.set_timeout(LOOK_UP_MAX);
+        let answer = self.client.consumer().list_offsets(request).await;
+        let answer = self.heard(answer)?.into_inner();
+        let (mut found, mut failed) = Asked::default();
+        for resolved in answer.offsets {
+            if let (Some(place), Some(offset)) = (resolved.topic_partition, resolved.offset) {
+                found.insert((place.topic, place.partition), offset);
             }
         }
-        found.retain(|place, _| !failed.iter().any(|(other, _)| other == place));
+        for pb::PartitionError { topic_partition, .. } in answer.errors {
+            failed.extend(topic_partition.map(|place| (place.topic, place.partition)));
+        }
         Ok((found, failed))
     }
 

@@ -19,6 +19,11 @@ const YIELD_BYTES: usize = 256 << 10;
 /// What an encoder starts with; larger messages reserve what they need.
 const BUFFER_BYTES: usize = 1 << 10;
 
+/// A message that came in so few bytes may keep them.
+const PINNED_MIN: usize = 64 << 10;
+/// A message keeps at most this many times its size in memory.
+const PINNED_MAX: usize = 4;
+
 /// Encodes `T` and decodes `U`.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
@@ -79,7 +84,7 @@ impl<U: Message + Name + Default> Decoder for MessageDecoder<U> {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let raw = buffer.copy_to_bytes(buffer.remaining());
         bounds::check::<U>(&raw).map_err(|error| refusal(&error.to_string(), error.rule()))?;
-        let decoded = U::decode(raw);
+        let decoded = U::decode(raw.clone()).and_then(|message| detached(message, &raw));
         let refuse = |error: prost::DecodeError| {
             refusal(&format!("the message is not a {}: {error}", U::full_name()), "malformed")
         };
@@ -89,6 +94,15 @@ impl<U: Message + Name + Default> Decoder for MessageDecoder<U> {
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
     }
+}
+
+/// A message whose fields share the memory in which it came, unless it would keep far more there than it says: fields
+/// that nobody knows, or that came twice.
+fn detached<U: Message + Default>(message: U, raw: &Bytes) -> Result<U, prost::DecodeError> {
+    if raw.len() <= PINNED_MIN || raw.len() / PINNED_MAX <= message.encoded_len() {
+        return Ok(message);
+    }
+    U::decode(&raw[..])
 }
 
 /// `google.rpc.Status`, as far as a refusal needs it.
@@ -135,4 +149,28 @@ fn refusal(message: &str, rule: &str) -> Status {
     let code = Code::InvalidArgument;
     let details = RpcStatus { code: code as i32, message: message.to_owned(), details: vec![info] };
     Status::with_details(code, message, details.encode_to_vec().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1 as pb;
+
+    /// An unknown field of so many bytes, and a record.
+    fn padded(bytes: usize) -> Bytes {
+        let record = pb::Record { value: Some(Bytes::from_static(&[7; 1000])), ..Default::default() };
+        let mut raw = pb::ProduceRequest { records: vec![record], ..Default::default() }.encode_to_vec();
+        prost::encoding::bytes::encode(15_000, &vec![1_u8; bytes], &mut raw);
+        raw.into()
+    }
+
+    #[test]
+    fn a_small_message_does_not_keep_a_large_one_in_memory() {
+        for (bytes, kept) in [(10, true), (50 << 10, true), (1 << 20, false)] {
+            let raw = padded(bytes);
+            let message = detached(pb::ProduceRequest::decode(raw.clone()).unwrap(), &raw).unwrap();
+            assert_eq!(message.records[0].value.as_deref(), Some(&[7; 1000][..]));
+            assert_eq!(raw.is_unique(), !kept, "{bytes}");
+        }
+    }
 }

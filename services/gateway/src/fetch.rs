@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use walser_model::{NodeId, Offset};
 use walser_proto::v1 as pb;
@@ -56,13 +57,21 @@ struct Pass {
     failure: Option<Failure>,
     /// A leader was lost: waiting may help.
     moving: bool,
-    /// How long a leader may take to answer.
+    /// How long a leader may take to answer, whatever time the caller has.
     answer_max: Duration,
+    /// Of the caller.
+    deadline: Option<Instant>,
     /// Storage nodes that did not answer in time: in this look they are not asked again.
     silent: HashSet<NodeId>,
 }
 
 impl Pass {
+    /// How long a leader may take to answer: of the caller's time some is left for the other leaders.
+    fn answer_max(&self) -> Duration {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()) / 2);
+        left.map_or(self.answer_max, |left| left.min(self.answer_max))
+    }
+
     fn note(&mut self, partition: pb::TopicPartition, failure: Failure) {
         self.moving |= lost(&failure);
         let error = Some(failure.clone().into());
@@ -85,6 +94,16 @@ impl Pass {
         self.unopened.is_empty() && self.cursors.iter().all(Cursor::ended)
     }
 
+    /// Something is in the answer that the next call need not find again.
+    fn has_answers(&self) -> bool {
+        !self.response.chunks.is_empty() || !self.response.resets.is_empty()
+    }
+
+    /// At most so many bytes are in the answer, without errors.
+    fn answer_bytes(&self) -> usize {
+        self.bytes + (self.response.chunks.len() + self.response.resets.len()) * CHUNK_OVERHEAD
+    }
+
     fn all_failed(&self) -> bool {
         self.response.errors.len() == self.cursors.len() + self.unopened.len()
     }
@@ -92,8 +111,7 @@ impl Pass {
     /// The answer, in at most `bytes_max`. Errors that do not fit are returned by the next call.
     fn answer(mut self, bytes_max: usize) -> Result<pb::FetchResponse, Failure> {
         let all_failed = self.all_failed();
-        let others = self.response.chunks.len() + self.response.resets.len();
-        let mut left = bytes_max.saturating_sub(self.bytes + others * CHUNK_OVERHEAD);
+        let mut left = bytes_max.saturating_sub(self.answer_bytes());
         let mut fits = |bytes: usize| {
             left = left.saturating_sub(bytes + 8);
             left > 0
@@ -112,7 +130,7 @@ impl Gateway {
     pub(crate) async fn fetch(&self, request: &pb::FetchRequest, limit: Option<Duration>) -> Result<Fetched, Failure> {
         let options = crate::target::options(request.options.as_ref())?;
         let (wait, amount) = amounts(request, limit)?;
-        let until = Instant::now() + wait;
+        let (until, deadline) = (Instant::now() + wait, limit.map(|limit| Instant::now() + limit));
         let mut unopened = self.targets(&request.targets).await?;
         let first = u128::from_be_bytes(self.random.bytes()) % (unopened.len().max(1) as u128);
         unopened.rotate_left(usize::try_from(first).unwrap_or(0));
@@ -120,7 +138,7 @@ impl Gateway {
         let (mut cursors, mut came, mut last, mut backoff) = (Vec::new(), false, false, Backoff::default());
         let mut answer_max = ANSWER_FIRST;
         loop {
-            let mut pass = Pass { cursors, answer_max, ..Pass::default() };
+            let mut pass = Pass { cursors, answer_max, deadline, ..Pass::default() };
             self.open(&mut pass, unopened).await;
             let (looked, permit) = self.look_at_all(&pass, options, amount).await;
             let hopeless = looked.all_failed() && !looked.moving;
@@ -140,13 +158,13 @@ impl Gateway {
             if moving {
                 // A leader moves; what comes from others meanwhile is not held up.
                 self.something_comes(&behind, until.min(Instant::now() + RETRY)).await;
-                backoff.pause().await;
+                backoff.pause_until(until).await;
                 came = true;
                 continue;
             }
             if came {
                 // Little came, or the high watermark is ahead of what can be read, for a moment.
-                backoff.pause().await;
+                backoff.pause_until(until).await;
             }
             came = self.something_comes(&behind, until).await;
             last = !came;
@@ -155,10 +173,18 @@ impl Gateway {
 
     /// Opens the cursors of targets; those that cannot be opened are failures, and stay as they are.
     async fn open(&self, pass: &mut Pass, targets: Vec<Target>) {
-        let limit = pass.answer_max;
-        let open = |target: Target| async move {
+        let (limit, silent) = (pass.answer_max(), Mutex::new(std::mem::take(&mut pass.silent)));
+        let open = async |target: Target| {
+            let leader = leader(&target);
+            let none = Err(no_answer(&target.topic, target.partition));
+            if leader.is_some_and(|leader| silent.lock().contains(&leader)) {
+                return (target, none);
+            }
             let cursor = tokio::time::timeout(limit, self.cursor(target.clone())).await;
-            let cursor = cursor.unwrap_or_else(|_elapsed| Err(no_answer(&target.topic, target.partition)));
+            let cursor = cursor.unwrap_or_else(|_elapsed| {
+                silent.lock().extend(leader);
+                none
+            });
             (target, cursor)
         };
         let opening: Vec<_> = targets.into_iter().map(open).collect();
@@ -172,6 +198,8 @@ impl Gateway {
                 }
             }
         }
+        drop(opened);
+        pass.silent = silent.into_inner();
     }
 
     /// Reads what is there, partition by partition, within the limits of the call and the budget of the process.
@@ -200,8 +228,11 @@ impl Gateway {
                 break;
             }
             // A reset is part of the answer in which its records are, never of a later one.
-            let others = pass.response.chunks.len() + pass.response.resets.len() + 1;
-            let room = options.within(pass.bytes + others * CHUNK_OVERHEAD);
+            let room = options.within(pass.answer_bytes() + CHUNK_OVERHEAD);
+            if pass.has_answers() && room.shape.message_bytes_max < 2 * CHUNK_OVERHEAD {
+                pass.full = true;
+                break;
+            }
             match self.fetch_part(cursor, room, left, &mut pass).await {
                 Ok(Some(chunk)) => pass.take(cursor, chunk, &mut left),
                 Ok(None) => {}
@@ -212,7 +243,7 @@ impl Gateway {
                 // It fits a message of its own: the next call gets it.
                 Err(Undecoded::NoRoom) => pass.full = true,
                 Err(Undecoded::Failed(failure))
-                    if !pass.response.chunks.is_empty() && failure.reason() == Reason::RecordExceedsClientLimit =>
+                    if pass.has_answers() && failure.reason() == Reason::RecordExceedsClientLimit =>
                 {
                     pass.full = true;
                 }
@@ -253,18 +284,16 @@ impl Gateway {
         amount: Amount,
         pass: &mut Pass,
     ) -> Result<Option<Chunk>, Undecoded> {
-        let leader = cursor.target.topic.partitions.get(usize::try_from(cursor.target.partition).unwrap_or(usize::MAX));
-        let leader = leader.and_then(|partition| partition.leader);
+        let leader = leader(&cursor.target);
         if leader.is_some_and(|leader| pass.silent.contains(&leader)) {
             return Err(no_answer(&cursor.target.topic, cursor.target.partition).into());
         }
-        let answer_max = pass.answer_max;
-        let mut read = self.read_batches_within(cursor, amount.bytes, answer_max).await;
+        let mut read = self.read_batches_within(cursor, amount.bytes, pass.answer_max()).await;
         if let Err(failure) = &read
             && let Some(reset) = self.reset(cursor, failure, options.out_of_range).await?
         {
             pass.response.resets.push(reset);
-            read = self.read_batches_within(cursor, amount.bytes, answer_max).await;
+            read = self.read_batches_within(cursor, amount.bytes, pass.answer_max()).await;
         }
         if let Err(failure) = &read
             && failure.value("rule") == Some(NO_ANSWER)
@@ -279,6 +308,11 @@ impl Gateway {
         cursor.offset = cursor.offset.max(Offset(chunk.decoded.next_offset));
         Ok(None)
     }
+}
+
+/// The leader of a target's partition, as it was when the target was found.
+fn leader(target: &Target) -> Option<NodeId> {
+    target.topic.partitions.get(usize::try_from(target.partition).ok()?)?.leader
 }
 
 fn amounts(request: &pb::FetchRequest, limit: Option<Duration>) -> Result<(Duration, Amount), Failure> {

@@ -8,6 +8,7 @@
 //!
 //! Invariant: the gateway keeps nothing that a client would miss: any other one can take its place.
 
+mod admission;
 mod api;
 mod batches;
 mod budget;

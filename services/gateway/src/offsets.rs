@@ -1,30 +1,40 @@
 //! `ListOffsets`.
 
+use std::time::Duration;
+
 use futures::StreamExt as _;
+use tokio::time::Instant;
 use walser_proto::v1 as pb;
 use walser_rpc::Failure;
 
 use crate::Gateway;
 use crate::retry::{PATIENCE, while_moved};
+use crate::target::{Target, no_answer};
 
 /// Look-ups of one call that are under way together.
 pub(crate) const LOOK_UPS_AT_ONCE: usize = 32;
 
 impl Gateway {
-    /// Turns positions into offsets.
+    /// Turns positions into offsets. `limit`: the caller's time.
     pub(crate) async fn list_offsets(
         &self,
         request: &pb::ListOffsetsRequest,
+        limit: Option<Duration>,
     ) -> Result<pb::ListOffsetsResponse, Failure> {
         if pb::Isolation::try_from(request.isolation).is_err() {
             let text = format!("{} is not a value of the enum", request.isolation);
             return Err(Failure::field("isolation", text));
         }
         let targets = self.targets(&request.targets).await?;
-        let look_ups: Vec<_> = targets
-            .iter()
-            .map(|target| while_moved(PATIENCE, || self.find(&target.topic, target.partition, target.start)))
-            .collect();
+        // One time for all: however many partitions have no leader, or one that does not answer, the call ends.
+        let until = Instant::now() + limit.map_or(PATIENCE, |limit| PATIENCE.min(limit / 4));
+        let end = until + limit.map_or(PATIENCE, |limit| limit / 2);
+        let look_up = async |target: &Target| {
+            let found = while_moved(until, || self.find(&target.topic, target.partition, target.start));
+            let found = tokio::time::timeout_at(end, found).await;
+            found.unwrap_or_else(|_elapsed| Err(no_answer(&target.topic, target.partition)))
+        };
+        let look_ups: Vec<_> = targets.iter().map(look_up).collect();
         let mut found = futures::stream::iter(look_ups).buffered(LOOK_UPS_AT_ONCE);
         let mut response = pb::ListOffsetsResponse::default();
         let mut first = None;

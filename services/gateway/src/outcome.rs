@@ -79,10 +79,35 @@ impl Outcome {
         Self { failed: Some(Failed { failure, detail: None }), ..Self::default() }
     }
 
-    /// What is said of a write with acks NONE once its parts are queued.
-    pub(crate) fn queued(parts: &[PartPlan], created: bool) -> Self {
-        let appends = parts.iter().map(|plan| append_result(plan, Written::queued())).collect();
-        Self { appends, created, ..Self::default() }
+    /// The outcome of a write of these parts. Positions are told when all of them are known.
+    pub(crate) fn of(
+        parts: impl IntoIterator<Item = (PartPlan, Result<Written, Failure>)>,
+        record_count: usize,
+        created: bool,
+    ) -> Self {
+        let mut outcome = Self { created, ..Self::default() };
+        let mut failures = Vec::new();
+        let mut positions = Some(vec![pb::RecordPosition::default(); record_count]);
+        for (plan, answer) in parts {
+            match answer {
+                Ok(written) => {
+                    positions = positions.zip(written.base_offset).map(|(mut positions, base_offset)| {
+                        for (offset, index) in (base_offset..).zip(&plan.records) {
+                            positions[*index] = pb::RecordPosition { partition: plan.partition, offset };
+                        }
+                        positions
+                    });
+                    outcome.appends.push(append_result(&plan, written));
+                }
+                Err(failure) => failures.push((plan, failure)),
+            }
+        }
+        if failures.is_empty() {
+            outcome.positions = positions.unwrap_or_default();
+        } else {
+            outcome.failed = Some(failed(&failures, record_count, !outcome.appends.is_empty()));
+        }
+        outcome
     }
 }
 
@@ -134,39 +159,13 @@ impl Collector {
         if state.left > 0 {
             return;
         }
-        let outcome = state.outcome();
+        let parts = std::mem::take(&mut state.parts);
+        let outcome = Outcome::of(parts.into_iter().flatten(), state.record_count, state.created);
         let done = state.done.take();
         drop(state);
         if let Some(done) = done {
             done(outcome);
         }
-    }
-}
-
-// === impl Collected ===
-
-impl Collected {
-    fn outcome(&mut self) -> Outcome {
-        let mut outcome = Outcome { created: self.created, ..Outcome::default() };
-        let mut failures = Vec::new();
-        let mut positions = vec![pb::RecordPosition::default(); self.record_count];
-        for (plan, answer) in self.parts.drain(..).flatten() {
-            match answer {
-                Ok(written) => {
-                    for (offset, index) in (written.base_offset.unwrap_or_default()..).zip(&plan.records) {
-                        positions[*index] = pb::RecordPosition { partition: plan.partition, offset };
-                    }
-                    outcome.appends.push(append_result(&plan, written));
-                }
-                Err(failure) => failures.push((plan, failure)),
-            }
-        }
-        if failures.is_empty() {
-            outcome.positions = positions;
-        } else {
-            outcome.failed = Some(failed(&failures, self.record_count, !outcome.appends.is_empty()));
-        }
-        outcome
     }
 }
 
@@ -343,6 +342,20 @@ mod tests {
             let trailers = status.details().len().div_ceil(3) * 4 + status.message().len();
             assert!(trailers < 7_600, "{trailers}");
         }
+    }
+
+    #[test]
+    fn of_a_write_that_nobody_waits_for_what_is_not_queued_is_named() {
+        let full = || Failure::new(Reason::RequestTimedOut, "no room").with_effect(pb::Effect::None);
+        let none = Outcome::of([(plan(0, [0]), Err(full()))], 1, false).failed.unwrap();
+        assert_eq!(none.failure.effect(), pb::Effect::None, "nothing is queued: it may be sent again");
+        let parts = [(plan(0, [0, 2]), Err(full())), (plan(1, [1]), Ok(Written::queued()))];
+        let Failed { failure, detail } = Outcome::of(parts, 3, false).failed.unwrap();
+        assert_eq!(failure.effect(), pb::Effect::Partial);
+        assert_eq!(indexes(&detail.unwrap().not_written), [0, 2]);
+        let all = Outcome::of([(plan(1, [0]), Ok(Written::queued()))], 1, false);
+        assert!(all.failed.is_none() && all.positions.is_empty(), "its offset is not known");
+        assert_eq!(all.appends[0].durability(), pb::Durability::Queued);
     }
 
     #[test]

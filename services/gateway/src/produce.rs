@@ -10,18 +10,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_model::{Acks, Compression, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition};
+use walser_model::{Acks, Compression, ProducerEpoch, ProducerId, TopicId};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, DECODED_COST_MAX, HEADER_LEN, Producer, partition_for_key};
-use walser_rpc::{AppendPermit, Failure, Reason};
+use walser_rpc::{Failure, Reason};
 use walser_sequencer::{Numbering, Part, Size};
 
 use crate::Gateway;
+use crate::admission::{Admitted, Waiting, out_of_time};
 use crate::batches::{RecordSize, check_records, codec, encode, validate};
 use crate::metadata::TopicView;
-use crate::outcome::{Collector, Done, Outcome};
-use crate::router::recreated;
-use crate::within::{at_once, within};
+use crate::outcome::{Collector, Done, Outcome, Written};
+use crate::within::within;
 use crate::writer::{Caller, GatheredRecords, Gathering, IN_FLIGHT_MAX, PartitionWriter, Whole};
 
 /// A write.
@@ -44,16 +44,19 @@ pub(crate) struct Write {
     pub(crate) topic_id: Option<TopicId>,
     /// In the gateway's monotonic time. What has not left by then does not leave.
     pub(crate) deadline: Duration,
+    pub(crate) waiting: Waiting,
 }
 
 /// Writers of one stream or call, for batches that leave by themselves: those of one partition keep their order.
 #[derive(Default)]
 pub(crate) struct SeparateWriters(HashMap<(TopicId, i32, bool), Arc<PartitionWriter>>);
 
-/// Partitions without a leader share the room of one, however many they are: what waits for them is not kept from others.
-const AWAY: TopicPartition = TopicPartition::new(TopicId::from_bytes([0xff; 16]), PartitionIndex(-1));
 /// A part that is smaller than the write by this factor does not keep the write's message in memory.
 const PINNED_MAX: usize = 4;
+
+/// Why a write that nobody hears of has no sequence: behind one that is lost, all others would be lost without a word.
+pub(crate) const NO_SESSION_WITHOUT_ACKS: &str =
+    "must not be NONE with a producer session: a batch that is lost would keep all later ones from being written";
 
 /// Writers that a stream keeps; idle ones give way beyond.
 const SEPARATE_WRITERS_MAX: usize = 1000;
@@ -75,7 +78,7 @@ pub(crate) struct PartPlan {
     /// Indexes into the write's records; empty for a batch.
     pub(crate) records: Vec<usize>,
     pub(crate) record_count: i32,
-    size: RecordSize,
+    pub(crate) size: RecordSize,
 }
 
 impl Write {
@@ -85,6 +88,9 @@ impl Write {
         let bad = |field: &str, problem: &str| Err(Failure::field(field, problem));
         if self.partition.is_none() {
             return bad("partition", "is needed with a producer session");
+        }
+        if self.acks == Acks::None {
+            return bad("acks", NO_SESSION_WITHOUT_ACKS);
         }
         if self.base_sequence < 0 {
             return bad("base_sequence", "must be at least 0");
@@ -187,16 +193,6 @@ fn detach(record: &mut pb::Record) {
     fields.for_each(|field| *field = Bytes::copy_from_slice(field));
 }
 
-/// The answer of a write whose time was over before it was with a writer.
-fn out_of_time(stage: &str) -> Failure {
-    let text = match stage {
-        "admission" => "too much is waiting to be written: the write did not leave in time; nothing is written",
-        _ => "the topic was not found in time; nothing is written",
-    };
-    let failure = Failure::new(Reason::RequestTimedOut, text).with_effect(pb::Effect::None);
-    failure.with("stage", stage).with("appended", false)
-}
-
 /// A write whose topic is found.
 struct Accepted {
     write: Write,
@@ -223,9 +219,6 @@ impl Gateway {
         let left = write.deadline.saturating_sub(self.clock.monotonic());
         let found = within(left, pin!(self.topic_of(&write, session))).await;
         let (topic, created) = found.map_err(|_elapsed| out_of_time("topic"))??;
-        if let Some(id) = write.topic_id.filter(|id| *id != topic.id) {
-            return Err(recreated(&topic, id));
-        }
         let accepted = Accepted { write, session, topic, created, done };
         if !accepted.write.record_batch.is_empty() {
             return self.produce_batch(accepted, separate).await;
@@ -246,6 +239,9 @@ impl Gateway {
             self.producer_ids.check_issued(session.id).await?;
         }
         let (topic, created) = self.topic_to_write(&write.topic, write.partition, write.create).await?;
+        if let Some(id) = write.topic_id {
+            self.check_topic_id(&topic, id).await?;
+        }
         match write.partition {
             Some(partition) => Ok((self.topic_with(topic, partition).await?, created)),
             None => Ok((topic, created)),
@@ -255,22 +251,29 @@ impl Gateway {
     /// Adds plain records to what leaves next for their partitions.
     async fn produce_gathered(&self, accepted: Accepted, plans: Vec<PartPlan>) -> Submitted {
         let Accepted { write, topic, created, done, .. } = accepted;
-        let queued = (write.acks == Acks::None).then(|| Outcome::queued(&plans, created));
-        let collector = Collector::new(plans.len(), write.records.len(), created, done);
+        let record_count = write.records.len();
+        let collector = Collector::new(plans.len(), record_count, created, done);
         let gathering = Gathering { codec: codec(write.compression, &topic.config), acks: write.acks };
         let max = Size { bytes: topic.config.message_bytes_max.saturating_sub(HEADER_LEN), cost: DECODED_COST_MAX };
         let (now, deadline) = (self.clock.now_millis(), write.deadline);
         let (trace, mut records) = (write.trace, write.records);
         let whole: usize = plans.iter().map(|plan| plan.size.bytes).sum();
-        let mut submitted = Submitted { number: next_number(), writers: Vec::new(), queued, topic: topic.id };
-        for (number, plan) in plans.into_iter().enumerate() {
-            let Ok((room, link_permit)) = self.admit(&topic, &plan, deadline).await else {
-                collector.part_done(number, plan, Err(out_of_time("admission")));
-                // Not everything is queued: who waits for no answer hears so.
-                submitted.queued = submitted.queued.take().map(|_| Outcome::failed(out_of_time("admission").partial()));
-                continue;
+        let mut submitted = Submitted { number: next_number(), writers: Vec::new(), queued: None, topic: topic.id };
+        let mut queued = Vec::new();
+        for (number, plan) in self.led_first(&topic, plans) {
+            let admitted = self.admit(&topic, &plan, (deadline, write.waiting)).await;
+            if write.acks == Acks::None {
+                let outcome = admitted.as_ref().map(|_| Written::queued()).map_err(Clone::clone);
+                queued.push((plan.clone(), outcome));
+            }
+            let Admitted { room, link_permit } = match admitted {
+                Ok(admitted) => admitted,
+                Err(failure) => {
+                    collector.part_done(number, plan, Err(failure));
+                    continue;
+                }
             };
-            let (partition, record_count, size) = (plan.partition, plan.record_count, plan.size);
+            let (partition, count, size) = (plan.partition, plan.record_count, plan.size);
             let mut own = match plan.records.len() == records.len() {
                 true => std::mem::take(&mut records),
                 false => plan.records.iter().map(|index| std::mem::take(&mut records[*index])).collect(),
@@ -285,41 +288,26 @@ impl Gateway {
             let caller = Caller { write: submitted.number, gathering, records, link_permit, room, done };
             let size = Size { bytes: size.bytes, cost: size.cost };
             let writer = self.writers.gathering(&topic, partition);
-            writer.gather(Part { record_count, size, deadline, caller }, max);
+            writer.gather(Part { record_count: count, size, deadline, caller }, max);
             if write.acks != Acks::None {
                 submitted.writers.push(writer);
             }
         }
+        submitted.queued = (write.acks == Acks::None).then(|| Outcome::of(queued, record_count, created));
         submitted
     }
 
-    /// Waits until there is room for a part, in the gateway and at the leader.
-    async fn admit(
-        &self,
-        topic: &TopicView,
-        plan: &PartPlan,
-        deadline: Duration,
-    ) -> Result<(AppendPermit, AppendPermit), tokio::time::error::Elapsed> {
-        let left = deadline.saturating_sub(self.clock.monotonic());
-        let admitted = async {
-            let route = self.route(topic, plan.partition);
-            let id = match &route {
-                Ok(_) => TopicPartition::new(topic.id, PartitionIndex(plan.partition)),
-                Err(_) => AWAY,
-            };
-            let mut room = pin!(self.write_room.admit(id, plan.size.bytes));
-            let (room, route) = match at_once(room.as_mut()).await {
-                Some(room) => (room, route),
-                // The leader may have moved meanwhile.
-                None => (room.await, self.route(topic, plan.partition)),
-            };
-            let link_permit = match route {
-                Ok(route) => route.link.admit(&route.reference, plan.size.bytes).await,
-                Err(_) => AppendPermit::uncounted(),
-            };
-            (room, link_permit)
-        };
-        within(left, pin!(admitted)).await
+    /// Numbers the parts; those whose partition has a leader come first, so that they do not wait with the others. Parts
+    /// of one partition keep their order.
+    fn led_first(&self, topic: &TopicView, plans: Vec<PartPlan>) -> Vec<(usize, PartPlan)> {
+        let mut led: HashMap<i32, bool> = HashMap::new();
+        if plans.len() > 1 {
+            led.extend(plans.iter().map(|plan| (plan.partition, false)));
+            led.iter_mut().for_each(|(partition, led)| *led = self.router.is_led(topic, *partition));
+        }
+        let mut plans: Vec<_> = plans.into_iter().enumerate().collect();
+        plans.sort_by_key(|(_, plan)| led.get(&plan.partition) == Some(&false));
+        plans
     }
 
     /// Chooses partitions, and splits what does not fit one batch.
@@ -422,12 +410,7 @@ impl Gateway {
     ) -> Result<Submitted, Failure> {
         let Accepted { write, session, topic, created, done } = accepted;
         let writer = separate.writer(self, &topic, plan.partition, session.is_some());
-        if session.is_some() && write.acks == Acks::None {
-            // The client does not know what is in flight.
-            let answered = writer.fewer_than(IN_FLIGHT_MAX);
-            let left = write.deadline.saturating_sub(self.clock.monotonic());
-            within(left, pin!(answered)).await.map_err(|_elapsed| out_of_time("admission"))?;
-        } else if session.is_some() && writer.unanswered() >= IN_FLIGHT_MAX {
+        if session.is_some() && writer.unanswered() >= IN_FLIGHT_MAX {
             let text = format!(
                 "{IN_FLIGHT_MAX} batches of the session are unanswered for partition {}; send this one again once one \
                  of them is answered",
@@ -435,9 +418,9 @@ impl Gateway {
             );
             return Err(Failure::new(Reason::InFlightLimitExceeded, text).with("maxInFlightBatches", IN_FLIGHT_MAX));
         }
-        let room = self.admit(&topic, &plan, write.deadline).await;
-        let (room, link_permit) = room.map_err(|_elapsed| out_of_time("admission"))?;
-        let queued = (write.acks == Acks::None).then(|| Outcome::queued(std::slice::from_ref(&plan), created));
+        let Admitted { room, link_permit } = self.admit(&topic, &plan, (write.deadline, write.waiting)).await?;
+        let queued = (write.acks == Acks::None)
+            .then(|| Outcome::of(vec![(plan.clone(), Ok(Written::queued()))], write.records.len(), created));
         let collector = Collector::new(1, write.records.len(), created, done);
         let whole = Whole {
             batch,

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use walser_rpc::{Failure, Reason};
 
 /// How long a reader waits for a leader that moves, and a client for its own change to arrive.
@@ -30,9 +31,20 @@ impl Default for Backoff {
 impl Backoff {
     /// Waits before the next attempt.
     pub(crate) async fn pause(&mut self) {
+        tokio::time::sleep(self.longer()).await;
+    }
+
+    /// Waits before the next attempt, but not beyond an instant.
+    pub(crate) async fn pause_until(&mut self, until: Instant) {
+        let end = Instant::now() + self.longer();
+        tokio::time::sleep_until(end.min(until)).await;
+    }
+
+    /// How long the next pause is.
+    fn longer(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(LONGEST_PAUSE);
-        tokio::time::sleep(pause).await;
+        pause
     }
 }
 
@@ -43,19 +55,25 @@ pub(crate) fn lost(failure: &Failure) -> bool {
     moved || matches!(failure.reason(), Reason::LeaderLostAfterAppend | Reason::Starting)
 }
 
-/// Repeats an attempt that changes nothing, whatever became of it, while the leader moves; for at most `limit`.
-pub(crate) async fn while_moved<T, F>(limit: Duration, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
+/// Repeats an attempt that changes nothing, whatever became of it, while the leader moves; the last one begins at
+/// `until`.
+pub(crate) async fn while_moved<T, F>(until: Instant, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let until = tokio::time::Instant::now() + limit;
     let mut backoff = Backoff::default();
     loop {
+        let last = Instant::now() >= until;
         match attempt().await {
-            Err(failure) if lost(&failure) && tokio::time::Instant::now() < until => backoff.pause().await,
+            Err(failure) if lost(&failure) && !last => backoff.pause_until(until).await,
             outcome => return outcome,
         }
     }
+}
+
+/// Until when a reader waits for a leader from now on.
+pub(crate) fn patience() -> Instant {
+    Instant::now() + PATIENCE
 }
 
 #[cfg(test)]
@@ -66,20 +84,30 @@ mod tests {
     async fn a_leader_that_moves_is_waited_for_and_one_that_stays_away_is_not() {
         let not_leader = || Failure::new(Reason::NotLeader, "moved");
         let mut left = 3;
-        let found = while_moved(PATIENCE, || {
+        let found = while_moved(patience(), || {
             left -= 1;
             std::future::ready(if left > 0 { Err(not_leader()) } else { Ok(7) })
         });
         assert_eq!(found.await.unwrap(), 7);
-        let never = while_moved(PATIENCE, || std::future::ready(Err::<(), _>(not_leader()))).await;
+        let never = while_moved(patience(), || std::future::ready(Err::<(), _>(not_leader()))).await;
         assert_eq!(never.unwrap_err().reason(), Reason::NotLeader);
         let damaged = || Failure::new(Reason::LogCorrupt, "damaged");
         let mut attempts = 0;
-        let refused = while_moved(PATIENCE, || {
+        let refused = while_moved(patience(), || {
             attempts += 1;
             std::future::ready(Err::<(), _>(damaged()))
         });
         assert!(refused.await.is_err());
         assert_eq!(attempts, 1, "waiting does not help");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_does_not_go_beyond_the_callers_time() {
+        let (mut backoff, start) = (Backoff::default(), Instant::now());
+        let until = start + Duration::from_millis(100);
+        for _ in 0..10 {
+            backoff.pause_until(until).await;
+        }
+        assert_eq!(Instant::now(), until);
     }
 }

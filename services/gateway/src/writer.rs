@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use walser_model::ProducerEpoch;
 use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
 use walser_proto::v1 as pb;
@@ -72,8 +71,6 @@ pub(crate) struct PartitionWriter {
     topic: Arc<TopicView>,
     partition: i32,
     state: Mutex<State>,
-    /// Batches may have been completed.
-    completed: Notify,
 }
 
 /// A batch that leaves by itself.
@@ -133,7 +130,7 @@ impl PartitionWriter {
             actions: Vec::new(),
         };
         let (context, topic, state) = (Arc::clone(context), Arc::clone(topic), Mutex::new(state));
-        Arc::new(Self { context, topic, partition, state, completed: Notify::new() })
+        Arc::new(Self { context, topic, partition, state })
     }
 
     /// Adds the records of a caller to what leaves next.
@@ -165,17 +162,6 @@ impl PartitionWriter {
     /// The same for every caller.
     fn abandon_all(self: &Arc<Self>) {
         self.step(Sequencer::abandon_all);
-    }
-
-    /// Waits until fewer batches than `count` are not completed.
-    pub(crate) async fn fewer_than(&self, count: usize) {
-        loop {
-            let changed = self.completed.notified();
-            if self.unanswered() < count {
-                return;
-            }
-            changed.await;
-        }
     }
 
     /// Whether nothing is under way.
@@ -240,7 +226,6 @@ impl PartitionWriter {
             self.watch(&mut state);
             !state.outgoing.is_empty() && !state.sending
         };
-        self.completed.notify_waiters();
         for (caller, outcome) in completed {
             let outcome = told(outcome);
             if outcome.is_err() {

@@ -264,3 +264,64 @@ async fn a_bounded_reader_begins_without_the_partitions_that_are_away() {
     }
     assert_eq!(seen, (0..PARTITIONS).map(|partition| (partition, 1)).collect());
 }
+
+/// What waits for a leader has a room of its own: when that is taken, a stream goes on with its other partitions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_not_held_up_by_a_partition_without_a_leader() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    cluster.restart_gateway(&["gateway.write.bytes.max=64MiB", "gateway.stream.in.flight.bytes.max=128MiB"]);
+    let second = cluster.another_node(2);
+    let client = cluster.client();
+    let left = half_a_topic(&cluster, second).await;
+    let healthy = *left.first().unwrap();
+    let away = (0..PARTITIONS).find(|partition| !left.contains(partition)).unwrap();
+
+    let (requests, stream) = tokio::sync::mpsc::channel(1);
+    let open = pb::ProduceOpen { default_topic: "t".to_owned(), ..Default::default() };
+    let sending = tokio::spawn(async move {
+        let send = async |message| requests.send(pb::ProduceStreamRequest { message: Some(message) }).await;
+        let batch = |correlation_id, partition, bytes| {
+            let records = vec![record(vec![7; bytes])];
+            Message::Batch(pb::ProduceBatch {
+                correlation_id,
+                partition: Some(partition),
+                records,
+                ..Default::default()
+            })
+        };
+        send(Message::Open(open)).await.unwrap();
+        // Twice as much as may wait for one partition, and for all without a leader.
+        for number in 0..70 {
+            send(batch(number, away, 900_000)).await.unwrap();
+        }
+        send(batch(70, healthy, 10)).await.unwrap();
+        requests.closed().await;
+    });
+    let mut answers = client
+        .producer()
+        .produce_stream(tokio_stream::wrappers::ReceiverStream::new(stream))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut refused = 0;
+    'answers: loop {
+        let message = tokio::time::timeout(PATIENCE, answers.message()).await.unwrap().unwrap().unwrap();
+        let Some(Reply::Results(results)) = message.message else { continue };
+        for result in results.results {
+            match result.outcome.unwrap() {
+                pb::produce_result::Outcome::Written(_) => {
+                    assert_eq!(result.correlation_id, 70);
+                    break 'answers;
+                }
+                pb::produce_result::Outcome::Error(error) => {
+                    assert_eq!((error.reason.as_str(), error.effect()), ("LEADER_NOT_AVAILABLE", pb::Effect::None));
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused < 70, "some wait");
+    drop(answers);
+    sending.abort();
+}

@@ -1,10 +1,13 @@
 //! Producer sessions: issued once, replaced by one of two, and limited in what is in flight.
 
+use std::time::Duration;
+
 use tokio_stream::wrappers::ReceiverStream;
-use walser_client::{Client, Failure};
+use walser_client::{Client, Failure, Producer, ProducerConfig};
 use walser_proto::v1 as pb;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
+use walser_record_batch::{BatchBuilder, RecordFields};
 
 use crate::server::{PATIENCE, Server, create, place, read_all, record};
 
@@ -200,4 +203,76 @@ async fn the_ids_of_gateways_are_refused() {
         assert_eq!(init(&client, Some(stolen)).await.unwrap_err().reason_name(), "FIELD_INVALID");
     }
     assert!(init(&client, None).await.unwrap().producer_id < first);
+}
+
+/// Behind a batch that is lost without a word, all later ones of the session would be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_needs_acknowledgements() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    let producer = init(&client, None).await.unwrap();
+    let request = pb::ProduceRequest { acks: pb::Acks::None.into(), ..write(producer, 0, "x") };
+    let refused = Failure::from(client.producer().produce(request).await.unwrap_err());
+    assert_eq!((refused.reason_name(), refused.value("field")), ("FIELD_INVALID", Some("acks")));
+    let open = pb::ProduceOpen {
+        default_topic: "t".to_owned(),
+        acks: pb::Acks::None.into(),
+        producer: Some(producer),
+        ..Default::default()
+    };
+    let open = pb::ProduceStreamRequest { message: Some(Message::Open(open)) };
+    let mut answers = client.producer().produce_stream(tokio_stream::iter([open])).await.unwrap().into_inner();
+    let refused = Failure::from(answers.message().await.unwrap_err());
+    assert_eq!((refused.reason_name(), refused.value("field")), ("FIELD_INVALID", Some("open.acks")));
+}
+
+fn batch(value: &[u8]) -> BatchBuilder {
+    let mut builder = BatchBuilder::new(walser_model::Compression::None, value.len());
+    builder.append(&RecordFields { timestamp: 0, key: None, value: Some(value), headers: &[] });
+    builder
+}
+
+async fn producer(client: &Client, delivery_timeout: Duration) -> Producer {
+    let acks = walser_model::Acks::All;
+    let config = ProducerConfig { topic: "t".to_owned(), acks, delivery_timeout, buffer_bytes: 64 << 20 };
+    Producer::start(client, config).await.unwrap()
+}
+
+/// A producer has its topic, not its topic's name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_does_not_write_into_a_topic_that_was_created_again() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    // One has written, the other has not.
+    let (one, other) = (producer(&client, PATIENCE).await, producer(&client, PATIENCE).await);
+    one.send(0, batch(b"first")).await.unwrap().await.unwrap();
+    let request = pb::DeleteTopicRequest { name: "t".to_owned(), etag: String::new() };
+    client.topics().delete_topic(request).await.unwrap();
+    create(&client, "t", 1, &[]).await;
+    for producer in [one, other] {
+        for _ in 0..3 {
+            let refused = producer.send(0, batch(b"second")).await.unwrap().await.unwrap_err();
+            assert_eq!(refused.reason_name(), "TOPIC_RECREATED", "{refused}");
+        }
+    }
+    assert_eq!(read_all(&client, "t", 0).await.len(), 0);
+}
+
+/// A batch that no message to the gateway holds fails by itself, however long its producer is patient.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_above_the_gateways_limit_does_not_hold_up_others() {
+    let (_dir, data) = place();
+    let server = Server::start_with(&data, &["--set", "gateway.message.bytes.max=1MiB"]);
+    let client = server.client();
+    create(&client, "t", 2, &[("max.message.bytes", "4MiB")]).await;
+    let producer = producer(&client, Duration::from_secs(3600)).await;
+    let large = producer.send(0, batch(&vec![7; 2_000_000])).await.unwrap();
+    let small = producer.send(1, batch(b"small")).await.unwrap();
+    let refused = tokio::time::timeout(PATIENCE, large).await.unwrap().unwrap_err();
+    assert_eq!((refused.reason_name(), refused.effect()), ("RECORD_TOO_LARGE", pb::Effect::None), "{refused:?}");
+    tokio::time::timeout(PATIENCE, small).await.unwrap().unwrap();
 }

@@ -360,3 +360,48 @@ async fn readers_and_writers_of_a_topic_that_was_created_again_are_told() {
     let refused = Failure::from(client.consumer().fetch(fetch).await.unwrap_err());
     assert_eq!(refused.reason_name(), "TOPIC_RECREATED");
 }
+
+/// What a call returns fits what the client takes, resets included; the next calls return the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resets_of_many_partitions_fit_the_clients_messages() {
+    const COUNT: i32 = 200;
+    const BYTES: i32 = 8192;
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    let topic = "t".repeat(240);
+    create(&client, &topic, COUNT, &[]).await;
+    for partition in 0..COUNT {
+        let records = vec![record("x".repeat(20))];
+        let request =
+            pb::ProduceRequest { topic: topic.clone(), partition: Some(partition), records, ..Default::default() };
+        client.producer().produce(request).await.unwrap();
+    }
+    let mut next: BTreeMap<i32, i64> = (0..COUNT).map(|partition| (partition, 999)).collect();
+    let mut read = 0;
+    while read < COUNT {
+        let targets = next.iter().map(|(partition, offset)| pb::ReadTarget {
+            topic: topic.clone(),
+            partition: Some(*partition),
+            start: Some(pb::Position { at: Some(At::Offset(*offset)) }),
+            ..Default::default()
+        });
+        let options = pb::ReadOptions {
+            out_of_range: pb::OutOfRangePolicy::Earliest.into(),
+            max_message_bytes: BYTES,
+            ..Default::default()
+        };
+        let request = pb::FetchRequest { targets: targets.collect(), options: Some(options), ..Default::default() };
+        let answer = client.consumer().fetch(request).await.unwrap().into_inner();
+        assert!(prost::Message::encoded_len(&answer) <= usize::try_from(BYTES).unwrap());
+        assert!(answer.errors.is_empty(), "{:?}", answer.errors);
+        for reset in &answer.resets {
+            next.insert(reset.topic_partition.as_ref().unwrap().partition, reset.actual_offset);
+        }
+        for chunk in &answer.chunks {
+            read += i32::try_from(chunk.records.len()).unwrap();
+            next.insert(chunk.partition, chunk.next_offset);
+        }
+    }
+    assert!(next.values().all(|offset| *offset == 1));
+}

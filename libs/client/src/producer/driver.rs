@@ -24,9 +24,10 @@ use crate::connection::Client;
 
 /// As many batches per partition as a leader remembers.
 const IN_FLIGHT_MAX: usize = 5;
-/// Largest batch that fits a message: gateways take messages of 16 MiB unless they are set otherwise, and no topic takes
-/// more. What a topic takes, the gateway says for each batch.
-const BATCH_BYTES_MAX: usize = (16 << 20) - 1024;
+/// Largest message that a gateway takes, unless it says otherwise. What a topic takes, it says for each batch.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// What a message takes beside its batch.
+const MESSAGE_OVERHEAD: usize = 1024;
 /// How exactly deadlines are kept.
 const TICK: Duration = Duration::from_millis(50);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -64,12 +65,14 @@ pub(super) struct Driver {
     /// Attempts on the stream, by correlation id.
     sent: HashMap<i64, (i32, (Ticket, u32))>,
     next_correlation: i64,
-    /// The topic is gone: nothing more is sent, or the server might create another one of that name.
+    /// Largest batch that fits a message to this gateway.
+    batch_bytes_max: usize,
+    /// The topic is gone: nothing more is sent, not to another one of that name either.
     gone: Option<Failure>,
 }
 
 impl Driver {
-    pub(super) fn new(client: Client, config: ProducerConfig, session: Session) -> Self {
+    pub(super) fn new(client: Client, config: ProducerConfig, topic_id: String, session: Session) -> Self {
         // What is not waited for cannot be kept within what a leader remembers: it has no sequences.
         let numbered = config.acks != Acks::None;
         let mut sequencer = Sequencer::new(Config {
@@ -90,12 +93,13 @@ impl Driver {
             client,
             sequencer,
             started: Instant::now(),
-            opening: opening(&config, session),
+            opening: opening(&config, topic_id, session),
             config,
             starting: None,
             outgoing: VecDeque::new(),
             sent: HashMap::new(),
             next_correlation: 1,
+            batch_bytes_max: MESSAGE_BYTES_MAX - MESSAGE_OVERHEAD,
             gone: None,
         }
     }
@@ -163,7 +167,7 @@ impl Driver {
             Outcome::Failed { failure, effect, .. } => Err(failed(failure, effect)),
         };
         if let Err(failure) = &outcome
-            && failure.reason() == Reason::TopicNotFound
+            && matches!(failure.reason(), Reason::TopicNotFound | Reason::TopicRecreated)
         {
             self.gone = Some(failure.clone());
         }
@@ -175,11 +179,9 @@ impl Driver {
         let Outgoing { partition, attempt, number } = self.outgoing.pop_front()?;
         let batch = self.sequencer.batch(&partition, attempt.0)?;
         let content = batch.content.as_mut()?;
-        let record_batch = content.numbered(number);
-        if record_batch.len() > BATCH_BYTES_MAX {
-            let text = format!("the batch has {} bytes, a message holds {BATCH_BYTES_MAX}", record_batch.len());
-            let failure = Failure::new(Reason::RecordTooLarge, text);
-            let answer = refusal(failure.with("sizeBytes", record_batch.len()).with("maxBytes", BATCH_BYTES_MAX));
+        let (record_batch, max) = (content.numbered(number), self.batch_bytes_max);
+        if record_batch.len() > max {
+            let answer = refusal(too_large(record_batch.len(), max));
             self.step(|sequencer, now, out| sequencer.answered(now, &partition, attempt, answer, out));
             return None;
         }
@@ -204,6 +206,11 @@ impl Driver {
     }
 
     fn disconnected(&mut self, failure: &Failure) {
+        if failure.value("rule") == Some("message-size")
+            && let Some(max) = failure.value("maxBytes").and_then(|max| max.parse::<usize>().ok())
+        {
+            self.learn_limit(max);
+        }
         // These were not handed over, so that nothing became of them.
         for Outgoing { partition, attempt, .. } in std::mem::take(&mut self.outgoing) {
             let unsent = Answer::Refused { refused: Refused::Moved, maybe: false, failure: failure.clone() };
@@ -212,6 +219,20 @@ impl Driver {
         self.sent.clear();
         self.step(|sequencer, now, out| sequencer.disconnected(now, failure, out));
         self.outgoing.clear();
+    }
+
+    /// The gateway takes smaller messages than was thought: batches that are larger were not taken from the stream, and
+    /// later ones are not sent.
+    fn learn_limit(&mut self, message_bytes_max: usize) {
+        self.batch_bytes_max = self.batch_bytes_max.min(message_bytes_max.saturating_sub(MESSAGE_OVERHEAD));
+        for (partition, attempt) in self.sent.values().copied().collect::<Vec<_>>() {
+            let content = self.sequencer.batch(&partition, attempt.0).and_then(|batch| batch.content.as_ref());
+            let bytes = content.map_or(0, |content| content.batch.len());
+            if bytes > message_bytes_max {
+                let answer = refusal(too_large(bytes, self.batch_bytes_max));
+                self.step(|sequencer, now, out| sequencer.answered(now, &partition, attempt, answer, out));
+            }
+        }
     }
 
     fn answered(&mut self, result: pb::ProduceResult) {
@@ -232,7 +253,8 @@ impl Driver {
         let previous = self.starting.take().and_then(|(previous, _)| previous);
         match session {
             Ok(session) => {
-                self.opening = opening(&self.config, session);
+                let topic_id = std::mem::take(&mut self.opening.default_topic_id);
+                self.opening = opening(&self.config, topic_id, session);
                 // A stream has one session: this one needs another stream. Nothing is in flight.
                 *link = Link::new();
                 self.disconnected(&closed());
@@ -246,10 +268,11 @@ impl Driver {
     }
 }
 
-fn opening(config: &ProducerConfig, session: Session) -> pb::ProduceOpen {
+fn opening(config: &ProducerConfig, topic_id: String, session: Session) -> pb::ProduceOpen {
     let (producer_id, producer_epoch) = (session.id.0, i32::from(session.epoch.0));
     pb::ProduceOpen {
         default_topic: config.topic.clone(),
+        default_topic_id: topic_id,
         acks: pb::Acks::from(config.acks).into(),
         producer: (config.acks != Acks::None).then_some(pb::ProducerIdentity { producer_id, producer_epoch }),
         ..Default::default()
@@ -288,6 +311,11 @@ fn successor(previous: Option<Session>, failure: &Failure) -> Option<Session> {
         Reason::FieldInvalid => None,
         _ => Some(previous),
     }
+}
+
+fn too_large(bytes: usize, max: usize) -> Failure {
+    let text = format!("the batch has {bytes} bytes, a message to the server holds {max}");
+    Failure::new(Reason::RecordTooLarge, text).with("sizeBytes", bytes).with("maxBytes", max)
 }
 
 fn refusal(failure: Failure) -> Answer<Delivered, Failure> {

@@ -39,6 +39,7 @@ impl ConsumerService for Gateway {
     }
 
     async fn list_offsets(&self, request: Request<pb::ListOffsetsRequest>) -> Answer<pb::ListOffsetsResponse> {
-        Ok(Response::new(Gateway::list_offsets(self, request.get_ref()).await?))
+        let limit = time_left(request.metadata());
+        Ok(Response::new(Gateway::list_offsets(self, request.get_ref(), limit).await?))
     }
 }

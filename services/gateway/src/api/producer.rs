@@ -16,6 +16,7 @@ use walser_rpc::Failure;
 
 use super::stream;
 use crate::Gateway;
+use crate::admission::Waiting;
 use crate::outcome::{Failed, Outcome};
 use crate::produce::{SeparateWriters, Write};
 use crate::within::within;
@@ -48,6 +49,7 @@ fn write(request: pb::ProduceRequest, trace: Option<Arc<str>>, deadline: Duratio
         create: true,
         topic_id: None,
         deadline,
+        waiting: Waiting::Caller,
         acks: Acks::from(known::<pb::Acks>("acks", request.acks)?),
         compression: known::<pb::Compression>("compression", request.compression)?.chosen(),
         topic: request.topic,
@@ -90,7 +92,9 @@ impl ProducerService for Gateway {
         let outcome = match submitted.queued.take() {
             Some(queued) => Ok(queued),
             None => {
-                let left = (deadline + GRACE).saturating_sub(self.clock.monotonic());
+                // Some of the little time of a short deadline is left for the answer to travel.
+                let grace = GRACE.min(limit / 10);
+                let left = (deadline + grace).saturating_sub(self.clock.monotonic());
                 match within(left, &mut outcome).await {
                     Ok(outcome) => outcome,
                     Err(_elapsed) => {

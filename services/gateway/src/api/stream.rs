@@ -25,8 +25,9 @@ use self::lanes::{Lane, Lanes};
 use super::draining;
 use super::producer::{known, written};
 use crate::Gateway;
+use crate::admission::Waiting;
 use crate::outcome::{Done, Failed, Outcome};
-use crate::produce::{SeparateWriters, Submitted, Write};
+use crate::produce::{NO_SESSION_WITHOUT_ACKS, SeparateWriters, Submitted, Write};
 use crate::within::at_once;
 
 /// Results that may wait for the client; the byte limit is reached first.
@@ -73,6 +74,8 @@ struct Leaving {
 /// Settings of a stream, from its first message.
 struct Session {
     default_topic: String,
+    /// Of the default topic, when the client knows it.
+    default_id: Option<TopicId>,
     acks: Acks,
     compression: Option<Compression>,
     producer: Option<pb::ProducerIdentity>,
@@ -206,6 +209,8 @@ impl Reader {
         requests: &mut Streaming<pb::ProduceStreamRequest>,
     ) -> Result<Option<pb::ProduceStreamRequest>, Failure> {
         let shutdown = self.gateway.shutdown.clone();
+        let bytes_max = self.gateway.config.message_bytes_max;
+        let received = |status| received(status, bytes_max);
         while !shutdown.begun() {
             if let Some(message) = at_once(pin!(requests.message())).await {
                 return message.map_err(received);
@@ -232,9 +237,18 @@ impl Reader {
             let failure = Failure::new(Reason::StreamProtocolViolation, "the first message must be open");
             return Err(failure.with("expected", "open").with("actual", "batch"));
         };
+        let acks = Acks::from(known::<pb::Acks>("open.acks", open.acks)?);
+        if acks == Acks::None && open.producer.is_some() {
+            return Err(Failure::field("open.acks", NO_SESSION_WITHOUT_ACKS));
+        }
+        let default_id = match open.default_topic_id.as_str() {
+            "" => None,
+            id => Some(id.parse().map_err(|_| Failure::field("open.default_topic_id", "is not a topic id"))?),
+        };
         let session = Session {
             default_topic: open.default_topic,
-            acks: Acks::from(known::<pb::Acks>("open.acks", open.acks)?),
+            default_id,
+            acks,
             compression: known::<pb::Compression>("open.compression", open.compression)?.chosen(),
             producer: open.producer,
         };
@@ -275,6 +289,8 @@ impl Reader {
         let permit = Arc::clone(&self.room).acquire_many_owned(u32::try_from(wanted).unwrap_or(u32::MAX)).await;
         let Ok(slot) = self.outgoing.clone().reserve_owned().await else { return Ok(()) };
         let topic = if batch.topic.is_empty() { &session.default_topic } else { &batch.topic };
+        let default_id = session.default_id.filter(|_| *topic == session.default_topic);
+        let topic_id = default_id.or_else(|| self.topics.get(topic).copied());
         let write = Write {
             topic: topic.clone(),
             partition: batch.partition,
@@ -287,8 +303,9 @@ impl Reader {
             expected_offset: batch.expected_offset,
             trace: self.trace.clone(),
             deadline: self.gateway.clock.monotonic() + self.gateway.config.produce_timeout,
-            create: !self.topics.contains_key(topic),
-            topic_id: self.topics.get(topic).copied(),
+            waiting: Waiting::Stream,
+            create: topic_id.is_none(),
+            topic_id,
         };
         let found = write.create.then(|| write.topic.clone());
         let under_way = self.join(&write).await;
@@ -407,11 +424,13 @@ fn blamed(failure: Failure, lane: &Lane, failed: &Mutex<HashSet<Lane>>, correlat
     Failure::new(Reason::PredecessorFailed, text).with("correlationId", correlation_id)
 }
 
-/// A message that could not be received: what the codec says of it, or the end of the connection.
-fn received(status: Status) -> Failure {
+/// A message that could not be received: what the codec says of it, or the end of the connection. `bytes_max`: the
+/// largest message that is taken.
+fn received(status: Status, bytes_max: usize) -> Failure {
     if status.details().is_empty() && status.message().contains("message length too large") {
         let text = format!("{}; send several smaller messages", status.message());
         let failure = Failure::new(Reason::RecordTooLarge, text).with("rule", "message-size");
+        let failure = failure.with("maxBytes", bytes_max);
         return failure.with_code(tonic::Code::ResourceExhausted);
     }
     status.into()

@@ -14,7 +14,7 @@ use walser_rpc::{Connection, Failure, Reason};
 use super::relayed;
 use crate::Gateway;
 use crate::metadata::TopicView;
-use crate::retry::{PATIENCE, while_moved};
+use crate::retry::{PATIENCE, patience, while_moved};
 use crate::target::{Place, Target, place};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -98,7 +98,7 @@ impl Gateway {
         let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
         let partitions: Vec<i32> =
             if request.partitions.is_empty() { (0..count).collect() } else { request.partitions.clone() };
-        let mut offsets = Vec::new();
+        let (mut offsets, until) = (Vec::new(), patience());
         for partition in partitions {
             crate::topics::checked_partition(&topic, partition)?;
             if offsets.iter().any(|(seen, _)| *seen == partition) {
@@ -106,7 +106,7 @@ impl Gateway {
             }
             let target =
                 Target { topic: std::sync::Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
-            let offset = while_moved(PATIENCE, || self.boundary(&target, before)).await?;
+            let offset = while_moved(until, || self.boundary(&target, before)).await?;
             // Nothing is deleted anywhere unless every leader is there.
             self.route(&topic, partition)?;
             offsets.push((partition, offset));
@@ -119,7 +119,8 @@ impl Gateway {
             } else {
                 let deleted = self.delete_records(&topic, partition, offset.0).await;
                 let partly = !response.log_start_offsets.is_empty();
-                deleted.map_err(|failure| if partly { failure.with_effect(pb::Effect::Partial) } else { failure })?
+                // LATEST would be another offset if the call was made again.
+                deleted.map_err(|failure| if partly { failure.partial() } else { failure })?
             };
             response.log_start_offsets.push(pb::RecordPosition { partition, offset });
         }

@@ -1,0 +1,121 @@
+//! Room for writes that wait: in the gateway, and at the leader that they go to.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_proto::v1 as pb;
+use walser_rpc::{AppendPermit, Failure, Reason};
+
+use crate::Gateway;
+use crate::metadata::TopicView;
+use crate::produce::PartPlan;
+use crate::within::{at_once, within};
+
+/// Partitions without a leader share the room of one, however many they are: what waits for them is not kept from others.
+const AWAY: TopicPartition = TopicPartition::new(TopicId::from_bytes([0xff; 16]), PartitionIndex(-1));
+
+/// Room for one part of a write.
+pub(crate) struct Admitted {
+    /// In the gateway, for as long as the batch exists.
+    pub(crate) room: AppendPermit,
+    /// At the leader, for the first attempt.
+    pub(crate) link_permit: AppendPermit,
+}
+
+/// Who waits while a part waits for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// The caller of the write.
+    Caller,
+    /// Everything behind it on a stream, too: what would wait for a leader is refused.
+    Stream,
+}
+
+/// The answer of a write whose time was over before it was with a writer.
+pub(crate) fn out_of_time(stage: &str) -> Failure {
+    let text = match stage {
+        "admission" => "too much is waiting to be written: the write did not leave in time; nothing is written",
+        _ => "the topic was not found in time; nothing is written",
+    };
+    let failure = Failure::new(Reason::RequestTimedOut, text).with_effect(pb::Effect::None);
+    failure.with("stage", stage).with("appended", false)
+}
+
+fn no_room(topic: &TopicView, partition: i32) -> Failure {
+    let text = format!(
+        "partition {partition} of topic \"{}\" has no leader now, and as much as may is waiting for leaders already",
+        topic.name
+    );
+    Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name).with("partition", partition)
+}
+
+impl Gateway {
+    /// Waits until there is room for a part.
+    ///
+    /// # Errors
+    /// There is none in time, or none for a partition without a leader; nothing was sent.
+    pub(crate) async fn admit(
+        &self,
+        topic: &TopicView,
+        plan: &PartPlan,
+        (deadline, waiting): (Duration, Waiting),
+    ) -> Result<Admitted, Failure> {
+        let left = deadline.saturating_sub(self.clock.monotonic());
+        let admitted = async {
+            loop {
+                if let Some(admitted) = self.admit_to_leader(topic, plan, waiting).await? {
+                    return Ok(admitted);
+                }
+            }
+        };
+        within(left, pin!(admitted)).await.unwrap_or_else(|_elapsed| Err(out_of_time("admission")))
+    }
+
+    /// Waits for room for as long as the leader stays the same. `None`: it moved, what was taken is free again.
+    async fn admit_to_leader(
+        &self,
+        topic: &TopicView,
+        plan: &PartPlan,
+        waiting: Waiting,
+    ) -> Result<Option<Admitted>, Failure> {
+        let (partition, bytes) = (plan.partition, plan.size.bytes);
+        let route = self.route(topic, partition).ok();
+        let id = match &route {
+            Some(_) => TopicPartition::new(topic.id, PartitionIndex(partition)),
+            None => AWAY,
+        };
+        let mut admitted = pin!(async {
+            let room = self.write_room.admit(id, bytes).await;
+            let link_permit = match &route {
+                Some(route) => route.link.admit(&route.reference, bytes).await,
+                None => AppendPermit::uncounted(),
+            };
+            Admitted { room, link_permit }
+        });
+        if let Some(admitted) = at_once(admitted.as_mut()).await {
+            return Ok(Some(admitted));
+        }
+        if route.is_none() && waiting == Waiting::Stream {
+            return Err(no_room(topic, partition));
+        }
+        tokio::select! {
+            admitted = admitted => Ok(Some(admitted)),
+            () = self.leader_moves(topic, partition, route.as_ref().map(|route| route.node)) => Ok(None),
+        }
+    }
+
+    /// Waits until the leader is another one, or there is one.
+    async fn leader_moves(&self, topic: &TopicView, partition: i32, known: Option<NodeId>) {
+        let mut changes = self.metadata.changes();
+        loop {
+            changes.borrow_and_update();
+            if self.route(topic, partition).ok().map(|route| route.node) != known {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
