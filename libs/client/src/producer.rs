@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use walser_model::{Acks, ProducerEpoch, ProducerId};
 use walser_proto::v1 as pb;
 use walser_record_batch::BatchBuilder;
@@ -63,6 +63,7 @@ pub struct Producer {
     commands: mpsc::Sender<Command>,
     room: Arc<Semaphore>,
     buffer_bytes: usize,
+    trouble: watch::Receiver<Option<Failure>>,
 }
 
 /// A batch on its way to the task behind a producer.
@@ -104,8 +105,15 @@ impl Producer {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let room = Arc::new(Semaphore::new(config.buffer_bytes));
         let buffer_bytes = config.buffer_bytes;
-        tokio::spawn(Driver::new(client.separate(), config, topic_id, session).run(receiver));
-        Ok(Self { commands, room, buffer_bytes })
+        let (troubled, trouble) = watch::channel(None);
+        tokio::spawn(Driver::new(client.separate(), config, topic_id, session, troubled).run(receiver));
+        Ok(Self { commands, room, buffer_bytes, trouble })
+    }
+
+    /// Why batches are being sent again, for people: what came last of refusals that pass and of connections that broke;
+    /// `None` once a batch is acknowledged.
+    pub fn trouble(&self) -> watch::Receiver<Option<Failure>> {
+        self.trouble.clone()
     }
 
     /// Sends a batch on its way; waits while too much is on its way already. Batches of one partition are written

@@ -54,6 +54,24 @@ pub fn parse_bytes(text: &str) -> Result<i64, ValueError> {
     parse_scaled(text, &units, BYTES_RULE)
 }
 
+const DURATION_UNITS: [(&str, i64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const BYTES_UNITS: [(&str, i64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+/// Milliseconds with the largest unit that leaves nothing over: `7d`, `90s`. [`parse_duration_ms`] reads it.
+pub fn show_duration_ms(millis: i64) -> String {
+    show_scaled(millis, &DURATION_UNITS)
+}
+
+/// Bytes with the largest unit that leaves nothing over: `1GiB`, `1048588`. [`parse_bytes`] reads it.
+pub fn show_bytes(bytes: i64) -> String {
+    show_scaled(bytes, &BYTES_UNITS)
+}
+
+fn show_scaled(number: i64, units: &[(&str, i64)]) -> String {
+    let unit = units.iter().find(|(_, scale)| number > 0 && number % scale == 0);
+    unit.map_or_else(|| number.to_string(), |(suffix, scale)| format!("{}{suffix}", number / scale))
+}
+
 fn parse_scaled(text: &str, units: &[(&str, i64)], rule: &str) -> Result<i64, ValueError> {
     let error = || ValueError::rule(text, rule);
     for (suffix, scale) in units {
@@ -101,6 +119,16 @@ mod tests {
         assert_eq!(parse_bytes("1GiB"), Ok(1 << 30));
         assert_eq!(parse_bytes("1048588"), Ok(1_048_588));
         assert!(parse_bytes("").is_err());
+    }
+
+    #[test]
+    fn what_is_shown_is_read_as_the_same() {
+        for text in ["7d", "12h", "90s", "250ms", "-1", "0"] {
+            assert_eq!(show_duration_ms(parse_duration_ms(text).unwrap()), text);
+        }
+        for text in ["1GiB", "64KiB", "1048588", "-1", "3TiB"] {
+            assert_eq!(show_bytes(parse_bytes(text).unwrap()), text);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod topic_config;
 mod topic_name;
 
 pub use clock::{Clock, Random, SystemClock, SystemRandom, Timestamp};
-pub use config_value::{ConfigType, ValueError, parse_bytes, parse_duration_ms, suggest};
+pub use config_value::{ConfigType, ValueError, parse_bytes, parse_duration_ms, show_bytes, show_duration_ms, suggest};
 pub use durability::{Acks, Compression, Durability, TimestampType};
 pub use id::{ClusterId, IdError, NodeId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 pub use leader_epochs::{EpochStart, LeaderEpochs};

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use crate::config_value::{ConfigType, ValueError, parse_bytes, parse_duration_ms, suggest};
+use crate::config_value::{
+    ConfigType, ValueError, parse_bytes, parse_duration_ms, show_bytes, show_duration_ms, suggest,
+};
 use crate::durability::{Compression, Durability, TimestampType};
 
 /// No `max.message.bytes` can be above this (15 MiB), so that a batch fits a gRPC message.
@@ -279,6 +281,15 @@ impl Setting {
             name: name.to_owned(),
             did_you_mean: suggest(name, SETTINGS.iter().map(|setting| setting.name)),
         })
+    }
+
+    /// A value as people write it: durations and sizes with their unit.
+    pub fn shown(&self, canonical: &str) -> String {
+        match (self.kind, canonical.parse()) {
+            (ConfigType::DurationMs, Ok(millis)) => show_duration_ms(millis),
+            (ConfigType::Bytes, Ok(bytes)) => show_bytes(bytes),
+            _ => canonical.to_owned(),
+        }
     }
 
     /// `text` as it is stored: durations and sizes become plain numbers.

@@ -3,7 +3,7 @@
 mod describe;
 mod update;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use walser_metastore::{Compare, Txn};
 use walser_model::{ConfigError, Setting, Timestamp, TopicConfig, TopicId, TopicName};
@@ -200,13 +200,7 @@ pub(crate) fn grown(total: i64, more: i32, config: &Config) -> Result<i64, Failu
 async fn existing(store: &Store, request: &pb::CreateTopicRequest, wanted: &Topic) -> Result<Found, Failure> {
     let (id, found) = find(store, &wanted.name).await?;
     let (have, name) = (&found.value, &wanted.name);
-    let difference = if have.partition_count != wanted.partition_count {
-        format!("it has {} partitions, you asked for {}", have.partition_count, wanted.partition_count)
-    } else if have.config != wanted.config {
-        "its settings are others".to_owned()
-    } else {
-        String::new()
-    };
+    let difference = difference(have, wanted);
     if request.allow_existing && difference.is_empty() {
         return Ok((id, found));
     }
@@ -214,4 +208,22 @@ async fn existing(store: &Store, request: &pb::CreateTopicRequest, wanted: &Topi
     let failure = Failure::new(Reason::TopicExists, format!("topic \"{name}\" already exists{tail}"));
     let failure = failure.with("topic", name).with("difference", difference);
     Err(failure.with("partitions", have.partition_count).with("replicas", have.replication_factor))
+}
+
+/// How a topic that is there differs from what was asked for.
+fn difference(have: &Topic, wanted: &Topic) -> String {
+    if have.partition_count != wanted.partition_count {
+        return format!("it has {} partitions, you asked for {}", have.partition_count, wanted.partition_count);
+    }
+    let shown = |config: &BTreeMap<String, String>, name: &str| match (config.get(name), Setting::named(name)) {
+        (Some(value), Some(setting)) => setting.shown(value),
+        (Some(value), None) => value.clone(),
+        (None, _) => "the default".to_owned(),
+    };
+    let names: BTreeSet<&String> = have.config.keys().chain(wanted.config.keys()).collect();
+    let differs = names.into_iter().filter(|name| have.config.get(*name) != wanted.config.get(*name));
+    let told = differs.map(|name| {
+        format!("its {name} is {}, you asked for {}", shown(&have.config, name), shown(&wanted.config, name))
+    });
+    told.collect::<Vec<_>>().join("; ")
 }

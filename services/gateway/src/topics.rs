@@ -137,7 +137,8 @@ impl Gateway {
         })
     }
 
-    fn not_found(&self, name: &str) -> Failure {
+    /// The answer for a topic that is missing, with one of a similar name, if there is one.
+    pub(crate) fn not_found(&self, name: &str) -> Failure {
         let view = self.metadata.view();
         let similar = suggest(name, view.names()).unwrap_or_default();
         let hint = if similar.is_empty() { String::new() } else { format!("; did you mean \"{similar}\"?") };

@@ -24,6 +24,14 @@ pub(crate) struct StorageMetrics {
     set_aside_bytes: IntGauge,
 }
 
+/// Sums since the process began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Totals {
+    pub(crate) appended_records: i64,
+    pub(crate) appended_bytes: i64,
+    pub(crate) read_bytes: i64,
+}
+
 impl StorageMetrics {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let counter = |name, help| metrics.counter(name, help);
@@ -55,6 +63,16 @@ impl StorageMetrics {
         self.appended_batches.inc_by(batches as u64);
         self.appended_records.inc_by(records.unsigned_abs());
         self.appended_bytes.inc_by(bytes as u64);
+    }
+
+    /// What was appended and read since the process began, as far as it fits a message.
+    pub(crate) fn totals(&self) -> Totals {
+        let total = |counter: &IntCounter| i64::try_from(counter.get()).unwrap_or(i64::MAX);
+        Totals {
+            appended_records: total(&self.appended_records),
+            appended_bytes: total(&self.appended_bytes),
+            read_bytes: total(&self.read_bytes),
+        }
     }
 
     pub(crate) fn append_refused(&self) {

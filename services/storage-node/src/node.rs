@@ -25,6 +25,7 @@ use crate::board::{Board, Problem};
 use crate::config::Config;
 use crate::disposal::{Disposal, Held};
 use crate::error::StartError;
+use crate::metrics::{StorageMetrics, Totals};
 use crate::shard::{Command, LeadOrder};
 use crate::shard_set::ShardSet;
 use crate::space::SpaceGuard;
@@ -59,6 +60,7 @@ pub(crate) struct Membership {
     pub(crate) directory: Arc<DataDirectory>,
     /// Id of the data directory, if it has none yet.
     pub(crate) new_directory: [u8; 16],
+    pub(crate) metrics: StorageMetrics,
     /// Unique per start of the process.
     pub(crate) incarnation: String,
     pub(crate) disposal: Disposal,
@@ -389,6 +391,7 @@ impl Membership {
         let space = self.directory.space().ok();
         let problems = self.board.problems();
         let aside = self.directory.set_aside_partitions();
+        let Totals { appended_records, appended_bytes, read_bytes } = self.metrics.totals();
         pb::StorageStats {
             replica_count: count(replicas.len()),
             leader_count: count(replicas.iter().filter(|(_, replica)| replica.serving()).count()),
@@ -403,6 +406,9 @@ impl Membership {
             problems: problems.into_iter().take(PROBLEMS_MAX).map(problem).collect(),
             set_aside_count: count(aside.len()),
             set_aside_bytes: bytes(aside.iter().map(|aside| aside.size_bytes).sum()),
+            appended_records,
+            appended_bytes,
+            read_bytes,
         }
     }
 }

@@ -139,6 +139,7 @@ pub async fn start(
         board: board.clone(),
         space,
         directory: Arc::clone(&directory),
+        metrics: metrics.clone(),
         new_directory: environment.random.bytes(),
         incarnation: ClusterId::from_random(environment.random.bytes()).to_string(),
         disposal: disposal.clone(),

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod completion;
 pub(crate) mod consume;
+pub(crate) mod context;
 pub(crate) mod demo;
 pub(crate) mod log;
 pub(crate) mod metadata;
@@ -21,7 +22,7 @@ use crate::error::CliError;
 /// Runs a command that talks to a server.
 pub(crate) async fn remote(command: Command) -> Result<ExitCode, CliError> {
     match command {
-        Command::Produce(arguments) => Box::pin(produce::run(arguments)).await,
+        Command::Produce(arguments) => Box::pin(produce::run(*arguments)).await,
         Command::Consume(arguments) => Box::pin(consume::run(arguments)).await,
         Command::Topic(command) => Box::pin(topic::run(command)).await,
         Command::Status(arguments) => Box::pin(status::run(arguments)).await,
@@ -29,7 +30,7 @@ pub(crate) async fn remote(command: Command) -> Result<ExitCode, CliError> {
         Command::Bench(command) => Box::pin(bench::run(command)).await,
         Command::Partition(command) => Box::pin(partition::run(command)).await,
         Command::Metadata(command) => Box::pin(metadata::run(command)).await,
-        Command::Up(_) | Command::Proto(_) | Command::Log(_) | Command::Completion(_) => {
+        Command::Up(_) | Command::Proto(_) | Command::Log(_) | Command::Completion(_) | Command::Context(_) => {
             Err(CliError::failed("this command does not talk to a server"))
         }
     }

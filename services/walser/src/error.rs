@@ -7,6 +7,10 @@ use walser_client::{ConnectError, Failure, Reason};
 use walser_service::ProcessError;
 
 use crate::output;
+use crate::server::speaks_http1;
+
+/// What a batch and its only record take beside the value, with room for a key and headers.
+const BATCH_OVERHEAD: i64 = 1024;
 
 /// The exit code when a server, or a part of the cluster, does not answer.
 pub(crate) const UNAVAILABLE: u8 = 7;
@@ -18,6 +22,8 @@ pub(crate) struct CliError {
     why: Vec<String>,
     help: Option<String>,
     code: u8,
+    /// An address at which no gRPC server was found.
+    unreached: Option<String>,
 }
 
 impl From<ProcessError> for CliError {
@@ -32,12 +38,17 @@ impl From<ProcessError> for CliError {
 impl CliError {
     /// Something failed.
     pub(crate) fn failed(what: impl Into<String>) -> Self {
-        Self { what: what.into(), why: Vec::new(), help: None, code: 1 }
+        Self { what: what.into(), why: Vec::new(), help: None, code: 1, unreached: None }
     }
 
     /// The command line makes no sense.
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Self { code: 2, ..Self::failed(what) }
+    }
+
+    /// What is named is not there.
+    pub(crate) fn not_found(what: impl Into<String>) -> Self {
+        Self { code: 3, ..Self::failed(what) }
     }
 
     /// Adds what to do.
@@ -56,14 +67,32 @@ impl CliError {
 
     /// Prints it, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
-        output::note(&format!("error: {}", self.what));
+        self.show();
+        ExitCode::from(self.code)
+    }
+
+    /// Prints it.
+    pub(crate) fn show(&self) {
+        output::error(&self.what);
         for line in &self.why {
             output::note(&format!("  {line}"));
         }
         if let Some(help) = &self.help {
-            output::note(&format!("  help: {help}"));
+            output::help(help);
         }
-        ExitCode::from(self.code)
+    }
+
+    /// Looks at the address that no gRPC server answers at: it may be another port that somebody has taken for it.
+    pub(crate) async fn looked_into(mut self) -> Self {
+        let Some(address) = self.unreached.take() else { return self };
+        let help = match speaks_http1(&address).await {
+            None => return self,
+            Some(Some(grpc)) => format!("this is the admin port; its gRPC port is {grpc}: --server {grpc}"),
+            Some(None) => {
+                "it may be an admin port or a web server; name the gRPC port with --server HOST:PORT".to_owned()
+            }
+        };
+        Self { code: self.code, ..Self::failed(format!("{address} speaks HTTP/1.1, not gRPC")) }.with_help(help)
     }
 
     /// What a server answered to a command about a topic.
@@ -71,17 +100,27 @@ impl CliError {
         let code = exit_code(failure.code());
         let unreached = failure.code() == Code::Unavailable && failure.value("topic").is_none();
         let signs = ["transport error", "error trying", "connect error", "dns error"];
+        // An admin port speaks HTTP, and knows no service.
+        let no_grpc = failure.message().starts_with("grpc-status header missing");
         let connection = signs.iter().any(|sign| failure.message().contains(sign));
+        if no_grpc {
+            let error = Self { code: UNAVAILABLE, ..Self::failed(format!("no gRPC server answers at {server}")) };
+            return Self { unreached: Some(server.to_owned()), ..error };
+        }
         if unreached && connection && failure.reason() != Reason::ControllerNotAvailable {
             let error = Self { code, ..Self::failed(format!("no server answers at {server}")) };
-            return error.with_help("start one with `walser up`, or name another with --server HOST:PORT");
+            let error = error.with_help("start one with `walser up`, or name another with --server HOST:PORT");
+            return Self { unreached: Some(server.to_owned()), ..error };
         }
         let mut error = Self { code, ..Self::failed(format!("{} ({})", failure.message(), failure.reason_name())) };
         if failure.reason() == Reason::TopicExists
             && let Some(partitions) = failure.value("partitions")
         {
-            let replicas = failure.value("replicas").unwrap_or("?");
-            error.why.push(format!("It has {partitions} partitions and {replicas} replicas."));
+            let replicas = failure.value("replicas").unwrap_or("0");
+            let number = |text: &str| text.parse().unwrap_or(0);
+            let (partitions, replicas) = (number(partitions), number(replicas));
+            let (partitions, replicas) = (output::plural(partitions, "partition"), output::plural(replicas, "replica"));
+            error.why.push(format!("It has {partitions} and {replicas}."));
         }
         error.help = help(&failure);
         error
@@ -94,13 +133,19 @@ fn help(failure: &Failure) -> Option<String> {
         Reason::TopicExists if failure.value("topicId").is_some() => {
             "choose another name with --topic; `walser topic list` shows the topics there are.".to_owned()
         }
+        Reason::TopicExists if failure.value("difference").is_some_and(|difference| !difference.is_empty()) => {
+            format!("`walser topic alter {topic}` changes its settings, `walser topic describe {topic}` shows them.")
+        }
         Reason::TopicExists => {
             format!("use --if-not-exists to accept it, or `walser topic describe {topic}`.")
         }
         Reason::TopicNotFound if failure.value("topicId").is_some() => {
             "`walser partition set-aside list` shows what is held aside.".to_owned()
         }
-        Reason::TopicNotFound => "`walser topic list` shows the topics there are.".to_owned(),
+        Reason::TopicNotFound => {
+            format!("`walser topic list` shows the topics there are, `walser topic create {topic}` makes this one.")
+        }
+        Reason::RecordTooLarge => return failure.value("maxBytes").and_then(|max| max.parse().ok()).map(too_large),
         Reason::PartitionNotFound => format!("`walser topic describe {topic}` shows its partitions."),
         Reason::OffsetOutOfRange => {
             format!("`walser topic describe {topic}` shows which offsets there are.")
@@ -115,6 +160,17 @@ fn help(failure: &Failure) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// How a record that is larger than a batch may be gets in all the same.
+fn too_large(max: i64) -> String {
+    // What a batch and a record take beside the value, rounded down to a size that is easy to write.
+    let block = ((max - BATCH_OVERHEAD) / 1024).max(1);
+    let block = if max > BATCH_OVERHEAD + 1024 { format!("{block}KiB") } else { (max / 2).max(1).to_string() };
+    format!(
+        "raise the topic's max.message.bytes (`walser topic alter TOPIC --config max.message.bytes=…`), or cut the \
+         input with --as blocks:{block}"
+    )
 }
 
 fn exit_code(code: Code) -> u8 {
@@ -132,6 +188,12 @@ fn exit_code(code: Code) -> u8 {
 impl From<ConnectError> for CliError {
     fn from(error: ConnectError) -> Self {
         Self::usage(error.to_string()).with_help("write it as HOST:PORT, such as 127.0.0.1:7460")
+    }
+}
+
+impl From<String> for CliError {
+    fn from(what: String) -> Self {
+        Self::failed(what)
     }
 }
 

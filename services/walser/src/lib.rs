@@ -2,27 +2,39 @@
 
 mod cli;
 mod command;
+mod complete;
+mod context;
 mod error;
 mod input;
+mod message;
 mod output;
 mod position;
+mod progress;
+mod records;
+mod server;
+mod signal;
 mod standalone;
+mod topics;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
 
 use crate::cli::{Cli, Command};
 use crate::error::CliError;
 
 /// Runs the program with the arguments of the process.
 pub fn run() -> ExitCode {
+    // A shell that asks for completions gets them, and the program ends.
+    CompleteEnv::with_factory(Cli::command).var(command::completion::VARIABLE).complete();
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Up(arguments) => standalone::run(&arguments),
         Command::Proto(arguments) => command::proto::run(&arguments),
         Command::Log(arguments) => command::log::run(&arguments),
         Command::Completion(arguments) => command::completion::run(&arguments),
+        Command::Context(command) => command::context::run(command),
         remote => run_remote(remote),
     };
     match outcome {
@@ -35,9 +47,21 @@ fn run_remote(command: Command) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no runtime: {error}")))?;
     let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = command::remote(command) => outcome,
-            _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+        // These end what they have begun first, and say how far they have come.
+        let ends_itself = matches!(command, Command::Produce(_) | Command::Bench(_));
+        let running = command::remote(command);
+        let outcome = if ends_itself {
+            running.await
+        } else {
+            let mut interrupts = signal::Interrupts::listen()?;
+            tokio::select! {
+                outcome = running => outcome,
+                interrupt = interrupts.next() => Ok(ExitCode::from(interrupt.exit_code())),
+            }
+        };
+        match outcome {
+            Ok(code) => Ok(code),
+            Err(error) => Err(error.looked_into().await),
         }
     });
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));

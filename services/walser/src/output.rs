@@ -1,17 +1,64 @@
 //! Writing to the terminal: data to stdout, everything else to stderr.
 
-use std::io::{self, BufWriter, StdoutLock, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
+
+use anstyle::{AnsiColor, Style};
+
+use crate::error::CliError;
+use crate::progress;
+
+/// Where nobody can say how wide a terminal is.
+const WIDTH_DEFAULT: usize = 80;
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const HELP: Style = AnsiColor::Cyan.on_default();
 
 /// A line for people, to stderr.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    progress::beside(|| {
+        let _ = writeln!(anstream::stderr().lock(), "{}", printable(text));
+    });
+}
+
+/// What went wrong, with colour where the terminal has it (<https://no-color.org>).
+pub(crate) fn error(text: &str) {
+    labelled("error:", ERROR, text);
+}
+
+/// What may go wrong.
+pub(crate) fn warning(text: &str) {
+    labelled("warning:", WARNING, text);
+}
+
+/// What to do.
+pub(crate) fn help(text: &str) {
+    labelled("  help:", HELP, text);
+}
+
+fn labelled(label: &str, style: Style, text: &str) {
+    progress::beside(|| {
+        let _ = writeln!(anstream::stderr().lock(), "{style}{label}{style:#} {}", printable(text));
+    });
+}
+
+/// Text that may have come from outside, without what a terminal would obey.
+fn printable(text: &str) -> String {
+    let obeyed = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
+    text.chars().map(|character| if obeyed(character) { '\u{fffd}' } else { character }).collect()
 }
 
 /// A line of data, to stdout. A closed pipe ends the program quietly, as it does for other tools.
 pub(crate) fn data(text: &str) {
-    if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
+    if let Err(error) = try_data(text) {
         stop_writing(&error);
     }
+}
+
+/// A line of data, to stdout.
+pub(crate) fn try_data(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
 /// Bytes as they are, to stdout.
@@ -22,13 +69,38 @@ pub(crate) fn raw(bytes: &[u8]) {
     }
 }
 
+/// One JSON document, to stdout.
+pub(crate) fn document(value: &impl serde::Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| CliError::failed(error.to_string()))?;
+    data(&text);
+    Ok(())
+}
+
 /// Ends the program after standard output failed: quietly when its reader is gone, else with an error.
-pub(crate) fn stop_writing(error: &io::Error) -> ! {
-    if error.kind() == io::ErrorKind::BrokenPipe {
+pub(crate) fn stop_writing(problem: &io::Error) -> ! {
+    if problem.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
-    note(&format!("error: standard output: {error}"));
+    error(&format!("standard output: {problem}"));
     std::process::exit(1);
+}
+
+/// Ends the program when the reader of its output is gone, also while there is nothing to write: `… | head -1`.
+pub(crate) fn end_with_reader() -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let watch = || {
+        let stdout = io::stdout();
+        // Nothing is asked for: what is reported is that the other end is gone, which files never are.
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        loop {
+            match poll(&mut watched, None) {
+                Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => std::process::exit(0),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    };
+    std::thread::Builder::new().name("reader of stdout".to_owned()).spawn(watch).map(drop)
 }
 
 /// Stdout for much data.
@@ -36,13 +108,28 @@ pub(crate) fn bulk() -> BufWriter<StdoutLock<'static>> {
     BufWriter::with_capacity(256 << 10, io::stdout().lock())
 }
 
-/// A table without borders: upper-case titles, columns two spaces apart.
+/// Columns of the terminal, if standard output is one.
+fn terminal_width() -> Option<usize> {
+    let size = terminal_size::terminal_size_of(io::stdout())?;
+    Some(usize::from(size.0.0)).filter(|width| *width > 0)
+}
+
+/// A table without borders: upper-case titles, columns two spaces apart. Where a terminal is too narrow for it, every
+/// row becomes lines of its own, a column on each.
 pub(crate) fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
+    table_within(terminal_width(), titles, rows)
+}
+
+fn table_within(limit: Option<usize>, titles: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = titles.iter().map(|title| title.len()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
+    }
+    let wide = widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
+    if limit.is_some_and(|limit| wide > limit) && !rows.is_empty() {
+        return expanded(titles, rows);
     }
     let line = |cells: Vec<&str>| {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
@@ -51,6 +138,45 @@ pub(crate) fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
     let mut lines = vec![line(titles.to_vec())];
     lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
     lines.join("\n")
+}
+
+fn expanded(titles: &[&str], rows: &[Vec<String>]) -> String {
+    let widest = titles.iter().map(|title| title.len()).max().unwrap_or(0);
+    let row = |row: &Vec<String>| {
+        let lines =
+            titles.iter().zip(row).map(|(title, cell)| format!("{title:<widest$}  {cell}").trim_end().to_owned());
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    rows.iter().map(row).collect::<Vec<_>>().join("\n\n")
+}
+
+/// Text in lines that fit the terminal, each behind `indent` spaces.
+pub(crate) fn wrapped(text: &str, indent: usize) -> String {
+    let width = terminal_width().unwrap_or(WIDTH_DEFAULT).max(indent + 20);
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() && indent + line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines.iter().map(|line| format!("{:indent$}{line}", "")).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether bytes would be more than text to a terminal.
+pub(crate) fn is_binary(bytes: &[u8]) -> bool {
+    let obeyed = |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
+    std::str::from_utf8(bytes).map_or(true, |text| text.contains(obeyed))
+}
+
+/// Whether standard output is a terminal.
+pub(crate) fn to_terminal() -> bool {
+    io::stdout().is_terminal()
 }
 
 /// Bytes for people: `1.2 GiB`.
@@ -84,37 +210,6 @@ pub(crate) fn plural(number: i64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// A Unix time in milliseconds as `2025-11-21T00:47:03.118Z`.
-pub(crate) fn time(millis: i64) -> String {
-    let (year, month, day) = civil(millis.div_euclid(86_400_000));
-    let of_day = millis.rem_euclid(86_400_000);
-    let (hour, minute) = (of_day / 3_600_000, of_day / 60_000 % 60);
-    let (second, millisecond) = (of_day / 1000 % 60, of_day % 1000);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
-}
-
-/// Year, month and day of a day number since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
-/// The day number since 1970 of a date (the same source).
-pub(crate) fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,13 +224,25 @@ mod tests {
     }
 
     #[test]
-    fn times_are_those_of_rfc_3339() {
-        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(time(1_763_686_023_118), "2025-11-21T00:47:03.118Z");
-        assert_eq!(time(951_782_400_000), "2000-02-29T00:00:00.000Z");
-        for day in [-1, 0, 59, 10_957, 20_000] {
-            let (year, month, date) = civil(day);
-            assert_eq!(days_from_civil(year, month, date), day);
-        }
+    fn a_table_that_is_too_wide_becomes_lines() {
+        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long name".to_owned(), String::new()]];
+        let titles = ["NAME", "N"];
+        assert_eq!(table_within(Some(80), &titles, &rows), "NAME       N\na          1\nlong name");
+        assert_eq!(table_within(Some(11), &titles, &rows), "NAME  a\nN     1\n\nNAME  long name\nN");
+        assert_eq!(table_within(None, &titles, &rows), table_within(Some(80), &titles, &rows), "for other programs");
+    }
+
+    #[test]
+    fn long_text_is_wrapped_between_words() {
+        let text = wrapped(&"word ".repeat(40), 4);
+        assert!(text.lines().all(|line| line.starts_with("    word") && line.len() <= 80), "{text}");
+        assert_eq!(text.split_whitespace().count(), 40);
+    }
+
+    #[test]
+    fn text_from_outside_cannot_command_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\u{9b}"), "a\u{fffd}[2Jb\u{fffd}");
+        assert!(is_binary(b"\x1b[2J") && is_binary(&[0xff]) && is_binary(b"\0") && is_binary("\u{9b}".as_bytes()));
+        assert!(!is_binary("text\twith\r\nlines \u{e9}".as_bytes()));
     }
 }

@@ -6,7 +6,7 @@ use walser_model::parse_duration_ms;
 use walser_proto::v1 as pb;
 use walser_proto::v1::position::At;
 
-use crate::output::days_from_civil;
+use crate::records::time::parse_time;
 
 /// A place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,49 +46,6 @@ impl FromStr for Position {
             Err(_) => Err(bad()),
         }
     }
-}
-
-/// Reads Unix milliseconds, a date, or an RFC 3339 time in UTC or with an offset.
-fn parse_time(text: &str) -> Option<i64> {
-    if let Ok(millis) = text.parse::<i64>() {
-        return Some(millis);
-    }
-    let (date, time) = text.split_once(['T', ' ']).unwrap_or((text, "00:00:00Z"));
-    let mut parts = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
-    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    let (clock, zone) = match time.find(['Z', '+']).or_else(|| time.rfind('-')) {
-        Some(at) => time.split_at(at),
-        None => (time, "Z"),
-    };
-    let mut parts = clock.splitn(3, ':');
-    let hour: i64 = parts.next()?.parse().ok()?;
-    let minute: i64 = parts.next().unwrap_or("0").parse().ok()?;
-    let (second, fraction) = parts
-        .next()
-        .unwrap_or("0")
-        .split_once('.')
-        .map_or_else(|| (clock.splitn(3, ':').nth(2).unwrap_or("0"), ""), |(second, fraction)| (second, fraction));
-    let second: i64 = second.parse().ok()?;
-    // The first record at or after the instant: a part of a millisecond counts as a whole one.
-    let nanos: i64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    let millis = (nanos + 999_999) / 1_000_000;
-    let zone_minutes = match zone {
-        "Z" | "z" => 0,
-        zone => {
-            let (sign, rest) = zone.split_at(1);
-            let (hours, minutes) = rest.split_once(':').unwrap_or((rest, "0"));
-            let total = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
-            if sign == "-" { -total } else { total }
-        }
-    };
-    if !(0..24).contains(&hour) || !(0..60).contains(&minute) || !(0..61).contains(&second) {
-        return None;
-    }
-    let seconds = (days_from_civil(year, month, day) * 24 + hour) * 3600 + (minute - zone_minutes) * 60 + second;
-    Some(seconds * 1000 + millis)
 }
 
 impl Position {

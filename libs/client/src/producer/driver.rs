@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use walser_model::{Acks, ProducerEpoch};
 use walser_proto::v1 as pb;
@@ -69,10 +69,18 @@ pub(super) struct Driver {
     batch_bytes_max: usize,
     /// The topic is gone: nothing more is sent, not to another one of that name either.
     gone: Option<Failure>,
+    /// Why batches are being sent again.
+    trouble: watch::Sender<Option<Failure>>,
 }
 
 impl Driver {
-    pub(super) fn new(client: Client, config: ProducerConfig, topic_id: String, session: Session) -> Self {
+    pub(super) fn new(
+        client: Client,
+        config: ProducerConfig,
+        topic_id: String,
+        session: Session,
+        trouble: watch::Sender<Option<Failure>>,
+    ) -> Self {
         // What is not waited for cannot be kept within what a leader remembers: it has no sequences.
         let numbered = config.acks != Acks::None;
         let mut sequencer = Sequencer::new(Config {
@@ -101,6 +109,7 @@ impl Driver {
             next_correlation: 1,
             batch_bytes_max: MESSAGE_BYTES_MAX - MESSAGE_OVERHEAD,
             gone: None,
+            trouble,
         }
     }
 
@@ -200,7 +209,10 @@ impl Driver {
     fn linked(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Up => self.step(Sequencer::connected),
-            LinkEvent::Down(failure) => self.disconnected(&failure),
+            LinkEvent::Down(failure) => {
+                self.trouble.send_replace(Some(failure.clone()));
+                self.disconnected(&failure);
+            }
             LinkEvent::Results(results) => results.into_iter().for_each(|result| self.answered(result)),
         }
     }
@@ -242,10 +254,24 @@ impl Driver {
             Some(produce_result::Outcome::Error(error)) => refusal(error.into()),
             None => refusal(Failure::internal("a result without an outcome")),
         };
+        self.tell(&answer);
         self.step(|sequencer, now, out| sequencer.answered(now, &partition, attempt, answer, out));
         if let Some(gone) = self.gone.clone() {
             self.step(Sequencer::abandon_all);
             self.disconnected(&gone);
+        }
+    }
+
+    /// Keeps what people should know while batches are sent again.
+    fn tell(&self, answer: &Answer<Delivered, Failure>) {
+        match answer {
+            Answer::Written(_) => {
+                self.trouble.send_if_modified(|trouble| trouble.take().is_some());
+            }
+            Answer::Refused { refused: Refused::Moved, failure, .. } => {
+                self.trouble.send_replace(Some(failure.clone()));
+            }
+            Answer::Refused { .. } => {}
         }
     }
 

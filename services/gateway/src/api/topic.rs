@@ -64,7 +64,8 @@ impl Gateway {
 
     /// A page of partitions, with what their leaders say of them.
     async fn partitions(&self, request: pb::ListPartitionsRequest) -> Result<pb::ListPartitionsResponse, Status> {
-        let mut answer = self.topic_client().list_partitions(request).await.map_err(relayed)?.into_inner();
+        let answer = self.topic_client().list_partitions(request).await;
+        let mut answer = answer.map_err(|status| self.relayed_topic(status))?.into_inner();
         let mut names: Vec<_> = answer.partitions.iter().map(|info| info.topic.clone()).collect();
         names.dedup();
         let views: Vec<_> = names.iter().filter_map(|name| self.metadata.topic(name)).collect();
@@ -89,6 +90,28 @@ impl Gateway {
             }
             request.page_token = page.next_page_token;
         }
+    }
+
+    /// The controller's error; a topic that is missing with one of a similar name, if there is one.
+    fn relayed_topic(&self, status: Status) -> Status {
+        let failure = Failure::from(status.clone());
+        match failure.value("topic") {
+            Some(name) if failure.reason() == Reason::TopicNotFound => self.not_found(name).into(),
+            _ => relayed(status),
+        }
+    }
+
+    /// The topic as a write to it would find or make it.
+    async fn create_as_written(&self, request: pb::CreateTopicRequest) -> Result<pb::CreateTopicResponse, Failure> {
+        let topic = request.topic.unwrap_or_default();
+        let bare = pb::Topic { name: topic.name.clone(), ..Default::default() };
+        if request.validate_only || topic != bare {
+            return Err(Failure::field("automatic", "goes with the name of the topic only"));
+        }
+        let (found, _) = self.topic_to_write(&topic.name, None, true).await?;
+        let request = pb::GetTopicRequest { name: found.name.to_string() };
+        let topic = self.topic_client().get_topic(request).await?.into_inner().topic;
+        Ok(pb::CreateTopicResponse { topic })
     }
 
     async fn truncate(&self, request: &pb::TruncateTopicRequest) -> Result<pb::TruncateTopicResponse, Failure> {
@@ -141,6 +164,9 @@ impl Gateway {
 impl TopicService for Gateway {
     async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answer<pb::CreateTopicResponse> {
         let request = request.into_inner();
+        if request.automatic {
+            return Ok(Response::new(self.create_as_written(request).await?));
+        }
         let validate_only = request.validate_only;
         let response = self.topic_client().create_topic(request).await.map_err(relayed)?;
         if !validate_only {
@@ -150,7 +176,8 @@ impl TopicService for Gateway {
     }
 
     async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
-        let mut response = self.topic_client().get_topic(request.into_inner()).await.map_err(relayed)?;
+        let mut response =
+            self.topic_client().get_topic(request.into_inner()).await.map_err(|status| self.relayed_topic(status))?;
         if let Some(topic) = response.get_mut().topic.as_mut() {
             // The leaders of a topic that was created a moment ago may not have arrived here.
             if let Ok(version) = topic.etag.parse() {
@@ -172,7 +199,11 @@ impl TopicService for Gateway {
     }
 
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
-        let response = self.topic_client().update_topic(request.into_inner()).await.map_err(relayed)?;
+        let response = self
+            .topic_client()
+            .update_topic(request.into_inner())
+            .await
+            .map_err(|status| self.relayed_topic(status))?;
         self.see_change(response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -181,14 +212,18 @@ impl TopicService for Gateway {
         let request = request.into_inner();
         let name = request.name.clone();
         let before = self.metadata.topic(&name).map(|topic| topic.id);
-        let response = self.topic_client().delete_topic(request).await.map_err(relayed)?;
+        let response = self.topic_client().delete_topic(request).await.map_err(|status| self.relayed_topic(status))?;
         let gone = |view: &crate::metadata::View| view.topic(&name).map(|topic| topic.id) != before;
         self.metadata.wait_until(PATIENCE, |view| before.is_none() || gone(view)).await;
         Ok(response)
     }
 
     async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
-        let response = self.topic_client().add_partitions(request.into_inner()).await.map_err(relayed)?;
+        let response = self
+            .topic_client()
+            .add_partitions(request.into_inner())
+            .await
+            .map_err(|status| self.relayed_topic(status))?;
         self.see_change(response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -208,6 +243,6 @@ impl TopicService for Gateway {
         &self,
         request: Request<pb::ListTopicConfigsRequest>,
     ) -> Answer<pb::ListTopicConfigsResponse> {
-        self.topic_client().list_topic_configs(request.into_inner()).await.map_err(relayed)
+        self.topic_client().list_topic_configs(request.into_inner()).await.map_err(|status| self.relayed_topic(status))
     }
 }

@@ -10,21 +10,28 @@ mod process;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::json;
-use walser_client::{Client, Failure};
+use walser_client::{Failure, Reason};
 use walser_model::{Clock as _, SystemClock};
 use walser_proto::v1 as pb;
 
 use crate::cli::{BenchArgs, BenchCommand};
 use crate::error::CliError;
 use crate::output;
+use crate::progress::{Progress, Total};
+use crate::server::Server;
+use crate::signal::Interrupts;
 use process::Usage;
 
 /// Time to run where nobody says how much.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+
+/// How long the end waits for the topic to be removed.
+const REMOVE_MAX: Duration = Duration::from_secs(10);
 
 /// What was measured.
 #[derive(Debug)]
@@ -44,6 +51,14 @@ pub(crate) struct Span {
     pub(crate) records: u64,
 }
 
+impl Seen {
+    /// So much more is done.
+    pub(crate) fn add(&self, records: u64, bytes: u64) {
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 impl Measured {
     /// Nothing yet.
     pub(crate) fn empty() -> Self {
@@ -55,27 +70,82 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 120_000_000, 3).expect("the bounds are valid")
 }
 
+/// What was done so far, for people who wait.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// The topic that is worked on.
+struct BenchTopic {
+    name: String,
+    /// It was made for this run, and goes with it.
+    own: bool,
+}
+
 pub(crate) async fn run(command: BenchCommand) -> Result<ExitCode, CliError> {
     let arguments = match &command {
         BenchCommand::Produce(arguments) | BenchCommand::Consume(arguments) | BenchCommand::E2e(arguments) => {
             arguments.clone()
         }
     };
-    let server = arguments.server.server.clone();
-    let failed = |failure: Failure| CliError::server(failure, &server);
-    let client = Client::new(&server)?;
+    let mut interrupts = Interrupts::listen()?;
+    let server = Server::of(&arguments.server)?;
     let clock = Arc::new(SystemClock::start());
-    let topic = topic(&client, &arguments, clock.now_millis()).await.map_err(failed)?;
-    let pid = arguments.server_pid.or_else(|| process::listening(&server));
     let consuming = matches!(command, BenchCommand::Consume(_));
-    if consuming && arguments.topic.is_none() {
+    let topic = tokio::select! {
+        topic = topic(&server, &arguments, consuming, clock.now_millis()) => topic?,
+        interrupt = interrupts.next() => return Ok(ExitCode::from(interrupt.exit_code())),
+    };
+    let measuring = Box::pin(measure(&command, &arguments, &server, &topic, &clock));
+    let outcome = tokio::select! {
+        outcome = measuring => outcome.map(|()| ExitCode::SUCCESS),
+        interrupt = interrupts.next() => {
+            output::note("interrupted: nothing was measured");
+            Ok(ExitCode::from(interrupt.exit_code()))
+        }
+    };
+    if topic.own {
+        remove(&server, &topic.name).await;
+    }
+    outcome
+}
+
+/// Removes the topic of this run. That it is left is no reason to hide the figures.
+async fn remove(server: &Server, name: &str) {
+    let request = pb::DeleteTopicRequest { name: name.to_owned(), etag: String::new() };
+    let mut client = server.client.topics();
+    let removing = tokio::time::timeout(REMOVE_MAX, client.delete_topic(request)).await;
+    let why = match removing {
+        Ok(Ok(_)) => return,
+        Ok(Err(status)) => Failure::from(status).message().to_owned(),
+        Err(_elapsed) => "the server does not answer".to_owned(),
+    };
+    output::warning(&format!("topic \"{name}\" is left: {why}"));
+    output::help(&format!("`walser topic delete {name}`"));
+}
+
+async fn measure(
+    command: &BenchCommand,
+    arguments: &BenchArgs,
+    server: &Server,
+    topic: &BenchTopic,
+    clock: &Arc<SystemClock>,
+) -> Result<(), CliError> {
+    let (client, name) = (&server.client, topic.name.as_str());
+    let failed = |failure: Failure| server.failed(failure);
+    let pid = arguments.server_pid.or_else(|| process::listening(&server.address));
+    let seen = Arc::new(Seen::default());
+    if matches!(command, BenchCommand::Consume(_)) && topic.own {
         // Something to read: written first, and not counted.
         let records = arguments.records.unwrap_or(1_000_000);
         let fill =
             BenchArgs { records: Some(records), duration: None, rate: None, in_flight: None, ..arguments.clone() };
         let span = Span { warm_until: Duration::ZERO, end: None, records };
         output::note(&format!("writing {} to read", output::plural(i64::try_from(records).unwrap_or(0), "record")));
-        load::produce(&client, &topic, &fill, &clock, span, None).await.map_err(failed)?;
+        let writing = load::produce(client, name, &fill, clock, span, None, &seen);
+        shown(writing, &seen, Total::Records(records)).await.map_err(failed)?;
     }
     let start = clock.monotonic();
     let warm_until = start + Duration::from_millis(arguments.warm_up);
@@ -83,34 +153,74 @@ pub(crate) async fn run(command: BenchCommand) -> Result<ExitCode, CliError> {
     let duration = duration.or_else(|| arguments.records.is_none().then_some(DURATION_DEFAULT));
     let records = arguments.records.unwrap_or(u64::MAX);
     let span = Span { warm_until, end: duration.map(|duration| warm_until + duration), records };
-    let usage = tokio::spawn(Usage::measure(pid, Arc::clone(&clock), warm_until));
-    let measured = match command {
-        BenchCommand::Produce(_) => load::produce(&client, &topic, &arguments, &clock, span, None).await,
-        BenchCommand::Consume(_) => consume::consume(&client, &topic, &clock).await,
-        BenchCommand::E2e(_) => consume::end_to_end(&client, &topic, &arguments, &clock, span).await,
+    let total = match (command, arguments.records, duration) {
+        (_, Some(records), _) => Total::Records(records),
+        (BenchCommand::Consume(_), None, _) | (_, None, None) => Total::Unknown,
+        (_, None, Some(duration)) => Total::Time(duration),
     };
-    let measured = measured.map_err(failed)?;
+    let usage = tokio::spawn(Usage::measure(pid, Arc::clone(clock), warm_until));
+    let seen = Arc::new(Seen::default());
+    let measured = match command {
+        BenchCommand::Produce(_) => {
+            shown(load::produce(client, name, arguments, clock, span, None, &seen), &seen, total).await
+        }
+        BenchCommand::Consume(_) => shown(consume::consume(client, name, clock, &seen), &seen, total).await,
+        BenchCommand::E2e(_) => {
+            shown(consume::end_to_end(client, name, arguments, clock, span, &seen), &seen, total).await
+        }
+    };
+    let measured = match measured {
+        Ok(measured) => measured,
+        Err(failure) if failure.reason() == Reason::RequestTimedOut => {
+            let why = super::produce::obstacle(client, name, 0).await;
+            return Err(failed(failure).with_why(why));
+        }
+        Err(failure) => return Err(failed(failure)),
+    };
     let usage = usage.await.map_err(|error| CliError::failed(error.to_string()))?.until_now(pid);
-    if arguments.topic.is_none() {
-        let request = pb::DeleteTopicRequest { name: topic, etag: String::new() };
-        client.topics().delete_topic(request).await.map_err(|status| failed(status.into()))?;
-    }
-    report(&arguments, &measured, &usage)?;
-    Ok(ExitCode::SUCCESS)
+    report(arguments, &measured, &usage)
 }
 
-/// The topic to work on; one of its own unless it is named.
-async fn topic(client: &Client, arguments: &BenchArgs, now: i64) -> Result<String, Failure> {
-    let name = arguments.topic.clone().unwrap_or_else(|| format!("bench-{now}"));
+/// Shows how far the work is, while it goes on.
+async fn shown<T>(work: impl Future<Output = T>, seen: &Seen, total: Total) -> T {
+    let showing = async {
+        let mut progress = Progress::start(total, true);
+        let (mut records, mut bytes) = (0, 0);
+        loop {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let now = (seen.records.load(Ordering::Relaxed), seen.bytes.load(Ordering::Relaxed));
+            progress.add(now.0 - records, now.1 - bytes);
+            (records, bytes) = now;
+        }
+    };
+    tokio::select! {
+        done = Box::pin(work) => done,
+        () = showing => unreachable!("it is shown until the work is done"),
+    }
+}
+
+/// The topic to work on: made for this run, or one that is there where that is asked for.
+async fn topic(server: &Server, arguments: &BenchArgs, consuming: bool, now: i64) -> Result<BenchTopic, CliError> {
+    let mut client = server.client.topics();
+    if let Some(name) = arguments.topic.as_ref().filter(|_| consuming || arguments.reuse) {
+        server.answered(client.get_topic(pb::GetTopicRequest { name: name.clone() }).await)?;
+        return Ok(BenchTopic { name: name.clone(), own: false });
+    }
+    let name = arguments.topic.clone().unwrap_or_else(|| format!("bench-{now}-{}", std::process::id()));
     let config = [("durability".to_owned(), arguments.durability.name().to_owned())].into();
     let topic = pb::Topic { name: name.clone(), partition_count: arguments.partitions, config, ..Default::default() };
-    let found = client.topics().get_topic(pb::GetTopicRequest { name: name.clone() }).await;
-    if arguments.topic.is_some() && found.is_ok() {
-        return Ok(name);
-    }
     let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
-    client.topics().create_topic(request).await?;
-    Ok(name)
+    let created = client.create_topic(request).await.map_err(Failure::from);
+    match created {
+        Ok(_) => Ok(BenchTopic { name, own: true }),
+        Err(failure) if failure.reason() == Reason::TopicExists => {
+            let help = "--reuse writes into it and leaves it there; without --topic a new one is made and removed";
+            Err(server
+                .failed(Failure::new(Reason::TopicExists, format!("topic \"{name}\" already exists")))
+                .with_help(help))
+        }
+        Err(failure) => Err(server.failed(failure)),
+    }
 }
 
 fn report(arguments: &BenchArgs, measured: &Measured, usage: &Usage) -> Result<(), CliError> {

@@ -2,15 +2,21 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
+use clap_complete::env::Shells;
 
-use crate::cli::{Cli, CompletionArgs};
+use crate::cli::CompletionArgs;
 use crate::error::CliError;
 use crate::output;
 
+/// The variable by which a shell asks the program for completions.
+pub(crate) const VARIABLE: &str = "COMPLETE";
+
 pub(crate) fn run(arguments: &CompletionArgs) -> Result<ExitCode, CliError> {
+    let shells = Shells::builtins();
+    let shell = shells.completer(&arguments.shell);
+    let shell = shell.ok_or_else(|| CliError::usage(format!("no completion for the shell \"{}\"", arguments.shell)))?;
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "walser", &mut script);
+    shell.write_registration(VARIABLE, "walser", "walser", "walser", &mut script)?;
     output::raw(&script);
     Ok(ExitCode::SUCCESS)
 }

@@ -10,18 +10,21 @@ use crate::cli::DemoArgs;
 use crate::error::CliError;
 use crate::output;
 use crate::position::Position;
+use crate::server::Server;
 
 const TOPIC: &str = "demo-orders";
 const PARTITIONS: i32 = 3;
 
 pub(crate) async fn run(arguments: DemoArgs) -> Result<ExitCode, CliError> {
-    let server = arguments.server.server.clone();
-    let failed = |failure: Failure| CliError::server(failure, &server);
-    let client = Client::new(&server)?;
+    output::end_with_reader()?;
+    let server = Server::of(&arguments.server)?;
+    let failed = |failure: Failure| server.failed(failure);
+    let client = server.client.clone();
     let topic = pb::Topic { name: TOPIC.to_owned(), partition_count: PARTITIONS, ..Default::default() };
     let request = pb::CreateTopicRequest { topic: Some(topic), allow_existing: true, ..Default::default() };
     client.topics().create_topic(request).await.map_err(|status| failed(status.into()))?;
-    output::note(&format!("Connected to {server}\ncreated  {TOPIC} ({PARTITIONS} partitions)"));
+    let address = &server.address;
+    output::note(&format!("Connected to {address}\ncreated  {TOPIC} ({PARTITIONS} partitions)"));
     output::note(&format!("running  {} orders/s, read back below; Ctrl-C stops\n", arguments.rate.max(1)));
     let target = pb::ReadTarget { topic: TOPIC.to_owned(), start: Some(Position::Latest.wire()), ..Default::default() };
     let config = ReaderConfig { targets: vec![target], batches: false, patience: Duration::from_secs(60) };

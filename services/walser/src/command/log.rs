@@ -7,7 +7,8 @@ use walser_record_batch::{BatchHeader, HEADER_LEN, verify_crc};
 
 use crate::cli::LogCommand;
 use crate::error::CliError;
-use crate::output::{self, bytes, count, table, time};
+use crate::output::{self, bytes, count, table};
+use crate::records::time::time;
 
 pub(crate) fn run(command: &LogCommand) -> Result<ExitCode, CliError> {
     let LogCommand::Inspect { dir } = command;

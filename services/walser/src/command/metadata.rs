@@ -3,24 +3,24 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use walser_client::Client;
 use walser_proto::v1 as pb;
 
-use super::topic::answered;
 use crate::cli::ServerArgs;
 use crate::error::CliError;
 use crate::output::{self, count, plural};
+use crate::server::Server;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MetadataCommand {
     /// Go on with metadata that was restored from an older copy (METADATA_ROLLBACK)
+    #[command(after_help = "Example:\n  walser metadata accept-restore --yes")]
     AcceptRestore(AcceptRestoreArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct AcceptRestoreArgs {
     /// Do not ask
-    #[arg(long)]
+    #[arg(short = 'y', long)]
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
@@ -35,9 +35,10 @@ pub(crate) async fn run(command: MetadataCommand) -> Result<ExitCode, CliError> 
         let error = CliError::usage(what);
         return Err(error.with_help("put newer metadata back if there is any; pass --yes to confirm"));
     }
-    let client = Client::new(&server.server)?;
+    let server = Server::of(&server)?;
+    let client = &server.client;
     let answer = client.cluster().accept_metadata_restore(pb::AcceptMetadataRestoreRequest {}).await;
-    let accepted = answered(answer, &server)?;
+    let accepted = server.answered(answer)?;
     let partitions = plural(i64::from(accepted.partition_count), "partition");
     let version = count(accepted.version);
     output::data(&format!("metadata accepted at version {version}; new leader epochs for {partitions}"));

@@ -43,11 +43,6 @@ fn next(lang: Option<Language>, dir: &str) -> String {
                 "npm install @grpc/grpc-js @grpc/proto-loader\nnpx proto-loader-gen-types --grpcLib=@grpc/grpc-js --outDir=. {files}"
             )
         }
-        Some(Language::Java) => format!("protoc -I{dir} --java_out=. --grpc-java_out=. {files}"),
-        Some(Language::Csharp) => format!("protoc -I{dir} --csharp_out=. --grpc_out=. {files}"),
-        Some(Language::Rust) => {
-            format!("tonic_prost_build::compile_protos(\"{dir}/walser/v1/producer.proto\") in build.rs")
-        }
         None => format!("protoc -I{dir} --LANG_out=. {files}   (--lang shows the command for a language)"),
     }
 }

@@ -3,22 +3,26 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use walser_client::Client;
 use walser_model::TopicId;
 use walser_proto::v1 as pb;
 
-use super::topic::{answered, show_json};
 use crate::cli::{Form, OutputArgs, ServerArgs};
 use crate::error::{CliError, UNAVAILABLE};
+use crate::message;
 use crate::output::{self, bytes, count, plural, table};
+use crate::records::time::wire_time;
+use crate::server::Server;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SetAsideCommand {
     /// List the replicas that are held aside
+    #[command(visible_alias = "ls", after_help = "Example:\n  walser partition set-aside list -o json")]
     List(OutputArgs),
     /// Make a topic of the data that is held aside under a topic id
+    #[command(after_help = "Example:\n  walser partition set-aside restore TOPIC_ID --topic orders-2")]
     Restore(SetAsideRestoreArgs),
     /// Delete data that is held aside, for good
+    #[command(after_help = "Example:\n  walser partition set-aside delete TOPIC_ID --accept-loss")]
     Delete(SetAsideDeleteArgs),
 }
 
@@ -57,13 +61,20 @@ pub(crate) async fn run(command: SetAsideCommand) -> Result<ExitCode, CliError> 
 
 /// A list in which nodes are missing is printed all the same, and ends with the code of "unavailable".
 async fn list(arguments: OutputArgs) -> Result<ExitCode, CliError> {
-    let client = Client::new(&arguments.server.server)?;
-    let answer = client.cluster().list_set_aside(pb::ListSetAsideRequest {}).await;
-    let found = answered(answer, &arguments.server)?;
+    let server = Server::of(&arguments.server)?;
+    let answer = server.client.cluster().list_set_aside(pb::ListSetAsideRequest {}).await;
+    let found = server.answered(answer)?;
     let complete = found.unreachable_node_ids.is_empty();
     let code = if complete { ExitCode::SUCCESS } else { ExitCode::from(UNAVAILABLE) };
+    let replicas = &found.replicas;
     if arguments.output == Form::Json {
-        show_json(&found)?;
+        output::document(&message::json(&found)?)?;
+    } else if arguments.output == Form::Ndjson {
+        for replica in replicas {
+            output::data(&message::json(replica)?.to_string());
+        }
+    } else if arguments.output == Form::Name {
+        replicas.iter().for_each(|replica| output::data(&replica.topic_id));
     } else if found.replicas.is_empty() {
         output::data(if complete { "nothing is set aside" } else { "nothing is set aside on the nodes that answered" });
     } else {
@@ -80,22 +91,22 @@ async fn list(arguments: OutputArgs) -> Result<ExitCode, CliError> {
 }
 
 fn row(replica: &pb::SetAside) -> Vec<String> {
-    let millis = |time: pbjson_types::Timestamp| time.seconds * 1000 + i64::from(time.nanos / 1_000_000);
     vec![
         replica.node_id.to_string(),
         replica.topic_id.clone(),
         replica.partition.to_string(),
         count(replica.log_end_offset),
         bytes(replica.size_bytes),
-        replica.set_aside_time.map(|time| output::time(millis(time))).unwrap_or_default(),
+        replica.set_aside_time.map(wire_time).unwrap_or_default(),
     ]
 }
 
 async fn restore(arguments: SetAsideRestoreArgs) -> Result<ExitCode, CliError> {
     let SetAsideRestoreArgs { topic_id, topic, server } = arguments;
-    let client = Client::new(&server.server)?;
+    let server = Server::of(&server)?;
+    let client = &server.client;
     let request = pb::RestoreSetAsideRequest { topic_id: topic_id.to_string(), topic };
-    let restored = answered(client.cluster().restore_set_aside(request).await, &server)?;
+    let restored = server.answered(client.cluster().restore_set_aside(request).await)?;
     let topic = restored.topic.unwrap_or_default();
     let (name, partitions) = (&topic.name, plural(i64::from(topic.partition_count), "partition"));
     output::data(&format!("restored {name}  {partitions}  [{topic_id}]"));
@@ -111,9 +122,10 @@ async fn delete(arguments: SetAsideDeleteArgs) -> Result<ExitCode, CliError> {
         let error = CliError::usage("the records of data that is set aside are deleted for good");
         return Err(error.with_help("pass --accept-loss to confirm"));
     }
-    let client = Client::new(&server.server)?;
+    let server = Server::of(&server)?;
+    let client = &server.client;
     let request = pb::DeleteSetAsideRequest { topic_id: topic_id.to_string(), partition, accept_loss };
-    let deleted = answered(client.cluster().delete_set_aside(request).await, &server)?;
+    let deleted = server.answered(client.cluster().delete_set_aside(request).await)?;
     let replicas = plural(i64::from(deleted.deleted_count), "replica");
     output::data(&format!("deleted {replicas}, {} freed  [{topic_id}]", bytes(deleted.freed_bytes)));
     Ok(ExitCode::SUCCESS)

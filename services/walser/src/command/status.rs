@@ -1,35 +1,103 @@
 //! `walser status`.
 
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use walser_client::Client;
+use tokio::time::Instant;
 use walser_proto::v1 as pb;
 
-use super::topic::{answered, show_json};
 use crate::cli::{Form, StatusArgs};
 use crate::error::CliError;
 use crate::output::{self, bytes, plural};
+use crate::records::time::duration;
+use crate::server::Server;
+use crate::{message, output::to_terminal};
 
 /// The exit code of a server that is not healthy.
 const NOT_HEALTHY: u8 = 10;
+/// Moves to the upper left corner and clears what is below (ECMA-48: CUP, ED).
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+/// What the server says at one time.
+struct Seen {
+    at: Instant,
+    cluster: pb::Cluster,
+    nodes: Vec<pb::Node>,
+}
 
 pub(crate) async fn run(arguments: StatusArgs) -> Result<ExitCode, CliError> {
-    let server = &arguments.output.server;
-    let client = Client::new(&server.server)?;
-    let cluster = answered(client.cluster().get_cluster(pb::GetClusterRequest {}).await, server)?;
-    let nodes = answered(client.cluster().list_nodes(pb::ListNodesRequest::default()).await, server)?;
-    let cluster = cluster.cluster.unwrap_or_default();
-    let health = cluster.health.clone().unwrap_or_default();
-    let healthy = health.status() == pb::HealthStatus::Ok;
-    let code = if healthy { ExitCode::SUCCESS } else { ExitCode::from(NOT_HEALTHY) };
-    if arguments.output.output == Form::Json {
-        show_json(&serde_json::json!({ "cluster": cluster, "nodes": nodes.nodes }))?;
-        return Ok(code);
+    output::end_with_reader()?;
+    let server = Server::of(&arguments.output.server)?;
+    let form = arguments.output.output;
+    let mut seen = look(&server).await?;
+    let Some(seconds) = arguments.watch else {
+        show(&server, form, &seen, None)?;
+        return Ok(code(&seen));
+    };
+    let mut before = None;
+    loop {
+        if to_terminal() && form == Form::Table {
+            let _ = write!(std::io::stdout(), "{CLEAR}");
+        }
+        show(&server, form, &seen, before.as_ref())?;
+        if form == Form::Table && !to_terminal() {
+            output::data("");
+        }
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let next = again(&server, Duration::from_secs(seconds)).await;
+        before = Some(std::mem::replace(&mut seen, next));
     }
-    let count = i64::try_from(nodes.nodes.len()).unwrap_or(0);
+}
+
+/// Looks until the server answers: one that is watched may be restarted.
+async fn again(server: &Server, pause: Duration) -> Seen {
+    loop {
+        match look(server).await {
+            Ok(seen) => return seen,
+            Err(error) => {
+                error.show();
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+async fn look(server: &Server) -> Result<Seen, CliError> {
+    let mut client = server.client.cluster();
+    let cluster = server.answered(client.get_cluster(pb::GetClusterRequest {}).await)?;
+    let nodes = server.answered(client.list_nodes(pb::ListNodesRequest::default()).await)?;
+    Ok(Seen { at: Instant::now(), cluster: cluster.cluster.unwrap_or_default(), nodes: nodes.nodes })
+}
+
+fn is_healthy(seen: &Seen) -> bool {
+    seen.cluster.health.as_ref().is_some_and(|health| health.status() == pb::HealthStatus::Ok)
+}
+
+fn code(seen: &Seen) -> ExitCode {
+    if is_healthy(seen) { ExitCode::SUCCESS } else { ExitCode::from(NOT_HEALTHY) }
+}
+
+fn show(server: &Server, form: Form, seen: &Seen, before: Option<&Seen>) -> Result<(), CliError> {
+    match form {
+        Form::Table => table(server, seen, before),
+        Form::Name => output::data(&seen.cluster.name),
+        Form::Json | Form::Ndjson => {
+            let (cluster, nodes) = (message::json(&seen.cluster)?, message::list(&seen.nodes)?);
+            let document = serde_json::json!({ "cluster": cluster, "nodes": nodes });
+            if form == Form::Json { output::document(&document)? } else { output::data(&document.to_string()) }
+        }
+    }
+    Ok(())
+}
+
+fn table(server: &Server, seen: &Seen, before: Option<&Seen>) {
+    let Seen { cluster, nodes, .. } = seen;
+    let health = cluster.health.clone().unwrap_or_default();
+    let storage_nodes = plural(i64::try_from(nodes.len()).unwrap_or(0), "storage node");
     let mode = cluster.mode.to_lowercase();
-    output::data(&format!("{}   v{} · {mode} · {}", cluster.name, cluster.version, plural(count, "storage node")));
-    if healthy {
+    output::data(&format!("{}   {} · v{} · {mode} · {storage_nodes}", cluster.name, server.address, cluster.version));
+    if is_healthy(seen) {
         output::data("OK");
     } else {
         let problems = i64::try_from(health.issues.len()).unwrap_or(0);
@@ -38,21 +106,45 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<ExitCode, CliError> {
     for issue in &health.issues {
         output::data(&format!("  ! {} ({})\n      {}", issue.message, issue.code, issue.hint));
     }
-    for node in &nodes.nodes {
-        for disk in node.storage.iter().flat_map(|storage| &storage.disks) {
-            let (used, free) = (bytes(disk.used_bytes), bytes(disk.free_bytes));
-            output::data(&format!("node {}  {}  {used} of records, {free} free", node.id, disk.path));
-        }
-    }
-    for node in &nodes.nodes {
-        let held = node.storage.as_ref().filter(|storage| storage.set_aside_count > 0);
-        if let Some(storage) = held {
-            let (replicas, size) =
-                (plural(i64::from(storage.set_aside_count), "replica"), bytes(storage.set_aside_bytes));
-            output::data(&format!("node {}  {replicas} set aside, {size}: `walser partition set-aside list`", node.id));
-        }
+    for node in nodes {
+        let past = before.and_then(|before| Some((before, before.nodes.iter().find(|past| past.id == node.id)?)));
+        show_node(seen, node, past);
     }
     let topics = plural(i64::from(health.topic_count), "topic");
     output::data(&format!("{topics} · {}", plural(i64::from(health.partition_count), "partition")));
-    Ok(code)
+}
+
+fn show_node(seen: &Seen, node: &pb::Node, before: Option<(&Seen, &pb::Node)>) {
+    let state = format!("{:?}", node.state()).to_lowercase();
+    let uptime = node.start_time.map_or_else(String::new, |start| {
+        format!(" · up {}", duration(super::produce::now_ms() - start.seconds * 1000))
+    });
+    output::data(&format!("node {}  {} · {state}{uptime}", node.id, node.address));
+    let storage = node.storage.clone().unwrap_or_default();
+    if let Some((past, past_node)) = before {
+        let elapsed = (seen.at - past.at).as_secs_f64().max(0.001);
+        let past = past_node.storage.clone().unwrap_or_default();
+        let rate = |now: i64, then: i64| per_second(now - then, elapsed);
+        output::data(&format!(
+            "        in {} records/s, {}/s · out {}/s",
+            output::count(rate(storage.appended_records, past.appended_records)),
+            bytes(rate(storage.appended_bytes, past.appended_bytes)),
+            bytes(rate(storage.read_bytes, past.read_bytes)),
+        ));
+    }
+    for disk in &storage.disks {
+        let (used, free) = (bytes(disk.used_bytes), bytes(disk.free_bytes));
+        output::data(&format!("        {}  {used} of records, {free} free", disk.path));
+    }
+    if storage.set_aside_count > 0 {
+        let (replicas, size) = (plural(i64::from(storage.set_aside_count), "replica"), bytes(storage.set_aside_bytes));
+        output::data(&format!("        {replicas} set aside, {size}: `walser partition set-aside list`"));
+    }
+}
+
+/// A process that began anew counts from zero: no rate is below that.
+fn per_second(count: i64, seconds: f64) -> i64 {
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a rate for people")]
+    let rate = (count.max(0) as f64 / seconds) as i64;
+    rate
 }

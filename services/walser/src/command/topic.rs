@@ -1,106 +1,37 @@
 //! `walser topic`.
 
+mod describe;
+mod show;
+
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use walser_client::{Client, Failure};
 use walser_proto::v1 as pb;
 
-use crate::cli::{Form, OutputArgs, ServerArgs, TopicCommand, TopicCreateArgs, TopicDescribeArgs};
+use self::show::{show_changed, show_list, size};
+use crate::cli::{
+    Form, TopicAddPartitionsArgs, TopicAlterArgs, TopicCommand, TopicConfigArgs, TopicCreateArgs, TopicDeleteArgs,
+    TopicListArgs, TopicTruncateArgs,
+};
 use crate::error::CliError;
-use crate::output::{self, bytes, count, plural, table};
+use crate::output::{self, count, table};
+use crate::server::Server;
+use crate::{message, topics};
 
 type Done = Result<ExitCode, CliError>;
-
-/// Topics asked for at once.
-const PAGE: i32 = 1000;
 
 pub(crate) async fn run(command: TopicCommand) -> Done {
     match command {
         TopicCommand::Create(arguments) => create(arguments).await,
         TopicCommand::List(arguments) => list(arguments).await,
-        TopicCommand::Describe(arguments) => describe(arguments).await,
-        TopicCommand::Alter(arguments) => {
-            let config = pairs(&arguments.config)?;
-            let request = pb::UpdateTopicRequest {
-                name: arguments.name,
-                config_updates: config,
-                config_resets: arguments.unset,
-                ..Default::default()
-            };
-            let client = Client::new(&arguments.output.server.server)?;
-            let answer = client.topics().update_topic(request).await;
-            let topic = answered(answer, &arguments.output.server)?.topic.unwrap_or_default();
-            show_row(&arguments.output, &topic, "changed")
-        }
-        TopicCommand::Delete(arguments) => {
-            for name in &arguments.names {
-                delete(name, arguments.yes, &arguments.server).await?;
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        TopicCommand::AddPartitions(arguments) => {
-            let request = pb::AddPartitionsRequest {
-                topic: arguments.name,
-                partition_count: arguments.partitions,
-                validate_only: false,
-            };
-            let client = Client::new(&arguments.output.server.server)?;
-            let answer = client.topics().add_partitions(request).await;
-            let topic = answered(answer, &arguments.output.server)?.topic.unwrap_or_default();
-            show_row(&arguments.output, &topic, "changed")
-        }
-        TopicCommand::Truncate(arguments) => {
-            confirm(&arguments.name, arguments.yes, "Records before the position are deleted for ever.")?;
-            let request = pb::TruncateTopicRequest {
-                topic: arguments.name.clone(),
-                partitions: arguments.partition,
-                before: Some(arguments.before.wire()),
-                validate_only: false,
-            };
-            let client = Client::new(&arguments.server.server)?;
-            let answer = client.topics().truncate_topic(request).await;
-            let answer = answered(answer, &arguments.server)?;
-            let row = |start: &pb::RecordPosition| vec![start.partition.to_string(), count(start.offset)];
-            let rows: Vec<_> = answer.log_start_offsets.iter().map(row).collect();
-            output::data(&table(&["PARTITION", "FIRST"], &rows));
-            Ok(ExitCode::SUCCESS)
-        }
-        TopicCommand::Config(arguments) => {
-            let client = Client::new(&arguments.output.server.server)?;
-            let request =
-                pb::ListTopicConfigsRequest { topic: arguments.name.unwrap_or_default(), ..Default::default() };
-            let answer = answered(client.topics().list_topic_configs(request).await, &arguments.output.server)?;
-            if arguments.output.output == Form::Json {
-                return show_json(&answer);
-            }
-            let row = |entry: &pb::ConfigEntry| {
-                vec![entry.name.clone(), entry.value.clone(), source(entry), entry.documentation.clone()]
-            };
-            let rows: Vec<_> = answer.configs.iter().map(row).collect();
-            output::data(&table(&["CONFIG", "VALUE", "SOURCE", "MEANING"], &rows));
-            Ok(ExitCode::SUCCESS)
-        }
+        TopicCommand::Describe(arguments) => describe::run(arguments).await,
+        TopicCommand::Alter(arguments) => alter(arguments).await,
+        TopicCommand::Delete(arguments) => delete(arguments).await,
+        TopicCommand::AddPartitions(arguments) => add_partitions(arguments).await,
+        TopicCommand::Truncate(arguments) => truncate(arguments).await,
+        TopicCommand::Config(arguments) => config(arguments).await,
     }
-}
-
-/// The answer, or the error as people see it.
-pub(crate) fn answered<T>(
-    answer: Result<tonic::Response<T>, tonic::Status>,
-    server: &ServerArgs,
-) -> Result<T, CliError> {
-    match answer {
-        Ok(answer) => Ok(answer.into_inner()),
-        Err(status) => Err(CliError::server(Failure::from(status), &server.server)),
-    }
-}
-
-/// A message as JSON, as the proto files define it.
-pub(crate) fn show_json(message: &impl serde::Serialize) -> Done {
-    let text = serde_json::to_string_pretty(message).map_err(|error| CliError::failed(error.to_string()))?;
-    output::data(&text);
-    Ok(ExitCode::SUCCESS)
 }
 
 fn pairs(texts: &[String]) -> Result<HashMap<String, String>, CliError> {
@@ -111,172 +42,140 @@ fn pairs(texts: &[String]) -> Result<HashMap<String, String>, CliError> {
     texts.iter().map(pair).collect()
 }
 
-fn source(entry: &pb::ConfigEntry) -> String {
-    match entry.source() {
-        pb::ConfigSource::Topic => "topic",
-        pb::ConfigSource::Cluster => "cluster",
-        pb::ConfigSource::Node => "node",
-        pb::ConfigSource::Default | pb::ConfigSource::Unspecified => "default",
-    }
-    .to_owned()
-}
-
-/// The state of a topic in a word.
-fn state(topic: &pb::Topic) -> &'static str {
-    match topic.state() {
-        pb::TopicState::Ready => "ready",
-        pb::TopicState::Creating => "being created",
-        pb::TopicState::Deleting => "being deleted",
-        pb::TopicState::Degraded => "degraded",
-        pb::TopicState::Unspecified => "unknown",
-    }
-}
-
-/// A number of a table, which may be unknown.
-fn known(number: Option<i64>, shown: fn(i64) -> String) -> String {
-    number.map_or_else(|| "?".to_owned(), shown)
-}
-
-/// How many records a topic has, as far as it is known.
-fn records(stats: &pb::TopicStats) -> String {
-    let counted = |number| plural(number, "record");
-    stats.record_count.map_or_else(|| "an unknown number of records".to_owned(), counted)
-}
-
-/// How large a topic is, as far as it is known.
-fn size(stats: &pb::TopicStats) -> String {
-    stats.size_bytes.map_or_else(|| "of unknown size".to_owned(), bytes)
-}
-
-fn show_row(arguments: &OutputArgs, topic: &pb::Topic, status: &str) -> Done {
-    if arguments.output == Form::Json {
-        return show_json(topic);
-    }
-    let (partitions, replicas) = (topic.partition_count.to_string(), topic.replication_factor.to_string());
-    let row = vec![topic.name.clone(), partitions, replicas, status.to_owned()];
-    output::data(&table(&["TOPIC", "PARTITIONS", "REPLICAS", "STATUS"], &[row]));
-    Ok(ExitCode::SUCCESS)
-}
-
 async fn create(arguments: TopicCreateArgs) -> Done {
-    let client = Client::new(&arguments.output.server.server)?;
-    let topic = pb::Topic {
-        name: arguments.name,
-        partition_count: arguments.partitions.unwrap_or(0),
-        replication_factor: arguments.replicas,
-        config: pairs(&arguments.config)?,
-        ..Default::default()
-    };
-    let known = if arguments.if_not_exists {
-        let found = client.topics().get_topic(pb::GetTopicRequest { name: topic.name.clone() }).await;
-        found.is_ok()
-    } else {
-        false
-    };
-    let request =
-        pb::CreateTopicRequest { topic: Some(topic), allow_existing: arguments.if_not_exists, validate_only: false };
-    let answer = answered(client.topics().create_topic(request).await, &arguments.output.server)?;
-    show_row(&arguments.output, &answer.topic.unwrap_or_default(), if known { "exists" } else { "created" })
+    let server = Server::of(&arguments.output.server)?;
+    let config = pairs(&arguments.config)?;
+    let mut changed = Vec::new();
+    for name in arguments.names {
+        let mut client = server.client.topics();
+        let known =
+            arguments.if_not_exists && client.get_topic(pb::GetTopicRequest { name: name.clone() }).await.is_ok();
+        let topic = pb::Topic {
+            name,
+            partition_count: arguments.partitions.unwrap_or(0),
+            replication_factor: arguments.replicas,
+            config: config.clone(),
+            ..Default::default()
+        };
+        let request = pb::CreateTopicRequest {
+            topic: Some(topic),
+            allow_existing: arguments.if_not_exists,
+            validate_only: arguments.dry_run,
+            ..Default::default()
+        };
+        let created = server.answered(client.create_topic(request).await)?.topic.unwrap_or_default();
+        let status = match (known, arguments.dry_run) {
+            (true, _) => "exists",
+            (false, true) => "would be created",
+            (false, false) => "created",
+        };
+        changed.push((created, status));
+    }
+    show_changed(arguments.output.output, &changed)
 }
 
-async fn list(arguments: OutputArgs) -> Done {
-    let client = Client::new(&arguments.server.server)?;
-    let mut all = pb::ListTopicsResponse::default();
-    let mut page_token = String::new();
-    loop {
-        let request = pb::ListTopicsRequest { page_size: PAGE, page_token, include_stats: true, ..Default::default() };
-        let page = answered(client.topics().list_topics(request).await, &arguments.server)?;
-        all.topics.extend(page.topics);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
+async fn list(arguments: TopicListArgs) -> Done {
+    let server = Server::of(&arguments.output.server)?;
+    let stats = arguments.output.output != Form::Name;
+    let mut all = topics::list(&server, stats).await?;
+    if !arguments.names.is_empty() {
+        let names: Vec<String> = all.iter().map(|topic| topic.name.clone()).collect();
+        let mut wanted = std::collections::HashSet::new();
+        for pattern in &arguments.names {
+            wanted.extend(topics::fitting(pattern, &names)?);
         }
+        all.retain(|topic| wanted.contains(&topic.name));
     }
-    if arguments.output == Form::Json {
-        return show_json(&all);
-    }
-    let row = |topic: &pb::Topic| {
-        let stats = topic.stats.unwrap_or_default();
-        vec![
-            topic.name.clone(),
-            topic.partition_count.to_string(),
-            topic.replication_factor.to_string(),
-            known(stats.record_count, count),
-            known(stats.size_bytes, bytes),
-            state(topic).to_owned(),
-        ]
-    };
-    let rows: Vec<_> = all.topics.iter().map(row).collect();
-    output::data(&table(&["TOPIC", "PARTITIONS", "REPLICAS", "RECORDS", "SIZE", "STATE"], &rows));
-    Ok(ExitCode::SUCCESS)
+    show_list(arguments.output.output, &all)
 }
 
-async fn describe(arguments: TopicDescribeArgs) -> Done {
-    let server = &arguments.output.server;
-    let client = Client::new(&server.server)?;
-    let request = pb::GetTopicRequest { name: arguments.name.clone() };
-    let topic = answered(client.topics().get_topic(request).await, server)?.topic.unwrap_or_default();
-    let mut partitions = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = pb::ListPartitionsRequest { topic: arguments.name.clone(), page_token, ..Default::default() };
-        let page = answered(client.topics().list_partitions(request).await, server)?;
-        partitions.extend(page.partitions.into_iter().filter_map(|info| info.partition));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
+async fn alter(arguments: TopicAlterArgs) -> Done {
+    if arguments.config.is_empty() && arguments.unset.is_empty() {
+        let error = CliError::usage("nothing to change: neither --config nor --unset is given");
+        let name = arguments.names.first().map_or("TOPIC", String::as_str);
+        return Err(error.with_help(format!(
+            "for example `walser topic alter {name} --config retention.ms=7d`; `walser topic config` shows every setting"
+        )));
     }
-    let request = pb::ListTopicConfigsRequest {
+    let server = Server::of(&arguments.output.server)?;
+    let config = pairs(&arguments.config)?;
+    let mut changed = Vec::new();
+    for name in topics::matching(&server, &arguments.names).await? {
+        let request = pb::UpdateTopicRequest {
+            name,
+            config_updates: config.clone(),
+            config_resets: arguments.unset.clone(),
+            validate_only: arguments.dry_run,
+            ..Default::default()
+        };
+        let answer = server.client.topics().update_topic(request).await;
+        let status = if arguments.dry_run { "would be changed" } else { "changed" };
+        changed.push((server.answered(answer)?.topic.unwrap_or_default(), status));
+    }
+    show_changed(arguments.output.output, &changed)
+}
+
+async fn add_partitions(arguments: TopicAddPartitionsArgs) -> Done {
+    let server = Server::of(&arguments.output.server)?;
+    let request = pb::AddPartitionsRequest {
+        topic: arguments.name,
+        partition_count: arguments.partitions,
+        validate_only: arguments.dry_run,
+    };
+    let answer = server.client.topics().add_partitions(request).await;
+    let topic = server.answered(answer)?.topic.unwrap_or_default();
+    let status = if arguments.dry_run { "would be changed" } else { "changed" };
+    show_changed(arguments.output.output, &[(topic, status)])
+}
+
+async fn truncate(arguments: TopicTruncateArgs) -> Done {
+    if !arguments.dry_run {
+        confirm(&[&arguments.name], arguments.yes, "Records before the position are deleted for ever.")?;
+    }
+    let server = Server::of(&arguments.output.server)?;
+    let request = pb::TruncateTopicRequest {
         topic: arguments.name.clone(),
-        overrides_only: !arguments.all,
-        ..Default::default()
+        partitions: arguments.partition,
+        before: Some(arguments.before.wire()),
+        validate_only: arguments.dry_run,
     };
-    let configs = answered(client.topics().list_topic_configs(request).await, server)?.configs;
-    if arguments.output.output == Form::Json {
-        return show_json(&serde_json::json!({ "topic": topic, "partitions": partitions, "configs": configs }));
+    let answer = server.answered(server.client.topics().truncate_topic(request).await)?;
+    match arguments.output.output {
+        Form::Json => output::document(&message::json(&answer)?)?,
+        Form::Ndjson => show::lines(&answer.log_start_offsets)?,
+        Form::Name => output::data(&arguments.name),
+        Form::Table => {
+            let row = |start: &pb::RecordPosition| vec![start.partition.to_string(), count(start.offset)];
+            let rows: Vec<_> = answer.log_start_offsets.iter().map(row).collect();
+            output::data(&table(&["PARTITION", "FIRST"], &rows));
+        }
     }
-    let stats = topic.stats.unwrap_or_default();
-    let created = topic.create_time.map(|time| output::time(time.seconds * 1000)).unwrap_or_default();
-    output::data(&format!(
-        "{}  {} · {} · {} · {} · {} · created {created}\n",
-        topic.name,
-        state(&topic),
-        plural(i64::from(topic.partition_count), "partition"),
-        plural(i64::from(topic.replication_factor), "replica"),
-        records(&stats),
-        size(&stats),
-    ));
-    if !configs.is_empty() {
-        let row = |entry: &pb::ConfigEntry| vec![entry.name.clone(), entry.value.clone(), source(entry)];
-        let rows: Vec<_> = configs.iter().map(row).collect();
-        output::data(&format!("{}\n", table(&["CONFIG", "VALUE", "SOURCE"], &rows)));
+    if arguments.dry_run {
+        output::note("Nothing was deleted.");
     }
-    let ids = |nodes: &[i32]| nodes.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
-    let row = |partition: &pb::Partition| {
-        vec![
-            partition.partition.to_string(),
-            partition.leader.map_or_else(|| "none !".to_owned(), |leader| leader.to_string()),
-            ids(&partition.replicas),
-            ids(&partition.isr),
-            known(partition.log_start_offset, count),
-            known(partition.high_watermark, count),
-            known(partition.size_bytes, bytes),
-        ]
-    };
-    let rows: Vec<_> = partitions.iter().map(row).collect();
-    output::data(&table(&["PARTITION", "LEADER", "REPLICAS", "IN SYNC", "FIRST", "NEXT", "SIZE"], &rows));
-    for partition in &partitions {
-        if let Some(problem) = &partition.problem {
-            let repair = if partition.damaged { "; see `walser partition repair`" } else { "" };
-            output::data(&format!("  ! partition {}: {problem}{repair}", partition.partition));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn config(arguments: TopicConfigArgs) -> Done {
+    let server = Server::of(&arguments.output.server)?;
+    let request = pb::ListTopicConfigsRequest { topic: arguments.name.unwrap_or_default(), ..Default::default() };
+    let answer = server.answered(server.client.topics().list_topic_configs(request).await)?;
+    match arguments.output.output {
+        Form::Json => output::document(&message::json(&answer)?)?,
+        Form::Ndjson => show::lines(&answer.configs)?,
+        Form::Name => answer.configs.iter().for_each(|entry| output::data(&entry.name)),
+        Form::Table => {
+            for entry in &answer.configs {
+                output::data(&format!("{} = {}  ({})", entry.name, show::value(entry), show::source(entry)));
+                output::data(&output::wrapped(&entry.documentation, 4));
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks for the name before something is lost.
-fn confirm(name: &str, yes: bool, what: &str) -> Result<(), CliError> {
+/// Asks for the names before something is lost.
+fn confirm(names: &[&str], yes: bool, what: &str) -> Result<(), CliError> {
     if yes {
         return Ok(());
     }
@@ -285,21 +184,30 @@ fn confirm(name: &str, yes: bool, what: &str) -> Result<(), CliError> {
         return Err(error.with_help("say --yes if you mean it"));
     }
     output::note(what);
-    let _ = write!(std::io::stderr(), "Type the name of the topic to continue: ");
+    let (asked, expected) = match names {
+        [name] => ("Type the name of the topic to continue: ".to_owned(), (*name).to_owned()),
+        names => (format!("Type the number of topics, {}, to continue: ", names.len()), names.len().to_string()),
+    };
+    let _ = write!(std::io::stderr(), "{asked}");
     let mut typed = String::new();
     std::io::stdin().read_line(&mut typed)?;
-    if typed.trim() == name { Ok(()) } else { Err(CliError::failed("the name does not match: nothing was done")) }
+    if typed.trim() == expected { Ok(()) } else { Err(CliError::failed("that is something else: nothing was done")) }
 }
 
-async fn delete(name: &str, yes: bool, server: &ServerArgs) -> Result<(), CliError> {
-    let client = Client::new(&server.server)?;
-    let request = pb::GetTopicRequest { name: name.to_owned() };
-    let topic = answered(client.topics().get_topic(request).await, server)?.topic.unwrap_or_default();
-    let stats = topic.stats.unwrap_or_default();
-    confirm(name, yes, &format!("Topic \"{name}\" has {} ({}).", records(&stats), size(&stats)))?;
-    let request = pb::DeleteTopicRequest { name: name.to_owned(), etag: String::new() };
-    let answer = answered(client.topics().delete_topic(request).await, server)?;
-    let operation = answer.operation.unwrap_or_default();
-    output::data(&format!("deleted {name}  [{}]", operation.id));
-    Ok(())
+async fn delete(arguments: TopicDeleteArgs) -> Done {
+    let server = Server::of(&arguments.server)?;
+    let names = topics::matching(&server, &arguments.names).await?;
+    let mut what = Vec::new();
+    for name in &names {
+        let found = server.client.topics().get_topic(pb::GetTopicRequest { name: name.clone() }).await;
+        let stats = server.answered(found)?.topic.unwrap_or_default().stats.unwrap_or_default();
+        what.push(format!("Topic \"{name}\" has {} ({}).", show::records(&stats), size(&stats)));
+    }
+    confirm(&names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what.join("\n"))?;
+    for name in &names {
+        let request = pb::DeleteTopicRequest { name: name.clone(), etag: String::new() };
+        let operation = server.answered(server.client.topics().delete_topic(request).await)?.operation;
+        output::data(&format!("deleted {name}  [{}]", operation.unwrap_or_default().id));
+    }
+    Ok(ExitCode::SUCCESS)
 }

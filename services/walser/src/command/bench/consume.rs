@@ -9,7 +9,7 @@ use walser_proto::v1 as pb;
 use walser_record_batch::{Batches, Records, verify_crc};
 
 use super::load::{self, STAMP_BYTES};
-use super::{Measured, Span};
+use super::{Measured, Seen, Span};
 use crate::cli::BenchArgs;
 use crate::position::Position;
 
@@ -41,7 +41,12 @@ fn each(chunk: &pb::RecordChunk, mut visit: impl FnMut(&[u8])) -> Result<(), Fai
 }
 
 /// Reads a topic from its start to its present end.
-pub(crate) async fn consume(client: &Client, topic: &str, clock: &Arc<SystemClock>) -> Result<Measured, Failure> {
+pub(crate) async fn consume(
+    client: &Client,
+    topic: &str,
+    clock: &Arc<SystemClock>,
+    seen: &Seen,
+) -> Result<Measured, Failure> {
     let mut reader = reader(client, topic, Position::Earliest, Some(Position::Latest));
     let mut measured = Measured::empty();
     let start = clock.monotonic();
@@ -51,10 +56,12 @@ pub(crate) async fn consume(client: &Client, topic: &str, clock: &Arc<SystemCloc
             Read::Chunk(chunk) => {
                 let waited = clock.monotonic().saturating_sub(asked);
                 measured.latency.saturating_record(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX).max(1));
+                let before = (measured.records, measured.bytes);
                 each(&chunk, |value| {
                     measured.records += 1;
                     measured.bytes += value.len() as u64;
                 })?;
+                seen.add(measured.records - before.0, measured.bytes - before.1);
                 asked = clock.monotonic();
             }
             Read::End => break,
@@ -77,6 +84,7 @@ pub(crate) async fn end_to_end(
     arguments: &BenchArgs,
     clock: &Arc<SystemClock>,
     span: Span,
+    progress: &Arc<Seen>,
 ) -> Result<Measured, Failure> {
     let mut reader = reader(client, topic, Position::Latest, None);
     // The reader stands at the end before the first record is written.
@@ -87,7 +95,7 @@ pub(crate) async fn end_to_end(
     }
     let seen = Arc::new(Mutex::new(Measured::empty()));
     let reading = tokio::spawn(read_stamped(reader, Arc::clone(clock), span, Arc::clone(&seen)));
-    let written = load::produce(client, topic, arguments, clock, span, Some(())).await?;
+    let written = load::produce(client, topic, arguments, clock, span, Some(()), progress).await?;
     // What is acknowledged is readable: the reader gets it without any further wait but its own way.
     let deadline = clock.monotonic() + PATIENCE;
     while lock(&seen).records < written.records && clock.monotonic() < deadline && !reading.is_finished() {

@@ -9,12 +9,14 @@ use walser_client::{Client, Delivery, Failure, Producer, ProducerConfig};
 use walser_model::{Clock as _, SystemClock};
 use walser_record_batch::{BatchBuilder, RecordFields};
 
-use super::{Measured, Span};
+use super::{Measured, Seen, Span};
 use crate::cli::BenchArgs;
 
 /// Different values, sent in turn: they do not compress, and do not all lie in the cache.
 const VALUES: usize = 1024;
 const BUFFER_BYTES: usize = 32 << 20;
+/// A batch that is not acknowledged for so long ends the run.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Room for a time in the value, for `e2e`.
 pub(crate) const STAMP_BYTES: usize = 8;
 
@@ -56,6 +58,7 @@ pub(crate) async fn produce(
     clock: &Arc<SystemClock>,
     span: Span,
     stamp: Option<()>,
+    seen: &Arc<Seen>,
 ) -> Result<Measured, Failure> {
     let left = Arc::new(AtomicU64::new(span.records));
     let count = arguments.producers.max(1);
@@ -65,7 +68,7 @@ pub(crate) async fn produce(
         let config = ProducerConfig {
             topic: topic.to_owned(),
             acks: arguments.acks,
-            delivery_timeout: Duration::from_secs(120),
+            delivery_timeout: DELIVERY_TIMEOUT,
             buffer_bytes: BUFFER_BYTES,
         };
         let (flights, landed) = mpsc::channel(4096);
@@ -83,7 +86,7 @@ pub(crate) async fn produce(
             arguments: arguments.clone(),
         };
         senders.push(tokio::spawn(sender.run(number, count)));
-        collectors.push(tokio::spawn(collect(landed, Arc::clone(clock), span, arguments.size)));
+        collectors.push(tokio::spawn(collect(landed, Arc::clone(clock), span, arguments.size, Arc::clone(seen))));
     }
     for sender in senders {
         sender.await.map_err(|error| Failure::internal(error.to_string()))??;
@@ -246,17 +249,19 @@ async fn collect(
     clock: Arc<SystemClock>,
     span: Span,
     size: u64,
+    seen: Arc<Seen>,
 ) -> Result<Measured, Failure> {
     let mut measured = Measured::empty();
     let mut last = span.warm_until;
     while let Some(flight) = landed.recv().await {
         flight.delivery.await?;
+        let count = flight.since.len() as u64;
+        seen.add(count, count * size);
         let now = clock.monotonic();
         if now < span.warm_until || span.end.is_some_and(|end| now > end) {
             continue;
         }
         last = now;
-        let count = flight.since.len() as u64;
         measured.records += count;
         measured.bytes += count * size;
         for since in flight.since {

@@ -1,0 +1,363 @@
+//! Records on their way into one topic: batches that fill, batches that are not answered, and what became of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use walser_client::{Delivered, Delivery, Failure, Producer, ProducerConfig, Reason};
+use walser_proto::v1 as pb;
+use walser_record_batch::{BatchBuilder, HEADER_LEN, RecordFields, partition_for_key};
+
+use super::tally::Tally;
+use super::{Stop, now_ms, obstacle};
+use crate::cli::ProduceArgs;
+use crate::output;
+use crate::records::NewRecord;
+use crate::server::Server;
+use crate::signal::{Interrupt, Interrupts};
+
+/// A batch is sent when it has so many bytes.
+const BATCH_BYTES: usize = 256 << 10;
+/// Bytes on their way at once.
+const BUFFER_BYTES: usize = 16 << 20;
+/// Batches whose outcome is waited for at once.
+const DELIVERIES_MAX: usize = 256;
+/// The largest batch that a topic takes unless its settings say otherwise.
+const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
+/// After an interrupt, answers are waited for so long.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A batch that is being filled.
+struct Open {
+    builder: BatchBuilder,
+    /// Number of its first record in the input, from 1.
+    first: i64,
+}
+
+/// A batch that is not answered yet.
+struct Sent {
+    partition: i32,
+    count: i64,
+    first: i64,
+    delivery: Delivery,
+    /// What became of it, once that is known.
+    outcome: Option<Result<Delivered, Failure>>,
+}
+
+impl Sent {
+    /// Waits for what becomes of it.
+    async fn answered(&mut self) {
+        if self.outcome.is_none() {
+            self.outcome = Some((&mut self.delivery).await);
+        }
+    }
+}
+
+/// Records on their way into one topic.
+pub(super) struct Sink {
+    server: Server,
+    arguments: ProduceArgs,
+    producer: Option<Producer>,
+    partition_count: i32,
+    batch_bytes: usize,
+    open: HashMap<i32, Open>,
+    deliveries: VecDeque<Sent>,
+    /// Where records without a key go until the next batch of them.
+    sticky: i32,
+    pub(super) tally: Tally,
+    pub(super) bytes: i64,
+    /// What kept a batch from being acknowledged in time, where the failure itself does not say.
+    pub(super) obstacle: Option<String>,
+    /// Print where each record landed.
+    tell: bool,
+    interrupts: Interrupts,
+}
+
+impl Sink {
+    pub(super) fn new(server: Server, arguments: ProduceArgs, tell: bool, interrupts: Interrupts) -> Self {
+        let tally = Tally { skipped: i64::try_from(arguments.skip).unwrap_or(i64::MAX), ..Tally::default() };
+        Self {
+            server,
+            arguments,
+            producer: None,
+            partition_count: 0,
+            batch_bytes: BATCH_BYTES,
+            open: HashMap::new(),
+            deliveries: VecDeque::new(),
+            sticky: 0,
+            tally,
+            bytes: 0,
+            obstacle: None,
+            tell,
+            interrupts,
+        }
+    }
+
+    /// Whether it has reached its topic.
+    pub(super) fn is_connected(&self) -> bool {
+        self.producer.is_some()
+    }
+
+    pub(super) async fn add(&mut self, record: NewRecord) -> Result<(), Stop> {
+        if self.producer.is_none() {
+            let mut interrupts = self.interrupts.clone();
+            tokio::select! {
+                connected = self.connect() => connected?,
+                interrupt = interrupts.next() => return Err(Stop::Interrupted(interrupt)),
+            }
+        }
+        self.tally.read += 1;
+        let number = self.tally.read;
+        let partition = match self.partition(&record) {
+            Ok(partition) => partition,
+            Err(failure) => {
+                self.tally.missing(number);
+                return Err(failure.into());
+            }
+        };
+        let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())).collect();
+        let timestamp = record.timestamp.unwrap_or_else(now_ms);
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        let fields = RecordFields { timestamp, key, value, headers: &headers };
+        let size = fields.encoded_len_max();
+        let full =
+            self.open.get(&partition).is_some_and(|open| open.builder.uncompressed_len() + size > self.batch_bytes);
+        if full && let Err(stop) = self.send(partition).await {
+            self.tally.missing(number);
+            return Err(stop);
+        }
+        let capacity = if self.tell { 256 } else { self.batch_bytes.min(BATCH_BYTES) + 1024 };
+        let codec = self.arguments.compression;
+        let fresh = || Open { builder: BatchBuilder::new(codec, capacity), first: number };
+        let builder = &mut self.open.entry(partition).or_insert_with(fresh).builder;
+        builder.append(&fields);
+        self.bytes += i64::try_from(value.map_or(0, <[u8]>::len)).unwrap_or(0);
+        if builder.uncompressed_len() >= self.batch_bytes {
+            self.send(partition).await?;
+        }
+        Ok(())
+    }
+
+    fn partition(&self, record: &NewRecord) -> Result<i32, Failure> {
+        let partition = match (record.partition.or(self.arguments.partition), &record.key) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) => return Ok(partition_for_key(key, self.partition_count)),
+            (None, None) => return Ok(self.sticky),
+        };
+        if (0..self.partition_count).contains(&partition) {
+            return Ok(partition);
+        }
+        let (name, count) = (&self.arguments.topic, self.partition_count);
+        let text = format!("topic \"{name}\" has no partition {partition}, it has {count} (from 0)");
+        Err(Failure::new(Reason::PartitionNotFound, text).with("topic", name))
+    }
+
+    /// Finds the topic, creating it where the server does that, and starts the producer.
+    async fn connect(&mut self) -> Result<(), Stop> {
+        let name = self.arguments.topic.clone();
+        let mut topics = self.server.client.topics();
+        let found = topics.get_topic(pb::GetTopicRequest { name: name.clone() }).await.map_err(Failure::from);
+        let topic = match found {
+            Ok(found) => found.into_inner().topic,
+            Err(failure) if failure.reason() == Reason::TopicNotFound => Some(self.create(&name, failure).await?),
+            Err(failure) => return Err(failure.into()),
+        };
+        let topic = topic.ok_or_else(|| Failure::internal("the server gave no topic"))?;
+        self.partition_count = topic.partition_count;
+        self.partition(&NewRecord { partition: self.arguments.partition, ..NewRecord::default() })?;
+        let limit = topic.config.get("max.message.bytes").and_then(|text| text.parse::<usize>().ok());
+        let limit = limit.unwrap_or(MESSAGE_BYTES_DEFAULT);
+        self.batch_bytes = BATCH_BYTES.min(limit).saturating_sub(HEADER_LEN).max(1);
+        let config = ProducerConfig {
+            topic: name,
+            acks: self.arguments.acks,
+            delivery_timeout: Duration::from_secs(self.arguments.timeout),
+            buffer_bytes: BUFFER_BYTES,
+        };
+        let producer = Producer::start(&self.server.client, config).await?;
+        tokio::spawn(tell_trouble(producer.trouble(), self.arguments.timeout));
+        self.producer = Some(producer);
+        Ok(())
+    }
+
+    /// Creates a missing topic as a write to it would, where the server does that.
+    async fn create(&self, name: &str, missing: Failure) -> Result<pb::Topic, Stop> {
+        let topic = pb::Topic { name: name.to_owned(), ..Default::default() };
+        let request = pb::CreateTopicRequest { topic: Some(topic), automatic: true, ..Default::default() };
+        let created = self.server.client.topics().create_topic(request).await.map_err(Failure::from);
+        let topic = match created {
+            Ok(created) => created.into_inner().topic,
+            // The first answer says more: whether a name like it is there.
+            Err(failure) if failure.reason() == Reason::TopicNotFound => return Err(missing.into()),
+            Err(failure) => return Err(failure.into()),
+        };
+        let topic = topic.ok_or_else(|| Failure::internal("the server gave no topic"))?;
+        let partitions = output::plural(i64::from(topic.partition_count), "partition");
+        output::note(&format!("created topic \"{name}\" ({partitions})"));
+        Ok(topic)
+    }
+
+    /// Sends a batch on its way. While there is no room for it, answers are watched: a failure ends the waiting.
+    async fn send(&mut self, partition: i32) -> Result<(), Stop> {
+        let Some(Open { builder, first }) = self.open.remove(&partition) else { return Ok(()) };
+        let Some(producer) = self.producer.clone() else { return Ok(()) };
+        if let Some(interrupt) = self.interrupts.pending() {
+            self.tally.missing(first);
+            return Err(Stop::Interrupted(interrupt));
+        }
+        let count = i64::from(builder.record_count());
+        let mut sending = Box::pin(producer.send(partition, builder));
+        let delivery = loop {
+            let failing = async {
+                match self.deliveries.front_mut() {
+                    Some(oldest) => oldest.answered().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // What has failed makes room: it must not be taken before the failure is seen.
+                biased;
+                () = failing => if let Err(stop) = self.settle_oldest().await {
+                    self.tally.missing(first);
+                    return Err(stop);
+                },
+                sent = &mut sending => break sent,
+                interrupt = self.interrupts.next() => {
+                    self.tally.missing(first);
+                    return Err(Stop::Interrupted(interrupt));
+                }
+            }
+        };
+        let delivery = delivery.inspect_err(|_| self.tally.missing(first))?;
+        self.deliveries.push_back(Sent { partition, count, first, delivery, outcome: None });
+        if partition == self.sticky {
+            self.sticky = (self.sticky + 1) % self.partition_count.max(1);
+        }
+        while self.deliveries.len() > DELIVERIES_MAX {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest batch, or for a signal.
+    async fn settle(&mut self) -> Result<(), Stop> {
+        let Some(oldest) = self.deliveries.front_mut() else { return Ok(()) };
+        tokio::select! {
+            biased;
+            () = oldest.answered() => self.settle_oldest().await,
+            interrupt = self.interrupts.next() => Err(Stop::Interrupted(interrupt)),
+        }
+    }
+
+    /// Counts the oldest batch, which is answered.
+    async fn settle_oldest(&mut self) -> Result<(), Stop> {
+        let Some(Sent { partition, count, first, outcome: Some(outcome), .. }) = self.deliveries.pop_front() else {
+            return Ok(());
+        };
+        let delivered = match outcome {
+            Ok(delivered) => delivered,
+            Err(failure) => {
+                self.tally.missing(first);
+                if failure.effect() != pb::Effect::None {
+                    self.tally.unknown += count;
+                }
+                if failure.reason() == Reason::RequestTimedOut && self.obstacle.is_none() {
+                    let topic = &self.arguments.topic;
+                    self.obstacle = Some(obstacle(&self.server.client, topic, partition).await);
+                }
+                return Err(failure.into());
+            }
+        };
+        self.tally.written += count;
+        if self.tell && delivered.base_offset >= 0 {
+            for offset in delivered.base_offset..delivered.base_offset + count {
+                let told = output::try_data(&format!("{}/{partition} @{offset}", self.arguments.topic));
+                told.map_err(|error| self.untold(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody hears where records land any more.
+    fn untold(&mut self, error: &std::io::Error) -> Stop {
+        self.tell = false;
+        if error.kind() == std::io::ErrorKind::BrokenPipe { Stop::Unheard } else { Stop::Cli(error.to_string().into()) }
+    }
+
+    /// Waits for more input, and meanwhile for answers.
+    pub(super) async fn while_waiting<T>(&mut self, input: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut input = std::pin::pin!(input);
+        loop {
+            let answered = async {
+                match self.deliveries.front_mut() {
+                    Some(oldest) => oldest.answered().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                more = &mut input => return Ok(more),
+                () = answered => self.settle_oldest().await?,
+                interrupt = self.interrupts.next() => return Err(Stop::Interrupted(interrupt)),
+            }
+        }
+    }
+
+    /// Sends batches that are not full.
+    pub(super) async fn send_all(&mut self) -> Result<(), Stop> {
+        let mut left: Vec<i32> = self.open.keys().copied().collect();
+        left.sort_unstable();
+        for partition in left {
+            self.send(partition).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends everything that was taken, and waits for all answers.
+    pub(super) async fn finish(&mut self) -> Result<(), Stop> {
+        self.send_all().await?;
+        while !self.deliveries.is_empty() {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends nothing more, and counts what becomes of what is on its way: all of it, or after an interrupt what is
+    /// answered soon.
+    pub(super) async fn give_up(&mut self, interrupt: Option<Interrupt>) {
+        for open in self.open.values() {
+            self.tally.missing(open.first);
+        }
+        self.open.clear();
+        let limit = if interrupt.is_some() { GRACE } else { Duration::from_secs(self.arguments.timeout) };
+        let deadline = tokio::time::Instant::now() + limit;
+        while let Some(oldest) = self.deliveries.front_mut() {
+            let answered = tokio::select! {
+                biased;
+                answered = tokio::time::timeout_at(deadline, oldest.answered()) => answered.is_ok(),
+                _ = self.interrupts.next() => false,
+            };
+            if !answered {
+                break;
+            }
+            // What stopped it is said already.
+            let _ = self.settle_oldest().await;
+        }
+        for Sent { count, first, .. } in std::mem::take(&mut self.deliveries) {
+            self.tally.unknown += count;
+            self.tally.missing(first);
+        }
+    }
+}
+
+/// Says at once, and again when it changes, why records are not acknowledged.
+async fn tell_trouble(mut trouble: tokio::sync::watch::Receiver<Option<Failure>>, timeout: u64) {
+    let mut told = None;
+    while trouble.changed().await.is_ok() {
+        let news = trouble.borrow_and_update().clone();
+        let reason = news.as_ref().map(Failure::reason);
+        if let Some(failure) = news.filter(|_| reason != told) {
+            let (text, reason) = (failure.message(), failure.reason_name());
+            output::warning(&format!("{text} ({reason}); each record is tried again for {timeout} s"));
+        }
+        told = reason;
+    }
+}

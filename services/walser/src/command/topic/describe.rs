@@ -1,0 +1,133 @@
+//! `walser topic describe`.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use walser_proto::v1 as pb;
+
+use super::Done;
+use super::show::{known, records, size, source, state, value};
+use crate::cli::{Form, TopicDescribeArgs};
+use crate::error::CliError;
+use crate::output::{self, bytes, count, plural, table};
+use crate::records::time::{duration, wire_time};
+use crate::server::Server;
+use crate::{message, topics};
+
+/// A topic with everything that is known of it.
+struct Described {
+    topic: pb::Topic,
+    partitions: Vec<pb::Partition>,
+    configs: Vec<pb::ConfigEntry>,
+}
+
+pub(super) async fn run(arguments: TopicDescribeArgs) -> Done {
+    let server = Server::of(&arguments.output.server)?;
+    let mut all = Vec::new();
+    for name in topics::matching(&server, &arguments.names).await? {
+        all.push(described(&server, &name, arguments.all).await?);
+    }
+    match arguments.output.output {
+        Form::Name => all.iter().for_each(|described| output::data(&described.topic.name)),
+        Form::Json => {
+            let mut documents = all.iter().map(Described::json).collect::<Result<Vec<_>, _>>()?;
+            match documents.len() {
+                1 => output::document(&documents.remove(0))?,
+                _ => output::document(&documents)?,
+            }
+        }
+        Form::Ndjson => {
+            for described in &all {
+                output::data(&described.json()?.to_string());
+            }
+        }
+        Form::Table => {
+            for (number, described) in all.iter().enumerate() {
+                if number > 0 {
+                    output::data("");
+                }
+                described.show();
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn described(server: &Server, name: &str, all_configs: bool) -> Result<Described, CliError> {
+    let mut client = server.client.topics();
+    let found = client.get_topic(pb::GetTopicRequest { name: name.to_owned() }).await;
+    let topic = server.answered(found)?.topic.unwrap_or_default();
+    let mut partitions = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListPartitionsRequest { topic: name.to_owned(), page_token, ..Default::default() };
+        let page = server.answered(client.list_partitions(request).await)?;
+        partitions.extend(page.partitions.into_iter().filter_map(|info| info.partition));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let topic_name = name.to_owned();
+    let request = pb::ListTopicConfigsRequest { topic: topic_name, overrides_only: !all_configs, ..Default::default() };
+    let configs = server.answered(client.list_topic_configs(request).await)?.configs;
+    Ok(Described { topic, partitions, configs })
+}
+
+// === impl Described ===
+
+impl Described {
+    fn json(&self) -> Result<serde_json::Value, CliError> {
+        Ok(json!({
+            "topic": message::json(&self.topic)?,
+            "partitions": message::list(&self.partitions)?,
+            "configs": message::list(&self.configs)?,
+        }))
+    }
+
+    fn show(&self) {
+        let Self { topic, partitions, configs } = self;
+        let stats = topic.stats.unwrap_or_default();
+        let (partition_count, replicas) = (i64::from(topic.partition_count), i64::from(topic.replication_factor));
+        output::data(&format!(
+            "{}  {} · {} · {} · {} · {}",
+            topic.name,
+            state(topic),
+            plural(partition_count, "partition"),
+            plural(replicas, "replica"),
+            records(&stats),
+            size(&stats),
+        ));
+        if let Some(created) = topic.create_time {
+            let age = crate::command::produce::now_ms() - created.seconds * 1000;
+            output::data(&format!("created {}, {} ago · id {}", wire_time(created), duration(age), topic.id));
+        }
+        output::data("");
+        if !configs.is_empty() {
+            let row = |entry: &pb::ConfigEntry| vec![entry.name.clone(), value(entry), source(entry)];
+            let rows: Vec<_> = configs.iter().map(row).collect();
+            output::data(&format!("{}\n", table(&["CONFIG", "VALUE", "SOURCE"], &rows)));
+        }
+        let rows: Vec<_> = partitions.iter().map(row).collect();
+        output::data(&table(&["PARTITION", "LEADER", "REPLICAS", "IN SYNC", "FIRST", "NEXT", "SIZE"], &rows));
+        for partition in partitions {
+            if let Some(problem) = &partition.problem {
+                let repair = if partition.damaged { "; see `walser partition repair`" } else { "" };
+                output::data(&format!("  ! partition {}: {problem}{repair}", partition.partition));
+            }
+        }
+    }
+}
+
+fn row(partition: &pb::Partition) -> Vec<String> {
+    let ids = |nodes: &[i32]| nodes.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+    vec![
+        partition.partition.to_string(),
+        partition.leader.map_or_else(|| "none !".to_owned(), |leader| leader.to_string()),
+        ids(&partition.replicas),
+        ids(&partition.isr),
+        known(partition.log_start_offset, count),
+        known(partition.high_watermark, count),
+        known(partition.size_bytes, bytes),
+    ]
+}

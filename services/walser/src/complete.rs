@@ -1,0 +1,89 @@
+//! Completion from the live server: topics, settings and contexts. A server that does not answer at once completes
+//! nothing, and says nothing.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use clap_complete::CompletionCandidate;
+use walser_proto::v1 as pb;
+
+use crate::cli::ServerArgs;
+use crate::context::Contexts;
+use crate::server::Server;
+
+/// The time that people wait for TAB.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Most names that are offered.
+const NAMES_MAX: i32 = 1000;
+
+/// Names of topics.
+pub(crate) fn topics(word: &OsStr) -> Vec<CompletionCandidate> {
+    let list = |server: Server| async move {
+        let request = pb::ListTopicsRequest { page_size: NAMES_MAX, ..Default::default() };
+        let listed = server.client.topics().list_topics(request).await.ok()?.into_inner();
+        Some(listed.topics.into_iter().map(|topic| (topic.name, None)).collect())
+    };
+    candidates(word, asked(list))
+}
+
+/// `KEY=` of every setting of a topic, with what it is for.
+pub(crate) fn settings(word: &OsStr) -> Vec<CompletionCandidate> {
+    let list = |(name, help): (String, Option<String>)| (format!("{name}="), help);
+    candidates(word, configs().into_iter().map(list).collect())
+}
+
+/// The names of settings.
+pub(crate) fn setting_names(word: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(word, configs())
+}
+
+/// Names of contexts.
+pub(crate) fn contexts(word: &OsStr) -> Vec<CompletionCandidate> {
+    let contexts = Contexts::load().unwrap_or_default();
+    candidates(word, contexts.all().map(|(name, server)| (name.to_owned(), Some(server.to_owned()))).collect())
+}
+
+/// What a record can be.
+pub(crate) fn framings(word: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(word, ["lines", "whole", "json", "blocks:"].map(|name| (name.to_owned(), None)).into())
+}
+
+fn configs() -> Vec<(String, Option<String>)> {
+    asked(|server| async move {
+        let answer = server.client.topics().list_topic_configs(pb::ListTopicConfigsRequest::default()).await.ok()?;
+        let configs = answer.into_inner().configs.into_iter();
+        Some(configs.map(|entry| (entry.name, Some(entry.documentation))).collect())
+    })
+}
+
+fn candidates(word: &OsStr, names: Vec<(String, Option<String>)>) -> Vec<CompletionCandidate> {
+    let word = word.to_string_lossy();
+    let fits = names.into_iter().filter(|(name, _)| name.starts_with(&*word));
+    fits.map(|(name, help)| CompletionCandidate::new(name).help(help.map(Into::into))).collect()
+}
+
+/// What the server says, within the time that there is.
+fn asked<F, A>(ask: F) -> Vec<(String, Option<String>)>
+where
+    F: FnOnce(Server) -> A,
+    A: Future<Output = Option<Vec<(String, Option<String>)>>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (Ok(runtime), Ok(server)) = (runtime, Server::of(&typed_server())) else { return Vec::new() };
+    let asking = async { tokio::time::timeout(PATIENCE, ask(server)).await };
+    runtime.block_on(asking).ok().flatten().unwrap_or_default()
+}
+
+/// The server that the line so far names.
+fn typed_server() -> ServerArgs {
+    let words: Vec<String> = std::env::args().collect();
+    let after = |names: &[&str]| {
+        let separate = words.windows(2).find(|pair| names.contains(&pair[0].as_str())).map(|pair| pair[1].clone());
+        let joined = |word: &String| {
+            let value = |name: &&str| word.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+            names.iter().find_map(value)
+        };
+        separate.or_else(|| words.iter().find_map(joined))
+    };
+    ServerArgs { server: after(&["--server", "-s"]), context: after(&["--context"]) }
+}

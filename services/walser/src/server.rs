@@ -1,0 +1,83 @@
+//! The server that a command talks to: which one it is, and what its answers mean to people.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use walser_client::{Client, Failure};
+
+use crate::cli::ServerArgs;
+use crate::context::Contexts;
+use crate::error::CliError;
+
+/// Where a server is that nobody names.
+const ADDRESS_DEFAULT: &str = "127.0.0.1:7460";
+/// How long a port that is no gRPC server is looked at.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+/// The header in which the admin port says where the gRPC port is.
+const GRPC_ADDRESS: &str = "walser-grpc-address";
+
+/// A server that calls can be made to.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) client: Client,
+    pub(crate) address: String,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// The server that the flags, the environment or the current context name. Nothing is connected yet.
+    pub(crate) fn of(arguments: &ServerArgs) -> Result<Self, CliError> {
+        let address = address(arguments)?;
+        if let Some((scheme, rest)) = address.split_once("://") {
+            let error = CliError::usage(format!("server address \"{address}\" begins with {scheme}://"));
+            return Err(error.with_help(format!("write it as HOST:PORT: {}", rest.trim_end_matches('/'))));
+        }
+        Ok(Self { client: Client::new(&address)?, address })
+    }
+
+    /// The answer, or the error as people see it.
+    pub(crate) fn answered<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, CliError> {
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failed(status))
+    }
+
+    /// An error of this server as people see it.
+    pub(crate) fn failed(&self, failure: impl Into<Failure>) -> CliError {
+        CliError::server(failure.into(), &self.address)
+    }
+}
+
+/// The address by flag, environment, or context, in this order.
+fn address(arguments: &ServerArgs) -> Result<String, CliError> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if let Some(server) = &arguments.server {
+        return Ok(server.clone());
+    }
+    if arguments.context.is_none()
+        && let Some(server) = variable("WALSER_SERVER")
+    {
+        return Ok(server);
+    }
+    let contexts = Contexts::load()?;
+    match arguments.context.clone().or_else(|| variable("WALSER_CONTEXT")) {
+        Some(name) => contexts.server(&name).map(str::to_owned),
+        None => Ok(contexts.current().map_or(ADDRESS_DEFAULT, |(_, server)| server).to_owned()),
+    }
+}
+
+/// What listens at an address that does not speak gRPC, if it speaks HTTP/1.1: then somebody has taken one port for
+/// another. `Some(Some(address))`: it is the admin port of a Walser process whose gRPC port is there.
+pub(crate) async fn speaks_http1(address: &str) -> Option<Option<String>> {
+    let look = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        let request = format!("GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.take(16 << 10).read_to_end(&mut answer).await.ok()?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let named = answer.lines().filter_map(|line| line.split_once(':'));
+        let grpc = named.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(GRPC_ADDRESS));
+        answer.starts_with("HTTP/1.").then(|| grpc.map(|(_, value)| value.trim().to_owned()))
+    };
+    tokio::time::timeout(LOOK_MAX, look).await.ok().flatten()
+}
