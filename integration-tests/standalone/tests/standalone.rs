@@ -4,6 +4,12 @@
 
 #[path = "standalone/bad_input.rs"]
 mod bad_input;
+#[path = "standalone/cli_habits.rs"]
+mod cli_habits;
+#[path = "standalone/cli_lossless.rs"]
+mod cli_lossless;
+#[path = "standalone/cli_terminal.rs"]
+mod cli_terminal;
 #[path = "standalone/cli_truth.rs"]
 mod cli_truth;
 #[path = "standalone/decoded_cost.rs"]

@@ -59,6 +59,20 @@ impl Client {
     /// # Errors
     /// When the address cannot be one. Nothing is connected yet.
     pub fn new(server: &str) -> Result<Self, ConnectError> {
+        let endpoint = Self::endpoint(server)?;
+        let named = Named(AsciiMetadataValue::from_static("walser"));
+        Ok(Self { channel: endpoint.connect_lazy(), endpoint, named })
+    }
+
+    /// Checks an address without a client of it.
+    ///
+    /// # Errors
+    /// When the address cannot be one.
+    pub fn check_address(server: &str) -> Result<(), ConnectError> {
+        Self::endpoint(server).map(drop)
+    }
+
+    fn endpoint(server: &str) -> Result<Endpoint, ConnectError> {
         let refused = |problem: String| ConnectError { address: server.to_owned(), problem };
         let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
         match port.map(str::parse::<u16>) {
@@ -75,8 +89,7 @@ impl Client {
             .max_frame_size(FRAME_BYTES)
             .http2_keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10));
-        let named = Named(AsciiMetadataValue::from_static("walser"));
-        Ok(Self { channel: endpoint.connect_lazy(), endpoint, named })
+        Ok(endpoint)
     }
 
     /// The same server over a connection of its own: bulk data should not share one with other calls.

@@ -83,25 +83,11 @@ fn parse_scaled(text: &str, units: &[(&str, i64)], rule: &str) -> Result<i64, Va
     Err(error())
 }
 
-/// The candidate closest to `name` by edit distance, when it is close enough to be a slip of the finger.
+/// The candidate closest to `name` by edit distance (with swapped neighbours as one edit), when it is close enough to be a slip of the finger.
 pub fn suggest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.len() / 3).clamp(1, 4);
-    let scored = candidates.into_iter().map(|candidate| (edit_distance(name, candidate), candidate));
+    let scored = candidates.into_iter().map(|candidate| (strsim::osa_distance(name, candidate), candidate));
     scored.filter(|(distance, _)| *distance <= limit).min_by_key(|(distance, _)| *distance).map(|(_, found)| found)
-}
-
-/// Levenshtein distance over bytes.
-fn edit_distance(left: &str, right: &str) -> usize {
-    let mut previous: Vec<usize> = (0..=right.len()).collect();
-    for (row, left_byte) in left.bytes().enumerate() {
-        let mut current = vec![row + 1];
-        for (column, right_byte) in right.bytes().enumerate() {
-            let substituted = previous[column] + usize::from(left_byte != right_byte);
-            current.push(substituted.min(previous[column + 1] + 1).min(current[column] + 1));
-        }
-        previous = current;
-    }
-    previous[right.len()]
 }
 
 #[cfg(test)]
@@ -136,6 +122,8 @@ mod tests {
         let names = ["retention.ms", "retention.bytes", "segment.bytes"];
         assert_eq!(suggest("retention.msec", names), Some("retention.ms"));
         assert_eq!(suggest("rentention.bytes", names), Some("retention.bytes"));
+        assert_eq!(suggest("segmetn.bytes", names), Some("segment.bytes"));
+        assert_eq!(suggest("hree", ["here"]), Some("here"));
         assert_eq!(suggest("colour", names), None);
     }
 }

@@ -69,9 +69,12 @@ where
     A: Future<Output = Option<Vec<(String, Option<String>)>>>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let (Ok(runtime), Ok(server)) = (runtime, Server::of(&typed_server())) else { return Vec::new() };
-    let asking = async { tokio::time::timeout(PATIENCE, ask(server)).await };
-    runtime.block_on(asking).ok().flatten().unwrap_or_default()
+    let Ok(runtime) = runtime else { return Vec::new() };
+    let asking = async {
+        let server = Server::of(&typed_server()).ok()?;
+        tokio::time::timeout(PATIENCE, ask(server)).await.ok().flatten()
+    };
+    runtime.block_on(asking).unwrap_or_default()
 }
 
 /// The server that the line so far names.

@@ -145,7 +145,9 @@ fn help(failure: &Failure) -> Option<String> {
         Reason::TopicNotFound => {
             format!("`walser topic list` shows the topics there are, `walser topic create {topic}` makes this one.")
         }
-        Reason::RecordTooLarge => return failure.value("maxBytes").and_then(|max| max.parse().ok()).map(too_large),
+        Reason::RecordTooLarge => {
+            return failure.value("maxBytes").and_then(|max| max.parse().ok()).map(|max| too_large(topic, max));
+        }
         Reason::PartitionNotFound => format!("`walser topic describe {topic}` shows its partitions."),
         Reason::OffsetOutOfRange => {
             format!("`walser topic describe {topic}` shows which offsets there are.")
@@ -163,13 +165,13 @@ fn help(failure: &Failure) -> Option<String> {
 }
 
 /// How a record that is larger than a batch may be gets in all the same.
-fn too_large(max: i64) -> String {
+fn too_large(topic: &str, max: i64) -> String {
     // What a batch and a record take beside the value, rounded down to a size that is easy to write.
     let block = ((max - BATCH_OVERHEAD) / 1024).max(1);
     let block = if max > BATCH_OVERHEAD + 1024 { format!("{block}KiB") } else { (max / 2).max(1).to_string() };
     format!(
-        "raise the topic's max.message.bytes (`walser topic alter TOPIC --config max.message.bytes=…`), or cut the \
-         input with --as blocks:{block}"
+        "raise max.message.bytes (`walser topic alter {topic} --config max.message.bytes=…`), or cut the input with \
+         --as blocks:{block}"
     )
 }
 

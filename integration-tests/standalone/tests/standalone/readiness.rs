@@ -148,9 +148,9 @@ async fn topics_with_partitions_that_are_damaged_or_cannot_be_opened_are_not_rea
     assert!(!unusable.damaged && unusable.problem.unwrap().contains("cannot be opened"));
     assert_eq!(unusable.high_watermark, None);
     let described = |name| String::from_utf8(server.cli_ok(&["topic", "describe", name])).unwrap();
-    assert!(described("good").contains("good  ready · 1 partition · 1 replica · 3 records"), "{}", described("good"));
+    assert!(described("good").contains("good  ready\n1 partition · 1 replica · 3 records"), "{}", described("good"));
     let text = described("damaged");
-    assert!(text.contains("damaged  degraded · ") && text.contains("! partition 0: records from offset"), "{text}");
+    assert!(text.contains("damaged  degraded\n") && text.contains("! partition 0: records from offset"), "{text}");
     let text = described("unusable");
     assert!(text.contains("an unknown number of records · of unknown size"), "{text}");
     assert!(text.contains("! partition 0: cannot be opened"), "{text}");

@@ -61,7 +61,7 @@ pub(crate) fn run(command: ContextCommand) -> Result<ExitCode, CliError> {
             }
         },
         ContextCommand::Add { name, server } => {
-            Client::new(&server)?;
+            Client::check_address(&server)?;
             contexts.add(&name, &server)?;
             contexts.save()?;
             list(&contexts, Form::Table)?;

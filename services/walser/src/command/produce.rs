@@ -86,10 +86,10 @@ pub(crate) async fn run(mut arguments: ProduceArgs) -> Result<ExitCode, CliError
     let lines = if sink.is_connected() { sink.tally.lines(verb) } else { Vec::new() };
     let error = match stop {
         Stop::Cli(error) => error,
-        Stop::Server(failure) => match sink.obstacle.take() {
-            Some(why) => server.failed(failure).with_why(why),
-            None => server.failed(failure),
-        },
+        Stop::Server(failure) => {
+            let said = [sink.failed.take(), sink.obstacle.take()].into_iter().flatten();
+            said.fold(server.failed(failure), CliError::with_why)
+        }
         Stop::Unheard if sink.tally.written == sink.tally.read => return Ok(ExitCode::SUCCESS),
         Stop::Unheard => CliError::failed("standard output was closed: no more records were sent"),
         Stop::Interrupted(interrupt) => {

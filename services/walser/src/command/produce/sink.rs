@@ -67,6 +67,8 @@ pub(super) struct Sink {
     pub(super) bytes: i64,
     /// What kept a batch from being acknowledged in time, where the failure itself does not say.
     pub(super) obstacle: Option<String>,
+    /// Which records of the input the first failure is about.
+    pub(super) failed: Option<String>,
     /// Print where each record landed.
     tell: bool,
     interrupts: Interrupts,
@@ -87,6 +89,7 @@ impl Sink {
             tally,
             bytes: 0,
             obstacle: None,
+            failed: None,
             tell,
             interrupts,
         }
@@ -257,6 +260,7 @@ impl Sink {
             Ok(delivered) => delivered,
             Err(failure) => {
                 self.tally.missing(first);
+                self.failed.get_or_insert_with(|| numbered(self.tally.skipped + first, count));
                 if failure.effect() != pb::Effect::None {
                     self.tally.unknown += count;
                 }
@@ -345,6 +349,16 @@ impl Sink {
             self.tally.unknown += count;
             self.tally.missing(first);
         }
+    }
+}
+
+/// Which records of the input a batch has. With keys, the batch may have fewer of those behind the first.
+fn numbered(first: i64, count: i64) -> String {
+    let first = output::count(first);
+    if count == 1 {
+        format!("it is record {first} of the input")
+    } else {
+        format!("from record {first} of the input on")
     }
 }
 

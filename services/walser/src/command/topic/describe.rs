@@ -90,7 +90,7 @@ impl Described {
         let stats = topic.stats.unwrap_or_default();
         let (partition_count, replicas) = (i64::from(topic.partition_count), i64::from(topic.replication_factor));
         output::data(&format!(
-            "{}  {} · {} · {} · {} · {}",
+            "{}  {}\n{} · {} · {} · {}",
             topic.name,
             state(topic),
             plural(partition_count, "partition"),
@@ -100,7 +100,7 @@ impl Described {
         ));
         if let Some(created) = topic.create_time {
             let age = crate::command::produce::now_ms() - created.seconds * 1000;
-            output::data(&format!("created {}, {} ago · id {}", wire_time(created), duration(age), topic.id));
+            output::data(&format!("created {}, {} ago\nid      {}", wire_time(created), duration(age), topic.id));
         }
         output::data("");
         if !configs.is_empty() {
