@@ -26,6 +26,8 @@ pub enum Kind {
     Address,
     /// One of these words.
     Word(&'static [&'static str]),
+    /// A level for log lines, or levels by module, as in `info,walser_gateway=debug`.
+    LogFilter,
     /// Any text.
     Text,
 }
@@ -86,6 +88,9 @@ pub struct Settings {
     keys: Vec<&'static Key>,
 }
 
+/// Levels of log lines, from none to all.
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// The largest config file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -114,6 +119,7 @@ impl Key {
                 .map_err(|_| format!("\"{text}\" is not an address such as 127.0.0.1:7460")),
             Kind::Word(words) if words.contains(&text) => Ok(()),
             Kind::Word(words) => Err(format!("\"{text}\" is none of {}", words.join(", "))),
+            Kind::LogFilter => text.split(',').try_for_each(check_log_directive),
             Kind::Text => Ok(()),
         }
     }
@@ -211,12 +217,29 @@ impl Settings {
                 Kind::Millis(least, most) => format!("milliseconds, {least} to {most}"),
                 Kind::Address => "IP:PORT".to_owned(),
                 Kind::Word(words) => format!("`{}`", words.join("`, `")),
+                Kind::LogFilter => format!("LEVEL or MODULE=LEVEL, by commas; LEVEL: `{}`", LOG_LEVELS.join("`, `")),
                 Kind::Text => "text".to_owned(),
             };
             let _ = writeln!(out, "| `{}` | `{}` | {values} | {} |", key.name, key.default, key.doc);
         }
         out
     }
+}
+
+/// Checks one part of a filter: the library that applies it takes every word that is no level for the name of a module.
+fn check_log_directive(directive: &str) -> Result<(), String> {
+    let (module, level) = directive.split_once('=').map_or((None, directive), |(module, level)| (Some(module), level));
+    let named = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | ':');
+    if module.is_some_and(|module| module.is_empty() || !module.chars().all(named)) {
+        return Err(format!("\"{directive}\" does not begin with the name of a module such as walser_gateway"));
+    }
+    if LOG_LEVELS.contains(&level) {
+        return Ok(());
+    }
+    let levels = LOG_LEVELS.join(", ");
+    Err(format!(
+        "\"{level}\" is not a level; write one of {levels}, or levels by module as in info,walser_gateway=debug"
+    ))
 }
 
 /// Reads a TOML file as dotted keys.
@@ -285,5 +308,21 @@ mod tests {
         assert!(load(Some("\u{0}\u{1} garbage ["), &[], &[]).is_err());
         assert!(load(None, &[("WALSER_GATEWAY_LISTEN", "everywhere")], &[]).is_err());
         assert!(load(None, &[], &["storage.shards"]).unwrap_err().to_string().contains("KEY=VALUE"));
+    }
+
+    #[test]
+    fn a_log_filter_has_only_levels_and_modules() {
+        for good in ["info", "off", "info,walser=debug", "warn,walser_gateway::read=trace,h2=off"] {
+            assert_eq!(check_log(good), Ok(()), "{good}");
+        }
+        for bad in ["loud", "info,walser=loud", "", "info,", "walser", "INFO", "=info", "wal ser=info", "[span]=debug"]
+        {
+            let said = check_log(bad).unwrap_err();
+            assert!(said.contains("such as") || said.contains("off, error, warn, info, debug, trace"), "{bad}: {said}");
+        }
+    }
+
+    fn check_log(text: &str) -> Result<(), String> {
+        Key { name: "log.level", kind: Kind::LogFilter, default: "info", doc: "" }.check(text)
     }
 }

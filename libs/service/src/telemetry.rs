@@ -1,5 +1,7 @@
 //! Logs to stderr, traces to an OpenTelemetry collector when one is configured.
 
+mod reporting_exporter;
+
 use std::io::IsTerminal as _;
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
@@ -12,13 +14,14 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+use self::reporting_exporter::ReportingExporter;
 use crate::settings::{Key, Kind, Settings};
 
 /// Settings of logs and traces.
 pub const KEYS: &[Key] = &[
     Key {
         name: "log.level",
-        kind: Kind::Text,
+        kind: Kind::LogFilter,
         default: "info",
         doc: "Filter for log lines: a level, or levels by module such as `info,walser_gateway=debug`.",
     },
@@ -56,12 +59,15 @@ impl Drop for Telemetry {
 /// When the filter or the endpoint makes no sense, or a subscriber is installed already.
 pub fn install(settings: &Settings) -> Result<Telemetry, Box<dyn std::error::Error + Send + Sync>> {
     let filter = EnvFilter::try_new(settings.text("log.level"))?;
+    let terminal = std::io::stderr().is_terminal();
     let json = match settings.text("log.format") {
         "json" => true,
         "pretty" => false,
-        _ => !std::io::stderr().is_terminal(),
+        _ => !terminal,
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(true);
+    // Colours are for terminals only, whatever the form.
+    let lines = lines.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
     let lines = if json { lines.json().boxed() } else { lines.compact().boxed() };
     let endpoint = settings.text("otel.endpoint");
     let provider = if endpoint.is_empty() { None } else { Some(provider(endpoint)?) };
@@ -76,6 +82,7 @@ pub fn install(settings: &Settings) -> Result<Telemetry, Box<dyn std::error::Err
 fn provider(endpoint: &str) -> Result<SdkTracerProvider, Box<dyn std::error::Error + Send + Sync>> {
     let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
     let resource = opentelemetry_sdk::Resource::builder().with_service_name("walser").build();
+    let exporter = ReportingExporter::new(exporter, endpoint);
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
