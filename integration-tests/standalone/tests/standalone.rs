@@ -24,6 +24,8 @@ mod kill;
 mod many;
 #[path = "standalone/metadata_loss.rs"]
 mod metadata_loss;
+#[path = "standalone/metrics.rs"]
+mod metrics;
 #[path = "standalone/old_data.rs"]
 mod old_data;
 #[path = "standalone/partial.rs"]

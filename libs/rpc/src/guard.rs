@@ -1,4 +1,5 @@
-//! A layer around all services of a listener: request ids, spans, panics, and details for errors that tonic makes.
+//! A layer around all services of a listener: request ids, spans, metrics, panics, and details for errors that tonic
+//! makes.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use http::{HeaderValue, Request, Response};
+use prometheus::HistogramVec;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -19,6 +21,7 @@ use tracing::Instrument as _;
 use walser_proto::v1::ErrorReason as Reason;
 
 use crate::accept_compressed::ACCEPTED;
+use crate::call_metrics::{CallMetrics, RunningCall};
 use crate::failure::Failure;
 
 const REQUEST_ID: &str = "walser-request-id";
@@ -35,6 +38,7 @@ pub type SpanMaker = fn(&str, &http::HeaderMap) -> tracing::Span;
 pub struct Guard {
     server: HeaderValue,
     span: SpanMaker,
+    calls: CallMetrics,
 }
 
 /// A guarded service.
@@ -56,6 +60,7 @@ struct GuardedBody {
     body: Option<Body>,
     path: String,
     request_id: HeaderValue,
+    call: RunningCall,
     _held: Option<HeldUntilSent>,
 }
 
@@ -83,12 +88,19 @@ impl http_body::Body for GuardedBody {
         let this = self.get_mut();
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         if let Ok(polled) = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(context))) {
+            if let Poll::Ready(Some(Ok(frame))) = &polled
+                && let Some(trailers) = frame.trailers_ref()
+            {
+                this.call.end_with(trailers);
+            }
             return polled;
         }
         this.body = None;
         let status = panicked(&this.path, &this.request_id);
         let mut trailers = http::HeaderMap::new();
-        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| http_body::Frame::trailers(trailers))))
+        let added = status.add_header(&mut trailers);
+        this.call.end_with(&trailers);
+        Poll::Ready(Some(added.map(|()| http_body::Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -124,10 +136,10 @@ pub async fn catch_panic<T>(part: impl Future<Output = T>) -> Result<T, Failure>
 // === impl Guard ===
 
 impl Guard {
-    /// A layer that names this server in every answer.
-    pub fn new(server: &str, span: SpanMaker) -> Self {
+    /// A layer that names this server in every answer. `register` makes the metric of its calls.
+    pub fn new(server: &str, span: SpanMaker, register: impl FnOnce(&str, &str, &[&str]) -> HistogramVec) -> Self {
         let server = HeaderValue::from_str(server).unwrap_or(HeaderValue::from_static("walser"));
-        Self { server, span }
+        Self { server, span, calls: CallMetrics::new(register) }
     }
 }
 
@@ -161,6 +173,7 @@ where
             return Box::pin(std::future::ready(Ok(not_grpc())));
         }
         let limit = answer_limit(request.headers());
+        let mut running = guard.calls.begin(&path);
         let call = self.inner.call(request);
         Box::pin(
             async move {
@@ -175,10 +188,12 @@ where
                     Err(_elapsed) => out_of_time().into_http(),
                 };
                 explain(&path, &mut response);
+                running.end_with(response.headers());
                 let held = response.extensions_mut().remove::<HeldUntilSent>();
                 let request_id_of_body = request_id.clone();
                 let mut response = response.map(|body| {
-                    Body::new(GuardedBody { body: Some(body), path, request_id: request_id_of_body, _held: held })
+                    let (body, request_id) = (Some(body), request_id_of_body);
+                    Body::new(GuardedBody { body, path, request_id, call: running, _held: held })
                 });
                 let headers = response.headers_mut();
                 headers.insert(REQUEST_ID, request_id);
@@ -269,7 +284,11 @@ mod tests {
     }
 
     fn guard() -> Guard {
-        Guard::new("test", |_, _| tracing::Span::none())
+        Guard::new(
+            "test",
+            |_, _| tracing::Span::none(),
+            |name, help, labels| HistogramVec::new(prometheus::HistogramOpts::new(name, help), labels).unwrap(),
+        )
     }
 
     /// Some bytes, then a panic.

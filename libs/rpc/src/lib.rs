@@ -5,6 +5,7 @@
 //! handed over inside a process and never encoded.
 
 mod accept_compressed;
+mod call_metrics;
 mod deadline;
 mod failure;
 mod guard;

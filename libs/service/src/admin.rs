@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::routing::get;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -21,6 +23,8 @@ pub struct Health {
     started: Arc<AtomicBool>,
     /// Why the process is not ready; empty when it is.
     problems: Arc<Mutex<Vec<String>>>,
+    /// What an operator should look at, although the process is ready.
+    notes: Arc<Mutex<Vec<String>>>,
 }
 
 impl Health {
@@ -34,38 +38,52 @@ impl Health {
         *self.problems.lock() = problems;
     }
 
+    /// Replaces what is wrong without keeping the process from being ready: the probe shows it and answers 200.
+    pub fn set_notes(&self, notes: Vec<String>) {
+        *self.notes.lock() = notes;
+    }
+
     fn started(&self) -> bool {
         self.started.load(Ordering::Acquire)
     }
 }
 
+/// In every answer: where the gRPC port is, for clients that take this one for it.
+const GRPC_ADDRESS: HeaderName = HeaderName::from_static("walser-grpc-address");
+
 /// What is behind the port.
 #[derive(Debug, Clone)]
-struct Site {
-    health: Health,
-    metrics: Metrics,
-    shutdown: Shutdown,
+pub struct AdminSite {
+    /// What the probes answer.
+    pub health: Health,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// When the process stops.
+    pub shutdown: Shutdown,
+    /// The gRPC port of the process.
+    pub grpc: SocketAddr,
 }
 
-/// Serves the port until the stop is over. Gives back the bound address.
+/// Serves the port until the stop is over. Returns the bound address.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn serve(
-    address: SocketAddr,
-    health: Health,
-    metrics: Metrics,
-    shutdown: Shutdown,
-) -> std::io::Result<SocketAddr> {
+pub async fn serve(address: SocketAddr, site: AdminSite) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
-    let stop = shutdown.clone();
+    let stop = site.shutdown.clone();
+    let grpc = HeaderValue::from_str(&site.grpc.to_string()).expect("addresses are of digits, dots and colons");
+    let name_grpc = move |mut response: Response| {
+        response.headers_mut().insert(GRPC_ADDRESS, grpc.clone());
+        std::future::ready(response)
+    };
     let routes = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/startupz", get(startup))
         .route("/readyz", get(ready))
-        .route("/metrics", get(async |State(site): State<Site>| site.metrics.text()))
-        .with_state(Site { health, metrics, shutdown });
+        .route("/metrics", get(async |State(site): State<AdminSite>| site.metrics.text()))
+        .layer(map_response(name_grpc))
+        .with_state(site);
     // The handle is dropped: the port answers until the process ends, and nothing waits for it.
     let _serving = vital::task("admin port", &stop, async move {
         if let Err(error) = axum::serve(listener, routes).await {
@@ -75,21 +93,22 @@ pub async fn serve(
     Ok(bound)
 }
 
-async fn startup(State(site): State<Site>) -> (StatusCode, &'static str) {
+async fn startup(State(site): State<AdminSite>) -> (StatusCode, &'static str) {
     if site.health.started() { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") }
 }
 
-async fn ready(State(site): State<Site>) -> (StatusCode, String) {
+async fn ready(State(site): State<AdminSite>) -> (StatusCode, String) {
     if site.shutdown.begun() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
     }
     if !site.health.started() {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned());
     }
-    let problems = site.health.problems.lock();
-    if problems.is_empty() {
-        (StatusCode::OK, "ok\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n")
+    let mut lines = site.health.problems.lock().clone();
+    let status = if lines.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if lines.is_empty() {
+        lines.push("ok".to_owned());
     }
+    lines.extend(site.health.notes.lock().iter().cloned());
+    (status, lines.join("\n") + "\n")
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus::{IntCounter, IntGauge};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -15,6 +16,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::metrics::Metrics;
 use crate::preface::{Protocol, protocol, refuse_http1};
 use crate::socket::{Opened, Socket};
 
@@ -79,6 +81,14 @@ pub enum ListenerError {
 pub struct Listener {
     listener: TcpListener,
     limits: ListenerLimits,
+    metrics: ConnectionMetrics,
+}
+
+/// What a listener counts.
+#[derive(Debug, Clone)]
+struct ConnectionMetrics {
+    open: IntGauge,
+    refused: IntCounter,
 }
 
 /// Connections by address.
@@ -87,6 +97,7 @@ type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
 /// Counts connections by address; gives a place back when it is dropped.
 #[derive(Debug)]
 struct Place {
+    open: IntGauge,
     _total: OwnedSemaphorePermit,
     counted: Option<(IpAddr, Counts)>,
 }
@@ -106,6 +117,7 @@ impl Default for ListenerLimits {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.open.dec();
         if let Some((address, counts)) = &self.counted {
             let mut counts = counts.lock();
             if let Some(count) = counts.get_mut(address) {
@@ -150,7 +162,12 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenerError`].
-    pub async fn bind(address: SocketAddr, exposure: Exposure, limits: ListenerLimits) -> Result<Self, ListenerError> {
+    pub async fn bind(
+        address: SocketAddr,
+        exposure: Exposure,
+        limits: ListenerLimits,
+        metrics: &Metrics,
+    ) -> Result<Self, ListenerError> {
         if exposure == Exposure::LoopbackOnly && !address.ip().is_loopback() {
             return Err(ListenerError::Exposed { address });
         }
@@ -158,7 +175,14 @@ impl Listener {
             std::io::ErrorKind::AddrInUse => ListenerError::InUse { address },
             _ => ListenerError::Bind { address, source },
         })?;
-        Ok(Self { listener, limits })
+        let metrics = ConnectionMetrics {
+            open: metrics.gauge("walser_listener_connections", "Connections that are open at the gRPC port."),
+            refused: metrics.counter(
+                "walser_listener_connections_refused_total",
+                "Connections that were closed because too many were open, in all or from one address.",
+            ),
+        };
+        Ok(Self { listener, limits, metrics })
     }
 
     /// The bound address.
@@ -185,7 +209,7 @@ impl Listener {
     {
         let limits = self.limits.clone();
         let (sockets, incoming) = mpsc::channel(64);
-        let mut accepting = tokio::spawn(accept(self.listener, self.limits, sockets));
+        let mut accepting = tokio::spawn(accept(self.listener, self.limits, self.metrics, sockets));
         let serving = Server::builder()
             .initial_stream_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window)
@@ -223,7 +247,12 @@ fn note_request(request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic
     Ok(request)
 }
 
-async fn accept(listener: TcpListener, limits: ListenerLimits, sockets: mpsc::Sender<std::io::Result<Socket<Place>>>) {
+async fn accept(
+    listener: TcpListener,
+    limits: ListenerLimits,
+    metrics: ConnectionMetrics,
+    sockets: mpsc::Sender<std::io::Result<Socket<Place>>>,
+) {
     let total = Arc::new(Semaphore::new(limits.connections_max));
     let counts: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
     // Each has a place, which bounds them.
@@ -246,7 +275,8 @@ async fn accept(listener: TcpListener, limits: ListenerLimits, sockets: mpsc::Se
                 continue;
             }
         };
-        let Some(place) = take_place(&total, &counts, peer.ip(), limits.connections_per_address_max) else {
+        let Some(place) = take_place(&total, &counts, peer.ip(), limits.connections_per_address_max, &metrics) else {
+            metrics.refused.inc();
             tracing::warn!(%peer, "connection refused: too many are open");
             continue;
         };
@@ -282,10 +312,15 @@ fn take_place(
     counts: &Arc<Mutex<HashMap<IpAddr, usize>>>,
     address: IpAddr,
     per_address_max: usize,
+    metrics: &ConnectionMetrics,
 ) -> Option<Place> {
+    let open = || {
+        metrics.open.inc();
+        metrics.open.clone()
+    };
     let permit = Arc::clone(total).try_acquire_owned().ok()?;
     if address.is_loopback() {
-        return Some(Place { _total: permit, counted: None });
+        return Some(Place { open: open(), _total: permit, counted: None });
     }
     let mut locked = counts.lock();
     let count = locked.entry(address).or_insert(0);
@@ -293,7 +328,7 @@ fn take_place(
         return None;
     }
     *count += 1;
-    Some(Place { _total: permit, counted: Some((address, Arc::clone(counts))) })
+    Some(Place { open: open(), _total: permit, counted: Some((address, Arc::clone(counts))) })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tonic::service::Routes;
 use walser_model::{Clock, Random, SystemClock, SystemRandom};
 
-use crate::admin::{self, Health};
+use crate::admin::{self, AdminSite, Health};
 use crate::listener::{CallService, Exposure, Listener, ListenerError, ListenerLimits};
 use crate::metrics::Metrics;
 use crate::settings::{Key, Kind, Settings, SettingsError};
@@ -226,20 +226,22 @@ impl Process {
         let telemetry = telemetry::install(&settings).map_err(|error| ProcessError::Telemetry(error.to_string()))?;
         let shutdown = Shutdown::new(settings.duration("shutdown.grace.ms"));
         signals(shutdown.clone())?;
-        let (health, metrics) = (Health::default(), Metrics::default());
+        let (health, metrics) = (Health::default(), Metrics::of_process());
         let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::LoopbackOnly };
         let limits = ListenerLimits {
             connections_max: settings.number("listener.connections.max"),
             connections_per_address_max: settings.number("listener.connections.per.address.max"),
             ..ListenerLimits::default()
         };
-        let listener = Listener::bind(settings.address("listen"), exposure, limits).await?;
+        let listener = Listener::bind(settings.address("listen"), exposure, limits, &metrics).await?;
         let address = listener.address()?;
         let admin = settings.address("admin");
         if exposure == Exposure::LoopbackOnly && !admin.ip().is_loopback() {
             return Err(ProcessError::AdminExposed(admin));
         }
-        let bound = admin::serve(admin, health.clone(), metrics.clone(), shutdown.clone()).await;
+        let served =
+            AdminSite { health: health.clone(), metrics: metrics.clone(), shutdown: shutdown.clone(), grpc: address };
+        let bound = admin::serve(admin, served).await;
         let admin = bound.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => ProcessError::AdminInUse(admin),
             _ => ProcessError::Io(error),
@@ -276,6 +278,7 @@ impl Process {
             }
         });
         self.health.set_started();
+        tracing::info!(grpc = %self.address, admin = %self.admin, version = env!("CARGO_PKG_VERSION"), "serving");
         if let Some(file) = &self.ready_file {
             let written = write_ready_file(file, self.address, self.admin);
             written.map_err(|source| ProcessError::ReadyFile { path: file.display().to_string(), source })?;

@@ -8,9 +8,11 @@
 
 mod api;
 mod availability;
+mod census;
 mod config;
 mod error;
 mod keys;
+mod metrics;
 mod nodes;
 mod operations;
 mod paging;
@@ -29,11 +31,12 @@ use tonic::service::Routes;
 use walser_metastore::Metastore;
 use walser_model::{Clock, ClusterId, Random};
 use walser_rpc::{Network, local_connection};
-use walser_service::Shutdown;
+use walser_service::{Metrics, Shutdown, vital};
 
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
 
+use crate::metrics::{ClusterMetrics, TimedStore};
 use crate::store::Store;
 
 /// A running controller.
@@ -60,6 +63,8 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids.
     pub random: Arc<dyn Random>,
+    /// Metrics of the process.
+    pub metrics: Metrics,
 }
 
 /// Starts a controller: makes or finds the cluster, and registers with the network.
@@ -67,9 +72,12 @@ pub struct Environment {
 /// # Errors
 /// [`StartError`] when the store cannot be read or written.
 pub async fn start(config: Config, environment: Environment, network: &Network) -> Result<Started, StartError> {
-    let store = Store::new(environment.store, config.clone());
+    let counted = ClusterMetrics::new(&environment.metrics);
+    let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(environment.store, &environment.metrics));
+    let store = Store::new(Arc::clone(&timed), config.clone());
     let cluster = store.ensure_cluster(environment.random.bytes(), environment.clock.now_millis()).await?;
     let lineage = store.begin_lineage(environment.random.bytes()).await?;
+    tokio::spawn(vital::must_not_panic("census", census::follow(timed, counted)));
     let stopping = Shutdown::new(Duration::ZERO);
     let controller = Arc::new(api::Controller {
         store,

@@ -17,12 +17,17 @@ async fn run(process: Process) -> Result<(), MainError> {
     let data = Path::new(process.settings.text("controller.data"));
     let store = Embedded::open(&data.join("metadata.redb"))
         .map_err(|error| format!("metadata store in {}: {error}", data.display()))?;
-    let environment =
-        Environment { store: Arc::new(store), clock: Arc::clone(&process.clock), random: Arc::clone(&process.random) };
+    let environment = Environment {
+        store: Arc::new(store),
+        clock: Arc::clone(&process.clock),
+        random: Arc::clone(&process.random),
+        metrics: process.metrics.clone(),
+    };
     let config = Config::from_settings(&process.settings, false);
     let controller = walser_controller::start(config, environment, &Network::default()).await?;
     let ending = controller.streams.end_at(process.shutdown.clone());
     let _ending = vital::task("end of open streams", &process.shutdown, ending);
-    let guard = Guard::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
+    let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
+    let guard = Guard::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
     process.serve(controller.routes, guard)?.until_stopped(async {}).await
 }

@@ -17,6 +17,7 @@ use walser_proto::internal::v1::controller_service_client::ControllerServiceClie
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_rpc::{Connection, Failure, Network, Reason};
+use walser_service::Metrics;
 
 /// Changes at once.
 const CALLERS: usize = 1_000;
@@ -31,7 +32,12 @@ impl Cluster {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(&folder.path().join("metadata.redb")).unwrap());
-        let environment = Environment { store, clock: Arc::new(SystemClock::start()), random: Arc::new(SystemRandom) };
+        let environment = Environment {
+            store,
+            clock: Arc::new(SystemClock::start()),
+            random: Arc::new(SystemRandom),
+            metrics: Metrics::default(),
+        };
         let config = Config {
             cluster_name: "test".to_owned(),
             partitions_max: 2 * i64::try_from(CALLERS).unwrap(),

@@ -54,6 +54,12 @@ pub const KEYS: &[Key] = &[
         default: "30000",
         doc: "Time for a write whose caller has no deadline.",
     },
+    Key {
+        name: "gateway.metrics.topics.max",
+        kind: Kind::Int(0, 10_000),
+        default: "100",
+        doc: "Most topics with a label of their own in metrics; the others count together as `__other`. 0: all do.",
+    },
 ];
 
 /// Checked settings.
@@ -75,6 +81,8 @@ pub struct Config {
     pub partitions: i32,
     /// Time for a write without a deadline.
     pub produce_timeout: Duration,
+    /// Topics with a label of their own in metrics.
+    pub topic_labels_max: usize,
     /// Name of this gateway in answers.
     pub name: String,
 }
@@ -91,6 +99,7 @@ impl Config {
             auto_create: settings.flag("gateway.auto.create.topics"),
             partitions: settings.number("gateway.num.partitions"),
             produce_timeout: settings.duration("gateway.produce.timeout.ms"),
+            topic_labels_max: settings.number("gateway.metrics.topics.max"),
             name: format!("gateway/{}", env!("CARGO_PKG_VERSION")),
         }
     }

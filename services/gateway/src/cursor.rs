@@ -122,7 +122,7 @@ impl Gateway {
         let read = self.read_batches_within(cursor, amount.bytes, answer_max).await?;
         let chunk = self.chunk(read, cursor, shape, amount)?;
         permit.keep(chunk.decoded.cost);
-        self.metrics.consumed(chunk.decoded.size_bytes);
+        self.metrics.consumed(&cursor.target.topic, chunk.decoded.size_bytes);
         Ok((chunk, permit))
     }
 

@@ -145,7 +145,7 @@ impl Gateway {
             let enough = looked.bytes >= min_bytes || looked.full || hopeless || looked.is_done();
             last |= Instant::now() >= until || self.shutdown.begun();
             if last || enough {
-                self.metrics.consumed(looked.bytes);
+                self.count_consumed(&looked.response.chunks);
                 return Ok(Fetched { response: looked.answer(options.shape.message_bytes_max)?, permit });
             }
             // What was read is dropped for the wait, and read again from the same places with what comes.
@@ -168,6 +168,15 @@ impl Gateway {
             }
             came = self.something_comes(&behind, until).await;
             last = !came;
+        }
+    }
+
+    fn count_consumed(&self, chunks: &[pb::RecordChunk]) {
+        let view = self.metadata.view();
+        for chunk in chunks {
+            if let Some(topic) = view.topic(&chunk.topic) {
+                self.metrics.consumed(topic, usize::try_from(chunk.size_bytes).unwrap_or(0));
+            }
         }
     }
 

@@ -118,11 +118,13 @@ pub async fn begin(
     let unknown = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = network.controller().ok_or_else(unknown)?;
     let metadata = Metadata::default();
-    let following = metadata.clone().follow(controller.clone(), network.clone(), shutdown.clone());
+    let metrics = GatewayMetrics::new(&environment.metrics, &metadata, config.topic_labels_max);
+    let version = metrics.metadata_version();
+    let following = metadata.clone().follow(controller.clone(), network.clone(), version, shutdown.clone());
     let _following = vital::task("metadata follower", &shutdown, following);
     let readiness = Readiness { metadata: metadata.clone(), network: network.clone() };
     let producer_ids = ProducerIds::new(controller.clone());
-    let (router, metrics) = (Router::new(metadata.clone(), network.clone()), GatewayMetrics::new(&environment.metrics));
+    let router = Router::new(metadata.clone(), network.clone());
     let clock = Arc::clone(&environment.clock);
     let writers = Writers::start(clock, router.clone(), producer_ids.clone(), metrics.clone(), &shutdown);
     let gateway = Gateway {

@@ -28,6 +28,7 @@ async fn run(process: Process) -> Result<(), MainError> {
     process.health.set_problems(gateway.readiness.problem().await.into_iter().collect());
     let reporting = gateway.readiness.report(process.health.clone(), process.shutdown.clone());
     let _reporting = vital::task("readiness", &process.shutdown, reporting);
-    let guard = Guard::new(concat!("walser-gateway/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
+    let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
+    let guard = Guard::new(concat!("walser-gateway/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
     process.serve(gateway.routes, guard)?.until_stopped(async {}).await
 }

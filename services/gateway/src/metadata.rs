@@ -1,10 +1,11 @@
 //! What the gateway knows of topics and leaders: a snapshot that is replaced as a whole.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus::IntGauge;
 use tokio::sync::watch;
 use walser_model::{LeaderEpoch, NodeId, TopicConfig, TopicId};
 use walser_proto::internal::v1 as pbi;
@@ -12,6 +13,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Network, Outage};
 use walser_service::Shutdown;
 
+use crate::metrics::TopicCounters;
 use crate::retry::Backoff;
 
 /// A topic.
@@ -21,6 +23,8 @@ pub(crate) struct TopicView {
     pub(crate) name: Arc<str>,
     pub(crate) config: TopicConfig,
     pub(crate) partitions: Vec<PartitionView>,
+    /// Found when the topic is first used.
+    pub(crate) counters: OnceLock<TopicCounters>,
 }
 
 /// A partition.
@@ -105,10 +109,11 @@ impl View {
         let name: Arc<str> = topic.name.as_str().into();
         let known = self.by_name.get(&name).filter(|known| known.id == id);
         let mut partitions = known.map(|known| known.partitions.clone()).unwrap_or_default();
+        let counters = known.map(|known| known.counters.clone()).unwrap_or_default();
         let count = usize::try_from(topic.partition_count).unwrap_or(0);
         partitions.resize(count, PartitionView { leader: None, epoch: LeaderEpoch::NONE });
         self.names.insert(id, Arc::clone(&name));
-        self.by_name.insert(Arc::clone(&name), Arc::new(TopicView { id, name, config, partitions }));
+        self.by_name.insert(Arc::clone(&name), Arc::new(TopicView { id, name, config, partitions, counters }));
     }
 
     fn put_partition(&mut self, partition: &pbi::PartitionMetadata) {
@@ -187,13 +192,19 @@ impl Metadata {
     }
 
     /// Follows the controller until the stop.
-    pub(crate) async fn follow(self, controller: Connection, network: Network, shutdown: Shutdown) {
+    pub(crate) async fn follow(
+        self,
+        controller: Connection,
+        network: Network,
+        shown_version: IntGauge,
+        shutdown: Shutdown,
+    ) {
         let mut backoff = Backoff::default();
         let mut outage = Outage::of("the metadata stream from the controller");
         while !shutdown.begun() {
             let version = self.view.load().version;
             let outcome = tokio::select! {
-                outcome = self.follow_once(&controller, &network, &mut outage) => outcome,
+                outcome = self.follow_once(&controller, &network, &shown_version, &mut outage) => outcome,
                 () = shutdown.wait() => return,
             };
             if let Err(failure) = outcome {
@@ -210,6 +221,7 @@ impl Metadata {
         &self,
         controller: &Connection,
         network: &Network,
+        shown_version: &IntGauge,
         outage: &mut Outage,
     ) -> Result<(), Failure> {
         let view = self.view.load_full();
@@ -227,6 +239,7 @@ impl Metadata {
             let version = view.version;
             self.view.store(Arc::new(view));
             self.version.send_replace(version);
+            shown_version.set(version);
         }
     }
 }
@@ -238,6 +251,24 @@ fn dial(network: &Network, nodes: &[pbi::NodeMetadata]) {
         if let Err(error) = network.dial_storage(id, &found.internal_address) {
             tracing::error!(node = %id, %error, "a storage node's address cannot be used");
         }
+    }
+}
+
+#[cfg(test)]
+impl TopicView {
+    /// A topic of a test, without partitions.
+    pub(crate) fn named(name: &str) -> Self {
+        let (id, config) = (TopicId::from_bytes([1; 16]), TopicConfig::default());
+        Self { id, name: name.into(), config, partitions: Vec::new(), counters: OnceLock::new() }
+    }
+}
+
+#[cfg(test)]
+impl Metadata {
+    /// These topics, and no others, are known.
+    pub(crate) fn replace_topics(&self, names: &[&str]) {
+        let topics = names.iter().map(|name| (Arc::from(*name), Arc::new(TopicView::named(name))));
+        self.view.store(Arc::new(View { by_name: topics.collect(), ..View::default() }));
     }
 }
 

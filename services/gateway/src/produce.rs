@@ -212,6 +212,11 @@ impl Gateway {
         separate: &mut SeparateWriters,
         done: Done,
     ) -> Result<Submitted, Failure> {
+        let submitted = self.submit(write, separate, done).await;
+        submitted.inspect_err(|failure| self.metrics.write_failed(failure))
+    }
+
+    async fn submit(&self, write: Write, separate: &mut SeparateWriters, done: Done) -> Result<Submitted, Failure> {
         write.check_shape()?;
         let session = write.session()?;
         // The answer is what is returned; nobody hears what comes later. What `done` holds is held until then.
@@ -269,6 +274,7 @@ impl Gateway {
             let Admitted { room, link_permit } = match admitted {
                 Ok(admitted) => admitted,
                 Err(failure) => {
+                    self.metrics.write_failed(&failure);
                     collector.part_done(number, plan, Err(failure));
                     continue;
                 }

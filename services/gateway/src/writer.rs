@@ -228,8 +228,8 @@ impl PartitionWriter {
         };
         for (caller, outcome) in completed {
             let outcome = told(outcome);
-            if outcome.is_err() {
-                self.context.metrics.write_failed();
+            if let Err(failure) = &outcome {
+                self.context.metrics.write_failed(failure);
             }
             (caller.done)(outcome);
         }
@@ -316,7 +316,7 @@ impl PartitionWriter {
             let answer = answer(response);
             if let Answer::Written(_) = &answer {
                 let elapsed = writer.context.clock.monotonic().saturating_sub(start);
-                writer.context.metrics.written(records, bytes, elapsed);
+                writer.context.metrics.written(&writer.topic, records, bytes, elapsed);
             }
             writer.step_on_shard(|sequencer, now, out| sequencer.answered(now, &(), attempt, answer, out));
         };

@@ -13,6 +13,7 @@ use walser_rpc::Failure;
 
 use crate::error::{cannot_open, not_leader};
 use crate::tail::Tail;
+use crate::topic_names::TopicNames;
 
 /// A partition that this node leads, as readers see it.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct Board {
     unusable: Arc<RwLock<BTreeMap<TopicPartition, String>>>,
     /// Why nothing may be written, on all partitions: the controller's metadata is not that of this node.
     refused: Arc<RwLock<Option<Failure>>>,
+    /// Names of topics, for logs and reports.
+    pub(crate) names: TopicNames,
 }
 
 impl Replica {
@@ -149,7 +152,13 @@ impl Problem {
 
 impl Board {
     pub(crate) fn new(node: NodeId) -> Self {
-        Self { node, replicas: Arc::default(), unusable: Arc::default(), refused: Arc::default() }
+        Self {
+            node,
+            replicas: Arc::default(),
+            unusable: Arc::default(),
+            refused: Arc::default(),
+            names: TopicNames::default(),
+        }
     }
 
     /// A partition that this node leads, or why it cannot be served here.

@@ -132,7 +132,9 @@ impl Disposal {
             let Some(outcome) = self.begin(partition, shards) else { continue };
             match outcome.await {
                 Ok(Ok(())) => self.pending.lock().done(partition),
-                Ok(Err(error)) => tracing::warn!(%partition, %error, "a partition could not be moved or removed"),
+                Ok(Err(error)) => {
+                    tracing::warn!(partition = %board.names.partition(partition), %error, "a partition could not be moved or removed")
+                }
                 // The shard has stopped, and the process with it.
                 Err(_stopped) => return true,
             }

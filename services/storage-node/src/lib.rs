@@ -13,6 +13,7 @@
 mod api;
 mod board;
 mod config;
+mod disk_watch;
 mod disposal;
 mod error;
 mod fetch;
@@ -20,13 +21,16 @@ mod flush;
 mod link;
 mod metrics;
 mod node;
+mod recovery;
 mod shard;
 mod shard_set;
 mod space;
 mod start;
 mod tail;
+mod topic_names;
 mod view;
 
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
-pub use start::{Environment, Recovered, Started, Stopping, start};
+pub use recovery::Recovered;
+pub use start::{Environment, Started, Stopping, start};

@@ -30,6 +30,7 @@ async fn run(process: Process) -> Result<(), MainError> {
         health: process.health.clone(),
     };
     let node = walser_storage_node::start(config, environment, &network, process.shutdown.clone()).await?;
-    let guard = Guard::new(concat!("walser-storage-node/", env!("CARGO_PKG_VERSION")), telemetry::call_span);
+    let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
+    let guard = Guard::new(concat!("walser-storage-node/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
     process.serve(node.routes, guard)?.until_stopped(node.stopping.stop()).await
 }

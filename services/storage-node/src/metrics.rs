@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use walser_log::Space;
+use walser_rpc::Failure;
 use walser_service::Metrics;
 
 /// The node's metrics. Cloning is cheap.
@@ -11,15 +13,20 @@ pub(crate) struct StorageMetrics {
     appended_batches: IntCounter,
     appended_records: IntCounter,
     appended_bytes: IntCounter,
-    refused: IntCounter,
+    refused: IntCounterVec,
     appended_expired: IntCounter,
-    flushes: IntCounter,
     flush_seconds: Histogram,
     tail_reads: IntCounter,
     disk_reads: IntCounter,
     read_bytes: IntCounter,
     partitions: IntGauge,
+    out_of_service: IntGauge,
+    log_bytes: IntGauge,
+    disk_total_bytes: IntGauge,
+    disk_free_bytes: IntGauge,
+    disk_reserve_bytes: IntGauge,
     disk_full: IntGauge,
+    metadata_version: IntGauge,
     set_aside_partitions: IntGauge,
     set_aside_bytes: IntGauge,
 }
@@ -35,27 +42,46 @@ pub(crate) struct Totals {
 impl StorageMetrics {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let counter = |name, help| metrics.counter(name, help);
+        let gauge = |name, help| metrics.gauge(name, help);
         Self {
             appended_batches: counter("walser_storage_append_batches_total", "Record batches appended."),
             appended_records: counter("walser_storage_append_records_total", "Records appended."),
             appended_bytes: counter("walser_storage_append_bytes_total", "Bytes appended."),
-            refused: counter("walser_storage_append_refused_total", "Record batches refused."),
+            refused: metrics.counters("walser_storage_append_refused_total", "Record batches refused.", &["reason"]),
             appended_expired: counter(
                 "walser_storage_append_expired_records_total",
                 "Records appended that were older than retention.ms: the next retention check may remove them.",
             ),
-            flushes: counter("walser_storage_flushes_total", "Flushes of partitions to stable storage."),
-            flush_seconds: metrics.latency("walser_storage_flush_seconds", "Time of a flush in seconds."),
+            flush_seconds: metrics
+                .latency("walser_storage_flush_duration_seconds", "Time of a flush of a partition to stable storage."),
             tail_reads: counter("walser_storage_tail_reads_total", "Reads served from memory."),
             disk_reads: counter("walser_storage_disk_reads_total", "Reads served from segment files."),
             read_bytes: counter("walser_storage_read_bytes_total", "Bytes of record batches read."),
-            partitions: metrics.gauge("walser_storage_partitions", "Partitions led."),
-            set_aside_partitions: metrics.gauge(
+            partitions: gauge("walser_storage_partitions", "Partitions led."),
+            out_of_service: gauge(
+                "walser_storage_partitions_out_of_service",
+                "Partitions that are damaged, cannot be opened, or were given up after a failed write or sync.",
+            ),
+            log_bytes: gauge("walser_storage_log_bytes", "Bytes of the logs of all partitions."),
+            disk_total_bytes: gauge(
+                "walser_storage_disk_total_bytes",
+                "Size of the file system of the data directory.",
+            ),
+            disk_free_bytes: gauge(
+                "walser_storage_disk_free_bytes",
+                "Free bytes of the file system of the data directory.",
+            ),
+            disk_reserve_bytes: gauge(
+                "walser_storage_disk_reserve_bytes",
+                "Appends are refused while less than this is free (storage.disk.reserve.bytes).",
+            ),
+            set_aside_partitions: gauge(
                 "walser_storage_set_aside_partitions",
                 "Partitions held aside because the metadata does not know them.",
             ),
-            set_aside_bytes: metrics.gauge("walser_storage_set_aside_bytes", "Bytes of partitions held aside."),
-            disk_full: metrics.gauge("walser_storage_disk_full", "1 while appends are refused for want of space."),
+            set_aside_bytes: gauge("walser_storage_set_aside_bytes", "Bytes of partitions held aside."),
+            disk_full: gauge("walser_storage_disk_full", "1 while appends are refused for want of space."),
+            metadata_version: gauge("walser_storage_metadata_version", "Version of the metadata in use."),
         }
     }
 
@@ -75,8 +101,8 @@ impl StorageMetrics {
         }
     }
 
-    pub(crate) fn append_refused(&self) {
-        self.refused.inc();
+    pub(crate) fn append_refused(&self, failure: &Failure) {
+        self.refused.with_label_values(&[failure.reason_name()]).inc();
     }
 
     /// Records were older than their topic keeps them when they were appended.
@@ -85,7 +111,6 @@ impl StorageMetrics {
     }
 
     pub(crate) fn flushed(&self, elapsed: Duration) {
-        self.flushes.inc();
         self.flush_seconds.observe(elapsed.as_secs_f64());
     }
 
@@ -109,7 +134,26 @@ impl StorageMetrics {
         self.set_aside_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    pub(crate) fn set_disk_full(&self, full: bool) {
+    /// Partitions out of service, and bytes of all logs.
+    pub(crate) fn logs(&self, out_of_service: usize, bytes: u64) {
+        self.out_of_service.set(i64::try_from(out_of_service).unwrap_or(i64::MAX));
+        self.log_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// The file system, bytes of it that appends do not touch, and whether they are refused.
+    pub(crate) fn disk(&self, space: Space, reserve: u64, full: bool) {
+        let gauges = [
+            (&self.disk_total_bytes, space.total),
+            (&self.disk_free_bytes, space.free),
+            (&self.disk_reserve_bytes, reserve),
+        ];
+        for (gauge, bytes) in gauges {
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
         self.disk_full.set(i64::from(full));
+    }
+
+    pub(crate) fn metadata_version(&self, version: i64) {
+        self.metadata_version.set(version);
     }
 }

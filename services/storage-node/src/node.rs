@@ -274,6 +274,7 @@ impl Membership {
     /// `held` is looked up once for all groups that came together: it takes a listing of the directory.
     fn apply(&self, group: &[pbi::WatchMetadataResponse], view: &mut View, held: &mut Option<Held>) {
         let changes = view.apply(group);
+        self.board.names.apply(group);
         if changes.snapshot || !changes.tombstones.is_empty() {
             self.disposal.dispose(&changes, view, held.get_or_insert_with(|| self.held()));
         }
@@ -306,10 +307,11 @@ impl Membership {
         };
         let (mut client, renewing) =
             (ControllerServiceClient::new(self.controller.clone()), Arc::clone(&self.renewing));
+        let names = self.board.names.clone();
         tokio::spawn(async move {
             if let Err(error) = client.renew_leader_epoch(request).await {
                 let error = Failure::from(error);
-                tracing::error!(%partition, %error, "what was set aside needs a higher leader epoch, and gets none");
+                tracing::error!(partition = %names.partition(partition), %error, "what was set aside needs a higher leader epoch, and gets none");
             }
             renewing.lock().remove(&partition);
         });
@@ -320,7 +322,8 @@ impl Membership {
         let Some((state, partition_epoch, settings)) = view.partition(partition) else { return };
         let queue = self.shards.queue(partition);
         if let Some(problem) = state.problem() {
-            tracing::error!(%partition, problem, "metadata of a partition contradicts itself, and is not acted on");
+            let named = self.board.names.partition(partition);
+            tracing::error!(partition = %named, problem, "metadata of a partition contradicts itself, and is not acted on");
             queue.push(Command::Resign(partition));
             return;
         }

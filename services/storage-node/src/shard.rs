@@ -25,6 +25,7 @@ use crate::flush::{Flusher, Work};
 use crate::metrics::StorageMetrics;
 use crate::space::SpaceGuard;
 use crate::tail::Budget;
+use crate::topic_names::NamedPartition;
 
 use files::{Unopened, Written};
 pub(crate) use partition::{LeadOrder, Partition, Released};
@@ -45,6 +46,13 @@ pub(crate) struct Surroundings {
     pub(crate) idle: Duration,
     /// Bytes of log behind the recovery points of one shard's partitions; a restart reads them all.
     pub(crate) recovery_bytes_max: u64,
+}
+
+impl Surroundings {
+    /// A partition with the name of its topic, for logs.
+    pub(crate) fn named(&self, id: TopicPartition) -> NamedPartition {
+        self.board.names.partition(id)
+    }
 }
 
 /// The owner of some partitions.
@@ -194,7 +202,7 @@ impl Shard {
             }
             Command::Damaged { partition, from } => {
                 if let Some(found) = self.partitions.get_mut(&partition) {
-                    found.note_damage(from);
+                    found.note_damage(from, &self.around);
                 }
             }
             Command::Repair { partition, reply } => {
@@ -227,7 +235,7 @@ impl Shard {
         let tries = self.unopened.remove(&order.partition).map_or(0, |unopened| unopened.tries);
         if !self.partitions.contains_key(&order.partition) {
             if let Err(error) = self.around.directory.take_back(order.partition) {
-                tracing::error!(partition = %order.partition, %error, "partition cannot be taken back");
+                tracing::error!(partition = %self.around.named(order.partition), %error, "partition cannot be taken back");
                 self.around.board.set_unusable(order.partition, error.to_string());
                 self.open_later(order, tries, out_of_files(&error));
                 return;
@@ -239,7 +247,7 @@ impl Shard {
             match Log::open(disk, dir, order.partition, config, checkpoint, now) {
                 Ok((log, _)) => self.adopt(log),
                 Err(error) => {
-                    tracing::error!(partition = %order.partition, %error, "partition cannot be opened");
+                    tracing::error!(partition = %self.around.named(order.partition), %error, "partition cannot be opened");
                     self.around.board.set_unusable(order.partition, cannot_open_text(&error));
                     let soon = matches!(&error, LogError::Io(error) if out_of_files(error));
                     self.open_later(order, tries, soon);

@@ -1,7 +1,7 @@
 //! Free space: appends stop before the disk is full, so that everything else still works.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use walser_log::DataDirectory;
 
@@ -15,6 +15,9 @@ const LOOK_EVERY_BYTES: u64 = 64 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct SpaceGuard {
     full: Arc<AtomicBool>,
+    /// Once full, appends resume with this much free, in bytes: more than what was too little, so that the node does not
+    /// go back and forth at the edge.
+    resume_at: Arc<AtomicU64>,
     /// Bytes that may be written before the disk is looked at again.
     left: Arc<AtomicI64>,
     reserve: Option<u64>,
@@ -22,25 +25,31 @@ pub(crate) struct SpaceGuard {
 
 impl SpaceGuard {
     pub(crate) fn new(reserve: Option<u64>) -> Self {
-        Self { full: Arc::default(), left: Arc::default(), reserve }
+        Self { full: Arc::default(), resume_at: Arc::default(), left: Arc::default(), reserve }
     }
 
-    fn reserve_of(&self, total: u64) -> u64 {
+    /// Bytes of a disk of this size that appends do not touch.
+    pub(crate) fn reserve_of(&self, total: u64) -> u64 {
         self.reserve.unwrap_or_else(|| (total / 20).clamp(RESERVE_MIN, RESERVE_MAX).min(total / 4))
     }
 
-    /// Whether so many bytes can be written without touching the reserve.
+    /// Whether so many bytes can be written without touching the reserve. If not, the disk counts as full.
     pub(crate) fn take(&self, bytes: usize, directory: &DataDirectory) -> bool {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        if self.left.fetch_sub(bytes, Ordering::Relaxed) >= bytes {
+        let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.left.fetch_sub(wanted, Ordering::Relaxed) >= wanted {
             return true;
         }
         // Where the disk does not say, the write itself will.
         let Ok(space) = directory.space() else { return true };
-        let left = space.free.saturating_sub(self.reserve_of(space.total)).min(LOOK_EVERY_BYTES);
+        let reserve = self.reserve_of(space.total);
+        let left = space.free.saturating_sub(reserve).min(LOOK_EVERY_BYTES);
         let left = i64::try_from(left).unwrap_or(i64::MAX);
-        self.left.store((left - bytes).max(0), Ordering::Relaxed);
-        left >= bytes
+        self.left.store((left - wanted).max(0), Ordering::Relaxed);
+        if left < wanted {
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            self.begin(space.free, reserve, reserve.saturating_add(bytes.max(reserve / 8)));
+        }
+        left >= wanted
     }
 
     /// Whether appends are refused.
@@ -48,10 +57,17 @@ impl SpaceGuard {
         self.full.load(Ordering::Acquire)
     }
 
-    /// A write found no space.
-    pub(crate) fn note_full(&self) {
+    /// A write found no space, whatever the disk says of it: there may be a quota.
+    pub(crate) fn note_full(&self, directory: &DataDirectory) {
+        let (free, total) = directory.space().map_or((0, 0), |space| (space.free, space.total));
+        let reserve = self.reserve_of(total);
+        self.begin(free, reserve, free.max(reserve).saturating_add(reserve / 8));
+    }
+
+    fn begin(&self, free: u64, reserve: u64, resume_at: u64) {
+        self.resume_at.fetch_max(resume_at, Ordering::AcqRel);
         if !self.full.swap(true, Ordering::AcqRel) {
-            tracing::error!("disk full: appends are refused until space is free");
+            tracing::error!(free, reserve, "disk full: appends are refused until space is free");
         }
     }
 
@@ -60,17 +76,86 @@ impl SpaceGuard {
         let space = directory.space()?;
         let reserve = self.reserve_of(space.total);
         if space.free < reserve {
-            if !self.full.swap(true, Ordering::AcqRel) {
-                tracing::error!(free = space.free, reserve, "disk nearly full: appends are refused");
-            }
+            self.begin(space.free, reserve, reserve.saturating_add(reserve / 8));
             if space.free < reserve / 2 {
                 directory.drop_ballast()?;
             }
-        } else if space.free >= reserve + reserve / 8 && self.full.swap(false, Ordering::AcqRel) {
-            // Not at the very edge: appends would be refused again with the next batch.
+        } else if self.full() && space.free >= self.resume_at.load(Ordering::Acquire) {
+            self.resume_at.store(0, Ordering::Release);
+            self.full.store(false, Ordering::Release);
             tracing::warn!(free = space.free, "space is free again: appends go on");
             directory.take_ballast()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use walser_log::{Disk, MemoryDisk, Open};
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// A disk of 100 MiB, and what fills it up to so many bytes of free space.
+    fn disk() -> (DataDirectory, impl Fn(u64)) {
+        let disk = MemoryDisk::new(100 << 20);
+        let directory = DataDirectory::open(Arc::new(disk.clone()), Path::new("/data"), "test").unwrap();
+        let leave = move |free: u64| {
+            let path = Path::new("/data/filler");
+            let _ = disk.remove_file(path);
+            let bytes = disk.space(Path::new("/data")).unwrap().free.saturating_sub(free);
+            disk.open(path, Open::Write).unwrap().write_at(&vec![1; usize::try_from(bytes).unwrap()], 0).unwrap();
+        };
+        (directory, leave)
+    }
+
+    #[test]
+    fn at_the_edge_of_the_reserve_a_full_disk_stays_full() {
+        let (directory, leave) = disk();
+        let guard = SpaceGuard::new(Some(16 << 20));
+        let full_with = |free: u64| {
+            leave(free);
+            guard.check(&directory).unwrap();
+            guard.full()
+        };
+        assert!(!full_with(40 << 20));
+        assert!(full_with(15 << 20));
+        assert!(full_with(16 << 20) && full_with(17 << 20), "not enough to go on");
+        assert!(!full_with(18 << 20));
+        assert!(!full_with(17 << 20), "nor enough to stop");
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_keeps_the_disk_full_until_it_would() {
+        let (directory, leave) = disk();
+        let guard = SpaceGuard::new(Some(16 << 20));
+        leave(20 << 20);
+        assert!(guard.take(MIB, &directory) && !guard.full());
+        assert!(!guard.take(10 * MIB, &directory) && guard.full());
+        for free in [20 << 20, 25 << 20] {
+            leave(free);
+            guard.check(&directory).unwrap();
+            assert!(guard.full(), "{free} bytes are no room for it");
+        }
+        leave(26 << 20);
+        guard.check(&directory).unwrap();
+        assert!(!guard.full() && guard.take(10 * MIB, &directory));
+    }
+
+    #[test]
+    fn a_write_without_space_keeps_the_disk_full_until_more_is_free() {
+        let (directory, leave) = disk();
+        let guard = SpaceGuard::new(Some(16 << 20));
+        leave(50 << 20);
+        guard.note_full(&directory);
+        guard.check(&directory).unwrap();
+        assert!(guard.full(), "a quota is full although the disk is not");
+        leave(52 << 20);
+        guard.check(&directory).unwrap();
+        assert!(!guard.full());
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::service::Routes;
-use walser_log::{Checkpoint, DataDirectory, Disk, Log, LogConfig};
-use walser_model::{Clock, ClusterId, Random, Timestamp, TopicConfig, TopicPartition};
+use walser_log::{Checkpoint, DataDirectory, Disk, Log};
+use walser_model::{Clock, ClusterId, Random};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
 use walser_rpc::{AppendRoom, Failure, Network, Reason, local_connection};
 use walser_service::admin::Health;
@@ -17,6 +17,7 @@ use walser_service::{Metrics, Shutdown, vital};
 use crate::api::Api;
 use crate::board::Board;
 use crate::config::Config;
+use crate::disk_watch;
 use crate::disposal::Disposal;
 use crate::error::StartError;
 use crate::fetch::Fetcher;
@@ -24,20 +25,13 @@ use crate::flush::Flusher;
 use crate::link::LocalLink;
 use crate::metrics::StorageMetrics;
 use crate::node::Membership;
+use crate::recovery::{Recovered, recover};
 use crate::shard::{Command, Shard, Surroundings};
 use crate::shard_set::{ShardSet, owner};
 use crate::space::SpaceGuard;
 
-/// How often the disk is looked at.
-const SPACE_CHECK: Duration = Duration::from_secs(1);
-/// How often written marks are made durable by themselves.
-const MARKS_SYNC: Duration = Duration::from_secs(5);
-
 /// Bytes that a restart reads at most, whatever the number of partitions.
 const RECOVERY_BYTES_MAX: u64 = 1 << 30;
-/// Logs that are opened at once: what takes time is the disk.
-const OPENERS: usize = 8;
-
 /// A shard that does not stop in this time has no thread any more.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -54,21 +48,6 @@ pub struct Environment {
     pub metrics: Metrics,
     /// Probes of the process.
     pub health: Health,
-}
-
-/// What the start found on disk.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Recovered {
-    /// Partitions with data.
-    pub partitions: usize,
-    /// Records in them.
-    pub records: i64,
-    /// Segments that had to be read, because the last stop was not clean.
-    pub checked_segments: usize,
-    /// Torn ends that were cut, in words.
-    pub cut: Vec<String>,
-    /// Damage, in words.
-    pub damaged: Vec<String>,
 }
 
 /// A running storage node.
@@ -106,7 +85,7 @@ pub async fn start(
 ) -> Result<Started, StartError> {
     let note = format!("pid {} (walser)", std::process::id());
     let directory = DataDirectory::open(Arc::clone(&environment.disk), &config.data, &note)?;
-    let (logs, recovered) = tokio::task::block_in_place(|| recover(&directory, environment.clock.now_millis()))?;
+    let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, environment.clock.now_millis()))?;
     let controller = network.controller().ok_or_else(no_controller)?;
     let directory = Arc::new(directory);
     let metrics = StorageMetrics::new(&environment.metrics);
@@ -154,12 +133,14 @@ pub async fn start(
         vital::task("disposal of partitions", &shutdown, disposing),
     ];
     let mut stopping = Stopping { shards, flusher, threads, tasks, directory };
-    if let Ok(Err(error)) = begins.await {
+    let begun = begins.await;
+    recovered.report(&board.names);
+    if let Ok(Err(error)) = begun {
         stopping.stop().await;
         return Err(error);
     }
-    environment.health.set_problems(problems(&board));
-    let watching = watch_disk(membership, (environment.health, metrics), shutdown.clone());
+    disk_watch::show(&environment.health, &board, &membership.space, None);
+    let watching = disk_watch::watch(membership, (environment.health, metrics), shutdown.clone());
     stopping.tasks.push(vital::task("disk watch", &shutdown, watching));
     Ok(Started { routes, recovered, refused: board.writes_refused(), stopping })
 }
@@ -190,82 +171,6 @@ fn no_controller() -> StartError {
     StartError::Registration(Failure::new(Reason::ControllerNotAvailable, "no controller is known"))
 }
 
-/// What keeps the node from being ready.
-fn problems(board: &Board) -> Vec<String> {
-    let refused = board.writes_refused().map(|failure| format!("{}: {failure}", failure.reason_name()));
-    let partitions = board.problems().into_iter();
-    refused.into_iter().chain(partitions.map(|(id, problem)| format!("partition {id}: {}", problem.text))).collect()
-}
-
-/// What became of opening one log.
-type Opened = Result<(Log, walser_log::Recovery), walser_log::LogError>;
-
-/// Opens every log that lies in the directory.
-pub(crate) fn recover(directory: &DataDirectory, now: Timestamp) -> Result<(Vec<Log>, Recovered), StartError> {
-    // Partitions whose directory is gone are found by their marks: that is damage, not an empty log.
-    let wanted = directory.partitions_to_open()?;
-    let mut recovered = Recovered::default();
-    let mut logs = Vec::new();
-    for (partition, opened) in open_all(directory, &wanted, now) {
-        recovered.partitions += 1;
-        match opened {
-            Ok((log, found)) => {
-                recovered.note(&log, found);
-                logs.push(log);
-            }
-            // The others are served; this one answers with the reason.
-            Err(error) => recovered.damaged.push(format!("{partition}: cannot be opened: {error}")),
-        }
-    }
-    Ok((logs, recovered))
-}
-
-/// Opens logs on several threads, and returns them in the order of `wanted`.
-fn open_all(directory: &DataDirectory, wanted: &[TopicPartition], now: Timestamp) -> Vec<(TopicPartition, Opened)> {
-    let open = |partition: TopicPartition| {
-        let config = LogConfig::from(&TopicConfig::default());
-        let dir = directory.partition_dir(partition);
-        Log::open(directory.disk(), dir, partition, config, directory.checkpoint(), now)
-    };
-    let share = wanted.len().div_ceil(OPENERS).max(1);
-    std::thread::scope(|threads| {
-        let openers: Vec<_> = wanted
-            .chunks(share)
-            .map(|chunk| threads.spawn(move || chunk.iter().map(|partition| (*partition, open(*partition))).collect()))
-            .collect();
-        let joined = openers.into_iter().map(|opener| opener.join());
-        joined
-            .flat_map(|opened: std::thread::Result<Vec<_>>| match opened {
-                Ok(opened) => opened,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect()
-    })
-}
-
-impl Recovered {
-    /// Adds a log that was opened.
-    fn note(&mut self, log: &Log, found: walser_log::Recovery) {
-        let partition = log.partition();
-        self.records += log.log_end().since(log.log_start());
-        self.checked_segments += found.scanned_segments;
-        if found.rebuilt_epochs {
-            tracing::warn!(%partition, "the leader epochs were missing or damaged, and were made again");
-        }
-        if let Some(cut) = found.cut {
-            let kept = cut.kept_in.display();
-            let text = format!("{partition}: cut {} torn bytes at offset {}, kept in {kept}", cut.bytes, cut.offset);
-            tracing::warn!(%partition, offset = %cut.offset, bytes = cut.bytes, "torn end cut");
-            self.cut.push(text);
-        }
-        if let Some(damage) = found.damage {
-            let text = format!("{partition}: records from offset {} to {} are damaged", damage.from, damage.durable);
-            tracing::error!(%partition, from = %damage.from, durable = %damage.durable, "durable records are damaged");
-            self.damaged.push(text);
-        }
-    }
-}
-
 fn start_shards(
     config: &Config,
     around: &Surroundings,
@@ -284,46 +189,6 @@ fn start_shards(
         threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
     }
     Ok(ShardSet::new(shards))
-}
-
-/// Looks at free space and failed partitions, and makes written marks durable now and then.
-async fn watch_disk(membership: Membership, (health, metrics): (Health, StorageMetrics), shutdown: Shutdown) {
-    let directory = Arc::clone(&membership.directory);
-    if let Err(error) = directory.take_ballast() {
-        tracing::warn!(%error, "the ballast could not be taken");
-    }
-    let mut ticks = tokio::time::interval(SPACE_CHECK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut since_sync = Duration::ZERO;
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.wait() => return,
-        }
-        since_sync += SPACE_CHECK;
-        let sync = since_sync >= MARKS_SYNC;
-        if sync {
-            since_sync = Duration::ZERO;
-        }
-        let (directory, space) = (Arc::clone(&directory), membership.space.clone());
-        let checked = tokio::task::spawn_blocking(move || {
-            space.check(&directory)?;
-            if sync { Checkpoint::sync(&directory.checkpoint()) } else { Ok(()) }
-        });
-        let checked = checked.await.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => Ok(()),
-        });
-        let mut problems = problems(&membership.board);
-        if let Err(error) = checked {
-            tracing::error!(%error, "the data directory cannot be written or looked at");
-            problems.push(format!("data directory {}: {error}", membership.directory.path().display()));
-        }
-        let aside = membership.directory.set_aside_partitions();
-        metrics.set_aside(aside.len(), aside.iter().map(|aside| aside.size_bytes).sum());
-        health.set_problems(problems);
-        metrics.set_disk_full(membership.space.full());
-    }
 }
 
 // === impl Stopping ===
@@ -357,55 +222,5 @@ impl Stopping {
         if let Ok(Err(error)) = finished.await {
             tracing::error!(%error, "the checkpoint could not be written");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use walser_log::MemoryDisk;
-    use walser_model::{Compression, LeaderEpoch, Offset, PartitionIndex, TopicId};
-    use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields, stamp_position};
-
-    use super::*;
-
-    fn open(disk: &MemoryDisk) -> DataDirectory {
-        DataDirectory::open(Arc::new(disk.clone()), Path::new("/data"), "test").unwrap()
-    }
-
-    /// Partitions with one durable record each.
-    fn filled(partition_count: i32) -> MemoryDisk {
-        let disk = MemoryDisk::simulated(1 << 30);
-        let directory = open(&disk);
-        let mut builder = BatchBuilder::new(Compression::None, 200);
-        builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&[7; 100]), headers: &[] });
-        let mut batch = builder.build(Producer::NONE).to_vec();
-        stamp_position(&mut batch, Offset::ZERO, LeaderEpoch(1));
-        let header = BatchHeader::parse(&batch).unwrap();
-        for number in 0..partition_count {
-            let partition = TopicPartition::new(TopicId::from_bytes([3; 16]), PartitionIndex(number));
-            let config = LogConfig::from(&TopicConfig::default());
-            let dir = directory.partition_dir(partition);
-            let opened = Log::open(directory.disk(), dir, partition, config, directory.checkpoint(), 0);
-            let (mut log, _) = opened.unwrap();
-            log.append(&batch, &[header], 0).map_err(|(_, error)| error).unwrap();
-            let job = log.begin_flush().unwrap().unwrap();
-            log.finish_flush(&job.run()).unwrap();
-        }
-        disk
-    }
-
-    #[test]
-    fn the_syncs_of_a_start_after_a_kill_do_not_grow_with_the_partitions() {
-        let syncs = [1, 1_000].map(|partition_count| {
-            let disk = filled(partition_count).restart_process();
-            let (logs, recovered) = recover(&open(&disk), 0).unwrap();
-            assert_eq!(logs.len(), usize::try_from(partition_count).unwrap());
-            assert_eq!(recovered.records, i64::from(partition_count));
-            assert!(logs.iter().all(|log| log.open_files() == 0 && log.durable() == Offset(1)));
-            disk.sync_count()
-        });
-        assert_eq!(syncs[0], syncs[1]);
     }
 }

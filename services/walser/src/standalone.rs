@@ -1,5 +1,6 @@
 //! `walser up`: controller, storage node and gateway in one process, on an embedded metadata store.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -82,6 +83,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
         store: Arc::clone(&place.store),
         clock: Arc::clone(&clock),
         random: Arc::clone(&process.random),
+        metrics: process.metrics.clone(),
     };
     let config = walser_controller::Config::from_settings(&process.settings, true);
     let controller = walser_controller::start(config, environment, &network).await;
@@ -107,15 +109,19 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let gateway = walser_gateway::start(config, environment, &network, shutdown).await;
     let gateway = gateway.map_err(|error| failed(&error))?;
 
-    let guard = Guard::new(&format!("walser/{}", env!("CARGO_PKG_VERSION")), telemetry::call_span);
+    let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
+    let guard = Guard::new(concat!("walser/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
     let serving = process.serve(gateway.routes, guard)?;
     let banner = Banner { arguments, address: address.to_string(), admin: admin.to_string(), data: &place.data };
-    banner.print(&storage.recovered, storage.refused.as_ref(), clock.monotonic());
+    // In a log, the lines of the services say the same to whatever reads it.
+    if std::io::stderr().is_terminal() {
+        banner.print(&storage.recovered, storage.refused.as_ref(), clock.monotonic());
+    }
     serving.until_stopped(storage.stopping.stop()).await.map_err(|error| failed(&*error))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is shown at start.
+/// What is shown at a start in a terminal.
 struct Banner<'a> {
     arguments: &'a UpArgs,
     address: String,

@@ -115,6 +115,12 @@ async fn a_full_disk_refuses_writes_and_serves_reads_until_there_is_space() {
     };
     assert_eq!((refused.reason_name(), refused.code()), ("DISK_FULL", tonic::Code::ResourceExhausted));
     assert_eq!(read_all(&client, "big", 0).await.len(), written);
+    let probed = async || {
+        let probe = get(&server, "/readyz");
+        assert!(probe.starts_with("HTTP/1.1 200"), "reads go on: {probe}");
+        probe.contains("\ndisk full: records are refused")
+    };
+    until(probed, "the probe shows that the disk is full").await;
     let shown = async || {
         let cluster = client.cluster().get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner().cluster;
         let issues = cluster.unwrap().health.unwrap().issues;
@@ -128,6 +134,7 @@ async fn a_full_disk_refuses_writes_and_serves_reads_until_there_is_space() {
         assert!(tokio::time::Instant::now() < deadline, "{}", server.printed());
         wait_a_little();
     }
+    until(async || get(&server, "/readyz").ends_with("\r\n\r\nok\n"), "the probe has nothing to say any more").await;
     server.assert_no_panic();
 }
 
@@ -175,7 +182,13 @@ async fn an_unreadable_partition_leaves_the_others_in_service() {
     let refused = Failure::from(client.producer().produce(write("bad")).await.unwrap_err());
     assert_eq!(refused.reason_name(), "STORAGE_ERROR", "{refused:?}");
     assert!(server.printed().contains("cannot be opened"), "{}", server.printed());
-    until(async || get(&server, "/readyz").starts_with("HTTP/1.1 503"), "the probe names the partition").await;
+    let named = async || {
+        let probe = get(&server, "/readyz");
+        assert!(probe.starts_with("HTTP/1.1 200"), "the others are served: {probe}");
+        let directory = bad.file_name().unwrap().to_str().unwrap();
+        probe.contains(&format!("partition bad/0 ({directory}): cannot be opened"))
+    };
+    until(named, "the probe names the partition").await;
 
     let data = server.kill();
     std::fs::remove_dir(&epochs).unwrap();

@@ -133,6 +133,12 @@ impl Cluster {
         self.storage.take().unwrap().kill();
     }
 
+    /// The admin ports of all three.
+    pub(crate) fn admins(&self) -> [(&'static str, String); 3] {
+        let services = [("controller", &self.controller), ("storage node", &self.storage), ("gateway", &self.gateway)];
+        services.map(|(name, service)| (name, service.as_ref().unwrap().ready.admin.clone()))
+    }
+
     /// The admin port of the gateway.
     pub(crate) fn gateway_admin(&self) -> String {
         self.gateway.as_ref().unwrap().ready.admin.clone()

@@ -132,18 +132,16 @@ impl Server {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// What this process printed when it started, which is a moment after it is ready.
-    pub(crate) fn banner(&self) -> String {
-        let deadline = now() + PATIENCE;
-        loop {
-            let printed = self.printed();
-            let (_, banner) = printed.rsplit_once("  Walser ").unwrap_or_default();
-            if banner.contains(&self.address) && banner.contains("Ctrl-C stops it") {
-                return banner.to_owned();
-            }
-            assert!(now() < deadline, "there is no banner: {printed}");
-            wait_a_little();
-        }
+    /// The lines of the log with this message, in the order in which they came.
+    pub(crate) fn logged(&self, message: &str) -> Vec<serde_json::Value> {
+        let printed = self.printed();
+        let lines = printed.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.map(|mut line| line["fields"].take()).filter(|fields| fields["message"] == message).collect()
+    }
+
+    /// What the last start found on the disk.
+    pub(crate) fn recovered(&self) -> serde_json::Value {
+        self.logged("logs recovered").pop().unwrap_or_else(|| panic!("nothing was recovered: {}", self.printed()))
     }
 
     /// The most memory that the server has ever had, in bytes.

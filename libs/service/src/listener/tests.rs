@@ -4,7 +4,8 @@ use super::*;
 
 /// Serves nothing, until the end of the test.
 async fn serve(limits: ListenerLimits) -> SocketAddr {
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Exposure::LoopbackOnly, limits).await.unwrap();
+    let (address, metrics) = ("127.0.0.1:0".parse().unwrap(), Metrics::default());
+    let listener = Listener::bind(address, Exposure::LoopbackOnly, limits, &metrics).await.unwrap();
     let address = listener.address().unwrap();
     let layer = tower_layer::Identity::new();
     tokio::spawn(listener.serve(Routes::default(), layer, std::future::pending()));

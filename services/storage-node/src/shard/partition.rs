@@ -186,7 +186,7 @@ impl Partition {
                     group.run.extend_from_slice(&job.batch);
                     let stamped = &mut group.run[start..];
                     stamp_position(stamped, next_offset, self.epoch());
-                    if let Some(time) = self.append_time(now) {
+                    if let Some(time) = self.append_time(around, now) {
                         self.last_append_time = time;
                         stamp_append_time(stamped, time);
                     }
@@ -206,13 +206,13 @@ impl Partition {
     }
 
     /// The time that a batch appended now is stamped with; `None` where producers say it.
-    fn append_time(&self, now: Timestamp) -> Option<Timestamp> {
+    fn append_time(&self, around: &Surroundings, now: Timestamp) -> Option<Timestamp> {
         if self.config.timestamp_type != TimestampType::LogAppendTime {
             return None;
         }
         let time = next_append_time(self.last_append_time, now);
         if time < self.last_append_time {
-            let (partition, ahead) = (self.log.partition(), self.last_append_time - time);
+            let (partition, ahead) = (around.named(self.log.partition()), self.last_append_time - time);
             tracing::warn!(%partition, ahead, "the clock was set back: LogAppendTime goes back by so many milliseconds");
         }
         Some(time)
@@ -238,7 +238,7 @@ impl Partition {
             return Err(failure.with("currentEpoch", leader.epoch()).with("direction", direction));
         }
         leader.admit(job.acks).map_err(not_enough_replicas)?;
-        let max_timestamp = self.append_time(now).unwrap_or(job.header.max_timestamp);
+        let max_timestamp = self.append_time(around, now).unwrap_or(job.header.max_timestamp);
         let header = BatchHeader { base_offset: next_offset, max_timestamp, ..job.header };
         let unusable = |error| match error {
             LogError::Io(error) if out_of_files(&error) => {
@@ -255,7 +255,6 @@ impl Partition {
             return Err(refused);
         }
         if around.space.full() || !around.space.take(job.batch.len(), &around.directory) {
-            around.space.note_full();
             return Err(disk_full(around.node));
         }
         if let Some(expected) = job.expected_offset.filter(|expected| *expected != next_offset) {
@@ -336,11 +335,11 @@ impl Partition {
             AppendError::Extending => not_leader(around.node),
             AppendError::NoFiles => too_many_files(around.directory.disk().open_files().limit, around.node),
             AppendError::NoSpace => {
-                around.space.note_full();
+                around.space.note_full(&around.directory);
                 disk_full(around.node)
             }
             AppendError::Log(error) => {
-                tracing::error!(partition = %self.log.partition(), %error, "append failed");
+                tracing::error!(partition = %around.named(self.log.partition()), %error, "append failed");
                 // A part of the write may be on the disk, and come back with the next start. A damaged log writes nothing.
                 let failed = matches!(self.log.condition(), Condition::Failed { .. });
                 self.replica.show(self.log.condition());
@@ -436,7 +435,7 @@ impl Partition {
                 None
             }
             Err(error) => {
-                tracing::error!(partition = %self.log.partition(), %error, "flush cannot begin");
+                tracing::error!(partition = %around.named(self.log.partition()), %error, "flush cannot begin");
                 self.replica.show(self.log.condition());
                 self.answer(around);
                 None
@@ -459,7 +458,7 @@ impl Partition {
         match self.log.finish_flush(outcome) {
             Ok(durable) => self.step(Event::Flushed { durable }),
             Err(error) => {
-                tracing::error!(partition = %self.log.partition(), %error, "flush failed: partition out of service");
+                tracing::error!(partition = %around.named(self.log.partition()), %error, "flush failed: partition out of service");
                 self.replica.show(self.log.condition());
             }
         }
@@ -478,13 +477,13 @@ impl Partition {
         Ok(log_start)
     }
 
-    /// Removes what retention does not keep, and returns how many segments. `trusted`: whether the wall clock is
-    /// believed.
-    pub(crate) fn apply_retention(&mut self, now: Timestamp, trusted: bool) -> Result<usize, LogError> {
+    /// Removes what retention does not keep, and returns how many segments. `trusted`: is the wall clock believed?
+    pub(crate) fn apply_retention(&mut self, around: &Surroundings, trusted: bool) -> Result<usize, LogError> {
+        let now = around.clock.now_millis();
         let removed = self.log.apply_retention(now, trusted, self.replica.high_watermark());
         self.step(Event::Trimmed { log_start: self.log.log_start() });
         if let Condition::Corrupt { from } = *self.log.condition() {
-            self.note_damage(from);
+            self.note_damage(from, around);
         }
         removed
     }

@@ -117,7 +117,7 @@ impl AppendJob {
 
     /// Answers with an error.
     pub(crate) fn refuse(self, failure: Failure, metrics: &StorageMetrics) {
-        metrics.append_refused();
+        metrics.append_refused(&failure);
         let correlation_id = self.correlation_id;
         (self.reply)(AppendStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() });
     }

@@ -110,13 +110,17 @@ impl Shard {
             if trusted && closed < SEGMENTS_CLOSED_PER_PASS {
                 match partition.log.close_old_segment(now) {
                     Ok(one) => closed += usize::from(one),
-                    Err(error) => tracing::warn!(partition = %id, %error, "an old segment could not be closed"),
+                    Err(error) => {
+                        tracing::warn!(partition = %self.around.named(*id), %error, "an old segment could not be closed")
+                    }
                 }
             }
-            match partition.apply_retention(now, trusted) {
+            match partition.apply_retention(&self.around, trusted) {
                 Ok(0) => {}
-                Ok(removed) => tracing::info!(partition = %id, removed, "segments removed by retention"),
-                Err(error) => tracing::warn!(partition = %id, %error, "retention did not finish"),
+                Ok(removed) => {
+                    tracing::info!(partition = %self.around.named(*id), removed, "segments removed by retention")
+                }
+                Err(error) => tracing::warn!(partition = %self.around.named(*id), %error, "retention did not finish"),
             }
             partition.log.rest_closed_segments();
             if rested && partition.log.open_files() > 0 && *partition.log.condition() == Condition::Healthy {
@@ -139,7 +143,7 @@ impl Shard {
             match partition.log.rest() {
                 Ok(closed) => rested += usize::from(closed),
                 Err(error) => {
-                    tracing::warn!(partition = %id, %error, "idle partition could not be closed");
+                    tracing::warn!(partition = %self.around.named(*id), %error, "idle partition could not be closed");
                     rested += 1;
                 }
             }
@@ -203,11 +207,13 @@ fn close(id: TopicPartition, partition: &mut Partition, around: &Surroundings) {
         match partition.log.begin_flush() {
             Ok(Some(job)) => partition.flushed(&job.run(), around),
             Ok(None) => break,
-            Err(error) => tracing::warn!(partition = %id, %error, "partition could not be flushed at the stop"),
+            Err(error) => {
+                tracing::warn!(partition = %around.named(id), %error, "partition could not be flushed at the stop")
+            }
         }
     }
     if let Err(error) = partition.log.rest() {
-        tracing::warn!(partition = %id, %error, "partition was not closed cleanly");
+        tracing::warn!(partition = %around.named(id), %error, "partition was not closed cleanly");
     }
 }
 

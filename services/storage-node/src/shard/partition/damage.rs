@@ -11,10 +11,10 @@ use crate::shard::Surroundings;
 
 impl Partition {
     /// A read, or retention, has met damage.
-    pub(crate) fn note_damage(&mut self, from: Offset) {
+    pub(crate) fn note_damage(&mut self, from: Offset, around: &Surroundings) {
         self.log.note_damage(from);
         if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.replica.failed() {
-            tracing::error!(partition = %self.log.partition(), %from, "durable records are damaged");
+            tracing::error!(partition = %around.named(self.log.partition()), %from, "durable records are damaged");
             self.replica.show(self.log.condition());
         }
     }
@@ -34,7 +34,7 @@ impl Partition {
             self.begin_to_lead(around, placement, leader.durability());
         }
         self.replica.show(self.log.condition());
-        tracing::warn!(partition = %self.log.partition(), %old_end, %new_end, "partition repaired: records are lost");
+        tracing::warn!(partition = %around.named(self.log.partition()), %old_end, %new_end, "partition repaired: records are lost");
         Ok(RepairPartitionResponse {
             old_end_offset: old_end.0,
             new_end_offset: new_end.0,

@@ -44,7 +44,7 @@ impl Partition {
         if let Some(records) = self.expired.note(records, around.clock.monotonic()) {
             let retention_ms = self.config.retention.map_or(-1, |kept| i64::try_from(kept.as_millis()).unwrap_or(-1));
             tracing::warn!(
-                partition = %self.log.partition(), records, retention_ms,
+                partition = %around.named(self.log.partition()), records, retention_ms,
                 "records were older than retention.ms when they came: they are acknowledged, and the next check removes them"
             );
         }

@@ -75,7 +75,7 @@ impl Partition {
         match Leader::start(start, &mut self.actions) {
             Ok(leader) => self.leader = Some(leader),
             Err(contradiction) => {
-                tracing::error!(partition = %self.log.partition(), %contradiction, "this node does not lead");
+                tracing::error!(partition = %around.named(self.log.partition()), %contradiction, "this node does not lead");
                 self.leader = None;
             }
         }

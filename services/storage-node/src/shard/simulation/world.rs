@@ -106,7 +106,7 @@ fn config(partition: TopicPartition) -> TopicConfig {
 fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
     let directory = DataDirectory::open(Arc::new(disk.clone()), Path::new(ROOT), "simulation").unwrap();
     let directory = Arc::new(directory);
-    let (logs, recovered) = crate::start::recover(&directory, clock.now_millis()).unwrap();
+    let (logs, recovered) = crate::recovery::recover(&directory, clock.now_millis()).unwrap();
     assert_eq!(recovered.damaged, Vec::<String>::new(), "durable records are damaged");
     let surroundings = Surroundings {
         node: NODE,

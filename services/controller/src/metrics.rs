@@ -1,0 +1,137 @@
+//! What the controller counts: the state of the cluster as the metadata has it, and calls of the metadata store.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use prometheus::{Histogram, IntCounter, IntGauge};
+use tokio::time::Instant;
+use walser_metastore::{KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn, Watch};
+use walser_service::Metrics;
+
+use crate::census::{Census, Totals};
+
+/// The state of the cluster, as it is shown. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterMetrics {
+    topics: IntGauge,
+    partitions: IntGauge,
+    without_leader: IntGauge,
+    active_nodes: IntGauge,
+    fenced_nodes: IntGauge,
+    leader_changes: IntCounter,
+    leader_epochs: IntCounter,
+    running_operations: IntGauge,
+    metadata_version: IntGauge,
+}
+
+/// A metadata store whose calls are timed.
+#[derive(Debug)]
+pub(crate) struct TimedStore {
+    inner: std::sync::Arc<dyn Metastore>,
+    gets: Histogram,
+    ranges: Histogram,
+    transactions: Histogram,
+}
+
+// === impl ClusterMetrics ===
+
+impl ClusterMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let gauge = |name, help| metrics.gauge(name, help);
+        let nodes = metrics.gauges("walser_controller_nodes", "Storage nodes that are registered.", &["state"]);
+        Self {
+            topics: gauge("walser_controller_topics", "Topics."),
+            partitions: gauge("walser_controller_partitions", "Partitions of all topics."),
+            without_leader: gauge("walser_controller_partitions_without_leader", "Partitions that nobody leads."),
+            active_nodes: nodes.with_label_values(&["active"]),
+            fenced_nodes: nodes.with_label_values(&["down"]),
+            leader_changes: metrics.counter(
+                "walser_controller_leader_changes_total",
+                "Partitions that got another leader or lost theirs, since this process started.",
+            ),
+            leader_epochs: metrics.counter(
+                "walser_controller_leader_epochs_total",
+                "Leader epochs begun since this process started: elections, also of the node that led before.",
+            ),
+            running_operations: gauge("walser_controller_operations_running", "Operations that have not ended."),
+            metadata_version: gauge("walser_controller_metadata_version", "Version of the metadata."),
+        }
+    }
+
+    /// Shows what was counted up to a version.
+    pub(crate) fn show(&self, census: &mut Census, version: Revision) {
+        let Totals { topics, partitions, without_leader, active_nodes, fenced_nodes, operations } = census.totals();
+        let gauges = [
+            (&self.topics, topics),
+            (&self.partitions, partitions),
+            (&self.without_leader, without_leader),
+            (&self.active_nodes, active_nodes),
+            (&self.fenced_nodes, fenced_nodes),
+            (&self.running_operations, operations),
+        ];
+        for (gauge, count) in gauges {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let (changes, epochs) = census.take_elections();
+        self.leader_changes.inc_by(changes);
+        self.leader_epochs.inc_by(epochs);
+        self.metadata_version.set(version);
+    }
+}
+
+// === impl TimedStore ===
+
+impl TimedStore {
+    pub(crate) fn new(inner: std::sync::Arc<dyn Metastore>, metrics: &Metrics) -> Self {
+        let help = "Time of a call of the metadata store.";
+        let calls = metrics.latencies("walser_controller_store_call_duration_seconds", help, &["call"]);
+        let [gets, ranges, transactions] = ["get", "range", "transact"].map(|call| calls.with_label_values(&[call]));
+        Self { inner, gets, ranges, transactions }
+    }
+}
+
+async fn timed<T>(histogram: &Histogram, call: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let outcome = call.await;
+    histogram.observe(began.elapsed().as_secs_f64());
+    outcome
+}
+
+#[async_trait]
+impl Metastore for TimedStore {
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
+        timed(&self.gets, self.inner.get(key)).await
+    }
+
+    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+        timed(&self.ranges, self.inner.range(prefix)).await
+    }
+
+    async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        timed(&self.transactions, self.inner.transact(txn)).await
+    }
+
+    async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {
+        self.inner.raise_revision(floor).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.inner.watch(prefix, after).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.inner.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.revoke(lease).await
+    }
+
+    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
+        self.inner.campaign(name, candidate, lease).await
+    }
+}

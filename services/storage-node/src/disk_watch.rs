@@ -1,0 +1,84 @@
+//! The look at the disk and at the partitions, once a second: what the probe says, what the metrics show, and marks that
+//! are made durable now and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use walser_log::Checkpoint;
+use walser_service::Shutdown;
+use walser_service::admin::Health;
+
+use crate::board::Board;
+use crate::metrics::StorageMetrics;
+use crate::node::Membership;
+use crate::space::SpaceGuard;
+
+/// How often the disk is looked at.
+const SPACE_CHECK: Duration = Duration::from_secs(1);
+/// How often written marks are made durable by themselves.
+const MARKS_SYNC: Duration = Duration::from_secs(5);
+/// Partitions out of service that the probe names.
+const NAMED_MAX: usize = 20;
+
+/// Shows the state of the node in its probe. Only what concerns the node as a whole keeps it from being ready: a
+/// partition that is out of service, or a full disk, leaves everything else to be served.
+pub(crate) fn show(health: &Health, board: &Board, space: &SpaceGuard, unusable: Option<String>) {
+    let refused = board.writes_refused().map(|failure| format!("{}: {failure}", failure.reason_name()));
+    health.set_problems(refused.into_iter().chain(unusable).collect());
+    let full = space.full().then(|| "disk full: records are refused, reading and deleting still work".to_owned());
+    let problems = board.problems();
+    let named = problems.iter().take(NAMED_MAX);
+    let named = named.map(|(id, problem)| format!("partition {}: {}", board.names.partition(*id), problem.text));
+    let more = problems.len().saturating_sub(NAMED_MAX);
+    let more = (more > 0).then(|| format!("and {more} more partitions are out of service"));
+    health.set_notes(full.into_iter().chain(named).chain(more).collect());
+}
+
+/// Looks at free space and failed partitions until the stop.
+pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, StorageMetrics), shutdown: Shutdown) {
+    let directory = Arc::clone(&membership.directory);
+    if let Err(error) = directory.take_ballast() {
+        tracing::warn!(%error, "the ballast could not be taken");
+    }
+    let mut ticks = tokio::time::interval(SPACE_CHECK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut since_sync = Duration::ZERO;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.wait() => return,
+        }
+        since_sync += SPACE_CHECK;
+        let sync = since_sync >= MARKS_SYNC;
+        if sync {
+            since_sync = Duration::ZERO;
+        }
+        let (checking, space) = (Arc::clone(&directory), membership.space.clone());
+        let checked = tokio::task::spawn_blocking(move || {
+            space.check(&checking)?;
+            if sync { Checkpoint::sync(&checking.checkpoint()) } else { Ok(()) }
+        });
+        let checked = checked.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => Ok(()),
+        });
+        let unusable = checked.err().map(|error| {
+            tracing::error!(%error, "the data directory cannot be written or looked at");
+            format!("data directory {}: {error}", directory.path().display())
+        });
+        show(&health, &membership.board, &membership.space, unusable);
+        show_metrics(&membership, &metrics);
+    }
+}
+
+fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
+    let Membership { board, directory, space: guard, .. } = membership;
+    let aside = directory.set_aside_partitions();
+    metrics.set_aside(aside.len(), aside.iter().map(|aside| aside.size_bytes).sum());
+    let log_bytes = board.all().iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
+    metrics.logs(board.problems().len(), log_bytes);
+    metrics.metadata_version(directory.metadata_seen().version);
+    if let Ok(space) = directory.space() {
+        metrics.disk(space, guard.reserve_of(space.total), guard.full());
+    }
+}
