@@ -20,6 +20,8 @@ mod faults;
 mod generated_client;
 #[path = "standalone/kill.rs"]
 mod kill;
+#[path = "standalone/logs.rs"]
+mod logs;
 #[path = "standalone/many.rs"]
 mod many;
 #[path = "standalone/metadata_loss.rs"]

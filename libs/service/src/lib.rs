@@ -5,6 +5,7 @@
 //! ([`vital`]); and the process that puts them together ([`process`]).
 
 pub mod admin;
+mod caller;
 mod listener;
 mod metrics;
 mod preface;
@@ -15,6 +16,7 @@ mod socket;
 pub mod telemetry;
 pub mod vital;
 
+pub use caller::Caller;
 pub use listener::{CallService, Exposure, Listener, ListenerError, ListenerLimits};
 pub use metrics::Metrics;
 pub use process::{MainError, Process, ProcessArgs, ProcessError};

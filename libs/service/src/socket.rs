@@ -26,11 +26,15 @@ pub(crate) struct Socket<P> {
 #[derive(Debug, Clone)]
 pub(crate) struct Opened {
     requested: Arc<AtomicBool>,
-    #[expect(dead_code, reason = "for handlers that want to know the peer")]
     pub(crate) peer: SocketAddr,
 }
 
 impl Opened {
+    /// A connection that was opened from `peer`.
+    pub(crate) fn of(peer: SocketAddr) -> Self {
+        Self { requested: Arc::default(), peer }
+    }
+
     /// A request has arrived: the connection is in use.
     pub(crate) fn note_request(&self) {
         self.requested.store(true, Ordering::Relaxed);
@@ -39,7 +43,7 @@ impl Opened {
 
 impl<P> Socket<P> {
     pub(crate) fn new(inner: TcpStream, peer: SocketAddr, deadline: Instant, place: P) -> Self {
-        let opened = Opened { requested: Arc::default(), peer };
+        let opened = Opened::of(peer);
         Self { inner, opened, deadline: Some(Box::pin(tokio::time::sleep_until(deadline))), _place: place }
     }
 }

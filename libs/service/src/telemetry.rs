@@ -15,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use self::reporting_exporter::ReportingExporter;
+use crate::caller::client_id;
 use crate::settings::{Key, Kind, Settings};
 
 /// Settings of logs and traces.
@@ -86,17 +87,6 @@ fn provider(endpoint: &str) -> Result<SdkTracerProvider, Box<dyn std::error::Err
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// Call metadata in which a client names itself.
-const CLIENT_ID: &str = "walser-client-id";
-/// Longest name of a client that is kept, in bytes.
-const CLIENT_ID_BYTES_MAX: usize = 128;
-
-/// The name that a client gives itself: printable ASCII, or nothing.
-fn client_id(headers: &http::HeaderMap) -> Option<&str> {
-    let text = headers.get(CLIENT_ID)?.to_str().ok()?;
-    Some(&text[..text.len().min(CLIENT_ID_BYTES_MAX)])
-}
-
 /// A span for a call, continuing the caller's trace (W3C Trace Context). Lines that are logged during the call name
 /// the client, too.
 pub fn call_span(path: &str, headers: &http::HeaderMap) -> tracing::Span {
@@ -119,23 +109,5 @@ impl Extractor for Headers<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(http::HeaderName::as_str).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_is_named_by_printable_text_of_a_bounded_length() {
-        let named = |value: &[u8]| {
-            let mut headers = http::HeaderMap::new();
-            headers.insert(CLIENT_ID, http::HeaderValue::from_bytes(value).unwrap());
-            client_id(&headers).map(str::to_owned)
-        };
-        assert_eq!(named(b"billing/3").as_deref(), Some("billing/3"));
-        assert_eq!(named(&[b'x'; 1000]).map(|name| name.len()), Some(CLIENT_ID_BYTES_MAX));
-        assert_eq!(named(b"\xff\xfe"), None);
-        assert_eq!(client_id(&http::HeaderMap::new()), None);
     }
 }

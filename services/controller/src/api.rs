@@ -1,5 +1,6 @@
 //! The services of the controller: decode, decide, encode.
 
+mod change_log;
 mod cluster;
 mod metadata;
 mod node;

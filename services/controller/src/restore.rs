@@ -14,6 +14,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::RegisterNodeRequest;
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
+use walser_service::Caller;
 
 use crate::config::Config;
 use crate::keys::counter::{Counter, PARTITIONS};
@@ -185,6 +186,7 @@ impl RefusedNodes {
 pub(crate) async fn accept(
     store: &Store,
     refused: &RefusedNodes,
+    caller: &Caller,
 ) -> Result<pb::AcceptMetadataRestoreResponse, Failure> {
     let nodes = refused.rolled_back();
     let seen = nodes.values().map(|refused| refused.metadata_version).max().unwrap_or(0);
@@ -206,7 +208,14 @@ pub(crate) async fn accept(
     let raised = raise_epochs(store, &highest).await?;
     let version = store.raise_revision(seen.saturating_add(REVISIONS_SKIPPED)).await?;
     accept_lineages(store, &nodes).await?;
-    tracing::warn!(nodes = nodes.len(), version, partitions = raised, "restored metadata was accepted");
+    tracing::warn!(
+        client_id = caller.client_id(),
+        client_address = caller.address(),
+        nodes = nodes.len(),
+        version,
+        partitions = raised,
+        "restored metadata was accepted"
+    );
     Ok(pb::AcceptMetadataRestoreResponse {
         node_ids: nodes.into_keys().collect(),
         version,

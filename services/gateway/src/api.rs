@@ -1,5 +1,6 @@
 //! The public services: decode, call, encode.
 
+mod change_log;
 mod cluster;
 mod consumer;
 mod figures;

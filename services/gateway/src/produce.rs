@@ -38,8 +38,8 @@ pub(crate) struct Write {
     pub(crate) expected_offset: Option<i64>,
     /// The caller's trace, for records that have none.
     pub(crate) trace: Option<Arc<str>>,
-    /// A missing topic may be created for it.
-    pub(crate) create: bool,
+    /// On whose behalf a missing topic may be created. `None`: it may not.
+    pub(crate) create_for: Option<Arc<walser_service::Caller>>,
     /// The topic to which its stream has written under this name.
     pub(crate) topic_id: Option<TopicId>,
     /// In the gateway's monotonic time. What has not left by then does not leave.
@@ -243,7 +243,7 @@ impl Gateway {
         if let Some(session) = session {
             self.producer_ids.check_issued(session.id).await?;
         }
-        let (topic, created) = self.topic_to_write(&write.topic, write.partition, write.create).await?;
+        let (topic, created) = self.topic_to_write(write).await?;
         if let Some(id) = write.topic_id {
             self.check_topic_id(&topic, id).await?;
         }

@@ -6,9 +6,11 @@ use walser_model::{TopicId, TopicName, TopicNameError, suggest};
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_rpc::{Failure, Reason};
+use walser_service::Caller;
 
 use crate::Gateway;
 use crate::metadata::TopicView;
+use crate::produce::Write;
 use crate::retry::PATIENCE;
 use crate::router::{Route, recreated};
 
@@ -61,25 +63,34 @@ impl Gateway {
     }
 
     /// A topic for writing: a missing one may be created. An explicit partition beyond the count creates nothing.
-    pub(crate) async fn topic_to_write(
+    pub(crate) async fn topic_to_write(&self, write: &Write) -> Result<(Arc<TopicView>, bool), Failure> {
+        self.topic_to_write_for(&write.topic, write.partition, write.create_for.as_deref()).await
+    }
+
+    /// The same for a caller; without one, nothing is created.
+    pub(crate) async fn topic_to_write_for(
         &self,
         text: &str,
         partition: Option<i32>,
-        create: bool,
+        create_for: Option<&Caller>,
     ) -> Result<(Arc<TopicView>, bool), Failure> {
-        let create = create && self.config.auto_create;
-        let missing = match self.topic(text).await {
-            Ok(topic) => return Ok((topic, false)),
-            Err(failure) if failure.reason() == Reason::TopicNotFound && create => failure,
-            Err(failure) => return Err(failure),
+        let (missing, caller) = match (self.topic(text).await, create_for.filter(|_| self.config.auto_create)) {
+            (Ok(topic), _) => return Ok((topic, false)),
+            (Err(failure), Some(caller)) if failure.reason() == Reason::TopicNotFound => (failure, caller),
+            (Err(failure), _) => return Err(failure),
         };
         let name = name_to_create(text)?;
         if partition.is_some_and(|partition| !(0..self.config.partitions).contains(&partition)) {
             return Err(missing);
         }
+        // Rare, and large: most writes should not carry it.
+        Box::pin(self.create_missing(&name, caller)).await
+    }
+
+    async fn create_missing(&self, name: &TopicName, caller: &Caller) -> Result<(Arc<TopicView>, bool), Failure> {
         let topic =
             pb::Topic { name: name.as_str().to_owned(), partition_count: self.config.partitions, ..Default::default() };
-        let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+        let request = caller.relay(pb::CreateTopicRequest { topic: Some(topic), ..Default::default() });
         let created = TopicServiceClient::new(self.controller.clone()).create_topic(request).await;
         match created.map_err(Failure::from) {
             Ok(_) => Ok((self.arrived(name.as_str()).await?, true)),

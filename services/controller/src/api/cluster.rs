@@ -6,6 +6,7 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_server::OperationService;
 use walser_rpc::{Failure, Reason};
+use walser_service::Caller;
 
 use super::Controller;
 use crate::keys::counter::PARTITIONS;
@@ -87,9 +88,9 @@ impl ClusterService for Controller {
 
     async fn accept_metadata_restore(
         &self,
-        _request: Request<pb::AcceptMetadataRestoreRequest>,
+        request: Request<pb::AcceptMetadataRestoreRequest>,
     ) -> Answer<pb::AcceptMetadataRestoreResponse> {
-        Ok(Response::new(restore::accept(&self.store, &self.refused).await?))
+        Ok(Response::new(restore::accept(&self.store, &self.refused, &Caller::relayed(&request)).await?))
     }
 
     async fn repair_partition(

@@ -14,6 +14,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::{NodeSessionRequest, WatchMetadataRequest};
 use walser_rpc::Failure;
+use walser_service::Caller;
 
 use super::{Controller, metadata};
 use crate::keys::node::{Registration, registration_key};
@@ -97,7 +98,11 @@ impl ControllerService for Controller {
         let now = self.clock.now_millis();
         let found = restore::restore_topic(&self.store, &self.config, request.get_ref(), now).await?;
         let (id, topic) = &found;
-        tracing::info!(topic = topic.value.name, %id, "topic restored from replicas that were set aside");
+        let caller = Caller::relayed(&request);
+        tracing::info!(
+            client_id = caller.client_id(), client_address = caller.address(), topic = topic.value.name, %id,
+            partitions = topic.value.partition_count, "topic restored from replicas that were set aside"
+        );
         Ok(Response::new(pbi::RestoreTopicResponse { topic: Some(self.described(&found).await?) }))
     }
 

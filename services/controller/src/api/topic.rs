@@ -6,8 +6,9 @@ use walser_model::TopicId;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_server::TopicService;
 use walser_rpc::{Failure, Reason};
+use walser_service::Caller;
 
-use super::Controller;
+use super::{Controller, change_log};
 use crate::availability::Availability;
 use crate::{nodes, topics};
 
@@ -17,6 +18,7 @@ type Answer<T> = Result<Response<T>, Status>;
 impl TopicService for Controller {
     async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answer<pb::CreateTopicResponse> {
         self.changeable()?;
+        let caller = Caller::relayed(&request);
         let request = request.into_inner();
         let id = TopicId::from_random(self.random.bytes());
         let now = self.clock.now_millis();
@@ -25,8 +27,10 @@ impl TopicService for Controller {
             let (id, topic) = &found;
             return Ok(Response::new(pb::CreateTopicResponse { topic: Some(topics::wire_topic(*id, topic)) }));
         }
-        let topic = &found.1.value;
-        tracing::info!(topic = topic.name, partitions = topic.partition_count, "topic created");
+        // One that is there already was created by somebody else.
+        if found.0 == id {
+            change_log::topic_created(&caller, id, &found.1.value);
+        }
         Ok(Response::new(pb::CreateTopicResponse { topic: Some(self.described(&found).await?) }))
     }
 
@@ -41,7 +45,10 @@ impl TopicService for Controller {
 
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
         self.changeable()?;
-        let found = topics::update(&self.store, request.get_ref()).await?;
+        let (before, found) = topics::update(&self.store, request.get_ref()).await?;
+        if !request.get_ref().validate_only {
+            change_log::topic_changed(&Caller::relayed(&request), found.0, &before, &found.1.value);
+        }
         Ok(Response::new(pb::UpdateTopicResponse { topic: Some(self.described(&found).await?) }))
     }
 
@@ -50,14 +57,17 @@ impl TopicService for Controller {
         let number = u128::from_be_bytes(self.random.bytes()) % 0x1_0000_0000;
         let operation = format!("op-{number:08x}");
         let now = self.clock.now_millis();
-        let operation = topics::delete(&self.store, request.get_ref(), &operation, now).await?;
-        tracing::info!(topic = request.get_ref().name, "topic deleted");
+        let (id, operation) = topics::delete(&self.store, request.get_ref(), &operation, now).await?;
+        change_log::topic_deleted(&Caller::relayed(&request), id, &request.get_ref().name, &operation);
         Ok(Response::new(pb::DeleteTopicResponse { operation: Some(operation) }))
     }
 
     async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
         self.changeable()?;
-        let found = topics::add_partitions(&self.store, &self.config, request.get_ref()).await?;
+        let (before, found) = topics::add_partitions(&self.store, &self.config, request.get_ref()).await?;
+        if !request.get_ref().validate_only {
+            change_log::partitions_added(&Caller::relayed(&request), found.0, before, &found.1.value);
+        }
         Ok(Response::new(pb::AddPartitionsResponse { topic: Some(self.described(&found).await?) }))
     }
 

@@ -64,8 +64,8 @@ fn apply(topic: &mut Topic, request: &pb::UpdateTopicRequest) -> Result<(), Fail
     check_texts(&topic.labels, &topic.description)
 }
 
-/// Changes settings, labels or description.
-pub(crate) async fn update(store: &Store, request: &pb::UpdateTopicRequest) -> Result<Found, Failure> {
+/// Changes settings, labels or description. Returns the topic as it was, too.
+pub(crate) async fn update(store: &Store, request: &pb::UpdateTopicRequest) -> Result<(Topic, Found), Failure> {
     check_changes(request)?;
     let _turn = store.topic_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
@@ -74,8 +74,9 @@ pub(crate) async fn update(store: &Store, request: &pb::UpdateTopicRequest) -> R
         let mut topic = found.value.clone();
         apply(&mut topic, request)?;
         let settings = effective(&topic.config, topic.replication_factor)?;
+        let before = found.value.clone();
         if request.validate_only {
-            return Ok((id, Versioned { value: topic, ..found }));
+            return Ok((before, (id, Versioned { value: topic, ..found })));
         }
         let min_isr = effective_min_isr(settings.min_insync_replicas, topic.replication_factor);
         let mut txn = Txn { compares: vec![found.unchanged()], ops: vec![put(topic::key(id), &topic)] };
@@ -88,18 +89,18 @@ pub(crate) async fn update(store: &Store, request: &pb::UpdateTopicRequest) -> R
             }
         }
         if let Some(revision) = store.commit(txn).await? {
-            return Ok((id, Versioned { value: topic, mod_revision: revision, key: topic::key(id) }));
+            return Ok((before, (id, Versioned { value: topic, mod_revision: revision, key: topic::key(id) })));
         }
     }
     Err(contended())
 }
 
-/// Adds partitions.
+/// Adds partitions. Returns how many there were, too.
 pub(crate) async fn add_partitions(
     store: &Store,
     config: &Config,
     request: &pb::AddPartitionsRequest,
-) -> Result<Found, Failure> {
+) -> Result<(i32, Found), Failure> {
     let _turn = store.topic_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let (id, found) = find(store, &request.topic).await?;
@@ -118,7 +119,7 @@ pub(crate) async fn add_partitions(
         let total = grown(total, wanted - now, config)?;
         let topic = Topic { partition_count: wanted, ..found.value.clone() };
         if request.validate_only {
-            return Ok((id, Versioned { value: topic, ..found }));
+            return Ok((now, (id, Versioned { value: topic, ..found })));
         }
         let mut txn = Txn {
             compares: vec![found.unchanged(), total_unchanged],
@@ -128,19 +129,19 @@ pub(crate) async fn add_partitions(
             txn.ops.push(put(partition::key(id, number), partition));
         }
         if let Some(revision) = store.commit(txn).await? {
-            return Ok((id, Versioned { value: topic, mod_revision: revision, key: topic::key(id) }));
+            return Ok((now, (id, Versioned { value: topic, mod_revision: revision, key: topic::key(id) })));
         }
     }
     Err(contended())
 }
 
-/// Takes a topic out of the metadata; its data goes away on the nodes afterwards.
+/// Takes a topic out of the metadata; its data goes away on the nodes afterwards. Returns its id, too.
 pub(crate) async fn delete(
     store: &Store,
     request: &pb::DeleteTopicRequest,
     operation: &str,
     now: Timestamp,
-) -> Result<pb::Operation, Failure> {
+) -> Result<(TopicId, pb::Operation), Failure> {
     let _turn = store.topic_turns.next().await?;
     for _ in 0..ATTEMPTS_MAX {
         let (id, found) = find(store, &request.name).await?;
@@ -169,7 +170,7 @@ pub(crate) async fn delete(
         txn.ops.push(put(PARTITIONS.to_owned(), &total));
         txn.ops.push(put(topic::deleting_key(id), &deleting));
         if store.commit(txn).await?.is_some() {
-            return Ok(deletion(&deleting, None));
+            return Ok((id, deletion(&deleting, None)));
         }
     }
     Err(contended())

@@ -13,8 +13,9 @@ use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_client::OperationServiceClient;
 use walser_proto::v1::operation_service_server::OperationService;
 use walser_rpc::{Failure, Reason};
+use walser_service::Caller;
 
-use super::{relayed, set_aside};
+use super::{change_log, relayed, set_aside};
 use crate::Gateway;
 
 /// How long a gateway may be behind the controller before that counts as a fault.
@@ -43,6 +44,7 @@ impl ClusterService for Gateway {
         &self,
         request: Request<pb::RepairPartitionRequest>,
     ) -> Answer<pb::RepairPartitionResponse> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let partition = request.topic_partition.ok_or_else(|| Failure::field("topic_partition", "is missing"))?;
         let topic = self.topic(&partition.topic).await?;
@@ -51,6 +53,7 @@ impl ClusterService for Gateway {
         let connection = self.network.storage(route.node).ok_or_else(unknown)?;
         let request = pbi::RepairPartitionRequest { r#ref: Some(route.reference), accept_loss: request.accept_loss };
         let repaired = StorageServiceClient::new(connection).repair_partition(request).await?.into_inner();
+        change_log::repaired(&caller, &partition, &repaired);
         Ok(Response::new(pb::RepairPartitionResponse {
             old_end_offset: repaired.old_end_offset,
             new_end_offset: repaired.new_end_offset,
@@ -66,7 +69,7 @@ impl ClusterService for Gateway {
         &self,
         request: Request<pb::RestoreSetAsideRequest>,
     ) -> Answer<pb::RestoreSetAsideResponse> {
-        let topic = set_aside::restore(self, request.get_ref()).await?;
+        let topic = set_aside::restore(self, &Caller::of(&request), request.get_ref()).await?;
         self.see_change(topic.as_ref()).await;
         Ok(Response::new(pb::RestoreSetAsideResponse { topic }))
     }
@@ -75,7 +78,9 @@ impl ClusterService for Gateway {
         &self,
         request: Request<pb::DeleteSetAsideRequest>,
     ) -> Answer<pb::DeleteSetAsideResponse> {
-        Ok(Response::new(set_aside::delete(self, request.get_ref()).await?))
+        let deleted = set_aside::delete(self, request.get_ref()).await?;
+        change_log::set_aside_deleted(&Caller::of(&request), request.get_ref(), &deleted);
+        Ok(Response::new(deleted))
     }
 
     async fn accept_metadata_restore(
@@ -83,7 +88,8 @@ impl ClusterService for Gateway {
         request: Request<pb::AcceptMetadataRestoreRequest>,
     ) -> Answer<pb::AcceptMetadataRestoreResponse> {
         let mut client = ClusterServiceClient::new(self.controller.clone());
-        client.accept_metadata_restore(request.into_inner()).await.map_err(relayed)
+        let request = Caller::of(&request).relay(request.into_inner());
+        client.accept_metadata_restore(request).await.map_err(relayed)
     }
 }
 

@@ -13,6 +13,7 @@ use walser_model::Acks;
 use walser_proto::v1 as pb;
 use walser_proto::v1::producer_service_server::ProducerService;
 use walser_rpc::Failure;
+use walser_service::Caller;
 
 use super::stream;
 use crate::Gateway;
@@ -44,9 +45,14 @@ pub(super) fn time_left(metadata: &MetadataMap) -> Option<Duration> {
     Some(left.saturating_sub((left / 5).min(Duration::from_millis(150))))
 }
 
-fn write(request: pb::ProduceRequest, trace: Option<Arc<str>>, deadline: Duration) -> Result<Write, Failure> {
+fn write(
+    request: pb::ProduceRequest,
+    caller: Caller,
+    trace: Option<Arc<str>>,
+    deadline: Duration,
+) -> Result<Write, Failure> {
     Ok(Write {
-        create: true,
+        create_for: Some(Arc::new(caller)),
         topic_id: None,
         deadline,
         waiting: Waiting::Caller,
@@ -83,9 +89,9 @@ pub(super) fn written(outcome: Outcome) -> pb::ProduceResponse {
 impl ProducerService for Gateway {
     async fn produce(&self, request: Request<pb::ProduceRequest>) -> Answer<pb::ProduceResponse> {
         let limit = time_left(request.metadata()).unwrap_or(self.config.produce_timeout);
-        let trace = trace(request.metadata());
+        let (caller, trace) = (Caller::of(&request), trace(request.metadata()));
         let deadline = self.clock.monotonic() + limit;
-        let write = write(request.into_inner(), trace, deadline)?;
+        let write = write(request.into_inner(), caller, trace, deadline)?;
         let (done, mut outcome) = oneshot::channel();
         let told = Box::new(move |outcome| drop(done.send(outcome)));
         let mut submitted = Gateway::produce(self, write, &mut SeparateWriters::default(), told).await?;
@@ -121,8 +127,8 @@ impl ProducerService for Gateway {
         &self,
         request: Request<Streaming<pb::ProduceStreamRequest>>,
     ) -> Answer<Self::ProduceStreamStream> {
-        let trace = trace(request.metadata());
-        Ok(Response::new(stream::serve(self.clone(), request.into_inner(), trace)))
+        let (caller, trace) = (Caller::of(&request), trace(request.metadata()));
+        Ok(Response::new(stream::serve(self.clone(), request.into_inner(), caller, trace)))
     }
 
     async fn init_producer(&self, request: Request<pb::InitProducerRequest>) -> Answer<pb::InitProducerResponse> {

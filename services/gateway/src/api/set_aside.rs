@@ -9,6 +9,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1::{self as pb, Effect};
 use walser_rpc::{Failure, Reason};
+use walser_service::Caller;
 
 use super::relayed;
 use super::storage_nodes::{Answers, StorageNodes};
@@ -46,6 +47,7 @@ pub(super) async fn list(gateway: &Gateway) -> Result<pb::ListSetAsideResponse, 
 /// holds would be created empty.
 pub(super) async fn restore(
     gateway: &Gateway,
+    caller: &Caller,
     request: &pb::RestoreSetAsideRequest,
 ) -> Result<Option<pb::Topic>, Failure> {
     let name = name_to_create(&request.topic)?;
@@ -65,7 +67,7 @@ pub(super) async fn restore(
         replicas: replicas.iter().map(Held::report).collect(),
     };
     let mut client = ControllerServiceClient::new(gateway.controller.clone());
-    let restored = client.restore_topic(request).await;
+    let restored = client.restore_topic(caller.relay(request)).await;
     let restored = restored.map_err(|status| Failure::from(relayed(status)).with("topicId", id))?;
     Ok(restored.into_inner().topic)
 }

@@ -20,6 +20,7 @@ use walser_proto::v1::produce_result;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
 use walser_rpc::{Failure, Reason, catch_panic};
+use walser_service::Caller;
 
 use self::lanes::{Lane, Lanes};
 use super::draining;
@@ -86,6 +87,7 @@ struct Reader {
     gateway: Gateway,
     outgoing: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
+    caller: Arc<Caller>,
     trace: Option<Arc<str>>,
     lanes: Lanes<Outcome>,
     /// Lanes of an idempotent stream on which a batch failed: later ones cannot succeed.
@@ -109,6 +111,7 @@ struct Reader {
 pub(super) fn serve(
     gateway: Gateway,
     requests: Streaming<pb::ProduceStreamRequest>,
+    caller: Caller,
     trace: Option<Arc<str>>,
 ) -> Answers {
     let (outgoing, stream) = mpsc::channel(RESULTS_MAX);
@@ -118,6 +121,7 @@ pub(super) fn serve(
         gateway,
         outgoing,
         room,
+        caller: Arc::new(caller),
         trace,
         lanes: Lanes::default(),
         failed: Arc::default(),
@@ -304,10 +308,10 @@ impl Reader {
             trace: self.trace.clone(),
             deadline: self.gateway.clock.monotonic() + self.gateway.config.produce_timeout,
             waiting: Waiting::Stream,
-            create: topic_id.is_none(),
+            create_for: topic_id.is_none().then(|| Arc::clone(&self.caller)),
             topic_id,
         };
-        let found = write.create.then(|| write.topic.clone());
+        let found = write.create_for.is_some().then(|| write.topic.clone());
         let under_way = self.join(&write).await;
         let lane = match write.partition {
             Some(partition) => Lane::Partition(write.topic.clone(), partition),

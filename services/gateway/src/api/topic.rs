@@ -10,8 +10,9 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_proto::v1::topic_service_server::TopicService;
 use walser_rpc::{Connection, Failure, Reason};
+use walser_service::Caller;
 
-use super::relayed;
+use super::{change_log, relayed};
 use crate::Gateway;
 use crate::metadata::TopicView;
 use crate::retry::{PATIENCE, patience, while_moved};
@@ -102,19 +103,27 @@ impl Gateway {
     }
 
     /// The topic as a write to it would find or make it.
-    async fn create_as_written(&self, request: pb::CreateTopicRequest) -> Result<pb::CreateTopicResponse, Failure> {
+    async fn create_as_written(
+        &self,
+        caller: &Caller,
+        request: pb::CreateTopicRequest,
+    ) -> Result<pb::CreateTopicResponse, Failure> {
         let topic = request.topic.unwrap_or_default();
         let bare = pb::Topic { name: topic.name.clone(), ..Default::default() };
         if request.validate_only || topic != bare {
             return Err(Failure::field("automatic", "goes with the name of the topic only"));
         }
-        let (found, _) = self.topic_to_write(&topic.name, None, true).await?;
+        let (found, _) = self.topic_to_write_for(&topic.name, None, Some(caller)).await?;
         let request = pb::GetTopicRequest { name: found.name.to_string() };
         let topic = self.topic_client().get_topic(request).await?.into_inner().topic;
         Ok(pb::CreateTopicResponse { topic })
     }
 
-    async fn truncate(&self, request: &pb::TruncateTopicRequest) -> Result<pb::TruncateTopicResponse, Failure> {
+    async fn truncate(
+        &self,
+        caller: &Caller,
+        request: &pb::TruncateTopicRequest,
+    ) -> Result<pb::TruncateTopicResponse, Failure> {
         let topic = self.topic(&request.topic).await?;
         let before = request.before.as_ref().ok_or_else(|| Failure::field("before", "is missing"))?;
         let before = place(before, "before", self.clock.now_millis())?;
@@ -140,7 +149,11 @@ impl Gateway {
                 let start = self.find(&topic, partition, Place::Earliest).await?.offset;
                 offset.0.max(start)
             } else {
+                let before = self.find(&topic, partition, Place::Earliest).await.map(|found| found.offset).ok();
                 let deleted = self.delete_records(&topic, partition, offset.0).await;
+                if let Ok(log_start) = deleted {
+                    change_log::truncated(caller, &topic.name, partition, before, log_start);
+                }
                 let partly = !response.log_start_offsets.is_empty();
                 // LATEST would be another offset if the call was made again.
                 deleted.map_err(|failure| if partly { failure.partial() } else { failure })?
@@ -163,12 +176,13 @@ impl Gateway {
 #[async_trait]
 impl TopicService for Gateway {
     async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answer<pb::CreateTopicResponse> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         if request.automatic {
-            return Ok(Response::new(self.create_as_written(request).await?));
+            return Ok(Response::new(self.create_as_written(&caller, request).await?));
         }
         let validate_only = request.validate_only;
-        let response = self.topic_client().create_topic(request).await.map_err(relayed)?;
+        let response = self.topic_client().create_topic(caller.relay(request)).await.map_err(relayed)?;
         if !validate_only {
             self.see_change(response.get_ref().topic.as_ref()).await;
         }
@@ -199,31 +213,31 @@ impl TopicService for Gateway {
     }
 
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
-        let response = self
-            .topic_client()
-            .update_topic(request.into_inner())
-            .await
-            .map_err(|status| self.relayed_topic(status))?;
+        let request = Caller::of(&request).relay(request.into_inner());
+        let response = self.topic_client().update_topic(request).await.map_err(|status| self.relayed_topic(status))?;
         self.see_change(response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
 
     async fn delete_topic(&self, request: Request<pb::DeleteTopicRequest>) -> Answer<pb::DeleteTopicResponse> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let name = request.name.clone();
         let before = self.metadata.topic(&name).map(|topic| topic.id);
-        let response = self.topic_client().delete_topic(request).await.map_err(|status| self.relayed_topic(status))?;
+        let response = self
+            .topic_client()
+            .delete_topic(caller.relay(request))
+            .await
+            .map_err(|status| self.relayed_topic(status))?;
         let gone = |view: &crate::metadata::View| view.topic(&name).map(|topic| topic.id) != before;
         self.metadata.wait_until(PATIENCE, |view| before.is_none() || gone(view)).await;
         Ok(response)
     }
 
     async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
-        let response = self
-            .topic_client()
-            .add_partitions(request.into_inner())
-            .await
-            .map_err(|status| self.relayed_topic(status))?;
+        let request = Caller::of(&request).relay(request.into_inner());
+        let response =
+            self.topic_client().add_partitions(request).await.map_err(|status| self.relayed_topic(status))?;
         self.see_change(response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -236,7 +250,7 @@ impl TopicService for Gateway {
     }
 
     async fn truncate_topic(&self, request: Request<pb::TruncateTopicRequest>) -> Answer<pb::TruncateTopicResponse> {
-        Ok(Response::new(self.truncate(request.get_ref()).await?))
+        Ok(Response::new(self.truncate(&Caller::of(&request), request.get_ref()).await?))
     }
 
     async fn list_topic_configs(
