@@ -1,0 +1,37 @@
+// Prints `offset value` of every record of a topic, up to its end: reader.ts TOPIC [--follow]
+
+import { Bound, OutOfRangePolicy } from "./gen/walser/v1/common.js";
+import { ConsumerServiceDefinition, type PartitionResume } from "./gen/walser/v1/consumer.js";
+import { channel, clients, retry } from "./retry.js";
+
+const topic = process.argv[2];
+const follow = process.argv.includes("--follow");
+const service = clients.create(ConsumerServiceDefinition, channel);
+const end = follow ? undefined : { at: { $case: "bound", value: Bound.BOUND_LATEST } as const };
+const options = { outOfRange: OutOfRangePolicy.OUT_OF_RANGE_POLICY_EARLIEST };
+const resume = new Map<number, PartitionResume>(); // Store it to resume in another process.
+
+async function read() {
+  const target = { topic, end, resume: [...resume.values()] };
+  for await (const { event } of service.read({ targets: [target], options })) {
+    switch (event?.$case) {
+      case "chunk":
+        const { partition, nextOffset, leaderEpoch, records } = event.value;
+        for (const record of records) console.log(`${record.offset} ${record.value}`);
+        resume.set(partition, { partition, nextOffset, leaderEpoch });
+        break;
+      case "offsetReset":
+        console.error(event.value.skippedCount, "records are gone");
+        break;
+      case "partitionError": // The server continues with the other partitions.
+        console.error(event.value.error?.message);
+        break;
+      case "drain": // The stream ends next, with the advice to reopen it.
+        console.error("the server is stopping");
+        break;
+    }
+  }
+}
+
+await retry(read); // Returns when everything that was asked for has been read.
+channel.close();
