@@ -15,8 +15,8 @@ def words(error):
         info = ErrorInfo()
         if detail.Unpack(info):
             return info.reason, info.metadata["retry"], info.metadata["effect"]
-    # The error is gRPC's own: the connection broke, or the deadline passed.
-    no_answer = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    # The error is gRPC's own. With these codes the connection broke, or the deadline passed.
+    no_answer = error.code().name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL")
     return error.code().name, "backoff" if no_answer else "never", "maybe"
 
 

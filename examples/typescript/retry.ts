@@ -13,9 +13,10 @@ function words(error: ClientError): [string, string, string] {
   const details = error instanceof RichClientError ? error.extra : [];
   const info = details.find((detail) => detail.$type === "google.rpc.ErrorInfo");
   if (info) return [info.reason, info.metadata.retry, info.metadata.effect];
-  // The error is gRPC's own: the connection broke, or the deadline passed.
-  const noAnswer = error.code === Status.UNAVAILABLE || error.code === Status.DEADLINE_EXCEEDED;
-  return [Status[error.code], noAnswer ? "backoff" : "never", "maybe"];
+  // The error is gRPC's own. With these codes the connection broke, or the deadline passed.
+  const code = Status[error.code];
+  const noAnswer = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL"].includes(code);
+  return [code, noAnswer ? "backoff" : "never", "maybe"];
 }
 
 /** Makes a call that is safe to repeat: a read, or a write with a producer session. Without a

@@ -99,10 +99,11 @@ func words(err error) (reason, retry, effect string) {
 			return info.Reason, info.Metadata["retry"], info.Metadata["effect"]
 		}
 	}
-	// The error is gRPC's own: the connection broke, or the deadline passed.
-	code := status.Code(err)
-	if code == codes.Unavailable || code == codes.DeadlineExceeded {
-		return code.String(), "backoff", "maybe"
+	// The error is gRPC's own.
+	switch code := status.Code(err); code {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Unknown, codes.Internal:
+		return code.String(), "backoff", "maybe" // The connection broke, or the deadline passed.
+	default:
+		return code.String(), "never", "maybe"
 	}
-	return code.String(), "never", "maybe"
 }
