@@ -155,7 +155,7 @@ impl RecordSize {
 
 /// The name of a header as it is stored.
 fn name(header: &pb::Header) -> &[u8] {
-    header.key_bytes.as_deref().unwrap_or(header.key.as_bytes())
+    header.raw_key.as_deref().unwrap_or(header.key.as_bytes())
 }
 
 /// Encodes a record. `trace`: the caller's trace, given to records that have none.

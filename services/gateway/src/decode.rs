@@ -137,7 +137,7 @@ pub(crate) fn decode(
 fn shared(records: &mut [pb::ConsumedRecord]) -> impl Iterator<Item = &mut Bytes> {
     records.iter_mut().flat_map(|record| {
         let pb::ConsumedRecord { key, value, headers, .. } = record;
-        let headers = headers.iter_mut().flat_map(|header| header.value.iter_mut().chain(header.key_bytes.iter_mut()));
+        let headers = headers.iter_mut().flat_map(|header| header.value.iter_mut().chain(header.raw_key.iter_mut()));
         key.iter_mut().chain(value.iter_mut()).chain(headers)
     })
 }
@@ -297,9 +297,9 @@ impl Taking {
 
 fn consumed(record: Record, stamper: pb::TimestampType, metadata_only: bool) -> pb::ConsumedRecord {
     let header = |header: walser_record_batch::Header| match String::from_utf8_lossy(&header.key) {
-        Cow::Borrowed(name) => pb::Header { key: name.to_owned(), value: header.value, key_bytes: None },
+        Cow::Borrowed(name) => pb::Header { key: name.to_owned(), value: header.value, raw_key: None },
         // Kept apart from other names that are rendered alike.
-        Cow::Owned(rendered) => pb::Header { key: rendered, value: header.value, key_bytes: Some(header.key) },
+        Cow::Owned(rendered) => pb::Header { key: rendered, value: header.value, raw_key: Some(header.key) },
     };
     pb::ConsumedRecord {
         offset: record.offset.0,

@@ -188,7 +188,7 @@ fn next_number() -> u64 {
 /// Copies the fields of a record into memory of their own.
 fn detach(record: &mut pb::Record) {
     let pb::Record { key, value, headers, .. } = record;
-    let headers = headers.iter_mut().flat_map(|header| header.value.iter_mut().chain(header.key_bytes.iter_mut()));
+    let headers = headers.iter_mut().flat_map(|header| header.value.iter_mut().chain(header.raw_key.iter_mut()));
     let fields = key.iter_mut().chain(value.iter_mut()).chain(headers);
     fields.for_each(|field| *field = Bytes::copy_from_slice(field));
 }

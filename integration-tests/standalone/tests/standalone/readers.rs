@@ -229,15 +229,15 @@ async fn header_names_that_are_not_text_are_kept_apart() {
     let names: [&[u8]; 4] = [b"\xff", b"\xfe", b"plain", b"a\xc3"];
     let headers = names.map(|name| match std::str::from_utf8(name) {
         Ok(name) => pb::Header { key: name.to_owned(), ..Default::default() },
-        Err(_) => pb::Header { key_bytes: Some(Bytes::copy_from_slice(name)), ..Default::default() },
+        Err(_) => pb::Header { raw_key: Some(Bytes::copy_from_slice(name)), ..Default::default() },
     });
     let written = pb::Record { headers: headers.to_vec(), ..record("x") };
     let request = pb::ProduceRequest { topic: "t".to_owned(), records: vec![written], ..Default::default() };
     client.producer().produce(request).await.unwrap();
     let read = crate::server::read_all(&client, "t", 0).await.remove(0);
-    let name = |header: &pb::Header| header.key_bytes.clone().unwrap_or_else(|| header.key.clone().into());
+    let name = |header: &pb::Header| header.raw_key.clone().unwrap_or_else(|| header.key.clone().into());
     assert_eq!(read.headers.iter().map(name).collect::<Vec<_>>(), names);
-    assert_eq!(read.headers[2].key_bytes, None);
+    assert_eq!(read.headers[2].raw_key, None);
     assert_eq!(read.timestamp_type(), pb::TimestampType::CreateTime);
 }
 

@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_built_again_without_the_records_of_callers_that_gave_up() {
-        let header = |key: &str| pb::Header { key: key.to_owned(), value: Some("v".into()), key_bytes: None };
+        let header = |key: &str| pb::Header { key: key.to_owned(), value: Some("v".into()), raw_key: None };
         let record = |number: i64| pb::Record {
             key: Some(format!("k{number}").into()),
             value: Some(format!("v{number}").into()),
