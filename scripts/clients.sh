@@ -116,7 +116,7 @@ build() {
   cp -r "examples/$1" "$directory"
   (
     cd "$directory"
-    rm -rf proto gen walser .venv node_modules target
+    rm -rf proto gen walser .venv node_modules target pom.xml
     "$walser" proto export ./proto --lang "$1" >/dev/null
     bash -e "$recipe"
     case $1 in
