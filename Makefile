@@ -1,22 +1,26 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test crash-long fuzz-long sim sim-long sim-mutations bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
+.PHONY: help build run demo test clients crash-long fuzz-long sim sim-long sim-mutations bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
-build: ## Build the release binary: target/release/walser
+build: ## Build the release binary: release/walser in the target directory
 	cargo build --release -p walser
 
 run: build ## Run a standalone server in the foreground, data in ./walser-data
-	target/release/walser up
+	"$$(scripts/target_dir.sh)/release/walser" up
 
 demo: build ## Send real records, read them back, check every byte (KEEP=1 leaves the server running)
 	scripts/demo.sh
 
 test: ## Install what the tests need and run them all
 	scripts/test.sh
+
+clients: ## Build the programs in examples/ by the printed commands, and run them through a restart (LANGS="go java")
+	cargo build -p walser
+	scripts/clients.sh $(LANGS)
 
 crash-long: ## 1,000 kills under load instead of 100, and more power losses
 	WALSER_KILLS=1000 WALSER_CRASH_SEEDS=50 scripts/test.sh kill_9 power_loss

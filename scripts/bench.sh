@@ -15,4 +15,4 @@ if [ ${#need[@]} -gt 0 ]; then
   fi
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}"
 fi
-exec python3 scripts/bench/run.py
+TARGET_DIR=$(scripts/target_dir.sh) exec python3 scripts/bench/run.py

@@ -10,12 +10,7 @@ fail() {
   exit 1
 }
 
-if [ -n "${CARGO_TARGET_DIR:-}" ]; then
-  target=$(realpath -m "$CARGO_TARGET_DIR")
-else
-  target=$(cargo metadata --format-version 1 --no-deps |
-    python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
-fi
+target=$(scripts/target_dir.sh)
 walser=$(realpath -m "${WALSER_BINARY:-$target/debug/walser}")
 [ -x "$walser" ] || fail "$walser is not there: run \`cargo build -p walser\`, or set WALSER_BINARY"
 languages=("$@")

@@ -7,7 +7,7 @@
 # program itself as a binary of many megabytes. All of it is on every machine that could build this.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-walser=$PWD/target/release/walser
+walser=$(scripts/target_dir.sh)/release/walser
 dir=$(mktemp -d "${TMPDIR:-/tmp}/walser-demo.XXXXXX")
 pid=
 stop() {
@@ -71,5 +71,6 @@ echo; "$walser" status
 echo
 echo "Everything came back byte for byte. Look around:"
 echo "  export WALSER_SERVER=$WALSER_SERVER        (with KEEP=1)"
-echo "  target/release/walser topic describe packages · target/release/walser consume packages --from -3 --to latest"
+echo "  $walser topic describe packages"
+echo "  $walser consume packages --last 3"
 echo "  http://$ADMIN/metrics"

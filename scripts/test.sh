@@ -16,29 +16,30 @@ if [ ${#need[@]} -gt 0 ]; then
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}"
 fi
 
-venv=target/python
+target=$(scripts/target_dir.sh)
+venv=$target/python
 if [ ! -x "$venv/bin/python" ]; then python3 -m venv "$venv"; fi
 "$venv/bin/python" -c 'import grpc_tools, grpc_status' 2>/dev/null ||
   "$venv/bin/pip" install -q --disable-pip-version-check 'grpcio>=1.60' 'grpcio-tools>=1.60' 'grpcio-status>=1.60' 'grpcio-reflection>=1.60'
-export WALSER_TEST_PYTHON="$PWD/$venv/bin/python"
+export WALSER_TEST_PYTHON="$venv/bin/python"
 
 # Go for the other client: the one that is installed, or a toolchain from the module proxy.
 go_version=go1.26.8
 go=$(command -v go || true)
 if [ -z "$go" ] || ! "$go" version | grep -qE 'go1\.(2[5-9]|[3-9][0-9])'; then
-  go="$PWD/target/go/toolchain/bin/go"
-  [ -x "$go" ] || "$venv/bin/python" scripts/go_toolchain.py "$go_version" target/go/toolchain
+  go="$target/go/toolchain/bin/go"
+  [ -x "$go" ] || "$venv/bin/python" scripts/go_toolchain.py "$go_version" "$target/go/toolchain"
 fi
 export GOFLAGS=-mod=mod GOTOOLCHAIN=local
-if [ ! -x target/go/bin/protoc-gen-go ] || [ ! -x target/go/bin/protoc-gen-go-grpc ]; then
-  GOBIN="$PWD/target/go/bin" "$go" install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
-  GOBIN="$PWD/target/go/bin" "$go" install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+if [ ! -x "$target/go/bin/protoc-gen-go" ] || [ ! -x "$target/go/bin/protoc-gen-go-grpc" ]; then
+  GOBIN="$target/go/bin" "$go" install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+  GOBIN="$target/go/bin" "$go" install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 fi
-export WALSER_TEST_GO="$go" WALSER_TEST_GO_PLUGINS="$PWD/target/go/bin"
+export WALSER_TEST_GO="$go" WALSER_TEST_GO_PLUGINS="$target/go/bin"
 
 # The simulator can switch off rules of replication; the server that is tested must not be built so.
 cargo build --workspace --exclude walser-sim --bins
-export WALSER_BINARY="$PWD/target/debug/walser"
+export WALSER_BINARY="$target/debug/walser"
 status=0
 cargo test --workspace --exclude walser-sim --no-fail-fast -- "$@" || status=$?
 cargo test -p walser-sim --no-fail-fast -- "$@" || status=$?

@@ -128,7 +128,7 @@ def compare(systems, ballast):
 
 
 def main():
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="bench.", dir=servers.ROOT / "target"))
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="bench.", dir=servers.TARGET))
     systems = [servers.Walser(directory)]
     try:
         if os.environ.get("PEER") == "kafka":
@@ -136,7 +136,7 @@ def main():
         elif os.environ.get("PEER"):
             sys.exit("PEER can be kafka")
         print(f"{RUNS} runs of {SECONDS} s, medians; ballast {'on' if os.environ.get('BALLAST', '1') == '1' else 'off'}")
-        compare(systems, servers.ROOT / "target/ballast")
+        compare(systems, servers.TARGET / "ballast")
         if not ONLY:
             start_figures(systems[0])
     finally:

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+TARGET = pathlib.Path(os.environ.get("TARGET_DIR", ROOT / "target"))
 HERE = ROOT / "scripts/bench"
 
 
@@ -48,7 +49,7 @@ class Walser:
     name = "walser"
 
     def __init__(self, directory):
-        self.binary, self.directory = ROOT / "target/release/walser", directory / "walser"
+        self.binary, self.directory = TARGET / "release/walser", directory / "walser"
         self.process = None
 
     def start(self, *arguments):
@@ -110,13 +111,13 @@ class Kafka:
 
     def __init__(self, directory):
         self.directory, self.process, self.topics = directory / "kafka", None, 0
-        self.libs, self.classes = ROOT / "target/kafka/libs", ROOT / "target/kafka/classes"
+        self.libs, self.classes = TARGET / "kafka/libs", TARGET / "kafka/classes"
         self.java = shutil.which("java")
         self.fetch()
         self.start()
 
     def fetch(self):
-        """Server and client from Maven Central, into target/."""
+        """Server and client from Maven Central, into the target directory."""
         if not any(self.libs.glob("kafka_2.13-*.jar")):
             subprocess.run(["mvn", "-q", "-B", "-f", HERE / "pom.xml", "dependency:copy-dependencies",
                             f"-DoutputDirectory={self.libs}", "-DincludeScope=runtime"], check=True)

@@ -40,6 +40,8 @@ mod producers;
 mod readers;
 #[path = "standalone/readiness.rs"]
 mod readiness;
+#[path = "standalone/readme.rs"]
+mod readme;
 #[path = "standalone/round_trip.rs"]
 mod round_trip;
 #[path = "standalone/semantics.rs"]

@@ -174,6 +174,7 @@ pub(crate) enum Language {
     Python,
     Go,
     Typescript,
+    Java,
 }
 
 #[derive(Debug, Subcommand)]

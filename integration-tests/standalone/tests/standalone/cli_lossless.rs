@@ -25,13 +25,13 @@ fn signal(child: &Child, name: &str) {
 }
 
 fn header(key: &str, value: Option<&[u8]>) -> pb::Header {
-    pb::Header { key: key.to_owned(), value: value.map(|value| value.to_vec().into()), key_bytes: None }
+    pb::Header { key: key.to_owned(), value: value.map(|value| value.to_vec().into()), raw_key: None }
 }
 
 /// Keys, values, headers and times that are easily lost.
 fn odd_records() -> Vec<pb::Record> {
     let json = r#"{"f":0.12345678901234567890123,"n":123456789012345678901234,"n":1}"#;
-    let nameless = pb::Header { key: String::new(), value: Some("x".into()), key_bytes: Some(vec![0xfe, 0x00].into()) };
+    let nameless = pb::Header { key: String::new(), value: Some("x".into()), raw_key: Some(vec![0xfe, 0x00].into()) };
     let with = |key: Option<&[u8]>, value: Option<&[u8]>, headers: Vec<pb::Header>, millis: i64| pb::Record {
         key: key.map(|key| key.to_vec().into()),
         value: value.map(|value| value.to_vec().into()),

@@ -35,7 +35,7 @@ pub(crate) fn write(
     out.write_all(b",\"headers\":[")?;
     for (number, header) in record.headers.iter().enumerate() {
         out.write_all(if number == 0 { b"{" } else { b",{" })?;
-        let name = header.key_bytes.as_deref().unwrap_or(header.key.as_bytes());
+        let name = header.raw_key.as_deref().unwrap_or(header.key.as_bytes());
         write_field(out, "key", Some(name))?;
         out.write_all(b",")?;
         write_field(out, "value", header.value.as_deref())?;
@@ -172,7 +172,7 @@ mod tests {
         let header = |(name, value): &Header| {
             let text = String::from_utf8_lossy(name).into_owned();
             let raw = std::str::from_utf8(name).is_err().then(|| name.clone().into());
-            pb::Header { key: text, value: value.clone().map(Into::into), key_bytes: raw }
+            pb::Header { key: text, value: value.clone().map(Into::into), raw_key: raw }
         };
         let consumed = pb::ConsumedRecord {
             offset: 7,

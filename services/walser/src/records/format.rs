@@ -186,7 +186,7 @@ fn write_headers(out: &mut impl Write, headers: &[pb::Header]) -> io::Result<()>
         if number > 0 {
             out.write_all(b",")?;
         }
-        write_part(out, header.key_bytes.as_deref().unwrap_or(header.key.as_bytes()))?;
+        write_part(out, header.raw_key.as_deref().unwrap_or(header.key.as_bytes()))?;
         if let Some(value) = header.value.as_deref() {
             out.write_all(b"=")?;
             write_part(out, value)?;
@@ -321,7 +321,7 @@ mod tests {
         let header = |key: &str, value: Option<&'static [u8]>| pb::Header {
             key: key.to_owned(),
             value: value.map(Into::into),
-            key_bytes: None,
+            raw_key: None,
         };
         let record = pb::ConsumedRecord {
             offset: 9,

@@ -1,0 +1,100 @@
+//! The README as a newcomer follows it: its blocks are run as they stand, and print what it says.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::server::{Server, binary, place};
+
+/// A fenced block, by the language that it names.
+#[derive(Debug, PartialEq)]
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let text: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push(Block { language: language.to_owned(), text: text.join("\n") });
+        }
+    }
+    blocks
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// What differs from run to run: times, rates and sizes on disk.
+fn settled(text: &str) -> String {
+    let settle = |word: &str| {
+        let digits = word.chars().filter(char::is_ascii_digit).count();
+        let number = !word.is_empty() && word.chars().all(|character| character.is_ascii_digit() || character == ',');
+        if number && digits > 1 { "N".to_owned() } else { word.to_owned() }
+    };
+    let line = |line: &str| {
+        let line = match (line.find("\"timestamp\":"), line.find(",\"key\"")) {
+            (Some(from), Some(to)) => format!("{}\"timestamp\":N{}", &line[..from], &line[to..]),
+            _ => line.to_owned(),
+        };
+        line.split_whitespace().map(settle).collect::<Vec<_>>().join(" ")
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A clone as the first block leaves it: the program is built, and `cargo` has nothing more to do.
+struct Clone {
+    directory: PathBuf,
+    install: String,
+    server: String,
+}
+
+impl Clone {
+    fn new(place: &Path, install: &Block, server: &Server) -> Self {
+        let directory = place.join("clone");
+        std::fs::create_dir_all(directory.join("target/release")).unwrap();
+        std::fs::create_dir_all(directory.join("stub")).unwrap();
+        std::os::unix::fs::symlink(binary(), directory.join("target/release/walser")).unwrap();
+        let cargo = directory.join("stub/cargo");
+        std::fs::write(&cargo, "#!/bin/sh\n[ \"$*\" = \"build --release -p walser\" ]\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&cargo, mode).unwrap();
+        let copied = Command::new("cp").arg("-r").arg(root().join("examples")).arg(&directory).status().unwrap();
+        assert!(copied.success());
+        Self { directory, install: install.text.clone(), server: server.address.clone() }
+    }
+
+    /// Runs lines in a shell of its own, and gives everything that they print.
+    fn shell(&self, lines: &str) -> String {
+        let stub = self.directory.join("stub");
+        let path = format!("{}:{}", stub.display(), std::env::var("PATH").unwrap());
+        let script = format!("set -eu\n{}\nexec 2>&1\n{lines}\n", self.install);
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]).current_dir(&self.directory).env("PATH", path);
+        let output = command.env("WALSER_SERVER", &self.server).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{lines}\n{printed}{}", String::from_utf8_lossy(&output.stderr));
+        printed
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_block_of_the_readme_does_what_it_says() {
+    let blocks = blocks(&std::fs::read_to_string(root().join("README.md")).unwrap());
+    let languages: Vec<&str> = blocks.iter().map(|block| block.language.as_str()).collect();
+    assert_eq!(languages, ["sh", "sh", "console", "sh", "text"], "this test knows these blocks");
+    let (dir, data) = place();
+    assert_eq!(blocks[1].text, "walser up", "the server is started by that");
+    let server = Server::start(&data);
+    let clone = Clone::new(dir.path(), &blocks[0], &server);
+    for session in blocks[2].text.split("$ ").filter(|session| !session.is_empty()) {
+        let (command, expected) = session.split_once('\n').unwrap_or((session, ""));
+        assert_eq!(settled(&clone.shell(command)), settled(expected), "{command}");
+    }
+    let printed = clone.shell(&blocks[3].text);
+    assert_eq!(printed.lines().last(), Some(blocks[4].text.as_str()), "{printed}");
+    server.assert_no_panic();
+}
