@@ -151,6 +151,7 @@ check() {
   producer=$!
   exec 3>"$work/lines"
   seq 1 1000 >&3
+  : >"$seen"
   (run reader "$topic" --follow >"$seen" 2>"$work/reader.err") &
   reader=$!
   within 60 "1,000 records to be read" has_lines 1000 "$seen"
