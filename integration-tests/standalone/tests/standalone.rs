@@ -18,6 +18,8 @@ mod decoded_cost;
 mod faults;
 #[path = "standalone/generated_client.rs"]
 mod generated_client;
+#[path = "standalone/inspect.rs"]
+mod inspect;
 #[path = "standalone/kill.rs"]
 mod kill;
 #[path = "standalone/logs.rs"]

@@ -5,6 +5,7 @@
 //! DIR/meta                    format version, cluster, node and directory id (docs/formats/data-directory.md)
 //! DIR/ballast                 space that is given back when the disk is full
 //! DIR/metadata-version        the highest metadata version seen
+//! DIR/topic-names             names of topics, for people and tools
 //! DIR/set-aside/              partitions that metadata does not know
 //! DIR/logs/checkpoint         recovery points, durable marks, high watermarks
 //! DIR/logs/TOPIC-PARTITION/   one partition: 32 hexadecimal digits of the topic id, and the number
@@ -23,6 +24,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::disk::{DirectoryLock, Disk, Open, Space, read_file, replace_file};
 use crate::metadata_version::{self, MetadataVersion, SeenMetadata};
 use crate::set_aside::{self, SetAsideStore};
+use crate::topic_names::{self, NamesById};
 
 /// The format that this version writes. Newer ones are refused.
 const FORMAT: u32 = 1;
@@ -33,7 +35,7 @@ const BALLAST: &str = "ballast";
 const LOGS: &str = "logs";
 const BALLAST_BYTES: u64 = 64 << 20;
 /// Everything that a server puts into its data directory.
-const OWN_NAMES: [&str; 9] = [
+const OWN_NAMES: [&str; 11] = [
     META,
     LOCK,
     BALLAST,
@@ -43,6 +45,8 @@ const OWN_NAMES: [&str; 9] = [
     set_aside::DIR_NAME,
     metadata_version::FILE_NAME,
     "metadata-version.tmp",
+    topic_names::FILE_NAME,
+    topic_names::TEMPORARY_NAME,
 ];
 
 /// Whose directory it is.
@@ -195,6 +199,19 @@ impl DataDirectory {
     /// I/O errors; the version is as it was then.
     pub fn note_metadata(&self, seen: SeenMetadata) -> io::Result<()> {
         self.metadata_version.raise(seen)
+    }
+
+    /// The names of topics that were written down last. None of them when they cannot be read.
+    pub fn topic_names(&self) -> NamesById {
+        topic_names::read_topic_names(&*self.disk, &self.root).unwrap_or_default()
+    }
+
+    /// Writes down the names of topics, for people and tools.
+    ///
+    /// # Errors
+    /// I/O errors; nothing depends on the file.
+    pub fn write_topic_names(&self, names: &NamesById) -> io::Result<()> {
+        topic_names::write(&*self.disk, &self.root, names)
     }
 
     /// Makes the directory part of a cluster and node, or checks that it is. `random` becomes the id of a new one.

@@ -35,6 +35,7 @@ mod segment;
 mod set_aside;
 mod shared_names;
 mod snapshots;
+mod topic_names;
 mod truncation;
 
 pub use append::AppendError;
@@ -50,6 +51,7 @@ pub use producers::{PRODUCERS_MAX, Producers, REMEMBERED_BATCHES, Verdict};
 pub use reader::{FoundTime, LogReader, ReadError, Slice};
 pub use recovery::{CutTail, Damage, Recovery};
 pub use set_aside::SetAside;
+pub use topic_names::{NamesById, read_topic_names};
 
 /// CRC-32C of a part of a file.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {

@@ -232,6 +232,11 @@ impl Board {
         }
     }
 
+    /// How many partitions there are.
+    pub(crate) fn len(&self) -> usize {
+        self.replicas.read().len()
+    }
+
     /// All partitions, for reports.
     pub(crate) fn all(&self) -> Vec<(TopicPartition, Arc<Replica>)> {
         self.replicas.read().iter().map(|(partition, replica)| (*partition, Arc::clone(replica))).collect()

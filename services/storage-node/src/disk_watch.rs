@@ -1,10 +1,12 @@
 //! The look at the disk and at the partitions, once a second: what the probe says, what the metrics show, and marks that
 //! are made durable now and then.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::Checkpoint;
+use walser_log::{Checkpoint, NamesById};
+use walser_model::TopicId;
 use walser_service::Shutdown;
 use walser_service::admin::Health;
 
@@ -43,11 +45,13 @@ pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, St
     let mut ticks = tokio::time::interval(SPACE_CHECK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut since_sync = Duration::ZERO;
+    let mut written = WrittenNames { names: directory.topic_names(), ..WrittenNames::default() };
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = shutdown.wait() => return,
+            () = shutdown.wait() => return write_names(&membership, &mut written).await,
         }
+        write_names(&membership, &mut written).await;
         since_sync += SPACE_CHECK;
         let sync = since_sync >= MARKS_SYNC;
         if sync {
@@ -68,6 +72,36 @@ pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, St
         });
         show(&health, &membership.board, &membership.space, unusable);
         show_metrics(&membership, &metrics);
+    }
+}
+
+/// The names of topics that the data directory has.
+#[derive(Debug, Default)]
+struct WrittenNames {
+    names: NamesById,
+    /// Metadata version, and numbers of partitions, when they were looked at last: names change with these only.
+    seen: (i64, usize, usize),
+}
+
+/// Writes down the names of the topics that lie here, when they have changed.
+async fn write_names(Membership { board, directory, .. }: &Membership, written: &mut WrittenNames) {
+    let seen = (directory.metadata_seen().version, board.len(), directory.set_aside_partitions().len());
+    if seen == written.seen {
+        return;
+    }
+    written.seen = seen;
+    let aside = directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
+    let here = board.all().into_iter().map(|(partition, _)| partition);
+    let topics: BTreeSet<TopicId> = here.chain(aside).map(|partition| partition.topic).collect();
+    let names = board.names.of(&topics);
+    if names == written.names {
+        return;
+    }
+    written.names.clone_from(&names);
+    let directory = Arc::clone(directory);
+    let outcome = tokio::task::spawn_blocking(move || directory.write_topic_names(&names)).await;
+    if let Ok(Err(error)) = outcome {
+        tracing::debug!(%error, "the names of topics cannot be written down");
     }
 }
 

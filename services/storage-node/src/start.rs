@@ -92,6 +92,7 @@ pub async fn start(
     let (flusher, mut threads) = Flusher::start(config.flush_threads, &environment.clock, &metrics, &shutdown)?;
     let around = surroundings(&config, &environment, (&directory, &flusher, &metrics))?;
     let (board, space) = (around.board.clone(), around.space.clone());
+    board.names.set_earlier(directory.topic_names());
     let shards = start_shards(&config, &around, logs, &mut threads, &shutdown)?;
     let link = LocalLink {
         shards: shards.clone(),
