@@ -194,3 +194,39 @@ fn every_service_has_its_page() {
         assert!(root().join(page).exists(), "{page}");
     }
 }
+
+/// The page quotes log lines as they are: someone who searches for one must find it.
+#[test]
+fn log_lines_in_the_operators_page_exist() {
+    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let table = page.split("## What to do when").nth(1).unwrap().split("\n## ").next().unwrap();
+    let signs = table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let quoted: Vec<_> = signs.flat_map(|sign| sign.split('`').skip(1).step_by(2)).collect();
+    // Parts between what differs from case to case, and not the names of reasons, metrics and settings.
+    let fixed = quoted.iter().flat_map(|sign| sign.split(|part: char| part == '…' || part.is_ascii_uppercase()));
+    let fixed: Vec<_> = fixed.map(str::trim).filter(|part| part.contains(' ')).collect();
+    assert!(fixed.len() > 10, "{quoted:?}");
+    let joined = |path: PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.split("\\\n").map(str::trim_start).collect::<String>()
+    };
+    let programs = sources().into_iter().filter(|path| !path.starts_with(root().join("integration-tests")));
+    let sources: Vec<String> = programs.map(joined).collect();
+    let missing: Vec<_> = fixed.iter().filter(|part| !sources.iter().any(|source| source.contains(**part))).collect();
+    assert!(missing.is_empty(), "nothing says {missing:?}");
+}
+
+/// Every issue that `walser status` shows has a row that says what to do.
+#[test]
+fn every_health_issue_is_in_the_operators_page() {
+    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let mut codes = BTreeSet::new();
+    for path in sources().into_iter().filter(|path| path.starts_with(root().join("services"))) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let written = text.split("code: \"").skip(1).filter_map(|rest| rest.split('"').next());
+        codes.extend(written.map(str::to_owned));
+    }
+    assert!(codes.contains("NODE_DOWN"), "{codes:?}");
+    let missing: Vec<_> = codes.iter().filter(|code| !page.contains(&format!("`{code}`"))).collect();
+    assert!(missing.is_empty(), "docs/operations.md has no row for {missing:?}");
+}
