@@ -18,7 +18,7 @@ const NAME: &str = "rpc_server_call_duration_seconds";
 const HELP: &str = "Time of a call at the gRPC port, to the end of its answer; a stream is one call.";
 const LABELS: [&str; 3] = ["rpc_method", "rpc_response_status_code", "error_type"];
 
-/// Services that are not described in this project.
+/// Methods of services that are not described in this project.
 const FOREIGN_METHODS: [&str; 5] = [
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/List",
@@ -26,7 +26,8 @@ const FOREIGN_METHODS: [&str; 5] = [
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
-/// The method of calls that nobody serves: whatever callers write, there are no more values than methods and this one.
+/// The method of calls to methods that do not exist: whatever callers send, the label has no more values than there are
+/// methods, and this one.
 const OTHER_METHOD: &str = "_OTHER";
 
 /// The durations of calls, by method. Clones share them.

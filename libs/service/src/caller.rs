@@ -18,7 +18,7 @@ const CLIENT_ADDRESS: &str = "walser-client-address";
 /// Longest name of a client that is kept, in bytes.
 const CLIENT_ID_BYTES_MAX: usize = 128;
 
-/// Who makes a call. Cheap to make and to clone: nothing is written down before somebody reads it.
+/// The caller of a call. Cheap to make and to clone: texts are made when they are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     client_id: Option<HeaderValue>,
@@ -100,8 +100,7 @@ mod tests {
         let caller = Caller::of(&request);
         assert_eq!((caller.client_id(), &*caller.address()), ("billing/3", "10.0.0.7:4711"));
         assert_eq!(Caller::relayed(&caller.relay(())), caller);
-        let nobody = Caller::default();
-        let relayed = Caller::relayed(&nobody.relay(()));
+        let relayed = Caller::relayed(&Caller::default().relay(()));
         assert_eq!((relayed.client_id(), &*relayed.address()), ("", ""));
     }
 }

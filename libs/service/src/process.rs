@@ -278,7 +278,9 @@ impl Process {
             }
         });
         self.health.set_started();
-        tracing::info!(grpc = %self.address, admin = %self.admin, version = env!("CARGO_PKG_VERSION"), "serving");
+        let took_ms = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(grpc = %self.address, admin = %self.admin, version, took_ms, "serving");
         if let Some(file) = &self.ready_file {
             let written = write_ready_file(file, self.address, self.admin);
             written.map_err(|source| ProcessError::ReadyFile { path: file.display().to_string(), source })?;

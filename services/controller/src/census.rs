@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Census {
     topics: HashSet<TopicId>,
     leaders: HashMap<(TopicId, i32), Leader>,
-    /// Partitions that nobody leads.
+    /// Partitions without a leader.
     without_leader: usize,
     /// Whether a node is fenced, by id.
     nodes: BTreeMap<i32, bool>,
@@ -29,7 +29,7 @@ pub(crate) struct Census {
     leader_epochs: u64,
 }
 
-/// Who leads a partition; -1: nobody.
+/// The leader of a partition. Node -1: there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Leader {
     node: i32,

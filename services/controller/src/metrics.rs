@@ -42,7 +42,7 @@ impl ClusterMetrics {
         Self {
             topics: gauge("walser_controller_topics", "Topics."),
             partitions: gauge("walser_controller_partitions", "Partitions of all topics."),
-            without_leader: gauge("walser_controller_partitions_without_leader", "Partitions that nobody leads."),
+            without_leader: gauge("walser_controller_partitions_without_leader", "Partitions without a leader."),
             active_nodes: nodes.with_label_values(&["active"]),
             fenced_nodes: nodes.with_label_values(&["down"]),
             leader_changes: metrics.counter(

@@ -98,7 +98,7 @@ impl Recovered {
         self.findings.extend(findings.into_iter().flatten().map(|finding| (partition, finding)));
     }
 
-    /// Reports what was found, in the log and in words for whoever started the process.
+    /// Reports what was found, in the log and in words for a banner.
     pub(crate) fn report(&mut self, names: &TopicNames) {
         for (partition, finding) in std::mem::take(&mut self.findings) {
             let partition = names.partition(partition);

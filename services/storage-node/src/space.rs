@@ -33,7 +33,7 @@ impl SpaceGuard {
         self.reserve.unwrap_or_else(|| (total / 20).clamp(RESERVE_MIN, RESERVE_MAX).min(total / 4))
     }
 
-    /// Whether so many bytes can be written without touching the reserve. If not, the disk counts as full.
+    /// Whether `bytes` can be written without touching the reserve. If not, the disk counts as full.
     pub(crate) fn take(&self, bytes: usize, directory: &DataDirectory) -> bool {
         let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
         if self.left.fetch_sub(wanted, Ordering::Relaxed) >= wanted {
@@ -100,7 +100,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    /// A disk of 100 MiB, and what fills it up to so many bytes of free space.
+    /// A disk of 100 MiB, and a function that fills it until only this many bytes are free.
     fn disk() -> (DataDirectory, impl Fn(u64)) {
         let disk = MemoryDisk::new(100 << 20);
         let directory = DataDirectory::open(Arc::new(disk.clone()), Path::new("/data"), "test").unwrap();

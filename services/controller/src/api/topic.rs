@@ -27,7 +27,7 @@ impl TopicService for Controller {
             let (id, topic) = &found;
             return Ok(Response::new(pb::CreateTopicResponse { topic: Some(topics::wire_topic(*id, topic)) }));
         }
-        // One that is there already was created by somebody else.
+        // With `allow_existing`, the topic may be there already: then this call has created nothing.
         if found.0 == id {
             change_log::topic_created(&caller, id, &found.1.value);
         }
