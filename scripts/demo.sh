@@ -44,7 +44,7 @@ awk -F'"' '/^name = /{n=$2} /^version = /{printf "{\"package\":{\"name\":\"%s\"}
 
 start
 echo "Server on $WALSER_SERVER, data in $dir/data"
-sed -n 's/^  Started/  started  /p' "$dir/server.log"
+sed -n 's/.*"took_ms":\([0-9]*\).*/  started   in \1 ms/p' "$dir/server.log"
 
 echo "Sending"
 printf '  lines     '; "$walser" produce lines --file "$lines" 2>&1 | tail -1
@@ -55,7 +55,7 @@ printf '  program   '; "$walser" produce program --file "$walser" --as blocks:25
 echo "Killing the server with SIGKILL, and starting it again"
 kill -9 "$pid"; wait "$pid" 2>/dev/null || true
 start
-sed -n 's/^  Started/  started  /p' "$dir/server.log"
+sed -n 's/.*"took_ms":\([0-9]*\).*/  started   in \1 ms/p' "$dir/server.log"
 
 echo "Reading back"
 "$walser" consume lines --to latest -f '%v\n' >"$dir/lines.out"
