@@ -21,6 +21,8 @@ const GRPC_ADDRESS: &str = "walser-grpc-address";
 pub(crate) struct Server {
     pub(crate) client: Client,
     pub(crate) address: String,
+    /// The context that names it, if one does.
+    pub(crate) context: Option<String>,
 }
 
 // === impl Server ===
@@ -28,12 +30,12 @@ pub(crate) struct Server {
 impl Server {
     /// The server that the flags, the environment or the current context name. Nothing is connected yet.
     pub(crate) fn of(arguments: &ServerArgs) -> Result<Self, CliError> {
-        let address = address(arguments)?;
+        let (address, context) = address(arguments)?;
         if let Some((scheme, rest)) = address.split_once("://") {
             let error = CliError::usage(format!("server address \"{address}\" begins with {scheme}://"));
             return Err(error.with_help(format!("write it as HOST:PORT: {}", rest.trim_end_matches('/'))));
         }
-        Ok(Self { client: Client::new(&address)?, address })
+        Ok(Self { client: Client::new(&address)?, address, context })
     }
 
     /// The answer, or the error as people see it.
@@ -47,21 +49,24 @@ impl Server {
     }
 }
 
-/// The address by flag, environment, or context, in this order.
-fn address(arguments: &ServerArgs) -> Result<String, CliError> {
+/// The address by flag, environment, or context, in this order, and the context.
+fn address(arguments: &ServerArgs) -> Result<(String, Option<String>), CliError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if let Some(server) = &arguments.server {
-        return Ok(server.clone());
+        return Ok((server.clone(), None));
     }
     if arguments.context.is_none()
         && let Some(server) = variable("WALSER_SERVER")
     {
-        return Ok(server);
+        return Ok((server, None));
     }
     let contexts = Contexts::load()?;
     match arguments.context.clone().or_else(|| variable("WALSER_CONTEXT")) {
-        Some(name) => contexts.server(&name).map(str::to_owned),
-        None => Ok(contexts.current().map_or(ADDRESS_DEFAULT, |(_, server)| server).to_owned()),
+        Some(name) => Ok((contexts.server(&name)?.to_owned(), Some(name))),
+        None => Ok(match contexts.current() {
+            Some((name, server)) => (server.to_owned(), Some(name.to_owned())),
+            None => (ADDRESS_DEFAULT.to_owned(), None),
+        }),
     }
 }
 

@@ -193,6 +193,8 @@ async fn contexts_name_servers() {
         let output = run(arguments, variables);
         assert!(output.status.success(), "{arguments:?} {variables:?}: {}", told(&output));
     }
+    let status = out(&run(&["status", "--context", "here"], &[]).stdout);
+    assert!(status.contains("· context here ·"), "{status}");
     let list = out(&run(&["context", "ls"], &[]).stdout);
     assert!(list.contains("*  away"), "{list}");
     assert!(run(&["context", "use", "-"], &[]).status.success() && run(&["status"], &[]).status.success());

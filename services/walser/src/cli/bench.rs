@@ -41,7 +41,7 @@ pub(crate) struct BenchArgs {
     /// Bytes of a value
     #[arg(long, value_name = "SIZE", value_parser = value::size, default_value = "1KiB")]
     pub(crate) size: u64,
-    /// Partitions of the topic
+    /// Partitions of the topic that is created
     #[arg(short = 'p', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
     pub(crate) partitions: i32,
     /// Producers, each with a connection of its own

@@ -80,6 +80,7 @@ pub(crate) struct Seen {
 /// The topic that is worked on.
 struct BenchTopic {
     name: String,
+    partitions: i32,
     /// It was made for this run, and goes with it.
     own: bool,
 }
@@ -98,6 +99,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<ExitCode, CliError> {
         topic = topic(&server, &arguments, consuming, clock.now_millis()) => topic?,
         interrupt = interrupts.next() => return Ok(ExitCode::from(interrupt.exit_code())),
     };
+    let arguments = BenchArgs { partitions: topic.partitions, ..arguments };
     let measuring = Box::pin(measure(&command, &arguments, &server, &topic, &clock));
     let outcome = tokio::select! {
         outcome = measuring => outcome.map(|()| ExitCode::SUCCESS),
@@ -203,8 +205,9 @@ async fn shown<T>(work: impl Future<Output = T>, seen: &Seen, total: Total) -> T
 async fn topic(server: &Server, arguments: &BenchArgs, consuming: bool, now: i64) -> Result<BenchTopic, CliError> {
     let mut client = server.client.topics();
     if let Some(name) = arguments.topic.as_ref().filter(|_| consuming || arguments.reuse) {
-        server.answered(client.get_topic(pb::GetTopicRequest { name: name.clone() }).await)?;
-        return Ok(BenchTopic { name: name.clone(), own: false });
+        let found = server.answered(client.get_topic(pb::GetTopicRequest { name: name.clone() }).await)?;
+        let partitions = found.topic.map_or(0, |topic| topic.partition_count);
+        return Ok(BenchTopic { name: name.clone(), partitions, own: false });
     }
     let name = arguments.topic.clone().unwrap_or_else(|| format!("bench-{now}-{}", std::process::id()));
     let config = [("durability".to_owned(), arguments.durability.name().to_owned())].into();
@@ -212,7 +215,7 @@ async fn topic(server: &Server, arguments: &BenchArgs, consuming: bool, now: i64
     let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
     let created = client.create_topic(request).await.map_err(Failure::from);
     match created {
-        Ok(_) => Ok(BenchTopic { name, own: true }),
+        Ok(_) => Ok(BenchTopic { name, partitions: arguments.partitions, own: true }),
         Err(failure) if failure.reason() == Reason::TopicExists => {
             let help = "--reuse writes into it and leaves it there; without --topic a new one is made and removed";
             Err(server

@@ -96,7 +96,11 @@ fn table(server: &Server, seen: &Seen, before: Option<&Seen>) {
     let health = cluster.health.clone().unwrap_or_default();
     let storage_nodes = plural(i64::try_from(nodes.len()).unwrap_or(0), "storage node");
     let mode = cluster.mode.to_lowercase();
-    output::data(&format!("{}   {} · v{} · {mode} · {storage_nodes}", cluster.name, server.address, cluster.version));
+    let context = server.context.as_ref().map_or_else(String::new, |name| format!(" · context {name}"));
+    output::data(&format!(
+        "{}   {}{context} · v{} · {mode} · {storage_nodes}",
+        cluster.name, server.address, cluster.version
+    ));
     if is_healthy(seen) {
         output::data("OK");
     } else {
