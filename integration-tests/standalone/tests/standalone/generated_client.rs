@@ -108,9 +108,6 @@ fn python_stubs_produce_and_read() {
     // What the documents show.
     let printed = program("page.py", &blocks("docs/clients.md", "python")[0]);
     assert!(printed.contains("python ok 1000"), "{printed}");
-    let readme = blocks("README.md", "python").concat().replace("127.0.0.1:7460", &server.address);
-    let printed = program("readme.py", &readme);
-    assert!(printed.contains("b'hello'"), "{printed}");
     server.assert_no_panic();
 }
 
@@ -119,7 +116,7 @@ fn the_go_program_of_the_documents_writes_and_reads() {
     let (python, go, plugins) = (tool("WALSER_TEST_PYTHON"), tool("WALSER_TEST_GO"), tool("WALSER_TEST_GO_PLUGINS"));
     let (dir, data) = place();
     let server = Server::start(&data);
-    let (include, files) = exported(dir.path(), "go", "protoc-gen-go-grpc@latest");
+    let (include, files) = exported(dir.path(), "go", "protoc-gen-go-grpc@v");
     std::fs::create_dir(dir.path().join("gen")).unwrap();
     let mut protoc = Command::new(&python);
     protoc.args(["-m", "grpc_tools.protoc", &include]);
