@@ -53,6 +53,11 @@ impl AppendRoom {
         }
     }
 
+    /// Bytes that are taken, in whole units.
+    pub fn used_bytes(&self) -> usize {
+        self.total.saturating_sub(self.permits.available_permits()) * UNIT_BYTES
+    }
+
     fn part_units(&self) -> usize {
         (self.total / PARTS).max(1)
     }
@@ -86,6 +91,7 @@ mod tests {
             held.push(permit);
         }
         assert_eq!(held.len(), 4, "a quarter of 64 KiB");
+        assert_eq!(room.used_bytes(), 16 << 10);
         for _ in 0..100 {
             assert!(room.admit(partition(1), 4 << 10).now_or_never().is_some());
         }

@@ -1,6 +1,7 @@
 //! Metrics of a process, shown as Prometheus text on the admin port.
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -10,6 +11,23 @@ use prometheus::{
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     registry: Registry,
+}
+
+/// A gauge whose value is read when it is shown.
+struct ReadGauge<F> {
+    shown: IntGauge,
+    read: F,
+}
+
+impl<F: Fn() -> usize + Send + Sync> Collector for ReadGauge<F> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.shown.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.shown.set(i64::try_from((self.read)()).unwrap_or(i64::MAX));
+        self.shown.collect()
+    }
 }
 
 /// Upper bounds of latency buckets, inclusive, in seconds: 50 µs to 60 s. The longest deadlines that clients set by
@@ -64,6 +82,12 @@ impl Metrics {
         gauge
     }
 
+    /// A gauge of something that is known anyway: `read` is called when the metrics are shown, and costs nothing before.
+    pub fn gauge_of(&self, name: &str, help: &str, read: impl Fn() -> usize + Send + Sync + 'static) {
+        let shown = IntGauge::with_opts(Opts::new(name, help)).expect(NAMES_ARE_CONSTANTS);
+        self.register(ReadGauge { shown, read });
+    }
+
     /// Gauges that are told apart by labels, as [`Metrics::counters`].
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         let gauges = IntGaugeVec::new(Opts::new(name, help), labels).expect(NAMES_ARE_CONSTANTS);
@@ -106,6 +130,17 @@ mod tests {
         assert!(text.contains(&format!("version=\"{}\"", env!("CARGO_PKG_VERSION"))), "{text}");
         for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"] {
             assert!(cfg!(not(target_os = "linux")) || text.contains(&format!("\n{name} ")), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_gauge_can_be_read_when_it_is_shown() {
+        let value = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(1));
+        let (metrics, read) = (Metrics::default(), std::sync::Arc::clone(&value));
+        metrics.gauge_of("test_bytes", "A test.", move || read.load(std::sync::atomic::Ordering::Relaxed));
+        for expected in [1, 7] {
+            value.store(expected, std::sync::atomic::Ordering::Relaxed);
+            assert!(metrics.text().contains(&format!("\ntest_bytes {expected}\n")), "{}", metrics.text());
         }
     }
 

@@ -82,7 +82,17 @@ impl ReadBudget {
 
     /// Whether a reader waits for budget at this moment.
     pub(crate) fn is_contended(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.waiting() > 0
+    }
+
+    /// Bytes that are taken, in whole units.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.total.saturating_sub(self.units.available_permits()) * UNIT_BYTES
+    }
+
+    /// Readers that wait for budget at this moment.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// A budget for one stream.

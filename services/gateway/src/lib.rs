@@ -127,9 +127,11 @@ pub async fn begin(
     let router = Router::new(metadata.clone(), network.clone());
     let clock = Arc::clone(&environment.clock);
     let writers = Writers::start(clock, router.clone(), producer_ids.clone(), metrics.clone(), &shutdown);
+    let (read_budget, write_room) = (ReadBudget::new(config.read_bytes_max), AppendRoom::new(config.write_bytes_max));
+    GatewayMetrics::show_memory(&environment.metrics, write_room.clone(), read_budget.clone());
     let gateway = Gateway {
-        read_budget: ReadBudget::new(config.read_bytes_max),
-        write_room: AppendRoom::new(config.write_bytes_max),
+        read_budget,
+        write_room,
         config,
         clock: environment.clock,
         random: environment.random,
