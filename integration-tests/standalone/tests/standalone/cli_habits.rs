@@ -77,6 +77,10 @@ async fn names_patterns_and_forms() {
         out(&server.cli_ok(&["consume", "logs-*", "-e", "-f", "%v\n"])).lines().map(str::to_owned).collect();
     read.sort();
     assert_eq!(read, ["logs-a", "logs-b"]);
+    let some = server.cli(&["topic", "create", "new", "orders", "never", "-o", "name"]);
+    assert!(some.status.code() == Some(4) && told(&some).contains("those listed above are done"), "{}", told(&some));
+    assert_eq!(out(&some.stdout), "new\n", "what was done before is said");
+    server.cli_ok(&["topic", "rm", "new", "--yes"]);
     server.cli_ok(&["topic", "rm", "logs-?", "--yes"]);
     assert_eq!(ls(&["-o", "name"]), "orders\n");
     let none = server.cli(&["topic", "rm", "logs-*", "--yes"]);

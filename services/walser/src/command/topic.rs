@@ -46,6 +46,7 @@ async fn create(arguments: TopicCreateArgs) -> Done {
     let server = Server::of(&arguments.output.server)?;
     let config = pairs(&arguments.config)?;
     let mut changed = Vec::new();
+    let mut failed = None;
     for name in arguments.names {
         let mut client = server.client.topics();
         let known =
@@ -63,7 +64,13 @@ async fn create(arguments: TopicCreateArgs) -> Done {
             validate_only: arguments.dry_run,
             ..Default::default()
         };
-        let created = server.answered(client.create_topic(request).await)?.topic.unwrap_or_default();
+        let created = match server.answered(client.create_topic(request).await) {
+            Ok(created) => created.topic.unwrap_or_default(),
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        };
         let status = match (known, arguments.dry_run) {
             (true, _) => "exists",
             (false, true) => "would be created",
@@ -71,7 +78,7 @@ async fn create(arguments: TopicCreateArgs) -> Done {
         };
         changed.push((created, status));
     }
-    show_changed(arguments.output.output, &changed)
+    show_changed(arguments.output.output, &changed, failed)
 }
 
 async fn list(arguments: TopicListArgs) -> Done {
@@ -100,6 +107,7 @@ async fn alter(arguments: TopicAlterArgs) -> Done {
     let server = Server::of(&arguments.output.server)?;
     let config = pairs(&arguments.config)?;
     let mut changed = Vec::new();
+    let mut failed = None;
     for name in topics::matching(&server, &arguments.names).await? {
         let request = pb::UpdateTopicRequest {
             name,
@@ -110,9 +118,15 @@ async fn alter(arguments: TopicAlterArgs) -> Done {
         };
         let answer = server.client.topics().update_topic(request).await;
         let status = if arguments.dry_run { "would be changed" } else { "changed" };
-        changed.push((server.answered(answer)?.topic.unwrap_or_default(), status));
+        match server.answered(answer) {
+            Ok(altered) => changed.push((altered.topic.unwrap_or_default(), status)),
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
     }
-    show_changed(arguments.output.output, &changed)
+    show_changed(arguments.output.output, &changed, failed)
 }
 
 async fn add_partitions(arguments: TopicAddPartitionsArgs) -> Done {
@@ -125,7 +139,7 @@ async fn add_partitions(arguments: TopicAddPartitionsArgs) -> Done {
     let answer = server.client.topics().add_partitions(request).await;
     let topic = server.answered(answer)?.topic.unwrap_or_default();
     let status = if arguments.dry_run { "would be changed" } else { "changed" };
-    show_changed(arguments.output.output, &[(topic, status)])
+    show_changed(arguments.output.output, &[(topic, status)], None)
 }
 
 async fn truncate(arguments: TopicTruncateArgs) -> Done {

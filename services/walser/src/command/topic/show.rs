@@ -20,9 +20,10 @@ pub(super) fn lines<M: Message + Name>(messages: &[M]) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Topics that a command has dealt with, and what became of each.
-pub(super) fn show_changed(form: Form, changed: &[(pb::Topic, &str)]) -> Done {
+/// Topics that a command has dealt with, and what became of each. `failed`: what kept it from those behind them.
+pub(super) fn show_changed(form: Form, changed: &[(pb::Topic, &str)], failed: Option<CliError>) -> Done {
     match (form, changed) {
+        (_, []) => {}
         (Form::Name, _) => changed.iter().for_each(|(topic, _)| output::data(&topic.name)),
         (Form::Json, [(topic, _)]) => output::document(&message::json(topic)?)?,
         (Form::Json, _) => {
@@ -43,7 +44,11 @@ pub(super) fn show_changed(form: Form, changed: &[(pb::Topic, &str)]) -> Done {
             output::data(&table(&["TOPIC", "PARTITIONS", "REPLICAS", "STATUS"], &rows));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    match failed {
+        None => Ok(ExitCode::SUCCESS),
+        Some(error) if changed.is_empty() => Err(error),
+        Some(error) => Err(error.with_why("those listed above are done, the others are not")),
+    }
 }
 
 /// All topics that were found.
