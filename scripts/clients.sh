@@ -109,17 +109,19 @@ build() {
     grep -qxF -- "$line" "examples/$1/README.md" || fail "$1: README.md does not have this line of $recipe: $line"
   done < <(grep -v '^#' "$recipe" | sed "/<<'END'/,/^END\$/d")
   cp -r "examples/$1" "$directory"
-  (
+  # A shell of its own: `set -e` does not hold in a subshell whose status is asked for.
+  directory=$directory language=$1 recipe=$recipe root=$root walser=$walser bash -e >"$work/build.err" 2>&1 <<'END' ||
     cd "$directory"
     rm -rf proto gen walser .venv node_modules target pom.xml
-    "$walser" proto export ./proto --lang "$1" >/dev/null
-    bash -e "$recipe"
-    case $1 in
+    "$walser" proto export ./proto --lang "$language" >/dev/null
+    bash -e "$recipe" </dev/null
+    case $language in
     go) go vet ./... && go build -o bin/ ./... ;;
     typescript) npx tsc ;;
     java) cmp pom.xml "$root/examples/java/pom.xml" ;; # The recipe prints it.
     esac
-  ) >"$work/build.err" 2>&1 || fail "$1: the commands of $recipe failed:
+END
+    fail "$1: the commands of $recipe failed:
 $(tail -n 40 "$work/build.err")"
 }
 
