@@ -113,8 +113,9 @@ build() {
   directory=$directory language=$1 recipe=$recipe root=$root walser=$walser bash -e >"$work/build.err" 2>&1 <<'END' ||
     cd "$directory"
     rm -rf proto gen walser .venv node_modules target pom.xml
-    "$walser" proto export ./proto --lang "$language" >/dev/null
-    bash -e "$recipe" </dev/null
+    "$walser" proto export ./proto --lang "$language" >commands.sh
+    cmp commands.sh "$recipe"
+    bash -e commands.sh </dev/null
     case $language in
     go) go vet ./... && go build -o bin/ ./... ;;
     typescript) npx tsc ;;

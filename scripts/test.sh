@@ -43,4 +43,6 @@ export WALSER_BINARY="$target/debug/walser"
 status=0
 cargo test --workspace --exclude walser-sim --no-fail-fast -- "$@" || status=$?
 cargo test -p walser-sim --no-fail-fast -- "$@" || status=$?
+# The programs in examples/, built by the commands that `walser proto export` prints.
+if [ $# = 0 ]; then scripts/clients.sh || status=$?; fi
 exit $status

@@ -20,6 +20,11 @@ const FRAME_BYTES: u32 = 256 << 10;
 /// Largest message that is received.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
+/// While calls wait, the connection is tried this often, and given up when nothing comes back for so long: a server that
+/// is stopped or cut off does not say so.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Call metadata in which a client names itself: servers write it into logs and spans.
 const CLIENT_ID: &str = "walser-client-id";
 
@@ -87,8 +92,8 @@ impl Client {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME_BYTES)
-            .http2_keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(10));
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         Ok(endpoint)
     }
 

@@ -60,7 +60,10 @@ pub struct Reader {
     stream: Option<Streaming<pb::ReadResponse>>,
     /// `None` until the server has been asked what positions mean.
     positions: Option<Positions>,
+    /// Since when nothing has come, while there is no stream, or nothing has come of it.
     away_since: Option<tokio::time::Instant>,
+    /// That it is away has been said.
+    told: bool,
     /// The server has answered at least once.
     connected: bool,
 }
@@ -69,7 +72,7 @@ impl Reader {
     /// A reader; it connects with the first call of [`Reader::next`].
     pub fn new(client: &Client, config: ReaderConfig) -> Self {
         let client = client.separate();
-        Self { client, config, stream: None, positions: None, away_since: None, connected: false }
+        Self { client, config, stream: None, positions: None, away_since: None, told: false, connected: false }
     }
 
     /// The next thing. Not safe to cancel half-way, except by dropping the reader.
@@ -79,7 +82,7 @@ impl Reader {
     pub async fn next(&mut self) -> Result<Read, Failure> {
         loop {
             let Some(stream) = &mut self.stream else {
-                match self.open().await {
+                match self.opened().await {
                     Ok(true) => {}
                     Ok(false) => return Ok(Read::End),
                     Err(failure) => {
@@ -92,7 +95,7 @@ impl Reader {
             };
             match stream.message().await {
                 Ok(Some(message)) => {
-                    self.away_since = None;
+                    (self.away_since, self.told) = (None, false);
                     if let Some(read) = self.take(message) {
                         return Ok(read);
                     }
@@ -105,6 +108,19 @@ impl Reader {
                         return Ok(away);
                     }
                 }
+            }
+        }
+    }
+
+    /// Opens the stream within the time that is left, or that looking up positions may take.
+    async fn opened(&mut self) -> Result<bool, Failure> {
+        let since = *self.away_since.get_or_insert_with(tokio::time::Instant::now);
+        let most = self.config.patience.saturating_sub(since.elapsed()).max(LOOK_UP_MAX);
+        match tokio::time::timeout(most, self.open()).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => {
+                let text = format!("the server has not answered for {} s", since.elapsed().as_secs());
+                Err(Failure::new(Reason::RequestTimedOut, text))
             }
         }
     }
@@ -275,7 +291,6 @@ impl Reader {
             || failure.code() == tonic::Code::Unknown
             || failure.code() == tonic::Code::Cancelled;
         let now = tokio::time::Instant::now();
-        let first = self.away_since.is_none();
         let since = *self.away_since.get_or_insert(now);
         // A server that never answered is more likely the wrong address than one that will be back.
         if !again || !self.connected || now.duration_since(since) >= self.config.patience {
@@ -284,6 +299,7 @@ impl Reader {
         tokio::time::sleep(RETRY).await;
         // Another gateway takes over without a word.
         let drained = failure.reason() == Reason::GatewayDraining;
-        Ok((first && !drained).then_some(Read::Away(failure)))
+        let tell = !drained && !std::mem::replace(&mut self.told, true);
+        Ok(tell.then_some(Read::Away(failure)))
     }
 }

@@ -86,8 +86,22 @@ fn parse_scaled(text: &str, units: &[(&str, i64)], rule: &str) -> Result<i64, Va
 /// The candidate closest to `name` by edit distance (with swapped neighbours as one edit), when it is close enough to be a slip of the finger.
 pub fn suggest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.len() / 3).clamp(1, 4);
-    let scored = candidates.into_iter().map(|candidate| (strsim::osa_distance(name, candidate), candidate));
+    let near = candidates.into_iter().filter(|candidate| at_least_apart(name, candidate) <= limit);
+    let scored = near.map(|candidate| (strsim::osa_distance(name, candidate), candidate));
     scored.filter(|(distance, _)| *distance <= limit).min_by_key(|(distance, _)| *distance).map(|(_, found)| found)
+}
+
+/// A lower bound of the edit distance, by how often each byte occurs: cheap, and most names are far apart.
+fn at_least_apart(left: &str, right: &str) -> usize {
+    let mut counts = [0_i32; 256];
+    left.bytes().for_each(|byte| counts[usize::from(byte)] += 1);
+    right.bytes().for_each(|byte| counts[usize::from(byte)] -= 1);
+    let (more, fewer) = counts.iter().fold((0, 0), |(more, fewer), count| match count {
+        count if *count > 0 => (more + count.unsigned_abs(), fewer),
+        count => (more, fewer + count.unsigned_abs()),
+    });
+    // A character is four bytes at most, and one edit changes one character.
+    usize::try_from(more.max(fewer)).unwrap_or(usize::MAX).div_ceil(4)
 }
 
 #[cfg(test)]

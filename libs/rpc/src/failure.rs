@@ -20,10 +20,14 @@ pub struct Failure {
     message: String,
     metadata: BTreeMap<String, String>,
     violations: Vec<(String, String)>,
+    /// A server of ours has said so; else it is from the gRPC library or from something between.
+    answered: bool,
 }
 
 /// Longest message on the wire, in bytes: trailers above 8 KiB are dropped by some clients.
 const MESSAGE_BYTES_MAX: usize = 512;
+/// Longest value on the wire, in bytes.
+const VALUE_BYTES_MAX: usize = 256;
 /// Most field violations in one error.
 const VIOLATIONS_MAX: usize = 16;
 
@@ -37,7 +41,7 @@ impl Failure {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         let (code, retry, effect) = rule(reason);
         let (metadata, violations) = (BTreeMap::new(), Vec::new());
-        Self { reason, code, retry, effect, message: message.into(), metadata, violations }
+        Self { reason, code, retry, effect, message: message.into(), metadata, violations, answered: true }
     }
 
     /// A field that is missing or out of bounds.
@@ -71,10 +75,12 @@ impl Failure {
         Self::new(Reason::MetadataRollback, text).with("seenVersion", seen).with("version", found)
     }
 
-    /// Adds a value that the message mentions.
+    /// Adds a value that the message mentions, of which the first bytes are kept: trailers have little room.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl ToString) -> Self {
-        self.metadata.insert(key.to_owned(), value.to_string());
+        let mut value = value.to_string();
+        value.truncate(value.floor_char_boundary(VALUE_BYTES_MAX));
+        self.metadata.insert(key.to_owned(), value);
         self
     }
 
@@ -127,6 +133,11 @@ impl Failure {
     /// Whether it may have happened.
     pub fn effect(&self) -> Effect {
         self.effect
+    }
+
+    /// Whether a server of ours has said so. If not, it comes from the gRPC library, or from something between.
+    pub fn answered(&self) -> bool {
+        self.answered
     }
 
     /// For people.
@@ -221,6 +232,7 @@ impl From<pb::Error> for Failure {
             message: error.message,
             metadata: error.metadata.into_iter().collect(),
             violations: Vec::new(),
+            answered: true,
         }
     }
 }
@@ -251,7 +263,8 @@ impl From<Status> for Failure {
             };
             let effect = if never_connected(&status) { Effect::None } else { Effect::Maybe };
             let (metadata, violations) = (BTreeMap::new(), Vec::new());
-            return Self { reason, code: status.code(), retry, effect, message, metadata, violations };
+            let answered = false;
+            return Self { reason, code: status.code(), retry, effect, message, metadata, violations, answered };
         };
         let mut metadata: BTreeMap<String, String> =
             info.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -270,6 +283,7 @@ impl From<Status> for Failure {
             message,
             metadata,
             violations,
+            answered: true,
         }
     }
 }

@@ -246,6 +246,10 @@ impl Process {
             std::io::ErrorKind::AddrInUse => ProcessError::AdminInUse(admin),
             _ => ProcessError::Io(error),
         })?;
+        // One of an earlier run says where nobody is.
+        if let Some(file) = &arguments.ready_file {
+            let _ = std::fs::remove_file(file);
+        }
         Ok(Self {
             settings,
             clock,

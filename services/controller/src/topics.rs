@@ -200,7 +200,8 @@ pub(crate) fn grown(total: i64, more: i32, config: &Config) -> Result<i64, Failu
 async fn existing(store: &Store, request: &pb::CreateTopicRequest, wanted: &Topic) -> Result<Found, Failure> {
     let (id, found) = find(store, &wanted.name).await?;
     let (have, name) = (&found.value, &wanted.name);
-    let difference = difference(have, wanted);
+    let asked = request.topic.as_ref().is_some_and(|topic| topic.partition_count != 0);
+    let difference = difference(have, wanted, asked);
     if request.allow_existing && difference.is_empty() {
         return Ok((id, found));
     }
@@ -210,9 +211,9 @@ async fn existing(store: &Store, request: &pb::CreateTopicRequest, wanted: &Topi
     Err(failure.with("partitions", have.partition_count).with("replicas", have.replication_factor))
 }
 
-/// How a topic that is there differs from what was asked for.
-fn difference(have: &Topic, wanted: &Topic) -> String {
-    if have.partition_count != wanted.partition_count {
+/// How a topic that is there differs from what was asked for. `partitions`: their number was.
+fn difference(have: &Topic, wanted: &Topic, partitions: bool) -> String {
+    if partitions && have.partition_count != wanted.partition_count {
         return format!("it has {} partitions, you asked for {}", have.partition_count, wanted.partition_count);
     }
     let shown = |config: &BTreeMap<String, String>, name: &str| match (config.get(name), Setting::named(name)) {

@@ -89,20 +89,20 @@ async fn write_names(Membership { board, directory, .. }: &Membership, written: 
     if seen == written.seen {
         return;
     }
-    written.seen = seen;
     let aside = directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
     let here = board.all().into_iter().map(|(partition, _)| partition);
     let topics: BTreeSet<TopicId> = here.chain(aside).map(|partition| partition.topic).collect();
     let names = board.names.of(&topics);
-    if names == written.names {
-        return;
+    if names != written.names {
+        let (directory, writing) = (Arc::clone(directory), names.clone());
+        match tokio::task::spawn_blocking(move || directory.write_topic_names(&writing)).await {
+            Ok(Ok(())) => written.names = names,
+            // The next look tries again.
+            Ok(Err(error)) => return tracing::debug!(%error, "the names of topics cannot be written down"),
+            Err(_panicked) => return,
+        }
     }
-    written.names.clone_from(&names);
-    let directory = Arc::clone(directory);
-    let outcome = tokio::task::spawn_blocking(move || directory.write_topic_names(&names)).await;
-    if let Ok(Err(error)) = outcome {
-        tracing::debug!(%error, "the names of topics cannot be written down");
-    }
+    written.seen = seen;
 }
 
 fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {

@@ -43,7 +43,7 @@ Exit codes:
   4 exists already   5 denied   6 not in this state   7 no answer
   10 not healthy (status)   70 a bug   130 Ctrl-C   143 SIGTERM";
 
-/// A replicated, partitioned log you can talk to from any language with gRPC
+/// A durable, partitioned log you can talk to from any language with gRPC
 #[derive(Debug, Parser)]
 #[command(name = "walser", version, propagate_version = true, styles = STYLES, max_term_width = 80)]
 #[command(after_help = EXAMPLES)]

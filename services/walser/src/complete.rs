@@ -14,14 +14,27 @@ use crate::server::Server;
 /// The time that people wait for TAB.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Most names that are offered.
-const NAMES_MAX: i32 = 1000;
+const NAMES_MAX: usize = 10_000;
+/// Topics asked for at once.
+const PAGE: i32 = 1000;
 
 /// Names of topics.
 pub(crate) fn topics(word: &OsStr) -> Vec<CompletionCandidate> {
+    let beginning = word.to_string_lossy().into_owned();
     let list = |server: Server| async move {
-        let request = pb::ListTopicsRequest { page_size: NAMES_MAX, ..Default::default() };
-        let listed = server.client.topics().list_topics(request).await.ok()?.into_inner();
-        Some(listed.topics.into_iter().map(|topic| (topic.name, None)).collect())
+        let mut names = Vec::new();
+        let mut request =
+            pb::ListTopicsRequest { page_size: PAGE, name_contains: beginning.clone(), ..Default::default() };
+        while names.len() < NAMES_MAX {
+            let page = server.client.topics().list_topics(request.clone()).await.ok()?.into_inner();
+            let fits = page.topics.into_iter().filter(|topic| topic.name.starts_with(&beginning));
+            names.extend(fits.map(|topic| (topic.name, None)));
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                break;
+            }
+        }
+        Some(names)
     };
     candidates(word, asked(list))
 }
@@ -79,7 +92,7 @@ where
 
 /// The server that the line so far names.
 fn typed_server() -> ServerArgs {
-    let words: Vec<String> = std::env::args().collect();
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let after = |names: &[&str]| {
         let separate = words.windows(2).find(|pair| names.contains(&pair[0].as_str())).map(|pair| pair[1].clone());
         let joined = |word: &String| {

@@ -54,18 +54,22 @@ impl Contexts {
         }
     }
 
-    /// Writes the file, in one step.
-    pub(crate) fn save(&self) -> Result<(), CliError> {
+    /// Reads the file, changes it, and writes it in one step. Programs that do so at once wait for each other.
+    pub(crate) fn change<T>(change: impl FnOnce(&mut Self) -> Result<T, CliError>) -> Result<(T, Self), CliError> {
         let home = "there is no place for the file of contexts: neither XDG_CONFIG_HOME nor HOME is set";
         let path = path().ok_or_else(|| CliError::failed(home))?;
         let failed = |error: std::io::Error| CliError::failed(format!("{}: {error}", path.display()));
-        let text = toml::to_string(self).map_err(|error| CliError::failed(error.to_string()))?;
         let directory = path.parent().unwrap_or_else(|| Path::new("."));
         std::fs::create_dir_all(directory).map_err(failed)?;
+        let lock = std::fs::File::create(directory.join("config.lock")).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        let mut contexts = Self::read(&path)?;
+        let done = change(&mut contexts)?;
+        let text = toml::to_string(&contexts).map_err(|error| CliError::failed(error.to_string()))?;
         let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
         file.write_all(text.as_bytes()).map_err(failed)?;
         file.persist(&path).map_err(|error| failed(error.error))?;
-        Ok(())
+        Ok((done, contexts))
     }
 
     /// The names with their servers, by name.
@@ -74,9 +78,14 @@ impl Contexts {
     }
 
     /// The name and server that are meant when a command names none.
-    pub(crate) fn current(&self) -> Option<(&str, &str)> {
-        let (name, context) = self.contexts.get_key_value(self.current.as_deref()?)?;
-        Some((name, &context.server))
+    ///
+    /// # Errors
+    /// The file names one that it does not have: which server is meant is not known.
+    pub(crate) fn current(&self) -> Result<Option<(&str, &str)>, CliError> {
+        match self.current.as_deref() {
+            Some(name) => Ok(Some((name, self.server(name)?))),
+            None => Ok(None),
+        }
     }
 
     /// The server of a name.
@@ -137,15 +146,15 @@ mod tests {
     #[test]
     fn one_of_several_servers_is_the_current_one() {
         let mut contexts = Contexts::default();
-        assert_eq!(contexts.current(), None);
+        assert_eq!(contexts.current().unwrap(), None);
         contexts.add("local", "127.0.0.1:7460").unwrap();
         contexts.add("prod", "10.0.0.7:7460").unwrap();
-        assert_eq!(contexts.current(), Some(("local", "127.0.0.1:7460")), "the first one");
+        assert_eq!(contexts.current().unwrap(), Some(("local", "127.0.0.1:7460")), "the first one");
         assert!(contexts.choose("-").is_err() && contexts.choose("pord").is_err());
         assert_eq!(contexts.choose("prod").unwrap(), "prod");
         assert_eq!(contexts.choose("-").unwrap(), "local");
         contexts.remove("local").unwrap();
-        assert_eq!(contexts.current(), None);
+        assert_eq!(contexts.current().unwrap(), None);
         assert!(contexts.remove("local").is_err());
         for bad in ["", "-", "a b"] {
             assert!(contexts.add(bad, "h:1").is_err());

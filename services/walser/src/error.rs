@@ -95,22 +95,27 @@ impl CliError {
         Self { code: self.code, ..Self::failed(format!("{address} speaks HTTP/1.1, not gRPC")) }.with_help(help)
     }
 
+    /// What the gRPC library says when no server has answered.
+    fn unanswered(failure: &Failure, server: &str) -> Self {
+        let signs = ["transport error", "error trying", "connect error", "dns error"];
+        // An admin port speaks HTTP, and knows no service.
+        let no_server = failure.message().starts_with("grpc-status header missing")
+            || signs.iter().any(|sign| failure.message().contains(sign));
+        if no_server {
+            let error = Self { code: UNAVAILABLE, ..Self::failed(format!("no server answers at {server}")) };
+            let error = error.with_help("start one with `walser up`, or name another with --server HOST:PORT");
+            return Self { unreached: Some(server.to_owned()), ..error };
+        }
+        let what = format!("the connection to {server} broke: {}", failure.message());
+        Self { code: UNAVAILABLE, ..Self::failed(what) }
+            .with_help("the server has stopped, hangs, or is cut off; `walser status` says whether it answers")
+    }
+
     /// What a server answered to a command about a topic.
     pub(crate) fn server(failure: Failure, server: &str) -> Self {
         let code = exit_code(failure.code());
-        let unreached = failure.code() == Code::Unavailable && failure.value("topic").is_none();
-        let signs = ["transport error", "error trying", "connect error", "dns error"];
-        // An admin port speaks HTTP, and knows no service.
-        let no_grpc = failure.message().starts_with("grpc-status header missing");
-        let connection = signs.iter().any(|sign| failure.message().contains(sign));
-        if no_grpc {
-            let error = Self { code: UNAVAILABLE, ..Self::failed(format!("no gRPC server answers at {server}")) };
-            return Self { unreached: Some(server.to_owned()), ..error };
-        }
-        if unreached && connection && failure.reason() != Reason::ControllerNotAvailable {
-            let error = Self { code, ..Self::failed(format!("no server answers at {server}")) };
-            let error = error.with_help("start one with `walser up`, or name another with --server HOST:PORT");
-            return Self { unreached: Some(server.to_owned()), ..error };
+        if !failure.answered() {
+            return Self::unanswered(&failure, server);
         }
         let mut error = Self { code, ..Self::failed(format!("{} ({})", failure.message(), failure.reason_name())) };
         if failure.reason() == Reason::TopicExists

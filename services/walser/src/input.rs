@@ -10,10 +10,11 @@ use crate::cli::Framing;
 use crate::error::CliError;
 use crate::output;
 use crate::records::NewRecord;
+use crate::records::format::find;
 use crate::records::reading::{Form, Reading};
 
 /// Largest single record that is read.
-const RECORD_BYTES_MAX: usize = 16 << 20;
+pub(crate) const RECORD_BYTES_MAX: usize = 16 << 20;
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Groups that wait to be taken.
@@ -25,8 +26,25 @@ pub(crate) struct Group {
     pub(crate) records: Vec<NewRecord>,
     /// Bytes of the input that they are made from.
     pub(crate) bytes: u64,
-    /// What is wrong with the input behind them. Nothing more comes.
-    pub(crate) error: Option<CliError>,
+    /// What comes behind them.
+    pub(crate) then: Then,
+}
+
+/// What comes behind a group. That nothing comes is said: else the reader is gone, and the rest of the input with it.
+#[derive(Debug, Default)]
+pub(crate) enum Then {
+    #[default]
+    More,
+    End,
+    /// What is wrong with the input. Nothing more comes.
+    Bad(CliError),
+}
+
+/// What a look at the input ended with.
+enum Look {
+    More,
+    End,
+    Failed(io::Error),
 }
 
 /// Where they come from.
@@ -56,9 +74,8 @@ pub(crate) fn start(source: Source) -> Result<Input, CliError> {
     let (groups, input) = mpsc::channel(GROUPS_MAX);
     let mut worker = Worker { source, groups, skipped: 0 };
     let read = move || {
-        if let Err(error) = worker.read_all() {
-            let _ = worker.groups.blocking_send(Group { error: Some(error), ..Group::default() });
-        }
+        let then = worker.read_all().and_then(|()| worker.all_skipped()).map_or_else(Then::Bad, |()| Then::End);
+        let _ = worker.groups.blocking_send(Group { then, ..Group::default() });
     };
     std::thread::Builder::new().name("input".to_owned()).spawn(read)?;
     Ok(input)
@@ -96,17 +113,22 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether there was as much to pass over as was said.
+    fn all_skipped(&self) -> Result<(), CliError> {
+        let (skipped, skip) = (self.skipped, self.source.skip);
+        if skipped == skip {
+            return Ok(());
+        }
+        Err(CliError::usage(format!("the input has {skipped} records, fewer than --skip {skip}")))
+    }
+
     /// Reads one file. What is good goes on its way, also when what comes behind it is not.
     fn read(&mut self, path: &Path, mut input: BufReader<impl Read>) -> Result<(), CliError> {
         let mut number = 0;
         loop {
-            let pieces = self.pieces(&mut input);
-            let (pieces, failed) = match pieces {
-                Ok(pieces) => (pieces, None),
-                Err(error) => (Vec::new(), Some(problem(path, &error))),
-            };
-            let last = pieces.is_empty() || self.source.framing == Framing::Whole;
-            let mut group = Group { error: failed, ..Group::default() };
+            let (pieces, look) = self.pieces(&mut input);
+            let mut group = Group::default();
+            let mut bad = None;
             for piece in pieces {
                 number += 1;
                 group.bytes += piece.len() as u64 + 1;
@@ -114,18 +136,19 @@ impl Worker {
                     Ok(record) => group.records.extend(record),
                     Err(why) => {
                         let unit = if self.by_lines() { "line" } else { "record" };
-                        let place = format!("{unit} {} of {}", output::count(number), path.display());
-                        group.error = Some(why.placed(&place));
+                        bad = Some(why.placed(&format!("{unit} {} of {}", output::count(number), path.display())));
                         break;
                     }
                 }
             }
-            let ended = last || group.error.is_some();
-            if (!group.records.is_empty() || group.error.is_some()) && self.groups.blocking_send(group).is_err() {
+            if !group.records.is_empty() && self.groups.blocking_send(group).is_err() {
                 return Ok(());
             }
-            if ended {
-                return Ok(());
+            match (bad, look) {
+                (Some(bad), _) => return Err(bad),
+                (None, Look::Failed(error)) => return Err(problem(path, &error)),
+                (None, Look::End) => return Ok(()),
+                (None, Look::More) => {}
             }
         }
     }
@@ -152,16 +175,20 @@ impl Worker {
         self.source.reading.record(piece).map(Some).map_err(Bad::Text)
     }
 
-    /// The pieces that are there; waits for the first one, and for the end of the last one. None: the input has ended.
-    fn pieces(&self, input: &mut BufReader<impl Read>) -> io::Result<Vec<Vec<u8>>> {
+    /// The pieces that are there; waits for the first one, and for the end of the last one.
+    fn pieces(&self, input: &mut BufReader<impl Read>) -> (Vec<Vec<u8>>, Look) {
         match (&self.source.reading.form, self.source.framing) {
             (Form::Format(format), _) => ended_by(input, format.end()),
             (_, Framing::Lines | Framing::Json) => ended_by(input, b"\n"),
-            (_, Framing::Whole) => Ok(vec![block(input, RECORD_BYTES_MAX + 1)?]),
-            (_, Framing::Blocks(size)) => {
-                let block = block(input, size)?;
-                Ok(if block.is_empty() { Vec::new() } else { vec![block] })
-            }
+            (_, Framing::Whole) => match block(input, RECORD_BYTES_MAX + 1) {
+                Ok(whole) => (vec![whole], Look::End),
+                Err(error) => (Vec::new(), Look::Failed(error)),
+            },
+            (_, Framing::Blocks(size)) => match block(input, size) {
+                Ok(block) if block.is_empty() => (Vec::new(), Look::End),
+                Ok(block) => (vec![block], Look::More),
+                Err(error) => (Vec::new(), Look::Failed(error)),
+            },
         }
     }
 }
@@ -196,27 +223,35 @@ fn block(input: &mut impl Read, size: usize) -> io::Result<Vec<u8>> {
 }
 
 /// The pieces up to each `end`, as many as are in memory already: everything else might have to be waited for.
-fn ended_by(input: &mut BufReader<impl Read>, end: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+fn ended_by(input: &mut BufReader<impl Read>, end: &[u8]) -> (Vec<Vec<u8>>, Look) {
     let mut pieces = Vec::new();
     let last = end.last().copied().unwrap_or(b'\n');
     loop {
         let mut piece = Vec::new();
-        loop {
-            let left = (RECORD_BYTES_MAX + 1 + end.len()).saturating_sub(piece.len());
-            let read = Read::take(&mut *input, left as u64).read_until(last, &mut piece)?;
-            if read == 0 || piece.ends_with(end) {
-                break;
+        let mut look = Look::More;
+        while !piece.ends_with(end) && piece.len() <= RECORD_BYTES_MAX + end.len() {
+            let left = (RECORD_BYTES_MAX + 1 + end.len()) - piece.len();
+            match Read::take(&mut *input, left as u64).read_until(last, &mut piece) {
+                // Without the last byte of an end, the input has ended. Once is enough: on a terminal the next look would
+                // wait for more.
+                Ok(count) if count == 0 || (piece.last() != Some(&last) && count < left) => {
+                    look = Look::End;
+                    break;
+                }
+                Ok(_) => {}
+                // What was read of this piece is not a record.
+                Err(error) => return (pieces, Look::Failed(error)),
             }
         }
-        match piece.strip_suffix(end) {
-            Some(whole) => piece.truncate(whole.len()),
-            // The end of the input. A last line end behind other ends is none of a record.
-            None if piece.is_empty() || (end != b"\n" && piece == b"\n") => return Ok(pieces),
-            None => {}
+        let whole = piece.strip_suffix(end).map(<[u8]>::len);
+        piece.truncate(whole.unwrap_or(piece.len()));
+        // A last line end behind other ends is none of a record.
+        let nothing = whole.is_none() && (piece.is_empty() || (end != b"\n" && piece == b"\n"));
+        if !nothing {
+            pieces.push(piece);
         }
-        pieces.push(piece);
-        if !input.buffer().contains(&last) {
-            return Ok(pieces);
+        if matches!(look, Look::End) || find(input.buffer(), end).is_none() {
+            return (pieces, look);
         }
     }
 }
@@ -229,11 +264,11 @@ mod tests {
         let mut input = BufReader::with_capacity(7, text);
         let mut all = Vec::new();
         loop {
-            let pieces = ended_by(&mut input, end).unwrap();
-            if pieces.is_empty() {
+            let (pieces, look) = ended_by(&mut input, end);
+            all.extend(pieces.into_iter().map(|piece| String::from_utf8(piece).unwrap()));
+            if matches!(look, Look::End) {
                 return all;
             }
-            all.extend(pieces.into_iter().map(|piece| String::from_utf8(piece).unwrap()));
         }
     }
 
@@ -241,6 +276,28 @@ mod tests {
     fn records_end_where_they_are_said_to() {
         assert_eq!(all(b"a\n\nlonger than the buffer\nlast", b"\n"), ["a", "", "longer than the buffer", "last"]);
         assert_eq!(all(b"a;b;;c\n;;d;;\n", b";;"), ["a;b", "c\n", "d"]);
+        assert_eq!(all(b"a;;b;", b";;"), ["a", "b;"]);
         assert_eq!(all(b"", b"\n"), Vec::<String>::new());
+    }
+
+    /// Gives what it has, and then must not be asked: a pipe would be waited for.
+    struct Pipe<'a>(&'a [u8]);
+
+    impl Read for Pipe<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            assert!(!self.0.is_empty(), "a record that is complete waits for more input");
+            self.0.read(buffer)
+        }
+    }
+
+    #[test]
+    fn a_record_that_has_come_does_not_wait_for_the_next_one() {
+        for (there, end, whole) in
+            [(&b"a;;b;"[..], &b";;"[..], 1), (b"a\n---\nb\n-", b"\n---\n", 1), (b"a\nb\nc", b"\n", 2)]
+        {
+            let mut input = BufReader::new(Pipe(there));
+            let (pieces, look) = ended_by(&mut input, end);
+            assert!(pieces.len() == whole && matches!(look, Look::More), "{pieces:?}");
+        }
     }
 }

@@ -54,10 +54,13 @@ fn run_remote(command: Command) -> Result<ExitCode, CliError> {
             running.await
         } else {
             let mut interrupts = signal::Interrupts::listen()?;
-            tokio::select! {
-                outcome = running => outcome,
-                interrupt = interrupts.next() => Ok(ExitCode::from(interrupt.exit_code())),
-            }
+            // On a thread of its own: this one may be held by output that nobody takes.
+            tokio::spawn(async move {
+                let interrupt = interrupts.next().await;
+                progress::clear();
+                std::process::exit(i32::from(interrupt.exit_code()));
+            });
+            running.await
         };
         match outcome {
             Ok(code) => Ok(code),

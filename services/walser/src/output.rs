@@ -44,8 +44,8 @@ fn labelled(label: &str, style: Style, text: &str) {
 
 /// Text that may have come from outside, without what a terminal would obey.
 fn printable(text: &str) -> String {
-    let obeyed = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
-    text.chars().map(|character| if obeyed(character) { '\u{fffd}' } else { character }).collect()
+    let shown = |character: char| character != '\r' && !obeyed(character);
+    text.chars().map(|character| if !shown(character) { '\u{fffd}' } else { character }).collect()
 }
 
 /// A line of data, to stdout. A closed pipe ends the program quietly, as it does for other tools.
@@ -170,8 +170,17 @@ pub(crate) fn wrapped(text: &str, indent: usize) -> String {
 
 /// Whether bytes would be more than text to a terminal.
 pub(crate) fn is_binary(bytes: &[u8]) -> bool {
-    let obeyed = |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
-    std::str::from_utf8(bytes).map_or(true, |text| text.contains(obeyed))
+    let Ok(text) = std::str::from_utf8(bytes) else { return true };
+    // A carriage return alone writes over what is there; before a line feed it is the end of a line.
+    let disturbs = |line: &str| line.contains(|character| character == '\r' || obeyed(character));
+    text.split("\r\n").any(disturbs)
+}
+
+/// Whether a terminal does something else with a character than to show it: controls, and those that turn the direction of
+/// text (Unicode TR 36, "Bidirectional text spoofing").
+pub(crate) fn obeyed(character: char) -> bool {
+    let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || (character.is_control() && !matches!(character, '\n' | '\r' | '\t'))
 }
 
 /// Whether standard output is a terminal.
@@ -243,6 +252,7 @@ mod tests {
     fn text_from_outside_cannot_command_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\u{9b}"), "a\u{fffd}[2Jb\u{fffd}");
         assert!(is_binary(b"\x1b[2J") && is_binary(&[0xff]) && is_binary(b"\0") && is_binary("\u{9b}".as_bytes()));
+        assert!(is_binary(b"a\rb") && is_binary("\u{202e}txt.exe".as_bytes()));
         assert!(!is_binary("text\twith\r\nlines \u{e9}".as_bytes()));
     }
 }

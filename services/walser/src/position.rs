@@ -41,7 +41,7 @@ impl FromStr for Position {
             return parse_time(time).map(Self::Time).ok_or_else(bad);
         }
         match text.parse::<i64>() {
-            Ok(number) if text.starts_with('-') => Ok(Self::Last(-number)),
+            Ok(number) if text.starts_with('-') => number.checked_neg().map(Self::Last).ok_or_else(bad),
             Ok(number) => Ok(Self::Offset(number)),
             Err(_) => Err(bad()),
         }

@@ -72,6 +72,13 @@ impl Drop for Progress {
     }
 }
 
+/// Takes the line away, at the end of the program.
+pub(crate) fn clear() {
+    if let Some(bar) = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        bar.finish_and_clear();
+    }
+}
+
 /// Writes to standard error while the line is away.
 pub(crate) fn beside(write: impl FnOnce()) {
     let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -63,7 +63,7 @@ fn address(arguments: &ServerArgs) -> Result<(String, Option<String>), CliError>
     let contexts = Contexts::load()?;
     match arguments.context.clone().or_else(|| variable("WALSER_CONTEXT")) {
         Some(name) => Ok((contexts.server(&name)?.to_owned(), Some(name))),
-        None => Ok(match contexts.current() {
+        None => Ok(match contexts.current()? {
             Some((name, server)) => (server.to_owned(), Some(name.to_owned())),
             None => (ADDRESS_DEFAULT.to_owned(), None),
         }),

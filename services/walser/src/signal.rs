@@ -3,6 +3,9 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+/// So many signals end the program, whatever it is doing: the first ends it in order, the second without waiting.
+const SIGNALS_MAX: u32 = 3;
+
 /// A signal that asks the program to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interrupt {
@@ -10,6 +13,8 @@ pub(crate) enum Interrupt {
     Interrupted,
     /// SIGTERM.
     Terminated,
+    /// The terminal is gone.
+    HungUp,
 }
 
 /// The signals from when it was made on. None is missed while nobody waits.
@@ -24,6 +29,7 @@ impl Interrupt {
         match self {
             Self::Interrupted => 130,
             Self::Terminated => 143,
+            Self::HungUp => 129,
         }
     }
 }
@@ -34,14 +40,19 @@ impl Interrupts {
     /// Listens. From now on the signals do not end the process by themselves.
     pub(crate) fn listen() -> std::io::Result<Self> {
         let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut hup = signal(SignalKind::hangup())?;
         let (told, interrupts) = watch::channel(None);
         tokio::spawn(async move {
-            loop {
+            for number in 1_u32.. {
                 let interrupt = tokio::select! {
                     _ = int.recv() => Interrupt::Interrupted,
                     _ = term.recv() => Interrupt::Terminated,
+                    _ = hup.recv() => Interrupt::HungUp,
                 };
                 told.send_replace(Some(interrupt));
+                if number >= SIGNALS_MAX {
+                    std::process::exit(i32::from(interrupt.exit_code()));
+                }
             }
         });
         Ok(Self(interrupts))

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use globset::{Glob, GlobSetBuilder};
+use walser_model::suggest;
 use walser_proto::v1 as pb;
 
 use crate::error::CliError;
@@ -56,6 +57,25 @@ fn expand(names: &[String], known: &[String]) -> Result<Vec<String>, CliError> {
         meant.extend(found.into_iter().filter(|name| seen.insert(name.clone())));
     }
     Ok(meant)
+}
+
+/// Those of the names that are meant. A pattern may fit none.
+///
+/// # Errors
+/// A name that is not there.
+pub(crate) fn known(wanted: &[String], names: &[String]) -> Result<Vec<String>, CliError> {
+    let mut found = Vec::new();
+    for name in wanted {
+        let fits = fitting(name, names)?;
+        if fits.is_empty() && !is_pattern(name) {
+            let meant = suggest(name, names.iter().map(String::as_str));
+            let meant = meant.map_or_else(String::new, |meant| format!("; did you mean \"{meant}\"?"));
+            let error = CliError::not_found(format!("topic \"{name}\" does not exist{meant} (TOPIC_NOT_FOUND)"));
+            return Err(error.with_help("`walser topic list` shows the topics there are."));
+        }
+        found.extend(fits);
+    }
+    Ok(found)
 }
 
 /// Those of the names that fit a pattern.

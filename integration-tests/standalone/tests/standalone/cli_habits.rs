@@ -32,6 +32,61 @@ async fn a_reader_ends_when_nobody_takes_its_output_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_ends_a_reader_whose_output_nobody_takes() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let lines: String = (0..100_000).map(|number| format!("{number}\n")).collect();
+    assert!(server.cli_with_input(&["produce", "t"], lines.as_bytes()).status.success());
+    let mut command = Command::new(binary());
+    command.args(["consume", "t", "-f", "%v\n"]).env("WALSER_SERVER", &server.address);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::with_capacity(16, child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    // The pipe is full of the rest now, or soon: the program is held by its output.
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_given_up() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    server.cli_ok(&["produce", "t", "a"]);
+    server.signal("STOP");
+    let ends = |arguments: &'static [&'static str]| {
+        let address = server.address.clone();
+        std::thread::spawn(move || crate::server::cli_at(&address, arguments, &[]))
+    };
+    let running = [ends(&["status"]), ends(&["consume", "t", "-e", "--timeout", "1"])];
+    for command in running {
+        let output = command.join().unwrap();
+        assert_eq!(output.status.code(), Some(7), "{}", told(&output));
+        assert!(!told(&output).contains("INTERNAL_ERROR"), "{}", told(&output));
+    }
+    server.signal("CONT");
+    server.cli_ok(&["status"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_goes_on_after_a_restart() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let address = server.address.clone();
+    let mut command = Command::new(binary());
+    command.args(["demo", "-n", "60", "--rate", "20"]).env("WALSER_SERVER", &address);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.by_ref().take(10).count(), 10);
+    let data = server.kill();
+    let server = Server::start_with(&data, &["--listen", &address]);
+    assert_eq!(lines.count(), 50, "none is missing, none comes twice");
+    assert!(child.wait().unwrap().success());
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_records_are_those_of_each_partition_or_of_all() {
     let (_dir, data) = place();
     let server = Server::start(&data);
@@ -125,6 +180,13 @@ async fn errors_use_the_words_of_the_user() {
         (&["topic", "describe", "kvv"], 3, &["did you mean \"kv\"?", "walser topic list"]),
         (&["topic", "alter", "kvv", "-c", "retention.ms=1d"], 3, &["did you mean \"kv\"?"]),
         (&["topic", "delete", "kvv", "--yes"], 3, &["did you mean \"kv\"?"]),
+        (&["topic", "ls", "kvv"], 3, &["did you mean \"kv\"?"]),
+        (&["bench", "produce", "--size", "4GiB"], 2, &["more than a batch can have"]),
+        (
+            &["topic", "truncate", "kv", "--before", "5", "--yes"],
+            6,
+            &["beyond the end of kv/0, 0: nothing was deleted"],
+        ),
         (&["bench", "consume", "--topic", "none"], 3, &["(TOPIC_NOT_FOUND)"]),
         (&["consume", "none-*"], 3, &["no topic fits the pattern \"none-*\""]),
         (&["produce", "kv", "--as", "json", "{"], 2, &["record 1: it is not a record as `walser consume -o json`"]),
@@ -206,6 +268,23 @@ async fn contexts_name_servers() {
     assert!(missing.status.code() == Some(3) && told(&missing).contains("did you mean \"here\"?"));
     assert!(run(&["context", "rm", "away"], &[]).status.success());
     assert_eq!(out(&run(&["context", "ls", "-o", "name"], &[]).stdout), "here\n");
+    std::fs::write(dir.path().join("walser/config.toml"), "current = \"gone\"\n[contexts]\n").unwrap();
+    let dangling = run(&["topic", "ls"], &[]);
+    assert!(
+        dangling.status.code() == Some(3) && told(&dangling).contains("no context \"gone\""),
+        "{}",
+        told(&dangling)
+    );
+    std::fs::write(dir.path().join("walser/config.toml"), "").unwrap();
+    let adding: Vec<_> = (0..20)
+        .map(|number| {
+            let mut command = Command::new(binary());
+            command.args(["context", "add", &format!("c{number}"), "h:1"]).env("XDG_CONFIG_HOME", dir.path());
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    adding.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
+    assert_eq!(out(&run(&["context", "ls", "-o", "name"], &[]).stdout).lines().count(), 20, "none is lost");
     std::fs::write(dir.path().join("walser/config.toml"), "current = [").unwrap();
     let broken = run(&["context", "ls"], &[]);
     assert!(told(&broken).contains("config.toml"), "{}", told(&broken));

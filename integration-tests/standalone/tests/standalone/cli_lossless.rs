@@ -149,6 +149,7 @@ async fn what_is_good_before_bad_input_is_written_and_a_later_run_goes_on() {
     assert!(shown.contains("line 100,001 of standard input: it is not JSON"), "{shown}");
     assert!(shown.contains("100,000 of 100,000 records written, 0 unknown, 0 not written"), "{shown}");
     assert!(shown.contains("--skip 100000"), "{shown}");
+    assert!(shown.contains("to go on: correct the input, then"), "{shown}");
     let repaired = format!("{good}{}{}", line(2), line(1));
     let more = server.cli_with_input(&["produce", "t", "--key-json", ".id", "--skip", "100000"], repaired.as_bytes());
     assert!(more.status.success(), "{}", told(&more));
@@ -157,6 +158,56 @@ async fn what_is_good_before_bad_input_is_written_and_a_later_run_goes_on() {
         total += read_all(&client, "t", partition).await.len();
     }
     assert_eq!(total, 100_002);
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn input_that_cannot_be_meant_is_refused() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 2, &[]).await;
+    let few = server.cli_with_input(&["produce", "t", "--skip", "100"], b"1\n2\n");
+    assert!(few.status.code() == Some(2) && told(&few).contains("the input has 2 records, fewer than --skip 100"));
+    let dash = server.cli_with_input(&["produce", "t", "a", "-"], b"b\n");
+    assert!(dash.status.code() == Some(2) && told(&dash).contains("stands alone"), "{}", told(&dash));
+    let (huge, large) = ("1TiB", server.cli(&["produce", "t", "--as", "blocks:1TiB"]));
+    assert!(large.status.code() == Some(2) && told(&large).contains("at most 16MiB"), "{huge}: {}", told(&large));
+    for time in ["99999999999-01-01", "2025-02-31", "2025-11-21T00:00:00Z05"] {
+        assert_eq!(server.cli(&["produce", "t", "-T", time, "x"]).status.code(), Some(2), "{time}");
+    }
+    assert_eq!(read_all(&client, "t", 0).await.len() + read_all(&client, "t", 1).await.len(), 0);
+    // A partition that is not there: what comes before it is written, and it is named.
+    let output = server.cli_with_input(&["produce", "t", "-f", "%p %v\n"], b"0 a\n1 b\n0 c\n9 d\n1 e\n");
+    let shown = told(&output);
+    assert_eq!(output.status.code(), Some(3), "{shown}");
+    assert!(shown.contains("it is record 4 of the input") && shown.contains("3 of 4 records written"), "{shown}");
+    assert!(shown.contains("--skip 3"), "{shown}");
+    assert_eq!((read_all(&client, "t", 0).await.len(), read_all(&client, "t", 1).await.len()), (2, 1));
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_a_thousand_partitions_take_little_memory() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    create(&server.client(), "many", 1000, &[("durability", "page-cache")]).await;
+    let lines: String = (0..200_000).map(|number| format!("key-{number}:{}\n", "v".repeat(300))).collect();
+    let mut child = spawn(&server, &["produce", "many", "-K", ":"]);
+    let mut stdin = child.stdin.take().unwrap();
+    let feeding = std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0));
+        wait_a_little();
+    }
+    feeding.join().unwrap().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(peak < 300 << 10, "{peak} KiB for batches of 1,000 partitions");
     server.assert_no_panic();
 }
 
@@ -210,7 +261,7 @@ async fn a_producer_without_its_leader_ends_with_an_interrupt_and_tells_the_unkn
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{warning}{rest}");
-    assert!(rest.contains("0 of 10 records written") && rest.contains("--skip 0"), "{rest}");
+    assert!(rest.contains("0 of 10 records written") && rest.contains("to go on: the same command again"), "{rest}");
     drop(stdin);
 }
 

@@ -153,6 +153,15 @@ async fn records_are_typed_and_dangerous_things_are_asked_for() {
     asked.type_in("u\n");
     let (shown, status) = asked.end();
     assert!(status.code() == Some(1) && shown.contains("nothing was done"), "{shown}");
+    let mut half = Terminal::run(&server, &["produce", "t"], 80, On::All);
+    half.expect("Ctrl-D ends");
+    half.type_in("not ended\u{4}\u{4}");
+    let (shown, status) = half.end();
+    assert!(status.success() && shown.contains("1 record ·"), "the second Ctrl-D ends it: {shown}");
+    let mut asked = Terminal::run(&server, &["topic", "delete", "t"], 80, On::All);
+    asked.expect("Type the name of the topic to continue: ");
+    assert!(Command::new("kill").args(["-INT", &asked.child.id().to_string()]).status().unwrap().success());
+    assert_eq!(asked.end().1.code(), Some(130), "a question can be left with Ctrl-C");
     let mut asked = Terminal::run(&server, &["topic", "delete", "t"], 80, On::All);
     asked.expect("Type the name of the topic to continue: ");
     asked.type_in("t\n");

@@ -139,6 +139,14 @@ impl Gateway {
             let target =
                 Target { topic: std::sync::Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
             let offset = while_moved(until, || self.boundary(&target, before)).await?;
+            let end = self.find(&topic, partition, Place::Latest).await?.offset;
+            if offset.0 > end {
+                let text = format!(
+                    "offset {} is beyond the end of {}/{partition}, {end}: nothing was deleted",
+                    offset.0, topic.name
+                );
+                return Err(Failure::new(Reason::OffsetOutOfRange, text).with("topic", &topic.name));
+            }
             // Nothing is deleted anywhere unless every leader is there.
             self.route(&topic, partition)?;
             offsets.push((partition, offset));

@@ -39,16 +39,16 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "TIME", value_parser = value::millis, default_value = "0")]
     pub(crate) warm_up: u64,
     /// Bytes of a value
-    #[arg(long, value_name = "SIZE", value_parser = value::size, default_value = "1KiB")]
+    #[arg(long, value_name = "SIZE", value_parser = value::bench_size, default_value = "1KiB")]
     pub(crate) size: u64,
     /// Partitions of the topic that is created
     #[arg(short = 'p', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
     pub(crate) partitions: i32,
     /// Producers, each with a connection of its own
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = value::producers)]
     pub(crate) producers: usize,
     /// A batch is sent when it has this many bytes
-    #[arg(long, value_name = "SIZE", value_parser = value::size, default_value = "256KiB")]
+    #[arg(long, value_name = "SIZE", value_parser = value::bench_size, default_value = "256KiB")]
     pub(crate) batch_bytes: u64,
     /// A batch is sent when its first record has waited this long
     #[arg(long, value_name = "TIME", value_parser = value::millis, default_value = "5ms")]

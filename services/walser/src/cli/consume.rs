@@ -37,7 +37,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct ConsumeArgs {
-    /// Topics to read; * and ? stand for parts of names
+    /// Topics to read; * and ? stand for parts of names, of the topics that are there at the start
     #[arg(required = true, value_name = "TOPIC", add = ArgValueCompleter::new(complete::topics))]
     pub(crate) topics: Vec<String>,
     /// Where to start
@@ -50,7 +50,7 @@ pub(crate) struct ConsumeArgs {
     #[arg(short = 'e', long, conflicts_with = "to")]
     pub(crate) end: bool,
     /// The newest N records of all partitions together, by time, and end
-    #[arg(short = 'l', long, value_name = "N", value_parser = value::count, conflicts_with_all = ["from", "to", "end", "count"])]
+    #[arg(short = 'l', long, value_name = "N", value_parser = value::count, conflicts_with_all = ["from", "to", "count"])]
     pub(crate) last: Option<u64>,
     /// End after N records
     #[arg(short = 'n', long = "count", value_name = "N", value_parser = value::count)]

@@ -1,15 +1,18 @@
 //! Values of flags, with errors in words.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use walser_model::{Acks, Compression, Durability, parse_bytes, parse_duration_ms};
+use walser_model::{Acks, Compression, Durability, MESSAGE_BYTES_CEILING, parse_bytes, parse_duration_ms, show_bytes};
 
 use super::Framing;
+use crate::input::RECORD_BYTES_MAX;
 use crate::records::format::{Format, InputFormat};
 use crate::records::json::JsonPath;
 use crate::records::time::parse_time;
 
 /// The least memory that a server in memory can use: below, not even one topic fits.
 const MEMORY_MIN: u64 = 1 << 20;
+/// Most producers of a benchmark.
+const PRODUCERS_MAX: usize = 64;
 
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text).map_err(|error| error.to_string())?;
@@ -23,6 +26,23 @@ pub(super) fn memory(text: &str) -> Result<u64, String> {
     }
     let meant = if text.parse::<u64>().is_ok() { format!(", or {text}MiB if that is meant") } else { String::new() };
     Err(format!("\"{text}\" are {bytes} bytes, and a server needs 1MiB at least: write 256MiB{meant}"))
+}
+
+/// A size of values or batches in a benchmark: no larger than a batch can be.
+pub(super) fn bench_size(text: &str) -> Result<u64, String> {
+    let most = MESSAGE_BYTES_CEILING.unsigned_abs();
+    let bytes = size(text)?;
+    if bytes <= most {
+        Ok(bytes)
+    } else {
+        Err(format!("\"{text}\" is more than a batch can have, {}", show_bytes(MESSAGE_BYTES_CEILING)))
+    }
+}
+
+/// Producers of a benchmark: each has a connection, buffers and values of its own.
+pub(super) fn producers(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|number| (1..=PRODUCERS_MAX).contains(number));
+    number.ok_or_else(|| format!("\"{text}\" is not a number of producers: from 1 to {PRODUCERS_MAX}"))
 }
 
 pub(super) fn millis(text: &str) -> Result<u64, String> {
@@ -61,6 +81,7 @@ pub(super) fn framing(text: &str) -> Result<Framing, String> {
         None if text == "whole" => Ok(Framing::Whole),
         None if text == "json" => Ok(Framing::Json),
         Some(("blocks", bytes)) => match usize::try_from(size(bytes)?) {
+            Ok(bytes) if bytes > RECORD_BYTES_MAX => Err("a record has at most 16MiB".to_owned()),
             Ok(bytes) if bytes > 0 => Ok(Framing::Blocks(bytes)),
             _ => Err("a block has at least one byte".to_owned()),
         },

@@ -64,7 +64,7 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
     let targets = topics.iter().map(target).collect();
     let patience = Duration::from_secs(arguments.timeout);
     let mut reader = Reader::new(&server.client, ReaderConfig { targets, batches: false, patience });
-    let mut problems = Problems::default();
+    let (mut problems, mut told_to_wait, mut away) = (Problems::default(), false, false);
     let mut left = arguments.count.unwrap_or(u64::MAX);
     let shown = !output::to_terminal();
     let mut progress = Progress::start(arguments.count.map_or(Total::Unknown, Total::Records), shown);
@@ -72,6 +72,7 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
         match reader.next().await.map_err(|failure| server.failed(failure))? {
             Read::Chunk(chunk) => {
                 problems.over(&chunk.topic, chunk.partition);
+                back(&mut away, &server);
                 let bytes = |record: &pb::ConsumedRecord| record.value.as_ref().map_or(0, |value| value.len() as u64);
                 progress.add(chunk.records.len() as u64, chunk.records.iter().map(bytes).sum());
                 match &mut last {
@@ -84,15 +85,14 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
             }
             Read::CaughtUp => {
                 problems = Problems::default();
-                if to.is_none() && std::io::stderr().is_terminal() {
-                    output::note("caught up · waiting for new records · Ctrl-C to stop");
-                }
+                back(&mut away, &server);
+                caught_up(to, &mut told_to_wait);
             }
             Read::Problem(problem) => tell(problem, &mut problems),
             Read::Away(failure) => {
-                let (text, reason, seconds) = (failure.message(), failure.reason_name(), arguments.timeout);
-                let server = &server.address;
-                output::warning(&format!("{server} is away: {text} ({reason}); retrying for up to {seconds} s"));
+                let (address, text, seconds) = (&server.address, failure.message(), arguments.timeout);
+                output::warning(&format!("{address} is away: {text}; retrying for up to {seconds} s"));
+                away = true;
             }
             // The server ends a stream in order only when everything was read that was asked for.
             Read::End => {
@@ -105,6 +105,27 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
                 return Ok(ExitCode::SUCCESS);
             }
         }
+    }
+}
+
+/// Says what is waited for.
+fn caught_up(to: Option<Position>, told: &mut bool) {
+    match to {
+        None if std::io::stderr().is_terminal() => {
+            output::note("caught up · waiting for new records · Ctrl-C to stop");
+        }
+        // Scripts wait for this, too: they should know for what.
+        Some(Position::Offset(offset)) if !std::mem::replace(told, true) => {
+            output::note(&format!("caught up · a partition ends before offset {offset}: waiting for more records"));
+        }
+        _ => {}
+    }
+}
+
+/// Says once that the server has come back.
+fn back(away: &mut bool, server: &Server) {
+    if std::mem::take(away) {
+        output::note(&format!("{} is back", server.address));
     }
 }
 

@@ -50,10 +50,9 @@ pub(crate) enum ContextCommand {
 }
 
 pub(crate) fn run(command: ContextCommand) -> Result<ExitCode, CliError> {
-    let mut contexts = Contexts::load()?;
     match command {
-        ContextCommand::List { output } => list(&contexts, output)?,
-        ContextCommand::Current => match contexts.current() {
+        ContextCommand::List { output } => list(&Contexts::load()?, output)?,
+        ContextCommand::Current => match Contexts::load()?.current()? {
             Some((name, server)) => output::data(&format!("{name} {server}")),
             None => {
                 let error = CliError::not_found("no context is chosen: commands talk to 127.0.0.1:7460");
@@ -62,22 +61,22 @@ pub(crate) fn run(command: ContextCommand) -> Result<ExitCode, CliError> {
         },
         ContextCommand::Add { name, server } => {
             Client::check_address(&server)?;
-            contexts.add(&name, &server)?;
-            contexts.save()?;
+            let ((), contexts) = Contexts::change(|contexts| contexts.add(&name, &server))?;
             list(&contexts, Form::Table)?;
         }
         ContextCommand::Use { name } => {
-            let name = contexts.choose(&name)?;
-            contexts.save()?;
+            let (name, contexts) = Contexts::change(|contexts| contexts.choose(&name))?;
             output::data(&format!("{name} {}", contexts.server(&name)?));
         }
         ContextCommand::Remove { name } => {
-            contexts.remove(&name)?;
-            contexts.save()?;
+            let ((), contexts) = Contexts::change(|contexts| contexts.remove(&name))?;
+            if contexts.current()?.is_none() {
+                output::note("no context is chosen now: commands talk to 127.0.0.1:7460");
+            }
         }
     }
     for name in ["WALSER_SERVER", "WALSER_CONTEXT"] {
-        if let Ok(value) = std::env::var(name) {
+        if let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
             output::note(&format!("{name}={value} is set and goes before the current context"));
         }
     }
@@ -85,7 +84,7 @@ pub(crate) fn run(command: ContextCommand) -> Result<ExitCode, CliError> {
 }
 
 fn list(contexts: &Contexts, form: Form) -> Result<(), CliError> {
-    let current = contexts.current().map(|(name, _)| name);
+    let current = contexts.current().ok().flatten().map(|(name, _)| name);
     let json = |(name, server): (&str, &str)| serde_json::json!({ "name": name, "server": server, "current": current == Some(name) });
     match form {
         Form::Name => contexts.all().for_each(|(name, _)| output::data(name)),

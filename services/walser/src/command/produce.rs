@@ -14,7 +14,7 @@ use walser_proto::v1 as pb;
 use self::sink::Sink;
 use crate::cli::{Framing, ProduceArgs};
 use crate::error::CliError;
-use crate::input::{self, Source};
+use crate::input::{self, Source, Then};
 use crate::output;
 use crate::progress::{Progress, Total};
 use crate::records::reading::{Form, KeySource, Reading, header};
@@ -30,6 +30,8 @@ const LINGER: Duration = Duration::from_millis(5);
 pub(super) enum Stop {
     /// Bad input, or no input.
     Cli(CliError),
+    /// A record that can go nowhere. What is good before it is written.
+    Record(Failure),
     /// The server, for good or for too long.
     Server(Failure),
     /// The user.
@@ -58,6 +60,10 @@ pub(crate) async fn run(mut arguments: ProduceArgs) -> Result<ExitCode, CliError
         records.clear();
         arguments.files = vec!["-".into()];
     }
+    if records.iter().any(|record| record == "-") {
+        let error = CliError::usage("\"-\" is standard input, and stands alone");
+        return Err(error.with_help("for a record that is a dash: printf -- '-' | walser produce TOPIC"));
+    }
     let verb = if arguments.acks == Acks::None { "sent" } else { "written" };
     let files = std::mem::take(&mut arguments.files);
     let (framing, skip) = (arguments.framing, arguments.skip);
@@ -73,6 +79,7 @@ pub(crate) async fn run(mut arguments: ProduceArgs) -> Result<ExitCode, CliError
         // What is good before bad input is written.
         Ok(None) => sink.finish().await,
         Ok(Some(bad)) => sink.finish().await.and(Err(Stop::Cli(bad))),
+        Err(Stop::Record(failure)) => sink.finish().await.and(Err(Stop::Record(failure))),
         Err(stop) => Err(stop),
     };
     let Err(stop) = ended else {
@@ -83,11 +90,14 @@ pub(crate) async fn run(mut arguments: ProduceArgs) -> Result<ExitCode, CliError
     };
     let interrupt = if let Stop::Interrupted(interrupt) = &stop { Some(*interrupt) } else { None };
     sink.give_up(interrupt).await;
-    let lines = if sink.is_connected() { sink.tally.lines(verb) } else { Vec::new() };
+    let bad_input = matches!(stop, Stop::Cli(_) | Stop::Record(_));
+    let lines = if sink.is_connected() { sink.tally.lines(verb, bad_input) } else { Vec::new() };
     let error = match stop {
         Stop::Cli(error) => error,
-        Stop::Server(failure) => {
+        Stop::Server(failure) | Stop::Record(failure) => {
             let said = [sink.failed.take(), sink.obstacle.take()].into_iter().flatten();
+            // Not every refusal says of which topic it is.
+            let failure = if failure.value("topic").is_some() { failure } else { failure.with("topic", sink.topic()) };
             said.fold(server.failed(failure), CliError::with_why)
         }
         Stop::Unheard if sink.tally.written == sink.tally.read => return Ok(ExitCode::SUCCESS),
@@ -200,14 +210,17 @@ async fn feed(sink: &mut Sink, source: Source) -> Result<Option<CliError>, Stop>
                 group
             }
         };
-        let Some(group) = group else { return Ok(None) };
+        let gone = || CliError::failed("reading the input ended without a word: this is a bug");
+        let group = group.ok_or_else(gone)?;
         let count = group.records.len() as u64;
         for record in group.records {
             sink.add(record).await?;
         }
         progress.add(count, group.bytes);
-        if group.error.is_some() {
-            return Ok(group.error);
+        match group.then {
+            Then::More => {}
+            Then::End => return Ok(None),
+            Then::Bad(error) => return Ok(Some(error)),
         }
     }
 }

@@ -37,11 +37,12 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<ExitCode, CliError> {
     };
     let mut before = None;
     loop {
-        if to_terminal() && form == Form::Table {
+        let clears = to_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        if clears && form == Form::Table {
             let _ = write!(std::io::stdout(), "{CLEAR}");
         }
         show(&server, form, &seen, before.as_ref())?;
-        if form == Form::Table && !to_terminal() {
+        if form == Form::Table && !clears {
             output::data("");
         }
         tokio::time::sleep(Duration::from_secs(seconds)).await;

@@ -87,10 +87,7 @@ async fn list(arguments: TopicListArgs) -> Done {
     let mut all = topics::list(&server, stats).await?;
     if !arguments.names.is_empty() {
         let names: Vec<String> = all.iter().map(|topic| topic.name.clone()).collect();
-        let mut wanted = std::collections::HashSet::new();
-        for pattern in &arguments.names {
-            wanted.extend(topics::fitting(pattern, &names)?);
-        }
+        let wanted: std::collections::HashSet<_> = topics::known(&arguments.names, &names)?.into_iter().collect();
         all.retain(|topic| wanted.contains(&topic.name));
     }
     show_list(arguments.output.output, &all)
@@ -144,7 +141,7 @@ async fn add_partitions(arguments: TopicAddPartitionsArgs) -> Done {
 
 async fn truncate(arguments: TopicTruncateArgs) -> Done {
     if !arguments.dry_run {
-        confirm(&[&arguments.name], arguments.yes, "Records before the position are deleted for ever.")?;
+        confirm(&[&arguments.name], arguments.yes, "Records before the position are deleted for ever.").await?;
     }
     let server = Server::of(&arguments.output.server)?;
     let request = pb::TruncateTopicRequest {
@@ -189,12 +186,12 @@ async fn config(arguments: TopicConfigArgs) -> Done {
 }
 
 /// Asks for the names before something is lost.
-fn confirm(names: &[&str], yes: bool, what: &str) -> Result<(), CliError> {
+async fn confirm(names: &[&str], yes: bool, what: &str) -> Result<(), CliError> {
     if yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        let error = CliError::usage(format!("{what} There is no terminal to ask on"));
+        let error = CliError::usage("this cannot be undone, and there is no terminal to ask on: nothing was done");
         return Err(error.with_help("say --yes if you mean it"));
     }
     output::note(what);
@@ -203,8 +200,12 @@ fn confirm(names: &[&str], yes: bool, what: &str) -> Result<(), CliError> {
         names => (format!("Type the number of topics, {}, to continue: ", names.len()), names.len().to_string()),
     };
     let _ = write!(std::io::stderr(), "{asked}");
-    let mut typed = String::new();
-    std::io::stdin().read_line(&mut typed)?;
+    // On a thread of its own: meanwhile Ctrl-C is heard.
+    let typed = tokio::task::spawn_blocking(|| {
+        let mut typed = String::new();
+        std::io::stdin().read_line(&mut typed).map(|_| typed)
+    });
+    let typed = typed.await.map_err(|error| CliError::failed(error.to_string()))??;
     if typed.trim() == expected { Ok(()) } else { Err(CliError::failed("that is something else: nothing was done")) }
 }
 
@@ -217,7 +218,7 @@ async fn delete(arguments: TopicDeleteArgs) -> Done {
         let stats = server.answered(found)?.topic.unwrap_or_default().stats.unwrap_or_default();
         what.push(format!("Topic \"{name}\" has {} ({}).", show::records(&stats), size(&stats)));
     }
-    confirm(&names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what.join("\n"))?;
+    confirm(&names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what.join("\n")).await?;
     for name in &names {
         let request = pb::DeleteTopicRequest { name: name.clone(), etag: String::new() };
         let operation = server.answered(server.client.topics().delete_topic(request).await)?.operation;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use walser_proto::v1 as pb;
 
-use super::json::{compact, is_document, write_text};
+use super::json::{is_document, write_document, write_text};
 use super::time::parse_time;
 use super::{Header, NewRecord};
 
@@ -45,7 +45,7 @@ pub(crate) fn write(
     match record.value.as_deref() {
         Some(value) if inline && is_document(value) => {
             out.write_all(b"\"value\":")?;
-            out.write_all(&compact(value))?;
+            write_document(out, value)?;
         }
         value => write_field(out, "value", value)?,
     }
@@ -79,7 +79,7 @@ struct Envelope<'a> {
     #[serde(borrow, default)]
     key_base64: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    headers: Vec<EnvelopeHeader<'a>>,
+    headers: Vec<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     value: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -106,10 +106,22 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 
 /// Reads one record. What the envelope does not say stays open: timestamp and partition.
 pub(crate) fn read(line: &[u8]) -> Result<NewRecord, String> {
-    let envelope: Envelope<'_> = serde_json::from_slice(line).map_err(|error| {
+    // Serde would take a list of the fields' values, too.
+    let object = line.trim_ascii_start().starts_with(b"{");
+    let envelope =
+        if object { serde_json::from_slice(line) } else { Err(serde::de::Error::custom("expected an object")) };
+    let envelope: Envelope<'_> = envelope.map_err(|error: serde_json::Error| {
         format!("it is not a record as `walser consume -o json` writes them, one on a line: {}", told(&error))
     })?;
-    let header = |header: &EnvelopeHeader<'_>| -> Result<Header, String> {
+    let header = |header: &&RawValue| -> Result<Header, String> {
+        let text = header.get();
+        let header = if text.starts_with('{') {
+            serde_json::from_str(text)
+        } else {
+            Err(serde::de::Error::custom("expected an object"))
+        };
+        let header: EnvelopeHeader<'_> =
+            header.map_err(|error: serde_json::Error| format!("a header: {}", told(&error)))?;
         let name = bytes("header key", header.key, header.key_base64.as_deref())?;
         let name = name.ok_or("a header has no \"key\"")?.ok_or("the \"key\" of a header is null")?;
         Ok((name, bytes("header value", header.value, header.value_base64.as_deref())?.flatten()))
@@ -230,8 +242,10 @@ mod tests {
             (r#"{"value_base64":"!"}"#, "not base64"),
             (r#"{"value":"a","timestamp":"yesterday"}"#, "neither Unix milliseconds"),
             (r#"{"value":"a","headers":[{"value":"x"}]}"#, "header has no \"key\""),
-            ("[]", "invalid length"),
-            ("value", "expected value"),
+            ("[]", "expected an object"),
+            (r#"["t",0,1,5,"k",null,[],"v",null]"#, "expected an object"),
+            (r#"{"value":"a","headers":[["k",null,"v",null]]}"#, "expected an object"),
+            ("value", "expected an object"),
         ] {
             let error = read(bad.as_bytes()).unwrap_err();
             assert!(error.contains(why), "{bad}: {error}");

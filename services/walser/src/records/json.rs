@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::output;
+
 /// A place in a JSON document, such as `.user.id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct JsonPath {
@@ -88,8 +90,9 @@ fn field(text: &str, name: &str) -> Result<Option<Box<RawValue>>, serde_json::Er
 
 /// Whether bytes are one JSON object or array.
 pub(crate) fn is_document(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let begins = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-    matches!(begins, Some(b'{' | b'[')) && serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
+    matches!(begins, Some(b'{' | b'[')) && serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 /// Valid JSON without the white space between its tokens, so that it stays on one line.
@@ -109,9 +112,25 @@ pub(crate) fn compact(json: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A JSON document on one line, as it was sent but for characters that terminals obey: they are escaped.
+pub(crate) fn write_document(out: &mut impl Write, document: &[u8]) -> io::Result<()> {
+    let compact = compact(document);
+    let Ok(text) = std::str::from_utf8(&compact) else { return out.write_all(&compact) };
+    let mut rest = text;
+    // Such characters are in strings only: elsewhere the document would not be JSON.
+    while let Some(at) = rest.find(output::obeyed) {
+        out.write_all(&rest.as_bytes()[..at])?;
+        let character = rest[at..].chars().next().unwrap_or_default();
+        write!(out, "\\u{:04x}", u32::from(character))?;
+        rest = &rest[at + character.len_utf8()..];
+    }
+    out.write_all(rest.as_bytes())
+}
+
 /// A JSON string. Control characters are escaped, those above ASCII, too: some terminals obey them.
 pub(crate) fn write_text(out: &mut impl Write, text: &str) -> io::Result<()> {
-    let obeyed = |character: char| ('\u{7f}'..='\u{9f}').contains(&character);
+    // serde_json escapes those below a space.
+    let obeyed = |character: char| character >= ' ' && output::obeyed(character);
     if !text.contains(obeyed) {
         return serde_json::to_writer(out, text).map_err(io::Error::from);
     }
@@ -165,10 +184,18 @@ mod tests {
     }
 
     #[test]
+    fn documents_are_text_and_harmless() {
+        assert!(!is_document(b"{\"a\":\"\xff\"}") && !is_document(b"\"a\"") && is_document(b" [1]"));
+        let mut out = Vec::new();
+        write_document(&mut out, "{ \"a\": \"\u{9b}2J\u{7f}\" }".as_bytes()).unwrap();
+        assert_eq!(out, br#"{"a":"\u009b2J\u007f"}"#);
+    }
+
+    #[test]
     fn text_has_no_character_that_a_terminal_obeys() {
         let mut out = Vec::new();
-        write_text(&mut out, "a\u{1b}[2J\u{9b}2J\u{7f}\"\u{e9}").unwrap();
-        assert_eq!(String::from_utf8(out.clone()).unwrap(), "\"a\\u001b[2J\\u009b2J\\u007f\\\"\u{e9}\"");
-        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), "a\u{1b}[2J\u{9b}2J\u{7f}\"\u{e9}");
+        write_text(&mut out, "a\u{1b}[2J\u{9b}2J\u{7f}\"\u{e9}\u{202e}").unwrap();
+        assert_eq!(String::from_utf8(out.clone()).unwrap(), "\"a\\u001b[2J\\u009b2J\\u007f\\\"\u{e9}\\u202e\"");
+        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), "a\u{1b}[2J\u{9b}2J\u{7f}\"\u{e9}\u{202e}");
     }
 }

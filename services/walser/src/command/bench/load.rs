@@ -12,8 +12,10 @@ use walser_record_batch::{BatchBuilder, RecordFields};
 use super::{Measured, Seen, Span};
 use crate::cli::BenchArgs;
 
-/// Different values, sent in turn: they do not compress, and do not all lie in the cache.
+/// Different values of a producer, sent in turn: they do not compress, and do not all lie in the cache.
 const VALUES: usize = 1024;
+/// Bytes of all values of all producers together, as long as each has two.
+const VALUES_BYTES: usize = 256 << 20;
 const BUFFER_BYTES: usize = 32 << 20;
 /// A batch that is not acknowledged for so long ends the run.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -76,7 +78,7 @@ pub(crate) async fn produce(
             producer: Producer::start(client, config).await?,
             flights,
             clock: Arc::clone(clock),
-            values: values(number, usize::try_from(arguments.size).unwrap_or(usize::MAX), stamp.is_some()),
+            values: values(number, count, usize::try_from(arguments.size).unwrap_or(usize::MAX), stamp.is_some()),
             in_flight: arguments.in_flight.map(|limit| Arc::new(Semaphore::new(limit.div_ceil(count).max(1)))),
             span,
             left: Arc::clone(&left),
@@ -103,7 +105,7 @@ pub(crate) async fn produce(
 }
 
 /// Values of random bytes (`SplitMix64`).
-fn values(seed: usize, size: usize, stamped: bool) -> Vec<Vec<u8>> {
+fn values(seed: usize, producers: usize, size: usize, stamped: bool) -> Vec<Vec<u8>> {
     let size = if stamped { size.max(STAMP_BYTES) } else { size };
     let mut state = 7 + seed as u64;
     let mut next = || {
@@ -113,7 +115,7 @@ fn values(seed: usize, size: usize, stamped: bool) -> Vec<Vec<u8>> {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     };
-    let count = if size > 64 << 10 { 16 } else { VALUES };
+    let count = (VALUES_BYTES / producers / size.max(1)).clamp(2, VALUES);
     let mut value = || {
         let mut bytes = Vec::with_capacity(size + 8);
         while bytes.len() < size {
@@ -168,10 +170,11 @@ impl Sender {
         let linger = Duration::from_millis(self.arguments.linger);
         let step = Duration::from_secs_f64(1.0 / precise(rate)) * u32::try_from(count).unwrap_or(1);
         let offset = Duration::from_secs_f64(precise(number as u64) / precise(rate));
-        let mut index = 0u32;
+        let mut index = 0_u64;
         let mut open: Option<Open> = None;
         loop {
-            let due = start + offset + step * index;
+            let since = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX).saturating_mul(index);
+            let due = start + offset + Duration::from_nanos(since);
             let now = self.clock.monotonic();
             let waited = open.as_ref().and_then(|open| open.since.first().copied());
             if let Some(since) = waited

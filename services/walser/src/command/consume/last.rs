@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use bytes::Bytes;
 use walser_proto::v1 as pb;
 
 use crate::error::CliError;
@@ -50,6 +51,14 @@ impl Held {
     }
 }
 
+/// The record in memory of its own: what it came with is a whole message.
+fn detached(record: pb::ConsumedRecord) -> pb::ConsumedRecord {
+    let own = |bytes: Option<Bytes>| bytes.map(|bytes| Bytes::copy_from_slice(&bytes));
+    let header = |header: pb::Header| pb::Header { value: own(header.value), raw_key: own(header.raw_key), ..header };
+    let headers = record.headers.into_iter().map(header).collect();
+    pb::ConsumedRecord { key: own(record.key), value: own(record.value), headers, ..record }
+}
+
 // === impl Last ===
 
 impl Last {
@@ -68,7 +77,11 @@ impl Last {
     pub(super) fn add(&mut self, chunk: pb::RecordChunk) -> Result<(), CliError> {
         for record in chunk.records {
             let order = (record.timestamp_millis, chunk.topic.clone(), chunk.partition, record.offset);
-            let held = Held { order, record };
+            if self.newest.len() >= self.count && self.newest.peek().is_some_and(|Reverse(oldest)| order < oldest.order)
+            {
+                continue;
+            }
+            let held = Held { order, record: detached(record) };
             self.bytes += held.bytes();
             self.newest.push(Reverse(held));
             if self.newest.len() > self.count

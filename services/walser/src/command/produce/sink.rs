@@ -19,6 +19,12 @@ use crate::signal::{Interrupt, Interrupts};
 const BATCH_BYTES: usize = 256 << 10;
 /// Bytes on their way at once.
 const BUFFER_BYTES: usize = 16 << 20;
+/// Bytes of batches that are not full, over all partitions: above, they are sent as they are.
+const OPEN_BYTES_MAX: usize = 32 << 20;
+/// With so many partitions at most, the room of a batch is taken when it begins; else it grows.
+const FEW_PARTITIONS: i32 = 16;
+/// The same warning is given again after this time at the earliest.
+const WARN_PAUSE: Duration = Duration::from_secs(10);
 /// Batches whose outcome is waited for at once.
 const DELIVERIES_MAX: usize = 256;
 /// The largest batch that a topic takes unless its settings say otherwise.
@@ -65,6 +71,8 @@ pub(super) struct Sink {
     sticky: i32,
     pub(super) tally: Tally,
     pub(super) bytes: i64,
+    /// Bytes of batches that are not full.
+    open_bytes: usize,
     /// What kept a batch from being acknowledged in time, where the failure itself does not say.
     pub(super) obstacle: Option<String>,
     /// Which records of the input the first failure is about.
@@ -88,11 +96,16 @@ impl Sink {
             sticky: 0,
             tally,
             bytes: 0,
+            open_bytes: 0,
             obstacle: None,
             failed: None,
             tell,
             interrupts,
         }
+    }
+
+    pub(super) fn topic(&self) -> String {
+        self.arguments.topic.clone()
     }
 
     /// Whether it has reached its topic.
@@ -114,7 +127,8 @@ impl Sink {
             Ok(partition) => partition,
             Err(failure) => {
                 self.tally.missing(number);
-                return Err(failure.into());
+                self.failed = Some(numbered(self.tally.skipped + number, 1));
+                return Err(Stop::Record(failure));
             }
         };
         let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())).collect();
@@ -128,14 +142,18 @@ impl Sink {
             self.tally.missing(number);
             return Err(stop);
         }
-        let capacity = if self.tell { 256 } else { self.batch_bytes.min(BATCH_BYTES) + 1024 };
+        let few = !self.tell && self.partition_count <= FEW_PARTITIONS;
+        let capacity = if few { self.batch_bytes.min(BATCH_BYTES) + 1024 } else { 256 };
         let codec = self.arguments.compression;
         let fresh = || Open { builder: BatchBuilder::new(codec, capacity), first: number };
         let builder = &mut self.open.entry(partition).or_insert_with(fresh).builder;
         builder.append(&fields);
         self.bytes += i64::try_from(value.map_or(0, <[u8]>::len)).unwrap_or(0);
+        self.open_bytes += size;
         if builder.uncompressed_len() >= self.batch_bytes {
             self.send(partition).await?;
+        } else if self.open_bytes > OPEN_BYTES_MAX {
+            self.send_all().await?;
         }
         Ok(())
     }
@@ -177,7 +195,7 @@ impl Sink {
             buffer_bytes: BUFFER_BYTES,
         };
         let producer = Producer::start(&self.server.client, config).await?;
-        tokio::spawn(tell_trouble(producer.trouble(), self.arguments.timeout));
+        tokio::spawn(tell_trouble(self.server.address.clone(), producer.trouble(), self.arguments.timeout));
         self.producer = Some(producer);
         Ok(())
     }
@@ -202,6 +220,7 @@ impl Sink {
     /// Sends a batch on its way. While there is no room for it, answers are watched: a failure ends the waiting.
     async fn send(&mut self, partition: i32) -> Result<(), Stop> {
         let Some(Open { builder, first }) = self.open.remove(&partition) else { return Ok(()) };
+        self.open_bytes = self.open_bytes.saturating_sub(builder.uncompressed_len());
         let Some(producer) = self.producer.clone() else { return Ok(()) };
         if let Some(interrupt) = self.interrupts.pending() {
             self.tally.missing(first);
@@ -284,7 +303,11 @@ impl Sink {
     /// Nobody hears where records land any more.
     fn untold(&mut self, error: &std::io::Error) -> Stop {
         self.tell = false;
-        if error.kind() == std::io::ErrorKind::BrokenPipe { Stop::Unheard } else { Stop::Cli(error.to_string().into()) }
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Stop::Unheard
+        } else {
+            Stop::Cli(format!("standard output: {error}").into())
+        }
     }
 
     /// Waits for more input, and meanwhile for answers.
@@ -363,15 +386,21 @@ fn numbered(first: i64, count: i64) -> String {
 }
 
 /// Says at once, and again when it changes, why records are not acknowledged.
-async fn tell_trouble(mut trouble: tokio::sync::watch::Receiver<Option<Failure>>, timeout: u64) {
-    let mut told = None;
+async fn tell_trouble(server: String, mut trouble: tokio::sync::watch::Receiver<Option<Failure>>, timeout: u64) {
+    // Partitions share it: one may be written while another one is refused.
+    let mut told: Option<(Reason, tokio::time::Instant)> = None;
     while trouble.changed().await.is_ok() {
-        let news = trouble.borrow_and_update().clone();
-        let reason = news.as_ref().map(Failure::reason);
-        if let Some(failure) = news.filter(|_| reason != told) {
-            let (text, reason) = (failure.message(), failure.reason_name());
-            output::warning(&format!("{text} ({reason}); each record is tried again for {timeout} s"));
+        let Some(failure) = trouble.borrow_and_update().clone() else { continue };
+        let reason = failure.reason();
+        if told.is_some_and(|(before, at)| before == reason && at.elapsed() < WARN_PAUSE) {
+            continue;
         }
-        told = reason;
+        told = Some((reason, tokio::time::Instant::now()));
+        let what = match (failure.answered(), reason) {
+            (false, _) => format!("the server at {server} is away ({})", failure.message()),
+            (true, Reason::GatewayDraining) => format!("the server at {server} is stopping"),
+            (true, _) => format!("{} ({})", failure.message(), failure.reason_name()),
+        };
+        output::warning(&format!("{what}; each record is tried again for {timeout} s"));
     }
 }

@@ -30,8 +30,9 @@ impl Tally {
         self.skipped + self.first_missing.map_or(self.read, |first| first - 1)
     }
 
-    /// What became of them, and how to go on. `verb`: "written", or "sent" where nothing is acknowledged.
-    pub(super) fn lines(&self, verb: &str) -> Vec<String> {
+    /// What became of them, and how to go on. `verb`: "written", or "sent" where nothing is acknowledged; `bad_input`: the
+    /// input has to be corrected first.
+    pub(super) fn lines(&self, verb: &str, bad_input: bool) -> Vec<String> {
         let not = self.read - self.written - self.unknown;
         let (written, read) = (output::count(self.written), output::plural(self.read, "record"));
         let mut lines = vec![format!(
@@ -41,7 +42,11 @@ impl Tally {
         )];
         let complete = self.complete();
         let beyond = self.skipped + self.written - complete;
-        let mut next = format!("to go on: the same command and input with --skip {complete}");
+        let first = if bad_input { "correct the input, then " } else { "" };
+        let mut next = match complete {
+            0 => format!("to go on: {first}the same command again"),
+            _ => format!("to go on: {first}the same command and input with --skip {complete}"),
+        };
         if beyond > 0 {
             let them = output::plural(beyond, "later record");
             next.push_str(&format!(" ({them} would be {verb} again)"));
@@ -65,7 +70,7 @@ mod tests {
         tally.missing(601);
         tally.missing(901);
         assert_eq!(tally.complete(), 610);
-        let lines = tally.lines("written");
+        let lines = tally.lines("written", false);
         assert_eq!(lines[0], "700 of 1,000 records written, 100 unknown, 200 not written");
         assert!(lines[1].contains("--skip 610 (100 later records would be written again)"), "{}", lines[1]);
     }
