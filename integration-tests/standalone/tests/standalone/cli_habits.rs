@@ -50,6 +50,42 @@ async fn a_signal_ends_a_reader_whose_output_nobody_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_ends_a_reader_unless_nohup_started_it() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    server.cli_ok(&["produce", "t", "a"]);
+    for (before, ends) in [("", true), ("trap '' HUP;", false)] {
+        let script = format!("{before} exec \"$0\" consume t --from latest -f '%v\\n'");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(binary()).env("WALSER_SERVER", &server.address);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // It listens once it reads: until then, what is written is before its start.
+        let (told, reads) = std::sync::mpsc::channel();
+        let reading = std::thread::spawn(move || {
+            let first = lines.next();
+            let _ = told.send(());
+            assert!(first.is_some());
+            lines
+        });
+        while reads.try_recv().is_err() {
+            server.cli_ok(&["produce", "t", "b"]);
+        }
+        let mut lines = reading.join().unwrap();
+        assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+        if ends {
+            assert_eq!(child.wait().unwrap().code(), Some(129));
+            continue;
+        }
+        server.cli_ok(&["produce", "t", "last"]);
+        assert!(lines.by_ref().map(Result::unwrap).any(|line| line == "last"), "it reads on");
+        assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+    }
+    server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_given_up() {
     let (_dir, data) = place();
     let server = Server::start(&data);
