@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use walser_client::{Delivered, Delivery, Failure, Producer, ProducerConfig, Reason};
+use walser_model::TopicConfig;
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, HEADER_LEN, RecordFields, partition_for_key};
 
@@ -27,8 +28,6 @@ const FEW_PARTITIONS: i32 = 16;
 const WARN_PAUSE: Duration = Duration::from_secs(10);
 /// Batches whose outcome is waited for at once.
 const DELIVERIES_MAX: usize = 256;
-/// The largest batch that a topic takes unless its settings say otherwise.
-const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 /// After an interrupt, answers are waited for so long.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -145,11 +144,13 @@ impl Sink {
         let few = !self.tell && self.partition_count <= FEW_PARTITIONS;
         let capacity = if few { self.batch_bytes.min(BATCH_BYTES) + 1024 } else { 256 };
         let codec = self.arguments.compression;
+        let before = self.open.get(&partition).map_or(0, |open| open.builder.uncompressed_len());
         let fresh = || Open { builder: BatchBuilder::new(codec, capacity), first: number };
         let builder = &mut self.open.entry(partition).or_insert_with(fresh).builder;
         builder.append(&fields);
         self.bytes += i64::try_from(value.map_or(0, <[u8]>::len)).unwrap_or(0);
-        self.open_bytes += size;
+        // By what the batch has grown, as it is taken off again: a bound of the record's size would add up.
+        self.open_bytes += builder.uncompressed_len() - before;
         if builder.uncompressed_len() >= self.batch_bytes {
             self.send(partition).await?;
         } else if self.open_bytes > OPEN_BYTES_MAX {
@@ -186,7 +187,7 @@ impl Sink {
         self.partition_count = topic.partition_count;
         self.partition(&NewRecord { partition: self.arguments.partition, ..NewRecord::default() })?;
         let limit = topic.config.get("max.message.bytes").and_then(|text| text.parse::<usize>().ok());
-        let limit = limit.unwrap_or(MESSAGE_BYTES_DEFAULT);
+        let limit = limit.unwrap_or_else(|| TopicConfig::default().message_bytes_max);
         self.batch_bytes = BATCH_BYTES.min(limit).saturating_sub(HEADER_LEN).max(1);
         let config = ProducerConfig {
             topic: name,
@@ -220,7 +221,7 @@ impl Sink {
     /// Sends a batch on its way. While there is no room for it, answers are watched: a failure ends the waiting.
     async fn send(&mut self, partition: i32) -> Result<(), Stop> {
         let Some(Open { builder, first }) = self.open.remove(&partition) else { return Ok(()) };
-        self.open_bytes = self.open_bytes.saturating_sub(builder.uncompressed_len());
+        self.open_bytes -= builder.uncompressed_len();
         let Some(producer) = self.producer.clone() else { return Ok(()) };
         if let Some(interrupt) = self.interrupts.pending() {
             self.tally.missing(first);
@@ -229,16 +230,10 @@ impl Sink {
         let count = i64::from(builder.record_count());
         let mut sending = Box::pin(producer.send(partition, builder));
         let delivery = loop {
-            let failing = async {
-                match self.deliveries.front_mut() {
-                    Some(oldest) => oldest.answered().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 // What has failed makes room: it must not be taken before the failure is seen.
                 biased;
-                () = failing => if let Err(stop) = self.settle_oldest().await {
+                () = oldest_answered(&mut self.deliveries) => if let Err(stop) = self.settle_oldest().await {
                     self.tally.missing(first);
                     return Err(stop);
                 },
@@ -314,15 +309,9 @@ impl Sink {
     pub(super) async fn while_waiting<T>(&mut self, input: impl Future<Output = T>) -> Result<T, Stop> {
         let mut input = std::pin::pin!(input);
         loop {
-            let answered = async {
-                match self.deliveries.front_mut() {
-                    Some(oldest) => oldest.answered().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 more = &mut input => return Ok(more),
-                () = answered => self.settle_oldest().await?,
+                () = oldest_answered(&mut self.deliveries) => self.settle_oldest().await?,
                 interrupt = self.interrupts.next() => return Err(Stop::Interrupted(interrupt)),
             }
         }
@@ -335,6 +324,7 @@ impl Sink {
         for partition in left {
             self.send(partition).await?;
         }
+        debug_assert_eq!(self.open_bytes, 0, "no batch is open");
         Ok(())
     }
 
@@ -372,6 +362,14 @@ impl Sink {
             self.tally.unknown += count;
             self.tally.missing(first);
         }
+    }
+}
+
+/// Waits for what becomes of the oldest batch; for ever when there is none.
+async fn oldest_answered(deliveries: &mut VecDeque<Sent>) {
+    match deliveries.front_mut() {
+        Some(oldest) => oldest.answered().await,
+        None => std::future::pending().await,
     }
 }
 
