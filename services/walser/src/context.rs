@@ -6,9 +6,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use walser_model::suggest;
 
-use crate::error::CliError;
+use crate::error::{CliError, did_you_mean};
 
 /// Most contexts in the file.
 const CONTEXTS_MAX: usize = 1000;
@@ -91,8 +90,7 @@ impl Contexts {
     /// The server of a name.
     pub(crate) fn server(&self, name: &str) -> Result<&str, CliError> {
         self.contexts.get(name).map(|context| context.server.as_str()).ok_or_else(|| {
-            let meant = suggest(name, self.contexts.keys().map(String::as_str));
-            let meant = meant.map_or_else(String::new, |meant| format!("; did you mean \"{meant}\"?"));
+            let meant = did_you_mean(name, self.contexts.keys().map(String::as_str));
             let error = CliError::not_found(format!("there is no context \"{name}\"{meant}"));
             error.with_help("`walser context list` shows them, `walser context add NAME HOST:PORT` makes one")
         })

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tonic::Code;
 use walser_client::{ConnectError, Failure, Reason};
+use walser_model::suggest;
 use walser_service::ProcessError;
 
 use crate::output;
@@ -130,6 +131,11 @@ impl CliError {
         error.help = help(&failure);
         error
     }
+}
+
+/// A question to stand behind "there is no NAME", when one of the names that there are is like it.
+pub(crate) fn did_you_mean<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    suggest(name, names).map_or_else(String::new, |meant| format!("; did you mean \"{meant}\"?"))
 }
 
 fn help(failure: &Failure) -> Option<String> {

@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 
-use globset::{Glob, GlobSetBuilder};
-use walser_model::suggest;
+use globset::Glob;
 use walser_proto::v1 as pb;
 
-use crate::error::CliError;
+use crate::error::{CliError, did_you_mean};
 use crate::server::Server;
 
 /// Topics asked for at once.
@@ -68,8 +67,7 @@ pub(crate) fn known(wanted: &[String], names: &[String]) -> Result<Vec<String>, 
     for name in wanted {
         let fits = fitting(name, names)?;
         if fits.is_empty() && !is_pattern(name) {
-            let meant = suggest(name, names.iter().map(String::as_str));
-            let meant = meant.map_or_else(String::new, |meant| format!("; did you mean \"{meant}\"?"));
+            let meant = did_you_mean(name, names.iter().map(String::as_str));
             let error = CliError::not_found(format!("topic \"{name}\" does not exist{meant} (TOPIC_NOT_FOUND)"));
             return Err(error.with_help("`walser topic list` shows the topics there are."));
         }
@@ -79,10 +77,10 @@ pub(crate) fn known(wanted: &[String], names: &[String]) -> Result<Vec<String>, 
 }
 
 /// Those of the names that fit a pattern.
-pub(crate) fn fitting(pattern: &str, names: &[String]) -> Result<Vec<String>, CliError> {
+fn fitting(pattern: &str, names: &[String]) -> Result<Vec<String>, CliError> {
     let bad = |error: globset::Error| CliError::usage(format!("\"{pattern}\" is not a pattern: {}", error.kind()));
-    let set = GlobSetBuilder::new().add(Glob::new(pattern).map_err(bad)?).build().map_err(bad)?;
-    Ok(names.iter().filter(|name| set.is_match(name)).cloned().collect())
+    let glob = Glob::new(pattern).map_err(bad)?.compile_matcher();
+    Ok(names.iter().filter(|name| glob.is_match(name)).cloned().collect())
 }
 
 #[cfg(test)]

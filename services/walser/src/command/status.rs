@@ -10,7 +10,7 @@ use walser_proto::v1 as pb;
 use crate::cli::{Form, StatusArgs};
 use crate::error::CliError;
 use crate::output::{self, bytes, plural};
-use crate::records::time::duration;
+use crate::records::time::since;
 use crate::server::Server;
 use crate::{message, output::to_terminal};
 
@@ -121,9 +121,8 @@ fn table(server: &Server, seen: &Seen, before: Option<&Seen>) {
 
 fn show_node(seen: &Seen, node: &pb::Node, before: Option<(&Seen, &pb::Node)>) {
     let state = format!("{:?}", node.state()).to_lowercase();
-    let uptime = node.start_time.map_or_else(String::new, |start| {
-        format!(" · up {}", duration(super::produce::now_ms() - start.seconds * 1000))
-    });
+    let uptime =
+        node.start_time.map_or_else(String::new, |start| format!(" · up {}", since(start, super::produce::now_ms())));
     output::data(&format!("node {}  {} · {state}{uptime}", node.id, node.address));
     let storage = node.storage.clone().unwrap_or_default();
     if let Some((past, past_node)) = before {

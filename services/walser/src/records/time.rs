@@ -10,7 +10,17 @@ pub(crate) fn time(millis: i64) -> String {
 
 /// A time of a message of the proto files.
 pub(crate) fn wire_time(time: pbjson_types::Timestamp) -> String {
-    self::time(time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000)))
+    self::time(millis(time))
+}
+
+/// How long before `now` a time of a message is.
+pub(crate) fn since(time: pbjson_types::Timestamp, now: i64) -> String {
+    duration(now.saturating_sub(millis(time)))
+}
+
+/// Unix milliseconds of a time of a message.
+fn millis(time: pbjson_types::Timestamp) -> i64 {
+    time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000))
 }
 
 /// How long ago, to the two largest units: `3d 4h`, `12s`.

@@ -8,9 +8,10 @@ use walser_proto::v1 as pb;
 use super::Done;
 use super::show::{known, records, size, source, state, value};
 use crate::cli::{Form, TopicDescribeArgs};
+use crate::command::produce::now_ms;
 use crate::error::CliError;
 use crate::output::{self, bytes, count, plural, table};
-use crate::records::time::{duration, wire_time};
+use crate::records::time::{since, wire_time};
 use crate::server::Server;
 use crate::{message, topics};
 
@@ -99,8 +100,8 @@ impl Described {
             size(&stats),
         ));
         if let Some(created) = topic.create_time {
-            let age = crate::command::produce::now_ms() - created.seconds * 1000;
-            output::data(&format!("created {}, {} ago\nid      {}", wire_time(created), duration(age), topic.id));
+            let ago = since(created, now_ms());
+            output::data(&format!("created {}, {} ago\nid      {}", wire_time(created), ago, topic.id));
         }
         output::data("");
         if !configs.is_empty() {
