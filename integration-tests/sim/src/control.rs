@@ -5,9 +5,8 @@ use std::fmt::Display;
 use walser_model::{Durability, NodeId};
 use walser_replication::AlterIsr;
 use walser_replication::control::{
-    self, Candidate, Decision, Held, Put, advance_reassignment, alter_isr, can_register, can_stop, can_unfence,
-    change_min_isr, drain, elect_again, elect_preferred, elect_unclean, fence, reassign, register, shut_down, sweep,
-    unfence,
+    self, Candidate, Decision, ReplicaIntegrity, Write, can_stop, drain, elect_again, elect_preferred, fence,
+    shut_down, unfence,
 };
 
 use crate::controller::Controller;
@@ -69,14 +68,15 @@ impl World {
     }
 
     /// Writes a decision. `None`: nothing was written, or nobody knows.
-    fn transact(&mut self, at: usize, decision: &Decision<usize>) -> Option<Changed> {
+    fn transact(&mut self, at: usize, decision: Decision<usize>) -> Option<Changed> {
+        let decision = self.controllers[at].decider.conditions(decision);
         // A transaction of which nobody hears may also be written later, after everything was read again.
         if self.random.chance(self.weights.unknown / 4) && self.late.len() < LATE_MAX {
-            self.late.push(decision.clone());
+            self.late.push(decision);
             self.controllers[at].in_doubt = true;
             return None;
         }
-        self.write(at, decision)
+        self.write(at, &decision)
     }
 
     /// A transaction arrives that was under way for long.
@@ -96,7 +96,7 @@ impl World {
             self.fail(violation);
             None
         })?;
-        self.say(|| format!("{who} writes {:?}", decision.puts));
+        self.say(|| format!("{who} writes {:?}", decision.writes));
         self.note_change(decision, &changed);
         Some(changed)
     }
@@ -127,14 +127,14 @@ impl World {
                 self.declare_loss(partition);
             }
         }
-        if changed.nodes || decision.puts.iter().any(|put| matches!(put, Put::Registration(_))) {
+        if changed.nodes || decision.writes.iter().any(|put| matches!(put, Write::Registration(_))) {
             self.touched = u32::MAX;
         }
     }
 
     fn decide(&mut self, at: usize, decision: Option<Decision<usize>>) -> bool {
         decision.is_some_and(|decision| {
-            self.transact(at, &decision);
+            self.transact(at, decision);
             true
         })
     }
@@ -142,12 +142,13 @@ impl World {
     /// Does one of the duties of a controller, if it is needed for this node or this partition.
     pub(crate) fn duty(&mut self, node: usize, partition: usize) -> bool {
         let Some(at) = self.acting() else { return false };
-        let (view, known) = (&self.controllers[at].view, &self.controllers[at].partitions[partition]);
+        let Controller { view, partitions, decider, .. } = &self.controllers[at];
+        let known = &partitions[partition];
         let decision = match self.random.below(8) {
             0 if !self.nodes[node].registered => fence(view, id(node)),
-            0 | 1 => sweep(view, known, id(node), Held::Intact),
+            0 | 1 => decider.sweep(view, known, id(node), ReplicaIntegrity::Intact),
             2 | 3 => return self.hear(at, node),
-            4 => elect_again(view, known).or_else(|| advance_reassignment(view, known, 2)),
+            4 => elect_again(view, known).or_else(|| decider.advance_reassignment(view, known, 2)),
             5 => {
                 let stopping = view.nodes.iter().find(|(_, found)| found.shutting_down).map(|(node, _)| *node);
                 match stopping {
@@ -159,12 +160,12 @@ impl World {
             6 if self.weights.policies && self.random.chance(50) => shut_down(view, id(node)),
             // An operator says that it never comes back.
             6 if let Some(dead) = self.dead.filter(|_| known.state.leader.is_none())
-                && let Some(gone) = sweep(view, known, id(dead), Held::Gone) =>
+                && let Some(gone) = decider.sweep(view, known, id(dead), ReplicaIntegrity::Gone) =>
             {
                 Some(gone)
             }
             6 => self.unclean(at, partition),
-            _ => advance_reassignment(view, known, 2),
+            _ => decider.advance_reassignment(view, known, 2),
         };
         self.decide(at, decision)
     }
@@ -173,7 +174,7 @@ impl World {
     fn see_off(&mut self, at: usize, node: usize, partition: usize) -> bool {
         let Controller { view, partitions, .. } = &self.controllers[at];
         if let Some(decision) = drain(view, &partitions[partition], id(node)) {
-            self.transact(at, &decision);
+            self.transact(at, decision);
             return true;
         }
         let others = self.nodes.iter().enumerate().filter(|(other, here)| *other != node && here.up && here.registered);
@@ -198,8 +199,8 @@ impl World {
             self.touched = u32::MAX;
             return true;
         }
-        let same = found.epoch == epoch && found.fenced;
-        let decision = (same && can_unfence(view, id(node), seen, partitions.iter())).then(|| unfence(view, id(node)));
+        let same = found.epoch == epoch;
+        let decision = same.then(|| unfence(view, id(node), seen, partitions.iter())).flatten();
         self.decide(at, decision)
     }
 
@@ -219,7 +220,7 @@ impl World {
             Candidate { last_epoch, log_end, node: *node, node_epoch: here.epoch, partition_epoch }
         };
         let candidates: Vec<Candidate> = known.state.replicas.iter().filter(answers).map(candidate).collect();
-        elect_unclean(view, known, &candidates, self.weights.recovery)
+        controller.decider.elect_unclean(view, known, &candidates, self.weights.recovery)
     }
 
     pub(crate) fn fence_needlessly(&mut self, node: usize) -> bool {
@@ -235,7 +236,8 @@ impl World {
         let Some(at) = self.acting() else { return false };
         let min_isr = 1 + self.random.below(3);
         let controller = &self.controllers[at];
-        let decision = change_min_isr(&controller.view, &controller.partitions[partition], min_isr);
+        let known = &controller.partitions[partition];
+        let decision = controller.decider.change_min_isr(&controller.view, known, min_isr);
         self.truths[partition].changed = true;
         self.decide(at, decision)
     }
@@ -261,7 +263,7 @@ impl World {
         }
         target.truncate(count);
         let controller = &self.controllers[at];
-        let decision = reassign(&controller.view, &controller.partitions[partition], &target).ok().flatten();
+        let decision = controller.decider.reassign(&controller.view, &controller.partitions[partition], &target);
         self.truths[partition].changed = true;
         self.decide(at, decision)
     }
@@ -272,11 +274,11 @@ impl World {
             return;
         }
         let controller = &self.controllers[at];
-        let decided = alter_isr(&controller.view, &controller.partitions[partition], proposal);
+        let decided = controller.decider.alter_isr(&controller.view, &controller.partitions[partition], proposal);
         let mut ineligible = None;
         let answer = match &decided {
             Ok(decision) => {
-                let changed = self.transact(at, decision);
+                let changed = self.transact(at, decision.clone());
                 if changed.is_none() && self.controllers[at].in_doubt {
                     return;
                 }
@@ -307,28 +309,15 @@ impl World {
         }
         let controller = &self.controllers[at];
         let held = |partition: usize| match gone >> partition & 1 == 1 {
-            true => Held::Gone,
-            false if unclean >> partition & 1 == 1 => Held::Unclean,
-            false => Held::Intact,
+            true => ReplicaIntegrity::Gone,
+            false if unclean >> partition & 1 == 1 => ReplicaIntegrity::Unclean,
+            false => ReplicaIntegrity::Intact,
         };
         let all = controller.partitions.iter().map(|known| (known, held(known.key)));
-        if can_register(&controller.view, id(node), all) {
-            let decision = register(&controller.view, id(node));
-            if let Some((_, epoch)) = self.transact(at, &decision).and_then(|changed| changed.registered) {
+        for decision in controller.decider.admit(&controller.view, id(node), all) {
+            if let Some((_, epoch)) = self.transact(at, decision).and_then(|changed| changed.registered) {
                 self.network.send(CONTROLLERS + at, node, 0, Body::Registered { process, epoch });
             }
-            return;
-        }
-        let fenced = fence(&controller.view, id(node));
-        if fenced.is_some() {
-            self.decide(at, fenced);
-            return;
-        }
-        for partition in 0..self.setup.partitions {
-            let controller = &self.controllers[at];
-            let known = &controller.partitions[partition];
-            let decision = sweep(&controller.view, known, id(node), held(partition));
-            self.decide(at, decision);
         }
     }
 }

@@ -1,23 +1,25 @@
 //! A controller process: what it read some time ago.
 
 use walser_replication::Rules;
-use walser_replication::control::{Known, View};
+use walser_replication::control::{DecisionContext, PartitionRecord};
 
+use crate::decide::Decider;
 use crate::store::Store;
 
 /// A controller process.
 #[derive(Debug, Clone)]
 pub(crate) struct Controller {
-    pub(crate) view: View,
-    pub(crate) partitions: Vec<Known<usize>>,
+    pub(crate) view: DecisionContext,
+    pub(crate) partitions: Vec<PartitionRecord<usize>>,
     /// It does not know what became of its last transaction: it reads before it decides again (amendment A7).
     pub(crate) in_doubt: bool,
+    pub(crate) decider: Decider,
 }
 
 impl Controller {
     pub(crate) fn new(store: &Store, rules: Rules) -> Self {
-        let view = View { rules, ..View::default() };
-        let mut controller = Self { view, partitions: Vec::new(), in_doubt: false };
+        let view = DecisionContext::default();
+        let mut controller = Self { view, partitions: Vec::new(), in_doubt: false, decider: Decider { rules } };
         controller.reload(store);
         controller
     }

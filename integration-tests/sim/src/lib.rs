@@ -8,6 +8,7 @@
 mod check;
 mod control;
 mod controller;
+mod decide;
 mod deliver;
 mod events;
 mod heal;

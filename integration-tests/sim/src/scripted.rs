@@ -2,9 +2,7 @@
 //! trouble before. Here each is the only thing between a history and its harm (amendment A9).
 
 use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset};
-use walser_replication::control::{
-    Decision, Held, View, alter_isr, can_register, elect_again, elect_preferred, fence, register, sweep, unfence,
-};
+use walser_replication::control::{Decision, ReplicaIntegrity, Write, elect_again, elect_preferred, fence, unfence};
 use walser_replication::{
     AlterIsr, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, OpenId, PartitionState, Rule, Rules,
 };
@@ -31,15 +29,26 @@ fn with_and_without(rule: Rule) -> [(Rules, bool); 2] {
 }
 
 /// Fences and sweeps a node, as a controller that is up to date does.
-fn fence_and_sweep(store: &mut Store, node: usize, held: Held) {
+fn fence_and_sweep(store: &mut Store, node: usize, held: ReplicaIntegrity) {
     let mut controller = controller(store, Rules::ALL);
     if let Some(decision) = fence::<usize>(&controller.view, id(node)) {
         store.transact(&decision).unwrap();
         controller.reload(store);
     }
-    if let Some(decision) = sweep(&controller.view, &controller.partitions[0], id(node), held) {
+    if let Some(decision) = controller.decider.sweep(&controller.view, &controller.partitions[0], id(node), held) {
         store.transact(&decision).unwrap();
     }
+}
+
+/// Unfences a node that has seen everything.
+fn unfenced(controller: &Controller, node: usize) -> Decision<usize> {
+    unfence(&controller.view, id(node), i64::MAX, controller.partitions.iter()).unwrap()
+}
+
+/// Registers a node whose replicas are intact.
+fn registered(controller: &Controller, node: usize) -> Vec<Decision<usize>> {
+    let all = controller.partitions.iter().map(|known| (known, ReplicaIntegrity::Intact));
+    controller.decider.admit(&controller.view, id(node), all)
 }
 
 /// What a controller writes when node 0 proposes all three, with these incarnations.
@@ -52,7 +61,7 @@ fn join(controller: &Controller, epochs: [i64; 3]) -> Decision<usize> {
         partition_epoch: known.epoch,
         isr: (0..3).map(id).zip(epochs).collect(),
     };
-    alter_isr(&controller.view, known, &proposal).unwrap()
+    controller.decider.conditions(controller.decider.alter_isr(&controller.view, known, &proposal).unwrap())
 }
 
 /// `no_election_guard`: everything that a deposed controller has read is still true, but who it is.
@@ -64,6 +73,7 @@ fn a_deposed_controller_writes_nothing() {
         let deposed = controller(&store, rules);
         store.elect();
         let decision = elect_preferred(&deposed.view, &deposed.partitions[0]).unwrap();
+        let decision = deposed.decider.conditions(decision);
         let written = store.transact(&decision).unwrap();
         assert_eq!(written.is_none(), holds);
     }
@@ -75,16 +85,16 @@ fn a_deposed_controller_writes_nothing() {
 fn a_member_that_was_replaced_meanwhile_does_not_join() {
     for (rules, holds) in with_and_without(Rule::CompareNodes) {
         let mut store = store();
-        fence_and_sweep(&mut store, 2, Held::Intact);
+        fence_and_sweep(&mut store, 2, ReplicaIntegrity::Intact);
         let current = controller(&store, Rules::ALL);
-        store.transact(&unfence::<usize>(&current.view, id(2))).unwrap();
+        store.transact(&unfenced(&current, 2)).unwrap();
         let stale = controller(&store, rules);
         let caught_up = stale.view.nodes[&id(2)].epoch;
 
         let mut current = controller(&store, Rules::ALL);
         store.transact(&fence::<usize>(&current.view, id(2)).unwrap()).unwrap();
         current.reload(&store);
-        store.transact(&register::<usize>(&current.view, id(2))).unwrap().unwrap();
+        store.transact(&registered(&current, 2)[0]).unwrap().unwrap();
 
         let decision = join(&stale, [-1, -1, caught_up]);
         store.transact(&decision).unwrap();
@@ -100,13 +110,14 @@ fn a_node_is_fenced_before_it_registers() {
         let mut store = store();
         store.partitions[0].state.isr = [0, 1].map(id).into_iter().collect();
         let registrar = controller(&store, rules);
-        let may = can_register(&registrar.view, id(2), registrar.partitions.iter().map(|known| (known, Held::Intact)));
-        assert_eq!(may, !holds);
+        let registration = registered(&registrar, 2).remove(0);
+        let registers = registration.writes.iter().any(|write| matches!(write, Write::Registration(_)));
+        assert_eq!(registers, !holds);
 
         let joins = join(&registrar, [0, 1, 2].map(|node| registrar.view.nodes[&id(node)].epoch));
         store.transact(&joins).unwrap().unwrap();
-        let registration = store.transact(&register(&registrar.view, id(2)));
-        assert!(registration.is_err_and(|violation| violation.starts_with("I14")), "which may must have prevented");
+        let outcome = store.transact(&registration);
+        assert_eq!(outcome.is_err_and(|violation| violation.starts_with("I14")), !holds);
     }
 }
 
@@ -151,16 +162,17 @@ fn the_last_replica_standing_is_not_the_only_one_that_can_lead() {
     for (rules, holds) in with_and_without(Rule::EligibleLeaders) {
         let mut store = Store::new(2, vec![PartitionState::new((0..2).map(id).collect(), 2)], Durability::Fsync);
         store.elect();
-        for (node, held) in [(1, Held::Intact), (0, Held::Gone)] {
+        for (node, held) in [(1, ReplicaIntegrity::Intact), (0, ReplicaIntegrity::Gone)] {
             let mut controller = controller(&store, rules);
             store.transact(&fence::<usize>(&controller.view, id(node)).unwrap()).unwrap();
             controller.reload(&store);
-            if let Some(decision) = sweep(&controller.view, &controller.partitions[0], id(node), held) {
+            let Controller { view, partitions, decider, .. } = &controller;
+            if let Some(decision) = decider.sweep(view, &partitions[0], id(node), held) {
                 store.transact(&decision).unwrap();
             }
         }
         let mut controller = controller(&store, rules);
-        store.transact(&unfence::<usize>(&controller.view, id(1))).unwrap();
+        store.transact(&unfenced(&controller, 1)).unwrap();
         controller.reload(&store);
         if let Some(decision) = elect_again(&controller.view, &controller.partitions[0]) {
             store.transact(&decision).unwrap();
@@ -171,8 +183,6 @@ fn the_last_replica_standing_is_not_the_only_one_that_can_lead() {
 
 #[test]
 fn without_mutations_every_rule_holds() {
-    let view = View::default();
-    assert_eq!(view.rules, Rules::ALL);
     assert!(Rules::ALL.hold(Rule::EpochFence) && !Rules::without(Rule::EpochFence).hold(Rule::EpochFence));
     assert!(Rules::without(Rule::EpochFence).hold(Rule::ElectionGuard));
 }

@@ -2,7 +2,7 @@
 
 use walser_model::{Durability, NodeId};
 use walser_replication::PartitionState;
-use walser_replication::control::{Compare, Decision, Known, Node, Put};
+use walser_replication::control::{Condition, Decision, NodeRecord, PartitionRecord, Write};
 
 pub(crate) fn id(node: usize) -> NodeId {
     NodeId(i32::try_from(node).unwrap_or(i32::MAX))
@@ -18,8 +18,8 @@ pub(crate) struct Store {
     pub(crate) revision: i64,
     /// Create revision of the controller key. 0: nobody holds it.
     pub(crate) controller: i64,
-    pub(crate) nodes: Vec<(NodeId, Node)>,
-    pub(crate) partitions: Vec<Known<usize>>,
+    pub(crate) nodes: Vec<(NodeId, NodeRecord)>,
+    pub(crate) partitions: Vec<PartitionRecord<usize>>,
     /// What the topics want.
     pub(crate) durability: Vec<Durability>,
     /// Revision, partition and value of every change since the compaction.
@@ -55,17 +55,17 @@ impl Store {
             store.revision += 1;
             let (epoch, live_revision) = (store.revision, store.revision);
             let id = NodeId(i32::try_from(number).unwrap_or(0));
-            store.nodes.push((id, Node { epoch, live_revision, fenced: false, shutting_down: false }));
+            store.nodes.push((id, NodeRecord { epoch, live_revision, fenced: false, shutting_down: false }));
         }
         for (key, state) in partitions.into_iter().enumerate() {
             store.revision += 1;
             store.history.push((store.revision, key, state.clone()));
-            store.partitions.push(Known { key, state, epoch: store.revision });
+            store.partitions.push(PartitionRecord { key, state, epoch: store.revision });
         }
         store
     }
 
-    pub(crate) fn node(&self, node: NodeId) -> &Node {
+    pub(crate) fn node(&self, node: NodeId) -> &NodeRecord {
         &self.nodes[usize::try_from(node.0).unwrap_or(0)].1
     }
 
@@ -76,18 +76,19 @@ impl Store {
         self.controller
     }
 
-    fn holds(&self, compare: &Compare<usize>) -> bool {
+    fn holds(&self, compare: &Condition<usize>) -> bool {
         match compare {
-            Compare::Controller(epoch) => self.controller == *epoch,
-            Compare::Partition(key, epoch) => self.partitions[*key].epoch == *epoch,
-            Compare::Registration(node, epoch) => self.node(*node).epoch == *epoch,
-            Compare::Live(node, revision) => self.node(*node).live_revision == *revision,
+            Condition::Controller(epoch) => self.controller == *epoch,
+            Condition::Missing(_) => false,
+            Condition::Partition(key, epoch) => self.partitions[*key].epoch == *epoch,
+            Condition::Registration(node, epoch) => self.node(*node).epoch == *epoch,
+            Condition::Live(node, revision) => self.node(*node).live_revision == *revision,
         }
     }
 
     /// Carries out a decision whole, or not at all. `Err`: an invariant of the metadata would be broken.
     pub(crate) fn transact(&mut self, decision: &Decision<usize>) -> Result<Option<Changed>, String> {
-        if !decision.compares.iter().all(|compare| self.holds(compare)) {
+        if !decision.conditions.iter().all(|compare| self.holds(compare)) {
             return Ok(None);
         }
         if let Some(problem) = decision.problem() {
@@ -96,9 +97,9 @@ impl Store {
         self.revision += 1;
         let revision = self.revision;
         let mut changed = Changed::default();
-        for put in &decision.puts {
+        for put in &decision.writes {
             match put {
-                Put::Partition(key, state) => {
+                Write::Partition(key, state) => {
                     let before = &mut self.partitions[*key];
                     if state.leader_epoch < before.state.leader_epoch {
                         return Err(format!("I13: leader epoch of partition {key} goes back"));
@@ -111,9 +112,11 @@ impl Store {
                     self.history.push((revision, *key, state.clone()));
                     changed.partitions.push(*key);
                 }
-                Put::Registration(node) => {
-                    let held =
-                        |known: &&Known<usize>| known.state.isr.contains(*node) || known.state.leader == Some(*node);
+                Write::Delete(_) => {}
+                Write::Registration(node) => {
+                    let held = |known: &&PartitionRecord<usize>| {
+                        known.state.isr.contains(*node) || known.state.leader == Some(*node)
+                    };
                     if let Some(known) = self.partitions.iter().find(held) {
                         return Err(format!("I14: node {node} registers while it counts in partition {}", known.key));
                     }
@@ -121,7 +124,7 @@ impl Store {
                     changed.registered = Some((*node, revision));
                     changed.nodes = true;
                 }
-                Put::Live { node, fenced, shutting_down } => {
+                Write::Live { node, fenced, shutting_down } => {
                     let found = &mut self.nodes[usize::try_from(node.0).unwrap_or(0)].1;
                     (found.live_revision, found.fenced, found.shutting_down) = (revision, *fenced, *shutting_down);
                     changed.nodes = true;

@@ -1,30 +1,40 @@
-//! What the controller writes: each decision as one transaction of the metadata store.
+//! What the controller writes about nodes and partitions: each decision as one transaction of the metadata store.
 //!
-//! A decision is taken on values that were read, and its transaction compares all of them: when one has changed, nothing
-//! is written, and the decision is taken again. So it does not matter how many controllers there are, nor how late they
-//! are; being *the* controller is for liveness, and its guard a second line of defence.
+//! A decision is taken on values of one revision, and its transaction compares all of them: when one has changed,
+//! nothing is written, and the decision is taken again. So it does not matter how many controllers there are, nor how
+//! late they are; being *the* controller is for liveness, and its guard a second line of defence.
+//!
+//! A function returns the decision that is due, or `None` when nothing is. Which one is due first for a node that
+//! registers is [`admit`]; what a partition needs, whatever happened to it, is [`reconcile`]. Many decisions become few
+//! transactions in [`merge`]. The simulator in `integration-tests/sim` and the controller call exactly these.
 
+mod create;
 mod elect;
 mod isr;
 mod members;
+mod merge;
 mod moves;
+mod reconcile;
+mod restore;
 
 use std::collections::BTreeMap;
 
 use walser_model::NodeId;
 
-use crate::{PartitionState, Rule, Rules};
+use crate::PartitionState;
 
-pub use elect::{Candidate, Recovery, elect_preferred, elect_unclean, to_ask};
-pub use isr::{Refusal, alter_isr, change_min_isr};
-pub use members::{
-    Held, can_register, can_stop, can_unfence, drain, elect_again, fence, register, shut_down, sweep, unfence,
-};
+pub use create::{create, delete};
+pub use elect::{Candidate, Recovery, elect_preferred, elect_unclean, recovery_candidates};
+pub use isr::{Refusal, alter_isr, change_min_isr, renew_epoch};
+pub use members::{ReplicaIntegrity, admit, can_stop, drain, elect_again, fence, register, shut_down, sweep, unfence};
+pub use merge::{MERGED_PARTITIONS_MAX, OPERATIONS_MAX, merge};
 pub use moves::{BadTarget, advance_reassignment, reassign};
+pub use reconcile::reconcile;
+pub use restore::restore;
 
 /// A node as the store has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Node {
+pub struct NodeRecord {
     /// Its incarnation: mod revision of its registration. 0: never registered.
     pub epoch: i64,
     /// Mod revision of its live key. 0: never written.
@@ -35,22 +45,21 @@ pub struct Node {
     pub shutting_down: bool,
 }
 
-/// What was read, and by whom.
+/// What a decision is taken on beside the partition itself. Nodes and partitions MUST be of one revision: a partition
+/// that is older than the nodes beside it may be led by a node that looks swept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
+pub struct DecisionContext {
     /// Create revision of the controller key under which the decisions are taken.
     pub controller_epoch: i64,
-    /// Everything that was read was like this at one revision at or above this one.
+    /// The revision at which everything was read.
     pub revision: i64,
     /// Every node.
-    pub nodes: BTreeMap<NodeId, Node>,
-    /// Which rules hold.
-    pub rules: Rules,
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
 }
 
 /// A partition with the revision under which it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known<P> {
+pub struct PartitionRecord<P> {
     /// Its key.
     pub key: P,
     /// Its value.
@@ -61,27 +70,31 @@ pub struct Known<P> {
 
 /// A condition of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Compare<P> {
+pub enum Condition<P> {
     /// The controller key was created at this revision.
     Controller(i64),
+    /// The partition does not exist.
+    Missing(P),
     /// The partition was last changed at this revision.
     Partition(P, i64),
-    /// The node registered at this revision.
+    /// The node registered at this revision. 0: it never has.
     Registration(NodeId, i64),
-    /// The node's live key was last changed at this revision.
+    /// The node's live key was last changed at this revision. 0: it never was.
     Live(NodeId, i64),
 }
 
 /// A write of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Put<P> {
+pub enum Write<P> {
     /// A partition.
     Partition(P, PartitionState),
+    /// The partition is gone.
+    Delete(P),
     /// A registration: its revision is the node's new epoch.
     Registration(NodeId),
     /// A live key.
     Live {
-        /// Whose.
+        /// The node.
         node: NodeId,
         /// It neither leads nor counts.
         fenced: bool,
@@ -90,17 +103,17 @@ pub enum Put<P> {
     },
 }
 
-/// A transaction: all of `puts` when all of `compares` hold, else nothing.
+/// A transaction: all of `writes` when all of `conditions` hold, else nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision<P> {
-    /// Conditions.
-    pub compares: Vec<Compare<P>>,
-    /// Writes.
-    pub puts: Vec<Put<P>>,
+    /// All of them must hold.
+    pub conditions: Vec<Condition<P>>,
+    /// All of them happen.
+    pub writes: Vec<Write<P>>,
 }
 
-impl View {
-    fn node(&self, node: NodeId) -> Option<&Node> {
+impl DecisionContext {
+    fn node(&self, node: NodeId) -> Option<&NodeRecord> {
         self.nodes.get(&node)
     }
 
@@ -109,53 +122,46 @@ impl View {
         self.node(node).is_some_and(|found| !found.fenced && !found.shutting_down)
     }
 
-    /// Whether a node may lead although it is about to stop: better than nobody.
+    /// Whether a node may lead although it is about to stop: better than no leader.
     fn alive(&self, node: NodeId) -> bool {
         self.node(node).is_some_and(|found| !found.fenced)
     }
 }
 
 impl<P: Clone> Decision<P> {
-    /// What is wrong with a partition that it would write (invariant I8): whoever writes decisions looks before.
+    /// What is wrong with a partition that it would write (invariant I8). Callers check it before they commit.
     pub fn problem(&self) -> Option<&'static str> {
-        self.puts.iter().find_map(|put| match put {
-            Put::Partition(_, state) => state.problem(),
-            Put::Registration(_) | Put::Live { .. } => None,
+        self.writes.iter().find_map(|write| match write {
+            Write::Partition(_, state) => state.problem(),
+            Write::Delete(_) | Write::Registration(_) | Write::Live { .. } => None,
         })
     }
 
     /// Nothing yet, under the guard of the controller key.
-    fn new(view: &View) -> Self {
-        let guard = view.rules.hold(Rule::ElectionGuard);
-        let compares = if guard { vec![Compare::Controller(view.controller_epoch)] } else { Vec::new() };
-        Self { compares, puts: Vec::new() }
+    fn new(context: &DecisionContext) -> Self {
+        Self { conditions: vec![Condition::Controller(context.controller_epoch)], writes: Vec::new() }
     }
 
-    /// Another value of a partition that was read. `on`: nodes whose state decided.
+    /// Another value of a partition that was read. `on`: nodes whose records decided.
     fn of_partition(
-        view: &View,
-        known: &Known<P>,
+        context: &DecisionContext,
+        record: &PartitionRecord<P>,
         state: PartitionState,
         on: impl IntoIterator<Item = NodeId>,
     ) -> Self {
-        let mut decision = Self::new(view);
-        if view.rules.hold(Rule::CompareAll) {
-            decision.compares.push(Compare::Partition(known.key.clone(), known.epoch));
-            for node in on {
-                decision.compare_node(view, node);
-            }
+        let mut decision = Self::new(context);
+        decision.conditions.push(Condition::Partition(record.key.clone(), record.epoch));
+        for node in on {
+            decision.compare_node(context, node);
         }
-        decision.puts.push(Put::Partition(known.key.clone(), state));
+        decision.writes.push(Write::Partition(record.key.clone(), state));
         decision
     }
 
-    fn compare_node(&mut self, view: &View, node: NodeId) {
-        if !view.rules.hold(Rule::CompareNodes) {
-            return;
-        }
-        let (epoch, live) = view.node(node).map_or((0, 0), |found| (found.epoch, found.live_revision));
-        self.compares.push(Compare::Registration(node, epoch));
-        self.compares.push(Compare::Live(node, live));
+    fn compare_node(&mut self, context: &DecisionContext, node: NodeId) {
+        let (epoch, live) = context.node(node).map_or((0, 0), |found| (found.epoch, found.live_revision));
+        self.conditions.push(Condition::Registration(node, epoch));
+        self.conditions.push(Condition::Live(node, live));
     }
 }
 

@@ -2,8 +2,8 @@
 
 use walser_model::{LeaderEpoch, NodeId, Offset};
 
-use super::{Decision, Known, View};
-use crate::{NodeSet, PartitionState, Rule};
+use super::{Decision, DecisionContext, PartitionRecord};
+use crate::{NodeSet, PartitionState};
 
 /// A replica asked what it has, for an election without proof (rule R21).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,23 +29,24 @@ pub(super) fn lead(state: &mut PartitionState, leader: Option<NodeId>) {
 
 /// Gives a partition a leader whose leader cannot lead any more: from the in-sync set; when that is empty, from the
 /// eligible; else none. Gives back the node that was chosen.
-pub(super) fn elect(view: &View, state: &mut PartitionState) -> Option<NodeId> {
+pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Option<NodeId> {
     if let Some(leader) = state.leader
         && state.isr.contains(leader)
-        && view.alive(leader)
+        && context.alive(leader)
     {
         return None;
     }
     let first = |set: &NodeSet, can: &dyn Fn(NodeId) -> bool| {
         state.replicas.iter().copied().find(|node| set.contains(*node) && can(*node))
     };
-    let in_sync = first(&state.isr, &|node| view.usable(node)).or_else(|| first(&state.isr, &|node| view.alive(node)));
+    let in_sync =
+        first(&state.isr, &|node| context.usable(node)).or_else(|| first(&state.isr, &|node| context.alive(node)));
     if let Some(node) = in_sync {
         lead(state, Some(node));
         return Some(node);
     }
     if state.isr.is_empty()
-        && let Some(node) = first(&state.elr, &|node| view.alive(node))
+        && let Some(node) = first(&state.elr, &|node| context.alive(node))
     {
         state.elr.remove(node);
         state.set_isr(NodeSet::from_iter([node]));
@@ -59,15 +60,15 @@ pub(super) fn elect(view: &View, state: &mut PartitionState) -> Option<NodeId> {
 }
 
 /// Gives leadership back to the first replica, when it can lead. `None`: nothing is to be done.
-pub fn elect_preferred<P: Clone>(view: &View, known: &Known<P>) -> Option<Decision<P>> {
-    let preferred = *known.state.replicas.first()?;
-    let led = known.state.leader.is_some_and(|leader| leader != preferred);
-    if !led || !known.state.isr.contains(preferred) || !view.usable(preferred) {
+pub fn elect_preferred<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
+    let preferred = *record.state.replicas.first()?;
+    let led = record.state.leader.is_some_and(|leader| leader != preferred);
+    if !led || !record.state.isr.contains(preferred) || !context.usable(preferred) {
         return None;
     }
-    let mut state = known.state.clone();
+    let mut state = record.state.clone();
     lead(&mut state, Some(preferred));
-    Some(Decision::of_partition(view, known, state, [preferred]))
+    Some(Decision::of_partition(context, record, state, [preferred]))
 }
 
 /// How long an election without proof waits (rule R21). Without any of them the partition waits for an operator.
@@ -80,8 +81,8 @@ pub enum Recovery {
 }
 
 /// Whom an election without proof waits for: those who were the last ones eligible, or all replicas when nobody is
-/// known to have been.
-pub fn to_ask(state: &PartitionState) -> NodeSet {
+/// record to have been.
+pub fn recovery_candidates(state: &PartitionState) -> NodeSet {
     let last = &state.last_known_elr;
     if last.is_empty() { state.replicas.iter().copied().collect() } else { last.clone() }
 }
@@ -91,23 +92,23 @@ pub fn to_ask(state: &PartitionState) -> NodeSet {
 /// less that was. Records may be lost, and the partition says so until enough replicas are in sync. `None`: somebody can still be
 /// waited for. An eligible node that never comes back has to be declared gone first (see [`super::sweep`]).
 pub fn elect_unclean<P: Clone>(
-    view: &View,
-    known: &Known<P>,
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
     candidates: &[Candidate],
     recovery: Recovery,
 ) -> Option<Decision<P>> {
-    let state = &known.state;
+    let state = &record.state;
     if state.leader.is_some() || !state.isr.is_empty() || !state.elr.is_empty() {
         return None;
     }
     let eligible = |candidate: &&Candidate| {
-        let same = view.node(candidate.node).is_some_and(|found| found.epoch == candidate.node_epoch);
-        same && candidate.partition_epoch == known.epoch
+        let same = context.node(candidate.node).is_some_and(|found| found.epoch == candidate.node_epoch);
+        same && candidate.partition_epoch == record.epoch
             && state.replicas.contains(&candidate.node)
-            && view.alive(candidate.node)
+            && context.alive(candidate.node)
     };
     let answered: NodeSet = candidates.iter().filter(eligible).map(|candidate| candidate.node).collect();
-    if recovery == Recovery::Balanced && !to_ask(state).is_subset(&answered) {
+    if recovery == Recovery::Balanced && !recovery_candidates(state).is_subset(&answered) {
         return None;
     }
     let last = |candidate: &&Candidate| state.last_known_elr.contains(candidate.node);
@@ -119,9 +120,9 @@ pub fn elect_unclean<P: Clone>(
     state.isr = NodeSet::from_iter([best]);
     lead(&mut state, Some(best));
     state.unclean_epoch = state.leader_epoch;
-    state.recovering = state.isr.len() < state.min_isr || !view.rules.hold(Rule::EligibleLeaders);
+    state.recovering = state.isr.len() < state.min_isr;
     if state.isr.len() >= state.min_isr {
         state.last_known_elr = NodeSet::EMPTY;
     }
-    Some(Decision::of_partition(view, known, state, [best]))
+    Some(Decision::of_partition(context, record, state, [best]))
 }

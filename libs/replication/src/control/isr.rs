@@ -1,10 +1,10 @@
 //! Changes of in-sync sets (rules R10, R19; amendment A3).
 
-use walser_model::NodeId;
+use walser_model::{LeaderEpoch, NodeId};
 
-use super::{Decision, Known, View};
+use super::{Decision, DecisionContext, PartitionRecord};
+use crate::NodeSet;
 use crate::wire::AlterIsr;
-use crate::{NodeSet, Rule};
 
 /// Why a leader's proposal is not written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,25 +33,29 @@ pub enum Refusal {
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn alter_isr<P: Clone>(view: &View, known: &Known<P>, proposal: &AlterIsr) -> Result<Decision<P>, Refusal> {
-    let state = &known.state;
-    if proposal.leader_epoch > state.leader_epoch || proposal.partition_epoch > known.epoch {
+pub fn alter_isr<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    proposal: &AlterIsr,
+) -> Result<Decision<P>, Refusal> {
+    let state = &record.state;
+    if proposal.leader_epoch > state.leader_epoch || proposal.partition_epoch > record.epoch {
         return Err(Refusal::Behind);
     }
     if proposal.leader_epoch < state.leader_epoch || state.leader != Some(proposal.leader) {
         return Err(Refusal::NotLeader);
     }
-    if view.node(proposal.leader).is_none_or(|node| node.epoch != proposal.node_epoch) {
+    if context.node(proposal.leader).is_none_or(|node| node.epoch != proposal.node_epoch) {
         return Err(Refusal::StaleNode);
     }
-    if proposal.partition_epoch < known.epoch && view.rules.hold(Rule::CompareAll) {
+    if proposal.partition_epoch < record.epoch {
         return Err(Refusal::StalePartition);
     }
     let isr: NodeSet = proposal.isr.iter().map(|(node, _)| *node).collect();
     if !isr.contains(proposal.leader) {
         return Err(Refusal::WithoutLeader);
     }
-    if !view.alive(proposal.leader) {
+    if !context.alive(proposal.leader) {
         return Err(Refusal::Ineligible(proposal.leader));
     }
     let mut added = vec![proposal.leader];
@@ -62,31 +66,52 @@ pub fn alter_isr<P: Clone>(view: &View, known: &Known<P>, proposal: &AlterIsr) -
         if state.isr.contains(*node) {
             continue;
         }
-        let same = view.node(*node).is_some_and(|found| found.epoch == *epoch) || !view.rules.hold(Rule::NodeEpoch);
-        if !view.usable(*node) || !same {
+        let same = context.node(*node).is_some_and(|found| found.epoch == *epoch);
+        if !context.usable(*node) || !same {
             return Err(Refusal::Ineligible(*node));
         }
         added.push(*node);
     }
     let mut state = state.clone();
     state.set_isr(isr);
-    if !view.rules.hold(Rule::EligibleLeaders) {
-        state.elr = NodeSet::EMPTY;
+    Ok(Decision::of_partition(context, record, state, added))
+}
+
+/// Begins a new leader epoch for the node that leads in `leader_epoch`, above that one and `above`: offsets that the node
+/// is about to use were used before, in a log that was given up.
+///
+/// # Errors
+/// [`Refusal::NotLeader`] and [`Refusal::StaleNode`].
+pub fn renew_epoch<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    node_epoch: i64,
+    leader_epoch: LeaderEpoch,
+    above: LeaderEpoch,
+) -> Result<Decision<P>, Refusal> {
+    let state = &record.state;
+    let leader = state.leader.filter(|_| state.leader_epoch == leader_epoch).ok_or(Refusal::NotLeader)?;
+    if context.node(leader).is_none_or(|node| node.epoch != node_epoch || node.fenced) {
+        return Err(Refusal::StaleNode);
     }
-    Ok(Decision::of_partition(view, known, state, added))
+    let mut state = state.clone();
+    state.leader_epoch = leader_epoch.max(above).next();
+    Ok(Decision::of_partition(context, record, state, [leader]))
 }
 
 /// Rewrites a partition for another `min.insync.replicas`. The eligible go together with it: with fewer wanted, records
 /// are committed that they do not have.
-pub fn change_min_isr<P: Clone>(view: &View, known: &Known<P>, min_isr: usize) -> Option<Decision<P>> {
-    let effective = min_isr.min(known.state.target().len()).max(1);
-    if effective == known.state.min_isr {
+pub fn change_min_isr<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    min_isr: usize,
+) -> Option<Decision<P>> {
+    let effective = min_isr.min(record.state.target().len()).max(1);
+    if effective == record.state.min_isr {
         return None;
     }
-    let mut state = known.state.clone();
+    let mut state = record.state.clone();
     state.min_isr = effective;
-    if view.rules.hold(Rule::MinIsrRecomputes) {
-        state.set_isr(state.isr.clone());
-    }
-    Some(Decision::of_partition(view, known, state, []))
+    state.set_isr(state.isr.clone());
+    Some(Decision::of_partition(context, record, state, []))
 }

@@ -3,8 +3,8 @@
 use walser_model::NodeId;
 
 use super::elect::elect;
-use super::{Decision, Known, View};
-use crate::{NodeSet, PartitionState, Rule};
+use super::{Decision, DecisionContext, PartitionRecord};
+use crate::{NodeSet, PartitionState};
 
 /// Why replicas cannot move there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,11 @@ pub enum BadTarget {
 ///
 /// # Errors
 /// [`BadTarget`].
-pub fn reassign<P: Clone>(view: &View, known: &Known<P>, target: &[NodeId]) -> Result<Option<Decision<P>>, BadTarget> {
+pub fn reassign<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    target: &[NodeId],
+) -> Result<Option<Decision<P>>, BadTarget> {
     let wanted: NodeSet = target.iter().copied().collect();
     if wanted.is_empty() {
         return Err(BadTarget::Empty);
@@ -34,11 +38,11 @@ pub fn reassign<P: Clone>(view: &View, known: &Known<P>, target: &[NodeId]) -> R
         if target[..at].contains(node) {
             return Err(BadTarget::Twice(*node));
         }
-        if view.node(*node).is_none() {
+        if context.node(*node).is_none() {
             return Err(BadTarget::Unknown(*node));
         }
     }
-    let mut state = known.state.clone();
+    let mut state = record.state.clone();
     let settled: NodeSet = state.replicas.iter().copied().filter(|node| !state.adding.contains(*node)).collect();
     // Of a move that is given up, a replica that has joined may have what no other has: it stays until the end of this
     // one. Whoever counts nowhere goes at once.
@@ -49,14 +53,18 @@ pub fn reassign<P: Clone>(view: &View, known: &Known<P>, target: &[NodeId]) -> R
     state.removing = settled.without(&wanted).union(&given_up.intersection(&counted));
     let rest = state.replicas.iter().copied().filter(|node| !wanted.contains(*node) && !gone.contains(*node));
     state.replicas = target.iter().copied().chain(rest).collect();
-    let on = if gone.is_empty() { Vec::new() } else { drop_members(view, &mut state, &gone) };
-    Ok((state != known.state).then(|| Decision::of_partition(view, known, state, on)))
+    let on = if gone.is_empty() { Vec::new() } else { drop_members(context, &mut state, &gone) };
+    Ok((state != record.state).then(|| Decision::of_partition(context, record, state, on)))
 }
 
 /// Ends a move whose new replicas are all in sync. `min_isr`: what the topic wants; a partition that had fewer replicas
 /// had less of it. `None`: it is not that far.
-pub fn advance_reassignment<P: Clone>(view: &View, known: &Known<P>, min_isr: usize) -> Option<Decision<P>> {
-    let mut state = known.state.clone();
+pub fn advance_reassignment<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    min_isr: usize,
+) -> Option<Decision<P>> {
+    let mut state = record.state.clone();
     if state.adding.is_empty() && state.removing.is_empty() {
         return None;
     }
@@ -69,14 +77,14 @@ pub fn advance_reassignment<P: Clone>(view: &View, known: &Known<P>, min_isr: us
     state.adding = NodeSet::EMPTY;
     state.replicas.retain(|node| target.contains(*node));
     state.min_isr = min_isr.clamp(1, state.replicas.len());
-    let on = drop_members(view, &mut state, &gone);
-    Some(Decision::of_partition(view, known, state, on))
+    let on = drop_members(context, &mut state, &gone);
+    Some(Decision::of_partition(context, record, state, on))
 }
 
 /// Takes nodes that are no replicas any more out of everything; elects when the leader is one of them. The leader epoch
 /// begins anew also when the leader stays: a node that becomes a replica again later has deleted what it had, and
 /// nothing that the leader heard of it before may count.
-fn drop_members(view: &View, state: &mut PartitionState, gone: &NodeSet) -> Vec<NodeId> {
+fn drop_members(context: &DecisionContext, state: &mut PartitionState, gone: &NodeSet) -> Vec<NodeId> {
     let led_before = state.leader;
     let isr = state.isr.without(gone);
     // More than there are replicas could never be in sync (amendment A3).
@@ -85,8 +93,8 @@ fn drop_members(view: &View, state: &mut PartitionState, gone: &NodeSet) -> Vec<
     state.last_known_elr = state.last_known_elr.without(gone);
     state.set_isr(isr);
     state.elr = state.elr.without(gone);
-    let mut on: Vec<NodeId> = elect(view, state).into_iter().collect();
-    if state.leader == led_before && view.rules.hold(Rule::MoveBeginsEpoch) {
+    let mut on: Vec<NodeId> = elect(context, state).into_iter().collect();
+    if state.leader == led_before {
         state.leader_epoch = state.leader_epoch.next();
         on.extend(state.leader);
     }

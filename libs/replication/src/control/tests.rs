@@ -1,5 +1,6 @@
 use walser_model::{LeaderEpoch, Offset};
 
+use super::ReplicaIntegrity::{Gone, Intact, Unclean};
 use super::*;
 use crate::{AlterIsr, NodeSet};
 
@@ -7,32 +8,32 @@ fn ids(nodes: &[i32]) -> NodeSet {
     nodes.iter().map(|node| NodeId(*node)).collect()
 }
 
-fn node(epoch: i64) -> Node {
-    Node { epoch, live_revision: epoch, fenced: false, shutting_down: false }
+fn node(epoch: i64) -> NodeRecord {
+    NodeRecord { epoch, live_revision: epoch, fenced: false, shutting_down: false }
 }
 
 /// Nodes 1 to 4, registered as 11 to 14.
-fn view() -> View {
+fn context() -> DecisionContext {
     let nodes = (1..=4).map(|number| (NodeId(number), node(10 + i64::from(number)))).collect();
-    View { controller_epoch: 5, revision: 50, nodes, rules: Rules::ALL }
+    DecisionContext { controller_epoch: 5, revision: 50, nodes }
 }
 
-fn fenced(view: &mut View, number: i32) {
-    let node = view.nodes.get_mut(&NodeId(number)).unwrap();
+fn fenced(context: &mut DecisionContext, number: i32) {
+    let node = context.nodes.get_mut(&NodeId(number)).unwrap();
     (node.fenced, node.live_revision) = (true, 40);
 }
 
-fn known(replicas: &[i32], isr: &[i32], min_isr: usize) -> Known<u8> {
+fn record(replicas: &[i32], isr: &[i32], min_isr: usize) -> PartitionRecord<u8> {
     let mut state = PartitionState::new(replicas.iter().map(|node| NodeId(*node)).collect(), min_isr);
     state.isr = ids(isr);
     state.leader = isr.first().map(|node| NodeId(*node));
     state.leader_epoch = LeaderEpoch(7);
-    Known { key: 0, state, epoch: 30 }
+    PartitionRecord { key: 0, state, epoch: 30 }
 }
 
 fn written(decision: Decision<u8>) -> PartitionState {
-    match decision.puts.into_iter().next() {
-        Some(Put::Partition(_, state)) => state,
+    match decision.writes.into_iter().next() {
+        Some(Write::Partition(_, state)) => state,
         other => panic!("not a partition: {other:?}"),
     }
 }
@@ -49,18 +50,18 @@ fn proposal(isr: &[(i32, i64)]) -> AlterIsr {
 
 #[test]
 fn a_fenced_leader_is_followed_by_one_in_sync() {
-    let mut view = view();
-    fenced(&mut view, 1);
-    let decision = sweep(&view, &known(&[1, 2, 3], &[1, 2, 3], 2), NodeId(1), Held::Intact).unwrap();
+    let mut context = context();
+    fenced(&mut context, 1);
+    let decision = sweep(&context, &record(&[1, 2, 3], &[1, 2, 3], 2), NodeId(1), Intact).unwrap();
     let compared = [
-        Compare::Controller(5),
-        Compare::Partition(0, 30),
-        Compare::Registration(NodeId(1), 11),
-        Compare::Live(NodeId(1), 40),
-        Compare::Registration(NodeId(2), 12),
-        Compare::Live(NodeId(2), 12),
+        Condition::Controller(5),
+        Condition::Partition(0, 30),
+        Condition::Registration(NodeId(1), 11),
+        Condition::Live(NodeId(1), 40),
+        Condition::Registration(NodeId(2), 12),
+        Condition::Live(NodeId(2), 12),
     ];
-    assert_eq!(decision.compares, compared, "everything that was read is compared");
+    assert_eq!(decision.conditions, compared, "everything that was read is compared");
     let state = written(decision);
     assert_eq!((state.leader, state.leader_epoch), (Some(NodeId(2)), LeaderEpoch(8)));
     assert_eq!((state.isr, state.elr), (ids(&[2, 3]), NodeSet::EMPTY));
@@ -69,30 +70,30 @@ fn a_fenced_leader_is_followed_by_one_in_sync() {
 /// KIP-966, the last replica standing: the last one in sync loses its disk, and one that left before takes over.
 #[test]
 fn who_left_a_set_that_became_too_small_may_be_elected() {
-    let mut view = view();
-    let mut known = known(&[1, 2, 3], &[1, 2], 2);
-    fenced(&mut view, 2);
-    known.state = written(sweep(&view, &known, NodeId(2), Held::Intact).unwrap());
-    assert_eq!((known.state.isr.clone(), known.state.elr.clone()), (ids(&[1]), ids(&[2])));
-    view.nodes.get_mut(&NodeId(2)).unwrap().fenced = false;
-    fenced(&mut view, 1);
-    let state = written(sweep(&view, &known, NodeId(1), Held::Unclean).unwrap());
+    let mut context = context();
+    let mut record = record(&[1, 2, 3], &[1, 2], 2);
+    fenced(&mut context, 2);
+    record.state = written(sweep(&context, &record, NodeId(2), Intact).unwrap());
+    assert_eq!((record.state.isr.clone(), record.state.elr.clone()), (ids(&[1]), ids(&[2])));
+    context.nodes.get_mut(&NodeId(2)).unwrap().fenced = false;
+    fenced(&mut context, 1);
+    let state = written(sweep(&context, &record, NodeId(1), Unclean).unwrap());
     assert_eq!((state.leader, state.isr, state.elr), (Some(NodeId(2)), ids(&[2]), NodeSet::EMPTY));
     assert_eq!(state.last_known_elr, ids(&[1]), "whose replica is not to be trusted");
 }
 
 #[test]
 fn nobody_leads_rather_than_somebody_without_proof() {
-    let mut view = view();
-    (1..=2).for_each(|number| fenced(&mut view, number));
-    let mut known = known(&[1, 2, 3], &[1, 2], 2);
-    known.state = written(sweep(&view, &known, NodeId(2), Held::Unclean).unwrap());
-    known.state = written(sweep(&view, &known, NodeId(1), Held::Unclean).unwrap());
-    assert_eq!((known.state.leader, known.state.leader_epoch), (None, LeaderEpoch(8)));
-    assert_eq!(known.state.last_known_elr, ids(&[1, 2]));
-    assert_eq!(elect_again(&view, &known), None);
+    let mut context = context();
+    (1..=2).for_each(|number| fenced(&mut context, number));
+    let mut record = record(&[1, 2, 3], &[1, 2], 2);
+    record.state = written(sweep(&context, &record, NodeId(2), Unclean).unwrap());
+    record.state = written(sweep(&context, &record, NodeId(1), Unclean).unwrap());
+    assert_eq!((record.state.leader, record.state.leader_epoch), (None, LeaderEpoch(8)));
+    assert_eq!(record.state.last_known_elr, ids(&[1, 2]));
+    assert_eq!(elect_again(&context, &record), None);
 
-    // Node 3 is there, and must not lead: it may have nothing. Once both of the others can be asked, one of them does.
+    // NodeRecord 3 is there, and must not lead: it may have nothing. Once both of the others can be asked, one of them does.
     let candidate = |number, log_end| Candidate {
         last_epoch: LeaderEpoch(7),
         log_end: Offset(log_end),
@@ -101,27 +102,27 @@ fn nobody_leads_rather_than_somebody_without_proof() {
         partition_epoch: 30,
     };
     let all = [candidate(1, 3), candidate(2, 9), candidate(3, 99)];
-    assert_eq!(elect_unclean(&view, &known, &all[..1], Recovery::Balanced), None);
+    assert_eq!(elect_unclean(&context, &record, &all[..1], Recovery::Balanced), None);
     let behind = Candidate { partition_epoch: 29, ..all[1] };
-    assert_eq!(elect_unclean(&view, &known, &[all[0], behind], Recovery::Balanced), None);
+    assert_eq!(elect_unclean(&context, &record, &[all[0], behind], Recovery::Balanced), None);
     for number in 1..=2 {
-        view.nodes.get_mut(&NodeId(number)).unwrap().fenced = false;
+        context.nodes.get_mut(&NodeId(number)).unwrap().fenced = false;
     }
-    let state = written(elect_unclean(&view, &known, &all[..2], Recovery::Balanced).unwrap());
+    let state = written(elect_unclean(&context, &record, &all[..2], Recovery::Balanced).unwrap());
     assert_eq!((state.leader, state.recovering), (Some(NodeId(2)), true));
     assert_eq!(state.unclean_epoch, state.leader_epoch);
 }
 
 #[test]
 fn a_proposal_is_written_or_refused_for_a_reason() {
-    let view = view();
-    let known = known(&[1, 2, 3], &[1, 2], 2);
-    let state = written(alter_isr(&view, &known, &proposal(&[(1, 11), (2, 12), (3, 13)])).unwrap());
+    let context = context();
+    let record = record(&[1, 2, 3], &[1, 2], 2);
+    let state = written(alter_isr(&context, &record, &proposal(&[(1, 11), (2, 12), (3, 13)])).unwrap());
     assert_eq!(state.isr, ids(&[1, 2, 3]));
     let refused = |change: &dyn Fn(&mut AlterIsr)| {
         let mut asked = proposal(&[(1, 11), (2, 12), (3, 13)]);
         change(&mut asked);
-        alter_isr(&view, &known, &asked).unwrap_err()
+        alter_isr(&context, &record, &asked).unwrap_err()
     };
     assert_eq!(refused(&|asked| asked.partition_epoch = 31), Refusal::Behind);
     assert_eq!(refused(&|asked| asked.leader_epoch = LeaderEpoch(8)), Refusal::Behind);
@@ -136,42 +137,42 @@ fn a_proposal_is_written_or_refused_for_a_reason() {
 
 #[test]
 fn a_fenced_leader_changes_nothing_and_a_stopping_node_joins_nothing() {
-    let mut view = view();
-    let known = known(&[1, 2, 3], &[1, 2], 2);
-    view.nodes.get_mut(&NodeId(3)).unwrap().shutting_down = true;
+    let mut context = context();
+    let record = record(&[1, 2, 3], &[1, 2], 2);
+    context.nodes.get_mut(&NodeId(3)).unwrap().shutting_down = true;
     let joins = proposal(&[(1, 11), (2, 12), (3, 13)]);
-    assert_eq!(alter_isr(&view, &known, &joins), Err(Refusal::Ineligible(NodeId(3))));
-    fenced(&mut view, 1);
+    assert_eq!(alter_isr(&context, &record, &joins), Err(Refusal::Ineligible(NodeId(3))));
+    fenced(&mut context, 1);
     let shrinks = proposal(&[(1, 11)]);
-    assert_eq!(alter_isr(&view, &known, &shrinks), Err(Refusal::Ineligible(NodeId(1))));
+    assert_eq!(alter_isr(&context, &record, &shrinks), Err(Refusal::Ineligible(NodeId(1))));
 }
 
 /// A reviewer's find: two that had lost their disks were asked what they had, and one of them was elected, although a
 /// third one had nearly everything.
 #[test]
 fn who_has_nothing_any_more_is_not_asked() {
-    let mut view = view();
-    let mut known = known(&[1, 2, 3], &[1, 2], 2);
+    let mut context = context();
+    let mut record = record(&[1, 2, 3], &[1, 2], 2);
     for number in [1, 2] {
-        fenced(&mut view, number);
-        known.state = written(sweep(&view, &known, NodeId(number), Held::Gone).unwrap());
+        fenced(&mut context, number);
+        record.state = written(sweep(&context, &record, NodeId(number), Gone).unwrap());
     }
-    assert_eq!((known.state.leader, to_ask(&known.state)), (None, ids(&[1, 2, 3])));
+    assert_eq!((record.state.leader, recovery_candidates(&record.state)), (None, ids(&[1, 2, 3])));
 }
 
 /// A node that runs says itself that a directory is lost.
 #[test]
 fn a_living_node_can_give_up_a_partition() {
-    let known = known(&[1, 2, 3], &[1, 2, 3], 2);
-    assert_eq!(sweep(&view(), &known, NodeId(1), Held::Intact), None);
-    let state = written(sweep(&view(), &known, NodeId(1), Held::Gone).unwrap());
+    let record = record(&[1, 2, 3], &[1, 2, 3], 2);
+    assert_eq!(sweep(&context(), &record, NodeId(1), Intact), None);
+    let state = written(sweep(&context(), &record, NodeId(1), Gone).unwrap());
     assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[2, 3])));
 }
 
 #[test]
 fn a_move_to_nowhere_is_refused_and_another_order_is_one() {
-    let (view, known) = (view(), known(&[1, 2, 3], &[1, 2, 3], 2));
-    let to = |target: &[i32]| reassign(&view, &known, &target.iter().map(|node| NodeId(*node)).collect::<Vec<_>>());
+    let (context, record) = (context(), record(&[1, 2, 3], &[1, 2, 3], 2));
+    let to = |target: &[i32]| reassign(&context, &record, &target.iter().map(|node| NodeId(*node)).collect::<Vec<_>>());
     assert_eq!(to(&[]), Err(BadTarget::Empty));
     assert_eq!(to(&[1, 2, 1]), Err(BadTarget::Twice(NodeId(1))));
     assert_eq!(to(&[1, 9]), Err(BadTarget::Unknown(NodeId(9))));
@@ -181,79 +182,103 @@ fn a_move_to_nowhere_is_refused_and_another_order_is_one() {
 
 #[test]
 fn a_node_registers_once_it_is_fenced_and_counts_nowhere() {
-    let mut view = view();
-    let counts = known(&[1, 2], &[1, 2], 1);
-    let free = known(&[1, 2], &[1], 1);
-    let can = |view: &View, known: &Known<u8>| can_register(view, NodeId(2), [(known, Held::Intact)].into_iter());
-    assert!(!can(&view, &free), "its old process may be alive");
-    fenced(&mut view, 2);
-    assert!(!can(&view, &counts) && can(&view, &free));
+    let mut context = context();
+    let counts = record(&[1, 2], &[1, 2], 1);
+    let free = record(&[1, 2], &[1], 1);
+    let registered = |context: &DecisionContext, record: &PartitionRecord<u8>, integrity| {
+        register(context, NodeId(2), [(record, integrity)].into_iter())
+    };
+    assert_eq!(registered(&context, &free, Intact), None, "its old process may be alive");
+    fenced(&mut context, 2);
+    assert_eq!(registered(&context, &counts, Intact), None);
+    let decision = registered(&context, &free, Intact).unwrap();
+    assert!(decision.conditions.contains(&Condition::Live(NodeId(2), 40)));
     let mut eligible = free;
     (eligible.state.min_isr, eligible.state.elr) = (2, ids(&[2]));
-    assert!(can(&view, &eligible), "what it has is still there");
-    assert!(!can_register(&view, NodeId(2), [(&eligible, Held::Unclean)].into_iter()), "what it has is lost");
-    let decision: Decision<u8> = register(&view, NodeId(2));
-    assert!(decision.compares.contains(&Compare::Live(NodeId(2), 40)));
+    assert!(registered(&context, &eligible, Intact).is_some(), "what it has is still there");
+    assert_eq!(registered(&context, &eligible, Unclean), None, "what it has is lost");
+}
+
+#[test]
+fn a_node_is_admitted_step_by_step() {
+    let mut context = context();
+    let mut known = record(&[1, 2], &[1, 2], 1);
+    let other = PartitionRecord { key: 1, ..record(&[1, 3], &[1, 3], 1) };
+    let next = |context: &DecisionContext, known: &PartitionRecord<u8>| {
+        admit(context, NodeId(2), [(known, Intact), (&other, Intact)].into_iter())
+    };
+    let is_fence = |decision: &Decision<u8>| matches!(decision.writes[..], [Write::Live { fenced: true, .. }]);
+    let step = next(&context, &known);
+    assert!(step.len() == 1 && is_fence(&step[0]), "{step:?}");
+    fenced(&mut context, 2);
+    let sweeps = next(&context, &known);
+    assert_eq!(sweeps.len(), 1, "only where it is a replica");
+    known.state = written(sweeps.into_iter().next().unwrap());
+    let step = next(&context, &known);
+    assert!(matches!(step[0].writes[..], [Write::Registration(_), Write::Live { fenced: true, .. }]), "{step:?}");
+    let unknown = admit::<u8>(&context, NodeId(9), std::iter::empty());
+    assert!(unknown[0].conditions.contains(&Condition::Registration(NodeId(9), 0)), "nobody registers it meanwhile");
 }
 
 #[test]
 fn a_fenced_node_comes_back_once_it_has_seen_that() {
-    let mut view = view();
-    fenced(&mut view, 2);
-    let swept = known(&[1, 2], &[1], 1);
-    assert!(!can_unfence(&view, NodeId(2), 39, [&swept].into_iter()));
-    assert!(can_unfence(&view, NodeId(2), 40, [&swept].into_iter()));
-    assert!(!can_unfence(&view, NodeId(2), 40, [&known(&[1, 2], &[1, 2], 1)].into_iter()), "not swept yet");
+    let mut context = context();
+    fenced(&mut context, 2);
+    let swept = record(&[1, 2], &[1], 1);
+    assert_eq!(unfence(&context, NodeId(2), 39, [&swept].into_iter()), None);
+    assert!(unfence(&context, NodeId(2), 40, [&swept].into_iter()).is_some());
+    assert_eq!(unfence(&context, NodeId(2), 40, [&record(&[1, 2], &[1, 2], 1)].into_iter()), None, "not swept yet");
 }
 
 #[test]
 fn who_is_led_is_left_alone_and_who_is_needed_stays() {
-    let view = view();
-    let led = known(&[1, 2], &[1, 2], 2);
-    assert_eq!(elect_again(&view, &led), None);
+    let context = context();
+    let led = record(&[1, 2], &[1, 2], 2);
+    assert_eq!(elect_again(&context, &led), None);
     // The lead moves, but the node stays in sync: without it there would be too few.
-    let state = written(drain(&view, &led, NodeId(1)).unwrap());
+    let state = written(drain(&context, &led, NodeId(1)).unwrap());
     assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[1, 2])));
 }
 
 #[test]
 fn who_is_fenced_or_unfenced_is_who_was_read() {
-    let mut view = view();
+    let mut context = context();
     let on_node =
-        |decision: Decision<u8>| decision.compares.into_iter().filter(|c| *c != Compare::Controller(5)).collect();
-    let seen: Vec<_> = on_node(fence(&view, NodeId(2)).unwrap());
-    assert_eq!(seen, [Compare::Registration(NodeId(2), 12), Compare::Live(NodeId(2), 12)]);
-    fenced(&mut view, 2);
-    assert_eq!(fence::<u8>(&view, NodeId(2)), None);
-    let seen: Vec<_> = on_node(unfence(&view, NodeId(2)));
-    assert_eq!(seen, [Compare::Registration(NodeId(2), 12), Compare::Live(NodeId(2), 40)]);
-    view.nodes.get_mut(&NodeId(2)).unwrap().shutting_down = true;
-    let stays = Put::Live { node: NodeId(2), fenced: false, shutting_down: true };
-    assert_eq!(unfence::<u8>(&view, NodeId(2)).puts, [stays]);
+        |decision: Decision<u8>| decision.conditions.into_iter().filter(|c| *c != Condition::Controller(5)).collect();
+    let seen: Vec<_> = on_node(fence(&context, NodeId(2)).unwrap());
+    assert_eq!(seen, [Condition::Registration(NodeId(2), 12), Condition::Live(NodeId(2), 12)]);
+    fenced(&mut context, 2);
+    assert_eq!(fence::<u8>(&context, NodeId(2)), None);
+    let unfenced = |context: &DecisionContext| unfence(context, NodeId(2), 60, std::iter::empty()).unwrap();
+    let seen: Vec<_> = on_node(unfenced(&context));
+    assert_eq!(seen, [Condition::Registration(NodeId(2), 12), Condition::Live(NodeId(2), 40)]);
+    context.nodes.get_mut(&NodeId(2)).unwrap().shutting_down = true;
+    let stays = Write::Live { node: NodeId(2), fenced: false, shutting_down: true };
+    assert_eq!(unfenced(&context).writes, [stays]);
 }
 
 /// Amendment A3: with fewer wanted, records are committed that the eligible do not have.
 #[test]
 fn another_min_isr_recomputes_who_is_eligible() {
-    let view = view();
-    let mut known = known(&[1, 2, 3], &[1], 2);
-    known.state.elr = ids(&[2]);
-    let state = written(change_min_isr(&view, &known, 1).unwrap());
+    let context = context();
+    let mut record = record(&[1, 2, 3], &[1], 2);
+    record.state.elr = ids(&[2]);
+    let state = written(change_min_isr(&context, &record, 1).unwrap());
     assert_eq!((state.min_isr, state.elr), (1, NodeSet::EMPTY));
-    assert_eq!(change_min_isr(&view, &known, 2), None);
-    assert_eq!(written(change_min_isr(&view, &known, 9).unwrap()).min_isr, 3, "not more than there are replicas");
+    assert_eq!(change_min_isr(&context, &record, 2), None);
+    assert_eq!(written(change_min_isr(&context, &record, 9).unwrap()).min_isr, 3, "not more than there are replicas");
 }
 
 #[test]
 fn replicas_move_by_way_of_both_sets() {
-    let view = view();
-    let mut known = known(&[1, 2, 3], &[1, 2, 3], 2);
-    known.state = written(reassign(&view, &known, &[NodeId(4), NodeId(2), NodeId(3)]).unwrap().unwrap());
-    assert_eq!(known.state.replicas, [4, 2, 3, 1].map(NodeId));
-    assert_eq!((known.state.adding.clone(), known.state.removing.clone()), (ids(&[4]), ids(&[1])));
-    assert_eq!(advance_reassignment(&view, &known, 2), None, "node 4 is not in sync");
-    known.state.isr = ids(&[1, 2, 3, 4]);
-    let state = written(advance_reassignment(&view, &known, 2).unwrap());
+    let context = context();
+    let mut record = record(&[1, 2, 3], &[1, 2, 3], 2);
+    record.state = written(reassign(&context, &record, &[NodeId(4), NodeId(2), NodeId(3)]).unwrap().unwrap());
+    assert_eq!(record.state.replicas, [4, 2, 3, 1].map(NodeId));
+    assert_eq!((record.state.adding.clone(), record.state.removing.clone()), (ids(&[4]), ids(&[1])));
+    assert_eq!(advance_reassignment(&context, &record, 2), None, "node 4 is not in sync");
+    record.state.isr = ids(&[1, 2, 3, 4]);
+    let state = written(advance_reassignment(&context, &record, 2).unwrap());
     assert_eq!(state.replicas, [4, 2, 3].map(NodeId));
     assert_eq!((state.leader, state.leader_epoch), (Some(NodeId(4)), LeaderEpoch(8)));
 }
@@ -261,10 +286,10 @@ fn replicas_move_by_way_of_both_sets() {
 /// Seed 3092 of the simulator, at first: the replica that a given-up move had added was the only one with everything.
 #[test]
 fn a_replica_of_a_given_up_move_stays_while_it_counts() {
-    let view = view();
-    let mut known = known(&[1, 2, 3], &[3], 1);
-    (known.state.adding, known.state.removing) = (ids(&[3]), ids(&[1]));
-    let state = written(reassign(&view, &known, &[NodeId(1), NodeId(2)]).unwrap().unwrap());
+    let context = context();
+    let mut record = record(&[1, 2, 3], &[3], 1);
+    (record.state.adding, record.state.removing) = (ids(&[3]), ids(&[1]));
+    let state = written(reassign(&context, &record, &[NodeId(1), NodeId(2)]).unwrap().unwrap());
     assert_eq!((state.replicas.clone(), state.leader), (vec![NodeId(1), NodeId(2), NodeId(3)], Some(NodeId(3))));
     assert_eq!((state.adding, state.removing), (NodeSet::EMPTY, ids(&[3])));
 }
@@ -272,34 +297,108 @@ fn a_replica_of_a_given_up_move_stays_while_it_counts() {
 /// Seed 7922 of the simulator, at first: the leader remembered what a replica had before it was removed and came back.
 #[test]
 fn a_leader_epoch_begins_whenever_a_replica_goes() {
-    let view = view();
-    let mut known = known(&[1, 2, 3], &[1, 2], 1);
-    known.state.adding = ids(&[3]);
-    let state = written(reassign(&view, &known, &[NodeId(1), NodeId(2)]).unwrap().unwrap());
+    let context = context();
+    let mut record = record(&[1, 2, 3], &[1, 2], 1);
+    record.state.adding = ids(&[3]);
+    let state = written(reassign(&context, &record, &[NodeId(1), NodeId(2)]).unwrap().unwrap());
     assert_eq!((state.replicas, state.leader_epoch), (vec![NodeId(1), NodeId(2)], LeaderEpoch(8)));
 }
 
 /// Seed 903 of the simulator, at first: `min_isr` counted a replica that a given-up move was to add.
 #[test]
 fn fewer_replicas_lower_min_isr() {
-    let view = view();
-    let mut known = known(&[1, 2, 3], &[1, 2], 3);
-    known.state.adding = ids(&[3]);
-    assert_eq!(written(reassign(&view, &known, &[NodeId(1), NodeId(2)]).unwrap().unwrap()).min_isr, 2);
+    let context = context();
+    let mut record = record(&[1, 2, 3], &[1, 2], 3);
+    record.state.adding = ids(&[3]);
+    assert_eq!(written(reassign(&context, &record, &[NodeId(1), NodeId(2)]).unwrap().unwrap()).min_isr, 2);
 }
 
 #[test]
 fn a_node_that_wants_to_stop_gives_away_what_others_can_have() {
-    let mut view = view();
-    assert!(shut_down::<u8>(&view, NodeId(1)).is_some());
-    view.nodes.get_mut(&NodeId(1)).unwrap().shutting_down = true;
-    let mut known = known(&[1, 2, 3], &[1, 2, 3], 2);
-    let may_stop = |known: &Known<u8>, seen| can_stop(NodeId(1), [known].into_iter(), [seen].into_iter());
-    assert!(!may_stop(&known, 99));
-    known.state = written(drain(&view, &known, NodeId(1)).unwrap());
-    known.epoch = 60;
-    assert_eq!((known.state.leader, known.state.isr.clone()), (Some(NodeId(2)), ids(&[2, 3])));
-    assert!(!may_stop(&known, 59) && may_stop(&known, 60), "the others have to see it first");
-    assert_eq!(drain(&view, &known, NodeId(1)), None);
-    assert_eq!(elect_preferred(&view, &known), None, "its replica is the first, and about to stop");
+    let mut context = context();
+    assert!(shut_down::<u8>(&context, NodeId(1)).is_some());
+    context.nodes.get_mut(&NodeId(1)).unwrap().shutting_down = true;
+    let mut record = record(&[1, 2, 3], &[1, 2, 3], 2);
+    let may_stop = |record: &PartitionRecord<u8>, seen| can_stop(NodeId(1), [record].into_iter(), [seen].into_iter());
+    assert!(!may_stop(&record, 99));
+    record.state = written(drain(&context, &record, NodeId(1)).unwrap());
+    record.epoch = 60;
+    assert_eq!((record.state.leader, record.state.isr.clone()), (Some(NodeId(2)), ids(&[2, 3])));
+    assert!(!may_stop(&record, 59) && may_stop(&record, 60), "the others have to see it first");
+    assert_eq!(drain(&context, &record, NodeId(1)), None);
+    assert_eq!(elect_preferred(&context, &record), None, "its replica is the first, and about to stop");
+}
+
+/// A sweep of the node that lists what it counts in is complete only with the partitions that were created meanwhile.
+#[test]
+fn a_partition_is_created_on_nodes_that_are_compared() {
+    let mut context = context();
+    let decision = create(&context, 7, &[NodeId(2), NodeId(3)], 9).unwrap();
+    let compared = [
+        Condition::Controller(5),
+        Condition::Missing(7),
+        Condition::Registration(NodeId(2), 12),
+        Condition::Live(NodeId(2), 12),
+        Condition::Registration(NodeId(3), 13),
+        Condition::Live(NodeId(3), 13),
+    ];
+    assert_eq!(decision.conditions, compared);
+    let state = written(decision);
+    assert_eq!((state.leader, state.isr, state.min_isr), (Some(NodeId(2)), ids(&[2, 3]), 2));
+    fenced(&mut context, 3);
+    assert_eq!(create(&context, 7, &[NodeId(2), NodeId(3)], 1), None);
+    assert_eq!(create(&context, 7, &[], 1), None);
+    assert_eq!(create(&context, 7, &[NodeId(9)], 1), None, "a node that never registered");
+    let gone = delete(&context, &record(&[1], &[1], 1));
+    assert_eq!(gone.conditions, [Condition::Controller(5), Condition::Partition(0, 30)]);
+    assert_eq!(gone.writes, [Write::Delete(0)]);
+}
+
+#[test]
+fn a_leader_gets_a_higher_epoch_and_nobody_else_does() {
+    let mut context = context();
+    let led = record(&[1, 2], &[1, 2], 1);
+    let renewed = |context: &DecisionContext, node_epoch, epoch, above| {
+        renew_epoch(context, &led, node_epoch, LeaderEpoch(epoch), LeaderEpoch(above)).map(written)
+    };
+    assert_eq!(renewed(&context, 11, 7, 3).unwrap().leader_epoch, LeaderEpoch(8));
+    assert_eq!(renewed(&context, 11, 7, 40).unwrap().leader_epoch, LeaderEpoch(41));
+    assert_eq!(renewed(&context, 11, 6, 3), Err(Refusal::NotLeader));
+    assert_eq!(renewed(&context, 10, 7, 3), Err(Refusal::StaleNode));
+    fenced(&mut context, 1);
+    assert_eq!(renewed(&context, 11, 7, 3), Err(Refusal::StaleNode));
+}
+
+#[test]
+fn a_partition_gets_what_it_needs_whatever_happened_to_it() {
+    let mut context = context();
+    let mut known = record(&[1, 2, 3], &[1, 2, 3], 2);
+    let next = |context: &DecisionContext, known: &PartitionRecord<u8>| reconcile(context, known, 2).map(written);
+    assert_eq!(next(&context, &known), None);
+    (1..=3).for_each(|number| fenced(&mut context, number));
+    for _ in 0..3 {
+        known.state = next(&context, &known).unwrap();
+    }
+    assert_eq!((known.state.leader, known.state.isr.clone(), next(&context, &known)), (None, NodeSet::EMPTY, None));
+    for number in 1..=3 {
+        context.nodes.get_mut(&NodeId(number)).unwrap().fenced = false;
+    }
+    known.state = next(&context, &known).unwrap();
+    assert!(known.state.leader.is_some());
+    let changed = reconcile(&context, &known, 1).map(written).unwrap();
+    assert_eq!(changed.min_isr, 1, "what the topic wants is applied");
+}
+
+/// What a restored copy says of in-sync sets was true once.
+#[test]
+fn a_restored_partition_trusts_no_in_sync_set_but_that_of_its_only_replica() {
+    let context = context();
+    let known = record(&[1, 2, 3], &[1, 2], 2);
+    let state = written(restore(&context, &known, LeaderEpoch(12)).unwrap());
+    assert_eq!((state.leader, state.leader_epoch), (None, LeaderEpoch(13)));
+    assert_eq!((state.isr, state.elr, state.last_known_elr), (NodeSet::EMPTY, NodeSet::EMPTY, ids(&[1, 2, 3])));
+    let alone = record(&[1], &[1], 1);
+    assert_eq!(restore(&context, &alone, LeaderEpoch(6)), None, "nothing newer was seen");
+    let state = written(restore(&context, &alone, LeaderEpoch(7)).unwrap());
+    assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(1)), LeaderEpoch(8), ids(&[1])));
 }

@@ -1,0 +1,220 @@
+//! The decisions of `walser_replication::control`, as a controller takes them that lacks a rule.
+//!
+//! The library has no switch for its rules. What a controller without one of them would decide is made here, from what
+//! the library decides: by what it is shown, or by what is kept of its answer.
+
+use walser_model::NodeId;
+use walser_replication::control::{
+    self, Condition, Decision, DecisionContext, PartitionRecord, ReplicaIntegrity, Write,
+};
+use walser_replication::{AlterIsr, NodeSet, PartitionState, Rule, Rules};
+
+type Record = PartitionRecord<usize>;
+
+/// Takes decisions by the rules that hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decider {
+    pub(crate) rules: Rules,
+}
+
+impl Decider {
+    fn lacks(self, rule: Rule) -> bool {
+        !self.rules.hold(rule)
+    }
+
+    /// Drops the conditions that nobody sets without some rule.
+    pub(crate) fn conditions(self, mut decision: Decision<usize>) -> Decision<usize> {
+        if self.rules == Rules::ALL {
+            return decision;
+        }
+        let of_partition = decision.writes.iter().any(|write| matches!(write, Write::Partition(..)));
+        let registers = decision.writes.iter().any(|write| matches!(write, Write::Registration(_)));
+        let (guard, all) = (self.lacks(Rule::ElectionGuard), of_partition && self.lacks(Rule::CompareAll));
+        let nodes = all || (of_partition || registers) && self.lacks(Rule::CompareNodes);
+        decision.conditions.retain(|condition| match condition {
+            Condition::Controller(_) => !guard,
+            Condition::Partition(..) | Condition::Missing(_) => !all,
+            Condition::Registration(..) | Condition::Live(..) => !nodes,
+        });
+        decision
+    }
+
+    /// Changes what a decision writes to its partition.
+    fn writes(decision: &mut Decision<usize>, change: impl Fn(&mut PartitionState)) {
+        for write in &mut decision.writes {
+            if let Write::Partition(_, state) = write {
+                change(state);
+            }
+        }
+    }
+
+    /// Without eligible leaders the last one in sync stays in the set, as in Kafka before KIP-966.
+    fn without_eligible(self, before: &PartitionState, decision: &mut Decision<usize>) {
+        if self.lacks(Rule::EligibleLeaders) {
+            Self::writes(decision, |state| {
+                state.elr = NodeSet::EMPTY;
+                if state.isr.is_empty() {
+                    state.isr.clone_from(&before.isr);
+                }
+            });
+        }
+    }
+
+    pub(crate) fn sweep(
+        self,
+        context: &DecisionContext,
+        record: &Record,
+        node: NodeId,
+        integrity: ReplicaIntegrity,
+    ) -> Option<Decision<usize>> {
+        let mut decision = control::sweep(context, record, node, integrity)?;
+        self.without_eligible(&record.state, &mut decision);
+        changes(decision, record)
+    }
+
+    pub(crate) fn alter_isr(
+        self,
+        context: &DecisionContext,
+        record: &Record,
+        proposal: &AlterIsr,
+    ) -> Result<Decision<usize>, control::Refusal> {
+        let mut proposal = proposal.clone();
+        if self.lacks(Rule::CompareAll) && proposal.partition_epoch < record.epoch {
+            proposal.partition_epoch = record.epoch;
+        }
+        if self.lacks(Rule::NodeEpoch) {
+            for (node, epoch) in &mut proposal.isr {
+                *epoch = context.nodes.get(node).map_or(*epoch, |found| found.epoch);
+            }
+        }
+        let mut decision = control::alter_isr(context, record, &proposal)?;
+        self.without_eligible(&record.state, &mut decision);
+        Ok(decision)
+    }
+
+    pub(crate) fn elect_unclean(
+        self,
+        context: &DecisionContext,
+        record: &Record,
+        candidates: &[control::Candidate],
+        recovery: control::Recovery,
+    ) -> Option<Decision<usize>> {
+        let mut decision = control::elect_unclean(context, record, candidates, recovery)?;
+        if self.lacks(Rule::EligibleLeaders) {
+            Self::writes(&mut decision, |state| state.recovering = true);
+        }
+        Some(decision)
+    }
+
+    pub(crate) fn change_min_isr(
+        self,
+        context: &DecisionContext,
+        record: &Record,
+        min_isr: usize,
+    ) -> Option<Decision<usize>> {
+        let mut decision = control::change_min_isr(context, record, min_isr)?;
+        if self.lacks(Rule::MinIsrRecomputes) {
+            Self::writes(&mut decision, |state| {
+                state.elr.clone_from(&record.state.elr);
+                state.last_known_elr.clone_from(&record.state.last_known_elr);
+                state.recovering = record.state.recovering;
+            });
+        }
+        Some(decision)
+    }
+
+    /// A move that takes replicas away and leaves the leader where it is begins no leader epoch.
+    fn keeps_epoch(self, record: &Record, mut decision: Decision<usize>) -> Decision<usize> {
+        if self.lacks(Rule::MoveBeginsEpoch) {
+            Self::writes(&mut decision, |state| {
+                if state.leader == record.state.leader {
+                    state.leader_epoch = record.state.leader_epoch;
+                }
+            });
+        }
+        decision
+    }
+
+    pub(crate) fn reassign(
+        self,
+        context: &DecisionContext,
+        record: &Record,
+        target: &[NodeId],
+    ) -> Option<Decision<usize>> {
+        let decision = control::reassign(context, record, target).ok().flatten()?;
+        Some(self.keeps_epoch(record, decision))
+    }
+
+    pub(crate) fn advance_reassignment(
+        self,
+        context: &DecisionContext,
+        record: &Record,
+        min_isr: usize,
+    ) -> Option<Decision<usize>> {
+        let decision = control::advance_reassignment(context, record, min_isr)?;
+        Some(self.keeps_epoch(record, decision))
+    }
+
+    /// What is next so that a node can register.
+    pub(crate) fn admit<'a>(
+        self,
+        context: &DecisionContext,
+        node: NodeId,
+        partitions: impl Iterator<Item = (&'a Record, ReplicaIntegrity)> + Clone,
+    ) -> Vec<Decision<usize>> {
+        if let Some(registered) = self.register(context, node, partitions.clone()) {
+            return vec![registered];
+        }
+        let mut decisions = control::admit(context, node, partitions.clone());
+        if self.lacks(Rule::EligibleLeaders) {
+            let sweeps = partitions.filter_map(|(record, integrity)| self.sweep(context, record, node, integrity));
+            let swept = decisions.iter().any(|decision| matches!(decision.writes[..], [Write::Partition(..)]));
+            decisions = if swept { sweeps.collect() } else { decisions };
+        }
+        decisions
+    }
+
+    /// Registers a node that looks fenced, swept and intact to whoever lacks the rule.
+    fn register<'a>(
+        self,
+        context: &DecisionContext,
+        node: NodeId,
+        partitions: impl Iterator<Item = (&'a Record, ReplicaIntegrity)>,
+    ) -> Option<Decision<usize>> {
+        if self.rules == Rules::ALL {
+            return None;
+        }
+        let mut shown = context.clone();
+        let mut fenced = true;
+        if self.lacks(Rule::FenceBeforeRegistration)
+            && let Some(found) = shown.nodes.get_mut(&node)
+        {
+            fenced = std::mem::replace(&mut found.fenced, true);
+        }
+        let shown_partitions: Vec<(Record, ReplicaIntegrity)> = partitions
+            .map(|(record, integrity)| {
+                let mut record = record.clone();
+                if self.lacks(Rule::SweepBeforeRegistration) {
+                    record.state.isr.remove(node);
+                    record.state.leader = record.state.leader.filter(|leader| *leader != node);
+                }
+                let trusted = self.lacks(Rule::UncleanIsNotEligible);
+                (record, if trusted { ReplicaIntegrity::Intact } else { integrity })
+            })
+            .collect();
+        let shown_partitions = shown_partitions.iter().map(|(record, integrity)| (record, *integrity));
+        let mut decision = control::register(&shown, node, shown_partitions)?;
+        for write in &mut decision.writes {
+            if let Write::Live { fenced: written, .. } = write {
+                *written = fenced;
+            }
+        }
+        Some(decision)
+    }
+}
+
+/// A decision that writes something new, or none.
+fn changes(decision: Decision<usize>, record: &Record) -> Option<Decision<usize>> {
+    let same = matches!(&decision.writes[..], [Write::Partition(_, state)] if *state == record.state);
+    (!same).then_some(decision)
+}

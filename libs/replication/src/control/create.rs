@@ -1,0 +1,33 @@
+//! Partitions that come and go.
+
+use walser_model::NodeId;
+
+use super::{Condition, Decision, DecisionContext, PartitionRecord, Write};
+use crate::PartitionState;
+
+/// Creates a partition: led by its first replica, with all replicas in sync. `None`: one of them is unknown, fenced or
+/// about to stop.
+///
+/// The registration and the live key of every replica are compared. A node that is fenced meanwhile would otherwise
+/// register again while a partition that its sweep has not seen counts on it (invariant I14).
+pub fn create<P: Clone>(context: &DecisionContext, key: P, replicas: &[NodeId], min_isr: usize) -> Option<Decision<P>> {
+    if replicas.is_empty() || !replicas.iter().all(|node| context.usable(*node)) {
+        return None;
+    }
+    let mut decision = Decision::new(context);
+    decision.conditions.push(Condition::Missing(key.clone()));
+    for node in replicas {
+        decision.compare_node(context, *node);
+    }
+    decision.writes.push(Write::Partition(key, PartitionState::new(replicas.to_vec(), min_isr)));
+    Some(decision)
+}
+
+/// Deletes a partition as it was read. Its topic MUST be gone for good before: nothing stops a node from acting on what
+/// it has seen of the partition until it has seen that.
+pub fn delete<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Decision<P> {
+    let mut decision = Decision::new(context);
+    decision.conditions.push(Condition::Partition(record.key.clone(), record.epoch));
+    decision.writes.push(Write::Delete(record.key.clone()));
+    decision
+}

@@ -1,0 +1,24 @@
+//! What a partition needs, whatever happened to it.
+
+use super::{Decision, DecisionContext, PartitionRecord, ReplicaIntegrity};
+use super::{advance_reassignment, change_min_isr, elect_again, sweep};
+
+/// The next decision that a partition needs for itself: a fenced node leaves it (R17), a leader is elected where there is
+/// none, `min.insync.replicas` of the topic is applied (A3), a move of replicas that is complete ends (R24). `None`:
+/// nothing is due. After a decision is written, the next one is asked for on the context of then.
+///
+/// A controller that takes over calls it for every partition, and so finishes what its predecessor had begun.
+pub fn reconcile<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    min_isr: usize,
+) -> Option<Decision<P>> {
+    let counts = |node: &walser_model::NodeId| record.state.isr.contains(*node) || record.state.leader == Some(*node);
+    let fenced = record.state.replicas.iter().copied().filter(counts).find(|node| !context.alive(*node));
+    if let Some(node) = fenced {
+        return sweep(context, record, node, ReplicaIntegrity::Intact);
+    }
+    elect_again(context, record)
+        .or_else(|| change_min_isr(context, record, min_isr))
+        .or_else(|| advance_reassignment(context, record, min_isr))
+}
