@@ -1,10 +1,15 @@
-//! The controller's metadata as its followers take it: one committed group of messages at a time.
+//! The controller's metadata as its followers take it: one delta at a time.
+
+mod wire;
 
 use tonic::Streaming;
+use walser_metadata::Delta;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::internal::v1::{WatchMetadataRequest, WatchMetadataResponse};
 
 use crate::{Connection, Failure, Reason};
+
+pub use wire::{change_messages, snapshot_messages, wire_time, wire_topic};
 
 /// Largest message in bytes: all partitions of one change.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -26,9 +31,9 @@ pub struct MetadataStream {
     messages: Streaming<WatchMetadataResponse>,
     /// Of a group that has not been committed.
     group: Vec<WatchMetadataResponse>,
-    cluster_id: String,
-    applied_version: i64,
-    /// Met behind groups that were returned; it ends the stream.
+    /// What was applied when the stream was opened, or returned since.
+    seen: MetadataSeen,
+    /// Met behind deltas that were returned; it ends the stream.
     failed: Option<Failure>,
 }
 
@@ -41,45 +46,50 @@ impl MetadataStream {
     pub async fn open(controller: &Connection, seen: MetadataSeen) -> Result<Self, Failure> {
         let client = ControllerServiceClient::new(controller.clone());
         let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let MetadataSeen { cluster_id, version: applied_version, lineage } = seen;
-        let request =
-            WatchMetadataRequest { resume_version: 0, cluster_id: cluster_id.clone(), applied_version, lineage };
+        let MetadataSeen { cluster_id, version: applied_version, lineage } = seen.clone();
+        let request = WatchMetadataRequest { resume_version: 0, cluster_id, applied_version, lineage };
         let messages = client.watch_metadata(request).await?.into_inner();
-        Ok(Self { messages, group: Vec::new(), cluster_id, applied_version, failed: None })
+        Ok(Self { messages, group: Vec::new(), seen, failed: None })
     }
 
-    /// Messages up to the next one that commits, that one included: they take effect together. Dropping the future
-    /// loses nothing.
+    /// What the caller has seen once it has applied every delta that was returned.
+    pub fn seen(&self) -> &MetadataSeen {
+        &self.seen
+    }
+
+    /// The next delta: everything up to the next message that commits. Dropping the future loses nothing.
     ///
     /// # Errors
     /// When the stream failed or ended, with messages that were not committed dropped; and as for
     /// [`MetadataStream::open`].
-    pub async fn next_commit(&mut self) -> Result<Vec<WatchMetadataResponse>, Failure> {
+    pub async fn next_delta(&mut self) -> Result<Delta, Failure> {
         if let Some(failure) = self.failed.take() {
             return Err(failure);
         }
         while let Some(message) = self.messages.message().await? {
             self.check(&message)?;
-            let commit = message.commit;
+            let commit = message.commit.then(|| (message.cluster_id.clone(), message.lineage.clone()));
             self.group.push(message);
-            if commit {
-                return Ok(std::mem::take(&mut self.group));
+            if let Some((cluster_id, lineage)) = commit {
+                let delta = wire::delta(std::mem::take(&mut self.group));
+                self.seen = MetadataSeen { cluster_id, version: self.seen.version.max(delta.version), lineage };
+                return Ok(delta);
             }
         }
         Err(Failure::new(Reason::ControllerNotAvailable, "the controller closed the metadata stream"))
     }
 
-    /// The next group, and those behind it that have arrived, at most `groups_max`.
+    /// The next delta, and those behind it that have arrived, at most `deltas_max`.
     ///
     /// # Errors
-    /// As for [`MetadataStream::next_commit`]; groups before the failure are returned first.
-    pub async fn next_commits(&mut self, groups_max: usize) -> Result<Vec<Vec<WatchMetadataResponse>>, Failure> {
-        let mut groups = vec![self.next_commit().await?];
-        while groups.len() < groups_max {
+    /// As for [`MetadataStream::next_delta`]; deltas before the failure are returned first.
+    pub async fn next_deltas(&mut self, deltas_max: usize) -> Result<Vec<Delta>, Failure> {
+        let mut deltas = vec![self.next_delta().await?];
+        while deltas.len() < deltas_max {
             tokio::select! {
                 biased;
-                group = self.next_commit() => match group {
-                    Ok(group) => groups.push(group),
+                delta = self.next_delta() => match delta {
+                    Ok(delta) => deltas.push(delta),
                     Err(failure) => {
                         self.failed = Some(failure);
                         break;
@@ -88,17 +98,18 @@ impl MetadataStream {
                 () = std::future::ready(()) => break,
             }
         }
-        Ok(groups)
+        Ok(deltas)
     }
 
     /// Whether a message is of this cluster and not older than what was applied: whatever the controller checked.
     fn check(&self, message: &WatchMetadataResponse) -> Result<(), Failure> {
-        let other = !self.cluster_id.is_empty() && !message.cluster_id.is_empty();
-        if other && message.cluster_id != self.cluster_id {
-            return Err(Failure::cluster_id_mismatch(&self.cluster_id, &message.cluster_id));
+        let seen = &self.seen;
+        let other = !seen.cluster_id.is_empty() && !message.cluster_id.is_empty();
+        if other && message.cluster_id != seen.cluster_id {
+            return Err(Failure::cluster_id_mismatch(&seen.cluster_id, &message.cluster_id));
         }
-        if message.version < self.applied_version {
-            return Err(Failure::metadata_rollback(self.applied_version, message.version));
+        if message.version < seen.version {
+            return Err(Failure::metadata_rollback(seen.version, message.version));
         }
         Ok(())
     }

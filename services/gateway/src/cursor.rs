@@ -103,7 +103,7 @@ impl Gateway {
         budget: &StreamBudget,
         answer_max: Duration,
     ) -> Result<(Chunk, ReadPermit), Undecoded> {
-        let ordinary = amount.ordinary(cursor.target.topic.config.message_bytes_max);
+        let ordinary = amount.ordinary(cursor.target.topic.settings.config.message_bytes_max);
         match self.chunk_within(cursor, shape, ordinary, budget, answer_max).await {
             Err(Undecoded::NoRoom) => self.chunk_within(cursor, shape, amount, budget, answer_max).await,
             outcome => outcome,

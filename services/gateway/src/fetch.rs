@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use walser_model::{NodeId, Offset};
+use walser_model::{NodeId, Offset, PartitionIndex};
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
@@ -174,7 +174,7 @@ impl Gateway {
     fn count_consumed(&self, chunks: &[pb::RecordChunk]) {
         let view = self.metadata.view();
         for chunk in chunks {
-            if let Some(topic) = view.topic(&chunk.topic) {
+            if let Some(topic) = view.topic_named(&chunk.topic) {
                 self.metrics.consumed(topic, usize::try_from(chunk.size_bytes).unwrap_or(0));
             }
         }
@@ -214,7 +214,7 @@ impl Gateway {
     /// Reads what is there, partition by partition, within the limits of the call and the budget of the process.
     /// Budget is taken once for everything: who holds some never waits for more.
     async fn look_at_all(&self, pass: &Pass, options: Options, amount: Amount) -> (Pass, ReadPermit) {
-        let batch_bytes = pass.cursors.iter().map(|cursor| cursor.target.topic.config.message_bytes_max).max();
+        let batch_bytes = pass.cursors.iter().map(|cursor| cursor.target.topic.settings.config.message_bytes_max).max();
         let mut within = amount.ordinary(batch_bytes.unwrap_or(0));
         loop {
             let mut permit = self.read_budget.take(within.cost).await;
@@ -321,7 +321,7 @@ impl Gateway {
 
 /// The leader of a target's partition, as it was when the target was found.
 fn leader(target: &Target) -> Option<NodeId> {
-    target.topic.partitions.get(usize::try_from(target.partition).ok()?)?.leader
+    target.topic.leader(PartitionIndex(target.partition))?.0
 }
 
 fn amounts(request: &pb::FetchRequest, limit: Option<Duration>) -> Result<(Duration, Amount), Failure> {

@@ -100,7 +100,7 @@ impl GatewayMetrics {
     }
 
     fn of<'a>(&self, topic: &'a TopicView) -> &'a TopicCounters {
-        topic.counters.get_or_init(|| self.topics.counters(&topic.name))
+        topic.extension.get_or_init(|| self.topics.counters(&topic.name))
     }
 }
 
@@ -122,7 +122,7 @@ impl TopicLabels {
         if labelled.len() >= self.labelled_max && !labelled.contains(topic) {
             let view = self.metadata.view();
             labelled.retain(|name| {
-                let exists = view.topic(name).is_some();
+                let exists = view.topic_named(name).is_some();
                 if !exists {
                     for counters in [&self.produced_records, &self.produced_bytes, &self.consumed_bytes] {
                         let _ = counters.remove_label_values(&[&**name]);
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn topic(name: &str) -> TopicView {
-        TopicView::named(name)
+        crate::metadata::topic_of_a_test(name)
     }
 
     #[test]

@@ -230,7 +230,7 @@ impl Gateway {
         }
         let Accepted { write, topic, .. } = &accepted;
         let now = self.clock.now_millis();
-        let sizes = check_records(&write.records, &topic.config, now)?;
+        let sizes = check_records(&write.records, &topic.settings.config, now)?;
         let plans = self.plan(write, topic, &sizes);
         if session.is_some() || write.expected_offset.is_some() {
             return self.produce_as_one(accepted, separate, plans).await;
@@ -258,8 +258,9 @@ impl Gateway {
         let Accepted { write, topic, created, done, .. } = accepted;
         let record_count = write.records.len();
         let collector = Collector::new(plans.len(), record_count, created, done);
-        let gathering = Gathering { codec: codec(write.compression, &topic.config), acks: write.acks };
-        let max = Size { bytes: topic.config.message_bytes_max.saturating_sub(HEADER_LEN), cost: DECODED_COST_MAX };
+        let gathering = Gathering { codec: codec(write.compression, &topic.settings.config), acks: write.acks };
+        let max =
+            Size { bytes: topic.settings.config.message_bytes_max.saturating_sub(HEADER_LEN), cost: DECODED_COST_MAX };
         let (now, deadline) = (self.clock.now_millis(), write.deadline);
         let (trace, mut records) = (write.trace, write.records);
         let whole: usize = plans.iter().map(|plan| plan.size.bytes).sum();
@@ -318,7 +319,7 @@ impl Gateway {
 
     /// Chooses partitions, and splits what does not fit one batch.
     fn plan(&self, write: &Write, topic: &TopicView, sizes: &[RecordSize]) -> Vec<PartPlan> {
-        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let count = topic.value.partition_count;
         // Records without a key stay together: one partition per write, another one for the next.
         let mut sticky = None;
         let mut plans: Vec<PartPlan> = Vec::new();
@@ -332,7 +333,7 @@ impl Gateway {
             };
             let last = plans.len().checked_sub(1).filter(|last| plans[*last].partition == partition);
             let number = match last.or_else(|| open.get(&partition).copied()) {
-                Some(number) if plans[number].size.plus(sizes[index]).fits(&topic.config) => number,
+                Some(number) if plans[number].size.plus(sizes[index]).fits(&topic.settings.config) => number,
                 _ => {
                     open.extend(plans.last().map(|last| (last.partition, plans.len() - 1)));
                     let size = RecordSize::default();
@@ -368,14 +369,15 @@ impl Gateway {
     ) -> Result<Submitted, Failure> {
         let Accepted { write, session, topic, .. } = &accepted;
         if plans.len() != 1 {
-            let max = topic.config.message_bytes_max;
+            let max = topic.settings.config.message_bytes_max;
             let text =
                 format!("records with a producer session or an expected offset must fit one batch of {max} bytes");
             return Err(Failure::new(Reason::RecordTooLarge, text).with("maxBytes", max));
         }
         let plan = plans.swap_remove(0);
         let now = self.clock.now_millis();
-        let mut builder = BatchBuilder::new(codec(write.compression, &topic.config), plan.size.bytes + HEADER_LEN);
+        let mut builder =
+            BatchBuilder::new(codec(write.compression, &topic.settings.config), plan.size.bytes + HEADER_LEN);
         for record in &write.records {
             encode(&mut builder, record, now, write.trace.as_deref());
         }
@@ -386,7 +388,8 @@ impl Gateway {
     async fn produce_batch(&self, accepted: Accepted, separate: &mut SeparateWriters) -> Result<Submitted, Failure> {
         let Accepted { write, session, topic, .. } = &accepted;
         let deep = self.config.validate_compressed;
-        let produced = validate(&write.record_batch, &topic.config, deep, session.is_some(), self.clock.now_millis())?;
+        let produced =
+            validate(&write.record_batch, &topic.settings.config, deep, session.is_some(), self.clock.now_millis())?;
         if let Some(session) = session {
             let header = produced.header;
             let same = header.producer_id == session.id

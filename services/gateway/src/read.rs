@@ -298,7 +298,7 @@ impl Driver {
         let mut new = Vec::new();
         for (name, known) in &mut self.growing {
             let Some(topic) = self.gateway.metadata.topic(name) else { continue };
-            let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+            let count = topic.value.partition_count;
             for partition in *known..count {
                 let topic = Arc::clone(&topic);
                 new.push(Target { topic, partition, start: Place::Earliest, end: None, last_epoch: -1 });

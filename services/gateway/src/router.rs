@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 use walser_proto::internal::v1::PartitionRef;
 use walser_rpc::{Failure, Network, Reason, StorageLink};
 
@@ -47,16 +47,17 @@ impl Router {
                 return Err(failure.with("topic", &topic.name));
             }
         };
-        let view = current.partitions[checked_partition(current, partition)?];
+        let number = checked_partition(current, partition)?;
+        let (leader, epoch) = current.leader(number).unwrap_or((None, LeaderEpoch::NONE));
         let unavailable = || {
             let text = format!("partition {partition} of topic \"{}\" has no leader now", topic.name);
             let failure = Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name);
             failure.with("partition", partition)
         };
-        let node = view.leader.ok_or_else(unavailable)?;
+        let node = leader.ok_or_else(unavailable)?;
         let link = self.network.storage_link(node).ok_or_else(unavailable)?;
-        let id = TopicPartition::new(topic.id, PartitionIndex(partition));
-        Ok(Route { node, link, reference: walser_proto::partition_ref(id, view.epoch) })
+        let id = TopicPartition::new(topic.id, number);
+        Ok(Route { node, link, reference: walser_proto::partition_ref(id, epoch) })
     }
 
     /// Whether a partition has a leader that can be reached, as far as is known.

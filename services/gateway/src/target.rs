@@ -196,7 +196,7 @@ impl Gateway {
             };
             let partitions = match target.partition {
                 Some(partition) => partition..partition + 1,
-                None => 0..i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
+                None => 0..topic.value.partition_count,
             };
             for partition in partitions {
                 if !seen.insert((topic.id, partition)) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walser_model::{TopicId, TopicName, TopicNameError, suggest};
+use walser_model::{PartitionIndex, TopicId, TopicName, TopicNameError, suggest};
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_rpc::{Failure, Reason};
@@ -40,10 +40,10 @@ pub(crate) fn partition_missing(topic: &str, partition: i32, count: usize) -> Fa
     failure.with("partition", partition).with("partitionCount", count)
 }
 
-/// The partition's number as an index, if the topic has it.
-pub(crate) fn checked_partition(topic: &TopicView, partition: i32) -> Result<usize, Failure> {
-    let index = usize::try_from(partition).ok().filter(|index| *index < topic.partitions.len());
-    index.ok_or_else(|| partition_missing(&topic.name, partition, topic.partitions.len()))
+/// The partition's number, if the topic has it.
+pub(crate) fn checked_partition(topic: &TopicView, partition: i32) -> Result<PartitionIndex, Failure> {
+    let found = (0..topic.value.partition_count).contains(&partition).then_some(PartitionIndex(partition));
+    found.ok_or_else(|| partition_missing(&topic.name, partition, topic.partition_count()))
 }
 
 impl Gateway {
@@ -114,7 +114,7 @@ impl Gateway {
             return Err(missing);
         }
         let has = |view: &crate::metadata::View| {
-            view.topic(&topic.name).is_some_and(|found| checked_partition(found, partition).is_ok())
+            view.topic_named(&topic.name).is_some_and(|found| checked_partition(found, partition).is_ok())
         };
         self.metadata.wait_until(PATIENCE, has).await;
         self.metadata.topic(&topic.name).filter(|found| checked_partition(found, partition).is_ok()).ok_or(missing)
@@ -136,7 +136,7 @@ impl Gateway {
 
     async fn arrived(&self, name: &str) -> Result<Arc<TopicView>, Failure> {
         let ready = |view: &crate::metadata::View| {
-            view.topic(name).is_some_and(|topic| topic.partitions.iter().all(|partition| partition.leader.is_some()))
+            view.topic_named(name).is_some_and(|topic| topic.leaders().all(|(_, leader, _)| leader.is_some()))
         };
         self.metadata.wait_until(PATIENCE, ready).await;
         if let Some(topic) = self.metadata.topic(name) {
@@ -151,7 +151,7 @@ impl Gateway {
     /// The answer for a topic that is missing, with one of a similar name, if there is one.
     pub(crate) fn not_found(&self, name: &str) -> Failure {
         let view = self.metadata.view();
-        let similar = suggest(name, view.names()).unwrap_or_default();
+        let similar = suggest(name, view.topics().map(|topic| &*topic.name)).unwrap_or_default();
         let hint = if similar.is_empty() { String::new() } else { format!("; did you mean \"{similar}\"?") };
         let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{name}\" does not exist{hint}"));
         failure.with("topic", name).with("didYouMean", similar)

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use walser_model::{TopicId, TopicPartition};
+use walser_metadata::{Changes, View};
+use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_service::Shutdown;
 
 use crate::board::Board;
 use crate::shard::Command;
 use crate::shard_set::ShardSet;
-use crate::view::{Changes, View};
 
 /// Wait before steps are tried again that have failed, or that may not be taken at present.
 const RETRY: Duration = Duration::from_secs(1);
@@ -43,10 +43,11 @@ pub(crate) struct Held {
 #[derive(Debug, Default)]
 struct Pending {
     steps: BTreeMap<TopicPartition, Step>,
-    /// Deleted topics of which nothing is left here, not yet told to the controller.
-    removed: HashSet<TopicId>,
-    /// Tombstones that were taken on since the last snapshot; they come again with every confirmation of another node.
+    /// Deleted topics whose data here was taken on for removal; their tombstones come again whenever another node has
+    /// confirmed. As many as there are tombstones.
     taken_on: HashSet<TopicId>,
+    /// Those of them whose tombstones name this node: it is expected to confirm.
+    expected: BTreeSet<TopicId>,
 }
 
 /// Removes and sets aside, one partition after the other. Clones share it.
@@ -58,19 +59,28 @@ pub(crate) struct Disposal {
 
 impl Disposal {
     /// Takes on what a change of the metadata asks for.
-    pub(crate) fn dispose(&self, changes: &Changes, view: &View, held: &Held) {
+    pub(crate) fn dispose(&self, changes: &Changes, view: &View, node: NodeId, held: &Held) {
         let mut pending = self.pending.lock();
         if changes.snapshot {
             pending.taken_on.clear();
+            pending.expected.clear();
         }
         for topic in &changes.tombstones {
-            if !pending.taken_on.insert(*topic) {
+            let Some(tombstone) = view.tombstone(*topic) else {
+                pending.taken_on.remove(topic);
+                pending.expected.remove(topic);
                 continue;
+            };
+            if tombstone.value.nodes.contains(&node.0) {
+                pending.expected.insert(*topic);
+            } else {
+                pending.expected.remove(topic);
             }
-            tracing::info!(%topic, "removing the data of a deleted topic");
-            let of_topic = held.here.iter().chain(&held.aside).filter(|partition| partition.topic == *topic);
-            pending.steps.extend(of_topic.map(|partition| (*partition, Step::Remove)));
-            pending.note_removed(*topic);
+            if pending.taken_on.insert(*topic) {
+                tracing::info!(%topic, "removing the data of a deleted topic");
+                let of_topic = held.here.iter().chain(&held.aside).filter(|partition| partition.topic == *topic);
+                pending.steps.extend(of_topic.map(|partition| (*partition, Step::Remove)));
+            }
         }
         if changes.snapshot {
             let unknown: Vec<_> = held.here.iter().filter(|id| !view.accounts_for(**id)).collect();
@@ -91,14 +101,12 @@ impl Disposal {
         self.pending.lock().steps.retain(|partition, _| !known.contains(partition));
     }
 
-    /// Deleted topics of which nothing is left here and that the controller is to be told.
-    pub(crate) fn removed(&self) -> Vec<TopicId> {
-        self.pending.lock().removed.iter().copied().collect()
-    }
-
-    /// The controller was told.
-    pub(crate) fn told(&self, topics: &[TopicId]) {
-        self.pending.lock().removed.retain(|topic| !topics.contains(topic));
+    /// At most `limit` deleted topics of which nothing is left here and that this node is expected to confirm. Each is
+    /// confirmed with every beat until its tombstone does not name this node any more.
+    pub(crate) fn removed(&self, limit: usize) -> Vec<TopicId> {
+        let pending = self.pending.lock();
+        let removed = pending.expected.iter().filter(|topic| !pending.is_removing(**topic));
+        removed.take(limit).copied().collect()
     }
 
     /// Takes step after step until the stop: each costs the shard some syncs, between which others are served.
@@ -131,7 +139,7 @@ impl Disposal {
             }
             let Some(outcome) = self.begin(partition, shards) else { continue };
             match outcome.await {
-                Ok(Ok(())) => self.pending.lock().done(partition),
+                Ok(Ok(())) => drop(self.pending.lock().steps.remove(&partition)),
                 Ok(Err(error)) => {
                     tracing::warn!(partition = %board.names.partition(partition), %error, "a partition could not be moved or removed")
                 }
@@ -157,32 +165,36 @@ impl Disposal {
 }
 
 impl Pending {
-    fn done(&mut self, partition: TopicPartition) {
-        if self.steps.remove(&partition) == Some(Step::Remove) {
-            self.note_removed(partition.topic);
-        }
-    }
-
-    fn note_removed(&mut self, topic: TopicId) {
-        let left = |(partition, step): (&TopicPartition, &Step)| partition.topic == topic && *step == Step::Remove;
-        if !self.steps.iter().any(left) {
-            self.removed.insert(topic);
-        }
+    /// Whether something of a deleted topic is still to be removed.
+    fn is_removing(&self, topic: TopicId) -> bool {
+        let first = TopicPartition::new(topic, PartitionIndex(i32::MIN));
+        let of_topic = self.steps.range(first..).take_while(|(partition, _)| partition.topic == topic);
+        of_topic.into_iter().any(|(_, step)| *step == Step::Remove)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use walser_model::PartitionIndex;
+    use walser_metadata::value::TombstoneValue;
+    use walser_metadata::{Delta, MetadataChange};
 
     use super::*;
 
-    fn partition(topic: u8, number: i32) -> TopicPartition {
-        TopicPartition::new(TopicId::from_bytes([topic; 16]), PartitionIndex(number))
+    fn topic(byte: u8) -> TopicId {
+        TopicId::from_bytes([byte; 16])
+    }
+
+    fn partition(byte: u8, number: i32) -> TopicPartition {
+        TopicPartition::new(topic(byte), PartitionIndex(number))
     }
 
     fn steps(disposal: &Disposal) -> Vec<(TopicPartition, Step)> {
         disposal.pending.lock().steps.iter().map(|(partition, step)| (*partition, *step)).collect()
+    }
+
+    fn tombstone(byte: u8, nodes: &[i32], revision: i64) -> MetadataChange {
+        let value = TombstoneValue { nodes: nodes.to_vec(), ..TombstoneValue::default() };
+        MetadataChange::Tombstone { topic: topic(byte), value: Box::new(value), revision }
     }
 
     #[test]
@@ -192,26 +204,29 @@ mod tests {
             here: [partition(1, 0), partition(2, 0), partition(3, 0)].into(),
             aside: [partition(2, 1), partition(4, 0)].into(),
         };
-        let tombstones = [TopicId::from_bytes([2; 16]), TopicId::from_bytes([9; 16])].into();
         let mut view = View::default();
-        let tombstone = walser_proto::internal::v1::TopicTombstone { topic_id: vec![2; 16].into(), version: 1 };
-        let message =
-            walser_proto::internal::v1::WatchMetadataResponse { tombstones: vec![tombstone], ..Default::default() };
-        view.apply(&[message]);
-        let changes = Changes { snapshot: true, tombstones, ..Changes::default() };
-        disposal.dispose(&changes, &view, &held);
+        let changes = vec![tombstone(2, &[1], 1), tombstone(9, &[1, 2], 1), tombstone(8, &[2], 1)];
+        let changes = view.apply(Delta { version: 1, snapshot: true, changes }).unwrap();
+        disposal.dispose(&changes, &view, NodeId(1), &held);
         let (remove, aside) = (Step::Remove, Step::SetAside);
+        // Nothing is known of topic 4, and it is aside already.
         let expected = [(partition(1, 0), aside), (partition(2, 0), remove), (partition(2, 1), remove)];
         assert_eq!(steps(&disposal), [&expected[..], &[(partition(3, 0), aside)]].concat());
-        assert_eq!(disposal.removed(), [TopicId::from_bytes([9; 16])], "nothing of it is here");
+        assert_eq!(disposal.removed(9), [topic(9)], "nothing of it is here, and this node is expected to say so");
         disposal.keep(&[partition(3, 0)].into());
         assert_eq!(steps(&disposal), expected);
-        disposal.pending.lock().done(partition(2, 0));
-        assert_eq!(disposal.removed().len(), 1, "one of its partitions is left");
-        disposal.pending.lock().done(partition(2, 1));
-        assert_eq!(disposal.removed().len(), 2);
-        disposal.told(&disposal.removed());
-        disposal.dispose(&Changes { snapshot: false, ..changes }, &view, &Held::default());
-        assert!(disposal.removed().is_empty(), "a tombstone that comes again is not confirmed again");
+        for number in [0, 1] {
+            assert_eq!(disposal.removed(9), [topic(9)], "partition {number} of the other one is left");
+            disposal.pending.lock().steps.remove(&partition(2, number));
+        }
+        assert_eq!(disposal.removed(9), [topic(2), topic(9)], "confirmed with every beat");
+        assert_eq!(disposal.removed(1), [topic(2)]);
+
+        // The controller has taken both; of one, another node has something.
+        let changes = vec![MetadataChange::TombstoneRemoved(topic(2)), tombstone(9, &[2], 2)];
+        let changes = view.apply(Delta { version: 2, snapshot: false, changes }).unwrap();
+        disposal.dispose(&changes, &view, NodeId(1), &held);
+        assert!(disposal.removed(9).is_empty());
+        assert_eq!(steps(&disposal), expected[..1], "a tombstone that comes again removes nothing again");
     }
 }

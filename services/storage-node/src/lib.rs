@@ -28,7 +28,6 @@ mod space;
 mod start;
 mod tail;
 mod topic_names;
-mod view;
 
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;

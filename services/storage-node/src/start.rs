@@ -123,6 +123,8 @@ pub async fn start(
         new_directory: environment.random.bytes(),
         incarnation: ClusterId::from_random(environment.random.bytes()).to_string(),
         disposal: disposal.clone(),
+        view: Arc::default(),
+        beat_now: Arc::default(),
         renewing: Arc::new(Mutex::default()),
         node_epoch,
     };

@@ -1,13 +1,13 @@
 //! The names of topics, so that logs, probes and reports can show them beside the ids.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use walser_log::NamesById;
+use walser_metadata::View;
 use walser_model::{TopicId, TopicPartition};
-use walser_proto::internal::v1::WatchMetadataResponse;
 
 /// Names by id. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -15,8 +15,8 @@ pub(crate) struct TopicNames(Arc<RwLock<Names>>);
 
 #[derive(Debug, Default)]
 struct Names {
-    /// Of the topics in the metadata that was applied last.
-    current: HashMap<TopicId, Arc<str>>,
+    /// The metadata that was applied last.
+    current: View,
     /// As the data directory had them at the start: for reports before there is metadata, and for topics that it does
     /// not know.
     earlier: NamesById,
@@ -37,22 +37,9 @@ impl TopicNames {
         self.0.write().earlier = earlier;
     }
 
-    /// Applies a committed group of messages as a whole.
-    pub(crate) fn apply(&self, group: &[WatchMetadataResponse]) {
-        let mut names = self.0.write();
-        if group.iter().any(|message| message.reset) {
-            names.current.clear();
-        }
-        for message in group {
-            for topic in &message.topics {
-                if let Ok(id) = topic.id.parse() {
-                    names.current.insert(id, topic.name.as_str().into());
-                }
-            }
-            for id in message.removed_topic_ids.iter().filter_map(|raw| raw.as_ref().try_into().ok()) {
-                names.current.remove(&TopicId::from_bytes(id));
-            }
-        }
+    /// Names come from this metadata from now on.
+    pub(crate) fn show(&self, view: &View) {
+        self.0.write().current = view.clone();
     }
 
     /// A partition with the name of its topic.
@@ -71,7 +58,7 @@ impl TopicNames {
 
 impl Names {
     fn get(&self, id: TopicId) -> Option<&Arc<str>> {
-        self.current.get(&id).or_else(|| self.earlier.get(&id))
+        self.current.topic(id).map(|topic| &topic.name).or_else(|| self.earlier.get(&id))
     }
 }
 
@@ -88,28 +75,26 @@ impl fmt::Display for NamedPartition {
 
 #[cfg(test)]
 mod tests {
+    use walser_metadata::value::TopicValue;
+    use walser_metadata::{Delta, MetadataChange};
     use walser_model::PartitionIndex;
-    use walser_proto::v1::Topic;
 
     use super::*;
 
     #[test]
     fn a_partition_is_shown_with_the_name_of_its_topic_while_that_is_known() {
         let topic = TopicId::from_bytes([7; 16]);
-        let named = Topic { id: topic.to_string(), name: "orders".to_owned(), ..Default::default() };
-        let created = WatchMetadataResponse { topics: vec![named], ..Default::default() };
-        let removed_topic_ids = vec![topic.to_bytes().to_vec().into()];
-        let removed = WatchMetadataResponse { removed_topic_ids, ..Default::default() };
-        let snapshot = WatchMetadataResponse { reset: true, ..Default::default() };
+        let value = TopicValue { name: "orders".to_owned(), ..TopicValue::default() };
+        let changes = vec![MetadataChange::Topic { id: topic, value: Arc::new(value), revision: 1 }];
+        let mut view = View::default();
+        view.apply(Delta { version: 1, snapshot: true, changes }).unwrap();
         let (names, id) = (TopicNames::default(), TopicPartition::new(topic, PartitionIndex(3)));
         let shown = || names.partition(id).to_string();
         assert_eq!(shown(), id.to_string());
-        for end in [removed, snapshot] {
-            names.apply(std::slice::from_ref(&created));
-            assert_eq!(shown(), format!("orders/3 ({id})"));
-            names.apply(&[end]);
-            assert_eq!(shown(), id.to_string());
-        }
+        names.show(&view);
+        assert_eq!(shown(), format!("orders/3 ({id})"));
+        names.show(&View::default());
+        assert_eq!(shown(), id.to_string());
         names.set_earlier(NamesById::from([(topic, "before".into())]));
         assert_eq!(shown(), format!("before/3 ({id})"));
         let other = TopicId::from_bytes([8; 16]);

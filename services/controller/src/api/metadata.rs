@@ -119,6 +119,8 @@ fn delta(controller: &Controller, changes: &[Change]) -> Result<pbi::WatchMetada
             Change::Delete { key } => {
                 if let Some(id) = topic::parse(key) {
                     message.removed_topic_ids.push(id.to_bytes().to_vec().into());
+                } else if let Some(id) = topic::parse_deleting(key) {
+                    message.removed_tombstone_ids.push(id.to_bytes().to_vec().into());
                 }
             }
         }
@@ -134,13 +136,14 @@ fn put(controller: &Controller, entry: &KeyValue, message: &mut pbi::WatchMetada
         message.partitions.push(topics::wire_partition(id, number, &value, entry.mod_revision));
     } else if let Some(id) = topic::parse_deleting(&entry.key) {
         let topic_id = id.to_bytes().to_vec().into();
-        message.tombstones.push(pbi::TopicTombstone { topic_id, version: entry.mod_revision });
+        let node_ids = decode::<topic::Deleting>(entry)?.nodes;
+        message.tombstones.push(pbi::TopicTombstone { topic_id, version: entry.mod_revision, node_ids });
     } else if let Some((id, true)) = node::parse(&entry.key) {
         let registration: Registration = decode(entry)?;
         let known = Known { id, registration, node_epoch: entry.mod_revision, fenced: false };
         let (node, node_epoch) = (controller.wire_node(&known), entry.mod_revision);
         let internal_address = known.registration.internal_address;
-        message.nodes.push(pbi::NodeMetadata { node: Some(node), node_epoch, fenced: false, internal_address });
+        message.nodes.push(pbi::NodeMetadata { node: Some(node), node_epoch, internal_address, ..Default::default() });
     }
     Ok(())
 }

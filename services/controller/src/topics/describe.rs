@@ -65,6 +65,7 @@ pub(crate) fn wire_partition(topic: TopicId, number: i32, value: &Partition, epo
         isr: value.isr.clone(),
         partition_epoch: epoch,
         min_isr: value.min_isr,
+        ..Default::default()
     }
 }
 

@@ -106,10 +106,10 @@ impl Gateway {
         let named: HashSet<&str> = health.issues.iter().flat_map(|issue| &issue.objects).map(String::as_str).collect();
         let mut unserved = Vec::new();
         for topic in &topics {
-            for (number, partition) in (0..).zip(&topic.partitions) {
+            for (number, leader, _) in topic.leaders() {
                 let object = format!("topics/{}/partitions/{number}", topic.name);
-                let served = figures.served(&topic.name, number);
-                if partition.leader.is_some() && !served && !named.contains(object.as_str()) {
+                let served = figures.served(&topic.name, number.0);
+                if leader.is_some() && !served && !named.contains(object.as_str()) {
                     unserved.push(object);
                 }
             }

@@ -12,7 +12,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
 use crate::Gateway;
-use crate::metadata::{PartitionView, TopicView};
+use crate::metadata::TopicView;
 
 /// How long a node may take to answer, above which it counts as one that does not.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -46,23 +46,21 @@ impl Gateway {
     /// What the leaders say of all partitions of some topics.
     pub(super) async fn figures(&self, topics: &[Arc<TopicView>]) -> Figures {
         let mut figures = HashMap::new();
-        let mut by_node: HashMap<NodeId, Vec<(&TopicView, i32, PartitionView)>> = HashMap::new();
+        let mut by_node: HashMap<NodeId, Vec<(&TopicView, i32, LeaderEpoch)>> = HashMap::new();
         for topic in topics {
-            for (number, partition) in (0..).zip(&topic.partitions) {
-                match partition.leader {
-                    Some(leader) => by_node.entry(leader).or_default().push((topic, number, *partition)),
-                    None => {
-                        drop(figures.insert((Arc::clone(&topic.name), number), Figure::leaderless(partition.epoch)))
-                    }
+            for (number, leader, epoch) in topic.leaders() {
+                match leader {
+                    Some(leader) => by_node.entry(leader).or_default().push((topic, number.0, epoch)),
+                    None => drop(figures.insert((Arc::clone(&topic.name), number.0), Figure::leaderless(epoch))),
                 }
             }
         }
         let asked = by_node.into_iter().map(async |(node, wanted)| (node, self.ask(node, &wanted).await, wanted));
         for (node, answer, wanted) in join_all(asked).await {
             let mut answer = answer.unwrap_or_default().into_iter();
-            for (topic, number, partition) in wanted {
+            for (topic, number, epoch) in wanted {
                 let figure = match answer.next() {
-                    Some(found) => Figure::of(found, partition.epoch),
+                    Some(found) => Figure::of(found, epoch),
                     None => Figure::silent(node),
                 };
                 figures.insert((Arc::clone(&topic.name), number), figure);
@@ -72,13 +70,9 @@ impl Gateway {
     }
 
     /// The answer of a node about partitions that it leads; `None` when it does not answer.
-    async fn ask(
-        &self,
-        node: NodeId,
-        wanted: &[(&TopicView, i32, PartitionView)],
-    ) -> Option<Vec<pbi::PartitionFigures>> {
+    async fn ask(&self, node: NodeId, wanted: &[(&TopicView, i32, LeaderEpoch)]) -> Option<Vec<pbi::PartitionFigures>> {
         let id = |topic: &TopicView, number| TopicPartition::new(topic.id, PartitionIndex(number));
-        let reference = |(topic, number, _): &(&TopicView, i32, PartitionView)| {
+        let reference = |(topic, number, _): &(&TopicView, i32, LeaderEpoch)| {
             walser_proto::partition_ref(id(topic, *number), LeaderEpoch::NONE)
         };
         let request = pbi::DescribePartitionsRequest { refs: wanted.iter().map(reference).collect() };

@@ -281,7 +281,7 @@ impl Reader {
     }
 
     fn batch_bytes_max(&self, topic: &str) -> i64 {
-        let config = self.gateway.metadata.topic(topic).map(|topic| topic.config.clone()).unwrap_or_default();
+        let config = self.gateway.metadata.topic(topic).map(|topic| topic.settings.config.clone()).unwrap_or_default();
         i64::try_from(config.message_bytes_max).unwrap_or(i64::MAX)
     }
 

@@ -50,7 +50,7 @@ impl Gateway {
     /// one behind it could overtake it.
     pub(crate) async fn leaders_serve(&self, topic: &std::sync::Arc<TopicView>) {
         let serving = async {
-            while self.figures(std::slice::from_ref(topic)).await.served_count() < topic.partitions.len() {
+            while self.figures(std::slice::from_ref(topic)).await.served_count() < topic.partition_count() {
                 tokio::time::sleep(LEADER_CHECK).await;
             }
         };
@@ -127,7 +127,7 @@ impl Gateway {
         let topic = self.topic(&request.topic).await?;
         let before = request.before.as_ref().ok_or_else(|| Failure::field("before", "is missing"))?;
         let before = place(before, "before", self.clock.now_millis())?;
-        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let count = topic.value.partition_count;
         let partitions: Vec<i32> =
             if request.partitions.is_empty() { (0..count).collect() } else { request.partitions.clone() };
         let (mut offsets, until) = (Vec::new(), patience());
@@ -237,7 +237,7 @@ impl TopicService for Gateway {
             .delete_topic(caller.relay(request))
             .await
             .map_err(|status| self.relayed_topic(status))?;
-        let gone = |view: &crate::metadata::View| view.topic(&name).map(|topic| topic.id) != before;
+        let gone = |view: &crate::metadata::View| view.topic_named(&name).map(|topic| topic.id) != before;
         self.metadata.wait_until(PATIENCE, |view| before.is_none() || gone(view)).await;
         Ok(response)
     }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use walser_log::{Disk as _, MemoryDisk};
+use walser_metadata::TopicSettings;
 use walser_model::{Acks, Compression, Durability, LeaderEpoch, PartitionIndex, SystemClock, TopicConfig, TopicId};
 use walser_proto::internal::v1::AppendStreamResponse;
 use walser_proto::v1::Effect;
@@ -15,7 +16,6 @@ use walser_rpc::{AppendPermit, AppendRoom, Failure, Reason};
 use walser_service::Metrics;
 
 use super::*;
-use crate::view::TopicSettings;
 
 const NODE: NodeId = NodeId(1);
 /// Room of the shard in bytes: some batches of a kilobyte.
@@ -71,7 +71,7 @@ fn lead_as(shard: &mut Shard, number: i32, replicas: &[i32], config: TopicConfig
         isr: replicas.iter().copied().collect(),
         ..PartitionState::new(replicas, 1)
     };
-    let settings = TopicSettings { config, unreadable: None };
+    let settings = TopicSettings { config, unreadable: None }.into();
     let order = LeadOrder { partition: partition(number), node_epoch: 1, state, partition_epoch: 1, settings };
     shard.queue.push(Command::Lead(Box::new(order)));
     shard.turn();

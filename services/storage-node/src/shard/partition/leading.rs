@@ -1,8 +1,10 @@
 //! Leading a partition: the shell around [`Leader`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use walser_log::LogConfig;
+use walser_metadata::TopicSettings;
 use walser_model::{Durability, TopicPartition};
 use walser_proto::v1 as pb;
 use walser_replication::{Action, Event, Leader, PartitionState, Rules, Start};
@@ -11,7 +13,6 @@ use walser_rpc::{Failure, Reason};
 use super::{Partition, Released};
 use crate::metrics::StorageMetrics;
 use crate::shard::Surroundings;
-use crate::view::TopicSettings;
 
 /// A replica that does not catch up for this long leaves the in-sync set.
 const REPLICA_LAG_MAX: Duration = Duration::from_secs(4);
@@ -24,13 +25,13 @@ pub(crate) struct LeadOrder {
     pub(crate) node_epoch: i64,
     pub(crate) state: PartitionState,
     pub(crate) partition_epoch: i64,
-    pub(crate) settings: TopicSettings,
+    pub(crate) settings: Arc<TopicSettings>,
 }
 
 impl Partition {
     /// Takes an order of the controller.
     pub(crate) fn lead(&mut self, order: LeadOrder, around: &Surroundings) {
-        let TopicSettings { config, unreadable } = order.settings;
+        let TopicSettings { config, unreadable } = TopicSettings::clone(&order.settings);
         self.log.configure(LogConfig::from(&config));
         let durability = config.durability;
         self.config = config;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use walser_log::{DataDirectory, Disk as _, MemoryDisk, PowerLoss};
+use walser_metadata::TopicSettings;
 use walser_model::{
     Acks, Clock, Compression, Durability, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId,
     Timestamp, TopicConfig, TopicId, TopicPartition,
@@ -24,7 +25,6 @@ use crate::flush::Flusher;
 use crate::metrics::StorageMetrics;
 use crate::shard::{AppendJob, Command, LeadOrder, Shard, Surroundings};
 use crate::space::SpaceGuard;
-use crate::view::TopicSettings;
 
 const ROOT: &str = "/data";
 const NODE: NodeId = NodeId(1);
@@ -163,7 +163,7 @@ impl World {
             let partition = partition(number);
             let mut state = PartitionState::new(vec![NODE], 1);
             state.leader_epoch = self.epoch;
-            let settings = TopicSettings { config: config(partition), unreadable: None };
+            let settings = TopicSettings { config: config(partition), unreadable: None }.into();
             let order = LeadOrder { partition, node_epoch: 1, state, partition_epoch: 1, settings };
             self.shard.queue.push(Command::Lead(Box::new(order)));
         }

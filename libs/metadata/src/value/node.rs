@@ -1,0 +1,74 @@
+//! Storage nodes.
+
+use serde::{Deserialize, Serialize};
+use walser_model::Timestamp;
+
+use super::{UnknownFields, Value};
+
+/// A registration. Written only by registering; the revision of its key is the node epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRegistration {
+    /// Unique per start of the process.
+    #[serde(default)]
+    pub incarnation: String,
+    /// Numbers of `walser.v1.NodeRole`.
+    #[serde(default)]
+    pub roles: Vec<i32>,
+    /// HOST:PORT of its internal listener. Empty: it serves its own process only.
+    #[serde(default)]
+    pub internal_address: String,
+    /// HOST:PORT of its public listener.
+    #[serde(default)]
+    pub public_address: String,
+    /// Failure domain.
+    #[serde(default)]
+    pub rack: String,
+    /// Version of the program.
+    #[serde(default)]
+    pub version: String,
+    /// When it registered, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub started_ms: Timestamp,
+    /// The data directory, as 32 hexadecimal digits; empty where an older version has registered.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub directory: String,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+/// Whether a node counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLiveness {
+    /// It neither leads nor counts.
+    #[serde(default)]
+    pub fenced: bool,
+    /// It is about to stop.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shutting_down: bool,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
+}
+
+impl Value for NodeRegistration {}
+impl Value for NodeLiveness {}
+
+#[test]
+fn the_form_is_the_documented_one() {
+    let liveness = NodeLiveness { fenced: true, ..NodeLiveness::default() };
+    super::assert_form(&liveness, r#"{"fenced":true}"#);
+    super::assert_form(&NodeLiveness { shutting_down: true, ..liveness }, r#"{"fenced":true,"shutting_down":true}"#);
+    let value = NodeRegistration {
+        incarnation: "i".into(),
+        roles: vec![2],
+        public_address: "127.0.0.1:7460".into(),
+        version: "0.1.0".into(),
+        started_ms: 9,
+        directory: "d".into(),
+        ..NodeRegistration::default()
+    };
+    let text = r#"{"incarnation":"i","roles":[2],"internal_address":"","public_address":"127.0.0.1:7460","rack":"","version":"0.1.0","started_ms":9,"directory":"d"}"#;
+    super::assert_form(&value, text);
+    assert_eq!(super::decode::<NodeRegistration>(b"{}").unwrap(), NodeRegistration::default());
+}

@@ -1,0 +1,186 @@
+//! Metadata takes effect on this node: what it is to lead, to remove, and to set aside.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use walser_log::SeenMetadata;
+use walser_metadata::{Changes, PartitionEntry, View};
+use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
+use walser_replication::{NodeSet, Role, Rules, role};
+use walser_rpc::{Failure, MetadataStream, Outage, Reason};
+
+use super::{Begun, Membership, RETRY, is_foreign};
+use crate::disposal::Held;
+use crate::shard::{Command, LeadOrder};
+
+/// Deltas of the metadata that are acted on together.
+const DELTAS_MAX: usize = 256;
+
+impl Membership {
+    /// Acts on nothing that this controller says: writes are refused, reads go on.
+    pub(super) fn disobey(&self, failure: Failure) {
+        if self.board.refuse_writes(failure.clone()) {
+            tracing::error!(error = %failure, "the controller's metadata is not that of this node: writes are refused");
+        }
+        if self.node_epoch.load(Ordering::Acquire) == 0 {
+            self.shards.queues().for_each(|queue| queue.push(Command::ServeReads));
+        }
+    }
+
+    /// Follows the metadata for as long as it is that of this node.
+    pub(super) async fn follow_metadata(&self, begun: &mut Option<Begun>) -> Failure {
+        let mut outage = Outage::of("the metadata stream from the controller");
+        loop {
+            match self.follow_once(begun, &mut outage).await {
+                Err(failure) if is_foreign(&failure) => return failure,
+                Err(failure) => outage.failed(&failure),
+                Ok(never) => match never {},
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn follow_once(&self, begun: &mut Option<Begun>, outage: &mut Outage) -> Result<Infallible, Failure> {
+        let mut stream = MetadataStream::open(&self.controller, self.seen()).await?;
+        loop {
+            let deltas = stream.next_deltas(DELTAS_MAX).await?;
+            outage.ended();
+            let mut view = View::clone(&self.view.load());
+            let mut changes = Changes::default();
+            for delta in deltas {
+                let touched = view.apply(delta).map_err(|error| Failure::metadata_rollback(error.have, error.got))?;
+                changes.merge(touched);
+            }
+            let lineage = stream.seen().lineage.parse::<ClusterId>();
+            let lineage = lineage.map(ClusterId::to_bytes).unwrap_or_default();
+            self.note(SeenMetadata { version: view.version(), lineage }).await?;
+            self.take_effect(&view, &changes);
+            let view = Arc::new(view);
+            self.view.store(Arc::clone(&view));
+            self.shards.settle().await;
+            self.board.accept_writes();
+            if self.fenced(&view) {
+                self.beat_now.notify_one();
+            }
+            if self.serves(&view)
+                && let Some(begun) = begun.take()
+            {
+                let _ = begun.send(Ok(()));
+            }
+        }
+    }
+
+    /// Writes down what was seen, before it is acted on: a controller that is behind it later is behind what this node
+    /// has done.
+    async fn note(&self, seen: SeenMetadata) -> Result<(), Failure> {
+        let directory = Arc::clone(&self.directory);
+        let noted = tokio::task::spawn_blocking(move || directory.note_metadata(seen)).await;
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::new(Reason::StorageError, format!("the metadata version cannot be written: {error}"))
+        };
+        noted.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+    }
+
+    /// Whether this incarnation is registered and does not count.
+    fn fenced(&self, view: &View) -> bool {
+        let epoch = self.node_epoch.load(Ordering::Acquire);
+        view.node(self.config.node).is_some_and(|node| node.epoch == epoch && node.liveness.fenced)
+    }
+
+    /// Whether this node counts, and leads every partition that no other node can lead.
+    fn serves(&self, view: &View) -> bool {
+        let epoch = self.node_epoch.load(Ordering::Acquire);
+        let counts = view.node(self.config.node).is_some_and(|node| node.epoch == epoch && !node.liveness.fenced);
+        let alone: NodeSet = std::iter::once(self.config.node).collect();
+        let waits = |partition: &PartitionEntry| {
+            let state = &partition.record.state;
+            state.leader.is_none() && state.isr.union(&state.elr) == alone
+        };
+        counts && !view.partitions().any(waits)
+    }
+
+    fn take_effect(&self, view: &View, changes: &Changes) {
+        self.board.names.show(view);
+        for topic in changes.topics.iter().filter_map(|topic| view.topic(*topic)) {
+            if let Some(error) = &topic.settings.unreadable {
+                tracing::error!(topic = %topic.name, error, "topic settings are not readable: it takes no writes");
+            }
+        }
+        if changes.snapshot || !changes.tombstones.is_empty() {
+            self.disposal.dispose(changes, view, self.config.node, &self.held());
+        }
+        let of_topics = changes.topics.iter().flat_map(|topic| view.partitions_of(*topic));
+        let mut partitions = changes.partitions.clone();
+        partitions.extend(of_topics.map(|partition| partition.record.key));
+        // Those of a topic that is being deleted leave the metadata one after the other.
+        partitions.retain(|id| view.partition(*id).is_some() && view.tombstone(id.topic).is_none());
+        self.disposal.keep(&partitions);
+        for partition in partitions {
+            self.order(partition, view);
+        }
+    }
+
+    /// Partitions of which there is anything on this node.
+    fn held(&self) -> Held {
+        let open = self.board.all().into_iter().map(|(partition, _)| partition);
+        let found = self.directory.partitions().unwrap_or_else(|error| {
+            tracing::error!(%error, "the data directory cannot be listed");
+            Vec::new()
+        });
+        let aside = self.directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
+        Held { here: open.chain(found.into_iter().map(|found| found.partition)).collect(), aside: aside.collect() }
+    }
+
+    /// Has the controller begin a leader epoch above that of what was set aside: its offsets were used before.
+    fn renew_epoch(&self, partition: TopicPartition, epoch: LeaderEpoch, above: LeaderEpoch) {
+        if !self.renewing.lock().insert(partition) {
+            return;
+        }
+        let request = pbi::RenewLeaderEpochRequest {
+            node_epoch: self.node_epoch.load(Ordering::Acquire),
+            r#ref: Some(walser_proto::partition_ref(partition, epoch)),
+            above: above.0,
+        };
+        let (mut client, renewing) =
+            (ControllerServiceClient::new(self.controller.clone()), Arc::clone(&self.renewing));
+        let names = self.board.names.clone();
+        tokio::spawn(async move {
+            if let Err(error) = client.renew_leader_epoch(request).await {
+                let error = Failure::from(error);
+                tracing::error!(partition = %names.partition(partition), %error, "what was set aside needs a higher leader epoch, and gets none");
+            }
+            renewing.lock().remove(&partition);
+        });
+    }
+
+    /// Tells the shard of a partition what metadata says of it. One whose topic is being created or deleted waits.
+    fn order(&self, id: TopicPartition, view: &View) {
+        let Some(topic) = view.topic(id.topic) else { return };
+        let Some(found) = topic.partition(id.partition) else { return };
+        let (state, partition_epoch) = (&found.record.state, found.record.epoch);
+        let queue = self.shards.queue(id);
+        if let Some(problem) = state.problem() {
+            let named = self.board.names.partition(id);
+            tracing::error!(partition = %named, problem, "metadata of a partition contradicts itself, and is not acted on");
+            queue.push(Command::Resign(id));
+            return;
+        }
+        let node_epoch = self.node_epoch.load(Ordering::Acquire);
+        if role(Rules::ALL, self.config.node, node_epoch, view.version(), state) != Role::Lead {
+            queue.push(Command::Resign(id));
+            return;
+        }
+        let aside = self.directory.set_aside_partition(id).filter(|aside| aside.leader_epoch >= state.leader_epoch);
+        if let Some(aside) = aside {
+            self.board.set_unusable(id, "it is being taken back from what was set aside".to_owned());
+            self.renew_epoch(id, state.leader_epoch, aside.leader_epoch);
+            return;
+        }
+        let (state, settings) = (state.clone(), Arc::clone(&topic.settings));
+        let order = LeadOrder { partition: id, node_epoch, state, partition_epoch, settings };
+        queue.push(Command::Lead(Box::new(order)));
+    }
+}
