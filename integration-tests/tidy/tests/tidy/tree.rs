@@ -1,0 +1,134 @@
+//! The files of the repository: manifests, sources, and what the sources say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use proc_macro2::TokenStream;
+
+use crate::tokens::{Segments, paths, without_tests};
+
+/// A Rust file, read without its strings, comments and `#[cfg(test)]` items.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// From the root of the repository, with `/`.
+    pub(crate) path: String,
+    /// Whether all of the file is test code.
+    pub(crate) test: bool,
+    /// See [`paths`].
+    pub(crate) paths: Vec<Segments>,
+}
+
+static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
+    let files = source_files().into_iter().map(|path| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), text)
+    });
+    read_sources(files.collect())
+});
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Each crate's directory and manifest, by its name.
+pub(crate) fn manifests() -> BTreeMap<String, (PathBuf, toml::Table)> {
+    let mut found = BTreeMap::new();
+    for group in ["libs", "services", "integration-tests"] {
+        for entry in std::fs::read_dir(root().join(group)).unwrap() {
+            let path = entry.unwrap().path().join("Cargo.toml");
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            let table: toml::Table = text.parse().unwrap();
+            let name = table["package"]["name"].as_str().unwrap().to_owned();
+            found.insert(name, (path.parent().unwrap().to_owned(), table));
+        }
+    }
+    found
+}
+
+/// The names of what a crate depends on outside its tests.
+pub(crate) fn dependencies(manifest: &toml::Table) -> BTreeSet<String> {
+    let table = manifest.get("dependencies").and_then(toml::Value::as_table);
+    table.into_iter().flat_map(|table| table.keys().cloned()).collect()
+}
+
+/// Every Rust file, sorted.
+pub(crate) fn source_files() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![root().join("libs"), root().join("services"), root().join("integration-tests")];
+    while let Some(dir) = waiting.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Every Rust file, read once for all checks.
+pub(crate) fn sources() -> &'static [Source] {
+    &SOURCES
+}
+
+/// Reads files, given as path and text.
+pub(crate) fn read_sources(files: Vec<(String, String)>) -> Vec<Source> {
+    let mut tests = BTreeSet::new();
+    let mut read = Vec::with_capacity(files.len());
+    for (path, text) in files {
+        let tokens: TokenStream = text.parse().unwrap_or_else(|error| panic!("{path}: {error}"));
+        let (left, modules) = without_tests(tokens);
+        tests.extend(modules.into_iter().map(|module| format!("{}/{module}", folder_of(&path))));
+        let test = ["/tests/", "/benches/"].iter().any(|dir| path.contains(dir));
+        read.push(Source { path, test, paths: paths(left) });
+    }
+    for source in &mut read {
+        let stem = source.path.trim_end_matches(".rs");
+        source.test |= tests.iter().any(|test| is_within(stem, test));
+    }
+    read
+}
+
+/// The folder of a file's child modules: `foo/` of `foo.rs`, and `src/` of `lib.rs` and `main.rs`.
+pub(crate) fn folder_of(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some((folder, "lib.rs" | "main.rs")) => folder,
+        _ => path.trim_end_matches(".rs"),
+    }
+}
+
+/// Whether a module's path, without `.rs`, is `module` or lies below it.
+pub(crate) fn is_within(path: &str, module: &str) -> bool {
+    path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Sources for the tests of the checks.
+pub(crate) fn example(files: &[(&str, &str)]) -> Vec<Source> {
+    read_sources(files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect())
+}
+
+#[test]
+fn test_files_are_known_by_their_folder_or_their_declaration() {
+    let sources = example(&[
+        ("libs/a/src/lib.rs", "#[cfg(test)] mod simulation; mod queue;"),
+        ("libs/a/src/queue.rs", "#[cfg(test)] mod tests;"),
+        ("libs/a/src/queue/tests.rs", ""),
+        ("libs/a/src/simulation.rs", ""),
+        ("libs/a/src/simulation/world.rs", ""),
+        ("libs/a/src/simulations.rs", ""),
+        ("libs/a/tests/a.rs", ""),
+    ]);
+    let tests: Vec<&str> = sources.iter().filter(|source| source.test).map(|source| source.path.as_str()).collect();
+    let wanted = [
+        "libs/a/src/queue/tests.rs",
+        "libs/a/src/simulation.rs",
+        "libs/a/src/simulation/world.rs",
+        "libs/a/tests/a.rs",
+    ];
+    assert_eq!(tests, wanted);
+}
