@@ -11,6 +11,8 @@ mod layers;
 mod tokens;
 #[path = "tidy/tree.rs"]
 mod tree;
+#[path = "tidy/wire_types.rs"]
+mod wire_types;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
