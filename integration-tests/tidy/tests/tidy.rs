@@ -5,6 +5,10 @@
 
 #[path = "tidy/exceptions.rs"]
 mod exceptions;
+#[path = "tidy/impls.rs"]
+mod impls;
+#[path = "tidy/items.rs"]
+mod items;
 #[path = "tidy/layers.rs"]
 mod layers;
 #[path = "tidy/tokens.rs"]

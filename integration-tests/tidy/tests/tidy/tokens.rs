@@ -27,7 +27,7 @@ fn strip(tokens: TokenStream, modules: &mut Vec<String>) -> TokenStream {
     let mut left = Vec::with_capacity(trees.len());
     let mut at = 0;
     while at < trees.len() {
-        if is_test_attribute(&trees[at..]) {
+        if is_test_item(&trees[at..]) {
             let end = at + item_length(&trees[at..]);
             modules.extend(module_of_its_own(&trees[at..end]));
             at = end;
@@ -45,16 +45,16 @@ fn strip(tokens: TokenStream, modules: &mut Vec<String>) -> TokenStream {
     left.into_iter().collect()
 }
 
-fn is_test_attribute(trees: &[TokenTree]) -> bool {
-    match trees {
-        [TokenTree::Punct(hash), TokenTree::Group(group), ..] => {
-            hash.as_char() == '#' && group.stream().to_string().replace(' ', "") == "cfg(test)"
-        }
-        _ => false,
-    }
+/// Whether one of the attributes that begin here is `#[cfg(test)]`.
+fn is_test_item(trees: &[TokenTree]) -> bool {
+    let attributes = trees.chunks(2).map_while(|pair| match pair {
+        [TokenTree::Punct(hash), TokenTree::Group(group)] if hash.as_char() == '#' => Some(group.stream()),
+        _ => None,
+    });
+    attributes.into_iter().any(|attribute| attribute.to_string().replace(' ', "") == "cfg(test)")
 }
 
-/// The number of tokens from an attribute to the end of what it belongs to.
+/// The number of tokens of an item with its attributes.
 fn item_length(trees: &[TokenTree]) -> usize {
     let mut at = 0;
     while is_punct(trees.get(at), '#') {
@@ -198,7 +198,8 @@ fn strings_comments_and_characters_hide_nothing_and_say_nothing() {
 fn test_code_is_left_out_to_its_end_and_no_further() {
     let code = "
         #[cfg(test)] mod tests { use t::a; fn f() { t::b() } } fn one() { k::one() }
-        #[cfg(test)] use t::{c, d::e}; use k::two;
+        /// A comment is an attribute.
+        #[must_use] #[cfg(test)] use t::{c, d::e}; #[must_use] use k::two;
         #[cfg(test)] #[derive(Debug)] pub(crate) struct S<A, B>(t::f, A, B); struct T { #[cfg(test)] x: t::g, y: k::three }
         #[cfg(test)] pub const fn f<A, B>() -> t::h { t::i } #[cfg(test)] const C: t::j = t::j { a: 1 }; type U = k::four;
         fn two() { #[cfg(test)] let x = t::k { a: 1 }; k::five() }

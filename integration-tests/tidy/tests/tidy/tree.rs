@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use proc_macro2::TokenStream;
 
+use crate::items::{Items, items};
 use crate::tokens::{Segments, paths, without_tests};
 
 /// A Rust file, read without its strings, comments and `#[cfg(test)]` items.
@@ -17,6 +18,8 @@ pub(crate) struct Source {
     pub(crate) test: bool,
     /// See [`paths`].
     pub(crate) paths: Vec<Segments>,
+    /// See [`Items`].
+    pub(crate) items: Items,
 }
 
 static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
@@ -85,13 +88,23 @@ pub(crate) fn read_sources(files: Vec<(String, String)>) -> Vec<Source> {
         let (left, modules) = without_tests(tokens);
         tests.extend(modules.into_iter().map(|module| format!("{}/{module}", folder_of(&path))));
         let test = ["/tests/", "/benches/"].iter().any(|dir| path.contains(dir));
-        read.push(Source { path, test, paths: paths(left) });
+        let items = items(left.clone()).unwrap_or_else(|error| panic!("{path}: {error}"));
+        read.push(Source { path, test, paths: paths(left), items });
     }
     for source in &mut read {
         let stem = source.path.trim_end_matches(".rs");
         source.test |= tests.iter().any(|test| is_within(stem, test));
     }
     read
+}
+
+impl Source {
+    /// The folder of the crate.
+    pub(crate) fn krate(&self) -> &str {
+        let parts = ["/src/", "/tests/", "/benches/"];
+        let ends = parts.iter().filter_map(|part| self.path.find(part));
+        ends.min().map_or(self.path.as_str(), |end| &self.path[..end])
+    }
 }
 
 /// The folder of a file's child modules: `foo/` of `foo.rs`, and `src/` of `lib.rs` and `main.rs`.
