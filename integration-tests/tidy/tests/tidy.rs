@@ -15,6 +15,8 @@ mod layers;
 mod tokens;
 #[path = "tidy/tree.rs"]
 mod tree;
+#[path = "tidy/type_names.rs"]
+mod type_names;
 #[path = "tidy/wire_types.rs"]
 mod wire_types;
 

@@ -22,13 +22,8 @@ pub(crate) struct Source {
     pub(crate) items: Items,
 }
 
-static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
-    let files = source_files().into_iter().map(|path| {
-        let text = std::fs::read_to_string(&path).unwrap();
-        (path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), text)
-    });
-    read_sources(files.collect())
-});
+static SOURCES: LazyLock<Vec<Source>> =
+    LazyLock::new(|| read_sources(source_files().iter().map(|path| read(path)).collect()));
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -58,20 +53,34 @@ pub(crate) fn dependencies(manifest: &toml::Table) -> BTreeSet<String> {
 
 /// Every Rust file, sorted.
 pub(crate) fn source_files() -> Vec<PathBuf> {
+    ["integration-tests", "libs", "services"].into_iter().flat_map(|folder| files_of(folder, "rs")).collect()
+}
+
+/// The path from the root and the text of every proto file, sorted.
+pub(crate) fn proto_files() -> Vec<(String, String)> {
+    files_of("proto", "proto").iter().map(|path| read(path)).collect()
+}
+
+fn files_of(folder: &str, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut waiting = vec![root().join("libs"), root().join("services"), root().join("integration-tests")];
+    let mut waiting = vec![root().join(folder)];
     while let Some(dir) = waiting.pop() {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 waiting.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|found| found == extension) {
                 found.push(path);
             }
         }
     }
     found.sort();
     found
+}
+
+fn read(path: &Path) -> (String, String) {
+    let text = std::fs::read_to_string(path).unwrap();
+    (path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), text)
 }
 
 /// Every Rust file, read once for all checks.
