@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "tidy/documents.rs"]
+mod documents;
 #[path = "tidy/exceptions.rs"]
 mod exceptions;
 #[path = "tidy/impls.rs"]
@@ -11,6 +13,8 @@ mod impls;
 mod items;
 #[path = "tidy/layers.rs"]
 mod layers;
+#[path = "tidy/markdown.rs"]
+mod markdown;
 #[path = "tidy/tokens.rs"]
 mod tokens;
 #[path = "tidy/tree.rs"]

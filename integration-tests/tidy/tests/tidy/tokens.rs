@@ -1,9 +1,11 @@
 //! What a Rust file says, without its strings, comments and test code.
 //!
-//! The lexer is that of `proc_macro2`, so that raw strings, nested block comments and character literals end where the
+//! The lexer is that of proc-macro2, so that raw strings, nested block comments and character literals end where the
 //! compiler ends them. A doc comment becomes an attribute, whose text is a literal.
 
-use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
+use std::collections::BTreeSet;
+
+use proc_macro2::{Delimiter, Group, Spacing, TokenStream, TokenTree};
 
 /// A path as it is written, segment by segment; the last one may be `*`.
 pub(crate) type Segments = Vec<String>;
@@ -36,7 +38,7 @@ fn strip(tokens: TokenStream, modules: &mut Vec<String>) -> TokenStream {
         left.push(match &trees[at] {
             TokenTree::Group(group) => {
                 let stream = strip(group.stream(), modules);
-                TokenTree::Group(proc_macro2::Group::new(group.delimiter(), stream))
+                TokenTree::Group(Group::new(group.delimiter(), stream))
             }
             tree => tree.clone(),
         });
@@ -164,6 +166,62 @@ fn read_group(tokens: TokenStream, prefix: &[String], found: &mut Vec<Segments>)
     }
 }
 
+/// The identifiers, and the words in literals that are no comments.
+pub(crate) fn words(tokens: TokenStream) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut identifiers, mut literals) = (BTreeSet::new(), BTreeSet::new());
+    let mut waiting = vec![tokens];
+    while let Some(tokens) = waiting.pop() {
+        for tree in tokens {
+            match tree {
+                TokenTree::Group(group) if doc_text(&group).is_none() => waiting.push(group.stream()),
+                TokenTree::Ident(ident) => drop(identifiers.insert(ident.to_string())),
+                TokenTree::Literal(literal) => {
+                    let text = literal.to_string();
+                    let words = text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+                    literals.extend(words.map(str::to_owned));
+                }
+                _ => {}
+            }
+        }
+    }
+    (identifiers, literals)
+}
+
+/// The text of the `//!` comments.
+pub(crate) fn inner_docs(tokens: TokenStream) -> String {
+    let mut text = String::new();
+    collect_inner_docs(tokens, &mut text);
+    text
+}
+
+fn collect_inner_docs(tokens: TokenStream, text: &mut String) {
+    let trees: Vec<TokenTree> = tokens.into_iter().collect();
+    for (at, tree) in trees.iter().enumerate() {
+        let TokenTree::Group(group) = tree else { continue };
+        match doc_text(group) {
+            Some(line) if at > 0 && is_punct(trees.get(at - 1), '!') => {
+                text.push_str(&line);
+                text.push('\n');
+            }
+            Some(_) => {}
+            None => collect_inner_docs(group.stream(), text),
+        }
+    }
+}
+
+/// The text of `[doc = "text"]`.
+fn doc_text(group: &Group) -> Option<String> {
+    let trees: Vec<TokenTree> = group.stream().into_iter().collect();
+    match trees.as_slice() {
+        [TokenTree::Ident(name), TokenTree::Punct(_), TokenTree::Literal(text)]
+            if name == "doc" && group.delimiter() == Delimiter::Bracket =>
+        {
+            Some(syn::parse_str::<syn::LitStr>(&text.to_string()).ok()?.value())
+        }
+        _ => None,
+    }
+}
+
 fn is_double_colon(trees: &[TokenTree]) -> bool {
     match trees {
         [TokenTree::Punct(first), TokenTree::Punct(second), ..] => {
@@ -219,4 +277,24 @@ fn groups_of_a_use_are_written_out() {
     let code = "use a::{self, b::{C, D as E}, f::*, *}; use tonic; let x: g::H<i::J> = m!(k::L { n: o::<p::Q>::R });";
     let wanted = ["a", "a::b::C", "a::b::D", "a::f::*", "a::*", "tonic", "g::H", "i::J", "k::L", "p::Q"];
     assert_eq!(written(code), wanted);
+}
+
+#[test]
+fn identifiers_and_words_of_literals_are_told_from_comments() {
+    let code = r##"
+        //! gone_1
+        /// gone_2
+        fn f() { /* gone_3 */ g("a_key, other", r#"raw_"key"#); }
+        #[cfg(test)] mod tests { fn tested() {} }
+    "##;
+    let (identifiers, literals) = words(code.parse().unwrap());
+    assert_eq!(identifiers.into_iter().collect::<Vec<_>>(), ["cfg", "f", "fn", "g", "mod", "test", "tested", "tests"]);
+    assert!(["a_key", "other", "raw_", "key"].iter().all(|word| literals.contains(*word)));
+    assert!(!literals.iter().any(|word| word.starts_with("gone")));
+}
+
+#[test]
+fn the_text_of_inner_comments_is_read_as_it_is_written() {
+    let code = "//! One `a`\n//! \"two\" \\n.\n/// no\nmod m {\n//! three\n}\n const C: &str = \"\n//! no\n\";";
+    assert_eq!(inner_docs(code.parse().unwrap()), " One `a`\n \"two\" \\n.\n three\n");
 }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use proc_macro2::TokenStream;
 
 use crate::items::{Items, items};
-use crate::tokens::{Segments, paths, without_tests};
+use crate::tokens::{Segments, inner_docs, paths, without_tests, words};
 
 /// A Rust file, read without its strings, comments and `#[cfg(test)]` items.
 #[derive(Debug)]
@@ -20,10 +20,19 @@ pub(crate) struct Source {
     pub(crate) paths: Vec<Segments>,
     /// See [`Items`].
     pub(crate) items: Items,
+    /// Every identifier, also in test code.
+    pub(crate) identifiers: BTreeSet<String>,
+    /// Every word in a literal, also in test code.
+    pub(crate) literals: BTreeSet<String>,
+    /// The text of its `//!` comments.
+    pub(crate) inner_docs: String,
 }
 
 static SOURCES: LazyLock<Vec<Source>> =
     LazyLock::new(|| read_sources(source_files().iter().map(|path| read(path)).collect()));
+
+/// The folders that have crates in them.
+const CRATE_FOLDERS: [&str; 3] = ["integration-tests", "libs", "services"];
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -33,7 +42,7 @@ pub(crate) fn root() -> PathBuf {
 /// Each crate's directory and manifest, by its name.
 pub(crate) fn manifests() -> BTreeMap<String, (PathBuf, toml::Table)> {
     let mut found = BTreeMap::new();
-    for group in ["libs", "services", "integration-tests"] {
+    for group in CRATE_FOLDERS {
         for entry in std::fs::read_dir(root().join(group)).unwrap() {
             let path = entry.unwrap().path().join("Cargo.toml");
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
@@ -53,12 +62,39 @@ pub(crate) fn dependencies(manifest: &toml::Table) -> BTreeSet<String> {
 
 /// Every Rust file, sorted.
 pub(crate) fn source_files() -> Vec<PathBuf> {
-    ["integration-tests", "libs", "services"].into_iter().flat_map(|folder| files_of(folder, "rs")).collect()
+    CRATE_FOLDERS.into_iter().flat_map(|folder| files_of(folder, "rs")).collect()
 }
 
 /// The path from the root and the text of every proto file, sorted.
 pub(crate) fn proto_files() -> Vec<(String, String)> {
     files_of("proto", "proto").iter().map(|path| read(path)).collect()
+}
+
+/// The path from the root and the text of every document.
+pub(crate) fn document_files() -> Vec<(String, String)> {
+    let documents = all_paths().into_iter().filter(|path| path.ends_with(".md"));
+    documents.map(|path| read(&root().join(path))).collect()
+}
+
+/// The path of every file and folder from the root, without what is hidden and what cargo builds.
+pub(crate) fn all_paths() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut waiting = vec![String::new()];
+    while let Some(dir) = waiting.pop() {
+        for entry in std::fs::read_dir(root().join(&dir)).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if name.starts_with('.') || entry.path().join("CACHEDIR.TAG").exists() {
+                continue;
+            }
+            let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+            if entry.path().is_dir() {
+                waiting.push(path.clone());
+            }
+            found.insert(path);
+        }
+    }
+    found
 }
 
 fn files_of(folder: &str, extension: &str) -> Vec<PathBuf> {
@@ -94,11 +130,13 @@ pub(crate) fn read_sources(files: Vec<(String, String)>) -> Vec<Source> {
     let mut read = Vec::with_capacity(files.len());
     for (path, text) in files {
         let tokens: TokenStream = text.parse().unwrap_or_else(|error| panic!("{path}: {error}"));
+        let (identifiers, literals) = words(tokens.clone());
+        let inner_docs = inner_docs(tokens.clone());
         let (left, modules) = without_tests(tokens);
         tests.extend(modules.into_iter().map(|module| format!("{}/{module}", folder_of(&path))));
         let test = ["/tests/", "/benches/"].iter().any(|dir| path.contains(dir));
         let items = items(left.clone()).unwrap_or_else(|error| panic!("{path}: {error}"));
-        read.push(Source { path, test, paths: paths(left), items });
+        read.push(Source { path, test, paths: paths(left), items, identifiers, literals, inner_docs });
     }
     for source in &mut read {
         let stem = source.path.trim_end_matches(".rs");
@@ -110,10 +148,15 @@ pub(crate) fn read_sources(files: Vec<(String, String)>) -> Vec<Source> {
 impl Source {
     /// The folder of the crate.
     pub(crate) fn krate(&self) -> &str {
-        let parts = ["/src/", "/tests/", "/benches/"];
-        let ends = parts.iter().filter_map(|part| self.path.find(part));
-        ends.min().map_or(self.path.as_str(), |end| &self.path[..end])
+        krate_of(&self.path).unwrap_or(&self.path)
     }
+}
+
+/// The folder of the crate that a file of any kind belongs to: `libs/log` of `libs/log/src/segment.rs`.
+pub(crate) fn krate_of(path: &str) -> Option<&str> {
+    let (group, rest) = path.split_once('/')?;
+    let name = rest.split('/').next()?;
+    CRATE_FOLDERS.contains(&group).then(|| &path[..group.len() + 1 + name.len()])
 }
 
 /// The folder of a file's child modules: `foo/` of `foo.rs`, and `src/` of `lib.rs` and `main.rs`.
