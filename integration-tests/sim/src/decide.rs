@@ -5,7 +5,7 @@
 
 use walser_model::NodeId;
 use walser_replication::control::{
-    self, Condition, Decision, DecisionContext, PartitionRecord, ReplicaIntegrity, Write,
+    self, Comparison, Decision, DecisionContext, PartitionRecord, ReplicaIntegrity, Write,
 };
 use walser_replication::{AlterIsr, NodeSet, PartitionState, Rule, Rules};
 
@@ -32,9 +32,9 @@ impl Decider {
         let (guard, all) = (self.lacks(Rule::ElectionGuard), of_partition && self.lacks(Rule::CompareAll));
         let nodes = all || (of_partition || registers) && self.lacks(Rule::CompareNodes);
         decision.conditions.retain(|condition| match condition {
-            Condition::Controller(_) => !guard,
-            Condition::Partition(..) | Condition::Missing(_) => !all,
-            Condition::Registration(..) | Condition::Live(..) => !nodes,
+            Comparison::Controller(_) => !guard,
+            Comparison::Partition(..) | Comparison::Missing(_) => !all,
+            Comparison::Registration(..) | Comparison::Live(..) => !nodes,
         });
         decision
     }

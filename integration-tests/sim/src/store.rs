@@ -2,7 +2,7 @@
 
 use walser_model::{Durability, NodeId};
 use walser_replication::PartitionState;
-use walser_replication::control::{Condition, Decision, NodeRecord, PartitionRecord, Write};
+use walser_replication::control::{Comparison, Decision, NodeRecord, PartitionRecord, Write};
 
 pub(crate) fn id(node: usize) -> NodeId {
     NodeId(i32::try_from(node).unwrap_or(i32::MAX))
@@ -76,13 +76,13 @@ impl Store {
         self.controller
     }
 
-    fn holds(&self, compare: &Condition<usize>) -> bool {
+    fn holds(&self, compare: &Comparison<usize>) -> bool {
         match compare {
-            Condition::Controller(epoch) => self.controller == *epoch,
-            Condition::Missing(_) => false,
-            Condition::Partition(key, epoch) => self.partitions[*key].epoch == *epoch,
-            Condition::Registration(node, epoch) => self.node(*node).epoch == *epoch,
-            Condition::Live(node, revision) => self.node(*node).live_revision == *revision,
+            Comparison::Controller(epoch) => self.controller == *epoch,
+            Comparison::Missing(_) => false,
+            Comparison::Partition(key, epoch) => self.partitions[*key].epoch == *epoch,
+            Comparison::Registration(node, epoch) => self.node(*node).epoch == *epoch,
+            Comparison::Live(node, revision) => self.node(*node).live_revision == *revision,
         }
     }
 

@@ -3,8 +3,31 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+#[path = "tidy/documents.rs"]
+mod documents;
+#[path = "tidy/exceptions.rs"]
+mod exceptions;
+#[path = "tidy/impls.rs"]
+mod impls;
+#[path = "tidy/items.rs"]
+mod items;
+#[path = "tidy/layers.rs"]
+mod layers;
+#[path = "tidy/markdown.rs"]
+mod markdown;
+#[path = "tidy/tokens.rs"]
+mod tokens;
+#[path = "tidy/tree.rs"]
+mod tree;
+#[path = "tidy/type_names.rs"]
+mod type_names;
+#[path = "tidy/wire_types.rs"]
+mod wire_types;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use tree::{manifests, root, source_files};
 
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -12,104 +35,6 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// Crates that no other name may hide behind.
 const BANNED_NAMES: [&str; 8] = ["common", "util", "utils", "core", "shared", "types", "helpers", "manager"];
 
-/// Layers: a crate depends only on crates of lower layers, or of its own within `libs`.
-const LAYERS: [(&str, u8); 11] = [
-    ("walser-model", 0),
-    ("walser-record-batch", 1),
-    ("walser-proto", 1),
-    ("walser-log", 2),
-    ("walser-replication", 2),
-    ("walser-sequencer", 2),
-    ("walser-metastore", 2),
-    ("walser-service", 2),
-    ("walser-metadata", 3),
-    ("walser-rpc", 4),
-    ("walser-client", 5),
-];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn manifests() -> BTreeMap<String, (PathBuf, toml::Table)> {
-    let mut found = BTreeMap::new();
-    for group in ["libs", "services", "integration-tests"] {
-        for entry in std::fs::read_dir(root().join(group)).unwrap() {
-            let path = entry.unwrap().path().join("Cargo.toml");
-            let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            let table: toml::Table = text.parse().unwrap();
-            let name = table["package"]["name"].as_str().unwrap().to_owned();
-            found.insert(name, (path.parent().unwrap().to_owned(), table));
-        }
-    }
-    found
-}
-
-fn dependencies(manifest: &toml::Table) -> BTreeSet<String> {
-    let table = manifest.get("dependencies").and_then(toml::Value::as_table);
-    table.into_iter().flat_map(|table| table.keys().cloned()).collect()
-}
-
-fn sources() -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut waiting = vec![root().join("libs"), root().join("services"), root().join("integration-tests")];
-    while let Some(dir) = waiting.pop() {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                waiting.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-#[test]
-fn arrows_go_down_only() {
-    let layers = BTreeMap::from(LAYERS);
-    let mut broken = Vec::new();
-    for (name, (dir, manifest)) in manifests() {
-        let service = dir.starts_with(root().join("services"));
-        for dependency in dependencies(&manifest).into_iter().filter(|name| name.starts_with("walser-")) {
-            let to_service = !layers.contains_key(dependency.as_str());
-            let allowed = match layers.get(name.as_str()) {
-                Some(layer) => layers.get(dependency.as_str()).is_some_and(|below| below < layer),
-                None => !to_service || name == "walser" || !service,
-            };
-            if !allowed {
-                broken.push(format!("{name} must not depend on {dependency}"));
-            }
-        }
-    }
-    assert_eq!(broken, Vec::<String>::new());
-}
-
-#[test]
-fn pure_crates_stay_free_of_the_network() {
-    let manifests = manifests();
-    for name in [
-        "walser-model",
-        "walser-record-batch",
-        "walser-log",
-        "walser-replication",
-        "walser-sequencer",
-        "walser-metadata",
-    ] {
-        let used = dependencies(&manifests[name].1);
-        for banned in ["tonic", "tokio", "prost", "redb"] {
-            assert!(!used.contains(banned), "{name} must not depend on {banned}");
-        }
-    }
-    for (name, (_, manifest)) in &manifests {
-        let etcd = dependencies(manifest).contains("etcd-client");
-        assert!(!etcd || name == "walser-metastore", "{name} must not talk to the metadata store");
-    }
-}
-
-/// Modules that decide have no wire types: those belong into `api` and into the crates that carry them.
 #[test]
 fn versions_are_written_once() {
     for (name, (_, manifest)) in manifests() {
@@ -123,7 +48,7 @@ fn versions_are_written_once() {
 #[test]
 fn files_and_functions_stay_short() {
     let mut long = Vec::new();
-    for path in sources() {
+    for path in source_files() {
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         if lines.len() > FILE_LINES_MAX {
@@ -153,7 +78,7 @@ fn files_and_functions_stay_short() {
 
 #[test]
 fn names_say_what_is_there() {
-    for path in sources() {
+    for path in source_files() {
         let stem = path.file_stem().unwrap().to_str().unwrap();
         assert!(!BANNED_NAMES.contains(&stem), "{}", path.display());
         assert_ne!(stem, "mod", "{}: write foo.rs and foo/", path.display());
@@ -177,7 +102,7 @@ fn nothing_is_left_unfinished() {
         ["for n", "ow"].concat(),
     ];
     let mut found = Vec::new();
-    for path in sources() {
+    for path in source_files() {
         let text = std::fs::read_to_string(&path).unwrap();
         for (number, line) in text.lines().enumerate() {
             found.extend(
@@ -218,7 +143,7 @@ fn log_lines_in_the_operators_page_exist() {
         let text = std::fs::read_to_string(path).unwrap();
         text.split("\\\n").map(str::trim_start).collect::<String>()
     };
-    let programs = sources().into_iter().filter(|path| !path.starts_with(root().join("integration-tests")));
+    let programs = source_files().into_iter().filter(|path| !path.starts_with(root().join("integration-tests")));
     let sources: Vec<String> = programs.map(joined).collect();
     let missing: Vec<_> = fixed.iter().filter(|part| !sources.iter().any(|source| source.contains(**part))).collect();
     assert!(missing.is_empty(), "nothing says {missing:?}");
@@ -229,7 +154,7 @@ fn log_lines_in_the_operators_page_exist() {
 fn every_health_issue_is_in_the_operators_page() {
     let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
     let mut codes = BTreeSet::new();
-    for path in sources().into_iter().filter(|path| path.starts_with(root().join("services"))) {
+    for path in source_files().into_iter().filter(|path| path.starts_with(root().join("services"))) {
         let text = std::fs::read_to_string(&path).unwrap();
         let written = text.split("code: \"").skip(1).filter_map(|rest| rest.split('"').next());
         codes.extend(written.map(str::to_owned));

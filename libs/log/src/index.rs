@@ -2,7 +2,7 @@
 //!
 //! Each entry stands at the start of a batch and also carries the highest timestamp of everything before it in the
 //! segment, so that one binary search serves both look-ups and both always agree. Entries are checksummed one by
-//! one; a file with a bad entry is thrown away and made again from the log (`docs/formats/segment.md`).
+//! one; a file with a bad entry is thrown away and made again from the log (`docs/formats/partition.md`).
 //!
 //! ```text
 //! | relative offset u32 | position u32 | max timestamp before i64 | CRC-32C u32 |   20 bytes, big-endian

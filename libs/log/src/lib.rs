@@ -1,7 +1,7 @@
 //! One partition on disk.
 //!
 //! A [`Log`] is the single writer of a partition; [`LogReader`]s share it with any number of threads. Data is whole
-//! record batches in [segments](docs/formats/segment.md), with rebuildable indexes beside them. Nothing here knows
+//! record batches in [segments](docs/formats/partition.md), with rebuildable indexes beside them. Nothing here knows
 //! of networks or clocks: time is an argument, and every file is reached through a [`Disk`].
 //!
 //! ```text

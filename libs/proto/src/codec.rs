@@ -2,8 +2,8 @@
 //!
 //! It differs from tonic's own in three ways. Encoding reserves the exact size first, so that a message of any size
 //! costs one allocation. Decoding counts repeated items on the raw bytes before prost allocates for them
-//! ([`crate::bounds`]). And a message that does not decode is the caller's mistake: `INVALID_ARGUMENT` with an
-//! `ErrorInfo` in the details, where tonic would say `INTERNAL`.
+//! ([`crate::bounds`]). And a message that does not decode is the caller's mistake: `INVALID_ARGUMENT` with a
+//! `google.rpc.ErrorInfo` in the details, where tonic would say `INTERNAL`.
 
 use std::marker::PhantomData;
 

@@ -70,7 +70,7 @@ pub struct PartitionRecord<P> {
 
 /// A condition of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition<P> {
+pub enum Comparison<P> {
     /// The controller key was created at this revision.
     Controller(i64),
     /// The partition does not exist.
@@ -107,7 +107,7 @@ pub enum Write<P> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision<P> {
     /// All of them must hold.
-    pub conditions: Vec<Condition<P>>,
+    pub conditions: Vec<Comparison<P>>,
     /// All of them happen.
     pub writes: Vec<Write<P>>,
 }
@@ -139,7 +139,7 @@ impl<P: Clone> Decision<P> {
 
     /// Nothing yet, under the guard of the controller key.
     fn new(context: &DecisionContext) -> Self {
-        Self { conditions: vec![Condition::Controller(context.controller_epoch)], writes: Vec::new() }
+        Self { conditions: vec![Comparison::Controller(context.controller_epoch)], writes: Vec::new() }
     }
 
     /// Another value of a partition that was read. `on`: nodes whose records decided.
@@ -150,7 +150,7 @@ impl<P: Clone> Decision<P> {
         on: impl IntoIterator<Item = NodeId>,
     ) -> Self {
         let mut decision = Self::new(context);
-        decision.conditions.push(Condition::Partition(record.key.clone(), record.epoch));
+        decision.conditions.push(Comparison::Partition(record.key.clone(), record.epoch));
         for node in on {
             decision.compare_node(context, node);
         }
@@ -160,8 +160,8 @@ impl<P: Clone> Decision<P> {
 
     fn compare_node(&mut self, context: &DecisionContext, node: NodeId) {
         let (epoch, live) = context.node(node).map_or((0, 0), |found| (found.epoch, found.live_revision));
-        self.conditions.push(Condition::Registration(node, epoch));
-        self.conditions.push(Condition::Live(node, live));
+        self.conditions.push(Comparison::Registration(node, epoch));
+        self.conditions.push(Comparison::Live(node, live));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use walser_model::NodeId;
 
-use super::{Condition, Decision, DecisionContext, PartitionRecord, Write};
+use super::{Comparison, Decision, DecisionContext, PartitionRecord, Write};
 use crate::PartitionState;
 
 /// Creates a partition: led by its first replica, with all replicas in sync. `None`: one of them is unknown, fenced or
@@ -15,7 +15,7 @@ pub fn create<P: Clone>(context: &DecisionContext, key: P, replicas: &[NodeId], 
         return None;
     }
     let mut decision = Decision::new(context);
-    decision.conditions.push(Condition::Missing(key.clone()));
+    decision.conditions.push(Comparison::Missing(key.clone()));
     for node in replicas {
         decision.compare_node(context, *node);
     }
@@ -27,7 +27,7 @@ pub fn create<P: Clone>(context: &DecisionContext, key: P, replicas: &[NodeId], 
 /// it has seen of the partition until it has seen that.
 pub fn delete<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Decision<P> {
     let mut decision = Decision::new(context);
-    decision.conditions.push(Condition::Partition(record.key.clone(), record.epoch));
+    decision.conditions.push(Comparison::Partition(record.key.clone(), record.epoch));
     decision.writes.push(Write::Delete(record.key.clone()));
     decision
 }

@@ -65,15 +65,15 @@ impl<P: Clone + PartialEq> Decision<P> {
 mod tests {
     use walser_model::NodeId;
 
-    use super::super::Condition;
+    use super::super::Comparison;
     use super::*;
     use crate::PartitionState;
 
     fn decision(key: u32, nodes: &[i32]) -> Decision<u32> {
-        let mut conditions = vec![Condition::Controller(5), Condition::Partition(key, 9)];
+        let mut conditions = vec![Comparison::Controller(5), Comparison::Partition(key, 9)];
         for node in nodes {
-            conditions.push(Condition::Registration(NodeId(*node), 1));
-            conditions.push(Condition::Live(NodeId(*node), 2));
+            conditions.push(Comparison::Registration(NodeId(*node), 1));
+            conditions.push(Comparison::Live(NodeId(*node), 2));
         }
         let state = PartitionState::new(vec![NodeId(1)], 1);
         Decision { conditions, writes: vec![Write::Partition(key, state)] }

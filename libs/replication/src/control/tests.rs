@@ -54,12 +54,12 @@ fn a_fenced_leader_is_followed_by_one_in_sync() {
     fenced(&mut context, 1);
     let decision = sweep(&context, &record(&[1, 2, 3], &[1, 2, 3], 2), NodeId(1), Intact).unwrap();
     let compared = [
-        Condition::Controller(5),
-        Condition::Partition(0, 30),
-        Condition::Registration(NodeId(1), 11),
-        Condition::Live(NodeId(1), 40),
-        Condition::Registration(NodeId(2), 12),
-        Condition::Live(NodeId(2), 12),
+        Comparison::Controller(5),
+        Comparison::Partition(0, 30),
+        Comparison::Registration(NodeId(1), 11),
+        Comparison::Live(NodeId(1), 40),
+        Comparison::Registration(NodeId(2), 12),
+        Comparison::Live(NodeId(2), 12),
     ];
     assert_eq!(decision.conditions, compared, "everything that was read is compared");
     let state = written(decision);
@@ -192,7 +192,7 @@ fn a_node_registers_once_it_is_fenced_and_counts_nowhere() {
     fenced(&mut context, 2);
     assert_eq!(registered(&context, &counts, Intact), None);
     let decision = registered(&context, &free, Intact).unwrap();
-    assert!(decision.conditions.contains(&Condition::Live(NodeId(2), 40)));
+    assert!(decision.conditions.contains(&Comparison::Live(NodeId(2), 40)));
     let mut eligible = free;
     (eligible.state.min_isr, eligible.state.elr) = (2, ids(&[2]));
     assert!(registered(&context, &eligible, Intact).is_some(), "what it has is still there");
@@ -217,7 +217,7 @@ fn a_node_is_admitted_step_by_step() {
     let step = next(&context, &known);
     assert!(matches!(step[0].writes[..], [Write::Registration(_), Write::Live { fenced: true, .. }]), "{step:?}");
     let unknown = admit::<u8>(&context, NodeId(9), std::iter::empty());
-    assert!(unknown[0].conditions.contains(&Condition::Registration(NodeId(9), 0)), "nobody registers it meanwhile");
+    assert!(unknown[0].conditions.contains(&Comparison::Registration(NodeId(9), 0)), "nobody registers it meanwhile");
 }
 
 #[test]
@@ -244,14 +244,14 @@ fn who_is_led_is_left_alone_and_who_is_needed_stays() {
 fn who_is_fenced_or_unfenced_is_who_was_read() {
     let mut context = context();
     let on_node =
-        |decision: Decision<u8>| decision.conditions.into_iter().filter(|c| *c != Condition::Controller(5)).collect();
+        |decision: Decision<u8>| decision.conditions.into_iter().filter(|c| *c != Comparison::Controller(5)).collect();
     let seen: Vec<_> = on_node(fence(&context, NodeId(2)).unwrap());
-    assert_eq!(seen, [Condition::Registration(NodeId(2), 12), Condition::Live(NodeId(2), 12)]);
+    assert_eq!(seen, [Comparison::Registration(NodeId(2), 12), Comparison::Live(NodeId(2), 12)]);
     fenced(&mut context, 2);
     assert_eq!(fence::<u8>(&context, NodeId(2)), None);
     let unfenced = |context: &DecisionContext| unfence(context, NodeId(2), 60, std::iter::empty()).unwrap();
     let seen: Vec<_> = on_node(unfenced(&context));
-    assert_eq!(seen, [Condition::Registration(NodeId(2), 12), Condition::Live(NodeId(2), 40)]);
+    assert_eq!(seen, [Comparison::Registration(NodeId(2), 12), Comparison::Live(NodeId(2), 40)]);
     context.nodes.get_mut(&NodeId(2)).unwrap().shutting_down = true;
     let stays = Write::Live { node: NodeId(2), fenced: false, shutting_down: true };
     assert_eq!(unfenced(&context).writes, [stays]);
@@ -335,12 +335,12 @@ fn a_partition_is_created_on_nodes_that_are_compared() {
     let mut context = context();
     let decision = create(&context, 7, &[NodeId(2), NodeId(3)], 9).unwrap();
     let compared = [
-        Condition::Controller(5),
-        Condition::Missing(7),
-        Condition::Registration(NodeId(2), 12),
-        Condition::Live(NodeId(2), 12),
-        Condition::Registration(NodeId(3), 13),
-        Condition::Live(NodeId(3), 13),
+        Comparison::Controller(5),
+        Comparison::Missing(7),
+        Comparison::Registration(NodeId(2), 12),
+        Comparison::Live(NodeId(2), 12),
+        Comparison::Registration(NodeId(3), 13),
+        Comparison::Live(NodeId(3), 13),
     ];
     assert_eq!(decision.conditions, compared);
     let state = written(decision);
@@ -350,7 +350,7 @@ fn a_partition_is_created_on_nodes_that_are_compared() {
     assert_eq!(create(&context, 7, &[], 1), None);
     assert_eq!(create(&context, 7, &[NodeId(9)], 1), None, "a node that never registered");
     let gone = delete(&context, &record(&[1], &[1], 1));
-    assert_eq!(gone.conditions, [Condition::Controller(5), Condition::Partition(0, 30)]);
+    assert_eq!(gone.conditions, [Comparison::Controller(5), Comparison::Partition(0, 30)]);
     assert_eq!(gone.writes, [Write::Delete(0)]);
 }
 
