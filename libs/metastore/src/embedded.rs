@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::engine::{Engine, Prepared, Watch};
+use crate::engine::{Engine, Prepared};
 use crate::memory::{campaign, wait_for_end};
-use crate::{Change, KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn};
+use crate::{Change, KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn, Watch};
 
 /// Key to creation revision, modification revision, lease (0: none) and value.
 const ENTRIES: TableDefinition<'_, &str, (i64, i64, i64, &[u8])> = TableDefinition::new("entries");
@@ -326,8 +326,8 @@ impl Metastore for Embedded {
         done.await.map_err(|error| StoreError::Unknown(error.to_string()))?
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        Ok(self.engine.watch(prefix, after))
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        Ok(Box::new(self.engine.watch(prefix, after)))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {

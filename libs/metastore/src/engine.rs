@@ -1,14 +1,18 @@
 //! The store itself, in memory: what [`crate::Memory`] is and what [`crate::Embedded`] keeps a copy of.
 
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::watch::Sender;
 use tokio::time::Instant;
 
-use crate::{Change, Compare, KeyValue, LeaseId, Op, Outcome, Revision, Snapshot, StoreError, Txn, WatchEvent};
+pub(crate) use watch::EngineWatch;
+
+use crate::{Change, Compare, KeyValue, LeaseId, Op, Outcome, Revision, Snapshot, StoreError, Txn};
 
 /// Revisions that watches can go back.
 pub const HISTORY_MAX: usize = 10_000;
@@ -36,16 +40,7 @@ struct Lease {
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
     pub(crate) state: Arc<Mutex<State>>,
-    latest: Arc<watch::Sender<Revision>>,
-}
-
-/// A running watch.
-#[derive(Debug)]
-pub struct Watch {
-    state: Arc<Mutex<State>>,
-    latest: watch::Receiver<Revision>,
-    prefix: String,
-    after: Revision,
+    news: Arc<Sender<()>>,
 }
 
 /// A transaction whose conditions hold.
@@ -68,7 +63,7 @@ impl Engine {
             leases: HashMap::new(),
             next_lease: 1,
         };
-        Self { state: Arc::new(Mutex::new(state)), latest: Arc::new(watch::Sender::new(revision)) }
+        Self { state: Arc::new(Mutex::new(state)), news: Arc::default() }
     }
 
     pub(crate) fn get(&self, key: &str) -> (Option<KeyValue>, Revision) {
@@ -83,22 +78,23 @@ impl Engine {
         Snapshot { entries: entries.collect(), revision: state.revision }
     }
 
-    pub(crate) fn watch(&self, prefix: &str, after: Revision) -> Watch {
-        let (state, latest) = (Arc::clone(&self.state), self.latest.subscribe());
-        Watch { state, latest, prefix: prefix.to_owned(), after }
+    pub(crate) fn watch(&self, prefix: &str, after: Revision) -> EngineWatch {
+        EngineWatch::new(Arc::clone(&self.state), self.news.subscribe(), prefix.to_owned(), after)
     }
 
     /// Makes every later revision greater than `floor`.
     pub(crate) fn raise_revision(&self, floor: Revision) -> Revision {
         let mut state = self.state.lock();
         state.revision = state.revision.max(floor);
-        state.revision
+        let revision = state.revision;
+        drop(state);
+        self.announce();
+        revision
     }
 
-    /// Tells watches that there is something new.
+    /// Wakes watches: the state has changed.
     pub(crate) fn announce(&self) {
-        let revision = self.state.lock().revision;
-        self.latest.send_replace(revision);
+        self.news.send_replace(());
     }
 
     pub(crate) fn grant(&self, ttl: Duration) -> LeaseId {
@@ -212,41 +208,5 @@ impl Compare {
         match self {
             Self::Missing(key) | Self::CreatedAt(key, _) | Self::ModifiedAt(key, _) => key,
         }
-    }
-}
-
-// === impl Watch ===
-
-impl Watch {
-    /// The next event; waits for it. Cancelling the wait loses nothing. `None`: the store is gone.
-    pub async fn next(&mut self) -> Option<WatchEvent> {
-        loop {
-            self.latest.borrow_and_update();
-            if let Some(event) = self.ready() {
-                return Some(event);
-            }
-            self.latest.changed().await.ok()?;
-        }
-    }
-
-    fn ready(&mut self) -> Option<WatchEvent> {
-        let state = self.state.lock();
-        if self.after < state.kept_from {
-            let kept_from = state.kept_from;
-            return Some(WatchEvent::Compacted { kept_from });
-        }
-        let first = state.history.partition_point(|(revision, _)| *revision <= self.after);
-        for (revision, changes) in state.history.range(first..) {
-            self.after = *revision;
-            let under = |change: &&Change| match change {
-                Change::Put(entry) => entry.key.starts_with(&self.prefix),
-                Change::Delete { key } => key.starts_with(&self.prefix),
-            };
-            let changes: Vec<_> = changes.iter().filter(under).cloned().collect();
-            if !changes.is_empty() {
-                return Some(WatchEvent::Changes { revision: *revision, changes });
-            }
-        }
-        None
     }
 }

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use embedded::Embedded;
-pub use engine::{HISTORY_MAX, Watch};
+pub use engine::HISTORY_MAX;
 pub use memory::Memory;
 
 /// Grows by one with every transaction that changes something. Never reused, also not across an import into
@@ -106,7 +106,7 @@ pub enum Change {
     },
 }
 
-/// What a watch gives.
+/// What a watch returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchEvent {
     /// All changes of one revision under the prefix.
@@ -116,11 +116,26 @@ pub enum WatchEvent {
         /// In the order of the transaction.
         changes: Vec<Change>,
     },
-    /// The history back to the asked revision is not kept any more: list again and watch from there.
+    /// Every change up to this revision under the prefix has been returned. Revisions without changes under the prefix
+    /// are reported this way, several of them at once where they come faster than the watch is read.
+    Progress {
+        /// The revision.
+        revision: Revision,
+    },
+}
+
+/// Why a watch ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// The history back to the last event is not kept any more: read again and watch from there.
+    #[error("the history up to revision {kept_from} was compacted; read again and watch from there")]
     Compacted {
-        /// Changes from after this revision on are still there.
+        /// Changes after this revision are still there.
         kept_from: Revision,
     },
+    /// The store does not answer, or was closed. A new watch may continue after the last event.
+    #[error("the metadata store is not available: {0}; watch again after the last event")]
+    Unavailable(String),
 }
 
 /// Proof of having won an election: as long as the key exists with this creation revision, nobody else has.
@@ -152,11 +167,26 @@ pub enum StoreError {
     Format(String),
 }
 
+/// A running watch. Dropping it ends it.
+///
+/// It MUST return every change under its prefix once, in the order of their revisions, and all changes of one revision
+/// in one event. It MUST return [`WatchEvent::Progress`] when the store's revision grows without changes under the
+/// prefix, and MAY return it at other times. Revisions of events MUST NOT decrease, and changes at or
+/// below the revision of a `Progress` MUST NOT follow it. After an error the watch MUST NOT return events.
+#[async_trait]
+pub trait Watch: Send + Debug {
+    /// Waits for the next event. Dropping the future MUST NOT lose an event.
+    ///
+    /// # Errors
+    /// [`WatchError`] when the watch has ended.
+    async fn next(&mut self) -> Result<WatchEvent, WatchError>;
+}
+
 /// A metadata store.
 ///
 /// Every read MUST be linearizable: it sees all transactions that were answered before it began. A transaction MUST
 /// be durable before it is answered. Revisions MUST grow with every change and MUST never be reused, whatever
-/// happens to the store. Watches MUST give every change once, in order, or say `Compacted`.
+/// happens to the store.
 ///
 /// Dropping the future of a call MAY leave its effect in place.
 #[async_trait]
@@ -179,7 +209,7 @@ pub trait Metastore: Send + Sync + Debug {
     async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError>;
 
     /// Watches the keys with a prefix for changes after `after` (exclusive).
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError>;
 
     /// Makes a lease that ends when it is not kept alive for `ttl`.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
@@ -192,4 +222,15 @@ pub trait Metastore: Send + Sync + Debug {
 
     /// Waits until this candidate is the leader of `name`. Its leadership ends with the lease.
     async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError>;
+}
+
+// === impl Change ===
+
+impl Change {
+    /// The key that changed.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(KeyValue { key, .. }) | Self::Delete { key } => key,
+        }
+    }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::engine::{Engine, Watch};
+use crate::engine::Engine;
 use crate::{
-    Compare, KeyValue, Leadership, LeaseId, Metastore, Op, Outcome, Revision, Snapshot, StoreError, Txn, WatchEvent,
+    Compare, KeyValue, Leadership, LeaseId, Metastore, Op, Outcome, Revision, Snapshot, StoreError, Txn, Watch,
+    WatchError, WatchEvent,
 };
 
 /// A store in memory. Clones share it.
@@ -59,8 +60,8 @@ impl Metastore for Memory {
         Ok(self.engine.raise_revision(floor))
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        Ok(self.engine.watch(prefix, after))
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        Ok(Box::new(self.engine.watch(prefix, after)))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
@@ -124,8 +125,11 @@ pub(crate) async fn campaign(
 
 async fn wait_for_change(store: &dyn Metastore, key: &str, after: Revision) -> Result<(), StoreError> {
     let mut watch = store.watch(key, after).await?;
-    match watch.next().await {
-        Some(WatchEvent::Changes { .. } | WatchEvent::Compacted { .. }) => Ok(()),
-        None => Err(StoreError::Unavailable("the store was closed".to_owned())),
+    loop {
+        match watch.next().await {
+            Ok(WatchEvent::Progress { .. }) => {}
+            Ok(WatchEvent::Changes { .. }) | Err(WatchError::Compacted { .. }) => return Ok(()),
+            Err(WatchError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_metastore::{
-    Change, Compare, Embedded, HISTORY_MAX, Memory, Metastore, Op, Outcome, Revision, StoreError, Txn, WatchEvent,
+    Change, Compare, Embedded, HISTORY_MAX, Memory, Metastore, Op, Outcome, Revision, StoreError, Txn, WatchError,
+    WatchEvent,
 };
 
 type Store = Arc<dyn Metastore>;
@@ -56,9 +57,10 @@ async fn a_raised_revision_is_never_gone_below(store: Store) {
     let mut watch = store.watch("", first).await.unwrap();
     assert_eq!(store.raise_revision(first + 500).await.unwrap(), first + 500);
     assert_eq!(store.raise_revision(first).await.unwrap(), first + 500, "lower changes nothing");
+    assert_eq!(watch.next().await, Ok(WatchEvent::Progress { revision: first + 500 }));
     let next = commit(&store, vec![Compare::ModifiedAt("a".into(), first)], vec![put("a", "2")]).await;
     assert!(next > first + 500, "{next}");
-    let Some(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("the watch goes on") };
+    let Ok(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("the watch goes on") };
     assert_eq!(revision, next);
 }
 
@@ -78,13 +80,17 @@ async fn watches_give_every_change_once_and_in_order(store: Store) {
     commit(&store, vec![], vec![put("other", "1")]).await;
     let both = commit(&store, vec![], vec![put("w/1", "1"), put("w/2", "1"), put("v", "1")]).await;
     let gone = commit(&store, vec![], vec![delete("w/1")]).await;
-    let Some(WatchEvent::Changes { revision, changes }) = watch.next().await else { panic!("no changes") };
+    let Ok(WatchEvent::Changes { revision, changes }) = watch.next().await else { panic!("no changes") };
     assert_eq!((revision, changes.len()), (both, 2));
     let deleted = WatchEvent::Changes { revision: gone, changes: vec![Change::Delete { key: "w/1".into() }] };
-    assert_eq!(watch.next().await, Some(deleted));
+    assert_eq!(watch.next().await, Ok(deleted));
+    for _ in 0..3 {
+        let last = commit(&store, vec![], vec![put("other", "2")]).await;
+        assert_eq!(watch.next().await, Ok(WatchEvent::Progress { revision: last }));
+    }
     let writer = Arc::clone(&store);
     let later = tokio::spawn(async move { commit(&writer, vec![], vec![put("w/3", "1")]).await });
-    let Some(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("no changes") };
+    let Ok(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("no changes") };
     assert_eq!(revision, later.await.unwrap());
 }
 
@@ -95,9 +101,9 @@ async fn old_history_is_compacted_and_says_so(store: Store) {
         last = commit(&store, vec![], vec![put("c", "1")]).await;
     }
     let mut watch = store.watch("c", first).await.unwrap();
-    let Some(WatchEvent::Compacted { kept_from }) = watch.next().await else { panic!("not compacted") };
+    let Err(WatchError::Compacted { kept_from }) = watch.next().await else { panic!("not compacted") };
     let mut watch = store.watch("c", kept_from).await.unwrap();
-    let Some(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("still compacted") };
+    let Ok(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("still compacted") };
     assert_eq!(revision, kept_from + 1);
 }
 
@@ -111,7 +117,7 @@ async fn leases_end_unless_they_are_kept_alive(store: Store) {
     }
     assert!(value(&store, "l/1").await.is_some());
     let mut watch = store.watch("l/", revision).await.unwrap();
-    let Some(WatchEvent::Changes { changes, .. }) = watch.next().await else { panic!("the lease did not end") };
+    let Ok(WatchEvent::Changes { changes, .. }) = watch.next().await else { panic!("the lease did not end") };
     assert_eq!(changes, [Change::Delete { key: "l/1".into() }]);
     assert!(value(&store, "l/2").await.is_some());
     assert!(matches!(store.keep_alive(lease).await, Err(StoreError::NoLease(_))));
@@ -195,7 +201,7 @@ async fn a_file_keeps_everything_but_leases() {
     assert_eq!(entry, None);
     assert!(revision > last);
     let mut watch = store.watch("", last).await.unwrap();
-    assert!(matches!(watch.next().await, Some(WatchEvent::Compacted { .. })));
+    assert!(matches!(watch.next().await, Err(WatchError::Compacted { .. })));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_metastore::{Change, KeyValue, Metastore, StoreError, WatchEvent};
+use walser_metastore::{Change, KeyValue, Metastore, StoreError, WatchError, WatchEvent};
 use walser_model::TopicId;
 
 use crate::keys::node::Live;
@@ -65,11 +65,18 @@ async fn follow_once(store: &dyn Metastore, census: &mut Census, metrics: &Clust
     census.replace(&all.entries);
     metrics.show(census, all.revision);
     let mut watch = store.watch("", all.revision).await?;
-    while let Some(WatchEvent::Changes { revision, changes }) = watch.next().await {
-        changes.iter().for_each(|change| census.apply(change));
+    loop {
+        let revision = match watch.next().await {
+            Ok(WatchEvent::Changes { revision, changes }) => {
+                changes.iter().for_each(|change| census.apply(change));
+                revision
+            }
+            Ok(WatchEvent::Progress { revision }) => revision,
+            Err(WatchError::Compacted { .. }) => return Ok(()),
+            Err(WatchError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
+        };
         metrics.show(census, revision);
     }
-    Ok(())
 }
 
 // === impl Census ===

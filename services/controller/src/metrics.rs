@@ -115,7 +115,7 @@ impl Metastore for TimedStore {
         self.inner.raise_revision(floor).await
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         self.inner.watch(prefix, after).await
     }
 

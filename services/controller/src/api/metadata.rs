@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 use tonic::Status;
-use walser_metastore::{Change, KeyValue, Revision, WatchEvent};
+use walser_metastore::{Change, KeyValue, Revision, StoreError, WatchError, WatchEvent};
 use walser_proto::internal::v1 as pbi;
 use walser_rpc::Failure;
 
@@ -60,16 +60,16 @@ async fn follow(controller: &Controller, version: &mut Revision, items: &mpsc::S
             event = watch.next() => event,
             () = items.closed() => return Ok(()),
         };
-        match event {
-            Some(WatchEvent::Changes { revision, changes }) => {
-                let mut message = delta(controller, &changes)?;
-                (message.version, message.commit) = (revision, true);
-                *version = revision;
-                if items.send(Ok(message)).await.is_err() {
-                    return Ok(());
-                }
-            }
-            Some(WatchEvent::Compacted { .. }) | None => return Ok(()),
+        let (revision, mut message) = match event {
+            Ok(WatchEvent::Changes { revision, changes }) => (revision, delta(controller, &changes)?),
+            Ok(WatchEvent::Progress { revision }) => (revision, empty(controller)),
+            Err(WatchError::Compacted { .. }) => return Ok(()),
+            Err(WatchError::Unavailable(why)) => return Err(store_failure(StoreError::Unavailable(why))),
+        };
+        (message.version, message.commit) = (revision, true);
+        *version = revision;
+        if items.send(Ok(message)).await.is_err() {
+            return Ok(());
         }
     }
 }
