@@ -16,7 +16,10 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::engine::{Engine, Prepared};
 use crate::memory::{campaign, wait_for_end};
-use crate::{Change, KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn, Watch};
+use crate::{
+    Change, KeyValue, Leadership, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn,
+    Watch,
+};
 
 /// Key to creation revision, modification revision, lease (0: none) and value.
 const ENTRIES: TableDefinition<'_, &str, (i64, i64, i64, &[u8])> = TableDefinition::new("entries");
@@ -301,8 +304,8 @@ impl Metastore for Embedded {
         Ok(self.engine.get(key))
     }
 
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        Ok(self.engine.range(prefix))
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
+        self.engine.range(&request)
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {

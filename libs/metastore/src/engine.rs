@@ -1,5 +1,6 @@
 //! The store itself, in memory: what [`crate::Memory`] is and what [`crate::Embedded`] keeps a copy of.
 
+mod range;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -12,9 +13,9 @@ use tokio::time::Instant;
 
 pub(crate) use watch::EngineWatch;
 
-use crate::{Change, Compare, KeyValue, LeaseId, Op, Outcome, Revision, Snapshot, StoreError, Txn};
+use crate::{Change, Compare, KeyValue, LeaseId, Op, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn};
 
-/// Revisions that watches can go back.
+/// Revisions with changes that watches and ranges can go back.
 pub const HISTORY_MAX: usize = 10_000;
 
 /// State behind a lock.
@@ -22,11 +23,19 @@ pub const HISTORY_MAX: usize = 10_000;
 pub(crate) struct State {
     pub(crate) entries: BTreeMap<String, KeyValue>,
     pub(crate) revision: Revision,
-    /// Changes after this revision are in `history`.
+    /// Changes after this revision are in `history`, with what they replaced.
     kept_from: Revision,
-    history: VecDeque<(Revision, Arc<[Change]>)>,
+    history: VecDeque<(Revision, Vec<Recorded>)>,
     leases: HashMap<LeaseId, Lease>,
     next_lease: LeaseId,
+}
+
+/// A change in the history.
+#[derive(Debug)]
+struct Recorded {
+    change: Change,
+    /// What the key was before; `None`: it did not exist.
+    replaced: Option<KeyValue>,
 }
 
 #[derive(Debug)]
@@ -71,11 +80,8 @@ impl Engine {
         (state.entries.get(key).cloned(), state.revision)
     }
 
-    pub(crate) fn range(&self, prefix: &str) -> Snapshot {
-        let state = self.state.lock();
-        let from = state.entries.range(prefix.to_owned()..);
-        let entries = from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, entry)| entry.clone());
-        Snapshot { entries: entries.collect(), revision: state.revision }
+    pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangePage, StoreError> {
+        self.state.lock().range(request)
     }
 
     pub(crate) fn watch(&self, prefix: &str, after: Revision) -> EngineWatch {
@@ -176,22 +182,23 @@ impl State {
         if prepared.changes.is_empty() {
             return self.revision;
         }
-        for (change, lease) in &prepared.changes {
-            let (Change::Put(KeyValue { key, .. }) | Change::Delete { key }) = change;
+        let mut recorded = Vec::with_capacity(prepared.changes.len());
+        for (change, lease) in prepared.changes {
+            let key = change.key();
             for held in self.leases.values_mut() {
                 held.keys.remove(key);
             }
-            match change {
-                Change::Put(entry) => drop(self.entries.insert(key.clone(), entry.clone())),
-                Change::Delete { key } => drop(self.entries.remove(key)),
-            }
             if let Some(lease) = lease.and_then(|lease| self.leases.get_mut(&lease)) {
-                lease.keys.insert(key.clone());
+                lease.keys.insert(key.to_owned());
             }
+            let replaced = match &change {
+                Change::Put(entry) => self.entries.insert(key.to_owned(), entry.clone()),
+                Change::Delete { key } => self.entries.remove(key),
+            };
+            recorded.push(Recorded { change, replaced });
         }
         self.revision = prepared.revision;
-        let changes: Arc<[Change]> = prepared.changes.into_iter().map(|(change, _)| change).collect();
-        self.history.push_back((self.revision, changes));
+        self.history.push_back((self.revision, recorded));
         while self.history.len() > HISTORY_MAX {
             if let Some((revision, _)) = self.history.pop_front() {
                 self.kept_from = revision;

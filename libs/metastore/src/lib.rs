@@ -6,6 +6,7 @@
 mod embedded;
 mod engine;
 mod memory;
+mod range;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 pub use embedded::Embedded;
 pub use engine::HISTORY_MAX;
 pub use memory::Memory;
+pub use range::{RangePage, RangeRequest, Snapshot, read_all};
 
 /// Grows by one with every transaction that changes something. Never reused, also not across an import into
 /// another store: what leaves this crate is the store's own revision plus a base.
@@ -85,15 +87,6 @@ pub enum Outcome {
     Conflict(Vec<Option<KeyValue>>),
 }
 
-/// Keys as of one revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
-    /// In the order of their keys.
-    pub entries: Vec<KeyValue>,
-    /// The store's revision.
-    pub revision: Revision,
-}
-
 /// A change seen by a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -148,7 +141,7 @@ pub struct Leadership {
 }
 
 /// Why a store did not answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The request cannot be carried out by any store.
     #[error("the request is invalid: {0}")]
@@ -156,6 +149,12 @@ pub enum StoreError {
     /// The lease does not exist (any more).
     #[error("lease {0} does not exist")]
     NoLease(LeaseId),
+    /// The revision that was asked for is not kept any more: read at a later one.
+    #[error("the history up to revision {kept_from} was compacted; read at a later revision")]
+    Compacted {
+        /// This revision and later ones can be read.
+        kept_from: Revision,
+    },
     /// Nothing was applied; try again later.
     #[error("the metadata store is not available: {0}")]
     Unavailable(String),
@@ -194,8 +193,12 @@ pub trait Metastore: Send + Sync + Debug {
     /// One key, and the store's revision.
     async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError>;
 
-    /// All keys with a prefix.
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError>;
+    /// Some of the keys with a prefix. An older revision is answered exactly as of then; see [`read_all`] for all pages.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] for a revision that the history does not reach any more, [`StoreError::Invalid`] for one
+    /// above the store's.
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError>;
 
     /// Carries out a transaction.
     ///

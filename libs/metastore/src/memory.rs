@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::engine::Engine;
 use crate::{
-    Compare, KeyValue, Leadership, LeaseId, Metastore, Op, Outcome, Revision, Snapshot, StoreError, Txn, Watch,
-    WatchError, WatchEvent,
+    Compare, KeyValue, Leadership, LeaseId, Metastore, Op, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn,
+    Watch, WatchError, WatchEvent,
 };
 
 /// A store in memory. Clones share it.
@@ -48,8 +48,8 @@ impl Metastore for Memory {
         Ok(self.engine.get(key))
     }
 
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        Ok(self.engine.range(prefix))
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
+        self.engine.range(&request)
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_metastore::{
-    Change, Compare, Embedded, HISTORY_MAX, Memory, Metastore, Op, Outcome, Revision, StoreError, Txn, WatchError,
-    WatchEvent,
+    Change, Compare, Embedded, HISTORY_MAX, KeyValue, Memory, Metastore, Op, Outcome, RangeRequest, Revision,
+    StoreError, Txn, WatchError, WatchEvent, read_all,
 };
 
 type Store = Arc<dyn Metastore>;
@@ -69,9 +69,42 @@ async fn ranges_are_ordered_and_bounded_by_the_prefix(store: Store) {
     for key in keys {
         commit(&store, vec![], vec![put(key, key)]).await;
     }
-    let found: Vec<_> = store.range("t/").await.unwrap().entries.into_iter().map(|entry| entry.key).collect();
+    let found: Vec<_> = read_all(&*store, "t/").await.unwrap().entries.into_iter().map(|entry| entry.key).collect();
     assert_eq!(found, ["t/a", "t/b"]);
-    assert_eq!(store.range("").await.unwrap().entries.len(), 5);
+    assert_eq!(read_all(&*store, "").await.unwrap().entries.len(), 5);
+}
+
+/// Keys and values of one page.
+async fn page(store: &Store, after: Option<&str>, limit: usize, at: Revision) -> (Vec<String>, bool) {
+    let (prefix, after) = ("p/".to_owned(), after.map(str::to_owned));
+    let page = store.range(RangeRequest { prefix, after, limit, revision: Some(at) }).await.unwrap();
+    assert_eq!(page.revision, at);
+    let show = |entry: KeyValue| format!("{}={}", entry.key, String::from_utf8_lossy(&entry.value));
+    (page.entries.into_iter().map(show).collect(), page.more)
+}
+
+async fn pages_show_one_revision_whatever_changes_meanwhile(store: Store) {
+    let first = commit(&store, vec![], vec![put("p/b", "1"), put("p/c", "1"), put("p/d", "1"), put("q", "1")]).await;
+    let second = commit(&store, vec![], vec![put("p/a", "2"), put("p/c", "2"), delete("p/d"), put("p/e", "2")]).await;
+    let third = commit(&store, vec![], vec![put("p/c", "3"), put("p/d", "3"), delete("p/e"), delete("q")]).await;
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let all = [
+        (first, texts(&["p/b=1", "p/c=1", "p/d=1"])),
+        (second, texts(&["p/a=2", "p/b=1", "p/c=2", "p/e=2"])),
+        (third, texts(&["p/a=2", "p/b=1", "p/c=3", "p/d=3"])),
+    ];
+    for (revision, wanted) in all {
+        assert_eq!(page(&store, None, 10, revision).await, (wanted.clone(), false));
+        assert_eq!(page(&store, None, wanted.len(), revision).await, (wanted.clone(), false));
+        assert_eq!(page(&store, None, 2, revision).await, (wanted[..2].to_vec(), true));
+        assert_eq!(page(&store, Some("p/b"), 1, revision).await.0, wanted[wanted.len() - 2..][..1]);
+    }
+    let (entry, _) = store.get("p/d").await.unwrap();
+    assert_eq!(entry.unwrap().create_revision, third);
+    let old = store.range(RangeRequest { prefix: "p/d".into(), after: None, limit: 1, revision: Some(first) }).await;
+    assert_eq!(old.unwrap().entries[0].create_revision, first);
+    let future = RangeRequest { revision: Some(third + 1), limit: 1, ..RangeRequest::default() };
+    assert!(matches!(store.range(future).await, Err(StoreError::Invalid(_))));
 }
 
 async fn watches_give_every_change_once_and_in_order(store: Store) {
@@ -102,6 +135,9 @@ async fn old_history_is_compacted_and_says_so(store: Store) {
     }
     let mut watch = store.watch("c", first).await.unwrap();
     let Err(WatchError::Compacted { kept_from }) = watch.next().await else { panic!("not compacted") };
+    let gone = RangeRequest { revision: Some(kept_from - 1), limit: 1, ..RangeRequest::default() };
+    assert_eq!(store.range(gone.clone()).await, Err(StoreError::Compacted { kept_from }));
+    store.range(RangeRequest { revision: Some(kept_from), ..gone }).await.unwrap();
     let mut watch = store.watch("c", kept_from).await.unwrap();
     let Ok(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("still compacted") };
     assert_eq!(revision, kept_from + 1);
@@ -147,6 +183,7 @@ macro_rules! suite {
 
             suite!(@case $open, transactions_compare_and_put);
             suite!(@case $open, ranges_are_ordered_and_bounded_by_the_prefix);
+            suite!(@case $open, pages_show_one_revision_whatever_changes_meanwhile);
             suite!(@case $open, watches_give_every_change_once_and_in_order);
             suite!(@case $open, old_history_is_compacted_and_says_so);
             suite!(@case $open, leases_end_unless_they_are_kept_alive);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_metastore::{Change, KeyValue, Metastore, StoreError, WatchError, WatchEvent};
+use walser_metastore::{Change, KeyValue, Metastore, StoreError, WatchError, WatchEvent, read_all};
 use walser_model::TopicId;
 
 use crate::keys::node::Live;
@@ -61,7 +61,7 @@ pub(crate) async fn follow(store: Arc<dyn Metastore>, metrics: ClusterMetrics) {
 
 /// Counts everything, then changes, until the store does not have the history any more.
 async fn follow_once(store: &dyn Metastore, census: &mut Census, metrics: &ClusterMetrics) -> Result<(), StoreError> {
-    let all = store.range("").await?;
+    let all = read_all(store, "").await?;
     census.replace(&all.entries);
     metrics.show(census, all.revision);
     let mut watch = store.watch("", all.revision).await?;

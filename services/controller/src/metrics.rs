@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::time::Instant;
-use walser_metastore::{KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn, Watch};
+use walser_metastore::{
+    KeyValue, Leadership, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
+};
 use walser_service::Metrics;
 
 use crate::census::{Census, Totals};
@@ -103,8 +105,8 @@ impl Metastore for TimedStore {
         timed(&self.gets, self.inner.get(key)).await
     }
 
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        timed(&self.ranges, self.inner.range(prefix)).await
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
+        timed(&self.ranges, self.inner.range(request)).await
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {

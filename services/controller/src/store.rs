@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walser_metastore::{Compare, KeyValue, Metastore, Outcome, Revision, Txn};
+use walser_metastore::{Compare, KeyValue, Metastore, Outcome, Revision, Txn, read_all};
 use walser_model::{ClusterId, Timestamp};
 use walser_rpc::Failure;
 
@@ -77,7 +77,7 @@ impl Store {
     }
 
     pub(crate) async fn range(&self, prefix: &str) -> Result<Vec<KeyValue>, Failure> {
-        Ok(self.inner.range(prefix).await.map_err(store_failure)?.entries)
+        Ok(read_all(&*self.inner, prefix).await.map_err(store_failure)?.entries)
     }
 
     /// Commits; `None` when a condition did not hold and the decision must be taken again.

@@ -34,8 +34,8 @@ impl EngineWatch {
         }
         let first = state.history.partition_point(|(revision, _)| *revision <= self.after);
         for (revision, changes) in state.history.range(first..) {
-            let changes: Vec<_> =
-                changes.iter().filter(|change| change.key().starts_with(&self.prefix)).cloned().collect();
+            let changes = changes.iter().map(|recorded| &recorded.change);
+            let changes: Vec<_> = changes.filter(|change| change.key().starts_with(&self.prefix)).cloned().collect();
             if !changes.is_empty() {
                 self.after = *revision;
                 return Some(Ok(WatchEvent::Changes { revision: *revision, changes }));

@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 use tonic::Status;
-use walser_metastore::{Change, KeyValue, Revision, StoreError, WatchError, WatchEvent};
+use walser_metastore::{Change, KeyValue, Revision, StoreError, WatchError, WatchEvent, read_all};
 use walser_proto::internal::v1 as pbi;
 use walser_rpc::Failure;
 
@@ -75,7 +75,7 @@ async fn follow(controller: &Controller, version: &mut Revision, items: &mpsc::S
 }
 
 async fn snapshot(controller: &Controller, items: &mpsc::Sender<Item>) -> Result<Revision, Failure> {
-    let all = controller.store.inner().range("").await.map_err(store_failure)?;
+    let all = read_all(&**controller.store.inner(), "").await.map_err(store_failure)?;
     let revision = all.revision;
     let mut first = true;
     let mut left = &all.entries[..];
