@@ -56,7 +56,7 @@ pub(crate) struct Engine {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) revision: Revision,
-    pub(crate) changes: Vec<(Change, Option<LeaseId>)>,
+    pub(crate) changes: Vec<Change>,
 }
 
 // === impl Engine ===
@@ -157,14 +157,14 @@ impl State {
         Ok(Ok(Prepared { revision, changes }))
     }
 
-    fn change(&self, op: &Op, revision: Revision) -> Option<(Change, Option<LeaseId>)> {
+    fn change(&self, op: &Op, revision: Revision) -> Option<Change> {
         match op {
             Op::Put { key, value, lease } => {
                 let create_revision = self.entries.get(key).map_or(revision, |entry| entry.create_revision);
-                let (key, value) = (key.clone(), value.clone());
-                Some((Change::Put(KeyValue { key, value, create_revision, mod_revision: revision }), *lease))
+                let (key, value, lease) = (key.clone(), value.clone(), lease.unwrap_or(0));
+                Some(Change::Put(KeyValue { key, value, create_revision, mod_revision: revision, lease }))
             }
-            Op::Delete { key } => self.entries.contains_key(key).then(|| (Change::Delete { key: key.clone() }, None)),
+            Op::Delete { key } => self.entries.contains_key(key).then(|| Change::Delete { key: key.clone() }),
         }
     }
 
@@ -183,18 +183,20 @@ impl State {
             return self.revision;
         }
         let mut recorded = Vec::with_capacity(prepared.changes.len());
-        for (change, lease) in prepared.changes {
+        for change in prepared.changes {
             let key = change.key();
-            for held in self.leases.values_mut() {
-                held.keys.remove(key);
-            }
-            if let Some(lease) = lease.and_then(|lease| self.leases.get_mut(&lease)) {
-                lease.keys.insert(key.to_owned());
-            }
             let replaced = match &change {
                 Change::Put(entry) => self.entries.insert(key.to_owned(), entry.clone()),
                 Change::Delete { key } => self.entries.remove(key),
             };
+            if let Some(lease) = replaced.as_ref().and_then(|entry| self.leases.get_mut(&entry.lease)) {
+                lease.keys.remove(key);
+            }
+            if let Change::Put(entry) = &change
+                && let Some(lease) = self.leases.get_mut(&entry.lease)
+            {
+                lease.keys.insert(key.to_owned());
+            }
             recorded.push(Recorded { change, replaced });
         }
         self.revision = prepared.revision;

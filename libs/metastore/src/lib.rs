@@ -3,6 +3,7 @@
 //! The shape is etcd's (v3 API), because a cluster runs on etcd; [`Embedded`] gives one process the same on a local
 //! file, [`Memory`] in memory. `tests/conformance.rs` is the one suite that every implementation passes.
 
+mod election;
 mod embedded;
 mod engine;
 mod memory;
@@ -23,7 +24,7 @@ pub use range::{RangePage, RangeRequest, Snapshot, read_all};
 /// another store: what leaves this crate is the store's own revision plus a base.
 pub type Revision = i64;
 
-/// A lease: keys bound to it go away when it ends.
+/// A lease: keys bound to it go away when it ends. Greater than 0.
 pub type LeaseId = i64;
 
 /// A key with what is known of it.
@@ -37,6 +38,8 @@ pub struct KeyValue {
     pub create_revision: Revision,
     /// Revision of its last change.
     pub mod_revision: Revision,
+    /// The lease that it is bound to; 0: none.
+    pub lease: LeaseId,
 }
 
 /// A condition of a transaction.
@@ -224,7 +227,19 @@ pub trait Metastore: Send + Sync + Debug {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 
     /// Waits until this candidate is the leader of `name`. Its leadership ends with the lease.
-    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError>;
+    ///
+    /// `candidate` MUST be unique for each start of a process: a key with this candidate and this lease is taken for the
+    /// outcome of an attempt whose answer was lost. A key with this candidate and another lease is waited for like that
+    /// of any other candidate. While the store does not answer, the key is read again until it does.
+    ///
+    /// When the future is dropped, the candidate MAY become the leader nevertheless, until its lease ends; a campaign
+    /// with the same candidate and lease returns that leadership.
+    ///
+    /// # Errors
+    /// [`StoreError::NoLease`] when the lease has ended by the time the key is free.
+    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
+        election::campaign(self, name, candidate, lease).await
+    }
 }
 
 // === impl Change ===

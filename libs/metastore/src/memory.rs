@@ -6,10 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::engine::Engine;
-use crate::{
-    Compare, KeyValue, Leadership, LeaseId, Metastore, Op, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn,
-    Watch, WatchError, WatchEvent,
-};
+use crate::{KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch};
 
 /// A store in memory. Clones share it.
 #[derive(Debug, Clone)]
@@ -84,10 +81,6 @@ impl Metastore for Memory {
             None => Ok(()),
         }
     }
-
-    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
-        campaign(self, name, candidate, lease).await
-    }
 }
 
 /// Waits until a lease has not been kept alive in time.
@@ -97,39 +90,5 @@ pub(crate) async fn wait_for_end(engine: &Engine, lease: LeaseId) {
             return;
         }
         tokio::time::sleep_until(deadline).await;
-    }
-}
-
-/// An election over any store: whoever creates the key leads until it goes away.
-pub(crate) async fn campaign(
-    store: &dyn Metastore,
-    name: &str,
-    candidate: &str,
-    lease: LeaseId,
-) -> Result<Leadership, StoreError> {
-    let key = format!("election/{name}");
-    loop {
-        let put = Op::Put { key: key.clone(), value: candidate.to_owned().into(), lease: Some(lease) };
-        let txn = Txn { compares: vec![Compare::Missing(key.clone())], ops: vec![put] };
-        match store.transact(txn).await? {
-            Outcome::Committed(epoch) => return Ok(Leadership { key, epoch }),
-            Outcome::Conflict(_) => {
-                let (holder, revision) = store.get(&key).await?;
-                if holder.is_some() {
-                    wait_for_change(store, &key, revision).await?;
-                }
-            }
-        }
-    }
-}
-
-async fn wait_for_change(store: &dyn Metastore, key: &str, after: Revision) -> Result<(), StoreError> {
-    let mut watch = store.watch(key, after).await?;
-    loop {
-        match watch.next().await {
-            Ok(WatchEvent::Progress { .. }) => {}
-            Ok(WatchEvent::Changes { .. }) | Err(WatchError::Compacted { .. }) => return Ok(()),
-            Err(WatchError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
-        }
     }
 }

@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
 use walser_metastore::{
-    Change, Compare, Embedded, HISTORY_MAX, KeyValue, Memory, Metastore, Op, Outcome, RangeRequest, Revision,
-    StoreError, Txn, WatchError, WatchEvent, read_all,
+    Change, Compare, Embedded, HISTORY_MAX, KeyValue, LeaseId, Memory, Metastore, Op, Outcome, RangePage, RangeRequest,
+    Revision, StoreError, Txn, Watch, WatchError, WatchEvent, read_all,
 };
 
 type Store = Arc<dyn Metastore>;
@@ -176,6 +180,127 @@ async fn elections_have_one_leader_at_a_time(store: Store) {
     assert!(matches!(store.transact(fenced).await.unwrap(), Outcome::Conflict(_)), "a deposed leader writes nothing");
 }
 
+/// A store that answers transactions and watches with faults, as often as it is told.
+#[derive(Debug)]
+struct Faulty {
+    inner: Store,
+    /// Transactions that are carried out and whose outcome is said to be unknown.
+    unknown: AtomicUsize,
+    /// Transactions that are refused.
+    unavailable: AtomicUsize,
+    /// Watches that end at once.
+    broken_watches: AtomicUsize,
+    /// Told of every watch.
+    watched: Notify,
+}
+
+#[derive(Debug)]
+struct BrokenWatch;
+
+#[async_trait]
+impl Watch for BrokenWatch {
+    async fn next(&mut self) -> Result<WatchEvent, WatchError> {
+        Err(WatchError::Unavailable("as the test asked".to_owned()))
+    }
+}
+
+fn take(counter: &AtomicUsize) -> bool {
+    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+}
+
+impl Faulty {
+    fn new(inner: &Store) -> Self {
+        let (unknown, unavailable, broken_watches, watched) = Default::default();
+        Self { inner: Arc::clone(inner), unknown, unavailable, broken_watches, watched }
+    }
+}
+
+#[async_trait]
+impl Metastore for Faulty {
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
+        self.inner.get(key).await
+    }
+
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
+        self.inner.range(request).await
+    }
+
+    async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        if take(&self.unavailable) {
+            return Err(StoreError::Unavailable("as the test asked".to_owned()));
+        }
+        let outcome = self.inner.transact(txn).await;
+        if take(&self.unknown) { Err(StoreError::Unknown("as the test asked".to_owned())) } else { outcome }
+    }
+
+    async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {
+        self.inner.raise_revision(floor).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        let watch: Box<dyn Watch> =
+            if take(&self.broken_watches) { Box::new(BrokenWatch) } else { self.inner.watch(prefix, after).await? };
+        self.watched.notify_one();
+        Ok(watch)
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.inner.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.revoke(lease).await
+    }
+}
+
+async fn a_candidate_recognises_its_own_key(store: Store) {
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    let faulty = Faulty { unknown: AtomicUsize::new(1), ..Faulty::new(&store) };
+    let leader = faulty.campaign("own", "one", lease).await.unwrap();
+    let (entry, _) = store.get(&leader.key).await.unwrap();
+    let entry = entry.unwrap();
+    assert_eq!((entry.create_revision, entry.lease), (leader.epoch, lease));
+    assert_eq!(faulty.unknown.load(Ordering::Relaxed), 0, "the first answer was lost");
+    assert_eq!(store.campaign("own", "one", lease).await.unwrap(), leader, "again, without a new epoch");
+}
+
+async fn a_candidate_waits_for_its_key_of_another_lease(store: Store) {
+    let old = store.grant(Duration::from_secs(60)).await.unwrap();
+    let new = store.grant(Duration::from_secs(60)).await.unwrap();
+    let before = store.campaign("again", "one", old).await.unwrap();
+    let faulty = Arc::new(Faulty::new(&store));
+    let waiting = tokio::spawn({
+        let faulty = Arc::clone(&faulty);
+        async move { faulty.campaign("again", "one", new).await.unwrap() }
+    });
+    faulty.watched.notified().await;
+    assert!(!waiting.is_finished());
+    store.revoke(old).await.unwrap();
+    assert!(waiting.await.unwrap().epoch > before.epoch);
+}
+
+async fn a_campaign_survives_a_store_that_does_not_answer(store: Store) {
+    let first = store.grant(Duration::from_secs(60)).await.unwrap();
+    let second = store.grant(Duration::from_secs(60)).await.unwrap();
+    let before = store.campaign("away", "one", first).await.unwrap();
+    let (unavailable, broken_watches) = (AtomicUsize::new(2), AtomicUsize::new(2));
+    let faulty = Arc::new(Faulty { unavailable, broken_watches, ..Faulty::new(&store) });
+    let waiting = tokio::spawn({
+        let faulty = Arc::clone(&faulty);
+        async move { faulty.campaign("away", "two", second).await.unwrap() }
+    });
+    while faulty.broken_watches.load(Ordering::Relaxed) > 0 {
+        faulty.watched.notified().await;
+    }
+    store.revoke(first).await.unwrap();
+    assert!(waiting.await.unwrap().epoch > before.epoch);
+    assert_eq!(faulty.unavailable.load(Ordering::Relaxed), 0);
+}
+
 macro_rules! suite {
     ($name:ident, $open:expr) => {
         mod $name {
@@ -188,6 +313,9 @@ macro_rules! suite {
             suite!(@case $open, old_history_is_compacted_and_says_so);
             suite!(@case $open, leases_end_unless_they_are_kept_alive);
             suite!(@case $open, elections_have_one_leader_at_a_time);
+            suite!(@case $open, a_candidate_recognises_its_own_key);
+            suite!(@case $open, a_candidate_waits_for_its_key_of_another_lease);
+            suite!(@case $open, a_campaign_survives_a_store_that_does_not_answer);
             suite!(@case $open, a_raised_revision_is_never_gone_below);
         }
     };

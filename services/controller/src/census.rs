@@ -166,7 +166,7 @@ mod tests {
 
     fn entry(op: Op) -> KeyValue {
         let Op::Put { key, value, .. } = op else { panic!("put makes a put") };
-        KeyValue { key, value, create_revision: 1, mod_revision: 1 }
+        KeyValue { key, value, create_revision: 1, mod_revision: 1, lease: 0 }
     }
 
     fn led(topic: u8, number: i32, leader: i32, leader_epoch: i32) -> KeyValue {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::time::Instant;
 use walser_metastore::{
-    KeyValue, Leadership, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
+    KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
 };
 use walser_service::Metrics;
 
@@ -131,9 +131,5 @@ impl Metastore for TimedStore {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.inner.revoke(lease).await
-    }
-
-    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
-        self.inner.campaign(name, candidate, lease).await
     }
 }
