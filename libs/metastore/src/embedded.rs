@@ -330,6 +330,10 @@ impl Metastore for Embedded {
         Ok(Box::new(self.engine.watch(prefix, after)))
     }
 
+    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.engine.compact(through)
+    }
+
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let lease = self.engine.grant(ttl);
         // The timer does not keep the file open.

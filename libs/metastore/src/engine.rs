@@ -15,7 +15,7 @@ pub(crate) use watch::EngineWatch;
 
 use crate::{Change, Compare, KeyValue, LeaseId, Op, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn};
 
-/// Revisions with changes that watches and ranges can go back.
+/// Revisions with changes that watches and ranges can go back at most, however seldom the history is compacted.
 pub const HISTORY_MAX: usize = 10_000;
 
 /// State behind a lock.
@@ -96,6 +96,23 @@ impl Engine {
         drop(state);
         self.announce();
         revision
+    }
+
+    /// Forgets the history up to and including `through`. Watches that wait have returned all of it: none is woken.
+    pub(crate) fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        if through > state.revision {
+            let text = format!("revision {through} is not there; compact through {} at most", state.revision);
+            return Err(StoreError::Invalid(text));
+        }
+        let first_kept = state.history.partition_point(|(revision, _)| *revision <= through);
+        let kept = state.history.split_off(first_kept);
+        let forgotten = std::mem::replace(&mut state.history, kept);
+        state.kept_from = state.kept_from.max(through);
+        // Freeing it takes a while: readers need not wait for that.
+        drop(state);
+        drop(forgotten);
+        Ok(())
     }
 
     /// Wakes watches: the state has changed.

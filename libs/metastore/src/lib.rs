@@ -217,6 +217,14 @@ pub trait Metastore: Send + Sync + Debug {
     /// Watches the keys with a prefix for changes after `after` (exclusive).
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError>;
 
+    /// Lets the store forget the history up to and including `through`: watches from before that revision and ranges as
+    /// of an earlier one answer `Compacted`. It concerns the whole store, not one prefix. What is forgotten already
+    /// changes nothing, and a store MAY forget more on its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a revision above the store's.
+    async fn compact(&self, through: Revision) -> Result<(), StoreError>;
+
     /// Makes a lease that ends when it is not kept alive for `ttl`.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
 

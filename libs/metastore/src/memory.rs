@@ -61,6 +61,10 @@ impl Metastore for Memory {
         Ok(Box::new(self.engine.watch(prefix, after)))
     }
 
+    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.engine.compact(through)
+    }
+
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let lease = self.engine.grant(ttl);
         let store = self.clone();

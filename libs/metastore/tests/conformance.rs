@@ -147,6 +147,29 @@ async fn old_history_is_compacted_and_says_so(store: Store) {
     assert_eq!(revision, kept_from + 1);
 }
 
+async fn history_is_forgotten_when_that_is_asked_for(store: Store) {
+    let first = commit(&store, vec![], vec![put("k", "1")]).await;
+    let mut behind = store.watch("k", first).await.unwrap();
+    let second = commit(&store, vec![], vec![put("k", "2")]).await;
+    let third = commit(&store, vec![], vec![put("k", "3")]).await;
+    assert!(matches!(store.compact(third + 1).await, Err(StoreError::Invalid(_))));
+    store.compact(second).await.unwrap();
+    store.compact(first).await.unwrap();
+    let compacted = |kept_from| WatchError::Compacted { kept_from };
+    assert_eq!(behind.next().await, Err(compacted(second)));
+    let at = |revision| RangeRequest { prefix: "k".into(), limit: 1, revision: Some(revision), after: None };
+    assert_eq!(store.range(at(first)).await, Err(StoreError::Compacted { kept_from: second }));
+    let values = |page: RangePage| page.entries.into_iter().map(|entry| entry.value).collect::<Vec<_>>();
+    assert_eq!(values(store.range(at(second)).await.unwrap()), ["2"]);
+    let mut watch = store.watch("k", second).await.unwrap();
+    let Ok(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("no changes") };
+    assert_eq!(revision, third);
+    store.compact(third).await.unwrap();
+    let fourth = commit(&store, vec![], vec![put("k", "4")]).await;
+    let Ok(WatchEvent::Changes { revision, .. }) = watch.next().await else { panic!("no changes") };
+    assert_eq!(revision, fourth, "a watch that has returned everything is not affected");
+}
+
 async fn leases_end_unless_they_are_kept_alive(store: Store) {
     let lease = store.grant(Duration::from_secs(10)).await.unwrap();
     let bound = |key: &str| Op::Put { key: key.to_owned(), value: "1".into(), lease: Some(lease) };
@@ -244,6 +267,10 @@ impl Metastore for Faulty {
         Ok(watch)
     }
 
+    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.inner.compact(through).await
+    }
+
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         self.inner.grant(ttl).await
     }
@@ -311,6 +338,7 @@ macro_rules! suite {
             suite!(@case $open, pages_show_one_revision_whatever_changes_meanwhile);
             suite!(@case $open, watches_give_every_change_once_and_in_order);
             suite!(@case $open, old_history_is_compacted_and_says_so);
+            suite!(@case $open, history_is_forgotten_when_that_is_asked_for);
             suite!(@case $open, leases_end_unless_they_are_kept_alive);
             suite!(@case $open, elections_have_one_leader_at_a_time);
             suite!(@case $open, a_candidate_recognises_its_own_key);

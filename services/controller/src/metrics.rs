@@ -121,6 +121,10 @@ impl Metastore for TimedStore {
         self.inner.watch(prefix, after).await
     }
 
+    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.inner.compact(through).await
+    }
+
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         self.inner.grant(ttl).await
     }
