@@ -47,7 +47,7 @@ async fn attempt<S: Metastore + ?Sized>(
             let txn = Txn { compares: vec![Compare::Missing(key.to_owned())], ops: vec![put] };
             match store.transact(txn).await? {
                 Outcome::Committed(epoch) => Ok(Some(epoch)),
-                Outcome::Conflict(_) => Ok(None),
+                Outcome::Conflict { .. } => Ok(None),
             }
         }
     }

@@ -167,7 +167,7 @@ impl State {
         }
         if !txn.compares.iter().all(|compare| self.holds(compare)) {
             let current = txn.compares.iter().map(|compare| self.entries.get(compare.key()).cloned());
-            return Ok(Err(Outcome::Conflict(current.collect())));
+            return Ok(Err(Outcome::Conflict { current: current.collect(), revision: self.revision }));
         }
         let revision = self.revision + 1;
         let changes = txn.ops.iter().filter_map(|op| self.change(op, revision)).collect();

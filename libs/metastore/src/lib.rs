@@ -86,8 +86,13 @@ pub struct Txn {
 pub enum Outcome {
     /// All changes happened, at this revision.
     Committed(Revision),
-    /// A condition did not hold, nothing happened. The compared keys as they are, in order.
-    Conflict(Vec<Option<KeyValue>>),
+    /// A condition did not hold, nothing happened.
+    Conflict {
+        /// The compared keys as they are, in the order of the compares.
+        current: Vec<Option<KeyValue>>,
+        /// The store's revision when they were compared.
+        revision: Revision,
+    },
 }
 
 /// A change seen by a watch.

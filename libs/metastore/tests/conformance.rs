@@ -27,7 +27,7 @@ fn delete(key: &str) -> Op {
 async fn commit(store: &Store, compares: Vec<Compare>, ops: Vec<Op>) -> Revision {
     match store.transact(Txn { compares, ops }).await.unwrap() {
         Outcome::Committed(revision) => revision,
-        Outcome::Conflict(current) => panic!("conflict: {current:?}"),
+        Outcome::Conflict { current, .. } => panic!("conflict: {current:?}"),
     }
 }
 
@@ -44,7 +44,10 @@ async fn transactions_compare_and_put(store: Store) {
     let second = commit(&store, vec![Compare::ModifiedAt("a".into(), first)], vec![put("a", "2")]).await;
     assert_eq!(second, first + 1);
     let stale = Txn { compares: vec![Compare::ModifiedAt("a".into(), first)], ops: vec![put("b", "9")] };
-    let Outcome::Conflict(current) = store.transact(stale).await.unwrap() else { panic!("stale compare passed") };
+    let other = commit(&store, vec![], vec![put("c", "1")]).await;
+    let outcome = store.transact(stale).await.unwrap();
+    let Outcome::Conflict { current, revision } = outcome else { panic!("stale compare passed") };
+    assert_eq!(revision, other, "the store's, not that of the key");
     assert_eq!(current[0].as_ref().unwrap().value, "2");
     assert_eq!(value(&store, "b").await.as_deref(), Some("1"));
     commit(&store, vec![Compare::CreatedAt("a".into(), first)], vec![delete("a")]).await;
@@ -200,7 +203,10 @@ async fn elections_have_one_leader_at_a_time(store: Store) {
     let successor = waiting.await.unwrap();
     assert!(successor.epoch > leader.epoch);
     let fenced = Txn { compares: vec![Compare::CreatedAt(leader.key, leader.epoch)], ops: vec![put("by", "one")] };
-    assert!(matches!(store.transact(fenced).await.unwrap(), Outcome::Conflict(_)), "a deposed leader writes nothing");
+    assert!(
+        matches!(store.transact(fenced).await.unwrap(), Outcome::Conflict { .. }),
+        "a deposed leader writes nothing"
+    );
 }
 
 /// A store that answers transactions and watches with faults, as often as it is told.

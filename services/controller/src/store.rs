@@ -84,7 +84,7 @@ impl Store {
     pub(crate) async fn commit(&self, txn: Txn) -> Result<Option<Revision>, Failure> {
         match self.inner.transact(txn).await.map_err(store_failure)? {
             Outcome::Committed(revision) => Ok(Some(revision)),
-            Outcome::Conflict(_) => Ok(None),
+            Outcome::Conflict { .. } => Ok(None),
         }
     }
 
