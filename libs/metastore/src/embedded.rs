@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::engine::{Engine, Prepared, Watch};
-use crate::memory::{campaign, wait_for_end};
-use crate::{Change, KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn};
+use crate::engine::{Engine, Prepared};
+use crate::memory::wait_for_end;
+use crate::{Change, KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch};
 
 /// Key to creation revision, modification revision, lease (0: none) and value.
 const ENTRIES: TableDefinition<'_, &str, (i64, i64, i64, &[u8])> = TableDefinition::new("entries");
@@ -238,7 +238,7 @@ fn load(database: &Database) -> Result<(BTreeMap<String, KeyValue>, Revision), S
             let (create_revision, mod_revision, lease, value) = value.value();
             if lease == 0 {
                 let (key, value) = (key.value().to_owned(), Bytes::copy_from_slice(value));
-                entries.insert(key.clone(), KeyValue { key, value, create_revision, mod_revision });
+                entries.insert(key.clone(), KeyValue { key, value, create_revision, mod_revision, lease });
             } else {
                 leased.push(key.value().to_owned());
             }
@@ -268,11 +268,11 @@ fn persist(database: &Database, prepared: &Prepared) -> Result<(), String> {
         let write = database.begin_write()?;
         {
             let mut table = write.open_table(ENTRIES)?;
-            for (change, lease) in &prepared.changes {
+            for change in &prepared.changes {
                 match change {
                     Change::Put(entry) => {
-                        let lease = lease.unwrap_or(0);
-                        let value = (entry.create_revision, entry.mod_revision, lease, entry.value.as_ref());
+                        let KeyValue { create_revision, mod_revision, lease, .. } = *entry;
+                        let value = (create_revision, mod_revision, lease, entry.value.as_ref());
                         table.insert(entry.key.as_str(), value)?;
                     }
                     Change::Delete { key } => drop(table.remove(key.as_str())?),
@@ -301,8 +301,8 @@ impl Metastore for Embedded {
         Ok(self.engine.get(key))
     }
 
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        Ok(self.engine.range(prefix))
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
+        self.engine.range(&request)
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
@@ -326,8 +326,12 @@ impl Metastore for Embedded {
         done.await.map_err(|error| StoreError::Unknown(error.to_string()))?
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        Ok(self.engine.watch(prefix, after))
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        Ok(Box::new(self.engine.watch(prefix, after)))
+    }
+
+    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.engine.compact(through)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
@@ -353,10 +357,6 @@ impl Metastore for Embedded {
             Some(txn) => self.commit(txn).await.map(drop),
             None => Ok(()),
         }
-    }
-
-    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
-        campaign(self, name, candidate, lease).await
     }
 }
 

@@ -1,16 +1,21 @@
 //! The store itself, in memory: what [`crate::Memory`] is and what [`crate::Embedded`] keeps a copy of.
 
+mod range;
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::watch::Sender;
 use tokio::time::Instant;
 
-use crate::{Change, Compare, KeyValue, LeaseId, Op, Outcome, Revision, Snapshot, StoreError, Txn, WatchEvent};
+pub(crate) use watch::EngineWatch;
 
-/// Revisions that watches can go back.
+use crate::{Change, Compare, KeyValue, LeaseId, Op, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn};
+
+/// Revisions with changes that watches and ranges can go back at most, however seldom the history is compacted.
 pub const HISTORY_MAX: usize = 10_000;
 
 /// State behind a lock.
@@ -18,11 +23,19 @@ pub const HISTORY_MAX: usize = 10_000;
 pub(crate) struct State {
     pub(crate) entries: BTreeMap<String, KeyValue>,
     pub(crate) revision: Revision,
-    /// Changes after this revision are in `history`.
+    /// Changes after this revision are in `history`, with what they replaced.
     kept_from: Revision,
-    history: VecDeque<(Revision, Arc<[Change]>)>,
+    history: VecDeque<(Revision, Vec<Recorded>)>,
     leases: HashMap<LeaseId, Lease>,
     next_lease: LeaseId,
+}
+
+/// A change in the history.
+#[derive(Debug)]
+struct Recorded {
+    change: Change,
+    /// What the key was before; `None`: it did not exist.
+    replaced: Option<KeyValue>,
 }
 
 #[derive(Debug)]
@@ -36,23 +49,14 @@ struct Lease {
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
     pub(crate) state: Arc<Mutex<State>>,
-    latest: Arc<watch::Sender<Revision>>,
-}
-
-/// A running watch.
-#[derive(Debug)]
-pub struct Watch {
-    state: Arc<Mutex<State>>,
-    latest: watch::Receiver<Revision>,
-    prefix: String,
-    after: Revision,
+    news: Arc<Sender<()>>,
 }
 
 /// A transaction whose conditions hold.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) revision: Revision,
-    pub(crate) changes: Vec<(Change, Option<LeaseId>)>,
+    pub(crate) changes: Vec<Change>,
 }
 
 // === impl Engine ===
@@ -68,7 +72,7 @@ impl Engine {
             leases: HashMap::new(),
             next_lease: 1,
         };
-        Self { state: Arc::new(Mutex::new(state)), latest: Arc::new(watch::Sender::new(revision)) }
+        Self { state: Arc::new(Mutex::new(state)), news: Arc::default() }
     }
 
     pub(crate) fn get(&self, key: &str) -> (Option<KeyValue>, Revision) {
@@ -76,29 +80,44 @@ impl Engine {
         (state.entries.get(key).cloned(), state.revision)
     }
 
-    pub(crate) fn range(&self, prefix: &str) -> Snapshot {
-        let state = self.state.lock();
-        let from = state.entries.range(prefix.to_owned()..);
-        let entries = from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, entry)| entry.clone());
-        Snapshot { entries: entries.collect(), revision: state.revision }
+    pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangePage, StoreError> {
+        self.state.lock().range(request)
     }
 
-    pub(crate) fn watch(&self, prefix: &str, after: Revision) -> Watch {
-        let (state, latest) = (Arc::clone(&self.state), self.latest.subscribe());
-        Watch { state, latest, prefix: prefix.to_owned(), after }
+    pub(crate) fn watch(&self, prefix: &str, after: Revision) -> EngineWatch {
+        EngineWatch::new(Arc::clone(&self.state), self.news.subscribe(), prefix.to_owned(), after)
     }
 
     /// Makes every later revision greater than `floor`.
     pub(crate) fn raise_revision(&self, floor: Revision) -> Revision {
         let mut state = self.state.lock();
         state.revision = state.revision.max(floor);
-        state.revision
+        let revision = state.revision;
+        drop(state);
+        self.announce();
+        revision
     }
 
-    /// Tells watches that there is something new.
+    /// Forgets the history up to and including `through`. Watches that wait have returned all of it: none is woken.
+    pub(crate) fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        if through > state.revision {
+            let text = format!("revision {through} is not there; compact through {} at most", state.revision);
+            return Err(StoreError::Invalid(text));
+        }
+        let first_kept = state.history.partition_point(|(revision, _)| *revision <= through);
+        let kept = state.history.split_off(first_kept);
+        let forgotten = std::mem::replace(&mut state.history, kept);
+        state.kept_from = state.kept_from.max(through);
+        // Freeing it takes a while: readers need not wait for that.
+        drop(state);
+        drop(forgotten);
+        Ok(())
+    }
+
+    /// Wakes watches: the state has changed.
     pub(crate) fn announce(&self) {
-        let revision = self.state.lock().revision;
-        self.latest.send_replace(revision);
+        self.news.send_replace(());
     }
 
     pub(crate) fn grant(&self, ttl: Duration) -> LeaseId {
@@ -148,21 +167,21 @@ impl State {
         }
         if !txn.compares.iter().all(|compare| self.holds(compare)) {
             let current = txn.compares.iter().map(|compare| self.entries.get(compare.key()).cloned());
-            return Ok(Err(Outcome::Conflict(current.collect())));
+            return Ok(Err(Outcome::Conflict { current: current.collect(), revision: self.revision }));
         }
         let revision = self.revision + 1;
         let changes = txn.ops.iter().filter_map(|op| self.change(op, revision)).collect();
         Ok(Ok(Prepared { revision, changes }))
     }
 
-    fn change(&self, op: &Op, revision: Revision) -> Option<(Change, Option<LeaseId>)> {
+    fn change(&self, op: &Op, revision: Revision) -> Option<Change> {
         match op {
             Op::Put { key, value, lease } => {
                 let create_revision = self.entries.get(key).map_or(revision, |entry| entry.create_revision);
-                let (key, value) = (key.clone(), value.clone());
-                Some((Change::Put(KeyValue { key, value, create_revision, mod_revision: revision }), *lease))
+                let (key, value, lease) = (key.clone(), value.clone(), lease.unwrap_or(0));
+                Some(Change::Put(KeyValue { key, value, create_revision, mod_revision: revision, lease }))
             }
-            Op::Delete { key } => self.entries.contains_key(key).then(|| (Change::Delete { key: key.clone() }, None)),
+            Op::Delete { key } => self.entries.contains_key(key).then(|| Change::Delete { key: key.clone() }),
         }
     }
 
@@ -180,22 +199,25 @@ impl State {
         if prepared.changes.is_empty() {
             return self.revision;
         }
-        for (change, lease) in &prepared.changes {
-            let (Change::Put(KeyValue { key, .. }) | Change::Delete { key }) = change;
-            for held in self.leases.values_mut() {
-                held.keys.remove(key);
+        let mut recorded = Vec::with_capacity(prepared.changes.len());
+        for change in prepared.changes {
+            let key = change.key();
+            let replaced = match &change {
+                Change::Put(entry) => self.entries.insert(key.to_owned(), entry.clone()),
+                Change::Delete { key } => self.entries.remove(key),
+            };
+            if let Some(lease) = replaced.as_ref().and_then(|entry| self.leases.get_mut(&entry.lease)) {
+                lease.keys.remove(key);
             }
-            match change {
-                Change::Put(entry) => drop(self.entries.insert(key.clone(), entry.clone())),
-                Change::Delete { key } => drop(self.entries.remove(key)),
+            if let Change::Put(entry) = &change
+                && let Some(lease) = self.leases.get_mut(&entry.lease)
+            {
+                lease.keys.insert(key.to_owned());
             }
-            if let Some(lease) = lease.and_then(|lease| self.leases.get_mut(&lease)) {
-                lease.keys.insert(key.clone());
-            }
+            recorded.push(Recorded { change, replaced });
         }
         self.revision = prepared.revision;
-        let changes: Arc<[Change]> = prepared.changes.into_iter().map(|(change, _)| change).collect();
-        self.history.push_back((self.revision, changes));
+        self.history.push_back((self.revision, recorded));
         while self.history.len() > HISTORY_MAX {
             if let Some((revision, _)) = self.history.pop_front() {
                 self.kept_from = revision;
@@ -212,41 +234,5 @@ impl Compare {
         match self {
             Self::Missing(key) | Self::CreatedAt(key, _) | Self::ModifiedAt(key, _) => key,
         }
-    }
-}
-
-// === impl Watch ===
-
-impl Watch {
-    /// The next event; waits for it. Cancelling the wait loses nothing. `None`: the store is gone.
-    pub async fn next(&mut self) -> Option<WatchEvent> {
-        loop {
-            self.latest.borrow_and_update();
-            if let Some(event) = self.ready() {
-                return Some(event);
-            }
-            self.latest.changed().await.ok()?;
-        }
-    }
-
-    fn ready(&mut self) -> Option<WatchEvent> {
-        let state = self.state.lock();
-        if self.after < state.kept_from {
-            let kept_from = state.kept_from;
-            return Some(WatchEvent::Compacted { kept_from });
-        }
-        let first = state.history.partition_point(|(revision, _)| *revision <= self.after);
-        for (revision, changes) in state.history.range(first..) {
-            self.after = *revision;
-            let under = |change: &&Change| match change {
-                Change::Put(entry) => entry.key.starts_with(&self.prefix),
-                Change::Delete { key } => key.starts_with(&self.prefix),
-            };
-            let changes: Vec<_> = changes.iter().filter(under).cloned().collect();
-            if !changes.is_empty() {
-                return Some(WatchEvent::Changes { revision: *revision, changes });
-            }
-        }
-        None
     }
 }

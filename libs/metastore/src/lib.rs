@@ -3,9 +3,11 @@
 //! The shape is etcd's (v3 API), because a cluster runs on etcd; [`Embedded`] gives one process the same on a local
 //! file, [`Memory`] in memory. `tests/conformance.rs` is the one suite that every implementation passes.
 
+mod election;
 mod embedded;
 mod engine;
 mod memory;
+mod range;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -14,14 +16,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use embedded::Embedded;
-pub use engine::{HISTORY_MAX, Watch};
+pub use engine::HISTORY_MAX;
 pub use memory::Memory;
+pub use range::{RangePage, RangeRequest, Snapshot, read_all};
 
 /// Grows by one with every transaction that changes something. Never reused, also not across an import into
 /// another store: what leaves this crate is the store's own revision plus a base.
 pub type Revision = i64;
 
-/// A lease: keys bound to it go away when it ends.
+/// A lease: keys bound to it go away when it ends. Greater than 0.
 pub type LeaseId = i64;
 
 /// A key with what is known of it.
@@ -35,6 +38,8 @@ pub struct KeyValue {
     pub create_revision: Revision,
     /// Revision of its last change.
     pub mod_revision: Revision,
+    /// The lease that it is bound to; 0: none.
+    pub lease: LeaseId,
 }
 
 /// A condition of a transaction.
@@ -81,17 +86,13 @@ pub struct Txn {
 pub enum Outcome {
     /// All changes happened, at this revision.
     Committed(Revision),
-    /// A condition did not hold, nothing happened. The compared keys as they are, in order.
-    Conflict(Vec<Option<KeyValue>>),
-}
-
-/// Keys as of one revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
-    /// In the order of their keys.
-    pub entries: Vec<KeyValue>,
-    /// The store's revision.
-    pub revision: Revision,
+    /// A condition did not hold, nothing happened.
+    Conflict {
+        /// The compared keys as they are, in the order of the compares.
+        current: Vec<Option<KeyValue>>,
+        /// The store's revision when they were compared.
+        revision: Revision,
+    },
 }
 
 /// A change seen by a watch.
@@ -106,7 +107,7 @@ pub enum Change {
     },
 }
 
-/// What a watch gives.
+/// What a watch returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchEvent {
     /// All changes of one revision under the prefix.
@@ -116,11 +117,26 @@ pub enum WatchEvent {
         /// In the order of the transaction.
         changes: Vec<Change>,
     },
-    /// The history back to the asked revision is not kept any more: list again and watch from there.
+    /// Every change up to this revision under the prefix has been returned. Revisions without changes under the prefix
+    /// are reported this way, several of them at once where they come faster than the watch is read.
+    Progress {
+        /// The revision.
+        revision: Revision,
+    },
+}
+
+/// Why a watch ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// The history back to the last event is not kept any more: read again and watch from there.
+    #[error("the history up to revision {kept_from} was compacted; read again and watch from there")]
     Compacted {
-        /// Changes from after this revision on are still there.
+        /// Changes after this revision are still there.
         kept_from: Revision,
     },
+    /// The store does not answer, or was closed. A new watch may continue after the last event.
+    #[error("the metadata store is not available: {0}; watch again after the last event")]
+    Unavailable(String),
 }
 
 /// Proof of having won an election: as long as the key exists with this creation revision, nobody else has.
@@ -133,7 +149,7 @@ pub struct Leadership {
 }
 
 /// Why a store did not answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The request cannot be carried out by any store.
     #[error("the request is invalid: {0}")]
@@ -141,6 +157,12 @@ pub enum StoreError {
     /// The lease does not exist (any more).
     #[error("lease {0} does not exist")]
     NoLease(LeaseId),
+    /// The revision that was asked for is not kept any more: read at a later one.
+    #[error("the history up to revision {kept_from} was compacted; read at a later revision")]
+    Compacted {
+        /// This revision and later ones can be read.
+        kept_from: Revision,
+    },
     /// Nothing was applied; try again later.
     #[error("the metadata store is not available: {0}")]
     Unavailable(String),
@@ -152,11 +174,26 @@ pub enum StoreError {
     Format(String),
 }
 
+/// A running watch. Dropping it ends it.
+///
+/// It MUST return every change under its prefix once, in the order of their revisions, and all changes of one revision
+/// in one event. It MUST return [`WatchEvent::Progress`] when the store's revision grows without changes under the
+/// prefix, and MAY return it at other times. Revisions of events MUST NOT decrease, and changes at or
+/// below the revision of a `Progress` MUST NOT follow it. After an error the watch MUST NOT return events.
+#[async_trait]
+pub trait Watch: Send + Debug {
+    /// Waits for the next event. Dropping the future MUST NOT lose an event.
+    ///
+    /// # Errors
+    /// [`WatchError`] when the watch has ended.
+    async fn next(&mut self) -> Result<WatchEvent, WatchError>;
+}
+
 /// A metadata store.
 ///
 /// Every read MUST be linearizable: it sees all transactions that were answered before it began. A transaction MUST
 /// be durable before it is answered. Revisions MUST grow with every change and MUST never be reused, whatever
-/// happens to the store. Watches MUST give every change once, in order, or say `Compacted`.
+/// happens to the store.
 ///
 /// Dropping the future of a call MAY leave its effect in place.
 #[async_trait]
@@ -164,8 +201,12 @@ pub trait Metastore: Send + Sync + Debug {
     /// One key, and the store's revision.
     async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError>;
 
-    /// All keys with a prefix.
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError>;
+    /// Some of the keys with a prefix. An older revision is answered exactly as of then; see [`read_all`] for all pages.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] for a revision that the history does not reach any more, [`StoreError::Invalid`] for one
+    /// above the store's.
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError>;
 
     /// Carries out a transaction.
     ///
@@ -179,7 +220,15 @@ pub trait Metastore: Send + Sync + Debug {
     async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError>;
 
     /// Watches the keys with a prefix for changes after `after` (exclusive).
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError>;
+
+    /// Lets the store forget the history up to and including `through`: watches from before that revision and ranges as
+    /// of an earlier one answer `Compacted`. It concerns the whole store, not one prefix. What is forgotten already
+    /// changes nothing, and a store MAY forget more on its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a revision above the store's.
+    async fn compact(&self, through: Revision) -> Result<(), StoreError>;
 
     /// Makes a lease that ends when it is not kept alive for `ttl`.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
@@ -191,5 +240,28 @@ pub trait Metastore: Send + Sync + Debug {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 
     /// Waits until this candidate is the leader of `name`. Its leadership ends with the lease.
-    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError>;
+    ///
+    /// `candidate` MUST be unique for each start of a process: a key with this candidate and this lease is taken for the
+    /// outcome of an attempt whose answer was lost. A key with this candidate and another lease is waited for like that
+    /// of any other candidate. While the store does not answer, the key is read again until it does.
+    ///
+    /// When the future is dropped, the candidate MAY become the leader nevertheless, until its lease ends; a campaign
+    /// with the same candidate and lease returns that leadership.
+    ///
+    /// # Errors
+    /// [`StoreError::NoLease`] when the lease has ended by the time the key is free.
+    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
+        election::campaign(self, name, candidate, lease).await
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    /// The key that changed.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(KeyValue { key, .. }) | Self::Delete { key } => key,
+        }
+    }
 }

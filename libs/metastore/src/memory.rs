@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::engine::{Engine, Watch};
-use crate::{
-    Compare, KeyValue, Leadership, LeaseId, Metastore, Op, Outcome, Revision, Snapshot, StoreError, Txn, WatchEvent,
-};
+use crate::engine::Engine;
+use crate::{KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch};
 
 /// A store in memory. Clones share it.
 #[derive(Debug, Clone)]
@@ -47,8 +45,8 @@ impl Metastore for Memory {
         Ok(self.engine.get(key))
     }
 
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        Ok(self.engine.range(prefix))
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
+        self.engine.range(&request)
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
@@ -59,8 +57,12 @@ impl Metastore for Memory {
         Ok(self.engine.raise_revision(floor))
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        Ok(self.engine.watch(prefix, after))
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        Ok(Box::new(self.engine.watch(prefix, after)))
+    }
+
+    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.engine.compact(through)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
@@ -83,10 +85,6 @@ impl Metastore for Memory {
             None => Ok(()),
         }
     }
-
-    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
-        campaign(self, name, candidate, lease).await
-    }
 }
 
 /// Waits until a lease has not been kept alive in time.
@@ -96,36 +94,5 @@ pub(crate) async fn wait_for_end(engine: &Engine, lease: LeaseId) {
             return;
         }
         tokio::time::sleep_until(deadline).await;
-    }
-}
-
-/// An election over any store: whoever creates the key leads until it goes away.
-pub(crate) async fn campaign(
-    store: &dyn Metastore,
-    name: &str,
-    candidate: &str,
-    lease: LeaseId,
-) -> Result<Leadership, StoreError> {
-    let key = format!("election/{name}");
-    loop {
-        let put = Op::Put { key: key.clone(), value: candidate.to_owned().into(), lease: Some(lease) };
-        let txn = Txn { compares: vec![Compare::Missing(key.clone())], ops: vec![put] };
-        match store.transact(txn).await? {
-            Outcome::Committed(epoch) => return Ok(Leadership { key, epoch }),
-            Outcome::Conflict(_) => {
-                let (holder, revision) = store.get(&key).await?;
-                if holder.is_some() {
-                    wait_for_change(store, &key, revision).await?;
-                }
-            }
-        }
-    }
-}
-
-async fn wait_for_change(store: &dyn Metastore, key: &str, after: Revision) -> Result<(), StoreError> {
-    let mut watch = store.watch(key, after).await?;
-    match watch.next().await {
-        Some(WatchEvent::Changes { .. } | WatchEvent::Compacted { .. }) => Ok(()),
-        None => Err(StoreError::Unavailable("the store was closed".to_owned())),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_metastore::{Change, KeyValue, Metastore, StoreError, WatchEvent};
+use walser_metastore::{Change, KeyValue, Metastore, StoreError, WatchError, WatchEvent, read_all};
 use walser_model::TopicId;
 
 use crate::keys::node::Live;
@@ -61,15 +61,22 @@ pub(crate) async fn follow(store: Arc<dyn Metastore>, metrics: ClusterMetrics) {
 
 /// Counts everything, then changes, until the store does not have the history any more.
 async fn follow_once(store: &dyn Metastore, census: &mut Census, metrics: &ClusterMetrics) -> Result<(), StoreError> {
-    let all = store.range("").await?;
+    let all = read_all(store, "").await?;
     census.replace(&all.entries);
     metrics.show(census, all.revision);
     let mut watch = store.watch("", all.revision).await?;
-    while let Some(WatchEvent::Changes { revision, changes }) = watch.next().await {
-        changes.iter().for_each(|change| census.apply(change));
+    loop {
+        let revision = match watch.next().await {
+            Ok(WatchEvent::Changes { revision, changes }) => {
+                changes.iter().for_each(|change| census.apply(change));
+                revision
+            }
+            Ok(WatchEvent::Progress { revision }) => revision,
+            Err(WatchError::Compacted { .. }) => return Ok(()),
+            Err(WatchError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
+        };
         metrics.show(census, revision);
     }
-    Ok(())
 }
 
 // === impl Census ===
@@ -159,7 +166,7 @@ mod tests {
 
     fn entry(op: Op) -> KeyValue {
         let Op::Put { key, value, .. } = op else { panic!("put makes a put") };
-        KeyValue { key, value, create_revision: 1, mod_revision: 1 }
+        KeyValue { key, value, create_revision: 1, mod_revision: 1, lease: 0 }
     }
 
     fn led(topic: u8, number: i32, leader: i32, leader_epoch: i32) -> KeyValue {

@@ -17,7 +17,9 @@ pub enum StartError {
 /// A store that does not answer, as callers see it.
 pub(crate) fn store_failure(error: StoreError) -> Failure {
     match error {
-        StoreError::Unavailable(_) => Failure::new(Reason::MetadataStoreUnavailable, error.to_string()),
+        StoreError::Unavailable(_) | StoreError::Compacted { .. } => {
+            Failure::new(Reason::MetadataStoreUnavailable, error.to_string())
+        }
         StoreError::Unknown(_) => Failure::new(Reason::RequestTimedOut, error.to_string()).with("stage", "metadata"),
         StoreError::Invalid(_) | StoreError::NoLease(_) | StoreError::Format(_) => Failure::internal(error.to_string()),
     }

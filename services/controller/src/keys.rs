@@ -57,6 +57,6 @@ pub(crate) fn delete(key: String) -> Op {
 pub(crate) fn assert_form<V: Value + PartialEq + std::fmt::Debug>(value: &V, text: &str) {
     let Op::Put { value: bytes, .. } = put("k".to_owned(), value) else { panic!("put makes a put") };
     assert_eq!(std::str::from_utf8(&bytes).unwrap(), text);
-    let entry = KeyValue { key: "k".to_owned(), value: bytes, create_revision: 1, mod_revision: 1 };
+    let entry = KeyValue { key: "k".to_owned(), value: bytes, create_revision: 1, mod_revision: 1, lease: 0 };
     assert_eq!(&decode::<V>(&entry).unwrap(), value);
 }

@@ -9,6 +9,7 @@
 mod api;
 mod availability;
 mod census;
+mod compaction;
 mod config;
 mod error;
 mod keys;
@@ -77,7 +78,8 @@ pub async fn start(config: Config, environment: Environment, network: &Network) 
     let store = Store::new(Arc::clone(&timed), config.clone());
     let cluster = store.ensure_cluster(environment.random.bytes(), environment.clock.now_millis()).await?;
     let lineage = store.begin_lineage(environment.random.bytes()).await?;
-    tokio::spawn(vital::must_not_panic("census", census::follow(timed, counted)));
+    tokio::spawn(vital::must_not_panic("census", census::follow(Arc::clone(&timed), counted)));
+    tokio::spawn(vital::must_not_panic("compaction", compaction::run(timed)));
     let stopping = Shutdown::new(Duration::ZERO);
     let controller = Arc::new(api::Controller {
         store,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::time::Instant;
-use walser_metastore::{KeyValue, Leadership, LeaseId, Metastore, Outcome, Revision, Snapshot, StoreError, Txn, Watch};
+use walser_metastore::{
+    KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
+};
 use walser_service::Metrics;
 
 use crate::census::{Census, Totals};
@@ -103,8 +105,8 @@ impl Metastore for TimedStore {
         timed(&self.gets, self.inner.get(key)).await
     }
 
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        timed(&self.ranges, self.inner.range(prefix)).await
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
+        timed(&self.ranges, self.inner.range(request)).await
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
@@ -115,8 +117,12 @@ impl Metastore for TimedStore {
         self.inner.raise_revision(floor).await
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         self.inner.watch(prefix, after).await
+    }
+
+    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.inner.compact(through).await
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
@@ -129,9 +135,5 @@ impl Metastore for TimedStore {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.inner.revoke(lease).await
-    }
-
-    async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
-        self.inner.campaign(name, candidate, lease).await
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walser_metastore::{Compare, KeyValue, Metastore, Outcome, Revision, Txn};
+use walser_metastore::{Compare, KeyValue, Metastore, Outcome, Revision, Txn, read_all};
 use walser_model::{ClusterId, Timestamp};
 use walser_rpc::Failure;
 
@@ -77,14 +77,14 @@ impl Store {
     }
 
     pub(crate) async fn range(&self, prefix: &str) -> Result<Vec<KeyValue>, Failure> {
-        Ok(self.inner.range(prefix).await.map_err(store_failure)?.entries)
+        Ok(read_all(&*self.inner, prefix).await.map_err(store_failure)?.entries)
     }
 
     /// Commits; `None` when a condition did not hold and the decision must be taken again.
     pub(crate) async fn commit(&self, txn: Txn) -> Result<Option<Revision>, Failure> {
         match self.inner.transact(txn).await.map_err(store_failure)? {
             Outcome::Committed(revision) => Ok(Some(revision)),
-            Outcome::Conflict(_) => Ok(None),
+            Outcome::Conflict { .. } => Ok(None),
         }
     }
 

@@ -85,5 +85,5 @@ async fn a_failed_write_is_over_when_there_is_room_again() {
     assert!(matches!(store.transact(put("second")).await.unwrap(), Outcome::Committed(_)));
     assert!(store.get("second").await.unwrap().0.is_some());
     let again = self::store(&disk);
-    assert_eq!(again.range("").await.unwrap().entries.len(), 2);
+    assert_eq!(crate::read_all(&again, "").await.unwrap().entries.len(), 2);
 }

@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 use tonic::Status;
-use walser_metastore::{Change, KeyValue, Revision, WatchEvent};
+use walser_metastore::{Change, KeyValue, Revision, StoreError, WatchError, WatchEvent, read_all};
 use walser_proto::internal::v1 as pbi;
 use walser_rpc::Failure;
 
@@ -60,22 +60,22 @@ async fn follow(controller: &Controller, version: &mut Revision, items: &mpsc::S
             event = watch.next() => event,
             () = items.closed() => return Ok(()),
         };
-        match event {
-            Some(WatchEvent::Changes { revision, changes }) => {
-                let mut message = delta(controller, &changes)?;
-                (message.version, message.commit) = (revision, true);
-                *version = revision;
-                if items.send(Ok(message)).await.is_err() {
-                    return Ok(());
-                }
-            }
-            Some(WatchEvent::Compacted { .. }) | None => return Ok(()),
+        let (revision, mut message) = match event {
+            Ok(WatchEvent::Changes { revision, changes }) => (revision, delta(controller, &changes)?),
+            Ok(WatchEvent::Progress { revision }) => (revision, empty(controller)),
+            Err(WatchError::Compacted { .. }) => return Ok(()),
+            Err(WatchError::Unavailable(why)) => return Err(store_failure(StoreError::Unavailable(why))),
+        };
+        (message.version, message.commit) = (revision, true);
+        *version = revision;
+        if items.send(Ok(message)).await.is_err() {
+            return Ok(());
         }
     }
 }
 
 async fn snapshot(controller: &Controller, items: &mpsc::Sender<Item>) -> Result<Revision, Failure> {
-    let all = controller.store.inner().range("").await.map_err(store_failure)?;
+    let all = read_all(&**controller.store.inner(), "").await.map_err(store_failure)?;
     let revision = all.revision;
     let mut first = true;
     let mut left = &all.entries[..];
