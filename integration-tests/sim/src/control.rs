@@ -69,7 +69,7 @@ impl World {
 
     /// Writes a decision. `None`: nothing was written, or nobody knows.
     fn transact(&mut self, at: usize, decision: Decision<usize>) -> Option<Changed> {
-        let decision = self.controllers[at].decider.conditions(decision);
+        let decision = self.controllers[at].decider.comparisons(decision);
         // A transaction of which nobody hears may also be written later, after everything was read again.
         if self.random.chance(self.weights.unknown / 4) && self.late.len() < LATE_MAX {
             self.late.push(decision);

@@ -22,8 +22,8 @@ impl Decider {
         !self.rules.hold(rule)
     }
 
-    /// Drops the conditions that nobody sets without some rule.
-    pub(crate) fn conditions(self, mut decision: Decision<usize>) -> Decision<usize> {
+    /// Drops the comparisons that nobody sets without some rule.
+    pub(crate) fn comparisons(self, mut decision: Decision<usize>) -> Decision<usize> {
         if self.rules == Rules::ALL {
             return decision;
         }
@@ -31,7 +31,7 @@ impl Decider {
         let registers = decision.writes.iter().any(|write| matches!(write, Write::Registration(_)));
         let (guard, all) = (self.lacks(Rule::ElectionGuard), of_partition && self.lacks(Rule::CompareAll));
         let nodes = all || (of_partition || registers) && self.lacks(Rule::CompareNodes);
-        decision.conditions.retain(|condition| match condition {
+        decision.comparisons.retain(|condition| match condition {
             Comparison::Controller(_) => !guard,
             Comparison::Partition(..) | Comparison::Missing(_) => !all,
             Comparison::Registration(..) | Comparison::Live(..) => !nodes,

@@ -61,7 +61,7 @@ fn join(controller: &Controller, epochs: [i64; 3]) -> Decision<usize> {
         partition_epoch: known.epoch,
         isr: (0..3).map(id).zip(epochs).collect(),
     };
-    controller.decider.conditions(controller.decider.alter_isr(&controller.view, known, &proposal).unwrap())
+    controller.decider.comparisons(controller.decider.alter_isr(&controller.view, known, &proposal).unwrap())
 }
 
 /// `no_election_guard`: everything that a deposed controller has read is still true, but who it is.
@@ -73,7 +73,7 @@ fn a_deposed_controller_writes_nothing() {
         let deposed = controller(&store, rules);
         store.elect();
         let decision = elect_preferred(&deposed.view, &deposed.partitions[0]).unwrap();
-        let decision = deposed.decider.conditions(decision);
+        let decision = deposed.decider.comparisons(decision);
         let written = store.transact(&decision).unwrap();
         assert_eq!(written.is_none(), holds);
     }

@@ -88,7 +88,7 @@ impl Store {
 
     /// Carries out a decision whole, or not at all. `Err`: an invariant of the metadata would be broken.
     pub(crate) fn transact(&mut self, decision: &Decision<usize>) -> Result<Option<Changed>, String> {
-        if !decision.conditions.iter().all(|compare| self.holds(compare)) {
+        if !decision.comparisons.iter().all(|compare| self.holds(compare)) {
             return Ok(None);
         }
         if let Some(problem) = decision.problem() {

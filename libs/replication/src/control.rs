@@ -103,11 +103,11 @@ pub enum Write<P> {
     },
 }
 
-/// A transaction: all of `writes` when all of `conditions` hold, else nothing.
+/// A transaction: all of `writes` when all of `comparisons` hold, else nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision<P> {
     /// All of them must hold.
-    pub conditions: Vec<Comparison<P>>,
+    pub comparisons: Vec<Comparison<P>>,
     /// All of them happen.
     pub writes: Vec<Write<P>>,
 }
@@ -139,7 +139,7 @@ impl<P: Clone> Decision<P> {
 
     /// Nothing yet, under the guard of the controller key.
     fn new(context: &DecisionContext) -> Self {
-        Self { conditions: vec![Comparison::Controller(context.controller_epoch)], writes: Vec::new() }
+        Self { comparisons: vec![Comparison::Controller(context.controller_epoch)], writes: Vec::new() }
     }
 
     /// Another value of a partition that was read. `on`: nodes whose records decided.
@@ -150,7 +150,7 @@ impl<P: Clone> Decision<P> {
         on: impl IntoIterator<Item = NodeId>,
     ) -> Self {
         let mut decision = Self::new(context);
-        decision.conditions.push(Comparison::Partition(record.key.clone(), record.epoch));
+        decision.comparisons.push(Comparison::Partition(record.key.clone(), record.epoch));
         for node in on {
             decision.compare_node(context, node);
         }
@@ -160,8 +160,8 @@ impl<P: Clone> Decision<P> {
 
     fn compare_node(&mut self, context: &DecisionContext, node: NodeId) {
         let (epoch, live) = context.node(node).map_or((0, 0), |found| (found.epoch, found.live_revision));
-        self.conditions.push(Comparison::Registration(node, epoch));
-        self.conditions.push(Comparison::Live(node, live));
+        self.comparisons.push(Comparison::Registration(node, epoch));
+        self.comparisons.push(Comparison::Live(node, live));
     }
 }
 

@@ -1,39 +1,29 @@
-//! The census: what there is in the cluster, counted from the changes of the metadata store.
+//! The census: what there is in the cluster, counted from the steps of the controller's view.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
 
-use walser_metastore::{Change, KeyValue, Metastore, StoreError, WatchError, WatchEvent, read_all};
-use walser_model::TopicId;
+use tokio::sync::broadcast::error::RecvError;
+use walser_metadata::{Changes, View};
+use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 
-use crate::keys::node::Live;
-use crate::keys::partition::{self, Partition};
-use crate::keys::{decode, node, topic};
 use crate::metrics::ClusterMetrics;
+use crate::views::Views;
 
-/// Pause before the store is read again after it gave no answer.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// What is counted. It holds one entry for each topic, partition and node of the metadata, which bounds them.
+/// What is counted. It holds one entry for each partition of the metadata, which bounds it.
 #[derive(Debug, Default)]
 pub(crate) struct Census {
-    topics: HashSet<TopicId>,
-    leaders: HashMap<(TopicId, i32), Leader>,
+    leaders: HashMap<TopicPartition, LeaderOf>,
     /// Partitions without a leader.
     without_leader: usize,
-    /// Whether a node is fenced, by id.
-    nodes: BTreeMap<i32, bool>,
-    deleting: HashSet<TopicId>,
     leader_changes: u64,
     leader_epochs: u64,
 }
 
-/// The leader of a partition. Node -1: there is none.
+/// The leader of a partition, if it has one, and its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Leader {
-    node: i32,
-    epoch: i32,
+struct LeaderOf {
+    node: Option<NodeId>,
+    epoch: LeaderEpoch,
 }
 
 /// How much there is.
@@ -49,33 +39,22 @@ pub(crate) struct Totals {
 }
 
 /// Counts, and shows what was counted, for as long as the process runs.
-pub(crate) async fn follow(store: Arc<dyn Metastore>, metrics: ClusterMetrics) {
+pub(crate) async fn follow(views: Views, metrics: ClusterMetrics) {
     let mut census = Census::default();
     loop {
-        if let Err(error) = follow_once(&*store, &mut census, &metrics).await {
-            tracing::debug!(%error, "the metadata cannot be counted");
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-}
-
-/// Counts everything, then changes, until the store does not have the history any more.
-async fn follow_once(store: &dyn Metastore, census: &mut Census, metrics: &ClusterMetrics) -> Result<(), StoreError> {
-    let all = read_all(store, "").await?;
-    census.replace(&all.entries);
-    metrics.show(census, all.revision);
-    let mut watch = store.watch("", all.revision).await?;
-    loop {
-        let revision = match watch.next().await {
-            Ok(WatchEvent::Changes { revision, changes }) => {
-                changes.iter().for_each(|change| census.apply(change));
-                revision
+        let (view, mut updates) = views.subscribe();
+        census.replace(&view.metadata);
+        metrics.show(&mut census, &view.metadata);
+        loop {
+            match updates.recv().await {
+                Ok(update) => {
+                    census.apply(&update.view.metadata, &update.changes);
+                    metrics.show(&mut census, &update.view.metadata);
+                }
+                Err(RecvError::Lagged(_)) => break,
+                Err(RecvError::Closed) => return,
             }
-            Ok(WatchEvent::Progress { revision }) => revision,
-            Err(WatchError::Compacted { .. }) => return Ok(()),
-            Err(WatchError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
-        };
-        metrics.show(census, revision);
+        }
     }
 }
 
@@ -83,66 +62,53 @@ async fn follow_once(store: &dyn Metastore, census: &mut Census, metrics: &Clust
 
 impl Census {
     /// Counts anew; elections are counted by what was known before.
-    fn replace(&mut self, entries: &[KeyValue]) {
-        let before = std::mem::take(self);
-        let (leader_changes, leader_epochs) = (before.leader_changes, before.leader_epochs);
-        *self = Self { leaders: before.leaders, leader_changes, leader_epochs, ..Self::default() };
-        entries.iter().for_each(|entry| self.put(entry));
-        let there: HashSet<_> = entries.iter().filter_map(|entry| partition::parse(&entry.key)).collect();
-        self.leaders.retain(|id, _| there.contains(id));
-        self.without_leader = self.leaders.values().filter(|leader| leader.node < 0).count();
+    fn replace(&mut self, view: &View) {
+        self.leaders.retain(|id, _| view.partition(*id).is_some());
+        self.without_leader = self.leaders.values().filter(|leader| leader.node.is_none()).count();
+        view.partitions().for_each(|partition| self.count(view, partition.record.key));
     }
 
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Put(entry) => self.put(entry),
-            Change::Delete { key } => self.delete(key),
+    fn apply(&mut self, view: &View, changes: &Changes) {
+        if changes.snapshot {
+            return self.replace(view);
         }
+        changes.partitions.iter().for_each(|id| self.count(view, *id));
+        // The partitions of a deleted topic are gone with it, for users.
+        let deleted = changes.topics.iter().filter(|topic| view.topic(**topic).is_none());
+        deleted
+            .flat_map(|topic| view.partitions_of(*topic))
+            .for_each(|partition| self.count(view, partition.record.key));
     }
 
-    fn put(&mut self, entry: &KeyValue) {
-        if let Some(id) = partition::parse(&entry.key) {
-            // What cannot be read is reported where it is used.
-            let Ok(Partition { leader: node, leader_epoch: epoch, .. }) = decode(entry) else { return };
-            self.without_leader += usize::from(node < 0);
-            if let Some(before) = self.leaders.insert(id, Leader { node, epoch }) {
-                self.without_leader = self.without_leader.saturating_sub(usize::from(before.node < 0));
-                self.leader_changes += u64::from(before.node != node);
-                self.leader_epochs += u64::from(before.epoch < epoch);
+    /// Counts a partition as it is now.
+    fn count(&mut self, view: &View, id: TopicPartition) {
+        let dying = view.topic(id.topic).is_none() && view.tombstone(id.topic).is_some();
+        let state = view.partition(id).filter(|_| !dying).map(|partition| &partition.record.state);
+        let now = state.map(|state| LeaderOf { node: state.leader, epoch: state.leader_epoch });
+        let before = match now {
+            Some(now) => self.leaders.insert(id, now),
+            None => self.leaders.remove(&id),
+        };
+        self.without_leader += usize::from(now.is_some_and(|now| now.node.is_none()));
+        if let Some(before) = before {
+            self.without_leader -= usize::from(before.node.is_none());
+            if let Some(now) = now {
+                self.leader_changes += u64::from(before.node != now.node);
+                self.leader_epochs += u64::from(before.epoch < now.epoch);
             }
-        } else if let Some(id) = topic::parse(&entry.key) {
-            self.topics.insert(id);
-        } else if let Some(id) = topic::parse_deleting(&entry.key) {
-            self.deleting.insert(id);
-        } else if let Some((id, false)) = node::parse(&entry.key)
-            && let Ok(Live { fenced }) = decode(entry)
-        {
-            self.nodes.insert(id, fenced);
         }
     }
 
-    fn delete(&mut self, key: &str) {
-        if let Some(id) = partition::parse(key) {
-            let gone = self.leaders.remove(&id).is_some_and(|leader| leader.node < 0);
-            self.without_leader = self.without_leader.saturating_sub(usize::from(gone));
-        } else if let Some(id) = topic::parse(key) {
-            self.topics.remove(&id);
-        } else if let Some(id) = topic::parse_deleting(key) {
-            self.deleting.remove(&id);
-        } else if let Some((id, false)) = node::parse(key) {
-            self.nodes.remove(&id);
-        }
-    }
-
-    pub(crate) fn totals(&self) -> Totals {
-        let fenced_nodes = self.nodes.values().filter(|fenced| **fenced).count();
+    pub(crate) fn totals(&self, view: &View) -> Totals {
+        let nodes = || view.nodes().filter(|(_, node)| node.epoch > 0);
+        let fenced_nodes = nodes().filter(|(_, node)| node.liveness.fenced).count();
         Totals {
-            topics: self.topics.len(),
-            partitions: self.leaders.len(),
+            topics: view.topic_count(),
+            partitions: view.partition_count(),
             without_leader: self.without_leader,
-            active_nodes: self.nodes.len() - fenced_nodes,
+            active_nodes: nodes().count() - fenced_nodes,
             fenced_nodes,
-            operations: self.deleting.len(),
+            operations: view.tombstones().count(),
         }
     }
 
@@ -154,77 +120,108 @@ impl Census {
 
 #[cfg(test)]
 mod tests {
-    use walser_metastore::Op;
+    use std::sync::Arc;
+
+    use walser_metadata::value::{NodeLiveness, NodeRegistration, TombstoneValue, TopicValue};
+    use walser_metadata::{Delta, MetadataChange};
+    use walser_model::{PartitionIndex, TopicId};
+    use walser_replication::PartitionState;
 
     use super::*;
-    use crate::keys::put;
-    use crate::keys::topic::{Deleting, Topic};
 
     fn id(byte: u8) -> TopicId {
         TopicId::from_bytes([byte; 16])
     }
 
-    fn entry(op: Op) -> KeyValue {
-        let Op::Put { key, value, .. } = op else { panic!("put makes a put") };
-        KeyValue { key, value, create_revision: 1, mod_revision: 1, lease: 0 }
+    fn at(byte: u8, number: i32) -> TopicPartition {
+        TopicPartition::new(id(byte), PartitionIndex(number))
     }
 
-    fn led(topic: u8, number: i32, leader: i32, leader_epoch: i32) -> KeyValue {
-        let value = Partition { replicas: vec![1], leader, leader_epoch, isr: vec![1], min_isr: 1 };
-        entry(put(partition::key(id(topic), number), &value))
+    fn led(topic: u8, number: i32, leader: Option<i32>, epoch: i32, revision: i64) -> MetadataChange {
+        let leader = leader.map(NodeId);
+        let state =
+            PartitionState { leader, leader_epoch: LeaderEpoch(epoch), ..PartitionState::new(vec![NodeId(1)], 1) };
+        MetadataChange::Partition { id: at(topic, number), value: Box::new(state.into()), revision }
     }
 
-    fn named(byte: u8) -> KeyValue {
-        let value = Topic {
-            name: "t".to_owned(),
-            partition_count: 1,
-            replication_factor: 1,
-            config: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            description: String::new(),
-            created_ms: 0,
-        };
-        entry(put(topic::key(id(byte)), &value))
+    fn named(byte: u8) -> MetadataChange {
+        let value = TopicValue { name: format!("t{byte}"), partition_count: 2, ..TopicValue::default() };
+        MetadataChange::Topic { id: id(byte), value: Arc::new(value), revision: 1 }
     }
 
-    fn live(number: i32, fenced: bool) -> KeyValue {
-        entry(put(node::live_key(number), &Live { fenced }))
+    fn live(node: i32, fenced: bool, revision: i64) -> MetadataChange {
+        let value = NodeLiveness { fenced, ..NodeLiveness::default() };
+        MetadataChange::Liveness { node: NodeId(node), value, revision }
+    }
+
+    fn registered(node: i32) -> MetadataChange {
+        let value = Box::new(NodeRegistration::default());
+        MetadataChange::Registration { node: NodeId(node), value, revision: 1 }
+    }
+
+    /// A view and its census, step by step.
+    #[derive(Default)]
+    struct Counted {
+        view: View,
+        census: Census,
+    }
+
+    impl Counted {
+        fn step(&mut self, snapshot: bool, changes: Vec<MetadataChange>) -> Totals {
+            let version = self.view.version() + 1;
+            let changes = self.view.apply(Delta { version, snapshot, changes }).unwrap();
+            self.census.apply(&self.view, &changes);
+            self.census.totals(&self.view)
+        }
     }
 
     #[test]
     fn everything_is_counted_once_and_changes_of_leaders_as_they_come() {
-        let mut census = Census::default();
-        census.replace(&[named(1), led(1, 0, 1, 1), led(1, 1, 1, 1), live(1, false), live(2, true)]);
+        let mut counted = Counted::default();
+        let all = vec![
+            named(1),
+            led(1, 0, Some(1), 1, 1),
+            led(1, 1, Some(1), 1, 1),
+            registered(1),
+            live(1, false, 1),
+            registered(2),
+            live(2, true, 1),
+        ];
         let totals = Totals { topics: 1, partitions: 2, active_nodes: 1, fenced_nodes: 1, ..Totals::default() };
-        assert_eq!(census.totals(), totals);
-        assert_eq!(census.take_elections(), (0, 0), "leaders that were there before did not change");
+        assert_eq!(counted.step(true, all), totals);
+        assert_eq!(counted.census.take_elections(), (0, 0), "leaders that were there before did not change");
 
-        // The node is fenced, and registers again.
-        census.apply(&Change::Put(led(1, 0, -1, 2)));
-        census.apply(&Change::Put(live(1, true)));
-        assert_eq!(census.totals(), Totals { without_leader: 1, active_nodes: 0, fenced_nodes: 2, ..totals });
-        census.apply(&Change::Put(led(1, 0, 1, 3)));
-        census.apply(&Change::Put(led(1, 1, 1, 2)));
-        assert_eq!(census.take_elections(), (2, 3));
+        // The node is fenced, and comes back.
+        let fenced = counted.step(false, vec![led(1, 0, None, 2, 2), live(1, true, 2)]);
+        assert_eq!(fenced, Totals { without_leader: 1, active_nodes: 0, fenced_nodes: 2, ..totals });
+        counted.step(false, vec![led(1, 0, Some(1), 3, 3), led(1, 1, Some(1), 2, 3)]);
+        assert_eq!(counted.census.take_elections(), (2, 3));
 
-        let deleting =
-            Deleting { name: "t".into(), operation: "op-1".into(), partition_count: 2, started_ms: 0, nodes: vec![1] };
-        let key = topic::deleting_key(id(1));
-        census.apply(&Change::Put(entry(put(key.clone(), &deleting))));
-        let gone = [topic::key(id(1)), partition::key(id(1), 0), partition::key(id(1), 1)];
-        gone.into_iter().for_each(|key| census.apply(&Change::Delete { key }));
+        let tombstone = |revision| {
+            let value = Box::new(TombstoneValue { nodes: vec![1], ..TombstoneValue::default() });
+            MetadataChange::Tombstone { topic: id(1), value, revision }
+        };
+        let deleted = counted.step(false, vec![MetadataChange::TopicRemoved(id(1)), tombstone(4)]);
         let left = Totals { fenced_nodes: 2, operations: 1, ..Totals::default() };
-        assert_eq!(census.totals(), left);
-        census.apply(&Change::Delete { key });
-        assert_eq!(census.totals(), Totals { operations: 0, ..left });
+        assert_eq!(deleted, left, "gone for users, whatever is still to be done");
+        let gone = [at(1, 0), at(1, 1)].map(MetadataChange::PartitionRemoved);
+        assert_eq!(counted.step(false, gone.to_vec()), left);
+        assert_eq!(
+            counted.step(false, vec![MetadataChange::TombstoneRemoved(id(1))]),
+            Totals { operations: 0, ..left }
+        );
+        assert_eq!(counted.census.leaders.len(), 0);
     }
 
     #[test]
     fn counting_anew_notices_what_changed_meanwhile() {
-        let mut census = Census::default();
-        census.replace(&[led(1, 0, 1, 1), led(1, 1, 1, 1), led(2, 0, 1, 1)]);
-        census.replace(&[led(1, 0, 2, 5), led(1, 1, 1, 1), led(3, 0, 1, 1)]);
-        assert_eq!(census.take_elections(), (1, 1));
-        assert_eq!(census.totals().partitions, 3);
+        let mut counted = Counted::default();
+        let first = vec![led(1, 0, Some(1), 1, 1), led(1, 1, None, 1, 1), led(2, 0, Some(1), 1, 1), named(1), named(2)];
+        assert_eq!(counted.step(true, first).without_leader, 1);
+        let second =
+            vec![led(1, 0, Some(2), 5, 2), led(1, 1, Some(1), 1, 2), led(3, 0, None, 1, 2), named(1), named(3)];
+        let totals = counted.step(true, second);
+        assert_eq!(counted.census.take_elections(), (2, 1));
+        assert_eq!((totals.partitions, totals.without_leader), (3, 1));
     }
 }

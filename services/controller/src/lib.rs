@@ -1,22 +1,24 @@
 //! The controller: the only writer of cluster metadata.
 //!
-//! Every decision reads its keys from the metadata store, and commits with a transaction that compares all of them:
-//! the controller holds no state that could be stale. What others need to know they get from `WatchMetadata`, which
-//! any controller process serves straight from the store.
+//! Every decision is one of `walser_replication::control`, taken on a view of the store that is of one revision, and
+//! commits with a transaction that compares everything it was taken on: it does not matter how late the view is. What
+//! others need to know they get from `WatchMetadata`, which any controller process serves from its view.
 //!
 //! Invariant: nothing but this crate writes to the metadata store.
 
 mod api;
-mod availability;
 mod census;
+mod cluster_view;
+mod committer;
 mod compaction;
 mod config;
+mod duties;
 mod error;
 mod keys;
+mod leadership;
 mod metrics;
 mod nodes;
 mod operations;
-mod paging;
 mod placement;
 mod producer_ids;
 mod restore;
@@ -24,6 +26,7 @@ mod sessions;
 mod store;
 mod topics;
 mod turns;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +40,15 @@ use walser_service::{Metrics, Shutdown, vital};
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
 
+use crate::committer::Committer;
+use crate::leadership::ControllerLead;
 use crate::metrics::{ClusterMetrics, TimedStore};
+use crate::nodes::Nodes;
+use crate::operations::Operations;
 use crate::store::Store;
+use crate::topics::Topics;
+use crate::turns::Turns;
+use crate::views::Views;
 
 /// A running controller.
 #[derive(Debug)]
@@ -73,26 +83,43 @@ pub struct Environment {
 /// # Errors
 /// [`StartError`] when the store cannot be read or written.
 pub async fn start(config: Config, environment: Environment, network: &Network) -> Result<Started, StartError> {
-    let counted = ClusterMetrics::new(&environment.metrics);
-    let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(environment.store, &environment.metrics));
-    let store = Store::new(Arc::clone(&timed), config.clone());
-    let cluster = store.ensure_cluster(environment.random.bytes(), environment.clock.now_millis()).await?;
-    let lineage = store.begin_lineage(environment.random.bytes()).await?;
-    tokio::spawn(vital::must_not_panic("census", census::follow(Arc::clone(&timed), counted)));
-    tokio::spawn(vital::must_not_panic("compaction", compaction::run(timed)));
+    let Environment { store: inner, clock, random, metrics } = environment;
+    let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(inner, &metrics));
+    let store = Store::new(Arc::clone(&timed));
+    let cluster = store.ensure_cluster(&config.cluster_name, random.bytes(), clock.now_millis()).await?;
+    let lineage = store.begin_lineage(random.bytes()).await?;
+    let lead = ControllerLead::new(Arc::clone(&timed), &lineage);
+    let lease = lead.win().await?;
+    let views = Views::open(Arc::clone(&timed)).await?;
+
+    let committer = Committer { store: Arc::clone(&timed), views: views.clone(), lead: lead.clone() };
+    let operations = Operations::default();
     let stopping = Shutdown::new(Duration::ZERO);
     let controller = Arc::new(api::Controller {
         store,
-        clock: environment.clock,
-        random: environment.random,
+        topics: Topics::new(committer.clone(), config.clone(), operations.clone()),
+        nodes: Nodes::new(committer, Turns::new(1), config.standalone),
+        operations,
         sessions: sessions::Sessions::default(),
-        operations: operations::Operations::default(),
         refused: restore::RefusedNodes::default(),
+        bell: duties::DutyBell::default(),
+        history: restore::OwnHistory { cluster_id: cluster.to_string(), lineage },
+        views: views.clone(),
+        clock,
+        random,
         config,
-        cluster,
-        lineage,
         stopping: stopping.clone(),
     });
+    let counted = ClusterMetrics::new(&metrics);
+    tokio::spawn(vital::must_not_panic("metadata view", views.clone().follow()));
+    tokio::spawn(vital::must_not_panic("leadership", lead.keep(lease)));
+    tokio::spawn(vital::must_not_panic("census", census::follow(views, counted)));
+    tokio::spawn(vital::must_not_panic("compaction", compaction::run(timed)));
+    tokio::spawn(vital::must_not_panic("duties", controller.duties().run()));
+    // Where everything runs in one process, sessions end with it.
+    if !controller.config.standalone {
+        tokio::spawn(vital::must_not_panic("fencing of silent nodes", controller.duties().fence_silent()));
+    }
     let routes = api::routes(&controller);
     network.register_controller(local_connection(routes.clone()));
     Ok(Started { cluster, routes, streams: OpenStreams(stopping) })

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::time::Instant;
+use walser_metadata::View;
 use walser_metastore::{
     KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
 };
@@ -61,8 +62,8 @@ impl ClusterMetrics {
     }
 
     /// Shows what was counted up to a version.
-    pub(crate) fn show(&self, census: &mut Census, version: Revision) {
-        let Totals { topics, partitions, without_leader, active_nodes, fenced_nodes, operations } = census.totals();
+    pub(crate) fn show(&self, census: &mut Census, view: &View) {
+        let Totals { topics, partitions, without_leader, active_nodes, fenced_nodes, operations } = census.totals(view);
         let gauges = [
             (&self.topics, topics),
             (&self.partitions, partitions),
@@ -77,7 +78,7 @@ impl ClusterMetrics {
         let (changes, epochs) = census.take_elections();
         self.leader_changes.inc_by(changes);
         self.leader_epochs.inc_by(epochs);
-        self.metadata_version.set(version);
+        self.metadata_version.set(view.version());
     }
 }
 

@@ -1,97 +1,83 @@
-//! Operations: long-running ones from the store, ended ones from memory.
+//! Operations: long-running ones from the metadata, ended ones from memory.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use walser_metadata::value::TombstoneValue;
 use walser_model::Timestamp;
-use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
-use crate::keys::decode;
-use crate::keys::topic::{DELETING_PREFIX, Deleting};
-use crate::store::Store;
+use crate::views::Views;
 
 /// Ended operations that are remembered.
 const ENDED_MAX: usize = 1000;
 
-/// Operations that ended while this process ran.
+/// The deletion of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Operation {
+    pub(crate) id: String,
+    pub(crate) topic: String,
+    pub(crate) partition_count: i32,
+    pub(crate) started_ms: Timestamp,
+    /// `None`: it is running.
+    pub(crate) ended_ms: Option<Timestamp>,
+}
+
+/// Operations that ended while this process ran. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Operations {
-    ended: Arc<Mutex<VecDeque<pb::Operation>>>,
-    /// Held while an operation moves from the store to memory, so that nobody misses it on the way.
-    ending: Arc<tokio::sync::Mutex<()>>,
+    ended: Arc<Mutex<VecDeque<Operation>>>,
+    /// Held while operations move from the metadata to memory, so that nobody misses them on the way.
+    ending: Arc<AsyncMutex<()>>,
 }
 
-/// Milliseconds as a timestamp message.
-pub(crate) fn time(millis: Timestamp) -> pbjson_types::Timestamp {
-    let nanos = i32::try_from(millis.rem_euclid(1000)).unwrap_or(0) * 1_000_000;
-    pbjson_types::Timestamp { seconds: millis.div_euclid(1000), nanos }
-}
-
-/// The operation that a deletion is.
-pub(crate) fn deletion(deleting: &Deleting, ended: Option<Timestamp>) -> pb::Operation {
-    let total = i64::from(deleting.partition_count);
-    let state = if ended.is_some() { pb::OperationState::Succeeded } else { pb::OperationState::Running };
-    let done = if ended.is_some() { total } else { 0 };
-    let message = match ended {
-        Some(_) => format!("deleted topic {}", deleting.name),
-        None => format!("removing the data of topic {}", deleting.name),
-    };
-    pb::Operation {
-        id: deleting.operation.clone(),
-        kind: "DELETE_TOPIC".to_owned(),
-        target: format!("topics/{}", deleting.name),
-        state: state.into(),
-        message,
-        progress: Some(pb::Progress { done, total, unit: "PARTITIONS".to_owned() }),
-        error: None,
-        create_time: Some(time(deleting.started_ms)),
-        end_time: ended.map(time),
+impl Operation {
+    /// The operation that a tombstone stands for.
+    pub(crate) fn deletion(tombstone: &TombstoneValue, ended_ms: Option<Timestamp>) -> Self {
+        Self {
+            id: tombstone.operation.clone(),
+            topic: tombstone.name.clone(),
+            partition_count: tombstone.partition_count,
+            started_ms: tombstone.started_ms,
+            ended_ms,
+        }
     }
 }
 
 impl Operations {
-    /// Runs `step`, which may take an operation out of the store, and remembers that it ended.
-    pub(crate) async fn end_with<E>(
-        &self,
-        step: impl Future<Output = Result<Option<pb::Operation>, E>>,
-    ) -> Result<(), E> {
-        let _ending = self.ending.lock().await;
-        if let Some(operation) = step.await? {
-            self.remember(operation);
-        }
-        Ok(())
+    /// To be held from before operations leave the metadata until they are remembered.
+    pub(crate) async fn ending(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.ending).lock_owned().await
     }
 
-    fn remember(&self, operation: pb::Operation) {
+    /// Remembers operations that have ended.
+    pub(crate) fn remember(&self, operations: impl IntoIterator<Item = Operation>) {
         let mut ended = self.ended.lock();
-        if ended.len() == ENDED_MAX {
-            ended.pop_front();
+        for operation in operations {
+            if ended.len() == ENDED_MAX {
+                ended.pop_front();
+            }
+            ended.push_back(operation);
         }
-        ended.push_back(operation);
     }
 
-    fn remembered(&self, id: &str) -> Option<pb::Operation> {
+    fn remembered(&self, id: &str) -> Option<Operation> {
         self.ended.lock().iter().rev().find(|operation| operation.id == id).cloned()
     }
 
     /// Finds an operation.
-    pub(crate) async fn find(&self, store: &Store, id: &str) -> Result<pb::Operation, Failure> {
-        if let Some(operation) = self.remembered(id) {
-            return Ok(operation);
+    pub(crate) async fn find(&self, views: &Views, id: &str) -> Result<Operation, Failure> {
+        let view = views.load();
+        let running = view.metadata.tombstones().find(|(_, tombstone)| tombstone.value.operation == id);
+        if let Some((_, tombstone)) = running {
+            return Ok(Operation::deletion(&tombstone.value, None));
         }
-        for entry in store.range(DELETING_PREFIX).await? {
-            let deleting: Deleting = decode(&entry)?;
-            if deleting.operation == id {
-                return Ok(deletion(&deleting, None));
-            }
-        }
-        let _ending = self.ending.lock().await;
-        if let Some(operation) = self.remembered(id) {
-            return Ok(operation);
-        }
-        let text = format!("operation \"{id}\" does not exist, or ended before the controller started");
-        Err(Failure::new(Reason::OperationNotFound, text).with("operation", id))
+        let _ending = self.ending().await;
+        self.remembered(id).ok_or_else(|| {
+            let text = format!("operation \"{id}\" does not exist, or ended before the controller started");
+            Failure::new(Reason::OperationNotFound, text).with("operation", id)
+        })
     }
 }

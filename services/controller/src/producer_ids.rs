@@ -7,7 +7,8 @@ use walser_rpc::{Failure, Reason};
 use crate::keys::counter::{Counter, INTERNAL_PRODUCER_IDS, PRODUCER_IDS};
 use crate::keys::producer::{self, Epochs};
 use crate::keys::put;
-use crate::store::{ATTEMPTS_MAX, Store, contended};
+use crate::store::Store;
+use crate::topics::{ATTEMPTS_MAX, contended};
 
 /// Ids per block.
 pub(crate) const BLOCK: i32 = 1000;

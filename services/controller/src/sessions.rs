@@ -1,50 +1,106 @@
-//! What nodes said last: statistics, and when they were heard.
+//! What nodes said last: when they were heard, what they have seen, and their statistics.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use walser_model::Timestamp;
-use walser_proto::v1 as pb;
+use walser_metastore::Revision;
+use walser_model::{NodeId, Timestamp, TopicId};
+use walser_rpc::Failure;
 
-/// A node's session.
+/// Confirmations of removed topics that wait to be written; nodes repeat the others.
+const CONFIRMED_MAX: usize = 10_000;
+
+/// A node's session. `S`: its statistics.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Session {
-    pub(crate) node_epoch: i64,
-    pub(crate) stats: pb::StorageStats,
+pub(crate) struct Session<S> {
+    pub(crate) node_epoch: Revision,
+    /// The highest version of the metadata that it has applied.
+    pub(crate) metadata_version: Revision,
+    pub(crate) stats: S,
     /// Monotonic time of the last beat.
     pub(crate) heard: Duration,
     /// The same in wall-clock time, for people.
     pub(crate) heard_ms: Timestamp,
 }
 
-/// Sessions by node id.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Sessions {
-    by_node: Arc<Mutex<HashMap<i32, Session>>>,
+/// Sessions by node. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Sessions<S> {
+    inner: Arc<Mutex<Inner<S>>>,
 }
 
-impl Sessions {
-    pub(crate) fn beat(&self, node: i32, session: Session) {
-        self.by_node.lock().insert(node, session);
+#[derive(Debug)]
+struct Inner<S> {
+    by_node: HashMap<NodeId, Session<S>>,
+    /// Why the next beat of a node is refused: looked up while the last one was answered.
+    refused: HashMap<NodeId, Failure>,
+    /// Deleted topics of which nodes have nothing any more.
+    confirmed: BTreeMap<TopicId, BTreeSet<NodeId>>,
+}
+
+impl<S> Default for Sessions<S> {
+    fn default() -> Self {
+        let inner = Inner { by_node: HashMap::new(), refused: HashMap::new(), confirmed: BTreeMap::new() };
+        Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+}
+
+impl<S: Clone> Sessions<S> {
+    pub(crate) fn beat(&self, node: NodeId, session: Session<S>) {
+        self.inner.lock().by_node.insert(node, session);
     }
 
-    pub(crate) fn get(&self, node: i32) -> Option<Session> {
-        self.by_node.lock().get(&node).cloned()
+    pub(crate) fn get(&self, node: NodeId) -> Option<Session<S>> {
+        self.inner.lock().by_node.get(&node).cloned()
     }
 
-    /// Nodes whose last beat is older than `limit`.
-    pub(crate) fn silent(&self, now: Duration, limit: Duration) -> Vec<(i32, i64)> {
-        let sessions = self.by_node.lock();
-        let silent = sessions.iter().filter(|(_, session)| now.saturating_sub(session.heard) > limit);
+    /// The version that a node has applied, if it was heard within `limit`.
+    pub(crate) fn seen(&self, node: NodeId, node_epoch: Revision, now: Duration, limit: Duration) -> Option<Revision> {
+        let inner = self.inner.lock();
+        let session = inner.by_node.get(&node).filter(|session| session.node_epoch == node_epoch)?;
+        (now.saturating_sub(session.heard) <= limit).then_some(session.metadata_version)
+    }
+
+    /// Nodes whose last beat is older than `limit`, with their epochs.
+    pub(crate) fn silent(&self, now: Duration, limit: Duration) -> Vec<(NodeId, Revision)> {
+        let inner = self.inner.lock();
+        let silent = inner.by_node.iter().filter(|(_, session)| now.saturating_sub(session.heard) > limit);
         silent.map(|(node, session)| (*node, session.node_epoch)).collect()
     }
 
-    pub(crate) fn end(&self, node: i32, node_epoch: i64) {
-        let mut sessions = self.by_node.lock();
-        if sessions.get(&node).is_some_and(|session| session.node_epoch == node_epoch) {
-            sessions.remove(&node);
+    pub(crate) fn end(&self, node: NodeId, node_epoch: Revision) {
+        let mut inner = self.inner.lock();
+        if inner.by_node.get(&node).is_some_and(|session| session.node_epoch == node_epoch) {
+            inner.by_node.remove(&node);
         }
+    }
+
+    /// Refuses the next beat of a node.
+    pub(crate) fn refuse(&self, node: NodeId, why: Failure) {
+        self.inner.lock().refused.insert(node, why);
+    }
+
+    /// Why the beat of a node is refused, once.
+    pub(crate) fn take_refusal(&self, node: NodeId) -> Option<Failure> {
+        self.inner.lock().refused.remove(&node)
+    }
+
+    /// A node has nothing of deleted topics any more. False: there is nothing new, or no room.
+    pub(crate) fn confirm(&self, node: NodeId, topics: impl IntoIterator<Item = TopicId>) -> bool {
+        let mut inner = self.inner.lock();
+        let mut fresh = false;
+        for topic in topics {
+            if inner.confirmed.len() < CONFIRMED_MAX || inner.confirmed.contains_key(&topic) {
+                fresh |= inner.confirmed.entry(topic).or_default().insert(node);
+            }
+        }
+        fresh
+    }
+
+    /// Confirmations that came in since this was called last.
+    pub(crate) fn take_confirmed(&self) -> BTreeMap<TopicId, BTreeSet<NodeId>> {
+        std::mem::take(&mut self.inner.lock().confirmed)
     }
 }

@@ -1,31 +1,118 @@
-//! Topics: the decisions behind `TopicService`.
+//! Topics: they are created, grow, change, and are deleted.
+//!
+//! What fits one transaction is one. A topic of more partitions than that comes and goes in steps that a successor
+//! finishes: `staged/{id}` names the partitions that are being created, and the transaction that writes the topic, and
+//! with it makes them visible, removes it; the tombstone `deleting/{id}` comes with the removal of the topic, and the
+//! partitions follow it.
 
-mod describe;
+mod create;
+mod delete;
+mod staged;
 mod update;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
 
-use walser_metastore::{Compare, Txn};
-use walser_model::{ConfigError, Setting, Timestamp, TopicConfig, TopicId, TopicName};
-use walser_proto::v1 as pb;
+use parking_lot::Mutex;
+use walser_metadata::TopicEntry;
+use walser_model::{ConfigError, Setting, TopicConfig, TopicId, TopicName};
 use walser_rpc::{Failure, Reason};
 
-pub(crate) use describe::{cluster_record, configs, described, list, partitions, wire_partition, wire_topic};
-pub(crate) use update::{add_partitions, delete, removed, update};
+pub(crate) use create::{NewTopic, RestoredTopic};
+pub(crate) use update::TopicUpdate;
 
-use crate::keys::counter::{Counter, PARTITIONS};
-use crate::keys::topic::{self, Name, Topic};
-use crate::keys::{partition, put};
-use crate::placement::{REPLICATION_DEFAULT, effective_min_isr, place};
-use crate::store::{ATTEMPTS_MAX, Store, Versioned, contended};
-use crate::{config::Config, nodes};
+use crate::cluster_view::ClusterView;
+use crate::committer::Committer;
+use crate::config::Config;
+use crate::operations::Operations;
+use crate::turns::Turns;
 
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
 const DESCRIPTION_BYTES_MAX: usize = 16 << 10;
+/// A decision is taken again this often when another one came between.
+pub(crate) const ATTEMPTS_MAX: usize = 100;
+/// Changes of topics that are under way at once. More wait for their turn.
+const CONCURRENT_MAX: usize = 64;
+/// How long a change waits for another one of the same topic.
+const OTHER_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A topic with its id.
-pub(crate) type Found = (TopicId, Versioned<Topic>);
+/// Decisions about topics. Clones share everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Topics {
+    committer: Committer,
+    config: Config,
+    turns: Turns,
+    operations: Operations,
+    /// Partitions that calls under way will have created, by topic: how many the topic has then.
+    planned: Arc<Mutex<HashMap<TopicId, usize>>>,
+    /// Topics whose staged partitions a call of this process is creating, or whose partitions it is deleting.
+    in_hand: Arc<Mutex<HashSet<TopicId>>>,
+}
+
+/// Partitions that are planned for as long as this is held.
+#[derive(Debug)]
+struct Planned<'a> {
+    topics: &'a Topics,
+    id: TopicId,
+}
+
+/// The right to finish what is staged, or being deleted, of a topic.
+#[derive(Debug)]
+struct InHand {
+    in_hand: Arc<Mutex<HashSet<TopicId>>>,
+    id: TopicId,
+}
+
+// === impl Topics ===
+
+impl Topics {
+    pub(crate) fn new(committer: Committer, config: Config, operations: Operations) -> Self {
+        let turns = Turns::new(CONCURRENT_MAX);
+        Self { committer, config, turns, operations, planned: Arc::default(), in_hand: Arc::default() }
+    }
+
+    /// Plans partitions for a topic: `count` is how many it will have. They count from here on, so that calls at once
+    /// do not exceed the limit together.
+    fn plan(&self, view: &ClusterView, id: TopicId, count: usize) -> Result<Planned<'_>, Failure> {
+        let mut planned = self.planned.lock();
+        let missing = |(id, count): (&TopicId, &usize)| count.saturating_sub(view.metadata.partitions_of(*id).count());
+        let others: usize = planned.iter().filter(|(other, _)| **other != id).map(missing).sum();
+        let total = view.metadata.partition_count() + others;
+        let more = missing((&id, &count));
+        let limit = usize::try_from(self.config.partitions_max).unwrap_or(usize::MAX);
+        if total + more > limit {
+            let text = format!("adding {more} partitions to {total} exceeds the limit of {limit}");
+            let failure = Failure::new(Reason::PartitionLimitReached, text);
+            return Err(failure.with("limit", limit).with("current", total));
+        }
+        planned.insert(id, count);
+        Ok(Planned { topics: self, id })
+    }
+
+    /// Takes a topic in hand; `None`: another call has.
+    fn take(&self, id: TopicId) -> Option<InHand> {
+        self.in_hand.lock().insert(id).then(|| InHand { in_hand: Arc::clone(&self.in_hand), id })
+    }
+}
+
+impl Drop for Planned<'_> {
+    fn drop(&mut self) {
+        self.topics.planned.lock().remove(&self.id);
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.in_hand.lock().remove(&self.id);
+    }
+}
+
+/// The answer when a decision was overtaken every time.
+pub(crate) fn contended() -> Failure {
+    Failure::new(Reason::ControllerNotAvailable, "too many changes at once; nothing was done, try again")
+}
 
 /// Reads a name from a request.
 pub(crate) fn name(text: &str) -> Result<TopicName, Failure> {
@@ -47,16 +134,23 @@ pub(crate) fn own_name(text: &str) -> Result<TopicName, Failure> {
 }
 
 /// Finds a topic by name.
-pub(crate) async fn find(store: &Store, text: &str) -> Result<Found, Failure> {
+pub(crate) fn find<'a>(view: &'a ClusterView, text: &str) -> Result<&'a Arc<TopicEntry>, Failure> {
     let name = name(text)?;
     let missing = || {
         let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{name}\" does not exist"));
         failure.with("topic", &name)
     };
-    let entry = store.get::<Name>(&topic::name_key(name.as_str())).await?.ok_or_else(missing)?;
-    let id: TopicId = entry.value.id.parse().map_err(|_| Failure::internal("a topic's id is not readable"))?;
-    let found = store.get::<Topic>(&topic::key(id)).await?.ok_or_else(missing)?;
-    Ok((id, found))
+    view.metadata.topic_named(name.as_str()).ok_or_else(missing)
+}
+
+/// Refuses a change that was made for another state of a topic.
+fn check_etag(etag: &str, topic: &TopicEntry) -> Result<(), Failure> {
+    let current = topic.revision.to_string();
+    if etag.is_empty() || etag == current {
+        return Ok(());
+    }
+    let text = format!("topic \"{}\" was changed since you read it; read it again", topic.name);
+    Err(Failure::new(Reason::EtagMismatch, text).with("etag", etag).with("currentEtag", current))
 }
 
 /// Checks overrides and puts them into canonical form.
@@ -120,111 +214,4 @@ fn effective(overrides: &BTreeMap<String, String>, replication: i32) -> Result<T
         }
         _ => Ok(config),
     }
-}
-
-/// Creates a topic. Gives it back as it is, or as it would be with `validate_only`.
-pub(crate) async fn create(
-    store: &Store,
-    config: &Config,
-    request: &pb::CreateTopicRequest,
-    id: TopicId,
-    now: Timestamp,
-) -> Result<(TopicId, Versioned<Topic>), Failure> {
-    let asked = request.topic.as_ref().ok_or_else(|| Failure::field("topic", "is missing"))?;
-    let name = own_name(&asked.name)?;
-    let partition_count = if asked.partition_count == 0 { 1 } else { asked.partition_count };
-    check_count(partition_count, config)?;
-    let overrides = canonical(&asked.config.clone().into_iter().collect())?;
-    let labels: BTreeMap<_, _> = asked.labels.clone().into_iter().collect();
-    check_texts(&labels, &asked.description)?;
-    let _turn = store.topic_turns.next().await?;
-    for _ in 0..ATTEMPTS_MAX {
-        let nodes = nodes::usable(store).await?;
-        let replication_factor = match asked.replication_factor {
-            0 => REPLICATION_DEFAULT,
-            count => count,
-        };
-        if replication_factor < 1 {
-            return Err(Failure::field("topic.replication_factor", "must be at least 1, or 0 for the default"));
-        }
-        let settings = effective(&overrides, replication_factor)?;
-        let topic = Topic {
-            name: name.as_str().to_owned(),
-            partition_count,
-            replication_factor,
-            config: overrides.clone(),
-            labels: labels.clone(),
-            description: asked.description.clone(),
-            created_ms: now,
-        };
-        if store.get::<Name>(&topic::name_key(name.as_str())).await?.is_some() {
-            return existing(store, request, &topic).await;
-        }
-        let min_isr = effective_min_isr(settings.min_insync_replicas, replication_factor);
-        let placed = place(&nodes, 0, partition_count, replication_factor, min_isr)?;
-        let (total, total_unchanged) = store.counter(PARTITIONS).await?;
-        let total = grown(total, partition_count, config)?;
-        if request.validate_only {
-            return Ok((id, Versioned { value: topic, mod_revision: 0, key: topic::key(id) }));
-        }
-        let mut txn = Txn {
-            compares: vec![Compare::Missing(topic::name_key(name.as_str())), total_unchanged],
-            ops: vec![
-                put(topic::name_key(name.as_str()), &Name { id: id.to_string() }),
-                put(topic::key(id), &topic),
-                put(PARTITIONS.to_owned(), &Counter { value: total }),
-            ],
-        };
-        for (number, partition) in (0..).zip(&placed) {
-            txn.ops.push(put(partition::key(id, number), partition));
-        }
-        if let Some(revision) = store.commit(txn).await? {
-            return Ok((id, Versioned { value: topic, mod_revision: revision, key: topic::key(id) }));
-        }
-    }
-    Err(contended())
-}
-
-/// The total after `more` partitions, within the limit.
-pub(crate) fn grown(total: i64, more: i32, config: &Config) -> Result<i64, Failure> {
-    let total_after = total + i64::from(more);
-    if total_after <= config.partitions_max {
-        return Ok(total_after);
-    }
-    let limit = config.partitions_max;
-    let text = format!("{total} partitions exist, with {more} more there would be more than the limit of {limit}");
-    Err(Failure::new(Reason::PartitionLimitReached, text).with("limit", limit).with("current", total))
-}
-
-/// What happens when the name is taken.
-async fn existing(store: &Store, request: &pb::CreateTopicRequest, wanted: &Topic) -> Result<Found, Failure> {
-    let (id, found) = find(store, &wanted.name).await?;
-    let (have, name) = (&found.value, &wanted.name);
-    let asked = request.topic.as_ref().is_some_and(|topic| topic.partition_count != 0);
-    let difference = difference(have, wanted, asked);
-    if request.allow_existing && difference.is_empty() {
-        return Ok((id, found));
-    }
-    let tail = if difference.is_empty() { String::new() } else { format!(": {difference}") };
-    let failure = Failure::new(Reason::TopicExists, format!("topic \"{name}\" already exists{tail}"));
-    let failure = failure.with("topic", name).with("difference", difference);
-    Err(failure.with("partitions", have.partition_count).with("replicas", have.replication_factor))
-}
-
-/// How a topic that is there differs from what was asked for. `partitions`: their number was.
-fn difference(have: &Topic, wanted: &Topic, partitions: bool) -> String {
-    if partitions && have.partition_count != wanted.partition_count {
-        return format!("it has {} partitions, you asked for {}", have.partition_count, wanted.partition_count);
-    }
-    let shown = |config: &BTreeMap<String, String>, name: &str| match (config.get(name), Setting::named(name)) {
-        (Some(value), Some(setting)) => setting.shown(value),
-        (Some(value), None) => value.clone(),
-        (None, _) => "the default".to_owned(),
-    };
-    let names: BTreeSet<&String> = have.config.keys().chain(wanted.config.keys()).collect();
-    let differs = names.into_iter().filter(|name| have.config.get(*name) != wanted.config.get(*name));
-    let told = differs.map(|name| {
-        format!("its {name} is {}, you asked for {}", shown(&have.config, name), shown(&wanted.config, name))
-    });
-    told.collect::<Vec<_>>().join("; ")
 }

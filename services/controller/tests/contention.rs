@@ -50,7 +50,10 @@ impl Cluster {
         walser_controller::start(config, environment, &network).await.unwrap();
         let connection = network.controller().unwrap();
         let node = pbi::RegisterNodeRequest { node_id: 1, incarnation: "a".to_owned(), ..Default::default() };
-        ControllerServiceClient::new(connection.clone()).register_node(node).await.unwrap();
+        let mut controller = ControllerServiceClient::new(connection.clone());
+        let node_epoch = controller.register_node(node).await.unwrap().into_inner().node_epoch;
+        tokio::spawn(beat(controller.clone(), node_epoch));
+        in_service(controller).await;
         Self { connection, _folder: folder }
     }
 
@@ -84,6 +87,33 @@ impl Cluster {
             request.page_token = page.next_page_token;
         }
     }
+}
+
+/// Beats as a node does that has seen its registration.
+async fn beat(mut controller: ControllerServiceClient<Connection>, node_epoch: i64) {
+    let (beats, stream) = tokio::sync::mpsc::channel(4);
+    let session = controller.node_session(tokio_stream::wrappers::ReceiverStream::new(stream)).await;
+    let mut answers = session.unwrap().into_inner();
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        ticks.tick().await;
+        let beat = pbi::NodeSessionRequest { node_epoch, metadata_version: node_epoch, ..Default::default() };
+        if beats.send(beat).await.is_err() || !matches!(answers.message().await, Ok(Some(_))) {
+            return;
+        }
+    }
+}
+
+/// Waits until the node counts.
+async fn in_service(mut controller: ControllerServiceClient<Connection>) {
+    let watched = controller.watch_metadata(pbi::WatchMetadataRequest::default()).await;
+    let mut messages = watched.unwrap().into_inner();
+    while let Some(message) = messages.message().await.unwrap() {
+        if message.nodes.iter().any(|node| !node.fenced) {
+            return;
+        }
+    }
+    panic!("the stream ended");
 }
 
 fn creation(name: String, partition_count: i32) -> pb::CreateTopicRequest {

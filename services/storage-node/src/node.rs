@@ -90,9 +90,9 @@ impl Membership {
                 () = shutdown.wait() => return,
             };
             match ended {
-                Ok(fenced) => {
-                    tracing::error!(reason = fenced, "this node was fenced; it stops");
-                    shutdown.begin_failed(format!("this node was fenced: {fenced}"));
+                Ok(reason) => {
+                    tracing::error!(reason, "another process has taken the id of this node; it stops");
+                    shutdown.begin_failed(format!("another process has taken the id of this node: {reason}"));
                     return;
                 }
                 Err(StartError::Registration(failure)) if is_foreign(&failure) => {

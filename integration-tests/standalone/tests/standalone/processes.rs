@@ -304,32 +304,92 @@ async fn a_node_id_that_is_in_service_on_another_directory_is_refused() {
     second.wait().unwrap();
 }
 
-/// A supervisor that starts again what has failed starts a fenced node again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fenced_node_ends_with_an_error() {
-    let (_dir, data) = place();
-    let mut cluster = Cluster::start(&data);
-    let client = cluster.client();
-    create(&client, "t", 1, &[]).await;
-    let signal = |name: &str, service: &Service| {
-        let pid = service.ready.child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
-    };
-    let mut storage = cluster.storage.take().unwrap();
-    signal("-STOP", &storage);
+fn signal(name: &str, service: &Service) {
+    let pid = service.ready.child.id().to_string();
+    assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+}
+
+/// Waits until the first node is in this state.
+async fn node_is(client: &Client, state: pb::NodeState) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let nodes = client.cluster().list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner().nodes;
-        if nodes.iter().any(|node| node.state == pb::NodeState::Down as i32) {
-            break;
+        if nodes.iter().any(|node| node.state == state as i32) {
+            return;
         }
-        assert!(tokio::time::Instant::now() < deadline, "the silent node is not fenced");
+        assert!(tokio::time::Instant::now() < deadline, "never {state:?}: {nodes:?}");
         wait_a_little();
     }
-    signal("-CONT", &storage);
-    let status = storage.ready.child.wait().unwrap();
-    assert_eq!(status.code(), Some(1), "it stops, and not because it was told to");
+}
+
+fn one_record() -> pb::ProduceRequest {
+    pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() }
+}
+
+/// It has done nothing wrong: it was silent for a while, or the controller did not hear it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_node_is_fenced_and_serves_again_without_a_restart() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 100, &[]).await;
+    let first = pb::ProduceRequest { partition: Some(0), ..one_record() };
+    client.producer().produce(first.clone()).await.unwrap();
+    for round in 1..=2 {
+        signal("-STOP", cluster.storage.as_ref().unwrap());
+        node_is(&client, pb::NodeState::Down).await;
+        signal("-CONT", cluster.storage.as_ref().unwrap());
+        node_is(&client, pb::NodeState::Active).await;
+        for partition in 0..100 {
+            let write = pb::ProduceRequest { partition: Some(partition), ..one_record() };
+            client.producer().produce(write).await.unwrap();
+        }
+        assert_eq!(read_all(&client, "t", 0).await.len(), 1 + round, "nothing is lost");
+    }
+    assert!(cluster.storage.as_mut().unwrap().ready.child.try_wait().unwrap().is_none(), "it has not stopped");
+}
+
+/// Leading partitions without their records would be to lose them without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_directory_does_not_take_the_place_of_the_only_copy() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 3, &[]).await;
+    client.producer().produce(pb::ProduceRequest { partition: Some(0), ..one_record() }).await.unwrap();
+    cluster.storage.take().unwrap().kill();
+    node_is(&client, pb::NodeState::Down).await;
+    let log = data.join("second.log");
+    let mut second = Command::new(program("walser-storage-node"));
+    second.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    second.args(["--set", &format!("storage.data={}", data.join("second").display())]);
+    second.args(["--set", &format!("controller.address={}", cluster.controller_address())]);
+    let mut second = second.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(&log).unwrap().contains("the only copy of 3 partitions") {
+        assert!(tokio::time::Instant::now() < deadline, "{}", std::fs::read_to_string(&log).unwrap());
+        wait_a_little();
+    }
+    second.kill().unwrap();
+    second.wait().unwrap();
     cluster.start_storage();
-    let write = pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
-    client.producer().produce(write).await.unwrap();
+    assert_eq!(read_all(&client, "t", 0).await.len(), 1, "the directory that has them comes back");
+}
+
+/// Both would answer for the same node: a supervisor sees that one of them has failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_id_was_taken_over_ends_with_an_error() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    let mut first = cluster.storage.take().unwrap();
+    signal("-STOP", &first);
+    node_is(&client, pb::NodeState::Down).await;
+    let second = cluster.another_node(1);
+    signal("-CONT", &first);
+    let status = first.ready.child.wait().unwrap();
+    assert_eq!(status.code(), Some(1), "it stops, and not because it was told to");
+    create(&client, "t", 1, &[]).await;
+    client.producer().produce(one_record()).await.unwrap();
+    second.kill();
 }

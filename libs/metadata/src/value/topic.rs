@@ -72,6 +72,9 @@ pub struct StagedPartitions {
     /// The leader epoch of each: above that of replicas that were set aside and are taken back.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub leader_epoch: i32,
+    /// The node of the only replica of each, from the first one on; -1, and where the list ends: any nodes will do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placed_on: Vec<i32>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: UnknownFields,

@@ -1,25 +1,32 @@
 //! Partitions that come and go.
 
-use walser_model::NodeId;
+use walser_model::{LeaderEpoch, NodeId};
 
 use super::{Comparison, Decision, DecisionContext, PartitionRecord, Write};
 use crate::PartitionState;
 
-/// Creates a partition: led by its first replica, with all replicas in sync. `None`: one of them is unknown, fenced or
-/// about to stop.
+/// Creates a partition: led by its first replica in `leader_epoch`, with all replicas in sync. `None`: one of them is
+/// unknown, fenced or about to stop.
 ///
 /// The registration and the live key of every replica are compared. A node that is fenced meanwhile would otherwise
 /// register again while a partition that its sweep has not seen counts on it (invariant I14).
-pub fn create<P: Clone>(context: &DecisionContext, key: P, replicas: &[NodeId], min_isr: usize) -> Option<Decision<P>> {
+pub fn create<P: Clone>(
+    context: &DecisionContext,
+    key: P,
+    replicas: &[NodeId],
+    min_isr: usize,
+    leader_epoch: LeaderEpoch,
+) -> Option<Decision<P>> {
     if replicas.is_empty() || !replicas.iter().all(|node| context.usable(*node)) {
         return None;
     }
     let mut decision = Decision::new(context);
-    decision.conditions.push(Comparison::Missing(key.clone()));
+    decision.comparisons.push(Comparison::Missing(key.clone()));
     for node in replicas {
         decision.compare_node(context, *node);
     }
-    decision.writes.push(Write::Partition(key, PartitionState::new(replicas.to_vec(), min_isr)));
+    let state = PartitionState { leader_epoch, ..PartitionState::new(replicas.to_vec(), min_isr) };
+    decision.writes.push(Write::Partition(key, state));
     Some(decision)
 }
 
@@ -27,7 +34,7 @@ pub fn create<P: Clone>(context: &DecisionContext, key: P, replicas: &[NodeId], 
 /// it has seen of the partition until it has seen that.
 pub fn delete<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Decision<P> {
     let mut decision = Decision::new(context);
-    decision.conditions.push(Comparison::Partition(record.key.clone(), record.epoch));
+    decision.comparisons.push(Comparison::Partition(record.key.clone(), record.epoch));
     decision.writes.push(Write::Delete(record.key.clone()));
     decision
 }

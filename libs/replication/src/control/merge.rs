@@ -2,15 +2,16 @@
 
 use super::{Decision, Write};
 
-/// Most conditions and most writes of one transaction: etcd's default limit for each of them.
-pub const OPERATIONS_MAX: usize = 128;
+/// Most comparisons and most writes of a merged transaction. etcd takes 128 of each by default; the rest is for what a
+/// caller adds, such as the name of a topic whose partitions are created.
+pub const OPERATIONS_MAX: usize = 120;
 /// Most partitions of one transaction.
 pub const MERGED_PARTITIONS_MAX: usize = 100;
 
 /// Merges decisions that were taken on one context, in their order, into transactions of at most `partitions_max`
-/// partitions and [`OPERATIONS_MAX`] conditions and writes. Conditions that several share are kept once.
+/// partitions and [`OPERATIONS_MAX`] comparisons and writes. Conditions that several share are kept once.
 ///
-/// Each transaction is a decision by itself: when one of its conditions does not hold, none of the merged decisions is
+/// Each transaction is a decision by itself: when one of its comparisons does not hold, none of the merged decisions is
 /// written, and all of them are to be taken again. Two decisions about one key never share a transaction: the second
 /// one was taken on what the first one replaces.
 pub fn merge<P: Clone + PartialEq>(
@@ -28,9 +29,9 @@ pub fn merge<P: Clone + PartialEq>(
 }
 
 fn fits<P: Clone + PartialEq>(last: &Decision<P>, next: &Decision<P>, partitions_max: usize) -> bool {
-    let fresh = next.conditions.iter().filter(|condition| !last.conditions.contains(condition)).count();
+    let fresh = next.comparisons.iter().filter(|condition| !last.comparisons.contains(condition)).count();
     let partitions = last.partitions() + next.partitions();
-    last.conditions.len() + fresh <= OPERATIONS_MAX
+    last.comparisons.len() + fresh <= OPERATIONS_MAX
         && last.writes.len() + next.writes.len() <= OPERATIONS_MAX
         && (partitions <= partitions_max || partitions == 0)
         && !next.writes.iter().any(|write| last.writes.iter().any(|other| same_key(write, other)))
@@ -52,9 +53,9 @@ impl<P: Clone + PartialEq> Decision<P> {
     }
 
     fn absorb(&mut self, other: Self) {
-        for condition in other.conditions {
-            if !self.conditions.contains(&condition) {
-                self.conditions.push(condition);
+        for condition in other.comparisons {
+            if !self.comparisons.contains(&condition) {
+                self.comparisons.push(condition);
             }
         }
         self.writes.extend(other.writes);
@@ -70,13 +71,13 @@ mod tests {
     use crate::PartitionState;
 
     fn decision(key: u32, nodes: &[i32]) -> Decision<u32> {
-        let mut conditions = vec![Comparison::Controller(5), Comparison::Partition(key, 9)];
+        let mut comparisons = vec![Comparison::Controller(5), Comparison::Partition(key, 9)];
         for node in nodes {
-            conditions.push(Comparison::Registration(NodeId(*node), 1));
-            conditions.push(Comparison::Live(NodeId(*node), 2));
+            comparisons.push(Comparison::Registration(NodeId(*node), 1));
+            comparisons.push(Comparison::Live(NodeId(*node), 2));
         }
         let state = PartitionState::new(vec![NodeId(1)], 1);
-        Decision { conditions, writes: vec![Write::Partition(key, state)] }
+        Decision { comparisons, writes: vec![Write::Partition(key, state)] }
     }
 
     #[test]
@@ -87,7 +88,7 @@ mod tests {
             assert_eq!(merged.iter().map(Decision::partitions).sum::<usize>(), count as usize);
             for transaction in &merged {
                 // The guard and two nodes once, and every partition.
-                assert_eq!(transaction.conditions.len(), 5 + transaction.partitions());
+                assert_eq!(transaction.comparisons.len(), 5 + transaction.partitions());
             }
         }
     }
@@ -96,7 +97,7 @@ mod tests {
     fn many_nodes_make_more_transactions_rather_than_too_many_conditions() {
         let merged = merge((0..100).map(|key| decision(key, &[i32::try_from(key).unwrap()])), MERGED_PARTITIONS_MAX);
         assert!(merged.len() > 1);
-        assert!(merged.iter().all(|transaction| transaction.conditions.len() <= OPERATIONS_MAX));
+        assert!(merged.iter().all(|transaction| transaction.comparisons.len() <= OPERATIONS_MAX));
         assert_eq!(merged.iter().map(Decision::partitions).sum::<usize>(), 100);
     }
 

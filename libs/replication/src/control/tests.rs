@@ -61,7 +61,7 @@ fn a_fenced_leader_is_followed_by_one_in_sync() {
         Comparison::Registration(NodeId(2), 12),
         Comparison::Live(NodeId(2), 12),
     ];
-    assert_eq!(decision.conditions, compared, "everything that was read is compared");
+    assert_eq!(decision.comparisons, compared, "everything that was read is compared");
     let state = written(decision);
     assert_eq!((state.leader, state.leader_epoch), (Some(NodeId(2)), LeaderEpoch(8)));
     assert_eq!((state.isr, state.elr), (ids(&[2, 3]), NodeSet::EMPTY));
@@ -192,7 +192,7 @@ fn a_node_registers_once_it_is_fenced_and_counts_nowhere() {
     fenced(&mut context, 2);
     assert_eq!(registered(&context, &counts, Intact), None);
     let decision = registered(&context, &free, Intact).unwrap();
-    assert!(decision.conditions.contains(&Comparison::Live(NodeId(2), 40)));
+    assert!(decision.comparisons.contains(&Comparison::Live(NodeId(2), 40)));
     let mut eligible = free;
     (eligible.state.min_isr, eligible.state.elr) = (2, ids(&[2]));
     assert!(registered(&context, &eligible, Intact).is_some(), "what it has is still there");
@@ -217,7 +217,7 @@ fn a_node_is_admitted_step_by_step() {
     let step = next(&context, &known);
     assert!(matches!(step[0].writes[..], [Write::Registration(_), Write::Live { fenced: true, .. }]), "{step:?}");
     let unknown = admit::<u8>(&context, NodeId(9), std::iter::empty());
-    assert!(unknown[0].conditions.contains(&Comparison::Registration(NodeId(9), 0)), "nobody registers it meanwhile");
+    assert!(unknown[0].comparisons.contains(&Comparison::Registration(NodeId(9), 0)), "nobody registers it meanwhile");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn who_is_led_is_left_alone_and_who_is_needed_stays() {
 fn who_is_fenced_or_unfenced_is_who_was_read() {
     let mut context = context();
     let on_node =
-        |decision: Decision<u8>| decision.conditions.into_iter().filter(|c| *c != Comparison::Controller(5)).collect();
+        |decision: Decision<u8>| decision.comparisons.into_iter().filter(|c| *c != Comparison::Controller(5)).collect();
     let seen: Vec<_> = on_node(fence(&context, NodeId(2)).unwrap());
     assert_eq!(seen, [Comparison::Registration(NodeId(2), 12), Comparison::Live(NodeId(2), 12)]);
     fenced(&mut context, 2);
@@ -333,7 +333,7 @@ fn a_node_that_wants_to_stop_gives_away_what_others_can_have() {
 #[test]
 fn a_partition_is_created_on_nodes_that_are_compared() {
     let mut context = context();
-    let decision = create(&context, 7, &[NodeId(2), NodeId(3)], 9).unwrap();
+    let decision = create(&context, 7, &[NodeId(2), NodeId(3)], 9, LeaderEpoch(0)).unwrap();
     let compared = [
         Comparison::Controller(5),
         Comparison::Missing(7),
@@ -342,15 +342,15 @@ fn a_partition_is_created_on_nodes_that_are_compared() {
         Comparison::Registration(NodeId(3), 13),
         Comparison::Live(NodeId(3), 13),
     ];
-    assert_eq!(decision.conditions, compared);
+    assert_eq!(decision.comparisons, compared);
     let state = written(decision);
     assert_eq!((state.leader, state.isr, state.min_isr), (Some(NodeId(2)), ids(&[2, 3]), 2));
     fenced(&mut context, 3);
-    assert_eq!(create(&context, 7, &[NodeId(2), NodeId(3)], 1), None);
-    assert_eq!(create(&context, 7, &[], 1), None);
-    assert_eq!(create(&context, 7, &[NodeId(9)], 1), None, "a node that never registered");
+    assert_eq!(create(&context, 7, &[NodeId(2), NodeId(3)], 1, LeaderEpoch(0)), None);
+    assert_eq!(create(&context, 7, &[], 1, LeaderEpoch(0)), None);
+    assert_eq!(create(&context, 7, &[NodeId(9)], 1, LeaderEpoch(0)), None, "a node that never registered");
     let gone = delete(&context, &record(&[1], &[1], 1));
-    assert_eq!(gone.conditions, [Comparison::Controller(5), Comparison::Partition(0, 30)]);
+    assert_eq!(gone.comparisons, [Comparison::Controller(5), Comparison::Partition(0, 30)]);
     assert_eq!(gone.writes, [Write::Delete(0)]);
 }
 

@@ -3,31 +3,30 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use walser_metadata::value::TopicValue;
 use walser_model::TopicId;
 use walser_proto::v1::Operation;
 use walser_service::Caller;
 
-use crate::keys::topic::Topic;
-
 /// Longest description of a change in a line, in bytes.
 const CHANGES_BYTES_MAX: usize = 1024;
 
-pub(super) fn topic_created(caller: &Caller, id: TopicId, topic: &Topic) {
-    let Topic { name, partition_count, replication_factor, config, .. } = topic;
+pub(super) fn topic_created(caller: &Caller, id: TopicId, topic: &TopicValue) {
+    let TopicValue { name, partition_count, replication_factor, config, .. } = topic;
     tracing::info!(
         client_id = caller.client_id(), client_address = caller.address(), topic = name, %id,
         partitions = partition_count, replication_factor, config = pairs(config), "topic created"
     );
 }
 
-pub(super) fn topic_changed(caller: &Caller, id: TopicId, before: &Topic, after: &Topic) {
+pub(super) fn topic_changed(caller: &Caller, id: TopicId, before: &TopicValue, after: &TopicValue) {
     tracing::info!(
         client_id = caller.client_id(), client_address = caller.address(), topic = after.name, %id,
         changes = changes(before, after), "topic changed"
     );
 }
 
-pub(super) fn partitions_added(caller: &Caller, id: TopicId, before: i32, after: &Topic) {
+pub(super) fn partitions_added(caller: &Caller, id: TopicId, before: i32, after: &TopicValue) {
     let changes = format!("partitions: {before} -> {}", after.partition_count);
     tracing::info!(
         client_id = caller.client_id(), client_address = caller.address(), topic = after.name, %id, changes,
@@ -50,7 +49,7 @@ fn pairs(config: &BTreeMap<String, String>) -> String {
 }
 
 /// What is different, as `NAME: OLD -> NEW`.
-fn changes(before: &Topic, after: &Topic) -> String {
+fn changes(before: &TopicValue, after: &TopicValue) -> String {
     let mut out = String::new();
     differences(&mut out, "", "default", &before.config, &after.config);
     differences(&mut out, "label ", "none", &before.labels, &after.labels);
@@ -88,16 +87,15 @@ fn bounded(mut text: String) -> String {
 mod tests {
     use super::*;
 
-    fn topic(config: &[(&str, &str)], labels: &[(&str, &str)]) -> Topic {
+    fn topic(config: &[(&str, &str)], labels: &[(&str, &str)]) -> TopicValue {
         let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        Topic {
+        TopicValue {
             name: "t".to_owned(),
             partition_count: 1,
             replication_factor: 1,
             config: map(config),
             labels: map(labels),
-            description: String::new(),
-            created_ms: 0,
+            ..TopicValue::default()
         }
     }
 

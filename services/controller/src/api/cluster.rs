@@ -1,25 +1,29 @@
 //! `ClusterService` and `OperationService`.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tonic::{Request, Response, Status};
+use walser_metadata::NodeEntry;
+use walser_model::NodeId;
 use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_server::OperationService;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{Failure, Reason, wire_time};
 use walser_service::Caller;
 
 use super::Controller;
-use crate::keys::counter::PARTITIONS;
-use crate::keys::decode;
-use crate::keys::partition::{self, Partition};
-use crate::keys::topic;
-use crate::nodes::{self, Known};
-use crate::operations::time;
-use crate::paging::{after_token, next_token, page_size};
-use crate::restore;
-use crate::topics::cluster_record;
+use super::describe::wire_operation;
+use super::paging::{after_token, next_token, page_size};
+use crate::cluster_view::ClusterView;
+use crate::restore::{self, Accepted};
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// Nodes that have registered, ascending.
+pub(super) fn registered(view: &ClusterView) -> impl Iterator<Item = (NodeId, &Arc<NodeEntry>)> {
+    view.metadata.nodes().filter(|(_, node)| node.epoch > 0)
+}
 
 /// The answer to calls that are carried out on storage nodes.
 fn gateways_only(method: &str) -> Failure {
@@ -30,17 +34,17 @@ fn gateways_only(method: &str) -> Failure {
 #[async_trait]
 impl ClusterService for Controller {
     async fn get_cluster(&self, _request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
-        let record = cluster_record(&self.store).await?;
-        let known = nodes::list(&self.store).await?;
-        let version = known.iter().map(|node| node.registration.version.clone()).min();
+        let view = self.views.load();
+        let record = view.cluster()?;
+        let version = registered(&view).map(|(_, node)| node.registration.version.clone()).min();
         let cluster = pb::Cluster {
-            id: record.id,
-            name: record.name,
+            id: record.id.clone(),
+            name: record.name.clone(),
             version: version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             feature_level: 1,
             mode: if self.config.standalone { "STANDALONE" } else { "DISTRIBUTED" }.to_owned(),
             controller: "controller".to_owned(),
-            health: Some(self.health(&known).await?),
+            health: Some(self.health(&view)),
         };
         Ok(Response::new(pb::GetClusterResponse { cluster: Some(cluster) }))
     }
@@ -55,16 +59,16 @@ impl ClusterService for Controller {
         let after = after_token(&request.page_token, &query)?;
         let after = if after.is_empty() { 0 } else { after.parse().unwrap_or(i32::MAX) };
         // By id, ascending.
-        let known = nodes::list(&self.store).await?;
-        let mut wanted: Vec<&Known> = known.iter().filter(|node| node.id > after).collect();
+        let view = self.views.load();
+        let mut wanted: Vec<_> = registered(&view).filter(|(node, _)| node.0 > after).collect();
         if !request.roles.is_empty() {
-            wanted.retain(|node| request.roles.iter().any(|role| node.registration.roles.contains(role)));
+            wanted.retain(|(_, node)| request.roles.iter().any(|role| node.registration.roles.contains(role)));
         }
         let more = wanted.len() > size;
         wanted.truncate(size);
-        let last = wanted.last().map_or(0, |node| node.id);
+        let last = wanted.last().map_or(0, |(node, _)| node.0);
         let next_page_token = if more { next_token(&query, &last.to_string()) } else { String::new() };
-        let nodes = wanted.into_iter().map(|node| self.wire_node(node)).collect();
+        let nodes = wanted.into_iter().map(|(node, entry)| self.wire_node(node, entry)).collect();
         Ok(Response::new(pb::ListNodesResponse { nodes, next_page_token }))
     }
 
@@ -90,7 +94,24 @@ impl ClusterService for Controller {
         &self,
         request: Request<pb::AcceptMetadataRestoreRequest>,
     ) -> Answer<pb::AcceptMetadataRestoreResponse> {
-        Ok(Response::new(restore::accept(&self.store, &self.refused, &Caller::relayed(&request)).await?))
+        let accepted = restore::accept(&self.store, &self.nodes, &self.refused).await?;
+        let Accepted { nodes, version, partitions } = accepted;
+        if !nodes.is_empty() {
+            let caller = Caller::relayed(&request);
+            tracing::warn!(
+                client_id = caller.client_id(),
+                client_address = caller.address(),
+                nodes = nodes.len(),
+                version,
+                partitions,
+                "restored metadata was accepted"
+            );
+        }
+        Ok(Response::new(pb::AcceptMetadataRestoreResponse {
+            node_ids: nodes.into_iter().map(|node| node.0).collect(),
+            version,
+            partition_count: i32::try_from(partitions).unwrap_or(i32::MAX),
+        }))
     }
 
     async fn repair_partition(
@@ -104,23 +125,23 @@ impl ClusterService for Controller {
 #[async_trait]
 impl OperationService for Controller {
     async fn get_operation(&self, request: Request<pb::GetOperationRequest>) -> Answer<pb::GetOperationResponse> {
-        let operation = self.operations.find(&self.store, &request.get_ref().id).await?;
-        Ok(Response::new(pb::GetOperationResponse { operation: Some(operation) }))
+        let operation = self.operations.find(&self.views, &request.get_ref().id).await?;
+        Ok(Response::new(pb::GetOperationResponse { operation: Some(wire_operation(&operation)) }))
     }
 }
 
 impl Controller {
     /// A node as clients see it.
-    pub(super) fn wire_node(&self, node: &Known) -> pb::Node {
-        let session = self.sessions.get(node.id);
-        let state = if node.fenced { pb::NodeState::Down } else { pb::NodeState::Active };
-        let registration = &node.registration;
+    fn wire_node(&self, node: NodeId, entry: &NodeEntry) -> pb::Node {
+        let session = self.sessions.get(node);
+        let state = if entry.liveness.fenced { pb::NodeState::Down } else { pb::NodeState::Active };
+        let registration = &entry.registration;
         let mut storage = session.as_ref().map(|session| session.stats.clone());
         if let Some(storage) = &mut storage {
             storage.replica_count = storage.replica_count.max(storage.leader_count);
         }
         pb::Node {
-            id: node.id,
+            id: node.0,
             instance: registration.incarnation.clone(),
             roles: registration.roles.clone(),
             address: registration.public_address.clone(),
@@ -129,142 +150,8 @@ impl Controller {
             state: state.into(),
             storage,
             labels: Default::default(),
-            start_time: Some(time(registration.started_ms)),
-            heartbeat_time: session.map(|session| time(session.heard_ms)),
+            start_time: Some(wire_time(registration.started_ms)),
+            heartbeat_time: session.map(|session| wire_time(session.heard_ms)),
         }
     }
-
-    async fn health(&self, known: &[Known]) -> Result<pb::ClusterHealth, Failure> {
-        let mut issues = self.refused.issues(self.clock.monotonic());
-        for node in known.iter().filter(|node| node.fenced) {
-            issues.push(pb::HealthIssue {
-                severity: pb::HealthStatus::Critical.into(),
-                code: "NODE_DOWN".to_owned(),
-                message: format!("storage node {} is down", node.id),
-                hint: "start it again, or look at its log".to_owned(),
-                objects: vec![format!("nodes/{}", node.id)],
-                start_time: self.sessions.get(node.id).map(|session| time(session.heard_ms)),
-            });
-        }
-        for node in known {
-            let stats = self.sessions.get(node.id).map(|session| session.stats).unwrap_or_default();
-            issues.extend(stats.disks.iter().flat_map(|disk| disk_issues(node.id, disk)));
-            issues.extend(set_aside_issue(node.id, &stats));
-            for problem in &stats.problems {
-                issues.push(self.partition_issue(node.id, problem).await?);
-            }
-        }
-        issues.extend(self.unreadable_topics().await?);
-        let mut offline = 0;
-        for entry in self.store.range(partition::PREFIX).await? {
-            offline += i32::from(decode::<Partition>(&entry)?.leader < 0);
-        }
-        if offline > 0 {
-            issues.push(pb::HealthIssue {
-                severity: pb::HealthStatus::Critical.into(),
-                code: "PARTITIONS_OFFLINE".to_owned(),
-                message: format!("{offline} partitions have no leader"),
-                hint: "start the nodes that are down".to_owned(),
-                objects: Vec::new(),
-                start_time: None,
-            });
-        }
-        let critical = issues.iter().any(|issue| issue.severity() == pb::HealthStatus::Critical);
-        let status = match (issues.is_empty(), critical) {
-            (true, _) => pb::HealthStatus::Ok,
-            (false, false) => pb::HealthStatus::Degraded,
-            (false, true) => pb::HealthStatus::Critical,
-        };
-        let (partitions, _) = self.store.counter(PARTITIONS).await?;
-        let topic_count = self.store.range(topic::PREFIX).await?.len();
-        Ok(pb::ClusterHealth {
-            status: status.into(),
-            issues,
-            totals: Some(pb::TopicStats { offline_count: offline, ..Default::default() }),
-            topic_count: i32::try_from(topic_count).unwrap_or(i32::MAX),
-            partition_count: i32::try_from(partitions).unwrap_or(i32::MAX),
-        })
-    }
-}
-
-impl Controller {
-    /// Topics with settings that this version does not know.
-    async fn unreadable_topics(&self) -> Result<Vec<pb::HealthIssue>, Failure> {
-        let mut issues = Vec::new();
-        for entry in self.store.range(topic::PREFIX).await? {
-            let topic: topic::Topic = decode(&entry)?;
-            let pairs = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-            if let Err(error) = walser_model::TopicConfig::from_overrides(pairs) {
-                let name = topic.name;
-                issues.push(pb::HealthIssue {
-                    severity: pb::HealthStatus::Critical.into(),
-                    code: "TOPIC_SETTINGS_UNREADABLE".to_owned(),
-                    message: format!("topic \"{name}\" has a setting that this version cannot read: {error}"),
-                    hint: "its records stay and can be read, writes are refused; reset the setting, or run a version \
-                           that knows it"
-                        .to_owned(),
-                    objects: vec![format!("topics/{name}")],
-                    start_time: None,
-                });
-            }
-        }
-        Ok(issues)
-    }
-
-    /// A partition that a node cannot serve.
-    async fn partition_issue(&self, node: i32, problem: &pb::PartitionProblem) -> Result<pb::HealthIssue, Failure> {
-        let (id, partition) = (&problem.topic_id, problem.partition);
-        let found = match id.parse() {
-            Ok(id) => self.store.get::<topic::Topic>(&topic::key(id)).await?,
-            Err(_) => None,
-        };
-        let topic = found.map_or_else(|| id.clone(), |found| found.value.name);
-        let hint = if problem.damaged {
-            format!(
-                "what is below can be read; `walser partition repair {topic} {partition} --accept-loss` gives up the rest"
-            )
-        } else if problem.problem.starts_with("cannot be opened") {
-            format!("remove the cause; node {node} tries to open it again by itself")
-        } else {
-            format!("look at the disk and the log of node {node}, then restart it")
-        };
-        Ok(pb::HealthIssue {
-            severity: pb::HealthStatus::Critical.into(),
-            code: "PARTITION_OUT_OF_SERVICE".to_owned(),
-            message: format!("partition {partition} of topic \"{topic}\" is out of service: {}", problem.problem),
-            hint,
-            objects: vec![format!("topics/{topic}/partitions/{partition}"), format!("nodes/{node}")],
-            start_time: None,
-        })
-    }
-}
-
-/// Data that waits for a decision.
-fn set_aside_issue(node: i32, stats: &pb::StorageStats) -> Option<pb::HealthIssue> {
-    let (count, bytes) = (stats.set_aside_count, stats.set_aside_bytes);
-    (count > 0).then(|| pb::HealthIssue {
-        severity: pb::HealthStatus::Degraded.into(),
-        code: "DATA_SET_ASIDE".to_owned(),
-        message: format!("node {node} holds {count} partitions ({bytes} bytes) aside that the metadata does not know"),
-        hint: "`walser partition set-aside list` shows them; restore or delete them".to_owned(),
-        objects: vec![format!("nodes/{node}")],
-        start_time: None,
-    })
-}
-
-/// What is wrong with a data directory.
-fn disk_issues(node: i32, disk: &pb::DiskStats) -> impl Iterator<Item = pb::HealthIssue> {
-    let issue = |code: &str, problem: &str, hint: &str| pb::HealthIssue {
-        severity: pb::HealthStatus::Critical.into(),
-        code: code.to_owned(),
-        message: format!("data directory {} of node {node} {problem}", disk.path),
-        hint: hint.to_owned(),
-        objects: vec![format!("nodes/{node}")],
-        start_time: None,
-    };
-    let full = disk.full.then(|| {
-        let problem = "is full: records are refused, reading and deleting still work";
-        issue("DISK_FULL", problem, "free space, or shorten retention.ms or retention.bytes of large topics")
-    });
-    full.into_iter()
 }

@@ -1,49 +1,105 @@
 //! `ControllerService`: nodes and producer ids.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
-use walser_model::TopicId;
+use walser_metadata::value::NodeRegistration;
+use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
-use walser_proto::internal::v1::{NodeSessionRequest, WatchMetadataRequest};
+use walser_proto::internal::v1::node_session_response::Action;
 use walser_rpc::Failure;
 use walser_service::Caller;
 
 use super::{Controller, metadata};
-use crate::keys::node::{Registration, registration_key};
-use crate::restore::Seen;
+use crate::restore::{ReplicaEpochs, SeenHistory};
 use crate::sessions::Session;
-use crate::{nodes, producer_ids, restore, topics};
+use crate::topics::RestoredTopic;
+use crate::{nodes, producer_ids};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// How often silent nodes are looked for.
-const FENCE_CHECK: Duration = Duration::from_millis(100);
+fn registration(request: &pbi::RegisterNodeRequest, started_ms: walser_model::Timestamp) -> NodeRegistration {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    NodeRegistration {
+        incarnation: request.incarnation.clone(),
+        roles: request.roles.clone(),
+        internal_address: request.internal_address.clone(),
+        public_address: request.public_address.clone(),
+        rack: request.rack.clone(),
+        version: request.version.clone(),
+        started_ms,
+        directory: hex(&request.directory_id),
+        ..NodeRegistration::default()
+    }
+}
+
+fn topic_id(raw: &[u8]) -> Option<TopicId> {
+    raw.try_into().ok().map(TopicId::from_bytes)
+}
+
+fn epochs(reports: &[pbi::ReplicaReport]) -> ReplicaEpochs {
+    let epoch = |report: &pbi::ReplicaReport| {
+        let id = TopicPartition::new(topic_id(&report.topic_id)?, PartitionIndex(report.partition));
+        Some((id, LeaderEpoch(report.leader_epoch)))
+    };
+    reports.iter().filter_map(epoch).collect()
+}
+
+/// The topic of replicas that were set aside: each partition on the node that holds its replica, above its leader epoch;
+/// those without one are empty, on any node.
+fn restored_topic(request: &pbi::RestoreTopicRequest) -> Result<RestoredTopic, Failure> {
+    let id = topic_id(&request.topic_id).ok_or_else(|| Failure::field("topic_id", "is not a UUID"))?;
+    let mut placed_on = Vec::new();
+    let mut leader_epoch = 0;
+    for restored in &request.replicas {
+        let Some(replica) = &restored.replica else { continue };
+        let number = usize::try_from(replica.partition).ok().filter(|number| *number < PARTITIONS_RESTORED_MAX);
+        let number = number.ok_or_else(|| Failure::field("replicas", "must name partitions from 0 on"))?;
+        if placed_on.len() <= number {
+            placed_on.resize(number + 1, -1);
+        }
+        placed_on[number] = restored.node_id;
+        leader_epoch = leader_epoch.max(replica.leader_epoch);
+    }
+    if placed_on.is_empty() {
+        return Err(Failure::field("replicas", "must name at least one partition"));
+    }
+    // Above all of them: epochs of one topic are close together, and a gap costs nothing.
+    let leader_epoch = leader_epoch.max(0).saturating_add(1);
+    Ok(RestoredTopic { id, name: request.name.clone(), placed_on, leader_epoch })
+}
+
+/// Partitions of a topic that is restored: as many as any topic may have.
+const PARTITIONS_RESTORED_MAX: usize = 100_000;
 
 #[async_trait]
 impl ControllerService for Controller {
     async fn register_node(&self, request: Request<pbi::RegisterNodeRequest>) -> Answer<pbi::RegisterNodeResponse> {
         let request = request.into_inner();
-        let cluster_id = self.cluster.to_string();
         if request.node_id <= 0 {
             return Err(Failure::field("node_id", "storage nodes have ids from 1 on").into());
         }
-        let own = (&*cluster_id, &*self.lineage);
-        self.refused.admit(&self.store, own, &request, self.clock.monotonic()).await?;
-        let node_epoch = nodes::register(&self.store, &self.config, &request, self.clock.now_millis()).await?;
-        self.heard(request.node_id, node_epoch, Default::default());
-        tracing::info!(node = request.node_id, node_epoch, "node registered");
+        let node = NodeId(request.node_id);
+        let seen = SeenHistory {
+            cluster_id: request.cluster_id.clone(),
+            version: request.metadata_version,
+            lineage: request.lineage.clone(),
+        };
+        let claim = (node, seen, epochs(&request.replicas));
+        self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
+        let registration = registration(&request, self.clock.now_millis());
+        let node_epoch = self.nodes.register(node, &registration).await?;
+        self.heard(node, node_epoch, 0, Default::default());
+        tracing::info!(node = %node, node_epoch, "node registered");
         Ok(Response::new(pbi::RegisterNodeResponse {
             node_epoch,
-            cluster_id,
+            cluster_id: self.history.cluster_id.clone(),
             heartbeat_interval: Some(self.config.beat.into()),
             lease: Some(self.config.session.into()),
         }))
@@ -51,10 +107,13 @@ impl ControllerService for Controller {
 
     type NodeSessionStream = Answers<pbi::NodeSessionResponse>;
 
-    async fn node_session(&self, request: Request<Streaming<NodeSessionRequest>>) -> Answer<Self::NodeSessionStream> {
+    async fn node_session(
+        &self,
+        request: Request<Streaming<pbi::NodeSessionRequest>>,
+    ) -> Answer<Self::NodeSessionStream> {
         let mut beats = request.into_inner();
         let (answers, stream) = mpsc::channel(16);
-        let controller = self.handle();
+        let controller = self.clone();
         tokio::spawn(async move {
             loop {
                 let beat = tokio::select! {
@@ -62,7 +121,7 @@ impl ControllerService for Controller {
                     () = controller.stopping.wait() => break,
                 };
                 let Some(Ok(beat)) = beat else { break };
-                let answer = controller.take_beat(beat).await;
+                let answer = controller.take_beat(beat).map_err(Status::from);
                 if answers.send(answer).await.is_err() {
                     break;
                 }
@@ -73,11 +132,11 @@ impl ControllerService for Controller {
 
     type WatchMetadataStream = Answers<pbi::WatchMetadataResponse>;
 
-    async fn watch_metadata(&self, request: Request<WatchMetadataRequest>) -> Answer<Self::WatchMetadataStream> {
-        let request = request.into_inner();
-        let WatchMetadataRequest { cluster_id, applied_version: version, lineage, .. } = &request;
-        self.check_history(Seen { cluster_id, version: *version, lineage }).await?;
-        let stream = metadata::watch(self.handle(), request.resume_version);
+    async fn watch_metadata(&self, request: Request<pbi::WatchMetadataRequest>) -> Answer<Self::WatchMetadataStream> {
+        let pbi::WatchMetadataRequest { cluster_id, applied_version: version, lineage, resume_version } =
+            request.into_inner();
+        self.history.check(&self.views, &SeenHistory { cluster_id, version, lineage }).await?;
+        let stream = metadata::watch(self.clone(), resume_version);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -88,22 +147,22 @@ impl ControllerService for Controller {
         let request = request.get_ref();
         let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
         let (id, epoch) = reference.ok_or_else(|| Failure::field("ref", "is not a partition"))?;
-        let leader_epoch = nodes::renew_epoch(&self.store, request.node_epoch, id, epoch.0, request.above).await?;
+        let above = LeaderEpoch(request.above);
+        let leader_epoch = self.nodes.renew_epoch(request.node_epoch, id, epoch, above).await?.0;
         tracing::info!(partition = %id, leader_epoch, "a new leader epoch begins");
         Ok(Response::new(pbi::RenewLeaderEpochResponse { leader_epoch }))
     }
 
     async fn restore_topic(&self, request: Request<pbi::RestoreTopicRequest>) -> Answer<pbi::RestoreTopicResponse> {
         self.changeable()?;
-        let now = self.clock.now_millis();
-        let found = restore::restore_topic(&self.store, &self.config, request.get_ref(), now).await?;
-        let (id, topic) = &found;
+        let restored = restored_topic(request.get_ref())?;
+        let topic = self.topics.restore(&restored, self.clock.now_millis()).await?;
         let caller = Caller::relayed(&request);
         tracing::info!(
-            client_id = caller.client_id(), client_address = caller.address(), topic = topic.value.name, %id,
+            client_id = caller.client_id(), client_address = caller.address(), topic = %topic.name, id = %topic.id,
             partitions = topic.value.partition_count, "topic restored from replicas that were set aside"
         );
-        Ok(Response::new(pbi::RestoreTopicResponse { topic: Some(self.described(&found).await?) }))
+        Ok(Response::new(pbi::RestoreTopicResponse { topic: Some(self.described(&topic)) }))
     }
 
     async fn allocate_producer_ids(
@@ -132,81 +191,66 @@ impl ControllerService for Controller {
 }
 
 impl Controller {
-    /// A handle for tasks: everything in it is shared.
-    fn handle(&self) -> Self {
-        Self {
-            store: self.store.clone(),
-            clock: Arc::clone(&self.clock),
-            random: Arc::clone(&self.random),
-            sessions: self.sessions.clone(),
-            operations: self.operations.clone(),
-            refused: self.refused.clone(),
-            config: self.config.clone(),
-            cluster: self.cluster,
-            lineage: self.lineage.clone(),
-            stopping: self.stopping.clone(),
-        }
-    }
-
-    /// Refuses a caller that has seen another history than this metadata's.
-    async fn check_history(&self, seen: Seen<'_>) -> Result<(), Failure> {
-        restore::check(&self.store, (&self.cluster.to_string(), &self.lineage), seen).await
-    }
-
-    fn heard(&self, node: i32, node_epoch: i64, stats: walser_proto::v1::StorageStats) {
+    fn heard(&self, node: NodeId, node_epoch: i64, metadata_version: i64, stats: walser_proto::v1::StorageStats) {
         let (heard, heard_ms) = (self.clock.monotonic(), self.clock.now_millis());
-        self.sessions.beat(node, Session { node_epoch, stats, heard, heard_ms });
+        self.sessions.beat(node, Session { node_epoch, metadata_version, stats, heard, heard_ms });
     }
 
-    async fn take_beat(&self, beat: NodeSessionRequest) -> Result<pbi::NodeSessionResponse, Status> {
-        let NodeSessionRequest { cluster_id, metadata_version: version, lineage, .. } = &beat;
-        self.check_history(Seen { cluster_id, version: *version, lineage }).await?;
-        let known = nodes::list(&self.store).await?;
-        let Some(node) = known.iter().find(|node| node.node_epoch == beat.node_epoch && !node.fenced) else {
-            let reason = "another incarnation has registered, or the session is over".to_owned();
-            let action = pbi::node_session_response::Action::Fenced(pbi::Fenced { reason });
-            return Ok(pbi::NodeSessionResponse { action: Some(action) });
+    /// Takes a beat. It never waits, least of all for the store: a node whose beat waits is taken for dead.
+    fn take_beat(&self, beat: pbi::NodeSessionRequest) -> Result<pbi::NodeSessionResponse, Failure> {
+        let pbi::NodeSessionRequest { node_epoch, metadata_version: version, cluster_id, lineage, .. } = beat;
+        let view = self.views.load();
+        let seen = SeenHistory { cluster_id, version, lineage };
+        let ahead = self.history.check_known(&view, &seen)?;
+        let Some((node, entry)) = nodes::current(&view, node_epoch) else {
+            let reason = "another incarnation of this node has registered".to_owned();
+            return Ok(pbi::NodeSessionResponse { action: Some(Action::Fenced(pbi::Fenced { reason })) });
         };
-        self.heard(node.id, beat.node_epoch, beat.stats.unwrap_or_default());
-        for raw in &beat.removed_topic_ids {
-            let Ok(bytes) = raw.as_ref().try_into() else { continue };
-            let now = self.clock.now_millis();
-            let removed = topics::removed(&self.store, TopicId::from_bytes(bytes), node.id, now);
-            self.operations.end_with(removed).await?;
+        if let Some(failure) = self.sessions.take_refusal(node) {
+            return Err(failure);
+        }
+        if ahead {
+            self.check_later(node, seen);
+        }
+        self.heard(node, node_epoch, version, beat.stats.unwrap_or_default());
+        let removed = beat.removed_topic_ids.iter().filter_map(|id| topic_id(id));
+        if self.sessions.confirm(node, removed) || entry.liveness.fenced {
+            self.bell.ring();
         }
         Ok(pbi::NodeSessionResponse { action: None })
     }
+
+    /// Looks up in the store whether it has what a node has seen and this controller has not; if not, the next beat is
+    /// refused.
+    fn check_later(&self, node: NodeId, seen: SeenHistory) {
+        let controller = self.clone();
+        tokio::spawn(async move {
+            if let Err(failure) = controller.history.check(&controller.views, &seen).await {
+                controller.sessions.refuse(node, failure);
+            }
+        });
+    }
 }
 
-/// Fences nodes that are not heard of any more, for as long as the controller runs.
-pub(super) async fn fence_silent(controller: Arc<Controller>) {
-    let mut ticks = tokio::time::interval(FENCE_CHECK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut last = controller.clock.monotonic();
-    // Nodes that this controller has not heard yet get a full session from its start.
-    for node in nodes::list(&controller.store).await.unwrap_or_default().iter().filter(|node| !node.fenced) {
-        controller.heard(node.id, node.node_epoch, Default::default());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replica(node_id: i32, partition: i32, leader_epoch: i32) -> pbi::RestoredReplica {
+        let replica = pbi::ReplicaReport { partition, leader_epoch, ..Default::default() };
+        pbi::RestoredReplica { node_id, replica: Some(replica) }
     }
-    loop {
-        ticks.tick().await;
-        let now = controller.clock.monotonic();
-        // A late tick means that this process was not running: nobody is silent for that (amendment A8).
-        let paused = now.saturating_sub(last).saturating_sub(2 * FENCE_CHECK);
-        last = now;
-        for (node, node_epoch) in controller.sessions.silent(now, controller.config.session + paused) {
-            // It is there, and does not obey this metadata: its partitions can be read.
-            if controller.refused.refuses(node, now) {
-                continue;
-            }
-            let registered = controller.store.get::<Registration>(&registration_key(node)).await;
-            if matches!(registered, Ok(Some(found)) if found.mod_revision == node_epoch) {
-                tracing::warn!(node, node_epoch, "node fenced: not heard within its session");
-                if let Err(error) = nodes::fence(&controller.store, node, node_epoch).await {
-                    tracing::warn!(node, %error, "fencing did not finish, it will be tried again");
-                    continue;
-                }
-            }
-            controller.sessions.end(node, node_epoch);
-        }
+
+    fn request(replicas: Vec<pbi::RestoredReplica>) -> pbi::RestoreTopicRequest {
+        pbi::RestoreTopicRequest { topic_id: vec![7; 16].into(), name: "t".to_owned(), replicas }
+    }
+
+    #[test]
+    fn a_restored_topic_has_its_partitions_where_their_data_lies_and_above_its_epochs() {
+        let restored = restored_topic(&request(vec![replica(2, 0, 4), replica(3, 3, 7)])).unwrap();
+        assert_eq!((restored.placed_on, restored.leader_epoch), (vec![2, -1, -1, 3], 8));
+        assert!(restored_topic(&request(Vec::new())).is_err());
+        assert!(restored_topic(&request(vec![replica(2, -1, 4)])).is_err());
+        assert!(restored_topic(&request(vec![replica(2, i32::MAX, 4)])).is_err());
     }
 }

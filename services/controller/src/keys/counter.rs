@@ -1,10 +1,8 @@
-//! `counts/partitions`, `pids/next` and `pids/internal`: numbers.
+//! `pids/next` and `pids/internal`: numbers.
 
 use serde::{Deserialize, Serialize};
+use walser_metadata::value::Value;
 
-use super::Value;
-
-pub(crate) const PARTITIONS: &str = "counts/partitions";
 pub(crate) const PRODUCER_IDS: &str = "pids/next";
 pub(crate) const INTERNAL_PRODUCER_IDS: &str = "pids/internal";
 

@@ -4,9 +4,8 @@
 //! another way from there on, whatever revisions it reaches later: what nodes have seen tells the two apart.
 
 use serde::{Deserialize, Serialize};
+use walser_metadata::value::Value;
 use walser_metastore::Revision;
-
-use super::Value;
 
 pub(crate) const PREFIX: &str = "lineages/";
 const ACCEPTED_PREFIX: &str = "lineages/accepted/";
@@ -20,7 +19,7 @@ pub(crate) struct Lineage {
 impl Value for Lineage {}
 
 /// The lineages of a store, as far as they are kept.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Lineages {
     /// Number, id and first revision, ascending.
     pub(crate) starts: Vec<(i64, String, Revision)>,
@@ -41,6 +40,26 @@ pub(crate) fn parse(key: &str) -> Option<i64> {
 }
 
 impl Lineages {
+    /// Adds a lineage as the store has it.
+    pub(crate) fn put(&mut self, key: &str, id: String, first: Revision) {
+        self.delete(key);
+        match parse(key) {
+            Some(number) => {
+                let at = self.starts.partition_point(|(known, ..)| *known < number);
+                self.starts.insert(at, (number, id, first));
+            }
+            None => self.accepted.push(id),
+        }
+    }
+
+    /// Takes away a lineage that the store does not have any more.
+    pub(crate) fn delete(&mut self, key: &str) {
+        match parse(key) {
+            Some(number) => self.starts.retain(|(known, ..)| *known != number),
+            None => self.accepted.retain(|id| accepted_key(id) != key),
+        }
+    }
+
     /// Whether metadata of these lineages continues what was seen: `version`, under lineage `id`.
     pub(crate) fn continues(&self, id: &str, version: Revision) -> bool {
         if id.is_empty() || self.accepted.iter().any(|accepted| accepted == id) {

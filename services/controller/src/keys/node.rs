@@ -1,65 +1,38 @@
 //! `nodes/{id}/reg` and `nodes/{id}/live`: storage nodes.
 
-use serde::{Deserialize, Serialize};
-
-use super::Value;
+use walser_model::NodeId;
 
 pub(crate) const PREFIX: &str = "nodes/";
 
-/// A registration. Written only by registering; its mod revision is the node epoch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Registration {
-    pub(crate) incarnation: String,
-    /// Numbers of `walser.v1.NodeRole`.
-    pub(crate) roles: Vec<i32>,
-    pub(crate) internal_address: String,
-    pub(crate) public_address: String,
-    pub(crate) rack: String,
-    pub(crate) version: String,
-    pub(crate) started_ms: i64,
-    /// The data directory, as 32 hexadecimal digits; empty where an older version has registered.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) directory: String,
+/// Which key of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeKey {
+    Registration,
+    Liveness,
 }
 
-/// Whether the node counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Live {
-    pub(crate) fenced: bool,
+pub(crate) fn registration_key(node: NodeId) -> String {
+    format!("{PREFIX}{:010}/reg", node.0)
 }
 
-impl Value for Registration {}
-impl Value for Live {}
-
-pub(crate) fn registration_key(node: i32) -> String {
-    format!("{PREFIX}{node:010}/reg")
+pub(crate) fn live_key(node: NodeId) -> String {
+    format!("{PREFIX}{:010}/live", node.0)
 }
 
-pub(crate) fn live_key(node: i32) -> String {
-    format!("{PREFIX}{node:010}/live")
-}
-
-/// The node in a key, and whether it is the registration.
-pub(crate) fn parse(key: &str) -> Option<(i32, bool)> {
+/// The node in a key, and which of its keys that is.
+pub(crate) fn parse(key: &str) -> Option<(NodeId, NodeKey)> {
     let (node, part) = key.strip_prefix(PREFIX)?.split_once('/')?;
-    Some((node.parse().ok()?, part == "reg"))
+    let which = match part {
+        "reg" => NodeKey::Registration,
+        "live" => NodeKey::Liveness,
+        _ => return None,
+    };
+    Some((NodeId(node.parse().ok()?), which))
 }
 
 #[test]
-fn the_form_is_the_documented_one() {
-    super::assert_form(&Live { fenced: true }, r#"{"fenced":true}"#);
-    let value = Registration {
-        incarnation: "i".into(),
-        roles: vec![2],
-        internal_address: String::new(),
-        public_address: "127.0.0.1:7460".into(),
-        rack: String::new(),
-        version: "0.1.0".into(),
-        started_ms: 9,
-        directory: "d".into(),
-    };
-    let text = r#"{"incarnation":"i","roles":[2],"internal_address":"","public_address":"127.0.0.1:7460","rack":"","version":"0.1.0","started_ms":9,"directory":"d"}"#;
-    super::assert_form(&value, text);
-    assert_eq!(parse(&registration_key(12)), Some((12, true)));
-    assert_eq!(parse(&live_key(3)), Some((3, false)));
+fn keys_are_read_as_they_are_written() {
+    assert_eq!(parse(&registration_key(NodeId(12))), Some((NodeId(12), NodeKey::Registration)));
+    assert_eq!(parse(&live_key(NodeId(3))), Some((NodeId(3), NodeKey::Liveness)));
+    assert_eq!(parse("nodes/0000000003/rack"), None, "of a newer version");
 }

@@ -5,8 +5,7 @@
 //! partitions that the producer wrote to fence it all the same.
 
 use serde::{Deserialize, Serialize};
-
-use super::Value;
+use walser_metadata::value::Value;
 
 /// Slots.
 const SLOTS: i64 = 1024;

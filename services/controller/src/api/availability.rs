@@ -1,0 +1,187 @@
+//! Which partitions are in service, as far as the controller can know: who leads them, whether that node is in service,
+//! and what it reports of them. What a gateway can reach is for the gateway to add.
+
+use std::collections::{HashMap, HashSet};
+
+use walser_metadata::PartitionEntry;
+use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_proto::v1 as pb;
+use walser_replication::PartitionState;
+
+/// The storage nodes that are in service, and what they report.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Availability {
+    serving: HashSet<NodeId>,
+    /// A node, a partition that it cannot serve, and why. Each node reports at most 100 of them.
+    reported: HashMap<(NodeId, TopicPartition), Problem>,
+}
+
+/// Why a partition cannot be used, or not all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) text: String,
+    /// Durable records are damaged or gone.
+    pub(crate) damaged: bool,
+}
+
+/// Whether a partition can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    /// It takes reads and writes.
+    Full,
+    /// No node that is in service leads it.
+    Leaderless,
+    /// Its leader reports that it cannot serve it, or not all of it.
+    Failed,
+}
+
+// === impl Availability ===
+
+impl Availability {
+    /// Nobody serves anything yet.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a node that is in service, with what it reported last.
+    pub(crate) fn add(&mut self, node: NodeId, stats: &pb::StorageStats) {
+        self.serving.insert(node);
+        let partition = |problem: &pb::PartitionProblem| {
+            let topic: TopicId = problem.topic_id.parse().ok()?;
+            let id = TopicPartition::new(topic, PartitionIndex(problem.partition));
+            Some(((node, id), Problem { text: problem.problem.clone(), damaged: problem.damaged }))
+        };
+        self.reported.extend(stats.problems.iter().filter_map(partition));
+    }
+
+    /// The leader of a partition, if it is in service.
+    fn leader(&self, state: &PartitionState) -> Option<NodeId> {
+        state.leader.filter(|leader| self.serving.contains(leader))
+    }
+
+    /// Whether a partition can be used.
+    fn of(&self, partition: &PartitionEntry) -> Service {
+        match self.leader(&partition.record.state) {
+            None => Service::Leaderless,
+            Some(leader) if self.reported.contains_key(&(leader, partition.record.key)) => Service::Failed,
+            Some(_) => Service::Full,
+        }
+    }
+
+    /// Why a partition cannot be used, or not all of it.
+    pub(crate) fn problem(&self, partition: &PartitionEntry) -> Option<Problem> {
+        let Some(leader) = self.leader(&partition.record.state) else {
+            let text = "no storage node that is in service leads it".to_owned();
+            return Some(Problem { text, damaged: false });
+        };
+        self.reported.get(&(leader, partition.record.key)).cloned()
+    }
+
+    /// Whether a partition can be used and has all its copies.
+    pub(crate) fn healthy(&self, partition: &PartitionEntry) -> bool {
+        let state = &partition.record.state;
+        !under_replicated(state) && !under_min_isr(state) && self.of(partition) == Service::Full
+    }
+
+    /// The state of a topic with these partitions, and how many of them lack what. Sizes are not known here.
+    pub(crate) fn of_topic<'a>(
+        &self,
+        partitions: impl Iterator<Item = &'a PartitionEntry> + Clone,
+    ) -> (pb::TopicState, pb::TopicStats) {
+        let state = |partition: &PartitionEntry| match self.of(partition) {
+            Service::Full => pb::TopicState::Ready,
+            // Every election begins another epoch: in the first one nobody has led before.
+            Service::Leaderless if partition.record.state.leader_epoch == LeaderEpoch(0) => pb::TopicState::Creating,
+            Service::Leaderless | Service::Failed => pb::TopicState::Degraded,
+        };
+        let worst = [pb::TopicState::Degraded, pb::TopicState::Creating];
+        let found = worst.into_iter().find(|wanted| partitions.clone().any(|partition| state(partition) == *wanted));
+        let count = |holds: &dyn Fn(&PartitionState) -> bool| {
+            let found = partitions.clone().filter(|partition| holds(&partition.record.state)).count();
+            i32::try_from(found).unwrap_or(i32::MAX)
+        };
+        let stats = pb::TopicStats {
+            under_replicated_count: count(&under_replicated),
+            under_min_isr_count: count(&under_min_isr),
+            offline_count: count(&|state| self.leader(state).is_none()),
+            ..Default::default()
+        };
+        (found.unwrap_or(pb::TopicState::Ready), stats)
+    }
+}
+
+fn under_replicated(partition: &PartitionState) -> bool {
+    partition.isr.len() < partition.replicas.len()
+}
+
+fn under_min_isr(partition: &PartitionState) -> bool {
+    partition.isr.len() < partition.min_isr
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_metadata::value::UnknownFields;
+    use walser_replication::control::PartitionRecord;
+
+    use super::*;
+
+    fn topic() -> TopicId {
+        TopicId::from_bytes([7; 16])
+    }
+
+    fn partition(number: i32, leader: Option<i32>) -> PartitionEntry {
+        let (leader, leader_epoch) = (leader.map(NodeId), LeaderEpoch(1));
+        let state = PartitionState { leader, leader_epoch, ..PartitionState::new(vec![NodeId(1)], 1) };
+        let key = TopicPartition::new(topic(), PartitionIndex(number));
+        PartitionEntry { record: PartitionRecord { key, state, epoch: 1 }, unknown: UnknownFields::default() }
+    }
+
+    #[test]
+    fn a_topic_is_ready_when_nodes_in_service_lead_and_serve_all_of_it() {
+        let mut availability = Availability::new();
+        availability.add(NodeId(1), &pb::StorageStats::default());
+        let state = |availability: &Availability, leaders: [Option<i32>; 2]| {
+            let partitions: Vec<_> = (0..).zip(leaders).map(|(number, leader)| partition(number, leader)).collect();
+            let (state, stats) = availability.of_topic(partitions.iter());
+            (state, stats.offline_count)
+        };
+        assert_eq!(state(&availability, [Some(1), Some(1)]), (pb::TopicState::Ready, 0));
+        assert_eq!(state(&availability, [Some(1), None]), (pb::TopicState::Degraded, 1));
+        assert_eq!(
+            state(&availability, [Some(2), Some(2)]),
+            (pb::TopicState::Degraded, 2),
+            "that node is not in service"
+        );
+        let mut created = partition(1, Some(2));
+        created.record.state.leader_epoch = LeaderEpoch(0);
+        let (first, _) = availability.of_topic([partition(0, Some(1)), created.clone()].iter());
+        assert_eq!(first, pb::TopicState::Creating, "nobody has led it yet");
+        let (other, _) = availability.of_topic([partition(0, Some(2)), created].iter());
+        assert_eq!(other, pb::TopicState::Degraded);
+        let problem = pb::PartitionProblem {
+            topic_id: topic().to_string(),
+            partition: 1,
+            problem: "a sync failed".to_owned(),
+            damaged: true,
+        };
+        let stats = pb::StorageStats { problems: vec![problem], ..Default::default() };
+        availability.add(NodeId(1), &stats);
+        assert_eq!(state(&availability, [Some(1), Some(1)]), (pb::TopicState::Degraded, 0));
+        let problem = |number| availability.problem(&partition(number, Some(1)));
+        assert_eq!((problem(0), problem(1).unwrap().damaged), (None, true));
+        assert!(availability.problem(&partition(0, Some(2))).is_some());
+        assert!(availability.healthy(&partition(0, Some(1))) && !availability.healthy(&partition(1, Some(1))));
+    }
+
+    #[test]
+    fn a_partition_that_lacks_copies_is_in_service_and_not_healthy() {
+        let mut availability = Availability::new();
+        availability.add(NodeId(1), &pb::StorageStats::default());
+        let mut lacking = partition(0, Some(1));
+        (lacking.record.state.replicas, lacking.record.state.min_isr) = (vec![NodeId(1), NodeId(2)], 2);
+        assert!(!availability.healthy(&lacking));
+        let (state, stats) = availability.of_topic([lacking].iter());
+        assert_eq!(state, pb::TopicState::Ready);
+        assert_eq!((stats.under_replicated_count, stats.under_min_isr_count, stats.offline_count), (1, 1, 0));
+    }
+}

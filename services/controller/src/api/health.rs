@@ -1,0 +1,128 @@
+//! What is wrong with the cluster, in words, and what to do about it.
+
+use walser_metadata::TopicEntry;
+use walser_model::{NodeId, Timestamp};
+use walser_proto::v1 as pb;
+use walser_rpc::{Failure, wire_time};
+
+use super::Controller;
+use super::cluster::registered;
+use crate::cluster_view::ClusterView;
+
+impl Controller {
+    /// What is wrong with the cluster, as far as the controller knows.
+    pub(super) fn health(&self, view: &ClusterView) -> pb::ClusterHealth {
+        let refused = self.refused.refused(self.clock.monotonic());
+        let mut issues: Vec<_> = refused.into_iter().map(|(node, why)| refused_issue(node, &why)).collect();
+        for (node, entry) in registered(view) {
+            let session = self.sessions.get(node);
+            if entry.liveness.fenced {
+                issues.push(down_issue(node, session.as_ref().map(|session| session.heard_ms)));
+            }
+            let stats = session.map(|session| session.stats).unwrap_or_default();
+            issues.extend(stats.disks.iter().flat_map(|disk| disk_issues(node, disk)));
+            issues.extend(set_aside_issue(node, &stats));
+            issues.extend(stats.problems.iter().map(|problem| partition_issue(view, node, problem)));
+        }
+        issues.extend(view.metadata.topics().filter_map(|topic| unreadable_issue(topic)));
+        let leaderless = view.metadata.topics().flat_map(|topic| topic.leaders());
+        let offline = leaderless.filter(|(_, leader, _)| leader.is_none()).count();
+        issues.extend((offline > 0).then(|| offline_issue(offline)));
+        let critical = issues.iter().any(|issue| issue.severity() == pb::HealthStatus::Critical);
+        let status = match (issues.is_empty(), critical) {
+            (true, _) => pb::HealthStatus::Ok,
+            (false, false) => pb::HealthStatus::Degraded,
+            (false, true) => pb::HealthStatus::Critical,
+        };
+        let count = |count| i32::try_from(count).unwrap_or(i32::MAX);
+        pb::ClusterHealth {
+            status: status.into(),
+            issues,
+            totals: Some(pb::TopicStats { offline_count: count(offline), ..Default::default() }),
+            topic_count: count(view.metadata.topic_count()),
+            partition_count: count(view.metadata.partition_count()),
+        }
+    }
+}
+
+/// A node that does not obey this metadata.
+fn refused_issue(node: NodeId, why: &Failure) -> pb::HealthIssue {
+    let hint = "its disk is not changed, writes are refused, reads go on; see \"When metadata and data disagree\" in \
+                docs/operations.md";
+    let message = format!("storage node {node} does not obey this metadata: {why}");
+    critical(why.reason_name(), message, hint.to_owned(), vec![format!("nodes/{node}")])
+}
+
+/// A node that is fenced.
+fn down_issue(node: NodeId, heard_ms: Option<Timestamp>) -> pb::HealthIssue {
+    let message = format!("storage node {node} is down");
+    let hint = "start it again, or look at its log".to_owned();
+    let issue = critical("NODE_DOWN", message, hint, vec![format!("nodes/{node}")]);
+    pb::HealthIssue { start_time: heard_ms.map(wire_time), ..issue }
+}
+
+/// Partitions that nobody leads.
+fn offline_issue(count: usize) -> pb::HealthIssue {
+    let message = format!("{count} partitions have no leader");
+    critical("PARTITIONS_OFFLINE", message, "start the nodes that are down".to_owned(), Vec::new())
+}
+
+fn critical(code: &str, message: String, hint: String, objects: Vec<String>) -> pb::HealthIssue {
+    let (severity, code) = (pb::HealthStatus::Critical.into(), code.to_owned());
+    pb::HealthIssue { severity, code, message, hint, objects, start_time: None }
+}
+
+/// A topic with settings that this version does not know.
+fn unreadable_issue(topic: &TopicEntry) -> Option<pb::HealthIssue> {
+    let error = topic.settings.unreadable.as_ref()?;
+    let name = &topic.name;
+    let message = format!("topic \"{name}\" has a setting that this version cannot read: {error}");
+    let hint =
+        "its records stay and can be read, writes are refused; reset the setting, or run a version that knows it";
+    Some(critical("TOPIC_SETTINGS_UNREADABLE", message, hint.to_owned(), vec![format!("topics/{name}")]))
+}
+
+/// A partition that a node cannot serve.
+fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProblem) -> pb::HealthIssue {
+    let (id, partition) = (&problem.topic_id, problem.partition);
+    let found = id.parse().ok().and_then(|id| view.metadata.topic(id));
+    let topic = found.map_or_else(|| id.clone(), |found| found.name.to_string());
+    let hint = if problem.damaged {
+        format!(
+            "what is below can be read; `walser partition repair {topic} {partition} --accept-loss` gives up the rest"
+        )
+    } else if problem.problem.starts_with("cannot be opened") {
+        format!("remove the cause; node {node} tries to open it again by itself")
+    } else {
+        format!("look at the disk and the log of node {node}, then restart it")
+    };
+    let message = format!("partition {partition} of topic \"{topic}\" is out of service: {}", problem.problem);
+    let objects = vec![format!("topics/{topic}/partitions/{partition}"), format!("nodes/{node}")];
+    critical("PARTITION_OUT_OF_SERVICE", message, hint, objects)
+}
+
+/// Data that waits for a decision.
+fn set_aside_issue(node: NodeId, stats: &pb::StorageStats) -> Option<pb::HealthIssue> {
+    let (count, bytes) = (stats.set_aside_count, stats.set_aside_bytes);
+    (count > 0).then(|| pb::HealthIssue {
+        severity: pb::HealthStatus::Degraded.into(),
+        code: "DATA_SET_ASIDE".to_owned(),
+        message: format!("node {node} holds {count} partitions ({bytes} bytes) aside that the metadata does not know"),
+        hint: "`walser partition set-aside list` shows them; restore or delete them".to_owned(),
+        objects: vec![format!("nodes/{node}")],
+        start_time: None,
+    })
+}
+
+/// What is wrong with a data directory.
+fn disk_issues(node: NodeId, disk: &pb::DiskStats) -> impl Iterator<Item = pb::HealthIssue> {
+    let issue = |code: &str, problem: &str, hint: &str| {
+        let message = format!("data directory {} of node {node} {problem}", disk.path);
+        critical(code, message, hint.to_owned(), vec![format!("nodes/{node}")])
+    };
+    let full = disk.full.then(|| {
+        let problem = "is full: records are refused, reading and deleting still work";
+        issue("DISK_FULL", problem, "free space, or shorten retention.ms or retention.bytes of large topics")
+    });
+    full.into_iter()
+}

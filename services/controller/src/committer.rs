@@ -1,0 +1,153 @@
+//! Decisions become transactions of the metadata store.
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::stream::{self, StreamExt as _};
+use walser_metadata::value::{NodeLiveness, NodeRegistration, PartitionValue};
+use walser_metastore::{Compare, Metastore, Op, Outcome, Revision, StoreError, Txn};
+use walser_model::TopicPartition;
+use walser_replication::control::{self, Comparison, Decision, DecisionContext, MERGED_PARTITIONS_MAX, Write};
+use walser_rpc::Failure;
+
+use crate::cluster_view::ClusterView;
+use crate::error::store_failure;
+use crate::keys::{delete, node, partition, put};
+use crate::leadership::ControllerLead;
+use crate::views::Views;
+
+/// Transactions of one set of decisions that are under way at once.
+const CONCURRENT_MAX: usize = 16;
+
+/// What a transaction has beside its decision.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Extra {
+    pub(crate) compares: Vec<Compare>,
+    pub(crate) ops: Vec<Op>,
+    /// Of the node that the decision registers.
+    pub(crate) registration: Option<NodeRegistration>,
+}
+
+/// What became of a transaction. The view includes it, or what came in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Committed {
+    /// It was written, at this revision.
+    At(Revision),
+    /// A condition did not hold, or it is not known: the decision is to be taken again.
+    Again,
+}
+
+/// Writes decisions. Clones share everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Committer {
+    pub(crate) store: Arc<dyn Metastore>,
+    pub(crate) views: Views,
+    pub(crate) lead: ControllerLead,
+}
+
+impl Committer {
+    /// The view, and what decisions on it are taken on.
+    ///
+    /// # Errors
+    /// `CONTROLLER_NOT_AVAILABLE` when this controller does not lead.
+    pub(crate) fn context(&self) -> Result<(Arc<ClusterView>, DecisionContext), Failure> {
+        let epoch = self.lead.epoch()?;
+        let view = self.views.load();
+        let context = view.metadata.decision_context(epoch);
+        Ok((view, context))
+    }
+
+    /// Commits a decision that was taken on `view`, and waits until the view includes it or what stood against it.
+    pub(crate) async fn commit(
+        &self,
+        view: &ClusterView,
+        decision: &Decision<TopicPartition>,
+        extra: Extra,
+    ) -> Result<Committed, Failure> {
+        if let Some(problem) = decision.problem() {
+            return Err(Failure::internal(format!(
+                "a decision would write a partition in which {problem}: {decision:?}"
+            )));
+        }
+        let txn = self.transaction(view, decision, extra);
+        match self.store.transact(txn).await {
+            Ok(Outcome::Committed(revision)) => {
+                self.views.reached(revision).await?;
+                Ok(Committed::At(revision))
+            }
+            Ok(Outcome::Conflict { revision, .. }) => {
+                self.views.reached(revision).await?;
+                Ok(Committed::Again)
+            }
+            // Nothing is decided before it is known what is there.
+            Err(StoreError::Unknown(_)) => {
+                self.views.catch_up().await?;
+                Ok(Committed::Again)
+            }
+            Err(error) => Err(store_failure(error)),
+        }
+    }
+
+    /// Commits decisions that were taken on `view`, merged and several at once. Returns whether all were written; those
+    /// that were not are to be taken again.
+    pub(crate) async fn commit_all(
+        &self,
+        view: &Arc<ClusterView>,
+        decisions: Vec<Decision<TopicPartition>>,
+        extra: &Extra,
+    ) -> Result<bool, Failure> {
+        let merged = control::merge(decisions, MERGED_PARTITIONS_MAX);
+        let mut commits = Vec::with_capacity(merged.len());
+        for decision in merged {
+            let (committer, view, extra) = (self.clone(), Arc::clone(view), extra.clone());
+            commits.push(async move { committer.commit(&view, &decision, extra).await }.boxed());
+        }
+        let mut outcomes = stream::iter(commits).buffer_unordered(CONCURRENT_MAX);
+        let mut all = true;
+        let mut failed = None;
+        while let Some(outcome) = outcomes.next().await {
+            match outcome {
+                Ok(committed) => all &= committed != Committed::Again,
+                Err(failure) => failed = Some(failure),
+            }
+        }
+        failed.map_or(Ok(all), Err)
+    }
+
+    fn transaction(&self, view: &ClusterView, decision: &Decision<TopicPartition>, extra: Extra) -> Txn {
+        let compare = |comparison: &Comparison<TopicPartition>| match comparison {
+            Comparison::Controller(epoch) => self.lead.guard(*epoch),
+            Comparison::Missing(id) => Compare::Missing(partition::key(*id)),
+            Comparison::Partition(id, epoch) => Compare::ModifiedAt(partition::key(*id), *epoch),
+            Comparison::Registration(node, epoch) => at(node::registration_key(*node), *epoch),
+            Comparison::Live(node, revision) => at(node::live_key(*node), *revision),
+        };
+        let mut txn = Txn { compares: decision.comparisons.iter().map(compare).collect(), ops: Vec::new() };
+        txn.compares.extend(extra.compares);
+        for write in &decision.writes {
+            txn.ops.push(match write {
+                Write::Partition(id, state) => {
+                    let unknown = view.metadata.partition(*id).map(|known| known.unknown.clone()).unwrap_or_default();
+                    put(partition::key(*id), &PartitionValue { state: state.clone(), unknown })
+                }
+                Write::Delete(id) => delete(partition::key(*id)),
+                Write::Registration(node) => {
+                    put(node::registration_key(*node), &extra.registration.clone().unwrap_or_default())
+                }
+                Write::Live { node, fenced, shutting_down } => {
+                    let known = view.metadata.node(*node);
+                    let unknown = known.map(|known| known.liveness.unknown.clone()).unwrap_or_default();
+                    let liveness = NodeLiveness { fenced: *fenced, shutting_down: *shutting_down, unknown };
+                    put(node::live_key(*node), &liveness)
+                }
+            });
+        }
+        txn.ops.extend(extra.ops);
+        txn
+    }
+}
+
+/// The condition that a key was last changed at a revision; 0: that it does not exist.
+fn at(key: String, revision: Revision) -> Compare {
+    if revision == 0 { Compare::Missing(key) } else { Compare::ModifiedAt(key, revision) }
+}

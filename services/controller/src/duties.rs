@@ -1,0 +1,259 @@
+//! What the controller does by itself: it fences silent nodes, takes them out of their partitions, elects leaders, lets
+//! nodes come back, and finishes what an earlier controller has begun.
+//!
+//! One task follows the view. Partitions that a change has touched are looked at again ([`control::reconcile`]); when
+//! this controller begins to lead, all of them are. What nodes say wakes it as well. Nothing of it is remembered
+//! beyond the view: a successor finds the same work.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use walser_metadata::{Changes, PartitionEntry};
+use walser_metastore::Revision;
+use walser_model::{Clock, NodeId, TopicPartition};
+use walser_replication::control::{self, Decision, DecisionContext};
+use walser_rpc::Failure;
+
+use crate::cluster_view::ClusterView;
+use crate::committer::Extra;
+use crate::config::Config;
+use crate::nodes::Nodes;
+use crate::restore::RefusedNodes;
+use crate::sessions::Sessions;
+use crate::topics::Topics;
+
+/// How often silent nodes are looked for.
+const FENCE_CHECK: Duration = Duration::from_millis(100);
+/// Pause before duties are tried again that could not be done.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Wakes the duties. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DutyBell(Arc<Notify>);
+
+impl DutyBell {
+    /// There is something to do that the view does not show.
+    pub(crate) fn ring(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// The duties of a controller. `S`: statistics of nodes, which play no part here.
+#[derive(Debug, Clone)]
+pub(crate) struct Duties<S> {
+    pub(crate) nodes: Nodes,
+    pub(crate) topics: Topics,
+    pub(crate) sessions: Sessions<S>,
+    pub(crate) refused: RefusedNodes,
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) bell: DutyBell,
+}
+
+/// What is to be looked at again.
+#[derive(Debug, Default)]
+struct Dirty {
+    all: bool,
+    partitions: BTreeSet<TopicPartition>,
+}
+
+impl Dirty {
+    /// Adds what a change of the view has touched.
+    fn touch(&mut self, view: &ClusterView, changes: &Changes) {
+        self.all |= changes.snapshot;
+        if self.all {
+            return;
+        }
+        let metadata = &view.metadata;
+        self.partitions.extend(&changes.partitions);
+        let of_topics = changes.topics.iter().flat_map(|topic| metadata.partitions_of(*topic));
+        self.partitions.extend(of_topics.map(|partition| partition.record.key));
+        if !changes.nodes.is_empty() {
+            let on_node = |partition: &&PartitionEntry| {
+                partition.record.state.replicas.iter().any(|node| changes.nodes.contains(node))
+            };
+            self.partitions.extend(metadata.partitions().filter(on_node).map(|partition| partition.record.key));
+        }
+    }
+
+    /// The decisions that are due for what was touched; nothing is touched any more.
+    fn decisions(&mut self, view: &ClusterView, context: &DecisionContext) -> Vec<Decision<TopicPartition>> {
+        let metadata = &view.metadata;
+        let dirty = std::mem::take(self);
+        let due = |partition: &PartitionEntry| {
+            let record = &partition.record;
+            control::reconcile(context, record, min_isr(view, partition).unwrap_or(record.state.min_isr))
+        };
+        if dirty.all {
+            return metadata.partitions().filter_map(due).collect();
+        }
+        let living = dirty.partitions.iter().filter(|id| metadata.tombstone(id.topic).is_none());
+        living.filter_map(|id| metadata.partition(*id)).filter_map(due).collect()
+    }
+}
+
+/// The effective `min.insync.replicas` of a partition by the settings of its topic; `None`: it is being created.
+fn min_isr(view: &ClusterView, partition: &PartitionEntry) -> Option<usize> {
+    let topic = view.metadata.topic(partition.record.key.topic)?;
+    let setting = topic.settings.config.min_insync_replicas;
+    Some(view.cluster.as_deref()?.min_isr(setting, topic.value.replication_factor))
+}
+
+impl<S: Clone + Default + Send + 'static> Duties<S> {
+    /// Does the duties for as long as the process runs.
+    pub(crate) async fn run(self) {
+        let views = self.nodes.committer().views.clone();
+        let mut led: Revision = 0;
+        let mut dirty = Dirty::default();
+        let (mut view, mut updates) = views.subscribe();
+        loop {
+            loop {
+                match updates.try_recv() {
+                    Ok(update) => {
+                        dirty.touch(&update.view, &update.changes);
+                        view = update.view;
+                    }
+                    Err(TryRecvError::Lagged(_)) => dirty.all = true,
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                }
+            }
+            let leads = self.nodes.committer().lead.epoch().unwrap_or(0);
+            if leads != led {
+                // What an earlier controller has left behind is looked for once.
+                (led, dirty.all) = (leads, true);
+            }
+            if leads == 0 {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            match self.once(&view, &mut dirty).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(failure) => {
+                    tracing::warn!(%failure, "a duty of the controller could not be done; retrying");
+                    dirty.all = true;
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+            tokio::select! {
+                update = updates.recv() => match update {
+                    Ok(update) => {
+                        dirty.touch(&update.view, &update.changes);
+                        view = update.view;
+                    }
+                    Err(RecvError::Lagged(_)) => dirty.all = true,
+                    Err(RecvError::Closed) => return,
+                },
+                () = self.bell.0.notified() => {}
+            }
+        }
+    }
+
+    /// Does what is due; returns whether there may be more at once.
+    async fn once(&self, view: &Arc<ClusterView>, dirty: &mut Dirty) -> Result<bool, Failure> {
+        let confirmed = self.sessions.take_confirmed();
+        let ended = |(_, tombstone): (_, &Arc<walser_metadata::TombstoneEntry>)| tombstone.value.nodes.is_empty();
+        if !confirmed.is_empty() || view.metadata.tombstones().any(ended) {
+            self.topics.confirm_removed(&confirmed, self.clock.now_millis()).await?;
+        }
+        self.unfence(view).await?;
+        let again = {
+            let _turn = self.nodes.turns().next().await?;
+            let (view, context) = self.nodes.committer().context()?;
+            let decisions = dirty.decisions(&view, &context);
+            let some = !decisions.is_empty();
+            if some && !self.nodes.committer().commit_all(&view, decisions, &Extra::default()).await? {
+                // What stood against them is in the view, and touched them.
+                dirty.all = true;
+            }
+            some
+        };
+        self.topics.finish_what_was_begun(view, &self.bell);
+        Ok(again)
+    }
+
+    /// Lets fenced nodes that have seen their fence count again.
+    async fn unfence(&self, view: &ClusterView) -> Result<(), Failure> {
+        for (node, entry) in view.metadata.nodes().filter(|(_, node)| node.epoch > 0 && node.liveness.fenced) {
+            let (now, limit) = (self.clock.monotonic(), self.config.session);
+            let Some(seen) = self.sessions.seen(node, entry.epoch, now, limit) else { continue };
+            if seen < entry.live_revision.max(entry.epoch) || self.refused.refuses(node, now) {
+                continue;
+            }
+            let _turn = self.nodes.turns().next().await?;
+            let (view, context) = self.nodes.committer().context()?;
+            let partitions = view.metadata.partitions().map(|partition| &partition.record);
+            if let Some(decision) = control::unfence(&context, node, seen, partitions) {
+                self.nodes.committer().commit(&view, &decision, Extra::default()).await?;
+                tracing::info!(node = %node, "node in service");
+            }
+        }
+        Ok(())
+    }
+
+    /// Fences nodes that are not heard of any more, for as long as the process runs.
+    pub(crate) async fn fence_silent(self) {
+        let mut ticks = tokio::time::interval(FENCE_CHECK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last = self.clock.monotonic();
+        let mut led = 0;
+        loop {
+            ticks.tick().await;
+            let now = self.clock.monotonic();
+            // A late tick means that this process was not running: nobody is silent for that (amendment A8).
+            let paused = now.saturating_sub(last).saturating_sub(2 * FENCE_CHECK);
+            last = now;
+            let leads = self.nodes.committer().lead.epoch().unwrap_or(0);
+            if leads != led {
+                // Nodes that this controller has not heard yet get a full session from its start.
+                self.hear_all(now);
+                led = leads;
+            }
+            if leads == 0 {
+                continue;
+            }
+            for (node, node_epoch) in self.sessions.silent(now, self.config.session + paused) {
+                self.fence(node, node_epoch, self.config.session + paused).await;
+            }
+        }
+    }
+
+    fn hear_all(&self, now: Duration) {
+        let view = self.nodes.committer().views.load();
+        for (node, entry) in view.metadata.nodes().filter(|(_, node)| !node.liveness.fenced) {
+            let heard_ms = self.clock.now_millis();
+            let session =
+                crate::sessions::Session { node_epoch: entry.epoch, heard: now, heard_ms, ..Default::default() };
+            self.sessions.beat(node, session);
+        }
+    }
+
+    /// Fences a node, unless it was heard meanwhile.
+    async fn fence(&self, node: NodeId, node_epoch: Revision, limit: Duration) {
+        let fenced = async {
+            let _turn = self.nodes.turns().next().await?;
+            let (view, context) = self.nodes.committer().context()?;
+            // The clock is looked at again: it was another time when the turn was waited for.
+            let now = self.clock.monotonic();
+            let heard = self.sessions.seen(node, node_epoch, now, limit).is_some();
+            // A node that was refused is there, and does not obey this metadata: its partitions can be read.
+            let current = view.metadata.node(node).is_some_and(|found| found.epoch == node_epoch);
+            if heard || self.refused.refuses(node, now) {
+                return Ok(());
+            }
+            if let Some(decision) = control::fence(&context, node).filter(|_| current) {
+                tracing::warn!(node = %node, node_epoch, "node fenced: not heard within its session");
+                self.nodes.committer().commit(&view, &decision, Extra::default()).await?;
+            }
+            self.sessions.end(node, node_epoch);
+            Ok::<(), Failure>(())
+        };
+        if let Err(failure) = fenced.await {
+            tracing::warn!(node = %node, %failure, "fencing did not finish, it will be tried again");
+        }
+    }
+}

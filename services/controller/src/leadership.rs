@@ -1,0 +1,93 @@
+//! Which controller decides: the one that holds `election/controller` by its lease.
+//!
+//! Every decision compares the creation revision of that key, so that a controller that was deposed writes nothing
+//! although it does not know yet (rule of the election guard in `docs/replication.md`). The lease is for liveness only.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use walser_metastore::{Compare, LeaseId, Metastore, Revision, StoreError};
+use walser_rpc::{Failure, Reason};
+
+/// Name of the election.
+const ELECTION: &str = "controller";
+/// How long the lead lasts after the last sign of life.
+const LEASE: Duration = Duration::from_secs(10);
+/// Time between two signs of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Pause before the next attempt after the store gave no answer.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The lead of this process. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct ControllerLead {
+    store: Arc<dyn Metastore>,
+    candidate: Arc<str>,
+    key: Arc<str>,
+    /// Creation revision of the key; 0: this controller does not lead.
+    epoch: Arc<AtomicI64>,
+}
+
+impl ControllerLead {
+    /// Not the leader yet. `candidate`: unique for each start of a controller.
+    pub(crate) fn new(store: Arc<dyn Metastore>, candidate: &str) -> Self {
+        let key = format!("election/{ELECTION}").into();
+        Self { store, candidate: candidate.into(), key, epoch: Arc::default() }
+    }
+
+    /// The controller epoch.
+    ///
+    /// # Errors
+    /// `CONTROLLER_NOT_AVAILABLE` while another controller leads, or none.
+    pub(crate) fn epoch(&self) -> Result<Revision, Failure> {
+        let not_leading = || {
+            let text = "this controller does not lead at present; nothing was done, try again";
+            Failure::new(Reason::ControllerNotAvailable, text)
+        };
+        Some(self.epoch.load(Ordering::Acquire)).filter(|epoch| *epoch > 0).ok_or_else(not_leading)
+    }
+
+    /// The condition that the controller of an epoch still leads.
+    pub(crate) fn guard(&self, epoch: Revision) -> Compare {
+        Compare::CreatedAt(self.key.to_string(), epoch)
+    }
+
+    /// Becomes the leader, and returns the lease by which it is.
+    pub(crate) async fn win(&self) -> Result<LeaseId, StoreError> {
+        let lease = self.store.grant(LEASE).await?;
+        let won = self.store.campaign(ELECTION, &self.candidate, lease).await?;
+        debug_assert_eq!(won.key, *self.key, "decisions compare the key of the election");
+        self.epoch.store(won.epoch, Ordering::Release);
+        tracing::info!(controller_epoch = won.epoch, "this controller leads");
+        Ok(lease)
+    }
+
+    /// Keeps the lead, and wins it again when it was lost, for as long as the process runs.
+    pub(crate) async fn keep(self, won: LeaseId) {
+        let mut lease = Some(won);
+        loop {
+            match lease {
+                Some(held) => match self.store.keep_alive(held).await {
+                    Ok(()) => tokio::time::sleep(KEEP_ALIVE).await,
+                    Err(StoreError::NoLease(_)) => {
+                        self.epoch.store(0, Ordering::Release);
+                        tracing::warn!("this controller does not lead any more: its lease ended");
+                        lease = None;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the lease of this controller was not renewed; retrying");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                },
+                None => match self.win().await {
+                    Ok(held) => lease = Some(held),
+                    Err(error) => {
+                        tracing::warn!(%error, "the election of the controller failed; retrying");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Partitions that are too many for one transaction: a creation that was begun is finished, by whoever leads.
+
+use std::time::Duration;
+
+use walser_metadata::View;
+use walser_metadata::value::StagedPartitions;
+use walser_metastore::Compare;
+use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_replication::control::{self, Comparison, Decision, DecisionContext};
+use walser_rpc::{Failure, Reason};
+
+use super::{ATTEMPTS_MAX, InHand, OTHER_PATIENCE, Topics, contended, effective};
+use crate::cluster_view::ClusterView;
+use crate::committer::{Committed, Extra};
+use crate::duties::DutyBell;
+use crate::keys::topic;
+use crate::placement::{place, usable};
+
+/// Pause before what could not be finished is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The nodes of one partition.
+fn replicas(metadata: &View, staged: &StagedPartitions, number: i32) -> Result<Vec<NodeId>, Failure> {
+    let index = usize::try_from(number - staged.first).unwrap_or(0);
+    let Some(node) = staged.placed_on.get(index).copied().filter(|node| *node >= 0).map(NodeId) else {
+        return place(&usable(metadata), number, staged.topic.replication_factor);
+    };
+    if usable(metadata).contains(&node) {
+        return Ok(vec![node]);
+    }
+    let text = format!("storage node {node} holds partition {number} and is not in service; start it, and try again");
+    Err(Failure::new(Reason::LeaderNotAvailable, text).with("nodeId", node))
+}
+
+impl Topics {
+    /// The decisions that create the partitions which are still missing.
+    pub(super) fn partitions_to_create(
+        &self,
+        view: &ClusterView,
+        context: &DecisionContext,
+        id: TopicId,
+        staged: &StagedPartitions,
+    ) -> Result<Vec<Decision<TopicPartition>>, Failure> {
+        let topic = &staged.topic;
+        let setting = effective(&topic.config, topic.replication_factor)?.min_insync_replicas;
+        let min_isr = view.cluster()?.min_isr(setting, topic.replication_factor);
+        let missing = (staged.first..topic.partition_count)
+            .map(|number| TopicPartition::new(id, PartitionIndex(number)))
+            .filter(|id| view.metadata.partition(*id).is_none());
+        let mut decisions = Vec::new();
+        for id in missing {
+            let replicas = replicas(&view.metadata, staged, id.partition.0)?;
+            let created = control::create(context, id, &replicas, min_isr, LeaderEpoch(staged.leader_epoch));
+            decisions.extend(created);
+        }
+        Ok(decisions)
+    }
+
+    /// Finishes a creation, or waits for the call that does.
+    pub(super) async fn finish_staged_or_wait(&self, id: TopicId, version: i64) -> Result<(), Failure> {
+        match self.take(id) {
+            Some(in_hand) => self.finish_staged(&in_hand).await,
+            None => {
+                self.committer.views.changed(version, OTHER_PATIENCE).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Creates what is missing of the staged partitions of a topic, and then makes them visible.
+    pub(super) async fn finish_staged(&self, in_hand: &InHand) -> Result<(), Failure> {
+        let id = in_hand.id;
+        for _ in 0..ATTEMPTS_MAX {
+            let (view, context) = self.committer.context()?;
+            let Some(staged) = view.staged.get(&id) else { return Ok(()) };
+            let decisions = self.partitions_to_create(&view, &context, id, &staged.value)?;
+            if !decisions.is_empty() {
+                // A deletion of the topic removes the staged value, and with it the right to create more.
+                let compares = vec![Compare::ModifiedAt(topic::staged_key(id), staged.revision)];
+                self.committer.commit_all(&view, decisions, &Extra { compares, ..Extra::default() }).await?;
+                continue;
+            }
+            let Some(publication) = self.publication(&view, id, &staged.value) else { return Ok(()) };
+            let comparisons = vec![Comparison::Controller(context.controller_epoch)];
+            let decision = Decision { comparisons, writes: Vec::new() };
+            if self.committer.commit(&view, &decision, publication).await? != Committed::Again {
+                return Ok(());
+            }
+        }
+        Err(contended())
+    }
+
+    /// Finishes every creation and deletion that no call of this process has in hand: an earlier controller began it, or
+    /// a deletion has only taken the topic. Each by a task of its own; `done` is rung when one has failed.
+    pub(crate) fn finish_what_was_begun(&self, view: &ClusterView, done: &DutyBell) {
+        for in_hand in view.staged.keys().filter_map(|id| self.take(*id)) {
+            let (topics, done) = (self.clone(), done.clone());
+            tokio::spawn(async move {
+                let finished = topics.finish_staged(&in_hand).await;
+                after(in_hand, finished, "creation", &done).await;
+            });
+        }
+        let left = |(id, _): &(TopicId, _)| view.metadata.partitions_of(*id).next().is_some();
+        for in_hand in view.metadata.tombstones().filter(left).filter_map(|(id, _)| self.take(id)) {
+            let (topics, done) = (self.clone(), done.clone());
+            tokio::spawn(async move {
+                let finished = topics.finish_deletion(&in_hand).await;
+                after(in_hand, finished, "deletion", &done).await;
+            });
+        }
+    }
+}
+
+/// Lets a topic go; what could not be finished is tried again later.
+async fn after(in_hand: InHand, finished: Result<(), Failure>, what: &str, done: &DutyBell) {
+    if let Err(failure) = finished {
+        tracing::warn!(topic = %in_hand.id, %failure, "a {what} that was begun could not be finished; retrying");
+        tokio::time::sleep(RETRY).await;
+    }
+    drop(in_hand);
+    done.ring();
+}
