@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use tokio::sync::broadcast::error::RecvError;
 use walser_metadata::{Changes, View};
 use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 
@@ -41,20 +40,12 @@ pub(crate) struct Totals {
 /// Counts, and shows what was counted, for as long as the process runs.
 pub(crate) async fn follow(views: Views, metrics: ClusterMetrics) {
     let mut census = Census::default();
-    loop {
-        let (view, mut updates) = views.subscribe();
-        census.replace(&view.metadata);
+    let (view, mut steps) = views.subscribe();
+    census.replace(&view.metadata);
+    metrics.show(&mut census, &view.metadata);
+    while let Some((view, changes)) = steps.next().await {
+        census.apply(&view.metadata, &changes);
         metrics.show(&mut census, &view.metadata);
-        loop {
-            match updates.recv().await {
-                Ok(update) => {
-                    census.apply(&update.view.metadata, &update.changes);
-                    metrics.show(&mut census, &update.view.metadata);
-                }
-                Err(RecvError::Lagged(_)) => break,
-                Err(RecvError::Closed) => return,
-            }
-        }
     }
 }
 

@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use walser_metadata::{Changes, PartitionEntry};
 use walser_metastore::Revision;
-use walser_model::{Clock, NodeId, TopicPartition};
+use walser_model::{Clock, NodeId, TopicId, TopicPartition};
 use walser_replication::control::{self, Decision, DecisionContext};
 use walser_rpc::Failure;
 
@@ -29,6 +28,8 @@ use crate::topics::Topics;
 const FENCE_CHECK: Duration = Duration::from_millis(100);
 /// Pause before duties are tried again that could not be done.
 const RETRY: Duration = Duration::from_millis(500);
+/// Pause while there is nothing to do: whether this controller leads is looked at then, too.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Wakes the duties. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +59,8 @@ pub(crate) struct Duties<S> {
 struct Dirty {
     all: bool,
     partitions: BTreeSet<TopicPartition>,
+    /// Topics that may be being created or deleted.
+    topics: BTreeSet<TopicId>,
 }
 
 impl Dirty {
@@ -69,6 +72,8 @@ impl Dirty {
         }
         let metadata = &view.metadata;
         self.partitions.extend(&changes.partitions);
+        self.topics.extend(changes.partitions.iter().map(|id| id.topic));
+        self.topics.extend(&changes.tombstones);
         let of_topics = changes.topics.iter().flat_map(|topic| metadata.partitions_of(*topic));
         self.partitions.extend(of_topics.map(|partition| partition.record.key));
         if !changes.nodes.is_empty() {
@@ -79,10 +84,21 @@ impl Dirty {
         }
     }
 
-    /// The decisions that are due for what was touched; nothing is touched any more.
-    fn decisions(&mut self, view: &ClusterView, context: &DecisionContext) -> Vec<Decision<TopicPartition>> {
-        let metadata = &view.metadata;
-        let dirty = std::mem::take(self);
+    /// Topics that are being created or deleted, of those that were touched.
+    fn unfinished(&self, view: &ClusterView) -> BTreeSet<TopicId> {
+        let unfinished = |id: &TopicId| view.staged.contains_key(id) || view.metadata.tombstone(*id).is_some();
+        if self.all {
+            let deleting = view.metadata.tombstones().map(|(id, _)| id);
+            return view.staged.keys().copied().chain(deleting).collect();
+        }
+        // Of staged topics there are few, and a step of the view need not name them.
+        let staged = view.staged.keys().copied();
+        self.topics.iter().copied().filter(unfinished).chain(staged).collect()
+    }
+
+    /// The decisions that are due for what was touched.
+    fn decisions(&self, view: &ClusterView, context: &DecisionContext) -> Vec<Decision<TopicPartition>> {
+        let (metadata, dirty) = (&view.metadata, self);
         let due = |partition: &PartitionEntry| {
             let record = &partition.record;
             control::reconcile(context, record, min_isr(view, partition).unwrap_or(record.state.min_isr))
@@ -93,6 +109,12 @@ impl Dirty {
         let living = dirty.partitions.iter().filter(|id| metadata.tombstone(id.topic).is_none());
         living.filter_map(|id| metadata.partition(*id)).filter_map(due).collect()
     }
+}
+
+/// Whether nothing is left of a topic that is being deleted.
+fn is_removed(view: &ClusterView, id: TopicId) -> bool {
+    let confirmed = view.metadata.tombstone(id).is_some_and(|tombstone| tombstone.value.nodes.is_empty());
+    confirmed && view.metadata.partitions_of(id).next().is_none()
 }
 
 /// The effective `min.insync.replicas` of a partition by the settings of its topic; `None`: it is being created.
@@ -108,72 +130,56 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         let views = self.nodes.committer().views.clone();
         let mut led: Revision = 0;
         let mut dirty = Dirty::default();
-        let (mut view, mut updates) = views.subscribe();
+        let (mut view, mut steps) = views.subscribe();
         loop {
-            loop {
-                match updates.try_recv() {
-                    Ok(update) => {
-                        dirty.touch(&update.view, &update.changes);
-                        view = update.view;
-                    }
-                    Err(TryRecvError::Lagged(_)) => dirty.all = true,
-                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-                }
-            }
             let leads = self.nodes.committer().lead.epoch().unwrap_or(0);
             if leads != led {
                 // What an earlier controller has left behind is looked for once.
                 (led, dirty.all) = (leads, true);
             }
-            if leads == 0 {
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
-            match self.once(&view, &mut dirty).await {
-                Ok(true) => continue,
-                Ok(false) => {}
+            let pause = match self.once(&view, &mut dirty).await {
+                _ if leads == 0 => RETRY,
+                Ok(true) => Duration::ZERO,
+                Ok(false) => IDLE,
                 Err(failure) => {
                     tracing::warn!(%failure, "a duty of the controller could not be done; retrying");
                     dirty.all = true;
-                    tokio::time::sleep(RETRY).await;
-                    continue;
+                    RETRY
                 }
-            }
+            };
             tokio::select! {
-                update = updates.recv() => match update {
-                    Ok(update) => {
-                        dirty.touch(&update.view, &update.changes);
-                        view = update.view;
-                    }
-                    Err(RecvError::Lagged(_)) => dirty.all = true,
-                    Err(RecvError::Closed) => return,
-                },
+                biased;
+                step = steps.next() => {
+                    let Some((next, changes)) = step else { return };
+                    dirty.touch(&next, &changes);
+                    view = next;
+                }
                 () = self.bell.0.notified() => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
     /// Does what is due; returns whether there may be more at once.
     async fn once(&self, view: &Arc<ClusterView>, dirty: &mut Dirty) -> Result<bool, Failure> {
+        let unfinished = dirty.unfinished(view);
         let confirmed = self.sessions.take_confirmed();
-        let ended = |(_, tombstone): (_, &Arc<walser_metadata::TombstoneEntry>)| tombstone.value.nodes.is_empty();
-        if !confirmed.is_empty() || view.metadata.tombstones().any(ended) {
+        if !confirmed.is_empty() || unfinished.iter().any(|id| is_removed(view, *id)) {
             self.topics.confirm_removed(&confirmed, self.clock.now_millis()).await?;
         }
+        self.topics.finish_what_was_begun(view, &unfinished);
         self.unfence(view).await?;
-        let again = {
-            let _turn = self.nodes.turns().next().await?;
-            let (view, context) = self.nodes.committer().context()?;
-            let decisions = dirty.decisions(&view, &context);
-            let some = !decisions.is_empty();
-            if some && !self.nodes.committer().commit_all(&view, decisions, &Extra::default()).await? {
-                // What stood against them is in the view, and touched them.
-                dirty.all = true;
-            }
-            some
-        };
-        self.topics.finish_what_was_begun(view, &self.bell);
-        Ok(again)
+        let _turn = self.nodes.turns().next().await?;
+        let (view, context) = self.nodes.committer().context()?;
+        let decisions = dirty.decisions(&view, &context);
+        *dirty = Dirty::default();
+        if decisions.is_empty() {
+            return Ok(false);
+        }
+        // What stands against a decision is a step of the view, and touches its partition again; an outcome that is not
+        // known need not be one.
+        dirty.all = !self.nodes.committer().commit_all(&view, decisions, &Extra::default()).await?;
+        Ok(true)
     }
 
     /// Lets fenced nodes that have seen their fence count again.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use walser_metadata::Changes;
 use walser_metastore::{Metastore, Revision, WatchError, WatchEvent, read_all};
@@ -21,14 +22,27 @@ use crate::keys::cluster;
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a caller waits for the view to include a revision.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Updates that a subscriber may be behind before it starts from a snapshot again.
-const UPDATES_MAX: usize = 1_024;
+/// Steps that a subscriber may be behind before it looks at everything again. A step names what it has touched, and
+/// keeps no view alive.
+const STEPS_MAX: usize = 1_024;
 
 /// One step of the view.
 #[derive(Debug, Clone)]
-pub(crate) struct Update {
-    pub(crate) view: Arc<ClusterView>,
-    pub(crate) changes: Arc<Changes>,
+struct Step {
+    version: Revision,
+    changes: Arc<Changes>,
+}
+
+/// Follows the view from where it was subscribed.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    views: Views,
+    steps: broadcast::Receiver<Step>,
+    /// The view that was returned last includes everything up to here.
+    at: Revision,
+    /// What was touched since, by the steps up to `seen`.
+    touched: Changes,
+    seen: Revision,
 }
 
 /// The view and its steps. Clones share them.
@@ -37,7 +51,7 @@ pub(crate) struct Views {
     store: Arc<dyn Metastore>,
     current: Arc<ArcSwap<ClusterView>>,
     version: Arc<watch::Sender<Revision>>,
-    updates: broadcast::Sender<Update>,
+    steps: broadcast::Sender<Step>,
 }
 
 impl Views {
@@ -46,8 +60,8 @@ impl Views {
     /// # Errors
     /// When the store does not answer, or holds what this version cannot read.
     pub(crate) async fn open(store: Arc<dyn Metastore>) -> Result<Self, Failure> {
-        let (updates, _) = broadcast::channel(UPDATES_MAX);
-        let views = Self { store, current: Arc::default(), version: Arc::new(watch::Sender::new(0)), updates };
+        let (steps, _) = broadcast::channel(STEPS_MAX);
+        let views = Self { store, current: Arc::default(), version: Arc::new(watch::Sender::new(0)), steps };
         views.read().await?;
         Ok(views)
     }
@@ -57,11 +71,12 @@ impl Views {
         self.current.load_full()
     }
 
-    /// The view as it is, and its steps from there on. A receiver that is too slow is told, and subscribes again.
-    pub(crate) fn subscribe(&self) -> (Arc<ClusterView>, broadcast::Receiver<Update>) {
-        // Steps between the two calls are in both: applying them again changes nothing.
-        let updates = self.updates.subscribe();
-        (self.load(), updates)
+    /// The view as it is, and what follows it.
+    pub(crate) fn subscribe(&self) -> (Arc<ClusterView>, Subscription) {
+        let steps = self.steps.subscribe();
+        let view = self.load();
+        let at = view.metadata.version();
+        (view, Subscription { views: self.clone(), steps, at, touched: Changes::default(), seen: at })
     }
 
     /// Waits until the view includes a revision.
@@ -135,8 +150,37 @@ impl Views {
 
     fn publish(&self, view: ClusterView, changes: Changes) {
         let (version, view) = (view.metadata.version(), Arc::new(view));
-        self.current.store(Arc::clone(&view));
-        let _ = self.updates.send(Update { view, changes: Arc::new(changes) });
+        // Before its step: a subscriber that sees the step finds the view.
+        self.current.store(view);
+        let _ = self.steps.send(Step { version, changes: Arc::new(changes) });
         self.version.send_replace(version);
+    }
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// The view once it has changed, and everything that was touched since the last call. A subscriber that is too slow
+    /// for single steps is told that everything was ([`Changes::snapshot`]). Dropping the future loses nothing. `None`:
+    /// nothing will change any more.
+    pub(crate) async fn next(&mut self) -> Option<(Arc<ClusterView>, Changes)> {
+        loop {
+            match self.steps.recv().await {
+                // It was in the view that is known already.
+                Ok(step) if step.version <= self.at && !step.changes.snapshot => continue,
+                Ok(step) => {
+                    self.touched.merge(Changes::clone(&step.changes));
+                    self.seen = self.seen.max(step.version);
+                }
+                Err(RecvError::Lagged(_)) => self.touched.snapshot = true,
+                Err(RecvError::Closed) => return None,
+            }
+            let view = self.views.load();
+            // The step of this view may not have been sent yet; it will be at once.
+            if view.metadata.version() <= self.seen || self.touched.snapshot {
+                self.at = view.metadata.version();
+                return Some((view, std::mem::take(&mut self.touched)));
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Partitions that are too many for one transaction: a creation that was begun is finished, by whoever leads.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use walser_metadata::View;
@@ -12,7 +13,6 @@ use walser_rpc::{Failure, Reason};
 use super::{ATTEMPTS_MAX, InHand, OTHER_PATIENCE, Topics, contended, effective};
 use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Extra};
-use crate::duties::DutyBell;
 use crate::keys::topic;
 use crate::placement::{place, usable};
 
@@ -90,33 +90,34 @@ impl Topics {
         Err(contended())
     }
 
-    /// Finishes every creation and deletion that no call of this process has in hand: an earlier controller began it, or
-    /// a deletion has only taken the topic. Each by a task of its own; `done` is rung when one has failed.
-    pub(crate) fn finish_what_was_begun(&self, view: &ClusterView, done: &DutyBell) {
-        for in_hand in view.staged.keys().filter_map(|id| self.take(*id)) {
-            let (topics, done) = (self.clone(), done.clone());
-            tokio::spawn(async move {
-                let finished = topics.finish_staged(&in_hand).await;
-                after(in_hand, finished, "creation", &done).await;
-            });
-        }
-        let left = |(id, _): &(TopicId, _)| view.metadata.partitions_of(*id).next().is_some();
-        for in_hand in view.metadata.tombstones().filter(left).filter_map(|(id, _)| self.take(id)) {
-            let (topics, done) = (self.clone(), done.clone());
-            tokio::spawn(async move {
-                let finished = topics.finish_deletion(&in_hand).await;
-                after(in_hand, finished, "deletion", &done).await;
-            });
+    /// Finishes creations and deletions that no call of this process has in hand: an earlier controller began it, or a
+    /// deletion has only taken the topic. Each by a task of its own.
+    pub(crate) fn finish_what_was_begun(&self, view: &ClusterView, topics: &BTreeSet<TopicId>) {
+        for id in topics {
+            let staged = view.staged.contains_key(id);
+            let left = view.metadata.tombstone(*id).is_some() && view.metadata.partitions_of(*id).next().is_some();
+            if (staged || left)
+                && let Some(in_hand) = self.take(*id)
+            {
+                tokio::spawn(self.clone().finish(in_hand));
+            }
         }
     }
-}
 
-/// Lets a topic go; what could not be finished is tried again later.
-async fn after(in_hand: InHand, finished: Result<(), Failure>, what: &str, done: &DutyBell) {
-    if let Err(failure) = finished {
-        tracing::warn!(topic = %in_hand.id, %failure, "a {what} that was begun could not be finished; retrying");
-        tokio::time::sleep(RETRY).await;
+    /// Finishes the creation or deletion of a topic, however often that takes; a controller that does not lead any more
+    /// leaves it to its successor.
+    async fn finish(self, in_hand: InHand) {
+        loop {
+            let finished = match self.finish_staged(&in_hand).await {
+                Ok(()) => self.finish_deletion(&in_hand).await,
+                failed => failed,
+            };
+            let Err(failure) = finished else { return };
+            if self.committer.lead.epoch().is_err() {
+                return;
+            }
+            tracing::warn!(topic = %in_hand.id, %failure, "what was begun of a topic could not be finished; retrying");
+            tokio::time::sleep(RETRY).await;
+        }
     }
-    drop(in_hand);
-    done.ring();
 }
