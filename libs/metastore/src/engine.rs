@@ -1,9 +1,10 @@
 //! The store itself, in memory: what [`crate::Memory`] is and what [`crate::Embedded`] keeps a copy of.
 
+mod draft;
 mod range;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +12,20 @@ use parking_lot::Mutex;
 use tokio::sync::watch::Sender;
 use tokio::time::Instant;
 
+use draft::Draft;
+pub(crate) use draft::{Decided, Prepared, WriteRequest};
 pub(crate) use watch::EngineWatch;
 
-use crate::{Change, Compare, KeyValue, LeaseId, Op, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn};
+use crate::{Change, KeyValue, LeaseId, Outcome, RangePage, RangeRequest, Revision, StoreError};
 
 /// Revisions with changes that watches and ranges can go back at most, however seldom the history is compacted.
 pub const HISTORY_MAX: usize = 10_000;
 
 /// State behind a lock.
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) entries: BTreeMap<String, KeyValue>,
-    pub(crate) revision: Revision,
+struct State {
+    entries: BTreeMap<String, KeyValue>,
+    revision: Revision,
     /// Changes after this revision are in `history`, with what they replaced.
     kept_from: Revision,
     history: VecDeque<(Revision, Vec<Recorded>)>,
@@ -43,20 +46,15 @@ struct Lease {
     ttl: Duration,
     deadline: Instant,
     keys: BTreeSet<String>,
+    /// Its end is decided, and not applied yet.
+    ending: bool,
 }
 
 /// The engine, shared by handles, watches and lease timers.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
-    pub(crate) state: Arc<Mutex<State>>,
+    state: Arc<Mutex<State>>,
     news: Arc<Sender<()>>,
-}
-
-/// A transaction whose conditions hold.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) revision: Revision,
-    pub(crate) changes: Vec<Change>,
 }
 
 // === impl Engine ===
@@ -80,22 +78,16 @@ impl Engine {
         (state.entries.get(key).cloned(), state.revision)
     }
 
+    pub(crate) fn revision(&self) -> Revision {
+        self.state.lock().revision
+    }
+
     pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangePage, StoreError> {
         self.state.lock().range(request)
     }
 
     pub(crate) fn watch(&self, prefix: &str, after: Revision) -> EngineWatch {
         EngineWatch::new(Arc::clone(&self.state), self.news.subscribe(), prefix.to_owned(), after)
-    }
-
-    /// Makes every later revision greater than `floor`.
-    pub(crate) fn raise_revision(&self, floor: Revision) -> Revision {
-        let mut state = self.state.lock();
-        state.revision = state.revision.max(floor);
-        let revision = state.revision;
-        drop(state);
-        self.announce();
-        revision
     }
 
     /// Forgets the history up to and including `through`. Watches that wait have returned all of it: none is woken.
@@ -115,89 +107,80 @@ impl Engine {
         Ok(())
     }
 
-    /// Wakes watches: the state has changed.
-    pub(crate) fn announce(&self) {
-        self.news.send_replace(());
-    }
-
     pub(crate) fn grant(&self, ttl: Duration) -> LeaseId {
         let mut state = self.state.lock();
         let id = state.next_lease;
         state.next_lease += 1;
-        state.leases.insert(id, Lease { ttl, deadline: Instant::now() + ttl, keys: BTreeSet::new() });
+        state.leases.insert(id, Lease { ttl, deadline: Instant::now() + ttl, keys: BTreeSet::new(), ending: false });
         id
     }
 
     pub(crate) fn keep_alive(&self, id: LeaseId) -> Result<(), StoreError> {
         let mut state = self.state.lock();
-        let lease = state.leases.get_mut(&id).ok_or(StoreError::NoLease(id))?;
+        let lease = state.leases.get_mut(&id).filter(|lease| !lease.ending).ok_or(StoreError::NoLease(id))?;
         lease.deadline = Instant::now() + lease.ttl;
         Ok(())
     }
 
-    /// When a lease ends unless it is kept alive; `None` when it has ended.
-    pub(crate) fn lease_deadline(&self, id: LeaseId) -> Option<Instant> {
-        self.state.lock().leases.get(&id).map(|lease| lease.deadline)
+    /// Waits until a lease was not kept alive in time; returns when that was found, or `None` when it has ended.
+    pub(crate) async fn overdue(&self, id: LeaseId) -> Option<Instant> {
+        loop {
+            let deadline = self.state.lock().leases.get(&id)?.deadline;
+            let now = Instant::now();
+            if deadline <= now {
+                return Some(now);
+            }
+            tokio::time::sleep_until(deadline).await;
+        }
     }
 
-    /// Takes a lease away; gives back the deletion of its keys.
-    pub(crate) fn end_lease(&self, id: LeaseId) -> Option<Txn> {
-        let lease = self.state.lock().leases.remove(&id)?;
-        let ops = lease.keys.into_iter().map(|key| Op::Delete { key }).collect();
-        Some(Txn { compares: Vec::new(), ops })
+    /// Decides requests in their order. None is applied, and leases that are to end are not kept alive any more: what
+    /// became of the changes MUST be told with [`Engine::apply`] or [`Engine::discard`] before anything else is decided.
+    pub(crate) fn decide<'a>(&self, requests: impl IntoIterator<Item = &'a WriteRequest>) -> Vec<Decided> {
+        let mut state = self.state.lock();
+        let mut draft = Draft::new(&state);
+        let decided: Vec<_> = requests.into_iter().map(|request| draft.decide(request)).collect();
+        let prepared = decided.iter().filter_map(|decided| decided.prepared.as_ref());
+        state.set_ending(prepared, true);
+        decided
+    }
+
+    /// Applies changes one by one, each with its own revision, and wakes watches.
+    pub(crate) fn apply(&self, prepared: impl IntoIterator<Item = Prepared>) {
+        for prepared in prepared {
+            self.state.lock().apply(prepared);
+            self.news.send_replace(());
+        }
+    }
+
+    /// Changes did not happen.
+    pub(crate) fn discard<'a>(&self, prepared: impl IntoIterator<Item = &'a Prepared>) {
+        self.state.lock().set_ending(prepared, false);
+    }
+
+    /// Decides a request and applies it at once.
+    pub(crate) fn perform(&self, request: &WriteRequest) -> Result<Outcome, StoreError> {
+        let mut state = self.state.lock();
+        let Decided { prepared, answer } = Draft::new(&state).decide(request);
+        if let Some(prepared) = prepared {
+            state.apply(prepared);
+            drop(state);
+            self.news.send_replace(());
+        }
+        answer
     }
 }
 
 // === impl State ===
 
 impl State {
-    /// Checks a transaction. `Ok(Err(…))` is a conflict.
-    pub(crate) fn prepare(&self, txn: &Txn) -> Result<Result<Prepared, Outcome>, StoreError> {
-        let mut seen = HashSet::new();
-        for op in &txn.ops {
-            let (Op::Put { key, .. } | Op::Delete { key }) = op;
-            if !seen.insert(key) {
-                return Err(StoreError::Invalid(format!("key {key} is changed twice")));
-            }
-            if let Op::Put { lease: Some(lease), .. } = op
-                && !self.leases.contains_key(lease)
-            {
-                return Err(StoreError::NoLease(*lease));
-            }
+    fn apply(&mut self, prepared: Prepared) {
+        self.revision = prepared.revision;
+        if let Some(lease) = prepared.ended {
+            self.leases.remove(&lease);
         }
-        if !txn.compares.iter().all(|compare| self.holds(compare)) {
-            let current = txn.compares.iter().map(|compare| self.entries.get(compare.key()).cloned());
-            return Ok(Err(Outcome::Conflict { current: current.collect(), revision: self.revision }));
-        }
-        let revision = self.revision + 1;
-        let changes = txn.ops.iter().filter_map(|op| self.change(op, revision)).collect();
-        Ok(Ok(Prepared { revision, changes }))
-    }
-
-    fn change(&self, op: &Op, revision: Revision) -> Option<Change> {
-        match op {
-            Op::Put { key, value, lease } => {
-                let create_revision = self.entries.get(key).map_or(revision, |entry| entry.create_revision);
-                let (key, value, lease) = (key.clone(), value.clone(), lease.unwrap_or(0));
-                Some(Change::Put(KeyValue { key, value, create_revision, mod_revision: revision, lease }))
-            }
-            Op::Delete { key } => self.entries.contains_key(key).then(|| Change::Delete { key: key.clone() }),
-        }
-    }
-
-    fn holds(&self, compare: &Compare) -> bool {
-        let entry = self.entries.get(compare.key());
-        match compare {
-            Compare::Missing(_) => entry.is_none(),
-            Compare::CreatedAt(_, revision) => entry.is_some_and(|entry| entry.create_revision == *revision),
-            Compare::ModifiedAt(_, revision) => entry.is_some_and(|entry| entry.mod_revision == *revision),
-        }
-    }
-
-    /// Applies a prepared transaction. One without changes leaves the revision as it is.
-    pub(crate) fn apply(&mut self, prepared: Prepared) -> Revision {
         if prepared.changes.is_empty() {
-            return self.revision;
+            return;
         }
         let mut recorded = Vec::with_capacity(prepared.changes.len());
         for change in prepared.changes {
@@ -216,23 +199,19 @@ impl State {
             }
             recorded.push(Recorded { change, replaced });
         }
-        self.revision = prepared.revision;
         self.history.push_back((self.revision, recorded));
         while self.history.len() > HISTORY_MAX {
             if let Some((revision, _)) = self.history.pop_front() {
                 self.kept_from = revision;
             }
         }
-        self.revision
     }
-}
 
-// === impl Compare ===
-
-impl Compare {
-    fn key(&self) -> &str {
-        match self {
-            Self::Missing(key) | Self::CreatedAt(key, _) | Self::ModifiedAt(key, _) => key,
+    fn set_ending<'a>(&mut self, prepared: impl IntoIterator<Item = &'a Prepared>, ending: bool) {
+        for id in prepared.into_iter().filter_map(|prepared| prepared.ended) {
+            if let Some(lease) = self.leases.get_mut(&id) {
+                lease.ending = ending;
+            }
         }
     }
 }

@@ -211,7 +211,8 @@ pub trait Metastore: Send + Sync + Debug {
     /// Carries out a transaction.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] for two changes of one key, [`StoreError::NoLease`] for a lease that has ended.
+    /// [`StoreError::Invalid`] for two changes of one key, [`StoreError::NoLease`] for a lease that has ended, when all
+    /// conditions hold.
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError>;
 
     /// Makes every later revision greater than `floor`, durably, and returns the store's revision. A store that is
@@ -252,6 +253,28 @@ pub trait Metastore: Send + Sync + Debug {
     /// [`StoreError::NoLease`] when the lease has ended by the time the key is free.
     async fn campaign(&self, name: &str, candidate: &str, lease: LeaseId) -> Result<Leadership, StoreError> {
         election::campaign(self, name, candidate, lease).await
+    }
+}
+
+// === impl Compare ===
+
+impl Compare {
+    /// The key that is compared.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Missing(key) | Self::CreatedAt(key, _) | Self::ModifiedAt(key, _) => key,
+        }
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// The revision of the commit, or that of the store at the conflict.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Committed(revision) | Self::Conflict { revision, .. } => *revision,
+        }
     }
 }
 

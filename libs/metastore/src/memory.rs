@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, WriteRequest};
 use crate::{KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch};
 
 /// A store in memory. Clones share it.
@@ -18,18 +18,6 @@ impl Memory {
     /// An empty store.
     pub fn new() -> Self {
         Self { engine: Engine::new(BTreeMap::new(), 0) }
-    }
-
-    fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
-        let mut state = self.engine.state.lock();
-        let prepared = match state.prepare(txn)? {
-            Ok(prepared) => prepared,
-            Err(conflict) => return Ok(conflict),
-        };
-        let revision = state.apply(prepared);
-        drop(state);
-        self.engine.announce();
-        Ok(Outcome::Committed(revision))
     }
 }
 
@@ -50,11 +38,11 @@ impl Metastore for Memory {
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        self.commit(&txn)
+        self.engine.perform(&WriteRequest::Transact(txn))
     }
 
     async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {
-        Ok(self.engine.raise_revision(floor))
+        Ok(self.engine.perform(&WriteRequest::Raise(floor))?.revision())
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
@@ -67,10 +55,12 @@ impl Metastore for Memory {
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let lease = self.engine.grant(ttl);
-        let store = self.clone();
+        let engine = self.engine.clone();
         tokio::spawn(async move {
-            wait_for_end(&store.engine, lease).await;
-            let _ = store.revoke(lease).await;
+            // Kept alive since it was found overdue, it is waited for again.
+            while let Some(at) = engine.overdue(lease).await {
+                let _ = engine.perform(&WriteRequest::Expire(lease, at));
+            }
         });
         Ok(lease)
     }
@@ -80,19 +70,6 @@ impl Metastore for Memory {
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        match self.engine.end_lease(lease) {
-            Some(txn) => self.commit(&txn).map(drop),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Waits until a lease has not been kept alive in time.
-pub(crate) async fn wait_for_end(engine: &Engine, lease: LeaseId) {
-    while let Some(deadline) = engine.lease_deadline(lease) {
-        if deadline <= tokio::time::Instant::now() {
-            return;
-        }
-        tokio::time::sleep_until(deadline).await;
+        self.engine.perform(&WriteRequest::Revoke(lease)).map(drop)
     }
 }
