@@ -57,10 +57,10 @@ pub struct TombstoneEntry {
     pub revision: i64,
 }
 
-/// The partitions of a topic by number.
+/// The partitions of a topic by number. A copy shares the partitions, so that a change of one costs no copy of all.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PartitionTable {
-    slots: Vec<Option<PartitionEntry>>,
+    slots: Vec<Option<Arc<PartitionEntry>>>,
     present: usize,
 }
 
@@ -149,11 +149,11 @@ impl NodeEntry {
 
 impl PartitionTable {
     pub(super) fn get(&self, number: PartitionIndex) -> Option<&PartitionEntry> {
-        self.slots.get(usize::try_from(number.0).ok()?)?.as_ref()
+        self.slots.get(usize::try_from(number.0).ok()?)?.as_deref()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &PartitionEntry> {
-        self.slots.iter().flatten()
+        self.slots.iter().flatten().map(|entry| &**entry)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -173,7 +173,7 @@ impl PartitionTable {
         let slot = &mut self.slots[number];
         let added = slot.is_none();
         if slot.as_ref().is_none_or(|known| known.record.epoch < entry.record.epoch) {
-            *slot = Some(entry);
+            *slot = Some(Arc::new(entry));
         }
         self.present += usize::from(added);
     }
