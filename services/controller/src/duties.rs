@@ -128,9 +128,6 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
     /// Does the duties for as long as the process runs.
     pub(crate) async fn run(self) {
         let views = self.nodes.committer().views.clone();
-        if self.config.standalone {
-            self.fence_all().await;
-        }
         let mut led: Revision = 0;
         let mut dirty = Dirty::default();
         let (mut view, mut steps) = views.subscribe();
@@ -228,20 +225,6 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             for (node, node_epoch) in self.sessions.silent(now, self.config.session + paused) {
                 self.fence(node, node_epoch, self.config.session + paused).await;
             }
-        }
-    }
-
-    /// Where everything runs in one process, no node lives when the controller starts. All are fenced and swept while
-    /// they still recover their logs, so that they can register at once.
-    async fn fence_all(&self) {
-        let fenced = async {
-            let _turn = self.nodes.turns().next().await?;
-            let (view, context) = self.nodes.committer().context()?;
-            let fences = view.metadata.nodes().filter_map(|(node, _)| control::fence(&context, node)).collect();
-            self.nodes.committer().commit_all(&view, fences, &Extra::default()).await
-        };
-        if let Err(failure) = fenced.await {
-            tracing::warn!(%failure, "nodes of an earlier process could not be fenced; each is when it registers");
         }
     }
 

@@ -1,23 +1,19 @@
 //! Many changes at once: they queue, none is refused for the others.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tonic::Status;
-use walser_controller::{Config, Environment};
 use walser_metastore::Embedded;
-use walser_model::{SystemClock, SystemRandom};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
-use walser_rpc::{Connection, Failure, Network, Reason};
-use walser_service::Metrics;
+use walser_rpc::{Connection, Failure, Reason};
+
+use crate::harness::{config, start};
 
 /// Changes at once.
 const CALLERS: usize = 1_000;
@@ -32,29 +28,10 @@ impl Cluster {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(&folder.path().join("metadata.redb")).unwrap());
-        let environment = Environment {
-            store,
-            clock: Arc::new(SystemClock::start()),
-            random: Arc::new(SystemRandom),
-            metrics: Metrics::default(),
-        };
-        let config = Config {
-            cluster_name: "test".to_owned(),
-            partitions_max: 2 * i64::try_from(CALLERS).unwrap(),
-            topic_partitions_max: 100,
-            session: Duration::from_secs(2),
-            beat: Duration::from_millis(200),
-            standalone: true,
-        };
-        let network = Network::default();
-        walser_controller::start(config, environment, &network).await.unwrap();
-        let connection = network.controller().unwrap();
-        let node = pbi::RegisterNodeRequest { node_id: 1, incarnation: "a".to_owned(), ..Default::default() };
-        let mut controller = ControllerServiceClient::new(connection.clone());
-        let node_epoch = controller.register_node(node).await.unwrap().into_inner().node_epoch;
-        tokio::spawn(beat(controller.clone(), node_epoch));
-        in_service(controller).await;
-        Self { connection, _folder: folder }
+        let partitions_max = 2 * i64::try_from(CALLERS).unwrap();
+        let started = start(store, walser_controller::Config { partitions_max, ..config() }).await;
+        started.node(1).await.in_service().await;
+        Self { connection: started.connection, _folder: folder }
     }
 
     fn topics(&self) -> TopicServiceClient<Connection> {
@@ -87,33 +64,6 @@ impl Cluster {
             request.page_token = page.next_page_token;
         }
     }
-}
-
-/// Beats as a node does that has seen its registration.
-async fn beat(mut controller: ControllerServiceClient<Connection>, node_epoch: i64) {
-    let (beats, stream) = tokio::sync::mpsc::channel(4);
-    let session = controller.node_session(tokio_stream::wrappers::ReceiverStream::new(stream)).await;
-    let mut answers = session.unwrap().into_inner();
-    let mut ticks = tokio::time::interval(Duration::from_millis(50));
-    loop {
-        ticks.tick().await;
-        let beat = pbi::NodeSessionRequest { node_epoch, metadata_version: node_epoch, ..Default::default() };
-        if beats.send(beat).await.is_err() || !matches!(answers.message().await, Ok(Some(_))) {
-            return;
-        }
-    }
-}
-
-/// Waits until the node counts.
-async fn in_service(mut controller: ControllerServiceClient<Connection>) {
-    let watched = controller.watch_metadata(pbi::WatchMetadataRequest::default()).await;
-    let mut messages = watched.unwrap().into_inner();
-    while let Some(message) = messages.message().await.unwrap() {
-        if message.nodes.iter().any(|node| !node.fenced) {
-            return;
-        }
-    }
-    panic!("the stream ended");
 }
 
 fn creation(name: String, partition_count: i32) -> pb::CreateTopicRequest {

@@ -1,0 +1,148 @@
+//! A controller, and a storage node that does nothing but register and beat.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use walser_controller::{Config, Environment};
+use walser_metadata::View;
+use walser_metastore::Metastore;
+use walser_model::{SystemClock, SystemRandom, TopicId};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
+use walser_proto::v1 as pb;
+use walser_proto::v1::topic_service_client::TopicServiceClient;
+use walser_rpc::{Connection, MetadataSeen, MetadataStream, Network};
+use walser_service::Metrics;
+
+/// Time within which everything that must happen has happened.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running controller.
+pub(crate) struct Started {
+    pub(crate) connection: Connection,
+}
+
+/// A registered node that beats with what it has seen.
+pub(crate) struct Node {
+    connection: Connection,
+    pub(crate) epoch: i64,
+    seen: Arc<AtomicI64>,
+}
+
+pub(crate) fn config() -> Config {
+    Config {
+        cluster_name: "test".to_owned(),
+        partitions_max: 100_000,
+        topic_partitions_max: 20_000,
+        session: Duration::from_secs(2),
+        beat: Duration::from_millis(200),
+        standalone: true,
+    }
+}
+
+pub(crate) async fn start(store: Arc<dyn Metastore>, config: Config) -> Started {
+    let environment = Environment {
+        store,
+        clock: Arc::new(SystemClock::start()),
+        random: Arc::new(SystemRandom),
+        metrics: Metrics::default(),
+    };
+    let network = Network::default();
+    walser_controller::start(config, environment, &network).await.unwrap();
+    Started { connection: network.controller().unwrap() }
+}
+
+impl Started {
+    pub(crate) fn topics(&self) -> TopicServiceClient<Connection> {
+        TopicServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn controller(&self) -> ControllerServiceClient<Connection> {
+        ControllerServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) async fn create(&self, name: &str, partition_count: i32) -> pb::Topic {
+        let topic = pb::Topic { name: name.to_owned(), partition_count, ..Default::default() };
+        let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+        self.topics().create_topic(request).await.unwrap().into_inner().topic.unwrap()
+    }
+
+    /// Registers a node; it beats from now on, with the version of the metadata that it follows.
+    pub(crate) async fn node(&self, node_id: i32) -> Node {
+        let request = pbi::RegisterNodeRequest { node_id, incarnation: "a".to_owned(), ..Default::default() };
+        let epoch = self.controller().register_node(request).await.unwrap().into_inner().node_epoch;
+        let seen = Arc::new(AtomicI64::new(0));
+        let (following, connection) = (Arc::clone(&seen), self.connection.clone());
+        tokio::spawn(async move {
+            let mut stream = MetadataStream::open(&connection, MetadataSeen::default()).await.unwrap();
+            while let Ok(delta) = stream.next_delta().await {
+                following.fetch_max(delta.version, Ordering::AcqRel);
+            }
+        });
+        tokio::spawn(beat(self.controller(), epoch, Arc::clone(&seen)));
+        Node { connection: self.connection.clone(), epoch, seen }
+    }
+
+    /// Waits until the metadata is as it must become.
+    pub(crate) async fn until(&self, holds: impl Fn(&View) -> bool) -> View {
+        until(&self.connection, holds).await
+    }
+}
+
+impl Node {
+    /// Waits until the node counts.
+    pub(crate) async fn in_service(&self) {
+        let epoch = self.epoch;
+        until(&self.connection, |view| view.nodes().any(|(_, node)| node.epoch == epoch && !node.liveness.fenced))
+            .await;
+    }
+
+    /// Confirms that nothing is left of a deleted topic.
+    pub(crate) async fn confirm(&self, topic: TopicId) {
+        let (beats, stream) = mpsc::channel(1);
+        let mut controller = ControllerServiceClient::new(self.connection.clone());
+        let mut answers = controller.node_session(ReceiverStream::new(stream)).await.unwrap().into_inner();
+        let beat = pbi::NodeSessionRequest {
+            node_epoch: self.epoch,
+            metadata_version: self.seen.load(Ordering::Acquire),
+            removed_topic_ids: vec![topic.to_bytes().to_vec().into()],
+            ..Default::default()
+        };
+        beats.send(beat).await.unwrap();
+        answers.message().await.unwrap().unwrap();
+    }
+}
+
+async fn until(connection: &Connection, holds: impl Fn(&View) -> bool) -> View {
+    let mut stream = MetadataStream::open(connection, MetadataSeen::default()).await.unwrap();
+    let mut view = View::default();
+    let waiting = async {
+        loop {
+            view.apply(stream.next_delta().await.unwrap()).unwrap();
+            if holds(&view) {
+                return view.clone();
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it never becomes so")
+}
+
+/// Beats until the controller is gone or does not want it any more.
+async fn beat(mut controller: ControllerServiceClient<Connection>, node_epoch: i64, seen: Arc<AtomicI64>) {
+    let (beats, stream) = mpsc::channel(4);
+    let mut answers = controller.node_session(ReceiverStream::new(stream)).await.unwrap().into_inner();
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        ticks.tick().await;
+        let metadata_version = seen.load(Ordering::Acquire);
+        let beat = pbi::NodeSessionRequest { node_epoch, metadata_version, ..Default::default() };
+        let sent = beats.send(beat).await;
+        match answers.message().await {
+            Ok(Some(answer)) if sent.is_ok() && answer.action.is_none() => {}
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The controller as its callers and its store see it.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod contention;
+mod duties;
+mod harness;
+mod store_access;

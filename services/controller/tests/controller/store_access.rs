@@ -1,0 +1,111 @@
+//! What a caller costs the store: a beat and a subscription of the metadata cost nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use walser_metastore::{
+    KeyValue, LeaseId, Memory, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
+};
+use walser_proto::internal::v1 as pbi;
+use walser_rpc::{MetadataSeen, MetadataStream};
+
+use crate::harness::{config, start};
+
+/// A store that counts its calls, and lets none through while it hangs.
+#[derive(Debug)]
+struct ObservedStore {
+    inner: Memory,
+    calls: AtomicUsize,
+    hangs: watch::Sender<bool>,
+}
+
+impl ObservedStore {
+    fn new() -> Self {
+        Self { inner: Memory::new(), calls: AtomicUsize::new(0), hangs: watch::Sender::new(false) }
+    }
+
+    async fn call(&self) {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        let mut hangs = self.hangs.subscribe();
+        hangs.wait_for(|hangs| !hangs).await.unwrap();
+    }
+}
+
+#[async_trait]
+impl Metastore for ObservedStore {
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
+        self.call().await;
+        self.inner.get(key).await
+    }
+
+    async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError> {
+        self.call().await;
+        self.inner.range(request).await
+    }
+
+    async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        self.call().await;
+        self.inner.transact(txn).await
+    }
+
+    async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {
+        self.call().await;
+        self.inner.raise_revision(floor).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        self.call().await;
+        self.inner.watch(prefix, after).await
+    }
+
+    async fn compact(&self, through: Revision) -> Result<(), StoreError> {
+        self.inner.compact(through).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.inner.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.revoke(lease).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beats_subscriptions_and_answers_cost_no_access_of_the_store_and_do_not_wait_for_it() {
+    let store = Arc::new(ObservedStore::new());
+    let started = start(Arc::clone(&store) as Arc<dyn Metastore>, config()).await;
+    let node = started.node(1).await;
+    node.in_service().await;
+    started.create("t", 1_000).await;
+    let view = started.until(|view| view.topic_named("t").is_some()).await;
+    let calls = store.calls.load(Ordering::Acquire);
+    store.hangs.send_replace(true);
+
+    let (beats, stream) = mpsc::channel(1);
+    let mut answers = started.controller().node_session(ReceiverStream::new(stream)).await.unwrap().into_inner();
+    for _ in 0..100 {
+        let version = view.version();
+        let beat = pbi::NodeSessionRequest { node_epoch: node.epoch, metadata_version: version, ..Default::default() };
+        beats.send(beat).await.unwrap();
+        assert_eq!(answers.message().await.unwrap().unwrap().action, None);
+    }
+    for _ in 0..100 {
+        let seen = MetadataSeen { version: view.version(), ..MetadataSeen::default() };
+        let mut stream = MetadataStream::open(&started.connection, seen).await.unwrap();
+        assert!(stream.next_delta().await.unwrap().snapshot);
+    }
+    let name = "t".to_owned();
+    let found = started.topics().get_topic(walser_proto::v1::GetTopicRequest { name }).await.unwrap();
+    assert_eq!(found.into_inner().topic.unwrap().partition_count, 1_000);
+    assert_eq!(store.calls.load(Ordering::Acquire), calls);
+    store.hangs.send_replace(false);
+}
