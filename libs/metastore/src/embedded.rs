@@ -61,6 +61,7 @@ impl Metastore for Embedded {
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        txn.check_limits()?;
         self.write(WriteRequest::Transact(txn)).await
     }
 

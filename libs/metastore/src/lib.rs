@@ -1,11 +1,12 @@
 //! Where cluster metadata lives: a small ordered store of keys with revisions, transactions, watches and leases.
 //!
 //! The shape is etcd's (v3 API), because a cluster runs on etcd; [`Embedded`] gives one process the same on a local
-//! file, [`Memory`] in memory. `tests/conformance.rs` is the one suite that every implementation passes.
+//! file, [`Memory`] in memory. `tests/conformance/suite.rs` is the one suite that every implementation passes.
 
 mod election;
 mod embedded;
 mod engine;
+mod limits;
 mod memory;
 mod range;
 
@@ -17,6 +18,7 @@ use bytes::Bytes;
 
 pub use embedded::Embedded;
 pub use engine::HISTORY_MAX;
+pub use limits::{OPERATIONS_MAX, REQUEST_BYTES_MAX};
 pub use memory::Memory;
 pub use range::{RangePage, RangeRequest, Snapshot, read_all};
 
@@ -154,6 +156,16 @@ pub enum StoreError {
     /// The request cannot be carried out by any store.
     #[error("the request is invalid: {0}")]
     Invalid(String),
+    /// The transaction is larger than what every store can take: nothing was applied.
+    #[error("{count} {what} in one transaction exceed the limit of {limit}; split the transaction")]
+    TooLarge {
+        /// What there is too much of: `compares`, `changes` or `bytes`.
+        what: &'static str,
+        /// How much there is.
+        count: usize,
+        /// How much there may be.
+        limit: usize,
+    },
     /// The lease does not exist (any more).
     #[error("lease {0} does not exist")]
     NoLease(LeaseId),
@@ -205,13 +217,13 @@ pub trait Metastore: Send + Sync + Debug {
     ///
     /// # Errors
     /// [`StoreError::Compacted`] for a revision that the history does not reach any more, [`StoreError::Invalid`] for one
-    /// above the store's.
+    /// above the store's and for a limit of 0.
     async fn range(&self, request: RangeRequest) -> Result<RangePage, StoreError>;
 
     /// Carries out a transaction.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] for two changes of one key, [`StoreError::NoLease`] for a lease that has ended, when all
+    /// [`StoreError::TooLarge`] above [`OPERATIONS_MAX`] or [`REQUEST_BYTES_MAX`], [`StoreError::Invalid`] for two changes of one key, [`StoreError::NoLease`] for a lease that has ended, when all
     /// conditions hold.
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError>;
 

@@ -38,6 +38,7 @@ impl Metastore for Memory {
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        txn.check_limits()?;
         self.engine.perform(&WriteRequest::Transact(txn))
     }
 

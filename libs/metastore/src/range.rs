@@ -14,7 +14,7 @@ pub struct RangeRequest {
     pub prefix: String,
     /// Only keys greater than this one: the last key of the page before.
     pub after: Option<String>,
-    /// Most entries on the page.
+    /// Most entries on the page, at least 1.
     pub limit: usize,
     /// Reads as of this revision; `None`: the latest.
     pub revision: Option<Revision>,

@@ -21,6 +21,8 @@ pub(crate) fn store_failure(error: StoreError) -> Failure {
             Failure::new(Reason::MetadataStoreUnavailable, error.to_string())
         }
         StoreError::Unknown(_) => Failure::new(Reason::RequestTimedOut, error.to_string()).with("stage", "metadata"),
-        StoreError::Invalid(_) | StoreError::NoLease(_) | StoreError::Format(_) => Failure::internal(error.to_string()),
+        StoreError::Invalid(_) | StoreError::TooLarge { .. } | StoreError::NoLease(_) | StoreError::Format(_) => {
+            Failure::internal(error.to_string())
+        }
     }
 }

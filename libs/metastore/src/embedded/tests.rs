@@ -254,6 +254,38 @@ async fn a_group_in_doubt_is_settled_before_anything_else_is_decided() {
     }
 }
 
+/// What fits on a full disk, such as a deletion, must not fail for ever with what does not.
+#[tokio::test]
+async fn groups_are_small_after_a_failure() {
+    let disk = Disk::default();
+    let store = disk.open();
+    let before = disk.syncs.load(Ordering::Relaxed);
+    committed(store.transact(put("0")).await);
+    let syncs = disk.syncs.load(Ordering::Relaxed) - before;
+    disk.failing_write.store(true, Ordering::Relaxed);
+    store.transact(put("1")).await.unwrap_err();
+    let mut paused = Paused::new(&store);
+    paused.add_all((0..7).map(|number| put(&number.to_string()))).await;
+    let before = disk.syncs.load(Ordering::Relaxed);
+    for answer in paused.answers().await {
+        committed(answer);
+    }
+    assert_eq!(disk.syncs.load(Ordering::Relaxed) - before, 3 * syncs, "1, 2 and 4 at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_kept_alive_while_its_end_waited_goes_on() {
+    let store = Disk::default().open();
+    let lease = store.grant(Duration::from_secs(5)).await.unwrap();
+    let mut paused = Paused::new(&store);
+    let overdue = tokio::time::Instant::now() + Duration::from_secs(5);
+    paused.add(WriteRequest::Expire(lease, overdue)).await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    store.keep_alive(lease).await.unwrap();
+    assert!(paused.answers().await[0].is_ok());
+    store.keep_alive(lease).await.unwrap();
+}
+
 #[tokio::test]
 async fn callers_that_go_away_tear_nothing() {
     let disk = Disk::default();

@@ -51,15 +51,12 @@ pub(crate) struct Draft<'a> {
 // === impl WriteRequest ===
 
 impl WriteRequest {
-    /// Bytes of its keys and values.
+    /// Its size, as far as it grows with what the caller sent.
     pub(crate) fn bytes(&self) -> usize {
-        let Self::Transact(txn) = self else { return 0 };
-        let compares = txn.compares.iter().map(|compare| compare.key().len());
-        let ops = txn.ops.iter().map(|op| match op {
-            Op::Put { key, value, .. } => key.len() + value.len(),
-            Op::Delete { key } => key.len(),
-        });
-        compares.chain(ops).sum()
+        match self {
+            Self::Transact(txn) => txn.request_bytes(),
+            Self::Raise(_) | Self::Revoke(_) | Self::Expire(..) => 0,
+        }
     }
 }
 
