@@ -61,7 +61,7 @@ impl Metastore for Embedded {
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        txn.check_limits()?;
+        crate::limits::check_txn(&txn)?;
         self.write(WriteRequest::Transact(txn)).await
     }
 

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 pub use embedded::Embedded;
 pub use engine::HISTORY_MAX;
-pub use limits::{OPERATIONS_MAX, REQUEST_BYTES_MAX};
+pub use limits::{OPERATIONS_MAX, REQUEST_BYTES_MAX, request_bytes};
 pub use memory::Memory;
 pub use range::{RangePage, RangeRequest, Snapshot, read_all};
 
@@ -223,8 +223,8 @@ pub trait Metastore: Send + Sync + Debug {
     /// Carries out a transaction.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`] above [`OPERATIONS_MAX`] or [`REQUEST_BYTES_MAX`], [`StoreError::Invalid`] for two changes of one key, [`StoreError::NoLease`] for a lease that has ended, when all
-    /// conditions hold.
+    /// [`StoreError::TooLarge`] above [`OPERATIONS_MAX`] or [`REQUEST_BYTES_MAX`], [`StoreError::Invalid`] for two changes
+    /// of one key, [`StoreError::NoLease`] for a lease that has ended, when all conditions hold.
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError>;
 
     /// Makes every later revision greater than `floor`, durably, and returns the store's revision. A store that is

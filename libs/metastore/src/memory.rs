@@ -38,7 +38,7 @@ impl Metastore for Memory {
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        txn.check_limits()?;
+        crate::limits::check_txn(&txn)?;
         self.engine.perform(&WriteRequest::Transact(txn))
     }
 

@@ -54,7 +54,7 @@ impl WriteRequest {
     /// Its size, as far as it grows with what the caller sent.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Transact(txn) => txn.request_bytes(),
+            Self::Transact(txn) => crate::limits::request_bytes(txn),
             Self::Raise(_) | Self::Revoke(_) | Self::Expire(..) => 0,
         }
     }

@@ -8,7 +8,7 @@ use crate::{KeyValue, RangePage, RangeRequest, Revision, StoreError};
 
 impl State {
     pub(super) fn range(&self, request: &RangeRequest) -> Result<RangePage, StoreError> {
-        request.check_limit()?;
+        crate::limits::check_range(request)?;
         let revision = request.revision.unwrap_or(self.revision);
         if revision < 0 || revision > self.revision {
             let text = format!("revision {revision} is not there; read at 0 to {}", self.revision);

@@ -1,6 +1,8 @@
 //! Limits of a request: what is exactly at one is carried out, what is one over it is refused.
 
-use walser_metastore::{Compare, OPERATIONS_MAX, Op, Outcome, REQUEST_BYTES_MAX, RangeRequest, StoreError, Txn};
+use walser_metastore::{
+    Compare, OPERATIONS_MAX, Op, Outcome, REQUEST_BYTES_MAX, RangeRequest, StoreError, Txn, request_bytes,
+};
 
 use super::Case;
 
@@ -15,10 +17,10 @@ fn txn(case: &Case, compares: usize, changes: usize) -> Txn {
 
 /// Makes the last value so long that the whole transaction is estimated at this many bytes.
 fn filled(mut txn: Txn, bytes: usize) -> Txn {
-    let missing = bytes - txn.request_bytes();
+    let missing = bytes - request_bytes(&txn);
     let Some(Op::Put { value, .. }) = txn.ops.last_mut() else { panic!("the last change is a put") };
     *value = vec![b'x'; value.len() + missing].into();
-    assert_eq!(txn.request_bytes(), bytes);
+    assert_eq!(request_bytes(&txn), bytes);
     txn
 }
 
