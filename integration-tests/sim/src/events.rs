@@ -1,6 +1,6 @@
 //! What can happen, and how often: drawn per seed, so that some worlds lose messages all the time and others never.
 
-use walser_replication::control::Recovery;
+use walser_replication::control::{MERGED_PARTITIONS_MAX, Recovery};
 
 use crate::random::Random;
 
@@ -29,6 +29,8 @@ pub(crate) enum Happening {
     Reload,
     /// The lease of the controller ends.
     LoseLease,
+    /// A controller dies.
+    CrashController,
     /// A node starts, or registers again.
     Start,
     /// A node dies, with or without a loss of power.
@@ -95,6 +97,8 @@ pub(crate) struct Weights {
     pub(crate) power_loss: usize,
     /// Whether controllers begin more than repairs on their own.
     pub(crate) policies: bool,
+    /// Most partitions of one transaction.
+    pub(crate) partitions_max: usize,
     /// What becomes of a partition without anybody who has everything.
     pub(crate) recovery: Recovery,
 }
@@ -112,9 +116,9 @@ impl Weights {
     /// The weather of a seed.
     pub(crate) fn draw(random: &mut Random, weather: Weather, switches: bool) -> Self {
         use Happening::{
-            Compact, Configure, Crash, Cut, Deliver, Duty, Fence, Flush, Hang, LoseDisk, LoseLease, Mend, Move,
-            Observe, Outage, Produce, ProposalTimeout, Pump, Read, Reload, Start, Stop, Switch, Tick, Timeout, Trim,
-            WriteLate,
+            Compact, Configure, Crash, CrashController, Cut, Deliver, Duty, Fence, Flush, Hang, LoseDisk, LoseLease,
+            Mend, Move, Observe, Outage, Produce, ProposalTimeout, Pump, Read, Reload, Start, Stop, Switch, Tick,
+            Timeout, Trim, WriteLate,
         };
         // Processes that die and are back at once, while leaders stay: incarnations are all that tells them apart.
         let drawn = random.chance(200);
@@ -135,6 +139,7 @@ impl Weights {
             (Fence, random.one_of(&[0, 3, 10])),
             (Reload, 15),
             (LoseLease, random.one_of(&[0, 1, 5])),
+            (CrashController, random.one_of(&[0, 0, 2])),
             (WriteLate, 4),
             (Mend, 4),
             (Read, 10),
@@ -159,6 +164,7 @@ impl Weights {
             unknown: random.one_of(&[0, 50, 300]),
             power_loss: random.one_of(&[100, 300, 900]),
             policies: true,
+            partitions_max: random.one_of(&[1, 2, MERGED_PARTITIONS_MAX]),
             recovery: random.one_of(&[Recovery::Balanced, Recovery::Balanced, Recovery::Proactive]),
         }
     }
@@ -192,6 +198,7 @@ impl Weights {
             unknown: 0,
             power_loss: 0,
             policies: false,
+            partitions_max: MERGED_PARTITIONS_MAX,
             recovery: Recovery::Balanced,
         }
     }

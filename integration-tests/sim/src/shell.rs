@@ -28,17 +28,21 @@ impl World {
                 self.learn(node, partition, &state, epoch);
             }
         } else {
-            let from = self.store.history.partition_point(|(revision, _, _)| *revision <= seen);
-            let changes = self.random.below(self.store.history.len() - from + 1).max(1);
-            let changes = if self.healing { usize::MAX } else { changes };
-            let changes: Vec<_> = self.store.history[from..].iter().take(changes).cloned().collect();
-            for (revision, partition, state) in changes {
-                self.nodes[node].seen = revision;
-                self.learn(node, partition, &state, revision);
+            let history = std::mem::take(&mut self.store.history);
+            let from = history.partition_point(|(revision, _, _)| *revision <= seen);
+            let changes = self.random.below(history.len() - from + 1).max(1);
+            let last = if self.healing { history.len() } else { history.len().min(from + changes) };
+            // A revision is seen whole, or not at all.
+            let up_to = match history.get(last) {
+                Some(_) => history[last - 1].0,
+                None => self.store.revision,
+            };
+            for (revision, partition, state) in history[from..].iter().take_while(|(revision, ..)| *revision <= up_to) {
+                self.nodes[node].seen = revision - 1;
+                self.learn(node, *partition, state, *revision);
             }
-            if self.store.history.last().is_none_or(|(revision, _, _)| *revision <= self.nodes[node].seen) {
-                self.nodes[node].seen = self.store.revision;
-            }
+            self.nodes[node].seen = up_to;
+            self.store.history = history;
         }
         if self.nodes[node].seen == self.store.revision {
             self.hear_of_durability(node);
@@ -54,7 +58,7 @@ impl World {
     /// The topics' settings: an unclean stop is told before the page cache counts, and until it does no more.
     fn hear_of_durability(&mut self, node: usize) {
         for partition in 0..self.setup.partitions {
-            let durability = self.store.durability[partition];
+            let durability = self.store.settings[partition].durability;
             let here = &mut self.nodes[node];
             if std::mem::replace(&mut here.durability[partition], durability) == durability {
                 continue;

@@ -12,6 +12,13 @@ pub(crate) fn number(node: NodeId) -> usize {
     usize::try_from(node.0).unwrap_or(usize::MAX)
 }
 
+/// What a topic wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TopicSettings {
+    pub(crate) durability: Durability,
+    pub(crate) min_isr: usize,
+}
+
 /// Keys of all partitions and nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
@@ -20,8 +27,8 @@ pub(crate) struct Store {
     pub(crate) controller: i64,
     pub(crate) nodes: Vec<(NodeId, NodeRecord)>,
     pub(crate) partitions: Vec<PartitionRecord<usize>>,
-    /// What the topics want.
-    pub(crate) durability: Vec<Durability>,
+    /// The settings of each partition's topic.
+    pub(crate) settings: Vec<TopicSettings>,
     /// Revision, partition and value of every change since the compaction.
     pub(crate) history: Vec<(i64, usize, PartitionState)>,
     /// Changes up to here are compacted.
@@ -47,7 +54,7 @@ impl Store {
             controller: 0,
             nodes: Vec::new(),
             partitions: Vec::new(),
-            durability: vec![durability; partitions.len()],
+            settings: partitions.iter().map(|state| TopicSettings { durability, min_isr: state.min_isr }).collect(),
             history: Vec::new(),
             compacted: 0,
         };
@@ -84,6 +91,12 @@ impl Store {
             Comparison::Registration(node, epoch) => self.node(*node).epoch == *epoch,
             Comparison::Live(node, revision) => self.node(*node).live_revision == *revision,
         }
+    }
+
+    /// A topic is to have other settings.
+    pub(crate) fn configure(&mut self, partition: usize, settings: TopicSettings) {
+        self.settings[partition] = settings;
+        self.revision += 1;
     }
 
     /// Carries out a decision whole, or not at all. `Err`: an invariant of the metadata would be broken.

@@ -151,6 +151,7 @@ impl World {
             Happening::Duty => self.duty(node, partition),
             Happening::Reload => self.reload(),
             Happening::LoseLease => self.lose_lease(),
+            Happening::CrashController => self.crash_controller(),
             Happening::Start => self.start(node),
             Happening::Crash => self.crash(node),
             Happening::Stop => self.stop(node),
