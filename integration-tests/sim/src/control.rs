@@ -21,24 +21,26 @@ const LATE_MAX: usize = 10;
 const OUTBOX_FIRST: usize = 700;
 
 impl World {
-    /// A controller reads everything anew; when nobody holds the lease, it takes it.
-    pub(crate) fn reload(&mut self) -> bool {
+    /// A controller sees more of the store's history; when nobody holds the lease, it takes it.
+    pub(crate) fn follow_store(&mut self) -> bool {
         let at = self.random.below(self.controllers.len());
-        let fresh = self.controllers[at].view.revision != self.store.revision;
-        self.controllers[at].reload(&self.store);
+        let before = self.controllers[at].seen;
+        let behind = self.store.history.after(before).len();
+        let changes = if self.healing { behind } else { 1 + self.random.below(behind) };
+        self.controllers[at].follow(&self.store, changes);
         if self.controllers.iter().all(|controller| controller.view.controller_epoch != self.store.controller) {
             self.controllers[at].view.controller_epoch = self.store.elect();
         }
-        if fresh {
-            self.say(|| format!("controller {at} reads everything"));
+        let seen = self.controllers[at].seen;
+        if seen != before {
+            self.say(|| format!("controller {at} has seen revision {seen}"));
         }
-        fresh
+        seen != before
     }
 
-    /// The other one becomes the controller; the first one does not know.
+    /// The other one becomes the controller, whatever it has seen; the first one does not know.
     pub(crate) fn lose_lease(&mut self) -> bool {
         let at = self.random.below(self.controllers.len());
-        self.controllers[at].reload(&self.store);
         self.controllers[at].view.controller_epoch = self.store.elect();
         self.fault();
         self.say(|| format!("controller {at} takes the lease"));
@@ -48,7 +50,7 @@ impl World {
     /// A controller dies; what it was about to write is left to a successor.
     pub(crate) fn crash_controller(&mut self) -> bool {
         let at = self.random.below(self.controllers.len());
-        self.controllers[at].crash();
+        self.controllers[at].crash(&self.store);
         self.fault();
         self.say(|| format!("controller {at} dies"));
         true
@@ -68,12 +70,13 @@ impl World {
         self.acts(at).then_some(at)
     }
 
-    /// Whether a controller believes to be the one; when it is in doubt, it reads first.
+    /// Whether a controller believes to be the one; when it is in doubt, it sees everything first.
     fn acts(&mut self, at: usize) -> bool {
         let controller = &mut self.controllers[at];
         if controller.in_doubt {
-            controller.reload(&self.store);
+            controller.catch_up(&self.store);
         }
+        controller.see_nodes(&self.store);
         controller.view.controller_epoch != 0
     }
 
@@ -117,11 +120,14 @@ impl World {
             self.controllers[at].in_doubt = true;
             return None;
         }
-        // Whoever loses its guard steps down; both read what is there now.
+        // Whoever loses its guard steps down.
         if changed.is_none() && self.controllers[at].view.controller_epoch != self.store.controller {
             self.controllers[at].view.controller_epoch = 0;
         }
-        self.controllers[at].reload(&self.store);
+        // Who has written waits until it sees that, or what stood against it; what else it does need not.
+        if self.healing || !self.random.chance(self.weights.view_lags) {
+            self.controllers[at].catch_up(&self.store);
+        }
         changed
     }
 
@@ -317,7 +323,7 @@ impl World {
                 None
             }
             Err(control::Refusal::Behind) => {
-                self.controllers[at].reload(&self.store);
+                self.controllers[at].catch_up(&self.store);
                 None
             }
             Err(_) => None,

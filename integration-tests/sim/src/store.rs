@@ -4,6 +4,8 @@ use walser_model::{Durability, NodeId};
 use walser_replication::PartitionState;
 use walser_replication::control::{Comparison, Decision, NodeRecord, PartitionRecord, Write};
 
+use crate::history::{History, NewValue};
+
 pub(crate) fn id(node: usize) -> NodeId {
     NodeId(i32::try_from(node).unwrap_or(i32::MAX))
 }
@@ -29,10 +31,7 @@ pub(crate) struct Store {
     pub(crate) partitions: Vec<PartitionRecord<usize>>,
     /// The settings of each partition's topic.
     pub(crate) settings: Vec<TopicSettings>,
-    /// Revision, partition and value of every change since the compaction.
-    pub(crate) history: Vec<(i64, usize, PartitionState)>,
-    /// Changes up to here are compacted.
-    pub(crate) compacted: i64,
+    pub(crate) history: History,
 }
 
 /// What a transaction changed.
@@ -55,18 +54,19 @@ impl Store {
             nodes: Vec::new(),
             partitions: Vec::new(),
             settings: partitions.iter().map(|state| TopicSettings { durability, min_isr: state.min_isr }).collect(),
-            history: Vec::new(),
-            compacted: 0,
+            history: History::default(),
         };
         for number in 0..nodes {
             store.revision += 1;
             let (epoch, live_revision) = (store.revision, store.revision);
             let id = NodeId(i32::try_from(number).unwrap_or(0));
-            store.nodes.push((id, NodeRecord { epoch, live_revision, fenced: false, shutting_down: false }));
+            let record = NodeRecord { epoch, live_revision, fenced: false, shutting_down: false };
+            store.history.push(store.revision, NewValue::Node(id, record));
+            store.nodes.push((id, record));
         }
         for (key, state) in partitions.into_iter().enumerate() {
             store.revision += 1;
-            store.history.push((store.revision, key, state.clone()));
+            store.history.push(store.revision, NewValue::Partition(key, state.clone()));
             store.partitions.push(PartitionRecord { key, state, epoch: store.revision });
         }
         store
@@ -80,6 +80,7 @@ impl Store {
     pub(crate) fn elect(&mut self) -> i64 {
         self.revision += 1;
         self.controller = self.revision;
+        self.history.push(self.revision, NewValue::Controller);
         self.controller
     }
 
@@ -97,6 +98,7 @@ impl Store {
     pub(crate) fn configure(&mut self, partition: usize, settings: TopicSettings) {
         self.settings[partition] = settings;
         self.revision += 1;
+        self.history.push(self.revision, NewValue::Settings(partition, settings));
     }
 
     /// Carries out a decision whole, or not at all. `Err`: an invariant of the metadata would be broken.
@@ -122,7 +124,7 @@ impl Store {
                     changed.elected |= state.leader_epoch > before.state.leader_epoch;
                     before.state.clone_from(state);
                     before.epoch = revision;
-                    self.history.push((revision, *key, state.clone()));
+                    self.history.push(revision, NewValue::Partition(*key, state.clone()));
                     changed.partitions.push(*key);
                 }
                 Write::Delete(_) => {}
@@ -133,13 +135,16 @@ impl Store {
                     if let Some(known) = self.partitions.iter().find(held) {
                         return Err(format!("I14: node {node} registers while it counts in partition {}", known.key));
                     }
-                    self.nodes[usize::try_from(node.0).unwrap_or(0)].1.epoch = revision;
+                    let found = &mut self.nodes[number(*node)].1;
+                    found.epoch = revision;
+                    self.history.push(revision, NewValue::Node(*node, *found));
                     changed.registered = Some((*node, revision));
                     changed.nodes = true;
                 }
                 Write::Live { node, fenced, shutting_down } => {
-                    let found = &mut self.nodes[usize::try_from(node.0).unwrap_or(0)].1;
+                    let found = &mut self.nodes[number(*node)].1;
                     (found.live_revision, found.fenced, found.shutting_down) = (revision, *fenced, *shutting_down);
+                    self.history.push(revision, NewValue::Node(*node, *found));
                     changed.nodes = true;
                 }
             }
@@ -149,7 +154,6 @@ impl Store {
 
     /// Forgets history; watchers that are behind read everything anew.
     pub(crate) fn compact(&mut self) {
-        self.compacted = self.revision;
-        self.history.clear();
+        self.history.compact(self.revision);
     }
 }

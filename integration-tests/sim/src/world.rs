@@ -149,7 +149,7 @@ impl World {
             Happening::Timeout => self.time_out(node, partition),
             Happening::ProposalTimeout => self.time_out_proposal(node, partition),
             Happening::Duty => self.duty(node, partition),
-            Happening::Reload => self.reload(),
+            Happening::Follow => self.follow_store(),
             Happening::LoseLease => self.lose_lease(),
             Happening::CrashController => self.crash_controller(),
             Happening::Start => self.start(node),
