@@ -5,42 +5,54 @@ use std::fmt::Display;
 use walser_model::{Durability, NodeId};
 use walser_replication::AlterIsr;
 use walser_replication::control::{
-    self, Candidate, Decision, ReplicaIntegrity, Write, can_stop, drain, elect_again, elect_preferred, fence,
-    shut_down, unfence,
+    self, Candidate, Decision, ReplicaIntegrity, Write, can_stop, drain, elect_preferred, fence, merge, shut_down,
+    unfence,
 };
 
 use crate::controller::Controller;
 use crate::network::{Body, CONTROLLERS};
 use crate::replica::offset;
-use crate::store::Changed;
-use crate::store::{id, number};
+use crate::store::{Changed, TopicSettings, id, number};
 use crate::world::World;
 
 /// Most transactions that are under way for long.
 const LATE_MAX: usize = 10;
+/// Of a thousand duties, how many write what is left of a set of decisions first.
+const OUTBOX_FIRST: usize = 700;
 
 impl World {
-    /// A controller reads everything anew; when nobody holds the lease, it takes it.
-    pub(crate) fn reload(&mut self) -> bool {
+    /// A controller sees more of the store's history; when nobody holds the lease, it takes it.
+    pub(crate) fn follow_store(&mut self) -> bool {
         let at = self.random.below(self.controllers.len());
-        let fresh = self.controllers[at].view.revision != self.store.revision;
-        self.controllers[at].reload(&self.store);
+        let before = self.controllers[at].seen;
+        let behind = self.store.history.after(before).len();
+        let changes = if self.healing { behind } else { 1 + self.random.below(behind) };
+        self.controllers[at].follow(&self.store, changes);
         if self.controllers.iter().all(|controller| controller.view.controller_epoch != self.store.controller) {
             self.controllers[at].view.controller_epoch = self.store.elect();
         }
-        if fresh {
-            self.say(|| format!("controller {at} reads everything"));
+        let seen = self.controllers[at].seen;
+        if seen != before {
+            self.say(|| format!("controller {at} has seen revision {seen}"));
         }
-        fresh
+        seen != before
     }
 
-    /// The other one becomes the controller; the first one does not know.
+    /// The other one becomes the controller, whatever it has seen; the first one does not know.
     pub(crate) fn lose_lease(&mut self) -> bool {
         let at = self.random.below(self.controllers.len());
-        self.controllers[at].reload(&self.store);
         self.controllers[at].view.controller_epoch = self.store.elect();
         self.fault();
         self.say(|| format!("controller {at} takes the lease"));
+        true
+    }
+
+    /// A controller dies; what it was about to write is left to a successor.
+    pub(crate) fn crash_controller(&mut self) -> bool {
+        let at = self.random.below(self.controllers.len());
+        self.controllers[at].crash(&self.store);
+        self.fault();
+        self.say(|| format!("controller {at} dies"));
         true
     }
 
@@ -58,12 +70,13 @@ impl World {
         self.acts(at).then_some(at)
     }
 
-    /// Whether a controller believes to be the one; when it is in doubt, it reads first.
+    /// Whether a controller believes to be the one; when it is in doubt, it sees everything first.
     fn acts(&mut self, at: usize) -> bool {
         let controller = &mut self.controllers[at];
         if controller.in_doubt {
-            controller.reload(&self.store);
+            controller.catch_up(&self.store);
         }
+        controller.see_nodes(&self.store);
         controller.view.controller_epoch != 0
     }
 
@@ -107,11 +120,14 @@ impl World {
             self.controllers[at].in_doubt = true;
             return None;
         }
-        // Whoever loses its guard steps down; both read what is there now.
+        // Whoever loses its guard steps down.
         if changed.is_none() && self.controllers[at].view.controller_epoch != self.store.controller {
             self.controllers[at].view.controller_epoch = 0;
         }
-        self.controllers[at].reload(&self.store);
+        // Who has written waits until it sees that, or what stood against it; what else it does need not.
+        if self.healing || !self.random.chance(self.weights.view_lags) {
+            self.controllers[at].catch_up(&self.store);
+        }
         changed
     }
 
@@ -139,16 +155,35 @@ impl World {
         })
     }
 
+    /// Merges a set of decisions into transactions, which are written one by one, whatever happens in between. While
+    /// some of an earlier set are left, nothing of this one is.
+    fn submit(&mut self, at: usize, decisions: Vec<Decision<usize>>) -> bool {
+        let controller = &mut self.controllers[at];
+        if decisions.is_empty() || !controller.outbox.is_empty() {
+            return false;
+        }
+        controller.outbox.extend(merge(decisions, self.weights.partitions_max));
+        true
+    }
+
     /// Does one of the duties of a controller, if it is needed for this node or this partition.
     pub(crate) fn duty(&mut self, node: usize, partition: usize) -> bool {
         let Some(at) = self.acting() else { return false };
+        if self.random.chance(OUTBOX_FIRST)
+            && let Some(next) = self.controllers[at].outbox.pop_front()
+        {
+            self.transact(at, next);
+            return true;
+        }
         let Controller { view, partitions, decider, .. } = &self.controllers[at];
         let known = &partitions[partition];
-        let decision = match self.random.below(8) {
+        let decision = match self.random.below(7) {
             0 if !self.nodes[node].registered => fence(view, id(node)),
-            0 | 1 => decider.sweep(view, known, id(node), ReplicaIntegrity::Intact),
+            0 | 1 | 4 => {
+                let due = self.controllers[at].due();
+                return self.submit(at, due);
+            }
             2 | 3 => return self.hear(at, node),
-            4 => elect_again(view, known).or_else(|| decider.advance_reassignment(view, known, 2)),
             5 => {
                 let stopping = view.nodes.iter().find(|(_, found)| found.shutting_down).map(|(node, _)| *node);
                 match stopping {
@@ -164,8 +199,7 @@ impl World {
             {
                 Some(gone)
             }
-            6 => self.unclean(at, partition),
-            _ => decider.advance_reassignment(view, known, 2),
+            _ => self.unclean(at, partition),
         };
         self.decide(at, decision)
     }
@@ -232,23 +266,22 @@ impl World {
         self.decide(at, decision)
     }
 
+    /// A topic is to have another `min.insync.replicas`; controllers apply it to the partition.
     pub(crate) fn configure(&mut self, partition: usize) -> bool {
-        let Some(at) = self.acting() else { return false };
         let min_isr = 1 + self.random.below(3);
-        let controller = &self.controllers[at];
-        let known = &controller.partitions[partition];
-        let decision = controller.decider.change_min_isr(&controller.view, known, min_isr);
         self.truths[partition].changed = true;
-        self.decide(at, decision)
+        self.store.configure(partition, TopicSettings { min_isr, ..self.store.settings[partition] });
+        self.say(|| format!("partition {partition} is to have {min_isr} in sync"));
+        true
     }
 
     pub(crate) fn switch_durability(&mut self, partition: usize) -> bool {
-        let durability = match self.store.durability[partition] {
+        let settings = self.store.settings[partition];
+        let durability = match settings.durability {
             Durability::Fsync => Durability::PageCache,
             Durability::PageCache => Durability::Fsync,
         };
-        self.store.durability[partition] = durability;
-        self.store.revision += 1;
+        self.store.configure(partition, TopicSettings { durability, ..settings });
         self.say(|| format!("partition {partition} is to be {durability:?}"));
         true
     }
@@ -290,7 +323,7 @@ impl World {
                 None
             }
             Err(control::Refusal::Behind) => {
-                self.controllers[at].reload(&self.store);
+                self.controllers[at].catch_up(&self.store);
                 None
             }
             Err(_) => None,
@@ -314,7 +347,14 @@ impl World {
             false => ReplicaIntegrity::Intact,
         };
         let all = controller.partitions.iter().map(|known| (known, held(known.key)));
-        for decision in controller.decider.admit(&controller.view, id(node), all) {
+        let decisions = controller.decider.admit(&controller.view, id(node), all);
+        let of_node =
+            |decision: &Decision<usize>| decision.writes.iter().any(|write| matches!(write, Write::Live { .. }));
+        if !decisions.first().is_some_and(of_node) {
+            self.submit(at, decisions);
+            return;
+        }
+        for decision in decisions {
             if let Some((_, epoch)) = self.transact(at, decision).and_then(|changed| changed.registered) {
                 self.network.send(CONTROLLERS + at, node, 0, Body::Registered { process, epoch });
             }

@@ -1,35 +1,102 @@
-//! A controller process: what it read some time ago.
+//! A controller process: what it read some time ago, and what it is about to write.
 
-use walser_replication::Rules;
-use walser_replication::control::{DecisionContext, PartitionRecord};
+use std::collections::VecDeque;
+
+use walser_replication::control::{Decision, DecisionContext, PartitionRecord};
+use walser_replication::{Rule, Rules};
 
 use crate::decide::Decider;
-use crate::store::Store;
+use crate::history::{History, NewValue};
+use crate::store::{Store, TopicSettings};
 
 /// A controller process.
 #[derive(Debug, Clone)]
 pub(crate) struct Controller {
     pub(crate) view: DecisionContext,
     pub(crate) partitions: Vec<PartitionRecord<usize>>,
+    pub(crate) settings: Vec<TopicSettings>,
+    /// The revision of all that it has seen of the store's history.
+    pub(crate) seen: i64,
     /// It does not know what became of its last transaction: it reads before it decides again (amendment A7).
     pub(crate) in_doubt: bool,
+    /// Transactions of one set of decisions that are not written yet. No other set is decided before they are.
+    pub(crate) outbox: VecDeque<Decision<usize>>,
     pub(crate) decider: Decider,
 }
 
 impl Controller {
     pub(crate) fn new(store: &Store, rules: Rules) -> Self {
-        let view = DecisionContext::default();
-        let mut controller = Self { view, partitions: Vec::new(), in_doubt: false, decider: Decider { rules } };
+        let mut controller = Self {
+            view: DecisionContext::default(),
+            partitions: Vec::new(),
+            settings: Vec::new(),
+            seen: 0,
+            in_doubt: false,
+            outbox: VecDeque::new(),
+            decider: Decider { rules },
+        };
         controller.reload(store);
         controller
     }
 
     /// Reads everything at one revision.
     pub(crate) fn reload(&mut self, store: &Store) {
-        self.view.revision = store.revision;
+        (self.seen, self.view.revision) = (store.revision, store.revision);
         self.view.nodes.clear();
         self.view.nodes.extend(store.nodes.iter().copied());
         self.partitions.clone_from(&store.partitions);
+        self.settings.clone_from(&store.settings);
         self.in_doubt = false;
+    }
+
+    /// Sees some more of the store's history, about so many changes: always whole revisions, so that what it has seen of
+    /// nodes, partitions and settings is of one. Where the history is compacted it reads everything.
+    pub(crate) fn follow(&mut self, store: &Store, changes: usize) {
+        if self.seen < store.history.compacted {
+            return self.reload(store);
+        }
+        for change in History::whole(store.history.after(self.seen), changes) {
+            self.seen = change.revision;
+            match &change.value {
+                NewValue::Partition(partition, state) => {
+                    let known = &mut self.partitions[*partition];
+                    known.state.clone_from(state);
+                    known.epoch = change.revision;
+                }
+                NewValue::Node(node, record) => drop(self.view.nodes.insert(*node, *record)),
+                NewValue::Settings(partition, settings) => self.settings[*partition] = *settings,
+                NewValue::Controller => {}
+            }
+        }
+        self.view.revision = self.seen;
+    }
+
+    /// Sees everything that the store has.
+    pub(crate) fn catch_up(&mut self, store: &Store) {
+        self.follow(store, usize::MAX);
+        self.in_doubt = false;
+    }
+
+    /// A controller that reads nodes and partitions each for itself has newer nodes.
+    pub(crate) fn see_nodes(&mut self, store: &Store) {
+        if !self.decider.rules.hold(Rule::OneRevision) {
+            self.view.revision = store.revision;
+            self.view.nodes.extend(store.nodes.iter().copied());
+        }
+    }
+
+    /// What the partitions need, each for itself.
+    pub(crate) fn due(&self) -> Vec<Decision<usize>> {
+        let due = |(known, settings): (&PartitionRecord<usize>, &TopicSettings)| {
+            self.decider.reconcile(&self.view, known, settings.min_isr)
+        };
+        self.partitions.iter().zip(&self.settings).filter_map(due).collect()
+    }
+
+    /// The process ends, and another one takes its place, which reads everything and holds no lease.
+    pub(crate) fn crash(&mut self, store: &Store) {
+        self.outbox.clear();
+        self.view.controller_epoch = 0;
+        self.reload(store);
     }
 }

@@ -106,21 +106,37 @@ impl Decider {
         Some(decision)
     }
 
-    pub(crate) fn change_min_isr(
+    /// A change of `min_isr` that leaves the eligible as they were.
+    fn keeps_eligible(self, before: &PartitionState, decision: &mut Decision<usize>) {
+        if self.lacks(Rule::MinIsrRecomputes) {
+            Self::writes(decision, |state| {
+                if state.min_isr != before.min_isr && state.replicas == before.replicas {
+                    state.elr.clone_from(&before.elr);
+                    state.last_known_elr.clone_from(&before.last_known_elr);
+                    state.recovering = before.recovering;
+                }
+            });
+        }
+    }
+
+    /// What a partition needs for itself.
+    pub(crate) fn reconcile(
         self,
         context: &DecisionContext,
         record: &Record,
         min_isr: usize,
     ) -> Option<Decision<usize>> {
-        let mut decision = control::change_min_isr(context, record, min_isr)?;
-        if self.lacks(Rule::MinIsrRecomputes) {
-            Self::writes(&mut decision, |state| {
-                state.elr.clone_from(&record.state.elr);
-                state.last_known_elr.clone_from(&record.state.last_known_elr);
-                state.recovering = record.state.recovering;
-            });
+        let mut decision = control::reconcile(context, record, min_isr)?;
+        if self.rules == Rules::ALL {
+            return Some(decision);
         }
-        Some(decision)
+        self.without_eligible(&record.state, &mut decision);
+        self.keeps_eligible(&record.state, &mut decision);
+        if matches!(&decision.writes[..], [Write::Partition(_, state)] if state.replicas != record.state.replicas) {
+            decision = self.keeps_epoch(record, decision);
+        }
+        // A fenced node that stays in the set does not keep the rest from being done.
+        changes(decision, record).or_else(|| control::elect_again(context, record))
     }
 
     /// A move that takes replicas away and leaves the leader where it is begins no leader epoch.
@@ -142,16 +158,6 @@ impl Decider {
         target: &[NodeId],
     ) -> Option<Decision<usize>> {
         let decision = control::reassign(context, record, target).ok().flatten()?;
-        Some(self.keeps_epoch(record, decision))
-    }
-
-    pub(crate) fn advance_reassignment(
-        self,
-        context: &DecisionContext,
-        record: &Record,
-        min_isr: usize,
-    ) -> Option<Decision<usize>> {
-        let decision = control::advance_reassignment(context, record, min_isr)?;
         Some(self.keeps_epoch(record, decision))
     }
 

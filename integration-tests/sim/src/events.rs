@@ -1,6 +1,6 @@
 //! What can happen, and how often: drawn per seed, so that some worlds lose messages all the time and others never.
 
-use walser_replication::control::Recovery;
+use walser_replication::control::{MERGED_PARTITIONS_MAX, Recovery};
 
 use crate::random::Random;
 
@@ -25,10 +25,12 @@ pub(crate) enum Happening {
     ProposalTimeout,
     /// A controller does one of its duties.
     Duty,
-    /// A controller reads everything anew.
-    Reload,
+    /// A controller sees more of the store's history.
+    Follow,
     /// The lease of the controller ends.
     LoseLease,
+    /// A controller dies.
+    CrashController,
     /// A node starts, or registers again.
     Start,
     /// A node dies, with or without a loss of power.
@@ -68,7 +70,7 @@ pub(crate) enum Happening {
 pub enum Weather {
     /// What the seed says.
     Drawn,
-    /// No storm.
+    /// No storm, and controllers that live and keep up.
     Calm,
     /// Processes die all the time, and are back at once.
     Storm,
@@ -91,10 +93,14 @@ pub(crate) struct Weights {
     pub(crate) delay_proposals: usize,
     /// Of a thousand transactions, how many outcomes are not told.
     pub(crate) unknown: usize,
+    /// Of a thousand writes, after how many their controller goes on before it has seen them.
+    pub(crate) view_lags: usize,
     /// Of a thousand crashes.
     pub(crate) power_loss: usize,
     /// Whether controllers begin more than repairs on their own.
     pub(crate) policies: bool,
+    /// Most partitions of one transaction.
+    pub(crate) partitions_max: usize,
     /// What becomes of a partition without anybody who has everything.
     pub(crate) recovery: Recovery,
 }
@@ -112,13 +118,14 @@ impl Weights {
     /// The weather of a seed.
     pub(crate) fn draw(random: &mut Random, weather: Weather, switches: bool) -> Self {
         use Happening::{
-            Compact, Configure, Crash, Cut, Deliver, Duty, Fence, Flush, Hang, LoseDisk, LoseLease, Mend, Move,
-            Observe, Outage, Produce, ProposalTimeout, Pump, Read, Reload, Start, Stop, Switch, Tick, Timeout, Trim,
-            WriteLate,
+            Compact, Configure, Crash, CrashController, Cut, Deliver, Duty, Fence, Flush, Follow, Hang, LoseDisk,
+            LoseLease, Mend, Move, Observe, Outage, Produce, ProposalTimeout, Pump, Read, Start, Stop, Switch, Tick,
+            Timeout, Trim, WriteLate,
         };
         // Processes that die and are back at once, while leaders stay: incarnations are all that tells them apart.
         let drawn = random.chance(200);
         let storm = weather == Weather::Storm || drawn && weather == Weather::Drawn;
+        let calm = weather == Weather::Calm;
         let stops = random.one_of(&[0, 15]);
         let table = Self::of(&[
             (Deliver, random.one_of(&[200, 400])),
@@ -133,8 +140,9 @@ impl Weights {
             (Start, if storm { 150 } else { random.one_of(&[10, 25]) }),
             (Crash, if storm { 25 } else { random.one_of(&[0, 1, 4, 12]) }),
             (Fence, random.one_of(&[0, 3, 10])),
-            (Reload, 15),
+            (Follow, 15),
             (LoseLease, random.one_of(&[0, 1, 5])),
+            (CrashController, if calm { 0 } else { random.one_of(&[0, 0, 2]) }),
             (WriteLate, 4),
             (Mend, 4),
             (Read, 10),
@@ -157,8 +165,10 @@ impl Weights {
             late: random.one_of(&[0, 40, 200]),
             delay_proposals: random.one_of(&[0, 700, 950]),
             unknown: random.one_of(&[0, 50, 300]),
+            view_lags: if calm { 0 } else { random.one_of(&[0, 100, 500]) },
             power_loss: random.one_of(&[100, 300, 900]),
             policies: true,
+            partitions_max: random.one_of(&[1, 2, MERGED_PARTITIONS_MAX]),
             recovery: random.one_of(&[Recovery::Balanced, Recovery::Balanced, Recovery::Proactive]),
         }
     }
@@ -166,7 +176,7 @@ impl Weights {
     /// After the faults.
     pub(crate) fn heal() -> Self {
         use Happening::{
-            Deliver, Duty, Flush, Observe, Produce, ProposalTimeout, Pump, Read, Reload, Start, Tick, Timeout,
+            Deliver, Duty, Flush, Follow, Observe, Produce, ProposalTimeout, Pump, Read, Start, Tick, Timeout,
         };
         let table = Self::of(&[
             (Deliver, 500),
@@ -177,7 +187,7 @@ impl Weights {
             (Produce, 20),
             (Tick, 20),
             (Start, 10),
-            (Reload, 10),
+            (Follow, 10),
             (Read, 5),
             (Timeout, 8),
             (ProposalTimeout, 4),
@@ -190,8 +200,10 @@ impl Weights {
             late: 0,
             delay_proposals: 0,
             unknown: 0,
+            view_lags: 0,
             power_loss: 0,
             policies: false,
+            partitions_max: MERGED_PARTITIONS_MAX,
             recovery: Recovery::Balanced,
         }
     }

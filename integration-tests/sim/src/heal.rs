@@ -31,11 +31,11 @@ impl World {
 
     /// Whether every partition can be healed although a node never comes back.
     fn can_do_without(&self, node: usize) -> bool {
-        self.store.partitions.iter().all(|known| {
+        self.store.partitions.iter().zip(&self.store.settings).all(|(known, settings)| {
             let state = &known.state;
             let settled = state.adding.is_empty() && state.removing.is_empty();
             let others = state.isr.union(&state.elr).iter().any(|other| other != id(node));
-            let enough = state.replicas.len() > state.min_isr;
+            let enough = state.replicas.len() > state.min_isr.max(settings.min_isr);
             !state.replicas.contains(&id(node)) || settled && others && enough
         })
     }

@@ -12,6 +12,7 @@ mod decide;
 mod deliver;
 mod events;
 mod heal;
+mod history;
 mod life;
 mod mutations;
 mod network;

@@ -68,6 +68,8 @@ pub const MUTATIONS: &[Mutation] = &[
     of(Rule::RefusedIsHeardFirst, Durability::Fsync, 2000),
     of(Rule::LazyIsTold, Durability::Fsync, 1000),
     of(Rule::MinIsrRecomputes, Durability::Fsync, 100),
+    of(Rule::OneRevision, Durability::Fsync, 1000),
+    of(Rule::OneRevision, Durability::PageCache, 1000),
 ];
 
 impl Mutation {

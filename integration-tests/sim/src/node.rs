@@ -43,7 +43,7 @@ impl Node {
             known: store.partitions.iter().map(|known| (known.state.clone(), known.epoch)).collect(),
             replicas: vec![Replica::default(); store.partitions.len()],
             unclean: 0,
-            durability: store.durability.clone(),
+            durability: store.settings.iter().map(|settings| settings.durability).collect(),
             gone: 0,
             disk_hangs: false,
             now: Duration::ZERO,

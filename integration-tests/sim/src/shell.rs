@@ -8,6 +8,7 @@ use walser_replication::{
     role,
 };
 
+use crate::history::{History, NewValue};
 use crate::network::{Body, Segments};
 use crate::replica::{Entry, Machine, Push, index, offset};
 use crate::store::{id, number};
@@ -21,27 +22,26 @@ impl World {
             return false;
         }
         let seen = self.nodes[node].seen;
-        if seen < self.store.compacted {
-            let all: Vec<_> = self.store.partitions.iter().map(|known| (known.state.clone(), known.epoch)).collect();
-            self.nodes[node].seen = self.store.revision;
-            for (partition, (state, epoch)) in all.into_iter().enumerate() {
-                self.learn(node, partition, &state, epoch);
-            }
+        if seen < self.store.history.compacted {
+            self.read_all(node);
         } else {
-            let from = self.store.history.partition_point(|(revision, _, _)| *revision <= seen);
-            let changes = self.random.below(self.store.history.len() - from + 1).max(1);
-            let changes = if self.healing { usize::MAX } else { changes };
-            let changes: Vec<_> = self.store.history[from..].iter().take(changes).cloned().collect();
-            for (revision, partition, state) in changes {
-                self.nodes[node].seen = revision;
-                self.learn(node, partition, &state, revision);
+            let history = std::mem::take(&mut self.store.history);
+            let behind = history.after(seen);
+            let changes = if self.healing { behind.len() } else { 1 + self.random.below(behind.len()) };
+            let changes = History::whole(behind, changes);
+            for change in changes {
+                // A revision is seen whole, or not at all.
+                self.nodes[node].seen = change.revision - 1;
+                match &change.value {
+                    NewValue::Partition(partition, state) => self.learn(node, *partition, state, change.revision),
+                    NewValue::Settings(partition, settings) => {
+                        self.hear_of_durability(node, *partition, settings.durability)
+                    }
+                    NewValue::Node(..) | NewValue::Controller => {}
+                }
             }
-            if self.store.history.last().is_none_or(|(revision, _, _)| *revision <= self.nodes[node].seen) {
-                self.nodes[node].seen = self.store.revision;
-            }
-        }
-        if self.nodes[node].seen == self.store.revision {
-            self.hear_of_durability(node);
+            self.nodes[node].seen = changes.last().map_or(seen, |last| last.revision);
+            self.store.history = history;
         }
         let (fresh, epoch) = (self.nodes[node].seen, self.nodes[node].epoch);
         if seen < epoch && fresh >= epoch {
@@ -51,31 +51,39 @@ impl World {
         true
     }
 
-    /// The topics' settings: an unclean stop is told before the page cache counts, and until it does no more.
-    fn hear_of_durability(&mut self, node: usize) {
-        for partition in 0..self.setup.partitions {
-            let durability = self.store.durability[partition];
-            let here = &mut self.nodes[node];
-            if std::mem::replace(&mut here.durability[partition], durability) == durability {
-                continue;
-            }
-            let replica = &mut here.replicas[partition];
-            let lazy = durability == Durability::PageCache;
-            if lazy {
-                (replica.lazy, replica.lazy_until) = (true, None);
-            } else if replica.durable >= replica.log.len() {
-                replica.lazy = false;
-            } else {
-                replica.lazy_until = Some(replica.log.len());
-            }
-            match replica.machine {
-                Machine::Leads(_) => self.lead(node, partition, Event::Configured { durability }),
-                Machine::Follows(_) => self.follow(node, partition, FollowerEvent::Configured { lazy }, &[]),
-                Machine::Rest => {}
-            }
-            self.touch(partition);
-            self.say(|| format!("node {node} hears that partition {partition} is {durability:?}"));
+    /// Everything that the store has, at once.
+    fn read_all(&mut self, node: usize) {
+        let all: Vec<_> = self.store.partitions.iter().map(|known| (known.state.clone(), known.epoch)).collect();
+        self.nodes[node].seen = self.store.revision;
+        for (partition, (state, epoch)) in all.into_iter().enumerate() {
+            self.learn(node, partition, &state, epoch);
+            let durability = self.store.settings[partition].durability;
+            self.hear_of_durability(node, partition, durability);
         }
+    }
+
+    /// A topic's setting: an unclean stop is told before the page cache counts, and until it does no more.
+    fn hear_of_durability(&mut self, node: usize, partition: usize, durability: Durability) {
+        let here = &mut self.nodes[node];
+        if std::mem::replace(&mut here.durability[partition], durability) == durability {
+            return;
+        }
+        let replica = &mut here.replicas[partition];
+        let lazy = durability == Durability::PageCache;
+        if lazy {
+            (replica.lazy, replica.lazy_until) = (true, None);
+        } else if replica.durable >= replica.log.len() {
+            replica.lazy = false;
+        } else {
+            replica.lazy_until = Some(replica.log.len());
+        }
+        match replica.machine {
+            Machine::Leads(_) => self.lead(node, partition, Event::Configured { durability }),
+            Machine::Follows(_) => self.follow(node, partition, FollowerEvent::Configured { lazy }, &[]),
+            Machine::Rest => {}
+        }
+        self.touch(partition);
+        self.say(|| format!("node {node} hears that partition {partition} is {durability:?}"));
     }
 
     /// A newer value of a partition.

@@ -4,12 +4,21 @@ use walser_model::{Durability, NodeId};
 use walser_replication::PartitionState;
 use walser_replication::control::{Comparison, Decision, NodeRecord, PartitionRecord, Write};
 
+use crate::history::{History, NewValue};
+
 pub(crate) fn id(node: usize) -> NodeId {
     NodeId(i32::try_from(node).unwrap_or(i32::MAX))
 }
 
 pub(crate) fn number(node: NodeId) -> usize {
     usize::try_from(node.0).unwrap_or(usize::MAX)
+}
+
+/// What a topic wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TopicSettings {
+    pub(crate) durability: Durability,
+    pub(crate) min_isr: usize,
 }
 
 /// Keys of all partitions and nodes.
@@ -20,12 +29,9 @@ pub(crate) struct Store {
     pub(crate) controller: i64,
     pub(crate) nodes: Vec<(NodeId, NodeRecord)>,
     pub(crate) partitions: Vec<PartitionRecord<usize>>,
-    /// What the topics want.
-    pub(crate) durability: Vec<Durability>,
-    /// Revision, partition and value of every change since the compaction.
-    pub(crate) history: Vec<(i64, usize, PartitionState)>,
-    /// Changes up to here are compacted.
-    pub(crate) compacted: i64,
+    /// The settings of each partition's topic.
+    pub(crate) settings: Vec<TopicSettings>,
+    pub(crate) history: History,
 }
 
 /// What a transaction changed.
@@ -47,19 +53,20 @@ impl Store {
             controller: 0,
             nodes: Vec::new(),
             partitions: Vec::new(),
-            durability: vec![durability; partitions.len()],
-            history: Vec::new(),
-            compacted: 0,
+            settings: partitions.iter().map(|state| TopicSettings { durability, min_isr: state.min_isr }).collect(),
+            history: History::default(),
         };
         for number in 0..nodes {
             store.revision += 1;
             let (epoch, live_revision) = (store.revision, store.revision);
             let id = NodeId(i32::try_from(number).unwrap_or(0));
-            store.nodes.push((id, NodeRecord { epoch, live_revision, fenced: false, shutting_down: false }));
+            let record = NodeRecord { epoch, live_revision, fenced: false, shutting_down: false };
+            store.history.push(store.revision, NewValue::Node(id, record));
+            store.nodes.push((id, record));
         }
         for (key, state) in partitions.into_iter().enumerate() {
             store.revision += 1;
-            store.history.push((store.revision, key, state.clone()));
+            store.history.push(store.revision, NewValue::Partition(key, state.clone()));
             store.partitions.push(PartitionRecord { key, state, epoch: store.revision });
         }
         store
@@ -73,6 +80,7 @@ impl Store {
     pub(crate) fn elect(&mut self) -> i64 {
         self.revision += 1;
         self.controller = self.revision;
+        self.history.push(self.revision, NewValue::Controller);
         self.controller
     }
 
@@ -84,6 +92,13 @@ impl Store {
             Comparison::Registration(node, epoch) => self.node(*node).epoch == *epoch,
             Comparison::Live(node, revision) => self.node(*node).live_revision == *revision,
         }
+    }
+
+    /// A topic is to have other settings.
+    pub(crate) fn configure(&mut self, partition: usize, settings: TopicSettings) {
+        self.settings[partition] = settings;
+        self.revision += 1;
+        self.history.push(self.revision, NewValue::Settings(partition, settings));
     }
 
     /// Carries out a decision whole, or not at all. `Err`: an invariant of the metadata would be broken.
@@ -109,7 +124,7 @@ impl Store {
                     changed.elected |= state.leader_epoch > before.state.leader_epoch;
                     before.state.clone_from(state);
                     before.epoch = revision;
-                    self.history.push((revision, *key, state.clone()));
+                    self.history.push(revision, NewValue::Partition(*key, state.clone()));
                     changed.partitions.push(*key);
                 }
                 Write::Delete(_) => {}
@@ -120,13 +135,16 @@ impl Store {
                     if let Some(known) = self.partitions.iter().find(held) {
                         return Err(format!("I14: node {node} registers while it counts in partition {}", known.key));
                     }
-                    self.nodes[usize::try_from(node.0).unwrap_or(0)].1.epoch = revision;
+                    let found = &mut self.nodes[number(*node)].1;
+                    found.epoch = revision;
+                    self.history.push(revision, NewValue::Node(*node, *found));
                     changed.registered = Some((*node, revision));
                     changed.nodes = true;
                 }
                 Write::Live { node, fenced, shutting_down } => {
-                    let found = &mut self.nodes[usize::try_from(node.0).unwrap_or(0)].1;
+                    let found = &mut self.nodes[number(*node)].1;
                     (found.live_revision, found.fenced, found.shutting_down) = (revision, *fenced, *shutting_down);
+                    self.history.push(revision, NewValue::Node(*node, *found));
                     changed.nodes = true;
                 }
             }
@@ -136,7 +154,6 @@ impl Store {
 
     /// Forgets history; watchers that are behind read everything anew.
     pub(crate) fn compact(&mut self) {
-        self.compacted = self.revision;
-        self.history.clear();
+        self.history.compact(self.revision);
     }
 }

@@ -53,6 +53,8 @@ pub enum Rule {
     CompareNodes,
     /// §1.7: a write compares who the controller is.
     ElectionGuard,
+    /// §13: nodes and partitions of a view are of one revision.
+    OneRevision,
     /// A2: a repeated batch is answered when the first one would be.
     RepeatWaits,
     /// R24: a leader epoch begins whenever a replica leaves the set.
@@ -87,6 +89,7 @@ impl Rule {
         Self::CompareAll,
         Self::CompareNodes,
         Self::ElectionGuard,
+        Self::OneRevision,
         Self::RepeatWaits,
         Self::MoveBeginsEpoch,
         Self::MinIsrRecomputes,
