@@ -32,6 +32,11 @@ fn replicas(metadata: &View, staged: &StagedPartitions, number: i32) -> Result<V
     Err(Failure::new(Reason::LeaderNotAvailable, text).with("nodeId", node))
 }
 
+fn not_in_service(replicas: &[NodeId]) -> Failure {
+    let text = format!("one of the storage nodes {replicas:?} is not in service any more; try again");
+    Failure::new(Reason::LeaderNotAvailable, text)
+}
+
 impl Topics {
     /// The decisions that create the partitions which are still missing.
     pub(super) fn partitions_to_create(
@@ -51,7 +56,8 @@ impl Topics {
         for id in missing {
             let replicas = replicas(&view.metadata, staged, id.partition.0)?;
             let created = control::create(context, id, &replicas, min_isr, LeaderEpoch(staged.leader_epoch));
-            decisions.extend(created);
+            // Never fewer than are missing: a topic would be written without them.
+            decisions.push(created.ok_or_else(|| not_in_service(&replicas))?);
         }
         Ok(decisions)
     }
