@@ -53,6 +53,8 @@ pub enum Rule {
     CompareNodes,
     /// §1.7: a write compares who the controller is.
     ElectionGuard,
+    /// §1.7: the creation of a partition compares what was read of its nodes.
+    CreationComparesNodes,
     /// §13: nodes and partitions of a view are of one revision.
     OneRevision,
     /// A2: a repeated batch is answered when the first one would be.
@@ -89,6 +91,7 @@ impl Rule {
         Self::CompareAll,
         Self::CompareNodes,
         Self::ElectionGuard,
+        Self::CreationComparesNodes,
         Self::OneRevision,
         Self::RepeatWaits,
         Self::MoveBeginsEpoch,
