@@ -11,7 +11,7 @@ use walser_replication::control::{Decision, merge};
 use crate::controller::Controller;
 use crate::network::CONTROLLERS;
 use crate::producer::{PRODUCERS, Producer};
-use crate::store::{Changed, Key};
+use crate::store::{Changed, Key, number};
 use crate::world::{Truth, World};
 
 /// Most transactions that are under way for long.
@@ -131,6 +131,12 @@ impl World {
     fn note_change(&mut self, changed: Changed) {
         self.counts.moves += u64::from(changed.moved);
         self.counts.elections += u64::from(changed.elected);
+        if let Some((node, fence)) = changed.unfenced {
+            let seen = self.nodes[number(node)].seen;
+            if seen < fence {
+                self.fail(format!("I14: node {node} comes back, fenced at {fence}, and has seen {seen}"));
+            }
+        }
         self.touched |= if changed.nodes { u32::MAX } else { changed.slots };
         for slot in (0..self.setup.partitions).filter(|slot| changed.slots >> slot & 1 == 1) {
             let known = self.store.partition(slot);

@@ -177,6 +177,20 @@ impl Decider {
         decisions
     }
 
+    /// Lets a fenced node count again. Without the rule, it does as soon as it is heard.
+    pub(crate) fn unfence<'a>(
+        self,
+        context: &DecisionContext,
+        node: NodeId,
+        seen: i64,
+        partitions: impl Iterator<Item = &'a Record>,
+    ) -> Option<Decision<Key>> {
+        if self.lacks(Rule::UnfenceAfterSeen) {
+            return control::unfence(context, node, i64::MAX, std::iter::empty());
+        }
+        control::unfence(context, node, seen, partitions)
+    }
+
     /// Registers a node that looks fenced, swept and intact to whoever lacks the rule.
     fn register<'a>(
         self,

@@ -54,6 +54,8 @@ pub(crate) struct Changed {
     /// Slots whose partition was written, deleted or created. One bit each.
     pub(crate) slots: u32,
     pub(crate) registered: Option<(NodeId, i64)>,
+    /// A node that was fenced, at the revision given, and is not any more.
+    pub(crate) unfenced: Option<(NodeId, i64)>,
     pub(crate) nodes: bool,
     /// A move of replicas ended.
     pub(crate) moved: bool,
@@ -155,11 +157,7 @@ impl Store {
                     }
                 }
                 Write::Registration(node) => {
-                    let held = |known: &&Record| known.state.isr.contains(*node) || known.state.leader == Some(*node);
-                    if let Some(known) = self.partitions.iter().flatten().find(held) {
-                        let key = known.key;
-                        return Err(format!("I14: node {node} registers while it counts in partition {key}"));
-                    }
+                    self.check_swept(*node, "registers")?;
                     let found = &mut self.nodes[number(*node)].1;
                     found.epoch = revision;
                     self.history.push(revision, NewValue::Node(*node, *found));
@@ -167,6 +165,11 @@ impl Store {
                     changed.nodes = true;
                 }
                 Write::Live { node, fenced, shutting_down } => {
+                    let before = *self.node(*node);
+                    if before.fenced && !fenced {
+                        self.check_swept(*node, "comes back")?;
+                        changed.unfenced = Some((*node, before.live_revision));
+                    }
                     let found = &mut self.nodes[number(*node)].1;
                     (found.live_revision, found.fenced, found.shutting_down) = (revision, *fenced, *shutting_down);
                     self.history.push(revision, NewValue::Node(*node, *found));
@@ -175,6 +178,15 @@ impl Store {
             }
         }
         Ok(Some(changed))
+    }
+
+    /// Whether no partition counts on a node.
+    fn check_swept(&self, node: NodeId, does: &str) -> Result<(), String> {
+        let held = |known: &&Record| known.state.isr.contains(node) || known.state.leader == Some(node);
+        match self.partitions.iter().flatten().find(held) {
+            Some(Record { key, .. }) => Err(format!("I14: node {node} {does} while it counts in partition {key}")),
+            None => Ok(()),
+        }
     }
 
     fn write(&mut self, key: Key, state: &PartitionState, changed: &mut Changed) -> Result<(), String> {

@@ -57,6 +57,8 @@ pub enum Rule {
     CreationComparesNodes,
     /// §13: nodes and partitions of a view are of one revision.
     OneRevision,
+    /// A10: a fenced node comes back once it has seen the fence, and is swept.
+    UnfenceAfterSeen,
     /// A2: a repeated batch is answered when the first one would be.
     RepeatWaits,
     /// R24: a leader epoch begins whenever a replica leaves the set.
@@ -93,6 +95,7 @@ impl Rule {
         Self::ElectionGuard,
         Self::CreationComparesNodes,
         Self::OneRevision,
+        Self::UnfenceAfterSeen,
         Self::RepeatWaits,
         Self::MoveBeginsEpoch,
         Self::MinIsrRecomputes,

@@ -2,7 +2,7 @@
 
 use walser_model::NodeId;
 use walser_replication::control::{
-    Candidate, Decision, ReplicaIntegrity, can_stop, drain, elect_preferred, fence, shut_down, unfence,
+    Candidate, Decision, ReplicaIntegrity, can_stop, drain, elect_preferred, fence, shut_down,
 };
 
 use crate::controller::Controller;
@@ -72,7 +72,7 @@ impl World {
             return false;
         }
         let (epoch, seen) = (here.epoch, here.seen);
-        let Controller { view, partitions, .. } = &self.controllers[at];
+        let Controller { view, partitions, decider, .. } = &self.controllers[at];
         let Some(found) = view.nodes.get(&id(node)) else { return false };
         if found.epoch > epoch {
             // Another registration of the same process was recorded, and its answer was lost.
@@ -83,7 +83,7 @@ impl World {
             return true;
         }
         let same = found.epoch == epoch;
-        let decision = same.then(|| unfence(view, id(node), seen, partitions.iter().flatten())).flatten();
+        let decision = same.then(|| decider.unfence(view, id(node), seen, partitions.iter().flatten())).flatten();
         self.decide(at, decision)
     }
 
