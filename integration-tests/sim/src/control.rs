@@ -6,7 +6,7 @@ mod requests;
 
 use std::fmt::Display;
 
-use walser_replication::control::{Decision, merge};
+use walser_replication::control::Decision;
 
 use crate::controller::Controller;
 use crate::network::CONTROLLERS;
@@ -177,7 +177,7 @@ impl World {
         if decisions.is_empty() || !controller.outbox.is_empty() {
             return false;
         }
-        controller.outbox.extend(merge(decisions, self.weights.partitions_max));
+        controller.outbox.extend(controller.decider.merge(decisions, self.weights.partitions_max));
         true
     }
 }

@@ -41,6 +41,19 @@ impl Decider {
         decision
     }
 
+    /// Merges decisions into transactions. Without the rule each has only what its first decision was taken on.
+    pub(crate) fn merge(self, decisions: Vec<Decision<Key>>, partitions_max: usize) -> Vec<Decision<Key>> {
+        if !self.lacks(Rule::MergeKeepsComparisons) {
+            return control::merge(decisions, partitions_max);
+        }
+        let mut merged = control::merge(decisions.clone(), partitions_max);
+        for transaction in &mut merged {
+            let first = decisions.iter().find(|decision| decision.writes.first() == transaction.writes.first());
+            transaction.comparisons = first.map_or_else(Vec::new, |first| first.comparisons.clone());
+        }
+        merged
+    }
+
     /// Changes what a decision writes to its partition.
     fn writes(decision: &mut Decision<Key>, change: impl Fn(&mut PartitionState)) {
         for write in &mut decision.writes {

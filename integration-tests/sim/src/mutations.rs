@@ -16,6 +16,8 @@ pub struct Mutation {
     pub durability: Durability,
     /// How many nodes it takes.
     pub nodes: usize,
+    /// How many partitions.
+    pub partitions: usize,
     /// The weather in which it matters most.
     pub weather: Weather,
     /// Seeds that the model of the design took; a tenth of what is allowed here.
@@ -26,7 +28,7 @@ pub struct Mutation {
 const SEEDS_MAX: u64 = 20_000;
 
 const fn of(rule: Rule, durability: Durability, model_seeds: u64) -> Mutation {
-    Mutation { rule, durability, nodes: 3, weather: Weather::Drawn, model_seeds }
+    Mutation { rule, durability, nodes: 3, partitions: 1, weather: Weather::Drawn, model_seeds }
 }
 
 const fn when(weather: Weather, mutation: Mutation) -> Mutation {
@@ -69,6 +71,8 @@ pub const MUTATIONS: &[Mutation] = &[
     of(Rule::RefusedIsHeardFirst, Durability::Fsync, 2000),
     of(Rule::LazyIsTold, Durability::Fsync, 1000),
     of(Rule::MinIsrRecomputes, Durability::Fsync, 100),
+    Mutation { partitions: 2, ..of(Rule::MergeKeepsComparisons, Durability::Fsync, 1000) },
+    Mutation { partitions: 2, ..of(Rule::MergeKeepsComparisons, Durability::PageCache, 1000) },
     of(Rule::CreationComparesNodes, Durability::Fsync, 1000),
     of(Rule::UnfenceAfterSeen, Durability::Fsync, 100),
     of(Rule::UnfenceAfterSeen, Durability::PageCache, 100),
@@ -82,7 +86,7 @@ impl Mutation {
         let rules = Rules::without(self.rule);
         Setup {
             nodes: self.nodes,
-            partitions: 1,
+            partitions: self.partitions,
             durability: self.durability,
             switches: self.rule == Rule::LazyIsTold,
             steps: 12_000,

@@ -53,6 +53,8 @@ pub enum Rule {
     CompareNodes,
     /// §1.7: a write compares who the controller is.
     ElectionGuard,
+    /// §1.7: a transaction of several decisions compares what each of them was taken on.
+    MergeKeepsComparisons,
     /// §1.7: the creation of a partition compares what was read of its nodes.
     CreationComparesNodes,
     /// §13: nodes and partitions of a view are of one revision.
@@ -93,6 +95,7 @@ impl Rule {
         Self::CompareAll,
         Self::CompareNodes,
         Self::ElectionGuard,
+        Self::MergeKeepsComparisons,
         Self::CreationComparesNodes,
         Self::OneRevision,
         Self::UnfenceAfterSeen,
