@@ -4,7 +4,7 @@ use walser_model::{LeaderEpoch, Offset};
 use walser_replication::control::Recovery;
 
 use crate::replica::{Entry, index};
-use crate::store::{id, number};
+use crate::store::{Record, id, number};
 use crate::world::World;
 
 impl World {
@@ -15,7 +15,7 @@ impl World {
         let epoch = replica.leader().map_or(LeaderEpoch::NONE, walser_replication::Leader::epoch);
         let before = std::mem::replace(&mut replica.high_watermark, high_watermark);
         replica.high_watermark_epoch = epoch;
-        if epoch < truth.unclean_epoch {
+        if epoch < truth.unclean_epoch || replica.generation != truth.generation {
             return;
         }
         let end = index(high_watermark);
@@ -35,8 +35,11 @@ impl World {
             self.committed(partition, entry);
         }
         let committed = &self.truths[partition].committed;
-        for node in &mut self.nodes {
-            node.replicas[partition].compare(committed);
+        let generation = self.truths[partition].generation;
+        for replica in self.nodes.iter_mut().map(|node| &mut node.replicas[partition]) {
+            if replica.generation == generation {
+                replica.compare(committed);
+            }
         }
         self.say(|| format!("node {node} commits partition {partition} up to {end}"));
     }
@@ -61,6 +64,9 @@ impl World {
 
     /// Somebody begins to lead (I6).
     pub(crate) fn note_leader(&mut self, partition: usize, epoch: LeaderEpoch, node: usize, incarnation: i64) {
+        if self.nodes[node].replicas[partition].generation != self.truths[partition].generation {
+            return;
+        }
         let led = &mut self.truths[partition].led;
         match led.iter().rev().find(|(other, _, _)| *other == epoch) {
             Some(other) if (other.1, other.2) != (node, incarnation) => {
@@ -74,7 +80,7 @@ impl World {
 
     /// An election without proof: what its leader does not have is lost, and said to be.
     pub(crate) fn declare_loss(&mut self, partition: usize) {
-        let state = &self.store.partitions[partition].state;
+        let Some(Record { state, .. }) = &self.store.partitions[partition] else { return };
         let truth = &mut self.truths[partition];
         truth.unclean_epoch = state.unclean_epoch;
         if let Some(leader) = state.leader {
@@ -124,20 +130,24 @@ impl World {
 
     fn broken(&self, partition: usize) -> Option<String> {
         let truth = &self.truths[partition];
-        let state = &self.store.partitions[partition].state;
+        let Record { key, state, .. } = self.store.partition(partition)?;
         let committed = truth.committed.len();
         for (at, node) in self.nodes.iter().enumerate() {
             let replica = &node.replicas[partition];
+            let heard = replica.generation == key.generation;
+            if !heard && committed == 0 {
+                continue;
+            }
             let counts = state.isr.contains(id(at)) || state.elr.contains(id(at));
             if counts && self.runs(at) {
-                if replica.good < committed {
+                if !heard || replica.good < committed {
                     return Some(format!("I2: node {at} may lead and lacks committed offset {}", replica.good));
                 }
                 if !replica.lazy && replica.durable < committed {
                     return Some(format!("I2: node {at} may lead and has not flushed offset {}", replica.durable));
                 }
             }
-            let current = replica.high_watermark_epoch >= truth.unclean_epoch;
+            let current = heard && replica.high_watermark_epoch >= truth.unclean_epoch;
             if current && replica.good < index(replica.high_watermark).min(committed) {
                 return Some(format!("I3: node {at} took another record for committed at {}", replica.good));
             }
@@ -145,6 +155,7 @@ impl World {
         if let Some(leader) = state.leader.map(number)
             && self.runs(leader)
             && let Some(machine) = self.nodes[leader].replicas[partition].leader()
+            && self.nodes[leader].key(partition) == *key
             && machine.epoch() == state.leader_epoch
         {
             if self.nodes[leader].replicas[partition].good < committed {
@@ -168,14 +179,15 @@ impl World {
     /// Whether a node can lose these replicas, and fewer than are needed for every commit have lost something.
     pub(crate) fn may_lose(&mut self, node: usize, partitions: u32) -> bool {
         (0..self.setup.partitions).filter(|partition| partitions >> partition & 1 == 1).all(|partition| {
-            let state = &self.store.partitions[partition].state;
+            let Some(Record { key, state, .. }) = &self.store.partitions[partition] else { return true };
             let truth = &mut self.truths[partition];
             let settled = state.adding.is_empty() && state.removing.is_empty();
             // What a process that died had told the leader may be committed yet: only one that is back counts.
             let has_all = |node: &walser_model::NodeId| {
                 let here = &self.nodes[number(*node)];
                 let runs = here.up && here.registered && here.epoch == self.store.node(*node).epoch;
-                runs && state.isr.contains(*node) && here.replicas[partition].good >= truth.committed.len()
+                let complete = here.key(partition) == *key && here.replicas[partition].good >= truth.committed.len();
+                runs && state.isr.contains(*node) && complete
             };
             if settled && state.replicas.iter().all(has_all) {
                 truth.lost = 0;

@@ -2,25 +2,26 @@
 
 use std::collections::VecDeque;
 
-use walser_replication::control::{Decision, DecisionContext, PartitionRecord};
+use walser_replication::control::{Decision, DecisionContext};
 use walser_replication::{Rule, Rules};
 
 use crate::decide::Decider;
 use crate::history::{History, NewValue};
-use crate::store::{Store, TopicSettings};
+use crate::store::{Key, Record, Store, TopicSettings, learn};
 
 /// A controller process.
 #[derive(Debug, Clone)]
 pub(crate) struct Controller {
     pub(crate) view: DecisionContext,
-    pub(crate) partitions: Vec<PartitionRecord<usize>>,
+    /// By slot.
+    pub(crate) partitions: Vec<Option<Record>>,
     pub(crate) settings: Vec<TopicSettings>,
     /// The revision of all that it has seen of the store's history.
     pub(crate) seen: i64,
     /// It does not know what became of its last transaction: it reads before it decides again (amendment A7).
     pub(crate) in_doubt: bool,
     /// Transactions of one set of decisions that are not written yet. No other set is decided before they are.
-    pub(crate) outbox: VecDeque<Decision<usize>>,
+    pub(crate) outbox: VecDeque<Decision<Key>>,
     pub(crate) decider: Decider,
 }
 
@@ -58,11 +59,8 @@ impl Controller {
         for change in History::whole(store.history.after(self.seen), changes) {
             self.seen = change.revision;
             match &change.value {
-                NewValue::Partition(partition, state) => {
-                    let known = &mut self.partitions[*partition];
-                    known.state.clone_from(state);
-                    known.epoch = change.revision;
-                }
+                NewValue::Partition(key, state) => learn(&mut self.partitions[key.slot], *key, state, change.revision),
+                NewValue::Deleted(key) => self.partitions[key.slot] = None,
                 NewValue::Node(node, record) => drop(self.view.nodes.insert(*node, *record)),
                 NewValue::Settings(partition, settings) => self.settings[*partition] = *settings,
                 NewValue::Controller => {}
@@ -86,9 +84,9 @@ impl Controller {
     }
 
     /// What the partitions need, each for itself.
-    pub(crate) fn due(&self) -> Vec<Decision<usize>> {
-        let due = |(known, settings): (&PartitionRecord<usize>, &TopicSettings)| {
-            self.decider.reconcile(&self.view, known, settings.min_isr)
+    pub(crate) fn due(&self) -> Vec<Decision<Key>> {
+        let due = |(known, settings): (&Option<Record>, &TopicSettings)| {
+            self.decider.reconcile(&self.view, known.as_ref()?, settings.min_isr)
         };
         self.partitions.iter().zip(&self.settings).filter_map(due).collect()
     }

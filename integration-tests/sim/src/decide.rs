@@ -4,12 +4,10 @@
 //! the library decides: by what it is shown, or by what is kept of its answer.
 
 use walser_model::NodeId;
-use walser_replication::control::{
-    self, Comparison, Decision, DecisionContext, PartitionRecord, ReplicaIntegrity, Write,
-};
+use walser_replication::control::{self, Comparison, Decision, DecisionContext, ReplicaIntegrity, Write};
 use walser_replication::{AlterIsr, NodeSet, PartitionState, Rule, Rules};
 
-type Record = PartitionRecord<usize>;
+use crate::store::{Key, Record};
 
 /// Takes decisions by the rules that hold.
 #[derive(Debug, Clone, Copy)]
@@ -23,24 +21,41 @@ impl Decider {
     }
 
     /// Drops the comparisons that nobody sets without some rule.
-    pub(crate) fn comparisons(self, mut decision: Decision<usize>) -> Decision<usize> {
+    pub(crate) fn comparisons(self, mut decision: Decision<Key>) -> Decision<Key> {
         if self.rules == Rules::ALL {
             return decision;
         }
-        let of_partition = decision.writes.iter().any(|write| matches!(write, Write::Partition(..)));
+        let creates = decision.comparisons.iter().any(|condition| matches!(condition, Comparison::Missing(_)));
+        let of_partition = !creates && decision.writes.iter().any(|write| matches!(write, Write::Partition(..)));
         let registers = decision.writes.iter().any(|write| matches!(write, Write::Registration(_)));
         let (guard, all) = (self.lacks(Rule::ElectionGuard), of_partition && self.lacks(Rule::CompareAll));
-        let nodes = all || (of_partition || registers) && self.lacks(Rule::CompareNodes);
+        let nodes = all
+            || (of_partition || registers) && self.lacks(Rule::CompareNodes)
+            || creates && self.lacks(Rule::CreationComparesNodes);
         decision.comparisons.retain(|condition| match condition {
             Comparison::Controller(_) => !guard,
-            Comparison::Partition(..) | Comparison::Missing(_) => !all,
+            Comparison::Partition(..) => !all,
+            Comparison::Missing(_) => true,
             Comparison::Registration(..) | Comparison::Live(..) => !nodes,
         });
         decision
     }
 
+    /// Merges decisions into transactions. Without the rule each has only what its first decision was taken on.
+    pub(crate) fn merge(self, decisions: Vec<Decision<Key>>, partitions_max: usize) -> Vec<Decision<Key>> {
+        if !self.lacks(Rule::MergeKeepsComparisons) {
+            return control::merge(decisions, partitions_max);
+        }
+        let mut merged = control::merge(decisions.clone(), partitions_max);
+        for transaction in &mut merged {
+            let first = decisions.iter().find(|decision| decision.writes.first() == transaction.writes.first());
+            transaction.comparisons = first.map_or_else(Vec::new, |first| first.comparisons.clone());
+        }
+        merged
+    }
+
     /// Changes what a decision writes to its partition.
-    fn writes(decision: &mut Decision<usize>, change: impl Fn(&mut PartitionState)) {
+    fn writes(decision: &mut Decision<Key>, change: impl Fn(&mut PartitionState)) {
         for write in &mut decision.writes {
             if let Write::Partition(_, state) = write {
                 change(state);
@@ -49,7 +64,7 @@ impl Decider {
     }
 
     /// Without eligible leaders the last one in sync stays in the set, as in Kafka before KIP-966.
-    fn without_eligible(self, before: &PartitionState, decision: &mut Decision<usize>) {
+    fn without_eligible(self, before: &PartitionState, decision: &mut Decision<Key>) {
         if self.lacks(Rule::EligibleLeaders) {
             Self::writes(decision, |state| {
                 state.elr = NodeSet::EMPTY;
@@ -66,7 +81,7 @@ impl Decider {
         record: &Record,
         node: NodeId,
         integrity: ReplicaIntegrity,
-    ) -> Option<Decision<usize>> {
+    ) -> Option<Decision<Key>> {
         let mut decision = control::sweep(context, record, node, integrity)?;
         self.without_eligible(&record.state, &mut decision);
         changes(decision, record)
@@ -77,7 +92,7 @@ impl Decider {
         context: &DecisionContext,
         record: &Record,
         proposal: &AlterIsr,
-    ) -> Result<Decision<usize>, control::Refusal> {
+    ) -> Result<Decision<Key>, control::Refusal> {
         let mut proposal = proposal.clone();
         if self.lacks(Rule::CompareAll) && proposal.partition_epoch < record.epoch {
             proposal.partition_epoch = record.epoch;
@@ -98,7 +113,7 @@ impl Decider {
         record: &Record,
         candidates: &[control::Candidate],
         recovery: control::Recovery,
-    ) -> Option<Decision<usize>> {
+    ) -> Option<Decision<Key>> {
         let mut decision = control::elect_unclean(context, record, candidates, recovery)?;
         if self.lacks(Rule::EligibleLeaders) {
             Self::writes(&mut decision, |state| state.recovering = true);
@@ -107,7 +122,7 @@ impl Decider {
     }
 
     /// A change of `min_isr` that leaves the eligible as they were.
-    fn keeps_eligible(self, before: &PartitionState, decision: &mut Decision<usize>) {
+    fn keeps_eligible(self, before: &PartitionState, decision: &mut Decision<Key>) {
         if self.lacks(Rule::MinIsrRecomputes) {
             Self::writes(decision, |state| {
                 if state.min_isr != before.min_isr && state.replicas == before.replicas {
@@ -120,12 +135,7 @@ impl Decider {
     }
 
     /// What a partition needs for itself.
-    pub(crate) fn reconcile(
-        self,
-        context: &DecisionContext,
-        record: &Record,
-        min_isr: usize,
-    ) -> Option<Decision<usize>> {
+    pub(crate) fn reconcile(self, context: &DecisionContext, record: &Record, min_isr: usize) -> Option<Decision<Key>> {
         let mut decision = control::reconcile(context, record, min_isr)?;
         if self.rules == Rules::ALL {
             return Some(decision);
@@ -140,7 +150,7 @@ impl Decider {
     }
 
     /// A move that takes replicas away and leaves the leader where it is begins no leader epoch.
-    fn keeps_epoch(self, record: &Record, mut decision: Decision<usize>) -> Decision<usize> {
+    fn keeps_epoch(self, record: &Record, mut decision: Decision<Key>) -> Decision<Key> {
         if self.lacks(Rule::MoveBeginsEpoch) {
             Self::writes(&mut decision, |state| {
                 if state.leader == record.state.leader {
@@ -156,7 +166,7 @@ impl Decider {
         context: &DecisionContext,
         record: &Record,
         target: &[NodeId],
-    ) -> Option<Decision<usize>> {
+    ) -> Option<Decision<Key>> {
         let decision = control::reassign(context, record, target).ok().flatten()?;
         Some(self.keeps_epoch(record, decision))
     }
@@ -167,7 +177,7 @@ impl Decider {
         context: &DecisionContext,
         node: NodeId,
         partitions: impl Iterator<Item = (&'a Record, ReplicaIntegrity)> + Clone,
-    ) -> Vec<Decision<usize>> {
+    ) -> Vec<Decision<Key>> {
         if let Some(registered) = self.register(context, node, partitions.clone()) {
             return vec![registered];
         }
@@ -180,13 +190,27 @@ impl Decider {
         decisions
     }
 
+    /// Lets a fenced node count again. Without the rule, it does as soon as it is heard.
+    pub(crate) fn unfence<'a>(
+        self,
+        context: &DecisionContext,
+        node: NodeId,
+        seen: i64,
+        partitions: impl Iterator<Item = &'a Record>,
+    ) -> Option<Decision<Key>> {
+        if self.lacks(Rule::UnfenceAfterSeen) {
+            return control::unfence(context, node, i64::MAX, std::iter::empty());
+        }
+        control::unfence(context, node, seen, partitions)
+    }
+
     /// Registers a node that looks fenced, swept and intact to whoever lacks the rule.
     fn register<'a>(
         self,
         context: &DecisionContext,
         node: NodeId,
         partitions: impl Iterator<Item = (&'a Record, ReplicaIntegrity)>,
-    ) -> Option<Decision<usize>> {
+    ) -> Option<Decision<Key>> {
         if self.rules == Rules::ALL {
             return None;
         }
@@ -220,7 +244,7 @@ impl Decider {
 }
 
 /// A decision that writes something new, or none.
-fn changes(decision: Decision<usize>, record: &Record) -> Option<Decision<usize>> {
+fn changes(decision: Decision<Key>, record: &Record) -> Option<Decision<Key>> {
     let same = matches!(&decision.writes[..], [Write::Partition(_, state)] if *state == record.state);
     (!same).then_some(decision)
 }

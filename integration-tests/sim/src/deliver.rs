@@ -50,16 +50,20 @@ impl World {
     }
 
     fn arrive(&mut self, message: Message) {
-        let Message { from, to, partition, body } = message;
+        let Message { from, to, partition: key, body } = message;
         match body {
-            Body::Alter(proposal) => return self.alter(to - CONTROLLERS, partition, &proposal),
+            Body::Alter(proposal) => return self.alter(to - CONTROLLERS, key, &proposal),
             Body::Register { process, unclean, gone } => {
-                return self.register(to - CONTROLLERS, from, process, (unclean, gone));
+                return self.register(to - CONTROLLERS, from, process, (&unclean, &gone));
             }
-            Body::Written { producer, sequence } => return self.written(producer, sequence),
+            Body::Written { producer, sequence } => return self.written(key, producer, sequence),
             _ if !self.nodes[to].up => return,
+            Body::Registered { process, epoch } => return self.registered(to, process, epoch),
+            // Of another partition than the one that the node has in that slot.
+            _ if self.nodes[to].key(key.slot) != key => return,
             _ => {}
         }
+        let partition = key.slot;
         match body {
             Body::Open(open) => self.lead(to, partition, Event::Opened(open)),
             Body::Acked(ack) => self.lead(to, partition, Event::Acked(ack)),
@@ -74,13 +78,12 @@ impl World {
                     return;
                 }
                 if let Some((state, epoch)) = written {
-                    self.learn(to, partition, &state, epoch);
+                    self.learn(to, key, &state, epoch);
                 }
                 self.lead(to, partition, Event::ProposalOver { ineligible });
             }
-            Body::Registered { process, epoch } => self.registered(to, process, epoch),
             Body::Produce { producer, sequence, acks } => self.append(to, partition, producer, sequence, acks),
-            Body::Alter(_) | Body::Register { .. } | Body::Written { .. } => {}
+            Body::Alter(_) | Body::Register { .. } | Body::Registered { .. } | Body::Written { .. } => {}
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) enum Happening {
     Configure,
     /// Replicas are to move.
     Move,
+    /// A partition is deleted, or another one created in its place.
+    ComeAndGo,
     /// A topic's durability changes.
     Switch,
     /// All nodes die at once.
@@ -70,11 +72,11 @@ pub(crate) enum Happening {
 pub enum Weather {
     /// What the seed says.
     Drawn,
-    /// No storm, and controllers that live and keep up.
+    /// No storm; controllers live and keep up, and partitions stay.
     Calm,
     /// Processes die all the time, and are back at once.
     Storm,
-    /// Nodes are stopped in good order all the time.
+    /// Nodes die, and are stopped in good order, all the time; the rest is as when it is calm.
     Stops,
 }
 
@@ -118,15 +120,20 @@ impl Weights {
     /// The weather of a seed.
     pub(crate) fn draw(random: &mut Random, weather: Weather, switches: bool) -> Self {
         use Happening::{
-            Compact, Configure, Crash, CrashController, Cut, Deliver, Duty, Fence, Flush, Follow, Hang, LoseDisk,
-            LoseLease, Mend, Move, Observe, Outage, Produce, ProposalTimeout, Pump, Read, Start, Stop, Switch, Tick,
-            Timeout, Trim, WriteLate,
+            ComeAndGo, Compact, Configure, Crash, CrashController, Cut, Deliver, Duty, Fence, Flush, Follow, Hang,
+            LoseDisk, LoseLease, Mend, Move, Observe, Outage, Produce, ProposalTimeout, Pump, Read, Start, Stop,
+            Switch, Tick, Timeout, Trim, WriteLate,
         };
         // Processes that die and are back at once, while leaders stay: incarnations are all that tells them apart.
         let drawn = random.chance(200);
         let storm = weather == Weather::Storm || drawn && weather == Weather::Drawn;
-        let calm = weather == Weather::Calm;
+        let steady = matches!(weather, Weather::Calm | Weather::Stops);
         let stops = random.one_of(&[0, 15]);
+        let crash = match weather {
+            _ if storm => 25,
+            Weather::Stops => 12,
+            _ => random.one_of(&[0, 1, 4, 12]),
+        };
         let table = Self::of(&[
             (Deliver, random.one_of(&[200, 400])),
             (Pump, random.one_of(&[60, 150, 150])),
@@ -138,11 +145,11 @@ impl Weights {
             (ProposalTimeout, random.one_of(&[1, 5, 15])),
             (Duty, if storm { 200 } else { random.one_of(&[40, 80]) }),
             (Start, if storm { 150 } else { random.one_of(&[10, 25]) }),
-            (Crash, if storm { 25 } else { random.one_of(&[0, 1, 4, 12]) }),
+            (Crash, crash),
             (Fence, random.one_of(&[0, 3, 10])),
             (Follow, 15),
             (LoseLease, random.one_of(&[0, 1, 5])),
-            (CrashController, if calm { 0 } else { random.one_of(&[0, 0, 2]) }),
+            (CrashController, if steady { 0 } else { random.one_of(&[0, 0, 2]) }),
             (WriteLate, 4),
             (Mend, 4),
             (Read, 10),
@@ -154,6 +161,7 @@ impl Weights {
             (LoseDisk, random.one_of(&[0, 0, 2])),
             (Configure, random.one_of(&[0, 0, 2])),
             (Move, random.one_of(&[0, 0, 3])),
+            (ComeAndGo, if steady { 0 } else { random.one_of(&[0, 0, 2, 6]) }),
             (Outage, random.one_of(&[0, 0, 0, 1])),
             (Switch, if switches { 3 } else { 0 }),
         ]);
@@ -165,7 +173,7 @@ impl Weights {
             late: random.one_of(&[0, 40, 200]),
             delay_proposals: random.one_of(&[0, 700, 950]),
             unknown: random.one_of(&[0, 50, 300]),
-            view_lags: if calm { 0 } else { random.one_of(&[0, 100, 500]) },
+            view_lags: if steady { 0 } else { random.one_of(&[0, 100, 500]) },
             power_loss: random.one_of(&[100, 300, 900]),
             policies: true,
             partitions_max: random.one_of(&[1, 2, MERGED_PARTITIONS_MAX]),

@@ -3,7 +3,8 @@
 use walser_replication::control::Recovery;
 
 use crate::events::Weights;
-use crate::store::{id, number};
+use crate::node::Node;
+use crate::store::{Record, id, number};
 use crate::world::World;
 
 impl World {
@@ -31,8 +32,8 @@ impl World {
 
     /// Whether every partition can be healed although a node never comes back.
     fn can_do_without(&self, node: usize) -> bool {
-        self.store.partitions.iter().zip(&self.store.settings).all(|(known, settings)| {
-            let state = &known.state;
+        let slots = self.store.partitions.iter().zip(&self.store.settings);
+        slots.filter_map(|(known, settings)| Some((&known.as_ref()?.state, settings))).all(|(state, settings)| {
             let settled = state.adding.is_empty() && state.removing.is_empty();
             let others = state.isr.union(&state.elr).iter().any(|other| other != id(node));
             let enough = state.replicas.len() > state.min_isr.max(settings.min_isr);
@@ -42,7 +43,9 @@ impl World {
 
     /// Every producer writes once more: after an idle time, too, everything must go on.
     pub(crate) fn wake_producers(&mut self) {
-        for producer in self.producers.iter_mut().filter(|producer| producer.idempotent) {
+        for producer in
+            self.producers.iter_mut().filter(|producer| producer.idempotent && producer.partition.generation != 0)
+        {
             producer.on_its_way = true;
         }
     }
@@ -55,7 +58,13 @@ impl World {
             }
         }
         for (partition, known) in self.store.partitions.iter().enumerate() {
-            let state = &known.state;
+            let Some(Record { key, state, .. }) = known else {
+                let forgotten = |node: &Node| node.known[partition].is_none() || !node.registered;
+                match self.nodes.iter().position(|node| !forgotten(node)) {
+                    Some(node) => return Some(format!("node {node} has a replica of a deleted partition {partition}")),
+                    None => continue,
+                }
+            };
             let Some(leader) = state.leader.map(number) else {
                 return Some(format!("partition {partition} has no leader: {state:?}"));
             };
@@ -69,7 +78,7 @@ impl World {
             let committed = self.truths[partition].committed.len();
             let complete = |node: &walser_model::NodeId| {
                 let replica = &self.nodes[number(*node)].replicas[partition];
-                replica.good == committed && replica.log.len() == committed
+                replica.generation == key.generation && replica.good == committed && replica.log.len() == committed
             };
             if machine.epoch() != state.leader_epoch || !living().all(complete) {
                 return Some(format!("the replicas of partition {partition} are not alike"));

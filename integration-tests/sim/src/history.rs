@@ -5,12 +5,13 @@ use walser_model::NodeId;
 use walser_replication::PartitionState;
 use walser_replication::control::NodeRecord;
 
-use crate::store::TopicSettings;
+use crate::store::{Key, TopicSettings};
 
 /// A new value of a key.
 #[derive(Debug, Clone)]
 pub(crate) enum NewValue {
-    Partition(usize, PartitionState),
+    Partition(Key, PartitionState),
+    Deleted(Key),
     Node(NodeId, NodeRecord),
     Settings(usize, TopicSettings),
     /// Another controller was elected.

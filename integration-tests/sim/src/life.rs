@@ -4,7 +4,7 @@ use walser_replication::may_stop_clean;
 
 use crate::network::Body;
 use crate::replica::{Machine, Replica};
-use crate::store::{id, number};
+use crate::store::{Key, id, number};
 use crate::world::World;
 
 impl World {
@@ -18,9 +18,10 @@ impl World {
             here.up = true;
             here.process += 1;
         }
-        let body = Body::Register { process: here.process, unclean: here.unclean, gone: here.gone };
+        let (unclean, gone) = (here.keys(here.unclean), here.keys(here.gone));
+        let body = Body::Register { process: here.process, unclean, gone };
         let controller = self.guess_controller();
-        self.network.send(node, controller, 0, body);
+        self.network.send(node, controller, Key::default(), body);
         self.say(|| format!("node {node} asks to be registered"));
         true
     }
@@ -66,10 +67,11 @@ impl World {
         let here = &mut self.nodes[node];
         (here.up, here.registered) = (false, false);
         // Whoever it followed sees the connection break, sooner or later.
-        for (partition, replica) in here.replicas.iter().enumerate() {
+        for (slot, replica) in here.replicas.iter().enumerate() {
             if let Machine::Follows(follower) = &replica.machine {
                 let body = Body::Closed(id(node), follower.open());
-                self.network.send(node, number(follower.leader()), partition, body);
+                let key = Key { slot, generation: replica.generation };
+                self.network.send(node, number(follower.leader()), key, body);
             }
         }
         here.replicas.iter_mut().for_each(Replica::crash);

@@ -16,6 +16,8 @@ pub struct Mutation {
     pub durability: Durability,
     /// How many nodes it takes.
     pub nodes: usize,
+    /// How many partitions.
+    pub partitions: usize,
     /// The weather in which it matters most.
     pub weather: Weather,
     /// Seeds that the model of the design took; a tenth of what is allowed here.
@@ -26,7 +28,7 @@ pub struct Mutation {
 const SEEDS_MAX: u64 = 20_000;
 
 const fn of(rule: Rule, durability: Durability, model_seeds: u64) -> Mutation {
-    Mutation { rule, durability, nodes: 3, weather: Weather::Drawn, model_seeds }
+    Mutation { rule, durability, nodes: 3, partitions: 1, weather: Weather::Drawn, model_seeds }
 }
 
 const fn when(weather: Weather, mutation: Mutation) -> Mutation {
@@ -53,21 +55,27 @@ pub const MUTATIONS: &[Mutation] = &[
     of(Rule::FreshMetadata, Durability::PageCache, 36),
     of(Rule::SweepBeforeRegistration, Durability::Fsync, 4),
     of(Rule::SweepBeforeRegistration, Durability::PageCache, 19),
+    // With partitions that come and go, one that is written after it was deleted tells it at once.
+    when(Weather::Calm, of(Rule::CompareAll, Durability::Fsync, 116)),
+    when(Weather::Calm, of(Rule::CompareAll, Durability::PageCache, 59)),
     of(Rule::CompareAll, Durability::Fsync, 116),
-    of(Rule::CompareAll, Durability::PageCache, 59),
     of(Rule::DurablePositions, Durability::Fsync, 8),
     of(Rule::JoinOnDurable, Durability::Fsync, 149),
     of(Rule::UncleanIsNotEligible, Durability::PageCache, 8),
-    when(Weather::Stops, of(Rule::UncleanIsSticky, Durability::PageCache, 70)),
+    when(Weather::Stops, of(Rule::UncleanIsSticky, Durability::PageCache, 300)),
     when(Weather::Calm, of(Rule::NodeEpoch, Durability::PageCache, 1736)),
     of(Rule::EligibleLeaders, Durability::PageCache, 156),
     // Amendments, which the model did not have.
     of(Rule::RepeatWaits, Durability::Fsync, 100),
     Mutation { nodes: 5, ..of(Rule::MoveBeginsEpoch, Durability::Fsync, 1000) },
-    when(Weather::Calm, of(Rule::OpenNamesProcess, Durability::Fsync, 2000)),
     of(Rule::RefusedIsHeardFirst, Durability::Fsync, 2000),
     of(Rule::LazyIsTold, Durability::Fsync, 1000),
     of(Rule::MinIsrRecomputes, Durability::Fsync, 100),
+    Mutation { partitions: 2, ..of(Rule::MergeKeepsComparisons, Durability::Fsync, 1000) },
+    Mutation { partitions: 2, ..of(Rule::MergeKeepsComparisons, Durability::PageCache, 1000) },
+    of(Rule::CreationComparesNodes, Durability::Fsync, 1000),
+    of(Rule::UnfenceAfterSeen, Durability::Fsync, 100),
+    of(Rule::UnfenceAfterSeen, Durability::PageCache, 100),
     of(Rule::OneRevision, Durability::Fsync, 1000),
     of(Rule::OneRevision, Durability::PageCache, 1000),
 ];
@@ -78,7 +86,7 @@ impl Mutation {
         let rules = Rules::without(self.rule);
         Setup {
             nodes: self.nodes,
-            partitions: 1,
+            partitions: self.partitions,
             durability: self.durability,
             switches: self.rule == Rule::LazyIsTold,
             steps: 12_000,

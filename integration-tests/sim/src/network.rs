@@ -6,6 +6,7 @@ use walser_model::{Acks, LeaderEpoch, LeaderEpochs, NodeId};
 use walser_replication::{Ack, AlterIsr, Diverging, Frame, Open, OpenId, PartitionState};
 
 use crate::replica::Entry;
+use crate::store::Key;
 
 /// Most messages on their way; more are lost.
 const MESSAGES_MAX: usize = 60;
@@ -41,11 +42,11 @@ pub(crate) enum Body {
         written: Option<(PartitionState, i64)>,
         ineligible: Option<NodeId>,
     },
-    /// A process registers its node: of which partitions it may have lost something, and which are gone, one bit each.
+    /// A process registers its node: of which partitions it may have lost something, and which are gone.
     Register {
         process: u32,
-        unclean: u32,
-        gone: u32,
+        unclean: Vec<Key>,
+        gone: Vec<Key>,
     },
     Registered {
         process: u32,
@@ -67,7 +68,8 @@ pub(crate) enum Body {
 pub(crate) struct Message {
     pub(crate) from: usize,
     pub(crate) to: usize,
-    pub(crate) partition: usize,
+    /// Of which partition it is; that of a registration means nothing.
+    pub(crate) partition: Key,
     pub(crate) body: Body,
 }
 
@@ -89,7 +91,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn send(&mut self, from: usize, to: usize, partition: usize, body: Body) {
+    pub(crate) fn send(&mut self, from: usize, to: usize, partition: Key, body: Body) {
         if self.messages.len() < MESSAGES_MAX && !self.cut.contains(&(from, to)) {
             self.messages.push_back(Message { from, to, partition, body });
         }

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use walser_model::Durability;
-use walser_replication::PartitionState;
 
 use crate::replica::Replica;
-use crate::store::Store;
+use crate::store::{Key, Record, Store};
 
 /// A node.
 #[derive(Debug, Clone)]
@@ -18,7 +17,8 @@ pub(crate) struct Node {
     pub(crate) epoch: i64,
     /// Revision of the metadata it has seen.
     pub(crate) seen: i64,
-    pub(crate) known: Vec<(PartitionState, i64)>,
+    /// By slot.
+    pub(crate) known: Vec<Option<Record>>,
     pub(crate) replicas: Vec<Replica>,
     /// It stopped without flushing what it had acknowledged, and no registration has recorded that.
     ///
@@ -40,13 +40,31 @@ impl Node {
             registered: true,
             epoch: store.node(crate::store::id(number)).epoch,
             seen: store.revision,
-            known: store.partitions.iter().map(|known| (known.state.clone(), known.epoch)).collect(),
-            replicas: vec![Replica::default(); store.partitions.len()],
+            known: store.partitions.clone(),
+            replicas: store.partitions.iter().map(|known| Replica::of(known.as_ref())).collect(),
             unclean: 0,
             durability: store.settings.iter().map(|settings| settings.durability).collect(),
             gone: 0,
             disk_hangs: false,
             now: Duration::ZERO,
         }
+    }
+
+    /// The partition of which it has a replica in a slot.
+    pub(crate) fn key(&self, slot: usize) -> Key {
+        Key { slot, generation: self.replicas[slot].generation }
+    }
+
+    /// Those of some slots, one bit each.
+    pub(crate) fn keys(&self, slots: u32) -> Vec<Key> {
+        (0..self.replicas.len()).filter(|slot| slots >> slot & 1 == 1).map(|slot| self.key(slot)).collect()
+    }
+
+    /// Drops what it has in a slot, and begins with what is there now.
+    pub(crate) fn begin_anew(&mut self, slot: usize, known: Option<Record>) {
+        self.replicas[slot] = Replica::of(known.as_ref());
+        self.known[slot] = known;
+        self.unclean &= !(1 << slot);
+        self.gone &= !(1 << slot);
     }
 }

@@ -9,7 +9,7 @@ use walser_replication::{Event, Leader};
 use crate::network::{Body, GATEWAY};
 use crate::producer::Producer;
 use crate::replica::{Entry, Waiting, index, offset};
-use crate::store::number;
+use crate::store::{Key, number};
 use crate::world::World;
 
 /// Most writes that wait in a leader.
@@ -20,11 +20,14 @@ impl World {
     pub(crate) fn produce(&mut self) -> bool {
         let at = self.random.below(self.producers.len());
         let Producer { partition, idempotent, on_its_way, .. } = self.producers[at];
-        if !on_its_way && (self.healing || !self.room(partition)) {
+        let Some(known) = self.store.partition(partition.slot).filter(|known| known.key == partition) else {
+            return false;
+        };
+        if !on_its_way && (self.healing || !self.room(partition.slot)) {
             return false;
         }
         // Mostly the leader is known; sometimes the gateway is behind.
-        let leader = self.store.partitions[partition].state.leader.map(number);
+        let leader = known.state.leader.map(number);
         let to = match leader {
             Some(leader) if self.healing || self.random.chance(700) => leader,
             _ => self.random.below(self.setup.nodes),
@@ -58,7 +61,8 @@ impl World {
             return;
         }
         // After an election without proof a producer may be ahead of the log; else nothing answered is missing.
-        let ahead_for_good = self.truths[partition].unclean_epoch != LeaderEpoch::NONE;
+        let truth = &self.truths[partition];
+        let ahead_for_good = truth.unclean_epoch != LeaderEpoch::NONE || truth.generation != replica.generation;
         if sequence > expected && !ahead_for_good {
             return;
         }
@@ -95,9 +99,11 @@ impl World {
         self.counts.answers += 1;
         self.say(|| format!("node {node} answers {sequence} of producer {producer}, partition {partition}"));
         // A leader from before an election without proof has not heard of it: what it answers is declared lost.
-        let epoch = self.nodes[node].replicas[partition].leader().map_or(LeaderEpoch::NONE, Leader::epoch);
-        if acks == Acks::All && epoch >= self.truths[partition].unclean_epoch {
-            let entry = self.truths[partition].committed.get(index(next_offset) - 1);
+        let replica = &self.nodes[node].replicas[partition];
+        let epoch = replica.leader().map_or(LeaderEpoch::NONE, Leader::epoch);
+        let truth = &self.truths[partition];
+        if acks == Acks::All && replica.generation == truth.generation && epoch >= truth.unclean_epoch {
+            let entry = truth.committed.get(index(next_offset) - 1);
             if entry.is_none_or(|entry| (entry.producer, entry.sequence) != (producer, sequence)) {
                 self.fail(format!(
                     "I5: node {node} answers {sequence} of producer {producer} before offset {} of partition \
@@ -106,12 +112,12 @@ impl World {
                 ));
             }
         }
-        self.network.send(node, GATEWAY, partition, Body::Written { producer, sequence });
+        self.send(node, GATEWAY, partition, Body::Written { producer, sequence });
     }
 
-    pub(crate) fn written(&mut self, producer: usize, sequence: u32) {
+    pub(crate) fn written(&mut self, partition: Key, producer: usize, sequence: u32) {
         let found = &mut self.producers[producer];
-        if found.idempotent && found.on_its_way && found.sequence == sequence {
+        if found.partition == partition && found.idempotent && found.on_its_way && found.sequence == sequence {
             found.on_its_way = false;
             found.sequence += 1;
         }
@@ -122,7 +128,7 @@ impl World {
         let truth = &self.truths[partition];
         let replica = &self.nodes[node].replicas[partition];
         let Some(leader) = replica.leader() else { return false };
-        if leader.epoch() < truth.unclean_epoch {
+        if leader.epoch() < truth.unclean_epoch || replica.generation != truth.generation {
             return false;
         }
         let end = index(leader.high_watermark()).min(replica.log.len());

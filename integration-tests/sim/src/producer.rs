@@ -1,9 +1,14 @@
 //! A producer, as its partition sees it.
 
+use crate::store::Key;
+
+/// Producers of a partition.
+pub(crate) const PRODUCERS: usize = 3;
+
 /// Somebody who writes to one partition.
 #[derive(Debug, Clone)]
 pub(crate) struct Producer {
-    pub(crate) partition: usize,
+    pub(crate) partition: Key,
     /// It repeats until it is answered.
     pub(crate) idempotent: bool,
     /// Of the batch that is on its way, or the next one.
@@ -12,8 +17,9 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    pub(crate) fn new(at: usize) -> Self {
-        // Of three that write to a partition the last one is plain.
-        Self { partition: at / 3, idempotent: at % 3 < 2, sequence: 0, on_its_way: false }
+    /// The producer of that number; of those that write to a partition the last one is plain.
+    pub(crate) fn new(at: usize, generation: u32) -> Self {
+        let partition = Key { slot: at / PRODUCERS, generation };
+        Self { partition, idempotent: at % PRODUCERS < 2, sequence: 0, on_its_way: false }
     }
 }

@@ -3,6 +3,8 @@
 use walser_model::{Acks, LeaderEpoch, LeaderEpochs, Offset};
 use walser_replication::{Follower, FollowerAction, FollowerEvent, Leader, OpenId};
 
+use crate::store::Record;
+
 /// A record: who wrote it, and under which leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -43,6 +45,8 @@ pub(crate) struct Push {
 /// A replica.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Replica {
+    /// Of the partition. 0: there is none.
+    pub(crate) generation: u32,
     /// From offset 0; what lies below `start` is deleted.
     pub(crate) log: Vec<Entry>,
     pub(crate) start: usize,
@@ -134,8 +138,13 @@ impl Replica {
 
     /// Nothing is left of it.
     pub(crate) fn lose(&mut self) {
-        let open_sequence = self.open_sequence;
-        *self = Self { open_sequence, ..Self::default() };
+        let Self { generation, open_sequence, .. } = *self;
+        *self = Self { generation, open_sequence, ..Self::default() };
+    }
+
+    /// Nothing yet, of a partition.
+    pub(crate) fn of(known: Option<&Record>) -> Self {
+        Self { generation: known.map_or(0, |known| known.key.generation), ..Self::default() }
     }
 
     /// Looks again how much of the log is what was committed.

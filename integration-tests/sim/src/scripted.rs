@@ -4,12 +4,12 @@
 use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset};
 use walser_replication::control::{Decision, ReplicaIntegrity, Write, elect_again, elect_preferred, fence, unfence};
 use walser_replication::{
-    AlterIsr, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, OpenId, PartitionState, Rule, Rules,
+    AlterIsr, Diverging, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, OpenId, PartitionState, Rule,
+    Rules,
 };
 
 use crate::controller::Controller;
-use crate::store::Store;
-use crate::store::id;
+use crate::store::{Key, Record, Store, id};
 
 /// Three nodes, one partition, and a controller that has read them.
 fn store() -> Store {
@@ -24,6 +24,11 @@ fn controller(store: &Store, rules: Rules) -> Controller {
     controller
 }
 
+/// The partition as a controller knows it.
+fn record(controller: &Controller) -> &Record {
+    controller.partitions[0].as_ref().unwrap()
+}
+
 fn with_and_without(rule: Rule) -> [(Rules, bool); 2] {
     [(Rules::ALL, true), (Rules::without(rule), false)]
 }
@@ -31,29 +36,29 @@ fn with_and_without(rule: Rule) -> [(Rules, bool); 2] {
 /// Fences and sweeps a node, as a controller that is up to date does.
 fn fence_and_sweep(store: &mut Store, node: usize, held: ReplicaIntegrity) {
     let mut controller = controller(store, Rules::ALL);
-    if let Some(decision) = fence::<usize>(&controller.view, id(node)) {
+    if let Some(decision) = fence::<Key>(&controller.view, id(node)) {
         store.transact(&decision).unwrap();
         controller.reload(store);
     }
-    if let Some(decision) = controller.decider.sweep(&controller.view, &controller.partitions[0], id(node), held) {
+    if let Some(decision) = controller.decider.sweep(&controller.view, record(&controller), id(node), held) {
         store.transact(&decision).unwrap();
     }
 }
 
 /// Unfences a node that has seen everything.
-fn unfenced(controller: &Controller, node: usize) -> Decision<usize> {
-    unfence(&controller.view, id(node), i64::MAX, controller.partitions.iter()).unwrap()
+fn unfenced(controller: &Controller, node: usize) -> Decision<Key> {
+    unfence(&controller.view, id(node), i64::MAX, controller.partitions.iter().flatten()).unwrap()
 }
 
 /// Registers a node whose replicas are intact.
-fn registered(controller: &Controller, node: usize) -> Vec<Decision<usize>> {
-    let all = controller.partitions.iter().map(|known| (known, ReplicaIntegrity::Intact));
+fn registered(controller: &Controller, node: usize) -> Vec<Decision<Key>> {
+    let all = controller.partitions.iter().flatten().map(|known| (known, ReplicaIntegrity::Intact));
     controller.decider.admit(&controller.view, id(node), all)
 }
 
 /// What a controller writes when node 0 proposes all three, with these incarnations.
-fn join(controller: &Controller, epochs: [i64; 3]) -> Decision<usize> {
-    let known = &controller.partitions[0];
+fn join(controller: &Controller, epochs: [i64; 3]) -> Decision<Key> {
+    let known = record(controller);
     let proposal = AlterIsr {
         leader: id(0),
         node_epoch: controller.view.nodes[&id(0)].epoch,
@@ -69,10 +74,10 @@ fn join(controller: &Controller, epochs: [i64; 3]) -> Decision<usize> {
 fn a_deposed_controller_writes_nothing() {
     for (rules, holds) in with_and_without(Rule::ElectionGuard) {
         let mut store = store();
-        store.partitions[0].state.leader = Some(id(1));
+        store.partitions[0].as_mut().unwrap().state.leader = Some(id(1));
         let deposed = controller(&store, rules);
         store.elect();
-        let decision = elect_preferred(&deposed.view, &deposed.partitions[0]).unwrap();
+        let decision = elect_preferred(&deposed.view, record(&deposed)).unwrap();
         let decision = deposed.decider.comparisons(decision);
         let written = store.transact(&decision).unwrap();
         assert_eq!(written.is_none(), holds);
@@ -92,13 +97,13 @@ fn a_member_that_was_replaced_meanwhile_does_not_join() {
         let caught_up = stale.view.nodes[&id(2)].epoch;
 
         let mut current = controller(&store, Rules::ALL);
-        store.transact(&fence::<usize>(&current.view, id(2)).unwrap()).unwrap();
+        store.transact(&fence::<Key>(&current.view, id(2)).unwrap()).unwrap();
         current.reload(&store);
         store.transact(&registered(&current, 2)[0]).unwrap().unwrap();
 
         let decision = join(&stale, [-1, -1, caught_up]);
         store.transact(&decision).unwrap();
-        let joined = store.partitions[0].state.isr.contains(id(2));
+        let joined = store.partitions[0].as_mut().unwrap().state.isr.contains(id(2));
         assert_eq!(joined, !holds, "the new process has nothing of what the old one had");
     }
 }
@@ -108,7 +113,7 @@ fn a_member_that_was_replaced_meanwhile_does_not_join() {
 fn a_node_is_fenced_before_it_registers() {
     for (rules, holds) in with_and_without(Rule::FenceBeforeRegistration) {
         let mut store = store();
-        store.partitions[0].state.isr = [0, 1].map(id).into_iter().collect();
+        store.partitions[0].as_mut().unwrap().state.isr = [0, 1].map(id).into_iter().collect();
         let registrar = controller(&store, rules);
         let registration = registered(&registrar, 2).remove(0);
         let registers = registration.writes.iter().any(|write| matches!(write, Write::Registration(_)));
@@ -121,28 +126,39 @@ fn a_node_is_fenced_before_it_registers() {
     }
 }
 
+/// Node 2, registered as 9, begins to follow node 1 in epoch 2: it opens for the first time. `epochs`: where those of its
+/// log begin; it has six records, or none.
+fn follower(rules: Rules, epochs: &[(LeaderEpoch, Offset)]) -> Follower {
+    let end = if epochs.is_empty() { Offset(0) } else { Offset(6) };
+    let mut of_log = LeaderEpochs::default();
+    for (epoch, start) in epochs {
+        of_log.assign(*epoch, *start);
+    }
+    let start = FollowerStart {
+        node: id(2),
+        node_epoch: 9,
+        leader: id(1),
+        leader_epoch: LeaderEpoch(2),
+        open_sequence: 0,
+        log_start: Offset(0),
+        log_end: end,
+        durable: end,
+        high_watermark: Offset(0),
+        high_watermark_epoch: LeaderEpoch::NONE,
+        unclean_epoch: LeaderEpoch::NONE,
+        epochs: of_log,
+        lazy: false,
+        rules,
+    };
+    Follower::start(start, &mut Vec::new())
+}
+
 /// `no_epoch_fence`: a node restarts, and its opens count from 1 again, as they did when it followed a leader that is
 /// none any more. What that one still sends fits in every other respect.
 #[test]
 fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
     for (rules, holds) in with_and_without(Rule::EpochFence) {
-        let start = FollowerStart {
-            node: id(2),
-            node_epoch: 9,
-            leader: id(1),
-            leader_epoch: LeaderEpoch(2),
-            open_sequence: 0,
-            log_start: Offset(0),
-            log_end: Offset(0),
-            durable: Offset(0),
-            high_watermark: Offset(0),
-            high_watermark_epoch: LeaderEpoch::NONE,
-            unclean_epoch: LeaderEpoch::NONE,
-            epochs: LeaderEpochs::default(),
-            lazy: false,
-            rules,
-        };
-        let mut follower = Follower::start(start, &mut Vec::new());
+        let mut follower = follower(rules, &[]);
         let frame = Frame {
             leader_epoch: LeaderEpoch(1),
             open: OpenId { node_epoch: 9, sequence: 1 },
@@ -156,6 +172,21 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
     }
 }
 
+/// An earlier process of the node, registered as 8, had parted from the leader at offset 3, was told so, and cut; the
+/// node has got the leader's records since. The answer comes once more.
+#[test]
+fn an_answer_to_an_earlier_process_cuts_nothing() {
+    for (rules, holds) in with_and_without(Rule::OpenNamesProcess) {
+        let mut follower = follower(rules, &[(LeaderEpoch(1), Offset(0)), (LeaderEpoch(2), Offset(3))]);
+        let open = OpenId { node_epoch: 8, sequence: 1 };
+        let (epoch, end) = (LeaderEpoch(1), Offset(3));
+        let answer = Diverging { leader_epoch: LeaderEpoch(2), open, epoch, end };
+        let mut actions = Vec::new();
+        follower.step(FollowerEvent::Diverged(answer), &mut actions);
+        assert_eq!(actions.contains(&FollowerAction::Truncate { to: end }), !holds);
+    }
+}
+
 /// `no_elr`: the last replica in sync dies with its disk. The one that left before it has everything, and is waiting.
 #[test]
 fn the_last_replica_standing_is_not_the_only_one_that_can_lead() {
@@ -164,20 +195,20 @@ fn the_last_replica_standing_is_not_the_only_one_that_can_lead() {
         store.elect();
         for (node, held) in [(1, ReplicaIntegrity::Intact), (0, ReplicaIntegrity::Gone)] {
             let mut controller = controller(&store, rules);
-            store.transact(&fence::<usize>(&controller.view, id(node)).unwrap()).unwrap();
+            store.transact(&fence::<Key>(&controller.view, id(node)).unwrap()).unwrap();
             controller.reload(&store);
             let Controller { view, partitions, decider, .. } = &controller;
-            if let Some(decision) = decider.sweep(view, &partitions[0], id(node), held) {
+            if let Some(decision) = decider.sweep(view, partitions[0].as_ref().unwrap(), id(node), held) {
                 store.transact(&decision).unwrap();
             }
         }
         let mut controller = controller(&store, rules);
         store.transact(&unfenced(&controller, 1)).unwrap();
         controller.reload(&store);
-        if let Some(decision) = elect_again(&controller.view, &controller.partitions[0]) {
+        if let Some(decision) = elect_again(&controller.view, record(&controller)) {
             store.transact(&decision).unwrap();
         }
-        assert_eq!(store.partitions[0].state.leader, holds.then_some(id(1)));
+        assert_eq!(store.partitions[0].as_mut().unwrap().state.leader, holds.then_some(id(1)));
     }
 }
 

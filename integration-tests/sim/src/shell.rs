@@ -11,7 +11,7 @@ use walser_replication::{
 use crate::history::{History, NewValue};
 use crate::network::{Body, Segments};
 use crate::replica::{Entry, Machine, Push, index, offset};
-use crate::store::{id, number};
+use crate::store::{Key, Record, id, number};
 use crate::world::{LAG_MAX, World};
 
 impl World {
@@ -33,7 +33,8 @@ impl World {
                 // A revision is seen whole, or not at all.
                 self.nodes[node].seen = change.revision - 1;
                 match &change.value {
-                    NewValue::Partition(partition, state) => self.learn(node, *partition, state, change.revision),
+                    NewValue::Partition(key, state) => self.learn(node, *key, state, change.revision),
+                    NewValue::Deleted(key) => self.forget(node, key.slot),
                     NewValue::Settings(partition, settings) => {
                         self.hear_of_durability(node, *partition, settings.durability)
                     }
@@ -53,12 +54,15 @@ impl World {
 
     /// Everything that the store has, at once.
     fn read_all(&mut self, node: usize) {
-        let all: Vec<_> = self.store.partitions.iter().map(|known| (known.state.clone(), known.epoch)).collect();
+        let all = self.store.partitions.clone();
         self.nodes[node].seen = self.store.revision;
-        for (partition, (state, epoch)) in all.into_iter().enumerate() {
-            self.learn(node, partition, &state, epoch);
-            let durability = self.store.settings[partition].durability;
-            self.hear_of_durability(node, partition, durability);
+        for (slot, known) in all.into_iter().enumerate() {
+            match known {
+                Some(Record { key, state, epoch }) => self.learn(node, key, &state, epoch),
+                None => self.forget(node, slot),
+            }
+            let durability = self.store.settings[slot].durability;
+            self.hear_of_durability(node, slot, durability);
         }
     }
 
@@ -86,13 +90,25 @@ impl World {
         self.say(|| format!("node {node} hears that partition {partition} is {durability:?}"));
     }
 
-    /// A newer value of a partition.
-    pub(crate) fn learn(&mut self, node: usize, partition: usize, state: &PartitionState, epoch: i64) {
-        let known = &mut self.nodes[node].known[partition];
-        if epoch > known.1 {
-            known.0.clone_from(state);
-            known.1 = epoch;
-            self.apply(node, partition);
+    /// A newer value of a partition. What the node has of another one in that slot is dropped.
+    pub(crate) fn learn(&mut self, node: usize, key: Key, state: &PartitionState, epoch: i64) {
+        let here = &mut self.nodes[node];
+        match &mut here.known[key.slot] {
+            Some(known) if known.key == key && known.epoch >= epoch => return,
+            Some(known) if known.key == key => {
+                known.state.clone_from(state);
+                known.epoch = epoch;
+            }
+            _ => here.begin_anew(key.slot, Some(Record { key, state: state.clone(), epoch })),
+        }
+        self.apply(node, key.slot);
+    }
+
+    /// The partition of a slot was deleted: what the node has of it is dropped.
+    fn forget(&mut self, node: usize, slot: usize) {
+        if self.nodes[node].known[slot].is_some() {
+            self.nodes[node].begin_anew(slot, None);
+            self.touch(slot);
         }
     }
 
@@ -106,7 +122,7 @@ impl World {
     fn apply(&mut self, node: usize, partition: usize) {
         self.touch(partition);
         let here = &mut self.nodes[node];
-        let (state, partition_epoch) = &here.known[partition];
+        let Some(Record { state, epoch: partition_epoch, .. }) = &here.known[partition] else { return };
         let (leader_epoch, partition_epoch) = (state.leader_epoch, *partition_epoch);
         let to_be = role(self.setup.rules, id(node), here.epoch, here.seen, state);
         let replica = &mut here.replicas[partition];
@@ -126,7 +142,7 @@ impl World {
     fn begin_to_lead(&mut self, node: usize, partition: usize) {
         let here = &mut self.nodes[node];
         let replica = &mut here.replicas[partition];
-        let (state, partition_epoch) = here.known[partition].clone();
+        let Some(Record { state, epoch: partition_epoch, .. }) = here.known[partition].clone() else { return };
         let epoch = state.leader_epoch;
         replica.rest();
         replica.lazy |= here.durability[partition] == Durability::PageCache;
@@ -165,7 +181,7 @@ impl World {
     fn begin_to_follow(&mut self, node: usize, partition: usize) {
         let here = &mut self.nodes[node];
         let replica = &mut here.replicas[partition];
-        let state = &here.known[partition].0;
+        let Some(Record { state, .. }) = &here.known[partition] else { return };
         let Some(leader) = state.leader else { return };
         replica.rest();
         replica.lazy |= here.durability[partition] == Durability::PageCache;
@@ -194,6 +210,12 @@ impl World {
         self.obey(node, partition, actions, &[]);
     }
 
+    /// Says something about the partition of which a node has a replica.
+    pub(crate) fn send(&mut self, node: usize, to: usize, slot: usize, body: Body) {
+        let key = self.nodes[node].key(slot);
+        self.network.send(node, to, key, body);
+    }
+
     /// Gives an event to a leader, and does what it says.
     pub(crate) fn lead(&mut self, node: usize, partition: usize, event: Event) {
         let mut actions = std::mem::take(&mut self.leader_actions);
@@ -219,17 +241,17 @@ impl World {
                     let epochs = replica.leader().map(|leader| leader.epochs().clone()).unwrap_or_default();
                     let segments = Segments { start: replica.start, log: replica.log.clone(), epochs };
                     let body = Body::Copy { leader_epoch, open, segments };
-                    self.network.send(node, number(follower), partition, body);
+                    self.send(node, number(follower), partition, body);
                 }
                 Action::Diverged { follower, answer } => {
                     self.say(|| format!("node {node} tells {follower}: diverged, {answer:?}"));
-                    self.network.send(node, number(follower), partition, Body::Diverged(answer));
+                    self.send(node, number(follower), partition, Body::Diverged(answer));
                 }
                 Action::Refuse { .. } => {}
                 Action::Propose(proposal) => {
                     self.say(|| format!("node {node} proposes {:?}, partition {partition}", proposal.isr));
                     let controller = self.guess_controller();
-                    self.network.send(node, controller, partition, Body::Alter(proposal));
+                    self.send(node, controller, partition, Body::Alter(proposal));
                 }
             }
         }
@@ -256,7 +278,7 @@ impl World {
             match action {
                 FollowerAction::Open(open) => {
                     replica.open_sequence = open.id.sequence;
-                    self.network.send(node, leader, partition, Body::Open(open));
+                    self.send(node, leader, partition, Body::Open(open));
                 }
                 FollowerAction::Append(frame) => {
                     let mut epochs = Vec::new();
@@ -278,8 +300,13 @@ impl World {
                 }
                 FollowerAction::Truncate { to } => {
                     let committed = index(replica.high_watermark).min(self.truths[partition].committed.len());
-                    let known = replica.high_watermark_epoch >= here.known[partition].0.unclean_epoch;
-                    if known && index(to) < committed && self.setup.rules.hold(Rule::NoCutToHighWatermark) {
+                    let unclean = here.known[partition].as_ref().map(|known| known.state.unclean_epoch);
+                    let known = unclean.is_some_and(|unclean| replica.high_watermark_epoch >= unclean);
+                    if known
+                        && replica.generation == self.truths[partition].generation
+                        && index(to) < committed
+                        && self.setup.rules.hold(Rule::NoCutToHighWatermark)
+                    {
                         let text = format!("I11: node {node} cuts partition {partition} at {to} below {committed}");
                         self.violation.get_or_insert(text);
                     }
@@ -288,7 +315,7 @@ impl World {
                     self.counts.truncations += 1;
                     self.say(|| format!("node {node} cuts partition {partition} at {to}"));
                 }
-                FollowerAction::Acknowledge(ack) => self.network.send(node, leader, partition, Body::Acked(ack)),
+                FollowerAction::Acknowledge(ack) => self.send(node, leader, partition, Body::Acked(ack)),
                 FollowerAction::Commit { high_watermark } => {
                     (replica.high_watermark, replica.high_watermark_epoch) = (high_watermark, follows_in);
                 }
@@ -324,7 +351,7 @@ impl World {
             walser_replication::Frame { leader_epoch, open, base: offset(base), end: offset(end), high_watermark };
         let entries = replica.log[base..end].to_vec();
         self.lead(node, partition, Event::Sent { follower: id(follower), open, end: offset(end) });
-        self.network.send(node, follower, partition, Body::Pushed(frame, entries));
+        self.send(node, follower, partition, Body::Pushed(frame, entries));
         self.say(|| format!("node {node} pushes {base}..{end} of partition {partition} to node {follower}"));
         true
     }

@@ -21,6 +21,17 @@ pub(crate) struct TopicSettings {
     pub(crate) min_isr: usize,
 }
 
+/// The key of a partition. A partition is in one of a few slots, in which others were before it and come after it: they
+/// differ by their generation, which stands for the id of a topic and is never 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) slot: usize,
+    pub(crate) generation: u32,
+}
+
+/// A partition with its revision.
+pub(crate) type Record = PartitionRecord<Key>;
+
 /// Keys of all partitions and nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
@@ -28,17 +39,23 @@ pub(crate) struct Store {
     /// Create revision of the controller key. 0: nobody holds it.
     pub(crate) controller: i64,
     pub(crate) nodes: Vec<(NodeId, NodeRecord)>,
-    pub(crate) partitions: Vec<PartitionRecord<usize>>,
-    /// The settings of each partition's topic.
+    /// By slot.
+    pub(crate) partitions: Vec<Option<Record>>,
+    /// The settings of each partition's topic, by slot.
     pub(crate) settings: Vec<TopicSettings>,
+    /// All partitions that there ever were.
+    created: Vec<Key>,
     pub(crate) history: History,
 }
 
 /// What a transaction changed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Changed {
-    pub(crate) partitions: Vec<usize>,
+    /// Slots whose partition was written, deleted or created. One bit each.
+    pub(crate) slots: u32,
     pub(crate) registered: Option<(NodeId, i64)>,
+    /// A node that was fenced, at the revision given, and is not any more.
+    pub(crate) unfenced: Option<(NodeId, i64)>,
     pub(crate) nodes: bool,
     /// A move of replicas ended.
     pub(crate) moved: bool,
@@ -52,28 +69,32 @@ impl Store {
             revision: 1,
             controller: 0,
             nodes: Vec::new(),
-            partitions: Vec::new(),
+            partitions: vec![None; partitions.len()],
             settings: partitions.iter().map(|state| TopicSettings { durability, min_isr: state.min_isr }).collect(),
+            created: Vec::new(),
             history: History::default(),
         };
         for number in 0..nodes {
             store.revision += 1;
             let (epoch, live_revision) = (store.revision, store.revision);
-            let id = NodeId(i32::try_from(number).unwrap_or(0));
             let record = NodeRecord { epoch, live_revision, fenced: false, shutting_down: false };
-            store.history.push(store.revision, NewValue::Node(id, record));
-            store.nodes.push((id, record));
+            store.history.push(store.revision, NewValue::Node(id(number), record));
+            store.nodes.push((id(number), record));
         }
-        for (key, state) in partitions.into_iter().enumerate() {
+        for (slot, state) in partitions.into_iter().enumerate() {
             store.revision += 1;
-            store.history.push(store.revision, NewValue::Partition(key, state.clone()));
-            store.partitions.push(PartitionRecord { key, state, epoch: store.revision });
+            store.create(Key { slot, generation: 1 }, &state);
         }
         store
     }
 
     pub(crate) fn node(&self, node: NodeId) -> &NodeRecord {
-        &self.nodes[usize::try_from(node.0).unwrap_or(0)].1
+        &self.nodes[number(node)].1
+    }
+
+    /// The partition of a slot.
+    pub(crate) fn partition(&self, slot: usize) -> Option<&Record> {
+        self.partitions[slot].as_ref()
     }
 
     /// Somebody else becomes the controller.
@@ -84,25 +105,39 @@ impl Store {
         self.controller
     }
 
-    fn holds(&self, compare: &Comparison<usize>) -> bool {
+    /// A topic is to have other settings.
+    pub(crate) fn configure(&mut self, slot: usize, settings: TopicSettings) {
+        self.revision += 1;
+        self.set(slot, settings);
+    }
+
+    fn set(&mut self, slot: usize, settings: TopicSettings) {
+        self.settings[slot] = settings;
+        self.history.push(self.revision, NewValue::Settings(slot, settings));
+    }
+
+    fn create(&mut self, key: Key, state: &PartitionState) {
+        self.set(key.slot, TopicSettings { min_isr: state.min_isr, ..self.settings[key.slot] });
+        self.created.push(key);
+        self.partitions[key.slot] = Some(Record { key, state: state.clone(), epoch: self.revision });
+        self.history.push(self.revision, NewValue::Partition(key, state.clone()));
+    }
+
+    fn holds(&self, compare: &Comparison<Key>) -> bool {
         match compare {
             Comparison::Controller(epoch) => self.controller == *epoch,
-            Comparison::Missing(_) => false,
-            Comparison::Partition(key, epoch) => self.partitions[*key].epoch == *epoch,
+            // Beside it the topic's name and id are compared: of two creations one wins, and none comes twice.
+            Comparison::Missing(key) => self.partitions[key.slot].is_none() && !self.created.contains(key),
+            Comparison::Partition(key, epoch) => {
+                self.partition(key.slot).is_some_and(|known| known.key == *key && known.epoch == *epoch)
+            }
             Comparison::Registration(node, epoch) => self.node(*node).epoch == *epoch,
             Comparison::Live(node, revision) => self.node(*node).live_revision == *revision,
         }
     }
 
-    /// A topic is to have other settings.
-    pub(crate) fn configure(&mut self, partition: usize, settings: TopicSettings) {
-        self.settings[partition] = settings;
-        self.revision += 1;
-        self.history.push(self.revision, NewValue::Settings(partition, settings));
-    }
-
     /// Carries out a decision whole, or not at all. `Err`: an invariant of the metadata would be broken.
-    pub(crate) fn transact(&mut self, decision: &Decision<usize>) -> Result<Option<Changed>, String> {
+    pub(crate) fn transact(&mut self, decision: &Decision<Key>) -> Result<Option<Changed>, String> {
         if !decision.comparisons.iter().all(|compare| self.holds(compare)) {
             return Ok(None);
         }
@@ -114,27 +149,15 @@ impl Store {
         let mut changed = Changed::default();
         for put in &decision.writes {
             match put {
-                Write::Partition(key, state) => {
-                    let before = &mut self.partitions[*key];
-                    if state.leader_epoch < before.state.leader_epoch {
-                        return Err(format!("I13: leader epoch of partition {key} goes back"));
+                Write::Partition(key, state) => self.write(*key, state, &mut changed)?,
+                Write::Delete(key) => {
+                    if self.partitions[key.slot].take_if(|known| known.key == *key).is_some() {
+                        self.history.push(revision, NewValue::Deleted(*key));
+                        changed.slots |= 1 << key.slot;
                     }
-                    let moving = |state: &PartitionState| !state.adding.is_empty() || !state.removing.is_empty();
-                    changed.moved |= moving(&before.state) && !moving(state);
-                    changed.elected |= state.leader_epoch > before.state.leader_epoch;
-                    before.state.clone_from(state);
-                    before.epoch = revision;
-                    self.history.push(revision, NewValue::Partition(*key, state.clone()));
-                    changed.partitions.push(*key);
                 }
-                Write::Delete(_) => {}
                 Write::Registration(node) => {
-                    let held = |known: &&PartitionRecord<usize>| {
-                        known.state.isr.contains(*node) || known.state.leader == Some(*node)
-                    };
-                    if let Some(known) = self.partitions.iter().find(held) {
-                        return Err(format!("I14: node {node} registers while it counts in partition {}", known.key));
-                    }
+                    self.check_swept(*node, "registers")?;
                     let found = &mut self.nodes[number(*node)].1;
                     found.epoch = revision;
                     self.history.push(revision, NewValue::Node(*node, *found));
@@ -142,6 +165,11 @@ impl Store {
                     changed.nodes = true;
                 }
                 Write::Live { node, fenced, shutting_down } => {
+                    let before = *self.node(*node);
+                    if before.fenced && !fenced {
+                        self.check_swept(*node, "comes back")?;
+                        changed.unfenced = Some((*node, before.live_revision));
+                    }
                     let found = &mut self.nodes[number(*node)].1;
                     (found.live_revision, found.fenced, found.shutting_down) = (revision, *fenced, *shutting_down);
                     self.history.push(revision, NewValue::Node(*node, *found));
@@ -152,8 +180,59 @@ impl Store {
         Ok(Some(changed))
     }
 
+    /// Whether no partition counts on a node.
+    fn check_swept(&self, node: NodeId, does: &str) -> Result<(), String> {
+        let held = |known: &&Record| known.state.isr.contains(node) || known.state.leader == Some(node);
+        match self.partitions.iter().flatten().find(held) {
+            Some(Record { key, .. }) => Err(format!("I14: node {node} {does} while it counts in partition {key}")),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, key: Key, state: &PartitionState, changed: &mut Changed) -> Result<(), String> {
+        changed.slots |= 1 << key.slot;
+        let Some(before) = self.partitions[key.slot].as_mut().filter(|known| known.key == key) else {
+            if self.created.contains(&key) {
+                return Err(format!("§13: partition {key} is written after it was deleted"));
+            }
+            let counts = |node: &&NodeId| self.node(**node).epoch == 0 || self.node(**node).fenced;
+            if let Some(node) = state.replicas.iter().find(counts) {
+                return Err(format!("I14: partition {key} is created on node {node}, which is fenced"));
+            }
+            self.create(key, state);
+            return Ok(());
+        };
+        if state.leader_epoch < before.state.leader_epoch {
+            return Err(format!("I13: leader epoch of partition {key} goes back"));
+        }
+        let moving = |state: &PartitionState| !state.adding.is_empty() || !state.removing.is_empty();
+        changed.moved |= moving(&before.state) && !moving(state);
+        changed.elected |= state.leader_epoch > before.state.leader_epoch;
+        before.state.clone_from(state);
+        before.epoch = self.revision;
+        self.history.push(self.revision, NewValue::Partition(key, state.clone()));
+        Ok(())
+    }
+
     /// Forgets history; watchers that are behind read everything anew.
     pub(crate) fn compact(&mut self) {
         self.history.compact(self.revision);
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.slot, self.generation)
+    }
+}
+
+/// Takes a newer value of a partition for what was known of its slot.
+pub(crate) fn learn(known: &mut Option<Record>, key: Key, state: &PartitionState, epoch: i64) {
+    match known {
+        Some(known) if known.key == key => {
+            known.state.clone_from(state);
+            known.epoch = epoch;
+        }
+        _ => *known = Some(Record { key, state: state.clone(), epoch }),
     }
 }

@@ -10,11 +10,11 @@ use crate::controller::Controller;
 use crate::events::{Happening, Weights};
 use crate::network::{CONTROLLERS, Network};
 use crate::node::Node;
-use crate::producer::Producer;
+use crate::producer::{PRODUCERS, Producer};
 use crate::random::Random;
 use crate::replica::Entry;
 use crate::setup::{Counts, Setup};
-use crate::store::{Store, id};
+use crate::store::{Key, Store, id};
 
 /// A replica leaves the in-sync set when it has not caught up for so long.
 pub(crate) const LAG_MAX: Duration = Duration::from_secs(2);
@@ -24,6 +24,8 @@ const RECORDS_MAX: usize = 400;
 /// What is true of a partition, whatever the nodes believe.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Truth {
+    /// Of the partition. 0: it was deleted, and none has taken its slot.
+    pub(crate) generation: u32,
     pub(crate) committed: Vec<Entry>,
     /// Who led in which epoch: node and incarnation.
     pub(crate) led: Vec<(LeaderEpoch, usize, i64)>,
@@ -41,6 +43,14 @@ pub(crate) struct Truth {
     pub(crate) read: usize,
 }
 
+impl Truth {
+    /// Of a new partition.
+    pub(crate) fn of(generation: u32, state: &PartitionState) -> Self {
+        let (least_min_isr, unclean_epoch) = (state.min_isr, LeaderEpoch::NONE);
+        Self { generation, settled: true, least_min_isr, unclean_epoch, ..Self::default() }
+    }
+}
+
 /// Everything.
 pub struct World {
     pub(crate) setup: Setup,
@@ -54,7 +64,9 @@ pub struct World {
     pub(crate) producers: Vec<Producer>,
     pub(crate) healing: bool,
     /// Transactions that may be written yet, although nobody waits for them.
-    pub(crate) late: Vec<Decision<usize>>,
+    pub(crate) late: Vec<Decision<Key>>,
+    /// The latest generation that a partition was to be created with.
+    pub(crate) generation: u32,
     /// A node that never comes back.
     pub(crate) dead: Option<usize>,
     /// What has happened.
@@ -76,15 +88,9 @@ impl World {
         let weights = Weights::draw(&mut random, setup.weather, setup.switches);
         let partitions: Vec<PartitionState> =
             (0..setup.partitions).map(|partition| Self::partition(setup, partition, &mut random)).collect();
-        let truth = |state: &PartitionState| Truth {
-            settled: true,
-            least_min_isr: state.min_isr,
-            unclean_epoch: LeaderEpoch::NONE,
-            ..Truth::default()
-        };
-        let truths = partitions.iter().map(truth).collect();
+        let truths = partitions.iter().map(|state| Truth::of(1, state)).collect();
         let store = Store::new(setup.nodes, partitions, setup.durability);
-        let producers = (0..setup.partitions * 3).map(Producer::new).collect();
+        let producers = (0..setup.partitions * PRODUCERS).map(|at| Producer::new(at, 1)).collect();
         let mut world = Self {
             setup,
             random,
@@ -97,6 +103,7 @@ impl World {
             producers,
             healing: false,
             late: Vec::new(),
+            generation: 1,
             dead: None,
             counts: Counts::default(),
             touched: u32::MAX,
@@ -166,6 +173,7 @@ impl World {
             Happening::Read => self.read(node, partition),
             Happening::Configure => self.configure(partition),
             Happening::Move => self.move_replicas(partition),
+            Happening::ComeAndGo => self.come_and_go(partition),
             Happening::Switch => self.switch_durability(partition),
             Happening::Outage => self.outage(),
         }

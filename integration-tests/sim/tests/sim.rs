@@ -13,8 +13,14 @@ use walser_sim::{
 const EVENTS: u64 = 20_000_000;
 
 /// Rules that have a test of their own, because another one stops nearly everything before: `src/scripted.rs`.
-const SCRIPTED: [Rule; 5] =
-    [Rule::ElectionGuard, Rule::CompareNodes, Rule::FenceBeforeRegistration, Rule::EpochFence, Rule::EligibleLeaders];
+const SCRIPTED: [Rule; 6] = [
+    Rule::ElectionGuard,
+    Rule::CompareNodes,
+    Rule::FenceBeforeRegistration,
+    Rule::EpochFence,
+    Rule::EligibleLeaders,
+    Rule::OpenNamesProcess,
+];
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -53,8 +53,14 @@ pub enum Rule {
     CompareNodes,
     /// §1.7: a write compares who the controller is.
     ElectionGuard,
+    /// §1.7: a transaction of several decisions compares what each of them was taken on.
+    MergeKeepsComparisons,
+    /// §1.7: the creation of a partition compares what was read of its nodes.
+    CreationComparesNodes,
     /// §13: nodes and partitions of a view are of one revision.
     OneRevision,
+    /// A10: a fenced node comes back once it has seen the fence, and is swept.
+    UnfenceAfterSeen,
     /// A2: a repeated batch is answered when the first one would be.
     RepeatWaits,
     /// R24: a leader epoch begins whenever a replica leaves the set.
@@ -89,7 +95,10 @@ impl Rule {
         Self::CompareAll,
         Self::CompareNodes,
         Self::ElectionGuard,
+        Self::MergeKeepsComparisons,
+        Self::CreationComparesNodes,
         Self::OneRevision,
+        Self::UnfenceAfterSeen,
         Self::RepeatWaits,
         Self::MoveBeginsEpoch,
         Self::MinIsrRecomputes,
