@@ -8,7 +8,7 @@ use walser_metadata::value::{NodeLiveness, NodeRegistration, PartitionValue};
 use walser_metastore::{Compare, Metastore, Op, Outcome, Revision, StoreError, Txn};
 use walser_model::TopicPartition;
 use walser_replication::control::{self, Comparison, Decision, DecisionContext, MERGED_PARTITIONS_MAX, Write};
-use walser_rpc::Failure;
+use walser_rpc::{Failure, Reason};
 
 use crate::cluster_view::ClusterView;
 use crate::error::store_failure;
@@ -72,7 +72,8 @@ impl Committer {
         let txn = self.transaction(view, decision, extra);
         match self.store.transact(txn).await {
             Ok(Outcome::Committed(revision)) => {
-                self.views.reached(revision).await?;
+                let reached = self.views.reached(revision).await;
+                reached.map_err(|failure| maybe(&failure))?;
                 Ok(Committed::At(revision))
             }
             Ok(Outcome::Conflict { revision, .. }) => {
@@ -96,7 +97,14 @@ impl Committer {
         decisions: Vec<Decision<TopicPartition>>,
         extra: &Extra,
     ) -> Result<bool, Failure> {
-        let merged = control::merge(decisions, MERGED_PARTITIONS_MAX);
+        let sound = decisions.into_iter().filter(|decision| {
+            let problem = decision.problem();
+            if let Some(problem) = problem {
+                tracing::error!(problem, ?decision, "a decision would contradict itself; the others are written");
+            }
+            problem.is_none()
+        });
+        let merged = control::merge(sound, MERGED_PARTITIONS_MAX);
         let mut commits = Vec::with_capacity(merged.len());
         for decision in merged {
             let (committer, view, extra) = (self.clone(), Arc::clone(view), extra.clone());
@@ -104,14 +112,11 @@ impl Committer {
         }
         let mut outcomes = stream::iter(commits).buffer_unordered(CONCURRENT_MAX);
         let mut all = true;
-        let mut failed = None;
         while let Some(outcome) = outcomes.next().await {
-            match outcome {
-                Ok(committed) => all &= committed != Committed::Again,
-                Err(failure) => failed = Some(failure),
-            }
+            // Where one is not taken, the others would not be: they are not tried. What is under way may be written.
+            all &= outcome? != Committed::Again;
         }
-        failed.map_or(Ok(all), Err)
+        Ok(all)
     }
 
     fn transaction(&self, view: &ClusterView, decision: &Decision<TopicPartition>, extra: Extra) -> Txn {
@@ -145,6 +150,12 @@ impl Committer {
         txn.ops.extend(extra.ops);
         txn
     }
+}
+
+/// The answer to a change that was begun, or whose end was not seen.
+pub(crate) fn maybe(why: &Failure) -> Failure {
+    let text = format!("the change was begun and may take effect later: {}", why.message());
+    Failure::new(Reason::RequestTimedOut, text).with("stage", "metadata")
 }
 
 /// The condition that a key was last changed at a revision; 0: that it does not exist.

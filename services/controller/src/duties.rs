@@ -17,7 +17,7 @@ use walser_replication::control::{self, Decision, DecisionContext};
 use walser_rpc::Failure;
 
 use crate::cluster_view::ClusterView;
-use crate::committer::Extra;
+use crate::committer::{Committed, Extra};
 use crate::config::Config;
 use crate::nodes::Nodes;
 use crate::restore::RefusedNodes;
@@ -28,6 +28,8 @@ use crate::topics::Topics;
 const FENCE_CHECK: Duration = Duration::from_millis(100);
 /// Pause before duties are tried again that could not be done.
 const RETRY: Duration = Duration::from_millis(500);
+/// Pause before decisions are taken again that were overtaken: this controller may not lead any more, and not know.
+const OVERTAKEN: Duration = Duration::from_millis(20);
 /// Pause while there is nothing to do: whether this controller leads is looked at then, too.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -139,6 +141,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             }
             let pause = match self.once(&view, &mut dirty).await {
                 _ if leads == 0 => RETRY,
+                Ok(_) if dirty.all => OVERTAKEN,
                 Ok(true) => Duration::ZERO,
                 Ok(false) => IDLE,
                 Err(failure) => {
@@ -163,22 +166,24 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
     /// Does what is due; returns whether there may be more at once.
     async fn once(&self, view: &Arc<ClusterView>, dirty: &mut Dirty) -> Result<bool, Failure> {
         let unfinished = dirty.unfinished(view);
+        let mut overtaken = false;
         let confirmed = self.sessions.take_confirmed();
         if !confirmed.is_empty() || unfinished.iter().any(|id| is_removed(view, *id)) {
-            self.topics.confirm_removed(&confirmed, self.clock.now_millis()).await?;
+            let all = self.topics.confirm_removed(&confirmed, self.clock.now_millis()).await?;
+            overtaken |= !all;
         }
         self.topics.finish_what_was_begun(view, &unfinished);
         self.unfence(view).await?;
         let _turn = self.nodes.turns().next().await?;
         let (view, context) = self.nodes.committer().context()?;
         let decisions = dirty.decisions(&view, &context);
-        *dirty = Dirty::default();
+        *dirty = Dirty { all: overtaken, ..Dirty::default() };
         if decisions.is_empty() {
             return Ok(false);
         }
         // What stands against a decision is a step of the view, and touches its partition again; an outcome that is not
         // known need not be one.
-        dirty.all = !self.nodes.committer().commit_all(&view, decisions, &Extra::default()).await?;
+        dirty.all |= !self.nodes.committer().commit_all(&view, decisions, &Extra::default()).await?;
         Ok(true)
     }
 
@@ -193,8 +198,8 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             let _turn = self.nodes.turns().next().await?;
             let (view, context) = self.nodes.committer().context()?;
             let partitions = view.metadata.partitions().map(|partition| &partition.record);
-            if let Some(decision) = control::unfence(&context, node, seen, partitions) {
-                self.nodes.committer().commit(&view, &decision, Extra::default()).await?;
+            let Some(decision) = control::unfence(&context, node, seen, partitions) else { continue };
+            if self.nodes.committer().commit(&view, &decision, Extra::default()).await? != Committed::Again {
                 tracing::info!(node = %node, "node in service");
             }
         }
@@ -252,8 +257,11 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 return Ok(());
             }
             if let Some(decision) = control::fence(&context, node).filter(|_| current) {
+                if self.nodes.committer().commit(&view, &decision, Extra::default()).await? == Committed::Again {
+                    // The session stays: the next look finds the node as silent.
+                    return Ok(());
+                }
                 tracing::warn!(node = %node, node_epoch, "node fenced: not heard within its session");
-                self.nodes.committer().commit(&view, &decision, Extra::default()).await?;
             }
             self.sessions.end(node, node_epoch);
             Ok::<(), Failure>(())

@@ -26,6 +26,8 @@ use crate::views::Views;
 const LINEAGES_PER_TXN: usize = 100;
 /// Revisions that are skipped above what nodes have seen: gateways may have seen a few more.
 const REVISIONS_SKIPPED: Revision = 1_000_000;
+/// Leader epochs that are skipped in partitions of which no node reports any: more than begin between a copy and its use.
+const EPOCHS_SKIPPED: i32 = 100_000;
 /// A refused node that was not heard of for this long is not reported any more.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
@@ -163,9 +165,10 @@ impl RefusedNodes {
         by_node.get(&node).is_some_and(|refused| refused.recent(now))
     }
 
-    fn rolled_back(&self) -> BTreeMap<NodeId, Refused> {
+    fn rolled_back(&self, now: Duration) -> BTreeMap<NodeId, Refused> {
         let by_node = self.by_node.lock();
-        let rolled_back = by_node.iter().filter(|(_, refused)| refused.why.reason() == Reason::MetadataRollback);
+        let recent = by_node.iter().filter(|(_, refused)| refused.recent(now));
+        let rolled_back = recent.filter(|(_, refused)| refused.why.reason() == Reason::MetadataRollback);
         rolled_back.map(|(node, refused)| (*node, refused.clone())).collect()
     }
 }
@@ -180,14 +183,19 @@ pub(crate) struct Accepted {
 
 /// Accepts restored metadata: raises the store's revision and leader epochs above everything that refused nodes have
 /// seen. Accepting twice raises twice, which is harmless.
-pub(crate) async fn accept(store: &Store, nodes: &Nodes, refused: &RefusedNodes) -> Result<Accepted, Failure> {
+pub(crate) async fn accept(
+    store: &Store,
+    nodes: &Nodes,
+    refused: &RefusedNodes,
+    now: Duration,
+) -> Result<Accepted, Failure> {
     let views = &nodes.committer().views;
-    let rolled_back = refused.rolled_back();
+    let rolled_back = refused.rolled_back(now);
     if rolled_back.is_empty() {
         // Accepting helps none of those that were refused for another reason.
-        if let Some((node, other)) = refused.by_node.lock().first_key_value() {
-            let text = format!("storage node {node} is refused for another reason: {}", other.why.message());
-            return Err(Failure::new(other.why.reason(), text));
+        if let Some((node, why)) = refused.refused(now).first() {
+            let text = format!("storage node {node} is refused for another reason: {}", why.message());
+            return Err(Failure::new(why.reason(), text));
         }
         return Ok(Accepted { version: views.load().metadata.version(), ..Accepted::default() });
     }
@@ -212,17 +220,23 @@ async fn raise_epochs(nodes: &Nodes, seen: &ReplicaEpochs) -> Result<usize, Fail
         let _turn = nodes.turns().next().await?;
         let (view, context) = nodes.committer().context()?;
         let mut decisions = Vec::new();
-        for (id, epoch) in seen {
-            let known = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
-            let fresh = known.filter(|known| known.record.state.leader_epoch <= *epoch);
-            if let Some(decision) = fresh.and_then(|known| control::restore(&context, &known.record, *epoch)) {
-                raised.insert(*id);
-                decisions.push(decision);
+        for known in view.metadata.partitions().filter(|known| !raised.contains(&known.record.key)) {
+            let (id, current) = (known.record.key, known.record.state.leader_epoch);
+            // Of what no node reports, such as a topic that was deleted after the copy, nobody knows the epochs.
+            let unknown = LeaderEpoch(current.0.saturating_add(EPOCHS_SKIPPED));
+            let above = seen.get(&id).copied().unwrap_or(unknown);
+            if let Some(decision) = control::restore(&context, &known.record, above).filter(|_| above >= current) {
+                decisions.push((id, decision));
             }
         }
+        let (ids, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().unzip();
         if decisions.is_empty() || nodes.committer().commit_all(&view, decisions, &Extra::default()).await? {
-            return Ok(raised.len());
+            return Ok(raised.len() + ids.len());
         }
+        // Those that were written are not raised again.
+        let written = nodes.committer().views.load();
+        let epoch = |view: &ClusterView, id| view.metadata.partition(id).map(|known| known.record.state.leader_epoch);
+        raised.extend(ids.into_iter().filter(|id| epoch(&view, *id) != epoch(&written, *id)));
     }
     Err(contended())
 }

@@ -22,7 +22,7 @@ use walser_rpc::{Failure, Reason};
 pub(crate) use create::{NewTopic, RestoredTopic};
 pub(crate) use update::TopicUpdate;
 
-use crate::cluster_view::ClusterView;
+use crate::cluster_view::{ClusterView, Staged};
 use crate::committer::Committer;
 use crate::config::Config;
 use crate::operations::Operations;
@@ -78,7 +78,13 @@ impl Topics {
     fn plan(&self, view: &ClusterView, id: TopicId, count: usize) -> Result<Planned<'_>, Failure> {
         let mut planned = self.planned.lock();
         let missing = |(id, count): (&TopicId, &usize)| count.saturating_sub(view.metadata.partitions_of(*id).count());
-        let others: usize = planned.iter().filter(|(other, _)| **other != id).map(missing).sum();
+        // What an earlier call or controller has begun counts as well.
+        let staged =
+            |(id, staged): (&TopicId, &Staged)| (*id, usize::try_from(staged.value.topic.partition_count).unwrap_or(0));
+        let mut others: HashMap<TopicId, usize> = view.staged.iter().map(staged).collect();
+        others.extend(planned.iter().map(|(id, count)| (*id, *count)));
+        others.remove(&id);
+        let others: usize = others.iter().map(missing).sum();
         let total = view.metadata.partition_count() + others;
         let more = missing((&id, &count));
         let limit = usize::try_from(self.config.partitions_max).unwrap_or(usize::MAX);

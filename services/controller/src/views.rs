@@ -114,7 +114,10 @@ impl Views {
         loop {
             let ended = self.follow_once().await;
             match &ended {
-                Err(failure) => tracing::warn!(%failure, "the metadata store cannot be followed; retrying"),
+                Err(failure) => {
+                    tracing::warn!(%failure, "the metadata store cannot be followed; retrying");
+                    tokio::time::sleep(RETRY).await;
+                }
                 Ok(reason) => tracing::info!(%reason, "the metadata store is read anew"),
             }
             // What changed meanwhile is in the next reading.

@@ -94,7 +94,7 @@ impl ClusterService for Controller {
         &self,
         request: Request<pb::AcceptMetadataRestoreRequest>,
     ) -> Answer<pb::AcceptMetadataRestoreResponse> {
-        let accepted = restore::accept(&self.store, &self.nodes, &self.refused).await?;
+        let accepted = restore::accept(&self.store, &self.nodes, &self.refused, self.clock.monotonic()).await?;
         let Accepted { nodes, version, partitions } = accepted;
         if !nodes.is_empty() {
             let caller = Caller::relayed(&request);

@@ -13,7 +13,7 @@ use walser_rpc::{Failure, Reason};
 use super::{ATTEMPTS_MAX, OTHER_PATIENCE, Topics};
 use super::{canonical, check_count, check_texts, contended, effective, find, own_name};
 use crate::cluster_view::ClusterView;
-use crate::committer::{Committed, Extra};
+use crate::committer::{Committed, Extra, maybe};
 use crate::keys::topic::{self, TopicNameRecord};
 use crate::keys::{delete, put};
 use crate::placement::check_placeable;
@@ -92,14 +92,18 @@ impl Topics {
                 }
                 return Ok((Arc::clone(&found.value), Some(Arc::clone(found))));
             }
+            if let Some(other) = view.staged_name(name.as_str()) {
+                self.until_finished(other, name.as_str()).await?;
+                continue;
+            }
+            if view.metadata.tombstone(id).is_some() {
+                let text = format!("topic \"{name}\" was deleted while it was created");
+                return Err(Failure::new(Reason::TopicNotFound, text).with("topic", &name));
+            }
             check_placeable(&view.metadata, replication_factor)?;
             let _planned = self.plan(&view, id, usize::try_from(partition_count).unwrap_or(0))?;
             if request.validate_only {
                 return Ok((Arc::new(value), None));
-            }
-            if view.staged_name(name.as_str()).is_some_and(|other| other != id) {
-                self.committer.views.changed(view.metadata.version(), OTHER_PATIENCE).await;
-                continue;
             }
             let staged = StagedPartitions { topic: value, ..StagedPartitions::default() };
             if let Some(created) = self.try_create(&Creation { id, staged: &staged, grown: None }).await? {
@@ -173,16 +177,15 @@ impl Topics {
                 return Err(Failure::field("partition_count", text).with("partitionCount", now));
             }
             check_count(wanted, &self.config)?;
+            if view.staged.contains_key(&topic.id) {
+                self.until_finished(topic.id, name).await?;
+                continue;
+            }
             check_placeable(&view.metadata, topic.value.replication_factor)?;
             let value = TopicValue { partition_count: wanted, ..TopicValue::clone(&topic.value) };
             let _planned = self.plan(&view, topic.id, usize::try_from(wanted).unwrap_or(0))?;
             if validate_only {
                 return Ok((now, topic.id, Arc::new(value)));
-            }
-            if view.staged.contains_key(&topic.id) {
-                // Another call adds partitions; or one that was taken over does, and then this process finishes it.
-                self.finish_staged_or_wait(topic.id, view.metadata.version()).await?;
-                continue;
             }
             let staged = StagedPartitions { topic: value, first: now, ..StagedPartitions::default() };
             let creation = Creation { id: topic.id, staged: &staged, grown: Some(&topic) };
@@ -225,7 +228,7 @@ impl Topics {
         if self.committer.commit(&view, &begin, extra).await? == Committed::Again {
             return Ok(None);
         }
-        self.finish_staged(&in_hand).await?;
+        self.finish_staged(&in_hand).await.map_err(|failure| maybe(&failure))?;
         Ok(self.created(id, staged))
     }
 

@@ -32,21 +32,31 @@ impl Topics {
         let _turn = self.turns.next_about(name).await?;
         for _ in 0..ATTEMPTS_MAX {
             let (view, context) = self.committer.context()?;
-            let topic = find(&view, name)?;
-            check_etag(etag, topic)?;
-            let id = topic.id;
+            if let Some((id, written)) = view.metadata.tombstones().find(|(_, it)| it.value.operation == operation) {
+                // Written by this very call, although the outcome was not known.
+                return Ok((id, Operation::deletion(&written.value, None)));
+            }
+            let mut extra = Extra::default();
+            // A creation that is not finished can be given up, too.
+            let (id, value) = match view.staged_name(name).and_then(|id| Some((id, view.staged.get(&id)?))) {
+                Some((id, staged)) => (id, &staged.value.topic),
+                None => {
+                    let topic = find(&view, name)?;
+                    check_etag(etag, topic)?;
+                    extra.compares.push(Compare::ModifiedAt(topic::key(topic.id), topic.revision));
+                    (topic.id, &*topic.value)
+                }
+            };
             let partitions = || view.metadata.partitions_of(id);
             let tombstone = TombstoneValue {
-                name: topic.value.name.clone(),
+                name: value.name.clone(),
                 operation: operation.to_owned(),
-                partition_count: topic.value.partition_count,
+                partition_count: value.partition_count,
                 started_ms: now,
                 nodes: nodes_of(partitions()).into_iter().collect(),
                 ..TombstoneValue::default()
             };
-            let mut extra = Extra::default();
-            extra.compares.push(Compare::ModifiedAt(topic::key(id), topic.revision));
-            extra.ops.extend([topic::name_key(&topic.value.name), topic::key(id)].map(delete));
+            extra.ops.extend([topic::name_key(&value.name), topic::key(id)].map(delete));
             extra.ops.push(put(topic::deleting_key(id), &tombstone));
             match view.staged.get(&id) {
                 Some(staged) => {
@@ -95,21 +105,25 @@ impl Topics {
     }
 
     /// Nodes have confirmed that they have nothing of deleted topics any more. Tombstones that name no node any more,
-    /// and whose partitions are gone, are removed: their operations have ended.
+    /// and whose partitions are gone, are removed: their operations have ended. Returns whether all was written.
     pub(crate) async fn confirm_removed(
         &self,
         confirmed: &BTreeMap<TopicId, BTreeSet<NodeId>>,
         now: Timestamp,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let _ending = self.operations.ending().await;
         let (view, context) = self.committer.context()?;
         let mut transactions: Vec<(Extra, Vec<Operation>)> = Vec::new();
         for (id, tombstone) in view.metadata.tombstones() {
+            if view.metadata.partitions_of(id).next().is_some() {
+                // Until they are gone, a node may still get a replica; it confirms with every beat.
+                continue;
+            }
             let mut value = tombstone.value.clone();
             if let Some(nodes) = confirmed.get(&id) {
                 value.nodes.retain(|node| !nodes.contains(&NodeId(*node)));
             }
-            let ended = value.nodes.is_empty() && view.metadata.partitions_of(id).next().is_none();
+            let ended = value.nodes.is_empty();
             if value.nodes == tombstone.value.nodes && !ended {
                 continue;
             }
@@ -125,14 +139,16 @@ impl Topics {
                 extra.ops.push(put(topic::deleting_key(id), &value));
             }
         }
+        let mut all = true;
         for (extra, operations) in transactions {
             let comparisons = vec![Comparison::Controller(context.controller_epoch)];
             let decision = Decision { comparisons, writes: Vec::new() };
-            // What came between is seen with the next confirmation.
-            if self.committer.commit(&view, &decision, extra).await? != Committed::Again {
+            if self.committer.commit(&view, &decision, extra).await? == Committed::Again {
+                all = false;
+            } else {
                 self.operations.remember(operations);
             }
         }
-        Ok(())
+        Ok(all)
     }
 }

@@ -16,8 +16,9 @@ use crate::committer::{Committed, Extra};
 use crate::keys::topic;
 use crate::placement::{place, usable};
 
-/// Pause before what could not be finished is tried again.
+/// Pause before what could not be finished is tried again; it doubles up to the other one.
 const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// The nodes of one partition.
 fn replicas(metadata: &View, staged: &StagedPartitions, number: i32) -> Result<Vec<NodeId>, Failure> {
@@ -62,15 +63,25 @@ impl Topics {
         Ok(decisions)
     }
 
-    /// Finishes a creation, or waits for the call that does.
-    pub(super) async fn finish_staged_or_wait(&self, id: TopicId, version: i64) -> Result<(), Failure> {
-        match self.take(id) {
-            Some(in_hand) => self.finish_staged(&in_hand).await,
-            None => {
-                self.committer.views.changed(version, OTHER_PATIENCE).await;
-                Ok(())
+    /// Waits until a creation that another call, or an earlier controller, has begun is finished or given up.
+    pub(super) async fn until_finished(&self, id: TopicId, name: &str) -> Result<(), Failure> {
+        let waiting = async {
+            loop {
+                let view = self.committer.views.load();
+                if !view.staged.contains_key(&id) {
+                    return;
+                }
+                self.committer.views.changed(view.metadata.version(), OTHER_PATIENCE).await;
             }
-        }
+        };
+        tokio::time::timeout(OTHER_PATIENCE, waiting).await.map_err(|_| {
+            let text = format!(
+                "partitions of topic \"{name}\" are being created since an earlier call, which is not finished after {} s; \
+                 nothing was done; try again later, or delete the topic",
+                OTHER_PATIENCE.as_secs()
+            );
+            Failure::new(Reason::ControllerNotAvailable, text).with("topic", name)
+        })
     }
 
     /// Creates what is missing of the staged partitions of a topic, and then makes them visible.
@@ -113,6 +124,7 @@ impl Topics {
     /// Finishes the creation or deletion of a topic, however often that takes; a controller that does not lead any more
     /// leaves it to its successor.
     async fn finish(self, in_hand: InHand) {
+        let mut pause = RETRY;
         loop {
             let finished = match self.finish_staged(&in_hand).await {
                 Ok(()) => self.finish_deletion(&in_hand).await,
@@ -123,7 +135,8 @@ impl Topics {
                 return;
             }
             tracing::warn!(topic = %in_hand.id, %failure, "what was begun of a topic could not be finished; retrying");
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(RETRY_MAX);
         }
     }
 }

@@ -59,8 +59,9 @@ impl Membership {
             self.note(SeenMetadata { version: view.version(), lineage }).await?;
             self.take_effect(&view, &changes);
             let view = Arc::new(view);
-            self.view.store(Arc::clone(&view));
             self.shards.settle().await;
+            // What a beat reports has taken effect.
+            self.view.store(Arc::clone(&view));
             self.board.accept_writes();
             if self.fenced(&view) {
                 self.beat_now.notify_one();

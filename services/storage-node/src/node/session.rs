@@ -61,7 +61,7 @@ impl Membership {
             let seen = self.seen();
             let beat = pbi::NodeSessionRequest {
                 node_epoch,
-                metadata_version: seen.version,
+                metadata_version: self.view.load().version(),
                 stats: Some(self.stats()),
                 removed_topic_ids: removed.iter().map(|topic| topic.to_bytes().to_vec().into()).collect(),
                 cluster_id: seen.cluster_id,
