@@ -122,7 +122,7 @@ impl World {
     fn partition(setup: Setup, partition: usize, random: &mut Random) -> PartitionState {
         let copies = if setup.nodes == 3 || random.chance(500) { 3 } else { setup.nodes };
         let replicas = (0..copies).map(|copy| id((partition + copy) % setup.nodes)).collect();
-        let min_isr = if copies == 3 { 2 } else { random.one_of(&[2, 3]) };
+        let min_isr = random.one_of(if copies == 3 { &[1, 2, 2, 2, 3] } else { &[2, 3] });
         PartitionState::new(replicas, min_isr)
     }
 
@@ -163,6 +163,7 @@ impl World {
             Happening::Crash => self.crash(node),
             Happening::Stop => self.stop(node),
             Happening::Fence => self.fence_needlessly(node),
+            Happening::Disconnect => self.fence_nearly_all(),
             Happening::Cut => self.cut(),
             Happening::Mend => self.mend(),
             Happening::Trim => self.trim(node, partition),
