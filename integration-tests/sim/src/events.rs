@@ -67,6 +67,8 @@ pub(crate) enum Happening {
     Switch,
     /// All nodes die at once.
     Outage,
+    /// The store is copied, or restored from a copy.
+    Restore,
 }
 
 /// What prevails in a world.
@@ -124,7 +126,7 @@ impl Weights {
         use Happening::{
             ComeAndGo, Compact, Configure, Crash, CrashController, Cut, Deliver, Disconnect, Duty, Fence, Flush,
             Follow, Hang, LoseDisk, LoseLease, Mend, Move, Observe, Outage, Produce, ProposalTimeout, Pump, Read,
-            Start, Stop, Switch, Tick, Timeout, Trim, WriteLate,
+            Restore, Start, Stop, Switch, Tick, Timeout, Trim, WriteLate,
         };
         // Processes that die and are back at once, while leaders stay: incarnations are all that tells them apart.
         let drawn = random.chance(200);
@@ -166,6 +168,7 @@ impl Weights {
             (Move, random.one_of(&[0, 0, 3])),
             (ComeAndGo, if steady { 0 } else { random.one_of(&[0, 0, 2, 6]) }),
             (Outage, random.one_of(&[0, 0, 0, 1])),
+            (Restore, if steady { 0 } else { random.one_of(&[0, 0, 0, 0, 1]) }),
             (Switch, if switches { 3 } else { 0 }),
         ]);
         Self {

@@ -78,6 +78,8 @@ pub const MUTATIONS: &[Mutation] = &[
     of(Rule::CreationComparesNodes, Durability::Fsync, 1000),
     of(Rule::UnfenceAfterSeen, Durability::Fsync, 100),
     of(Rule::UnfenceAfterSeen, Durability::PageCache, 100),
+    of(Rule::RestoreAsksAll, Durability::Fsync, 100),
+    of(Rule::RestoreAsksAll, Durability::PageCache, 100),
     of(Rule::OneRevision, Durability::Fsync, 1000),
     of(Rule::OneRevision, Durability::PageCache, 1000),
 ];
