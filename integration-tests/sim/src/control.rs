@@ -101,7 +101,7 @@ impl World {
     }
 
     /// The store takes a decision, or not.
-    fn put(&mut self, who: impl Display, decision: &Decision<Key>) -> Option<Changed> {
+    pub(crate) fn put(&mut self, who: impl Display, decision: &Decision<Key>) -> Option<Changed> {
         let changed = self.store.transact(decision).unwrap_or_else(|violation| {
             self.fail(violation);
             None
@@ -157,7 +157,7 @@ impl World {
     }
 
     /// Those of another partition write to a slot. Generation 0: there is none.
-    fn replace_producers(&mut self, slot: usize, generation: u32) {
+    pub(crate) fn replace_producers(&mut self, slot: usize, generation: u32) {
         for at in slot * PRODUCERS..(slot + 1) * PRODUCERS {
             self.producers[at] = Producer::new(at, generation);
         }

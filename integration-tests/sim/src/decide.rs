@@ -3,7 +3,7 @@
 //! The library has no switch for its rules. What a controller without one of them would decide is made here, from what
 //! the library decides: by what it is shown, or by what is kept of its answer.
 
-use walser_model::NodeId;
+use walser_model::{LeaderEpoch, NodeId};
 use walser_replication::control::{self, Comparison, Decision, DecisionContext, ReplicaIntegrity, Write};
 use walser_replication::{AlterIsr, NodeSet, PartitionState, Rule, Rules};
 
@@ -202,6 +202,23 @@ impl Decider {
             return control::unfence(context, node, i64::MAX, std::iter::empty());
         }
         control::unfence(context, node, seen, partitions)
+    }
+
+    /// Takes a partition of a restored store into use. Without the rule its in-sync set is what the copy says.
+    pub(crate) fn restore(
+        self,
+        context: &DecisionContext,
+        record: &Record,
+        seen: LeaderEpoch,
+    ) -> Option<Decision<Key>> {
+        let mut decision = control::restore(context, record, seen)?;
+        if self.lacks(Rule::RestoreAsksAll) {
+            Self::writes(&mut decision, |state| {
+                let leader_epoch = state.leader_epoch;
+                *state = PartitionState { leader_epoch, ..record.state.clone() };
+            });
+        }
+        Some(decision)
     }
 
     /// Registers a node that looks fenced, swept and intact to whoever lacks the rule.

@@ -39,6 +39,8 @@ pub(crate) enum Happening {
     Stop,
     /// A node is fenced although it lives.
     Fence,
+    /// All nodes are fenced at once although they live, or all but one.
+    Disconnect,
     /// A link is cut in one direction.
     Cut,
     /// All links are mended.
@@ -65,6 +67,8 @@ pub(crate) enum Happening {
     Switch,
     /// All nodes die at once.
     Outage,
+    /// The store is copied, or restored from a copy.
+    Restore,
 }
 
 /// What prevails in a world.
@@ -120,9 +124,9 @@ impl Weights {
     /// The weather of a seed.
     pub(crate) fn draw(random: &mut Random, weather: Weather, switches: bool) -> Self {
         use Happening::{
-            ComeAndGo, Compact, Configure, Crash, CrashController, Cut, Deliver, Duty, Fence, Flush, Follow, Hang,
-            LoseDisk, LoseLease, Mend, Move, Observe, Outage, Produce, ProposalTimeout, Pump, Read, Start, Stop,
-            Switch, Tick, Timeout, Trim, WriteLate,
+            ComeAndGo, Compact, Configure, Crash, CrashController, Cut, Deliver, Disconnect, Duty, Fence, Flush,
+            Follow, Hang, LoseDisk, LoseLease, Mend, Move, Observe, Outage, Produce, ProposalTimeout, Pump, Read,
+            Restore, Start, Stop, Switch, Tick, Timeout, Trim, WriteLate,
         };
         // Processes that die and are back at once, while leaders stay: incarnations are all that tells them apart.
         let drawn = random.chance(200);
@@ -147,6 +151,7 @@ impl Weights {
             (Start, if storm { 150 } else { random.one_of(&[10, 25]) }),
             (Crash, crash),
             (Fence, random.one_of(&[0, 3, 10])),
+            (Disconnect, random.one_of(&[0, 0, 0, 1])),
             (Follow, 15),
             (LoseLease, random.one_of(&[0, 1, 5])),
             (CrashController, if steady { 0 } else { random.one_of(&[0, 0, 2]) }),
@@ -163,6 +168,7 @@ impl Weights {
             (Move, random.one_of(&[0, 0, 3])),
             (ComeAndGo, if steady { 0 } else { random.one_of(&[0, 0, 2, 6]) }),
             (Outage, random.one_of(&[0, 0, 0, 1])),
+            (Restore, if steady { 0 } else { random.one_of(&[0, 0, 0, 0, 1]) }),
             (Switch, if switches { 3 } else { 0 }),
         ]);
         Self {

@@ -53,7 +53,8 @@ impl World {
     /// What is not well yet. `None`: everything is.
     pub(crate) fn ailment(&self) -> Option<String> {
         for (at, node) in self.nodes.iter().enumerate() {
-            if self.dead != Some(at) && (!node.registered || self.store.node(id(at)).fenced) {
+            let known = self.store.node(id(at));
+            if self.dead != Some(at) && (!node.registered || known.fenced || known.epoch != node.epoch) {
                 return Some(format!("node {at} is not back"));
             }
         }

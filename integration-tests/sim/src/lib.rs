@@ -21,6 +21,7 @@ mod produce;
 mod producer;
 mod random;
 mod replica;
+mod restore;
 #[cfg(test)]
 mod scripted;
 mod sequencer;

@@ -10,6 +10,9 @@ use crate::world::World;
 impl World {
     /// Starts, or registers again.
     pub(crate) fn start(&mut self, node: usize) -> bool {
+        if self.nodes[node].registered && self.refuses(node) {
+            self.give_up(node);
+        }
         let here = &mut self.nodes[node];
         if here.registered || self.dead == Some(node) {
             return false;

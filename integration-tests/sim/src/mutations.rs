@@ -24,6 +24,8 @@ pub struct Mutation {
     pub model_seeds: u64,
 }
 
+/// At least so many seeds are tried: what happens in one world of the model is spread over more of these.
+const SEEDS_MIN: u64 = 100;
 /// More seeds than this are not tried, whatever the model took.
 const SEEDS_MAX: u64 = 20_000;
 
@@ -67,8 +69,8 @@ pub const MUTATIONS: &[Mutation] = &[
     of(Rule::EligibleLeaders, Durability::PageCache, 156),
     // Amendments, which the model did not have.
     of(Rule::RepeatWaits, Durability::Fsync, 100),
-    Mutation { nodes: 5, ..of(Rule::MoveBeginsEpoch, Durability::Fsync, 1000) },
-    of(Rule::RefusedIsHeardFirst, Durability::Fsync, 2000),
+    when(Weather::Calm, Mutation { nodes: 5, ..of(Rule::MoveBeginsEpoch, Durability::Fsync, 1000) }),
+    when(Weather::Calm, of(Rule::RefusedIsHeardFirst, Durability::Fsync, 2000)),
     of(Rule::LazyIsTold, Durability::Fsync, 1000),
     of(Rule::MinIsrRecomputes, Durability::Fsync, 100),
     Mutation { partitions: 2, ..of(Rule::MergeKeepsComparisons, Durability::Fsync, 1000) },
@@ -76,6 +78,8 @@ pub const MUTATIONS: &[Mutation] = &[
     of(Rule::CreationComparesNodes, Durability::Fsync, 1000),
     of(Rule::UnfenceAfterSeen, Durability::Fsync, 100),
     of(Rule::UnfenceAfterSeen, Durability::PageCache, 100),
+    of(Rule::RestoreAsksAll, Durability::Fsync, 100),
+    of(Rule::RestoreAsksAll, Durability::PageCache, 100),
     of(Rule::OneRevision, Durability::Fsync, 1000),
     of(Rule::OneRevision, Durability::PageCache, 1000),
 ];
@@ -97,7 +101,7 @@ impl Mutation {
 
     /// Seeds until it must be found.
     pub fn seeds(&self) -> u64 {
-        (self.model_seeds * 10).min(SEEDS_MAX)
+        (self.model_seeds * 10).clamp(SEEDS_MIN, SEEDS_MAX)
     }
 
     /// The first seed that finds it, from 1, of at most `seeds`.

@@ -2,7 +2,9 @@
 //! trouble before. Here each is the only thing between a history and its harm (amendment A9).
 
 use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset};
-use walser_replication::control::{Decision, ReplicaIntegrity, Write, elect_again, elect_preferred, fence, unfence};
+use walser_replication::control::{
+    self, Decision, ReplicaIntegrity, Write, elect_again, elect_preferred, fence, unfence,
+};
 use walser_replication::{
     AlterIsr, Diverging, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, OpenId, PartitionState, Rule,
     Rules,
@@ -128,13 +130,13 @@ fn a_node_is_fenced_before_it_registers() {
 
 /// Node 2, registered as 9, begins to follow node 1 in epoch 2: it opens for the first time. `epochs`: where those of its
 /// log begin; it has six records, or none.
-fn follower(rules: Rules, epochs: &[(LeaderEpoch, Offset)]) -> Follower {
+fn following(rules: Rules, epochs: &[(LeaderEpoch, Offset)]) -> FollowerStart {
     let end = if epochs.is_empty() { Offset(0) } else { Offset(6) };
     let mut of_log = LeaderEpochs::default();
     for (epoch, start) in epochs {
         of_log.assign(*epoch, *start);
     }
-    let start = FollowerStart {
+    FollowerStart {
         node: id(2),
         node_epoch: 9,
         leader: id(1),
@@ -149,8 +151,7 @@ fn follower(rules: Rules, epochs: &[(LeaderEpoch, Offset)]) -> Follower {
         epochs: of_log,
         lazy: false,
         rules,
-    };
-    Follower::start(start, &mut Vec::new())
+    }
 }
 
 /// `no_epoch_fence`: a node restarts, and its opens count from 1 again, as they did when it followed a leader that is
@@ -158,7 +159,7 @@ fn follower(rules: Rules, epochs: &[(LeaderEpoch, Offset)]) -> Follower {
 #[test]
 fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
     for (rules, holds) in with_and_without(Rule::EpochFence) {
-        let mut follower = follower(rules, &[]);
+        let mut follower = Follower::start(following(rules, &[]), &mut Vec::new());
         let frame = Frame {
             leader_epoch: LeaderEpoch(1),
             open: OpenId { node_epoch: 9, sequence: 1 },
@@ -177,7 +178,8 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
 #[test]
 fn an_answer_to_an_earlier_process_cuts_nothing() {
     for (rules, holds) in with_and_without(Rule::OpenNamesProcess) {
-        let mut follower = follower(rules, &[(LeaderEpoch(1), Offset(0)), (LeaderEpoch(2), Offset(3))]);
+        let log = [(LeaderEpoch(1), Offset(0)), (LeaderEpoch(2), Offset(3))];
+        let mut follower = Follower::start(following(rules, &log), &mut Vec::new());
         let open = OpenId { node_epoch: 8, sequence: 1 };
         let (epoch, end) = (LeaderEpoch(1), Offset(3));
         let answer = Diverging { leader_epoch: LeaderEpoch(2), open, epoch, end };
@@ -210,6 +212,31 @@ fn the_last_replica_standing_is_not_the_only_one_that_can_lead() {
         }
         assert_eq!(store.partitions[0].as_mut().unwrap().state.leader, holds.then_some(id(1)));
     }
+}
+
+/// A partition was on node 0 alone when the store was copied, and has been on node 2 since, where it grew. After the
+/// restore it is on node 0 again, with less, and node 2 becomes a replica once more: it has to give up what it took for
+/// committed, rather than stop.
+#[test]
+fn a_replica_from_before_a_restore_can_follow_one_that_has_less() {
+    let mut store = Store::new(3, vec![PartitionState::new(vec![id(0)], 1)], Durability::Fsync);
+    store.elect();
+    let controller = controller(&store, Rules::ALL);
+    let decision = control::restore(&controller.view, record(&controller), LeaderEpoch(1)).unwrap();
+    store.transact(&decision).unwrap().unwrap();
+    let state = &store.partition(0).unwrap().state;
+    assert_eq!((state.leader, state.leader_epoch), (Some(id(0)), LeaderEpoch(2)));
+
+    let log = [(LeaderEpoch(0), Offset(0)), (LeaderEpoch(1), Offset(3))];
+    let start = FollowerStart { leader: id(0), unclean_epoch: state.unclean_epoch, ..following(Rules::ALL, &log) };
+    let before = FollowerStart { high_watermark: Offset(6), high_watermark_epoch: LeaderEpoch(1), ..start };
+    let mut follower = Follower::start(before, &mut Vec::new());
+    let open = OpenId { node_epoch: 9, sequence: 1 };
+    let (epoch, end) = (LeaderEpoch(0), Offset(3));
+    let answer = Diverging { leader_epoch: LeaderEpoch(2), open, epoch, end };
+    let mut actions = Vec::new();
+    follower.step(FollowerEvent::Diverged(answer), &mut actions);
+    assert_eq!(actions, [FollowerAction::Truncate { to: end }]);
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct Counts {
     pub lost: u64,
     /// Moves of replicas that ended.
     pub moves: u64,
+    /// Stores restored from an older copy.
+    pub restored: u64,
     /// Partitions created and deleted.
     pub created: u64,
 }

@@ -18,7 +18,7 @@ impl World {
     /// Sees some more of the metadata.
     pub(crate) fn observe(&mut self, node: usize) -> bool {
         let behind = self.nodes[node].seen < self.store.revision;
-        if !self.nodes[node].up || !self.nodes[node].registered || !behind {
+        if !self.nodes[node].up || !self.nodes[node].registered || !behind || self.refuses(node) {
             return false;
         }
         let seen = self.nodes[node].seen;

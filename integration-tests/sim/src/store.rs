@@ -14,6 +14,9 @@ pub(crate) fn number(node: NodeId) -> usize {
     usize::try_from(node.0).unwrap_or(usize::MAX)
 }
 
+/// Revisions that a restored store skips.
+const REVISIONS_SKIPPED: i64 = 1_000;
+
 /// What a topic wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopicSettings {
@@ -46,6 +49,16 @@ pub(crate) struct Store {
     /// All partitions that there ever were.
     created: Vec<Key>,
     pub(crate) history: History,
+    /// Revision of the latest restore. 0: there was none.
+    pub(crate) restored: i64,
+}
+
+/// The values of a store at some moment.
+#[derive(Debug, Clone)]
+pub(crate) struct StoreCopy {
+    nodes: Vec<(NodeId, NodeRecord)>,
+    partitions: Vec<Option<Record>>,
+    settings: Vec<TopicSettings>,
 }
 
 /// What a transaction changed.
@@ -73,6 +86,7 @@ impl Store {
             settings: partitions.iter().map(|state| TopicSettings { durability, min_isr: state.min_isr }).collect(),
             created: Vec::new(),
             history: History::default(),
+            restored: 0,
         };
         for number in 0..nodes {
             store.revision += 1;
@@ -212,6 +226,23 @@ impl Store {
         before.epoch = self.revision;
         self.history.push(self.revision, NewValue::Partition(key, state.clone()));
         Ok(())
+    }
+
+    /// A copy of its values, as a backup has them.
+    pub(crate) fn copy(&self) -> StoreCopy {
+        StoreCopy { nodes: self.nodes.clone(), partitions: self.partitions.clone(), settings: self.settings.clone() }
+    }
+
+    /// Goes back to the values of a copy; revisions go on above all that were handed out. Gives back the partitions that
+    /// there were. Nobody is the controller after that.
+    pub(crate) fn restore(&mut self, copy: StoreCopy) -> Vec<Option<Record>> {
+        self.revision += REVISIONS_SKIPPED;
+        self.restored = self.revision;
+        self.controller = 0;
+        self.nodes = copy.nodes;
+        self.settings = copy.settings;
+        self.compact();
+        std::mem::replace(&mut self.partitions, copy.partitions)
     }
 
     /// Forgets history; watchers that are behind read everything anew.

@@ -126,7 +126,7 @@ pub fn shortest(setup: Setup, violation: &Violation) -> Outcome {
 }
 
 impl Counts {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 11] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 12] {
         [
             ("events", &mut self.events),
             ("faults", &mut self.faults),
@@ -138,6 +138,7 @@ impl Counts {
             ("elections without proof", &mut self.unclean),
             ("records lost by them", &mut self.lost),
             ("moves", &mut self.moves),
+            ("stores restored", &mut self.restored),
             ("partitions created or deleted", &mut self.created),
         ]
     }

@@ -14,7 +14,7 @@ use crate::producer::{PRODUCERS, Producer};
 use crate::random::Random;
 use crate::replica::Entry;
 use crate::setup::{Counts, Setup};
-use crate::store::{Key, Store, id};
+use crate::store::{Key, Store, StoreCopy, id};
 
 /// A replica leaves the in-sync set when it has not caught up for so long.
 pub(crate) const LAG_MAX: Duration = Duration::from_secs(2);
@@ -67,6 +67,8 @@ pub struct World {
     pub(crate) late: Vec<Decision<Key>>,
     /// The latest generation that a partition was to be created with.
     pub(crate) generation: u32,
+    /// A copy of the store's values, to go back to.
+    pub(crate) copy: Option<StoreCopy>,
     /// A node that never comes back.
     pub(crate) dead: Option<usize>,
     /// What has happened.
@@ -104,6 +106,7 @@ impl World {
             healing: false,
             late: Vec::new(),
             generation: 1,
+            copy: None,
             dead: None,
             counts: Counts::default(),
             touched: u32::MAX,
@@ -122,7 +125,7 @@ impl World {
     fn partition(setup: Setup, partition: usize, random: &mut Random) -> PartitionState {
         let copies = if setup.nodes == 3 || random.chance(500) { 3 } else { setup.nodes };
         let replicas = (0..copies).map(|copy| id((partition + copy) % setup.nodes)).collect();
-        let min_isr = if copies == 3 { 2 } else { random.one_of(&[2, 3]) };
+        let min_isr = random.one_of(if copies == 3 { &[1, 2, 2, 2, 3] } else { &[2, 3] });
         PartitionState::new(replicas, min_isr)
     }
 
@@ -163,6 +166,7 @@ impl World {
             Happening::Crash => self.crash(node),
             Happening::Stop => self.stop(node),
             Happening::Fence => self.fence_needlessly(node),
+            Happening::Disconnect => self.fence_nearly_all(),
             Happening::Cut => self.cut(),
             Happening::Mend => self.mend(),
             Happening::Trim => self.trim(node, partition),
@@ -176,6 +180,7 @@ impl World {
             Happening::ComeAndGo => self.come_and_go(partition),
             Happening::Switch => self.switch_durability(partition),
             Happening::Outage => self.outage(),
+            Happening::Restore => self.copy_or_restore(),
         }
     }
 

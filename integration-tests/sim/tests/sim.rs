@@ -43,6 +43,8 @@ fn no_seed_breaks_an_invariant() {
         ("answers", counts.answers),
         ("elections without proof", counts.unclean),
         ("moves", counts.moves),
+        ("restored stores", counts.restored),
+        ("partitions that came or went", counts.created),
     ] {
         assert!(count > wanted / 20_000, "hardly any {what}: {summary}");
     }

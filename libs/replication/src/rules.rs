@@ -61,6 +61,8 @@ pub enum Rule {
     OneRevision,
     /// A10: a fenced node comes back once it has seen the fence, and is swept.
     UnfenceAfterSeen,
+    /// §13: the in-sync sets of a restored store are not trusted.
+    RestoreAsksAll,
     /// A2: a repeated batch is answered when the first one would be.
     RepeatWaits,
     /// R24: a leader epoch begins whenever a replica leaves the set.
@@ -99,6 +101,7 @@ impl Rule {
         Self::CreationComparesNodes,
         Self::OneRevision,
         Self::UnfenceAfterSeen,
+        Self::RestoreAsksAll,
         Self::RepeatWaits,
         Self::MoveBeginsEpoch,
         Self::MinIsrRecomputes,

@@ -68,7 +68,7 @@ impl World {
     /// A controller hears a node: it unfences it, or tells it that its registration is over.
     fn hear(&mut self, at: usize, node: usize) -> bool {
         let here = &self.nodes[node];
-        if !here.up || !here.registered {
+        if !here.up || !here.registered || self.refuses(node) {
             return false;
         }
         let (epoch, seen) = (here.epoch, here.seen);
@@ -76,10 +76,7 @@ impl World {
         let Some(found) = view.nodes.get(&id(node)) else { return false };
         if found.epoch > epoch {
             // Another registration of the same process was recorded, and its answer was lost.
-            let here = &mut self.nodes[node];
-            here.registered = false;
-            here.replicas.iter_mut().for_each(crate::replica::Replica::rest);
-            self.touched = u32::MAX;
+            self.give_up(node);
             return true;
         }
         let same = found.epoch == epoch;

@@ -83,4 +83,21 @@ impl World {
         }
         self.decide(at, decision)
     }
+
+    /// A controller hears no node any more, or only one, although all of them live.
+    pub(crate) fn fence_nearly_all(&mut self) -> bool {
+        let Some(at) = self.acting() else { return false };
+        let heard = self.random.below(2 * self.setup.nodes);
+        let Controller { view, decider, .. } = &self.controllers[at];
+        let silent = (0..self.setup.nodes).filter(|node| *node != heard);
+        let fences = silent.filter_map(|node| fence(view, id(node))).collect();
+        let transactions = decider.merge(fences, self.weights.partitions_max);
+        let any = !transactions.is_empty();
+        self.say(|| format!("controller {at} hears no node but, at most, {heard}"));
+        for transaction in transactions {
+            self.fault();
+            self.transact(at, transaction);
+        }
+        any
+    }
 }

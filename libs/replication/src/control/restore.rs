@@ -8,10 +8,13 @@ use crate::NodeSet;
 /// Takes a partition of a restored store into use: its leader epoch becomes greater than `seen`, the highest one that a
 /// replica has. Epochs between the copy and the loss were handed out already.
 ///
-/// With one replica that is all: it has whatever there is. With more, what the copy says of the in-sync set was true
-/// once, and committed records may be missing on any of them since. So none of them is in sync or eligible, and all are
-/// those to ask: an election without proof (rule R21) takes the one that has most. `None`: nothing newer was seen, and
-/// there is one replica.
+/// With one replica that is nearly all: it has whatever there is. That need not be what was committed, because the
+/// partition may have been on another node since. So what was taken for committed need not be, as after an election
+/// without proof; a node that becomes a replica again later can give it up.
+///
+/// With more replicas, what the copy says of the in-sync set was true once, and committed records may be missing on any
+/// of them since. So none of them is in sync or eligible, and all are those to ask: an election without proof (rule R21)
+/// takes the one that has most. `None`: nothing newer was seen, and there is one replica.
 pub fn restore<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
@@ -23,7 +26,9 @@ pub fn restore<P: Clone>(
         return None;
     }
     state.leader_epoch = state.leader_epoch.max(seen).next();
-    if !alone {
+    if alone {
+        state.unclean_epoch = state.leader_epoch;
+    } else {
         state.leader = None;
         state.isr = NodeSet::EMPTY;
         state.elr = NodeSet::EMPTY;

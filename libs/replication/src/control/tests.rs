@@ -401,4 +401,9 @@ fn a_restored_partition_trusts_no_in_sync_set_but_that_of_its_only_replica() {
     assert_eq!(restore(&context, &alone, LeaderEpoch(6)), None, "nothing newer was seen");
     let state = written(restore(&context, &alone, LeaderEpoch(7)).unwrap());
     assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(1)), LeaderEpoch(8), ids(&[1])));
+    assert_eq!(
+        state.unclean_epoch,
+        LeaderEpoch(8),
+        "the partition may have been elsewhere since, and have been longer"
+    );
 }
