@@ -6,7 +6,6 @@
 //! seed: the same seed gives the same trace.
 
 mod check;
-mod control;
 mod controller;
 mod decide;
 mod deliver;
@@ -21,7 +20,6 @@ mod produce;
 mod producer;
 mod random;
 mod replica;
-mod restore;
 #[cfg(test)]
 mod scripted;
 mod sequencer;

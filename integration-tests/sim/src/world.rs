@@ -1,5 +1,8 @@
 //! The world: nodes, controllers, store and network, and what is true in it.
 
+mod control;
+mod restore;
+
 use std::time::Duration;
 
 use walser_model::LeaderEpoch;
