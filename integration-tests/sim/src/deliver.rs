@@ -69,7 +69,7 @@ impl World {
             Body::Acked(ack) => self.lead(to, partition, Event::Acked(ack)),
             Body::Diverged(answer) => self.follow(to, partition, FollowerEvent::Diverged(answer), &[]),
             Body::Pushed(frame, entries) => self.follow(to, partition, FollowerEvent::Pushed(frame), &entries),
-            Body::Copy { leader_epoch, open, segments } => self.copied(to, partition, (leader_epoch, open), segments),
+            Body::Copy { leader_epoch, open, segments } => self.copied(to, partition, (leader_epoch, open), *segments),
             Body::Closed(follower, open) => self.lead(to, partition, Event::Closed { follower, open }),
             Body::Altered { leader_epoch, node_epoch, written, ineligible } => {
                 let here = &self.nodes[to];
@@ -77,7 +77,8 @@ impl World {
                 if here.epoch != node_epoch || epoch != Some(leader_epoch) {
                     return;
                 }
-                if let Some((state, epoch)) = written {
+                if let Some(written) = written {
+                    let (state, epoch) = *written;
                     self.learn(to, key, &state, epoch);
                 }
                 self.lead(to, partition, Event::ProposalOver { ineligible });
@@ -88,13 +89,18 @@ impl World {
     }
 
     /// The leader's segments take the place of the log, when they are still what was asked for.
-    fn copied(&mut self, node: usize, partition: usize, asked: (LeaderEpoch, OpenId), segments: Segments) {
+    fn copied(
+        &mut self,
+        node: usize,
+        partition: usize,
+        asked: (LeaderEpoch, OpenId),
+        Segments { start, log, epochs }: Segments,
+    ) {
         let replica = &mut self.nodes[node].replicas[partition];
         let Machine::Follows(follower) = &replica.machine else { return };
         if !follower.current(asked.0, asked.1) {
             return;
         }
-        let Segments { start, log, epochs } = segments;
         replica.cut(0);
         (replica.start, replica.durable, replica.log) = (start, log.len(), log);
         replica.compare(&self.truths[partition].committed);

@@ -87,8 +87,8 @@ pub enum Weather {
 /// How often what happens.
 #[derive(Debug, Clone)]
 pub(crate) struct Weights {
-    /// Cumulative.
-    table: Vec<(usize, Happening)>,
+    /// Each as often as its weight says.
+    table: Vec<Happening>,
     /// Of a thousand messages.
     pub(crate) drop: usize,
     pub(crate) duplicate: usize,
@@ -112,13 +112,8 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    fn of(weights: &[(Happening, usize)]) -> Vec<(usize, Happening)> {
-        let mut sum = 0;
-        let mut cumulative = |(happening, weight): &(Happening, usize)| {
-            sum += weight;
-            (sum, *happening)
-        };
-        weights.iter().filter(|(_, weight)| *weight > 0).map(&mut cumulative).collect()
+    fn of(weights: &[(Happening, usize)]) -> Vec<Happening> {
+        weights.iter().flat_map(|(happening, weight)| std::iter::repeat_n(*happening, *weight)).collect()
     }
 
     /// The weather of a seed.
@@ -223,8 +218,6 @@ impl Weights {
     }
 
     pub(crate) fn pick(&self, random: &mut Random) -> Happening {
-        let total = self.table.last().map_or(0, |(sum, _)| *sum);
-        let at = random.below(total);
-        self.table.iter().find(|(sum, _)| at < *sum).map_or(Happening::Deliver, |(_, happening)| *happening)
+        self.table[random.below(self.table.len())]
     }
 }

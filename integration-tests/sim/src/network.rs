@@ -19,7 +19,7 @@ pub(crate) struct Segments {
     pub(crate) epochs: LeaderEpochs,
 }
 
-/// What is said.
+/// What is said. Messages are moved a lot: what is large and rare is boxed.
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
     Open(Open),
@@ -29,7 +29,7 @@ pub(crate) enum Body {
     Copy {
         leader_epoch: LeaderEpoch,
         open: OpenId,
-        segments: Segments,
+        segments: Box<Segments>,
     },
     Acked(Ack),
     /// The connection of a follower is gone.
@@ -39,7 +39,7 @@ pub(crate) enum Body {
     Altered {
         leader_epoch: LeaderEpoch,
         node_epoch: i64,
-        written: Option<(PartitionState, i64)>,
+        written: Option<Box<(PartitionState, i64)>>,
         ineligible: Option<NodeId>,
     },
     /// A process registers its node: of which partitions it may have lost something, and which are gone.

@@ -239,7 +239,7 @@ impl World {
                 }
                 Action::Copy { follower, open } => {
                     let epochs = replica.leader().map(|leader| leader.epochs().clone()).unwrap_or_default();
-                    let segments = Segments { start: replica.start, log: replica.log.clone(), epochs };
+                    let segments = Box::new(Segments { start: replica.start, log: replica.log.clone(), epochs });
                     let body = Body::Copy { leader_epoch, open, segments };
                     self.send(node, number(follower), partition, body);
                 }

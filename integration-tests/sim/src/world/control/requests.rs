@@ -37,7 +37,7 @@ impl World {
             }
             Err(_) => None,
         };
-        let written = answer.map(|known| (known.state.clone(), known.epoch));
+        let written = answer.map(|known| Box::new((known.state.clone(), known.epoch)));
         let AlterIsr { leader, leader_epoch, node_epoch, .. } = *proposal;
         self.say(|| format!("controller {at} answers a proposal of {leader} for partition {partition}: {decided:?}"));
         let body = Body::Altered { leader_epoch, node_epoch, written, ineligible };
