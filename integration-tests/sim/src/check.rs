@@ -93,7 +93,9 @@ impl World {
             self.counts.lost += lost as u64;
             // Also of what retention has deleted there, the leader's past is the one that holds from now on.
             truth.committed = self.nodes[number(leader)].replicas[partition].log[..kept].to_vec();
-            let enough = truth.settled && (truth.lost.count_ones() as usize) < truth.least_min_isr;
+            // After a restore all replicas have to be intact: who was in sync last is not known.
+            let losers = if truth.restored { 1 } else { truth.least_min_isr };
+            let enough = truth.settled && (truth.lost.count_ones() as usize) < losers;
             truth.settled = false;
             if lost > 0 && enough && self.weights.recovery == Recovery::Balanced {
                 // Fewer replicas than every commit needs have lost something, and all were asked.
@@ -191,7 +193,7 @@ impl World {
             };
             if settled && state.replicas.iter().all(has_all) {
                 truth.lost = 0;
-                truth.settled = true;
+                (truth.settled, truth.restored) = (true, false);
                 truth.least_min_isr = state.min_isr;
             }
             let lost = (truth.lost | 1 << node).count_ones() as usize;

@@ -102,6 +102,7 @@ impl World {
             return;
         }
         replica.cut(0);
+        replica.led = None;
         (replica.start, replica.durable, replica.log) = (start, log.len(), log);
         replica.compare(&self.truths[partition].committed);
         let (log_start, log_end) = (offset(start), replica.end());

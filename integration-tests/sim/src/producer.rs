@@ -17,9 +17,9 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    /// The producer of that number; of those that write to a partition the last one is plain.
-    pub(crate) fn new(at: usize, generation: u32) -> Self {
+    /// The producer of that number, with its first sequence; of those that write to a partition the last one is plain.
+    pub(crate) fn new(at: usize, generation: u32, sequence: u32) -> Self {
         let partition = Key { slot: at / PRODUCERS, generation };
-        Self { partition, idempotent: at % PRODUCERS < 2, sequence: 0, on_its_way: false }
+        Self { partition, idempotent: at % PRODUCERS < 2, sequence, on_its_way: false }
     }
 }

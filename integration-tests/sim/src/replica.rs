@@ -61,6 +61,8 @@ pub(crate) struct Replica {
     pub(crate) machine: Machine,
     /// Opens of this process.
     pub(crate) open_sequence: u64,
+    /// The epoch that it began to lead last, and where, for as long as its log reaches there. On its disk, as R2 wants it.
+    pub(crate) led: Option<(LeaderEpoch, usize)>,
     pub(crate) high_watermark: Offset,
     pub(crate) high_watermark_epoch: LeaderEpoch,
     /// Entries from the start that are what was committed.
@@ -93,6 +95,11 @@ impl Replica {
         epochs
     }
 
+    /// The latest epoch of the log: of its last record, or begun after that.
+    pub(crate) fn last_epoch(&self) -> LeaderEpoch {
+        self.epochs().latest().max(self.led.map_or(LeaderEpoch::NONE, |(epoch, _)| epoch))
+    }
+
     pub(crate) fn end(&self) -> Offset {
         offset(self.log.len())
     }
@@ -114,6 +121,7 @@ impl Replica {
     /// Keeps only so many entries.
     pub(crate) fn cut(&mut self, len: usize) {
         self.log.truncate(len);
+        self.led = self.led.filter(|(_, start)| *start <= len);
         self.start = self.start.min(len);
         self.durable = self.durable.min(len);
         self.good = self.good.min(len);

@@ -171,6 +171,7 @@ impl World {
         };
         replica.high_watermark = leader.high_watermark();
         replica.high_watermark_epoch = epoch;
+        replica.led = Some((epoch, replica.log.len()));
         replica.machine = Machine::Leads(Box::new(leader));
         let incarnation = here.epoch;
         self.say(|| format!("node {node} leads partition {partition} in epoch {epoch}"));

@@ -34,6 +34,8 @@ pub(crate) struct Truth {
     pub(crate) led: Vec<(LeaderEpoch, usize, i64)>,
     /// Nodes that lost something since every replica had everything, one bit each.
     pub(crate) lost: u32,
+    /// The store was restored since then: of the replicas that may lead, none is known to have been in sync.
+    pub(crate) restored: bool,
     /// No election without proof since then, after which two pasts compete.
     pub(crate) settled: bool,
     /// The least `min_isr` since then.
@@ -95,7 +97,7 @@ impl World {
             (0..setup.partitions).map(|partition| Self::partition(setup, partition, &mut random)).collect();
         let truths = partitions.iter().map(|state| Truth::of(1, state)).collect();
         let store = Store::new(setup.nodes, partitions, setup.durability);
-        let producers = (0..setup.partitions * PRODUCERS).map(|at| Producer::new(at, 1)).collect();
+        let producers = (0..setup.partitions * PRODUCERS).map(|at| Producer::new(at, 1, 0)).collect();
         let mut world = Self {
             setup,
             random,

@@ -143,7 +143,7 @@ impl World {
             let generation = known.map_or(0, |known| known.key.generation);
             if generation != self.truths[slot].generation {
                 self.truths[slot] = known.map_or_else(Truth::default, |known| Truth::of(generation, &known.state));
-                self.replace_producers(slot, generation);
+                self.replace_producers(slot, generation, 0);
                 self.counts.created += 1;
                 continue;
             }
@@ -156,10 +156,10 @@ impl World {
         }
     }
 
-    /// Those of another partition write to a slot. Generation 0: there is none.
-    pub(crate) fn replace_producers(&mut self, slot: usize, generation: u32) {
+    /// Those of another partition write to a slot, from a sequence on. Generation 0: there is none.
+    pub(crate) fn replace_producers(&mut self, slot: usize, generation: u32, first: u32) {
         for at in slot * PRODUCERS..(slot + 1) * PRODUCERS {
-            self.producers[at] = Producer::new(at, generation);
+            self.producers[at] = Producer::new(at, generation, first);
         }
     }
 

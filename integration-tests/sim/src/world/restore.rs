@@ -11,6 +11,9 @@ use crate::world::{Truth, World};
 /// Of a thousand events, how many take a copy although there is one.
 const COPIED: usize = 300;
 
+/// More sequences than a producer uses between two restores.
+const SEQUENCES: u32 = 100_000;
+
 impl World {
     /// Takes a copy of the store's content, or goes back to the one that was taken.
     pub(crate) fn copy_or_restore(&mut self) -> bool {
@@ -43,7 +46,7 @@ impl World {
         for (slot, before) in before.iter().enumerate() {
             let Some(known) = self.store.partition(slot).cloned() else {
                 self.truths[slot] = Truth::default();
-                self.replace_producers(slot, 0);
+                self.replace_producers(slot, 0, 0);
                 continue;
             };
             self.begin_again(&known, before.as_ref());
@@ -64,13 +67,15 @@ impl World {
         if deleted(known, before) {
             // Nodes have what they have not dropped yet, and it is not told from before.
             self.truths[slot] = Truth::of(generation, &known.state);
-            self.replace_producers(slot, generation);
+            // Logs may have records of the producers before, to whom other sequences belong.
+            let first = u32::try_from(self.counts.restored).unwrap_or(0).saturating_mul(SEQUENCES);
+            self.replace_producers(slot, generation, first);
             for replica in self.nodes.iter_mut().map(|node| &mut node.replicas[slot]) {
                 replica.good = 0;
             }
         }
         let truth = &mut self.truths[slot];
-        truth.changed = true;
+        (truth.changed, truth.restored) = (true, true);
         truth.least_min_isr = truth.least_min_isr.min(known.state.min_isr);
         // With the same replicas, an election that asks all of them finds everything: as R21 is checked.
         truth.settled &= before.is_some_and(|before| same_replicas(before, known));

@@ -8,7 +8,9 @@ use crate::{NodeSet, PartitionState};
 /// A replica asked what it has, for an election without proof (rule R21).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
-    /// Epoch of its last record; where all of them are deleted, of the last one that was.
+    /// The latest epoch of its log: of its last record, or, where all are deleted, of the last one that was; or a later
+    /// one that it has begun to lead, for as long as its log reaches the start of that (rule R2). In such an epoch it may
+    /// have had records of earlier ones committed, which a replica with records of an epoch in between need not have.
     pub last_epoch: LeaderEpoch,
     /// End of its log. Exclusive.
     pub log_end: Offset,

@@ -389,6 +389,25 @@ fn a_partition_gets_what_it_needs_whatever_happened_to_it() {
     assert_eq!(changed.min_isr, 1, "what the topic wants is applied");
 }
 
+/// Node 1 led in epoch 6 and had records of epoch 2 committed, and none of its own. Node 2 had led in epoch 4, alone, and
+/// has more, of which nothing was.
+#[test]
+fn an_epoch_that_was_begun_counts_more_than_records_of_an_earlier_one() {
+    let context = context();
+    let mut known = record(&[1, 2, 3], &[1, 2], 2);
+    known.state = written(restore(&context, &known, LeaderEpoch(7)).unwrap());
+    let candidate = |number, epoch, log_end| Candidate {
+        last_epoch: LeaderEpoch(epoch),
+        log_end: Offset(log_end),
+        node: NodeId(number),
+        node_epoch: 10 + i64::from(number),
+        partition_epoch: 30,
+    };
+    let candidates = [candidate(1, 6, 20), candidate(2, 4, 25), candidate(3, 2, 20)];
+    let state = written(elect_unclean(&context, &known, &candidates, Recovery::Balanced).unwrap());
+    assert_eq!(state.leader, Some(NodeId(1)));
+}
+
 /// What a restored copy says of in-sync sets was true once.
 #[test]
 fn a_restored_partition_trusts_no_in_sync_set_but_that_of_its_only_replica() {

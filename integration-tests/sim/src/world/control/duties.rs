@@ -95,7 +95,7 @@ impl World {
         let candidate = |node: &NodeId| {
             let here = &self.nodes[number(*node)];
             let replica = &here.replicas[partition];
-            let (last_epoch, log_end) = (replica.epochs().latest(), offset(replica.log.len()));
+            let (last_epoch, log_end) = (replica.last_epoch(), offset(replica.log.len()));
             let partition_epoch = here.known[partition].as_ref().map_or(0, |known| known.epoch);
             Candidate { last_epoch, log_end, node: *node, node_epoch: here.epoch, partition_epoch }
         };
