@@ -137,8 +137,8 @@ impl<P: Clone> Decision<P> {
         })
     }
 
-    /// Nothing yet, under the guard of the controller key.
-    fn new(context: &DecisionContext) -> Self {
+    /// Nothing yet, under the guard of the controller key: a start for what a controller writes beside partitions.
+    pub fn new(context: &DecisionContext) -> Self {
         Self { comparisons: vec![Comparison::Controller(context.controller_epoch)], writes: Vec::new() }
     }
 

@@ -22,7 +22,10 @@ pub use deadline::remaining;
 pub use failure::Failure;
 pub use guard::{Guard, HeldUntilSent, SpanMaker, catch_panic};
 pub use link::{AppendPermit, AppendReply, StorageLink};
-pub use metadata::{MetadataSeen, MetadataStream, change_messages, snapshot_messages, wire_time, wire_topic};
+pub use metadata::{
+    MetadataSeen, MetadataStream, change_messages, snapshot_messages, wire_registration, wire_time, wire_topic,
+    wire_topic_value,
+};
 pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use outage::Outage;
 pub use reason::rule;

@@ -9,7 +9,7 @@ use walser_proto::internal::v1::{WatchMetadataRequest, WatchMetadataResponse};
 
 use crate::{Connection, Failure, Reason};
 
-pub use wire::{change_messages, snapshot_messages, wire_time, wire_topic};
+pub use wire::{change_messages, snapshot_messages, wire_registration, wire_time, wire_topic, wire_topic_value};
 
 /// Largest message in bytes: all partitions of one change.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;

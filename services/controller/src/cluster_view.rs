@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use walser_metadata::value::StagedPartitions;
-use walser_metadata::{Changes, Delta, MetadataChange, View};
+use walser_metadata::{Changes, Delta, MetadataChange, TopicEntry, View};
 use walser_metastore::{Change, KeyValue, Revision};
 use walser_model::TopicId;
 use walser_rpc::Failure;
@@ -59,6 +59,12 @@ impl ClusterView {
     /// The cluster's record.
     pub(crate) fn cluster(&self) -> Result<&ClusterRecord, Failure> {
         self.cluster.as_deref().ok_or_else(|| Failure::internal("the cluster has no record"))
+    }
+
+    /// The effective `min.insync.replicas` of a topic.
+    pub(crate) fn min_isr(&self, topic: &TopicEntry) -> Result<usize, Failure> {
+        let setting = topic.settings.config.min_insync_replicas;
+        Ok(self.cluster()?.min_isr(setting, topic.value.replication_factor))
     }
 
     /// The topic that is being created under a name.

@@ -21,7 +21,7 @@ use crate::committer::{Committed, Extra};
 use crate::config::Config;
 use crate::nodes::Nodes;
 use crate::restore::RefusedNodes;
-use crate::sessions::Sessions;
+use crate::sessions::{Session, Sessions};
 use crate::topics::Topics;
 
 /// How often silent nodes are looked for.
@@ -100,15 +100,15 @@ impl Dirty {
 
     /// The decisions that are due for what was touched.
     fn decisions(&self, view: &ClusterView, context: &DecisionContext) -> Vec<Decision<TopicPartition>> {
-        let (metadata, dirty) = (&view.metadata, self);
+        let metadata = &view.metadata;
         let due = |partition: &PartitionEntry| {
             let record = &partition.record;
             control::reconcile(context, record, min_isr(view, partition).unwrap_or(record.state.min_isr))
         };
-        if dirty.all {
+        if self.all {
             return metadata.partitions().filter_map(due).collect();
         }
-        let living = dirty.partitions.iter().filter(|id| metadata.tombstone(id.topic).is_none());
+        let living = self.partitions.iter().filter(|id| metadata.tombstone(id.topic).is_none());
         living.filter_map(|id| metadata.partition(*id)).filter_map(due).collect()
     }
 }
@@ -121,9 +121,7 @@ fn is_removed(view: &ClusterView, id: TopicId) -> bool {
 
 /// The effective `min.insync.replicas` of a partition by the settings of its topic; `None`: it is being created.
 fn min_isr(view: &ClusterView, partition: &PartitionEntry) -> Option<usize> {
-    let topic = view.metadata.topic(partition.record.key.topic)?;
-    let setting = topic.settings.config.min_insync_replicas;
-    Some(view.cluster.as_deref()?.min_isr(setting, topic.value.replication_factor))
+    view.min_isr(view.metadata.topic(partition.record.key.topic)?).ok()
 }
 
 impl<S: Clone + Default + Send + 'static> Duties<S> {
@@ -169,8 +167,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         let mut overtaken = false;
         let confirmed = self.sessions.take_confirmed();
         if !confirmed.is_empty() || unfinished.iter().any(|id| is_removed(view, *id)) {
-            let all = self.topics.confirm_removed(&confirmed, self.clock.now_millis()).await?;
-            overtaken |= !all;
+            overtaken = !self.topics.confirm_removed(&confirmed, self.clock.now_millis()).await?;
         }
         self.topics.finish_what_was_begun(view, &unfinished);
         self.unfence(view).await?;
@@ -237,8 +234,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         let view = self.nodes.committer().views.load();
         for (node, entry) in view.metadata.nodes().filter(|(_, node)| !node.liveness.fenced) {
             let heard_ms = self.clock.now_millis();
-            let session =
-                crate::sessions::Session { node_epoch: entry.epoch, heard: now, heard_ms, ..Default::default() };
+            let session = Session { node_epoch: entry.epoch, heard: now, heard_ms, ..Default::default() };
             self.sessions.beat(node, session);
         }
     }

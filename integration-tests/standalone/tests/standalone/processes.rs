@@ -277,6 +277,27 @@ async fn with_three_nodes_a_topic_has_one_replica_and_takes_writes() {
     }
 }
 
+/// Starts a second node with the id of the first one and a directory of its own, and waits until it says why it is
+/// refused. It goes on waiting for its turn.
+fn refused_second(cluster: &Cluster, data: &Path, why: &str) -> std::process::Child {
+    let log = data.join("second.log");
+    let mut second = Command::new(program("walser-storage-node"));
+    second.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    second.args(["--set", &format!("storage.data={}", data.join("second").display())]);
+    second.args(["--set", &format!("controller.address={}", cluster.controller_address())]);
+    let mut second = second.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let printed = std::fs::read_to_string(&log).unwrap();
+        if printed.contains(why) {
+            return second;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the second node is not refused: {printed}");
+        assert!(second.try_wait().unwrap().is_none(), "it waits until it can have the id: {printed}");
+        wait_a_little();
+    }
+}
+
 /// A second node that was given no id of its own takes nothing over from the first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_id_that_is_in_service_on_another_directory_is_refused() {
@@ -286,18 +307,7 @@ async fn a_node_id_that_is_in_service_on_another_directory_is_refused() {
     create(&client, "t", 1, &[]).await;
     let write = || pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
     client.producer().produce(write()).await.unwrap();
-    let log = data.join("second.log");
-    let mut second = Command::new(program("walser-storage-node"));
-    second.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    second.args(["--set", &format!("storage.data={}", data.join("second").display())]);
-    second.args(["--set", &format!("controller.address={}", cluster.controller_address())]);
-    let mut second = second.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !std::fs::read_to_string(&log).unwrap().contains("is in service on another data directory") {
-        assert!(tokio::time::Instant::now() < deadline, "the second node is not refused");
-        assert!(second.try_wait().unwrap().is_none(), "it waits for the session of the first to end");
-        wait_a_little();
-    }
+    let mut second = refused_second(&cluster, &data, "is in service on another data directory");
     client.producer().produce(write()).await.unwrap();
     assert_eq!(read_all(&client, "t", 0).await.len(), 2, "the first goes on");
     second.kill().unwrap();
@@ -359,17 +369,7 @@ async fn an_empty_directory_does_not_take_the_place_of_the_only_copy() {
     client.producer().produce(pb::ProduceRequest { partition: Some(0), ..one_record() }).await.unwrap();
     cluster.storage.take().unwrap().kill();
     node_is(&client, pb::NodeState::Down).await;
-    let log = data.join("second.log");
-    let mut second = Command::new(program("walser-storage-node"));
-    second.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    second.args(["--set", &format!("storage.data={}", data.join("second").display())]);
-    second.args(["--set", &format!("controller.address={}", cluster.controller_address())]);
-    let mut second = second.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !std::fs::read_to_string(&log).unwrap().contains("the only copy of 3 partitions") {
-        assert!(tokio::time::Instant::now() < deadline, "{}", std::fs::read_to_string(&log).unwrap());
-        wait_a_little();
-    }
+    let mut second = refused_second(&cluster, &data, "the only copy of 3 partitions");
     second.kill().unwrap();
     second.wait().unwrap();
     cluster.start_storage();

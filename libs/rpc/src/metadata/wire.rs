@@ -165,10 +165,14 @@ fn millis(time: Option<pbjson_types::Timestamp>) -> walser_model::Timestamp {
 
 /// A topic as the metadata has it. Its state is not known from that alone.
 pub fn wire_topic<X>(topic: &TopicEntry<X>) -> pb::Topic {
-    let value = &topic.value;
+    wire_topic_value(topic.id, &topic.value, topic.revision)
+}
+
+/// A topic of this value; `revision` is that of its key, 0 where it is not written.
+pub fn wire_topic_value(id: TopicId, value: &TopicValue, revision: i64) -> pb::Topic {
     pb::Topic {
         name: value.name.clone(),
-        id: topic.id.to_string(),
+        id: id.to_string(),
         partition_count: value.partition_count,
         replication_factor: value.replication_factor,
         config: value.config.clone().into_iter().collect(),
@@ -177,7 +181,7 @@ pub fn wire_topic<X>(topic: &TopicEntry<X>) -> pb::Topic {
         state: pb::TopicState::Unspecified.into(),
         internal: value.name.starts_with(RESERVED_PREFIX),
         stats: None,
-        etag: topic.revision.to_string(),
+        etag: revision.to_string(),
         create_time: Some(wire_time(value.created_ms)),
     }
 }
@@ -234,9 +238,9 @@ fn partition_change(wire: pbi::PartitionMetadata) -> Option<MetadataChange> {
     Some(MetadataChange::Partition { id, value, revision: wire.partition_epoch })
 }
 
-fn wire_node(node: NodeId, entry: &NodeEntry) -> pbi::NodeMetadata {
-    let registration = &entry.registration;
-    let public = pb::Node {
+/// A node as it has registered. Its state and statistics are not known from that alone.
+pub fn wire_registration(node: NodeId, registration: &NodeRegistration) -> pb::Node {
+    pb::Node {
         id: node.0,
         instance: registration.incarnation.clone(),
         roles: registration.roles.clone(),
@@ -245,12 +249,15 @@ fn wire_node(node: NodeId, entry: &NodeEntry) -> pbi::NodeMetadata {
         version: registration.version.clone(),
         start_time: Some(wire_time(registration.started_ms)),
         ..Default::default()
-    };
+    }
+}
+
+fn wire_node(node: NodeId, entry: &NodeEntry) -> pbi::NodeMetadata {
     pbi::NodeMetadata {
-        node: Some(public),
+        node: Some(wire_registration(node, &entry.registration)),
         node_epoch: entry.epoch,
         fenced: entry.liveness.fenced,
-        internal_address: registration.internal_address.clone(),
+        internal_address: entry.registration.internal_address.clone(),
         live_revision: entry.live_revision,
         shutting_down: entry.liveness.shutting_down,
     }

@@ -9,7 +9,7 @@ use walser_model::NodeId;
 use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_server::OperationService;
-use walser_rpc::{Failure, Reason, wire_time};
+use walser_rpc::{Failure, Reason, wire_registration, wire_time};
 use walser_service::Caller;
 
 use super::Controller;
@@ -135,23 +135,15 @@ impl Controller {
     fn wire_node(&self, node: NodeId, entry: &NodeEntry) -> pb::Node {
         let session = self.sessions.get(node);
         let state = if entry.liveness.fenced { pb::NodeState::Down } else { pb::NodeState::Active };
-        let registration = &entry.registration;
         let mut storage = session.as_ref().map(|session| session.stats.clone());
         if let Some(storage) = &mut storage {
             storage.replica_count = storage.replica_count.max(storage.leader_count);
         }
         pb::Node {
-            id: node.0,
-            instance: registration.incarnation.clone(),
-            roles: registration.roles.clone(),
-            address: registration.public_address.clone(),
-            rack: registration.rack.clone(),
-            version: registration.version.clone(),
             state: state.into(),
             storage,
-            labels: Default::default(),
-            start_time: Some(wire_time(registration.started_ms)),
             heartbeat_time: session.map(|session| wire_time(session.heard_ms)),
+            ..wire_registration(node, &entry.registration)
         }
     }
 }

@@ -7,7 +7,7 @@ use walser_metadata::value::TopicValue;
 use walser_metadata::{PartitionEntry, TopicEntry};
 use walser_model::{ConfigType, RESERVED_PREFIX, SETTINGS, Setting, TopicId, TopicPartition};
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, wire_time, wire_topic};
+use walser_rpc::{Failure, wire_time, wire_topic, wire_topic_value};
 
 use super::availability::Availability;
 use super::paging::{after_token, next_token, page_size};
@@ -25,18 +25,7 @@ pub(super) fn described(availability: &Availability, topic: &TopicEntry) -> pb::
 
 /// A topic as it would be.
 pub(super) fn planned(id: TopicId, value: &TopicValue) -> pb::Topic {
-    pb::Topic {
-        name: value.name.clone(),
-        id: id.to_string(),
-        partition_count: value.partition_count,
-        replication_factor: value.replication_factor,
-        config: value.config.clone().into_iter().collect(),
-        labels: value.labels.clone().into_iter().collect(),
-        description: value.description.clone(),
-        etag: "0".to_owned(),
-        create_time: Some(wire_time(value.created_ms)),
-        ..Default::default()
-    }
+    wire_topic_value(id, value, 0)
 }
 
 /// An operation as clients see it.

@@ -223,9 +223,7 @@ impl Topics {
             return Ok(None);
         };
         extra.ops.push(put(topic::staged_key(id), staged));
-        let begin = Decision { comparisons: Vec::new(), writes: Vec::new() };
-        extra.compares.push(self.committer.lead.guard(context.controller_epoch));
-        if self.committer.commit(&view, &begin, extra).await? == Committed::Again {
+        if self.committer.commit(&view, &Decision::new(&context), extra).await? == Committed::Again {
             return Ok(None);
         }
         self.finish_staged(&in_hand).await.map_err(|failure| maybe(&failure))?;

@@ -6,7 +6,7 @@ use walser_metadata::PartitionEntry;
 use walser_metadata::value::TombstoneValue;
 use walser_metastore::Compare;
 use walser_model::{NodeId, Timestamp, TopicId};
-use walser_replication::control::{self, Comparison, Decision, MERGED_PARTITIONS_MAX, OPERATIONS_MAX};
+use walser_replication::control::{self, Decision, MERGED_PARTITIONS_MAX, OPERATIONS_MAX};
 use walser_rpc::Failure;
 
 use super::{ATTEMPTS_MAX, InHand, Topics, check_etag, contended, find};
@@ -68,9 +68,7 @@ impl Topics {
             let gone = partitions().map(|partition| control::delete(&context, &partition.record));
             let mut merged = control::merge(gone, MERGED_PARTITIONS_MAX);
             let at_once = merged.len() <= 1;
-            let comparisons = vec![Comparison::Controller(context.controller_epoch)];
-            let only_topic = Decision { comparisons, writes: Vec::new() };
-            let decision = merged.pop().filter(|_| at_once).unwrap_or(only_topic);
+            let decision = merged.pop().filter(|_| at_once).unwrap_or_else(|| Decision::new(&context));
             if self.committer.commit(&view, &decision, extra).await? != Committed::Again {
                 return Ok((id, Operation::deletion(&tombstone, None)));
             }
@@ -94,8 +92,7 @@ impl Topics {
                 let value = TombstoneValue { nodes, ..tombstone.value.clone() };
                 let compares = vec![Compare::ModifiedAt(topic::deleting_key(id), tombstone.revision)];
                 let extra = Extra { compares, ops: vec![put(topic::deleting_key(id), &value)], registration: None };
-                let comparisons = vec![Comparison::Controller(context.controller_epoch)];
-                self.committer.commit(&view, &Decision { comparisons, writes: Vec::new() }, extra).await?;
+                self.committer.commit(&view, &Decision::new(&context), extra).await?;
                 continue;
             }
             let decisions = partitions().map(|partition| control::delete(&context, &partition.record)).collect();
@@ -141,9 +138,7 @@ impl Topics {
         }
         let mut all = true;
         for (extra, operations) in transactions {
-            let comparisons = vec![Comparison::Controller(context.controller_epoch)];
-            let decision = Decision { comparisons, writes: Vec::new() };
-            if self.committer.commit(&view, &decision, extra).await? == Committed::Again {
+            if self.committer.commit(&view, &Decision::new(&context), extra).await? == Committed::Again {
                 all = false;
             } else {
                 self.operations.remember(operations);

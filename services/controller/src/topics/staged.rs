@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use walser_metadata::View;
 use walser_metadata::value::StagedPartitions;
 use walser_metastore::Compare;
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition};
-use walser_replication::control::{self, Comparison, Decision, DecisionContext};
+use walser_replication::control::{self, Decision, DecisionContext};
 use walser_rpc::{Failure, Reason};
 
 use super::{ATTEMPTS_MAX, InHand, OTHER_PATIENCE, Topics, contended, effective};
@@ -21,12 +20,12 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// The nodes of one partition.
-fn replicas(metadata: &View, staged: &StagedPartitions, number: i32) -> Result<Vec<NodeId>, Failure> {
+fn replicas(usable: &[NodeId], staged: &StagedPartitions, number: i32) -> Result<Vec<NodeId>, Failure> {
     let index = usize::try_from(number - staged.first).unwrap_or(0);
     let Some(node) = staged.placed_on.get(index).copied().filter(|node| *node >= 0).map(NodeId) else {
-        return place(&usable(metadata), number, staged.topic.replication_factor);
+        return place(usable, number, staged.topic.replication_factor);
     };
-    if usable(metadata).contains(&node) {
+    if usable.contains(&node) {
         return Ok(vec![node]);
     }
     let text = format!("storage node {node} holds partition {number} and is not in service; start it, and try again");
@@ -53,9 +52,9 @@ impl Topics {
         let missing = (staged.first..topic.partition_count)
             .map(|number| TopicPartition::new(id, PartitionIndex(number)))
             .filter(|id| view.metadata.partition(*id).is_none());
-        let mut decisions = Vec::new();
+        let (usable, mut decisions) = (usable(&view.metadata), Vec::new());
         for id in missing {
-            let replicas = replicas(&view.metadata, staged, id.partition.0)?;
+            let replicas = replicas(&usable, staged, id.partition.0)?;
             let created = control::create(context, id, &replicas, min_isr, LeaderEpoch(staged.leader_epoch));
             // Never fewer than are missing: a topic would be written without them.
             decisions.push(created.ok_or_else(|| not_in_service(&replicas))?);
@@ -98,9 +97,7 @@ impl Topics {
                 continue;
             }
             let Some(publication) = self.publication(&view, id, &staged.value) else { return Ok(()) };
-            let comparisons = vec![Comparison::Controller(context.controller_epoch)];
-            let decision = Decision { comparisons, writes: Vec::new() };
-            if self.committer.commit(&view, &decision, publication).await? != Committed::Again {
+            if self.committer.commit(&view, &Decision::new(&context), publication).await? != Committed::Again {
                 return Ok(());
             }
         }

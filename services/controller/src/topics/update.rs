@@ -6,7 +6,7 @@ use std::sync::Arc;
 use walser_metadata::TopicEntry;
 use walser_metadata::value::TopicValue;
 use walser_metastore::Compare;
-use walser_replication::control::{self, Comparison, Decision};
+use walser_replication::control::{self, Decision};
 use walser_rpc::Failure;
 
 use super::{ATTEMPTS_MAX, Topics, canonical, check_etag, check_texts, config_failure, contended, effective, find};
@@ -89,9 +89,7 @@ impl Topics {
             }
             let compares = vec![Compare::ModifiedAt(topic::key(topic.id), topic.revision)];
             let extra = Extra { compares, ops: vec![put(topic::key(topic.id), &value)], registration: None };
-            let comparisons = vec![Comparison::Controller(context.controller_epoch)];
-            let decision = Decision { comparisons, writes: Vec::new() };
-            if self.committer.commit(&view, &decision, extra).await? != Committed::Again {
+            if self.committer.commit(&view, &Decision::new(&context), extra).await? != Committed::Again {
                 if let Err(failure) = self.apply_min_isr(topic).await {
                     // The duties of the controller finish it.
                     tracing::warn!(topic = %topic.name, %failure, "min.insync.replicas is not applied everywhere yet");
@@ -108,8 +106,7 @@ impl Topics {
         for _ in 0..ATTEMPTS_MAX {
             let (view, context) = self.committer.context()?;
             let Some(topic) = view.metadata.topic(topic.id) else { return Ok(()) };
-            let setting = topic.settings.config.min_insync_replicas;
-            let min_isr = view.cluster()?.min_isr(setting, topic.value.replication_factor);
+            let min_isr = view.min_isr(topic)?;
             let partitions = view.metadata.partitions_of(topic.id);
             let decisions: Vec<_> = partitions
                 .filter_map(|partition| control::change_min_isr(&context, &partition.record, min_isr))
