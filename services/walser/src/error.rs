@@ -66,6 +66,11 @@ impl CliError {
         self
     }
 
+    /// The first line of it.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
     /// Prints it, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         self.show();

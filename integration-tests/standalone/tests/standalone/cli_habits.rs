@@ -174,8 +174,8 @@ async fn names_patterns_and_forms() {
     assert_eq!(read, ["logs-a", "logs-b"]);
     let some = server.cli(&["topic", "create", "new", "orders", "never", "-o", "name"]);
     assert!(some.status.code() == Some(4) && told(&some).contains("those listed above are done"), "{}", told(&some));
-    assert_eq!(out(&some.stdout), "new\n", "what was done before is said");
-    server.cli_ok(&["topic", "rm", "new", "--yes"]);
+    assert_eq!(out(&some.stdout), "new\nnever\n", "what was done is said");
+    server.cli_ok(&["topic", "rm", "new", "never", "--yes"]);
     server.cli_ok(&["topic", "rm", "logs-?", "--yes"]);
     assert_eq!(ls(&["-o", "name"]), "orders\n");
     let none = server.cli(&["topic", "rm", "logs-*", "--yes"]);

@@ -139,11 +139,16 @@ impl Controller {
         if let Some(storage) = &mut storage {
             storage.replica_count = storage.replica_count.max(storage.leader_count);
         }
+        let mut registered = wire_registration(node, &entry.registration);
+        if registered.address.is_empty() {
+            // It serves no clients itself.
+            registered.address = entry.registration.internal_address.clone();
+        }
         pb::Node {
             state: state.into(),
             storage,
             heartbeat_time: session.map(|session| wire_time(session.heard_ms)),
-            ..wire_registration(node, &entry.registration)
+            ..registered
         }
     }
 }

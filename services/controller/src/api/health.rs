@@ -14,6 +14,7 @@ impl Controller {
     pub(super) fn health(&self, view: &ClusterView) -> pb::ClusterHealth {
         let refused = self.refused.refused(self.clock.monotonic());
         let mut issues: Vec<_> = refused.into_iter().map(|(node, why)| refused_issue(node, &why)).collect();
+        issues.extend(registered(view).next().is_none().then(no_node_issue));
         for (node, entry) in registered(view) {
             let session = self.sessions.get(node);
             if entry.liveness.fenced {
@@ -51,6 +52,12 @@ fn refused_issue(node: NodeId, why: &Failure) -> pb::HealthIssue {
                 docs/operations.md";
     let message = format!("storage node {node} does not obey this metadata: {why}");
     critical(why.reason_name(), message, hint.to_owned(), vec![format!("nodes/{node}")])
+}
+
+/// No node has ever registered.
+fn no_node_issue() -> pb::HealthIssue {
+    let hint = "start one, and name this controller to it with controller.address";
+    critical("NO_STORAGE_NODE", "no storage node has registered yet".to_owned(), hint.to_owned(), Vec::new())
 }
 
 /// A node that is fenced.

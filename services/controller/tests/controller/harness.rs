@@ -72,7 +72,13 @@ impl Started {
 
     /// Registers a node; it beats from now on, with the version of the metadata that it follows.
     pub(crate) async fn node(&self, node_id: i32) -> Node {
-        let request = pbi::RegisterNodeRequest { node_id, incarnation: "a".to_owned(), ..Default::default() };
+        self.node_at(node_id, "").await
+    }
+
+    /// The same, with an address.
+    pub(crate) async fn node_at(&self, node_id: i32, address: &str) -> Node {
+        let (incarnation, internal_address) = ("a".to_owned(), address.to_owned());
+        let request = pbi::RegisterNodeRequest { node_id, incarnation, internal_address, ..Default::default() };
         let epoch = self.controller().register_node(request).await.unwrap().into_inner().node_epoch;
         let seen = Arc::new(AtomicI64::new(0));
         let (following, connection) = (Arc::clone(&seen), self.connection.clone());

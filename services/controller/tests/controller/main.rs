@@ -6,3 +6,4 @@ mod contention;
 mod duties;
 mod harness;
 mod store_access;
+mod truth;

@@ -1,6 +1,7 @@
 //! `walser topic`.
 
 mod describe;
+mod each;
 mod show;
 
 use std::collections::HashMap;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 
 use walser_proto::v1 as pb;
 
+use self::each::{Dealt, each};
 use self::show::{show_changed, show_list, size};
 use crate::cli::{
     Form, TopicAddPartitionsArgs, TopicAlterArgs, TopicCommand, TopicConfigArgs, TopicCreateArgs, TopicDeleteArgs,
@@ -45,14 +47,10 @@ fn pairs(texts: &[String]) -> Result<HashMap<String, String>, CliError> {
 async fn create(arguments: TopicCreateArgs) -> Done {
     let server = Server::of(&arguments.output.server)?;
     let config = pairs(&arguments.config)?;
-    let mut changed = Vec::new();
-    let mut failed = None;
-    for name in arguments.names {
+    let create = |name: String| {
         let mut client = server.client.topics();
-        let known =
-            arguments.if_not_exists && client.get_topic(pb::GetTopicRequest { name: name.clone() }).await.is_ok();
         let topic = pb::Topic {
-            name,
+            name: name.clone(),
             partition_count: arguments.partitions.unwrap_or(0),
             replication_factor: arguments.replicas,
             config: config.clone(),
@@ -64,21 +62,19 @@ async fn create(arguments: TopicCreateArgs) -> Done {
             validate_only: arguments.dry_run,
             ..Default::default()
         };
-        let created = match server.answered(client.create_topic(request).await) {
-            Ok(created) => created.topic.unwrap_or_default(),
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
-        };
-        let status = match (known, arguments.dry_run) {
-            (true, _) => "exists",
-            (false, true) => "would be created",
-            (false, false) => "created",
-        };
-        changed.push((created, status));
-    }
-    show_changed(arguments.output.output, &changed, failed)
+        let server = &server;
+        async move {
+            let known = request.allow_existing && client.get_topic(pb::GetTopicRequest { name }).await.is_ok();
+            let status = match (known, request.validate_only) {
+                (true, _) => "exists",
+                (false, true) => "would be created",
+                (false, false) => "created",
+            };
+            let created = server.answered(client.create_topic(request).await)?;
+            Ok((created.topic.unwrap_or_default(), status))
+        }
+    };
+    show_changed(arguments.output.output, each(arguments.names, create).await)
 }
 
 async fn list(arguments: TopicListArgs) -> Done {
@@ -103,9 +99,8 @@ async fn alter(arguments: TopicAlterArgs) -> Done {
     }
     let server = Server::of(&arguments.output.server)?;
     let config = pairs(&arguments.config)?;
-    let mut changed = Vec::new();
-    let mut failed = None;
-    for name in topics::matching(&server, &arguments.names).await? {
+    let status = if arguments.dry_run { "would be changed" } else { "changed" };
+    let alter = |name: String| {
         let request = pb::UpdateTopicRequest {
             name,
             config_updates: config.clone(),
@@ -113,17 +108,14 @@ async fn alter(arguments: TopicAlterArgs) -> Done {
             validate_only: arguments.dry_run,
             ..Default::default()
         };
-        let answer = server.client.topics().update_topic(request).await;
-        let status = if arguments.dry_run { "would be changed" } else { "changed" };
-        match server.answered(answer) {
-            Ok(altered) => changed.push((altered.topic.unwrap_or_default(), status)),
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
+        let server = &server;
+        async move {
+            let altered = server.answered(server.client.topics().update_topic(request).await)?;
+            Ok((altered.topic.unwrap_or_default(), status))
         }
-    }
-    show_changed(arguments.output.output, &changed, failed)
+    };
+    let names = topics::matching(&server, &arguments.names).await?;
+    show_changed(arguments.output.output, each(names, alter).await)
 }
 
 async fn add_partitions(arguments: TopicAddPartitionsArgs) -> Done {
@@ -136,7 +128,7 @@ async fn add_partitions(arguments: TopicAddPartitionsArgs) -> Done {
     let answer = server.client.topics().add_partitions(request).await;
     let topic = server.answered(answer)?.topic.unwrap_or_default();
     let status = if arguments.dry_run { "would be changed" } else { "changed" };
-    show_changed(arguments.output.output, &[(topic, status)], None)
+    show_changed(arguments.output.output, Dealt::one((topic, status)))
 }
 
 async fn truncate(arguments: TopicTruncateArgs) -> Done {
@@ -212,17 +204,31 @@ async fn confirm(names: &[&str], yes: bool, what: &str) -> Result<(), CliError> 
 async fn delete(arguments: TopicDeleteArgs) -> Done {
     let server = Server::of(&arguments.server)?;
     let names = topics::matching(&server, &arguments.names).await?;
-    let mut what = Vec::new();
-    for name in &names {
-        let found = server.client.topics().get_topic(pb::GetTopicRequest { name: name.clone() }).await;
-        let stats = server.answered(found)?.topic.unwrap_or_default().stats.unwrap_or_default();
-        what.push(format!("Topic \"{name}\" has {} ({}).", show::records(&stats), size(&stats)));
+    let described = |name: String| {
+        let server = &server;
+        async move {
+            let found = server.client.topics().get_topic(pb::GetTopicRequest { name: name.clone() }).await;
+            let stats = server.answered(found)?.topic.unwrap_or_default().stats.unwrap_or_default();
+            Ok(format!("Topic \"{name}\" has {} ({}).", show::records(&stats), size(&stats)))
+        }
+    };
+    let described = each(names.clone(), described).await;
+    let what = described.done.join("\n");
+    if let Some(error) = described.error() {
+        return Err(error);
     }
-    confirm(&names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what.join("\n")).await?;
-    for name in &names {
-        let request = pb::DeleteTopicRequest { name: name.clone(), etag: String::new() };
-        let operation = server.answered(server.client.topics().delete_topic(request).await)?.operation;
-        output::data(&format!("deleted {name}  [{}]", operation.unwrap_or_default().id));
+    confirm(&names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what).await?;
+    let delete = |name: String| {
+        let server = &server;
+        async move {
+            let request = pb::DeleteTopicRequest { name: name.clone(), etag: String::new() };
+            let operation = server.answered(server.client.topics().delete_topic(request).await)?.operation;
+            output::data(&format!("deleted {name}  [{}]", operation.unwrap_or_default().id));
+            Ok(())
+        }
+    };
+    if let Some(error) = each(names, delete).await.error() {
+        return Err(error);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use walser_model::{show_bytes, show_duration_ms};
 use walser_proto::v1 as pb;
 
 use super::Done;
+use super::each::Dealt;
 use crate::cli::Form;
 use crate::error::CliError;
 use crate::message;
@@ -20,9 +21,10 @@ pub(super) fn lines<M: Message + Name>(messages: &[M]) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Topics that a command has dealt with, and what became of each. `failed`: what kept it from those behind them.
-pub(super) fn show_changed(form: Form, changed: &[(pb::Topic, &str)], failed: Option<CliError>) -> Done {
-    match (form, changed) {
+/// Topics that a command has dealt with, and what became of each.
+pub(super) fn show_changed(form: Form, dealt: Dealt<(pb::Topic, &str)>) -> Done {
+    let changed = &dealt.done;
+    match (form, &changed[..]) {
         (_, []) => {}
         (Form::Name, _) => changed.iter().for_each(|(topic, _)| output::data(&topic.name)),
         (Form::Json, [(topic, _)]) => output::document(&message::json(topic)?)?,
@@ -44,11 +46,7 @@ pub(super) fn show_changed(form: Form, changed: &[(pb::Topic, &str)], failed: Op
             output::data(&table(&["TOPIC", "PARTITIONS", "REPLICAS", "STATUS"], &rows));
         }
     }
-    match failed {
-        None => Ok(ExitCode::SUCCESS),
-        Some(error) if changed.is_empty() => Err(error),
-        Some(error) => Err(error.with_why("those listed above are done, the others are not")),
-    }
+    dealt.error().map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// All topics that were found.
