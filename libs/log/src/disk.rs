@@ -38,7 +38,7 @@ pub struct Entry {
 }
 
 /// Space of the file system that holds a directory, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Space {
     /// What unprivileged writers may still use.
     pub free: u64,

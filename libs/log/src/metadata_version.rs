@@ -34,7 +34,10 @@ pub struct SeenMetadata {
 pub(crate) struct MetadataVersion {
     disk: Arc<dyn Disk>,
     path: PathBuf,
+    /// As the file has it. Never held while a disk works.
     seen: Mutex<SeenMetadata>,
+    /// Who writes the file.
+    writing: Mutex<()>,
 }
 
 impl MetadataVersion {
@@ -51,9 +54,10 @@ impl MetadataVersion {
                 io::Error::new(io::ErrorKind::InvalidData, text)
             })?,
         };
-        Ok(Self { disk, path, seen: Mutex::new(seen) })
+        Ok(Self { disk, path, seen: Mutex::new(seen), writing: Mutex::new(()) })
     }
 
+    /// What is noted. Never waits for the disk.
     pub(crate) fn get(&self) -> SeenMetadata {
         *self.seen.lock()
     }
@@ -63,10 +67,11 @@ impl MetadataVersion {
     /// # Errors
     /// I/O errors; the version is as it was then. Each call writes a new file, so that trying again is safe (R30).
     pub(crate) fn raise(&self, seen: SeenMetadata) -> io::Result<()> {
-        let mut current = self.seen.lock();
-        if seen.version >= current.version && seen != *current {
+        let _writing = self.writing.lock();
+        let current = self.get();
+        if seen.version >= current.version && seen != current {
             replace_file(&*self.disk, &self.path, &encode(seen))?;
-            *current = seen;
+            *self.seen.lock() = seen;
         }
         Ok(())
     }

@@ -46,6 +46,21 @@ pub const PROCESS_KEYS: &[Key] = &[Key {
     doc: "Directory of the metadata.",
 }];
 
+/// Heartbeats that fit into a session, at the least.
+const BEATS_MIN: u32 = 3;
+
+/// Settings that do not fit each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "controller.node.beat.ms={} is more than a third of controller.node.session.ms={}: nodes would be taken for dead \
+     between two heartbeats; make the beat shorter or the session longer",
+    beat.as_millis(), session.as_millis()
+)]
+pub struct SessionTooShort {
+    session: Duration,
+    beat: Duration,
+}
+
 /// Checked settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -65,14 +80,40 @@ pub struct Config {
 
 impl Config {
     /// From settings.
-    pub fn from_settings(settings: &Settings, standalone: bool) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When nodes would be taken for dead between two of their heartbeats.
+    pub fn from_settings(settings: &Settings, standalone: bool) -> Result<Self, SessionTooShort> {
+        let (session, beat) =
+            (settings.duration("controller.node.session.ms"), settings.duration("controller.node.beat.ms"));
+        if beat * BEATS_MIN > session {
+            return Err(SessionTooShort { session, beat });
+        }
+        Ok(Self {
             cluster_name: settings.text("cluster.name").to_owned(),
             partitions_max: settings.number("controller.partitions.max"),
             topic_partitions_max: settings.number("controller.topic.partitions.max"),
-            session: settings.duration("controller.node.session.ms"),
-            beat: settings.duration("controller.node.beat.ms"),
+            session,
+            beat,
             standalone,
-        }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(session: &str, beat: &str) -> Result<Config, SessionTooShort> {
+        let pairs = [format!("controller.node.session.ms={session}"), format!("controller.node.beat.ms={beat}")];
+        let settings = Settings::load(&[KEYS], None, |_| None, &pairs).unwrap();
+        Config::from_settings(&settings, true)
+    }
+
+    #[test]
+    fn a_session_lasts_for_three_heartbeats() {
+        assert_eq!(config("600", "200").unwrap().session, Duration::from_millis(600));
+        let text = config("2000", "5000").unwrap_err().to_string();
+        assert!(text.contains("beat.ms=5000") && text.contains("session.ms=2000"), "{text}");
     }
 }

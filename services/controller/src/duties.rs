@@ -189,7 +189,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         for (node, entry) in view.metadata.nodes().filter(|(_, node)| node.epoch > 0 && node.liveness.fenced) {
             let (now, limit) = (self.clock.monotonic(), self.config.session);
             let Some(seen) = self.sessions.seen(node, entry.epoch, now, limit) else { continue };
-            if seen < entry.live_revision.max(entry.epoch) || self.refused.refuses(node, now) {
+            if seen < entry.live_revision.max(entry.epoch) || self.refused.refuses(node, &entry.registration, now) {
                 continue;
             }
             let _turn = self.nodes.turns().next().await?;
@@ -212,8 +212,12 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         loop {
             ticks.tick().await;
             let now = self.clock.monotonic();
-            // A late tick means that this process was not running: nobody is silent for that (amendment A8).
+            // A late tick means that this process was not running: nobody is silent for that, and connections that broke
+            // meanwhile have their session to come back (amendment A8).
             let paused = now.saturating_sub(last).saturating_sub(2 * FENCE_CHECK);
+            if !paused.is_zero() {
+                self.sessions.extend(paused);
+            }
             last = now;
             let leads = self.nodes.committer().lead.epoch().unwrap_or(0);
             if leads != led {
@@ -224,8 +228,8 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             if leads == 0 {
                 continue;
             }
-            for (node, node_epoch) in self.sessions.silent(now, self.config.session + paused) {
-                self.fence(node, node_epoch, self.config.session + paused).await;
+            for (node, node_epoch) in self.sessions.silent(now, self.config.session) {
+                self.fence(node, node_epoch).await;
             }
         }
     }
@@ -240,19 +244,19 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
     }
 
     /// Fences a node, unless it was heard meanwhile.
-    async fn fence(&self, node: NodeId, node_epoch: Revision, limit: Duration) {
+    async fn fence(&self, node: NodeId, node_epoch: Revision) {
         let fenced = async {
             let _turn = self.nodes.turns().next().await?;
             let (view, context) = self.nodes.committer().context()?;
             // The clock is looked at again: it was another time when the turn was waited for.
             let now = self.clock.monotonic();
-            let heard = self.sessions.seen(node, node_epoch, now, limit).is_some();
+            let heard = self.sessions.seen(node, node_epoch, now, self.config.session).is_some();
             // A node that was refused is there, and does not obey this metadata: its partitions can be read.
-            let current = view.metadata.node(node).is_some_and(|found| found.epoch == node_epoch);
-            if heard || self.refused.refuses(node, now) {
+            let current = view.metadata.node(node).filter(|found| found.epoch == node_epoch);
+            if heard || current.is_some_and(|found| self.refused.refuses(node, &found.registration, now)) {
                 return Ok(());
             }
-            if let Some(decision) = control::fence(&context, node).filter(|_| current) {
+            if let Some(decision) = control::fence(&context, node).filter(|_| current.is_some()) {
                 if self.nodes.committer().commit(&view, &decision, Extra::default()).await? == Committed::Again {
                     // The session stays: the next look finds the node as silent.
                     return Ok(());

@@ -1,7 +1,8 @@
 //! The controller: the only writer of cluster metadata.
 //!
 //! Every decision is one of `walser_replication::control`, taken on a view of the store that is of one revision, and
-//! commits with a transaction that compares everything it was taken on: it does not matter how late the view is. What
+//! commits with a transaction that compares everything it was taken on: it does not matter how late the view is. Beside
+//! them there are producer ids and the lineage of the metadata, which compare the values that they go on from. What
 //! others need to know they get from `WatchMetadata`, which any controller process serves from its view.
 //!
 //! Invariant: nothing but this crate writes to the metadata store.
@@ -37,7 +38,7 @@ use walser_model::{Clock, ClusterId, Random};
 use walser_rpc::{Network, local_connection};
 use walser_service::{Metrics, Shutdown, vital};
 
-pub use config::{Config, KEYS, PROCESS_KEYS};
+pub use config::{Config, KEYS, PROCESS_KEYS, SessionTooShort};
 pub use error::StartError;
 
 use crate::committer::Committer;

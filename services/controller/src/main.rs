@@ -23,7 +23,7 @@ async fn run(process: Process) -> Result<(), MainError> {
         random: Arc::clone(&process.random),
         metrics: process.metrics.clone(),
     };
-    let config = Config::from_settings(&process.settings, false);
+    let config = Config::from_settings(&process.settings, false)?;
     let controller = walser_controller::start(config, environment, &Network::default()).await?;
     let ending = controller.streams.end_at(process.shutdown.clone());
     let _ending = vital::task("end of open streams", &process.shutdown, ending);

@@ -4,10 +4,11 @@ use walser_metastore::{Compare, Txn};
 use walser_model::ProducerId;
 use walser_rpc::{Failure, Reason};
 
+use crate::committer::maybe;
 use crate::keys::counter::{Counter, INTERNAL_PRODUCER_IDS, PRODUCER_IDS};
 use crate::keys::producer::{self, Epochs};
 use crate::keys::put;
-use crate::store::Store;
+use crate::store::{Attempt, Store};
 use crate::topics::{ATTEMPTS_MAX, contended};
 
 /// Ids per block.
@@ -47,6 +48,7 @@ pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i3
         return bad("has a negative epoch");
     }
     let _turn = store.producer_id_turns.next().await?;
+    let mut unsure = false;
     for _ in 0..ATTEMPTS_MAX {
         let key = producer::key(id);
         let found = store.get::<Epochs>(&key).await?;
@@ -55,6 +57,10 @@ pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i3
             None => (Epochs::default(), Compare::Missing(key.clone())),
         };
         match epochs.latest(id) {
+            // This call wrote it, or another session did meanwhile: nobody knows whose epoch it is.
+            Some(latest) if latest == next && unsure => {
+                return Err(maybe(&Failure::internal("the outcome of a write is not known")));
+            }
             Some(latest) if latest > epoch => {
                 let text = format!("producer {id} has epoch {latest} by now: another session replaced epoch {epoch}");
                 let failure = Failure::new(Reason::ProducerFenced, text).with("producerId", id);
@@ -64,8 +70,10 @@ pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i3
             _ => {}
         }
         epochs.remember(id, next);
-        if store.commit(Txn { compares: vec![unchanged], ops: vec![put(key, &epochs)] }).await?.is_some() {
-            return Ok(i32::from(next));
+        match store.attempt(Txn { compares: vec![unchanged], ops: vec![put(key, &epochs)] }).await? {
+            Attempt::Committed(_) => return Ok(i32::from(next)),
+            Attempt::Conflict => {}
+            Attempt::Unknown => unsure = true,
         }
     }
     Err(contended())

@@ -1,13 +1,14 @@
 //! Metadata that is older than the data: noticed when a node registers, and accepted only by an operator.
 //!
 //! A restored copy of the metadata would hand out versions and leader epochs a second time. A node that has seen more,
-//! or another history, is therefore refused. [`Restore::accept`] raises both above what the refused nodes report.
+//! or another history, is therefore refused. [`accept`] raises both above what the refused nodes report.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use walser_metadata::value::NodeRegistration;
 use walser_metastore::{Revision, Txn};
 use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::control;
@@ -30,6 +31,12 @@ const REVISIONS_SKIPPED: Revision = 1_000_000;
 const EPOCHS_SKIPPED: i32 = 100_000;
 /// A refused node that was not heard of for this long is not reported any more.
 const REMEMBERED: Duration = Duration::from_secs(10);
+/// Refused nodes that are remembered; of more, those that were heard least recently are forgotten.
+const REFUSED_MAX: usize = 1000;
+/// No cluster comes to such numbers by itself: who names higher ones would use up what is left of them.
+const VERSION_MAX: Revision = Revision::MAX / 2;
+/// See [`VERSION_MAX`].
+const EPOCH_MAX: LeaderEpoch = LeaderEpoch(i32::MAX / 2);
 
 /// What a caller has seen of the metadata.
 #[derive(Debug, Clone, Default)]
@@ -53,12 +60,21 @@ pub(crate) struct OwnHistory {
 /// Leader epochs of the replicas of a node.
 pub(crate) type ReplicaEpochs = HashMap<TopicPartition, LeaderEpoch>;
 
+/// A node that wants to register, by what it has on its disk.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) node: NodeId,
+    /// Id of its data directory, as in [`NodeRegistration`].
+    pub(crate) directory: String,
+    pub(crate) seen: SeenHistory,
+    pub(crate) epochs: ReplicaEpochs,
+}
+
 /// A node whose registration was refused.
 #[derive(Debug, Clone)]
 struct Refused {
     why: Failure,
-    seen: SeenHistory,
-    epochs: ReplicaEpochs,
+    claim: Claim,
     /// Monotonic time.
     heard: Duration,
 }
@@ -73,7 +89,8 @@ impl Refused {
 /// Nodes that were refused. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RefusedNodes {
-    by_node: Arc<Mutex<BTreeMap<NodeId, Refused>>>,
+    /// By node and data directory: a stranger may have the id of a node that obeys.
+    by_node: Arc<Mutex<BTreeMap<(NodeId, String), Refused>>>,
 }
 
 // === impl OwnHistory ===
@@ -105,6 +122,17 @@ impl OwnHistory {
     }
 }
 
+/// Refuses numbers that no history of a cluster has led to.
+fn check_plausible(claim: &Claim) -> Result<(), Failure> {
+    if claim.seen.version > VERSION_MAX {
+        return Err(Failure::field("metadata_version", format!("{} is above {VERSION_MAX}", claim.seen.version)));
+    }
+    match claim.epochs.values().max().filter(|epoch| **epoch > EPOCH_MAX) {
+        Some(epoch) => Err(Failure::field("replicas", format!("leader epoch {epoch} is above {EPOCH_MAX}"))),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a node whose replicas have higher leader epochs than the metadata.
 fn check_epochs(view: &ClusterView, reported: &ReplicaEpochs) -> Result<(), Failure> {
     for (id, epoch) in reported {
@@ -130,26 +158,36 @@ impl RefusedNodes {
     pub(crate) async fn admit(
         &self,
         (own, views): (&OwnHistory, &Views),
-        (node, seen, epochs): (NodeId, SeenHistory, ReplicaEpochs),
+        claim: Claim,
         now: Duration,
     ) -> Result<(), Failure> {
-        let mut checked = own.check(views, &seen).await;
+        check_plausible(&claim)?;
+        let mut checked = own.check(views, &claim.seen).await;
         if checked.is_ok() {
-            checked = check_epochs(&views.load(), &epochs);
+            checked = check_epochs(&views.load(), &claim.epochs);
         }
-        let mut by_node = self.by_node.lock();
         match &checked {
-            Ok(()) => drop(by_node.remove(&node)),
-            Err(why) => drop(by_node.insert(node, Refused { why: why.clone(), seen, epochs, heard: now })),
+            Ok(()) => drop(self.by_node.lock().remove(&(claim.node, claim.directory))),
+            Err(why) => self.remember(claim, why, now),
         }
         checked
+    }
+
+    fn remember(&self, claim: Claim, why: &Failure, now: Duration) {
+        let mut by_node = self.by_node.lock();
+        let key = (claim.node, claim.directory.clone());
+        by_node.insert(key, Refused { why: why.clone(), claim, heard: now });
+        let oldest = by_node.iter().min_by_key(|(_, refused)| refused.heard).map(|(key, _)| key.clone());
+        if let Some(oldest) = oldest.filter(|_| by_node.len() > REFUSED_MAX) {
+            by_node.remove(&oldest);
+        }
     }
 
     /// Nodes that are refused at present, and why.
     pub(crate) fn refused(&self, now: Duration) -> Vec<(NodeId, Failure)> {
         let mut by_node = self.by_node.lock();
         by_node.retain(|_, refused| refused.recent(now));
-        by_node.iter().map(|(node, refused)| (*node, refused.why.clone())).collect()
+        by_node.values().map(|refused| (refused.claim.node, refused.why.clone())).collect()
     }
 
     /// Why the metadata is not changed at present: a storage node has refused it lately as an older copy.
@@ -159,17 +197,20 @@ impl RefusedNodes {
         by_node.values().filter(|refused| refused.recent(now)).find(rolled_back).map(|refused| refused.why.clone())
     }
 
-    /// Whether a node is there and does not obey this metadata.
-    pub(crate) fn refuses(&self, node: NodeId, now: Duration) -> bool {
+    /// Whether a registered node is there and does not obey this metadata. Another one of the same id, which has other
+    /// data, says nothing about it.
+    pub(crate) fn refuses(&self, node: NodeId, registered: &NodeRegistration, now: Duration) -> bool {
         let by_node = self.by_node.lock();
-        by_node.get(&node).is_some_and(|refused| refused.recent(now))
+        let of_node = by_node.values().filter(|refused| refused.claim.node == node && refused.recent(now));
+        let known = &registered.directory;
+        of_node.into_iter().any(|refused| known.is_empty() || *known == refused.claim.directory)
     }
 
-    fn rolled_back(&self, now: Duration) -> BTreeMap<NodeId, Refused> {
+    fn rolled_back(&self, now: Duration) -> Vec<Claim> {
         let by_node = self.by_node.lock();
-        let recent = by_node.iter().filter(|(_, refused)| refused.recent(now));
-        let rolled_back = recent.filter(|(_, refused)| refused.why.reason() == Reason::MetadataRollback);
-        rolled_back.map(|(node, refused)| (*node, refused.clone())).collect()
+        let recent = by_node.values().filter(|refused| refused.recent(now));
+        let rolled_back = recent.filter(|refused| refused.why.reason() == Reason::MetadataRollback);
+        rolled_back.map(|refused| refused.claim.clone()).collect()
     }
 }
 
@@ -199,9 +240,9 @@ pub(crate) async fn accept(
         }
         return Ok(Accepted { version: views.load().metadata.version(), ..Accepted::default() });
     }
-    let seen = rolled_back.values().map(|refused| refused.seen.version).max().unwrap_or(0);
+    let seen = rolled_back.iter().map(|claim| claim.seen.version).max().unwrap_or(0);
     let mut highest = ReplicaEpochs::new();
-    for (partition, epoch) in rolled_back.values().flat_map(|refused| &refused.epochs) {
+    for (partition, epoch) in rolled_back.iter().flat_map(|claim| &claim.epochs) {
         let known = highest.entry(*partition).or_insert(*epoch);
         *known = (*known).max(*epoch);
     }
@@ -210,7 +251,8 @@ pub(crate) async fn accept(
     let version = store.raise_revision(seen.saturating_add(REVISIONS_SKIPPED)).await?;
     accept_lineages(store, &rolled_back).await?;
     views.catch_up().await?;
-    Ok(Accepted { nodes: rolled_back.into_keys().collect(), version, partitions })
+    let nodes: BTreeSet<_> = rolled_back.iter().map(|claim| claim.node).collect();
+    Ok(Accepted { nodes: nodes.into_iter().collect(), version, partitions })
 }
 
 /// Takes the partitions of a restored store into use, above the leader epochs given; returns how many have changed.
@@ -242,8 +284,8 @@ async fn raise_epochs(nodes: &Nodes, seen: &ReplicaEpochs) -> Result<usize, Fail
 }
 
 /// Accepts what was seen under the lineages of refused nodes.
-async fn accept_lineages(store: &Store, nodes: &BTreeMap<NodeId, Refused>) -> Result<(), Failure> {
-    let ids: BTreeSet<_> = nodes.values().map(|refused| &refused.seen.lineage).filter(|id| !id.is_empty()).collect();
+async fn accept_lineages(store: &Store, claims: &[Claim]) -> Result<(), Failure> {
+    let ids: BTreeSet<_> = claims.iter().map(|claim| &claim.seen.lineage).filter(|id| !id.is_empty()).collect();
     let ids: Vec<_> = ids.into_iter().collect();
     for part in ids.chunks(LINEAGES_PER_TXN) {
         let accept = |id: &&String| put(lineage::accepted_key(id), &Lineage { id: (*id).clone() });
@@ -259,4 +301,47 @@ async fn accept_lineages(store: &Store, nodes: &BTreeMap<NodeId, Refused>) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_model::{PartitionIndex, TopicId};
+
+    use super::*;
+
+    #[test]
+    fn a_stranger_with_the_id_of_a_node_says_nothing_about_it() {
+        let refused = RefusedNodes::default();
+        let second = Duration::from_secs(1);
+        let remember = |node: i32, directory: &str| {
+            let (node, directory) = (NodeId(node), directory.to_owned());
+            let claim = Claim { node, directory, seen: SeenHistory::default(), epochs: ReplicaEpochs::new() };
+            refused.remember(claim, &Failure::cluster_id_mismatch("a", "b"), second);
+        };
+        let registered = |directory: &str| NodeRegistration { directory: directory.to_owned(), ..Default::default() };
+        remember(1, "stranger");
+        assert!(!refused.refuses(NodeId(1), &registered("own"), second));
+        assert!(refused.refuses(NodeId(1), &registered(""), second), "of an old registration it is not known");
+        remember(1, "own");
+        assert!(refused.refuses(NodeId(1), &registered("own"), second));
+        assert!(!refused.refuses(NodeId(2), &registered("own"), second));
+        assert_eq!(refused.refused(second).len(), 2);
+        for number in 0..10_000 {
+            remember(number, "more");
+        }
+        assert_eq!(refused.refused(second).len(), REFUSED_MAX);
+    }
+
+    #[test]
+    fn numbers_that_would_use_up_what_is_left_are_refused() {
+        let claim = |version, epoch| Claim {
+            node: NodeId(1),
+            directory: String::new(),
+            seen: SeenHistory { version, ..SeenHistory::default() },
+            epochs: [(TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(0)), LeaderEpoch(epoch))].into(),
+        };
+        assert!(check_plausible(&claim(VERSION_MAX, EPOCH_MAX.0)).is_ok());
+        assert!(check_plausible(&claim(i64::MAX, 1)).is_err());
+        assert!(check_plausible(&claim(1, i32::MAX)).is_err());
+    }
 }

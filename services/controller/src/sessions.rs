@@ -70,6 +70,11 @@ impl<S: Clone> Sessions<S> {
         silent.map(|(node, session)| (*node, session.node_epoch)).collect()
     }
 
+    /// Nobody could be heard for this long: it counts for no session.
+    pub(crate) fn extend(&self, pause: Duration) {
+        self.inner.lock().by_node.values_mut().for_each(|session| session.heard += pause);
+    }
+
     pub(crate) fn end(&self, node: NodeId, node_epoch: Revision) {
         let mut inner = self.inner.lock();
         if inner.by_node.get(&node).is_some_and(|session| session.node_epoch == node_epoch) {
@@ -102,5 +107,22 @@ impl<S: Clone> Sessions<S> {
     /// Confirmations that came in since this was called last.
     pub(crate) fn take_confirmed(&self) -> BTreeMap<TopicId, BTreeSet<NodeId>> {
         std::mem::take(&mut self.inner.lock().confirmed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_of_the_controller_counts_for_no_session() {
+        let sessions = Sessions::<()>::default();
+        let second = Duration::from_secs(1);
+        sessions.beat(NodeId(1), Session { node_epoch: 7, heard: second, ..Session::default() });
+        // Nothing was heard for 20 s in which this process did not run, and then for 1 s.
+        sessions.extend(20 * second);
+        assert!(sessions.silent(22 * second, 2 * second).is_empty(), "its connection has time to come back");
+        assert!(sessions.seen(NodeId(1), 7, 22 * second, 2 * second).is_some());
+        assert_eq!(sessions.silent(24 * second, 2 * second), [(NodeId(1), 7)]);
     }
 }

@@ -28,6 +28,16 @@ pub(crate) struct Store {
     pub(crate) producer_id_turns: Turns,
 }
 
+/// What became of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Committed(Revision),
+    /// A condition did not hold: nothing was written.
+    Conflict,
+    /// It may have been written.
+    Unknown,
+}
+
 /// A value with the revision that a later write compares.
 #[derive(Debug, Clone)]
 pub(crate) struct Versioned<V> {
@@ -58,12 +68,21 @@ impl Store {
         self.inner.raise_revision(floor).await.map_err(store_failure)
     }
 
-    /// Commits; `None` when a condition did not hold and the decision must be taken again.
+    /// Commits; `None` when a condition did not hold, or it is not known, and the decision must be taken again.
     pub(crate) async fn commit(&self, txn: Txn) -> Result<Option<Revision>, Failure> {
-        match self.inner.transact(txn).await {
-            Ok(Outcome::Committed(revision)) => Ok(Some(revision)),
+        match self.attempt(txn).await? {
+            Attempt::Committed(revision) => Ok(Some(revision)),
             // What became of it is found when it is decided again.
-            Ok(Outcome::Conflict { .. }) | Err(StoreError::Unknown(_)) => Ok(None),
+            Attempt::Conflict | Attempt::Unknown => Ok(None),
+        }
+    }
+
+    /// Tries to commit.
+    pub(crate) async fn attempt(&self, txn: Txn) -> Result<Attempt, Failure> {
+        match self.inner.transact(txn).await {
+            Ok(Outcome::Committed(revision)) => Ok(Attempt::Committed(revision)),
+            Ok(Outcome::Conflict { .. }) => Ok(Attempt::Conflict),
+            Err(StoreError::Unknown(_)) => Ok(Attempt::Unknown),
             Err(error) => Err(store_failure(error)),
         }
     }

@@ -20,6 +20,7 @@ use walser_rpc::{Connection, Failure, Reason, StorageLink as _};
 use walser_service::Shutdown;
 
 use crate::board::{Board, Problem};
+use crate::disposal::Disposal;
 use crate::error::{not_damaged, not_leader};
 use crate::link::LocalLink;
 use crate::shard::Command;
@@ -39,10 +40,15 @@ pub(crate) struct Api {
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) controller: Connection,
     pub(crate) node_epoch: Arc<AtomicI64>,
+    pub(crate) disposal: Disposal,
     /// Ends the streams that gateways hold open.
     pub(crate) shutdown: Shutdown,
 }
 
+/// How long a list of what is set aside waits for partitions that are still being moved.
+const SET_ASIDE_WAIT: Duration = Duration::from_secs(2);
+/// Time between two looks at them.
+const SET_ASIDE_CHECK: Duration = Duration::from_millis(20);
 /// How long a repair waits until its new leader epoch has begun here.
 const EPOCH_WAIT: Duration = Duration::from_secs(5);
 /// Time between two looks at it.
@@ -253,6 +259,12 @@ impl StorageService for Api {
     }
 
     async fn list_set_aside(&self, _request: Request<pbi::ListSetAsideRequest>) -> Answer<pbi::ListSetAsideResponse> {
+        let begun = tokio::time::Instant::now();
+        while self.disposal.sets_aside() && begun.elapsed() < SET_ASIDE_WAIT {
+            tokio::time::sleep(SET_ASIDE_CHECK).await;
+        }
+        // Looked at before the list is made: what is moved meanwhile is in it.
+        let incomplete = self.disposal.sets_aside();
         let replica = |aside: walser_log::SetAside| pbi::SetAsideReplica {
             replica: Some(pbi::ReplicaReport {
                 topic_id: aside.partition.topic.to_bytes().to_vec().into(),
@@ -264,7 +276,7 @@ impl StorageService for Api {
             set_aside_millis: aside.since,
         };
         let replicas = self.directory.set_aside_partitions().into_iter().map(replica).collect();
-        Ok(Response::new(pbi::ListSetAsideResponse { replicas }))
+        Ok(Response::new(pbi::ListSetAsideResponse { replicas, incomplete }))
     }
 
     async fn delete_set_aside(

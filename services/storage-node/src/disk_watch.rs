@@ -112,7 +112,6 @@ fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
     let log_bytes = board.all().iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
     metrics.logs(board.problems().len(), log_bytes);
     metrics.metadata_version(directory.metadata_seen().version);
-    if let Ok(space) = directory.space() {
-        metrics.disk(space, guard.reserve_of(space.total), guard.full());
-    }
+    let space = guard.seen();
+    metrics.disk(space, guard.reserve_of(space.total), guard.full());
 }

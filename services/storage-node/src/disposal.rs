@@ -76,6 +76,10 @@ impl Disposal {
             } else {
                 pending.expected.remove(topic);
             }
+            // Given up before it was finished: nobody has taken back what is set aside of it.
+            if tombstone.value.keeps_data {
+                continue;
+            }
             if pending.taken_on.insert(*topic) {
                 tracing::info!(%topic, "removing the data of a deleted topic");
                 let of_topic = held.here.iter().chain(&held.aside).filter(|partition| partition.topic == *topic);
@@ -107,6 +111,11 @@ impl Disposal {
         let pending = self.pending.lock();
         let removed = pending.expected.iter().filter(|topic| !pending.is_removing(**topic));
         removed.take(limit).copied().collect()
+    }
+
+    /// Whether partitions are still to be set aside.
+    pub(crate) fn sets_aside(&self) -> bool {
+        self.pending.lock().steps.values().any(|step| *step == Step::SetAside)
     }
 
     /// Takes step after step until the stop: each costs the shard some syncs, between which others are served.
@@ -195,6 +204,20 @@ mod tests {
     fn tombstone(byte: u8, nodes: &[i32], revision: i64) -> MetadataChange {
         let value = TombstoneValue { nodes: nodes.to_vec(), ..TombstoneValue::default() };
         MetadataChange::Tombstone { topic: topic(byte), value: Box::new(value), revision }
+    }
+
+    #[test]
+    fn what_was_to_be_restored_stays_when_that_is_given_up() {
+        let disposal = Disposal::default();
+        let held = Held { here: [].into(), aside: [partition(2, 0)].into() };
+        let value = TombstoneValue { keeps_data: true, ..TombstoneValue::default() };
+        let changes = vec![MetadataChange::Tombstone { topic: topic(2), value: Box::new(value), revision: 1 }];
+        for snapshot in [true, false] {
+            let mut view = View::default();
+            let changes = view.apply(Delta { version: 1, snapshot, changes: changes.clone() }).unwrap();
+            disposal.dispose(&changes, &view, NodeId(1), &held);
+            assert_eq!(steps(&disposal), []);
+        }
     }
 
     #[test]

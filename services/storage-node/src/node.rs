@@ -20,9 +20,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use walser_log::{DataDirectory, SeenMetadata};
 use walser_metadata::View;
-use walser_model::{ClusterId, TopicPartition};
+use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
+use walser_proto::v1::RetryAdvice;
 use walser_rpc::{Connection, Failure, MetadataSeen, Outage, Reason};
 use walser_service::Shutdown;
 
@@ -65,8 +66,9 @@ pub(crate) struct Membership {
     pub(crate) view: Arc<ArcSwap<View>>,
     /// Has the next beat sent at once: the controller waits for something that it will say.
     pub(crate) beat_now: Arc<Notify>,
-    /// Partitions for which a leader epoch was asked above that of what is set aside.
-    pub(crate) renewing: Arc<Mutex<HashSet<TopicPartition>>>,
+    /// Partitions, and the epochs in which this node leads them, for which a leader epoch was asked above that of what is
+    /// set aside.
+    pub(crate) renewing: Arc<Mutex<HashSet<(TopicPartition, LeaderEpoch)>>>,
     /// This node's incarnation as the controller knows it; 0: not registered.
     pub(crate) node_epoch: Arc<AtomicI64>,
 }
@@ -77,6 +79,11 @@ pub(crate) type Begun = oneshot::Sender<Result<(), StartError>>;
 /// Whether the controller's metadata is not that of this node.
 fn is_foreign(failure: &Failure) -> bool {
     matches!(failure.reason(), Reason::ClusterIdMismatch | Reason::MetadataRollback)
+}
+
+/// Whether a registration that failed so may succeed later: the controller is not there, or cannot decide now.
+fn may_pass(failure: &Failure) -> bool {
+    !failure.answered() || failure.code() == tonic::Code::Unavailable || failure.retry() == RetryAdvice::Backoff
 }
 
 impl Membership {
@@ -169,7 +176,7 @@ impl Membership {
                     outage.ended();
                     return Ok(response.into_inner());
                 }
-                Err(failure) if failure.code() == tonic::Code::Unavailable => {
+                Err(failure) if may_pass(&failure) => {
                     outage.failed(&failure);
                     tokio::time::sleep(RETRY).await;
                 }

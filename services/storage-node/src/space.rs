@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use walser_log::DataDirectory;
+use parking_lot::Mutex;
+use walser_log::{DataDirectory, Space};
 
 /// The reserve where nobody says otherwise: 5 % of the disk, within these bounds, and at most a quarter of it.
 const RESERVE_MIN: u64 = 16 << 20;
@@ -20,12 +21,14 @@ pub(crate) struct SpaceGuard {
     resume_at: Arc<AtomicU64>,
     /// Bytes that may be written before the disk is looked at again.
     left: Arc<AtomicI64>,
+    /// The disk at the last look.
+    seen: Arc<Mutex<Space>>,
     reserve: Option<u64>,
 }
 
 impl SpaceGuard {
     pub(crate) fn new(reserve: Option<u64>) -> Self {
-        Self { full: Arc::default(), resume_at: Arc::default(), left: Arc::default(), reserve }
+        Self { full: Arc::default(), resume_at: Arc::default(), left: Arc::default(), seen: Arc::default(), reserve }
     }
 
     /// Bytes of a disk of this size that appends do not touch.
@@ -71,9 +74,15 @@ impl SpaceGuard {
         }
     }
 
+    /// The disk at the last look: nobody waits for a disk to know it. All zeros before the first one.
+    pub(crate) fn seen(&self) -> Space {
+        *self.seen.lock()
+    }
+
     /// Looks at the disk. The ballast goes when it is full, and comes back when there is space again.
     pub(crate) fn check(&self, directory: &DataDirectory) -> std::io::Result<()> {
         let space = directory.space()?;
+        *self.seen.lock() = space;
         let reserve = self.reserve_of(space.total);
         if space.free < reserve {
             self.begin(space.free, reserve, reserve.saturating_add(reserve / 8));

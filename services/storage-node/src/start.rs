@@ -99,6 +99,7 @@ pub async fn start(
         fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone(), directory.disk()),
     };
     let node_epoch = Arc::new(AtomicI64::new(0));
+    let disposal = Disposal::default();
     let api = Api {
         node: config.node,
         link: link.clone(),
@@ -106,12 +107,12 @@ pub async fn start(
         directory: Arc::clone(&directory),
         controller: controller.clone(),
         node_epoch: Arc::clone(&node_epoch),
+        disposal: disposal.clone(),
         shutdown: shutdown.clone(),
     };
     let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));
     network.register_storage(config.node, local_connection(routes.clone()), Arc::new(link));
 
-    let disposal = Disposal::default();
     let membership = Membership {
         config,
         controller,

@@ -86,6 +86,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
         metrics: process.metrics.clone(),
     };
     let config = walser_controller::Config::from_settings(&process.settings, true);
+    let config = config.map_err(|error| CliError::usage(error.to_string()))?;
     let controller = walser_controller::start(config, environment, &network).await;
     controller.map_err(|error| failed(&error))?;
 

@@ -55,6 +55,9 @@ pub struct TombstoneValue {
     /// Nodes that may still have data, ascending.
     #[serde(default)]
     pub nodes: Vec<i32>,
+    /// What nodes have set aside of it stays: a creation from that was given up before it was finished.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_data: bool,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: UnknownFields,
@@ -113,4 +116,8 @@ fn the_form_is_the_documented_one() {
     };
     let text = r#"{"name":"orders","operation":"op-1","partition_count":6,"started_ms":4,"nodes":[1]}"#;
     super::assert_form(&tombstone, text);
+    let given_up = TombstoneValue { keeps_data: true, nodes: Vec::new(), ..tombstone };
+    let text =
+        r#"{"name":"orders","operation":"op-1","partition_count":6,"started_ms":4,"nodes":[],"keeps_data":true}"#;
+    super::assert_form(&given_up, text);
 }

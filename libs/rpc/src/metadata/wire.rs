@@ -52,7 +52,7 @@ impl Chunks {
 
     fn tombstone(&mut self, topic: TopicId, entry: &TombstoneEntry) {
         let (topic_id, version, node_ids) = (raw(topic), entry.revision, entry.value.nodes.clone());
-        let tombstone = pbi::TopicTombstone { topic_id, version, node_ids };
+        let tombstone = pbi::TopicTombstone { topic_id, version, node_ids, keeps_data: entry.value.keeps_data };
         self.add(tombstone.encoded_len(), |message| message.tombstones.push(tombstone));
     }
 
@@ -285,7 +285,7 @@ fn node_changes(wire: pbi::NodeMetadata) -> Vec<MetadataChange> {
 
 fn tombstone_change(wire: pbi::TopicTombstone) -> Option<MetadataChange> {
     let topic = id_of(&wire.topic_id)?;
-    let value = TombstoneValue { nodes: wire.node_ids, ..TombstoneValue::default() };
+    let value = TombstoneValue { nodes: wire.node_ids, keeps_data: wire.keeps_data, ..Default::default() };
     Some(MetadataChange::Tombstone { topic, value: Box::new(value), revision: wire.version })
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use walser_metadata::PartitionEntry;
-use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_proto::v1 as pb;
 use walser_replication::PartitionState;
 
@@ -88,14 +88,7 @@ impl Availability {
         &self,
         partitions: impl Iterator<Item = &'a PartitionEntry> + Clone,
     ) -> (pb::TopicState, pb::TopicStats) {
-        let state = |partition: &PartitionEntry| match self.of(partition) {
-            Service::Full => pb::TopicState::Ready,
-            // Every election begins another epoch: in the first one nobody has led before.
-            Service::Leaderless if partition.record.state.leader_epoch == LeaderEpoch(0) => pb::TopicState::Creating,
-            Service::Leaderless | Service::Failed => pb::TopicState::Degraded,
-        };
-        let worst = [pb::TopicState::Degraded, pb::TopicState::Creating];
-        let found = worst.into_iter().find(|wanted| partitions.clone().any(|partition| state(partition) == *wanted));
+        let whole = partitions.clone().all(|partition| self.of(partition) == Service::Full);
         let count = |holds: &dyn Fn(&PartitionState) -> bool| {
             let found = partitions.clone().filter(|partition| holds(&partition.record.state)).count();
             i32::try_from(found).unwrap_or(i32::MAX)
@@ -106,7 +99,7 @@ impl Availability {
             offline_count: count(&|state| self.leader(state).is_none()),
             ..Default::default()
         };
-        (found.unwrap_or(pb::TopicState::Ready), stats)
+        (if whole { pb::TopicState::Ready } else { pb::TopicState::Degraded }, stats)
     }
 }
 
@@ -121,6 +114,7 @@ fn under_min_isr(partition: &PartitionState) -> bool {
 #[cfg(test)]
 mod tests {
     use walser_metadata::value::UnknownFields;
+    use walser_model::LeaderEpoch;
     use walser_replication::control::PartitionRecord;
 
     use super::*;
@@ -152,12 +146,10 @@ mod tests {
             (pb::TopicState::Degraded, 2),
             "that node is not in service"
         );
-        let mut created = partition(1, Some(2));
-        created.record.state.leader_epoch = LeaderEpoch(0);
-        let (first, _) = availability.of_topic([partition(0, Some(1)), created.clone()].iter());
-        assert_eq!(first, pb::TopicState::Creating, "nobody has led it yet");
-        let (other, _) = availability.of_topic([partition(0, Some(2)), created].iter());
-        assert_eq!(other, pb::TopicState::Degraded);
+        let mut first = partition(1, Some(2));
+        first.record.state.leader_epoch = LeaderEpoch(0);
+        let (first, _) = availability.of_topic([partition(0, Some(1)), first].iter());
+        assert_eq!(first, pb::TopicState::Degraded, "it may have been led for a long time in its first epoch");
         let problem = pb::PartitionProblem {
             topic_id: topic().to_string(),
             partition: 1,

@@ -16,7 +16,7 @@ use walser_rpc::Failure;
 use walser_service::Caller;
 
 use super::{Controller, metadata};
-use crate::restore::{ReplicaEpochs, SeenHistory};
+use crate::restore::{Claim, ReplicaEpochs, SeenHistory};
 use crate::sessions::Session;
 use crate::topics::RestoredTopic;
 use crate::{nodes, producer_ids};
@@ -91,9 +91,10 @@ impl ControllerService for Controller {
             version: request.metadata_version,
             lineage: request.lineage.clone(),
         };
-        let claim = (node, seen, epochs(&request.replicas));
-        self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
         let registration = registration(&request, self.clock.now_millis());
+        let directory = registration.directory.clone();
+        let claim = Claim { node, directory, seen, epochs: epochs(&request.replicas) };
+        self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
         let node_epoch = self.nodes.register(node, &registration).await?;
         self.heard(node, node_epoch, 0, Default::default());
         tracing::info!(node = %node, node_epoch, "node registered");

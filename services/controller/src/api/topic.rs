@@ -152,8 +152,8 @@ impl Controller {
     fn availability(&self, view: &ClusterView) -> Availability {
         let mut availability = Availability::new();
         let now = self.clock.monotonic();
-        for (node, _) in view.metadata.nodes().filter(|(_, entry)| entry.epoch > 0 && !entry.liveness.fenced) {
-            if !self.refused.refuses(node, now) {
+        for (node, entry) in view.metadata.nodes().filter(|(_, entry)| entry.epoch > 0 && !entry.liveness.fenced) {
+            if !self.refused.refuses(node, &entry.registration, now) {
                 availability.add(node, &self.sessions.get(node).unwrap_or_default().stats);
             }
         }

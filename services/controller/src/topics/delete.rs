@@ -48,12 +48,16 @@ impl Topics {
                 }
             };
             let partitions = || view.metadata.partitions_of(id);
+            // Nobody has taken anything back yet: what is set aside is all there is, and it stays.
+            let keeps_data = view.staged.get(&id).is_some_and(|staged| !staged.value.placed_on.is_empty());
+            let nodes = if keeps_data { BTreeSet::new() } else { nodes_of(partitions()) };
             let tombstone = TombstoneValue {
                 name: value.name.clone(),
                 operation: operation.to_owned(),
                 partition_count: value.partition_count,
                 started_ms: now,
-                nodes: nodes_of(partitions()).into_iter().collect(),
+                nodes: nodes.into_iter().collect(),
+                keeps_data,
                 ..TombstoneValue::default()
             };
             extra.ops.extend([topic::name_key(&value.name), topic::key(id)].map(delete));
@@ -87,7 +91,7 @@ impl Topics {
             // A node that has got a replica since the topic was deleted has something to remove, too.
             let named: BTreeSet<i32> = tombstone.value.nodes.iter().copied().collect();
             let nodes = nodes_of(partitions());
-            if !nodes.is_subset(&named) {
+            if !nodes.is_subset(&named) && !tombstone.value.keeps_data {
                 let nodes = named.union(&nodes).copied().collect();
                 let value = TombstoneValue { nodes, ..tombstone.value.clone() };
                 let compares = vec![Compare::ModifiedAt(topic::deleting_key(id), tombstone.revision)];

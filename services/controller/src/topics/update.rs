@@ -78,10 +78,14 @@ impl Topics {
     pub(crate) async fn update(&self, update: &TopicUpdate) -> Result<(Arc<TopicEntry>, Arc<TopicValue>), Failure> {
         update.check()?;
         let _turn = self.turns.next_about(&update.name).await?;
+        let mut attempted = None;
         for _ in 0..ATTEMPTS_MAX {
             let (view, context) = self.committer.context()?;
             let topic = find(&view, &update.name)?;
-            check_etag(&update.etag, topic)?;
+            if let Err(stale) = check_etag(&update.etag, topic) {
+                // Written by this very call, although the outcome was not known.
+                return attempted.filter(|(_, value)| *value == topic.value).ok_or(stale);
+            }
             let value = update.applied(&topic.value)?;
             effective(&value.config, value.replication_factor)?;
             if update.validate_only {
@@ -89,12 +93,14 @@ impl Topics {
             }
             let compares = vec![Compare::ModifiedAt(topic::key(topic.id), topic.revision)];
             let extra = Extra { compares, ops: vec![put(topic::key(topic.id), &value)], registration: None };
+            let value = Arc::new(value);
+            attempted = Some((Arc::clone(topic), Arc::clone(&value)));
             if self.committer.commit(&view, &Decision::new(&context), extra).await? != Committed::Again {
                 if let Err(failure) = self.apply_min_isr(topic).await {
                     // The duties of the controller finish it.
                     tracing::warn!(topic = %topic.name, %failure, "min.insync.replicas is not applied everywhere yet");
                 }
-                return Ok((Arc::clone(topic), Arc::new(value)));
+                return Ok((Arc::clone(topic), value));
             }
         }
         Err(contended())

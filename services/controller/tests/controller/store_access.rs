@@ -1,7 +1,7 @@
 //! What a caller costs the store: a beat and a subscription of the metadata cost nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,21 +11,29 @@ use walser_metastore::{
     KeyValue, LeaseId, Memory, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
 };
 use walser_proto::internal::v1 as pbi;
-use walser_rpc::{MetadataSeen, MetadataStream};
+use walser_proto::v1 as pb;
+use walser_rpc::{Failure, MetadataSeen, MetadataStream, Reason};
 
 use crate::harness::{config, start};
 
-/// A store that counts its calls, and lets none through while it hangs.
+/// A store that counts its calls, lets none through while it hangs, and loses answers.
 #[derive(Debug)]
 struct ObservedStore {
     inner: Memory,
     calls: AtomicUsize,
     hangs: watch::Sender<bool>,
+    /// The outcome of the next transaction of the API is not known, although it is written.
+    loses_answer: AtomicBool,
 }
 
 impl ObservedStore {
     fn new() -> Self {
-        Self { inner: Memory::new(), calls: AtomicUsize::new(0), hangs: watch::Sender::new(false) }
+        Self {
+            inner: Memory::new(),
+            calls: AtomicUsize::new(0),
+            hangs: watch::Sender::new(false),
+            loses_answer: AtomicBool::new(false),
+        }
     }
 
     async fn call(&self) {
@@ -49,7 +57,11 @@ impl Metastore for ObservedStore {
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
         self.call().await;
-        self.inner.transact(txn).await
+        let outcome = self.inner.transact(txn).await;
+        if matches!(outcome, Ok(Outcome::Committed(_))) && self.loses_answer.swap(false, Ordering::AcqRel) {
+            return Err(StoreError::Unknown("the answer was lost".to_owned()));
+        }
+        outcome
     }
 
     async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {
@@ -77,6 +89,45 @@ impl Metastore for ObservedStore {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.inner.revoke(lease).await
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_knows_its_own_write_again_whose_answer_was_lost() {
+    let store = Arc::new(ObservedStore::new());
+    let started = start(Arc::clone(&store) as Arc<dyn Metastore>, config()).await;
+    started.node(1).await.in_service().await;
+    let lost = || store.loses_answer.store(true, Ordering::Release);
+    let was_lost = || !store.loses_answer.load(Ordering::Acquire);
+    lost();
+    let topic = started.create("t", 3).await;
+    assert!(was_lost());
+
+    let change = |etag: String| pb::UpdateTopicRequest {
+        name: "t".to_owned(),
+        etag,
+        config_updates: [("retention.ms".to_owned(), "5000".to_owned())].into(),
+        ..Default::default()
+    };
+    lost();
+    let changed = started.topics().update_topic(change(topic.etag.clone())).await.unwrap().into_inner().topic.unwrap();
+    assert!(was_lost() && changed.etag != topic.etag);
+    let stale = started.topics().update_topic(change(topic.etag)).await.unwrap_err();
+    assert_eq!(Failure::from(stale).reason(), Reason::EtagMismatch, "another call with the same etag");
+
+    let first_id = {
+        let request = pbi::AllocateProducerIdsRequest::default();
+        started.controller().allocate_producer_ids(request).await.unwrap().into_inner().first_id
+    };
+    let raise = |producer_epoch| pbi::RaiseProducerEpochRequest { producer_id: first_id, producer_epoch };
+    lost();
+    let unsure = Failure::from(started.controller().raise_producer_epoch(raise(0)).await.unwrap_err());
+    assert!(was_lost());
+    assert_eq!((unsure.reason(), unsure.effect()), (Reason::RequestTimedOut, pb::Effect::Maybe), "not fenced: unsure");
+
+    lost();
+    let request = pb::DeleteTopicRequest { name: "t".to_owned(), etag: changed.etag };
+    started.topics().delete_topic(request).await.unwrap();
+    assert!(was_lost());
 }
 
 #[tokio::test(flavor = "multi_thread")]

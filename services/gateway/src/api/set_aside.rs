@@ -33,7 +33,10 @@ struct Held {
 
 /// What every storage node holds aside. Nodes that gave no answer are named in the response.
 pub(super) async fn list(gateway: &Gateway) -> Result<pb::ListSetAsideResponse, Failure> {
-    let answers = held(gateway).await?;
+    let (answers, moving) = held(gateway).await?;
+    for node in moving {
+        tracing::warn!(%node, "a storage node is still setting partitions aside: the list is not complete");
+    }
     for (node, failure) in &answers.failed {
         tracing::warn!(%node, error = %failure, "a storage node did not say what it holds aside");
     }
@@ -52,7 +55,9 @@ pub(super) async fn restore(
 ) -> Result<Option<pb::Topic>, Failure> {
     let name = name_to_create(&request.topic)?;
     let id = topic_id(&request.topic_id)?;
-    let answers = held(gateway).await?;
+    let (mut answers, moving) = held(gateway).await?;
+    let unfinished = || Failure::new(Reason::Starting, "it is still setting partitions aside; try again in a moment");
+    answers.failed.extend(moving.into_iter().map(|node| (node, unfinished())));
     let consequence = "nothing is restored, since a partition that only such a node holds would be created empty";
     if let Some(failure) = answers.incomplete(consequence) {
         return Err(failure);
@@ -119,19 +124,22 @@ fn deleted(
     }
 }
 
-/// Asks every storage node. An answer that makes no sense counts as none.
-async fn held(gateway: &Gateway) -> Result<Answers<Vec<Held>>, Failure> {
+/// Asks every storage node; also says which of them are not done with setting aside. An answer that makes no sense counts
+/// as none.
+async fn held(gateway: &Gateway) -> Result<(Answers<Vec<Held>>, Vec<NodeId>), Failure> {
     let nodes = StorageNodes::of(gateway).await?;
     let answers = nodes.ask(|mut client| async move { client.list_set_aside(pbi::ListSetAsideRequest {}).await }).await;
     let mut decoded = Answers { answered: Vec::new(), failed: answers.failed };
+    let mut moving = Vec::new();
     for (node, answer) in answers.answered {
+        moving.extend(answer.incomplete.then_some(node));
         match answer.replicas.iter().map(|replica| Held::decode(node, replica)).collect() {
             Ok(replicas) => decoded.answered.push((node, replicas)),
             Err(failure) => decoded.failed.push((node, failure)),
         }
     }
     decoded.failed.sort_by_key(|(node, _)| *node);
-    Ok(decoded)
+    Ok((decoded, moving))
 }
 
 /// All replicas by topic id, partition and node.

@@ -20,8 +20,10 @@ use crate::target::{Place, Target, place};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Time between two looks at leaders that begin.
+/// Time between two looks at leaders that begin; it doubles up to the other one, since each costs a call to every leader.
 const LEADER_CHECK: Duration = Duration::from_millis(1);
+/// See [`LEADER_CHECK`].
+const LEADER_CHECK_MAX: Duration = Duration::from_millis(500);
 /// How long a description waits for what this gateway has not heard of yet.
 const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
 
@@ -50,8 +52,10 @@ impl Gateway {
     /// one behind it could overtake it.
     pub(crate) async fn leaders_serve(&self, topic: &std::sync::Arc<TopicView>) {
         let serving = async {
+            let mut pause = LEADER_CHECK;
             while self.figures(std::slice::from_ref(topic)).await.served_count() < topic.partition_count() {
-                tokio::time::sleep(LEADER_CHECK).await;
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(LEADER_CHECK_MAX);
             }
         };
         let _ = tokio::time::timeout(PATIENCE, serving).await;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use walser_log::SeenMetadata;
 use walser_metadata::{Changes, PartitionEntry, View};
@@ -18,6 +19,8 @@ use crate::shard::{Command, LeadOrder};
 
 /// Deltas of the metadata that are acted on together.
 const DELTAS_MAX: usize = 256;
+/// Pause before a leader epoch is asked for again.
+const RENEW_RETRY: Duration = Duration::from_secs(1);
 
 impl Membership {
     /// Acts on nothing that this controller says: writes are refused, reads go on.
@@ -57,7 +60,7 @@ impl Membership {
             let lineage = stream.seen().lineage.parse::<ClusterId>();
             let lineage = lineage.map(ClusterId::to_bytes).unwrap_or_default();
             self.note(SeenMetadata { version: view.version(), lineage }).await?;
-            self.take_effect(&view, &changes);
+            self.take_effect(&view, &changes)?;
             let view = Arc::new(view);
             self.shards.settle().await;
             // What a beat reports has taken effect.
@@ -103,15 +106,18 @@ impl Membership {
         counts && !view.partitions().any(waits)
     }
 
-    fn take_effect(&self, view: &View, changes: &Changes) {
+    /// Nothing takes effect when it is not known what is here: the stream begins again, with a snapshot.
+    fn take_effect(&self, view: &View, changes: &Changes) -> Result<(), Failure> {
+        let disposes = changes.snapshot || !changes.tombstones.is_empty();
+        let held = if disposes { Some(self.held()?) } else { None };
         self.board.names.show(view);
         for topic in changes.topics.iter().filter_map(|topic| view.topic(*topic)) {
             if let Some(error) = &topic.settings.unreadable {
                 tracing::error!(topic = %topic.name, error, "topic settings are not readable: it takes no writes");
             }
         }
-        if changes.snapshot || !changes.tombstones.is_empty() {
-            self.disposal.dispose(changes, view, self.config.node, &self.held());
+        if let Some(held) = held {
+            self.disposal.dispose(changes, view, self.config.node, &held);
         }
         let of_topics = changes.topics.iter().flat_map(|topic| view.partitions_of(*topic));
         let mut partitions = changes.partitions.clone();
@@ -122,39 +128,50 @@ impl Membership {
         for partition in partitions {
             self.order(partition, view);
         }
+        Ok(())
     }
 
     /// Partitions of which there is anything on this node.
-    fn held(&self) -> Held {
+    fn held(&self) -> Result<Held, Failure> {
         let open = self.board.all().into_iter().map(|(partition, _)| partition);
-        let found = self.directory.partitions().unwrap_or_else(|error| {
-            tracing::error!(%error, "the data directory cannot be listed");
-            Vec::new()
-        });
+        let found = self.directory.partitions();
+        let unlisted =
+            |error| Failure::new(Reason::StorageError, format!("the data directory cannot be listed: {error}"));
+        let found = found.map_err(unlisted)?;
         let aside = self.directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
-        Held { here: open.chain(found.into_iter().map(|found| found.partition)).collect(), aside: aside.collect() }
+        let here = open.chain(found.into_iter().map(|found| found.partition)).collect();
+        Ok(Held { here, aside: aside.collect() })
     }
 
     /// Has the controller begin a leader epoch above that of what was set aside: its offsets were used before.
     fn renew_epoch(&self, partition: TopicPartition, epoch: LeaderEpoch, above: LeaderEpoch) {
-        if !self.renewing.lock().insert(partition) {
-            return;
+        if self.renewing.lock().insert((partition, epoch)) {
+            tokio::spawn(self.clone().until_renewed(partition, epoch, above));
         }
-        let request = pbi::RenewLeaderEpochRequest {
-            node_epoch: self.node_epoch.load(Ordering::Acquire),
-            r#ref: Some(walser_proto::partition_ref(partition, epoch)),
-            above: above.0,
-        };
-        let (mut client, renewing) =
-            (ControllerServiceClient::new(self.controller.clone()), Arc::clone(&self.renewing));
-        let names = self.board.names.clone();
-        tokio::spawn(async move {
-            if let Err(error) = client.renew_leader_epoch(request).await {
-                let error = Failure::from(error);
-                tracing::error!(partition = %names.partition(partition), %error, "what was set aside needs a higher leader epoch, and gets none");
+    }
+
+    /// Asks until another epoch has begun, whoever began it.
+    async fn until_renewed(self, partition: TopicPartition, epoch: LeaderEpoch, above: LeaderEpoch) {
+        let mut outage = Outage::of("a leader epoch above that of what was set aside");
+        loop {
+            let request = pbi::RenewLeaderEpochRequest {
+                node_epoch: self.node_epoch.load(Ordering::Acquire),
+                r#ref: Some(walser_proto::partition_ref(partition, epoch)),
+                above: above.0,
+            };
+            let mut client = ControllerServiceClient::new(self.controller.clone());
+            match client.renew_leader_epoch(request).await.map_err(Failure::from) {
+                Ok(_) => break,
+                Err(failure) => outage.failed(&failure),
             }
-            renewing.lock().remove(&partition);
-        });
+            tokio::time::sleep(RENEW_RETRY).await;
+            let view = self.view.load();
+            let state = view.partition(partition).map(|found| &found.record.state);
+            if state.is_none_or(|state| state.leader != Some(self.config.node) || state.leader_epoch != epoch) {
+                break;
+            }
+        }
+        self.renewing.lock().remove(&(partition, epoch));
     }
 
     /// Tells the shard of a partition what metadata says of it. One whose topic is being created or deleted waits.

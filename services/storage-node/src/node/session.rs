@@ -81,7 +81,7 @@ impl Membership {
         let held: u64 = replicas.iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        let space = self.directory.space().ok();
+        let space = self.space.seen();
         let problems = self.board.problems();
         let aside = self.directory.set_aside_partitions();
         let Totals { appended_records, appended_bytes, read_bytes } = self.metrics.totals();
@@ -91,8 +91,8 @@ impl Membership {
             disks: vec![pb::DiskStats {
                 path: self.directory.path().display().to_string(),
                 used_bytes: bytes(held + aside.iter().map(|aside| aside.size_bytes).sum::<u64>()),
-                free_bytes: space.map_or(0, |space| bytes(space.free)),
-                total_bytes: space.map_or(0, |space| bytes(space.total)),
+                free_bytes: bytes(space.free),
+                total_bytes: bytes(space.total),
                 failed: !problems.is_empty(),
                 full: self.space.full(),
             }],

@@ -384,3 +384,35 @@ fn records_that_are_older_than_retention_when_they_come_are_counted() {
     assert_eq!(metric(&metrics, "walser_storage_append_expired_records_total"), 3);
     assert_eq!(metric(&metrics, "walser_storage_append_records_total"), 4);
 }
+
+/// A node that was refused serves what it has; the settings of the topics come with the lead, and until then it is not
+/// known what they keep.
+#[test]
+fn nothing_is_deleted_before_the_settings_of_its_topic_are_known() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    let forever = TopicConfig { retention: None, ..TopicConfig::default() };
+    lead_as(&mut shard, 0, &[1], forever.clone());
+    append(&mut shard, 0, AppendPermit::uncounted());
+    drop(shard);
+
+    let mut shard = shard_on(&disk);
+    for log in crate::recovery::recover(&shard.around.directory, 0).unwrap().0 {
+        shard.adopt(log);
+    }
+    shard.queue.push(Command::ServeReads);
+    shard.turn();
+    let log_start = |shard: &mut Shard| {
+        shard.apply_retention();
+        shard.around.board.all()[0].1.reader.log_start().0
+    };
+    assert_eq!(log_start(&mut shard), 0);
+    lead_as(&mut shard, 0, &[1], forever);
+    assert_eq!(log_start(&mut shard), 0);
+    shard.queue.push(Command::Resign(partition(0)));
+    shard.turn();
+    assert_eq!(log_start(&mut shard), 0);
+    // With seven days, records of 1970 go.
+    lead_with(&mut shard, 0, &[1], Durability::Fsync);
+    assert_eq!(log_start(&mut shard), 1);
+}

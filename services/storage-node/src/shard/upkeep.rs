@@ -98,14 +98,15 @@ impl Shard {
         next.saturating_sub(now)
     }
 
-    fn apply_retention(&mut self) {
+    pub(super) fn apply_retention(&mut self) {
         if self.around.board.writes_refused().is_some() {
             return;
         }
         let now = self.around.clock.now_millis();
         let trusted = self.upkeep.wall_clock.trusted(now, self.around.clock.monotonic());
         let mut closed = 0;
-        for (id, partition) in &mut self.partitions {
+        // Of the others it is not known what their topics keep: they may be set aside, or led again with other settings.
+        for (id, partition) in self.partitions.iter_mut().filter(|(_, partition)| partition.leads()) {
             let rested = partition.log.open_files() == 0;
             if trusted && closed < SEGMENTS_CLOSED_PER_PASS {
                 match partition.log.close_old_segment(now) {

@@ -51,6 +51,11 @@ impl Partition {
         }
     }
 
+    /// Whether this node leads, with the topic's settings.
+    pub(crate) fn leads(&self) -> bool {
+        self.leader.is_some()
+    }
+
     pub(super) fn begin_to_lead(
         &mut self,
         around: &Surroundings,
