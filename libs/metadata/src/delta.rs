@@ -92,6 +92,12 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Whether nothing but nodes was touched, or nothing at all.
+    pub fn of_nodes_only(&self) -> bool {
+        let Self { snapshot, topics, partitions, nodes: _, tombstones } = self;
+        !snapshot && topics.is_empty() && partitions.is_empty() && tombstones.is_empty()
+    }
+
     /// Adds the changes of a later delta.
     pub fn merge(&mut self, later: Self) {
         self.snapshot |= later.snapshot;

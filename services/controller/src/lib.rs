@@ -87,10 +87,14 @@ pub async fn start(config: Config, environment: Environment, network: &Network) 
     let Environment { store: inner, clock, random, metrics } = environment;
     let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(inner, &metrics));
     let store = Store::new(Arc::clone(&timed));
-    let cluster = store.ensure_cluster(&config.cluster_name, random.bytes(), clock.now_millis()).await?;
-    let lineage = store.begin_lineage(random.bytes()).await?;
-    let lead = ControllerLead::new(Arc::clone(&timed), &lineage);
-    let lease = lead.win().await?;
+    let own = random.bytes();
+    let lead = ControllerLead::new(Arc::clone(&timed), &ClusterId::from_random(own).to_string());
+    // None of them needs another one: together they cost the disk one sync.
+    let (cluster, lineage, lease) = tokio::try_join!(
+        async { Ok(store.ensure_cluster(&config.cluster_name, random.bytes(), clock.now_millis()).await?) },
+        async { Ok(store.begin_lineage(own).await?) },
+        async { Ok::<_, StartError>(lead.win().await?) },
+    )?;
     let views = Views::open(Arc::clone(&timed)).await?;
 
     let committer = Committer { store: Arc::clone(&timed), views: views.clone(), lead: lead.clone() };

@@ -101,14 +101,16 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
         metrics: process.metrics.clone(),
         health: process.health.clone(),
     };
-    let storage = walser_storage_node::start(config, environment, &network, shutdown.clone()).await;
-    let storage = storage.map_err(|error| failed(&error))?;
+    let storage = walser_storage_node::start(config, environment, &network, shutdown.clone());
 
     let config = walser_gateway::Config::from_settings(&process.settings);
     let (random, metrics) = (Arc::clone(&process.random), process.metrics.clone());
     let environment = walser_gateway::Environment { clock: Arc::clone(&clock), random, metrics };
-    let gateway = walser_gateway::start(config, environment, &network, shutdown).await;
-    let gateway = gateway.map_err(|error| failed(&error))?;
+    let gateway = walser_gateway::start(config, environment, &network, shutdown);
+    // Both wait for the controller. Nobody is served before both are there.
+    let (storage, gateway) = tokio::try_join!(async { storage.await.map_err(|error| failed(&error)) }, async {
+        gateway.await.map_err(|error| failed(&error))
+    },)?;
 
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard = Guard::new(concat!("walser/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);

@@ -57,9 +57,12 @@ impl Membership {
                 let touched = view.apply(delta).map_err(|error| Failure::metadata_rollback(error.have, error.got))?;
                 changes.merge(touched);
             }
-            let lineage = stream.seen().lineage.parse::<ClusterId>();
-            let lineage = lineage.map(ClusterId::to_bytes).unwrap_or_default();
-            self.note(SeenMetadata { version: view.version(), lineage }).await?;
+            // What only says which nodes are there is not acted on.
+            if !changes.of_nodes_only() {
+                let lineage = stream.seen().lineage.parse::<ClusterId>();
+                let lineage = lineage.map(ClusterId::to_bytes).unwrap_or_default();
+                self.note(SeenMetadata { version: view.version(), lineage }).await?;
+            }
             self.take_effect(&view, &changes)?;
             let view = Arc::new(view);
             self.shards.settle().await;
