@@ -1,16 +1,24 @@
-//! An accepted connection: counted, and closed when it sends no request in time.
+//! An accepted connection: counted, closed when it sends no request in time, and closed so that the other side gets
+//! what was sent last.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
+
+/// How long a connection that is closed here is still read from: a socket that is closed with unread bytes is reset, and
+/// the other side may lose the end of its streams, the status included.
+const LINGER: Duration = Duration::from_millis(500);
+/// Bytes that are read at once then, for nothing.
+const DISCARDED_BYTES: usize = 64 << 10;
 
 /// A TCP connection that must send a whole request within a deadline.
 #[derive(Debug)]
@@ -18,6 +26,8 @@ pub(crate) struct Socket<P> {
     inner: TcpStream,
     opened: Opened,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Closed here: until when what still comes is read.
+    lingers: Option<Pin<Box<Sleep>>>,
     /// Its share of the limits; given back when the connection ends.
     _place: P,
 }
@@ -44,7 +54,13 @@ impl Opened {
 impl<P> Socket<P> {
     pub(crate) fn new(inner: TcpStream, peer: SocketAddr, deadline: Instant, place: P) -> Self {
         let opened = Opened::of(peer);
-        Self { inner, opened, deadline: Some(Box::pin(tokio::time::sleep_until(deadline))), _place: place }
+        Self {
+            inner,
+            opened,
+            deadline: Some(Box::pin(tokio::time::sleep_until(deadline))),
+            lingers: None,
+            _place: place,
+        }
     }
 }
 
@@ -96,6 +112,57 @@ impl<P: Unpin> AsyncWrite for Socket<P> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
+        let socket = &mut *self;
+        if socket.lingers.is_none() {
+            ready!(Pin::new(&mut socket.inner).poll_shutdown(context))?;
+        }
+        let lingers = socket.lingers.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut discarded = vec![0; DISCARDED_BYTES];
+        while lingers.as_mut().poll(context).is_pending() {
+            let mut buffer = ReadBuf::new(&mut discarded);
+            let read = ready!(Pin::new(&mut socket.inner).poll_read(context, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_still_sending_gets_what_was_sent_last() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let mut socket = Socket::new(accepted, peer, Instant::now() + Duration::from_secs(60), ());
+        // More than the buffers between the two hold.
+        let mut sending = vec![7; 16 << 20];
+        let first = client.write(&sending).await.unwrap();
+        let closing = tokio::spawn(async move {
+            socket.write_all(b"the end").await.unwrap();
+            socket.shutdown().await.unwrap();
+        });
+        client.write_all(&sending.split_off(first)).await.unwrap();
+        let mut told = String::new();
+        client.read_to_string(&mut told).await.unwrap();
+        assert_eq!(told, "the end");
+        drop(client);
+        closing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_does_not_close_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let mut socket = Socket::new(accepted, peer, Instant::now() + Duration::from_secs(60), ());
+        socket.shutdown().await.unwrap();
     }
 }

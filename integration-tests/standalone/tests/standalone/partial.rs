@@ -215,7 +215,12 @@ async fn a_gateway_that_stops_answers_writes_that_wait_for_a_leader() {
         let status = outcome.unwrap().unwrap_err();
         if !status.details().is_empty() {
             let failure = Failure::from(status);
-            assert_eq!(failure.effect(), pb::Effect::None, "{failure:?}");
+            // Some may have left before the gateway heard that the node is gone.
+            let expected = match failure.value("appended") {
+                Some("unknown") => pb::Effect::Maybe,
+                _ => pb::Effect::None,
+            };
+            assert_eq!(failure.effect(), expected, "{failure:?}");
         }
     }
 }

@@ -1,0 +1,22 @@
+//! What decisions need to know of a log. It is asked at every step, so that nobody has another opinion of it.
+
+use walser_model::{LeaderEpoch, Offset};
+
+/// The log of a replica on this node. What it answers MUST NOT change during a step.
+pub trait ReplicaLog {
+    /// Where the log begins. Inclusive.
+    fn start(&self) -> Offset;
+
+    /// Where it ends. Exclusive.
+    fn end(&self) -> Offset;
+
+    /// Everything below is on stable storage. Exclusive, never beyond the end, nor beyond what the log was cut to.
+    fn durable(&self) -> Offset;
+
+    /// The latest leader epoch: of the last record, also where that was deleted, or a later one that was begun here.
+    fn latest_epoch(&self) -> LeaderEpoch;
+
+    /// The largest epoch at or below `epoch`, and where it ends (exclusive; the log end for the latest). `None` when every
+    /// epoch is higher.
+    fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;
+}
