@@ -4,7 +4,7 @@ use walser_model::LeaderEpoch;
 use walser_replication::{Event, FollowerEvent, Leader, OpenId};
 
 use crate::network::{Body, CONTROLLERS, LIMBO_MAX, Message, Segments};
-use crate::replica::{Machine, offset};
+use crate::replica::Machine;
 use crate::world::World;
 
 impl World {
@@ -103,10 +103,9 @@ impl World {
         }
         replica.cut(0);
         replica.led = None;
-        (replica.start, replica.durable, replica.log) = (start, log.len(), log);
+        (replica.start, replica.durable, replica.log, replica.epochs) = (start, log.len(), log, epochs);
         replica.compare(&self.truths[partition].committed);
-        let (log_start, log_end) = (offset(start), replica.end());
         self.counts.copies += 1;
-        self.follow(node, partition, FollowerEvent::Copied { log_start, log_end, epochs }, &[]);
+        self.follow(node, partition, FollowerEvent::Copied, &[]);
     }
 }

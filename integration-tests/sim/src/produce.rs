@@ -70,10 +70,10 @@ impl World {
             self.fail(format!("I7: node {node} appends in epoch {epoch} after a later one, partition {partition}"));
             return;
         }
-        replica.log.push(Entry { epoch, producer, sequence });
+        replica.push(Entry { epoch, producer, sequence });
         let next_offset = replica.end();
         replica.waiting.push(Waiting { producer, sequence, next_offset, acks, repeated: false });
-        self.lead(node, partition, Event::Appended { log_end: next_offset });
+        self.lead(node, partition, Event::LogChanged);
     }
 
     /// Answers what can be answered.
@@ -82,9 +82,9 @@ impl World {
         loop {
             let replica = &mut self.nodes[node].replicas[partition];
             let Some(waiting) = replica.waiting.get(at).copied() else { return };
-            let ready = replica
-                .leader()
-                .is_some_and(|leader| leader.answerable(waiting.acks, waiting.next_offset, waiting.repeated));
+            let ready = replica.leader().is_some_and(|leader| {
+                leader.answerable(&replica.view(), waiting.acks, waiting.next_offset, waiting.repeated)
+            });
             if !ready {
                 at += 1;
                 continue;

@@ -1,7 +1,7 @@
 //! One replica of a partition: its log in memory and on its disk, and the state machine that runs on it.
 
 use walser_model::{Acks, LeaderEpoch, LeaderEpochs, Offset};
-use walser_replication::{Follower, FollowerAction, FollowerEvent, Leader, OpenId};
+use walser_replication::{Follower, FollowerAction, FollowerEvent, Leader, OpenId, ReplicaLog};
 
 use crate::store::Record;
 
@@ -61,6 +61,8 @@ pub(crate) struct Replica {
     pub(crate) machine: Machine,
     /// Opens of this process.
     pub(crate) open_sequence: u64,
+    /// The epochs of the log, as its records have them.
+    pub(crate) epochs: LeaderEpochs,
     /// The epoch that it began to lead last, and where, for as long as its log reaches there. On its disk, as R2 wants it.
     pub(crate) led: Option<(LeaderEpoch, usize)>,
     pub(crate) high_watermark: Offset,
@@ -69,6 +71,37 @@ pub(crate) struct Replica {
     pub(crate) good: usize,
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) pushes: Vec<Push>,
+}
+
+/// The log of a replica, beside the state machine that asks about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogView<'a> {
+    start: usize,
+    end: usize,
+    durable: usize,
+    epochs: &'a LeaderEpochs,
+}
+
+impl ReplicaLog for LogView<'_> {
+    fn start(&self) -> Offset {
+        offset(self.start)
+    }
+
+    fn end(&self) -> Offset {
+        offset(self.end)
+    }
+
+    fn durable(&self) -> Offset {
+        offset(self.durable)
+    }
+
+    fn latest_epoch(&self) -> LeaderEpoch {
+        self.epochs.latest()
+    }
+
+    fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        self.epochs.end_of(epoch, offset(self.end))
+    }
 }
 
 pub(crate) fn offset(index: usize) -> Offset {
@@ -80,24 +113,32 @@ pub(crate) fn index(offset: Offset) -> usize {
 }
 
 impl Replica {
-    /// The epochs of the log, as its batches have them.
-    pub(crate) fn epochs(&self) -> LeaderEpochs {
-        let mut epochs = LeaderEpochs::default();
-        let mut last = LeaderEpoch::NONE;
-        // The epoch of the last record before the start is known although the record is deleted.
-        for (at, entry) in self.log.iter().enumerate().skip(self.start.saturating_sub(1)) {
-            if entry.epoch != last {
-                epochs.assign(entry.epoch, offset(at));
-                last = entry.epoch;
-            }
-        }
-        epochs.forget_before(offset(self.start));
-        epochs
+    /// The state machine, and the log that it is asked about.
+    pub(crate) fn split(&mut self) -> (&mut Machine, LogView<'_>) {
+        let Self { machine, start, log, durable, epochs, .. } = self;
+        (machine, LogView { start: *start, end: log.len(), durable: *durable, epochs })
+    }
+
+    /// Its log, for a question.
+    pub(crate) fn view(&self) -> LogView<'_> {
+        LogView { start: self.start, end: self.log.len(), durable: self.durable, epochs: &self.epochs }
+    }
+
+    /// Appends a record.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.epochs.assign(entry.epoch, self.end());
+        self.log.push(entry);
+    }
+
+    /// Deletes what lies before an entry.
+    pub(crate) fn trim(&mut self, start: usize) {
+        self.start = start;
+        self.epochs.forget_before(offset(start));
     }
 
     /// The latest epoch of the log: of its last record, or begun after that.
     pub(crate) fn last_epoch(&self) -> LeaderEpoch {
-        self.epochs().latest().max(self.led.map_or(LeaderEpoch::NONE, |(epoch, _)| epoch))
+        self.epochs.latest().max(self.led.map_or(LeaderEpoch::NONE, |(epoch, _)| epoch))
     }
 
     pub(crate) fn end(&self) -> Offset {
@@ -113,14 +154,15 @@ impl Replica {
 
     /// Gives an event to the follower, if one runs.
     pub(crate) fn step(&mut self, event: FollowerEvent, actions: &mut Vec<FollowerAction>) {
-        if let Machine::Follows(follower) = &mut self.machine {
-            follower.step(event, actions);
+        if let (Machine::Follows(follower), log) = self.split() {
+            follower.step(event, &log, actions);
         }
     }
 
     /// Keeps only so many entries.
     pub(crate) fn cut(&mut self, len: usize) {
         self.log.truncate(len);
+        self.epochs.truncate(offset(len));
         self.led = self.led.filter(|(_, start)| *start <= len);
         self.start = self.start.min(len);
         self.durable = self.durable.min(len);

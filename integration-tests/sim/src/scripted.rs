@@ -1,7 +1,7 @@
 //! Rules that are a second line of defence: random seeds hardly ever need them, because another rule has stopped the
 //! trouble before. Here each is the only thing between a history and its harm (amendment A9).
 
-use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset};
+use walser_model::{Durability, LeaderEpoch, Offset};
 use walser_replication::control::{
     self, Decision, ReplicaIntegrity, Write, elect_again, elect_preferred, fence, unfence,
 };
@@ -11,6 +11,7 @@ use walser_replication::{
 };
 
 use crate::controller::Controller;
+use crate::replica::{Entry, Replica};
 use crate::store::{Key, Record, Store, id};
 
 /// Three nodes, one partition, and a controller that has read them.
@@ -128,30 +129,30 @@ fn a_node_is_fenced_before_it_registers() {
     }
 }
 
-/// Node 2, registered as 9, begins to follow node 1 in epoch 2: it opens for the first time. `epochs`: where those of its
-/// log begin; it has six records, or none.
-fn following(rules: Rules, epochs: &[(LeaderEpoch, Offset)]) -> FollowerStart {
-    let end = if epochs.is_empty() { Offset(0) } else { Offset(6) };
-    let mut of_log = LeaderEpochs::default();
-    for (epoch, start) in epochs {
-        of_log.assign(*epoch, *start);
-    }
+/// Node 2, registered as 9, begins to follow node 1 in epoch 2: it opens for the first time.
+fn following(rules: Rules) -> FollowerStart {
     FollowerStart {
         node: id(2),
         node_epoch: 9,
         leader: id(1),
         leader_epoch: LeaderEpoch(2),
         open_sequence: 0,
-        log_start: Offset(0),
-        log_end: end,
-        durable: end,
         high_watermark: Offset(0),
         high_watermark_epoch: LeaderEpoch::NONE,
         unclean_epoch: LeaderEpoch::NONE,
-        epochs: of_log,
         lazy: false,
         rules,
     }
+}
+
+/// A replica whose log has three records of each of these epochs.
+fn with_log(epochs: &[i32]) -> Replica {
+    let mut replica = Replica::default();
+    for epoch in epochs.iter().flat_map(|epoch| [LeaderEpoch(*epoch); 3]) {
+        replica.push(Entry { epoch, producer: 0, sequence: 0 });
+    }
+    replica.durable = replica.log.len();
+    replica
 }
 
 /// `no_epoch_fence`: a node restarts, and its opens count from 1 again, as they did when it followed a leader that is
@@ -159,7 +160,8 @@ fn following(rules: Rules, epochs: &[(LeaderEpoch, Offset)]) -> FollowerStart {
 #[test]
 fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
     for (rules, holds) in with_and_without(Rule::EpochFence) {
-        let mut follower = Follower::start(following(rules, &[]), &mut Vec::new());
+        let replica = with_log(&[]);
+        let mut follower = Follower::start(following(rules), &replica.view(), &mut Vec::new());
         let frame = Frame {
             leader_epoch: LeaderEpoch(1),
             open: OpenId { node_epoch: 9, sequence: 1 },
@@ -168,7 +170,7 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
             high_watermark: Offset(0),
         };
         let mut actions = Vec::new();
-        follower.step(FollowerEvent::Pushed(frame), &mut actions);
+        follower.step(FollowerEvent::Pushed(frame), &replica.view(), &mut actions);
         assert_eq!(actions.contains(&FollowerAction::Append(frame)), !holds);
     }
 }
@@ -178,13 +180,13 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
 #[test]
 fn an_answer_to_an_earlier_process_cuts_nothing() {
     for (rules, holds) in with_and_without(Rule::OpenNamesProcess) {
-        let log = [(LeaderEpoch(1), Offset(0)), (LeaderEpoch(2), Offset(3))];
-        let mut follower = Follower::start(following(rules, &log), &mut Vec::new());
+        let replica = with_log(&[1, 2]);
+        let mut follower = Follower::start(following(rules), &replica.view(), &mut Vec::new());
         let open = OpenId { node_epoch: 8, sequence: 1 };
         let (epoch, end) = (LeaderEpoch(1), Offset(3));
         let answer = Diverging { leader_epoch: LeaderEpoch(2), open, epoch, end };
         let mut actions = Vec::new();
-        follower.step(FollowerEvent::Diverged(answer), &mut actions);
+        follower.step(FollowerEvent::Diverged(answer), &replica.view(), &mut actions);
         assert_eq!(actions.contains(&FollowerAction::Truncate { to: end }), !holds);
     }
 }
@@ -227,15 +229,15 @@ fn a_replica_from_before_a_restore_can_follow_one_that_has_less() {
     let state = &store.partition(0).unwrap().state;
     assert_eq!((state.leader, state.leader_epoch), (Some(id(0)), LeaderEpoch(2)));
 
-    let log = [(LeaderEpoch(0), Offset(0)), (LeaderEpoch(1), Offset(3))];
-    let start = FollowerStart { leader: id(0), unclean_epoch: state.unclean_epoch, ..following(Rules::ALL, &log) };
+    let replica = with_log(&[0, 1]);
+    let start = FollowerStart { leader: id(0), unclean_epoch: state.unclean_epoch, ..following(Rules::ALL) };
     let before = FollowerStart { high_watermark: Offset(6), high_watermark_epoch: LeaderEpoch(1), ..start };
-    let mut follower = Follower::start(before, &mut Vec::new());
+    let mut follower = Follower::start(before, &replica.view(), &mut Vec::new());
     let open = OpenId { node_epoch: 9, sequence: 1 };
     let (epoch, end) = (LeaderEpoch(0), Offset(3));
     let answer = Diverging { leader_epoch: LeaderEpoch(2), open, epoch, end };
     let mut actions = Vec::new();
-    follower.step(FollowerEvent::Diverged(answer), &mut actions);
+    follower.step(FollowerEvent::Diverged(answer), &replica.view(), &mut actions);
     assert_eq!(actions, [FollowerAction::Truncate { to: end }]);
 }
 

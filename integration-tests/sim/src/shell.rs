@@ -152,18 +152,14 @@ impl World {
             partition: state,
             partition_epoch,
             durability: here.durability[partition],
-            log_start: offset(replica.start),
-            log_end: replica.end(),
-            durable: offset(replica.durable),
             high_watermark: replica.high_watermark,
             high_watermark_epoch: replica.high_watermark_epoch,
-            epochs: replica.epochs(),
             now: here.now,
             lag_max: LAG_MAX,
             rules: self.setup.rules,
         };
         let mut actions = std::mem::take(&mut self.leader_actions);
-        let leader = match Leader::start(start, &mut actions) {
+        let leader = match Leader::start(start, &replica.view(), &mut actions) {
             Ok(leader) => leader,
             Err(contradiction) => {
                 return self.fail(format!("I13: node {node}, partition {partition}: {contradiction}"));
@@ -192,19 +188,15 @@ impl World {
             leader,
             leader_epoch: state.leader_epoch,
             open_sequence: replica.open_sequence,
-            log_start: offset(replica.start),
-            log_end: replica.end(),
-            durable: offset(replica.durable),
             high_watermark: replica.high_watermark,
             high_watermark_epoch: replica.high_watermark_epoch,
             unclean_epoch: state.unclean_epoch,
-            epochs: replica.epochs(),
             lazy: here.durability[partition] == Durability::PageCache,
             rules: self.setup.rules,
         };
         let epoch = state.leader_epoch;
         let mut actions = std::mem::take(&mut self.follower_actions);
-        let follower = Follower::start(start, &mut actions);
+        let follower = Follower::start(start, &replica.view(), &mut actions);
         replica.high_watermark = follower.high_watermark();
         replica.machine = Machine::Follows(Box::new(follower));
         self.say(|| format!("node {node} follows {leader} in partition {partition}, epoch {epoch}"));
@@ -220,8 +212,8 @@ impl World {
     /// Gives an event to a leader, and does what it says.
     pub(crate) fn lead(&mut self, node: usize, partition: usize, event: Event) {
         let mut actions = std::mem::take(&mut self.leader_actions);
-        if let Machine::Leads(leader) = &mut self.nodes[node].replicas[partition].machine {
-            leader.step(event, &mut actions);
+        if let (Machine::Leads(leader), log) = self.nodes[node].replicas[partition].split() {
+            leader.step(event, &log, &mut actions);
         }
         self.carry_out(node, partition, actions);
     }
@@ -239,8 +231,8 @@ impl World {
                     replica.pushes.push(Push { follower, open, next: index(from), told: Offset::ZERO });
                 }
                 Action::Copy { follower, open } => {
-                    let epochs = replica.leader().map(|leader| leader.epochs().clone()).unwrap_or_default();
-                    let segments = Box::new(Segments { start: replica.start, log: replica.log.clone(), epochs });
+                    let (log, epochs) = (replica.log.clone(), replica.epochs.clone());
+                    let segments = Box::new(Segments { start: replica.start, log, epochs });
                     let body = Body::Copy { leader_epoch, open, segments };
                     self.send(node, number(follower), partition, body);
                 }
@@ -282,22 +274,16 @@ impl World {
                     self.send(node, leader, partition, Body::Open(open));
                 }
                 FollowerAction::Append(frame) => {
-                    let mut epochs = Vec::new();
                     let mut last = replica.log[replica.start..].last().map_or(LeaderEpoch::NONE, |entry| entry.epoch);
-                    for (at, entry) in entries.iter().enumerate() {
-                        if entry.epoch != last {
-                            epochs.push((entry.epoch, frame.base.plus(i64::try_from(at).unwrap_or(0))));
-                        }
+                    for entry in entries {
                         if entry.epoch < last {
                             self.violation.get_or_insert_with(|| format!("I7: epochs go back, partition {partition}"));
                         }
                         last = entry.epoch;
+                        replica.push(*entry);
                     }
-                    replica.log.extend_from_slice(entries);
                     replica.compare(&self.truths[partition].committed);
-                    let log_end = replica.end();
-                    let appended = FollowerEvent::Appended { open: frame.open, log_end, epochs };
-                    replica.step(appended, &mut actions);
+                    replica.step(FollowerEvent::Appended { open: frame.open }, &mut actions);
                 }
                 FollowerAction::Truncate { to } => {
                     let committed = index(replica.high_watermark).min(self.truths[partition].committed.len());
@@ -312,7 +298,7 @@ impl World {
                         self.violation.get_or_insert(text);
                     }
                     replica.cut(index(to));
-                    replica.step(FollowerEvent::Truncated { log_end: to }, &mut actions);
+                    replica.step(FollowerEvent::Truncated, &mut actions);
                     self.counts.truncations += 1;
                     self.say(|| format!("node {node} cuts partition {partition} at {to}"));
                 }
@@ -375,8 +361,8 @@ impl World {
         }
         let durable = offset(replica.durable);
         match replica.machine {
-            Machine::Leads(_) => self.lead(node, partition, Event::Flushed { durable }),
-            Machine::Follows(_) => self.follow(node, partition, FollowerEvent::Flushed { durable }, &[]),
+            Machine::Leads(_) => self.lead(node, partition, Event::LogChanged),
+            Machine::Follows(_) => self.follow(node, partition, FollowerEvent::Flushed, &[]),
             Machine::Rest => {}
         }
         self.say(|| format!("node {node} has flushed partition {partition} up to {durable}"));
@@ -421,11 +407,10 @@ impl World {
         if matches!(replica.machine, Machine::Rest) || up_to <= replica.start {
             return false;
         }
-        replica.start += 1 + self.random.below(up_to - replica.start);
+        replica.trim(replica.start + 1 + self.random.below(up_to - replica.start));
         let log_start = offset(replica.start);
-        match replica.machine {
-            Machine::Leads(_) => self.lead(node, partition, Event::Trimmed { log_start }),
-            _ => self.follow(node, partition, FollowerEvent::Trimmed { log_start }, &[]),
+        if matches!(replica.machine, Machine::Leads(_)) {
+            self.lead(node, partition, Event::LogChanged);
         }
         self.say(|| format!("node {node} deletes partition {partition} before {log_start}"));
         true

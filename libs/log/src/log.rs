@@ -209,6 +209,11 @@ impl Log {
         self.shared.epochs.read().latest()
     }
 
+    /// The largest leader epoch at or below `epoch`, and where it ends (exclusive). `None` when every one is higher.
+    pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        self.shared.epochs.read().end_of(epoch, self.log_end())
+    }
+
     /// Every leader epoch that has an entry, and where it starts.
     pub fn epochs(&self) -> LeaderEpochs {
         self.shared.epochs.read().clone()

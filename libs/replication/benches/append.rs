@@ -7,8 +7,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use walser_model::{Acks, Durability, LeaderEpoch, LeaderEpochs, NodeId, Offset};
-use walser_replication::{Ack, Action, Event, Leader, Open, OpenId, PartitionState, Rules, Start};
+use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset};
+use walser_replication::{Ack, Action, Event, Leader, Open, OpenId, PartitionState, ReplicaLog, Rules, Start};
 
 /// Appends of a round.
 const APPENDS: i64 = 1_000_000;
@@ -16,6 +16,34 @@ const APPENDS: i64 = 1_000_000;
 const ROUNDS: usize = 9;
 /// Of both followers.
 const OPEN: OpenId = OpenId { node_epoch: 12, sequence: 1 };
+
+/// A log of one epoch that consists of its ends.
+struct Ends {
+    end: Offset,
+    durable: Offset,
+}
+
+impl ReplicaLog for Ends {
+    fn start(&self) -> Offset {
+        Offset(0)
+    }
+
+    fn end(&self) -> Offset {
+        self.end
+    }
+
+    fn durable(&self) -> Offset {
+        self.durable
+    }
+
+    fn latest_epoch(&self) -> LeaderEpoch {
+        LeaderEpoch(0)
+    }
+
+    fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        (epoch >= LeaderEpoch(0)).then_some((LeaderEpoch(0), self.end))
+    }
+}
 
 fn main() {
     let mut rounds: Vec<Duration> = (0..ROUNDS).map(|_| round()).collect();
@@ -27,14 +55,15 @@ fn main() {
 
 fn round() -> Duration {
     let mut actions = Vec::new();
-    let mut leader = leader(&mut actions);
+    let mut log = Ends { end: Offset(0), durable: Offset(0) };
+    let mut leader = leader(&log, &mut actions);
     for follower in [2, 3] {
-        leader.step(Event::Opened(open(follower)), &mut actions);
+        leader.step(Event::Opened(open(follower)), &log, &mut actions);
     }
     actions.clear();
     let begun = Instant::now();
     for end in 1..=APPENDS {
-        append(&mut leader, Offset(end), &mut actions);
+        append(&mut leader, &mut log, Offset(end), &mut actions);
         assert_eq!(actions.len(), 1, "committed once, with the last acknowledgement");
         actions.clear();
     }
@@ -42,38 +71,36 @@ fn round() -> Duration {
 }
 
 /// The leader appends and flushes; both followers get it, and tell of it when it is in their log and when it is flushed.
-fn append(leader: &mut Leader, end: Offset, actions: &mut Vec<Action>) {
+fn append(leader: &mut Leader, log: &mut Ends, end: Offset, actions: &mut Vec<Action>) {
     black_box(leader.admit(Acks::All)).expect("enough are in sync");
-    leader.step(Event::Appended { log_end: end }, actions);
+    log.end = end;
+    leader.step(Event::LogChanged, log, actions);
     for follower in [2, 3] {
-        leader.step(Event::Sent { follower: NodeId(follower), open: OPEN, end }, actions);
+        leader.step(Event::Sent { follower: NodeId(follower), open: OPEN, end }, log, actions);
     }
-    leader.step(Event::Flushed { durable: end }, actions);
+    log.durable = end;
+    leader.step(Event::LogChanged, log, actions);
     for follower in [2, 3] {
-        leader.step(Event::Acked(ack(follower, end, end.plus(-1))), actions);
-        leader.step(Event::Acked(ack(follower, end, end)), actions);
+        leader.step(Event::Acked(ack(follower, end, end.plus(-1))), log, actions);
+        leader.step(Event::Acked(ack(follower, end, end)), log, actions);
     }
-    assert!(black_box(leader.answerable(Acks::All, end, false)));
+    assert!(black_box(leader.answerable(log, Acks::All, end, false)));
 }
 
-fn leader(actions: &mut Vec<Action>) -> Leader {
+fn leader(log: &Ends, actions: &mut Vec<Action>) -> Leader {
     let start = Start {
         node: NodeId(1),
         node_epoch: 11,
         partition: PartitionState::new(vec![NodeId(1), NodeId(2), NodeId(3)], 2),
         partition_epoch: 20,
         durability: Durability::Fsync,
-        log_start: Offset(0),
-        log_end: Offset(0),
-        durable: Offset(0),
         high_watermark: Offset(0),
         high_watermark_epoch: LeaderEpoch::NONE,
-        epochs: LeaderEpochs::default(),
         now: Duration::ZERO,
         lag_max: Duration::from_secs(4),
         rules: Rules::ALL,
     };
-    Leader::start(start, actions).expect("metadata and log agree")
+    Leader::start(start, log, actions).expect("metadata and log agree")
 }
 
 fn open(follower: i32) -> Open {

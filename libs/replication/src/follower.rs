@@ -4,10 +4,10 @@
 //! another: a new leader epoch, a broken connection, a log that is not a part of the leader's. Whatever belongs to an
 //! earlier open is dropped, so nothing that was on its way can arrive late and count (rule R14).
 
-use walser_model::{LeaderEpoch, LeaderEpochs, NodeId, Offset};
+use walser_model::{LeaderEpoch, NodeId, Offset};
 
 use crate::wire::{Ack, Diverging, Frame, Open, OpenId};
-use crate::{Rule, Rules};
+use crate::{ReplicaLog, Rule, Rules};
 
 /// What a follower starts from.
 #[derive(Debug, Clone)]
@@ -22,20 +22,12 @@ pub struct FollowerStart {
     pub leader_epoch: LeaderEpoch,
     /// The sequence of the latest open of this incarnation; 0 at first.
     pub open_sequence: u64,
-    /// Where the log begins.
-    pub log_start: Offset,
-    /// End of the log. Exclusive.
-    pub log_end: Offset,
-    /// Everything below is on stable storage here. Exclusive.
-    pub durable: Offset,
     /// The high watermark that this node has seen. Exclusive.
     pub high_watermark: Offset,
     /// The epoch in which it saw that, or [`LeaderEpoch::NONE`].
     pub high_watermark_epoch: LeaderEpoch,
     /// Of the metadata: see [`crate::PartitionState::unclean_epoch`].
     pub unclean_epoch: LeaderEpoch,
-    /// Epochs of the log.
-    pub epochs: LeaderEpochs,
     /// Whether an unclean stop of this node will be told for this partition: see [`FollowerEvent::Configured`].
     pub lazy: bool,
     /// Which rules hold.
@@ -49,46 +41,23 @@ pub enum FollowerEvent {
     Diverged(Diverging),
     /// The leader pushed records.
     Pushed(Frame),
-    /// Pushed records were checked and appended; the epochs that begin in them, ascending.
+    /// Pushed records were checked and are in the log.
     Appended {
         /// Of the frame that they came in.
         open: OpenId,
-        /// Exclusive.
-        log_end: Offset,
-        /// Epoch and first offset.
-        epochs: Vec<(LeaderEpoch, Offset)>,
     },
-    /// Everything below is on stable storage here. A flush that began before the log was cut MUST NOT be told after it:
-    /// other records may have taken the place of those that it covered.
-    Flushed {
-        /// Exclusive.
-        durable: Offset,
-    },
+    /// More of the log is on stable storage.
+    Flushed,
     /// The topic's durability changed. With page cache, an unclean stop MUST be told from now on (rule R20); it MUST be
     /// told on after that, too, until everything that is in the log then is flushed.
     Configured {
         /// With page cache.
         lazy: bool,
     },
-    /// The log begins here now.
-    Trimmed {
-        /// Inclusive.
-        log_start: Offset,
-    },
     /// The log was cut, and the cut is on stable storage.
-    Truncated {
-        /// Exclusive.
-        log_end: Offset,
-    },
+    Truncated,
     /// The log was replaced by a copy of the leader's segments, which are on stable storage.
-    Copied {
-        /// Inclusive.
-        log_start: Offset,
-        /// Exclusive.
-        log_end: Offset,
-        /// Epochs of the copy.
-        epochs: LeaderEpochs,
-    },
+    Copied,
     /// The connection broke, no answer came in time, the open was refused, or what was pushed was damaged.
     Broken,
 }
@@ -139,22 +108,22 @@ pub struct Follower {
     leader_epoch: LeaderEpoch,
     open: OpenId,
     stage: Stage,
-    log_start: Offset,
-    log_end: Offset,
+    /// Epoch of the last record, after the leader's answer to the last open: a later one that was begun has none.
+    last_epoch: Option<LeaderEpoch>,
     /// End of what was handed out to be appended.
     taken: Offset,
-    durable: Offset,
+    /// What of the log was on stable storage when that was told last.
+    told_durable: Offset,
     high_watermark: Offset,
-    epochs: LeaderEpochs,
     lazy: bool,
 }
 
 impl Follower {
     /// Begins to follow.
-    pub fn start(start: FollowerStart, actions: &mut Vec<FollowerAction>) -> Self {
+    pub fn start(start: FollowerStart, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) -> Self {
         // After an election without proof, what was committed before it need not be (rule R21).
         let known = start.high_watermark_epoch >= start.unclean_epoch;
-        let high_watermark = if known { start.high_watermark.min(start.log_end) } else { Offset::ZERO };
+        let high_watermark = if known { start.high_watermark.min(log.end()) } else { Offset::ZERO };
         let mut follower = Self {
             rules: start.rules,
             node: start.node,
@@ -162,16 +131,14 @@ impl Follower {
             leader_epoch: start.leader_epoch,
             open: OpenId { node_epoch: start.node_epoch, sequence: start.open_sequence },
             stage: Stage::Open,
-            log_start: start.log_start,
-            log_end: start.log_end,
-            taken: start.log_end,
-            durable: start.durable,
+            last_epoch: None,
+            taken: log.end(),
+            told_durable: log.durable(),
             high_watermark,
-            epochs: start.epochs,
             lazy: start.lazy,
         };
-        if follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == follower.log_end {
-            follower.begin(actions);
+        if follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == log.end() {
+            follower.begin(log, actions);
         } else {
             follower.cut(follower.high_watermark, actions);
         }
@@ -179,73 +146,56 @@ impl Follower {
     }
 
     /// Takes an event; adds what is to be done.
-    pub fn step(&mut self, event: FollowerEvent, actions: &mut Vec<FollowerAction>) {
+    pub fn step(&mut self, event: FollowerEvent, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) {
         if self.stage == Stage::Stopped {
             return;
         }
         match event {
-            FollowerEvent::Diverged(answer) => self.diverged(answer, actions),
-            FollowerEvent::Pushed(frame) => self.pushed(frame, actions),
-            FollowerEvent::Appended { open, log_end, epochs } => {
-                for (epoch, start) in epochs {
-                    self.epochs.assign(epoch, start);
-                }
-                self.log_end = self.log_end.max(log_end);
+            FollowerEvent::Diverged(answer) => self.diverged(answer, log, actions),
+            FollowerEvent::Pushed(frame) => self.pushed(frame, log, actions),
+            FollowerEvent::Appended { open } => {
+                self.last_epoch = None;
                 if open == self.open {
-                    self.acknowledge(actions);
+                    self.acknowledge(log, actions);
                 } else if self.stage == Stage::Open {
                     // It was on its way when the open began, which said another log end.
-                    self.begin(actions);
+                    self.begin(log, actions);
                 }
             }
-            FollowerEvent::Flushed { durable } => {
-                let durable = durable.min(self.log_end);
-                if durable > self.durable {
-                    self.durable = durable;
-                    self.acknowledge(actions);
-                }
-            }
+            FollowerEvent::Flushed if log.durable() > self.told_durable => self.acknowledge(log, actions),
+            FollowerEvent::Flushed => {}
             FollowerEvent::Configured { lazy } => {
                 let before = std::mem::replace(&mut self.lazy, lazy);
                 // An acknowledgement from before may be on its way: what it allowed ends with the open.
                 if before && !lazy && self.stage == Stage::Open {
-                    self.begin(actions);
+                    self.begin(log, actions);
                 } else {
-                    self.acknowledge(actions);
+                    self.acknowledge(log, actions);
                 }
             }
-            FollowerEvent::Trimmed { log_start } => {
-                self.log_start = self.log_start.max(log_start);
-                self.epochs.forget_before(self.log_start);
+            FollowerEvent::Truncated => self.begin(log, actions),
+            FollowerEvent::Copied => {
+                self.last_epoch = None;
+                self.begin(log, actions);
             }
-            FollowerEvent::Truncated { log_end } => {
-                self.log_end = log_end;
-                self.durable = self.durable.min(log_end);
-                self.epochs.truncate(log_end);
-                self.begin(actions);
-            }
-            FollowerEvent::Copied { log_start, log_end, epochs } => {
-                self.log_start = log_start;
-                (self.log_end, self.durable, self.epochs) = (log_end, log_end, epochs);
-                self.begin(actions);
-            }
-            FollowerEvent::Broken if self.stage == Stage::Open => self.begin(actions),
+            FollowerEvent::Broken if self.stage == Stage::Open => self.begin(log, actions),
             FollowerEvent::Broken => {}
         }
     }
 
-    fn begin(&mut self, actions: &mut Vec<FollowerAction>) {
+    fn begin(&mut self, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) {
         self.open.sequence += 1;
         self.stage = Stage::Open;
-        self.taken = self.log_end;
+        self.taken = log.end();
+        self.told_durable = log.durable();
         actions.push(FollowerAction::Open(Open {
             follower: self.node,
             id: self.open,
             leader_epoch: self.leader_epoch,
-            log_end: self.log_end,
-            durable: self.durable,
+            log_end: log.end(),
+            durable: log.durable(),
             lazy: self.lazy,
-            last_epoch: self.epochs.latest(),
+            last_epoch: self.last_epoch.unwrap_or_else(|| log.latest_epoch()),
         }));
     }
 
@@ -257,15 +207,20 @@ impl Follower {
     }
 
     /// Rule R13: what the leader does not have is forgotten, but nothing that was committed.
-    fn diverged(&mut self, answer: Diverging, actions: &mut Vec<FollowerAction>) {
+    fn diverged(&mut self, answer: Diverging, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) {
         if !self.current(answer.leader_epoch, answer.open) {
             return;
         }
-        let own_end = self.epochs.end_of(answer.epoch, self.log_end).map_or(self.log_start, |(_, end)| end);
-        let to = own_end.min(answer.end).max(self.log_start);
+        let (own_epoch, own_end) = log.end_of(answer.epoch).unwrap_or_else(|| (LeaderEpoch::NONE, log.start()));
+        let to = own_end.min(answer.end).max(log.start());
         if to < self.high_watermark {
             self.stage = Stage::Stopped;
             return actions.push(FollowerAction::Inconsistent { at: to });
+        }
+        // What is left is of this epoch and earlier ones, also where a later one was begun and has no records.
+        self.last_epoch = Some(own_epoch);
+        if to == log.end() {
+            return self.begin(log, actions);
         }
         self.cut(to, actions);
     }
@@ -279,20 +234,20 @@ impl Follower {
 
     /// Rules R14 and R16: only what continues this log, on the latest open. Behind a gap everything would be dropped: it
     /// is asked for again.
-    fn pushed(&mut self, frame: Frame, actions: &mut Vec<FollowerAction>) {
+    fn pushed(&mut self, frame: Frame, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) {
         if !self.current(frame.leader_epoch, frame.open) {
             return;
         }
         if frame.base != self.taken {
             return if frame.base > self.taken {
-                self.begin(actions)
+                self.begin(log, actions)
             };
         }
         if frame.end > frame.base {
             self.taken = frame.end;
             actions.push(FollowerAction::Append(frame));
         } else {
-            self.acknowledge(actions);
+            self.acknowledge(log, actions);
         }
         let high_watermark = frame.high_watermark.min(frame.end);
         if high_watermark > self.high_watermark {
@@ -301,16 +256,17 @@ impl Follower {
         }
     }
 
-    fn acknowledge(&mut self, actions: &mut Vec<FollowerAction>) {
+    fn acknowledge(&mut self, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) {
         if self.stage != Stage::Open {
             return;
         }
+        self.told_durable = log.durable();
         actions.push(FollowerAction::Acknowledge(Ack {
             follower: self.node,
             leader_epoch: self.leader_epoch,
             open: self.open,
-            log_end: self.log_end,
-            durable: self.durable,
+            log_end: log.end(),
+            durable: log.durable(),
             lazy: self.lazy,
         }));
     }

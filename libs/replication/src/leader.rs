@@ -15,10 +15,10 @@ mod in_sync;
 
 use std::time::Duration;
 
-use walser_model::{Acks, Durability, LeaderEpoch, LeaderEpochs, NodeId, Offset};
+use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset};
 
 use crate::wire::{Ack, AlterIsr, Diverging, Open, OpenId};
-use crate::{NodeSet, PartitionState, Rule, Rules};
+use crate::{NodeSet, PartitionState, ReplicaLog, Rule, Rules};
 use followers::{Followers, Known};
 use in_sync::Samples;
 
@@ -35,18 +35,10 @@ pub struct Start {
     pub partition_epoch: i64,
     /// What counts as a position.
     pub durability: Durability,
-    /// Where the log begins.
-    pub log_start: Offset,
-    /// End of the log. Exclusive. This leader epoch begins here.
-    pub log_end: Offset,
-    /// Everything below is on stable storage here. Exclusive.
-    pub durable: Offset,
     /// The high watermark that this node has seen so far. Exclusive.
     pub high_watermark: Offset,
     /// The epoch in which it saw that, or [`LeaderEpoch::NONE`].
     pub high_watermark_epoch: LeaderEpoch,
-    /// Epochs of the log; the one that begins here MUST be on stable storage before anything is appended in it.
-    pub epochs: LeaderEpochs,
     /// Monotonic time.
     pub now: Duration,
     /// A replica that does not catch up for this long leaves the in-sync set.
@@ -58,21 +50,8 @@ pub struct Start {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The log ends here now.
-    Appended {
-        /// Exclusive.
-        log_end: Offset,
-    },
-    /// Everything below is on stable storage here.
-    Flushed {
-        /// Exclusive.
-        durable: Offset,
-    },
-    /// The log begins here now.
-    Trimmed {
-        /// Inclusive.
-        log_start: Offset,
-    },
+    /// The log has grown, more of it is on stable storage, or it begins later.
+    LogChanged,
     /// The topic's durability changed. To page cache: an unclean stop MUST be told from now on. From it: until everything
     /// that is in the log now is flushed.
     Configured {
@@ -204,13 +183,9 @@ pub struct Leader {
     /// A proposal may still be written although nobody waits for it.
     stale_proposal: bool,
     durability: Durability,
-    log_start: Offset,
-    log_end: Offset,
-    durable: Offset,
     high_watermark: Offset,
     /// Where this leader epoch began.
     epoch_start: Offset,
-    epochs: LeaderEpochs,
     followers: Followers,
     samples: Samples,
     /// Of the last tick.
@@ -232,19 +207,21 @@ fn counted(rules: Rules, durability: Durability, (log_end, durable, lazy): (Offs
 // === impl Leader ===
 
 impl Leader {
-    /// Starts leading (rule R2). Adds what is to be done: the first commit, if what is there is committed already.
+    /// Starts leading (rule R2): the epoch begins at the log end, and its start MUST be on stable storage before anything
+    /// is acknowledged in it. Adds what is to be done: the first commit, if what is there is committed already.
     ///
     /// # Errors
     /// [`Contradiction`], when metadata and log cannot both be right: then nobody may act on either.
-    pub fn start(start: Start, actions: &mut Vec<Action>) -> Result<Self, Contradiction> {
-        let Start { node, partition, log_end, mut epochs, .. } = start;
+    pub fn start(start: Start, log: &impl ReplicaLog, actions: &mut Vec<Action>) -> Result<Self, Contradiction> {
+        let Start { node, partition, .. } = start;
+        let log_end = log.end();
         if !partition.isr.contains(node) {
             return Err(Contradiction::NotInSync);
         }
-        if epochs.latest() > partition.leader_epoch {
-            return Err(Contradiction::LaterEpoch { log: epochs.latest(), metadata: partition.leader_epoch });
+        let latest = log.latest_epoch();
+        if latest > partition.leader_epoch {
+            return Err(Contradiction::LaterEpoch { log: latest, metadata: partition.leader_epoch });
         }
-        epochs.assign(partition.leader_epoch, log_end);
         // After an election without proof, what was committed before it need not be (rule R21).
         let known = start.high_watermark_epoch >= partition.unclean_epoch;
         let high_watermark = if known { start.high_watermark.min(log_end) } else { Offset::ZERO };
@@ -259,51 +236,42 @@ impl Leader {
             proposing: None,
             stale_proposal: false,
             durability: start.durability,
-            log_start: start.log_start,
-            log_end,
-            durable: start.durable,
             high_watermark,
             epoch_start: log_end,
-            epochs,
             followers,
             samples: Samples::new(start.now, log_end),
             now: start.now,
             lag_max: start.lag_max,
         };
-        leader.advance(actions);
+        leader.advance(log, actions);
         Ok(leader)
     }
 
     /// Takes an event; adds what is to be done.
-    pub fn step(&mut self, event: Event, actions: &mut Vec<Action>) {
+    pub fn step(&mut self, event: Event, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
+        debug_assert!(log.durable() <= log.end(), "nothing is durable beyond the log end");
         match event {
-            Event::Appended { log_end } => self.log_end = self.log_end.max(log_end),
-            Event::Flushed { durable } => self.durable = self.durable.max(durable),
-            Event::Trimmed { log_start } => {
-                self.log_start = self.log_start.max(log_start);
-                self.epochs.forget_before(self.log_start);
-            }
+            Event::LogChanged => {}
             Event::Configured { durability } => self.durability = durability,
-            Event::Opened(open) => return self.opened(open, actions),
+            Event::Opened(open) => return self.opened(open, log, actions),
             Event::Sent { follower, open, end } => return self.followers.sent(follower, open, end),
             Event::Closed { follower, open } => return self.followers.closed(follower, open),
-            Event::Acked(ack) => return self.acked(ack, actions),
+            Event::Acked(ack) => return self.acked(ack, log, actions),
             Event::Installed { partition, partition_epoch } => self.install(partition, partition_epoch),
             Event::ProposalOver { ineligible } => self.proposal_over(ineligible),
-            Event::Tick { now } => return self.tick(now, actions),
+            Event::Tick { now } => return self.tick(now, log, actions),
         }
-        debug_assert!(self.durable <= self.log_end, "nothing is durable beyond the log end");
-        self.advance(actions);
+        self.advance(log, actions);
     }
 
     /// Rule R3: the high watermark follows the lowest position of the maximal in-sync set, while enough are in sync and
     /// all of them follow in this epoch. Rule R4: it never goes back.
-    fn advance(&mut self, actions: &mut Vec<Action>) {
+    fn advance(&mut self, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
         if self.partition.isr.len() < self.partition.min_isr && self.rules.hold(Rule::HighWatermarkNeedsMinIsr) {
             return;
         }
         let counted = if self.rules.hold(Rule::MaximalIsr) { &self.maximal } else { &self.partition.isr };
-        let mut committed = self.position();
+        let mut committed = self.position(log);
         for node in counted.iter().filter(|node| *node != self.node) {
             let Some(follower) = self.followers.following(node) else { return };
             committed = committed.min(self.follower_position(follower));
@@ -315,8 +283,8 @@ impl Leader {
     }
 
     /// This node's own position: what counts of its log.
-    fn position(&self) -> Offset {
-        counted(self.rules, self.durability, (self.log_end, self.durable, true))
+    fn position(&self, log: &impl ReplicaLog) -> Offset {
+        counted(self.rules, self.durability, (log.end(), log.durable(), true))
     }
 
     /// What counts of a follower's log.
@@ -325,7 +293,7 @@ impl Leader {
     }
 
     /// A follower opens: rules R11, R12 and amendment A1.
-    fn opened(&mut self, open: Open, actions: &mut Vec<Action>) {
+    fn opened(&mut self, open: Open, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
         let Open { follower, id, .. } = open;
         if open.leader_epoch != self.partition.leader_epoch && self.rules.hold(Rule::EpochFence) {
             return actions.push(Action::Refuse { follower, open: id });
@@ -335,12 +303,12 @@ impl Leader {
         }
         // What lies below the log start cannot be compared any more, and what lies before every epoch that is known here
         // cannot be either.
-        let known = self.epochs.end_of(open.last_epoch, self.log_end);
-        let empty = open.last_epoch == LeaderEpoch::NONE && open.log_end == self.log_start;
-        let Some((epoch, end)) = known.or_else(|| empty.then_some((open.last_epoch, self.log_start))) else {
+        let known = log.end_of(open.last_epoch);
+        let empty = open.last_epoch == LeaderEpoch::NONE && open.log_end == log.start();
+        let Some((epoch, end)) = known.or_else(|| empty.then_some((open.last_epoch, log.start()))) else {
             return actions.push(Action::Copy { follower, open: id });
         };
-        if open.log_end < self.log_start {
+        if open.log_end < log.start() {
             return actions.push(Action::Copy { follower, open: id });
         }
         if epoch < open.last_epoch || end < open.log_end {
@@ -349,21 +317,21 @@ impl Leader {
         }
         self.followers.connect(&open);
         actions.push(Action::Push { follower, open: id, from: open.log_end });
-        self.followed(follower, actions);
+        self.followed(follower, log, actions);
     }
 
-    fn acked(&mut self, ack: Ack, actions: &mut Vec<Action>) {
+    fn acked(&mut self, ack: Ack, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
         if ack.leader_epoch != self.partition.leader_epoch && self.rules.hold(Rule::EpochFence) {
             return;
         }
         if self.followers.acked(&ack, self.now, self.rules) {
-            self.followed(ack.follower, actions);
+            self.followed(ack.follower, log, actions);
         }
     }
 
-    fn followed(&mut self, follower: NodeId, actions: &mut Vec<Action>) {
-        self.advance(actions);
-        self.propose_to_add(follower, actions);
+    fn followed(&mut self, follower: NodeId, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
+        self.advance(log, actions);
+        self.propose_to_add(follower, log, actions);
     }
 
     /// Whether a write may be appended at all.
@@ -380,13 +348,13 @@ impl Leader {
 
     /// Whether a write that ends at `next_offset` (exclusive) may be answered (rules R25, R26). One that is in the log
     /// already is answered when the first one would be (amendment A2).
-    pub fn answerable(&self, acks: Acks, next_offset: Offset, repeated: bool) -> bool {
+    pub fn answerable(&self, log: &impl ReplicaLog, acks: Acks, next_offset: Offset, repeated: bool) -> bool {
         if repeated && !self.rules.hold(Rule::RepeatWaits) {
             return true;
         }
         match acks {
             Acks::None => true,
-            Acks::Leader => self.position() >= next_offset,
+            Acks::Leader => self.position(log) >= next_offset,
             Acks::All => self.high_watermark >= next_offset,
         }
     }
@@ -429,11 +397,6 @@ impl Leader {
     /// Members of every in-sync set that may be in force.
     pub fn maximal_isr(&self) -> &NodeSet {
         &self.maximal
-    }
-
-    /// Epochs of the log.
-    pub fn epochs(&self) -> &LeaderEpochs {
-        &self.epochs
     }
 
     /// How many copies an acknowledgement rests on.

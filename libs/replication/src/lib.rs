@@ -9,14 +9,19 @@
 pub mod control;
 mod follower;
 mod leader;
+mod log;
 mod node_set;
 mod role;
 mod rules;
 mod state;
 mod wire;
 
+#[cfg(test)]
+mod test_log;
+
 pub use follower::{Follower, FollowerAction, FollowerEvent, FollowerStart};
 pub use leader::{Action, Contradiction, Event, Leader, NotEnoughReplicas, Start};
+pub use log::ReplicaLog;
 pub use node_set::NodeSet;
 pub use role::{Role, may_stop_clean, role};
 pub use rules::{Rule, Rules};

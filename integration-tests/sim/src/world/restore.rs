@@ -85,7 +85,7 @@ impl World {
     fn highest_epoch(&self, key: Key) -> LeaderEpoch {
         let of_node = |node: &crate::node::Node| {
             let known = node.known[key.slot].as_ref().filter(|known| known.key == key)?;
-            Some(known.state.leader_epoch.max(node.replicas[key.slot].epochs().latest()))
+            Some(known.state.leader_epoch.max(node.replicas[key.slot].epochs.latest()))
         };
         self.nodes.iter().filter_map(of_node).max().unwrap_or(LeaderEpoch::NONE)
     }

@@ -1,34 +1,63 @@
 use super::*;
+use crate::test_log::TestLog;
 
-fn start(log_end: i64, durable: i64, high_watermark: i64) -> (Follower, Vec<FollowerAction>) {
-    let mut epochs = LeaderEpochs::default();
-    epochs.assign(LeaderEpoch(1), Offset(0));
-    epochs.assign(LeaderEpoch(3), Offset(6));
-    let start = FollowerStart {
+/// A follower and its log.
+#[derive(Debug, Clone)]
+struct Following {
+    follower: Follower,
+    log: TestLog,
+}
+
+impl std::ops::Deref for Following {
+    type Target = Follower;
+
+    fn deref(&self) -> &Follower {
+        &self.follower
+    }
+}
+
+fn parameters(high_watermark: i64) -> FollowerStart {
+    FollowerStart {
         node: NodeId(2),
         node_epoch: 22,
         leader: NodeId(1),
         leader_epoch: LeaderEpoch(4),
         open_sequence: 8,
-        log_start: Offset(0),
-        log_end: Offset(log_end),
-        durable: Offset(durable),
         high_watermark: Offset(high_watermark),
         high_watermark_epoch: LeaderEpoch(3),
         unclean_epoch: LeaderEpoch::NONE,
-        epochs,
         lazy: false,
         rules: Rules::ALL,
-    };
-    let mut actions = Vec::new();
-    let follower = Follower::start(start, &mut actions);
-    (follower, actions)
+    }
 }
 
-fn step(follower: &mut Follower, event: FollowerEvent) -> Vec<FollowerAction> {
+fn start(log_end: i64, durable: i64, high_watermark: i64) -> (Following, Vec<FollowerAction>) {
+    let log = TestLog::new(log_end, durable);
     let mut actions = Vec::new();
-    follower.step(event, &mut actions);
+    let follower = Follower::start(parameters(high_watermark), &log, &mut actions);
+    (Following { follower, log }, actions)
+}
+
+fn step(following: &mut Following, event: FollowerEvent) -> Vec<FollowerAction> {
+    let mut actions = Vec::new();
+    following.follower.step(event, &following.log, &mut actions);
     actions
+}
+
+/// Records that came on an open are in the log.
+fn appended(following: &mut Following, open_seq: u64, end: i64) -> Vec<FollowerAction> {
+    following.log.end = end;
+    step(following, FollowerEvent::Appended { open: id(open_seq) })
+}
+
+fn flushed(following: &mut Following, durable: i64) -> Vec<FollowerAction> {
+    following.log.durable = durable;
+    step(following, FollowerEvent::Flushed)
+}
+
+fn cut(following: &mut Following, end: i64) -> Vec<FollowerAction> {
+    following.log.cut(end);
+    step(following, FollowerEvent::Truncated)
 }
 
 fn id(sequence: u64) -> OpenId {
@@ -84,10 +113,10 @@ fn it_opens_with_what_it_has_and_acknowledges_what_it_gets() {
     let pushed = frame(9, 10, 12, 11);
     let taken = step(&mut follower, FollowerEvent::Pushed(pushed));
     assert_eq!(taken, [FollowerAction::Append(pushed), FollowerAction::Commit { high_watermark: Offset(11) }]);
-    let epochs = vec![(LeaderEpoch(4), Offset(10))];
-    let appended = FollowerEvent::Appended { open: id(9), log_end: Offset(12), epochs };
-    assert_eq!(step(&mut follower, appended), [acknowledged(9, 12, 9)]);
-    assert_eq!(step(&mut follower, FollowerEvent::Flushed { durable: Offset(12) }), [acknowledged(9, 12, 12)]);
+    follower.log.epochs.assign(LeaderEpoch(4), Offset(10));
+    assert_eq!(appended(&mut follower, 9, 12), [acknowledged(9, 12, 9)]);
+    assert_eq!(flushed(&mut follower, 12), [acknowledged(9, 12, 12)]);
+    assert_eq!(flushed(&mut follower, 12), [], "that was told");
     assert_eq!(step(&mut follower, FollowerEvent::Broken), [open(10, 12, 12, 4)]);
 }
 
@@ -110,13 +139,11 @@ fn frames_follow_each_other_before_they_are_appended_and_a_beat_is_answered() {
         let pushed = frame(9, base, end, 0);
         assert_eq!(step(&mut follower, FollowerEvent::Pushed(pushed)), [FollowerAction::Append(pushed)]);
     }
-    let appended = FollowerEvent::Appended { open: id(9), log_end: Offset(15), epochs: Vec::new() };
-    assert_eq!(step(&mut follower, appended), [acknowledged(9, 15, 10)]);
+    assert_eq!(appended(&mut follower, 9, 15), [acknowledged(9, 15, 10)]);
     assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(9, 15, 15, 0))), [acknowledged(9, 15, 10)]);
     // What was still being appended when the connection broke makes the log longer than the open said.
     step(&mut follower, FollowerEvent::Broken);
-    let late = FollowerEvent::Appended { open: id(9), log_end: Offset(17), epochs: Vec::new() };
-    assert_eq!(step(&mut follower, late), [open(11, 17, 10, 3)]);
+    assert_eq!(appended(&mut follower, 9, 17), [open(11, 17, 10, 3)]);
 }
 
 #[test]
@@ -125,17 +152,26 @@ fn it_forgets_what_the_leader_does_not_have_and_opens_again() {
     // The leader knows epoch 1 up to 6, and no epoch 3: this log's epoch 1 ends at 6 too.
     assert_eq!(step(&mut follower, diverging(9, 1, 8)), [FollowerAction::Truncate { to: Offset(6) }]);
     assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(9, 10, 12, 0))), [], "it is cutting its log");
-    assert_eq!(step(&mut follower, FollowerEvent::Truncated { log_end: Offset(6) }), [open(11, 6, 6, 1)]);
+    assert_eq!(cut(&mut follower, 6), [open(11, 6, 6, 1)], "it has no record of epoch 3 any more");
+}
+
+/// It had begun to lead in epoch 7, and got nothing: there is nothing to be cut, and nothing to be said again and again.
+#[test]
+fn an_epoch_without_records_parts_no_logs() {
+    let (mut follower, _) = start(10, 10, 5);
+    follower.log.epochs.assign(LeaderEpoch(7), Offset(10));
+    assert_eq!(step(&mut follower, FollowerEvent::Broken), [open(10, 10, 10, 7)]);
+    assert_eq!(step(&mut follower, diverging(10, 5, 12)), [open(11, 10, 10, 3)], "its last record is of epoch 3");
+    assert_eq!(follower.log.latest_epoch(), LeaderEpoch(7), "an election that asks goes by that");
 }
 
 #[test]
 fn it_never_cuts_before_its_start_nor_claims_what_it_does_not_have() {
     let (mut follower, _) = start(10, 10, 0);
-    step(&mut follower, FollowerEvent::Trimmed { log_start: Offset(8) });
+    follower.log.trim(8);
     assert_eq!(step(&mut follower, diverging(9, 1, 6)), [FollowerAction::Truncate { to: Offset(8) }]);
-    let (mut follower, first) = start(10, 10, 99);
+    let (follower, first) = start(10, 10, 99);
     assert_eq!((follower.high_watermark(), first), (Offset(10), vec![open(9, 10, 10, 3)]));
-    assert_eq!(step(&mut follower, FollowerEvent::Flushed { durable: Offset(99) }), []);
 }
 
 #[test]
@@ -160,30 +196,16 @@ fn it_stops_rather_than_forget_what_was_committed() {
 fn after_an_election_without_proof_nothing_from_before_is_taken_for_committed() {
     let (follower, _) = start(10, 10, 8);
     assert_eq!(follower.high_watermark(), Offset(8));
-    let start = FollowerStart {
-        node: NodeId(2),
-        node_epoch: 22,
-        leader: NodeId(1),
-        leader_epoch: LeaderEpoch(4),
-        open_sequence: 0,
-        log_start: Offset(0),
-        log_end: Offset(10),
-        durable: Offset(10),
-        high_watermark: Offset(8),
-        high_watermark_epoch: LeaderEpoch(3),
-        unclean_epoch: LeaderEpoch(4),
-        epochs: LeaderEpochs::default(),
-        lazy: false,
-        rules: Rules::ALL,
-    };
-    assert_eq!(Follower::start(start, &mut Vec::new()).high_watermark(), Offset(0));
+    let start = FollowerStart { unclean_epoch: LeaderEpoch(4), ..parameters(8) };
+    let follower = Follower::start(start, &TestLog::new(10, 10), &mut Vec::new());
+    assert_eq!(follower.high_watermark(), Offset(0));
 }
 
 #[test]
 fn a_copy_takes_the_place_of_the_log() {
     let (mut follower, _) = start(3, 3, 0);
-    let mut epochs = LeaderEpochs::default();
+    let mut epochs = walser_model::LeaderEpochs::default();
     epochs.assign(LeaderEpoch(4), Offset(20));
-    let copied = FollowerEvent::Copied { log_start: Offset(20), log_end: Offset(25), epochs };
-    assert_eq!(step(&mut follower, copied), [open(10, 25, 25, 4)]);
+    follower.log = TestLog { start: 20, end: 25, durable: 25, epochs };
+    assert_eq!(step(&mut follower, FollowerEvent::Copied), [open(10, 25, 25, 4)]);
 }

@@ -7,7 +7,7 @@ use walser_model::{NodeId, Offset};
 
 use super::{Action, Leader, counted};
 use crate::wire::AlterIsr;
-use crate::{NodeSet, PartitionState, Rule};
+use crate::{NodeSet, PartitionState, ReplicaLog, Rule};
 
 /// Time between two samples of the log end (amendment A6).
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
@@ -74,7 +74,7 @@ impl Leader {
         }
     }
 
-    fn propose(&mut self, isr: NodeSet, actions: &mut Vec<Action>) {
+    fn propose(&mut self, isr: NodeSet, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
         self.maximal = self.maximal.union(&isr);
         self.proposing = Some(self.now);
         let epoch_of = |node: NodeId| {
@@ -91,7 +91,7 @@ impl Leader {
         if !self.rules.hold(Rule::ShrinkIsWritten) && isr.len() < self.partition.isr.len() {
             self.maximal = isr.clone();
             self.partition.isr = isr;
-            self.advance(actions);
+            self.advance(log, actions);
         }
     }
 
@@ -108,20 +108,20 @@ impl Leader {
     }
 
     /// Asks for a replica that may join; several at once when they are found at a tick.
-    pub(super) fn propose_to_add(&mut self, node: NodeId, actions: &mut Vec<Action>) {
+    pub(super) fn propose_to_add(&mut self, node: NodeId, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
         if self.proposing.is_some() || self.partition.isr.contains(node) || !self.may_join(node) {
             return;
         }
         let mut isr = self.partition.isr.clone();
         isr.insert(node);
-        self.propose(isr, actions);
+        self.propose(isr, log, actions);
     }
 
     /// Rule R9: whoever has not caught up for too long leaves. A proposal that nobody waits for is overtaken by one
     /// that changes nothing: after that it can not be written any more.
-    pub(super) fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        self.samples.take(now, self.log_end, self.lag_max);
-        self.note_progress(now);
+    pub(super) fn tick(&mut self, now: Duration, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
+        self.samples.take(now, log.end(), self.lag_max);
+        self.note_progress(now, log.end());
         self.now = now;
         match self.proposing {
             Some(since) if now.saturating_sub(since) < PROPOSAL_TIMEOUT => return,
@@ -138,13 +138,13 @@ impl Leader {
             }
         }
         if isr != self.partition.isr || self.stale_proposal {
-            self.propose(isr, actions);
+            self.propose(isr, log, actions);
         }
     }
 
     /// Remembers who has caught up (amendment A6).
-    fn note_progress(&mut self, now: Duration) {
-        let (log_end, durability, rules) = (self.log_end, self.durability, self.rules);
+    fn note_progress(&mut self, now: Duration, log_end: Offset) {
+        let (durability, rules) = (self.durability, self.rules);
         for known in self.followers.iter_mut().filter(|known| known.connected) {
             let position = counted(rules, durability, (known.log_end, known.durable, known.lazy));
             let reached = if position >= log_end { Some(now) } else { self.samples.reached(position) };

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::test_log::TestLog;
 
 const SELF: NodeId = NodeId(1);
 
@@ -12,39 +13,61 @@ fn partition(replicas: &[i32], isr: &[i32], min_isr: usize) -> PartitionState {
     state
 }
 
-fn epochs() -> LeaderEpochs {
-    let mut epochs = LeaderEpochs::default();
-    epochs.assign(LeaderEpoch(1), Offset(0));
-    epochs.assign(LeaderEpoch(3), Offset(6));
-    epochs
+/// A leader and its log.
+#[derive(Debug, Clone)]
+struct Led {
+    leader: Leader,
+    log: TestLog,
 }
 
-fn start(partition: PartitionState, durability: Durability) -> (Leader, Vec<Action>) {
+impl std::ops::Deref for Led {
+    type Target = Leader;
+
+    fn deref(&self) -> &Leader {
+        &self.leader
+    }
+}
+
+impl Led {
+    fn answerable(&self, acks: Acks, next_offset: i64, repeated: bool) -> bool {
+        self.leader.answerable(&self.log, acks, Offset(next_offset), repeated)
+    }
+}
+
+fn start(partition: PartitionState, durability: Durability) -> (Led, Vec<Action>) {
     let start = Start {
         node: SELF,
         node_epoch: 11,
         partition,
         partition_epoch: 100,
         durability,
-        log_start: Offset(0),
-        log_end: Offset(10),
-        durable: Offset(10),
         high_watermark: Offset(0),
         high_watermark_epoch: LeaderEpoch::NONE,
-        epochs: epochs(),
         now: Duration::ZERO,
         lag_max: Duration::from_secs(4),
         rules: Rules::ALL,
     };
     let mut actions = Vec::new();
-    let leader = Leader::start(start, &mut actions).unwrap();
-    (leader, actions)
+    let mut log = TestLog::new(10, 10);
+    let leader = Leader::start(start, &log, &mut actions).unwrap();
+    log.epochs.assign(leader.epoch(), Offset(10));
+    (Led { leader, log }, actions)
 }
 
-fn step(leader: &mut Leader, event: Event) -> Vec<Action> {
+fn step(led: &mut Led, event: Event) -> Vec<Action> {
     let mut actions = Vec::new();
-    leader.step(event, &mut actions);
+    led.leader.step(event, &led.log, &mut actions);
     actions
+}
+
+fn appended(led: &mut Led, end: i64) -> Vec<Action> {
+    led.log.end = end;
+    step(led, Event::LogChanged)
+}
+
+fn flushed(led: &mut Led, durable: i64) -> Vec<Action> {
+    led.log.durable = durable;
+    step(led, Event::LogChanged)
 }
 
 fn id(follower: i32, sequence: u64) -> OpenId {
@@ -93,17 +116,17 @@ fn proposed(actions: &[Action]) -> Option<Vec<i32>> {
 fn alone_and_with_fsync_only_durable_offsets_are_committed() {
     let (mut leader, first) = start(partition(&[1], &[1], 1), Durability::Fsync);
     assert_eq!(first, [commit(10)]);
-    assert_eq!(step(&mut leader, Event::Appended { log_end: Offset(15) }), []);
-    assert!(!leader.answerable(Acks::All, Offset(15), false) && !leader.answerable(Acks::Leader, Offset(15), false));
-    assert!(leader.answerable(Acks::None, Offset(15), false));
-    assert_eq!(step(&mut leader, Event::Flushed { durable: Offset(15) }), [commit(15)]);
-    assert!(leader.answerable(Acks::All, Offset(15), false));
+    assert_eq!(appended(&mut leader, 15), []);
+    assert!(!leader.answerable(Acks::All, 15, false) && !leader.answerable(Acks::Leader, 15, false));
+    assert!(leader.answerable(Acks::None, 15, false));
+    assert_eq!(flushed(&mut leader, 15), [commit(15)]);
+    assert!(leader.answerable(Acks::All, 15, false));
 }
 
 #[test]
 fn alone_and_with_page_cache_written_offsets_are_committed() {
     let (mut leader, _) = start(partition(&[1], &[1], 1), Durability::PageCache);
-    assert_eq!(step(&mut leader, Event::Appended { log_end: Offset(15) }), [commit(15)]);
+    assert_eq!(appended(&mut leader, 15), [commit(15)]);
 }
 
 #[test]
@@ -112,8 +135,8 @@ fn below_min_isr_nothing_is_committed_or_admitted() {
     assert_eq!(first, []);
     assert_eq!(leader.admit(Acks::All), Err(NotEnoughReplicas { isr: 1, min_isr: 2 }));
     assert_eq!(leader.admit(Acks::Leader), Ok(()));
-    step(&mut leader, Event::Appended { log_end: Offset(11) });
-    assert_eq!(step(&mut leader, Event::Flushed { durable: Offset(11) }), []);
+    appended(&mut leader, 11);
+    assert_eq!(flushed(&mut leader, 11), []);
 }
 
 #[test]
@@ -124,10 +147,10 @@ fn an_append_is_committed_when_the_last_replica_in_sync_has_flushed_it() {
         assert_eq!(step(&mut leader, open(follower, 1, 10, 3))[0], pushed);
     }
     assert_eq!(leader.high_watermark(), Offset(10));
-    step(&mut leader, Event::Appended { log_end: Offset(12) });
+    appended(&mut leader, 12);
     step(&mut leader, sent(2, 1, 12));
     step(&mut leader, sent(3, 1, 12));
-    step(&mut leader, Event::Flushed { durable: Offset(12) });
+    flushed(&mut leader, 12);
     assert_eq!(step(&mut leader, ack(2, 1, 12, 12)), []);
     assert_eq!(step(&mut leader, ack(3, 1, 12, 11)), [commit(11)]);
     assert_eq!(step(&mut leader, ack(3, 1, 12, 12)), [commit(12)]);
@@ -137,7 +160,7 @@ fn an_append_is_committed_when_the_last_replica_in_sync_has_flushed_it() {
 fn acknowledgements_of_an_earlier_open_and_of_what_was_not_sent_do_not_count() {
     let (mut leader, _) = start(partition(&[1, 2], &[1, 2], 2), Durability::PageCache);
     step(&mut leader, open(2, 7, 10, 3));
-    step(&mut leader, Event::Appended { log_end: Offset(12) });
+    appended(&mut leader, 12);
     assert_eq!(step(&mut leader, ack(2, 7, 12, 12)), [], "it was not sent");
     step(&mut leader, sent(2, 7, 12));
     assert_eq!(step(&mut leader, ack(2, 6, 12, 12)), [], "an earlier open");
@@ -162,7 +185,7 @@ fn a_log_that_has_parted_is_told_where() {
 #[test]
 fn a_log_that_cannot_be_compared_any_more_is_replaced() {
     let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
-    step(&mut leader, Event::Trimmed { log_start: Offset(8) });
+    leader.log.trim(8);
     let copied = vec![Action::Copy { follower: NodeId(2), open: id(2, 1) }];
     assert_eq!(step(&mut leader.clone(), open(2, 1, 5, 1)), copied, "its end is deleted here");
     assert_eq!(step(&mut leader.clone(), open(2, 1, 9, 1)), copied, "so is every epoch up to its last one");
@@ -177,7 +200,7 @@ fn a_log_that_cannot_be_compared_any_more_is_replaced() {
 fn with_page_cache_a_log_end_counts_only_where_an_unclean_stop_will_be_told() {
     let (mut leader, _) = start(partition(&[1, 2], &[1, 2], 2), Durability::PageCache);
     step(&mut leader, open(2, 1, 10, 3));
-    step(&mut leader, Event::Appended { log_end: Offset(12) });
+    appended(&mut leader, 12);
     step(&mut leader, sent(2, 1, 12));
     let Event::Acked(told) = ack(2, 1, 12, 11) else { unreachable!() };
     let Event::Opened(again) = open(2, 2, 10, 3) else { unreachable!() };
@@ -210,9 +233,9 @@ fn who_joins_has_everything_from_before_this_epoch_on_stable_storage() {
 fn a_refusal_leaves_the_maximal_set_as_it_is() {
     let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
     step(&mut leader, open(2, 1, 10, 3));
-    step(&mut leader, Event::Appended { log_end: Offset(11) });
+    appended(&mut leader, 11);
     step(&mut leader, Event::ProposalOver { ineligible: None });
-    assert_eq!(step(&mut leader, Event::Flushed { durable: Offset(11) }), [], "the proposal may be written yet");
+    assert_eq!(flushed(&mut leader, 11), [], "the proposal may be written yet");
     let state = partition(&[1, 2], &[1], 1);
     step(&mut leader, Event::Installed { partition: state, partition_epoch: 101 });
     assert_eq!(leader.high_watermark(), Offset(11), "after a later revision it can not be");
@@ -247,8 +270,8 @@ fn who_was_refused_is_not_proposed_again_before_it_is_heard() {
     step(&mut leader, installed);
     assert!(!leader.maximal_isr().contains(NodeId(2)));
     assert_eq!(proposed(&step(&mut leader, tick(3000))), None);
-    step(&mut leader, Event::Appended { log_end: Offset(11) });
-    step(&mut leader, Event::Flushed { durable: Offset(11) });
+    appended(&mut leader, 11);
+    flushed(&mut leader, 11);
     step(&mut leader, sent(3, 1, 11));
     assert_eq!(step(&mut leader, ack(3, 1, 11, 11)), [commit(11)]);
     // It is heard again: it was only cut off.
@@ -284,7 +307,7 @@ fn a_connected_follower_that_falls_behind_leaves_and_one_that_keeps_up_stays() {
     step(&mut leader, open(3, 1, 10, 3));
     for round in 1..=30_i64 {
         let end = 10 + round;
-        step(&mut leader, Event::Appended { log_end: Offset(end) });
+        appended(&mut leader, end);
         step(&mut leader, sent(2, 1, end));
         step(&mut leader, sent(3, 1, end));
         // Node 2 is always one round behind, node 3 takes everything and flushes nothing.
@@ -314,8 +337,8 @@ fn who_is_no_replica_any_more_is_forgotten() {
 fn nothing_is_durable_that_is_not_in_the_log() {
     let (mut leader, _) = start(partition(&[1, 2], &[1, 2], 2), Durability::Fsync);
     step(&mut leader, open(2, 1, 10, 3));
-    step(&mut leader, Event::Appended { log_end: Offset(20) });
-    step(&mut leader, Event::Flushed { durable: Offset(20) });
+    appended(&mut leader, 20);
+    flushed(&mut leader, 20);
     step(&mut leader, sent(2, 1, 15));
     assert_eq!(step(&mut leader, ack(2, 1, 12, 99)), [commit(12)]);
     assert_eq!(step(&mut leader, sent(2, 2, 20)), [], "another open");
@@ -350,17 +373,13 @@ fn a_new_leader_shows_what_it_knows_to_be_committed() {
             partition: state.clone(),
             partition_epoch: 100,
             durability: Durability::Fsync,
-            log_start: Offset(0),
-            log_end: Offset(10),
-            durable: Offset(10),
             high_watermark: Offset(7),
             high_watermark_epoch: LeaderEpoch(3),
-            epochs: epochs(),
             now: Duration::ZERO,
             lag_max: Duration::MAX,
             rules: Rules::ALL,
         };
-        Leader::start(start, &mut Vec::new())
+        Leader::start(start, &TestLog::new(10, 10), &mut Vec::new())
     };
     assert_eq!(with(&state).unwrap().high_watermark(), Offset(7), "although too few are in sync for more");
     state.unclean_epoch = LeaderEpoch(4);
@@ -376,8 +395,8 @@ fn a_new_leader_shows_what_it_knows_to_be_committed() {
 #[test]
 fn a_repeated_batch_waits_for_what_the_first_one_waited_for() {
     let (mut leader, _) = start(partition(&[1, 2], &[1, 2], 2), Durability::Fsync);
-    step(&mut leader, Event::Appended { log_end: Offset(11) });
-    assert!(!leader.answerable(Acks::All, Offset(11), true));
+    appended(&mut leader, 11);
+    assert!(!leader.answerable(Acks::All, 11, true));
 }
 
 proptest! {
@@ -390,8 +409,8 @@ proptest! {
         let mut acked = 0;
         for (kind, number) in events {
             let event = match kind {
-                0 => { end += number; Event::Appended { log_end: Offset(end) } }
-                1 => { durable = (durable + number).min(end); Event::Flushed { durable: Offset(durable) } }
+                0 => { end += number; leader.log.end = end; Event::LogChanged }
+                1 => { durable = (durable + number).min(end); leader.log.durable = durable; Event::LogChanged }
                 2 => { sequence += 1; acked = acked.max(10); open(2, sequence, 10, 3) }
                 3 => sent(2, sequence, end),
                 4 => { acked = acked.max(end.min(number)); ack(2, sequence, end.min(number), end.min(number)) }

@@ -1,7 +1,9 @@
 //! One partition in its shard: the log, the leader, and the writes that wait.
 
+mod append_time;
 mod damage;
 mod expired;
+mod kept_log;
 mod leading;
 mod released;
 
@@ -29,14 +31,13 @@ use crate::error::{
 use crate::tail::Budget;
 use expired::ExpiredRecords;
 
+pub(crate) use append_time::next_append_time;
+use kept_log::KeptLog;
 pub(crate) use leading::LeadOrder;
 pub(crate) use released::Released;
 
 /// Time after which a flush that found no file to open is tried again.
 const FLUSH_RETRY: Duration = Duration::from_millis(20);
-/// How far the clock may be behind the latest LogAppendTime without the stamp going back, in milliseconds: what is
-/// more was not a correction of the clock, but a wrong time.
-const CLOCK_SET_BACK: i64 = 3_600_000;
 /// At most this much is written at once.
 const RUN_BYTES_MAX: usize = 4 << 20;
 
@@ -325,7 +326,7 @@ impl Partition {
             };
             self.waiting.push_back(Waiting { outcome, job, released: None });
         }
-        self.step(Event::Appended { log_end });
+        self.step(Event::LogChanged);
         taken
     }
 
@@ -380,11 +381,14 @@ impl Partition {
             }
             return;
         };
+        let log = KeptLog(&self.log);
         while let Some(waiting) = self.waiting.pop_front() {
             let released = waiting.released;
             match waiting.outcome {
                 Err(failure) => waiting.job.refuse(failure, &around.metrics),
-                Ok((next_offset, answer)) if leader.answerable(waiting.job.acks, next_offset, answer.duplicate) => {
+                Ok((next_offset, answer))
+                    if leader.answerable(&log, waiting.job.acks, next_offset, answer.duplicate) =>
+                {
                     let AppendJob { reply, permit, batch, .. } = waiting.job;
                     drop((permit, batch));
                     reply(answer);
@@ -396,7 +400,7 @@ impl Partition {
             }
             self.released.forget(released);
         }
-        self.released.release(leader, &mut self.waiting);
+        self.released.release((leader, &log), &mut self.waiting);
         if let Condition::Failed { reason } = self.log.condition() {
             let error = LogError::Failed { reason: reason.clone() };
             self.released = Released::default();
@@ -456,7 +460,7 @@ impl Partition {
             (self.flush_delayed, self.last_flush) = (true, around.clock.monotonic());
         }
         match self.log.finish_flush(outcome) {
-            Ok(durable) => self.step(Event::Flushed { durable }),
+            Ok(_) => self.step(Event::LogChanged),
             Err(error) => {
                 tracing::error!(partition = %around.named(self.log.partition()), %error, "flush failed: partition out of service");
                 self.replica.show(self.log.condition());
@@ -473,7 +477,7 @@ impl Partition {
             return Err(crate::error::out_of_range(before, start, high_watermark));
         }
         let log_start = self.log.delete_records(before, now).map_err(|error| log_failure(&error, node))?;
-        self.step(Event::Trimmed { log_start });
+        self.step(Event::LogChanged);
         Ok(log_start)
     }
 
@@ -481,16 +485,10 @@ impl Partition {
     pub(crate) fn apply_retention(&mut self, around: &Surroundings, trusted: bool) -> Result<usize, LogError> {
         let now = around.clock.now_millis();
         let removed = self.log.apply_retention(now, trusted, self.replica.high_watermark());
-        self.step(Event::Trimmed { log_start: self.log.log_start() });
+        self.step(Event::LogChanged);
         if let Condition::Corrupt { from } = *self.log.condition() {
             self.note_damage(from, around);
         }
         removed
     }
-}
-
-/// The LogAppendTime after `latest`. It does not go back, unless the clock was set back by more than
-/// [`CLOCK_SET_BACK`]: the wrong time would stay for as long as it is ahead, and keep retention from its records.
-pub(crate) fn next_append_time(latest: Timestamp, now: Timestamp) -> Timestamp {
-    if latest.saturating_sub(now) > CLOCK_SET_BACK { now } else { latest.max(now) }
 }

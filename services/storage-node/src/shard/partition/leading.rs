@@ -10,7 +10,7 @@ use walser_proto::v1 as pb;
 use walser_replication::{Action, Event, Leader, PartitionState, Rules, Start};
 use walser_rpc::{Failure, Reason};
 
-use super::{Partition, Released};
+use super::{KeptLog, Partition, Released};
 use crate::metrics::StorageMetrics;
 use crate::shard::Surroundings;
 
@@ -43,7 +43,6 @@ impl Partition {
             self.step(Event::Installed { partition: state, partition_epoch });
             return;
         }
-        self.log.begin_epoch(epoch);
         self.begin_to_lead(around, (node_epoch, state, partition_epoch), durability);
         self.replica.show(self.log.condition());
         if self.leader.is_some() {
@@ -68,18 +67,17 @@ impl Partition {
             partition,
             partition_epoch,
             durability,
-            log_start: self.log.log_start(),
-            log_end: self.log.log_end(),
-            durable: self.log.durable(),
             high_watermark: self.replica.high_watermark(),
             high_watermark_epoch: self.replica.epoch(),
-            epochs: self.log.epochs(),
             now: around.clock.monotonic(),
             lag_max: REPLICA_LAG_MAX,
             rules: Rules::ALL,
         };
-        match Leader::start(start, &mut self.actions) {
-            Ok(leader) => self.leader = Some(leader),
+        match Leader::start(start, &KeptLog(&self.log), &mut self.actions) {
+            Ok(leader) => {
+                self.log.begin_epoch(leader.epoch());
+                self.leader = Some(leader);
+            }
             Err(contradiction) => {
                 tracing::error!(partition = %around.named(self.log.partition()), %contradiction, "this node does not lead");
                 self.leader = None;
@@ -91,7 +89,7 @@ impl Partition {
     /// Gives an event to the leader, if this node leads, and does what it says.
     pub(super) fn step(&mut self, event: Event) {
         if let Some(leader) = &mut self.leader {
-            leader.step(event, &mut self.actions);
+            leader.step(event, &KeptLog(&self.log), &mut self.actions);
             self.carry_out();
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use walser_model::Acks;
-use walser_replication::Leader;
+use walser_replication::{Leader, ReplicaLog};
 
 use super::Waiting;
 
@@ -34,9 +34,9 @@ impl Released {
     }
 
     /// Takes the room of every write that the log holds as durably as its topic asks, and of refusals between them.
-    pub(super) fn release(&mut self, leader: &Leader, waiting: &mut VecDeque<Waiting>) {
+    pub(super) fn release(&mut self, (leader, log): (&Leader, &impl ReplicaLog), waiting: &mut VecDeque<Waiting>) {
         for write in waiting.iter_mut().skip(self.writes) {
-            let durable_here = |next_offset| leader.answerable(Acks::Leader, next_offset, false);
+            let durable_here = |next_offset| leader.answerable(log, Acks::Leader, next_offset, false);
             if write.outcome.as_ref().is_ok_and(|(next_offset, _)| !durable_here(*next_offset)) {
                 return;
             }
