@@ -1,7 +1,7 @@
 //! Messages arrive.
 
 use walser_model::LeaderEpoch;
-use walser_replication::{Event, FollowerEvent, Leader, OpenId};
+use walser_replication::{Ack, Event, FollowerEvent, Leader, OpenId};
 
 use crate::network::{Body, CONTROLLERS, LIMBO_MAX, Message, Segments};
 use crate::replica::Machine;
@@ -66,7 +66,10 @@ impl World {
         let partition = key.slot;
         match body {
             Body::Open(open) => self.lead(to, partition, Event::Opened(open)),
-            Body::Acked(ack) => self.lead(to, partition, Event::Acked(ack)),
+            Body::Acked(ack) => {
+                self.heard_of(to, partition, &ack);
+                self.lead(to, partition, Event::Acked(ack));
+            }
             Body::Diverged(answer) => self.follow(to, partition, FollowerEvent::Diverged(answer), &[]),
             Body::Pushed(frame, entries) => self.follow(to, partition, FollowerEvent::Pushed(frame), &entries),
             Body::Copy { leader_epoch, open, segments } => self.copied(to, partition, (leader_epoch, open), *segments),
@@ -85,6 +88,18 @@ impl World {
             }
             Body::Produce { producer, sequence, acks } => self.append(to, partition, producer, sequence, acks),
             Body::Alter(_) | Body::Register { .. } | Body::Registered { .. } | Body::Written { .. } => {}
+        }
+    }
+
+    /// An acknowledgement tells the leaders of other partitions on the node, too, that its sender is there.
+    fn heard_of(&mut self, node: usize, partition: usize, ack: &Ack) {
+        let (follower, node_epoch) = (ack.follower, ack.open.node_epoch);
+        for (slot, replica) in self.nodes[node].replicas.iter_mut().enumerate() {
+            if slot != partition
+                && let (Machine::Leads(leader), log) = replica.split()
+            {
+                leader.step(Event::Heard { follower, node_epoch }, &log, &mut self.leader_actions);
+            }
         }
     }
 

@@ -168,6 +168,7 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
             base: Offset(0),
             end: Offset(3),
             high_watermark: Offset(0),
+            log_start: Offset(0),
         };
         let mut actions = Vec::new();
         follower.step(FollowerEvent::Pushed(frame), &replica.view(), &mut actions);

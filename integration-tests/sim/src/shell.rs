@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use walser_model::{Durability, LeaderEpoch, Offset};
 use walser_replication::{
-    Action, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Leader, PartitionState, Role, Rule, Start,
-    role,
+    Action, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, Leader, PartitionState, Role, Rule,
+    Start, role,
 };
 
 use crate::history::{History, NewValue};
@@ -302,6 +302,7 @@ impl World {
                     self.counts.truncations += 1;
                     self.say(|| format!("node {node} cuts partition {partition} at {to}"));
                 }
+                FollowerAction::Trim { before } => replica.trim(index(before)),
                 FollowerAction::Acknowledge(ack) => self.send(node, leader, partition, Body::Acked(ack)),
                 FollowerAction::Commit { high_watermark } => {
                     (replica.high_watermark, replica.high_watermark_epoch) = (high_watermark, follows_in);
@@ -334,8 +335,8 @@ impl World {
         let end = (base + count).min(replica.log.len());
         (push.next, push.told) = (end, high_watermark);
         let (follower, open) = (push.follower, push.open);
-        let frame =
-            walser_replication::Frame { leader_epoch, open, base: offset(base), end: offset(end), high_watermark };
+        let (base_offset, end_offset, log_start) = (offset(base), offset(end), offset(replica.start));
+        let frame = Frame { leader_epoch, open, base: base_offset, end: end_offset, high_watermark, log_start };
         let entries = replica.log[base..end].to_vec();
         self.lead(node, partition, Event::Sent { follower: id(follower), open, end: offset(end) });
         self.send(node, follower, partition, Body::Pushed(frame, entries));

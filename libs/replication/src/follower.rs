@@ -74,6 +74,11 @@ pub enum FollowerAction {
         /// New end. Exclusive.
         to: Offset,
     },
+    /// Delete what lies below: the leader has deleted it.
+    Trim {
+        /// The new log start. Inclusive, never beyond the log end.
+        before: Offset,
+    },
     /// Tell the leader.
     Acknowledge(Ack),
     /// The high watermark is here now, as far as this node knows.
@@ -212,7 +217,10 @@ impl Follower {
             return;
         }
         let (own_epoch, own_end) = log.end_of(answer.epoch).unwrap_or_else(|| (LeaderEpoch::NONE, log.start()));
-        let to = own_end.min(answer.end).max(log.start());
+        let shared = own_end.min(answer.end);
+        // What both have is deleted here, if they have anything: nothing is left that could be compared.
+        let own_epoch = if shared < log.start() { LeaderEpoch::NONE } else { own_epoch };
+        let to = shared.max(log.start());
         if to < self.high_watermark {
             self.stage = Stage::Stopped;
             return actions.push(FollowerAction::Inconsistent { at: to });
@@ -248,6 +256,11 @@ impl Follower {
             actions.push(FollowerAction::Append(frame));
         } else {
             self.acknowledge(log, actions);
+        }
+        // Retention and deletions of the leader, in this log as far as it reaches.
+        let before = frame.log_start.min(log.end());
+        if before > log.start() {
+            actions.push(FollowerAction::Trim { before });
         }
         let high_watermark = frame.high_watermark.min(frame.end);
         if high_watermark > self.high_watermark {

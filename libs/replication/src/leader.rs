@@ -72,6 +72,13 @@ pub enum Event {
     },
     /// A follower tells its positions; also in answer to a frame without records.
     Acked(Ack),
+    /// A follower's node is heard, on whatever partition: an idle one has nothing else to tell that it is there.
+    Heard {
+        /// Who.
+        follower: NodeId,
+        /// Its incarnation.
+        node_epoch: i64,
+    },
     /// The connection on which a follower had opened is gone.
     Closed {
         /// Whose.
@@ -255,6 +262,7 @@ impl Leader {
             Event::Configured { durability } => self.durability = durability,
             Event::Opened(open) => return self.opened(open, log, actions),
             Event::Sent { follower, open, end } => return self.followers.sent(follower, open, end),
+            Event::Heard { follower, node_epoch } => return self.followers.heard(follower, node_epoch, self.now),
             Event::Closed { follower, open } => return self.followers.closed(follower, open),
             Event::Acked(ack) => return self.acked(ack, log, actions),
             Event::Installed { partition, partition_epoch } => self.install(partition, partition_epoch),
@@ -362,6 +370,12 @@ impl Leader {
     /// End of what readers may see. Exclusive.
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
+    }
+
+    /// The end of what readers may see, once it is known: what an earlier leader had committed may lie above the high
+    /// watermark until this epoch has committed everything from before it (rule R4).
+    pub fn latest(&self) -> Option<Offset> {
+        (self.high_watermark >= self.epoch_start).then_some(self.high_watermark)
     }
 
     /// Where this leader epoch began: before the high watermark is there, it is not known what is committed (rule R4).

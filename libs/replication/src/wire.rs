@@ -69,6 +69,8 @@ pub struct Frame {
     pub end: Offset,
     /// The leader's. Exclusive.
     pub high_watermark: Offset,
+    /// Where the leader's log begins: what lies below is deleted. Inclusive.
+    pub log_start: Offset,
 }
 
 /// A follower's positions.

@@ -71,6 +71,7 @@ fn frame(open_seq: u64, base: i64, end: i64, high_watermark: i64) -> Frame {
         base: Offset(base),
         end: Offset(end),
         high_watermark: Offset(high_watermark),
+        log_start: Offset(0),
     }
 }
 
@@ -153,6 +154,28 @@ fn it_forgets_what_the_leader_does_not_have_and_opens_again() {
     assert_eq!(step(&mut follower, diverging(9, 1, 8)), [FollowerAction::Truncate { to: Offset(6) }]);
     assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(9, 10, 12, 0))), [], "it is cutting its log");
     assert_eq!(cut(&mut follower, 6), [open(11, 6, 6, 1)], "it has no record of epoch 3 any more");
+}
+
+/// Seed 31346 of the simulator: leader and follower told each other the same for ever.
+#[test]
+fn a_log_of_which_nothing_can_be_compared_says_so() {
+    let (mut follower, _) = start(10, 10, 0);
+    follower.log.trim(10);
+    assert_eq!(step(&mut follower, diverging(9, 3, 8)), [open(10, 10, 10, -1)], "the leader will have it copied");
+}
+
+#[test]
+fn it_deletes_what_the_leader_has_deleted() {
+    let (mut follower, _) = start(10, 10, 10);
+    let beat = Frame { log_start: Offset(4), ..frame(9, 10, 10, 10) };
+    let trim = FollowerAction::Trim { before: Offset(4) };
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(beat)), [acknowledged(9, 10, 10), trim]);
+    follower.log.trim(4);
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(beat)), [acknowledged(9, 10, 10)]);
+    // What comes with the frame is not in the log yet.
+    let ahead = Frame { log_start: Offset(11), ..frame(9, 10, 12, 10) };
+    let taken = step(&mut follower, FollowerEvent::Pushed(ahead));
+    assert_eq!(taken, [FollowerAction::Append(ahead), FollowerAction::Trim { before: Offset(10) }]);
 }
 
 /// It had begun to lead in epoch 7, and got nothing: there is nothing to be cut, and nothing to be said again and again.

@@ -113,6 +113,13 @@ impl Followers {
         true
     }
 
+    /// Whoever opened last is there.
+    pub(super) fn heard(&mut self, follower: NodeId, node_epoch: i64, now: Duration) {
+        if let Some(known) = self.get_mut(follower).filter(|known| known.open.node_epoch == node_epoch) {
+            known.heard = known.heard.max(now);
+        }
+    }
+
     /// The latest open is over.
     pub(super) fn closed(&mut self, follower: NodeId, open: OpenId) {
         if let Some(known) = self.get_mut(follower).filter(|known| known.open == open) {

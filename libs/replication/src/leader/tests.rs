@@ -322,6 +322,30 @@ fn a_connected_follower_that_falls_behind_leaves_and_one_that_keeps_up_stays() {
     }
 }
 
+/// The controller had refused it, because its node was cut off. Nothing is written, so that it acknowledges nothing.
+#[test]
+fn a_follower_of_an_idle_partition_joins_again_once_its_node_is_heard() {
+    let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
+    assert_eq!(proposed(&step(&mut leader, open(2, 1, 10, 3))), Some(vec![1, 2]));
+    step(&mut leader, Event::ProposalOver { ineligible: Some(NodeId(2)) });
+    step(&mut leader, Event::Installed { partition: partition(&[1, 2], &[1], 1), partition_epoch: 101 });
+    assert_eq!(proposed(&step(&mut leader, tick(3000))), None);
+    step(&mut leader, Event::Heard { follower: NodeId(2), node_epoch: 21 });
+    assert_eq!(proposed(&step(&mut leader, tick(4000))), None, "an earlier incarnation");
+    step(&mut leader, Event::Heard { follower: NodeId(2), node_epoch: 22 });
+    assert_eq!(proposed(&step(&mut leader, tick(5000))), Some(vec![1, 2]));
+}
+
+#[test]
+fn the_latest_offset_is_known_once_everything_from_before_is_committed() {
+    let (mut leader, _) = start(partition(&[1, 2], &[1, 2], 2), Durability::Fsync);
+    step(&mut leader, open(2, 1, 9, 3));
+    assert_eq!((leader.high_watermark(), leader.latest()), (Offset(9), None), "an earlier leader may have told 10");
+    step(&mut leader, sent(2, 1, 10));
+    step(&mut leader, ack(2, 1, 10, 10));
+    assert_eq!(leader.latest(), Some(Offset(10)));
+}
+
 #[test]
 fn who_is_no_replica_any_more_is_forgotten() {
     let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
