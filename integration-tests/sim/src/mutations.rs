@@ -70,7 +70,6 @@ pub const MUTATIONS: &[Mutation] = &[
     // Amendments, which the model did not have.
     of(Rule::RepeatWaits, Durability::Fsync, 100),
     when(Weather::Calm, Mutation { nodes: 5, ..of(Rule::MoveBeginsEpoch, Durability::Fsync, 1000) }),
-    when(Weather::Calm, of(Rule::RefusedIsHeardFirst, Durability::Fsync, 2000)),
     of(Rule::LazyIsTold, Durability::Fsync, 1000),
     of(Rule::MinIsrRecomputes, Durability::Fsync, 100),
     Mutation { partitions: 2, ..of(Rule::MergeKeepsComparisons, Durability::Fsync, 1000) },

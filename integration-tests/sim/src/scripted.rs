@@ -1,13 +1,15 @@
 //! Rules that are a second line of defence: random seeds hardly ever need them, because another rule has stopped the
 //! trouble before. Here each is the only thing between a history and its harm (amendment A9).
 
+use std::time::Duration;
+
 use walser_model::{Durability, LeaderEpoch, Offset};
 use walser_replication::control::{
     self, Decision, ReplicaIntegrity, Write, elect_again, elect_preferred, fence, unfence,
 };
 use walser_replication::{
-    AlterIsr, Diverging, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, OpenId, PartitionState, Rule,
-    Rules,
+    Action, AlterIsr, Diverging, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, Leader, Open,
+    OpenId, PartitionState, Rule, Rules, Start,
 };
 
 use crate::controller::Controller;
@@ -153,6 +155,52 @@ fn with_log(epochs: &[i32]) -> Replica {
     }
     replica.durable = replica.log.len();
     replica
+}
+
+/// A follower opens and dies. While it is proposed nothing is committed without it; were it proposed once a second, for
+/// as long as it is away, every write would wait again and again.
+#[test]
+fn a_dead_follower_is_proposed_once() {
+    for (rules, holds) in with_and_without(Rule::RefusedIsHeardFirst) {
+        let mut partition = PartitionState::new([0, 1].map(id).into(), 1);
+        (partition.leader, partition.isr) = (Some(id(0)), [id(0)].into_iter().collect());
+        let start = Start {
+            node: id(0),
+            node_epoch: 8,
+            partition: partition.clone(),
+            partition_epoch: 10,
+            durability: Durability::Fsync,
+            high_watermark: Offset(0),
+            high_watermark_epoch: LeaderEpoch::NONE,
+            now: Duration::ZERO,
+            lag_max: Duration::from_secs(4),
+            rules,
+        };
+        let (replica, mut actions) = (with_log(&[]), Vec::new());
+        let mut leader = Leader::start(start, &replica.view(), &mut actions).unwrap();
+        let open = Open {
+            follower: id(1),
+            id: OpenId { node_epoch: 9, sequence: 1 },
+            leader_epoch: LeaderEpoch(0),
+            log_end: Offset(0),
+            durable: Offset(0),
+            lazy: false,
+            last_epoch: LeaderEpoch::NONE,
+        };
+        let proposals = |actions: &[Action]| actions.iter().filter(|it| matches!(it, Action::Propose(_))).count();
+        let mut proposed = 0;
+        leader.step(Event::Opened(open), &replica.view(), &mut actions);
+        for second in 1..=10 {
+            proposed += proposals(&actions);
+            actions.clear();
+            leader.step(Event::ProposalOver { ineligible: Some(id(1)) }, &replica.view(), &mut actions);
+            let installed = Event::Installed { partition: partition.clone(), partition_epoch: 10 + second };
+            leader.step(installed, &replica.view(), &mut actions);
+            let now = Duration::from_secs(second.unsigned_abs());
+            leader.step(Event::Tick { now }, &replica.view(), &mut actions);
+        }
+        assert_eq!(proposed == 1, holds, "{proposed}");
+    }
 }
 
 /// `no_epoch_fence`: a node restarts, and its opens count from 1 again, as they did when it followed a leader that is

@@ -189,6 +189,8 @@ pub struct Leader {
     proposing: Option<Duration>,
     /// A proposal may still be written although nobody waits for it.
     stale_proposal: bool,
+    /// When a larger in-sync set was proposed last.
+    expanded: Option<Duration>,
     durability: Durability,
     high_watermark: Offset,
     /// Where this leader epoch began.
@@ -242,6 +244,7 @@ impl Leader {
             partition_epoch: start.partition_epoch,
             proposing: None,
             stale_proposal: false,
+            expanded: None,
             durability: start.durability,
             high_watermark,
             epoch_start: log_end,

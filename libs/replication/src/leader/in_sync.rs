@@ -11,6 +11,8 @@ use crate::{NodeSet, PartitionState, ReplicaLog, Rule};
 
 /// Time between two samples of the log end (amendment A6).
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
+/// Time between two proposals of a larger set: it does not grow and shrink all the time for a replica at the edge.
+const EXPAND_EVERY: Duration = Duration::from_secs(1);
 /// A proposal without an answer is given up after this long.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -77,6 +79,9 @@ impl Leader {
     fn propose(&mut self, isr: NodeSet, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
         self.maximal = self.maximal.union(&isr);
         self.proposing = Some(self.now);
+        if !isr.is_subset(&self.partition.isr) {
+            self.expanded = Some(self.now);
+        }
         let epoch_of = |node: NodeId| {
             let epoch = if node == self.node { self.node_epoch } else { self.followers.node_epoch(node) };
             (node, epoch)
@@ -98,6 +103,9 @@ impl Leader {
     /// Rule R8: whether a replica follows in this epoch, has everything committed, and everything from before this epoch;
     /// and the controller, who knows whether it is fenced or about to stop, has not just refused it.
     fn may_join(&self, node: NodeId) -> bool {
+        if self.expanded.is_some_and(|last| self.now < last.saturating_add(EXPAND_EVERY)) {
+            return false;
+        }
         let Some(follower) = self.followers.following(node).filter(|known| known.welcome(self.now, self.rules)) else {
             return false;
         };

@@ -322,6 +322,18 @@ fn a_connected_follower_that_falls_behind_leaves_and_one_that_keeps_up_stays() {
     }
 }
 
+#[test]
+fn a_set_grows_once_a_second() {
+    let (mut leader, _) = start(partition(&[1, 2, 3, 4], &[1], 1), Durability::Fsync);
+    assert_eq!(proposed(&step(&mut leader, open(2, 1, 10, 3))), Some(vec![1, 2]));
+    let installed = Event::Installed { partition: partition(&[1, 2, 3, 4], &[1, 2], 1), partition_epoch: 101 };
+    step(&mut leader, installed);
+    assert_eq!(proposed(&step(&mut leader, open(3, 1, 10, 3))), None);
+    assert_eq!(proposed(&step(&mut leader, open(4, 1, 10, 3))), None);
+    assert_eq!(proposed(&step(&mut leader, tick(900))), None);
+    assert_eq!(proposed(&step(&mut leader, tick(1000))), Some(vec![1, 2, 3, 4]), "all that may, at once");
+}
+
 /// The controller had refused it, because its node was cut off. Nothing is written, so that it acknowledges nothing.
 #[test]
 fn a_follower_of_an_idle_partition_joins_again_once_its_node_is_heard() {
