@@ -214,6 +214,22 @@ impl DataDirectory {
         topic_names::write(&*self.disk, &self.root, names)
     }
 
+    /// Checks that the directory is of this node, or of none yet.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Foreign`] when it belongs to another one.
+    pub fn check_node(&self, node: NodeId) -> Result<(), DirectoryError> {
+        match *self.identity.lock() {
+            Some(identity) if identity.node != node => Err(DirectoryError::Foreign {
+                path: self.root.clone(),
+                what: "node",
+                found: identity.node.to_string(),
+                expected: node.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the directory part of a cluster and node, or checks that it is. `random` becomes the id of a new one.
     ///
     /// # Errors

@@ -139,9 +139,7 @@ impl Gateway {
             view.topic_named(name).is_some_and(|topic| topic.leaders().all(|(_, leader, _)| leader.is_some()))
         };
         self.metadata.wait_until(PATIENCE, ready).await;
-        if let Some(topic) = self.metadata.topic(name) {
-            self.leaders_serve(&topic).await;
-        }
+        self.leaders_serve(name).await;
         self.metadata.topic(name).ok_or_else(|| {
             let text = format!("topic \"{name}\" exists, but this gateway has not heard of it yet");
             Failure::new(Reason::LeaderNotAvailable, text).with("topic", name)
@@ -151,7 +149,9 @@ impl Gateway {
     /// The answer for a topic that is missing, with one of a similar name, if there is one.
     pub(crate) fn not_found(&self, name: &str) -> Failure {
         let view = self.metadata.view();
-        let similar = suggest(name, view.topics().map(|topic| &*topic.name)).unwrap_or_default();
+        // This gateway may not have heard yet that it is gone.
+        let others = view.topics().map(|topic| &*topic.name).filter(|other| *other != name);
+        let similar = suggest(name, others).unwrap_or_default();
         let hint = if similar.is_empty() { String::new() } else { format!("; did you mean \"{similar}\"?") };
         let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{name}\" does not exist{hint}"));
         failure.with("topic", name).with("didYouMean", similar)

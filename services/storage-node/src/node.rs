@@ -126,6 +126,8 @@ impl Membership {
 
     /// Registers and serves; returns why the session was ended by the controller, or what keeps the node from one.
     async fn live(&self, begun: &mut Option<Begun>) -> Result<String, StartError> {
+        // Before the controller hears of a node that there is not.
+        self.directory.check_node(self.config.node)?;
         let registered = self.register().await.map_err(StartError::Registration)?;
         let broken = || Failure::new(Reason::InternalError, "the controller names no cluster");
         let cluster = registered.cluster_id.parse().map_err(|_| StartError::Registration(broken()))?;

@@ -107,10 +107,11 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let (random, metrics) = (Arc::clone(&process.random), process.metrics.clone());
     let environment = walser_gateway::Environment { clock: Arc::clone(&clock), random, metrics };
     let gateway = walser_gateway::start(config, environment, &network, shutdown);
-    // Both wait for the controller. Nobody is served before both are there.
-    let (storage, gateway) = tokio::try_join!(async { storage.await.map_err(|error| failed(&error)) }, async {
-        gateway.await.map_err(|error| failed(&error))
-    },)?;
+    // Both wait for the controller. Nobody is served before both are there. Where the storage node cannot start, the
+    // gateway is told to stop: why is what the storage node says.
+    let (storage, gateway) = tokio::join!(storage, gateway);
+    let storage = storage.map_err(|error| failed(&error))?;
+    let gateway = gateway.map_err(|error| failed(&error))?;
 
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard = Guard::new(concat!("walser/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);

@@ -88,3 +88,17 @@ async fn a_server_that_is_stopped_ends_streams_of_reflection() {
     assert!(!printed.contains(LATE), "{printed}");
     assert!(answers.message().await.unwrap().is_none());
 }
+
+/// A node that was started once with a wrong id is not in the cluster for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_of_another_node_is_refused_before_the_controller_hears_of_it() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    create(&server.client(), "t", 1, &[]).await;
+    server.stop();
+    let refused = Server::try_start(&data, &["--set", "storage.node.id=2"]).err().expect("it is of node 1");
+    assert!(refused.contains("belongs to node 1, not to 2"), "{refused}");
+    let server = Server::start(&data);
+    let status = String::from_utf8(server.cli_ok(&["status"])).unwrap();
+    assert!(status.contains("1 storage node") && status.contains("OK"), "{status}");
+}

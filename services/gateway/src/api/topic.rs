@@ -43,17 +43,21 @@ impl Gateway {
         if let Ok(version) = topic.etag.parse() {
             self.metadata.reached(version, PATIENCE).await;
         }
-        if let Some(view) = self.metadata.topic(&topic.name) {
-            self.leaders_serve(&view).await;
-        }
+        self.leaders_serve(&topic.name).await;
     }
 
     /// Waits until every leader of a topic serves: a write that came before would be refused and tried again, and
     /// one behind it could overtake it.
-    pub(crate) async fn leaders_serve(&self, topic: &std::sync::Arc<TopicView>) {
+    pub(crate) async fn leaders_serve(&self, name: &str) {
         let serving = async {
             let mut pause = LEADER_CHECK;
-            while self.figures(std::slice::from_ref(topic)).await.served_count() < topic.partition_count() {
+            loop {
+                // Nobody is waited for who does not lead.
+                let Some(topic) = self.metadata.topic(name) else { return };
+                let led = topic.leaders().filter(|(_, leader, _)| leader.is_some()).count();
+                if self.figures(std::slice::from_ref(&topic)).await.served_count() >= led {
+                    return;
+                }
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(LEADER_CHECK_MAX);
             }

@@ -121,8 +121,8 @@ fn table(server: &Server, seen: &Seen, before: Option<&Seen>) {
 
 fn show_node(seen: &Seen, node: &pb::Node, before: Option<(&Seen, &pb::Node)>) {
     let state = format!("{:?}", node.state()).to_lowercase();
-    let uptime =
-        node.start_time.map_or_else(String::new, |start| format!(" · up {}", since(start, super::produce::now_ms())));
+    let up = node.start_time.filter(|_| node.state() != pb::NodeState::Down);
+    let uptime = up.map_or_else(String::new, |start| format!(" · up {}", since(start, super::produce::now_ms())));
     output::data(&format!("node {}  {} · {state}{uptime}", node.id, node.address));
     let storage = node.storage.clone().unwrap_or_default();
     if let Some((past, past_node)) = before {
