@@ -175,6 +175,8 @@ async fn names_patterns_and_forms() {
     let some = server.cli(&["topic", "create", "new", "orders", "never", "-o", "name"]);
     assert!(some.status.code() == Some(4) && told(&some).contains("those listed above are done"), "{}", told(&some));
     assert_eq!(out(&some.stdout), "new\nnever\n", "what was done is said");
+    let none = server.cli(&["topic", "rm", "new", "nowhere", "--yes"]);
+    assert!(none.status.code() == Some(3) && !told(&none).contains("listed above"), "{}", told(&none));
     server.cli_ok(&["topic", "rm", "new", "never", "--yes"]);
     server.cli_ok(&["topic", "rm", "logs-?", "--yes"]);
     assert_eq!(ls(&["-o", "name"]), "orders\n");

@@ -134,7 +134,9 @@ impl Controller {
     /// A node as clients see it.
     fn wire_node(&self, node: NodeId, entry: &NodeEntry) -> pb::Node {
         let session = self.sessions.get(node);
-        let state = if entry.liveness.fenced { pb::NodeState::Down } else { pb::NodeState::Active };
+        // One that does not obey is there, and not the one that has registered.
+        let away = entry.liveness.fenced || self.refused.refuses(node, &entry.registration, self.clock.monotonic());
+        let state = if away { pb::NodeState::Down } else { pb::NodeState::Active };
         let mut storage = session.as_ref().map(|session| session.stats.clone());
         if let Some(storage) = &mut storage {
             storage.replica_count = storage.replica_count.max(storage.leader_count);

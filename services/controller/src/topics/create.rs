@@ -143,8 +143,18 @@ impl Topics {
                 || metadata.tombstone(id).is_some()
                 || view.staged.contains_key(&id)
             {
-                let what = if taken { format!("topic \"{name}\"") } else { format!("topic id {id}") };
-                let text = format!("{what} already exists or is being deleted");
+                let text = match metadata.topic(id).filter(|_| !taken) {
+                    // It has fewer partitions than it had once: those beyond are taken back as they come again.
+                    Some(topic) => format!(
+                        "topic id {id} is that of topic \"{}\", which has {} partitions: what is set aside of further ones \
+                         comes back when it gets that many (add-partitions)",
+                        topic.name, topic.value.partition_count
+                    ),
+                    None => {
+                        let what = if taken { format!("topic \"{name}\"") } else { format!("topic id {id}") };
+                        format!("{what} already exists or is being deleted")
+                    }
+                };
                 return Err(Failure::new(Reason::TopicExists, text).with("topic", name));
             }
             check_placeable(metadata, 1)?;

@@ -1,6 +1,7 @@
 //! `walser metadata`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use walser_proto::v1 as pb;
@@ -9,6 +10,11 @@ use crate::cli::ServerArgs;
 use crate::error::CliError;
 use crate::output::{self, count, plural};
 use crate::server::Server;
+
+/// How long storage nodes may take to register again: they try every second.
+const OBEYED_WITHIN: Duration = Duration::from_secs(15);
+/// Time between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MetadataCommand {
@@ -47,7 +53,24 @@ pub(crate) async fn run(command: MetadataCommand) -> Result<ExitCode, CliError> 
     } else {
         let ids: Vec<String> = accepted.node_ids.iter().map(i32::to_string).collect();
         output::data(&format!("storage nodes that may register again: {}", ids.join(", ")));
+        until_obeyed(&server).await?;
     }
     output::note("`walser partition set-aside list` shows what the metadata does not know.");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until no storage node that is there refuses the metadata any more: only then is it known what it does not know.
+async fn until_obeyed(server: &Server) -> Result<(), CliError> {
+    let refuses = |issue: &pb::HealthIssue| issue.code == "METADATA_ROLLBACK";
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < OBEYED_WITHIN {
+        let answer = server.answered(server.client.cluster().get_cluster(pb::GetClusterRequest {}).await)?;
+        let health = answer.cluster.unwrap_or_default().health.unwrap_or_default();
+        if !health.issues.iter().any(refuses) {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let error = CliError::failed("the metadata is accepted, and not every storage node has registered with it yet");
+    Err(error.with_help("`walser status` says which; look at its log"))
 }

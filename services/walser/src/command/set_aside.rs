@@ -110,6 +110,10 @@ async fn restore(arguments: SetAsideRestoreArgs) -> Result<ExitCode, CliError> {
     let topic = restored.topic.unwrap_or_default();
     let (name, partitions) = (&topic.name, plural(i64::from(topic.partition_count), "partition"));
     output::data(&format!("restored {name}  {partitions}  [{topic_id}]"));
+    output::note(
+        "If it had more partitions, whose data is not there, add them before records with keys are written: \
+         `walser topic add-partitions`.",
+    );
     output::note(&format!(
         "Nothing of it goes for its age (retention.ms=-1) until you set that: `walser topic config {name}`."
     ));

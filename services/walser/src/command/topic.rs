@@ -212,11 +212,7 @@ async fn delete(arguments: TopicDeleteArgs) -> Done {
             Ok(format!("Topic \"{name}\" has {} ({}).", show::records(&stats), size(&stats)))
         }
     };
-    let described = each(names.clone(), described).await;
-    let what = described.done.join("\n");
-    if let Some(error) = described.error() {
-        return Err(error);
-    }
+    let what = each(names.clone(), described).await.all()?.join("\n");
     confirm(&names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what).await?;
     let delete = |name: String| {
         let server = &server;

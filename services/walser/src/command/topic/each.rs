@@ -53,6 +53,17 @@ impl<T> Dealt<T> {
         Self { done: vec![done], failed: Vec::new(), left: 0 }
     }
 
+    /// What all calls gave.
+    ///
+    /// # Errors
+    /// Why the first of those that failed has.
+    pub(super) fn all(self) -> Result<Vec<T>, CliError> {
+        match self.failed.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(self.done),
+        }
+    }
+
     /// The error of the command, if a call has failed; what other calls failed with is shown before.
     pub(super) fn error(self) -> Option<CliError> {
         let mut failed = self.failed;
