@@ -13,13 +13,14 @@ use walser_sim::{
 const EVENTS: u64 = 20_000_000;
 
 /// Rules that have a test of their own, because another one stops nearly everything before: `src/scripted.rs`.
-const SCRIPTED: [Rule; 6] = [
+const SCRIPTED: [Rule; 7] = [
     Rule::ElectionGuard,
     Rule::CompareNodes,
     Rule::FenceBeforeRegistration,
     Rule::EpochFence,
     Rule::EligibleLeaders,
     Rule::OpenNamesProcess,
+    Rule::RefusedIsHeardFirst,
 ];
 
 fn threads() -> usize {
