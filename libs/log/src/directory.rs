@@ -220,14 +220,14 @@ impl DataDirectory {
     /// [`DirectoryError::Foreign`] when it belongs to another one.
     pub fn check_node(&self, node: NodeId) -> Result<(), DirectoryError> {
         match *self.identity.lock() {
-            Some(identity) if identity.node != node => Err(DirectoryError::Foreign {
-                path: self.root.clone(),
-                what: "node",
-                found: identity.node.to_string(),
-                expected: node.to_string(),
-            }),
+            Some(identity) if identity.node != node => Err(self.foreign("node", identity.node, node)),
             _ => Ok(()),
         }
+    }
+
+    fn foreign<T: std::fmt::Display>(&self, what: &'static str, found: T, expected: T) -> DirectoryError {
+        let (found, expected) = (found.to_string(), expected.to_string());
+        DirectoryError::Foreign { path: self.root.clone(), what, found, expected }
     }
 
     /// Makes the directory part of a cluster and node, or checks that it is. `random` becomes the id of a new one.
@@ -235,15 +235,10 @@ impl DataDirectory {
     /// # Errors
     /// [`DirectoryError::Foreign`] when it belongs elsewhere.
     pub fn bind(&self, cluster: ClusterId, node: NodeId, random: [u8; 16]) -> Result<Identity, DirectoryError> {
-        let foreign = |what, found: String, expected: String| {
-            Err(DirectoryError::Foreign { path: self.root.clone(), what, found, expected })
-        };
         let mut known = self.identity.lock();
         match *known {
-            Some(identity) if identity.cluster != cluster => {
-                foreign("cluster", identity.cluster.to_string(), cluster.to_string())
-            }
-            Some(identity) if identity.node != node => foreign("node", identity.node.to_string(), node.to_string()),
+            Some(identity) if identity.cluster != cluster => Err(self.foreign("cluster", identity.cluster, cluster)),
+            Some(identity) if identity.node != node => Err(self.foreign("node", identity.node, node)),
             Some(identity) => Ok(identity),
             None => {
                 let identity = Identity { cluster, node, directory: random };

@@ -18,7 +18,7 @@ use tonic::transport::server::Connected;
 /// the other side may lose the end of its streams, the status included.
 const LINGER: Duration = Duration::from_millis(500);
 /// Bytes that are read at once then, for nothing.
-const DISCARDED_BYTES: usize = 64 << 10;
+const DISCARDED_BYTES: usize = 8 << 10;
 
 /// A TCP connection that must send a whole request within a deadline.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl<P: Unpin> AsyncWrite for Socket<P> {
             ready!(Pin::new(&mut socket.inner).poll_shutdown(context))?;
         }
         let lingers = socket.lingers.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
-        let mut discarded = vec![0; DISCARDED_BYTES];
+        let mut discarded = [0; DISCARDED_BYTES];
         while lingers.as_mut().poll(context).is_pending() {
             let mut buffer = ReadBuf::new(&mut discarded);
             let read = ready!(Pin::new(&mut socket.inner).poll_read(context, &mut buffer));

@@ -84,6 +84,11 @@ impl Refused {
     fn recent(&self, now: Duration) -> bool {
         now.saturating_sub(self.heard) <= REMEMBERED
     }
+
+    /// Whether it is, and has found the metadata to be an older copy.
+    fn rolled_back(&self, now: Duration) -> bool {
+        self.recent(now) && self.why.reason() == Reason::MetadataRollback
+    }
 }
 
 /// Nodes that were refused. Clones share them.
@@ -193,23 +198,21 @@ impl RefusedNodes {
     /// Why the metadata is not changed at present: a storage node has refused it lately as an older copy.
     pub(crate) fn rollback(&self, now: Duration) -> Option<Failure> {
         let by_node = self.by_node.lock();
-        let rolled_back = |refused: &&Refused| refused.why.reason() == Reason::MetadataRollback;
-        by_node.values().filter(|refused| refused.recent(now)).find(rolled_back).map(|refused| refused.why.clone())
+        by_node.values().find(|refused| refused.rolled_back(now)).map(|refused| refused.why.clone())
     }
 
     /// Whether a registered node is there and does not obey this metadata. Another one of the same id, which has other
     /// data, says nothing about it.
     pub(crate) fn refuses(&self, node: NodeId, registered: &NodeRegistration, now: Duration) -> bool {
         let by_node = self.by_node.lock();
-        let of_node = by_node.values().filter(|refused| refused.claim.node == node && refused.recent(now));
         let known = &registered.directory;
-        of_node.into_iter().any(|refused| known.is_empty() || *known == refused.claim.directory)
+        let same = |claim: &Claim| claim.node == node && (known.is_empty() || *known == claim.directory);
+        by_node.values().any(|refused| refused.recent(now) && same(&refused.claim))
     }
 
     fn rolled_back(&self, now: Duration) -> Vec<Claim> {
         let by_node = self.by_node.lock();
-        let recent = by_node.values().filter(|refused| refused.recent(now));
-        let rolled_back = recent.filter(|refused| refused.why.reason() == Reason::MetadataRollback);
+        let rolled_back = by_node.values().filter(|refused| refused.rolled_back(now));
         rolled_back.map(|refused| refused.claim.clone()).collect()
     }
 }

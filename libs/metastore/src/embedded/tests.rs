@@ -87,6 +87,14 @@ async fn check_file(store: Embedded, disk: &Disk) {
 }
 
 /// A full disk once left the store unusable until the next start, so that nothing could be deleted to make room.
+/// A store on a disk with one commit: its revision, and the syncs that a commit takes.
+async fn with_one_commit(disk: &Disk) -> (Embedded, Revision, usize) {
+    let store = disk.open();
+    let before = disk.syncs.load(Ordering::Relaxed);
+    let first = committed(store.transact(put("0")).await);
+    (store, first, disk.syncs.load(Ordering::Relaxed) - before)
+}
+
 #[tokio::test]
 async fn a_failed_write_is_over_when_there_is_room_again() {
     let disk = Disk::default();
@@ -110,10 +118,7 @@ async fn a_failed_write_is_over_when_there_is_room_again() {
 #[tokio::test]
 async fn what_waits_is_written_at_once_and_each_has_its_revision() {
     let disk = Disk::default();
-    let store = disk.open();
-    let before = disk.syncs.load(Ordering::Relaxed);
-    let first = committed(store.transact(put("0")).await);
-    let syncs = disk.syncs.load(Ordering::Relaxed) - before;
+    let (store, first, syncs) = with_one_commit(&disk).await;
 
     let mut watch = store.watch("", first).await.unwrap();
     let mut paused = Paused::new(&store);
@@ -198,10 +203,7 @@ async fn what_was_decided_with_a_failed_change_is_decided_again() {
 #[tokio::test]
 async fn a_group_that_is_in_the_file_is_answered_as_decided() {
     let disk = Disk::default();
-    let store = disk.open();
-    let before = disk.syncs.load(Ordering::Relaxed);
-    let first = committed(store.transact(put("0")).await);
-    let syncs = disk.syncs.load(Ordering::Relaxed) - before;
+    let (store, first, syncs) = with_one_commit(&disk).await;
     let lease = store.grant(Duration::from_secs(60)).await.unwrap();
     let mut paused = Paused::new(&store);
     paused.add_all([create("a"), create("a"), put("b")]).await;
@@ -223,10 +225,7 @@ async fn a_group_that_is_in_the_file_is_answered_as_decided() {
 async fn a_group_in_doubt_is_settled_before_anything_else_is_decided() {
     for in_file in [false, true] {
         let disk = Disk::default();
-        let store = disk.open();
-        let before = disk.syncs.load(Ordering::Relaxed);
-        let first = committed(store.transact(put("0")).await);
-        let syncs = disk.syncs.load(Ordering::Relaxed) - before;
+        let (store, first, syncs) = with_one_commit(&disk).await;
         let lease = store.grant(Duration::from_secs(60)).await.unwrap();
         let mut paused = Paused::new(&store);
         paused.add_all([create("a"), create("a"), put("b")]).await;
@@ -258,10 +257,7 @@ async fn a_group_in_doubt_is_settled_before_anything_else_is_decided() {
 #[tokio::test]
 async fn groups_are_small_after_a_failure() {
     let disk = Disk::default();
-    let store = disk.open();
-    let before = disk.syncs.load(Ordering::Relaxed);
-    committed(store.transact(put("0")).await);
-    let syncs = disk.syncs.load(Ordering::Relaxed) - before;
+    let (store, _, syncs) = with_one_commit(&disk).await;
     disk.failing_write.store(true, Ordering::Relaxed);
     store.transact(put("1")).await.unwrap_err();
     let mut paused = Paused::new(&store);
