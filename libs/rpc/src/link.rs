@@ -9,6 +9,8 @@ use walser_proto::internal::v1::{
     AppendStreamRequest, AppendStreamResponse, FetchStreamRequest, FetchStreamResponse, PartitionRef,
 };
 
+use crate::{Failure, Reason};
+
 /// Room for the bytes of one append at a storage node; freed when it is dropped.
 #[derive(Debug, Default)]
 pub struct AppendPermit {
@@ -20,8 +22,12 @@ pub struct AppendPermit {
 /// Of a partition's part, and of the whole room.
 type Held = [OwnedSemaphorePermit; 2];
 
-/// Called once with the answer, on any thread; it MUST NOT block.
-pub type AppendReply = Box<dyn FnOnce(AppendStreamResponse) + Send>;
+/// Tells whoever waits for an append what became of it, once, on any thread. One that is dropped before it has told
+/// says that nothing is known: nobody is left waiting, whichever way a request is lost.
+pub struct AppendReply {
+    correlation_id: i64,
+    tell: Option<Box<dyn FnOnce(AppendStreamResponse) + Send>>,
+}
 
 /// A storage node as gateways see it: `AppendStream` and `FetchStream`, whole messages.
 ///
@@ -32,11 +38,52 @@ pub trait StorageLink: Send + Sync + Debug {
     /// Waits until the node has room for `bytes` of one more append to a partition.
     async fn admit(&self, partition: &PartitionRef, bytes: usize) -> AppendPermit;
 
-    /// Hands over an append. Exactly one answer comes, also when the node goes away.
+    /// Hands over an append. The reply is told once, also when the node goes away.
     fn append(&self, permit: AppendPermit, request: AppendStreamRequest, reply: AppendReply);
 
     /// Reads; waits up to the request's `max_wait` for data. Dropping the future ends the wait.
     async fn fetch(&self, request: FetchStreamRequest) -> FetchStreamResponse;
+}
+
+// === impl AppendReply ===
+
+impl AppendReply {
+    /// A reply to the request of this number. `tell` MUST NOT block.
+    pub fn new(correlation_id: i64, tell: impl FnOnce(AppendStreamResponse) + Send + 'static) -> Self {
+        Self { correlation_id, tell: Some(Box::new(tell)) }
+    }
+
+    /// Answers, with the number of the request.
+    pub fn answer(mut self, answer: AppendStreamResponse) {
+        self.tell(answer);
+    }
+
+    /// Answers that the batch is refused, or that nothing is known of it.
+    pub fn fail(self, failure: Failure) {
+        self.answer(AppendStreamResponse { error: Some(failure.into()), ..AppendStreamResponse::default() });
+    }
+
+    fn tell(&mut self, answer: AppendStreamResponse) {
+        if let Some(tell) = self.tell.take() {
+            tell(AppendStreamResponse { correlation_id: self.correlation_id, ..answer });
+        }
+    }
+}
+
+impl Drop for AppendReply {
+    fn drop(&mut self) {
+        if self.tell.is_some() {
+            let failure = Failure::new(Reason::LeaderLostAfterAppend, "the request was lost on its way");
+            let error = Some(failure.with("appended", "unknown").into());
+            self.tell(AppendStreamResponse { error, ..AppendStreamResponse::default() });
+        }
+    }
+}
+
+impl Debug for AppendReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppendReply").field("correlation_id", &self.correlation_id).finish_non_exhaustive()
+    }
 }
 
 // === impl AppendPermit ===

@@ -100,18 +100,18 @@ impl RemoteLink {
             fetches: (0..LANES).map(|_| Lane::start(Fetches(connect()))).collect(),
         }
     }
+}
 
-    fn failure(&self, lost: Lost) -> Failure {
-        let node = self.node;
-        match lost {
-            Lost::Unsent => {
-                let text = format!("storage node {node} cannot be reached");
-                Failure::new(Reason::LeaderNotAvailable, text).with("nodeId", node)
-            }
-            Lost::Sent => {
-                let text = format!("the connection to storage node {node} broke before the answer came");
-                Failure::new(Reason::LeaderLostAfterAppend, text).with("nodeId", node).with("appended", "unknown")
-            }
+/// What a caller is told that has no answer.
+fn failure(node: NodeId, lost: Lost) -> Failure {
+    match lost {
+        Lost::Unsent => {
+            let text = format!("storage node {node} cannot be reached");
+            Failure::new(Reason::LeaderNotAvailable, text).with("nodeId", node)
+        }
+        Lost::Sent => {
+            let text = format!("the connection to storage node {node} broke before the answer came");
+            Failure::new(Reason::LeaderLostAfterAppend, text).with("nodeId", node).with("appended", "unknown")
         }
     }
 }
@@ -134,31 +134,28 @@ impl StorageLink for RemoteLink {
     }
 
     fn append(&self, permit: AppendPermit, request: AppendStreamRequest, reply: AppendReply) {
-        let correlation_id = request.correlation_id;
-        let lost = (self.failure(Lost::Unsent), self.failure(Lost::Sent));
+        let node = self.node;
         let answered = move |outcome: Result<AppendStreamResponse, Lost>| {
             drop(permit);
-            let error = |failure: Failure| AppendStreamResponse { error: Some(failure.into()), ..Default::default() };
-            let answer = match outcome {
-                Ok(answer) => answer,
-                Err(Lost::Unsent) => error(lost.0),
-                Err(Lost::Sent) => error(lost.1),
-            };
-            reply(AppendStreamResponse { correlation_id, ..answer });
+            match outcome {
+                Ok(answer) => reply.answer(answer),
+                Err(lost) => reply.fail(failure(node, lost)),
+            }
         };
-        lane(&self.appends, request.r#ref.as_ref()).send(request, Box::new(answered));
+        lane(&self.appends, request.r#ref.as_ref()).send(request, answered);
     }
 
     async fn fetch(&self, request: FetchStreamRequest) -> FetchStreamResponse {
         let correlation_id = request.correlation_id;
         let (told, outcome) = oneshot::channel();
         let lane = lane(&self.fetches, request.r#ref.as_ref());
-        let number = lane.send(request, Box::new(|outcome| drop(told.send(outcome))));
+        let number = lane.send(request, |outcome| drop(told.send(outcome)));
         let mut waiting = Waiting { lane, number, over: false };
         let outcome = outcome.await;
         waiting.over = true;
         // A read changes nothing: it can be repeated whether or not it arrived.
-        let gone = || FetchStreamResponse { error: Some(self.failure(Lost::Unsent).into()), ..Default::default() };
+        let gone =
+            || FetchStreamResponse { error: Some(failure(self.node, Lost::Unsent).into()), ..Default::default() };
         let answer = outcome.ok().and_then(Result::ok).unwrap_or_else(gone);
         FetchStreamResponse { correlation_id, ..answer }
     }

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use walser_model::ProducerEpoch;
 use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
 use walser_proto::v1 as pb;
-use walser_rpc::{AppendPermit, Failure, Reason};
+use walser_rpc::{AppendPermit, AppendReply, Failure, Reason};
 use walser_sequencer::{
     Action, Answer, Config, Number, Numbering, Part, Refused, Rules, Sequencer, Session, Size, Ticket,
 };
@@ -320,7 +320,7 @@ impl PartitionWriter {
             }
             writer.step_on_shard(|sequencer, now, out| sequencer.answered(now, &(), attempt, answer, out));
         };
-        route.link.append(permit, request, Box::new(reply));
+        route.link.append(permit, request, AppendReply::new(0, reply));
     }
 
     /// The next epoch of the writer's own producer id, or a new id.

@@ -16,7 +16,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::internal::v1::storage_service_server::StorageService;
 use walser_proto::v1 as pb;
-use walser_rpc::{Connection, Failure, Reason, StorageLink as _};
+use walser_rpc::{AppendReply, Connection, Failure, Reason, StorageLink as _};
 use walser_service::Shutdown;
 
 use crate::board::{Board, Problem};
@@ -172,13 +172,13 @@ impl StorageService for Api {
             while let Some(request) = api.next(&mut requests).await {
                 let reference = request.r#ref.clone().unwrap_or_default();
                 let Ok(slot) = answers.clone().reserve_owned().await else { return };
-                if let Some(refused) = crate::link::damage(&request) {
-                    slot.send(Ok(refused));
+                let reply = AppendReply::new(request.correlation_id, move |answer| drop(slot.send(Ok(answer))));
+                if let Some(damage) = crate::link::damage(&request) {
+                    reply.fail(damage);
                     continue;
                 }
                 let permit = link.admit(&reference, request.record_batch.len()).await;
-                let reply = move |answer| drop(slot.send(Ok(answer)));
-                link.append(permit, request, Box::new(reply));
+                link.append(permit, request, reply);
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use walser_model::{Acks, Offset, TopicPartition};
-use walser_proto::internal::v1::{
-    AppendStreamRequest, AppendStreamResponse, FetchStreamRequest, FetchStreamResponse, PartitionRef,
-};
+use walser_proto::internal::v1::{AppendStreamRequest, FetchStreamRequest, FetchStreamResponse, PartitionRef};
 use walser_record_batch::{BatchHeader, verify_crc};
 use walser_rpc::{AppendPermit, AppendReply, Failure, Reason, StorageLink};
 
@@ -32,14 +30,11 @@ impl LocalLink {
         let (partition, epoch, header) = match checked {
             Ok(checked) => checked,
             Err(failure) => {
-                let correlation_id = request.correlation_id;
-                let error = Some(failure.into());
-                reply(AppendStreamResponse { correlation_id, error, ..Default::default() });
+                reply.fail(failure);
                 return None;
             }
         };
         Some(AppendJob {
-            correlation_id: request.correlation_id,
             partition,
             epoch,
             header,
@@ -68,11 +63,9 @@ fn check(request: &AppendStreamRequest) -> Result<(TopicPartition, walser_model:
 /// made itself, in the same memory: looking again costs a tenth of the server's time.
 ///
 /// Gives back what to answer when they are damaged.
-pub(crate) fn damage(request: &AppendStreamRequest) -> Option<AppendStreamResponse> {
+pub(crate) fn damage(request: &AppendStreamRequest) -> Option<Failure> {
     let error = verify_crc(&request.record_batch).err()?;
-    let failure = Failure::new(Reason::BatchCorrupt, error.to_string());
-    let correlation_id = request.correlation_id;
-    Some(AppendStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() })
+    Some(Failure::new(Reason::BatchCorrupt, error.to_string()))
 }
 
 #[async_trait]

@@ -49,11 +49,14 @@ impl Service {
 }
 
 impl Drop for Service {
+    #[expect(clippy::print_stderr, reason = "a test that fails shows what its processes said")]
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.end();
+            return self.end();
         }
         let _ = self.ready.child.kill();
+        let printed = std::fs::read_to_string(&self.log).unwrap_or_default();
+        eprintln!("== what {} has printed:\n{printed}", self.log.display());
     }
 }
 

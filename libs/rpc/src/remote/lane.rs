@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -44,12 +44,36 @@ pub(super) enum Lost {
     Sent,
 }
 
+/// Whoever waits for an answer. One that is dropped unanswered hears how far its request came, so that no way out of
+/// the lane leaves anybody waiting.
+struct Waiter<A> {
+    reply: Option<Reply<A>>,
+    /// What there is to tell without an answer.
+    lost: Lost,
+}
+
 /// Called once, on any thread; MUST NOT block.
 type Reply<A> = Box<dyn FnOnce(Result<A, Lost>) + Send>;
 
 enum Item<W: Wire> {
-    Request { number: i64, request: W::Request, reply: Reply<W::Answer> },
+    Request { number: i64, request: W::Request, waiter: Waiter<W::Answer> },
     Cancel { number: i64 },
+}
+
+impl<A> Waiter<A> {
+    fn answer(mut self, answer: A) {
+        if let Some(reply) = self.reply.take() {
+            reply(Ok(answer));
+        }
+    }
+}
+
+impl<A> Drop for Waiter<A> {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            reply(Err(self.lost));
+        }
+    }
 }
 
 /// The sending end. Clones share the stream.
@@ -79,14 +103,17 @@ impl<W: Wire> Lane<W> {
     }
 
     /// Hands over a request; gives back its number.
-    pub(super) fn send(&self, mut request: W::Request, reply: Reply<W::Answer>) -> i64 {
+    /// `reply` is called once, on any thread; it MUST NOT block.
+    pub(super) fn send(
+        &self,
+        mut request: W::Request,
+        reply: impl FnOnce(Result<W::Answer, Lost>) + Send + 'static,
+    ) -> i64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         W::number(&mut request, number);
-        if let Err(TrySendError::Full(item) | TrySendError::Closed(item)) =
-            self.queue.try_send(Item::Request { number, request, reply })
-        {
-            refuse(item);
-        }
+        let waiter = Waiter { reply: Some(Box::new(reply)), lost: Lost::Unsent };
+        // Where there is no room the request is dropped, and its waiter told.
+        let _ = self.queue.try_send(Item::Request { number, request, waiter });
         number
     }
 
@@ -104,23 +131,15 @@ async fn run<W: Wire>(wire: W, mut items: mpsc::Receiver<Item<W>>) {
         let (sender, requests) = mpsc::channel(ON_THE_WAY);
         match wire.open(ReceiverStream::new(requests)).await {
             Ok(answers) => {
-                let mut stream = Stream::<W> { answers, sender, waiting: HashMap::new() };
+                let stream = Stream::<W> { answers, sender, waiting: HashMap::new() };
                 stream.exchange(item, &mut items).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "a stream to a storage node cannot be opened");
-                refuse(item);
-                while let Ok(item) = items.try_recv() {
-                    refuse(item);
-                }
+                drop(item);
+                while items.try_recv().is_ok() {}
             }
         }
-    }
-}
-
-fn refuse<W: Wire>(item: Item<W>) {
-    if let Item::Request { reply, .. } = item {
-        reply(Err(Lost::Unsent));
     }
 }
 
@@ -128,19 +147,20 @@ fn refuse<W: Wire>(item: Item<W>) {
 struct Stream<W: Wire> {
     answers: Streaming<W::Answer>,
     sender: mpsc::Sender<W::Request>,
-    waiting: HashMap<i64, Reply<W::Answer>>,
+    /// By the numbers of requests that left.
+    waiting: HashMap<i64, Waiter<W::Answer>>,
 }
 
 impl<W: Wire> Stream<W> {
-    /// Sends and receives until the stream breaks or the lane ends.
-    async fn exchange(&mut self, first: Item<W>, items: &mut mpsc::Receiver<Item<W>>) {
+    /// Sends and receives until the stream breaks or the lane ends. Whoever has no answer then is told with the drop.
+    async fn exchange(mut self, first: Item<W>, items: &mut mpsc::Receiver<Item<W>>) {
         let mut next = Some(first);
         loop {
             tokio::select! {
                 answer = self.answers.message() => match answer {
                     Ok(Some(answer)) => {
-                        if let Some(reply) = self.waiting.remove(&W::answered(&answer)) {
-                            reply(Ok(answer));
+                        if let Some(waiter) = self.waiting.remove(&W::answered(&answer)) {
+                            waiter.answer(answer);
                         }
                     }
                     broken => {
@@ -151,8 +171,9 @@ impl<W: Wire> Stream<W> {
                 room = self.sender.clone().reserve_owned(), if next.is_some() => {
                     let (Ok(room), Some(item)) = (room, next.take()) else { break };
                     match item {
-                        Item::Request { number, request, reply } => {
-                            self.waiting.insert(number, reply);
+                        Item::Request { number, request, mut waiter } => {
+                            waiter.lost = Lost::Sent;
+                            self.waiting.insert(number, waiter);
                             room.send(request);
                         }
                         // Answered already, or taken back before it was answered.
@@ -170,11 +191,98 @@ impl<W: Wire> Stream<W> {
                 },
             }
         }
-        for (_, reply) in self.waiting.drain() {
-            reply(Err(Lost::Sent));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tonic::codec::{DecodeBuf, Decoder};
+    use tonic::{Code, codegen::http::StatusCode};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// A node whose streams are of no use.
+    #[derive(Clone, Copy)]
+    enum Broken {
+        /// It cannot be reached.
+        Away,
+        /// It lets go of the requests, and says nothing about it.
+        Deaf,
+        /// It takes the first request, and ends its answers.
+        Ends,
+    }
+
+    struct NoAnswers;
+
+    impl Decoder for NoAnswers {
+        type Item = i64;
+        type Error = Status;
+
+        fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<i64>, Status> {
+            Ok(None)
         }
-        if let Some(item) = next {
-            refuse(item);
+    }
+
+    #[async_trait]
+    impl Wire for Broken {
+        type Request = i64;
+        type Answer = i64;
+
+        async fn open(&self, mut requests: ReceiverStream<i64>) -> Result<Streaming<i64>, Status> {
+            let answers = http_body_util::StreamBody::new(match self {
+                Self::Away => return Err(Status::new(Code::Unavailable, "away")),
+                Self::Deaf => futures::StreamExt::boxed(futures::stream::pending()),
+                Self::Ends => futures::StreamExt::boxed(ends_after(async move {
+                    let _ = futures::StreamExt::next(&mut requests).await;
+                })),
+            });
+            Ok(Streaming::new_response(NoAnswers, answers, StatusCode::OK, None, None))
         }
+
+        fn number(request: &mut i64, number: i64) {
+            *request = number;
+        }
+
+        fn answered(answer: &i64) -> i64 {
+            *answer
+        }
+
+        fn cancel(_number: i64) -> Option<i64> {
+            None
+        }
+    }
+
+    type Frame = Result<http_body::Frame<bytes::Bytes>, Status>;
+
+    /// Ends after `before`.
+    fn ends_after(before: impl Future<Output = ()> + Send) -> impl futures::Stream<Item = Frame> + Send {
+        futures::StreamExt::filter_map(futures::stream::once(before), |()| std::future::ready(None))
+    }
+
+    async fn outcomes(wire: Broken) -> Vec<Result<i64, Lost>> {
+        let lane = Lane::start(wire);
+        let mut waiting = Vec::new();
+        for _ in 0..1000 {
+            let (told, outcome) = oneshot::channel();
+            lane.send(0, move |outcome| told.send(outcome).expect("somebody waits"));
+            waiting.push(outcome);
+            tokio::task::yield_now().await;
+        }
+        let all = futures::future::try_join_all(waiting);
+        tokio::time::timeout(LONG, all).await.expect("everybody is answered").expect("nobody is forgotten")
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_answered_whichever_way_a_stream_breaks() {
+        for outcome in outcomes(Broken::Away).await.into_iter().chain(outcomes(Broken::Deaf).await) {
+            assert_eq!(outcome, Err(Lost::Unsent));
+        }
+        let ended = outcomes(Broken::Ends).await;
+        assert!(ended.contains(&Err(Lost::Sent)), "a request that left may have been carried out");
     }
 }

@@ -358,7 +358,6 @@ impl Partition {
         };
         let copies = self.leader.as_ref().map_or(0, |leader| leader.copies(job.acks));
         AppendStreamResponse {
-            correlation_id: job.correlation_id,
             base_offset: base_offset.0,
             log_append_time_millis: if stamped { max_timestamp } else { -1 },
             log_start_offset: self.log.log_start().0,
@@ -367,6 +366,7 @@ impl Partition {
             leader_epoch: self.epoch().0,
             durability: durability.into(),
             copies: i32::try_from(copies).unwrap_or(i32::MAX),
+            ..AppendStreamResponse::default()
         }
     }
 
@@ -391,7 +391,7 @@ impl Partition {
                 {
                     let AppendJob { reply, permit, batch, .. } = waiting.job;
                     drop((permit, batch));
-                    reply(answer);
+                    reply.answer(answer);
                 }
                 outcome => {
                     self.waiting.push_front(Waiting { outcome, job: waiting.job, released });

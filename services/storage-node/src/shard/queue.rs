@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 use walser_log::{Extension, Flushed};
 use walser_model::{Acks, LeaderEpoch, Offset, TopicPartition};
-use walser_proto::internal::v1::{AppendStreamResponse, RepairPartitionResponse};
+use walser_proto::internal::v1::RepairPartitionResponse;
 use walser_record_batch::BatchHeader;
 use walser_rpc::{AppendPermit, AppendReply, Failure, Reason};
 
@@ -17,7 +17,6 @@ use crate::metrics::StorageMetrics;
 
 /// One batch to append.
 pub(crate) struct AppendJob {
-    pub(crate) correlation_id: i64,
     pub(crate) partition: TopicPartition,
     /// What the sender believes; [`LeaderEpoch::NONE`]: any.
     pub(crate) epoch: LeaderEpoch,
@@ -111,15 +110,13 @@ impl AppendJob {
     /// Answers that the shard has stopped.
     fn refuse_stopped(self) {
         let failure = Failure::new(Reason::NotLeader, "the storage node has stopped").with("leader", -1);
-        let correlation_id = self.correlation_id;
-        (self.reply)(AppendStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() });
+        self.reply.fail(failure);
     }
 
     /// Answers with an error.
     pub(crate) fn refuse(self, failure: Failure, metrics: &StorageMetrics) {
         metrics.append_refused(&failure);
-        let correlation_id = self.correlation_id;
-        (self.reply)(AppendStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() });
+        self.reply.fail(failure);
     }
 }
 

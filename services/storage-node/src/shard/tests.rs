@@ -12,7 +12,7 @@ use walser_proto::internal::v1::AppendStreamResponse;
 use walser_proto::v1::Effect;
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
 use walser_replication::PartitionState;
-use walser_rpc::{AppendPermit, AppendRoom, Failure, Reason};
+use walser_rpc::{AppendPermit, AppendReply, AppendRoom, Failure, Reason};
 use walser_service::Metrics;
 
 use super::*;
@@ -103,7 +103,6 @@ fn push_to(queue: &Queue, number: i32, permit: AppendPermit) -> Answers {
     let answers = Answers::default();
     let told = Arc::clone(&answers);
     queue.push(Command::Append(AppendJob {
-        correlation_id: 0,
         partition: partition(number),
         epoch: LeaderEpoch::NONE,
         header: BatchHeader::parse(&batch).unwrap(),
@@ -111,7 +110,7 @@ fn push_to(queue: &Queue, number: i32, permit: AppendPermit) -> Answers {
         acks: Acks::All,
         expected_offset: None,
         permit,
-        reply: Box::new(move |answer| told.lock().push(answer)),
+        reply: AppendReply::new(0, move |answer| told.lock().push(answer)),
     }));
     answers
 }

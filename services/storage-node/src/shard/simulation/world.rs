@@ -17,7 +17,7 @@ use walser_model::{
 use walser_proto::internal::v1::AppendStreamResponse;
 use walser_record_batch::{BatchBuilder, BatchHeader, Batches, Producer, RecordFields, Records};
 use walser_replication::PartitionState;
-use walser_rpc::AppendPermit;
+use walser_rpc::{AppendPermit, AppendReply};
 use walser_service::Metrics;
 
 use crate::board::Board;
@@ -231,7 +231,6 @@ impl World {
         let correlation_id = i64::try_from(self.sent.len()).unwrap();
         let Sent { partition, acks, ref batch, .. } = sent;
         self.shard.queue.push(Command::Append(AppendJob {
-            correlation_id,
             partition,
             epoch: LeaderEpoch::NONE,
             batch: batch.clone(),
@@ -239,7 +238,7 @@ impl World {
             acks,
             expected_offset,
             permit: AppendPermit::uncounted(),
-            reply: Box::new(move |answer| answers.lock().push(answer)),
+            reply: AppendReply::new(correlation_id, move |answer| answers.lock().push(answer)),
         }));
         self.sent.push(sent);
         self.answered.push(0);
