@@ -159,7 +159,8 @@ fn check_epochs(view: &ClusterView, reported: &ReplicaEpochs) -> Result<(), Fail
 // === impl RefusedNodes ===
 
 impl RefusedNodes {
-    /// Checks a registration, and remembers the node when it is refused.
+    /// Checks a registration, and remembers the node when it is refused. One that was refused before counts as refused
+    /// until it is registered: see [`RefusedNodes::registered`].
     pub(crate) async fn admit(
         &self,
         (own, views): (&OwnHistory, &Views),
@@ -171,11 +172,15 @@ impl RefusedNodes {
         if checked.is_ok() {
             checked = check_epochs(&views.load(), &claim.epochs);
         }
-        match &checked {
-            Ok(()) => drop(self.by_node.lock().remove(&(claim.node, claim.directory))),
-            Err(why) => self.remember(claim, why, now),
+        if let Err(why) = &checked {
+            self.remember(claim, why, now);
         }
         checked
+    }
+
+    /// A node is registered with this directory.
+    pub(crate) fn registered(&self, node: NodeId, directory: &str) {
+        self.by_node.lock().remove(&(node, directory.to_owned()));
     }
 
     fn remember(&self, claim: Claim, why: &Failure, now: Duration) {

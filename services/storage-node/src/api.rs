@@ -260,11 +260,13 @@ impl StorageService for Api {
 
     async fn list_set_aside(&self, _request: Request<pbi::ListSetAsideRequest>) -> Answer<pbi::ListSetAsideResponse> {
         let begun = tokio::time::Instant::now();
-        while self.disposal.sets_aside() && begun.elapsed() < SET_ASIDE_WAIT {
+        // A node that does not obey the controller yet has not looked at what its metadata does not know.
+        let moving = || self.board.writes_refused().is_some() || self.disposal.sets_aside();
+        while moving() && begun.elapsed() < SET_ASIDE_WAIT {
             tokio::time::sleep(SET_ASIDE_CHECK).await;
         }
         // Looked at before the list is made: what is moved meanwhile is in it.
-        let incomplete = self.disposal.sets_aside();
+        let incomplete = moving();
         let replica = |aside: walser_log::SetAside| pbi::SetAsideReplica {
             replica: Some(pbi::ReplicaReport {
                 topic_id: aside.partition.topic.to_bytes().to_vec().into(),

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -18,6 +19,8 @@ use tonic::{Status, Streaming};
 const ON_THE_WAY: usize = 64;
 /// Requests that wait in a lane; the permits of appends bound their bytes. More are refused.
 const QUEUE: usize = 16_384;
+/// How long answers are taken from a stream on which nothing can be sent any more.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What travels on a lane.
 #[async_trait]
@@ -131,8 +134,8 @@ async fn run<W: Wire>(wire: W, mut items: mpsc::Receiver<Item<W>>) {
         let (sender, requests) = mpsc::channel(ON_THE_WAY);
         match wire.open(ReceiverStream::new(requests)).await {
             Ok(answers) => {
-                let stream = Stream::<W> { answers, sender, waiting: HashMap::new() };
-                stream.exchange(item, &mut items).await;
+                let stream = Stream::<W> { answers, waiting: HashMap::new() };
+                stream.exchange(sender, item, &mut items).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "a stream to a storage node cannot be opened");
@@ -146,30 +149,24 @@ async fn run<W: Wire>(wire: W, mut items: mpsc::Receiver<Item<W>>) {
 /// An open stream.
 struct Stream<W: Wire> {
     answers: Streaming<W::Answer>,
-    sender: mpsc::Sender<W::Request>,
     /// By the numbers of requests that left.
     waiting: HashMap<i64, Waiter<W::Answer>>,
 }
 
 impl<W: Wire> Stream<W> {
     /// Sends and receives until the stream breaks or the lane ends. Whoever has no answer then is told with the drop.
-    async fn exchange(mut self, first: Item<W>, items: &mut mpsc::Receiver<Item<W>>) {
+    async fn exchange(mut self, sender: mpsc::Sender<W::Request>, first: Item<W>, items: &mut mpsc::Receiver<Item<W>>) {
         let mut next = Some(first);
         loop {
             tokio::select! {
-                answer = self.answers.message() => match answer {
-                    Ok(Some(answer)) => {
-                        if let Some(waiter) = self.waiting.remove(&W::answered(&answer)) {
-                            waiter.answer(answer);
-                        }
+                answer = self.answers.message() => {
+                    if !self.take(answer) {
+                        return;
                     }
-                    broken => {
-                        tracing::debug!(?broken, "a stream to a storage node broke");
-                        break;
-                    }
-                },
-                room = self.sender.clone().reserve_owned(), if next.is_some() => {
-                    let (Ok(room), Some(item)) = (room, next.take()) else { break };
+                }
+                room = sender.clone().reserve_owned(), if next.is_some() => {
+                    let Ok(room) = room else { break };
+                    let Some(item) = next.take() else { continue };
                     match item {
                         Item::Request { number, request, mut waiter } => {
                             waiter.lost = Lost::Sent;
@@ -191,13 +188,43 @@ impl<W: Wire> Stream<W> {
                 },
             }
         }
+        // Nothing more can be sent. What the node has answered before it stopped may be here already.
+        drop((next, sender));
+        let rest = async {
+            while !self.waiting.is_empty() {
+                let answer = self.answers.message().await;
+                if !self.take(answer) {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LAST_ANSWERS, rest).await;
+    }
+
+    /// Hands an answer to whoever waits for it. False: no more will come.
+    fn take(&mut self, answer: Result<Option<W::Answer>, Status>) -> bool {
+        match answer {
+            Ok(Some(answer)) => {
+                if let Some(waiter) = self.waiting.remove(&W::answered(&answer)) {
+                    waiter.answer(answer);
+                }
+                true
+            }
+            broken => {
+                tracing::debug!(?broken, "a stream to a storage node broke");
+                false
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+    use futures::StreamExt as _;
+    use futures::stream::{self, BoxStream};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
     use tokio::sync::oneshot;
     use tonic::codec::{DecodeBuf, Decoder};
     use tonic::{Code, codegen::http::StatusCode};
@@ -215,17 +242,31 @@ mod tests {
         Deaf,
         /// It takes the first request, and ends its answers.
         Ends,
+        /// It takes some requests, lets go of the others, and then answers what it has taken.
+        Drains,
     }
 
-    struct NoAnswers;
+    /// Requests that a node takes before it drains.
+    const TAKEN: usize = 20;
 
-    impl Decoder for NoAnswers {
+    struct Numbers;
+
+    impl Decoder for Numbers {
         type Item = i64;
         type Error = Status;
 
-        fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<i64>, Status> {
-            Ok(None)
+        fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<i64>, Status> {
+            Ok((bytes.remaining() >= 8).then(|| bytes.get_i64()))
         }
+    }
+
+    /// A message of one number.
+    fn message(number: i64) -> Result<Frame<Bytes>, Status> {
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(0);
+        bytes.put_u32(8);
+        bytes.put_i64(number);
+        Ok(Frame::data(bytes.freeze()))
     }
 
     #[async_trait]
@@ -233,15 +274,17 @@ mod tests {
         type Request = i64;
         type Answer = i64;
 
-        async fn open(&self, mut requests: ReceiverStream<i64>) -> Result<Streaming<i64>, Status> {
-            let answers = http_body_util::StreamBody::new(match self {
+        async fn open(&self, requests: ReceiverStream<i64>) -> Result<Streaming<i64>, Status> {
+            let answers: BoxStream<'static, _> = match self {
                 Self::Away => return Err(Status::new(Code::Unavailable, "away")),
-                Self::Deaf => futures::StreamExt::boxed(futures::stream::pending()),
-                Self::Ends => futures::StreamExt::boxed(ends_after(async move {
-                    let _ = futures::StreamExt::next(&mut requests).await;
-                })),
-            });
-            Ok(Streaming::new_response(NoAnswers, answers, StatusCode::OK, None, None))
+                Self::Deaf => stream::pending().boxed(),
+                Self::Ends => requests.take(1).filter_map(|_| std::future::ready(None)).boxed(),
+                Self::Drains => {
+                    let taken = requests.take(TAKEN).collect::<Vec<_>>();
+                    stream::once(taken).flat_map(stream::iter).map(message).boxed()
+                }
+            };
+            Ok(Streaming::new_response(Numbers, StreamBody::new(answers), StatusCode::OK, None, None))
         }
 
         fn number(request: &mut i64, number: i64) {
@@ -255,13 +298,6 @@ mod tests {
         fn cancel(_number: i64) -> Option<i64> {
             None
         }
-    }
-
-    type Frame = Result<http_body::Frame<bytes::Bytes>, Status>;
-
-    /// Ends after `before`.
-    fn ends_after(before: impl Future<Output = ()> + Send) -> impl futures::Stream<Item = Frame> + Send {
-        futures::StreamExt::filter_map(futures::stream::once(before), |()| std::future::ready(None))
     }
 
     async fn outcomes(wire: Broken) -> Vec<Result<i64, Lost>> {
@@ -284,5 +320,22 @@ mod tests {
         }
         let ended = outcomes(Broken::Ends).await;
         assert!(ended.contains(&Err(Lost::Sent)), "a request that left may have been carried out");
+    }
+
+    #[tokio::test]
+    async fn what_a_node_has_answered_before_it_stopped_is_told() {
+        for _ in 0..20 {
+            let told = outcomes(Broken::Drains).await;
+            let (mut unsent, mut taken) = (0, Vec::new());
+            for outcome in told {
+                match outcome {
+                    Ok(number) => taken.push(number),
+                    Err(Lost::Unsent) => unsent += 1,
+                    Err(Lost::Sent) => {}
+                }
+            }
+            assert!(taken.len() >= TAKEN && unsent < 1000 - TAKEN, "{} answered, {unsent} never left", taken.len());
+            assert!(taken.is_sorted());
+        }
     }
 }

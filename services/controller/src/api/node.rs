@@ -96,6 +96,7 @@ impl ControllerService for Controller {
         let claim = Claim { node, directory, seen, epochs: epochs(&request.replicas) };
         self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
         let node_epoch = self.nodes.register(node, &registration).await?;
+        self.refused.registered(node, &registration.directory);
         self.heard(node, node_epoch, 0, Default::default());
         tracing::info!(node = %node, node_epoch, "node registered");
         Ok(Response::new(pbi::RegisterNodeResponse {

@@ -33,6 +33,8 @@ pub(super) struct Figure {
     damaged: bool,
     /// It was created a moment ago and its first leader has not heard of it.
     beginning: bool,
+    /// Its leader has not heard yet that it leads, or is starting: a moment later it may serve.
+    awaited: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +87,9 @@ impl Gateway {
 // === impl Figures ===
 
 impl Figures {
-    /// How many partitions their leaders serve.
-    pub(super) fn served_count(&self) -> usize {
-        self.0.values().filter(|figure| figure.numbers.is_some()).count()
+    /// Whether a partition is about to be served by its leader.
+    pub(super) fn any_awaited(&self) -> bool {
+        self.0.values().any(|figure| figure.awaited)
     }
 
     /// Whether its leader serves a partition.
@@ -146,22 +148,22 @@ impl Figure {
     }
 
     fn unserved(problem: String, beginning: bool) -> Self {
-        Self { numbers: None, problem: Some(problem), damaged: false, beginning }
+        Self { numbers: None, problem: Some(problem), damaged: false, beginning, awaited: false }
     }
 
     fn of(found: pbi::PartitionFigures, epoch: LeaderEpoch) -> Self {
         let failure = found.error.map(Failure::from);
         // A node that has led before, or was started since, is in a later epoch.
-        let beginning = epoch == FIRST_EPOCH
-            && found.problem.is_none()
-            && failure.as_ref().is_some_and(|failure| failure.reason() == Reason::NotLeader);
+        let waits = |failure: &Failure| matches!(failure.reason(), Reason::NotLeader | Reason::Starting);
+        let awaited = found.problem.is_none() && failure.as_ref().is_some_and(waits);
+        let beginning = epoch == FIRST_EPOCH && awaited;
         let numbers = failure.is_none().then_some(Numbers {
             log_start: found.log_start_offset,
             high_watermark: found.high_watermark,
             bytes: found.size_bytes,
         });
         let problem = found.problem.or_else(|| failure.map(|failure| failure.message().to_owned()));
-        Self { numbers, problem, damaged: found.damaged, beginning }
+        Self { numbers, problem, damaged: found.damaged, beginning, awaited }
     }
 }
 

@@ -31,17 +31,22 @@ struct Held {
     set_aside_millis: i64,
 }
 
-/// What every storage node holds aside. Nodes that gave no answer are named in the response.
+/// What every storage node holds aside. Nodes that gave no answer, or are not done, are named in the response.
 pub(super) async fn list(gateway: &Gateway) -> Result<pb::ListSetAsideResponse, Failure> {
     let (answers, moving) = held(gateway).await?;
-    for node in moving {
+    for node in &moving {
         tracing::warn!(%node, "a storage node is still setting partitions aside: the list is not complete");
     }
     for (node, failure) in &answers.failed {
         tracing::warn!(%node, error = %failure, "a storage node did not say what it holds aside");
     }
     Ok(pb::ListSetAsideResponse {
-        unreachable_node_ids: answers.failed.iter().map(|(node, _)| node.0).collect(),
+        unreachable_node_ids: answers
+            .failed
+            .iter()
+            .map(|(node, _)| node.0)
+            .chain(moving.iter().map(|node| node.0))
+            .collect(),
         replicas: merged(answers).iter().map(Held::wire).collect(),
     })
 }

@@ -52,10 +52,9 @@ impl Gateway {
         let serving = async {
             let mut pause = LEADER_CHECK;
             loop {
-                // Nobody is waited for who does not lead.
+                // Nobody is waited for who does not lead, does not answer, or cannot serve.
                 let Some(topic) = self.metadata.topic(name) else { return };
-                let led = topic.leaders().filter(|(_, leader, _)| leader.is_some()).count();
-                if self.figures(std::slice::from_ref(&topic)).await.served_count() >= led {
+                if !self.figures(std::slice::from_ref(&topic)).await.any_awaited() {
                     return;
                 }
                 tokio::time::sleep(pause).await;

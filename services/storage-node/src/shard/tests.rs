@@ -415,3 +415,19 @@ fn nothing_is_deleted_before_the_settings_of_its_topic_are_known() {
     lead_with(&mut shard, 0, &[1], Durability::Fsync);
     assert_eq!(log_start(&mut shard), 1);
 }
+
+#[test]
+fn a_write_that_waits_is_not_acknowledged_by_what_takes_its_offsets_after_a_repair() {
+    let mut shard = shard();
+    lead(&mut shard, 0, &[1, 2]);
+    let waits = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    assert!(waits.lock().is_empty(), "the other replica has nothing yet");
+    let (reply, repaired) = tokio::sync::oneshot::channel();
+    shard.queue.push(Command::Damaged { partition: partition(0), from: walser_model::Offset(0) });
+    shard.queue.push(Command::Repair { partition: partition(0), reply });
+    shard.turn();
+    repaired.blocking_recv().unwrap().unwrap();
+    let failure = Failure::from(waits.lock().pop().unwrap().error.unwrap());
+    assert_eq!((failure.reason(), failure.effect()), (Reason::LeaderLostAfterAppend, Effect::Maybe), "{failure}");
+}

@@ -59,7 +59,7 @@ pub(crate) async fn run(command: SetAsideCommand) -> Result<ExitCode, CliError> 
     }
 }
 
-/// A list in which nodes are missing is printed all the same, and ends with the code of "unavailable".
+/// A list that is not complete is printed all the same, and ends with the code of "unavailable".
 async fn list(arguments: OutputArgs) -> Result<ExitCode, CliError> {
     let server = Server::of(&arguments.server)?;
     let answer = server.client.cluster().list_set_aside(pb::ListSetAsideRequest {}).await;
@@ -76,7 +76,11 @@ async fn list(arguments: OutputArgs) -> Result<ExitCode, CliError> {
     } else if arguments.output == Form::Name {
         replicas.iter().for_each(|replica| output::data(&replica.topic_id));
     } else if found.replicas.is_empty() {
-        output::data(if complete { "nothing is set aside" } else { "nothing is set aside on the nodes that answered" });
+        output::data(if complete {
+            "nothing is set aside"
+        } else {
+            "nothing is set aside on the nodes that have told everything"
+        });
     } else {
         let rows: Vec<_> = found.replicas.iter().map(row).collect();
         output::data(&table(&["NODE", "TOPIC ID", "PARTITION", "LOG END", "SIZE", "SET ASIDE"], &rows));
@@ -85,7 +89,10 @@ async fn list(arguments: OutputArgs) -> Result<ExitCode, CliError> {
     }
     if !complete {
         let ids: Vec<String> = found.unreachable_node_ids.iter().map(i32::to_string).collect();
-        output::note(&format!("! not in the list, because they gave no answer: storage nodes {}", ids.join(", ")));
+        output::note(&format!(
+            "! not all in the list, because they gave no answer or are not done: storage nodes {}",
+            ids.join(", ")
+        ));
     }
     Ok(code)
 }

@@ -3,7 +3,7 @@
 use walser_log::Condition;
 use walser_model::Offset;
 use walser_proto::internal::v1::RepairPartitionResponse;
-use walser_rpc::Failure;
+use walser_rpc::{Failure, Reason};
 
 use super::Partition;
 use crate::error::{log_failure, not_damaged};
@@ -26,6 +26,9 @@ impl Partition {
         };
         let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, around.node))?;
         self.replica.tail.clear();
+        // What waits may be gone, and others are about to take its offsets.
+        let lost = Failure::new(Reason::NotLeader, "the partition was repaired, and records were given up");
+        self.answer_lost(&lost, &around.metrics);
         let new_end = self.log.log_end();
         if let Some(leader) = self.leader.take() {
             // Also when it goes back, or to nothing: readers must see where the log ends.

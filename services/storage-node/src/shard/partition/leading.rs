@@ -118,6 +118,11 @@ impl Partition {
         for job in self.incoming.drain(..) {
             job.refuse(why.clone(), metrics);
         }
+        self.answer_lost(why, metrics);
+    }
+
+    /// Answers everything that waits: what is in the log may count yet, or not.
+    pub(super) fn answer_lost(&mut self, why: &Failure, metrics: &StorageMetrics) {
         self.released = Released::default();
         for waiting in self.waiting.drain(..) {
             let failure = match waiting.outcome {
