@@ -1,6 +1,6 @@
 //! What must be true after every step: the invariants of `docs/replication.md`, by their numbers.
 
-use walser_model::{LeaderEpoch, Offset};
+use walser_model::{Durability, LeaderEpoch, Offset};
 use walser_replication::control::Recovery;
 
 use crate::replica::{Entry, index};
@@ -13,8 +13,7 @@ impl World {
         let replica = &mut self.nodes[node].replicas[partition];
         let truth = &mut self.truths[partition];
         let epoch = replica.leader().map_or(LeaderEpoch::NONE, walser_replication::Leader::epoch);
-        let before = std::mem::replace(&mut replica.high_watermark, high_watermark);
-        replica.high_watermark_epoch = epoch;
+        let before = std::mem::replace(&mut replica.shown, high_watermark);
         if epoch < truth.unclean_epoch || replica.generation != truth.generation {
             return;
         }
@@ -86,7 +85,7 @@ impl World {
         if let Some(leader) = state.leader {
             // With fsync, what its leader has not flushed is not committed again before it has.
             let replica = &self.nodes[number(leader)].replicas[partition];
-            let lazy = replica.lazy && replica.lazy_until.is_none();
+            let lazy = self.nodes[number(leader)].durability[partition] == Durability::PageCache;
             let flushed = if lazy { usize::MAX } else { replica.durable };
             let kept = replica.good.min(truth.committed.len()).min(flushed);
             let lost = truth.committed.len() - kept.max(replica.good.min(truth.committed.len()));
@@ -145,12 +144,13 @@ impl World {
                 if !heard || replica.good < committed {
                     return Some(format!("I2: node {at} may lead and lacks committed offset {}", replica.good));
                 }
-                if !replica.lazy && replica.durable < committed {
+                if !replica.machine.lazy() && replica.durable < committed {
                     return Some(format!("I2: node {at} may lead and has not flushed offset {}", replica.durable));
                 }
             }
-            let current = heard && replica.high_watermark_epoch >= truth.unclean_epoch;
-            if current && replica.good < index(replica.high_watermark).min(committed) {
+            let (high_watermark, seen_in) = replica.machine.high_watermark();
+            let current = heard && seen_in >= truth.unclean_epoch;
+            if current && replica.good < index(high_watermark).min(committed) {
                 return Some(format!("I3: node {at} took another record for committed at {}", replica.good));
             }
         }

@@ -1,11 +1,10 @@
 //! Messages arrive.
 
-use walser_model::LeaderEpoch;
-use walser_replication::{Ack, Event, FollowerEvent, Leader, OpenId};
+use walser_replication::{Ack, Leader, ReplicaEvent};
 
-use crate::network::{Body, CONTROLLERS, LIMBO_MAX, Message, Segments};
-use crate::replica::Machine;
+use crate::network::{Body, CONTROLLERS, LIMBO_MAX, Message};
 use crate::world::World;
+use crate::world::shell::Cargo;
 
 impl World {
     /// A message arrives, or is lost, or arrives and stays to come again.
@@ -53,6 +52,7 @@ impl World {
         let Message { from, to, partition: key, body } = message;
         match body {
             Body::Alter(proposal) => return self.alter(to - CONTROLLERS, key, &proposal),
+            Body::GiveUp { node_epoch } => return self.take_lead_away(to - CONTROLLERS, key, (from, node_epoch)),
             Body::Register { process, unclean, gone } => {
                 return self.register(to - CONTROLLERS, from, process, (&unclean, &gone));
             }
@@ -65,15 +65,20 @@ impl World {
         }
         let partition = key.slot;
         match body {
-            Body::Open(open) => self.lead(to, partition, Event::Opened(open)),
+            Body::Open(open) => self.drive(to, partition, ReplicaEvent::Opened(open)),
             Body::Acked(ack) => {
                 self.heard_of(to, partition, &ack);
-                self.lead(to, partition, Event::Acked(ack));
+                self.drive(to, partition, ReplicaEvent::Acked(ack));
             }
-            Body::Diverged(answer) => self.follow(to, partition, FollowerEvent::Diverged(answer), &[]),
-            Body::Pushed(frame, entries) => self.follow(to, partition, FollowerEvent::Pushed(frame), &entries),
-            Body::Copy { leader_epoch, open, segments } => self.copied(to, partition, (leader_epoch, open), *segments),
-            Body::Closed(follower, open) => self.lead(to, partition, Event::Closed { follower, open }),
+            Body::Diverged(answer) => self.drive(to, partition, ReplicaEvent::Diverged(answer)),
+            Body::Pushed(frame, entries) => {
+                self.drive_with(to, partition, ReplicaEvent::Pushed(frame), Cargo { entries, ..Cargo::default() });
+            }
+            Body::Copy { leader_epoch, open, segments } => {
+                let cargo = Cargo { segments: Some(segments), ..Cargo::default() };
+                self.drive_with(to, partition, ReplicaEvent::CopyOffered { leader_epoch, open }, cargo);
+            }
+            Body::Closed(follower, open) => self.drive(to, partition, ReplicaEvent::Closed { follower, open }),
             Body::Altered { leader_epoch, node_epoch, written, ineligible } => {
                 let here = &self.nodes[to];
                 let epoch = here.replicas[partition].leader().map(Leader::epoch);
@@ -84,43 +89,24 @@ impl World {
                     let (state, epoch) = *written;
                     self.learn(to, key, &state, epoch);
                 }
-                self.lead(to, partition, Event::ProposalOver { ineligible });
+                self.drive(to, partition, ReplicaEvent::ProposalOver { ineligible });
             }
             Body::Produce { producer, sequence, acks } => self.append(to, partition, producer, sequence, acks),
-            Body::Alter(_) | Body::Register { .. } | Body::Registered { .. } | Body::Written { .. } => {}
+            Body::Alter(_)
+            | Body::GiveUp { .. }
+            | Body::Register { .. }
+            | Body::Registered { .. }
+            | Body::Written { .. } => {}
         }
     }
 
     /// An acknowledgement tells the leaders of other partitions on the node, too, that its sender is there.
     fn heard_of(&mut self, node: usize, partition: usize, ack: &Ack) {
         let (follower, node_epoch) = (ack.follower, ack.open.node_epoch);
-        for (slot, replica) in self.nodes[node].replicas.iter_mut().enumerate() {
-            if slot != partition
-                && let (Machine::Leads(leader), log) = replica.split()
-            {
-                leader.step(Event::Heard { follower, node_epoch }, &log, &mut self.leader_actions);
+        for slot in (0..self.setup.partitions).filter(|slot| *slot != partition) {
+            if self.nodes[node].replicas[slot].leader().is_some() {
+                self.drive(node, slot, ReplicaEvent::Heard { follower, node_epoch });
             }
         }
-    }
-
-    /// The leader's segments take the place of the log, when they are still what was asked for.
-    fn copied(
-        &mut self,
-        node: usize,
-        partition: usize,
-        asked: (LeaderEpoch, OpenId),
-        Segments { start, log, epochs }: Segments,
-    ) {
-        let replica = &mut self.nodes[node].replicas[partition];
-        let Machine::Follows(follower) = &replica.machine else { return };
-        if !follower.current(asked.0, asked.1) {
-            return;
-        }
-        replica.cut(0);
-        replica.led = None;
-        (replica.start, replica.durable, replica.log, replica.epochs) = (start, log.len(), log, epochs);
-        replica.compare(&self.truths[partition].committed);
-        self.counts.copies += 1;
-        self.follow(node, partition, FollowerEvent::Copied, &[]);
     }
 }

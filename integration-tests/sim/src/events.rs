@@ -53,6 +53,8 @@ pub(crate) enum Happening {
     WriteLate,
     /// A disk hangs, or goes on.
     Hang,
+    /// A log takes nothing any more.
+    FailLog,
     /// A node dies and loses some or all of its replicas.
     LoseDisk,
     /// A consumer reads.
@@ -119,9 +121,9 @@ impl Weights {
     /// The weather of a seed.
     pub(crate) fn draw(random: &mut Random, weather: Weather, switches: bool) -> Self {
         use Happening::{
-            ComeAndGo, Compact, Configure, Crash, CrashController, Cut, Deliver, Disconnect, Duty, Fence, Flush,
-            Follow, Hang, LoseDisk, LoseLease, Mend, Move, Observe, Outage, Produce, ProposalTimeout, Pump, Read,
-            Restore, Start, Stop, Switch, Tick, Timeout, Trim, WriteLate,
+            ComeAndGo, Compact, Configure, Crash, CrashController, Cut, Deliver, Disconnect, Duty, FailLog, Fence,
+            Flush, Follow, Hang, LoseDisk, LoseLease, Mend, Move, Observe, Outage, Produce, ProposalTimeout, Pump,
+            Read, Restore, Start, Stop, Switch, Tick, Timeout, Trim, WriteLate,
         };
         // Processes that die and are back at once, while leaders stay: incarnations are all that tells them apart.
         let drawn = random.chance(200);
@@ -158,6 +160,7 @@ impl Weights {
             (Trim, random.one_of(&[0, 1, 4])),
             (Compact, random.one_of(&[0, 2])),
             (Hang, random.one_of(&[0, 0, 2])),
+            (FailLog, random.one_of(&[0, 0, 1])),
             (LoseDisk, random.one_of(&[0, 0, 2])),
             (Configure, random.one_of(&[0, 0, 2])),
             (Move, random.one_of(&[0, 0, 3])),

@@ -24,7 +24,6 @@ mod replica;
 mod scripted;
 mod sequencer;
 mod setup;
-mod shell;
 mod store;
 mod summary;
 mod world;

@@ -1,9 +1,10 @@
 //! The life of a node: it starts, registers, stops, dies, and loses what was not flushed or a whole disk.
 
-use walser_replication::may_stop_clean;
+use walser_model::Durability;
+use walser_replication::control::ReplicaIntegrity;
+use walser_replication::{ReplicaEvent, may_stop_clean};
 
 use crate::network::Body;
-use crate::replica::{Machine, Replica};
 use crate::store::{Key, id, number};
 use crate::world::World;
 
@@ -21,7 +22,7 @@ impl World {
             here.up = true;
             here.process += 1;
         }
-        let (unclean, gone) = (here.keys(here.unclean), here.keys(here.gone));
+        let (unclean, gone) = (here.keys(ReplicaIntegrity::Unclean), here.keys(ReplicaIntegrity::Gone));
         let body = Body::Register { process: here.process, unclean, gone };
         let controller = self.guess_controller();
         self.network.send(node, controller, Key::default(), body);
@@ -36,9 +37,10 @@ impl World {
         }
         here.registered = true;
         here.epoch = epoch;
-        (here.unclean, here.gone) = (0, 0);
         self.say(|| format!("node {node} is registered as {epoch}"));
-        self.apply_all(node);
+        for slot in 0..self.setup.partitions {
+            self.tell(node, slot);
+        }
     }
 
     /// Dies; sometimes with a loss of power.
@@ -54,7 +56,6 @@ impl World {
             self.lose_unflushed(node);
             self.lost(node, lazy);
         }
-        self.nodes[node].unclean |= lazy;
         self.say(|| format!("node {node} dies{}", if power_loss { ", and what was not flushed with it" } else { "" }));
         true
     }
@@ -62,7 +63,7 @@ impl World {
     /// Partitions of which something may have counted that is only in the page cache, one bit each.
     fn lazy(&self, node: usize) -> u32 {
         let replicas = self.nodes[node].replicas.iter().enumerate();
-        replicas.filter(|(_, replica)| replica.lazy).fold(0, |mask, (partition, _)| mask | 1 << partition)
+        replicas.filter(|(_, replica)| replica.machine.lazy()).fold(0, |mask, (partition, _)| mask | 1 << partition)
     }
 
     pub(crate) fn die(&mut self, node: usize) {
@@ -71,13 +72,22 @@ impl World {
         (here.up, here.registered) = (false, false);
         // Whoever it followed sees the connection break, sooner or later.
         for (slot, replica) in here.replicas.iter().enumerate() {
-            if let Machine::Follows(follower) = &replica.machine {
+            if let Some(follower) = replica.machine.follower() {
                 let body = Body::Closed(id(node), follower.open());
                 let key = Key { slot, generation: replica.generation };
                 self.network.send(node, number(follower.leader()), key, body);
             }
         }
-        here.replicas.iter_mut().for_each(Replica::crash);
+        for (replica, truth) in here.replicas.iter_mut().zip(&self.truths) {
+            // What was under way is done, or it is not.
+            if self.random.chance(500) && replica.end_work().is_some() {
+                replica.compare(&truth.committed);
+            }
+            let (lazy, before) = (replica.machine.lazy(), replica.machine.integrity());
+            let unclean = lazy && before == ReplicaIntegrity::Intact;
+            let integrity = if unclean { ReplicaIntegrity::Unclean } else { before };
+            replica.crash((self.setup.rules, id(node)), integrity, lazy);
+        }
         self.touched = u32::MAX;
     }
 
@@ -99,16 +109,15 @@ impl World {
         }
         let clean = may_stop_clean(rules, here.registered);
         (here.up, here.registered) = (false, false);
-        for replica in &mut here.replicas {
-            replica.durable = replica.log.len();
-            if replica.lazy_until.take().is_some() {
-                replica.lazy = false;
-            }
-            replica.crash();
-        }
-        // Everything is flushed now; what was lost before stays lost until it is recorded.
-        if clean {
-            here.unclean = 0;
+        for (replica, durability) in here.replicas.iter_mut().zip(&here.durability) {
+            replica.flush_all();
+            let lazy = replica.machine.lazy() && *durability == Durability::PageCache;
+            // Everything is flushed now; what was lost before stays lost until it is recorded.
+            let before = replica.machine.integrity();
+            let unclean = before == ReplicaIntegrity::Unclean && !clean;
+            let gone = before == ReplicaIntegrity::Gone;
+            let integrity = if unclean || gone { before } else { ReplicaIntegrity::Intact };
+            replica.crash((rules, id(node)), integrity, lazy);
         }
         self.touched = u32::MAX;
         self.say(|| format!("node {node} stops"));
@@ -123,18 +132,27 @@ impl World {
             return false;
         }
         self.die(node);
-        let lazy = self.lazy(node);
         let here = &mut self.nodes[node];
-        here.unclean |= lazy;
-        here.gone |= lost;
         for (partition, replica) in here.replicas.iter_mut().enumerate() {
             if lost >> partition & 1 == 1 {
                 replica.lose();
+                replica.crash((self.setup.rules, id(node)), ReplicaIntegrity::Gone, false);
                 self.truths[partition].changed = true;
             }
         }
         self.lost(node, lost);
         self.say(|| format!("node {node} dies and loses partitions {lost:b}"));
+        true
+    }
+
+    /// A write or a flush of a replica's log fails: its node goes on without it.
+    pub(crate) fn fail_log(&mut self, node: usize, partition: usize) -> bool {
+        if !self.nodes[node].up || self.nodes[node].replicas[partition].machine.failed() {
+            return false;
+        }
+        self.fault();
+        self.drive(node, partition, ReplicaEvent::LogFailed);
+        self.say(|| format!("the log of partition {partition} fails on node {node}"));
         true
     }
 

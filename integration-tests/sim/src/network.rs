@@ -35,6 +35,10 @@ pub(crate) enum Body {
     /// The connection of a follower is gone.
     Closed(NodeId, OpenId),
     Alter(AlterIsr),
+    /// The log of the leader has failed.
+    GiveUp {
+        node_epoch: i64,
+    },
     /// What became of a proposal, with the partition as the controller has it, or who is not eligible.
     Altered {
         leader_epoch: LeaderEpoch,

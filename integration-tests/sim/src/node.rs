@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use walser_model::Durability;
+use walser_replication::Rules;
+use walser_replication::control::ReplicaIntegrity;
 
 use crate::replica::Replica;
-use crate::store::{Key, Record, Store};
+use crate::store::{Key, Record, Store, id};
 
 /// A node.
 #[derive(Debug, Clone)]
@@ -20,12 +22,6 @@ pub(crate) struct Node {
     /// By slot.
     pub(crate) known: Vec<Option<Record>>,
     pub(crate) replicas: Vec<Replica>,
-    /// It stopped without flushing what it had acknowledged, and no registration has recorded that.
-    ///
-    /// One bit for each partition.
-    pub(crate) unclean: u32,
-    /// Partitions whose replica is gone, until a registration has recorded it. One bit each.
-    pub(crate) gone: u32,
     pub(crate) disk_hangs: bool,
     /// What it has heard of the topics.
     pub(crate) durability: Vec<Durability>,
@@ -33,18 +29,16 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(store: &Store, number: usize) -> Self {
+    pub(crate) fn new(store: &Store, number: usize, rules: Rules) -> Self {
         Self {
             up: true,
             process: 1,
             registered: true,
-            epoch: store.node(crate::store::id(number)).epoch,
+            epoch: store.node(id(number)).epoch,
             seen: store.revision,
             known: store.partitions.clone(),
-            replicas: store.partitions.iter().map(|known| Replica::of(known.as_ref())).collect(),
-            unclean: 0,
+            replicas: store.partitions.iter().map(|known| Self::replica_of(rules, number, known.as_ref())).collect(),
             durability: store.settings.iter().map(|settings| settings.durability).collect(),
-            gone: 0,
             disk_hangs: false,
             now: Duration::ZERO,
         }
@@ -55,16 +49,14 @@ impl Node {
         Key { slot, generation: self.replicas[slot].generation }
     }
 
-    /// Those of some slots, one bit each.
-    pub(crate) fn keys(&self, slots: u32) -> Vec<Key> {
-        (0..self.replicas.len()).filter(|slot| slots >> slot & 1 == 1).map(|slot| self.key(slot)).collect()
+    /// Partitions of which it has a replica in this condition.
+    pub(crate) fn keys(&self, integrity: ReplicaIntegrity) -> Vec<Key> {
+        let of = |slot: &usize| self.replicas[*slot].machine.integrity() == integrity;
+        (0..self.replicas.len()).filter(of).map(|slot| self.key(slot)).collect()
     }
 
-    /// Drops what it has in a slot, and begins with what is there now.
-    pub(crate) fn begin_anew(&mut self, slot: usize, known: Option<Record>) {
-        self.replicas[slot] = Replica::of(known.as_ref());
-        self.known[slot] = known;
-        self.unclean &= !(1 << slot);
-        self.gone &= !(1 << slot);
+    /// Nothing yet, of a partition.
+    pub(crate) fn replica_of(rules: Rules, number: usize, known: Option<&Record>) -> Replica {
+        Replica::new(rules, id(number), known.map_or(0, |known| known.key.generation))
     }
 }

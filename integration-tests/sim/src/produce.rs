@@ -3,8 +3,8 @@
 //! An idempotent producer has one batch on its way and repeats it, at whatever node, until it is answered. A plain one
 //! does not wait: what it gets is not promised to stay.
 
-use walser_model::{Acks, LeaderEpoch};
-use walser_replication::{Event, Leader};
+use walser_model::{Acks, LeaderEpoch, Offset};
+use walser_replication::{Leader, ReplicaEvent, Write, WriteOutcome};
 
 use crate::network::{Body, GATEWAY};
 use crate::producer::Producer;
@@ -48,17 +48,14 @@ impl World {
     pub(crate) fn append(&mut self, node: usize, partition: usize, producer: usize, sequence: u32, acks: Acks) {
         let replica = &mut self.nodes[node].replicas[partition];
         let Some(leader) = replica.leader() else { return };
-        if leader.admit(acks).is_err() || replica.waiting.len() >= WAITING_MAX {
+        if leader.admit(acks).is_err() || replica.machine.failed() || replica.machine.waiting().0 >= WAITING_MAX {
             return;
         }
         let epoch = leader.epoch();
         let expected = if self.producers[producer].idempotent { replica.expected(producer) } else { sequence };
         if sequence < expected {
             let Some(at) = replica.find(producer, sequence) else { return };
-            let waiting = Waiting { producer, sequence, next_offset: offset(at + 1), acks, repeated: true };
-            replica.waiting.push(waiting);
-            self.answer(node, partition);
-            return;
+            return self.wait(node, partition, (producer, sequence, offset(at + 1), acks), true);
         }
         // After an election without proof a producer may be ahead of the log; else nothing answered is missing.
         let truth = &self.truths[partition];
@@ -72,30 +69,29 @@ impl World {
         }
         replica.push(Entry { epoch, producer, sequence });
         let next_offset = replica.end();
-        replica.waiting.push(Waiting { producer, sequence, next_offset, acks, repeated: false });
-        self.lead(node, partition, Event::LogChanged);
+        self.wait(node, partition, (producer, sequence, next_offset, acks), false);
     }
 
-    /// Answers what can be answered.
-    pub(crate) fn answer(&mut self, node: usize, partition: usize) {
-        let mut at = 0;
-        loop {
-            let replica = &mut self.nodes[node].replicas[partition];
-            let Some(waiting) = replica.waiting.get(at).copied() else { return };
-            let ready = replica.leader().is_some_and(|leader| {
-                leader.answerable(&replica.view(), waiting.acks, waiting.next_offset, waiting.repeated)
-            });
-            if !ready {
-                at += 1;
-                continue;
-            }
-            replica.waiting.remove(at);
-            self.answered(node, partition, waiting);
+    /// A write that is in the log waits for its answer.
+    fn wait(
+        &mut self,
+        node: usize,
+        partition: usize,
+        (producer, sequence, end, acks): (usize, u32, Offset, Acks),
+        repeated: bool,
+    ) {
+        let here = &mut self.nodes[node];
+        let write = Waiting { producer, sequence, next_offset: end, acks };
+        here.replicas[partition].machine.wait(here.now, Write::Appended { write, end, acks, repeated });
+        self.drive(node, partition, ReplicaEvent::LogChanged);
+    }
+
+    /// A leader answers a write. Who gets no good answer tries again.
+    pub(crate) fn answered(&mut self, node: usize, partition: usize, write: Waiting, outcome: WriteOutcome) {
+        if outcome != WriteOutcome::Acknowledged {
+            return;
         }
-    }
-
-    fn answered(&mut self, node: usize, partition: usize, waiting: Waiting) {
-        let Waiting { producer, sequence, next_offset, acks, .. } = waiting;
+        let Waiting { producer, sequence, next_offset, acks } = write;
         self.counts.answers += 1;
         self.say(|| format!("node {node} answers {sequence} of producer {producer}, partition {partition}"));
         // A leader from before an election without proof has not heard of it: what it answers is declared lost.

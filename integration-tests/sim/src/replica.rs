@@ -1,9 +1,16 @@
 //! One replica of a partition: its log in memory and on its disk, and the state machine that runs on it.
 
-use walser_model::{Acks, LeaderEpoch, LeaderEpochs, Offset};
-use walser_replication::{Follower, FollowerAction, FollowerEvent, Leader, OpenId, ReplicaLog};
+use std::time::Duration;
 
-use crate::store::Record;
+use walser_model::{Acks, LeaderEpoch, LeaderEpochs, NodeId, Offset};
+use walser_replication::control::ReplicaIntegrity;
+use walser_replication::{Leader, OpenId, ReplicaActions, ReplicaEvent, ReplicaLog, ReplicaStart, Rules, WorkId};
+
+use crate::network::Segments;
+use crate::world::LAG_MAX;
+
+/// A write that no other replica confirms is answered after so long.
+const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A record: who wrote it, and under which leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,14 +20,8 @@ pub(crate) struct Entry {
     pub(crate) sequence: u32,
 }
 
-/// What runs on a replica.
-#[derive(Debug, Clone, Default)]
-pub(crate) enum Machine {
-    #[default]
-    Rest,
-    Leads(Box<Leader>),
-    Follows(Box<Follower>),
-}
+/// The state machine that runs on a replica.
+pub(crate) type Machine = walser_replication::Replica<Waiting>;
 
 /// A write that is in the leader's log and not answered yet.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +30,6 @@ pub(crate) struct Waiting {
     pub(crate) sequence: u32,
     pub(crate) next_offset: Offset,
     pub(crate) acks: Acks,
-    pub(crate) repeated: bool,
 }
 
 /// A follower to whom records are pushed.
@@ -42,8 +42,29 @@ pub(crate) struct Push {
     pub(crate) told: Offset,
 }
 
+/// Where an epoch began that the node leads, or led.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Led {
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) start: usize,
+}
+
+/// What takes time on the disk.
+#[derive(Debug, Clone)]
+pub(crate) enum Work {
+    Cut(usize),
+    Copy(Box<Segments>),
+}
+
+/// A flush that runs, and what it covers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Flush {
+    entries: usize,
+    led: Option<Led>,
+}
+
 /// A replica.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Replica {
     /// Of the partition. 0: there is none.
     pub(crate) generation: u32,
@@ -52,24 +73,20 @@ pub(crate) struct Replica {
     pub(crate) start: usize,
     /// Entries on stable storage.
     pub(crate) durable: usize,
-    /// An unclean stop is told: what is only in its page cache may have been counted. On its disk.
-    pub(crate) lazy: bool,
-    /// Until so many entries are on stable storage.
-    pub(crate) lazy_until: Option<usize>,
-    /// A flush that runs, and what it covers.
-    pub(crate) flushing: Option<usize>,
+    flushing: Option<Flush>,
     pub(crate) machine: Machine,
-    /// Opens of this process.
-    pub(crate) open_sequence: u64,
+    /// Work that has begun, and not ended.
+    work: Option<(WorkId, Work)>,
     /// The epochs of the log, as its records have them.
     pub(crate) epochs: LeaderEpochs,
-    /// The epoch that it began to lead last, and where, for as long as its log reaches there. On its disk, as R2 wants it.
-    pub(crate) led: Option<(LeaderEpoch, usize)>,
-    pub(crate) high_watermark: Offset,
-    pub(crate) high_watermark_epoch: LeaderEpoch,
+    /// The epoch that it has begun to lead last, for as long as its log reaches there.
+    pub(crate) led: Option<Led>,
+    /// The one whose start is on its disk.
+    led_on_disk: Option<Led>,
+    /// The high watermark, as readers see it.
+    pub(crate) shown: Offset,
     /// Entries from the start that are what was committed.
     pub(crate) good: usize,
-    pub(crate) waiting: Vec<Waiting>,
     pub(crate) pushes: Vec<Push>,
 }
 
@@ -80,6 +97,7 @@ pub(crate) struct LogView<'a> {
     end: usize,
     durable: usize,
     epochs: &'a LeaderEpochs,
+    begun: LeaderEpoch,
 }
 
 impl ReplicaLog for LogView<'_> {
@@ -99,6 +117,10 @@ impl ReplicaLog for LogView<'_> {
         self.epochs.latest()
     }
 
+    fn begun(&self) -> LeaderEpoch {
+        self.begun
+    }
+
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.epochs.end_of(epoch, offset(self.end))
     }
@@ -113,15 +135,38 @@ pub(crate) fn index(offset: Offset) -> usize {
 }
 
 impl Replica {
-    /// The state machine, and the log that it is asked about.
-    pub(crate) fn split(&mut self) -> (&mut Machine, LogView<'_>) {
-        let Self { machine, start, log, durable, epochs, .. } = self;
-        (machine, LogView { start: *start, end: log.len(), durable: *durable, epochs })
+    /// Nothing yet, of a partition, in a process that has begun.
+    pub(crate) fn new(rules: Rules, node: NodeId, generation: u32) -> Self {
+        let machine = machine((rules, node), ReplicaIntegrity::Intact, false);
+        Self {
+            generation,
+            log: Vec::new(),
+            start: 0,
+            durable: 0,
+            flushing: None,
+            machine,
+            work: None,
+            epochs: LeaderEpochs::default(),
+            led: None,
+            led_on_disk: None,
+            shown: Offset::ZERO,
+            good: 0,
+            pushes: Vec::new(),
+        }
+    }
+
+    /// Gives an event to the state machine.
+    pub(crate) fn step(&mut self, now: Duration, event: ReplicaEvent, actions: &mut ReplicaActions<Waiting>) {
+        let Self { machine, start, log, durable, epochs, led_on_disk, .. } = self;
+        let begun = begun(*led_on_disk);
+        let log = LogView { start: *start, end: log.len(), durable: *durable, epochs, begun };
+        machine.step(now, event, &log, actions);
     }
 
     /// Its log, for a question.
     pub(crate) fn view(&self) -> LogView<'_> {
-        LogView { start: self.start, end: self.log.len(), durable: self.durable, epochs: &self.epochs }
+        let begun = begun(self.led_on_disk);
+        LogView { start: self.start, end: self.log.len(), durable: self.durable, epochs: &self.epochs, begun }
     }
 
     /// Appends a record.
@@ -136,65 +181,82 @@ impl Replica {
         self.epochs.forget_before(offset(start));
     }
 
-    /// The latest epoch of the log: of its last record, or begun after that.
-    pub(crate) fn last_epoch(&self) -> LeaderEpoch {
-        self.epochs.latest().max(self.led.map_or(LeaderEpoch::NONE, |(epoch, _)| epoch))
-    }
-
     pub(crate) fn end(&self) -> Offset {
         offset(self.log.len())
     }
 
     pub(crate) fn leader(&self) -> Option<&Leader> {
-        match &self.machine {
-            Machine::Leads(leader) => Some(leader),
-            _ => None,
-        }
-    }
-
-    /// Gives an event to the follower, if one runs.
-    pub(crate) fn step(&mut self, event: FollowerEvent, actions: &mut Vec<FollowerAction>) {
-        if let (Machine::Follows(follower), log) = self.split() {
-            follower.step(event, &log, actions);
-        }
+        self.machine.leader()
     }
 
     /// Keeps only so many entries.
     pub(crate) fn cut(&mut self, len: usize) {
         self.log.truncate(len);
         self.epochs.truncate(offset(len));
-        self.led = self.led.filter(|(_, start)| *start <= len);
+        let reached = |led: &Led| led.start <= len;
+        (self.led, self.led_on_disk) = (self.led.filter(reached), self.led_on_disk.filter(reached));
         self.start = self.start.min(len);
         self.durable = self.durable.min(len);
         self.good = self.good.min(len);
-        self.flushing = self.flushing.map(|covered| covered.min(len));
+        if let Some(flushing) = &mut self.flushing {
+            *flushing = Flush { entries: flushing.entries.min(len), led: flushing.led.filter(reached) };
+        }
     }
 
-    /// Stops whatever runs on it; the log stays.
-    pub(crate) fn rest(&mut self) {
-        self.machine = Machine::Rest;
-        self.waiting.clear();
+    /// Begins a flush, or ends the one that runs. False: there is nothing to flush.
+    pub(crate) fn flush(&mut self) -> bool {
+        if let Some(Flush { entries, led }) = self.flushing.take() {
+            self.durable = self.durable.max(entries);
+            self.led_on_disk = led.or(self.led_on_disk);
+            return true;
+        }
+        let begun = self.led.filter(|led| led.epoch > begun(self.led_on_disk));
+        let needed = self.durable < self.log.len() || begun.is_some();
+        self.flushing = needed.then_some(Flush { entries: self.log.len(), led: begun });
+        needed
+    }
+
+    /// Everything is on its disk.
+    pub(crate) fn flush_all(&mut self) {
+        self.durable = self.log.len();
+        self.led_on_disk = self.led;
+    }
+
+    /// Begins what takes time.
+    pub(crate) fn begin_work(&mut self, id: WorkId, work: Work) {
+        self.work = Some((id, work));
+    }
+
+    /// Does what was begun, if anything was.
+    pub(crate) fn end_work(&mut self) -> Option<WorkId> {
+        let (id, work) = self.work.take()?;
+        match work {
+            Work::Cut(to) => self.cut(to),
+            Work::Copy(segments) => {
+                self.cut(0);
+                (self.led, self.led_on_disk) = (None, None);
+                let Segments { start, log, epochs } = *segments;
+                (self.start, self.durable, self.log, self.epochs) = (start, log.len(), log, epochs);
+            }
+        }
+        Some(id)
+    }
+
+    /// The process is gone, and with it everything that was not in the log; another one begins. `integrity`: what that
+    /// will tell.
+    pub(crate) fn crash(&mut self, of: (Rules, NodeId), integrity: ReplicaIntegrity, lazy: bool) {
+        self.machine = machine(of, integrity, lazy);
+        self.shown = Offset::ZERO;
         self.pushes.clear();
+        (self.flushing, self.work, self.led) = (None, None, self.led_on_disk);
     }
 
-    /// The process is gone, and with it everything that was not in the log.
-    pub(crate) fn crash(&mut self) {
-        self.rest();
-        self.flushing = None;
-        self.open_sequence = 0;
-        self.high_watermark = Offset::ZERO;
-        self.high_watermark_epoch = LeaderEpoch::NONE;
-    }
-
-    /// Nothing is left of it.
+    /// Nothing is left of its log.
     pub(crate) fn lose(&mut self) {
-        let Self { generation, open_sequence, .. } = *self;
-        *self = Self { generation, open_sequence, ..Self::default() };
-    }
-
-    /// Nothing yet, of a partition.
-    pub(crate) fn of(known: Option<&Record>) -> Self {
-        Self { generation: known.map_or(0, |known| known.key.generation), ..Self::default() }
+        self.cut(0);
+        self.epochs = LeaderEpochs::default();
+        (self.led, self.led_on_disk, self.flushing, self.work) = (None, None, None, None);
+        (self.start, self.durable, self.good) = (0, 0, 0);
     }
 
     /// Looks again how much of the log is what was committed.
@@ -217,4 +279,22 @@ impl Replica {
         let last = self.log.iter().rev().find(|entry| entry.producer == producer);
         last.map_or(0, |entry| entry.sequence + 1)
     }
+}
+
+/// Of a process that begins.
+fn machine((rules, node): (Rules, NodeId), integrity: ReplicaIntegrity, lazy: bool) -> Machine {
+    Machine::new(ReplicaStart {
+        node,
+        integrity,
+        lazy,
+        high_watermark: Offset::ZERO,
+        high_watermark_epoch: LeaderEpoch::NONE,
+        lag_max: LAG_MAX,
+        wait_max: WAIT_MAX,
+        rules,
+    })
+}
+
+fn begun(led: Option<Led>) -> LeaderEpoch {
+    led.map_or(LeaderEpoch::NONE, |led| led.epoch)
 }

@@ -9,11 +9,11 @@ use walser_replication::control::{
 };
 use walser_replication::{
     Action, AlterIsr, Diverging, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, Leader, Open,
-    OpenId, PartitionState, Rule, Rules, Start,
+    OpenId, PartitionState, ReplicaAction, ReplicaActions, ReplicaEvent, Rule, Rules, Start,
 };
 
 use crate::controller::Controller;
-use crate::replica::{Entry, Replica};
+use crate::replica::{Entry, Led, Replica};
 use crate::store::{Key, Record, Store, id};
 
 /// Three nodes, one partition, and a controller that has read them.
@@ -149,7 +149,7 @@ fn following(rules: Rules) -> FollowerStart {
 
 /// A replica whose log has three records of each of these epochs.
 fn with_log(epochs: &[i32]) -> Replica {
-    let mut replica = Replica::default();
+    let mut replica = Replica::new(Rules::ALL, id(0), 1);
     for epoch in epochs.iter().flat_map(|epoch| [LeaderEpoch(*epoch); 3]) {
         replica.push(Entry { epoch, producer: 0, sequence: 0 });
     }
@@ -177,7 +177,7 @@ fn a_dead_follower_is_proposed_once() {
             rules,
         };
         let (replica, mut actions) = (with_log(&[]), Vec::new());
-        let mut leader = Leader::start(start, &replica.view(), &mut actions).unwrap();
+        let mut leader = Leader::start(start, &replica.view()).unwrap();
         let open = Open {
             follower: id(1),
             id: OpenId { node_epoch: 9, sequence: 1 },
@@ -200,6 +200,44 @@ fn a_dead_follower_is_proposed_once() {
             leader.step(Event::Tick { now }, &replica.view(), &mut actions);
         }
         assert_eq!(proposed == 1, holds, "{proposed}");
+    }
+}
+
+/// Node 0 has a record of epoch 0 that node 1, which led in epoch 1, does not have: that one has others, which were never
+/// committed. In epoch 2 node 0 leads, alone, and has its own committed. Nobody has written in epoch 2 when everything
+/// loses power, and all that says that node 0 is ahead of node 1 is the start of its epoch.
+#[test]
+fn what_is_committed_in_an_epoch_without_records_outlives_a_loss_of_power() {
+    for (rules, holds) in with_and_without(Rule::EpochStartIsDurable) {
+        let mut partition = PartitionState::new([0, 1].map(id).into(), 1);
+        (partition.leader, partition.isr) = (Some(id(0)), [id(0)].into_iter().collect());
+        partition.leader_epoch = LeaderEpoch(2);
+        let (mut first, mut actions) = (with_log(&[0]), ReplicaActions::new());
+        first.crash((rules, id(0)), ReplicaIntegrity::Intact, false);
+        for event in [
+            ReplicaEvent::Registered { node_epoch: 8 },
+            ReplicaEvent::Observed { revision: 10 },
+            ReplicaEvent::Installed { partition, partition_epoch: 10 },
+        ] {
+            first.step(Duration::ZERO, event, &mut actions);
+        }
+        let committed = |actions: &ReplicaActions<_>| {
+            actions.iter().any(|action| matches!(action, ReplicaAction::Commit { high_watermark: Offset(3) }))
+        };
+        assert_eq!(committed(&actions), !holds);
+        first.led = Some(Led { epoch: LeaderEpoch(2), start: 3 });
+        if holds {
+            first.flush();
+            first.flush();
+            first.step(Duration::ZERO, ReplicaEvent::LogChanged, &mut actions);
+            assert!(committed(&actions));
+        }
+        first.crash((rules, id(0)), ReplicaIntegrity::Intact, false);
+        let mut second = with_log(&[0]);
+        second.cut(2);
+        second.push(Entry { epoch: LeaderEpoch(1), producer: 0, sequence: 0 });
+        let offered = |replica: &Replica| replica.machine.candidate(&replica.view()).unwrap();
+        assert_eq!(offered(&first) > offered(&second), holds, "who offers more leads");
     }
 }
 

@@ -1,13 +1,15 @@
 //! The world: nodes, controllers, store and network, and what is true in it.
 
 mod control;
+mod metadata;
 mod restore;
+pub(crate) mod shell;
 
 use std::time::Duration;
 
 use walser_model::LeaderEpoch;
 use walser_replication::control::Decision;
-use walser_replication::{Action, FollowerAction, PartitionState};
+use walser_replication::{PartitionState, ReplicaActions};
 
 use crate::controller::Controller;
 use crate::events::{Happening, Weights};
@@ -15,7 +17,7 @@ use crate::network::{CONTROLLERS, Network};
 use crate::node::Node;
 use crate::producer::{PRODUCERS, Producer};
 use crate::random::Random;
-use crate::replica::Entry;
+use crate::replica::{Entry, Waiting};
 use crate::setup::{Counts, Setup};
 use crate::store::{Key, Store, StoreCopy, id};
 
@@ -84,8 +86,7 @@ pub struct World {
     pub trace: Option<Vec<String>>,
     pub(crate) violation: Option<String>,
     // Kept to be filled anew at every step.
-    pub(crate) leader_actions: Vec<Action>,
-    pub(crate) follower_actions: Vec<FollowerAction>,
+    pub(crate) actions: ReplicaActions<Waiting>,
 }
 
 impl World {
@@ -102,7 +103,7 @@ impl World {
             setup,
             random,
             weights,
-            nodes: (0..setup.nodes).map(|number| Node::new(&store, number)).collect(),
+            nodes: (0..setup.nodes).map(|number| Node::new(&store, number, setup.rules)).collect(),
             controllers: (0..2).map(|_| Controller::new(&store, setup.rules)).collect(),
             store,
             network: Network::default(),
@@ -117,12 +118,13 @@ impl World {
             touched: u32::MAX,
             trace: None,
             violation: None,
-            leader_actions: Vec::new(),
-            follower_actions: Vec::new(),
+            actions: ReplicaActions::new(),
         };
         world.controllers[0].view.controller_epoch = world.store.elect();
         for node in 0..setup.nodes {
-            world.apply_all(node);
+            for slot in 0..setup.partitions {
+                world.tell(node, slot);
+            }
         }
         world
     }
@@ -178,6 +180,7 @@ impl World {
             Happening::Compact => self.compact(),
             Happening::WriteLate => self.write_late(),
             Happening::Hang => self.hang(node),
+            Happening::FailLog => self.fail_log(node, partition),
             Happening::LoseDisk => self.lose_disk(node),
             Happening::Read => self.read(node, partition),
             Happening::Configure => self.configure(partition),

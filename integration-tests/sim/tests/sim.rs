@@ -13,7 +13,7 @@ use walser_sim::{
 const EVENTS: u64 = 20_000_000;
 
 /// Rules that have a test of their own, because another one stops nearly everything before: `src/scripted.rs`.
-const SCRIPTED: [Rule; 7] = [
+const SCRIPTED: [Rule; 8] = [
     Rule::ElectionGuard,
     Rule::CompareNodes,
     Rule::FenceBeforeRegistration,
@@ -21,6 +21,7 @@ const SCRIPTED: [Rule; 7] = [
     Rule::EligibleLeaders,
     Rule::OpenNamesProcess,
     Rule::RefusedIsHeardFirst,
+    Rule::EpochStartIsDurable,
 ];
 
 fn threads() -> usize {

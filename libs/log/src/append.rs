@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use walser_model::{LeaderEpoch, Offset, Timestamp, TimestampType};
+use walser_model::{EpochStart, LeaderEpoch, Offset, Timestamp, TimestampType};
 use walser_record_batch::{BatchHeader, HEADER_LEN};
 
 use crate::disk::{DiskFile, Open, out_of_files};
@@ -30,13 +30,23 @@ pub enum AppendError {
 }
 
 impl Log {
-    /// Begins a leader epoch: its start is the log end. The entry becomes durable with the first flush after the
-    /// first append of the epoch, and before that append is acknowledged.
-    pub fn begin_epoch(&mut self, epoch: LeaderEpoch) {
-        let end = self.log_end();
-        if self.shared.epochs.write().assign(epoch, end) {
+    /// Begins to lead in a leader epoch: its start is the log end. It becomes durable with the next flush; that is one
+    /// with records of the epoch, unless it is `wanted` before there are any.
+    pub fn begin_epoch(&mut self, epoch: LeaderEpoch, wanted: bool) {
+        let start = self.log_end();
+        let begun = &mut self.shared.epochs.write().begun;
+        if begun.is_none_or(|before| before.epoch < epoch) {
+            *begun = Some(EpochStart { epoch, start });
             self.flushing.epochs_changed = true;
+            self.flushing.epoch_wanted |= wanted;
         }
+    }
+
+    /// The latest leader epoch that this node began to lead and whose start is on stable storage, for as long as the log
+    /// reaches there; or [`LeaderEpoch::NONE`].
+    pub fn begun_epoch(&self) -> LeaderEpoch {
+        let begun = self.shared.epochs.read().begun();
+        if self.epoch_on_disk >= begun { begun } else { LeaderEpoch::NONE }
     }
 
     /// Whether an append of `bytes` is refused with [`AppendError::Extending`] at present.
@@ -143,7 +153,7 @@ impl Log {
             if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
                 self.marks.append_time = header.max_timestamp;
             }
-            if self.shared.epochs.write().assign(header.leader_epoch, header.base_offset) {
+            if self.shared.epochs.write().of_records.assign(header.leader_epoch, header.base_offset) {
                 self.flushing.epochs_changed = true;
             }
             self.shared.end.store(header.next_offset().0, Ordering::Release);

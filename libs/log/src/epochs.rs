@@ -1,16 +1,21 @@
 //! The leader-epoch checkpoint: where each leader epoch of a partition starts.
 //!
-//! The file is a header and entries that are only ever added; a change of the past rewrites it in one step.
+//! The file is written anew in one step.
 //!
 //! ```text
-//! "WLEP" | version u16 | 0 u16 | entries: epoch i32, start offset i64, CRC-32C u32 (of the 12 bytes before)
+//! "WLEP" | version u16 = 2 | 0 u16 | begun | entries ...
+//! begun, entry: epoch i32, start offset i64, CRC-32C u32 (of the 12 bytes before)
 //! ```
+//!
+//! An entry is an epoch that has records. *Begun* is the latest epoch that this node began to lead, with records or
+//! without (rule R2), or -1: it stays beside records of earlier epochs that come later, for as long as the log reaches its
+//! start. Version 1 has no such field; there its last entry is taken for it.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use walser_model::{LeaderEpoch, LeaderEpochs, Offset};
+use walser_model::{EpochStart, LeaderEpoch, LeaderEpochs, Offset};
 
 use crate::disk::{Disk, DiskFile, Open, read_file, replace_file};
 
@@ -18,19 +23,49 @@ use crate::disk::{Disk, DiskFile, Open, read_file, replace_file};
 pub(crate) const FILE_NAME: &str = "leader-epochs";
 
 const MAGIC: &[u8; 4] = b"WLEP";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+const VERSION_WITHOUT_BEGUN: u16 = 1;
 const HEADER_LEN: usize = 8;
 const ENTRY_LEN: usize = 16;
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
+/// What a log knows of leader epochs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Epochs {
+    /// Those that have records.
+    pub(crate) of_records: LeaderEpochs,
+    /// The latest one that was begun here.
+    pub(crate) begun: Option<EpochStart>,
+}
+
+// === impl Epochs ===
+
+impl Epochs {
+    /// The latest that was seen here, with records or without; or [`LeaderEpoch::NONE`].
+    pub(crate) fn latest(&self) -> LeaderEpoch {
+        self.of_records.latest().max(self.begun())
+    }
+
+    /// The one that was begun here last, or [`LeaderEpoch::NONE`].
+    pub(crate) fn begun(&self) -> LeaderEpoch {
+        self.begun.map_or(LeaderEpoch::NONE, |begun| begun.epoch)
+    }
+
+    /// The log ends at `end`: drops epochs whose records are all cut off, and the one that began beyond that.
+    pub(crate) fn truncate(&mut self, end: Offset) {
+        self.of_records.truncate(end);
+        self.begun = self.begun.filter(|begun| begun.start <= end);
+    }
+}
+
 /// Reads the checkpoint. `None`: it is missing or damaged, and has to be made again from the batches.
-pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<LeaderEpochs>> {
+pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<Epochs>> {
     let bytes = read_file(disk, path, FILE_BYTES_MAX)?;
     Ok(bytes.as_deref().and_then(decode))
 }
 
 /// Writes the whole checkpoint without making it durable; gives back the file to sync.
-pub(crate) fn write(epochs: &LeaderEpochs, disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+pub(crate) fn write(epochs: &Epochs, disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
     let file = disk.open(path, Open::Write)?;
     let bytes = encode(epochs);
     file.write_at(&bytes, 0)?;
@@ -39,34 +74,51 @@ pub(crate) fn write(epochs: &LeaderEpochs, disk: &dyn Disk, path: &Path) -> io::
 }
 
 /// Replaces the checkpoint in one durable step.
-pub(crate) fn replace(epochs: &LeaderEpochs, disk: &dyn Disk, path: &Path) -> io::Result<()> {
+pub(crate) fn replace(epochs: &Epochs, disk: &dyn Disk, path: &Path) -> io::Result<()> {
     replace_file(disk, path, &encode(epochs))
 }
 
-fn decode(bytes: &[u8]) -> Option<LeaderEpochs> {
-    let mut epochs = LeaderEpochs::default();
+fn decode(bytes: &[u8]) -> Option<Epochs> {
+    let mut epochs = Epochs::default();
     let (header, entries) = bytes.split_at_checked(HEADER_LEN)?;
-    if &header[..4] != MAGIC || header[4..6] != VERSION.to_be_bytes() || entries.len() % ENTRY_LEN != 0 {
+    if &header[..4] != MAGIC || entries.len() % ENTRY_LEN != 0 {
         return None;
     }
-    for entry in entries.chunks_exact(ENTRY_LEN) {
-        let (body, crc) = entry.split_at(12);
-        if crate::crc32c(body).to_be_bytes() != crc {
-            return None;
-        }
-        let epoch = LeaderEpoch(i32::from_be_bytes(body[..4].try_into().ok()?));
-        let start = Offset(i64::from_be_bytes(body[4..].try_into().ok()?));
-        epochs.assign(epoch, start);
+    let version = u16::from_be_bytes([header[4], header[5]]);
+    let mut entries = entries.chunks_exact(ENTRY_LEN);
+    if version == VERSION {
+        epochs.begun = Some(decode_entry(entries.next()?)?).filter(|begun| begun.epoch != LeaderEpoch::NONE);
+    } else if version != VERSION_WITHOUT_BEGUN {
+        return None;
+    }
+    for entry in entries {
+        let EpochStart { epoch, start } = decode_entry(entry)?;
+        epochs.of_records.assign(epoch, start);
+    }
+    if version == VERSION_WITHOUT_BEGUN {
+        epochs.begun = epochs.of_records.starts().last().copied();
     }
     Some(epochs)
 }
 
-fn encode(epochs: &LeaderEpochs) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_LEN + epochs.starts().len() * ENTRY_LEN);
+fn decode_entry(entry: &[u8]) -> Option<EpochStart> {
+    let (body, crc) = entry.split_at(12);
+    if crate::crc32c(body).to_be_bytes() != crc {
+        return None;
+    }
+    let epoch = LeaderEpoch(i32::from_be_bytes(body[..4].try_into().ok()?));
+    let start = Offset(i64::from_be_bytes(body[4..].try_into().ok()?));
+    Some(EpochStart { epoch, start })
+}
+
+fn encode(epochs: &Epochs) -> Vec<u8> {
+    let starts = epochs.of_records.starts();
+    let mut out = Vec::with_capacity(HEADER_LEN + (1 + starts.len()) * ENTRY_LEN);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&VERSION.to_be_bytes());
     out.extend_from_slice(&[0, 0]);
-    for start in epochs.starts() {
+    let none = EpochStart { epoch: LeaderEpoch::NONE, start: Offset::ZERO };
+    for start in std::iter::once(&epochs.begun.unwrap_or(none)).chain(starts) {
         let at = out.len();
         out.extend_from_slice(&start.epoch.0.to_be_bytes());
         out.extend_from_slice(&start.start.0.to_be_bytes());
@@ -82,10 +134,12 @@ mod tests {
 
     #[test]
     fn the_checkpoint_survives_and_damage_is_noticed() {
-        let mut written = LeaderEpochs::default();
+        let mut written = Epochs::default();
         for (epoch, start) in [(1, 0), (2, 10), (5, 30)] {
-            written.assign(LeaderEpoch(epoch), Offset(start));
+            written.of_records.assign(LeaderEpoch(epoch), Offset(start));
         }
+        assert_eq!(decode(&encode(&written)), Some(written.clone()));
+        written.begun = Some(EpochStart { epoch: LeaderEpoch(7), start: Offset(30) });
         let mut bytes = encode(&written);
         assert_eq!(decode(&bytes), Some(written));
         assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
@@ -94,5 +148,31 @@ mod tests {
             assert_eq!(decode(&bytes), None, "byte {at}");
             bytes[at] ^= 1;
         }
+    }
+
+    #[test]
+    fn a_file_of_the_version_before_is_read() {
+        let entry = |epoch: i32, start: i64| {
+            let body = [&epoch.to_be_bytes()[..], &start.to_be_bytes()].concat();
+            [&body[..], &crate::crc32c(&body).to_be_bytes()].concat()
+        };
+        let bytes = [&b"WLEP\0\x01\0\0"[..], &entry(1, 0), &entry(4, 30)].concat();
+        let read = decode(&bytes).unwrap();
+        assert_eq!((read.of_records.starts().len(), read.of_records.latest()), (2, LeaderEpoch(4)));
+        assert_eq!(read.begun, Some(EpochStart { epoch: LeaderEpoch(4), start: Offset(30) }));
+    }
+
+    #[test]
+    fn what_was_begun_stays_until_the_log_is_cut_below_its_start() {
+        let mut epochs = Epochs::default();
+        epochs.of_records.assign(LeaderEpoch(5), Offset(0));
+        epochs.begun = Some(EpochStart { epoch: LeaderEpoch(7), start: Offset(10) });
+        // Of a leader of epoch 8, to which the node was not the latest leader.
+        assert!(epochs.of_records.assign(LeaderEpoch(6), Offset(10)));
+        assert_eq!((epochs.of_records.epoch_of(Offset(10)), epochs.latest()), (LeaderEpoch(6), LeaderEpoch(7)));
+        epochs.truncate(Offset(10));
+        assert_eq!((epochs.of_records.latest(), epochs.begun()), (LeaderEpoch(5), LeaderEpoch(7)));
+        epochs.truncate(Offset(9));
+        assert_eq!(epochs.begun(), LeaderEpoch::NONE);
     }
 }

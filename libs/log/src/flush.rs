@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use walser_model::{Durability, Offset};
+use walser_model::{Durability, LeaderEpoch, Offset};
 
 use crate::append::out_of_space;
 use crate::disk::{Disk, DiskFile, out_of_files, replace_file};
@@ -38,6 +38,8 @@ pub(crate) struct Flushing {
     pub(crate) directories_changed: bool,
     /// The leader-epoch checkpoint must be written.
     pub(crate) epochs_changed: bool,
+    /// Also when there are no records to flush.
+    pub(crate) epoch_wanted: bool,
     /// Bytes since the recovery point that the running job writes down, or the last one.
     since_recovery_point: u64,
     /// The next job is to move the recovery point, however little lies behind it.
@@ -50,6 +52,8 @@ struct Running {
     up_to: Offset,
     /// Where `up_to` lies in its segment, when the job also moves the recovery point.
     recovery_position: Option<u64>,
+    /// The epoch that was begun last.
+    begun: LeaderEpoch,
     /// Bytes that lay behind the recovery point when the job was taken, when it moves it.
     behind: u64,
 }
@@ -118,6 +122,7 @@ impl Flushing {
             || !self.closed.is_empty()
             || self.directories_changed
             || self.recovery_point_wanted
+            || self.epoch_wanted
     }
 }
 
@@ -205,6 +210,7 @@ impl Log {
             || !self.flushing.closed.is_empty()
             || self.flushing.recovery_point_wanted
             || self.flushing.directories_changed
+            || self.flushing.epoch_wanted
     }
 
     /// Bytes of log that a restart would have to read, and that nothing is being done about.
@@ -283,11 +289,13 @@ impl Log {
         self.flushing.closed.clear();
         self.flushing.recovery_point_wanted = false;
         self.flushing.epochs_changed = false;
+        self.flushing.epoch_wanted = false;
         self.flushing.directories_changed = false;
         self.flushing.unsynced_bytes = 0;
         let behind = if recovery_point { std::mem::take(&mut self.flushing.since_recovery_point) } else { 0 };
         let recovery_position = recovery_point.then(|| last.map_or(0, |last| last.size()));
-        self.flushing.running = Some(Running { up_to, recovery_position, behind });
+        let begun = self.shared.epochs.read().begun();
+        self.flushing.running = Some(Running { up_to, recovery_position, behind, begun });
         Ok(FlushJob { disk: Arc::clone(&self.disk), files, directories, snapshot, up_to })
     }
 
@@ -308,6 +316,7 @@ impl Log {
             self.flushing.since_recovery_point += running.behind;
         } else if let Some(running) = running {
             self.marks.durable = self.marks.durable.max(running.up_to);
+            self.epoch_on_disk = running.begun;
             let mut recovery_point_moved = false;
             let written_down = outcome.as_ref().is_ok_and(|flushed| flushed.recovery_point);
             if !written_down {

@@ -12,6 +12,7 @@ use walser_record_batch::BatchHeader;
 
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::disk::{Disk, DiskFile, Open};
+use crate::epochs::Epochs;
 use crate::flush::Flushing;
 use crate::producers::{Producers, Verdict};
 use crate::reader::LogReader;
@@ -91,7 +92,7 @@ pub enum LogError {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
-    pub(crate) epochs: RwLock<LeaderEpochs>,
+    pub(crate) epochs: RwLock<Epochs>,
     pub(crate) log_start: AtomicI64,
     /// End of what was written.
     pub(crate) end: AtomicI64,
@@ -127,6 +128,8 @@ pub struct Log {
     pub(crate) producers: Option<Producers>,
     pub(crate) active: Option<Active>,
     pub(crate) flushing: Flushing,
+    /// The latest one whose start is on stable storage, of those that were begun here.
+    pub(crate) epoch_on_disk: LeaderEpoch,
     pub(crate) condition: Condition,
     /// Wall-clock time of opening.
     pub(crate) opened_at: Timestamp,
@@ -204,19 +207,19 @@ impl Log {
         self.shared.segments.read().iter().map(|segment| segment.size()).sum()
     }
 
-    /// Latest leader epoch that has an entry.
+    /// The latest leader epoch that has records, or had some that are deleted.
     pub fn latest_epoch(&self) -> LeaderEpoch {
-        self.shared.epochs.read().latest()
+        self.shared.epochs.read().of_records.latest()
     }
 
     /// The largest leader epoch at or below `epoch`, and where it ends (exclusive). `None` when every one is higher.
     pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-        self.shared.epochs.read().end_of(epoch, self.log_end())
+        self.shared.epochs.read().of_records.end_of(epoch, self.log_end())
     }
 
-    /// Every leader epoch that has an entry, and where it starts.
+    /// Every leader epoch that has records, and where it starts.
     pub fn epochs(&self) -> LeaderEpochs {
-        self.shared.epochs.read().clone()
+        self.shared.epochs.read().of_records.clone()
     }
 
     /// Takes new settings; they hold from the next append on.

@@ -112,19 +112,19 @@ impl LogReader {
         self.shared.segments.read().iter().map(|segment| segment.size()).sum()
     }
 
-    /// Latest leader epoch that has an entry.
+    /// The latest leader epoch that was seen here, with records or without.
     pub fn latest_epoch(&self) -> LeaderEpoch {
         self.shared.epochs.read().latest()
     }
 
     /// The epoch of the record at `offset`.
     pub fn epoch_of(&self, offset: Offset) -> LeaderEpoch {
-        self.shared.epochs.read().epoch_of(offset)
+        self.shared.epochs.read().of_records.epoch_of(offset)
     }
 
     /// Where the largest epoch at or below `epoch` ends: for readers that may have seen another log.
     pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-        self.shared.epochs.read().end_of(epoch, self.log_end())
+        self.shared.epochs.read().of_records.end_of(epoch, self.log_end())
     }
 
     /// Reads whole batches from the one that holds `from` on, of about `bytes_max` but at least one, none of which

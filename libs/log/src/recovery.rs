@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use walser_model::{Offset, Timestamp, TopicPartition};
+use walser_model::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 use self::scan_log::{LogPosition, RecoveryScan};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::disk::{Disk, DiskFile, Open};
-use crate::epochs;
+use crate::epochs::{self, Epochs};
 use crate::flush::Flushing;
 use crate::log::{Condition, Log, LogConfig, LogError, Shared};
 use crate::segment::{Segment, base_of, moved_name};
@@ -112,6 +112,7 @@ impl Log {
         let epochs = if segments.is_empty() { None } else { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? };
         // Without a batch there is nothing that an epoch could be missing of.
         let rebuild_epochs = epochs.is_none() && segments.iter().any(|segment| segment.size() > 0);
+        let epoch_on_disk = epochs.as_ref().map_or(LeaderEpoch::NONE, Epochs::begun);
         let shared = Shared {
             segments: RwLock::new(segments),
             epochs: RwLock::new(epochs.unwrap_or_default()),
@@ -131,6 +132,7 @@ impl Log {
             producers: None,
             active: None,
             flushing: Flushing::default(),
+            epoch_on_disk,
             condition: Condition::Healthy,
             opened_at: now,
             unsynced_point: (Offset::ZERO, 0),
@@ -194,7 +196,7 @@ impl Log {
         let (producers, producers_end) = snapshots::newest(&*self.disk, &self.dir, snapshots, from)?;
         let scan = RecoveryScan {
             segments: &segments,
-            epochs: self.shared.epochs.read().clone(),
+            epochs: self.shared.epochs.read().of_records.clone(),
             producers,
             producers_end,
             expected: segments.first().map_or(self.marks.log_start, |segment| segment.base),
@@ -208,7 +210,8 @@ impl Log {
         let last_file = segments.last().map(|last| (last, last.size()));
         let (scan, invalid) = scan.run(producers_end.min(from))?;
         self.zeros_behind_end = last_file.is_some_and(|(last, listed)| last.size() < listed);
-        let RecoveryScan { mut epochs, producers, expected: end, unsynced, append_time, mut recovery, .. } = scan;
+        let RecoveryScan { epochs: of_records, producers, expected: end, unsynced, append_time, mut recovery, .. } =
+            scan;
         if end < self.marks.durable {
             self.declare_damage(end, &mut recovery);
             return Ok(recovery);
@@ -216,6 +219,7 @@ impl Log {
         if let Some(invalid) = &invalid {
             recovery.cut = Some(self.cut_tail(invalid, end)?);
         }
+        let mut epochs = Epochs { of_records, begun: self.shared.epochs.read().begun };
         epochs.truncate(end);
         if let Some(from) = unsynced {
             self.write_again(from)?;
@@ -281,10 +285,13 @@ impl Log {
     /// Drops epochs that begin above the log end: a truncation did not get to that.
     fn forget_epochs_above(&self, end: Offset) -> io::Result<()> {
         let mut epochs = self.shared.epochs.read().clone();
-        if epochs.starts().last().is_none_or(|last| last.start <= end) {
+        let beyond = epochs.of_records.starts().last().is_some_and(|last| last.start > end);
+        epochs.truncate(end);
+        if !beyond {
+            // What has no records needs no other file.
+            *self.shared.epochs.write() = epochs;
             return Ok(());
         }
-        epochs.truncate(end);
         epochs::replace(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?;
         *self.shared.epochs.write() = epochs;
         Ok(())

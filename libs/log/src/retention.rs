@@ -141,7 +141,7 @@ impl Log {
             segment.remove()?;
         }
         if !gone.is_empty() {
-            self.shared.epochs.write().forget_before(offset);
+            self.shared.epochs.write().of_records.forget_before(offset);
             self.replace_epochs()?;
         }
         Ok(())

@@ -40,6 +40,10 @@ impl ReplicaLog for Ends {
         LeaderEpoch(0)
     }
 
+    fn begun(&self) -> LeaderEpoch {
+        LeaderEpoch(0)
+    }
+
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         (epoch >= LeaderEpoch(0)).then_some((LeaderEpoch(0), self.end))
     }
@@ -56,7 +60,7 @@ fn main() {
 fn round() -> Duration {
     let mut actions = Vec::new();
     let mut log = Ends { end: Offset(0), durable: Offset(0) };
-    let mut leader = leader(&log, &mut actions);
+    let mut leader = leader(&log);
     for follower in [2, 3] {
         leader.step(Event::Opened(open(follower)), &log, &mut actions);
     }
@@ -87,7 +91,7 @@ fn append(leader: &mut Leader, log: &mut Ends, end: Offset, actions: &mut Vec<Ac
     assert!(black_box(leader.answerable(log, Acks::All, end, false)));
 }
 
-fn leader(log: &Ends, actions: &mut Vec<Action>) -> Leader {
+fn leader(log: &Ends) -> Leader {
     let start = Start {
         node: NodeId(1),
         node_epoch: 11,
@@ -100,7 +104,7 @@ fn leader(log: &Ends, actions: &mut Vec<Action>) -> Leader {
         lag_max: Duration::from_secs(4),
         rules: Rules::ALL,
     };
-    Leader::start(start, log, actions).expect("metadata and log agree")
+    Leader::start(start, log).expect("metadata and log agree")
 }
 
 fn open(follower: i32) -> Open {

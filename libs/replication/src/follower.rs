@@ -54,10 +54,15 @@ pub enum FollowerEvent {
         /// With page cache.
         lazy: bool,
     },
-    /// The log was cut, and the cut is on stable storage.
-    Truncated,
-    /// The log was replaced by a copy of the leader's segments, which are on stable storage.
-    Copied,
+    /// The leader has segments to offer in place of this log: the two cannot be compared.
+    CopyOffered {
+        /// Of the leader.
+        leader_epoch: LeaderEpoch,
+        /// The open that it answers.
+        open: OpenId,
+    },
+    /// The cut or the copy that was asked for is on stable storage.
+    WorkDone,
     /// The connection broke, no answer came in time, the open was refused, or what was pushed was damaged.
     Broken,
 }
@@ -69,11 +74,13 @@ pub enum FollowerAction {
     Open(Open),
     /// Check the pushed records and append them.
     Append(Frame),
-    /// Cut the log here and make that durable, then say so.
+    /// Cut the log here and make that durable, then say [`FollowerEvent::WorkDone`].
     Truncate {
         /// New end. Exclusive.
         to: Offset,
     },
+    /// Take the leader's segments in place of the log, durably and all at once, then say [`FollowerEvent::WorkDone`].
+    Copy,
     /// Delete what lies below: the leader has deleted it.
     Trim {
         /// The new log start. Inclusive, never beyond the log end.
@@ -100,6 +107,8 @@ enum Stage {
     Open,
     /// Its own log to be cut.
     Cutting,
+    /// The leader's segments in place of its own.
+    Copying,
     /// Nothing: it has stopped.
     Stopped,
 }
@@ -178,10 +187,19 @@ impl Follower {
                     self.acknowledge(log, actions);
                 }
             }
-            FollowerEvent::Truncated => self.begin(log, actions),
-            FollowerEvent::Copied => {
-                self.last_epoch = None;
-                self.begin(log, actions);
+            FollowerEvent::CopyOffered { leader_epoch, open } => {
+                if self.current(leader_epoch, open) {
+                    self.work(Stage::Copying);
+                    actions.push(FollowerAction::Copy);
+                }
+            }
+            FollowerEvent::WorkDone => {
+                if self.stage == Stage::Copying {
+                    self.last_epoch = None;
+                }
+                if matches!(self.stage, Stage::Cutting | Stage::Copying) {
+                    self.begin(log, actions);
+                }
             }
             FollowerEvent::Broken if self.stage == Stage::Open => self.begin(log, actions),
             FollowerEvent::Broken => {}
@@ -234,10 +252,14 @@ impl Follower {
     }
 
     fn cut(&mut self, to: Offset, actions: &mut Vec<FollowerAction>) {
-        self.stage = Stage::Cutting;
-        // Whatever is on its way for the open before finds nobody.
-        self.open.sequence += 1;
+        self.work(Stage::Cutting);
         actions.push(FollowerAction::Truncate { to });
+    }
+
+    /// Whatever is on its way for the open before finds nobody.
+    fn work(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.open.sequence += 1;
     }
 
     /// Rules R14 and R16: only what continues this log, on the latest open. Behind a gap everything would be dropped: it

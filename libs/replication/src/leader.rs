@@ -217,11 +217,11 @@ fn counted(rules: Rules, durability: Durability, (log_end, durable, lazy): (Offs
 
 impl Leader {
     /// Starts leading (rule R2): the epoch begins at the log end, and its start MUST be on stable storage before anything
-    /// is acknowledged in it. Adds what is to be done: the first commit, if what is there is committed already.
+    /// is acknowledged in it. What is there already may be committed: [`Event::LogChanged`] tells.
     ///
     /// # Errors
     /// [`Contradiction`], when metadata and log cannot both be right: then nobody may act on either.
-    pub fn start(start: Start, log: &impl ReplicaLog, actions: &mut Vec<Action>) -> Result<Self, Contradiction> {
+    pub fn start(start: Start, log: &impl ReplicaLog) -> Result<Self, Contradiction> {
         let Start { node, partition, .. } = start;
         let log_end = log.end();
         if !partition.isr.contains(node) {
@@ -235,7 +235,7 @@ impl Leader {
         let known = start.high_watermark_epoch >= partition.unclean_epoch;
         let high_watermark = if known { start.high_watermark.min(log_end) } else { Offset::ZERO };
         let followers = Followers::new(node, &partition, start.now);
-        let mut leader = Self {
+        Ok(Self {
             rules: start.rules,
             node,
             node_epoch: start.node_epoch,
@@ -252,9 +252,7 @@ impl Leader {
             samples: Samples::new(start.now, log_end),
             now: start.now,
             lag_max: start.lag_max,
-        };
-        leader.advance(log, actions);
-        Ok(leader)
+        })
     }
 
     /// Takes an event; adds what is to be done.
@@ -279,6 +277,11 @@ impl Leader {
     /// all of them follow in this epoch. Rule R4: it never goes back.
     fn advance(&mut self, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
         if self.partition.isr.len() < self.partition.min_isr && self.rules.hold(Rule::HighWatermarkNeedsMinIsr) {
+            return;
+        }
+        // Rule R2; an only replica has nobody who could contradict it.
+        if self.partition.replicas.len() > 1 && log.begun() < self.epoch() && self.rules.hold(Rule::EpochStartIsDurable)
+        {
             return;
         }
         let counted = if self.rules.hold(Rule::MaximalIsr) { &self.maximal } else { &self.partition.isr };

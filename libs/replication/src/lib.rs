@@ -11,6 +11,7 @@ mod follower;
 mod leader;
 mod log;
 mod node_set;
+mod replica;
 mod role;
 mod rules;
 mod state;
@@ -23,6 +24,9 @@ pub use follower::{Follower, FollowerAction, FollowerEvent, FollowerStart};
 pub use leader::{Action, Contradiction, Event, Leader, NotEnoughReplicas, Start};
 pub use log::ReplicaLog;
 pub use node_set::NodeSet;
+pub use replica::{
+    Replica, ReplicaAction, ReplicaActions, ReplicaEvent, ReplicaStart, WorkId, Write, WriteEffect, WriteOutcome,
+};
 pub use role::{Role, may_stop_clean, role};
 pub use rules::{Rule, Rules};
 pub use state::PartitionState;

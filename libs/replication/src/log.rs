@@ -16,6 +16,10 @@ pub trait ReplicaLog {
     /// The latest leader epoch: of the last record, also where that was deleted, or a later one that was begun here.
     fn latest_epoch(&self) -> LeaderEpoch;
 
+    /// The latest leader epoch that this node began to lead and whose start in the log is on stable storage,
+    /// for as long as the log reaches there; also where it has no records, and others of earlier epochs follow.
+    fn begun(&self) -> LeaderEpoch;
+
     /// The largest epoch at or below `epoch`, and where it ends (exclusive; the log end for the latest). `None` when every
     /// epoch is higher.
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;

@@ -9,6 +9,10 @@
 pub enum Rule {
     /// R1: a node acts only on metadata that includes its own registration.
     FreshMetadata,
+    /// R2: nothing counts in an epoch before its start is on stable storage.
+    EpochStartIsDurable,
+    /// §13: what the metadata says waits for a cut or a copy that is under way.
+    WorkHoldsRoles,
     /// R3: the high watermark waits while too few replicas are in sync.
     HighWatermarkNeedsMinIsr,
     /// R3: the high watermark waits for the maximal in-sync set, not only for the one in the metadata.
@@ -75,6 +79,8 @@ impl Rule {
     /// All of them.
     pub const ALL: &[Self] = &[
         Self::FreshMetadata,
+        Self::EpochStartIsDurable,
+        Self::WorkHoldsRoles,
         Self::HighWatermarkNeedsMinIsr,
         Self::MaximalIsr,
         Self::DurablePositions,

@@ -10,15 +10,16 @@ pub(crate) struct TestLog {
     pub(crate) end: i64,
     pub(crate) durable: i64,
     pub(crate) epochs: LeaderEpochs,
+    pub(crate) begun: LeaderEpoch,
 }
 
 impl TestLog {
-    /// From offset 0 on, with epoch 1, and from offset 6 on with epoch 3.
+    /// From offset 0 on, with epoch 1, and from offset 6 on with epoch 3; every epoch has begun durably.
     pub(crate) fn new(end: i64, durable: i64) -> Self {
         let mut epochs = LeaderEpochs::default();
         epochs.assign(LeaderEpoch(1), Offset(0));
         epochs.assign(LeaderEpoch(3), Offset(6));
-        Self { start: 0, end, durable, epochs }
+        Self { start: 0, end, durable, epochs, begun: LeaderEpoch(i32::MAX) }
     }
 
     pub(crate) fn trim(&mut self, start: i64) {
@@ -47,6 +48,10 @@ impl ReplicaLog for TestLog {
 
     fn latest_epoch(&self) -> LeaderEpoch {
         self.epochs.latest()
+    }
+
+    fn begun(&self) -> LeaderEpoch {
+        self.begun
     }
 
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {

@@ -2,9 +2,9 @@
 //! were handed out, and every node registers again.
 
 use walser_model::LeaderEpoch;
+use walser_replication::ReplicaEvent;
 use walser_replication::control::DecisionContext;
 
-use crate::replica::Replica;
 use crate::store::{Key, Record};
 use crate::world::{Truth, World};
 
@@ -99,7 +99,9 @@ impl World {
     pub(crate) fn give_up(&mut self, node: usize) {
         let here = &mut self.nodes[node];
         here.registered = false;
-        here.replicas.iter_mut().for_each(Replica::rest);
+        for slot in 0..self.setup.partitions {
+            self.drive(node, slot, ReplicaEvent::Unregistered);
+        }
         self.touched = u32::MAX;
         self.say(|| format!("node {node} gives up what it has seen"));
     }

@@ -75,7 +75,7 @@ fn power_loss_at_every_change_keeps_what_was_acknowledged() {
                 acknowledged: Offset::ZERO,
                 epoch: walser_model::LeaderEpoch(1),
             };
-            site.log.begin_epoch(site.epoch);
+            site.log.begin_epoch(site.epoch, false);
             let ended = live(&mut site);
             assert!(ended.is_err(), "the disk stopped after {stop} of {changes} changes");
             after_power_loss(&mut site, loss);

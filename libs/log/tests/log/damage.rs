@@ -215,7 +215,7 @@ fn damaged_or_missing_leader_epochs_are_made_again_from_the_batches() {
         let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
         for epoch in 1..=4 {
             site.epoch = LeaderEpoch(epoch);
-            site.log.begin_epoch(site.epoch);
+            site.log.begin_epoch(site.epoch, false);
             site.append(&values(7, 2, 100)).unwrap();
             site.flush().unwrap();
         }

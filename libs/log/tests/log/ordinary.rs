@@ -7,7 +7,7 @@ use walser_log::{AppendError, Condition, LogConfig, MemoryDisk, PowerLoss, ReadE
 use walser_model::{LeaderEpoch, Offset};
 use walser_record_batch::{BatchHeader, HEADER_LEN, Producer, stamp_position, stamp_producer};
 
-use crate::site::{Site, config, repeat, session, values};
+use crate::site::{Site, config, open, repeat, session, values};
 
 fn filled(config: LogConfig, batches: u64) -> Site {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config);
@@ -120,7 +120,7 @@ fn recovery_reads_only_what_follows_the_recovery_point() {
 fn truncation_forgets_records_epochs_and_producers() {
     let mut site = filled(config(), 100);
     site.epoch = LeaderEpoch(2);
-    site.log.begin_epoch(LeaderEpoch(2));
+    site.log.begin_epoch(LeaderEpoch(2), false);
     site.append_as(&values(1, 7, 20), session(4, 0)).unwrap();
     site.flush().unwrap();
     site.log.truncate(Offset(700)).unwrap();
@@ -439,4 +439,26 @@ fn the_latest_append_time_is_known_after_a_kill_and_after_power_loss() {
         site.restart_on(disk, config());
         assert_eq!(site.log.append_time(), 7_000, "{loss:?}");
     }
+}
+
+#[test]
+fn the_start_of_an_epoch_without_records_outlives_a_loss_of_power_and_records_of_earlier_epochs() {
+    let mut site = filled(config(), 10);
+    let end = site.log.log_end();
+    site.log.begin_epoch(LeaderEpoch(7), true);
+    assert_eq!(site.log.begun_epoch(), LeaderEpoch::NONE, "not flushed yet");
+    site.flush().unwrap();
+    assert_eq!((site.log.begun_epoch(), site.log.latest_epoch()), (LeaderEpoch(7), LeaderEpoch(1)));
+    // As a follower, it takes records of epochs before.
+    site.epoch = LeaderEpoch(6);
+    site.append(&values(2, 5, 40)).unwrap();
+    site.flush().unwrap();
+    let (directory, log, _) = open(&site.disk.lose_power(PowerLoss::Everything), config()).unwrap();
+    assert_eq!((log.begun_epoch(), log.latest_epoch()), (LeaderEpoch(7), LeaderEpoch(6)));
+    assert_eq!((log.reader().epoch_of(end), log.reader().latest_epoch()), (LeaderEpoch(6), LeaderEpoch(7)));
+    drop((directory, log));
+    site.log.truncate(end).unwrap();
+    assert_eq!((site.log.begun_epoch(), site.log.latest_epoch()), (LeaderEpoch(7), LeaderEpoch(1)));
+    site.log.truncate(Offset(end.0 - 7)).unwrap();
+    assert_eq!(site.log.begun_epoch(), LeaderEpoch::NONE, "it began above that");
 }

@@ -50,7 +50,7 @@ pub(crate) fn open(disk: &MemoryDisk, config: LogConfig) -> Result<(DataDirector
 impl Site {
     pub(crate) fn new(disk: MemoryDisk, config: LogConfig) -> Self {
         let (directory, mut log, found) = open(&disk, config).unwrap();
-        log.begin_epoch(LeaderEpoch(1));
+        log.begin_epoch(LeaderEpoch(1), false);
         let (written, acknowledged) = (Vec::new(), Offset::ZERO);
         Self { disk, directory, log, found, written, acknowledged, epoch: LeaderEpoch(1) }
     }
@@ -108,7 +108,7 @@ impl Site {
     pub(crate) fn restart_on(&mut self, disk: MemoryDisk, config: LogConfig) {
         let (directory, mut log, found) = open(&disk, config).unwrap();
         self.epoch = self.epoch.next();
-        log.begin_epoch(self.epoch);
+        log.begin_epoch(self.epoch, false);
         (self.disk, self.directory, self.log, self.found) = (disk, directory, log, found);
         self.acknowledged = self.acknowledged.max(self.log.durable());
     }

@@ -21,6 +21,8 @@ pub enum ReplicaIntegrity {
     Intact,
     /// Perhaps not all of it: it stopped without flushing what it had acknowledged (rule R20).
     Unclean,
+    /// Not all of it: records on its disk are damaged, and stay so until somebody gives them up.
+    Damaged,
     /// Nothing: its directory is lost or replaced (amendment A5).
     Gone,
 }
@@ -44,7 +46,7 @@ pub fn sweep<P: Clone>(
     }
     match held {
         ReplicaIntegrity::Intact => {}
-        ReplicaIntegrity::Unclean => {
+        ReplicaIntegrity::Unclean | ReplicaIntegrity::Damaged => {
             if state.elr.remove(node) {
                 state.last_known_elr.insert(node);
             }
@@ -96,7 +98,7 @@ fn counts_on<P>(record: &PartitionRecord<P>, node: NodeId, integrity: ReplicaInt
     let state = &record.state;
     let eligible = match integrity {
         ReplicaIntegrity::Intact => false,
-        ReplicaIntegrity::Unclean => state.elr.contains(node),
+        ReplicaIntegrity::Unclean | ReplicaIntegrity::Damaged => state.elr.contains(node),
         ReplicaIntegrity::Gone => state.elr.contains(node) || state.last_known_elr.contains(node),
     };
     eligible || state.isr.contains(node) || state.leader == Some(node)

@@ -57,7 +57,7 @@ fn flushed(following: &mut Following, durable: i64) -> Vec<FollowerAction> {
 
 fn cut(following: &mut Following, end: i64) -> Vec<FollowerAction> {
     following.log.cut(end);
-    step(following, FollowerEvent::Truncated)
+    step(following, FollowerEvent::WorkDone)
 }
 
 fn id(sequence: u64) -> OpenId {
@@ -227,8 +227,13 @@ fn after_an_election_without_proof_nothing_from_before_is_taken_for_committed() 
 #[test]
 fn a_copy_takes_the_place_of_the_log() {
     let (mut follower, _) = start(3, 3, 0);
+    assert_eq!(step(&mut follower, FollowerEvent::WorkDone), [], "nothing was asked for");
+    let offered = |sequence| FollowerEvent::CopyOffered { leader_epoch: LeaderEpoch(4), open: id(sequence) };
+    assert_eq!(step(&mut follower, offered(8)), [], "on an open that is over");
+    assert_eq!(step(&mut follower, offered(9)), [FollowerAction::Copy]);
+    assert_eq!(step(&mut follower, FollowerEvent::Broken), [], "it opens again when the copy is there");
     let mut epochs = walser_model::LeaderEpochs::default();
     epochs.assign(LeaderEpoch(4), Offset(20));
-    follower.log = TestLog { start: 20, end: 25, durable: 25, epochs };
-    assert_eq!(step(&mut follower, FollowerEvent::Copied), [open(10, 25, 25, 4)]);
+    follower.log = TestLog { start: 20, end: 25, durable: 25, epochs, ..TestLog::new(0, 0) };
+    assert_eq!(step(&mut follower, FollowerEvent::WorkDone), [open(11, 25, 25, 4)]);
 }

@@ -49,8 +49,9 @@ fn start(partition: PartitionState, durability: Durability) -> (Led, Vec<Action>
     };
     let mut actions = Vec::new();
     let mut log = TestLog::new(10, 10);
-    let leader = Leader::start(start, &log, &mut actions).unwrap();
+    let mut leader = Leader::start(start, &log).unwrap();
     log.epochs.assign(leader.epoch(), Offset(10));
+    leader.step(Event::LogChanged, &log, &mut actions);
     (Led { leader, log }, actions)
 }
 
@@ -415,7 +416,7 @@ fn a_new_leader_shows_what_it_knows_to_be_committed() {
             lag_max: Duration::MAX,
             rules: Rules::ALL,
         };
-        Leader::start(start, &TestLog::new(10, 10), &mut Vec::new())
+        Leader::start(start, &TestLog::new(10, 10))
     };
     assert_eq!(with(&state).unwrap().high_watermark(), Offset(7), "although too few are in sync for more");
     state.unclean_epoch = LeaderEpoch(4);
@@ -459,4 +460,22 @@ proptest! {
             before = leader.high_watermark();
         }
     }
+}
+
+#[test]
+fn nothing_counts_before_the_start_of_the_epoch_is_durable() {
+    let alone = PartitionState { leader_epoch: LeaderEpoch(4), ..PartitionState::new(vec![SELF], 1) };
+    let (mut led, _) = start(alone, Durability::Fsync);
+    led.log.begun = LeaderEpoch::NONE;
+    assert!(matches!(appended(&mut led, 11)[..], []), "not flushed");
+    assert_eq!(flushed(&mut led, 11).len(), 1, "an only replica has nobody who could contradict it");
+    let mut state = PartitionState::new(vec![SELF, NodeId(2)], 1);
+    state.isr = [SELF].into_iter().collect();
+    state.leader_epoch = LeaderEpoch(4);
+    let (mut led, _) = start(state, Durability::Fsync);
+    led.log.begun = LeaderEpoch(3);
+    led.log.end = 12;
+    assert_eq!(flushed(&mut led, 12), []);
+    led.log.begun = LeaderEpoch(4);
+    assert_eq!(step(&mut led, Event::LogChanged), [Action::Commit { high_watermark: Offset(12) }]);
 }

@@ -6,7 +6,6 @@ use walser_replication::control::{
 };
 
 use crate::controller::Controller;
-use crate::replica::offset;
 use crate::store::{Key, id, number};
 use crate::world::World;
 
@@ -95,11 +94,11 @@ impl World {
         let candidate = |node: &NodeId| {
             let here = &self.nodes[number(*node)];
             let replica = &here.replicas[partition];
-            let (last_epoch, log_end) = (replica.last_epoch(), offset(replica.log.len()));
+            let (last_epoch, log_end) = replica.machine.candidate(&replica.view())?;
             let partition_epoch = here.known[partition].as_ref().map_or(0, |known| known.epoch);
-            Candidate { last_epoch, log_end, node: *node, node_epoch: here.epoch, partition_epoch }
+            Some(Candidate { last_epoch, log_end, node: *node, node_epoch: here.epoch, partition_epoch })
         };
-        let candidates: Vec<Candidate> = known.state.replicas.iter().filter(answers).map(candidate).collect();
+        let candidates: Vec<Candidate> = known.state.replicas.iter().filter(answers).filter_map(candidate).collect();
         controller.decider.elect_unclean(view, known, &candidates, self.weights.recovery)
     }
 }

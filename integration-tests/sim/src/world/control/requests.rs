@@ -3,6 +3,7 @@
 use walser_replication::AlterIsr;
 use walser_replication::control::{self, Decision, ReplicaIntegrity, Write};
 
+use crate::controller::Controller;
 use crate::network::{Body, CONTROLLERS};
 use crate::store::{Key, Record, id, number};
 use crate::world::World;
@@ -42,6 +43,21 @@ impl World {
         self.say(|| format!("controller {at} answers a proposal of {leader} for partition {partition}: {decided:?}"));
         let body = Body::Altered { leader_epoch, node_epoch, written, ineligible };
         self.network.send(CONTROLLERS + at, number(leader), partition, body);
+    }
+
+    /// The log of a leader has failed: who has everything leads in its place, if anybody has.
+    pub(crate) fn take_lead_away(&mut self, at: usize, partition: Key, (node, node_epoch): (usize, i64)) {
+        if !self.acts(at) {
+            return;
+        }
+        let Controller { view, partitions, decider, .. } = &self.controllers[at];
+        let known = partitions[partition.slot].as_ref().filter(|known| known.key == partition);
+        let same = view.nodes.get(&id(node)).is_some_and(|found| found.epoch == node_epoch);
+        if let Some(known) = known.filter(|known| same && known.state.leader == Some(id(node)))
+            && let Some(decision) = decider.sweep(view, known, id(node), ReplicaIntegrity::Unclean)
+        {
+            self.transact(at, decision);
+        }
     }
 
     /// A node asks to be registered: it is fenced, then swept out of everything, then registered.

@@ -25,6 +25,10 @@ impl ReplicaLog for KeptLog<'_> {
         self.0.latest_epoch()
     }
 
+    fn begun(&self) -> LeaderEpoch {
+        self.0.begun_epoch()
+    }
+
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.0.end_of_epoch(epoch)
     }

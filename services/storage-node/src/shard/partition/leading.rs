@@ -73,17 +73,18 @@ impl Partition {
             lag_max: REPLICA_LAG_MAX,
             rules: Rules::ALL,
         };
-        match Leader::start(start, &KeptLog(&self.log), &mut self.actions) {
+        match Leader::start(start, &KeptLog(&self.log)) {
             Ok(leader) => {
-                self.log.begin_epoch(leader.epoch());
+                self.log.begin_epoch(leader.epoch(), leader.partition().replicas.len() > 1);
+                self.replica.commit(leader.high_watermark());
                 self.leader = Some(leader);
+                self.step(Event::LogChanged);
             }
             Err(contradiction) => {
                 tracing::error!(partition = %around.named(self.log.partition()), %contradiction, "this node does not lead");
                 self.leader = None;
             }
         }
-        self.carry_out();
     }
 
     /// Gives an event to the leader, if this node leads, and does what it says.
