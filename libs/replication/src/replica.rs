@@ -227,8 +227,10 @@ struct Known {
 pub struct Replica<W> {
     rules: Rules,
     node: NodeId,
-    /// `None`: this process is not registered.
+    /// Of the latest registration of this process.
     node_epoch: Option<i64>,
+    /// That is not over.
+    registered: bool,
     revision: i64,
     known: Option<Known>,
     durability: Durability,
@@ -268,6 +270,7 @@ impl<W> Replica<W> {
             rules: start.rules,
             node: start.node,
             node_epoch: None,
+            registered: false,
             revision: 0,
             known: None,
             durability: Durability::Fsync,
@@ -373,7 +376,9 @@ impl<W> Replica<W> {
     /// What it is to be, by what it knows (rule R1).
     fn role(&self) -> Role {
         match (&self.known, self.node_epoch) {
-            (Some(known), Some(node_epoch)) => role(self.rules, self.node, node_epoch, self.revision, &known.partition),
+            (Some(known), Some(node_epoch)) if self.registered => {
+                role(self.rules, self.node, node_epoch, self.revision, &known.partition)
+            }
             _ => Role::Rest,
         }
     }

@@ -21,7 +21,7 @@ use walser_service::Shutdown;
 
 use crate::board::{Board, Problem};
 use crate::disposal::Disposal;
-use crate::error::{not_damaged, not_leader};
+use crate::error::{end_not_known, not_damaged, not_leader};
 use crate::link::LocalLink;
 use crate::shard::Command;
 
@@ -63,7 +63,7 @@ impl Api {
     async fn look_up(&self, lookup: &pbi::OffsetLookup) -> Result<pbi::OffsetFound, Failure> {
         let id = partition(lookup.r#ref.as_ref())?;
         let replica = self.board.readable(id)?;
-        let high_watermark = replica.high_watermark();
+        let latest = || replica.latest().ok_or_else(end_not_known);
         let at = |offset: Offset| pbi::OffsetFound {
             offset: offset.0,
             timestamp_millis: -1,
@@ -74,9 +74,9 @@ impl Api {
             Some(pbi::offset_lookup::At::Bound(bound)) if *bound == pb::Bound::Earliest as i32 => {
                 Ok(at(replica.reader.log_start()))
             }
-            Some(pbi::offset_lookup::At::Bound(_)) => Ok(at(high_watermark)),
+            Some(pbi::offset_lookup::At::Bound(_)) => Ok(at(latest()?)),
             Some(pbi::offset_lookup::At::TimestampMillis(timestamp)) => {
-                let found = self.link.fetcher.find_time(id, &replica, *timestamp, high_watermark).await?;
+                let found = self.link.fetcher.find_time(id, &replica, *timestamp, latest()?).await?;
                 Ok(match found {
                     Some(found) => pbi::OffsetFound {
                         offset: found.offset.0,

@@ -15,14 +15,16 @@ use crate::error::{cannot_open, not_leader};
 use crate::tail::Tail;
 use crate::topic_names::TopicNames;
 
-/// A partition that this node leads, as readers see it.
+/// A replica on this node, as readers see it.
 #[derive(Debug)]
-pub(crate) struct Replica {
+pub(crate) struct ShownReplica {
     pub(crate) reader: LogReader,
     pub(crate) tail: Arc<Tail>,
     epoch: AtomicI32,
     /// The high watermark; waiting fetches are woken by it.
     high_watermark: watch::Sender<Offset>,
+    /// The high watermark is the end of the partition: a leader that has just begun does not know it yet (rule R4).
+    end_known: AtomicBool,
     failed: AtomicBool,
     /// Why, while it is out of service.
     problem: Mutex<Option<Problem>>,
@@ -45,7 +47,7 @@ pub(crate) struct Problem {
 #[derive(Debug, Clone)]
 pub(crate) struct Board {
     node: NodeId,
-    replicas: Arc<RwLock<HashMap<TopicPartition, Arc<Replica>>>>,
+    replicas: Arc<RwLock<HashMap<TopicPartition, Arc<ShownReplica>>>>,
     /// Partitions whose log cannot be opened, with the reason.
     unusable: Arc<RwLock<BTreeMap<TopicPartition, String>>>,
     /// Why nothing may be written, on all partitions: the controller's metadata is not that of this node.
@@ -54,13 +56,14 @@ pub(crate) struct Board {
     pub(crate) names: TopicNames,
 }
 
-impl Replica {
+impl ShownReplica {
     pub(crate) fn new(reader: LogReader, partitions_led: IntGauge) -> Self {
         Self {
             reader,
             tail: Arc::default(),
             epoch: AtomicI32::new(LeaderEpoch::NONE.0),
             high_watermark: watch::Sender::new(Offset::ZERO),
+            end_known: AtomicBool::new(true),
             failed: AtomicBool::new(false),
             problem: Mutex::default(),
             serving: AtomicBool::new(false),
@@ -95,7 +98,7 @@ impl Replica {
         }
     }
 
-    /// Whether reads are served: as the leader, or by [`Replica::serve_reads`].
+    /// Whether reads are served: as the leader, or by [`ShownReplica::serve_reads`].
     pub(crate) fn readable(&self) -> bool {
         self.serving() || self.readable.load(Ordering::Acquire)
     }
@@ -119,6 +122,16 @@ impl Replica {
 
     pub(crate) fn commit(&self, high_watermark: Offset) {
         self.high_watermark.send_replace(high_watermark);
+    }
+
+    /// Says whether the high watermark is the end of the partition.
+    pub(crate) fn show_end_known(&self, known: bool) {
+        self.end_known.store(known, Ordering::Release);
+    }
+
+    /// The end of the partition. `None`: the leader has just begun, and it may lie above the high watermark.
+    pub(crate) fn latest(&self) -> Option<Offset> {
+        self.end_known.load(Ordering::Acquire).then(|| self.high_watermark())
     }
 
     /// Shows whether the log can be used.
@@ -162,13 +175,13 @@ impl Board {
     }
 
     /// A partition that this node leads, or why it cannot be served here.
-    pub(crate) fn led(&self, partition: TopicPartition) -> Result<Arc<Replica>, Failure> {
+    pub(crate) fn led(&self, partition: TopicPartition) -> Result<Arc<ShownReplica>, Failure> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.serving()).cloned();
         found.ok_or_else(|| self.refusal(partition))
     }
 
     /// A partition that can be read here, or why it cannot.
-    pub(crate) fn readable(&self, partition: TopicPartition) -> Result<Arc<Replica>, Failure> {
+    pub(crate) fn readable(&self, partition: TopicPartition) -> Result<Arc<ShownReplica>, Failure> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.readable()).cloned();
         found.ok_or_else(|| self.refusal(partition))
     }
@@ -199,7 +212,7 @@ impl Board {
         }
     }
 
-    pub(crate) fn insert(&self, partition: TopicPartition, replica: Arc<Replica>) {
+    pub(crate) fn insert(&self, partition: TopicPartition, replica: Arc<ShownReplica>) {
         self.unusable.write().remove(&partition);
         self.replicas.write().insert(partition, replica);
     }
@@ -238,7 +251,7 @@ impl Board {
     }
 
     /// All partitions, for reports.
-    pub(crate) fn all(&self) -> Vec<(TopicPartition, Arc<Replica>)> {
+    pub(crate) fn all(&self) -> Vec<(TopicPartition, Arc<ShownReplica>)> {
         self.replicas.read().iter().map(|(partition, replica)| (*partition, Arc::clone(replica))).collect()
     }
 }

@@ -134,10 +134,32 @@ pub(crate) fn read_failure(error: &ReadError, node: NodeId) -> Failure {
     }
 }
 
+/// The leader has just begun, and does not know yet where the partition ends (rule R4).
+pub(crate) fn end_not_known() -> Failure {
+    Failure::new(Reason::Starting, "the leader has just begun: where the partition ends is not known yet")
+}
+
 /// Too few replicas are in sync.
 pub(crate) fn not_enough_replicas(error: NotEnoughReplicas) -> Failure {
     let failure = Failure::new(Reason::NotEnoughReplicas, format!("{error}"));
     failure.with("isr", error.isr).with("minIsr", error.min_isr)
+}
+
+/// Too few replicas are in sync since the batch was appended: it may count yet.
+pub(crate) fn not_enough_replicas_after_append(error: NotEnoughReplicas) -> Failure {
+    let failure =
+        Failure::new(Reason::NotEnoughReplicas, format!("{error}; the batch is in the log, and may count yet"));
+    let failure = failure.with_code(tonic::Code::Aborted).with_effect(Effect::Maybe).with("appended", true);
+    failure.with("isr", error.isr).with("minIsr", error.min_isr)
+}
+
+/// Other replicas did not confirm an appended batch in time: it may count yet.
+pub(crate) fn unanswered() -> Failure {
+    let text = "the batch is in the log, and the other replicas did not confirm it in time";
+    Failure::new(Reason::RequestTimedOut, text)
+        .with_effect(Effect::Maybe)
+        .with("stage", "replicate")
+        .with("appended", true)
 }
 
 /// Too many writes wait for other replicas. `repeated`: this one repeats a write that is among them, and may happen.

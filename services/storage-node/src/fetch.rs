@@ -10,7 +10,7 @@ use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
 use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
 use walser_rpc::{Failure, Reason};
 
-use crate::board::{Board, Replica};
+use crate::board::{Board, ShownReplica};
 use crate::error::{not_leader, out_of_range, read_failure, too_many_files};
 use crate::metrics::StorageMetrics;
 use crate::shard::Command;
@@ -91,7 +91,7 @@ impl Fetcher {
         }
     }
 
-    fn led(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Arc<Replica>, Failure> {
+    fn led(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Arc<ShownReplica>, Failure> {
         let replica = self.board.readable(partition)?;
         let current = replica.epoch();
         if !replica.serving() {
@@ -109,7 +109,7 @@ impl Fetcher {
     async fn look(
         &self,
         partition: TopicPartition,
-        replica: &Arc<Replica>,
+        replica: &Arc<ShownReplica>,
         request: &FetchStreamRequest,
     ) -> Result<Look, Failure> {
         let from = Offset(request.offset);
@@ -144,7 +144,7 @@ impl Fetcher {
     async fn read_disk(
         &self,
         partition: TopicPartition,
-        replica: &Arc<Replica>,
+        replica: &Arc<ShownReplica>,
         from: Offset,
         below: Offset,
         bytes_max: usize,
@@ -180,7 +180,7 @@ impl Fetcher {
     pub(crate) async fn find_time(
         &self,
         partition: TopicPartition,
-        replica: &Replica,
+        replica: &ShownReplica,
         timestamp: Timestamp,
         below: Offset,
     ) -> Result<Option<FoundTime>, Failure> {
@@ -198,7 +198,7 @@ impl Fetcher {
     }
 }
 
-fn answer(replica: &Replica, record_batches: Bytes, diverging: Option<Offset>) -> FetchStreamResponse {
+fn answer(replica: &ShownReplica, record_batches: Bytes, diverging: Option<Offset>) -> FetchStreamResponse {
     let high_watermark = replica.high_watermark().0;
     FetchStreamResponse {
         correlation_id: 0,

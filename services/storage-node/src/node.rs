@@ -200,7 +200,7 @@ impl Membership {
 
     /// Every replica on this disk; those without a record and without an epoch say nothing.
     fn replicas(&self) -> Vec<pbi::ReplicaReport> {
-        let report = |(id, replica): (TopicPartition, Arc<crate::board::Replica>)| pbi::ReplicaReport {
+        let report = |(id, replica): (TopicPartition, Arc<crate::board::ShownReplica>)| pbi::ReplicaReport {
             topic_id: id.topic.to_bytes().to_vec().into(),
             partition: id.partition.0,
             log_end: replica.reader.log_end().0,

@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use walser_log::{DataDirectory, Log, LogConfig, LogError, out_of_files};
 use walser_model::{Clock, NodeId, TopicPartition};
+use walser_replication::Role;
 
-use crate::board::{Board, Replica};
+use crate::board::{Board, ShownReplica};
 use crate::error::{cannot_open_text, deleted, moved_aside, not_leader};
 use crate::flush::{Flusher, Work};
 use crate::metrics::StorageMetrics;
@@ -28,7 +29,7 @@ use crate::tail::Budget;
 use crate::topic_names::NamedPartition;
 
 use files::{Unopened, Written};
-pub(crate) use partition::{LeadOrder, Partition, Released};
+pub(crate) use partition::{Partition, PartitionMetadata, Released};
 pub(crate) use queue::{AppendJob, Command, Queue};
 use recovery_debt::RecoveryDebt;
 
@@ -65,6 +66,8 @@ pub(crate) struct Shard {
     incoming: BTreeSet<TopicPartition>,
     /// Partitions that may need a flush or an extension.
     touched: BTreeSet<TopicPartition>,
+    /// Partitions that wait for others, and to whom time matters.
+    ticking: BTreeSet<TopicPartition>,
     /// Partitions whose writes wait for other files to be closed, in the order in which they began to.
     short_of_files: VecDeque<TopicPartition>,
     /// Partitions that this node is to lead and whose log could not be opened; they are opened again.
@@ -92,6 +95,7 @@ impl Shard {
             partitions: HashMap::new(),
             incoming: BTreeSet::new(),
             touched: BTreeSet::new(),
+            ticking: BTreeSet::new(),
             short_of_files: VecDeque::new(),
             unopened: BTreeMap::new(),
             tail_budget: Budget::new(tail_bytes),
@@ -148,9 +152,9 @@ impl Shard {
 
     fn adopt(&mut self, log: Log) {
         let id = log.partition();
-        let replica = Arc::new(Replica::new(log.reader(), self.around.metrics.partitions()));
-        self.around.board.insert(id, Arc::clone(&replica));
-        self.partitions.insert(id, Partition::new(log, replica));
+        let shown = Arc::new(ShownReplica::new(log.reader(), self.around.metrics.partitions()));
+        self.around.board.insert(id, Arc::clone(&shown));
+        self.partitions.insert(id, Partition::new(log, shown, self.around.node));
     }
 
     fn enqueue(&mut self, job: AppendJob) {
@@ -173,7 +177,7 @@ impl Shard {
                 let _ = done.send(());
             }
             Command::CloseFiles => drop(self.close_files()),
-            Command::Lead(order) => self.lead(order),
+            Command::Install(metadata) => self.install(metadata),
             Command::Resign(id) => self.resign(id),
             Command::Remove { partition, done } => {
                 let removed = self.remove(partition);
@@ -185,7 +189,7 @@ impl Shard {
             }
             Command::ServeReads => {
                 for partition in self.partitions.values() {
-                    partition.replica.serve_reads(partition.log.durable());
+                    partition.shown.serve_reads(partition.log.durable());
                 }
             }
             Command::DeleteRecords { partition, before, reply } => {
@@ -194,10 +198,9 @@ impl Shard {
                     return;
                 }
                 self.write(partition);
-                let (node, board) = (self.around.node, &self.around.board);
+                let board = &self.around.board;
                 let outcome = self.partitions.get_mut(&partition).ok_or_else(|| board.refusal(partition));
-                let now = self.around.clock.now_millis();
-                let _ = reply.send(outcome.and_then(|found| found.delete_records(before, node, now)));
+                let _ = reply.send(outcome.and_then(|found| found.delete_records(before, &self.around)));
                 self.touched.insert(partition);
             }
             Command::Damaged { partition, from } => {
@@ -230,39 +233,48 @@ impl Shard {
         }
     }
 
-    /// Takes leadership of a partition, or new settings of one that is led already.
-    fn lead(&mut self, order: Box<LeadOrder>) {
-        let tries = self.unopened.remove(&order.partition).map_or(0, |unopened| unopened.tries);
-        if !self.partitions.contains_key(&order.partition) {
-            if let Err(error) = self.around.directory.take_back(order.partition) {
-                tracing::error!(partition = %self.around.named(order.partition), %error, "partition cannot be taken back");
-                self.around.board.set_unusable(order.partition, error.to_string());
-                self.open_later(order, tries, out_of_files(&error));
+    /// Takes what the metadata says of a partition. A log is opened, or begun, for one that this node is to lead.
+    fn install(&mut self, metadata: Box<PartitionMetadata>) {
+        let id = metadata.partition;
+        let tries = self.unopened.remove(&id).map_or(0, |unopened| unopened.tries);
+        if !self.partitions.contains_key(&id) {
+            if metadata.role(self.around.node) != Role::Lead {
                 return;
             }
-            let config = LogConfig::from(&order.settings.config);
-            let dir = self.around.directory.partition_dir(order.partition);
+            if let Err(error) = self.around.directory.take_back(id) {
+                tracing::error!(partition = %self.around.named(id), %error, "partition cannot be taken back");
+                self.around.board.set_unusable(id, error.to_string());
+                self.open_later(metadata, tries, out_of_files(&error));
+                return;
+            }
+            let config = LogConfig::from(&metadata.settings.config);
+            let dir = self.around.directory.partition_dir(id);
             let (disk, checkpoint) = (self.around.directory.disk(), self.around.directory.checkpoint());
             let now = self.around.clock.now_millis();
-            match Log::open(disk, dir, order.partition, config, checkpoint, now) {
+            match Log::open(disk, dir, id, config, checkpoint, now) {
                 Ok((log, _)) => self.adopt(log),
                 Err(error) => {
-                    tracing::error!(partition = %self.around.named(order.partition), %error, "partition cannot be opened");
-                    self.around.board.set_unusable(order.partition, cannot_open_text(&error));
+                    tracing::error!(partition = %self.around.named(id), %error, "partition cannot be opened");
+                    self.around.board.set_unusable(id, cannot_open_text(&error));
                     let soon = matches!(&error, LogError::Io(error) if out_of_files(error));
-                    self.open_later(order, tries, soon);
+                    self.open_later(metadata, tries, soon);
                     return;
                 }
             }
         }
-        let partition = self.partitions.get_mut(&order.partition).expect("it was just adopted");
-        partition.lead(*order, &self.around);
+        let partition = self.partitions.get_mut(&id).expect("it was just adopted");
+        partition.install(*metadata, &self.around);
+        if partition.ticks() {
+            self.ticking.insert(id);
+        } else {
+            self.ticking.remove(&id);
+        }
     }
 
     fn resign(&mut self, id: TopicPartition) {
         self.unopened.remove(&id);
         if let Some(partition) = self.partitions.get_mut(&id) {
-            partition.resign(&not_leader(self.around.node), &self.around.metrics);
+            partition.resign(&not_leader(self.around.node), &self.around);
         }
     }
 
@@ -270,7 +282,7 @@ impl Shard {
     fn set_aside(&mut self, id: TopicPartition) -> std::io::Result<()> {
         let now = self.around.clock.now_millis();
         if let Some(partition) = self.partitions.get_mut(&id) {
-            partition.resign(&moved_aside(id), &self.around.metrics);
+            partition.resign(&moved_aside(id), &self.around);
             if partition.log.flush_running() || partition.log.extension_running() {
                 return Err(std::io::ErrorKind::ResourceBusy.into());
             }
@@ -294,6 +306,7 @@ impl Shard {
         self.around.board.remove(id);
         self.incoming.remove(&id);
         self.touched.remove(&id);
+        self.ticking.remove(&id);
         self.short_of_files.retain(|waiting| *waiting != id);
         self.recovery_debt.note(id, 0);
         self.partitions.remove(&id)
@@ -304,7 +317,7 @@ impl Shard {
         self.around.directory.delete_set_aside(id)?;
         match self.forget(id) {
             Some(mut partition) => {
-                partition.resign(&deleted(id), &self.around.metrics);
+                partition.resign(&deleted(id), &self.around);
                 partition.log.remove()
             }
             None => self.around.directory.remove_partition(id),

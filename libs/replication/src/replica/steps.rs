@@ -17,7 +17,7 @@ impl<W> Replica<W> {
         match event {
             ReplicaEvent::Registered { node_epoch } => self.registered(node_epoch, log, out),
             ReplicaEvent::Unregistered => {
-                self.node_epoch = None;
+                self.registered = false;
                 self.settle(log, out);
             }
             ReplicaEvent::Observed { revision } => {
@@ -59,11 +59,13 @@ impl<W> Replica<W> {
 
     /// A registration records what was lost before it: it is told once.
     fn registered(&mut self, node_epoch: i64, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
-        if self.node_epoch.is_some_and(|known| known >= node_epoch) {
+        if self.node_epoch.is_some_and(|known| known > node_epoch || known == node_epoch && self.registered) {
             return;
         }
-        self.node_epoch = Some(node_epoch);
-        self.open_sequence = 0;
+        if self.node_epoch.replace(node_epoch) != Some(node_epoch) {
+            self.open_sequence = 0;
+        }
+        self.registered = true;
         if self.integrity != ReplicaIntegrity::Damaged {
             self.integrity = ReplicaIntegrity::Intact;
         }
@@ -96,6 +98,7 @@ impl<W> Replica<W> {
         self.note_flushed(log);
         self.lead(Event::LogChanged, log, out);
         self.follow(FollowerEvent::Flushed, log, out);
+        self.answer(log, out);
     }
 
     /// Whoever waits is told, and the controller finds somebody else: what is in this log is kept as it is.
@@ -123,10 +126,6 @@ impl<W> Replica<W> {
         self.high_watermark = self.high_watermark.min(log.end());
         self.integrity = ReplicaIntegrity::Intact;
         self.rest(out);
-        if self.known.as_ref().is_some_and(|known| known.partition.replicas.len() == 1) {
-            // Nobody else has this epoch.
-            self.begun = None;
-        }
         self.settle(log, out);
     }
 
@@ -149,7 +148,10 @@ impl<W> Replica<W> {
         let role = self.role();
         let Some(known) = &self.known else { return };
         let (leader_epoch, leader) = (known.partition.leader_epoch, known.partition.leader);
-        let fresh = !self.failed && self.begun < self.node_epoch.map(|node_epoch| (leader_epoch, node_epoch));
+        // An only replica has nobody with whom it could have been anything in that epoch.
+        let alone = known.partition.replicas.len() == 1;
+        let later = self.begun < self.node_epoch.map(|node_epoch| (leader_epoch, node_epoch));
+        let fresh = !self.failed && (alone || later);
         match (role, &self.machine) {
             (Role::Lead, Machine::Leads(leader))
                 if leader.epoch() == leader_epoch && Some(leader.node_epoch()) == self.node_epoch =>
@@ -263,7 +265,7 @@ impl<W> Replica<W> {
         if self.waiters.is_empty() {
             return;
         }
-        let Machine::Leads(leader) = &self.machine else { return };
+        let Machine::Leads(leader) = &self.machine else { return self.answer_all(WriteOutcome::LeaderLost, out) };
         let overdue = self.now.checked_sub(self.wait_max);
         while let Some((write, outcome)) = self.waiters.next_answer(leader, log, overdue) {
             out.push_back(ReplicaAction::Answer { write, outcome });

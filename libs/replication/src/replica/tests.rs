@@ -144,6 +144,26 @@ fn every_write_has_one_answer_in_order() {
 }
 
 #[test]
+fn a_write_that_meets_no_leader_is_answered() {
+    let mut tested = told(OTHER);
+    tested.replica.wait(tested.now, Write::Refused { write: 1 });
+    append(&mut tested, 2, Acks::Leader);
+    let answered = answers(&step(&mut tested, ReplicaEvent::LogChanged));
+    assert_eq!(answered, [(1, WriteOutcome::Refused), (2, WriteOutcome::LeaderLost)]);
+}
+
+#[test]
+fn a_registration_that_is_over_ends_what_it_was() {
+    let mut tested = told(OTHER);
+    let before = tested.replica.follower().unwrap().open();
+    assert_eq!(step(&mut tested, ReplicaEvent::Unregistered), [Act::Rest]);
+    assert_eq!(step(&mut tested, ReplicaEvent::Registered { node_epoch: EPOCH }), [], "it was that already");
+    install(&mut tested, partition(OTHER, 5), 61);
+    let open = tested.replica.follower().unwrap().open();
+    assert!(open > before, "nothing that was on its way counts: {before:?}, {open:?}");
+}
+
+#[test]
 fn a_write_that_cannot_be_confirmed_is_answered_without() {
     let tick = |tested: &mut Tested, seconds| {
         tested.now = Duration::from_secs(seconds);

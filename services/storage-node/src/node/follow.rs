@@ -10,12 +10,12 @@ use walser_metadata::{Changes, PartitionEntry, View};
 use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
-use walser_replication::{NodeSet, Role, Rules, role};
+use walser_replication::{NodeSet, Role};
 use walser_rpc::{Failure, MetadataStream, Outage, Reason};
 
 use super::{Begun, Membership, RETRY, is_foreign};
 use crate::disposal::Held;
-use crate::shard::{Command, LeadOrder};
+use crate::shard::{Command, PartitionMetadata};
 
 /// Deltas of the metadata that are acted on together.
 const DELTAS_MAX: usize = 256;
@@ -189,19 +189,21 @@ impl Membership {
             queue.push(Command::Resign(id));
             return;
         }
-        let node_epoch = self.node_epoch.load(Ordering::Acquire);
-        if role(Rules::ALL, self.config.node, node_epoch, view.version(), state) != Role::Lead {
-            queue.push(Command::Resign(id));
-            return;
-        }
+        let metadata = PartitionMetadata {
+            partition: id,
+            node_epoch: self.node_epoch.load(Ordering::Acquire),
+            version: view.version(),
+            state: state.clone(),
+            partition_epoch,
+            settings: Arc::clone(&topic.settings),
+        };
+        let leads = metadata.role(self.config.node) == Role::Lead;
         let aside = self.directory.set_aside_partition(id).filter(|aside| aside.leader_epoch >= state.leader_epoch);
-        if let Some(aside) = aside {
+        if let Some(aside) = aside.filter(|_| leads) {
             self.board.set_unusable(id, "it is being taken back from what was set aside".to_owned());
             self.renew_epoch(id, state.leader_epoch, aside.leader_epoch);
             return;
         }
-        let (state, settings) = (state.clone(), Arc::clone(&topic.settings));
-        let order = LeadOrder { partition: id, node_epoch, state, partition_epoch, settings };
-        queue.push(Command::Lead(Box::new(order)));
+        queue.push(Command::Install(Box::new(metadata)));
     }
 }

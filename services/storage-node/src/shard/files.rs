@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use walser_model::TopicPartition;
 
-use super::{LeadOrder, Shard, Surroundings};
+use super::{PartitionMetadata, Shard, Surroundings};
 
 /// Time between two tries of writes that wait for files.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
@@ -45,7 +45,7 @@ pub(super) enum Taken {
 /// A partition that this node is to lead and whose log could not be opened.
 #[derive(Debug)]
 pub(super) struct Unopened {
-    order: Box<LeadOrder>,
+    metadata: Box<PartitionMetadata>,
     pub(super) tries: u32,
     /// When it is tried again, in monotonic time.
     at: Duration,
@@ -84,10 +84,11 @@ impl Shard {
     }
 
     /// Opens a log another time: every second while only files are short, and ever more rarely otherwise.
-    pub(super) fn open_later(&mut self, order: Box<LeadOrder>, tries: u32, soon: bool) {
+    pub(super) fn open_later(&mut self, metadata: Box<PartitionMetadata>, tries: u32, soon: bool) {
         let pause = if soon { REOPEN } else { (REOPEN * 2u32.saturating_pow(tries)).min(REOPEN_MAX) };
         let at = self.around.clock.monotonic() + pause;
-        self.unopened.insert(order.partition, Unopened { order, tries: tries.saturating_add(1).min(16), at });
+        let tries = tries.saturating_add(1).min(16);
+        self.unopened.insert(metadata.partition, Unopened { metadata, tries, at });
     }
 
     /// Tries the logs again that could not be opened and whose time has come.
@@ -95,8 +96,8 @@ impl Shard {
         let due = self.unopened.iter().filter(|(_, unopened)| unopened.at <= now);
         let due: Vec<_> = due.map(|(partition, _)| *partition).take(REOPENED_PER_TURN).collect();
         for partition in due {
-            if let Some(order) = self.unopened.get(&partition).map(|unopened| unopened.order.clone()) {
-                self.lead(order);
+            if let Some(metadata) = self.unopened.get(&partition).map(|unopened| unopened.metadata.clone()) {
+                self.install(metadata);
             }
         }
     }

@@ -1,70 +1,57 @@
-//! One partition in its shard: the log, the leader, and the writes that wait.
+//! One partition in its shard: the log, what this node is to it, and the writes that came in.
 
+mod answers;
 mod append_time;
 mod damage;
 mod expired;
+mod flushing;
 mod kept_log;
-mod leading;
 mod released;
+mod replica;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_log::{AppendError, Condition, FlushJob, Flushed, Log, LogError, Verdict, out_of_files};
-use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig};
-use walser_proto::internal::v1::AppendStreamResponse;
-use walser_proto::v1 as pb;
+use walser_log::{AppendError, Condition, Log, LogError, Verdict, out_of_files};
+use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig};
 use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};
-use walser_replication::{Action, Event, Leader};
+use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent};
 use walser_rpc::{Failure, Reason};
 
 use super::files::{PATIENCE, Taken, Written};
 use super::{AppendJob, Surroundings};
-use crate::board::Replica;
+use crate::board::ShownReplica;
 use crate::error::{
     disk_full, log_failure, not_enough_answers, not_enough_replicas, not_leader, producer_failure,
     storage_error_after_append, too_many_files, unreadable_settings,
 };
 use crate::tail::Budget;
+use answers::{InLog, Waiting};
 use expired::ExpiredRecords;
 
 pub(crate) use append_time::next_append_time;
 use kept_log::KeptLog;
-pub(crate) use leading::LeadOrder;
 pub(crate) use released::Released;
+pub(crate) use replica::PartitionMetadata;
 
-/// Time after which a flush that found no file to open is tried again.
-const FLUSH_RETRY: Duration = Duration::from_millis(20);
 /// At most this much is written at once.
 const RUN_BYTES_MAX: usize = 4 << 20;
-
-/// A write that is not answered yet: in the log, or refused behind others that are.
-struct Waiting {
-    /// Where its records end (exclusive) and what is answered then, or why it was refused.
-    outcome: Result<(Offset, AppendStreamResponse), Failure>,
-    job: AppendJob,
-    /// Bytes of its batch, once its room was given up. `None`: it holds its room.
-    released: Option<usize>,
-}
 
 /// A partition and everything that its shard keeps of it.
 pub(crate) struct Partition {
     pub(crate) log: Log,
-    pub(crate) replica: Arc<Replica>,
-    leader: Option<Leader>,
+    pub(crate) shown: Arc<ShownReplica>,
+    replica: Replica<Waiting>,
     /// Kept to be filled anew at every step.
-    actions: Vec<Action>,
+    actions: ReplicaActions<Waiting>,
     config: TopicConfig,
     /// Why the topic's settings cannot be read: it takes no writes then.
     unreadable: Option<String>,
     pub(crate) incoming: VecDeque<AppendJob>,
-    /// In the order of the requests.
-    waiting: VecDeque<Waiting>,
-    /// The first of those that wait, which are durable here and wait for other replicas only.
-    released: Released,
+    /// Bytes of the writes that are durable here and wait for other replicas only.
+    released_bytes: usize,
     /// Since when writes wait for files, in monotonic time.
     short_of_files_since: Option<Duration>,
     /// A flush could not begin for want of files.
@@ -96,24 +83,23 @@ enum Planned {
     /// Its batch is in the run.
     Append(BatchHeader),
     /// A retry of a batch that is in the log, or earlier in the group.
-    Repeat { base_offset: Offset, next_offset: Offset, max_timestamp: Timestamp },
+    Repeat { in_log: InLog },
     /// It may not be appended.
     Refused(Failure),
 }
 
 impl Partition {
-    pub(crate) fn new(log: Log, replica: Arc<Replica>) -> Self {
+    pub(crate) fn new(log: Log, shown: Arc<ShownReplica>, node: NodeId) -> Self {
         Self {
             last_append_time: log.append_time(),
             log,
-            replica,
-            leader: None,
-            actions: Vec::new(),
+            shown,
+            replica: replica::start(node),
+            actions: ReplicaActions::new(),
             config: TopicConfig::default(),
             unreadable: None,
             incoming: VecDeque::new(),
-            waiting: VecDeque::new(),
-            released: Released::default(),
+            released_bytes: 0,
             short_of_files_since: None,
             flush_delayed: false,
             expired: ExpiredRecords::default(),
@@ -134,7 +120,6 @@ impl Partition {
         let now = around.clock.now_millis();
         let group = self.gather(around, now);
         let taken = self.append(group, around, tail, now);
-        self.answer(around);
         if taken == Taken::ShortOfFiles {
             return self.wait_for_files(around);
         }
@@ -172,15 +157,17 @@ impl Partition {
                 self.incoming.push_front(job);
                 break;
             }
-            if self.released.is_full() {
+            let released = self.released();
+            if released.is_full() {
                 // Answered at once: behind the others it would wait with them, and so would ever more.
                 let repeated = matches!(self.log.judge(&job.header), Ok(Verdict::Duplicate { .. }));
-                job.refuse(not_enough_answers(self.released, repeated), &around.metrics);
+                job.refuse(not_enough_answers(released, repeated), &around.metrics);
                 continue;
             }
             match self.accept(&job, next_offset, around, now) {
                 Ok(Verdict::Duplicate { base_offset, next_offset, max_timestamp }) => {
-                    group.jobs.push((job, Planned::Repeat { base_offset, next_offset, max_timestamp }));
+                    let in_log = InLog { base_offset, next_offset, max_timestamp, repeated: true };
+                    group.jobs.push((job, Planned::Repeat { in_log }));
                 }
                 Ok(_) => {
                     let start = group.run.len();
@@ -203,7 +190,7 @@ impl Partition {
     }
 
     fn epoch(&self) -> LeaderEpoch {
-        self.leader.as_ref().map_or(LeaderEpoch::NONE, Leader::epoch)
+        self.replica.leader().map_or(LeaderEpoch::NONE, Leader::epoch)
     }
 
     /// The time that a batch appended now is stamped with; `None` where producers say it.
@@ -229,7 +216,7 @@ impl Partition {
     ) -> Result<Verdict, Failure> {
         let refused = around.board.writes_refused();
         let refused = refused.or_else(|| self.unreadable.as_deref().map(unreadable_settings));
-        let Some(leader) = self.leader.as_ref() else {
+        let Some(leader) = self.replica.leader() else {
             return Err(refused.unwrap_or_else(|| not_leader(around.node)));
         };
         if job.epoch != LeaderEpoch::NONE && job.epoch != leader.epoch() {
@@ -292,41 +279,37 @@ impl Partition {
                 self.last_write = around.clock.monotonic();
                 around.metrics.appended(appended, log_end.since(first.base_offset), run.len());
                 self.note_expired(&headers[..appended], around, now);
-                tail.push(&self.replica.tail, first.base_offset, log_end, Bytes::from(run));
+                tail.push(&self.shown.tail, first.base_offset, log_end, Bytes::from(run));
             }
         }
         let log_end = self.log.log_end();
         let mut jobs = jobs.into_iter();
         for (job, planned) in jobs.by_ref() {
-            let in_log = match &planned {
+            let reached = match &planned {
                 Planned::Append(header) => header.next_offset() <= log_end,
-                Planned::Repeat { next_offset, .. } => *next_offset <= log_end,
+                Planned::Repeat { in_log } => in_log.next_offset <= log_end,
                 Planned::Refused(_) => true,
             };
-            if taken != Taken::All && !in_log {
+            if taken != Taken::All && !reached {
                 // Taken again, with all that came after, once the extension has finished, or files are closed.
                 let rest: Vec<_> = jobs.map(|(job, _)| job).collect();
                 rest.into_iter().rev().for_each(|job| self.incoming.push_front(job));
                 self.incoming.push_front(job);
                 break;
             }
-            let outcome = match planned {
-                Planned::Append(header) if header.next_offset() <= log_end => {
-                    Ok((header.next_offset(), self.answer_for(&job, header.base_offset, header.max_timestamp)))
-                }
-                Planned::Repeat { base_offset, next_offset, max_timestamp } if next_offset <= log_end => {
-                    let answer = self.answer_for(&job, base_offset, max_timestamp);
-                    Ok((next_offset, AppendStreamResponse { duplicate: true, ..answer }))
-                }
+            let in_log = match planned {
+                Planned::Append(header) if header.next_offset() <= log_end => Ok(InLog::of(&header)),
+                Planned::Repeat { in_log } if in_log.next_offset <= log_end => Ok(in_log),
                 // A retry of a batch that was refused in this very group shares its fate.
                 Planned::Append(_) | Planned::Repeat { .. } => {
                     Err(refusal.clone().unwrap_or_else(|| not_leader(around.node)))
                 }
                 Planned::Refused(failure) => Err(failure),
             };
-            self.waiting.push_back(Waiting { outcome, job, released: None });
+            self.wait(job, in_log, around);
         }
-        self.step(Event::LogChanged);
+        self.step(ReplicaEvent::LogChanged, around);
+        self.note_failure(around);
         taken
     }
 
@@ -343,149 +326,30 @@ impl Partition {
                 tracing::error!(partition = %around.named(self.log.partition()), %error, "append failed");
                 // A part of the write may be on the disk, and come back with the next start. A damaged log writes nothing.
                 let failed = matches!(self.log.condition(), Condition::Failed { .. });
-                self.replica.show(self.log.condition());
+                self.shown.show(self.log.condition());
                 if failed { storage_error_after_append(error, around.node) } else { log_failure(error, around.node) }
             }
         }
     }
 
-    fn answer_for(&self, job: &AppendJob, base_offset: Offset, max_timestamp: Timestamp) -> AppendStreamResponse {
-        let stamped = self.config.timestamp_type == TimestampType::LogAppendTime;
-        let durability = self.leader.as_ref().map(Leader::durability).unwrap_or_default();
-        let durability = match job.acks {
-            Acks::None => pb::Durability::Queued,
-            Acks::Leader | Acks::All => durability.into(),
-        };
-        let copies = self.leader.as_ref().map_or(0, |leader| leader.copies(job.acks));
-        AppendStreamResponse {
-            base_offset: base_offset.0,
-            log_append_time_millis: if stamped { max_timestamp } else { -1 },
-            log_start_offset: self.log.log_start().0,
-            duplicate: false,
-            error: None,
-            leader_epoch: self.epoch().0,
-            durability: durability.into(),
-            copies: i32::try_from(copies).unwrap_or(i32::MAX),
-            ..AppendStreamResponse::default()
-        }
-    }
-
-    /// Answers every write whose offsets count now, and refusals whose turn it is: answers keep the order of requests.
-    pub(crate) fn answer(&mut self, around: &Surroundings) {
-        let Some(leader) = &self.leader else {
-            // What was appended before this node stopped leading may be with the next leader, or not.
-            for waiting in self.waiting.drain(..) {
-                let lost = || Failure::new(Reason::LeaderLostAfterAppend, "this node does not lead any more");
-                let failure = waiting.outcome.err().unwrap_or_else(lost);
-                waiting.job.refuse(failure, &around.metrics);
-            }
-            return;
-        };
-        let log = KeptLog(&self.log);
-        while let Some(waiting) = self.waiting.pop_front() {
-            let released = waiting.released;
-            match waiting.outcome {
-                Err(failure) => waiting.job.refuse(failure, &around.metrics),
-                Ok((next_offset, answer))
-                    if leader.answerable(&log, waiting.job.acks, next_offset, answer.duplicate) =>
-                {
-                    let AppendJob { reply, permit, batch, .. } = waiting.job;
-                    drop((permit, batch));
-                    reply.answer(answer);
-                }
-                outcome => {
-                    self.waiting.push_front(Waiting { outcome, job: waiting.job, released });
-                    break;
-                }
-            }
-            self.released.forget(released);
-        }
-        self.released.release((leader, &log), &mut self.waiting);
-        if let Condition::Failed { reason } = self.log.condition() {
-            let error = LogError::Failed { reason: reason.clone() };
-            self.released = Released::default();
-            for waiting in self.waiting.drain(..) {
-                let after_append = |_| storage_error_after_append(&error, around.node);
-                let failure = waiting.outcome.map_or_else(|refused| refused, after_append);
-                waiting.job.refuse(failure, &around.metrics);
-            }
-        }
-    }
-
-    /// The flush that is due now, if any.
-    pub(crate) fn flush_due(&mut self, around: &Surroundings) -> Option<FlushJob> {
-        if !self.log.dirty() {
-            return None;
-        }
-        let now = around.clock.monotonic();
-        let lazy = self.config.durability == Durability::PageCache;
-        if self.flush_delayed && now.saturating_sub(self.last_flush) < FLUSH_RETRY {
-            return None;
-        }
-        if !std::mem::take(&mut self.flush_delayed)
-            && lazy
-            && now.saturating_sub(self.last_flush) < self.config.flush_interval
-        {
-            return None;
-        }
-        match self.log.begin_flush() {
-            Ok(job) => {
-                self.last_flush = if job.is_some() { now } else { self.last_flush };
-                job
-            }
-            Err(LogError::Busy) => {
-                self.flush_delayed = true;
-                self.last_flush = now;
-                None
-            }
-            Err(error) => {
-                tracing::error!(partition = %around.named(self.log.partition()), %error, "flush cannot begin");
-                self.replica.show(self.log.condition());
-                self.answer(around);
-                None
-            }
-        }
-    }
-
-    /// When a flush is due by itself, in monotonic time: with the page cache, or after one that could not begin.
-    pub(crate) fn lazy_flush_at(&self) -> Option<Duration> {
-        let lazy = self.config.durability == Durability::PageCache || self.flush_delayed;
-        let after = if self.flush_delayed { FLUSH_RETRY } else { self.config.flush_interval };
-        (lazy && self.log.dirty() && !self.log.flush_running()).then(|| self.last_flush + after)
-    }
-
-    /// Takes the outcome of a flush.
-    pub(crate) fn flushed(&mut self, outcome: &io::Result<Flushed>, around: &Surroundings) {
-        if outcome.as_ref().is_ok_and(|flushed| flushed.short_of_files()) {
-            (self.flush_delayed, self.last_flush) = (true, around.clock.monotonic());
-        }
-        match self.log.finish_flush(outcome) {
-            Ok(_) => self.step(Event::LogChanged),
-            Err(error) => {
-                tracing::error!(partition = %around.named(self.log.partition()), %error, "flush failed: partition out of service");
-                self.replica.show(self.log.condition());
-            }
-        }
-        self.answer(around);
-    }
-
     /// Raises the log start.
-    pub(crate) fn delete_records(&mut self, before: Offset, node: NodeId, now: Timestamp) -> Result<Offset, Failure> {
-        let high_watermark = self.replica.high_watermark();
+    pub(crate) fn delete_records(&mut self, before: Offset, around: &Surroundings) -> Result<Offset, Failure> {
+        let high_watermark = self.shown.high_watermark();
         if before > high_watermark {
             let start = self.log.log_start();
             return Err(crate::error::out_of_range(before, start, high_watermark));
         }
-        let log_start = self.log.delete_records(before, now).map_err(|error| log_failure(&error, node))?;
-        self.step(Event::LogChanged);
+        let deleted = self.log.delete_records(before, around.clock.now_millis());
+        let log_start = deleted.map_err(|error| log_failure(&error, around.node))?;
+        self.step(ReplicaEvent::LogChanged, around);
         Ok(log_start)
     }
 
     /// Removes what retention does not keep, and returns how many segments. `trusted`: is the wall clock believed?
     pub(crate) fn apply_retention(&mut self, around: &Surroundings, trusted: bool) -> Result<usize, LogError> {
         let now = around.clock.now_millis();
-        let removed = self.log.apply_retention(now, trusted, self.replica.high_watermark());
-        self.step(Event::LogChanged);
+        let removed = self.log.apply_retention(now, trusted, self.shown.high_watermark());
+        self.step(ReplicaEvent::LogChanged, around);
         if let Condition::Corrupt { from } = *self.log.condition() {
             self.note_damage(from, around);
         }

@@ -12,7 +12,7 @@ use walser_proto::internal::v1::RepairPartitionResponse;
 use walser_record_batch::BatchHeader;
 use walser_rpc::{AppendPermit, AppendReply, Failure, Reason};
 
-use super::partition::LeadOrder;
+use super::partition::PartitionMetadata;
 use crate::metrics::StorageMetrics;
 
 /// One batch to append.
@@ -32,9 +32,9 @@ pub(crate) struct AppendJob {
 #[derive(Debug)]
 pub(crate) enum Command {
     Append(AppendJob),
-    /// Lead a partition; settings may have changed.
-    Lead(Box<LeadOrder>),
-    /// Somebody else leads it.
+    /// What the metadata says of a partition and its topic.
+    Install(Box<PartitionMetadata>),
+    /// The metadata of a partition makes no sense: be nothing to it.
     Resign(TopicPartition),
     /// Remove a partition with its data.
     Remove {

@@ -64,6 +64,12 @@ fn lead_with(shard: &mut Shard, number: i32, replicas: &[i32], durability: Durab
 }
 
 fn lead_as(shard: &mut Shard, number: i32, replicas: &[i32], config: TopicConfig) {
+    shard.queue.push(Command::Install(Box::new(metadata(number, replicas, config))));
+    shard.turn();
+}
+
+/// Of a partition with these replicas, all of which are said to be in sync; this node leads.
+fn metadata(number: i32, replicas: &[i32], config: TopicConfig) -> PartitionMetadata {
     let replicas: Vec<NodeId> = replicas.iter().copied().map(NodeId).collect();
     let state = PartitionState {
         leader: Some(NODE),
@@ -72,9 +78,8 @@ fn lead_as(shard: &mut Shard, number: i32, replicas: &[i32], config: TopicConfig
         ..PartitionState::new(replicas, 1)
     };
     let settings = TopicSettings { config, unreadable: None }.into();
-    let order = LeadOrder { partition: partition(number), node_epoch: 1, state, partition_epoch: 1, settings };
-    shard.queue.push(Command::Lead(Box::new(order)));
-    shard.turn();
+    let (node_epoch, version, partition_epoch) = (1, 1, 1);
+    PartitionMetadata { partition: partition(number), node_epoch, version, state, partition_epoch, settings }
 }
 
 /// Room for a batch of a kilobyte, if there is some now.
@@ -430,4 +435,38 @@ fn a_write_that_waits_is_not_acknowledged_by_what_takes_its_offsets_after_a_repa
     repaired.blocking_recv().unwrap().unwrap();
     let failure = Failure::from(waits.lock().pop().unwrap().error.unwrap());
     assert_eq!((failure.reason(), failure.effect()), (Reason::LeaderLostAfterAppend, Effect::Maybe), "{failure}");
+}
+
+#[test]
+fn a_leader_that_waits_for_others_does_not_say_where_the_partition_ends() {
+    let mut shard = shard();
+    lead(&mut shard, 0, &[1]);
+    append(&mut shard, 0, AppendPermit::uncounted());
+    let shown = shard.around.board.led(partition(0)).unwrap();
+    assert_eq!(shown.latest(), Some(walser_model::Offset(1)));
+    let mut metadata =
+        metadata(0, &[1, 2], TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() });
+    (metadata.state.leader_epoch, metadata.partition_epoch) = (LeaderEpoch(2), 2);
+    shard.queue.push(Command::Install(Box::new(metadata)));
+    shard.turn();
+    assert_eq!((shown.epoch(), shown.high_watermark()), (LeaderEpoch(2), walser_model::Offset(1)));
+    assert_eq!(shown.latest(), Some(walser_model::Offset(1)), "what it has committed itself it knows");
+    append(&mut shard, 0, AppendPermit::uncounted());
+    assert_eq!(shown.high_watermark(), walser_model::Offset(1), "the other replica has nothing yet");
+}
+
+#[test]
+fn a_write_that_other_replicas_do_not_confirm_is_answered_with_that() {
+    let mut shard = shard();
+    lead(&mut shard, 0, &[1, 2]);
+    let waits = append(&mut shard, 0, AppendPermit::uncounted());
+    let mut alone = metadata(0, &[1, 2], TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() });
+    (alone.state.isr, alone.state.min_isr, alone.partition_epoch) = ([NODE].into_iter().collect(), 2, 2);
+    shard.queue.push(Command::Install(Box::new(alone)));
+    shard.turn();
+    let failure = Failure::from(waits.lock().pop().unwrap().error.unwrap());
+    assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::Maybe), "{failure}");
+    let refused = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
+    let failure = Failure::from(refused.error.unwrap());
+    assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::None), "{failure}");
 }

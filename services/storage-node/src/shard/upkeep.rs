@@ -10,6 +10,8 @@ use crate::error::not_leader;
 
 /// How often idle partitions are looked for.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// How often partitions that wait for others are told that time passes.
+const TICK: Duration = Duration::from_millis(200);
 /// The wall clock may run ahead of the monotonic one by this much between two looks.
 const CLOCK_JUMP: Duration = Duration::from_secs(60);
 /// For so long after a jump nothing is deleted for its age.
@@ -29,6 +31,7 @@ pub(crate) struct Schedule {
     retention_every: Duration,
     retention_at: Duration,
     idle_at: Duration,
+    tick_at: Duration,
     appended_at_last_look: Duration,
     wall_clock: WallClock,
 }
@@ -50,6 +53,7 @@ impl Schedule {
             retention_every,
             retention_at,
             idle_at,
+            tick_at: now + TICK,
             appended_at_last_look: Duration::ZERO,
             wall_clock: WallClock { last: Some((wall, now)), held_until: Duration::ZERO },
         }
@@ -85,9 +89,20 @@ impl Shard {
             self.reopen(now);
             self.upkeep.idle_at = now + IDLE_CHECK;
         }
+        if now >= self.upkeep.tick_at {
+            for id in &self.ticking {
+                if let Some(partition) = self.partitions.get_mut(id) {
+                    partition.tick(&self.around);
+                }
+            }
+            self.upkeep.tick_at = now + TICK;
+        }
         let lazy: Vec<(TopicPartition, Duration)> =
             self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.lazy_flush_at()?))).collect();
         let mut next = self.upkeep.retention_at.min(self.upkeep.idle_at);
+        if !self.ticking.is_empty() {
+            next = next.min(self.upkeep.tick_at);
+        }
         for (id, at) in lazy {
             if at <= now {
                 self.hand_out_work(id);
@@ -174,7 +189,7 @@ impl Shard {
         }
         let mut partitions = std::mem::take(&mut self.partitions);
         for partition in partitions.values_mut() {
-            partition.resign(&not_leader(self.around.node), &self.around.metrics);
+            partition.resign(&not_leader(self.around.node), &self.around);
         }
     }
 
@@ -203,7 +218,7 @@ impl Shard {
 
 /// Flushes a partition that has nothing in flight, and closes its log.
 fn close(id: TopicPartition, partition: &mut Partition, around: &Surroundings) {
-    partition.replica.withdraw();
+    partition.shown.withdraw();
     for _ in 0..STOP_FLUSHES {
         match partition.log.begin_flush() {
             Ok(Some(job)) => partition.flushed(&job.run(), around),

@@ -3,6 +3,7 @@
 use walser_log::Condition;
 use walser_model::Offset;
 use walser_proto::internal::v1::RepairPartitionResponse;
+use walser_replication::ReplicaEvent;
 use walser_rpc::{Failure, Reason};
 
 use super::Partition;
@@ -13,9 +14,9 @@ impl Partition {
     /// A read, or retention, has met damage.
     pub(crate) fn note_damage(&mut self, from: Offset, around: &Surroundings) {
         self.log.note_damage(from);
-        if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.replica.failed() {
+        if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.shown.failed() {
             tracing::error!(partition = %around.named(self.log.partition()), %from, "durable records are damaged");
-            self.replica.show(self.log.condition());
+            self.shown.show(self.log.condition());
         }
     }
 
@@ -25,18 +26,12 @@ impl Partition {
             return Err(not_damaged());
         };
         let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, around.node))?;
-        self.replica.tail.clear();
+        self.shown.tail.clear();
+        let new_end = self.log.log_end();
         // What waits may be gone, and others are about to take its offsets.
         let lost = Failure::new(Reason::NotLeader, "the partition was repaired, and records were given up");
-        self.answer_lost(&lost, &around.metrics);
-        let new_end = self.log.log_end();
-        if let Some(leader) = self.leader.take() {
-            // Also when it goes back, or to nothing: readers must see where the log ends.
-            self.replica.commit(Offset::ZERO);
-            let placement = (leader.node_epoch(), leader.partition().clone(), leader.partition_epoch());
-            self.begin_to_lead(around, placement, leader.durability());
-        }
-        self.replica.show(self.log.condition());
+        self.step_for(ReplicaEvent::Repaired, Some(&lost), around);
+        self.shown.show(self.log.condition());
         tracing::warn!(partition = %around.named(self.log.partition()), %old_end, %new_end, "partition repaired: records are lost");
         Ok(RepairPartitionResponse {
             old_end_offset: old_end.0,

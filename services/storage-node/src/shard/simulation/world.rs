@@ -23,7 +23,7 @@ use walser_service::Metrics;
 use crate::board::Board;
 use crate::flush::Flusher;
 use crate::metrics::StorageMetrics;
-use crate::shard::{AppendJob, Command, LeadOrder, Shard, Surroundings};
+use crate::shard::{AppendJob, Command, PartitionMetadata, Shard, Surroundings};
 use crate::space::SpaceGuard;
 
 const ROOT: &str = "/data";
@@ -164,8 +164,9 @@ impl World {
             let mut state = PartitionState::new(vec![NODE], 1);
             state.leader_epoch = self.epoch;
             let settings = TopicSettings { config: config(partition), unreadable: None }.into();
-            let order = LeadOrder { partition, node_epoch: 1, state, partition_epoch: 1, settings };
-            self.shard.queue.push(Command::Lead(Box::new(order)));
+            let (node_epoch, version, partition_epoch) = (1, 1, 1);
+            let metadata = PartitionMetadata { partition, node_epoch, version, state, partition_epoch, settings };
+            self.shard.queue.push(Command::Install(Box::new(metadata)));
         }
         self.turn();
     }

@@ -1,0 +1,144 @@
+//! Writes that wait for their outcome, and what they are told.
+
+use walser_log::{Condition, LogError};
+use walser_model::{Acks, Offset, Timestamp, TimestampType};
+use walser_proto::internal::v1::AppendStreamResponse;
+use walser_proto::v1 as pb;
+use walser_record_batch::BatchHeader;
+use walser_replication::{Leader, ReplicaEvent, Write, WriteOutcome};
+use walser_rpc::{Failure, Reason};
+
+use super::{KeptLog, Partition, Released};
+use crate::error::{not_enough_replicas_after_append, storage_error_after_append, unanswered};
+use crate::shard::{AppendJob, Surroundings};
+
+/// What is kept of a write until its outcome is known.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    job: AppendJob,
+    /// What is answered when it counts, or why it was refused.
+    answer: Result<AppendStreamResponse, Failure>,
+    /// Bytes of its batch, once its room was given up. `None`: it holds its room.
+    released: Option<usize>,
+}
+
+/// Where a batch is in the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InLog {
+    pub(super) base_offset: Offset,
+    /// Exclusive.
+    pub(super) next_offset: Offset,
+    pub(super) max_timestamp: Timestamp,
+    /// It was there before.
+    pub(super) repeated: bool,
+}
+
+impl InLog {
+    /// Of a batch that was just appended.
+    pub(super) fn of(header: &BatchHeader) -> Self {
+        let BatchHeader { base_offset, max_timestamp, .. } = *header;
+        Self { base_offset, next_offset: header.next_offset(), max_timestamp, repeated: false }
+    }
+}
+
+impl Partition {
+    /// A write waits for its outcome: its batch is in the log, or it was refused behind others.
+    pub(super) fn wait(&mut self, job: AppendJob, in_log: Result<InLog, Failure>, around: &Surroundings) {
+        let now = around.clock.monotonic();
+        let write = match in_log {
+            Ok(in_log) => {
+                let InLog { next_offset: end, repeated, .. } = in_log;
+                let (acks, answer) = (job.acks, Ok(self.answer_for(&job, in_log)));
+                Write::Appended { write: Waiting { job, answer, released: None }, end, acks, repeated }
+            }
+            Err(refused) => Write::Refused { write: Waiting { job, answer: Err(refused), released: None } },
+        };
+        self.replica.wait(now, write);
+    }
+
+    fn answer_for(&self, job: &AppendJob, in_log: InLog) -> AppendStreamResponse {
+        let stamped = self.config.timestamp_type == TimestampType::LogAppendTime;
+        let leader = self.replica.leader();
+        let durability = match job.acks {
+            Acks::None => pb::Durability::Queued,
+            Acks::Leader | Acks::All => leader.map(Leader::durability).unwrap_or_default().into(),
+        };
+        let copies = leader.map_or(0, |leader| leader.copies(job.acks));
+        AppendStreamResponse {
+            base_offset: in_log.base_offset.0,
+            log_append_time_millis: if stamped { in_log.max_timestamp } else { -1 },
+            log_start_offset: self.log.log_start().0,
+            duplicate: in_log.repeated,
+            error: None,
+            leader_epoch: self.epoch().0,
+            durability: durability.into(),
+            copies: i32::try_from(copies).unwrap_or(i32::MAX),
+            ..AppendStreamResponse::default()
+        }
+    }
+
+    /// Tells a write what became of it. `why`: the reason for which this node leads no more, when there is a better one
+    /// than that it does not.
+    pub(super) fn respond(
+        &mut self,
+        waiting: Waiting,
+        outcome: WriteOutcome,
+        why: Option<&Failure>,
+        around: &Surroundings,
+    ) {
+        let Waiting { job, answer, released } = waiting;
+        self.released_bytes -= released.unwrap_or(0);
+        let failure = match (answer, outcome) {
+            (Err(refused), _) => refused,
+            (Ok(answer), WriteOutcome::Acknowledged) => {
+                let AppendJob { reply, permit, batch, .. } = job;
+                drop((permit, batch));
+                return reply.answer(answer);
+            }
+            (Ok(_), WriteOutcome::NotEnoughReplicas(missing)) => not_enough_replicas_after_append(missing),
+            (Ok(_), WriteOutcome::TimedOut) => unanswered(),
+            (Ok(_), WriteOutcome::LogFailed) => {
+                let reason = match self.log.condition() {
+                    Condition::Failed { reason } => reason.clone(),
+                    Condition::Healthy | Condition::Corrupt { .. } => "it takes no writes".to_owned(),
+                };
+                storage_error_after_append(&LogError::Failed { reason }, around.node)
+            }
+            (Ok(_), WriteOutcome::LeaderLost | WriteOutcome::Refused) => lost(why),
+        };
+        job.refuse(failure, &around.metrics);
+    }
+
+    /// Takes the room of writes that are as durable here as their topic asks, and wait for other replicas only.
+    pub(super) fn release(&mut self) {
+        let Self { replica, log, released_bytes, .. } = self;
+        replica.release(&KeptLog(log), |waiting| {
+            let bytes = waiting.job.release();
+            waiting.released = Some(bytes);
+            *released_bytes += bytes;
+        });
+    }
+
+    /// Writes that have given up their room.
+    pub(super) fn released(&self) -> Released {
+        Released { writes: self.replica.waiting().1, bytes: self.released_bytes }
+    }
+
+    /// Tells the replica when its log takes nothing any more.
+    pub(super) fn note_failure(&mut self, around: &Surroundings) {
+        if matches!(self.log.condition(), Condition::Failed { .. }) && !self.replica.failed() {
+            self.step(ReplicaEvent::LogFailed, around);
+        }
+    }
+}
+
+/// The next leader may have it, or not.
+fn lost(why: Option<&Failure>) -> Failure {
+    match why {
+        None => Failure::new(Reason::LeaderLostAfterAppend, "this node does not lead any more"),
+        Some(why) if why.reason() == Reason::NotLeader => {
+            Failure::new(Reason::LeaderLostAfterAppend, why.message()).with("appended", true)
+        }
+        Some(why) => why.clone().with_effect(pb::Effect::Maybe).with("appended", true),
+    }
+}

@@ -1,0 +1,73 @@
+//! When a partition is flushed, and what follows from it.
+
+use std::io;
+use std::time::Duration;
+
+use walser_log::{FlushJob, Flushed, LogError};
+use walser_model::Durability;
+use walser_replication::ReplicaEvent;
+
+use super::Partition;
+use crate::shard::Surroundings;
+
+/// Time after which a flush that found no file to open is tried again.
+const FLUSH_RETRY: Duration = Duration::from_millis(20);
+
+impl Partition {
+    /// The flush that is due now, if any.
+    pub(crate) fn flush_due(&mut self, around: &Surroundings) -> Option<FlushJob> {
+        if !self.log.dirty() {
+            return None;
+        }
+        let now = around.clock.monotonic();
+        let lazy = self.config.durability == Durability::PageCache;
+        if self.flush_delayed && now.saturating_sub(self.last_flush) < FLUSH_RETRY {
+            return None;
+        }
+        if !std::mem::take(&mut self.flush_delayed)
+            && lazy
+            && now.saturating_sub(self.last_flush) < self.config.flush_interval
+        {
+            return None;
+        }
+        match self.log.begin_flush() {
+            Ok(job) => {
+                self.last_flush = if job.is_some() { now } else { self.last_flush };
+                job
+            }
+            Err(LogError::Busy) => {
+                self.flush_delayed = true;
+                self.last_flush = now;
+                None
+            }
+            Err(error) => {
+                tracing::error!(partition = %around.named(self.log.partition()), %error, "flush cannot begin");
+                self.shown.show(self.log.condition());
+                self.note_failure(around);
+                None
+            }
+        }
+    }
+
+    /// When a flush is due by itself, in monotonic time: with the page cache, or after one that could not begin.
+    pub(crate) fn lazy_flush_at(&self) -> Option<Duration> {
+        let lazy = self.config.durability == Durability::PageCache || self.flush_delayed;
+        let after = if self.flush_delayed { FLUSH_RETRY } else { self.config.flush_interval };
+        (lazy && self.log.dirty() && !self.log.flush_running()).then(|| self.last_flush + after)
+    }
+
+    /// Takes the outcome of a flush.
+    pub(crate) fn flushed(&mut self, outcome: &io::Result<Flushed>, around: &Surroundings) {
+        if outcome.as_ref().is_ok_and(|flushed| flushed.short_of_files()) {
+            (self.flush_delayed, self.last_flush) = (true, around.clock.monotonic());
+        }
+        match self.log.finish_flush(outcome) {
+            Ok(_) => self.step(ReplicaEvent::LogChanged, around),
+            Err(error) => {
+                tracing::error!(partition = %around.named(self.log.partition()), %error, "flush failed: partition out of service");
+                self.shown.show(self.log.condition());
+            }
+        }
+        self.note_failure(around);
+    }
+}

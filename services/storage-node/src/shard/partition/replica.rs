@@ -1,0 +1,146 @@
+//! What this node is to a partition: the shell around [`Replica`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use walser_log::LogConfig;
+use walser_metadata::TopicSettings;
+use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
+use walser_replication::control::ReplicaIntegrity;
+use walser_replication::{PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaStart, Role, Rules, role};
+use walser_rpc::Failure;
+
+use super::{KeptLog, Partition, Waiting};
+use crate::shard::Surroundings;
+
+/// A replica that does not catch up for this long leaves the in-sync set.
+const REPLICA_LAG_MAX: Duration = Duration::from_secs(4);
+/// How long a write waits for other replicas; gateways give up before.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// What the metadata says of a partition.
+#[derive(Debug, Clone)]
+pub(crate) struct PartitionMetadata {
+    pub(crate) partition: TopicPartition,
+    /// This node's incarnation.
+    pub(crate) node_epoch: i64,
+    /// All of the metadata up to this version has been seen. Inclusive.
+    pub(crate) version: i64,
+    pub(crate) state: PartitionState,
+    pub(crate) partition_epoch: i64,
+    pub(crate) settings: Arc<TopicSettings>,
+}
+
+impl PartitionMetadata {
+    /// What a node is to be by it.
+    pub(crate) fn role(&self, node: NodeId) -> Role {
+        role(Rules::ALL, node, self.node_epoch, self.version, &self.state)
+    }
+}
+
+/// A replica in a process that has just begun.
+pub(super) fn start(node: NodeId) -> Replica<Waiting> {
+    Replica::new(ReplicaStart {
+        node,
+        integrity: ReplicaIntegrity::Intact,
+        lazy: false,
+        high_watermark: Offset::ZERO,
+        high_watermark_epoch: LeaderEpoch::NONE,
+        lag_max: REPLICA_LAG_MAX,
+        wait_max: ANSWER_MAX,
+        rules: Rules::ALL,
+    })
+}
+
+impl Partition {
+    /// Takes what the metadata says now, and becomes that.
+    pub(crate) fn install(&mut self, metadata: PartitionMetadata, around: &Surroundings) {
+        let PartitionMetadata { node_epoch, version, state, partition_epoch, settings, .. } = metadata;
+        let TopicSettings { config, unreadable } = TopicSettings::clone(&settings);
+        self.log.configure(LogConfig::from(&config));
+        let durability = config.durability;
+        self.config = config;
+        self.unreadable = unreadable;
+        for event in [
+            ReplicaEvent::Registered { node_epoch },
+            ReplicaEvent::Configured { durability },
+            ReplicaEvent::Installed { partition: state, partition_epoch },
+            ReplicaEvent::Observed { revision: version },
+        ] {
+            self.step(event, around);
+        }
+        self.shown.show(self.log.condition());
+    }
+
+    /// Whether this node leads, with the topic's settings.
+    pub(crate) fn leads(&self) -> bool {
+        self.replica.leader().is_some()
+    }
+
+    /// Whether time matters to it: it waits for others.
+    pub(crate) fn ticks(&self) -> bool {
+        self.replica.leader().is_some_and(|leader| leader.partition().replicas.len() > 1)
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, around: &Surroundings) {
+        self.step(ReplicaEvent::Tick, around);
+    }
+
+    /// Gives an event to the replica, and does what it says.
+    pub(super) fn step(&mut self, event: ReplicaEvent, around: &Surroundings) {
+        self.step_for(event, None, around);
+    }
+
+    /// The same. `why` is told to writes that lose their leader by it.
+    pub(super) fn step_for(&mut self, event: ReplicaEvent, why: Option<&Failure>, around: &Surroundings) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.replica.step(around.clock.monotonic(), event, &KeptLog(&self.log), &mut actions);
+        let mut begins = None;
+        while let Some(action) = actions.pop_front() {
+            match action {
+                ReplicaAction::Lead { epoch, high_watermark } => {
+                    self.log.begin_epoch(epoch, self.ticks());
+                    self.shown.commit(high_watermark);
+                    begins = Some(epoch);
+                }
+                ReplicaAction::Follow { .. } | ReplicaAction::Rest => {
+                    self.shown.withdraw();
+                    begins = None;
+                }
+                ReplicaAction::Commit { high_watermark } => {
+                    self.log.note_high_watermark(high_watermark);
+                    self.shown.commit(high_watermark);
+                }
+                ReplicaAction::Answer { write, outcome } => self.respond(write, outcome, why, around),
+                ReplicaAction::Contradicted(contradiction) => {
+                    let partition = around.named(self.log.partition());
+                    tracing::error!(%partition, %contradiction, "this node does not lead");
+                }
+                // What was a replica stays until a tombstone says that it goes.
+                ReplicaAction::Removed => {}
+                // Nothing carries these to other nodes: a partition has one replica.
+                ReplicaAction::GiveUp | ReplicaAction::Leader(_) | ReplicaAction::Follower(_) => {}
+                ReplicaAction::Truncate { .. } | ReplicaAction::Copy { .. } => {
+                    debug_assert!(false, "no leader can ask for it here: {action:?}");
+                }
+            }
+        }
+        self.actions = actions;
+        self.shown.show_end_known(self.replica.leader().is_none_or(|leader| leader.latest().is_some()));
+        // Nobody is served before what is committed already is known.
+        if let Some(epoch) = begins {
+            self.shown.lead(epoch);
+        }
+        self.release();
+    }
+
+    /// Stops being anything to the partition until the metadata says it again: whoever waits is told why.
+    pub(crate) fn resign(&mut self, why: &Failure, around: &Surroundings) {
+        self.step_for(ReplicaEvent::Unregistered, Some(why), around);
+        self.shown.withdraw();
+        for job in self.incoming.drain(..) {
+            job.refuse(why.clone(), &around.metrics);
+        }
+    }
+}
