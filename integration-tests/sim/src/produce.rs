@@ -3,12 +3,12 @@
 //! An idempotent producer has one batch on its way and repeats it, at whatever node, until it is answered. A plain one
 //! does not wait: what it gets is not promised to stay.
 
-use walser_model::{Acks, LeaderEpoch, Offset};
+use walser_model::{Acks, LeaderEpoch, Offset, Verdict};
 use walser_replication::{Leader, ReplicaEvent, Write, WriteOutcome};
 
 use crate::network::{Body, GATEWAY};
 use crate::producer::Producer;
-use crate::replica::{Entry, Waiting, index, offset};
+use crate::replica::{Entry, Waiting, index};
 use crate::store::{Key, number};
 use crate::world::World;
 
@@ -52,16 +52,20 @@ impl World {
             return;
         }
         let epoch = leader.epoch();
-        let expected = if self.producers[producer].idempotent { replica.expected(producer) } else { sequence };
-        if sequence < expected {
-            let Some(at) = replica.find(producer, sequence) else { return };
-            return self.wait(node, partition, (producer, sequence, offset(at + 1), acks), true);
-        }
         // After an election without proof a producer may be ahead of the log; else nothing answered is missing.
         let truth = &self.truths[partition];
         let ahead_for_good = truth.unclean_epoch != LeaderEpoch::NONE || truth.generation != replica.generation;
-        if sequence > expected && !ahead_for_good {
-            return;
+        let numbered = self.producers[producer].idempotent;
+        match if numbered { replica.judge(producer, sequence) } else { Verdict::Next } {
+            Verdict::Next => {}
+            Verdict::Duplicate { next_offset, .. } => {
+                return self.wait(node, partition, (producer, sequence, next_offset, acks), true);
+            }
+            Verdict::Unknown if ahead_for_good => {}
+            Verdict::OutOfOrder { expected } if ahead_for_good && i64::from(sequence) > i64::from(expected) => {}
+            Verdict::Unknown | Verdict::OutOfOrder { .. } | Verdict::Forgotten { .. } | Verdict::Fenced { .. } => {
+                return;
+            }
         }
         if replica.log[replica.start..].last().is_some_and(|last| last.epoch > epoch) {
             self.fail(format!("I7: node {node} appends in epoch {epoch} after a later one, partition {partition}"));

@@ -16,10 +16,15 @@ pub(crate) struct Producer {
     pub(crate) on_its_way: bool,
 }
 
+/// Whether a producer waits for each answer, and repeats. Of those that write to a partition the last one does not.
+pub(crate) fn is_idempotent(at: usize) -> bool {
+    at % PRODUCERS < 2
+}
+
 impl Producer {
     /// The producer of that number, with its first sequence; of those that write to a partition the last one is plain.
     pub(crate) fn new(at: usize, generation: u32, sequence: u32) -> Self {
         let partition = Key { slot: at / PRODUCERS, generation };
-        Self { partition, idempotent: at % PRODUCERS < 2, sequence, on_its_way: false }
+        Self { partition, idempotent: is_idempotent(at), sequence, on_its_way: false }
     }
 }

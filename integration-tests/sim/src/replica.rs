@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use walser_model::{Acks, LeaderEpoch, LeaderEpochs, NodeId, Offset};
+use walser_model::{
+    Acks, LeaderEpoch, LeaderEpochs, NodeId, Offset, ProducerEpoch, ProducerWindow, RememberedBatch, Sequences, Verdict,
+};
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{Leader, OpenId, ReplicaActions, ReplicaEvent, ReplicaLog, ReplicaStart, Rules, WorkId};
 
 use crate::network::Segments;
+use crate::producer::{PRODUCERS, is_idempotent};
 use crate::world::LAG_MAX;
 
 /// A write that no other replica confirms is answered after so long.
@@ -77,6 +80,8 @@ pub(crate) struct Replica {
     pub(crate) machine: Machine,
     /// Work that has begun, and not ended.
     work: Option<(WorkId, Work)>,
+    /// What the log says of idempotent producers.
+    windows: [Option<ProducerWindow>; PRODUCERS],
     /// The epochs of the log, as its records have them.
     pub(crate) epochs: LeaderEpochs,
     /// The epoch that it has begun to lead last, for as long as its log reaches there.
@@ -146,6 +151,7 @@ impl Replica {
             flushing: None,
             machine,
             work: None,
+            windows: [const { None }; PRODUCERS],
             epochs: LeaderEpochs::default(),
             led: None,
             led_on_disk: None,
@@ -172,7 +178,30 @@ impl Replica {
     /// Appends a record.
     pub(crate) fn push(&mut self, entry: Entry) {
         self.epochs.assign(entry.epoch, self.end());
+        self.note_producer(entry, self.end());
         self.log.push(entry);
+    }
+
+    fn note_producer(&mut self, Entry { producer, sequence, .. }: Entry, base_offset: Offset) {
+        if is_idempotent(producer) {
+            let window = &mut self.windows[producer % PRODUCERS];
+            let batch = RememberedBatch { sequences: sequences(sequence), base_offset, max_timestamp: 0 };
+            window.get_or_insert_with(|| ProducerWindow::new(ProducerEpoch(0))).record(ProducerEpoch(0), batch);
+        }
+    }
+
+    /// What a producer's batch is to the log.
+    pub(crate) fn judge(&self, producer: usize, sequence: u32) -> Verdict {
+        let window = self.windows[producer % PRODUCERS].as_ref();
+        ProducerWindow::judge(window, ProducerEpoch(0), sequences(sequence))
+    }
+
+    /// Reads again from the log what it says of producers.
+    fn read_producers(&mut self) {
+        self.windows = [const { None }; PRODUCERS];
+        for at in 0..self.log.len() {
+            self.note_producer(self.log[at], offset(at));
+        }
     }
 
     /// Deletes what lies before an entry.
@@ -192,6 +221,7 @@ impl Replica {
     /// Keeps only so many entries.
     pub(crate) fn cut(&mut self, len: usize) {
         self.log.truncate(len);
+        self.read_producers();
         self.epochs.truncate(offset(len));
         let reached = |led: &Led| led.start <= len;
         (self.led, self.led_on_disk) = (self.led.filter(reached), self.led_on_disk.filter(reached));
@@ -237,6 +267,7 @@ impl Replica {
                 (self.led, self.led_on_disk) = (None, None);
                 let Segments { start, log, epochs } = *segments;
                 (self.start, self.durable, self.log, self.epochs) = (start, log.len(), log, epochs);
+                self.read_producers();
             }
         }
         Some(id)
@@ -268,17 +299,6 @@ impl Replica {
             self.good += 1;
         }
     }
-
-    /// Where a producer's write is, if it is in the log.
-    pub(crate) fn find(&self, producer: usize, sequence: u32) -> Option<usize> {
-        self.log.iter().rposition(|entry| entry.producer == producer && entry.sequence == sequence)
-    }
-
-    /// The sequence that a producer writes next.
-    pub(crate) fn expected(&self, producer: usize) -> u32 {
-        let last = self.log.iter().rev().find(|entry| entry.producer == producer);
-        last.map_or(0, |entry| entry.sequence + 1)
-    }
 }
 
 /// Of a process that begins.
@@ -297,4 +317,9 @@ fn machine((rules, node): (Rules, NodeId), integrity: ReplicaIntegrity, lazy: bo
 
 fn begun(led: Option<Led>) -> LeaderEpoch {
     led.map_or(LeaderEpoch::NONE, |led| led.epoch)
+}
+
+fn sequences(sequence: u32) -> Sequences {
+    let sequence = i32::try_from(sequence).unwrap_or(i32::MAX);
+    Sequences { first: sequence, last: sequence }
 }

@@ -47,7 +47,7 @@ pub use disk::{
 pub use flush::{Extension, FlushJob, Flushed};
 pub use log::{Condition, Log, LogConfig, LogError};
 pub use metadata_version::SeenMetadata;
-pub use producers::{PRODUCERS_MAX, Producers, REMEMBERED_BATCHES, Verdict};
+pub use producers::{PRODUCERS_MAX, Producers};
 pub use reader::{FoundTime, LogReader, ReadError, Slice};
 pub use recovery::{CutTail, Damage, Recovery};
 pub use set_aside::SetAside;

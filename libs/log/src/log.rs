@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicConfig, TopicPartition};
+use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicConfig, TopicPartition, Verdict};
 use walser_record_batch::BatchHeader;
 
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs::Epochs;
 use crate::flush::Flushing;
-use crate::producers::{Producers, Verdict};
+use crate::producers::Producers;
 use crate::reader::LogReader;
 use crate::segment::Segment;
 

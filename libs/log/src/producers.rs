@@ -6,17 +6,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use walser_model::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use walser_model::{Offset, ProducerEpoch, ProducerId, ProducerWindow, RememberedBatch, Sequences, Timestamp, Verdict};
 use walser_record_batch::BatchHeader;
-
-/// Batches remembered per producer: what may be in flight at once.
-pub const REMEMBERED_BATCHES: usize = 5;
 
 /// Producers remembered per partition; the least recently used give way.
 pub const PRODUCERS_MAX: usize = 100_000;
-
-/// Sequences run from 0 to `i32::MAX`, and then from 0 again.
-const SEQUENCE_COUNT: i64 = 1 << 31;
 
 const MAGIC: &[u8; 4] = b"WPRS";
 const VERSION: u16 = 2;
@@ -24,78 +18,22 @@ const HEADER_LEN: usize = 20;
 const PRODUCER_LEN: usize = 20;
 const BATCH_LEN: usize = 24;
 
-/// What a producer's batch is to the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// The next in sequence, or not from a producer session.
-    Next,
-    /// One of the last five again.
-    Duplicate {
-        /// Offset of its first record.
-        base_offset: Offset,
-        /// Offset after its last record.
-        next_offset: Offset,
-        /// Largest timestamp of its records: with LogAppendTime, when it was appended.
-        max_timestamp: Timestamp,
-    },
-    /// A higher epoch of the same producer has written.
-    Fenced {
-        /// That epoch.
-        current: ProducerEpoch,
-    },
-    /// A batch before the last five: it was written, but where is not remembered.
-    Forgotten {
-        /// The sequence that would be accepted.
-        expected: i32,
-    },
-    /// A gap, or sequences that are not those of a batch.
-    OutOfOrder {
-        /// The sequence that would be accepted.
-        expected: i32,
-    },
-    /// Nothing is known of the producer here, and this is not its first batch.
-    Unknown,
-}
-
-/// A remembered batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Batch {
-    base_sequence: i32,
-    last_sequence: i32,
-    base_offset: Offset,
-    max_timestamp: Timestamp,
-}
-
-/// A producer's recent past.
+/// A producer that is remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Producer {
-    epoch: ProducerEpoch,
+struct Known {
     last_used: Timestamp,
-    /// Oldest first, at most [`REMEMBERED_BATCHES`], never empty.
-    batches: Vec<Batch>,
+    /// Never empty.
+    window: ProducerWindow,
 }
 
 /// All producers of a partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Producers {
-    by_id: HashMap<ProducerId, Producer>,
+    by_id: HashMap<ProducerId, Known>,
 }
 
-impl Producer {
-    /// Whether a sequence lies before the oldest batch that is remembered, when older ones were forgotten.
-    fn has_forgotten(&self, sequence: i32) -> bool {
-        let Some(oldest) = self.batches.first().filter(|_| self.batches.len() == REMEMBERED_BATCHES) else {
-            return false;
-        };
-        // Sequences wrap: what is less than half of them behind lies before, the others lie ahead.
-        let behind = (i64::from(oldest.base_sequence) - i64::from(sequence)).rem_euclid(SEQUENCE_COUNT);
-        behind > 0 && behind < SEQUENCE_COUNT / 2
-    }
-}
-
-/// The sequence after `sequence`: from `i32::MAX` back to 0.
-fn sequence_after(sequence: i32) -> i32 {
-    sequence.checked_add(1).unwrap_or(0)
+fn sequences(header: &BatchHeader) -> Sequences {
+    Sequences { first: header.base_sequence, last: header.last_sequence() }
 }
 
 // === impl Producers ===
@@ -106,31 +44,8 @@ impl Producers {
         if !header.producer_id.is_some() {
             return Verdict::Next;
         }
-        let Some(producer) = self.by_id.get(&header.producer_id) else {
-            return if header.base_sequence == 0 { Verdict::Next } else { Verdict::Unknown };
-        };
-        if header.producer_epoch < producer.epoch {
-            return Verdict::Fenced { current: producer.epoch };
-        }
-        if header.producer_epoch > producer.epoch {
-            let first = header.base_sequence == 0;
-            return if first { Verdict::Next } else { Verdict::OutOfOrder { expected: 0 } };
-        }
-        let (first, last) = (header.base_sequence, header.last_sequence());
-        let same = |batch: &&Batch| batch.base_sequence == first && batch.last_sequence == last;
-        if let Some(batch) = producer.batches.iter().find(same) {
-            let next_offset = batch.base_offset.plus(i64::from(header.record_count));
-            let Batch { base_offset, max_timestamp, .. } = *batch;
-            return Verdict::Duplicate { base_offset, next_offset, max_timestamp };
-        }
-        let expected = producer.batches.last().map_or(0, |batch| sequence_after(batch.last_sequence));
-        if first == expected {
-            Verdict::Next
-        } else if producer.has_forgotten(first) {
-            Verdict::Forgotten { expected }
-        } else {
-            Verdict::OutOfOrder { expected }
-        }
+        let window = self.by_id.get(&header.producer_id).map(|known| &known.window);
+        ProducerWindow::judge(window, header.producer_epoch, sequences(header))
     }
 
     /// Remembers a batch. `header` carries its final base offset; `now` is the wall clock, never the time of records.
@@ -141,23 +56,12 @@ impl Producers {
         if self.by_id.len() >= PRODUCERS_MAX && !self.by_id.contains_key(&header.producer_id) {
             self.evict();
         }
-        let batch = Batch {
-            base_sequence: header.base_sequence,
-            last_sequence: header.last_sequence(),
-            base_offset: header.base_offset,
-            max_timestamp: header.max_timestamp,
-        };
-        let fresh = || Producer { epoch: header.producer_epoch, last_used: 0, batches: Vec::with_capacity(1) };
-        let producer = self.by_id.entry(header.producer_id).or_insert_with(fresh);
-        if header.producer_epoch > producer.epoch {
-            producer.epoch = header.producer_epoch;
-            producer.batches.clear();
-        }
-        if producer.batches.len() == REMEMBERED_BATCHES {
-            producer.batches.remove(0);
-        }
-        producer.batches.push(batch);
-        producer.last_used = producer.last_used.max(now);
+        let BatchHeader { base_offset, max_timestamp, producer_epoch, .. } = *header;
+        let batch = RememberedBatch { sequences: sequences(header), base_offset, max_timestamp };
+        let fresh = || Known { last_used: 0, window: ProducerWindow::new(producer_epoch) };
+        let known = self.by_id.entry(header.producer_id).or_insert_with(fresh);
+        known.window.record(producer_epoch, batch);
+        known.last_used = known.last_used.max(now);
     }
 
     /// Drops the tenth that was used least recently, so that eviction is rare.
@@ -178,10 +82,8 @@ impl Producers {
 
     /// Forgets batches at or after `end`.
     pub fn truncate(&mut self, end: Offset) {
-        for producer in self.by_id.values_mut() {
-            producer.batches.retain(|batch| batch.base_offset < end);
-        }
-        self.by_id.retain(|_, producer| !producer.batches.is_empty());
+        self.by_id.values_mut().for_each(|known| known.window.truncate(end));
+        self.by_id.retain(|_, known| !known.window.is_empty());
     }
 
     /// Producers known.
@@ -207,13 +109,13 @@ impl Producers {
         sorted.sort_unstable_by_key(|(id, _)| **id);
         for (id, producer) in sorted {
             out.extend_from_slice(&id.0.to_be_bytes());
-            out.extend_from_slice(&producer.epoch.0.to_be_bytes());
-            let batches = u16::try_from(producer.batches.len()).expect("at most five batches");
+            out.extend_from_slice(&producer.window.epoch().0.to_be_bytes());
+            let batches = u16::try_from(producer.window.batches().len()).expect("at most five batches");
             out.extend_from_slice(&batches.to_be_bytes());
             out.extend_from_slice(&producer.last_used.to_be_bytes());
-            for batch in &producer.batches {
-                out.extend_from_slice(&batch.base_sequence.to_be_bytes());
-                out.extend_from_slice(&batch.last_sequence.to_be_bytes());
+            for batch in producer.window.batches() {
+                out.extend_from_slice(&batch.sequences.first.to_be_bytes());
+                out.extend_from_slice(&batch.sequences.last.to_be_bytes());
                 out.extend_from_slice(&batch.base_offset.0.to_be_bytes());
                 out.extend_from_slice(&batch.max_timestamp.to_be_bytes());
             }
@@ -243,15 +145,16 @@ impl Producers {
             let batch_count = usize::from(u16::from_be_bytes(head[10..12].try_into().ok()?));
             let last_used = i64::from_be_bytes(head[12..20].try_into().ok()?);
             let (raw, tail) = tail.split_at_checked(batch_count * BATCH_LEN)?;
-            let batches = raw.chunks_exact(BATCH_LEN).map(|batch| {
-                Some(Batch {
-                    base_sequence: i32::from_be_bytes(batch[..4].try_into().ok()?),
-                    last_sequence: i32::from_be_bytes(batch[4..8].try_into().ok()?),
-                    base_offset: Offset(i64::from_be_bytes(batch[8..16].try_into().ok()?)),
-                    max_timestamp: i64::from_be_bytes(batch[16..24].try_into().ok()?),
-                })
-            });
-            producers.by_id.insert(id, Producer { epoch, last_used, batches: batches.collect::<Option<_>>()? });
+            let mut window = ProducerWindow::new(epoch);
+            for batch in raw.chunks_exact(BATCH_LEN) {
+                let first = i32::from_be_bytes(batch[..4].try_into().ok()?);
+                let last = i32::from_be_bytes(batch[4..8].try_into().ok()?);
+                let base_offset = Offset(i64::from_be_bytes(batch[8..16].try_into().ok()?));
+                let max_timestamp = i64::from_be_bytes(batch[16..24].try_into().ok()?);
+                let sequences = Sequences { first, last };
+                window.record(epoch, RememberedBatch { sequences, base_offset, max_timestamp });
+            }
+            producers.by_id.insert(id, Known { last_used, window });
             rest = tail;
         }
         rest.is_empty().then_some((producers, end))

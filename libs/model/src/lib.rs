@@ -9,6 +9,7 @@ mod durability;
 mod id;
 mod leader_epochs;
 mod offset;
+mod producer_window;
 mod topic_config;
 mod topic_name;
 
@@ -18,6 +19,7 @@ pub use durability::{Acks, Compression, Durability, TimestampType};
 pub use id::{ClusterId, IdError, NodeId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 pub use leader_epochs::{EpochStart, LeaderEpochs};
 pub use offset::{LeaderEpoch, Offset};
+pub use producer_window::{ProducerWindow, REMEMBERED_BATCHES, RememberedBatch, Sequences, Verdict};
 pub use topic_config::{
     CleanupPolicy, CompressionSetting, ConfigError, MESSAGE_BYTES_CEILING, SETTINGS, Setting, TopicConfig,
 };

@@ -1,7 +1,7 @@
 //! Errors of the storage node, and how they travel.
 
-use walser_log::{DirectoryError, LogError, REMEMBERED_BATCHES, ReadError, Verdict};
-use walser_model::{NodeId, Offset, TopicPartition};
+use walser_log::{DirectoryError, LogError, ReadError};
+use walser_model::{NodeId, Offset, REMEMBERED_BATCHES, TopicPartition, Verdict};
 use walser_proto::v1::Effect;
 use walser_record_batch::BatchHeader;
 use walser_replication::NotEnoughReplicas;

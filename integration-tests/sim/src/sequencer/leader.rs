@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use walser_log::{Producers, Verdict};
-use walser_model::{Compression, Offset};
+use walser_log::Producers;
+use walser_model::{Compression, Offset, Verdict};
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
 use walser_sequencer::{Answer, Number, Refused};
 

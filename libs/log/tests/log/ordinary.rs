@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use walser_log::{AppendError, Condition, LogConfig, MemoryDisk, PowerLoss, ReadError, Verdict};
-use walser_model::{LeaderEpoch, Offset};
+use walser_log::{AppendError, Condition, LogConfig, MemoryDisk, PowerLoss, ReadError};
+use walser_model::{LeaderEpoch, Offset, Verdict};
 use walser_record_batch::{BatchHeader, HEADER_LEN, Producer, stamp_position, stamp_producer};
 
 use crate::site::{Site, config, open, repeat, session, values};

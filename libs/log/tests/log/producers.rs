@@ -1,7 +1,7 @@
 //! What is remembered of producers when records go.
 
-use walser_log::{MemoryDisk, PowerLoss, Verdict};
-use walser_model::Offset;
+use walser_log::{MemoryDisk, PowerLoss};
+use walser_model::{Offset, Verdict};
 use walser_record_batch::BatchHeader;
 
 use crate::site::{Site, config, repeat, session, values};

@@ -158,7 +158,7 @@ pub(crate) fn values(seed: u64, count: usize, size: usize) -> Vec<Vec<u8>> {
 }
 
 /// What becomes of a batch of `count` records of this producer.
-pub(crate) fn repeat(site: &mut Site, producer: Producer, count: i32) -> walser_log::Verdict {
+pub(crate) fn repeat(site: &mut Site, producer: Producer, count: i32) -> walser_model::Verdict {
     let mut builder = BatchBuilder::new(Compression::None, 0);
     for _ in 0..count {
         let fields = RecordFields { timestamp: 0, key: None, value: None, headers: &[] };

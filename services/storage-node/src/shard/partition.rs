@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_log::{AppendError, Condition, Log, LogError, Verdict, out_of_files};
-use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig};
+use walser_log::{AppendError, Condition, Log, LogError, out_of_files};
+use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig, Verdict};
 use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};
 use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent};
 use walser_rpc::{Failure, Reason};
