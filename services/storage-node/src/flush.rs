@@ -15,8 +15,8 @@ use crate::shard::{Command, Queue};
 /// Work for a flush thread.
 #[derive(Debug)]
 pub(crate) enum Work {
-    /// Make a log durable.
-    Flush(FlushJob),
+    /// Make a log durable. Lazily: no write waits for it.
+    Flush { job: FlushJob, lazy: bool },
     /// Zero-fill space ahead of a log.
     Extend(Extension),
 }
@@ -41,11 +41,13 @@ struct Waiting {
     closed: bool,
 }
 
-/// A handle to the threads. Extensions have a thread of their own: partitions that grow alike need them at the same
-/// time, and a flush behind a few of them would wait for a hundred milliseconds.
+/// A handle to the threads. Flushes for which no write waits have a thread of their own, since each may have a second's
+/// worth of page cache to write; so have extensions: partitions that grow alike need them at the same time, and a flush
+/// behind a few of them would wait for a hundred milliseconds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Flusher {
     flushes: Arc<Jobs>,
+    lazy: Arc<Jobs>,
     extensions: Arc<Jobs>,
 }
 
@@ -60,7 +62,8 @@ impl Flusher {
         let flusher = Self::default();
         let mut threads = Vec::new();
         let names = (0..count).map(|number| (format!("flush-{number}"), &flusher.flushes));
-        for (name, jobs) in names.chain([("extend".to_owned(), &flusher.extensions)]) {
+        let others = [("flush-lazy".to_owned(), &flusher.lazy), ("extend".to_owned(), &flusher.extensions)];
+        for (name, jobs) in names.chain(others) {
             let (jobs, clock, metrics) = (Arc::clone(jobs), Arc::clone(clock), metrics.clone());
             threads.push(vital::thread(name, shutdown, move || jobs.run(&*clock, &metrics))?);
         }
@@ -70,7 +73,8 @@ impl Flusher {
     /// Hands over work; the shard is told when it is done.
     pub(crate) fn submit(&self, partition: TopicPartition, work: Work, shard: &Arc<Queue>) {
         let jobs = match work {
-            Work::Flush(_) => &self.flushes,
+            Work::Flush { lazy: false, .. } => &self.flushes,
+            Work::Flush { lazy: true, .. } => &self.lazy,
             Work::Extend(_) => &self.extensions,
         };
         // First come, first served: any other order starves somebody while load lasts.
@@ -80,7 +84,7 @@ impl Flusher {
 
     /// Ends the threads once their queues are empty.
     pub(crate) fn close(&self) {
-        for jobs in [&self.flushes, &self.extensions] {
+        for jobs in [&self.flushes, &self.lazy, &self.extensions] {
             jobs.waiting.lock().closed = true;
             jobs.wake.notify_all();
         }
@@ -114,7 +118,7 @@ impl Job {
     fn run(self, clock: &dyn Clock, metrics: &StorageMetrics) -> Command {
         let Self { partition, work, .. } = self;
         match work {
-            Work::Flush(job) => {
+            Work::Flush { job, .. } => {
                 let start = clock.monotonic();
                 let outcome = job.run();
                 metrics.flushed(clock.monotonic().saturating_sub(start));
@@ -132,17 +136,21 @@ impl Job {
 impl Flusher {
     /// Jobs that no thread has taken.
     pub(crate) fn waiting(&self) -> usize {
-        self.flushes.waiting.lock().jobs.len() + self.extensions.waiting.lock().jobs.len()
+        self.all().iter().map(|jobs| jobs.waiting.lock().jobs.len()).sum()
+    }
+
+    fn all(&self) -> [&Jobs; 3] {
+        [&self.flushes, &self.lazy, &self.extensions]
     }
 
     /// Runs one of the waiting jobs on this thread; returns what its shard has to be told.
-    pub(crate) fn run_one(&self, number: usize, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<Command> {
-        let mut flushes = self.flushes.waiting.lock();
-        let job = match flushes.jobs.len() {
-            count if number < count => flushes.jobs.remove(number),
-            count => self.extensions.waiting.lock().jobs.remove(number - count),
-        };
-        drop(flushes);
+    pub(crate) fn run_one(&self, mut number: usize, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<Command> {
+        let job = self.all().iter().find_map(|jobs| {
+            let jobs = &mut jobs.waiting.lock().jobs;
+            let job = jobs.remove(number);
+            number = number.saturating_sub(jobs.len());
+            job
+        });
         Some(job?.run(clock, metrics))
     }
 }

@@ -4,6 +4,7 @@
 //! partition, writes each group at once, hands flushes to other threads, and answers what is committed. Batching
 //! follows from load: while a flush runs, the next group gathers. A thread drives it in production.
 
+mod deadlines;
 mod files;
 mod partition;
 mod queue;
@@ -28,6 +29,7 @@ use crate::space::SpaceGuard;
 use crate::tail::Budget;
 use crate::topic_names::NamedPartition;
 
+use deadlines::Deadlines;
 use files::{Unopened, Written};
 pub(crate) use partition::{Partition, PartitionMetadata, Released};
 pub(crate) use queue::{AppendJob, Command, Queue};
@@ -66,6 +68,8 @@ pub(crate) struct Shard {
     incoming: BTreeSet<TopicPartition>,
     /// Partitions that may need a flush or an extension.
     touched: BTreeSet<TopicPartition>,
+    /// When partitions are flushed by themselves.
+    flushes_due: Deadlines,
     /// Partitions that wait for others, and to whom time matters.
     ticking: BTreeSet<TopicPartition>,
     /// Partitions whose writes wait for other files to be closed, in the order in which they began to.
@@ -95,6 +99,7 @@ impl Shard {
             partitions: HashMap::new(),
             incoming: BTreeSet::new(),
             touched: BTreeSet::new(),
+            flushes_due: Deadlines::default(),
             ticking: BTreeSet::new(),
             short_of_files: VecDeque::new(),
             unopened: BTreeMap::new(),
@@ -145,9 +150,9 @@ impl Shard {
         if !self.incoming.is_empty() {
             return Wait::For(Duration::ZERO);
         }
-        let now = self.around.clock.monotonic();
         let limit = if self.short_of_files.is_empty() { Duration::MAX } else { files::RETRY };
-        Wait::For(self.keep_up(now).min(limit))
+        let wait = self.keep_up(self.around.clock.monotonic()).min(limit);
+        Wait::For(if self.touched.is_empty() { wait } else { Duration::ZERO })
     }
 
     fn adopt(&mut self, log: Log) {
@@ -216,6 +221,7 @@ impl Shard {
                 let board = &self.around.board;
                 let outcome = self.partitions.get_mut(&partition).ok_or_else(|| board.refusal(partition));
                 let _ = reply.send(outcome.and_then(|found| found.repair(&self.around)));
+                self.touched.insert(partition);
             }
             Command::Flushed { partition, outcome } => {
                 if let Some(found) = self.partitions.get_mut(&partition) {
@@ -264,6 +270,7 @@ impl Shard {
         }
         let partition = self.partitions.get_mut(&id).expect("it was just adopted");
         partition.install(*metadata, &self.around);
+        self.touched.insert(id);
         if partition.ticks() {
             self.ticking.insert(id);
         } else {
@@ -307,6 +314,7 @@ impl Shard {
         self.incoming.remove(&id);
         self.touched.remove(&id);
         self.ticking.remove(&id);
+        self.flushes_due.set(id, None);
         self.short_of_files.retain(|waiting| *waiting != id);
         self.recovery_debt.note(id, 0);
         self.partitions.remove(&id)
@@ -334,13 +342,16 @@ impl Shard {
         self.touched.insert(id);
     }
 
-    /// Hands flushes and extensions of a partition to the flush threads.
+    /// Hands flushes and extensions of a partition to the flush threads, and notes when it is to be looked at again. Whatever
+    /// changes that MUST put the partition into `touched`.
     fn hand_out_work(&mut self, id: TopicPartition) {
         self.limit_recovery(id);
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         if let Some(job) = partition.flush_due(&self.around) {
-            self.around.flusher.submit(id, Work::Flush(job), &self.queue);
+            let lazy = partition.flushes_lazily();
+            self.around.flusher.submit(id, Work::Flush { job, lazy }, &self.queue);
         }
+        self.flushes_due.set(id, partition.lazy_flush_at());
         if let Some(extension) = partition.log.begin_extension() {
             // Space that is filled ahead of need must not use up the reserve.
             if !self.around.space.take(extension.len(), &self.around.directory) {

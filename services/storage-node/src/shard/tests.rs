@@ -470,3 +470,22 @@ fn a_write_that_other_replicas_do_not_confirm_is_answered_with_that() {
     let failure = Failure::from(refused.error.unwrap());
     assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::None), "{failure}");
 }
+
+#[test]
+fn a_flush_for_which_a_write_waits_is_not_behind_those_for_which_none_does() {
+    let mut shard = shard();
+    let at_once = |durability| TopicConfig { durability, flush_interval: Duration::ZERO, ..TopicConfig::default() };
+    for number in 0..50 {
+        lead_as(&mut shard, number, &[1], at_once(Durability::PageCache));
+        append(&mut shard, number, AppendPermit::uncounted());
+    }
+    lead_as(&mut shard, 50, &[1], at_once(Durability::Fsync));
+    let waits = append(&mut shard, 50, AppendPermit::uncounted());
+    assert!(waits.lock().is_empty() && shard.around.flusher.waiting() >= 51);
+    // The first of its own queue.
+    let around = &shard.around;
+    let done = around.flusher.run_one(0, &*around.clock, &around.metrics).unwrap();
+    shard.queue.push(done);
+    shard.turn();
+    assert!(waits.lock().pop().unwrap().error.is_none());
+}

@@ -97,18 +97,15 @@ impl Shard {
             }
             self.upkeep.tick_at = now + TICK;
         }
-        let lazy: Vec<(TopicPartition, Duration)> =
-            self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.lazy_flush_at()?))).collect();
+        for id in self.flushes_due.take_due(now) {
+            self.hand_out_work(id);
+        }
         let mut next = self.upkeep.retention_at.min(self.upkeep.idle_at);
         if !self.ticking.is_empty() {
             next = next.min(self.upkeep.tick_at);
         }
-        for (id, at) in lazy {
-            if at <= now {
-                self.hand_out_work(id);
-            } else {
-                next = next.min(at);
-            }
+        if let Some(at) = self.flushes_due.next() {
+            next = next.min(at);
         }
         next.saturating_sub(now)
     }

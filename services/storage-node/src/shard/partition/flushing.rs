@@ -20,7 +20,7 @@ impl Partition {
             return None;
         }
         let now = around.clock.monotonic();
-        let lazy = self.config.durability == Durability::PageCache;
+        let lazy = self.flushes_lazily();
         if self.flush_delayed && now.saturating_sub(self.last_flush) < FLUSH_RETRY {
             return None;
         }
@@ -49,9 +49,14 @@ impl Partition {
         }
     }
 
+    /// Whether writes do not wait for flushes.
+    pub(crate) fn flushes_lazily(&self) -> bool {
+        self.config.durability == Durability::PageCache
+    }
+
     /// When a flush is due by itself, in monotonic time: with the page cache, or after one that could not begin.
     pub(crate) fn lazy_flush_at(&self) -> Option<Duration> {
-        let lazy = self.config.durability == Durability::PageCache || self.flush_delayed;
+        let lazy = self.flushes_lazily() || self.flush_delayed;
         let after = if self.flush_delayed { FLUSH_RETRY } else { self.config.flush_interval };
         (lazy && self.log.dirty() && !self.log.flush_running()).then(|| self.last_flush + after)
     }
