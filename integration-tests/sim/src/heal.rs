@@ -23,10 +23,6 @@ impl World {
         }
         for node in 0..self.setup.nodes {
             self.nodes[node].disk_hangs = false;
-            // Somebody sees to the logs that failed.
-            if self.nodes[node].replicas.iter().any(|replica| replica.machine.failed()) {
-                self.die(node);
-            }
             if self.store.node(id(node)).shutting_down {
                 self.stop(node);
             }

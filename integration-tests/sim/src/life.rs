@@ -14,6 +14,9 @@ impl World {
         if self.nodes[node].registered && self.refuses(node) {
             self.give_up(node);
         }
+        if self.healing && self.has_failed(node) {
+            self.die(node);
+        }
         let here = &mut self.nodes[node];
         if here.registered || self.dead == Some(node) {
             return false;
@@ -143,6 +146,17 @@ impl World {
         self.lost(node, lost);
         self.say(|| format!("node {node} dies and loses partitions {lost:b}"));
         true
+    }
+
+    /// Whether somebody sees to a node whose logs failed: once others lead what others can.
+    fn has_failed(&self, node: usize) -> bool {
+        let failed = |slot: &usize| self.nodes[node].replicas[*slot].machine.failed();
+        let led = |slot: usize| {
+            let state = self.store.partition(slot).map(|known| &known.state);
+            state.is_some_and(|state| state.leader == Some(id(node)) && state.isr.len() > 1)
+        };
+        let mut slots = (0..self.setup.partitions).filter(failed).peekable();
+        slots.peek().is_some() && !slots.any(led)
     }
 
     /// A write or a flush of a replica's log fails: its node goes on without it.

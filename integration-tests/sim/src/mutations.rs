@@ -69,6 +69,7 @@ pub const MUTATIONS: &[Mutation] = &[
     of(Rule::EligibleLeaders, Durability::PageCache, 156),
     // Amendments, which the model did not have.
     of(Rule::WorkHoldsRoles, Durability::Fsync, 1000),
+    of(Rule::LeadIsGivenUp, Durability::Fsync, 100),
     of(Rule::RepeatWaits, Durability::Fsync, 100),
     when(Weather::Calm, Mutation { nodes: 5, ..of(Rule::MoveBeginsEpoch, Durability::Fsync, 1000) }),
     of(Rule::LazyIsTold, Durability::Fsync, 1000),

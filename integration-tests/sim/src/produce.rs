@@ -4,7 +4,7 @@
 //! does not wait: what it gets is not promised to stay.
 
 use walser_model::{Acks, LeaderEpoch, Offset, Verdict};
-use walser_replication::{Leader, ReplicaEvent, Write, WriteOutcome};
+use walser_replication::{Leader, ReplicaEvent, Write, WriteEffect, WriteOutcome};
 
 use crate::network::{Body, GATEWAY};
 use crate::producer::Producer;
@@ -64,7 +64,7 @@ impl World {
             Verdict::Unknown if ahead_for_good => {}
             Verdict::OutOfOrder { expected } if ahead_for_good && i64::from(sequence) > i64::from(expected) => {}
             Verdict::Unknown | Verdict::OutOfOrder { .. } | Verdict::Forgotten { .. } | Verdict::Fenced { .. } => {
-                return;
+                return self.refuse(node, partition, producer, sequence);
             }
         }
         if replica.log[replica.start..].last().is_some_and(|last| last.epoch > epoch) {
@@ -85,17 +85,39 @@ impl World {
         repeated: bool,
     ) {
         let here = &mut self.nodes[node];
-        let write = Waiting { producer, sequence, next_offset: end, acks };
-        here.replicas[partition].machine.wait(here.now, Write::Appended { write, end, acks, repeated });
+        let replica = &mut here.replicas[partition];
+        let write = Waiting { number: replica.waited, producer, sequence, next_offset: end, acks };
+        replica.waited += 1;
+        replica.machine.wait(here.now, Write::Appended { write, end, acks, repeated });
+        self.drive(node, partition, ReplicaEvent::LogChanged);
+    }
+
+    /// A write that may not be appended is answered in its turn.
+    fn refuse(&mut self, node: usize, partition: usize, producer: usize, sequence: u32) {
+        let here = &mut self.nodes[node];
+        let replica = &mut here.replicas[partition];
+        let (number, next_offset, acks) = (replica.waited, Offset::ZERO, Acks::All);
+        replica.waited += 1;
+        replica
+            .machine
+            .wait(here.now, Write::Refused { write: Waiting { number, producer, sequence, next_offset, acks } });
         self.drive(node, partition, ReplicaEvent::LogChanged);
     }
 
     /// A leader answers a write. Who gets no good answer tries again.
     pub(crate) fn answered(&mut self, node: usize, partition: usize, write: Waiting, outcome: WriteOutcome) {
+        let Waiting { number, producer, sequence, next_offset, acks } = write;
+        let replica = &mut self.nodes[node].replicas[partition];
+        let expected = std::mem::replace(&mut replica.answered, number + 1);
+        let refused = next_offset == Offset::ZERO;
+        if number != expected || refused != (outcome.effect() == WriteEffect::None) {
+            self.fail(format!(
+                "R25: node {node} answers write {number} of partition {partition} where {expected} is due: {outcome:?}"
+            ));
+        }
         if outcome != WriteOutcome::Acknowledged {
             return;
         }
-        let Waiting { producer, sequence, next_offset, acks } = write;
         self.counts.answers += 1;
         self.say(|| format!("node {node} answers {sequence} of producer {producer}, partition {partition}"));
         // A leader from before an election without proof has not heard of it: what it answers is declared lost.

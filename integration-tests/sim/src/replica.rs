@@ -29,6 +29,8 @@ pub(crate) type Machine = walser_replication::Replica<Waiting>;
 /// A write that is in the leader's log and not answered yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Waiting {
+    /// Counts the writes that wait, from 0.
+    pub(crate) number: u64,
     pub(crate) producer: usize,
     pub(crate) sequence: u32,
     pub(crate) next_offset: Offset,
@@ -93,6 +95,9 @@ pub(crate) struct Replica {
     /// Entries from the start that are what was committed.
     pub(crate) good: usize,
     pub(crate) pushes: Vec<Push>,
+    /// Writes of this process that have waited, and those that were answered.
+    pub(crate) waited: u64,
+    pub(crate) answered: u64,
 }
 
 /// The log of a replica, beside the state machine that asks about it.
@@ -158,6 +163,8 @@ impl Replica {
             shown: Offset::ZERO,
             good: 0,
             pushes: Vec::new(),
+            waited: 0,
+            answered: 0,
         }
     }
 
@@ -278,6 +285,7 @@ impl Replica {
     pub(crate) fn crash(&mut self, of: (Rules, NodeId), integrity: ReplicaIntegrity, lazy: bool) {
         self.machine = machine(of, integrity, lazy);
         self.shown = Offset::ZERO;
+        (self.waited, self.answered) = (0, 0);
         self.pushes.clear();
         (self.flushing, self.work, self.led) = (None, None, self.led_on_disk);
     }

@@ -51,6 +51,16 @@ impl Epochs {
         self.begun.map_or(LeaderEpoch::NONE, |begun| begun.epoch)
     }
 
+    /// What holds of a log that was found from `log_start` to `end`: a cut may not have come to this. The last epoch of a
+    /// log whose records are all deleted stays.
+    pub(crate) fn reconcile(&mut self, log_start: Offset, end: Offset) {
+        let last = self.of_records.starts().last().copied();
+        self.truncate(end);
+        if let Some(last) = last.filter(|last| last.start == end && end == log_start) {
+            self.of_records.assign(last.epoch, last.start);
+        }
+    }
+
     /// The log ends at `end`: drops epochs whose records are all cut off, and the one that began beyond that.
     pub(crate) fn truncate(&mut self, end: Offset) {
         self.of_records.truncate(end);
@@ -174,5 +184,20 @@ mod tests {
         assert_eq!((epochs.of_records.latest(), epochs.begun()), (LeaderEpoch(5), LeaderEpoch(7)));
         epochs.truncate(Offset(9));
         assert_eq!(epochs.begun(), LeaderEpoch::NONE);
+    }
+
+    #[test]
+    fn what_a_cut_did_not_get_to_is_made_up_for() {
+        let mut epochs = Epochs::default();
+        for (epoch, start) in [(5, 0), (7, 10)] {
+            epochs.of_records.assign(LeaderEpoch(epoch), Offset(start));
+        }
+        let mut cut = epochs.clone();
+        cut.reconcile(Offset(0), Offset(10));
+        assert_eq!(cut.of_records.latest(), LeaderEpoch(5), "its records are cut off");
+        assert!(cut.of_records.assign(LeaderEpoch(6), Offset(10)), "others may come in their place");
+        epochs.of_records.forget_before(Offset(20));
+        epochs.reconcile(Offset(20), Offset(20));
+        assert_eq!(epochs.of_records.latest(), LeaderEpoch(7), "its records are deleted");
     }
 }

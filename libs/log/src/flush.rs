@@ -213,6 +213,11 @@ impl Log {
             || self.flushing.epoch_wanted
     }
 
+    /// Whether somebody waits for the start of a leader epoch to be durable.
+    pub fn epoch_wanted(&self) -> bool {
+        self.flushing.epoch_wanted
+    }
+
     /// Bytes of log that a restart would have to read, and that nothing is being done about.
     pub fn unclaimed_recovery_bytes(&self) -> u64 {
         if self.flushing.recovery_point_wanted { 0 } else { self.flushing.since_recovery_point }
@@ -259,7 +264,9 @@ impl Log {
         let up_to = self.log_end();
         let mut files = Vec::new();
         if self.flushing.epochs_changed {
-            // Synced before the log: no record of an epoch is acknowledged before the epoch's start is durable.
+            // Synced before the log: no record of an epoch is acknowledged before the epoch's start is durable. A log
+            // that never had a record has no directory.
+            self.disk.create_dir(&self.dir)?;
             let epochs = self.shared.epochs.read().clone();
             files.push(epochs::write(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?);
             self.flushing.directories_changed = true;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use walser_model::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use walser_model::{LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicPartition};
 
 use self::scan_log::{LogPosition, RecoveryScan};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
@@ -109,7 +109,11 @@ impl Log {
         let Listing { segments, snapshots, exists } = list(&disk, &dir)?;
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
         let log_start = marks.log_start.max(first);
-        let epochs = if segments.is_empty() { None } else { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? };
+        let mut epochs = if exists { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? } else { None };
+        if let Some(epochs) = epochs.as_mut().filter(|_| segments.is_empty()) {
+            // Without a batch there is nothing but what was begun.
+            epochs.of_records = LeaderEpochs::default();
+        }
         // Without a batch there is nothing that an epoch could be missing of.
         let rebuild_epochs = epochs.is_none() && segments.iter().any(|segment| segment.size() > 0);
         let epoch_on_disk = epochs.as_ref().map_or(LeaderEpoch::NONE, Epochs::begun);
@@ -164,7 +168,7 @@ impl Log {
     fn resume(&mut self) -> io::Result<Recovery> {
         self.set_end(self.marks.recovery_point);
         let mut recovery = Recovery::default();
-        self.forget_epochs_above(self.log_end())?;
+        self.reconcile_epochs();
         let count = self.shared.segments.read().len();
         let known = self.marks.segments;
         if known != 0
@@ -220,7 +224,7 @@ impl Log {
             recovery.cut = Some(self.cut_tail(invalid, end)?);
         }
         let mut epochs = Epochs { of_records, begun: self.shared.epochs.read().begun };
-        epochs.truncate(end);
+        epochs.reconcile(self.log_start(), end);
         if let Some(from) = unsynced {
             self.write_again(from)?;
         }
@@ -282,19 +286,14 @@ impl Log {
         names.sync()
     }
 
-    /// Drops epochs that begin above the log end: a truncation did not get to that.
-    fn forget_epochs_above(&self, end: Offset) -> io::Result<()> {
-        let mut epochs = self.shared.epochs.read().clone();
-        let beyond = epochs.of_records.starts().last().is_some_and(|last| last.start > end);
-        epochs.truncate(end);
-        if !beyond {
-            // What has no records needs no other file.
-            *self.shared.epochs.write() = epochs;
-            return Ok(());
-        }
-        epochs::replace(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?;
-        *self.shared.epochs.write() = epochs;
-        Ok(())
+    /// Drops epochs that begin at the log end or above: a truncation did not get to that. The file follows with the next
+    /// flush: it says something else only of records that come before.
+    fn reconcile_epochs(&mut self) {
+        let (log_start, end) = (self.log_start(), self.log_end());
+        let mut epochs = self.shared.epochs.write();
+        let before = epochs.clone();
+        epochs.reconcile(log_start, end);
+        self.flushing.epochs_changed |= *epochs != before;
     }
 
     fn set_end(&mut self, end: Offset) {

@@ -173,8 +173,8 @@ pub enum ReplicaAction<W> {
     Removed,
     /// The metadata says that this node leads, and its log says that this cannot be: nobody may act on either.
     Contradicted(Contradiction),
-    /// The log of this leader has failed: the controller is to find another one, among those that are in sync. Told with
-    /// every tick until it has.
+    /// The metadata says that this node leads, and it does not, or its log has failed: the controller is to take it out of
+    /// the lead and the in-sync set ([`crate::control::sweep`] as unclean). Told with every tick until it has.
     GiveUp,
     /// Answer a write.
     Answer {

@@ -13,6 +13,8 @@ pub enum Rule {
     EpochStartIsDurable,
     /// §13: what the metadata says waits for a cut or a copy that is under way.
     WorkHoldsRoles,
+    /// §13: a node whose log has failed, or that cannot lead, gives up the lead.
+    LeadIsGivenUp,
     /// R3: the high watermark waits while too few replicas are in sync.
     HighWatermarkNeedsMinIsr,
     /// R3: the high watermark waits for the maximal in-sync set, not only for the one in the metadata.
@@ -81,6 +83,7 @@ impl Rule {
         Self::FreshMetadata,
         Self::EpochStartIsDurable,
         Self::WorkHoldsRoles,
+        Self::LeadIsGivenUp,
         Self::HighWatermarkNeedsMinIsr,
         Self::MaximalIsr,
         Self::DurablePositions,

@@ -124,8 +124,15 @@ impl ShownReplica {
         self.high_watermark.send_replace(high_watermark);
     }
 
-    /// Says whether the high watermark is the end of the partition.
-    pub(crate) fn show_end_known(&self, known: bool) {
+    /// Shows the high watermark, if it is another one, and whether it is the end of the partition.
+    pub(crate) fn show_end(&self, high_watermark: Option<Offset>, known: bool) {
+        // Nobody takes a high watermark for the end that is not.
+        if !known {
+            self.end_known.store(false, Ordering::Release);
+        }
+        if let Some(high_watermark) = high_watermark {
+            self.commit(high_watermark);
+        }
         self.end_known.store(known, Ordering::Release);
     }
 

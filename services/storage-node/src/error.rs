@@ -153,9 +153,10 @@ pub(crate) fn not_enough_replicas_after_append(error: NotEnoughReplicas) -> Fail
     failure.with("isr", error.isr).with("minIsr", error.min_isr)
 }
 
-/// Other replicas did not confirm an appended batch in time: it may count yet.
-pub(crate) fn unanswered() -> Failure {
-    let text = "the batch is in the log, and the other replicas did not confirm it in time";
+/// An appended batch was not confirmed in time, by other replicas or by the disk: it may count yet.
+pub(crate) fn unanswered(by_others: bool) -> Failure {
+    let who = if by_others { "the other replicas" } else { "the disk" };
+    let text = format!("the batch is in the log, and {who} did not confirm it in time");
     Failure::new(Reason::RequestTimedOut, text)
         .with_effect(Effect::Maybe)
         .with("stage", "replicate")

@@ -280,6 +280,7 @@ impl Shard {
 
     fn resign(&mut self, id: TopicPartition) {
         self.unopened.remove(&id);
+        self.ticking.remove(&id);
         if let Some(partition) = self.partitions.get_mut(&id) {
             partition.resign(&not_leader(self.around.node), &self.around);
         }

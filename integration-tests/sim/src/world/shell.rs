@@ -41,6 +41,13 @@ impl World {
             }
         }
         self.actions = actions;
+        let replica = &self.nodes[node].replicas[partition];
+        let (waiting, _) = replica.machine.waiting();
+        if waiting as u64 != replica.waited - replica.answered || waiting > 0 && replica.leader().is_none() {
+            self.fail(format!(
+                "R25: {waiting} writes wait at node {node} for partition {partition}, which it does not lead"
+            ));
+        }
     }
 
     /// Does one thing; gives back what has happened then.

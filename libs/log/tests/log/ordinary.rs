@@ -462,3 +462,29 @@ fn the_start_of_an_epoch_without_records_outlives_a_loss_of_power_and_records_of
     site.log.truncate(Offset(end.0 - 7)).unwrap();
     assert_eq!(site.log.begun_epoch(), LeaderEpoch::NONE, "it began above that");
 }
+
+#[test]
+fn the_start_of_an_epoch_is_kept_of_a_log_that_never_had_a_record() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    site.log.begin_epoch(LeaderEpoch(4), true);
+    site.flush().unwrap();
+    assert_eq!(site.log.begun_epoch(), LeaderEpoch(4));
+    let (_directory, log, _) = open(&site.disk.lose_power(PowerLoss::Everything), config()).unwrap();
+    assert_eq!((log.begun_epoch(), log.latest_epoch()), (LeaderEpoch(4), LeaderEpoch::NONE));
+}
+
+#[test]
+fn the_epoch_of_records_that_are_all_deleted_is_known_after_a_stop_and_after_a_kill() {
+    for stopped in [false, true] {
+        let mut site = filled(config(), 10);
+        site.flush().unwrap();
+        let end = site.log.log_end();
+        site.log.delete_records(end, 0).unwrap();
+        site.flush().unwrap();
+        if stopped {
+            assert!(site.log.rest().unwrap());
+        }
+        let (_directory, log, _) = open(&site.disk.restart_process(), config()).unwrap();
+        assert_eq!((log.log_start(), log.log_end(), log.latest_epoch()), (end, end, LeaderEpoch(1)), "{stopped}");
+    }
+}

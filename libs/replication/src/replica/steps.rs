@@ -114,9 +114,15 @@ impl<W> Replica<W> {
         }
     }
 
-    /// Asks for another leader, where there can be one, until there is.
+    /// Asks for another leader, where there can be one, until there is: the log of this one has failed, or it cannot lead
+    /// in the epoch of the metadata.
     fn give_up(&mut self, out: &mut ReplicaActions<W>) {
-        if self.failed && self.leader().is_some_and(|leader| leader.partition().isr.len() > 1) {
+        let Some(known) = self.known.as_ref().filter(|known| known.partition.replicas.len() > 1) else { return };
+        let wanted = match &self.machine {
+            Machine::Leads(_) => self.failed && known.partition.isr.len() > 1,
+            Machine::Rests | Machine::Follows(_) => self.work.is_none() && self.role() == Role::Lead,
+        };
+        if wanted && self.rules.hold(Rule::LeadIsGivenUp) {
             out.push_back(ReplicaAction::GiveUp);
         }
     }
@@ -124,7 +130,9 @@ impl<W> Replica<W> {
     /// What was given up is gone also for whoever waited for it.
     fn repaired(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         self.high_watermark = self.high_watermark.min(log.end());
-        self.integrity = ReplicaIntegrity::Intact;
+        // Others have had what was given up.
+        let alone = self.known.as_ref().is_some_and(|known| known.partition.replicas.len() == 1);
+        self.integrity = if alone { ReplicaIntegrity::Intact } else { ReplicaIntegrity::Unclean };
         self.rest(out);
         self.settle(log, out);
     }
@@ -151,7 +159,7 @@ impl<W> Replica<W> {
         // An only replica has nobody with whom it could have been anything in that epoch.
         let alone = known.partition.replicas.len() == 1;
         let later = self.begun < self.node_epoch.map(|node_epoch| (leader_epoch, node_epoch));
-        let fresh = !self.failed && (alone || later);
+        let fresh = alone || later;
         match (role, &self.machine) {
             (Role::Lead, Machine::Leads(leader))
                 if leader.epoch() == leader_epoch && Some(leader.node_epoch()) == self.node_epoch =>
@@ -162,12 +170,16 @@ impl<W> Replica<W> {
             (Role::Lead, _) if fresh => self.begin_to_lead(log, out),
             (Role::Follow, Machine::Follows(follower))
                 if follower.epoch() == leader_epoch && Some(follower.open().node_epoch) == self.node_epoch => {}
-            (Role::Follow, _) if fresh => {
+            (Role::Follow, _) if fresh && !self.failed => {
                 if let Some(leader) = leader {
                     self.begin_to_follow(leader, log, out);
                 }
             }
-            (Role::Rest | Role::Lead | Role::Follow, _) => self.rest(out),
+            (Role::Rest | Role::Follow, _) => self.rest(out),
+            (Role::Lead, _) => {
+                self.rest(out);
+                self.give_up(out);
+            }
             (Role::Gone, _) => {
                 self.rest(out);
                 (self.high_watermark, self.high_watermark_epoch) = (Offset::ZERO, LeaderEpoch::NONE);
@@ -210,9 +222,11 @@ impl<W> Replica<W> {
                 self.machine = Machine::Leads(Box::new(leader));
                 out.push_back(ReplicaAction::Lead { epoch, high_watermark });
                 self.lead(Event::LogChanged, log, out);
+                self.give_up(out);
             }
             Err(contradiction) => {
                 out.push_back(ReplicaAction::Contradicted(contradiction));
+                self.give_up(out);
             }
         }
     }

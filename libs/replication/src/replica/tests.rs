@@ -97,7 +97,8 @@ fn an_epoch_is_led_once_by_an_incarnation() {
     let mut gone = partition(SELF, 4);
     gone.leader = None;
     assert_eq!(install(&mut tested, gone, 61), [Act::Rest]);
-    assert_eq!(install(&mut tested, partition(SELF, 4), 62), [], "it has led in that epoch");
+    assert_eq!(install(&mut tested, partition(SELF, 4), 62), [Act::GiveUp], "it has led in that epoch");
+    assert_eq!(step(&mut tested, ReplicaEvent::Tick), [Act::GiveUp], "nobody need have heard it");
     assert_eq!(install(&mut tested, partition(SELF, 5), 63), [lead(5)]);
     assert_eq!(step(&mut tested, ReplicaEvent::Registered { node_epoch: EPOCH }), []);
     let again = step(&mut tested, ReplicaEvent::Registered { node_epoch: 70 });
@@ -196,7 +197,7 @@ fn a_log_that_fails_gives_up_the_lead() {
     assert_eq!(step(&mut tested, ReplicaEvent::LogFailed), []);
     assert!(step(&mut tested, ReplicaEvent::Tick).contains(&Act::GiveUp), "nobody need have heard it");
     assert_eq!(install(&mut tested, partition(OTHER, 5), 61), [Act::Rest], "and it cannot follow");
-    assert_eq!(install(&mut tested, partition(SELF, 6), 62), []);
+    assert_eq!(install(&mut tested, partition(SELF, 6), 62), [lead(6), Act::GiveUp], "readers are served again");
     assert_eq!(tested.replica.candidate(&tested.log), None);
 }
 
@@ -212,7 +213,8 @@ fn what_was_given_up_is_not_acknowledged_by_what_takes_its_place() {
     let led = Act::Lead { epoch: LeaderEpoch(4), high_watermark: Offset(8) };
     assert_eq!(step(&mut tested, ReplicaEvent::Repaired), [Act::Rest, lost, led], "an only replica goes on");
     let mut tested = told(SELF);
-    assert_eq!(step(&mut tested, ReplicaEvent::Repaired), [Act::Rest], "others have what it had in this epoch");
+    assert_eq!(step(&mut tested, ReplicaEvent::Repaired), [Act::Rest, Act::GiveUp], "others had what it had");
+    assert_eq!(tested.replica.integrity(), ReplicaIntegrity::Unclean);
 }
 
 #[test]

@@ -17,6 +17,8 @@ use walser_service::Metrics;
 
 use super::*;
 
+mod leading;
+
 const NODE: NodeId = NodeId(1);
 /// Room of the shard in bytes: some batches of a kilobyte.
 const ROOM_BYTES: usize = 64 << 10;
@@ -419,73 +421,4 @@ fn nothing_is_deleted_before_the_settings_of_its_topic_are_known() {
     // With seven days, records of 1970 go.
     lead_with(&mut shard, 0, &[1], Durability::Fsync);
     assert_eq!(log_start(&mut shard), 1);
-}
-
-#[test]
-fn a_write_that_waits_is_not_acknowledged_by_what_takes_its_offsets_after_a_repair() {
-    let mut shard = shard();
-    lead(&mut shard, 0, &[1, 2]);
-    let waits = append(&mut shard, 0, AppendPermit::uncounted());
-    flush(&mut shard);
-    assert!(waits.lock().is_empty(), "the other replica has nothing yet");
-    let (reply, repaired) = tokio::sync::oneshot::channel();
-    shard.queue.push(Command::Damaged { partition: partition(0), from: walser_model::Offset(0) });
-    shard.queue.push(Command::Repair { partition: partition(0), reply });
-    shard.turn();
-    repaired.blocking_recv().unwrap().unwrap();
-    let failure = Failure::from(waits.lock().pop().unwrap().error.unwrap());
-    assert_eq!((failure.reason(), failure.effect()), (Reason::LeaderLostAfterAppend, Effect::Maybe), "{failure}");
-}
-
-#[test]
-fn a_leader_that_waits_for_others_does_not_say_where_the_partition_ends() {
-    let mut shard = shard();
-    lead(&mut shard, 0, &[1]);
-    append(&mut shard, 0, AppendPermit::uncounted());
-    let shown = shard.around.board.led(partition(0)).unwrap();
-    assert_eq!(shown.latest(), Some(walser_model::Offset(1)));
-    let mut metadata =
-        metadata(0, &[1, 2], TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() });
-    (metadata.state.leader_epoch, metadata.partition_epoch) = (LeaderEpoch(2), 2);
-    shard.queue.push(Command::Install(Box::new(metadata)));
-    shard.turn();
-    assert_eq!((shown.epoch(), shown.high_watermark()), (LeaderEpoch(2), walser_model::Offset(1)));
-    assert_eq!(shown.latest(), Some(walser_model::Offset(1)), "what it has committed itself it knows");
-    append(&mut shard, 0, AppendPermit::uncounted());
-    assert_eq!(shown.high_watermark(), walser_model::Offset(1), "the other replica has nothing yet");
-}
-
-#[test]
-fn a_write_that_other_replicas_do_not_confirm_is_answered_with_that() {
-    let mut shard = shard();
-    lead(&mut shard, 0, &[1, 2]);
-    let waits = append(&mut shard, 0, AppendPermit::uncounted());
-    let mut alone = metadata(0, &[1, 2], TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() });
-    (alone.state.isr, alone.state.min_isr, alone.partition_epoch) = ([NODE].into_iter().collect(), 2, 2);
-    shard.queue.push(Command::Install(Box::new(alone)));
-    shard.turn();
-    let failure = Failure::from(waits.lock().pop().unwrap().error.unwrap());
-    assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::Maybe), "{failure}");
-    let refused = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
-    let failure = Failure::from(refused.error.unwrap());
-    assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::None), "{failure}");
-}
-
-#[test]
-fn a_flush_for_which_a_write_waits_is_not_behind_those_for_which_none_does() {
-    let mut shard = shard();
-    let at_once = |durability| TopicConfig { durability, flush_interval: Duration::ZERO, ..TopicConfig::default() };
-    for number in 0..50 {
-        lead_as(&mut shard, number, &[1], at_once(Durability::PageCache));
-        append(&mut shard, number, AppendPermit::uncounted());
-    }
-    lead_as(&mut shard, 50, &[1], at_once(Durability::Fsync));
-    let waits = append(&mut shard, 50, AppendPermit::uncounted());
-    assert!(waits.lock().is_empty() && shard.around.flusher.waiting() >= 51);
-    // The first of its own queue.
-    let around = &shard.around;
-    let done = around.flusher.run_one(0, &*around.clock, &around.metrics).unwrap();
-    shard.queue.push(done);
-    shard.turn();
-    assert!(waits.lock().pop().unwrap().error.is_none());
 }

@@ -96,7 +96,7 @@ impl Partition {
                 return reply.answer(answer);
             }
             (Ok(_), WriteOutcome::NotEnoughReplicas(missing)) => not_enough_replicas_after_append(missing),
-            (Ok(_), WriteOutcome::TimedOut) => unanswered(),
+            (Ok(_), WriteOutcome::TimedOut) => unanswered(job.acks == Acks::All && self.ticks()),
             (Ok(_), WriteOutcome::LogFailed) => {
                 let reason = match self.log.condition() {
                     Condition::Failed { reason } => reason.clone(),

@@ -26,6 +26,7 @@ impl Partition {
         }
         if !std::mem::take(&mut self.flush_delayed)
             && lazy
+            && !self.log.epoch_wanted()
             && now.saturating_sub(self.last_flush) < self.config.flush_interval
         {
             return None;
@@ -57,7 +58,11 @@ impl Partition {
     /// When a flush is due by itself, in monotonic time: with the page cache, or after one that could not begin.
     pub(crate) fn lazy_flush_at(&self) -> Option<Duration> {
         let lazy = self.flushes_lazily() || self.flush_delayed;
-        let after = if self.flush_delayed { FLUSH_RETRY } else { self.config.flush_interval };
+        let after = match () {
+            () if self.flush_delayed => FLUSH_RETRY,
+            () if self.log.epoch_wanted() => Duration::ZERO,
+            () => self.config.flush_interval,
+        };
         (lazy && self.log.dirty() && !self.log.flush_running()).then(|| self.last_flush + after)
     }
 

@@ -62,9 +62,10 @@ impl Partition {
         self.config = config;
         self.unreadable = unreadable;
         for event in [
-            ReplicaEvent::Registered { node_epoch },
             ReplicaEvent::Configured { durability },
             ReplicaEvent::Installed { partition: state, partition_epoch },
+            // Not before: it would act on what it knew.
+            ReplicaEvent::Registered { node_epoch },
             ReplicaEvent::Observed { revision: version },
         ] {
             self.step(event, around);
@@ -77,9 +78,9 @@ impl Partition {
         self.replica.leader().is_some()
     }
 
-    /// Whether time matters to it: it waits for others.
+    /// Whether time matters to it: there are others to wait for.
     pub(crate) fn ticks(&self) -> bool {
-        self.replica.leader().is_some_and(|leader| leader.partition().replicas.len() > 1)
+        self.replica.partition().is_some_and(|(partition, _)| partition.replicas.len() > 1)
     }
 
     /// Time has passed.
@@ -96,13 +97,13 @@ impl Partition {
     pub(super) fn step_for(&mut self, event: ReplicaEvent, why: Option<&Failure>, around: &Surroundings) {
         let mut actions = std::mem::take(&mut self.actions);
         self.replica.step(around.clock.monotonic(), event, &KeptLog(&self.log), &mut actions);
-        let mut begins = None;
+        let (mut begins, mut visible) = (None, None);
         while let Some(action) = actions.pop_front() {
             match action {
                 ReplicaAction::Lead { epoch, high_watermark } => {
                     self.log.begin_epoch(epoch, self.ticks());
-                    self.shown.commit(high_watermark);
-                    begins = Some(epoch);
+                    self.shown.withdraw();
+                    (begins, visible) = (Some(epoch), Some(high_watermark));
                 }
                 ReplicaAction::Follow { .. } | ReplicaAction::Rest => {
                     self.shown.withdraw();
@@ -110,7 +111,7 @@ impl Partition {
                 }
                 ReplicaAction::Commit { high_watermark } => {
                     self.log.note_high_watermark(high_watermark);
-                    self.shown.commit(high_watermark);
+                    visible = Some(high_watermark);
                 }
                 ReplicaAction::Answer { write, outcome } => self.respond(write, outcome, why, around),
                 ReplicaAction::Contradicted(contradiction) => {
@@ -127,7 +128,8 @@ impl Partition {
             }
         }
         self.actions = actions;
-        self.shown.show_end_known(self.replica.leader().is_none_or(|leader| leader.latest().is_some()));
+        let end_known = self.replica.leader().is_none_or(|leader| leader.latest().is_some());
+        self.shown.show_end(visible, end_known);
         // Nobody is served before what is committed already is known.
         if let Some(epoch) = begins {
             self.shown.lead(epoch);
