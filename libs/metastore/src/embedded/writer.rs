@@ -172,7 +172,9 @@ impl Embedded {
         let (caller, answer) = oneshot::channel();
         if let Some(turn) = self.queue.push(QueuedRequest { request, caller, _permit: permit }) {
             let store = self.clone();
-            tokio::task::spawn_blocking(move || turn.run(store));
+            // From a task of its own, which runs once the caller's has to wait: what that one asks for at the same time is
+            // in the queue by then, and belongs to the first group.
+            tokio::spawn(async move { drop(tokio::task::spawn_blocking(move || turn.run(store))) });
         }
         let stopped = |_| StoreError::Unknown("the writer of the metadata file stopped; read again".to_owned());
         answer.await.map_err(stopped)?
