@@ -117,11 +117,15 @@ impl Rule {
     ];
 }
 
+/// Each has a bit in [`Rules`].
+#[cfg(feature = "mutations")]
+const _: () = assert!(Rule::ALL.len() <= 64);
+
 /// The rules that hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rules {
     #[cfg(feature = "mutations")]
-    dropped: u32,
+    dropped: u64,
 }
 
 impl Rules {

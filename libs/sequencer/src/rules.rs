@@ -42,6 +42,10 @@ impl Rule {
     ];
 }
 
+/// Each has a bit in [`Rules`].
+#[cfg(feature = "mutations")]
+const _: () = assert!(Rule::ALL.len() <= 32);
+
 /// The rules that hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rules {
