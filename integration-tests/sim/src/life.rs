@@ -117,9 +117,8 @@ impl World {
             let lazy = replica.machine.lazy() && *durability == Durability::PageCache;
             // Everything is flushed now; what was lost before stays lost until it is recorded.
             let before = replica.machine.integrity();
-            let unclean = before == ReplicaIntegrity::Unclean && !clean;
-            let gone = before == ReplicaIntegrity::Gone;
-            let integrity = if unclean || gone { before } else { ReplicaIntegrity::Intact };
+            let over = before == ReplicaIntegrity::Unclean && clean;
+            let integrity = if over { ReplicaIntegrity::Intact } else { before };
             replica.crash((rules, id(node)), integrity, lazy);
         }
         self.touched = u32::MAX;

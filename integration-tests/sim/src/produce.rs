@@ -59,12 +59,12 @@ impl World {
         match if numbered { replica.judge(producer, sequence) } else { Verdict::Next } {
             Verdict::Next => {}
             Verdict::Duplicate { next_offset, .. } => {
-                return self.wait(node, partition, (producer, sequence, next_offset, acks), true);
+                return self.wait(node, partition, (producer, sequence, acks), (Some(next_offset), true));
             }
             Verdict::Unknown if ahead_for_good => {}
             Verdict::OutOfOrder { expected } if ahead_for_good && i64::from(sequence) > i64::from(expected) => {}
             Verdict::Unknown | Verdict::OutOfOrder { .. } | Verdict::Forgotten { .. } | Verdict::Fenced { .. } => {
-                return self.refuse(node, partition, producer, sequence);
+                return self.wait(node, partition, (producer, sequence, acks), (None, false));
             }
         }
         if replica.log[replica.start..].last().is_some_and(|last| last.epoch > epoch) {
@@ -73,51 +73,40 @@ impl World {
         }
         replica.push(Entry { epoch, producer, sequence });
         let next_offset = replica.end();
-        self.wait(node, partition, (producer, sequence, next_offset, acks), false);
+        self.wait(node, partition, (producer, sequence, acks), (Some(next_offset), false));
     }
 
-    /// A write that is in the log waits for its answer.
+    /// A write waits for its answer: it ends in the log at `end`, or is refused where there is none.
     fn wait(
         &mut self,
         node: usize,
         partition: usize,
-        (producer, sequence, end, acks): (usize, u32, Offset, Acks),
-        repeated: bool,
+        (producer, sequence, acks): (usize, u32, Acks),
+        (end, repeated): (Option<Offset>, bool),
     ) {
         let here = &mut self.nodes[node];
         let replica = &mut here.replicas[partition];
-        let write = Waiting { number: replica.waited, producer, sequence, next_offset: end, acks };
+        let write = Waiting { number: replica.waited, producer, sequence, end, acks };
         replica.waited += 1;
-        replica.machine.wait(here.now, Write::Appended { write, end, acks, repeated });
-        self.drive(node, partition, ReplicaEvent::LogChanged);
-    }
-
-    /// A write that may not be appended is answered in its turn.
-    fn refuse(&mut self, node: usize, partition: usize, producer: usize, sequence: u32) {
-        let here = &mut self.nodes[node];
-        let replica = &mut here.replicas[partition];
-        let (number, next_offset, acks) = (replica.waited, Offset::ZERO, Acks::All);
-        replica.waited += 1;
-        replica
-            .machine
-            .wait(here.now, Write::Refused { write: Waiting { number, producer, sequence, next_offset, acks } });
+        let write = match end {
+            Some(end) => Write::Appended { write, end, acks, repeated },
+            None => Write::Refused { write },
+        };
+        replica.machine.wait(here.now, write);
         self.drive(node, partition, ReplicaEvent::LogChanged);
     }
 
     /// A leader answers a write. Who gets no good answer tries again.
     pub(crate) fn answered(&mut self, node: usize, partition: usize, write: Waiting, outcome: WriteOutcome) {
-        let Waiting { number, producer, sequence, next_offset, acks } = write;
+        let Waiting { number, producer, sequence, end, acks } = write;
         let replica = &mut self.nodes[node].replicas[partition];
         let expected = std::mem::replace(&mut replica.answered, number + 1);
-        let refused = next_offset == Offset::ZERO;
-        if number != expected || refused != (outcome.effect() == WriteEffect::None) {
+        if number != expected || end.is_none() != (outcome.effect() == WriteEffect::None) {
             self.fail(format!(
                 "R25: node {node} answers write {number} of partition {partition} where {expected} is due: {outcome:?}"
             ));
         }
-        if outcome != WriteOutcome::Acknowledged {
-            return;
-        }
+        let Some(next_offset) = end.filter(|_| outcome == WriteOutcome::Acknowledged) else { return };
         self.counts.answers += 1;
         self.say(|| format!("node {node} answers {sequence} of producer {producer}, partition {partition}"));
         // A leader from before an election without proof has not heard of it: what it answers is declared lost.

@@ -33,7 +33,8 @@ pub(crate) struct Waiting {
     pub(crate) number: u64,
     pub(crate) producer: usize,
     pub(crate) sequence: u32,
-    pub(crate) next_offset: Offset,
+    /// Where its record ends. `None`: it was refused.
+    pub(crate) end: Option<Offset>,
     pub(crate) acks: Acks,
 }
 

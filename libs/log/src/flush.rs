@@ -264,9 +264,11 @@ impl Log {
         let up_to = self.log_end();
         let mut files = Vec::new();
         if self.flushing.epochs_changed {
-            // Synced before the log: no record of an epoch is acknowledged before the epoch's start is durable. A log
-            // that never had a record has no directory.
-            self.disk.create_dir(&self.dir)?;
+            // Synced before the log: no record of an epoch is acknowledged before the epoch's start is durable.
+            if self.shared.segments.read().is_empty() {
+                // A log that never had a record has no directory.
+                self.disk.create_dir(&self.dir)?;
+            }
             let epochs = self.shared.epochs.read().clone();
             files.push(epochs::write(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?);
             self.flushing.directories_changed = true;

@@ -21,14 +21,11 @@ mod waiters;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset};
+use walser_model::{Durability, LeaderEpoch, NodeId, Offset};
 
 use crate::control::ReplicaIntegrity;
 use crate::wire::{Ack, Diverging, Frame, Open, OpenId};
-use crate::{
-    Action, Contradiction, Follower, FollowerAction, Leader, NotEnoughReplicas, PartitionState, ReplicaLog, Role,
-    Rules, role,
-};
+use crate::{Action, Contradiction, Follower, FollowerAction, Leader, PartitionState, ReplicaLog, Role, Rules, role};
 use waiters::Waiters;
 pub use waiters::{Write, WriteEffect, WriteOutcome};
 
@@ -261,6 +258,15 @@ pub struct Replica<W> {
 /// A list of actions that are to be carried out, in their order.
 pub type ReplicaActions<W> = VecDeque<ReplicaAction<W>>;
 
+// === impl Known ===
+
+impl Known {
+    /// Whether nobody else has a replica.
+    fn alone(&self) -> bool {
+        self.partition.replicas.len() == 1
+    }
+}
+
 // === impl Replica ===
 
 impl<W> Replica<W> {
@@ -292,14 +298,6 @@ impl<W> Replica<W> {
             leader_actions: Vec::new(),
             follower_actions: Vec::new(),
         }
-    }
-
-    /// Whether a write may be appended at all. `None`: this node does not lead.
-    ///
-    /// # Errors
-    /// [`NotEnoughReplicas`] for `acks=all` while the in-sync set is too small (rule R25).
-    pub fn admit(&self, acks: Acks) -> Option<Result<(), NotEnoughReplicas>> {
-        self.leader().map(|leader| leader.admit(acks))
     }
 
     /// A write waits for its outcome from now on, behind those that came before. Every answer comes with a later step.

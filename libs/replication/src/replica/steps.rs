@@ -117,7 +117,7 @@ impl<W> Replica<W> {
     /// Asks for another leader, where there can be one, until there is: the log of this one has failed, or it cannot lead
     /// in the epoch of the metadata.
     fn give_up(&mut self, out: &mut ReplicaActions<W>) {
-        let Some(known) = self.known.as_ref().filter(|known| known.partition.replicas.len() > 1) else { return };
+        let Some(known) = self.known.as_ref().filter(|known| !known.alone()) else { return };
         let wanted = match &self.machine {
             Machine::Leads(_) => self.failed && known.partition.isr.len() > 1,
             Machine::Rests | Machine::Follows(_) => self.work.is_none() && self.role() == Role::Lead,
@@ -131,7 +131,7 @@ impl<W> Replica<W> {
     fn repaired(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         self.high_watermark = self.high_watermark.min(log.end());
         // Others have had what was given up.
-        let alone = self.known.as_ref().is_some_and(|known| known.partition.replicas.len() == 1);
+        let alone = self.known.as_ref().is_some_and(Known::alone);
         self.integrity = if alone { ReplicaIntegrity::Intact } else { ReplicaIntegrity::Unclean };
         self.rest(out);
         self.settle(log, out);
@@ -157,9 +157,8 @@ impl<W> Replica<W> {
         let Some(known) = &self.known else { return };
         let (leader_epoch, leader) = (known.partition.leader_epoch, known.partition.leader);
         // An only replica has nobody with whom it could have been anything in that epoch.
-        let alone = known.partition.replicas.len() == 1;
         let later = self.begun < self.node_epoch.map(|node_epoch| (leader_epoch, node_epoch));
-        let fresh = alone || later;
+        let fresh = known.alone() || later;
         match (role, &self.machine) {
             (Role::Lead, Machine::Leads(leader))
                 if leader.epoch() == leader_epoch && Some(leader.node_epoch()) == self.node_epoch =>
@@ -222,13 +221,10 @@ impl<W> Replica<W> {
                 self.machine = Machine::Leads(Box::new(leader));
                 out.push_back(ReplicaAction::Lead { epoch, high_watermark });
                 self.lead(Event::LogChanged, log, out);
-                self.give_up(out);
             }
-            Err(contradiction) => {
-                out.push_back(ReplicaAction::Contradicted(contradiction));
-                self.give_up(out);
-            }
+            Err(contradiction) => out.push_back(ReplicaAction::Contradicted(contradiction)),
         }
+        self.give_up(out);
     }
 
     fn begin_to_follow(&mut self, leader: NodeId, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {

@@ -283,6 +283,7 @@ impl Partition {
             }
         }
         let log_end = self.log.log_end();
+        let arrived = around.clock.monotonic();
         let mut jobs = jobs.into_iter();
         for (job, planned) in jobs.by_ref() {
             let reached = match &planned {
@@ -306,7 +307,7 @@ impl Partition {
                 }
                 Planned::Refused(failure) => Err(failure),
             };
-            self.wait(job, in_log, around);
+            self.wait(arrived, job, in_log);
         }
         self.step(ReplicaEvent::LogChanged, around);
         self.note_failure(around);

@@ -1,5 +1,7 @@
 //! Writes that wait for their outcome, and what they are told.
 
+use std::time::Duration;
+
 use walser_log::{Condition, LogError};
 use walser_model::{Acks, Offset, Timestamp, TimestampType};
 use walser_proto::internal::v1::AppendStreamResponse;
@@ -42,9 +44,8 @@ impl InLog {
 }
 
 impl Partition {
-    /// A write waits for its outcome: its batch is in the log, or it was refused behind others.
-    pub(super) fn wait(&mut self, job: AppendJob, in_log: Result<InLog, Failure>, around: &Surroundings) {
-        let now = around.clock.monotonic();
+    /// A write waits for its outcome from `now` on: its batch is in the log, or it was refused behind others.
+    pub(super) fn wait(&mut self, now: Duration, job: AppendJob, in_log: Result<InLog, Failure>) {
         let write = match in_log {
             Ok(in_log) => {
                 let InLog { next_offset: end, repeated, .. } = in_log;
