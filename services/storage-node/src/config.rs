@@ -1,7 +1,6 @@
 //! Settings of the storage node.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use walser_model::NodeId;
@@ -75,8 +74,6 @@ pub const PROCESS_KEYS: &[Key] = &[
 pub struct Config {
     /// This node.
     pub node: NodeId,
-    /// Its data directory.
-    pub data: PathBuf,
     /// Log shards.
     pub shards: usize,
     /// Threads that wait for the disk.
@@ -107,17 +104,16 @@ impl Config {
         let advertised = settings.text("storage.advertise");
         Self {
             internal_address: if advertised.is_empty() { address.to_string() } else { advertised.to_owned() },
-            ..Self::from_settings(settings, settings.text("storage.data").into(), cores)
+            ..Self::from_settings(settings, cores)
         }
     }
 
     /// From settings. `cores`: of the machine.
-    pub fn from_settings(settings: &Settings, data: PathBuf, cores: usize) -> Self {
+    pub fn from_settings(settings: &Settings, cores: usize) -> Self {
         let shards: usize = settings.number("storage.shards");
         let reserve: i64 = settings.number("storage.disk.reserve.bytes");
         Self {
             node: NodeId(settings.number("storage.node.id")),
-            data,
             shards: if shards == 0 { (cores / 2).max(1) } else { shards },
             flush_threads: settings.number("storage.flush.threads"),
             append_bytes_max: settings.number("storage.append.bytes.max"),

@@ -1,9 +1,10 @@
 //! The storage node as a process of its own.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use walser_log::RealDisk;
+use walser_log::{DataDirectory, RealDisk};
 use walser_rpc::{Guard, Network};
 use walser_service::{MainError, Process, process, telemetry};
 use walser_storage_node::{Config, Environment, KEYS, PROCESS_KEYS};
@@ -22,8 +23,10 @@ async fn run(process: Process) -> Result<(), MainError> {
     let network = Network::default();
     network.dial_controller(process.settings.text("controller.address"))?;
     let config = Config::for_process(&process.settings, process.address, process::cores());
+    let note = format!("pid {} (walser-storage-node)", std::process::id());
+    let data = Path::new(process.settings.text("storage.data"));
     let environment = Environment {
-        disk: Arc::new(RealDisk),
+        directory: DataDirectory::open(Arc::new(RealDisk), data, &note)?,
         clock: Arc::clone(&process.clock),
         random: Arc::clone(&process.random),
         metrics: process.metrics.clone(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::service::Routes;
-use walser_log::{Checkpoint, DataDirectory, Disk, Log};
+use walser_log::{Checkpoint, DataDirectory, Log};
 use walser_model::{Clock, ClusterId, Random};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
 use walser_rpc::{AppendRoom, Failure, Network, Reason, local_connection};
@@ -36,10 +36,10 @@ const RECOVERY_BYTES_MAX: u64 = 1 << 30;
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// What comes in from outside.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Environment {
-    /// Where the data lies.
-    pub disk: Arc<dyn Disk>,
+    /// Where the data lies, open and so locked; free again when the node has stopped.
+    pub directory: DataDirectory,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids.
@@ -83,14 +83,13 @@ pub async fn start(
     network: &Network,
     shutdown: Shutdown,
 ) -> Result<Started, StartError> {
-    let note = format!("pid {} (walser)", std::process::id());
-    let directory = DataDirectory::open(Arc::clone(&environment.disk), &config.data, &note)?;
-    let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, environment.clock.now_millis()))?;
+    let Environment { directory, clock, random, metrics, health } = environment;
+    let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis()))?;
     let controller = network.controller().ok_or_else(no_controller)?;
     let directory = Arc::new(directory);
-    let metrics = StorageMetrics::new(&environment.metrics);
-    let (flusher, mut threads) = Flusher::start(config.flush_threads, &environment.clock, &metrics, &shutdown)?;
-    let around = surroundings(&config, &environment, (&directory, &flusher, &metrics))?;
+    let metrics = StorageMetrics::new(&metrics);
+    let (flusher, mut threads) = Flusher::start(config.flush_threads, &clock, &metrics, &shutdown)?;
+    let around = surroundings(&config, clock, (&directory, &flusher, &metrics))?;
     let (board, space) = (around.board.clone(), around.space.clone());
     board.names.set_earlier(directory.topic_names());
     let shards = start_shards(&config, &around, logs, &mut threads, &shutdown)?;
@@ -121,8 +120,8 @@ pub async fn start(
         space,
         directory: Arc::clone(&directory),
         metrics: metrics.clone(),
-        new_directory: environment.random.bytes(),
-        incarnation: ClusterId::from_random(environment.random.bytes()).to_string(),
+        new_directory: random.bytes(),
+        incarnation: ClusterId::from_random(random.bytes()).to_string(),
         disposal: disposal.clone(),
         view: Arc::default(),
         beat_now: Arc::default(),
@@ -130,7 +129,7 @@ pub async fn start(
         node_epoch,
     };
     let (begun, begins) = oneshot::channel();
-    environment.health.set_problems(vec!["registering with the controller".to_owned()]);
+    health.set_problems(vec!["registering with the controller".to_owned()]);
     let disposing = disposal.run(shards.clone(), board.clone(), shutdown.clone());
     let tasks = vec![
         vital::task("cluster membership", &shutdown, membership.clone().run(begun, shutdown.clone())),
@@ -143,8 +142,8 @@ pub async fn start(
         stopping.stop().await;
         return Err(error);
     }
-    disk_watch::show(&environment.health, &board, &membership.space, None);
-    let watching = disk_watch::watch(membership, (environment.health, metrics), shutdown.clone());
+    disk_watch::show(&health, &board, &membership.space, None);
+    let watching = disk_watch::watch(membership, (health, metrics), shutdown.clone());
     stopping.tasks.push(vital::task("disk watch", &shutdown, watching));
     Ok(Started { routes, recovered, refused: board.writes_refused(), stopping })
 }
@@ -152,7 +151,7 @@ pub async fn start(
 /// What all shards share.
 fn surroundings(
     config: &Config,
-    environment: &Environment,
+    clock: Arc<dyn Clock>,
     (directory, flusher, metrics): (&Arc<DataDirectory>, &Flusher, &StorageMetrics),
 ) -> Result<Surroundings, StartError> {
     let space = SpaceGuard::new(config.reserve_bytes);
@@ -162,7 +161,7 @@ fn surroundings(
         directory: Arc::clone(directory),
         board: Board::new(config.node),
         flusher: flusher.clone(),
-        clock: Arc::clone(&environment.clock),
+        clock,
         metrics: metrics.clone(),
         space,
         retention_check: config.retention_check,

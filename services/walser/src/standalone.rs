@@ -1,12 +1,12 @@
 //! `walser up`: controller, storage node and gateway in one process, on an embedded metadata store.
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::{DirectoryError, Disk, MemoryDisk, RealDisk};
+use walser_log::{DataDirectory, DirectoryError, MemoryDisk, RealDisk};
 use walser_metastore::{Embedded, Memory, Metastore};
 use walser_model::{Clock, SystemClock};
 use walser_proto::v1::NodeRole;
@@ -37,29 +37,23 @@ pub(crate) fn run(arguments: &UpArgs) -> Result<ExitCode, CliError> {
 
 /// Where everything lies.
 struct Place {
-    disk: Arc<dyn Disk>,
+    directory: DataDirectory,
     store: Arc<dyn Metastore>,
-    data: PathBuf,
 }
 
 fn place(arguments: &UpArgs) -> Result<Place, CliError> {
+    let note = format!("pid {} (walser up)", std::process::id());
+    let open = |disk, data: &Path| DataDirectory::open(disk, data, &note).map_err(directory_error);
     if let Some(capacity) = arguments.memory {
-        let (disk, store) = (Arc::new(MemoryDisk::new(capacity)), Arc::new(Memory::new()));
-        return Ok(Place { disk, store, data: PathBuf::from("/memory") });
+        let directory = open(Arc::new(MemoryDisk::new(capacity)), Path::new("/memory"))?;
+        return Ok(Place { directory, store: Arc::new(Memory::new()) });
     }
-    let data = arguments.data.clone();
-    // The metadata store must not be touched before it is clear that nobody else uses the directory.
-    check_free(&data)?;
+    let data = &arguments.data;
+    // The metadata store must not be touched before the directory is locked.
+    let directory = open(Arc::new(RealDisk), data)?;
     let store = Embedded::open(&data.join("metadata.redb"));
     let store = store.map_err(|error| CliError::failed(format!("data directory {}: {error}", data.display())))?;
-    Ok(Place { disk: Arc::new(RealDisk), store: Arc::new(store), data })
-}
-
-/// Opens and closes the directory: lock, format and meta file are checked.
-fn check_free(data: &Path) -> Result<(), CliError> {
-    let note = format!("pid {} (walser up)", std::process::id());
-    let opened = walser_log::DataDirectory::open(Arc::new(RealDisk), data, &note);
-    opened.map(drop).map_err(directory_error)
+    Ok(Place { directory, store: Arc::new(store) })
 }
 
 fn directory_error(error: DirectoryError) -> CliError {
@@ -90,12 +84,11 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let controller = walser_controller::start(config, environment, &network).await;
     controller.map_err(|error| failed(&error))?;
 
-    let mut config =
-        walser_storage_node::Config::from_settings(&process.settings, place.data.clone(), process::cores());
+    let mut config = walser_storage_node::Config::from_settings(&process.settings, process::cores());
     config.public_address = address.to_string();
     config.roles = [NodeRole::Controller, NodeRole::Storage, NodeRole::Gateway].map(i32::from).to_vec();
     let environment = walser_storage_node::Environment {
-        disk: place.disk,
+        directory: place.directory,
         clock: Arc::clone(&clock),
         random: Arc::clone(&process.random),
         metrics: process.metrics.clone(),
@@ -116,7 +109,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard = Guard::new(concat!("walser/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
     let serving = process.serve(gateway.routes, guard)?;
-    let banner = Banner { arguments, address: address.to_string(), admin: admin.to_string(), data: &place.data };
+    let banner = Banner { arguments, address: address.to_string(), admin: admin.to_string(), data: &arguments.data };
     // In a log, the lines of the services say the same to whatever reads it.
     if std::io::stderr().is_terminal() {
         banner.print(&storage.recovered, storage.refused.as_ref(), clock.monotonic());
@@ -227,7 +220,7 @@ mod tests {
     #[test]
     fn defaults_are_valid() {
         let settings = Settings::load(&ALL_KEYS, None, |_| None, &[]).unwrap();
-        let storage = walser_storage_node::Config::from_settings(&settings, PathBuf::from("data"), 2);
+        let storage = walser_storage_node::Config::from_settings(&settings, 2);
         assert_eq!(storage.shards, 1);
         assert!(walser_gateway::Config::from_settings(&settings).auto_create);
     }
