@@ -1,7 +1,7 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test clients crash-long fuzz-long sim sim-long sim-mutations bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
+.PHONY: help build run demo test clients crash-long fuzz-long sim sim-long sim-mutations sim-shard bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ sim-long: ## The same for HOURS=n, with a summary
 
 sim-mutations: ## Switch off the rules of the protocol one by one: some seed must notice (RULE=name shows one)
 	cargo run -q --release -p walser-sim -- $(if $(RULE),--without $(RULE),--mutations)
+
+sim-shard: ## Break the log under a storage node's shard, if it can be broken (SEED=n replays one seed; TURNS=n)
+	$(if $(SEED),SEED=$(SEED)) WALSER_SHARD_TURNS=$(or $(TURNS),100000000) cargo test -q -p walser-storage-node --lib shard::simulation::acknowledged
 
 bench: build ## Measure this machine (RUNS=3 DURATION=10 PEER=kafka)
 	scripts/bench.sh

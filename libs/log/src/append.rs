@@ -210,6 +210,13 @@ impl Log {
                 self.create_segment(self.log_end(), now)?
             }
         };
+        #[cfg(feature = "faults")]
+        let active = if self.age_restarts {
+            self.marks.segment_created = now;
+            Active { first_timestamp: None, ..active }
+        } else {
+            active
+        };
         // Producers of a resting log are loaded before anything is appended, while the snapshot is at the end.
         self.producers()?;
         self.active = Some(active);

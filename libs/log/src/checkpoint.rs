@@ -21,8 +21,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walser_model::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
 
+use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
-use crate::shared_names::SharedNames;
 
 /// Name of the file in a data directory.
 pub(crate) const FILE_NAME: &str = "checkpoint";
@@ -68,7 +68,7 @@ pub struct Checkpoint {
     free: Vec<Slot>,
     slot_count: u64,
     loaded: HashMap<TopicPartition, (Slot, Marks)>,
-    names: Arc<SharedNames>,
+    names: Arc<DirectoryNames>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     /// A sync of the file failed: it has to be replaced.
@@ -133,7 +133,7 @@ impl Checkpoint {
     /// # Errors
     /// I/O errors, and [`io::ErrorKind::InvalidData`] when the file is of another kind or version.
     pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
-        let names = Arc::new(SharedNames::new(Arc::clone(disk), dir));
+        let names = Arc::new(DirectoryNames::new(Arc::clone(disk), dir));
         names.finish_renames()?;
         let file = disk.open(&dir.join(FILE_NAME), Open::Write)?;
         let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
@@ -217,7 +217,7 @@ impl Checkpoint {
     }
 
     /// The names of the partitions' directories, which lie beside the file.
-    pub(crate) fn names(&self) -> Arc<SharedNames> {
+    pub(crate) fn names(&self) -> Arc<DirectoryNames> {
         Arc::clone(&self.names)
     }
 

@@ -117,13 +117,18 @@ pub trait DiskFile: Send + Sync + Debug {
 
 /// Replaces a small file as one step: temporary file, sync, rename, sync of the directory.
 pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_in_place_of(disk, path, bytes)?;
+    disk.sync_dir(path.parent().unwrap_or_else(|| Path::new("/")))
+}
+
+/// The same without the last step: the name is not durable yet.
+pub(crate) fn write_in_place_of(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let file = disk.open(&temporary, Open::Write)?;
     file.set_len(0)?;
     file.write_at(bytes, 0)?;
     file.sync_data()?;
-    disk.rename(&temporary, path)?;
-    disk.sync_dir(path.parent().unwrap_or_else(|| Path::new("/")))
+    disk.rename(&temporary, path)
 }
 
 /// Reads a whole file of at most `len_max` bytes. `None` when there is none.

@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use walser_model::{EpochStart, LeaderEpoch, LeaderEpochs, Offset};
 
-use crate::disk::{Disk, DiskFile, Open, read_file, replace_file};
+use crate::directory_names::DirectoryNames;
+use crate::disk::{Disk, DiskFile, Open, read_file};
 
 /// Name of the file in a partition's directory.
 pub(crate) const FILE_NAME: &str = "leader-epochs";
@@ -84,8 +85,8 @@ pub(crate) fn write(epochs: &Epochs, disk: &dyn Disk, path: &Path) -> io::Result
 }
 
 /// Replaces the checkpoint in one durable step.
-pub(crate) fn replace(epochs: &Epochs, disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    replace_file(disk, path, &encode(epochs))
+pub(crate) fn replace(epochs: &Epochs, names: &DirectoryNames) -> io::Result<()> {
+    names.replace_file(FILE_NAME, &encode(epochs))
 }
 
 fn decode(bytes: &[u8]) -> Option<Epochs> {

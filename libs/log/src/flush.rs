@@ -6,23 +6,25 @@
 //! faster to sync than growing a file, and does not depend on the file system's own threads.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use walser_model::{Durability, LeaderEpoch, Offset};
 
 use crate::append::out_of_space;
-use crate::disk::{Disk, DiskFile, out_of_files, replace_file};
+use crate::directory_names::DirectoryNames;
+use crate::disk::{DiskFile, out_of_files};
 use crate::epochs;
 use crate::log::{Active, Condition, Log, LogError};
-use crate::shared_names::SharedNames;
-use crate::snapshots::snapshot_path;
+use crate::snapshots;
 
 /// The recovery point moves at least every so many bytes of log.
 const RECOVERY_BYTES: u64 = 64 << 20;
-/// Files below this are not extended: most partitions are small.
+/// Files below this, or below this part of a full segment, are not extended: most partitions are small.
 const EXTEND_FROM_BYTES: u64 = 64 << 10;
+const EXTEND_FROM_PART: u64 = 16;
+/// Smallest extension, which is never more than this part of a full segment, and the largest.
 const EXTENSION_BYTES_MIN: u64 = 256 << 10;
+const EXTENSION_PART: u64 = 4;
 const EXTENSION_BYTES_MAX: u64 = 16 << 20;
 /// Zeros between two syncs of an extension.
 const SLICE_BYTES: u64 = 2 << 20;
@@ -61,11 +63,11 @@ struct Running {
 /// Work for a flush thread: everything below [`FlushJob::up_to`] is durable once it has run without an error.
 #[derive(Debug)]
 pub struct FlushJob {
-    disk: Arc<dyn Disk>,
     files: Vec<Arc<dyn DiskFile>>,
     /// The partition's directory and the one around it, when names in them have to become durable.
-    directories: Option<(PathBuf, Arc<SharedNames>)>,
-    snapshot: Option<(PathBuf, Vec<u8>)>,
+    directories: Option<[Arc<DirectoryNames>; 2]>,
+    /// With the directory and the name of its file.
+    snapshot: Option<(Arc<DirectoryNames>, String, Vec<u8>)>,
     /// Exclusive.
     pub up_to: Offset,
 }
@@ -83,7 +85,7 @@ pub struct Flushed {
 ///
 /// It has a file description of its own: a sync that fails reports a writeback error once per description, and must
 /// not take it from the flush whose records it is about.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Extension {
     file: Arc<dyn DiskFile>,
     /// Base offset of the segment.
@@ -146,8 +148,8 @@ impl FlushJob {
         for file in &self.files {
             file.sync_data()?;
         }
-        if let Some((directory, around)) = &self.directories {
-            match self.disk.sync_dir(directory).and_then(|()| around.sync()) {
+        if let Some([directory, around]) = &self.directories {
+            match directory.sync().and_then(|()| around.sync()) {
                 Err(error) if out_of_files(&error) => {
                     return Ok(Flushed { recovery_point: false, short_of_files: true });
                 }
@@ -155,8 +157,8 @@ impl FlushJob {
             }
         }
         let done = |recovery_point| Flushed { recovery_point, short_of_files: false };
-        let Some((path, snapshot)) = &self.snapshot else { return Ok(done(false)) };
-        match replace_file(&*self.disk, path, snapshot) {
+        let Some((names, name, snapshot)) = &self.snapshot else { return Ok(done(false)) };
+        match names.replace_file(name, snapshot) {
             Ok(()) => Ok(done(true)),
             // Without room for a snapshot the recovery point waits; the records are durable.
             Err(error) if out_of_space(&error) || out_of_files(&error) => Ok(done(false)),
@@ -291,10 +293,11 @@ impl Log {
                 Err(error) => return Err(error),
             }
         }
-        let names = || (self.dir.clone(), self.checkpoint.lock().names());
+        let names = || [Arc::clone(&self.names), self.checkpoint.lock().names()];
         let directories = self.flushing.directories_changed.then(names);
         let producers = self.producers.as_ref().filter(|_| recovery_point);
-        let snapshot = producers.map(|producers| (snapshot_path(&self.dir, up_to), producers.encode(up_to)));
+        let snapshot = producers
+            .map(|producers| (Arc::clone(&self.names), snapshots::snapshot_name(up_to), producers.encode(up_to)));
         self.flushing.closed.clear();
         self.flushing.recovery_point_wanted = false;
         self.flushing.epochs_changed = false;
@@ -305,7 +308,7 @@ impl Log {
         let recovery_position = recovery_point.then(|| last.map_or(0, |last| last.size()));
         let begun = self.shared.epochs.read().begun();
         self.flushing.running = Some(Running { up_to, recovery_position, behind, begun });
-        Ok(FlushJob { disk: Arc::clone(&self.disk), files, directories, snapshot, up_to })
+        Ok(FlushJob { files, directories, snapshot, up_to })
     }
 
     /// Takes the outcome of a job. An error takes the log out of service for good (rule R30).
@@ -357,9 +360,10 @@ impl Log {
         let segment_bytes = self.config.segment_bytes;
         let active = self.active.as_mut()?;
         let size = active.segment.size();
-        let step = size.clamp(EXTENSION_BYTES_MIN, EXTENSION_BYTES_MAX);
+        let extend_from = EXTEND_FROM_BYTES.min(segment_bytes / EXTEND_FROM_PART);
+        let step = size.clamp(EXTENSION_BYTES_MIN.min(segment_bytes / EXTENSION_PART), EXTENSION_BYTES_MAX);
         let ahead = active.zeroed_to.saturating_sub(size);
-        if active.extending_from.is_some() || size < EXTEND_FROM_BYTES || ahead > step / 2 {
+        if active.extending_from.is_some() || size < extend_from || ahead > step / 2 {
             return None;
         }
         // Appends go on below `from` meanwhile: into filled space, or into a gap that is as long as a step.

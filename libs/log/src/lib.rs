@@ -20,6 +20,7 @@
 mod append;
 mod checkpoint;
 mod directory;
+mod directory_names;
 mod disk;
 mod epochs;
 mod flush;
@@ -33,7 +34,6 @@ mod retention;
 mod scan;
 mod segment;
 mod set_aside;
-mod shared_names;
 mod snapshots;
 mod topic_names;
 mod truncation;

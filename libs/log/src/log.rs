@@ -11,6 +11,7 @@ use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset, Timestamp, Top
 use walser_record_batch::BatchHeader;
 
 use crate::checkpoint::{Checkpoint, Marks, Slot};
+use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs::Epochs;
 use crate::flush::Flushing;
@@ -119,6 +120,8 @@ pub struct Log {
     pub(crate) partition: TopicPartition,
     pub(crate) dir: PathBuf,
     pub(crate) disk: Arc<dyn Disk>,
+    /// The names in `dir`.
+    pub(crate) names: Arc<DirectoryNames>,
     pub(crate) config: LogConfig,
     pub(crate) shared: Arc<Shared>,
     pub(crate) checkpoint: Arc<Mutex<Checkpoint>>,
@@ -137,6 +140,9 @@ pub struct Log {
     pub(crate) unsynced_point: (Offset, u64),
     /// Space that was filled ahead before a kill lies behind the log end: the file is longer than what is in it.
     pub(crate) zeros_behind_end: bool,
+    /// Brings back a fault: the age of the last segment begins anew whenever it is opened for appending.
+    #[cfg(feature = "faults")]
+    pub age_restarts: bool,
 }
 
 impl From<&TopicConfig> for LogConfig {
@@ -306,7 +312,7 @@ impl Log {
     /// Writes the file of leader epochs anew, durably.
     pub(crate) fn replace_epochs(&self) -> io::Result<()> {
         let epochs = self.shared.epochs.read().clone();
-        crate::epochs::replace(&epochs, &*self.disk, &self.dir.join(crate::epochs::FILE_NAME))
+        crate::epochs::replace(&epochs, &self.names)
     }
 
     /// Writes the marks into the checkpoint, without making them durable.
@@ -368,9 +374,9 @@ impl Log {
             let last = self.shared.segments.read().last().cloned();
             if let Some(index) = last.map(|last| last.write_index()).transpose()?.flatten() {
                 index.sync_data()?;
-                self.disk.sync_dir(&self.dir)?;
+                self.names.sync()?;
             }
-            crate::snapshots::write(&*self.disk, &self.dir, &producers, end)?;
+            crate::snapshots::write(&self.names, &producers, end)?;
             self.marks.recovery_point = end;
             self.marks.recovery_position = self.shared.segments.read().last().map_or(0, |last| last.size());
             self.write_marks()?;

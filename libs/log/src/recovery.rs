@@ -20,6 +20,7 @@ use walser_model::{LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicPartition}
 
 use self::scan_log::{LogPosition, RecoveryScan};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
+use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs::{self, Epochs};
 use crate::flush::Flushing;
@@ -106,7 +107,8 @@ impl Log {
         now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
         let marks = marks.unwrap_or_default();
-        let Listing { segments, snapshots, exists } = list(&disk, &dir)?;
+        let Listing { mut segments, snapshots, exists } = list(&disk, &dir)?;
+        finish_deletion(&mut segments, marks.log_start);
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
         let log_start = marks.log_start.max(first);
         let mut epochs = if exists { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? } else { None };
@@ -124,10 +126,12 @@ impl Log {
             end: AtomicI64::new(first.0),
             corrupt_from: AtomicI64::new(i64::MAX),
         };
+        let names = Arc::new(DirectoryNames::new(Arc::clone(&disk), &dir));
         let mut log = Self {
             partition,
             dir,
             disk,
+            names,
             config,
             shared: Arc::new(shared),
             checkpoint,
@@ -141,6 +145,8 @@ impl Log {
             opened_at: now,
             unsynced_point: (Offset::ZERO, 0),
             zeros_behind_end: false,
+            #[cfg(feature = "faults")]
+            age_restarts: false,
         };
         let recovery = if rebuild_epochs {
             log.recover(&snapshots, first, log.marks.durable)?
@@ -229,7 +235,7 @@ impl Log {
             self.write_again(from)?;
         }
         if unsynced.is_some() || invalid.is_some() || epochs != *self.shared.epochs.read() {
-            epochs::replace(&epochs, &*self.disk, &self.dir.join(epochs::FILE_NAME))?;
+            epochs::replace(&epochs, &self.names)?;
             self.sync_names()?;
         }
         if snapshots.last().is_some_and(|last| *last > end) {
@@ -281,7 +287,7 @@ impl Log {
 
     /// Makes the names of the partition's files durable, and that of its directory.
     fn sync_names(&self) -> io::Result<()> {
-        self.disk.sync_dir(&self.dir)?;
+        self.names.sync()?;
         let names = self.checkpoint.lock().names();
         names.sync()
     }
@@ -323,7 +329,7 @@ impl Log {
             bytes += copy(&*file, from, &*kept, bytes)?;
         }
         kept.sync_data()?;
-        self.disk.sync_dir(&self.dir)?;
+        self.names.sync()?;
         // A segment of which nothing is left does not stay: its base lies behind the end of the log.
         let keep = if invalid.position == 0 && invalid.segment > 0 { invalid.segment } else { invalid.segment + 1 };
         for segment in &segments[keep..] {
@@ -333,7 +339,7 @@ impl Log {
             segments[invalid.segment].cut(invalid.position)?.sync_data()?;
         }
         self.shared.segments.write().truncate(keep);
-        self.disk.sync_dir(&self.dir)?;
+        self.names.sync()?;
         Ok(CutTail { offset, bytes, kept_in })
     }
 
@@ -364,6 +370,17 @@ impl Log {
         self.write_marks()?;
         self.sync_marks()?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
+    }
+}
+
+/// Removes segments that lie wholly below the log start: a deletion of records was interrupted, or a power loss has
+/// brought some of the names back. Some may be missing between them.
+fn finish_deletion(segments: &mut Vec<Arc<Segment>>, log_start: Offset) {
+    let first = segments.partition_point(|segment| segment.base <= log_start).saturating_sub(1);
+    for segment in segments.drain(..first) {
+        if let Err(error) = segment.remove() {
+            tracing::warn!(base = %segment.base, %error, "a segment below the log start stays");
+        }
     }
 }
 

@@ -114,13 +114,11 @@ impl Log {
             segments.get(above.saturating_sub(1)).map(|segment| segment.base)
         };
         let Some(end) = first_kept.filter(|base| *base > self.marks.recovery_point) else { return };
+        let names = Arc::clone(&self.names);
         let written = if end == self.log_end() {
-            let disk = Arc::clone(&self.disk);
-            let dir = self.dir.clone();
-            self.producers().and_then(|producers| snapshots::write(&*disk, &dir, producers, end))
+            self.producers().and_then(|producers| snapshots::write(&names, producers, end))
         } else {
-            let producers = snapshots::load_producers(self, end);
-            producers.and_then(|producers| snapshots::write(&*self.disk, &self.dir, &producers, end))
+            snapshots::load_producers(self, end).and_then(|producers| snapshots::write(&names, &producers, end))
         };
         match written {
             Ok(()) => (self.marks.recovery_point, self.marks.recovery_position) = (end, 0),

@@ -34,6 +34,8 @@ pub(crate) enum Step<'a> {
     Batch(Found<'a>),
     /// The end that was given.
     End,
+    /// Only zeros from this position to the end that was given: space that was filled ahead of the log.
+    Zeros(u64),
     /// Something that is no batch at this position.
     Invalid(u64),
 }
@@ -43,26 +45,33 @@ impl<'a> Scan<'a> {
         Self { file, end, start: from, window: Vec::new(), position: from }
     }
 
-    /// The next batch. After [`Step::Invalid`] the scan stays where it is.
+    /// The next batch. After anything else the scan stays where it is.
     pub(crate) fn step(&mut self) -> io::Result<Step<'_>> {
         let position = self.position;
         if position >= self.end {
             return Ok(Step::End);
         }
-        if !self.fill(HEADER_LEN)? {
-            return Ok(Step::Invalid(position));
-        }
-        let Ok(header) = BatchHeader::parse(self.ahead()) else { return Ok(Step::Invalid(position)) };
-        let fits = position.checked_add(header.size as u64).is_some_and(|end| end <= self.end);
-        if !fits || !self.fill(header.size)? {
-            return Ok(Step::Invalid(position));
-        }
-        if verify_crc(&self.ahead()[..header.size]).is_err() || header.record_count <= 0 {
-            return Ok(Step::Invalid(position));
-        }
+        let Some(header) = self.header()? else {
+            let zeros = zeros_between(self.file, position, self.end)?;
+            return Ok(if zeros { Step::Zeros(position) } else { Step::Invalid(position) });
+        };
         self.position += header.size as u64;
         let at = usize::try_from(position - self.start).map_err(io::Error::other)?;
         Ok(Step::Batch(Found { position, header, bytes: &self.window[at..at + header.size] }))
+    }
+
+    /// The header of a whole and valid batch at the position, if there is one.
+    fn header(&mut self) -> io::Result<Option<BatchHeader>> {
+        if !self.fill(HEADER_LEN)? {
+            return Ok(None);
+        }
+        let Ok(header) = BatchHeader::parse(self.ahead()) else { return Ok(None) };
+        let fits = self.position.checked_add(header.size as u64).is_some_and(|end| end <= self.end);
+        if !fits || !self.fill(header.size)? {
+            return Ok(None);
+        }
+        let valid = header.record_count > 0 && verify_crc(&self.ahead()[..header.size]).is_ok();
+        Ok(valid.then_some(header))
     }
 
     fn ahead(&self) -> &[u8] {
@@ -81,4 +90,22 @@ impl<'a> Scan<'a> {
         self.file.read_at(&mut self.window, self.start, len.max(WINDOW_BYTES).min(left))?;
         Ok(self.window.len() >= len)
     }
+}
+
+/// Whether a file has only zeros from `position` to `end`, or to its own end.
+fn zeros_between(file: &dyn DiskFile, mut position: u64, end: u64) -> io::Result<bool> {
+    const CHUNK: usize = 256 << 10;
+    while position < end {
+        let mut chunk = Vec::new();
+        let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+        file.read_at(&mut chunk, position, CHUNK.min(left))?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if chunk.is_empty() {
+            break;
+        }
+        position += chunk.len() as u64;
+    }
+    Ok(true)
 }

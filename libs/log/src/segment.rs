@@ -333,6 +333,11 @@ impl Segment {
             let found = match scan.step()? {
                 Step::Batch(found) => found,
                 Step::End => return Ok(loaded),
+                // The closed file was to be cut here, and the power was lost before it was on the disk.
+                Step::Zeros(end) => {
+                    self.set_size(end);
+                    return Ok(loaded);
+                }
                 Step::Invalid(_) => {
                     loaded.damaged = true;
                     return Ok(loaded);

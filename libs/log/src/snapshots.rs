@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use walser_model::Offset;
 
-use crate::disk::{Disk, Open, read_file, replace_file};
+use crate::directory_names::DirectoryNames;
+use crate::disk::{Disk, Open, read_file};
 use crate::log::Log;
 use crate::producers::Producers;
 use crate::scan::{Scan, Step};
@@ -13,9 +14,14 @@ use crate::scan::{Scan, Step};
 const SNAPSHOT_SUFFIX: &str = ".producers";
 const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
 
+/// The name of a producer snapshot.
+pub(crate) fn snapshot_name(end: Offset) -> String {
+    format!("{:020}{SNAPSHOT_SUFFIX}", end.0)
+}
+
 /// The path of a producer snapshot.
-pub(crate) fn snapshot_path(dir: &Path, end: Offset) -> PathBuf {
-    dir.join(format!("{:020}{SNAPSHOT_SUFFIX}", end.0))
+fn snapshot_path(dir: &Path, end: Offset) -> PathBuf {
+    dir.join(snapshot_name(end))
 }
 
 pub(crate) fn snapshot_end(name: &str) -> Option<Offset> {
@@ -34,8 +40,8 @@ pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Offset>> {
 }
 
 /// Writes a snapshot durably.
-pub(crate) fn write(disk: &dyn Disk, dir: &Path, producers: &Producers, end: Offset) -> io::Result<()> {
-    replace_file(disk, &snapshot_path(dir, end), &producers.encode(end))
+pub(crate) fn write(names: &DirectoryNames, producers: &Producers, end: Offset) -> io::Result<()> {
+    names.replace_file(&snapshot_name(end), &producers.encode(end))
 }
 
 /// Removes snapshots before `end`, keeping the one before the last as a spare.

@@ -51,7 +51,7 @@ impl Log {
         // The newest segment first, so that what is left has no gap.
         for segment in segments[at + 1..].iter().rev() {
             segment.remove()?;
-            self.disk.sync_dir(&self.dir)?;
+            self.names.sync()?;
         }
         self.shared.segments.write().truncate(at + 1);
         segments[at].cut(position)?.sync_data()?;

@@ -139,6 +139,16 @@ impl Flusher {
         self.all().iter().map(|jobs| jobs.waiting.lock().jobs.len()).sum()
     }
 
+    /// Extensions that no thread has taken.
+    pub(crate) fn waiting_extensions(&self) -> Vec<(TopicPartition, Extension)> {
+        let waiting = self.extensions.waiting.lock();
+        let extension = |job: &Job| match &job.work {
+            Work::Extend(extension) => Some((job.partition, extension.clone())),
+            Work::Flush { .. } => None,
+        };
+        waiting.jobs.iter().filter_map(extension).collect()
+    }
+
     fn all(&self) -> [&Jobs; 3] {
         [&self.flushes, &self.lazy, &self.extensions]
     }

@@ -7,8 +7,8 @@ use walser_model::{Timestamp, TopicConfig, TopicPartition};
 use crate::error::StartError;
 use crate::topic_names::TopicNames;
 
-/// Logs that are opened at once: what takes time is the disk.
-const OPENERS: usize = 8;
+/// Logs that are opened at once at a start: what takes time is the disk.
+pub(crate) const OPENERS: usize = 8;
 
 /// What the start found on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,13 +39,17 @@ enum Finding {
 /// What became of opening one log.
 type Opened = Result<(Log, walser_log::Recovery), walser_log::LogError>;
 
-/// Opens every log that lies in the directory.
-pub(crate) fn recover(directory: &DataDirectory, now: Timestamp) -> Result<(Vec<Log>, Recovered), StartError> {
+/// Opens every log that lies in the directory, `openers` at once.
+pub(crate) fn recover(
+    directory: &DataDirectory,
+    now: Timestamp,
+    openers: usize,
+) -> Result<(Vec<Log>, Recovered), StartError> {
     // Partitions whose directory is gone are found by their marks: that is damage, not an empty log.
     let wanted = directory.partitions_to_open()?;
     let mut recovered = Recovered::default();
     let mut logs = Vec::new();
-    for (partition, opened) in open_all(directory, &wanted, now) {
+    for (partition, opened) in open_all(directory, &wanted, now, openers) {
         recovered.partitions += 1;
         match opened {
             Ok((log, found)) => {
@@ -60,13 +64,18 @@ pub(crate) fn recover(directory: &DataDirectory, now: Timestamp) -> Result<(Vec<
 }
 
 /// Opens logs on several threads, and returns them in the order of `wanted`.
-fn open_all(directory: &DataDirectory, wanted: &[TopicPartition], now: Timestamp) -> Vec<(TopicPartition, Opened)> {
+fn open_all(
+    directory: &DataDirectory,
+    wanted: &[TopicPartition],
+    now: Timestamp,
+    openers: usize,
+) -> Vec<(TopicPartition, Opened)> {
     let open = |partition: TopicPartition| {
         let config = LogConfig::from(&TopicConfig::default());
         let dir = directory.partition_dir(partition);
         Log::open(directory.disk(), dir, partition, config, directory.checkpoint(), now)
     };
-    let share = wanted.len().div_ceil(OPENERS).max(1);
+    let share = wanted.len().div_ceil(openers).max(1);
     std::thread::scope(|threads| {
         let openers: Vec<_> = wanted
             .chunks(share)
@@ -169,7 +178,7 @@ mod tests {
     fn the_syncs_of_a_start_after_a_kill_do_not_grow_with_the_partitions() {
         let syncs = [1, 1_000].map(|partition_count| {
             let disk = filled(partition_count).restart_process();
-            let (logs, recovered) = recover(&open(&disk), 0).unwrap();
+            let (logs, recovered) = recover(&open(&disk), 0, 1).unwrap();
             assert_eq!(logs.len(), usize::try_from(partition_count).unwrap());
             assert_eq!(recovered.records, i64::from(partition_count));
             assert!(logs.iter().all(|log| log.open_files() == 0 && log.durable() == Offset(1)));

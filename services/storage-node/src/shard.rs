@@ -14,6 +14,7 @@ mod simulation;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,12 +59,15 @@ impl Surroundings {
     }
 }
 
+/// Hashed alike in every run: so is the order in which they are gone through, and a simulation can be replayed.
+type Partitions = HashMap<TopicPartition, Partition, BuildHasherDefault<DefaultHasher>>;
+
 /// The owner of some partitions.
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) queue: Arc<Queue>,
     around: Surroundings,
-    partitions: HashMap<TopicPartition, Partition>,
+    partitions: Partitions,
     /// Partitions with appends that are not written yet.
     incoming: BTreeSet<TopicPartition>,
     /// Partitions that may need a flush or an extension.
@@ -96,7 +100,7 @@ impl Shard {
         let mut shard = Self {
             queue: Arc::default(),
             around,
-            partitions: HashMap::new(),
+            partitions: Partitions::default(),
             incoming: BTreeSet::new(),
             touched: BTreeSet::new(),
             flushes_due: Deadlines::default(),

@@ -25,7 +25,7 @@ use crate::flush::Flusher;
 use crate::link::LocalLink;
 use crate::metrics::StorageMetrics;
 use crate::node::Membership;
-use crate::recovery::{Recovered, recover};
+use crate::recovery::{OPENERS, Recovered, recover};
 use crate::shard::{Command, Shard, Surroundings};
 use crate::shard_set::{ShardSet, owner};
 use crate::space::SpaceGuard;
@@ -84,7 +84,7 @@ pub async fn start(
     shutdown: Shutdown,
 ) -> Result<Started, StartError> {
     let Environment { directory, clock, random, metrics, health } = environment;
-    let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis()))?;
+    let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis(), OPENERS))?;
     let controller = network.controller().ok_or_else(no_controller)?;
     let directory = Arc::new(directory);
     let metrics = StorageMetrics::new(&metrics);

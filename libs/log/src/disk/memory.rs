@@ -10,16 +10,18 @@
 //! since 4.13 (`errseq_t`). [`MemoryDisk::restart_process`] keeps that state.
 
 mod contents;
+mod names;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use self::contents::{Change, Contents, Random, put};
+use self::names::{FileId, NameChange, Names, Node};
 use super::{DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
 
 /// A file system in memory, under a byte cap. Clones share it.
@@ -39,20 +41,20 @@ pub enum PowerLoss {
     Random(u64),
 }
 
-type FileId = u64;
-
 #[derive(Debug, Default)]
 struct State {
     capacity: u64,
     used: u64,
     next_id: FileId,
     files: BTreeMap<FileId, Contents>,
-    names: BTreeMap<PathBuf, Node>,
-    durable_names: BTreeMap<PathBuf, Node>,
+    names: Names,
+    durable_names: Names,
     /// Name changes since their directory was synced, in order.
-    pending_names: Vec<(PathBuf, Option<Node>)>,
+    pending_names: Vec<NameChange>,
     /// Without tracking there is no power loss, and half the memory.
     tracked: bool,
+    /// Writes that change nothing are not made.
+    skips_unchanged: bool,
     /// Changes left before the disk dies.
     changes_left: Option<u64>,
     /// Descriptions that are open, and how many may be.
@@ -61,12 +63,6 @@ struct State {
     syncs_left: Option<u64>,
     changes: u64,
     syncs: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Node {
-    Directory,
-    File(FileId),
 }
 
 #[derive(Debug)]
@@ -150,6 +146,12 @@ impl MemoryDisk {
         Self { state: Arc::new(Mutex::new(after)) }
     }
 
+    /// Makes no writes that change nothing: what a failed sync left clean stays off the disk, whoever writes it again.
+    /// This brings back a fault, for simulations that must notice it.
+    pub fn skip_unchanged_writes(&self) {
+        self.state.lock().skips_unchanged = true;
+    }
+
     /// Changes the byte cap.
     pub fn set_capacity(&self, capacity: u64) {
         self.state.lock().capacity = capacity;
@@ -185,9 +187,7 @@ impl MemoryDisk {
         };
         let mut names = state.durable_names.clone();
         let kept = random.as_mut().map_or(0, |random| random.below(state.pending_names.len() + 1));
-        for (path, node) in &state.pending_names[..kept] {
-            set_name(&mut names, path, *node);
-        }
+        state.pending_names[..kept].iter().for_each(|change| change.apply(&mut names));
         let mut after = State { capacity: state.capacity, next_id: state.next_id, tracked: true, ..State::default() };
         for (path, node) in names {
             if let Node::File(id) = node {
@@ -200,13 +200,6 @@ impl MemoryDisk {
         }
         after.names = after.durable_names.clone();
         Self { state: Arc::new(Mutex::new(after)) }
-    }
-}
-
-fn set_name(names: &mut BTreeMap<PathBuf, Node>, path: &Path, node: Option<Node>) {
-    match node {
-        Some(node) => drop(names.insert(path.to_owned(), node)),
-        None => drop(names.remove(path)),
     }
 }
 
@@ -255,10 +248,10 @@ impl State {
         Ok(())
     }
 
-    fn name(&mut self, path: &Path, node: Option<Node>) {
-        set_name(&mut self.names, path, node);
+    fn name(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
         if self.tracked {
-            self.pending_names.push((path.to_owned(), node));
+            self.pending_names.push(change);
         }
     }
 
@@ -282,7 +275,7 @@ impl State {
     fn remove_file(&mut self, path: &Path) -> io::Result<()> {
         let Node::File(id) = self.node(path)? else { return Err(not_found(path)) };
         self.change()?;
-        self.name(path, None);
+        self.name(NameChange::Set(path.to_owned(), None));
         self.collect(id);
         Ok(())
     }
@@ -311,7 +304,7 @@ impl Disk for MemoryDisk {
                 let id = state.next_id;
                 state.next_id += 1;
                 state.files.insert(id, Contents::default());
-                state.name(path, Some(Node::File(id)));
+                state.name(NameChange::Set(path.to_owned(), Some(Node::File(id))));
                 id
             }
         };
@@ -343,7 +336,7 @@ impl Disk for MemoryDisk {
         let missing: Vec<_> = dir.ancestors().filter(|path| !state.names.contains_key(*path)).collect();
         for path in missing.into_iter().rev() {
             state.change()?;
-            state.name(path, Some(Node::Directory));
+            state.name(NameChange::Set(path.to_owned(), Some(Node::Directory)));
         }
         Ok(())
     }
@@ -352,16 +345,8 @@ impl Disk for MemoryDisk {
         let mut state = self.state.lock();
         let node = state.node(from)?;
         state.change()?;
-        let moved: Vec<_> =
-            state.names.keys().filter(|path| path.starts_with(from)).map(|path| path.to_owned()).collect();
         let replaced = state.names.get(to).copied();
-        for path in moved {
-            let child = state.node(&path)?;
-            let target = to.join(path.strip_prefix(from).map_err(io::Error::other)?);
-            let target = if path == from { to.to_owned() } else { target };
-            state.name(&target, Some(child));
-            state.name(&path, None);
-        }
+        state.name(NameChange::Move { from: from.to_owned(), to: to.to_owned(), node });
         if let Some(Node::File(id)) = replaced
             && node != Node::File(id)
         {
@@ -384,7 +369,7 @@ impl Disk for MemoryDisk {
                 Node::File(_) => state.remove_file(&path)?,
                 Node::Directory => {
                     state.change()?;
-                    state.name(&path, None);
+                    state.name(NameChange::Set(path, None));
                 }
             }
         }
@@ -398,13 +383,10 @@ impl Disk for MemoryDisk {
         state.change()?;
         let outcome = state.sync();
         let pending = std::mem::take(&mut state.pending_names);
-        for (path, node) in pending {
-            if path.parent() != Some(dir) {
-                state.pending_names.push((path, node));
-            } else if outcome.is_ok() {
-                set_name(&mut state.durable_names, &path, node);
-            }
-        }
+        let state = &mut *state;
+        // One that fails loses them.
+        let (mut lost, durable) = (Names::new(), &mut state.durable_names);
+        state.pending_names = names::write(pending, dir, if outcome.is_ok() { durable } else { &mut lost });
         outcome
     }
 
@@ -448,8 +430,11 @@ impl DiskFile for MemoryFile {
         state.change()?;
         let at = usize::try_from(at).map_err(io::Error::other)?;
         state.grow(self.id, at + bytes.len())?;
-        let tracked = state.tracked;
+        let (tracked, skips_unchanged) = (state.tracked, state.skips_unchanged);
         let contents = state.files.entry(self.id).or_default();
+        if skips_unchanged && contents.data.get(at..at + bytes.len()) == Some(bytes) {
+            return Ok(());
+        }
         put(&mut contents.data, at, bytes);
         if tracked {
             contents.pending.push(Change::Write { at, bytes: bytes.to_vec() });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use walser_model::{LeaderEpochs, Offset, Timestamp, TimestampType};
 
 use super::Recovery;
-use crate::disk::{DiskFile, Open};
+use crate::disk::Open;
 use crate::producers::Producers;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
@@ -74,8 +74,8 @@ impl RecoveryScan<'_> {
         let mut end = position;
         let bad = loop {
             match scan.step()? {
-                Step::End => break None,
-                Step::Invalid(at) => break (!zeros_from(&*file, at)?).then_some(at),
+                Step::End | Step::Zeros(_) => break None,
+                Step::Invalid(at) => break Some(at),
                 Step::Batch(found) => {
                     let header = found.header;
                     if header.base_offset != self.expected || header.leader_epoch < self.epochs_before(&header) {
@@ -100,8 +100,10 @@ impl RecoveryScan<'_> {
         self.recovery.scanned_bytes += end - position;
         let last = self.segments.last().is_some_and(|last| last.base == segment.base);
         if bad.is_none() && !last && end < len {
-            // Space ahead of the end belongs to the last segment only.
-            segment.file(Open::Write)?.set_len(end)?;
+            // Space ahead of the end belongs to the last segment only. No flush will do it: nothing of it is new.
+            let file = segment.file(Open::Write)?;
+            file.set_len(end)?;
+            file.sync_data()?;
         }
         segment.set_size(end);
         Ok(bad)
@@ -110,21 +112,5 @@ impl RecoveryScan<'_> {
     /// The epoch of the batch before: epochs never go down along a log.
     fn epochs_before(&self, header: &walser_record_batch::BatchHeader) -> walser_model::LeaderEpoch {
         self.epochs.epoch_of(header.base_offset.plus(-1))
-    }
-}
-
-/// Whether a file has only zeros from `position` on: space that was filled ahead of the log.
-fn zeros_from(file: &dyn DiskFile, mut position: u64) -> io::Result<bool> {
-    const CHUNK: usize = 256 << 10;
-    loop {
-        let mut chunk = Vec::new();
-        file.read_at(&mut chunk, position, CHUNK)?;
-        if chunk.iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        if chunk.len() < CHUNK {
-            return Ok(true);
-        }
-        position += chunk.len() as u64;
     }
 }

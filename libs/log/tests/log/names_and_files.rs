@@ -144,3 +144,84 @@ fn a_repaired_log_ends_where_it_ended_also_after_a_restart() {
         site.restart_on(disk, config());
     }
 }
+
+/// Several segments, of which the flush of the last one is yet to come.
+fn with_segments(disk: MemoryDisk) -> Site {
+    let mut site = Site::new(disk, aged());
+    for second in 0..6 {
+        site.append_at(second * 2_000).unwrap();
+        site.flush().unwrap();
+    }
+    site
+}
+
+/// A sync of the directory that fails loses the names of everybody who waits for it, also that of a new segment.
+#[test]
+fn what_a_failed_sync_of_a_deletion_has_lost_is_not_acknowledged() {
+    for syncs in 0..6 {
+        let mut site = with_segments(MemoryDisk::simulated(64 << 20));
+        site.append_at(20_000).unwrap();
+        site.disk.fail_sync_after(syncs);
+        let _ = site.log.delete_records(Offset(3), 21_000);
+        let _ = site.flush();
+        let acknowledged = site.acknowledged;
+        lose_power(&mut site, aged());
+        assert!(site.log.log_end() >= acknowledged, "after {syncs} syncs");
+    }
+}
+
+/// Names that a deletion has removed come back one by one when power is lost.
+#[test]
+fn segments_below_the_log_start_are_not_missed() {
+    for seed in 0..50 {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), aged());
+        site.append_at(0).unwrap();
+        site.flush().unwrap();
+        for second in 1..6 {
+            site.append_at(second * 2_000).unwrap();
+        }
+        // Without room the recovery point stays where it is.
+        let space = site.disk.space(Path::new("/data")).unwrap();
+        site.disk.set_capacity(space.total - space.free);
+        site.flush().unwrap();
+        // The log start is durable then, and the names are not.
+        site.disk.fail_sync_after(1);
+        site.log.delete_records(Offset(4), 13_000).unwrap_err();
+        site.disk.set_capacity(64 << 20);
+        let disk = site.disk.lose_power(PowerLoss::Random(seed));
+        // Somebody's names were written, and others were not.
+        let second = Path::new("/data/logs").join(site.log.dir().file_name().unwrap()).join(format!("{:020}.log", 2));
+        let _ = disk.remove_file(&second);
+        site.restart_on(disk, aged());
+        assert_eq!((site.found.damage.clone(), site.log.log_start()), (None, Offset(4)), "seed {seed}");
+        let left = site.disk.list(site.log.dir()).unwrap();
+        assert!(!left.iter().any(|entry| entry.name == format!("{:020}.log", 0)), "seed {seed}");
+        site.check_contents();
+    }
+}
+
+/// The space that is filled ahead of the log is cut off when a segment is closed; the cut may not reach the disk.
+#[test]
+fn zeros_that_come_back_behind_a_closed_segment_are_its_end() {
+    let large = LogConfig { segment_bytes: 1 << 20, segment_age: Duration::from_secs(1), ..config() };
+    for seed in 0..50 {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), large.clone());
+        site.append(&values(1, 8, 10_000)).unwrap();
+        site.extend();
+        site.flush().unwrap();
+        Checkpoint::sync(&site.directory.checkpoint()).unwrap();
+        site.append_at(5_000).unwrap();
+        let disk = site.disk.lose_power(PowerLoss::Random(seed));
+        site.restart_on(disk, large.clone());
+        site.written.truncate(usize::try_from(site.log.log_end().0).unwrap());
+        site.append_at(9_000).unwrap();
+        site.flush().unwrap();
+        site.log.move_recovery_point();
+        site.flush().unwrap();
+        Checkpoint::sync(&site.directory.checkpoint()).unwrap();
+        lose_power(&mut site, large.clone());
+        site.log.apply_retention(10_000, true, site.log.log_end()).unwrap();
+        assert_eq!(*site.log.condition(), walser_log::Condition::Healthy, "seed {seed}");
+        site.check_contents();
+    }
+}

@@ -403,7 +403,7 @@ fn nothing_is_deleted_before_the_settings_of_its_topic_are_known() {
     drop(shard);
 
     let mut shard = shard_on(&disk);
-    for log in crate::recovery::recover(&shard.around.directory, 0).unwrap().0 {
+    for log in crate::recovery::recover(&shard.around.directory, 0, 1).unwrap().0 {
         shard.adopt(log);
     }
     shard.queue.push(Command::ServeReads);

@@ -1,6 +1,7 @@
 //! The world of the shard's simulation: clients, disk, clock, and the jobs of the flush threads.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use walser_log::{DataDirectory, Disk as _, MemoryDisk, PowerLoss};
 use walser_metadata::TopicSettings;
 use walser_model::{
@@ -20,19 +22,29 @@ use walser_replication::PartitionState;
 use walser_rpc::{AppendPermit, AppendReply};
 use walser_service::Metrics;
 
+use super::faults::Fault;
 use crate::board::Board;
 use crate::flush::Flusher;
 use crate::metrics::StorageMetrics;
 use crate::shard::{AppendJob, Command, PartitionMetadata, Shard, Surroundings};
 use crate::space::SpaceGuard;
+use crate::topic_names::TopicNames;
 
 const ROOT: &str = "/data";
 const NODE: NodeId = NodeId(1);
 const PARTITIONS: i32 = 3;
 const START_MILLIS: Timestamp = 1_700_000_000_000;
 const DISK_BYTES: u64 = 1 << 30;
-/// Sizes of values: most are small, some end far behind the space that is filled ahead.
-const VALUE_BYTES: [usize; 6] = [1, 100, 5_000, 40_000, 120_000, 400_000];
+const SEGMENT_BYTES: u64 = 64 << 10;
+/// Sizes of values, the first ones more often: a few end far behind the space that is filled ahead.
+const VALUE_BYTES: [usize; 7] = [1, 20, 100, 500, 2_000, 8_000, 25_000];
+/// What the first partition keeps, and when its segments are closed.
+const RETENTION: Duration = Duration::from_secs(10);
+const SEGMENT_AGE: Duration = Duration::from_secs(5);
+const RETENTION_CHECK: Duration = Duration::from_secs(1);
+/// Partitions rest before the next record of the last phase comes.
+const IDLE: Duration = Duration::from_secs(1);
+const RARELY: Duration = Duration::from_secs(2);
 
 /// How a run of the server ends.
 #[derive(Debug, Clone, Copy)]
@@ -66,16 +78,28 @@ struct Sent {
     value: Bytes,
     acks: Acks,
     batch: Bytes,
+    timestamp: Timestamp,
+}
+
+/// An acknowledged record.
+#[derive(Debug)]
+struct Acknowledged {
+    value: Bytes,
+    acks: Acks,
+    timestamp: Timestamp,
 }
 
 type Answers = Arc<Mutex<Vec<AppendStreamResponse>>>;
 
 pub(super) struct World {
     random: u64,
-    disk: MemoryDisk,
+    fault: Option<Fault>,
+    pub(super) disk: MemoryDisk,
     clock: Arc<ManualClock>,
-    surroundings: Surroundings,
-    shard: Shard,
+    pub(super) surroundings: Surroundings,
+    pub(super) shard: Shard,
+    turns: u64,
+    trace: DefaultHasher,
     /// Outcomes of jobs that the shard has not been told.
     held: Vec<Command>,
     answers: Answers,
@@ -83,7 +107,11 @@ pub(super) struct World {
     answered: Vec<u32>,
     /// The shard whose requests begin here still runs.
     alive_from: usize,
-    acknowledged: BTreeMap<(TopicPartition, Offset), (Bytes, Acks)>,
+    acknowledged: BTreeMap<(TopicPartition, Offset), Acknowledged>,
+    /// The highest high watermark that readers saw.
+    seen: BTreeMap<TopicPartition, Offset>,
+    /// Below, records were to be deleted.
+    deleted_below: BTreeMap<TopicPartition, Offset>,
     sequences: BTreeMap<TopicPartition, i32>,
     epoch: LeaderEpoch,
 }
@@ -92,12 +120,14 @@ fn partition(number: i32) -> TopicPartition {
     TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(number))
 }
 
-/// The last partition is flushed by time, the others before they are answered.
+/// The last partition is flushed by time, the others before they are answered. The first one does not keep everything.
 fn config(partition: TopicPartition) -> TopicConfig {
     let lazy = partition.partition.0 == PARTITIONS - 1;
     TopicConfig {
         durability: if lazy { Durability::PageCache } else { Durability::Fsync },
-        segment_bytes: 1 << 20,
+        segment_bytes: SEGMENT_BYTES,
+        segment_age: SEGMENT_AGE,
+        retention: (partition.partition.0 == 0).then_some(RETENTION),
         flush_interval: Duration::from_millis(100),
         ..TopicConfig::default()
     }
@@ -106,7 +136,8 @@ fn config(partition: TopicPartition) -> TopicConfig {
 fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
     let directory = DataDirectory::open(Arc::new(disk.clone()), Path::new(ROOT), "simulation").unwrap();
     let directory = Arc::new(directory);
-    let (logs, recovered) = crate::recovery::recover(&directory, clock.now_millis()).unwrap();
+    let (logs, mut recovered) = crate::recovery::recover(&directory, clock.now_millis(), 1).unwrap();
+    recovered.report(&TopicNames::default());
     assert_eq!(recovered.damaged, Vec::<String>::new(), "durable records are damaged");
     let surroundings = Surroundings {
         node: NODE,
@@ -116,31 +147,36 @@ fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         metrics: StorageMetrics::new(&Metrics::default()),
         space: SpaceGuard::new(Some(0)),
-        retention_check: Duration::from_secs(10),
-        idle: Duration::from_secs(30),
-        recovery_bytes_max: 1 << 20,
+        retention_check: RETENTION_CHECK,
+        idle: IDLE,
+        recovery_bytes_max: SEGMENT_BYTES,
     };
     let shard = Shard::new(surroundings.clone(), 1 << 20, logs);
     (surroundings, shard)
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, fault: Option<Fault>) -> Self {
         let disk = MemoryDisk::simulated(DISK_BYTES);
         let clock = Arc::new(ManualClock::default());
         let (surroundings, shard) = open(&disk, &clock);
         let mut world = Self {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            fault,
             disk,
             clock,
             surroundings,
             shard,
+            turns: 0,
+            trace: DefaultHasher::new(),
             held: Vec::new(),
             answers: Answers::default(),
             sent: Vec::new(),
             answered: Vec::new(),
             alive_from: 0,
             acknowledged: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            deleted_below: BTreeMap::new(),
             sequences: BTreeMap::new(),
             epoch: LeaderEpoch(0),
         };
@@ -172,20 +208,28 @@ impl World {
     }
 
     pub(super) fn step(&mut self) {
-        match self.below(100) {
-            0..40 => self.write(),
-            40..65 => self.turn(),
-            65..80 => self.run_job(),
-            80..94 => self.tell_outcome(),
-            94..97 => drop(self.clock.0.fetch_add(70, Ordering::Relaxed)),
-            97 if self.below(2) == 0 => {
+        match self.below(1000) {
+            0..250 => self.write(),
+            250..600 => self.turn(),
+            600..780 => self.run_job(),
+            780..960 => self.tell_outcome(),
+            960..975 => self.pass(Duration::from_millis(70)),
+            975..980 => self.pass(Duration::from_millis(1500)),
+            980..985 => self.delete_records(),
+            985..988 => {
                 let syncs = self.below(20) as u64;
                 self.disk.fail_sync_after(syncs);
             }
-            97 => {
+            988..992 => {
                 let spare = self.below(8);
                 let limit = self.disk.open_files().open + spare;
                 self.disk.set_file_limit((spare < 6).then_some(limit));
+            }
+            992..995 => {
+                let spare = self.below(16) as u64;
+                let space = self.disk.space(Path::new(ROOT)).unwrap();
+                self.disk.set_capacity(if spare < 8 { space.total - space.free + (spare << 10) } else { DISK_BYTES });
+                let _ = self.surroundings.space.check(&self.surroundings.directory);
             }
             _ => {
                 let random = self.below(1 << 30) as u64;
@@ -202,16 +246,23 @@ impl World {
 
     /// Sends a batch, which may be one that was sent before, or one that the log refuses.
     fn write(&mut self) {
-        let partition = partition(i32::try_from(self.below(3)).unwrap());
+        let partition = self.any_partition();
         let kind = self.below(10);
-        if kind == 0 && self.sent.len() > self.alive_from {
-            let number = self.alive_from + self.below(self.sent.len() - self.alive_from);
+        if kind == 0 && !self.sent.is_empty() {
+            let latest = self.sent.len().min(50);
+            let number = self.sent.len() - latest + self.below(latest);
             let again = self.sent[number].clone();
             return self.send(again, None);
         }
-        let size = VALUE_BYTES[self.below(VALUE_BYTES.len())];
+        let choice = self.below(VALUE_BYTES.len());
+        let size = VALUE_BYTES[choice.min(self.below(VALUE_BYTES.len()))];
+        self.write_to(partition, size, kind);
+    }
+
+    fn write_to(&mut self, partition: TopicPartition, size: usize, kind: usize) {
         let number = self.sent.len();
-        let value: Vec<u8> = format!("{number}/").into_bytes().into_iter().cycle().take(size.max(8)).collect();
+        let mut value = format!("{number}/").into_bytes();
+        value.resize(size.max(value.len()), b'.');
         let sequence = self.sequences.entry(partition).or_insert(0);
         let id = ProducerId(i64::from(self.epoch.0));
         let producer = Producer { id, epoch: ProducerEpoch(0), base_sequence: *sequence };
@@ -223,7 +274,22 @@ impl World {
         let acks = if self.below(4) == 0 { Acks::Leader } else { Acks::All };
         let expected_offset = (kind == 9).then_some(Offset(0));
         let (value, batch) = (value.into(), builder.build(producer));
-        self.send(Sent { partition, value, acks, batch }, expected_offset);
+        self.send(Sent { partition, value, acks, batch, timestamp }, expected_offset);
+    }
+
+    fn any_partition(&mut self) -> TopicPartition {
+        partition(i32::try_from(self.below(3)).unwrap())
+    }
+
+    fn delete_records(&mut self) {
+        let partition = self.any_partition();
+        let Ok(shown) = self.surroundings.board.led(partition) else { return };
+        let end = usize::try_from(shown.high_watermark().0).unwrap();
+        let before = Offset(i64::try_from(self.below(end + 1)).unwrap());
+        let (reply, _) = oneshot::channel();
+        self.shard.queue.push(Command::DeleteRecords { partition, before, reply });
+        let deleted = self.deleted_below.entry(partition).or_insert(Offset::ZERO);
+        *deleted = before.max(*deleted);
     }
 
     fn send(&mut self, sent: Sent, expected_offset: Option<Offset>) {
@@ -246,8 +312,35 @@ impl World {
     }
 
     fn turn(&mut self) {
+        if let Some(fault) = self.fault {
+            fault.before_turn(self);
+        }
         self.shard.turn();
+        self.turns += 1;
         self.take_answers();
+        for number in 0..PARTITIONS {
+            if let Ok(shown) = self.surroundings.board.led(partition(number)) {
+                let seen = self.seen.entry(partition(number)).or_insert(Offset::ZERO);
+                *seen = shown.high_watermark().max(*seen);
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now_millis()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.0.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    pub(super) fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// A hash of what was answered and found so far.
+    pub(super) fn trace(&self) -> u64 {
+        self.trace.finish()
     }
 
     fn take_answers(&mut self) {
@@ -255,9 +348,11 @@ impl World {
             let number = usize::try_from(answer.correlation_id).unwrap();
             self.answered[number] += 1;
             assert_eq!(self.answered[number], 1, "request {number} was answered twice");
+            (answer.correlation_id, answer.base_offset, answer.error.is_none()).hash(&mut self.trace);
             if answer.error.is_none() {
-                let Sent { partition, value, acks, .. } = self.sent[number].clone();
-                self.acknowledged.insert((partition, Offset(answer.base_offset)), (value, acks));
+                let Sent { partition, value, acks, timestamp, .. } = self.sent[number].clone();
+                let acknowledged = Acknowledged { value, acks, timestamp };
+                self.acknowledged.insert((partition, Offset(answer.base_offset)), acknowledged);
             }
         }
     }
@@ -294,6 +389,11 @@ impl World {
         if matches!(how, Restart::PowerLost(_)) {
             let lazy = partition(PARTITIONS - 1);
             self.acknowledged.retain(|(partition, _), _| *partition != lazy);
+            self.seen.remove(&lazy);
+        }
+        self.disk.set_capacity(DISK_BYTES);
+        if let Some(fault) = self.fault {
+            fault.before_start(&self.disk);
         }
         (self.surroundings, self.shard) = open(&self.disk, &self.clock);
         self.alive_from = self.sent.len();
@@ -312,8 +412,18 @@ impl World {
         assert!(!self.answered[self.alive_from..].contains(&0), "a request was not answered at the stop");
     }
 
-    fn check(&self) {
-        for ((partition, offset), (value, acks)) in &self.acknowledged {
+    /// Every acknowledged record is where it was said to be, unless it was to go, and the log reaches as far as readers
+    /// have seen it.
+    fn check(&mut self) {
+        self.forget_deleted();
+        for number in 0..PARTITIONS {
+            let shown = self.surroundings.board.led(partition(number)).unwrap();
+            let (start, end) = (shown.reader.log_start(), shown.reader.log_end());
+            (start.0, end.0).hash(&mut self.trace);
+            let seen = self.seen.get(&partition(number)).copied().unwrap_or(Offset::ZERO);
+            assert!(end >= seen, "partition {number} ends at {end}, and was read up to {seen}");
+        }
+        for ((partition, offset), Acknowledged { value, acks, .. }) in &self.acknowledged {
             let reader = self.surroundings.board.led(*partition).unwrap().reader.clone();
             let slice = reader.read(*offset, offset.plus(1), 1 << 20);
             let slice = slice.unwrap_or_else(|error| panic!("{partition} {offset} ({acks:?}): {error}"));
@@ -325,6 +435,19 @@ impl World {
         }
     }
 
+    /// Forgets the records that are gone because somebody deleted them, or because they were too old.
+    fn forget_deleted(&mut self) {
+        let retention = i64::try_from(RETENTION.as_millis()).unwrap();
+        let (board, deleted_below, now) = (&self.surroundings.board, &self.deleted_below, self.clock.now_millis());
+        self.acknowledged.retain(|(id, offset), record| {
+            let kept = *offset >= board.led(*id).unwrap().reader.log_start();
+            let deleted = deleted_below.get(id).is_some_and(|before| offset < before);
+            let old = id.partition.0 == 0 && record.timestamp <= now - retention;
+            assert!(kept || deleted || old, "{id} {offset} was removed although nothing says so");
+            kept
+        });
+    }
+
     pub(super) fn check_every_request_was_answered(&mut self) {
         self.disk.set_file_limit(None);
         let from = self.alive_from;
@@ -332,10 +455,31 @@ impl World {
             self.write();
         }
         while self.surroundings.flusher.waiting() > 0 || !self.held.is_empty() || self.answered[from..].contains(&0) {
-            self.clock.0.fetch_add(200, Ordering::Relaxed);
+            self.pass(Duration::from_millis(200));
             self.turn();
             self.run_job();
             self.tell_outcome();
         }
+    }
+
+    /// A partition that is written rarely, and rests in between, keeps nothing for long beyond its time.
+    pub(super) fn check_retention(&mut self) {
+        let whole = RETENTION + SEGMENT_AGE + 2 * RARELY + 3 * RETENTION_CHECK;
+        let (written, first) = (partition(0), self.now());
+        while self.now() < first + i64::try_from((whole + SEGMENT_AGE).as_millis()).unwrap() {
+            self.write_to(written, 10, 1);
+            let next = self.now() + i64::try_from(RARELY.as_millis()).unwrap();
+            while self.now() < next {
+                self.pass(Duration::from_millis(500));
+                self.turn();
+                self.run_job();
+                self.tell_outcome();
+                self.turn();
+            }
+        }
+        self.restart(Restart::Stopped);
+        let oldest = self.acknowledged.iter().find(|((partition, _), _)| *partition == written);
+        let age = oldest.map_or(0, |(_, record)| self.now() - record.timestamp);
+        assert!(age <= i64::try_from(whole.as_millis()).unwrap(), "a record is still there after {age} ms");
     }
 }

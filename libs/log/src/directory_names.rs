@@ -1,7 +1,7 @@
-//! The names in the directory that holds the directories of all partitions.
+//! The names in one directory: that of a partition, or the one that holds the directories of all partitions.
 //!
-//! One partition's sync of it makes the names of all others durable too, and one that fails may lose them all: the
-//! next sync succeeds without writing them (rule R30). A failure is therefore remembered for everybody.
+//! Whoever syncs it makes the names of all others durable too, and a sync that fails may lose them all: the next one
+//! succeeds without writing them (rule R30). A failure is therefore remembered for everybody.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,28 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, out_of_files};
+use crate::disk::{Disk, out_of_files, write_in_place_of};
 
-/// A directory that several logs sync.
+/// A directory that is synced for several reasons, on several threads.
 #[derive(Debug)]
-pub(crate) struct SharedNames {
+pub(crate) struct DirectoryNames {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     failed: Mutex<bool>,
 }
 
-impl SharedNames {
+impl DirectoryNames {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
         Self { disk, dir: dir.to_owned(), failed: Mutex::new(false) }
+    }
+
+    /// Replaces a small file of the directory as one durable step.
+    ///
+    /// # Errors
+    /// I/O errors, and as for [`DirectoryNames::sync`].
+    pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        write_in_place_of(&*self.disk, &self.dir.join(name), bytes)?;
+        self.sync()
     }
 
     /// Makes the names durable.
@@ -42,14 +51,14 @@ impl SharedNames {
     /// the disk. The caller syncs.
     ///
     /// # Errors
-    /// I/O errors; [`SharedNames::finish_renames`] completes what was begun.
+    /// I/O errors; [`DirectoryNames::finish_renames`] completes what was begun.
     pub(crate) fn write_again(&self, dir: &Path) -> io::Result<()> {
         let moved = dir.with_extension(MOVED);
         self.disk.rename(dir, &moved)?;
         self.disk.rename(&moved, dir)
     }
 
-    /// Gives directories their names back that an interrupted [`SharedNames::write_again`] left with another one.
+    /// Gives directories their names back that an interrupted [`DirectoryNames::write_again`] left with another one.
     ///
     /// # Errors
     /// I/O errors.
