@@ -3,7 +3,9 @@
 //! redb keeps the entries; the engine in memory answers reads and watches. Leases and the keys bound to them do not
 //! survive opening: the lock on the data directory proves that whoever held them is dead.
 
+mod digest;
 mod file;
+mod tables;
 mod writer;
 
 use std::path::Path;
@@ -40,11 +42,13 @@ impl Embedded {
     }
 
     fn open_with(open: Opener) -> Result<Self, StoreError> {
-        let database = open()?;
         // The library panics on some kinds of damage; a damaged file is an error all the same.
-        let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| load(&database)));
+        let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut database = open()?;
+            load(&mut database).map(|loaded| (database, loaded))
+        }));
         let damaged = |_| StoreError::Format("the metadata file is damaged".to_owned());
-        let (entries, revision) = loaded.map_err(damaged)??;
+        let (database, (entries, revision)) = loaded.map_err(damaged)??;
         let file = Arc::new(File::new(open, database));
         Ok(Self { engine: Engine::new(entries, revision), file, queue: Arc::default() })
     }

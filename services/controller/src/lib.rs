@@ -89,10 +89,12 @@ pub async fn start(config: Config, environment: Environment, network: &Network) 
     let store = Store::new(Arc::clone(&timed));
     let own = random.bytes();
     let lead = ControllerLead::new(Arc::clone(&timed), &ClusterId::from_random(own).to_string());
-    // None of them needs another one: together they cost the disk one sync.
-    let (cluster, lineage, lease) = tokio::try_join!(
+    // The first write of a start. A revision that came before it would count as one of the lineage before, and an older
+    // copy of the metadata could not be told from what a node has seen.
+    let lineage = store.begin_lineage(own).await?;
+    // Neither needs the other one: together they cost the disk one sync.
+    let (cluster, lease) = tokio::try_join!(
         async { Ok(store.ensure_cluster(&config.cluster_name, random.bytes(), clock.now_millis()).await?) },
-        async { Ok(store.begin_lineage(own).await?) },
         async { Ok::<_, StartError>(lead.win().await?) },
     )?;
     let views = Views::open(Arc::clone(&timed)).await?;

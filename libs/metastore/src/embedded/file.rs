@@ -5,17 +5,15 @@ use std::path::Path;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageError, Table};
 
+use super::digest::Digest;
+use super::tables::{
+    DIGEST, ENTRIES, FORMAT, FORMAT_NUMBER, FORMAT_WITHOUT_DIGEST, NUMBERS, Numbers, REVISION, REVISION_BASE,
+};
 use crate::engine::Prepared;
 use crate::{Change, KeyValue, Revision, StoreError};
 
-/// Key to creation revision, modification revision, lease (0: none) and value.
-const ENTRIES: TableDefinition<'_, &str, (i64, i64, i64, &[u8])> = TableDefinition::new("entries");
-/// Names to numbers: `format`, `revision`, `revision-base`.
-const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
-
-const FORMAT: i64 = 1;
 /// Metadata is small; the default cache would be a gigabyte.
 const CACHE_BYTES: usize = 4 << 20;
 
@@ -82,7 +80,7 @@ impl File {
     pub(super) fn reopen(&self) -> Result<Reopened, StoreError> {
         let mut state = self.state.lock();
         let database = (self.open)()?;
-        let revision = revision_of(&database).map_err(unavailable)?;
+        let revision = read_numbers(&database).map_err(unavailable)?.latest();
         state.database = Some(database);
         let group = std::mem::take(&mut state.in_doubt);
         // Before the write the file had a lower revision.
@@ -116,9 +114,7 @@ fn prepare_file(path: &Path) -> std::io::Result<()> {
 pub(super) fn open_file(path: &Path) -> Result<Database, StoreError> {
     prepare_file(path).map_err(unavailable)?;
     let format = |error: redb::DatabaseError| match error {
-        redb::DatabaseError::Storage(redb::StorageError::Io(error))
-            if error.kind() != std::io::ErrorKind::InvalidData =>
-        {
+        redb::DatabaseError::Storage(StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
             unavailable(error)
         }
         redb::DatabaseError::DatabaseAlreadyOpen => {
@@ -129,66 +125,96 @@ pub(super) fn open_file(path: &Path) -> Result<Database, StoreError> {
     Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(format)
 }
 
-/// The revision that the store has when it is opened.
-fn revision_of(database: &Database) -> Result<Revision, redb::Error> {
+fn read_numbers(database: &Database) -> Result<Numbers, redb::Error> {
     let read = database.begin_read()?;
-    let numbers = read.open_table(NUMBERS)?;
-    let number = |name| numbers.get(name).map(|found| found.map_or(0, |value| value.value()));
-    Ok(number("revision")?.max(number("revision-base")?))
+    match read.open_table(NUMBERS) {
+        Ok(numbers) => Ok(Numbers::read(&numbers)?),
+        // Nothing was ever written.
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(Numbers::default()),
+        Err(error) => Err(error.into()),
+    }
 }
 
-/// Reads everything, after removing what leases had kept.
-pub(super) fn load(database: &Database) -> Result<(BTreeMap<String, KeyValue>, Revision), StoreError> {
-    let damaged = |error: redb::StorageError| StoreError::Format(error.to_string());
-    let write = database.begin_write().map_err(unavailable)?;
-    let mut entries = BTreeMap::new();
-    let mut changed = false;
-    let mut revision;
+/// What is in a file when it is opened.
+#[derive(Default)]
+struct Contents {
+    /// `None`: nothing was ever written.
+    format: Option<i64>,
+    numbers: Numbers,
+    entries: BTreeMap<String, KeyValue>,
+    /// Of `entries` alone.
+    digest: Digest,
+    /// Keys of entries that leases had kept; they are not among the entries.
+    leased: Vec<String>,
+}
+
+/// Reads and checks everything, and removes what leases had kept. That makes no revision: nobody has seen this one
+/// otherwise, and one more could be taken for a change of those that came after a copy of the file was made.
+///
+/// # Errors
+/// [`StoreError::Format`] when the file is damaged or newer. Nothing in it has changed then.
+pub(super) fn load(database: &mut Database) -> Result<(BTreeMap<String, KeyValue>, Revision), StoreError> {
+    let contents = read_contents(database)?;
+    let Contents { format, numbers, entries, digest, leased } = contents;
+    if format.is_some() {
+        // What is free and what is not: without that, the next write may go over what is in use.
+        let damaged = |error: redb::DatabaseError| StoreError::Format(error.to_string());
+        database.check_integrity().map_err(damaged)?;
+        if read_numbers(database).map_err(unavailable)? != numbers {
+            return Err(StoreError::Format("the last change of the metadata file is damaged".to_owned()));
+        }
+    }
+    // A new file is written with its first change.
+    if !leased.is_empty() || format == Some(FORMAT_WITHOUT_DIGEST) {
+        remove_leased(database, &leased, &numbers, digest).map_err(unavailable)?;
+    }
+    Ok((entries, numbers.latest()))
+}
+
+fn read_contents(database: &Database) -> Result<Contents, StoreError> {
+    let damaged = |error: StorageError| StoreError::Format(error.to_string());
+    let read = database.begin_read().map_err(unavailable)?;
+    let table = match read.open_table(NUMBERS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Contents::default()),
+        other => other.map_err(|error| StoreError::Format(error.to_string()))?,
+    };
+    let format = table.get(FORMAT_NUMBER).map_err(damaged)?.map(|found| found.value());
+    if let Some(found) = format.filter(|found| *found > FORMAT) {
+        return Err(StoreError::Format(format!("format {found}, this version reads up to {FORMAT}")));
+    }
+    let (numbers, stored) = (Numbers::read(&table).map_err(damaged)?, Digest::stored(&table).map_err(damaged)?);
+    let mut contents = Contents { format, numbers, ..Contents::default() };
+    let mut all = Digest::default();
+    let found = read.open_table(ENTRIES).map_err(|error| StoreError::Format(error.to_string()))?;
+    for item in found.iter().map_err(damaged)? {
+        let (key, entry) = item.map_err(damaged)?;
+        all.add(key.value(), entry.value());
+        let (create_revision, mod_revision, lease, value) = entry.value();
+        if lease == 0 {
+            contents.digest.add(key.value(), entry.value());
+            let (key, value) = (key.value().to_owned(), Bytes::copy_from_slice(value));
+            contents.entries.insert(key.clone(), KeyValue { key, value, create_revision, mod_revision, lease });
+        } else {
+            contents.leased.push(key.value().to_owned());
+        }
+    }
+    if format != Some(FORMAT_WITHOUT_DIGEST) && stored != Some(all) {
+        return Err(StoreError::Format("the metadata file is damaged: its checksum is wrong".to_owned()));
+    }
+    Ok(contents)
+}
+
+fn remove_leased(database: &Database, leased: &[String], numbers: &Numbers, digest: Digest) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
     {
-        let mut numbers = write.open_table(NUMBERS).map_err(unavailable)?;
-        let number = |name: &str| numbers.get(name).map(|found| found.map(|value| value.value()));
-        let found = number("format").map_err(damaged)?;
-        let base = number("revision-base").map_err(damaged)?.unwrap_or(0);
-        revision = number("revision").map_err(damaged)?.unwrap_or(0).max(base);
-        match found {
-            None => {
-                numbers.insert("format", FORMAT).map_err(unavailable)?;
-                numbers.insert("revision-base", 0).map_err(unavailable)?;
-                changed = true;
-            }
-            Some(found) if found > FORMAT => {
-                let text = format!("format {found}, this version reads up to {FORMAT}");
-                return Err(StoreError::Format(text));
-            }
-            Some(_) => {}
-        }
-        let mut table = write.open_table(ENTRIES).map_err(unavailable)?;
-        let mut leased = Vec::new();
-        for item in table.iter().map_err(damaged)? {
-            let (key, value) = item.map_err(damaged)?;
-            let (create_revision, mod_revision, lease, value) = value.value();
-            if lease == 0 {
-                let (key, value) = (key.value().to_owned(), Bytes::copy_from_slice(value));
-                entries.insert(key.clone(), KeyValue { key, value, create_revision, mod_revision, lease });
-            } else {
-                leased.push(key.value().to_owned());
-            }
-        }
-        if !leased.is_empty() {
-            revision += 1;
-            numbers.insert("revision", revision).map_err(unavailable)?;
-            changed = true;
-        }
+        let mut entries = write.open_table(ENTRIES)?;
         for key in leased {
-            table.remove(key.as_str()).map_err(unavailable)?;
+            entries.remove(key.as_str())?;
         }
+        write_numbers(&mut write.open_table(NUMBERS)?, numbers, digest)?;
     }
-    if changed {
-        write.commit().map_err(unavailable)?
-    } else {
-        write.abort().map_err(unavailable)?
-    }
-    Ok((entries, revision))
+    write.commit()?;
+    Ok(())
 }
 
 /// Writes a group of changes in one transaction of the file.
@@ -196,23 +222,46 @@ fn persist(database: &Database, group: &[Prepared]) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
     {
         let mut entries = write.open_table(ENTRIES)?;
-        let mut numbers = write.open_table(NUMBERS)?;
+        let mut table = write.open_table(NUMBERS)?;
+        let mut numbers = Numbers::read(&table)?;
+        let mut digest = Digest::stored(&table)?.unwrap_or_default();
         for prepared in group {
             for change in &prepared.changes {
                 match change {
                     Change::Put(entry) => {
                         let KeyValue { create_revision, mod_revision, lease, .. } = *entry;
                         let value = (create_revision, mod_revision, lease, entry.value.as_ref());
-                        entries.insert(entry.key.as_str(), value)?;
+                        digest.add(&entry.key, value);
+                        if let Some(before) = entries.insert(entry.key.as_str(), value)? {
+                            digest.remove(&entry.key, before.value());
+                        }
                     }
-                    Change::Delete { key } => drop(entries.remove(key.as_str())?),
+                    Change::Delete { key } => {
+                        if let Some(before) = entries.remove(key.as_str())? {
+                            digest.remove(key, before.value());
+                        }
+                    }
                 }
             }
             // Opening takes the higher one of both.
-            let name = if prepared.is_floor() { "revision-base" } else { "revision" };
-            numbers.insert(name, prepared.revision)?;
+            let number = if prepared.is_floor() { &mut numbers.base } else { &mut numbers.revision };
+            *number = prepared.revision;
         }
+        write_numbers(&mut table, &numbers, digest)?;
     }
     write.commit()?;
+    Ok(())
+}
+
+fn write_numbers(
+    table: &mut Table<'_, &'static str, i64>,
+    numbers: &Numbers,
+    digest: Digest,
+) -> Result<(), StorageError> {
+    let Numbers { revision, base } = *numbers;
+    let digest = digest.with_revisions(numbers);
+    for (name, number) in [(FORMAT_NUMBER, FORMAT), (REVISION, revision), (REVISION_BASE, base), (DIGEST, digest)] {
+        table.insert(name, number)?;
+    }
     Ok(())
 }

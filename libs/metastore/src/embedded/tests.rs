@@ -336,11 +336,11 @@ async fn a_lease_ends_when_the_disk_has_room_again() {
     check_file(store, &disk).await;
 }
 
-/// Versions before groups were written read and write the same tables.
+const ENTRIES: TableDefinition<'_, &str, (i64, i64, i64, &[u8])> = TableDefinition::new("entries");
+const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
+
 #[tokio::test]
-async fn the_tables_are_those_of_format_1() {
-    const ENTRIES: TableDefinition<'_, &str, (i64, i64, i64, &[u8])> = TableDefinition::new("entries");
-    const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
+async fn a_file_of_format_1_becomes_one_of_format_2() {
     let disk = Disk::default();
     let write = disk.database().unwrap();
     let before = write.begin_write().unwrap();
@@ -358,7 +358,8 @@ async fn the_tables_are_those_of_format_1() {
 
     let store = disk.open();
     let kept = read_all(&store, "").await.unwrap();
-    assert_eq!(kept.revision, 8, "the leased key went away");
+    assert_eq!(kept.revision, 7, "the leased key went away, and nobody has seen it in this revision");
+    assert_eq!(kept.entries.len(), 1);
     let entry = &kept.entries[0];
     assert_eq!((entry.key.as_str(), entry.create_revision, entry.mod_revision, entry.lease), ("kept", 3, 6, 0));
     let lease = store.grant(Duration::from_secs(60)).await.unwrap();
@@ -373,8 +374,66 @@ async fn the_tables_are_those_of_format_1() {
     let shown: Vec<_> = entries.iter().unwrap().map(|item| item.unwrap()).collect();
     let shown: Vec<_> = shown.iter().map(|(key, value)| (key.value(), value.value())).collect();
     let value = b"value".as_slice();
-    assert_eq!(shown, [("bound", (9, 9, lease, value)), ("kept", (3, 101, 0, value))]);
+    assert_eq!(shown, [("bound", (8, 8, lease, value)), ("kept", (3, 101, 0, value))]);
     let numbers = read.open_table(NUMBERS).unwrap();
     let number = |name| numbers.get(name).unwrap().unwrap().value();
-    assert_eq!((number("format"), number("revision"), number("revision-base")), (1, 101, 200));
+    assert_eq!((number("format"), number("revision"), number("revision-base")), (2, 101, 200));
+    assert_eq!(number("digest"), 7_854_712_604_889_744_194);
+}
+
+/// A store with some entries, stopped cleanly, and what is in it.
+async fn with_entries(disk: &Disk) -> (Revision, Vec<KeyValue>) {
+    let store = disk.open();
+    for number in 0..50 {
+        committed(store.transact(put(&format!("topics/{number}"))).await);
+    }
+    let shown = read_all(&store, "").await.unwrap();
+    (shown.revision, shown.entries)
+}
+
+#[tokio::test]
+async fn what_was_changed_behind_its_back_is_damage() {
+    let changes: [fn(&redb::WriteTransaction); 4] = [
+        |write| {
+            let mut entries = write.open_table(ENTRIES).unwrap();
+            entries.insert("topics/7", (8, 8, 0, b"valuf".as_slice())).unwrap();
+        },
+        |write| drop(write.open_table(ENTRIES).unwrap().remove("topics/7").unwrap()),
+        |write| {
+            let mut entries = write.open_table(ENTRIES).unwrap();
+            let entry = entries.remove("topics/7").unwrap().unwrap().value().0;
+            entries.insert("uopics/7", (entry, entry, 0, b"value".as_slice())).unwrap();
+        },
+        |write| drop(write.open_table(NUMBERS).unwrap().insert("revision", 49).unwrap()),
+    ];
+    for change in changes {
+        let disk = Disk::default();
+        with_entries(&disk).await;
+        let database = disk.database().unwrap();
+        let write = database.begin_write().unwrap();
+        change(&write);
+        write.commit().unwrap();
+        drop(database);
+        assert!(matches!(disk.try_open(), Err(StoreError::Format(_))));
+    }
+}
+
+/// One bit of a file that was closed, anywhere: the file is refused, or everything is there.
+#[tokio::test]
+async fn a_flipped_bit_is_noticed_or_does_not_matter() {
+    let disk = Disk::default();
+    let written = with_entries(&disk).await;
+    let (mut refused, len) = (0, disk.len());
+    for byte in (0..len).step_by(211) {
+        let damaged = disk.copy();
+        damaged.flip(byte, u8::try_from(byte % 8).unwrap());
+        match damaged.try_open() {
+            Ok(store) => {
+                let shown = read_all(&store, "").await.unwrap();
+                assert_eq!((shown.revision, shown.entries), written, "byte {byte} of {len}");
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 0, "none of the bytes mattered");
 }

@@ -32,8 +32,25 @@ impl Disk {
         if self.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
+    /// The same bytes on another disk.
+    pub(super) fn copy(&self) -> Self {
+        Self { bytes: Arc::new(Mutex::new(self.bytes.lock().clone())), ..Self::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.lock().len()
+    }
+
+    pub(super) fn flip(&self, byte: usize, bit: u8) {
+        self.bytes.lock()[byte] ^= 1 << bit;
+    }
+
     /// Opens a store on it.
     pub(super) fn open(&self) -> Embedded {
+        self.try_open().unwrap()
+    }
+
+    pub(super) fn try_open(&self) -> Result<Embedded, crate::StoreError> {
         let disk = self.clone();
         Embedded::open_with(Box::new(move || {
             if disk.gone.load(Ordering::Relaxed) {
@@ -41,7 +58,6 @@ impl Disk {
             }
             disk.database()
         }))
-        .unwrap()
     }
 
     pub(super) fn database(&self) -> Result<Database, crate::StoreError> {
