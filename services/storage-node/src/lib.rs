@@ -32,4 +32,5 @@ mod topic_names;
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
 pub use recovery::Recovered;
+pub use space::make_room;
 pub use start::{Environment, Started, Stopping, start};

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use walser_log::{DataDirectory, Space};
 
+use crate::config::Config;
+
 /// The reserve where nobody says otherwise: 5 % of the disk, within these bounds, and at most a quarter of it.
 const RESERVE_MIN: u64 = 16 << 20;
 const RESERVE_MAX: u64 = 1 << 30;
@@ -99,6 +101,17 @@ impl SpaceGuard {
     }
 }
 
+/// Gives up the ballast of a directory where less than half of the reserve is free, so that a server can start on a full
+/// disk: others write there before the first look.
+///
+/// # Errors
+/// I/O errors.
+pub fn make_room(config: &Config, directory: &DataDirectory) -> std::io::Result<()> {
+    let space = directory.space()?;
+    let reserve = SpaceGuard::new(config.reserve_bytes).reserve_of(space.total);
+    if space.free < reserve / 2 { directory.drop_ballast() } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -166,5 +179,20 @@ mod tests {
         leave(52 << 20);
         guard.check(&directory).unwrap();
         assert!(!guard.full());
+    }
+
+    #[test]
+    fn a_start_on_a_full_disk_gives_up_the_ballast_and_no_other_does() {
+        let (directory, leave) = disk();
+        let settings = walser_service::Settings::load(&[crate::KEYS], None, |_| None, &[]).unwrap();
+        let config = Config { reserve_bytes: Some(16 << 20), ..Config::from_settings(&settings, 2) };
+        let ballast = || directory.disk().list(Path::new("/data")).unwrap().iter().any(|entry| entry.name == "ballast");
+        directory.take_ballast().unwrap();
+        leave(8 << 20);
+        make_room(&config, &directory).unwrap();
+        assert!(ballast());
+        leave(0);
+        make_room(&config, &directory).unwrap();
+        assert!(!ballast());
     }
 }

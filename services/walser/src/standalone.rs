@@ -41,7 +41,7 @@ struct Place {
     store: Arc<dyn Metastore>,
 }
 
-fn place(arguments: &UpArgs) -> Result<Place, CliError> {
+fn place(arguments: &UpArgs, config: &walser_storage_node::Config) -> Result<Place, CliError> {
     let note = format!("pid {} (walser up)", std::process::id());
     let open = |disk, data: &Path| DataDirectory::open(disk, data, &note).map_err(directory_error);
     if let Some(capacity) = arguments.memory {
@@ -51,6 +51,9 @@ fn place(arguments: &UpArgs) -> Result<Place, CliError> {
     let data = &arguments.data;
     // The metadata store must not be touched before the directory is locked.
     let directory = open(Arc::new(RealDisk), data)?;
+    // The metadata store may need it to open.
+    walser_storage_node::make_room(config, &directory)
+        .map_err(|source| directory_error(DirectoryError::Io { path: data.clone(), source }))?;
     let store = Embedded::open(&data.join("metadata.redb"));
     let store = store.map_err(|error| CliError::failed(format!("data directory {}: {error}", data.display())))?;
     Ok(Place { directory, store: Arc::new(store) })
@@ -69,7 +72,8 @@ fn directory_error(error: DirectoryError) -> CliError {
 async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) -> Result<ExitCode, CliError> {
     let process = Process::open(&arguments.process, settings, Arc::clone(&clock)).await?;
     let (shutdown, address, admin) = (process.shutdown.clone(), process.address, process.admin);
-    let place = place(arguments)?;
+    let mut storage_config = walser_storage_node::Config::from_settings(&process.settings, process::cores());
+    let place = place(arguments, &storage_config)?;
     let network = Network::default();
     let failed = |error: &dyn std::error::Error| CliError::failed(error.to_string());
 
@@ -84,9 +88,8 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let controller = walser_controller::start(config, environment, &network).await;
     controller.map_err(|error| failed(&error))?;
 
-    let mut config = walser_storage_node::Config::from_settings(&process.settings, process::cores());
-    config.public_address = address.to_string();
-    config.roles = [NodeRole::Controller, NodeRole::Storage, NodeRole::Gateway].map(i32::from).to_vec();
+    storage_config.public_address = address.to_string();
+    storage_config.roles = [NodeRole::Controller, NodeRole::Storage, NodeRole::Gateway].map(i32::from).to_vec();
     let environment = walser_storage_node::Environment {
         directory: place.directory,
         clock: Arc::clone(&clock),
@@ -94,7 +97,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
         metrics: process.metrics.clone(),
         health: process.health.clone(),
     };
-    let storage = walser_storage_node::start(config, environment, &network, shutdown.clone());
+    let storage = walser_storage_node::start(storage_config, environment, &network, shutdown.clone());
 
     let config = walser_gateway::Config::from_settings(&process.settings);
     let (random, metrics) = (Arc::clone(&process.random), process.metrics.clone());
