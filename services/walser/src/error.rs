@@ -9,6 +9,7 @@ use walser_service::ProcessError;
 
 use crate::output;
 use crate::server::speaks_http1;
+use crate::signal::Interrupt;
 
 /// What a batch and its only record take beside the value, with room for a key and headers.
 const BATCH_OVERHEAD: i64 = 1024;
@@ -50,6 +51,11 @@ impl CliError {
     /// What is named is not there.
     pub(crate) fn not_found(what: impl Into<String>) -> Self {
         Self { code: 3, ..Self::failed(what) }
+    }
+
+    /// Somebody has ended the command.
+    pub(crate) fn interrupted(interrupt: Interrupt) -> Self {
+        Self { code: interrupt.exit_code(), ..Self::failed("interrupted") }
     }
 
     /// Adds what to do.

@@ -48,7 +48,11 @@ fn run_remote(command: Command) -> Result<ExitCode, CliError> {
     let runtime = runtime.map_err(|error| CliError::failed(format!("no runtime: {error}")))?;
     let outcome = runtime.block_on(async {
         // These end what they have begun first, and say how far they have come.
-        let ends_itself = matches!(command, Command::Produce(_) | Command::Bench(_));
+        let ends_itself = match &command {
+            Command::Produce(_) | Command::Bench(_) => true,
+            Command::Topic(topic) => topic.ends_itself(),
+            _ => false,
+        };
         let running = command::remote(command);
         let outcome = if ends_itself {
             running.await

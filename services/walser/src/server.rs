@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use walser_client::{Client, Failure};
+use walser_client::{Client, Failure, Reason};
 
 use crate::cli::ServerArgs;
 use crate::context::Contexts;
@@ -41,6 +41,19 @@ impl Server {
     /// The answer, or the error as people see it.
     pub(crate) fn answered<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, CliError> {
         answer.map(tonic::Response::into_inner).map_err(|status| self.failed(status))
+    }
+
+    /// The answer about a topic. `None`: it is gone, and only a pattern has named it.
+    pub(crate) fn answered_of<T>(
+        &self,
+        named: bool,
+        answer: Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<Option<T>, CliError> {
+        match answer.map_err(Failure::from) {
+            Ok(answer) => Ok(Some(answer.into_inner())),
+            Err(failure) if !named && failure.reason() == Reason::TopicNotFound => Ok(None),
+            Err(failure) => Err(self.failed(failure)),
+        }
     }
 
     /// An error of this server as people see it.

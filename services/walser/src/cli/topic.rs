@@ -30,6 +30,13 @@ pub(crate) enum TopicCommand {
     Config(TopicConfigArgs),
 }
 
+impl TopicCommand {
+    /// Whether it hears of a signal itself, to end what it has begun and say how far it has come.
+    pub(crate) fn ends_itself(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Alter(_))
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

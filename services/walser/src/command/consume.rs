@@ -2,17 +2,18 @@
 
 mod last;
 mod printer;
+mod problems;
 
-use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use walser_client::{Failure, Read, Reader, ReaderConfig, Reason};
+use walser_client::{Read, Reader, ReaderConfig};
 use walser_proto::v1 as pb;
 
 use self::last::Last;
 use self::printer::Printer;
+use self::problems::Problems;
 use crate::cli::ConsumeArgs;
 use crate::error::CliError;
 use crate::output;
@@ -20,26 +21,6 @@ use crate::position::Position;
 use crate::progress::{Progress, Total};
 use crate::server::Server;
 use crate::topics;
-
-/// The problems that people were told of, by topic and partition. There are no more than partitions.
-#[derive(Debug, Default)]
-struct Problems(HashMap<(String, i32), Reason>);
-
-// === impl Problems ===
-
-impl Problems {
-    /// Whether a problem differs from what was said last of the partition: servers repeat those that last.
-    fn is_news(&mut self, place: &pb::TopicPartition, reason: Reason) -> bool {
-        self.0.insert((place.topic.clone(), place.partition), reason) != Some(reason)
-    }
-
-    /// Records came: what was wrong is over.
-    fn over(&mut self, topic: &str, partition: i32) {
-        if !self.0.is_empty() {
-            self.0.remove(&(topic.to_owned(), partition));
-        }
-    }
-}
 
 pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
     output::end_with_reader()?;
@@ -64,12 +45,13 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
     let targets = topics.iter().map(target).collect();
     let patience = Duration::from_secs(arguments.timeout);
     let mut reader = Reader::new(&server.client, ReaderConfig { targets, batches: false, patience });
-    let (mut problems, mut told_to_wait, mut away) = (Problems::default(), false, false);
+    let mut problems = Problems::new(matches!(to, Some(Position::Latest)).then_some(patience));
+    let (mut told_to_wait, mut away) = (false, false);
     let mut left = arguments.count.unwrap_or(u64::MAX);
     let shown = !output::to_terminal();
     let mut progress = Progress::start(arguments.count.map_or(Total::Unknown, Total::Records), shown);
     loop {
-        match reader.next().await.map_err(|failure| server.failed(failure))? {
+        match problems.next(&mut reader, &server).await? {
             Read::Chunk(chunk) => {
                 problems.over(&chunk.topic, chunk.partition);
                 back(&mut away, &server);
@@ -84,11 +66,11 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
                 }
             }
             Read::CaughtUp => {
-                problems = Problems::default();
+                problems.caught_up();
                 back(&mut away, &server);
                 caught_up(to, &mut told_to_wait);
             }
-            Read::Problem(problem) => tell(problem, &mut problems),
+            Read::Problem(problem) => problems.tell(problem),
             Read::Away(failure) => {
                 let (address, text, seconds) = (&server.address, failure.message(), arguments.timeout);
                 output::warning(&format!("{address} is away: {text}; retrying for up to {seconds} s"));
@@ -126,32 +108,5 @@ fn caught_up(to: Option<Position>, told: &mut bool) {
 fn back(away: &mut bool, server: &Server) {
     if std::mem::take(away) {
         output::note(&format!("{} is back", server.address));
-    }
-}
-
-fn tell(problem: pb::PartitionError, problems: &mut Problems) {
-    let place = problem.topic_partition.unwrap_or_default();
-    let unknown = || Failure::internal("the server does not say what is wrong");
-    let failure = problem.error.map_or_else(unknown, Failure::from);
-    if problems.is_news(&place, failure.reason()) {
-        let (text, reason) = (failure.message(), failure.reason_name());
-        output::warning(&format!("{}/{}: {text} ({reason})", place.topic, place.partition));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_problem_is_told_once_until_it_changes_or_records_come() {
-        let mut problems = Problems::default();
-        let place = |partition| pb::TopicPartition { topic: "t".to_owned(), partition };
-        let (away, corrupt) = (Reason::LeaderNotAvailable, Reason::LogCorrupt);
-        assert!(problems.is_news(&place(0), away) && !problems.is_news(&place(0), away));
-        assert!(problems.is_news(&place(1), away), "of another partition");
-        assert!(problems.is_news(&place(0), corrupt) && !problems.is_news(&place(0), corrupt));
-        problems.over("t", 1);
-        assert!(problems.is_news(&place(1), away) && !problems.is_news(&place(0), corrupt));
     }
 }

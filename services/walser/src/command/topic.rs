@@ -71,7 +71,7 @@ async fn create(arguments: TopicCreateArgs) -> Done {
                 (false, false) => "created",
             };
             let created = server.answered(client.create_topic(request).await)?;
-            Ok((created.topic.unwrap_or_default(), status))
+            Ok(Some((created.topic.unwrap_or_default(), status)))
         }
     };
     show_changed(arguments.output.output, each(arguments.names, create).await)
@@ -101,6 +101,7 @@ async fn alter(arguments: TopicAlterArgs) -> Done {
     let config = pairs(&arguments.config)?;
     let status = if arguments.dry_run { "would be changed" } else { "changed" };
     let alter = |name: String| {
+        let named = arguments.names.contains(&name);
         let request = pb::UpdateTopicRequest {
             name,
             config_updates: config.clone(),
@@ -110,8 +111,8 @@ async fn alter(arguments: TopicAlterArgs) -> Done {
         };
         let server = &server;
         async move {
-            let altered = server.answered(server.client.topics().update_topic(request).await)?;
-            Ok((altered.topic.unwrap_or_default(), status))
+            let altered = server.answered_of(named, server.client.topics().update_topic(request).await)?;
+            Ok(altered.map(|altered| (altered.topic.unwrap_or_default(), status)))
         }
     };
     let names = topics::matching(&server, &arguments.names).await?;
@@ -205,22 +206,25 @@ async fn delete(arguments: TopicDeleteArgs) -> Done {
     let server = Server::of(&arguments.server)?;
     let names = topics::matching(&server, &arguments.names).await?;
     let described = |name: String| {
-        let server = &server;
+        let (server, named) = (&server, arguments.names.contains(&name));
         async move {
             let found = server.client.topics().get_topic(pb::GetTopicRequest { name: name.clone() }).await;
-            let stats = server.answered(found)?.topic.unwrap_or_default().stats.unwrap_or_default();
-            Ok(format!("Topic \"{name}\" has {} ({}).", show::records(&stats), size(&stats)))
+            let Some(found) = server.answered_of(named, found)? else { return Ok(None) };
+            let stats = found.topic.unwrap_or_default().stats.unwrap_or_default();
+            Ok(Some(format!("Topic \"{name}\" has {} ({}).", show::records(&stats), size(&stats))))
         }
     };
     let what = each(names.clone(), described).await.all()?.join("\n");
     confirm(&names.iter().map(String::as_str).collect::<Vec<_>>(), arguments.yes, &what).await?;
     let delete = |name: String| {
-        let server = &server;
+        let (server, named) = (&server, arguments.names.contains(&name));
         async move {
             let request = pb::DeleteTopicRequest { name: name.clone(), etag: String::new() };
-            let operation = server.answered(server.client.topics().delete_topic(request).await)?.operation;
-            output::data(&format!("deleted {name}  [{}]", operation.unwrap_or_default().id));
-            Ok(())
+            let deleted = server.answered_of(named, server.client.topics().delete_topic(request).await)?;
+            if let Some(deleted) = deleted {
+                output::data(&format!("deleted {name}  [{}]", deleted.operation.unwrap_or_default().id));
+            }
+            Ok(Some(()))
         }
     };
     if let Some(error) = each(names, delete).await.error() {

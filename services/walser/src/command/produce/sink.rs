@@ -31,6 +31,14 @@ const DELIVERIES_MAX: usize = 256;
 /// After an interrupt, answers are waited for so long.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Wait before the topic is looked for again.
+const CONNECT_RETRY: Duration = Duration::from_millis(200);
+
+/// Whether a server has answered that it cannot now. Where nobody answers there may be none.
+fn may_pass(failure: &Failure) -> bool {
+    failure.answered() && failure.retry() == pb::RetryAdvice::Backoff
+}
+
 /// A batch that is being filled.
 struct Open {
     builder: BatchBuilder,
@@ -116,7 +124,7 @@ impl Sink {
         if self.producer.is_none() {
             let mut interrupts = self.interrupts.clone();
             tokio::select! {
-                connected = self.connect() => connected?,
+                connected = self.connect_with_patience() => connected?,
                 interrupt = interrupts.next() => return Err(Stop::Interrupted(interrupt)),
             }
         }
@@ -171,6 +179,24 @@ impl Sink {
         let (name, count) = (&self.arguments.topic, self.partition_count);
         let text = format!("topic \"{name}\" has no partition {partition}, it has {count} (from 0)");
         Err(Failure::new(Reason::PartitionNotFound, text).with("topic", name))
+    }
+
+    /// Connects, and tries again for as long as a write would be tried again, while what is wrong may pass.
+    async fn connect_with_patience(&mut self) -> Result<(), Stop> {
+        let patience = Duration::from_secs(self.arguments.timeout);
+        let begun = tokio::time::Instant::now();
+        let mut told = false;
+        loop {
+            let failure = match self.connect().await {
+                Err(Stop::Server(failure)) if may_pass(&failure) && begun.elapsed() < patience => failure,
+                other => return other,
+            };
+            if !std::mem::replace(&mut told, true) {
+                let (text, reason, seconds) = (failure.message(), failure.reason_name(), self.arguments.timeout);
+                output::warning(&format!("{text} ({reason}); retrying for up to {seconds} s"));
+            }
+            tokio::time::sleep(CONNECT_RETRY).await;
+        }
     }
 
     /// Finds the topic, creating it where the server does that, and starts the producer.

@@ -26,7 +26,8 @@ pub(super) async fn run(arguments: TopicDescribeArgs) -> Done {
     let server = Server::of(&arguments.output.server)?;
     let mut all = Vec::new();
     for name in topics::matching(&server, &arguments.names).await? {
-        all.push(described(&server, &name, arguments.all).await?);
+        let named = arguments.names.contains(&name);
+        all.extend(described(&server, (&name, named), arguments.all).await?);
     }
     match arguments.output.output {
         Form::Name => all.iter().for_each(|described| output::data(&described.topic.name)),
@@ -54,15 +55,22 @@ pub(super) async fn run(arguments: TopicDescribeArgs) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn described(server: &Server, name: &str, all_configs: bool) -> Result<Described, CliError> {
+/// `None`: the topic is gone, and is not named but meant by a pattern.
+async fn described(
+    server: &Server,
+    (name, named): (&str, bool),
+    all_configs: bool,
+) -> Result<Option<Described>, CliError> {
     let mut client = server.client.topics();
     let found = client.get_topic(pb::GetTopicRequest { name: name.to_owned() }).await;
-    let topic = server.answered(found)?.topic.unwrap_or_default();
+    let Some(found) = server.answered_of(named, found)? else { return Ok(None) };
+    let topic = found.topic.unwrap_or_default();
     let mut partitions = Vec::new();
     let mut page_token = String::new();
     loop {
         let request = pb::ListPartitionsRequest { topic: name.to_owned(), page_token, ..Default::default() };
-        let page = server.answered(client.list_partitions(request).await)?;
+        let page = server.answered_of(named, client.list_partitions(request).await)?;
+        let Some(page) = page else { return Ok(None) };
         partitions.extend(page.partitions.into_iter().filter_map(|info| info.partition));
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -71,8 +79,8 @@ async fn described(server: &Server, name: &str, all_configs: bool) -> Result<Des
     }
     let topic_name = name.to_owned();
     let request = pb::ListTopicConfigsRequest { topic: topic_name, overrides_only: !all_configs, ..Default::default() };
-    let configs = server.answered(client.list_topic_configs(request).await)?.configs;
-    Ok(Described { topic, partitions, configs })
+    let configs = server.answered_of(named, client.list_topic_configs(request).await)?;
+    Ok(configs.map(|configs| Described { topic, partitions, configs: configs.configs }))
 }
 
 // === impl Described ===

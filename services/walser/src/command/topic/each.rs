@@ -1,14 +1,19 @@
-//! Topics that a command deals with one by one: several calls at once, and no further ones once a call has failed.
+//! Topics that a command deals with one by one: several calls at once, and no further ones once a call has failed, or
+//! somebody has interrupted it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 
 use crate::error::CliError;
 use crate::output::plural;
+use crate::signal::{Interrupt, Interrupts};
 
 /// Calls that are under way at once.
 const CONCURRENT_MAX: usize = 16;
+/// After an interrupt, calls that are under way are waited for so long.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What became of the topics.
 #[derive(Debug)]
@@ -19,38 +24,80 @@ pub(super) struct Dealt<T> {
     failed: Vec<CliError>,
     /// Names for which no call was made.
     left: usize,
+    /// Names whose calls had no answer when the waiting ended.
+    unknown: usize,
+    interrupted: Option<Interrupt>,
 }
 
-/// Makes a call for each name.
+/// Makes a call for each name. One that gives `None` found nothing to deal with.
 pub(super) async fn each<T, F>(names: Vec<String>, call: impl Fn(String) -> F) -> Dealt<T>
 where
-    F: Future<Output = Result<T, CliError>>,
+    F: Future<Output = Result<Option<T>, CliError>>,
 {
-    let (stop, call) = (&AtomicBool::new(false), &call);
+    let (stop, begun, call) = (&AtomicBool::new(false), &AtomicUsize::new(0), &call);
+    let all = names.len();
     let calls = names.into_iter().map(|name| async move {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
+        begun.fetch_add(1, Ordering::Relaxed);
         let outcome = call(name).await;
         stop.fetch_or(outcome.is_err(), Ordering::Relaxed);
         Some(outcome)
     });
     let mut outcomes = stream::iter(calls).buffered(CONCURRENT_MAX);
-    let mut dealt = Dealt { done: Vec::new(), failed: Vec::new(), left: 0 };
-    while let Some(outcome) = outcomes.next().await {
+    let mut dealt = Dealt { done: Vec::new(), failed: Vec::new(), left: 0, unknown: 0, interrupted: None };
+    let mut interrupts = Interrupts::listen().ok();
+    let mut answered = 0;
+    let mut deadline = None;
+    loop {
+        let outcome = tokio::select! {
+            outcome = outcomes.next() => outcome,
+            interrupt = next_of(&mut interrupts) => {
+                stop.store(true, Ordering::Relaxed);
+                dealt.interrupted = Some(interrupt);
+                let now = tokio::time::Instant::now();
+                // Another one: no more waiting.
+                deadline = Some(if deadline.is_some() { now } else { now + GRACE });
+                continue;
+            }
+            () = until(deadline) => None,
+        };
         match outcome {
-            None => dealt.left += 1,
-            Some(Ok(done)) => dealt.done.push(done),
-            Some(Err(error)) => dealt.failed.push(error),
+            None => break,
+            Some(None) => {}
+            Some(Some(outcome)) => {
+                answered += 1;
+                match outcome {
+                    Ok(done) => dealt.done.extend(done),
+                    Err(error) => dealt.failed.push(error),
+                }
+            }
         }
     }
+    let begun = begun.load(Ordering::Relaxed);
+    (dealt.left, dealt.unknown) = (all - begun, begun - answered);
     dealt
+}
+
+async fn next_of(interrupts: &mut Option<Interrupts>) -> Interrupt {
+    match interrupts {
+        Some(interrupts) => interrupts.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl<T> Dealt<T> {
     /// One that was dealt with.
     pub(super) fn one(done: T) -> Self {
-        Self { done: vec![done], failed: Vec::new(), left: 0 }
+        Self { done: vec![done], failed: Vec::new(), left: 0, unknown: 0, interrupted: None }
     }
 
     /// What all calls gave.
@@ -64,12 +111,19 @@ impl<T> Dealt<T> {
         }
     }
 
-    /// The error of the command, if a call has failed; what other calls failed with is shown before.
+    /// The error of the command, if a call has failed or it was interrupted; what other calls failed with is shown before.
     pub(super) fn error(self) -> Option<CliError> {
         let mut failed = self.failed;
         failed.dedup_by(|error, before| error.what() == before.what());
-        let last = failed.pop()?;
+        let last = match self.interrupted {
+            Some(interrupt) => CliError::interrupted(interrupt),
+            None => failed.pop()?,
+        };
         failed.iter().for_each(CliError::show);
+        let last = match self.unknown {
+            0 => last,
+            count => last.with_why(format!("{count} calls had no answer yet: they may have been carried out")),
+        };
         let left = plural(i64::try_from(self.left).unwrap_or(i64::MAX), "topic");
         Some(match (self.done.is_empty(), self.left) {
             (true, 0) => last,
@@ -90,10 +144,11 @@ mod tests {
         let dealt = each(names, |name| async move {
             tokio::task::yield_now().await;
             let number: usize = name.parse().unwrap();
-            if number == 40 { Err(CliError::failed("no")) } else { Ok(number) }
+            if number == 40 { Err(CliError::failed("no")) } else { Ok((number != 7).then_some(number)) }
         });
-        let Dealt { done, failed, left } = dealt.await;
-        assert!(done.is_sorted() && done.len() >= 40 && done.len() <= 40 + CONCURRENT_MAX, "{}", done.len());
-        assert_eq!((failed.len(), done.len() + failed.len() + left), (1, 10_000));
+        let Dealt { done, failed, left, unknown, interrupted } = dealt.await;
+        assert_eq!((unknown, interrupted, done.contains(&7)), (0, None, false));
+        assert!(done.is_sorted() && done.len() >= 39 && done.len() < 40 + CONCURRENT_MAX, "{}", done.len());
+        assert_eq!((failed.len(), 1 + done.len() + failed.len() + left), (1, 10_000));
     }
 }
