@@ -114,8 +114,9 @@ fn unreachable(reason: Reason, address: &str, error: &tonic::transport::Error) -
         connected &= !kind.is_some_and(|kind| refused.contains(&kind));
         cause = error.source();
     }
+    let who = if reason == Reason::ControllerNotAvailable { "the controller" } else { "the storage node" };
     let what = if connected { "broke the connection" } else { "does not answer" };
-    let failure = Failure::new(reason, format!("{address} {what}: {}", error_chain(error)));
+    let failure = Failure::new(reason, format!("{who} at {address} {what}: {}", error_chain(error)));
     ConnectionError::new(if connected { failure.with_effect(Effect::Maybe) } else { failure })
 }
 

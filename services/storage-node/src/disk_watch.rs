@@ -10,10 +10,8 @@ use walser_model::TopicId;
 use walser_service::Shutdown;
 use walser_service::admin::Health;
 
-use crate::board::Board;
 use crate::metrics::StorageMetrics;
 use crate::node::Membership;
-use crate::space::SpaceGuard;
 
 /// How often the disk is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
@@ -24,8 +22,10 @@ const NAMED_MAX: usize = 20;
 
 /// Shows the state of the node in its probe. Only what concerns the node as a whole keeps it from being ready: a
 /// partition that is out of service, or a full disk, leaves everything else to be served.
-pub(crate) fn show(health: &Health, board: &Board, space: &SpaceGuard, unusable: Option<String>) {
+pub(crate) fn show(health: &Health, Membership { board, space, directory, .. }: &Membership) {
     let refused = board.writes_refused().map(|failure| format!("{}: {failure}", failure.reason_name()));
+    let path = directory.path().display();
+    let unusable = board.directory_problem().map(|problem| format!("data directory {path}: {problem}"));
     health.set_problems(refused.into_iter().chain(unusable).collect());
     let full = space.full().then(|| "disk full: records are refused, reading and deleting still work".to_owned());
     let problems = board.problems();
@@ -68,9 +68,10 @@ pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, St
         });
         let unusable = checked.err().map(|error| {
             tracing::error!(%error, "the data directory cannot be written or looked at");
-            format!("data directory {}: {error}", directory.path().display())
+            error.to_string()
         });
-        show(&health, &membership.board, &membership.space, unusable);
+        membership.board.set_directory_problem(unusable);
+        show(&health, &membership);
         show_metrics(&membership, &metrics);
     }
 }

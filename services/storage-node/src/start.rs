@@ -142,7 +142,7 @@ pub async fn start(
         stopping.stop().await;
         return Err(error);
     }
-    disk_watch::show(&health, &board, &membership.space, None);
+    disk_watch::show(&health, &membership);
     let watching = disk_watch::watch(membership, (health, metrics), shutdown.clone());
     stopping.tasks.push(vital::task("disk watch", &shutdown, watching));
     Ok(Started { routes, recovered, refused: board.writes_refused(), stopping })

@@ -1,10 +1,12 @@
 //! The command line changes nothing that passes through it, and says what became of input that it could not finish.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 
 use walser_proto::v1 as pb;
 
+use crate::faults::until;
 use crate::processes::Cluster;
 use crate::server::{Server, binary, cli_at, create, place, read_all, wait_a_little};
 
@@ -325,4 +327,24 @@ async fn the_command_line_creates_topics_only_where_the_server_does() {
     let cluster = Cluster::start(dir.path());
     let output = cli_at(&cluster.address(), &["produce", "made", "x"], &[]);
     assert!(output.status.success() && told(&output).contains("created topic \"made\" (1 partition)"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_creation_lists_exactly_what_it_has_created() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let names: Vec<_> = (0..20_000).map(|number| format!("t-{number}")).collect();
+    let mut command = Command::new(binary());
+    command.args(["topic", "create", "-o", "name"]).args(&names).env("WALSER_SERVER", &server.address);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let some = async || server.cli_ok(&["topic", "list", "-o", "name"]).len() > 100;
+    until(some, "some topics are there").await;
+    signal(&child, "INT");
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("those listed above are done, nothing was begun for"), "{told}");
+    let lines =
+        |bytes: Vec<u8>| -> BTreeSet<String> { String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect() };
+    assert_eq!(lines(output.stdout), lines(server.cli_ok(&["topic", "list", "-o", "name"])));
 }

@@ -4,6 +4,7 @@ use std::process::Output;
 
 use walser_proto::v1 as pb;
 
+use crate::faults::until;
 use crate::processes::Cluster;
 use crate::server::{Server, cli_at, create, place, read_all, record};
 
@@ -139,4 +140,29 @@ async fn reading_to_the_end_fails_when_a_partition_is_damaged_and_reads_the_othe
     }
     assert!(!read.contains("bad1"), "{read}");
     server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_that_is_gone_is_named_and_a_read_to_the_end_does_not_wait_for_it() {
+    let (dir, data) = place();
+    let server = Server::start_with(&data, &["--set", "storage.idle.ms=100"]);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    client.producer().produce(write("t", 0, "x")).await.unwrap();
+    let away = dir.path().join("away");
+    std::fs::rename(&data, &away).unwrap();
+    let named = async || {
+        let status = server.cli(&["status"]);
+        code(&status) == 10 && out(&status).contains("DATA_DIRECTORY_FAILED")
+    };
+    until(named, "status names the directory").await;
+    // What is in memory or in open files is still read, until the partition rests.
+    let fails = async || {
+        let read = server.cli(&["consume", "t", "--end", "--timeout", "1"]);
+        code(&read) != 0 && told(&read).contains("not read to the end: t/0")
+    };
+    until(fails, "a read to the end fails").await;
+    std::fs::rename(&away, &data).unwrap();
+    until(async || code(&server.cli(&["status"])) == 0, "the directory is back").await;
+    assert_eq!(out(&server.cli(&["consume", "t", "--end", "-f", "%v"])), "x");
 }

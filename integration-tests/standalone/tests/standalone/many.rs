@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use walser_client::Client;
 use walser_proto::v1 as pb;
 
-use crate::server::{Server, create, place, read_all, record};
+use crate::server::{Server, cli_at, create, place, read_all, record};
 
 /// Records of one call, each to a partition of its own.
 const AT_ONCE: usize = 64;
@@ -66,4 +66,30 @@ async fn every_partition_serves_after_a_kill_and_after_a_clean_restart() {
         assert_eq!(values, ["before", "after the kill", "after the stop"], "{topic}/{partition}");
     }
     server.assert_no_panic();
+}
+
+/// What is going away is neither a fault of the cluster nor an error of a command that a pattern has led to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_that_are_being_deleted_by_the_thousand_are_no_fault() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    let names: Vec<_> = (0..2_000).map(|number| format!("gone-{number}")).collect();
+    let create: Vec<&str> = ["topic", "create", "stays"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    server.cli_ok(&create);
+    let address = server.address.clone();
+    let deleting = tokio::task::spawn_blocking(move || cli_at(&address, &["topic", "delete", "gone-*", "--yes"], &[]));
+    let (mut looks, mut during) = (0, 0);
+    while looks < 3 || !deleting.is_finished() {
+        let health = health(&client).await;
+        during += usize::from(health.topic_count > 1);
+        assert_eq!(health.status(), pb::HealthStatus::Ok, "{health:?}");
+        let described = server.cli(&["topic", "describe", "*", "-o", "name"]);
+        assert!(described.status.success(), "{}", String::from_utf8_lossy(&described.stderr));
+        looks += 1;
+    }
+    let deleted = deleting.await.unwrap();
+    assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    assert!(during > 0, "all were deleted before the first look");
+    assert_eq!(server.cli_ok(&["topic", "list", "-o", "name"]), b"stays\n");
 }

@@ -131,5 +131,13 @@ fn disk_issues(node: NodeId, disk: &pb::DiskStats) -> impl Iterator<Item = pb::H
         let problem = "is full: records are refused, reading and deleting still work";
         issue("DISK_FULL", problem, "free space, or shorten retention.ms or retention.bytes of large topics")
     });
-    full.into_iter()
+    let failed = disk.failed.then(|| {
+        let problem = format!("cannot be used: {}", disk.problem);
+        issue(
+            "DATA_DIRECTORY_FAILED",
+            &problem,
+            "mount it, or put it back, and look at the disk; the node goes on by itself",
+        )
+    });
+    full.into_iter().chain(failed)
 }

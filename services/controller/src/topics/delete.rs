@@ -30,9 +30,12 @@ impl Topics {
         now: Timestamp,
     ) -> Result<(TopicId, Operation), Failure> {
         let _turn = self.turns.next_about(name).await?;
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 0..ATTEMPTS_MAX {
             let (view, context) = self.committer.context()?;
-            if let Some((id, written)) = view.metadata.tombstones().find(|(_, it)| it.value.operation == operation) {
+            // Only a call that was tried before: there are as many tombstones as topics that are being deleted.
+            if attempt > 0
+                && let Some((id, written)) = view.metadata.tombstones().find(|(_, it)| it.value.operation == operation)
+            {
                 // Written by this very call, although the outcome was not known.
                 return Ok((id, Operation::deletion(&written.value, None)));
             }

@@ -1,10 +1,12 @@
 //! `ClusterService` and `OperationService`: the controller's answers, and those of the storage nodes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tonic::{Request, Response, Status};
+use walser_model::TopicId;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1 as pb;
@@ -17,6 +19,7 @@ use walser_service::Caller;
 
 use super::{change_log, relayed, set_aside};
 use crate::Gateway;
+use crate::metadata::{TopicView, View};
 
 /// How long a gateway may be behind the controller before that counts as a fault.
 const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
@@ -28,10 +31,12 @@ type Answer<T> = Result<Response<T>, Status>;
 #[async_trait]
 impl ClusterService for Gateway {
     async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
+        // Before the controller counts them: what is deleted afterwards was known here.
+        let known = self.metadata.view().partition_count();
         let mut client = ClusterServiceClient::new(self.controller.clone());
         let mut answer = client.get_cluster(request.into_inner()).await.map_err(relayed)?;
         if let Some(health) = answer.get_mut().cluster.as_mut().and_then(|cluster| cluster.health.as_mut()) {
-            self.add_unserved(health).await;
+            self.add_unserved(health, known).await;
         }
         Ok(answer)
     }
@@ -95,26 +100,31 @@ impl ClusterService for Gateway {
 
 impl Gateway {
     /// Adds the partitions that clients of this gateway cannot reach: every leader is asked, along the way that reads
-    /// and writes take. What the controller has named already is not repeated.
-    async fn add_unserved(&self, health: &mut pb::ClusterHealth) {
+    /// and writes take. What the controller has named already is not repeated. `known`: partitions that were known here
+    /// before the controller counted them.
+    async fn add_unserved(&self, health: &mut pb::ClusterHealth, known: usize) {
         let expected = usize::try_from(health.partition_count).unwrap_or(0);
-        // A change that the controller has counted may still be on its way here.
-        self.metadata.wait_until(VIEW_DELAY_MAX, |view| view.partition_count() >= expected).await;
-        let view = self.metadata.view();
-        let topics: Vec<_> = view.topics().cloned().collect();
-        let figures = self.figures(&topics).await;
-        let named: HashSet<&str> = health.issues.iter().flat_map(|issue| &issue.objects).map(String::as_str).collect();
-        let mut unserved = Vec::new();
-        for topic in &topics {
-            for (number, leader, _) in topic.leaders() {
-                let object = format!("topics/{}/partitions/{number}", topic.name);
-                let served = figures.served(&topic.name, number.0);
-                if leader.is_some() && !served && !named.contains(object.as_str()) {
-                    unserved.push(object);
-                }
-            }
+        if known < expected {
+            // A change that the controller has counted may still be on its way here.
+            self.metadata.wait_until(VIEW_DELAY_MAX, |view| view.partition_count() >= expected).await;
         }
-        let unknown = expected.saturating_sub(view.partition_count());
+        let view = self.metadata.view();
+        let unknown = expected.saturating_sub(view.partition_count().max(known));
+        let topics: Vec<_> = view.topics().cloned().collect();
+        let mut unserved = self.unserved(&topics).await;
+        let named: HashSet<&str> = health.issues.iter().flat_map(|issue| &issue.objects).map(String::as_str).collect();
+        unserved.retain(|object, _| !named.contains(object.as_str()));
+        if !unserved.is_empty() {
+            // A leader knows before this gateway that its topic is going away. What is still there counts.
+            let topics: HashSet<TopicId> = unserved.values().copied().collect();
+            let gone = |view: &View| topics.iter().all(|topic| view.topic(*topic).is_none());
+            self.metadata.wait_until(VIEW_DELAY_MAX, gone).await;
+            let view = self.metadata.view();
+            let topics: Vec<_> = topics.iter().filter_map(|topic| view.topic(*topic).cloned()).collect();
+            let still = self.unserved(&topics).await;
+            unserved.retain(|object, topic| still.get(object) == Some(topic));
+        }
+        let mut unserved: Vec<_> = unserved.into_keys().collect();
         let count = unserved.len() + unknown;
         if count == 0 {
             return;
@@ -131,6 +141,22 @@ impl Gateway {
             objects: unserved,
             start_time: None,
         });
+    }
+}
+
+impl Gateway {
+    /// The partitions of some topics that their leaders do not serve, with their topics.
+    async fn unserved(&self, topics: &[Arc<TopicView>]) -> HashMap<String, TopicId> {
+        let figures = self.figures(topics).await;
+        let mut unserved = HashMap::new();
+        for topic in topics {
+            for (number, leader, _) in topic.leaders() {
+                if leader.is_some() && !figures.served(&topic.name, number.0) {
+                    unserved.insert(format!("topics/{}/partitions/{number}", topic.name), topic.id);
+                }
+            }
+        }
+        unserved
     }
 }
 

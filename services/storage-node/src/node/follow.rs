@@ -50,7 +50,6 @@ impl Membership {
         let mut stream = MetadataStream::open(&self.controller, self.seen()).await?;
         loop {
             let deltas = stream.next_deltas(DELTAS_MAX).await?;
-            outage.ended();
             let mut view = View::clone(&self.view.load());
             let mut changes = Changes::default();
             for delta in deltas {
@@ -66,6 +65,8 @@ impl Membership {
             self.take_effect(&view, &changes)?;
             let view = Arc::new(view);
             self.shards.settle().await;
+            // A stream that opens and whose metadata cannot be acted on is not over it.
+            outage.ended();
             // What a beat reports has taken effect.
             self.view.store(Arc::clone(&view));
             self.board.accept_writes();

@@ -17,7 +17,7 @@ use crate::metrics::Totals;
 /// Partitions out of service that a beat names.
 const PROBLEMS_MAX: usize = 100;
 /// Deleted topics that one beat confirms.
-const CONFIRMED_MAX: usize = 100;
+const CONFIRMED_MAX: usize = 1000;
 
 fn problem((id, problem): (TopicPartition, Problem)) -> pb::PartitionProblem {
     pb::PartitionProblem {
@@ -82,7 +82,7 @@ impl Membership {
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let space = self.space.seen();
-        let problems = self.board.problems();
+        let (problems, unusable) = (self.board.problems(), self.board.directory_problem());
         let aside = self.directory.set_aside_partitions();
         let Totals { appended_records, appended_bytes, read_bytes } = self.metrics.totals();
         pb::StorageStats {
@@ -93,8 +93,9 @@ impl Membership {
                 used_bytes: bytes(held + aside.iter().map(|aside| aside.size_bytes).sum::<u64>()),
                 free_bytes: bytes(space.free),
                 total_bytes: bytes(space.total),
-                failed: !problems.is_empty(),
+                failed: unusable.is_some(),
                 full: self.space.full(),
+                problem: unusable.unwrap_or_default(),
             }],
             problems: problems.into_iter().take(PROBLEMS_MAX).map(problem).collect(),
             set_aside_count: count(aside.len()),
