@@ -8,7 +8,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use walser_client::{Read, Reader, ReaderConfig};
+use walser_client::{Failure, Read, Reader, ReaderConfig};
 use walser_proto::v1 as pb;
 
 use self::last::Last;
@@ -70,7 +70,11 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
                 back(&mut away, &server);
                 caught_up(to, &mut told_to_wait);
             }
-            Read::Problem(problem) => problems.tell(problem),
+            Read::Problem(problem) => {
+                let place = problem.topic_partition.unwrap_or_default();
+                let unknown = || Failure::internal("the server does not say what is wrong");
+                problems.tell(&place.topic, place.partition, problem.error.map_or_else(unknown, Failure::from));
+            }
             Read::Away(failure) => {
                 let (address, text, seconds) = (&server.address, failure.message(), arguments.timeout);
                 output::warning(&format!("{address} is away: {text}; retrying for up to {seconds} s"));

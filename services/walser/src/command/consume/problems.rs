@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use walser_client::{Failure, Read, Reader};
-use walser_proto::v1 as pb;
 
 use crate::error::CliError;
 use crate::output;
@@ -44,19 +43,16 @@ impl Problems {
     }
 
     /// Says what is wrong, unless it was said last of the partition: servers repeat those that last.
-    pub(super) fn tell(&mut self, problem: pb::PartitionError) {
-        let place = problem.topic_partition.unwrap_or_default();
-        let unknown = || Failure::internal("the server does not say what is wrong");
-        let failure = problem.error.map_or_else(unknown, Failure::from);
-        let text = format!("{}/{}: {} ({})", place.topic, place.partition, failure.message(), failure.reason_name());
-        if self.is_news(&place, failure) {
+    pub(super) fn tell(&mut self, topic: &str, partition: i32, failure: Failure) {
+        let text = format!("{topic}/{partition}: {} ({})", failure.message(), failure.reason_name());
+        if self.is_news(topic, partition, failure) {
             output::warning(&text);
         }
     }
 
-    fn is_news(&mut self, place: &pb::TopicPartition, failure: Failure) -> bool {
+    fn is_news(&mut self, topic: &str, partition: i32, failure: Failure) -> bool {
         let reason = failure.reason();
-        let before = self.known.insert((place.topic.clone(), place.partition), failure);
+        let before = self.known.insert((topic.to_owned(), partition), failure);
         before.is_none_or(|before| before.reason() != reason)
     }
 
@@ -100,13 +96,12 @@ mod tests {
     #[test]
     fn a_problem_is_told_once_until_it_changes_or_records_come() {
         let mut problems = Problems::new(None);
-        let place = |partition| pb::TopicPartition { topic: "t".to_owned(), partition };
         let failure = |reason| Failure::new(reason, "text");
         let (away, corrupt) = (Reason::LeaderNotAvailable, Reason::LogCorrupt);
-        assert!(problems.is_news(&place(0), failure(away)) && !problems.is_news(&place(0), failure(away)));
-        assert!(problems.is_news(&place(1), failure(away)), "of another partition");
-        assert!(problems.is_news(&place(0), failure(corrupt)) && !problems.is_news(&place(0), failure(corrupt)));
+        assert!(problems.is_news("t", 0, failure(away)) && !problems.is_news("t", 0, failure(away)));
+        assert!(problems.is_news("t", 1, failure(away)), "of another partition");
+        assert!(problems.is_news("t", 0, failure(corrupt)) && !problems.is_news("t", 0, failure(corrupt)));
         problems.over("t", 1);
-        assert!(problems.is_news(&place(1), failure(away)) && !problems.is_news(&place(0), failure(corrupt)));
+        assert!(problems.is_news("t", 1, failure(away)) && !problems.is_news("t", 0, failure(corrupt)));
     }
 }
