@@ -28,6 +28,7 @@ use crate::operations::Operations;
 use crate::restore::{OwnHistory, RefusedNodes};
 use crate::sessions::Sessions;
 use crate::store::Store;
+use crate::store_writes::StoreWrites;
 use crate::topics::Topics;
 use crate::views::Views;
 
@@ -51,6 +52,7 @@ pub(crate) struct Controller {
     pub(crate) history: OwnHistory,
     /// Ends the streams that other processes hold open.
     pub(crate) stopping: Shutdown,
+    pub(crate) writes: StoreWrites,
 }
 
 impl Controller {

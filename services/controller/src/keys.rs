@@ -15,6 +15,7 @@
 //! | `pids/next` | first producer id that was not handed out | [`counter`] |
 //! | `pids/internal` | the same for ids of gateways, counted from 2^62 | [`counter`] |
 //! | `pids/epochs/{slot}` | latest epochs of producer ids | [`producer`] |
+//! | `store/probe` | nothing: written to find out whether the store takes writes again | `store_writes` |
 //!
 //! Values are JSON objects: `docs/formats/metadata.md`. Those that other services see as well are in
 //! `walser_metadata::value`.
@@ -30,6 +31,9 @@ pub(crate) mod topic;
 use walser_metadata::value::{Value, encode};
 use walser_metastore::{KeyValue, Op};
 use walser_rpc::Failure;
+
+/// Written while writes fail, to find out when they work again.
+pub(crate) const STORE_PROBE: &str = "store/probe";
 
 /// Reads a value.
 pub(crate) fn decode<V: Value>(entry: &KeyValue) -> Result<V, Failure> {

@@ -25,6 +25,7 @@ mod producer_ids;
 mod restore;
 mod sessions;
 mod store;
+mod store_writes;
 mod topics;
 mod turns;
 mod views;
@@ -47,6 +48,7 @@ use crate::metrics::{ClusterMetrics, TimedStore};
 use crate::nodes::Nodes;
 use crate::operations::Operations;
 use crate::store::Store;
+use crate::store_writes::StoreWrites;
 use crate::topics::Topics;
 use crate::turns::Turns;
 use crate::views::Views;
@@ -85,7 +87,8 @@ pub struct Environment {
 /// [`StartError`] when the store cannot be read or written.
 pub async fn start(config: Config, environment: Environment, network: &Network) -> Result<Started, StartError> {
     let Environment { store: inner, clock, random, metrics } = environment;
-    let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(inner, &metrics));
+    let writes = StoreWrites::default();
+    let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(inner, &metrics, writes.clone()));
     let store = Store::new(Arc::clone(&timed));
     let own = random.bytes();
     let lead = ControllerLead::new(Arc::clone(&timed), &ClusterId::from_random(own).to_string());
@@ -116,12 +119,14 @@ pub async fn start(config: Config, environment: Environment, network: &Network) 
         random,
         config,
         stopping: stopping.clone(),
+        writes: writes.clone(),
     });
     let counted = ClusterMetrics::new(&metrics);
     tokio::spawn(vital::must_not_panic("metadata view", views.clone().follow()));
     tokio::spawn(vital::must_not_panic("leadership", lead.keep(lease)));
     tokio::spawn(vital::must_not_panic("census", census::follow(views, counted)));
-    tokio::spawn(vital::must_not_panic("compaction", compaction::run(timed)));
+    tokio::spawn(vital::must_not_panic("compaction", compaction::run(Arc::clone(&timed))));
+    tokio::spawn(vital::must_not_panic("probe of the store", writes.probe(timed)));
     tokio::spawn(vital::must_not_panic("duties", controller.duties().run()));
     // Where everything runs in one process, sessions end with it.
     if !controller.config.standalone {

@@ -12,6 +12,7 @@ use walser_metastore::{
 use walser_service::Metrics;
 
 use crate::census::{Census, Totals};
+use crate::store_writes::StoreWrites;
 
 /// The state of the cluster, as it is shown. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -27,13 +28,14 @@ pub(crate) struct ClusterMetrics {
     metadata_version: IntGauge,
 }
 
-/// A metadata store whose calls are timed.
-#[derive(Debug)]
+/// A metadata store whose calls are timed, and whose writes are noted.
+#[derive(Debug, Clone)]
 pub(crate) struct TimedStore {
     inner: std::sync::Arc<dyn Metastore>,
     gets: Histogram,
     ranges: Histogram,
     transactions: Histogram,
+    writes: StoreWrites,
 }
 
 // === impl ClusterMetrics ===
@@ -85,11 +87,11 @@ impl ClusterMetrics {
 // === impl TimedStore ===
 
 impl TimedStore {
-    pub(crate) fn new(inner: std::sync::Arc<dyn Metastore>, metrics: &Metrics) -> Self {
+    pub(crate) fn new(inner: std::sync::Arc<dyn Metastore>, metrics: &Metrics, writes: StoreWrites) -> Self {
         let help = "Time of a call of the metadata store.";
         let calls = metrics.latencies("walser_controller_store_call_duration_seconds", help, &["call"]);
         let [gets, ranges, transactions] = ["get", "range", "transact"].map(|call| calls.with_label_values(&[call]));
-        Self { inner, gets, ranges, transactions }
+        Self { inner, gets, ranges, transactions, writes }
     }
 }
 
@@ -111,7 +113,9 @@ impl Metastore for TimedStore {
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        timed(&self.transactions, self.inner.transact(txn)).await
+        let outcome = timed(&self.transactions, self.inner.transact(txn)).await;
+        self.writes.note(&outcome);
+        outcome
     }
 
     async fn raise_revision(&self, floor: Revision) -> Result<Revision, StoreError> {

@@ -124,6 +124,8 @@ pub async fn begin(
     let _following = vital::task("metadata follower", &shutdown, following);
     let readiness = Readiness { metadata: metadata.clone(), network: network.clone() };
     let producer_ids = ProducerIds::new(controller.clone());
+    let prefetch = producer_ids.clone().prefetch(metadata.clone());
+    tokio::spawn(vital::must_not_panic("first producer ids", prefetch));
     let router = Router::new(metadata.clone(), network.clone());
     let clock = Arc::clone(&environment.clock);
     let writers = Writers::start(clock, router.clone(), producer_ids.clone(), metrics.clone(), &shutdown);

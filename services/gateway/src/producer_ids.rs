@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use walser_model::ProducerId;
@@ -10,6 +11,13 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
 use walser_rpc::{Connection, Failure};
+
+use crate::metadata::{Metadata, View};
+
+/// Pause before the first block is asked for again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long one look for a storage node in service lasts.
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Hands out producer ids. Clones share the blocks.
 #[derive(Debug, Clone)]
@@ -40,6 +48,27 @@ impl ProducerIds {
             *block = self.allocate(true).await?;
         }
         block.next().map(ProducerId).ok_or_else(empty_block)
+    }
+
+    /// Takes the first block for the gateway's own writes before there is one, and tries until it has: without one, the
+    /// first write would need the controller, and records are to flow while it is away.
+    pub(crate) async fn prefetch(self, metadata: Metadata) {
+        let in_service = |view: &View| view.nodes().any(|(_, node)| !node.liveness.fenced);
+        while !metadata.wait_until(LOOK_AGAIN, in_service).await {}
+        loop {
+            {
+                let mut block = self.own.lock().await;
+                if !block.is_empty() {
+                    return;
+                }
+                // A writer that asks meanwhile would get the same answer.
+                if let Ok(first) = self.allocate(true).await {
+                    *block = first;
+                    return;
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     /// An id that nobody else has or had.

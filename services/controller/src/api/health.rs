@@ -14,6 +14,7 @@ impl Controller {
     pub(super) fn health(&self, view: &ClusterView) -> pb::ClusterHealth {
         let refused = self.refused.refused(self.clock.monotonic());
         let mut issues: Vec<_> = refused.into_iter().map(|(node, why)| refused_issue(node, &why)).collect();
+        issues.extend(self.writes.problem().map(|problem| store_issue(&problem)));
         issues.extend(registered(view).next().is_none().then(no_node_issue));
         for (node, entry) in registered(view) {
             let session = self.sessions.get(node);
@@ -52,6 +53,14 @@ fn refused_issue(node: NodeId, why: &Failure) -> pb::HealthIssue {
                 docs/operations.md";
     let message = format!("storage node {node} does not obey this metadata: {why}");
     critical(why.reason_name(), message, hint.to_owned(), vec![format!("nodes/{node}")])
+}
+
+/// Nothing can be changed.
+fn store_issue(problem: &str) -> pb::HealthIssue {
+    let message = format!("the metadata store takes no writes: {problem}");
+    let hint =
+        "records flow, topics cannot be changed, and no leader can be elected; free space on its disk, or look at it";
+    critical("METADATA_STORE_UNAVAILABLE", message, hint.to_owned(), Vec::new())
 }
 
 /// No node has ever registered.
