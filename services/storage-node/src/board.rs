@@ -52,8 +52,6 @@ pub(crate) struct Board {
     unusable: Arc<RwLock<BTreeMap<TopicPartition, String>>>,
     /// Why nothing may be written, on all partitions: the controller's metadata is not that of this node.
     refused: Arc<RwLock<Option<Failure>>>,
-    /// Why the data directory cannot be used, as the last look has found it.
-    directory_problem: Arc<RwLock<Option<String>>>,
     /// Names of topics, for logs and reports.
     pub(crate) names: TopicNames,
 }
@@ -179,7 +177,6 @@ impl Board {
             replicas: Arc::default(),
             unusable: Arc::default(),
             refused: Arc::default(),
-            directory_problem: Arc::default(),
             names: TopicNames::default(),
         }
     }
@@ -211,16 +208,6 @@ impl Board {
     /// Why nothing may be changed on the disk; `None`: it may.
     pub(crate) fn writes_refused(&self) -> Option<Failure> {
         self.refused.read().clone()
-    }
-
-    /// Notes why the data directory cannot be used; `None`: it can.
-    pub(crate) fn set_directory_problem(&self, problem: Option<String>) {
-        *self.directory_problem.write() = problem;
-    }
-
-    /// Why the data directory cannot be used; `None`: it can.
-    pub(crate) fn directory_problem(&self) -> Option<String> {
-        self.directory_problem.read().clone()
     }
 
     /// Why a partition is not served here.

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::{Checkpoint, NamesById};
+use walser_log::NamesById;
 use walser_model::TopicId;
 use walser_service::Shutdown;
 use walser_service::admin::Health;
 
+use crate::engine::Engine;
 use crate::metrics::StorageMetrics;
 use crate::node::Membership;
 
@@ -22,12 +23,13 @@ const NAMED_MAX: usize = 20;
 
 /// Shows the state of the node in its probe. Only what concerns the node as a whole keeps it from being ready: a
 /// partition that is out of service, or a full disk, leaves everything else to be served.
-pub(crate) fn show(health: &Health, Membership { board, space, directory, .. }: &Membership) {
+pub(crate) fn show(health: &Health, Membership { board, engine, .. }: &Membership) {
     let refused = board.writes_refused().map(|failure| format!("{}: {failure}", failure.reason_name()));
-    let path = directory.path().display();
-    let unusable = board.directory_problem().map(|problem| format!("data directory {path}: {problem}"));
+    let path = engine.directory.path().display();
+    let unusable = engine.problem().map(|problem| format!("data directory {path}: {problem}"));
     health.set_problems(refused.into_iter().chain(unusable).collect());
-    let full = space.full().then(|| "disk full: records are refused, reading and deleting still work".to_owned());
+    let full =
+        engine.space.full().then(|| "disk full: records are refused, reading and deleting still work".to_owned());
     let problems = board.problems();
     let named = problems.iter().take(NAMED_MAX);
     let named = named.map(|(id, problem)| format!("partition {}: {}", board.names.partition(*id), problem.text));
@@ -38,7 +40,7 @@ pub(crate) fn show(health: &Health, Membership { board, space, directory, .. }: 
 
 /// Looks at free space and failed partitions until the stop.
 pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, StorageMetrics), shutdown: Shutdown) {
-    let directory = Arc::clone(&membership.directory);
+    let directory = Arc::clone(&membership.engine.directory);
     if let Err(error) = directory.take_ballast() {
         tracing::warn!(%error, "the ballast could not be taken");
     }
@@ -57,20 +59,12 @@ pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, St
         if sync {
             since_sync = Duration::ZERO;
         }
-        let (checking, space) = (Arc::clone(&directory), membership.space.clone());
-        let checked = tokio::task::spawn_blocking(move || {
-            space.check(&checking)?;
-            if sync { Checkpoint::sync(&checking.checkpoint()) } else { Ok(()) }
-        });
-        let checked = checked.await.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => Ok(()),
-        });
-        let unusable = checked.err().map(|error| {
-            tracing::error!(%error, "the data directory cannot be written or looked at");
-            error.to_string()
-        });
-        membership.board.set_directory_problem(unusable);
+        let engine = membership.engine.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || engine.look(sync)).await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
         show(&health, &membership);
         show_metrics(&membership, &metrics);
     }
@@ -85,7 +79,8 @@ struct WrittenNames {
 }
 
 /// Writes down the names of the topics that lie here, when they have changed.
-async fn write_names(Membership { board, directory, .. }: &Membership, written: &mut WrittenNames) {
+async fn write_names(Membership { board, engine, .. }: &Membership, written: &mut WrittenNames) {
+    let directory = &engine.directory;
     let seen = (directory.metadata_seen().version, board.len(), directory.set_aside_partitions().len());
     if seen == written.seen {
         return;
@@ -107,7 +102,7 @@ async fn write_names(Membership { board, directory, .. }: &Membership, written: 
 }
 
 fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
-    let Membership { board, directory, space: guard, .. } = membership;
+    let Membership { board, engine: Engine { directory, space: guard, .. }, .. } = membership;
     let aside = directory.set_aside_partitions();
     metrics.set_aside(aside.len(), aside.iter().map(|aside| aside.size_bytes).sum());
     let log_bytes = board.all().iter().map(|(_, replica)| replica.reader.size_bytes()).sum();

@@ -15,6 +15,7 @@ mod board;
 mod config;
 mod disk_watch;
 mod disposal;
+mod engine;
 mod error;
 mod fetch;
 mod flush;

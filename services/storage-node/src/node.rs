@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use walser_log::{DataDirectory, SeenMetadata};
+use walser_log::SeenMetadata;
 use walser_metadata::View;
 use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_proto::internal::v1 as pbi;
@@ -30,10 +30,9 @@ use walser_service::Shutdown;
 use crate::board::Board;
 use crate::config::Config;
 use crate::disposal::Disposal;
+use crate::engine::Engine;
 use crate::error::StartError;
 use crate::metrics::StorageMetrics;
-use crate::shard_set::ShardSet;
-use crate::space::SpaceGuard;
 
 /// Wait before the controller is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -52,10 +51,8 @@ const REGISTRATION_BYTES_MAX: usize = 32 << 20;
 pub(crate) struct Membership {
     pub(crate) config: Config,
     pub(crate) controller: Connection,
-    pub(crate) shards: ShardSet,
+    pub(crate) engine: Engine,
     pub(crate) board: Board,
-    pub(crate) space: SpaceGuard,
-    pub(crate) directory: Arc<DataDirectory>,
     /// Id of the data directory, if it has none yet.
     pub(crate) new_directory: [u8; 16],
     pub(crate) metrics: StorageMetrics,
@@ -127,11 +124,11 @@ impl Membership {
     /// Registers and serves; returns why the session was ended by the controller, or what keeps the node from one.
     async fn live(&self, begun: &mut Option<Begun>) -> Result<String, StartError> {
         // Before the controller hears of a node that there is not.
-        self.directory.check_node(self.config.node)?;
+        self.engine.directory.check_node(self.config.node)?;
         let registered = self.register().await.map_err(StartError::Registration)?;
         let broken = || Failure::new(Reason::InternalError, "the controller names no cluster");
         let cluster = registered.cluster_id.parse().map_err(|_| StartError::Registration(broken()))?;
-        self.directory.bind(cluster, self.config.node, self.directory_id())?;
+        self.engine.directory.bind(cluster, self.config.node, self.directory_id())?;
         self.node_epoch.store(registered.node_epoch, Ordering::Release);
         let every = registered.heartbeat_interval.and_then(|every| every.try_into().ok()).unwrap_or(BEAT);
         tokio::select! {
@@ -142,10 +139,15 @@ impl Membership {
 
     /// What this data directory has seen of the metadata.
     fn seen(&self) -> MetadataSeen {
-        let SeenMetadata { version, lineage } = self.directory.metadata_seen();
+        let SeenMetadata { version, lineage } = self.engine.directory.metadata_seen();
         let known = lineage != [0; 16];
         MetadataSeen {
-            cluster_id: self.directory.identity().map(|identity| identity.cluster.to_string()).unwrap_or_default(),
+            cluster_id: self
+                .engine
+                .directory
+                .identity()
+                .map(|identity| identity.cluster.to_string())
+                .unwrap_or_default(),
             version,
             lineage: if known { ClusterId::from_bytes(lineage).to_string() } else { String::new() },
         }
@@ -195,7 +197,7 @@ impl Membership {
 
     /// Id of the data directory: the one that it has, or is given when it is bound.
     fn directory_id(&self) -> [u8; 16] {
-        self.directory.identity().map_or(self.new_directory, |identity| identity.directory)
+        self.engine.directory.identity().map_or(self.new_directory, |identity| identity.directory)
     }
 
     /// Every replica on this disk; those without a record and without an epoch say nothing.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::service::Routes;
-use walser_log::{Checkpoint, DataDirectory, Log};
+use walser_log::DataDirectory;
 use walser_model::{Clock, ClusterId, Random};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
-use walser_rpc::{AppendRoom, Failure, Network, Reason, local_connection};
+use walser_rpc::{Failure, Network, Reason, local_connection};
 use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown, vital};
 
@@ -19,20 +19,15 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::disk_watch;
 use crate::disposal::Disposal;
+use crate::engine::{Engine, EngineThreads};
 use crate::error::StartError;
 use crate::fetch::Fetcher;
-use crate::flush::Flusher;
 use crate::link::LocalLink;
 use crate::metrics::StorageMetrics;
 use crate::node::Membership;
 use crate::recovery::{OPENERS, Recovered, recover};
-use crate::shard::{Command, Shard, Surroundings};
-use crate::shard_set::{ShardSet, owner};
-use crate::space::SpaceGuard;
 
-/// Bytes that a restart reads at most, whatever the number of partitions.
-const RECOVERY_BYTES_MAX: u64 = 1 << 30;
-/// A shard that does not stop in this time has no thread any more.
+/// Tasks that do not end in this time are left.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// What comes in from outside.
@@ -66,11 +61,8 @@ pub struct Started {
 /// Stops a storage node.
 #[derive(Debug)]
 pub struct Stopping {
-    shards: ShardSet,
-    flusher: Flusher,
-    threads: Vec<std::thread::JoinHandle<()>>,
+    engine: EngineThreads,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    directory: Arc<DataDirectory>,
 }
 
 /// Starts a storage node: recovers its logs, registers, and serves what metadata says it leads.
@@ -86,16 +78,14 @@ pub async fn start(
     let Environment { directory, clock, random, metrics, health } = environment;
     let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis(), OPENERS))?;
     let controller = network.controller().ok_or_else(no_controller)?;
-    let directory = Arc::new(directory);
     let metrics = StorageMetrics::new(&metrics);
-    let (flusher, mut threads) = Flusher::start(config.flush_threads, &clock, &metrics, &shutdown)?;
-    let around = surroundings(&config, clock, (&directory, &flusher, &metrics))?;
-    let (board, space) = (around.board.clone(), around.space.clone());
+    let board = Board::new(config.node);
     board.names.set_earlier(directory.topic_names());
-    let shards = start_shards(&config, &around, logs, &mut threads, &shutdown)?;
+    let (engine, threads) = Engine::start(&config, directory, logs, (&board, clock, &metrics), &shutdown)?;
+    let shards = engine.shards.clone();
     let link = LocalLink {
         shards: shards.clone(),
-        fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone(), directory.disk()),
+        fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone(), engine.directory.disk()),
     };
     let node_epoch = Arc::new(AtomicI64::new(0));
     let disposal = Disposal::default();
@@ -103,7 +93,7 @@ pub async fn start(
         node: config.node,
         link: link.clone(),
         board: board.clone(),
-        directory: Arc::clone(&directory),
+        directory: Arc::clone(&engine.directory),
         controller: controller.clone(),
         node_epoch: Arc::clone(&node_epoch),
         disposal: disposal.clone(),
@@ -115,10 +105,8 @@ pub async fn start(
     let membership = Membership {
         config,
         controller,
-        shards: shards.clone(),
+        engine,
         board: board.clone(),
-        space,
-        directory: Arc::clone(&directory),
         metrics: metrics.clone(),
         new_directory: random.bytes(),
         incarnation: ClusterId::from_random(random.bytes()).to_string(),
@@ -135,7 +123,7 @@ pub async fn start(
         vital::task("cluster membership", &shutdown, membership.clone().run(begun, shutdown.clone())),
         vital::task("disposal of partitions", &shutdown, disposing),
     ];
-    let mut stopping = Stopping { shards, flusher, threads, tasks, directory };
+    let mut stopping = Stopping { engine: threads, tasks };
     let begun = begins.await;
     recovered.report(&board.names);
     if let Ok(Err(error)) = begun {
@@ -148,50 +136,8 @@ pub async fn start(
     Ok(Started { routes, recovered, refused: board.writes_refused(), stopping })
 }
 
-/// What all shards share.
-fn surroundings(
-    config: &Config,
-    clock: Arc<dyn Clock>,
-    (directory, flusher, metrics): (&Arc<DataDirectory>, &Flusher, &StorageMetrics),
-) -> Result<Surroundings, StartError> {
-    let space = SpaceGuard::new(config.reserve_bytes);
-    space.check(directory)?;
-    Ok(Surroundings {
-        node: config.node,
-        directory: Arc::clone(directory),
-        board: Board::new(config.node),
-        flusher: flusher.clone(),
-        clock,
-        metrics: metrics.clone(),
-        space,
-        retention_check: config.retention_check,
-        idle: config.idle,
-        recovery_bytes_max: RECOVERY_BYTES_MAX / config.shards.max(1) as u64,
-    })
-}
-
 fn no_controller() -> StartError {
     StartError::Registration(Failure::new(Reason::ControllerNotAvailable, "no controller is known"))
-}
-
-fn start_shards(
-    config: &Config,
-    around: &Surroundings,
-    logs: Vec<Log>,
-    threads: &mut Vec<std::thread::JoinHandle<()>>,
-    shutdown: &Shutdown,
-) -> Result<ShardSet, StartError> {
-    let mut by_shard: Vec<Vec<Log>> = (0..config.shards).map(|_| Vec::new()).collect();
-    for log in logs {
-        by_shard[owner(log.partition(), config.shards)].push(log);
-    }
-    let mut shards = Vec::new();
-    for (number, logs) in by_shard.into_iter().enumerate() {
-        let shard = Shard::new(around.clone(), config.tail_bytes / config.shards, logs);
-        shards.push((Arc::clone(&shard.queue), AppendRoom::new(config.append_bytes_max)));
-        threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
-    }
-    Ok(ShardSet::new(shards))
 }
 
 // === impl Stopping ===
@@ -199,31 +145,11 @@ fn start_shards(
 impl Stopping {
     /// Makes everything durable and ends all threads.
     pub async fn stop(self) {
-        let mut stopped = Vec::new();
-        for queue in self.shards.queues() {
-            let (done, ended) = oneshot::channel();
-            queue.push(Command::Stop(done));
-            stopped.push(ended);
-        }
-        for ended in stopped {
-            // A shard whose thread is gone cannot answer; the others are stopped all the same.
-            let _ = tokio::time::timeout(STOP_LIMIT, ended).await;
-        }
-        self.flusher.close();
+        self.engine.stop_shards().await;
         for task in self.tasks {
             // They end with the stop that has begun.
             let _ = tokio::time::timeout(STOP_LIMIT, task).await;
         }
-        let threads = self.threads;
-        let directory = self.directory;
-        let finished = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                let _ = thread.join();
-            }
-            Checkpoint::sync(&directory.checkpoint())
-        });
-        if let Ok(Err(error)) = finished.await {
-            tracing::error!(%error, "the checkpoint could not be written");
-        }
+        self.engine.join().await;
     }
 }

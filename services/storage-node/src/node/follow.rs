@@ -29,7 +29,7 @@ impl Membership {
             tracing::error!(error = %failure, "the controller's metadata is not that of this node: writes are refused");
         }
         if self.node_epoch.load(Ordering::Acquire) == 0 {
-            self.shards.queues().for_each(|queue| queue.push(Command::ServeReads));
+            self.engine.shards.queues().for_each(|queue| queue.push(Command::ServeReads));
         }
     }
 
@@ -64,7 +64,7 @@ impl Membership {
             }
             self.take_effect(&view, &changes)?;
             let view = Arc::new(view);
-            self.shards.settle().await;
+            self.engine.shards.settle().await;
             // A stream that opens and whose metadata cannot be acted on is not over it.
             outage.ended();
             // What a beat reports has taken effect.
@@ -84,7 +84,7 @@ impl Membership {
     /// Writes down what was seen, before it is acted on: a controller that is behind it later is behind what this node
     /// has done.
     async fn note(&self, seen: SeenMetadata) -> Result<(), Failure> {
-        let directory = Arc::clone(&self.directory);
+        let directory = Arc::clone(&self.engine.directory);
         let noted = tokio::task::spawn_blocking(move || directory.note_metadata(seen)).await;
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(Reason::StorageError, format!("the metadata version cannot be written: {error}"))
@@ -138,11 +138,11 @@ impl Membership {
     /// Partitions of which there is anything on this node.
     fn held(&self) -> Result<Held, Failure> {
         let open = self.board.all().into_iter().map(|(partition, _)| partition);
-        let found = self.directory.partitions();
+        let found = self.engine.directory.partitions();
         let unlisted =
             |error| Failure::new(Reason::StorageError, format!("the data directory cannot be listed: {error}"));
         let found = found.map_err(unlisted)?;
-        let aside = self.directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
+        let aside = self.engine.directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
         let here = open.chain(found.into_iter().map(|found| found.partition)).collect();
         Ok(Held { here, aside: aside.collect() })
     }
@@ -183,7 +183,7 @@ impl Membership {
         let Some(topic) = view.topic(id.topic) else { return };
         let Some(found) = topic.partition(id.partition) else { return };
         let (state, partition_epoch) = (&found.record.state, found.record.epoch);
-        let queue = self.shards.queue(id);
+        let queue = self.engine.shards.queue(id);
         if let Some(problem) = state.problem() {
             let named = self.board.names.partition(id);
             tracing::error!(partition = %named, problem, "metadata of a partition contradicts itself, and is not acted on");
@@ -199,7 +199,8 @@ impl Membership {
             settings: Arc::clone(&topic.settings),
         };
         let leads = metadata.role(self.config.node) == Role::Lead;
-        let aside = self.directory.set_aside_partition(id).filter(|aside| aside.leader_epoch >= state.leader_epoch);
+        let aside =
+            self.engine.directory.set_aside_partition(id).filter(|aside| aside.leader_epoch >= state.leader_epoch);
         if let Some(aside) = aside.filter(|_| leads) {
             self.board.set_unusable(id, "it is being taken back from what was set aside".to_owned());
             self.renew_epoch(id, state.leader_epoch, aside.leader_epoch);

@@ -81,20 +81,20 @@ impl Membership {
         let held: u64 = replicas.iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        let space = self.space.seen();
-        let (problems, unusable) = (self.board.problems(), self.board.directory_problem());
-        let aside = self.directory.set_aside_partitions();
+        let space = self.engine.space.seen();
+        let (problems, unusable) = (self.board.problems(), self.engine.problem());
+        let aside = self.engine.directory.set_aside_partitions();
         let Totals { appended_records, appended_bytes, read_bytes } = self.metrics.totals();
         pb::StorageStats {
             replica_count: count(replicas.len()),
             leader_count: count(replicas.iter().filter(|(_, replica)| replica.serving()).count()),
             disks: vec![pb::DiskStats {
-                path: self.directory.path().display().to_string(),
+                path: self.engine.directory.path().display().to_string(),
                 used_bytes: bytes(held + aside.iter().map(|aside| aside.size_bytes).sum::<u64>()),
                 free_bytes: bytes(space.free),
                 total_bytes: bytes(space.total),
                 failed: unusable.is_some(),
-                full: self.space.full(),
+                full: self.engine.space.full(),
                 problem: unusable.unwrap_or_default(),
             }],
             problems: problems.into_iter().take(PROBLEMS_MAX).map(problem).collect(),

@@ -1,0 +1,142 @@
+//! The engine of one data directory: its log shards, the threads that wait for its disk, its checkpoint and its space.
+//!
+//! Everything that belongs to a disk is in here and nothing of it is shared with another one: a node with several
+//! directories has several engines. What the node knows of its partitions is on the board, and who it is in
+//! [`crate::node`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+use walser_log::{Checkpoint, DataDirectory, Log};
+use walser_model::Clock;
+use walser_rpc::AppendRoom;
+use walser_service::{Shutdown, vital};
+
+use crate::board::Board;
+use crate::config::Config;
+use crate::flush::Flusher;
+use crate::metrics::StorageMetrics;
+use crate::shard::{Command, Shard, Surroundings};
+use crate::shard_set::{ShardSet, owner};
+use crate::space::SpaceGuard;
+
+/// Bytes that a restart reads at most of one directory, whatever the number of partitions.
+const RECOVERY_BYTES_MAX: u64 = 1 << 30;
+/// A shard that does not stop in this time has no thread any more.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// One directory and what works on it. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Engine {
+    pub(crate) directory: Arc<DataDirectory>,
+    pub(crate) shards: ShardSet,
+    pub(crate) space: SpaceGuard,
+    /// Why the directory cannot be used, as the last look has found it.
+    problem: Arc<RwLock<Option<String>>>,
+}
+
+/// The threads of an engine.
+#[derive(Debug)]
+pub(crate) struct EngineThreads {
+    engine: Engine,
+    flusher: Flusher,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Starts the threads, with the logs that were found in the directory.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or the disk does not say how much is free.
+    pub(crate) fn start(
+        config: &Config,
+        directory: DataDirectory,
+        logs: Vec<Log>,
+        (board, clock, metrics): (&Board, Arc<dyn Clock>, &StorageMetrics),
+        shutdown: &Shutdown,
+    ) -> std::io::Result<(Self, EngineThreads)> {
+        let directory = Arc::new(directory);
+        let (flusher, mut threads) = Flusher::start(config.flush_threads, &clock, metrics, shutdown)?;
+        let space = SpaceGuard::new(config.reserve_bytes);
+        space.check(&directory)?;
+        let around = Surroundings {
+            node: config.node,
+            directory: Arc::clone(&directory),
+            board: board.clone(),
+            flusher: flusher.clone(),
+            clock,
+            metrics: metrics.clone(),
+            space: space.clone(),
+            retention_check: config.retention_check,
+            idle: config.idle,
+            recovery_bytes_max: RECOVERY_BYTES_MAX / config.shards.max(1) as u64,
+        };
+        let mut by_shard: Vec<Vec<Log>> = (0..config.shards).map(|_| Vec::new()).collect();
+        for log in logs {
+            by_shard[owner(log.partition(), config.shards)].push(log);
+        }
+        let mut shards = Vec::new();
+        for (number, logs) in by_shard.into_iter().enumerate() {
+            let shard = Shard::new(around.clone(), config.tail_bytes / config.shards, logs);
+            shards.push((Arc::clone(&shard.queue), AppendRoom::new(config.append_bytes_max)));
+            threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
+        }
+        let engine = Self { directory, shards: ShardSet::new(shards), space, problem: Arc::default() };
+        Ok((engine.clone(), EngineThreads { engine, flusher, threads }))
+    }
+
+    /// Looks at the directory, and makes marks durable with `sync`. What is wrong is [`Engine::problem`] until the next
+    /// look. Blocks as long as the disk takes.
+    pub(crate) fn look(&self, sync: bool) {
+        let looked = self.space.check(&self.directory);
+        let looked = looked.and_then(|()| if sync { Checkpoint::sync(&self.directory.checkpoint()) } else { Ok(()) });
+        let problem = looked.err().map(|error| {
+            let path = self.directory.path().display();
+            tracing::error!(%path, %error, "the data directory cannot be written or looked at");
+            error.to_string()
+        });
+        *self.problem.write() = problem;
+    }
+
+    /// Why the directory cannot be used; `None`: it can.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.problem.read().clone()
+    }
+}
+
+// === impl EngineThreads ===
+
+impl EngineThreads {
+    /// Makes everything durable and has the shards end. Flushes that others wait for are still done.
+    pub(crate) async fn stop_shards(&self) {
+        let mut stopped = Vec::new();
+        for queue in self.engine.shards.queues() {
+            let (done, ended) = oneshot::channel();
+            queue.push(Command::Stop(done));
+            stopped.push(ended);
+        }
+        for ended in stopped {
+            // A shard whose thread is gone cannot answer; the others are stopped all the same.
+            let _ = tokio::time::timeout(STOP_LIMIT, ended).await;
+        }
+        self.flusher.close();
+    }
+
+    /// Waits for all threads, and gives the directory back. The shards have been stopped.
+    pub(crate) async fn join(self) {
+        let Self { engine, threads, .. } = self;
+        let finished = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _ = thread.join();
+            }
+            Checkpoint::sync(&engine.directory.checkpoint())
+        });
+        if let Ok(Err(error)) = finished.await {
+            tracing::error!(%error, "the checkpoint could not be written");
+        }
+    }
+}
