@@ -14,6 +14,7 @@ use crate::append::out_of_space;
 use crate::directory_names::DirectoryNames;
 use crate::disk::{DiskFile, out_of_files};
 use crate::epochs;
+use crate::generation::Generation;
 use crate::log::{Active, Condition, Log, LogError};
 use crate::snapshots;
 
@@ -70,11 +71,19 @@ pub struct FlushJob {
     snapshot: Option<(Arc<DirectoryNames>, String, Vec<u8>)>,
     /// Exclusive.
     pub up_to: Offset,
+    generation: Generation,
+}
+
+/// What became of a job, for the log that it was taken from.
+#[derive(Debug)]
+pub struct FlushOutcome {
+    generation: Generation,
+    result: io::Result<Flushed>,
 }
 
 /// What a job achieved beside making the log durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flushed {
+struct Flushed {
     /// Indexes and snapshot are written down as well: a restart reads from here.
     recovery_point: bool,
     /// Too many files were open for some of the work: contents are synced, names are not, nothing is durable yet.
@@ -88,6 +97,7 @@ pub struct Flushed {
 #[derive(Debug, Clone)]
 pub struct Extension {
     file: Arc<dyn DiskFile>,
+    generation: Generation,
     /// Base offset of the segment.
     segment: Offset,
     from: u64,
@@ -128,23 +138,30 @@ impl Flushing {
     }
 }
 
-// === impl Flushed ===
+// === impl FlushOutcome ===
 
-impl Flushed {
+impl FlushOutcome {
     /// Whether too many files were open for some of the work: nothing is durable yet, and nothing is lost.
     pub fn short_of_files(&self) -> bool {
-        self.short_of_files
+        self.result.as_ref().is_ok_and(|flushed| flushed.short_of_files)
+    }
+
+    /// What the system said, where the job failed.
+    pub fn error(&self) -> Option<&io::Error> {
+        self.result.as_ref().err()
     }
 }
 
 // === impl FlushJob ===
 
 impl FlushJob {
-    /// Runs the job. Blocks as long as the disk takes.
-    ///
-    /// # Errors
-    /// The first error; then nothing is known of what the job covers, and it MUST NOT be tried again.
-    pub fn run(&self) -> io::Result<Flushed> {
+    /// Runs the job. Blocks as long as the disk takes. After an error nothing is known of what the job covers, and it
+    /// MUST NOT be tried again.
+    pub fn run(&self) -> FlushOutcome {
+        FlushOutcome { generation: self.generation, result: self.sync() }
+    }
+
+    fn sync(&self) -> io::Result<Flushed> {
         for file in &self.files {
             file.sync_data()?;
         }
@@ -308,20 +325,24 @@ impl Log {
         let recovery_position = recovery_point.then(|| last.map_or(0, |last| last.size()));
         let begun = self.shared.epochs.read().begun();
         self.flushing.running = Some(Running { up_to, recovery_position, behind, begun });
-        Ok(FlushJob { files, directories, snapshot, up_to })
+        Ok(FlushJob { generation: self.generation, files, directories, snapshot, up_to })
     }
 
-    /// Takes the outcome of a job. An error takes the log out of service for good (rule R30).
+    /// Takes the outcome of a job. An error takes the log out of service for good (rule R30). An outcome from
+    /// before a truncation, a repair or another opening changes nothing.
     ///
     /// # Errors
     /// When writing the marks fails, which has the same consequence.
-    pub fn finish_flush(&mut self, outcome: &io::Result<Flushed>) -> Result<Offset, LogError> {
+    pub fn finish_flush(&mut self, outcome: &FlushOutcome) -> Result<Offset, LogError> {
+        if outcome.generation != self.generation {
+            return Ok(self.marks.durable);
+        }
         let running = self.flushing.running.take();
-        if let Err(error) = outcome {
+        if let Some(error) = outcome.error() {
             self.fail(format!("sync: {error}"));
         }
         self.in_service()?;
-        if let Some(running) = running.filter(|_| outcome.as_ref().is_ok_and(|flushed| flushed.short_of_files)) {
+        if let Some(running) = running.filter(|_| outcome.short_of_files()) {
             // Contents were synced without an error; the names are yet to come, with the next job.
             self.flushing.directories_changed = true;
             self.flushing.unsynced_bytes = self.flushing.unsynced_bytes.max(1);
@@ -330,7 +351,7 @@ impl Log {
             self.marks.durable = self.marks.durable.max(running.up_to);
             self.epoch_on_disk = running.begun;
             let mut recovery_point_moved = false;
-            let written_down = outcome.as_ref().is_ok_and(|flushed| flushed.recovery_point);
+            let written_down = outcome.result.as_ref().is_ok_and(|flushed| flushed.recovery_point);
             if !written_down {
                 self.flushing.since_recovery_point += running.behind;
             }
@@ -381,11 +402,14 @@ impl Log {
             }
         };
         active.extending_from = Some(from);
-        Some(Extension { file, segment: active.segment.base, from, to })
+        Some(Extension { file, generation: self.generation, segment: active.segment.base, from, to })
     }
 
-    /// Takes the outcome of an extension.
+    /// Takes the outcome of an extension. One from before a truncation, a repair or another opening changes nothing.
     pub fn finish_extension(&mut self, extension: &Extension, outcome: &io::Result<()>) {
+        if extension.generation != self.generation {
+            return;
+        }
         let of_it = |active: &&mut Active| {
             active.segment.base == extension.segment && active.extending_from == Some(extension.from)
         };

@@ -24,6 +24,7 @@ mod directory_names;
 mod disk;
 mod epochs;
 mod flush;
+mod generation;
 mod index;
 mod log;
 mod metadata_version;
@@ -44,7 +45,7 @@ pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{
     DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, OpenFiles, PowerLoss, RealDisk, Space, out_of_files,
 };
-pub use flush::{Extension, FlushJob, Flushed};
+pub use flush::{Extension, FlushJob, FlushOutcome};
 pub use log::{Condition, Log, LogConfig, LogError};
 pub use metadata_version::SeenMetadata;
 pub use producers::{PRODUCERS_MAX, Producers};

@@ -15,6 +15,7 @@ use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs::Epochs;
 use crate::flush::Flushing;
+use crate::generation::Generation;
 use crate::producers::Producers;
 use crate::reader::LogReader;
 use crate::segment::Segment;
@@ -131,6 +132,7 @@ pub struct Log {
     pub(crate) producers: Option<Producers>,
     pub(crate) active: Option<Active>,
     pub(crate) flushing: Flushing,
+    pub(crate) generation: Generation,
     /// The latest one whose start is on stable storage, of those that were begun here.
     pub(crate) epoch_on_disk: LeaderEpoch,
     pub(crate) condition: Condition,

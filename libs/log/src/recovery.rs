@@ -24,6 +24,7 @@ use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs::{self, Epochs};
 use crate::flush::Flushing;
+use crate::generation::Generation;
 use crate::log::{Condition, Log, LogConfig, LogError, Shared};
 use crate::segment::{Segment, base_of, moved_name};
 use crate::snapshots;
@@ -140,6 +141,7 @@ impl Log {
             producers: None,
             active: None,
             flushing: Flushing::default(),
+            generation: Generation::next(),
             epoch_on_disk,
             condition: Condition::Healthy,
             opened_at: now,
@@ -359,6 +361,7 @@ impl Log {
         self.marks.durable = self.log_start();
         self.active = None;
         self.flushing = Flushing::default();
+        self.generation = Generation::next();
         (self.marks.recovery_point, self.marks.recovery_position) = (self.log_start(), 0);
         self.condition = Condition::Healthy;
         self.shared.corrupt_from.store(i64::MAX, Ordering::Release);

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use walser_model::Offset;
 
+use crate::generation::Generation;
 use crate::log::{Log, LogError};
 use crate::segment::Segment;
 
@@ -37,6 +38,7 @@ impl Log {
     /// Does it, in an order in which a crash at any step leaves a log that opens: either as it was, or shorter.
     fn cut(&mut self, segments: &[Arc<Segment>], at: usize, position: u64, to: Offset) -> Result<(), LogError> {
         self.active = None;
+        self.generation = Generation::next();
         // First the marks: a durable mark above the end of the log would be taken for damage.
         self.marks.durable = self.marks.durable.min(to);
         if self.marks.recovery_point > to {

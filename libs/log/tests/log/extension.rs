@@ -84,3 +84,29 @@ fn a_clean_stop_after_a_kill_leaves_nothing_to_read_again() {
     site.flush().unwrap();
     site.check_contents();
 }
+
+/// A job that ends late tells of files that may not be there any more.
+#[test]
+fn what_was_begun_before_a_truncation_or_another_opening_changes_nothing_afterwards() {
+    let (mut site, extension) = extending(large());
+    site.append(&values(2, 1, 100)).unwrap();
+    let flush = site.log.begin_flush().unwrap().unwrap().run();
+    let disk = site.disk.restart_process();
+    site.restart_on(disk, large());
+    site.append(&values(2, 1, 100)).unwrap();
+    let end = site.log.log_end();
+    let next = site.log.begin_flush().unwrap().unwrap();
+    let durable = site.log.durable();
+    site.log.finish_extension(&extension, &Err(std::io::Error::other("late")));
+    assert_eq!(site.log.finish_flush(&flush).unwrap(), durable, "of another opening");
+    assert!(site.log.flush_running() && *site.log.condition() == walser_log::Condition::Healthy);
+    let outcome = next.run();
+    assert_eq!(site.log.finish_flush(&outcome).unwrap(), end);
+    site.log.truncate(durable).unwrap();
+    site.append(&values(3, 1, 100)).unwrap();
+    let next = site.log.begin_flush().unwrap().unwrap();
+    assert_eq!(site.log.finish_flush(&outcome).unwrap(), durable, "from before the truncation");
+    assert!(site.log.flush_running());
+    assert_eq!(site.log.finish_flush(&next.run()).unwrap(), site.log.log_end());
+    site.check_contents();
+}

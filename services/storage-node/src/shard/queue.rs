@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
-use walser_log::{Extension, Flushed};
+use walser_log::{Extension, FlushOutcome};
 use walser_model::{Acks, LeaderEpoch, Offset, TopicPartition};
 use walser_proto::internal::v1::RepairPartitionResponse;
 use walser_record_batch::BatchHeader;
@@ -64,7 +64,7 @@ pub(crate) enum Command {
     },
     Flushed {
         partition: TopicPartition,
-        outcome: io::Result<Flushed>,
+        outcome: FlushOutcome,
     },
     Extended {
         partition: TopicPartition,

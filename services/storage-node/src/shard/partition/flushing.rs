@@ -1,9 +1,8 @@
 //! When a partition is flushed, and what follows from it.
 
-use std::io;
 use std::time::Duration;
 
-use walser_log::{FlushJob, Flushed, LogError};
+use walser_log::{FlushJob, FlushOutcome, LogError};
 use walser_model::Durability;
 use walser_replication::ReplicaEvent;
 
@@ -67,8 +66,8 @@ impl Partition {
     }
 
     /// Takes the outcome of a flush.
-    pub(crate) fn flushed(&mut self, outcome: &io::Result<Flushed>, around: &Surroundings) {
-        if outcome.as_ref().is_ok_and(|flushed| flushed.short_of_files()) {
+    pub(crate) fn flushed(&mut self, outcome: &FlushOutcome, around: &Surroundings) {
+        if outcome.short_of_files() {
             (self.flush_delayed, self.last_flush) = (true, around.clock.monotonic());
         }
         match self.log.finish_flush(outcome) {

@@ -1,0 +1,18 @@
+//! Which of the contents of a log a piece of work belongs to.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number for what a log has in it between two changes that are no appends: opening, truncation and repair begin
+/// another one. Work that ends later says the one that it was taken from, and is ignored by any other: it tells of
+/// files that may not be there any more. No two are equal within a process, so that a log which is closed and opened
+/// again is another one, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Generation(u64);
+
+impl Generation {
+    /// One that nobody has had.
+    pub(crate) fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed))
+    }
+}
