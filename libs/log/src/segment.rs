@@ -192,6 +192,12 @@ impl Segment {
 
     /// Where to start looking for a timestamp. `None`: every record is older.
     pub(crate) fn position_for_time(&self, timestamp: Timestamp) -> io::Result<Option<u64>> {
+        // What is known of a segment that rests is enough to pass it by.
+        if let Parts { index: None, rested_max_timestamp: Some(newest), .. } = &*self.parts.lock()
+            && *newest < timestamp
+        {
+            return Ok(None);
+        }
         let parts = self.index()?;
         let Some(loaded) = &parts.index else { return Ok(None) };
         if loaded.max_timestamp < timestamp {

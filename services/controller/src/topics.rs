@@ -214,7 +214,7 @@ fn effective(overrides: &BTreeMap<String, String>, replication: i32) -> Result<T
     let config = TopicConfig::from_overrides(pairs).map_err(config_failure)?;
     match config.min_insync_replicas {
         Some(min) if min > replication => {
-            let text = format!("min.insync.replicas={min} can never be met by {replication} replicas");
+            let text = format!("min.insync.replicas={min} can never be met: the number of replicas is {replication}");
             let failure = Failure::new(Reason::ConfigInvalid, text).with("key", "min.insync.replicas");
             Err(failure.with("value", min).with("allowed", format!("1 to {replication}")))
         }

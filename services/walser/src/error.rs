@@ -155,6 +155,11 @@ fn help(failure: &Failure) -> Option<String> {
         Reason::TopicExists if failure.value("topicId").is_some() => {
             "choose another name with --topic; `walser topic list` shows the topics there are.".to_owned()
         }
+        Reason::TopicExists
+            if failure.value("difference").is_some_and(|difference| difference.starts_with("it has ")) =>
+        {
+            format!("`walser topic add-partitions {topic}` adds some; there is no way to take any away.")
+        }
         Reason::TopicExists if failure.value("difference").is_some_and(|difference| !difference.is_empty()) => {
             format!("`walser topic alter {topic}` changes its settings, `walser topic describe {topic}` shows them.")
         }

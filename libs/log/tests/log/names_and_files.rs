@@ -225,3 +225,13 @@ fn zeros_that_come_back_behind_a_closed_segment_are_its_end() {
         site.check_contents();
     }
 }
+
+#[test]
+fn a_look_up_by_time_opens_only_segments_that_may_hold_it() {
+    let mut site = with_segments(MemoryDisk::simulated(64 << 20));
+    assert!(site.log.rest().unwrap());
+    assert_eq!(site.log.open_files(), 0);
+    let found = site.log.reader().find_time(9_000, site.log.log_end()).unwrap().unwrap();
+    assert_eq!((found.offset, found.timestamp), (Offset(5), 10_000));
+    assert_eq!(site.log.open_files(), 1);
+}

@@ -285,7 +285,8 @@ fn existing(request: &NewTopic, have: &TopicEntry, wanted: &TopicValue) -> Resul
 /// How a topic that is there differs from what was asked for. `partitions`: their number was.
 fn difference(have: &TopicValue, wanted: &TopicValue, partitions: bool) -> String {
     if partitions && have.partition_count != wanted.partition_count {
-        return format!("it has {} partitions, you asked for {}", have.partition_count, wanted.partition_count);
+        let (count, wanted) = (have.partition_count, wanted.partition_count);
+        return format!("it has {count} partition{}, you asked for {wanted}", if count == 1 { "" } else { "s" });
     }
     let shown = |config: &BTreeMap<String, String>, name: &str| match (config.get(name), Setting::named(name)) {
         (Some(value), Some(setting)) => setting.shown(value),

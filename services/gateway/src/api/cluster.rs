@@ -136,7 +136,7 @@ impl Gateway {
         health.issues.push(pb::HealthIssue {
             severity: pb::HealthStatus::Critical.into(),
             code: "PARTITIONS_NOT_SERVED".to_owned(),
-            message: format!("{count} of {expected} partitions are not served to clients of this gateway{first}"),
+            message: format!("not served to clients of this gateway: {count} of {expected} partitions{first}"),
             hint: "if this lasts for more than a few seconds, look at the logs of the storage nodes".to_owned(),
             objects: unserved,
             start_time: None,

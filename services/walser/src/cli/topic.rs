@@ -52,16 +52,9 @@ pub(crate) struct TopicCreateArgs {
     /// Number of partitions, at least 1; what the server has as default, if not given
     #[arg(short = 'p', long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..), allow_hyphen_values = true)]
     pub(crate) partitions: Option<i32>,
-    /// Number of replicas
-    #[arg(
-        short = 'r',
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
-    pub(crate) replicas: i32,
+    /// Number of replicas, at least 1; what the server has as default, if not given
+    #[arg(short = 'r', long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..), allow_hyphen_values = true)]
+    pub(crate) replicas: Option<i32>,
     /// A setting (repeatable)
     #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", add = ArgValueCompleter::new(complete::settings))]
     pub(crate) config: Vec<String>,

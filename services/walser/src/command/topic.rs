@@ -41,7 +41,13 @@ fn pairs(texts: &[String]) -> Result<HashMap<String, String>, CliError> {
         let split = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
         split.ok_or_else(|| CliError::usage(format!("\"{text}\" is not KEY=VALUE")))
     };
-    texts.iter().map(pair).collect()
+    let mut pairs = HashMap::new();
+    for (key, value) in texts.iter().map(pair).collect::<Result<Vec<_>, _>>()? {
+        if pairs.insert(key.clone(), value).is_some() {
+            return Err(CliError::usage(format!("\"{key}\" is given twice")));
+        }
+    }
+    Ok(pairs)
 }
 
 async fn create(arguments: TopicCreateArgs) -> Done {
@@ -52,7 +58,7 @@ async fn create(arguments: TopicCreateArgs) -> Done {
         let topic = pb::Topic {
             name: name.clone(),
             partition_count: arguments.partitions.unwrap_or(0),
-            replication_factor: arguments.replicas,
+            replication_factor: arguments.replicas.unwrap_or(0),
             config: config.clone(),
             ..Default::default()
         };
