@@ -7,6 +7,7 @@
 //! run, step by step.
 //!
 //! Invariant: what was acknowledged survives the death of the process, and on `durability=fsync` power loss too.
+//! Invariant: what is acknowledged can be read at once.
 //! Invariant: what readers have seen survives in the same way.
 //! Invariant: every request is answered exactly once, at the latest when the shard stops.
 //! Invariant: once nothing stands in the way, no record stays for long beyond its time.

@@ -113,7 +113,13 @@ impl Partition {
                     self.log.note_high_watermark(high_watermark);
                     visible = Some(high_watermark);
                 }
-                ReplicaAction::Answer { write, outcome } => self.respond(write, outcome, why, around),
+                ReplicaAction::Answer { write, outcome } => {
+                    // Whoever hears that a record is written may read it at once.
+                    if visible.is_some() {
+                        self.show_end(visible.take());
+                    }
+                    self.respond(write, outcome, why, around);
+                }
                 ReplicaAction::Contradicted(contradiction) => {
                     let partition = around.named(self.log.partition());
                     tracing::error!(%partition, %contradiction, "this node does not lead");
@@ -128,13 +134,18 @@ impl Partition {
             }
         }
         self.actions = actions;
-        let end_known = self.replica.leader().is_none_or(|leader| leader.latest().is_some());
-        self.shown.show_end(visible, end_known);
+        self.show_end(visible);
         // Nobody is served before what is committed already is known.
         if let Some(epoch) = begins {
             self.shown.lead(epoch);
         }
         self.release();
+    }
+
+    /// Shows the high watermark, if it is another one, and whether it is the end of the partition.
+    fn show_end(&self, visible: Option<Offset>) {
+        let end_known = self.replica.leader().is_none_or(|leader| leader.latest().is_some());
+        self.shown.show_end(visible, end_known);
     }
 
     /// Stops being anything to the partition until the metadata says it again: whoever waits is told why.

@@ -293,7 +293,7 @@ impl World {
     }
 
     fn send(&mut self, sent: Sent, expected_offset: Option<Offset>) {
-        let answers = Arc::clone(&self.answers);
+        let (answers, board) = (Arc::clone(&self.answers), self.surroundings.board.clone());
         let header = BatchHeader::parse(&sent.batch).unwrap();
         let correlation_id = i64::try_from(self.sent.len()).unwrap();
         let Sent { partition, acks, ref batch, .. } = sent;
@@ -305,7 +305,13 @@ impl World {
             acks,
             expected_offset,
             permit: AppendPermit::uncounted(),
-            reply: AppendReply::new(correlation_id, move |answer| answers.lock().push(answer)),
+            reply: AppendReply::new(correlation_id, move |answer| {
+                let shown = || board.led(partition).map(|shown| shown.high_watermark().0);
+                // A node that stops answers, and shows nothing any more.
+                let readable = answer.error.is_some() || shown().map_or(true, |end| end > answer.base_offset);
+                assert!(readable, "request {correlation_id} is acknowledged and cannot be read");
+                answers.lock().push(answer);
+            }),
         }));
         self.sent.push(sent);
         self.answered.push(0);
