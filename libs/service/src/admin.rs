@@ -101,14 +101,35 @@ async fn ready(State(site): State<AdminSite>) -> (StatusCode, String) {
     if site.shutdown.begun() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
     }
-    if !site.health.started() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned());
-    }
     let mut lines = site.health.problems.lock().clone();
+    if !site.health.started() {
+        // What it waits for, where that is known.
+        lines.insert(0, "starting".to_owned());
+        return (StatusCode::SERVICE_UNAVAILABLE, lines.join("\n") + "\n");
+    }
     let status = if lines.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if lines.is_empty() {
         lines.push("ok".to_owned());
     }
     lines.extend(site.health.notes.lock().iter().cloned());
     (status, lines.join("\n") + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_that_waits_says_for_what() {
+        let (health, shutdown) = (Health::default(), Shutdown::new(Duration::ZERO));
+        let grpc = SocketAddr::from(([127, 0, 0, 1], 1));
+        let site =
+            || AdminSite { health: health.clone(), metrics: Metrics::default(), shutdown: shutdown.clone(), grpc };
+        let unavailable = |text: &str| (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+        assert_eq!(ready(State(site())).await, unavailable("starting\n"));
+        health.set_problems(vec!["no controller".to_owned()]);
+        assert_eq!(ready(State(site())).await, unavailable("starting\nno controller\n"));
+    }
 }

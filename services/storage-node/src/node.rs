@@ -26,6 +26,7 @@ use walser_proto::internal::v1::controller_service_client::ControllerServiceClie
 use walser_proto::v1::RetryAdvice;
 use walser_rpc::{Connection, Failure, MetadataSeen, Outage, Reason};
 use walser_service::Shutdown;
+use walser_service::admin::Health;
 
 use crate::board::Board;
 use crate::config::Config;
@@ -59,6 +60,7 @@ pub(crate) struct Membership {
     /// Unique per start of the process.
     pub(crate) incarnation: String,
     pub(crate) disposal: Disposal,
+    pub(crate) health: Health,
     /// The metadata that was applied last. Cloning shares it.
     pub(crate) view: Arc<ArcSwap<View>>,
     /// Has the next beat sent at once: the controller waits for something that it will say.
@@ -181,17 +183,26 @@ impl Membership {
                     return Ok(response.into_inner());
                 }
                 Err(failure) if may_pass(&failure) => {
+                    self.show_wait(&failure);
                     outage.failed(&failure);
                     tokio::time::sleep(RETRY).await;
                 }
                 // The other may have just ended: its session is over soon.
                 Err(failure) if failure.reason() == Reason::NodeIdInUse && attempts < IN_USE_ATTEMPTS => {
                     attempts += 1;
+                    self.show_wait(&failure);
                     outage.failed(&failure);
                     tokio::time::sleep(REFUSED_RETRY).await;
                 }
                 Err(failure) => return Err(failure),
             }
+        }
+    }
+
+    /// Says in the probe what keeps the node from its first registration.
+    fn show_wait(&self, failure: &Failure) {
+        if self.node_epoch.load(Ordering::Acquire) == 0 {
+            self.health.set_problems(vec![format!("registration with the controller: {failure}")]);
         }
     }
 

@@ -111,6 +111,7 @@ pub async fn start(
         new_directory: random.bytes(),
         incarnation: ClusterId::from_random(random.bytes()).to_string(),
         disposal: disposal.clone(),
+        health: health.clone(),
         view: Arc::default(),
         beat_now: Arc::default(),
         renewing: Arc::new(Mutex::default()),

@@ -39,7 +39,12 @@ impl Membership {
         loop {
             match self.follow_once(begun, &mut outage).await {
                 Err(failure) if is_foreign(&failure) => return failure,
-                Err(failure) => outage.failed(&failure),
+                Err(failure) => {
+                    if begun.is_some() {
+                        self.health.set_problems(vec![format!("following the metadata: {failure}")]);
+                    }
+                    outage.failed(&failure);
+                }
                 Ok(never) => match never {},
             }
             tokio::time::sleep(RETRY).await;
