@@ -8,7 +8,7 @@ use walser_model::{EpochStart, LeaderEpoch, Offset, Timestamp, TimestampType};
 use walser_record_batch::{BatchHeader, HEADER_LEN};
 
 use crate::disk::{DiskFile, Open, out_of_files};
-use crate::log::{Active, Log, LogError};
+use crate::log::{Active, Condition, Log, LogError};
 use crate::segment::Segment;
 
 /// Why an append did not happen. Nothing of it is in the log then.
@@ -176,6 +176,9 @@ impl Log {
 
     /// A full disk and a running extension leave the log in service; everything else does not.
     fn append_failed(&mut self, error: io::Error) -> AppendError {
+        if let Condition::Corrupt { from } = self.condition {
+            return AppendError::Log(LogError::Corrupt { from });
+        }
         if out_of_space(&error) {
             return AppendError::NoSpace;
         }
@@ -197,7 +200,12 @@ impl Log {
                 let file = segment.file(Open::Write)?;
                 let zeroed_to = file.len()?;
                 // Everything that can fail for want of files does so before anything is written.
-                segment.load_index()?;
+                let end = segment.end()?;
+                if end != self.log_end() {
+                    // Records that were there have become something else: nothing is written in their place.
+                    self.note_damage(end);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the last segment is damaged"));
+                }
                 let first_timestamp = first_timestamp(&*file, segment.size())?;
                 if self.marks.segment_created == 0 {
                     self.marks.segment_created = now;

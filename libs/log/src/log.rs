@@ -142,6 +142,8 @@ pub struct Log {
     pub(crate) unsynced_point: (Offset, u64),
     /// Space that was filled ahead before a kill lies behind the log end: the file is longer than what is in it.
     pub(crate) zeros_behind_end: bool,
+    /// Segments below the log start whose files are still there: found at opening.
+    pub(crate) deleted: Vec<Arc<Segment>>,
     /// Brings back a fault: the age of the last segment begins anew whenever it is opened for appending.
     #[cfg(feature = "faults")]
     pub age_restarts: bool,

@@ -85,8 +85,7 @@ pub(crate) fn position_of(segment: &Segment, offset: Offset) -> io::Result<Optio
             Step::Batch(found) if found.header.base_offset == offset => return Ok(Some(found.position)),
             Step::Batch(found) if found.header.next_offset() > offset => return Ok(None),
             Step::Batch(_) => {}
-            Step::Zeros(end) => return Ok(Some(end)),
-            Step::End | Step::Invalid(_) => return Ok(Some(segment.size())),
+            Step::End | Step::Zeros(_) | Step::Invalid(_) => return Ok(Some(segment.size())),
         }
     }
 }
@@ -170,8 +169,11 @@ impl LogReader {
             let mut scan = Scan::new(&*file, position, segment.size());
             loop {
                 match scan.step()? {
-                    Step::End | Step::Zeros(_) => break,
-                    Step::Invalid(_) => return Err(ReadError::Corrupt { at: first_invalid(&segment)? }),
+                    Step::End => break,
+                    // Those behind the end of a segment do not count to it.
+                    Step::Zeros(_) | Step::Invalid(_) => {
+                        return Err(ReadError::Corrupt { at: first_invalid(&segment)? });
+                    }
                     Step::Batch(found) if found.header.max_timestamp < timestamp => {}
                     Step::Batch(found) => {
                         let batch = Bytes::copy_from_slice(found.bytes);

@@ -10,6 +10,7 @@
 
 mod scan_log;
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -109,7 +110,7 @@ impl Log {
     ) -> Result<(Self, Recovery), LogError> {
         let marks = marks.unwrap_or_default();
         let Listing { mut segments, snapshots, exists } = list(&disk, &dir)?;
-        finish_deletion(&mut segments, marks.log_start);
+        let deleted = below_start(&mut segments, marks.log_start);
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
         let log_start = marks.log_start.max(first);
         let mut epochs = if exists { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? } else { None };
@@ -147,6 +148,7 @@ impl Log {
             opened_at: now,
             unsynced_point: (Offset::ZERO, 0),
             zeros_behind_end: false,
+            deleted,
             #[cfg(feature = "faults")]
             age_restarts: false,
         };
@@ -224,6 +226,10 @@ impl Log {
         self.zeros_behind_end = last_file.is_some_and(|(last, listed)| last.size() < listed);
         let RecoveryScan { epochs: of_records, producers, expected: end, unsynced, append_time, mut recovery, .. } =
             scan;
+        if end < self.log_start() && self.marks.durable <= self.log_start() {
+            self.begin_at_start(snapshots)?;
+            return Ok(recovery);
+        }
         if end < self.marks.durable {
             self.declare_damage(end, &mut recovery);
             return Ok(recovery);
@@ -254,6 +260,18 @@ impl Log {
             self.write_marks()?;
         }
         Ok(recovery)
+    }
+
+    /// All records were deleted, and the segment that was to keep the end of the log has not reached the disk: what is
+    /// there was to go.
+    fn begin_at_start(&mut self, snapshots: &[Offset]) -> io::Result<()> {
+        let start = self.log_start();
+        self.deleted.extend(self.shared.segments.write().drain(..));
+        self.producers = Some(snapshots::newest(&*self.disk, &self.dir, snapshots, start)?.0);
+        self.set_end(start);
+        self.reconcile_epochs();
+        (self.marks.durable, self.marks.recovery_point, self.marks.recovery_position) = (start, start, 0);
+        self.write_marks()
     }
 
     /// Writes everything from `from` on once more, durably.
@@ -376,15 +394,12 @@ impl Log {
     }
 }
 
-/// Removes segments that lie wholly below the log start: a deletion of records was interrupted, or a power loss has
-/// brought some of the names back. Some may be missing between them.
-fn finish_deletion(segments: &mut Vec<Arc<Segment>>, log_start: Offset) {
+/// Takes out the segments that lie wholly below the log start: a deletion of records was interrupted, or a power loss
+/// has brought some of the names back. Some may be missing between them. They are removed when the log start is known to
+/// be durable: what says it here may be in the cache and not on the disk.
+fn below_start(segments: &mut Vec<Arc<Segment>>, log_start: Offset) -> Vec<Arc<Segment>> {
     let first = segments.partition_point(|segment| segment.base <= log_start).saturating_sub(1);
-    for segment in segments.drain(..first) {
-        if let Err(error) = segment.remove() {
-            tracing::warn!(base = %segment.base, %error, "a segment below the log start stays");
-        }
-    }
+    segments.drain(..first).collect()
 }
 
 /// Copies everything up to the last byte that is not zero; gives back how much.
@@ -413,8 +428,14 @@ fn list(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Listing> {
         other => other?,
     };
     let mut listing = Listing { exists: true, ..Listing::default() };
+    let names: HashSet<String> = entries.iter().map(|entry| entry.name.clone()).collect();
     for mut entry in entries {
         if let Some(name) = moved_name(&entry.name) {
+            if names.contains(&name) {
+                // Left from before: a failed sync has lost that it had got its name back, and the file was made anew.
+                disk.remove_file(&dir.join(&entry.name))?;
+                continue;
+            }
             disk.rename(&dir.join(&entry.name), &dir.join(&name))?;
             entry.name = name;
         }

@@ -43,6 +43,7 @@ impl Log {
         if self.condition != Condition::Healthy {
             return Ok(0);
         }
+        self.finish_deletion()?;
         if trusted {
             self.producers.iter_mut().for_each(|producers| producers.expire(now, self.config.producer_expiry));
         }
@@ -127,8 +128,19 @@ impl Log {
         }
     }
 
+    /// Finishes a deletion that an earlier process has begun.
+    fn finish_deletion(&mut self) -> Result<(), LogError> {
+        if self.deleted.is_empty() {
+            return Ok(());
+        }
+        self.write_marks()?;
+        self.sync_marks()?;
+        self.remove_segments_below(self.log_start())
+    }
+
+    /// The log start is durable.
     fn remove_segments_below(&mut self, offset: Offset) -> Result<(), LogError> {
-        let mut gone = Vec::new();
+        let mut gone = std::mem::take(&mut self.deleted);
         {
             let mut segments = self.shared.segments.write();
             while segments.len() > 1 && segments[1].base <= offset {

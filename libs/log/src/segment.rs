@@ -136,11 +136,6 @@ impl Segment {
         Ok(())
     }
 
-    /// Loads the index, so that noting a batch opens nothing.
-    pub(crate) fn load_index(&self) -> io::Result<()> {
-        self.index().map(drop)
-    }
-
     /// Writes the name of the file once more: it may be in the cache, clean, and not on the disk. The caller syncs the
     /// directory; [`moved_name`] tells what an interruption leaves.
     pub(crate) fn write_name_again(&self) -> io::Result<()> {
@@ -200,7 +195,8 @@ impl Segment {
         }
         let parts = self.index()?;
         let Some(loaded) = &parts.index else { return Ok(None) };
-        if loaded.max_timestamp < timestamp {
+        // What cannot be read may hold it.
+        if loaded.max_timestamp < timestamp && !loaded.damaged {
             return Ok(None);
         }
         Ok(Some(loaded.index.floor_timestamp(timestamp).map_or(0, |entry| u64::from(entry.position))))
@@ -328,6 +324,18 @@ impl Segment {
         }
     }
 
+    /// Whether another segment begins at `next`: then nothing of this one is missing before it.
+    fn goes_on_at(&self, next: Offset) -> io::Result<bool> {
+        if next <= self.base {
+            return Ok(false);
+        }
+        match self.disk.open(&self.path.with_file_name(log_name(next)), Open::Edit) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads the log behind the last entry for what the entries do not say.
     fn complete(&self, file: &dyn DiskFile, index: Index, written: usize, size: u64) -> io::Result<LoadedIndex> {
         /// Distance of entries when an index has to be made again.
@@ -339,12 +347,12 @@ impl Segment {
             let found = match scan.step()? {
                 Step::Batch(found) => found,
                 Step::End => return Ok(loaded),
-                // The closed file was to be cut here, and the power was lost before it was on the disk.
-                Step::Zeros(end) => {
+                // The closed file was to be cut here, and the power was lost before that was on the disk.
+                Step::Zeros(end) if self.goes_on_at(loaded.next_offset)? => {
                     self.set_size(end);
                     return Ok(loaded);
                 }
-                Step::Invalid(_) => {
+                Step::Zeros(_) | Step::Invalid(_) => {
                     loaded.damaged = true;
                     return Ok(loaded);
                 }

@@ -89,9 +89,10 @@ impl Engine {
         Ok((engine.clone(), EngineThreads { engine, flusher, threads }))
     }
 
-    /// Looks at the directory, and makes marks durable with `sync`. What is wrong is [`Engine::problem`] until the next
-    /// look. Blocks as long as the disk takes.
+    /// Looks at the directory, and makes marks durable with `sync`. What is wrong is [`Engine::problem`] until a look
+    /// finds nothing, at the disk and at a sync. Blocks as long as the disk takes.
     pub(crate) fn look(&self, sync: bool) {
+        let sync = sync || self.problem().is_some();
         let looked = self.space.check(&self.directory);
         let looked = looked.and_then(|()| if sync { Checkpoint::sync(&self.directory.checkpoint()) } else { Ok(()) });
         let problem = looked.err().map(|error| {

@@ -26,6 +26,7 @@ use crate::link::LocalLink;
 use crate::metrics::StorageMetrics;
 use crate::node::Membership;
 use crate::recovery::{OPENERS, Recovered, recover};
+use crate::space::make_room;
 
 /// Tasks that do not end in this time are left.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -76,6 +77,7 @@ pub async fn start(
     shutdown: Shutdown,
 ) -> Result<Started, StartError> {
     let Environment { directory, clock, random, metrics, health } = environment;
+    make_room(&config, &directory)?;
     let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis(), OPENERS))?;
     let controller = network.controller().ok_or_else(no_controller)?;
     let metrics = StorageMetrics::new(&metrics);

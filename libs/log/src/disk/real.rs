@@ -128,8 +128,8 @@ impl Disk for RealDisk {
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        file.set_len(0)?;
-        file.write_all(note.as_bytes())?;
+        // It is for people: a full disk must not keep a server from what it could free.
+        let _ = file.set_len(0).and_then(|()| file.write_all(note.as_bytes()));
         Ok(Ok(Box::new(HeldLock { _file: file })))
     }
 }

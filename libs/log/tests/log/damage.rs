@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use walser_log::{Condition, Disk as _, MemoryDisk, PowerLoss, ReadError};
+use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, PowerLoss, ReadError};
 use walser_model::{LeaderEpoch, Offset};
 
 use crate::site::{Site, config, open, values};
@@ -119,7 +119,7 @@ fn last_readable(site: &Site) -> Offset {
 /// Whoever cannot read a batch does not know how old it is.
 #[test]
 fn retention_keeps_what_cannot_be_read() {
-    let config = walser_log::LogConfig { retention: Some(std::time::Duration::from_millis(100)), ..config() };
+    let config = LogConfig { retention: Some(std::time::Duration::from_millis(100)), ..config() };
     for position in [30, 70, 300] {
         let mut site = site_of(1);
         assert!(site.log.rest().unwrap());
@@ -237,4 +237,53 @@ fn damaged_or_missing_leader_epochs_are_made_again_from_the_batches() {
         assert!(!found.rebuilt_epochs, "it is written down");
         assert_eq!((log.epochs(), log.log_end()), (epochs, Offset(8)));
     }
+}
+
+/// Makes zeros of a file from a byte on.
+fn zero_tail(site: &Site, base: i64, from: usize) {
+    let file = site.disk.open(&site.log.dir().join(format!("{base:020}.log")), walser_log::Open::Write).unwrap();
+    let len = usize::try_from(file.len().unwrap()).unwrap();
+    file.write_at(&vec![0; len - from], from as u64).unwrap();
+}
+
+#[test]
+fn zeros_over_durable_records_of_the_last_segment_are_not_its_end() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    for number in 0..5 {
+        site.append(&values(number, 1, 100)).unwrap();
+        site.flush().unwrap();
+    }
+    assert!(site.log.rest().unwrap());
+    let size = usize::try_from(site.log.size_bytes()).unwrap();
+    zero_tail(&site, 0, size / 5 * 4);
+    let disk = site.disk.restart_process();
+    site.restart_on(disk, config());
+    assert!(site.append(&values(9, 1, 100)).is_err());
+    assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(4) });
+    let read = site.log.reader().read(Offset(4), site.log.log_end(), 1000);
+    assert!(matches!(read, Err(ReadError::Corrupt { at: Offset(4) })), "{read:?}");
+}
+
+#[test]
+fn zeros_over_durable_records_of_a_closed_segment_are_damage() {
+    let aged = || LogConfig {
+        segment_age: std::time::Duration::from_secs(5),
+        retention: Some(std::time::Duration::from_secs(1)),
+        ..config()
+    };
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), aged());
+    for number in 0..4 {
+        site.append_at(100 + number).unwrap();
+    }
+    site.append_at(9_000).unwrap();
+    site.flush().unwrap();
+    assert!(site.log.rest().unwrap());
+    let first = usize::try_from(site.log.size_bytes()).unwrap() / 5 * 4;
+    zero_tail(&site, 0, first / 4 * 3);
+    let disk = site.disk.restart_process();
+    site.restart_on(disk, aged());
+    let found = site.log.reader().find_time(103, site.log.log_end());
+    assert!(matches!(found, Err(ReadError::Corrupt { at: Offset(3) })), "{found:?}");
+    assert_eq!(site.log.apply_retention(1_000_000, true, site.log.log_end()).unwrap(), 0);
+    assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(3) });
 }

@@ -158,8 +158,10 @@ pub(super) fn load(database: &mut Database) -> Result<(BTreeMap<String, KeyValue
     let Contents { format, numbers, entries, digest, leased } = contents;
     if format.is_some() {
         // What is free and what is not: without that, the next write may go over what is in use.
-        let damaged = |error: redb::DatabaseError| StoreError::Format(error.to_string());
-        database.check_integrity().map_err(damaged)?;
+        database.check_integrity().map_err(|error| match error {
+            redb::DatabaseError::Storage(error) => damaged(error),
+            other => StoreError::Format(other.to_string()),
+        })?;
         if read_numbers(database).map_err(unavailable)? != numbers {
             return Err(StoreError::Format("the last change of the metadata file is damaged".to_owned()));
         }
@@ -171,12 +173,26 @@ pub(super) fn load(database: &mut Database) -> Result<(BTreeMap<String, KeyValue
     Ok((entries, numbers.latest()))
 }
 
+/// What cannot be read is damaged, unless it is the system that cannot read it now.
+fn damaged(error: StorageError) -> StoreError {
+    match error {
+        StorageError::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => unavailable(error),
+        other => StoreError::Format(other.to_string()),
+    }
+}
+
+fn not_opened(error: redb::TableError) -> StoreError {
+    match error {
+        redb::TableError::Storage(error) => damaged(error),
+        other => StoreError::Format(other.to_string()),
+    }
+}
+
 fn read_contents(database: &Database) -> Result<Contents, StoreError> {
-    let damaged = |error: StorageError| StoreError::Format(error.to_string());
     let read = database.begin_read().map_err(unavailable)?;
     let table = match read.open_table(NUMBERS) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Contents::default()),
-        other => other.map_err(|error| StoreError::Format(error.to_string()))?,
+        other => other.map_err(not_opened)?,
     };
     let format = table.get(FORMAT_NUMBER).map_err(damaged)?.map(|found| found.value());
     if let Some(found) = format.filter(|found| *found > FORMAT) {
@@ -185,7 +201,7 @@ fn read_contents(database: &Database) -> Result<Contents, StoreError> {
     let (numbers, stored) = (Numbers::read(&table).map_err(damaged)?, Digest::stored(&table).map_err(damaged)?);
     let mut contents = Contents { format, numbers, ..Contents::default() };
     let mut all = Digest::default();
-    let found = read.open_table(ENTRIES).map_err(|error| StoreError::Format(error.to_string()))?;
+    let found = read.open_table(ENTRIES).map_err(not_opened)?;
     for item in found.iter().map_err(damaged)? {
         let (key, entry) = item.map_err(damaged)?;
         all.add(key.value(), entry.value());

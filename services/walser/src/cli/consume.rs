@@ -70,7 +70,7 @@ pub(crate) struct ConsumeArgs {
     /// Write values to the terminal even if they are not text
     #[arg(long)]
     pub(crate) binary: bool,
-    /// How long the server may be away, in seconds
+    /// How long the server, or a partition that is read to its end, may be away, in seconds
     #[arg(short = 't', long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
     #[command(flatten)]

@@ -51,7 +51,15 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
     let shown = !output::to_terminal();
     let mut progress = Progress::start(arguments.count.map_or(Total::Unknown, Total::Records), shown);
     loop {
-        match problems.next(&mut reader, &server).await? {
+        let read = match problems.next(&mut reader, &server).await {
+            Ok(read) => read,
+            Err(error) => {
+                drop(progress);
+                show_last(last, &mut printer)?;
+                return Err(error);
+            }
+        };
+        match read {
             Read::Chunk(chunk) => {
                 problems.over(&chunk.topic, chunk.partition);
                 back(&mut away, &server);
@@ -70,28 +78,27 @@ pub(crate) async fn run(arguments: ConsumeArgs) -> Result<ExitCode, CliError> {
                 back(&mut away, &server);
                 caught_up(to, &mut told_to_wait);
             }
-            Read::Problem(problem) => {
-                let place = problem.topic_partition.unwrap_or_default();
-                let unknown = || Failure::internal("the server does not say what is wrong");
-                problems.tell(&place.topic, place.partition, problem.error.map_or_else(unknown, Failure::from));
-            }
+            Read::Problem(problem) => tell(problem, &mut problems),
             Read::Away(failure) => {
-                let (address, text, seconds) = (&server.address, failure.message(), arguments.timeout);
-                output::warning(&format!("{address} is away: {text}; retrying for up to {seconds} s"));
                 away = true;
+                tell_away(&server.address, failure.message(), arguments.timeout);
             }
             // The server ends a stream in order only when everything was read that was asked for.
             Read::End => {
                 drop(progress);
-                if let Some(last) = last {
-                    for chunk in last.into_chunks() {
-                        printer.print_chunk(&chunk, u64::MAX)?;
-                    }
-                }
+                show_last(last, &mut printer)?;
                 return Ok(ExitCode::SUCCESS);
             }
         }
     }
+}
+
+/// Prints the records that were kept to the end.
+fn show_last(last: Option<Last>, printer: &mut Printer) -> Result<(), CliError> {
+    for chunk in last.into_iter().flat_map(Last::into_chunks) {
+        printer.print_chunk(&chunk, u64::MAX)?;
+    }
+    Ok(())
 }
 
 /// Says what is waited for.
@@ -106,6 +113,16 @@ fn caught_up(to: Option<Position>, told: &mut bool) {
         }
         _ => {}
     }
+}
+
+fn tell(problem: pb::PartitionError, problems: &mut Problems) {
+    let place = problem.topic_partition.unwrap_or_default();
+    let unknown = || Failure::internal("the server does not say what is wrong");
+    problems.tell(&place.topic, place.partition, problem.error.map_or_else(unknown, Failure::from));
+}
+
+fn tell_away(address: &str, text: &str, seconds: u64) {
+    output::warning(&format!("{address} is away: {text}; retrying for up to {seconds} s"));
 }
 
 /// Says once that the server has come back.

@@ -1,5 +1,7 @@
 //! The world of the shard's simulation: clients, disk, clock, and the jobs of the flush threads.
 
+mod checks;
+
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
@@ -17,7 +19,7 @@ use walser_model::{
     Timestamp, TopicConfig, TopicId, TopicPartition,
 };
 use walser_proto::internal::v1::AppendStreamResponse;
-use walser_record_batch::{BatchBuilder, BatchHeader, Batches, Producer, RecordFields, Records};
+use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
 use walser_replication::PartitionState;
 use walser_rpc::{AppendPermit, AppendReply};
 use walser_service::Metrics;
@@ -225,6 +227,7 @@ impl World {
                 let limit = self.disk.open_files().open + spare;
                 self.disk.set_file_limit((spare < 6).then_some(limit));
             }
+            995 => self.stop_in_the_middle(),
             992..995 => {
                 let spare = self.below(16) as u64;
                 let space = self.disk.space(Path::new(ROOT)).unwrap();
@@ -358,7 +361,9 @@ impl World {
             if answer.error.is_none() {
                 let Sent { partition, value, acks, timestamp, .. } = self.sent[number].clone();
                 let acknowledged = Acknowledged { value, acks, timestamp };
-                self.acknowledged.insert((partition, Offset(answer.base_offset)), acknowledged);
+                let before = self.acknowledged.insert((partition, Offset(answer.base_offset)), acknowledged);
+                let now = self.sent[number].value.clone();
+                assert!(before.is_none_or(|before| before.value == now), "an offset is acknowledged for two records");
             }
         }
     }
@@ -407,6 +412,26 @@ impl World {
         self.check();
     }
 
+    /// The process dies at some change of the disk, in the middle of whatever it does, and maybe the machine soon after.
+    fn stop_in_the_middle(&mut self) {
+        let changes = self.below(30) as u64;
+        self.disk.stop_after(changes);
+        for _ in 0..8 {
+            match self.below(4) {
+                0 => self.write(),
+                1 => self.delete_records(),
+                2 => self.run_job(),
+                _ => self.tell_outcome(),
+            }
+            self.turn();
+        }
+        self.restart(Restart::Killed);
+        if self.below(2) == 0 {
+            let random = self.below(1 << 30) as u64;
+            self.restart(Restart::PowerLost(PowerLoss::Random(random)));
+        }
+    }
+
     /// Every job is done, the shard stops, and nothing is left unanswered.
     fn stop(&mut self) {
         while self.surroundings.flusher.waiting() > 0 {
@@ -416,76 +441,5 @@ impl World {
         self.shard.stop();
         self.take_answers();
         assert!(!self.answered[self.alive_from..].contains(&0), "a request was not answered at the stop");
-    }
-
-    /// Every acknowledged record is where it was said to be, unless it was to go, and the log reaches as far as readers
-    /// have seen it.
-    fn check(&mut self) {
-        self.forget_deleted();
-        for number in 0..PARTITIONS {
-            let shown = self.surroundings.board.led(partition(number)).unwrap();
-            let (start, end) = (shown.reader.log_start(), shown.reader.log_end());
-            (start.0, end.0).hash(&mut self.trace);
-            let seen = self.seen.get(&partition(number)).copied().unwrap_or(Offset::ZERO);
-            assert!(end >= seen, "partition {number} ends at {end}, and was read up to {seen}");
-        }
-        for ((partition, offset), Acknowledged { value, acks, .. }) in &self.acknowledged {
-            let reader = self.surroundings.board.led(*partition).unwrap().reader.clone();
-            let slice = reader.read(*offset, offset.plus(1), 1 << 20);
-            let slice = slice.unwrap_or_else(|error| panic!("{partition} {offset} ({acks:?}): {error}"));
-            let batch = Batches::of(slice.batches).next().and_then(Result::ok);
-            let Some((header, batch)) = batch else { panic!("{partition} {offset} ({acks:?}) is gone") };
-            let record = Records::open(header, &batch).unwrap().next().unwrap().unwrap();
-            assert_eq!(record.offset, *offset, "{partition}");
-            assert!(record.value.as_ref() == Some(value), "{partition} {offset} holds another record");
-        }
-    }
-
-    /// Forgets the records that are gone because somebody deleted them, or because they were too old.
-    fn forget_deleted(&mut self) {
-        let retention = i64::try_from(RETENTION.as_millis()).unwrap();
-        let (board, deleted_below, now) = (&self.surroundings.board, &self.deleted_below, self.clock.now_millis());
-        self.acknowledged.retain(|(id, offset), record| {
-            let kept = *offset >= board.led(*id).unwrap().reader.log_start();
-            let deleted = deleted_below.get(id).is_some_and(|before| offset < before);
-            let old = id.partition.0 == 0 && record.timestamp <= now - retention;
-            assert!(kept || deleted || old, "{id} {offset} was removed although nothing says so");
-            kept
-        });
-    }
-
-    pub(super) fn check_every_request_was_answered(&mut self) {
-        self.disk.set_file_limit(None);
-        let from = self.alive_from;
-        for _ in 0..50 {
-            self.write();
-        }
-        while self.surroundings.flusher.waiting() > 0 || !self.held.is_empty() || self.answered[from..].contains(&0) {
-            self.pass(Duration::from_millis(200));
-            self.turn();
-            self.run_job();
-            self.tell_outcome();
-        }
-    }
-
-    /// A partition that is written rarely, and rests in between, keeps nothing for long beyond its time.
-    pub(super) fn check_retention(&mut self) {
-        let whole = RETENTION + SEGMENT_AGE + 2 * RARELY + 3 * RETENTION_CHECK;
-        let (written, first) = (partition(0), self.now());
-        while self.now() < first + i64::try_from((whole + SEGMENT_AGE).as_millis()).unwrap() {
-            self.write_to(written, 10, 1);
-            let next = self.now() + i64::try_from(RARELY.as_millis()).unwrap();
-            while self.now() < next {
-                self.pass(Duration::from_millis(500));
-                self.turn();
-                self.run_job();
-                self.tell_outcome();
-                self.turn();
-            }
-        }
-        self.restart(Restart::Stopped);
-        let oldest = self.acknowledged.iter().find(|((partition, _), _)| *partition == written);
-        let age = oldest.map_or(0, |(_, record)| self.now() - record.timestamp);
-        assert!(age <= i64::try_from(whole.as_millis()).unwrap(), "a record is still there after {age} ms");
     }
 }

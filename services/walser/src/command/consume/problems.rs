@@ -16,29 +16,30 @@ pub(super) struct Problems {
     known: BTreeMap<(String, i32), Failure>,
     /// How long a read goes on without a record while a partition has a problem; `None`: for ever.
     patience: Option<Duration>,
-    /// The last record came, or the first problem.
-    since: Instant,
+    /// How long the server was waited for since the last record came, or the first problem.
+    waited: Duration,
 }
 
 // === impl Problems ===
 
 impl Problems {
     pub(super) fn new(patience: Option<Duration>) -> Self {
-        Self { known: BTreeMap::new(), patience, since: Instant::now() }
+        Self { known: BTreeMap::new(), patience, waited: Duration::ZERO }
     }
 
     /// What the reader gives next. Where nothing comes for too long from partitions that are to be read to their end,
     /// an error that names them.
     pub(super) async fn next(&mut self, reader: &mut Reader, server: &Server) -> Result<Read, CliError> {
+        let begun = Instant::now();
         let read = match self.patience.filter(|_| !self.known.is_empty()) {
-            Some(patience) => tokio::time::timeout_at(self.since + patience, reader.next()).await,
+            Some(patience) => tokio::time::timeout(patience.saturating_sub(self.waited), reader.next()).await,
             None => Ok(reader.next().await),
         };
         let Ok(read) = read else { return Err(self.error(server)) };
         let read = read.map_err(|failure| server.failed(failure))?;
-        if matches!(read, Read::Chunk(_)) || self.known.is_empty() {
-            self.since = Instant::now();
-        }
+        // A server that is away is waited for by the reader, and may mend what was wrong.
+        let begins_anew = matches!(read, Read::Chunk(_) | Read::Away(_)) || self.known.is_empty();
+        self.waited = if begins_anew { Duration::ZERO } else { self.waited + begun.elapsed() };
         Ok(read)
     }
 
