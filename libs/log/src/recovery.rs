@@ -110,6 +110,12 @@ impl Log {
     ) -> Result<(Self, Recovery), LogError> {
         let marks = marks.unwrap_or_default();
         let Listing { mut segments, snapshots, exists } = list(&disk, &dir)?;
+        if exists && marks.durable == Offset::ZERO {
+            // Nothing has proven yet that the directory's own name is on the disk, and what follows counts as durable.
+            let around = checkpoint.lock().names();
+            around.write_again(&dir)?;
+            around.sync()?;
+        }
         let deleted = below_start(&mut segments, marks.log_start);
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
         let log_start = marks.log_start.max(first);
@@ -159,7 +165,7 @@ impl Log {
         } else {
             log.recover(&snapshots, log.marks.recovery_point, log.marks.durable)?
         };
-        log.renew_names(exists)?;
+        log.renew_names()?;
         log.shared.segments.read().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, ..recovery }))
     }
@@ -168,9 +174,11 @@ impl Log {
     fn rested(&self) -> bool {
         self.shared.segments.read().last().is_some_and(|last| {
             let where_it_ended = if last.base == self.marks.recovery_point { 0 } else { self.marks.recovery_position };
+            let named = last.base == self.marks.recovery_point || last.size() > 0;
             last.base <= self.marks.recovery_point
+                && named
                 && last.size() == where_it_ended
-                && self.marks.recovery_point >= self.marks.durable
+                && self.marks.recovery_point >= self.marks.durable.max(self.marks.log_start)
         })
     }
 
@@ -226,10 +234,6 @@ impl Log {
         self.zeros_behind_end = last_file.is_some_and(|(last, listed)| last.size() < listed);
         let RecoveryScan { epochs: of_records, producers, expected: end, unsynced, append_time, mut recovery, .. } =
             scan;
-        if end < self.log_start() && self.marks.durable <= self.log_start() {
-            self.begin_at_start(snapshots)?;
-            return Ok(recovery);
-        }
         if end < self.marks.durable {
             self.declare_damage(end, &mut recovery);
             return Ok(recovery);
@@ -262,44 +266,23 @@ impl Log {
         Ok(recovery)
     }
 
-    /// All records were deleted, and the segment that was to keep the end of the log has not reached the disk: what is
-    /// there was to go.
-    fn begin_at_start(&mut self, snapshots: &[Offset]) -> io::Result<()> {
-        let start = self.log_start();
-        self.deleted.extend(self.shared.segments.write().drain(..));
-        self.producers = Some(snapshots::newest(&*self.disk, &self.dir, snapshots, start)?.0);
-        self.set_end(start);
-        self.reconcile_epochs();
-        (self.marks.durable, self.marks.recovery_point, self.marks.recovery_position) = (start, start, 0);
-        self.write_marks()
-    }
-
     /// Writes everything from `from` on once more, durably.
     fn write_again(&self, from: LogPosition) -> io::Result<()> {
-        if from.segment == 0 && from.position == 0 {
-            let names = self.checkpoint.lock().names();
-            names.write_again(&self.dir)?;
-        }
         for (number, segment) in self.shared.segments.read().iter().enumerate().skip(from.segment) {
             segment.write_again(if number == from.segment { from.position } else { 0 })?;
         }
         Ok(())
     }
 
-    /// Writes names again that need not be on the disk: of a last segment without records, and of the directory while
-    /// nothing in it is durable. The next flush makes them durable, before it acknowledges anything.
-    fn renew_names(&mut self, exists: bool) -> io::Result<()> {
+    /// Writes the name of a last segment without records again, which need not be on the disk. The next flush makes it
+    /// durable, before it acknowledges anything.
+    fn renew_names(&mut self) -> io::Result<()> {
         if self.condition != Condition::Healthy {
             return Ok(());
         }
         let last = self.shared.segments.read().last().cloned();
         if let Some(last) = last.filter(|last| last.size() == 0) {
             last.write_name_again()?;
-            self.flushing.directories_changed = true;
-        }
-        if exists && self.marks.durable == Offset::ZERO && self.marks.recovery_point == Offset::ZERO {
-            let names = self.checkpoint.lock().names();
-            names.write_again(&self.dir)?;
             self.flushing.directories_changed = true;
         }
         Ok(())

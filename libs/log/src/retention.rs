@@ -25,6 +25,10 @@ impl Log {
             // All of it goes: what follows starts in a segment of its own, whose name keeps the log end.
             self.roll(now)?;
         }
+        if self.flushing.directories_changed {
+            // The segment that keeps the end of the log has to be there before the others go.
+            self.names.sync()?;
+        }
         self.keep_producers_of(before);
         self.shared.log_start.store(before.0, Ordering::Release);
         self.write_marks()?;
@@ -147,10 +151,15 @@ impl Log {
                 gone.push(segments.remove(0));
             }
         }
-        for segment in &gone {
-            segment.remove()?;
+        let removed = !gone.is_empty();
+        while let Some(segment) = gone.first() {
+            if let Err(error) = segment.remove() {
+                self.deleted = gone;
+                return Err(error.into());
+            }
+            gone.remove(0);
         }
-        if !gone.is_empty() {
+        if removed {
             self.shared.epochs.write().of_records.forget_before(offset);
             self.replace_epochs()?;
         }

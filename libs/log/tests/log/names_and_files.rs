@@ -267,7 +267,7 @@ fn a_log_whose_records_were_all_deleted_goes_on_where_it_ended() {
         for number in 4..9 {
             site.append(&values(number, 1, 900)).unwrap();
         }
-        // The name of the new segment may not reach the disk: nothing makes it durable but the snapshot.
+        // The name of the new segment has to reach the disk before the others go.
         site.disk.fail_sync_after(syncs);
         let deleted = site.log.delete_records(Offset(9), 10).is_ok();
         let disk = site.disk.restart_process();

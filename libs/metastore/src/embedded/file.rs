@@ -176,9 +176,14 @@ pub(super) fn load(database: &mut Database) -> Result<(BTreeMap<String, KeyValue
 /// What cannot be read is damaged, unless it is the system that cannot read it now.
 fn damaged(error: StorageError) -> StoreError {
     match error {
-        StorageError::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => unavailable(error),
+        StorageError::Io(error) if !tells_of_damage(&error) => unavailable(error),
         other => StoreError::Format(other.to_string()),
     }
+}
+
+/// Whether the library has not understood what it read, or looked for something behind the end.
+fn tells_of_damage(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
 }
 
 fn not_opened(error: redb::TableError) -> StoreError {

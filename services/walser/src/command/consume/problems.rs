@@ -18,28 +18,33 @@ pub(super) struct Problems {
     patience: Option<Duration>,
     /// How long the server was waited for since the last record came, or the first problem.
     waited: Duration,
+    /// The server is away: the reader waits for it, with a patience of its own.
+    away: bool,
 }
 
 // === impl Problems ===
 
 impl Problems {
     pub(super) fn new(patience: Option<Duration>) -> Self {
-        Self { known: BTreeMap::new(), patience, waited: Duration::ZERO }
+        Self { known: BTreeMap::new(), patience, waited: Duration::ZERO, away: false }
     }
 
     /// What the reader gives next. Where nothing comes for too long from partitions that are to be read to their end,
     /// an error that names them.
     pub(super) async fn next(&mut self, reader: &mut Reader, server: &Server) -> Result<Read, CliError> {
         let begun = Instant::now();
-        let read = match self.patience.filter(|_| !self.known.is_empty()) {
+        let read = match self.patience.filter(|_| !self.known.is_empty() && !self.away) {
             Some(patience) => tokio::time::timeout(patience.saturating_sub(self.waited), reader.next()).await,
             None => Ok(reader.next().await),
         };
         let Ok(read) = read else { return Err(self.error(server)) };
         let read = read.map_err(|failure| server.failed(failure))?;
-        // A server that is away is waited for by the reader, and may mend what was wrong.
-        let begins_anew = matches!(read, Read::Chunk(_) | Read::Away(_)) || self.known.is_empty();
-        self.waited = if begins_anew { Duration::ZERO } else { self.waited + begun.elapsed() };
+        if matches!(read, Read::Chunk(_)) || self.known.is_empty() {
+            self.waited = Duration::ZERO;
+        } else if !self.away {
+            self.waited += begun.elapsed();
+        }
+        self.away = matches!(read, Read::Away(_));
         Ok(read)
     }
 
