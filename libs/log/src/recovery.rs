@@ -10,7 +10,6 @@
 
 mod scan_log;
 
-use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -411,22 +410,22 @@ fn list(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Listing> {
         other => other?,
     };
     let mut listing = Listing { exists: true, ..Listing::default() };
-    let names: HashSet<String> = entries.iter().map(|entry| entry.name.clone()).collect();
-    for mut entry in entries {
-        if let Some(name) = moved_name(&entry.name) {
-            if names.contains(&name) {
+    for entry in &entries {
+        let returned = moved_name(&entry.name);
+        if let Some(name) = &returned {
+            if entries.iter().any(|other| other.name == *name) {
                 // Left from before: a failed sync has lost that it had got its name back, and the file was made anew.
                 disk.remove_file(&dir.join(&entry.name))?;
                 continue;
             }
-            disk.rename(&dir.join(&entry.name), &dir.join(&name))?;
-            entry.name = name;
+            disk.rename(&dir.join(&entry.name), &dir.join(name))?;
         }
-        if entry.name.ends_with(".tmp") {
-            disk.remove_file(&dir.join(&entry.name))?;
-        } else if let Some(base) = base_of(&entry.name) {
+        let name = returned.as_deref().unwrap_or(&entry.name);
+        if name.ends_with(".tmp") {
+            disk.remove_file(&dir.join(name))?;
+        } else if let Some(base) = base_of(name) {
             listing.segments.push(Arc::new(Segment::new(Arc::clone(disk), dir, base, entry.len)));
-        } else if let Some(end) = snapshots::snapshot_end(&entry.name) {
+        } else if let Some(end) = snapshots::snapshot_end(name) {
             listing.snapshots.push(end);
         }
     }

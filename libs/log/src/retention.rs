@@ -151,15 +151,12 @@ impl Log {
                 gone.push(segments.remove(0));
             }
         }
-        let removed = !gone.is_empty();
-        while let Some(segment) = gone.first() {
-            if let Err(error) = segment.remove() {
-                self.deleted = gone;
-                return Err(error.into());
-            }
-            gone.remove(0);
+        let failed = gone.iter().enumerate().find_map(|(at, segment)| Some((at, segment.remove().err()?)));
+        if let Some((at, error)) = failed {
+            self.deleted = gone.split_off(at);
+            return Err(error.into());
         }
-        if removed {
+        if !gone.is_empty() {
             self.shared.epochs.write().of_records.forget_before(offset);
             self.replace_epochs()?;
         }

@@ -1,8 +1,8 @@
 //! A checksum over everything in the file: damage that the library does not notice is not taken for metadata.
 //!
 //! redb checks its pages only after a stop that was not clean, and takes what is in them at its word otherwise. The
-//! digest is the sum, modulo 2⁶⁴, of the CRC-64/NVME of every entry and of the revisions, so that each write brings it up to date
-//! by what it changes, in the same transaction.
+//! digest is the sum, modulo 2⁶⁴, of the CRC-64/NVME of every entry and of the revisions, so that each write brings it
+//! up to date by what it changes, in the same transaction.
 
 use redb::ReadableTable;
 
@@ -15,11 +15,13 @@ const ALGORITHM: crc_fast::CrcAlgorithm = crc_fast::CrcAlgorithm::Crc64Nvme;
 pub(super) struct Digest(u64);
 
 impl Digest {
-    /// Of the entries without the revisions, as the file says it. `None`: it says none.
-    pub(super) fn stored(numbers: &impl ReadableTable<&'static str, i64>) -> Result<Option<Self>, redb::StorageError> {
-        let Some(stored) = numbers.get(DIGEST)? else { return Ok(None) };
-        let revisions = of_revisions(&Numbers::read(numbers)?);
-        Ok(Some(Self(stored.value().cast_unsigned().wrapping_sub(revisions))))
+    /// Of the entries without the revisions, `numbers`, as the file says it. `None`: it says none.
+    pub(super) fn stored(
+        table: &impl ReadableTable<&'static str, i64>,
+        numbers: &Numbers,
+    ) -> Result<Option<Self>, redb::StorageError> {
+        let stored = table.get(DIGEST)?;
+        Ok(stored.map(|stored| Self(stored.value().cast_unsigned().wrapping_sub(of_revisions(numbers)))))
     }
 
     /// What is written for these entries beside these numbers.

@@ -154,8 +154,7 @@ struct Contents {
 /// # Errors
 /// [`StoreError::Format`] when the file is damaged or newer. Nothing in it has changed then.
 pub(super) fn load(database: &mut Database) -> Result<(BTreeMap<String, KeyValue>, Revision), StoreError> {
-    let contents = read_contents(database)?;
-    let Contents { format, numbers, entries, digest, leased } = contents;
+    let Contents { format, numbers, entries, digest, leased } = read_contents(database)?;
     if format.is_some() {
         // What is free and what is not: without that, the next write may go over what is in use.
         database.check_integrity().map_err(|error| match error {
@@ -203,7 +202,8 @@ fn read_contents(database: &Database) -> Result<Contents, StoreError> {
     if let Some(found) = format.filter(|found| *found > FORMAT) {
         return Err(StoreError::Format(format!("format {found}, this version reads up to {FORMAT}")));
     }
-    let (numbers, stored) = (Numbers::read(&table).map_err(damaged)?, Digest::stored(&table).map_err(damaged)?);
+    let numbers = Numbers::read(&table).map_err(damaged)?;
+    let stored = Digest::stored(&table, &numbers).map_err(damaged)?;
     let mut contents = Contents { format, numbers, ..Contents::default() };
     let mut all = Digest::default();
     let found = read.open_table(ENTRIES).map_err(not_opened)?;
@@ -245,7 +245,7 @@ fn persist(database: &Database, group: &[Prepared]) -> Result<(), redb::Error> {
         let mut entries = write.open_table(ENTRIES)?;
         let mut table = write.open_table(NUMBERS)?;
         let mut numbers = Numbers::read(&table)?;
-        let mut digest = Digest::stored(&table)?.unwrap_or_default();
+        let mut digest = Digest::stored(&table, &numbers)?.unwrap_or_default();
         for prepared in group {
             for change in &prepared.changes {
                 match change {

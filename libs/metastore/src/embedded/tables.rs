@@ -21,6 +21,7 @@ pub(super) const DIGEST: &str = "digest";
 pub(super) const FORMAT: i64 = 2;
 /// The last format that had no digest.
 pub(super) const FORMAT_WITHOUT_DIGEST: i64 = 1;
+
 /// The numbers from which the revision follows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Numbers {
