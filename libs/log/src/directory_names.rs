@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, out_of_files, write_in_place_of};
+use crate::disk::{Disk, DiskFile, Open, out_of_files, write_in_place_of};
 
 /// A directory that is synced for several reasons, on several threads.
 #[derive(Debug)]
@@ -22,6 +22,28 @@ pub(crate) struct DirectoryNames {
 impl DirectoryNames {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
         Self { disk, dir: dir.to_owned(), failed: Mutex::new(false) }
+    }
+
+    /// The disk that has the directory.
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes a small file of the directory anew, in place and without making it durable; returns the file to sync. Its
+    /// name needs a sync of the directory.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn overwrite_file(&self, name: &str, bytes: &[u8]) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(&self.dir.join(name), Open::Write)?;
+        file.write_at(bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
+        Ok(file)
     }
 
     /// Replaces a small file of the directory as one durable step.

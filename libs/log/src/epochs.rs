@@ -13,12 +13,11 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use walser_model::{EpochStart, LeaderEpoch, LeaderEpochs, Offset};
 
 use crate::directory_names::DirectoryNames;
-use crate::disk::{Disk, DiskFile, Open, read_file};
+use crate::disk::{Disk, read_file};
 
 /// Name of the file in a partition's directory.
 pub(crate) const FILE_NAME: &str = "leader-epochs";
@@ -75,15 +74,6 @@ pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<Epochs>> {
     Ok(bytes.as_deref().and_then(decode))
 }
 
-/// Writes the whole checkpoint without making it durable; gives back the file to sync.
-pub(crate) fn write(epochs: &Epochs, disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-    let file = disk.open(path, Open::Write)?;
-    let bytes = encode(epochs);
-    file.write_at(&bytes, 0)?;
-    file.set_len(bytes.len() as u64)?;
-    Ok(file)
-}
-
 /// Replaces the checkpoint in one durable step.
 pub(crate) fn replace(epochs: &Epochs, names: &DirectoryNames) -> io::Result<()> {
     names.replace_file(FILE_NAME, &encode(epochs))
@@ -122,7 +112,8 @@ fn decode_entry(entry: &[u8]) -> Option<EpochStart> {
     Some(EpochStart { epoch, start })
 }
 
-fn encode(epochs: &Epochs) -> Vec<u8> {
+/// The whole checkpoint.
+pub(crate) fn encode(epochs: &Epochs) -> Vec<u8> {
     let starts = epochs.of_records.starts();
     let mut out = Vec::with_capacity(HEADER_LEN + (1 + starts.len()) * ENTRY_LEN);
     out.extend_from_slice(MAGIC);

@@ -17,12 +17,14 @@
 //! Invariant: offsets are contiguous within a log and never used twice.
 //! Invariant: what was once synced and covered by the durable mark is never cut by recovery.
 
+mod active;
 mod append;
 mod checkpoint;
 mod directory;
 mod directory_names;
 mod disk;
 mod epochs;
+mod extension;
 mod flush;
 mod generation;
 mod index;
@@ -39,13 +41,15 @@ mod snapshots;
 mod topic_names;
 mod truncation;
 
+pub use active::Admission;
 pub use append::AppendError;
 pub use checkpoint::{Checkpoint, Marks};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{
     DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, OpenFiles, PowerLoss, RealDisk, Space, out_of_files,
 };
-pub use flush::{Extension, FlushJob, FlushOutcome};
+pub use extension::Extension;
+pub use flush::{FlushJob, FlushOutcome};
 pub use log::{Condition, Log, LogConfig, LogError};
 pub use metadata_version::SeenMetadata;
 pub use producers::{PRODUCERS_MAX, Producers};

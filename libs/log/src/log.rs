@@ -1,7 +1,7 @@
 //! The writer of a partition: its state, its marks, and everything except appending, flushing and recovery.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -10,9 +10,10 @@ use parking_lot::{Mutex, RwLock};
 use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicConfig, TopicPartition, Verdict};
 use walser_record_batch::BatchHeader;
 
+use crate::active::ActiveSegment;
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::directory_names::DirectoryNames;
-use crate::disk::{Disk, DiskFile, Open};
+use crate::disk::Open;
 use crate::epochs::Epochs;
 use crate::flush::Flushing;
 use crate::generation::Generation;
@@ -102,26 +103,11 @@ pub(crate) struct Shared {
     pub(crate) corrupt_from: AtomicI64,
 }
 
-/// The segment that appends go to.
-#[derive(Debug)]
-pub(crate) struct Active {
-    pub(crate) segment: Arc<Segment>,
-    pub(crate) file: Arc<dyn DiskFile>,
-    /// Largest timestamp of its first batch; `None` while it is empty.
-    pub(crate) first_timestamp: Option<Timestamp>,
-    /// The file is zero-filled and synced up to here.
-    pub(crate) zeroed_to: u64,
-    /// An extension runs on the region from here on: nothing may be written there.
-    pub(crate) extending_from: Option<u64>,
-}
-
 /// One partition's log, open for its one writer.
 #[derive(Debug)]
 pub struct Log {
     pub(crate) partition: TopicPartition,
-    pub(crate) dir: PathBuf,
-    pub(crate) disk: Arc<dyn Disk>,
-    /// The names in `dir`.
+    /// Its directory.
     pub(crate) names: Arc<DirectoryNames>,
     pub(crate) config: LogConfig,
     pub(crate) shared: Arc<Shared>,
@@ -130,7 +116,7 @@ pub struct Log {
     pub(crate) marks: Marks,
     /// `None` while the log rests; then the snapshot at the log end has them.
     pub(crate) producers: Option<Producers>,
-    pub(crate) active: Option<Active>,
+    pub(crate) active: Option<ActiveSegment>,
     pub(crate) flushing: Flushing,
     pub(crate) generation: Generation,
     /// The latest one whose start is on stable storage, of those that were begun here.
@@ -296,11 +282,12 @@ impl Log {
         Ok(self.producers()?.judge(header))
     }
 
-    /// Closes files and drops indexes of segments that take no appends any more; reading opens them again.
+    /// Closes files and drops indexes of segments that take no appends any more; reading opens them again. Never waits
+    /// for the disk.
     pub fn rest_closed_segments(&self) {
         let segments = self.shared.segments.read();
         for segment in segments.iter().rev().skip(1) {
-            segment.rest();
+            segment.rest_at_once();
         }
     }
 
@@ -358,10 +345,9 @@ impl Log {
             return Ok(false);
         }
         if let Some(active) = self.active.take()
-            && active.file.len()? > active.segment.size()
+            && active.trim()?
         {
-            active.file.set_len(active.segment.size())?;
-            active.file.sync_data()?;
+            active.file().sync_data()?;
         }
         if std::mem::take(&mut self.zeros_behind_end)
             && let Some(last) = self.shared.segments.read().last()
@@ -371,25 +357,33 @@ impl Log {
             file.set_len(last.size())?;
             file.sync_data()?;
         }
-        if let Some(producers) = self.producers.take()
-            && self.marks.recovery_point < self.log_end()
-        {
-            let end = self.log_end();
-            let last = self.shared.segments.read().last().cloned();
-            if let Some(index) = last.map(|last| last.write_index()).transpose()?.flatten() {
-                index.sync_data()?;
-                self.names.sync()?;
-            }
-            crate::snapshots::write(&self.names, &producers, end)?;
-            self.marks.recovery_point = end;
-            self.marks.recovery_position = self.shared.segments.read().last().map_or(0, |last| last.size());
-            self.write_marks()?;
-            self.remove_old_snapshots(end)?;
+        if self.marks.recovery_point < self.log_end() {
+            self.write_recovery_point()?;
         }
+        self.producers = None;
         for segment in self.shared.segments.read().iter() {
             segment.rest();
         }
         Ok(true)
+    }
+
+    /// Moves the recovery point to the log end, which is durable.
+    fn write_recovery_point(&mut self) -> io::Result<()> {
+        self.producers()?;
+        let Some(producers) = &self.producers else { return Ok(()) };
+        let end = self.log_end();
+        let last = self.shared.segments.read().last().cloned();
+        if let Some((last, tail)) = last.as_ref().and_then(|last| Some((last, last.unwritten_index()?))) {
+            last.write_index(&tail)?.sync_data()?;
+            self.names.sync()?;
+        }
+        crate::snapshots::write(&self.names, producers, end)?;
+        let needed_from = self.durable_recovery_point();
+        self.marks.recovery_point = end;
+        self.marks.recovery_position = last.map_or(0, |last| last.size());
+        self.write_marks()?;
+        self.note_recovery_point(end);
+        needed_from.map_or(Ok(()), |from| crate::snapshots::remove_below(&self.names, from))
     }
 
     /// Memory held for this partition, roughly, in bytes: what does not depend on its records.
@@ -400,12 +394,8 @@ impl Log {
         size_of::<Self>() + size_of::<Shared>() + segments.len() * (size_of::<Segment>() + 128) + indexes + producers
     }
 
-    /// Whether the file that appends go to is open.
-    pub fn ready_to_append(&self) -> bool {
-        self.active.is_some()
-    }
-
     /// Closes every file that nothing is in flight for, and returns how many. The next append or read opens them again.
+    /// Never waits for the disk.
     pub fn close_files(&mut self) -> usize {
         let before = self.open_files();
         let busy = self.flushing.pending() || self.extension_running();
@@ -413,7 +403,7 @@ impl Log {
             self.active = None;
         }
         for segment in self.shared.segments.read().iter().rev().skip(usize::from(busy)) {
-            segment.close();
+            segment.close_at_once();
         }
         before - self.open_files()
     }
@@ -429,21 +419,24 @@ impl Log {
         checkpoint.lock().unclaim(partition, slot, Some(marks));
     }
 
-    /// Removes snapshots below the last recovery point that a power loss cannot take back: the checkpoint is synced only
-    /// now and then. `point` is the one that was written last.
-    pub(crate) fn remove_old_snapshots(&mut self, point: Offset) -> io::Result<()> {
-        let (begun, completed) = self.checkpoint.lock().syncs();
+    /// The last recovery point that a power loss cannot take back, if it is known: the checkpoint is synced only now and
+    /// then.
+    pub(crate) fn durable_recovery_point(&self) -> Option<Offset> {
+        let (_, completed) = self.checkpoint.lock().syncs();
         let (written, during) = self.unsynced_point;
-        if completed > during {
-            self.unsynced_point = (point, begun);
-            return crate::snapshots::remove_below(self, written);
+        (completed > during).then_some(written)
+    }
+
+    /// A recovery point was written, and is not synced yet.
+    pub(crate) fn note_recovery_point(&mut self, point: Offset) {
+        if self.durable_recovery_point().is_some() {
+            self.unsynced_point = (point, self.checkpoint.lock().syncs().0);
         }
-        Ok(())
     }
 
     /// The directory of this partition.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.names.path()
     }
 
     /// Removes the partition's directory and gives its marks back.
@@ -451,8 +444,8 @@ impl Log {
     /// # Errors
     /// I/O errors; calling again continues.
     pub fn remove(self) -> io::Result<()> {
-        self.active.iter().for_each(|active| active.segment.rest());
-        let removed = match self.disk.remove_dir(&self.dir) {
+        self.active.iter().for_each(|active| active.segment().rest());
+        let removed = match self.names.disk().remove_dir(self.names.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => self.checkpoint.lock().names().sync(),
         };

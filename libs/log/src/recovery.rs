@@ -109,12 +109,7 @@ impl Log {
     ) -> Result<(Self, Recovery), LogError> {
         let marks = marks.unwrap_or_default();
         let Listing { mut segments, snapshots, exists } = list(&disk, &dir)?;
-        if exists && marks.durable == Offset::ZERO {
-            // Nothing has proven yet that the directory's own name is on the disk, and what follows counts as durable.
-            let around = checkpoint.lock().names();
-            around.write_again(&dir)?;
-            around.sync()?;
-        }
+        prove_directory(&*disk, &dir, &checkpoint.lock().names(), (exists, segments.is_empty()), &marks)?;
         let deleted = below_start(&mut segments, marks.log_start);
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
         let log_start = marks.log_start.max(first);
@@ -133,11 +128,9 @@ impl Log {
             end: AtomicI64::new(first.0),
             corrupt_from: AtomicI64::new(i64::MAX),
         };
-        let names = Arc::new(DirectoryNames::new(Arc::clone(&disk), &dir));
+        let names = Arc::new(DirectoryNames::new(disk, &dir));
         let mut log = Self {
             partition,
-            dir,
-            disk,
             names,
             config,
             shared: Arc::new(shared),
@@ -214,7 +207,7 @@ impl Log {
     /// `synced` is on stable storage.
     fn recover(&mut self, snapshots: &[Offset], from: Offset, synced: Offset) -> Result<Recovery, LogError> {
         let segments = self.shared.segments.read().clone();
-        let (producers, producers_end) = snapshots::newest(&*self.disk, &self.dir, snapshots, from)?;
+        let (producers, producers_end) = snapshots::newest(&self.names, snapshots, from)?;
         let scan = RecoveryScan {
             segments: &segments,
             epochs: self.shared.epochs.read().of_records.clone(),
@@ -250,7 +243,7 @@ impl Log {
             self.sync_names()?;
         }
         if snapshots.last().is_some_and(|last| *last > end) {
-            snapshots::remove_above(self, end)?;
+            snapshots::remove_above(&self.names, end)?;
         }
         *self.shared.epochs.write() = epochs;
         self.producers = Some(producers);
@@ -282,7 +275,7 @@ impl Log {
         let last = self.shared.segments.read().last().cloned();
         if let Some(last) = last.filter(|last| last.size() == 0) {
             last.write_name_again()?;
-            self.flushing.directories_changed = true;
+            self.flushing.names_changed();
         }
         Ok(())
     }
@@ -301,7 +294,9 @@ impl Log {
         let mut epochs = self.shared.epochs.write();
         let before = epochs.clone();
         epochs.reconcile(log_start, end);
-        self.flushing.epochs_changed |= *epochs != before;
+        if *epochs != before {
+            self.flushing.epochs_changed(false);
+        }
     }
 
     fn set_end(&mut self, end: Offset) {
@@ -320,8 +315,8 @@ impl Log {
 
     /// Moves everything from `invalid` on out of the log, into one file beside it.
     fn cut_tail(&self, invalid: &LogPosition, offset: Offset) -> io::Result<CutTail> {
-        let kept_in = self.dir.join(format!("cut-at-{:020}.bytes", offset.0));
-        let kept = self.disk.open(&kept_in, Open::Write)?;
+        let kept_in = self.names.path().join(format!("cut-at-{:020}.bytes", offset.0));
+        let kept = self.names.disk().open(&kept_in, Open::Write)?;
         kept.set_len(0)?;
         let segments = self.shared.segments.read().clone();
         let mut bytes = 0;
@@ -366,14 +361,33 @@ impl Log {
         self.condition = Condition::Healthy;
         self.shared.corrupt_from.store(i64::MAX, Ordering::Release);
         // All of it is read: the damage may lie below what the index and a snapshot vouch for.
-        let snapshots = snapshots::list(&*self.disk, &self.dir)?;
+        let snapshots = snapshots::list(&self.names)?;
         let recovery = self.recover(&snapshots, self.log_start(), synced);
         let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
-        snapshots::remove_above(self, self.log_end())?;
+        snapshots::remove_above(&self.names, self.log_end())?;
         self.write_marks()?;
         self.sync_marks()?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
     }
+}
+
+/// Makes the name of a partition's directory durable where nothing has proven yet that it is: what is found counts as
+/// durable from here on. `found`: whether it exists, and has no segment.
+fn prove_directory(
+    disk: &dyn Disk,
+    dir: &Path,
+    around: &DirectoryNames,
+    found: (bool, bool),
+    marks: &Marks,
+) -> io::Result<()> {
+    match found {
+        (true, empty) if empty || marks.durable == Offset::ZERO => around.write_again(dir)?,
+        // All records were deleted, and the directory went with the power. The log start counts as durable, and would be
+        // taken for a proof that the directory is, too, once it is back.
+        (false, _) if marks.log_start > Offset::ZERO && marks.durable <= marks.log_start => disk.create_dir(dir)?,
+        _ => return Ok(()),
+    }
+    around.sync()
 }
 
 /// Takes out the segments that lie wholly below the log start: a deletion of records was interrupted, or a power loss

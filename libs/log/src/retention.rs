@@ -25,7 +25,7 @@ impl Log {
             // All of it goes: what follows starts in a segment of its own, whose name keeps the log end.
             self.roll(now)?;
         }
-        if self.flushing.directories_changed {
+        if self.flushing.names_wait() {
             // The segment that keeps the end of the log has to be there before the others go.
             self.names.sync()?;
         }
@@ -48,9 +48,6 @@ impl Log {
             return Ok(0);
         }
         self.finish_deletion()?;
-        if trusted {
-            self.producers.iter_mut().for_each(|producers| producers.expire(now, self.config.producer_expiry));
-        }
         let segments = self.shared.segments.read().clone();
         let mut total: u64 = segments.iter().map(|segment| segment.size()).sum();
         let mut keep_from = None;
@@ -84,22 +81,51 @@ impl Log {
         Ok(before.saturating_sub(left))
     }
 
+    /// Whether [`Log::apply_retention`] may have something to do. Nothing here waits for the disk: what is not in memory may
+    /// be something.
+    pub fn retention_due(&self, now: Timestamp, trusted: bool, up_to: Offset) -> bool {
+        if self.condition != Condition::Healthy {
+            return false;
+        }
+        if !self.deleted.is_empty() {
+            return true;
+        }
+        let segments = self.shared.segments.read();
+        let Some(first) = segments.first() else { return false };
+        let (size, next) = (first.size(), segments.get(1));
+        if next.map_or_else(|| self.log_end(), |next| next.base) > up_to || next.is_none() && self.extension_running() {
+            return false;
+        }
+        let total = || segments.iter().map(|segment| segment.size()).sum::<u64>();
+        let too_large = next.is_some() && self.config.retention_bytes.is_some_and(|limit| total() - size >= limit);
+        let may_be_old = || first.newest_in_memory().is_none_or(|newest| self.past_retention(newest, now));
+        too_large || trusted && size > 0 && self.config.retention.is_some() && may_be_old()
+    }
+
+    /// Forgets producers that have written nothing for long; only while the wall clock is believed.
+    pub fn expire_producers(&mut self, now: Timestamp) {
+        self.producers.iter_mut().for_each(|producers| producers.expire(now, self.config.producer_expiry));
+    }
+
     /// Closes a segment that was created long ago and to which nothing more is written, so that what compaction and
     /// retention by size look at does not depend on the next append. Returns whether it did.
     ///
     /// # Errors
     /// I/O errors.
     pub fn close_old_segment(&mut self, now: Timestamp) -> Result<bool, LogError> {
-        if self.condition != Condition::Healthy {
-            return Ok(false);
+        let closes = self.has_old_segment(now);
+        if closes {
+            self.roll(now)?;
         }
+        Ok(closes)
+    }
+
+    /// Whether [`Log::close_old_segment`] has something to do.
+    pub fn has_old_segment(&self, now: Timestamp) -> bool {
         let age = now.saturating_sub(self.marks.segment_created);
-        let empty = self.shared.segments.read().last().is_none_or(|last| last.size() == 0);
-        if empty || self.extension_running() || self.marks.segment_created == 0 || age < self.segment_age_millis() {
-            return Ok(false);
-        }
-        self.roll(now)?;
-        Ok(true)
+        let filled = self.shared.segments.read().last().is_some_and(|last| last.size() > 0);
+        let possible = self.condition == Condition::Healthy && !self.extension_running();
+        possible && filled && self.marks.segment_created != 0 && age >= self.segment_age_millis()
     }
 
     /// Whether records up to `newest` are older than retention keeps them.

@@ -28,6 +28,18 @@ pub(crate) struct Segment {
     /// Bytes of log: the file may be longer by zeros.
     size: AtomicU64,
     parts: Mutex<Parts>,
+    /// Held by whoever writes the index file.
+    writes_index: Mutex<()>,
+}
+
+/// Entries at the end of an index, for its file.
+#[derive(Debug)]
+pub(crate) struct IndexTail {
+    /// How many come before them.
+    from: usize,
+    /// How many there are with them.
+    to: usize,
+    bytes: Vec<u8>,
 }
 
 /// What is opened and loaded on demand, and dropped when the partition rests.
@@ -75,7 +87,7 @@ impl Segment {
     /// Describes the segment at `base` with `size` bytes of log. Opens nothing.
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, base: Offset, size: u64) -> Self {
         let path = dir.join(log_name(base));
-        Self { base, path, disk, size: AtomicU64::new(size), parts: Mutex::new(Parts::default()) }
+        Self { base, path, disk, size: AtomicU64::new(size), parts: Mutex::default(), writes_index: Mutex::default() }
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -107,14 +119,22 @@ impl Segment {
 
     /// Closes the file and drops the index. Handles given out before stay good.
     pub(crate) fn rest(&self) {
-        let mut parts = self.parts.lock();
-        let known = parts.index.as_ref().filter(|loaded| !loaded.damaged).map(|loaded| loaded.max_timestamp);
-        *parts = Parts { rested_max_timestamp: known.or(parts.rested_max_timestamp), ..Parts::default() };
+        self.parts.lock().rest();
+    }
+
+    /// The same, unless somebody is loading them, which may take as long as the disk does.
+    pub(crate) fn rest_at_once(&self) {
+        self.parts.try_lock().iter_mut().for_each(|parts| parts.rest());
     }
 
     /// Closes the file and keeps what is known of it: recovery holds no file open that nobody reads or writes.
     pub(crate) fn close(&self) {
         self.parts.lock().file = None;
+    }
+
+    /// The same, unless somebody is loading something from it, which may take as long as the disk does.
+    pub(crate) fn close_at_once(&self) {
+        self.parts.try_lock().iter_mut().for_each(|parts| parts.file = None);
     }
 
     /// Writes the bytes of log from `position` on once more and makes them durable. After a failed sync they may be in
@@ -157,6 +177,15 @@ impl Segment {
         loaded.note(self.base, header, position, Some(interval_bytes))?;
         self.size.store(loaded.noted_to, Ordering::Release);
         Ok(())
+    }
+
+    /// Highest timestamp of all batches, if it is in memory. Never waits: while somebody loads it, it is not.
+    pub(crate) fn newest_in_memory(&self) -> Option<Timestamp> {
+        let parts = self.parts.try_lock()?;
+        match &parts.index {
+            Some(loaded) => Some(loaded.max_timestamp).filter(|_| !loaded.damaged),
+            None => parts.rested_max_timestamp,
+        }
     }
 
     /// Highest timestamp of all batches; `i64::MIN` when there are none. `Err` with the offset from which on the
@@ -202,20 +231,29 @@ impl Segment {
         Ok(Some(loaded.index.floor_timestamp(timestamp).map_or(0, |entry| u64::from(entry.position))))
     }
 
-    /// Writes the entries that the index file lacks, without making them durable. Gives back the file to sync.
-    pub(crate) fn write_index(&self) -> io::Result<Option<Arc<dyn DiskFile>>> {
-        let mut parts = self.index()?;
-        let loaded = parts.index.as_mut().expect("the index was just loaded");
-        if loaded.written == loaded.index.len() {
-            return Ok(None);
-        }
+    /// The entries that the index file lacks, if there are any.
+    pub(crate) fn unwritten_index(&self) -> Option<IndexTail> {
+        let parts = self.parts.lock();
+        let loaded = parts.index.as_ref().filter(|loaded| loaded.written < loaded.index.len())?;
+        let (from, to) = (loaded.written, loaded.index.len());
+        Some(IndexTail { from, to, bytes: loaded.index.encode_from(from) })
+    }
+
+    /// Writes entries into the index file, without making them durable; returns the file to sync. A tail that does not
+    /// continue what is written was overtaken: those entries, and maybe more, are in the file.
+    pub(crate) fn write_index(&self, tail: &IndexTail) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(&self.index_path(), Open::Write)?;
-        let at = (loaded.written * ENTRY_LEN) as u64;
-        let entries = loaded.index.encode_from(loaded.written);
-        file.write_at(&entries, at)?;
-        file.set_len(at + entries.len() as u64)?;
-        loaded.written = loaded.index.len();
-        Ok(Some(file))
+        let _one_at_a_time = self.writes_index.lock();
+        let written = |parts: &Parts| parts.index.as_ref().map(|loaded| loaded.written);
+        if written(&self.parts.lock()) == Some(tail.from) {
+            let at = (tail.from * ENTRY_LEN) as u64;
+            file.write_at(&tail.bytes, at)?;
+            file.set_len(at + tail.bytes.len() as u64)?;
+            if let Some(loaded) = &mut self.parts.lock().index {
+                loaded.written = tail.to;
+            }
+        }
+        Ok(file)
     }
 
     /// Loads the index as far as it was complete at `below`, and gives back where a scan goes on from there: the
@@ -243,12 +281,13 @@ impl Segment {
 
     /// Bytes of memory held by the index.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.parts.lock().index.as_ref().map_or(0, |loaded| loaded.index.memory_bytes())
+        let parts = self.parts.try_lock();
+        parts.map_or(0, |parts| parts.index.as_ref().map_or(0, |loaded| loaded.index.memory_bytes()))
     }
 
-    /// Whether the file is open.
+    /// Whether the file is open, or somebody is about to read it.
     pub(crate) fn open(&self) -> bool {
-        self.parts.lock().file.is_some()
+        self.parts.try_lock().is_none_or(|parts| parts.file.is_some())
     }
 
     /// Cuts the log to `size` bytes: file, index and size. The caller syncs.
@@ -359,6 +398,13 @@ impl Segment {
             };
             loaded.note(self.base, &found.header, found.position, rebuilding.then_some(INTERVAL_BYTES))?;
         }
+    }
+}
+
+impl Parts {
+    fn rest(&mut self) {
+        let known = self.index.as_ref().filter(|loaded| !loaded.damaged).map(|loaded| loaded.max_timestamp);
+        *self = Self { rested_max_timestamp: known.or(self.rested_max_timestamp), ..Self::default() };
     }
 }
 

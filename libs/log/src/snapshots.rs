@@ -1,12 +1,11 @@
 //! Snapshots of the producers of a partition: files beside the segments, each named by the offset it stands for.
 
 use std::io;
-use std::path::{Path, PathBuf};
 
 use walser_model::Offset;
 
 use crate::directory_names::DirectoryNames;
-use crate::disk::{Disk, Open, read_file};
+use crate::disk::{Open, read_file};
 use crate::log::Log;
 use crate::producers::Producers;
 use crate::scan::{Scan, Step};
@@ -19,18 +18,13 @@ pub(crate) fn snapshot_name(end: Offset) -> String {
     format!("{:020}{SNAPSHOT_SUFFIX}", end.0)
 }
 
-/// The path of a producer snapshot.
-fn snapshot_path(dir: &Path, end: Offset) -> PathBuf {
-    dir.join(snapshot_name(end))
-}
-
 pub(crate) fn snapshot_end(name: &str) -> Option<Offset> {
     name.strip_suffix(SNAPSHOT_SUFFIX)?.parse().ok().map(Offset)
 }
 
 /// The ends of the snapshots in a directory, ascending.
-pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Offset>> {
-    let entries = match disk.list(dir) {
+pub(crate) fn list(names: &DirectoryNames) -> io::Result<Vec<Offset>> {
+    let entries = match names.disk().list(names.path()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
@@ -45,26 +39,25 @@ pub(crate) fn write(names: &DirectoryNames, producers: &Producers, end: Offset) 
 }
 
 /// Removes snapshots before `end`, keeping the one before the last as a spare.
-pub(crate) fn remove_below(log: &Log, end: Offset) -> io::Result<()> {
-    let below: Vec<_> = list(&*log.disk, &log.dir)?.into_iter().filter(|snapshot| *snapshot < end).collect();
-    for old in below.iter().rev().skip(1) {
-        log.disk.remove_file(&snapshot_path(&log.dir, *old))?;
-    }
-    Ok(())
+pub(crate) fn remove_below(names: &DirectoryNames, end: Offset) -> io::Result<()> {
+    let below: Vec<_> = list(names)?.into_iter().filter(|snapshot| *snapshot < end).collect();
+    below.iter().rev().skip(1).try_for_each(|old| remove(names, *old))
 }
 
 /// Removes snapshots of what was cut.
-pub(crate) fn remove_above(log: &Log, end: Offset) -> io::Result<()> {
-    for snapshot in list(&*log.disk, &log.dir)?.into_iter().filter(|snapshot| *snapshot > end) {
-        log.disk.remove_file(&snapshot_path(&log.dir, snapshot))?;
-    }
-    Ok(())
+pub(crate) fn remove_above(names: &DirectoryNames, end: Offset) -> io::Result<()> {
+    list(names)?.into_iter().filter(|snapshot| *snapshot > end).try_for_each(|cut| remove(names, cut))
+}
+
+fn remove(names: &DirectoryNames, snapshot: Offset) -> io::Result<()> {
+    names.disk().remove_file(&names.path().join(snapshot_name(snapshot)))
 }
 
 /// The newest readable one of the snapshots `ends` (ascending) at or below `end`; nothing at all stands for offset 0.
-pub(crate) fn newest(disk: &dyn Disk, dir: &Path, ends: &[Offset], end: Offset) -> io::Result<(Producers, Offset)> {
+pub(crate) fn newest(names: &DirectoryNames, ends: &[Offset], end: Offset) -> io::Result<(Producers, Offset)> {
     for snapshot in ends.iter().rev().filter(|snapshot| **snapshot <= end) {
-        let bytes = read_file(disk, &snapshot_path(dir, *snapshot), SNAPSHOT_BYTES_MAX)?;
+        let path = names.path().join(snapshot_name(*snapshot));
+        let bytes = read_file(&**names.disk(), &path, SNAPSHOT_BYTES_MAX)?;
         if let Some(loaded) = bytes.as_deref().and_then(Producers::decode) {
             return Ok(loaded);
         }
@@ -74,8 +67,7 @@ pub(crate) fn newest(disk: &dyn Disk, dir: &Path, ends: &[Offset], end: Offset) 
 
 /// The producers as of `to`: from the newest snapshot and the batches behind it.
 pub(crate) fn load_producers(log: &Log, to: Offset) -> io::Result<Producers> {
-    let ends = list(&*log.disk, &log.dir)?;
-    let (mut producers, from) = newest(&*log.disk, &log.dir, &ends, to)?;
+    let (mut producers, from) = newest(&log.names, &list(&log.names)?, to)?;
     let segments = log.shared.segments.read().clone();
     let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
     for segment in segments.iter().skip(first) {

@@ -49,7 +49,7 @@ impl Log {
         self.write_marks()?;
         self.sync_marks()?;
         // A snapshot above the end must not meet other records under the same offsets.
-        crate::snapshots::remove_above(self, to)?;
+        crate::snapshots::remove_above(&self.names, to)?;
         // The newest segment first, so that what is left has no gap.
         for segment in segments[at + 1..].iter().rev() {
             segment.remove()?;

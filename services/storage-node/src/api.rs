@@ -255,7 +255,11 @@ impl StorageService for Api {
         let id = partition(request.r#ref.as_ref())?;
         self.begin_epoch_for_repair(id).await?;
         let repaired = self.ask(id, |reply| Command::Repair { partition: id, reply }).await?;
-        Ok(Response::new(repaired))
+        Ok(Response::new(pbi::RepairPartitionResponse {
+            old_end_offset: repaired.old_end.0,
+            new_end_offset: repaired.new_end.0,
+            bytes_set_aside: i64::try_from(repaired.bytes_set_aside).unwrap_or(i64::MAX),
+        }))
     }
 
     async fn list_set_aside(&self, _request: Request<pbi::ListSetAsideRequest>) -> Answer<pbi::ListSetAsideResponse> {

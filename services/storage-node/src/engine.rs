@@ -16,7 +16,7 @@ use walser_service::{Shutdown, vital};
 
 use crate::board::Board;
 use crate::config::Config;
-use crate::flush::Flusher;
+use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
 use crate::shard::{Command, Shard, Surroundings};
 use crate::shard_set::{ShardSet, owner};
@@ -41,7 +41,7 @@ pub(crate) struct Engine {
 #[derive(Debug)]
 pub(crate) struct EngineThreads {
     engine: Engine,
-    flusher: Flusher,
+    disk_threads: DiskThreads,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -60,14 +60,13 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> std::io::Result<(Self, EngineThreads)> {
         let directory = Arc::new(directory);
-        let (flusher, mut threads) = Flusher::start(config.flush_threads, &clock, metrics, shutdown)?;
+        let (disk_threads, mut threads) = DiskThreads::start(config.flush_threads, &clock, metrics, shutdown)?;
         let space = SpaceGuard::new(config.reserve_bytes);
         space.check(&directory)?;
         let around = Surroundings {
             node: config.node,
             directory: Arc::clone(&directory),
             board: board.clone(),
-            flusher: flusher.clone(),
             clock,
             metrics: metrics.clone(),
             space: space.clone(),
@@ -81,12 +80,12 @@ impl Engine {
         }
         let mut shards = Vec::new();
         for (number, logs) in by_shard.into_iter().enumerate() {
-            let shard = Shard::new(around.clone(), config.tail_bytes / config.shards, logs);
+            let shard = Shard::new(around.clone(), disk_threads.clone(), config.tail_bytes / config.shards, logs);
             shards.push((Arc::clone(&shard.queue), AppendRoom::new(config.append_bytes_max)));
             threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
         }
         let engine = Self { directory, shards: ShardSet::new(shards), space, problem: Arc::default() };
-        Ok((engine.clone(), EngineThreads { engine, flusher, threads }))
+        Ok((engine.clone(), EngineThreads { engine, disk_threads, threads }))
     }
 
     /// Looks at the directory, and makes marks durable with `sync`. What is wrong is [`Engine::problem`] until a look
@@ -124,7 +123,7 @@ impl EngineThreads {
             // A shard whose thread is gone cannot answer; the others are stopped all the same.
             let _ = tokio::time::timeout(STOP_LIMIT, ended).await;
         }
-        self.flusher.close();
+        self.disk_threads.close();
     }
 
     /// Waits for all threads, and gives the directory back. The shards have been stopped.

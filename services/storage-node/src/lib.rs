@@ -13,12 +13,12 @@
 mod api;
 mod board;
 mod config;
+mod disk_threads;
 mod disk_watch;
 mod disposal;
 mod engine;
 mod error;
 mod fetch;
-mod flush;
 mod link;
 mod metrics;
 mod node;

@@ -1,30 +1,36 @@
 //! A log shard: the one owner of its partitions.
 //!
-//! [`Shard::turn`] is synchronous and never waits for a disk: it takes what is in the queue, groups appends by
-//! partition, writes each group at once, hands flushes to other threads, and answers what is committed. Batching
-//! follows from load: while a flush runs, the next group gathers. A thread drives it in production.
+//! [`Shard::turn`] is synchronous and never waits for a disk, but for the write of an append itself: it takes what is in
+//! the queue, groups appends by partition, writes each group at once, hands flushes to other threads, and answers what is
+//! committed. Batching follows from load: while a flush runs, the next group gathers. What else has to wait for the disk
+//! is done by other threads, to which the partition is lent. A thread drives it in production.
 
 mod deadlines;
 mod files;
+mod lending;
+mod maintenance;
 mod partition;
 mod queue;
 mod recovery_debt;
 #[cfg(test)]
 mod simulation;
 mod upkeep;
+#[cfg(test)]
+mod watched_disk;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::{DataDirectory, Log, LogConfig, LogError, out_of_files};
+use tokio::sync::oneshot;
+use walser_log::{DataDirectory, Log};
 use walser_model::{Clock, NodeId, TopicPartition};
 use walser_replication::Role;
 
-use crate::board::{Board, ShownReplica};
-use crate::error::{cannot_open_text, deleted, moved_aside, not_leader};
-use crate::flush::{Flusher, Work};
+use crate::board::Board;
+use crate::disk_threads::{DiskTask, DiskThreads};
+use crate::error::not_leader;
 use crate::metrics::StorageMetrics;
 use crate::space::SpaceGuard;
 use crate::tail::Budget;
@@ -32,7 +38,10 @@ use crate::topic_names::NamedPartition;
 
 use deadlines::Deadlines;
 use files::{Unopened, Written};
-pub(crate) use partition::{Partition, PartitionMetadata, Released};
+use lending::{Away, Settled};
+pub(crate) use maintenance::Maintenance;
+use maintenance::Task;
+pub(crate) use partition::{Partition, PartitionMetadata, Released, Repaired};
 pub(crate) use queue::{AppendJob, Command, Queue};
 use recovery_debt::RecoveryDebt;
 
@@ -42,7 +51,6 @@ pub(crate) struct Surroundings {
     pub(crate) node: NodeId,
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) board: Board,
-    pub(crate) flusher: Flusher,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: StorageMetrics,
     pub(crate) space: SpaceGuard,
@@ -60,14 +68,19 @@ impl Surroundings {
 }
 
 /// Hashed alike in every run: so is the order in which they are gone through, and a simulation can be replayed.
-type Partitions = HashMap<TopicPartition, Partition, BuildHasherDefault<DefaultHasher>>;
+type Partitions = HashMap<TopicPartition, Box<Partition>, BuildHasherDefault<DefaultHasher>>;
 
 /// The owner of some partitions.
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) queue: Arc<Queue>,
     around: Surroundings,
+    disk_threads: DiskThreads,
     partitions: Partitions,
+    /// Partitions that are with a thread which waits for the disk.
+    away: BTreeMap<TopicPartition, Away>,
+    /// How many of them may have a file more when they come back.
+    opening_files: usize,
     /// Partitions with appends that are not written yet.
     incoming: BTreeSet<TopicPartition>,
     /// Partitions that may need a flush or an extension.
@@ -83,6 +96,8 @@ pub(crate) struct Shard {
     tail_budget: Budget,
     upkeep: upkeep::Schedule,
     recovery_debt: RecoveryDebt,
+    /// Who waits for the end of the shard, once it has begun.
+    stopping: Option<oneshot::Sender<()>>,
 }
 
 /// What to do until the next turn.
@@ -95,12 +110,15 @@ pub(crate) enum Wait {
 }
 
 impl Shard {
-    pub(crate) fn new(around: Surroundings, tail_bytes: usize, logs: Vec<Log>) -> Self {
+    pub(crate) fn new(around: Surroundings, disk_threads: DiskThreads, tail_bytes: usize, logs: Vec<Log>) -> Self {
         let upkeep = upkeep::Schedule::new(around.clock.now_millis(), around.clock.monotonic(), around.retention_check);
         let mut shard = Self {
             queue: Arc::default(),
             around,
+            disk_threads,
             partitions: Partitions::default(),
+            away: BTreeMap::new(),
+            opening_files: 0,
             incoming: BTreeSet::new(),
             touched: BTreeSet::new(),
             flushes_due: Deadlines::default(),
@@ -110,11 +128,9 @@ impl Shard {
             tail_budget: Budget::new(tail_bytes),
             upkeep,
             recovery_debt: RecoveryDebt::default(),
+            stopping: None,
         };
-        for log in logs {
-            shard.touched.insert(log.partition());
-            shard.adopt(log);
-        }
+        logs.into_iter().for_each(|log| shard.adopt(log));
         shard
     }
 
@@ -130,13 +146,8 @@ impl Shard {
 
     /// Does everything that can be done now.
     pub(crate) fn turn(&mut self) -> Wait {
-        let mut stop = None;
         for command in self.queue.take() {
-            match command {
-                Command::Append(job) => self.enqueue(job),
-                Command::Stop(done) => stop = Some(done),
-                other => self.control(other),
-            }
+            self.carry_out(command);
         }
         let waiting = self.take_waiting_for_files();
         for partition in waiting.into_iter().chain(std::mem::take(&mut self.incoming)) {
@@ -145,10 +156,8 @@ impl Shard {
         for partition in std::mem::take(&mut self.touched) {
             self.hand_out_work(partition);
         }
-        if let Some(done) = stop {
-            self.stop();
-            let _ = done.send(());
-            return Wait::Stopped;
+        if self.stopping.is_some() {
+            return self.wind_up();
         }
         self.limit_files();
         if !self.incoming.is_empty() {
@@ -157,13 +166,6 @@ impl Shard {
         let limit = if self.short_of_files.is_empty() { Duration::MAX } else { files::RETRY };
         let wait = self.keep_up(self.around.clock.monotonic()).min(limit);
         Wait::For(if self.touched.is_empty() { wait } else { Duration::ZERO })
-    }
-
-    fn adopt(&mut self, log: Log) {
-        let id = log.partition();
-        let shown = Arc::new(ShownReplica::new(log.reader(), self.around.metrics.partitions()));
-        self.around.board.insert(id, Arc::clone(&shown));
-        self.partitions.insert(id, Partition::new(log, shown, self.around.node));
     }
 
     fn enqueue(&mut self, job: AppendJob) {
@@ -179,53 +181,39 @@ impl Shard {
         }
     }
 
-    fn control(&mut self, command: Command) {
+    fn carry_out(&mut self, command: Command) {
+        let command = if self.stopping.is_some() { self.finish_command(command) } else { Some(command) };
+        let Some(command) = command.and_then(|command| self.defer(command)) else { return };
         match command {
-            Command::Append(_) | Command::Stop(_) => {}
+            Command::Append(job) => self.enqueue(job),
+            Command::Stop(done) => self.stopping = Some(done),
+            Command::Settled { settled, .. } => drop(settled),
             Command::Barrier(done) => {
-                let _ = done.send(());
+                let settled = Settled::new(done);
+                self.defer_for_all(|partition| Command::Settled { partition, settled: settled.clone() });
             }
             Command::CloseFiles => drop(self.close_files()),
+            Command::Returned(returned) => self.take_back(returned),
             Command::Install(metadata) => self.install(metadata),
             Command::Resign(id) => self.resign(id),
             Command::Remove { partition, done } => {
-                let removed = self.remove(partition);
-                let _ = done.send(removed);
+                self.unopened.remove(&partition);
+                self.lend(partition, Task::Remove { done });
             }
             Command::SetAside { partition, done } => {
-                let moved = self.set_aside(partition);
-                let _ = done.send(moved);
+                self.unopened.remove(&partition);
+                self.lend(partition, Task::SetAside { done });
             }
             Command::ServeReads => {
-                for partition in self.partitions.values() {
-                    partition.shown.serve_reads(partition.log.durable());
-                }
+                self.partitions.values().for_each(|partition| partition.serve_reads());
+                self.defer_for_all(Command::ServeReadsOf);
             }
-            Command::DeleteRecords { partition, before, reply } => {
-                if let Some(refused) = self.around.board.writes_refused() {
-                    let _ = reply.send(Err(refused));
-                    return;
-                }
-                self.write(partition);
-                let board = &self.around.board;
-                let outcome = self.partitions.get_mut(&partition).ok_or_else(|| board.refusal(partition));
-                let _ = reply.send(outcome.and_then(|found| found.delete_records(before, &self.around)));
-                self.touched.insert(partition);
-            }
+            Command::ServeReadsOf(id) => self.partitions.get(&id).into_iter().for_each(|found| found.serve_reads()),
+            Command::DeleteRecords { .. } | Command::Repair { .. } => self.change_log(command),
             Command::Damaged { partition, from } => {
                 if let Some(found) = self.partitions.get_mut(&partition) {
                     found.note_damage(from, &self.around);
                 }
-            }
-            Command::Repair { partition, reply } => {
-                if let Some(refused) = self.around.board.writes_refused() {
-                    let _ = reply.send(Err(refused));
-                    return;
-                }
-                let board = &self.around.board;
-                let outcome = self.partitions.get_mut(&partition).ok_or_else(|| board.refusal(partition));
-                let _ = reply.send(outcome.and_then(|found| found.repair(&self.around)));
-                self.touched.insert(partition);
             }
             Command::Flushed { partition, outcome } => {
                 if let Some(found) = self.partitions.get_mut(&partition) {
@@ -243,36 +231,35 @@ impl Shard {
         }
     }
 
+    /// Has a thread delete records, or give up damaged ones, behind the writes that came before.
+    fn change_log(&mut self, command: Command) {
+        let Some(id) = command.partition() else { return };
+        self.write(id);
+        let Some(command) = self.defer(command) else { return };
+        let board = &self.around.board;
+        let refused = board.writes_refused();
+        let refused = refused.or_else(|| (!self.partitions.contains_key(&id)).then(|| board.refusal(id)));
+        match (command, refused) {
+            (Command::DeleteRecords { reply, .. }, Some(refused)) => drop(reply.send(Err(refused))),
+            (Command::Repair { reply, .. }, Some(refused)) => drop(reply.send(Err(refused))),
+            (Command::DeleteRecords { before, reply, .. }, None) => {
+                self.lend(id, Task::DeleteRecords { before, reply });
+            }
+            (Command::Repair { reply, .. }, None) => self.lend(id, Task::Repair { reply }),
+            _ => {}
+        }
+    }
+
     /// Takes what the metadata says of a partition. A log is opened, or begun, for one that this node is to lead.
     fn install(&mut self, metadata: Box<PartitionMetadata>) {
         let id = metadata.partition;
         let tries = self.unopened.remove(&id).map_or(0, |unopened| unopened.tries);
-        if !self.partitions.contains_key(&id) {
-            if metadata.role(self.around.node) != Role::Lead {
-                return;
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            if metadata.role(self.around.node) == Role::Lead {
+                self.lend(id, Task::Open { metadata, tries });
             }
-            if let Err(error) = self.around.directory.take_back(id) {
-                tracing::error!(partition = %self.around.named(id), %error, "partition cannot be taken back");
-                self.around.board.set_unusable(id, error.to_string());
-                self.open_later(metadata, tries, out_of_files(&error));
-                return;
-            }
-            let config = LogConfig::from(&metadata.settings.config);
-            let dir = self.around.directory.partition_dir(id);
-            let (disk, checkpoint) = (self.around.directory.disk(), self.around.directory.checkpoint());
-            let now = self.around.clock.now_millis();
-            match Log::open(disk, dir, id, config, checkpoint, now) {
-                Ok((log, _)) => self.adopt(log),
-                Err(error) => {
-                    tracing::error!(partition = %self.around.named(id), %error, "partition cannot be opened");
-                    self.around.board.set_unusable(id, cannot_open_text(&error));
-                    let soon = matches!(&error, LogError::Io(error) if out_of_files(error));
-                    self.open_later(metadata, tries, soon);
-                    return;
-                }
-            }
-        }
-        let partition = self.partitions.get_mut(&id).expect("it was just adopted");
+            return;
+        };
         partition.install(*metadata, &self.around);
         self.touched.insert(id);
         if partition.ticks() {
@@ -290,59 +277,19 @@ impl Shard {
         }
     }
 
-    /// Moves a partition aside with its data, once nothing is in flight for it.
-    fn set_aside(&mut self, id: TopicPartition) -> std::io::Result<()> {
-        let now = self.around.clock.now_millis();
-        if let Some(partition) = self.partitions.get_mut(&id) {
-            partition.resign(&moved_aside(id), &self.around);
-            if partition.log.flush_running() || partition.log.extension_running() {
-                return Err(std::io::ErrorKind::ResourceBusy.into());
-            }
-            if let Ok(Some(job)) = partition.log.begin_flush() {
-                partition.flushed(&job.run(), &self.around);
-            }
-            if partition.log.dirty() && *partition.log.condition() == walser_log::Condition::Healthy {
-                return Err(std::io::ErrorKind::ResourceBusy.into());
-            }
-        }
-        let found = self.forget(id);
-        match found {
-            Some(partition) => self.around.directory.set_aside(partition.log, now),
-            None => self.around.directory.set_aside_closed(id, now),
-        }
-    }
-
-    /// Takes a partition out of everything that the shard keeps.
-    fn forget(&mut self, id: TopicPartition) -> Option<Partition> {
-        self.unopened.remove(&id);
-        self.around.board.remove(id);
-        self.incoming.remove(&id);
-        self.touched.remove(&id);
-        self.ticking.remove(&id);
-        self.flushes_due.set(id, None);
-        self.short_of_files.retain(|waiting| *waiting != id);
-        self.recovery_debt.note(id, 0);
-        self.partitions.remove(&id)
-    }
-
-    /// Removes a partition with its data, wherever it lies.
-    fn remove(&mut self, id: TopicPartition) -> std::io::Result<()> {
-        self.around.directory.delete_set_aside(id)?;
-        match self.forget(id) {
-            Some(mut partition) => {
-                partition.resign(&deleted(id), &self.around);
-                partition.log.remove()
-            }
-            None => self.around.directory.remove_partition(id),
-        }
-    }
-
     fn write(&mut self, id: TopicPartition) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
-        match partition.write(&self.around, &mut self.tail_budget) {
+        let mut written = partition.write(&self.around, &mut self.tail_budget);
+        // The other half is also what a flush opens, and without flushes no file could ever be closed.
+        let opens = written == Written::Unprepared && partition.log.open_files() == 0;
+        if opens && self.around.above_file_share(self.opening_files) {
+            written = partition.wait_for_files(&self.around);
+        }
+        match written {
             Written::All => {}
             Written::More => drop(self.incoming.insert(id)),
             Written::ShortOfFiles => self.short_of_files.push_back(id),
+            Written::Unprepared => return self.lend(id, Task::Prepare),
         }
         self.touched.insert(id);
     }
@@ -354,7 +301,7 @@ impl Shard {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         if let Some(job) = partition.flush_due(&self.around) {
             let lazy = partition.flushes_lazily();
-            self.around.flusher.submit(id, Work::Flush { job, lazy }, &self.queue);
+            self.disk_threads.submit(DiskTask::Flush { partition: id, job, lazy }, &self.queue);
         }
         self.flushes_due.set(id, partition.lazy_flush_at());
         if let Some(extension) = partition.log.begin_extension() {
@@ -363,7 +310,7 @@ impl Shard {
                 partition.log.finish_extension(&extension, &Err(std::io::ErrorKind::StorageFull.into()));
                 return;
             }
-            self.around.flusher.submit(id, Work::Extend(extension), &self.queue);
+            self.disk_threads.submit(DiskTask::Extend { partition: id, extension }, &self.queue);
         }
     }
 }

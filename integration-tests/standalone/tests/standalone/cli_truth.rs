@@ -149,6 +149,14 @@ async fn a_data_directory_that_is_gone_is_named_and_a_read_to_the_end_does_not_w
     let client = server.client();
     create(&client, "t", 1, &[]).await;
     client.producer().produce(write("t", 0, "x")).await.unwrap();
+    // What is in open files is still read: none is open once the partition rests.
+    let open = |fd: std::io::Result<std::fs::DirEntry>| std::fs::read_link(fd.unwrap().path()).unwrap_or_default();
+    let descriptors = format!("/proc/{}/fd", server.pid());
+    let rests = async || {
+        let mut files = std::fs::read_dir(&descriptors).unwrap().map(open);
+        !files.any(|file| file.ends_with("00000000000000000000.log"))
+    };
+    until(rests, "the partition rests").await;
     let away = dir.path().join("away");
     std::fs::rename(&data, &away).unwrap();
     let named = async || {
@@ -156,7 +164,7 @@ async fn a_data_directory_that_is_gone_is_named_and_a_read_to_the_end_does_not_w
         code(&status) == 10 && out(&status).contains("DATA_DIRECTORY_FAILED")
     };
     until(named, "status names the directory").await;
-    // What is in memory or in open files is still read, until the partition rests.
+    // What is in memory is still read for a moment.
     let fails = async || {
         let read = server.cli(&["consume", "t", "--end", "--timeout", "1"]);
         code(&read) != 0 && told(&read).contains("not read to the end: t/0")

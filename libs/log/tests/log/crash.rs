@@ -186,6 +186,29 @@ fn what_a_restart_finds_above_the_durable_mark_is_written_again_before_it_counts
 }
 
 /// Kills leave nothing to do for logs whose flushes were finished.
+/// A sync that fails may lose the name of the partition's directory, and the next one succeeds without writing it.
+#[test]
+fn the_directory_of_a_log_whose_records_were_all_deleted_is_made_durable_again() {
+    for syncs in 0..6 {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+        site.append(&values(1, 1, 100)).unwrap();
+        site.log.delete_records(Offset(1), 0).unwrap();
+        let disk = site.disk.lose_power(PowerLoss::Everything);
+        site.restart_on(disk, small());
+        assert_eq!((site.log.log_start(), site.log.log_end()), (Offset(1), Offset(1)));
+        site.append(&values(2, 1, 100)).unwrap();
+        site.disk.fail_sync_after(syncs);
+        let _ = site.flush();
+        let disk = site.disk.restart_process();
+        site.restart_on(disk, small());
+        assert_eq!(site.log.log_end(), Offset(2));
+        let disk = site.disk.lose_power(PowerLoss::Everything);
+        site.restart_on(disk, small());
+        assert_eq!(site.found.damage, None, "sync {syncs} has failed");
+        site.check_contents();
+    }
+}
+
 #[test]
 fn a_restart_after_a_kill_syncs_nothing_where_everything_was_acknowledged() {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());

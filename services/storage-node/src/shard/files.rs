@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use walser_log::Admission;
 use walser_model::TopicPartition;
 
 use super::{PartitionMetadata, Shard, Surroundings};
@@ -29,17 +30,18 @@ pub(crate) enum Written {
     More,
     /// The rest waits for other files to be closed.
     ShortOfFiles,
+    /// The rest waits until the log is ready for it.
+    Unprepared,
 }
 
-/// How much of a group the log has taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// All of it, or the rest is refused.
-    All,
-    /// The rest waits for an extension.
-    Extending,
-    /// The rest waits for other files to be closed.
-    ShortOfFiles,
+impl Written {
+    /// What the admission of the next write says, which cannot be appended at once; `None`: none waits.
+    pub(super) fn after(next: Option<Admission>) -> Self {
+        match next {
+            Some(Admission::AfterPreparation) => Self::Unprepared,
+            None | Some(Admission::AfterExtension | Admission::Fits) => Self::All,
+        }
+    }
 }
 
 /// A partition that this node is to lead and whose log could not be opened.
@@ -52,24 +54,26 @@ pub(super) struct Unopened {
 }
 
 impl Surroundings {
-    /// Whether logs have more files open than their half of the limit.
-    pub(super) fn above_file_share(&self) -> bool {
+    /// Whether logs have more files open than their half of the limit, with `more` that may be about to be.
+    pub(super) fn above_file_share(&self, more: usize) -> bool {
         let files = self.directory.disk().open_files();
-        files.limit.is_some_and(|limit| files.open >= limit / 2)
+        files.limit.is_some_and(|limit| files.open + more >= limit / 2)
     }
 }
 
 impl Shard {
     /// Closes files while logs have more of them open than their half of the limit, or while writes wait for some.
     pub(super) fn limit_files(&mut self) {
-        if self.around.above_file_share() || !self.short_of_files.is_empty() {
+        if self.around.above_file_share(0) || !self.short_of_files.is_empty() {
             self.close_files();
         }
     }
 
     /// Closes the files of all partitions that have nothing in flight; returns how many.
     pub(super) fn close_files(&mut self) -> usize {
-        self.partitions.values_mut().map(|partition| partition.log.close_files()).sum()
+        // A log that was made ready for writes is left to them, or it would be made ready for ever.
+        let quiet = self.partitions.values_mut().filter(|partition| partition.incoming.is_empty());
+        quiet.map(|partition| partition.log.close_files()).sum()
     }
 
     /// Partitions whose writes wait for files, first come, first served: those whose files were just closed come after
@@ -95,7 +99,7 @@ impl Shard {
     pub(super) fn reopen(&mut self, now: Duration) {
         let due = self.unopened.iter().filter(|(_, unopened)| unopened.at <= now);
         let due: Vec<_> = due.map(|(partition, _)| *partition).take(REOPENED_PER_TURN).collect();
-        for partition in due {
+        for partition in due.into_iter().filter(|id| !self.away.contains_key(id)).collect::<Vec<_>>() {
             if let Some(metadata) = self.unopened.get(&partition).map(|unopened| unopened.metadata.clone()) {
                 self.install(metadata);
             }

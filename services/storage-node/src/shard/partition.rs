@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_log::{AppendError, Condition, Log, LogError, out_of_files};
-use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TimestampType, TopicConfig, Verdict};
+use walser_log::{Admission, AppendError, Condition, Log, LogError, out_of_files};
+use walser_model::{LeaderEpoch, Offset, Timestamp, TimestampType, TopicConfig, Verdict};
 use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};
 use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent};
 use walser_rpc::{Failure, Reason};
 
-use super::files::{PATIENCE, Taken, Written};
+use super::files::{PATIENCE, Written};
 use super::{AppendJob, Surroundings};
 use crate::board::ShownReplica;
 use crate::error::{
@@ -32,6 +32,7 @@ use answers::{InLog, Waiting};
 use expired::ExpiredRecords;
 
 pub(crate) use append_time::next_append_time;
+pub(crate) use damage::Repaired;
 use kept_log::KeptLog;
 pub(crate) use released::Released;
 pub(crate) use replica::PartitionMetadata;
@@ -54,8 +55,10 @@ pub(crate) struct Partition {
     released_bytes: usize,
     /// Since when writes wait for files, in monotonic time.
     short_of_files_since: Option<Duration>,
-    /// A flush could not begin for want of files.
+    /// A flush did not finish for want of files.
     flush_delayed: bool,
+    /// What has kept the log from being made ready for the first write that waits.
+    unprepared: Option<Unprepared>,
     last_append_time: Timestamp,
     expired: ExpiredRecords,
     /// Monotonic time of the last append, and of the last flush.
@@ -88,13 +91,25 @@ enum Planned {
     Refused(Failure),
 }
 
+/// Why a log is not ready for more.
+#[derive(Debug)]
+enum Unprepared {
+    /// Too many files are open; others may be closed.
+    ShortOfFiles,
+    /// What writes are told.
+    Refused(Failure),
+}
+
 impl Partition {
-    pub(crate) fn new(log: Log, shown: Arc<ShownReplica>, node: NodeId) -> Self {
+    /// A partition whose log was just opened, shown to everybody else.
+    pub(crate) fn opened(log: Log, around: &Surroundings) -> Self {
+        let shown = Arc::new(ShownReplica::new(log.reader(), around.metrics.partitions()));
+        around.board.insert(log.partition(), Arc::clone(&shown));
         Self {
             last_append_time: log.append_time(),
             log,
             shown,
-            replica: replica::start(node),
+            replica: replica::start(around.node),
             actions: ReplicaActions::new(),
             config: TopicConfig::default(),
             unreadable: None,
@@ -102,35 +117,66 @@ impl Partition {
             released_bytes: 0,
             short_of_files_since: None,
             flush_delayed: false,
+            unprepared: None,
             expired: ExpiredRecords::default(),
             last_write: Duration::ZERO,
             last_flush: Duration::ZERO,
         }
     }
 
+    /// Whether a flush or an extension of the log is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.log.flush_running() || self.log.extension_running()
+    }
+
     /// Writes what has come in.
     pub(crate) fn write(&mut self, around: &Surroundings, tail: &mut Budget) -> Written {
-        if self.incoming.is_empty() || self.incoming.front().is_some_and(|job| self.log.must_wait(job.batch.len())) {
-            return Written::All;
-        }
-        // The other half is also what a flush opens, and without flushes no file could ever be closed.
-        if !self.log.ready_to_append() && around.above_file_share() {
-            return self.wait_for_files(around);
-        }
         let now = around.clock.now_millis();
-        let group = self.gather(around, now);
-        let taken = self.append(group, around, tail, now);
-        if taken == Taken::ShortOfFiles {
-            return self.wait_for_files(around);
+        let refusal = match self.unprepared.take() {
+            Some(Unprepared::ShortOfFiles) => return self.wait_for_files(around),
+            Some(Unprepared::Refused(failure)) => Some(failure),
+            None => None,
+        };
+        let next = self.next_admission(now);
+        if refusal.is_none() && next != Some(Admission::Fits) {
+            return Written::after(next);
         }
         self.short_of_files_since = None;
-        let next = self.incoming.front();
-        let waits = next.is_none_or(|job| self.log.must_wait(job.batch.len()));
-        if waits { Written::All } else { Written::More }
+        let group = self.gather(around, now, refusal.as_ref());
+        self.append(group, around, tail, now);
+        match self.next_admission(now) {
+            Some(Admission::Fits) => Written::More,
+            next => Written::after(next),
+        }
+    }
+
+    /// Whether the first write that waits can be appended at once; `None`: none waits.
+    fn next_admission(&self, now: Timestamp) -> Option<Admission> {
+        self.incoming.front().map(|job| self.log.admission(0, &self.stamped(job, now)))
+    }
+
+    /// The header of a batch as it would be appended now, but for its offset.
+    fn stamped(&self, job: &AppendJob, now: Timestamp) -> BatchHeader {
+        let max_timestamp = self.append_time(now).unwrap_or(job.header.max_timestamp);
+        BatchHeader { max_timestamp, ..job.header }
+    }
+
+    /// Makes the log ready for the first write that waits. Blocks as long as the disk takes.
+    pub(crate) fn prepare(&mut self, around: &Surroundings) {
+        let now = around.clock.now_millis();
+        let Some(next) = self.incoming.front().map(|job| self.stamped(job, now)) else { return };
+        self.unprepared = match self.log.prepare_append(&next, now) {
+            // While an extension runs, the write waits for that.
+            Ok(()) | Err(AppendError::Extending) => None,
+            Err(AppendError::NoFiles) => Some(Unprepared::ShortOfFiles),
+            Err(AppendError::Log(LogError::Io(error))) if out_of_files(&error) => Some(Unprepared::ShortOfFiles),
+            Err(error) => Some(Unprepared::Refused(self.append_failed(&error, around))),
+        };
+        self.note_failure(around);
     }
 
     /// Leaves what has come in where it is, for as long as files may become free.
-    fn wait_for_files(&mut self, around: &Surroundings) -> Written {
+    pub(crate) fn wait_for_files(&mut self, around: &Surroundings) -> Written {
         let now = around.clock.monotonic();
         let since = *self.short_of_files_since.get_or_insert(now);
         if now.saturating_sub(since) < PATIENCE {
@@ -144,16 +190,18 @@ impl Partition {
         Written::All
     }
 
-    /// Takes the batches that may be appended, stamps them, and refuses the others.
-    fn gather(&mut self, around: &Surroundings, now: Timestamp) -> Group {
+    /// Takes the batches that may be appended, stamps them, and refuses the others; all of them with a `refusal`, but for
+    /// those that are in the log already.
+    fn gather(&mut self, around: &Surroundings, now: Timestamp, refusal: Option<&Failure>) -> Group {
         let mut group = Group::default();
         let total: usize = self.incoming.iter().map(|job| job.batch.len()).sum();
         group.run.reserve_exact(total.min(RUN_BYTES_MAX + (1 << 20)));
         let mut next_offset = self.log.log_end();
         while let Some(job) = self.incoming.pop_front() {
-            let after = group.run.len() + job.batch.len();
-            let full = !group.headers.is_empty() && after > RUN_BYTES_MAX;
-            if full || self.log.must_wait(after) {
+            let before = group.run.len();
+            let full = !group.headers.is_empty() && before + job.batch.len() > RUN_BYTES_MAX;
+            let fits = self.log.admission(before, &self.stamped(&job, now)) == Admission::Fits;
+            if full || (!fits && refusal.is_none()) {
                 self.incoming.push_front(job);
                 break;
             }
@@ -164,7 +212,7 @@ impl Partition {
                 job.refuse(not_enough_answers(released, repeated), &around.metrics);
                 continue;
             }
-            match self.accept(&job, next_offset, around, now) {
+            match self.accept(&job, next_offset, around, now, refusal) {
                 Ok(Verdict::Duplicate { base_offset, next_offset, max_timestamp }) => {
                     let in_log = InLog { base_offset, next_offset, max_timestamp, repeated: true };
                     group.jobs.push((job, Planned::Repeat { in_log }));
@@ -174,8 +222,8 @@ impl Partition {
                     group.run.extend_from_slice(&job.batch);
                     let stamped = &mut group.run[start..];
                     stamp_position(stamped, next_offset, self.epoch());
-                    if let Some(time) = self.append_time(around, now) {
-                        self.last_append_time = time;
+                    if let Some(time) = self.append_time(now) {
+                        self.note_append_time(time, around);
                         stamp_append_time(stamped, time);
                     }
                     let header = BatchHeader::parse(stamped).expect("the header was parsed when the batch came in");
@@ -194,16 +242,17 @@ impl Partition {
     }
 
     /// The time that a batch appended now is stamped with; `None` where producers say it.
-    fn append_time(&self, around: &Surroundings, now: Timestamp) -> Option<Timestamp> {
-        if self.config.timestamp_type != TimestampType::LogAppendTime {
-            return None;
-        }
-        let time = next_append_time(self.last_append_time, now);
+    fn append_time(&self, now: Timestamp) -> Option<Timestamp> {
+        let stamped = self.config.timestamp_type == TimestampType::LogAppendTime;
+        stamped.then(|| next_append_time(self.last_append_time, now))
+    }
+
+    fn note_append_time(&mut self, time: Timestamp, around: &Surroundings) {
         if time < self.last_append_time {
             let (partition, ahead) = (around.named(self.log.partition()), self.last_append_time - time);
             tracing::warn!(%partition, ahead, "the clock was set back: LogAppendTime goes back by so many milliseconds");
         }
-        Some(time)
+        self.last_append_time = time;
     }
 
     /// Whether a batch may be appended at `next_offset`.
@@ -213,6 +262,7 @@ impl Partition {
         next_offset: Offset,
         around: &Surroundings,
         now: Timestamp,
+        refusal: Option<&Failure>,
     ) -> Result<Verdict, Failure> {
         let refused = around.board.writes_refused();
         let refused = refused.or_else(|| self.unreadable.as_deref().map(unreadable_settings));
@@ -226,8 +276,10 @@ impl Partition {
             return Err(failure.with("currentEpoch", leader.epoch()).with("direction", direction));
         }
         leader.admit(job.acks).map_err(not_enough_replicas)?;
-        let max_timestamp = self.append_time(around, now).unwrap_or(job.header.max_timestamp);
-        let header = BatchHeader { base_offset: next_offset, max_timestamp, ..job.header };
+        let header = BatchHeader { base_offset: next_offset, ..self.stamped(job, now) };
+        if let Some(refusal) = refusal.filter(|_| !self.log.knows_producers()) {
+            return Err(refusal.clone());
+        }
         let unusable = |error| match error {
             LogError::Io(error) if out_of_files(&error) => {
                 too_many_files(around.directory.disk().open_files().limit, around.node)
@@ -239,7 +291,7 @@ impl Partition {
         if matches!(known, Verdict::Duplicate { .. }) {
             return Ok(known);
         }
-        if let Some(refused) = refused {
+        if let Some(refused) = refused.or_else(|| refusal.cloned()) {
             return Err(refused);
         }
         if around.space.full() || !around.space.take(job.batch.len(), &around.directory) {
@@ -258,19 +310,13 @@ impl Partition {
     }
 
     /// Writes a group, and lets what is in the log then wait for its answer.
-    fn append(&mut self, group: Group, around: &Surroundings, tail: &mut Budget, now: Timestamp) -> Taken {
+    fn append(&mut self, group: Group, around: &Surroundings, tail: &mut Budget, now: Timestamp) {
         let Group { mut run, headers, jobs } = group;
         let mut refusal = None;
-        let mut taken = Taken::All;
         if let Some(first) = headers.first() {
             let mut appended = headers.len();
             if let Err((count, error)) = self.log.append(&run, &headers, now) {
                 appended = count;
-                taken = match error {
-                    AppendError::Extending => Taken::Extending,
-                    AppendError::NoFiles => Taken::ShortOfFiles,
-                    AppendError::NoSpace | AppendError::Log(_) => Taken::All,
-                };
                 refusal = Some(self.append_failed(&error, around));
                 run.truncate(headers[..count].iter().map(|header| header.size).sum());
             }
@@ -284,20 +330,7 @@ impl Partition {
         }
         let log_end = self.log.log_end();
         let arrived = around.clock.monotonic();
-        let mut jobs = jobs.into_iter();
-        for (job, planned) in jobs.by_ref() {
-            let reached = match &planned {
-                Planned::Append(header) => header.next_offset() <= log_end,
-                Planned::Repeat { in_log } => in_log.next_offset <= log_end,
-                Planned::Refused(_) => true,
-            };
-            if taken != Taken::All && !reached {
-                // Taken again, with all that came after, once the extension has finished, or files are closed.
-                let rest: Vec<_> = jobs.map(|(job, _)| job).collect();
-                rest.into_iter().rev().for_each(|job| self.incoming.push_front(job));
-                self.incoming.push_front(job);
-                break;
-            }
+        for (job, planned) in jobs {
             let in_log = match planned {
                 Planned::Append(header) if header.next_offset() <= log_end => Ok(InLog::of(&header)),
                 Planned::Repeat { in_log } if in_log.next_offset <= log_end => Ok(in_log),
@@ -311,7 +344,6 @@ impl Partition {
         }
         self.step(ReplicaEvent::LogChanged, around);
         self.note_failure(around);
-        taken
     }
 
     /// What is told to those whose batches did not get into the log.
@@ -346,14 +378,38 @@ impl Partition {
         Ok(log_start)
     }
 
-    /// Removes what retention does not keep, and returns how many segments. `trusted`: is the wall clock believed?
-    pub(crate) fn apply_retention(&mut self, around: &Surroundings, trusted: bool) -> Result<usize, LogError> {
-        let now = around.clock.now_millis();
-        let removed = self.log.apply_retention(now, trusted, self.shown.high_watermark());
+    /// Removes what retention does not keep, and with `close_old` closes a segment for its age first. `trusted`: is the wall
+    /// clock believed? Blocks as long as the disk takes.
+    pub(crate) fn retain(&mut self, around: &Surroundings, trusted: bool, close_old: bool) {
+        let (partition, now) = (around.named(self.log.partition()), around.clock.now_millis());
+        let rested = self.log.open_files() == 0;
+        if close_old && let Err(error) = self.log.close_old_segment(now) {
+            tracing::warn!(%partition, %error, "an old segment could not be closed");
+        }
+        match self.log.apply_retention(now, trusted, self.shown.high_watermark()) {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(%partition, removed, "segments removed by retention"),
+            Err(error) => tracing::warn!(%partition, %error, "retention did not finish"),
+        }
         self.step(ReplicaEvent::LogChanged, around);
         if let Condition::Corrupt { from } = *self.log.condition() {
             self.note_damage(from, around);
         }
-        removed
+        self.log.rest_closed_segments();
+        if rested && self.log.open_files() > 0 {
+            self.rest(around);
+        }
+    }
+
+    /// Closes the files of a partition to which nothing is written. Blocks as long as the disk takes.
+    pub(crate) fn rest(&mut self, around: &Surroundings) {
+        if let Err(error) = self.log.rest() {
+            tracing::warn!(partition = %around.named(self.log.partition()), %error, "idle partition could not be closed");
+        }
+    }
+
+    /// Nobody has said that this node leads: reads of what is durable are served all the same.
+    pub(crate) fn serve_reads(&self) {
+        self.shown.serve_reads(self.log.durable());
     }
 }

@@ -8,11 +8,12 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 use walser_log::{Extension, FlushOutcome};
 use walser_model::{Acks, LeaderEpoch, Offset, TopicPartition};
-use walser_proto::internal::v1::RepairPartitionResponse;
 use walser_record_batch::BatchHeader;
 use walser_rpc::{AppendPermit, AppendReply, Failure, Reason};
 
-use super::partition::PartitionMetadata;
+use super::lending::Settled;
+use super::maintenance::Returned;
+use super::partition::{PartitionMetadata, Repaired};
 use crate::metrics::StorageMetrics;
 
 /// One batch to append.
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     },
     /// No controller takes this node: serve reads of everything that is here.
     ServeReads,
+    /// Of one partition.
+    ServeReadsOf(TopicPartition),
     DeleteRecords {
         partition: TopicPartition,
         before: Offset,
@@ -60,7 +63,7 @@ pub(crate) enum Command {
     },
     Repair {
         partition: TopicPartition,
-        reply: oneshot::Sender<Result<RepairPartitionResponse, Failure>>,
+        reply: oneshot::Sender<Result<Repaired, Failure>>,
     },
     Flushed {
         partition: TopicPartition,
@@ -71,10 +74,17 @@ pub(crate) enum Command {
         extension: Extension,
         outcome: io::Result<()>,
     },
+    /// A partition was with a thread that waits for the disk.
+    Returned(Returned),
     /// Too many files are open: close those of partitions that have nothing in flight.
     CloseFiles,
     /// Tell the sender that everything it pushed before has been carried out.
     Barrier(oneshot::Sender<()>),
+    /// The same for one partition that was away.
+    Settled {
+        partition: TopicPartition,
+        settled: Settled,
+    },
     /// Flush everything and end.
     Stop(oneshot::Sender<()>),
 }
@@ -97,6 +107,27 @@ impl std::fmt::Debug for AppendJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut out = f.debug_struct("AppendJob");
         out.field("partition", &self.partition).field("bytes", &self.batch.len()).finish_non_exhaustive()
+    }
+}
+
+impl Command {
+    /// The partition that it is for, unless it brings it back.
+    pub(super) fn partition(&self) -> Option<TopicPartition> {
+        match self {
+            Self::Append(job) => Some(job.partition),
+            Self::Install(metadata) => Some(metadata.partition),
+            Self::Resign(partition)
+            | Self::ServeReadsOf(partition)
+            | Self::Remove { partition, .. }
+            | Self::SetAside { partition, .. }
+            | Self::DeleteRecords { partition, .. }
+            | Self::Damaged { partition, .. }
+            | Self::Repair { partition, .. }
+            | Self::Flushed { partition, .. }
+            | Self::Extended { partition, .. }
+            | Self::Settled { partition, .. } => Some(*partition),
+            Self::ServeReads | Self::Returned(_) | Self::CloseFiles | Self::Barrier(_) | Self::Stop(_) => None,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
-use walser_log::{Disk as _, MemoryDisk};
+use walser_log::{Disk as _, LogConfig, MemoryDisk};
 use walser_metadata::TopicSettings;
 use walser_model::{Acks, Compression, Durability, LeaderEpoch, PartitionIndex, SystemClock, TopicConfig, TopicId};
 use walser_proto::internal::v1::AppendStreamResponse;
@@ -15,9 +15,11 @@ use walser_replication::PartitionState;
 use walser_rpc::{AppendPermit, AppendReply, AppendRoom, Failure, Reason};
 use walser_service::Metrics;
 
+use super::watched_disk::{WatchedDisk, as_shard};
 use super::*;
 
 mod leading;
+mod lending;
 
 const NODE: NodeId = NodeId(1);
 /// Room of the shard in bytes: some batches of a kilobyte.
@@ -38,13 +40,12 @@ fn shard_on(disk: &MemoryDisk) -> Shard {
 }
 
 fn shard_with(disk: &MemoryDisk, metrics: &Metrics) -> Shard {
-    let disk = Arc::new(disk.clone());
+    let disk = Arc::new(WatchedDisk(disk.clone()));
     let directory = DataDirectory::open(disk, Path::new("/data"), "test").unwrap();
     let around = Surroundings {
         node: NODE,
         directory: Arc::new(directory),
         board: Board::new(NODE),
-        flusher: Flusher::default(),
         clock: Arc::new(SystemClock::start()),
         metrics: StorageMetrics::new(metrics),
         space: SpaceGuard::new(Some(0)),
@@ -52,7 +53,25 @@ fn shard_with(disk: &MemoryDisk, metrics: &Metrics) -> Shard {
         idle: Duration::from_secs(3600),
         recovery_bytes_max: 1 << 30,
     };
-    Shard::new(around, 1 << 20, Vec::new())
+    Shard::new(around, DiskThreads::default(), 1 << 20, Vec::new())
+}
+
+/// A turn, and the maintenance that it asks for.
+fn turn(shard: &mut Shard) {
+    as_shard(|| shard.turn());
+    while let Some(returned) = shard.disk_threads.maintain_one(&*shard.around.clock, &shard.around.metrics) {
+        shard.queue.push(returned);
+        as_shard(|| shard.turn());
+    }
+}
+
+/// Stops the shard, with all jobs of the threads that wait for the disk.
+fn stop(shard: &mut Shard) {
+    shard.queue.push(Command::Stop(oneshot::channel().0));
+    while as_shard(|| shard.turn()) != Wait::Stopped {
+        let done = shard.disk_threads.run_one(0, &*shard.around.clock, &shard.around.metrics);
+        shard.queue.push(done.expect("the shard waits for nothing"));
+    }
 }
 
 /// Leads a partition with these replicas, all of which are said to be in sync.
@@ -67,7 +86,7 @@ fn lead_with(shard: &mut Shard, number: i32, replicas: &[i32], durability: Durab
 
 fn lead_as(shard: &mut Shard, number: i32, replicas: &[i32], config: TopicConfig) {
     shard.queue.push(Command::Install(Box::new(metadata(number, replicas, config))));
-    shard.turn();
+    turn(shard);
 }
 
 /// Of a partition with these replicas, all of which are said to be in sync; this node leads.
@@ -95,7 +114,7 @@ fn admit(room: &AppendRoom, number: i32) -> Option<AppendPermit> {
 /// Appends a batch of a kilobyte, once there is room for it.
 fn append(shard: &mut Shard, number: i32, permit: AppendPermit) -> Answers {
     let answers = push(shard, number, permit);
-    shard.turn();
+    turn(shard);
     answers
 }
 
@@ -160,11 +179,11 @@ fn a_partition_takes_no_more_writes_than_may_wait_for_other_replicas() {
 
 /// Runs every job of the flush threads, and tells the shard of each.
 fn flush(shard: &mut Shard) {
-    while shard.around.flusher.waiting() > 0 {
+    while shard.disk_threads.waiting() > 0 {
         let around = &shard.around;
-        let done = around.flusher.run_one(0, &*around.clock, &around.metrics).unwrap();
+        let done = shard.disk_threads.run_one(0, &*around.clock, &around.metrics).unwrap();
         shard.queue.push(done);
-        shard.turn();
+        turn(shard);
     }
 }
 
@@ -186,7 +205,7 @@ fn with_fewer_files_than_partitions_every_write_is_answered_and_nothing_stays_fa
                     partition.flushed(&job.run(), &shard.around);
                 }
             }
-            shard.turn();
+            turn(&mut shard);
             flush(&mut shard);
         }
         for answer in answers.iter().map(|answers| answers.lock().pop().unwrap()) {
@@ -195,7 +214,7 @@ fn with_fewer_files_than_partitions_every_write_is_answered_and_nothing_stays_fa
     }
     disk.set_file_limit(None);
     assert!(shard.partitions.values().all(|partition| *partition.log.condition() == walser_log::Condition::Healthy));
-    shard.stop();
+    stop(&mut shard);
     assert!(disk.open_files().open <= 2, "the checkpoint and the lock");
 }
 
@@ -225,7 +244,7 @@ fn a_write_to_a_partition_that_is_held_and_not_led_is_refused_and_gives_its_room
     let room = AppendRoom::new(4 << 10);
     lead(&mut shard, 0, &[1]);
     shard.queue.push(Command::Resign(partition(0)));
-    shard.turn();
+    turn(&mut shard);
     for _ in 0..50 {
         let permit = admit(&room, 0).unwrap();
         let answer = append(&mut shard, 0, permit).lock().pop().unwrap();
@@ -240,7 +259,7 @@ fn a_failed_write_says_whether_it_may_have_happened() {
     lead_with(&mut shard, 0, &[1], Durability::Fsync);
     let appended = append(&mut shard, 0, AppendPermit::uncounted());
     shard.queue.push(Command::Resign(partition(0)));
-    shard.turn();
+    turn(&mut shard);
     let lost = Failure::from(appended.lock().pop().unwrap().error.unwrap());
     assert_eq!((lost.reason(), lost.effect()), (Reason::LeaderLostAfterAppend, Effect::Maybe));
     assert_eq!(lost.code(), tonic::Code::Aborted, "proxies send UNAVAILABLE again");
@@ -251,7 +270,7 @@ fn a_failed_write_says_whether_it_may_have_happened() {
     lead(&mut shard, 1, &[1]);
     append(&mut shard, 1, AppendPermit::uncounted());
     shard.queue.push(Command::Damaged { partition: partition(1), from: walser_model::Offset(0) });
-    shard.turn();
+    turn(&mut shard);
     for _ in 0..3 {
         let answer = append(&mut shard, 1, AppendPermit::uncounted()).lock().pop().unwrap();
         let damaged = Failure::from(answer.error.unwrap());
@@ -281,10 +300,10 @@ fn busy_partitions_take_turns_when_there_are_more_of_them_than_files() {
                 *slot = Some(push(&mut shard, i32::try_from(number).unwrap(), AppendPermit::uncounted()));
             }
         }
-        shard.turn();
+        turn(&mut shard);
         let around = &shard.around;
-        if around.flusher.waiting() > 0 {
-            let done = around.flusher.run_one(0, &*around.clock, &around.metrics).unwrap();
+        if shard.disk_threads.waiting() > 0 {
+            let done = shard.disk_threads.run_one(0, &*around.clock, &around.metrics).unwrap();
             shard.queue.push(done);
         }
     }
@@ -302,15 +321,15 @@ fn a_flush_that_finds_no_file_pauses_and_the_stop_ends_and_answers() {
     let mut flushes = 0;
     for _ in 0..1_000 {
         let around = &shard.around;
-        let Some(done) = around.flusher.run_one(0, &*around.clock, &around.metrics) else { break };
+        let Some(done) = shard.disk_threads.run_one(0, &*around.clock, &around.metrics) else { break };
         flushes += 1;
         shard.queue.push(done);
-        shard.turn();
+        turn(&mut shard);
     }
     assert!(flushes < 100, "{flushes} flushes without a pause");
     let second = push(&mut shard, 0, AppendPermit::uncounted());
     let queue = Arc::clone(&shard.queue);
-    shard.stop();
+    stop(&mut shard);
     let third = push_to(&queue, 0, AppendPermit::uncounted());
     for (answers, what) in [(first, "appended"), (second, "on its way"), (third, "after the stop")] {
         let answer = answers.lock().pop().unwrap_or_else(|| panic!("the write {what} was not answered"));
@@ -347,7 +366,7 @@ fn partitions_that_are_led_are_counted_also_after_a_restart() {
     append(&mut shard, 0, AppendPermit::uncounted());
     append(&mut shard, 1, AppendPermit::uncounted());
     assert_eq!(metric(&metrics, "walser_storage_partitions"), 2);
-    shard.stop();
+    stop(&mut shard);
     drop(shard);
 
     let disk = disk.restart_process();
@@ -359,17 +378,17 @@ fn partitions_that_are_led_are_counted_also_after_a_restart() {
     };
     let mut shard = shard_with(&disk, &metrics);
     let logs = vec![recovered(&shard.around, 0), recovered(&shard.around, 1)];
-    shard = Shard::new(shard.around, 1 << 20, logs);
+    shard = Shard::new(shard.around, shard.disk_threads, 1 << 20, logs);
     assert_eq!(metric(&metrics, "walser_storage_partitions"), 0, "nobody has said that this node leads");
     lead(&mut shard, 0, &[1]);
     lead(&mut shard, 1, &[1]);
     assert_eq!(metric(&metrics, "walser_storage_partitions"), 2);
     shard.queue.push(Command::Resign(partition(0)));
-    shard.turn();
+    turn(&mut shard);
     assert_eq!(metric(&metrics, "walser_storage_partitions"), 1);
-    let (done, _removed) = tokio::sync::oneshot::channel();
+    let (done, _removed) = oneshot::channel();
     shard.queue.push(Command::Remove { partition: partition(1), done });
-    shard.turn();
+    turn(&mut shard);
     assert_eq!(metric(&metrics, "walser_storage_partitions"), 0);
 }
 
@@ -407,16 +426,17 @@ fn nothing_is_deleted_before_the_settings_of_its_topic_are_known() {
         shard.adopt(log);
     }
     shard.queue.push(Command::ServeReads);
-    shard.turn();
+    turn(&mut shard);
     let log_start = |shard: &mut Shard| {
         shard.apply_retention();
+        turn(shard);
         shard.around.board.all()[0].1.reader.log_start().0
     };
     assert_eq!(log_start(&mut shard), 0);
     lead_as(&mut shard, 0, &[1], forever);
     assert_eq!(log_start(&mut shard), 0);
     shard.queue.push(Command::Resign(partition(0)));
-    shard.turn();
+    turn(&mut shard);
     assert_eq!(log_start(&mut shard), 0);
     // With seven days, records of 1970 go.
     lead_with(&mut shard, 0, &[1], Durability::Fsync);

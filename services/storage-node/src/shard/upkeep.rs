@@ -1,11 +1,12 @@
-//! What a shard does by itself: lazy flushes, retention, resting partitions, and the end.
+//! What a shard does by itself, or has done: lazy flushes, retention, resting partitions, and the end.
 
 use std::time::Duration;
 
 use walser_log::Condition;
 use walser_model::{Timestamp, TopicPartition};
 
-use super::{Command, Partition, Shard, Surroundings};
+use super::maintenance::Task;
+use super::{Command, Shard, Wait};
 use crate::error::not_leader;
 
 /// How often idle partitions are looked for.
@@ -18,10 +19,10 @@ const CLOCK_JUMP: Duration = Duration::from_secs(60);
 const CLOCK_HOLD: Duration = Duration::from_secs(3600);
 /// Segments that are closed for their age in one pass, to which nothing is written: each costs some syncs.
 const SEGMENTS_CLOSED_PER_PASS: usize = 20;
-/// Tries to flush a partition at the stop.
-const STOP_FLUSHES: usize = 8;
-/// At most this many partitions rest in one turn: each costs a few writes.
-const RESTS_PER_TURN: usize = 20;
+/// At most this many partitions rest in one pass: each costs a few writes.
+const RESTS_PER_PASS: usize = 20;
+/// How long a shard that stops waits for its partitions before it looks again, unless one comes back.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 /// A tail cache that nobody adds to shrinks by this part per look.
 const TAIL_SHRINK: usize = 8;
 
@@ -116,54 +117,33 @@ impl Shard {
         }
         let now = self.around.clock.now_millis();
         let trusted = self.upkeep.wall_clock.trusted(now, self.around.clock.monotonic());
-        let mut closed = 0;
+        let (mut due, mut closed) = (Vec::new(), 0);
         // Of the others it is not known what their topics keep: they may be set aside, or led again with other settings.
         for (id, partition) in self.partitions.iter_mut().filter(|(_, partition)| partition.leads()) {
-            let rested = partition.log.open_files() == 0;
-            if trusted && closed < SEGMENTS_CLOSED_PER_PASS {
-                match partition.log.close_old_segment(now) {
-                    Ok(one) => closed += usize::from(one),
-                    Err(error) => {
-                        tracing::warn!(partition = %self.around.named(*id), %error, "an old segment could not be closed")
-                    }
-                }
-            }
-            match partition.apply_retention(&self.around, trusted) {
-                Ok(0) => {}
-                Ok(removed) => {
-                    tracing::info!(partition = %self.around.named(*id), removed, "segments removed by retention")
-                }
-                Err(error) => tracing::warn!(partition = %self.around.named(*id), %error, "retention did not finish"),
+            if trusted {
+                partition.log.expire_producers(now);
             }
             partition.log.rest_closed_segments();
-            if rested && partition.log.open_files() > 0 && *partition.log.condition() == Condition::Healthy {
-                let _ = partition.log.rest();
-            }
             self.touched.insert(*id);
+            let close_old = trusted && closed < SEGMENTS_CLOSED_PER_PASS && partition.log.has_old_segment(now);
+            closed += usize::from(close_old);
+            if close_old || partition.log.retention_due(now, trusted, partition.shown.high_watermark()) {
+                due.push((*id, Task::Retain { trusted, close_old }));
+            }
         }
+        due.into_iter().for_each(|(id, task)| self.lend(id, task));
     }
 
     fn rest_idle(&mut self, now: Duration) {
         let idle = self.around.idle;
-        let mut newest = Duration::ZERO;
-        let mut rested = 0;
-        for (id, partition) in &mut self.partitions {
-            newest = newest.max(partition.last_write);
-            let quiet = now.saturating_sub(partition.last_write) >= idle;
-            if !quiet || partition.log.open_files() == 0 || *partition.log.condition() != Condition::Healthy {
-                continue;
-            }
-            match partition.log.rest() {
-                Ok(closed) => rested += usize::from(closed),
-                Err(error) => {
-                    tracing::warn!(partition = %self.around.named(*id), %error, "idle partition could not be closed");
-                    rested += 1;
-                }
-            }
-            if rested == RESTS_PER_TURN {
-                break;
-            }
-        }
+        let newest = self.partitions.values().map(|partition| partition.last_write).max().unwrap_or_default();
+        let resting = self.partitions.iter().filter(|(_, partition)| {
+            let log = &partition.log;
+            let quiet = now.saturating_sub(partition.last_write) >= idle && !log.dirty() && !partition.is_busy();
+            quiet && log.open_files() > 0 && *log.condition() == Condition::Healthy
+        });
+        let resting: Vec<TopicPartition> = resting.map(|(id, _)| *id).take(RESTS_PER_PASS).collect();
+        resting.into_iter().for_each(|id| self.lend(id, Task::Rest));
         if newest == self.upkeep.appended_at_last_look {
             let target = self.tail_budget.used() - self.tail_budget.used() / TAIL_SHRINK;
             self.tail_budget.shrink_to(if target < (1 << 20) { 0 } else { target });
@@ -171,62 +151,35 @@ impl Shard {
         self.upkeep.appended_at_last_look = newest;
     }
 
-    /// Makes everything durable and writes down where it ends, so that the next start has nothing to read.
-    pub(super) fn stop(&mut self) {
-        let ids: Vec<_> = self.partitions.keys().copied().collect();
+    /// Has everything made durable and written down where it ends, so that the next start has nothing to read. Ends when
+    /// the last partition has been closed.
+    pub(super) fn wind_up(&mut self) -> Wait {
         self.close_files();
-        for id in &ids {
-            self.finish_jobs(*id);
-            if let Some(partition) = self.partitions.get_mut(id) {
-                close(*id, partition, &self.around);
-            }
+        let ids: Vec<_> = self.partitions.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.lend(id, Task::Close));
+        if !self.away.is_empty() {
+            return Wait::For(STOP_WAIT);
         }
         for command in self.queue.close() {
-            self.finish_command(command);
+            self.carry_out(command);
         }
-        let mut partitions = std::mem::take(&mut self.partitions);
-        for partition in partitions.values_mut() {
-            partition.resign(&not_leader(self.around.node), &self.around);
+        if let Some(done) = self.stopping.take() {
+            let _ = done.send(());
         }
+        Wait::Stopped
     }
 
-    /// Waits for the flush and the extension of a partition: they belong to other threads, and their outcomes come as
-    /// commands.
-    fn finish_jobs(&mut self, id: TopicPartition) {
-        let running = |partition: &Partition| partition.log.flush_running() || partition.log.extension_running();
-        while self.partitions.get(&id).is_some_and(running) {
-            self.queue.wait(Duration::from_millis(50));
-            for command in self.queue.take() {
-                self.finish_command(command);
-            }
-        }
-    }
-
-    /// Takes outcomes of jobs, and refuses what begins something.
-    fn finish_command(&mut self, command: Command) {
+    /// Gives those commands back that a shard carries out which stops: completions. It refuses appends, and whoever waits
+    /// for an answer to another one hears that there is none.
+    pub(super) fn finish_command(&mut self, command: Command) -> Option<Command> {
         match command {
-            Command::Append(job) => job.refuse(not_leader(self.around.node), &self.around.metrics),
-            outcome @ (Command::Flushed { .. } | Command::Extended { .. }) => self.control(outcome),
-            // Whoever waits for an answer hears that there is none.
-            _ => {}
-        }
-    }
-}
-
-/// Flushes a partition that has nothing in flight, and closes its log.
-fn close(id: TopicPartition, partition: &mut Partition, around: &Surroundings) {
-    partition.shown.withdraw();
-    for _ in 0..STOP_FLUSHES {
-        match partition.log.begin_flush() {
-            Ok(Some(job)) => partition.flushed(&job.run(), around),
-            Ok(None) => break,
-            Err(error) => {
-                tracing::warn!(partition = %around.named(id), %error, "partition could not be flushed at the stop")
+            Command::Append(job) => {
+                job.refuse(not_leader(self.around.node), &self.around.metrics);
+                None
             }
+            Command::Flushed { .. } | Command::Extended { .. } | Command::Returned(_) => Some(command),
+            _ => None,
         }
-    }
-    if let Err(error) = partition.log.rest() {
-        tracing::warn!(partition = %around.named(id), %error, "partition was not closed cleanly");
     }
 }
 

@@ -2,13 +2,23 @@
 
 use walser_log::Condition;
 use walser_model::Offset;
-use walser_proto::internal::v1::RepairPartitionResponse;
 use walser_replication::ReplicaEvent;
 use walser_rpc::{Failure, Reason};
 
 use super::Partition;
 use crate::error::{log_failure, not_damaged};
 use crate::shard::Surroundings;
+
+/// What a repair has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Repaired {
+    /// Where the log was known to end. Exclusive.
+    pub(crate) old_end: Offset,
+    /// Where it ends now. Exclusive.
+    pub(crate) new_end: Offset,
+    /// Bytes that were cut and are kept beside the log.
+    pub(crate) bytes_set_aside: u64,
+}
 
 impl Partition {
     /// A read, or retention, has met damage.
@@ -21,7 +31,7 @@ impl Partition {
     }
 
     /// Gives up the damaged part of the log.
-    pub(crate) fn repair(&mut self, around: &Surroundings) -> Result<RepairPartitionResponse, Failure> {
+    pub(crate) fn repair(&mut self, around: &Surroundings) -> Result<Repaired, Failure> {
         let Condition::Corrupt { .. } = self.log.condition() else {
             return Err(not_damaged());
         };
@@ -33,10 +43,6 @@ impl Partition {
         self.step_for(ReplicaEvent::Repaired, Some(&lost), around);
         self.shown.show(self.log.condition());
         tracing::warn!(partition = %around.named(self.log.partition()), %old_end, %new_end, "partition repaired: records are lost");
-        Ok(RepairPartitionResponse {
-            old_end_offset: old_end.0,
-            new_end_offset: new_end.0,
-            bytes_set_aside: i64::try_from(set_aside).unwrap_or(i64::MAX),
-        })
+        Ok(Repaired { old_end, new_end, bytes_set_aside: set_aside })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use walser_log::{FlushJob, FlushOutcome, LogError};
+use walser_log::{FlushJob, FlushOutcome};
 use walser_model::Durability;
 use walser_replication::ReplicaEvent;
 
@@ -34,11 +34,6 @@ impl Partition {
             Ok(job) => {
                 self.last_flush = if job.is_some() { now } else { self.last_flush };
                 job
-            }
-            Err(LogError::Busy) => {
-                self.flush_delayed = true;
-                self.last_flush = now;
-                None
             }
             Err(error) => {
                 tracing::error!(partition = %around.named(self.log.partition()), %error, "flush cannot begin");

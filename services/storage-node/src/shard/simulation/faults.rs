@@ -4,7 +4,7 @@
 use walser_log::MemoryDisk;
 
 use super::world::World;
-use crate::flush::Flusher;
+use crate::disk_threads::DiskThreads;
 use crate::shard::{Command, Shard};
 
 /// What an earlier version did.
@@ -31,7 +31,7 @@ impl Fault {
     /// Done before each turn.
     pub(super) fn before_turn(self, world: &mut World) {
         match self {
-            Self::WritesUnderExtensions => tell_extensions_early(&world.surroundings.flusher, &world.shard),
+            Self::WritesUnderExtensions => tell_extensions_early(&world.shard.disk_threads, &world.shard),
             Self::CleanPagesCount => {}
             Self::AgeRestarts => {
                 for partition in world.shard.partitions.values_mut() {
@@ -43,8 +43,8 @@ impl Fault {
 }
 
 /// The shard hears that extensions have finished that have not begun.
-fn tell_extensions_early(flusher: &Flusher, shard: &Shard) {
-    for (partition, extension) in flusher.waiting_extensions() {
+fn tell_extensions_early(disk_threads: &DiskThreads, shard: &Shard) {
+    for (partition, extension) in disk_threads.waiting_extensions() {
         shard.queue.push(Command::Extended { partition, extension, outcome: Ok(()) });
     }
 }

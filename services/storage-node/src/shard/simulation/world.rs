@@ -26,9 +26,10 @@ use walser_service::Metrics;
 
 use super::faults::Fault;
 use crate::board::Board;
-use crate::flush::Flusher;
+use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
-use crate::shard::{AppendJob, Command, PartitionMetadata, Shard, Surroundings};
+use crate::shard::watched_disk::{WatchedDisk, as_shard};
+use crate::shard::{AppendJob, Command, PartitionMetadata, Shard, Surroundings, Wait};
 use crate::space::SpaceGuard;
 use crate::topic_names::TopicNames;
 
@@ -136,7 +137,7 @@ fn config(partition: TopicPartition) -> TopicConfig {
 }
 
 fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
-    let directory = DataDirectory::open(Arc::new(disk.clone()), Path::new(ROOT), "simulation").unwrap();
+    let directory = DataDirectory::open(Arc::new(WatchedDisk(disk.clone())), Path::new(ROOT), "simulation").unwrap();
     let directory = Arc::new(directory);
     let (logs, mut recovered) = crate::recovery::recover(&directory, clock.now_millis(), 1).unwrap();
     recovered.report(&TopicNames::default());
@@ -145,7 +146,6 @@ fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
         node: NODE,
         directory,
         board: Board::new(NODE),
-        flusher: Flusher::default(),
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         metrics: StorageMetrics::new(&Metrics::default()),
         space: SpaceGuard::new(Some(0)),
@@ -153,7 +153,7 @@ fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
         idle: IDLE,
         recovery_bytes_max: SEGMENT_BYTES,
     };
-    let shard = Shard::new(surroundings.clone(), 1 << 20, logs);
+    let shard = Shard::new(surroundings.clone(), DiskThreads::default(), 1 << 20, logs);
     (surroundings, shard)
 }
 
@@ -207,6 +207,7 @@ impl World {
             self.shard.queue.push(Command::Install(Box::new(metadata)));
         }
         self.turn();
+        self.open_logs();
     }
 
     pub(super) fn step(&mut self) {
@@ -324,7 +325,7 @@ impl World {
         if let Some(fault) = self.fault {
             fault.before_turn(self);
         }
-        self.shard.turn();
+        as_shard(|| self.shard.turn());
         self.turns += 1;
         self.take_answers();
         for number in 0..PARTITIONS {
@@ -370,11 +371,20 @@ impl World {
 
     /// A flush thread takes a job; its outcome is held back.
     fn run_job(&mut self) {
-        let waiting = self.surroundings.flusher.waiting();
+        let waiting = self.shard.disk_threads.waiting();
         if waiting > 0 {
             let number = self.below(waiting);
-            let Surroundings { flusher, clock, metrics, .. } = &self.surroundings;
-            self.held.extend(flusher.run_one(number, &**clock, metrics));
+            let Surroundings { clock, metrics, .. } = &self.surroundings;
+            self.held.extend(self.shard.disk_threads.run_one(number, &**clock, metrics));
+        }
+    }
+
+    /// Partitions that had nothing before have logs now.
+    fn open_logs(&mut self) {
+        let Surroundings { clock, metrics, .. } = self.surroundings.clone();
+        while let Some(opened) = self.shard.disk_threads.maintain_one(&*clock, &metrics) {
+            self.shard.queue.push(opened);
+            self.turn();
         }
     }
 
@@ -434,11 +444,11 @@ impl World {
 
     /// Every job is done, the shard stops, and nothing is left unanswered.
     fn stop(&mut self) {
-        while self.surroundings.flusher.waiting() > 0 {
+        self.shard.queue.push(Command::Stop(oneshot::channel().0));
+        while as_shard(|| self.shard.turn()) != Wait::Stopped {
             self.run_job();
+            self.tell_outcome();
         }
-        self.held.drain(..).for_each(|outcome| self.shard.queue.push(outcome));
-        self.shard.stop();
         self.take_answers();
         assert!(!self.answered[self.alive_from..].contains(&0), "a request was not answered at the stop");
     }

@@ -11,10 +11,10 @@ fn a_write_that_waits_is_not_acknowledged_by_what_takes_its_offsets_after_a_repa
     let waits = append(&mut shard, 0, AppendPermit::uncounted());
     flush(&mut shard);
     assert!(waits.lock().is_empty(), "the other replica has nothing yet");
-    let (reply, repaired) = tokio::sync::oneshot::channel();
+    let (reply, repaired) = oneshot::channel();
     shard.queue.push(Command::Damaged { partition: partition(0), from: Offset(0) });
     shard.queue.push(Command::Repair { partition: partition(0), reply });
-    shard.turn();
+    turn(&mut shard);
     repaired.blocking_recv().unwrap().unwrap();
     let failure = Failure::from(waits.lock().pop().unwrap().error.unwrap());
     assert_eq!((failure.reason(), failure.effect()), (Reason::LeaderLostAfterAppend, Effect::Maybe), "{failure}");
@@ -31,7 +31,7 @@ fn a_leader_that_waits_for_others_does_not_say_where_the_partition_ends() {
         metadata(0, &[1, 2], TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() });
     (metadata.state.leader_epoch, metadata.partition_epoch) = (LeaderEpoch(2), 2);
     shard.queue.push(Command::Install(Box::new(metadata)));
-    shard.turn();
+    turn(&mut shard);
     assert_eq!((shown.epoch(), shown.high_watermark()), (LeaderEpoch(2), Offset(1)));
     assert_eq!(shown.latest(), Some(Offset(1)), "what it has committed itself it knows");
     append(&mut shard, 0, AppendPermit::uncounted());
@@ -46,7 +46,7 @@ fn a_write_that_other_replicas_do_not_confirm_is_answered_with_that() {
     let mut alone = metadata(0, &[1, 2], TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() });
     (alone.state.isr, alone.state.min_isr, alone.partition_epoch) = ([NODE].into_iter().collect(), 2, 2);
     shard.queue.push(Command::Install(Box::new(alone)));
-    shard.turn();
+    turn(&mut shard);
     let failure = Failure::from(waits.lock().pop().unwrap().error.unwrap());
     assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::Maybe), "{failure}");
     let refused = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
@@ -64,12 +64,12 @@ fn a_flush_for_which_a_write_waits_is_not_behind_those_for_which_none_does() {
     }
     lead_as(&mut shard, 50, &[1], at_once(Durability::Fsync));
     let waits = append(&mut shard, 50, AppendPermit::uncounted());
-    assert!(waits.lock().is_empty() && shard.around.flusher.waiting() >= 51);
+    assert!(waits.lock().is_empty() && shard.disk_threads.waiting() >= 51);
     // The first of its own queue.
     let around = &shard.around;
-    let done = around.flusher.run_one(0, &*around.clock, &around.metrics).unwrap();
+    let done = shard.disk_threads.run_one(0, &*around.clock, &around.metrics).unwrap();
     shard.queue.push(done);
-    shard.turn();
+    turn(&mut shard);
     assert!(waits.lock().pop().unwrap().error.is_none());
 }
 
@@ -83,7 +83,7 @@ fn a_log_that_has_failed_is_read_also_in_the_next_leader_epoch() {
     let mut next = metadata(0, &[1], TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() });
     (next.state.leader_epoch, next.partition_epoch) = (LeaderEpoch(2), 2);
     shard.queue.push(Command::Install(Box::new(next)));
-    shard.turn();
+    turn(&mut shard);
     let shown = shard.around.board.led(partition(0)).unwrap();
     assert_eq!((shown.epoch(), shown.high_watermark()), (LeaderEpoch(2), Offset(1)));
     let refused = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
@@ -98,7 +98,7 @@ fn what_was_visible_without_a_leader_does_not_go_back_when_there_is_one() {
     flush(&mut shard);
     shard.queue.push(Command::Resign(partition(0)));
     shard.queue.push(Command::ServeReads);
-    shard.turn();
+    turn(&mut shard);
     let shown = shard.around.board.readable(partition(0)).unwrap();
     let mut seen = shown.watch();
     seen.mark_unchanged();
@@ -112,6 +112,6 @@ fn the_start_of_an_epoch_that_others_wait_for_is_flushed_at_once() {
     let mut shard = shard();
     lead(&mut shard, 0, &[1, 2]);
     flush(&mut shard);
-    shard.turn();
+    turn(&mut shard);
     assert_eq!(shard.partitions[&partition(0)].log.begun_epoch(), LeaderEpoch(1));
 }

@@ -51,7 +51,7 @@ impl World {
         for _ in 0..50 {
             self.write();
         }
-        while self.surroundings.flusher.waiting() > 0 || !self.held.is_empty() || self.answered[from..].contains(&0) {
+        while self.shard.disk_threads.waiting() > 0 || !self.held.is_empty() || self.answered[from..].contains(&0) {
             self.pass(Duration::from_millis(200));
             self.turn();
             self.run_job();

@@ -10,25 +10,29 @@ use walser_model::{Clock, TopicPartition};
 use walser_service::{Shutdown, vital};
 
 use crate::metrics::StorageMetrics;
-use crate::shard::{Command, Queue};
+use crate::shard::{Command, Maintenance, Queue};
 
-/// Work for a flush thread.
+/// Threads for maintenance that somebody waits for: what takes time is the disk, not the processor.
+const MAINTENANCE_THREADS: usize = 3;
+
+/// Work for a thread that waits for the disk.
 #[derive(Debug)]
-pub(crate) enum Work {
+pub(crate) enum DiskTask {
     /// Make a log durable. Lazily: no write waits for it.
-    Flush { job: FlushJob, lazy: bool },
+    Flush { partition: TopicPartition, job: FlushJob, lazy: bool },
     /// Zero-fill space ahead of a log.
-    Extend(Extension),
+    Extend { partition: TopicPartition, extension: Extension },
+    /// Everything else that has to wait.
+    Maintain(Box<Maintenance>),
 }
 
 #[derive(Debug)]
 struct Job {
-    partition: TopicPartition,
-    work: Work,
+    task: DiskTask,
     shard: Arc<Queue>,
 }
 
-/// A queue of threads: at most one job per partition is in it.
+/// A queue of threads. A partition has at most one flush, one extension and one maintenance in all of them.
 #[derive(Debug, Default)]
 struct Jobs {
     waiting: Mutex<Waiting>,
@@ -43,51 +47,67 @@ struct Waiting {
 
 /// A handle to the threads. Flushes for which no write waits have a thread of their own, since each may have a second's
 /// worth of page cache to write; so have extensions: partitions that grow alike need them at the same time, and a flush
-/// behind a few of them would wait for a hundred milliseconds.
+/// behind a few of them would wait for a hundred milliseconds. Maintenance that nobody waits for has one, too: it may
+/// remove thousands of files.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Flusher {
+pub(crate) struct DiskThreads {
     flushes: Arc<Jobs>,
     lazy: Arc<Jobs>,
     extensions: Arc<Jobs>,
+    maintenance: Arc<Jobs>,
+    upkeep: Arc<Jobs>,
 }
 
-impl Flusher {
-    /// Starts the threads.
+impl DiskThreads {
+    /// Starts the threads; `flush_threads` of them for flushes.
     pub(crate) fn start(
-        count: usize,
+        flush_threads: usize,
         clock: &Arc<dyn Clock>,
         metrics: &StorageMetrics,
         shutdown: &Shutdown,
     ) -> io::Result<(Self, Vec<std::thread::JoinHandle<()>>)> {
-        let flusher = Self::default();
+        let disk_threads = Self::default();
         let mut threads = Vec::new();
-        let names = (0..count).map(|number| (format!("flush-{number}"), &flusher.flushes));
-        let others = [("flush-lazy".to_owned(), &flusher.lazy), ("extend".to_owned(), &flusher.extensions)];
-        for (name, jobs) in names.chain(others) {
-            let (jobs, clock, metrics) = (Arc::clone(jobs), Arc::clone(clock), metrics.clone());
-            threads.push(vital::thread(name, shutdown, move || jobs.run(&*clock, &metrics))?);
+        for (name, jobs, count) in [
+            ("flush", &disk_threads.flushes, flush_threads),
+            ("flush-lazy", &disk_threads.lazy, 1),
+            ("extend", &disk_threads.extensions, 1),
+            ("maintain", &disk_threads.maintenance, MAINTENANCE_THREADS),
+            ("upkeep", &disk_threads.upkeep, 1),
+        ] {
+            for number in 0..count {
+                let (jobs, clock, metrics) = (Arc::clone(jobs), Arc::clone(clock), metrics.clone());
+                let run = move || jobs.run(&*clock, &metrics);
+                threads.push(vital::thread(format!("{name}-{number}"), shutdown, run)?);
+            }
         }
-        Ok((flusher, threads))
+        Ok((disk_threads, threads))
     }
 
     /// Hands over work; the shard is told when it is done.
-    pub(crate) fn submit(&self, partition: TopicPartition, work: Work, shard: &Arc<Queue>) {
-        let jobs = match work {
-            Work::Flush { lazy: false, .. } => &self.flushes,
-            Work::Flush { lazy: true, .. } => &self.lazy,
-            Work::Extend(_) => &self.extensions,
+    pub(crate) fn submit(&self, task: DiskTask, shard: &Arc<Queue>) {
+        let jobs = match &task {
+            DiskTask::Flush { lazy: false, .. } => &self.flushes,
+            DiskTask::Flush { lazy: true, .. } => &self.lazy,
+            DiskTask::Extend { .. } => &self.extensions,
+            DiskTask::Maintain(maintenance) if maintenance.is_awaited() => &self.maintenance,
+            DiskTask::Maintain(_) => &self.upkeep,
         };
         // First come, first served: any other order starves somebody while load lasts.
-        jobs.waiting.lock().jobs.push_back(Job { partition, work, shard: Arc::clone(shard) });
+        jobs.waiting.lock().jobs.push_back(Job { task, shard: Arc::clone(shard) });
         jobs.wake.notify_one();
     }
 
     /// Ends the threads once their queues are empty.
     pub(crate) fn close(&self) {
-        for jobs in [&self.flushes, &self.lazy, &self.extensions] {
+        for jobs in self.all() {
             jobs.waiting.lock().closed = true;
             jobs.wake.notify_all();
         }
+    }
+
+    fn all(&self) -> [&Jobs; 5] {
+        [&self.flushes, &self.lazy, &self.extensions, &self.maintenance, &self.upkeep]
     }
 }
 
@@ -116,24 +136,24 @@ impl Jobs {
 impl Job {
     /// Does the work, for as long as the disk takes, and returns what the shard is told of it.
     fn run(self, clock: &dyn Clock, metrics: &StorageMetrics) -> Command {
-        let Self { partition, work, .. } = self;
-        match work {
-            Work::Flush { job, .. } => {
+        match self.task {
+            DiskTask::Flush { partition, job, .. } => {
                 let start = clock.monotonic();
                 let outcome = job.run();
                 metrics.flushed(clock.monotonic().saturating_sub(start));
                 Command::Flushed { partition, outcome }
             }
-            Work::Extend(extension) => {
+            DiskTask::Extend { partition, extension } => {
                 let outcome = extension.run();
                 Command::Extended { partition, extension, outcome }
             }
+            DiskTask::Maintain(maintenance) => Command::Returned(maintenance.run()),
         }
     }
 }
 
 #[cfg(test)]
-impl Flusher {
+impl DiskThreads {
     /// Jobs that no thread has taken.
     pub(crate) fn waiting(&self) -> usize {
         self.all().iter().map(|jobs| jobs.waiting.lock().jobs.len()).sum()
@@ -142,15 +162,11 @@ impl Flusher {
     /// Extensions that no thread has taken.
     pub(crate) fn waiting_extensions(&self) -> Vec<(TopicPartition, Extension)> {
         let waiting = self.extensions.waiting.lock();
-        let extension = |job: &Job| match &job.work {
-            Work::Extend(extension) => Some((job.partition, extension.clone())),
-            Work::Flush { .. } => None,
+        let extension = |job: &Job| match &job.task {
+            DiskTask::Extend { partition, extension } => Some((*partition, extension.clone())),
+            DiskTask::Flush { .. } | DiskTask::Maintain(_) => None,
         };
         waiting.jobs.iter().filter_map(extension).collect()
-    }
-
-    fn all(&self) -> [&Jobs; 3] {
-        [&self.flushes, &self.lazy, &self.extensions]
     }
 
     /// Runs one of the waiting jobs on this thread; returns what its shard has to be told.
@@ -161,6 +177,13 @@ impl Flusher {
             number = number.saturating_sub(jobs.len());
             job
         });
+        Some(job?.run(clock, metrics))
+    }
+
+    /// Runs the maintenance that waited longest on this thread; returns what its shard has to be told.
+    pub(crate) fn maintain_one(&self, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<Command> {
+        let next = |jobs: &Jobs| jobs.waiting.lock().jobs.pop_front();
+        let job = next(&self.maintenance).or_else(|| next(&self.upkeep));
         Some(job?.run(clock, metrics))
     }
 }

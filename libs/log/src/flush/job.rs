@@ -1,0 +1,129 @@
+//! The part of a flush that waits for the disk: it runs on a thread of its own, and shares nothing with the log but
+//! files.
+
+use std::io;
+use std::sync::Arc;
+
+use walser_model::{Offset, TopicPartition};
+
+use crate::append::out_of_space;
+use crate::directory_names::DirectoryNames;
+use crate::disk::{DiskFile, out_of_files};
+use crate::epochs;
+use crate::generation::Generation;
+use crate::segment::{IndexTail, Segment};
+use crate::snapshots;
+
+/// Work for a flush thread: everything below [`FlushJob::up_to`] is durable once it has run without an error.
+#[derive(Debug)]
+pub struct FlushJob {
+    pub(super) partition: TopicPartition,
+    pub(super) generation: Generation,
+    /// Exclusive.
+    pub up_to: Offset,
+    /// The partition's directory.
+    pub(super) names: Arc<DirectoryNames>,
+    /// The directory around it, when names in both have to become durable.
+    pub(super) around: Option<Arc<DirectoryNames>>,
+    /// The leader epochs, when they have to be written. A log without records has no directory before.
+    pub(super) epochs: Option<Vec<u8>>,
+    pub(super) files: Vec<Arc<dyn DiskFile>>,
+    /// What has to be written so that a restart reads from [`FlushJob::up_to`] on.
+    pub(super) recovery_point: Option<RecoveryPoint>,
+    /// Snapshots below stand for recovery points that no restart goes back to.
+    pub(super) snapshots_needed_from: Option<Offset>,
+}
+
+/// What a restart needs that reads nothing below some offset.
+#[derive(Debug)]
+pub(super) struct RecoveryPoint {
+    pub(super) index: Option<(Arc<Segment>, IndexTail)>,
+    /// The producers.
+    pub(super) snapshot: Vec<u8>,
+}
+
+/// What became of a job, for the log that it was taken from.
+#[derive(Debug)]
+pub struct FlushOutcome {
+    pub(super) generation: Generation,
+    pub(super) result: io::Result<Flushed>,
+}
+
+/// What a job achieved beside making the log durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Flushed {
+    /// Indexes and snapshot are written down as well: a restart reads from here.
+    pub(super) recovery_point: bool,
+    /// Too many files were open for some of the work: contents are synced, names and epochs need not be, and nothing is
+    /// durable yet.
+    pub(super) short_of_files: bool,
+}
+
+// === impl FlushOutcome ===
+
+impl FlushOutcome {
+    /// Whether too many files were open for some of the work: nothing is durable yet, and nothing is lost.
+    pub fn short_of_files(&self) -> bool {
+        self.result.as_ref().is_ok_and(|flushed| flushed.short_of_files)
+    }
+
+    /// What the system said, where the job failed.
+    pub fn error(&self) -> Option<&io::Error> {
+        self.result.as_ref().err()
+    }
+}
+
+// === impl FlushJob ===
+
+impl FlushJob {
+    /// Runs the job. Blocks as long as the disk takes. After an error nothing is known of what the job covers, and it
+    /// MUST NOT be tried again.
+    pub fn run(&self) -> FlushOutcome {
+        FlushOutcome { generation: self.generation, result: self.sync() }
+    }
+
+    fn sync(&self) -> io::Result<Flushed> {
+        // Synced with the log at the latest: no record of an epoch is acknowledged before the epoch's start is durable.
+        let named = self.write_epochs();
+        self.files.iter().try_for_each(|file| file.sync_data())?;
+        match named.and_then(|()| self.sync_names()) {
+            Err(error) if out_of_files(&error) => return Ok(Flushed { recovery_point: false, short_of_files: true }),
+            other => other?,
+        }
+        let recovery_point = match &self.recovery_point {
+            None => false,
+            Some(point) => match self.write_down(point) {
+                Ok(()) => true,
+                // Without room for index and snapshot the recovery point waits; the records are durable.
+                Err(error) if out_of_space(&error) || out_of_files(&error) => false,
+                Err(error) => return Err(error),
+            },
+        };
+        if let Some(needed_from) = self.snapshots_needed_from
+            && let Err(error) = snapshots::remove_below(&self.names, needed_from)
+        {
+            tracing::warn!(partition = %self.partition, %error, "old snapshots stay");
+        }
+        Ok(Flushed { recovery_point, short_of_files: false })
+    }
+
+    fn write_epochs(&self) -> io::Result<()> {
+        let Some(epochs) = &self.epochs else { return Ok(()) };
+        self.names.disk().create_dir(self.names.path())?;
+        self.names.overwrite_file(epochs::FILE_NAME, epochs)?.sync_data()
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let Some(around) = &self.around else { return Ok(()) };
+        self.names.sync()?;
+        around.sync()
+    }
+
+    fn write_down(&self, RecoveryPoint { index, snapshot }: &RecoveryPoint) -> io::Result<()> {
+        if let Some((segment, tail)) = index {
+            segment.write_index(tail)?.sync_data()?;
+        }
+        // The sync of the name makes that of the index durable too.
+        self.names.replace_file(&snapshots::snapshot_name(self.up_to), snapshot)
+    }
+}

@@ -1,0 +1,147 @@
+//! Partitions that are with a thread which waits for the disk.
+//!
+//! While one is away its shard keeps what comes in for it, and carries it out, in order, when it is back. Completions
+//! wait with it: nothing is acknowledged meanwhile, and nothing is decided.
+//!
+//! Invariant: of a partition that is away, the shard has nothing but an [`Away`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use walser_log::Log;
+use walser_model::TopicPartition;
+
+use super::maintenance::{Maintenance, Outcome, Returned, Task};
+use super::{Command, Partition, Shard};
+use crate::disk_threads::DiskTask;
+
+/// What is kept for a partition until it is back.
+#[derive(Debug, Default)]
+pub(super) struct Away {
+    /// It waits here for the end of its flush and its extension, before it is lent.
+    parked: Option<(Box<Partition>, Task)>,
+    /// It is made ready for writes, for which files may be opened.
+    opens_files: bool,
+    /// What came in since. Bounded as the queue of the shard is.
+    deferred: VecDeque<Command>,
+}
+
+/// Tells whoever waits, when the last clone is dropped, that everything before it has been carried out.
+#[derive(Debug, Clone)]
+pub(crate) struct Settled {
+    _told: Arc<ToldAtDrop>,
+}
+
+#[derive(Debug)]
+struct ToldAtDrop(Option<oneshot::Sender<()>>);
+
+impl Settled {
+    pub(super) fn new(done: oneshot::Sender<()>) -> Self {
+        Self { _told: Arc::new(ToldAtDrop(Some(done))) }
+    }
+}
+
+impl Drop for ToldAtDrop {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            let _ = done.send(());
+        }
+    }
+}
+
+impl Shard {
+    /// Has something done with a partition by a thread that waits for the disk; the shard may have none with this id. It
+    /// MUST NOT be away.
+    pub(super) fn lend(&mut self, id: TopicPartition, task: Task) {
+        debug_assert!(!self.away.contains_key(&id), "{id} is lent twice");
+        let mut away = Away { opens_files: matches!(task, Task::Prepare), ..Away::default() };
+        self.opening_files += usize::from(away.opens_files);
+        match self.detach(id) {
+            Some(partition) if task.needs_idle() && partition.is_busy() => away.parked = Some((partition, task)),
+            lent => self.submit(id, lent, task),
+        }
+        self.away.insert(id, away);
+    }
+
+    fn submit(&self, id: TopicPartition, lent: Option<Box<Partition>>, task: Task) {
+        let maintenance = Maintenance { id, lent, task, around: self.around.clone() };
+        self.disk_threads.submit(DiskTask::Maintain(Box::new(maintenance)), &self.queue);
+    }
+
+    /// Takes a partition out of everything that the shard keeps.
+    fn detach(&mut self, id: TopicPartition) -> Option<Box<Partition>> {
+        self.incoming.remove(&id);
+        self.touched.remove(&id);
+        self.ticking.remove(&id);
+        self.flushes_due.set(id, None);
+        self.short_of_files.retain(|waiting| *waiting != id);
+        self.recovery_debt.note(id, 0);
+        self.partitions.remove(&id)
+    }
+
+    /// Keeps a command for a partition that is away; gives any other one back.
+    pub(super) fn defer(&mut self, command: Command) -> Option<Command> {
+        let Some(away) = command.partition().and_then(|id| self.away.get_mut(&id)) else { return Some(command) };
+        let Some((mut partition, task)) = away.parked.take() else {
+            away.deferred.push_back(command);
+            return None;
+        };
+        let id = partition.log.partition();
+        match command {
+            Command::Flushed { outcome, .. } => partition.flushed(&outcome, &self.around),
+            Command::Extended { extension, outcome, .. } => partition.log.finish_extension(&extension, &outcome),
+            other => away.deferred.push_back(other),
+        }
+        if partition.is_busy() {
+            away.parked = Some((partition, task));
+        } else {
+            self.submit(id, Some(partition), task);
+        }
+        None
+    }
+
+    /// Keeps something for all partitions that are away.
+    pub(super) fn defer_for_all(&mut self, command: impl Fn(TopicPartition) -> Command) {
+        for (id, away) in &mut self.away {
+            away.deferred.push_back(command(*id));
+        }
+    }
+
+    /// A partition is back, or gone: what came in for it is carried out. Any of it may lend it again, and then the rest
+    /// waits once more.
+    pub(super) fn take_back(&mut self, Returned { id, outcome }: Returned) {
+        let Some(Away { opens_files, deferred, .. }) = self.away.remove(&id) else { return };
+        self.opening_files -= usize::from(opens_files);
+        match outcome {
+            Outcome::Kept(partition) => self.attach(id, partition),
+            Outcome::Opened { log, metadata } => {
+                self.adopt(*log);
+                self.install(metadata);
+            }
+            Outcome::Unopened { metadata, tries, soon } => self.open_later(metadata, tries, soon),
+            Outcome::Gone => {}
+        }
+        for command in deferred {
+            self.carry_out(command);
+        }
+    }
+
+    /// Takes a log into the shard's care.
+    pub(super) fn adopt(&mut self, log: Log) {
+        let id = log.partition();
+        let partition = Partition::opened(log, &self.around);
+        self.attach(id, Box::new(partition));
+    }
+
+    fn attach(&mut self, id: TopicPartition, partition: Box<Partition>) {
+        if partition.ticks() {
+            self.ticking.insert(id);
+        }
+        if !partition.incoming.is_empty() {
+            self.incoming.insert(id);
+        }
+        self.touched.insert(id);
+        self.partitions.insert(id, partition);
+    }
+}

@@ -1,0 +1,218 @@
+//! Work on a partition that waits for the disk, and is neither a flush nor an extension.
+//!
+//! A shard lends the whole partition to a thread for it, and has it back when the work is done ([`super::lending`]).
+//! The thread is its one owner meanwhile; readers go on as they were.
+
+use std::io;
+
+use tokio::sync::oneshot;
+use walser_log::{Condition, Log, LogConfig, LogError, out_of_files};
+use walser_model::{Offset, TopicPartition};
+use walser_rpc::Failure;
+
+use super::{Partition, PartitionMetadata, Repaired, Surroundings};
+use crate::error::{cannot_open_text, deleted, moved_aside, not_leader};
+
+/// Tries to flush a partition at the stop.
+const STOP_FLUSHES: usize = 8;
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Open the log of a partition that this node is to lead, or begin one. It could not be opened this often before.
+    Open { metadata: Box<PartitionMetadata>, tries: u32 },
+    /// Make the log ready for the first write that waits.
+    Prepare,
+    /// Remove what is too old or too much, and maybe close a segment for its age; is the wall clock believed?
+    Retain { trusted: bool, close_old: bool },
+    /// Close the files of a partition that nobody writes.
+    Rest,
+    /// Raise the log start.
+    DeleteRecords { before: Offset, reply: oneshot::Sender<Result<Offset, Failure>> },
+    /// Give up the damaged part of a log.
+    Repair { reply: oneshot::Sender<Result<Repaired, Failure>> },
+    /// Remove a partition with its data, wherever it lies.
+    Remove { done: oneshot::Sender<io::Result<()>> },
+    /// Move a partition aside that the metadata does not know.
+    SetAside { done: oneshot::Sender<io::Result<()>> },
+    /// Make everything durable, and write down where it ends.
+    Close,
+}
+
+/// A task, with the partition that was lent for it.
+#[derive(Debug)]
+pub(crate) struct Maintenance {
+    pub(super) id: TopicPartition,
+    /// `None`: the shard has none.
+    pub(super) lent: Option<Box<Partition>>,
+    pub(super) task: Task,
+    pub(super) around: Surroundings,
+}
+
+/// A partition that comes back.
+#[derive(Debug)]
+pub(crate) struct Returned {
+    pub(super) id: TopicPartition,
+    pub(super) outcome: Outcome,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Kept(Box<Partition>),
+    Opened {
+        log: Box<Log>,
+        metadata: Box<PartitionMetadata>,
+    },
+    /// It is tried again, soon if only files were short.
+    Unopened {
+        metadata: Box<PartitionMetadata>,
+        tries: u32,
+        soon: bool,
+    },
+    Gone,
+}
+
+// === impl Task ===
+
+impl Task {
+    /// Whether no flush and no extension of the partition may be under way meanwhile.
+    pub(super) fn needs_idle(&self) -> bool {
+        match self {
+            Self::Repair { .. } | Self::Remove { .. } | Self::SetAside { .. } | Self::Close => true,
+            Self::Open { .. } | Self::Prepare | Self::Retain { .. } | Self::Rest | Self::DeleteRecords { .. } => false,
+        }
+    }
+
+    /// Whether somebody waits for it.
+    fn is_awaited(&self) -> bool {
+        !matches!(self, Self::Retain { .. } | Self::Rest | Self::Remove { .. } | Self::SetAside { .. })
+    }
+}
+
+// === impl Maintenance ===
+
+impl Maintenance {
+    /// Whether somebody waits for it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.task.is_awaited()
+    }
+
+    /// Does the work. Blocks as long as the disk takes.
+    pub(crate) fn run(self) -> Returned {
+        let Self { id, lent, task, around } = self;
+        let outcome = match task {
+            Task::Open { metadata, tries } => open(id, metadata, tries, &around),
+            Task::Remove { done } => remove(id, lent, done, &around),
+            Task::SetAside { done } => set_aside(id, lent, done, &around),
+            task => match lent {
+                Some(partition) => maintain(partition, task, &around),
+                None => Outcome::Gone,
+            },
+        };
+        Returned { id, outcome }
+    }
+}
+
+fn maintain(mut partition: Box<Partition>, task: Task, around: &Surroundings) -> Outcome {
+    match task {
+        Task::Prepare => partition.prepare(around),
+        Task::Retain { trusted, close_old } => partition.retain(around, trusted, close_old),
+        Task::Rest => partition.rest(around),
+        Task::DeleteRecords { before, reply } => drop(reply.send(partition.delete_records(before, around))),
+        Task::Repair { reply } => drop(reply.send(partition.repair(around))),
+        Task::Close => {
+            close(&mut partition, around);
+            return Outcome::Gone;
+        }
+        Task::Open { .. } | Task::Remove { .. } | Task::SetAside { .. } => {}
+    }
+    Outcome::Kept(partition)
+}
+
+fn open(id: TopicPartition, metadata: Box<PartitionMetadata>, tries: u32, around: &Surroundings) -> Outcome {
+    let directory = &around.directory;
+    if let Err(error) = directory.take_back(id) {
+        tracing::error!(partition = %around.named(id), %error, "partition cannot be taken back");
+        around.board.set_unusable(id, error.to_string());
+        return Outcome::Unopened { metadata, tries, soon: out_of_files(&error) };
+    }
+    let config = LogConfig::from(&metadata.settings.config);
+    let now = around.clock.now_millis();
+    match Log::open(directory.disk(), directory.partition_dir(id), id, config, directory.checkpoint(), now) {
+        Ok((log, _)) => Outcome::Opened { log: Box::new(log), metadata },
+        Err(error) => {
+            tracing::error!(partition = %around.named(id), %error, "partition cannot be opened");
+            around.board.set_unusable(id, cannot_open_text(&error));
+            let soon = matches!(&error, LogError::Io(error) if out_of_files(error));
+            Outcome::Unopened { metadata, tries, soon }
+        }
+    }
+}
+
+fn remove(
+    id: TopicPartition,
+    lent: Option<Box<Partition>>,
+    done: oneshot::Sender<io::Result<()>>,
+    around: &Surroundings,
+) -> Outcome {
+    if let Err(error) = around.directory.delete_set_aside(id) {
+        let _ = done.send(Err(error));
+        return lent.map_or(Outcome::Gone, Outcome::Kept);
+    }
+    around.board.remove(id);
+    let removed = match lent {
+        Some(mut partition) => {
+            partition.resign(&deleted(id), around);
+            partition.log.remove()
+        }
+        None => around.directory.remove_partition(id),
+    };
+    let _ = done.send(removed);
+    Outcome::Gone
+}
+
+fn set_aside(
+    id: TopicPartition,
+    lent: Option<Box<Partition>>,
+    done: oneshot::Sender<io::Result<()>>,
+    around: &Surroundings,
+) -> Outcome {
+    let now = around.clock.now_millis();
+    let Some(mut partition) = lent else {
+        around.board.remove(id);
+        let _ = done.send(around.directory.set_aside_closed(id, now));
+        return Outcome::Gone;
+    };
+    partition.resign(&moved_aside(id), around);
+    if let Ok(Some(job)) = partition.log.begin_flush() {
+        partition.flushed(&job.run(), around);
+    }
+    if partition.log.dirty() && *partition.log.condition() == Condition::Healthy {
+        let _ = done.send(Err(io::ErrorKind::ResourceBusy.into()));
+        return Outcome::Kept(partition);
+    }
+    around.board.remove(id);
+    let _ = done.send(around.directory.set_aside(partition.log, now));
+    Outcome::Gone
+}
+
+/// Flushes a partition that has nothing in flight, closes its log, and answers whoever still waits.
+fn close(partition: &mut Partition, around: &Surroundings) {
+    let id = around.named(partition.log.partition());
+    partition.shown.withdraw();
+    for _ in 0..STOP_FLUSHES {
+        match partition.log.begin_flush() {
+            Ok(Some(job)) => partition.flushed(&job.run(), around),
+            Ok(None) => break,
+            Err(error) => {
+                tracing::warn!(partition = %id, %error, "partition could not be flushed at the stop");
+                break;
+            }
+        }
+    }
+    if let Err(error) = partition.log.rest() {
+        tracing::warn!(partition = %id, %error, "partition was not closed cleanly");
+    }
+    partition.resign(&not_leader(around.node), around);
+}
