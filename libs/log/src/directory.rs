@@ -5,11 +5,14 @@
 //! DIR/meta                    format version, cluster, node and directory id (docs/formats/data-directory.md)
 //! DIR/ballast                 space that is given back when the disk is full
 //! DIR/metadata-version        the highest metadata version seen
+//! DIR/wall-clock              when a server ran here last
 //! DIR/topic-names             names of topics, for people and tools
 //! DIR/set-aside/              partitions that metadata does not know
 //! DIR/logs/checkpoint         recovery points, durable marks, high watermarks
 //! DIR/logs/TOPIC-PARTITION/   one partition: 32 hexadecimal digits of the topic id, and the number
 //! ```
+
+mod error;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -21,10 +24,13 @@ use parking_lot::Mutex;
 use walser_model::{ClusterId, NodeId, PartitionIndex, TopicId, TopicPartition};
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::disk::{DirectoryLock, Disk, Open, Space, read_file, replace_file};
+use crate::clock_mark;
+use crate::disk::{DirectoryId, DirectoryLock, Disk, Open, Space, read_file, replace_file};
 use crate::metadata_version::{self, MetadataVersion, SeenMetadata};
 use crate::set_aside::{self, SetAsideStore};
 use crate::topic_names::{self, NamesById};
+
+pub use error::DirectoryError;
 
 /// The format that this version writes. Newer ones are refused.
 const FORMAT: u32 = 1;
@@ -35,7 +41,7 @@ const BALLAST: &str = "ballast";
 const LOGS: &str = "logs";
 const BALLAST_BYTES: u64 = 64 << 20;
 /// Everything that a server puts into its data directory.
-const OWN_NAMES: [&str; 11] = [
+const OWN_NAMES: [&str; 12] = [
     META,
     LOCK,
     BALLAST,
@@ -47,6 +53,7 @@ const OWN_NAMES: [&str; 11] = [
     "metadata-version.tmp",
     topic_names::FILE_NAME,
     topic_names::TEMPORARY_NAME,
+    clock_mark::FILE_NAME,
 ];
 
 /// Whose directory it is.
@@ -58,55 +65,6 @@ pub struct Identity {
     pub node: NodeId,
     /// The directory itself, as 16 random bytes.
     pub directory: [u8; 16],
-}
-
-/// Why a directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DirectoryError {
-    /// Another process has it.
-    #[error("data directory {path} is in use by {holder}; stop that process, or choose another directory")]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-        /// What the other process says of itself.
-        holder: String,
-    },
-    /// Written by a newer version.
-    #[error("data directory {path} has format {found}, this version reads up to {FORMAT}; use a newer version")]
-    Newer {
-        /// The directory.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-    },
-    /// Its meta file says nothing sensible.
-    #[error("{path} is not the meta file of a data directory: {problem}")]
-    Meta {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// It belongs to another cluster or node.
-    #[error("data directory {path} belongs to {what} {found}, not to {expected}; choose another directory")]
-    Foreign {
-        /// The directory.
-        path: PathBuf,
-        /// `cluster` or `node`.
-        what: &'static str,
-        /// In the meta file.
-        found: String,
-        /// Asked for.
-        expected: String,
-    },
-    /// The file system reported an error.
-    #[error("data directory {path}: {source}")]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
 }
 
 /// A partition found in a directory.
@@ -127,6 +85,8 @@ pub struct DataDirectory {
     pub(crate) checkpoint: Arc<Mutex<Checkpoint>>,
     pub(crate) set_aside: SetAsideStore,
     metadata_version: MetadataVersion,
+    /// What the root and the directory of logs were when they were opened.
+    opened: [DirectoryId; 2],
     _lock: Box<dyn DirectoryLock>,
 }
 
@@ -164,8 +124,28 @@ impl DataDirectory {
         let checkpoint = Arc::new(Mutex::new(checkpoint));
         let set_aside = SetAsideStore::open(Arc::clone(&disk), root, &logs).map_err(io_error)?;
         let metadata_version = MetadataVersion::open(Arc::clone(&disk), root).map_err(io_error)?;
-        let identity = Mutex::new(identity);
-        Ok(Self { disk, root: root.to_owned(), identity, checkpoint, set_aside, metadata_version, _lock: lock })
+        let opened = [disk.directory_id(root).map_err(io_error)?, disk.directory_id(&logs).map_err(io_error)?];
+        let (root, identity) = (root.to_owned(), Mutex::new(identity));
+        Ok(Self { disk, root, identity, checkpoint, set_aside, metadata_version, opened, _lock: lock })
+    }
+
+    /// Checks that what was opened is still what its path leads to.
+    ///
+    /// # Errors
+    /// The directory was moved, removed or replaced, or something was mounted over it: files that are opened now are not
+    /// beside those that are open already. Also I/O errors.
+    pub fn check_in_place(&self) -> io::Result<()> {
+        for (dir, opened) in [self.root.clone(), self.root.join(LOGS)].iter().zip(self.opened) {
+            if self.disk.directory_id(dir)? != opened {
+                let text = format!(
+                    "another directory is now at {}: the one that the server opened was moved, removed, or something was \
+                     mounted over it; put it back, or restart the server to use what is there",
+                    dir.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::NotFound, text));
+            }
+        }
+        Ok(())
     }
 
     /// The file system.

@@ -55,6 +55,15 @@ pub struct OpenFiles {
     pub limit: Option<usize>,
 }
 
+/// Which directory a path leads to: no two that exist at once have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryId {
+    /// The file system.
+    pub device: u64,
+    /// The directory on it.
+    pub inode: u64,
+}
+
 /// Whether something failed only because too many files are open: it works once others are closed.
 pub fn out_of_files(error: &io::Error) -> bool {
     /// `EMFILE` and `ENFILE`: the limits of the process and of the machine.
@@ -88,6 +97,8 @@ pub trait Disk: Send + Sync + Debug {
     /// Takes a file, or a directory with all that is in it, away from everybody but its owner. Does nothing where others cannot
     /// enter the directory anyway.
     fn restrict(&self, dir: &Path) -> io::Result<()>;
+    /// Which directory the path leads to.
+    fn directory_id(&self, dir: &Path) -> io::Result<DirectoryId>;
     /// Files that are open.
     fn open_files(&self) -> OpenFiles;
     /// Space left.

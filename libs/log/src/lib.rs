@@ -20,6 +20,7 @@
 mod active;
 mod append;
 mod checkpoint;
+mod clock_mark;
 mod directory;
 mod directory_names;
 mod disk;
@@ -44,9 +45,11 @@ mod truncation;
 pub use active::Admission;
 pub use append::AppendError;
 pub use checkpoint::{Checkpoint, Marks};
+pub use clock_mark::ClockMark;
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{
-    DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, OpenFiles, PowerLoss, RealDisk, Space, out_of_files,
+    DirectoryId, DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, OpenFiles, PowerLoss, RealDisk, Space,
+    out_of_files,
 };
 pub use extension::Extension;
 pub use flush::{FlushJob, FlushOutcome};

@@ -3,6 +3,7 @@
 //! redb keeps the entries; the engine in memory answers reads and watches. Leases and the keys bound to them do not
 //! survive opening: the lock on the data directory proves that whoever held them is dead.
 
+mod damage;
 mod digest;
 mod file;
 mod tables;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use self::damage::or_damaged;
 use self::file::{File, Opener, load, open_file};
 use self::writer::WriteQueue;
 use crate::engine::{Engine, WriteRequest};
@@ -42,13 +44,10 @@ impl Embedded {
     }
 
     fn open_with(open: Opener) -> Result<Self, StoreError> {
-        // The library panics on some kinds of damage; a damaged file is an error all the same.
-        let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let (database, (entries, revision)) = or_damaged(|| {
             let mut database = open()?;
             load(&mut database).map(|loaded| (database, loaded))
-        }));
-        let damaged = |_| StoreError::Format("the metadata file is damaged".to_owned());
-        let (database, (entries, revision)) = loaded.map_err(damaged)??;
+        })?;
         let file = Arc::new(File::new(open, database));
         Ok(Self { engine: Engine::new(entries, revision), file, queue: Arc::default() })
     }

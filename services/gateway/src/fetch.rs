@@ -157,7 +157,7 @@ impl Gateway {
             }
             if moving {
                 // A leader moves; what comes from others meanwhile is not held up.
-                self.something_comes(&behind, until.min(Instant::now() + RETRY)).await;
+                self.something_comes(&behind, until.min(Instant::now() + RETRY), false).await;
                 backoff.pause_until(until).await;
                 came = true;
                 continue;
@@ -166,7 +166,7 @@ impl Gateway {
                 // Little came, or the high watermark is ahead of what can be read, for a moment.
                 backoff.pause_until(until).await;
             }
-            came = self.something_comes(&behind, until).await;
+            came = self.something_comes(&behind, until, true).await;
             last = !came;
         }
     }
@@ -264,18 +264,18 @@ impl Gateway {
         pass
     }
 
-    /// Waits for anything new behind what was read. False: nothing came until then.
-    async fn something_comes(&self, cursors: &[Cursor], until: Instant) -> bool {
+    /// Waits for anything new behind what was read. False: nothing came until then. With `also_losses`, a partition that
+    /// cannot be waited for any more is something new: it may be deleted, or led elsewhere.
+    async fn something_comes(&self, cursors: &[Cursor], until: Instant, also_losses: bool) -> bool {
         let wait = until.saturating_duration_since(Instant::now());
         let waiting = cursors.iter().map(|cursor| self.wait_for_records(cursor, wait));
         let mut waiting: FuturesUnordered<_> = waiting.collect();
         let news = async {
             while let Some(outcome) = waiting.next().await {
-                if outcome.is_ok_and(|came| came) {
+                if outcome.unwrap_or(also_losses) {
                     return true;
                 }
             }
-            // Partitions that cannot be waited for do not end the wait.
             std::future::pending().await
         };
         tokio::select! {

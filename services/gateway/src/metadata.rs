@@ -27,11 +27,14 @@ pub(crate) type View = walser_metadata::View<OnceLock<TopicCounters>>;
 pub(crate) struct Metadata {
     view: Arc<ArcSwap<View>>,
     version: Arc<watch::Sender<i64>>,
+    /// Nothing is followed any more: nobody waits for a change.
+    ended: Arc<watch::Sender<bool>>,
 }
 
 impl Default for Metadata {
     fn default() -> Self {
-        Self { view: Arc::default(), version: Arc::new(watch::Sender::new(0)) }
+        let (version, ended) = (Arc::new(watch::Sender::new(0)), Arc::new(watch::Sender::new(false)));
+        Self { view: Arc::default(), version, ended }
     }
 }
 
@@ -53,14 +56,24 @@ impl Metadata {
         self.version.subscribe()
     }
 
-    /// Waits until the view is at least of `version`. False: it did not get there in time.
+    /// Waits until the view is at least of `version`. False: it did not get there in time, or a stop has begun.
     pub(crate) async fn reached(&self, version: i64, limit: Duration) -> bool {
         let mut changes = self.version.subscribe();
-        let reached = changes.wait_for(|current| *current >= version);
-        matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
+        let reached = async { changes.wait_for(|current| *current >= version).await.is_ok() };
+        self.within(limit, reached).await
     }
 
-    /// Waits until `found` holds for the view. False: it did not in time.
+    /// False: it took longer than `limit`, or nothing is followed any more.
+    async fn within(&self, limit: Duration, waiting: impl Future<Output = bool>) -> bool {
+        let mut ended = self.ended.subscribe();
+        tokio::select! {
+            biased;
+            waited = tokio::time::timeout(limit, waiting) => waited.unwrap_or(false),
+            _ = ended.wait_for(|ended| *ended) => false,
+        }
+    }
+
+    /// Waits until `found` holds for the view. False: it did not in time, or a stop has begun.
     pub(crate) async fn wait_until(&self, limit: Duration, found: impl Fn(&View) -> bool) -> bool {
         let mut changes = self.version.subscribe();
         let waiting = async {
@@ -74,7 +87,7 @@ impl Metadata {
                 }
             }
         };
-        tokio::time::timeout(limit, waiting).await.unwrap_or(false)
+        self.within(limit, waiting).await
     }
 
     /// Whether there is a first snapshot.
@@ -103,7 +116,7 @@ impl Metadata {
             let version = seen.version;
             let outcome = tokio::select! {
                 outcome = self.follow_once(&controller, &network, &shown_version, (&mut seen, &mut outage)) => outcome,
-                () = shutdown.wait() => return,
+                () = shutdown.wait() => break,
             };
             if let Err(failure) = outcome {
                 outage.failed(&failure);
@@ -113,6 +126,7 @@ impl Metadata {
             }
             backoff.pause().await;
         }
+        self.ended.send_replace(true);
     }
 
     async fn follow_once(
@@ -180,4 +194,25 @@ fn view_of(names: &[&str], version: i64) -> View {
 #[cfg(test)]
 pub(crate) fn topic_of_a_test(name: &str) -> TopicView {
     TopicView::clone(view_of(&[name], 1).topic_named(name).expect("it was just put there"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_change_that_cannot_come_any_more() {
+        let metadata = Metadata::default();
+        let begun = tokio::time::Instant::now();
+        let hour = Duration::from_secs(3600);
+        let waiting = async { (metadata.reached(5, hour).await, metadata.wait_until(hour, |_| false).await) };
+        let ends = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            metadata.ended.send_replace(true);
+        };
+        assert_eq!(tokio::join!(waiting, ends).0, (false, false));
+        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+        metadata.replace_topics(&["t"]);
+        assert!(metadata.wait_until(hour, |view| view.topic_named("t").is_some()).await, "what is there is found");
+    }
 }

@@ -11,6 +11,7 @@ use walser_service::{Shutdown, vital};
 
 use crate::metrics::StorageMetrics;
 use crate::shard::{Command, Maintenance, Queue};
+use crate::space::SpaceAhead;
 
 /// Threads for maintenance that somebody waits for: what takes time is the disk, not the processor.
 const MAINTENANCE_THREADS: usize = 3;
@@ -21,7 +22,7 @@ pub(crate) enum DiskTask {
     /// Make a log durable. Lazily: no write waits for it.
     Flush { partition: TopicPartition, job: FlushJob, lazy: bool },
     /// Zero-fill space ahead of a log.
-    Extend { partition: TopicPartition, extension: Extension },
+    Extend { partition: TopicPartition, extension: Extension, space: SpaceAhead },
     /// Everything else that has to wait.
     Maintain(Box<Maintenance>),
 }
@@ -143,8 +144,10 @@ impl Job {
                 metrics.flushed(clock.monotonic().saturating_sub(start));
                 Command::Flushed { partition, outcome }
             }
-            DiskTask::Extend { partition, extension } => {
+            DiskTask::Extend { partition, extension, space } => {
                 let outcome = extension.run();
+                // From now on the disk says itself that it is taken.
+                drop(space);
                 Command::Extended { partition, extension, outcome }
             }
             DiskTask::Maintain(maintenance) => Command::Returned(maintenance.run()),
@@ -163,7 +166,7 @@ impl DiskThreads {
     pub(crate) fn waiting_extensions(&self) -> Vec<(TopicPartition, Extension)> {
         let waiting = self.extensions.waiting.lock();
         let extension = |job: &Job| match &job.task {
-            DiskTask::Extend { partition, extension } => Some((*partition, extension.clone())),
+            DiskTask::Extend { partition, extension, .. } => Some((*partition, extension.clone())),
             DiskTask::Flush { .. } | DiskTask::Maintain(_) => None,
         };
         waiting.jobs.iter().filter_map(extension).collect()

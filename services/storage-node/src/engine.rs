@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use tokio::sync::oneshot;
 use walser_log::{Checkpoint, DataDirectory, Log};
 use walser_model::Clock;
@@ -16,8 +15,10 @@ use walser_service::{Shutdown, vital};
 
 use crate::board::Board;
 use crate::config::Config;
+use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
+use crate::retention_clock::RetentionClock;
 use crate::shard::{Command, Shard, Surroundings};
 use crate::shard_set::{ShardSet, owner};
 use crate::space::SpaceGuard;
@@ -33,8 +34,9 @@ pub(crate) struct Engine {
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) shards: ShardSet,
     pub(crate) space: SpaceGuard,
-    /// Why the directory cannot be used, as the last look has found it.
-    problem: Arc<RwLock<Option<String>>>,
+    problem: DirectoryProblem,
+    retention_clock: RetentionClock,
+    clock: Arc<dyn Clock>,
 }
 
 /// The threads of an engine.
@@ -63,13 +65,16 @@ impl Engine {
         let (disk_threads, mut threads) = DiskThreads::start(config.flush_threads, &clock, metrics, shutdown)?;
         let space = SpaceGuard::new(config.reserve_bytes);
         space.check(&directory)?;
+        let (problem, retention_clock) = (DirectoryProblem::default(), RetentionClock::start(&directory, &*clock));
         let around = Surroundings {
             node: config.node,
             directory: Arc::clone(&directory),
             board: board.clone(),
-            clock,
+            clock: Arc::clone(&clock),
             metrics: metrics.clone(),
             space: space.clone(),
+            problem: problem.clone(),
+            retention_clock: retention_clock.clone(),
             retention_check: config.retention_check,
             idle: config.idle,
             recovery_bytes_max: RECOVERY_BYTES_MAX / config.shards.max(1) as u64,
@@ -84,27 +89,29 @@ impl Engine {
             shards.push((Arc::clone(&shard.queue), AppendRoom::new(config.append_bytes_max)));
             threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
         }
-        let engine = Self { directory, shards: ShardSet::new(shards), space, problem: Arc::default() };
+        let engine = Self { directory, shards: ShardSet::new(shards), space, problem, retention_clock, clock };
         Ok((engine.clone(), EngineThreads { engine, disk_threads, threads }))
     }
 
-    /// Looks at the directory, and makes marks durable with `sync`. What is wrong is [`Engine::problem`] until a look
+    /// Looks whether the directory is there and has space, and makes marks durable with `sync`. What is wrong is [`Engine::problem`] until a look
     /// finds nothing, at the disk and at a sync. Blocks as long as the disk takes.
     pub(crate) fn look(&self, sync: bool) {
         let sync = sync || self.problem().is_some();
-        let looked = self.space.check(&self.directory);
+        let looked = self.directory.check_in_place();
+        let looked = looked.and_then(|()| self.space.check(&self.directory));
+        let looked = looked.and_then(|()| self.retention_clock.note(&self.directory, &*self.clock));
         let looked = looked.and_then(|()| if sync { Checkpoint::sync(&self.directory.checkpoint()) } else { Ok(()) });
         let problem = looked.err().map(|error| {
             let path = self.directory.path().display();
             tracing::error!(%path, %error, "the data directory cannot be written or looked at");
             error.to_string()
         });
-        *self.problem.write() = problem;
+        self.problem.set(problem);
     }
 
     /// Why the directory cannot be used; `None`: it can.
     pub(crate) fn problem(&self) -> Option<String> {
-        self.problem.read().clone()
+        self.problem.get()
     }
 }
 

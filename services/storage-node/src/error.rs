@@ -86,6 +86,12 @@ pub(crate) fn cannot_open(why: &str, node: NodeId) -> Failure {
     Failure::new(Reason::StorageError, text).with("nodeId", node)
 }
 
+/// The directory cannot be used: it is gone, replaced, or its disk refuses everything.
+pub(crate) fn directory_failed(problem: &str, node: NodeId) -> Failure {
+    let text = format!("the data directory cannot be used, and nothing was written: {problem}");
+    Failure::new(Reason::StorageError, text).with("nodeId", node).with("rule", "data-directory")
+}
+
 /// The log does not take writes.
 pub(crate) fn log_failure(error: &LogError, node: NodeId) -> Failure {
     match error {

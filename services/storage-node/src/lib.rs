@@ -13,6 +13,7 @@
 mod api;
 mod board;
 mod config;
+mod directory_problem;
 mod disk_threads;
 mod disk_watch;
 mod disposal;
@@ -23,6 +24,7 @@ mod link;
 mod metrics;
 mod node;
 mod recovery;
+mod retention_clock;
 mod shard;
 mod shard_set;
 mod space;

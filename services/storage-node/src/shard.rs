@@ -27,11 +27,14 @@ use tokio::sync::oneshot;
 use walser_log::{DataDirectory, Log};
 use walser_model::{Clock, NodeId, TopicPartition};
 use walser_replication::Role;
+use walser_rpc::Failure;
 
 use crate::board::Board;
+use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::{DiskTask, DiskThreads};
-use crate::error::not_leader;
+use crate::error::{directory_failed, not_leader};
 use crate::metrics::StorageMetrics;
+use crate::retention_clock::RetentionClock;
 use crate::space::SpaceGuard;
 use crate::tail::Budget;
 use crate::topic_names::NamedPartition;
@@ -54,6 +57,8 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: StorageMetrics,
     pub(crate) space: SpaceGuard,
+    pub(crate) problem: DirectoryProblem,
+    pub(crate) retention_clock: RetentionClock,
     pub(crate) retention_check: Duration,
     pub(crate) idle: Duration,
     /// Bytes of log behind the recovery points of one shard's partitions; a restart reads them all.
@@ -64,6 +69,11 @@ impl Surroundings {
     /// A partition with the name of its topic, for logs.
     pub(crate) fn named(&self, id: TopicPartition) -> NamedPartition {
         self.board.names.partition(id)
+    }
+
+    /// Why nothing may be changed on the disk; `None`: it may.
+    pub(crate) fn writes_refused(&self) -> Option<Failure> {
+        self.board.writes_refused().or_else(|| Some(directory_failed(&self.problem.get()?, self.node)))
     }
 }
 
@@ -111,7 +121,7 @@ pub(crate) enum Wait {
 
 impl Shard {
     pub(crate) fn new(around: Surroundings, disk_threads: DiskThreads, tail_bytes: usize, logs: Vec<Log>) -> Self {
-        let upkeep = upkeep::Schedule::new(around.clock.now_millis(), around.clock.monotonic(), around.retention_check);
+        let upkeep = upkeep::Schedule::new(around.clock.monotonic(), around.retention_check);
         let mut shard = Self {
             queue: Arc::default(),
             around,
@@ -236,8 +246,7 @@ impl Shard {
         let Some(id) = command.partition() else { return };
         self.write(id);
         let Some(command) = self.defer(command) else { return };
-        let board = &self.around.board;
-        let refused = board.writes_refused();
+        let (board, refused) = (&self.around.board, self.around.writes_refused());
         let refused = refused.or_else(|| (!self.partitions.contains_key(&id)).then(|| board.refusal(id)));
         match (command, refused) {
             (Command::DeleteRecords { reply, .. }, Some(refused)) => drop(reply.send(Err(refused))),
@@ -306,11 +315,11 @@ impl Shard {
         self.flushes_due.set(id, partition.lazy_flush_at());
         if let Some(extension) = partition.log.begin_extension() {
             // Space that is filled ahead of need must not use up the reserve.
-            if !self.around.space.take(extension.len(), &self.around.directory) {
+            let Some(space) = self.around.space.take_ahead(extension.len(), &self.around.directory) else {
                 partition.log.finish_extension(&extension, &Err(std::io::ErrorKind::StorageFull.into()));
                 return;
-            }
-            self.disk_threads.submit(DiskTask::Extend { partition: id, extension }, &self.queue);
+            };
+            self.disk_threads.submit(DiskTask::Extend { partition: id, extension, space }, &self.queue);
         }
     }
 }

@@ -23,14 +23,36 @@ pub(crate) struct SpaceGuard {
     resume_at: Arc<AtomicU64>,
     /// Bytes that may be written before the disk is looked at again.
     left: Arc<AtomicI64>,
+    /// Bytes that are about to be filled ahead: the disk does not show them yet.
+    ahead: Arc<AtomicU64>,
     /// The disk at the last look.
     seen: Arc<Mutex<Space>>,
     reserve: Option<u64>,
 }
 
+/// Space that is about to be filled ahead of need; dropped once it is filled, or will not be.
+#[derive(Debug)]
+pub(crate) struct SpaceAhead {
+    guard: SpaceGuard,
+    bytes: u64,
+}
+
+impl Drop for SpaceAhead {
+    fn drop(&mut self) {
+        self.guard.ahead.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
 impl SpaceGuard {
     pub(crate) fn new(reserve: Option<u64>) -> Self {
-        Self { full: Arc::default(), resume_at: Arc::default(), left: Arc::default(), seen: Arc::default(), reserve }
+        Self {
+            full: Arc::default(),
+            resume_at: Arc::default(),
+            left: Arc::default(),
+            ahead: Arc::default(),
+            seen: Arc::default(),
+            reserve,
+        }
     }
 
     /// Bytes of a disk of this size that appends do not touch.
@@ -47,7 +69,8 @@ impl SpaceGuard {
         // Where the disk does not say, the write itself will.
         let Ok(space) = directory.space() else { return true };
         let reserve = self.reserve_of(space.total);
-        let left = space.free.saturating_sub(reserve).min(LOOK_EVERY_BYTES);
+        let taken = reserve.saturating_add(self.ahead.load(Ordering::Acquire));
+        let left = space.free.saturating_sub(taken).min(LOOK_EVERY_BYTES);
         let left = i64::try_from(left).unwrap_or(i64::MAX);
         self.left.store((left - wanted).max(0), Ordering::Relaxed);
         if left < wanted {
@@ -55,6 +78,18 @@ impl SpaceGuard {
             self.begin(space.free, reserve, reserve.saturating_add(bytes.max(reserve / 8)));
         }
         left >= wanted
+    }
+
+    /// Takes `bytes` that are to be filled ahead of need. `None`: they would touch the reserve, or leave appends less than
+    /// they were promised; the disk does not count as full for it.
+    pub(crate) fn take_ahead(&self, bytes: usize, directory: &DataDirectory) -> Option<SpaceAhead> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let space = directory.space().ok().filter(|_| !self.full())?;
+        let promised = u64::try_from(self.left.load(Ordering::Relaxed)).unwrap_or(0);
+        let before = self.ahead.fetch_add(bytes, Ordering::AcqRel);
+        let taken = SpaceAhead { guard: self.clone(), bytes };
+        let needed = [before, bytes, promised].into_iter().fold(self.reserve_of(space.total), u64::saturating_add);
+        (needed <= space.free).then_some(taken)
     }
 
     /// Whether appends are refused.
@@ -179,6 +214,22 @@ mod tests {
         leave(52 << 20);
         guard.check(&directory).unwrap();
         assert!(!guard.full());
+    }
+
+    #[test]
+    fn what_is_filled_ahead_never_touches_the_reserve_however_much_of_it_is_under_way() {
+        let (directory, leave) = disk();
+        let guard = SpaceGuard::new(Some(16 << 20));
+        leave(60 << 20);
+        let under_way: Vec<_> = (0..50).filter_map(|_| guard.take_ahead(4 * MIB, &directory)).collect();
+        assert_eq!(under_way.len(), 11, "of 44 MiB above the reserve");
+        assert!(!guard.full() && !guard.take(MIB, &directory), "nothing is left that is not promised");
+        drop(under_way);
+        guard.check(&directory).unwrap();
+        assert_eq!((0..50).map_while(|_| guard.take_ahead(4 * MIB, &directory)).count(), 50, "one after the other");
+        assert!(guard.take(MIB, &directory));
+        assert!(guard.take_ahead(MIB, &directory).is_some());
+        assert!(guard.take_ahead(2 * MIB, &directory).is_none(), "appends were promised 43 MiB");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use tonic::Code;
 use walser_client::{ConnectError, Failure, Reason};
 use walser_model::suggest;
+use walser_proto::v1::Effect;
 use walser_service::ProcessError;
 
 use crate::output;
@@ -24,6 +25,8 @@ pub(crate) struct CliError {
     why: Vec<String>,
     help: Option<String>,
     code: u8,
+    /// What was asked for may have been done all the same.
+    in_doubt: bool,
     /// An address at which no gRPC server was found.
     unreached: Option<String>,
 }
@@ -40,7 +43,7 @@ impl From<ProcessError> for CliError {
 impl CliError {
     /// Something failed.
     pub(crate) fn failed(what: impl Into<String>) -> Self {
-        Self { what: what.into(), why: Vec::new(), help: None, code: 1, unreached: None }
+        Self { what: what.into(), why: Vec::new(), help: None, code: 1, in_doubt: false, unreached: None }
     }
 
     /// The command line makes no sense.
@@ -75,6 +78,11 @@ impl CliError {
     /// The first line of it.
     pub(crate) fn what(&self) -> &str {
         &self.what
+    }
+
+    /// Whether what was asked for may have been done all the same.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// Prints it, and gives the exit code.
@@ -125,11 +133,12 @@ impl CliError {
 
     /// What a server answered to a command about a topic.
     pub(crate) fn server(failure: Failure, server: &str) -> Self {
-        let code = exit_code(failure.code());
+        let (code, in_doubt) = (exit_code(failure.code()), failure.effect() != Effect::None);
         if !failure.answered() {
-            return Self::unanswered(&failure, server);
+            return Self { in_doubt, ..Self::unanswered(&failure, server) };
         }
-        let mut error = Self { code, ..Self::failed(format!("{} ({})", failure.message(), failure.reason_name())) };
+        let mut error =
+            Self { code, in_doubt, ..Self::failed(format!("{} ({})", failure.message(), failure.reason_name())) };
         if failure.reason() == Reason::TopicExists
             && let Some(partitions) = failure.value("partitions")
         {

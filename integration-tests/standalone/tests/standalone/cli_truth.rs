@@ -164,6 +164,8 @@ async fn a_data_directory_that_is_gone_is_named_and_a_read_to_the_end_does_not_w
         code(&status) == 10 && out(&status).contains("DATA_DIRECTORY_FAILED")
     };
     until(named, "status names the directory").await;
+    let refused = server.cli(&["produce", "t", "lost", "--timeout", "1"]);
+    assert!(code(&refused) != 0 && told(&refused).contains("STORAGE_ERROR"), "{}", told(&refused));
     // What is in memory is still read for a moment.
     let fails = async || {
         let read = server.cli(&["consume", "t", "--end", "--timeout", "1"]);
@@ -173,4 +175,31 @@ async fn a_data_directory_that_is_gone_is_named_and_a_read_to_the_end_does_not_w
     std::fs::rename(&away, &data).unwrap();
     until(async || code(&server.cli(&["status"])) == 0, "the directory is back").await;
     assert_eq!(out(&server.cli(&["consume", "t", "--end", "-f", "%v"])), "x");
+}
+
+#[tokio::test]
+async fn nothing_is_written_into_a_directory_that_has_taken_the_place_of_the_servers_own() {
+    let (dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 2, &[]).await;
+    client.producer().produce(write("t", 0, "kept")).await.unwrap();
+    let away = dir.path().join("away");
+    std::fs::rename(&data, &away).unwrap();
+    std::fs::create_dir_all(data.join("logs")).unwrap();
+    let named = async || {
+        let status = server.cli(&["status"]);
+        code(&status) == 10 && out(&status).contains("another directory is now at")
+    };
+    until(named, "status names the directory").await;
+    for partition in ["0", "1"] {
+        let refused = server.cli(&["produce", "t", "--partition", partition, "lost", "--timeout", "1"]);
+        assert!(code(&refused) != 0 && told(&refused).contains("STORAGE_ERROR"), "{}", told(&refused));
+    }
+    assert_eq!(std::fs::read_dir(data.join("logs")).unwrap().count(), 0);
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&away, &data).unwrap();
+    until(async || code(&server.cli(&["status"])) == 0, "the directory is back").await;
+    assert_eq!(code(&server.cli(&["produce", "t", "--partition", "1", "again"])), 0);
+    assert_eq!(out(&server.cli(&["consume", "t", "--end", "-f", "%v\n"])).lines().count(), 2);
 }

@@ -405,3 +405,22 @@ async fn resets_of_many_partitions_fit_the_clients_messages() {
     }
     assert!(next.values().all(|offset| *offset == 1));
 }
+
+/// A call that waits for more hears at once that there will be none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_that_waits_ends_when_its_topic_is_deleted() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 1, &[]).await;
+    fill(&client, 0, 1).await;
+    let target = at(1, None);
+    let max_wait = Some(pbjson_types::Duration { seconds: 30, nanos: 0 });
+    let fetch = pb::FetchRequest { targets: vec![target], max_wait, ..Default::default() };
+    let waiting = client.clone();
+    let waiting = tokio::spawn(async move { waiting.consumer().fetch(fetch).await });
+    let request = pb::DeleteTopicRequest { name: "t".to_owned(), etag: String::new() };
+    client.topics().delete_topic(request).await.unwrap();
+    let told = tokio::time::timeout(PATIENCE / 3, waiting).await.expect("it waits on").unwrap();
+    assert_eq!(Failure::from(told.unwrap_err()).reason_name(), "TOPIC_NOT_FOUND");
+}

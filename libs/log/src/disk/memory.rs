@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use self::contents::{Change, Contents, Random, put};
 use self::names::{FileId, NameChange, Names, Node};
-use super::{DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
+use super::{DirectoryId, DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
 
 /// A file system in memory, under a byte cap. Clones share it.
 #[derive(Debug, Clone)]
@@ -388,6 +388,12 @@ impl Disk for MemoryDisk {
         let (mut lost, durable) = (Names::new(), &mut state.durable_names);
         state.pending_names = names::write(pending, dir, if outcome.is_ok() { durable } else { &mut lost });
         outcome
+    }
+
+    /// Directories have no identity of their own here: the first one at a path is every one.
+    fn directory_id(&self, dir: &Path) -> io::Result<DirectoryId> {
+        self.state.lock().node(dir)?;
+        Ok(DirectoryId { device: 0, inode: 0 })
     }
 
     fn open_files(&self) -> OpenFiles {

@@ -2,12 +2,12 @@
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
+use super::{DirectoryId, DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
 
 /// Records are nobody's business but the server's.
 const FILE_MODE: u32 = 0o600;
@@ -88,6 +88,11 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn directory_id(&self, dir: &Path) -> io::Result<DirectoryId> {
+        let metadata = std::fs::metadata(dir)?;
+        Ok(DirectoryId { device: metadata.dev(), inode: metadata.ino() })
     }
 
     fn open_files(&self) -> OpenFiles {

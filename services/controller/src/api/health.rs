@@ -123,7 +123,9 @@ fn set_aside_issue(node: NodeId, stats: &pb::StorageStats) -> Option<pb::HealthI
     (count > 0).then(|| pb::HealthIssue {
         severity: pb::HealthStatus::Degraded.into(),
         code: "DATA_SET_ASIDE".to_owned(),
-        message: format!("node {node} holds {count} partitions ({bytes} bytes) aside that the metadata does not know"),
+        message: format!(
+            "node {node} has set partitions aside that the metadata does not know: {count} ({bytes} bytes)"
+        ),
         hint: "`walser partition set-aside list` shows them; restore or delete them".to_owned(),
         objects: vec![format!("nodes/{node}")],
         start_time: None,

@@ -37,7 +37,7 @@ impl Gateway {
         TopicServiceClient::new(self.controller.clone())
     }
 
-    /// Waits until this gateway knows the change behind an etag.
+    /// Waits until this gateway knows the change behind an etag, and its leaders serve.
     pub(super) async fn see_change(&self, topic: Option<&pb::Topic>) {
         let Some(topic) = topic else { return };
         if let Ok(version) = topic.etag.parse() {
@@ -61,7 +61,10 @@ impl Gateway {
                 pause = (2 * pause).min(LEADER_CHECK_MAX);
             }
         };
-        let _ = tokio::time::timeout(PATIENCE, serving).await;
+        tokio::select! {
+            _ = tokio::time::timeout(PATIENCE, serving) => {}
+            () = self.shutdown.wait() => {}
+        }
     }
 
     async fn add_stats(&self, topics: &mut [pb::Topic]) {

@@ -137,6 +137,8 @@ impl Partition {
             Some(Unprepared::Refused(failure)) => Some(failure),
             None => None,
         };
+        // What is refused anyway needs no file.
+        let refusal = refusal.or_else(|| self.refusal(around));
         let next = self.next_admission(now);
         if refusal.is_none() && next != Some(Admission::Fits) {
             return Written::after(next);
@@ -148,6 +150,13 @@ impl Partition {
             Some(Admission::Fits) => Written::More,
             next => Written::after(next),
         }
+    }
+
+    /// Why nothing is appended at present, whatever it is.
+    fn refusal(&self, around: &Surroundings) -> Option<Failure> {
+        let refused = around.writes_refused();
+        let refused = refused.or_else(|| self.unreadable.as_deref().map(unreadable_settings));
+        refused.or_else(|| self.replica.leader().is_none().then(|| not_leader(around.node)))
     }
 
     /// Whether the first write that waits can be appended at once; `None`: none waits.
@@ -264,10 +273,8 @@ impl Partition {
         now: Timestamp,
         refusal: Option<&Failure>,
     ) -> Result<Verdict, Failure> {
-        let refused = around.board.writes_refused();
-        let refused = refused.or_else(|| self.unreadable.as_deref().map(unreadable_settings));
         let Some(leader) = self.replica.leader() else {
-            return Err(refused.unwrap_or_else(|| not_leader(around.node)));
+            return Err(refusal.cloned().unwrap_or_else(|| not_leader(around.node)));
         };
         if job.epoch != LeaderEpoch::NONE && job.epoch != leader.epoch() {
             let direction = if job.epoch < leader.epoch() { "older" } else { "newer" };
@@ -291,8 +298,8 @@ impl Partition {
         if matches!(known, Verdict::Duplicate { .. }) {
             return Ok(known);
         }
-        if let Some(refused) = refused.or_else(|| refusal.cloned()) {
-            return Err(refused);
+        if let Some(refused) = refusal {
+            return Err(refused.clone());
         }
         if around.space.full() || !around.space.take(job.batch.len(), &around.directory) {
             return Err(disk_full(around.node));

@@ -42,13 +42,17 @@ fn shard_on(disk: &MemoryDisk) -> Shard {
 fn shard_with(disk: &MemoryDisk, metrics: &Metrics) -> Shard {
     let disk = Arc::new(WatchedDisk(disk.clone()));
     let directory = DataDirectory::open(disk, Path::new("/data"), "test").unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let retention_clock = RetentionClock::start(&directory, &*clock);
     let around = Surroundings {
         node: NODE,
         directory: Arc::new(directory),
         board: Board::new(NODE),
-        clock: Arc::new(SystemClock::start()),
+        clock,
         metrics: StorageMetrics::new(metrics),
         space: SpaceGuard::new(Some(0)),
+        problem: DirectoryProblem::default(),
+        retention_clock,
         retention_check: Duration::from_secs(3600),
         idle: Duration::from_secs(3600),
         recovery_bytes_max: 1 << 30,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use walser_log::Condition;
-use walser_model::{Timestamp, TopicPartition};
+use walser_model::TopicPartition;
 
 use super::maintenance::Task;
 use super::{Command, Shard, Wait};
@@ -13,10 +13,6 @@ use crate::error::not_leader;
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// How often partitions that wait for others are told that time passes.
 const TICK: Duration = Duration::from_millis(200);
-/// The wall clock may run ahead of the monotonic one by this much between two looks.
-const CLOCK_JUMP: Duration = Duration::from_secs(60);
-/// For so long after a jump nothing is deleted for its age.
-const CLOCK_HOLD: Duration = Duration::from_secs(3600);
 /// Segments that are closed for their age in one pass, to which nothing is written: each costs some syncs.
 const SEGMENTS_CLOSED_PER_PASS: usize = 20;
 /// At most this many partitions rest in one pass: each costs a few writes.
@@ -34,47 +30,13 @@ pub(crate) struct Schedule {
     idle_at: Duration,
     tick_at: Duration,
     appended_at_last_look: Duration,
-    wall_clock: WallClock,
-}
-
-/// Watches the wall clock for jumps: records that a jump forward makes old must not be deleted for it.
-#[derive(Debug, Default)]
-struct WallClock {
-    /// Both clocks at the last look.
-    last: Option<(Timestamp, Duration)>,
-    /// Retention by time is held until then, in monotonic time.
-    held_until: Duration,
 }
 
 impl Schedule {
-    /// `wall` and `now`: both clocks as they are.
-    pub(crate) fn new(wall: Timestamp, now: Duration, retention_every: Duration) -> Self {
+    /// `now`: the monotonic clock.
+    pub(crate) fn new(now: Duration, retention_every: Duration) -> Self {
         let (retention_at, idle_at) = (now + retention_every, now + IDLE_CHECK);
-        Self {
-            retention_every,
-            retention_at,
-            idle_at,
-            tick_at: now + TICK,
-            appended_at_last_look: Duration::ZERO,
-            wall_clock: WallClock { last: Some((wall, now)), held_until: Duration::ZERO },
-        }
-    }
-}
-
-impl WallClock {
-    /// Whether retention by time may believe the wall clock. After a jump forward of more than [`CLOCK_JUMP`] against
-    /// the monotonic clock it may not for [`CLOCK_HOLD`].
-    fn trusted(&mut self, wall: Timestamp, monotonic: Duration) -> bool {
-        if let Some((wall_before, monotonic_before)) = self.last.replace((wall, monotonic)) {
-            let passed = i64::try_from(monotonic.saturating_sub(monotonic_before).as_millis()).unwrap_or(i64::MAX);
-            let jump = wall.saturating_sub(wall_before).saturating_sub(passed);
-            if jump > i64::try_from(CLOCK_JUMP.as_millis()).unwrap_or(i64::MAX) {
-                self.held_until = monotonic + CLOCK_HOLD;
-                let (jump_seconds, hold_seconds) = (jump / 1000, CLOCK_HOLD.as_secs());
-                tracing::warn!(jump_seconds, hold_seconds, "the wall clock jumped forward: retention by time is held");
-            }
-        }
-        monotonic >= self.held_until
+        Self { retention_every, retention_at, idle_at, tick_at: now + TICK, appended_at_last_look: Duration::ZERO }
     }
 }
 
@@ -112,11 +74,11 @@ impl Shard {
     }
 
     pub(super) fn apply_retention(&mut self) {
-        if self.around.board.writes_refused().is_some() {
+        if self.around.writes_refused().is_some() {
             return;
         }
         let now = self.around.clock.now_millis();
-        let trusted = self.upkeep.wall_clock.trusted(now, self.around.clock.monotonic());
+        let trusted = self.around.retention_clock.is_trusted(&*self.around.clock);
         let (mut due, mut closed) = (Vec::new(), 0);
         // Of the others it is not known what their topics keep: they may be set aside, or led again with other settings.
         for (id, partition) in self.partitions.iter_mut().filter(|(_, partition)| partition.leads()) {
@@ -180,28 +142,5 @@ impl Shard {
             Command::Flushed { .. } | Command::Extended { .. } | Command::Returned(_) => Some(command),
             _ => None,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wall_clock_that_jumps_forward_is_not_believed_for_an_hour() {
-        let mut clock = WallClock::default();
-        let second = Duration::from_secs(1);
-        assert!(clock.trusted(1_000_000, second));
-        assert!(clock.trusted(1_060_000, 2 * second), "59 s ahead");
-        assert!(!clock.trusted(1_122_000, 3 * second), "61 s ahead");
-        assert!(!clock.trusted(1_123_000, 3 * second + CLOCK_HOLD - Duration::from_millis(1)));
-        assert!(clock.trusted(1_124_000, 3 * second + CLOCK_HOLD), "backwards is not a jump forward");
-    }
-
-    #[test]
-    fn a_wall_clock_that_jumps_back_is_believed() {
-        let mut clock = WallClock::default();
-        assert!(clock.trusted(9_000_000, Duration::ZERO));
-        assert!(clock.trusted(1_000_000, Duration::from_secs(1)));
     }
 }

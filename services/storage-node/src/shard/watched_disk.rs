@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use walser_log::{DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
+use walser_log::{DirectoryId, DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
 
 thread_local! {
     static ON_SHARD: Cell<bool> = const { Cell::new(false) };
@@ -69,6 +69,10 @@ impl<D: Disk> Disk for WatchedDisk<D> {
     fn restrict(&self, dir: &Path) -> io::Result<()> {
         waits("restrict", dir);
         self.0.restrict(dir)
+    }
+
+    fn directory_id(&self, dir: &Path) -> io::Result<DirectoryId> {
+        self.0.directory_id(dir)
     }
 
     fn open_files(&self) -> OpenFiles {

@@ -26,8 +26,10 @@ use walser_service::Metrics;
 
 use super::faults::Fault;
 use crate::board::Board;
+use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
+use crate::retention_clock::RetentionClock;
 use crate::shard::watched_disk::{WatchedDisk, as_shard};
 use crate::shard::{AppendJob, Command, PartitionMetadata, Shard, Surroundings, Wait};
 use crate::space::SpaceGuard;
@@ -139,6 +141,7 @@ fn config(partition: TopicPartition) -> TopicConfig {
 fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
     let directory = DataDirectory::open(Arc::new(WatchedDisk(disk.clone())), Path::new(ROOT), "simulation").unwrap();
     let directory = Arc::new(directory);
+    let retention_clock = RetentionClock::start(&directory, &**clock);
     let (logs, mut recovered) = crate::recovery::recover(&directory, clock.now_millis(), 1).unwrap();
     recovered.report(&TopicNames::default());
     assert_eq!(recovered.damaged, Vec::<String>::new(), "durable records are damaged");
@@ -149,6 +152,8 @@ fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         metrics: StorageMetrics::new(&Metrics::default()),
         space: SpaceGuard::new(Some(0)),
+        problem: DirectoryProblem::default(),
+        retention_clock,
         retention_check: RETENTION_CHECK,
         idle: IDLE,
         recovery_bytes_max: SEGMENT_BYTES,

@@ -105,3 +105,22 @@ fn a_partition_is_removed_after_its_flush_and_not_before() {
     assert!(take(&waits).error.is_none(), "it was durable, and then removed");
     assert!(disk.list(&shard.around.directory.partition_dir(partition(0))).is_err());
 }
+
+#[test]
+fn a_write_that_is_refused_leaves_nothing_on_the_disk() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    lead(&mut shard, 0, &[1]);
+    shard.queue.push(Command::Resign(partition(0)));
+    let not_led = append(&mut shard, 0, AppendPermit::uncounted());
+    lead(&mut shard, 1, &[1]);
+    shard.around.problem.set(Some("it is gone".to_owned()));
+    let gone = append(&mut shard, 1, AppendPermit::uncounted());
+    for (number, answers, reason) in [(0, not_led, Reason::NotLeader), (1, gone, Reason::StorageError)] {
+        let failure = Failure::from(take(&answers).error.unwrap());
+        assert_eq!((failure.reason(), failure.effect()), (reason, Effect::None), "{failure}");
+        assert!(disk.list(&shard.around.directory.partition_dir(partition(number))).is_err());
+    }
+    shard.around.problem.set(None);
+    assert!(take(&append(&mut shard, 1, AppendPermit::uncounted())).error.is_none());
+}

@@ -15,6 +15,9 @@ const CONCURRENT_MAX: usize = 16;
 /// After an interrupt, calls that are under way are waited for so long.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Topics that an error names one by one.
+const NAMED_MAX: usize = 20;
+
 /// What became of the topics.
 #[derive(Debug)]
 pub(super) struct Dealt<T> {
@@ -24,8 +27,9 @@ pub(super) struct Dealt<T> {
     failed: Vec<CliError>,
     /// Names for which no call was made.
     left: usize,
-    /// Names whose calls had no answer when the waiting ended.
-    unknown: usize,
+    /// Names whose calls may have been carried out, or not: they had no answer when the waiting ended, or one that does not
+    /// tell.
+    unknown: Vec<String>,
     interrupted: Option<Interrupt>,
 }
 
@@ -35,8 +39,8 @@ where
     F: Future<Output = Result<Option<T>, CliError>>,
 {
     let (stop, begun, call) = (&AtomicBool::new(false), &AtomicUsize::new(0), &call);
-    let all = names.len();
-    let calls = names.into_iter().map(|name| async move {
+    let all = &names;
+    let calls = names.iter().cloned().map(|name| async move {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
@@ -46,7 +50,7 @@ where
         Some(outcome)
     });
     let mut outcomes = stream::iter(calls).buffered(CONCURRENT_MAX);
-    let mut dealt = Dealt { done: Vec::new(), failed: Vec::new(), left: 0, unknown: 0, interrupted: None };
+    let mut dealt = Dealt { done: Vec::new(), failed: Vec::new(), left: 0, unknown: Vec::new(), interrupted: None };
     let mut interrupts = Interrupts::listen().ok();
     let mut answered = 0;
     let mut deadline = None;
@@ -67,16 +71,23 @@ where
             None => break,
             Some(None) => {}
             Some(Some(outcome)) => {
+                // Calls begin in the order of the names, and so do their outcomes come.
+                let name = &all[answered];
                 answered += 1;
                 match outcome {
                     Ok(done) => dealt.done.extend(done),
-                    Err(error) => dealt.failed.push(error),
+                    Err(error) => {
+                        dealt.unknown.extend(error.is_in_doubt().then(|| name.clone()));
+                        dealt.failed.push(error);
+                    }
                 }
             }
         }
     }
     let begun = begun.load(Ordering::Relaxed);
-    (dealt.left, dealt.unknown) = (all - begun, begun - answered);
+    dealt.unknown.extend_from_slice(&all[answered..begun]);
+    dealt.left = all.len() - begun;
+    drop(outcomes);
     dealt
 }
 
@@ -97,7 +108,7 @@ async fn until(deadline: Option<tokio::time::Instant>) {
 impl<T> Dealt<T> {
     /// One that was dealt with.
     pub(super) fn one(done: T) -> Self {
-        Self { done: vec![done], failed: Vec::new(), left: 0, unknown: 0, interrupted: None }
+        Self { done: vec![done], failed: Vec::new(), left: 0, unknown: Vec::new(), interrupted: None }
     }
 
     /// What all calls gave.
@@ -120,10 +131,7 @@ impl<T> Dealt<T> {
             None => failed.pop()?,
         };
         failed.iter().for_each(CliError::show);
-        let last = match self.unknown {
-            0 => last,
-            count => last.with_why(format!("{count} calls had no answer yet: they may have been carried out")),
-        };
+        let last = if self.unknown.is_empty() { last } else { last.with_why(in_doubt(&self.unknown)) };
         let left = plural(i64::try_from(self.left).unwrap_or(i64::MAX), "topic");
         Some(match (self.done.is_empty(), self.left) {
             (true, 0) => last,
@@ -134,8 +142,19 @@ impl<T> Dealt<T> {
     }
 }
 
+fn in_doubt(names: &[String]) -> String {
+    let count = plural(i64::try_from(names.len()).unwrap_or(i64::MAX), "topic");
+    let named = names[..names.len().min(NAMED_MAX)].join(", ");
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("it is not known whether it was done for {count}: {named}{more}; look before you repeat it")
+}
+
 #[cfg(test)]
 mod tests {
+    use walser_proto::v1::Effect;
+    use walser_rpc::{Failure, Reason};
+
     use super::*;
 
     #[tokio::test]
@@ -147,8 +166,26 @@ mod tests {
             if number == 40 { Err(CliError::failed("no")) } else { Ok((number != 7).then_some(number)) }
         });
         let Dealt { done, failed, left, unknown, interrupted } = dealt.await;
-        assert_eq!((unknown, interrupted, done.contains(&7)), (0, None, false));
+        assert_eq!((unknown.len(), interrupted, done.contains(&7)), (0, None, false));
         assert!(done.is_sorted() && done.len() >= 39 && done.len() < 40 + CONCURRENT_MAX, "{}", done.len());
         assert_eq!((failed.len(), 1 + done.len() + failed.len() + left), (1, 10_000));
+    }
+
+    #[tokio::test]
+    async fn calls_of_which_it_is_not_known_what_became_are_named() {
+        let names = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let dealt = each(names, |name| async move {
+            tokio::task::yield_now().await;
+            let lost = Failure::new(Reason::ControllerNotAvailable, "lost").with_effect(Effect::Maybe);
+            match name.as_str() {
+                "a" => Ok(Some(name)),
+                "b" => Err(CliError::server(lost, "here")),
+                _ => Err(CliError::failed("refused")),
+            }
+        });
+        let dealt = dealt.await;
+        assert_eq!(dealt.unknown, ["b"]);
+        let told = format!("{:?}", dealt.error());
+        assert!(told.contains("not known whether it was done for 1 topic: b;"), "{told}");
     }
 }

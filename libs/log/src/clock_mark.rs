@@ -1,0 +1,90 @@
+//! When a server ran on a data directory last, by its wall clock: a start on a clock that has jumped must not take records
+//! for old ones.
+//!
+//! ```text
+//! "WCLK" | version u16 | held u8 | 0 u8 | wall clock in milliseconds i64 | CRC-32C u32      20 bytes, big-endian
+//! ```
+
+use std::io;
+
+use walser_model::Timestamp;
+
+use crate::directory::DataDirectory;
+use crate::disk::{Open, read_file};
+
+pub(crate) const FILE_NAME: &str = "wall-clock";
+const MAGIC: &[u8; 4] = b"WCLK";
+const VERSION: u16 = 1;
+const LEN: usize = 20;
+
+/// What a server noted of its wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockMark {
+    /// What it showed, in milliseconds.
+    pub wall: Timestamp,
+    /// The server did not believe it.
+    pub held: bool,
+}
+
+impl ClockMark {
+    /// A file that makes no sense.
+    const DAMAGED: Self = Self { wall: Timestamp::MIN, held: true };
+
+    /// Reads the mark of a directory. `None`: there is none, as in directories of earlier versions. One that makes no
+    /// sense is of a server that did not believe its clock.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn read(directory: &DataDirectory) -> io::Result<Option<Self>> {
+        let bytes = read_file(&*directory.disk(), &directory.path().join(FILE_NAME), LEN as u64)?;
+        Ok(bytes.map(|bytes| decode(&bytes).unwrap_or(Self::DAMAGED)))
+    }
+
+    /// Writes it over the one before, without making it durable: one that is older is on the safe side.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn write(self, directory: &DataDirectory) -> io::Result<()> {
+        directory.disk().open(&directory.path().join(FILE_NAME), Open::Write)?.write_at(&encode(self), 0)
+    }
+}
+
+fn encode(ClockMark { wall, held }: ClockMark) -> Vec<u8> {
+    let mut out = Vec::with_capacity(LEN);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&VERSION.to_be_bytes());
+    out.extend_from_slice(&[u8::from(held), 0]);
+    out.extend_from_slice(&wall.to_be_bytes());
+    let crc = crate::crc32c(&out);
+    out.extend_from_slice(&crc.to_be_bytes());
+    out
+}
+
+fn decode(bytes: &[u8]) -> Option<ClockMark> {
+    let (body, crc) = bytes.split_at_checked(LEN - 4)?;
+    let (head, wall) = body.split_at(8);
+    if crate::crc32c(body).to_be_bytes() != crc || head[..4] != *MAGIC || head[4..6] != VERSION.to_be_bytes() {
+        return None;
+    }
+    Some(ClockMark { wall: i64::from_be_bytes(wall.try_into().ok()?), held: head[6] != 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_the_format_are_these_and_damage_is_noticed() {
+        let golden = b"WCLK\0\x01\x01\0\0\0\x01\x8b\xcf\xe5\x68\0";
+        let mark = ClockMark { wall: 1_700_000_000_000, held: true };
+        let mut bytes = encode(mark);
+        assert_eq!((&bytes[..16], bytes.len()), (&golden[..], LEN));
+        assert_eq!(decode(&bytes), Some(mark));
+        for at in 0..LEN {
+            bytes[at] ^= 1;
+            assert_eq!(decode(&bytes), None, "byte {at}");
+            bytes[at] ^= 1;
+            assert_eq!(decode(&bytes[..at]), None, "{at} bytes");
+        }
+    }
+}
