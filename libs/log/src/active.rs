@@ -6,9 +6,8 @@ use std::sync::Arc;
 use walser_model::{Offset, Timestamp};
 use walser_record_batch::{BatchHeader, HEADER_LEN};
 
-use crate::append::out_of_space;
 use crate::directory_names::DirectoryNames;
-use crate::disk::{DiskFile, Open, out_of_files};
+use crate::disk::{DiskFile, Open, out_of_files, out_of_space};
 use crate::extension::Extension;
 use crate::segment::Segment;
 

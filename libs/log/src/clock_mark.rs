@@ -6,11 +6,11 @@
 //! ```
 
 use std::io;
+use std::path::Path;
 
 use walser_model::Timestamp;
 
-use crate::directory::DataDirectory;
-use crate::disk::{Open, read_file};
+use crate::disk::{Disk, Open, read_file};
 
 pub(crate) const FILE_NAME: &str = "wall-clock";
 const MAGIC: &[u8; 4] = b"WCLK";
@@ -35,8 +35,8 @@ impl ClockMark {
     ///
     /// # Errors
     /// I/O errors.
-    pub fn read(directory: &DataDirectory) -> io::Result<Option<Self>> {
-        let bytes = read_file(&*directory.disk(), &directory.path().join(FILE_NAME), LEN as u64)?;
+    pub(crate) fn read(disk: &dyn Disk, root: &Path) -> io::Result<Option<Self>> {
+        let bytes = read_file(disk, &root.join(FILE_NAME), LEN as u64)?;
         Ok(bytes.map(|bytes| decode(&bytes).unwrap_or(Self::DAMAGED)))
     }
 
@@ -44,8 +44,8 @@ impl ClockMark {
     ///
     /// # Errors
     /// I/O errors.
-    pub fn write(self, directory: &DataDirectory) -> io::Result<()> {
-        directory.disk().open(&directory.path().join(FILE_NAME), Open::Write)?.write_at(&encode(self), 0)
+    pub(crate) fn write(self, disk: &dyn Disk, root: &Path) -> io::Result<()> {
+        disk.open(&root.join(FILE_NAME), Open::Write)?.write_at(&encode(self), 0)
     }
 }
 

@@ -13,36 +13,35 @@
 //! ```
 
 mod error;
+mod meta;
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use walser_model::{ClusterId, NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_model::{ClusterId, NodeId, Timestamp, TopicPartition};
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::clock_mark;
-use crate::disk::{DirectoryId, DirectoryLock, Disk, Open, Space, read_file, replace_file};
+use crate::clock_mark::{self, ClockMark};
+use crate::directory_names::parse_partition;
+use crate::disk::{DirectoryId, DirectoryLock, Disk, Open, Space, replace_file};
+use crate::log::Log;
 use crate::metadata_version::{self, MetadataVersion, SeenMetadata};
-use crate::set_aside::{self, SetAsideStore};
+use crate::set_aside::{self, SetAside, SetAsideStore};
 use crate::topic_names::{self, NamesById};
 
 pub use error::DirectoryError;
+pub use meta::Identity;
 
-/// The format that this version writes. Newer ones are refused.
-const FORMAT: u32 = 1;
-
-const META: &str = "meta";
 const LOCK: &str = "LOCK";
 const BALLAST: &str = "ballast";
 const LOGS: &str = "logs";
 const BALLAST_BYTES: u64 = 64 << 20;
 /// Everything that a server puts into its data directory.
 const OWN_NAMES: [&str; 12] = [
-    META,
+    meta::FILE_NAME,
     LOCK,
     BALLAST,
     LOGS,
@@ -55,17 +54,6 @@ const OWN_NAMES: [&str; 12] = [
     topic_names::TEMPORARY_NAME,
     clock_mark::FILE_NAME,
 ];
-
-/// Whose directory it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// The storage node.
-    pub node: NodeId,
-    /// The directory itself, as 16 random bytes.
-    pub directory: [u8; 16],
-}
 
 /// A partition found in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,8 +70,8 @@ pub struct DataDirectory {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     identity: Mutex<Option<Identity>>,
-    pub(crate) checkpoint: Arc<Mutex<Checkpoint>>,
-    pub(crate) set_aside: SetAsideStore,
+    checkpoint: Arc<Mutex<Checkpoint>>,
+    set_aside: SetAsideStore,
     metadata_version: MetadataVersion,
     /// What the root and the directory of logs were when they were opened.
     opened: [DirectoryId; 2],
@@ -104,7 +92,7 @@ impl DataDirectory {
         disk.create_dir(root).map_err(io_error)?;
         let lock = disk.lock(&root.join(LOCK), note).map_err(io_error)?;
         let lock = lock.map_err(|holder| DirectoryError::InUse { path: root.to_owned(), holder })?;
-        let identity = read_meta(&*disk, root)?;
+        let identity = meta::read(&*disk, root)?;
         match restrict(&*disk, root) {
             // Not this user's to tighten, as on a volume that belongs to a group.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -122,7 +110,8 @@ impl DataDirectory {
         }
         let checkpoint = Checkpoint::open(&disk, &logs).map_err(io_error)?;
         let checkpoint = Arc::new(Mutex::new(checkpoint));
-        let set_aside = SetAsideStore::open(Arc::clone(&disk), root, &logs).map_err(io_error)?;
+        let set_aside = SetAsideStore::open(Arc::clone(&disk), root, &logs, Arc::clone(&checkpoint));
+        let set_aside = set_aside.map_err(io_error)?;
         let metadata_version = MetadataVersion::open(Arc::clone(&disk), root).map_err(io_error)?;
         let opened = [disk.directory_id(root).map_err(io_error)?, disk.directory_id(&logs).map_err(io_error)?];
         let (root, identity) = (root.to_owned(), Mutex::new(identity));
@@ -194,6 +183,23 @@ impl DataDirectory {
         topic_names::write(&*self.disk, &self.root, names)
     }
 
+    /// What the last server here has noted of its wall clock. `None`: nothing, as in directories of earlier versions. A note
+    /// that makes no sense is of a server that did not believe its clock.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn clock_mark(&self) -> io::Result<Option<ClockMark>> {
+        ClockMark::read(&*self.disk, &self.root)
+    }
+
+    /// Notes the wall clock over the note before, without making it durable: one that is older is on the safe side.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn note_clock(&self, mark: ClockMark) -> io::Result<()> {
+        mark.write(&*self.disk, &self.root)
+    }
+
     /// Checks that the directory is of this node, or of none yet.
     ///
     /// # Errors
@@ -222,7 +228,8 @@ impl DataDirectory {
             Some(identity) => Ok(identity),
             None => {
                 let identity = Identity { cluster, node, directory: random };
-                let written = replace_file(&*self.disk, &self.root.join(META), write_meta(&identity).as_bytes());
+                let written =
+                    replace_file(&*self.disk, &self.root.join(meta::FILE_NAME), meta::encode(&identity).as_bytes());
                 written.map_err(|source| DirectoryError::Io { path: self.root.clone(), source })?;
                 *known = Some(identity);
                 Ok(identity)
@@ -299,6 +306,50 @@ impl DataDirectory {
         Ok(())
     }
 
+    /// What was set aside, by partition.
+    pub fn set_aside_partitions(&self) -> Vec<SetAside> {
+        self.set_aside.all()
+    }
+
+    /// A partition that was set aside.
+    pub fn set_aside_partition(&self, partition: TopicPartition) -> Option<SetAside> {
+        self.set_aside.found(partition)
+    }
+
+    /// Sets a partition aside whose log is closed with this call. What was not flushed may be lost with power.
+    ///
+    /// # Errors
+    /// I/O errors; calling [`DataDirectory::set_aside_closed`] continues.
+    pub fn set_aside(&self, log: Log, now: Timestamp) -> io::Result<()> {
+        let partition = log.partition();
+        log.close();
+        self.set_aside_closed(partition, now)
+    }
+
+    /// Sets a partition aside whose log is not open. One without files and marks leaves nothing to keep.
+    ///
+    /// # Errors
+    /// I/O errors; calling again continues.
+    pub fn set_aside_closed(&self, partition: TopicPartition, now: Timestamp) -> io::Result<()> {
+        self.set_aside.set_aside(partition, now)
+    }
+
+    /// Takes a partition back that was set aside: its log can be opened afterwards. Returns whether there was one.
+    ///
+    /// # Errors
+    /// I/O errors, and [`io::ErrorKind::AlreadyExists`] when the partition has a log; nothing has changed then.
+    pub fn take_back(&self, partition: TopicPartition) -> io::Result<bool> {
+        self.set_aside.take_back(partition)
+    }
+
+    /// Deletes a partition that was set aside, for good. Returns the bytes freed; `None`: there is none.
+    ///
+    /// # Errors
+    /// I/O errors; calling again continues.
+    pub fn delete_set_aside(&self, partition: TopicPartition) -> io::Result<Option<u64>> {
+        self.set_aside.delete(partition)
+    }
+
     /// Space left on its file system.
     ///
     /// # Errors
@@ -350,45 +401,6 @@ fn is_missing(disk: &dyn Disk, dir: &Path) -> bool {
     named && matches!(disk.list(dir), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-/// The partition in the name of its directory.
-pub(crate) fn parse_partition(name: &str) -> Option<TopicPartition> {
-    let (topic, number) = name.split_at_checked(32)?;
-    let topic: TopicId = topic.parse().ok()?;
-    let partition = number.strip_prefix('-')?.parse().ok()?;
-    Some(TopicPartition::new(topic, PartitionIndex(partition)))
-}
-
-fn write_meta(identity: &Identity) -> String {
-    let directory = ClusterId::from_bytes(identity.directory).to_hex();
-    let mut text = String::new();
-    let _ = writeln!(text, "format={FORMAT}");
-    let _ = writeln!(text, "cluster-id={}", identity.cluster);
-    let _ = writeln!(text, "node-id={}", identity.node);
-    let _ = writeln!(text, "directory-id={directory}");
-    text
-}
-
-fn read_meta(disk: &dyn Disk, root: &Path) -> Result<Option<Identity>, DirectoryError> {
-    let path = root.join(META);
-    let broken = |problem: String| DirectoryError::Meta { path: path.clone(), problem };
-    let bytes = read_file(disk, &path, 4096).map_err(|error| broken(error.to_string()))?;
-    let Some(bytes) = bytes else { return Ok(None) };
-    let text = String::from_utf8(bytes).map_err(|_| broken("it is not text".to_owned()))?;
-    let value = |name: &str| {
-        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        found.ok_or_else(|| broken(format!("{name} is missing")))
-    };
-    let bad = |name: &str| broken(format!("{name} is not valid"));
-    let found: u32 = value("format")?.parse().map_err(|_| bad("format"))?;
-    if found > FORMAT {
-        return Err(DirectoryError::Newer { path: root.to_owned(), found });
-    }
-    let cluster: ClusterId = value("cluster-id")?.parse().map_err(|_| bad("cluster-id"))?;
-    let node = NodeId(value("node-id")?.parse().map_err(|_| bad("node-id"))?);
-    let directory: ClusterId = value("directory-id")?.parse().map_err(|_| bad("directory-id"))?;
-    Ok(Some(Identity { cluster, node, directory: directory.to_bytes() }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -425,7 +437,7 @@ mod tests {
         let directory = open();
         directory.bind(cluster(1), NodeId(1), [9; 16]).unwrap();
         drop(directory);
-        let files = [root.join(META), root.join(LOCK), root.join("logs/checkpoint")];
+        let files = [root.join(meta::FILE_NAME), root.join(LOCK), root.join("logs/checkpoint")];
         let directories = [root.clone(), root.join(LOGS), place.path().join("a")];
         assert!(files.iter().all(|file| mode(file) == 0o600) && directories.iter().all(|dir| mode(dir) == 0o700));
         for path in files.iter().chain(&directories[..2]) {
@@ -456,7 +468,7 @@ mod tests {
         let root = Path::new("/data");
         disk.create_dir(root).unwrap();
         for (text, newer) in [("format=2\n", true), ("format=x\n", false), ("garbage", false)] {
-            replace_file(&*disk, &root.join(META), text.as_bytes()).unwrap();
+            replace_file(&*disk, &root.join(meta::FILE_NAME), text.as_bytes()).unwrap();
             let refused = DataDirectory::open(Arc::clone(&disk), root, "test").unwrap_err();
             assert_eq!(matches!(refused, DirectoryError::Newer { found: 2, .. }), newer, "{refused}");
         }

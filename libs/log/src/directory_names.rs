@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use walser_model::{PartitionIndex, TopicId, TopicPartition};
 
 use crate::disk::{Disk, DiskFile, Open, out_of_files, write_in_place_of};
 
@@ -96,3 +97,11 @@ impl DirectoryNames {
 
 /// Extension of a directory whose name is being written again.
 const MOVED: &str = "moved";
+
+/// The partition in the name of its directory.
+pub(crate) fn parse_partition(name: &str) -> Option<TopicPartition> {
+    let (topic, number) = name.split_at_checked(32)?;
+    let topic: TopicId = topic.parse().ok()?;
+    let partition = number.strip_prefix('-')?.parse().ok()?;
+    Some(TopicPartition::new(topic, PartitionIndex(partition)))
+}

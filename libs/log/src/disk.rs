@@ -71,6 +71,11 @@ pub fn out_of_files(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| LIMITS.contains(&code))
 }
 
+/// Whether a write failed only because there is no room.
+pub(crate) fn out_of_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Keeps a directory to one process until it is dropped.
 pub trait DirectoryLock: Send + Sync + Debug {}
 

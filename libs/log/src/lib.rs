@@ -18,7 +18,6 @@
 //! Invariant: what was once synced and covered by the durable mark is never cut by recovery.
 
 mod active;
-mod append;
 mod checkpoint;
 mod clock_mark;
 mod directory;
@@ -30,20 +29,18 @@ mod flush;
 mod generation;
 mod index;
 mod log;
+mod log_state;
 mod metadata_version;
 mod producers;
 mod reader;
-mod recovery;
-mod retention;
+mod recovery_scan;
 mod scan;
 mod segment;
 mod set_aside;
 mod snapshots;
 mod topic_names;
-mod truncation;
 
 pub use active::Admission;
-pub use append::AppendError;
 pub use checkpoint::{Checkpoint, Marks};
 pub use clock_mark::ClockMark;
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
@@ -53,11 +50,10 @@ pub use disk::{
 };
 pub use extension::Extension;
 pub use flush::{FlushJob, FlushOutcome};
-pub use log::{Condition, Log, LogConfig, LogError};
+pub use log::{AppendError, Condition, CutTail, Damage, Log, LogConfig, LogError, Recovery};
 pub use metadata_version::SeenMetadata;
 pub use producers::{PRODUCERS_MAX, Producers};
 pub use reader::{FoundTime, LogReader, ReadError, Slice};
-pub use recovery::{CutTail, Damage, Recovery};
 pub use set_aside::SetAside;
 pub use topic_names::{NamesById, read_topic_names};
 

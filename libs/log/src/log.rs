@@ -1,12 +1,19 @@
-//! The writer of a partition: its state, its marks, and everything except appending, flushing and recovery.
+//! The writer of a partition. A [`Log`] composes its parts, which each have their own fields: the segment that appends go
+//! to, what has to be flushed, the producers and their snapshots, and what readers share with it. What it does with them
+//! is in the modules below.
+
+mod append;
+mod flush;
+mod recovery;
+mod retention;
+mod truncation;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicConfig, TopicPartition, Verdict};
 use walser_record_batch::BatchHeader;
 
@@ -14,12 +21,16 @@ use crate::active::ActiveSegment;
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::directory_names::DirectoryNames;
 use crate::disk::Open;
-use crate::epochs::Epochs;
 use crate::flush::Flushing;
 use crate::generation::Generation;
+use crate::log_state::LogState;
 use crate::producers::Producers;
 use crate::reader::LogReader;
 use crate::segment::Segment;
+use crate::snapshots::Snapshots;
+
+pub use append::AppendError;
+pub use recovery::{CutTail, Damage, Recovery};
 
 /// The settings that a log needs, from its topic and its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,45 +102,32 @@ pub enum LogError {
     Io(#[from] io::Error),
 }
 
-/// What readers share with the writer.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
-    pub(crate) epochs: RwLock<Epochs>,
-    pub(crate) log_start: AtomicI64,
-    /// End of what was written.
-    pub(crate) end: AtomicI64,
-    /// First damaged offset; `i64::MAX` when there is none.
-    pub(crate) corrupt_from: AtomicI64,
-}
-
 /// One partition's log, open for its one writer.
 #[derive(Debug)]
 pub struct Log {
-    pub(crate) partition: TopicPartition,
+    partition: TopicPartition,
     /// Its directory.
-    pub(crate) names: Arc<DirectoryNames>,
-    pub(crate) config: LogConfig,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) checkpoint: Arc<Mutex<Checkpoint>>,
-    pub(crate) slot: Slot,
-    pub(crate) marks: Marks,
+    names: Arc<DirectoryNames>,
+    config: LogConfig,
+    state: Arc<LogState>,
+    checkpoint: Arc<Mutex<Checkpoint>>,
+    slot: Slot,
+    marks: Marks,
     /// `None` while the log rests; then the snapshot at the log end has them.
-    pub(crate) producers: Option<Producers>,
-    pub(crate) active: Option<ActiveSegment>,
-    pub(crate) flushing: Flushing,
-    pub(crate) generation: Generation,
+    producers: Option<Producers>,
+    active: Option<ActiveSegment>,
+    flushing: Flushing,
+    snapshots: Snapshots,
+    generation: Generation,
     /// The latest one whose start is on stable storage, of those that were begun here.
-    pub(crate) epoch_on_disk: LeaderEpoch,
-    pub(crate) condition: Condition,
+    epoch_on_disk: LeaderEpoch,
+    condition: Condition,
     /// Wall-clock time of opening.
-    pub(crate) opened_at: Timestamp,
-    /// A recovery point, and how many syncs of the checkpoint had begun when it was written.
-    pub(crate) unsynced_point: (Offset, u64),
+    opened_at: Timestamp,
     /// Space that was filled ahead before a kill lies behind the log end: the file is longer than what is in it.
-    pub(crate) zeros_behind_end: bool,
+    zeros_behind_end: bool,
     /// Segments below the log start whose files are still there: found at opening.
-    pub(crate) deleted: Vec<Arc<Segment>>,
+    deleted: Vec<Arc<Segment>>,
     /// Brings back a fault: the age of the last segment begins anew whenever it is opened for appending.
     #[cfg(feature = "faults")]
     pub age_restarts: bool,
@@ -149,22 +147,6 @@ impl From<&TopicConfig> for LogConfig {
     }
 }
 
-// === impl Shared ===
-
-impl Shared {
-    pub(crate) fn log_start(&self) -> Offset {
-        Offset(self.log_start.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn end(&self) -> Offset {
-        Offset(self.end.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn corrupt_from(&self) -> Offset {
-        Offset(self.corrupt_from.load(Ordering::Acquire))
-    }
-}
-
 // === impl Log ===
 
 impl Log {
@@ -175,17 +157,17 @@ impl Log {
 
     /// A handle for readers.
     pub fn reader(&self) -> LogReader {
-        LogReader::new(Arc::clone(&self.shared))
+        LogReader::new(Arc::clone(&self.state))
     }
 
     /// Offset after the last record written.
     pub fn log_end(&self) -> Offset {
-        self.shared.end()
+        self.state.end()
     }
 
     /// Oldest offset that readers may see.
     pub fn log_start(&self) -> Offset {
-        self.shared.log_start()
+        self.state.log_start()
     }
 
     /// Everything below is on stable storage.
@@ -200,22 +182,22 @@ impl Log {
 
     /// Bytes of log.
     pub fn size_bytes(&self) -> u64 {
-        self.shared.segments.read().iter().map(|segment| segment.size()).sum()
+        self.state.segments().iter().map(|segment| segment.size()).sum()
     }
 
     /// The latest leader epoch that has records, or had some that are deleted.
     pub fn latest_epoch(&self) -> LeaderEpoch {
-        self.shared.epochs.read().of_records.latest()
+        self.state.epochs().of_records.latest()
     }
 
     /// The largest leader epoch at or below `epoch`, and where it ends (exclusive). `None` when every one is higher.
     pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-        self.shared.epochs.read().of_records.end_of(epoch, self.log_end())
+        self.state.epochs().of_records.end_of(epoch, self.log_end())
     }
 
     /// Every leader epoch that has records, and where it starts.
     pub fn epochs(&self) -> LeaderEpochs {
-        self.shared.epochs.read().of_records.clone()
+        self.state.epochs().of_records.clone()
     }
 
     /// Takes new settings; they hold from the next append on.
@@ -224,7 +206,7 @@ impl Log {
     }
 
     /// An error unless the log takes writes.
-    pub(crate) fn writable(&self) -> Result<(), LogError> {
+    fn writable(&self) -> Result<(), LogError> {
         match &self.condition {
             Condition::Healthy => Ok(()),
             Condition::Corrupt { from } => Err(LogError::Corrupt { from: *from }),
@@ -236,12 +218,12 @@ impl Log {
     pub fn note_damage(&mut self, from: Offset) {
         if self.condition == Condition::Healthy && from < self.log_end() {
             self.condition = Condition::Corrupt { from };
-            self.shared.corrupt_from.store(from.0, Ordering::Release);
+            self.state.set_corrupt_from(Some(from));
         }
     }
 
     /// An error when the log is out of service; a damaged one still finishes what it has begun.
-    pub(crate) fn in_service(&self) -> Result<(), LogError> {
+    fn in_service(&self) -> Result<(), LogError> {
         match &self.condition {
             Condition::Failed { reason } => Err(LogError::Failed { reason: reason.clone() }),
             Condition::Healthy | Condition::Corrupt { .. } => Ok(()),
@@ -249,7 +231,7 @@ impl Log {
     }
 
     /// An error while a flush or an extension writes to, or syncs, the files of this log.
-    pub(crate) fn idle(&self) -> Result<(), LogError> {
+    fn idle(&self) -> Result<(), LogError> {
         if self.flush_running() || self.extension_running() { Err(LogError::Busy) } else { Ok(()) }
     }
 
@@ -285,42 +267,47 @@ impl Log {
     /// Closes files and drops indexes of segments that take no appends any more; reading opens them again. Never waits
     /// for the disk.
     pub fn rest_closed_segments(&self) {
-        let segments = self.shared.segments.read();
+        let segments = self.state.segments();
         for segment in segments.iter().rev().skip(1) {
             segment.rest_at_once();
         }
     }
 
     /// The producers, loaded from the snapshot at the log end where the log rests.
-    pub(crate) fn producers(&mut self) -> io::Result<&mut Producers> {
+    fn producers(&mut self) -> io::Result<&mut Producers> {
         if self.producers.is_none() {
-            let loaded = crate::snapshots::load_producers(self, self.log_end())?;
-            self.producers = Some(loaded);
+            self.producers = Some(self.load_producers(self.log_end())?);
         }
         Ok(self.producers.as_mut().expect("just loaded"))
     }
 
+    /// The producers as of an offset, from what is on the disk.
+    fn load_producers(&self, to: Offset) -> io::Result<Producers> {
+        let segments = self.state.segments().clone();
+        self.snapshots.load(&segments, to, self.opened_at)
+    }
+
     /// Writes the file of leader epochs anew, durably.
-    pub(crate) fn replace_epochs(&self) -> io::Result<()> {
-        let epochs = self.shared.epochs.read().clone();
+    fn replace_epochs(&self) -> io::Result<()> {
+        let epochs = self.state.epochs().clone();
         crate::epochs::replace(&epochs, &self.names)
     }
 
     /// Writes the marks into the checkpoint, without making them durable.
-    pub(crate) fn write_marks(&mut self) -> io::Result<()> {
+    fn write_marks(&mut self) -> io::Result<()> {
         self.note_marks();
         self.checkpoint.lock().write(&mut self.slot, self.partition, &self.marks)
     }
 
     /// Makes the marks of all partitions that were written so far durable.
-    pub(crate) fn sync_marks(&self) -> io::Result<()> {
+    fn sync_marks(&self) -> io::Result<()> {
         Checkpoint::sync(&self.checkpoint)
     }
 
     /// Brings those marks up to date that follow from the segments.
-    pub(crate) fn note_marks(&mut self) {
+    fn note_marks(&mut self) {
         self.marks.log_start = self.log_start();
-        self.marks.segments = u32::try_from(self.shared.segments.read().len()).unwrap_or(u32::MAX);
+        self.marks.segments = u32::try_from(self.state.segments().len()).unwrap_or(u32::MAX);
     }
 
     /// The latest time that a leader has stamped records of this log with (LogAppendTime), in milliseconds; 0: none.
@@ -350,7 +337,7 @@ impl Log {
             active.file().sync_data()?;
         }
         if std::mem::take(&mut self.zeros_behind_end)
-            && let Some(last) = self.shared.segments.read().last()
+            && let Some(last) = self.state.segments().last()
         {
             // The length of the last file tells the next start that there is nothing to read.
             let file = last.file(Open::Write)?;
@@ -361,7 +348,7 @@ impl Log {
             self.write_recovery_point()?;
         }
         self.producers = None;
-        for segment in self.shared.segments.read().iter() {
+        for segment in self.state.segments().iter() {
             segment.rest();
         }
         Ok(true)
@@ -372,26 +359,27 @@ impl Log {
         self.producers()?;
         let Some(producers) = &self.producers else { return Ok(()) };
         let end = self.log_end();
-        let last = self.shared.segments.read().last().cloned();
+        let last = self.state.last_segment();
         if let Some((last, tail)) = last.as_ref().and_then(|last| Some((last, last.unwritten_index()?))) {
             last.write_index(&tail)?.sync_data()?;
             self.names.sync()?;
         }
-        crate::snapshots::write(&self.names, producers, end)?;
-        let needed_from = self.durable_recovery_point();
+        self.snapshots.write(producers, end)?;
+        let needed_from = self.snapshots.durable_point(self.checkpoint.lock().syncs().1);
         self.marks.recovery_point = end;
         self.marks.recovery_position = last.map_or(0, |last| last.size());
         self.write_marks()?;
-        self.note_recovery_point(end);
+        let syncs = self.checkpoint.lock().syncs();
+        self.snapshots.note_point(end, syncs);
         needed_from.map_or(Ok(()), |from| crate::snapshots::remove_below(&self.names, from))
     }
 
     /// Memory held for this partition, roughly, in bytes: what does not depend on its records.
     pub fn memory_bytes(&self) -> usize {
-        let segments = self.shared.segments.read();
+        let segments = self.state.segments();
         let indexes: usize = segments.iter().map(|segment| segment.memory_bytes()).sum();
         let producers = self.producers.as_ref().map_or(0, Producers::len) * 256;
-        size_of::<Self>() + size_of::<Shared>() + segments.len() * (size_of::<Segment>() + 128) + indexes + producers
+        size_of::<Self>() + size_of::<LogState>() + segments.len() * (size_of::<Segment>() + 128) + indexes + producers
     }
 
     /// Closes every file that nothing is in flight for, and returns how many. The next append or read opens them again.
@@ -402,7 +390,7 @@ impl Log {
         if !busy {
             self.active = None;
         }
-        for segment in self.shared.segments.read().iter().rev().skip(usize::from(busy)) {
+        for segment in self.state.segments().iter().rev().skip(usize::from(busy)) {
             segment.close_at_once();
         }
         before - self.open_files()
@@ -410,28 +398,13 @@ impl Log {
 
     /// Files that are open for this partition.
     pub fn open_files(&self) -> usize {
-        self.shared.segments.read().iter().filter(|segment| segment.open()).count()
+        self.state.segments().iter().filter(|segment| segment.open()).count()
     }
 
     /// Closes the log: its marks are there for the next opening.
     pub(crate) fn close(self) {
         let Self { checkpoint, partition, slot, marks, .. } = self;
         checkpoint.lock().unclaim(partition, slot, Some(marks));
-    }
-
-    /// The last recovery point that a power loss cannot take back, if it is known: the checkpoint is synced only now and
-    /// then.
-    pub(crate) fn durable_recovery_point(&self) -> Option<Offset> {
-        let (_, completed) = self.checkpoint.lock().syncs();
-        let (written, during) = self.unsynced_point;
-        (completed > during).then_some(written)
-    }
-
-    /// A recovery point was written, and is not synced yet.
-    pub(crate) fn note_recovery_point(&mut self, point: Offset) {
-        if self.durable_recovery_point().is_some() {
-            self.unsynced_point = (point, self.checkpoint.lock().syncs().0);
-        }
     }
 
     /// The directory of this partition.

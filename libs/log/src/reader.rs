@@ -8,7 +8,7 @@ use walser_model::{LeaderEpoch, Offset, Timestamp};
 use walser_record_batch::{BatchHeader, RecordError, Records, verify_crc};
 
 use crate::disk::Open;
-use crate::log::Shared;
+use crate::log_state::LogState;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
 
@@ -72,7 +72,7 @@ pub enum ReadError {
 /// Reads what the writer has written. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LogReader {
-    shared: Arc<Shared>,
+    state: Arc<LogState>,
 }
 
 /// The position of the batch that starts at `offset`, or the end of the segment when it ends there. `None`: the
@@ -93,38 +93,38 @@ pub(crate) fn position_of(segment: &Segment, offset: Offset) -> io::Result<Optio
 // === impl LogReader ===
 
 impl LogReader {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(crate) fn new(state: Arc<LogState>) -> Self {
+        Self { state }
     }
 
     /// Oldest offset that readers may see.
     pub fn log_start(&self) -> Offset {
-        self.shared.log_start()
+        self.state.log_start()
     }
 
     /// Offset after the last record written.
     pub fn log_end(&self) -> Offset {
-        self.shared.end()
+        self.state.end()
     }
 
     /// Bytes of log.
     pub fn size_bytes(&self) -> u64 {
-        self.shared.segments.read().iter().map(|segment| segment.size()).sum()
+        self.state.segments().iter().map(|segment| segment.size()).sum()
     }
 
     /// The latest leader epoch that was seen here, with records or without.
     pub fn latest_epoch(&self) -> LeaderEpoch {
-        self.shared.epochs.read().latest()
+        self.state.epochs().latest()
     }
 
     /// The epoch of the record at `offset`.
     pub fn epoch_of(&self, offset: Offset) -> LeaderEpoch {
-        self.shared.epochs.read().of_records.epoch_of(offset)
+        self.state.epochs().of_records.epoch_of(offset)
     }
 
     /// Where the largest epoch at or below `epoch` ends: for readers that may have seen another log.
     pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-        self.shared.epochs.read().of_records.end_of(epoch, self.log_end())
+        self.state.epochs().of_records.end_of(epoch, self.log_end())
     }
 
     /// Reads whole batches from the one that holds `from` on, of about `bytes_max` but at least one, none of which
@@ -137,9 +137,9 @@ impl LogReader {
         if from < start || from > below {
             return Err(ReadError::OutOfRange { offset: from, start, end: below });
         }
-        let below = below.min(self.shared.corrupt_from());
+        let below = below.min(self.state.corrupt_from());
         if from >= below {
-            let damaged = from >= self.shared.corrupt_from() && from < self.log_end();
+            let damaged = from >= self.state.corrupt_from() && from < self.log_end();
             return if damaged { Err(ReadError::Corrupt { at: from }) } else { Ok(Slice::empty(from)) };
         }
         let segment = self.segment_of(from).ok_or(ReadError::OutOfRange { offset: from, start, end: below })?;
@@ -158,7 +158,7 @@ impl LogReader {
     /// [`ReadError`]. Only a wrong checksum is damage; a batch that may hold the record and cannot be decoded is
     /// [`ReadError::Unreadable`].
     pub fn find_time(&self, timestamp: Timestamp, below: Offset) -> Result<Option<FoundTime>, ReadError> {
-        let segments = self.shared.segments.read().clone();
+        let segments = self.state.segments().clone();
         let start = self.log_start();
         for segment in segments {
             if segment.base >= below || segment.size() == 0 {
@@ -188,7 +188,7 @@ impl LogReader {
     }
 
     fn segment_of(&self, offset: Offset) -> Option<Arc<Segment>> {
-        let segments = self.shared.segments.read();
+        let segments = self.state.segments();
         let after = segments.partition_point(|segment| segment.base <= offset);
         after.checked_sub(1).map(|at| Arc::clone(&segments[at]))
     }

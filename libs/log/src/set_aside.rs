@@ -2,7 +2,7 @@
 //!
 //! The absence of a topic in the metadata proves nothing: it may be an older copy, or another cluster's. Such a
 //! partition's directory is moved to `DIR/set-aside/`, with its marks in a file, and comes back when metadata knows it
-//! again. Nothing but [`DataDirectory::delete_set_aside`] removes it.
+//! again. Nothing but [`SetAsideStore::delete`] removes it.
 //!
 //! ```text
 //! DIR/set-aside/TOPIC-PARTITION/marks    a copy of the checkpoint (128 bytes), and when it was set aside: i64 milliseconds
@@ -16,11 +16,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walser_model::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
-use crate::checkpoint::{COPY_LEN, Marks, decode, encode};
-use crate::directory::{DataDirectory, parse_partition};
+use crate::checkpoint::{COPY_LEN, Checkpoint, Marks, decode, encode};
+use crate::directory_names::parse_partition;
 use crate::disk::{Disk, read_file, replace_file};
 use crate::epochs;
-use crate::log::Log;
 
 /// Name of the directory in a data directory.
 pub(crate) const DIR_NAME: &str = "set-aside";
@@ -46,7 +45,10 @@ pub struct SetAside {
 #[derive(Debug)]
 pub(crate) struct SetAsideStore {
     disk: Arc<dyn Disk>,
+    root: PathBuf,
     dir: PathBuf,
+    logs: PathBuf,
+    checkpoint: Arc<Mutex<Checkpoint>>,
     held: Mutex<BTreeMap<TopicPartition, SetAside>>,
     /// One partition is moved or deleted at a time.
     moving: Mutex<()>,
@@ -66,14 +68,21 @@ fn exists(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
 impl SetAsideStore {
     /// Reads what lies in `root`. A partition that is in `logs` as well, after a move that was cut short, counts as being
     /// there.
-    pub(crate) fn open(disk: Arc<dyn Disk>, root: &Path, logs: &Path) -> io::Result<Self> {
-        let store = Self { disk, dir: root.join(DIR_NAME), held: Mutex::default(), moving: Mutex::default() };
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        logs: &Path,
+        checkpoint: Arc<Mutex<Checkpoint>>,
+    ) -> io::Result<Self> {
+        let (dir, held, moving) = (root.join(DIR_NAME), Mutex::default(), Mutex::default());
+        let (root, logs) = (root.to_owned(), logs.to_owned());
+        let store = Self { disk, root, dir, logs, checkpoint, held, moving };
         let entries = match store.disk.list(&store.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(store),
             other => other?,
         };
         for partition in entries.iter().filter_map(|entry| parse_partition(&entry.name)) {
-            if exists(&*store.disk, &logs.join(partition.to_string()))? {
+            if exists(&*store.disk, &store.logs.join(partition.to_string()))? {
                 tracing::error!(%partition, "the partition lies in logs and in set-aside: the one in logs counts");
                 continue;
             }
@@ -114,50 +123,32 @@ impl SetAsideStore {
     pub(crate) fn holds(&self, partition: TopicPartition) -> bool {
         self.held.lock().contains_key(&partition)
     }
-}
 
-impl DataDirectory {
-    /// What was set aside, by partition.
-    pub fn set_aside_partitions(&self) -> Vec<SetAside> {
-        self.set_aside.held.lock().values().copied().collect()
-    }
-
-    /// A partition that was set aside.
-    pub fn set_aside_partition(&self, partition: TopicPartition) -> Option<SetAside> {
-        self.set_aside.found(partition)
-    }
-
-    /// Sets a partition aside whose log is closed with this call. What was not flushed may be lost with power.
-    ///
-    /// # Errors
-    /// I/O errors; calling [`DataDirectory::set_aside_closed`] continues.
-    pub fn set_aside(&self, log: Log, now: Timestamp) -> io::Result<()> {
-        let partition = log.partition();
-        log.close();
-        self.set_aside_closed(partition, now)
+    /// What is here, by partition.
+    pub(crate) fn all(&self) -> Vec<SetAside> {
+        self.held.lock().values().copied().collect()
     }
 
     /// Sets a partition aside whose log is not open. One without files and marks leaves nothing to keep.
     ///
     /// # Errors
     /// I/O errors; calling again continues.
-    pub fn set_aside_closed(&self, partition: TopicPartition, now: Timestamp) -> io::Result<()> {
-        let store = &self.set_aside;
-        let _one_move = store.moving.lock();
-        let (from, to) = (self.partition_dir(partition), store.path(partition));
+    pub(crate) fn set_aside(&self, partition: TopicPartition, now: Timestamp) -> io::Result<()> {
+        let _one_move = self.moving.lock();
+        let (from, to) = (self.logs.join(partition.to_string()), self.path(partition));
         let marks = self.checkpoint.lock().marks(partition);
-        if exists(&*store.disk, &from)? {
+        if exists(&*self.disk, &from)? {
             self.move_aside(partition, (&from, &to), marks.unwrap_or_default(), now)?;
         }
-        if !exists(&*store.disk, &to)? {
+        if !exists(&*self.disk, &to)? {
             // Nothing was ever written here; marks of what is missing stay.
             return Ok(());
         }
         // Also where an earlier call got no farther than the move.
         let names = self.checkpoint.lock().names();
         names.sync()?;
-        let found = store.look_at(partition)?;
-        store.held.lock().insert(partition, found);
+        let found = self.look_at(partition)?;
+        self.held.lock().insert(partition, found);
         let mut checkpoint = self.checkpoint.lock();
         let (slot, _) = checkpoint.claim(partition);
         checkpoint.release(slot)
@@ -170,49 +161,47 @@ impl DataDirectory {
         marks: Marks,
         now: Timestamp,
     ) -> io::Result<()> {
-        let store = &self.set_aside;
         let mut bytes = encode(Some(partition), 1, &marks).to_vec();
         bytes.extend_from_slice(&now.to_be_bytes());
-        replace_file(&*store.disk, &from.join(MARKS), &bytes)?;
-        store.disk.create_dir(&store.dir)?;
-        store.disk.sync_dir(self.path())?;
-        store.disk.rename(from, to)?;
+        replace_file(&*self.disk, &from.join(MARKS), &bytes)?;
+        self.disk.create_dir(&self.dir)?;
+        self.disk.sync_dir(&self.root)?;
+        self.disk.rename(from, to)?;
         // Where it goes to becomes durable before where it was: it is never in neither place.
-        store.disk.sync_dir(to)?;
-        store.disk.sync_dir(&store.dir)
+        self.disk.sync_dir(to)?;
+        self.disk.sync_dir(&self.dir)
     }
 
     /// Takes a partition back that was set aside: its log can be opened afterwards. Returns whether there was one.
     ///
     /// # Errors
     /// I/O errors, and [`io::ErrorKind::AlreadyExists`] when the partition has a log; nothing has changed then.
-    pub fn take_back(&self, partition: TopicPartition) -> io::Result<bool> {
-        let store = &self.set_aside;
-        if !store.holds(partition) {
+    pub(crate) fn take_back(&self, partition: TopicPartition) -> io::Result<bool> {
+        if !self.holds(partition) {
             return Ok(false);
         }
-        let _one_move = store.moving.lock();
-        let (from, to) = (store.path(partition), self.partition_dir(partition));
-        if exists(&*store.disk, &from)? {
-            if exists(&*store.disk, &to)? {
+        let _one_move = self.moving.lock();
+        let (from, to) = (self.path(partition), self.logs.join(partition.to_string()));
+        if exists(&*self.disk, &from)? {
+            if exists(&*self.disk, &to)? {
                 let text = format!("{} exists, and so does the partition in {DIR_NAME}", to.display());
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
             }
             self.bring_marks_back(partition)?;
-            store.disk.rename(&from, &to)?;
+            self.disk.rename(&from, &to)?;
         }
         // Also where an earlier call got no farther than the move.
-        store.disk.sync_dir(&to)?;
+        self.disk.sync_dir(&to)?;
         let names = self.checkpoint.lock().names();
         names.sync()?;
-        store.disk.sync_dir(&store.dir)?;
-        store.held.lock().remove(&partition);
+        self.disk.sync_dir(&self.dir)?;
+        self.held.lock().remove(&partition);
         Ok(true)
     }
 
     /// Makes the marks durable before the log is back: without them its torn end and its damage look alike.
     fn bring_marks_back(&self, partition: TopicPartition) -> io::Result<()> {
-        let marks = self.set_aside.marks(partition)?.map(|(marks, _)| marks);
+        let marks = self.marks(partition)?.map(|(marks, _)| marks);
         let mut checkpoint = self.checkpoint.lock();
         let (mut slot, _) = checkpoint.claim(partition);
         if let Some(marks) = &marks {
@@ -220,24 +209,23 @@ impl DataDirectory {
         }
         checkpoint.unclaim(partition, slot, marks);
         drop(checkpoint);
-        crate::Checkpoint::sync(&self.checkpoint)
+        Checkpoint::sync(&self.checkpoint)
     }
 
     /// Deletes a partition that was set aside, for good. Returns the bytes freed; `None`: there is none.
     ///
     /// # Errors
     /// I/O errors; calling again continues.
-    pub fn delete_set_aside(&self, partition: TopicPartition) -> io::Result<Option<u64>> {
-        let store = &self.set_aside;
-        let _one_move = store.moving.lock();
-        let Some(found) = store.held.lock().get(&partition).copied() else { return Ok(None) };
-        match store.disk.remove_dir(&store.path(partition)) {
+    pub(crate) fn delete(&self, partition: TopicPartition) -> io::Result<Option<u64>> {
+        let _one_move = self.moving.lock();
+        let Some(found) = self.held.lock().get(&partition).copied() else { return Ok(None) };
+        match self.disk.remove_dir(&self.path(partition)) {
             // An earlier call got no farther.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other?,
         }
-        store.disk.sync_dir(&store.dir)?;
-        store.held.lock().remove(&partition);
+        self.disk.sync_dir(&self.dir)?;
+        self.held.lock().remove(&partition);
         Ok(Some(found.size_bytes))
     }
 }

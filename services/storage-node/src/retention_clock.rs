@@ -37,7 +37,7 @@ struct State {
 impl RetentionClock {
     /// Begins with what the server before has noted in the directory.
     pub(crate) fn start(directory: &DataDirectory, clock: &dyn Clock) -> Self {
-        let mark = ClockMark::read(directory).unwrap_or_else(|error| {
+        let mark = directory.clock_mark().unwrap_or_else(|error| {
             tracing::warn!(%error, "it cannot be read when a server ran here last");
             Some(ClockMark { wall: clock.now_millis(), held: true })
         });
@@ -77,7 +77,7 @@ impl RetentionClock {
         if noted.is_some_and(|(at, before)| before == held && now.saturating_sub(at) < NOTE_EVERY) {
             return Ok(());
         }
-        ClockMark { wall, held }.write(directory)?;
+        directory.note_clock(ClockMark { wall, held })?;
         self.0.lock().noted = Some((now, held));
         Ok(())
     }

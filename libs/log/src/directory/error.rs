@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::FORMAT;
+/// The format that this version writes. Newer ones are refused.
+pub(super) const FORMAT: u32 = 1;
 
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]

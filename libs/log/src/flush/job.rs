@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use walser_model::{Offset, TopicPartition};
 
-use crate::append::out_of_space;
 use crate::directory_names::DirectoryNames;
-use crate::disk::{DiskFile, out_of_files};
+use crate::disk::{DiskFile, out_of_files, out_of_space};
 use crate::epochs;
 use crate::generation::Generation;
 use crate::segment::{IndexTail, Segment};
@@ -17,46 +16,46 @@ use crate::snapshots;
 /// Work for a flush thread: everything below [`FlushJob::up_to`] is durable once it has run without an error.
 #[derive(Debug)]
 pub struct FlushJob {
-    pub(super) partition: TopicPartition,
-    pub(super) generation: Generation,
+    pub(crate) partition: TopicPartition,
+    pub(crate) generation: Generation,
     /// Exclusive.
     pub up_to: Offset,
     /// The partition's directory.
-    pub(super) names: Arc<DirectoryNames>,
+    pub(crate) names: Arc<DirectoryNames>,
     /// The directory around it, when names in both have to become durable.
-    pub(super) around: Option<Arc<DirectoryNames>>,
+    pub(crate) around: Option<Arc<DirectoryNames>>,
     /// The leader epochs, when they have to be written. A log without records has no directory before.
-    pub(super) epochs: Option<Vec<u8>>,
-    pub(super) files: Vec<Arc<dyn DiskFile>>,
+    pub(crate) epochs: Option<Vec<u8>>,
+    pub(crate) files: Vec<Arc<dyn DiskFile>>,
     /// What has to be written so that a restart reads from [`FlushJob::up_to`] on.
-    pub(super) recovery_point: Option<RecoveryPoint>,
+    pub(crate) recovery_point: Option<RecoveryPoint>,
     /// Snapshots below stand for recovery points that no restart goes back to.
-    pub(super) snapshots_needed_from: Option<Offset>,
+    pub(crate) snapshots_needed_from: Option<Offset>,
 }
 
 /// What a restart needs that reads nothing below some offset.
 #[derive(Debug)]
-pub(super) struct RecoveryPoint {
-    pub(super) index: Option<(Arc<Segment>, IndexTail)>,
+pub(crate) struct RecoveryPoint {
+    pub(crate) index: Option<(Arc<Segment>, IndexTail)>,
     /// The producers.
-    pub(super) snapshot: Vec<u8>,
+    pub(crate) snapshot: Vec<u8>,
 }
 
 /// What became of a job, for the log that it was taken from.
 #[derive(Debug)]
 pub struct FlushOutcome {
-    pub(super) generation: Generation,
-    pub(super) result: io::Result<Flushed>,
+    pub(crate) generation: Generation,
+    pub(crate) result: io::Result<Flushed>,
 }
 
 /// What a job achieved beside making the log durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Flushed {
+pub(crate) struct Flushed {
     /// Indexes and snapshot are written down as well: a restart reads from here.
-    pub(super) recovery_point: bool,
+    pub(crate) recovery_point: bool,
     /// Too many files were open for some of the work: contents are synced, names and epochs need not be, and nothing is
     /// durable yet.
-    pub(super) short_of_files: bool,
+    pub(crate) short_of_files: bool,
 }
 
 // === impl FlushOutcome ===

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use walser_model::{LeaderEpochs, Offset, Timestamp, TimestampType};
 
-use super::Recovery;
 use crate::disk::Open;
 use crate::producers::Producers;
 use crate::scan::{Scan, Step};
@@ -13,35 +12,36 @@ use crate::segment::Segment;
 
 /// A place in a log: the number of a segment, and a position in its file in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LogPosition {
-    pub(super) segment: usize,
-    pub(super) position: u64,
+pub(crate) struct LogPosition {
+    pub(crate) segment: usize,
+    pub(crate) position: u64,
 }
 
 /// The state of a scan over segments.
-pub(super) struct RecoveryScan<'a> {
-    pub(super) segments: &'a [Arc<Segment>],
-    pub(super) epochs: LeaderEpochs,
-    pub(super) producers: Producers,
+pub(crate) struct RecoveryScan<'a> {
+    pub(crate) segments: &'a [Arc<Segment>],
+    pub(crate) epochs: LeaderEpochs,
+    pub(crate) producers: Producers,
     /// The producers' snapshot stands for this offset.
-    pub(super) producers_end: Offset,
+    pub(crate) producers_end: Offset,
     /// Offset of the next batch.
-    pub(super) expected: Offset,
+    pub(crate) expected: Offset,
     /// The durable mark: everything below is on stable storage.
-    pub(super) durable: Offset,
+    pub(crate) durable: Offset,
     /// The first batch above the durable mark.
-    pub(super) unsynced: Option<LogPosition>,
+    pub(crate) unsynced: Option<LogPosition>,
     /// The latest LogAppendTime.
-    pub(super) append_time: Timestamp,
+    pub(crate) append_time: Timestamp,
     /// Idempotent producers count as used at the time of this start.
-    pub(super) now: Timestamp,
-    pub(super) interval_bytes: u64,
-    pub(super) recovery: Recovery,
+    pub(crate) now: Timestamp,
+    pub(crate) interval_bytes: u64,
+    /// Segments and bytes that were read.
+    pub(crate) scanned: (usize, u64),
 }
 
 impl RecoveryScan<'_> {
     /// Reads from `from` to the end of the last segment, or to the first thing that is no batch.
-    pub(super) fn run(mut self, from: Offset) -> io::Result<(Self, Option<LogPosition>)> {
+    pub(crate) fn run(mut self, from: Offset) -> io::Result<(Self, Option<LogPosition>)> {
         let first = self.segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
         let mut at_start = true;
         for number in first..self.segments.len() {
@@ -69,7 +69,7 @@ impl RecoveryScan<'_> {
         let segment = &*self.segments[number];
         let file = segment.file(Open::Read)?;
         let len = file.len()?;
-        self.recovery.scanned_segments += 1;
+        self.scanned.0 += 1;
         let mut scan = Scan::new(&*file, position, len);
         let mut end = position;
         let bad = loop {
@@ -97,7 +97,7 @@ impl RecoveryScan<'_> {
                 }
             }
         };
-        self.recovery.scanned_bytes += end - position;
+        self.scanned.1 += end - position;
         let last = self.segments.last().is_some_and(|last| last.base == segment.base);
         if bad.is_none() && !last && end < len {
             // Space ahead of the end belongs to the last segment only. No flush will do it: nothing of it is new.

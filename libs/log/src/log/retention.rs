@@ -1,12 +1,8 @@
 //! Giving up the oldest records: by age, by size, and on demand.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
 use walser_model::{Offset, Timestamp};
 
-use crate::log::{Condition, Log, LogError};
-use crate::snapshots;
+use super::{Condition, Log, LogError};
 
 impl Log {
     /// Raises the log start to `before` and removes the segments that lie wholly below it.
@@ -30,7 +26,7 @@ impl Log {
             self.names.sync()?;
         }
         self.keep_producers_of(before);
-        self.shared.log_start.store(before.0, Ordering::Release);
+        self.state.set_log_start(before);
         self.write_marks()?;
         self.sync_marks()?;
         self.remove_segments_below(before)?;
@@ -48,7 +44,7 @@ impl Log {
             return Ok(0);
         }
         self.finish_deletion()?;
-        let segments = self.shared.segments.read().clone();
+        let segments = self.state.segments().clone();
         let mut total: u64 = segments.iter().map(|segment| segment.size()).sum();
         let mut keep_from = None;
         for (at, segment) in segments.iter().enumerate() {
@@ -77,7 +73,7 @@ impl Log {
         let Some(keep_from) = keep_from else { return Ok(0) };
         let before = segments.len();
         self.delete_records(keep_from, now)?;
-        let left = self.shared.segments.read().iter().filter(|segment| segment.base < keep_from).count();
+        let left = self.state.segments().iter().filter(|segment| segment.base < keep_from).count();
         Ok(before.saturating_sub(left))
     }
 
@@ -90,7 +86,7 @@ impl Log {
         if !self.deleted.is_empty() {
             return true;
         }
-        let segments = self.shared.segments.read();
+        let segments = self.state.segments();
         let Some(first) = segments.first() else { return false };
         let (size, next) = (first.size(), segments.get(1));
         if next.map_or_else(|| self.log_end(), |next| next.base) > up_to || next.is_none() && self.extension_running() {
@@ -123,7 +119,7 @@ impl Log {
     /// Whether [`Log::close_old_segment`] has something to do.
     pub fn has_old_segment(&self, now: Timestamp) -> bool {
         let age = now.saturating_sub(self.marks.segment_created);
-        let filled = self.shared.segments.read().last().is_some_and(|last| last.size() > 0);
+        let filled = self.state.segments().last().is_some_and(|last| last.size() > 0);
         let possible = self.condition == Condition::Healthy && !self.extension_running();
         possible && filled && self.marks.segment_created != 0 && age >= self.segment_age_millis()
     }
@@ -140,16 +136,15 @@ impl Log {
     /// read it from them any more, and would take a batch that is sent again for a gap or a new one.
     fn keep_producers_of(&mut self, offset: Offset) {
         let first_kept = {
-            let segments = self.shared.segments.read();
+            let segments = self.state.segments();
             let above = segments.partition_point(|segment| segment.base <= offset);
             segments.get(above.saturating_sub(1)).map(|segment| segment.base)
         };
         let Some(end) = first_kept.filter(|base| *base > self.marks.recovery_point) else { return };
-        let names = Arc::clone(&self.names);
-        let written = if end == self.log_end() {
-            self.producers().and_then(|producers| snapshots::write(&names, producers, end))
+        let written = if end == self.log_end() && self.producers.is_some() {
+            self.producers.as_ref().map_or(Ok(()), |producers| self.snapshots.write(producers, end))
         } else {
-            snapshots::load_producers(self, end).and_then(|producers| snapshots::write(&names, &producers, end))
+            self.load_producers(end).and_then(|producers| self.snapshots.write(&producers, end))
         };
         match written {
             Ok(()) => (self.marks.recovery_point, self.marks.recovery_position) = (end, 0),
@@ -172,7 +167,7 @@ impl Log {
     fn remove_segments_below(&mut self, offset: Offset) -> Result<(), LogError> {
         let mut gone = std::mem::take(&mut self.deleted);
         {
-            let mut segments = self.shared.segments.write();
+            let mut segments = self.state.segments_mut();
             while segments.len() > 1 && segments[1].base <= offset {
                 gone.push(segments.remove(0));
             }
@@ -183,7 +178,7 @@ impl Log {
             return Err(error.into());
         }
         if !gone.is_empty() {
-            self.shared.epochs.write().of_records.forget_before(offset);
+            self.state.epochs_mut().of_records.forget_before(offset);
             self.replace_epochs()?;
         }
         Ok(())

@@ -2,14 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use walser_model::{EpochStart, LeaderEpoch, Timestamp, TimestampType};
 use walser_record_batch::BatchHeader;
 
+use super::{Condition, Log, LogError};
 use crate::active::{ActiveSegment, Admission};
-use crate::disk::out_of_files;
-use crate::log::{Condition, Log, LogError};
+use crate::disk::{out_of_files, out_of_space};
 
 /// Why an append did not happen. Nothing of it is in the log then.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +33,7 @@ impl Log {
     /// with records of the epoch, unless it is `wanted` before there are any.
     pub fn begin_epoch(&mut self, epoch: LeaderEpoch, wanted: bool) {
         let start = self.log_end();
-        let begun = &mut self.shared.epochs.write().begun;
+        let begun = &mut self.state.epochs_mut().begun;
         if begun.is_none_or(|before| before.epoch < epoch) {
             *begun = Some(EpochStart { epoch, start });
             self.flushing.epochs_changed(wanted);
@@ -44,7 +43,7 @@ impl Log {
     /// The latest leader epoch that this node began to lead and whose start is on stable storage, for as long as the log
     /// reaches there; or [`LeaderEpoch::NONE`].
     pub fn begun_epoch(&self) -> LeaderEpoch {
-        let begun = self.shared.epochs.read().begun();
+        let begun = self.state.epochs().begun();
         if self.epoch_on_disk >= begun { begun } else { LeaderEpoch::NONE }
     }
 
@@ -124,7 +123,7 @@ impl Log {
         Ok(())
     }
 
-    pub(crate) fn segment_age_millis(&self) -> i64 {
+    pub(super) fn segment_age_millis(&self) -> i64 {
         i64::try_from(self.config.segment_age.as_millis()).unwrap_or(i64::MAX)
     }
 
@@ -149,10 +148,10 @@ impl Log {
         if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
             self.marks.append_time = header.max_timestamp;
         }
-        if self.shared.epochs.write().of_records.assign(header.leader_epoch, header.base_offset) {
+        if self.state.epochs_mut().of_records.assign(header.leader_epoch, header.base_offset) {
             self.flushing.epochs_changed(false);
         }
-        self.shared.end.store(header.next_offset().0, Ordering::Release);
+        self.state.set_end(header.next_offset());
         self.flushing.appended(header.size as u64);
     }
 
@@ -184,7 +183,7 @@ impl Log {
     /// Opens the last segment for appending, or makes the first one. The partition's directory appears here. The
     /// producers of a log that rested are known by now: the snapshot that has them is at its end.
     fn open_active(&mut self, now: Timestamp) -> io::Result<()> {
-        let last = self.shared.segments.read().last().cloned();
+        let last = self.state.last_segment();
         let Some(segment) = last else {
             self.names.disk().create_dir(self.names.path())?;
             return self.begin_segment(now);
@@ -209,7 +208,7 @@ impl Log {
 
     fn begin_segment(&mut self, now: Timestamp) -> io::Result<()> {
         let active = ActiveSegment::create(&self.names, self.log_end())?;
-        self.shared.segments.write().push(Arc::clone(active.segment()));
+        self.state.segments_mut().push(Arc::clone(active.segment()));
         self.active = Some(active);
         self.flushing.names_changed();
         self.marks.segment_created = now;
@@ -221,7 +220,7 @@ impl Log {
     ///
     /// # Errors
     /// [`io::ErrorKind::ResourceBusy`] while an extension runs: it would write behind the end of the closed file.
-    pub(crate) fn roll(&mut self, now: Timestamp) -> io::Result<()> {
+    pub(super) fn roll(&mut self, now: Timestamp) -> io::Result<()> {
         if self.active.is_none() {
             self.producers()?;
             self.open_active(now)?;
@@ -243,9 +242,4 @@ impl Log {
         }
         self.begin_segment(now)
     }
-}
-
-/// Whether a write failed only because there is no room.
-pub(crate) fn out_of_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,12 +1,11 @@
 //! Giving up the newest records: for a replica that must follow another log (KIP-101).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use walser_model::Offset;
 
+use super::{Log, LogError};
 use crate::generation::Generation;
-use crate::log::{Log, LogError};
 use crate::segment::Segment;
 
 impl Log {
@@ -27,7 +26,7 @@ impl Log {
         if to < start {
             return Err(out_of_range);
         }
-        let segments = self.shared.segments.read().clone();
+        let segments = self.state.segments().clone();
         let at = segments.partition_point(|segment| segment.base <= to).saturating_sub(1);
         let position = crate::reader::position_of(&segments[at], to)?.ok_or(out_of_range)?;
         let outcome = self.cut(&segments, at, position, to);
@@ -49,18 +48,18 @@ impl Log {
         self.write_marks()?;
         self.sync_marks()?;
         // A snapshot above the end must not meet other records under the same offsets.
-        crate::snapshots::remove_above(&self.names, to)?;
+        self.snapshots.remove_above(to)?;
         // The newest segment first, so that what is left has no gap.
         for segment in segments[at + 1..].iter().rev() {
             segment.remove()?;
             self.names.sync()?;
         }
-        self.shared.segments.write().truncate(at + 1);
+        self.state.segments_mut().truncate(at + 1);
         segments[at].cut(position)?.sync_data()?;
-        self.shared.end.store(to.0, Ordering::Release);
-        self.shared.epochs.write().truncate(to);
+        self.state.set_end(to);
+        self.state.epochs_mut().truncate(to);
         self.replace_epochs()?;
-        self.producers = Some(crate::snapshots::load_producers(self, to)?);
+        self.producers = Some(self.load_producers(to)?);
         self.write_marks()?;
         Ok(())
     }

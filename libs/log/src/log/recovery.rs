@@ -8,26 +8,24 @@
 //! What lies above the durable mark is written again before it counts: bytes, leader epochs, and the names of files
 //! and directories. After a failed sync the cache may hold it clean, and a sync alone would write nothing (rule R30).
 
-mod scan_log;
-
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use walser_model::{LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicPartition};
 
-use self::scan_log::{LogPosition, RecoveryScan};
+use super::{Condition, Log, LogConfig, LogError};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs::{self, Epochs};
 use crate::flush::Flushing;
 use crate::generation::Generation;
-use crate::log::{Condition, Log, LogConfig, LogError, Shared};
+use crate::log_state::LogState;
+use crate::recovery_scan::{LogPosition, RecoveryScan};
 use crate::segment::{Segment, base_of, moved_name};
-use crate::snapshots;
+use crate::snapshots::{self, Snapshots};
 
 /// At most this much of a cut tail is kept aside.
 const KEPT_BYTES_MAX: u64 = 64 << 20;
@@ -121,19 +119,14 @@ impl Log {
         // Without a batch there is nothing that an epoch could be missing of.
         let rebuild_epochs = epochs.is_none() && segments.iter().any(|segment| segment.size() > 0);
         let epoch_on_disk = epochs.as_ref().map_or(LeaderEpoch::NONE, Epochs::begun);
-        let shared = Shared {
-            segments: RwLock::new(segments),
-            epochs: RwLock::new(epochs.unwrap_or_default()),
-            log_start: AtomicI64::new(log_start.0),
-            end: AtomicI64::new(first.0),
-            corrupt_from: AtomicI64::new(i64::MAX),
-        };
+        let state = LogState::new(segments, epochs.unwrap_or_default(), log_start, first);
         let names = Arc::new(DirectoryNames::new(disk, &dir));
         let mut log = Self {
             partition,
+            snapshots: Snapshots::new(Arc::clone(&names)),
             names,
             config,
-            shared: Arc::new(shared),
+            state: Arc::new(state),
             checkpoint,
             slot,
             marks,
@@ -144,7 +137,6 @@ impl Log {
             epoch_on_disk,
             condition: Condition::Healthy,
             opened_at: now,
-            unsynced_point: (Offset::ZERO, 0),
             zeros_behind_end: false,
             deleted,
             #[cfg(feature = "faults")]
@@ -158,13 +150,13 @@ impl Log {
             log.recover(&snapshots, log.marks.recovery_point, log.marks.durable)?
         };
         log.renew_names()?;
-        log.shared.segments.read().iter().for_each(|segment| segment.close());
+        log.state.segments().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, ..recovery }))
     }
 
     /// Whether the log was stopped cleanly: its last file ends where the recovery point lies.
     fn rested(&self) -> bool {
-        self.shared.segments.read().last().is_some_and(|last| {
+        self.state.segments().last().is_some_and(|last| {
             let where_it_ended = if last.base == self.marks.recovery_point { 0 } else { self.marks.recovery_position };
             let named = last.base == self.marks.recovery_point || last.size() > 0;
             last.base <= self.marks.recovery_point
@@ -179,7 +171,7 @@ impl Log {
         self.set_end(self.marks.recovery_point);
         let mut recovery = Recovery::default();
         self.reconcile_epochs();
-        let count = self.shared.segments.read().len();
+        let count = self.state.segments().len();
         let known = self.marks.segments;
         if known != 0
             && usize::try_from(known) != Ok(count)
@@ -192,7 +184,7 @@ impl Log {
 
     /// Where records are missing because a segment file is. Reads the end of each segment.
     fn hole(&self) -> io::Result<Option<Offset>> {
-        let segments = self.shared.segments.read().clone();
+        let segments = self.state.segments().clone();
         let mut expected = self.marks.log_start;
         for segment in &segments {
             if segment.base > expected {
@@ -206,11 +198,11 @@ impl Log {
     /// Reads the log from `from` on, or from the newest one of `snapshots` (ends, ascending) below it. What lies below
     /// `synced` is on stable storage.
     fn recover(&mut self, snapshots: &[Offset], from: Offset, synced: Offset) -> Result<Recovery, LogError> {
-        let segments = self.shared.segments.read().clone();
-        let (producers, producers_end) = snapshots::newest(&self.names, snapshots, from)?;
+        let segments = self.state.segments().clone();
+        let (producers, producers_end) = self.snapshots.newest(snapshots, from)?;
         let scan = RecoveryScan {
             segments: &segments,
-            epochs: self.shared.epochs.read().of_records.clone(),
+            epochs: self.state.epochs().of_records.clone(),
             producers,
             producers_end,
             expected: segments.first().map_or(self.marks.log_start, |segment| segment.base),
@@ -219,13 +211,14 @@ impl Log {
             append_time: self.marks.append_time,
             now: self.opened_at,
             interval_bytes: self.config.index_interval_bytes,
-            recovery: Recovery::default(),
+            scanned: (0, 0),
         };
         let last_file = segments.last().map(|last| (last, last.size()));
         let (scan, invalid) = scan.run(producers_end.min(from))?;
         self.zeros_behind_end = last_file.is_some_and(|(last, listed)| last.size() < listed);
-        let RecoveryScan { epochs: of_records, producers, expected: end, unsynced, append_time, mut recovery, .. } =
-            scan;
+        let RecoveryScan { epochs: of_records, producers, expected: end, unsynced, append_time, scanned, .. } = scan;
+        let (scanned_segments, scanned_bytes) = scanned;
+        let mut recovery = Recovery { scanned_segments, scanned_bytes, ..Recovery::default() };
         if end < self.marks.durable {
             self.declare_damage(end, &mut recovery);
             return Ok(recovery);
@@ -233,19 +226,19 @@ impl Log {
         if let Some(invalid) = &invalid {
             recovery.cut = Some(self.cut_tail(invalid, end)?);
         }
-        let mut epochs = Epochs { of_records, begun: self.shared.epochs.read().begun };
+        let mut epochs = Epochs { of_records, begun: self.state.epochs().begun };
         epochs.reconcile(self.log_start(), end);
         if let Some(from) = unsynced {
             self.write_again(from)?;
         }
-        if unsynced.is_some() || invalid.is_some() || epochs != *self.shared.epochs.read() {
+        if unsynced.is_some() || invalid.is_some() || epochs != *self.state.epochs() {
             epochs::replace(&epochs, &self.names)?;
             self.sync_names()?;
         }
         if snapshots.last().is_some_and(|last| *last > end) {
-            snapshots::remove_above(&self.names, end)?;
+            self.snapshots.remove_above(end)?;
         }
-        *self.shared.epochs.write() = epochs;
+        *self.state.epochs_mut() = epochs;
         self.producers = Some(producers);
         self.set_end(end);
         self.flushing.appended_before(recovery.scanned_bytes);
@@ -260,7 +253,7 @@ impl Log {
 
     /// Writes everything from `from` on once more, durably.
     fn write_again(&self, from: LogPosition) -> io::Result<()> {
-        for (number, segment) in self.shared.segments.read().iter().enumerate().skip(from.segment) {
+        for (number, segment) in self.state.segments().iter().enumerate().skip(from.segment) {
             segment.write_again(if number == from.segment { from.position } else { 0 })?;
         }
         Ok(())
@@ -272,7 +265,7 @@ impl Log {
         if self.condition != Condition::Healthy {
             return Ok(());
         }
-        let last = self.shared.segments.read().last().cloned();
+        let last = self.state.last_segment();
         if let Some(last) = last.filter(|last| last.size() == 0) {
             last.write_name_again()?;
             self.flushing.names_changed();
@@ -291,7 +284,7 @@ impl Log {
     /// flush: it says something else only of records that come before.
     fn reconcile_epochs(&mut self) {
         let (log_start, end) = (self.log_start(), self.log_end());
-        let mut epochs = self.shared.epochs.write();
+        let mut epochs = self.state.epochs_mut();
         let before = epochs.clone();
         epochs.reconcile(log_start, end);
         if *epochs != before {
@@ -300,16 +293,16 @@ impl Log {
     }
 
     fn set_end(&mut self, end: Offset) {
-        self.shared.end.store(end.0, Ordering::Release);
+        self.state.set_end(end);
         let log_start = self.log_start().min(end);
-        self.shared.log_start.store(log_start.0, Ordering::Release);
+        self.state.set_log_start(log_start);
     }
 
     fn declare_damage(&mut self, from: Offset, recovery: &mut Recovery) {
         let durable = self.marks.durable;
         recovery.damage = Some(Damage { from, durable });
         self.condition = Condition::Corrupt { from };
-        self.shared.corrupt_from.store(from.0, Ordering::Release);
+        self.state.set_corrupt_from(Some(from));
         self.set_end(durable);
     }
 
@@ -318,7 +311,7 @@ impl Log {
         let kept_in = self.names.path().join(format!("cut-at-{:020}.bytes", offset.0));
         let kept = self.names.disk().open(&kept_in, Open::Write)?;
         kept.set_len(0)?;
-        let segments = self.shared.segments.read().clone();
+        let segments = self.state.segments().clone();
         let mut bytes = 0;
         for (number, segment) in segments.iter().enumerate().skip(invalid.segment) {
             let from = if number == invalid.segment { invalid.position } else { 0 };
@@ -335,7 +328,7 @@ impl Log {
         if keep > invalid.segment {
             segments[invalid.segment].cut(invalid.position)?.sync_data()?;
         }
-        self.shared.segments.write().truncate(keep);
+        self.state.segments_mut().truncate(keep);
         self.names.sync()?;
         Ok(CutTail { offset, bytes, kept_in })
     }
@@ -359,12 +352,12 @@ impl Log {
         self.generation = Generation::next();
         (self.marks.recovery_point, self.marks.recovery_position) = (self.log_start(), 0);
         self.condition = Condition::Healthy;
-        self.shared.corrupt_from.store(i64::MAX, Ordering::Release);
+        self.state.set_corrupt_from(None);
         // All of it is read: the damage may lie below what the index and a snapshot vouch for.
-        let snapshots = snapshots::list(&self.names)?;
+        let snapshots = self.snapshots.list()?;
         let recovery = self.recover(&snapshots, self.log_start(), synced);
         let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
-        snapshots::remove_above(&self.names, self.log_end())?;
+        self.snapshots.remove_above(self.log_end())?;
         self.write_marks()?;
         self.sync_marks()?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))

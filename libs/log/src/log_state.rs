@@ -1,0 +1,82 @@
+//! What the readers of a log share with its one writer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use walser_model::Offset;
+
+use crate::epochs::Epochs;
+use crate::segment::Segment;
+
+/// Segments, leader epochs and offsets of a log. Only its writer changes them.
+#[derive(Debug)]
+pub(crate) struct LogState {
+    segments: RwLock<Vec<Arc<Segment>>>,
+    epochs: RwLock<Epochs>,
+    log_start: AtomicI64,
+    end: AtomicI64,
+    corrupt_from: AtomicI64,
+}
+
+impl LogState {
+    /// A log of these segments that begins at `log_start`; it ends at `end` as far as is known.
+    pub(crate) fn new(segments: Vec<Arc<Segment>>, epochs: Epochs, log_start: Offset, end: Offset) -> Self {
+        Self {
+            segments: RwLock::new(segments),
+            epochs: RwLock::new(epochs),
+            log_start: AtomicI64::new(log_start.0),
+            end: AtomicI64::new(end.0),
+            corrupt_from: AtomicI64::new(i64::MAX),
+        }
+    }
+
+    /// By base offset.
+    pub(crate) fn segments(&self) -> RwLockReadGuard<'_, Vec<Arc<Segment>>> {
+        self.segments.read()
+    }
+
+    pub(crate) fn segments_mut(&self) -> RwLockWriteGuard<'_, Vec<Arc<Segment>>> {
+        self.segments.write()
+    }
+
+    pub(crate) fn last_segment(&self) -> Option<Arc<Segment>> {
+        self.segments.read().last().cloned()
+    }
+
+    pub(crate) fn epochs(&self) -> RwLockReadGuard<'_, Epochs> {
+        self.epochs.read()
+    }
+
+    pub(crate) fn epochs_mut(&self) -> RwLockWriteGuard<'_, Epochs> {
+        self.epochs.write()
+    }
+
+    /// Oldest offset that readers may see.
+    pub(crate) fn log_start(&self) -> Offset {
+        Offset(self.log_start.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_log_start(&self, offset: Offset) {
+        self.log_start.store(offset.0, Ordering::Release);
+    }
+
+    /// End of what was written. Exclusive.
+    pub(crate) fn end(&self) -> Offset {
+        Offset(self.end.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_end(&self, offset: Offset) {
+        self.end.store(offset.0, Ordering::Release);
+    }
+
+    /// First damaged offset; the largest one there is when there is no damage.
+    pub(crate) fn corrupt_from(&self) -> Offset {
+        Offset(self.corrupt_from.load(Ordering::Acquire))
+    }
+
+    /// `None`: nothing is damaged.
+    pub(crate) fn set_corrupt_from(&self, from: Option<Offset>) {
+        self.corrupt_from.store(from.map_or(i64::MAX, |from| from.0), Ordering::Release);
+    }
+}
