@@ -297,8 +297,9 @@ impl DataDirectory {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        let names = self.checkpoint.lock().names();
+        names.sync()?;
         let mut checkpoint = self.checkpoint.lock();
-        checkpoint.names().sync()?;
         if checkpoint.unclaimed().any(|known| known == partition) {
             let (slot, _) = checkpoint.claim(partition);
             checkpoint.release(slot)?;

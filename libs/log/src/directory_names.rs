@@ -18,11 +18,13 @@ pub(crate) struct DirectoryNames {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     failed: Mutex<bool>,
+    /// Held while a file is replaced: there is one temporary name for all files of the same stem.
+    replacing: Mutex<()>,
 }
 
 impl DirectoryNames {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
-        Self { disk, dir: dir.to_owned(), failed: Mutex::new(false) }
+        Self { disk, dir: dir.to_owned(), failed: Mutex::new(false), replacing: Mutex::default() }
     }
 
     /// The disk that has the directory.
@@ -52,6 +54,7 @@ impl DirectoryNames {
     /// # Errors
     /// I/O errors, and as for [`DirectoryNames::sync`].
     pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let _one_at_a_time = self.replacing.lock();
         write_in_place_of(&*self.disk, &self.dir.join(name), bytes)?;
         self.sync()
     }

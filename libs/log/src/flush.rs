@@ -63,6 +63,12 @@ pub(crate) struct Running {
 // === impl Flushing ===
 
 impl Flushing {
+    /// Of a log whose records were read and written again. Names of files and leader epochs may have waited for a flush, and
+    /// still do.
+    pub(crate) fn after_repair() -> Self {
+        Self { waiting: Unflushed { names: true, epochs: true, ..Unflushed::default() }, ..Self::default() }
+    }
+
     /// Records were appended.
     pub(crate) fn appended(&mut self, bytes: u64) {
         self.waiting.bytes += bytes;

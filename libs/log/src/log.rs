@@ -360,8 +360,8 @@ impl Log {
         let Some(producers) = &self.producers else { return Ok(()) };
         let end = self.log_end();
         let last = self.state.last_segment();
-        if let Some((last, tail)) = last.as_ref().and_then(|last| Some((last, last.unwritten_index()?))) {
-            last.write_index(&tail)?.sync_data()?;
+        if let Some(index) = last.as_ref().map(|last| last.write_whole_index()).transpose()?.flatten() {
+            index.sync_data()?;
             self.names.sync()?;
         }
         self.snapshots.write(producers, end)?;
@@ -418,9 +418,11 @@ impl Log {
     /// I/O errors; calling again continues.
     pub fn remove(self) -> io::Result<()> {
         self.active.iter().for_each(|active| active.segment().rest());
+        // Not under the lock, which every flush takes.
+        let around = self.checkpoint.lock().names();
         let removed = match self.names.disk().remove_dir(self.names.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => self.checkpoint.lock().names().sync(),
+            _ => around.sync(),
         };
         match removed {
             Ok(()) => self.checkpoint.lock().release(self.slot),

@@ -239,21 +239,33 @@ impl Segment {
         Some(IndexTail { from, to, bytes: loaded.index.encode_from(from) })
     }
 
-    /// Writes entries into the index file, without making them durable; returns the file to sync. A tail that does not
-    /// continue what is written was overtaken: those entries, and maybe more, are in the file.
-    pub(crate) fn write_index(&self, tail: &IndexTail) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(&self.index_path(), Open::Write)?;
+    /// Writes entries into the index file, without making them durable; returns the file to sync. `None`: they do not
+    /// continue what is written, since another writer was faster, or the segment rests or is gone.
+    pub(crate) fn write_index(&self, tail: &IndexTail) -> io::Result<Option<Arc<dyn DiskFile>>> {
         let _one_at_a_time = self.writes_index.lock();
         let written = |parts: &Parts| parts.index.as_ref().map(|loaded| loaded.written);
-        if written(&self.parts.lock()) == Some(tail.from) {
-            let at = (tail.from * ENTRY_LEN) as u64;
-            file.write_at(&tail.bytes, at)?;
-            file.set_len(at + tail.bytes.len() as u64)?;
-            if let Some(loaded) = &mut self.parts.lock().index {
-                loaded.written = tail.to;
+        if written(&self.parts.lock()) != Some(tail.from) {
+            return Ok(None);
+        }
+        let file = self.disk.open(&self.index_path(), Open::Write)?;
+        let at = (tail.from * ENTRY_LEN) as u64;
+        file.write_at(&tail.bytes, at)?;
+        file.set_len(at + tail.bytes.len() as u64)?;
+        if let Some(loaded) = &mut self.parts.lock().index {
+            loaded.written = tail.to;
+        }
+        Ok(Some(file))
+    }
+
+    /// Writes all entries that the index file lacks, without making them durable; returns the file to sync, if there were
+    /// any. Nothing is appended meanwhile.
+    pub(crate) fn write_whole_index(&self) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        while let Some(tail) = self.unwritten_index() {
+            if let Some(file) = self.write_index(&tail)? {
+                return Ok(Some(file));
             }
         }
-        Ok(file)
+        Ok(None)
     }
 
     /// Loads the index as far as it was complete at `below`, and gives back where a scan goes on from there: the
@@ -313,6 +325,7 @@ impl Segment {
 
     /// Removes log and index.
     pub(crate) fn remove(&self) -> io::Result<()> {
+        let _nobody_writes_the_index = self.writes_index.lock();
         self.rest();
         for path in [self.path.clone(), self.index_path()] {
             match self.disk.remove_file(&path) {

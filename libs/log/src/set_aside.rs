@@ -18,7 +18,7 @@ use walser_model::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 use crate::checkpoint::{COPY_LEN, Checkpoint, Marks, decode, encode};
 use crate::directory_names::parse_partition;
-use crate::disk::{Disk, read_file, replace_file};
+use crate::disk::{Disk, out_of_files, read_file, replace_file};
 use crate::epochs;
 
 /// Name of the directory in a data directory.
@@ -52,6 +52,8 @@ pub(crate) struct SetAsideStore {
     held: Mutex<BTreeMap<TopicPartition, SetAside>>,
     /// One partition is moved or deleted at a time.
     moving: Mutex<()>,
+    /// A sync has failed.
+    failed: Mutex<bool>,
 }
 
 /// Whether there is such a directory.
@@ -74,9 +76,9 @@ impl SetAsideStore {
         logs: &Path,
         checkpoint: Arc<Mutex<Checkpoint>>,
     ) -> io::Result<Self> {
-        let (dir, held, moving) = (root.join(DIR_NAME), Mutex::default(), Mutex::default());
+        let (dir, held, moving, failed) = (root.join(DIR_NAME), Mutex::default(), Mutex::default(), Mutex::default());
         let (root, logs) = (root.to_owned(), logs.to_owned());
-        let store = Self { disk, root, dir, logs, checkpoint, held, moving };
+        let store = Self { disk, root, dir, logs, checkpoint, held, moving, failed };
         let entries = match store.disk.list(&store.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(store),
             other => other?,
@@ -86,7 +88,7 @@ impl SetAsideStore {
                 tracing::error!(%partition, "the partition lies in logs and in set-aside: the one in logs counts");
                 continue;
             }
-            let found = store.look_at(partition)?;
+            let found = store.look_at(partition, &store.path(partition))?;
             store.held.lock().insert(partition, found);
         }
         Ok(store)
@@ -96,18 +98,18 @@ impl SetAsideStore {
         self.dir.join(partition.to_string())
     }
 
-    fn look_at(&self, partition: TopicPartition) -> io::Result<SetAside> {
-        let dir = self.path(partition);
-        let (marks, since) = self.marks(partition)?.unwrap_or_default();
-        let size_bytes = self.disk.list(&dir)?.iter().map(|entry| entry.len).sum();
+    /// What lies in `dir`: a partition that is set aside, or about to be.
+    fn look_at(&self, partition: TopicPartition, dir: &Path) -> io::Result<SetAside> {
+        let (marks, since) = self.marks(partition, dir)?.unwrap_or_default();
+        let size_bytes = self.disk.list(dir)?.iter().map(|entry| entry.len).sum();
         let epochs = epochs::load(&*self.disk, &dir.join(epochs::FILE_NAME))?;
         let leader_epoch = epochs.map_or(LeaderEpoch::NONE, |epochs| epochs.latest());
         let log_end = marks.durable.max(marks.recovery_point);
         Ok(SetAside { partition, log_end, leader_epoch, size_bytes, since })
     }
 
-    fn marks(&self, partition: TopicPartition) -> io::Result<Option<(Marks, Timestamp)>> {
-        let bytes = read_file(&*self.disk, &self.path(partition).join(MARKS), 4096)?;
+    fn marks(&self, partition: TopicPartition, dir: &Path) -> io::Result<Option<(Marks, Timestamp)>> {
+        let bytes = read_file(&*self.disk, &dir.join(MARKS), 4096)?;
         Ok(bytes.and_then(|bytes| {
             let (copy, since) = bytes.split_at_checked(COPY_LEN)?;
             let (owner, _, marks) = decode(copy)?;
@@ -144,11 +146,11 @@ impl SetAsideStore {
             // Nothing was ever written here; marks of what is missing stay.
             return Ok(());
         }
-        // Also where an earlier call got no farther than the move.
+        // Also where an earlier call got no farther than the move: it is never in neither place.
+        self.sync(&to)?;
+        self.sync(&self.dir)?;
         let names = self.checkpoint.lock().names();
         names.sync()?;
-        let found = self.look_at(partition)?;
-        self.held.lock().insert(partition, found);
         let mut checkpoint = self.checkpoint.lock();
         let (slot, _) = checkpoint.claim(partition);
         checkpoint.release(slot)
@@ -165,11 +167,26 @@ impl SetAsideStore {
         bytes.extend_from_slice(&now.to_be_bytes());
         replace_file(&*self.disk, &from.join(MARKS), &bytes)?;
         self.disk.create_dir(&self.dir)?;
-        self.disk.sync_dir(&self.root)?;
+        self.sync(&self.root)?;
+        let found = self.look_at(partition, from)?;
         self.disk.rename(from, to)?;
-        // Where it goes to becomes durable before where it was: it is never in neither place.
-        self.disk.sync_dir(to)?;
-        self.disk.sync_dir(&self.dir)
+        // From here on it is found here, whatever comes: it must not begin anew where it was.
+        self.held.lock().insert(partition, found);
+        Ok(())
+    }
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// When this sync or an earlier one here has failed: the next one would succeed without writing what is lost (rule R30).
+    fn sync(&self, dir: &Path) -> io::Result<()> {
+        let mut failed = self.failed.lock();
+        if *failed {
+            return Err(io::Error::other(
+                "an earlier sync of a directory that is set aside failed: restart the server",
+            ));
+        }
+        self.disk.sync_dir(dir).inspect_err(|error| *failed = !out_of_files(error))
     }
 
     /// Takes a partition back that was set aside: its log can be opened afterwards. Returns whether there was one.
@@ -191,17 +208,17 @@ impl SetAsideStore {
             self.disk.rename(&from, &to)?;
         }
         // Also where an earlier call got no farther than the move.
-        self.disk.sync_dir(&to)?;
+        self.sync(&to)?;
         let names = self.checkpoint.lock().names();
         names.sync()?;
-        self.disk.sync_dir(&self.dir)?;
+        self.sync(&self.dir)?;
         self.held.lock().remove(&partition);
         Ok(true)
     }
 
     /// Makes the marks durable before the log is back: without them its torn end and its damage look alike.
     fn bring_marks_back(&self, partition: TopicPartition) -> io::Result<()> {
-        let marks = self.marks(partition)?.map(|(marks, _)| marks);
+        let marks = self.marks(partition, &self.path(partition))?.map(|(marks, _)| marks);
         let mut checkpoint = self.checkpoint.lock();
         let (mut slot, _) = checkpoint.claim(partition);
         if let Some(marks) = &marks {
@@ -224,7 +241,7 @@ impl SetAsideStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other?,
         }
-        self.disk.sync_dir(&self.dir)?;
+        self.sync(&self.dir)?;
         self.held.lock().remove(&partition);
         Ok(Some(found.size_bytes))
     }

@@ -10,11 +10,12 @@ use walser_model::{Clock, TopicPartition};
 use walser_service::{Shutdown, vital};
 
 use crate::metrics::StorageMetrics;
-use crate::shard::{Command, Maintenance, Queue};
+use crate::shard::{Command, Lane, Maintenance, Queue};
 use crate::space::SpaceAhead;
 
 /// Threads for maintenance that somebody waits for: what takes time is the disk, not the processor.
-const MAINTENANCE_THREADS: usize = 3;
+const PREPARE_THREADS: usize = 2;
+const MAINTENANCE_THREADS: usize = 2;
 
 /// Work for a thread that waits for the disk.
 #[derive(Debug)]
@@ -27,8 +28,9 @@ pub(crate) enum DiskTask {
     Maintain(Box<Maintenance>),
 }
 
+/// A task that knows who has to be told.
 #[derive(Debug)]
-struct Job {
+pub(crate) struct Job {
     task: DiskTask,
     shard: Arc<Queue>,
 }
@@ -48,13 +50,14 @@ struct Waiting {
 
 /// A handle to the threads. Flushes for which no write waits have a thread of their own, since each may have a second's
 /// worth of page cache to write; so have extensions: partitions that grow alike need them at the same time, and a flush
-/// behind a few of them would wait for a hundred milliseconds. Maintenance that nobody waits for has one, too: it may
-/// remove thousands of files.
+/// behind a few of them would wait for a hundred milliseconds. Maintenance that makes logs ready for writes has threads that
+/// do nothing else, and so has the one that nobody waits for: it may remove thousands of files.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DiskThreads {
     flushes: Arc<Jobs>,
     lazy: Arc<Jobs>,
     extensions: Arc<Jobs>,
+    prepare: Arc<Jobs>,
     maintenance: Arc<Jobs>,
     upkeep: Arc<Jobs>,
 }
@@ -73,6 +76,7 @@ impl DiskThreads {
             ("flush", &disk_threads.flushes, flush_threads),
             ("flush-lazy", &disk_threads.lazy, 1),
             ("extend", &disk_threads.extensions, 1),
+            ("prepare", &disk_threads.prepare, PREPARE_THREADS),
             ("maintain", &disk_threads.maintenance, MAINTENANCE_THREADS),
             ("upkeep", &disk_threads.upkeep, 1),
         ] {
@@ -85,18 +89,28 @@ impl DiskThreads {
         Ok((disk_threads, threads))
     }
 
-    /// Hands over work; the shard is told when it is done.
-    pub(crate) fn submit(&self, task: DiskTask, shard: &Arc<Queue>) {
+    /// Hands over work; the shard is told when it is done. Work that comes after [`DiskThreads::close`] is given back.
+    pub(crate) fn submit(&self, task: DiskTask, shard: &Arc<Queue>) -> Option<Job> {
         let jobs = match &task {
             DiskTask::Flush { lazy: false, .. } => &self.flushes,
             DiskTask::Flush { lazy: true, .. } => &self.lazy,
             DiskTask::Extend { .. } => &self.extensions,
-            DiskTask::Maintain(maintenance) if maintenance.is_awaited() => &self.maintenance,
-            DiskTask::Maintain(_) => &self.upkeep,
+            DiskTask::Maintain(maintenance) => match maintenance.lane() {
+                Lane::Prepare => &self.prepare,
+                Lane::Awaited => &self.maintenance,
+                Lane::Upkeep => &self.upkeep,
+            },
         };
+        let job = Job { task, shard: Arc::clone(shard) };
+        let mut waiting = jobs.waiting.lock();
+        if waiting.closed {
+            return Some(job);
+        }
         // First come, first served: any other order starves somebody while load lasts.
-        jobs.waiting.lock().jobs.push_back(Job { task, shard: Arc::clone(shard) });
+        waiting.jobs.push_back(job);
+        drop(waiting);
         jobs.wake.notify_one();
+        None
     }
 
     /// Ends the threads once their queues are empty.
@@ -107,8 +121,8 @@ impl DiskThreads {
         }
     }
 
-    fn all(&self) -> [&Jobs; 5] {
-        [&self.flushes, &self.lazy, &self.extensions, &self.maintenance, &self.upkeep]
+    fn all(&self) -> [&Jobs; 6] {
+        [&self.flushes, &self.lazy, &self.extensions, &self.prepare, &self.maintenance, &self.upkeep]
     }
 }
 
@@ -136,7 +150,7 @@ impl Jobs {
 
 impl Job {
     /// Does the work, for as long as the disk takes, and returns what the shard is told of it.
-    fn run(self, clock: &dyn Clock, metrics: &StorageMetrics) -> Command {
+    pub(crate) fn run(self, clock: &dyn Clock, metrics: &StorageMetrics) -> Command {
         match self.task {
             DiskTask::Flush { partition, job, .. } => {
                 let start = clock.monotonic();
@@ -186,7 +200,7 @@ impl DiskThreads {
     /// Runs the maintenance that waited longest on this thread; returns what its shard has to be told.
     pub(crate) fn maintain_one(&self, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<Command> {
         let next = |jobs: &Jobs| jobs.waiting.lock().jobs.pop_front();
-        let job = next(&self.maintenance).or_else(|| next(&self.upkeep));
+        let job = [&self.prepare, &self.maintenance, &self.upkeep].into_iter().find_map(|jobs| next(jobs));
         Some(job?.run(clock, metrics))
     }
 }

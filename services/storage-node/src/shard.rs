@@ -42,8 +42,8 @@ use crate::topic_names::NamedPartition;
 use deadlines::Deadlines;
 use files::{Unopened, Written};
 use lending::{Away, Settled};
-pub(crate) use maintenance::Maintenance;
 use maintenance::Task;
+pub(crate) use maintenance::{Lane, Maintenance};
 pub(crate) use partition::{Partition, PartitionMetadata, Released, Repaired};
 pub(crate) use queue::{AppendJob, Command, Queue};
 use recovery_debt::RecoveryDebt;
@@ -91,6 +91,9 @@ pub(crate) struct Shard {
     away: BTreeMap<TopicPartition, Away>,
     /// How many of them may have a file more when they come back.
     opening_files: usize,
+    /// How many of them are away for what nobody waits for, and which are to be next.
+    upkeep_away: usize,
+    upkeep_due: VecDeque<(TopicPartition, Task)>,
     /// Partitions with appends that are not written yet.
     incoming: BTreeSet<TopicPartition>,
     /// Partitions that may need a flush or an extension.
@@ -101,6 +104,8 @@ pub(crate) struct Shard {
     ticking: BTreeSet<TopicPartition>,
     /// Partitions whose writes wait for other files to be closed, in the order in which they began to.
     short_of_files: VecDeque<TopicPartition>,
+    /// When they were tried last, in monotonic time.
+    files_tried_at: Duration,
     /// Partitions that this node is to lead and whose log could not be opened; they are opened again.
     unopened: BTreeMap<TopicPartition, Unopened>,
     tail_budget: Budget,
@@ -129,11 +134,14 @@ impl Shard {
             partitions: Partitions::default(),
             away: BTreeMap::new(),
             opening_files: 0,
+            upkeep_away: 0,
+            upkeep_due: VecDeque::new(),
             incoming: BTreeSet::new(),
             touched: BTreeSet::new(),
             flushes_due: Deadlines::default(),
             ticking: BTreeSet::new(),
             short_of_files: VecDeque::new(),
+            files_tried_at: Duration::ZERO,
             unopened: BTreeMap::new(),
             tail_budget: Budget::new(tail_bytes),
             upkeep,
@@ -161,7 +169,9 @@ impl Shard {
         }
         let waiting = self.take_waiting_for_files();
         for partition in waiting.into_iter().chain(std::mem::take(&mut self.incoming)) {
-            self.write(partition);
+            if self.write(partition) {
+                self.incoming.insert(partition);
+            }
         }
         for partition in std::mem::take(&mut self.touched) {
             self.hand_out_work(partition);
@@ -244,7 +254,7 @@ impl Shard {
     /// Has a thread delete records, or give up damaged ones, behind the writes that came before.
     fn change_log(&mut self, command: Command) {
         let Some(id) = command.partition() else { return };
-        self.write(id);
+        while self.write(id) {}
         let Some(command) = self.defer(command) else { return };
         let (board, refused) = (&self.around.board, self.around.writes_refused());
         let refused = refused.or_else(|| (!self.partitions.contains_key(&id)).then(|| board.refusal(id)));
@@ -286,8 +296,9 @@ impl Shard {
         }
     }
 
-    fn write(&mut self, id: TopicPartition) {
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
+    /// Writes what has come in for a partition; returns whether more is left that can be written at once.
+    fn write(&mut self, id: TopicPartition) -> bool {
+        let Some(partition) = self.partitions.get_mut(&id) else { return false };
         let mut written = partition.write(&self.around, &mut self.tail_budget);
         // The other half is also what a flush opens, and without flushes no file could ever be closed.
         let opens = written == Written::Unprepared && partition.log.open_files() == 0;
@@ -295,12 +306,15 @@ impl Shard {
             written = partition.wait_for_files(&self.around);
         }
         match written {
-            Written::All => {}
-            Written::More => drop(self.incoming.insert(id)),
+            Written::All | Written::More => {}
             Written::ShortOfFiles => self.short_of_files.push_back(id),
-            Written::Unprepared => return self.lend(id, Task::Prepare),
+            Written::Unprepared => {
+                self.lend(id, Task::Prepare);
+                return false;
+            }
         }
         self.touched.insert(id);
+        written == Written::More
     }
 
     /// Hands flushes and extensions of a partition to the flush threads, and notes when it is to be looked at again. Whatever
@@ -308,18 +322,24 @@ impl Shard {
     fn hand_out_work(&mut self, id: TopicPartition) {
         self.limit_recovery(id);
         let Some(partition) = self.partitions.get_mut(&id) else { return };
-        if let Some(job) = partition.flush_due(&self.around) {
-            let lazy = partition.flushes_lazily();
-            self.disk_threads.submit(DiskTask::Flush { partition: id, job, lazy }, &self.queue);
-        }
+        let lazy = partition.flushes_lazily();
+        let flush = partition.flush_due(&self.around).map(|job| DiskTask::Flush { partition: id, job, lazy });
         self.flushes_due.set(id, partition.lazy_flush_at());
-        if let Some(extension) = partition.log.begin_extension() {
+        let extend = partition.log.begin_extension().and_then(|extension| {
             // Space that is filled ahead of need must not use up the reserve.
             let Some(space) = self.around.space.take_ahead(extension.len(), &self.around.directory) else {
                 partition.log.finish_extension(&extension, &Err(std::io::ErrorKind::StorageFull.into()));
-                return;
+                return None;
             };
-            self.disk_threads.submit(DiskTask::Extend { partition: id, extension, space }, &self.queue);
+            Some(DiskTask::Extend { partition: id, extension, space })
+        });
+        flush.into_iter().chain(extend).for_each(|task| self.submit(task));
+    }
+
+    /// Hands work to a thread that waits for the disk. Once those have ended, this one does it: the shard stops as well.
+    fn submit(&self, task: DiskTask) {
+        if let Some(job) = self.disk_threads.submit(task, &self.queue) {
+            self.queue.push(job.run(&*self.around.clock, &self.around.metrics));
         }
     }
 }

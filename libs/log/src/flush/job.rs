@@ -1,5 +1,5 @@
-//! The part of a flush that waits for the disk: it runs on a thread of its own, and shares nothing with the log but
-//! files.
+//! The part of a flush that waits for the disk: it runs on a thread of its own, beside whatever the writer of the log does.
+//! What both write has a lock of its own: the index of a segment, and the files that are replaced.
 
 use std::io;
 use std::sync::Arc;
@@ -119,8 +119,10 @@ impl FlushJob {
     }
 
     fn write_down(&self, RecoveryPoint { index, snapshot }: &RecoveryPoint) -> io::Result<()> {
-        if let Some((segment, tail)) = index {
-            segment.write_index(tail)?.sync_data()?;
+        if let Some((segment, tail)) = index
+            && let Some(file) = segment.write_index(tail)?
+        {
+            file.sync_data()?;
         }
         // The sync of the name makes that of the index durable too.
         self.names.replace_file(&snapshots::snapshot_name(self.up_to), snapshot)

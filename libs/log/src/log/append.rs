@@ -233,8 +233,7 @@ impl Log {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "an extension of the segment is running"));
         }
         old.trim()?;
-        let index = old.segment().unwritten_index();
-        let index = index.map(|tail| old.segment().write_index(&tail)).transpose()?;
+        let index = old.segment().write_whole_index()?;
         // Only now, when nothing can fail before the file is among those that the next flush syncs.
         if let Some(old) = self.active.take() {
             self.flushing.segment_closed(Arc::clone(old.file()), index);

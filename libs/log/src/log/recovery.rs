@@ -107,7 +107,8 @@ impl Log {
     ) -> Result<(Self, Recovery), LogError> {
         let marks = marks.unwrap_or_default();
         let Listing { mut segments, snapshots, exists } = list(&disk, &dir)?;
-        prove_directory(&*disk, &dir, &checkpoint.lock().names(), (exists, segments.is_empty()), &marks)?;
+        let around = checkpoint.lock().names();
+        prove_directory(&*disk, &dir, &around, (exists, segments.is_empty()), &marks)?;
         let deleted = below_start(&mut segments, marks.log_start);
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
         let log_start = marks.log_start.max(first);
@@ -348,7 +349,7 @@ impl Log {
         // What is left is found by reading it; the damage may begin before the offset at which it was met.
         self.marks.durable = self.log_start();
         self.active = None;
-        self.flushing = Flushing::default();
+        self.flushing = Flushing::after_repair();
         self.generation = Generation::next();
         (self.marks.recovery_point, self.marks.recovery_position) = (self.log_start(), 0);
         self.condition = Condition::Healthy;

@@ -287,3 +287,21 @@ fn zeros_over_durable_records_of_a_closed_segment_are_damage() {
     assert_eq!(site.log.apply_retention(1_000_000, true, site.log.log_end()).unwrap(), 0);
     assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(3) });
 }
+
+/// What had waited for a flush still does.
+#[test]
+fn a_segment_that_was_begun_before_a_repair_survives_power_loss_after_it() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    // Segments that were created at time 0 are of unknown age.
+    site.append_at(5).unwrap();
+    site.flush().unwrap();
+    assert!(site.log.close_old_segment(i64::MAX).unwrap());
+    site.log.note_damage(Offset(0));
+    site.log.repair().unwrap();
+    site.append(&values(3, 1, 100)).unwrap();
+    site.flush().unwrap();
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, config());
+    assert_eq!(site.found.damage, None);
+    site.check_contents();
+}

@@ -296,3 +296,36 @@ fn a_name_from_before_does_not_replace_the_file_that_was_made_anew() {
     site.check_contents();
     assert!(!site.disk.list(site.log.dir()).unwrap().iter().any(|entry| entry.name.ends_with("moved")));
 }
+
+/// A flush that moves the recovery point runs on another thread, beside whatever the writer of the log does.
+#[test]
+fn a_late_flush_leaves_no_index_of_a_segment_that_was_removed_meanwhile() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), LogConfig { segment_bytes: 1 << 20, ..config() });
+    (0..5).for_each(|round| site.append(&values(round, 3, 6000)).unwrap());
+    site.log.move_recovery_point();
+    let job = site.log.begin_flush().unwrap().unwrap();
+    let end = site.log.log_end();
+    site.log.delete_records(end, 0).unwrap();
+    site.log.finish_flush(&job.run()).unwrap();
+    let names = site.disk.list(site.log.dir()).unwrap();
+    assert!(!names.iter().any(|entry| entry.name == "00000000000000000000.index"), "{names:?}");
+}
+
+#[test]
+fn a_flush_and_a_deletion_do_not_meet_in_one_temporary_file() {
+    for round in 0..500 {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+        (0..3).for_each(|number| site.append(&values(number, 3, 60)).unwrap());
+        site.log.move_recovery_point();
+        let job = site.log.begin_flush().unwrap().unwrap();
+        let end = site.log.log_end();
+        let outcome = std::thread::scope(|scope| {
+            let flush = scope.spawn(move || job.run());
+            (0..round % 50 * 20).for_each(|_| std::hint::spin_loop());
+            site.log.delete_records(end, 0).unwrap();
+            flush.join().unwrap()
+        });
+        assert!(outcome.error().is_none(), "round {round}: {:?}", outcome.error());
+        site.log.finish_flush(&outcome).unwrap();
+    }
+}

@@ -79,9 +79,15 @@ impl Shard {
     /// Partitions whose writes wait for files, first come, first served: those whose files were just closed come after
     /// them.
     pub(super) fn take_waiting_for_files(&mut self) -> Vec<TopicPartition> {
-        if !self.short_of_files.is_empty() {
-            self.close_files();
+        if self.short_of_files.is_empty() {
+            return Vec::new();
         }
+        let now = self.around.clock.monotonic();
+        // Others may have closed files: what nobody tells this shard of is tried now and then.
+        if self.close_files() == 0 && now < self.files_tried_at + RETRY {
+            return Vec::new();
+        }
+        self.files_tried_at = now;
         let waiting: Vec<_> = self.short_of_files.drain(..).collect();
         self.incoming.retain(|partition| !waiting.contains(partition));
         waiting

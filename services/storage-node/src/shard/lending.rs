@@ -16,6 +16,9 @@ use super::maintenance::{Maintenance, Outcome, Returned, Task};
 use super::{Command, Partition, Shard};
 use crate::disk_threads::DiskTask;
 
+/// Partitions of a shard that are away at once for what nobody waits for.
+const UPKEEP_AWAY_MAX: usize = 4;
+
 /// What is kept for a partition until it is back.
 #[derive(Debug, Default)]
 pub(super) struct Away {
@@ -23,6 +26,8 @@ pub(super) struct Away {
     parked: Option<(Box<Partition>, Task)>,
     /// It is made ready for writes, for which files may be opened.
     opens_files: bool,
+    /// Nobody waits for what is done.
+    upkeep: bool,
     /// What came in since. Bounded as the queue of the shard is.
     deferred: VecDeque<Command>,
 }
@@ -55,18 +60,30 @@ impl Shard {
     /// MUST NOT be away.
     pub(super) fn lend(&mut self, id: TopicPartition, task: Task) {
         debug_assert!(!self.away.contains_key(&id), "{id} is lent twice");
-        let mut away = Away { opens_files: matches!(task, Task::Prepare), ..Away::default() };
-        self.opening_files += usize::from(away.opens_files);
+        let (opens_files, upkeep) = (matches!(task, Task::Prepare), task.is_upkeep());
+        let mut away = Away { opens_files, upkeep, ..Away::default() };
+        self.opening_files += usize::from(opens_files);
+        self.upkeep_away += usize::from(upkeep);
         match self.detach(id) {
             Some(partition) if task.needs_idle() && partition.is_busy() => away.parked = Some((partition, task)),
-            lent => self.submit(id, lent, task),
+            lent => self.hand_over(id, lent, task),
         }
         self.away.insert(id, away);
     }
 
-    fn submit(&self, id: TopicPartition, lent: Option<Box<Partition>>, task: Task) {
+    fn hand_over(&self, id: TopicPartition, lent: Option<Box<Partition>>, task: Task) {
         let maintenance = Maintenance { id, lent, task, around: self.around.clone() };
-        self.disk_threads.submit(DiskTask::Maintain(Box::new(maintenance)), &self.queue);
+        self.submit(DiskTask::Maintain(Box::new(maintenance)));
+    }
+
+    /// Has upkeep done, for a few partitions at a time: one that waits for its turn is here, and not away.
+    pub(super) fn lend_for_upkeep(&mut self) {
+        while self.upkeep_away < UPKEEP_AWAY_MAX {
+            let Some((id, task)) = self.upkeep_due.pop_front() else { return };
+            if self.partitions.contains_key(&id) {
+                self.lend(id, task);
+            }
+        }
     }
 
     /// Takes a partition out of everything that the shard keeps.
@@ -96,7 +113,7 @@ impl Shard {
         if partition.is_busy() {
             away.parked = Some((partition, task));
         } else {
-            self.submit(id, Some(partition), task);
+            self.hand_over(id, Some(partition), task);
         }
         None
     }
@@ -111,8 +128,9 @@ impl Shard {
     /// A partition is back, or gone: what came in for it is carried out. Any of it may lend it again, and then the rest
     /// waits once more.
     pub(super) fn take_back(&mut self, Returned { id, outcome }: Returned) {
-        let Some(Away { opens_files, deferred, .. }) = self.away.remove(&id) else { return };
+        let Some(Away { opens_files, upkeep, deferred, .. }) = self.away.remove(&id) else { return };
         self.opening_files -= usize::from(opens_files);
+        self.upkeep_away -= usize::from(upkeep);
         match outcome {
             Outcome::Kept(partition) => self.attach(id, partition),
             Outcome::Opened { log, metadata } => {
@@ -125,6 +143,7 @@ impl Shard {
         for command in deferred {
             self.carry_out(command);
         }
+        self.lend_for_upkeep();
     }
 
     /// Takes a log into the shard's care.

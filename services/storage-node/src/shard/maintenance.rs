@@ -39,6 +39,17 @@ pub(crate) enum Task {
     Close,
 }
 
+/// Which threads a task is for: none of these kinds waits behind another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Writes wait for it.
+    Prepare,
+    /// A caller waits for it.
+    Awaited,
+    /// Nobody does.
+    Upkeep,
+}
+
 /// A task, with the partition that was lent for it.
 #[derive(Debug)]
 pub(crate) struct Maintenance {
@@ -84,18 +95,31 @@ impl Task {
         }
     }
 
-    /// Whether somebody waits for it.
-    fn is_awaited(&self) -> bool {
-        !matches!(self, Self::Retain { .. } | Self::Rest | Self::Remove { .. } | Self::SetAside { .. })
+    /// Whether nobody waits for it: then only a few are lent at once.
+    pub(super) fn is_upkeep(&self) -> bool {
+        self.lane() == Lane::Upkeep
+    }
+
+    fn lane(&self) -> Lane {
+        match self {
+            Self::Prepare => Lane::Prepare,
+            Self::Retain { .. } | Self::Rest => Lane::Upkeep,
+            Self::Open { .. }
+            | Self::DeleteRecords { .. }
+            | Self::Repair { .. }
+            | Self::Remove { .. }
+            | Self::SetAside { .. }
+            | Self::Close => Lane::Awaited,
+        }
     }
 }
 
 // === impl Maintenance ===
 
 impl Maintenance {
-    /// Whether somebody waits for it.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.task.is_awaited()
+    /// The threads that it is for.
+    pub(crate) fn lane(&self) -> Lane {
+        self.task.lane()
     }
 
     /// Does the work. Blocks as long as the disk takes.

@@ -217,7 +217,8 @@ impl Partition {
             let released = self.released();
             if released.is_full() {
                 // Answered at once: behind the others it would wait with them, and so would ever more.
-                let repeated = matches!(self.log.judge(&job.header), Ok(Verdict::Duplicate { .. }));
+                let known = self.log.knows_producers();
+                let repeated = known && matches!(self.log.judge(&job.header), Ok(Verdict::Duplicate { .. }));
                 job.refuse(not_enough_answers(released, repeated), &around.metrics);
                 continue;
             }

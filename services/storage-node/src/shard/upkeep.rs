@@ -1,5 +1,6 @@
 //! What a shard does by itself, or has done: lazy flushes, retention, resting partitions, and the end.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use walser_log::Condition;
@@ -79,7 +80,7 @@ impl Shard {
         }
         let now = self.around.clock.now_millis();
         let trusted = self.around.retention_clock.is_trusted(&*self.around.clock);
-        let (mut due, mut closed) = (Vec::new(), 0);
+        let (mut due, mut closed) = (VecDeque::new(), 0);
         // Of the others it is not known what their topics keep: they may be set aside, or led again with other settings.
         for (id, partition) in self.partitions.iter_mut().filter(|(_, partition)| partition.leads()) {
             if trusted {
@@ -90,10 +91,12 @@ impl Shard {
             let close_old = trusted && closed < SEGMENTS_CLOSED_PER_PASS && partition.log.has_old_segment(now);
             closed += usize::from(close_old);
             if close_old || partition.log.retention_due(now, trusted, partition.shown.high_watermark()) {
-                due.push((*id, Task::Retain { trusted, close_old }));
+                due.push_back((*id, Task::Retain { trusted, close_old }));
             }
         }
-        due.into_iter().for_each(|(id, task)| self.lend(id, task));
+        // Those that are left of the pass before are among them.
+        self.upkeep_due = due;
+        self.lend_for_upkeep();
     }
 
     fn rest_idle(&mut self, now: Duration) {
@@ -104,8 +107,11 @@ impl Shard {
             let quiet = now.saturating_sub(partition.last_write) >= idle && !log.dirty() && !partition.is_busy();
             quiet && log.open_files() > 0 && *log.condition() == Condition::Healthy
         });
-        let resting: Vec<TopicPartition> = resting.map(|(id, _)| *id).take(RESTS_PER_PASS).collect();
-        resting.into_iter().for_each(|id| self.lend(id, Task::Rest));
+        // Not while others wait for their turn: the next pass finds them again.
+        let room = RESTS_PER_PASS.saturating_sub(self.upkeep_due.len());
+        let resting: Vec<TopicPartition> = resting.map(|(id, _)| *id).take(room).collect();
+        self.upkeep_due.extend(resting.into_iter().map(|id| (id, Task::Rest)));
+        self.lend_for_upkeep();
         if newest == self.upkeep.appended_at_last_look {
             let target = self.tail_budget.used() - self.tail_budget.used() / TAIL_SHRINK;
             self.tail_budget.shrink_to(if target < (1 << 20) { 0 } else { target });
@@ -116,6 +122,7 @@ impl Shard {
     /// Has everything made durable and written down where it ends, so that the next start has nothing to read. Ends when
     /// the last partition has been closed.
     pub(super) fn wind_up(&mut self) -> Wait {
+        self.upkeep_due.clear();
         self.close_files();
         let ids: Vec<_> = self.partitions.keys().copied().collect();
         ids.into_iter().for_each(|id| self.lend(id, Task::Close));

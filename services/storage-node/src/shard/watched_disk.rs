@@ -1,14 +1,25 @@
 //! A disk that panics when a log shard waits for it: only the write of an append is let through.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use walser_log::{DirectoryId, DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
+use parking_lot::Mutex;
+use walser_log::{Checkpoint, DirectoryId, DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
 
 thread_local! {
     static ON_SHARD: Cell<bool> = const { Cell::new(false) };
+    static CHECKPOINT: RefCell<Option<Arc<Mutex<Checkpoint>>>> = const { RefCell::new(None) };
+    static HELD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Does something, and tells when the disk was waited for under the lock of the checkpoint, which shards take for every flush.
+pub(super) fn waits_under_checkpoint(checkpoint: Arc<Mutex<Checkpoint>>, does: impl FnOnce()) -> Vec<String> {
+    CHECKPOINT.set(Some(checkpoint));
+    does();
+    CHECKPOINT.set(None);
+    HELD.take()
 }
 
 /// Runs `turn` as the thread of a shard would.
@@ -22,6 +33,9 @@ pub(super) fn as_shard<T>(turn: impl FnOnce() -> T) -> T {
 fn waits(what: &str, path: &Path) {
     // Whoever panics unwinds through a turn, and the next one on this thread begins anew.
     assert!(!ON_SHARD.replace(false), "a log shard waits for the disk: {what} {}", path.display());
+    if CHECKPOINT.with_borrow(|checkpoint| checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.is_locked())) {
+        HELD.with_borrow_mut(|held| held.push(format!("{what} {}", path.display())));
+    }
 }
 
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The world of the shard's simulation: clients, disk, clock, and the jobs of the flush threads.
 
 mod checks;
+mod roles;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -13,17 +14,16 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use walser_log::{DataDirectory, Disk as _, MemoryDisk, PowerLoss};
-use walser_metadata::TopicSettings;
 use walser_model::{
     Acks, Clock, Compression, Durability, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId,
     Timestamp, TopicConfig, TopicId, TopicPartition,
 };
 use walser_proto::internal::v1::AppendStreamResponse;
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
-use walser_replication::PartitionState;
 use walser_rpc::{AppendPermit, AppendReply};
 use walser_service::Metrics;
 
+use self::roles::Awaited;
 use super::faults::Fault;
 use crate::board::Board;
 use crate::directory_problem::DirectoryProblem;
@@ -31,7 +31,7 @@ use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
 use crate::retention_clock::RetentionClock;
 use crate::shard::watched_disk::{WatchedDisk, as_shard};
-use crate::shard::{AppendJob, Command, PartitionMetadata, Shard, Surroundings, Wait};
+use crate::shard::{AppendJob, Command, Shard, Surroundings, Wait};
 use crate::space::SpaceGuard;
 use crate::topic_names::TopicNames;
 
@@ -118,7 +118,12 @@ pub(super) struct World {
     /// Below, records were to be deleted.
     deleted_below: BTreeMap<TopicPartition, Offset>,
     sequences: BTreeMap<TopicPartition, i32>,
+    /// The latest one of any partition.
     epoch: LeaderEpoch,
+    /// The producer of the clients that live since the last start.
+    producer: ProducerId,
+    /// Replies that somebody waits for.
+    awaited: Vec<Awaited>,
 }
 
 fn partition(number: i32) -> TopicPartition {
@@ -186,6 +191,8 @@ impl World {
             deleted_below: BTreeMap::new(),
             sequences: BTreeMap::new(),
             epoch: LeaderEpoch(0),
+            producer: ProducerId(0),
+            awaited: Vec::new(),
         };
         world.lead();
         world
@@ -201,23 +208,16 @@ impl World {
     }
 
     fn lead(&mut self) {
-        self.epoch = self.epoch.next();
-        for number in 0..PARTITIONS {
-            let partition = partition(number);
-            let mut state = PartitionState::new(vec![NODE], 1);
-            state.leader_epoch = self.epoch;
-            let settings = TopicSettings { config: config(partition), unreadable: None }.into();
-            let (node_epoch, version, partition_epoch) = (1, 1, 1);
-            let metadata = PartitionMetadata { partition, node_epoch, version, state, partition_epoch, settings };
-            self.shard.queue.push(Command::Install(Box::new(metadata)));
-        }
+        (0..PARTITIONS).for_each(|number| self.install(partition(number)));
+        self.producer = ProducerId(i64::from(self.epoch.0));
         self.turn();
         self.open_logs();
     }
 
     pub(super) fn step(&mut self) {
         match self.below(1000) {
-            0..250 => self.write(),
+            0..30 => (0..=self.below(4)).for_each(|_| self.change_role()),
+            30..250 => self.write(),
             250..600 => self.turn(),
             600..780 => self.run_job(),
             780..960 => self.tell_outcome(),
@@ -273,8 +273,7 @@ impl World {
         let mut value = format!("{number}/").into_bytes();
         value.resize(size.max(value.len()), b'.');
         let sequence = self.sequences.entry(partition).or_insert(0);
-        let id = ProducerId(i64::from(self.epoch.0));
-        let producer = Producer { id, epoch: ProducerEpoch(0), base_sequence: *sequence };
+        let producer = Producer { id: self.producer, epoch: ProducerEpoch(0), base_sequence: *sequence };
         let producer = if kind < 4 { producer } else { Producer::NONE };
         *sequence += i32::from(kind < 4);
         let mut builder = BatchBuilder::new(Compression::None, size + 100);
@@ -295,8 +294,9 @@ impl World {
         let Ok(shown) = self.surroundings.board.led(partition) else { return };
         let end = usize::try_from(shown.high_watermark().0).unwrap();
         let before = Offset(i64::try_from(self.below(end + 1)).unwrap());
-        let (reply, _) = oneshot::channel();
+        let (reply, told) = oneshot::channel();
         self.shard.queue.push(Command::DeleteRecords { partition, before, reply });
+        self.await_reply(format!("deletion in {partition}"), told);
         let deleted = self.deleted_below.entry(partition).or_insert(Offset::ZERO);
         *deleted = before.max(*deleted);
     }
@@ -405,6 +405,7 @@ impl World {
         if matches!(how, Restart::Stopped) {
             self.stop();
         }
+        self.awaited.clear();
         self.disk = match how {
             Restart::Stopped => self.disk.restart_process(),
             Restart::Killed => self.disk.restart_process(),
@@ -447,14 +448,29 @@ impl World {
         }
     }
 
+    fn something(&mut self) {
+        match self.below(3) {
+            0 => self.write(),
+            1 => self.delete_records(),
+            _ => self.change_role(),
+        }
+    }
+
     /// Every job is done, the shard stops, and nothing is left unanswered.
     fn stop(&mut self) {
+        for _ in 0..self.below(4) {
+            self.something();
+        }
         self.shard.queue.push(Command::Stop(oneshot::channel().0));
         while as_shard(|| self.shard.turn()) != Wait::Stopped {
             self.run_job();
             self.tell_outcome();
+            if self.below(10) == 0 {
+                self.something();
+            }
         }
         self.take_answers();
+        self.check_every_reply_was_given();
         assert!(!self.answered[self.alive_from..].contains(&0), "a request was not answered at the stop");
     }
 }

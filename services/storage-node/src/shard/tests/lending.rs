@@ -1,8 +1,9 @@
 //! Partitions that are away with a thread which waits for the disk: what comes in meanwhile, and what comes late.
 
-use walser_model::Offset;
+use walser_model::{Offset, Timestamp};
 
 use super::*;
+use crate::shard::watched_disk::waits_under_checkpoint;
 
 /// A turn without any maintenance.
 fn only_turn(shard: &mut Shard) {
@@ -123,4 +124,141 @@ fn a_write_that_is_refused_leaves_nothing_on_the_disk() {
     }
     shard.around.problem.set(None);
     assert!(take(&append(&mut shard, 1, AppendPermit::uncounted())).error.is_none());
+}
+
+/// A clock that stands still.
+#[derive(Debug)]
+struct StoppedClock;
+
+impl Clock for StoppedClock {
+    fn now_millis(&self) -> Timestamp {
+        1_790_000_000_000
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+/// Partitions that need a file of which there is none: what comes back for one is no reason to try all others again.
+#[test]
+fn writes_that_wait_for_files_are_not_tried_again_without_a_reason() {
+    for partitions in [1, 2, 50] {
+        let disk = MemoryDisk::simulated(256 << 20);
+        let mut shard = shard_on(&disk);
+        shard.around.clock = Arc::new(StoppedClock);
+        for number in 0..partitions {
+            lead_as(&mut shard, number, &[1], TopicConfig { segment_bytes: 4 << 10, ..TopicConfig::default() });
+            // Four of them are a segment.
+            (0..4).for_each(|_| drop(append(&mut shard, number, AppendPermit::uncounted())));
+        }
+        // Each has its file open, and a flush under way; no other file can be opened.
+        disk.set_file_limit(Some(disk.open_files().open));
+        (0..partitions).for_each(|number| drop(push(&mut shard, number, AppendPermit::uncounted())));
+        let mut prepared = 0;
+        for _ in 0..1000 {
+            only_turn(&mut shard);
+            let (clock, metrics) = (&shard.around.clock, &shard.around.metrics);
+            if let Some(returned) = shard.disk_threads.maintain_one(&**clock, metrics) {
+                prepared += 1;
+                shard.queue.push(returned);
+            }
+        }
+        assert!(prepared <= 2 * partitions, "{prepared} times for {partitions} partitions");
+        assert_eq!(shard.short_of_files.len(), usize::try_from(partitions).unwrap());
+    }
+}
+
+#[test]
+fn a_few_partitions_at_a_time_are_away_for_what_nobody_waits_for() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    for number in 0..1000 {
+        lead_with(&mut shard, number, &[1], Durability::Fsync);
+        append(&mut shard, number, AppendPermit::uncounted());
+    }
+    flush(&mut shard);
+    stop(&mut shard);
+    drop(shard);
+    let mut shard = shard_on(&disk.restart_process());
+    let logs = crate::recovery::recover(&shard.around.directory, 0, 1).unwrap().0;
+    logs.into_iter().for_each(|log| shard.adopt(log));
+    (0..1000).for_each(|number| lead_with(&mut shard, number, &[1], Durability::Fsync));
+    flush(&mut shard);
+    // How old their records are is not in memory: all of them are due.
+    shard.apply_retention();
+    assert!((1..=4).contains(&shard.away.len()) && shard.upkeep_due.len() > 990);
+    turn(&mut shard);
+    assert_eq!((shard.away.len(), shard.upkeep_due.len()), (0, 0));
+    let start = |(_, replica): &(TopicPartition, Arc<crate::board::ShownReplica>)| replica.reader.log_start();
+    assert!(shard.around.board.all().iter().all(|found| start(found) == Offset(1)), "records of 1970 are gone");
+}
+
+#[test]
+fn a_stop_ends_also_when_the_threads_have_ended_before() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    lead_with(&mut shard, 0, &[1], Durability::Fsync);
+    let answers = append(&mut shard, 0, AppendPermit::uncounted());
+    let (clock, metrics) = (Arc::clone(&shard.around.clock), shard.around.metrics.clone());
+    let late = shard.disk_threads.run_one(0, &*clock, &metrics).unwrap();
+    let (done, mut ended) = oneshot::channel();
+    shard.queue.push(Command::Stop(done));
+    assert_ne!(shard.turn(), Wait::Stopped, "the flush is under way");
+    shard.disk_threads.close();
+    shard.queue.push(late);
+    let stopped = (0..10).any(|_| shard.turn() == Wait::Stopped);
+    assert!(stopped && ended.try_recv() == Ok(()) && take(&answers).error.is_none());
+}
+
+/// Every flush of every shard takes the lock of the checkpoint.
+#[test]
+fn nobody_waits_for_the_disk_under_the_lock_of_the_checkpoint() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    for number in 0..3 {
+        lead_with(&mut shard, number, &[1], Durability::Fsync);
+        append(&mut shard, number, AppendPermit::uncounted());
+    }
+    flush(&mut shard);
+    let checkpoint = |shard: &Shard| shard.around.directory.checkpoint();
+    let waits = waits_under_checkpoint(checkpoint(&shard), || {
+        shard.queue.push(Command::Remove { partition: partition(0), done: oneshot::channel().0 });
+        shard.queue.push(Command::SetAside { partition: partition(1), done: oneshot::channel().0 });
+        turn(&mut shard);
+    });
+    assert_eq!(waits, Vec::<String>::new());
+    // A kill after a directory was made, and before anything was durable.
+    lead_with(&mut shard, 3, &[1], Durability::Fsync);
+    append(&mut shard, 3, AppendPermit::uncounted());
+    drop(shard);
+    let mut shard = shard_on(&disk.restart_process());
+    let waits = waits_under_checkpoint(checkpoint(&shard), || {
+        lead_with(&mut shard, 3, &[1], Durability::Fsync);
+        shard.queue.push(Command::Remove { partition: partition(2), done: oneshot::channel().0 });
+        turn(&mut shard);
+    });
+    assert_eq!(waits, Vec::<String>::new());
+}
+
+/// It is set aside, which fails halfway, and the metadata knows it again: no offset is given a second time.
+#[test]
+fn a_partition_that_was_half_set_aside_does_not_begin_anew() {
+    let mut failed = 0;
+    for syncs in 0..12 {
+        let disk = MemoryDisk::simulated(256 << 20);
+        let mut shard = shard_on(&disk);
+        lead(&mut shard, 0, &[1]);
+        (0..3).for_each(|_| drop(append(&mut shard, 0, AppendPermit::uncounted())));
+        disk.fail_sync_after(syncs);
+        let (done, mut moved) = oneshot::channel();
+        shard.queue.push(Command::SetAside { partition: partition(0), done });
+        turn(&mut shard);
+        failed += i32::from(moved.try_recv().unwrap().is_err());
+        disk.fail_sync_after(u64::MAX);
+        lead(&mut shard, 0, &[1]);
+        let answer = take(&append(&mut shard, 0, AppendPermit::uncounted()));
+        assert!(answer.error.is_some() || answer.base_offset == 3, "after sync {syncs} had failed: {answer:?}");
+    }
+    assert!(failed >= 3, "{failed}");
 }

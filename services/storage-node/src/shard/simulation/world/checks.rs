@@ -3,10 +3,12 @@
 use std::hash::Hash as _;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use walser_model::Offset;
 use walser_record_batch::{Batches, Records};
 
 use super::{Acknowledged, PARTITIONS, RARELY, RETENTION, RETENTION_CHECK, Restart, SEGMENT_AGE, World, partition};
+use crate::shard::Command;
 
 impl World {
     /// Every acknowledged record is where it was said to be, unless it was to go, and the log reaches as far as readers
@@ -48,6 +50,9 @@ impl World {
     pub(in super::super) fn check_every_request_was_answered(&mut self) {
         self.disk.set_file_limit(None);
         let from = self.alive_from;
+        let (done, told) = oneshot::channel();
+        self.shard.queue.push(Command::Barrier(done));
+        self.await_reply("last barrier".to_owned(), told);
         for _ in 0..50 {
             self.write();
         }
@@ -57,6 +62,8 @@ impl World {
             self.run_job();
             self.tell_outcome();
         }
+        self.turn();
+        self.check_every_reply_was_given();
     }
 
     /// A partition that is written rarely, and rests in between, keeps nothing for long beyond its time.
