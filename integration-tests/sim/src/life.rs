@@ -100,6 +100,9 @@ impl World {
             let unflushed = replica.log.len() - replica.durable;
             let kept = if self.random.chance(300) { 0 } else { self.random.below(unflushed + 1) };
             replica.cut(replica.durable + kept);
+            // What the next process reads of its log is what is left.
+            let (integrity, lazy) = (replica.machine.integrity(), replica.machine.lazy());
+            replica.crash((self.setup.rules, id(node)), integrity, lazy);
         }
     }
 

@@ -81,6 +81,8 @@ pub(crate) struct Replica {
     pub(crate) durable: usize,
     flushing: Option<Flush>,
     pub(crate) machine: Machine,
+    /// The high watermark with its epoch, as it was written with the last flush.
+    noted: (Offset, LeaderEpoch),
     /// Work that has begun, and not ended.
     work: Option<(WorkId, Work)>,
     /// What the log says of idempotent producers.
@@ -148,7 +150,8 @@ pub(crate) fn index(offset: Offset) -> usize {
 impl Replica {
     /// Nothing yet, of a partition, in a process that has begun.
     pub(crate) fn new(rules: Rules, node: NodeId, generation: u32) -> Self {
-        let machine = machine((rules, node), ReplicaIntegrity::Intact, false);
+        let noted = (Offset::ZERO, LeaderEpoch::NONE);
+        let machine = machine((rules, node), ReplicaIntegrity::Intact, false, noted);
         Self {
             generation,
             log: Vec::new(),
@@ -156,6 +159,7 @@ impl Replica {
             durable: 0,
             flushing: None,
             machine,
+            noted,
             work: None,
             windows: [const { None }; PRODUCERS],
             epochs: LeaderEpochs::default(),
@@ -236,6 +240,7 @@ impl Replica {
         self.start = self.start.min(len);
         self.durable = self.durable.min(len);
         self.good = self.good.min(len);
+        self.noted.0 = self.noted.0.min(offset(len));
         if let Some(flushing) = &mut self.flushing {
             *flushing = Flush { entries: flushing.entries.min(len), led: flushing.led.filter(reached) };
         }
@@ -246,6 +251,7 @@ impl Replica {
         if let Some(Flush { entries, led }) = self.flushing.take() {
             self.durable = self.durable.max(entries);
             self.led_on_disk = led.or(self.led_on_disk);
+            self.noted = self.machine.high_watermark();
             return true;
         }
         let begun = self.led.filter(|led| led.epoch > begun(self.led_on_disk));
@@ -258,6 +264,7 @@ impl Replica {
     pub(crate) fn flush_all(&mut self) {
         self.durable = self.log.len();
         self.led_on_disk = self.led;
+        self.noted = self.machine.high_watermark();
     }
 
     /// Begins what takes time.
@@ -273,6 +280,7 @@ impl Replica {
             Work::Copy(segments) => {
                 self.cut(0);
                 (self.led, self.led_on_disk) = (None, None);
+                self.noted = (Offset::ZERO, LeaderEpoch::NONE);
                 let Segments { start, log, epochs } = *segments;
                 (self.start, self.durable, self.log, self.epochs) = (start, log.len(), log, epochs);
                 self.read_producers();
@@ -284,7 +292,8 @@ impl Replica {
     /// The process is gone, and with it everything that was not in the log; another one begins. `integrity`: what that
     /// will tell.
     pub(crate) fn crash(&mut self, of: (Rules, NodeId), integrity: ReplicaIntegrity, lazy: bool) {
-        self.machine = machine(of, integrity, lazy);
+        self.noted.0 = self.noted.0.min(self.end());
+        self.machine = machine(of, integrity, lazy, self.noted);
         self.shown = Offset::ZERO;
         (self.waited, self.answered) = (0, 0);
         self.pushes.clear();
@@ -297,6 +306,7 @@ impl Replica {
         self.epochs = LeaderEpochs::default();
         (self.led, self.led_on_disk, self.flushing, self.work) = (None, None, None, None);
         (self.start, self.durable, self.good) = (0, 0, 0);
+        self.noted = (Offset::ZERO, LeaderEpoch::NONE);
     }
 
     /// Looks again how much of the log is what was committed.
@@ -310,14 +320,19 @@ impl Replica {
     }
 }
 
-/// Of a process that begins.
-fn machine((rules, node): (Rules, NodeId), integrity: ReplicaIntegrity, lazy: bool) -> Machine {
+/// Of a process that begins, with the high watermark that the one before has noted.
+fn machine(
+    (rules, node): (Rules, NodeId),
+    integrity: ReplicaIntegrity,
+    lazy: bool,
+    (high_watermark, high_watermark_epoch): (Offset, LeaderEpoch),
+) -> Machine {
     Machine::new(ReplicaStart {
         node,
         integrity,
         lazy,
-        high_watermark: Offset::ZERO,
-        high_watermark_epoch: LeaderEpoch::NONE,
+        high_watermark,
+        high_watermark_epoch,
         lag_max: LAG_MAX,
         wait_max: WAIT_MAX,
         rules,

@@ -10,7 +10,7 @@
 //! slot  = copy | copy
 //! copy  = topic id 16 | partition i32 | flags u32 | sequence u64 | log start i64 | recovery point i64
 //!         | durable mark i64 | high watermark i64 | recovery position u64 | segments u32 | segment created i64
-//!         | append time i64 | 0… | CRC-32C u32                                             128 bytes, big-endian
+//!         | append time i64 | epoch of the high watermark + 1 u32 | 0… | CRC-32C u32       128 bytes, big-endian
 //! ```
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use walser_model::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
+use walser_model::{LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
 
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
@@ -44,8 +44,10 @@ pub struct Marks {
     pub recovery_position: u64,
     /// Everything below was on stable storage when this was written.
     pub durable: Offset,
-    /// The high watermark.
+    /// The high watermark, as it was known when this was written; never beyond the log end.
     pub high_watermark: Offset,
+    /// The leader epoch in which it was learnt. `None`: that is not known, as in slots of earlier versions.
+    pub high_watermark_epoch: Option<LeaderEpoch>,
     /// How many segment files there were. 0: not known.
     pub segments: u32,
     /// When the last segment was created, by the wall clock in milliseconds. 0: not known.
@@ -96,6 +98,8 @@ pub(crate) fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &M
     out[72..76].copy_from_slice(&marks.segments.to_be_bytes());
     out[76..84].copy_from_slice(&marks.segment_created.to_be_bytes());
     out[84..92].copy_from_slice(&marks.append_time.to_be_bytes());
+    let epoch = marks.high_watermark_epoch.map_or(0, |epoch| epoch.0.saturating_add(1));
+    out[92..96].copy_from_slice(&epoch.to_be_bytes());
     let crc = crate::crc32c(&out[..COPY_LEN - 4]);
     out[COPY_LEN - 4..].copy_from_slice(&crc.to_be_bytes());
     out
@@ -121,6 +125,9 @@ pub(crate) fn decode(copy: &[u8]) -> Option<(Option<TopicPartition>, u64, Marks)
         segments: u32::from_be_bytes(body[72..76].try_into().ok()?),
         segment_created: offset(76)?.0,
         append_time: offset(84)?.0,
+        high_watermark_epoch: Some(i32::from_be_bytes(body[92..96].try_into().ok()?))
+            .filter(|epoch| *epoch > 0)
+            .map(|epoch| LeaderEpoch(epoch - 1)),
     };
     Some((in_use.then(|| TopicPartition::new(topic, partition)), sequence, marks))
 }
@@ -313,6 +320,35 @@ mod tests {
         let (segment_created, append_time) = (durable + 1, durable + 2);
         let high_watermark = Offset(durable);
         Marks { durable: Offset(durable), high_watermark, segment_created, append_time, ..Marks::default() }
+    }
+
+    #[test]
+    fn the_bytes_of_a_copy_are_the_documented_ones() {
+        let marks = Marks {
+            log_start: Offset(1),
+            recovery_point: Offset(2),
+            durable: Offset(3),
+            high_watermark: Offset(4),
+            recovery_position: 5,
+            segments: 6,
+            segment_created: 7,
+            append_time: 8,
+            high_watermark_epoch: Some(LeaderEpoch(9)),
+        };
+        let copy = encode(Some(partition(10)), 11, &marks);
+        let golden = [
+            &[3; 16][..],
+            &[0, 0, 0, 10, 0, 0, 0, 1],
+            &[0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3],
+            &[0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7],
+            &[0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 10],
+            &[0; 28],
+        ];
+        assert_eq!(copy[..COPY_LEN - 4], golden.concat());
+        assert_eq!(decode(&copy), Some((Some(partition(10)), 11, marks)));
+        // As earlier versions wrote it.
+        let marks = Marks { high_watermark_epoch: None, ..marks };
+        assert_eq!(encode(Some(partition(10)), 11, &marks)[92..COPY_LEN - 4], [0; 32]);
     }
 
     #[test]

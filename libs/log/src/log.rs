@@ -315,9 +315,17 @@ impl Log {
         self.marks.append_time
     }
 
-    /// Notes the high watermark for the next write of the marks.
-    pub fn note_high_watermark(&mut self, high_watermark: Offset) {
-        self.marks.high_watermark = self.marks.high_watermark.max(high_watermark);
+    /// Notes the high watermark that was learnt in a leader epoch, for the next write of the marks.
+    pub fn note_high_watermark(&mut self, high_watermark: Offset, epoch: LeaderEpoch) {
+        self.marks.high_watermark = high_watermark.min(self.log_end());
+        self.marks.high_watermark_epoch = Some(epoch);
+    }
+
+    /// The high watermark that was noted last, also by an earlier process, and the leader epoch in which it was learnt; or
+    /// [`LeaderEpoch::NONE`] where that is not known. It may be behind what readers have seen, and is never beyond the log
+    /// end.
+    pub fn high_watermark(&self) -> (Offset, LeaderEpoch) {
+        (self.marks.high_watermark, self.marks.high_watermark_epoch.unwrap_or(LeaderEpoch::NONE))
     }
 
     /// Closes files and drops indexes and producers once everything is durable and written down, so that an idle

@@ -150,6 +150,7 @@ impl Log {
         } else {
             log.recover(&snapshots, log.marks.recovery_point, log.marks.durable)?
         };
+        log.marks.high_watermark = log.marks.high_watermark.min(log.log_end());
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, ..recovery }))
@@ -244,6 +245,7 @@ impl Log {
         self.set_end(end);
         self.flushing.appended_before(recovery.scanned_bytes);
         let before = self.marks;
+        self.marks.high_watermark = self.marks.high_watermark.min(end);
         (self.marks.durable, self.marks.append_time) = (end, append_time);
         self.note_marks();
         if self.marks != before {

@@ -268,3 +268,21 @@ fn a_crash_at_any_step_of_a_truncation_leaves_a_log_that_opens() {
         }
     }
 }
+
+/// On page-cache topics readers have seen what a power loss takes.
+#[test]
+fn a_high_watermark_never_lies_beyond_what_is_left() {
+    use walser_model::LeaderEpoch;
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+    site.append(&values(1, 3, 100)).unwrap();
+    site.flush().unwrap();
+    site.append(&values(2, 3, 100)).unwrap();
+    site.log.note_high_watermark(Offset(6), LeaderEpoch(4));
+    site.log.delete_records(Offset(1), 0).unwrap();
+    let lost = site.disk.lose_power(PowerLoss::Everything);
+    let killed = site.disk.restart_process();
+    site.restart_on(killed, small());
+    assert_eq!(site.log.high_watermark(), (Offset(6), LeaderEpoch(4)));
+    let (_, log, _) = open(&lost, small()).unwrap();
+    assert_eq!((log.log_end(), log.high_watermark()), (Offset(3), (Offset(3), LeaderEpoch(4))));
+}

@@ -107,9 +107,9 @@ impl Partition {
         around.board.insert(log.partition(), Arc::clone(&shown));
         Self {
             last_append_time: log.append_time(),
+            replica: replica::start(around.node, &log),
             log,
             shown,
-            replica: replica::start(around.node),
             actions: ReplicaActions::new(),
             config: TopicConfig::default(),
             unreadable: None,

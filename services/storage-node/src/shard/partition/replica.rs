@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::LogConfig;
+use walser_log::{Log, LogConfig};
 use walser_metadata::TopicSettings;
-use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
+use walser_model::{NodeId, Offset, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaStart, Role, Rules, role};
 use walser_rpc::Failure;
@@ -38,14 +38,15 @@ impl PartitionMetadata {
     }
 }
 
-/// A replica in a process that has just begun.
-pub(super) fn start(node: NodeId) -> Replica<Waiting> {
+/// A replica in a process that has just begun, with what the one before has noted.
+pub(super) fn start(node: NodeId, log: &Log) -> Replica<Waiting> {
+    let (high_watermark, high_watermark_epoch) = log.high_watermark();
     Replica::new(ReplicaStart {
         node,
         integrity: ReplicaIntegrity::Intact,
         lazy: false,
-        high_watermark: Offset::ZERO,
-        high_watermark_epoch: LeaderEpoch::NONE,
+        high_watermark,
+        high_watermark_epoch,
         lag_max: REPLICA_LAG_MAX,
         wait_max: ANSWER_MAX,
         rules: Rules::ALL,
@@ -102,6 +103,7 @@ impl Partition {
             match action {
                 ReplicaAction::Lead { epoch, high_watermark } => {
                     self.log.begin_epoch(epoch, self.ticks());
+                    self.log.note_high_watermark(high_watermark, epoch);
                     self.shown.withdraw();
                     (begins, visible) = (Some(epoch), Some(high_watermark));
                 }
@@ -110,7 +112,7 @@ impl Partition {
                     begins = None;
                 }
                 ReplicaAction::Commit { high_watermark } => {
-                    self.log.note_high_watermark(high_watermark);
+                    self.log.note_high_watermark(high_watermark, self.replica.high_watermark().1);
                     visible = Some(high_watermark);
                 }
                 ReplicaAction::Answer { write, outcome } => {

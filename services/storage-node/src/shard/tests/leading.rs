@@ -115,3 +115,26 @@ fn the_start_of_an_epoch_that_others_wait_for_is_flushed_at_once() {
     turn(&mut shard);
     assert_eq!(shard.partitions[&partition(0)].log.begun_epoch(), LeaderEpoch(1));
 }
+
+/// Readers that have seen a record find it after a restart before anything is flushed or learnt anew.
+#[test]
+fn the_high_watermark_is_restored_with_the_epoch_in_which_it_was_learnt() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    lead_with(&mut shard, 0, &[1], Durability::Fsync);
+    append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    drop(shard);
+    let recovered = |disk: &MemoryDisk| {
+        let mut shard = shard_on(disk);
+        let logs = crate::recovery::recover(&shard.around.directory, 0, 1).unwrap().0;
+        logs.into_iter().for_each(|log| shard.adopt(log));
+        shard
+    };
+    // It is written with the flush after the one that raised it.
+    let noted = (Offset(1), LeaderEpoch(1));
+    let shard = recovered(&disk.restart_process());
+    assert_eq!(shard.partitions[&partition(0)].log.high_watermark(), noted);
+}
