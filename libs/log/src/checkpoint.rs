@@ -18,9 +18,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::{Buf as _, BufMut as _};
 use parking_lot::Mutex;
 use walser_model::{LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
 
+use crate::checked::{CRC_LEN, seal, take, unseal};
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
 
@@ -83,53 +85,47 @@ pub struct Checkpoint {
 
 /// One copy of a slot.
 pub(crate) fn encode(partition: Option<TopicPartition>, sequence: u64, marks: &Marks) -> [u8; COPY_LEN] {
-    let mut out = [0; COPY_LEN];
-    if let Some(partition) = partition {
-        out[0..16].copy_from_slice(&partition.topic.to_bytes());
-        out[16..20].copy_from_slice(&partition.partition.0.to_be_bytes());
-        out[20..24].copy_from_slice(&IN_USE.to_be_bytes());
-    }
-    out[24..32].copy_from_slice(&sequence.to_be_bytes());
-    out[32..40].copy_from_slice(&marks.log_start.0.to_be_bytes());
-    out[40..48].copy_from_slice(&marks.recovery_point.0.to_be_bytes());
-    out[48..56].copy_from_slice(&marks.durable.0.to_be_bytes());
-    out[56..64].copy_from_slice(&marks.high_watermark.0.to_be_bytes());
-    out[64..72].copy_from_slice(&marks.recovery_position.to_be_bytes());
-    out[72..76].copy_from_slice(&marks.segments.to_be_bytes());
-    out[76..84].copy_from_slice(&marks.segment_created.to_be_bytes());
-    out[84..92].copy_from_slice(&marks.append_time.to_be_bytes());
-    let epoch = marks.high_watermark_epoch.map_or(0, |epoch| epoch.0.saturating_add(1));
-    out[92..96].copy_from_slice(&epoch.to_be_bytes());
-    let crc = crate::crc32c(&out[..COPY_LEN - 4]);
-    out[COPY_LEN - 4..].copy_from_slice(&crc.to_be_bytes());
-    out
+    let mut out = Vec::with_capacity(COPY_LEN);
+    let (topic, number) = partition.map_or(([0; 16], 0), |owner| (owner.topic.to_bytes(), owner.partition.0));
+    out.put_slice(&topic);
+    out.put_i32(number);
+    out.put_u32(if partition.is_some() { IN_USE } else { 0 });
+    out.put_u64(sequence);
+    out.put_i64(marks.log_start.0);
+    out.put_i64(marks.recovery_point.0);
+    out.put_i64(marks.durable.0);
+    out.put_i64(marks.high_watermark.0);
+    out.put_u64(marks.recovery_position);
+    out.put_u32(marks.segments);
+    out.put_i64(marks.segment_created);
+    out.put_i64(marks.append_time);
+    out.put_i32(marks.high_watermark_epoch.map_or(0, |epoch| epoch.0.saturating_add(1)));
+    out.resize(COPY_LEN - CRC_LEN, 0);
+    seal(&mut out, 0);
+    out.try_into().expect("a copy has a fixed length")
 }
 
 /// A copy's owner (`None`: the slot is free), sequence and marks. `None` when it is damaged or was never written.
 pub(crate) fn decode(copy: &[u8]) -> Option<(Option<TopicPartition>, u64, Marks)> {
-    let (body, crc) = copy.split_at_checked(COPY_LEN - 4)?;
-    if crate::crc32c(body).to_be_bytes() != crc {
-        return None;
-    }
-    let offset = |at: usize| Some(Offset(i64::from_be_bytes(body[at..at + 8].try_into().ok()?)));
-    let topic = TopicId::from_bytes(body[0..16].try_into().ok()?);
-    let partition = PartitionIndex(i32::from_be_bytes(body[16..20].try_into().ok()?));
-    let in_use = u32::from_be_bytes(body[20..24].try_into().ok()?) & IN_USE != 0;
-    let sequence = u64::from_be_bytes(body[24..32].try_into().ok()?);
+    let mut body = unseal(copy).filter(|_| copy.len() == COPY_LEN)?;
+    let topic = TopicId::from_bytes(take(&mut body)?);
+    let number = PartitionIndex(body.try_get_i32().ok()?);
+    let in_use = body.try_get_u32().ok()? & IN_USE != 0;
+    let sequence = body.try_get_u64().ok()?;
     let marks = Marks {
-        log_start: offset(32)?,
-        recovery_point: offset(40)?,
-        recovery_position: u64::from_be_bytes(body[64..72].try_into().ok()?),
-        durable: offset(48)?,
-        high_watermark: offset(56)?,
-        segments: u32::from_be_bytes(body[72..76].try_into().ok()?),
-        segment_created: offset(76)?.0,
-        append_time: offset(84)?.0,
-        high_watermark_epoch: Some(i32::from_be_bytes(body[92..96].try_into().ok()?))
+        log_start: Offset(body.try_get_i64().ok()?),
+        recovery_point: Offset(body.try_get_i64().ok()?),
+        durable: Offset(body.try_get_i64().ok()?),
+        high_watermark: Offset(body.try_get_i64().ok()?),
+        recovery_position: body.try_get_u64().ok()?,
+        segments: body.try_get_u32().ok()?,
+        segment_created: body.try_get_i64().ok()?,
+        append_time: body.try_get_i64().ok()?,
+        high_watermark_epoch: Some(body.try_get_i32().ok()?)
             .filter(|epoch| *epoch > 0)
             .map(|epoch| LeaderEpoch(epoch - 1)),
     };
-    Some((in_use.then(|| TopicPartition::new(topic, partition)), sequence, marks))
+    Some((in_use.then(|| TopicPartition::new(topic, number)), sequence, marks))
 }
 
 // === impl Checkpoint ===

@@ -8,8 +8,10 @@
 use std::io;
 use std::path::Path;
 
+use bytes::{Buf as _, BufMut as _};
 use walser_model::Timestamp;
 
+use crate::checked::{seal, take, unseal};
 use crate::disk::{Disk, Open, read_file};
 
 pub(crate) const FILE_NAME: &str = "wall-clock";
@@ -51,22 +53,22 @@ impl ClockMark {
 
 fn encode(ClockMark { wall, held }: ClockMark) -> Vec<u8> {
     let mut out = Vec::with_capacity(LEN);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&VERSION.to_be_bytes());
-    out.extend_from_slice(&[u8::from(held), 0]);
-    out.extend_from_slice(&wall.to_be_bytes());
-    let crc = crate::crc32c(&out);
-    out.extend_from_slice(&crc.to_be_bytes());
+    out.put_slice(MAGIC);
+    out.put_u16(VERSION);
+    out.put_u8(held.into());
+    out.put_u8(0);
+    out.put_i64(wall);
+    seal(&mut out, 0);
+    assert_eq!(out.len(), LEN, "the file has a fixed length");
     out
 }
 
 fn decode(bytes: &[u8]) -> Option<ClockMark> {
-    let (body, crc) = bytes.split_at_checked(LEN - 4)?;
-    let (head, wall) = body.split_at(8);
-    if crate::crc32c(body).to_be_bytes() != crc || head[..4] != *MAGIC || head[4..6] != VERSION.to_be_bytes() {
-        return None;
-    }
-    Some(ClockMark { wall: i64::from_be_bytes(wall.try_into().ok()?), held: head[6] != 0 })
+    let mut body = unseal(bytes)?;
+    let (magic, version) = (take(&mut body)?, body.try_get_u16().ok()?);
+    let (held, _zero) = (body.try_get_u8().ok()? != 0, body.try_get_u8().ok()?);
+    (&magic == MAGIC && version == VERSION).then_some(())?;
+    Some(ClockMark { wall: body.try_get_i64().ok()?, held })
 }
 
 #[cfg(test)]

@@ -14,8 +14,10 @@
 use std::io;
 use std::path::Path;
 
+use bytes::{Buf as _, BufMut as _};
 use walser_model::{EpochStart, LeaderEpoch, LeaderEpochs, Offset};
 
+use crate::checked::{seal, take, unseal};
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, read_file};
 
@@ -80,20 +82,20 @@ pub(crate) fn replace(epochs: &Epochs, names: &DirectoryNames) -> io::Result<()>
 }
 
 fn decode(bytes: &[u8]) -> Option<Epochs> {
+    let mut rest = bytes;
+    let (magic, version) = (take(&mut rest)?, rest.try_get_u16().ok()?);
+    let known = version == VERSION || version == VERSION_WITHOUT_BEGUN;
+    rest.try_get_u16().ok().filter(|_| known && &magic == MAGIC)?;
+    let mut starts = Vec::with_capacity(rest.len() / ENTRY_LEN);
+    while !rest.is_empty() {
+        starts.push(decode_entry(&take::<ENTRY_LEN>(&mut rest)?)?);
+    }
+    let mut starts = starts.into_iter();
     let mut epochs = Epochs::default();
-    let (header, entries) = bytes.split_at_checked(HEADER_LEN)?;
-    if &header[..4] != MAGIC || entries.len() % ENTRY_LEN != 0 {
-        return None;
-    }
-    let version = u16::from_be_bytes([header[4], header[5]]);
-    let mut entries = entries.chunks_exact(ENTRY_LEN);
     if version == VERSION {
-        epochs.begun = Some(decode_entry(entries.next()?)?).filter(|begun| begun.epoch != LeaderEpoch::NONE);
-    } else if version != VERSION_WITHOUT_BEGUN {
-        return None;
+        epochs.begun = Some(starts.next()?).filter(|begun| begun.epoch != LeaderEpoch::NONE);
     }
-    for entry in entries {
-        let EpochStart { epoch, start } = decode_entry(entry)?;
+    for EpochStart { epoch, start } in starts {
         epochs.of_records.assign(epoch, start);
     }
     if version == VERSION_WITHOUT_BEGUN {
@@ -102,30 +104,25 @@ fn decode(bytes: &[u8]) -> Option<Epochs> {
     Some(epochs)
 }
 
-fn decode_entry(entry: &[u8]) -> Option<EpochStart> {
-    let (body, crc) = entry.split_at(12);
-    if crate::crc32c(body).to_be_bytes() != crc {
-        return None;
-    }
-    let epoch = LeaderEpoch(i32::from_be_bytes(body[..4].try_into().ok()?));
-    let start = Offset(i64::from_be_bytes(body[4..].try_into().ok()?));
-    Some(EpochStart { epoch, start })
+fn decode_entry(entry: &[u8; ENTRY_LEN]) -> Option<EpochStart> {
+    let mut body = unseal(entry)?;
+    let epoch = LeaderEpoch(body.try_get_i32().ok()?);
+    Some(EpochStart { epoch, start: Offset(body.try_get_i64().ok()?) })
 }
 
 /// The whole checkpoint.
 pub(crate) fn encode(epochs: &Epochs) -> Vec<u8> {
     let starts = epochs.of_records.starts();
     let mut out = Vec::with_capacity(HEADER_LEN + (1 + starts.len()) * ENTRY_LEN);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&VERSION.to_be_bytes());
-    out.extend_from_slice(&[0, 0]);
+    out.put_slice(MAGIC);
+    out.put_u16(VERSION);
+    out.put_u16(0);
     let none = EpochStart { epoch: LeaderEpoch::NONE, start: Offset::ZERO };
     for start in std::iter::once(&epochs.begun.unwrap_or(none)).chain(starts) {
         let at = out.len();
-        out.extend_from_slice(&start.epoch.0.to_be_bytes());
-        out.extend_from_slice(&start.start.0.to_be_bytes());
-        let crc = crate::crc32c(&out[at..]);
-        out.extend_from_slice(&crc.to_be_bytes());
+        out.put_i32(start.epoch.0);
+        out.put_i64(start.start.0);
+        seal(&mut out, at);
     }
     out
 }
@@ -150,6 +147,19 @@ mod tests {
             assert_eq!(decode(&bytes), None, "byte {at}");
             bytes[at] ^= 1;
         }
+    }
+
+    #[test]
+    fn the_bytes_are_the_documented_ones() {
+        let mut written =
+            Epochs { begun: Some(EpochStart { epoch: LeaderEpoch(7), start: Offset(30) }), ..Epochs::default() };
+        written.of_records.assign(LeaderEpoch(5), Offset(258));
+        let golden = [
+            &b"WLEP\0\x02\0\0"[..],
+            &[0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 30, 0x50, 0x26, 0x03, 0x0f],
+            &[0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 1, 2, 0xf3, 0x08, 0x49, 0xa6],
+        ];
+        assert_eq!(encode(&written), golden.concat());
     }
 
     #[test]

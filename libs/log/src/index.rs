@@ -8,7 +8,10 @@
 //! | relative offset u32 | position u32 | max timestamp before i64 | CRC-32C u32 |   20 bytes, big-endian
 //! ```
 
+use bytes::{Buf as _, BufMut as _};
 use walser_model::Timestamp;
+
+use crate::checked::{seal, unseal};
 
 /// Bytes of an encoded entry.
 pub(crate) const ENTRY_LEN: usize = 20;
@@ -35,22 +38,18 @@ pub(crate) struct Index {
 impl IndexEntry {
     fn encode(self, out: &mut Vec<u8>) {
         let start = out.len();
-        out.extend_from_slice(&self.relative_offset.to_be_bytes());
-        out.extend_from_slice(&self.position.to_be_bytes());
-        out.extend_from_slice(&self.max_timestamp_before.to_be_bytes());
-        let crc = crate::crc32c(&out[start..]);
-        out.extend_from_slice(&crc.to_be_bytes());
+        out.put_u32(self.relative_offset);
+        out.put_u32(self.position);
+        out.put_i64(self.max_timestamp_before);
+        seal(out, start);
     }
 
     fn decode(bytes: &[u8; ENTRY_LEN]) -> Option<Self> {
-        let (body, crc) = bytes.split_at(ENTRY_LEN - 4);
-        if crate::crc32c(body).to_be_bytes() != crc {
-            return None;
-        }
+        let mut body = unseal(bytes)?;
         Some(Self {
-            relative_offset: u32::from_be_bytes(body[0..4].try_into().ok()?),
-            position: u32::from_be_bytes(body[4..8].try_into().ok()?),
-            max_timestamp_before: i64::from_be_bytes(body[8..16].try_into().ok()?),
+            relative_offset: body.try_get_u32().ok()?,
+            position: body.try_get_u32().ok()?,
+            max_timestamp_before: body.try_get_i64().ok()?,
         })
     }
 }
@@ -142,6 +141,15 @@ mod tests {
             newest = newest.max(*timestamp);
         }
         index
+    }
+
+    #[test]
+    fn the_bytes_of_an_entry_are_the_documented_ones() {
+        let entry = IndexEntry { relative_offset: 258, position: 3, max_timestamp_before: -2 };
+        let mut bytes = Vec::new();
+        entry.encode(&mut bytes);
+        let golden = [0, 0, 1, 2, 0, 0, 0, 3, 255, 255, 255, 255, 255, 255, 255, 254, 0x58, 0x58, 0xc9, 0x01];
+        assert_eq!(bytes, golden);
     }
 
     proptest! {

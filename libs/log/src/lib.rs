@@ -18,6 +18,7 @@
 //! Invariant: what was once synced and covered by the durable mark is never cut by recovery.
 
 mod active;
+mod checked;
 mod checkpoint;
 mod clock_mark;
 mod directory;

@@ -9,8 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::{Buf as _, BufMut as _};
 use parking_lot::Mutex;
 
+use crate::checked::{seal, take, unseal};
 use crate::disk::{Disk, read_file, replace_file};
 
 /// Name of the file in a data directory.
@@ -77,22 +79,23 @@ impl MetadataVersion {
     }
 }
 
-fn encode(seen: SeenMetadata) -> [u8; LEN] {
-    let mut out = [0; LEN];
-    out[..4].copy_from_slice(MAGIC);
-    out[4..6].copy_from_slice(&FORMAT.to_be_bytes());
-    out[8..16].copy_from_slice(&seen.version.to_be_bytes());
-    out[16..32].copy_from_slice(&seen.lineage);
-    let crc = crate::crc32c(&out[..LEN - 4]);
-    out[LEN - 4..].copy_from_slice(&crc.to_be_bytes());
+fn encode(seen: SeenMetadata) -> Vec<u8> {
+    let mut out = Vec::with_capacity(LEN);
+    out.put_slice(MAGIC);
+    out.put_u16(FORMAT);
+    out.put_u16(0);
+    out.put_i64(seen.version);
+    out.put_slice(&seen.lineage);
+    seal(&mut out, 0);
+    assert_eq!(out.len(), LEN, "the file has a fixed length");
     out
 }
 
 fn decode(bytes: &[u8]) -> Option<SeenMetadata> {
-    let (body, crc) = bytes.split_at_checked(LEN - 4)?;
-    let right = crc == crate::crc32c(body).to_be_bytes() && &body[..4] == MAGIC && body[4..6] == FORMAT.to_be_bytes();
-    let version = i64::from_be_bytes(body[8..16].try_into().ok()?);
-    right.then_some(SeenMetadata { version, lineage: body[16..].try_into().ok()? })
+    let mut body = unseal(bytes).filter(|_| bytes.len() == LEN)?;
+    let (magic, format) = (take(&mut body)?, body.try_get_u16().ok()?);
+    body.try_get_u16().ok().filter(|_| &magic == MAGIC && format == FORMAT)?;
+    Some(SeenMetadata { version: body.try_get_i64().ok()?, lineage: take(&mut body)? })
 }
 
 #[cfg(test)]

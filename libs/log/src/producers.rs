@@ -6,8 +6,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::{Buf as _, BufMut as _};
 use walser_model::{Offset, ProducerEpoch, ProducerId, ProducerWindow, RememberedBatch, Sequences, Timestamp, Verdict};
 use walser_record_batch::BatchHeader;
+
+use crate::checked::{CRC_LEN, seal, take, unseal};
 
 /// Producers remembered per partition; the least recently used give way.
 pub const PRODUCERS_MAX: usize = 100_000;
@@ -98,64 +101,52 @@ impl Producers {
 
     /// The snapshot of everything before `end`.
     pub fn encode(&self, end: Offset) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER_LEN + self.by_id.len() * (PRODUCER_LEN + BATCH_LEN) + 4);
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&VERSION.to_be_bytes());
-        out.extend_from_slice(&[0, 0]);
-        out.extend_from_slice(&end.0.to_be_bytes());
-        let count = u32::try_from(self.by_id.len()).expect("the count is capped");
-        out.extend_from_slice(&count.to_be_bytes());
+        let mut out = Vec::with_capacity(HEADER_LEN + self.by_id.len() * (PRODUCER_LEN + BATCH_LEN) + CRC_LEN);
+        out.put_slice(MAGIC);
+        out.put_u16(VERSION);
+        out.put_u16(0);
+        out.put_i64(end.0);
+        out.put_u32(u32::try_from(self.by_id.len()).expect("the count is capped"));
         let mut sorted: Vec<_> = self.by_id.iter().collect();
         sorted.sort_unstable_by_key(|(id, _)| **id);
         for (id, producer) in sorted {
-            out.extend_from_slice(&id.0.to_be_bytes());
-            out.extend_from_slice(&producer.window.epoch().0.to_be_bytes());
-            let batches = u16::try_from(producer.window.batches().len()).expect("at most five batches");
-            out.extend_from_slice(&batches.to_be_bytes());
-            out.extend_from_slice(&producer.last_used.to_be_bytes());
+            out.put_i64(id.0);
+            out.put_i16(producer.window.epoch().0);
+            out.put_u16(u16::try_from(producer.window.batches().len()).expect("at most five batches"));
+            out.put_i64(producer.last_used);
             for batch in producer.window.batches() {
-                out.extend_from_slice(&batch.sequences.first.to_be_bytes());
-                out.extend_from_slice(&batch.sequences.last.to_be_bytes());
-                out.extend_from_slice(&batch.base_offset.0.to_be_bytes());
-                out.extend_from_slice(&batch.max_timestamp.to_be_bytes());
+                out.put_i32(batch.sequences.first);
+                out.put_i32(batch.sequences.last);
+                out.put_i64(batch.base_offset.0);
+                out.put_i64(batch.max_timestamp);
             }
         }
-        let crc = crate::crc32c(&out);
-        out.extend_from_slice(&crc.to_be_bytes());
+        seal(&mut out, 0);
         out
     }
 
     /// Reads a snapshot and the offset that it stands for. `None` when it is damaged or of another version.
     pub fn decode(bytes: &[u8]) -> Option<(Self, Offset)> {
-        let (body, crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-        if crate::crc32c(body).to_be_bytes() != crc || body.len() < HEADER_LEN {
-            return None;
-        }
-        if &body[..4] != MAGIC || body[4..6] != VERSION.to_be_bytes() {
-            return None;
-        }
-        let end = Offset(i64::from_be_bytes(body[8..16].try_into().ok()?));
-        let count = u32::from_be_bytes(body[16..20].try_into().ok()?);
-        let mut rest = &body[HEADER_LEN..];
+        let mut rest = unseal(bytes)?;
+        let (magic, version) = (take(&mut rest)?, rest.try_get_u16().ok()?);
+        rest.try_get_u16().ok().filter(|_| &magic == MAGIC && version == VERSION)?;
+        let end = Offset(rest.try_get_i64().ok()?);
         let mut producers = Self::default();
-        for _ in 0..count {
-            let (head, tail) = rest.split_at_checked(PRODUCER_LEN)?;
-            let id = ProducerId(i64::from_be_bytes(head[..8].try_into().ok()?));
-            let epoch = ProducerEpoch(i16::from_be_bytes(head[8..10].try_into().ok()?));
-            let batch_count = usize::from(u16::from_be_bytes(head[10..12].try_into().ok()?));
-            let last_used = i64::from_be_bytes(head[12..20].try_into().ok()?);
-            let (raw, tail) = tail.split_at_checked(batch_count * BATCH_LEN)?;
+        for _ in 0..rest.try_get_u32().ok()? {
+            let id = ProducerId(rest.try_get_i64().ok()?);
+            let epoch = ProducerEpoch(rest.try_get_i16().ok()?);
+            let batch_count = rest.try_get_u16().ok()?;
+            let last_used = rest.try_get_i64().ok()?;
             let mut window = ProducerWindow::new(epoch);
-            for batch in raw.chunks_exact(BATCH_LEN) {
-                let first = i32::from_be_bytes(batch[..4].try_into().ok()?);
-                let last = i32::from_be_bytes(batch[4..8].try_into().ok()?);
-                let base_offset = Offset(i64::from_be_bytes(batch[8..16].try_into().ok()?));
-                let max_timestamp = i64::from_be_bytes(batch[16..24].try_into().ok()?);
-                let sequences = Sequences { first, last };
-                window.record(epoch, RememberedBatch { sequences, base_offset, max_timestamp });
+            for _ in 0..batch_count {
+                let (first, last) = (rest.try_get_i32().ok()?, rest.try_get_i32().ok()?);
+                let (base_offset, max_timestamp) = (Offset(rest.try_get_i64().ok()?), rest.try_get_i64().ok()?);
+                window.record(
+                    epoch,
+                    RememberedBatch { sequences: Sequences { first, last }, base_offset, max_timestamp },
+                );
             }
             producers.by_id.insert(id, Known { last_used, window });
-            rest = tail;
         }
         rest.is_empty().then_some((producers, end))
     }
@@ -222,6 +213,20 @@ mod tests {
         producers.record(&batch(2, 0, 0, 1, 1), 9_000);
         producers.expire(10_000, Duration::from_secs(5));
         assert_eq!(producers.len(), 1);
+    }
+
+    #[test]
+    fn the_bytes_of_a_snapshot_are_the_documented_ones() {
+        let mut producers = Producers::default();
+        producers.record(&batch(258, 3, 4, 2, 7), 9);
+        let golden = [
+            &b"WPRS\0\x02\0\0"[..],
+            &[0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 1],
+            &[0, 0, 0, 0, 0, 0, 1, 2, 0, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9],
+            &[0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 7],
+        ];
+        let bytes = producers.encode(Offset(10));
+        assert_eq!(bytes[..bytes.len() - CRC_LEN], golden.concat());
     }
 
     proptest! {

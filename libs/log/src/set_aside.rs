@@ -13,9 +13,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::{Buf as _, BufMut as _};
 use parking_lot::Mutex;
 use walser_model::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
+use crate::checked::take;
 use crate::checkpoint::{COPY_LEN, Checkpoint, Marks, decode, encode};
 use crate::directory_names::parse_partition;
 use crate::disk::{Disk, out_of_files, read_file, replace_file};
@@ -111,9 +113,9 @@ impl SetAsideStore {
     fn marks(&self, partition: TopicPartition, dir: &Path) -> io::Result<Option<(Marks, Timestamp)>> {
         let bytes = read_file(&*self.disk, &dir.join(MARKS), 4096)?;
         Ok(bytes.and_then(|bytes| {
-            let (copy, since) = bytes.split_at_checked(COPY_LEN)?;
-            let (owner, _, marks) = decode(copy)?;
-            let since = i64::from_be_bytes(since.try_into().ok()?);
+            let mut rest = &*bytes;
+            let (owner, _, marks) = decode(&take::<COPY_LEN>(&mut rest)?)?;
+            let since = rest.try_get_i64().ok().filter(|_| rest.is_empty())?;
             (owner == Some(partition)).then_some((marks, since))
         }))
     }
@@ -164,7 +166,7 @@ impl SetAsideStore {
         now: Timestamp,
     ) -> io::Result<()> {
         let mut bytes = encode(Some(partition), 1, &marks).to_vec();
-        bytes.extend_from_slice(&now.to_be_bytes());
+        bytes.put_i64(now);
         replace_file(&*self.disk, &from.join(MARKS), &bytes)?;
         self.disk.create_dir(&self.dir)?;
         self.sync(&self.root)?;
