@@ -347,3 +347,43 @@ fn sequences(sequence: u32) -> Sequences {
     let sequence = i32::try_from(sequence).unwrap_or(i32::MAX);
     Sequences { first: sequence, last: sequence }
 }
+
+#[cfg(test)]
+mod tests {
+    use walser_replication::conformance::{LogUnderTest, check};
+
+    use super::*;
+
+    impl LogUnderTest for Replica {
+        fn ask<R>(&self, question: impl FnOnce(&dyn ReplicaLog) -> R) -> R {
+            question(&self.view())
+        }
+
+        fn append(&mut self, epoch: LeaderEpoch) {
+            self.push(Entry { epoch, producer: 0, sequence: 0 });
+        }
+
+        fn begin(&mut self, epoch: LeaderEpoch) {
+            self.led = Some(Led { epoch, start: self.log.len() });
+        }
+
+        fn flush(&mut self) {
+            self.flush_all();
+        }
+
+        fn cut(&mut self, to: Offset) {
+            Self::cut(self, index(to));
+        }
+
+        fn delete(&mut self, before: Offset) {
+            self.trim(index(before));
+        }
+    }
+
+    #[test]
+    fn the_log_of_the_simulation_answers_as_others_do() {
+        for seed in 0..200 {
+            check(&mut Replica::new(Rules::ALL, NodeId(1), 1), seed, 100);
+        }
+    }
+}

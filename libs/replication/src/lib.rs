@@ -17,6 +17,8 @@ mod rules;
 mod state;
 mod wire;
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 #[cfg(test)]
 mod test_log;
 

@@ -13,7 +13,8 @@ pub trait ReplicaLog {
     /// Everything below is on stable storage. Exclusive, never beyond the end, nor beyond what the log was cut to.
     fn durable(&self) -> Offset;
 
-    /// The latest leader epoch: of the last record, also where that was deleted, or a later one that was begun here.
+    /// The latest leader epoch that has records: of the last one, also where that was deleted. Not one that was begun here and
+    /// has none yet.
     fn latest_epoch(&self) -> LeaderEpoch;
 
     /// The latest leader epoch that this node began to lead and whose start in the log is on stable storage,
