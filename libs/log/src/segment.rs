@@ -10,7 +10,7 @@ use walser_model::{Offset, Timestamp};
 use walser_record_batch::BatchHeader;
 
 use crate::disk::{Disk, DiskFile, Open};
-use crate::index::{ENTRY_LEN, Index, IndexEntry};
+use crate::index::{ENTRY_LEN, Entries, Floor, Index, IndexEntry};
 use crate::scan::{Scan, Step};
 
 const LOG_SUFFIX: &str = ".log";
@@ -54,8 +54,6 @@ struct Parts {
 #[derive(Debug)]
 struct LoadedIndex {
     index: Index,
-    /// Entries that the index file has already.
-    written: usize,
     /// Highest timestamp of all batches.
     max_timestamp: Timestamp,
     /// End of the last batch that was noted.
@@ -167,7 +165,7 @@ impl Segment {
 
     /// Starts an empty index: for a new segment, whose file has nothing in it.
     pub(crate) fn start_index(&self) {
-        self.parts.lock().index = Some(LoadedIndex::new(Index::default(), 0, self.base));
+        self.parts.lock().index = Some(LoadedIndex::new(Index::default(), self.base));
     }
 
     /// Notes an appended or scanned batch, with an index entry when the last one is far enough behind.
@@ -209,9 +207,7 @@ impl Segment {
     /// Where to start reading for an offset.
     pub(crate) fn position_for(&self, offset: Offset) -> io::Result<u64> {
         let relative = u32::try_from(offset.since(self.base).max(0)).unwrap_or(u32::MAX);
-        let parts = self.index()?;
-        let found = parts.index.as_ref().and_then(|loaded| loaded.index.floor_offset(relative));
-        Ok(found.map_or(0, |entry| u64::from(entry.position)))
+        self.position(|entry| entry.relative_offset <= relative)
     }
 
     /// Where to start looking for a timestamp. `None`: every record is older.
@@ -222,29 +218,43 @@ impl Segment {
         {
             return Ok(None);
         }
-        let parts = self.index()?;
-        let Some(loaded) = &parts.index else { return Ok(None) };
         // What cannot be read may hold it.
-        if loaded.max_timestamp < timestamp && !loaded.damaged {
+        let older = |loaded: &LoadedIndex| loaded.max_timestamp < timestamp && !loaded.damaged;
+        if self.index()?.index.as_ref().is_none_or(older) {
             return Ok(None);
         }
-        Ok(Some(loaded.index.floor_timestamp(timestamp).map_or(0, |entry| u64::from(entry.position))))
+        self.position(|entry| entry.max_timestamp_before < timestamp).map(Some)
+    }
+
+    /// The position of the last entry of those that are `not_behind` what is looked for.
+    fn position(&self, not_behind: impl Fn(&IndexEntry) -> bool) -> io::Result<u64> {
+        let found = self.index()?.index.as_ref().and_then(|loaded| loaded.index.floor(&not_behind));
+        let entry = match found {
+            None => return Ok(0),
+            Some(Floor::Here(entry)) => entry,
+            // Without the lock, which appends take. An entry that cannot be read costs a longer scan.
+            Some(Floor::Filed { known, numbers }) => {
+                let read = self.read_index_file(numbers.start, numbers.len());
+                let found = read.unwrap_or_default().floor(not_behind);
+                found.filter(|found| found.position >= known.position).unwrap_or(known)
+            }
+        };
+        Ok(u64::from(entry.position))
     }
 
     /// The entries that the index file lacks, if there are any.
     pub(crate) fn unwritten_index(&self) -> Option<IndexTail> {
         let parts = self.parts.lock();
-        let loaded = parts.index.as_ref().filter(|loaded| loaded.written < loaded.index.len())?;
-        let (from, to) = (loaded.written, loaded.index.len());
-        Some(IndexTail { from, to, bytes: loaded.index.encode_from(from) })
+        let index = &parts.index.as_ref().filter(|loaded| !loaded.index.recent().is_empty())?.index;
+        Some(IndexTail { from: index.filed(), to: index.len(), bytes: index.encode_recent() })
     }
 
     /// Writes entries into the index file, without making them durable; returns the file to sync. `None`: they do not
     /// continue what is written, since another writer was faster, or the segment rests or is gone.
     pub(crate) fn write_index(&self, tail: &IndexTail) -> io::Result<Option<Arc<dyn DiskFile>>> {
         let _one_at_a_time = self.writes_index.lock();
-        let written = |parts: &Parts| parts.index.as_ref().map(|loaded| loaded.written);
-        if written(&self.parts.lock()) != Some(tail.from) {
+        let filed = |parts: &Parts| parts.index.as_ref().map(|loaded| loaded.index.filed());
+        if filed(&self.parts.lock()) != Some(tail.from) {
             return Ok(None);
         }
         let file = self.disk.open(&self.index_path(), Open::Write)?;
@@ -252,7 +262,7 @@ impl Segment {
         file.write_at(&tail.bytes, at)?;
         file.set_len(at + tail.bytes.len() as u64)?;
         if let Some(loaded) = &mut self.parts.lock().index {
-            loaded.written = tail.to;
+            loaded.index.file(tail.to);
         }
         Ok(Some(file))
     }
@@ -272,17 +282,16 @@ impl Segment {
     /// position of a batch at or before `below`, and the batch's base offset.
     pub(crate) fn start_recovery(&self, below: Offset) -> io::Result<(u64, Offset)> {
         let file = self.file(Open::Read)?;
-        let mut index = self.read_index_file()?;
+        let mut entries = self.read_index_file(0, usize::MAX)?;
         let limit = u32::try_from(below.since(self.base)).unwrap_or(0);
-        index.truncate_above(limit);
-        if !index.last().is_none_or(|last| self.stands_at_batch(&*file, last)) {
-            index = Index::default();
+        entries.truncate_above(limit);
+        if !entries.last().is_none_or(|last| self.stands_at_batch(&*file, last)) {
+            entries = Entries::default();
         }
-        let last = index.last();
+        let last = entries.last();
         let position = last.map_or(0, |last| u64::from(last.position));
         let offset = last.map_or(self.base, |last| self.base.plus(i64::from(last.relative_offset)));
-        let written = index.len();
-        self.parts.lock().index = Some(LoadedIndex::new(index, written, self.base));
+        self.parts.lock().index = Some(LoadedIndex::new(Index::of_file(&entries), self.base));
         Ok((position, offset))
     }
 
@@ -311,13 +320,17 @@ impl Segment {
         parts.rested_max_timestamp = None;
         let kept = parts.index.take();
         drop(parts);
-        let mut index = match kept {
-            Some(loaded) => loaded.index,
-            None => self.read_index_file()?,
-        };
-        index.truncate_at(u32::try_from(size).unwrap_or(u32::MAX));
+        let mut entries = self.read_index_file(0, usize::MAX)?;
+        if let Some(LoadedIndex { index, .. }) = kept {
+            // What the file has behind is of no account.
+            entries.truncate(index.filed());
+            if entries.len() == index.filed() {
+                entries.extend(index.recent());
+            }
+        }
+        entries.truncate_at(u32::try_from(size).unwrap_or(u32::MAX));
         let index_file = self.disk.open(&self.index_path(), Open::Write)?;
-        let entries = index.encode_from(0);
+        let entries = entries.encode();
         index_file.write_at(&entries, 0)?;
         index_file.set_len(entries.len() as u64)?;
         Ok(file)
@@ -336,9 +349,17 @@ impl Segment {
         Ok(())
     }
 
-    fn read_index_file(&self) -> io::Result<Index> {
-        let bytes = crate::disk::read_file(&*self.disk, &self.index_path(), u64::from(u32::MAX))?;
-        Ok(Index::decode(&bytes.unwrap_or_default()))
+    /// Reads `count` entries of the index file from number `from` on; fewer where the file ends.
+    fn read_index_file(&self, from: usize, count: usize) -> io::Result<Entries> {
+        let file = match self.disk.open(&self.index_path(), Open::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Entries::default()),
+            other => other?,
+        };
+        let at = (from * ENTRY_LEN) as u64;
+        let left = usize::try_from(file.len()?.saturating_sub(at)).map_err(io::Error::other)?;
+        let mut bytes = Vec::new();
+        file.read_at(&mut bytes, at, left.min(count.saturating_mul(ENTRY_LEN)))?;
+        Ok(Entries::decode(&bytes))
     }
 
     /// The parts with the index loaded: from its file, and by reading the log behind its last entry.
@@ -356,14 +377,15 @@ impl Segment {
                 file
             }
         };
-        let mut index = self.read_index_file()?;
-        let on_disk = index.len();
-        index.truncate_at(u32::try_from(size).unwrap_or(u32::MAX));
-        if !index.last().is_none_or(|last| self.stands_at_batch(&*file, last)) {
-            index = Index::default();
+        let mut entries = self.read_index_file(0, usize::MAX)?;
+        let on_disk = entries.len();
+        entries.truncate_at(u32::try_from(size).unwrap_or(u32::MAX));
+        if !entries.last().is_none_or(|last| self.stands_at_batch(&*file, last)) {
+            entries = Entries::default();
         }
-        let written = if index.len() == on_disk { on_disk } else { 0 };
-        parts.index = Some(self.complete(&*file, index, written, size)?);
+        let whole = entries.len() == on_disk;
+        let index = if whole { Index::of_file(&entries) } else { Index::of_recent(&entries) };
+        parts.index = Some(self.complete(&*file, index, size)?);
         Ok(parts)
     }
 
@@ -389,11 +411,11 @@ impl Segment {
     }
 
     /// Reads the log behind the last entry for what the entries do not say.
-    fn complete(&self, file: &dyn DiskFile, index: Index, written: usize, size: u64) -> io::Result<LoadedIndex> {
+    fn complete(&self, file: &dyn DiskFile, index: Index, size: u64) -> io::Result<LoadedIndex> {
         /// Distance of entries when an index has to be made again.
         const INTERVAL_BYTES: u64 = 4096;
         let rebuilding = index.len() == 0;
-        let mut loaded = LoadedIndex::new(index, written, self.base);
+        let mut loaded = LoadedIndex::new(index, self.base);
         let mut scan = Scan::new(file, loaded.noted_to, size);
         loop {
             let found = match scan.step()? {
@@ -423,10 +445,9 @@ impl Parts {
 
 impl LoadedIndex {
     /// Everything up to the batch of the last entry; what follows is yet to be noted.
-    fn new(index: Index, written: usize, base: Offset) -> Self {
+    fn new(index: Index, base: Offset) -> Self {
         let last = index.last();
         Self {
-            written,
             max_timestamp: last.map_or(Timestamp::MIN, |last| last.max_timestamp_before),
             noted_to: last.map_or(0, |last| u64::from(last.position)),
             next_offset: last.map_or(base, |last| base.plus(i64::from(last.relative_offset))),

@@ -8,6 +8,8 @@ mod crash;
 mod damage;
 #[path = "log/extension.rs"]
 mod extension;
+#[path = "log/large_index.rs"]
+mod large_index;
 #[path = "log/names_and_files.rs"]
 mod names_and_files;
 #[path = "log/ordinary.rs"]
