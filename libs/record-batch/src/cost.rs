@@ -4,7 +4,7 @@
 //! of zstd held 7.9 million empty headers. The cost of a batch is therefore its decompressed bytes plus
 //! [`ITEM_COST`] for each record and for each header. It is counted without allocating anything for the items.
 
-use crate::record::take_record;
+use crate::raw_record::take_record;
 
 /// Highest cost of one batch, in bytes, inclusive (64 MiB).
 pub const DECODED_COST_MAX: usize = 64 << 20;

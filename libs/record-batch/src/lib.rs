@@ -18,6 +18,7 @@ mod compression;
 mod cost;
 mod header;
 mod partitioner;
+mod raw_record;
 mod record;
 mod stamp;
 mod validation;

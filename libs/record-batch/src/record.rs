@@ -7,7 +7,7 @@ use crate::batches::records_section;
 use crate::compression::{CompressionError, decompress};
 use crate::cost::{CostError, DECODED_COST_MAX, check_section, section_bytes_max};
 use crate::header::BatchHeader;
-use crate::varint;
+use crate::raw_record::{take_header, take_record};
 
 /// A header of a record. Order and duplicate keys are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,23 +61,6 @@ pub enum RecordError {
     },
 }
 
-/// The parts of a record before they become `Bytes`.
-pub(crate) struct RawRecord<'a> {
-    pub(crate) timestamp_delta: i64,
-    pub(crate) offset_delta: i32,
-    pub(crate) key: Option<&'a [u8]>,
-    pub(crate) value: Option<&'a [u8]>,
-    pub(crate) header_count: i32,
-    pub(crate) headers: &'a [u8],
-}
-
-impl RawRecord<'_> {
-    /// How many headers the record has.
-    pub(crate) fn headers_len(&self) -> usize {
-        usize::try_from(self.header_count).unwrap_or(0)
-    }
-}
-
 /// Iterates over the records of one batch, sharing the memory of the (decompressed) batch.
 #[derive(Debug)]
 pub struct Records {
@@ -86,49 +69,6 @@ pub struct Records {
     at: usize,
     index: i32,
     failed: bool,
-}
-
-/// Takes one record from the front of `section`. `None` when it is malformed.
-#[inline]
-pub(crate) fn take_record<'a>(section: &mut &'a [u8]) -> Option<RawRecord<'a>> {
-    let length = usize::try_from(varint::take_i32(section)?).ok()?;
-    let (mut body, rest) = section.split_at_checked(length)?;
-    *section = rest;
-    let (_attributes, tail) = body.split_first()?;
-    body = tail;
-    let timestamp_delta = varint::take_i64(&mut body)?;
-    let offset_delta = varint::take_i32(&mut body)?;
-    let key = take_field(&mut body)?;
-    let value = take_field(&mut body)?;
-    let header_count = varint::take_i32(&mut body).filter(|count| *count >= 0)?;
-    // Each header has at least two length bytes, so the count is bounded by the bytes that are there.
-    if usize::try_from(header_count).ok()? > body.len() / 2 {
-        return None;
-    }
-    let headers = body;
-    for _ in 0..header_count {
-        take_header(&mut body)?;
-    }
-    body.is_empty().then_some(RawRecord { timestamp_delta, offset_delta, key, value, header_count, headers })
-}
-
-/// A nullable field: `Some(None)` is null, `None` is malformed.
-#[inline]
-fn take_field<'a>(body: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
-    let length = varint::take_i32(body)?;
-    if length == -1 {
-        return Some(None);
-    }
-    let (field, rest) = body.split_at_checked(usize::try_from(length).ok()?)?;
-    *body = rest;
-    Some(Some(field))
-}
-
-#[inline]
-fn take_header<'a>(body: &mut &'a [u8]) -> Option<(&'a [u8], Option<&'a [u8]>)> {
-    let key = take_field(body)??;
-    let value = take_field(body)?;
-    Some((key, value))
 }
 
 // === impl Records ===

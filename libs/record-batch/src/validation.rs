@@ -7,7 +7,7 @@ use crate::batches::records_section;
 use crate::compression::{CompressionError, decompress};
 use crate::cost::{CostError, DECODED_COST_MAX, RECORD_HEADERS_MAX, decoded_cost, section_bytes_max};
 use crate::header::{BatchHeader, HEADER_LEN, HeaderError, verify_crc};
-use crate::record::take_record;
+use crate::raw_record::take_record;
 use crate::stamp::restamp;
 
 /// Bounds that come from the topic and the gateway.

@@ -12,6 +12,7 @@ mod preface;
 pub mod process;
 mod settings;
 mod shutdown;
+mod signals;
 mod socket;
 pub mod telemetry;
 pub mod vital;
@@ -21,4 +22,5 @@ pub use listener::{CallService, Exposure, Listener, ListenerError, ListenerLimit
 pub use metrics::Metrics;
 pub use process::{MainError, Process, ProcessArgs, ProcessError};
 pub use settings::{Key, Kind, Settings, SettingsError};
-pub use shutdown::{Shutdown, signals};
+pub use shutdown::Shutdown;
+pub use signals::signals;

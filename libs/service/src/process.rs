@@ -18,7 +18,8 @@ use crate::admin::{self, AdminSite, Health};
 use crate::listener::{CallService, Exposure, Listener, ListenerError, ListenerLimits};
 use crate::metrics::Metrics;
 use crate::settings::{Key, Kind, Settings, SettingsError};
-use crate::shutdown::{Shutdown, signals};
+use crate::shutdown::Shutdown;
+use crate::signals::signals;
 use crate::telemetry::{self, Telemetry};
 use crate::vital;
 

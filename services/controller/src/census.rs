@@ -5,9 +5,6 @@ use std::collections::HashMap;
 use walser_metadata::{Changes, View};
 use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 
-use crate::metrics::ClusterMetrics;
-use crate::views::Views;
-
 /// What is counted. It holds one entry for each partition of the metadata, which bounds it.
 #[derive(Debug, Default)]
 pub(crate) struct Census {
@@ -37,29 +34,18 @@ pub(crate) struct Totals {
     pub(crate) operations: usize,
 }
 
-/// Counts, and shows what was counted, for as long as the process runs.
-pub(crate) async fn follow(views: Views, metrics: ClusterMetrics) {
-    let mut census = Census::default();
-    let (view, mut steps) = views.subscribe();
-    census.replace(&view.metadata);
-    metrics.show(&mut census, &view.metadata);
-    while let Some((view, changes)) = steps.next().await {
-        census.apply(&view.metadata, &changes);
-        metrics.show(&mut census, &view.metadata);
-    }
-}
-
 // === impl Census ===
 
 impl Census {
     /// Counts anew; elections are counted by what was known before.
-    fn replace(&mut self, view: &View) {
+    pub(crate) fn replace(&mut self, view: &View) {
         self.leaders.retain(|id, _| view.partition(*id).is_some());
         self.without_leader = self.leaders.values().filter(|leader| leader.node.is_none()).count();
         view.partitions().for_each(|partition| self.count(view, partition.record.key));
     }
 
-    fn apply(&mut self, view: &View, changes: &Changes) {
+    /// Takes a step of the view.
+    pub(crate) fn apply(&mut self, view: &View, changes: &Changes) {
         if changes.snapshot {
             return self.replace(view);
         }

@@ -124,7 +124,7 @@ pub async fn start(config: Config, environment: Environment, network: &Network) 
     let counted = ClusterMetrics::new(&metrics);
     tokio::spawn(vital::must_not_panic("metadata view", views.clone().follow()));
     tokio::spawn(vital::must_not_panic("leadership", lead.keep(lease)));
-    tokio::spawn(vital::must_not_panic("census", census::follow(views, counted)));
+    tokio::spawn(vital::must_not_panic("census", metrics::follow(views, counted)));
     tokio::spawn(vital::must_not_panic("compaction", compaction::run(Arc::clone(&timed))));
     tokio::spawn(vital::must_not_panic("probe of the store", writes.probe(timed)));
     tokio::spawn(vital::must_not_panic("duties", controller.duties().run()));

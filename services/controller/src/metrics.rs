@@ -13,6 +13,7 @@ use walser_service::Metrics;
 
 use crate::census::{Census, Totals};
 use crate::store_writes::StoreWrites;
+use crate::views::Views;
 
 /// The state of the cluster, as it is shown. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -36,6 +37,18 @@ pub(crate) struct TimedStore {
     ranges: Histogram,
     transactions: Histogram,
     writes: StoreWrites,
+}
+
+/// Counts, and shows what was counted, for as long as the process runs.
+pub(crate) async fn follow(views: Views, metrics: ClusterMetrics) {
+    let mut census = Census::default();
+    let (view, mut steps) = views.subscribe();
+    census.replace(&view.metadata);
+    metrics.show(&mut census, &view.metadata);
+    while let Some((view, changes)) = steps.next().await {
+        census.apply(&view.metadata, &changes);
+        metrics.show(&mut census, &view.metadata);
+    }
 }
 
 // === impl ClusterMetrics ===

@@ -9,7 +9,7 @@ use walser_rpc::{AppendPermit, Failure, Reason};
 
 use crate::Gateway;
 use crate::metadata::TopicView;
-use crate::produce::PartPlan;
+use crate::part_plan::PartPlan;
 use crate::within::{at_once, within};
 
 /// Partitions without a leader share the room of one, however many they are: what waits for them is not kept from others.

@@ -20,6 +20,7 @@ mod metadata;
 mod metrics;
 mod offsets;
 mod outcome;
+mod part_plan;
 mod produce;
 mod producer_ids;
 mod read;

@@ -21,6 +21,7 @@ use crate::admission::{Admitted, Waiting, out_of_time};
 use crate::batches::{RecordSize, check_records, codec, encode, validate};
 use crate::metadata::TopicView;
 use crate::outcome::{Collector, Done, Outcome, Written};
+use crate::part_plan::PartPlan;
 use crate::within::within;
 use crate::writer::{Caller, GatheredRecords, Gathering, IN_FLIGHT_MAX, PartitionWriter, Whole};
 
@@ -69,16 +70,6 @@ pub(crate) struct Submitted {
     pub(crate) queued: Option<Outcome>,
     /// The topic that it goes to.
     pub(crate) topic: TopicId,
-}
-
-/// Which records of a write make a part.
-#[derive(Debug, Clone)]
-pub(crate) struct PartPlan {
-    pub(crate) partition: i32,
-    /// Indexes into the write's records; empty for a batch.
-    pub(crate) records: Vec<usize>,
-    pub(crate) record_count: i32,
-    pub(crate) size: RecordSize,
 }
 
 impl Write {
@@ -166,16 +157,6 @@ impl Submitted {
 impl Drop for Submitted {
     fn drop(&mut self) {
         self.abandon();
-    }
-}
-
-impl PartPlan {
-    /// A part of `records`, without their size.
-    #[cfg(test)]
-    pub(crate) fn of(partition: i32, records: impl IntoIterator<Item = usize>) -> Self {
-        let records: Vec<usize> = records.into_iter().collect();
-        let record_count = i32::try_from(records.len()).unwrap();
-        Self { partition, records, record_count, size: RecordSize::default() }
     }
 }
 
