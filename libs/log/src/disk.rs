@@ -162,3 +162,19 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &Path, len_max: u64) -> io::Resul
     file.read_at(&mut bytes, 0, len)?;
     Ok(Some(bytes))
 }
+
+/// Copies the bytes from `position` to `end` (exclusive) to the same place in `to`.
+pub(crate) fn copy_range(from: &dyn DiskFile, to: &dyn DiskFile, mut position: u64, end: u64) -> io::Result<()> {
+    const CHUNK: usize = 1 << 20;
+    while position < end {
+        let mut chunk = Vec::new();
+        let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+        from.read_at(&mut chunk, position, CHUNK.min(left))?;
+        if chunk.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment became shorter while it was read"));
+        }
+        to.write_at(&chunk, position)?;
+        position += chunk.len() as u64;
+    }
+    Ok(())
+}

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use walser_model::{Offset, Timestamp};
-use walser_record_batch::BatchHeader;
+use walser_record_batch::{BatchHeader, HEADER_LEN};
 
-use crate::disk::{Disk, DiskFile, Open};
+use crate::disk::{Disk, DiskFile, Open, copy_range};
 use crate::index::{ENTRY_LEN, Entries, Floor, Index, IndexEntry};
 use crate::scan::{Scan, Step};
 
@@ -140,14 +140,14 @@ impl Segment {
     pub(crate) fn write_again(&self, position: u64) -> io::Result<()> {
         let file = self.file(Open::Write)?;
         if position > 0 {
-            copy(&*file, &*file, position, self.size())?;
+            copy_range(&*file, &*file, position, self.size())?;
             return file.sync_data();
         }
         // Nothing of it was durable: neither may its name be. A file that is made anew has both.
         let temporary = self.path.with_extension("tmp");
         let anew = self.disk.open(&temporary, Open::Write)?;
         anew.set_len(0)?;
-        copy(&*file, &*anew, 0, self.size())?;
+        copy_range(&*file, &*anew, 0, self.size())?;
         anew.sync_data()?;
         self.disk.rename(&temporary, &self.path)?;
         self.close();
@@ -356,9 +356,11 @@ impl Segment {
             other => other?,
         };
         let at = (from * ENTRY_LEN) as u64;
-        let left = usize::try_from(file.len()?.saturating_sub(at)).map_err(io::Error::other)?;
+        // Each entry stands at a batch of its own: what is longer is no index, and is not taken into memory.
+        let most = usize::try_from(self.size() / HEADER_LEN as u64 + 1).unwrap_or(usize::MAX);
+        let left = usize::try_from(file.len()?.saturating_sub(at)).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
-        file.read_at(&mut bytes, at, left.min(count.saturating_mul(ENTRY_LEN)))?;
+        file.read_at(&mut bytes, at, left.min(count.min(most).saturating_mul(ENTRY_LEN)))?;
         Ok(Entries::decode(&bytes))
     }
 
@@ -477,22 +479,6 @@ impl LoadedIndex {
         self.next_offset = header.next_offset();
         Ok(())
     }
-}
-
-/// Copies the bytes from `position` to `end` (exclusive) to the same place in `to`.
-fn copy(from: &dyn DiskFile, to: &dyn DiskFile, mut position: u64, end: u64) -> io::Result<()> {
-    const CHUNK: usize = 1 << 20;
-    while position < end {
-        let mut chunk = Vec::new();
-        let left = usize::try_from(end - position).unwrap_or(usize::MAX);
-        from.read_at(&mut chunk, position, CHUNK.min(left))?;
-        if chunk.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment became shorter while it was read"));
-        }
-        to.write_at(&chunk, position)?;
-        position += chunk.len() as u64;
-    }
-    Ok(())
 }
 
 fn narrow(value: impl TryInto<u32>) -> io::Result<u32> {

@@ -150,6 +150,8 @@ impl Gateway {
             }
             // What was read is dropped for the wait, and read again from the same places with what comes.
             let Pass { cursors: behind, moving, silent, response, .. } = looked;
+            let failed = response.errors.iter().filter_map(|error| error.topic_partition.clone());
+            let failed: HashSet<_> = failed.map(|of| (of.topic, of.partition)).collect();
             drop((response, permit));
             (cursors, unopened) = (pass.cursors, looked.unopened);
             if !silent.is_empty() {
@@ -157,7 +159,7 @@ impl Gateway {
             }
             if moving {
                 // A leader moves; what comes from others meanwhile is not held up.
-                self.something_comes(&behind, until.min(Instant::now() + RETRY), false).await;
+                self.something_comes(&behind, until.min(Instant::now() + RETRY), |_| false).await;
                 backoff.pause_until(until).await;
                 came = true;
                 continue;
@@ -166,7 +168,9 @@ impl Gateway {
                 // Little came, or the high watermark is ahead of what can be read, for a moment.
                 backoff.pause_until(until).await;
             }
-            came = self.something_comes(&behind, until, true).await;
+            // What has failed in this look would fail at once, and again.
+            let was_there = |target: &Target| !failed.contains(&(target.topic.name.to_string(), target.partition));
+            came = self.something_comes(&behind, until, was_there).await;
             last = !came;
         }
     }
@@ -264,15 +268,18 @@ impl Gateway {
         pass
     }
 
-    /// Waits for anything new behind what was read. False: nothing came until then. With `also_losses`, a partition that
-    /// cannot be waited for any more is something new: it may be deleted, or led elsewhere.
-    async fn something_comes(&self, cursors: &[Cursor], until: Instant, also_losses: bool) -> bool {
+    /// Waits for anything new behind what was read. False: nothing came until then. Of a partition that `was_there` it is
+    /// something new that it cannot be waited for any more: it may be deleted, or led elsewhere.
+    async fn something_comes(&self, cursors: &[Cursor], until: Instant, was_there: impl Fn(&Target) -> bool) -> bool {
         let wait = until.saturating_duration_since(Instant::now());
-        let waiting = cursors.iter().map(|cursor| self.wait_for_records(cursor, wait));
+        let waiting = cursors.iter().map(async |cursor| {
+            let comes = self.wait_for_records(cursor, wait).await;
+            comes.unwrap_or_else(|_lost| was_there(&cursor.target))
+        });
         let mut waiting: FuturesUnordered<_> = waiting.collect();
         let news = async {
             while let Some(outcome) = waiting.next().await {
-                if outcome.unwrap_or(also_losses) {
+                if outcome {
                     return true;
                 }
             }

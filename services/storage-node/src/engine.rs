@@ -35,6 +35,8 @@ pub(crate) struct Engine {
     pub(crate) shards: ShardSet,
     pub(crate) space: SpaceGuard,
     problem: DirectoryProblem,
+    /// Why it is not where it was opened.
+    misplaced: DirectoryProblem,
     retention_clock: RetentionClock,
     clock: Arc<dyn Clock>,
 }
@@ -65,7 +67,8 @@ impl Engine {
         let (disk_threads, mut threads) = DiskThreads::start(config.flush_threads, &clock, metrics, shutdown)?;
         let space = SpaceGuard::new(config.reserve_bytes);
         space.check(&directory)?;
-        let (problem, retention_clock) = (DirectoryProblem::default(), RetentionClock::start(&directory, &*clock));
+        let (problem, misplaced) = (DirectoryProblem::default(), DirectoryProblem::default());
+        let retention_clock = RetentionClock::start(&directory, &*clock);
         let around = Surroundings {
             node: config.node,
             directory: Arc::clone(&directory),
@@ -73,7 +76,7 @@ impl Engine {
             clock: Arc::clone(&clock),
             metrics: metrics.clone(),
             space: space.clone(),
-            problem: problem.clone(),
+            misplaced: misplaced.clone(),
             retention_clock: retention_clock.clone(),
             retention_check: config.retention_check,
             idle: config.idle,
@@ -89,17 +92,25 @@ impl Engine {
             shards.push((Arc::clone(&shard.queue), AppendRoom::new(config.append_bytes_max)));
             threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
         }
-        let engine = Self { directory, shards: ShardSet::new(shards), space, problem, retention_clock, clock };
+        let engine =
+            Self { directory, shards: ShardSet::new(shards), space, problem, misplaced, retention_clock, clock };
         Ok((engine.clone(), EngineThreads { engine, disk_threads, threads }))
     }
 
-    /// Looks whether the directory is there and has space, and makes marks durable with `sync`. What is wrong is [`Engine::problem`] until a look
-    /// finds nothing, at the disk and at a sync. Blocks as long as the disk takes.
+    /// Looks whether the directory is there and has space, and makes marks durable with `sync`. What is wrong is
+    /// [`Engine::problem`] until a look finds nothing, at the disk and at a sync; while the directory is not there, nothing is
+    /// written. Blocks as long as the disk takes.
     pub(crate) fn look(&self, sync: bool) {
         let sync = sync || self.problem().is_some();
-        let looked = self.directory.check_in_place();
-        let looked = looked.and_then(|()| self.space.check(&self.directory));
-        let looked = looked.and_then(|()| self.retention_clock.note(&self.directory, &*self.clock));
+        let in_place = self.directory.check_in_place();
+        self.misplaced.set(in_place.as_ref().err().map(ToString::to_string));
+        if in_place.is_ok()
+            && let Err(error) = self.retention_clock.note(&self.directory, &*self.clock)
+        {
+            // The note before stands, which is on the safe side.
+            tracing::debug!(%error, "the wall clock could not be noted");
+        }
+        let looked = in_place.and_then(|()| self.space.check(&self.directory));
         let looked = looked.and_then(|()| if sync { Checkpoint::sync(&self.directory.checkpoint()) } else { Ok(()) });
         let problem = looked.err().map(|error| {
             let path = self.directory.path().display();

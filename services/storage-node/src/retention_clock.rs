@@ -39,23 +39,25 @@ impl RetentionClock {
     pub(crate) fn start(directory: &DataDirectory, clock: &dyn Clock) -> Self {
         let mark = directory.clock_mark().unwrap_or_else(|error| {
             tracing::warn!(%error, "it cannot be read when a server ran here last");
-            Some(ClockMark { wall: clock.now_millis(), held: true })
+            Some(ClockMark { wall: clock.now_millis(), hold: HOLD })
         });
         Self::after(mark, clock.now_millis(), clock.monotonic())
     }
 
     fn after(mark: Option<ClockMark>, wall: Timestamp, monotonic: Duration) -> Self {
         let rested = mark.map_or(Duration::ZERO, |mark| span(wall.saturating_sub(mark.wall)));
-        let held = mark.is_some_and(|mark| mark.held) || rested > REST_MAX;
-        if held {
-            let (rested_seconds, hold_seconds) = (rested.as_secs(), HOLD.as_secs());
+        // What is left of a hold goes on.
+        let left = mark.map_or(Duration::ZERO, |mark| mark.hold.min(HOLD));
+        let hold = if rested > REST_MAX { HOLD } else { left };
+        if !hold.is_zero() {
+            let (rested_seconds, hold_seconds) = (rested.as_secs(), hold.as_secs());
             tracing::warn!(
                 rested_seconds,
                 hold_seconds,
                 "the server has not run for long, or the wall clock jumped: retention by time is held"
             );
         }
-        let held_until = if held { monotonic + HOLD } else { Duration::ZERO };
+        let held_until = if hold.is_zero() { Duration::ZERO } else { monotonic + hold };
         Self(Arc::new(Mutex::new(State { last: (wall, monotonic), held_until, noted: None })))
     }
 
@@ -77,7 +79,8 @@ impl RetentionClock {
         if noted.is_some_and(|(at, before)| before == held && now.saturating_sub(at) < NOTE_EVERY) {
             return Ok(());
         }
-        directory.note_clock(ClockMark { wall, held })?;
+        let hold = self.0.lock().held_until.saturating_sub(now);
+        directory.note_clock(ClockMark { wall, hold })?;
         self.0.lock().noted = Some((now, held));
         Ok(())
     }
@@ -112,8 +115,8 @@ mod tests {
         clock.0.lock().look(wall, monotonic)
     }
 
-    fn mark(ago: Duration, held: bool) -> Option<ClockMark> {
-        Some(ClockMark { wall: WALL - i64::try_from(ago.as_millis()).unwrap(), held })
+    fn mark(ago: Duration, hold: Duration) -> Option<ClockMark> {
+        Some(ClockMark { wall: WALL - i64::try_from(ago.as_millis()).unwrap(), hold })
     }
 
     #[test]
@@ -129,21 +132,23 @@ mod tests {
     fn a_wall_clock_that_jumps_back_is_believed() {
         let clock = RetentionClock::after(None, 9_000_000, Duration::ZERO);
         assert!(look(&clock, 1_000_000, SECOND));
-        assert!(look(&RetentionClock::after(mark(Duration::ZERO, false), 5, SECOND), 6, SECOND));
+        assert!(look(&RetentionClock::after(mark(Duration::ZERO, Duration::ZERO), 5, SECOND), 6, SECOND));
     }
 
     #[test]
     fn a_start_on_a_clock_that_may_be_wrong_is_not_believed_for_an_hour() {
-        for (mark, believed) in [
-            (None, true),
-            (mark(10 * SECOND, false), true),
-            (mark(REST_MAX, false), true),
-            (mark(REST_MAX + SECOND, false), false),
-            (mark(SECOND, true), false),
+        let none = Duration::ZERO;
+        for (mark, held_for) in [
+            (None, none),
+            (mark(10 * SECOND, none), none),
+            (mark(REST_MAX, none), none),
+            (mark(REST_MAX + SECOND, none), HOLD),
+            (mark(SECOND, 60 * SECOND), 60 * SECOND),
+            (mark(SECOND, Duration::MAX), HOLD),
         ] {
             let clock = RetentionClock::after(mark, WALL, SECOND);
-            assert_eq!(look(&clock, WALL + 1000, 2 * SECOND), believed, "{mark:?}");
-            assert!(look(&clock, WALL + 1000, SECOND + HOLD), "{mark:?}");
+            assert_eq!(look(&clock, WALL + 1000, 2 * SECOND), held_for == none, "{mark:?}");
+            assert!(look(&clock, WALL + 1000, SECOND + held_for), "{mark:?}");
         }
     }
 

@@ -57,7 +57,8 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: StorageMetrics,
     pub(crate) space: SpaceGuard,
-    pub(crate) problem: DirectoryProblem,
+    /// Why the directory is not where it was opened.
+    pub(crate) misplaced: DirectoryProblem,
     pub(crate) retention_clock: RetentionClock,
     pub(crate) retention_check: Duration,
     pub(crate) idle: Duration,
@@ -73,7 +74,7 @@ impl Surroundings {
 
     /// Why nothing may be changed on the disk; `None`: it may.
     pub(crate) fn writes_refused(&self) -> Option<Failure> {
-        self.board.writes_refused().or_else(|| Some(directory_failed(&self.problem.get()?, self.node)))
+        self.board.writes_refused().or_else(|| Some(directory_failed(&self.misplaced.get()?, self.node)))
     }
 }
 
@@ -216,6 +217,10 @@ impl Shard {
             Command::Returned(returned) => self.take_back(returned),
             Command::Install(metadata) => self.install(metadata),
             Command::Resign(id) => self.resign(id),
+            Command::Remove { done, .. } | Command::SetAside { done, .. } if self.around.misplaced.get().is_some() => {
+                // What is at its path now is not what is meant.
+                let _ = done.send(Err(std::io::ErrorKind::NotFound.into()));
+            }
             Command::Remove { partition, done } => {
                 self.unopened.remove(&partition);
                 self.lend(partition, Task::Remove { done });

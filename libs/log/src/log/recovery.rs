@@ -150,7 +150,11 @@ impl Log {
         } else {
             log.recover(&snapshots, log.marks.recovery_point, log.marks.durable)?
         };
-        log.marks.high_watermark = log.marks.high_watermark.min(log.log_end());
+        if log.marks.high_watermark > log.log_end() {
+            // Written at once: records may come that nobody has committed.
+            log.marks.high_watermark = log.log_end();
+            log.write_marks()?;
+        }
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, ..recovery }))

@@ -1,11 +1,15 @@
 //! Giving up the newest records: for a replica that must follow another log (KIP-101).
 
+use std::io;
 use std::sync::Arc;
 
 use walser_model::Offset;
 
 use super::{Log, LogError};
+use crate::epochs::Epochs;
+use crate::flush::Flushing;
 use crate::generation::Generation;
+use crate::producers::Producers;
 use crate::segment::Segment;
 
 impl Log {
@@ -62,5 +66,46 @@ impl Log {
         self.producers = Some(self.load_producers(to)?);
         self.write_marks()?;
         Ok(())
+    }
+
+    /// Begins a log without records anew at an offset, durably: for a replica whose leader has nothing before that any more.
+    ///
+    /// # Errors
+    /// [`LogError::OutOfRange`] when there are records, or the log begins beyond the offset already; [`LogError::Busy`] while
+    /// a flush or an extension runs. After an I/O error the log is out of service; opening it again finds it as it was, or
+    /// begun anew.
+    pub fn start_at(&mut self, offset: Offset) -> Result<(), LogError> {
+        self.writable()?;
+        self.idle()?;
+        let (start, end) = (self.log_start(), self.log_end());
+        if end > start || offset < start {
+            return Err(LogError::OutOfRange { offset, start, end });
+        }
+        let outcome = if offset == start { Ok(()) } else { self.begin_at(offset) };
+        outcome.inspect_err(|error| self.fail(format!("start anew: {error}")))?;
+        Ok(())
+    }
+
+    fn begin_at(&mut self, offset: Offset) -> io::Result<()> {
+        self.active = None;
+        self.generation = Generation::next();
+        self.flushing = Flushing::default();
+        // What says by its name where the log began goes first. Then the marks say it: the old ones, or the new.
+        let segments = std::mem::take(&mut *self.state.segments_mut());
+        segments.iter().try_for_each(|segment| segment.remove())?;
+        *self.state.epochs_mut() = Epochs::default();
+        if !segments.is_empty() {
+            self.snapshots.remove_above(Offset(-1))?;
+            // Its sync is that of the names, too.
+            self.replace_epochs()?;
+        }
+        self.producers = Some(Producers::default());
+        self.state.set_end(offset);
+        self.state.set_log_start(offset);
+        self.marks.durable = offset;
+        (self.marks.recovery_point, self.marks.recovery_position) = (offset, 0);
+        (self.marks.high_watermark, self.marks.high_watermark_epoch) = (offset, None);
+        self.write_marks()?;
+        self.sync_marks()
     }
 }

@@ -286,3 +286,45 @@ fn a_high_watermark_never_lies_beyond_what_is_left() {
     let (_, log, _) = open(&lost, small()).unwrap();
     assert_eq!((log.log_end(), log.high_watermark()), (Offset(3), (Offset(3), LeaderEpoch(4))));
 }
+
+/// A log whose records were all deleted begins anew farther on, and the process stops at any step of it.
+#[test]
+fn a_log_that_begins_anew_is_as_it_was_or_begun_whenever_it_is_interrupted() {
+    let prepared = || {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+        site.append_as(&values(1, 2, 100), session(8, 0)).unwrap();
+        site.flush().unwrap();
+        site.log.delete_records(Offset(2), 0).unwrap();
+        site.flush().unwrap();
+        site
+    };
+    let mut whole = prepared();
+    let before = whole.disk.change_count();
+    assert!(whole.log.start_at(Offset(1)).is_err(), "it begins beyond that");
+    whole.log.start_at(Offset(50)).unwrap();
+    assert_eq!((whole.log.log_start(), whole.log.log_end(), whole.log.durable()), (Offset(50), Offset(50), Offset(50)));
+    assert_eq!(whole.log.latest_epoch(), walser_model::LeaderEpoch::NONE);
+    let changes = whole.disk.change_count() - before;
+    assert!(changes >= 4, "{changes} changes");
+    for (stop, power) in (0..=changes).flat_map(|stop| [(stop, false), (stop, true)]) {
+        let mut site = prepared();
+        site.disk.stop_after(stop);
+        let begun = site.log.start_at(Offset(50)).is_ok();
+        let disk = if power { site.disk.lose_power(PowerLoss::Random(stop)) } else { site.disk.restart_process() };
+        let (_directory, mut log, found) = open(&disk, small()).unwrap();
+        let ends = (log.log_start(), log.log_end());
+        assert_eq!(found.damage, None, "stop {stop}, power {power}");
+        assert!(ends == (Offset(50), Offset(50)) || !begun && ends == (Offset(2), Offset(2)), "stop {stop}: {ends:?}");
+        log.start_at(Offset(50)).unwrap();
+        assert_eq!((log.log_start(), log.log_end()), (Offset(50), Offset(50)));
+    }
+    // Records of the new beginning survive, and the next start finds them.
+    let mut batch_site = prepared();
+    batch_site.log.start_at(Offset(2)).unwrap();
+    batch_site.append(&values(3, 2, 100)).unwrap();
+    assert!(batch_site.log.start_at(Offset(60)).is_err(), "it has records");
+    batch_site.flush().unwrap();
+    let disk = batch_site.disk.lose_power(PowerLoss::Everything);
+    batch_site.restart_on(disk, small());
+    batch_site.check_contents();
+}

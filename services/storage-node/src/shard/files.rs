@@ -85,6 +85,9 @@ impl Shard {
         let now = self.around.clock.monotonic();
         // Others may have closed files: what nobody tells this shard of is tried now and then.
         if self.close_files() == 0 && now < self.files_tried_at + RETRY {
+            for waiting in &self.short_of_files {
+                self.incoming.remove(waiting);
+            }
             return Vec::new();
         }
         self.files_tried_at = now;

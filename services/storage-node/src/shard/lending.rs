@@ -78,6 +78,9 @@ impl Shard {
 
     /// Has upkeep done, for a few partitions at a time: one that waits for its turn is here, and not away.
     pub(super) fn lend_for_upkeep(&mut self) {
+        if self.around.writes_refused().is_some() {
+            self.upkeep_due.clear();
+        }
         while self.upkeep_away < UPKEEP_AWAY_MAX {
             let Some((id, task)) = self.upkeep_due.pop_front() else { return };
             if self.partitions.contains_key(&id) {

@@ -390,6 +390,8 @@ impl Partition {
     /// clock believed? Blocks as long as the disk takes.
     pub(crate) fn retain(&mut self, around: &Surroundings, trusted: bool, close_old: bool) {
         let (partition, now) = (around.named(self.log.partition()), around.clock.now_millis());
+        // The clock may have jumped since this was decided.
+        let trusted = trusted && around.retention_clock.is_trusted(&*around.clock);
         let rested = self.log.open_files() == 0;
         if close_old && let Err(error) = self.log.close_old_segment(now) {
             tracing::warn!(%partition, %error, "an old segment could not be closed");

@@ -51,7 +51,7 @@ fn shard_with(disk: &MemoryDisk, metrics: &Metrics) -> Shard {
         clock,
         metrics: StorageMetrics::new(metrics),
         space: SpaceGuard::new(Some(0)),
-        problem: DirectoryProblem::default(),
+        misplaced: DirectoryProblem::default(),
         retention_clock,
         retention_check: Duration::from_secs(3600),
         idle: Duration::from_secs(3600),

@@ -157,7 +157,7 @@ fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>) -> (Surroundings, Shard) {
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         metrics: StorageMetrics::new(&Metrics::default()),
         space: SpaceGuard::new(Some(0)),
-        problem: DirectoryProblem::default(),
+        misplaced: DirectoryProblem::default(),
         retention_clock,
         retention_check: RETENTION_CHECK,
         idle: IDLE,

@@ -115,14 +115,14 @@ fn a_write_that_is_refused_leaves_nothing_on_the_disk() {
     shard.queue.push(Command::Resign(partition(0)));
     let not_led = append(&mut shard, 0, AppendPermit::uncounted());
     lead(&mut shard, 1, &[1]);
-    shard.around.problem.set(Some("it is gone".to_owned()));
+    shard.around.misplaced.set(Some("it is gone".to_owned()));
     let gone = append(&mut shard, 1, AppendPermit::uncounted());
     for (number, answers, reason) in [(0, not_led, Reason::NotLeader), (1, gone, Reason::StorageError)] {
         let failure = Failure::from(take(&answers).error.unwrap());
         assert_eq!((failure.reason(), failure.effect()), (reason, Effect::None), "{failure}");
         assert!(disk.list(&shard.around.directory.partition_dir(partition(number))).is_err());
     }
-    shard.around.problem.set(None);
+    shard.around.misplaced.set(None);
     assert!(take(&append(&mut shard, 1, AppendPermit::uncounted())).error.is_none());
 }
 
@@ -261,4 +261,51 @@ fn a_partition_that_was_half_set_aside_does_not_begin_anew() {
         assert!(answer.error.is_some() || answer.base_offset == 3, "after sync {syncs} had failed: {answer:?}");
     }
     assert!(failed >= 3, "{failed}");
+}
+
+/// What was decided with a clock that was believed is done with one that may not be.
+#[test]
+fn a_jump_of_the_clock_is_noticed_also_by_retention_that_has_waited() {
+    #[derive(Debug)]
+    struct Jumping(std::sync::atomic::AtomicI64);
+    impl Clock for Jumping {
+        fn now_millis(&self) -> Timestamp {
+            self.0.load(std::sync::atomic::Ordering::Relaxed)
+        }
+        fn monotonic(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+    }
+    let clock = Arc::new(Jumping(1_000_000.into()));
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    shard.around.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    shard.around.retention_clock = RetentionClock::start(&shard.around.directory, &*clock);
+    for number in 0..20 {
+        lead_with(&mut shard, number, &[1], Durability::Fsync);
+        append(&mut shard, number, AppendPermit::uncounted());
+    }
+    flush(&mut shard);
+    // How old their records are is not in memory any more.
+    assert!(shard.partitions.values_mut().all(|partition| partition.log.rest().unwrap()));
+    let due = shard.partitions.keys().map(|id| (*id, Task::Retain { trusted: true, close_old: true })).collect();
+    shard.upkeep_due = due;
+    clock.0.fetch_add(30 * 86_400_000, std::sync::atomic::Ordering::Relaxed);
+    shard.lend_for_upkeep();
+    turn(&mut shard);
+    assert!(shard.around.board.all().iter().all(|(_, replica)| replica.reader.log_start() == Offset(0)));
+}
+
+/// Only a directory that is somewhere else refuses writes: what a full disk, or a lack of files, keeps from being noted does
+/// not.
+#[test]
+fn a_partition_is_not_removed_while_another_directory_is_in_place_of_its_own() {
+    let mut shard = shard();
+    lead(&mut shard, 0, &[1]);
+    append(&mut shard, 0, AppendPermit::uncounted());
+    shard.around.misplaced.set(Some("it is gone".to_owned()));
+    let (done, mut removed) = oneshot::channel();
+    shard.queue.push(Command::Remove { partition: partition(0), done });
+    turn(&mut shard);
+    assert!(removed.try_recv().unwrap().is_err() && shard.partitions.contains_key(&partition(0)));
 }
