@@ -114,6 +114,8 @@ pub(crate) struct Shard {
     recovery_debt: RecoveryDebt,
     /// Who waits for the end of the shard, once it has begun.
     stopping: Option<oneshot::Sender<()>>,
+    /// When it says again what is left to do, in monotonic time.
+    stop_report_at: Option<Duration>,
 }
 
 /// What to do until the next turn.
@@ -148,6 +150,7 @@ impl Shard {
             upkeep,
             recovery_debt: RecoveryDebt::default(),
             stopping: None,
+            stop_report_at: None,
         };
         logs.into_iter().for_each(|log| shard.adopt(log));
         shard

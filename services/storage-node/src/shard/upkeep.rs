@@ -18,6 +18,8 @@ const TICK: Duration = Duration::from_millis(200);
 const SEGMENTS_CLOSED_PER_PASS: usize = 20;
 /// At most this many partitions rest in one pass: each costs a few writes.
 const RESTS_PER_PASS: usize = 20;
+/// How often a shard that stops says how much is left to do.
+const STOP_REPORT: Duration = Duration::from_secs(2);
 /// How long a shard that stops waits for its partitions before it looks again, unless one comes back.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 /// A tail cache that nobody adds to shrinks by this part per look.
@@ -127,6 +129,11 @@ impl Shard {
         let ids: Vec<_> = self.partitions.keys().copied().collect();
         ids.into_iter().for_each(|id| self.lend(id, Task::Close));
         if !self.away.is_empty() {
+            let now = self.around.clock.monotonic();
+            if now >= *self.stop_report_at.get_or_insert(now + STOP_REPORT) {
+                self.stop_report_at = Some(now + STOP_REPORT);
+                tracing::info!(partitions_left = self.away.len(), "partitions are being made durable and closed");
+            }
             return Wait::For(STOP_WAIT);
         }
         for command in self.queue.close() {
