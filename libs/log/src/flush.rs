@@ -55,6 +55,8 @@ pub(crate) struct Running {
     pub(crate) begun: LeaderEpoch,
     /// Bytes that lay behind the recovery point when the job was taken, when it moves it.
     behind: u64,
+    /// Names in the directory become durable with it.
+    names: bool,
     /// The leader epochs are written, and whether somebody waits for that.
     epochs: bool,
     epochs_wanted: bool,
@@ -92,9 +94,9 @@ impl Flushing {
         self.waiting.names = true;
     }
 
-    /// Whether names in the directory may not be durable.
+    /// Whether names in the directory may not be durable: a job that is to sync them need not have begun.
     pub(crate) fn names_wait(&self) -> bool {
-        self.waiting.names
+        self.waiting.names || self.running.is_some_and(|running| running.names)
     }
 
     /// The leader epochs are other ones; `wanted`: somebody waits until they are durable.
@@ -143,8 +145,8 @@ impl Flushing {
     pub(crate) fn begin(&mut self, up_to: Offset, recovery_position: Option<u64>, begun: LeaderEpoch) -> Unflushed {
         let waiting = std::mem::take(&mut self.waiting);
         let behind = recovery_position.map_or(0, |_| std::mem::take(&mut self.since_recovery_point));
-        let Unflushed { epochs, epochs_wanted, .. } = waiting;
-        self.running = Some(Running { up_to, recovery_position, begun, behind, epochs, epochs_wanted });
+        let Unflushed { names, epochs, epochs_wanted, .. } = waiting;
+        self.running = Some(Running { up_to, recovery_position, begun, behind, names, epochs, epochs_wanted });
         waiting
     }
 

@@ -190,6 +190,11 @@ impl MemoryDisk {
         state.pending_names[..kept].iter().for_each(|change| change.apply(&mut names));
         let mut after = State { capacity: state.capacity, next_id: state.next_id, tracked: true, ..State::default() };
         for (path, node) in names {
+            // What lies in a directory whose own name is lost is not to be found any more. Directories come first.
+            let dir = path.parent().filter(|dir| *dir != Path::new("/"));
+            if dir.is_some_and(|dir| !after.durable_names.contains_key(dir)) {
+                continue;
+            }
             if let Node::File(id) = node {
                 let contents = state.files.get(&id).map(|contents| contents.survivors(random.as_mut()));
                 let data = contents.unwrap_or_default();
