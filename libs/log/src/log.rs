@@ -232,7 +232,12 @@ impl Log {
 
     /// An error while a flush or an extension writes to, or syncs, the files of this log.
     fn idle(&self) -> Result<(), LogError> {
-        if self.flush_running() || self.extension_running() { Err(LogError::Busy) } else { Ok(()) }
+        if self.is_busy() { Err(LogError::Busy) } else { Ok(()) }
+    }
+
+    /// Whether a flush or an extension is under way.
+    pub fn is_busy(&self) -> bool {
+        self.flush_running() || self.extension_running()
     }
 
     /// Takes the log out of service.

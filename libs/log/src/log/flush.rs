@@ -59,9 +59,8 @@ impl Log {
             let snapshot = producers.encode(up_to);
             RecoveryPoint { index: last.unwritten_index().map(|tail| (last, tail)), snapshot }
         });
-        let epochs = self.state.epochs().clone();
-        let unflushed = self.flushing.begin(up_to, recovery_position, epochs.begun());
-        let (_, completed) = self.checkpoint.lock().syncs();
+        let unflushed = self.flushing.begin(up_to, recovery_position, self.state.epochs().begun());
+        let needed_from = || self.snapshots.durable_point(self.checkpoint.lock().syncs().1);
         let names = unflushed.names || unflushed.epochs;
         let active = self.active.as_ref().map(|active| Arc::clone(active.file()));
         FlushJob {
@@ -70,9 +69,9 @@ impl Log {
             up_to,
             names: Arc::clone(&self.names),
             around: names.then(|| self.checkpoint.lock().names()),
-            epochs: unflushed.epochs.then(|| epochs::encode(&epochs)),
+            epochs: unflushed.epochs.then(|| epochs::encode(&self.state.epochs())),
             files: unflushed.closed.into_iter().chain(active).collect(),
-            snapshots_needed_from: self.snapshots.durable_point(completed).filter(|_| recovery_point.is_some()),
+            snapshots_needed_from: recovery_point.as_ref().and_then(|_| needed_from()),
             recovery_point,
         }
     }

@@ -35,11 +35,12 @@ pub(crate) enum Written {
 }
 
 impl Written {
-    /// What the admission of the next write says, which cannot be appended at once; `None`: none waits.
-    pub(super) fn after(next: Option<Admission>) -> Self {
+    /// What the admission of the next write says; `None`: none waits.
+    pub(super) fn before(next: Option<Admission>) -> Self {
         match next {
+            Some(Admission::Fits) => Self::More,
             Some(Admission::AfterPreparation) => Self::Unprepared,
-            None | Some(Admission::AfterExtension | Admission::Fits) => Self::All,
+            None | Some(Admission::AfterExtension) => Self::All,
         }
     }
 }
@@ -108,7 +109,7 @@ impl Shard {
     pub(super) fn reopen(&mut self, now: Duration) {
         let due = self.unopened.iter().filter(|(_, unopened)| unopened.at <= now);
         let due: Vec<_> = due.map(|(partition, _)| *partition).take(REOPENED_PER_TURN).collect();
-        for partition in due.into_iter().filter(|id| !self.away.contains_key(id)).collect::<Vec<_>>() {
+        for partition in due {
             if let Some(metadata) = self.unopened.get(&partition).map(|unopened| unopened.metadata.clone()) {
                 self.install(metadata);
             }

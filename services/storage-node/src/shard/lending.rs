@@ -65,7 +65,7 @@ impl Shard {
         self.opening_files += usize::from(opens_files);
         self.upkeep_away += usize::from(upkeep);
         match self.detach(id) {
-            Some(partition) if task.needs_idle() && partition.is_busy() => away.parked = Some((partition, task)),
+            Some(partition) if task.needs_idle() && partition.log.is_busy() => away.parked = Some((partition, task)),
             lent => self.hand_over(id, lent, task),
         }
         self.away.insert(id, away);
@@ -113,7 +113,7 @@ impl Shard {
             Command::Extended { extension, outcome, .. } => partition.log.finish_extension(&extension, &outcome),
             other => away.deferred.push_back(other),
         }
-        if partition.is_busy() {
+        if partition.log.is_busy() {
             away.parked = Some((partition, task));
         } else {
             self.hand_over(id, Some(partition), task);

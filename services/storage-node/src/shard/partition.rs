@@ -124,11 +124,6 @@ impl Partition {
         }
     }
 
-    /// Whether a flush or an extension of the log is under way.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.log.flush_running() || self.log.extension_running()
-    }
-
     /// Writes what has come in.
     pub(crate) fn write(&mut self, around: &Surroundings, tail: &mut Budget) -> Written {
         let now = around.clock.now_millis();
@@ -141,15 +136,12 @@ impl Partition {
         let refusal = refusal.or_else(|| self.refusal(around));
         let next = self.next_admission(now);
         if refusal.is_none() && next != Some(Admission::Fits) {
-            return Written::after(next);
+            return Written::before(next);
         }
         self.short_of_files_since = None;
         let group = self.gather(around, now, refusal.as_ref());
         self.append(group, around, tail, now);
-        match self.next_admission(now) {
-            Some(Admission::Fits) => Written::More,
-            next => Written::after(next),
-        }
+        Written::before(self.next_admission(now))
     }
 
     /// Why nothing is appended at present, whatever it is.

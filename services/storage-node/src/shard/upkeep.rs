@@ -106,7 +106,7 @@ impl Shard {
         let newest = self.partitions.values().map(|partition| partition.last_write).max().unwrap_or_default();
         let resting = self.partitions.iter().filter(|(_, partition)| {
             let log = &partition.log;
-            let quiet = now.saturating_sub(partition.last_write) >= idle && !log.dirty() && !partition.is_busy();
+            let quiet = now.saturating_sub(partition.last_write) >= idle && !log.dirty() && !partition.log.is_busy();
             quiet && log.open_files() > 0 && *log.condition() == Condition::Healthy
         });
         // Not while others wait for their turn: the next pass finds them again.
