@@ -238,7 +238,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         let view = self.nodes.committer().views.load();
         for (node, entry) in view.metadata.nodes().filter(|(_, node)| !node.liveness.fenced) {
             let heard_ms = self.clock.now_millis();
-            let session = Session { node_epoch: entry.epoch, heard: now, heard_ms, ..Default::default() };
+            let session = Session { node_epoch: entry.epoch, heard: now, heard_ms, given: true, ..Default::default() };
             self.sessions.beat(node, session);
         }
     }

@@ -200,10 +200,20 @@ impl RefusedNodes {
         by_node.values().map(|refused| (refused.claim.node, refused.why.clone())).collect()
     }
 
-    /// Why the metadata is not changed at present: a storage node has refused it lately as an older copy.
-    pub(crate) fn rollback(&self, now: Duration) -> Option<Failure> {
+    /// Why the metadata is not changed at present: a storage node has found it lately to be an older copy; or the only
+    /// nodes that are heard (`own_heard`: whether any that is registered is) are of another cluster. Where nodes of this
+    /// cluster are there, a stranger does not hold them up.
+    pub(crate) fn forbids_changes(&self, own_heard: bool, now: Duration) -> Option<Failure> {
         let by_node = self.by_node.lock();
-        by_node.values().find(|refused| refused.rolled_back(now)).map(|refused| refused.why.clone())
+        let stranger =
+            |refused: &&Refused| !own_heard && refused.recent(now) && refused.why.reason() == Reason::ClusterIdMismatch;
+        let rolled_back = by_node.values().find(|refused| refused.rolled_back(now));
+        rolled_back.or_else(|| by_node.values().find(stranger)).map(|refused| refused.why.clone())
+    }
+
+    /// Whether a node that names this id was refused lately, be it the one that has registered or a stranger.
+    pub(crate) fn claimed(&self, node: NodeId, now: Duration) -> bool {
+        self.by_node.lock().values().any(|refused| refused.claim.node == node && refused.recent(now))
     }
 
     /// Whether a registered node is there and does not obey this metadata. Another one of the same id, which has other
@@ -330,6 +340,11 @@ mod tests {
         remember(1, "stranger");
         assert!(!refused.refuses(NodeId(1), &registered("own"), second));
         assert!(refused.refuses(NodeId(1), &registered(""), second), "of an old registration it is not known");
+        assert!(refused.claimed(NodeId(1), second) && !refused.claimed(NodeId(2), second));
+        assert!(refused.forbids_changes(true, second).is_none(), "it does not hold up a cluster with nodes of its own");
+        let why = refused.forbids_changes(false, second).expect("nobody else is there");
+        assert_eq!(why.reason(), Reason::ClusterIdMismatch);
+        assert!(refused.forbids_changes(false, 2 * REMEMBERED).is_none(), "it is gone");
         remember(1, "own");
         assert!(refused.refuses(NodeId(1), &registered("own"), second));
         assert!(!refused.refuses(NodeId(2), &registered("own"), second));

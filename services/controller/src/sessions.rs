@@ -23,6 +23,8 @@ pub(crate) struct Session<S> {
     pub(crate) heard: Duration,
     /// The same in wall-clock time, for people.
     pub(crate) heard_ms: Timestamp,
+    /// Given to a node that this controller has not heard since it leads.
+    pub(crate) given: bool,
 }
 
 /// Sessions by node. Clones share them.
@@ -54,6 +56,11 @@ impl<S: Clone> Sessions<S> {
 
     pub(crate) fn get(&self, node: NodeId) -> Option<Session<S>> {
         self.inner.lock().by_node.get(&node).cloned()
+    }
+
+    /// Whether a registered node has been heard since this controller leads.
+    pub(crate) fn any_heard(&self) -> bool {
+        self.inner.lock().by_node.values().any(|session| !session.given)
     }
 
     /// The version that a node has applied, if it was heard within `limit`.
@@ -113,6 +120,15 @@ impl<S: Clone> Sessions<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_that_was_given_is_no_word_of_the_node() {
+        let sessions = Sessions::<()>::default();
+        sessions.beat(NodeId(1), Session { node_epoch: 7, given: true, ..Session::default() });
+        assert!(!sessions.any_heard());
+        sessions.beat(NodeId(1), Session { node_epoch: 7, ..Session::default() });
+        assert!(sessions.any_heard());
+    }
 
     #[test]
     fn a_pause_of_the_controller_counts_for_no_session() {

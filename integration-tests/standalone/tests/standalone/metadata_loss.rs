@@ -186,6 +186,53 @@ async fn a_copy_that_lacks_one_change_is_not_obeyed() {
     }
 }
 
+/// Metadata of another cluster, and fresh metadata: neither has the data's node, and neither takes its changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_of_another_cluster_is_not_changed() {
+    let (_other_dir, other) = place();
+    let foreign = Server::start(&other);
+    create(&foreign.client(), "foreign", 1, &[]).await;
+    foreign.stop();
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    create(&server.client(), "own", 1, &[]).await;
+    write(&server.client(), "own", 0).await.unwrap();
+    server.stop();
+    let right = data.with_extension("redb");
+    std::fs::rename(data.join("metadata.redb"), &right).unwrap();
+    let before = segments(&data.join("logs"));
+
+    for metadata in [Some(other.join("metadata.redb")), None] {
+        let _ = std::fs::remove_file(data.join("metadata.redb"));
+        if let Some(copy) = &metadata {
+            std::fs::copy(copy, data.join("metadata.redb")).unwrap();
+        }
+        let server = Server::start(&data);
+        let refused = async || get(&server, "/readyz").contains("CLUSTER_ID_MISMATCH");
+        until(refused, "the probe names CLUSTER_ID_MISMATCH").await;
+        let mut changes: Vec<&[&str]> = vec![&["topic", "create", "new"], &["produce", "new", "a record"]];
+        changes.extend(metadata.as_ref().map(|_| ["topic", "delete", "foreign", "--yes"].as_slice()));
+        for change in changes {
+            let (code, text) = said(&server, change);
+            assert!(code != Some(0) && text.contains("CLUSTER_ID_MISMATCH"), "{change:?}: {text}");
+        }
+        let (code, text) = said(&server, &["status"]);
+        assert!(code == Some(10) && text.contains("CLUSTER_ID_MISMATCH") && !text.contains(" active "), "{text}");
+        let topics = server.client().topics().list_topics(pb::ListTopicsRequest::default()).await.unwrap().into_inner();
+        let names: Vec<_> = topics.topics.iter().map(|topic| topic.name.as_str()).collect();
+        assert_eq!(names, metadata.iter().map(|_| "foreign").collect::<Vec<_>>());
+        server.stop();
+        assert!(segments(&data.join("logs")) == before, "segments changed under foreign metadata");
+    }
+
+    std::fs::rename(&right, data.join("metadata.redb")).unwrap();
+    let server = Server::start(&data);
+    ready(&server).await;
+    assert!(has(&server.client(), "own", 0, 1).await);
+    write(&server.client(), "own", 0).await.unwrap();
+    server.assert_no_panic();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accepted_older_metadata_keeps_aside_what_it_does_not_know() {
     let stopped = stopped().await;

@@ -131,12 +131,20 @@ impl OperationService for Controller {
 }
 
 impl Controller {
+    /// Whether a node that has registered serves nobody now: it is fenced, or does not obey this metadata, or has not
+    /// been heard since this controller leads, while a stranger claims its id.
+    pub(super) fn is_away(&self, node: NodeId, entry: &NodeEntry) -> bool {
+        let now = self.clock.monotonic();
+        let unheard = || self.sessions.get(node).is_none_or(|session| session.given);
+        entry.liveness.fenced
+            || self.refused.refuses(node, &entry.registration, now)
+            || (self.refused.claimed(node, now) && unheard())
+    }
+
     /// A node as clients see it.
     fn wire_node(&self, node: NodeId, entry: &NodeEntry) -> pb::Node {
         let session = self.sessions.get(node);
-        // One that does not obey is there, and not the one that has registered.
-        let away = entry.liveness.fenced || self.refused.refuses(node, &entry.registration, self.clock.monotonic());
-        let state = if away { pb::NodeState::Down } else { pb::NodeState::Active };
+        let state = if self.is_away(node, entry) { pb::NodeState::Down } else { pb::NodeState::Active };
         let mut storage = session.as_ref().map(|session| session.stats.clone());
         if let Some(storage) = &mut storage {
             storage.replica_count = storage.replica_count.max(storage.leader_count);

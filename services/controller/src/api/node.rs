@@ -195,7 +195,7 @@ impl ControllerService for Controller {
 impl Controller {
     fn heard(&self, node: NodeId, node_epoch: i64, metadata_version: i64, stats: walser_proto::v1::StorageStats) {
         let (heard, heard_ms) = (self.clock.monotonic(), self.clock.now_millis());
-        self.sessions.beat(node, Session { node_epoch, metadata_version, stats, heard, heard_ms });
+        self.sessions.beat(node, Session { node_epoch, metadata_version, stats, heard, heard_ms, given: false });
     }
 
     /// Takes a beat. It never waits, least of all for the store: a node whose beat waits is taken for dead.

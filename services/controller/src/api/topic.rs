@@ -151,17 +151,18 @@ impl Controller {
     /// What is in service now. A node that was refused takes no writes.
     fn availability(&self, view: &ClusterView) -> Availability {
         let mut availability = Availability::new();
-        let now = self.clock.monotonic();
-        for (node, entry) in view.metadata.nodes().filter(|(_, entry)| entry.epoch > 0 && !entry.liveness.fenced) {
-            if !self.refused.refuses(node, &entry.registration, now) {
+        for (node, entry) in view.metadata.nodes().filter(|(_, entry)| entry.epoch > 0) {
+            if !self.is_away(node, entry) {
                 availability.add(node, &self.sessions.get(node).unwrap_or_default().stats);
             }
         }
         availability
     }
 
-    /// Metadata that a storage node has found to be an older copy is not changed before that is settled.
+    /// Metadata that a storage node has found to be an older copy, or that only strangers have come to, is not changed
+    /// before that is settled.
     pub(super) fn changeable(&self) -> Result<(), Failure> {
-        self.refused.rollback(self.clock.monotonic()).map_or(Ok(()), Err)
+        let forbids = self.refused.forbids_changes(self.sessions.any_heard(), self.clock.monotonic());
+        forbids.map_or(Ok(()), Err)
     }
 }
