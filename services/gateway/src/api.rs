@@ -10,12 +10,14 @@ mod storage_nodes;
 mod stream;
 mod topic;
 mod until_stop;
+mod wire;
+
+use std::sync::Arc;
 
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use walser_proto::v1::cluster_service_server::ClusterServiceServer;
 use walser_proto::v1::consumer_service_server::ConsumerServiceServer;
@@ -23,38 +25,38 @@ use walser_proto::v1::operation_service_server::OperationServiceServer;
 use walser_proto::v1::producer_service_server::ProducerServiceServer;
 use walser_proto::v1::topic_service_server::TopicServiceServer;
 
-use walser_rpc::{AcceptCompressed, Failure, Reason};
+use walser_model::{Clock, Random};
+use walser_rpc::{AcceptCompressed, Connection, Network};
+use walser_service::Shutdown;
 
-use crate::Gateway;
-use until_stop::UntilStop;
+use crate::config::Config;
+use crate::heartbeat::Heartbeats;
+use crate::leaders::Leaders;
+use crate::metadata::Metadata;
+use crate::producing::Producing;
+use crate::reading::Reading;
+use crate::router::Router;
+use crate::topics::Topics;
+
+use self::cluster::ClusterApi;
+use self::consumer::ConsumerApi;
+use self::producer::ProducerApi;
+use self::storage_nodes::Backends;
+use self::stream::ProduceStreams;
+use self::topic::TopicApi;
+use self::until_stop::UntilStop;
 
 /// What the health service has a status of; the empty name is the gateway itself.
 const HEALTH_NAMES: [&str; 5] = [
     "",
-    <ProducerServiceServer<Gateway> as NamedService>::NAME,
-    <ConsumerServiceServer<Gateway> as NamedService>::NAME,
-    <TopicServiceServer<Gateway> as NamedService>::NAME,
-    <ClusterServiceServer<Gateway> as NamedService>::NAME,
+    <ProducerServiceServer<ProducerApi> as NamedService>::NAME,
+    <ConsumerServiceServer<ConsumerApi> as NamedService>::NAME,
+    <TopicServiceServer<TopicApi> as NamedService>::NAME,
+    <ClusterServiceServer<ClusterApi> as NamedService>::NAME,
 ];
 
 /// Largest message that the gateway sends: a chunk for a client that takes more than the default.
 const SEND_BYTES_MAX: usize = 64 << 20;
-
-/// An answer of another service as the caller gets it: always with details, also when the connection made the error.
-fn relayed(status: Status) -> Status {
-    // Without details nobody has answered: the connection is gone.
-    if status.code() == Code::Unavailable && status.details().is_empty() {
-        let text = "the controller does not answer; topics that are open go on";
-        return Failure::new(Reason::ControllerNotAvailable, text).into();
-    }
-    Failure::from(status).into()
-}
-
-/// The end of a stream that is not complete because the gateway stops.
-pub(crate) fn draining() -> Failure {
-    let text = "the gateway stops; open the stream again and go on where it ended";
-    Failure::new(Reason::GatewayDraining, text)
-}
 
 /// `google/rpc/status.proto` and `google/rpc/error_details.proto`, for clients that show the details of errors. The
 /// descriptors of tonic have the names without the folder; a client that has these files itself would see them twice.
@@ -68,14 +70,67 @@ fn error_details() -> FileDescriptorSet {
     set
 }
 
+/// What the services of the public port work with.
+pub(crate) struct PublicParts {
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) network: Network,
+    pub(crate) controller: Connection,
+    pub(crate) metadata: Metadata,
+    pub(crate) topics: Topics,
+    pub(crate) leaders: Leaders,
+    pub(crate) router: Router,
+    pub(crate) producing: Producing,
+    pub(crate) reading: Reading,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl PublicParts {
+    fn producer(&self) -> ProducerApi {
+        let streams = ProduceStreams {
+            producing: self.producing.clone(),
+            metadata: self.metadata.clone(),
+            heartbeats: Heartbeats::new(Arc::clone(&self.clock), Arc::clone(&self.random)),
+            clock: Arc::clone(&self.clock),
+            config: self.config.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let (clock, timeout) = (Arc::clone(&self.clock), self.config.produce_timeout);
+        ProducerApi { producing: self.producing.clone(), streams, clock, timeout }
+    }
+
+    fn topic(&self) -> TopicApi {
+        TopicApi {
+            controller: self.controller.clone(),
+            metadata: self.metadata.clone(),
+            topics: self.topics.clone(),
+            leaders: self.leaders.clone(),
+            router: self.router.clone(),
+            positions: self.reading.positions().clone(),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    fn cluster(&self) -> ClusterApi {
+        ClusterApi {
+            backends: Backends { network: self.network.clone(), controller: self.controller.clone() },
+            metadata: self.metadata.clone(),
+            topics: self.topics.clone(),
+            leaders: self.leaders.clone(),
+            router: self.router.clone(),
+        }
+    }
+}
+
 /// Every public service, with health and reflection.
-pub(crate) async fn routes(gateway: Gateway) -> Routes {
-    let receive = gateway.config.message_bytes_max;
+pub(crate) async fn routes(parts: PublicParts) -> Routes {
+    let receive = parts.config.message_bytes_max;
     let (mut reporter, health) = tonic_health::server::health_reporter();
     for name in HEALTH_NAMES {
         reporter.set_service_status(name, ServingStatus::Serving).await;
     }
-    let (stop, shutdown) = (gateway.shutdown.clone(), gateway.shutdown.clone());
+    let (stop, shutdown) = (parts.shutdown.clone(), parts.shutdown.clone());
     tokio::spawn(async move {
         shutdown.wait().await;
         for name in HEALTH_NAMES {
@@ -97,12 +152,13 @@ pub(crate) async fn routes(gateway: Gateway) -> Routes {
             .with_service_name("walser.v1.OperationService")
             .with_service_name("grpc.health.v1.Health")
     };
-    let producer = ProducerServiceServer::new(gateway.clone()).max_decoding_message_size(receive);
-    let consumer = ConsumerServiceServer::new(gateway.clone()).max_decoding_message_size(receive);
+    let producer = ProducerServiceServer::new(parts.producer()).max_decoding_message_size(receive);
+    let consumer =
+        ConsumerServiceServer::new(ConsumerApi { reading: parts.reading.clone() }).max_decoding_message_size(receive);
     let consumer = consumer.max_encoding_message_size(SEND_BYTES_MAX);
-    let topic = TopicServiceServer::new(gateway.clone()).max_decoding_message_size(receive);
-    let cluster = ClusterServiceServer::new(gateway.clone()).max_decoding_message_size(receive);
-    let operation = OperationServiceServer::new(gateway).max_decoding_message_size(receive);
+    let topic = TopicServiceServer::new(parts.topic()).max_decoding_message_size(receive);
+    let cluster = ClusterServiceServer::new(parts.cluster()).max_decoding_message_size(receive);
+    let operation = OperationServiceServer::new(parts.cluster()).max_decoding_message_size(receive);
     // Answers are not compressed: records already are, and the rest is small.
     let mut routes = Routes::new(AcceptCompressed::new(producer, receive))
         .add_service(AcceptCompressed::new(consumer, receive))

@@ -10,8 +10,8 @@ use walser_metadata::Changes;
 use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Network, Outage};
 use walser_service::Shutdown;
 
-use crate::metrics::TopicCounters;
 use crate::retry::Backoff;
+use crate::topic_counters::TopicCounters;
 
 /// Deltas that are applied together.
 const DELTAS_MAX: usize = 256;

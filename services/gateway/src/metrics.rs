@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, IntCounterVec, IntGauge};
 use walser_rpc::{AppendRoom, Failure};
 use walser_service::Metrics;
 
-use crate::budget::ReadBudget;
 use crate::metadata::{Metadata, TopicView};
+use crate::reading::ReadBudget;
+use crate::topic_counters::TopicCounters;
 
 /// The topic of everything that has no label of its own. Names of topics cannot begin like this.
 const OTHER_TOPICS: &str = "__other";
@@ -22,14 +23,6 @@ pub(crate) struct GatewayMetrics {
     produce_failures: IntCounterVec,
     produce_seconds: Histogram,
     metadata_version: IntGauge,
-}
-
-/// The counters of a topic, found once and kept with what is known of it.
-#[derive(Debug, Clone)]
-pub(crate) struct TopicCounters {
-    produced_records: IntCounter,
-    produced_bytes: IntCounter,
-    consumed_bytes: IntCounter,
 }
 
 /// Which topics have a label of their own: the first that are used, up to a limit. One that was deleted gives way.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use walser_model::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
 use walser_proto::internal::v1::PartitionRef;
-use walser_rpc::{Failure, Network, Reason, StorageLink};
+use walser_rpc::{Connection, Failure, Network, Reason, StorageLink};
 
+use crate::error::{partition_missing, recreated};
 use crate::metadata::{Metadata, TopicView};
-use crate::topics::checked_partition;
 
 /// A partition with its way.
 #[derive(Debug, Clone)]
@@ -17,11 +17,10 @@ pub(crate) struct Route {
     pub(crate) reference: PartitionRef,
 }
 
-/// The topic is not the one that the caller has used under its name.
-pub(crate) fn recreated(current: &TopicView, old: TopicId) -> Failure {
-    let text = format!("topic \"{}\" was deleted and created again", current.name);
-    let failure = Failure::new(Reason::TopicRecreated, text).with("topic", &current.name);
-    failure.with("oldId", old).with("newId", current.id)
+/// The partition's number, if the topic has it.
+pub(crate) fn checked_partition(topic: &TopicView, partition: i32) -> Result<PartitionIndex, Failure> {
+    let found = (0..topic.value.partition_count).contains(&partition).then_some(PartitionIndex(partition));
+    found.ok_or_else(|| partition_missing(&topic.name, partition, topic.partition_count()))
 }
 
 /// Finds leaders. Clones share the metadata.
@@ -63,5 +62,25 @@ impl Router {
     /// Whether a partition has a leader that can be reached, as far as is known.
     pub(crate) fn is_led(&self, topic: &TopicView, partition: i32) -> bool {
         self.route(topic, partition).is_ok()
+    }
+
+    /// A connection to a storage node, if it is known.
+    pub(crate) fn storage(&self, node: NodeId) -> Result<Connection, Failure> {
+        let unknown = || Failure::new(Reason::LeaderNotAvailable, "the leader is not known");
+        self.network.storage(node).ok_or_else(unknown)
+    }
+
+    /// Waits until the leader of a partition is another one than `known`, or there is one again.
+    pub(crate) async fn leader_moves(&self, topic: &TopicView, partition: i32, known: Option<NodeId>) {
+        let mut changes = self.metadata.changes();
+        loop {
+            changes.borrow_and_update();
+            if self.route(topic, partition).ok().map(|route| route.node) != known {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 }

@@ -1,18 +1,24 @@
 //! Finding topics: from the view, else from the controller, else by creating them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use walser_model::{PartitionIndex, TopicId, TopicName, TopicNameError, suggest};
+use walser_model::{TopicId, TopicName, TopicNameError, suggest};
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
-use walser_rpc::{Failure, Reason};
-use walser_service::Caller;
+use walser_rpc::{Connection, Failure, Reason};
+use walser_service::{Caller, Shutdown};
 
-use crate::Gateway;
-use crate::metadata::TopicView;
-use crate::produce::Write;
+use crate::error::recreated;
+use crate::leaders::Leaders;
+use crate::metadata::{Metadata, TopicView, View};
 use crate::retry::PATIENCE;
-use crate::router::{Route, recreated};
+use crate::router::checked_partition;
+
+/// Time between two looks at leaders that begin; it doubles up to the other one, since each costs a call to every leader.
+const LEADER_CHECK: Duration = Duration::from_millis(1);
+/// See [`LEADER_CHECK`].
+const LEADER_CHECK_MAX: Duration = Duration::from_millis(500);
 
 /// Reads a topic name from a request.
 pub(crate) fn name(text: &str) -> Result<TopicName, Failure> {
@@ -33,22 +39,31 @@ pub(crate) fn name_to_create(text: &str) -> Result<TopicName, Failure> {
     Ok(name)
 }
 
-/// The answer for a partition that a topic does not have.
-pub(crate) fn partition_missing(topic: &str, partition: i32, count: usize) -> Failure {
-    let text = format!("topic \"{topic}\" has no partition {partition}, it has {count} (from 0)");
-    let failure = Failure::new(Reason::PartitionNotFound, text).with("topic", topic);
-    failure.with("partition", partition).with("partitionCount", count)
+/// Finds topics, for everything that reads or writes. Clones share everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Topics {
+    controller: Connection,
+    metadata: Metadata,
+    leaders: Leaders,
+    /// Partitions of a topic that is created for a write; `None`: none is.
+    created_with: Option<i32>,
+    shutdown: Shutdown,
 }
 
-/// The partition's number, if the topic has it.
-pub(crate) fn checked_partition(topic: &TopicView, partition: i32) -> Result<PartitionIndex, Failure> {
-    let found = (0..topic.value.partition_count).contains(&partition).then_some(PartitionIndex(partition));
-    found.ok_or_else(|| partition_missing(&topic.name, partition, topic.partition_count()))
-}
+impl Topics {
+    /// `created_with`: partitions of a topic that is created for a write; `None`: none is.
+    pub(crate) fn new(
+        controller: Connection,
+        metadata: Metadata,
+        leaders: Leaders,
+        created_with: Option<i32>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self { controller, metadata, leaders, created_with, shutdown }
+    }
 
-impl Gateway {
     /// A topic for reading.
-    pub(crate) async fn topic(&self, text: &str) -> Result<Arc<TopicView>, Failure> {
+    pub(crate) async fn find(&self, text: &str) -> Result<Arc<TopicView>, Failure> {
         let name = name(text)?;
         if let Some(topic) = self.metadata.topic(name.as_str()) {
             return Ok(topic);
@@ -62,34 +77,35 @@ impl Gateway {
         }
     }
 
-    /// A topic for writing: a missing one may be created. An explicit partition beyond the count creates nothing.
-    pub(crate) async fn topic_to_write(&self, write: &Write) -> Result<(Arc<TopicView>, bool), Failure> {
-        self.topic_to_write_for(&write.topic, write.partition, write.create_for.as_deref()).await
-    }
-
-    /// The same for a caller; without one, nothing is created.
-    pub(crate) async fn topic_to_write_for(
+    /// A topic for writing: a missing one may be created on behalf of `create_for`, and nothing without one. An explicit
+    /// partition beyond the count creates nothing. True: it was created.
+    pub(crate) async fn to_write(
         &self,
         text: &str,
         partition: Option<i32>,
         create_for: Option<&Caller>,
     ) -> Result<(Arc<TopicView>, bool), Failure> {
-        let (missing, caller) = match (self.topic(text).await, create_for.filter(|_| self.config.auto_create)) {
-            (Ok(topic), _) => return Ok((topic, false)),
-            (Err(failure), Some(caller)) if failure.reason() == Reason::TopicNotFound => (failure, caller),
-            (Err(failure), _) => return Err(failure),
+        let missing = match self.find(text).await {
+            Ok(topic) => return Ok((topic, false)),
+            Err(failure) if failure.reason() == Reason::TopicNotFound => failure,
+            Err(failure) => return Err(failure),
         };
+        let (Some(caller), Some(partitions)) = (create_for, self.created_with) else { return Err(missing) };
         let name = name_to_create(text)?;
-        if partition.is_some_and(|partition| !(0..self.config.partitions).contains(&partition)) {
+        if partition.is_some_and(|partition| !(0..partitions).contains(&partition)) {
             return Err(missing);
         }
         // Rare, and large: most writes should not carry it.
-        Box::pin(self.create_missing(&name, caller)).await
+        Box::pin(self.create_missing(&name, partitions, caller)).await
     }
 
-    async fn create_missing(&self, name: &TopicName, caller: &Caller) -> Result<(Arc<TopicView>, bool), Failure> {
-        let topic =
-            pb::Topic { name: name.as_str().to_owned(), partition_count: self.config.partitions, ..Default::default() };
+    async fn create_missing(
+        &self,
+        name: &TopicName,
+        partition_count: i32,
+        caller: &Caller,
+    ) -> Result<(Arc<TopicView>, bool), Failure> {
+        let topic = pb::Topic { name: name.as_str().to_owned(), partition_count, ..Default::default() };
         let request = caller.relay(pb::CreateTopicRequest { topic: Some(topic), ..Default::default() });
         let created = TopicServiceClient::new(self.controller.clone()).create_topic(request).await;
         match created.map_err(Failure::from) {
@@ -101,7 +117,11 @@ impl Gateway {
     }
 
     /// The topic with a partition that a caller names: one that was added a moment ago may not have arrived here.
-    pub(crate) async fn topic_with(&self, topic: Arc<TopicView>, partition: i32) -> Result<Arc<TopicView>, Failure> {
+    pub(crate) async fn with_partition(
+        &self,
+        topic: Arc<TopicView>,
+        partition: i32,
+    ) -> Result<Arc<TopicView>, Failure> {
         let Err(missing) = checked_partition(&topic, partition) else { return Ok(topic) };
         if partition < 0 {
             return Err(missing);
@@ -113,7 +133,7 @@ impl Gateway {
         if count <= partition {
             return Err(missing);
         }
-        let has = |view: &crate::metadata::View| {
+        let has = |view: &View| {
             view.topic_named(&topic.name).is_some_and(|found| checked_partition(found, partition).is_ok())
         };
         self.metadata.wait_until(PATIENCE, has).await;
@@ -121,7 +141,7 @@ impl Gateway {
     }
 
     /// Checks that a topic is the one that a caller means. This gateway may not have heard yet that it was created again.
-    pub(crate) async fn check_topic_id(&self, topic: &TopicView, id: TopicId) -> Result<(), Failure> {
+    pub(crate) async fn check_id(&self, topic: &TopicView, id: TopicId) -> Result<(), Failure> {
         if id == topic.id {
             return Ok(());
         }
@@ -135,7 +155,7 @@ impl Gateway {
     }
 
     async fn arrived(&self, name: &str) -> Result<Arc<TopicView>, Failure> {
-        let ready = |view: &crate::metadata::View| {
+        let ready = |view: &View| {
             view.topic_named(name).is_some_and(|topic| topic.leaders().all(|(_, leader, _)| leader.is_some()))
         };
         self.metadata.wait_until(PATIENCE, ready).await;
@@ -157,8 +177,32 @@ impl Gateway {
         failure.with("topic", name).with("didYouMean", similar)
     }
 
-    /// The way to a partition's leader.
-    pub(crate) fn route(&self, topic: &TopicView, partition: i32) -> Result<Route, Failure> {
-        self.router.route(topic, partition)
+    /// Waits until this gateway knows a change of a topic, by its version, and its leaders serve.
+    pub(crate) async fn see_change(&self, version: Option<i64>, name: &str) {
+        if let Some(version) = version {
+            self.metadata.reached(version, PATIENCE).await;
+        }
+        self.leaders_serve(name).await;
+    }
+
+    /// Waits until every leader of a topic serves: a write that came before would be refused and tried again, and
+    /// one behind it could overtake it.
+    async fn leaders_serve(&self, name: &str) {
+        let serving = async {
+            let mut pause = LEADER_CHECK;
+            loop {
+                // Nobody is waited for who does not lead, does not answer, or cannot serve.
+                let Some(topic) = self.metadata.topic(name) else { return };
+                if !self.leaders.figures(std::slice::from_ref(&topic)).await.any_awaited() {
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(LEADER_CHECK_MAX);
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(PATIENCE, serving) => {}
+            () = self.shutdown.wait() => {}
+        }
     }
 }

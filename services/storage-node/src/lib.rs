@@ -25,15 +25,15 @@ mod metrics;
 mod node;
 mod recovery;
 mod retention_clock;
+mod service;
 mod shard;
 mod shard_set;
 mod space;
-mod start;
 mod tail;
 mod topic_names;
 
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
 pub use recovery::Recovered;
+pub use service::{Environment, Started, Stopping, start};
 pub use space::make_room;
-pub use start::{Environment, Started, Stopping, start};

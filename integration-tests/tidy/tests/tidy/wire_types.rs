@@ -27,7 +27,7 @@ fn uses_of_wire_types(sources: &[Source]) -> BTreeSet<String> {
 fn may_use_wire_types(path: &str) -> bool {
     let of_a_service = |module: &str| {
         let module = module.trim_end_matches(".rs");
-        path.starts_with("services/") && (module == "lib" || module == "main" || is_within(module, "api"))
+        path.starts_with("services/") && (["lib", "main", "service"].contains(&module) || is_within(module, "api"))
     };
     CARRIERS.iter().any(|carrier| is_within(path, carrier))
         || path.starts_with("integration-tests/")
@@ -42,6 +42,7 @@ fn a_wire_type_is_found_inside_and_not_at_the_door() {
         ("services/a/src/api/topic.rs", used),
         ("services/a/src/lib.rs", used),
         ("services/a/src/main.rs", used),
+        ("services/a/src/service.rs", used),
         ("services/a/tests/a.rs", used),
         ("libs/rpc/src/reason.rs", used),
         ("integration-tests/sim/src/node.rs", used),

@@ -14,12 +14,16 @@ use walser_proto::v1::cluster_service_client::ClusterServiceClient;
 use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_client::OperationServiceClient;
 use walser_proto::v1::operation_service_server::OperationService;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::Failure;
 use walser_service::Caller;
 
-use super::{change_log, relayed, set_aside};
-use crate::Gateway;
-use crate::metadata::{TopicView, View};
+use super::storage_nodes::Backends;
+use super::wire::{relayed, see_change};
+use super::{change_log, set_aside};
+use crate::leaders::Leaders;
+use crate::metadata::{Metadata, TopicView, View};
+use crate::router::Router;
+use crate::topics::Topics;
 
 /// How long a gateway may be behind the controller before that counts as a fault.
 const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
@@ -28,12 +32,22 @@ const OBJECTS_MAX: usize = 20;
 
 type Answer<T> = Result<Response<T>, Status>;
 
+/// `ClusterService` and `OperationService`.
+#[derive(Debug)]
+pub(super) struct ClusterApi {
+    pub(super) backends: Backends,
+    pub(super) metadata: Metadata,
+    pub(super) topics: Topics,
+    pub(super) leaders: Leaders,
+    pub(super) router: Router,
+}
+
 #[async_trait]
-impl ClusterService for Gateway {
+impl ClusterService for ClusterApi {
     async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
         // Before the controller counts them: what is deleted afterwards was known here.
         let known = self.metadata.view().partition_count();
-        let mut client = ClusterServiceClient::new(self.controller.clone());
+        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
         let mut answer = client.get_cluster(request.into_inner()).await.map_err(relayed)?;
         if let Some(health) = answer.get_mut().cluster.as_mut().and_then(|cluster| cluster.health.as_mut()) {
             self.add_unserved(health, known).await;
@@ -42,7 +56,10 @@ impl ClusterService for Gateway {
     }
 
     async fn list_nodes(&self, request: Request<pb::ListNodesRequest>) -> Answer<pb::ListNodesResponse> {
-        ClusterServiceClient::new(self.controller.clone()).list_nodes(request.into_inner()).await.map_err(relayed)
+        ClusterServiceClient::new(self.backends.controller.clone())
+            .list_nodes(request.into_inner())
+            .await
+            .map_err(relayed)
     }
 
     async fn repair_partition(
@@ -52,10 +69,9 @@ impl ClusterService for Gateway {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         let partition = request.topic_partition.ok_or_else(|| Failure::field("topic_partition", "is missing"))?;
-        let topic = self.topic(&partition.topic).await?;
-        let route = self.route(&topic, partition.partition)?;
-        let unknown = || Failure::new(Reason::LeaderNotAvailable, "the leader is not known");
-        let connection = self.network.storage(route.node).ok_or_else(unknown)?;
+        let topic = self.topics.find(&partition.topic).await?;
+        let route = self.router.route(&topic, partition.partition)?;
+        let connection = self.router.storage(route.node)?;
         let request = pbi::RepairPartitionRequest { r#ref: Some(route.reference), accept_loss: request.accept_loss };
         let repaired = StorageServiceClient::new(connection).repair_partition(request).await?.into_inner();
         change_log::repaired(&caller, &partition, &repaired);
@@ -67,15 +83,15 @@ impl ClusterService for Gateway {
     }
 
     async fn list_set_aside(&self, _request: Request<pb::ListSetAsideRequest>) -> Answer<pb::ListSetAsideResponse> {
-        Ok(Response::new(set_aside::list(self).await?))
+        Ok(Response::new(set_aside::list(&self.backends).await?))
     }
 
     async fn restore_set_aside(
         &self,
         request: Request<pb::RestoreSetAsideRequest>,
     ) -> Answer<pb::RestoreSetAsideResponse> {
-        let topic = set_aside::restore(self, &Caller::of(&request), request.get_ref()).await?;
-        self.see_change(topic.as_ref()).await;
+        let topic = set_aside::restore(&self.backends, &Caller::of(&request), request.get_ref()).await?;
+        see_change(&self.topics, topic.as_ref()).await;
         Ok(Response::new(pb::RestoreSetAsideResponse { topic }))
     }
 
@@ -83,7 +99,7 @@ impl ClusterService for Gateway {
         &self,
         request: Request<pb::DeleteSetAsideRequest>,
     ) -> Answer<pb::DeleteSetAsideResponse> {
-        let deleted = set_aside::delete(self, request.get_ref()).await?;
+        let deleted = set_aside::delete(&self.backends, request.get_ref()).await?;
         change_log::set_aside_deleted(&Caller::of(&request), request.get_ref(), &deleted);
         Ok(Response::new(deleted))
     }
@@ -92,13 +108,13 @@ impl ClusterService for Gateway {
         &self,
         request: Request<pb::AcceptMetadataRestoreRequest>,
     ) -> Answer<pb::AcceptMetadataRestoreResponse> {
-        let mut client = ClusterServiceClient::new(self.controller.clone());
+        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
         let request = Caller::of(&request).relay(request.into_inner());
         client.accept_metadata_restore(request).await.map_err(relayed)
     }
 }
 
-impl Gateway {
+impl ClusterApi {
     /// Adds the partitions that clients of this gateway cannot reach: every leader is asked, along the way that reads
     /// and writes take. What the controller has named already is not repeated. `known`: partitions that were known here
     /// before the controller counted them.
@@ -142,12 +158,10 @@ impl Gateway {
             start_time: None,
         });
     }
-}
 
-impl Gateway {
     /// The partitions of some topics that their leaders do not serve, with their topics.
     async fn unserved(&self, topics: &[Arc<TopicView>]) -> HashMap<String, TopicId> {
-        let figures = self.figures(topics).await;
+        let figures = self.leaders.figures(topics).await;
         let mut unserved = HashMap::new();
         for topic in topics {
             for (number, leader, _) in topic.leaders() {
@@ -161,8 +175,11 @@ impl Gateway {
 }
 
 #[async_trait]
-impl OperationService for Gateway {
+impl OperationService for ClusterApi {
     async fn get_operation(&self, request: Request<pb::GetOperationRequest>) -> Answer<pb::GetOperationResponse> {
-        OperationServiceClient::new(self.controller.clone()).get_operation(request.into_inner()).await.map_err(relayed)
+        OperationServiceClient::new(self.backends.controller.clone())
+            .get_operation(request.into_inner())
+            .await
+            .map_err(relayed)
     }
 }

@@ -9,16 +9,22 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::consumer_service_server::ConsumerService;
 use walser_rpc::{Failure, Reason};
 
-use super::producer::time_left;
-use crate::Gateway;
+use super::wire::time_left;
+use crate::reading::Reading;
 
 type Answer<T> = Result<Response<T>, Status>;
 
+/// `ConsumerService`.
+#[derive(Debug)]
+pub(super) struct ConsumerApi {
+    pub(super) reading: Reading,
+}
+
 #[async_trait]
-impl ConsumerService for Gateway {
+impl ConsumerService for ConsumerApi {
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Answer<pb::FetchResponse> {
         let limit = time_left(request.metadata());
-        let all = Gateway::fetch(self, request.get_ref(), limit);
+        let all = self.reading.fetch(request.get_ref(), limit);
         let response = match limit {
             None => all.await?,
             Some(limit) => tokio::time::timeout(limit, all).await.map_err(|_| {
@@ -34,12 +40,12 @@ impl ConsumerService for Gateway {
     type ReadStream = Pin<Box<dyn Stream<Item = Result<pb::ReadResponse, Status>> + Send>>;
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Answer<Self::ReadStream> {
-        let stream = Gateway::read(self, request.into_inner()).await?;
+        let stream = self.reading.read(request.into_inner()).await?;
         Ok(Response::new(Box::pin(stream)))
     }
 
     async fn list_offsets(&self, request: Request<pb::ListOffsetsRequest>) -> Answer<pb::ListOffsetsResponse> {
         let limit = time_left(request.metadata());
-        Ok(Response::new(Gateway::list_offsets(self, request.get_ref(), limit).await?))
+        Ok(Response::new(self.reading.list_offsets(request.get_ref(), limit).await?))
     }
 }

@@ -7,42 +7,31 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
-use walser_model::Acks;
+use walser_model::{Acks, Clock};
 use walser_proto::v1 as pb;
 use walser_proto::v1::producer_service_server::ProducerService;
 use walser_rpc::Failure;
 use walser_service::Caller;
 
-use super::stream;
-use crate::Gateway;
-use crate::admission::Waiting;
-use crate::outcome::{Failed, Outcome};
-use crate::produce::{SeparateWriters, Write};
+use super::stream::{self, ProduceStreams};
+use super::wire::{known, time_left, trace, written};
+use crate::producing::{Failed, GRACE, Outcome, Producing, SeparateWriters, Waiting, Write};
 use crate::within::within;
-use crate::writer::GRACE;
 
 type Answer<T> = Result<Response<T>, Status>;
 
 /// Told in the answer when a topic was created for a write.
 const CREATED: &str = "walser-topic-created";
 
-/// Reads an enum of a request.
-pub(super) fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, Failure> {
-    E::try_from(number).map_err(|_| Failure::field(field, format!("{number} is not a value of the enum")))
-}
-
-/// The caller's trace, if it is one.
-pub(super) fn trace(metadata: &MetadataMap) -> Option<Arc<str>> {
-    let text = metadata.get("traceparent")?.to_str().ok()?;
-    (text.len() <= 64).then(|| Arc::from(text))
-}
-
-/// The caller's time less what the answer needs to travel; tonic would cut the call without saying why.
-pub(super) fn time_left(metadata: &MetadataMap) -> Option<Duration> {
-    let left = walser_rpc::remaining(metadata)?;
-    Some(left.saturating_sub((left / 5).min(Duration::from_millis(150))))
+/// `ProducerService`.
+#[derive(Debug)]
+pub(super) struct ProducerApi {
+    pub(super) producing: Producing,
+    pub(super) streams: ProduceStreams,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Time for a write whose caller has no deadline.
+    pub(super) timeout: Duration,
 }
 
 fn write(
@@ -80,21 +69,16 @@ fn response(outcome: Outcome) -> Result<pb::ProduceResponse, Status> {
     }
 }
 
-/// The outcome of a write that succeeded.
-pub(super) fn written(outcome: Outcome) -> pb::ProduceResponse {
-    pb::ProduceResponse { positions: outcome.positions, appends: outcome.appends }
-}
-
 #[async_trait]
-impl ProducerService for Gateway {
+impl ProducerService for ProducerApi {
     async fn produce(&self, request: Request<pb::ProduceRequest>) -> Answer<pb::ProduceResponse> {
-        let limit = time_left(request.metadata()).unwrap_or(self.config.produce_timeout);
+        let limit = time_left(request.metadata()).unwrap_or(self.timeout);
         let (caller, trace) = (Caller::of(&request), trace(request.metadata()));
         let deadline = self.clock.monotonic() + limit;
         let write = write(request.into_inner(), caller, trace, deadline)?;
         let (done, mut outcome) = oneshot::channel();
         let told = Box::new(move |outcome| drop(done.send(outcome)));
-        let mut submitted = Gateway::produce(self, write, &mut SeparateWriters::default(), told).await?;
+        let mut submitted = self.producing.produce(write, &mut SeparateWriters::default(), told).await?;
         let outcome = match submitted.queued.take() {
             Some(queued) => Ok(queued),
             None => {
@@ -128,13 +112,15 @@ impl ProducerService for Gateway {
         request: Request<Streaming<pb::ProduceStreamRequest>>,
     ) -> Answer<Self::ProduceStreamStream> {
         let (caller, trace) = (Caller::of(&request), trace(request.metadata()));
-        Ok(Response::new(stream::serve(self.clone(), request.into_inner(), caller, trace)))
+        Ok(Response::new(stream::serve(self.streams.clone(), request.into_inner(), caller, trace)))
     }
 
     async fn init_producer(&self, request: Request<pb::InitProducerRequest>) -> Answer<pb::InitProducerResponse> {
         let producer = match request.into_inner().previous {
-            Some(previous) => self.producer_ids.next_epoch(previous).await?,
-            None => pb::ProducerIdentity { producer_id: self.producer_ids.next().await?.0, producer_epoch: 0 },
+            Some(previous) => self.producing.producer_ids.next_epoch(previous).await?,
+            None => {
+                pb::ProducerIdentity { producer_id: self.producing.producer_ids.next().await?.0, producer_epoch: 0 }
+            }
         };
         Ok(Response::new(pb::InitProducerResponse { producer: Some(producer) }))
     }

@@ -11,9 +11,8 @@ use walser_proto::v1::{self as pb, Effect};
 use walser_rpc::{Failure, Reason};
 use walser_service::Caller;
 
-use super::relayed;
-use super::storage_nodes::{Answers, StorageNodes};
-use crate::Gateway;
+use super::storage_nodes::{Answers, Backends, StorageNodes};
+use super::wire::relayed;
 use crate::topics::name_to_create;
 
 /// A replica that a node holds aside.
@@ -32,8 +31,8 @@ struct Held {
 }
 
 /// What every storage node holds aside. Nodes that gave no answer, or are not done, are named in the response.
-pub(super) async fn list(gateway: &Gateway) -> Result<pb::ListSetAsideResponse, Failure> {
-    let (answers, moving) = held(gateway).await?;
+pub(super) async fn list(backends: &Backends) -> Result<pb::ListSetAsideResponse, Failure> {
+    let (answers, moving) = held(backends).await?;
     for node in &moving {
         tracing::warn!(%node, "a storage node is still setting partitions aside: the list is not complete");
     }
@@ -54,13 +53,13 @@ pub(super) async fn list(gateway: &Gateway) -> Result<pb::ListSetAsideResponse, 
 /// Makes a topic of the replicas of a topic id. Every storage node must answer: a partition that only a missing node
 /// holds would be created empty.
 pub(super) async fn restore(
-    gateway: &Gateway,
+    backends: &Backends,
     caller: &Caller,
     request: &pb::RestoreSetAsideRequest,
 ) -> Result<Option<pb::Topic>, Failure> {
     let name = name_to_create(&request.topic)?;
     let id = topic_id(&request.topic_id)?;
-    let (mut answers, moving) = held(gateway).await?;
+    let (mut answers, moving) = held(backends).await?;
     let unfinished = || Failure::new(Reason::Starting, "it is still setting partitions aside; try again in a moment");
     answers.failed.extend(moving.into_iter().map(|node| (node, unfinished())));
     let consequence = "nothing is restored, since a partition that only such a node holds would be created empty";
@@ -76,7 +75,7 @@ pub(super) async fn restore(
         name: name.as_str().to_owned(),
         replicas: replicas.iter().map(Held::report).collect(),
     };
-    let mut client = ControllerServiceClient::new(gateway.controller.clone());
+    let mut client = ControllerServiceClient::new(backends.controller.clone());
     let restored = client.restore_topic(caller.relay(request)).await;
     let restored = restored.map_err(|status| Failure::from(relayed(status)).with("topicId", id))?;
     Ok(restored.into_inner().topic)
@@ -85,7 +84,7 @@ pub(super) async fn restore(
 /// Deletes the replicas of a topic id, or of one of its partitions, on every storage node. When a node gives no
 /// answer the others have deleted theirs; the error says so, and a retry does the rest.
 pub(super) async fn delete(
-    gateway: &Gateway,
+    backends: &Backends,
     request: &pb::DeleteSetAsideRequest,
 ) -> Result<pb::DeleteSetAsideResponse, Failure> {
     if !request.accept_loss {
@@ -96,7 +95,7 @@ pub(super) async fn delete(
         return Err(Failure::field("partition", format!("{partition} is negative; partitions count from 0")));
     }
     let asked = pbi::DeleteSetAsideRequest { topic_id: wire_id(id), partition: request.partition };
-    let nodes = StorageNodes::of(gateway).await?;
+    let nodes = StorageNodes::of(backends).await?;
     let answers = nodes
         .ask(|mut client| {
             let request = asked.clone();
@@ -131,8 +130,8 @@ fn deleted(
 
 /// Asks every storage node; also says which of them are not done with setting aside. An answer that makes no sense counts
 /// as none.
-async fn held(gateway: &Gateway) -> Result<(Answers<Vec<Held>>, Vec<NodeId>), Failure> {
-    let nodes = StorageNodes::of(gateway).await?;
+async fn held(backends: &Backends) -> Result<(Answers<Vec<Held>>, Vec<NodeId>), Failure> {
+    let nodes = StorageNodes::of(backends).await?;
     let answers = nodes.ask(|mut client| async move { client.list_set_aside(pbi::ListSetAsideRequest {}).await }).await;
     let mut decoded = Answers { answered: Vec::new(), failed: answers.failed };
     let mut moving = Vec::new();

@@ -9,10 +9,9 @@ use walser_model::NodeId;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1::cluster_service_client::ClusterServiceClient;
 use walser_proto::v1::{self as pb, RetryAdvice};
-use walser_rpc::{Connection, Failure, Reason};
+use walser_rpc::{Connection, Failure, Network, Reason};
 
-use super::relayed;
-use crate::Gateway;
+use super::wire::relayed;
 
 /// How long one storage node may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,6 +25,13 @@ const NODES_PAGE: i32 = 1000;
 const NODES_NAMED_MAX: usize = 20;
 
 type StorageClient = StorageServiceClient<Connection>;
+
+/// The ways to the storage nodes and to the controller.
+#[derive(Debug)]
+pub(super) struct Backends {
+    pub(super) network: Network,
+    pub(super) controller: Connection,
+}
 
 /// Every storage node, with a connection when this gateway knows its address.
 pub(super) struct StorageNodes {
@@ -44,9 +50,9 @@ pub(super) struct Answers<T> {
 impl StorageNodes {
     /// The nodes that the controller lists, and those that this gateway has a connection to: a node that was refused
     /// may be missing in either.
-    pub(super) async fn of(gateway: &Gateway) -> Result<Self, Failure> {
-        let mut ids: BTreeSet<NodeId> = gateway.network.storage_nodes().into_iter().collect();
-        let mut client = ClusterServiceClient::new(gateway.controller.clone());
+    pub(super) async fn of(backends: &Backends) -> Result<Self, Failure> {
+        let mut ids: BTreeSet<NodeId> = backends.network.storage_nodes().into_iter().collect();
+        let mut client = ClusterServiceClient::new(backends.controller.clone());
         let mut page_token = String::new();
         loop {
             let roles = vec![pb::NodeRole::Storage.into()];
@@ -58,7 +64,7 @@ impl StorageNodes {
                 break;
             }
         }
-        Ok(Self { connections: ids.into_iter().map(|id| (id, gateway.network.storage(id))).collect() })
+        Ok(Self { connections: ids.into_iter().map(|id| (id, backends.network.storage(id))).collect() })
     }
 
     /// Puts one question to every node, and waits for at most 5 s for each.

@@ -14,21 +14,24 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use walser_model::{Acks, Compression, TopicId};
+use walser_model::{Acks, Clock, Compression, TopicId};
 use walser_proto::v1 as pb;
 use walser_proto::v1::produce_result;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
-use walser_rpc::{Failure, Reason, catch_panic};
-use walser_service::Caller;
+use walser_rpc::{Failure, Reason, catch_panic, wire_time};
+use walser_service::{Caller, Shutdown};
 
 use self::lanes::{Lane, Lanes};
-use super::draining;
-use super::producer::{known, written};
-use crate::Gateway;
-use crate::admission::Waiting;
-use crate::outcome::{Done, Failed, Outcome};
-use crate::produce::{NO_SESSION_WITHOUT_ACKS, SeparateWriters, Submitted, Write};
+use super::wire::{known, written};
+use crate::config::Config;
+use crate::error::draining;
+use crate::heartbeat::Heartbeats;
+use crate::metadata::Metadata;
+use crate::producing::{
+    Done, Failed, IN_FLIGHT_MAX, NO_SESSION_WITHOUT_ACKS, Outcome, Producing, SeparateWriters, Submitted, Waiting,
+    Write,
+};
 use crate::within::at_once;
 
 /// Results that may wait for the client; the byte limit is reached first.
@@ -72,6 +75,17 @@ struct Leaving {
     _rooms: Vec<OwnedSemaphorePermit>,
 }
 
+/// What streams work with. Clones share everything.
+#[derive(Debug, Clone)]
+pub(super) struct ProduceStreams {
+    pub(super) producing: Producing,
+    pub(super) metadata: Metadata,
+    pub(super) heartbeats: Heartbeats,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) config: Config,
+    pub(super) shutdown: Shutdown,
+}
+
 /// Settings of a stream, from its first message.
 struct Session {
     default_topic: String,
@@ -84,7 +98,7 @@ struct Session {
 
 /// A stream being read.
 struct Reader {
-    gateway: Gateway,
+    streams: ProduceStreams,
     outgoing: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
     caller: Arc<Caller>,
@@ -109,16 +123,16 @@ struct Reader {
 
 /// Serves one stream.
 pub(super) fn serve(
-    gateway: Gateway,
+    streams: ProduceStreams,
     requests: Streaming<pb::ProduceStreamRequest>,
     caller: Caller,
     trace: Option<Arc<str>>,
 ) -> Answers {
     let (outgoing, stream) = mpsc::channel(RESULTS_MAX);
-    let room = Arc::new(Semaphore::new(gateway.config.in_flight_bytes_max));
+    let room = Arc::new(Semaphore::new(streams.config.in_flight_bytes_max));
     let reader = Reader {
-        heartbeat_delay: gateway.heartbeat_delay(),
-        gateway,
+        heartbeat_delay: streams.heartbeats.delay(),
+        streams,
         outgoing,
         room,
         caller: Arc::new(caller),
@@ -197,7 +211,7 @@ impl Reader {
             () = outgoing.closed() => return,
         };
         // Everything that was sent is answered before the stream ends.
-        let all = u32::try_from(self.gateway.config.in_flight_bytes_max).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.streams.config.in_flight_bytes_max).unwrap_or(u32::MAX);
         tokio::select! {
             _ = self.room.acquire_many(all) => {}
             () = outgoing.closed() => return,
@@ -212,8 +226,8 @@ impl Reader {
         &mut self,
         requests: &mut Streaming<pb::ProduceStreamRequest>,
     ) -> Result<Option<pb::ProduceStreamRequest>, Failure> {
-        let shutdown = self.gateway.shutdown.clone();
-        let bytes_max = self.gateway.config.message_bytes_max;
+        let shutdown = self.streams.shutdown.clone();
+        let bytes_max = self.streams.config.message_bytes_max;
         let received = |status| received(status, bytes_max);
         while !shutdown.begun() {
             if let Some(message) = at_once(pin!(requests.message())).await {
@@ -224,7 +238,7 @@ impl Reader {
                 message = requests.message() => return message.map_err(received),
                 () = shutdown.wait() => {}
                 () = tokio::time::sleep(self.heartbeat_delay) => {
-                    let server_time = Some(self.gateway.server_time());
+                    let server_time = Some(wire_time(self.streams.heartbeats.server_time()));
                     let heartbeat = pb::StreamHeartbeat { server_time, progress: Vec::new() };
                     let _ = self.outgoing.send(Outgoing::Other(Reply::Heartbeat(heartbeat))).await;
                 }
@@ -257,10 +271,10 @@ impl Reader {
             producer: open.producer,
         };
         let opened = pb::ProduceOpened {
-            max_in_flight_bytes: i64::try_from(self.gateway.config.in_flight_bytes_max).unwrap_or(i64::MAX),
+            max_in_flight_bytes: i64::try_from(self.streams.config.in_flight_bytes_max).unwrap_or(i64::MAX),
             max_batch_bytes: self.batch_bytes_max(&session.default_topic),
-            gateway: self.gateway.config.name.clone(),
-            max_in_flight_batches: i32::try_from(crate::writer::IN_FLIGHT_MAX).unwrap_or(i32::MAX),
+            gateway: self.streams.config.name.clone(),
+            max_in_flight_batches: i32::try_from(IN_FLIGHT_MAX).unwrap_or(i32::MAX),
         };
         let _ = self.outgoing.send(Outgoing::Other(Reply::Opened(opened))).await;
         while let Some(message) = self.next(requests).await? {
@@ -281,7 +295,7 @@ impl Reader {
     }
 
     fn batch_bytes_max(&self, topic: &str) -> i64 {
-        let config = self.gateway.metadata.topic(topic).map(|topic| topic.settings.config.clone()).unwrap_or_default();
+        let config = self.streams.metadata.topic(topic).map(|topic| topic.settings.config.clone()).unwrap_or_default();
         i64::try_from(config.message_bytes_max).unwrap_or(i64::MAX)
     }
 
@@ -289,7 +303,7 @@ impl Reader {
         let correlation_id = batch.correlation_id;
         self.count(correlation_id)?;
         let bytes = prost::Message::encoded_len(&batch) + BATCH_OVERHEAD + batch.records.len() * POSITION_BYTES;
-        let wanted = bytes.min(self.gateway.config.in_flight_bytes_max);
+        let wanted = bytes.min(self.streams.config.in_flight_bytes_max);
         let permit = Arc::clone(&self.room).acquire_many_owned(u32::try_from(wanted).unwrap_or(u32::MAX)).await;
         let Ok(slot) = self.outgoing.clone().reserve_owned().await else { return Ok(()) };
         let topic = if batch.topic.is_empty() { &session.default_topic } else { &batch.topic };
@@ -306,7 +320,7 @@ impl Reader {
             base_sequence: batch.base_sequence,
             expected_offset: batch.expected_offset,
             trace: self.trace.clone(),
-            deadline: self.gateway.clock.monotonic() + self.gateway.config.produce_timeout,
+            deadline: self.streams.clock.monotonic() + self.streams.config.produce_timeout,
             waiting: Waiting::Stream,
             create_for: topic_id.is_none().then(|| Arc::clone(&self.caller)),
             topic_id,
@@ -331,7 +345,7 @@ impl Reader {
                 lanes.leave(&lane, correlation_id, outcome);
             })
         };
-        let sent = self.gateway.produce(write, &mut self.separate, done).await;
+        let sent = self.streams.producing.produce(write, &mut self.separate, done).await;
         if let (Some(name), Ok(submitted)) = (found, &sent) {
             self.remember(name, submitted.topic);
         }

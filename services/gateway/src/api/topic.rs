@@ -1,9 +1,11 @@
 //! `TopicService`: the controller's answers, with live numbers of the leaders; truncation at the leaders.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tonic::{Request, Response, Status};
+use walser_model::Clock;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1 as pb;
@@ -12,18 +14,18 @@ use walser_proto::v1::topic_service_server::TopicService;
 use walser_rpc::{Connection, Failure, Reason};
 use walser_service::Caller;
 
-use super::{change_log, relayed};
-use crate::Gateway;
-use crate::metadata::TopicView;
+use super::change_log;
+use super::figures::{complete_partition, complete_topic};
+use super::wire::{relayed, see_change};
+use crate::leaders::Leaders;
+use crate::metadata::{Metadata, TopicView, View};
+use crate::reading::{Place, Positions, Target, place};
 use crate::retry::{PATIENCE, patience, while_moved};
-use crate::target::{Place, Target, place};
+use crate::router::{Router, checked_partition};
+use crate::topics::Topics;
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Time between two looks at leaders that begin; it doubles up to the other one, since each costs a call to every leader.
-const LEADER_CHECK: Duration = Duration::from_millis(1);
-/// See [`LEADER_CHECK`].
-const LEADER_CHECK_MAX: Duration = Duration::from_millis(500);
 /// How long a description waits for what this gateway has not heard of yet.
 const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
 
@@ -32,45 +34,27 @@ fn unhealthy(partition: &pb::Partition) -> bool {
     partition.isr.len() < partition.replicas.len() || partition.problem.is_some()
 }
 
-impl Gateway {
+/// `TopicService`.
+#[derive(Debug)]
+pub(super) struct TopicApi {
+    pub(super) controller: Connection,
+    pub(super) metadata: Metadata,
+    pub(super) topics: Topics,
+    pub(super) leaders: Leaders,
+    pub(super) router: Router,
+    pub(super) positions: Positions,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl TopicApi {
     fn topic_client(&self) -> TopicServiceClient<Connection> {
         TopicServiceClient::new(self.controller.clone())
     }
 
-    /// Waits until this gateway knows the change behind an etag, and its leaders serve.
-    pub(super) async fn see_change(&self, topic: Option<&pb::Topic>) {
-        let Some(topic) = topic else { return };
-        if let Ok(version) = topic.etag.parse() {
-            self.metadata.reached(version, PATIENCE).await;
-        }
-        self.leaders_serve(&topic.name).await;
-    }
-
-    /// Waits until every leader of a topic serves: a write that came before would be refused and tried again, and
-    /// one behind it could overtake it.
-    pub(crate) async fn leaders_serve(&self, name: &str) {
-        let serving = async {
-            let mut pause = LEADER_CHECK;
-            loop {
-                // Nobody is waited for who does not lead, does not answer, or cannot serve.
-                let Some(topic) = self.metadata.topic(name) else { return };
-                if !self.figures(std::slice::from_ref(&topic)).await.any_awaited() {
-                    return;
-                }
-                tokio::time::sleep(pause).await;
-                pause = (2 * pause).min(LEADER_CHECK_MAX);
-            }
-        };
-        tokio::select! {
-            _ = tokio::time::timeout(PATIENCE, serving) => {}
-            () = self.shutdown.wait() => {}
-        }
-    }
-
     async fn add_stats(&self, topics: &mut [pb::Topic]) {
         let views: Vec<_> = topics.iter().filter_map(|topic| self.metadata.topic(&topic.name)).collect();
-        let figures = self.figures(&views).await;
-        topics.iter_mut().for_each(|topic| figures.complete_topic(topic));
+        let figures = self.leaders.figures(&views).await;
+        topics.iter_mut().for_each(|topic| complete_topic(&figures, topic));
     }
 
     /// A page of partitions, with what their leaders say of them.
@@ -80,10 +64,10 @@ impl Gateway {
         let mut names: Vec<_> = answer.partitions.iter().map(|info| info.topic.clone()).collect();
         names.dedup();
         let views: Vec<_> = names.iter().filter_map(|name| self.metadata.topic(name)).collect();
-        let figures = self.figures(&views).await;
+        let figures = self.leaders.figures(&views).await;
         for info in &mut answer.partitions {
             if let Some(partition) = info.partition.as_mut() {
-                figures.complete_partition(&info.topic, partition);
+                complete_partition(&figures, &info.topic, partition);
             }
         }
         Ok(answer)
@@ -107,7 +91,7 @@ impl Gateway {
     fn relayed_topic(&self, status: Status) -> Status {
         let failure = Failure::from(status.clone());
         match failure.value("topic") {
-            Some(name) if failure.reason() == Reason::TopicNotFound => self.not_found(name).into(),
+            Some(name) if failure.reason() == Reason::TopicNotFound => self.topics.not_found(name).into(),
             _ => relayed(status),
         }
     }
@@ -123,7 +107,7 @@ impl Gateway {
         if request.validate_only || topic != bare {
             return Err(Failure::field("automatic", "goes with the name of the topic only"));
         }
-        let (found, _) = self.topic_to_write_for(&topic.name, None, Some(caller)).await?;
+        let (found, _) = self.topics.to_write(&topic.name, None, Some(caller)).await?;
         let request = pb::GetTopicRequest { name: found.name.to_string() };
         let topic = self.topic_client().get_topic(request).await?.into_inner().topic;
         Ok(pb::CreateTopicResponse { topic })
@@ -134,7 +118,7 @@ impl Gateway {
         caller: &Caller,
         request: &pb::TruncateTopicRequest,
     ) -> Result<pb::TruncateTopicResponse, Failure> {
-        let topic = self.topic(&request.topic).await?;
+        let topic = self.topics.find(&request.topic).await?;
         let before = request.before.as_ref().ok_or_else(|| Failure::field("before", "is missing"))?;
         let before = place(before, "before", self.clock.now_millis())?;
         let count = topic.value.partition_count;
@@ -142,14 +126,13 @@ impl Gateway {
             if request.partitions.is_empty() { (0..count).collect() } else { request.partitions.clone() };
         let (mut offsets, until) = (Vec::new(), patience());
         for partition in partitions {
-            crate::topics::checked_partition(&topic, partition)?;
+            checked_partition(&topic, partition)?;
             if offsets.iter().any(|(seen, _)| *seen == partition) {
                 return Err(Failure::field("partitions", format!("partition {partition} is named twice")));
             }
-            let target =
-                Target { topic: std::sync::Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
-            let offset = while_moved(until, || self.boundary(&target, before)).await?;
-            let end = self.find(&topic, partition, Place::Latest).await?.offset;
+            let target = Target { topic: Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
+            let offset = while_moved(until, || self.positions.boundary(&target, before)).await?;
+            let end = self.positions.find(&topic, partition, Place::Latest).await?.offset;
             if offset.0 > end {
                 let text = format!(
                     "offset {} is beyond the end of {}/{partition}, {end}: nothing was deleted",
@@ -158,16 +141,17 @@ impl Gateway {
                 return Err(Failure::new(Reason::OffsetOutOfRange, text).with("topic", &topic.name));
             }
             // Nothing is deleted anywhere unless every leader is there.
-            self.route(&topic, partition)?;
+            self.router.route(&topic, partition)?;
             offsets.push((partition, offset));
         }
         let mut response = pb::TruncateTopicResponse::default();
         for (partition, offset) in offsets {
             let offset = if request.validate_only {
-                let start = self.find(&topic, partition, Place::Earliest).await?.offset;
+                let start = self.positions.find(&topic, partition, Place::Earliest).await?.offset;
                 offset.0.max(start)
             } else {
-                let before = self.find(&topic, partition, Place::Earliest).await.map(|found| found.offset).ok();
+                let before =
+                    self.positions.find(&topic, partition, Place::Earliest).await.map(|found| found.offset).ok();
                 let deleted = self.delete_records(&topic, partition, offset.0).await;
                 if let Ok(log_start) = deleted {
                     change_log::truncated(caller, &topic.name, partition, before, log_start);
@@ -183,16 +167,15 @@ impl Gateway {
 
     /// Deletes the records of a partition before an offset; returns its log start.
     async fn delete_records(&self, topic: &TopicView, partition: i32, before: i64) -> Result<i64, Failure> {
-        let route = self.route(topic, partition)?;
-        let unknown = || Failure::new(Reason::LeaderNotAvailable, "the leader is not known");
-        let connection = self.network.storage(route.node).ok_or_else(unknown)?;
+        let route = self.router.route(topic, partition)?;
+        let connection = self.router.storage(route.node)?;
         let request = pbi::DeleteRecordsRequest { r#ref: Some(route.reference), before_offset: before };
         Ok(StorageServiceClient::new(connection).delete_records(request).await?.into_inner().log_start_offset)
     }
 }
 
 #[async_trait]
-impl TopicService for Gateway {
+impl TopicService for TopicApi {
     async fn create_topic(&self, request: Request<pb::CreateTopicRequest>) -> Answer<pb::CreateTopicResponse> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
@@ -202,7 +185,7 @@ impl TopicService for Gateway {
         let validate_only = request.validate_only;
         let response = self.topic_client().create_topic(caller.relay(request)).await.map_err(relayed)?;
         if !validate_only {
-            self.see_change(response.get_ref().topic.as_ref()).await;
+            see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         }
         Ok(response)
     }
@@ -233,7 +216,7 @@ impl TopicService for Gateway {
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
         let request = Caller::of(&request).relay(request.into_inner());
         let response = self.topic_client().update_topic(request).await.map_err(|status| self.relayed_topic(status))?;
-        self.see_change(response.get_ref().topic.as_ref()).await;
+        see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
 
@@ -247,7 +230,7 @@ impl TopicService for Gateway {
             .delete_topic(caller.relay(request))
             .await
             .map_err(|status| self.relayed_topic(status))?;
-        let gone = |view: &crate::metadata::View| view.topic_named(&name).map(|topic| topic.id) != before;
+        let gone = |view: &View| view.topic_named(&name).map(|topic| topic.id) != before;
         self.metadata.wait_until(PATIENCE, |view| before.is_none() || gone(view)).await;
         Ok(response)
     }
@@ -256,7 +239,7 @@ impl TopicService for Gateway {
         let request = Caller::of(&request).relay(request.into_inner());
         let response =
             self.topic_client().add_partitions(request).await.map_err(|status| self.relayed_topic(status))?;
-        self.see_change(response.get_ref().topic.as_ref()).await;
+        see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
 

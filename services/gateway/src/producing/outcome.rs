@@ -7,7 +7,7 @@ use walser_proto::internal::v1::AppendStreamResponse;
 use walser_proto::v1 as pb;
 use walser_rpc::Failure;
 
-use crate::part_plan::PartPlan;
+use crate::producing::part_plan::PartPlan;
 
 /// Bytes of both bitmaps of a failed write: clients take trailers of 8 KiB, base64 and the other details included.
 const BITMAP_BYTES_MAX: usize = 4096;

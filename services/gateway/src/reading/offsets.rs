@@ -7,14 +7,16 @@ use tokio::time::Instant;
 use walser_proto::v1 as pb;
 use walser_rpc::Failure;
 
-use crate::Gateway;
+use crate::error::no_answer;
 use crate::retry::{PATIENCE, while_moved};
-use crate::target::{Target, no_answer};
+
+use super::Reading;
+use super::target::Target;
 
 /// Look-ups of one call that are under way together.
 pub(crate) const LOOK_UPS_AT_ONCE: usize = 32;
 
-impl Gateway {
+impl Reading {
     /// Turns positions into offsets. `limit`: the caller's time.
     pub(crate) async fn list_offsets(
         &self,
@@ -25,12 +27,12 @@ impl Gateway {
             let text = format!("{} is not a value of the enum", request.isolation);
             return Err(Failure::field("isolation", text));
         }
-        let targets = self.targets(&request.targets).await?;
+        let targets = self.positions.targets(&request.targets).await?;
         // One time for all: however many partitions have no leader, or one that does not answer, the call ends.
         let until = Instant::now() + limit.map_or(PATIENCE, |limit| PATIENCE.min(limit / 4));
         let end = until + limit.map_or(PATIENCE, |limit| limit / 2);
         let look_up = async |target: &Target| {
-            let found = while_moved(until, || self.find(&target.topic, target.partition, target.start));
+            let found = while_moved(until, || self.positions.find(&target.topic, target.partition, target.start));
             let found = tokio::time::timeout_at(end, found).await;
             found.unwrap_or_else(|_elapsed| Err(no_answer(&target.topic, target.partition)))
         };

@@ -11,8 +11,8 @@ use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, Producer, Recor
 use walser_rpc::{AppendPermit, Failure, Reason};
 use walser_sequencer::{Batch, Effect, Number, Outcome};
 
-use crate::batches::encode;
-use crate::outcome::Written;
+use crate::producing::batches::encode;
+use crate::producing::outcome::Written;
 
 /// Told once what became of a caller's records.
 pub(crate) type PartDone = Box<dyn FnOnce(Result<Written, Failure>) + Send>;

@@ -7,10 +7,13 @@ use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
-use crate::Gateway;
-use crate::budget::{ReadPermit, StreamBudget};
-use crate::decode::{Amount, Decoded, Shape, Undecoded, decode};
-use crate::target::{Place, Target, no_answer};
+use crate::error::no_answer;
+use crate::metrics::GatewayMetrics;
+use crate::router::Router;
+
+use super::budget::{ReadPermit, StreamBudget};
+use super::decode::{Amount, Decoded, Shape, Undecoded, decode};
+use super::target::{Place, Positions, Target};
 
 /// A chunk with the marks of its partition.
 #[derive(Debug)]
@@ -59,15 +62,27 @@ impl Cursor {
     }
 }
 
-impl Gateway {
+/// Reads one partition. Clones share everything.
+#[derive(Debug, Clone)]
+pub(crate) struct PartitionReader {
+    positions: Positions,
+    router: Router,
+    metrics: GatewayMetrics,
+}
+
+impl PartitionReader {
+    pub(crate) fn new(positions: Positions, router: Router, metrics: GatewayMetrics) -> Self {
+        Self { positions, router, metrics }
+    }
+
     /// Opens a cursor at the start of a target.
     ///
     /// # Errors
     /// As for look-ups; leaders that move are waited for.
-    pub(crate) async fn cursor(&self, target: Target) -> Result<Cursor, Failure> {
-        let offset = self.boundary(&target, target.start).await?;
+    pub(crate) async fn open(&self, target: Target) -> Result<Cursor, Failure> {
+        let offset = self.positions.boundary(&target, target.start).await?;
         let end = match target.end {
-            Some(place) => Some(self.boundary(&target, place).await?),
+            Some(place) => Some(self.positions.boundary(&target, place).await?),
             None => None,
         };
         let last_epoch = target.last_epoch;
@@ -120,7 +135,7 @@ impl Gateway {
     ) -> Result<(Chunk, ReadPermit), Undecoded> {
         let mut permit = budget.take(amount.cost).await;
         let read = self.read_batches_within(cursor, amount.bytes, answer_max).await?;
-        let chunk = self.chunk(read, cursor, shape, amount)?;
+        let chunk = Self::chunk(read, cursor, shape, amount)?;
         permit.keep(chunk.decoded.cost);
         self.metrics.consumed(&cursor.target.topic, chunk.decoded.size_bytes);
         Ok((chunk, permit))
@@ -128,7 +143,6 @@ impl Gateway {
 
     /// Decodes what the leader has answered.
     pub(crate) fn chunk(
-        &self,
         read: FetchStreamResponse,
         cursor: &Cursor,
         shape: Shape,
@@ -168,7 +182,7 @@ impl Gateway {
     /// Asks the leader once for batches from the cursor on; waits up to `wait` for some. With an aim of 0 bytes the
     /// leader answers without batches once there are some.
     async fn read_batches(&self, cursor: &Cursor, bytes: i32, wait: Duration) -> Result<FetchStreamResponse, Failure> {
-        let route = self.route(&cursor.target.topic, cursor.target.partition)?;
+        let route = self.router.route(&cursor.target.topic, cursor.target.partition)?;
         let request = FetchStreamRequest {
             correlation_id: 0,
             r#ref: Some(route.reference),
@@ -212,7 +226,7 @@ impl Gateway {
             pb::OutOfRangePolicy::Latest => Place::Latest,
             pb::OutOfRangePolicy::Unspecified | pb::OutOfRangePolicy::Fail => return Ok(None),
         };
-        let actual = self.boundary(&cursor.target, place).await?;
+        let actual = self.positions.boundary(&cursor.target, place).await?;
         let requested = std::mem::replace(&mut cursor.offset, actual);
         Ok(Some(pb::OffsetReset {
             topic_partition: Some(cursor.topic_partition()),

@@ -12,7 +12,7 @@ use walser_service::{Shutdown, vital};
 use super::PartitionWriter;
 use crate::metadata::TopicView;
 use crate::metrics::GatewayMetrics;
-use crate::producer_ids::ProducerIds;
+use crate::producing::producer_ids::ProducerIds;
 use crate::router::Router;
 
 /// Writers that are remembered; idle ones give way beyond.

@@ -1,7 +1,14 @@
-//! One write of a client: any number of records for one topic, or one batch.
+//! Writing: a write of a client is any number of records for one topic, or one batch.
 //!
-//! A write is split into parts, one per partition and batch. [`Gateway::produce`] returns once every part is with its
+//! A write is split into parts, one per partition and batch. [`Producing::produce`] returns once every part is with its
 //! writer, in order; the outcome comes when the last part is answered, at the write's deadline at the latest.
+
+mod admission;
+mod batches;
+mod outcome;
+mod part_plan;
+mod producer_ids;
+mod writer;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -10,20 +17,43 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_model::{Acks, Compression, ProducerEpoch, ProducerId, TopicId};
+use walser_model::{Acks, Clock, Compression, ProducerEpoch, ProducerId, Random, TopicId};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, DECODED_COST_MAX, HEADER_LEN, Producer, partition_for_key};
 use walser_rpc::{Failure, Reason};
 use walser_sequencer::{Numbering, Part, Size};
 
-use crate::Gateway;
-use crate::admission::{Admitted, Waiting, out_of_time};
-use crate::batches::{RecordSize, check_records, codec, encode, validate};
 use crate::metadata::TopicView;
-use crate::outcome::{Collector, Done, Outcome, Written};
-use crate::part_plan::PartPlan;
+use crate::metrics::GatewayMetrics;
+use crate::router::Router;
+use crate::topics::Topics;
 use crate::within::within;
-use crate::writer::{Caller, GatheredRecords, Gathering, IN_FLIGHT_MAX, PartitionWriter, Whole};
+
+pub(crate) use self::admission::{Admission, Waiting};
+pub(crate) use self::outcome::{Done, Failed, Outcome};
+pub(crate) use self::producer_ids::ProducerIds;
+pub(crate) use self::writer::{GRACE, IN_FLIGHT_MAX, Writers};
+
+use self::admission::{Admitted, out_of_time};
+use self::batches::{RecordSize, check_records, codec, encode, validate};
+use self::outcome::{Collector, Written};
+use self::part_plan::PartPlan;
+use self::writer::{Caller, GatheredRecords, Gathering, PartitionWriter, Whole};
+
+/// Carries out writes. Clones share everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Producing {
+    pub(crate) topics: Topics,
+    pub(crate) router: Router,
+    pub(crate) admission: Admission,
+    pub(crate) writers: Writers,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) metrics: GatewayMetrics,
+    /// Look into compressed batches.
+    pub(crate) validate_compressed: bool,
+}
 
 /// A write.
 #[derive(Debug)]
@@ -124,7 +154,7 @@ impl Write {
 impl SeparateWriters {
     fn writer(
         &mut self,
-        gateway: &Gateway,
+        writers: &Writers,
         topic: &Arc<TopicView>,
         partition: i32,
         numbered: bool,
@@ -133,7 +163,7 @@ impl SeparateWriters {
             self.0.retain(|_, writer| !writer.is_idle());
         }
         let numbering = if numbered { Numbering::Given } else { Numbering::Without };
-        let fresh = || gateway.writers.separate(topic, partition, numbering);
+        let fresh = || writers.separate(topic, partition, numbering);
         Arc::clone(self.0.entry((topic.id, partition, numbered)).or_insert_with(fresh))
     }
 }
@@ -184,7 +214,7 @@ struct Accepted {
     done: Done,
 }
 
-impl Gateway {
+impl Producing {
     /// Sends a write on its way. `done` is called with the outcome; an error here means that nothing was sent. With acks
     /// NONE nothing is waited for: `done` may never be called.
     pub(crate) async fn produce(
@@ -224,12 +254,12 @@ impl Gateway {
         if let Some(session) = session {
             self.producer_ids.check_issued(session.id).await?;
         }
-        let (topic, created) = self.topic_to_write(write).await?;
+        let (topic, created) = self.topics.to_write(&write.topic, write.partition, write.create_for.as_deref()).await?;
         if let Some(id) = write.topic_id {
-            self.check_topic_id(&topic, id).await?;
+            self.topics.check_id(&topic, id).await?;
         }
         match write.partition {
-            Some(partition) => Ok((self.topic_with(topic, partition).await?, created)),
+            Some(partition) => Ok((self.topics.with_partition(topic, partition).await?, created)),
             None => Ok((topic, created)),
         }
     }
@@ -248,7 +278,7 @@ impl Gateway {
         let mut submitted = Submitted { number: next_number(), writers: Vec::new(), queued: None, topic: topic.id };
         let mut queued = Vec::new();
         for (number, plan) in self.led_first(&topic, plans) {
-            let admitted = self.admit(&topic, &plan, (deadline, write.waiting)).await;
+            let admitted = self.admission.admit(&topic, &plan, (deadline, write.waiting)).await;
             if write.acks == Acks::None {
                 let outcome = admitted.as_ref().map(|_| Written::queued()).map_err(Clone::clone);
                 queued.push((plan.clone(), outcome));
@@ -368,7 +398,7 @@ impl Gateway {
 
     async fn produce_batch(&self, accepted: Accepted, separate: &mut SeparateWriters) -> Result<Submitted, Failure> {
         let Accepted { write, session, topic, .. } = &accepted;
-        let deep = self.config.validate_compressed;
+        let deep = self.validate_compressed;
         let produced =
             validate(&write.record_batch, &topic.settings.config, deep, session.is_some(), self.clock.now_millis())?;
         if let Some(session) = session {
@@ -399,7 +429,7 @@ impl Gateway {
         plan: PartPlan,
     ) -> Result<Submitted, Failure> {
         let Accepted { write, session, topic, created, done } = accepted;
-        let writer = separate.writer(self, &topic, plan.partition, session.is_some());
+        let writer = separate.writer(&self.writers, &topic, plan.partition, session.is_some());
         if session.is_some() && writer.unanswered() >= IN_FLIGHT_MAX {
             let text = format!(
                 "{IN_FLIGHT_MAX} batches of the session are unanswered for partition {}; send this one again once one \
@@ -408,7 +438,8 @@ impl Gateway {
             );
             return Err(Failure::new(Reason::InFlightLimitExceeded, text).with("maxInFlightBatches", IN_FLIGHT_MAX));
         }
-        let Admitted { room, link_permit } = self.admit(&topic, &plan, (write.deadline, write.waiting)).await?;
+        let Admitted { room, link_permit } =
+            self.admission.admit(&topic, &plan, (write.deadline, write.waiting)).await?;
         let queued = (write.acks == Acks::None)
             .then(|| Outcome::of(vec![(plan.clone(), Ok(Written::queued()))], write.records.len(), created));
         let collector = Collector::new(1, write.records.len(), created, done);

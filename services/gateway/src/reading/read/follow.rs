@@ -12,12 +12,12 @@ use walser_model::Offset;
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
-use crate::Gateway;
-use crate::budget::{ReadPermit, StreamBudget};
-use crate::cursor::Cursor;
-use crate::decode::{Amount, Undecoded};
+use crate::error::no_answer;
+use crate::reading::budget::{ReadPermit, StreamBudget};
+use crate::reading::cursor::{Cursor, PartitionReader};
+use crate::reading::decode::{Amount, Undecoded};
+use crate::reading::target::{Options, Target};
 use crate::retry::{Backoff, lost};
-use crate::target::{Options, Target, no_answer};
 
 /// Aim of a chunk.
 const CHUNK_BYTES: i32 = 1 << 20;
@@ -63,7 +63,7 @@ struct Trouble {
 
 /// The reader of a partition.
 struct Follower {
-    gateway: Gateway,
+    partitions: PartitionReader,
     options: Options,
     records_max: usize,
     voice: Voice,
@@ -76,9 +76,15 @@ struct Follower {
 }
 
 /// Reads one partition until its end, or until nobody listens.
-pub(super) async fn follow(gateway: Gateway, target: Target, options: Options, records_max: usize, voice: Voice) {
+pub(super) async fn follow(
+    partitions: PartitionReader,
+    target: Target,
+    options: Options,
+    records_max: usize,
+    voice: Voice,
+) {
     let follower = Follower {
-        gateway,
+        partitions,
         options,
         records_max,
         voice,
@@ -126,7 +132,7 @@ impl Follower {
             let word = match self.step(&mut cursor).await {
                 Ok(word) => word,
                 Err(failure) => {
-                    let reset = self.gateway.reset(&mut cursor, &failure, self.options.out_of_range).await;
+                    let reset = self.partitions.reset(&mut cursor, &failure, self.options.out_of_range).await;
                     match reset.and_then(|reset| reset.ok_or(failure)) {
                         Ok(reset) => Some(Said::Reset(reset)),
                         Err(failure) => {
@@ -156,7 +162,7 @@ impl Follower {
     async fn open(&mut self, target: Target) -> Result<Option<Cursor>, Gone> {
         self.trouble = Some(Trouble { since: Instant::now(), reported: None });
         loop {
-            let found = tokio::time::timeout(ANSWER_FIRST, self.gateway.cursor(target.clone())).await;
+            let found = tokio::time::timeout(ANSWER_FIRST, self.partitions.open(target.clone())).await;
             match found.unwrap_or_else(|_elapsed| Err(no_answer(&target.topic, target.partition))) {
                 Ok(cursor) => {
                     self.trouble = None;
@@ -189,19 +195,19 @@ impl Follower {
     /// Waits for records when everything is read, then reads the next ones. `None`: nothing is there after all.
     async fn step(&mut self, cursor: &mut Cursor) -> Result<Option<Said>, Failure> {
         if cursor.ended() {
-            self.gateway.check_behind_end(cursor).await?;
+            self.partitions.check_behind_end(cursor).await?;
             return Ok(Some(Said::Ended));
         }
         if self.trouble.is_some() {
-            self.gateway.wait_for_records(cursor, Duration::ZERO).await?;
+            self.partitions.wait_for_records(cursor, Duration::ZERO).await?;
         }
         // The first look does not wait, so that a reader at the live end is told at once.
         while self.caught_up && self.told {
-            self.caught_up = !self.gateway.wait_for_records(cursor, WAIT).await?;
+            self.caught_up = !self.partitions.wait_for_records(cursor, WAIT).await?;
         }
         let amount = Amount::whole(CHUNK_BYTES, self.records_max);
         let (shape, limit) = (self.options.shape, self.answer_max);
-        let (chunk, permit) = match self.gateway.next_chunk(cursor, shape, amount, &self.voice.budget, limit).await {
+        let (chunk, permit) = match self.partitions.next_chunk(cursor, shape, amount, &self.voice.budget, limit).await {
             Ok(read) => read,
             Err(Undecoded::Failed(failure)) => {
                 self.answer_max = (self.answer_max * 2).min(ANSWER_MAX);

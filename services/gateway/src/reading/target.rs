@@ -4,15 +4,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_model::Offset;
+use walser_model::{Clock, Offset};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::Failure;
 
-use crate::Gateway;
-use crate::decode::Shape;
+use crate::error::no_answer;
 use crate::metadata::TopicView;
+use crate::router::Router;
+use crate::topics::Topics;
+
+use super::decode::Shape;
 
 /// Targets of one call after topics are spread over their partitions.
 const PARTITIONS_MAX: usize = 10_000;
@@ -22,9 +25,6 @@ const CLIENT_MESSAGE_BYTES_MIN: i32 = 8 << 10;
 
 /// How long a leader may take to answer what needs no waiting, before it counts as lost.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-
-/// The rule of a leader that took too long.
-pub(crate) const NO_ANSWER: &str = "no-answer";
 
 /// A place in a log, as asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,13 +75,6 @@ impl Options {
         self.shape.message_bytes_max = self.shape.message_bytes_max.saturating_sub(taken);
         self
     }
-}
-
-/// The leader of a partition takes too long.
-pub(crate) fn no_answer(topic: &TopicView, partition: i32) -> Failure {
-    let text = format!("the leader of partition {partition} of topic \"{}\" does not answer", topic.name);
-    let failure = Failure::new(Reason::LeaderNotAvailable, text).with("rule", NO_ANSWER);
-    failure.with("topic", &topic.name).with("partition", partition)
 }
 
 /// Checks the options of a read.
@@ -169,7 +162,19 @@ fn resumed(target: &pb::ReadTarget) -> Result<HashMap<i32, pb::PartitionResume>,
     Ok(resume)
 }
 
-impl Gateway {
+/// Finds places in logs. Clones share everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Positions {
+    topics: Topics,
+    router: Router,
+    clock: Arc<dyn Clock>,
+}
+
+impl Positions {
+    pub(crate) fn new(topics: Topics, router: Router, clock: Arc<dyn Clock>) -> Self {
+        Self { topics, router, clock }
+    }
+
     /// Spreads targets over partitions, each of which begins where the reader stands in it, else at `start`.
     pub(crate) async fn targets(&self, targets: &[pb::ReadTarget]) -> Result<Vec<Target>, Failure> {
         if targets.is_empty() {
@@ -180,18 +185,18 @@ impl Gateway {
         let mut seen = HashSet::new();
         for target in targets {
             let resume = resumed(target)?;
-            let topic = self.topic(&target.topic).await?;
+            let topic = self.topics.find(&target.topic).await?;
             if !target.topic_id.is_empty() {
                 let id =
                     target.topic_id.parse().map_err(|_| Failure::field("targets.topic_id", "is not a topic id"))?;
-                self.check_topic_id(&topic, id).await?;
+                self.topics.check_id(&topic, id).await?;
             }
             let start = target.start.as_ref().map(|position| place(position, "targets.start", now)).transpose()?;
             let end = target.end.as_ref().map(|position| place(position, "targets.end", now)).transpose()?;
             // Every partition that the reader names exists, also when this gateway has not heard of it yet.
             let named = target.partition.or_else(|| resume.keys().max().copied());
             let topic = match named {
-                Some(partition) => self.topic_with(topic, partition).await?,
+                Some(partition) => self.topics.with_partition(topic, partition).await?,
                 None => topic,
             };
             let partitions = match target.partition {
@@ -263,10 +268,8 @@ impl Gateway {
         partition: i32,
         at: pbi::offset_lookup::At,
     ) -> Result<FoundPlace, Failure> {
-        let route = self.route(topic, partition)?;
-        let connection = self.network.storage(route.node);
-        let connection =
-            connection.ok_or_else(|| Failure::new(Reason::LeaderNotAvailable, "the leader is not known"))?;
+        let route = self.router.route(topic, partition)?;
+        let connection = self.router.storage(route.node)?;
         let lookup = pbi::OffsetLookup { r#ref: Some(route.reference), committed_only: true, at: Some(at) };
         let request = pbi::LookupOffsetsRequest { lookups: vec![lookup] };
         let answer = StorageServiceClient::new(connection).lookup_offsets(request).await?.into_inner();

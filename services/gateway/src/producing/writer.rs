@@ -27,7 +27,7 @@ use walser_sequencer::{
 use walser_service::vital;
 
 use crate::metadata::TopicView;
-use crate::outcome::Written;
+use crate::producing::outcome::Written;
 use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE, lost};
 
 pub(crate) use self::parts::{Caller, GatheredRecords, Gathering};

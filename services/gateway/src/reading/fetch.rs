@@ -15,13 +15,15 @@ use walser_model::{NodeId, Offset, PartitionIndex};
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
-use crate::Gateway;
-use crate::budget::ReadPermit;
-use crate::cursor::{Chunk, Cursor};
-use crate::decode::{Amount, CHUNK_OVERHEAD, Undecoded};
-use crate::offsets::LOOK_UPS_AT_ONCE;
+use crate::error::{NO_ANSWER, no_answer};
 use crate::retry::{Backoff, lost};
-use crate::target::{NO_ANSWER, Options, Target, no_answer};
+
+use super::Reading;
+use super::budget::ReadPermit;
+use super::cursor::{Chunk, Cursor, PartitionReader};
+use super::decode::{Amount, CHUNK_OVERHEAD, Undecoded};
+use super::offsets::LOOK_UPS_AT_ONCE;
+use super::target::{Options, Target};
 
 const WAIT_DEFAULT: Duration = Duration::from_millis(500);
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -125,13 +127,13 @@ impl Pass {
     }
 }
 
-impl Gateway {
+impl Reading {
     /// Carries out `Fetch`: looks at every partition, and again whenever something has come, until there is enough.
     pub(crate) async fn fetch(&self, request: &pb::FetchRequest, limit: Option<Duration>) -> Result<Fetched, Failure> {
-        let options = crate::target::options(request.options.as_ref())?;
+        let options = super::target::options(request.options.as_ref())?;
         let (wait, amount) = amounts(request, limit)?;
         let (until, deadline) = (Instant::now() + wait, limit.map(|limit| Instant::now() + limit));
-        let mut unopened = self.targets(&request.targets).await?;
+        let mut unopened = self.positions.targets(&request.targets).await?;
         let first = u128::from_be_bytes(self.random.bytes()) % (unopened.len().max(1) as u128);
         unopened.rotate_left(usize::try_from(first).unwrap_or(0));
         let min_bytes = usize::try_from(request.min_bytes.max(1)).unwrap_or(1);
@@ -193,7 +195,7 @@ impl Gateway {
             if leader.is_some_and(|leader| silent.lock().contains(&leader)) {
                 return (target, none);
             }
-            let cursor = tokio::time::timeout(limit, self.cursor(target.clone())).await;
+            let cursor = tokio::time::timeout(limit, self.partitions.open(target.clone())).await;
             let cursor = cursor.unwrap_or_else(|_elapsed| {
                 silent.lock().extend(leader);
                 none
@@ -221,7 +223,7 @@ impl Gateway {
         let batch_bytes = pass.cursors.iter().map(|cursor| cursor.target.topic.settings.config.message_bytes_max).max();
         let mut within = amount.ordinary(batch_bytes.unwrap_or(0));
         loop {
-            let mut permit = self.read_budget.take(within.cost).await;
+            let mut permit = self.budget.take(within.cost).await;
             let looked = self.look_within(pass.clone(), options, within, amount).await;
             if !looked.no_room {
                 permit.keep(looked.cost);
@@ -273,7 +275,7 @@ impl Gateway {
     async fn something_comes(&self, cursors: &[Cursor], until: Instant, was_there: impl Fn(&Target) -> bool) -> bool {
         let wait = until.saturating_duration_since(Instant::now());
         let waiting = cursors.iter().map(async |cursor| {
-            let comes = self.wait_for_records(cursor, wait).await;
+            let comes = self.partitions.wait_for_records(cursor, wait).await;
             comes.unwrap_or_else(|_lost| was_there(&cursor.target))
         });
         let mut waiting: FuturesUnordered<_> = waiting.collect();
@@ -304,19 +306,19 @@ impl Gateway {
         if leader.is_some_and(|leader| pass.silent.contains(&leader)) {
             return Err(no_answer(&cursor.target.topic, cursor.target.partition).into());
         }
-        let mut read = self.read_batches_within(cursor, amount.bytes, pass.answer_max()).await;
+        let mut read = self.partitions.read_batches_within(cursor, amount.bytes, pass.answer_max()).await;
         if let Err(failure) = &read
-            && let Some(reset) = self.reset(cursor, failure, options.out_of_range).await?
+            && let Some(reset) = self.partitions.reset(cursor, failure, options.out_of_range).await?
         {
             pass.response.resets.push(reset);
-            read = self.read_batches_within(cursor, amount.bytes, pass.answer_max()).await;
+            read = self.partitions.read_batches_within(cursor, amount.bytes, pass.answer_max()).await;
         }
         if let Err(failure) = &read
             && failure.value("rule") == Some(NO_ANSWER)
         {
             pass.silent.extend(leader);
         }
-        let chunk = self.chunk(read?, cursor, options.shape, amount)?;
+        let chunk = PartitionReader::chunk(read?, cursor, options.shape, amount)?;
         if chunk.decoded.record_count > 0 || chunk.decoded.ended {
             return Ok(Some(chunk));
         }

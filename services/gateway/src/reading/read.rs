@@ -10,19 +10,19 @@ mod follow;
 mod outlet;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
-use walser_rpc::{Failure, Reason, catch_panic};
+use walser_rpc::{Failure, Reason, catch_panic, wire_time};
 
-use crate::Gateway;
-use crate::api::draining;
-use crate::budget::StreamBudget;
-use crate::target::{Options, Place, Target};
+use crate::error::draining;
+
+use super::Reading;
+use super::budget::StreamBudget;
+use super::target::{Options, Place, Target};
 
 use self::follow::{Said, Voice, follow};
 use self::outlet::{Item, Outlet, outlet};
@@ -31,8 +31,6 @@ use self::outlet::{Item, Outlet, outlet};
 const MESSAGE_OVERHEAD: usize = 64;
 /// Chunks between the readers of partitions and the client.
 const QUEUE: usize = 1;
-const HEARTBEAT_MIN_MS: u64 = 5_000;
-const HEARTBEAT_SPREAD_MS: u64 = 10_000;
 
 /// Where a partition stands, as the driver knows it.
 struct Standing {
@@ -46,7 +44,7 @@ struct Standing {
 
 /// The merging end of a read.
 struct Driver {
-    gateway: Gateway,
+    reading: Reading,
     outlet: Outlet,
     standings: Vec<Standing>,
     records_left: i64,
@@ -60,25 +58,25 @@ struct Driver {
     failure: Option<Failure>,
 }
 
-impl Gateway {
+impl Reading {
     /// Starts a read; errors of the request itself are answered at once.
     pub(crate) async fn read(&self, request: pb::ReadRequest) -> Result<impl Stream<Item = Item> + use<>, Failure> {
-        let options = crate::target::options(request.options.as_ref())?;
+        let options = super::target::options(request.options.as_ref())?;
         if request.max_records < 0 {
             return Err(Failure::field("max_records", "must not be negative"));
         }
-        let targets = self.targets(&request.targets).await?;
+        let targets = self.positions.targets(&request.targets).await?;
         let mut growing = Vec::new();
         for asked in request.targets.iter().filter(|asked| asked.partition.is_none() && asked.end.is_none()) {
             let known = targets.iter().filter(|target| *target.topic.name == *asked.topic);
             let count = known.map(|target| target.partition + 1).max().unwrap_or(0);
             growing.push((Arc::from(asked.topic.as_str()), count));
         }
-        let budget = self.read_budget.stream();
+        let budget = self.budget.stream();
         let (outlet, stream) = outlet(budget.clone());
         let (said, heard) = mpsc::channel(QUEUE);
         let mut driver = Driver {
-            gateway: self.clone(),
+            reading: self.clone(),
             outlet,
             standings: Vec::new(),
             records_left: if request.max_records == 0 { i64::MAX } else { request.max_records },
@@ -101,19 +99,6 @@ impl Gateway {
         });
         Ok(stream)
     }
-
-    /// Time until the next heartbeat of a stream on which nothing happens.
-    pub(crate) fn heartbeat_delay(&self) -> Duration {
-        let random = u64::from_be_bytes(self.random.bytes()[..8].try_into().expect("eight bytes"));
-        Duration::from_millis(HEARTBEAT_MIN_MS + random % HEARTBEAT_SPREAD_MS)
-    }
-
-    /// The server's clock, as heartbeats carry it.
-    pub(crate) fn server_time(&self) -> pbjson_types::Timestamp {
-        let now = self.clock.now_millis();
-        let nanos = i32::try_from(now.rem_euclid(1000) * 1_000_000).unwrap_or(0);
-        pbjson_types::Timestamp { seconds: now.div_euclid(1000), nanos }
-    }
 }
 
 impl Driver {
@@ -125,22 +110,22 @@ impl Driver {
         self.all_caught_up = false;
         let records = usize::try_from(self.records_left).unwrap_or(usize::MAX);
         let voice = Voice { said: self.said.clone(), number, budget: self.budget.clone() };
-        let reader = follow(self.gateway.clone(), target, self.options, records, voice);
+        let reader = follow(self.reading.partitions.clone(), target, self.options, records, voice);
         self.readers.spawn(reader);
     }
 
     async fn run(mut self, mut heard: mpsc::Receiver<(usize, Said)>) {
-        let mut metadata = self.gateway.metadata.changes();
+        let mut metadata = self.reading.metadata.changes();
         // What was added since the targets were looked up.
         self.follow_new_partitions();
-        let mut heartbeat_at = tokio::time::Instant::now() + self.gateway.heartbeat_delay();
+        let mut heartbeat_at = tokio::time::Instant::now() + self.reading.heartbeats.delay();
         loop {
-            let gateway = self.gateway.clone();
+            let shutdown = self.reading.shutdown.clone();
             let event = tokio::select! {
                 biased;
                 () = self.outlet.closed() => return,
-                () = gateway.shutdown.wait() => {
-                    let grace = Some(gateway.shutdown.grace().into());
+                () = shutdown.wait() => {
+                    let grace = Some(shutdown.grace().into());
                     let drain = pb::ReadResponse { event: Some(Event::Drain(pb::Drain { grace })) };
                     if self.outlet.send(Ok(drain), None).await {
                         self.outlet.send(Err(draining().into()), None).await;
@@ -165,9 +150,9 @@ impl Driver {
                     continue;
                 }
                 () = tokio::time::sleep_until(heartbeat_at) => {
-                    heartbeat_at = tokio::time::Instant::now() + self.gateway.heartbeat_delay();
+                    heartbeat_at = tokio::time::Instant::now() + self.reading.heartbeats.delay();
                     for progress in self.progress() {
-                        let server_time = Some(self.gateway.server_time());
+                        let server_time = Some(wire_time(self.reading.heartbeats.server_time()));
                         if !self.send(Event::Heartbeat(pb::StreamHeartbeat { server_time, progress })).await {
                             return;
                         }
@@ -176,7 +161,7 @@ impl Driver {
                 }
             };
             let Some((number, said)) = event else { return };
-            heartbeat_at = tokio::time::Instant::now() + self.gateway.heartbeat_delay();
+            heartbeat_at = tokio::time::Instant::now() + self.reading.heartbeats.delay();
             if !self.take(number, said).await || self.finished().await {
                 return;
             }
@@ -297,7 +282,7 @@ impl Driver {
     fn follow_new_partitions(&mut self) {
         let mut new = Vec::new();
         for (name, known) in &mut self.growing {
-            let Some(topic) = self.gateway.metadata.topic(name) else { continue };
+            let Some(topic) = self.reading.metadata.topic(name) else { continue };
             let count = topic.value.partition_count;
             for partition in *known..count {
                 let topic = Arc::clone(&topic);

@@ -1,16 +1,18 @@
 //! Room for writes that wait: in the gateway, and at the leader that they go to.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_model::{Clock, PartitionIndex, TopicId, TopicPartition};
 use walser_proto::v1 as pb;
-use walser_rpc::{AppendPermit, Failure, Reason};
+use walser_rpc::{AppendPermit, AppendRoom, Failure, Reason};
 
-use crate::Gateway;
 use crate::metadata::TopicView;
-use crate::part_plan::PartPlan;
+use crate::router::Router;
 use crate::within::{at_once, within};
+
+use super::part_plan::PartPlan;
 
 /// Partitions without a leader share the room of one, however many they are: what waits for them is not kept from others.
 const AWAY: TopicPartition = TopicPartition::new(TopicId::from_bytes([0xff; 16]), PartitionIndex(-1));
@@ -50,7 +52,20 @@ fn no_room(topic: &TopicView, partition: i32) -> Failure {
     Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name).with("partition", partition)
 }
 
-impl Gateway {
+/// Gives writes their room. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Admission {
+    router: Router,
+    /// For writes that are not completed.
+    room: AppendRoom,
+    clock: Arc<dyn Clock>,
+}
+
+impl Admission {
+    pub(crate) fn new(router: Router, room: AppendRoom, clock: Arc<dyn Clock>) -> Self {
+        Self { router, room, clock }
+    }
+
     /// Waits until there is room for a part.
     ///
     /// # Errors
@@ -80,13 +95,13 @@ impl Gateway {
         waiting: Waiting,
     ) -> Result<Option<Admitted>, Failure> {
         let (partition, bytes) = (plan.partition, plan.size.bytes);
-        let route = self.route(topic, partition).ok();
+        let route = self.router.route(topic, partition).ok();
         let id = match &route {
             Some(_) => TopicPartition::new(topic.id, PartitionIndex(partition)),
             None => AWAY,
         };
         let mut admitted = pin!(async {
-            let room = self.write_room.admit(id, bytes).await;
+            let room = self.room.admit(id, bytes).await;
             let link_permit = match &route {
                 Some(route) => route.link.admit(&route.reference, bytes).await,
                 None => AppendPermit::uncounted(),
@@ -101,21 +116,7 @@ impl Gateway {
         }
         tokio::select! {
             admitted = admitted => Ok(Some(admitted)),
-            () = self.leader_moves(topic, partition, route.as_ref().map(|route| route.node)) => Ok(None),
-        }
-    }
-
-    /// Waits until the leader is another one, or there is one.
-    async fn leader_moves(&self, topic: &TopicView, partition: i32, known: Option<NodeId>) {
-        let mut changes = self.metadata.changes();
-        loop {
-            changes.borrow_and_update();
-            if self.route(topic, partition).ok().map(|route| route.node) != known {
-                return;
-            }
-            if changes.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+            () = self.router.leader_moves(topic, partition, route.as_ref().map(|route| route.node)) => Ok(None),
         }
     }
 }

@@ -15,7 +15,7 @@ use tonic::Status;
 use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
-use crate::budget::{ReadPermit, StreamBudget};
+use crate::reading::budget::{ReadPermit, StreamBudget};
 
 /// Messages that wait for the client; the outlet replaces the only one.
 const QUEUE: usize = 1;
@@ -98,7 +98,7 @@ impl Outlet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::ReadBudget;
+    use crate::reading::budget::ReadBudget;
 
     fn message() -> Item {
         Ok(pb::ReadResponse::default())

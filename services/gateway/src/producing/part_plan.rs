@@ -1,6 +1,6 @@
 //! How a write is cut into parts: one for each batch that its records become.
 
-use crate::batches::RecordSize;
+use crate::producing::batches::RecordSize;
 
 /// Which records of a write make a part.
 #[derive(Debug, Clone)]

@@ -1,0 +1,153 @@
+//! What the leaders say of their partitions, and what it means that one says nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
+use walser_rpc::{Failure, Network, Reason};
+
+use crate::metadata::TopicView;
+
+/// How long a node may take to answer, above which it counts as one that does not.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// The epoch of partitions that were created and have not seen an election.
+pub(crate) const FIRST_EPOCH: LeaderEpoch = LeaderEpoch(0);
+
+/// What is known of some partitions, by topic and number.
+#[derive(Debug, Default)]
+pub(crate) struct Figures(HashMap<(Arc<str>, i32), Figure>);
+
+/// What is known of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Figure {
+    /// Live numbers, while a leader serves the partition.
+    pub(crate) numbers: Option<Numbers>,
+    /// Why it is not in service, or not all of it.
+    pub(crate) problem: Option<String>,
+    pub(crate) damaged: bool,
+    /// It was created a moment ago and its first leader has not heard of it.
+    pub(crate) beginning: bool,
+    /// Its leader has not heard yet that it leads, or is starting: a moment later it may serve.
+    awaited: bool,
+}
+
+/// Offsets and size of a partition, as its leader has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    pub(crate) log_start: i64,
+    /// Exclusive.
+    pub(crate) high_watermark: i64,
+    pub(crate) bytes: i64,
+}
+
+/// Asks leaders. Clones share the connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaders {
+    network: Network,
+}
+
+impl Leaders {
+    pub(crate) fn new(network: Network) -> Self {
+        Self { network }
+    }
+
+    /// What the leaders say of all partitions of some topics.
+    pub(crate) async fn figures(&self, topics: &[Arc<TopicView>]) -> Figures {
+        let mut figures = HashMap::new();
+        let mut by_node: HashMap<NodeId, Vec<(&TopicView, i32, LeaderEpoch)>> = HashMap::new();
+        for topic in topics {
+            for (number, leader, epoch) in topic.leaders() {
+                match leader {
+                    Some(leader) => by_node.entry(leader).or_default().push((topic, number.0, epoch)),
+                    None => drop(figures.insert((Arc::clone(&topic.name), number.0), Figure::leaderless(epoch))),
+                }
+            }
+        }
+        let asked = by_node.into_iter().map(async |(node, wanted)| (node, self.ask(node, &wanted).await, wanted));
+        for (node, answer, wanted) in join_all(asked).await {
+            let mut answer = answer.unwrap_or_default().into_iter();
+            for (topic, number, epoch) in wanted {
+                let figure = match answer.next() {
+                    Some(found) => Figure::of(found, epoch),
+                    None => Figure::silent(node),
+                };
+                figures.insert((Arc::clone(&topic.name), number), figure);
+            }
+        }
+        Figures(figures)
+    }
+
+    /// The answer of a node about partitions that it leads; `None` when it does not answer.
+    async fn ask(&self, node: NodeId, wanted: &[(&TopicView, i32, LeaderEpoch)]) -> Option<Vec<pbi::PartitionFigures>> {
+        let id = |topic: &TopicView, number| TopicPartition::new(topic.id, PartitionIndex(number));
+        let reference = |(topic, number, _): &(&TopicView, i32, LeaderEpoch)| {
+            walser_proto::partition_ref(id(topic, *number), LeaderEpoch::NONE)
+        };
+        let request = pbi::DescribePartitionsRequest { refs: wanted.iter().map(reference).collect() };
+        let mut client = StorageServiceClient::new(self.network.storage(node)?);
+        let answer = tokio::time::timeout(ANSWER_MAX, client.describe_partitions(request)).await.ok()?;
+        Some(answer.ok()?.into_inner().figures)
+    }
+}
+
+// === impl Figures ===
+
+impl Figures {
+    /// What is known of a partition.
+    pub(crate) fn get(&self, topic: &Arc<str>, partition: i32) -> Option<&Figure> {
+        self.0.get(&(Arc::clone(topic), partition))
+    }
+
+    /// Whether a partition is about to be served by its leader.
+    pub(crate) fn any_awaited(&self) -> bool {
+        self.0.values().any(|figure| figure.awaited)
+    }
+
+    /// Whether its leader serves a partition.
+    pub(crate) fn served(&self, topic: &Arc<str>, partition: i32) -> bool {
+        self.get(topic, partition).is_some_and(|figure| figure.numbers.is_some())
+    }
+}
+
+// === impl Figure ===
+
+impl Figure {
+    pub(crate) fn leaderless(epoch: LeaderEpoch) -> Self {
+        Self::unserved("no storage node that is in service leads it".to_owned(), epoch == FIRST_EPOCH)
+    }
+
+    pub(crate) fn silent(node: NodeId) -> Self {
+        Self::unserved(format!("storage node {node}, which leads it, does not answer"), false)
+    }
+
+    fn unserved(problem: String, beginning: bool) -> Self {
+        Self { numbers: None, problem: Some(problem), damaged: false, beginning, awaited: false }
+    }
+
+    pub(crate) fn of(found: pbi::PartitionFigures, epoch: LeaderEpoch) -> Self {
+        let failure = found.error.map(Failure::from);
+        // A node that has led before, or was started since, is in a later epoch.
+        let waits = |failure: &Failure| matches!(failure.reason(), Reason::NotLeader | Reason::Starting);
+        let awaited = found.problem.is_none() && failure.as_ref().is_some_and(waits);
+        let beginning = epoch == FIRST_EPOCH && awaited;
+        let numbers = failure.is_none().then_some(Numbers {
+            log_start: found.log_start_offset,
+            high_watermark: found.high_watermark,
+            bytes: found.size_bytes,
+        });
+        let problem = found.problem.or_else(|| failure.map(|failure| failure.message().to_owned()));
+        Self { numbers, problem, damaged: found.damaged, beginning, awaited }
+    }
+}
+
+#[cfg(test)]
+impl Figures {
+    /// Of one topic, by number.
+    pub(crate) fn of_a_test(topic: &str, figures: Vec<Figure>) -> Self {
+        Self((0..).zip(figures).map(|(number, figure)| ((topic.into(), number), figure)).collect())
+    }
+}

@@ -1,0 +1,68 @@
+//! Reading: `Fetch`, `Read` and `ListOffsets`, whatever protocol they come by.
+//!
+//! [`Positions`] finds what is to be read, [`PartitionReader`] reads one partition, and [`Reading`] reads several for one
+//! caller: once, or as a stream.
+
+mod budget;
+mod cursor;
+mod decode;
+mod fetch;
+mod offsets;
+mod read;
+mod target;
+
+use std::sync::Arc;
+
+use walser_model::{Clock, Random};
+use walser_service::Shutdown;
+
+pub(crate) use budget::ReadBudget;
+pub(crate) use target::{Place, Positions, Target, place};
+
+use crate::heartbeat::Heartbeats;
+use crate::metadata::Metadata;
+use crate::metrics::GatewayMetrics;
+use crate::router::Router;
+use crate::topics::Topics;
+
+use self::cursor::PartitionReader;
+
+/// Reads several partitions for one caller. Clones share everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    positions: Positions,
+    partitions: PartitionReader,
+    budget: ReadBudget,
+    metadata: Metadata,
+    heartbeats: Heartbeats,
+    random: Arc<dyn Random>,
+    metrics: GatewayMetrics,
+    shutdown: Shutdown,
+}
+
+/// What reading needs from the rest of the gateway.
+pub(crate) struct ReadingParts {
+    pub(crate) topics: Topics,
+    pub(crate) router: Router,
+    pub(crate) budget: ReadBudget,
+    pub(crate) metadata: Metadata,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Reading {
+    pub(crate) fn new(parts: ReadingParts) -> Self {
+        let ReadingParts { topics, router, budget, metadata, clock, random, metrics, shutdown } = parts;
+        let positions = Positions::new(topics, router.clone(), Arc::clone(&clock));
+        let partitions = PartitionReader::new(positions.clone(), router, metrics.clone());
+        let heartbeats = Heartbeats::new(clock, Arc::clone(&random));
+        Self { positions, partitions, budget, metadata, heartbeats, random, metrics, shutdown }
+    }
+
+    /// What finds the places that readers ask for.
+    pub(crate) fn positions(&self) -> &Positions {
+        &self.positions
+    }
+}

@@ -1,0 +1,125 @@
+//! A gateway from its start on: what it is made of, and in which order.
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use walser_model::{Clock, Random};
+use walser_rpc::{AppendRoom, Failure, Network, Reason};
+use walser_service::{Metrics, Shutdown, vital};
+
+use crate::api;
+use crate::config::Config;
+use crate::leaders::Leaders;
+use crate::metadata::Metadata;
+use crate::metrics::GatewayMetrics;
+use crate::producing::{Admission, ProducerIds, Producing, Writers};
+use crate::readiness::Readiness;
+use crate::reading::{ReadBudget, Reading, ReadingParts};
+use crate::router::Router;
+use crate::topics::Topics;
+
+/// What comes in from outside.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness: for choosing partitions and heartbeats.
+    pub random: Arc<dyn Random>,
+    /// Metrics of the process.
+    pub metrics: Metrics,
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Started {
+    /// Its services, for the public listener.
+    pub routes: Routes,
+    /// Whether it can do anything for clients.
+    pub readiness: Readiness,
+}
+
+/// Starts a gateway; returns once it knows the cluster's metadata.
+///
+/// # Errors
+/// When no controller is known.
+pub async fn start(
+    config: Config,
+    environment: Environment,
+    network: &Network,
+    shutdown: Shutdown,
+) -> Result<Started, Failure> {
+    let started = begin(config, environment, network, shutdown.clone()).await?;
+    tokio::select! {
+        () = started.readiness.metadata.first_snapshot() => Ok(started),
+        () = shutdown.wait() => Err(Failure::new(Reason::GatewayDraining, "told to stop before it was ready")),
+    }
+}
+
+/// Starts a gateway that may not have met its controller: until it has, calls that need the controller are answered
+/// with `CONTROLLER_NOT_AVAILABLE` instead of being left to wait.
+///
+/// # Errors
+/// When no controller is known.
+pub async fn begin(
+    config: Config,
+    environment: Environment,
+    network: &Network,
+    shutdown: Shutdown,
+) -> Result<Started, Failure> {
+    let unknown = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
+    let controller = network.controller().ok_or_else(unknown)?;
+    let metadata = Metadata::default();
+    let metrics = GatewayMetrics::new(&environment.metrics, &metadata, config.topic_labels_max);
+    let version = metrics.metadata_version();
+    let following = metadata.clone().follow(controller.clone(), network.clone(), version, shutdown.clone());
+    let _following = vital::task("metadata follower", &shutdown, following);
+    let readiness = Readiness { metadata: metadata.clone(), network: network.clone() };
+    let producer_ids = ProducerIds::new(controller.clone());
+    let prefetch = producer_ids.clone().prefetch(metadata.clone());
+    tokio::spawn(vital::must_not_panic("first producer ids", prefetch));
+    let router = Router::new(metadata.clone(), network.clone());
+    let (clock, random) = (environment.clock, environment.random);
+    let writers = Writers::start(Arc::clone(&clock), router.clone(), producer_ids.clone(), metrics.clone(), &shutdown);
+    let (budget, room) = (ReadBudget::new(config.read_bytes_max), AppendRoom::new(config.write_bytes_max));
+    GatewayMetrics::show_memory(&environment.metrics, room.clone(), budget.clone());
+    let leaders = Leaders::new(network.clone());
+    let created_with = config.auto_create.then_some(config.partitions);
+    let topics = Topics::new(controller.clone(), metadata.clone(), leaders.clone(), created_with, shutdown.clone());
+    let producing = Producing {
+        topics: topics.clone(),
+        router: router.clone(),
+        admission: Admission::new(router.clone(), room, Arc::clone(&clock)),
+        writers,
+        producer_ids,
+        clock: Arc::clone(&clock),
+        random: Arc::clone(&random),
+        metrics: metrics.clone(),
+        validate_compressed: config.validate_compressed,
+    };
+    let reading = Reading::new(ReadingParts {
+        topics: topics.clone(),
+        router: router.clone(),
+        budget,
+        metadata: metadata.clone(),
+        clock: Arc::clone(&clock),
+        random: Arc::clone(&random),
+        metrics,
+        shutdown: shutdown.clone(),
+    });
+    let network = network.clone();
+    let parts = api::PublicParts {
+        config,
+        clock,
+        random,
+        network,
+        controller,
+        metadata,
+        topics,
+        leaders,
+        router,
+        producing,
+        reading,
+        shutdown,
+    };
+    Ok(Started { routes: api::routes(parts).await, readiness })
+}
