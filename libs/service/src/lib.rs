@@ -2,7 +2,7 @@
 //!
 //! Settings ([`Settings`]), logs and traces ([`telemetry`]), signals and drain ([`Shutdown`]), the gRPC listener with
 //! its limits ([`Listener`]), metrics and the admin port ([`admin`]), the parts whose death ends the process
-//! ([`vital`]); and the process that puts them together ([`process`]).
+//! ([`vital`], [`Tasks`]); and the process that puts them together ([`process`]).
 
 pub mod admin;
 mod caller;
@@ -14,6 +14,7 @@ mod settings;
 mod shutdown;
 mod signals;
 mod socket;
+mod tasks;
 pub mod telemetry;
 pub mod vital;
 
@@ -24,3 +25,4 @@ pub use process::{MainError, Process, ProcessArgs, ProcessError};
 pub use settings::{Key, Kind, Settings, SettingsError};
 pub use shutdown::Shutdown;
 pub use signals::signals;
+pub use tasks::Tasks;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use walser_controller::{Config, Environment, KEYS, PROCESS_KEYS};
 use walser_metastore::Embedded;
 use walser_rpc::{Guard, Network};
-use walser_service::{MainError, Process, process, telemetry, vital};
+use walser_service::{MainError, Process, process, telemetry};
 
 fn main() -> ExitCode {
     process::main(&[process::INTERNAL_PORT, process::KEYS, telemetry::KEYS, KEYS, PROCESS_KEYS], run)
@@ -24,10 +24,9 @@ async fn run(process: Process) -> Result<(), MainError> {
         metrics: process.metrics.clone(),
     };
     let config = Config::from_settings(&process.settings, false)?;
-    let controller = walser_controller::start(config, environment, &Network::default()).await?;
-    let ending = controller.streams.end_at(process.shutdown.clone());
-    let _ending = vital::task("end of open streams", &process.shutdown, ending);
+    let shutdown = process.shutdown.clone();
+    let controller = walser_controller::start(config, environment, &Network::default(), shutdown).await?;
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard = Guard::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
-    process.serve(controller.routes, guard)?.until_stopped(async {}).await
+    process.serve(controller.routes.clone(), guard)?.until_stopped(controller.drain()).await
 }

@@ -27,7 +27,7 @@ use walser_proto::v1::topic_service_server::TopicServiceServer;
 
 use walser_model::{Clock, Random};
 use walser_rpc::{AcceptCompressed, Connection, Network};
-use walser_service::Shutdown;
+use walser_service::{Shutdown, Tasks};
 
 use crate::config::Config;
 use crate::heartbeat::Heartbeats;
@@ -124,14 +124,14 @@ impl PublicParts {
 }
 
 /// Every public service, with health and reflection.
-pub(crate) async fn routes(parts: PublicParts) -> Routes {
+pub(crate) async fn routes(parts: PublicParts, tasks: &mut Tasks) -> Routes {
     let receive = parts.config.message_bytes_max;
     let (mut reporter, health) = tonic_health::server::health_reporter();
     for name in HEALTH_NAMES {
         reporter.set_service_status(name, ServingStatus::Serving).await;
     }
     let (stop, shutdown) = (parts.shutdown.clone(), parts.shutdown.clone());
-    tokio::spawn(async move {
+    tasks.start("health of the services", async move {
         shutdown.wait().await;
         for name in HEALTH_NAMES {
             reporter.set_service_status(name, ServingStatus::NotServing).await;

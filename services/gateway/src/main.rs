@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use walser_gateway::{Config, Environment, KEYS};
 use walser_rpc::{Guard, Network};
-use walser_service::{MainError, Process, process, telemetry, vital};
+use walser_service::{MainError, Process, process, telemetry};
 
 /// Batches are buffers of a megabyte that come and go; see the storage node.
 #[global_allocator]
@@ -24,11 +24,10 @@ async fn run(process: Process) -> Result<(), MainError> {
         metrics: process.metrics.clone(),
     };
     let config = Config::from_settings(&process.settings);
-    let gateway = walser_gateway::begin(config, environment, &network, process.shutdown.clone()).await?;
+    let mut gateway = walser_gateway::begin(config, environment, &network, process.shutdown.clone()).await?;
     process.health.set_problems(gateway.readiness.problem().await.into_iter().collect());
-    let reporting = gateway.readiness.report(process.health.clone(), process.shutdown.clone());
-    let _reporting = vital::task("readiness", &process.shutdown, reporting);
+    gateway.report_readiness(process.health.clone(), process.shutdown.clone());
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard = Guard::new(concat!("walser-gateway/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
-    process.serve(gateway.routes, guard)?.until_stopped(async {}).await
+    process.serve(gateway.routes.clone(), guard)?.until_stopped(gateway.drain()).await
 }

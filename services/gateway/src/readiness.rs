@@ -32,7 +32,7 @@ pub struct Readiness {
 
 impl Readiness {
     /// Tells `health` what keeps this gateway from being ready, until the stop.
-    pub async fn report(self, health: Health, shutdown: Shutdown) {
+    pub(crate) async fn report(self, health: Health, shutdown: Shutdown) {
         let mut ticks = tokio::time::interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !shutdown.begun() {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tonic::service::Routes;
 use walser_model::{Clock, Random};
 use walser_rpc::{AppendRoom, Failure, Network, Reason};
-use walser_service::{Metrics, Shutdown, vital};
+use walser_service::admin::Health;
+use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::api;
 use crate::config::Config;
@@ -36,6 +37,7 @@ pub struct Started {
     pub routes: Routes,
     /// Whether it can do anything for clients.
     pub readiness: Readiness,
+    tasks: Tasks,
 }
 
 /// Starts a gateway; returns once it knows the cluster's metadata.
@@ -72,14 +74,16 @@ pub async fn begin(
     let metrics = GatewayMetrics::new(&environment.metrics, &metadata, config.topic_labels_max);
     let version = metrics.metadata_version();
     let following = metadata.clone().follow(controller.clone(), network.clone(), version, shutdown.clone());
-    let _following = vital::task("metadata follower", &shutdown, following);
+    let mut tasks = Tasks::new(shutdown.clone());
+    tasks.start("metadata follower", following);
     let readiness = Readiness { metadata: metadata.clone(), network: network.clone() };
     let producer_ids = ProducerIds::new(controller.clone());
     let prefetch = producer_ids.clone().prefetch(metadata.clone());
-    tokio::spawn(vital::must_not_panic("first producer ids", prefetch));
+    tasks.start_short("first producer ids", prefetch);
     let router = Router::new(metadata.clone(), network.clone());
     let (clock, random) = (environment.clock, environment.random);
-    let writers = Writers::start(Arc::clone(&clock), router.clone(), producer_ids.clone(), metrics.clone(), &shutdown);
+    let ticking = (&mut tasks, shutdown.clone());
+    let writers = Writers::start(Arc::clone(&clock), router.clone(), producer_ids.clone(), metrics.clone(), ticking);
     let (budget, room) = (ReadBudget::new(config.read_bytes_max), AppendRoom::new(config.write_bytes_max));
     GatewayMetrics::show_memory(&environment.metrics, room.clone(), budget.clone());
     let leaders = Leaders::new(network.clone());
@@ -121,5 +125,19 @@ pub async fn begin(
         reading,
         shutdown,
     };
-    Ok(Started { routes: api::routes(parts).await, readiness })
+    Ok(Started { routes: api::routes(parts, &mut tasks).await, readiness, tasks })
+}
+
+// === impl Started ===
+
+impl Started {
+    /// Tells `health` from now on whether the gateway can do anything for clients.
+    pub fn report_readiness(&mut self, health: Health, shutdown: Shutdown) {
+        self.tasks.start("readiness", self.readiness.clone().report(health, shutdown));
+    }
+
+    /// Ends what the gateway does by itself. To be called once the stop has begun and no call runs any more.
+    pub async fn drain(self) {
+        self.tasks.drain().await;
+    }
 }

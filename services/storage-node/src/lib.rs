@@ -35,5 +35,5 @@ mod topic_names;
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
 pub use recovery::Recovered;
-pub use service::{Environment, Started, Stopping, start};
+pub use service::{Environment, Started, start};
 pub use space::make_room;

@@ -35,5 +35,5 @@ async fn run(process: Process) -> Result<(), MainError> {
     let node = walser_storage_node::start(config, environment, &network, process.shutdown.clone()).await?;
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard = Guard::new(concat!("walser-storage-node/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
-    process.serve(node.routes, guard)?.until_stopped(node.stopping.stop()).await
+    process.serve(node.routes.clone(), guard)?.until_stopped(node.drain()).await
 }

@@ -1,8 +1,7 @@
-//! Starting and stopping a storage node.
+//! A storage node from its start to its end: what it is made of, and in which order.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -12,7 +11,7 @@ use walser_model::{Clock, ClusterId, Random};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
 use walser_rpc::{Failure, Network, Reason, local_connection};
 use walser_service::admin::Health;
-use walser_service::{Metrics, Shutdown, vital};
+use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::api::Api;
 use crate::board::Board;
@@ -27,9 +26,6 @@ use crate::metrics::StorageMetrics;
 use crate::node::Membership;
 use crate::recovery::{OPENERS, Recovered, recover};
 use crate::space::make_room;
-
-/// Tasks that do not end in this time are left.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// What comes in from outside.
 #[derive(Debug)]
@@ -55,15 +51,8 @@ pub struct Started {
     pub recovered: Recovered,
     /// Why nothing may be written: the controller's metadata is not that of this node.
     pub refused: Option<Failure>,
-    /// To stop it.
-    pub stopping: Stopping,
-}
-
-/// Stops a storage node.
-#[derive(Debug)]
-pub struct Stopping {
     engine: EngineThreads,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    tasks: Tasks,
 }
 
 /// Starts a storage node: recovers its logs, registers, and serves what metadata says it leads.
@@ -122,37 +111,38 @@ pub async fn start(
     let (begun, begins) = oneshot::channel();
     health.set_problems(vec!["registering with the controller".to_owned()]);
     let disposing = disposal.run(shards.clone(), board.clone(), shutdown.clone());
-    let tasks = vec![
-        vital::task("cluster membership", &shutdown, membership.clone().run(begun, shutdown.clone())),
-        vital::task("disposal of partitions", &shutdown, disposing),
-    ];
-    let mut stopping = Stopping { engine: threads, tasks };
+    let mut tasks = Tasks::new(shutdown.clone());
+    tasks.start("cluster membership", membership.clone().run(begun, shutdown.clone()));
+    tasks.start("disposal of partitions", disposing);
     let begun = begins.await;
     recovered.report(&board.names);
     if let Ok(Err(error)) = begun {
-        stopping.stop().await;
+        drain(threads, tasks).await;
         return Err(error);
     }
     disk_watch::show(&health, &membership);
     let watching = disk_watch::watch(membership, (health, metrics), shutdown.clone());
-    stopping.tasks.push(vital::task("disk watch", &shutdown, watching));
-    Ok(Started { routes, recovered, refused: board.writes_refused(), stopping })
+    tasks.start("disk watch", watching);
+    Ok(Started { routes, recovered, refused: board.writes_refused(), engine: threads, tasks })
 }
 
 fn no_controller() -> StartError {
     StartError::Registration(Failure::new(Reason::ControllerNotAvailable, "no controller is known"))
 }
 
-// === impl Stopping ===
+/// Makes everything durable and ends all tasks and threads.
+async fn drain(engine: EngineThreads, tasks: Tasks) {
+    engine.stop_shards().await;
+    tasks.drain().await;
+    engine.join().await;
+}
 
-impl Stopping {
-    /// Makes everything durable and ends all threads.
-    pub async fn stop(self) {
-        self.engine.stop_shards().await;
-        for task in self.tasks {
-            // They end with the stop that has begun.
-            let _ = tokio::time::timeout(STOP_LIMIT, task).await;
-        }
-        self.engine.join().await;
+// === impl Started ===
+
+impl Started {
+    /// Makes everything durable and ends all tasks and threads. To be called once the stop has begun and no call runs
+    /// any more.
+    pub async fn drain(self) {
+        drain(self.engine, self.tasks).await;
     }
 }

@@ -85,8 +85,8 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     };
     let config = walser_controller::Config::from_settings(&process.settings, true);
     let config = config.map_err(|error| CliError::usage(error.to_string()))?;
-    let controller = walser_controller::start(config, environment, &network).await;
-    controller.map_err(|error| failed(&error))?;
+    let controller = walser_controller::start(config, environment, &network, shutdown.clone()).await;
+    let controller = controller.map_err(|error| failed(&error))?;
 
     storage_config.public_address = address.to_string();
     storage_config.roles = [NodeRole::Controller, NodeRole::Storage, NodeRole::Gateway].map(i32::from).to_vec();
@@ -111,13 +111,18 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
 
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard = Guard::new(concat!("walser/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
-    let serving = process.serve(gateway.routes, guard)?;
+    let serving = process.serve(gateway.routes.clone(), guard)?;
     let banner = Banner { arguments, address: address.to_string(), admin: admin.to_string(), data: &arguments.data };
     // In a log, the lines of the services say the same to whatever reads it.
     if std::io::stderr().is_terminal() {
         banner.print(&storage.recovered, storage.refused.as_ref(), clock.monotonic());
     }
-    serving.until_stopped(storage.stopping.stop()).await.map_err(|error| failed(&*error))?;
+    let drained = async {
+        gateway.drain().await;
+        storage.drain().await;
+        controller.drain().await;
+    };
+    serving.until_stopped(drained).await.map_err(|error| failed(&*error))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,7 +15,7 @@ use walser_proto::internal::v1::controller_service_client::ControllerServiceClie
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_rpc::{Connection, MetadataSeen, MetadataStream, Network};
-use walser_service::Metrics;
+use walser_service::{Metrics, Shutdown};
 
 /// Time within which everything that must happen has happened.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,7 +51,7 @@ pub(crate) async fn start(store: Arc<dyn Metastore>, config: Config) -> Started 
         metrics: Metrics::default(),
     };
     let network = Network::default();
-    walser_controller::start(config, environment, &network).await.unwrap();
+    walser_controller::start(config, environment, &network, Shutdown::new(Duration::ZERO)).await.unwrap();
     Started { connection: network.controller().unwrap() }
 }
 

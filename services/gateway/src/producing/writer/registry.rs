@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use walser_model::{Clock, PartitionIndex, TopicPartition};
 use walser_sequencer::Numbering;
-use walser_service::{Shutdown, vital};
+use walser_service::{Shutdown, Tasks};
 
 use super::PartitionWriter;
 use crate::metadata::TopicView;
@@ -60,21 +60,20 @@ impl BusyWriters {
 // === impl Writers ===
 
 impl Writers {
-    /// Starts the clock of the writers, which runs until the process ends.
+    /// Starts the clock of the writers, which runs until the gateway is drained.
     pub(crate) fn start(
         clock: Arc<dyn Clock>,
         router: Router,
         producer_ids: ProducerIds,
         metrics: GatewayMetrics,
-        shutdown: &Shutdown,
+        (tasks, stop): (&mut Tasks, Shutdown),
     ) -> Self {
         let runtime = tokio::runtime::Handle::current();
         let context = WriterContext { clock, router, producer_ids, metrics, runtime, registry: BusyWriters::default() };
         let context = Arc::new(context);
         let ticking = Arc::downgrade(&context);
-        let stop = shutdown.clone();
         // It goes on while a stop waits for writes, and ends with the last user of the writers.
-        let _ticking = vital::task("write deadlines", shutdown, async move {
+        tasks.start_endless("write deadlines", async move {
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut give_up_at = None;

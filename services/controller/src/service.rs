@@ -1,0 +1,125 @@
+//! A controller from its start to its end: what it is made of, and in which order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::service::Routes;
+use walser_metastore::Metastore;
+use walser_model::{Clock, ClusterId, Random};
+use walser_rpc::{Network, local_connection};
+use walser_service::{Metrics, Shutdown, Tasks};
+
+use crate::committer::Committer;
+use crate::config::Config;
+use crate::error::StartError;
+use crate::leadership::ControllerLead;
+use crate::metrics::{ClusterMetrics, TimedStore};
+use crate::nodes::Nodes;
+use crate::operations::Operations;
+use crate::store::Store;
+use crate::store_writes::StoreWrites;
+use crate::topics::Topics;
+use crate::turns::Turns;
+use crate::views::Views;
+use crate::{api, compaction, duties, metrics, restore, sessions};
+
+/// A running controller.
+#[derive(Debug)]
+pub struct Started {
+    /// The cluster that it runs.
+    pub cluster: ClusterId,
+    /// Its services, for a listener.
+    pub routes: Routes,
+    tasks: Tasks,
+}
+
+/// What comes in from outside.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// Where metadata lives.
+    pub store: Arc<dyn Metastore>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids.
+    pub random: Arc<dyn Random>,
+    /// Metrics of the process.
+    pub metrics: Metrics,
+}
+
+/// Starts a controller: makes or finds the cluster, and registers with the network. Once `shutdown` begins, the streams
+/// that other processes hold open end: they open them again at another controller, or at the next one. Where everything
+/// runs in one process, those of its other services stay until the end.
+///
+/// # Errors
+/// [`StartError`] when the store cannot be read or written.
+pub async fn start(
+    config: Config,
+    environment: Environment,
+    network: &Network,
+    shutdown: Shutdown,
+) -> Result<Started, StartError> {
+    let Environment { store: inner, clock, random, metrics } = environment;
+    let writes = StoreWrites::default();
+    let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(inner, &metrics, writes.clone()));
+    let store = Store::new(Arc::clone(&timed));
+    let own = random.bytes();
+    let lead = ControllerLead::new(Arc::clone(&timed), &ClusterId::from_random(own).to_string());
+    // The first write of a start. A revision that came before it would count as one of the lineage before, and an older
+    // copy of the metadata could not be told from what a node has seen.
+    let lineage = store.begin_lineage(own).await?;
+    // Neither needs the other one: together they cost the disk one sync.
+    let (cluster, lease) = tokio::try_join!(
+        async { Ok(store.ensure_cluster(&config.cluster_name, random.bytes(), clock.now_millis()).await?) },
+        async { Ok::<_, StartError>(lead.win().await?) },
+    )?;
+    let views = Views::open(Arc::clone(&timed)).await?;
+
+    let committer = Committer { store: Arc::clone(&timed), views: views.clone(), lead: lead.clone() };
+    let operations = Operations::default();
+    let stopping = Shutdown::new(Duration::ZERO);
+    let controller = Arc::new(api::Controller {
+        store,
+        topics: Topics::new(committer.clone(), config.clone(), operations.clone()),
+        nodes: Nodes::new(committer, Turns::new(1), config.standalone),
+        operations,
+        sessions: sessions::Sessions::default(),
+        refused: restore::RefusedNodes::default(),
+        bell: duties::DutyBell::default(),
+        history: restore::OwnHistory { cluster_id: cluster.to_string(), lineage },
+        views: views.clone(),
+        clock,
+        random,
+        config,
+        stopping: stopping.clone(),
+        writes: writes.clone(),
+    });
+    let counted = ClusterMetrics::new(&metrics);
+    let mut tasks = Tasks::new(shutdown.clone());
+    tasks.start_endless("metadata view", views.clone().follow());
+    tasks.start_endless("leadership", lead.keep(lease));
+    tasks.start_endless("census", metrics::follow(views, counted));
+    tasks.start_endless("compaction", compaction::run(Arc::clone(&timed)));
+    tasks.start_endless("probe of the store", writes.probe(timed));
+    tasks.start_endless("duties", controller.duties().run());
+    // Where everything runs in one process, sessions end with it, and so do streams.
+    if !controller.config.standalone {
+        tasks.start_endless("fencing of silent nodes", controller.duties().fence_silent());
+        // Other processes hold streams open for as long as they live: the calls of this one would never end.
+        tasks.start("end of open streams", async move {
+            shutdown.wait().await;
+            stopping.begin();
+        });
+    }
+    let routes = api::routes(&controller);
+    network.register_controller(local_connection(routes.clone()));
+    Ok(Started { cluster, routes, tasks })
+}
+
+// === impl Started ===
+
+impl Started {
+    /// Ends what the controller does by itself. To be called once the stop has begun and no call runs any more.
+    pub async fn drain(self) {
+        self.tasks.drain().await;
+    }
+}
