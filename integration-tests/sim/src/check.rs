@@ -82,7 +82,9 @@ impl World {
         let Some(Record { state, .. }) = &self.store.partitions[partition] else { return };
         let truth = &mut self.truths[partition];
         truth.unclean_epoch = state.unclean_epoch;
-        if let Some(leader) = state.leader {
+        // Of a restored store, the only replica is the one whose past holds, also while it is away and nobody leads.
+        let alone = (state.replicas.len() == 1).then(|| state.replicas[0]);
+        if let Some(leader) = state.leader.or(alone) {
             // With fsync, what its leader has not flushed is not committed again before it has.
             let replica = &self.nodes[number(leader)].replicas[partition];
             let lazy = self.nodes[number(leader)].durability[partition] == Durability::PageCache;
