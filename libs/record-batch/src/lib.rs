@@ -30,6 +30,6 @@ pub use compression::{CompressionError, DECOMPRESSED_BYTES_MAX, compress, decomp
 pub use cost::{CostError, DECODED_COST_MAX, ITEM_COST, RECORD_HEADERS_MAX, decoded_cost};
 pub use header::{Attributes, BatchHeader, HEADER_LEN, HeaderError, LENGTH_PREFIX_LEN, verify_crc};
 pub use partitioner::{murmur2, partition_for_key};
-pub use record::{Header, Record, RecordError, Records};
+pub use record::{Header, NewRecord, Record, RecordError, Records};
 pub use stamp::{stamp_append_time, stamp_position, stamp_producer};
 pub use validation::{InvalidBatch, Limits, Produced, validate_produced};

@@ -33,6 +33,19 @@ pub struct Record {
     pub headers: Vec<Header>,
 }
 
+/// A record as its producer sends it. Its fields may share the memory of the message that it came in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewRecord {
+    /// `None` is null.
+    pub key: Option<Bytes>,
+    /// `None` is null: a tombstone on a compacted topic.
+    pub value: Option<Bytes>,
+    /// In order.
+    pub headers: Vec<Header>,
+    /// Unix milliseconds; `None`: the time at which it is taken in.
+    pub timestamp: Option<Timestamp>,
+}
+
 /// Why the records of a batch cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {

@@ -125,6 +125,11 @@ impl Failure {
         self.code
     }
 
+    /// Whether the callee could not be reached, or says that it cannot serve now.
+    pub fn is_unavailable(&self) -> bool {
+        self.code == Code::Unavailable
+    }
+
     /// What a generic client should do.
     pub fn retry(&self) -> RetryAdvice {
         self.retry

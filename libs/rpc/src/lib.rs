@@ -1,27 +1,30 @@
-//! The gRPC kit: errors, deadlines, connections by role, and the link on which record data travels.
+//! The gRPC kit: errors, deadlines, connections by role, and clients in terms of the model.
 //!
 //! Services call each other through generated clients on a [`Connection`], which is a TCP channel between processes
-//! and the callee's own routes inside one. Only appends and fetches take the [`StorageLink`], so that a batch is
+//! and the callee's own routes inside one. Appends, reads and look-ups take the [`StorageClient`], so that a batch is
 //! handed over inside a process and never encoded.
 
 mod accept_compressed;
 mod call_metrics;
 mod deadline;
 mod failure;
+mod grpc_storage;
 mod guard;
-mod link;
 mod metadata;
 mod network;
 mod outage;
 mod reason;
-mod remote;
 mod room;
+mod storage_client;
 
 pub use accept_compressed::AcceptCompressed;
 pub use deadline::remaining;
 pub use failure::Failure;
+pub use grpc_storage::{
+    append_of_message, append_outcome_message, offset_answer_message, offset_query_of_message, read_of_message,
+    read_outcome_message,
+};
 pub use guard::{Guard, HeldUntilSent, SpanMaker, catch_panic};
-pub use link::{AppendPermit, AppendReply, StorageLink};
 pub use metadata::{
     MetadataSeen, MetadataStream, change_messages, snapshot_messages, wire_registration, wire_time, wire_topic,
     wire_topic_value,
@@ -30,6 +33,12 @@ pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use outage::Outage;
 pub use reason::rule;
 pub use room::AppendRoom;
+pub use storage_client::{
+    AppendBatch, AppendOutcome, AppendPermit, AppendReply, BatchAppended, BatchesRead, LedPartition, OffsetAnswer,
+    OffsetQuery, ReadBatches, StorageClient,
+};
 
 /// The reasons of errors, from the contract.
 pub use walser_proto::v1::ErrorReason as Reason;
+/// Whether a call that failed may have changed something, and what to do next: from the contract.
+pub use walser_proto::v1::{Effect, RetryAdvice};

@@ -18,8 +18,8 @@ use walser_proto::v1::Effect;
 
 use crate::Reason;
 use crate::failure::Failure;
-use crate::link::StorageLink;
-use crate::remote::RemoteLink;
+use crate::grpc_storage::GrpcStorage;
+use crate::storage_client::StorageClient;
 
 /// Windows large enough for a fast link.
 const STREAM_WINDOW: u32 = 8 << 20;
@@ -60,7 +60,7 @@ struct Storage {
     /// `None`: in this process.
     address: Option<String>,
     connection: Connection,
-    link: Arc<dyn StorageLink>,
+    client: Arc<dyn StorageClient>,
 }
 
 impl std::fmt::Debug for Known {
@@ -146,8 +146,8 @@ impl Network {
     }
 
     /// Makes a storage node known.
-    pub fn register_storage(&self, node: NodeId, connection: Connection, link: Arc<dyn StorageLink>) {
-        self.known.lock().storage.insert(node, Storage { address: None, connection, link });
+    pub fn register_storage(&self, node: NodeId, connection: Connection, client: Arc<dyn StorageClient>) {
+        self.known.lock().storage.insert(node, Storage { address: None, connection, client });
     }
 
     /// Makes a storage node in another process known, by its internal address. One of this process is left alone.
@@ -162,8 +162,8 @@ impl Network {
         }
         let endpoint = endpoint(address)?;
         let connection = channel(&endpoint, Reason::LeaderNotAvailable);
-        let link = Arc::new(RemoteLink::new(node, || channel(&endpoint, Reason::LeaderNotAvailable)));
-        known.storage.insert(node, Storage { address: Some(address.to_owned()), connection, link });
+        let client = Arc::new(GrpcStorage::new(node, || channel(&endpoint, Reason::LeaderNotAvailable)));
+        known.storage.insert(node, Storage { address: Some(address.to_owned()), connection, client });
         Ok(())
     }
 
@@ -194,7 +194,7 @@ impl Network {
     }
 
     /// A storage node for record data.
-    pub fn storage_link(&self, node: NodeId) -> Option<Arc<dyn StorageLink>> {
-        self.known.lock().storage.get(&node).map(|found| Arc::clone(&found.link))
+    pub fn storage_client(&self, node: NodeId) -> Option<Arc<dyn StorageClient>> {
+        self.known.lock().storage.get(&node).map(|found| Arc::clone(&found.client))
     }
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use walser_model::TopicPartition;
 
-use crate::link::AppendPermit;
+use crate::storage_client::AppendPermit;
 
 /// Permits count in units of this many bytes, so that a budget of terabytes fits.
 const UNIT_BYTES: usize = 1024;

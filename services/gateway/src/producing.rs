@@ -17,9 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_model::{Acks, Clock, Compression, ProducerEpoch, ProducerId, Random, TopicId};
-use walser_proto::v1 as pb;
-use walser_record_batch::{BatchBuilder, DECODED_COST_MAX, HEADER_LEN, Producer, partition_for_key};
+use walser_model::{Acks, Clock, Compression, Offset, Random, TopicId};
+use walser_record_batch::{BatchBuilder, DECODED_COST_MAX, HEADER_LEN, NewRecord, Producer, partition_for_key};
 use walser_rpc::{Failure, Reason};
 use walser_sequencer::{Numbering, Part, Size};
 
@@ -30,7 +29,7 @@ use crate::topics::Topics;
 use crate::within::within;
 
 pub(crate) use self::admission::{Admission, Waiting};
-pub(crate) use self::outcome::{Done, Failed, Outcome};
+pub(crate) use self::outcome::{Done, Failed, FailedRecords, Outcome, PartWritten, RecordPlace};
 pub(crate) use self::producer_ids::ProducerIds;
 pub(crate) use self::writer::{GRACE, IN_FLIGHT_MAX, Writers};
 
@@ -55,18 +54,26 @@ pub(crate) struct Producing {
     pub(crate) validate_compressed: bool,
 }
 
+/// What is written.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    /// Plain records, which become batches here.
+    Records(Vec<NewRecord>),
+    /// One batch that the client has built.
+    Batch(Bytes),
+}
+
 /// A write.
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(crate) topic: String,
     pub(crate) partition: Option<i32>,
-    pub(crate) records: Vec<pb::Record>,
-    pub(crate) record_batch: Bytes,
+    pub(crate) payload: Payload,
     pub(crate) acks: Acks,
     pub(crate) compression: Option<Compression>,
-    pub(crate) producer: Option<pb::ProducerIdentity>,
-    pub(crate) base_sequence: i32,
-    pub(crate) expected_offset: Option<i64>,
+    /// The producer session of the client, if it has one.
+    pub(crate) session: Option<Producer>,
+    pub(crate) expected_offset: Option<Offset>,
     /// The caller's trace, for records that have none.
     pub(crate) trace: Option<Arc<str>>,
     /// On whose behalf a missing topic may be created. `None`: it may not.
@@ -102,48 +109,49 @@ pub(crate) struct Submitted {
     pub(crate) topic: TopicId,
 }
 
-impl Write {
-    /// The session, checked. `None`: the write has none.
-    fn session(&self) -> Result<Option<Producer>, Failure> {
-        let Some(identity) = &self.producer else { return Ok(None) };
-        let bad = |field: &str, problem: &str| Err(Failure::field(field, problem));
-        if self.partition.is_none() {
-            return bad("partition", "is needed with a producer session");
+impl Payload {
+    /// The plain records; a batch has none.
+    fn records(&self) -> &[NewRecord] {
+        match self {
+            Self::Records(records) => records,
+            Self::Batch(_) => &[],
         }
-        if self.acks == Acks::None {
-            return bad("acks", NO_SESSION_WITHOUT_ACKS);
-        }
-        if self.base_sequence < 0 {
-            return bad("base_sequence", "must be at least 0");
-        }
-        if identity.producer_id < 0 {
-            return bad("producer.producer_id", "must come from InitProducer");
-        }
-        let Ok(epoch) = i16::try_from(identity.producer_epoch) else {
-            return bad("producer.producer_epoch", "must come from InitProducer");
-        };
-        if epoch < 0 {
-            return bad("producer.producer_epoch", "must come from InitProducer");
-        }
-        let (id, epoch) = (ProducerId(identity.producer_id), ProducerEpoch(epoch));
-        Ok(Some(Producer { id, epoch, base_sequence: self.base_sequence }))
     }
 
-    fn check_shape(&self) -> Result<(), Failure> {
-        if self.records.is_empty() == self.record_batch.is_empty() {
-            let what = if self.records.is_empty() { "neither" } else { "both" };
-            let text = format!("{what} of records and record_batch are set; set exactly one");
-            return Err(Failure::new(Reason::PayloadAmbiguous, text));
+    fn into_records(self) -> Vec<NewRecord> {
+        match self {
+            Self::Records(records) => records,
+            Self::Batch(_) => Vec::new(),
         }
-        if !self.record_batch.is_empty() && self.partition.is_none() {
-            return Err(Failure::field("partition", "is needed with record_batch"));
-        }
+    }
+}
+
+impl Write {
+    /// Whether it leaves as it is, or must stay one batch, and gathers with nothing else.
+    pub(crate) fn stays_as_it_is(&self) -> bool {
+        matches!(self.payload, Payload::Batch(_)) || self.session.is_some() || self.expected_offset.is_some()
+    }
+
+    /// Checks what goes with what.
+    fn check(&self) -> Result<(), Failure> {
+        let bad = |field: &str, problem: &str| Err(Failure::field(field, problem));
         if self.partition.is_some_and(|partition| partition < 0) {
-            return Err(Failure::field("partition", "must be at least 0"));
+            return bad("partition", "must be at least 0");
+        }
+        if self.partition.is_none() {
+            let needs = match self {
+                Self { payload: Payload::Batch(_), .. } => Some("is needed with record_batch"),
+                Self { session: Some(_), .. } => Some("is needed with a producer session"),
+                Self { expected_offset: Some(_), .. } => Some("is needed with expected_offset"),
+                _ => None,
+            };
+            return needs.map_or(Ok(()), |problem| bad("partition", problem));
+        }
+        if self.session.is_some() && self.acks == Acks::None {
+            return bad("acks", NO_SESSION_WITHOUT_ACKS);
         }
         match self.expected_offset {
-            Some(_) if self.partition.is_none() => Err(Failure::field("partition", "is needed with expected_offset")),
-            Some(offset) if offset < 0 => Err(Failure::field("expected_offset", "must be at least 0")),
+            Some(offset) if offset < Offset::ZERO => bad("expected_offset", "must be at least 0"),
             _ => Ok(()),
         }
     }
@@ -197,9 +205,9 @@ fn next_number() -> u64 {
 }
 
 /// Copies the fields of a record into memory of their own.
-fn detach(record: &mut pb::Record) {
-    let pb::Record { key, value, headers, .. } = record;
-    let headers = headers.iter_mut().flat_map(|header| header.value.iter_mut().chain(header.raw_key.iter_mut()));
+fn detach(record: &mut NewRecord) {
+    let NewRecord { key, value, headers, .. } = record;
+    let headers = headers.iter_mut().flat_map(|header| std::iter::once(&mut header.key).chain(header.value.iter_mut()));
     let fields = key.iter_mut().chain(value.iter_mut()).chain(headers);
     fields.for_each(|field| *field = Bytes::copy_from_slice(field));
 }
@@ -207,7 +215,6 @@ fn detach(record: &mut pb::Record) {
 /// A write whose topic is found.
 struct Accepted {
     write: Write,
-    session: Option<Producer>,
     topic: Arc<TopicView>,
     /// The topic was created for it.
     created: bool,
@@ -224,34 +231,41 @@ impl Producing {
         done: Done,
     ) -> Result<Submitted, Failure> {
         let submitted = self.submit(write, separate, done).await;
-        submitted.inspect_err(|failure| self.metrics.write_failed(failure))
+        submitted.inspect_err(|failure| self.refused(failure))
+    }
+
+    /// Counts a write that was refused before it came here, too.
+    pub(crate) fn refused(&self, failure: &Failure) {
+        self.metrics.write_failed(failure);
     }
 
     async fn submit(&self, write: Write, separate: &mut SeparateWriters, done: Done) -> Result<Submitted, Failure> {
-        write.check_shape()?;
-        let session = write.session()?;
+        write.check()?;
         // The answer is what is returned; nobody hears what comes later. What `done` holds is held until then.
         let done: Done = if write.acks == Acks::None { Box::new(move |_| drop(done)) } else { done };
         let left = write.deadline.saturating_sub(self.clock.monotonic());
-        let found = within(left, pin!(self.topic_of(&write, session))).await;
+        let found = within(left, pin!(self.topic_of(&write))).await;
         let (topic, created) = found.map_err(|_elapsed| out_of_time("topic"))??;
-        let accepted = Accepted { write, session, topic, created, done };
-        if !accepted.write.record_batch.is_empty() {
-            return self.produce_batch(accepted, separate).await;
-        }
+        let accepted = Accepted { write, topic, created, done };
         let Accepted { write, topic, .. } = &accepted;
-        let now = self.clock.now_millis();
-        let sizes = check_records(&write.records, &topic.settings.config, now)?;
-        let plans = self.plan(write, topic, &sizes);
-        if session.is_some() || write.expected_offset.is_some() {
+        let records = match &write.payload {
+            Payload::Batch(batch) => {
+                let batch = batch.clone();
+                return self.produce_batch(accepted, batch, separate).await;
+            }
+            Payload::Records(records) => records,
+        };
+        let sizes = check_records(records, &topic.settings.config, self.clock.now_millis())?;
+        let plans = self.plan(write.partition, records, topic, &sizes);
+        if write.stays_as_it_is() {
             return self.produce_as_one(accepted, separate, plans).await;
         }
         Ok(self.produce_gathered(accepted, plans).await)
     }
 
     /// Checks the session of a write, and finds its topic, which may be created for it.
-    async fn topic_of(&self, write: &Write, session: Option<Producer>) -> Result<(Arc<TopicView>, bool), Failure> {
-        if let Some(session) = session {
+    async fn topic_of(&self, write: &Write) -> Result<(Arc<TopicView>, bool), Failure> {
+        if let Some(session) = write.session {
             self.producer_ids.check_issued(session.id).await?;
         }
         let (topic, created) = self.topics.to_write(&write.topic, write.partition, write.create_for.as_deref()).await?;
@@ -266,14 +280,15 @@ impl Producing {
 
     /// Adds plain records to what leaves next for their partitions.
     async fn produce_gathered(&self, accepted: Accepted, plans: Vec<PartPlan>) -> Submitted {
-        let Accepted { write, topic, created, done, .. } = accepted;
-        let record_count = write.records.len();
+        let Accepted { write, topic, created, done } = accepted;
+        let mut records = write.payload.into_records();
+        let record_count = records.len();
         let collector = Collector::new(plans.len(), record_count, created, done);
         let gathering = Gathering { codec: codec(write.compression, &topic.settings.config), acks: write.acks };
         let max =
             Size { bytes: topic.settings.config.message_bytes_max.saturating_sub(HEADER_LEN), cost: DECODED_COST_MAX };
         let (now, deadline) = (self.clock.now_millis(), write.deadline);
-        let (trace, mut records) = (write.trace, write.records);
+        let trace = write.trace;
         let whole: usize = plans.iter().map(|plan| plan.size.bytes).sum();
         let mut submitted = Submitted { number: next_number(), writers: Vec::new(), queued: None, topic: topic.id };
         let mut queued = Vec::new();
@@ -283,7 +298,7 @@ impl Producing {
                 let outcome = admitted.as_ref().map(|_| Written::queued()).map_err(Clone::clone);
                 queued.push((plan.clone(), outcome));
             }
-            let Admitted { room, link_permit } = match admitted {
+            let Admitted { room, leader_room } = match admitted {
                 Ok(admitted) => admitted,
                 Err(failure) => {
                     self.metrics.write_failed(&failure);
@@ -303,7 +318,7 @@ impl Producing {
             let records = Some(GatheredRecords { records: own, now, trace: trace.clone() });
             let collector = Arc::clone(&collector);
             let done = Box::new(move |outcome| collector.part_done(number, plan, outcome));
-            let caller = Caller { write: submitted.number, gathering, records, link_permit, room, done };
+            let caller = Caller { write: submitted.number, gathering, records, leader_room, room, done };
             let size = Size { bytes: size.bytes, cost: size.cost };
             let writer = self.writers.gathering(&topic, partition);
             writer.gather(Part { record_count: count, size, deadline, caller }, max);
@@ -329,15 +344,21 @@ impl Producing {
     }
 
     /// Chooses partitions, and splits what does not fit one batch.
-    fn plan(&self, write: &Write, topic: &TopicView, sizes: &[RecordSize]) -> Vec<PartPlan> {
+    fn plan(
+        &self,
+        partition: Option<i32>,
+        records: &[NewRecord],
+        topic: &TopicView,
+        sizes: &[RecordSize],
+    ) -> Vec<PartPlan> {
         let count = topic.value.partition_count;
         // Records without a key stay together: one partition per write, another one for the next.
         let mut sticky = None;
         let mut plans: Vec<PartPlan> = Vec::new();
         // Of the partitions of all plans but the last.
         let mut open: HashMap<i32, usize> = HashMap::new();
-        for (index, record) in write.records.iter().enumerate() {
-            let partition = match (write.partition, &record.key) {
+        for (index, record) in records.iter().enumerate() {
+            let partition = match (partition, &record.key) {
                 (Some(partition), _) => partition,
                 (None, Some(key)) => partition_for_key(key, count),
                 (None, None) => *sticky.get_or_insert_with(|| self.any_partition(topic, count)),
@@ -378,7 +399,7 @@ impl Producing {
         separate: &mut SeparateWriters,
         mut plans: Vec<PartPlan>,
     ) -> Result<Submitted, Failure> {
-        let Accepted { write, session, topic, .. } = &accepted;
+        let Accepted { write, topic, .. } = &accepted;
         if plans.len() != 1 {
             let max = topic.settings.config.message_bytes_max;
             let text =
@@ -389,19 +410,22 @@ impl Producing {
         let now = self.clock.now_millis();
         let mut builder =
             BatchBuilder::new(codec(write.compression, &topic.settings.config), plan.size.bytes + HEADER_LEN);
-        for record in &write.records {
-            encode(&mut builder, record, now, write.trace.as_deref());
-        }
-        let batch = builder.build(session.unwrap_or(Producer::NONE));
+        let records = write.payload.records();
+        records.iter().for_each(|record| encode(&mut builder, record, now, write.trace.as_deref()));
+        let batch = builder.build(write.session.unwrap_or(Producer::NONE));
         self.send_whole(accepted, separate, batch, plan).await
     }
 
-    async fn produce_batch(&self, accepted: Accepted, separate: &mut SeparateWriters) -> Result<Submitted, Failure> {
-        let Accepted { write, session, topic, .. } = &accepted;
-        let deep = self.validate_compressed;
-        let produced =
-            validate(&write.record_batch, &topic.settings.config, deep, session.is_some(), self.clock.now_millis())?;
-        if let Some(session) = session {
+    async fn produce_batch(
+        &self,
+        accepted: Accepted,
+        batch: Bytes,
+        separate: &mut SeparateWriters,
+    ) -> Result<Submitted, Failure> {
+        let Accepted { write, topic, .. } = &accepted;
+        let (deep, numbered) = (self.validate_compressed, write.session.is_some());
+        let produced = validate(&batch, &topic.settings.config, deep, numbered, self.clock.now_millis())?;
+        if let Some(session) = write.session {
             let header = produced.header;
             let same = header.producer_id == session.id
                 && header.producer_epoch == session.epoch
@@ -428,7 +452,8 @@ impl Producing {
         batch: Bytes,
         plan: PartPlan,
     ) -> Result<Submitted, Failure> {
-        let Accepted { write, session, topic, created, done } = accepted;
+        let Accepted { write, topic, created, done } = accepted;
+        let (session, record_count) = (write.session, write.payload.records().len());
         let writer = separate.writer(&self.writers, &topic, plan.partition, session.is_some());
         if session.is_some() && writer.unanswered() >= IN_FLIGHT_MAX {
             let text = format!(
@@ -438,11 +463,11 @@ impl Producing {
             );
             return Err(Failure::new(Reason::InFlightLimitExceeded, text).with("maxInFlightBatches", IN_FLIGHT_MAX));
         }
-        let Admitted { room, link_permit } =
+        let Admitted { room, leader_room } =
             self.admission.admit(&topic, &plan, (write.deadline, write.waiting)).await?;
         let queued = (write.acks == Acks::None)
-            .then(|| Outcome::of(vec![(plan.clone(), Ok(Written::queued()))], write.records.len(), created));
-        let collector = Collector::new(1, write.records.len(), created, done);
+            .then(|| Outcome::of(vec![(plan.clone(), Ok(Written::queued()))], record_count, created));
+        let collector = Collector::new(1, record_count, created, done);
         let whole = Whole {
             batch,
             record_count: plan.record_count,
@@ -453,7 +478,7 @@ impl Producing {
         let gathering = Gathering { codec: Compression::None, acks: write.acks };
         let number = next_number();
         let done = Box::new(move |outcome| collector.part_done(0, plan, outcome));
-        writer.send_whole(whole, Caller { write: number, gathering, records: None, link_permit, room, done });
+        writer.send_whole(whole, Caller { write: number, gathering, records: None, leader_room, room, done });
         let writers = if write.acks == Acks::None { Vec::new() } else { vec![writer] };
         Ok(Submitted { number, writers, queued, topic: topic.id })
     }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
-use walser_proto::internal::v1::PartitionRef;
-use walser_rpc::{Connection, Failure, Network, Reason, StorageLink};
+use walser_rpc::{Connection, Failure, LedPartition, Network, Reason, StorageClient};
 
 use crate::error::{partition_missing, recreated};
 use crate::metadata::{Metadata, TopicView};
@@ -13,8 +12,8 @@ use crate::metadata::{Metadata, TopicView};
 #[derive(Debug, Clone)]
 pub(crate) struct Route {
     pub(crate) node: NodeId,
-    pub(crate) link: Arc<dyn StorageLink>,
-    pub(crate) reference: PartitionRef,
+    pub(crate) storage: Arc<dyn StorageClient>,
+    pub(crate) partition: LedPartition,
 }
 
 /// The partition's number, if the topic has it.
@@ -54,9 +53,9 @@ impl Router {
             failure.with("partition", partition)
         };
         let node = leader.ok_or_else(unavailable)?;
-        let link = self.network.storage_link(node).ok_or_else(unavailable)?;
+        let storage = self.network.storage_client(node).ok_or_else(unavailable)?;
         let id = TopicPartition::new(topic.id, number);
-        Ok(Route { node, link, reference: walser_proto::partition_ref(id, epoch) })
+        Ok(Route { node, storage, partition: LedPartition { id, leader_epoch: epoch } })
     }
 
     /// Whether a partition has a leader that can be reached, as far as is known.

@@ -15,14 +15,16 @@ use walser_model::{Offset, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::internal::v1::storage_service_server::StorageService;
-use walser_proto::v1 as pb;
-use walser_rpc::{AppendReply, Connection, Failure, Reason, StorageLink as _};
+use walser_rpc::{
+    AppendReply, Connection, Failure, Reason, StorageClient as _, append_of_message, append_outcome_message,
+    offset_answer_message, offset_query_of_message, read_of_message, read_outcome_message,
+};
 use walser_service::Shutdown;
 
 use crate::board::{Board, Problem};
 use crate::disposal::Disposal;
-use crate::error::{end_not_known, not_damaged, not_leader};
-use crate::link::LocalLink;
+use crate::error::{not_damaged, not_leader};
+use crate::in_process::{InProcessStorage, check_bytes};
 use crate::shard::Command;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -35,7 +37,7 @@ const ANSWERS_MAX: usize = 4096;
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     pub(crate) node: walser_model::NodeId,
-    pub(crate) link: LocalLink,
+    pub(crate) storage: InProcessStorage,
     pub(crate) board: Board,
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) controller: Connection,
@@ -60,37 +62,6 @@ fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, Fa
 }
 
 impl Api {
-    async fn look_up(&self, lookup: &pbi::OffsetLookup) -> Result<pbi::OffsetFound, Failure> {
-        let id = partition(lookup.r#ref.as_ref())?;
-        let replica = self.board.readable(id)?;
-        let latest = || replica.latest().ok_or_else(end_not_known);
-        let at = |offset: Offset| pbi::OffsetFound {
-            offset: offset.0,
-            timestamp_millis: -1,
-            leader_epoch: replica.reader.epoch_of(offset).0,
-            error: None,
-        };
-        match &lookup.at {
-            Some(pbi::offset_lookup::At::Bound(bound)) if *bound == pb::Bound::Earliest as i32 => {
-                Ok(at(replica.reader.log_start()))
-            }
-            Some(pbi::offset_lookup::At::Bound(_)) => Ok(at(latest()?)),
-            Some(pbi::offset_lookup::At::TimestampMillis(timestamp)) => {
-                let found = self.link.fetcher.find_time(id, &replica, *timestamp, latest()?).await?;
-                Ok(match found {
-                    Some(found) => pbi::OffsetFound {
-                        offset: found.offset.0,
-                        timestamp_millis: found.timestamp,
-                        leader_epoch: found.leader_epoch.0,
-                        error: None,
-                    },
-                    None => pbi::OffsetFound { offset: -1, timestamp_millis: -1, leader_epoch: -1, error: None },
-                })
-            }
-            None => Err(Failure::field("at", "is missing")),
-        }
-    }
-
     fn figures(&self, reference: &pbi::PartitionRef) -> pbi::PartitionFigures {
         let failed = |failure: Failure| pbi::PartitionFigures { error: Some(failure.into()), ..Default::default() };
         let id = match partition(Some(reference)) {
@@ -152,7 +123,7 @@ impl Api {
         command: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Command,
     ) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.link.shards.queue(id).push(command(reply));
+        self.storage.shards.queue(id).push(command(reply));
         answer.await.map_err(|_| not_leader(self.node))?
     }
 }
@@ -167,18 +138,21 @@ impl StorageService for Api {
     ) -> Answer<Self::AppendStreamStream> {
         let mut requests = request.into_inner();
         let (answers, stream) = mpsc::channel(ANSWERS_MAX);
-        let (api, link) = (self.clone(), self.link.clone());
+        let (api, storage) = (self.clone(), self.storage.clone());
         tokio::spawn(async move {
             while let Some(request) = api.next(&mut requests).await {
-                let reference = request.r#ref.clone().unwrap_or_default();
+                let number = request.correlation_id;
                 let Ok(slot) = answers.clone().reserve_owned().await else { return };
-                let reply = AppendReply::new(request.correlation_id, move |answer| drop(slot.send(Ok(answer))));
-                if let Some(damage) = crate::link::damage(&request) {
-                    reply.fail(damage);
-                    continue;
+                let told = move |outcome| drop(slot.send(Ok(append_outcome_message(number, outcome))));
+                let reply = AppendReply::new(told);
+                let checked = append_of_message(request);
+                match checked.and_then(|batch| check_bytes(&batch.record_batch).map(|()| batch)) {
+                    Ok(batch) => {
+                        let permit = storage.admit(batch.partition.id, batch.record_batch.len()).await;
+                        storage.append(permit, batch, reply);
+                    }
+                    Err(failure) => reply.answer(Err(failure)),
                 }
-                let permit = link.admit(&reference, request.record_batch.len()).await;
-                link.append(permit, request, reply);
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -192,7 +166,7 @@ impl StorageService for Api {
     ) -> Answer<Self::FetchStreamStream> {
         let mut requests = request.into_inner();
         let (answers, stream) = mpsc::channel(16);
-        let (api, link) = (self.clone(), self.link.clone());
+        let (api, storage) = (self.clone(), self.storage.clone());
         tokio::spawn(async move {
             let mut running = std::collections::HashMap::new();
             while let Some(request) = api.next(&mut requests).await {
@@ -202,10 +176,13 @@ impl StorageService for Api {
                     continue;
                 }
                 running.retain(|_, task| !task.is_finished());
-                let (link, answers) = (link.clone(), answers.clone());
+                let (storage, answers) = (storage.clone(), answers.clone());
                 let task = tokio::spawn(async move {
-                    let answer = link.fetch(request).await;
-                    let _ = answers.send(Ok(answer)).await;
+                    let outcome = match read_of_message(&request) {
+                        Ok(read) => storage.read(read).await,
+                        Err(failure) => Err(failure),
+                    };
+                    let _ = answers.send(Ok(read_outcome_message(id, outcome))).await;
                 });
                 running.insert(id, task);
             }
@@ -217,13 +194,11 @@ impl StorageService for Api {
     async fn lookup_offsets(&self, request: Request<pbi::LookupOffsetsRequest>) -> Answer<pbi::LookupOffsetsResponse> {
         let mut found = Vec::new();
         for lookup in &request.get_ref().lookups {
-            let answer = self.look_up(lookup).await;
-            found.push(answer.unwrap_or_else(|failure| pbi::OffsetFound {
-                offset: -1,
-                timestamp_millis: -1,
-                leader_epoch: -1,
-                error: Some(failure.into()),
-            }));
+            let outcome = match offset_query_of_message(lookup) {
+                Ok((partition, query)) => self.storage.look_up(partition, query).await,
+                Err(failure) => Err(failure),
+            };
+            found.push(offset_answer_message(outcome));
         }
         Ok(Response::new(pbi::LookupOffsetsResponse { found }))
     }

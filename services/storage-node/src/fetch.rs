@@ -7,11 +7,10 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 use walser_log::{Disk, FoundTime, LogReader, ReadError, out_of_files};
 use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
-use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{BatchesRead, Failure, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, Reason};
 
 use crate::board::{Board, ShownReplica};
-use crate::error::{not_leader, out_of_range, read_failure, too_many_files};
+use crate::error::{end_not_known, not_leader, out_of_range, read_failure, too_many_files};
 use crate::metrics::StorageMetrics;
 use crate::shard::Command;
 use crate::shard_set::ShardSet;
@@ -60,21 +59,11 @@ impl Fetcher {
         Self { node, board, metrics, disk_reads, time_lookups, shards, disk }
     }
 
-    /// Reads; waits up to `max_wait` when there is nothing yet.
-    pub(crate) async fn fetch(&self, request: FetchStreamRequest) -> FetchStreamResponse {
-        let correlation_id = request.correlation_id;
-        match self.read(&request).await {
-            Ok(response) => FetchStreamResponse { correlation_id, ..response },
-            Err(failure) => FetchStreamResponse { correlation_id, error: Some(failure.into()), ..Default::default() },
-        }
-    }
-
-    async fn read(&self, request: &FetchStreamRequest) -> Result<FetchStreamResponse, Failure> {
-        let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
-        let (partition, epoch) = reference.ok_or_else(|| Failure::field("ref", "is not a partition"))?;
+    /// Reads; waits for up to `wait` while there is nothing yet.
+    pub(crate) async fn read(&self, request: &ReadBatches) -> Result<BatchesRead, Failure> {
+        let LedPartition { id: partition, leader_epoch: epoch } = request.partition;
         let replica = self.led(partition, epoch)?;
-        let wait = request.max_wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default().min(WAIT_MAX);
-        let deadline = tokio::time::Instant::now() + wait;
+        let deadline = tokio::time::Instant::now() + request.wait.min(WAIT_MAX);
         let mut high_watermark = replica.watch();
         loop {
             high_watermark.borrow_and_update();
@@ -110,11 +99,11 @@ impl Fetcher {
         &self,
         partition: TopicPartition,
         replica: &Arc<ShownReplica>,
-        request: &FetchStreamRequest,
+        request: &ReadBatches,
     ) -> Result<Look, Failure> {
-        let from = Offset(request.offset);
+        let from = request.offset;
         let below = replica.high_watermark();
-        let last_epoch = LeaderEpoch(request.last_epoch);
+        let last_epoch = request.last_epoch;
         if last_epoch != LeaderEpoch::NONE
             && let Some((_, end)) = replica.reader.end_of_epoch(last_epoch)
             && end < from
@@ -128,7 +117,7 @@ impl Fetcher {
         if from >= below {
             return Ok(Look::Nothing);
         }
-        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(BYTES_MAX);
+        let bytes_max = request.bytes_max.min(BYTES_MAX);
         if bytes_max == 0 {
             return Ok(Look::Found(Bytes::new()));
         }
@@ -176,8 +165,31 @@ impl Fetcher {
         Err(too_many_files(self.disk.open_files().limit, self.node))
     }
 
+    /// Looks an offset up, among what is committed.
+    pub(crate) async fn look_up(&self, partition: TopicPartition, query: OffsetQuery) -> Result<OffsetAnswer, Failure> {
+        let replica = self.board.readable(partition)?;
+        let latest = || replica.latest().ok_or_else(end_not_known);
+        let at = |offset: Offset| {
+            let epoch = replica.reader.epoch_of(offset);
+            let leader_epoch = (epoch != LeaderEpoch::NONE).then_some(epoch);
+            OffsetAnswer { offset: Some(offset), timestamp: None, leader_epoch }
+        };
+        match query {
+            OffsetQuery::Earliest => Ok(at(replica.reader.log_start())),
+            OffsetQuery::Latest => Ok(at(latest()?)),
+            OffsetQuery::Time(timestamp) => {
+                let found = self.find_time(partition, &replica, timestamp, latest()?).await?;
+                Ok(OffsetAnswer {
+                    offset: found.as_ref().map(|found| found.offset),
+                    timestamp: found.as_ref().map(|found| found.timestamp),
+                    leader_epoch: found.map(|found| found.leader_epoch),
+                })
+            }
+        }
+    }
+
     /// The first record at or after a time and below an offset. `None`: there is none.
-    pub(crate) async fn find_time(
+    async fn find_time(
         &self,
         partition: TopicPartition,
         replica: &ShownReplica,
@@ -198,17 +210,12 @@ impl Fetcher {
     }
 }
 
-fn answer(replica: &ShownReplica, record_batches: Bytes, diverging: Option<Offset>) -> FetchStreamResponse {
-    let high_watermark = replica.high_watermark().0;
-    FetchStreamResponse {
-        correlation_id: 0,
+fn answer(replica: &ShownReplica, record_batches: Bytes, diverging: Option<Offset>) -> BatchesRead {
+    BatchesRead {
         record_batches,
-        high_watermark,
-        // Without open transactions every committed record is stable.
-        last_stable_offset: high_watermark,
-        log_start_offset: replica.reader.log_start().0,
-        diverging_offset: diverging.map(|offset| offset.0),
-        error: None,
-        leader_epoch: replica.epoch().0,
+        high_watermark: replica.high_watermark(),
+        log_start: replica.reader.log_start(),
+        leader_epoch: replica.epoch(),
+        diverging,
     }
 }

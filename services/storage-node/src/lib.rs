@@ -1,7 +1,7 @@
 //! The storage node: replicated partition logs on the disks of one machine.
 //!
 //! ```text
-//!   gateway ── StorageLink ──> link ── queue ──> log shard (a thread) ──> log ──> disk
+//!   gateway ─ StorageClient ─> in_process ─ queue ──> log shard (a thread) ──> log ──> disk
 //!                               |                  |        ^
 //!                               |                  flush threads (fdatasync)
 //!                               '── fetch <── board: high watermarks, tail cache, readers
@@ -20,7 +20,7 @@ mod disposal;
 mod engine;
 mod error;
 mod fetch;
-mod link;
+mod in_process;
 mod metrics;
 mod node;
 mod recovery;

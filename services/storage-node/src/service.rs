@@ -21,7 +21,7 @@ use crate::disposal::Disposal;
 use crate::engine::{Engine, EngineThreads};
 use crate::error::StartError;
 use crate::fetch::Fetcher;
-use crate::link::LocalLink;
+use crate::in_process::InProcessStorage;
 use crate::metrics::StorageMetrics;
 use crate::node::Membership;
 use crate::recovery::{OPENERS, Recovered, recover};
@@ -74,7 +74,7 @@ pub async fn start(
     board.names.set_earlier(directory.topic_names());
     let (engine, threads) = Engine::start(&config, directory, logs, (&board, clock, &metrics), &shutdown)?;
     let shards = engine.shards.clone();
-    let link = LocalLink {
+    let storage = InProcessStorage {
         shards: shards.clone(),
         fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone(), engine.directory.disk()),
     };
@@ -82,7 +82,7 @@ pub async fn start(
     let disposal = Disposal::default();
     let api = Api {
         node: config.node,
-        link: link.clone(),
+        storage: storage.clone(),
         board: board.clone(),
         directory: Arc::clone(&engine.directory),
         controller: controller.clone(),
@@ -91,7 +91,7 @@ pub async fn start(
         shutdown: shutdown.clone(),
     };
     let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));
-    network.register_storage(config.node, local_connection(routes.clone()), Arc::new(link));
+    network.register_storage(config.node, local_connection(routes.clone()), Arc::new(storage));
 
     let membership = Membership {
         config,

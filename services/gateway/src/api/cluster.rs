@@ -18,7 +18,7 @@ use walser_rpc::Failure;
 use walser_service::Caller;
 
 use super::storage_nodes::Backends;
-use super::wire::{relayed, see_change};
+use super::wire::{reference, relayed, see_change};
 use super::{change_log, set_aside};
 use crate::leaders::Leaders;
 use crate::metadata::{Metadata, TopicView, View};
@@ -72,7 +72,8 @@ impl ClusterService for ClusterApi {
         let topic = self.topics.find(&partition.topic).await?;
         let route = self.router.route(&topic, partition.partition)?;
         let connection = self.router.storage(route.node)?;
-        let request = pbi::RepairPartitionRequest { r#ref: Some(route.reference), accept_loss: request.accept_loss };
+        let request =
+            pbi::RepairPartitionRequest { r#ref: Some(reference(route.partition)), accept_loss: request.accept_loss };
         let repaired = StorageServiceClient::new(connection).repair_partition(request).await?.into_inner();
         change_log::repaired(&caller, &partition, &repaired);
         Ok(Response::new(pb::RepairPartitionResponse {

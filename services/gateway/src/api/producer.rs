@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use walser_model::{Acks, Clock};
+use walser_model::{Acks, Clock, Offset};
 use walser_proto::v1 as pb;
 use walser_proto::v1::producer_service_server::ProducerService;
 use walser_rpc::Failure;
 use walser_service::Caller;
 
 use super::stream::{self, ProduceStreams};
-use super::wire::{known, time_left, trace, written};
+use super::wire::{known, payload, produce_failure, session, time_left, trace, written};
 use crate::producing::{Failed, GRACE, Outcome, Producing, SeparateWriters, Waiting, Write};
 use crate::within::within;
 
@@ -49,11 +49,9 @@ fn write(
         compression: known::<pb::Compression>("compression", request.compression)?.chosen(),
         topic: request.topic,
         partition: request.partition,
-        records: request.records,
-        record_batch: request.record_batch,
-        producer: request.producer,
-        base_sequence: request.base_sequence,
-        expected_offset: request.expected_offset,
+        payload: payload(request.records, request.record_batch)?,
+        session: session(request.producer, request.base_sequence)?,
+        expected_offset: request.expected_offset.map(Offset),
         trace,
     })
 }
@@ -62,8 +60,9 @@ fn write(
 fn response(outcome: Outcome) -> Result<pb::ProduceResponse, Status> {
     match outcome.failed {
         None => Ok(written(outcome)),
-        Some(Failed { failure, detail: None }) => Err(failure.into()),
-        Some(Failed { failure, detail: Some(detail) }) => {
+        Some(Failed { failure, records: None }) => Err(failure.into()),
+        Some(Failed { failure, records: Some(records) }) => {
+            let detail = produce_failure(records);
             Err(failure.into_status_with("walser.v1.ProduceFailure", prost::Message::encode_to_vec(&detail)))
         }
     }
@@ -75,7 +74,8 @@ impl ProducerService for ProducerApi {
         let limit = time_left(request.metadata()).unwrap_or(self.timeout);
         let (caller, trace) = (Caller::of(&request), trace(request.metadata()));
         let deadline = self.clock.monotonic() + limit;
-        let write = write(request.into_inner(), caller, trace, deadline)?;
+        let write = write(request.into_inner(), caller, trace, deadline);
+        let write = write.inspect_err(|failure| self.producing.refused(failure))?;
         let (done, mut outcome) = oneshot::channel();
         let told = Box::new(move |outcome| drop(done.send(outcome)));
         let mut submitted = self.producing.produce(write, &mut SeparateWriters::default(), told).await?;

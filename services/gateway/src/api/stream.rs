@@ -1,6 +1,7 @@
 //! `ProduceStream`: pipelined writes with one result per batch.
 
 mod lanes;
+mod outgoing;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::{Pin, pin};
@@ -14,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use walser_model::{Acks, Clock, Compression, TopicId};
+use walser_model::{Acks, Clock, Compression, Offset, TopicId};
 use walser_proto::v1 as pb;
 use walser_proto::v1::produce_result;
 use walser_proto::v1::produce_stream_request::Message;
@@ -23,7 +24,8 @@ use walser_rpc::{Failure, Reason, catch_panic, wire_time};
 use walser_service::{Caller, Shutdown};
 
 use self::lanes::{Lane, Lanes};
-use super::wire::{known, written};
+use self::outgoing::{GROUP_MAX, Leaving, Outgoing, grouped};
+use super::wire::{self, known, payload, produce_failure, written};
 use crate::config::Config;
 use crate::error::draining;
 use crate::heartbeat::Heartbeats;
@@ -36,11 +38,6 @@ use crate::within::at_once;
 
 /// Results that may wait for the client; the byte limit is reached first.
 const RESULTS_MAX: usize = 8192;
-/// Results in one answer.
-const GROUP_MAX: usize = 256;
-/// Positions and appends in one answer, above which no further result is put into it: clients bound the items of a
-/// message ([`walser_proto::bounds::ANSWER_ITEMS_MAX`]).
-const GROUP_ITEMS: usize = 100_000;
 /// Fewer batches are not looked through for those that are answered.
 const SWEEP_MIN: usize = 64;
 /// Topics that a stream remembers.
@@ -60,20 +57,6 @@ enum Way {
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<pb::ProduceStreamResponse, Status>> + Send>>;
-
-/// What is sent to the client, in order.
-enum Outgoing {
-    /// With the room of its batch, which is free once the result leaves.
-    Result(pb::ProduceResult, Option<OwnedSemaphorePermit>),
-    Other(Reply),
-    End(Status),
-}
-
-/// A message to the client, and the room of the batches that it answers.
-struct Leaving {
-    message: Result<pb::ProduceStreamResponse, Status>,
-    _rooms: Vec<OwnedSemaphorePermit>,
-}
 
 /// What streams work with. Clones share everything.
 #[derive(Debug, Clone)]
@@ -157,50 +140,6 @@ pub(super) fn serve(
         ReceiverStream::new(stream).ready_chunks(GROUP_MAX).flat_map(|group| futures::stream::iter(grouped(group)));
     // A message that leaves gives the room of its batches back.
     Box::pin(messages.map(|Leaving { message, .. }| message))
-}
-
-/// Puts neighbouring results into one message.
-fn grouped(group: Vec<Outgoing>) -> Vec<Leaving> {
-    let mut messages = Vec::new();
-    let (mut results, mut rooms, mut items) = (Vec::new(), Vec::new(), 0);
-    for item in group {
-        let other = match item {
-            Outgoing::Result(result, room) => {
-                items += items_of(&result);
-                results.push(result);
-                rooms.extend(room);
-                if items < GROUP_ITEMS {
-                    continue;
-                }
-                None
-            }
-            Outgoing::Other(reply) => Some(Ok(pb::ProduceStreamResponse { message: Some(reply) })),
-            Outgoing::End(status) => Some(Err(status)),
-        };
-        items = 0;
-        messages.extend(results_message(&mut results, &mut rooms));
-        messages.extend(other.map(|message| Leaving { message, _rooms: Vec::new() }));
-    }
-    messages.extend(results_message(&mut results, &mut rooms));
-    messages
-}
-
-/// Results in one message, if there are any.
-fn results_message(results: &mut Vec<pb::ProduceResult>, rooms: &mut Vec<OwnedSemaphorePermit>) -> Option<Leaving> {
-    if results.is_empty() {
-        return None;
-    }
-    let (results, rooms) = (std::mem::take(results), std::mem::take(rooms));
-    let message = Some(Reply::Results(pb::ProduceResults { results }));
-    Some(Leaving { message: Ok(pb::ProduceStreamResponse { message }), _rooms: rooms })
-}
-
-/// Repeated items of a result, about.
-fn items_of(result: &pb::ProduceResult) -> usize {
-    match &result.outcome {
-        Some(produce_result::Outcome::Written(written)) => 1 + written.positions.len() + written.appends.len(),
-        _ => 1 + result.failure.as_ref().map_or(0, |detail| prost::Message::encoded_len(detail) / 16),
-    }
 }
 
 impl Reader {
@@ -309,27 +248,15 @@ impl Reader {
         let topic = if batch.topic.is_empty() { &session.default_topic } else { &batch.topic };
         let default_id = session.default_id.filter(|_| *topic == session.default_topic);
         let topic_id = default_id.or_else(|| self.topics.get(topic).copied());
-        let write = Write {
-            topic: topic.clone(),
-            partition: batch.partition,
-            records: batch.records,
-            record_batch: batch.record_batch,
-            acks: session.acks,
-            compression: session.compression,
-            producer: session.producer,
-            base_sequence: batch.base_sequence,
-            expected_offset: batch.expected_offset,
-            trace: self.trace.clone(),
-            deadline: self.streams.clock.monotonic() + self.streams.config.produce_timeout,
-            waiting: Waiting::Stream,
-            create_for: topic_id.is_none().then(|| Arc::clone(&self.caller)),
-            topic_id,
-        };
-        let found = write.create_for.is_some().then(|| write.topic.clone());
-        let under_way = self.join(&write).await;
-        let lane = match write.partition {
-            Some(partition) => Lane::Partition(write.topic.clone(), partition),
+        let topic = topic.clone();
+        let lane = match batch.partition {
+            Some(partition) => Lane::Partition(topic.clone(), partition),
             None => Lane::Own(correlation_id),
+        };
+        let write = self.write(session, topic, topic_id, batch);
+        let under_way = match &write {
+            Ok(write) => self.join(write).await,
+            Err(_) => None,
         };
         let failed = session.producer.map(|_| (lane.clone(), Arc::clone(&self.failed)));
         let tell = move |outcome: Outcome| {
@@ -345,10 +272,10 @@ impl Reader {
                 lanes.leave(&lane, correlation_id, outcome);
             })
         };
-        let sent = self.streams.producing.produce(write, &mut self.separate, done).await;
-        if let (Some(name), Ok(submitted)) = (found, &sent) {
-            self.remember(name, submitted.topic);
-        }
+        let sent = match write {
+            Ok(write) => self.submit(write, done).await,
+            Err(failure) => Err(failure),
+        };
         match sent {
             Err(failure) => {
                 self.lanes.leave(&lane, correlation_id, Outcome::failed(failure));
@@ -359,6 +286,44 @@ impl Reader {
             },
         }
         Ok(())
+    }
+
+    /// The write that a batch asks for.
+    fn write(
+        &self,
+        session: &Session,
+        topic: String,
+        topic_id: Option<TopicId>,
+        batch: pb::ProduceBatch,
+    ) -> Result<Write, Failure> {
+        let payload = payload(batch.records, batch.record_batch);
+        let numbered = wire::session(session.producer, batch.base_sequence);
+        let refused = |failure: &Failure| self.streams.producing.refused(failure);
+        let (payload, numbered) = payload.and_then(|payload| Ok((payload, numbered?))).inspect_err(refused)?;
+        Ok(Write {
+            topic,
+            partition: batch.partition,
+            payload,
+            acks: session.acks,
+            compression: session.compression,
+            session: numbered,
+            expected_offset: batch.expected_offset.map(Offset),
+            trace: self.trace.clone(),
+            deadline: self.streams.clock.monotonic() + self.streams.config.produce_timeout,
+            waiting: Waiting::Stream,
+            create_for: topic_id.is_none().then(|| Arc::clone(&self.caller)),
+            topic_id,
+        })
+    }
+
+    /// Sends a write on its way, and remembers the topic that it has found.
+    async fn submit(&mut self, write: Write, done: Done) -> Result<Submitted, Failure> {
+        let found = write.create_for.is_some().then(|| write.topic.clone());
+        let sent = self.streams.producing.produce(write, &mut self.separate, done).await;
+        if let (Some(name), Ok(submitted)) = (found, &sent) {
+            self.remember(name, submitted.topic);
+        }
+        sent
     }
 
     /// Keeps what is under way, so that it is given up when the client is gone.
@@ -397,8 +362,7 @@ impl Reader {
 
     /// Waits until nothing that goes another way is under way, so that offsets keep the order of the stream.
     async fn join(&mut self, write: &Write) -> Option<OwnedSemaphorePermit> {
-        let as_is = !write.record_batch.is_empty() || write.producer.is_some() || write.expected_offset.is_some();
-        let way = if as_is { Way::AsIs } else { Way::Gathered };
+        let way = if write.stays_as_it_is() { Way::AsIs } else { Way::Gathered };
         if self.way.is_some_and(|before| before != way) {
             let all = u32::try_from(RESULTS_MAX).unwrap_or(u32::MAX);
             drop(self.under_way.acquire_many(all).await);
@@ -415,12 +379,12 @@ fn result(
     failed: Option<(Lane, Arc<Mutex<HashSet<Lane>>>)>,
 ) -> pb::ProduceResult {
     let (outcome, failure) = match outcome.failed {
-        Some(Failed { failure, detail }) => {
+        Some(Failed { failure, records }) => {
             let failure = match &failed {
                 Some((lane, failed)) => blamed(failure, lane, failed, correlation_id),
                 None => failure,
             };
-            (produce_result::Outcome::Error(failure.into()), detail)
+            (produce_result::Outcome::Error(failure.into()), records.map(produce_failure))
         }
         None => {
             if let Some((lane, failed)) = &failed {
@@ -452,32 +416,4 @@ fn received(status: Status, bytes_max: usize) -> Failure {
         return failure.with_code(tonic::Code::ResourceExhausted);
     }
     status.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use walser_proto::bounds;
-
-    use super::*;
-
-    #[test]
-    fn results_of_large_writes_are_not_put_into_one_message() {
-        let large = |correlation_id| {
-            let positions = vec![pb::RecordPosition { partition: 0, offset: 7 }; bounds::ITEMS_MAX];
-            let written = pb::ProduceResponse { positions, appends: vec![pb::AppendResult::default(); 100] };
-            let outcome = Some(produce_result::Outcome::Written(written));
-            Outgoing::Result(pb::ProduceResult { correlation_id, outcome, failure: None }, None)
-        };
-        let small = |correlation_id| Outgoing::Result(pb::ProduceResult { correlation_id, ..Default::default() }, None);
-        let messages = grouped(vec![small(1), small(2), large(3), large(4), large(5), small(6)]);
-        assert_eq!(messages.len(), 4);
-        let mut order = Vec::new();
-        for message in messages.into_iter().map(|leaving| leaving.message.unwrap()) {
-            let encoded = prost::Message::encode_to_vec(&message);
-            assert_eq!(bounds::check::<pb::ProduceStreamResponse>(&encoded), Ok(()));
-            let Some(Reply::Results(results)) = message.message else { panic!("results") };
-            order.extend(results.results.iter().map(|result| result.correlation_id));
-        }
-        assert_eq!(order, [1, 2, 3, 4, 5, 6]);
-    }
 }

@@ -4,9 +4,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_model::{Clock, PartitionIndex, TopicId, TopicPartition};
-use walser_proto::v1 as pb;
-use walser_rpc::{AppendPermit, AppendRoom, Failure, Reason};
+use walser_model::{Clock, NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_rpc::{AppendPermit, AppendRoom, Effect, Failure, Reason};
 
 use crate::metadata::TopicView;
 use crate::router::Router;
@@ -22,7 +21,32 @@ pub(crate) struct Admitted {
     /// In the gateway, for as long as the batch exists.
     pub(crate) room: AppendPermit,
     /// At the leader, for the first attempt.
-    pub(crate) link_permit: AppendPermit,
+    pub(crate) leader_room: LeaderRoom,
+}
+
+/// Room at a leader. It counts for an attempt that goes there, and for no other.
+#[derive(Debug, Default)]
+pub(crate) struct LeaderRoom {
+    /// Where it is; `None`: there was no leader.
+    node: Option<NodeId>,
+    permit: AppendPermit,
+}
+
+impl LeaderRoom {
+    /// Takes over what another one holds, for appends that leave as one. What is held at another leader is free again.
+    pub(crate) fn join(&mut self, other: Self) {
+        if self.node == other.node {
+            self.permit.join(other.permit);
+        } else if self.node.is_none() {
+            *self = other;
+        }
+    }
+
+    /// The permit for an attempt that goes to a leader.
+    pub(crate) fn take(&mut self, leader: NodeId) -> AppendPermit {
+        let Self { node, permit } = std::mem::take(self);
+        if node == Some(leader) { permit } else { AppendPermit::uncounted() }
+    }
 }
 
 /// Who waits while a part waits for room.
@@ -40,7 +64,7 @@ pub(crate) fn out_of_time(stage: &str) -> Failure {
         "admission" => "too much is waiting to be written: the write did not leave in time; nothing is written",
         _ => "the topic was not found in time; nothing is written",
     };
-    let failure = Failure::new(Reason::RequestTimedOut, text).with_effect(pb::Effect::None);
+    let failure = Failure::new(Reason::RequestTimedOut, text).with_effect(Effect::None);
     failure.with("stage", stage).with("appended", false)
 }
 
@@ -102,11 +126,11 @@ impl Admission {
         };
         let mut admitted = pin!(async {
             let room = self.room.admit(id, bytes).await;
-            let link_permit = match &route {
-                Some(route) => route.link.admit(&route.reference, bytes).await,
-                None => AppendPermit::uncounted(),
+            let leader_room = match &route {
+                Some(route) => LeaderRoom { node: Some(route.node), permit: route.storage.admit(id, bytes).await },
+                None => LeaderRoom::default(),
             };
-            Admitted { room, link_permit }
+            Admitted { room, leader_room }
         });
         if let Some(admitted) = at_once(admitted.as_mut()).await {
             return Ok(Some(admitted));

@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 use walser_model::{Compression, CompressionSetting, Timestamp, TopicConfig};
-use walser_proto::v1 as pb;
 use walser_record_batch::{
-    BatchBuilder, DECODED_COST_MAX, HEADER_LEN, HeaderError, InvalidBatch, Limits, Produced, RECORD_HEADERS_MAX,
-    RecordFields, decoded_cost, validate_produced,
+    BatchBuilder, DECODED_COST_MAX, HEADER_LEN, HeaderError, InvalidBatch, Limits, NewRecord, Produced,
+    RECORD_HEADERS_MAX, RecordFields, decoded_cost, validate_produced,
 };
 use walser_rpc::{Failure, Reason};
 
@@ -102,13 +101,13 @@ pub(crate) struct RecordSize {
 
 /// Checks plain records and returns what each of them takes.
 pub(crate) fn check_records(
-    records: &[pb::Record],
+    records: &[NewRecord],
     config: &TopicConfig,
     now: Timestamp,
 ) -> Result<Vec<RecordSize>, Failure> {
     let mut sizes = Vec::with_capacity(records.len());
     for (index, record) in records.iter().enumerate() {
-        if let Some(timestamp) = record.timestamp_millis {
+        if let Some(timestamp) = record.timestamp {
             check_timestamps(config, timestamp, timestamp, now, Some(index))?;
         }
         let size = size_bound(record);
@@ -131,10 +130,10 @@ pub(crate) fn check_records(
 }
 
 /// Upper bounds for a record, a trace header included.
-fn size_bound(record: &pb::Record) -> RecordSize {
+fn size_bound(record: &NewRecord) -> RecordSize {
     const TRACE_BYTES: usize = 100;
     let bytes = |field: &Option<Bytes>| field.as_ref().map_or(0, Bytes::len);
-    let headers: usize = record.headers.iter().map(|header| 10 + name(header).len() + bytes(&header.value)).sum();
+    let headers: usize = record.headers.iter().map(|header| 10 + header.key.len() + bytes(&header.value)).sum();
     let bytes = 36 + bytes(&record.key) + bytes(&record.value) + headers + TRACE_BYTES;
     RecordSize { bytes, cost: decoded_cost(bytes, record.headers.len() + 2) }
 }
@@ -153,22 +152,17 @@ impl RecordSize {
     }
 }
 
-/// The name of a header as it is stored.
-fn name(header: &pb::Header) -> &[u8] {
-    header.raw_key.as_deref().unwrap_or(header.key.as_bytes())
-}
-
 /// Encodes a record. `trace`: the caller's trace, given to records that have none.
-pub(crate) fn encode(builder: &mut BatchBuilder, record: &pb::Record, now: Timestamp, trace: Option<&str>) {
+pub(crate) fn encode(builder: &mut BatchBuilder, record: &NewRecord, now: Timestamp, trace: Option<&str>) {
     let mut headers: Vec<(&[u8], Option<&[u8]>)> = Vec::with_capacity(record.headers.len() + 1);
-    headers.extend(record.headers.iter().map(|header| (name(header), header.value.as_deref())));
+    headers.extend(record.headers.iter().map(|header| (header.key.as_ref(), header.value.as_deref())));
     if let Some(trace) = trace
-        && !record.headers.iter().any(|header| name(header) == TRACEPARENT.as_bytes())
+        && !record.headers.iter().any(|header| header.key == TRACEPARENT.as_bytes())
     {
         headers.push((TRACEPARENT.as_bytes(), Some(trace.as_bytes())));
     }
     builder.append(&RecordFields {
-        timestamp: record.timestamp_millis.unwrap_or(now),
+        timestamp: record.timestamp.unwrap_or(now),
         key: record.key.as_deref(),
         value: record.value.as_deref(),
         headers: &headers,
@@ -177,11 +171,17 @@ pub(crate) fn encode(builder: &mut BatchBuilder, record: &pb::Record, now: Times
 
 #[cfg(test)]
 mod tests {
+    use walser_record_batch::Header;
+
     use super::*;
+
+    fn header() -> Header {
+        Header { key: Bytes::new(), value: None }
+    }
 
     #[test]
     fn records_of_many_headers_are_split_by_what_they_cost_to_decode() {
-        let record = pb::Record { headers: vec![pb::Header::default(); 90_000], ..Default::default() };
+        let record = NewRecord { headers: vec![header(); 90_000], ..Default::default() };
         let config = TopicConfig { message_bytes_max: 15 << 20, ..TopicConfig::default() };
         let sizes = check_records(&vec![record; 12], &config, 0).unwrap();
         let together = |count: usize| sizes[..count].iter().fold(RecordSize::default(), |all, size| all.plus(*size));
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_record_with_more_headers_than_a_message_carries_is_refused() {
-        let record = pb::Record { headers: vec![pb::Header::default(); RECORD_HEADERS_MAX], ..Default::default() };
+        let record = NewRecord { headers: vec![header(); RECORD_HEADERS_MAX], ..Default::default() };
         let config = TopicConfig { message_bytes_max: 15 << 20, ..TopicConfig::default() };
         let refused = check_records(&[record], &config, 0).unwrap_err();
         assert_eq!((refused.value("rule"), refused.value("recordIndex")), (Some("record-headers"), Some("0")));

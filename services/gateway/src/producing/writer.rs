@@ -17,10 +17,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use walser_model::ProducerEpoch;
-use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse};
-use walser_proto::v1 as pb;
-use walser_rpc::{AppendPermit, AppendReply, Failure, Reason};
+use walser_model::{Offset, ProducerEpoch};
+use walser_rpc::{AppendBatch, AppendOutcome, AppendPermit, AppendReply, Effect, Failure, Reason};
 use walser_sequencer::{
     Action, Answer, Config, Number, Numbering, Part, Refused, Rules, Sequencer, Session, Size, Ticket,
 };
@@ -29,6 +27,7 @@ use walser_service::vital;
 use crate::metadata::TopicView;
 use crate::producing::outcome::Written;
 use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE, lost};
+use crate::router::Route;
 
 pub(crate) use self::parts::{Caller, GatheredRecords, Gathering};
 pub(crate) use self::registry::{WriterContext, Writers};
@@ -77,17 +76,17 @@ pub(crate) struct PartitionWriter {
 pub(crate) struct Whole {
     pub(crate) batch: Bytes,
     pub(crate) record_count: i32,
-    pub(crate) expected_offset: Option<i64>,
+    pub(crate) expected_offset: Option<Offset>,
     /// Of its first record, when a client has numbered it.
     pub(crate) base_sequence: Option<i32>,
     pub(crate) deadline: Duration,
 }
 
 /// What an attempt came to, as the sequencer takes it.
-fn answer(response: AppendStreamResponse) -> Answer<Written, Failure> {
-    match &response.error {
-        Some(error) => refusal(Failure::from(error.clone())),
-        None => Answer::Written(Written::from(response)),
+fn answer(outcome: AppendOutcome) -> Answer<Written, Failure> {
+    match outcome {
+        Ok(appended) => Answer::Written(Written::from(appended)),
+        Err(failure) => refusal(failure),
     }
 }
 
@@ -100,7 +99,7 @@ fn refusal(failure: Failure) -> Answer<Written, Failure> {
         Reason::DuplicateSequence => Refused::Applied,
         _ => Refused::ForGood,
     };
-    let maybe = !matches!(failure.effect(), pb::Effect::None | pb::Effect::Applied);
+    let maybe = !matches!(failure.effect(), Effect::None | Effect::Applied);
     Answer::Refused { refused, maybe, failure }
 }
 
@@ -289,38 +288,40 @@ impl PartitionWriter {
                 content.keep(&kept);
             }
             content.build(outgoing.number);
-            let request = content.request();
-            let permit = std::mem::replace(&mut content.link_permit, AppendPermit::uncounted());
+            let route = self.context.router.route(&self.topic, self.partition);
+            let leaving = route.map(|route| {
+                let permit = content.leader_room.take(route.node);
+                (content.append_batch(route.partition), permit, route)
+            });
             if let Some(batch) = self.state.lock().sequencer.batch(&(), outgoing.ticket) {
                 batch.content = Some(content);
             }
-            self.append(&outgoing, request, permit);
+            self.append(&outgoing, leaving);
         }
         let mut state = self.state.lock();
         state.sending = !state.outgoing.is_empty();
         state.sending
     }
 
-    fn append(self: &Arc<Self>, outgoing: &Outgoing, request: AppendStreamRequest, permit: AppendPermit) {
+    fn append(self: &Arc<Self>, outgoing: &Outgoing, leaving: Result<(AppendBatch, AppendPermit, Route), Failure>) {
         let attempt = (outgoing.ticket, outgoing.attempt);
-        let route = match self.context.router.route(&self.topic, self.partition) {
-            Ok(route) => route,
+        let (batch, permit, route) = match leaving {
+            Ok(leaving) => leaving,
             Err(failure) => {
                 return self.step(|sequencer, now, out| sequencer.answered(now, &(), attempt, refusal(failure), out));
             }
         };
-        let request = AppendStreamRequest { r#ref: Some(route.reference), ..request };
-        let (records, bytes) = (i64::from(outgoing.record_count), request.record_batch.len());
+        let (records, bytes) = (i64::from(outgoing.record_count), batch.record_batch.len());
         let (writer, start) = (Arc::clone(self), self.context.clock.monotonic());
-        let reply = move |response: AppendStreamResponse| {
-            let answer = answer(response);
+        let reply = move |outcome: AppendOutcome| {
+            let answer = answer(outcome);
             if let Answer::Written(_) = &answer {
                 let elapsed = writer.context.clock.monotonic().saturating_sub(start);
                 writer.context.metrics.written(&writer.topic, records, bytes, elapsed);
             }
             writer.step_on_shard(|sequencer, now, out| sequencer.answered(now, &(), attempt, answer, out));
         };
-        route.link.append(permit, request, AppendReply::new(0, reply));
+        route.storage.append(permit, batch, AppendReply::new(reply));
     }
 
     /// The next epoch of the writer's own producer id, or a new id.

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use walser_model::Offset;
-use walser_proto::internal::v1::{FetchStreamRequest, FetchStreamResponse};
+use walser_model::{LeaderEpoch, Offset};
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{BatchesRead, Failure, ReadBatches, Reason};
 
 use crate::error::no_answer;
 use crate::metrics::GatewayMetrics;
@@ -142,18 +141,13 @@ impl PartitionReader {
     }
 
     /// Decodes what the leader has answered.
-    pub(crate) fn chunk(
-        read: FetchStreamResponse,
-        cursor: &Cursor,
-        shape: Shape,
-        amount: Amount,
-    ) -> Result<Chunk, Undecoded> {
+    pub(crate) fn chunk(read: BatchesRead, cursor: &Cursor, shape: Shape, amount: Amount) -> Result<Chunk, Undecoded> {
         let decoded = decode(read.record_batches, cursor.offset, cursor.end, shape, amount)?;
         Ok(Chunk {
             decoded,
-            high_watermark: read.high_watermark,
-            log_start: read.log_start_offset,
-            leader_epoch: read.leader_epoch,
+            high_watermark: read.high_watermark.0,
+            log_start: read.log_start.0,
+            leader_epoch: read.leader_epoch.0,
         })
     }
 
@@ -164,7 +158,7 @@ impl PartitionReader {
     /// As for reading.
     pub(crate) async fn wait_for_records(&self, cursor: &Cursor, wait: Duration) -> Result<bool, Failure> {
         let read = self.read_batches(cursor, 0, wait).await?;
-        Ok(read.high_watermark > cursor.offset.0)
+        Ok(read.high_watermark > cursor.offset)
     }
 
     /// Asks the leader once for what is there, and waits for the answer at most `answer_max`.
@@ -173,7 +167,7 @@ impl PartitionReader {
         cursor: &Cursor,
         bytes: i32,
         answer_max: Duration,
-    ) -> Result<FetchStreamResponse, Failure> {
+    ) -> Result<BatchesRead, Failure> {
         let read = self.read_batches(cursor, bytes, Duration::ZERO);
         let answer = tokio::time::timeout(answer_max, read).await;
         answer.unwrap_or_else(|_elapsed| Err(no_answer(&cursor.target.topic, cursor.target.partition)))
@@ -181,25 +175,20 @@ impl PartitionReader {
 
     /// Asks the leader once for batches from the cursor on; waits up to `wait` for some. With an aim of 0 bytes the
     /// leader answers without batches once there are some.
-    async fn read_batches(&self, cursor: &Cursor, bytes: i32, wait: Duration) -> Result<FetchStreamResponse, Failure> {
+    async fn read_batches(&self, cursor: &Cursor, bytes: i32, wait: Duration) -> Result<BatchesRead, Failure> {
         let route = self.router.route(&cursor.target.topic, cursor.target.partition)?;
-        let request = FetchStreamRequest {
-            correlation_id: 0,
-            r#ref: Some(route.reference),
-            offset: cursor.offset.0,
-            last_epoch: cursor.last_epoch,
-            max_bytes: bytes,
-            max_wait: Some(wait.into()),
-            committed_only: true,
-            cancel: false,
+        let read = ReadBatches {
+            partition: route.partition,
+            offset: cursor.offset,
+            last_epoch: LeaderEpoch(cursor.last_epoch),
+            bytes_max: usize::try_from(bytes).unwrap_or(0),
+            wait,
         };
-        let answer = route.link.fetch(request).await;
-        if let Some(error) = answer.error {
-            let failure = Failure::from(error).with("topic", &cursor.target.topic.name);
-            return Err(failure.with("partition", cursor.target.partition));
-        }
-        if let Some(diverging) = answer.diverging_offset {
-            let lost = cursor.offset.since(Offset(diverging));
+        let answer = route.storage.read(read).await.map_err(|failure| {
+            failure.with("topic", &cursor.target.topic.name).with("partition", cursor.target.partition)
+        })?;
+        if let Some(diverging) = answer.diverging {
+            let lost = cursor.offset.since(diverging);
             let text = format!("{lost} records before offset {} are not the ones you read any more", cursor.offset);
             let failure = Failure::new(Reason::LogDiverged, text).with("topic", &cursor.target.topic.name);
             let failure = failure.with("partition", cursor.target.partition);

@@ -4,11 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_model::{Clock, Offset};
-use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
+use walser_model::{Clock, LeaderEpoch, Offset};
 use walser_proto::v1 as pb;
-use walser_rpc::Failure;
+use walser_rpc::{Failure, OffsetQuery};
 
 use crate::error::no_answer;
 use crate::metadata::TopicView;
@@ -224,16 +222,14 @@ impl Positions {
 
     /// Finds a place in a partition's log.
     pub(crate) async fn find(&self, topic: &TopicView, partition: i32, place: Place) -> Result<FoundPlace, Failure> {
-        use pbi::offset_lookup::At;
-        let bound = |bound: pb::Bound| At::Bound(bound.into());
         match place {
             Place::Offset(offset) => Ok(FoundPlace { offset, timestamp: -1, leader_epoch: -1 }),
-            Place::Earliest => self.look_up(topic, partition, bound(pb::Bound::Earliest)).await,
-            Place::Latest => self.look_up(topic, partition, bound(pb::Bound::Latest)).await,
-            Place::Time(millis) => self.look_up(topic, partition, At::TimestampMillis(millis)).await,
+            Place::Earliest => self.look_up(topic, partition, OffsetQuery::Earliest).await,
+            Place::Latest => self.look_up(topic, partition, OffsetQuery::Latest).await,
+            Place::Time(millis) => self.look_up(topic, partition, OffsetQuery::Time(millis)).await,
             Place::Last(count) => {
-                let end = self.look_up(topic, partition, bound(pb::Bound::Latest)).await?;
-                let start = self.look_up(topic, partition, bound(pb::Bound::Earliest)).await?;
+                let end = self.look_up(topic, partition, OffsetQuery::Latest).await?;
+                let start = self.look_up(topic, partition, OffsetQuery::Earliest).await?;
                 let offset = end.offset.saturating_sub(count).max(start.offset);
                 Ok(FoundPlace { offset, ..start })
             }
@@ -252,35 +248,14 @@ impl Positions {
         Ok(Offset(if found >= 0 { found } else { end }))
     }
 
-    async fn look_up(
-        &self,
-        topic: &TopicView,
-        partition: i32,
-        at: pbi::offset_lookup::At,
-    ) -> Result<FoundPlace, Failure> {
-        let once = tokio::time::timeout(ANSWER_MAX, self.look_up_once(topic, partition, at)).await;
-        once.unwrap_or_else(|_elapsed| Err(no_answer(topic, partition)))
-    }
-
-    async fn look_up_once(
-        &self,
-        topic: &TopicView,
-        partition: i32,
-        at: pbi::offset_lookup::At,
-    ) -> Result<FoundPlace, Failure> {
+    async fn look_up(&self, topic: &TopicView, partition: i32, query: OffsetQuery) -> Result<FoundPlace, Failure> {
         let route = self.router.route(topic, partition)?;
-        let connection = self.router.storage(route.node)?;
-        let lookup = pbi::OffsetLookup { r#ref: Some(route.reference), committed_only: true, at: Some(at) };
-        let request = pbi::LookupOffsetsRequest { lookups: vec![lookup] };
-        let answer = StorageServiceClient::new(connection).lookup_offsets(request).await?.into_inner();
-        let found = answer.found.into_iter().next().ok_or_else(|| Failure::internal("a look-up has no answer"))?;
-        match found.error {
-            Some(error) => Err(error.into()),
-            None => Ok(FoundPlace {
-                offset: found.offset,
-                timestamp: found.timestamp_millis,
-                leader_epoch: found.leader_epoch,
-            }),
-        }
+        let answer = tokio::time::timeout(ANSWER_MAX, route.storage.look_up(route.partition, query)).await;
+        let found = answer.map_err(|_elapsed| no_answer(topic, partition))??;
+        Ok(FoundPlace {
+            offset: found.offset.map_or(-1, |offset| offset.0),
+            timestamp: found.timestamp.unwrap_or(-1),
+            leader_epoch: found.leader_epoch.unwrap_or(LeaderEpoch::NONE).0,
+        })
     }
 }

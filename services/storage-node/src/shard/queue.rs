@@ -141,13 +141,13 @@ impl AppendJob {
     /// Answers that the shard has stopped.
     fn refuse_stopped(self) {
         let failure = Failure::new(Reason::NotLeader, "the storage node has stopped").with("leader", -1);
-        self.reply.fail(failure);
+        self.reply.answer(Err(failure));
     }
 
     /// Answers with an error.
     pub(crate) fn refuse(self, failure: Failure, metrics: &StorageMetrics) {
         metrics.append_refused(&failure);
-        self.reply.fail(failure);
+        self.reply.answer(Err(failure));
     }
 }
 

@@ -7,12 +7,13 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use walser_log::{Disk as _, LogConfig, MemoryDisk};
 use walser_metadata::TopicSettings;
-use walser_model::{Acks, Compression, Durability, LeaderEpoch, PartitionIndex, SystemClock, TopicConfig, TopicId};
-use walser_proto::internal::v1::AppendStreamResponse;
+use walser_model::{
+    Acks, Compression, Durability, LeaderEpoch, Offset, PartitionIndex, SystemClock, TopicConfig, TopicId,
+};
 use walser_proto::v1::Effect;
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
 use walser_replication::PartitionState;
-use walser_rpc::{AppendPermit, AppendReply, AppendRoom, Failure, Reason};
+use walser_rpc::{AppendOutcome, AppendPermit, AppendReply, AppendRoom, Reason};
 use walser_service::Metrics;
 
 use super::watched_disk::{WatchedDisk, as_shard};
@@ -25,7 +26,7 @@ const NODE: NodeId = NodeId(1);
 /// Room of the shard in bytes: some batches of a kilobyte.
 const ROOM_BYTES: usize = 64 << 10;
 
-type Answers = Arc<Mutex<Vec<AppendStreamResponse>>>;
+type Answers = Arc<Mutex<Vec<AppendOutcome>>>;
 
 fn partition(number: i32) -> TopicPartition {
     TopicPartition::new(TopicId::from_bytes([5; 16]), PartitionIndex(number))
@@ -140,7 +141,7 @@ fn push_to(queue: &Queue, number: i32, permit: AppendPermit) -> Answers {
         acks: Acks::All,
         expected_offset: None,
         permit,
-        reply: AppendReply::new(0, move |answer| told.lock().push(answer)),
+        reply: AppendReply::new(move |answer| told.lock().push(answer)),
     }));
     answers
 }
@@ -162,7 +163,7 @@ fn writes_that_wait_for_other_replicas_leave_their_room_to_other_partitions() {
     let permit = admit(&room, 1).unwrap();
     let answered = append(&mut shard, 1, permit);
     let answer = answered.lock().pop().unwrap();
-    assert!(answer.error.is_none() && answer.base_offset == 0, "{answer:?}");
+    assert_eq!(answer.unwrap().base_offset, Offset(0));
 }
 
 #[test]
@@ -175,10 +176,10 @@ fn a_partition_takes_no_more_writes_than_may_wait_for_other_replicas() {
         let permit = admit(&room, 0).unwrap();
         append(&mut shard, 0, permit).lock().pop()
     });
-    let failure = Failure::from(refused.unwrap().error.unwrap());
+    let failure = refused.unwrap().unwrap_err();
     assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::None), "{failure}");
     let permit = admit(&room, 1).unwrap();
-    assert!(append(&mut shard, 1, permit).lock().pop().unwrap().error.is_none());
+    assert!(append(&mut shard, 1, permit).lock().pop().unwrap().is_ok());
 }
 
 /// Runs every job of the flush threads, and tells the shard of each.
@@ -213,7 +214,7 @@ fn with_fewer_files_than_partitions_every_write_is_answered_and_nothing_stays_fa
             flush(&mut shard);
         }
         for answer in answers.iter().map(|answers| answers.lock().pop().unwrap()) {
-            assert!(answer.error.is_none() && answer.base_offset == round, "{answer:?}");
+            assert_eq!(answer.unwrap().base_offset, Offset(round));
         }
     }
     disk.set_file_limit(None);
@@ -233,13 +234,13 @@ fn a_log_that_could_not_be_opened_is_opened_again() {
     let mut shard = shard_on(&disk);
     disk.set_file_limit(Some(disk.open_files().open));
     lead(&mut shard, 0, &[1]);
-    let refused = Failure::from(append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap().error.unwrap());
+    let refused = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap().unwrap_err();
     assert_eq!(refused.reason(), Reason::StorageError);
     assert!(refused.to_string().contains("open files"), "{refused}");
     disk.set_file_limit(None);
     shard.reopen(Duration::MAX);
     let answer = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
-    assert!(answer.error.is_none() && answer.base_offset == 1, "{answer:?}");
+    assert_eq!(answer.unwrap().base_offset, Offset(1));
 }
 
 #[test]
@@ -252,7 +253,7 @@ fn a_write_to_a_partition_that_is_held_and_not_led_is_refused_and_gives_its_room
     for _ in 0..50 {
         let permit = admit(&room, 0).unwrap();
         let answer = append(&mut shard, 0, permit).lock().pop().unwrap();
-        assert_eq!(Failure::from(answer.error.unwrap()).reason(), Reason::NotLeader);
+        assert_eq!(answer.unwrap_err().reason(), Reason::NotLeader);
     }
 }
 
@@ -264,20 +265,20 @@ fn a_failed_write_says_whether_it_may_have_happened() {
     let appended = append(&mut shard, 0, AppendPermit::uncounted());
     shard.queue.push(Command::Resign(partition(0)));
     turn(&mut shard);
-    let lost = Failure::from(appended.lock().pop().unwrap().error.unwrap());
+    let lost = appended.lock().pop().unwrap().unwrap_err();
     assert_eq!((lost.reason(), lost.effect()), (Reason::LeaderLostAfterAppend, Effect::Maybe));
     assert_eq!(lost.code(), tonic::Code::Aborted, "proxies send UNAVAILABLE again");
-    let refused = Failure::from(append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap().error.unwrap());
+    let refused = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap().unwrap_err();
     assert_eq!((refused.reason(), refused.effect()), (Reason::NotLeader, Effect::None));
     assert_eq!(refused.code(), tonic::Code::Unavailable);
 
     lead(&mut shard, 1, &[1]);
     append(&mut shard, 1, AppendPermit::uncounted());
-    shard.queue.push(Command::Damaged { partition: partition(1), from: walser_model::Offset(0) });
+    shard.queue.push(Command::Damaged { partition: partition(1), from: Offset(0) });
     turn(&mut shard);
     for _ in 0..3 {
         let answer = append(&mut shard, 1, AppendPermit::uncounted()).lock().pop().unwrap();
-        let damaged = Failure::from(answer.error.unwrap());
+        let damaged = answer.unwrap_err();
         assert_eq!((damaged.reason(), damaged.effect()), (Reason::LogCorrupt, Effect::None), "{damaged:?}");
     }
 }
@@ -297,7 +298,7 @@ fn busy_partitions_take_turns_when_there_are_more_of_them_than_files() {
         for (number, slot) in waiting.iter_mut().enumerate() {
             if slot.as_ref().is_some_and(|answers| !answers.lock().is_empty()) {
                 let answer = slot.take().unwrap().lock().pop().unwrap();
-                assert!(answer.error.is_none(), "{answer:?}");
+                assert!(answer.is_ok(), "{answer:?}");
                 answered[number] += 1;
             }
             if slot.is_none() {
@@ -337,7 +338,7 @@ fn a_flush_that_finds_no_file_pauses_and_the_stop_ends_and_answers() {
     let third = push_to(&queue, 0, AppendPermit::uncounted());
     for (answers, what) in [(first, "appended"), (second, "on its way"), (third, "after the stop")] {
         let answer = answers.lock().pop().unwrap_or_else(|| panic!("the write {what} was not answered"));
-        assert!(answer.error.is_some(), "{what}: {answer:?}");
+        assert!(answer.is_err(), "{what}: {answer:?}");
     }
 }
 
@@ -404,7 +405,7 @@ fn records_that_are_older_than_retention_when_they_come_are_counted() {
     // Their time is 1 ms after 1970, and seven days are kept.
     for _ in 0..3 {
         let answer = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
-        assert!(answer.error.is_none(), "{answer:?}");
+        assert!(answer.is_ok(), "{answer:?}");
     }
     assert_eq!(metric(&metrics, "walser_storage_append_expired_records_total"), 3);
     let forever = TopicConfig { retention: None, durability: Durability::PageCache, ..TopicConfig::default() };

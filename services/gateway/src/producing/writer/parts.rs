@@ -4,13 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use walser_model::{Acks, Compression, Timestamp};
-use walser_proto::internal::v1::AppendStreamRequest;
-use walser_proto::v1 as pb;
-use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, Producer, Record, RecordFields, Records};
-use walser_rpc::{AppendPermit, Failure, Reason};
+use walser_model::{Acks, Compression, Offset, Timestamp};
+use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, NewRecord, Producer, Record, RecordFields, Records};
+use walser_rpc::{AppendBatch, AppendPermit, Failure, LedPartition, Reason};
 use walser_sequencer::{Batch, Effect, Number, Outcome};
 
+use crate::producing::admission::LeaderRoom;
 use crate::producing::batches::encode;
 use crate::producing::outcome::Written;
 
@@ -25,7 +24,7 @@ pub(crate) struct Caller {
     /// Plain records, until the batch is built.
     pub(crate) records: Option<GatheredRecords>,
     /// Room at the storage node, for the first attempt.
-    pub(crate) link_permit: AppendPermit,
+    pub(crate) leader_room: LeaderRoom,
     /// Room in the gateway, for as long as the batch exists.
     pub(crate) room: AppendPermit,
     pub(crate) done: PartDone,
@@ -33,7 +32,7 @@ pub(crate) struct Caller {
 
 /// Plain records of one write for one partition.
 pub(crate) struct GatheredRecords {
-    pub(crate) records: Vec<pb::Record>,
+    pub(crate) records: Vec<NewRecord>,
     pub(crate) now: Timestamp,
     /// The caller's trace, for records that have none.
     pub(crate) trace: Option<Arc<str>>,
@@ -50,11 +49,11 @@ pub(crate) struct Gathering {
 pub(super) struct Content {
     records: Vec<GatheredRecords>,
     gathering: Gathering,
-    expected_offset: Option<i64>,
+    expected_offset: Option<Offset>,
     /// Empty until it is built.
     batch: Bytes,
     number: Option<Number>,
-    pub(super) link_permit: AppendPermit,
+    pub(super) leader_room: LeaderRoom,
     /// Held until the batch is completed.
     room: AppendPermit,
 }
@@ -72,14 +71,14 @@ impl Gathering {
 
 impl Content {
     /// A batch that a client built.
-    pub(super) fn whole(batch: Bytes, expected_offset: Option<i64>, caller: &mut Caller) -> Self {
+    pub(super) fn whole(batch: Bytes, expected_offset: Option<Offset>, caller: &mut Caller) -> Self {
         Self {
             records: Vec::new(),
             gathering: caller.gathering,
             expected_offset,
             batch,
             number: None,
-            link_permit: std::mem::take(&mut caller.link_permit),
+            leader_room: std::mem::take(&mut caller.leader_room),
             room: std::mem::take(&mut caller.room),
         }
     }
@@ -96,12 +95,12 @@ impl Content {
             expected_offset: None,
             batch: Bytes::new(),
             number: None,
-            link_permit: AppendPermit::uncounted(),
+            leader_room: LeaderRoom::default(),
             room: AppendPermit::uncounted(),
         };
         for caller in batch.callers_mut() {
             content.records.extend(caller.records.take());
-            content.link_permit.join(std::mem::take(&mut caller.link_permit));
+            content.leader_room.join(std::mem::take(&mut caller.leader_room));
             content.room.join(std::mem::take(&mut caller.room));
         }
         batch.content = Some(content);
@@ -141,13 +140,12 @@ impl Content {
         self.batch = rebuilt.expect("a batch that was built here can be read");
     }
 
-    /// The request to a leader that is not known yet.
-    pub(super) fn request(&self) -> AppendStreamRequest {
-        AppendStreamRequest {
-            correlation_id: 0,
-            r#ref: None,
+    /// The batch, for the leader of a partition.
+    pub(super) fn append_batch(&self, partition: LedPartition) -> AppendBatch {
+        AppendBatch {
+            partition,
             record_batch: self.batch.clone(),
-            acks: pb::Acks::from(self.gathering.acks).into(),
+            acks: self.gathering.acks,
             expected_offset: self.expected_offset,
         }
     }
@@ -181,7 +179,7 @@ impl GatheredRecords {
 pub(super) fn told(outcome: Outcome<Written, Failure>) -> Result<Written, Failure> {
     match outcome {
         Outcome::Written { answer, first_record } => {
-            let base_offset = answer.base_offset.map(|offset| offset + first_record);
+            let base_offset = answer.base_offset.map(|offset| offset.plus(first_record));
             Ok(Written { base_offset, ..answer })
         }
         Outcome::Failed { failure, effect, expired } => Err(failed(failure, effect, expired)),
@@ -192,8 +190,8 @@ fn failed(failure: Option<Failure>, effect: Effect, expired: bool) -> Failure {
     let out_of_time = |text: String| Failure::new(Reason::RequestTimedOut, text).with("stage", "append");
     match (effect, failure) {
         (Effect::Applied, Some(failure)) => failure,
-        (Effect::Maybe, Some(failure)) if !expired && failure.code() != tonic::Code::Unavailable => {
-            failure.with_effect(pb::Effect::Maybe)
+        (Effect::Maybe, Some(failure)) if !expired && !failure.is_unavailable() => {
+            failure.with_effect(walser_rpc::Effect::Maybe)
         }
         (Effect::Maybe, failure) => {
             let why = failure.map(|failure| format!(": {}", failure.message())).unwrap_or_default();
@@ -207,33 +205,35 @@ fn failed(failure: Option<Failure>, effect: Effect, expired: bool) -> Failure {
                 let text = format!("the partition had no leader in time: {}", failure.message());
                 return Failure::new(Reason::LeaderNotAvailable, text);
             }
-            failure.with_effect(pb::Effect::None)
+            failure.with_effect(walser_rpc::Effect::None)
         }
         (Effect::None | Effect::Applied, None) => {
             let text = "the write did not leave in time; nothing is written".to_owned();
-            out_of_time(text).with_effect(pb::Effect::None).with("appended", "false")
+            out_of_time(text).with_effect(walser_rpc::Effect::None).with("appended", "false")
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use walser_record_batch::Header;
+
     use super::*;
 
     #[test]
     fn a_batch_is_built_again_without_the_records_of_callers_that_gave_up() {
-        let header = |key: &str| pb::Header { key: key.to_owned(), value: Some("v".into()), raw_key: None };
-        let record = |number: i64| pb::Record {
+        let header = |key: &'static str| Header { key: key.into(), value: Some("v".into()) };
+        let record = |number: i64| NewRecord {
             key: Some(format!("k{number}").into()),
             value: Some(format!("v{number}").into()),
             headers: vec![header("a"), header("a")],
-            timestamp_millis: Some(1000 + number),
+            timestamp: Some(1000 + number),
         };
         let mut caller = Caller {
             write: 1,
             gathering: Gathering { codec: Compression::Zstd, acks: Acks::All },
             records: None,
-            link_permit: AppendPermit::uncounted(),
+            leader_room: LeaderRoom::default(),
             room: AppendPermit::uncounted(),
             done: Box::new(|_| {}),
         };
@@ -262,12 +262,12 @@ mod tests {
     fn what_may_be_written_is_not_called_unavailable() {
         let away = Failure::new(Reason::LeaderNotAvailable, "away");
         let maybe = failed(Some(away.clone()), Effect::Maybe, true);
-        assert_eq!((maybe.code(), maybe.effect()), (tonic::Code::DeadlineExceeded, pb::Effect::Maybe));
+        assert_eq!((maybe.code(), maybe.effect()), (tonic::Code::DeadlineExceeded, walser_rpc::Effect::Maybe));
         let none = failed(Some(away), Effect::None, true);
-        assert_eq!((none.code(), none.effect()), (tonic::Code::Unavailable, pb::Effect::None));
+        assert_eq!((none.code(), none.effect()), (tonic::Code::Unavailable, walser_rpc::Effect::None));
         let moved = failed(Some(Failure::new(Reason::NotLeader, "moved")), Effect::None, true);
         assert_eq!(moved.reason(), Reason::LeaderNotAvailable);
         let lost = failed(Some(Failure::new(Reason::LeaderLostAfterAppend, "lost")), Effect::Maybe, false);
-        assert_eq!((lost.reason(), lost.effect()), (Reason::LeaderLostAfterAppend, pb::Effect::Maybe));
+        assert_eq!((lost.reason(), lost.effect()), (Reason::LeaderLostAfterAppend, walser_rpc::Effect::Maybe));
     }
 }

@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use walser_log::{Condition, LogError};
 use walser_model::{Acks, Offset, Timestamp, TimestampType};
-use walser_proto::internal::v1::AppendStreamResponse;
-use walser_proto::v1 as pb;
 use walser_record_batch::BatchHeader;
 use walser_replication::{Leader, ReplicaEvent, Write, WriteOutcome};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{BatchAppended, Effect, Failure, Reason};
 
 use super::{KeptLog, Partition, Released};
 use crate::error::{not_enough_replicas_after_append, storage_error_after_append, unanswered};
@@ -19,7 +17,7 @@ use crate::shard::{AppendJob, Surroundings};
 pub(super) struct Waiting {
     job: AppendJob,
     /// What is answered when it counts, or why it was refused.
-    answer: Result<AppendStreamResponse, Failure>,
+    answer: Result<BatchAppended, Failure>,
     /// Bytes of its batch, once its room was given up. `None`: it holds its room.
     released: Option<usize>,
 }
@@ -57,24 +55,22 @@ impl Partition {
         self.replica.wait(now, write);
     }
 
-    fn answer_for(&self, job: &AppendJob, in_log: InLog) -> AppendStreamResponse {
+    fn answer_for(&self, job: &AppendJob, in_log: InLog) -> BatchAppended {
         let stamped = self.config.timestamp_type == TimestampType::LogAppendTime;
         let leader = self.replica.leader();
         let durability = match job.acks {
-            Acks::None => pb::Durability::Queued,
-            Acks::Leader | Acks::All => leader.map(Leader::durability).unwrap_or_default().into(),
+            Acks::None => None,
+            Acks::Leader | Acks::All => Some(leader.map(Leader::durability).unwrap_or_default()),
         };
         let copies = leader.map_or(0, |leader| leader.copies(job.acks));
-        AppendStreamResponse {
-            base_offset: in_log.base_offset.0,
-            log_append_time_millis: if stamped { in_log.max_timestamp } else { -1 },
-            log_start_offset: self.log.log_start().0,
+        BatchAppended {
+            base_offset: in_log.base_offset,
+            log_append_time: stamped.then_some(in_log.max_timestamp),
+            log_start: self.log.log_start(),
+            leader_epoch: self.epoch(),
             duplicate: in_log.repeated,
-            error: None,
-            leader_epoch: self.epoch().0,
-            durability: durability.into(),
+            durability,
             copies: i32::try_from(copies).unwrap_or(i32::MAX),
-            ..AppendStreamResponse::default()
         }
     }
 
@@ -94,7 +90,7 @@ impl Partition {
             (Ok(answer), WriteOutcome::Acknowledged) => {
                 let AppendJob { reply, permit, batch, .. } = job;
                 drop((permit, batch));
-                return reply.answer(answer);
+                return reply.answer(Ok(answer));
             }
             (Ok(_), WriteOutcome::NotEnoughReplicas(missing)) => not_enough_replicas_after_append(missing),
             (Ok(_), WriteOutcome::TimedOut) => unanswered(job.acks == Acks::All && self.ticks()),
@@ -140,6 +136,6 @@ fn lost(why: Option<&Failure>) -> Failure {
         Some(why) if why.reason() == Reason::NotLeader => {
             Failure::new(Reason::LeaderLostAfterAppend, why.message()).with("appended", true)
         }
-        Some(why) => why.clone().with_effect(pb::Effect::Maybe).with("appended", true),
+        Some(why) => why.clone().with_effect(Effect::Maybe).with("appended", true),
     }
 }

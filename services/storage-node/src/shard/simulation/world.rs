@@ -18,9 +18,8 @@ use walser_model::{
     Acks, Clock, Compression, Durability, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId,
     Timestamp, TopicConfig, TopicId, TopicPartition,
 };
-use walser_proto::internal::v1::AppendStreamResponse;
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
-use walser_rpc::{AppendPermit, AppendReply};
+use walser_rpc::{AppendOutcome, AppendPermit, AppendReply};
 use walser_service::Metrics;
 
 use self::roles::Awaited;
@@ -94,7 +93,7 @@ struct Acknowledged {
     timestamp: Timestamp,
 }
 
-type Answers = Arc<Mutex<Vec<AppendStreamResponse>>>;
+type Answers = Arc<Mutex<Vec<(usize, AppendOutcome)>>>;
 
 pub(super) struct World {
     random: u64,
@@ -304,7 +303,7 @@ impl World {
     fn send(&mut self, sent: Sent, expected_offset: Option<Offset>) {
         let (answers, board) = (Arc::clone(&self.answers), self.surroundings.board.clone());
         let header = BatchHeader::parse(&sent.batch).unwrap();
-        let correlation_id = i64::try_from(self.sent.len()).unwrap();
+        let number = self.sent.len();
         let Sent { partition, acks, ref batch, .. } = sent;
         self.shard.queue.push(Command::Append(AppendJob {
             partition,
@@ -314,12 +313,13 @@ impl World {
             acks,
             expected_offset,
             permit: AppendPermit::uncounted(),
-            reply: AppendReply::new(correlation_id, move |answer| {
-                let shown = || board.led(partition).map(|shown| shown.high_watermark().0);
+            reply: AppendReply::new(move |answer| {
+                let shown = || board.led(partition).map(|shown| shown.high_watermark());
                 // A node that stops answers, and shows nothing any more.
-                let readable = answer.error.is_some() || shown().map_or(true, |end| end > answer.base_offset);
-                assert!(readable, "request {correlation_id} is acknowledged and cannot be read");
-                answers.lock().push(answer);
+                let readable = |offset| shown().map_or(true, |end| end > offset);
+                let kept = answer.as_ref().map_or(true, |told| readable(told.base_offset));
+                assert!(kept, "request {number} is acknowledged and cannot be read");
+                answers.lock().push((number, answer));
             }),
         }));
         self.sent.push(sent);
@@ -359,15 +359,15 @@ impl World {
     }
 
     fn take_answers(&mut self) {
-        for answer in std::mem::take(&mut *self.answers.lock()) {
-            let number = usize::try_from(answer.correlation_id).unwrap();
+        for (number, answer) in std::mem::take(&mut *self.answers.lock()) {
             self.answered[number] += 1;
             assert_eq!(self.answered[number], 1, "request {number} was answered twice");
-            (answer.correlation_id, answer.base_offset, answer.error.is_none()).hash(&mut self.trace);
-            if answer.error.is_none() {
+            let base_offset = answer.as_ref().ok().map(|told| told.base_offset);
+            (number, base_offset).hash(&mut self.trace);
+            if let Some(base_offset) = base_offset {
                 let Sent { partition, value, acks, timestamp, .. } = self.sent[number].clone();
                 let acknowledged = Acknowledged { value, acks, timestamp };
-                let before = self.acknowledged.insert((partition, Offset(answer.base_offset)), acknowledged);
+                let before = self.acknowledged.insert((partition, base_offset), acknowledged);
                 let now = self.sent[number].value.clone();
                 assert!(before.is_none_or(|before| before.value == now), "an offset is acknowledged for two records");
             }

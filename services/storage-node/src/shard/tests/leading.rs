@@ -16,7 +16,7 @@ fn a_write_that_waits_is_not_acknowledged_by_what_takes_its_offsets_after_a_repa
     shard.queue.push(Command::Repair { partition: partition(0), reply });
     turn(&mut shard);
     repaired.blocking_recv().unwrap().unwrap();
-    let failure = Failure::from(waits.lock().pop().unwrap().error.unwrap());
+    let failure = waits.lock().pop().unwrap().unwrap_err();
     assert_eq!((failure.reason(), failure.effect()), (Reason::LeaderLostAfterAppend, Effect::Maybe), "{failure}");
 }
 
@@ -47,10 +47,10 @@ fn a_write_that_other_replicas_do_not_confirm_is_answered_with_that() {
     (alone.state.isr, alone.state.min_isr, alone.partition_epoch) = ([NODE].into_iter().collect(), 2, 2);
     shard.queue.push(Command::Install(Box::new(alone)));
     turn(&mut shard);
-    let failure = Failure::from(waits.lock().pop().unwrap().error.unwrap());
+    let failure = waits.lock().pop().unwrap().unwrap_err();
     assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::Maybe), "{failure}");
     let refused = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
-    let failure = Failure::from(refused.error.unwrap());
+    let failure = refused.unwrap_err();
     assert_eq!((failure.reason(), failure.effect()), (Reason::NotEnoughReplicas, Effect::None), "{failure}");
 }
 
@@ -70,7 +70,7 @@ fn a_flush_for_which_a_write_waits_is_not_behind_those_for_which_none_does() {
     let done = shard.disk_threads.run_one(0, &*around.clock, &around.metrics).unwrap();
     shard.queue.push(done);
     turn(&mut shard);
-    assert!(waits.lock().pop().unwrap().error.is_none());
+    assert!(waits.lock().pop().unwrap().is_ok());
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_log_that_has_failed_is_read_also_in_the_next_leader_epoch() {
     let shown = shard.around.board.led(partition(0)).unwrap();
     assert_eq!((shown.epoch(), shown.high_watermark()), (LeaderEpoch(2), Offset(1)));
     let refused = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
-    assert_eq!(Failure::from(refused.error.unwrap()).reason(), Reason::StorageError);
+    assert_eq!(refused.unwrap_err().reason(), Reason::StorageError);
 }
 
 #[test]

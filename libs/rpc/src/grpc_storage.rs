@@ -1,6 +1,7 @@
-//! The storage link between processes: the same messages, over gRPC.
+//! A storage node in another process.
 
 mod lane;
+mod messages;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -8,14 +9,20 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use walser_model::NodeId;
+use walser_model::{NodeId, TopicPartition};
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
-use walser_proto::internal::v1::{
-    AppendStreamRequest, AppendStreamResponse, FetchStreamRequest, FetchStreamResponse, PartitionRef,
-};
+use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse, FetchStreamRequest, FetchStreamResponse};
 
 use self::lane::{Lane, Lost, Wire};
-use crate::{AppendPermit, AppendReply, AppendRoom, Connection, Failure, Reason, StorageLink};
+use self::messages::{append_message, append_outcome, look_up_message, offset_answer, read_message, read_outcome};
+pub use self::messages::{
+    append_of_message, append_outcome_message, offset_answer_message, offset_query_of_message, read_of_message,
+    read_outcome_message,
+};
+use crate::storage_client::{
+    AppendBatch, BatchesRead, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, StorageClient,
+};
+use crate::{AppendPermit, AppendReply, AppendRoom, Connection, Failure, Reason};
 
 /// Streams per node and direction, each on a connection of its own: one connection is the work of one core.
 const LANES: usize = 4;
@@ -26,8 +33,9 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// A storage node in another process.
 #[derive(Debug)]
-pub(crate) struct RemoteLink {
+pub(crate) struct GrpcStorage {
     node: NodeId,
+    calls: StorageServiceClient<Connection>,
     room: AppendRoom,
     appends: Vec<Lane<Appends>>,
     fetches: Vec<Lane<Fetches>>,
@@ -90,11 +98,12 @@ impl Wire for Fetches {
     }
 }
 
-impl RemoteLink {
-    /// A link to `node`; `connect` makes connections that connect when they are used.
+impl GrpcStorage {
+    /// A client of `node`; `connect` makes connections that connect when they are used.
     pub(crate) fn new(node: NodeId, mut connect: impl FnMut() -> Connection) -> Self {
         Self {
             node,
+            calls: StorageServiceClient::new(connect()),
             room: AppendRoom::new(APPEND_BYTES_MAX),
             appends: (0..LANES).map(|_| Lane::start(Appends(connect()))).collect(),
             fetches: (0..LANES).map(|_| Lane::start(Fetches(connect()))).collect(),
@@ -117,47 +126,44 @@ fn failure(node: NodeId, lost: Lost) -> Failure {
 }
 
 /// The lane of a partition: always the same one, so that its requests keep their order.
-fn lane<'a, T>(lanes: &'a [T], partition: Option<&PartitionRef>) -> &'a T {
+fn lane<T>(lanes: &[T], partition: TopicPartition) -> &T {
     let mut hasher = DefaultHasher::new();
-    partition.map(|partition| (&partition.topic_id, partition.partition)).hash(&mut hasher);
+    partition.hash(&mut hasher);
     let number = usize::try_from(hasher.finish() % lanes.len() as u64).unwrap_or(0);
     &lanes[number]
 }
 
 #[async_trait]
-impl StorageLink for RemoteLink {
-    async fn admit(&self, partition: &PartitionRef, bytes: usize) -> AppendPermit {
-        match walser_proto::topic_partition(partition) {
-            Some((partition, _)) => self.room.admit(partition, bytes).await,
-            None => AppendPermit::uncounted(),
-        }
+impl StorageClient for GrpcStorage {
+    async fn admit(&self, partition: TopicPartition, bytes: usize) -> AppendPermit {
+        self.room.admit(partition, bytes).await
     }
 
-    fn append(&self, permit: AppendPermit, request: AppendStreamRequest, reply: AppendReply) {
+    fn append(&self, permit: AppendPermit, batch: AppendBatch, reply: AppendReply) {
         let node = self.node;
         let answered = move |outcome: Result<AppendStreamResponse, Lost>| {
             drop(permit);
-            match outcome {
-                Ok(answer) => reply.answer(answer),
-                Err(lost) => reply.fail(failure(node, lost)),
-            }
+            reply.answer(outcome.map_err(|lost| failure(node, lost)).and_then(append_outcome));
         };
-        lane(&self.appends, request.r#ref.as_ref()).send(request, answered);
+        lane(&self.appends, batch.partition.id).send(append_message(batch), answered);
     }
 
-    async fn fetch(&self, request: FetchStreamRequest) -> FetchStreamResponse {
-        let correlation_id = request.correlation_id;
+    async fn read(&self, read: ReadBatches) -> Result<BatchesRead, Failure> {
         let (told, outcome) = oneshot::channel();
-        let lane = lane(&self.fetches, request.r#ref.as_ref());
-        let number = lane.send(request, |outcome| drop(told.send(outcome)));
+        let lane = lane(&self.fetches, read.partition.id);
+        let number = lane.send(read_message(&read), |outcome| drop(told.send(outcome)));
         let mut waiting = Waiting { lane, number, over: false };
         let outcome = outcome.await;
         waiting.over = true;
         // A read changes nothing: it can be repeated whether or not it arrived.
-        let gone =
-            || FetchStreamResponse { error: Some(failure(self.node, Lost::Unsent).into()), ..Default::default() };
-        let answer = outcome.ok().and_then(Result::ok).unwrap_or_else(gone);
-        FetchStreamResponse { correlation_id, ..answer }
+        let answer = outcome.ok().and_then(Result::ok).ok_or_else(|| failure(self.node, Lost::Unsent))?;
+        read_outcome(answer)
+    }
+
+    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, Failure> {
+        let answer = self.calls.clone().lookup_offsets(look_up_message(partition, query)).await?.into_inner();
+        let found = answer.found.into_iter().next().ok_or_else(|| Failure::internal("a look-up has no answer"))?;
+        offset_answer(found)
     }
 }
 
