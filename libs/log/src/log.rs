@@ -3,6 +3,7 @@
 //! is in the modules below.
 
 mod append;
+mod damage;
 mod flush;
 mod recovery;
 mod retention;
@@ -128,6 +129,8 @@ pub struct Log {
     zeros_behind_end: bool,
     /// Segments below the log start whose files are still there: found at opening.
     deleted: Vec<Arc<Segment>>,
+    /// Offsets from which files say that records are damaged.
+    damage_notes: Vec<Offset>,
     /// Brings back a fault: the age of the last segment begins anew whenever it is opened for appending.
     #[cfg(feature = "faults")]
     pub age_restarts: bool,
@@ -211,14 +214,6 @@ impl Log {
             Condition::Healthy => Ok(()),
             Condition::Corrupt { from } => Err(LogError::Corrupt { from: *from }),
             Condition::Failed { reason } => Err(LogError::Failed { reason: reason.clone() }),
-        }
-    }
-
-    /// Notes that a read has met damage at `from`: nothing from there on is readable, and nothing more is written.
-    pub fn note_damage(&mut self, from: Offset) {
-        if self.condition == Condition::Healthy && from < self.log_end() {
-            self.condition = Condition::Corrupt { from };
-            self.state.set_corrupt_from(Some(from));
         }
     }
 

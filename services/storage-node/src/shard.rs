@@ -239,8 +239,9 @@ impl Shard {
             Command::ServeReadsOf(id) => self.partitions.get(&id).into_iter().for_each(|found| found.serve_reads()),
             Command::DeleteRecords { .. } | Command::Repair { .. } => self.change_log(command),
             Command::Damaged { partition, from } => {
-                if let Some(found) = self.partitions.get_mut(&partition) {
-                    found.note_damage(from, &self.around);
+                let found = self.partitions.get_mut(&partition);
+                if found.is_some_and(|found| found.note_damage(from, &self.around)) {
+                    self.lend(partition, Task::KeepDamage);
                 }
             }
             Command::Flushed { partition, outcome } => {

@@ -142,6 +142,45 @@ async fn reading_to_the_end_fails_when_a_partition_is_damaged_and_reads_the_othe
     server.assert_no_panic();
 }
 
+/// What a read has met lies where no start looks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_a_read_has_met_is_known_after_a_restart_until_it_is_repaired() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    create(&server.client(), "t", 1, &[]).await;
+    for number in 0..3 {
+        server.client().producer().produce(write("t", 0, format!("value{number}"))).await.unwrap();
+    }
+    server.stop();
+    let dir =
+        std::fs::read_dir(data.join("logs")).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
+    let log = dir.unwrap().join("00000000000000000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[120] ^= 0x55;
+    std::fs::write(&log, bytes).unwrap();
+    let server = Server::start(&data);
+    let read = server.cli(&["consume", "t", "--end"]);
+    assert!(told(&read).contains("(LOG_CORRUPT)"), "{}", told(&read));
+    until(async || code(&server.cli(&["status"])) == 10, "the status names the damage").await;
+    let refused = async |server: &Server| server.client().producer().produce(write("t", 0, "behind it")).await.is_err();
+    assert!(refused(&server).await);
+    server.stop();
+    let server = Server::start(&data);
+    assert_eq!(code(&server.cli(&["status"])), 10, "a stop has made it forgotten");
+    assert!(refused(&server).await, "a write is taken behind damage");
+    let data = server.kill();
+    let server = Server::start(&data);
+    assert!(refused(&server).await, "a write is taken behind damage");
+    server.cli_ok(&["partition", "repair", "t", "0", "--accept-loss"]);
+    assert!(!refused(&server).await);
+    server.stop();
+    let server = Server::start(&data);
+    until(async || code(&server.cli(&["status"])) == 0, "nothing is wrong any more").await;
+    let read = server.cli(&["consume", "t", "--end", "-f", "%v\n"]);
+    assert_eq!((code(&read), out(&read).lines().last().map(str::to_owned)), (0, Some("behind it".to_owned())));
+    server.assert_no_panic();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_data_directory_that_is_gone_is_named_and_a_read_to_the_end_does_not_wait_for_it() {
     let (dir, data) = place();

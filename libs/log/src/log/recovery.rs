@@ -15,7 +15,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walser_model::{LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicPartition};
 
-use super::{Condition, Log, LogConfig, LogError};
+use super::{Condition, Log, LogConfig, LogError, damage};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
@@ -72,6 +72,8 @@ struct Listing {
     segments: Vec<Arc<Segment>>,
     /// Ends of producer snapshots, ascending.
     snapshots: Vec<Offset>,
+    /// Offsets from which files say that records are damaged.
+    damage_notes: Vec<Offset>,
     /// The directory exists.
     exists: bool,
 }
@@ -105,13 +107,14 @@ impl Log {
         checkpoint: Arc<Mutex<Checkpoint>>,
         now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
-        let marks = marks.unwrap_or_default();
-        let Listing { mut segments, snapshots, exists } = list(&disk, &dir)?;
+        let (marked, marks) = (marks.is_some(), marks.unwrap_or_default());
+        let Listing { mut segments, snapshots, damage_notes, exists } = list(&disk, &dir)?;
         let around = checkpoint.lock().names();
         prove_directory(&*disk, &dir, &around, (exists, segments.is_empty()), &marks)?;
         let deleted = below_start(&mut segments, marks.log_start);
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
-        let log_start = marks.log_start.max(first);
+        // The log start is durable before anything below it is removed: where there are marks, they are right.
+        let log_start = if marked { marks.log_start } else { first };
         let mut epochs = if exists { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? } else { None };
         if let Some(epochs) = epochs.as_mut().filter(|_| segments.is_empty()) {
             // Without a batch there is nothing but what was begun.
@@ -140,21 +143,29 @@ impl Log {
             opened_at: now,
             zeros_behind_end: false,
             deleted,
+            damage_notes,
             #[cfg(feature = "faults")]
             age_restarts: false,
         };
-        let recovery = if rebuild_epochs {
-            log.recover(&snapshots, first, log.marks.durable)?
-        } else if log.rested() {
+        let mut recovery = if !rebuild_epochs && log.rested() {
             log.resume()?
         } else {
-            log.recover(&snapshots, log.marks.recovery_point, log.marks.durable)?
+            let from = if rebuild_epochs { first } else { log.marks.recovery_point };
+            match log.hole(from)?.filter(|_| marked) {
+                Some(hole) => {
+                    let mut recovery = Recovery::default();
+                    log.declare_damage(hole, &mut recovery);
+                    recovery
+                }
+                None => log.recover(&snapshots, from, log.marks.durable)?,
+            }
         };
         if log.marks.high_watermark > log.log_end() {
             // Written at once: records may come that nobody has committed.
             log.marks.high_watermark = log.log_end();
             log.write_marks()?;
         }
+        log.take_up_damage(&mut recovery);
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, ..recovery }))
@@ -179,22 +190,25 @@ impl Log {
         self.reconcile_epochs();
         let count = self.state.segments().len();
         let known = self.marks.segments;
-        if known != 0
-            && usize::try_from(known) != Ok(count)
-            && let Some(from) = self.hole()?
-        {
+        let missing = known != 0 && usize::try_from(known) != Ok(count);
+        if let Some(from) = self.hole(if missing { Offset(i64::MAX) } else { Offset::ZERO })? {
             self.declare_damage(from, &mut recovery);
         }
         Ok(recovery)
     }
 
-    /// Where records are missing because a segment file is. Reads the end of each segment.
-    fn hole(&self) -> io::Result<Option<Offset>> {
+    /// Where records are missing because a segment file is, of those that end below `up_to`. The log start is durable
+    /// before anything below it is removed, so the first segment has it. Reads the end of each segment.
+    fn hole(&self, up_to: Offset) -> io::Result<Option<Offset>> {
         let segments = self.state.segments().clone();
         let mut expected = self.marks.log_start;
-        for segment in &segments {
+        for (at, segment) in segments.iter().enumerate() {
             if segment.base > expected {
                 return Ok(Some(expected));
+            }
+            // What is read from here on is compared with what comes before it.
+            if segments.get(at + 1).is_none_or(|next| next.base > up_to) {
+                return Ok(None);
             }
             expected = segment.end()?;
         }
@@ -299,18 +313,10 @@ impl Log {
         }
     }
 
-    fn set_end(&mut self, end: Offset) {
+    pub(super) fn set_end(&mut self, end: Offset) {
         self.state.set_end(end);
         let log_start = self.log_start().min(end);
         self.state.set_log_start(log_start);
-    }
-
-    fn declare_damage(&mut self, from: Offset, recovery: &mut Recovery) {
-        let durable = self.marks.durable;
-        recovery.damage = Some(Damage { from, durable });
-        self.condition = Condition::Corrupt { from };
-        self.state.set_corrupt_from(Some(from));
-        self.set_end(durable);
     }
 
     /// Moves everything from `invalid` on out of the log, into one file beside it.
@@ -360,6 +366,12 @@ impl Log {
         (self.marks.recovery_point, self.marks.recovery_position) = (self.log_start(), 0);
         self.condition = Condition::Healthy;
         self.state.set_corrupt_from(None);
+        let first = self.state.segments().first().map(|segment| segment.base);
+        if let Some(first) = first.filter(|first| *first > self.log_start()) {
+            // The files of the first records are missing: what comes behind them is kept.
+            self.state.set_log_start(first);
+            (self.marks.durable, self.marks.recovery_point) = (first, first);
+        }
         // All of it is read: the damage may lie below what the index and a snapshot vouch for.
         let snapshots = self.snapshots.list()?;
         let recovery = self.recover(&snapshots, self.log_start(), synced);
@@ -367,6 +379,9 @@ impl Log {
         self.snapshots.remove_above(self.log_end())?;
         self.write_marks()?;
         self.sync_marks()?;
+        self.forget_damage()?;
+        // A log that was opened as damaged has not had its names renewed.
+        self.renew_names()?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
     }
 }
@@ -441,6 +456,8 @@ fn list(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Listing> {
             listing.segments.push(Arc::new(Segment::new(Arc::clone(disk), dir, base, entry.len)));
         } else if let Some(end) = snapshots::snapshot_end(name) {
             listing.snapshots.push(end);
+        } else if let Some(from) = damage::noted(name) {
+            listing.damage_notes.push(from);
         }
     }
     listing.segments.sort_unstable_by_key(|segment| segment.base);

@@ -82,10 +82,11 @@ fn a_lost_segment_is_damage() {
     assert!(matches!(site.log.condition(), Condition::Corrupt { .. }));
 }
 
-/// The file is gone after a clean stop, and after a kill, when recovery begins behind it.
+/// The file is gone after a clean stop, and after a kill, when recovery begins behind it; the first one, too, which a
+/// deletion of its records would have removed.
 #[test]
-fn a_lost_segment_in_the_middle_is_damage() {
-    for clean in [true, false] {
+fn a_lost_segment_at_the_start_or_in_the_middle_is_damage() {
+    for (clean, lost) in [(true, 0), (true, 1), (false, 0), (false, 1)] {
         let mut site = site_of(120);
         if clean {
             assert!(site.log.rest().unwrap());
@@ -93,18 +94,54 @@ fn a_lost_segment_in_the_middle_is_damage() {
         let files = log_files(&site);
         assert!(files.len() >= 3);
         let disk = site.disk.clone();
-        disk.remove_file(&files[1].0).unwrap();
+        disk.remove_file(&files[lost].0).unwrap();
         site.restart_on(disk, config());
-        if clean {
-            assert!(matches!(site.log.condition(), Condition::Corrupt { .. }));
-        }
         let hole = last_readable(&site);
-        assert!(hole > Offset(0) && hole < Offset(400), "{hole}");
+        assert_eq!(*site.log.condition(), Condition::Corrupt { from: hole }, "clean {clean}, segment {lost}");
+        assert!((hole > Offset(0)) == (lost > 0) && hole < Offset(400), "{hole}");
         assert!(matches!(site.log.reader().read(hole, Offset(600), 100), Err(ReadError::Corrupt { .. })));
-        site.log.note_damage(hole);
-        let (_, set_aside) = site.log.repair().unwrap();
-        assert!(set_aside > 0 && site.log.log_end() == hole, "{} of {hole}", site.log.log_end());
+        let (end, set_aside) = site.log.repair().unwrap();
+        if lost > 0 {
+            assert!(set_aside > 0 && site.log.log_end() == hole, "{} of {hole}", site.log.log_end());
+        } else {
+            assert!(set_aside == 0 && site.log.log_end() == end && site.log.log_start() > hole, "the rest is kept");
+        }
+        let disk = site.disk.clone();
+        site.restart_on(disk, config());
+        assert_eq!(*site.log.condition(), Condition::Healthy);
     }
+}
+
+/// A read has met it, below what a start looks at: neither a kill nor a clean stop makes it forgotten, a repair does.
+#[test]
+fn damage_that_was_met_is_known_after_a_restart() {
+    for clean in [true, false] {
+        let mut site = site_of(120);
+        assert!(site.log.note_damage(Offset(7)) && !site.log.note_damage(Offset(9)));
+        site.log.keep_damage().unwrap();
+        if clean {
+            let _ = site.log.rest();
+        }
+        let disk = site.disk.lose_power(PowerLoss::Everything);
+        site.restart_on(disk, config());
+        assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(7) });
+        assert_eq!(site.found.damage.as_ref().map(|damage| damage.from), Some(Offset(7)));
+        site.log.repair().unwrap();
+        let disk = site.disk.lose_power(PowerLoss::Everything);
+        site.restart_on(disk, config());
+        assert_eq!(*site.log.condition(), Condition::Healthy, "nothing was damaged");
+    }
+}
+
+/// A deletion has removed the first segments, and the process was killed: nothing is missing.
+#[test]
+fn segments_that_were_deleted_are_not_missing_after_a_kill() {
+    let mut site = site_of(120);
+    let before = Offset(300);
+    site.log.delete_records(before, 0).unwrap();
+    let disk = site.disk.clone();
+    site.restart_on(disk, config());
+    assert_eq!((site.log.condition(), site.log.log_start()), (&Condition::Healthy, before));
 }
 
 fn last_readable(site: &Site) -> Offset {

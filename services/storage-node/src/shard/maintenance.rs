@@ -27,6 +27,8 @@ pub(crate) enum Task {
     Retain { trusted: bool, close_old: bool },
     /// Close the files of a partition that nobody writes.
     Rest,
+    /// Write down that the log is damaged.
+    KeepDamage,
     /// Raise the log start.
     DeleteRecords { before: Offset, reply: oneshot::Sender<Result<Offset, Failure>> },
     /// Give up the damaged part of a log.
@@ -91,7 +93,12 @@ impl Task {
     pub(super) fn needs_idle(&self) -> bool {
         match self {
             Self::Repair { .. } | Self::Remove { .. } | Self::SetAside { .. } | Self::Close => true,
-            Self::Open { .. } | Self::Prepare | Self::Retain { .. } | Self::Rest | Self::DeleteRecords { .. } => false,
+            Self::Open { .. }
+            | Self::Prepare
+            | Self::Retain { .. }
+            | Self::Rest
+            | Self::KeepDamage
+            | Self::DeleteRecords { .. } => false,
         }
     }
 
@@ -105,6 +112,7 @@ impl Task {
             Self::Prepare => Lane::Prepare,
             Self::Retain { .. } | Self::Rest => Lane::Upkeep,
             Self::Open { .. }
+            | Self::KeepDamage
             | Self::DeleteRecords { .. }
             | Self::Repair { .. }
             | Self::Remove { .. }
@@ -143,6 +151,7 @@ fn maintain(mut partition: Box<Partition>, task: Task, around: &Surroundings) ->
         Task::Prepare => partition.prepare(around),
         Task::Retain { trusted, close_old } => partition.retain(around, trusted, close_old),
         Task::Rest => partition.rest(around),
+        Task::KeepDamage => partition.keep_damage(around),
         Task::DeleteRecords { before, reply } => drop(reply.send(partition.delete_records(before, around))),
         Task::Repair { reply } => drop(reply.send(partition.repair(around))),
         Task::Close => {

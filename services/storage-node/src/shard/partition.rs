@@ -396,6 +396,7 @@ impl Partition {
         self.step(ReplicaEvent::LogChanged, around);
         if let Condition::Corrupt { from } = *self.log.condition() {
             self.note_damage(from, around);
+            self.keep_damage(around);
         }
         self.log.rest_closed_segments();
         if rested && self.log.open_files() > 0 {

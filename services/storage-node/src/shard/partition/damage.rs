@@ -21,12 +21,21 @@ pub(crate) struct Repaired {
 }
 
 impl Partition {
-    /// A read, or retention, has met damage.
-    pub(crate) fn note_damage(&mut self, from: Offset, around: &Surroundings) {
-        self.log.note_damage(from);
+    /// A read, or retention, has met damage. True: it is news, which is to be written down.
+    pub(crate) fn note_damage(&mut self, from: Offset, around: &Surroundings) -> bool {
+        let news = self.log.note_damage(from);
         if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.shown.failed() {
             tracing::error!(partition = %around.named(self.log.partition()), %from, "durable records are damaged");
             self.shown.show(self.log.condition());
+        }
+        news
+    }
+
+    /// Writes down that the log is damaged, so that a restart does not take writes again.
+    pub(crate) fn keep_damage(&mut self, around: &Surroundings) {
+        if let Err(error) = self.log.keep_damage() {
+            let partition = around.named(self.log.partition());
+            tracing::warn!(%partition, %error, "it is not written down that the log is damaged");
         }
     }
 

@@ -39,6 +39,7 @@ impl World {
             6 => {
                 let end = self.seen.get(&partition).map_or(0, |seen| usize::try_from(seen.0).unwrap());
                 let from = Offset(i64::try_from(self.below(end + 1)).unwrap());
+                self.blamed.insert(partition);
                 queue.push(Command::Damaged { partition, from });
             }
             7 | 8 => {

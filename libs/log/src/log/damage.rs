@@ -1,0 +1,82 @@
+//! Damage to durable records: noted when it is met, kept over restarts, and given up by a repair.
+//!
+//! What a read has met lies below the recovery point, where no start looks. So a log that is damaged says so by the name
+//! of an empty file in its directory, until it is repaired: otherwise a restart would take writes again.
+
+use std::io;
+
+use walser_model::Offset;
+
+use super::{Condition, Log, Recovery};
+use crate::disk::Open;
+use crate::log::recovery::Damage;
+
+/// The name of a file that says that records are damaged from an offset on.
+fn note_name(from: Offset) -> String {
+    format!("damaged-from-{:020}", from.0)
+}
+
+/// The offset that such a name has.
+pub(super) fn noted(name: &str) -> Option<Offset> {
+    let digits = name.strip_prefix("damaged-from-")?;
+    (digits.len() == 20).then(|| digits.parse().ok().map(Offset)).flatten()
+}
+
+impl Log {
+    /// Notes that durable records are damaged from an offset on: the log takes no writes. False: it was known, or the
+    /// log does not reach that far. It is kept over a restart once [`Log::keep_damage`] has written it down.
+    pub fn note_damage(&mut self, from: Offset) -> bool {
+        let fresh = self.condition == Condition::Healthy && from < self.log_end();
+        if fresh {
+            self.condition = Condition::Corrupt { from };
+            self.state.set_corrupt_from(Some(from));
+        }
+        fresh
+    }
+
+    /// Writes down that the log is damaged, if it is, for the next start. Blocks.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn keep_damage(&mut self) -> io::Result<()> {
+        let Condition::Corrupt { from } = self.condition else { return Ok(()) };
+        if self.damage_notes.contains(&from) {
+            return Ok(());
+        }
+        self.names.disk().open(&self.names.path().join(note_name(from)), Open::Write)?;
+        self.damage_notes.push(from);
+        self.names.sync()
+    }
+
+    /// The log has been repaired: nothing says any more that it is damaged.
+    pub(super) fn forget_damage(&mut self) -> io::Result<()> {
+        while let Some(from) = self.damage_notes.last() {
+            match self.names.disk().remove_file(&self.names.path().join(note_name(*from))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.damage_notes.pop(),
+            };
+        }
+        self.names.sync()
+    }
+
+    /// Takes up what was found, and what an earlier process has written down. Notes above the log end are of records
+    /// that are gone.
+    pub(super) fn take_up_damage(&mut self, recovery: &mut Recovery) {
+        let noted = self.damage_notes.iter().copied().min();
+        if let Some(from) = noted.filter(|from| self.note_damage(*from)) {
+            recovery.damage = Some(Damage { from, durable: self.marks.durable });
+        }
+        if let Err(error) = self.keep_damage() {
+            tracing::warn!(partition = %self.partition, %error, "it is not written down that the log is damaged");
+        }
+    }
+
+    /// Everything below the durable mark is taken for what there was: the log takes no writes from here on.
+    pub(super) fn declare_damage(&mut self, from: Offset, recovery: &mut Recovery) {
+        let durable = self.marks.durable;
+        recovery.damage = Some(Damage { from, durable });
+        self.condition = Condition::Corrupt { from };
+        self.state.set_corrupt_from(Some(from));
+        self.set_end(durable);
+    }
+}
