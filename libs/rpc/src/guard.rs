@@ -1,12 +1,10 @@
 //! A layer around all services of a listener: request ids, spans, metrics, panics, and details for errors that tonic
 //! makes.
 
-use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,6 +21,7 @@ use walser_proto::v1::ErrorReason as Reason;
 use crate::accept_compressed::ACCEPTED;
 use crate::call_metrics::{CallMetrics, RunningCall};
 use crate::failure::Failure;
+use crate::send_gate::{Next, SendGate};
 
 const REQUEST_ID: &str = "walser-request-id";
 const SERVER: &str = "walser-server";
@@ -48,33 +47,14 @@ pub struct Guarded<S> {
     guard: Guard,
 }
 
-/// Put into the extensions of an answer: it is dropped when the connection has taken the last of the answer's body.
-/// For budgets of memory that the answer uses.
-#[derive(Clone)]
-pub struct HeldUntilSent(#[expect(dead_code, reason = "it is held to be dropped")] Arc<dyn Any + Send + Sync>);
-
-/// The body of an answer: a panic inside it ends it with `INTERNAL`, and it may hold something until it has been taken,
-/// or dropped.
+/// The body of an answer: a panic inside it ends it with `INTERNAL`, and large messages may leave through a gate.
 struct GuardedBody {
     /// `None` after a panic.
     body: Option<Body>,
     path: String,
     request_id: HeaderValue,
     call: RunningCall,
-    _held: Option<HeldUntilSent>,
-}
-
-impl HeldUntilSent {
-    /// Holds `what`.
-    pub fn new(what: impl Send + Sync + 'static) -> Self {
-        Self(Arc::new(what))
-    }
-}
-
-impl std::fmt::Debug for HeldUntilSent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("HeldUntilSent").finish_non_exhaustive()
-    }
+    gate: Option<SendGate>,
 }
 
 impl http_body::Body for GuardedBody {
@@ -87,28 +67,45 @@ impl http_body::Body for GuardedBody {
     ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        if let Ok(polled) = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(context))) {
-            if let Poll::Ready(Some(Ok(frame))) = &polled
-                && let Some(trailers) = frame.trailers_ref()
-            {
-                this.call.end_with(trailers);
-            }
-            return polled;
+        match this.gate.as_ref().map(SendGate::next) {
+            Some(Next::Part(part)) => return Poll::Ready(Some(Ok(http_body::Frame::data(part)))),
+            Some(Next::End(failure)) => return Poll::Ready(Some(this.end(&failure.into()))),
+            Some(Next::Message) | None => {}
         }
-        this.body = None;
-        let status = panicked(&this.path, &this.request_id);
-        let mut trailers = http::HeaderMap::new();
-        let added = status.add_header(&mut trailers);
-        this.call.end_with(&trailers);
-        Poll::Ready(Some(added.map(|()| http_body::Frame::trailers(trailers))))
+        let Ok(polled) = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(context))) else {
+            let status = panicked(&this.path, &this.request_id);
+            return Poll::Ready(Some(this.end(&status)));
+        };
+        let Poll::Ready(Some(Ok(frame))) = polled else { return polled };
+        if let Some(trailers) = frame.trailers_ref() {
+            this.call.end_with(trailers);
+        }
+        Poll::Ready(Some(Ok(match (frame.into_data(), &this.gate) {
+            (Ok(message), Some(gate)) => http_body::Frame::data(gate.message(message)),
+            (Ok(message), None) => http_body::Frame::data(message),
+            (Err(frame), _) => frame,
+        })))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+        // With a gate, more may wait than the body has.
+        self.body.as_ref().is_none_or(|body| self.gate.is_none() && body.is_end_stream())
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.body.as_ref().map(http_body::Body::size_hint).unwrap_or_default()
+        let body = self.body.as_ref().filter(|_| self.gate.is_none());
+        body.map(http_body::Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl GuardedBody {
+    /// Ends the answer with a status of its own.
+    fn end(&mut self, status: &Status) -> Result<http_body::Frame<bytes::Bytes>, Status> {
+        self.body = None;
+        let mut trailers = http::HeaderMap::new();
+        status.add_header(&mut trailers)?;
+        self.call.end_with(&trailers);
+        Ok(http_body::Frame::trailers(trailers))
     }
 }
 
@@ -189,11 +186,11 @@ where
                 };
                 explain(&path, &mut response);
                 running.end_with(response.headers());
-                let held = response.extensions_mut().remove::<HeldUntilSent>();
+                let gate = response.extensions_mut().remove::<SendGate>();
                 let request_id_of_body = request_id.clone();
                 let mut response = response.map(|body| {
                     let (body, request_id) = (Some(body), request_id_of_body);
-                    Body::new(GuardedBody { body, path, request_id, call: running, _held: held })
+                    Body::new(GuardedBody { body, path, request_id, call: running, gate })
                 });
                 let headers = response.headers_mut();
                 headers.insert(REQUEST_ID, request_id);
@@ -273,6 +270,8 @@ fn next_request_id() -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http_body_util::BodyExt as _;
     use tower::ServiceExt as _;
 
@@ -354,7 +353,9 @@ mod tests {
             let answer = Arc::clone(&answer);
             async move {
                 let mut response = Response::new(Body::new(Panics(false)));
-                response.extensions_mut().insert(HeldUntilSent::new(answer));
+                let gate = SendGate::default();
+                gate.leaves(answer);
+                response.extensions_mut().insert(gate);
                 Ok(response)
             }
         });

@@ -15,6 +15,7 @@ mod network;
 mod outage;
 mod reason;
 mod room;
+mod send_gate;
 mod storage_client;
 
 pub use accept_compressed::AcceptCompressed;
@@ -24,7 +25,7 @@ pub use grpc_storage::{
     append_of_message, append_outcome_message, offset_answer_message, offset_query_of_message, read_of_message,
     read_outcome_message,
 };
-pub use guard::{Guard, HeldUntilSent, SpanMaker, catch_panic};
+pub use guard::{Guard, SpanMaker, catch_panic};
 pub use metadata::{
     MetadataSeen, MetadataStream, change_messages, snapshot_messages, wire_registration, wire_time, wire_topic,
     wire_topic_value,
@@ -33,6 +34,7 @@ pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use outage::Outage;
 pub use reason::rule;
 pub use room::AppendRoom;
+pub use send_gate::{SendGate, WeakGate};
 pub use storage_client::{
     AppendBatch, AppendOutcome, AppendPermit, AppendReply, BatchAppended, BatchesRead, LedPartition, OffsetAnswer,
     OffsetQuery, ReadBatches, StorageClient,

@@ -34,7 +34,7 @@ use crate::heartbeat::Heartbeats;
 use crate::leaders::Leaders;
 use crate::metadata::Metadata;
 use crate::producing::Producing;
-use crate::reading::Reading;
+use crate::reading::{MESSAGE_BYTES_MAX, Reading};
 use crate::router::Router;
 use crate::topics::Topics;
 
@@ -54,9 +54,6 @@ const HEALTH_NAMES: [&str; 5] = [
     <TopicServiceServer<TopicApi> as NamedService>::NAME,
     <ClusterServiceServer<ClusterApi> as NamedService>::NAME,
 ];
-
-/// Largest message that the gateway sends: a chunk for a client that takes more than the default.
-const SEND_BYTES_MAX: usize = 64 << 20;
 
 /// `google/rpc/status.proto` and `google/rpc/error_details.proto`, for clients that show the details of errors. The
 /// descriptors of tonic have the names without the folder; a client that has these files itself would see them twice.
@@ -155,7 +152,7 @@ pub(crate) async fn routes(parts: PublicParts, tasks: &mut Tasks) -> Routes {
     let producer = ProducerServiceServer::new(parts.producer()).max_decoding_message_size(receive);
     let consumer =
         ConsumerServiceServer::new(ConsumerApi { reading: parts.reading.clone() }).max_decoding_message_size(receive);
-    let consumer = consumer.max_encoding_message_size(SEND_BYTES_MAX);
+    let consumer = consumer.max_encoding_message_size(MESSAGE_BYTES_MAX);
     let topic = TopicServiceServer::new(parts.topic()).max_decoding_message_size(receive);
     let cluster = ClusterServiceServer::new(parts.cluster()).max_decoding_message_size(receive);
     let operation = OperationServiceServer::new(parts.cluster()).max_decoding_message_size(receive);

@@ -17,7 +17,7 @@ use walser_model::{Clock, Random};
 use walser_service::Shutdown;
 
 pub(crate) use budget::ReadBudget;
-pub(crate) use target::{Place, Positions, Target, place};
+pub(crate) use target::{MESSAGE_BYTES_MAX, Place, Positions, Target, place};
 
 use crate::heartbeat::Heartbeats;
 use crate::metadata::Metadata;

@@ -33,15 +33,17 @@ impl ConsumerService for ConsumerApi {
             })??,
         };
         let mut answer = Response::new(response.response);
-        answer.extensions_mut().insert(walser_rpc::HeldUntilSent::new(response.permit));
+        answer.extensions_mut().insert(response.gate);
         Ok(answer)
     }
 
     type ReadStream = Pin<Box<dyn Stream<Item = Result<pb::ReadResponse, Status>> + Send>>;
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Answer<Self::ReadStream> {
-        let stream = self.reading.read(request.into_inner()).await?;
-        Ok(Response::new(Box::pin(stream)))
+        let (stream, gate) = self.reading.read(request.into_inner()).await?;
+        let mut answer: Response<Self::ReadStream> = Response::new(Box::pin(stream));
+        answer.extensions_mut().insert(gate);
+        Ok(answer)
     }
 
     async fn list_offsets(&self, request: Request<pb::ListOffsetsRequest>) -> Answer<pb::ListOffsetsResponse> {

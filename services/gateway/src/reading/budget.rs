@@ -1,14 +1,21 @@
 //! Memory for what is read and not sent yet: one budget for the process, and a much smaller one for each stream.
 //!
 //! Budget is taken before a chunk is read and decoded, by an upper estimate of what that costs; the rest is returned
-//! as soon as the cost is known, and the chunk's part when the message has left for the connection. Who waits for
+//! as soon as the cost is known, and the chunk's part when the connection has taken the message. Who waits for
 //! records holds nothing, and who holds something never waits for more: so there is no deadlock, however many readers
-//! share the budget. A stream takes from its own budget first, so that one that stalls cannot take everything.
+//! share the budget. A stream takes from its own budget first, so that one that stalls cannot take everything; and what
+//! clients have not taken for [`STALL_MAX`] is taken back while others wait.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use walser_rpc::{Failure, Reason, SendGate, WeakGate};
+
+use crate::within::within;
 
 /// What one stream may hold, in bytes, unless a single chunk costs more.
 const STREAM_BYTES: usize = 8 << 20;
@@ -22,6 +29,25 @@ pub(crate) struct ReadBudget {
     units: Arc<Semaphore>,
     total: usize,
     waiting: Arc<AtomicUsize>,
+    /// Answers under way, and when the list is looked through for those that are over.
+    answers: Arc<Mutex<Answers>>,
+}
+
+#[derive(Debug, Default)]
+struct Answers {
+    gates: Vec<WeakGate>,
+    sweep_at: usize,
+}
+
+/// How long a client may take nothing while other readers wait for budget.
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(10);
+/// Shorter lists of answers are not looked through.
+const SWEEP_MIN: usize = 64;
+
+/// The end of an answer whose client takes nothing.
+pub(crate) fn stalled() -> Failure {
+    let text = "the client took nothing for 10 s while other readers wait for memory; read on from its position";
+    Failure::new(Reason::GatewayOverloaded, text)
 }
 
 /// The budget of one stream, within that of the process. Clones share it.
@@ -70,14 +96,42 @@ impl ReadBudget {
     pub(crate) fn new(bytes: usize) -> Self {
         let most = usize::try_from(u32::MAX).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let total = (bytes / UNIT_BYTES).clamp(1, most);
-        Self { units: Arc::new(Semaphore::new(total)), total, waiting: Arc::default() }
+        Self { units: Arc::new(Semaphore::new(total)), total, waiting: Arc::default(), answers: Arc::default() }
     }
 
     /// Takes `bytes` for a call that is no stream. Waits until others have returned enough, first come, first served.
     pub(crate) async fn take(&self, bytes: usize) -> ReadPermit {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
-        ReadPermit { process: acquire(&self.units, units(bytes, self.total)).await, own: None }
+        let mut process = pin!(acquire(&self.units, units(bytes, self.total)));
+        loop {
+            // Its turn stays its turn.
+            match within(STALL_MAX, process.as_mut()).await {
+                Ok(process) => return ReadPermit { process, own: None },
+                Err(_elapsed) => self.take_back(),
+            }
+        }
+    }
+
+    /// The gate of an answer whose messages hold budget until the connection has taken them.
+    pub(crate) fn gate(&self) -> SendGate {
+        let gate = SendGate::default();
+        let mut answers = self.answers.lock();
+        if answers.gates.len() >= answers.sweep_at {
+            answers.gates.retain(WeakGate::is_alive);
+            answers.sweep_at = (2 * answers.gates.len()).max(SWEEP_MIN);
+        }
+        answers.gates.push(gate.downgrade());
+        gate
+    }
+
+    /// Takes back what waits for clients that take nothing.
+    fn take_back(&self) {
+        let gates = self.answers.lock().gates.clone();
+        let cut = gates.iter().filter(|gate| gate.cut_if_stalled(STALL_MAX, &stalled())).count();
+        if cut > 0 {
+            tracing::info!(streams = cut, "readers that take nothing are cut off: others wait for their memory");
+        }
     }
 
     /// Whether a reader waits for budget at this moment.
@@ -115,6 +169,11 @@ impl StreamBudget {
         let own = acquire(&self.own, units(bytes, STREAM_BYTES / UNIT_BYTES)).await;
         let permit = self.process.take(bytes).await;
         ReadPermit { own: Some(own), ..permit }
+    }
+
+    /// The gate of the stream: see [`ReadBudget::gate`].
+    pub(crate) fn gate(&self) -> SendGate {
+        self.process.gate()
     }
 
     /// Whether any reader of the process waits for budget at this moment.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use walser_model::{NodeId, Offset, PartitionIndex};
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{Failure, Reason, SendGate};
 
 use crate::error::{NO_ANSWER, no_answer};
 use crate::retry::{Backoff, lost};
@@ -35,11 +35,11 @@ const ANSWER_FIRST: Duration = Duration::from_secs(1);
 /// Time between two looks while a leader moves.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// The answer of a `Fetch`, and the budget that it holds until it is sent.
+/// The answer of a `Fetch`, and the gate with the budget that it holds until it is sent.
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub(crate) response: pb::FetchResponse,
-    pub(crate) permit: ReadPermit,
+    pub(crate) gate: SendGate,
 }
 
 /// One look at all partitions of a call.
@@ -148,7 +148,10 @@ impl Reading {
             last |= Instant::now() >= until || self.shutdown.begun();
             if last || enough {
                 self.count_consumed(&looked.response.chunks);
-                return Ok(Fetched { response: looked.answer(options.shape.message_bytes_max)?, permit });
+                let response = looked.answer(options.shape.message_bytes_max)?;
+                let gate = self.budget.gate();
+                gate.leaves(permit);
+                return Ok(Fetched { response, gate });
             }
             // What was read is dropped for the wait, and read again from the same places with what comes.
             let Pass { cursors: behind, moving, silent, response, .. } = looked;

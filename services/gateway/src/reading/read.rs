@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
-use walser_rpc::{Failure, Reason, catch_panic, wire_time};
+use walser_rpc::{Failure, Reason, SendGate, catch_panic, wire_time};
 
 use crate::error::draining;
 
@@ -60,7 +60,10 @@ struct Driver {
 
 impl Reading {
     /// Starts a read; errors of the request itself are answered at once.
-    pub(crate) async fn read(&self, request: pb::ReadRequest) -> Result<impl Stream<Item = Item> + use<>, Failure> {
+    pub(crate) async fn read(
+        &self,
+        request: pb::ReadRequest,
+    ) -> Result<(impl Stream<Item = Item> + use<>, SendGate), Failure> {
         let options = super::target::options(request.options.as_ref())?;
         if request.max_records < 0 {
             return Err(Failure::field("max_records", "must not be negative"));
@@ -73,7 +76,7 @@ impl Reading {
             growing.push((Arc::from(asked.topic.as_str()), count));
         }
         let budget = self.budget.stream();
-        let (outlet, stream) = outlet(budget.clone());
+        let (outlet, stream, gate) = outlet(budget.clone());
         let (said, heard) = mpsc::channel(QUEUE);
         let mut driver = Driver {
             reading: self.clone(),
@@ -97,7 +100,7 @@ impl Reading {
                 failing.send(failure).await;
             }
         });
-        Ok(stream)
+        Ok((stream, gate))
     }
 }
 

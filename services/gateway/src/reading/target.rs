@@ -20,6 +20,8 @@ const PARTITIONS_MAX: usize = 10_000;
 /// What a client takes that says nothing: the default of most gRPC libraries.
 const CLIENT_MESSAGE_BYTES: usize = 4 << 20;
 const CLIENT_MESSAGE_BYTES_MIN: i32 = 8 << 10;
+/// Largest message that is sent, whatever a client takes.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// How long a leader may take to answer what needs no waiting, before it counts as lost.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -94,7 +96,7 @@ pub(crate) fn options(options: Option<&pb::ReadOptions>) -> Result<Options, Fail
             let text = format!("must be at least {CLIENT_MESSAGE_BYTES_MIN}, or 0 for 4 MiB");
             return Err(Failure::field("options.max_message_bytes", text));
         }
-        bytes => usize::try_from(bytes).unwrap_or(CLIENT_MESSAGE_BYTES),
+        bytes => usize::try_from(bytes).unwrap_or(CLIENT_MESSAGE_BYTES).min(MESSAGE_BYTES_MAX),
     };
     let batches = encoding == pb::Encoding::RecordBatches;
     if batches && options.metadata_only {

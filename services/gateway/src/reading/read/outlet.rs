@@ -5,7 +5,6 @@
 //! is free at once; the client reads on from its position when it opens the stream again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -13,14 +12,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{Failure, SendGate};
 
-use crate::reading::budget::{ReadPermit, StreamBudget};
+use crate::reading::budget::{ReadPermit, STALL_MAX, StreamBudget, stalled};
 
 /// Messages that wait for the client; the outlet replaces the only one.
 const QUEUE: usize = 1;
-/// How long a client may take nothing while other readers wait for budget.
-const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// A message, or the end of the stream with its reason.
 pub(crate) type Item = Result<pb::ReadResponse, Status>;
@@ -47,12 +44,18 @@ impl Failing {
     }
 }
 
-/// An outlet, and the messages as the client takes them.
-pub(super) fn outlet(budget: StreamBudget) -> (Outlet, impl Stream<Item = Item> + Send + use<>) {
+/// An outlet, the messages as the client takes them, and the gate through which they leave.
+pub(super) fn outlet(budget: StreamBudget) -> (Outlet, impl Stream<Item = Item> + Send + use<>, SendGate) {
     let (slots, taken) = mpsc::channel::<Slot>(QUEUE);
-    // The permit is dropped here: the message is encoded next, and the connection has its own bounds.
-    let messages = ReceiverStream::new(taken).filter_map(|slot| slot.lock().take().map(|(item, _permit)| item));
-    (Outlet { slots, last: Slot::default(), budget }, messages)
+    let gate = budget.gate();
+    let leaving = gate.clone();
+    let messages = ReceiverStream::new(taken).filter_map(move |slot| {
+        let (item, permit) = slot.lock().take()?;
+        // The message is encoded next, and holds its budget until the connection has taken it.
+        leaving.leaves(permit);
+        Some(item)
+    });
+    (Outlet { slots, last: Slot::default(), budget }, messages, gate)
 }
 
 // === impl Outlet ===
@@ -88,15 +91,16 @@ impl Outlet {
 
     /// Replaces the message that the client does not take by the end of the stream.
     fn cut(&self) {
-        let text = "the client took nothing for 10 s while other readers wait for memory; read on from its position";
         if let Some(waiting) = self.last.lock().as_mut() {
-            *waiting = (Err(Failure::new(Reason::GatewayOverloaded, text).into()), None);
+            *waiting = (Err(stalled().into()), None);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use walser_rpc::Reason;
+
     use super::*;
     use crate::reading::budget::ReadBudget;
 
@@ -107,7 +111,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_message_holds_its_budget_until_it_is_taken() {
         let budget = ReadBudget::new(1 << 20);
-        let (mut outlet, messages) = outlet(budget.stream());
+        let (mut outlet, messages, _gate) = outlet(budget.stream());
         let mut messages = std::pin::pin!(messages);
         let permit = budget.take(1 << 20).await;
         assert!(outlet.send(message(), Some(permit)).await);
@@ -118,13 +122,16 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(budget.is_contended());
         assert!(messages.next().await.unwrap().is_ok());
+        tokio::task::yield_now().await;
+        assert!(budget.is_contended(), "the connection may not have taken it");
+        assert!(outlet.send(message(), None).await && messages.next().await.unwrap().is_ok());
         waiting.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_gives_way_when_others_wait_and_only_then() {
         let budget = ReadBudget::new(1 << 20);
-        let (mut outlet, messages) = outlet(budget.stream());
+        let (mut outlet, messages, _gate) = outlet(budget.stream());
         let permit = budget.take(1 << 20).await;
         assert!(outlet.send(message(), Some(permit)).await);
         let patient = tokio::time::timeout(STALL_MAX * 20, outlet.send(message(), None)).await;
