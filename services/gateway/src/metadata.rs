@@ -3,11 +3,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus::IntGauge;
 use tokio::sync::watch;
 use walser_metadata::Changes;
-use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Network, Outage};
+use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Network, Outage, Reason};
 use walser_service::Shutdown;
 
 use crate::retry::Backoff;
@@ -29,12 +29,14 @@ pub(crate) struct Metadata {
     version: Arc<watch::Sender<i64>>,
     /// Nothing is followed any more: nobody waits for a change.
     ended: Arc<watch::Sender<bool>>,
+    /// Why what the controller says is not obeyed: it is of another cluster, or older than what was seen.
+    refused: Arc<ArcSwapOption<Failure>>,
 }
 
 impl Default for Metadata {
     fn default() -> Self {
         let (version, ended) = (Arc::new(watch::Sender::new(0)), Arc::new(watch::Sender::new(false)));
-        Self { view: Arc::default(), version, ended }
+        Self { view: Arc::default(), version, ended, refused: Arc::default() }
     }
 }
 
@@ -49,6 +51,23 @@ impl Metadata {
     /// A topic by name, as it is.
     pub(crate) fn topic(&self, name: &str) -> Option<Arc<TopicView>> {
         self.view.load().topic_named(name).cloned()
+    }
+
+    /// Why what the controller says is not obeyed at present. What is known goes on; what the controller knows beside it
+    /// is not this cluster's.
+    pub(crate) fn refused(&self) -> Option<Failure> {
+        self.refused.load_full().map(|failure| Failure::clone(&failure))
+    }
+
+    /// An error while what the controller says is not obeyed: for calls that would ask it, or change something there.
+    pub(crate) fn obeyed(&self) -> Result<(), Failure> {
+        self.refused().map_or(Ok(()), Err)
+    }
+
+    fn note_refusal(&self, failure: &Failure) {
+        if matches!(failure.reason(), Reason::ClusterIdMismatch | Reason::MetadataRollback) {
+            self.refused.store(Some(Arc::new(failure.clone())));
+        }
     }
 
     /// Changes of the version.
@@ -119,6 +138,7 @@ impl Metadata {
                 () = shutdown.wait() => break,
             };
             if let Err(failure) = outcome {
+                self.note_refusal(&failure);
                 outage.failed(&failure);
             }
             if seen.version > version {
@@ -148,6 +168,7 @@ impl Metadata {
             let version = view.version();
             seen.clone_from(stream.seen());
             self.view.store(Arc::new(view));
+            self.refused.store(None);
             self.version.send_replace(version);
             shown_version.set(version);
         }

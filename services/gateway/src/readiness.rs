@@ -49,6 +49,9 @@ impl Readiness {
         if !self.metadata.known() {
             return Some("no controller has answered yet".to_owned());
         }
+        if let Some(refused) = self.metadata.refused() {
+            return Some(format!("{}: {refused}", refused.reason_name()));
+        }
         let nodes = self.network.storage_nodes();
         if nodes.is_empty() {
             return Some("no storage node is known".to_owned());

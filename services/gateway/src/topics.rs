@@ -68,6 +68,7 @@ impl Topics {
         if let Some(topic) = self.metadata.topic(name.as_str()) {
             return Ok(topic);
         }
+        self.metadata.obeyed()?;
         let mut client = TopicServiceClient::new(self.controller.clone());
         let found = client.get_topic(pb::GetTopicRequest { name: text.to_owned() }).await;
         match found.map_err(Failure::from) {
@@ -126,6 +127,7 @@ impl Topics {
         if partition < 0 {
             return Err(missing);
         }
+        self.metadata.obeyed()?;
         let mut client = TopicServiceClient::new(self.controller.clone());
         let request = pb::GetTopicRequest { name: topic.name.to_string() };
         let Ok(found) = client.get_topic(request).await else { return Err(missing) };
@@ -145,6 +147,7 @@ impl Topics {
         if id == topic.id {
             return Ok(());
         }
+        self.metadata.obeyed()?;
         let mut client = TopicServiceClient::new(self.controller.clone());
         let found = client.get_topic(pb::GetTopicRequest { name: topic.name.to_string() }).await?.into_inner().topic;
         if found.is_some_and(|found| found.id == id.to_string()) {

@@ -5,8 +5,9 @@ use std::process::Command;
 
 use walser_client::Client;
 use walser_proto::v1 as pb;
-use walser_rpc::Failure;
+use walser_rpc::{Failure, Reason};
 
+use crate::faults::{get_from, until};
 use crate::server::{PATIENCE, Ready, create, place, program, read_all, record, start, wait_a_little};
 
 /// A running service; killed when it is dropped.
@@ -248,6 +249,46 @@ async fn records_flow_while_the_controller_is_away() {
         wait_a_little();
     }
     assert_eq!(read_all(&client, "t", 0).await.len(), 1);
+}
+
+/// A controller with metadata of its own in the place of the cluster's: what is known goes on, and nothing that the other
+/// one says passes for this cluster's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_does_not_obey_a_controller_of_another_cluster() {
+    let (_dir, data) = place();
+    let mut cluster = Cluster::start(&data);
+    let client = cluster.client();
+    create(&client, "t", 1, &[]).await;
+    let write = || pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
+    client.producer().produce(write()).await.unwrap();
+    let (address, own, aside) = (cluster.controller_address(), data.join("controller"), data.join("aside"));
+    cluster.kill_controller();
+    std::fs::rename(&own, &aside).unwrap();
+    cluster.start_controller(&address);
+    let mismatch = async |answer: Result<(), tonic::Status>| {
+        answer.is_err_and(|status| Failure::from(status).reason() == Reason::ClusterIdMismatch)
+    };
+    let get = pb::GetTopicRequest { name: "t".to_owned() };
+    let refused = async || mismatch(client.topics().get_topic(get.clone()).await.map(drop)).await;
+    until(refused, "the gateway says that the controller is not that of its cluster").await;
+    assert!(mismatch(client.topics().list_topics(pb::ListTopicsRequest::default()).await.map(drop)).await);
+    let missing = pb::ProduceRequest { topic: "other".to_owned(), ..write() };
+    assert!(mismatch(client.producer().produce(missing).await.map(drop)).await);
+    assert_eq!(read_all(&client, "t", 0).await.len(), 1, "what is known can be read");
+    let admin = cluster.gateway_admin();
+    let probe = async || get_from(&admin, "/readyz").contains("CLUSTER_ID_MISMATCH");
+    until(probe, "the probe of the gateway names the reason").await;
+    let health = client.cluster().get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner().cluster;
+    let issues = health.unwrap().health.unwrap().issues;
+    assert!(issues.iter().any(|issue| issue.code == "CLUSTER_ID_MISMATCH"), "{issues:?}");
+
+    cluster.kill_controller();
+    std::fs::remove_dir_all(&own).unwrap();
+    std::fs::rename(&aside, &own).unwrap();
+    cluster.start_controller(&address);
+    until(async || client.topics().get_topic(get.clone()).await.is_ok(), "its own controller is obeyed again").await;
+    until(async || client.producer().produce(write()).await.is_ok(), "writes go on").await;
+    assert!(read_all(&client, "t", 0).await.len() >= 2);
 }
 
 /// Three storage nodes, and nothing that copies records between them: nothing may promise copies.

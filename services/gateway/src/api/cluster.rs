@@ -42,6 +42,19 @@ pub(super) struct ClusterApi {
     pub(super) router: Router,
 }
 
+/// This gateway does not obey what the controller says.
+fn refused_issue(refused: &Failure) -> pb::HealthIssue {
+    pb::HealthIssue {
+        severity: pb::HealthStatus::Critical.into(),
+        code: refused.reason_name().to_owned(),
+        message: format!("this gateway does not obey the controller's metadata: {}", refused.message()),
+        hint: "topics that are known here can be read; see \"When metadata and data disagree\" in docs/operations.md"
+            .to_owned(),
+        objects: Vec::new(),
+        start_time: None,
+    }
+}
+
 #[async_trait]
 impl ClusterService for ClusterApi {
     async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
@@ -51,6 +64,10 @@ impl ClusterService for ClusterApi {
         let mut answer = client.get_cluster(request.into_inner()).await.map_err(relayed)?;
         if let Some(health) = answer.get_mut().cluster.as_mut().and_then(|cluster| cluster.health.as_mut()) {
             self.add_unserved(health, known).await;
+            if let Some(refused) = self.metadata.refused() {
+                health.status = pb::HealthStatus::Critical.into();
+                health.issues.push(refused_issue(&refused));
+            }
         }
         Ok(answer)
     }

@@ -47,8 +47,10 @@ pub(super) struct TopicApi {
 }
 
 impl TopicApi {
-    fn topic_client(&self) -> TopicServiceClient<Connection> {
-        TopicServiceClient::new(self.controller.clone())
+    /// The controller, as long as it is that of this cluster.
+    fn topic_client(&self) -> Result<TopicServiceClient<Connection>, Failure> {
+        self.metadata.obeyed()?;
+        Ok(TopicServiceClient::new(self.controller.clone()))
     }
 
     async fn add_stats(&self, topics: &mut [pb::Topic]) {
@@ -59,7 +61,7 @@ impl TopicApi {
 
     /// A page of partitions, with what their leaders say of them.
     async fn partitions(&self, request: pb::ListPartitionsRequest) -> Result<pb::ListPartitionsResponse, Status> {
-        let answer = self.topic_client().list_partitions(request).await;
+        let answer = self.topic_client()?.list_partitions(request).await;
         let mut answer = answer.map_err(|status| self.relayed_topic(status))?.into_inner();
         let mut names: Vec<_> = answer.partitions.iter().map(|info| info.topic.clone()).collect();
         names.dedup();
@@ -109,7 +111,7 @@ impl TopicApi {
         }
         let (found, _) = self.topics.to_write(&topic.name, None, Some(caller)).await?;
         let request = pb::GetTopicRequest { name: found.name.to_string() };
-        let topic = self.topic_client().get_topic(request).await?.into_inner().topic;
+        let topic = self.topic_client()?.get_topic(request).await?.into_inner().topic;
         Ok(pb::CreateTopicResponse { topic })
     }
 
@@ -183,7 +185,7 @@ impl TopicService for TopicApi {
             return Ok(Response::new(self.create_as_written(&caller, request).await?));
         }
         let validate_only = request.validate_only;
-        let response = self.topic_client().create_topic(caller.relay(request)).await.map_err(relayed)?;
+        let response = self.topic_client()?.create_topic(caller.relay(request)).await.map_err(relayed)?;
         if !validate_only {
             see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         }
@@ -192,7 +194,7 @@ impl TopicService for TopicApi {
 
     async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
         let mut response =
-            self.topic_client().get_topic(request.into_inner()).await.map_err(|status| self.relayed_topic(status))?;
+            self.topic_client()?.get_topic(request.into_inner()).await.map_err(|status| self.relayed_topic(status))?;
         if let Some(topic) = response.get_mut().topic.as_mut() {
             // The leaders of a topic that was created a moment ago may not have arrived here.
             if let Ok(version) = topic.etag.parse() {
@@ -206,7 +208,7 @@ impl TopicService for TopicApi {
     async fn list_topics(&self, request: Request<pb::ListTopicsRequest>) -> Answer<pb::ListTopicsResponse> {
         let request = request.into_inner();
         let include_stats = request.include_stats;
-        let mut response = self.topic_client().list_topics(request).await.map_err(relayed)?;
+        let mut response = self.topic_client()?.list_topics(request).await.map_err(relayed)?;
         if include_stats {
             self.add_stats(&mut response.get_mut().topics).await;
         }
@@ -215,7 +217,7 @@ impl TopicService for TopicApi {
 
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
         let request = Caller::of(&request).relay(request.into_inner());
-        let response = self.topic_client().update_topic(request).await.map_err(|status| self.relayed_topic(status))?;
+        let response = self.topic_client()?.update_topic(request).await.map_err(|status| self.relayed_topic(status))?;
         see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -226,7 +228,7 @@ impl TopicService for TopicApi {
         let name = request.name.clone();
         let before = self.metadata.topic(&name).map(|topic| topic.id);
         let response = self
-            .topic_client()
+            .topic_client()?
             .delete_topic(caller.relay(request))
             .await
             .map_err(|status| self.relayed_topic(status))?;
@@ -238,7 +240,7 @@ impl TopicService for TopicApi {
     async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
         let request = Caller::of(&request).relay(request.into_inner());
         let response =
-            self.topic_client().add_partitions(request).await.map_err(|status| self.relayed_topic(status))?;
+            self.topic_client()?.add_partitions(request).await.map_err(|status| self.relayed_topic(status))?;
         see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -258,6 +260,6 @@ impl TopicService for TopicApi {
         &self,
         request: Request<pb::ListTopicConfigsRequest>,
     ) -> Answer<pb::ListTopicConfigsResponse> {
-        self.topic_client().list_topic_configs(request.into_inner()).await.map_err(|status| self.relayed_topic(status))
+        self.topic_client()?.list_topic_configs(request.into_inner()).await.map_err(|status| self.relayed_topic(status))
     }
 }
