@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::failure::Failure;
 
 /// Bytes that are handed to the connection at once.
-const PART_BYTES: usize = 64 << 10;
+const PART_BYTES: usize = 256 << 10;
 
 /// The gate of one answer, put into its extensions. Clones share it.
 #[derive(Clone)]

@@ -30,7 +30,8 @@ pub struct Recovered {
 /// Something that is not as a clean stop leaves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Finding {
-    RebuiltEpochs,
+    DamagedEpochs,
+    Unmarked,
     Cut(CutTail),
     Damaged(Damage),
     Unopened(String),
@@ -100,7 +101,8 @@ impl Recovered {
         self.records += log.log_end().since(log.log_start());
         self.checked_segments += found.scanned_segments;
         let findings = [
-            found.rebuilt_epochs.then_some(Finding::RebuiltEpochs),
+            found.damaged_epochs.then_some(Finding::DamagedEpochs),
+            found.unmarked.then_some(Finding::Unmarked),
             found.cut.map(Finding::Cut),
             found.damage.map(Finding::Damaged),
         ];
@@ -112,8 +114,14 @@ impl Recovered {
         for (partition, finding) in std::mem::take(&mut self.findings) {
             let partition = names.partition(partition);
             match finding {
-                Finding::RebuiltEpochs => {
-                    tracing::warn!(%partition, "the leader epochs were missing or damaged, and were made again");
+                Finding::DamagedEpochs => {
+                    tracing::warn!(%partition, "the leader epochs were damaged, and were made again");
+                }
+                Finding::Unmarked => {
+                    tracing::warn!(
+                        %partition,
+                        "the checkpoint has no entry of this partition: records that were deleted last may be back"
+                    );
                 }
                 Finding::Cut(CutTail { offset, bytes, kept_in }) => {
                     let kept = kept_in.display();

@@ -43,6 +43,11 @@ pub struct Recovery {
     pub damage: Option<Damage>,
     /// The leader epochs were missing or damaged, and were made again from the batches.
     pub rebuilt_epochs: bool,
+    /// Their file was there, and could not be read.
+    pub damaged_epochs: bool,
+    /// The checkpoint has no marks of this log, although it was flushed: its entry is damaged or lost. Records that were
+    /// deleted may be back, down to the start of their epoch or segment, and nobody knows what was durable.
+    pub unmarked: bool,
 }
 
 /// A torn end.
@@ -74,6 +79,8 @@ struct Listing {
     snapshots: Vec<Offset>,
     /// Offsets from which files say that records are damaged.
     damage_notes: Vec<Offset>,
+    /// There is a file of leader epochs.
+    epochs_file: bool,
     /// The directory exists.
     exists: bool,
 }
@@ -108,14 +115,18 @@ impl Log {
         now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
         let (marked, marks) = (marks.is_some(), marks.unwrap_or_default());
-        let Listing { mut segments, snapshots, damage_notes, exists } = list(&disk, &dir)?;
+        let Listing { mut segments, snapshots, damage_notes, epochs_file, exists } = list(&disk, &dir)?;
         let around = checkpoint.lock().names();
         prove_directory(&*disk, &dir, &around, (exists, segments.is_empty()), &marks)?;
         let deleted = below_start(&mut segments, marks.log_start);
         let first = segments.first().map_or(marks.log_start, |segment| segment.base);
         // The log start is durable before anything below it is removed: where there are marks, they are right.
-        let log_start = if marked { marks.log_start } else { first };
         let mut epochs = if exists { epochs::load(&*disk, &dir.join(epochs::FILE_NAME))? } else { None };
+        let first_epoch =
+            epochs.as_ref().and_then(|epochs| epochs.of_records.starts().first().map(|start| start.start));
+        let log_start = if marked { marks.log_start } else { first.max(first_epoch.unwrap_or(first)) };
+        let unmarked = !marked && epochs.is_some() && segments.iter().any(|segment| segment.size() > 0);
+        let damaged_epochs = epochs_file && epochs.is_none();
         if let Some(epochs) = epochs.as_mut().filter(|_| segments.is_empty()) {
             // Without a batch there is nothing but what was begun.
             epochs.of_records = LeaderEpochs::default();
@@ -168,7 +179,7 @@ impl Log {
         log.take_up_damage(&mut recovery);
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
-        Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, ..recovery }))
+        Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, damaged_epochs, unmarked, ..recovery }))
     }
 
     /// Whether the log was stopped cleanly: its last file ends where the recovery point lies.
@@ -458,6 +469,8 @@ fn list(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Listing> {
             listing.snapshots.push(end);
         } else if let Some(from) = damage::noted(name) {
             listing.damage_notes.push(from);
+        } else if name == epochs::FILE_NAME {
+            listing.epochs_file = true;
         }
     }
     listing.segments.sort_unstable_by_key(|segment| segment.base);

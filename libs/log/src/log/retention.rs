@@ -177,8 +177,14 @@ impl Log {
             self.deleted = gone.split_off(at);
             return Err(error.into());
         }
-        if !gone.is_empty() {
-            self.state.epochs_mut().of_records.forget_before(offset);
+        // The first epoch starts at the log start, which says it a second time where the marks are lost.
+        let news = {
+            let mut epochs = self.state.epochs_mut();
+            let before = epochs.of_records.clone();
+            epochs.of_records.forget_before(offset);
+            epochs.of_records != before
+        };
+        if news || !gone.is_empty() {
             self.replace_epochs()?;
         }
         Ok(())

@@ -1,11 +1,11 @@
 //! Damage to what had been durable: noticed, never served, never cut by itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, PowerLoss, ReadError};
 use walser_model::{LeaderEpoch, Offset};
 
-use crate::site::{Site, config, open, values};
+use crate::site::{ROOT, Site, config, open, values};
 
 fn durable_site() -> Site {
     site_of(60)
@@ -142,6 +142,30 @@ fn segments_that_were_deleted_are_not_missing_after_a_kill() {
     let disk = site.disk.clone();
     site.restart_on(disk, config());
     assert_eq!((site.log.condition(), site.log.log_start()), (&Condition::Healthy, before));
+}
+
+/// The entry of a partition in the checkpoint is lost, and the others are not: the log start is known all the same.
+#[test]
+fn a_log_without_marks_says_so_and_does_not_bring_deleted_records_back() {
+    for clean in [true, false] {
+        let mut site = site_of(120);
+        site.log.delete_records(Offset(301), 0).unwrap();
+        if clean {
+            assert!(site.log.rest().unwrap());
+        }
+        let disk = site.disk.clone();
+        let checkpoint = Path::new(ROOT).join("logs/checkpoint");
+        let file = walser_log::Disk::open(&disk, &checkpoint, walser_log::Open::Write).unwrap();
+        let len = file.len().unwrap();
+        file.write_at(&vec![0xa5; usize::try_from(len - 128).unwrap()], 128).unwrap();
+        site.restart_on(disk, config());
+        assert!(site.found.unmarked, "clean {clean}");
+        assert_eq!((site.log.condition(), site.log.log_start()), (&Condition::Healthy, Offset(301)));
+        assert_eq!(site.log.log_end(), site.acknowledged, "clean {clean}");
+        let disk = site.disk.clone();
+        site.restart_on(disk, config());
+        assert!(!site.found.unmarked);
+    }
 }
 
 fn last_readable(site: &Site) -> Offset {
