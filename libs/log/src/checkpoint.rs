@@ -237,10 +237,21 @@ impl Checkpoint {
 
     /// Gives a slot back after its partition is gone.
     pub(crate) fn release(&mut self, mut slot: Slot) -> io::Result<()> {
-        slot.sequence += 1;
-        self.put(slot, &encode(None, slot.sequence, &Marks::default()))?;
-        self.free.push(slot);
+        self.erase(&mut slot)?;
+        self.free(slot);
         Ok(())
+    }
+
+    /// Takes the marks out of a slot, before its partition is removed: a start that finds half of it then does not take
+    /// the rest for lost. The slot is not given to another partition before [`Checkpoint::free`].
+    pub(crate) fn erase(&mut self, slot: &mut Slot) -> io::Result<()> {
+        slot.sequence += 1;
+        self.put(*slot, &encode(None, slot.sequence, &Marks::default()))
+    }
+
+    /// Gives back a slot that was erased, after its partition is gone.
+    pub(crate) fn free(&mut self, slot: Slot) {
+        self.free.push(slot);
     }
 
     fn put(&self, slot: Slot, copy: &[u8; COPY_LEN]) -> io::Result<()> {

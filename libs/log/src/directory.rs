@@ -14,6 +14,7 @@
 
 mod error;
 mod meta;
+mod removal;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -286,25 +287,6 @@ impl DataDirectory {
         wanted.sort_unstable();
         wanted.dedup();
         Ok(wanted)
-    }
-
-    /// Removes what is left of a partition that nobody opened: its directory and its marks.
-    ///
-    /// # Errors
-    /// I/O errors; calling again continues.
-    pub fn remove_partition(&self, partition: TopicPartition) -> io::Result<()> {
-        match self.disk.remove_dir(&self.partition_dir(partition)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let names = self.checkpoint.lock().names();
-        names.sync()?;
-        let mut checkpoint = self.checkpoint.lock();
-        if checkpoint.unclaimed().any(|known| known == partition) {
-            let (slot, _) = checkpoint.claim(partition);
-            checkpoint.release(slot)?;
-        }
-        Ok(())
     }
 
     /// What was set aside, by partition.

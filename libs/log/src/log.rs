@@ -424,18 +424,23 @@ impl Log {
     ///
     /// # Errors
     /// I/O errors; calling again continues.
-    pub fn remove(self) -> io::Result<()> {
+    pub fn remove(mut self) -> io::Result<()> {
         self.active.iter().for_each(|active| active.segment().rest());
+        let erased = self.checkpoint.lock().erase(&mut self.slot);
         // Not under the lock, which every flush takes.
         let around = self.checkpoint.lock().names();
-        let removed = match self.names.disk().remove_dir(self.names.path()) {
+        let removed = erased.and_then(|()| match self.names.disk().remove_dir(self.names.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => around.sync(),
-        };
+        });
         match removed {
-            Ok(()) => self.checkpoint.lock().release(self.slot),
+            Ok(()) => {
+                self.checkpoint.lock().free(self.slot);
+                Ok(())
+            }
             Err(error) => {
                 // The marks must be found by the next attempt.
+                let _ = self.checkpoint.lock().write(&mut self.slot, self.partition, &self.marks);
                 self.close();
                 Err(error)
             }

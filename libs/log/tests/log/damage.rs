@@ -366,3 +366,20 @@ fn a_segment_that_was_begun_before_a_repair_survives_power_loss_after_it() {
     assert_eq!(site.found.damage, None);
     site.check_contents();
 }
+
+/// A start that finds half of a partition that was being removed takes nothing of it for lost.
+#[test]
+fn a_kill_at_any_step_of_a_removal_is_no_damage() {
+    let site = site_of(120);
+    let (disk, before) = (site.disk.clone(), site.disk.change_count());
+    site.log.remove().unwrap();
+    for step in 0..disk.change_count() - before {
+        let site = site_of(120);
+        let disk = site.disk.clone();
+        disk.stop_after(step);
+        let _ = site.log.remove();
+        let disk = disk.restart_process();
+        let (_, log, found) = open(&disk, config()).unwrap();
+        assert_eq!((found.damage, log.condition()), (None, &Condition::Healthy), "killed after {step} changes");
+    }
+}
