@@ -101,7 +101,9 @@ pub(crate) fn log_failure(error: &LogError, node: NodeId) -> Failure {
             let text = "a flush or an extension of the log is running; try again in a moment";
             Failure::new(Reason::StorageError, text).with("nodeId", node)
         }
-        LogError::Failed { .. } | LogError::Io(_) => {
+        // It says itself that it is out of service.
+        LogError::Failed { .. } => Failure::new(Reason::StorageError, error.to_string()).with("nodeId", node),
+        LogError::Io(_) => {
             Failure::new(Reason::StorageError, format!("the log is out of service: {error}")).with("nodeId", node)
         }
     }

@@ -10,6 +10,9 @@ use crate::topic_names::TopicNames;
 /// Logs that are opened at once at a start: what takes time is the disk.
 pub(crate) const OPENERS: usize = 8;
 
+/// Partitions without an entry in the checkpoint that are named one by one: where the file is lost, all are.
+const UNMARKED_MAX: usize = 20;
+
 /// What the start found on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovered {
@@ -111,13 +114,16 @@ impl Recovered {
 
     /// Reports what was found, in the log and in words for a banner.
     pub(crate) fn report(&mut self, names: &TopicNames) {
+        let mut unmarked = 0;
         for (partition, finding) in std::mem::take(&mut self.findings) {
             let partition = names.partition(partition);
             match finding {
                 Finding::DamagedEpochs => {
                     tracing::warn!(%partition, "the leader epochs were damaged, and were made again");
                 }
+                Finding::Unmarked if unmarked >= UNMARKED_MAX => unmarked += 1,
                 Finding::Unmarked => {
+                    unmarked += 1;
                     tracing::warn!(
                         %partition,
                         "the checkpoint has no entry of this partition: records that were deleted last may be back"
@@ -138,6 +144,9 @@ impl Recovered {
                     self.damaged.push(format!("{partition}: cannot be opened: {error}"));
                 }
             }
+        }
+        if unmarked > UNMARKED_MAX {
+            tracing::warn!(more = unmarked - UNMARKED_MAX, "more partitions have no entry in the checkpoint");
         }
         let Self { partitions, records, checked_segments, .. } = *self;
         let (cut, damaged) = (self.cut.len(), self.damaged.len());

@@ -62,6 +62,10 @@ fn place(arguments: &UpArgs, config: &walser_storage_node::Config) -> Result<Pla
 fn directory_error(error: DirectoryError) -> CliError {
     let failed = CliError::failed(error.to_string());
     match error {
+        DirectoryError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::InvalidData => failed.with_help(
+            "put the file back from a copy; without one, move it away and start again: what the server does not know \
+             then is in docs/operations.md, \"Damaged files\"",
+        ),
         DirectoryError::Io { .. } => {
             failed.with_help("choose another with --data DIR, or --memory for a throw-away server")
         }

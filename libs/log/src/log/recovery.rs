@@ -158,19 +158,8 @@ impl Log {
             #[cfg(feature = "faults")]
             age_restarts: false,
         };
-        let mut recovery = if !rebuild_epochs && log.rested() {
-            log.resume()?
-        } else {
-            let from = if rebuild_epochs { first } else { log.marks.recovery_point };
-            match log.hole(from)?.filter(|_| marked) {
-                Some(hole) => {
-                    let mut recovery = Recovery::default();
-                    log.declare_damage(hole, &mut recovery);
-                    recovery
-                }
-                None => log.recover(&snapshots, from, log.marks.durable)?,
-            }
-        };
+        let rebuilt_from = rebuild_epochs.then_some(first);
+        let mut recovery = log.resume_or_recover(rebuilt_from, &snapshots, marked)?;
         if log.marks.high_watermark > log.log_end() {
             // Written at once: records may come that nobody has committed.
             log.marks.high_watermark = log.log_end();
@@ -180,6 +169,26 @@ impl Log {
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, damaged_epochs, unmarked, ..recovery }))
+    }
+
+    /// Goes on where a clean stop has left the log, or reads what a kill may have left unfinished: all of it from
+    /// `rebuilt_from` on where the leader epochs are to be found again. `marked`: the checkpoint has marks of it.
+    fn resume_or_recover(
+        &mut self,
+        rebuilt_from: Option<Offset>,
+        snapshots: &[Offset],
+        marked: bool,
+    ) -> Result<Recovery, LogError> {
+        if rebuilt_from.is_none() && self.rested() {
+            return Ok(self.resume()?);
+        }
+        let from = rebuilt_from.unwrap_or(self.marks.recovery_point);
+        if let Some(hole) = self.hole(from)?.filter(|_| marked) {
+            let mut recovery = Recovery::default();
+            self.declare_damage(hole, &mut recovery);
+            return Ok(recovery);
+        }
+        self.recover(snapshots, from, self.marks.durable)
     }
 
     /// Whether the log was stopped cleanly: its last file ends where the recovery point lies.

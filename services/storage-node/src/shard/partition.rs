@@ -357,8 +357,10 @@ impl Partition {
             }
             AppendError::Log(error) => {
                 tracing::error!(partition = %around.named(self.log.partition()), %error, "append failed");
-                // A part of the write may be on the disk, and come back with the next start. A damaged log writes nothing.
-                let failed = matches!(self.log.condition(), Condition::Failed { .. });
+                // A part of the write may be on the disk, and come back with the next start. A log that is damaged, or has
+                // failed before, writes nothing.
+                let met = matches!(error, LogError::Io(_));
+                let failed = met && matches!(self.log.condition(), Condition::Failed { .. });
                 self.shown.show(self.log.condition());
                 if failed { storage_error_after_append(error, around.node) } else { log_failure(error, around.node) }
             }
