@@ -4,6 +4,7 @@
 
 mod append;
 mod damage;
+mod findings;
 mod flush;
 mod recovery;
 mod retention;
@@ -31,7 +32,7 @@ use crate::segment::Segment;
 use crate::snapshots::Snapshots;
 
 pub use append::AppendError;
-pub use recovery::{CutTail, Damage, Recovery};
+pub use findings::{CutTail, Damage, Recovery};
 
 /// The settings that a log needs, from its topic and its node.
 #[derive(Debug, Clone, PartialEq, Eq)]

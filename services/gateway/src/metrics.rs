@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounterVec, IntGauge};
-use walser_rpc::{AppendRoom, Failure};
+use walser_rpc::Failure;
 use walser_service::Metrics;
 
 use crate::metadata::{Metadata, TopicView};
-use crate::reading::ReadBudget;
 use crate::topic_counters::TopicCounters;
 
 /// The topic of everything that has no label of its own. Names of topics cannot begin like this.
@@ -60,16 +59,6 @@ impl GatewayMetrics {
             ),
             metadata_version: metrics.gauge("walser_gateway_metadata_version", "Version of the metadata in use."),
         }
-    }
-
-    /// Shows how much of the memory for writes and reads is in use.
-    pub(crate) fn show_memory(metrics: &Metrics, writes: AppendRoom, reads: ReadBudget) {
-        let help = "Memory that writes without an answer take, of gateway.write.bytes.max.";
-        metrics.gauge_of("walser_gateway_write_memory_bytes", help, move || writes.used_bytes());
-        let (waiting, help) = (reads.clone(), "Reads that wait until others return memory.");
-        metrics.gauge_of("walser_gateway_reads_waiting", help, move || waiting.waiting());
-        let help = "Memory that records take that are read and not sent yet, of gateway.read.bytes.max.";
-        metrics.gauge_of("walser_gateway_read_memory_bytes", help, move || reads.used_bytes());
     }
 
     pub(crate) fn written(&self, topic: &TopicView, records: i64, bytes: usize, elapsed: Duration) {

@@ -85,7 +85,7 @@ pub async fn begin(
     let ticking = (&mut tasks, shutdown.clone());
     let writers = Writers::start(Arc::clone(&clock), router.clone(), producer_ids.clone(), metrics.clone(), ticking);
     let (budget, room) = (ReadBudget::new(config.read_bytes_max), AppendRoom::new(config.write_bytes_max));
-    GatewayMetrics::show_memory(&environment.metrics, room.clone(), budget.clone());
+    show_memory(&environment.metrics, room.clone(), budget.clone());
     let leaders = Leaders::new(network.clone());
     let created_with = config.auto_create.then_some(config.partitions);
     let topics = Topics::new(controller.clone(), metadata.clone(), leaders.clone(), created_with, shutdown.clone());
@@ -126,6 +126,16 @@ pub async fn begin(
         shutdown,
     };
     Ok(Started { routes: api::routes(parts, &mut tasks).await, readiness, tasks })
+}
+
+/// Shows how much of the memory for writes and reads is in use.
+fn show_memory(metrics: &Metrics, writes: AppendRoom, reads: ReadBudget) {
+    let help = "Memory that writes without an answer take, of gateway.write.bytes.max.";
+    metrics.gauge_of("walser_gateway_write_memory_bytes", help, move || writes.used_bytes());
+    let (waiting, help) = (reads.clone(), "Reads that wait until others return memory.");
+    metrics.gauge_of("walser_gateway_reads_waiting", help, move || waiting.waiting());
+    let help = "Memory that records take that are read and not sent yet, of gateway.read.bytes.max.";
+    metrics.gauge_of("walser_gateway_read_memory_bytes", help, move || reads.used_bytes());
 }
 
 // === impl Started ===

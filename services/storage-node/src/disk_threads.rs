@@ -5,64 +5,95 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
-use walser_log::{Extension, FlushJob};
-use walser_model::{Clock, TopicPartition};
+use walser_model::Clock;
 use walser_service::{Shutdown, vital};
 
 use crate::metrics::StorageMetrics;
-use crate::shard::{Command, Lane, Maintenance, Queue};
-use crate::space::SpaceAhead;
 
 /// Threads for maintenance that somebody waits for: what takes time is the disk, not the processor.
 const PREPARE_THREADS: usize = 2;
 const MAINTENANCE_THREADS: usize = 2;
 
-/// Work for a thread that waits for the disk.
-#[derive(Debug)]
-pub(crate) enum DiskTask {
-    /// Make a log durable. Lazily: no write waits for it.
-    Flush { partition: TopicPartition, job: FlushJob, lazy: bool },
-    /// Zero-fill space ahead of a log.
-    Extend { partition: TopicPartition, extension: Extension, space: SpaceAhead },
-    /// Everything else that has to wait.
-    Maintain(Box<Maintenance>),
+/// Which threads do a job: none of these kinds waits behind another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DiskLane {
+    /// Writes wait for it to be durable.
+    Flush,
+    /// No write does: each may have a second's worth of page cache to write.
+    LazyFlush,
+    /// Space ahead of a log. Partitions that grow alike need theirs at the same time, and a flush behind a few of them
+    /// would wait for a hundred milliseconds.
+    Extend,
+    /// Logs are made ready for writes that wait.
+    Prepare,
+    /// A caller waits for it.
+    Awaited,
+    /// No caller does: it may remove thousands of files.
+    Upkeep,
 }
 
-/// A task that knows who has to be told.
-#[derive(Debug)]
-pub(crate) struct Job {
-    task: DiskTask,
-    shard: Arc<Queue>,
+/// Work that waits for the disk.
+pub(crate) trait DiskJob: Send + 'static {
+    /// What comes of it.
+    type Outcome;
+
+    fn lane(&self) -> DiskLane;
+
+    /// Does the work, for as long as the disk takes.
+    fn run(self, clock: &dyn Clock, metrics: &StorageMetrics) -> Self::Outcome;
+
+    /// Does the work, and tells the outcome to the shard that has asked for it.
+    fn run_and_tell(self, clock: &dyn Clock, metrics: &StorageMetrics);
 }
 
 /// A queue of threads. A partition has at most one flush, one extension and one maintenance in all of them.
-#[derive(Debug, Default)]
-struct Jobs {
-    waiting: Mutex<Waiting>,
+#[derive(Debug)]
+struct Jobs<J> {
+    waiting: Mutex<Waiting<J>>,
     wake: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    jobs: VecDeque<Job>,
+#[derive(Debug)]
+struct Waiting<J> {
+    jobs: VecDeque<J>,
     closed: bool,
 }
 
-/// A handle to the threads. Flushes for which no write waits have a thread of their own, since each may have a second's
-/// worth of page cache to write; so have extensions: partitions that grow alike need them at the same time, and a flush
-/// behind a few of them would wait for a hundred milliseconds. Maintenance that makes logs ready for writes has threads that
-/// do nothing else, and so has the one that nobody waits for: it may remove thousands of files.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct DiskThreads {
-    flushes: Arc<Jobs>,
-    lazy: Arc<Jobs>,
-    extensions: Arc<Jobs>,
-    prepare: Arc<Jobs>,
-    maintenance: Arc<Jobs>,
-    upkeep: Arc<Jobs>,
+impl<J> Default for Jobs<J> {
+    fn default() -> Self {
+        let waiting = Waiting { jobs: VecDeque::new(), closed: false };
+        Self { waiting: Mutex::new(waiting), wake: Condvar::new() }
+    }
 }
 
-impl DiskThreads {
+/// A handle to the threads. Clones share them.
+#[derive(Debug)]
+pub(crate) struct DiskThreads<J> {
+    flushes: Arc<Jobs<J>>,
+    lazy: Arc<Jobs<J>>,
+    extensions: Arc<Jobs<J>>,
+    prepare: Arc<Jobs<J>>,
+    maintenance: Arc<Jobs<J>>,
+    upkeep: Arc<Jobs<J>>,
+}
+
+impl<J> Default for DiskThreads<J> {
+    fn default() -> Self {
+        let jobs = Arc::default;
+        Self { flushes: jobs(), lazy: jobs(), extensions: jobs(), prepare: jobs(), maintenance: jobs(), upkeep: jobs() }
+    }
+}
+
+impl<J> Clone for DiskThreads<J> {
+    fn clone(&self) -> Self {
+        let Self { flushes, lazy, extensions, prepare, maintenance, upkeep } = self;
+        let (flushes, lazy, extensions) = (Arc::clone(flushes), Arc::clone(lazy), Arc::clone(extensions));
+        let (prepare, maintenance, upkeep) = (Arc::clone(prepare), Arc::clone(maintenance), Arc::clone(upkeep));
+        Self { flushes, lazy, extensions, prepare, maintenance, upkeep }
+    }
+}
+
+impl<J: DiskJob> DiskThreads<J> {
     /// Starts the threads; `flush_threads` of them for flushes.
     pub(crate) fn start(
         flush_threads: usize,
@@ -89,19 +120,16 @@ impl DiskThreads {
         Ok((disk_threads, threads))
     }
 
-    /// Hands over work; the shard is told when it is done. Work that comes after [`DiskThreads::close`] is given back.
-    pub(crate) fn submit(&self, task: DiskTask, shard: &Arc<Queue>) -> Option<Job> {
-        let jobs = match &task {
-            DiskTask::Flush { lazy: false, .. } => &self.flushes,
-            DiskTask::Flush { lazy: true, .. } => &self.lazy,
-            DiskTask::Extend { .. } => &self.extensions,
-            DiskTask::Maintain(maintenance) => match maintenance.lane() {
-                Lane::Prepare => &self.prepare,
-                Lane::Awaited => &self.maintenance,
-                Lane::Upkeep => &self.upkeep,
-            },
+    /// Hands over work. Work that comes after [`DiskThreads::close`] is given back.
+    pub(crate) fn submit(&self, job: J) -> Option<J> {
+        let jobs = match job.lane() {
+            DiskLane::Flush => &self.flushes,
+            DiskLane::LazyFlush => &self.lazy,
+            DiskLane::Extend => &self.extensions,
+            DiskLane::Prepare => &self.prepare,
+            DiskLane::Awaited => &self.maintenance,
+            DiskLane::Upkeep => &self.upkeep,
         };
-        let job = Job { task, shard: Arc::clone(shard) };
         let mut waiting = jobs.waiting.lock();
         if waiting.closed {
             return Some(job);
@@ -121,13 +149,13 @@ impl DiskThreads {
         }
     }
 
-    fn all(&self) -> [&Jobs; 6] {
+    fn all(&self) -> [&Jobs<J>; 6] {
         [&self.flushes, &self.lazy, &self.extensions, &self.prepare, &self.maintenance, &self.upkeep]
     }
 }
 
-impl Jobs {
-    fn next(&self) -> Option<Job> {
+impl<J: DiskJob> Jobs<J> {
+    fn next(&self) -> Option<J> {
         let mut waiting = self.waiting.lock();
         loop {
             if let Some(job) = waiting.jobs.pop_front() {
@@ -142,52 +170,25 @@ impl Jobs {
 
     fn run(&self, clock: &dyn Clock, metrics: &StorageMetrics) {
         while let Some(job) = self.next() {
-            let shard = Arc::clone(&job.shard);
-            shard.push(job.run(clock, metrics));
-        }
-    }
-}
-
-impl Job {
-    /// Does the work, for as long as the disk takes, and returns what the shard is told of it.
-    pub(crate) fn run(self, clock: &dyn Clock, metrics: &StorageMetrics) -> Command {
-        match self.task {
-            DiskTask::Flush { partition, job, .. } => {
-                let start = clock.monotonic();
-                let outcome = job.run();
-                metrics.flushed(clock.monotonic().saturating_sub(start));
-                Command::Flushed { partition, outcome }
-            }
-            DiskTask::Extend { partition, extension, space } => {
-                let outcome = extension.run();
-                // From now on the disk says itself that it is taken.
-                drop(space);
-                Command::Extended { partition, extension, outcome }
-            }
-            DiskTask::Maintain(maintenance) => Command::Returned(maintenance.run()),
+            job.run_and_tell(clock, metrics);
         }
     }
 }
 
 #[cfg(test)]
-impl DiskThreads {
+impl<J: DiskJob> DiskThreads<J> {
     /// Jobs that no thread has taken.
     pub(crate) fn waiting(&self) -> usize {
         self.all().iter().map(|jobs| jobs.waiting.lock().jobs.len()).sum()
     }
 
-    /// Extensions that no thread has taken.
-    pub(crate) fn waiting_extensions(&self) -> Vec<(TopicPartition, Extension)> {
-        let waiting = self.extensions.waiting.lock();
-        let extension = |job: &Job| match &job.task {
-            DiskTask::Extend { partition, extension, .. } => Some((*partition, extension.clone())),
-            DiskTask::Flush { .. } | DiskTask::Maintain(_) => None,
-        };
-        waiting.jobs.iter().filter_map(extension).collect()
+    /// Looks at the extensions that no thread has taken.
+    pub(crate) fn waiting_extensions<T>(&self, look: impl Fn(&J) -> Option<T>) -> Vec<T> {
+        self.extensions.waiting.lock().jobs.iter().filter_map(look).collect()
     }
 
-    /// Runs one of the waiting jobs on this thread; returns what its shard has to be told.
-    pub(crate) fn run_one(&self, mut number: usize, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<Command> {
+    /// Runs one of the waiting jobs on this thread, and returns the outcome.
+    pub(crate) fn run_one(&self, mut number: usize, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<J::Outcome> {
         let job = self.all().iter().find_map(|jobs| {
             let jobs = &mut jobs.waiting.lock().jobs;
             let job = jobs.remove(number);
@@ -197,9 +198,9 @@ impl DiskThreads {
         Some(job?.run(clock, metrics))
     }
 
-    /// Runs the maintenance that waited longest on this thread; returns what its shard has to be told.
-    pub(crate) fn maintain_one(&self, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<Command> {
-        let next = |jobs: &Jobs| jobs.waiting.lock().jobs.pop_front();
+    /// Runs the maintenance that waited longest on this thread, and returns the outcome.
+    pub(crate) fn maintain_one(&self, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<J::Outcome> {
+        let next = |jobs: &Jobs<J>| jobs.waiting.lock().jobs.pop_front();
         let job = [&self.prepare, &self.maintenance, &self.upkeep].into_iter().find_map(|jobs| next(jobs));
         Some(job?.run(clock, metrics))
     }

@@ -19,7 +19,7 @@ use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
 use crate::retention_clock::RetentionClock;
-use crate::shard::{Command, Shard, Surroundings};
+use crate::shard::{Command, Shard, ShardJob, Surroundings};
 use crate::shard_set::{ShardSet, owner};
 use crate::space::SpaceGuard;
 
@@ -45,7 +45,7 @@ pub(crate) struct Engine {
 #[derive(Debug)]
 pub(crate) struct EngineThreads {
     engine: Engine,
-    disk_threads: DiskThreads,
+    disk_threads: DiskThreads<ShardJob>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 

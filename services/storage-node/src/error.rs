@@ -7,7 +7,7 @@ use walser_record_batch::BatchHeader;
 use walser_replication::NotEnoughReplicas;
 use walser_rpc::{Failure, Reason};
 
-use crate::shard::Released;
+use crate::released::Released;
 
 /// Why a storage node cannot start.
 #[derive(Debug, thiserror::Error)]

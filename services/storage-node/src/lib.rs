@@ -24,6 +24,7 @@ mod in_process;
 mod metrics;
 mod node;
 mod recovery;
+mod released;
 mod retention_clock;
 mod service;
 mod shard;

@@ -6,12 +6,14 @@
 //! is done by other threads, to which the partition is lent. A thread drives it in production.
 
 mod deadlines;
+mod disk_job;
 mod files;
 mod lending;
 mod maintenance;
 mod partition;
 mod queue;
 mod recovery_debt;
+mod settled;
 #[cfg(test)]
 mod simulation;
 mod upkeep;
@@ -31,7 +33,7 @@ use walser_rpc::Failure;
 
 use crate::board::Board;
 use crate::directory_problem::DirectoryProblem;
-use crate::disk_threads::{DiskTask, DiskThreads};
+use crate::disk_threads::{DiskJob as _, DiskThreads};
 use crate::error::{directory_failed, not_leader};
 use crate::metrics::StorageMetrics;
 use crate::retention_clock::RetentionClock;
@@ -40,11 +42,14 @@ use crate::tail::Budget;
 use crate::topic_names::NamedPartition;
 
 use deadlines::Deadlines;
+pub(crate) use disk_job::ShardJob;
+
+use self::disk_job::DiskTask;
+use self::settled::Settled;
 use files::{Unopened, Written};
-use lending::{Away, Settled};
+use lending::Away;
 use maintenance::Task;
-pub(crate) use maintenance::{Lane, Maintenance};
-pub(crate) use partition::{Partition, PartitionMetadata, Released, Repaired};
+pub(crate) use partition::{Partition, PartitionMetadata, Repaired};
 pub(crate) use queue::{AppendJob, Command, Queue};
 use recovery_debt::RecoveryDebt;
 
@@ -86,7 +91,7 @@ type Partitions = HashMap<TopicPartition, Box<Partition>, BuildHasherDefault<Def
 pub(crate) struct Shard {
     pub(crate) queue: Arc<Queue>,
     around: Surroundings,
-    disk_threads: DiskThreads,
+    disk_threads: DiskThreads<ShardJob>,
     partitions: Partitions,
     /// Partitions that are with a thread which waits for the disk.
     away: BTreeMap<TopicPartition, Away>,
@@ -128,7 +133,12 @@ pub(crate) enum Wait {
 }
 
 impl Shard {
-    pub(crate) fn new(around: Surroundings, disk_threads: DiskThreads, tail_bytes: usize, logs: Vec<Log>) -> Self {
+    pub(crate) fn new(
+        around: Surroundings,
+        disk_threads: DiskThreads<ShardJob>,
+        tail_bytes: usize,
+        logs: Vec<Log>,
+    ) -> Self {
         let upkeep = upkeep::Schedule::new(around.clock.monotonic(), around.retention_check);
         let mut shard = Self {
             queue: Arc::default(),
@@ -347,7 +357,8 @@ impl Shard {
 
     /// Hands work to a thread that waits for the disk. Once those have ended, this one does it: the shard stops as well.
     fn submit(&self, task: DiskTask) {
-        if let Some(job) = self.disk_threads.submit(task, &self.queue) {
+        let shard = Arc::clone(&self.queue);
+        if let Some(job) = self.disk_threads.submit(ShardJob { task, shard }) {
             self.queue.push(job.run(&*self.around.clock, &self.around.metrics));
         }
     }

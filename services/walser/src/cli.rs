@@ -10,17 +10,16 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::engine::ArgValueCompleter;
 use walser_service::ProcessArgs;
 
+use crate::args::{OutputArgs, ServerArgs};
 use crate::command::context::ContextCommand;
 use crate::command::metadata::MetadataCommand;
 use crate::command::partition::PartitionCommand;
-use crate::complete;
 
 pub(crate) use bench::{BenchArgs, BenchCommand};
 pub(crate) use consume::{ConsumeArgs, ConsumeOutput};
-pub(crate) use produce::{Framing, ProduceArgs};
+pub(crate) use produce::ProduceArgs;
 pub(crate) use topic::{
     TopicAddPartitionsArgs, TopicAlterArgs, TopicCommand, TopicConfigArgs, TopicCreateArgs, TopicDeleteArgs,
     TopicDescribeArgs, TopicListArgs, TopicTruncateArgs,
@@ -92,16 +91,6 @@ pub(crate) enum Command {
     Completion(CompletionArgs),
 }
 
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ServerArgs {
-    /// Address of the server [env: WALSER_SERVER] [default: that of the context, else 127.0.0.1:7460]
-    #[arg(short = 's', long, value_name = "HOST:PORT")]
-    pub(crate) server: Option<String>,
-    /// A server by its name, see `walser context` [env: WALSER_CONTEXT]
-    #[arg(long, value_name = "NAME", conflicts_with = "server", add = ArgValueCompleter::new(complete::contexts))]
-    pub(crate) context: Option<String>,
-}
-
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -117,27 +106,6 @@ pub(crate) struct UpArgs {
     pub(crate) memory: Option<u64>,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
-    /// For people
-    Table,
-    /// One JSON document, as the proto files define it
-    Json,
-    /// One JSON object on a line for each
-    Ndjson,
-    /// Names, one on a line
-    Name,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct OutputArgs {
-    /// Form of the output
-    #[arg(short = 'o', long, value_name = "FORM", default_value = "table")]
-    pub(crate) output: Form,
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
 }
 
 #[derive(Debug, Args)]

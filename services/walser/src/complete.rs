@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap_complete::CompletionCandidate;
 use walser_proto::v1 as pb;
 
-use crate::cli::ServerArgs;
-use crate::context::Contexts;
+use crate::args::ServerArgs;
+use crate::candidates::candidates;
 use crate::server::Server;
 
 /// The time that people wait for TAB.
@@ -50,12 +50,6 @@ pub(crate) fn setting_names(word: &OsStr) -> Vec<CompletionCandidate> {
     candidates(word, configs())
 }
 
-/// Names of contexts.
-pub(crate) fn contexts(word: &OsStr) -> Vec<CompletionCandidate> {
-    let contexts = Contexts::load().unwrap_or_default();
-    candidates(word, contexts.all().map(|(name, server)| (name.to_owned(), Some(server.to_owned()))).collect())
-}
-
 /// What a record can be.
 pub(crate) fn framings(word: &OsStr) -> Vec<CompletionCandidate> {
     candidates(word, ["lines", "whole", "json", "blocks:"].map(|name| (name.to_owned(), None)).into())
@@ -67,12 +61,6 @@ fn configs() -> Vec<(String, Option<String>)> {
         let configs = answer.into_inner().configs.into_iter();
         Some(configs.map(|entry| (entry.name, Some(entry.documentation))).collect())
     })
-}
-
-fn candidates(word: &OsStr, names: Vec<(String, Option<String>)>) -> Vec<CompletionCandidate> {
-    let word = word.to_string_lossy();
-    let fits = names.into_iter().filter(|(name, _)| name.starts_with(&*word));
-    fits.map(|(name, help)| CompletionCandidate::new(name).help(help.map(Into::into))).collect()
 }
 
 /// What the server says, within the time that there is.

@@ -8,8 +8,8 @@ use walser_model::suggest;
 use walser_proto::v1::Effect;
 use walser_service::ProcessError;
 
+use crate::http1::speaks_http1;
 use crate::output;
-use crate::server::speaks_http1;
 use crate::signal::Interrupt;
 
 /// What a batch and its only record take beside the value, with room for a key and headers.
@@ -29,6 +29,12 @@ pub(crate) struct CliError {
     in_doubt: bool,
     /// An address at which no gRPC server was found.
     unreached: Option<String>,
+}
+
+impl From<serde_json::Error> for CliError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::failed(error.to_string())
+    }
 }
 
 impl From<ProcessError> for CliError {

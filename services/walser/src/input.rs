@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
-use crate::cli::Framing;
 use crate::error::CliError;
 use crate::output;
 use crate::records::NewRecord;
@@ -19,6 +18,19 @@ pub(crate) const RECORD_BYTES_MAX: usize = 16 << 20;
 const BUFFER_BYTES: usize = 1 << 20;
 /// Groups that wait to be taken.
 const GROUPS_MAX: usize = 2;
+
+/// What a record of the input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// One record per line, without the line end.
+    Lines,
+    /// One record per file.
+    Whole,
+    /// Records of so many bytes; the last may be shorter.
+    Blocks(usize),
+    /// One record per line, as `walser consume -o json` writes them.
+    Json,
+}
 
 /// What was there at once.
 #[derive(Debug, Default)]

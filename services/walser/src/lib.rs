@@ -1,10 +1,13 @@
 //! One program: the whole server in one process (`walser up`), and the command line for any server.
 
+mod args;
+mod candidates;
 mod cli;
 mod command;
 mod complete;
 mod context;
 mod error;
+mod http1;
 mod input;
 mod message;
 mod output;
@@ -15,6 +18,7 @@ mod server;
 mod signal;
 mod standalone;
 mod topics;
+mod words;
 
 use std::process::ExitCode;
 

@@ -4,8 +4,9 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
 use anstyle::{AnsiColor, Style};
 
-use crate::error::CliError;
 use crate::progress;
+
+pub(crate) use crate::words::{bytes, count, plural};
 
 /// Where nobody can say how wide a terminal is.
 const WIDTH_DEFAULT: usize = 80;
@@ -70,8 +71,8 @@ pub(crate) fn raw(bytes: &[u8]) {
 }
 
 /// One JSON document, to stdout.
-pub(crate) fn document(value: &impl serde::Serialize) -> Result<(), CliError> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| CliError::failed(error.to_string()))?;
+pub(crate) fn document(value: &impl serde::Serialize) -> Result<(), serde_json::Error> {
+    let text = serde_json::to_string_pretty(value)?;
     data(&text);
     Ok(())
 }
@@ -186,37 +187,6 @@ pub(crate) fn obeyed(character: char) -> bool {
 /// Whether standard output is a terminal.
 pub(crate) fn to_terminal() -> bool {
     io::stdout().is_terminal()
-}
-
-/// Bytes for people: `1.2 GiB`.
-pub(crate) fn bytes(count: i64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
-/// A number with separators: `1,204,331`.
-pub(crate) fn count(number: i64) -> String {
-    let digits = number.unsigned_abs().to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    if number < 0 { format!("-{out}") } else { out }
-}
-
-/// `1 record`, `2 records`.
-pub(crate) fn plural(number: i64, noun: &str) -> String {
-    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

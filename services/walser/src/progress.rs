@@ -7,8 +7,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::output;
 use crate::records::time::duration;
+use crate::words;
 
 /// Time between two drawings.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -105,10 +105,10 @@ fn line(total: Total, records: u64, bytes: u64, elapsed: Duration) -> String {
     let left = left.map_or_else(String::new, |millis| format!(" · {} left", duration(millis)));
     format!(
         "{} · {} · {} records/s · {}/s{left}",
-        output::plural(i64::try_from(records).unwrap_or(i64::MAX), "record"),
-        output::bytes(i64::try_from(bytes).unwrap_or(i64::MAX)),
-        output::count(whole(per_second(records))),
-        output::bytes(whole(per_second(bytes))),
+        words::plural(i64::try_from(records).unwrap_or(i64::MAX), "record"),
+        words::bytes(i64::try_from(bytes).unwrap_or(i64::MAX)),
+        words::count(whole(per_second(records))),
+        words::bytes(whole(per_second(bytes))),
     )
 }
 

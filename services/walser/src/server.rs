@@ -1,20 +1,13 @@
 //! The server that a command talks to: which one it is, and what its answers mean to people.
 
-use std::time::Duration;
-
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use walser_client::{Client, Failure, Reason};
 
-use crate::cli::ServerArgs;
+use crate::args::ServerArgs;
 use crate::context::Contexts;
 use crate::error::CliError;
 
 /// Where a server is that nobody names.
 const ADDRESS_DEFAULT: &str = "127.0.0.1:7460";
-/// How long a port that is no gRPC server is looked at.
-const LOOK_MAX: Duration = Duration::from_secs(1);
-/// The header in which the admin port says where the gRPC port is.
-const GRPC_ADDRESS: &str = "walser-grpc-address";
 
 /// A server that calls can be made to.
 #[derive(Debug, Clone)]
@@ -81,21 +74,4 @@ fn address(arguments: &ServerArgs) -> Result<(String, Option<String>), CliError>
             None => (ADDRESS_DEFAULT.to_owned(), None),
         }),
     }
-}
-
-/// What listens at an address that does not speak gRPC, if it speaks HTTP/1.1: then somebody has taken one port for
-/// another. `Some(Some(address))`: it is the admin port of a Walser process whose gRPC port is there.
-pub(crate) async fn speaks_http1(address: &str) -> Option<Option<String>> {
-    let look = async {
-        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-        let request = format!("GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = Vec::new();
-        stream.take(16 << 10).read_to_end(&mut answer).await.ok()?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let named = answer.lines().filter_map(|line| line.split_once(':'));
-        let grpc = named.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(GRPC_ADDRESS));
-        answer.starts_with("HTTP/1.").then(|| grpc.map(|(_, value)| value.trim().to_owned()))
-    };
-    tokio::time::timeout(LOOK_MAX, look).await.ok().flatten()
 }

@@ -7,9 +7,9 @@ use std::io;
 
 use walser_model::Offset;
 
-use super::{Condition, Log, Recovery};
+use super::findings::{Damage, Recovery};
+use super::{Condition, Log};
 use crate::disk::Open;
-use crate::log::recovery::Damage;
 
 /// The name of a file that says that records are damaged from an offset on.
 fn note_name(from: Offset) -> String {

@@ -6,15 +6,13 @@
 //! Invariant: of a partition that is away, the shard has nothing but an [`Away`].
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use walser_log::Log;
 use walser_model::TopicPartition;
 
+use super::disk_job::DiskTask;
 use super::maintenance::{Maintenance, Outcome, Returned, Task};
 use super::{Command, Partition, Shard};
-use crate::disk_threads::DiskTask;
 
 /// Partitions of a shard that are away at once for what nobody waits for.
 const UPKEEP_AWAY_MAX: usize = 4;
@@ -30,29 +28,6 @@ pub(super) struct Away {
     upkeep: bool,
     /// What came in since. Bounded as the queue of the shard is.
     deferred: VecDeque<Command>,
-}
-
-/// Tells whoever waits, when the last clone is dropped, that everything before it has been carried out.
-#[derive(Debug, Clone)]
-pub(crate) struct Settled {
-    _told: Arc<ToldAtDrop>,
-}
-
-#[derive(Debug)]
-struct ToldAtDrop(Option<oneshot::Sender<()>>);
-
-impl Settled {
-    pub(super) fn new(done: oneshot::Sender<()>) -> Self {
-        Self { _told: Arc::new(ToldAtDrop(Some(done))) }
-    }
-}
-
-impl Drop for ToldAtDrop {
-    fn drop(&mut self) {
-        if let Some(done) = self.0.take() {
-            let _ = done.send(());
-        }
-    }
 }
 
 impl Shard {

@@ -11,6 +11,7 @@ use walser_model::{Offset, TopicPartition};
 use walser_rpc::Failure;
 
 use super::{Partition, PartitionMetadata, Repaired, Surroundings};
+use crate::disk_threads::DiskLane;
 use crate::error::{cannot_open_text, deleted, moved_aside, not_leader};
 
 /// Tries to flush a partition at the stop.
@@ -39,17 +40,6 @@ pub(crate) enum Task {
     SetAside { done: oneshot::Sender<io::Result<()>> },
     /// Make everything durable, and write down where it ends.
     Close,
-}
-
-/// Which threads a task is for: none of these kinds waits behind another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lane {
-    /// Writes wait for it.
-    Prepare,
-    /// A caller waits for it.
-    Awaited,
-    /// Nobody does.
-    Upkeep,
 }
 
 /// A task, with the partition that was lent for it.
@@ -104,20 +94,20 @@ impl Task {
 
     /// Whether nobody waits for it: then only a few are lent at once.
     pub(super) fn is_upkeep(&self) -> bool {
-        self.lane() == Lane::Upkeep
+        self.lane() == DiskLane::Upkeep
     }
 
-    fn lane(&self) -> Lane {
+    fn lane(&self) -> DiskLane {
         match self {
-            Self::Prepare => Lane::Prepare,
-            Self::Retain { .. } | Self::Rest => Lane::Upkeep,
+            Self::Prepare => DiskLane::Prepare,
+            Self::Retain { .. } | Self::Rest => DiskLane::Upkeep,
             Self::Open { .. }
             | Self::KeepDamage
             | Self::DeleteRecords { .. }
             | Self::Repair { .. }
             | Self::Remove { .. }
             | Self::SetAside { .. }
-            | Self::Close => Lane::Awaited,
+            | Self::Close => DiskLane::Awaited,
         }
     }
 }
@@ -126,7 +116,7 @@ impl Task {
 
 impl Maintenance {
     /// The threads that it is for.
-    pub(crate) fn lane(&self) -> Lane {
+    pub(crate) fn lane(&self) -> DiskLane {
         self.task.lane()
     }
 

@@ -6,7 +6,6 @@ mod damage;
 mod expired;
 mod flushing;
 mod kept_log;
-mod released;
 mod replica;
 
 use std::collections::VecDeque;
@@ -34,7 +33,6 @@ use expired::ExpiredRecords;
 pub(crate) use append_time::next_append_time;
 pub(crate) use damage::Repaired;
 use kept_log::KeptLog;
-pub(crate) use released::Released;
 pub(crate) use replica::PartitionMetadata;
 
 /// At most this much is written at once.

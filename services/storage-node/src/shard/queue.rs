@@ -11,9 +11,9 @@ use walser_model::{Acks, LeaderEpoch, Offset, TopicPartition};
 use walser_record_batch::BatchHeader;
 use walser_rpc::{AppendPermit, AppendReply, Failure, Reason};
 
-use super::lending::Settled;
 use super::maintenance::Returned;
 use super::partition::{PartitionMetadata, Repaired};
+use super::settled::Settled;
 use crate::metrics::StorageMetrics;
 
 /// One batch to append.

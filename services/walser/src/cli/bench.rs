@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use walser_model::{Acks, Compression};
 
-use super::{ServerArgs, value};
+use super::value;
+use crate::args::ServerArgs;
 use crate::complete;
 
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,8 @@
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
-use super::{ServerArgs, value};
+use super::value;
+use crate::args::ServerArgs;
 use crate::complete;
 use crate::position::Position;
 use crate::records::format::Format;

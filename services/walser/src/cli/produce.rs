@@ -6,22 +6,12 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use walser_model::{Acks, Compression};
 
-use super::{ServerArgs, value};
+use super::value;
+use crate::args::ServerArgs;
 use crate::complete;
+use crate::input::Framing;
 use crate::records::format::InputFormat;
 use crate::records::json::JsonPath;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Framing {
-    /// One record per line, without the line end.
-    Lines,
-    /// One record per file.
-    Whole,
-    /// Records of so many bytes; the last may be shorter.
-    Blocks(usize),
-    /// One record per line, as `walser consume -o json` writes them.
-    Json,
-}
 
 const HELP: &str = "\
 Forms of --as:

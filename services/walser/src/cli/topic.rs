@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
-use super::{OutputArgs, ServerArgs};
+use crate::args::{OutputArgs, ServerArgs};
 use crate::complete;
 use crate::position::Position;
 

@@ -3,7 +3,7 @@
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use walser_model::{Acks, Compression, Durability, MESSAGE_BYTES_CEILING, parse_bytes, parse_duration_ms, show_bytes};
 
-use super::Framing;
+use crate::input::Framing;
 use crate::input::RECORD_BYTES_MAX;
 use crate::records::format::{Format, InputFormat};
 use crate::records::json::JsonPath;

@@ -6,8 +6,8 @@ use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 use walser_client::Client;
 
-use crate::cli::Form;
-use crate::complete;
+use crate::args::Form;
+use crate::candidates;
 use crate::context::Contexts;
 use crate::error::CliError;
 use crate::output::{self, table};
@@ -37,14 +37,14 @@ pub(crate) enum ContextCommand {
     #[command(visible_alias = "select", after_help = "Examples:\n  walser context use prod\n  walser context use -")]
     Use {
         /// Name; - is the one before
-        #[arg(allow_hyphen_values = true, add = ArgValueCompleter::new(complete::contexts))]
+        #[arg(allow_hyphen_values = true, add = ArgValueCompleter::new(candidates::contexts))]
         name: String,
     },
     /// Forget a name
     #[command(visible_alias = "rm", after_help = "Example:\n  walser context remove prod")]
     Remove {
         /// Name
-        #[arg(add = ArgValueCompleter::new(complete::contexts))]
+        #[arg(add = ArgValueCompleter::new(candidates::contexts))]
         name: String,
     },
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use walser_proto::v1 as pb;
 
-use crate::cli::ServerArgs;
+use crate::args::ServerArgs;
 use crate::error::CliError;
 use crate::output::{self, count, plural};
 use crate::server::Server;

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCompleter;
 use walser_proto::v1 as pb;
 
 use super::set_aside::{self, SetAsideCommand};
-use crate::cli::ServerArgs;
+use crate::args::ServerArgs;
 use crate::complete;
 use crate::error::CliError;
 use crate::output::{self, bytes, count};

@@ -12,8 +12,9 @@ use walser_model::{Acks, Timestamp};
 use walser_proto::v1 as pb;
 
 use self::sink::Sink;
-use crate::cli::{Framing, ProduceArgs};
+use crate::cli::ProduceArgs;
 use crate::error::CliError;
+use crate::input::Framing;
 use crate::input::{self, Source, Then};
 use crate::output;
 use crate::progress::{Progress, Total};

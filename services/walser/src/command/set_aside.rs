@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use walser_model::TopicId;
 use walser_proto::v1 as pb;
 
-use crate::cli::{Form, OutputArgs, ServerArgs};
+use crate::args::{Form, OutputArgs, ServerArgs};
 use crate::error::{CliError, UNAVAILABLE};
 use crate::message;
 use crate::output::{self, bytes, count, plural, table};

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use walser_proto::v1 as pb;
 
-use crate::cli::{Form, StatusArgs};
+use crate::args::Form;
+use crate::cli::StatusArgs;
 use crate::error::CliError;
 use crate::output::{self, bytes, plural};
 use crate::records::time::since;

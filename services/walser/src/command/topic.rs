@@ -12,8 +12,9 @@ use walser_proto::v1 as pb;
 
 use self::each::{Dealt, each};
 use self::show::{show_changed, show_list, size};
+use crate::args::Form;
 use crate::cli::{
-    Form, TopicAddPartitionsArgs, TopicAlterArgs, TopicCommand, TopicConfigArgs, TopicCreateArgs, TopicDeleteArgs,
+    TopicAddPartitionsArgs, TopicAlterArgs, TopicCommand, TopicConfigArgs, TopicCreateArgs, TopicDeleteArgs,
     TopicListArgs, TopicTruncateArgs,
 };
 use crate::error::CliError;

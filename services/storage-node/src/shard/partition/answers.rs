@@ -8,8 +8,9 @@ use walser_record_batch::BatchHeader;
 use walser_replication::{Leader, ReplicaEvent, Write, WriteOutcome};
 use walser_rpc::{BatchAppended, Effect, Failure, Reason};
 
-use super::{KeptLog, Partition, Released};
+use super::{KeptLog, Partition};
 use crate::error::{not_enough_replicas_after_append, storage_error_after_append, unanswered};
+use crate::released::Released;
 use crate::shard::{AppendJob, Surroundings};
 
 /// What is kept of a write until its outcome is known.

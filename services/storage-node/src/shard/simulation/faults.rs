@@ -3,9 +3,8 @@
 
 use walser_log::MemoryDisk;
 
-use super::world::World;
 use crate::disk_threads::DiskThreads;
-use crate::shard::{Command, Shard};
+use crate::shard::{Command, Shard, ShardJob};
 
 /// What an earlier version did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +28,12 @@ impl Fault {
     }
 
     /// Done before each turn.
-    pub(super) fn before_turn(self, world: &mut World) {
+    pub(super) fn before_turn(self, shard: &mut Shard) {
         match self {
-            Self::WritesUnderExtensions => tell_extensions_early(&world.shard.disk_threads, &world.shard),
+            Self::WritesUnderExtensions => tell_extensions_early(&shard.disk_threads, shard),
             Self::CleanPagesCount => {}
             Self::AgeRestarts => {
-                for partition in world.shard.partitions.values_mut() {
+                for partition in shard.partitions.values_mut() {
                     partition.log.age_restarts = true;
                 }
             }
@@ -43,8 +42,8 @@ impl Fault {
 }
 
 /// The shard hears that extensions have finished that have not begun.
-fn tell_extensions_early(disk_threads: &DiskThreads, shard: &Shard) {
-    for (partition, extension) in disk_threads.waiting_extensions() {
+fn tell_extensions_early(disk_threads: &DiskThreads<ShardJob>, shard: &Shard) {
+    for (partition, extension) in disk_threads.waiting_extensions(ShardJob::extension) {
         shard.queue.push(Command::Extended { partition, extension, outcome: Ok(()) });
     }
 }

@@ -335,7 +335,7 @@ impl World {
 
     fn turn(&mut self) {
         if let Some(fault) = self.fault {
-            fault.before_turn(self);
+            fault.before_turn(&mut self.shard);
         }
         as_shard(|| self.shard.turn());
         self.turns += 1;

@@ -7,7 +7,8 @@ use walser_proto::v1 as pb;
 
 use super::Done;
 use super::show::{known, records, size, source, state, value};
-use crate::cli::{Form, TopicDescribeArgs};
+use crate::args::Form;
+use crate::cli::TopicDescribeArgs;
 use crate::command::produce::now_ms;
 use crate::error::CliError;
 use crate::output::{self, bytes, count, plural, table};

@@ -8,7 +8,7 @@ use walser_proto::v1 as pb;
 
 use super::Done;
 use super::each::Dealt;
-use crate::cli::Form;
+use crate::args::Form;
 use crate::error::CliError;
 use crate::message;
 use crate::output::{self, bytes, count, plural, table};

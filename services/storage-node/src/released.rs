@@ -14,7 +14,7 @@ pub(crate) struct Released {
 
 impl Released {
     /// Whether the partition takes no more writes until some of these are answered.
-    pub(super) fn is_full(self) -> bool {
+    pub(crate) fn is_full(self) -> bool {
         self.writes >= WRITES_MAX || self.bytes >= BYTES_MAX
     }
 }
