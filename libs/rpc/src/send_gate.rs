@@ -81,6 +81,11 @@ impl SendGate {
         WeakGate(Arc::downgrade(&self.0))
     }
 
+    /// Whether the connection has taken nothing for `limit`.
+    pub fn is_stalled(&self, limit: Duration) -> bool {
+        self.0.lock().taken_at.elapsed() >= limit
+    }
+
     pub(crate) fn next(&self) -> Next {
         let mut waiting = self.0.lock();
         waiting.taken_at = Instant::now();
@@ -122,7 +127,8 @@ impl WeakGate {
     pub fn cut_if_stalled(&self, limit: Duration, failure: &Failure) -> bool {
         let Some(gate) = self.0.upgrade() else { return false };
         let mut waiting = gate.lock();
-        if waiting.held.is_none() || waiting.taken_at.elapsed() < limit {
+        // What the connection has not asked for is not here, and would not be free.
+        if !waiting.sending || waiting.held.is_none() || waiting.taken_at.elapsed() < limit {
             return false;
         }
         waiting.cut.get_or_insert_with(|| failure.clone());

@@ -77,8 +77,8 @@ pub async fn begin(
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.start("metadata follower", following);
     let readiness = Readiness { metadata: metadata.clone(), network: network.clone() };
-    let producer_ids = ProducerIds::new(controller.clone());
-    let prefetch = producer_ids.clone().prefetch(metadata.clone());
+    let producer_ids = ProducerIds::new(controller.clone(), metadata.clone());
+    let prefetch = producer_ids.clone().prefetch();
     tasks.start_short("first producer ids", prefetch);
     let router = Router::new(metadata.clone(), network.clone());
     let (clock, random) = (environment.clock, environment.random);

@@ -44,24 +44,35 @@ impl Log {
             return Ok(());
         }
         self.names.disk().open(&self.names.path().join(note_name(from)), Open::Write)?;
+        self.names.sync()?;
         self.damage_notes.push(from);
-        self.names.sync()
+        Ok(())
     }
 
-    /// The log has been repaired: nothing says any more that it is damaged.
-    pub(super) fn forget_damage(&mut self) -> io::Result<()> {
-        while let Some(from) = self.damage_notes.last() {
+    /// Nothing says any more that records from an offset of at least `up` are damaged: they were repaired, or are gone.
+    pub(super) fn forget_damage(&mut self, up: Offset) -> io::Result<()> {
+        let (gone, kept) = self.damage_notes.iter().partition(|from| **from >= up);
+        let gone: Vec<Offset> = gone;
+        for from in &gone {
             match self.names.disk().remove_file(&self.names.path().join(note_name(*from))) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => self.damage_notes.pop(),
-            };
+                _ => {}
+            }
         }
-        self.names.sync()
+        if !gone.is_empty() {
+            self.names.sync()?;
+        }
+        self.damage_notes = kept;
+        Ok(())
     }
 
-    /// Takes up what was found, and what an earlier process has written down. Notes above the log end are of records
-    /// that are gone.
-    pub(super) fn take_up_damage(&mut self, recovery: &mut Recovery) {
+    /// Takes up what was found, and what an earlier process has written down. Notes from the log end on are of records
+    /// that are gone: they go before others have these offsets.
+    ///
+    /// # Errors
+    /// I/O errors while such notes are removed.
+    pub(super) fn take_up_damage(&mut self, recovery: &mut Recovery) -> io::Result<()> {
+        self.forget_damage(self.log_end())?;
         let noted = self.damage_notes.iter().copied().min();
         if let Some(from) = noted.filter(|from| self.note_damage(*from)) {
             recovery.damage = Some(Damage { from, durable: self.marks.durable });
@@ -69,6 +80,7 @@ impl Log {
         if let Err(error) = self.keep_damage() {
             tracing::warn!(partition = %self.partition, %error, "it is not written down that the log is damaged");
         }
+        Ok(())
     }
 
     /// Everything below the durable mark is taken for what there was: the log takes no writes from here on.

@@ -126,7 +126,7 @@ impl Log {
             log.marks.high_watermark = log.log_end();
             log.write_marks()?;
         }
-        log.take_up_damage(&mut recovery);
+        log.take_up_damage(&mut recovery)?;
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
         Ok((log, Recovery { rebuilt_epochs: rebuild_epochs, damaged_epochs, unmarked, ..recovery }))
@@ -192,6 +192,8 @@ impl Log {
                 return Ok(None);
             }
             expected = segment.end()?;
+            // There may be more of them than files may be open.
+            segment.close();
         }
         Ok(None)
     }
@@ -327,6 +329,16 @@ impl Log {
         Ok(CutTail { offset, bytes, kept_in })
     }
 
+    /// What a repair has found is made durable, and nothing says any more that the log is damaged.
+    fn finish_repair(&mut self) -> io::Result<()> {
+        self.snapshots.remove_above(self.log_end())?;
+        self.write_marks()?;
+        self.sync_marks()?;
+        self.forget_damage(Offset::ZERO)?;
+        // A log that was opened as damaged has not had its names renewed.
+        self.renew_names()
+    }
+
     /// Gives up the damaged part of a corrupt log: the log ends where the damage begins, and takes writes again.
     /// What is cut is kept aside. Gives back where the log was known to end and how many bytes were set aside.
     ///
@@ -357,12 +369,8 @@ impl Log {
         let snapshots = self.snapshots.list()?;
         let recovery = self.recover(&snapshots, self.log_start(), synced);
         let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
-        self.snapshots.remove_above(self.log_end())?;
-        self.write_marks()?;
-        self.sync_marks()?;
-        self.forget_damage()?;
-        // A log that was opened as damaged has not had its names renewed.
-        self.renew_names()?;
+        let finished = self.finish_repair();
+        finished.inspect_err(|error| self.fail(format!("repair: {error}")))?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
     }
 }

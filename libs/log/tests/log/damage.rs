@@ -367,6 +367,72 @@ fn a_segment_that_was_begun_before_a_repair_survives_power_loss_after_it() {
     site.check_contents();
 }
 
+/// There are more segments than files may be open.
+#[test]
+fn a_start_after_a_kill_needs_few_files_however_many_segments_there_are() {
+    let mut site = site_of(700);
+    assert!(log_files(&site).len() > 20);
+    site.append(&values(1, 5, 400)).unwrap();
+    let disk = site.disk.restart_process();
+    disk.set_file_limit(Some(4));
+    let (_directory, log, _) = open(&disk, config()).unwrap();
+    assert_eq!(*log.condition(), Condition::Healthy);
+}
+
+/// The records that were damaged are gone with the power; others get their offsets.
+#[test]
+fn a_note_of_records_that_are_gone_is_gone_with_them() {
+    let mut site = site_of(60);
+    let end = site.log.log_end();
+    site.append(&values(1, 50, 100)).unwrap();
+    assert!(site.log.note_damage(end.plus(20)));
+    site.log.keep_damage().unwrap();
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, config());
+    assert_eq!((site.log.condition(), site.log.log_end()), (&Condition::Healthy, end));
+    site.append(&values(2, 50, 100)).unwrap();
+    site.flush().unwrap();
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, config());
+    assert_eq!(*site.log.condition(), Condition::Healthy);
+}
+
+/// A kill at any step of a repair leaves a log that is damaged still, or one that stays repaired.
+#[test]
+fn a_repair_that_was_killed_is_repeated_or_holds() {
+    let damaged = || {
+        let mut site = site_of(60);
+        let _ = site.log.rest().unwrap();
+        let (path, len) = log_files(&site).remove(0);
+        let file = site.disk.open(&path, walser_log::Open::Write).unwrap();
+        file.write_at(&[0x5a; 40], len / 2).unwrap();
+        site.log.note_damage(last_readable(&site));
+        site.log.keep_damage().unwrap();
+        site
+    };
+    let mut whole = damaged();
+    let before = whole.disk.change_count();
+    whole.log.repair().unwrap();
+    for step in 0..=whole.disk.change_count() - before {
+        let mut site = damaged();
+        site.disk.stop_after(step);
+        let _ = site.log.repair();
+        let disk = site.disk.restart_process();
+        let (_directory, mut log, _) = open(&disk, config()).unwrap();
+        if *log.condition() != Condition::Healthy {
+            log.repair().unwrap();
+        }
+        let mut again = Site { log, ..site };
+        again.written.truncate(usize::try_from(again.log.log_end().0).unwrap());
+        for round in 0..20 {
+            again.append(&values(round, 5, 100)).unwrap();
+        }
+        again.flush().unwrap();
+        let (_directory, log, _) = open(&disk.restart_process(), config()).unwrap();
+        assert_eq!(*log.condition(), Condition::Healthy, "killed after {step} changes");
+    }
+}
+
 /// A start that finds half of a partition that was being removed takes nothing of it for lost.
 #[test]
 fn a_kill_at_any_step_of_a_removal_is_no_damage() {

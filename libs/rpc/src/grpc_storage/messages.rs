@@ -189,7 +189,8 @@ pub(super) fn offset_answer(message: pbi::OffsetFound) -> Result<OffsetAnswer, F
         Some(error) => Err(error.into()),
         None => Ok(OffsetAnswer {
             offset: some(message.offset).map(Offset),
-            timestamp: some(message.timestamp_millis),
+            // -1 where there is none: records may be older than 1970.
+            timestamp: (message.timestamp_millis != -1).then_some(message.timestamp_millis),
             leader_epoch: (message.leader_epoch >= 0).then_some(LeaderEpoch(message.leader_epoch)),
         }),
     }

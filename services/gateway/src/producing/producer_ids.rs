@@ -23,6 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone)]
 pub(crate) struct ProducerIds {
     controller: Connection,
+    metadata: Metadata,
     /// For clients.
     block: Arc<Mutex<Range<i64>>>,
     /// For the gateway's own writes.
@@ -32,13 +33,16 @@ pub(crate) struct ProducerIds {
 }
 
 impl ProducerIds {
-    pub(crate) fn new(controller: Connection) -> Self {
+    pub(crate) fn new(controller: Connection, metadata: Metadata) -> Self {
         let (block, own) = (Arc::new(Mutex::new(0..0)), Arc::new(Mutex::new(0..0)));
-        Self { controller, block, own, issued_below: Arc::default() }
+        Self { controller, metadata, block, own, issued_below: Arc::default() }
     }
 
-    fn client(&self) -> ControllerServiceClient<Connection> {
-        ControllerServiceClient::new(self.controller.clone())
+    /// The controller, as long as it is that of this cluster: another one, or an older copy of its metadata, would hand
+    /// out ids that are in use.
+    fn client(&self) -> Result<ControllerServiceClient<Connection>, Failure> {
+        self.metadata.obeyed()?;
+        Ok(ControllerServiceClient::new(self.controller.clone()))
     }
 
     /// An id for the gateway's own writes: clients cannot use it, or they could fence everybody else.
@@ -52,9 +56,9 @@ impl ProducerIds {
 
     /// Takes the first block for the gateway's own writes before there is one, and tries until it has: without one, the
     /// first write would need the controller, and records are to flow while it is away.
-    pub(crate) async fn prefetch(self, metadata: Metadata) {
+    pub(crate) async fn prefetch(self) {
         let in_service = |view: &View| view.nodes().any(|(_, node)| !node.liveness.fenced);
-        while !metadata.wait_until(LOOK_AGAIN, in_service).await {}
+        while !self.metadata.wait_until(LOOK_AGAIN, in_service).await {}
         loop {
             {
                 let mut block = self.own.lock().await;
@@ -82,7 +86,7 @@ impl ProducerIds {
 
     async fn allocate(&self, internal: bool) -> Result<Range<i64>, Failure> {
         let request = pbi::AllocateProducerIdsRequest { internal, ..Default::default() };
-        let answer = self.client().allocate_producer_ids(request).await?.into_inner();
+        let answer = self.client()?.allocate_producer_ids(request).await?.into_inner();
         let block = answer.first_id..answer.first_id + i64::from(answer.count);
         if !internal {
             self.issued_below.fetch_max(block.end, Ordering::Relaxed);
@@ -99,7 +103,7 @@ impl ProducerIds {
         if id.0 < self.issued_below.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let answer = self.client().get_producer_id_end(pbi::GetProducerIdEndRequest {}).await?.into_inner();
+        let answer = self.client()?.get_producer_id_end(pbi::GetProducerIdEndRequest {}).await?.into_inner();
         self.issued_below.fetch_max(answer.end_id, Ordering::Relaxed);
         if id.0 < answer.end_id { Ok(()) } else { bad("was never issued; take one from InitProducer") }
     }
@@ -115,7 +119,7 @@ impl ProducerIds {
             return Ok(pb::ProducerIdentity { producer_id: self.next().await?.0, producer_epoch: 0 });
         }
         let request = pbi::RaiseProducerEpochRequest { producer_id, producer_epoch };
-        let answer = self.client().raise_producer_epoch(request).await?.into_inner();
+        let answer = self.client()?.raise_producer_epoch(request).await?.into_inner();
         Ok(pb::ProducerIdentity { producer_id, producer_epoch: answer.producer_epoch })
     }
 }

@@ -31,6 +31,7 @@ pub(super) struct Outlet {
     slots: mpsc::Sender<Slot>,
     last: Slot,
     budget: StreamBudget,
+    gate: SendGate,
 }
 
 /// Ends a stream whose driver is gone.
@@ -55,7 +56,7 @@ pub(super) fn outlet(budget: StreamBudget) -> (Outlet, impl Stream<Item = Item> 
         leaving.leaves(permit);
         Some(item)
     });
-    (Outlet { slots, last: Slot::default(), budget }, messages, gate)
+    (Outlet { slots, last: Slot::default(), budget, gate: gate.clone() }, messages, gate)
 }
 
 // === impl Outlet ===
@@ -76,7 +77,7 @@ impl Outlet {
         let room = loop {
             match tokio::time::timeout(STALL_MAX, self.slots.reserve()).await {
                 Ok(room) => break room,
-                Err(_elapsed) if self.budget.is_contended() => {
+                Err(_elapsed) if self.budget.is_contended() && self.gate.is_stalled(STALL_MAX) => {
                     self.cut();
                     return false;
                 }

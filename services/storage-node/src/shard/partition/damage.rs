@@ -44,7 +44,14 @@ impl Partition {
         let Condition::Corrupt { .. } = self.log.condition() else {
             return Err(not_damaged());
         };
-        let (old_end, set_aside) = self.log.repair().map_err(|error| log_failure(&error, around.node))?;
+        let (old_end, set_aside) = match self.log.repair() {
+            Ok(repaired) => repaired,
+            Err(error) => {
+                self.shown.show(self.log.condition());
+                self.note_failure(around);
+                return Err(log_failure(&error, around.node));
+            }
+        };
         self.shown.tail.clear();
         let new_end = self.log.log_end();
         // What waits may be gone, and others are about to take its offsets.
