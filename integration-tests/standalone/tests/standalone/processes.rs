@@ -275,7 +275,7 @@ async fn a_gateway_does_not_obey_a_controller_of_another_cluster() {
     let missing = pb::ProduceRequest { topic: "other".to_owned(), ..write() };
     assert!(mismatch(client.producer().produce(missing).await.map(drop)).await);
     let init = client.producer().init_producer(pb::InitProducerRequest::default()).await;
-    assert!(mismatch(init.map(drop)).await, "the id may be in use");
+    assert!(mismatch(init.map(drop)).await, "its ids are not those of this cluster");
     assert_eq!(read_all(&client, "t", 0).await.len(), 1, "what is known can be read");
     let admin = cluster.gateway_admin();
     let probe = async || get_from(&admin, "/readyz").contains("CLUSTER_ID_MISMATCH");

@@ -171,7 +171,6 @@ impl ControllerService for Controller {
         &self,
         request: Request<pbi::AllocateProducerIdsRequest>,
     ) -> Answer<pbi::AllocateProducerIdsResponse> {
-        self.changeable()?;
         let first_id = producer_ids::allocate(&self.store, request.get_ref().internal).await?;
         Ok(Response::new(pbi::AllocateProducerIdsResponse { first_id, count: producer_ids::BLOCK }))
     }
@@ -187,7 +186,6 @@ impl ControllerService for Controller {
         &self,
         request: Request<pbi::RaiseProducerEpochRequest>,
     ) -> Answer<pbi::RaiseProducerEpochResponse> {
-        self.changeable()?;
         let pbi::RaiseProducerEpochRequest { producer_id, producer_epoch } = request.into_inner();
         let producer_epoch = producer_ids::raise_epoch(&self.store, producer_id, producer_epoch).await?;
         Ok(Response::new(pbi::RaiseProducerEpochResponse { producer_epoch }))

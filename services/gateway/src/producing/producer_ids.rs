@@ -38,8 +38,7 @@ impl ProducerIds {
         Self { controller, metadata, block, own, issued_below: Arc::default() }
     }
 
-    /// The controller, as long as it is that of this cluster: another one, or an older copy of its metadata, would hand
-    /// out ids that are in use.
+    /// The controller, as long as it is that of this cluster: another one knows nothing of the ids that were issued here.
     fn client(&self) -> Result<ControllerServiceClient<Connection>, Failure> {
         self.metadata.obeyed()?;
         Ok(ControllerServiceClient::new(self.controller.clone()))
