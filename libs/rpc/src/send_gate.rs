@@ -16,6 +16,8 @@ use crate::failure::Failure;
 
 /// Bytes that are handed to the connection at once.
 const PART_BYTES: usize = 256 << 10;
+/// Parts of larger messages are copied: a part that the connection keeps would keep all of its message.
+const SHARED_BYTES_MAX: usize = 2 << 20;
 
 /// The gate of one answer, put into its extensions. Clones share it.
 #[derive(Clone)]
@@ -30,6 +32,8 @@ struct Waiting {
     rest: Bytes,
     /// A message has been handed over, in part or whole.
     sending: bool,
+    /// Its parts have memory of their own.
+    copied: bool,
     /// What the message that is being sent uses.
     held: Option<Box<dyn Any + Send>>,
     /// Why the answer ends, instead of what comes.
@@ -61,7 +65,14 @@ impl std::fmt::Debug for SendGate {
 
 impl Default for SendGate {
     fn default() -> Self {
-        let waiting = Waiting { rest: Bytes::new(), sending: false, held: None, cut: None, taken_at: Instant::now() };
+        let waiting = Waiting {
+            rest: Bytes::new(),
+            sending: false,
+            copied: false,
+            held: None,
+            cut: None,
+            taken_at: Instant::now(),
+        };
         Self(Arc::new(Mutex::new(waiting)))
     }
 }
@@ -93,7 +104,7 @@ impl SendGate {
             return Next::End(failure);
         }
         if !waiting.rest.is_empty() {
-            return Next::Part(part(&mut waiting.rest));
+            return Next::Part(waiting.part());
         }
         // The connection has room again: what it was given before is gone, or as good as that.
         let taken = std::mem::take(&mut waiting.sending).then(|| waiting.held.take());
@@ -105,13 +116,18 @@ impl SendGate {
     /// The first part of a message.
     pub(crate) fn message(&self, message: Bytes) -> Bytes {
         let mut waiting = self.0.lock();
+        waiting.copied = message.len() > SHARED_BYTES_MAX;
         (waiting.rest, waiting.sending) = (message, true);
-        part(&mut waiting.rest)
+        waiting.part()
     }
 }
 
-fn part(rest: &mut Bytes) -> Bytes {
-    rest.split_to(rest.len().min(PART_BYTES))
+impl Waiting {
+    /// The next part of the message.
+    fn part(&mut self) -> Bytes {
+        let part = self.rest.split_to(self.rest.len().min(PART_BYTES));
+        if self.copied { Bytes::copy_from_slice(&part) } else { part }
+    }
 }
 
 // === impl WeakGate ===
@@ -160,6 +176,16 @@ mod tests {
         assert_eq!(Arc::strong_count(&used), 2, "the connection may not have taken the last part");
         assert!(matches!(gate.next(), Next::Message));
         assert_eq!(Arc::strong_count(&used), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_does_not_keep_a_large_message_in_memory() {
+        let gate = SendGate::default();
+        let message = Bytes::from(vec![7; SHARED_BYTES_MAX + 1]);
+        let first = gate.message(message.clone());
+        assert_ne!(first.as_ptr(), message.as_ptr());
+        let small = message.slice(1..);
+        assert_eq!(gate.message(small.clone()).as_ptr(), small.as_ptr(), "it is shared, not copied");
     }
 
     #[tokio::test(start_paused = true)]
