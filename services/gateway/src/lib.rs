@@ -3,7 +3,7 @@
 //! It routes every call to the leader or the controller, encodes plain records into batches and decodes them again,
 //! gathers small writes, and makes writes idempotent towards storage.
 //!
-//! [`producing`], [`reading`] and [`topics`] do the work, each with what it needs and no more; [`api`] decodes what comes
+//! `producing`, `reading` and `topics` do the work, each with what it needs and no more; `api` decodes what comes
 //! in on the public port, calls them, and encodes the answer. Another protocol would be another `api`.
 //!
 //! Invariant: the gateway keeps nothing that a client would miss: any other one can take its place.
