@@ -35,6 +35,7 @@ mod metadata_version;
 mod producers;
 mod reader;
 mod recovery_scan;
+mod removal;
 mod scan;
 mod segment;
 mod set_aside;

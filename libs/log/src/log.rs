@@ -28,6 +28,7 @@ use crate::generation::Generation;
 use crate::log_state::LogState;
 use crate::producers::Producers;
 use crate::reader::LogReader;
+use crate::removal::remove_marked;
 use crate::segment::Segment;
 use crate::snapshots::Snapshots;
 
@@ -427,21 +428,13 @@ impl Log {
     /// I/O errors; calling again continues.
     pub fn remove(mut self) -> io::Result<()> {
         self.active.iter().for_each(|active| active.segment().rest());
-        let erased = self.checkpoint.lock().erase(&mut self.slot);
-        // Not under the lock, which every flush takes.
-        let around = self.checkpoint.lock().names();
-        let removed = erased.and_then(|()| match self.names.disk().remove_dir(self.names.path()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => around.sync(),
-        });
-        match removed {
+        let known = (self.partition, &self.marks);
+        match remove_marked(&self.checkpoint, self.names.path(), &mut self.slot, known) {
             Ok(()) => {
                 self.checkpoint.lock().free(self.slot);
                 Ok(())
             }
             Err(error) => {
-                // The marks must be found by the next attempt.
-                let _ = self.checkpoint.lock().write(&mut self.slot, self.partition, &self.marks);
                 self.close();
                 Err(error)
             }

@@ -93,13 +93,11 @@ impl PublicParts {
             config: self.config.clone(),
             shutdown: self.shutdown.clone(),
         };
-        let (clock, timeout) = (Arc::clone(&self.clock), self.config.produce_timeout);
-        ProducerApi { producing: self.producing.clone(), streams, clock, timeout }
+        ProducerApi { streams }
     }
 
     fn topic(&self) -> TopicApi {
         TopicApi {
-            controller: self.controller.clone(),
             metadata: self.metadata.clone(),
             topics: self.topics.clone(),
             leaders: self.leaders.clone(),

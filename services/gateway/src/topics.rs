@@ -62,14 +62,19 @@ impl Topics {
         Self { controller, metadata, leaders, created_with, shutdown }
     }
 
+    /// The controller's topic service, as long as the controller is that of this cluster.
+    pub(crate) fn client(&self) -> Result<TopicServiceClient<Connection>, Failure> {
+        self.metadata.obeyed()?;
+        Ok(TopicServiceClient::new(self.controller.clone()))
+    }
+
     /// A topic for reading.
     pub(crate) async fn find(&self, text: &str) -> Result<Arc<TopicView>, Failure> {
         let name = name(text)?;
         if let Some(topic) = self.metadata.topic(name.as_str()) {
             return Ok(topic);
         }
-        self.metadata.obeyed()?;
-        let mut client = TopicServiceClient::new(self.controller.clone());
+        let mut client = self.client()?;
         let found = client.get_topic(pb::GetTopicRequest { name: text.to_owned() }).await;
         match found.map_err(Failure::from) {
             Ok(_) => self.arrived(name.as_str()).await,
@@ -108,7 +113,7 @@ impl Topics {
     ) -> Result<(Arc<TopicView>, bool), Failure> {
         let topic = pb::Topic { name: name.as_str().to_owned(), partition_count, ..Default::default() };
         let request = caller.relay(pb::CreateTopicRequest { topic: Some(topic), ..Default::default() });
-        let created = TopicServiceClient::new(self.controller.clone()).create_topic(request).await;
+        let created = self.client()?.create_topic(request).await;
         match created.map_err(Failure::from) {
             Ok(_) => Ok((self.arrived(name.as_str()).await?, true)),
             // Somebody else was faster.
@@ -127,8 +132,7 @@ impl Topics {
         if partition < 0 {
             return Err(missing);
         }
-        self.metadata.obeyed()?;
-        let mut client = TopicServiceClient::new(self.controller.clone());
+        let mut client = self.client()?;
         let request = pb::GetTopicRequest { name: topic.name.to_string() };
         let Ok(found) = client.get_topic(request).await else { return Err(missing) };
         let count = found.into_inner().topic.map_or(0, |found| found.partition_count);
@@ -147,8 +151,7 @@ impl Topics {
         if id == topic.id {
             return Ok(());
         }
-        self.metadata.obeyed()?;
-        let mut client = TopicServiceClient::new(self.controller.clone());
+        let mut client = self.client()?;
         let found = client.get_topic(pb::GetTopicRequest { name: topic.name.to_string() }).await?.into_inner().topic;
         if found.is_some_and(|found| found.id == id.to_string()) {
             let text = format!("topic \"{}\" was created again, this gateway has not heard of it yet", topic.name);

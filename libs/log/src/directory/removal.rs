@@ -5,7 +5,7 @@ use std::io;
 use walser_model::TopicPartition;
 
 use super::DataDirectory;
-use crate::checkpoint::Slot;
+use crate::removal::{remove_dir, remove_marked};
 
 impl DataDirectory {
     /// Removes what is left of a partition that nobody opened: its directory and its marks.
@@ -13,35 +13,19 @@ impl DataDirectory {
     /// # Errors
     /// I/O errors; calling again continues.
     pub fn remove_partition(&self, partition: TopicPartition) -> io::Result<()> {
-        let mut marked = {
+        let dir = self.partition_dir(partition);
+        let marked = {
             let mut checkpoint = self.checkpoint.lock();
-            let known = checkpoint.marks(partition).is_some();
-            known.then(|| checkpoint.claim(partition))
+            let marks = checkpoint.marks(partition);
+            marks.map(|marks| (checkpoint.claim(partition).0, marks))
         };
-        let removed = self.remove_closed(partition, marked.as_mut().map(|(slot, _)| slot));
-        if let Some((mut slot, marks)) = marked {
-            let mut checkpoint = self.checkpoint.lock();
-            match (&removed, &marks) {
-                (Err(_), Some(known)) => {
-                    // They must be found by the next attempt.
-                    let _ = checkpoint.write(&mut slot, partition, known);
-                    checkpoint.unclaim(partition, slot, marks);
-                }
-                _ => checkpoint.free(slot),
-            }
+        let Some((mut slot, marks)) = marked else { return remove_dir(&self.checkpoint, &dir) };
+        let removed = remove_marked(&self.checkpoint, &dir, &mut slot, (partition, &marks));
+        let mut checkpoint = self.checkpoint.lock();
+        match removed {
+            Ok(()) => checkpoint.free(slot),
+            Err(_) => checkpoint.unclaim(partition, slot, Some(marks)),
         }
         removed
-    }
-
-    fn remove_closed(&self, partition: TopicPartition, slot: Option<&mut Slot>) -> io::Result<()> {
-        if let Some(slot) = slot {
-            self.checkpoint.lock().erase(slot)?;
-        }
-        match self.disk.remove_dir(&self.partition_dir(partition)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let names = self.checkpoint.lock().names();
-        names.sync()
     }
 }

@@ -28,10 +28,14 @@ impl Log {
     pub fn note_damage(&mut self, from: Offset) -> bool {
         let fresh = self.condition == Condition::Healthy && from < self.log_end();
         if fresh {
-            self.condition = Condition::Corrupt { from };
-            self.state.set_corrupt_from(Some(from));
+            self.set_damaged(from);
         }
         fresh
+    }
+
+    fn set_damaged(&mut self, from: Offset) {
+        self.condition = Condition::Corrupt { from };
+        self.state.set_corrupt_from(Some(from));
     }
 
     /// Writes down that the log is damaged, if it is, for the next start. Blocks.
@@ -87,8 +91,7 @@ impl Log {
     pub(super) fn declare_damage(&mut self, from: Offset, recovery: &mut Recovery) {
         let durable = self.marks.durable;
         recovery.damage = Some(Damage { from, durable });
-        self.condition = Condition::Corrupt { from };
-        self.state.set_corrupt_from(Some(from));
+        self.set_damaged(from);
         self.set_end(durable);
     }
 }

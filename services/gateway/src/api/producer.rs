@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use walser_model::{Acks, Clock, Offset};
+use walser_model::{Acks, Offset};
 use walser_proto::v1 as pb;
 use walser_proto::v1::producer_service_server::ProducerService;
 use walser_rpc::Failure;
@@ -16,7 +16,7 @@ use walser_service::Caller;
 
 use super::stream::{self, ProduceStreams};
 use super::wire::{known, payload, produce_failure, session, time_left, trace, written};
-use crate::producing::{Failed, GRACE, Outcome, Producing, SeparateWriters, Waiting, Write};
+use crate::producing::{Failed, GRACE, Outcome, SeparateWriters, Waiting, Write};
 use crate::within::within;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -27,11 +27,8 @@ const CREATED: &str = "walser-topic-created";
 /// `ProducerService`.
 #[derive(Debug)]
 pub(super) struct ProducerApi {
-    pub(super) producing: Producing,
+    /// What single calls work with, too.
     pub(super) streams: ProduceStreams,
-    pub(super) clock: Arc<dyn Clock>,
-    /// Time for a write whose caller has no deadline.
-    pub(super) timeout: Duration,
 }
 
 fn write(
@@ -71,20 +68,20 @@ fn response(outcome: Outcome) -> Result<pb::ProduceResponse, Status> {
 #[async_trait]
 impl ProducerService for ProducerApi {
     async fn produce(&self, request: Request<pb::ProduceRequest>) -> Answer<pb::ProduceResponse> {
-        let limit = time_left(request.metadata()).unwrap_or(self.timeout);
+        let limit = time_left(request.metadata()).unwrap_or(self.streams.config.produce_timeout);
         let (caller, trace) = (Caller::of(&request), trace(request.metadata()));
-        let deadline = self.clock.monotonic() + limit;
+        let deadline = self.streams.clock.monotonic() + limit;
         let write = write(request.into_inner(), caller, trace, deadline);
-        let write = write.inspect_err(|failure| self.producing.refused(failure))?;
+        let write = write.inspect_err(|failure| self.streams.producing.refused(failure))?;
         let (done, mut outcome) = oneshot::channel();
         let told = Box::new(move |outcome| drop(done.send(outcome)));
-        let mut submitted = self.producing.produce(write, &mut SeparateWriters::default(), told).await?;
+        let mut submitted = self.streams.producing.produce(write, &mut SeparateWriters::default(), told).await?;
         let outcome = match submitted.queued.take() {
             Some(queued) => Ok(queued),
             None => {
                 // Some of the little time of a short deadline is left for the answer to travel.
                 let grace = GRACE.min(limit / 10);
-                let left = (deadline + grace).saturating_sub(self.clock.monotonic());
+                let left = (deadline + grace).saturating_sub(self.streams.clock.monotonic());
                 match within(left, &mut outcome).await {
                     Ok(outcome) => outcome,
                     Err(_elapsed) => {
@@ -117,10 +114,11 @@ impl ProducerService for ProducerApi {
 
     async fn init_producer(&self, request: Request<pb::InitProducerRequest>) -> Answer<pb::InitProducerResponse> {
         let producer = match request.into_inner().previous {
-            Some(previous) => self.producing.producer_ids.next_epoch(previous).await?,
-            None => {
-                pb::ProducerIdentity { producer_id: self.producing.producer_ids.next().await?.0, producer_epoch: 0 }
-            }
+            Some(previous) => self.streams.producing.producer_ids.next_epoch(previous).await?,
+            None => pb::ProducerIdentity {
+                producer_id: self.streams.producing.producer_ids.next().await?.0,
+                producer_epoch: 0,
+            },
         };
         Ok(Response::new(pb::InitProducerResponse { producer: Some(producer) }))
     }

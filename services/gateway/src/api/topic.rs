@@ -9,9 +9,8 @@ use walser_model::Clock;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1 as pb;
-use walser_proto::v1::topic_service_client::TopicServiceClient;
 use walser_proto::v1::topic_service_server::TopicService;
-use walser_rpc::{Connection, Failure, Reason};
+use walser_rpc::{Failure, Reason};
 use walser_service::Caller;
 
 use super::change_log;
@@ -37,7 +36,6 @@ fn unhealthy(partition: &pb::Partition) -> bool {
 /// `TopicService`.
 #[derive(Debug)]
 pub(super) struct TopicApi {
-    pub(super) controller: Connection,
     pub(super) metadata: Metadata,
     pub(super) topics: Topics,
     pub(super) leaders: Leaders,
@@ -47,12 +45,6 @@ pub(super) struct TopicApi {
 }
 
 impl TopicApi {
-    /// The controller, as long as it is that of this cluster.
-    fn topic_client(&self) -> Result<TopicServiceClient<Connection>, Failure> {
-        self.metadata.obeyed()?;
-        Ok(TopicServiceClient::new(self.controller.clone()))
-    }
-
     async fn add_stats(&self, topics: &mut [pb::Topic]) {
         let views: Vec<_> = topics.iter().filter_map(|topic| self.metadata.topic(&topic.name)).collect();
         let figures = self.leaders.figures(&views).await;
@@ -61,7 +53,7 @@ impl TopicApi {
 
     /// A page of partitions, with what their leaders say of them.
     async fn partitions(&self, request: pb::ListPartitionsRequest) -> Result<pb::ListPartitionsResponse, Status> {
-        let answer = self.topic_client()?.list_partitions(request).await;
+        let answer = self.topics.client()?.list_partitions(request).await;
         let mut answer = answer.map_err(|status| self.relayed_topic(status))?.into_inner();
         let mut names: Vec<_> = answer.partitions.iter().map(|info| info.topic.clone()).collect();
         names.dedup();
@@ -111,7 +103,7 @@ impl TopicApi {
         }
         let (found, _) = self.topics.to_write(&topic.name, None, Some(caller)).await?;
         let request = pb::GetTopicRequest { name: found.name.to_string() };
-        let topic = self.topic_client()?.get_topic(request).await?.into_inner().topic;
+        let topic = self.topics.client()?.get_topic(request).await?.into_inner().topic;
         Ok(pb::CreateTopicResponse { topic })
     }
 
@@ -185,7 +177,7 @@ impl TopicService for TopicApi {
             return Ok(Response::new(self.create_as_written(&caller, request).await?));
         }
         let validate_only = request.validate_only;
-        let response = self.topic_client()?.create_topic(caller.relay(request)).await.map_err(relayed)?;
+        let response = self.topics.client()?.create_topic(caller.relay(request)).await.map_err(relayed)?;
         if !validate_only {
             see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         }
@@ -194,7 +186,7 @@ impl TopicService for TopicApi {
 
     async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
         let mut response =
-            self.topic_client()?.get_topic(request.into_inner()).await.map_err(|status| self.relayed_topic(status))?;
+            self.topics.client()?.get_topic(request.into_inner()).await.map_err(|status| self.relayed_topic(status))?;
         if let Some(topic) = response.get_mut().topic.as_mut() {
             // The leaders of a topic that was created a moment ago may not have arrived here.
             if let Ok(version) = topic.etag.parse() {
@@ -208,7 +200,7 @@ impl TopicService for TopicApi {
     async fn list_topics(&self, request: Request<pb::ListTopicsRequest>) -> Answer<pb::ListTopicsResponse> {
         let request = request.into_inner();
         let include_stats = request.include_stats;
-        let mut response = self.topic_client()?.list_topics(request).await.map_err(relayed)?;
+        let mut response = self.topics.client()?.list_topics(request).await.map_err(relayed)?;
         if include_stats {
             self.add_stats(&mut response.get_mut().topics).await;
         }
@@ -217,7 +209,8 @@ impl TopicService for TopicApi {
 
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
         let request = Caller::of(&request).relay(request.into_inner());
-        let response = self.topic_client()?.update_topic(request).await.map_err(|status| self.relayed_topic(status))?;
+        let response =
+            self.topics.client()?.update_topic(request).await.map_err(|status| self.relayed_topic(status))?;
         see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -228,7 +221,8 @@ impl TopicService for TopicApi {
         let name = request.name.clone();
         let before = self.metadata.topic(&name).map(|topic| topic.id);
         let response = self
-            .topic_client()?
+            .topics
+            .client()?
             .delete_topic(caller.relay(request))
             .await
             .map_err(|status| self.relayed_topic(status))?;
@@ -240,7 +234,7 @@ impl TopicService for TopicApi {
     async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
         let request = Caller::of(&request).relay(request.into_inner());
         let response =
-            self.topic_client()?.add_partitions(request).await.map_err(|status| self.relayed_topic(status))?;
+            self.topics.client()?.add_partitions(request).await.map_err(|status| self.relayed_topic(status))?;
         see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -260,6 +254,10 @@ impl TopicService for TopicApi {
         &self,
         request: Request<pb::ListTopicConfigsRequest>,
     ) -> Answer<pb::ListTopicConfigsResponse> {
-        self.topic_client()?.list_topic_configs(request.into_inner()).await.map_err(|status| self.relayed_topic(status))
+        self.topics
+            .client()?
+            .list_topic_configs(request.into_inner())
+            .await
+            .map_err(|status| self.relayed_topic(status))
     }
 }

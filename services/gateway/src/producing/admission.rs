@@ -121,7 +121,7 @@ impl Admission {
         let (partition, bytes) = (plan.partition, plan.size.bytes);
         let route = self.router.route(topic, partition).ok();
         let id = match &route {
-            Some(_) => TopicPartition::new(topic.id, PartitionIndex(partition)),
+            Some(route) => route.partition.id,
             None => AWAY,
         };
         let mut admitted = pin!(async {
