@@ -98,6 +98,12 @@ impl Failure {
         self
     }
 
+    /// The failure of an append whose batch is in the log, and may count yet.
+    #[must_use]
+    pub fn after_append(self) -> Self {
+        self.with_code(Code::Aborted).with_effect(Effect::Maybe).with("appended", true)
+    }
+
     /// The failure of a request of which a part was applied. It is not to be sent again as a whole, so its code is one
     /// that proxies do not retry.
     #[must_use]
@@ -133,6 +139,11 @@ impl Failure {
     /// What a generic client should do.
     pub fn retry(&self) -> RetryAdvice {
         self.retry
+    }
+
+    /// Whether it passes by itself: the same call may succeed a moment later.
+    pub fn is_transient(&self) -> bool {
+        self.retry == RetryAdvice::Backoff
     }
 
     /// Whether it may have happened.

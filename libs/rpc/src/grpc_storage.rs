@@ -14,13 +14,16 @@ use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse, FetchStreamRequest, FetchStreamResponse};
 
 use self::lane::{Lane, Lost, Wire};
-use self::messages::{append_message, append_outcome, look_up_message, offset_answer, read_message, read_outcome};
+use self::messages::{
+    append_message, append_outcome, describe_message, figures, look_up_message, offset_answer, read_message,
+    read_outcome,
+};
 pub use self::messages::{
-    append_of_message, append_outcome_message, offset_answer_message, offset_query_of_message, read_of_message,
-    read_outcome_message,
+    append_of_message, append_outcome_message, described_message, offset_answer_message, offset_query_of_message,
+    read_of_message, read_outcome_message,
 };
 use crate::storage_client::{
-    AppendBatch, BatchesRead, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, StorageClient,
+    AppendBatch, BatchesRead, DescribedPartition, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, StorageClient,
 };
 use crate::{AppendPermit, AppendReply, AppendRoom, Connection, Failure, Reason};
 
@@ -164,6 +167,11 @@ impl StorageClient for GrpcStorage {
         let answer = self.calls.clone().lookup_offsets(look_up_message(partition, query)).await?.into_inner();
         let found = answer.found.into_iter().next().ok_or_else(|| Failure::internal("a look-up has no answer"))?;
         offset_answer(found)
+    }
+
+    async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, Failure> {
+        let answer = self.calls.clone().describe_partitions(describe_message(partitions)).await?.into_inner();
+        Ok(answer.figures.into_iter().map(figures).collect())
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod accept_compressed;
 mod call_metrics;
+mod controller_client;
 mod deadline;
 mod failure;
 mod grpc_storage;
@@ -19,11 +20,15 @@ mod send_gate;
 mod storage_client;
 
 pub use accept_compressed::AcceptCompressed;
+pub use controller_client::{
+    ControllerClient, ControllersTopic, DiskUse, NodeBeat, NodeFigures, NodeSession, NodeStart, PartitionOut,
+    Registered, ReplicaHeld,
+};
 pub use deadline::remaining;
 pub use failure::Failure;
 pub use grpc_storage::{
-    append_of_message, append_outcome_message, offset_answer_message, offset_query_of_message, read_of_message,
-    read_outcome_message,
+    append_of_message, append_outcome_message, described_message, offset_answer_message, offset_query_of_message,
+    read_of_message, read_outcome_message,
 };
 pub use guard::{Guard, SpanMaker, catch_panic};
 pub use metadata::{
@@ -36,11 +41,13 @@ pub use reason::rule;
 pub use room::AppendRoom;
 pub use send_gate::{SendGate, WeakGate};
 pub use storage_client::{
-    AppendBatch, AppendOutcome, AppendPermit, AppendReply, BatchAppended, BatchesRead, LedPartition, OffsetAnswer,
-    OffsetQuery, ReadBatches, StorageClient,
+    AppendBatch, AppendOutcome, AppendPermit, AppendReply, BatchAppended, BatchesRead, DescribedPartition,
+    LedPartition, OffsetAnswer, OffsetQuery, PartitionNumbers, ReadBatches, StorageClient,
 };
 
 /// The reasons of errors, from the contract.
 pub use walser_proto::v1::ErrorReason as Reason;
+/// What a process of the cluster does: from the contract.
+pub use walser_proto::v1::NodeRole;
 /// Whether a call that failed may have changed something, and what to do next: from the contract.
 pub use walser_proto::v1::{Effect, RetryAdvice};

@@ -4,10 +4,9 @@ mod wire;
 
 use tonic::Streaming;
 use walser_metadata::Delta;
-use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::internal::v1::{WatchMetadataRequest, WatchMetadataResponse};
 
-use crate::{Connection, Failure, Reason};
+use crate::{ControllerClient, Failure, Reason};
 
 pub use wire::{change_messages, snapshot_messages, wire_registration, wire_time, wire_topic, wire_topic_value};
 
@@ -43,9 +42,8 @@ impl MetadataStream {
     /// # Errors
     /// `CLUSTER_ID_MISMATCH` and `METADATA_ROLLBACK` when the controller's metadata is not that of the caller; when the
     /// controller refuses for another reason, or cannot be reached.
-    pub async fn open(controller: &Connection, seen: MetadataSeen) -> Result<Self, Failure> {
-        let client = ControllerServiceClient::new(controller.clone());
-        let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+    pub async fn open(controller: &ControllerClient, seen: MetadataSeen) -> Result<Self, Failure> {
+        let mut client = controller.calls().max_decoding_message_size(MESSAGE_BYTES_MAX);
         let MetadataSeen { cluster_id, version: applied_version, lineage } = seen.clone();
         let request = WatchMetadataRequest { resume_version: 0, cluster_id, applied_version, lineage };
         let messages = client.watch_metadata(request).await?.into_inner();

@@ -110,6 +110,28 @@ pub struct OffsetAnswer {
     pub leader_epoch: Option<LeaderEpoch>,
 }
 
+/// What a storage node says of a partition.
+#[derive(Debug, Clone)]
+pub struct DescribedPartition {
+    /// Live numbers; why there are none, when the node does not serve the partition.
+    pub numbers: Result<PartitionNumbers, Failure>,
+    /// Why it is not in service, or not all of it.
+    pub problem: Option<String>,
+    /// What helps is giving up what is damaged.
+    pub damaged: bool,
+}
+
+/// Offsets and size of a partition, as its leader has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionNumbers {
+    /// First offset of the log.
+    pub log_start: Offset,
+    /// Exclusive end of what is committed.
+    pub high_watermark: Offset,
+    /// On the disk.
+    pub bytes: u64,
+}
+
 /// Room for the bytes of one append at a storage node; freed when it is dropped.
 #[derive(Debug, Default)]
 pub struct AppendPermit {
@@ -141,6 +163,9 @@ pub trait StorageClient: Send + Sync + Debug {
 
     /// Looks an offset up.
     async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, Failure>;
+
+    /// What the node says of partitions that it leads, in their order.
+    async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, Failure>;
 }
 
 // === impl AppendReply ===

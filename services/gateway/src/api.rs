@@ -5,6 +5,8 @@ mod cluster;
 mod consumer;
 mod figures;
 mod producer;
+mod read_answers;
+mod reads;
 mod set_aside;
 mod storage_nodes;
 mod stream;
@@ -34,13 +36,14 @@ use crate::heartbeat::Heartbeats;
 use crate::leaders::Leaders;
 use crate::metadata::Metadata;
 use crate::producing::Producing;
-use crate::reading::{MESSAGE_BYTES_MAX, Reading};
+use crate::reading::Reading;
 use crate::router::Router;
 use crate::topics::Topics;
 
 use self::cluster::ClusterApi;
 use self::consumer::ConsumerApi;
 use self::producer::ProducerApi;
+use self::reads::MESSAGE_BYTES_MAX;
 use self::storage_nodes::Backends;
 use self::stream::ProduceStreams;
 use self::topic::TopicApi;
@@ -148,8 +151,8 @@ pub(crate) async fn routes(parts: PublicParts, tasks: &mut Tasks) -> Routes {
             .with_service_name("grpc.health.v1.Health")
     };
     let producer = ProducerServiceServer::new(parts.producer()).max_decoding_message_size(receive);
-    let consumer =
-        ConsumerServiceServer::new(ConsumerApi { reading: parts.reading.clone() }).max_decoding_message_size(receive);
+    let consumer = ConsumerApi { reading: parts.reading.clone(), clock: Arc::clone(&parts.clock) };
+    let consumer = ConsumerServiceServer::new(consumer).max_decoding_message_size(receive);
     let consumer = consumer.max_encoding_message_size(MESSAGE_BYTES_MAX);
     let topic = TopicServiceServer::new(parts.topic()).max_decoding_message_size(receive);
     let cluster = ClusterServiceServer::new(parts.cluster()).max_decoding_message_size(receive);

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
-use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
-use walser_rpc::{Failure, Network, Reason};
+use walser_rpc::{DescribedPartition, Failure, Network, PartitionNumbers, Reason};
 
 use crate::metadata::TopicView;
 
@@ -25,7 +23,7 @@ pub(crate) struct Figures(HashMap<(Arc<str>, i32), Figure>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Figure {
     /// Live numbers, while a leader serves the partition.
-    pub(crate) numbers: Option<Numbers>,
+    pub(crate) numbers: Option<PartitionNumbers>,
     /// Why it is not in service, or not all of it.
     pub(crate) problem: Option<String>,
     pub(crate) damaged: bool,
@@ -33,15 +31,6 @@ pub(crate) struct Figure {
     pub(crate) beginning: bool,
     /// Its leader has not heard yet that it leads, or is starting: a moment later it may serve.
     awaited: bool,
-}
-
-/// Offsets and size of a partition, as its leader has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Numbers {
-    pub(crate) log_start: i64,
-    /// Exclusive.
-    pub(crate) high_watermark: i64,
-    pub(crate) bytes: i64,
 }
 
 /// Asks leaders. Clones share the connections.
@@ -82,15 +71,13 @@ impl Leaders {
     }
 
     /// The answer of a node about partitions that it leads; `None` when it does not answer.
-    async fn ask(&self, node: NodeId, wanted: &[(&TopicView, i32, LeaderEpoch)]) -> Option<Vec<pbi::PartitionFigures>> {
-        let id = |topic: &TopicView, number| TopicPartition::new(topic.id, PartitionIndex(number));
-        let reference = |(topic, number, _): &(&TopicView, i32, LeaderEpoch)| {
-            walser_proto::partition_ref(id(topic, *number), LeaderEpoch::NONE)
+    async fn ask(&self, node: NodeId, wanted: &[(&TopicView, i32, LeaderEpoch)]) -> Option<Vec<DescribedPartition>> {
+        let id = |(topic, number, _): &(&TopicView, i32, LeaderEpoch)| {
+            TopicPartition::new(topic.id, PartitionIndex(*number))
         };
-        let request = pbi::DescribePartitionsRequest { refs: wanted.iter().map(reference).collect() };
-        let mut client = StorageServiceClient::new(self.network.storage(node)?);
-        let answer = tokio::time::timeout(ANSWER_MAX, client.describe_partitions(request)).await.ok()?;
-        Some(answer.ok()?.into_inner().figures)
+        let partitions: Vec<_> = wanted.iter().map(id).collect();
+        let storage = self.network.storage_client(node)?;
+        tokio::time::timeout(ANSWER_MAX, storage.describe(&partitions)).await.ok()?.ok()
     }
 }
 
@@ -128,19 +115,14 @@ impl Figure {
         Self { numbers: None, problem: Some(problem), damaged: false, beginning, awaited: false }
     }
 
-    pub(crate) fn of(found: pbi::PartitionFigures, epoch: LeaderEpoch) -> Self {
-        let failure = found.error.map(Failure::from);
+    pub(crate) fn of(found: DescribedPartition, epoch: LeaderEpoch) -> Self {
+        let DescribedPartition { numbers, problem, damaged } = found;
         // A node that has led before, or was started since, is in a later epoch.
         let waits = |failure: &Failure| matches!(failure.reason(), Reason::NotLeader | Reason::Starting);
-        let awaited = found.problem.is_none() && failure.as_ref().is_some_and(waits);
+        let awaited = problem.is_none() && numbers.as_ref().is_err_and(waits);
         let beginning = epoch == FIRST_EPOCH && awaited;
-        let numbers = failure.is_none().then_some(Numbers {
-            log_start: found.log_start_offset,
-            high_watermark: found.high_watermark,
-            bytes: found.size_bytes,
-        });
-        let problem = found.problem.or_else(|| failure.map(|failure| failure.message().to_owned()));
-        Self { numbers, problem, damaged: found.damaged, beginning, awaited }
+        let problem = problem.or_else(|| numbers.as_ref().err().map(|failure| failure.message().to_owned()));
+        Self { numbers: numbers.ok(), problem, damaged, beginning, awaited }
     }
 }
 

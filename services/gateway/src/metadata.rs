@@ -7,7 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus::IntGauge;
 use tokio::sync::watch;
 use walser_metadata::Changes;
-use walser_rpc::{Connection, Failure, MetadataSeen, MetadataStream, Network, Outage, Reason};
+use walser_rpc::{ControllerClient, Failure, MetadataSeen, MetadataStream, Network, Outage, Reason};
 use walser_service::Shutdown;
 
 use crate::retry::Backoff;
@@ -123,7 +123,7 @@ impl Metadata {
     /// Follows the controller until the stop.
     pub(crate) async fn follow(
         self,
-        controller: Connection,
+        controller: ControllerClient,
         network: Network,
         shown_version: IntGauge,
         shutdown: Shutdown,
@@ -151,7 +151,7 @@ impl Metadata {
 
     async fn follow_once(
         &self,
-        controller: &Connection,
+        controller: &ControllerClient,
         network: &Network,
         shown_version: &IntGauge,
         (seen, outage): (&mut MetadataSeen, &mut Outage),

@@ -3,12 +3,11 @@
 //! A controller that goes away later does not count: records flow without it. A single storage node that is away does not
 //! count either: clients of the others would lose their gateway for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use walser_proto::internal::v1::DescribePartitionsRequest;
-use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
-use walser_rpc::{Connection, Network};
+use walser_rpc::{Network, StorageClient};
 use walser_service::Shutdown;
 use walser_service::admin::Health;
 
@@ -57,7 +56,8 @@ impl Readiness {
             return Some("no storage node is known".to_owned());
         }
         let count = nodes.len();
-        let calls = nodes.into_iter().filter_map(|node| self.network.storage(node)).map(answers);
+        let known = nodes.into_iter().filter_map(|node| self.network.storage_client(node));
+        let calls: Vec<_> = known.map(answers).collect();
         let mut answered = stream::iter(calls).buffer_unordered(CALLS_MAX);
         while let Some(answers) = answered.next().await {
             if answers {
@@ -69,8 +69,6 @@ impl Readiness {
 }
 
 /// Whether a storage node answers.
-async fn answers(connection: Connection) -> bool {
-    let mut client = StorageServiceClient::new(connection);
-    let nothing = client.describe_partitions(DescribePartitionsRequest::default());
-    matches!(tokio::time::timeout(ANSWER_TIMEOUT, nothing).await, Ok(Ok(_)))
+async fn answers(storage: Arc<dyn StorageClient>) -> bool {
+    matches!(tokio::time::timeout(ANSWER_TIMEOUT, storage.describe(&[])).await, Ok(Ok(_)))
 }

@@ -1,14 +1,16 @@
-//! Reading: `Fetch`, `Read` and `ListOffsets`, whatever protocol they come by.
+//! Reading: bounded, as a stream, and look-ups of offsets, whatever protocol they come by.
 //!
 //! [`Positions`] finds what is to be read, [`PartitionReader`] reads one partition, and [`Reading`] reads several for one
 //! caller: once, or as a stream.
 
+mod answer;
 mod budget;
 mod cursor;
 mod decode;
 mod fetch;
 mod offsets;
 mod read;
+mod request;
 mod target;
 
 use std::sync::Arc;
@@ -16,8 +18,11 @@ use std::sync::Arc;
 use walser_model::{Clock, Random};
 use walser_service::Shutdown;
 
+pub(crate) use answer::{Chunk, Fetched, LookedUp, PartitionFailure, PartitionName, Progress, ReadEvent, Reset};
 pub(crate) use budget::ReadBudget;
-pub(crate) use target::{MESSAGE_BYTES_MAX, Place, Positions, Target, place};
+pub(crate) use decode::ReadRecord;
+pub(crate) use request::{FetchRequest, Options, OutOfRange, Place, ReadRequest, ReadTarget, Resume, Shape};
+pub(crate) use target::{Positions, Target};
 
 use crate::heartbeat::Heartbeats;
 use crate::metadata::Metadata;
@@ -55,7 +60,7 @@ pub(crate) struct ReadingParts {
 impl Reading {
     pub(crate) fn new(parts: ReadingParts) -> Self {
         let ReadingParts { topics, router, budget, metadata, clock, random, metrics, shutdown } = parts;
-        let positions = Positions::new(topics, router.clone(), Arc::clone(&clock));
+        let positions = Positions::new(topics, router.clone());
         let partitions = PartitionReader::new(positions.clone(), router, metrics.clone());
         let heartbeats = Heartbeats::new(clock, Arc::clone(&random));
         Self { positions, partitions, budget, metadata, heartbeats, random, metrics, shutdown }

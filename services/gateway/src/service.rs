@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 use walser_model::{Clock, Random};
-use walser_rpc::{AppendRoom, Failure, Network, Reason};
+use walser_rpc::{AppendRoom, ControllerClient, Failure, Network, Reason};
 use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown, Tasks};
 
@@ -73,11 +73,12 @@ pub async fn begin(
     let metadata = Metadata::default();
     let metrics = GatewayMetrics::new(&environment.metrics, &metadata, config.topic_labels_max);
     let version = metrics.metadata_version();
-    let following = metadata.clone().follow(controller.clone(), network.clone(), version, shutdown.clone());
+    let asked = ControllerClient::new(controller.clone());
+    let following = metadata.clone().follow(asked.clone(), network.clone(), version, shutdown.clone());
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.start("metadata follower", following);
     let readiness = Readiness { metadata: metadata.clone(), network: network.clone() };
-    let producer_ids = ProducerIds::new(controller.clone(), metadata.clone());
+    let producer_ids = ProducerIds::new(asked.clone(), metadata.clone());
     let prefetch = producer_ids.clone().prefetch();
     tasks.start_short("first producer ids", prefetch);
     let router = Router::new(metadata.clone(), network.clone());
@@ -88,7 +89,7 @@ pub async fn begin(
     show_memory(&environment.metrics, room.clone(), budget.clone());
     let leaders = Leaders::new(network.clone());
     let created_with = config.auto_create.then_some(config.partitions);
-    let topics = Topics::new(controller.clone(), metadata.clone(), leaders.clone(), created_with, shutdown.clone());
+    let topics = Topics::new(asked, metadata.clone(), leaders.clone(), created_with, shutdown.clone());
     let producing = Producing {
         topics: topics.clone(),
         router: router.clone(),

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_model::{TopicId, TopicName, TopicNameError, suggest};
-use walser_proto::v1 as pb;
-use walser_proto::v1::topic_service_client::TopicServiceClient;
-use walser_rpc::{Connection, Failure, Reason};
+use walser_rpc::{ControllerClient, Failure, Reason};
 use walser_service::{Caller, Shutdown};
 
 use crate::error::recreated;
@@ -42,7 +40,7 @@ pub(crate) fn name_to_create(text: &str) -> Result<TopicName, Failure> {
 /// Finds topics, for everything that reads or writes. Clones share everything.
 #[derive(Debug, Clone)]
 pub(crate) struct Topics {
-    controller: Connection,
+    controller: ControllerClient,
     metadata: Metadata,
     leaders: Leaders,
     /// Partitions of a topic that is created for a write; `None`: none is.
@@ -53,7 +51,7 @@ pub(crate) struct Topics {
 impl Topics {
     /// `created_with`: partitions of a topic that is created for a write; `None`: none is.
     pub(crate) fn new(
-        controller: Connection,
+        controller: ControllerClient,
         metadata: Metadata,
         leaders: Leaders,
         created_with: Option<i32>,
@@ -62,10 +60,10 @@ impl Topics {
         Self { controller, metadata, leaders, created_with, shutdown }
     }
 
-    /// The controller's topic service, as long as the controller is that of this cluster.
-    pub(crate) fn client(&self) -> Result<TopicServiceClient<Connection>, Failure> {
+    /// The controller, as long as it is that of this cluster.
+    pub(crate) fn controller(&self) -> Result<&ControllerClient, Failure> {
         self.metadata.obeyed()?;
-        Ok(TopicServiceClient::new(self.controller.clone()))
+        Ok(&self.controller)
     }
 
     /// A topic for reading.
@@ -74,9 +72,7 @@ impl Topics {
         if let Some(topic) = self.metadata.topic(name.as_str()) {
             return Ok(topic);
         }
-        let mut client = self.client()?;
-        let found = client.get_topic(pb::GetTopicRequest { name: text.to_owned() }).await;
-        match found.map_err(Failure::from) {
+        match self.controller()?.topic(text).await {
             Ok(_) => self.arrived(name.as_str()).await,
             Err(failure) if failure.reason() == Reason::TopicNotFound => Err(self.not_found(name.as_str())),
             Err(failure) => Err(failure),
@@ -111,11 +107,9 @@ impl Topics {
         partition_count: i32,
         caller: &Caller,
     ) -> Result<(Arc<TopicView>, bool), Failure> {
-        let topic = pb::Topic { name: name.as_str().to_owned(), partition_count, ..Default::default() };
-        let request = caller.relay(pb::CreateTopicRequest { topic: Some(topic), ..Default::default() });
-        let created = self.client()?.create_topic(request).await;
-        match created.map_err(Failure::from) {
-            Ok(_) => Ok((self.arrived(name.as_str()).await?, true)),
+        let controller = self.controller()?;
+        match controller.create_topic(name.as_str(), partition_count, |request| caller.relay(request)).await {
+            Ok(()) => Ok((self.arrived(name.as_str()).await?, true)),
             // Somebody else was faster.
             Err(failure) if failure.reason() == Reason::TopicExists => Ok((self.arrived(name.as_str()).await?, false)),
             Err(failure) => Err(failure),
@@ -132,11 +126,8 @@ impl Topics {
         if partition < 0 {
             return Err(missing);
         }
-        let mut client = self.client()?;
-        let request = pb::GetTopicRequest { name: topic.name.to_string() };
-        let Ok(found) = client.get_topic(request).await else { return Err(missing) };
-        let count = found.into_inner().topic.map_or(0, |found| found.partition_count);
-        if count <= partition {
+        let Ok(found) = self.controller()?.topic(&topic.name).await else { return Err(missing) };
+        if found.partition_count <= partition {
             return Err(missing);
         }
         let has = |view: &View| {
@@ -151,9 +142,7 @@ impl Topics {
         if id == topic.id {
             return Ok(());
         }
-        let mut client = self.client()?;
-        let found = client.get_topic(pb::GetTopicRequest { name: topic.name.to_string() }).await?.into_inner().topic;
-        if found.is_some_and(|found| found.id == id.to_string()) {
+        if self.controller()?.topic(&topic.name).await?.id == Some(id) {
             let text = format!("topic \"{}\" was created again, this gateway has not heard of it yet", topic.name);
             return Err(Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name));
         }

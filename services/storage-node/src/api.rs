@@ -11,17 +11,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use walser_log::DataDirectory;
-use walser_model::{Offset, TopicId, TopicPartition};
+use walser_model::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::internal::v1::storage_service_server::StorageService;
 use walser_rpc::{
-    AppendReply, Connection, Failure, Reason, StorageClient as _, append_of_message, append_outcome_message,
-    offset_answer_message, offset_query_of_message, read_of_message, read_outcome_message,
+    AppendReply, ControllerClient, Failure, LedPartition, Reason, StorageClient as _, append_of_message,
+    append_outcome_message, described_message, offset_answer_message, offset_query_of_message, read_of_message,
+    read_outcome_message,
 };
 use walser_service::Shutdown;
 
-use crate::board::{Board, Problem};
+use crate::board::Board;
 use crate::disposal::Disposal;
 use crate::error::{not_damaged, not_leader};
 use crate::in_process::{InProcessStorage, check_bytes};
@@ -40,7 +40,7 @@ pub(crate) struct Api {
     pub(crate) storage: InProcessStorage,
     pub(crate) board: Board,
     pub(crate) directory: Arc<DataDirectory>,
-    pub(crate) controller: Connection,
+    pub(crate) controller: ControllerClient,
     pub(crate) node_epoch: Arc<AtomicI64>,
     pub(crate) disposal: Disposal,
     /// Ends the streams that gateways hold open.
@@ -62,27 +62,6 @@ fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, Fa
 }
 
 impl Api {
-    fn figures(&self, reference: &pbi::PartitionRef) -> pbi::PartitionFigures {
-        let failed = |failure: Failure| pbi::PartitionFigures { error: Some(failure.into()), ..Default::default() };
-        let id = match partition(Some(reference)) {
-            Ok(id) => id,
-            Err(failure) => return failed(failure),
-        };
-        let figures = match self.board.readable(id) {
-            Ok(replica) => pbi::PartitionFigures {
-                log_start_offset: replica.reader.log_start().0,
-                high_watermark: replica.high_watermark().0,
-                size_bytes: i64::try_from(replica.reader.size_bytes()).unwrap_or(i64::MAX),
-                ..Default::default()
-            },
-            Err(failure) => failed(failure),
-        };
-        match self.board.problem(id) {
-            Some(Problem { text, damaged }) => pbi::PartitionFigures { problem: Some(text), damaged, ..figures },
-            None => figures,
-        }
-    }
-
     /// Has the controller begin a new leader epoch, before offsets are used again that the present one has used.
     async fn begin_epoch_for_repair(&self, id: TopicPartition) -> Result<(), Failure> {
         if let Some(refused) = self.board.writes_refused() {
@@ -92,15 +71,11 @@ impl Api {
         if !replica.damaged() {
             return Err(not_damaged());
         }
-        let request = pbi::RenewLeaderEpochRequest {
-            node_epoch: self.node_epoch.load(Ordering::Acquire),
-            r#ref: Some(walser_proto::partition_ref(id, replica.epoch())),
-            above: 0,
-        };
-        let mut client = ControllerServiceClient::new(self.controller.clone());
-        let wanted = client.renew_leader_epoch(request).await?.into_inner().leader_epoch;
+        let (node_epoch, led) =
+            (self.node_epoch.load(Ordering::Acquire), LedPartition { id, leader_epoch: replica.epoch() });
+        let wanted = self.controller.renew_leader_epoch(node_epoch, led, LeaderEpoch(0)).await?;
         let begun = async {
-            while replica.epoch().0 < wanted {
+            while replica.epoch() < wanted {
                 tokio::time::sleep(EPOCH_CHECK).await;
             }
         };
@@ -215,7 +190,9 @@ impl StorageService for Api {
         &self,
         request: Request<pbi::DescribePartitionsRequest>,
     ) -> Answer<pbi::DescribePartitionsResponse> {
-        let figures = request.get_ref().refs.iter().map(|reference| self.figures(reference)).collect();
+        let partitions = request.get_ref().refs.iter().map(|reference| partition(Some(reference)));
+        let figures = self.storage.describe(&partitions.collect::<Result<Vec<_>, _>>()?).await?;
+        let figures = figures.into_iter().map(described_message).collect();
         Ok(Response::new(pbi::DescribePartitionsResponse { figures }))
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use walser_model::NodeId;
+use walser_rpc::NodeRole;
 use walser_service::{Key, Kind, Settings};
 
 /// Every setting.
@@ -93,7 +94,7 @@ pub struct Config {
     /// `HOST:PORT` of `StorageService` for other processes. Empty: there are none.
     pub internal_address: String,
     /// Roles of the process, as numbers of `walser.v1.NodeRole`.
-    pub roles: Vec<i32>,
+    pub roles: Vec<NodeRole>,
     /// Version of the binary.
     pub version: String,
 }
@@ -123,7 +124,7 @@ impl Config {
             idle: settings.duration("storage.idle.ms"),
             public_address: String::new(),
             internal_address: String::new(),
-            roles: vec![walser_proto::v1::NodeRole::Storage.into()],
+            roles: vec![NodeRole::Storage],
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -2,10 +2,9 @@
 
 use walser_log::{DirectoryError, LogError, ReadError};
 use walser_model::{NodeId, Offset, REMEMBERED_BATCHES, TopicPartition, Verdict};
-use walser_proto::v1::Effect;
 use walser_record_batch::BatchHeader;
 use walser_replication::NotEnoughReplicas;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{Effect, Failure, Reason};
 
 use crate::released::Released;
 
@@ -111,7 +110,7 @@ pub(crate) fn log_failure(error: &LogError, node: NodeId) -> Failure {
 
 /// The outcome of an append is not known: the disk failed after the write.
 pub(crate) fn storage_error_after_append(error: &LogError, node: NodeId) -> Failure {
-    log_failure(error, node).with_code(tonic::Code::Aborted).with_effect(Effect::Maybe).with("appended", true)
+    log_failure(error, node).after_append()
 }
 
 fn corrupt(from: Offset) -> Failure {
@@ -157,7 +156,7 @@ pub(crate) fn not_enough_replicas(error: NotEnoughReplicas) -> Failure {
 pub(crate) fn not_enough_replicas_after_append(error: NotEnoughReplicas) -> Failure {
     let failure =
         Failure::new(Reason::NotEnoughReplicas, format!("{error}; the batch is in the log, and may count yet"));
-    let failure = failure.with_code(tonic::Code::Aborted).with_effect(Effect::Maybe).with("appended", true);
+    let failure = failure.after_append();
     failure.with("isr", error.isr).with("minIsr", error.min_isr)
 }
 

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use walser_model::TopicPartition;
 use walser_record_batch::{BatchHeader, verify_crc};
 use walser_rpc::{
-    AppendBatch, AppendPermit, AppendReply, BatchesRead, Failure, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches,
-    Reason, StorageClient,
+    AppendBatch, AppendPermit, AppendReply, BatchesRead, DescribedPartition, Failure, LedPartition, OffsetAnswer,
+    OffsetQuery, PartitionNumbers, ReadBatches, Reason, StorageClient,
 };
 
+use crate::board::{Board, Problem};
 use crate::fetch::Fetcher;
 use crate::shard::{AppendJob, Command, Queue};
 use crate::shard_set::ShardSet;
@@ -20,11 +21,24 @@ use crate::shard_set::ShardSet;
 pub(crate) struct InProcessStorage {
     pub(crate) shards: ShardSet,
     pub(crate) fetcher: Fetcher,
+    pub(crate) board: Board,
 }
 
 impl InProcessStorage {
     fn queue(&self, partition: TopicPartition) -> &Arc<Queue> {
         self.shards.queue(partition)
+    }
+
+    fn figures(&self, partition: TopicPartition) -> DescribedPartition {
+        let numbers = self.board.readable(partition).map(|replica| PartitionNumbers {
+            log_start: replica.reader.log_start(),
+            high_watermark: replica.high_watermark(),
+            bytes: replica.reader.size_bytes(),
+        });
+        match self.board.problem(partition) {
+            Some(Problem { text, damaged }) => DescribedPartition { numbers, problem: Some(text), damaged },
+            None => DescribedPartition { numbers, problem: None, damaged: false },
+        }
     }
 }
 
@@ -70,5 +84,9 @@ impl StorageClient for InProcessStorage {
 
     async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, Failure> {
         self.fetcher.look_up(partition.id, query).await
+    }
+
+    async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, Failure> {
+        Ok(partitions.iter().map(|partition| self.figures(*partition)).collect())
     }
 }

@@ -20,11 +20,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use walser_log::SeenMetadata;
 use walser_metadata::View;
-use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
-use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
-use walser_proto::v1::RetryAdvice;
-use walser_rpc::{Connection, Failure, MetadataSeen, Outage, Reason};
+use walser_model::{ClusterId, LeaderEpoch, Offset, TopicPartition};
+use walser_rpc::{ControllerClient, Failure, MetadataSeen, NodeStart, Outage, Reason, Registered, ReplicaHeld};
 use walser_service::Shutdown;
 use walser_service::admin::Health;
 
@@ -44,14 +41,12 @@ const REFUSED_RETRY: Duration = Duration::from_secs(1);
 const IN_USE_ATTEMPTS: u32 = 30;
 /// Time between beats where the controller does not say.
 const BEAT: Duration = Duration::from_secs(1);
-/// Largest registration in bytes: it names every replica.
-const REGISTRATION_BYTES_MAX: usize = 32 << 20;
 
 /// What the node knows of its place in the cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct Membership {
     pub(crate) config: Config,
-    pub(crate) controller: Connection,
+    pub(crate) controller: ControllerClient,
     pub(crate) engine: Engine,
     pub(crate) board: Board,
     /// Id of the data directory, if it has none yet.
@@ -82,7 +77,7 @@ fn is_foreign(failure: &Failure) -> bool {
 
 /// Whether a registration that failed so may succeed later: the controller is not there, or cannot decide now.
 fn may_pass(failure: &Failure) -> bool {
-    !failure.answered() || failure.code() == tonic::Code::Unavailable || failure.retry() == RetryAdvice::Backoff
+    !failure.answered() || failure.is_unavailable() || failure.is_transient()
 }
 
 impl Membership {
@@ -128,11 +123,9 @@ impl Membership {
         // Before the controller hears of a node that there is not.
         self.engine.directory.check_node(self.config.node)?;
         let registered = self.register().await.map_err(StartError::Registration)?;
-        let broken = || Failure::new(Reason::InternalError, "the controller names no cluster");
-        let cluster = registered.cluster_id.parse().map_err(|_| StartError::Registration(broken()))?;
-        self.engine.directory.bind(cluster, self.config.node, self.directory_id())?;
+        self.engine.directory.bind(registered.cluster, self.config.node, self.directory_id())?;
         self.node_epoch.store(registered.node_epoch, Ordering::Release);
-        let every = registered.heartbeat_interval.and_then(|every| every.try_into().ok()).unwrap_or(BEAT);
+        let every = registered.beat_interval.unwrap_or(BEAT);
         tokio::select! {
             ended = self.keep_session(registered.node_epoch, every) => ended.map_err(StartError::Registration),
             failure = self.follow_metadata(begun) => Err(StartError::Registration(failure)),
@@ -156,31 +149,25 @@ impl Membership {
     }
 
     /// Registers with the controller; tries again while it is not there.
-    async fn register(&self) -> Result<pbi::RegisterNodeResponse, Failure> {
+    async fn register(&self) -> Result<Registered, Failure> {
         let mut attempts = 0;
         let mut outage = Outage::of("registration with the controller");
         loop {
-            let seen = self.seen();
-            let request = pbi::RegisterNodeRequest {
-                node_id: self.config.node.0,
+            let start = NodeStart {
+                node: self.config.node,
                 incarnation: self.incarnation.clone(),
                 roles: self.config.roles.clone(),
                 internal_address: self.config.internal_address.clone(),
                 public_address: self.config.public_address.clone(),
-                rack: String::new(),
                 version: self.config.version.clone(),
-                cluster_id: seen.cluster_id,
-                metadata_version: seen.version,
+                seen: self.seen(),
+                directory: self.directory_id(),
                 replicas: self.replicas(),
-                lineage: seen.lineage,
-                directory_id: self.directory_id().to_vec().into(),
             };
-            let client = ControllerServiceClient::new(self.controller.clone());
-            let mut client = client.max_encoding_message_size(REGISTRATION_BYTES_MAX);
-            match client.register_node(request).await.map_err(Failure::from) {
-                Ok(response) => {
+            match self.controller.register_node(start).await {
+                Ok(registered) => {
                     outage.ended();
-                    return Ok(response.into_inner());
+                    return Ok(registered);
                 }
                 Err(failure) if may_pass(&failure) => {
                     self.show_wait(&failure);
@@ -212,14 +199,13 @@ impl Membership {
     }
 
     /// Every replica on this disk; those without a record and without an epoch say nothing.
-    fn replicas(&self) -> Vec<pbi::ReplicaReport> {
-        let report = |(id, replica): (TopicPartition, Arc<crate::board::ShownReplica>)| pbi::ReplicaReport {
-            topic_id: id.topic.to_bytes().to_vec().into(),
-            partition: id.partition.0,
-            log_end: replica.reader.log_end().0,
-            leader_epoch: replica.reader.latest_epoch().0,
+    fn replicas(&self) -> Vec<ReplicaHeld> {
+        let report = |(partition, replica): (TopicPartition, Arc<crate::board::ShownReplica>)| ReplicaHeld {
+            partition,
+            log_end: replica.reader.log_end(),
+            leader_epoch: replica.reader.latest_epoch(),
         };
         let all = self.board.all().into_iter().map(report);
-        all.filter(|report| report.log_end > 0 || report.leader_epoch >= 0).collect()
+        all.filter(|held| held.log_end > Offset(0) || held.leader_epoch > LeaderEpoch::NONE).collect()
     }
 }

@@ -9,7 +9,7 @@ use tonic::service::Routes;
 use walser_log::DataDirectory;
 use walser_model::{Clock, ClusterId, Random};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
-use walser_rpc::{Failure, Network, Reason, local_connection};
+use walser_rpc::{ControllerClient, Failure, Network, Reason, local_connection};
 use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown, Tasks};
 
@@ -68,7 +68,7 @@ pub async fn start(
     let Environment { directory, clock, random, metrics, health } = environment;
     make_room(&config, &directory)?;
     let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis(), OPENERS))?;
-    let controller = network.controller().ok_or_else(no_controller)?;
+    let controller = ControllerClient::new(network.controller().ok_or_else(no_controller)?);
     let metrics = StorageMetrics::new(&metrics);
     let board = Board::new(config.node);
     board.names.set_earlier(directory.topic_names());
@@ -77,6 +77,7 @@ pub async fn start(
     let storage = InProcessStorage {
         shards: shards.clone(),
         fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone(), engine.directory.disk()),
+        board: board.clone(),
     };
     let node_epoch = Arc::new(AtomicI64::new(0));
     let disposal = Disposal::default();

@@ -9,8 +9,7 @@ use std::time::Duration;
 use walser_log::{DataDirectory, DirectoryError, MemoryDisk, RealDisk};
 use walser_metastore::{Embedded, Memory, Metastore};
 use walser_model::{Clock, SystemClock};
-use walser_proto::v1::NodeRole;
-use walser_rpc::{Failure, Guard, Network};
+use walser_rpc::{Failure, Guard, Network, NodeRole};
 use walser_service::process::{self, Process};
 use walser_service::{Key, Settings, telemetry};
 
@@ -93,7 +92,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let controller = controller.map_err(|error| failed(&error))?;
 
     storage_config.public_address = address.to_string();
-    storage_config.roles = [NodeRole::Controller, NodeRole::Storage, NodeRole::Gateway].map(i32::from).to_vec();
+    storage_config.roles = vec![NodeRole::Controller, NodeRole::Storage, NodeRole::Gateway];
     let environment = walser_storage_node::Environment {
         directory: place.directory,
         clock: Arc::clone(&clock),

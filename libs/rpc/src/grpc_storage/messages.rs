@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use walser_model::{Durability, LeaderEpoch, Offset};
+use walser_model::{Durability, LeaderEpoch, Offset, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::offset_lookup::At;
 use walser_proto::v1 as pb;
 
 use crate::Failure;
 use crate::storage_client::{
-    AppendBatch, AppendOutcome, BatchAppended, BatchesRead, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches,
+    AppendBatch, AppendOutcome, BatchAppended, BatchesRead, DescribedPartition, LedPartition, OffsetAnswer,
+    OffsetQuery, PartitionNumbers, ReadBatches,
 };
 
 fn reference(partition: LedPartition) -> pbi::PartitionRef {
@@ -194,6 +195,36 @@ pub(super) fn offset_answer(message: pbi::OffsetFound) -> Result<OffsetAnswer, F
             leader_epoch: (message.leader_epoch >= 0).then_some(LeaderEpoch(message.leader_epoch)),
         }),
     }
+}
+
+pub(super) fn describe_message(partitions: &[TopicPartition]) -> pbi::DescribePartitionsRequest {
+    let reference = |id: &TopicPartition| walser_proto::partition_ref(*id, LeaderEpoch::NONE);
+    pbi::DescribePartitionsRequest { refs: partitions.iter().map(reference).collect() }
+}
+
+/// What is said of a partition, as it travels.
+pub fn described_message(figures: DescribedPartition) -> pbi::PartitionFigures {
+    let DescribedPartition { numbers, problem, damaged } = figures;
+    let message = pbi::PartitionFigures { problem, damaged, ..Default::default() };
+    match numbers {
+        Ok(numbers) => pbi::PartitionFigures {
+            log_start_offset: numbers.log_start.0,
+            high_watermark: numbers.high_watermark.0,
+            size_bytes: i64::try_from(numbers.bytes).unwrap_or(i64::MAX),
+            ..message
+        },
+        Err(failure) => pbi::PartitionFigures { error: Some(failure.into()), ..message },
+    }
+}
+
+pub(super) fn figures(message: pbi::PartitionFigures) -> DescribedPartition {
+    let numbers = PartitionNumbers {
+        log_start: Offset(message.log_start_offset),
+        high_watermark: Offset(message.high_watermark),
+        bytes: u64::try_from(message.size_bytes).unwrap_or(0),
+    };
+    let numbers = message.error.map_or(Ok(numbers), |error| Err(Failure::from(error)));
+    DescribedPartition { numbers, problem: message.problem, damaged: message.damaged }
 }
 
 #[cfg(test)]

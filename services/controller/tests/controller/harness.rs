@@ -14,7 +14,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
-use walser_rpc::{Connection, MetadataSeen, MetadataStream, Network};
+use walser_rpc::{Connection, ControllerClient, MetadataSeen, MetadataStream, Network};
 use walser_service::{Metrics, Shutdown};
 
 /// Time within which everything that must happen has happened.
@@ -81,9 +81,9 @@ impl Started {
         let request = pbi::RegisterNodeRequest { node_id, incarnation, internal_address, ..Default::default() };
         let epoch = self.controller().register_node(request).await.unwrap().into_inner().node_epoch;
         let seen = Arc::new(AtomicI64::new(0));
-        let (following, connection) = (Arc::clone(&seen), self.connection.clone());
+        let (following, controller) = (Arc::clone(&seen), ControllerClient::new(self.connection.clone()));
         tokio::spawn(async move {
-            let mut stream = MetadataStream::open(&connection, MetadataSeen::default()).await.unwrap();
+            let mut stream = MetadataStream::open(&controller, MetadataSeen::default()).await.unwrap();
             while let Ok(delta) = stream.next_delta().await {
                 following.fetch_max(delta.version, Ordering::AcqRel);
             }
@@ -123,7 +123,8 @@ impl Node {
 }
 
 async fn until(connection: &Connection, holds: impl Fn(&View) -> bool) -> View {
-    let mut stream = MetadataStream::open(connection, MetadataSeen::default()).await.unwrap();
+    let controller = ControllerClient::new(connection.clone());
+    let mut stream = MetadataStream::open(&controller, MetadataSeen::default()).await.unwrap();
     let mut view = View::default();
     let waiting = async {
         loop {

@@ -1,15 +1,18 @@
 //! `ConsumerService`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
+use walser_model::Clock;
 use walser_proto::v1 as pb;
 use walser_proto::v1::consumer_service_server::ConsumerService;
 use walser_rpc::{Failure, Reason};
 
 use super::wire::time_left;
+use super::{read_answers, reads};
 use crate::reading::Reading;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -18,29 +21,34 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Debug)]
 pub(super) struct ConsumerApi {
     pub(super) reading: Reading,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 #[async_trait]
 impl ConsumerService for ConsumerApi {
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Answer<pb::FetchResponse> {
         let limit = time_left(request.metadata());
-        let all = self.reading.fetch(request.get_ref(), limit);
-        let response = match limit {
+        let request = reads::fetch(request.into_inner(), self.clock.now_millis())?;
+        let all = self.reading.fetch(&request, limit);
+        let fetched = match limit {
             None => all.await?,
             Some(limit) => tokio::time::timeout(limit, all).await.map_err(|_| {
                 let failure = Failure::new(Reason::RequestTimedOut, "the read was not answered in time");
                 failure.with_effect(pb::Effect::None).with("stage", "read")
             })??,
         };
-        let mut answer = Response::new(response.response);
-        answer.extensions_mut().insert(response.gate);
+        let gate = fetched.gate.clone();
+        let mut answer = Response::new(read_answers::fetched(fetched));
+        answer.extensions_mut().insert(gate);
         Ok(answer)
     }
 
     type ReadStream = Pin<Box<dyn Stream<Item = Result<pb::ReadResponse, Status>> + Send>>;
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Answer<Self::ReadStream> {
-        let (stream, gate) = self.reading.read(request.into_inner()).await?;
+        let request = reads::read(request.into_inner(), self.clock.now_millis())?;
+        let (events, gate) = self.reading.read(request).await?;
+        let stream = events.map(|event| event.map(read_answers::event).map_err(Status::from));
         let mut answer: Response<Self::ReadStream> = Response::new(Box::pin(stream));
         answer.extensions_mut().insert(gate);
         Ok(answer)
@@ -48,6 +56,7 @@ impl ConsumerService for ConsumerApi {
 
     async fn list_offsets(&self, request: Request<pb::ListOffsetsRequest>) -> Answer<pb::ListOffsetsResponse> {
         let limit = time_left(request.metadata());
-        Ok(Response::new(self.reading.list_offsets(request.get_ref(), limit).await?))
+        let targets = reads::list_offsets(request.into_inner(), self.clock.now_millis())?;
+        Ok(Response::new(read_answers::offsets(self.reading.list_offsets(&targets, limit).await?)))
     }
 }

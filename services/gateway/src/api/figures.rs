@@ -14,8 +14,8 @@ pub(super) fn complete_topic(figures: &Figures, topic: &mut pb::Topic) {
     let numbers: Vec<_> = figures.iter().filter_map(|figure| figure.and_then(|figure| figure.numbers)).collect();
     let mut stats = topic.stats.take().unwrap_or_default();
     if numbers.len() == figures.len() {
-        stats.size_bytes = Some(numbers.iter().map(|numbers| numbers.bytes).sum());
-        stats.record_count = Some(numbers.iter().map(|numbers| numbers.high_watermark - numbers.log_start).sum());
+        stats.size_bytes = Some(numbers.iter().map(|numbers| signed(numbers.bytes)).sum());
+        stats.record_count = Some(numbers.iter().map(|numbers| numbers.high_watermark.since(numbers.log_start)).sum());
     }
     // The controller knows who is to lead, and this gateway who does.
     let unserved = i32::try_from(figures.len() - numbers.len()).unwrap_or(i32::MAX);
@@ -31,12 +31,16 @@ pub(super) fn complete_topic(figures: &Figures, topic: &mut pb::Topic) {
     }
 }
 
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
 /// Adds the live numbers to what the controller says of a partition.
 pub(super) fn complete_partition(figures: &Figures, topic: &str, partition: &mut pb::Partition) {
     let Some(figure) = figures.get(&Arc::from(topic), partition.partition) else { return };
-    partition.log_start_offset = figure.numbers.map(|numbers| numbers.log_start);
-    partition.high_watermark = figure.numbers.map(|numbers| numbers.high_watermark);
-    partition.size_bytes = figure.numbers.map(|numbers| numbers.bytes);
+    partition.log_start_offset = figure.numbers.map(|numbers| numbers.log_start.0);
+    partition.high_watermark = figure.numbers.map(|numbers| numbers.high_watermark.0);
+    partition.size_bytes = figure.numbers.map(|numbers| signed(numbers.bytes));
     if figure.problem.is_some() {
         partition.problem.clone_from(&figure.problem);
         partition.damaged = figure.damaged;
@@ -45,25 +49,25 @@ pub(super) fn complete_partition(figures: &Figures, topic: &str, partition: &mut
 
 #[cfg(test)]
 mod tests {
-    use walser_model::{LeaderEpoch, NodeId};
-    use walser_proto::internal::v1 as pbi;
-    use walser_rpc::{Failure, Reason};
+    use walser_model::{LeaderEpoch, NodeId, Offset};
+    use walser_rpc::{DescribedPartition, Failure, PartitionNumbers, Reason};
 
     use super::*;
     use crate::leaders::{FIRST_EPOCH, Figure};
 
-    fn served(high_watermark: i64) -> pbi::PartitionFigures {
-        pbi::PartitionFigures { log_start_offset: 2, high_watermark, size_bytes: 50, ..Default::default() }
+    fn served(high_watermark: i64) -> DescribedPartition {
+        let numbers = PartitionNumbers { log_start: Offset(2), high_watermark: Offset(high_watermark), bytes: 50 };
+        DescribedPartition { numbers: Ok(numbers), problem: None, damaged: false }
     }
 
-    fn not_leader() -> pbi::PartitionFigures {
-        let error = Some(Failure::new(Reason::NotLeader, "node 1 does not lead the partition").into());
-        pbi::PartitionFigures { error, ..Default::default() }
+    fn not_leader() -> DescribedPartition {
+        let failure = Failure::new(Reason::NotLeader, "node 1 does not lead the partition");
+        DescribedPartition { numbers: Err(failure), problem: None, damaged: false }
     }
 
-    fn damaged() -> pbi::PartitionFigures {
+    fn damaged() -> DescribedPartition {
         let problem = Some("records from offset 5 on are damaged".to_owned());
-        pbi::PartitionFigures { problem, damaged: true, ..served(5) }
+        DescribedPartition { problem, damaged: true, ..served(5) }
     }
 
     /// A topic as the controller has it, completed with what is known of its partitions.

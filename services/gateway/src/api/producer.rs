@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use walser_model::{Acks, Offset};
+use walser_model::{Acks, Offset, ProducerEpoch, ProducerId};
 use walser_proto::v1 as pb;
 use walser_proto::v1::producer_service_server::ProducerService;
 use walser_rpc::Failure;
@@ -51,6 +51,14 @@ fn write(
         expected_offset: request.expected_offset.map(Offset),
         trace,
     })
+}
+
+/// The session that a client had before.
+fn previous_session(previous: pb::ProducerIdentity) -> Result<(ProducerId, ProducerEpoch), Failure> {
+    let pb::ProducerIdentity { producer_id, producer_epoch } = previous;
+    let epoch = i16::try_from(producer_epoch).ok().filter(|epoch| *epoch >= 0 && producer_id >= 0);
+    let epoch = epoch.ok_or_else(|| Failure::field("previous", "is not a producer session"))?;
+    Ok((ProducerId(producer_id), ProducerEpoch(epoch)))
 }
 
 /// The outcome as a unary call tells it: an error unless every record is written.
@@ -113,13 +121,15 @@ impl ProducerService for ProducerApi {
     }
 
     async fn init_producer(&self, request: Request<pb::InitProducerRequest>) -> Answer<pb::InitProducerResponse> {
-        let producer = match request.into_inner().previous {
-            Some(previous) => self.streams.producing.producer_ids.next_epoch(previous).await?,
-            None => pb::ProducerIdentity {
-                producer_id: self.streams.producing.producer_ids.next().await?.0,
-                producer_epoch: 0,
-            },
+        let ids = &self.streams.producing.producer_ids;
+        let (id, epoch) = match request.into_inner().previous {
+            Some(previous) => {
+                let (id, epoch) = previous_session(previous)?;
+                ids.next_epoch(id, epoch).await?
+            }
+            None => (ids.next().await?, ProducerEpoch(0)),
         };
+        let producer = pb::ProducerIdentity { producer_id: id.0, producer_epoch: epoch.0.into() };
         Ok(Response::new(pb::InitProducerResponse { producer: Some(producer) }))
     }
 }

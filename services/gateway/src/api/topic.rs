@@ -15,10 +15,11 @@ use walser_service::Caller;
 
 use super::change_log;
 use super::figures::{complete_partition, complete_topic};
+use super::reads::place;
 use super::wire::{reference, relayed, see_change};
 use crate::leaders::Leaders;
 use crate::metadata::{Metadata, TopicView, View};
-use crate::reading::{Place, Positions, Target, place};
+use crate::reading::{Place, Positions, Target};
 use crate::retry::{PATIENCE, patience, while_moved};
 use crate::router::{Router, checked_partition};
 use crate::topics::Topics;
@@ -53,7 +54,7 @@ impl TopicApi {
 
     /// A page of partitions, with what their leaders say of them.
     async fn partitions(&self, request: pb::ListPartitionsRequest) -> Result<pb::ListPartitionsResponse, Status> {
-        let answer = self.topics.client()?.list_partitions(request).await;
+        let answer = self.topics.controller()?.topic_service().list_partitions(request).await;
         let mut answer = answer.map_err(|status| self.relayed_topic(status))?.into_inner();
         let mut names: Vec<_> = answer.partitions.iter().map(|info| info.topic.clone()).collect();
         names.dedup();
@@ -103,7 +104,7 @@ impl TopicApi {
         }
         let (found, _) = self.topics.to_write(&topic.name, None, Some(caller)).await?;
         let request = pb::GetTopicRequest { name: found.name.to_string() };
-        let topic = self.topics.client()?.get_topic(request).await?.into_inner().topic;
+        let topic = self.topics.controller()?.topic_service().get_topic(request).await?.into_inner().topic;
         Ok(pb::CreateTopicResponse { topic })
     }
 
@@ -113,7 +114,7 @@ impl TopicApi {
         request: &pb::TruncateTopicRequest,
     ) -> Result<pb::TruncateTopicResponse, Failure> {
         let topic = self.topics.find(&request.topic).await?;
-        let before = request.before.as_ref().ok_or_else(|| Failure::field("before", "is missing"))?;
+        let before = request.before.ok_or_else(|| Failure::field("before", "is missing"))?;
         let before = place(before, "before", self.clock.now_millis())?;
         let count = topic.value.partition_count;
         let partitions: Vec<i32> =
@@ -177,7 +178,8 @@ impl TopicService for TopicApi {
             return Ok(Response::new(self.create_as_written(&caller, request).await?));
         }
         let validate_only = request.validate_only;
-        let response = self.topics.client()?.create_topic(caller.relay(request)).await.map_err(relayed)?;
+        let response =
+            self.topics.controller()?.topic_service().create_topic(caller.relay(request)).await.map_err(relayed)?;
         if !validate_only {
             see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         }
@@ -185,8 +187,13 @@ impl TopicService for TopicApi {
     }
 
     async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
-        let mut response =
-            self.topics.client()?.get_topic(request.into_inner()).await.map_err(|status| self.relayed_topic(status))?;
+        let mut response = self
+            .topics
+            .controller()?
+            .topic_service()
+            .get_topic(request.into_inner())
+            .await
+            .map_err(|status| self.relayed_topic(status))?;
         if let Some(topic) = response.get_mut().topic.as_mut() {
             // The leaders of a topic that was created a moment ago may not have arrived here.
             if let Ok(version) = topic.etag.parse() {
@@ -200,7 +207,7 @@ impl TopicService for TopicApi {
     async fn list_topics(&self, request: Request<pb::ListTopicsRequest>) -> Answer<pb::ListTopicsResponse> {
         let request = request.into_inner();
         let include_stats = request.include_stats;
-        let mut response = self.topics.client()?.list_topics(request).await.map_err(relayed)?;
+        let mut response = self.topics.controller()?.topic_service().list_topics(request).await.map_err(relayed)?;
         if include_stats {
             self.add_stats(&mut response.get_mut().topics).await;
         }
@@ -209,8 +216,13 @@ impl TopicService for TopicApi {
 
     async fn update_topic(&self, request: Request<pb::UpdateTopicRequest>) -> Answer<pb::UpdateTopicResponse> {
         let request = Caller::of(&request).relay(request.into_inner());
-        let response =
-            self.topics.client()?.update_topic(request).await.map_err(|status| self.relayed_topic(status))?;
+        let response = self
+            .topics
+            .controller()?
+            .topic_service()
+            .update_topic(request)
+            .await
+            .map_err(|status| self.relayed_topic(status))?;
         see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -222,7 +234,8 @@ impl TopicService for TopicApi {
         let before = self.metadata.topic(&name).map(|topic| topic.id);
         let response = self
             .topics
-            .client()?
+            .controller()?
+            .topic_service()
             .delete_topic(caller.relay(request))
             .await
             .map_err(|status| self.relayed_topic(status))?;
@@ -233,8 +246,13 @@ impl TopicService for TopicApi {
 
     async fn add_partitions(&self, request: Request<pb::AddPartitionsRequest>) -> Answer<pb::AddPartitionsResponse> {
         let request = Caller::of(&request).relay(request.into_inner());
-        let response =
-            self.topics.client()?.add_partitions(request).await.map_err(|status| self.relayed_topic(status))?;
+        let response = self
+            .topics
+            .controller()?
+            .topic_service()
+            .add_partitions(request)
+            .await
+            .map_err(|status| self.relayed_topic(status))?;
         see_change(&self.topics, response.get_ref().topic.as_ref()).await;
         Ok(response)
     }
@@ -255,7 +273,8 @@ impl TopicService for TopicApi {
         request: Request<pb::ListTopicConfigsRequest>,
     ) -> Answer<pb::ListTopicConfigsResponse> {
         self.topics
-            .client()?
+            .controller()?
+            .topic_service()
             .list_topic_configs(request.into_inner())
             .await
             .map_err(|status| self.relayed_topic(status))

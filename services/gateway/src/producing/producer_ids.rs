@@ -6,11 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use walser_model::ProducerId;
-use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
-use walser_proto::v1 as pb;
-use walser_rpc::{Connection, Failure};
+use walser_model::{ProducerEpoch, ProducerId};
+use walser_rpc::{ControllerClient, Failure};
 
 use crate::metadata::{Metadata, View};
 
@@ -22,7 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// Hands out producer ids. Clones share the blocks.
 #[derive(Debug, Clone)]
 pub(crate) struct ProducerIds {
-    controller: Connection,
+    controller: ControllerClient,
     metadata: Metadata,
     /// For clients.
     block: Arc<Mutex<Range<i64>>>,
@@ -33,15 +30,15 @@ pub(crate) struct ProducerIds {
 }
 
 impl ProducerIds {
-    pub(crate) fn new(controller: Connection, metadata: Metadata) -> Self {
+    pub(crate) fn new(controller: ControllerClient, metadata: Metadata) -> Self {
         let (block, own) = (Arc::new(Mutex::new(0..0)), Arc::new(Mutex::new(0..0)));
         Self { controller, metadata, block, own, issued_below: Arc::default() }
     }
 
     /// The controller, as long as it is that of this cluster: another one knows nothing of the ids that were issued here.
-    fn client(&self) -> Result<ControllerServiceClient<Connection>, Failure> {
+    fn controller(&self) -> Result<&ControllerClient, Failure> {
         self.metadata.obeyed()?;
-        Ok(ControllerServiceClient::new(self.controller.clone()))
+        Ok(&self.controller)
     }
 
     /// An id for the gateway's own writes: clients cannot use it, or they could fence everybody else.
@@ -84,9 +81,7 @@ impl ProducerIds {
     }
 
     async fn allocate(&self, internal: bool) -> Result<Range<i64>, Failure> {
-        let request = pbi::AllocateProducerIdsRequest { internal, ..Default::default() };
-        let answer = self.client()?.allocate_producer_ids(request).await?.into_inner();
-        let block = answer.first_id..answer.first_id + i64::from(answer.count);
+        let block = self.controller()?.allocate_producer_ids(internal).await?;
         if !internal {
             self.issued_below.fetch_max(block.end, Ordering::Relaxed);
         }
@@ -102,24 +97,22 @@ impl ProducerIds {
         if id.0 < self.issued_below.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let answer = self.client()?.get_producer_id_end(pbi::GetProducerIdEndRequest {}).await?.into_inner();
-        self.issued_below.fetch_max(answer.end_id, Ordering::Relaxed);
-        if id.0 < answer.end_id { Ok(()) } else { bad("was never issued; take one from InitProducer") }
+        let end = self.controller()?.producer_id_end().await?;
+        self.issued_below.fetch_max(end.0, Ordering::Relaxed);
+        if id < end { Ok(()) } else { bad("was never issued; take one from InitProducer") }
     }
 
     /// The session that replaces a client's: the next epoch of its id, or another id when there is none left.
-    pub(crate) async fn next_epoch(&self, previous: pb::ProducerIdentity) -> Result<pb::ProducerIdentity, Failure> {
-        let pb::ProducerIdentity { producer_id, producer_epoch } = previous;
-        if producer_id < 0 || !(0..=i32::from(i16::MAX)).contains(&producer_epoch) {
-            return Err(Failure::field("previous", "is not a producer session"));
+    pub(crate) async fn next_epoch(
+        &self,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+    ) -> Result<(ProducerId, ProducerEpoch), Failure> {
+        self.check_issued(id).await?;
+        if epoch.0 == i16::MAX {
+            return Ok((self.next().await?, ProducerEpoch(0)));
         }
-        self.check_issued(ProducerId(producer_id)).await?;
-        if producer_epoch == i32::from(i16::MAX) {
-            return Ok(pb::ProducerIdentity { producer_id: self.next().await?.0, producer_epoch: 0 });
-        }
-        let request = pbi::RaiseProducerEpochRequest { producer_id, producer_epoch };
-        let answer = self.client()?.raise_producer_epoch(request).await?.into_inner();
-        Ok(pb::ProducerIdentity { producer_id, producer_epoch: answer.producer_epoch })
+        Ok((id, self.controller()?.raise_producer_epoch(id, epoch).await?))
     }
 }
 

@@ -1,27 +1,20 @@
 //! Reading one partition: where a reader stands in it, and its next chunk.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use walser_model::{LeaderEpoch, Offset};
-use walser_proto::v1 as pb;
 use walser_rpc::{BatchesRead, Failure, ReadBatches, Reason};
 
 use crate::error::no_answer;
 use crate::metrics::GatewayMetrics;
 use crate::router::Router;
 
+use super::answer::{Chunk, Reset};
 use super::budget::{ReadPermit, StreamBudget};
-use super::decode::{Amount, Decoded, Shape, Undecoded, decode};
-use super::target::{Place, Positions, Target};
-
-/// A chunk with the marks of its partition.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    pub(crate) decoded: Decoded,
-    pub(crate) high_watermark: i64,
-    pub(crate) log_start: i64,
-    pub(crate) leader_epoch: i32,
-}
+use super::decode::{Amount, Undecoded, decode};
+use super::request::{OutOfRange, Place, Shape};
+use super::target::{Positions, Target};
 
 /// A partition being read.
 #[derive(Debug, Clone)]
@@ -33,31 +26,15 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    pub(crate) fn topic_partition(&self) -> pb::TopicPartition {
-        self.target.topic_partition()
-    }
-
     /// Whether everything before the end has been read.
     pub(crate) fn ended(&self) -> bool {
         self.end.is_some_and(|end| self.offset >= end)
     }
 
-    /// The chunk as it travels; the cursor goes on behind it.
-    pub(crate) fn advance(&mut self, chunk: Chunk) -> pb::RecordChunk {
-        self.offset = Offset(chunk.decoded.next_offset);
+    /// Goes on behind a chunk.
+    pub(crate) fn advance(&mut self, chunk: &Chunk) {
+        self.offset = Offset(chunk.content.next_offset);
         self.last_epoch = -1;
-        pb::RecordChunk {
-            topic: self.target.topic.name.to_string(),
-            partition: self.target.partition,
-            records: chunk.decoded.records,
-            record_batches: chunk.decoded.batches,
-            next_offset: chunk.decoded.next_offset,
-            high_watermark: chunk.high_watermark,
-            last_stable_offset: chunk.high_watermark,
-            log_start_offset: chunk.log_start,
-            leader_epoch: chunk.leader_epoch,
-            size_bytes: i64::try_from(chunk.decoded.size_bytes).unwrap_or(i64::MAX),
-        }
     }
 }
 
@@ -135,16 +112,18 @@ impl PartitionReader {
         let mut permit = budget.take(amount.cost).await;
         let read = self.read_batches_within(cursor, amount.bytes, answer_max).await?;
         let chunk = Self::chunk(read, cursor, shape, amount)?;
-        permit.keep(chunk.decoded.cost);
-        self.metrics.consumed(&cursor.target.topic, chunk.decoded.size_bytes);
+        permit.keep(chunk.content.cost);
+        self.metrics.consumed(&cursor.target.topic, chunk.content.size_bytes);
         Ok((chunk, permit))
     }
 
     /// Decodes what the leader has answered.
     pub(crate) fn chunk(read: BatchesRead, cursor: &Cursor, shape: Shape, amount: Amount) -> Result<Chunk, Undecoded> {
-        let decoded = decode(read.record_batches, cursor.offset, cursor.end, shape, amount)?;
+        let content = decode(read.record_batches, cursor.offset, cursor.end, shape, amount)?;
         Ok(Chunk {
-            decoded,
+            topic: Arc::clone(&cursor.target.topic),
+            partition: cursor.target.partition,
+            content,
             high_watermark: read.high_watermark.0,
             log_start: read.log_start.0,
             leader_epoch: read.leader_epoch.0,
@@ -165,7 +144,7 @@ impl PartitionReader {
     pub(crate) async fn read_batches_within(
         &self,
         cursor: &Cursor,
-        bytes: i32,
+        bytes: usize,
         answer_max: Duration,
     ) -> Result<BatchesRead, Failure> {
         let read = self.read_batches(cursor, bytes, Duration::ZERO);
@@ -175,13 +154,13 @@ impl PartitionReader {
 
     /// Asks the leader once for batches from the cursor on; waits up to `wait` for some. With an aim of 0 bytes the
     /// leader answers without batches once there are some.
-    async fn read_batches(&self, cursor: &Cursor, bytes: i32, wait: Duration) -> Result<BatchesRead, Failure> {
+    async fn read_batches(&self, cursor: &Cursor, bytes: usize, wait: Duration) -> Result<BatchesRead, Failure> {
         let route = self.router.route(&cursor.target.topic, cursor.target.partition)?;
         let read = ReadBatches {
             partition: route.partition,
             offset: cursor.offset,
             last_epoch: LeaderEpoch(cursor.last_epoch),
-            bytes_max: usize::try_from(bytes).unwrap_or(0),
+            bytes_max: bytes,
             wait,
         };
         let answer = route.storage.read(read).await.map_err(|failure| {
@@ -205,23 +184,18 @@ impl PartitionReader {
         &self,
         cursor: &mut Cursor,
         failure: &Failure,
-        policy: pb::OutOfRangePolicy,
-    ) -> Result<Option<pb::OffsetReset>, Failure> {
+        policy: OutOfRange,
+    ) -> Result<Option<Reset>, Failure> {
         if failure.reason() != Reason::OffsetOutOfRange {
             return Ok(None);
         }
         let place = match policy {
-            pb::OutOfRangePolicy::Earliest => Place::Earliest,
-            pb::OutOfRangePolicy::Latest => Place::Latest,
-            pb::OutOfRangePolicy::Unspecified | pb::OutOfRangePolicy::Fail => return Ok(None),
+            OutOfRange::Earliest => Place::Earliest,
+            OutOfRange::Latest => Place::Latest,
+            OutOfRange::Fail => return Ok(None),
         };
         let actual = self.positions.boundary(&cursor.target, place).await?;
         let requested = std::mem::replace(&mut cursor.offset, actual);
-        Ok(Some(pb::OffsetReset {
-            topic_partition: Some(cursor.topic_partition()),
-            requested_offset: requested.0,
-            actual_offset: actual.0,
-            skipped_count: actual.since(requested).max(0),
-        }))
+        Ok(Some(Reset { of: cursor.target.name(), requested, actual }))
     }
 }

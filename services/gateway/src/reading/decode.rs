@@ -1,30 +1,18 @@
 //! Batches on their way out: plain records for clients that want them.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use walser_model::{Compression, Offset, TimestampType};
-use walser_proto::v1 as pb;
 use walser_record_batch::{BatchHeader, Batches, CompressionError, Record, RecordError, Records};
 use walser_record_batch::{DECODED_COST_MAX, RECORD_HEADERS_MAX, decoded_cost};
 use walser_rpc::{Failure, Reason};
 
-/// What a reader asked for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
-    /// Whole batches instead of records.
-    pub(crate) batches: bool,
-    /// Leave values out.
-    pub(crate) metadata_only: bool,
-    /// The client's receive limit in bytes.
-    pub(crate) message_bytes_max: usize,
-}
+use super::request::Shape;
 
 /// How much may be taken into one chunk, or is left of one message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Amount {
     /// Bytes to read from the log: an aim, since one batch may be larger.
-    pub(crate) bytes: i32,
+    pub(crate) bytes: usize,
     /// Records, at most.
     pub(crate) records: usize,
     /// Records and headers together, at most.
@@ -33,10 +21,18 @@ pub(crate) struct Amount {
     pub(crate) cost: usize,
 }
 
+/// A record on its way out.
+#[derive(Debug, Clone)]
+pub(crate) struct ReadRecord {
+    pub(crate) record: Record,
+    /// Whose clock its timestamp is from.
+    pub(crate) timestamp_type: TimestampType,
+}
+
 /// Records or batches of one partition, ready to send.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Decoded {
-    pub(crate) records: Vec<pb::ConsumedRecord>,
+    pub(crate) records: Vec<ReadRecord>,
     pub(crate) batches: Bytes,
     /// Offset to go on from.
     pub(crate) next_offset: i64,
@@ -67,25 +63,24 @@ impl From<Failure> for Undecoded {
 
 impl Amount {
     /// What one message to a client takes, read with an aim of `bytes` and at most `records`.
-    pub(crate) fn whole(bytes: i32, records: usize) -> Self {
+    pub(crate) fn whole(bytes: usize, records: usize) -> Self {
         Self { bytes, records, items: MESSAGE_ITEMS_MAX, cost: COST_MAX }
     }
 
     /// The same with the cost that is enough for ordinary records, in batches of at most `batch_bytes`.
     pub(crate) fn ordinary(self, batch_bytes: usize) -> Self {
-        let bytes = usize::try_from(self.bytes).unwrap_or(0);
-        let cost = bytes.max(batch_bytes) + ORDINARY_COST.max(bytes.saturating_mul(2));
+        let cost = self.bytes.max(batch_bytes) + ORDINARY_COST.max(self.bytes.saturating_mul(2));
         Self { cost: self.cost.min(cost), ..self }
     }
 
     /// Whether anything is left of it.
     pub(crate) fn is_spent(self) -> bool {
-        self.bytes <= 0 || self.records == 0 || self.items == 0 || self.cost == 0
+        self.bytes == 0 || self.records == 0 || self.items == 0 || self.cost == 0
     }
 
     /// Takes what a chunk has used.
     pub(crate) fn take(&mut self, chunk: &Decoded) {
-        self.bytes = self.bytes.saturating_sub(i32::try_from(chunk.size_bytes).unwrap_or(i32::MAX));
+        self.bytes = self.bytes.saturating_sub(chunk.size_bytes);
         self.records = self.records.saturating_sub(usize::try_from(chunk.record_count).unwrap_or(usize::MAX));
         self.items = self.items.saturating_sub(chunk.items);
         self.cost = self.cost.saturating_sub(chunk.cost);
@@ -134,10 +129,10 @@ pub(crate) fn decode(
 }
 
 /// Every field of records that shares the memory of a batch.
-fn shared(records: &mut [pb::ConsumedRecord]) -> impl Iterator<Item = &mut Bytes> {
-    records.iter_mut().flat_map(|record| {
-        let pb::ConsumedRecord { key, value, headers, .. } = record;
-        let headers = headers.iter_mut().flat_map(|header| header.value.iter_mut().chain(header.raw_key.iter_mut()));
+fn shared(records: &mut [ReadRecord]) -> impl Iterator<Item = &mut Bytes> {
+    records.iter_mut().flat_map(|ReadRecord { record, .. }| {
+        let Record { key, value, headers, .. } = record;
+        let headers = headers.iter_mut().flat_map(|header| header.value.iter_mut().chain([&mut header.key]));
         key.iter_mut().chain(value.iter_mut()).chain(headers)
     })
 }
@@ -246,10 +241,7 @@ impl Taking {
         if header.attributes.codec() != Ok(Compression::None) {
             self.out.cost += records.section_len();
         }
-        let stamper = match header.attributes.timestamp_type() {
-            TimestampType::CreateTime => pb::TimestampType::CreateTime,
-            TimestampType::LogAppendTime => pb::TimestampType::LogAppendTime,
-        };
+        let timestamp_type = header.attributes.timestamp_type();
         for record in records {
             let at = Offset(self.out.next_offset).max(at);
             let unreadable = |error| Undecoded::Failed(unreadable(at, header.next_offset(), error));
@@ -261,7 +253,7 @@ impl Taking {
                 self.out.ended = true;
                 return Ok(true);
             }
-            self.record(record, stamper)?;
+            self.record(record, timestamp_type)?;
             if self.out.records.len() >= self.amount.records {
                 return Ok(true);
             }
@@ -269,7 +261,7 @@ impl Taking {
         Ok(false)
     }
 
-    fn record(&mut self, record: Record, stamper: pb::TimestampType) -> Result<(), Undecoded> {
+    fn record(&mut self, mut record: Record, timestamp_type: TimestampType) -> Result<(), Undecoded> {
         let (offset, items) = (record.offset, 1 + record.headers.len());
         if items > MESSAGE_ITEMS_MAX {
             let count = record.headers.len();
@@ -279,8 +271,10 @@ impl Taking {
         if self.out.items + items > self.amount.items {
             return Err(Undecoded::NoRoom);
         }
-        let record = consumed(record, stamper, self.shape.metadata_only);
-        let size = prost::Message::encoded_len(&record) + 6;
+        if self.shape.metadata_only {
+            record.value = None;
+        }
+        let size = (self.shape.record_bytes)(&record);
         let room = self.shape.message_bytes_max.saturating_sub(CHUNK_OVERHEAD);
         if self.out.size_bytes + size > room {
             return Err(Undecoded::Failed(above_limit(offset, size, self.shape.message_bytes_max)));
@@ -290,24 +284,8 @@ impl Taking {
         self.out.size_bytes += size;
         self.out.next_offset = offset.plus(1).0;
         self.out.record_count += 1;
-        self.out.records.push(record);
+        self.out.records.push(ReadRecord { record, timestamp_type });
         Ok(())
-    }
-}
-
-fn consumed(record: Record, stamper: pb::TimestampType, metadata_only: bool) -> pb::ConsumedRecord {
-    let header = |header: walser_record_batch::Header| match String::from_utf8_lossy(&header.key) {
-        Cow::Borrowed(name) => pb::Header { key: name.to_owned(), value: header.value, raw_key: None },
-        // Kept apart from other names that are rendered alike.
-        Cow::Owned(rendered) => pb::Header { key: rendered, value: header.value, raw_key: Some(header.key) },
-    };
-    pb::ConsumedRecord {
-        offset: record.offset.0,
-        key: record.key,
-        value: if metadata_only { None } else { record.value },
-        headers: record.headers.into_iter().map(header).collect(),
-        timestamp_millis: record.timestamp,
-        timestamp_type: stamper.into(),
     }
 }
 
@@ -318,7 +296,12 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape { batches: false, metadata_only: false, message_bytes_max: 64 << 20 };
+    const SHAPE: Shape =
+        Shape { batches: false, metadata_only: false, message_bytes_max: 64 << 20, record_bytes: bytes_of };
+
+    fn bytes_of(record: &Record) -> usize {
+        record.value.as_ref().map_or(0, Bytes::len) + 30
+    }
 
     /// A batch at an offset whose records have empty headers.
     fn batch(base: i64, records: i32, headers: usize) -> Bytes {
@@ -400,7 +383,7 @@ mod tests {
         let taken = decode(batch, Offset(0), None, shape, Amount::whole(1 << 20, usize::MAX)).unwrap();
         assert_eq!(taken.record_count, 3);
         assert!(taken.cost < 1 << 20, "{}", taken.cost);
-        for (record, number) in taken.records.iter().zip(0..) {
+        for (ReadRecord { record, .. }, number) in taken.records.iter().zip(0..) {
             assert_eq!((record.key.as_deref(), record.value.as_deref()), (Some(&[number][..]), Some(&value[..])));
         }
     }

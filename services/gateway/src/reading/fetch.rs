@@ -1,4 +1,4 @@
-//! The `Fetch` call: one bounded read over several partitions.
+//! One bounded read over several partitions.
 //!
 //! A call looks at its partitions one after the other, from another one each time, so that a partition with much to
 //! read keeps none of the others from being read. A partition whose leader is lost costs the others nothing: they are
@@ -12,35 +12,25 @@ use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use walser_model::{NodeId, Offset, PartitionIndex};
-use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason, SendGate};
 
 use crate::error::{NO_ANSWER, no_answer};
 use crate::retry::{Backoff, lost};
 
 use super::Reading;
+use super::answer::{Chunk, Fetched, PartitionFailure, PartitionName, Reset};
 use super::budget::ReadPermit;
-use super::cursor::{Chunk, Cursor, PartitionReader};
+use super::cursor::{Cursor, PartitionReader};
 use super::decode::{Amount, CHUNK_OVERHEAD, Undecoded};
 use super::offsets::LOOK_UPS_AT_ONCE;
-use super::target::{Options, Target};
+use super::request::{FetchRequest, Options};
+use super::target::Target;
 
-const WAIT_DEFAULT: Duration = Duration::from_millis(500);
-const WAIT_MAX: Duration = Duration::from_secs(30);
-const BYTES_DEFAULT: i32 = 1 << 20;
-const BYTES_MAX: i32 = 16 << 20;
 /// How long a leader may take to answer in the first look of a call, whatever the caller waits: its other partitions
 /// wait, too. In later looks it may take longer.
 const ANSWER_FIRST: Duration = Duration::from_secs(1);
 /// Time between two looks while a leader moves.
 const RETRY: Duration = Duration::from_millis(50);
-
-/// The answer of a `Fetch`, and the gate with the budget that it holds until it is sent.
-#[derive(Debug)]
-pub(crate) struct Fetched {
-    pub(crate) response: pb::FetchResponse,
-    pub(crate) gate: SendGate,
-}
 
 /// One look at all partitions of a call.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +38,9 @@ struct Pass {
     cursors: Vec<Cursor>,
     /// Targets whose place is not found yet.
     unopened: Vec<Target>,
-    response: pb::FetchResponse,
+    chunks: Vec<Chunk>,
+    resets: Vec<Reset>,
+    failures: Vec<PartitionFailure>,
     bytes: usize,
     /// Memory that the chunks hold, in bytes.
     cost: usize,
@@ -56,7 +48,6 @@ struct Pass {
     full: bool,
     /// Nothing fits the budget that was taken: the look is repeated with more.
     no_room: bool,
-    failure: Option<Failure>,
     /// A leader was lost: waiting may help.
     moving: bool,
     /// How long a leader may take to answer, whatever time the caller has.
@@ -74,21 +65,20 @@ impl Pass {
         left.map_or(self.answer_max, |left| left.min(self.answer_max))
     }
 
-    fn note(&mut self, partition: pb::TopicPartition, failure: Failure) {
+    fn note(&mut self, of: PartitionName, failure: Failure) {
         self.moving |= lost(&failure);
-        let error = Some(failure.clone().into());
-        self.response.errors.push(pb::PartitionError { topic_partition: Some(partition), error });
-        self.failure.get_or_insert(failure);
+        self.failures.push(PartitionFailure { of, failure });
     }
 
     /// Adds a chunk to the answer.
     fn take(&mut self, cursor: &mut Cursor, chunk: Chunk, left: &mut Amount) {
         // More is there, and another look would find the same.
-        self.full |= !chunk.decoded.ended && chunk.decoded.next_offset < chunk.high_watermark;
-        left.take(&chunk.decoded);
-        self.bytes += chunk.decoded.size_bytes;
-        self.cost += chunk.decoded.cost;
-        self.response.chunks.push(cursor.advance(chunk));
+        self.full |= !chunk.content.ended && chunk.content.next_offset < chunk.high_watermark;
+        left.take(&chunk.content);
+        self.bytes += chunk.content.size_bytes;
+        self.cost += chunk.content.cost;
+        cursor.advance(&chunk);
+        self.chunks.push(chunk);
     }
 
     /// Whether every target has an end, and is there: nothing more can come.
@@ -98,66 +88,61 @@ impl Pass {
 
     /// Something is in the answer that the next call need not find again.
     fn has_answers(&self) -> bool {
-        !self.response.chunks.is_empty() || !self.response.resets.is_empty()
+        !self.chunks.is_empty() || !self.resets.is_empty()
     }
 
     /// At most so many bytes are in the answer, without errors.
     fn answer_bytes(&self) -> usize {
-        self.bytes + (self.response.chunks.len() + self.response.resets.len()) * CHUNK_OVERHEAD
+        self.bytes + (self.chunks.len() + self.resets.len()) * CHUNK_OVERHEAD
     }
 
     fn all_failed(&self) -> bool {
-        self.response.errors.len() == self.cursors.len() + self.unopened.len()
+        self.failures.len() == self.cursors.len() + self.unopened.len()
     }
 
-    /// The answer, in at most `bytes_max`. Errors that do not fit are returned by the next call.
-    fn answer(mut self, bytes_max: usize) -> Result<pb::FetchResponse, Failure> {
+    /// The answer, in at most `bytes_max`.
+    fn answer(self, bytes_max: usize, gate: SendGate) -> Result<Fetched, Failure> {
+        let failure_bytes_max = bytes_max.saturating_sub(self.answer_bytes());
         let all_failed = self.all_failed();
-        let mut left = bytes_max.saturating_sub(self.answer_bytes());
-        let mut fits = |bytes: usize| {
-            left = left.saturating_sub(bytes + 8);
-            left > 0
-        };
-        self.response.errors.retain(|error| fits(prost::Message::encoded_len(error)));
-        match self.failure {
+        let Self { chunks, resets, failures, .. } = self;
+        match failures.first() {
             // Nothing worked: a client that looks only at the status must not take this for an empty answer.
-            Some(failure) if all_failed => Err(failure),
-            _ => Ok(self.response),
+            Some(first) if all_failed => Err(first.failure.clone()),
+            _ => Ok(Fetched { chunks, resets, failures, failure_bytes_max, gate }),
         }
     }
 }
 
 impl Reading {
-    /// Carries out `Fetch`: looks at every partition, and again whenever something has come, until there is enough.
-    pub(crate) async fn fetch(&self, request: &pb::FetchRequest, limit: Option<Duration>) -> Result<Fetched, Failure> {
-        let options = super::target::options(request.options.as_ref())?;
-        let (wait, amount) = amounts(request, limit)?;
+    /// Looks at every partition, and again whenever something has come, until there is enough.
+    pub(crate) async fn fetch(&self, request: &FetchRequest, limit: Option<Duration>) -> Result<Fetched, Failure> {
+        let FetchRequest { targets, options, wait, bytes_min, bytes_max, records_max } = request;
+        let amount = Amount::whole(*bytes_max, *records_max);
+        // The caller's deadline leaves time for the answer to travel.
+        let wait = limit.map_or(*wait, |limit| (*wait).min(limit.saturating_sub(limit / 10)));
         let (until, deadline) = (Instant::now() + wait, limit.map(|limit| Instant::now() + limit));
-        let mut unopened = self.positions.targets(&request.targets).await?;
+        let mut unopened = self.positions.targets(targets).await?;
         let first = u128::from_be_bytes(self.random.bytes()) % (unopened.len().max(1) as u128);
         unopened.rotate_left(usize::try_from(first).unwrap_or(0));
-        let min_bytes = usize::try_from(request.min_bytes.max(1)).unwrap_or(1);
         let (mut cursors, mut came, mut last, mut backoff) = (Vec::new(), false, false, Backoff::default());
         let mut answer_max = ANSWER_FIRST;
         loop {
             let mut pass = Pass { cursors, answer_max, deadline, ..Pass::default() };
             self.open(&mut pass, unopened).await;
-            let (looked, permit) = self.look_at_all(&pass, options, amount).await;
+            let (looked, permit) = self.look_at_all(&pass, *options, amount).await;
             let hopeless = looked.all_failed() && !looked.moving;
-            let enough = looked.bytes >= min_bytes || looked.full || hopeless || looked.is_done();
+            let enough = looked.bytes >= *bytes_min || looked.full || hopeless || looked.is_done();
             last |= Instant::now() >= until || self.shutdown.begun();
             if last || enough {
-                self.count_consumed(&looked.response.chunks);
-                let response = looked.answer(options.shape.message_bytes_max)?;
-                let gate = self.budget.gate();
-                gate.leaves(permit);
-                return Ok(Fetched { response, gate });
+                self.count_consumed(&looked.chunks);
+                let fetched = looked.answer(options.shape.message_bytes_max, self.budget.gate())?;
+                fetched.gate.leaves(permit);
+                return Ok(fetched);
             }
             // What was read is dropped for the wait, and read again from the same places with what comes.
-            let Pass { cursors: behind, moving, silent, response, .. } = looked;
-            let failed = response.errors.iter().filter_map(|error| error.topic_partition.clone());
-            let failed: HashSet<_> = failed.map(|of| (of.topic, of.partition)).collect();
-            drop((response, permit));
+            let Pass { cursors: behind, moving, silent, chunks, failures, .. } = looked;
+            let failed: HashSet<_> = failures.into_iter().map(|failure| failure.of).collect();
+            drop((chunks, permit));
             (cursors, unopened) = (pass.cursors, looked.unopened);
             if !silent.is_empty() {
                 answer_max *= 2;
@@ -174,18 +159,15 @@ impl Reading {
                 backoff.pause_until(until).await;
             }
             // What has failed in this look would fail at once, and again.
-            let was_there = |target: &Target| !failed.contains(&(target.topic.name.to_string(), target.partition));
+            let was_there = |target: &Target| !failed.contains(&target.name());
             came = self.something_comes(&behind, until, was_there).await;
             last = !came;
         }
     }
 
-    fn count_consumed(&self, chunks: &[pb::RecordChunk]) {
-        let view = self.metadata.view();
+    fn count_consumed(&self, chunks: &[Chunk]) {
         for chunk in chunks {
-            if let Some(topic) = view.topic_named(&chunk.topic) {
-                self.metrics.consumed(topic, usize::try_from(chunk.size_bytes).unwrap_or(0));
-            }
+            self.metrics.consumed(&chunk.topic, chunk.content.size_bytes);
         }
     }
 
@@ -211,7 +193,7 @@ impl Reading {
             match cursor {
                 Ok(cursor) => pass.cursors.push(cursor),
                 Err(failure) => {
-                    pass.note(target.topic_partition(), failure);
+                    pass.note(target.name(), failure);
                     pass.unopened.push(target);
                 }
             }
@@ -265,7 +247,7 @@ impl Reading {
                 {
                     pass.full = true;
                 }
-                Err(Undecoded::Failed(failure)) => pass.note(cursor.topic_partition(), failure),
+                Err(Undecoded::Failed(failure)) => pass.note(cursor.target.name(), failure),
             }
         }
         pass.full |= left.is_spent();
@@ -313,7 +295,7 @@ impl Reading {
         if let Err(failure) = &read
             && let Some(reset) = self.partitions.reset(cursor, failure, options.out_of_range).await?
         {
-            pass.response.resets.push(reset);
+            pass.resets.push(reset);
             read = self.partitions.read_batches_within(cursor, amount.bytes, pass.answer_max()).await;
         }
         if let Err(failure) = &read
@@ -322,11 +304,11 @@ impl Reading {
             pass.silent.extend(leader);
         }
         let chunk = PartitionReader::chunk(read?, cursor, options.shape, amount)?;
-        if chunk.decoded.record_count > 0 || chunk.decoded.ended {
+        if chunk.content.record_count > 0 || chunk.content.ended {
             return Ok(Some(chunk));
         }
         // What is waited for lies behind batches that have no records for clients.
-        cursor.offset = cursor.offset.max(Offset(chunk.decoded.next_offset));
+        cursor.offset = cursor.offset.max(Offset(chunk.content.next_offset));
         Ok(None)
     }
 }
@@ -334,25 +316,4 @@ impl Reading {
 /// The leader of a target's partition, as it was when the target was found.
 fn leader(target: &Target) -> Option<NodeId> {
     target.topic.leader(PartitionIndex(target.partition))?.0
-}
-
-fn amounts(request: &pb::FetchRequest, limit: Option<Duration>) -> Result<(Duration, Amount), Failure> {
-    let wait = match request.max_wait {
-        None => WAIT_DEFAULT,
-        Some(wait) => {
-            Duration::try_from(wait).map_err(|_| Failure::field("max_wait", "must not be negative"))?.min(WAIT_MAX)
-        }
-    };
-    // The caller's deadline leaves time for the answer to travel.
-    let wait = limit.map_or(wait, |limit| wait.min(limit.saturating_sub(limit / 10)));
-    for (field, value) in
-        [("min_bytes", request.min_bytes), ("max_bytes", request.max_bytes), ("max_records", request.max_records)]
-    {
-        if value < 0 {
-            return Err(Failure::field(field, "must not be negative"));
-        }
-    }
-    let bytes = if request.max_bytes == 0 { BYTES_DEFAULT } else { request.max_bytes.min(BYTES_MAX) };
-    let records = if request.max_records == 0 { usize::MAX } else { usize::try_from(request.max_records).unwrap_or(1) };
-    Ok((wait, Amount::whole(bytes, records)))
 }

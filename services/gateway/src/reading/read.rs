@@ -1,4 +1,4 @@
-//! `Read`: a stream of everything from a position on, to an end or for ever.
+//! A stream of everything from a position on, to an end or for ever.
 //!
 //! Each partition is read by a task of its own ([`follow`]) into one bounded queue, so that a client that stops reading
 //! stops the tasks, and a partition without a leader holds up no other. The driver merges: it counts records, says when
@@ -14,27 +14,30 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
-use walser_proto::v1 as pb;
-use walser_proto::v1::read_response::Event;
-use walser_rpc::{Failure, Reason, SendGate, catch_panic, wire_time};
+use walser_rpc::{Failure, Reason, SendGate, catch_panic};
 
 use crate::error::draining;
 
 use super::Reading;
+use super::answer::{PartitionFailure, PartitionName, Progress, ReadEvent};
 use super::budget::StreamBudget;
-use super::target::{Options, Place, Target};
+use super::decode::Decoded;
+use super::request::{Options, Place, ReadRequest};
+use super::target::Target;
 
 use self::follow::{Said, Voice, follow};
 use self::outlet::{Item, Outlet, outlet};
 
 /// Bytes of a message beside the progress that it carries.
 const MESSAGE_OVERHEAD: usize = 64;
+/// Bytes of the progress of a partition beside the name of its topic: numbers in the longest form of any protocol.
+const PROGRESS_OVERHEAD: usize = 48;
 /// Chunks between the readers of partitions and the client.
 const QUEUE: usize = 1;
 
 /// Where a partition stands, as the driver knows it.
 struct Standing {
-    name: pb::TopicPartition,
+    name: PartitionName,
     /// `None` until its place is found.
     next_offset: Option<i64>,
     end_offset: i64,
@@ -62,15 +65,12 @@ impl Reading {
     /// Starts a read; errors of the request itself are answered at once.
     pub(crate) async fn read(
         &self,
-        request: pb::ReadRequest,
+        request: ReadRequest,
     ) -> Result<(impl Stream<Item = Item> + use<>, SendGate), Failure> {
-        let options = super::target::options(request.options.as_ref())?;
-        if request.max_records < 0 {
-            return Err(Failure::field("max_records", "must not be negative"));
-        }
-        let targets = self.positions.targets(&request.targets).await?;
+        let ReadRequest { targets: asked, options, records_max } = request;
+        let targets = self.positions.targets(&asked).await?;
         let mut growing = Vec::new();
-        for asked in request.targets.iter().filter(|asked| asked.partition.is_none() && asked.end.is_none()) {
+        for asked in asked.iter().filter(|asked| asked.partition.is_none() && asked.end.is_none()) {
             let known = targets.iter().filter(|target| *target.topic.name == *asked.topic);
             let count = known.map(|target| target.partition + 1).max().unwrap_or(0);
             growing.push((Arc::from(asked.topic.as_str()), count));
@@ -82,7 +82,7 @@ impl Reading {
             reading: self.clone(),
             outlet,
             standings: Vec::new(),
-            records_left: if request.max_records == 0 { i64::MAX } else { request.max_records },
+            records_left: records_max,
             all_caught_up: false,
             growing,
             options,
@@ -107,7 +107,7 @@ impl Reading {
 impl Driver {
     fn open(&mut self, target: Target) {
         let number = self.standings.len();
-        let name = target.topic_partition();
+        let name = target.name();
         self.standings.push(Standing { name, next_offset: None, end_offset: 0, caught_up: false, over: false });
         // A partition that is opened later has not been caught up with.
         self.all_caught_up = false;
@@ -128,10 +128,8 @@ impl Driver {
                 biased;
                 () = self.outlet.closed() => return,
                 () = shutdown.wait() => {
-                    let grace = Some(shutdown.grace().into());
-                    let drain = pb::ReadResponse { event: Some(Event::Drain(pb::Drain { grace })) };
-                    if self.outlet.send(Ok(drain), None).await {
-                        self.outlet.send(Err(draining().into()), None).await;
+                    if self.send(ReadEvent::Drain(shutdown.grace())).await {
+                        self.outlet.send(Err(draining()), None).await;
                     }
                     return;
                 }
@@ -139,7 +137,7 @@ impl Driver {
                     // The partition would never be heard of again, and the stream would look complete.
                     if read.is_err_and(|error| error.is_panic()) {
                         let failure = Failure::internal("reading a partition met a bug of the server");
-                        self.outlet.send(Err(failure.into()), None).await;
+                        self.outlet.send(Err(failure), None).await;
                         return;
                     }
                     continue;
@@ -155,8 +153,8 @@ impl Driver {
                 () = tokio::time::sleep_until(heartbeat_at) => {
                     heartbeat_at = tokio::time::Instant::now() + self.reading.heartbeats.delay();
                     for progress in self.progress() {
-                        let server_time = Some(wire_time(self.reading.heartbeats.server_time()));
-                        if !self.send(Event::Heartbeat(pb::StreamHeartbeat { server_time, progress })).await {
+                        let server_time = self.reading.heartbeats.server_time();
+                        if !self.send(ReadEvent::Heartbeat { server_time, progress }).await {
                             return;
                         }
                     }
@@ -171,26 +169,26 @@ impl Driver {
         }
     }
 
-    async fn send(&mut self, event: Event) -> bool {
-        self.outlet.send(Ok(pb::ReadResponse { event: Some(event) }), None).await
+    async fn send(&mut self, event: ReadEvent) -> bool {
+        self.outlet.send(Ok(event), None).await
     }
 
     /// Passes on what a reader said. False: the stream is over.
     async fn take(&mut self, number: usize, said: Said) -> bool {
         match said {
-            Said::Chunk(mut chunk, record_count, permit) => {
+            Said::Chunk(mut chunk, permit) => {
                 let standing = &mut self.standings[number];
+                let record_count = chunk.content.record_count;
                 if record_count > self.records_left {
-                    cut(&mut chunk, self.records_left);
+                    cut(&mut chunk.content, self.records_left);
                     self.records_left = 0;
                 } else {
                     self.records_left -= record_count;
                 }
-                standing.next_offset = Some(chunk.next_offset);
+                standing.next_offset = Some(chunk.content.next_offset);
                 standing.end_offset = chunk.high_watermark;
-                standing.caught_up = chunk.next_offset >= chunk.high_watermark;
-                let chunk = pb::ReadResponse { event: Some(Event::Chunk(chunk)) };
-                let sent = self.outlet.send(Ok(chunk), Some(permit)).await;
+                standing.caught_up = chunk.content.next_offset >= chunk.high_watermark;
+                let sent = self.outlet.send(Ok(ReadEvent::Chunk(chunk)), Some(permit)).await;
                 sent && self.records_left > 0 && self.tell_caught_up().await
             }
             Said::Opened(offset) => {
@@ -204,21 +202,21 @@ impl Driver {
                 self.tell_caught_up().await
             }
             Said::Reset(reset) => {
-                self.standings[number].next_offset = Some(reset.actual_offset);
-                self.send(Event::OffsetReset(reset)).await
+                self.standings[number].next_offset = Some(reset.actual.0);
+                self.send(ReadEvent::Reset(reset)).await
             }
             Said::Problem(failure) => self.tell_problem(number, failure).await,
             Said::Ended => {
                 self.standings[number].over = true;
                 let name = self.standings[number].name.clone();
-                self.send(Event::EndReached(name)).await && self.tell_caught_up().await
+                self.send(ReadEvent::EndReached(name)).await && self.tell_caught_up().await
             }
             Said::Failed(failure) => {
                 self.standings[number].over = true;
                 let fatal = matches!(failure.reason(), Reason::OffsetOutOfRange | Reason::LogDiverged)
                     || matches!(failure.reason(), Reason::RecordExceedsClientLimit | Reason::TopicRecreated);
                 if fatal {
-                    self.outlet.send(Err(failure.into()), None).await;
+                    self.outlet.send(Err(failure), None).await;
                     return false;
                 }
                 self.failure.get_or_insert_with(|| failure.clone());
@@ -228,9 +226,8 @@ impl Driver {
     }
 
     async fn tell_problem(&mut self, number: usize, failure: Failure) -> bool {
-        let topic_partition = Some(self.standings[number].name.clone());
-        let error = pb::PartitionError { topic_partition, error: Some(failure.into()) };
-        self.send(Event::PartitionError(error)).await
+        let of = self.standings[number].name.clone();
+        self.send(ReadEvent::Problem(PartitionFailure { of, failure })).await
     }
 
     /// Says once that every partition has reached its live end, and again after one fell behind.
@@ -241,7 +238,7 @@ impl Driver {
         self.all_caught_up = now;
         if news {
             for progress in self.progress() {
-                if !self.send(Event::CaughtUp(pb::CaughtUp { progress })).await {
+                if !self.send(ReadEvent::CaughtUp(progress)).await {
                     return false;
                 }
             }
@@ -256,21 +253,21 @@ impl Driver {
             return false;
         }
         if let Some(failure) = self.failure.take() {
-            self.outlet.send(Err(failure.into()), None).await;
+            self.outlet.send(Err(failure), None).await;
         }
         true
     }
 
     /// Where the reader stands in every partition, in parts that fit the client's messages; at least one.
-    fn progress(&self) -> Vec<Vec<pb::PartitionProgress>> {
+    fn progress(&self) -> Vec<Vec<Progress>> {
         let progress = |standing: &Standing| {
-            let (topic_partition, end_offset) = (Some(standing.name.clone()), standing.end_offset);
-            standing.next_offset.map(|next_offset| pb::PartitionProgress { topic_partition, next_offset, end_offset })
+            let (of, end_offset) = (standing.name.clone(), standing.end_offset);
+            standing.next_offset.map(|next_offset| Progress { of, next_offset, end_offset })
         };
         let room = self.options.shape.message_bytes_max.saturating_sub(MESSAGE_OVERHEAD);
         let (mut parts, mut bytes) = (vec![Vec::new()], 0);
         for progress in self.standings.iter().filter(|standing| !standing.over).filter_map(progress) {
-            let size = prost::Message::encoded_len(&progress) + 8;
+            let size = progress.of.topic.len() + PROGRESS_OVERHEAD;
             if bytes + size > room {
                 parts.push(Vec::new());
                 bytes = 0;
@@ -297,11 +294,11 @@ impl Driver {
     }
 }
 
-/// Cuts a chunk of plain records to a number of them; whole batches stay whole.
-fn cut(chunk: &mut pb::RecordChunk, count: i64) {
+/// Cuts plain records to a number of them; whole batches stay whole.
+fn cut(content: &mut Decoded, count: i64) {
     let count = usize::try_from(count).unwrap_or(0);
-    if chunk.records.len() > count {
-        chunk.records.truncate(count);
-        chunk.next_offset = chunk.records.last().map_or(chunk.next_offset, |record| record.offset + 1);
+    if content.records.len() > count {
+        content.records.truncate(count);
+        content.next_offset = content.records.last().map_or(content.next_offset, |last| last.record.offset.plus(1).0);
     }
 }

@@ -8,10 +8,8 @@ use std::time::Duration;
 use walser_log::SeenMetadata;
 use walser_metadata::{Changes, PartitionEntry, View};
 use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
-use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_replication::{NodeSet, Role};
-use walser_rpc::{Failure, MetadataStream, Outage, Reason};
+use walser_rpc::{Failure, LedPartition, MetadataStream, Outage, Reason};
 
 use super::{Begun, Membership, RETRY, is_foreign};
 use crate::disposal::Held;
@@ -163,13 +161,9 @@ impl Membership {
     async fn until_renewed(self, partition: TopicPartition, epoch: LeaderEpoch, above: LeaderEpoch) {
         let mut outage = Outage::of("a leader epoch above that of what was set aside");
         loop {
-            let request = pbi::RenewLeaderEpochRequest {
-                node_epoch: self.node_epoch.load(Ordering::Acquire),
-                r#ref: Some(walser_proto::partition_ref(partition, epoch)),
-                above: above.0,
-            };
-            let mut client = ControllerServiceClient::new(self.controller.clone());
-            match client.renew_leader_epoch(request).await.map_err(Failure::from) {
+            let node_epoch = self.node_epoch.load(Ordering::Acquire);
+            let led = LedPartition { id: partition, leader_epoch: epoch };
+            match self.controller.renew_leader_epoch(node_epoch, led, above).await {
                 Ok(_) => break,
                 Err(failure) => outage.failed(&failure),
             }

@@ -2,13 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use walser_model::TopicPartition;
-use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
-use walser_proto::v1 as pb;
-use walser_rpc::{Failure, Outage, Reason};
+use walser_rpc::{DiskUse, Failure, NodeBeat, NodeFigures, Outage, PartitionOut};
 
 use super::{Membership, RETRY, is_foreign};
 use crate::board::Problem;
@@ -19,17 +14,8 @@ const PROBLEMS_MAX: usize = 100;
 /// Deleted topics that one beat confirms.
 const CONFIRMED_MAX: usize = 1000;
 
-fn problem((id, problem): (TopicPartition, Problem)) -> pb::PartitionProblem {
-    pb::PartitionProblem {
-        topic_id: id.topic.to_string(),
-        partition: id.partition.0,
-        problem: problem.text,
-        damaged: problem.damaged,
-    }
-}
-
-fn closed() -> Failure {
-    Failure::new(Reason::ControllerNotAvailable, "the controller closed the session")
+fn out_of_service((partition, problem): (TopicPartition, Problem)) -> PartitionOut {
+    PartitionOut { partition, problem: problem.text, damaged: problem.damaged }
 }
 
 impl Membership {
@@ -47,9 +33,7 @@ impl Membership {
     }
 
     async fn session(&self, node_epoch: i64, every: Duration, outage: &mut Outage) -> Result<String, Failure> {
-        let (beats, stream) = mpsc::channel(4);
-        let mut client = ControllerServiceClient::new(self.controller.clone());
-        let mut answers = client.node_session(ReceiverStream::new(stream)).await?.into_inner();
+        let mut session = self.controller.node_session().await?;
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -57,49 +41,43 @@ impl Membership {
                 _ = ticks.tick() => {}
                 () = self.beat_now.notified() => {}
             }
-            let removed = self.disposal.removed(CONFIRMED_MAX);
-            let seen = self.seen();
-            let beat = pbi::NodeSessionRequest {
+            let beat = NodeBeat {
                 node_epoch,
                 metadata_version: self.view.load().version(),
-                stats: Some(self.stats()),
-                removed_topic_ids: removed.iter().map(|topic| topic.to_bytes().to_vec().into()).collect(),
-                cluster_id: seen.cluster_id,
-                lineage: seen.lineage,
+                seen: self.seen(),
+                removed: self.disposal.removed(CONFIRMED_MAX),
+                figures: self.figures(),
             };
-            beats.send(beat).await.map_err(|_| closed())?;
-            let answer = answers.message().await?.ok_or_else(closed)?;
+            let ended = session.beat(beat).await?;
             outage.ended();
-            if let Some(pbi::node_session_response::Action::Fenced(fenced)) = answer.action {
-                return Ok(fenced.reason);
+            if let Some(reason) = ended {
+                return Ok(reason);
             }
         }
     }
 
-    fn stats(&self) -> pb::StorageStats {
+    fn figures(&self) -> NodeFigures {
         let replicas = self.board.all();
         let held: u64 = replicas.iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
-        let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
-        let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let space = self.engine.space.seen();
-        let (problems, unusable) = (self.board.problems(), self.engine.problem());
         let aside = self.engine.directory.set_aside_partitions();
+        let set_aside_bytes = aside.iter().map(|aside| aside.size_bytes).sum();
         let Totals { appended_records, appended_bytes, read_bytes } = self.metrics.totals();
-        pb::StorageStats {
-            replica_count: count(replicas.len()),
-            leader_count: count(replicas.iter().filter(|(_, replica)| replica.serving()).count()),
-            disks: vec![pb::DiskStats {
-                path: self.engine.directory.path().display().to_string(),
-                used_bytes: bytes(held + aside.iter().map(|aside| aside.size_bytes).sum::<u64>()),
-                free_bytes: bytes(space.free),
-                total_bytes: bytes(space.total),
-                failed: unusable.is_some(),
-                full: self.engine.space.full(),
-                problem: unusable.unwrap_or_default(),
-            }],
-            problems: problems.into_iter().take(PROBLEMS_MAX).map(problem).collect(),
-            set_aside_count: count(aside.len()),
-            set_aside_bytes: bytes(aside.iter().map(|aside| aside.size_bytes).sum()),
+        let disk = DiskUse {
+            path: self.engine.directory.path().display().to_string(),
+            used: held + set_aside_bytes,
+            free: space.free,
+            total: space.total,
+            full: self.engine.space.full(),
+            problem: self.engine.problem(),
+        };
+        NodeFigures {
+            replicas: replicas.len(),
+            leaders: replicas.iter().filter(|(_, replica)| replica.serving()).count(),
+            disks: vec![disk],
+            problems: self.board.problems().into_iter().take(PROBLEMS_MAX).map(out_of_service).collect(),
+            set_aside: aside.len(),
+            set_aside_bytes,
             appended_records,
             appended_bytes,
             read_bytes,

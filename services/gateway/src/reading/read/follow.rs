@@ -1,4 +1,4 @@
-//! The reader of one partition of a `Read`: finds its place, reads to its end or for ever, and waits where its leader
+//! The reader of one partition of a stream: finds its place, reads to its end or for ever, and waits where its leader
 //! is lost.
 //!
 //! While it waits, for records or for a leader, it holds no budget: before a read is repeated, the leader is asked
@@ -9,18 +9,19 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use walser_model::Offset;
-use walser_proto::v1 as pb;
 use walser_rpc::{Failure, Reason};
 
 use crate::error::no_answer;
+use crate::reading::answer::{Chunk, Reset};
 use crate::reading::budget::{ReadPermit, StreamBudget};
 use crate::reading::cursor::{Cursor, PartitionReader};
 use crate::reading::decode::{Amount, Undecoded};
-use crate::reading::target::{Options, Target};
+use crate::reading::request::Options;
+use crate::reading::target::Target;
 use crate::retry::{Backoff, lost};
 
 /// Aim of a chunk.
-const CHUNK_BYTES: i32 = 1 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
 /// How long one look at a partition waits; the stream itself has no limit.
 const WAIT: Duration = Duration::from_secs(10);
 /// How long a leader may take to answer a read that holds budget, at first and at most.
@@ -35,8 +36,8 @@ const TROUBLE_AGAIN: Duration = Duration::from_secs(10);
 pub(super) enum Said {
     /// Its place is found: this offset.
     Opened(i64),
-    Chunk(pb::RecordChunk, i64, ReadPermit),
-    Reset(pb::OffsetReset),
+    Chunk(Chunk, ReadPermit),
+    Reset(Reset),
     CaughtUp(i64),
     Problem(Failure),
     /// Bounded and done.
@@ -180,7 +181,7 @@ impl Follower {
     /// Waits before the next attempt after a failure. False: there is none, which the driver knows.
     async fn retries(&mut self, failure: Failure) -> Result<bool, Gone> {
         // A read that was not answered can always be repeated.
-        if failure.retry() != pb::RetryAdvice::Backoff && !lost(&failure) {
+        if !failure.is_transient() && !lost(&failure) {
             self.voice.say(Said::Failed(failure)).await?;
             return Ok(false);
         }
@@ -218,15 +219,14 @@ impl Follower {
                 return Err(failure.with("offset", cursor.offset));
             }
         };
-        if chunk.decoded.record_count == 0 && chunk.decoded.next_offset <= cursor.offset.0 {
+        if chunk.content.record_count == 0 && chunk.content.next_offset <= cursor.offset.0 {
             self.caught_up = true;
             let news = !std::mem::replace(&mut self.told, true);
             return Ok(news.then_some(Said::CaughtUp(chunk.high_watermark)));
         }
-        let count = chunk.decoded.record_count;
-        let chunk = cursor.advance(chunk);
+        cursor.advance(&chunk);
         self.caught_up = cursor.offset >= Offset(chunk.high_watermark);
         self.told = self.caught_up;
-        Ok(Some(Said::Chunk(chunk, count, permit)))
+        Ok(Some(Said::Chunk(chunk, permit)))
     }
 }

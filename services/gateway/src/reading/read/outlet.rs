@@ -10,17 +10,16 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::Status;
-use walser_proto::v1 as pb;
 use walser_rpc::{Failure, SendGate};
 
+use crate::reading::answer::ReadEvent;
 use crate::reading::budget::{ReadPermit, STALL_MAX, StreamBudget, stalled};
 
 /// Messages that wait for the client; the outlet replaces the only one.
 const QUEUE: usize = 1;
 
 /// A message, or the end of the stream with its reason.
-pub(crate) type Item = Result<pb::ReadResponse, Status>;
+pub(crate) type Item = Result<ReadEvent, Failure>;
 
 /// A message and the budget that it holds until it is taken.
 type Slot = Arc<Mutex<Option<(Item, Option<ReadPermit>)>>>;
@@ -41,7 +40,7 @@ pub(super) struct Failing(mpsc::Sender<Slot>);
 impl Failing {
     /// Sends the reason, once there is room for it.
     pub(super) async fn send(self, failure: Failure) {
-        let _ = self.0.send(Arc::new(Mutex::new(Some((Err(failure.into()), None))))).await;
+        let _ = self.0.send(Arc::new(Mutex::new(Some((Err(failure), None))))).await;
     }
 }
 
@@ -93,7 +92,7 @@ impl Outlet {
     /// Replaces the message that the client does not take by the end of the stream.
     fn cut(&self) {
         if let Some(waiting) = self.last.lock().as_mut() {
-            *waiting = (Err(stalled().into()), None);
+            *waiting = (Err(stalled()), None);
         }
     }
 }
@@ -106,7 +105,7 @@ mod tests {
     use crate::reading::budget::ReadBudget;
 
     fn message() -> Item {
-        Ok(pb::ReadResponse::default())
+        Ok(ReadEvent::Drain(STALL_MAX))
     }
 
     #[tokio::test(start_paused = true)]
@@ -146,7 +145,7 @@ mod tests {
         drop(outlet);
         let told: Vec<Item> = messages.collect().await;
         assert_eq!(told.len(), 1);
-        let failure = Failure::from(told.into_iter().next().unwrap().unwrap_err());
+        let failure = told.into_iter().next().unwrap().unwrap_err();
         assert_eq!(failure.reason(), Reason::GatewayOverloaded);
     }
 }

@@ -36,7 +36,7 @@ const CONNECT_RETRY: Duration = Duration::from_millis(200);
 
 /// Whether a server has answered that it cannot now. Where nobody answers there may be none.
 fn may_pass(failure: &Failure) -> bool {
-    failure.answered() && failure.retry() == pb::RetryAdvice::Backoff
+    failure.answered() && failure.is_transient()
 }
 
 /// A batch that is being filled.

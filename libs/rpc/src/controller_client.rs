@@ -1,0 +1,103 @@
+//! The controller as gateways and storage nodes see it, in terms of the model.
+
+mod node;
+
+use std::ops::Range;
+
+use tonic::Request;
+use walser_model::{ProducerEpoch, ProducerId, TopicId};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
+use walser_proto::v1 as pb;
+use walser_proto::v1::topic_service_client::TopicServiceClient;
+
+pub use node::{DiskUse, NodeBeat, NodeFigures, NodeSession, NodeStart, PartitionOut, Registered, ReplicaHeld};
+
+use crate::{Connection, Failure};
+
+/// Calls the controller. Clones share the connection.
+#[derive(Debug, Clone)]
+pub struct ControllerClient {
+    connection: Connection,
+}
+
+/// A topic as the controller has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControllersTopic {
+    /// `None`: what the controller says is no topic id.
+    pub id: Option<TopicId>,
+    /// How many partitions it has.
+    pub partition_count: i32,
+}
+
+impl ControllerClient {
+    /// A client on a connection.
+    pub fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// The generated client of the topic service, for calls that are passed on as they came.
+    pub fn topic_service(&self) -> TopicServiceClient<Connection> {
+        TopicServiceClient::new(self.connection.clone())
+    }
+
+    pub(crate) fn calls(&self) -> ControllerServiceClient<Connection> {
+        ControllerServiceClient::new(self.connection.clone())
+    }
+
+    /// A topic by name.
+    ///
+    /// # Errors
+    /// `TOPIC_NOT_FOUND`; when the controller cannot be reached.
+    pub async fn topic(&self, name: &str) -> Result<ControllersTopic, Failure> {
+        let request = pb::GetTopicRequest { name: name.to_owned() };
+        let topic = self.topic_service().get_topic(request).await?.into_inner().topic.unwrap_or_default();
+        Ok(ControllersTopic { id: topic.id.parse().ok(), partition_count: topic.partition_count })
+    }
+
+    /// Creates a topic with the settings of the cluster. `on_behalf_of` adds to the request who wants it.
+    ///
+    /// # Errors
+    /// `TOPIC_EXISTS`, and as the controller refuses; when it cannot be reached.
+    pub async fn create_topic(
+        &self,
+        name: &str,
+        partition_count: i32,
+        on_behalf_of: impl FnOnce(pb::CreateTopicRequest) -> Request<pb::CreateTopicRequest>,
+    ) -> Result<(), Failure> {
+        let topic = pb::Topic { name: name.to_owned(), partition_count, ..Default::default() };
+        let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
+        self.topic_service().create_topic(on_behalf_of(request)).await?;
+        Ok(())
+    }
+
+    /// Producer ids that nobody else has or had. `internal`: for what the caller itself writes.
+    ///
+    /// # Errors
+    /// When the controller cannot be reached, or cannot decide now.
+    pub async fn allocate_producer_ids(&self, internal: bool) -> Result<Range<i64>, Failure> {
+        let request = pbi::AllocateProducerIdsRequest { internal, ..Default::default() };
+        let answer = self.calls().allocate_producer_ids(request).await?.into_inner();
+        Ok(answer.first_id..answer.first_id + i64::from(answer.count))
+    }
+
+    /// The end of the producer ids that were issued to clients; exclusive.
+    ///
+    /// # Errors
+    /// When the controller cannot be reached.
+    pub async fn producer_id_end(&self) -> Result<ProducerId, Failure> {
+        let answer = self.calls().get_producer_id_end(pbi::GetProducerIdEndRequest {}).await?;
+        Ok(ProducerId(answer.into_inner().end_id))
+    }
+
+    /// Begins the next epoch of a producer id; returns it.
+    ///
+    /// # Errors
+    /// When `epoch` is not the latest one; when the controller cannot be reached, or cannot decide now.
+    pub async fn raise_producer_epoch(&self, id: ProducerId, epoch: ProducerEpoch) -> Result<ProducerEpoch, Failure> {
+        let request = pbi::RaiseProducerEpochRequest { producer_id: id.0, producer_epoch: epoch.0.into() };
+        let raised = self.calls().raise_producer_epoch(request).await?.into_inner().producer_epoch;
+        let broken = |_| Failure::internal("the controller gave a producer epoch that is none");
+        Ok(ProducerEpoch(i16::try_from(raised).map_err(broken)?))
+    }
+}

@@ -1,0 +1,269 @@
+//! What a storage node asks of the controller, and tells it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use walser_model::{ClusterId, LeaderEpoch, NodeId, Offset, TopicId, TopicPartition};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::v1 as pb;
+
+use super::ControllerClient;
+use crate::{Failure, LedPartition, MetadataSeen, NodeRole, Reason};
+
+/// Largest registration in bytes: it names every replica.
+const REGISTRATION_BYTES_MAX: usize = 32 << 20;
+/// Beats on their way to the controller.
+const BEATS_MAX: usize = 4;
+
+/// A node that wants to take part in the cluster.
+#[derive(Debug, Clone)]
+pub struct NodeStart {
+    /// Its id.
+    pub node: NodeId,
+    /// What tells this process from earlier ones of the same id.
+    pub incarnation: String,
+    /// What the process does.
+    pub roles: Vec<NodeRole>,
+    /// Where other services of the cluster reach it, HOST:PORT; empty: in this process.
+    pub internal_address: String,
+    /// Where clients reach it, HOST:PORT; empty: they do not.
+    pub public_address: String,
+    /// Of the program.
+    pub version: String,
+    /// What its data directory has seen of the metadata.
+    pub seen: MetadataSeen,
+    /// Id of its data directory.
+    pub directory: [u8; 16],
+    /// What it holds.
+    pub replicas: Vec<ReplicaHeld>,
+}
+
+/// A replica on the disk of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicaHeld {
+    /// Of which partition.
+    pub partition: TopicPartition,
+    /// Exclusive.
+    pub log_end: Offset,
+    /// The latest one in the log.
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// A node that is taken in.
+#[derive(Debug, Clone, Copy)]
+pub struct Registered {
+    /// This incarnation of the node, as the controller knows it.
+    pub node_epoch: i64,
+    /// Of the controller.
+    pub cluster: ClusterId,
+    /// Time between beats; `None`: the controller does not say.
+    pub beat_interval: Option<Duration>,
+}
+
+/// A sign of life, and what the node reports with it.
+#[derive(Debug, Clone)]
+pub struct NodeBeat {
+    /// As it was registered.
+    pub node_epoch: i64,
+    /// The metadata that the node has applied.
+    pub metadata_version: i64,
+    /// What its data directory has seen of the metadata.
+    pub seen: MetadataSeen,
+    /// Deleted topics of which no data is left on the node.
+    pub removed: Vec<TopicId>,
+    /// Numbers.
+    pub figures: NodeFigures,
+}
+
+/// Numbers of a storage node.
+#[derive(Debug, Clone, Default)]
+pub struct NodeFigures {
+    /// Replicas held.
+    pub replicas: usize,
+    /// Partitions led.
+    pub leaders: usize,
+    /// Its data directories.
+    pub disks: Vec<DiskUse>,
+    /// Partitions that are out of service.
+    pub problems: Vec<PartitionOut>,
+    /// Replicas held aside because the metadata did not know them.
+    pub set_aside: usize,
+    /// Bytes of those.
+    pub set_aside_bytes: u64,
+    /// Since the process began.
+    pub appended_records: i64,
+    /// Bytes of record batches, since the process began.
+    pub appended_bytes: i64,
+    /// Bytes of record batches, since the process began.
+    pub read_bytes: i64,
+}
+
+/// A data directory and its disk.
+#[derive(Debug, Clone, Default)]
+pub struct DiskUse {
+    /// Path.
+    pub path: String,
+    /// Bytes used by Walser.
+    pub used: u64,
+    /// Bytes free.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Nothing more can be written to it.
+    pub full: bool,
+    /// Why it cannot be used.
+    pub problem: Option<String>,
+}
+
+/// A partition that is out of service on a node.
+#[derive(Debug, Clone)]
+pub struct PartitionOut {
+    /// Which one.
+    pub partition: TopicPartition,
+    /// Why.
+    pub problem: String,
+    /// What helps is giving up what is damaged: `walser partition repair`.
+    pub damaged: bool,
+}
+
+/// An open session of a node with the controller.
+#[derive(Debug)]
+pub struct NodeSession {
+    beats: mpsc::Sender<pbi::NodeSessionRequest>,
+    answers: Streaming<pbi::NodeSessionResponse>,
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn bytes(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn topic_bytes(topic: TopicId) -> Bytes {
+    Bytes::copy_from_slice(&topic.to_bytes())
+}
+
+/// A replica as it travels.
+fn replica_message(held: ReplicaHeld) -> pbi::ReplicaReport {
+    pbi::ReplicaReport {
+        topic_id: topic_bytes(held.partition.topic),
+        partition: held.partition.partition.0,
+        log_end: held.log_end.0,
+        leader_epoch: held.leader_epoch.0,
+    }
+}
+
+fn figures_message(figures: NodeFigures) -> pb::StorageStats {
+    let disk = |disk: DiskUse| pb::DiskStats {
+        path: disk.path,
+        used_bytes: bytes(disk.used),
+        free_bytes: bytes(disk.free),
+        total_bytes: bytes(disk.total),
+        failed: disk.problem.is_some(),
+        full: disk.full,
+        problem: disk.problem.unwrap_or_default(),
+    };
+    let problem = |PartitionOut { partition, problem, damaged }| pb::PartitionProblem {
+        topic_id: partition.topic.to_string(),
+        partition: partition.partition.0,
+        problem,
+        damaged,
+    };
+    pb::StorageStats {
+        replica_count: count(figures.replicas),
+        leader_count: count(figures.leaders),
+        disks: figures.disks.into_iter().map(disk).collect(),
+        problems: figures.problems.into_iter().map(problem).collect(),
+        set_aside_count: count(figures.set_aside),
+        set_aside_bytes: bytes(figures.set_aside_bytes),
+        appended_records: figures.appended_records,
+        appended_bytes: figures.appended_bytes,
+        read_bytes: figures.read_bytes,
+    }
+}
+
+impl ControllerClient {
+    /// Registers a node.
+    ///
+    /// # Errors
+    /// `NODE_ID_IN_USE`, `CLUSTER_ID_MISMATCH` and `METADATA_ROLLBACK`; when the controller cannot be reached, or cannot
+    /// decide now.
+    pub async fn register_node(&self, node: NodeStart) -> Result<Registered, Failure> {
+        let request = pbi::RegisterNodeRequest {
+            node_id: node.node.0,
+            incarnation: node.incarnation,
+            roles: node.roles.into_iter().map(i32::from).collect(),
+            internal_address: node.internal_address,
+            public_address: node.public_address,
+            rack: String::new(),
+            version: node.version,
+            cluster_id: node.seen.cluster_id,
+            metadata_version: node.seen.version,
+            replicas: node.replicas.into_iter().map(replica_message).collect(),
+            lineage: node.seen.lineage,
+            directory_id: Bytes::copy_from_slice(&node.directory),
+        };
+        let mut calls = self.calls().max_encoding_message_size(REGISTRATION_BYTES_MAX);
+        let answer = calls.register_node(request).await?.into_inner();
+        let broken = |_| Failure::internal("the controller names no cluster");
+        Ok(Registered {
+            node_epoch: answer.node_epoch,
+            cluster: answer.cluster_id.parse().map_err(broken)?,
+            beat_interval: answer.heartbeat_interval.and_then(|every| every.try_into().ok()),
+        })
+    }
+
+    /// Opens a session for beats.
+    ///
+    /// # Errors
+    /// When the controller refuses, or cannot be reached.
+    pub async fn node_session(&self) -> Result<NodeSession, Failure> {
+        let (beats, stream) = mpsc::channel(BEATS_MAX);
+        let answers = self.calls().node_session(ReceiverStream::new(stream)).await?.into_inner();
+        Ok(NodeSession { beats, answers })
+    }
+
+    /// Begins a leader epoch of a partition above `above` and above the one that is named; returns it.
+    ///
+    /// # Errors
+    /// When another epoch has begun, or the node is not the leader; when the controller cannot be reached, or cannot
+    /// decide now.
+    pub async fn renew_leader_epoch(
+        &self,
+        node_epoch: i64,
+        led: LedPartition,
+        above: LeaderEpoch,
+    ) -> Result<LeaderEpoch, Failure> {
+        let reference = walser_proto::partition_ref(led.id, led.leader_epoch);
+        let request = pbi::RenewLeaderEpochRequest { node_epoch, r#ref: Some(reference), above: above.0 };
+        Ok(LeaderEpoch(self.calls().renew_leader_epoch(request).await?.into_inner().leader_epoch))
+    }
+}
+
+// === impl NodeSession ===
+
+impl NodeSession {
+    /// Sends a beat and waits for its answer. `Some`: why the session is over for good.
+    ///
+    /// # Errors
+    /// When the session has broken, or the controller's metadata is not that of the node.
+    pub async fn beat(&mut self, beat: NodeBeat) -> Result<Option<String>, Failure> {
+        let closed = || Failure::new(Reason::ControllerNotAvailable, "the controller closed the session");
+        let request = pbi::NodeSessionRequest {
+            node_epoch: beat.node_epoch,
+            metadata_version: beat.metadata_version,
+            stats: Some(figures_message(beat.figures)),
+            removed_topic_ids: beat.removed.into_iter().map(topic_bytes).collect(),
+            cluster_id: beat.seen.cluster_id,
+            lineage: beat.seen.lineage,
+        };
+        self.beats.send(request).await.map_err(|_| closed())?;
+        let answer = self.answers.message().await?.ok_or_else(closed)?;
+        Ok(answer.action.map(|pbi::node_session_response::Action::Fenced(fenced)| fenced.reason))
+    }
+}
