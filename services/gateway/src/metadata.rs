@@ -189,6 +189,15 @@ fn dial(network: &Network, view: &View, changes: &Changes) {
 
 #[cfg(test)]
 impl Metadata {
+    /// Takes a delta in, as if the controller had sent it.
+    pub(crate) fn apply(&self, delta: walser_metadata::Delta) {
+        let mut view = View::clone(&self.view.load());
+        view.apply(delta).expect("nothing is older");
+        let version = view.version();
+        self.view.store(Arc::new(view));
+        self.version.send_replace(version);
+    }
+
     /// These topics, and no others, are known.
     pub(crate) fn replace_topics(&self, names: &[&str]) {
         let version = self.view.load().version() + 1;

@@ -16,6 +16,9 @@ pub(crate) struct Route {
     pub(crate) partition: LedPartition,
 }
 
+/// Who leads a partition, and in which epoch, as far as is known.
+pub(crate) type LedBy = Option<(NodeId, LeaderEpoch)>;
+
 /// The partition's number, if the topic has it.
 pub(crate) fn checked_partition(topic: &TopicView, partition: i32) -> Result<PartitionIndex, Failure> {
     let found = (0..topic.value.partition_count).contains(&partition).then_some(PartitionIndex(partition));
@@ -69,17 +72,79 @@ impl Router {
         self.network.storage(node).ok_or_else(unknown)
     }
 
-    /// Waits until the leader of a partition is another one than `known`, or there is one again.
-    pub(crate) async fn leader_moves(&self, topic: &TopicView, partition: i32, known: Option<NodeId>) {
+    /// Who leads a partition. The topic may have been deleted since it was looked up: then nobody does.
+    pub(crate) fn led_by(&self, topic: &TopicView, partition: i32) -> LedBy {
+        let current = self.metadata.topic(&topic.name).filter(|current| current.id == topic.id)?;
+        let (leader, epoch) = current.leader(PartitionIndex(partition))?;
+        Some((leader?, epoch))
+    }
+
+    /// Waits until another than `known` leads a partition, or the same one in another epoch, or somebody again.
+    pub(crate) async fn leader_changes(&self, topic: &TopicView, partition: i32, known: LedBy) {
         let mut changes = self.metadata.changes();
         loop {
             changes.borrow_and_update();
-            if self.route(topic, partition).ok().map(|route| route.node) != known {
+            if self.led_by(topic, partition) != known {
                 return;
             }
             if changes.changed().await.is_err() {
                 return std::future::pending().await;
             }
         }
+    }
+}
+
+// === impl Route ===
+
+impl Route {
+    /// The leader to which it leads.
+    pub(crate) fn led_by(&self) -> LedBy {
+        Some((self.node, self.partition.leader_epoch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use walser_metadata::value::TopicValue;
+    use walser_metadata::{Delta, MetadataChange};
+    use walser_model::TopicId;
+    use walser_replication::PartitionState;
+
+    use super::*;
+
+    /// A topic "t" of one partition that node 1 leads in an epoch.
+    fn led_in(epoch: i32) -> Vec<MetadataChange> {
+        let id = TopicId::from_bytes([7; 16]);
+        let mut state = PartitionState::new(vec![NodeId(1)], 1);
+        state.leader_epoch = LeaderEpoch(epoch);
+        let value = TopicValue { name: "t".to_owned(), partition_count: 1, ..TopicValue::default() };
+        let partition = TopicPartition::new(id, PartitionIndex(0));
+        vec![
+            MetadataChange::Topic { id, value: Arc::new(value), revision: 1 },
+            MetadataChange::Partition { id: partition, value: Box::new(state.into()), revision: epoch.into() },
+        ]
+    }
+
+    #[tokio::test]
+    async fn a_change_of_leader_or_epoch_ends_the_wait_and_other_changes_do_not() {
+        let metadata = Metadata::default();
+        let router = Router::new(metadata.clone(), Network::default());
+        let snapshot = |version, changes| Delta { version, snapshot: true, changes };
+        metadata.apply(snapshot(1, led_in(4)));
+        let topic = metadata.topic("t").unwrap();
+        let asked = router.led_by(&topic, 0);
+        assert_eq!(asked, Some((NodeId(1), LeaderEpoch(4))));
+        let mut change = Box::pin(router.leader_changes(&topic, 0, asked));
+        assert!((&mut change).now_or_never().is_none());
+        metadata.apply(snapshot(2, led_in(4)));
+        assert!((&mut change).now_or_never().is_none(), "a later version with the same leader");
+        metadata.apply(snapshot(3, led_in(5)));
+        change.await;
+        let mut deleted = Box::pin(router.leader_changes(&topic, 0, router.led_by(&topic, 0)));
+        assert!((&mut deleted).now_or_never().is_none());
+        metadata.apply(snapshot(4, Vec::new()));
+        deleted.await;
+        assert_eq!(router.led_by(&topic, 0), None);
     }
 }

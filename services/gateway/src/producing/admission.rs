@@ -8,7 +8,7 @@ use walser_model::{Clock, NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_rpc::{AppendPermit, AppendRoom, Effect, Failure, Reason};
 
 use crate::metadata::TopicView;
-use crate::router::Router;
+use crate::router::{Route, Router};
 use crate::within::{at_once, within};
 
 use super::part_plan::PartPlan;
@@ -140,7 +140,7 @@ impl Admission {
         }
         tokio::select! {
             admitted = admitted => Ok(Some(admitted)),
-            () = self.router.leader_moves(topic, partition, route.as_ref().map(|route| route.node)) => Ok(None),
+            () = self.router.leader_changes(topic, partition, route.as_ref().and_then(Route::led_by)) => Ok(None),
         }
     }
 }

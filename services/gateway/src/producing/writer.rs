@@ -27,7 +27,7 @@ use walser_service::vital;
 use crate::metadata::TopicView;
 use crate::producing::outcome::Written;
 use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE, lost};
-use crate::router::Route;
+use crate::router::{LedBy, Route};
 
 pub(crate) use self::parts::{Caller, GatheredRecords, Gathering};
 pub(crate) use self::registry::{WriterContext, Writers};
@@ -58,6 +58,8 @@ struct State {
     sending: bool,
     /// When the writer is looked at again for what was refused.
     retry_at: Option<Duration>,
+    /// The leader that was asked last.
+    asked: LedBy,
     /// The registry looks at deadlines.
     pub(self) registered: bool,
     /// Kept to be filled anew at every step.
@@ -125,6 +127,7 @@ impl PartitionWriter {
             outgoing: VecDeque::new(),
             sending: false,
             retry_at: None,
+            asked: None,
             registered: false,
             actions: Vec::new(),
         };
@@ -248,11 +251,16 @@ impl PartitionWriter {
             && state.retry_at.is_none_or(|at| retry < at)
         {
             state.retry_at = Some(retry);
-            let (writer, pause) = (Arc::clone(self), retry.saturating_sub(self.context.clock.monotonic()));
+            let (writer, asked) = (Arc::clone(self), state.asked);
+            let pause = retry.saturating_sub(self.context.clock.monotonic());
             self.context.runtime.spawn(vital::must_not_panic("writer", async move {
-                tokio::time::sleep(pause).await;
+                let moved = writer.context.router.leader_changes(&writer.topic, writer.partition, asked);
+                let moved = tokio::time::timeout(pause, moved).await.is_ok();
                 writer.state.lock().retry_at = None;
-                writer.step(Sequencer::tick);
+                match moved {
+                    true => writer.step(|sequencer, now, out| sequencer.leader_changed(now, &(), out)),
+                    false => writer.step(Sequencer::tick),
+                }
             }));
         }
     }
@@ -293,8 +301,12 @@ impl PartitionWriter {
                 let permit = content.leader_room.take(route.node);
                 (content.append_batch(route.partition), permit, route)
             });
-            if let Some(batch) = self.state.lock().sequencer.batch(&(), outgoing.ticket) {
-                batch.content = Some(content);
+            {
+                let mut state = self.state.lock();
+                state.asked = leaving.as_ref().ok().and_then(|(_, _, route)| route.led_by());
+                if let Some(batch) = state.sequencer.batch(&(), outgoing.ticket) {
+                    batch.content = Some(content);
+                }
             }
             self.append(&outgoing, leaving);
         }

@@ -8,7 +8,7 @@ use walser_rpc::{BatchesRead, Failure, ReadBatches, Reason};
 
 use crate::error::no_answer;
 use crate::metrics::GatewayMetrics;
-use crate::router::Router;
+use crate::router::{LedBy, Router};
 
 use super::answer::{Chunk, Reset};
 use super::budget::{ReadPermit, StreamBudget};
@@ -49,6 +49,16 @@ pub(crate) struct PartitionReader {
 impl PartitionReader {
     pub(crate) fn new(positions: Positions, router: Router, metrics: GatewayMetrics) -> Self {
         Self { positions, router, metrics }
+    }
+
+    /// Who leads the partition of a target, as far as is known.
+    pub(crate) fn led_by(&self, target: &Target) -> LedBy {
+        self.router.led_by(&target.topic, target.partition)
+    }
+
+    /// Waits until another than `known` leads the partition of a target.
+    pub(crate) async fn leader_changes(&self, target: &Target, known: LedBy) {
+        self.router.leader_changes(&target.topic, target.partition, known).await;
     }
 
     /// Opens a cursor at the start of a target.

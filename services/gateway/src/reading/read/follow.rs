@@ -19,6 +19,7 @@ use crate::reading::decode::{Amount, Undecoded};
 use crate::reading::request::Options;
 use crate::reading::target::Target;
 use crate::retry::{Backoff, lost};
+use crate::router::LedBy;
 
 /// Aim of a chunk.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -130,6 +131,7 @@ impl Follower {
         let Some(mut cursor) = self.open(target).await? else { return Ok(()) };
         self.voice.say(Said::Opened(cursor.offset.0)).await?;
         loop {
+            let asked = self.partitions.led_by(&cursor.target);
             let word = match self.step(&mut cursor).await {
                 Ok(word) => word,
                 Err(failure) => {
@@ -137,7 +139,7 @@ impl Follower {
                     match reset.and_then(|reset| reset.ok_or(failure)) {
                         Ok(reset) => Some(Said::Reset(reset)),
                         Err(failure) => {
-                            if !self.retries(failure).await? {
+                            if !self.retries(failure, &cursor.target, asked).await? {
                                 return Ok(());
                             }
                             continue;
@@ -163,6 +165,7 @@ impl Follower {
     async fn open(&mut self, target: Target) -> Result<Option<Cursor>, Gone> {
         self.trouble = Some(Trouble { since: Instant::now(), reported: None });
         loop {
+            let asked = self.partitions.led_by(&target);
             let found = tokio::time::timeout(ANSWER_FIRST, self.partitions.open(target.clone())).await;
             match found.unwrap_or_else(|_elapsed| Err(no_answer(&target.topic, target.partition))) {
                 Ok(cursor) => {
@@ -170,7 +173,7 @@ impl Follower {
                     return Ok(Some(cursor));
                 }
                 Err(failure) => {
-                    if !self.retries(failure).await? {
+                    if !self.retries(failure, &target, asked).await? {
                         return Ok(None);
                     }
                 }
@@ -178,8 +181,9 @@ impl Follower {
         }
     }
 
-    /// Waits before the next attempt after a failure. False: there is none, which the driver knows.
-    async fn retries(&mut self, failure: Failure) -> Result<bool, Gone> {
+    /// Waits before the next attempt after a failure, no longer than until another leader is known than the one that was
+    /// asked. False: there is none, which the driver knows.
+    async fn retries(&mut self, failure: Failure, target: &Target, asked: LedBy) -> Result<bool, Gone> {
         // A read that was not answered can always be repeated.
         if !failure.is_transient() && !lost(&failure) {
             self.voice.say(Said::Failed(failure)).await?;
@@ -189,7 +193,10 @@ impl Follower {
         if trouble.is_news(&failure) {
             self.voice.say(Said::Problem(failure)).await?;
         }
-        self.backoff.pause().await;
+        tokio::select! {
+            () = self.backoff.pause() => {}
+            () = self.partitions.leader_changes(target, asked) => {}
+        }
         Ok(true)
     }
 
