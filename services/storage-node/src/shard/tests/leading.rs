@@ -1,8 +1,11 @@
 //! What a shard makes of metadata, of writes that wait, and of a log that fails.
 
 use walser_model::Offset;
+use walser_rpc::{LedPartition, ReadBatches};
 
 use super::*;
+use crate::fetch::Fetcher;
+use crate::shard_set::ShardSet;
 
 #[test]
 fn a_write_that_waits_is_not_acknowledged_by_what_takes_its_offsets_after_a_repair() {
@@ -137,4 +140,25 @@ fn the_high_watermark_is_restored_with_the_epoch_in_which_it_was_learnt() {
     let noted = (Offset(1), LeaderEpoch(1));
     let shard = recovered(&disk.restart_process());
     assert_eq!(shard.partitions[&partition(0)].log.high_watermark(), noted);
+}
+
+#[test]
+fn a_read_that_does_not_wait_is_answered_at_once() {
+    let mut shard = shard();
+    lead(&mut shard, 0, &[1]);
+    let Surroundings { board, metrics, directory, .. } = &shard.around;
+    let shards = ShardSet::new(vec![(Arc::clone(&shard.queue), AppendRoom::new(ROOM_BYTES))]);
+    let fetcher = Fetcher::new(NODE, board.clone(), metrics.clone(), shards, directory.disk());
+    let read = ReadBatches {
+        partition: LedPartition { id: partition(0), leader_epoch: LeaderEpoch::NONE },
+        offset: Offset(0),
+        last_epoch: LeaderEpoch::NONE,
+        bytes_max: 1 << 20,
+        wait: Duration::ZERO,
+    };
+    let mut answer = pin!(fetcher.read(&read));
+    match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(read)) => assert!(read.record_batches.is_empty()),
+        other => panic!("{other:?}"),
+    }
 }
