@@ -305,7 +305,9 @@ impl Serving {
         self.shutdown.wait().await;
         tracing::info!("stopping");
         if tokio::time::timeout(self.shutdown.grace(), self.calls).await.is_err() {
-            tracing::warn!("some calls did not finish within the grace period");
+            tracing::warn!(
+                "connections were still open when the grace period ended; they are closed, with the calls on them"
+            );
         }
         close.await;
         if let Some(file) = &self.ready_file {

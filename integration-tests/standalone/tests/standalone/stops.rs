@@ -6,7 +6,7 @@ use crate::processes::Cluster;
 use crate::server::{Server, create, place, read_all, record};
 
 /// What a process prints when calls are still open at the end of its grace period.
-const LATE: &str = "some calls did not finish within the grace period";
+const LATE: &str = "connections were still open when the grace period ended";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storage_node_that_is_stopped_under_load_ends_its_streams_and_loses_and_repeats_nothing() {

@@ -13,13 +13,19 @@ impl Controller {
     /// What is wrong with the cluster, as far as the controller knows.
     pub(super) fn health(&self, view: &ClusterView) -> pb::ClusterHealth {
         let refused = self.refused.refused(self.clock.monotonic());
-        let mut issues: Vec<_> = refused.into_iter().map(|(node, why)| refused_issue(node, &why)).collect();
+        let in_service = |node| {
+            let heard = self.sessions.get(node).is_some_and(|session| !session.given);
+            heard && view.metadata.node(node).is_some_and(|entry| !entry.liveness.fenced)
+        };
+        let refused = refused.into_iter().map(|(node, why)| refused_issue(node, in_service(node), &why));
+        let mut issues: Vec<_> = refused.collect();
         issues.extend(self.writes.problem().map(|problem| store_issue(&problem)));
         issues.extend(registered(view).next().is_none().then(no_node_issue));
+        let none_left = registered(view).all(|(_, entry)| entry.liveness.fenced);
         for (node, entry) in registered(view) {
             let session = self.sessions.get(node);
             if entry.liveness.fenced {
-                issues.push(down_issue(node, session.as_ref().map(|session| session.heard_ms)));
+                issues.push(down_issue(node, none_left, session.as_ref().map(|session| session.heard_ms)));
             }
             let stats = session.map(|session| session.stats).unwrap_or_default();
             issues.extend(stats.disks.iter().flat_map(|disk| disk_issues(node, disk)));
@@ -47,12 +53,21 @@ impl Controller {
     }
 }
 
-/// A node that does not obey this metadata.
-fn refused_issue(node: NodeId, why: &Failure) -> pb::HealthIssue {
+/// A node that does not obey this metadata. `other_serves`: one of the same id does, and is in service.
+fn refused_issue(node: NodeId, other_serves: bool, why: &Failure) -> pb::HealthIssue {
+    let objects = vec![format!("nodes/{node}")];
+    if other_serves {
+        let message = format!(
+            "another process calls itself storage node {node}, and does not obey this metadata: {why}; the storage node \
+             {node} of this cluster is in service"
+        );
+        let hint = "nothing of this cluster is touched; find the process, which names the wrong controller.address";
+        return issue(why.reason_name(), pb::HealthStatus::Degraded, message, hint.to_owned(), objects);
+    }
     let hint = "its disk is not changed, writes are refused, reads go on; see \"When metadata and data disagree\" in \
                 docs/operations.md";
     let message = format!("storage node {node} does not obey this metadata: {why}");
-    critical(why.reason_name(), message, hint.to_owned(), vec![format!("nodes/{node}")])
+    critical(why.reason_name(), message, hint.to_owned(), objects)
 }
 
 /// Nothing can be changed.
@@ -69,11 +84,12 @@ fn no_node_issue() -> pb::HealthIssue {
     critical("NO_STORAGE_NODE", "no storage node has registered yet".to_owned(), hint.to_owned(), Vec::new())
 }
 
-/// A node that is fenced.
-fn down_issue(node: NodeId, heard_ms: Option<Timestamp>) -> pb::HealthIssue {
+/// A node that is fenced. What nobody can read or write for it is an issue of its own, unless nobody is left at all.
+fn down_issue(node: NodeId, none_left: bool, heard_ms: Option<Timestamp>) -> pb::HealthIssue {
+    let severity = if none_left { pb::HealthStatus::Critical } else { pb::HealthStatus::Degraded };
     let message = format!("storage node {node} is down");
     let hint = "start it again, or look at its log".to_owned();
-    let issue = critical("NODE_DOWN", message, hint, vec![format!("nodes/{node}")]);
+    let issue = issue("NODE_DOWN", severity, message, hint, vec![format!("nodes/{node}")]);
     pb::HealthIssue { start_time: heard_ms.map(wire_time), ..issue }
 }
 
@@ -84,7 +100,17 @@ fn offline_issue(count: usize) -> pb::HealthIssue {
 }
 
 fn critical(code: &str, message: String, hint: String, objects: Vec<String>) -> pb::HealthIssue {
-    let (severity, code) = (pb::HealthStatus::Critical.into(), code.to_owned());
+    issue(code, pb::HealthStatus::Critical, message, hint, objects)
+}
+
+fn issue(
+    code: &str,
+    severity: pb::HealthStatus,
+    message: String,
+    hint: String,
+    objects: Vec<String>,
+) -> pb::HealthIssue {
+    let (severity, code) = (severity.into(), code.to_owned());
     pb::HealthIssue { severity, code, message, hint, objects, start_time: None }
 }
 
@@ -120,31 +146,27 @@ fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProb
 /// Data that waits for a decision.
 fn set_aside_issue(node: NodeId, stats: &pb::StorageStats) -> Option<pb::HealthIssue> {
     let (count, bytes) = (stats.set_aside_count, stats.set_aside_bytes);
-    (count > 0).then(|| pb::HealthIssue {
-        severity: pb::HealthStatus::Degraded.into(),
-        code: "DATA_SET_ASIDE".to_owned(),
-        message: format!(
-            "node {node} has set partitions aside that the metadata does not know: {count} ({bytes} bytes)"
-        ),
-        hint: "`walser partition set-aside list` shows them; restore or delete them".to_owned(),
-        objects: vec![format!("nodes/{node}")],
-        start_time: None,
+    (count > 0).then(|| {
+        let message =
+            format!("node {node} has set partitions aside that the metadata does not know: {count} ({bytes} bytes)");
+        let hint = "`walser partition set-aside list` shows them; restore or delete them".to_owned();
+        issue("DATA_SET_ASIDE", pb::HealthStatus::Degraded, message, hint, vec![format!("nodes/{node}")])
     })
 }
 
 /// What is wrong with a data directory.
 fn disk_issues(node: NodeId, disk: &pb::DiskStats) -> impl Iterator<Item = pb::HealthIssue> {
-    let issue = |code: &str, problem: &str, hint: &str| {
+    let of_disk = |code: &str, problem: &str, hint: &str| {
         let message = format!("data directory {} of node {node} {problem}", disk.path);
         critical(code, message, hint.to_owned(), vec![format!("nodes/{node}")])
     };
     let full = disk.full.then(|| {
         let problem = "is full: records are refused, reading and deleting still work";
-        issue("DISK_FULL", problem, "free space, or shorten retention.ms or retention.bytes of large topics")
+        of_disk("DISK_FULL", problem, "free space, or shorten retention.ms or retention.bytes of large topics")
     });
     let failed = disk.failed.then(|| {
         let problem = format!("cannot be used: {}", disk.problem);
-        issue(
+        of_disk(
             "DATA_DIRECTORY_FAILED",
             &problem,
             "mount it, or put it back, and look at the disk; the node goes on by itself",

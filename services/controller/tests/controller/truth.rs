@@ -3,15 +3,50 @@
 use std::sync::Arc;
 
 use walser_metastore::Memory;
+use walser_model::ClusterId;
+use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_client::ClusterServiceClient;
 
 use crate::harness::{Started, config, start};
 
-async fn problems(started: &Started) -> Vec<String> {
+async fn health(started: &Started) -> pb::ClusterHealth {
     let mut cluster = ClusterServiceClient::new(started.connection.clone());
     let answer = cluster.get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner();
-    answer.cluster.unwrap().health.unwrap().issues.into_iter().map(|issue| issue.code).collect()
+    answer.cluster.unwrap().health.unwrap()
+}
+
+async fn problems(started: &Started) -> Vec<String> {
+    health(started).await.issues.into_iter().map(|issue| issue.code).collect()
+}
+
+/// Registers a node that never beats; returns what it is told.
+async fn register(started: &Started, node_id: i32, cluster_id: &str) -> Result<(), tonic::Code> {
+    let (incarnation, cluster_id) = ("silent".to_owned(), cluster_id.to_owned());
+    let request = pbi::RegisterNodeRequest { node_id, incarnation, cluster_id, ..Default::default() };
+    started.controller().register_node(request).await.map(drop).map_err(|status| status.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_down_is_as_bad_as_what_is_missing_with_it() {
+    let started = start(Arc::new(Memory::new()), config()).await;
+    register(&started, 2, "").await.unwrap();
+    assert_eq!(health(&started).await.status(), pb::HealthStatus::Critical, "no node is in service");
+    started.node(1).await.in_service().await;
+    let health = health(&started).await;
+    assert_eq!(health.status(), pb::HealthStatus::Degraded, "{health:?}");
+    assert_eq!((health.issues.len(), health.issues[0].code.as_str()), (1, "NODE_DOWN"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_with_the_id_of_a_node_in_service_is_told_from_it() {
+    let started = start(Arc::new(Memory::new()), config()).await;
+    started.node(1).await.in_service().await;
+    let other = ClusterId::from_bytes([9; 16]).to_string();
+    register(&started, 1, &other).await.unwrap_err();
+    let health = health(&started).await;
+    assert_eq!(health.status(), pb::HealthStatus::Degraded, "{health:?}");
+    assert!(health.issues[0].message.contains("another process calls itself storage node 1"), "{health:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
