@@ -13,7 +13,7 @@ use bytes::{Buf as _, BufMut as _};
 use parking_lot::Mutex;
 
 use crate::checked::{seal, take, unseal};
-use crate::disk::{Disk, read_file, replace_file};
+use crate::disk::{Disk, Open, out_of_space, read_file, replace_file};
 
 /// Name of the file in a data directory.
 pub(crate) const FILE_NAME: &str = "metadata-version";
@@ -67,15 +67,29 @@ impl MetadataVersion {
     /// Notes a version durably; a lower one changes nothing. Blocks as long as the disk takes.
     ///
     /// # Errors
-    /// I/O errors; the version is as it was then. Each call writes a new file, so that trying again is safe (R30).
+    /// I/O errors; the version is as it was then. Each call writes a new file first, so that trying again is safe (R30).
     pub(crate) fn raise(&self, seen: SeenMetadata) -> io::Result<()> {
         let _writing = self.writing.lock();
         let current = self.get();
         if seen.version >= current.version && seen != current {
-            replace_file(&*self.disk, &self.path, &encode(seen))?;
+            let bytes = encode(seen);
+            match replace_file(&*self.disk, &self.path, &bytes) {
+                Err(error) if out_of_space(&error) => self.overwrite(&bytes).map_err(|_| error)?,
+                outcome => outcome?,
+            }
             *self.seen.lock() = seen;
         }
         Ok(())
+    }
+}
+
+impl MetadataVersion {
+    /// Writes over the file as it is: on a disk that is full to the last byte there is no room for a new one, and what
+    /// would free some is only learned from metadata. The file is smaller than what a disk writes as one.
+    fn overwrite(&self, bytes: &[u8]) -> io::Result<()> {
+        let file = self.disk.open(&self.path, Open::Edit)?;
+        file.write_at(bytes, 0)?;
+        file.sync_data()
     }
 }
 
@@ -121,6 +135,21 @@ mod tests {
         assert_eq!(again.get(), seen(77, 3), "another lineage at the same version counts");
         after.flip_bit(&root.join(FILE_NAME), 9, 2);
         assert!(MetadataVersion::open(Arc::new(after), root).is_err());
+    }
+
+    #[test]
+    fn on_a_disk_without_a_free_byte_the_version_still_rises() {
+        let memory = MemoryDisk::simulated(1 << 20);
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let root = Path::new("/data");
+        disk.create_dir(root).unwrap();
+        let version = MetadataVersion::open(Arc::clone(&disk), root).unwrap();
+        version.raise(SeenMetadata { version: 7, lineage: [1; 16] }).unwrap();
+        let space = disk.space(root).unwrap();
+        memory.set_capacity(space.total - space.free);
+        let later = SeenMetadata { version: 8, lineage: [1; 16] };
+        version.raise(later).unwrap();
+        assert_eq!((version.get(), MetadataVersion::open(disk, root).unwrap().get()), (later, later));
     }
 
     #[test]

@@ -55,7 +55,8 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
     }
     let text = format!(
         "storage node {node} has another data directory than before (then {}), which had the only copy of {count} \
-         partitions; start it with that directory, give this one another node id, or delete the topics",
+         partitions; start it with that directory (its file `meta` has the id), give this one another node id, or delete \
+         the topics, which deletes those records for good",
         known.registration.directory
     );
     Err(Failure::new(Reason::NodeIdInUse, text).with("nodeId", node).with("partitions", count))
@@ -68,15 +69,23 @@ impl Nodes {
 
     /// Registers a node; returns its node epoch. Its earlier incarnation is fenced and swept out of every in-sync set and
     /// every lead first, so that nothing of it counts any more (rules R17 and R18). It is unfenced once it has seen that
-    /// (amendment A10).
-    pub(crate) async fn register(&self, node: NodeId, registration: &NodeRegistration) -> Result<Revision, Failure> {
+    /// (amendment A10). `held`: what it says that its directory has.
+    pub(crate) async fn register(
+        &self,
+        node: NodeId,
+        registration: &NodeRegistration,
+        held: impl Fn(TopicPartition) -> bool,
+    ) -> Result<Revision, Failure> {
         for _ in 0..ATTEMPTS_MAX {
             let _turn = self.turns.next().await?;
             let (view, context) = self.committer.context()?;
             let known = view.metadata.node(node);
             let integrity = match known {
-                Some(known) if self.replaces_directory(known, registration) => {
-                    check_vacant(node, known, registration)?;
+                Some(known) if self.replaces_directory(known, registration, &view, &held) => {
+                    // Nobody else is in service where one process is everything.
+                    if !self.standalone {
+                        check_vacant(node, known, registration)?;
+                    }
                     check_only_copies(node, &view, known)?;
                     ReplicaIntegrity::Gone
                 }
@@ -102,10 +111,20 @@ impl Nodes {
         Err(contended())
     }
 
-    /// Whether a node comes with another data directory than the one it was registered with.
-    fn replaces_directory(&self, known: &NodeEntry, new: &NodeRegistration) -> bool {
+    /// Whether a node comes with another data directory than the one it was registered with. Where one process is
+    /// everything, metadata and data lie in one directory: with data that the metadata knows it is the same one, which
+    /// has lost its id; without any, somebody has put only the metadata there.
+    fn replaces_directory(
+        &self,
+        known: &NodeEntry,
+        new: &NodeRegistration,
+        view: &ClusterView,
+        held: impl Fn(TopicPartition) -> bool,
+    ) -> bool {
         let before = &known.registration.directory;
-        !self.standalone && known.epoch > 0 && !before.is_empty() && *before != new.directory
+        let another = known.epoch > 0 && !before.is_empty() && *before != new.directory;
+        let same = |view: &ClusterView| view.metadata.partitions().any(|partition| held(partition.record.key));
+        another && !(self.standalone && same(view))
     }
 
     /// Begins a new leader epoch of a partition for the node that leads it in `epoch`, above that and `above`; returns

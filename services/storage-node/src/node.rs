@@ -21,7 +21,9 @@ use tokio::sync::{Notify, oneshot};
 use walser_log::SeenMetadata;
 use walser_metadata::View;
 use walser_model::{ClusterId, LeaderEpoch, Offset, TopicPartition};
-use walser_rpc::{ControllerClient, Failure, MetadataSeen, NodeStart, Outage, Reason, Registered, ReplicaHeld};
+use walser_rpc::{
+    ControllerClient, Failure, MetadataSeen, NodeRole, NodeStart, Outage, Reason, Registered, ReplicaHeld,
+};
 use walser_service::Shutdown;
 use walser_service::admin::Health;
 
@@ -175,7 +177,7 @@ impl Membership {
                     tokio::time::sleep(RETRY).await;
                 }
                 // The other may have just ended: its session is over soon.
-                Err(failure) if failure.reason() == Reason::NodeIdInUse && attempts < IN_USE_ATTEMPTS => {
+                Err(failure) if self.may_be_free_soon(&failure) && attempts < IN_USE_ATTEMPTS => {
                     attempts += 1;
                     self.show_wait(&failure);
                     outage.failed(&failure);
@@ -184,6 +186,13 @@ impl Membership {
                 Err(failure) => return Err(failure),
             }
         }
+    }
+
+    /// Whether the id of the node may be free in a while: another process has it, or somebody may delete the topics whose
+    /// only copies another directory has. In the process of the controller nobody can do that before this node serves.
+    fn may_be_free_soon(&self, failure: &Failure) -> bool {
+        let alone = self.config.roles.contains(&NodeRole::Controller);
+        failure.reason() == Reason::NodeIdInUse && !(alone && failure.value("partitions").is_some())
     }
 
     /// Says in the probe what keeps the node from its first registration.

@@ -360,3 +360,25 @@ fn commands_that_lose_or_change_something_ask_for_a_flag() {
     assert!(code == Some(2) && text.contains("--yes") && text.contains("set aside"), "{text}");
     assert_eq!(run(&["metadata", "accept-restore", "--yes"]).0, Some(7), "with the flag it calls the server");
 }
+
+/// Topics would be served as empty, and their offsets given a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_without_its_data_is_refused_and_data_without_its_id_is_not() {
+    let (dir, data) = place();
+    let server = Server::start(&data);
+    let client = server.client();
+    create(&client, "t", 3, &[]).await;
+    write(&client, "t", 1).await.unwrap();
+    server.stop();
+    let alone = dir.path().join("alone");
+    std::fs::create_dir(&alone).unwrap();
+    std::fs::copy(data.join("metadata.redb"), alone.join("metadata.redb")).unwrap();
+    let error = Server::try_start(&alone, &[]).err().expect("it has no data");
+    assert!(error.contains("another data directory than before") && error.contains("3 partitions"), "{error}");
+
+    std::fs::remove_file(data.join("meta")).unwrap();
+    let server = Server::start(&data);
+    assert!(has(&server.client(), "t", 1, 1).await, "the data has lost its id only");
+    server.stop();
+    assert!(has(&Server::start(&data).client(), "t", 1, 1).await, "its new id is the right one from now on");
+}

@@ -1,5 +1,6 @@
 //! `ControllerService`: nodes and producer ids.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 
 use async_trait::async_trait;
@@ -93,9 +94,11 @@ impl ControllerService for Controller {
         };
         let registration = registration(&request, self.clock.now_millis());
         let directory = registration.directory.clone();
-        let claim = Claim { node, directory, seen, epochs: epochs(&request.replicas) };
+        let epochs = epochs(&request.replicas);
+        let held: HashSet<TopicPartition> = epochs.keys().copied().collect();
+        let claim = Claim { node, directory, seen, epochs };
         self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
-        let node_epoch = self.nodes.register(node, &registration).await?;
+        let node_epoch = self.nodes.register(node, &registration, |partition| held.contains(&partition)).await?;
         self.refused.registered(node, &registration.directory);
         self.heard(node, node_epoch, 0, Default::default());
         tracing::info!(node = %node, node_epoch, "node registered");
