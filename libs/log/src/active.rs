@@ -26,12 +26,21 @@ pub(crate) struct ActiveSegment {
     file: Arc<dyn DiskFile>,
     /// Largest timestamp of its first batch; `None` while it is empty.
     first_timestamp: Option<Timestamp>,
-    /// The file is zero-filled and synced up to here.
+    /// Space is taken up to here, and reads as zeros; with fsync zeros were written and synced.
     zeroed_to: u64,
-    /// An extension runs on the region from here on: nothing may be written there.
-    extending_from: Option<u64>,
+    /// The extension that runs.
+    extending: Option<Extending>,
     /// No extension is begun before the segment has this size: the last one found no space, or no file to open.
     extend_at: u64,
+}
+
+/// An extension that runs.
+#[derive(Debug, Clone, Copy)]
+struct Extending {
+    /// Where its region begins.
+    from: u64,
+    /// It writes zeros: nothing else may be written there.
+    zeros: bool,
 }
 
 /// Whether a batch can be appended.
@@ -57,7 +66,7 @@ impl ActiveSegment {
             return Ok(Err(end));
         }
         let first_timestamp = first_timestamp(&*file, segment.size())?;
-        Ok(Ok(Self { segment, file, first_timestamp, zeroed_to, extending_from: None, extend_at: 0 }))
+        Ok(Ok(Self { segment, file, first_timestamp, zeroed_to, extending: None, extend_at: 0 }))
     }
 
     /// Begins an empty one. Its name is not durable yet.
@@ -66,7 +75,7 @@ impl ActiveSegment {
         let file: Arc<dyn DiskFile> = segment.file(Open::Write)?;
         file.set_len(0)?;
         segment.start_index();
-        Ok(Self { segment, file, first_timestamp: None, zeroed_to: 0, extending_from: None, extend_at: 0 })
+        Ok(Self { segment, file, first_timestamp: None, zeroed_to: 0, extending: None, extend_at: 0 })
     }
 
     /// The segment.
@@ -81,7 +90,7 @@ impl ActiveSegment {
 
     /// Whether space is being filled ahead.
     pub(crate) fn extension_running(&self) -> bool {
-        self.extending_from.is_some()
+        self.extending.is_some()
     }
 
     /// Whether a batch can be appended behind `before` bytes that come first. A segment is closed before it would exceed
@@ -97,9 +106,9 @@ impl ActiveSegment {
         let end = size + batch.size as u64;
         // By the time of records, as in Kafka: it is theirs that retention looks at.
         let old = self.first_timestamp.is_some_and(|first| batch.max_timestamp.saturating_sub(first) >= age_millis);
-        let next = size > 0 && (end > segment_bytes || old && self.extending_from.is_none());
-        match self.extending_from {
-            Some(from) if end > from || next => Admission::AfterExtension,
+        let next = size > 0 && (end > segment_bytes || old && self.extending.is_none());
+        match self.extending {
+            Some(running) if running.zeros && end > running.from || next => Admission::AfterExtension,
             _ if next => Admission::AfterPreparation,
             _ => Admission::Fits,
         }
@@ -148,22 +157,23 @@ impl ActiveSegment {
         self.first_timestamp = None;
     }
 
-    /// Begins an extension when the end comes near that of what is filled: the region to fill.
-    pub(crate) fn begin_extension(&mut self, segment_bytes: u64) -> Option<(u64, u64)> {
+    /// Begins an extension when the end comes near that of what is taken: the region to take, and to fill with `zeros`.
+    pub(crate) fn begin_extension(&mut self, segment_bytes: u64, zeros: bool) -> Option<(u64, u64)> {
         let size = self.segment.size();
         let extend_from = EXTEND_FROM_BYTES.min(segment_bytes / EXTEND_FROM_PART).max(self.extend_at);
         let step = extension_step(size, segment_bytes);
         let ahead = self.zeroed_to.saturating_sub(size);
-        if self.extending_from.is_some() || size < extend_from || ahead > step / 2 {
+        if self.extending.is_some() || size < extend_from || ahead > step / 2 {
             return None;
         }
-        // Appends go on below `from` meanwhile: into filled space, or into a gap that is as long as a step.
-        let from = self.zeroed_to.max(size + step / 4).next_multiple_of(4096);
+        // Where zeros are written, appends go on below them meanwhile: into filled space, or into a gap.
+        let gap = if zeros { step / 4 } else { 0 };
+        let from = self.zeroed_to.max(size + gap).next_multiple_of(4096);
         let to = (from + step).min(segment_bytes.next_multiple_of(4096));
         if to <= from {
             return None;
         }
-        self.extending_from = Some(from);
+        self.extending = Some(Extending { from, zeros });
         Some((from, to))
     }
 
@@ -172,13 +182,15 @@ impl ActiveSegment {
     /// # Errors
     /// What a disk says that is neither full nor short of files.
     pub(crate) fn finish_extension(&mut self, extension: &Extension, outcome: &io::Result<()>) -> Result<(), String> {
-        if self.segment.base != extension.segment.base || self.extending_from != Some(extension.from) {
+        if self.segment.base != extension.segment.base
+            || self.extending.is_none_or(|running| running.from != extension.from)
+        {
             return Ok(());
         }
-        self.extending_from = None;
+        self.extending = None;
         match outcome {
             Ok(()) => self.zeroed_to = extension.to,
-            Err(error) if out_of_space(error) || out_of_files(error) => {
+            Err(error) if is_harmless(error) => {
                 // What was filled of it counts for nothing; the file grows as it is written.
                 self.extend_at = self.segment.size() + (extension.to - extension.from);
             }
@@ -186,6 +198,11 @@ impl ActiveSegment {
         }
         Ok(())
     }
+}
+
+/// Whether an extension has failed for want of something that the log can do without.
+fn is_harmless(error: &io::Error) -> bool {
+    out_of_space(error) || out_of_files(error) || error.kind() == io::ErrorKind::Unsupported
 }
 
 fn extension_step(size: u64, segment_bytes: u64) -> u64 {

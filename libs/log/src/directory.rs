@@ -351,7 +351,7 @@ impl DataDirectory {
         let file = self.disk.open(&path, Open::Write)?;
         let missing = BALLAST_BYTES.saturating_sub(file.len()?);
         if missing > 0 && self.space()?.free >= 2 * BALLAST_BYTES {
-            file.allocate(BALLAST_BYTES)?;
+            file.allocate(0, BALLAST_BYTES)?;
         }
         Ok(())
     }

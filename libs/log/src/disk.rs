@@ -127,8 +127,10 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Makes contents and length durable (`fdatasync`). After an error the file MUST NOT be synced again: the
     /// kernel may answer success although the data is gone.
     fn sync_data(&self) -> io::Result<()>;
-    /// Takes `len` bytes of space from the start of the file, so that deleting it gives them back.
-    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Takes space for `len` bytes at `at`, so that writing there takes none and deleting the file gives it back. The file
+    /// reaches at least to their end then; what was not written reads as zeros. [`io::ErrorKind::Unsupported`] where the
+    /// file system knows no such thing.
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
 }
 
 /// Replaces a small file as one step: temporary file, sync, rename, sync of the directory.

@@ -489,7 +489,7 @@ impl DiskFile for MemoryFile {
         outcome.and_then(|()| Err(io::Error::other("the device reported an input/output error")))
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        if self.len()? < len { self.set_len(len) } else { Ok(()) }
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+        if self.len()? < at + len { self.set_len(at + len) } else { Ok(()) }
     }
 }

@@ -175,10 +175,10 @@ impl DiskFile for RealFile {
         self.0.sync_data()
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
         let flags = rustix::fs::FallocateFlags::empty();
         loop {
-            match rustix::fs::fallocate(&self.0, flags, 0, len) {
+            match rustix::fs::fallocate(&self.0, flags, at, len) {
                 Err(rustix::io::Errno::INTR) => {}
                 other => return Ok(other?),
             }

@@ -121,14 +121,17 @@ impl Log {
         self.active.as_ref().is_some_and(|active| active.extension_running())
     }
 
-    /// Takes the work of zero-filling more space, when the log comes near the end of what is filled.
+    /// Takes the work of taking more space, when the log comes near the end of what it has. With fsync it is filled with
+    /// zeros.
     pub fn begin_extension(&mut self) -> Option<Extension> {
-        if self.config.durability != Durability::Fsync || self.condition != Condition::Healthy {
+        if self.condition != Condition::Healthy {
             return None;
         }
         let active = self.active.as_mut()?;
-        let (from, to) = active.begin_extension(self.config.segment_bytes)?;
-        Some(Extension { generation: self.generation, segment: Arc::clone(active.segment()), from, to })
+        let zeros = self.config.durability == Durability::Fsync;
+        let (from, to) = active.begin_extension(self.config.segment_bytes, zeros)?;
+        let (generation, segment) = (self.generation, Arc::clone(active.segment()));
+        Some(Extension { generation, segment, from, to, zeros })
     }
 
     /// Takes the outcome of an extension. One from before a truncation, a repair or another opening changes nothing.

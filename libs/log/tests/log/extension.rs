@@ -1,7 +1,7 @@
 //! While space ahead of the log end is being filled with zeros, nothing else may touch it.
 
 use walser_log::{AppendError, LogConfig, LogError, MemoryDisk};
-use walser_model::Offset;
+use walser_model::{Durability, Offset};
 
 use crate::site::{Site, config, values};
 
@@ -35,6 +35,22 @@ fn an_append_that_reaches_into_the_region_is_refused_and_works_afterwards() {
     site.flush().unwrap();
     let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
     site.restart_on(disk, large());
+    site.check_contents();
+}
+
+/// With the page cache nothing waits for the disk: space is taken under writes that go on.
+#[test]
+fn space_that_is_only_taken_holds_up_no_append_and_loses_none() {
+    let config = LogConfig { durability: Durability::PageCache, ..large() };
+    let (mut site, extension) = extending(config.clone());
+    site.append(&values(2, 1, 600_000)).unwrap();
+    let outcome = extension.run();
+    site.append(&values(3, 1, 300_000)).unwrap();
+    site.log.finish_extension(&extension, &outcome);
+    site.append(&values(4, 2, 100)).unwrap();
+    site.flush().unwrap();
+    let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+    site.restart_on(disk, config);
     site.check_contents();
 }
 

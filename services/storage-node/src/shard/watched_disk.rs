@@ -126,9 +126,9 @@ impl DiskFile for WatchedFile {
         self.0.sync_data()
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
         waits("allocate", Path::new("a file"));
-        self.0.allocate(len)
+        self.0.allocate(at, len)
     }
 }
 
