@@ -1,6 +1,6 @@
 //! The segment that appends go to.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use walser_model::{Offset, Timestamp};
@@ -117,12 +117,12 @@ impl ActiveSegment {
     /// Appends batches that fit. `Err` with how many of them are in the segment, and how many bytes of it are good.
     pub(crate) fn write(
         &mut self,
-        run: &[u8],
+        run: &mut [IoSlice<'_>],
         headers: &[BatchHeader],
         index_interval_bytes: u64,
     ) -> Result<(), (usize, io::Error)> {
         let mut position = self.segment.size();
-        self.file.write_at(run, position).map_err(|error| (0, error))?;
+        self.file.write_pieces_at(run, position).map_err(|error| (0, error))?;
         for (count, header) in headers.iter().enumerate() {
             self.segment.note(header, position, index_interval_bytes).map_err(|error| (count, error))?;
             position += header.size as u64;

@@ -8,7 +8,7 @@ mod memory;
 mod real;
 
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -120,6 +120,15 @@ pub trait DiskFile: Send + Sync + Debug {
     fn read_at(&self, buffer: &mut Vec<u8>, at: u64, len: usize) -> io::Result<()>;
     /// Writes all of `bytes` at `at`.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Writes all of `pieces`, one behind the other, from `at` on. After an error any part of them may be there.
+    fn write_pieces_at(&self, pieces: &mut [IoSlice<'_>], at: u64) -> io::Result<()> {
+        let mut at = at;
+        for piece in pieces {
+            self.write_at(piece, at)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Cuts the file or extends it with zeros.

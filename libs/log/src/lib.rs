@@ -36,6 +36,7 @@ mod producers;
 mod reader;
 mod recovery_scan;
 mod removal;
+mod run;
 mod scan;
 mod segment;
 mod set_aside;
@@ -56,6 +57,7 @@ pub use log::{AppendError, Condition, CutTail, Damage, Log, LogConfig, LogError,
 pub use metadata_version::SeenMetadata;
 pub use producers::{PRODUCERS_MAX, Producers};
 pub use reader::{FoundTime, LogReader, ReadError, Slice};
+pub use run::Run;
 pub use set_aside::SetAside;
 pub use topic_names::{NamesById, read_topic_names};
 

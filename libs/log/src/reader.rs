@@ -160,7 +160,8 @@ impl LogReader {
     pub fn find_time(&self, timestamp: Timestamp, below: Offset) -> Result<Option<FoundTime>, ReadError> {
         let segments = self.state.segments().clone();
         let start = self.log_start();
-        for segment in segments {
+        for (number, segment) in segments.iter().enumerate() {
+            let next = segments.get(number + 1).map(|next| next.base);
             if segment.base >= below || segment.size() == 0 {
                 continue;
             }
@@ -172,7 +173,12 @@ impl LogReader {
                     Step::End => break,
                     // Those behind the end of a segment do not count to it.
                     Step::Zeros(_) | Step::Invalid(_) => {
-                        return Err(ReadError::Corrupt { at: first_invalid(&segment)? });
+                        let at = first_invalid(segment)?;
+                        if next == Some(at) {
+                            // The next segment goes on here: what lies behind is of a write that failed.
+                            break;
+                        }
+                        return Err(ReadError::Corrupt { at });
                     }
                     Step::Batch(found) if found.header.max_timestamp < timestamp => {}
                     Step::Batch(found) => {

@@ -98,8 +98,10 @@ impl RecoveryScan<'_> {
             }
         };
         self.scanned.1 += end - position;
-        let last = self.segments.last().is_some_and(|last| last.base == segment.base);
-        if bad.is_none() && !last && end < len {
+        let next = self.segments.get(number + 1).map(|next| next.base);
+        // The next segment goes on here: what lies behind is of a write that failed, and whose cut was lost.
+        let bad = bad.filter(|at| *at != end || next != Some(self.expected));
+        if bad.is_none() && next.is_some() && end < len {
             // Space ahead of the end belongs to the last segment only. No flush will do it: nothing of it is new.
             let file = segment.file(Open::Write)?;
             file.set_len(end)?;

@@ -249,8 +249,17 @@ fn wrap_sequence(sequence: i32, count: i32) -> i32 {
 
 /// Computes and writes the CRC of a whole batch.
 pub(crate) fn write_crc(batch: &mut [u8]) {
-    let crc = crc32c(&batch[CRC_FROM..]);
-    batch[CRC_AT..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
+    let (header, body) = batch.split_at_mut(HEADER_LEN);
+    write_header_crc(header, body);
+}
+
+/// The same for a header whose records lie elsewhere.
+pub(crate) fn write_header_crc(header: &mut [u8], body: &[u8]) {
+    let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    crc.update(&header[CRC_FROM..]);
+    crc.update(body);
+    let crc = u32::try_from(crc.finalize()).expect("a 32-bit checksum fits 32 bits");
+    header[CRC_AT..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use walser_model::{Compression, ProducerEpoch, ProducerId};
-use walser_record_batch::{BatchBuilder, BatchHeader, Batches, Limits, Producer, RecordFields, Records};
+use walser_record_batch::{BatchBuilder, BatchHeader, Batches, HEADER_LEN, Limits, Producer, RecordFields, Records};
 use walser_record_batch::{stamp_append_time, stamp_position, stamp_producer, validate_produced, verify_crc};
 
 type Field = Option<Vec<u8>>;
@@ -97,7 +97,8 @@ proptest! {
         prop_assert!(verify_crc(&batch).is_ok());
         stamp_producer(&mut batch, ProducerId(9), ProducerEpoch(2), 5);
         prop_assert!(verify_crc(&batch).is_ok());
-        stamp_append_time(&mut batch, now);
+        let (header, body) = batch.split_at_mut(HEADER_LEN);
+        stamp_append_time(header, body, now);
         prop_assert!(verify_crc(&batch).is_ok());
         let header = BatchHeader::parse(&batch).unwrap();
         prop_assert_eq!((header.base_offset.0, header.leader_epoch.0), (77, 3));

@@ -184,7 +184,7 @@ mod tests {
             let dir = directory.partition_dir(partition);
             let opened = Log::open(directory.disk(), dir, partition, config, directory.checkpoint(), 0);
             let (mut log, _) = opened.unwrap();
-            log.append(&batch, &[header], 0).map_err(|(_, error)| error).unwrap();
+            log.append(&batch[..].into(), &[header], 0).map_err(|(_, error)| error).unwrap();
             let job = log.begin_flush().unwrap().unwrap();
             log.finish_flush(&job.run()).unwrap();
         }

@@ -1,8 +1,9 @@
 //! The tail cache: the newest records of each partition, as they were appended.
 //!
-//! A run is what one turn of the log shard wrote for a partition: contiguous batches in one allocation of exactly
-//! their size, so that the budget counts real memory. All runs of a shard share one budget; the oldest run of any
-//! partition gives way first.
+//! A run is what one turn of the log shard wrote for a partition: contiguous batches, in the pieces in which they were
+//! written. The first reader of a run makes one piece of it, which those behind it share. All runs of a shard share one
+//! budget, which counts their bytes; the oldest run of any partition gives way first. A large piece is a part of the
+//! message that it came in, which is little larger, and as old.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -20,7 +21,15 @@ const RUN_OVERHEAD: usize = 128;
 struct Run {
     base: Offset,
     next: Offset,
-    bytes: Bytes,
+    pieces: Vec<Bytes>,
+}
+
+/// What a look at the runs gave.
+enum Found {
+    /// Whole batches.
+    Read(Bytes),
+    /// The run from this offset on has to be one piece first.
+    InPieces(Offset, Vec<Bytes>),
 }
 
 /// The newest runs of one partition, contiguous, oldest first.
@@ -37,10 +46,35 @@ pub(crate) struct Budget {
     order: VecDeque<(Weak<Tail>, usize)>,
 }
 
+impl Run {
+    fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+}
+
 impl Tail {
     /// Whole batches from the one that holds `from` on, up to `below` (exclusive), about `bytes_max` but at least
     /// one. `None`: `from` is not in memory.
     pub(crate) fn read(&self, from: Offset, below: Offset, bytes_max: usize) -> Option<Bytes> {
+        loop {
+            match self.look(from, below, bytes_max)? {
+                Found::Read(batches) => return Some(batches),
+                // Copied while nobody waits for the lock.
+                Found::InPieces(base, pieces) => self.join(base, joined(pieces)),
+            }
+        }
+    }
+
+    /// Puts one piece in the place of those of a run, if it is still there.
+    fn join(&self, base: Offset, whole: Bytes) {
+        let mut runs = self.runs.lock();
+        let number = runs.partition_point(|run| run.base < base);
+        if let Some(run) = runs.get_mut(number).filter(|run| run.base == base && run.len() == whole.len()) {
+            run.pieces = vec![whole];
+        }
+    }
+
+    fn look(&self, from: Offset, below: Offset, bytes_max: usize) -> Option<Found> {
         let runs = self.runs.lock();
         let first = runs.partition_point(|run| run.next <= from);
         if runs.get(first).is_none_or(|run| run.base > from) {
@@ -49,22 +83,23 @@ impl Tail {
         let mut parts: Vec<Bytes> = Vec::new();
         let mut room = bytes_max;
         for (number, run) in runs.range(first..).enumerate() {
-            let start = if number == 0 { skip_to(&run.bytes, from) } else { 0 };
-            let end = if run.next <= below && run.bytes.len() - start <= room {
-                run.bytes.len()
+            let [bytes] = &run.pieces[..] else { return Some(Found::InPieces(run.base, run.pieces.clone())) };
+            let start = if number == 0 { skip_to(bytes, from) } else { 0 };
+            let end = if run.next <= below && bytes.len() - start <= room {
+                bytes.len()
             } else {
-                fitting(&run.bytes, start, below, room, parts.is_empty())
+                fitting(bytes, start, below, room, parts.is_empty())
             };
             if end > start {
-                parts.push(run.bytes.slice(start..end));
+                parts.push(bytes.slice(start..end));
             }
             room = room.saturating_sub(end - start);
-            if end < run.bytes.len() || room == 0 {
+            if end < bytes.len() || room == 0 {
                 break;
             }
         }
         drop(runs);
-        Some(joined(parts))
+        Some(Found::Read(joined(parts)))
     }
 
     fn push(&self, run: Run) {
@@ -91,13 +126,13 @@ impl Budget {
     }
 
     /// Adds a run to a partition, and lets the oldest give way.
-    pub(crate) fn push(&mut self, tail: &Arc<Tail>, base: Offset, next: Offset, bytes: Bytes) {
-        let size = bytes.len() + RUN_OVERHEAD;
+    pub(crate) fn push(&mut self, tail: &Arc<Tail>, base: Offset, next: Offset, batches: walser_log::Run) {
+        let size = batches.len() + RUN_OVERHEAD;
         if size > self.limit {
             tail.clear();
             return;
         }
-        tail.push(Run { base, next, bytes });
+        tail.push(Run { base, next, pieces: batches.into_pieces() });
         self.order.push_back((Arc::downgrade(tail), size));
         self.used += size;
         self.shrink_to(self.limit);
@@ -170,18 +205,28 @@ mod tests {
     use super::*;
 
     /// A run of `count` batches of two records each.
-    fn run(base: i64, count: i64) -> (Offset, Offset, Bytes) {
-        let mut bytes = Vec::new();
+    fn run(base: i64, count: i64) -> (Offset, Offset, walser_log::Run) {
+        run_of(b"x", base, count)
+    }
+
+    /// The same, of large records: in pieces.
+    fn large(base: i64, count: i64) -> (Offset, Offset, walser_log::Run) {
+        run_of(&[7; 20_000], base, count)
+    }
+
+    fn run_of(value: &[u8], base: i64, count: i64) -> (Offset, Offset, walser_log::Run) {
+        let mut run = walser_log::Run::default();
         for number in 0..count {
             let mut builder = BatchBuilder::new(Compression::None, 0);
             for _ in 0..2 {
-                builder.append(&RecordFields { timestamp: 0, key: None, value: Some(b"x"), headers: &[] });
+                builder.append(&RecordFields { timestamp: 0, key: None, value: Some(value), headers: &[] });
             }
             let mut batch = builder.build(Producer::NONE).to_vec();
             stamp_position(&mut batch, Offset(base + 2 * number), LeaderEpoch(0));
-            bytes.extend(batch);
+            let (header, body) = batch.split_first_chunk().unwrap();
+            run.push(header, Bytes::copy_from_slice(body));
         }
-        (Offset(base), Offset(base + 2 * count), bytes.into())
+        (Offset(base), Offset(base + 2 * count), run)
     }
 
     fn offsets(bytes: Bytes) -> Vec<i64> {
@@ -202,6 +247,25 @@ mod tests {
         assert_eq!(read(13, 19, 1 << 20), Some(vec![12, 14, 16]));
         assert_eq!(read(14, 22, 1), Some(vec![14]));
         assert_eq!(read(22, 22, 1), None);
+    }
+
+    #[test]
+    fn runs_in_pieces_are_read_like_others_and_are_one_piece_then() {
+        let tail = Arc::new(Tail::default());
+        let mut budget = Budget::new(1 << 20);
+        for (base, next, bytes) in [large(10, 3), run(16, 1), large(18, 2)] {
+            budget.push(&tail, base, next, bytes);
+        }
+        let pieces = || tail.runs.lock().iter().map(|run| run.pieces.len()).collect::<Vec<_>>();
+        assert_eq!(pieces(), [6, 1, 4]);
+        let read = |from, below, max| tail.read(Offset(from), Offset(below), max).map(offsets);
+        assert_eq!(read(13, 22, 1), Some(vec![12]));
+        assert_eq!(pieces(), [1, 1, 4], "only what is read");
+        assert_eq!(read(10, 22, 1 << 20), Some(vec![10, 12, 14, 16, 18, 20]));
+        assert_eq!(pieces(), [1, 1, 1]);
+        let batches = tail.read(Offset(12), Offset(14), 1).unwrap();
+        let again = tail.read(Offset(12), Offset(14), 1).unwrap();
+        assert_eq!(batches.as_ptr(), again.as_ptr(), "readers share it");
     }
 
     #[test]

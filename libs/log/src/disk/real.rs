@@ -1,7 +1,7 @@
 //! The machine's file systems.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +14,9 @@ const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 /// What group and others may do.
 const OTHERS: u32 = 0o077;
+
+/// Most pieces of one write: `IOV_MAX` of Linux.
+const PIECES_MAX: usize = 1024;
 
 /// Files through system calls, without any caching of its own.
 #[derive(Debug, Clone, Copy, Default)]
@@ -161,6 +164,23 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, at)
+    }
+
+    fn write_pieces_at(&self, mut pieces: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
+        IoSlice::advance_slices(&mut pieces, 0);
+        while !pieces.is_empty() {
+            let once = pieces.len().min(PIECES_MAX);
+            match rustix::io::pwritev(&self.0, &pieces[..once], at) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut pieces, written);
+                    at += written as u64;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -1,6 +1,6 @@
 //! Appending: the only way records get into a log.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use walser_model::{EpochStart, LeaderEpoch, Timestamp, TimestampType};
@@ -9,6 +9,7 @@ use walser_record_batch::BatchHeader;
 use super::{Condition, Log, LogError};
 use crate::active::{ActiveSegment, Admission};
 use crate::disk::{out_of_files, out_of_space};
+use crate::run::Run;
 
 /// Why an append did not happen. Nothing of it is in the log then.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +92,7 @@ impl Log {
     ///
     /// # Panics
     /// When the batches do not continue the log or do not add up to `run`: the caller numbered them wrongly.
-    pub fn append(&mut self, run: &[u8], headers: &[BatchHeader], now: Timestamp) -> Result<(), (usize, AppendError)> {
+    pub fn append(&mut self, run: &Run, headers: &[BatchHeader], now: Timestamp) -> Result<(), (usize, AppendError)> {
         let before = self.log_end();
         let outcome = self.append_admitted(run, headers, now);
         outcome.map_err(|error| {
@@ -103,10 +104,10 @@ impl Log {
         })
     }
 
-    fn append_admitted(&mut self, run: &[u8], headers: &[BatchHeader], now: Timestamp) -> Result<(), AppendError> {
+    fn append_admitted(&mut self, run: &Run, headers: &[BatchHeader], now: Timestamp) -> Result<(), AppendError> {
         self.writable()?;
         assert_eq!(headers.iter().map(|header| header.size).sum::<usize>(), run.len(), "headers describe the run");
-        let (mut rest, mut left) = (run, headers);
+        let (mut position, mut left) = (0, headers);
         while let Some(first) = left.first() {
             self.prepare_append(first, now)?;
             let (mut count, mut bytes) = (1, first.size);
@@ -116,9 +117,8 @@ impl Log {
                 }
                 (count, bytes) = (count + 1, bytes + header.size);
             }
-            let (part, tail) = rest.split_at(bytes);
-            self.write_run(part, &left[..count])?;
-            (rest, left) = (tail, &left[count..]);
+            self.write_run(&mut run.slices(position..position + bytes), &left[..count])?;
+            (position, left) = (position + bytes, &left[count..]);
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Log {
         i64::try_from(self.config.segment_age.as_millis()).unwrap_or(i64::MAX)
     }
 
-    fn write_run(&mut self, run: &[u8], headers: &[BatchHeader]) -> Result<(), AppendError> {
+    fn write_run(&mut self, run: &mut [IoSlice<'_>], headers: &[BatchHeader]) -> Result<(), AppendError> {
         let end = headers.first().map_or_else(|| self.log_end(), |first| first.base_offset);
         let continued = headers.iter().try_fold(end, |end, next| (next.base_offset == end).then(|| next.next_offset()));
         assert!(end == self.log_end() && continued.is_some(), "batches continue the log");

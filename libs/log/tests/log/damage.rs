@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, PowerLoss, ReadError};
+use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, PowerLoss, ReadError, Run};
 use walser_model::{LeaderEpoch, Offset};
 
 use crate::site::{ROOT, Site, config, open, values};
@@ -195,7 +195,7 @@ fn retention_keeps_what_cannot_be_read() {
         assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(0) });
         let (known_end, set_aside) = site.log.repair().unwrap();
         assert!(known_end == Offset(5) && (size - 16..=size).contains(&set_aside), "{set_aside} of {size}");
-        site.log.append(&[], &[], 0).unwrap();
+        site.log.append(&Run::default(), &[], 0).unwrap();
     }
 }
 

@@ -1,6 +1,6 @@
 //! While space ahead of the log end is being filled with zeros, nothing else may touch it.
 
-use walser_log::{AppendError, LogConfig, LogError, MemoryDisk};
+use walser_log::{AppendError, Disk as _, LogConfig, LogError, MemoryDisk};
 use walser_model::{Durability, Offset};
 
 use crate::site::{Site, config, values};
@@ -125,4 +125,26 @@ fn what_was_begun_before_a_truncation_or_another_opening_changes_nothing_afterwa
     assert!(site.log.flush_running());
     assert_eq!(site.log.finish_flush(&next.run()).unwrap(), site.log.log_end());
     site.check_contents();
+}
+
+/// A write that finds no space may have left a part behind the end of a segment. It is cut at once, but not durably: after
+/// a power loss the part may be there again, with the next segment behind it.
+#[test]
+fn what_a_failed_write_has_left_in_a_closed_segment_is_no_damage() {
+    let small = LogConfig { segment_bytes: 10_000, ..config() };
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small.clone());
+    for seed in 0..6 {
+        site.append(&values(seed, 1, 4_000)).unwrap();
+    }
+    site.flush().unwrap();
+    let closed = site.disk.open(&site.file("00000000000000000000.log"), walser_log::Open::Edit).unwrap();
+    closed.write_at(&[7; 61], closed.len().unwrap()).unwrap();
+    let found = site.log.reader().find_time(4, Offset(6)).unwrap().unwrap();
+    assert_eq!(found.offset, Offset(4));
+    let disk = site.disk.lose_power(walser_log::PowerLoss::Nothing);
+    site.restart_on(disk, small);
+    assert!(site.found.cut.is_none() && site.found.damage.is_none(), "{:?}", site.found);
+    assert_eq!(site.log.log_end(), Offset(6));
+    site.check_contents();
+    assert_eq!(site.log.reader().find_time(4, Offset(6)).unwrap().unwrap().offset, Offset(4));
 }

@@ -61,7 +61,7 @@ fn a_batch_that_does_not_decode_is_no_damage_to_a_search_for_a_time() {
     stamp_producer(&mut garbage, walser_model::ProducerId::NONE, walser_model::ProducerEpoch(-1), -1);
     stamp_position(&mut garbage, at, LeaderEpoch(1));
     let header = BatchHeader::parse(&garbage).unwrap();
-    site.log.append(&garbage, &[header], at.0).map_err(|(_, error)| error).unwrap();
+    site.log.append(&garbage[..].into(), &[header], at.0).map_err(|(_, error)| error).unwrap();
     let found = site.log.reader().find_time(at.0, at.plus(1));
     assert!(matches!(found, Err(ReadError::Unreadable { at: from, resume, .. }) if (from, resume) == (at, at.plus(1))));
     let before = site.log.reader().find_time(at.0 - 1, at.plus(1)).unwrap().unwrap();
@@ -346,7 +346,7 @@ fn a_run_that_fits_only_in_part_says_how_much_is_in_the_log() {
         headers.push(header);
         run.extend(batch);
     }
-    let (count, error) = site.log.append(&run, &headers, 0).unwrap_err();
+    let (count, error) = site.log.append(&run[..].into(), &headers, 0).unwrap_err();
     assert!(matches!(error, AppendError::NoSpace), "{error}");
     assert!(count > 0 && count < 8, "{count}");
     assert_eq!(site.log.log_end(), headers[count - 1].next_offset());
@@ -429,9 +429,10 @@ fn the_latest_append_time_is_known_after_a_kill_and_after_power_loss() {
         let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::None, 0);
         builder.append(&walser_record_batch::RecordFields { timestamp: 5, key: None, value: None, headers: &[] });
         let mut batch = builder.build(Producer::NONE).to_vec();
-        walser_record_batch::stamp_append_time(&mut batch, 7_000);
+        let (header, body) = batch.split_at_mut(HEADER_LEN);
+        walser_record_batch::stamp_append_time(header, body, 7_000);
         let header = BatchHeader::parse(&batch).unwrap();
-        site.log.append(&batch, &[header], 0).unwrap();
+        site.log.append(&batch[..].into(), &[header], 0).unwrap();
         site.flush().unwrap();
         let disk = site.disk.lose_power(loss);
         site.restart_on(disk, config());

@@ -68,7 +68,7 @@ impl Site {
         let mut batch = builder.build(Producer::NONE).to_vec();
         stamp_position(&mut batch, base, self.epoch);
         let header = BatchHeader::parse(&batch).unwrap();
-        self.log.append(&batch, &[header], timestamp).map_err(|(_, error)| error)?;
+        self.log.append(&batch[..].into(), &[header], timestamp).map_err(|(_, error)| error)?;
         self.written.push(Expected { value: b"at".to_vec(), timestamp });
         Ok(())
     }
@@ -83,7 +83,7 @@ impl Site {
         stamp_position(&mut batch, base, self.epoch);
         let header = BatchHeader::parse(&batch).unwrap();
         self.log.admit(&header, base.0)?;
-        self.log.append(&batch, &[header], base.0).map_err(|(_, error)| error)?;
+        self.log.append(&batch[..].into(), &[header], base.0).map_err(|(_, error)| error)?;
         self.written.truncate(usize::try_from(base.0).unwrap());
         let expected = values.iter().zip(base.0..);
         self.written.extend(expected.map(|(value, timestamp)| Expected { value: value.clone(), timestamp }));

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_log::{Admission, AppendError, Condition, Log, LogError, out_of_files};
+use walser_log::{Admission, AppendError, Condition, Log, LogError, Run, out_of_files};
 use walser_model::{LeaderEpoch, Offset, Timestamp, TimestampType, TopicConfig, Verdict};
-use walser_record_batch::{BatchHeader, stamp_append_time, stamp_position};
+use walser_record_batch::{BatchHeader, HEADER_LEN, stamp_append_time, stamp_position};
 use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent};
 use walser_rpc::{Failure, Reason};
 
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Partition {
 /// A group of batches on its way into the log.
 #[derive(Default)]
 struct Group {
-    run: Vec<u8>,
+    run: Run,
     headers: Vec<BatchHeader>,
     /// In the order of the requests.
     jobs: Vec<(AppendJob, Planned)>,
@@ -193,8 +193,8 @@ impl Partition {
     /// those that are in the log already.
     fn gather(&mut self, around: &Surroundings, now: Timestamp, refusal: Option<&Failure>) -> Group {
         let mut group = Group::default();
-        let total: usize = self.incoming.iter().map(|job| job.batch.len()).sum();
-        group.run.reserve_exact(total.min(RUN_BYTES_MAX + (1 << 20)));
+        let copied: usize = self.incoming.iter().map(|job| Run::copied_bytes(job.batch.len())).sum();
+        group.run = Run::with_capacity(copied.min(RUN_BYTES_MAX + (1 << 20)));
         let mut next_offset = self.log.log_end();
         while let Some(job) = self.incoming.pop_front() {
             let before = group.run.len();
@@ -218,15 +218,7 @@ impl Partition {
                     group.jobs.push((job, Planned::Repeat { in_log }));
                 }
                 Ok(_) => {
-                    let start = group.run.len();
-                    group.run.extend_from_slice(&job.batch);
-                    let stamped = &mut group.run[start..];
-                    stamp_position(stamped, next_offset, self.epoch());
-                    if let Some(time) = self.append_time(now) {
-                        self.note_append_time(time, around);
-                        stamp_append_time(stamped, time);
-                    }
-                    let header = BatchHeader::parse(stamped).expect("the header was parsed when the batch came in");
+                    let header = self.add(&mut group.run, &job.batch, next_offset, around, now);
                     next_offset = header.next_offset();
                     group.headers.push(header);
                     group.jobs.push((job, Planned::Append(header)));
@@ -235,6 +227,26 @@ impl Partition {
             }
         }
         group
+    }
+
+    /// Adds a batch to what is written next, stamped with its place and time; returns its header.
+    fn add(
+        &mut self,
+        run: &mut Run,
+        batch: &Bytes,
+        base_offset: Offset,
+        around: &Surroundings,
+        now: Timestamp,
+    ) -> BatchHeader {
+        let (mut header, body) = ([0; HEADER_LEN], batch.slice(HEADER_LEN..));
+        header.copy_from_slice(&batch[..HEADER_LEN]);
+        stamp_position(&mut header, base_offset, self.epoch());
+        if let Some(time) = self.append_time(now) {
+            self.note_append_time(time, around);
+            stamp_append_time(&mut header, &body, time);
+        }
+        run.push(&header, body);
+        BatchHeader::parse(&header).expect("the header was parsed when the batch came in")
     }
 
     fn epoch(&self) -> LeaderEpoch {
@@ -323,7 +335,7 @@ impl Partition {
                 self.last_write = around.clock.monotonic();
                 around.metrics.appended(appended, log_end.since(first.base_offset), run.len());
                 self.note_expired(&headers[..appended], around, now);
-                tail.push(&self.shown.tail, first.base_offset, log_end, Bytes::from(run));
+                tail.push(&self.shown.tail, first.base_offset, log_end, run);
             }
         }
         let log_end = self.log.log_end();

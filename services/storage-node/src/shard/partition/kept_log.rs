@@ -59,7 +59,7 @@ mod tests {
             let mut batch = builder.build(Producer::NONE).to_vec();
             stamp_position(&mut batch, self.0.log_end(), epoch);
             let header = BatchHeader::parse(&batch).unwrap();
-            self.0.append(&batch, &[header], 1).map_err(|(_, error)| error).unwrap();
+            self.0.append(&batch[..].into(), &[header], 1).map_err(|(_, error)| error).unwrap();
         }
 
         fn begin(&mut self, epoch: LeaderEpoch) {
