@@ -33,4 +33,4 @@ mod views;
 
 pub use config::{Config, KEYS, PROCESS_KEYS, SessionTooShort};
 pub use error::StartError;
-pub use service::{Environment, Started, start};
+pub use service::{Dependencies, Started, start};

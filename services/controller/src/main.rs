@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use walser_controller::{Config, Environment, KEYS, PROCESS_KEYS};
+use walser_controller::{Config, Dependencies, KEYS, PROCESS_KEYS};
 use walser_metastore::Embedded;
 use walser_rpc::{Guard, Network};
 use walser_service::{MainError, Process, process, telemetry};
@@ -17,7 +17,7 @@ async fn run(process: Process) -> Result<(), MainError> {
     let data = Path::new(process.settings.text("controller.data"));
     let store = Embedded::open(&data.join("metadata.redb"))
         .map_err(|error| format!("metadata store in {}: {error}", data.display()))?;
-    let environment = Environment {
+    let environment = Dependencies {
         store: Arc::new(store),
         clock: Arc::clone(&process.clock),
         random: Arc::clone(&process.random),

@@ -35,7 +35,7 @@ pub struct Started {
 
 /// What comes in from outside.
 #[derive(Debug, Clone)]
-pub struct Environment {
+pub struct Dependencies {
     /// Where metadata lives.
     pub store: Arc<dyn Metastore>,
     /// Time.
@@ -54,11 +54,11 @@ pub struct Environment {
 /// [`StartError`] when the store cannot be read or written.
 pub async fn start(
     config: Config,
-    environment: Environment,
+    dependencies: Dependencies,
     network: &Network,
     shutdown: Shutdown,
 ) -> Result<Started, StartError> {
-    let Environment { store: inner, clock, random, metrics } = environment;
+    let Dependencies { store: inner, clock, random, metrics } = dependencies;
     let writes = StoreWrites::default();
     let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(inner, &metrics, writes.clone()));
     let store = Store::new(Arc::clone(&timed));

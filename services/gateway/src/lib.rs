@@ -27,4 +27,4 @@ mod within;
 
 pub use config::{Config, KEYS};
 pub use readiness::Readiness;
-pub use service::{Environment, Started, begin, start};
+pub use service::{Dependencies, Started, begin, start};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use walser_gateway::{Config, Environment, KEYS};
+use walser_gateway::{Config, Dependencies, KEYS};
 use walser_rpc::{Guard, Network};
 use walser_service::{MainError, Process, process, telemetry};
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
 async fn run(process: Process) -> Result<(), MainError> {
     let network = Network::default();
     network.dial_controller(process.settings.text("controller.address"))?;
-    let environment = Environment {
+    let environment = Dependencies {
         clock: Arc::clone(&process.clock),
         random: Arc::clone(&process.random),
         metrics: process.metrics.clone(),

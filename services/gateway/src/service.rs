@@ -21,7 +21,7 @@ use crate::topics::Topics;
 
 /// What comes in from outside.
 #[derive(Debug, Clone)]
-pub struct Environment {
+pub struct Dependencies {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness: for choosing partitions and heartbeats.
@@ -46,11 +46,11 @@ pub struct Started {
 /// When no controller is known.
 pub async fn start(
     config: Config,
-    environment: Environment,
+    dependencies: Dependencies,
     network: &Network,
     shutdown: Shutdown,
 ) -> Result<Started, Failure> {
-    let started = begin(config, environment, network, shutdown.clone()).await?;
+    let started = begin(config, dependencies, network, shutdown.clone()).await?;
     tokio::select! {
         () = started.readiness.metadata.first_snapshot() => Ok(started),
         () = shutdown.wait() => Err(Failure::new(Reason::GatewayDraining, "told to stop before it was ready")),
@@ -64,14 +64,14 @@ pub async fn start(
 /// When no controller is known.
 pub async fn begin(
     config: Config,
-    environment: Environment,
+    dependencies: Dependencies,
     network: &Network,
     shutdown: Shutdown,
 ) -> Result<Started, Failure> {
     let unknown = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = network.controller().ok_or_else(unknown)?;
     let metadata = Metadata::default();
-    let metrics = GatewayMetrics::new(&environment.metrics, &metadata, config.topic_labels_max);
+    let metrics = GatewayMetrics::new(&dependencies.metrics, &metadata, config.topic_labels_max);
     let version = metrics.metadata_version();
     let asked = ControllerClient::new(controller.clone());
     let following = metadata.clone().follow(asked.clone(), network.clone(), version, shutdown.clone());
@@ -82,11 +82,11 @@ pub async fn begin(
     let prefetch = producer_ids.clone().prefetch();
     tasks.start_short("first producer ids", prefetch);
     let router = Router::new(metadata.clone(), network.clone());
-    let (clock, random) = (environment.clock, environment.random);
+    let (clock, random) = (dependencies.clock, dependencies.random);
     let ticking = (&mut tasks, shutdown.clone());
     let writers = Writers::start(Arc::clone(&clock), router.clone(), producer_ids.clone(), metrics.clone(), ticking);
     let (budget, room) = (ReadBudget::new(config.read_bytes_max), AppendRoom::new(config.write_bytes_max));
-    show_memory(&environment.metrics, room.clone(), budget.clone());
+    show_memory(&dependencies.metrics, room.clone(), budget.clone());
     let leaders = Leaders::new(network.clone());
     let created_with = config.auto_create.then_some(config.partitions);
     let topics = Topics::new(asked, metadata.clone(), leaders.clone(), created_with, shutdown.clone());

@@ -21,10 +21,10 @@ use walser_rpc::{
 };
 use walser_service::Shutdown;
 
-use crate::board::Board;
 use crate::disposal::Disposal;
 use crate::error::{not_damaged, not_leader};
 use crate::in_process::{InProcessStorage, check_bytes};
+use crate::replica_registry::ReplicaRegistry;
 use crate::shard::Command;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -38,7 +38,7 @@ const ANSWERS_MAX: usize = 4096;
 pub(crate) struct Api {
     pub(crate) node: walser_model::NodeId,
     pub(crate) storage: InProcessStorage,
-    pub(crate) board: Board,
+    pub(crate) registry: ReplicaRegistry,
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) controller: ControllerClient,
     pub(crate) node_epoch: Arc<AtomicI64>,
@@ -64,10 +64,10 @@ fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, Fa
 impl Api {
     /// Has the controller begin a new leader epoch, before offsets are used again that the present one has used.
     async fn begin_epoch_for_repair(&self, id: TopicPartition) -> Result<(), Failure> {
-        if let Some(refused) = self.board.writes_refused() {
+        if let Some(refused) = self.registry.writes_refused() {
             return Err(refused);
         }
-        let replica = self.board.led(id)?;
+        let replica = self.registry.led(id)?;
         if !replica.damaged() {
             return Err(not_damaged());
         }
@@ -217,7 +217,7 @@ impl StorageService for Api {
     async fn list_set_aside(&self, _request: Request<pbi::ListSetAsideRequest>) -> Answer<pbi::ListSetAsideResponse> {
         let begun = tokio::time::Instant::now();
         // A node that does not obey the controller yet has not looked at what its metadata does not know.
-        let moving = || self.board.writes_refused().is_some() || self.disposal.sets_aside();
+        let moving = || self.registry.writes_refused().is_some() || self.disposal.sets_aside();
         while moving() && begun.elapsed() < SET_ASIDE_WAIT {
             tokio::time::sleep(SET_ASIDE_CHECK).await;
         }

@@ -23,16 +23,16 @@ const NAMED_MAX: usize = 20;
 
 /// Shows the state of the node in its probe. Only what concerns the node as a whole keeps it from being ready: a
 /// partition that is out of service, or a full disk, leaves everything else to be served.
-pub(crate) fn show(health: &Health, Membership { board, engine, .. }: &Membership) {
-    let refused = board.writes_refused().map(|failure| format!("{}: {failure}", failure.reason_name()));
+pub(crate) fn show(health: &Health, Membership { registry, engine, .. }: &Membership) {
+    let refused = registry.writes_refused().map(|failure| format!("{}: {failure}", failure.reason_name()));
     let path = engine.directory.path().display();
     let unusable = engine.problem().map(|problem| format!("data directory {path}: {problem}"));
     health.set_problems(refused.into_iter().chain(unusable).collect());
     let full =
         engine.space.full().then(|| "disk full: records are refused, reading and deleting still work".to_owned());
-    let problems = board.problems();
+    let problems = registry.problems();
     let named = problems.iter().take(NAMED_MAX);
-    let named = named.map(|(id, problem)| format!("partition {}: {}", board.names.partition(*id), problem.text));
+    let named = named.map(|(id, problem)| format!("partition {}: {}", registry.names.partition(*id), problem.text));
     let more = problems.len().saturating_sub(NAMED_MAX);
     let more = (more > 0).then(|| format!("and {more} more partitions are out of service"));
     health.set_notes(full.into_iter().chain(named).chain(more).collect());
@@ -79,16 +79,16 @@ struct WrittenNames {
 }
 
 /// Writes down the names of the topics that lie here, when they have changed.
-async fn write_names(Membership { board, engine, .. }: &Membership, written: &mut WrittenNames) {
+async fn write_names(Membership { registry, engine, .. }: &Membership, written: &mut WrittenNames) {
     let directory = &engine.directory;
-    let seen = (directory.metadata_seen().version, board.len(), directory.set_aside_partitions().len());
+    let seen = (directory.metadata_seen().version, registry.len(), directory.set_aside_partitions().len());
     if seen == written.seen {
         return;
     }
     let aside = directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
-    let here = board.all().into_iter().map(|(partition, _)| partition);
+    let here = registry.all().into_iter().map(|(partition, _)| partition);
     let topics: BTreeSet<TopicId> = here.chain(aside).map(|partition| partition.topic).collect();
-    let names = board.names.of(&topics);
+    let names = registry.names.of(&topics);
     if names != written.names {
         let (directory, writing) = (Arc::clone(directory), names.clone());
         match tokio::task::spawn_blocking(move || directory.write_topic_names(&writing)).await {
@@ -102,11 +102,11 @@ async fn write_names(Membership { board, engine, .. }: &Membership, written: &mu
 }
 
 fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
-    let Membership { board, engine: Engine { directory, space: guard, .. }, .. } = membership;
+    let Membership { registry, engine: Engine { directory, space: guard, .. }, .. } = membership;
     let aside = directory.set_aside_partitions();
     metrics.set_aside(aside.len(), aside.iter().map(|aside| aside.size_bytes).sum());
-    let log_bytes = board.all().iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
-    metrics.logs(board.problems().len(), log_bytes);
+    let log_bytes = registry.all().iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
+    metrics.logs(registry.problems().len(), log_bytes);
     metrics.metadata_version(directory.metadata_seen().version);
     let space = guard.seen();
     metrics.disk(space, guard.reserve_of(space.total), guard.full());

@@ -14,7 +14,7 @@ use walser_metadata::{Changes, View};
 use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_service::Shutdown;
 
-use crate::board::Board;
+use crate::replica_registry::ReplicaRegistry;
 use crate::shard::Command;
 use crate::shard_set::ShardSet;
 
@@ -119,10 +119,10 @@ impl Disposal {
     }
 
     /// Takes step after step until the stop: each costs the shard some syncs, between which others are served.
-    pub(crate) async fn run(self, shards: ShardSet, board: Board, shutdown: Shutdown) {
+    pub(crate) async fn run(self, shards: ShardSet, registry: ReplicaRegistry, shutdown: Shutdown) {
         loop {
             let failed = tokio::select! {
-                failed = self.take_steps(&shards, &board) => failed,
+                failed = self.take_steps(&shards, &registry) => failed,
                 () = shutdown.wait() => return,
             };
             let pause = async {
@@ -140,17 +140,17 @@ impl Disposal {
     }
 
     /// Takes each step once; returns whether some are left that have failed or may not be taken.
-    async fn take_steps(&self, shards: &ShardSet, board: &Board) -> bool {
+    async fn take_steps(&self, shards: &ShardSet, registry: &ReplicaRegistry) -> bool {
         let all: Vec<_> = self.pending.lock().steps.keys().copied().collect();
         for partition in all {
-            if board.writes_refused().is_some() {
+            if registry.writes_refused().is_some() {
                 return true;
             }
             let Some(outcome) = self.begin(partition, shards) else { continue };
             match outcome.await {
                 Ok(Ok(())) => drop(self.pending.lock().steps.remove(&partition)),
                 Ok(Err(error)) => {
-                    tracing::warn!(partition = %board.names.partition(partition), %error, "a partition could not be moved or removed")
+                    tracing::warn!(partition = %registry.names.partition(partition), %error, "a partition could not be moved or removed")
                 }
                 // The shard has stopped, and the process with it.
                 Err(_stopped) => return true,

@@ -1,7 +1,7 @@
 //! The engine of one data directory: its log shards, the threads that wait for its disk, its checkpoint and its space.
 //!
 //! Everything that belongs to a disk is in here and nothing of it is shared with another one: a node with several
-//! directories has several engines. What the node knows of its partitions is on the board, and who it is in
+//! directories has several engines. What the node knows of its partitions is in the registry, and who it is in
 //! [`crate::node`].
 
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use walser_model::Clock;
 use walser_rpc::AppendRoom;
 use walser_service::{Shutdown, vital};
 
-use crate::board::Board;
 use crate::config::Config;
 use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
+use crate::replica_registry::ReplicaRegistry;
 use crate::retention_clock::RetentionClock;
-use crate::shard::{Command, Shard, ShardJob, Surroundings};
+use crate::shard::{Command, Shard, ShardContext, ShardJob};
 use crate::shard_set::{ShardSet, owner};
 use crate::space::SpaceGuard;
 
@@ -60,7 +60,7 @@ impl Engine {
         config: &Config,
         directory: DataDirectory,
         logs: Vec<Log>,
-        (board, clock, metrics): (&Board, Arc<dyn Clock>, &StorageMetrics),
+        (registry, clock, metrics): (&ReplicaRegistry, Arc<dyn Clock>, &StorageMetrics),
         shutdown: &Shutdown,
     ) -> std::io::Result<(Self, EngineThreads)> {
         let directory = Arc::new(directory);
@@ -69,10 +69,10 @@ impl Engine {
         space.check(&directory)?;
         let (problem, misplaced) = (DirectoryProblem::default(), DirectoryProblem::default());
         let retention_clock = RetentionClock::start(&directory, &*clock);
-        let around = Surroundings {
+        let context = ShardContext {
             node: config.node,
             directory: Arc::clone(&directory),
-            board: board.clone(),
+            registry: registry.clone(),
             clock: Arc::clone(&clock),
             metrics: metrics.clone(),
             space: space.clone(),
@@ -88,7 +88,7 @@ impl Engine {
         }
         let mut shards = Vec::new();
         for (number, logs) in by_shard.into_iter().enumerate() {
-            let shard = Shard::new(around.clone(), disk_threads.clone(), config.tail_bytes / config.shards, logs);
+            let shard = Shard::new(context.clone(), disk_threads.clone(), config.tail_bytes / config.shards, logs);
             shards.push((Arc::clone(&shard.queue), AppendRoom::new(config.append_bytes_max)));
             threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
         }

@@ -9,9 +9,9 @@ use walser_log::{Disk, FoundTime, LogReader, ReadError, out_of_files};
 use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
 use walser_rpc::{BatchesRead, Failure, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, Reason};
 
-use crate::board::{Board, ShownReplica};
 use crate::error::{end_not_known, not_leader, out_of_range, read_failure, too_many_files};
 use crate::metrics::StorageMetrics;
+use crate::replica_registry::{PartitionHandle, ReplicaRegistry};
 use crate::shard::Command;
 use crate::shard_set::ShardSet;
 
@@ -31,7 +31,7 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub(crate) struct Fetcher {
     node: NodeId,
-    board: Board,
+    registry: ReplicaRegistry,
     metrics: StorageMetrics,
     disk_reads: Arc<Semaphore>,
     time_lookups: Arc<Semaphore>,
@@ -40,7 +40,7 @@ pub(crate) struct Fetcher {
 }
 
 /// What one look at a partition gave.
-enum Look {
+enum ReadOutcome {
     Found(Bytes),
     Nothing,
     Diverged(Offset),
@@ -49,14 +49,14 @@ enum Look {
 impl Fetcher {
     pub(crate) fn new(
         node: NodeId,
-        board: Board,
+        registry: ReplicaRegistry,
         metrics: StorageMetrics,
         shards: ShardSet,
         disk: Arc<dyn Disk>,
     ) -> Self {
         let disk_reads = Arc::new(Semaphore::new(DISK_READS_MAX));
         let time_lookups = Arc::new(Semaphore::new(TIME_LOOKUPS_MAX));
-        Self { node, board, metrics, disk_reads, time_lookups, shards, disk }
+        Self { node, registry, metrics, disk_reads, time_lookups, shards, disk }
     }
 
     /// Reads; waits for up to `wait` while there is nothing yet.
@@ -67,12 +67,12 @@ impl Fetcher {
         let mut high_watermark = replica.watch();
         loop {
             high_watermark.borrow_and_update();
-            match self.look(partition, &replica, request).await? {
-                Look::Found(batches) => return Ok(answer(&replica, batches, None)),
-                Look::Diverged(offset) => return Ok(answer(&replica, Bytes::new(), Some(offset))),
+            match self.read_once(partition, &replica, request).await? {
+                ReadOutcome::Found(batches) => return Ok(answer(&replica, batches, None)),
+                ReadOutcome::Diverged(offset) => return Ok(answer(&replica, Bytes::new(), Some(offset))),
                 // Even a timer that is over at once costs a millisecond.
-                Look::Nothing if request.wait.is_zero() => return Ok(answer(&replica, Bytes::new(), None)),
-                Look::Nothing => {}
+                ReadOutcome::Nothing if request.wait.is_zero() => return Ok(answer(&replica, Bytes::new(), None)),
+                ReadOutcome::Nothing => {}
             }
             match tokio::time::timeout_at(deadline, high_watermark.changed()).await {
                 Ok(Ok(())) if replica.readable() => {}
@@ -82,8 +82,8 @@ impl Fetcher {
         }
     }
 
-    fn led(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Arc<ShownReplica>, Failure> {
-        let replica = self.board.readable(partition)?;
+    fn led(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Arc<PartitionHandle>, Failure> {
+        let replica = self.registry.readable(partition)?;
         let current = replica.epoch();
         if !replica.serving() {
             return Ok(replica);
@@ -97,12 +97,12 @@ impl Fetcher {
         Ok(replica)
     }
 
-    async fn look(
+    async fn read_once(
         &self,
         partition: TopicPartition,
-        replica: &Arc<ShownReplica>,
+        replica: &Arc<PartitionHandle>,
         request: &ReadBatches,
-    ) -> Result<Look, Failure> {
+    ) -> Result<ReadOutcome, Failure> {
         let from = request.offset;
         let below = replica.high_watermark();
         let last_epoch = request.last_epoch;
@@ -110,32 +110,32 @@ impl Fetcher {
             && let Some((_, end)) = replica.reader.end_of_epoch(last_epoch)
             && end < from
         {
-            return Ok(Look::Diverged(end));
+            return Ok(ReadOutcome::Diverged(end));
         }
         let (start, end) = (replica.reader.log_start(), replica.reader.log_end());
         if from < start || from > end {
             return Err(out_of_range(from, start, end));
         }
         if from >= below {
-            return Ok(Look::Nothing);
+            return Ok(ReadOutcome::Nothing);
         }
         let bytes_max = request.bytes_max.min(BYTES_MAX);
         if bytes_max == 0 {
-            return Ok(Look::Found(Bytes::new()));
+            return Ok(ReadOutcome::Found(Bytes::new()));
         }
         if let Some(batches) = replica.tail.read(from, below, bytes_max) {
             self.metrics.read_from_tail(batches.len());
-            return Ok(if batches.is_empty() { Look::Nothing } else { Look::Found(batches) });
+            return Ok(if batches.is_empty() { ReadOutcome::Nothing } else { ReadOutcome::Found(batches) });
         }
         let slice = self.read_disk(partition, replica, from, below, bytes_max).await?;
         self.metrics.read_from_disk(slice.len());
-        Ok(if slice.is_empty() { Look::Nothing } else { Look::Found(slice) })
+        Ok(if slice.is_empty() { ReadOutcome::Nothing } else { ReadOutcome::Found(slice) })
     }
 
     async fn read_disk(
         &self,
         partition: TopicPartition,
-        replica: &Arc<ShownReplica>,
+        replica: &Arc<PartitionHandle>,
         from: Offset,
         below: Offset,
         bytes_max: usize,
@@ -169,7 +169,7 @@ impl Fetcher {
 
     /// Looks an offset up, among what is committed.
     pub(crate) async fn look_up(&self, partition: TopicPartition, query: OffsetQuery) -> Result<OffsetAnswer, Failure> {
-        let replica = self.board.readable(partition)?;
+        let replica = self.registry.readable(partition)?;
         let latest = || replica.latest().ok_or_else(end_not_known);
         let at = |offset: Offset| {
             let epoch = replica.reader.epoch_of(offset);
@@ -194,7 +194,7 @@ impl Fetcher {
     async fn find_time(
         &self,
         partition: TopicPartition,
-        replica: &ShownReplica,
+        replica: &PartitionHandle,
         timestamp: Timestamp,
         below: Offset,
     ) -> Result<Option<FoundTime>, Failure> {
@@ -212,7 +212,7 @@ impl Fetcher {
     }
 }
 
-fn answer(replica: &ShownReplica, record_batches: Bytes, diverging: Option<Offset>) -> BatchesRead {
+fn answer(replica: &PartitionHandle, record_batches: Bytes, diverging: Option<Offset>) -> BatchesRead {
     BatchesRead {
         record_batches,
         high_watermark: replica.high_watermark(),

@@ -11,8 +11,8 @@ use walser_rpc::{
     OffsetQuery, PartitionNumbers, ReadBatches, Reason, StorageClient,
 };
 
-use crate::board::{Board, Problem};
 use crate::fetch::Fetcher;
+use crate::replica_registry::{Problem, ReplicaRegistry};
 use crate::shard::{AppendJob, Command, Queue};
 use crate::shard_set::ShardSet;
 
@@ -21,7 +21,7 @@ use crate::shard_set::ShardSet;
 pub(crate) struct InProcessStorage {
     pub(crate) shards: ShardSet,
     pub(crate) fetcher: Fetcher,
-    pub(crate) board: Board,
+    pub(crate) registry: ReplicaRegistry,
 }
 
 impl InProcessStorage {
@@ -30,12 +30,12 @@ impl InProcessStorage {
     }
 
     fn figures(&self, partition: TopicPartition) -> DescribedPartition {
-        let numbers = self.board.readable(partition).map(|replica| PartitionNumbers {
+        let numbers = self.registry.readable(partition).map(|replica| PartitionNumbers {
             log_start: replica.reader.log_start(),
             high_watermark: replica.high_watermark(),
             bytes: replica.reader.size_bytes(),
         });
-        match self.board.problem(partition) {
+        match self.registry.problem(partition) {
             Some(Problem { text, damaged }) => DescribedPartition { numbers, problem: Some(text), damaged },
             None => DescribedPartition { numbers, problem: None, damaged: false },
         }

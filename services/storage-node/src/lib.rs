@@ -4,14 +4,13 @@
 //!   gateway ─ StorageClient ─> in_process ─ queue ──> log shard (a thread) ──> log ──> disk
 //!                               |                  |        ^
 //!                               |                  flush threads (fdatasync)
-//!                               '── fetch <── board: high watermarks, tail cache, readers
+//!                               '── fetch <── registry: high watermarks, tail cache, readers
 //! ```
 //!
 //! Invariant: only its log shard appends to a partition.
 //! Invariant: nothing here decides when an offset is committed: `walser_replication::Leader` does.
 
 mod api;
-mod board;
 mod config;
 mod directory_problem;
 mod disk_threads;
@@ -25,6 +24,7 @@ mod metrics;
 mod node;
 mod recovery;
 mod released;
+mod replica_registry;
 mod retention_clock;
 mod service;
 mod shard;
@@ -36,5 +36,5 @@ mod topic_names;
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
 pub use recovery::Recovered;
-pub use service::{Environment, Started, start};
+pub use service::{Dependencies, Started, start};
 pub use space::make_room;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use walser_log::{DataDirectory, RealDisk};
 use walser_rpc::{Guard, Network};
 use walser_service::{MainError, Process, process, telemetry};
-use walser_storage_node::{Config, Environment, KEYS, PROCESS_KEYS};
+use walser_storage_node::{Config, Dependencies, KEYS, PROCESS_KEYS};
 
 /// Appends allocate and free buffers of a megabyte all the time; the system's allocator gives them back to the
 /// kernel each time, and touching them again costs more than everything else.
@@ -25,7 +25,7 @@ async fn run(process: Process) -> Result<(), MainError> {
     let config = Config::for_process(&process.settings, process.address, process::cores());
     let note = format!("pid {} (walser-storage-node)", std::process::id());
     let data = Path::new(process.settings.text("storage.data"));
-    let environment = Environment {
+    let environment = Dependencies {
         directory: DataDirectory::open(Arc::new(RealDisk), data, &note)?,
         clock: Arc::clone(&process.clock),
         random: Arc::clone(&process.random),

@@ -27,12 +27,12 @@ use walser_rpc::{
 use walser_service::Shutdown;
 use walser_service::admin::Health;
 
-use crate::board::Board;
 use crate::config::Config;
 use crate::disposal::Disposal;
 use crate::engine::Engine;
 use crate::error::StartError;
 use crate::metrics::StorageMetrics;
+use crate::replica_registry::ReplicaRegistry;
 
 /// Wait before the controller is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -50,7 +50,7 @@ pub(crate) struct Membership {
     pub(crate) config: Config,
     pub(crate) controller: ControllerClient,
     pub(crate) engine: Engine,
-    pub(crate) board: Board,
+    pub(crate) registry: ReplicaRegistry,
     /// Id of the data directory, if it has none yet.
     pub(crate) new_directory: [u8; 16],
     pub(crate) metrics: StorageMetrics,
@@ -209,12 +209,10 @@ impl Membership {
 
     /// Every replica on this disk; those without a record and without an epoch say nothing.
     fn replicas(&self) -> Vec<ReplicaHeld> {
-        let report = |(partition, replica): (TopicPartition, Arc<crate::board::ShownReplica>)| ReplicaHeld {
-            partition,
-            log_end: replica.reader.log_end(),
-            leader_epoch: replica.reader.latest_epoch(),
+        let report = |(partition, replica): (TopicPartition, Arc<crate::replica_registry::PartitionHandle>)| {
+            ReplicaHeld { partition, log_end: replica.reader.log_end(), leader_epoch: replica.reader.latest_epoch() }
         };
-        let all = self.board.all().into_iter().map(report);
+        let all = self.registry.all().into_iter().map(report);
         all.filter(|held| held.log_end > Offset(0) || held.leader_epoch > LeaderEpoch::NONE).collect()
     }
 }

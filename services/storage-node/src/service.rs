@@ -14,7 +14,6 @@ use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::api::Api;
-use crate::board::Board;
 use crate::config::Config;
 use crate::disk_watch;
 use crate::disposal::Disposal;
@@ -25,11 +24,12 @@ use crate::in_process::InProcessStorage;
 use crate::metrics::StorageMetrics;
 use crate::node::Membership;
 use crate::recovery::{OPENERS, Recovered, recover};
+use crate::replica_registry::ReplicaRegistry;
 use crate::space::make_room;
 
 /// What comes in from outside.
 #[derive(Debug)]
-pub struct Environment {
+pub struct Dependencies {
     /// Where the data lies, open and so locked; free again when the node has stopped.
     pub directory: DataDirectory,
     /// Time.
@@ -61,30 +61,30 @@ pub struct Started {
 /// [`StartError`]; the directory is free again then.
 pub async fn start(
     config: Config,
-    environment: Environment,
+    dependencies: Dependencies,
     network: &Network,
     shutdown: Shutdown,
 ) -> Result<Started, StartError> {
-    let Environment { directory, clock, random, metrics, health } = environment;
+    let Dependencies { directory, clock, random, metrics, health } = dependencies;
     make_room(&config, &directory)?;
     let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis(), OPENERS))?;
     let controller = ControllerClient::new(network.controller().ok_or_else(no_controller)?);
     let metrics = StorageMetrics::new(&metrics);
-    let board = Board::new(config.node);
-    board.names.set_earlier(directory.topic_names());
-    let (engine, threads) = Engine::start(&config, directory, logs, (&board, clock, &metrics), &shutdown)?;
+    let registry = ReplicaRegistry::new(config.node);
+    registry.names.set_earlier(directory.topic_names());
+    let (engine, threads) = Engine::start(&config, directory, logs, (&registry, clock, &metrics), &shutdown)?;
     let shards = engine.shards.clone();
     let storage = InProcessStorage {
         shards: shards.clone(),
-        fetcher: Fetcher::new(config.node, board.clone(), metrics.clone(), shards.clone(), engine.directory.disk()),
-        board: board.clone(),
+        fetcher: Fetcher::new(config.node, registry.clone(), metrics.clone(), shards.clone(), engine.directory.disk()),
+        registry: registry.clone(),
     };
     let node_epoch = Arc::new(AtomicI64::new(0));
     let disposal = Disposal::default();
     let api = Api {
         node: config.node,
         storage: storage.clone(),
-        board: board.clone(),
+        registry: registry.clone(),
         directory: Arc::clone(&engine.directory),
         controller: controller.clone(),
         node_epoch: Arc::clone(&node_epoch),
@@ -98,7 +98,7 @@ pub async fn start(
         config,
         controller,
         engine,
-        board: board.clone(),
+        registry: registry.clone(),
         metrics: metrics.clone(),
         new_directory: random.bytes(),
         incarnation: ClusterId::from_random(random.bytes()).to_string(),
@@ -111,12 +111,12 @@ pub async fn start(
     };
     let (begun, begins) = oneshot::channel();
     health.set_problems(vec!["registering with the controller".to_owned()]);
-    let disposing = disposal.run(shards.clone(), board.clone(), shutdown.clone());
+    let disposing = disposal.run(shards.clone(), registry.clone(), shutdown.clone());
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.start("cluster membership", membership.clone().run(begun, shutdown.clone()));
     tasks.start("disposal of partitions", disposing);
     let begun = begins.await;
-    recovered.report(&board.names);
+    recovered.report(&registry.names);
     if let Ok(Err(error)) = begun {
         drain(threads, tasks).await;
         return Err(error);
@@ -124,7 +124,7 @@ pub async fn start(
     disk_watch::show(&health, &membership);
     let watching = disk_watch::watch(membership, (health, metrics), shutdown.clone());
     tasks.start("disk watch", watching);
-    Ok(Started { routes, recovered, refused: board.writes_refused(), engine: threads, tasks })
+    Ok(Started { routes, recovered, refused: registry.writes_refused(), engine: threads, tasks })
 }
 
 fn no_controller() -> StartError {

@@ -31,11 +31,11 @@ use walser_model::{Clock, NodeId, TopicPartition};
 use walser_replication::Role;
 use walser_rpc::Failure;
 
-use crate::board::Board;
 use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::{DiskJob as _, DiskThreads};
 use crate::error::{directory_failed, not_leader};
 use crate::metrics::StorageMetrics;
+use crate::replica_registry::ReplicaRegistry;
 use crate::retention_clock::RetentionClock;
 use crate::space::SpaceGuard;
 use crate::tail::Budget;
@@ -55,10 +55,10 @@ use recovery_debt::RecoveryDebt;
 
 /// What a shard shares with the rest of the node.
 #[derive(Debug, Clone)]
-pub(crate) struct Surroundings {
+pub(crate) struct ShardContext {
     pub(crate) node: NodeId,
     pub(crate) directory: Arc<DataDirectory>,
-    pub(crate) board: Board,
+    pub(crate) registry: ReplicaRegistry,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: StorageMetrics,
     pub(crate) space: SpaceGuard,
@@ -71,15 +71,15 @@ pub(crate) struct Surroundings {
     pub(crate) recovery_bytes_max: u64,
 }
 
-impl Surroundings {
+impl ShardContext {
     /// A partition with the name of its topic, for logs.
     pub(crate) fn named(&self, id: TopicPartition) -> NamedPartition {
-        self.board.names.partition(id)
+        self.registry.names.partition(id)
     }
 
     /// Why nothing may be changed on the disk; `None`: it may.
     pub(crate) fn writes_refused(&self) -> Option<Failure> {
-        self.board.writes_refused().or_else(|| Some(directory_failed(&self.misplaced.get()?, self.node)))
+        self.registry.writes_refused().or_else(|| Some(directory_failed(&self.misplaced.get()?, self.node)))
     }
 }
 
@@ -90,7 +90,7 @@ type Partitions = HashMap<TopicPartition, Box<Partition>, BuildHasherDefault<Def
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) queue: Arc<Queue>,
-    around: Surroundings,
+    context: ShardContext,
     disk_threads: DiskThreads<ShardJob>,
     partitions: Partitions,
     /// Partitions that are with a thread which waits for the disk.
@@ -134,15 +134,15 @@ pub(crate) enum Wait {
 
 impl Shard {
     pub(crate) fn new(
-        around: Surroundings,
+        context: ShardContext,
         disk_threads: DiskThreads<ShardJob>,
         tail_bytes: usize,
         logs: Vec<Log>,
     ) -> Self {
-        let upkeep = upkeep::Schedule::new(around.clock.monotonic(), around.retention_check);
+        let upkeep = upkeep::Schedule::new(context.clock.monotonic(), context.retention_check);
         let mut shard = Self {
             queue: Arc::default(),
-            around,
+            context,
             disk_threads,
             partitions: Partitions::default(),
             away: BTreeMap::new(),
@@ -179,7 +179,7 @@ impl Shard {
     /// Does everything that can be done now.
     pub(crate) fn turn(&mut self) -> Wait {
         for command in self.queue.take() {
-            self.carry_out(command);
+            self.perform(command);
         }
         let waiting = self.take_waiting_for_files();
         for partition in waiting.into_iter().chain(std::mem::take(&mut self.incoming)) {
@@ -188,7 +188,7 @@ impl Shard {
             }
         }
         for partition in std::mem::take(&mut self.touched) {
-            self.hand_out_work(partition);
+            self.submit_disk_jobs(partition);
         }
         if self.stopping.is_some() {
             return self.wind_up();
@@ -198,7 +198,7 @@ impl Shard {
             return Wait::For(Duration::ZERO);
         }
         let limit = if self.short_of_files.is_empty() { Duration::MAX } else { files::RETRY };
-        let wait = self.keep_up(self.around.clock.monotonic()).min(limit);
+        let wait = self.keep_up(self.context.clock.monotonic()).min(limit);
         Wait::For(if self.touched.is_empty() { wait } else { Duration::ZERO })
     }
 
@@ -209,13 +209,13 @@ impl Shard {
                 partition.incoming.push_back(job);
             }
             None => {
-                let refusal = self.around.board.refusal(job.partition);
-                job.refuse(refusal, &self.around.metrics);
+                let refusal = self.context.registry.refusal(job.partition);
+                job.refuse(refusal, &self.context.metrics);
             }
         }
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn perform(&mut self, command: Command) {
         let command = if self.stopping.is_some() { self.finish_command(command) } else { Some(command) };
         let Some(command) = command.and_then(|command| self.defer(command)) else { return };
         match command {
@@ -230,7 +230,7 @@ impl Shard {
             Command::Returned(returned) => self.take_back(returned),
             Command::Install(metadata) => self.install(metadata),
             Command::Resign(id) => self.resign(id),
-            Command::Remove { done, .. } | Command::SetAside { done, .. } if self.around.misplaced.get().is_some() => {
+            Command::Remove { done, .. } | Command::SetAside { done, .. } if self.context.misplaced.get().is_some() => {
                 // What is at its path now is not what is meant.
                 let _ = done.send(Err(std::io::ErrorKind::NotFound.into()));
             }
@@ -250,13 +250,13 @@ impl Shard {
             Command::DeleteRecords { .. } | Command::Repair { .. } => self.change_log(command),
             Command::Damaged { partition, from } => {
                 let found = self.partitions.get_mut(&partition);
-                if found.is_some_and(|found| found.note_damage(from, &self.around)) {
+                if found.is_some_and(|found| found.note_damage(from, &self.context)) {
                     self.lend(partition, Task::KeepDamage);
                 }
             }
             Command::Flushed { partition, outcome } => {
                 if let Some(found) = self.partitions.get_mut(&partition) {
-                    found.flushed(&outcome, &self.around);
+                    found.flushed(&outcome, &self.context);
                     self.touched.insert(partition);
                 }
             }
@@ -275,8 +275,8 @@ impl Shard {
         let Some(id) = command.partition() else { return };
         while self.write(id) {}
         let Some(command) = self.defer(command) else { return };
-        let (board, refused) = (&self.around.board, self.around.writes_refused());
-        let refused = refused.or_else(|| (!self.partitions.contains_key(&id)).then(|| board.refusal(id)));
+        let (registry, refused) = (&self.context.registry, self.context.writes_refused());
+        let refused = refused.or_else(|| (!self.partitions.contains_key(&id)).then(|| registry.refusal(id)));
         match (command, refused) {
             (Command::DeleteRecords { reply, .. }, Some(refused)) => drop(reply.send(Err(refused))),
             (Command::Repair { reply, .. }, Some(refused)) => drop(reply.send(Err(refused))),
@@ -293,12 +293,12 @@ impl Shard {
         let id = metadata.partition;
         let tries = self.unopened.remove(&id).map_or(0, |unopened| unopened.tries);
         let Some(partition) = self.partitions.get_mut(&id) else {
-            if metadata.role(self.around.node) == Role::Lead {
+            if metadata.role(self.context.node) == Role::Lead {
                 self.lend(id, Task::Open { metadata, tries });
             }
             return;
         };
-        partition.install(*metadata, &self.around);
+        partition.install(*metadata, &self.context);
         self.touched.insert(id);
         if partition.ticks() {
             self.ticking.insert(id);
@@ -311,18 +311,18 @@ impl Shard {
         self.unopened.remove(&id);
         self.ticking.remove(&id);
         if let Some(partition) = self.partitions.get_mut(&id) {
-            partition.resign(&not_leader(self.around.node), &self.around);
+            partition.resign(&not_leader(self.context.node), &self.context);
         }
     }
 
     /// Writes what has come in for a partition; returns whether more is left that can be written at once.
     fn write(&mut self, id: TopicPartition) -> bool {
         let Some(partition) = self.partitions.get_mut(&id) else { return false };
-        let mut written = partition.write(&self.around, &mut self.tail_budget);
+        let mut written = partition.write(&self.context, &mut self.tail_budget);
         // The other half is also what a flush opens, and without flushes no file could ever be closed.
         let opens = written == Written::Unprepared && partition.log.open_files() == 0;
-        if opens && self.around.above_file_share(self.opening_files) {
-            written = partition.wait_for_files(&self.around);
+        if opens && self.context.above_file_share(self.opening_files) {
+            written = partition.wait_for_files(&self.context);
         }
         match written {
             Written::All | Written::More => {}
@@ -338,15 +338,15 @@ impl Shard {
 
     /// Hands flushes and extensions of a partition to the flush threads, and notes when it is to be looked at again. Whatever
     /// changes that MUST put the partition into `touched`.
-    fn hand_out_work(&mut self, id: TopicPartition) {
+    fn submit_disk_jobs(&mut self, id: TopicPartition) {
         self.limit_recovery(id);
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         let lazy = partition.flushes_lazily();
-        let flush = partition.flush_due(&self.around).map(|job| DiskTask::Flush { partition: id, job, lazy });
+        let flush = partition.flush_due(&self.context).map(|job| DiskTask::Flush { partition: id, job, lazy });
         self.flushes_due.set(id, partition.lazy_flush_at());
         let extend = partition.log.begin_extension().and_then(|extension| {
             // Space that is filled ahead of need must not use up the reserve.
-            let Some(space) = self.around.space.take_ahead(extension.len(), &self.around.directory) else {
+            let Some(space) = self.context.space.take_ahead(extension.len(), &self.context.directory) else {
                 partition.log.finish_extension(&extension, &Err(std::io::ErrorKind::StorageFull.into()));
                 return None;
             };
@@ -359,7 +359,7 @@ impl Shard {
     fn submit(&self, task: DiskTask) {
         let shard = Arc::clone(&self.queue);
         if let Some(job) = self.disk_threads.submit(ShardJob { task, shard }) {
-            self.queue.push(job.run(&*self.around.clock, &self.around.metrics));
+            self.queue.push(job.run(&*self.context.clock, &self.context.metrics));
         }
     }
 }

@@ -89,14 +89,14 @@ mod tests {
         let mut view = View::default();
         view.apply(Delta { version: 1, snapshot: true, changes }).unwrap();
         let (names, id) = (TopicNames::default(), TopicPartition::new(topic, PartitionIndex(3)));
-        let shown = || names.partition(id).to_string();
-        assert_eq!(shown(), id.to_string());
+        let handle = || names.partition(id).to_string();
+        assert_eq!(handle(), id.to_string());
         names.show(&view);
-        assert_eq!(shown(), format!("orders/3 ({id})"));
+        assert_eq!(handle(), format!("orders/3 ({id})"));
         names.show(&View::default());
-        assert_eq!(shown(), id.to_string());
+        assert_eq!(handle(), id.to_string());
         names.set_earlier(NamesById::from([(topic, "before".into())]));
-        assert_eq!(shown(), format!("before/3 ({id})"));
+        assert_eq!(handle(), format!("before/3 ({id})"));
         let other = TopicId::from_bytes([8; 16]);
         assert_eq!(names.of(&[topic, other].into()), NamesById::from([(topic, "before".into())]));
     }

@@ -80,7 +80,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let network = Network::default();
     let failed = |error: &dyn std::error::Error| CliError::failed(error.to_string());
 
-    let environment = walser_controller::Environment {
+    let dependencies = walser_controller::Dependencies {
         store: Arc::clone(&place.store),
         clock: Arc::clone(&clock),
         random: Arc::clone(&process.random),
@@ -88,24 +88,24 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     };
     let config = walser_controller::Config::from_settings(&process.settings, true);
     let config = config.map_err(|error| CliError::usage(error.to_string()))?;
-    let controller = walser_controller::start(config, environment, &network, shutdown.clone()).await;
+    let controller = walser_controller::start(config, dependencies, &network, shutdown.clone()).await;
     let controller = controller.map_err(|error| failed(&error))?;
 
     storage_config.public_address = address.to_string();
     storage_config.roles = vec![NodeRole::Controller, NodeRole::Storage, NodeRole::Gateway];
-    let environment = walser_storage_node::Environment {
+    let dependencies = walser_storage_node::Dependencies {
         directory: place.directory,
         clock: Arc::clone(&clock),
         random: Arc::clone(&process.random),
         metrics: process.metrics.clone(),
         health: process.health.clone(),
     };
-    let storage = walser_storage_node::start(storage_config, environment, &network, shutdown.clone());
+    let storage = walser_storage_node::start(storage_config, dependencies, &network, shutdown.clone());
 
     let config = walser_gateway::Config::from_settings(&process.settings);
     let (random, metrics) = (Arc::clone(&process.random), process.metrics.clone());
-    let environment = walser_gateway::Environment { clock: Arc::clone(&clock), random, metrics };
-    let gateway = walser_gateway::start(config, environment, &network, shutdown);
+    let dependencies = walser_gateway::Dependencies { clock: Arc::clone(&clock), random, metrics };
+    let gateway = walser_gateway::start(config, dependencies, &network, shutdown);
     // Both wait for the controller. Nobody is served before both are there. Where the storage node cannot start, the
     // gateway is told to stop: why is what the storage node says.
     let (storage, gateway) = tokio::join!(storage, gateway);

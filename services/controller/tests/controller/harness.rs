@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use walser_controller::{Config, Environment};
+use walser_controller::{Config, Dependencies};
 use walser_metadata::View;
 use walser_metastore::Metastore;
 use walser_model::{SystemClock, SystemRandom, TopicId};
@@ -44,7 +44,7 @@ pub(crate) fn config() -> Config {
 }
 
 pub(crate) async fn start(store: Arc<dyn Metastore>, config: Config) -> Started {
-    let environment = Environment {
+    let environment = Dependencies {
         store,
         clock: Arc::new(SystemClock::start()),
         random: Arc::new(SystemRandom),

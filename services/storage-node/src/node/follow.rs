@@ -23,7 +23,7 @@ const RENEW_RETRY: Duration = Duration::from_secs(1);
 impl Membership {
     /// Acts on nothing that this controller says: writes are refused, reads go on.
     pub(super) fn disobey(&self, failure: Failure) {
-        if self.board.refuse_writes(failure.clone()) {
+        if self.registry.refuse_writes(failure.clone()) {
             tracing::error!(error = %failure, "the controller's metadata is not that of this node: writes are refused");
         }
         if self.node_epoch.load(Ordering::Acquire) == 0 {
@@ -72,7 +72,7 @@ impl Membership {
             outage.ended();
             // What a beat reports has taken effect.
             self.view.store(Arc::clone(&view));
-            self.board.accept_writes();
+            self.registry.accept_writes();
             if self.fenced(&view) {
                 self.beat_now.notify_one();
             }
@@ -117,7 +117,7 @@ impl Membership {
     fn take_effect(&self, view: &View, changes: &Changes) -> Result<(), Failure> {
         let disposes = changes.snapshot || !changes.tombstones.is_empty();
         let held = if disposes { Some(self.held()?) } else { None };
-        self.board.names.show(view);
+        self.registry.names.show(view);
         for topic in changes.topics.iter().filter_map(|topic| view.topic(*topic)) {
             if let Some(error) = &topic.settings.unreadable {
                 tracing::error!(topic = %topic.name, error, "topic settings are not readable: it takes no writes");
@@ -140,7 +140,7 @@ impl Membership {
 
     /// Partitions of which there is anything on this node.
     fn held(&self) -> Result<Held, Failure> {
-        let open = self.board.all().into_iter().map(|(partition, _)| partition);
+        let open = self.registry.all().into_iter().map(|(partition, _)| partition);
         let found = self.engine.directory.partitions();
         let unlisted =
             |error| Failure::new(Reason::StorageError, format!("the data directory cannot be listed: {error}"));
@@ -184,7 +184,7 @@ impl Membership {
         let (state, partition_epoch) = (&found.record.state, found.record.epoch);
         let queue = self.engine.shards.queue(id);
         if let Some(problem) = state.problem() {
-            let named = self.board.names.partition(id);
+            let named = self.registry.names.partition(id);
             tracing::error!(partition = %named, problem, "metadata of a partition contradicts itself, and is not acted on");
             queue.push(Command::Resign(id));
             return;
@@ -201,7 +201,7 @@ impl Membership {
         let aside =
             self.engine.directory.set_aside_partition(id).filter(|aside| aside.leader_epoch >= state.leader_epoch);
         if let Some(aside) = aside.filter(|_| leads) {
-            self.board.set_unusable(id, "it is being taken back from what was set aside".to_owned());
+            self.registry.set_unusable(id, "it is being taken back from what was set aside".to_owned());
             self.renew_epoch(id, state.leader_epoch, aside.leader_epoch);
             return;
         }

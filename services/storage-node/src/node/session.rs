@@ -6,8 +6,8 @@ use walser_model::TopicPartition;
 use walser_rpc::{DiskUse, Failure, NodeBeat, NodeFigures, Outage, PartitionOut};
 
 use super::{Membership, RETRY, is_foreign};
-use crate::board::Problem;
 use crate::metrics::Totals;
+use crate::replica_registry::Problem;
 
 /// Partitions out of service that a beat names.
 const PROBLEMS_MAX: usize = 100;
@@ -57,7 +57,7 @@ impl Membership {
     }
 
     fn figures(&self) -> NodeFigures {
-        let replicas = self.board.all();
+        let replicas = self.registry.all();
         let held: u64 = replicas.iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
         let space = self.engine.space.seen();
         let aside = self.engine.directory.set_aside_partitions();
@@ -75,7 +75,7 @@ impl Membership {
             replicas: replicas.len(),
             leaders: replicas.iter().filter(|(_, replica)| replica.serving()).count(),
             disks: vec![disk],
-            problems: self.board.problems().into_iter().take(PROBLEMS_MAX).map(out_of_service).collect(),
+            problems: self.registry.problems().into_iter().take(PROBLEMS_MAX).map(out_of_service).collect(),
             set_aside: aside.len(),
             set_aside_bytes,
             appended_records,

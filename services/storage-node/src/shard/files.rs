@@ -9,7 +9,7 @@ use std::time::Duration;
 use walser_log::Admission;
 use walser_model::TopicPartition;
 
-use super::{PartitionMetadata, Shard, Surroundings};
+use super::{PartitionMetadata, Shard, ShardContext};
 
 /// Time between two tries of writes that wait for files.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
@@ -54,7 +54,7 @@ pub(super) struct Unopened {
     at: Duration,
 }
 
-impl Surroundings {
+impl ShardContext {
     /// Whether logs have more files open than their half of the limit, with `more` that may be about to be.
     pub(super) fn above_file_share(&self, more: usize) -> bool {
         let files = self.directory.disk().open_files();
@@ -65,7 +65,7 @@ impl Surroundings {
 impl Shard {
     /// Closes files while logs have more of them open than their half of the limit, or while writes wait for some.
     pub(super) fn limit_files(&mut self) {
-        if self.around.above_file_share(0) || !self.short_of_files.is_empty() {
+        if self.context.above_file_share(0) || !self.short_of_files.is_empty() {
             self.close_files();
         }
     }
@@ -83,7 +83,7 @@ impl Shard {
         if self.short_of_files.is_empty() {
             return Vec::new();
         }
-        let now = self.around.clock.monotonic();
+        let now = self.context.clock.monotonic();
         // Others may have closed files: what nobody tells this shard of is tried now and then.
         if self.close_files() == 0 && now < self.files_tried_at + RETRY {
             for waiting in &self.short_of_files {
@@ -100,7 +100,7 @@ impl Shard {
     /// Opens a log another time: every second while only files are short, and ever more rarely otherwise.
     pub(super) fn open_later(&mut self, metadata: Box<PartitionMetadata>, tries: u32, soon: bool) {
         let pause = if soon { REOPEN } else { (REOPEN * 2u32.saturating_pow(tries)).min(REOPEN_MAX) };
-        let at = self.around.clock.monotonic() + pause;
+        let at = self.context.clock.monotonic() + pause;
         let tries = tries.saturating_add(1).min(16);
         self.unopened.insert(metadata.partition, Unopened { metadata, tries, at });
     }

@@ -47,13 +47,13 @@ impl Shard {
     }
 
     fn hand_over(&self, id: TopicPartition, lent: Option<Box<Partition>>, task: Task) {
-        let maintenance = Maintenance { id, lent, task, around: self.around.clone() };
+        let maintenance = Maintenance { id, lent, task, context: self.context.clone() };
         self.submit(DiskTask::Maintain(Box::new(maintenance)));
     }
 
     /// Has upkeep done, for a few partitions at a time: one that waits for its turn is here, and not away.
     pub(super) fn lend_for_upkeep(&mut self) {
-        if self.around.writes_refused().is_some() {
+        if self.context.writes_refused().is_some() {
             self.upkeep_due.clear();
         }
         while self.upkeep_away < UPKEEP_AWAY_MAX {
@@ -84,7 +84,7 @@ impl Shard {
         };
         let id = partition.log.partition();
         match command {
-            Command::Flushed { outcome, .. } => partition.flushed(&outcome, &self.around),
+            Command::Flushed { outcome, .. } => partition.flushed(&outcome, &self.context),
             Command::Extended { extension, outcome, .. } => partition.log.finish_extension(&extension, &outcome),
             other => away.deferred.push_back(other),
         }
@@ -119,7 +119,7 @@ impl Shard {
             Outcome::Gone => {}
         }
         for command in deferred {
-            self.carry_out(command);
+            self.perform(command);
         }
         self.lend_for_upkeep();
     }
@@ -127,7 +127,7 @@ impl Shard {
     /// Takes a log into the shard's care.
     pub(super) fn adopt(&mut self, log: Log) {
         let id = log.partition();
-        let partition = Partition::opened(log, &self.around);
+        let partition = Partition::opened(log, &self.context);
         self.attach(id, Box::new(partition));
     }
 

@@ -10,7 +10,7 @@ use walser_log::{Condition, Log, LogConfig, LogError, out_of_files};
 use walser_model::{Offset, TopicPartition};
 use walser_rpc::Failure;
 
-use super::{Partition, PartitionMetadata, Repaired, Surroundings};
+use super::{Partition, PartitionMetadata, Repaired, ShardContext};
 use crate::disk_threads::DiskLane;
 use crate::error::{cannot_open_text, deleted, moved_aside, not_leader};
 
@@ -27,7 +27,7 @@ pub(crate) enum Task {
     /// Remove what is too old or too much, and maybe close a segment for its age; is the wall clock believed?
     Retain { trusted: bool, close_old: bool },
     /// Close the files of a partition that nobody writes.
-    Rest,
+    ReleaseIdle,
     /// Write down that the log is damaged.
     KeepDamage,
     /// Raise the log start.
@@ -49,7 +49,7 @@ pub(crate) struct Maintenance {
     /// `None`: the shard has none.
     pub(super) lent: Option<Box<Partition>>,
     pub(super) task: Task,
-    pub(super) around: Surroundings,
+    pub(super) context: ShardContext,
 }
 
 /// A partition that comes back.
@@ -86,7 +86,7 @@ impl Task {
             Self::Open { .. }
             | Self::Prepare
             | Self::Retain { .. }
-            | Self::Rest
+            | Self::ReleaseIdle
             | Self::KeepDamage
             | Self::DeleteRecords { .. } => false,
         }
@@ -100,7 +100,7 @@ impl Task {
     fn lane(&self) -> DiskLane {
         match self {
             Self::Prepare => DiskLane::Prepare,
-            Self::Retain { .. } | Self::Rest => DiskLane::Upkeep,
+            Self::Retain { .. } | Self::ReleaseIdle => DiskLane::Upkeep,
             Self::Open { .. }
             | Self::KeepDamage
             | Self::DeleteRecords { .. }
@@ -122,13 +122,13 @@ impl Maintenance {
 
     /// Does the work. Blocks as long as the disk takes.
     pub(crate) fn run(self) -> Returned {
-        let Self { id, lent, task, around } = self;
+        let Self { id, lent, task, context } = self;
         let outcome = match task {
-            Task::Open { metadata, tries } => open(id, metadata, tries, &around),
-            Task::Remove { done } => remove(id, lent, done, &around),
-            Task::SetAside { done } => set_aside(id, lent, done, &around),
+            Task::Open { metadata, tries } => open(id, metadata, tries, &context),
+            Task::Remove { done } => remove(id, lent, done, &context),
+            Task::SetAside { done } => set_aside(id, lent, done, &context),
             task => match lent {
-                Some(partition) => maintain(partition, task, &around),
+                Some(partition) => maintain(partition, task, &context),
                 None => Outcome::Gone,
             },
         };
@@ -136,16 +136,16 @@ impl Maintenance {
     }
 }
 
-fn maintain(mut partition: Box<Partition>, task: Task, around: &Surroundings) -> Outcome {
+fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -> Outcome {
     match task {
-        Task::Prepare => partition.prepare(around),
-        Task::Retain { trusted, close_old } => partition.retain(around, trusted, close_old),
-        Task::Rest => partition.rest(around),
-        Task::KeepDamage => partition.keep_damage(around),
-        Task::DeleteRecords { before, reply } => drop(reply.send(partition.delete_records(before, around))),
-        Task::Repair { reply } => drop(reply.send(partition.repair(around))),
+        Task::Prepare => partition.prepare(context),
+        Task::Retain { trusted, close_old } => partition.retain(context, trusted, close_old),
+        Task::ReleaseIdle => partition.release_idle(context),
+        Task::KeepDamage => partition.keep_damage(context),
+        Task::DeleteRecords { before, reply } => drop(reply.send(partition.delete_records(before, context))),
+        Task::Repair { reply } => drop(reply.send(partition.repair(context))),
         Task::Close => {
-            close(&mut partition, around);
+            close(&mut partition, context);
             return Outcome::Gone;
         }
         Task::Open { .. } | Task::Remove { .. } | Task::SetAside { .. } => {}
@@ -153,20 +153,20 @@ fn maintain(mut partition: Box<Partition>, task: Task, around: &Surroundings) ->
     Outcome::Kept(partition)
 }
 
-fn open(id: TopicPartition, metadata: Box<PartitionMetadata>, tries: u32, around: &Surroundings) -> Outcome {
-    let directory = &around.directory;
+fn open(id: TopicPartition, metadata: Box<PartitionMetadata>, tries: u32, context: &ShardContext) -> Outcome {
+    let directory = &context.directory;
     if let Err(error) = directory.take_back(id) {
-        tracing::error!(partition = %around.named(id), %error, "partition cannot be taken back");
-        around.board.set_unusable(id, error.to_string());
+        tracing::error!(partition = %context.named(id), %error, "partition cannot be taken back");
+        context.registry.set_unusable(id, error.to_string());
         return Outcome::Unopened { metadata, tries, soon: out_of_files(&error) };
     }
     let config = LogConfig::from(&metadata.settings.config);
-    let now = around.clock.now_millis();
+    let now = context.clock.now_millis();
     match Log::open(directory.disk(), directory.partition_dir(id), id, config, directory.checkpoint(), now) {
         Ok((log, _)) => Outcome::Opened { log: Box::new(log), metadata },
         Err(error) => {
-            tracing::error!(partition = %around.named(id), %error, "partition cannot be opened");
-            around.board.set_unusable(id, cannot_open_text(&error));
+            tracing::error!(partition = %context.named(id), %error, "partition cannot be opened");
+            context.registry.set_unusable(id, cannot_open_text(&error));
             let soon = matches!(&error, LogError::Io(error) if out_of_files(error));
             Outcome::Unopened { metadata, tries, soon }
         }
@@ -177,19 +177,19 @@ fn remove(
     id: TopicPartition,
     lent: Option<Box<Partition>>,
     done: oneshot::Sender<io::Result<()>>,
-    around: &Surroundings,
+    context: &ShardContext,
 ) -> Outcome {
-    if let Err(error) = around.directory.delete_set_aside(id) {
+    if let Err(error) = context.directory.delete_set_aside(id) {
         let _ = done.send(Err(error));
         return lent.map_or(Outcome::Gone, Outcome::Kept);
     }
-    around.board.remove(id);
+    context.registry.remove(id);
     let removed = match lent {
         Some(mut partition) => {
-            partition.resign(&deleted(id), around);
+            partition.resign(&deleted(id), context);
             partition.log.remove()
         }
-        None => around.directory.remove_partition(id),
+        None => context.directory.remove_partition(id),
     };
     let _ = done.send(removed);
     Outcome::Gone
@@ -199,34 +199,34 @@ fn set_aside(
     id: TopicPartition,
     lent: Option<Box<Partition>>,
     done: oneshot::Sender<io::Result<()>>,
-    around: &Surroundings,
+    context: &ShardContext,
 ) -> Outcome {
-    let now = around.clock.now_millis();
+    let now = context.clock.now_millis();
     let Some(mut partition) = lent else {
-        around.board.remove(id);
-        let _ = done.send(around.directory.set_aside_closed(id, now));
+        context.registry.remove(id);
+        let _ = done.send(context.directory.set_aside_closed(id, now));
         return Outcome::Gone;
     };
-    partition.resign(&moved_aside(id), around);
+    partition.resign(&moved_aside(id), context);
     if let Ok(Some(job)) = partition.log.begin_flush() {
-        partition.flushed(&job.run(), around);
+        partition.flushed(&job.run(), context);
     }
     if partition.log.dirty() && *partition.log.condition() == Condition::Healthy {
         let _ = done.send(Err(io::ErrorKind::ResourceBusy.into()));
         return Outcome::Kept(partition);
     }
-    around.board.remove(id);
-    let _ = done.send(around.directory.set_aside(partition.log, now));
+    context.registry.remove(id);
+    let _ = done.send(context.directory.set_aside(partition.log, now));
     Outcome::Gone
 }
 
 /// Flushes a partition that has nothing in flight, closes its log, and answers whoever still waits.
-fn close(partition: &mut Partition, around: &Surroundings) {
-    let id = around.named(partition.log.partition());
-    partition.shown.withdraw();
+fn close(partition: &mut Partition, context: &ShardContext) {
+    let id = context.named(partition.log.partition());
+    partition.handle.stop_serving();
     for _ in 0..STOP_FLUSHES {
         match partition.log.begin_flush() {
-            Ok(Some(job)) => partition.flushed(&job.run(), around),
+            Ok(Some(job)) => partition.flushed(&job.run(), context),
             Ok(None) => break,
             Err(error) => {
                 tracing::warn!(partition = %id, %error, "partition could not be flushed at the stop");
@@ -237,5 +237,5 @@ fn close(partition: &mut Partition, around: &Surroundings) {
     if let Err(error) = partition.log.rest() {
         tracing::warn!(partition = %id, %error, "partition was not closed cleanly");
     }
-    partition.resign(&not_leader(around.node), around);
+    partition.resign(&not_leader(context.node), context);
 }

@@ -20,12 +20,12 @@ use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent};
 use walser_rpc::{Failure, Reason};
 
 use super::files::{PATIENCE, Written};
-use super::{AppendJob, Surroundings};
-use crate::board::ShownReplica;
+use super::{AppendJob, ShardContext};
 use crate::error::{
     disk_full, log_failure, not_enough_answers, not_enough_replicas, not_leader, producer_failure,
     storage_error_after_append, too_many_files, unreadable_settings,
 };
+use crate::replica_registry::PartitionHandle;
 use crate::tail::Budget;
 use answers::{InLog, Waiting};
 use expired::ExpiredRecords;
@@ -41,7 +41,7 @@ const RUN_BYTES_MAX: usize = 4 << 20;
 /// A partition and everything that its shard keeps of it.
 pub(crate) struct Partition {
     pub(crate) log: Log,
-    pub(crate) shown: Arc<ShownReplica>,
+    pub(crate) handle: Arc<PartitionHandle>,
     replica: Replica<Waiting>,
     /// Kept to be filled anew at every step.
     actions: ReplicaActions<Waiting>,
@@ -100,14 +100,14 @@ enum Unprepared {
 
 impl Partition {
     /// A partition whose log was just opened, shown to everybody else.
-    pub(crate) fn opened(log: Log, around: &Surroundings) -> Self {
-        let shown = Arc::new(ShownReplica::new(log.reader(), around.metrics.partitions()));
-        around.board.insert(log.partition(), Arc::clone(&shown));
+    pub(crate) fn opened(log: Log, context: &ShardContext) -> Self {
+        let handle = Arc::new(PartitionHandle::new(log.reader(), context.metrics.partitions()));
+        context.registry.insert(log.partition(), Arc::clone(&handle));
         Self {
             last_append_time: log.append_time(),
-            replica: replica::start(around.node, &log),
+            replica: replica::start(context.node, &log),
             log,
-            shown,
+            handle,
             actions: ReplicaActions::new(),
             config: TopicConfig::default(),
             unreadable: None,
@@ -123,30 +123,30 @@ impl Partition {
     }
 
     /// Writes what has come in.
-    pub(crate) fn write(&mut self, around: &Surroundings, tail: &mut Budget) -> Written {
-        let now = around.clock.now_millis();
+    pub(crate) fn write(&mut self, context: &ShardContext, tail: &mut Budget) -> Written {
+        let now = context.clock.now_millis();
         let refusal = match self.unprepared.take() {
-            Some(Unprepared::ShortOfFiles) => return self.wait_for_files(around),
+            Some(Unprepared::ShortOfFiles) => return self.wait_for_files(context),
             Some(Unprepared::Refused(failure)) => Some(failure),
             None => None,
         };
         // What is refused anyway needs no file.
-        let refusal = refusal.or_else(|| self.refusal(around));
+        let refusal = refusal.or_else(|| self.refusal(context));
         let next = self.next_admission(now);
         if refusal.is_none() && next != Some(Admission::Fits) {
             return Written::before(next);
         }
         self.short_of_files_since = None;
-        let group = self.gather(around, now, refusal.as_ref());
-        self.append(group, around, tail, now);
+        let group = self.gather(context, now, refusal.as_ref());
+        self.append(group, context, tail, now);
         Written::before(self.next_admission(now))
     }
 
     /// Why nothing is appended at present, whatever it is.
-    fn refusal(&self, around: &Surroundings) -> Option<Failure> {
-        let refused = around.writes_refused();
+    fn refusal(&self, context: &ShardContext) -> Option<Failure> {
+        let refused = context.writes_refused();
         let refused = refused.or_else(|| self.unreadable.as_deref().map(unreadable_settings));
-        refused.or_else(|| self.replica.leader().is_none().then(|| not_leader(around.node)))
+        refused.or_else(|| self.replica.leader().is_none().then(|| not_leader(context.node)))
     }
 
     /// Whether the first write that waits can be appended at once; `None`: none waits.
@@ -161,37 +161,37 @@ impl Partition {
     }
 
     /// Makes the log ready for the first write that waits. Blocks as long as the disk takes.
-    pub(crate) fn prepare(&mut self, around: &Surroundings) {
-        let now = around.clock.now_millis();
+    pub(crate) fn prepare(&mut self, context: &ShardContext) {
+        let now = context.clock.now_millis();
         let Some(next) = self.incoming.front().map(|job| self.stamped(job, now)) else { return };
         self.unprepared = match self.log.prepare_append(&next, now) {
             // While an extension runs, the write waits for that.
             Ok(()) | Err(AppendError::Extending) => None,
             Err(AppendError::NoFiles) => Some(Unprepared::ShortOfFiles),
             Err(AppendError::Log(LogError::Io(error))) if out_of_files(&error) => Some(Unprepared::ShortOfFiles),
-            Err(error) => Some(Unprepared::Refused(self.append_failed(&error, around))),
+            Err(error) => Some(Unprepared::Refused(self.append_failed(&error, context))),
         };
-        self.note_failure(around);
+        self.note_failure(context);
     }
 
     /// Leaves what has come in where it is, for as long as files may become free.
-    pub(crate) fn wait_for_files(&mut self, around: &Surroundings) -> Written {
-        let now = around.clock.monotonic();
+    pub(crate) fn wait_for_files(&mut self, context: &ShardContext) -> Written {
+        let now = context.clock.monotonic();
         let since = *self.short_of_files_since.get_or_insert(now);
         if now.saturating_sub(since) < PATIENCE {
             return Written::ShortOfFiles;
         }
         self.short_of_files_since = None;
-        let failure = too_many_files(around.directory.disk().open_files().limit, around.node);
+        let failure = too_many_files(context.directory.disk().open_files().limit, context.node);
         for job in self.incoming.drain(..) {
-            job.refuse(failure.clone(), &around.metrics);
+            job.refuse(failure.clone(), &context.metrics);
         }
         Written::All
     }
 
     /// Takes the batches that may be appended, stamps them, and refuses the others; all of them with a `refusal`, but for
     /// those that are in the log already.
-    fn gather(&mut self, around: &Surroundings, now: Timestamp, refusal: Option<&Failure>) -> Group {
+    fn gather(&mut self, context: &ShardContext, now: Timestamp, refusal: Option<&Failure>) -> Group {
         let mut group = Group::default();
         let copied: usize = self.incoming.iter().map(|job| Run::copied_bytes(job.batch.len())).sum();
         group.run = Run::with_capacity(copied.min(RUN_BYTES_MAX + (1 << 20)));
@@ -209,16 +209,16 @@ impl Partition {
                 // Answered at once: behind the others it would wait with them, and so would ever more.
                 let known = self.log.knows_producers();
                 let repeated = known && matches!(self.log.judge(&job.header), Ok(Verdict::Duplicate { .. }));
-                job.refuse(not_enough_answers(released, repeated), &around.metrics);
+                job.refuse(not_enough_answers(released, repeated), &context.metrics);
                 continue;
             }
-            match self.accept(&job, next_offset, around, now, refusal) {
+            match self.accept(&job, next_offset, context, now, refusal) {
                 Ok(Verdict::Duplicate { base_offset, next_offset, max_timestamp }) => {
                     let in_log = InLog { base_offset, next_offset, max_timestamp, repeated: true };
                     group.jobs.push((job, Planned::Repeat { in_log }));
                 }
                 Ok(_) => {
-                    let header = self.add(&mut group.run, &job.batch, next_offset, around, now);
+                    let header = self.add(&mut group.run, &job.batch, next_offset, context, now);
                     next_offset = header.next_offset();
                     group.headers.push(header);
                     group.jobs.push((job, Planned::Append(header)));
@@ -235,14 +235,14 @@ impl Partition {
         run: &mut Run,
         batch: &Bytes,
         base_offset: Offset,
-        around: &Surroundings,
+        context: &ShardContext,
         now: Timestamp,
     ) -> BatchHeader {
         let (mut header, body) = ([0; HEADER_LEN], batch.slice(HEADER_LEN..));
         header.copy_from_slice(&batch[..HEADER_LEN]);
         stamp_position(&mut header, base_offset, self.epoch());
         if let Some(time) = self.append_time(now) {
-            self.note_append_time(time, around);
+            self.note_append_time(time, context);
             stamp_append_time(&mut header, &body, time);
         }
         run.push(&header, body);
@@ -259,9 +259,9 @@ impl Partition {
         stamped.then(|| next_append_time(self.last_append_time, now))
     }
 
-    fn note_append_time(&mut self, time: Timestamp, around: &Surroundings) {
+    fn note_append_time(&mut self, time: Timestamp, context: &ShardContext) {
         if time < self.last_append_time {
-            let (partition, ahead) = (around.named(self.log.partition()), self.last_append_time - time);
+            let (partition, ahead) = (context.named(self.log.partition()), self.last_append_time - time);
             tracing::warn!(%partition, ahead, "the clock was set back: LogAppendTime goes back by so many milliseconds");
         }
         self.last_append_time = time;
@@ -272,12 +272,12 @@ impl Partition {
         &mut self,
         job: &AppendJob,
         next_offset: Offset,
-        around: &Surroundings,
+        context: &ShardContext,
         now: Timestamp,
         refusal: Option<&Failure>,
     ) -> Result<Verdict, Failure> {
         let Some(leader) = self.replica.leader() else {
-            return Err(refusal.cloned().unwrap_or_else(|| not_leader(around.node)));
+            return Err(refusal.cloned().unwrap_or_else(|| not_leader(context.node)));
         };
         if job.epoch != LeaderEpoch::NONE && job.epoch != leader.epoch() {
             let direction = if job.epoch < leader.epoch() { "older" } else { "newer" };
@@ -292,9 +292,9 @@ impl Partition {
         }
         let unusable = |error| match error {
             LogError::Io(error) if out_of_files(&error) => {
-                too_many_files(around.directory.disk().open_files().limit, around.node)
+                too_many_files(context.directory.disk().open_files().limit, context.node)
             }
-            error => log_failure(&error, around.node),
+            error => log_failure(&error, context.node),
         };
         // What is in the log already is answered so, whatever would keep it from being written now.
         let known = self.log.judge(&header).map_err(unusable)?;
@@ -304,8 +304,8 @@ impl Partition {
         if let Some(refused) = refusal {
             return Err(refused.clone());
         }
-        if around.space.full() || !around.space.take(job.batch.len(), &around.directory) {
-            return Err(disk_full(around.node));
+        if context.space.full() || !context.space.take(job.batch.len(), &context.directory) {
+            return Err(disk_full(context.node));
         }
         if let Some(expected) = job.expected_offset.filter(|expected| *expected != next_offset) {
             let text = format!("the next record gets offset {next_offset}, not {expected}");
@@ -320,111 +320,111 @@ impl Partition {
     }
 
     /// Writes a group, and lets what is in the log then wait for its answer.
-    fn append(&mut self, group: Group, around: &Surroundings, tail: &mut Budget, now: Timestamp) {
+    fn append(&mut self, group: Group, context: &ShardContext, tail: &mut Budget, now: Timestamp) {
         let Group { mut run, headers, jobs } = group;
         let mut refusal = None;
         if let Some(first) = headers.first() {
             let mut appended = headers.len();
             if let Err((count, error)) = self.log.append(&run, &headers, now) {
                 appended = count;
-                refusal = Some(self.append_failed(&error, around));
+                refusal = Some(self.append_failed(&error, context));
                 run.truncate(headers[..count].iter().map(|header| header.size).sum());
             }
             let log_end = self.log.log_end();
             if appended > 0 {
-                self.last_write = around.clock.monotonic();
-                around.metrics.appended(appended, log_end.since(first.base_offset), run.len());
-                self.note_expired(&headers[..appended], around, now);
-                tail.push(&self.shown.tail, first.base_offset, log_end, run);
+                self.last_write = context.clock.monotonic();
+                context.metrics.appended(appended, log_end.since(first.base_offset), run.len());
+                self.note_expired(&headers[..appended], context, now);
+                tail.push(&self.handle.tail, first.base_offset, log_end, run);
             }
         }
         let log_end = self.log.log_end();
-        let arrived = around.clock.monotonic();
+        let arrived = context.clock.monotonic();
         for (job, planned) in jobs {
             let in_log = match planned {
                 Planned::Append(header) if header.next_offset() <= log_end => Ok(InLog::of(&header)),
                 Planned::Repeat { in_log } if in_log.next_offset <= log_end => Ok(in_log),
                 // A retry of a batch that was refused in this very group shares its fate.
                 Planned::Append(_) | Planned::Repeat { .. } => {
-                    Err(refusal.clone().unwrap_or_else(|| not_leader(around.node)))
+                    Err(refusal.clone().unwrap_or_else(|| not_leader(context.node)))
                 }
                 Planned::Refused(failure) => Err(failure),
             };
             self.wait(arrived, job, in_log);
         }
-        self.step(ReplicaEvent::LogChanged, around);
-        self.note_failure(around);
+        self.step(ReplicaEvent::LogChanged, context);
+        self.note_failure(context);
     }
 
     /// What is told to those whose batches did not get into the log.
-    fn append_failed(&mut self, error: &AppendError, around: &Surroundings) -> Failure {
+    fn append_failed(&mut self, error: &AppendError, context: &ShardContext) -> Failure {
         match error {
-            AppendError::Extending => not_leader(around.node),
-            AppendError::NoFiles => too_many_files(around.directory.disk().open_files().limit, around.node),
+            AppendError::Extending => not_leader(context.node),
+            AppendError::NoFiles => too_many_files(context.directory.disk().open_files().limit, context.node),
             AppendError::NoSpace => {
-                around.space.note_full(&around.directory);
-                disk_full(around.node)
+                context.space.note_full(&context.directory);
+                disk_full(context.node)
             }
             AppendError::Log(error) => {
-                tracing::error!(partition = %around.named(self.log.partition()), %error, "append failed");
+                tracing::error!(partition = %context.named(self.log.partition()), %error, "append failed");
                 // A part of the write may be on the disk, and come back with the next start. A log that is damaged, or has
                 // failed before, writes nothing.
                 let met = matches!(error, LogError::Io(_));
                 let failed = met && matches!(self.log.condition(), Condition::Failed { .. });
-                self.shown.show(self.log.condition());
-                if failed { storage_error_after_append(error, around.node) } else { log_failure(error, around.node) }
+                self.handle.set_condition(self.log.condition());
+                if failed { storage_error_after_append(error, context.node) } else { log_failure(error, context.node) }
             }
         }
     }
 
     /// Raises the log start.
-    pub(crate) fn delete_records(&mut self, before: Offset, around: &Surroundings) -> Result<Offset, Failure> {
-        let high_watermark = self.shown.high_watermark();
+    pub(crate) fn delete_records(&mut self, before: Offset, context: &ShardContext) -> Result<Offset, Failure> {
+        let high_watermark = self.handle.high_watermark();
         if before > high_watermark {
             let start = self.log.log_start();
             return Err(crate::error::out_of_range(before, start, high_watermark));
         }
-        let deleted = self.log.delete_records(before, around.clock.now_millis());
-        let log_start = deleted.map_err(|error| log_failure(&error, around.node))?;
-        self.step(ReplicaEvent::LogChanged, around);
+        let deleted = self.log.delete_records(before, context.clock.now_millis());
+        let log_start = deleted.map_err(|error| log_failure(&error, context.node))?;
+        self.step(ReplicaEvent::LogChanged, context);
         Ok(log_start)
     }
 
     /// Removes what retention does not keep, and with `close_old` closes a segment for its age first. `trusted`: is the wall
     /// clock believed? Blocks as long as the disk takes.
-    pub(crate) fn retain(&mut self, around: &Surroundings, trusted: bool, close_old: bool) {
-        let (partition, now) = (around.named(self.log.partition()), around.clock.now_millis());
+    pub(crate) fn retain(&mut self, context: &ShardContext, trusted: bool, close_old: bool) {
+        let (partition, now) = (context.named(self.log.partition()), context.clock.now_millis());
         // The clock may have jumped since this was decided.
-        let trusted = trusted && around.retention_clock.is_trusted(&*around.clock);
+        let trusted = trusted && context.retention_clock.is_trusted(&*context.clock);
         let rested = self.log.open_files() == 0;
         if close_old && let Err(error) = self.log.close_old_segment(now) {
             tracing::warn!(%partition, %error, "an old segment could not be closed");
         }
-        match self.log.apply_retention(now, trusted, self.shown.high_watermark()) {
+        match self.log.apply_retention(now, trusted, self.handle.high_watermark()) {
             Ok(0) => {}
             Ok(removed) => tracing::info!(%partition, removed, "segments removed by retention"),
             Err(error) => tracing::warn!(%partition, %error, "retention did not finish"),
         }
-        self.step(ReplicaEvent::LogChanged, around);
+        self.step(ReplicaEvent::LogChanged, context);
         if let Condition::Corrupt { from } = *self.log.condition() {
-            self.note_damage(from, around);
-            self.keep_damage(around);
+            self.note_damage(from, context);
+            self.keep_damage(context);
         }
         self.log.rest_closed_segments();
         if rested && self.log.open_files() > 0 {
-            self.rest(around);
+            self.release_idle(context);
         }
     }
 
     /// Closes the files of a partition to which nothing is written. Blocks as long as the disk takes.
-    pub(crate) fn rest(&mut self, around: &Surroundings) {
+    pub(crate) fn release_idle(&mut self, context: &ShardContext) {
         if let Err(error) = self.log.rest() {
-            tracing::warn!(partition = %around.named(self.log.partition()), %error, "idle partition could not be closed");
+            tracing::warn!(partition = %context.named(self.log.partition()), %error, "idle partition could not be closed");
         }
     }
 
     /// Nobody has said that this node leads: reads of what is durable are served all the same.
     pub(crate) fn serve_reads(&self) {
-        self.shown.serve_reads(self.log.durable());
+        self.handle.serve_reads(self.log.durable());
     }
 }

@@ -53,11 +53,11 @@ impl Shard {
     pub(super) fn limit_recovery(&mut self, id: TopicPartition) {
         let Some(partition) = self.partitions.get(&id) else { return };
         self.recovery_debt.note(id, partition.log.unclaimed_recovery_bytes());
-        let now = self.around.clock.monotonic();
+        let now = self.context.clock.monotonic();
         if now < self.recovery_debt.not_before {
             return;
         }
-        for id in self.recovery_debt.settle(self.around.recovery_bytes_max / 2) {
+        for id in self.recovery_debt.settle(self.context.recovery_bytes_max / 2) {
             self.recovery_debt.not_before = now + ROUND;
             if let Some(partition) = self.partitions.get_mut(&id) {
                 partition.log.move_recovery_point();

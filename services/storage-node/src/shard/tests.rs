@@ -45,10 +45,10 @@ fn shard_with(disk: &MemoryDisk, metrics: &Metrics) -> Shard {
     let directory = DataDirectory::open(disk, Path::new("/data"), "test").unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let retention_clock = RetentionClock::start(&directory, &*clock);
-    let around = Surroundings {
+    let context = ShardContext {
         node: NODE,
         directory: Arc::new(directory),
-        board: Board::new(NODE),
+        registry: ReplicaRegistry::new(NODE),
         clock,
         metrics: StorageMetrics::new(metrics),
         space: SpaceGuard::new(Some(0)),
@@ -58,13 +58,13 @@ fn shard_with(disk: &MemoryDisk, metrics: &Metrics) -> Shard {
         idle: Duration::from_secs(3600),
         recovery_bytes_max: 1 << 30,
     };
-    Shard::new(around, DiskThreads::default(), 1 << 20, Vec::new())
+    Shard::new(context, DiskThreads::default(), 1 << 20, Vec::new())
 }
 
 /// A turn, and the maintenance that it asks for.
 fn turn(shard: &mut Shard) {
     as_shard(|| shard.turn());
-    while let Some(returned) = shard.disk_threads.maintain_one(&*shard.around.clock, &shard.around.metrics) {
+    while let Some(returned) = shard.disk_threads.maintain_one(&*shard.context.clock, &shard.context.metrics) {
         shard.queue.push(returned);
         as_shard(|| shard.turn());
     }
@@ -74,7 +74,7 @@ fn turn(shard: &mut Shard) {
 fn stop(shard: &mut Shard) {
     shard.queue.push(Command::Stop(oneshot::channel().0));
     while as_shard(|| shard.turn()) != Wait::Stopped {
-        let done = shard.disk_threads.run_one(0, &*shard.around.clock, &shard.around.metrics);
+        let done = shard.disk_threads.run_one(0, &*shard.context.clock, &shard.context.metrics);
         shard.queue.push(done.expect("the shard waits for nothing"));
     }
 }
@@ -185,8 +185,8 @@ fn a_partition_takes_no_more_writes_than_may_wait_for_other_replicas() {
 /// Runs every job of the flush threads, and tells the shard of each.
 fn flush(shard: &mut Shard) {
     while shard.disk_threads.waiting() > 0 {
-        let around = &shard.around;
-        let done = shard.disk_threads.run_one(0, &*around.clock, &around.metrics).unwrap();
+        let context = &shard.context;
+        let done = shard.disk_threads.run_one(0, &*context.clock, &context.metrics).unwrap();
         shard.queue.push(done);
         turn(shard);
     }
@@ -207,7 +207,7 @@ fn with_fewer_files_than_partitions_every_write_is_answered_and_nothing_stays_fa
         while answers.iter().any(|answers| answers.lock().is_empty()) {
             for partition in shard.partitions.values_mut() {
                 if let Ok(Some(job)) = partition.log.begin_flush() {
-                    partition.flushed(&job.run(), &shard.around);
+                    partition.flushed(&job.run(), &shard.context);
                 }
             }
             turn(&mut shard);
@@ -306,9 +306,9 @@ fn busy_partitions_take_turns_when_there_are_more_of_them_than_files() {
             }
         }
         turn(&mut shard);
-        let around = &shard.around;
+        let context = &shard.context;
         if shard.disk_threads.waiting() > 0 {
-            let done = shard.disk_threads.run_one(0, &*around.clock, &around.metrics).unwrap();
+            let done = shard.disk_threads.run_one(0, &*context.clock, &context.metrics).unwrap();
             shard.queue.push(done);
         }
     }
@@ -325,8 +325,8 @@ fn a_flush_that_finds_no_file_pauses_and_the_stop_ends_and_answers() {
     disk.set_file_limit(Some(0));
     let mut flushes = 0;
     for _ in 0..1_000 {
-        let around = &shard.around;
-        let Some(done) = shard.disk_threads.run_one(0, &*around.clock, &around.metrics) else { break };
+        let context = &shard.context;
+        let Some(done) = shard.disk_threads.run_one(0, &*context.clock, &context.metrics) else { break };
         flushes += 1;
         shard.queue.push(done);
         turn(&mut shard);
@@ -376,14 +376,14 @@ fn partitions_that_are_led_are_counted_also_after_a_restart() {
 
     let disk = disk.restart_process();
     let metrics = Metrics::default();
-    let recovered = |around: &Surroundings, number: i32| {
-        let (directory, config) = (&around.directory, LogConfig::from(&TopicConfig::default()));
+    let recovered = |context: &ShardContext, number: i32| {
+        let (directory, config) = (&context.directory, LogConfig::from(&TopicConfig::default()));
         let dir = directory.partition_dir(partition(number));
         Log::open(directory.disk(), dir, partition(number), config, directory.checkpoint(), 0).unwrap().0
     };
     let mut shard = shard_with(&disk, &metrics);
-    let logs = vec![recovered(&shard.around, 0), recovered(&shard.around, 1)];
-    shard = Shard::new(shard.around, shard.disk_threads, 1 << 20, logs);
+    let logs = vec![recovered(&shard.context, 0), recovered(&shard.context, 1)];
+    shard = Shard::new(shard.context, shard.disk_threads, 1 << 20, logs);
     assert_eq!(metric(&metrics, "walser_storage_partitions"), 0, "nobody has said that this node leads");
     lead(&mut shard, 0, &[1]);
     lead(&mut shard, 1, &[1]);
@@ -427,7 +427,7 @@ fn nothing_is_deleted_before_the_settings_of_its_topic_are_known() {
     drop(shard);
 
     let mut shard = shard_on(&disk);
-    for log in crate::recovery::recover(&shard.around.directory, 0, 1).unwrap().0 {
+    for log in crate::recovery::recover(&shard.context.directory, 0, 1).unwrap().0 {
         shard.adopt(log);
     }
     shard.queue.push(Command::ServeReads);
@@ -435,7 +435,7 @@ fn nothing_is_deleted_before_the_settings_of_its_topic_are_known() {
     let log_start = |shard: &mut Shard| {
         shard.apply_retention();
         turn(shard);
-        shard.around.board.all()[0].1.reader.log_start().0
+        shard.context.registry.all()[0].1.reader.log_start().0
     };
     assert_eq!(log_start(&mut shard), 0);
     lead_as(&mut shard, 0, &[1], forever);

@@ -58,13 +58,13 @@ impl Shard {
         if now >= self.upkeep.tick_at {
             for id in &self.ticking {
                 if let Some(partition) = self.partitions.get_mut(id) {
-                    partition.tick(&self.around);
+                    partition.tick(&self.context);
                 }
             }
             self.upkeep.tick_at = now + TICK;
         }
         for id in self.flushes_due.take_due(now) {
-            self.hand_out_work(id);
+            self.submit_disk_jobs(id);
         }
         let mut next = self.upkeep.retention_at.min(self.upkeep.idle_at);
         if !self.ticking.is_empty() {
@@ -77,11 +77,11 @@ impl Shard {
     }
 
     pub(super) fn apply_retention(&mut self) {
-        if self.around.writes_refused().is_some() {
+        if self.context.writes_refused().is_some() {
             return;
         }
-        let now = self.around.clock.now_millis();
-        let trusted = self.around.retention_clock.is_trusted(&*self.around.clock);
+        let now = self.context.clock.now_millis();
+        let trusted = self.context.retention_clock.is_trusted(&*self.context.clock);
         let (mut due, mut closed) = (VecDeque::new(), 0);
         // Of the others it is not known what their topics keep: they may be set aside, or led again with other settings.
         for (id, partition) in self.partitions.iter_mut().filter(|(_, partition)| partition.leads()) {
@@ -92,7 +92,7 @@ impl Shard {
             self.touched.insert(*id);
             let close_old = trusted && closed < SEGMENTS_CLOSED_PER_PASS && partition.log.has_old_segment(now);
             closed += usize::from(close_old);
-            if close_old || partition.log.retention_due(now, trusted, partition.shown.high_watermark()) {
+            if close_old || partition.log.retention_due(now, trusted, partition.handle.high_watermark()) {
                 due.push_back((*id, Task::Retain { trusted, close_old }));
             }
         }
@@ -102,7 +102,7 @@ impl Shard {
     }
 
     fn rest_idle(&mut self, now: Duration) {
-        let idle = self.around.idle;
+        let idle = self.context.idle;
         let newest = self.partitions.values().map(|partition| partition.last_write).max().unwrap_or_default();
         let resting = self.partitions.iter().filter(|(_, partition)| {
             let log = &partition.log;
@@ -112,7 +112,7 @@ impl Shard {
         // Not while others wait for their turn: the next pass finds them again.
         let room = RESTS_PER_PASS.saturating_sub(self.upkeep_due.len());
         let resting: Vec<TopicPartition> = resting.map(|(id, _)| *id).take(room).collect();
-        self.upkeep_due.extend(resting.into_iter().map(|id| (id, Task::Rest)));
+        self.upkeep_due.extend(resting.into_iter().map(|id| (id, Task::ReleaseIdle)));
         self.lend_for_upkeep();
         if newest == self.upkeep.appended_at_last_look {
             let target = self.tail_budget.used() - self.tail_budget.used() / TAIL_SHRINK;
@@ -129,7 +129,7 @@ impl Shard {
         let ids: Vec<_> = self.partitions.keys().copied().collect();
         ids.into_iter().for_each(|id| self.lend(id, Task::Close));
         if !self.away.is_empty() {
-            let now = self.around.clock.monotonic();
+            let now = self.context.clock.monotonic();
             if now >= *self.stop_report_at.get_or_insert(now + STOP_REPORT) {
                 self.stop_report_at = Some(now + STOP_REPORT);
                 tracing::info!(partitions_left = self.away.len(), "partitions are being made durable and closed");
@@ -137,7 +137,7 @@ impl Shard {
             return Wait::For(STOP_WAIT);
         }
         for command in self.queue.close() {
-            self.carry_out(command);
+            self.perform(command);
         }
         if let Some(done) = self.stopping.take() {
             let _ = done.send(());
@@ -150,7 +150,7 @@ impl Shard {
     pub(super) fn finish_command(&mut self, command: Command) -> Option<Command> {
         match command {
             Command::Append(job) => {
-                job.refuse(not_leader(self.around.node), &self.around.metrics);
+                job.refuse(not_leader(self.context.node), &self.context.metrics);
                 None
             }
             Command::Flushed { .. } | Command::Extended { .. } | Command::Returned(_) => Some(command),

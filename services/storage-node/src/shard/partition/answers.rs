@@ -11,7 +11,7 @@ use walser_rpc::{BatchAppended, Effect, Failure, Reason};
 use super::{KeptLog, Partition};
 use crate::error::{not_enough_replicas_after_append, storage_error_after_append, unanswered};
 use crate::released::Released;
-use crate::shard::{AppendJob, Surroundings};
+use crate::shard::{AppendJob, ShardContext};
 
 /// What is kept of a write until its outcome is known.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Partition {
         waiting: Waiting,
         outcome: WriteOutcome,
         why: Option<&Failure>,
-        around: &Surroundings,
+        context: &ShardContext,
     ) {
         let Waiting { job, answer, released } = waiting;
         self.released_bytes -= released.unwrap_or(0);
@@ -100,11 +100,11 @@ impl Partition {
                     Condition::Failed { reason } => reason.clone(),
                     Condition::Healthy | Condition::Corrupt { .. } => "it takes no writes".to_owned(),
                 };
-                storage_error_after_append(&LogError::Failed { reason }, around.node)
+                storage_error_after_append(&LogError::Failed { reason }, context.node)
             }
             (Ok(_), WriteOutcome::LeaderLost | WriteOutcome::Refused) => lost(why),
         };
-        job.refuse(failure, &around.metrics);
+        job.refuse(failure, &context.metrics);
     }
 
     /// Takes the room of writes that are as durable here as their topic asks, and wait for other replicas only.
@@ -123,9 +123,9 @@ impl Partition {
     }
 
     /// Tells the replica when its log takes nothing any more.
-    pub(super) fn note_failure(&mut self, around: &Surroundings) {
+    pub(super) fn note_failure(&mut self, context: &ShardContext) {
         if matches!(self.log.condition(), Condition::Failed { .. }) && !self.replica.failed() {
-            self.step(ReplicaEvent::LogFailed, around);
+            self.step(ReplicaEvent::LogFailed, context);
         }
     }
 }

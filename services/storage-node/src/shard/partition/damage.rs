@@ -7,7 +7,7 @@ use walser_rpc::{Failure, Reason};
 
 use super::Partition;
 use crate::error::{log_failure, not_damaged};
-use crate::shard::Surroundings;
+use crate::shard::ShardContext;
 
 /// What a repair has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,43 +22,43 @@ pub(crate) struct Repaired {
 
 impl Partition {
     /// A read, or retention, has met damage. True: it is news, which is to be written down.
-    pub(crate) fn note_damage(&mut self, from: Offset, around: &Surroundings) -> bool {
+    pub(crate) fn note_damage(&mut self, from: Offset, context: &ShardContext) -> bool {
         let news = self.log.note_damage(from);
-        if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.shown.failed() {
-            tracing::error!(partition = %around.named(self.log.partition()), %from, "durable records are damaged");
-            self.shown.show(self.log.condition());
+        if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.handle.failed() {
+            tracing::error!(partition = %context.named(self.log.partition()), %from, "durable records are damaged");
+            self.handle.set_condition(self.log.condition());
         }
         news
     }
 
     /// Writes down that the log is damaged, so that a restart does not take writes again.
-    pub(crate) fn keep_damage(&mut self, around: &Surroundings) {
+    pub(crate) fn keep_damage(&mut self, context: &ShardContext) {
         if let Err(error) = self.log.keep_damage() {
-            let partition = around.named(self.log.partition());
+            let partition = context.named(self.log.partition());
             tracing::warn!(%partition, %error, "it is not written down that the log is damaged");
         }
     }
 
     /// Gives up the damaged part of the log.
-    pub(crate) fn repair(&mut self, around: &Surroundings) -> Result<Repaired, Failure> {
+    pub(crate) fn repair(&mut self, context: &ShardContext) -> Result<Repaired, Failure> {
         let Condition::Corrupt { .. } = self.log.condition() else {
             return Err(not_damaged());
         };
         let (old_end, set_aside) = match self.log.repair() {
             Ok(repaired) => repaired,
             Err(error) => {
-                self.shown.show(self.log.condition());
-                self.note_failure(around);
-                return Err(log_failure(&error, around.node));
+                self.handle.set_condition(self.log.condition());
+                self.note_failure(context);
+                return Err(log_failure(&error, context.node));
             }
         };
-        self.shown.tail.clear();
+        self.handle.tail.clear();
         let new_end = self.log.log_end();
         // What waits may be gone, and others are about to take its offsets.
         let lost = Failure::new(Reason::NotLeader, "the partition was repaired, and records were given up");
-        self.step_for(ReplicaEvent::Repaired, Some(&lost), around);
-        self.shown.show(self.log.condition());
-        tracing::warn!(partition = %around.named(self.log.partition()), %old_end, %new_end, "partition repaired: records are lost");
+        self.step_for(ReplicaEvent::Repaired, Some(&lost), context);
+        self.handle.set_condition(self.log.condition());
+        tracing::warn!(partition = %context.named(self.log.partition()), %old_end, %new_end, "partition repaired: records are lost");
         Ok(Repaired { old_end, new_end, bytes_set_aside: set_aside })
     }
 }

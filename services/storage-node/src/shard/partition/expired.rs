@@ -7,7 +7,7 @@ use walser_model::Timestamp;
 use walser_record_batch::BatchHeader;
 
 use super::Partition;
-use crate::shard::Surroundings;
+use crate::shard::ShardContext;
 
 /// A partition reports such records at most this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
@@ -34,17 +34,17 @@ impl ExpiredRecords {
 
 impl Partition {
     /// Counts the records of batches that are older than retention keeps them, by the newest record of each batch.
-    pub(super) fn note_expired(&mut self, appended: &[BatchHeader], around: &Surroundings, now: Timestamp) {
+    pub(super) fn note_expired(&mut self, appended: &[BatchHeader], context: &ShardContext, now: Timestamp) {
         let expired = appended.iter().filter(|header| self.log.past_retention(header.max_timestamp, now));
         let records: u64 = expired.map(|header| u64::from(header.record_count.unsigned_abs())).sum();
         if records == 0 {
             return;
         }
-        around.metrics.appended_expired(records);
-        if let Some(records) = self.expired.note(records, around.clock.monotonic()) {
+        context.metrics.appended_expired(records);
+        if let Some(records) = self.expired.note(records, context.clock.monotonic()) {
             let retention_ms = self.config.retention.map_or(-1, |kept| i64::try_from(kept.as_millis()).unwrap_or(-1));
             tracing::warn!(
-                partition = %around.named(self.log.partition()), records, retention_ms,
+                partition = %context.named(self.log.partition()), records, retention_ms,
                 "records were older than retention.ms when they came: they are acknowledged, and the next check removes them"
             );
         }

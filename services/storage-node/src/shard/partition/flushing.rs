@@ -7,18 +7,18 @@ use walser_model::Durability;
 use walser_replication::ReplicaEvent;
 
 use super::Partition;
-use crate::shard::Surroundings;
+use crate::shard::ShardContext;
 
 /// Time after which a flush that found no file to open is tried again.
 const FLUSH_RETRY: Duration = Duration::from_millis(20);
 
 impl Partition {
     /// The flush that is due now, if any.
-    pub(crate) fn flush_due(&mut self, around: &Surroundings) -> Option<FlushJob> {
+    pub(crate) fn flush_due(&mut self, context: &ShardContext) -> Option<FlushJob> {
         if !self.log.dirty() {
             return None;
         }
-        let now = around.clock.monotonic();
+        let now = context.clock.monotonic();
         let lazy = self.flushes_lazily();
         if self.flush_delayed && now.saturating_sub(self.last_flush) < FLUSH_RETRY {
             return None;
@@ -36,9 +36,9 @@ impl Partition {
                 job
             }
             Err(error) => {
-                tracing::error!(partition = %around.named(self.log.partition()), %error, "flush cannot begin");
-                self.shown.show(self.log.condition());
-                self.note_failure(around);
+                tracing::error!(partition = %context.named(self.log.partition()), %error, "flush cannot begin");
+                self.handle.set_condition(self.log.condition());
+                self.note_failure(context);
                 None
             }
         }
@@ -61,17 +61,17 @@ impl Partition {
     }
 
     /// Takes the outcome of a flush.
-    pub(crate) fn flushed(&mut self, outcome: &FlushOutcome, around: &Surroundings) {
+    pub(crate) fn flushed(&mut self, outcome: &FlushOutcome, context: &ShardContext) {
         if outcome.short_of_files() {
-            (self.flush_delayed, self.last_flush) = (true, around.clock.monotonic());
+            (self.flush_delayed, self.last_flush) = (true, context.clock.monotonic());
         }
         match self.log.finish_flush(outcome) {
-            Ok(_) => self.step(ReplicaEvent::LogChanged, around),
+            Ok(_) => self.step(ReplicaEvent::LogChanged, context),
             Err(error) => {
-                tracing::error!(partition = %around.named(self.log.partition()), %error, "flush failed: partition out of service");
-                self.shown.show(self.log.condition());
+                tracing::error!(partition = %context.named(self.log.partition()), %error, "flush failed: partition out of service");
+                self.handle.set_condition(self.log.condition());
             }
         }
-        self.note_failure(around);
+        self.note_failure(context);
     }
 }

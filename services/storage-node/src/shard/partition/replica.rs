@@ -11,7 +11,7 @@ use walser_replication::{PartitionState, Replica, ReplicaAction, ReplicaEvent, R
 use walser_rpc::Failure;
 
 use super::{KeptLog, Partition, Waiting};
-use crate::shard::Surroundings;
+use crate::shard::ShardContext;
 
 /// A replica that does not catch up for this long leaves the in-sync set.
 const REPLICA_LAG_MAX: Duration = Duration::from_secs(4);
@@ -55,7 +55,7 @@ pub(super) fn start(node: NodeId, log: &Log) -> Replica<Waiting> {
 
 impl Partition {
     /// Takes what the metadata says now, and becomes that.
-    pub(crate) fn install(&mut self, metadata: PartitionMetadata, around: &Surroundings) {
+    pub(crate) fn install(&mut self, metadata: PartitionMetadata, context: &ShardContext) {
         let PartitionMetadata { node_epoch, version, state, partition_epoch, settings, .. } = metadata;
         let TopicSettings { config, unreadable } = TopicSettings::clone(&settings);
         self.log.configure(LogConfig::from(&config));
@@ -69,9 +69,9 @@ impl Partition {
             ReplicaEvent::Registered { node_epoch },
             ReplicaEvent::Observed { revision: version },
         ] {
-            self.step(event, around);
+            self.step(event, context);
         }
-        self.shown.show(self.log.condition());
+        self.handle.set_condition(self.log.condition());
     }
 
     /// Whether this node leads, with the topic's settings.
@@ -85,30 +85,30 @@ impl Partition {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, around: &Surroundings) {
-        self.step(ReplicaEvent::Tick, around);
+    pub(crate) fn tick(&mut self, context: &ShardContext) {
+        self.step(ReplicaEvent::Tick, context);
     }
 
     /// Gives an event to the replica, and does what it says.
-    pub(super) fn step(&mut self, event: ReplicaEvent, around: &Surroundings) {
-        self.step_for(event, None, around);
+    pub(super) fn step(&mut self, event: ReplicaEvent, context: &ShardContext) {
+        self.step_for(event, None, context);
     }
 
     /// The same. `why` is told to writes that lose their leader by it.
-    pub(super) fn step_for(&mut self, event: ReplicaEvent, why: Option<&Failure>, around: &Surroundings) {
+    pub(super) fn step_for(&mut self, event: ReplicaEvent, why: Option<&Failure>, context: &ShardContext) {
         let mut actions = std::mem::take(&mut self.actions);
-        self.replica.step(around.clock.monotonic(), event, &KeptLog(&self.log), &mut actions);
+        self.replica.step(context.clock.monotonic(), event, &KeptLog(&self.log), &mut actions);
         let (mut begins, mut visible) = (None, None);
         while let Some(action) = actions.pop_front() {
             match action {
                 ReplicaAction::Lead { epoch, high_watermark } => {
                     self.log.begin_epoch(epoch, self.ticks());
                     self.log.note_high_watermark(high_watermark, epoch);
-                    self.shown.withdraw();
+                    self.handle.stop_serving();
                     (begins, visible) = (Some(epoch), Some(high_watermark));
                 }
                 ReplicaAction::Follow { .. } | ReplicaAction::Rest => {
-                    self.shown.withdraw();
+                    self.handle.stop_serving();
                     begins = None;
                 }
                 ReplicaAction::Commit { high_watermark } => {
@@ -120,10 +120,10 @@ impl Partition {
                     if visible.is_some() {
                         self.show_end(visible.take());
                     }
-                    self.respond(write, outcome, why, around);
+                    self.respond(write, outcome, why, context);
                 }
                 ReplicaAction::Contradicted(contradiction) => {
-                    let partition = around.named(self.log.partition());
+                    let partition = context.named(self.log.partition());
                     tracing::error!(%partition, %contradiction, "this node does not lead");
                 }
                 // What was a replica stays until a tombstone says that it goes.
@@ -139,7 +139,7 @@ impl Partition {
         self.show_end(visible);
         // Nobody is served before what is committed already is known.
         if let Some(epoch) = begins {
-            self.shown.lead(epoch);
+            self.handle.lead(epoch);
         }
         self.release();
     }
@@ -147,15 +147,15 @@ impl Partition {
     /// Shows the high watermark, if it is another one, and whether it is the end of the partition.
     fn show_end(&self, visible: Option<Offset>) {
         let end_known = self.replica.leader().is_none_or(|leader| leader.latest().is_some());
-        self.shown.show_end(visible, end_known);
+        self.handle.show_end(visible, end_known);
     }
 
     /// Stops being anything to the partition until the metadata says it again: whoever waits is told why.
-    pub(crate) fn resign(&mut self, why: &Failure, around: &Surroundings) {
-        self.step_for(ReplicaEvent::Unregistered, Some(why), around);
-        self.shown.withdraw();
+    pub(crate) fn resign(&mut self, why: &Failure, context: &ShardContext) {
+        self.step_for(ReplicaEvent::Unregistered, Some(why), context);
+        self.handle.stop_serving();
         for job in self.incoming.drain(..) {
-            job.refuse(why.clone(), &around.metrics);
+            job.refuse(why.clone(), &context.metrics);
         }
     }
 }

@@ -24,13 +24,13 @@ use walser_service::Metrics;
 
 use self::roles::Awaited;
 use super::faults::Fault;
-use crate::board::Board;
 use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
+use crate::replica_registry::ReplicaRegistry;
 use crate::retention_clock::RetentionClock;
 use crate::shard::watched_disk::{WatchedDisk, as_shard};
-use crate::shard::{AppendJob, Command, Shard, Surroundings, Wait};
+use crate::shard::{AppendJob, Command, Shard, ShardContext, Wait};
 use crate::space::SpaceGuard;
 use crate::topic_names::TopicNames;
 
@@ -100,7 +100,7 @@ pub(super) struct World {
     fault: Option<Fault>,
     pub(super) disk: MemoryDisk,
     clock: Arc<ManualClock>,
-    pub(super) surroundings: Surroundings,
+    pub(super) surroundings: ShardContext,
     pub(super) shard: Shard,
     turns: u64,
     trace: DefaultHasher,
@@ -145,7 +145,7 @@ fn config(partition: TopicPartition) -> TopicConfig {
 }
 
 /// `blamed`: partitions of which damage was reported that is none; an operator repairs those that remember it.
-fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>, blamed: &BTreeSet<TopicPartition>) -> (Surroundings, Shard) {
+fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>, blamed: &BTreeSet<TopicPartition>) -> (ShardContext, Shard) {
     let directory = DataDirectory::open(Arc::new(WatchedDisk(disk.clone())), Path::new(ROOT), "simulation").unwrap();
     let directory = Arc::new(directory);
     let retention_clock = RetentionClock::start(&directory, &**clock);
@@ -155,10 +155,10 @@ fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>, blamed: &BTreeSet<TopicPart
         assert!(blamed.contains(&log.partition()), "durable records are damaged: {:?}", recovered.damaged);
         log.repair().unwrap();
     }
-    let surroundings = Surroundings {
+    let surroundings = ShardContext {
         node: NODE,
         directory,
-        board: Board::new(NODE),
+        registry: ReplicaRegistry::new(NODE),
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         metrics: StorageMetrics::new(&Metrics::default()),
         space: SpaceGuard::new(Some(0)),
@@ -297,8 +297,8 @@ impl World {
 
     fn delete_records(&mut self) {
         let partition = self.any_partition();
-        let Ok(shown) = self.surroundings.board.led(partition) else { return };
-        let end = usize::try_from(shown.high_watermark().0).unwrap();
+        let Ok(handle) = self.surroundings.registry.led(partition) else { return };
+        let end = usize::try_from(handle.high_watermark().0).unwrap();
         let before = Offset(i64::try_from(self.below(end + 1)).unwrap());
         let (reply, told) = oneshot::channel();
         self.shard.queue.push(Command::DeleteRecords { partition, before, reply });
@@ -308,7 +308,7 @@ impl World {
     }
 
     fn send(&mut self, sent: Sent, expected_offset: Option<Offset>) {
-        let (answers, board) = (Arc::clone(&self.answers), self.surroundings.board.clone());
+        let (answers, registry) = (Arc::clone(&self.answers), self.surroundings.registry.clone());
         let header = BatchHeader::parse(&sent.batch).unwrap();
         let number = self.sent.len();
         let Sent { partition, acks, ref batch, .. } = sent;
@@ -321,9 +321,9 @@ impl World {
             expected_offset,
             permit: AppendPermit::uncounted(),
             reply: AppendReply::new(move |answer| {
-                let shown = || board.led(partition).map(|shown| shown.high_watermark());
+                let handle = || registry.led(partition).map(|handle| handle.high_watermark());
                 // A node that stops answers, and shows nothing any more.
-                let readable = |offset| shown().map_or(true, |end| end > offset);
+                let readable = |offset| handle().map_or(true, |end| end > offset);
                 let kept = answer.as_ref().map_or(true, |told| readable(told.base_offset));
                 assert!(kept, "request {number} is acknowledged and cannot be read");
                 answers.lock().push((number, answer));
@@ -341,9 +341,9 @@ impl World {
         self.turns += 1;
         self.take_answers();
         for number in 0..PARTITIONS {
-            if let Ok(shown) = self.surroundings.board.led(partition(number)) {
+            if let Ok(handle) = self.surroundings.registry.led(partition(number)) {
                 let seen = self.seen.entry(partition(number)).or_insert(Offset::ZERO);
-                *seen = shown.high_watermark().max(*seen);
+                *seen = handle.high_watermark().max(*seen);
             }
         }
     }
@@ -386,14 +386,14 @@ impl World {
         let waiting = self.shard.disk_threads.waiting();
         if waiting > 0 {
             let number = self.below(waiting);
-            let Surroundings { clock, metrics, .. } = &self.surroundings;
+            let ShardContext { clock, metrics, .. } = &self.surroundings;
             self.held.extend(self.shard.disk_threads.run_one(number, &**clock, metrics));
         }
     }
 
     /// Partitions that had nothing before have logs now.
     fn open_logs(&mut self) {
-        let Surroundings { clock, metrics, .. } = self.surroundings.clone();
+        let ShardContext { clock, metrics, .. } = self.surroundings.clone();
         while let Some(opened) = self.shard.disk_threads.maintain_one(&*clock, &metrics) {
             self.shard.queue.push(opened);
             self.turn();

@@ -28,17 +28,17 @@ fn a_leader_that_waits_for_others_does_not_say_where_the_partition_ends() {
     let mut shard = shard();
     lead(&mut shard, 0, &[1]);
     append(&mut shard, 0, AppendPermit::uncounted());
-    let shown = shard.around.board.led(partition(0)).unwrap();
-    assert_eq!(shown.latest(), Some(Offset(1)));
+    let handle = shard.context.registry.led(partition(0)).unwrap();
+    assert_eq!(handle.latest(), Some(Offset(1)));
     let mut metadata =
         metadata(0, &[1, 2], TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() });
     (metadata.state.leader_epoch, metadata.partition_epoch) = (LeaderEpoch(2), 2);
     shard.queue.push(Command::Install(Box::new(metadata)));
     turn(&mut shard);
-    assert_eq!((shown.epoch(), shown.high_watermark()), (LeaderEpoch(2), Offset(1)));
-    assert_eq!(shown.latest(), Some(Offset(1)), "what it has committed itself it knows");
+    assert_eq!((handle.epoch(), handle.high_watermark()), (LeaderEpoch(2), Offset(1)));
+    assert_eq!(handle.latest(), Some(Offset(1)), "what it has committed itself it knows");
     append(&mut shard, 0, AppendPermit::uncounted());
-    assert_eq!(shown.high_watermark(), Offset(1), "the other replica has nothing yet");
+    assert_eq!(handle.high_watermark(), Offset(1), "the other replica has nothing yet");
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn a_flush_for_which_a_write_waits_is_not_behind_those_for_which_none_does() {
     let waits = append(&mut shard, 50, AppendPermit::uncounted());
     assert!(waits.lock().is_empty() && shard.disk_threads.waiting() >= 51);
     // The first of its own queue.
-    let around = &shard.around;
-    let done = shard.disk_threads.run_one(0, &*around.clock, &around.metrics).unwrap();
+    let context = &shard.context;
+    let done = shard.disk_threads.run_one(0, &*context.clock, &context.metrics).unwrap();
     shard.queue.push(done);
     turn(&mut shard);
     assert!(waits.lock().pop().unwrap().is_ok());
@@ -87,8 +87,8 @@ fn a_log_that_has_failed_is_read_also_in_the_next_leader_epoch() {
     (next.state.leader_epoch, next.partition_epoch) = (LeaderEpoch(2), 2);
     shard.queue.push(Command::Install(Box::new(next)));
     turn(&mut shard);
-    let shown = shard.around.board.led(partition(0)).unwrap();
-    assert_eq!((shown.epoch(), shown.high_watermark()), (LeaderEpoch(2), Offset(1)));
+    let handle = shard.context.registry.led(partition(0)).unwrap();
+    assert_eq!((handle.epoch(), handle.high_watermark()), (LeaderEpoch(2), Offset(1)));
     let refused = append(&mut shard, 0, AppendPermit::uncounted()).lock().pop().unwrap();
     assert_eq!(refused.unwrap_err().reason(), Reason::StorageError);
 }
@@ -102,12 +102,12 @@ fn what_was_visible_without_a_leader_does_not_go_back_when_there_is_one() {
     shard.queue.push(Command::Resign(partition(0)));
     shard.queue.push(Command::ServeReads);
     turn(&mut shard);
-    let shown = shard.around.board.readable(partition(0)).unwrap();
-    let mut seen = shown.watch();
+    let handle = shard.context.registry.readable(partition(0)).unwrap();
+    let mut seen = handle.watch();
     seen.mark_unchanged();
     assert_eq!(*seen.borrow(), Offset(1));
     lead(&mut shard, 0, &[1]);
-    assert!(shown.serving() && *seen.borrow() == Offset(1) && shown.latest() == Some(Offset(1)));
+    assert!(handle.serving() && *seen.borrow() == Offset(1) && handle.latest() == Some(Offset(1)));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn the_high_watermark_is_restored_with_the_epoch_in_which_it_was_learnt() {
     drop(shard);
     let recovered = |disk: &MemoryDisk| {
         let mut shard = shard_on(disk);
-        let logs = crate::recovery::recover(&shard.around.directory, 0, 1).unwrap().0;
+        let logs = crate::recovery::recover(&shard.context.directory, 0, 1).unwrap().0;
         logs.into_iter().for_each(|log| shard.adopt(log));
         shard
     };
@@ -146,9 +146,9 @@ fn the_high_watermark_is_restored_with_the_epoch_in_which_it_was_learnt() {
 fn a_read_that_does_not_wait_is_answered_at_once() {
     let mut shard = shard();
     lead(&mut shard, 0, &[1]);
-    let Surroundings { board, metrics, directory, .. } = &shard.around;
+    let ShardContext { registry, metrics, directory, .. } = &shard.context;
     let shards = ShardSet::new(vec![(Arc::clone(&shard.queue), AppendRoom::new(ROOM_BYTES))]);
-    let fetcher = Fetcher::new(NODE, board.clone(), metrics.clone(), shards, directory.disk());
+    let fetcher = Fetcher::new(NODE, registry.clone(), metrics.clone(), shards, directory.disk());
     let read = ReadBatches {
         partition: LedPartition { id: partition(0), leader_epoch: LeaderEpoch::NONE },
         offset: Offset(0),

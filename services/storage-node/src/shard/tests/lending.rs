@@ -12,7 +12,7 @@ fn only_turn(shard: &mut Shard) {
 
 /// Runs the maintenance that waited longest; the shard is yet to be told.
 fn maintain(shard: &Shard) -> Command {
-    let (clock, metrics) = (&shard.around.clock, &shard.around.metrics);
+    let (clock, metrics) = (&shard.context.clock, &shard.context.metrics);
     shard.disk_threads.maintain_one(&**clock, metrics).expect("nothing waits")
 }
 
@@ -71,7 +71,7 @@ fn ten_thousand_partitions_are_opened_at_once_and_a_barrier_waits_for_all() {
     shard.queue.push(last);
     only_turn(&mut shard);
     assert_eq!((settled.try_recv(), shard.away.len()), (Ok(()), 0));
-    assert!((0..10_000).all(|number| shard.around.board.led(partition(number)).is_ok()));
+    assert!((0..10_000).all(|number| shard.context.registry.led(partition(number)).is_ok()));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_partition_is_removed_after_its_flush_and_not_before() {
     flush(&mut shard);
     assert!(removed.try_recv().unwrap().is_ok());
     assert!(take(&waits).is_ok(), "it was durable, and then removed");
-    assert!(disk.list(&shard.around.directory.partition_dir(partition(0))).is_err());
+    assert!(disk.list(&shard.context.directory.partition_dir(partition(0))).is_err());
 }
 
 #[test]
@@ -115,14 +115,14 @@ fn a_write_that_is_refused_leaves_nothing_on_the_disk() {
     shard.queue.push(Command::Resign(partition(0)));
     let not_led = append(&mut shard, 0, AppendPermit::uncounted());
     lead(&mut shard, 1, &[1]);
-    shard.around.misplaced.set(Some("it is gone".to_owned()));
+    shard.context.misplaced.set(Some("it is gone".to_owned()));
     let gone = append(&mut shard, 1, AppendPermit::uncounted());
     for (number, answers, reason) in [(0, not_led, Reason::NotLeader), (1, gone, Reason::StorageError)] {
         let failure = take(&answers).unwrap_err();
         assert_eq!((failure.reason(), failure.effect()), (reason, Effect::None), "{failure}");
-        assert!(disk.list(&shard.around.directory.partition_dir(partition(number))).is_err());
+        assert!(disk.list(&shard.context.directory.partition_dir(partition(number))).is_err());
     }
-    shard.around.misplaced.set(None);
+    shard.context.misplaced.set(None);
     assert!(take(&append(&mut shard, 1, AppendPermit::uncounted())).is_ok());
 }
 
@@ -146,7 +146,7 @@ fn writes_that_wait_for_files_are_not_tried_again_without_a_reason() {
     for partitions in [1, 2, 50] {
         let disk = MemoryDisk::simulated(256 << 20);
         let mut shard = shard_on(&disk);
-        shard.around.clock = Arc::new(StoppedClock);
+        shard.context.clock = Arc::new(StoppedClock);
         for number in 0..partitions {
             lead_as(&mut shard, number, &[1], TopicConfig { segment_bytes: 4 << 10, ..TopicConfig::default() });
             // Four of them are a segment.
@@ -158,7 +158,7 @@ fn writes_that_wait_for_files_are_not_tried_again_without_a_reason() {
         let mut prepared = 0;
         for _ in 0..1000 {
             only_turn(&mut shard);
-            let (clock, metrics) = (&shard.around.clock, &shard.around.metrics);
+            let (clock, metrics) = (&shard.context.clock, &shard.context.metrics);
             if let Some(returned) = shard.disk_threads.maintain_one(&**clock, metrics) {
                 prepared += 1;
                 shard.queue.push(returned);
@@ -181,7 +181,7 @@ fn a_few_partitions_at_a_time_are_away_for_what_nobody_waits_for() {
     stop(&mut shard);
     drop(shard);
     let mut shard = shard_on(&disk.restart_process());
-    let logs = crate::recovery::recover(&shard.around.directory, 0, 1).unwrap().0;
+    let logs = crate::recovery::recover(&shard.context.directory, 0, 1).unwrap().0;
     logs.into_iter().for_each(|log| shard.adopt(log));
     (0..1000).for_each(|number| lead_with(&mut shard, number, &[1], Durability::Fsync));
     flush(&mut shard);
@@ -190,8 +190,9 @@ fn a_few_partitions_at_a_time_are_away_for_what_nobody_waits_for() {
     assert!((1..=4).contains(&shard.away.len()) && shard.upkeep_due.len() > 990);
     turn(&mut shard);
     assert_eq!((shard.away.len(), shard.upkeep_due.len()), (0, 0));
-    let start = |(_, replica): &(TopicPartition, Arc<crate::board::ShownReplica>)| replica.reader.log_start();
-    assert!(shard.around.board.all().iter().all(|found| start(found) == Offset(1)), "records of 1970 are gone");
+    let start =
+        |(_, replica): &(TopicPartition, Arc<crate::replica_registry::PartitionHandle>)| replica.reader.log_start();
+    assert!(shard.context.registry.all().iter().all(|found| start(found) == Offset(1)), "records of 1970 are gone");
 }
 
 #[test]
@@ -200,7 +201,7 @@ fn a_stop_ends_also_when_the_threads_have_ended_before() {
     let mut shard = shard_on(&disk);
     lead_with(&mut shard, 0, &[1], Durability::Fsync);
     let answers = append(&mut shard, 0, AppendPermit::uncounted());
-    let (clock, metrics) = (Arc::clone(&shard.around.clock), shard.around.metrics.clone());
+    let (clock, metrics) = (Arc::clone(&shard.context.clock), shard.context.metrics.clone());
     let late = shard.disk_threads.run_one(0, &*clock, &metrics).unwrap();
     let (done, mut ended) = oneshot::channel();
     shard.queue.push(Command::Stop(done));
@@ -221,7 +222,7 @@ fn nobody_waits_for_the_disk_under_the_lock_of_the_checkpoint() {
         append(&mut shard, number, AppendPermit::uncounted());
     }
     flush(&mut shard);
-    let checkpoint = |shard: &Shard| shard.around.directory.checkpoint();
+    let checkpoint = |shard: &Shard| shard.context.directory.checkpoint();
     let waits = waits_under_checkpoint(checkpoint(&shard), || {
         shard.queue.push(Command::Remove { partition: partition(0), done: oneshot::channel().0 });
         shard.queue.push(Command::SetAside { partition: partition(1), done: oneshot::channel().0 });
@@ -282,8 +283,8 @@ fn a_jump_of_the_clock_is_noticed_also_by_retention_that_has_waited() {
     let clock = Arc::new(Jumping(1_000_000.into()));
     let disk = MemoryDisk::simulated(256 << 20);
     let mut shard = shard_on(&disk);
-    shard.around.clock = Arc::clone(&clock) as Arc<dyn Clock>;
-    shard.around.retention_clock = RetentionClock::start(&shard.around.directory, &*clock);
+    shard.context.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    shard.context.retention_clock = RetentionClock::start(&shard.context.directory, &*clock);
     for number in 0..20 {
         lead_with(&mut shard, number, &[1], Durability::Fsync);
         append(&mut shard, number, AppendPermit::uncounted());
@@ -296,7 +297,7 @@ fn a_jump_of_the_clock_is_noticed_also_by_retention_that_has_waited() {
     clock.0.fetch_add(30 * 86_400_000, std::sync::atomic::Ordering::Relaxed);
     shard.lend_for_upkeep();
     turn(&mut shard);
-    assert!(shard.around.board.all().iter().all(|(_, replica)| replica.reader.log_start() == Offset(0)));
+    assert!(shard.context.registry.all().iter().all(|(_, replica)| replica.reader.log_start() == Offset(0)));
 }
 
 /// Only a directory that is somewhere else refuses writes: what a full disk, or a lack of files, keeps from being noted does
@@ -306,7 +307,7 @@ fn a_partition_is_not_removed_while_another_directory_is_in_place_of_its_own() {
     let mut shard = shard();
     lead(&mut shard, 0, &[1]);
     append(&mut shard, 0, AppendPermit::uncounted());
-    shard.around.misplaced.set(Some("it is gone".to_owned()));
+    shard.context.misplaced.set(Some("it is gone".to_owned()));
     let (done, mut removed) = oneshot::channel();
     shard.queue.push(Command::Remove { partition: partition(0), done });
     turn(&mut shard);

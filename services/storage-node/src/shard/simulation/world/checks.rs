@@ -16,14 +16,14 @@ impl World {
     pub(super) fn check(&mut self) {
         self.forget_deleted();
         for number in 0..PARTITIONS {
-            let shown = self.surroundings.board.led(partition(number)).unwrap();
-            let (start, end) = (shown.reader.log_start(), shown.reader.log_end());
+            let handle = self.surroundings.registry.led(partition(number)).unwrap();
+            let (start, end) = (handle.reader.log_start(), handle.reader.log_end());
             (start.0, end.0).hash(&mut self.trace);
             let seen = self.seen.get(&partition(number)).copied().unwrap_or(Offset::ZERO);
             assert!(end >= seen, "partition {number} ends at {end}, and was read up to {seen}");
         }
         for ((partition, offset), Acknowledged { value, acks, .. }) in &self.acknowledged {
-            let reader = self.surroundings.board.led(*partition).unwrap().reader.clone();
+            let reader = self.surroundings.registry.led(*partition).unwrap().reader.clone();
             let slice = reader.read(*offset, offset.plus(1), 1 << 20);
             let slice = slice.unwrap_or_else(|error| panic!("{partition} {offset} ({acks:?}): {error}"));
             let batch = Batches::of(slice.batches).next().and_then(Result::ok);
@@ -37,9 +37,9 @@ impl World {
     /// Forgets the records that are gone because somebody deleted them, or because they were too old.
     fn forget_deleted(&mut self) {
         let retention = i64::try_from(RETENTION.as_millis()).unwrap();
-        let (board, deleted_below, now) = (&self.surroundings.board, &self.deleted_below, self.now());
+        let (registry, deleted_below, now) = (&self.surroundings.registry, &self.deleted_below, self.now());
         self.acknowledged.retain(|(id, offset), record| {
-            let kept = *offset >= board.led(*id).unwrap().reader.log_start();
+            let kept = *offset >= registry.led(*id).unwrap().reader.log_start();
             let deleted = deleted_below.get(id).is_some_and(|before| offset < before);
             let old = id.partition.0 == 0 && record.timestamp <= now - retention;
             assert!(kept || deleted || old, "{id} {offset} was removed although nothing says so");

@@ -1,4 +1,4 @@
-//! The board: what log shards show to everybody else.
+//! The replicas of this node, as its log shards show them to everybody else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::topic_names::TopicNames;
 
 /// A replica on this node, as readers see it.
 #[derive(Debug)]
-pub(crate) struct ShownReplica {
+pub(crate) struct PartitionHandle {
     pub(crate) reader: LogReader,
     pub(crate) tail: Arc<Tail>,
     epoch: AtomicI32,
@@ -45,9 +45,9 @@ pub(crate) struct Problem {
 
 /// Every partition of the node.
 #[derive(Debug, Clone)]
-pub(crate) struct Board {
+pub(crate) struct ReplicaRegistry {
     node: NodeId,
-    replicas: Arc<RwLock<HashMap<TopicPartition, Arc<ShownReplica>>>>,
+    replicas: Arc<RwLock<HashMap<TopicPartition, Arc<PartitionHandle>>>>,
     /// Partitions whose log cannot be opened, with the reason.
     unusable: Arc<RwLock<BTreeMap<TopicPartition, String>>>,
     /// Why nothing may be written, on all partitions: the controller's metadata is not that of this node.
@@ -56,7 +56,7 @@ pub(crate) struct Board {
     pub(crate) names: TopicNames,
 }
 
-impl ShownReplica {
+impl PartitionHandle {
     pub(crate) fn new(reader: LogReader, partitions_led: IntGauge) -> Self {
         Self {
             reader,
@@ -98,13 +98,13 @@ impl ShownReplica {
         }
     }
 
-    /// Whether reads are served: as the leader, or by [`ShownReplica::serve_reads`].
+    /// Whether reads are served: as the leader, or by [`PartitionHandle::serve_reads`].
     pub(crate) fn readable(&self) -> bool {
         self.serving() || self.readable.load(Ordering::Acquire)
     }
 
     /// Stops serving and wakes everybody who waits.
-    pub(crate) fn withdraw(&self) {
+    pub(crate) fn stop_serving(&self) {
         if self.serving.swap(false, Ordering::AcqRel) {
             self.partitions_led.dec();
         }
@@ -142,7 +142,7 @@ impl ShownReplica {
     }
 
     /// Shows whether the log can be used.
-    pub(crate) fn show(&self, condition: &Condition) {
+    pub(crate) fn set_condition(&self, condition: &Condition) {
         let problem = match condition {
             Condition::Healthy => None,
             Condition::Corrupt { from } => {
@@ -170,7 +170,7 @@ impl Problem {
     }
 }
 
-impl Board {
+impl ReplicaRegistry {
     pub(crate) fn new(node: NodeId) -> Self {
         Self {
             node,
@@ -182,13 +182,13 @@ impl Board {
     }
 
     /// A partition that this node leads, or why it cannot be served here.
-    pub(crate) fn led(&self, partition: TopicPartition) -> Result<Arc<ShownReplica>, Failure> {
+    pub(crate) fn led(&self, partition: TopicPartition) -> Result<Arc<PartitionHandle>, Failure> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.serving()).cloned();
         found.ok_or_else(|| self.refusal(partition))
     }
 
     /// A partition that can be read here, or why it cannot.
-    pub(crate) fn readable(&self, partition: TopicPartition) -> Result<Arc<ShownReplica>, Failure> {
+    pub(crate) fn readable(&self, partition: TopicPartition) -> Result<Arc<PartitionHandle>, Failure> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.readable()).cloned();
         found.ok_or_else(|| self.refusal(partition))
     }
@@ -219,7 +219,7 @@ impl Board {
         }
     }
 
-    pub(crate) fn insert(&self, partition: TopicPartition, replica: Arc<ShownReplica>) {
+    pub(crate) fn insert(&self, partition: TopicPartition, replica: Arc<PartitionHandle>) {
         self.unusable.write().remove(&partition);
         self.replicas.write().insert(partition, replica);
     }
@@ -248,7 +248,7 @@ impl Board {
     pub(crate) fn remove(&self, partition: TopicPartition) {
         self.unusable.write().remove(&partition);
         if let Some(replica) = self.replicas.write().remove(&partition) {
-            replica.withdraw();
+            replica.stop_serving();
         }
     }
 
@@ -258,7 +258,7 @@ impl Board {
     }
 
     /// All partitions, for reports.
-    pub(crate) fn all(&self) -> Vec<(TopicPartition, Arc<ShownReplica>)> {
+    pub(crate) fn all(&self) -> Vec<(TopicPartition, Arc<PartitionHandle>)> {
         self.replicas.read().iter().map(|(partition, replica)| (*partition, Arc::clone(replica))).collect()
     }
 }
