@@ -21,7 +21,7 @@ use walser_service::Shutdown;
 pub(crate) use answer::{Chunk, Fetched, LookedUp, PartitionFailure, PartitionName, Progress, ReadEvent, Reset};
 pub(crate) use budget::ReadBudget;
 pub(crate) use decode::ReadRecord;
-pub(crate) use request::{FetchRequest, Options, OutOfRange, Place, ReadRequest, ReadTarget, Resume, Shape};
+pub(crate) use request::{FetchRequest, Options, OutOfRange, ReadPosition, ReadRequest, ReadTarget, Resume, Shape};
 pub(crate) use target::{Positions, Target};
 
 use crate::heartbeat::Heartbeats;

@@ -9,7 +9,7 @@ use walser_rpc::Failure;
 
 use super::read_answers::record_bytes;
 use super::wire::known;
-use crate::reading::{FetchRequest, Options, OutOfRange, Place, ReadRequest, ReadTarget, Resume, Shape};
+use crate::reading::{FetchRequest, Options, OutOfRange, ReadPosition, ReadRequest, ReadTarget, Resume, Shape};
 
 /// What a client takes that says nothing: the default of most gRPC libraries.
 const CLIENT_MESSAGE_BYTES: usize = 4 << 20;
@@ -130,31 +130,31 @@ fn resume(target: &pb::ReadTarget) -> Result<HashMap<i32, Resume>, Failure> {
 }
 
 /// A position of a request. `now`: milliseconds since 1970.
-pub(super) fn place(position: pb::Position, field: &str, now: i64) -> Result<Place, Failure> {
+pub(super) fn place(position: pb::Position, field: &str, now: i64) -> Result<ReadPosition, Failure> {
     use pb::position::At;
     let bad = |problem: &str| Err(Failure::field(field, problem));
     match position.at {
         None => bad("is empty; set one of offset, timestamp, bound, tail_count or age"),
         Some(At::Offset(offset)) if offset < 0 => bad("an offset is at least 0"),
-        Some(At::Offset(offset)) => Ok(Place::Offset(offset)),
+        Some(At::Offset(offset)) => Ok(ReadPosition::Offset(offset)),
         Some(At::Timestamp(time)) => {
             // Records are stamped in whole milliseconds: the first one at or after the instant.
             let fraction = i64::from(time.nanos).div_euclid(1_000_000);
             let fraction = fraction + i64::from(time.nanos.rem_euclid(1_000_000) > 0);
             let millis = time.seconds.checked_mul(1000).and_then(|millis| millis.checked_add(fraction));
-            millis.map_or_else(|| bad("the timestamp is out of range"), |millis| Ok(Place::Time(millis)))
+            millis.map_or_else(|| bad("the timestamp is out of range"), |millis| Ok(ReadPosition::Time(millis)))
         }
         Some(At::Bound(bound)) => match pb::Bound::try_from(bound) {
-            Ok(pb::Bound::Earliest) => Ok(Place::Earliest),
-            Ok(pb::Bound::Latest) => Ok(Place::Latest),
+            Ok(pb::Bound::Earliest) => Ok(ReadPosition::Earliest),
+            Ok(pb::Bound::Latest) => Ok(ReadPosition::Latest),
             _ => bad("the bound is neither EARLIEST nor LATEST"),
         },
         Some(At::TailCount(count)) if count < 0 => bad("tail_count is at least 0"),
-        Some(At::TailCount(count)) => Ok(Place::Last(count)),
+        Some(At::TailCount(count)) => Ok(ReadPosition::Last(count)),
         Some(At::Age(age)) => match Duration::try_from(age) {
             Ok(age) => {
                 let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-                Ok(Place::Time(now.saturating_sub(age)))
+                Ok(ReadPosition::Time(now.saturating_sub(age)))
             }
             Err(_) => bad("an age is not negative"),
         },

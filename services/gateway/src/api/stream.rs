@@ -1,7 +1,7 @@
 //! `ProduceStream`: pipelined writes with one result per batch.
 
-mod lanes;
 mod outgoing;
+mod result_order;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::{Pin, pin};
@@ -23,8 +23,8 @@ use walser_proto::v1::produce_stream_response::Message as Reply;
 use walser_rpc::{Failure, Reason, catch_panic, wire_time};
 use walser_service::{Caller, Shutdown};
 
-use self::lanes::{Lane, Lanes};
 use self::outgoing::{GROUP_MAX, Leaving, Outgoing, grouped};
+use self::result_order::{Lane, ResultOrder};
 use super::wire::{self, known, payload, produce_failure, written};
 use crate::config::Config;
 use crate::error::draining;
@@ -86,7 +86,7 @@ struct Reader {
     room: Arc<Semaphore>,
     caller: Arc<Caller>,
     trace: Option<Arc<str>>,
-    lanes: Lanes<Outcome>,
+    order: ResultOrder<Outcome>,
     /// Lanes of an idempotent stream on which a batch failed: later ones cannot succeed.
     failed: Arc<Mutex<HashSet<Lane>>>,
     last_correlation: Option<i64>,
@@ -120,7 +120,7 @@ pub(super) fn serve(
         room,
         caller: Arc::new(caller),
         trace,
-        lanes: Lanes::default(),
+        order: ResultOrder::default(),
         failed: Arc::default(),
         last_correlation: None,
         way: None,
@@ -262,14 +262,14 @@ impl Reader {
         let tell = move |outcome: Outcome| {
             slot.send(Outgoing::Result(result(correlation_id, outcome, failed), permit.ok()));
         };
-        self.lanes.enter(lane.clone(), correlation_id, Box::new(tell));
+        self.order.enter(lane.clone(), correlation_id, Box::new(tell));
         let completed = Arc::new(AtomicBool::new(false));
         let done: Done = {
-            let (lanes, lane, completed) = (self.lanes.clone(), lane.clone(), Arc::clone(&completed));
+            let (order, lane, completed) = (self.order.clone(), lane.clone(), Arc::clone(&completed));
             Box::new(move |outcome| {
                 drop(under_way);
                 completed.store(true, Ordering::Relaxed);
-                lanes.leave(&lane, correlation_id, outcome);
+                order.leave(&lane, correlation_id, outcome);
             })
         };
         let sent = match write {
@@ -278,10 +278,10 @@ impl Reader {
         };
         match sent {
             Err(failure) => {
-                self.lanes.leave(&lane, correlation_id, Outcome::failed(failure));
+                self.order.leave(&lane, correlation_id, Outcome::failed(failure));
             }
             Ok(mut submitted) => match submitted.queued.take() {
-                Some(queued) => self.lanes.leave(&lane, correlation_id, queued),
+                Some(queued) => self.order.leave(&lane, correlation_id, queued),
                 None => self.keep(completed, submitted),
             },
         }

@@ -19,7 +19,7 @@ use super::reads::place;
 use super::wire::{reference, relayed, see_change};
 use crate::leaders::Leaders;
 use crate::metadata::{Metadata, TopicView, View};
-use crate::reading::{Place, Positions, Target};
+use crate::reading::{Positions, ReadPosition, Target};
 use crate::retry::{PATIENCE, patience, while_moved};
 use crate::router::{Router, checked_partition};
 use crate::topics::Topics;
@@ -127,7 +127,7 @@ impl TopicApi {
             }
             let target = Target { topic: Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
             let offset = while_moved(until, || self.positions.boundary(&target, before)).await?;
-            let end = self.positions.find(&topic, partition, Place::Latest).await?.offset;
+            let end = self.positions.find(&topic, partition, ReadPosition::Latest).await?.offset;
             if offset.0 > end {
                 let text = format!(
                     "offset {} is beyond the end of {}/{partition}, {end}: nothing was deleted",
@@ -142,11 +142,11 @@ impl TopicApi {
         let mut response = pb::TruncateTopicResponse::default();
         for (partition, offset) in offsets {
             let offset = if request.validate_only {
-                let start = self.positions.find(&topic, partition, Place::Earliest).await?.offset;
+                let start = self.positions.find(&topic, partition, ReadPosition::Earliest).await?.offset;
                 offset.0.max(start)
             } else {
                 let before =
-                    self.positions.find(&topic, partition, Place::Earliest).await.map(|found| found.offset).ok();
+                    self.positions.find(&topic, partition, ReadPosition::Earliest).await.map(|found| found.offset).ok();
                 let deleted = self.delete_records(&topic, partition, offset.0).await;
                 if let Ok(log_start) = deleted {
                     change_log::truncated(caller, &topic.name, partition, before, log_start);

@@ -13,7 +13,7 @@ use crate::router::{LedBy, Router};
 use super::answer::{Chunk, Reset};
 use super::budget::{ReadPermit, StreamBudget};
 use super::decode::{Amount, Undecoded, decode};
-use super::request::{OutOfRange, Place, Shape};
+use super::request::{OutOfRange, ReadPosition, Shape};
 use super::target::{Positions, Target};
 
 /// A partition being read.
@@ -200,8 +200,8 @@ impl PartitionReader {
             return Ok(None);
         }
         let place = match policy {
-            OutOfRange::Earliest => Place::Earliest,
-            OutOfRange::Latest => Place::Latest,
+            OutOfRange::Earliest => ReadPosition::Earliest,
+            OutOfRange::Latest => ReadPosition::Latest,
             OutOfRange::Fail => return Ok(None),
         };
         let actual = self.positions.boundary(&cursor.target, place).await?;

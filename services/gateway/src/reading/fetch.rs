@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_millis(50);
 
 /// One look at all partitions of a call.
 #[derive(Debug, Clone, Default)]
-struct Pass {
+struct FetchRound {
     cursors: Vec<Cursor>,
     /// Targets whose place is not found yet.
     unopened: Vec<Target>,
@@ -58,7 +58,7 @@ struct Pass {
     silent: HashSet<NodeId>,
 }
 
-impl Pass {
+impl FetchRound {
     /// How long a leader may take to answer: of the caller's time some is left for the other leaders.
     fn answer_max(&self) -> Duration {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()) / 2);
@@ -127,9 +127,9 @@ impl Reading {
         let (mut cursors, mut came, mut last, mut backoff) = (Vec::new(), false, false, Backoff::default());
         let mut answer_max = ANSWER_FIRST;
         loop {
-            let mut pass = Pass { cursors, answer_max, deadline, ..Pass::default() };
-            self.open(&mut pass, unopened).await;
-            let (looked, permit) = self.look_at_all(&pass, *options, amount).await;
+            let mut round = FetchRound { cursors, answer_max, deadline, ..FetchRound::default() };
+            self.open(&mut round, unopened).await;
+            let (looked, permit) = self.look_at_all(&round, *options, amount).await;
             let hopeless = looked.all_failed() && !looked.moving;
             let enough = looked.bytes >= *bytes_min || looked.full || hopeless || looked.is_done();
             last |= Instant::now() >= until || self.shutdown.begun();
@@ -140,10 +140,10 @@ impl Reading {
                 return Ok(fetched);
             }
             // What was read is dropped for the wait, and read again from the same places with what comes.
-            let Pass { cursors: behind, moving, silent, chunks, failures, .. } = looked;
+            let FetchRound { cursors: behind, moving, silent, chunks, failures, .. } = looked;
             let failed: HashSet<_> = failures.into_iter().map(|failure| failure.of).collect();
             drop((chunks, permit));
-            (cursors, unopened) = (pass.cursors, looked.unopened);
+            (cursors, unopened) = (round.cursors, looked.unopened);
             if !silent.is_empty() {
                 answer_max *= 2;
             }
@@ -172,8 +172,8 @@ impl Reading {
     }
 
     /// Opens the cursors of targets; those that cannot be opened are failures, and stay as they are.
-    async fn open(&self, pass: &mut Pass, targets: Vec<Target>) {
-        let (limit, silent) = (pass.answer_max(), Mutex::new(std::mem::take(&mut pass.silent)));
+    async fn open(&self, round: &mut FetchRound, targets: Vec<Target>) {
+        let (limit, silent) = (round.answer_max(), Mutex::new(std::mem::take(&mut round.silent)));
         let open = async |target: Target| {
             let leader = leader(&target);
             let none = Err(no_answer(&target.topic, target.partition));
@@ -191,25 +191,26 @@ impl Reading {
         let mut opened = futures::stream::iter(opening).buffered(LOOK_UPS_AT_ONCE);
         while let Some((target, cursor)) = opened.next().await {
             match cursor {
-                Ok(cursor) => pass.cursors.push(cursor),
+                Ok(cursor) => round.cursors.push(cursor),
                 Err(failure) => {
-                    pass.note(target.name(), failure);
-                    pass.unopened.push(target);
+                    round.note(target.name(), failure);
+                    round.unopened.push(target);
                 }
             }
         }
         drop(opened);
-        pass.silent = silent.into_inner();
+        round.silent = silent.into_inner();
     }
 
     /// Reads what is there, partition by partition, within the limits of the call and the budget of the process.
     /// Budget is taken once for everything: who holds some never waits for more.
-    async fn look_at_all(&self, pass: &Pass, options: Options, amount: Amount) -> (Pass, ReadPermit) {
-        let batch_bytes = pass.cursors.iter().map(|cursor| cursor.target.topic.settings.config.message_bytes_max).max();
+    async fn look_at_all(&self, round: &FetchRound, options: Options, amount: Amount) -> (FetchRound, ReadPermit) {
+        let batch_bytes =
+            round.cursors.iter().map(|cursor| cursor.target.topic.settings.config.message_bytes_max).max();
         let mut within = amount.ordinary(batch_bytes.unwrap_or(0));
         loop {
             let mut permit = self.budget.take(within.cost).await;
-            let looked = self.look_within(pass.clone(), options, within, amount).await;
+            let looked = self.look_within(round.clone(), options, within, amount).await;
             if !looked.no_room {
                 permit.keep(looked.cost);
                 return (looked, permit);
@@ -219,40 +220,40 @@ impl Reading {
     }
 
     /// One round over the partitions. `within` is what may be taken, `whole` all that there is.
-    async fn look_within(&self, mut pass: Pass, options: Options, within: Amount, whole: Amount) -> Pass {
-        let mut cursors = std::mem::take(&mut pass.cursors);
+    async fn look_within(&self, mut round: FetchRound, options: Options, within: Amount, whole: Amount) -> FetchRound {
+        let mut cursors = std::mem::take(&mut round.cursors);
         let mut left = within;
         for cursor in &mut cursors {
             if left.is_spent() {
-                pass.full = true;
+                round.full = true;
                 break;
             }
             // A reset is part of the answer in which its records are, never of a later one.
-            let room = options.within(pass.answer_bytes() + CHUNK_OVERHEAD);
-            if pass.has_answers() && room.shape.message_bytes_max < 2 * CHUNK_OVERHEAD {
-                pass.full = true;
+            let room = options.within(round.answer_bytes() + CHUNK_OVERHEAD);
+            if round.has_answers() && room.shape.message_bytes_max < 2 * CHUNK_OVERHEAD {
+                round.full = true;
                 break;
             }
-            match self.fetch_part(cursor, room, left, &mut pass).await {
-                Ok(Some(chunk)) => pass.take(cursor, chunk, &mut left),
+            match self.fetch_part(cursor, room, left, &mut round).await {
+                Ok(Some(chunk)) => round.take(cursor, chunk, &mut left),
                 Ok(None) => {}
-                Err(Undecoded::NoRoom) if pass.bytes == 0 && within.cost < whole.cost => {
-                    pass.no_room = true;
+                Err(Undecoded::NoRoom) if round.bytes == 0 && within.cost < whole.cost => {
+                    round.no_room = true;
                     break;
                 }
                 // It fits a message of its own: the next call gets it.
-                Err(Undecoded::NoRoom) => pass.full = true,
+                Err(Undecoded::NoRoom) => round.full = true,
                 Err(Undecoded::Failed(failure))
-                    if pass.has_answers() && failure.reason() == Reason::RecordExceedsClientLimit =>
+                    if round.has_answers() && failure.reason() == Reason::RecordExceedsClientLimit =>
                 {
-                    pass.full = true;
+                    round.full = true;
                 }
-                Err(Undecoded::Failed(failure)) => pass.note(cursor.target.name(), failure),
+                Err(Undecoded::Failed(failure)) => round.note(cursor.target.name(), failure),
             }
         }
-        pass.full |= left.is_spent();
-        pass.cursors = cursors;
-        pass
+        round.full |= left.is_spent();
+        round.cursors = cursors;
+        round
     }
 
     /// Waits for anything new behind what was read. False: nothing came until then. Of a partition that `was_there` it is
@@ -285,23 +286,23 @@ impl Reading {
         cursor: &mut Cursor,
         options: Options,
         amount: Amount,
-        pass: &mut Pass,
+        round: &mut FetchRound,
     ) -> Result<Option<Chunk>, Undecoded> {
         let leader = leader(&cursor.target);
-        if leader.is_some_and(|leader| pass.silent.contains(&leader)) {
+        if leader.is_some_and(|leader| round.silent.contains(&leader)) {
             return Err(no_answer(&cursor.target.topic, cursor.target.partition).into());
         }
-        let mut read = self.partitions.read_batches_within(cursor, amount.bytes, pass.answer_max()).await;
+        let mut read = self.partitions.read_batches_within(cursor, amount.bytes, round.answer_max()).await;
         if let Err(failure) = &read
             && let Some(reset) = self.partitions.reset(cursor, failure, options.out_of_range).await?
         {
-            pass.resets.push(reset);
-            read = self.partitions.read_batches_within(cursor, amount.bytes, pass.answer_max()).await;
+            round.resets.push(reset);
+            read = self.partitions.read_batches_within(cursor, amount.bytes, round.answer_max()).await;
         }
         if let Err(failure) = &read
             && failure.value("rule") == Some(NO_ANSWER)
         {
-            pass.silent.extend(leader);
+            round.silent.extend(leader);
         }
         let chunk = PartitionReader::chunk(read?, cursor, options.shape, amount)?;
         if chunk.content.record_count > 0 || chunk.content.ended {

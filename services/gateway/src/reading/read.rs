@@ -22,10 +22,10 @@ use super::Reading;
 use super::answer::{PartitionFailure, PartitionName, Progress, ReadEvent};
 use super::budget::StreamBudget;
 use super::decode::Decoded;
-use super::request::{Options, Place, ReadRequest};
+use super::request::{Options, ReadPosition, ReadRequest};
 use super::target::Target;
 
-use self::follow::{Said, Voice, follow};
+use self::follow::{EventSender, PartitionEvent, follow};
 use self::outlet::{Item, Outlet, outlet};
 
 /// Bytes of a message beside the progress that it carries.
@@ -36,7 +36,7 @@ const PROGRESS_OVERHEAD: usize = 48;
 const QUEUE: usize = 1;
 
 /// Where a partition stands, as the driver knows it.
-struct Standing {
+struct ReadProgress {
     name: PartitionName,
     /// `None` until its place is found.
     next_offset: Option<i64>,
@@ -49,13 +49,13 @@ struct Standing {
 struct Driver {
     reading: Reading,
     outlet: Outlet,
-    standings: Vec<Standing>,
+    partitions: Vec<ReadProgress>,
     records_left: i64,
     all_caught_up: bool,
     /// Topics whose later partitions are read, too, with the number of those that are known.
     growing: Vec<(Arc<str>, i32)>,
     options: Options,
-    said: mpsc::Sender<(usize, Said)>,
+    told: mpsc::Sender<(usize, PartitionEvent)>,
     readers: JoinSet<()>,
     budget: StreamBudget,
     failure: Option<Failure>,
@@ -77,16 +77,16 @@ impl Reading {
         }
         let budget = self.budget.stream();
         let (outlet, stream, gate) = outlet(budget.clone());
-        let (said, heard) = mpsc::channel(QUEUE);
+        let (told, heard) = mpsc::channel(QUEUE);
         let mut driver = Driver {
             reading: self.clone(),
             outlet,
-            standings: Vec::new(),
+            partitions: Vec::new(),
             records_left: records_max,
             all_caught_up: false,
             growing,
             options,
-            said,
+            told,
             readers: JoinSet::new(),
             budget,
             failure: None,
@@ -106,18 +106,18 @@ impl Reading {
 
 impl Driver {
     fn open(&mut self, target: Target) {
-        let number = self.standings.len();
+        let number = self.partitions.len();
         let name = target.name();
-        self.standings.push(Standing { name, next_offset: None, end_offset: 0, caught_up: false, over: false });
+        self.partitions.push(ReadProgress { name, next_offset: None, end_offset: 0, caught_up: false, over: false });
         // A partition that is opened later has not been caught up with.
         self.all_caught_up = false;
         let records = usize::try_from(self.records_left).unwrap_or(usize::MAX);
-        let voice = Voice { said: self.said.clone(), number, budget: self.budget.clone() };
-        let reader = follow(self.reading.partitions.clone(), target, self.options, records, voice);
+        let events = EventSender { told: self.told.clone(), number, budget: self.budget.clone() };
+        let reader = follow(self.reading.partitions.clone(), target, self.options, records, events);
         self.readers.spawn(reader);
     }
 
-    async fn run(mut self, mut heard: mpsc::Receiver<(usize, Said)>) {
+    async fn run(mut self, mut heard: mpsc::Receiver<(usize, PartitionEvent)>) {
         let mut metadata = self.reading.metadata.changes();
         // What was added since the targets were looked up.
         self.follow_new_partitions();
@@ -142,7 +142,7 @@ impl Driver {
                     }
                     continue;
                 }
-                said = heard.recv() => said,
+                told = heard.recv() => told,
                 changed = metadata.changed(), if !self.growing.is_empty() => {
                     if changed.is_err() {
                         return;
@@ -161,9 +161,9 @@ impl Driver {
                     continue;
                 }
             };
-            let Some((number, said)) = event else { return };
+            let Some((number, told)) = event else { return };
             heartbeat_at = tokio::time::Instant::now() + self.reading.heartbeats.delay();
-            if !self.take(number, said).await || self.finished().await {
+            if !self.take(number, told).await || self.finished().await {
                 return;
             }
         }
@@ -174,10 +174,10 @@ impl Driver {
     }
 
     /// Passes on what a reader said. False: the stream is over.
-    async fn take(&mut self, number: usize, said: Said) -> bool {
-        match said {
-            Said::Chunk(mut chunk, permit) => {
-                let standing = &mut self.standings[number];
+    async fn take(&mut self, number: usize, told: PartitionEvent) -> bool {
+        match told {
+            PartitionEvent::Chunk(mut chunk, permit) => {
+                let partition = &mut self.partitions[number];
                 let record_count = chunk.content.record_count;
                 if record_count > self.records_left {
                     cut(&mut chunk.content, self.records_left);
@@ -185,34 +185,34 @@ impl Driver {
                 } else {
                     self.records_left -= record_count;
                 }
-                standing.next_offset = Some(chunk.content.next_offset);
-                standing.end_offset = chunk.high_watermark;
-                standing.caught_up = chunk.content.next_offset >= chunk.high_watermark;
+                partition.next_offset = Some(chunk.content.next_offset);
+                partition.end_offset = chunk.high_watermark;
+                partition.caught_up = chunk.content.next_offset >= chunk.high_watermark;
                 let sent = self.outlet.send(Ok(ReadEvent::Chunk(chunk)), Some(permit)).await;
                 sent && self.records_left > 0 && self.tell_caught_up().await
             }
-            Said::Opened(offset) => {
-                let standing = &mut self.standings[number];
-                (standing.next_offset, standing.end_offset) = (Some(offset), offset);
+            PartitionEvent::Opened(offset) => {
+                let partition = &mut self.partitions[number];
+                (partition.next_offset, partition.end_offset) = (Some(offset), offset);
                 true
             }
-            Said::CaughtUp(end_offset) => {
-                let standing = &mut self.standings[number];
-                (standing.caught_up, standing.end_offset) = (true, end_offset);
+            PartitionEvent::CaughtUp(end_offset) => {
+                let partition = &mut self.partitions[number];
+                (partition.caught_up, partition.end_offset) = (true, end_offset);
                 self.tell_caught_up().await
             }
-            Said::Reset(reset) => {
-                self.standings[number].next_offset = Some(reset.actual.0);
+            PartitionEvent::Reset(reset) => {
+                self.partitions[number].next_offset = Some(reset.actual.0);
                 self.send(ReadEvent::Reset(reset)).await
             }
-            Said::Problem(failure) => self.tell_problem(number, failure).await,
-            Said::Ended => {
-                self.standings[number].over = true;
-                let name = self.standings[number].name.clone();
+            PartitionEvent::Problem(failure) => self.tell_problem(number, failure).await,
+            PartitionEvent::Ended => {
+                self.partitions[number].over = true;
+                let name = self.partitions[number].name.clone();
                 self.send(ReadEvent::EndReached(name)).await && self.tell_caught_up().await
             }
-            Said::Failed(failure) => {
-                self.standings[number].over = true;
+            PartitionEvent::Failed(failure) => {
+                self.partitions[number].over = true;
                 let fatal = matches!(failure.reason(), Reason::OffsetOutOfRange | Reason::LogDiverged)
                     || matches!(failure.reason(), Reason::RecordExceedsClientLimit | Reason::TopicRecreated);
                 if fatal {
@@ -226,14 +226,14 @@ impl Driver {
     }
 
     async fn tell_problem(&mut self, number: usize, failure: Failure) -> bool {
-        let of = self.standings[number].name.clone();
+        let of = self.partitions[number].name.clone();
         self.send(ReadEvent::Problem(PartitionFailure { of, failure })).await
     }
 
     /// Says once that every partition has reached its live end, and again after one fell behind.
     async fn tell_caught_up(&mut self) -> bool {
-        let now = self.standings.iter().all(|standing| standing.caught_up || standing.over);
-        let open = self.standings.iter().any(|standing| !standing.over);
+        let now = self.partitions.iter().all(|partition| partition.caught_up || partition.over);
+        let open = self.partitions.iter().any(|partition| !partition.over);
         let news = now && open && !self.all_caught_up;
         self.all_caught_up = now;
         if news {
@@ -249,7 +249,7 @@ impl Driver {
     /// Whether every partition is done; a failure then ends the stream with its status.
     async fn finished(&mut self) -> bool {
         let over = self.growing.is_empty() || self.failure.is_some();
-        if !over || self.standings.iter().any(|standing| !standing.over) {
+        if !over || self.partitions.iter().any(|partition| !partition.over) {
             return false;
         }
         if let Some(failure) = self.failure.take() {
@@ -260,13 +260,13 @@ impl Driver {
 
     /// Where the reader stands in every partition, in parts that fit the client's messages; at least one.
     fn progress(&self) -> Vec<Vec<Progress>> {
-        let progress = |standing: &Standing| {
-            let (of, end_offset) = (standing.name.clone(), standing.end_offset);
-            standing.next_offset.map(|next_offset| Progress { of, next_offset, end_offset })
+        let progress = |partition: &ReadProgress| {
+            let (of, end_offset) = (partition.name.clone(), partition.end_offset);
+            partition.next_offset.map(|next_offset| Progress { of, next_offset, end_offset })
         };
         let room = self.options.shape.message_bytes_max.saturating_sub(MESSAGE_OVERHEAD);
         let (mut parts, mut bytes) = (vec![Vec::new()], 0);
-        for progress in self.standings.iter().filter(|standing| !standing.over).filter_map(progress) {
+        for progress in self.partitions.iter().filter(|partition| !partition.over).filter_map(progress) {
             let size = progress.of.topic.len() + PROGRESS_OVERHEAD;
             if bytes + size > room {
                 parts.push(Vec::new());
@@ -286,7 +286,7 @@ impl Driver {
             let count = topic.value.partition_count;
             for partition in *known..count {
                 let topic = Arc::clone(&topic);
-                new.push(Target { topic, partition, start: Place::Earliest, end: None, last_epoch: -1 });
+                new.push(Target { topic, partition, start: ReadPosition::Earliest, end: None, last_epoch: -1 });
             }
             *known = count.max(*known);
         }

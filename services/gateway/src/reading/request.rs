@@ -8,7 +8,7 @@ use walser_record_batch::Record;
 
 /// A place in a log, as asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum ReadPosition {
     Offset(i64),
     Time(i64),
     Earliest,
@@ -34,9 +34,9 @@ pub(crate) struct ReadTarget {
     /// `None`: all of them.
     pub(crate) partition: Option<i32>,
     /// Where partitions begin that are not in `resume`; `None`: at their log start.
-    pub(crate) start: Option<Place>,
+    pub(crate) start: Option<ReadPosition>,
     /// Exclusive; `None`: reading goes on for ever.
-    pub(crate) end: Option<Place>,
+    pub(crate) end: Option<ReadPosition>,
     /// Epoch of the record before `start`, if the reader knows it.
     pub(crate) last_epoch: Option<i32>,
     /// Of a whole topic, by partition.

@@ -13,7 +13,7 @@ use crate::router::Router;
 use crate::topics::Topics;
 
 use super::answer::{FoundPlace, PartitionName};
-use super::request::{Place, ReadTarget};
+use super::request::{ReadPosition, ReadTarget};
 
 /// Targets of one call after topics are spread over their partitions.
 const PARTITIONS_MAX: usize = 10_000;
@@ -25,8 +25,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Target {
     pub(crate) topic: Arc<TopicView>,
     pub(crate) partition: i32,
-    pub(crate) start: Place,
-    pub(crate) end: Option<Place>,
+    pub(crate) start: ReadPosition,
+    pub(crate) end: Option<ReadPosition>,
     pub(crate) last_epoch: i32,
 }
 
@@ -76,8 +76,8 @@ impl Positions {
                     return Err(Failure::field("targets", text));
                 }
                 let (start, last_epoch) = match target.resume.get(&partition) {
-                    Some(standing) => (Place::Offset(standing.next_offset.0), standing.leader_epoch),
-                    None => (target.start.unwrap_or(Place::Earliest), target.last_epoch),
+                    Some(standing) => (ReadPosition::Offset(standing.next_offset.0), standing.leader_epoch),
+                    None => (target.start.unwrap_or(ReadPosition::Earliest), target.last_epoch),
                 };
                 let (topic, last_epoch) = (Arc::clone(&topic), last_epoch.unwrap_or(-1));
                 spread.push(Target { topic, partition, start, end: target.end, last_epoch });
@@ -90,13 +90,18 @@ impl Positions {
     }
 
     /// Finds a place in a partition's log.
-    pub(crate) async fn find(&self, topic: &TopicView, partition: i32, place: Place) -> Result<FoundPlace, Failure> {
+    pub(crate) async fn find(
+        &self,
+        topic: &TopicView,
+        partition: i32,
+        place: ReadPosition,
+    ) -> Result<FoundPlace, Failure> {
         match place {
-            Place::Offset(offset) => Ok(FoundPlace { offset, timestamp: -1, leader_epoch: -1 }),
-            Place::Earliest => self.look_up(topic, partition, OffsetQuery::Earliest).await,
-            Place::Latest => self.look_up(topic, partition, OffsetQuery::Latest).await,
-            Place::Time(millis) => self.look_up(topic, partition, OffsetQuery::Time(millis)).await,
-            Place::Last(count) => {
+            ReadPosition::Offset(offset) => Ok(FoundPlace { offset, timestamp: -1, leader_epoch: -1 }),
+            ReadPosition::Earliest => self.look_up(topic, partition, OffsetQuery::Earliest).await,
+            ReadPosition::Latest => self.look_up(topic, partition, OffsetQuery::Latest).await,
+            ReadPosition::Time(millis) => self.look_up(topic, partition, OffsetQuery::Time(millis)).await,
+            ReadPosition::Last(count) => {
                 let end = self.look_up(topic, partition, OffsetQuery::Latest).await?;
                 let start = self.look_up(topic, partition, OffsetQuery::Earliest).await?;
                 let offset = end.offset.saturating_sub(count).max(start.offset);
@@ -106,13 +111,13 @@ impl Positions {
     }
 
     /// Where reading begins or ends: a time after the last record is the end of the log as of now.
-    pub(crate) async fn boundary(&self, target: &Target, place: Place) -> Result<Offset, Failure> {
+    pub(crate) async fn boundary(&self, target: &Target, place: ReadPosition) -> Result<Offset, Failure> {
         let find = |place| self.find(&target.topic, target.partition, place);
-        if !matches!(place, Place::Time(_)) {
+        if !matches!(place, ReadPosition::Time(_)) {
             return Ok(Offset(find(place).await?.offset));
         }
         // The end comes first: a record that is written between the two questions is not skipped.
-        let end = find(Place::Latest).await?.offset;
+        let end = find(ReadPosition::Latest).await?.offset;
         let found = find(place).await?.offset;
         Ok(Offset(if found >= 0 { found } else { end }))
     }

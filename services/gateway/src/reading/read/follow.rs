@@ -34,7 +34,7 @@ const TROUBLE_MIN: Duration = Duration::from_secs(1);
 const TROUBLE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a partition's reader says.
-pub(super) enum Said {
+pub(super) enum PartitionEvent {
     /// Its place is found: this offset.
     Opened(i64),
     Chunk(Chunk, ReadPermit),
@@ -48,8 +48,8 @@ pub(super) enum Said {
 }
 
 /// How a partition's reader speaks.
-pub(super) struct Voice {
-    pub(super) said: mpsc::Sender<(usize, Said)>,
+pub(super) struct EventSender {
+    pub(super) told: mpsc::Sender<(usize, PartitionEvent)>,
     pub(super) number: usize,
     pub(super) budget: StreamBudget,
 }
@@ -68,7 +68,7 @@ struct Follower {
     partitions: PartitionReader,
     options: Options,
     records_max: usize,
-    voice: Voice,
+    events: EventSender,
     caught_up: bool,
     /// The driver knows that it is caught up.
     told: bool,
@@ -83,13 +83,13 @@ pub(super) async fn follow(
     target: Target,
     options: Options,
     records_max: usize,
-    voice: Voice,
+    events: EventSender,
 ) {
     let follower = Follower {
         partitions,
         options,
         records_max,
-        voice,
+        events,
         caught_up: false,
         told: false,
         trouble: None,
@@ -99,11 +99,11 @@ pub(super) async fn follow(
     let _ = follower.run(target).await;
 }
 
-// === impl Voice ===
+// === impl EventSender ===
 
-impl Voice {
-    async fn say(&self, word: Said) -> Result<(), Gone> {
-        self.said.send((self.number, word)).await.map_err(|_| Gone)
+impl EventSender {
+    async fn send(&self, event: PartitionEvent) -> Result<(), Gone> {
+        self.told.send((self.number, event)).await.map_err(|_| Gone)
     }
 }
 
@@ -129,15 +129,15 @@ impl Trouble {
 impl Follower {
     async fn run(mut self, target: Target) -> Result<(), Gone> {
         let Some(mut cursor) = self.open(target).await? else { return Ok(()) };
-        self.voice.say(Said::Opened(cursor.offset.0)).await?;
+        self.events.send(PartitionEvent::Opened(cursor.offset.0)).await?;
         loop {
             let asked = self.partitions.led_by(&cursor.target);
-            let word = match self.step(&mut cursor).await {
-                Ok(word) => word,
+            let event = match self.step(&mut cursor).await {
+                Ok(event) => event,
                 Err(failure) => {
                     let reset = self.partitions.reset(&mut cursor, &failure, self.options.out_of_range).await;
                     match reset.and_then(|reset| reset.ok_or(failure)) {
-                        Ok(reset) => Some(Said::Reset(reset)),
+                        Ok(reset) => Some(PartitionEvent::Reset(reset)),
                         Err(failure) => {
                             if !self.retries(failure, &cursor.target, asked).await? {
                                 return Ok(());
@@ -148,13 +148,13 @@ impl Follower {
                 }
             };
             (self.trouble, self.answer_max) = (None, ANSWER_FIRST);
-            let Some(word) = word else {
+            let Some(event) = event else {
                 self.backoff.pause().await;
                 continue;
             };
             self.backoff = Backoff::default();
-            let over = matches!(word, Said::Ended);
-            self.voice.say(word).await?;
+            let over = matches!(event, PartitionEvent::Ended);
+            self.events.send(event).await?;
             if over {
                 return Ok(());
             }
@@ -186,12 +186,12 @@ impl Follower {
     async fn retries(&mut self, failure: Failure, target: &Target, asked: LedBy) -> Result<bool, Gone> {
         // A read that was not answered can always be repeated.
         if !failure.is_transient() && !lost(&failure) {
-            self.voice.say(Said::Failed(failure)).await?;
+            self.events.send(PartitionEvent::Failed(failure)).await?;
             return Ok(false);
         }
         let trouble = self.trouble.get_or_insert_with(|| Trouble { since: Instant::now(), reported: None });
         if trouble.is_news(&failure) {
-            self.voice.say(Said::Problem(failure)).await?;
+            self.events.send(PartitionEvent::Problem(failure)).await?;
         }
         tokio::select! {
             () = self.backoff.pause() => {}
@@ -201,10 +201,10 @@ impl Follower {
     }
 
     /// Waits for records when everything is read, then reads the next ones. `None`: nothing is there after all.
-    async fn step(&mut self, cursor: &mut Cursor) -> Result<Option<Said>, Failure> {
+    async fn step(&mut self, cursor: &mut Cursor) -> Result<Option<PartitionEvent>, Failure> {
         if cursor.ended() {
             self.partitions.check_behind_end(cursor).await?;
-            return Ok(Some(Said::Ended));
+            return Ok(Some(PartitionEvent::Ended));
         }
         if self.trouble.is_some() {
             self.partitions.wait_for_records(cursor, Duration::ZERO).await?;
@@ -215,7 +215,8 @@ impl Follower {
         }
         let amount = Amount::whole(CHUNK_BYTES, self.records_max);
         let (shape, limit) = (self.options.shape, self.answer_max);
-        let (chunk, permit) = match self.partitions.next_chunk(cursor, shape, amount, &self.voice.budget, limit).await {
+        let (chunk, permit) = match self.partitions.next_chunk(cursor, shape, amount, &self.events.budget, limit).await
+        {
             Ok(read) => read,
             Err(Undecoded::Failed(failure)) => {
                 self.answer_max = (self.answer_max * 2).min(ANSWER_MAX);
@@ -229,11 +230,11 @@ impl Follower {
         if chunk.content.record_count == 0 && chunk.content.next_offset <= cursor.offset.0 {
             self.caught_up = true;
             let news = !std::mem::replace(&mut self.told, true);
-            return Ok(news.then_some(Said::CaughtUp(chunk.high_watermark)));
+            return Ok(news.then_some(PartitionEvent::CaughtUp(chunk.high_watermark)));
         }
         cursor.advance(&chunk);
         self.caught_up = cursor.offset >= Offset(chunk.high_watermark);
         self.told = self.caught_up;
-        Ok(Some(Said::Chunk(chunk, permit)))
+        Ok(Some(PartitionEvent::Chunk(chunk, permit)))
     }
 }

@@ -1,7 +1,7 @@
-//! Lanes: results of one partition leave a stream in the order in which their batches came.
+//! Results of one partition leave a stream in the order in which their batches came.
 //!
-//! A batch that is refused here, before it reaches the leader, is answered at once; without lanes its result would
-//! overtake those of earlier batches that are still under way. A batch enters its lane when it is read, and leaves it
+//! A batch that is refused here, before it reaches the leader, is answered at once; without an order its result would
+//! overtake those of earlier batches that are still under way. A batch enters its queue when it is read, and leaves it
 //! when it is answered and everything before it has left.
 
 use std::collections::{HashMap, VecDeque};
@@ -29,23 +29,23 @@ struct Entry<T> {
 }
 
 /// The lanes of one stream: as many entries as it has unanswered batches. Clones share them.
-pub(super) struct Lanes<T> {
+pub(super) struct ResultOrder<T> {
     entries: Arc<Mutex<HashMap<Lane, VecDeque<Entry<T>>>>>,
 }
 
-impl<T> Default for Lanes<T> {
+impl<T> Default for ResultOrder<T> {
     fn default() -> Self {
         Self { entries: Arc::default() }
     }
 }
 
-impl<T> Clone for Lanes<T> {
+impl<T> Clone for ResultOrder<T> {
     fn clone(&self) -> Self {
         Self { entries: Arc::clone(&self.entries) }
     }
 }
 
-impl<T> Lanes<T> {
+impl<T> ResultOrder<T> {
     /// A batch comes in. Tickets increase.
     pub(super) fn enter(&self, lane: Lane, ticket: i64, tell: Tell<T>) {
         self.entries.lock().entry(lane).or_default().push_back(Entry { ticket, outcome: None, tell });
@@ -80,19 +80,19 @@ mod tests {
 
     #[test]
     fn one_lane_keeps_its_order_and_holds_up_no_other() {
-        let (lanes, told) = (Lanes::default(), Arc::new(Mutex::new(Vec::new())));
+        let (order, told) = (ResultOrder::default(), Arc::new(Mutex::new(Vec::new())));
         let (a, b) = (Lane::Partition("t".to_owned(), 0), Lane::Own(3));
         for (lane, ticket) in [(&a, 1), (&a, 2), (&b, 3), (&a, 4)] {
             let told = Arc::clone(&told);
-            lanes.enter(lane.clone(), ticket, Box::new(move |outcome| told.lock().push((ticket, outcome))));
+            order.enter(lane.clone(), ticket, Box::new(move |outcome| told.lock().push((ticket, outcome))));
         }
-        lanes.leave(&a, 4, "refused");
-        lanes.leave(&b, 3, "written");
-        lanes.leave(&a, 1, "written");
+        order.leave(&a, 4, "refused");
+        order.leave(&b, 3, "written");
+        order.leave(&a, 1, "written");
         assert_eq!(*told.lock(), [(3, "written"), (1, "written")]);
-        lanes.leave(&a, 1, "again");
-        lanes.leave(&a, 2, "written");
+        order.leave(&a, 1, "again");
+        order.leave(&a, 2, "written");
         assert_eq!(told.lock()[2..], [(2, "written"), (4, "refused")]);
-        assert!(lanes.entries.lock().is_empty());
+        assert!(order.entries.lock().is_empty());
     }
 }
