@@ -1,7 +1,7 @@
 //! A storage node in another process.
 
-mod lane;
 mod messages;
+mod pipelined_stream;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -13,7 +13,6 @@ use walser_model::{NodeId, TopicPartition};
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::internal::v1::{AppendStreamRequest, AppendStreamResponse, FetchStreamRequest, FetchStreamResponse};
 
-use self::lane::{Lane, Lost, Wire};
 use self::messages::{
     append_message, append_outcome, describe_message, figures, look_up_message, offset_answer, read_message,
     read_outcome,
@@ -22,10 +21,11 @@ pub use self::messages::{
     append_of_message, append_outcome_message, described_message, offset_answer_message, offset_query_of_message,
     read_of_message, read_outcome_message,
 };
+use self::pipelined_stream::{Lost, PipelinedStream, Wire};
 use crate::storage_client::{
     AppendBatch, BatchesRead, DescribedPartition, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, StorageClient,
 };
-use crate::{AppendPermit, AppendReply, AppendRoom, Connection, Failure, Reason};
+use crate::{AppendBudget, AppendPermit, AppendReply, Connection, Failure, Reason};
 
 /// Streams per node and direction, each on a connection of its own: one connection is the work of one core.
 const LANES: usize = 4;
@@ -39,9 +39,9 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub(crate) struct GrpcStorage {
     node: NodeId,
     calls: StorageServiceClient<Connection>,
-    room: AppendRoom,
-    appends: Vec<Lane<Appends>>,
-    fetches: Vec<Lane<Fetches>>,
+    room: AppendBudget,
+    appends: Vec<PipelinedStream<Appends>>,
+    fetches: Vec<PipelinedStream<Fetches>>,
 }
 
 /// `AppendStream`.
@@ -107,9 +107,9 @@ impl GrpcStorage {
         Self {
             node,
             calls: StorageServiceClient::new(connect()),
-            room: AppendRoom::new(APPEND_BYTES_MAX),
-            appends: (0..LANES).map(|_| Lane::start(Appends(connect()))).collect(),
-            fetches: (0..LANES).map(|_| Lane::start(Fetches(connect()))).collect(),
+            room: AppendBudget::new(APPEND_BYTES_MAX),
+            appends: (0..LANES).map(|_| PipelinedStream::start(Appends(connect()))).collect(),
+            fetches: (0..LANES).map(|_| PipelinedStream::start(Fetches(connect()))).collect(),
         }
     }
 }
@@ -177,7 +177,7 @@ impl StorageClient for GrpcStorage {
 
 /// Takes a fetch back when nobody waits for it any more.
 struct Waiting<'a> {
-    lane: &'a Lane<Fetches>,
+    lane: &'a PipelinedStream<Fetches>,
     number: i64,
     over: bool,
 }

@@ -5,21 +5,23 @@
 //! handed over inside a process and never encoded.
 
 mod accept_compressed;
+mod append_budget;
+mod call_layer;
 mod call_metrics;
 mod controller_client;
 mod deadline;
 mod failure;
 mod grpc_storage;
-mod guard;
 mod metadata;
 mod network;
 mod outage;
 mod reason;
-mod room;
 mod send_gate;
 mod storage_client;
 
 pub use accept_compressed::AcceptCompressed;
+pub use append_budget::AppendBudget;
+pub use call_layer::{CallLayer, SpanMaker, catch_panic};
 pub use controller_client::{
     ControllerClient, ControllersTopic, DiskUse, NodeBeat, NodeFigures, NodeSession, NodeStart, PartitionOut,
     Registered, ReplicaHeld,
@@ -30,7 +32,6 @@ pub use grpc_storage::{
     append_of_message, append_outcome_message, described_message, offset_answer_message, offset_query_of_message,
     read_of_message, read_outcome_message,
 };
-pub use guard::{Guard, SpanMaker, catch_panic};
 pub use metadata::{
     MetadataSeen, MetadataStream, change_messages, snapshot_messages, wire_registration, wire_time, wire_topic,
     wire_topic_value,
@@ -38,7 +39,6 @@ pub use metadata::{
 pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use outage::Outage;
 pub use reason::rule;
-pub use room::AppendRoom;
 pub use send_gate::{SendGate, WeakGate};
 pub use storage_client::{
     AppendBatch, AppendOutcome, AppendPermit, AppendReply, BatchAppended, BatchesRead, DescribedPartition,

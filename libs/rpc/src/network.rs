@@ -46,11 +46,11 @@ pub struct ConnectionError {
 /// The services that can be reached.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<Peers>>,
 }
 
 #[derive(Default)]
-struct Known {
+struct Peers {
     controller: Option<Connection>,
     storage: HashMap<NodeId, Storage>,
 }
@@ -63,10 +63,10 @@ struct Storage {
     client: Arc<dyn StorageClient>,
 }
 
-impl std::fmt::Debug for Known {
+impl std::fmt::Debug for Peers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let nodes: Vec<_> = self.storage.keys().collect();
-        f.debug_struct("Known").field("controller", &self.controller.is_some()).field("storage", &nodes).finish()
+        f.debug_struct("Peers").field("controller", &self.controller.is_some()).field("storage", &nodes).finish()
     }
 }
 

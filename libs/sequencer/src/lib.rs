@@ -24,7 +24,7 @@
 //! Invariant: no clock, no I/O, no randomness, no order of a hash map.
 
 mod batch;
-mod lane;
+mod partition_queue;
 mod rules;
 mod sequencer;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::batch::{Batch, Part, Size};
-use crate::lane::{Actions, Broken, Lane, Mode};
+use crate::partition_queue::{Actions, Broken, Mode, PartitionQueue};
 use crate::{Action, Answer, Config, Numbering, Session, Ticket};
 
 /// Where the session stands.
@@ -25,7 +25,7 @@ enum Sessions {
 pub struct Sequencer<P, C, B, F> {
     config: Config,
     /// In the order of partitions.
-    lanes: Vec<(P, Lane<C, B, F>)>,
+    queues: Vec<(P, PartitionQueue<C, B, F>)>,
     next_ticket: u64,
     session: Sessions,
     /// The worst of all lanes.
@@ -44,7 +44,7 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
     pub fn new(config: Config) -> Self {
         Self {
             config,
-            lanes: Vec::new(),
+            queues: Vec::new(),
             next_ticket: 0,
             session: Sessions::Missing { previous: None },
             broken: None,
@@ -65,12 +65,12 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
         (tag, max): (u32, Size),
         out: &mut Actions<P, C, W, F>,
     ) {
-        let index = self.lane(partition);
-        let lane = &mut self.lanes[index].1;
-        match lane.open_batch(tag).filter(|open| open.size.plus(part.size).fits(max)) {
+        let index = self.queue(partition);
+        let queue = &mut self.queues[index].1;
+        match queue.open_batch(tag).filter(|open| open.size.plus(part.size).fits(max)) {
             Some(open) => open.join(part),
             None => {
-                lane.push(Batch::new(Ticket(self.next_ticket), part, Some(tag), None));
+                queue.push(Batch::new(Ticket(self.next_ticket), part, Some(tag), None));
                 self.next_ticket += 1;
             }
         }
@@ -86,11 +86,11 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
         (base_sequence, content): (Option<i32>, Option<B>),
         out: &mut Actions<P, C, W, F>,
     ) {
-        let index = self.lane(partition);
+        let index = self.queue(partition);
         let mut batch = Batch::new(Ticket(self.next_ticket), part, None, base_sequence);
         batch.content = content;
         self.next_ticket += 1;
-        self.lanes[index].1.push(batch);
+        self.queues[index].1.push(batch);
         self.drive(now, Some(index), out);
     }
 
@@ -103,8 +103,8 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
         answer: Answer<W, F>,
         out: &mut Actions<P, C, W, F>,
     ) {
-        let Ok(index) = self.lanes.binary_search_by(|(known, _)| known.cmp(partition)) else { return };
-        self.lanes[index].1.answered(&self.config, now, attempt, answer, out);
+        let Ok(index) = self.queues.binary_search_by(|(known, _)| known.cmp(partition)) else { return };
+        self.queues[index].1.answered(&self.config, now, attempt, answer, out);
         self.drive(now, Some(index), out);
     }
 
@@ -112,8 +112,8 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
     pub fn disconnected<W: Clone>(&mut self, now: Duration, failure: &F, out: &mut Actions<P, C, W, F>) {
         self.connected = false;
         self.connection_failure = Some(failure.clone());
-        for (_, lane) in &mut self.lanes {
-            lane.lost(&self.config, now, failure, out);
+        for (_, queue) in &mut self.queues {
+            queue.lost(&self.config, now, failure, out);
         }
         self.drive(now, None, out);
     }
@@ -122,14 +122,14 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
     pub fn connected<W>(&mut self, now: Duration, out: &mut Actions<P, C, W, F>) {
         self.connected = true;
         self.connection_failure = None;
-        self.lanes.iter_mut().for_each(|(_, lane)| lane.retry_now(now));
+        self.queues.iter_mut().for_each(|(_, queue)| queue.retry_now(now));
         self.drive(now, None, out);
     }
 
     /// A partition may have another leader: what was refused is sent again at once.
     pub fn leader_changed<W>(&mut self, now: Duration, partition: &P, out: &mut Actions<P, C, W, F>) {
-        let Ok(index) = self.lanes.binary_search_by(|(known, _)| known.cmp(partition)) else { return };
-        self.lanes[index].1.retry_now(now);
+        let Ok(index) = self.queues.binary_search_by(|(known, _)| known.cmp(partition)) else { return };
+        self.queues[index].1.retry_now(now);
         self.drive(now, Some(index), out);
     }
 
@@ -137,9 +137,9 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
     pub fn session_started<W>(&mut self, now: Duration, session: Session, out: &mut Actions<P, C, W, F>) {
         self.session = Sessions::Ready(session);
         (self.session_failure, self.session_backoff, self.broken) = (None, self.config.backoff_min, None);
-        for (_, lane) in &mut self.lanes {
-            lane.renumber();
-            lane.retry_now(now);
+        for (_, queue) in &mut self.queues {
+            queue.renumber();
+            queue.retry_now(now);
         }
         self.drive(now, None, out);
     }
@@ -162,8 +162,8 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
     /// Time passes: callers whose deadline is over are answered, and what waits for a pause is sent.
     pub fn tick<W>(&mut self, now: Duration, out: &mut Actions<P, C, W, F>) {
         let why = self.connection_failure.as_ref().or(self.session_failure.as_ref());
-        for (_, lane) in &mut self.lanes {
-            lane.expire(&self.config, now, why, out);
+        for (_, queue) in &mut self.queues {
+            queue.expire(&self.config, now, why, out);
         }
         self.drive(now, None, out);
     }
@@ -176,42 +176,42 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
         gone: impl Fn(&C) -> bool,
         out: &mut Actions<P, C, W, F>,
     ) {
-        let Ok(index) = self.lanes.binary_search_by(|(known, _)| known.cmp(partition)) else { return };
+        let Ok(index) = self.queues.binary_search_by(|(known, _)| known.cmp(partition)) else { return };
         let why = self.connection_failure.as_ref().or(self.session_failure.as_ref());
-        self.lanes[index].1.give_up(&self.config, false, why, |part, _| gone(&part.caller), out);
+        self.queues[index].1.give_up(&self.config, false, why, |part, _| gone(&part.caller), out);
         self.drive(now, Some(index), out);
     }
 
     /// A batch that is not completed.
     pub fn batch(&mut self, partition: &P, ticket: Ticket) -> Option<&mut Batch<C, B, F>> {
-        let index = self.lanes.binary_search_by(|(known, _)| known.cmp(partition)).ok()?;
-        self.lanes[index].1.batch(ticket)
+        let index = self.queues.binary_search_by(|(known, _)| known.cmp(partition)).ok()?;
+        self.queues[index].1.batch(ticket)
     }
 
     /// Every caller gives up, in all partitions.
     pub fn abandon_all<W>(&mut self, now: Duration, out: &mut Actions<P, C, W, F>) {
         let why = self.connection_failure.as_ref().or(self.session_failure.as_ref());
-        for (_, lane) in &mut self.lanes {
-            lane.give_up(&self.config, false, why, |_, _| true, out);
+        for (_, queue) in &mut self.queues {
+            queue.give_up(&self.config, false, why, |_, _| true, out);
         }
         self.drive(now, None, out);
     }
 
     /// Whether there is no batch.
     pub fn is_idle(&self) -> bool {
-        self.lanes.iter().all(|(_, lane)| lane.is_empty())
+        self.queues.iter().all(|(_, queue)| queue.is_empty())
     }
 
     /// Batches of a partition that were sent and are not completed.
     pub fn outstanding(&self, partition: &P) -> usize {
-        let found = self.lanes.binary_search_by(|(known, _)| known.cmp(partition));
-        found.map_or(0, |index| self.lanes[index].1.outstanding())
+        let found = self.queues.binary_search_by(|(known, _)| known.cmp(partition));
+        found.map_or(0, |index| self.queues[index].1.outstanding())
     }
 
     /// Batches of a partition that are not completed.
     pub fn batch_count(&self, partition: &P) -> usize {
-        let found = self.lanes.binary_search_by(|(known, _)| known.cmp(partition));
-        found.map_or(0, |index| self.lanes[index].1.len())
+        let found = self.queues.binary_search_by(|(known, _)| known.cmp(partition));
+        found.map_or(0, |index| self.queues[index].1.len())
     }
 
     /// When something that was refused is sent again: [`Sequencer::tick`] is due then. Deadlines are looked at with every
@@ -230,14 +230,14 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
                 Sessions::Ready(_) => {}
             }
         }
-        self.lanes.iter().filter_map(|(_, lane)| lane.retry_at(self.broken.is_some())).min()
+        self.queues.iter().filter_map(|(_, queue)| queue.retry_at(self.broken.is_some())).min()
     }
 
-    fn lane(&mut self, partition: P) -> usize {
-        match self.lanes.binary_search_by(|(known, _)| known.cmp(&partition)) {
+    fn queue(&mut self, partition: P) -> usize {
+        match self.queues.binary_search_by(|(known, _)| known.cmp(&partition)) {
             Ok(index) => index,
             Err(index) => {
-                self.lanes.insert(index, (partition, Lane::new(&self.config)));
+                self.queues.insert(index, (partition, PartitionQueue::new(&self.config)));
                 index
             }
         }
@@ -245,11 +245,11 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
 
     /// Sends what may be sent after an event, in one lane or in all.
     fn drive<W>(&mut self, now: Duration, touched: Option<usize>, out: &mut Actions<P, C, W, F>) {
-        let touched_lanes = match touched {
-            Some(index) => &self.lanes[index..=index],
-            None => &self.lanes,
+        let touched_queues = match touched {
+            Some(index) => &self.queues[index..=index],
+            None => &self.queues,
         };
-        self.broken = touched_lanes.iter().filter_map(|(_, lane)| lane.broken).max().max(self.broken);
+        self.broken = touched_queues.iter().filter_map(|(_, queue)| queue.broken).max().max(self.broken);
         let before = self.session;
         let mode = if self.config.numbering == Numbering::Own { self.settle_session(now, out) } else { Mode::All };
         let mode = if self.connected { mode } else { Mode::Nothing };
@@ -258,12 +258,12 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
             Sessions::Missing { .. } | Sessions::Asked => None,
         };
         let touched = touched.filter(|_| before == self.session && mode != Mode::Resolve);
-        let lanes = match touched {
+        let queues = match touched {
             Some(index) => index..index + 1,
-            None => 0..self.lanes.len(),
+            None => 0..self.queues.len(),
         };
-        for (partition, lane) in &mut self.lanes[lanes] {
-            lane.advance(&self.config, now, (partition, session), mode, out);
+        for (partition, queue) in &mut self.queues[queues] {
+            queue.advance(&self.config, now, (partition, session), mode, out);
         }
     }
 
@@ -281,7 +281,7 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
             }
             Sessions::Ready(session) => {
                 let Some(broken) = self.broken else { return Mode::All };
-                if !self.lanes.iter().all(|(_, lane)| lane.is_settled(&self.config)) {
+                if !self.queues.iter().all(|(_, queue)| queue.is_settled(&self.config)) {
                     return Mode::Resolve;
                 }
                 if self.is_idle() {

@@ -96,7 +96,7 @@ type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 /// Counts connections by address; gives a place back when it is dropped.
 #[derive(Debug)]
-struct Place {
+struct ConnectionSlot {
     open: IntGauge,
     _total: OwnedSemaphorePermit,
     counted: Option<(IpAddr, Counts)>,
@@ -115,7 +115,7 @@ impl Default for ListenerLimits {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.open.dec();
         if let Some((address, counts)) = &self.counted {
@@ -251,7 +251,7 @@ async fn accept(
     listener: TcpListener,
     limits: ListenerLimits,
     metrics: ConnectionMetrics,
-    sockets: mpsc::Sender<std::io::Result<Socket<Place>>>,
+    sockets: mpsc::Sender<std::io::Result<Socket<ConnectionSlot>>>,
 ) {
     let total = Arc::new(Semaphore::new(limits.connections_max));
     let counts: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
@@ -275,12 +275,12 @@ async fn accept(
                 continue;
             }
         };
-        let Some(place) = take_place(&total, &counts, peer.ip(), limits.connections_per_address_max, &metrics) else {
+        let Some(slot) = take_slot(&total, &counts, peer.ip(), limits.connections_per_address_max, &metrics) else {
             metrics.refused.inc();
             tracing::warn!(%peer, "connection refused: too many are open");
             continue;
         };
-        opening.spawn(open(stream, peer, Instant::now() + limits.first_request, place, sockets.clone()));
+        opening.spawn(open(stream, peer, Instant::now() + limits.first_request, slot, sockets.clone()));
     }
 }
 
@@ -289,15 +289,15 @@ async fn open(
     stream: TcpStream,
     peer: SocketAddr,
     deadline: Instant,
-    place: Place,
-    sockets: mpsc::Sender<std::io::Result<Socket<Place>>>,
+    slot: ConnectionSlot,
+    sockets: mpsc::Sender<std::io::Result<Socket<ConnectionSlot>>>,
 ) {
     // Without this, small answers wait for delayed acknowledgements: 40 ms instead of 0.4.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     match timeout_at(deadline, protocol(&stream)).await {
-        Ok(Ok(Protocol::Http2)) => drop(sockets.send(Ok(Socket::new(stream, peer, deadline, place))).await),
+        Ok(Ok(Protocol::Http2)) => drop(sockets.send(Ok(Socket::new(stream, peer, deadline, slot))).await),
         Ok(Ok(Protocol::Http1)) => {
             tracing::debug!(%peer, "a client speaks HTTP/1");
             let _ = timeout_at(deadline, refuse_http1(stream)).await;
@@ -307,20 +307,20 @@ async fn open(
     }
 }
 
-fn take_place(
+fn take_slot(
     total: &Arc<Semaphore>,
     counts: &Arc<Mutex<HashMap<IpAddr, usize>>>,
     address: IpAddr,
     per_address_max: usize,
     metrics: &ConnectionMetrics,
-) -> Option<Place> {
+) -> Option<ConnectionSlot> {
     let open = || {
         metrics.open.inc();
         metrics.open.clone()
     };
     let permit = Arc::clone(total).try_acquire_owned().ok()?;
     if address.is_loopback() {
-        return Some(Place { open: open(), _total: permit, counted: None });
+        return Some(ConnectionSlot { open: open(), _total: permit, counted: None });
     }
     let mut locked = counts.lock();
     let count = locked.entry(address).or_insert(0);
@@ -328,7 +328,7 @@ fn take_place(
         return None;
     }
     *count += 1;
-    Some(Place { open: open(), _total: permit, counted: Some((address, Arc::clone(counts))) })
+    Some(ConnectionSlot { open: open(), _total: permit, counted: Some((address, Arc::clone(counts))) })
 }
 
 #[cfg(test)]

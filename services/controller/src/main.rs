@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use walser_controller::{Config, Dependencies, KEYS, PROCESS_KEYS};
 use walser_metastore::Embedded;
-use walser_rpc::{Guard, Network};
+use walser_rpc::{CallLayer, Network};
 use walser_service::{MainError, Process, process, telemetry};
 
 fn main() -> ExitCode {
@@ -27,6 +27,7 @@ async fn run(process: Process) -> Result<(), MainError> {
     let shutdown = process.shutdown.clone();
     let controller = walser_controller::start(config, environment, &Network::default(), shutdown).await?;
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
-    let guard = Guard::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
+    let guard =
+        CallLayer::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
     process.serve(controller.routes.clone(), guard)?.until_stopped(controller.drain()).await
 }

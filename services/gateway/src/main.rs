@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use walser_gateway::{Config, Dependencies, KEYS};
-use walser_rpc::{Guard, Network};
+use walser_rpc::{CallLayer, Network};
 use walser_service::{MainError, Process, process, telemetry};
 
 /// Batches are buffers of a megabyte that come and go; see the storage node.
@@ -28,6 +28,6 @@ async fn run(process: Process) -> Result<(), MainError> {
     process.health.set_problems(gateway.readiness.problem().await.into_iter().collect());
     gateway.report_readiness(process.health.clone(), process.shutdown.clone());
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
-    let guard = Guard::new(concat!("walser-gateway/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
+    let guard = CallLayer::new(concat!("walser-gateway/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
     process.serve(gateway.routes.clone(), guard)?.until_stopped(gateway.drain()).await
 }

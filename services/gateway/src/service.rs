@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 use walser_model::{Clock, Random};
-use walser_rpc::{AppendRoom, ControllerClient, Failure, Network, Reason};
+use walser_rpc::{AppendBudget, ControllerClient, Failure, Network, Reason};
 use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown, Tasks};
 
@@ -85,7 +85,7 @@ pub async fn begin(
     let (clock, random) = (dependencies.clock, dependencies.random);
     let ticking = (&mut tasks, shutdown.clone());
     let writers = Writers::start(Arc::clone(&clock), router.clone(), producer_ids.clone(), metrics.clone(), ticking);
-    let (budget, room) = (ReadBudget::new(config.read_bytes_max), AppendRoom::new(config.write_bytes_max));
+    let (budget, room) = (ReadBudget::new(config.read_bytes_max), AppendBudget::new(config.write_bytes_max));
     show_memory(&dependencies.metrics, room.clone(), budget.clone());
     let leaders = Leaders::new(network.clone());
     let created_with = config.auto_create.then_some(config.partitions);
@@ -130,7 +130,7 @@ pub async fn begin(
 }
 
 /// Shows how much of the memory for writes and reads is in use.
-fn show_memory(metrics: &Metrics, writes: AppendRoom, reads: ReadBudget) {
+fn show_memory(metrics: &Metrics, writes: AppendBudget, reads: ReadBudget) {
     let help = "Memory that writes without an answer take, of gateway.write.bytes.max.";
     metrics.gauge_of("walser_gateway_write_memory_bytes", help, move || writes.used_bytes());
     let (waiting, help) = (reads.clone(), "Reads that wait until others return memory.");

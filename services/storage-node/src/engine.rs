@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use walser_log::{Checkpoint, DataDirectory, Log};
 use walser_model::Clock;
-use walser_rpc::AppendRoom;
+use walser_rpc::AppendBudget;
 use walser_service::{Shutdown, vital};
 
 use crate::config::Config;
@@ -89,7 +89,7 @@ impl Engine {
         let mut shards = Vec::new();
         for (number, logs) in by_shard.into_iter().enumerate() {
             let shard = Shard::new(context.clone(), disk_threads.clone(), config.tail_bytes / config.shards, logs);
-            shards.push((Arc::clone(&shard.queue), AppendRoom::new(config.append_bytes_max)));
+            shards.push((Arc::clone(&shard.queue), AppendBudget::new(config.append_bytes_max)));
             threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
         }
         let engine =

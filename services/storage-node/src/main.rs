@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use walser_log::{DataDirectory, RealDisk};
-use walser_rpc::{Guard, Network};
+use walser_rpc::{CallLayer, Network};
 use walser_service::{MainError, Process, process, telemetry};
 use walser_storage_node::{Config, Dependencies, KEYS, PROCESS_KEYS};
 
@@ -34,6 +34,7 @@ async fn run(process: Process) -> Result<(), MainError> {
     };
     let node = walser_storage_node::start(config, environment, &network, process.shutdown.clone()).await?;
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
-    let guard = Guard::new(concat!("walser-storage-node/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
+    let guard =
+        CallLayer::new(concat!("walser-storage-node/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
     process.serve(node.routes.clone(), guard)?.until_stopped(node.drain()).await
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use walser_model::TopicPartition;
-use walser_rpc::AppendRoom;
+use walser_rpc::AppendBudget;
 
 use crate::shard::{Command, Queue};
 
 /// Queues and byte budgets of all shards. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct ShardSet {
-    shards: Arc<[(Arc<Queue>, AppendRoom)]>,
+    shards: Arc<[(Arc<Queue>, AppendBudget)]>,
 }
 
 /// The number of the shard that owns a partition.
@@ -23,7 +23,7 @@ pub(crate) fn owner(partition: TopicPartition, shard_count: usize) -> usize {
 }
 
 impl ShardSet {
-    pub(crate) fn new(shards: Vec<(Arc<Queue>, AppendRoom)>) -> Self {
+    pub(crate) fn new(shards: Vec<(Arc<Queue>, AppendBudget)>) -> Self {
         Self { shards: shards.into() }
     }
 
@@ -31,7 +31,7 @@ impl ShardSet {
         &self.shards[owner(partition, self.shards.len())].0
     }
 
-    pub(crate) fn room(&self, partition: TopicPartition) -> &AppendRoom {
+    pub(crate) fn room(&self, partition: TopicPartition) -> &AppendBudget {
         &self.shards[owner(partition, self.shards.len())].1
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use walser_log::{DataDirectory, DirectoryError, MemoryDisk, RealDisk};
 use walser_metastore::{Embedded, Memory, Metastore};
 use walser_model::{Clock, SystemClock};
-use walser_rpc::{Failure, Guard, Network, NodeRole};
+use walser_rpc::{CallLayer, Failure, Network, NodeRole};
 use walser_service::process::{self, Process};
 use walser_service::{Key, Settings, telemetry};
 
@@ -35,17 +35,17 @@ pub(crate) fn run(arguments: &UpArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Where everything lies.
-struct Place {
+struct Stores {
     directory: DataDirectory,
     store: Arc<dyn Metastore>,
 }
 
-fn place(arguments: &UpArgs, config: &walser_storage_node::Config) -> Result<Place, CliError> {
+fn stores(arguments: &UpArgs, config: &walser_storage_node::Config) -> Result<Stores, CliError> {
     let note = format!("pid {} (walser up)", std::process::id());
     let open = |disk, data: &Path| DataDirectory::open(disk, data, &note).map_err(directory_error);
     if let Some(capacity) = arguments.memory {
         let directory = open(Arc::new(MemoryDisk::new(capacity)), Path::new("/memory"))?;
-        return Ok(Place { directory, store: Arc::new(Memory::new()) });
+        return Ok(Stores { directory, store: Arc::new(Memory::new()) });
     }
     let data = &arguments.data;
     // The metadata store must not be touched before the directory is locked.
@@ -55,7 +55,7 @@ fn place(arguments: &UpArgs, config: &walser_storage_node::Config) -> Result<Pla
         .map_err(|source| directory_error(DirectoryError::Io { path: data.clone(), source }))?;
     let store = Embedded::open(&data.join("metadata.redb"));
     let store = store.map_err(|error| CliError::failed(format!("data directory {}: {error}", data.display())))?;
-    Ok(Place { directory, store: Arc::new(store) })
+    Ok(Stores { directory, store: Arc::new(store) })
 }
 
 fn directory_error(error: DirectoryError) -> CliError {
@@ -76,12 +76,12 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let process = Process::open(&arguments.process, settings, Arc::clone(&clock)).await?;
     let (shutdown, address, admin) = (process.shutdown.clone(), process.address, process.admin);
     let mut storage_config = walser_storage_node::Config::from_settings(&process.settings, process::cores());
-    let place = place(arguments, &storage_config)?;
+    let stores = stores(arguments, &storage_config)?;
     let network = Network::default();
     let failed = |error: &dyn std::error::Error| CliError::failed(error.to_string());
 
     let dependencies = walser_controller::Dependencies {
-        store: Arc::clone(&place.store),
+        store: Arc::clone(&stores.store),
         clock: Arc::clone(&clock),
         random: Arc::clone(&process.random),
         metrics: process.metrics.clone(),
@@ -94,7 +94,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     storage_config.public_address = address.to_string();
     storage_config.roles = vec![NodeRole::Controller, NodeRole::Storage, NodeRole::Gateway];
     let dependencies = walser_storage_node::Dependencies {
-        directory: place.directory,
+        directory: stores.directory,
         clock: Arc::clone(&clock),
         random: Arc::clone(&process.random),
         metrics: process.metrics.clone(),
@@ -113,7 +113,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let gateway = gateway.map_err(|error| failed(&error))?;
 
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
-    let guard = Guard::new(concat!("walser/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
+    let guard = CallLayer::new(concat!("walser/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
     let serving = process.serve(gateway.routes.clone(), guard)?;
     let banner = Banner { arguments, address: address.to_string(), admin: admin.to_string(), data: &arguments.data };
     // In a log, the lines of the services say the same to whatever reads it.

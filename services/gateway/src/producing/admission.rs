@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_model::{Clock, NodeId, PartitionIndex, TopicId, TopicPartition};
-use walser_rpc::{AppendPermit, AppendRoom, Effect, Failure, Reason};
+use walser_rpc::{AppendBudget, AppendPermit, Effect, Failure, Reason};
 
 use crate::metadata::TopicView;
 use crate::router::{Route, Router};
@@ -81,12 +81,12 @@ fn no_room(topic: &TopicView, partition: i32) -> Failure {
 pub(crate) struct Admission {
     router: Router,
     /// For writes that are not completed.
-    room: AppendRoom,
+    room: AppendBudget,
     clock: Arc<dyn Clock>,
 }
 
 impl Admission {
-    pub(crate) fn new(router: Router, room: AppendRoom, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(router: Router, room: AppendBudget, clock: Arc<dyn Clock>) -> Self {
         Self { router, room, clock }
     }
 

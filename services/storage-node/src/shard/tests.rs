@@ -13,7 +13,7 @@ use walser_model::{
 use walser_proto::v1::Effect;
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
 use walser_replication::PartitionState;
-use walser_rpc::{AppendOutcome, AppendPermit, AppendReply, AppendRoom, Reason};
+use walser_rpc::{AppendBudget, AppendOutcome, AppendPermit, AppendReply, Reason};
 use walser_service::Metrics;
 
 use super::watched_disk::{WatchedDisk, as_shard};
@@ -109,7 +109,7 @@ fn metadata(number: i32, replicas: &[i32], config: TopicConfig) -> PartitionMeta
 }
 
 /// Room for a batch of a kilobyte, if there is some now.
-fn admit(room: &AppendRoom, number: i32) -> Option<AppendPermit> {
+fn admit(room: &AppendBudget, number: i32) -> Option<AppendPermit> {
     match pin!(room.admit(partition(number), 1 << 10)).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(permit) => Some(permit),
         Poll::Pending => None,
@@ -149,7 +149,7 @@ fn push_to(queue: &Queue, number: i32, permit: AppendPermit) -> Answers {
 #[test]
 fn writes_that_wait_for_other_replicas_leave_their_room_to_other_partitions() {
     let mut shard = shard();
-    let room = AppendRoom::new(ROOM_BYTES);
+    let room = AppendBudget::new(ROOM_BYTES);
     lead(&mut shard, 0, &[1, 2]);
     lead(&mut shard, 1, &[1]);
     // Nobody answers for the other replica: these writes wait for ever, far more of them than there is room for.
@@ -169,7 +169,7 @@ fn writes_that_wait_for_other_replicas_leave_their_room_to_other_partitions() {
 #[test]
 fn a_partition_takes_no_more_writes_than_may_wait_for_other_replicas() {
     let mut shard = shard();
-    let room = AppendRoom::new(ROOM_BYTES);
+    let room = AppendBudget::new(ROOM_BYTES);
     lead(&mut shard, 0, &[1, 2]);
     lead(&mut shard, 1, &[1]);
     let refused = (0..5000).find_map(|_| {
@@ -246,7 +246,7 @@ fn a_log_that_could_not_be_opened_is_opened_again() {
 #[test]
 fn a_write_to_a_partition_that_is_held_and_not_led_is_refused_and_gives_its_room_back() {
     let mut shard = shard();
-    let room = AppendRoom::new(4 << 10);
+    let room = AppendBudget::new(4 << 10);
     lead(&mut shard, 0, &[1]);
     shard.queue.push(Command::Resign(partition(0)));
     turn(&mut shard);

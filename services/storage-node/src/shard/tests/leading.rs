@@ -147,7 +147,7 @@ fn a_read_that_does_not_wait_is_answered_at_once() {
     let mut shard = shard();
     lead(&mut shard, 0, &[1]);
     let ShardContext { registry, metrics, directory, .. } = &shard.context;
-    let shards = ShardSet::new(vec![(Arc::clone(&shard.queue), AppendRoom::new(ROOM_BYTES))]);
+    let shards = ShardSet::new(vec![(Arc::clone(&shard.queue), AppendBudget::new(ROOM_BYTES))]);
     let fetcher = Fetcher::new(NODE, registry.clone(), metrics.clone(), shards, directory.disk());
     let read = ReadBatches {
         partition: LedPartition { id: partition(0), leader_epoch: LeaderEpoch::NONE },

@@ -31,7 +31,7 @@ pub(crate) enum Mode {
 
 /// The batches of one partition.
 #[derive(Debug)]
-pub(crate) struct Lane<C, B, F> {
+pub(crate) struct PartitionQueue<C, B, F> {
     batches: VecDeque<Batch<C, B, F>>,
     next_sequence: i32,
     /// What was refused is not sent again before.
@@ -51,7 +51,7 @@ fn advance(sequence: i32, count: i32) -> i32 {
     i32::try_from(next).expect("the remainder is in range")
 }
 
-impl<C, B, F: Clone> Lane<C, B, F> {
+impl<C, B, F: Clone> PartitionQueue<C, B, F> {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             batches: VecDeque::new(),

@@ -34,7 +34,7 @@ pub type SpanMaker = fn(&str, &http::HeaderMap) -> tracing::Span;
 
 /// The layer.
 #[derive(Debug, Clone)]
-pub struct Guard {
+pub struct CallLayer {
     server: HeaderValue,
     span: SpanMaker,
     calls: CallMetrics,
@@ -42,13 +42,13 @@ pub struct Guard {
 
 /// A guarded service.
 #[derive(Debug, Clone)]
-pub struct Guarded<S> {
+pub struct CallLayerService<S> {
     inner: S,
-    guard: Guard,
+    guard: CallLayer,
 }
 
 /// The body of an answer: a panic inside it ends it with `INTERNAL`, and large messages may leave through a gate.
-struct GuardedBody {
+struct CallBody {
     /// `None` after a panic.
     body: Option<Body>,
     path: String,
@@ -57,7 +57,7 @@ struct GuardedBody {
     gate: Option<SendGate>,
 }
 
-impl http_body::Body for GuardedBody {
+impl http_body::Body for CallBody {
     type Data = bytes::Bytes;
     type Error = Status;
 
@@ -98,7 +98,7 @@ impl http_body::Body for GuardedBody {
     }
 }
 
-impl GuardedBody {
+impl CallBody {
     /// Ends the answer with a status of its own.
     fn end(&mut self, status: &Status) -> Result<http_body::Frame<bytes::Bytes>, Status> {
         self.body = None;
@@ -130,9 +130,9 @@ pub async fn catch_panic<T>(part: impl Future<Output = T>) -> Result<T, Failure>
     })
 }
 
-// === impl Guard ===
+// === impl CallLayer ===
 
-impl Guard {
+impl CallLayer {
     /// A layer that names this server in every answer. `register` makes the metric of its calls.
     pub fn new(server: &str, span: SpanMaker, register: impl FnOnce(&str, &str, &[&str]) -> HistogramVec) -> Self {
         let server = HeaderValue::from_str(server).unwrap_or(HeaderValue::from_static("walser"));
@@ -140,15 +140,15 @@ impl Guard {
     }
 }
 
-impl<S> Layer<S> for Guard {
-    type Service = Guarded<S>;
+impl<S> Layer<S> for CallLayer {
+    type Service = CallLayerService<S>;
 
-    fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, guard: self.clone() }
+    fn layer(&self, inner: S) -> CallLayerService<S> {
+        CallLayerService { inner, guard: self.clone() }
     }
 }
 
-impl<S> Service<Request<Body>> for Guarded<S>
+impl<S> Service<Request<Body>> for CallLayerService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -190,7 +190,7 @@ where
                 let request_id_of_body = request_id.clone();
                 let mut response = response.map(|body| {
                     let (body, request_id) = (Some(body), request_id_of_body);
-                    Body::new(GuardedBody { body, path, request_id, call: running, gate })
+                    Body::new(CallBody { body, path, request_id, call: running, gate })
                 });
                 let headers = response.headers_mut();
                 headers.insert(REQUEST_ID, request_id);
@@ -282,8 +282,8 @@ mod tests {
         request.body(Body::empty()).unwrap()
     }
 
-    fn guard() -> Guard {
-        Guard::new(
+    fn guard() -> CallLayer {
+        CallLayer::new(
             "test",
             |_, _| tracing::Span::none(),
             |name, help, labels| HistogramVec::new(prometheus::HistogramOpts::new(name, help), labels).unwrap(),

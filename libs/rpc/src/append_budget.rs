@@ -20,7 +20,7 @@ const IDLE_PARTITIONS_MAX: usize = 1024;
 
 /// Byte permits for appends. Clones share them.
 #[derive(Debug, Clone)]
-pub struct AppendRoom {
+pub struct AppendBudget {
     permits: Arc<Semaphore>,
     total: usize,
     /// The part of each partition that holds some, or has lately: permits and waiting calls keep it alive.
@@ -32,7 +32,7 @@ async fn acquire(permits: Arc<Semaphore>, units: usize) -> Option<OwnedSemaphore
     permits.acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await.ok()
 }
 
-impl AppendRoom {
+impl AppendBudget {
     /// Room for `bytes`.
     pub fn new(bytes: usize) -> Self {
         let total = (bytes / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_partition_whose_writes_are_never_answered_leaves_room_for_others() {
-        let room = AppendRoom::new(64 << 10);
+        let room = AppendBudget::new(64 << 10);
         let mut held = Vec::new();
         while let Some(permit) = room.admit(partition(0), 4 << 10).now_or_never() {
             held.push(permit);
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_batch_larger_than_the_part_is_admitted_alone() {
-        let room = AppendRoom::new(64 << 10);
+        let room = AppendBudget::new(64 << 10);
         let large = room.admit(partition(0), 40 << 10).now_or_never().unwrap();
         assert!(room.admit(partition(0), 1).now_or_never().is_none());
         assert!(room.admit(partition(1), 16 << 10).now_or_never().is_some());
@@ -111,8 +111,8 @@ mod tests {
 
     #[test]
     fn what_is_joined_is_freed_together() {
-        let (room, other) = (AppendRoom::new(64 << 10), AppendRoom::new(64 << 10));
-        let admit = |room: &AppendRoom, number| room.admit(partition(number), 8 << 10).now_or_never();
+        let (room, other) = (AppendBudget::new(64 << 10), AppendBudget::new(64 << 10));
+        let admit = |room: &AppendBudget, number| room.admit(partition(number), 8 << 10).now_or_never();
         let mut joined = admit(&room, 0).unwrap();
         joined.join(admit(&room, 0).unwrap());
         joined.join(admit(&room, 1).unwrap());
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn partitions_that_hold_nothing_are_forgotten() {
-        let room = AppendRoom::new(1 << 30);
+        let room = AppendBudget::new(1 << 30);
         let kept = room.admit(partition(-1), 1).now_or_never();
         for number in 0..10_000 {
             assert!(room.admit(partition(number), 1).now_or_never().is_some());

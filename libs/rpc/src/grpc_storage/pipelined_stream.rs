@@ -80,24 +80,24 @@ impl<A> Drop for Waiter<A> {
 }
 
 /// The sending end. Clones share the stream.
-pub(super) struct Lane<W: Wire> {
+pub(super) struct PipelinedStream<W: Wire> {
     queue: mpsc::Sender<Item<W>>,
     next: Arc<AtomicI64>,
 }
 
-impl<W: Wire> Clone for Lane<W> {
+impl<W: Wire> Clone for PipelinedStream<W> {
     fn clone(&self) -> Self {
         Self { queue: self.queue.clone(), next: Arc::clone(&self.next) }
     }
 }
 
-impl<W: Wire> Debug for Lane<W> {
+impl<W: Wire> Debug for PipelinedStream<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lane").finish_non_exhaustive()
     }
 }
 
-impl<W: Wire> Lane<W> {
+impl<W: Wire> PipelinedStream<W> {
     /// Starts a lane; nothing is connected yet. It ends with its last clone.
     pub(super) fn start(wire: W) -> Self {
         let (queue, items) = mpsc::channel(QUEUE);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     async fn outcomes(wire: Broken) -> Vec<Result<i64, Lost>> {
-        let lane = Lane::start(wire);
+        let lane = PipelinedStream::start(wire);
         let mut waiting = Vec::new();
         for _ in 0..1000 {
             let (told, outcome) = oneshot::channel();
