@@ -3,7 +3,7 @@
 //! An idempotent producer has one batch on its way and repeats it, at whatever node, until it is answered. A plain one
 //! does not wait: what it gets is not promised to stay.
 
-use walser_model::{Acks, LeaderEpoch, Offset, Verdict};
+use walser_model::{Acks, LeaderEpoch, Offset, SequenceCheck};
 use walser_replication::{Leader, ReplicaEvent, Write, WriteEffect, WriteOutcome};
 
 use crate::network::{Body, GATEWAY};
@@ -56,14 +56,17 @@ impl World {
         let truth = &self.truths[partition];
         let ahead_for_good = truth.unclean_epoch != LeaderEpoch::NONE || truth.generation != replica.generation;
         let numbered = self.producers[producer].idempotent;
-        match if numbered { replica.judge(producer, sequence) } else { Verdict::Next } {
-            Verdict::Next => {}
-            Verdict::Duplicate { next_offset, .. } => {
+        match if numbered { replica.check_sequence(producer, sequence) } else { SequenceCheck::Next } {
+            SequenceCheck::Next => {}
+            SequenceCheck::Duplicate { next_offset, .. } => {
                 return self.wait(node, partition, (producer, sequence, acks), (Some(next_offset), true));
             }
-            Verdict::Unknown if ahead_for_good => {}
-            Verdict::OutOfOrder { expected } if ahead_for_good && i64::from(sequence) > i64::from(expected) => {}
-            Verdict::Unknown | Verdict::OutOfOrder { .. } | Verdict::Forgotten { .. } | Verdict::Fenced { .. } => {
+            SequenceCheck::Unknown if ahead_for_good => {}
+            SequenceCheck::OutOfOrder { expected } if ahead_for_good && i64::from(sequence) > i64::from(expected) => {}
+            SequenceCheck::Unknown
+            | SequenceCheck::OutOfOrder { .. }
+            | SequenceCheck::Forgotten { .. }
+            | SequenceCheck::Fenced { .. } => {
                 return self.wait(node, partition, (producer, sequence, acks), (None, false));
             }
         }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use walser_model::{
-    Acks, LeaderEpoch, LeaderEpochs, NodeId, Offset, ProducerEpoch, ProducerWindow, RememberedBatch, Sequences, Verdict,
+    Acks, LeaderEpoch, LeaderEpochs, NodeId, Offset, ProducerEpoch, ProducerWindow, RememberedBatch, SequenceCheck,
+    Sequences,
 };
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{Leader, OpenId, ReplicaActions, ReplicaEvent, ReplicaLog, ReplicaStart, Rules, WorkId};
@@ -203,9 +204,9 @@ impl Replica {
     }
 
     /// What a producer's batch is to the log.
-    pub(crate) fn judge(&self, producer: usize, sequence: u32) -> Verdict {
+    pub(crate) fn check_sequence(&self, producer: usize, sequence: u32) -> SequenceCheck {
         let window = self.windows[producer % PRODUCERS].as_ref();
-        ProducerWindow::judge(window, ProducerEpoch(0), sequences(sequence))
+        ProducerWindow::check_sequence(window, ProducerEpoch(0), sequences(sequence))
     }
 
     /// Reads again from the log what it says of producers.

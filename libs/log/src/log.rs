@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use walser_model::{Durability, LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicConfig, TopicPartition, Verdict};
+use walser_model::{
+    Durability, LeaderEpoch, LeaderEpochs, Offset, SequenceCheck, Timestamp, TopicConfig, TopicPartition,
+};
 use walser_record_batch::BatchHeader;
 
 use crate::active::ActiveSegment;
@@ -249,26 +251,26 @@ impl Log {
     ///
     /// # Errors
     /// When the snapshot of a resting log cannot be read.
-    pub fn admit(&mut self, header: &BatchHeader, now: Timestamp) -> Result<Verdict, LogError> {
+    pub fn check_and_record(&mut self, header: &BatchHeader, now: Timestamp) -> Result<SequenceCheck, LogError> {
         let producers = self.producers()?;
-        let verdict = producers.judge(header);
-        if verdict == Verdict::Next {
+        let check = producers.check_sequence(header);
+        if check == SequenceCheck::Next {
             producers.record(header, now);
         }
-        Ok(verdict)
+        Ok(check)
     }
 
     /// Judges a batch and takes nothing into account.
     ///
     /// # Errors
-    /// As for [`Log::admit`].
-    pub fn judge(&mut self, header: &BatchHeader) -> Result<Verdict, LogError> {
-        Ok(self.producers()?.judge(header))
+    /// As for [`Log::check_and_record`].
+    pub fn check_sequence(&mut self, header: &BatchHeader) -> Result<SequenceCheck, LogError> {
+        Ok(self.producers()?.check_sequence(header))
     }
 
     /// Closes files and drops indexes of segments that take no appends any more; reading opens them again. Never waits
     /// for the disk.
-    pub fn rest_closed_segments(&self) {
+    pub fn release_closed_segments(&self) {
         let segments = self.state.segments();
         for segment in segments.iter().rev().skip(1) {
             segment.rest_at_once();
@@ -336,7 +338,7 @@ impl Log {
     ///
     /// # Errors
     /// I/O errors while writing index and snapshot.
-    pub fn rest(&mut self) -> Result<bool, LogError> {
+    pub fn release_idle(&mut self) -> Result<bool, LogError> {
         // A log that is out of service or damaged must not look like one that was stopped cleanly.
         if self.condition != Condition::Healthy || self.flushing.pending() || self.extension_running() {
             return Ok(false);
@@ -359,7 +361,7 @@ impl Log {
         }
         self.producers = None;
         for segment in self.state.segments().iter() {
-            segment.rest();
+            segment.release_idle();
         }
         Ok(true)
     }
@@ -427,7 +429,7 @@ impl Log {
     /// # Errors
     /// I/O errors; calling again continues.
     pub fn remove(mut self) -> io::Result<()> {
-        self.active.iter().for_each(|active| active.segment().rest());
+        self.active.iter().for_each(|active| active.segment().release_idle());
         let known = (self.partition, &self.marks);
         match remove_marked(&self.checkpoint, self.names.path(), &mut self.slot, known) {
             Ok(()) => {

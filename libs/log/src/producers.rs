@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _};
-use walser_model::{Offset, ProducerEpoch, ProducerId, ProducerWindow, RememberedBatch, Sequences, Timestamp, Verdict};
+use walser_model::{
+    Offset, ProducerEpoch, ProducerId, ProducerWindow, RememberedBatch, SequenceCheck, Sequences, Timestamp,
+};
 use walser_record_batch::BatchHeader;
 
 use crate::checked::{CRC_LEN, seal, take, unseal};
@@ -23,7 +25,7 @@ const BATCH_LEN: usize = 24;
 
 /// A producer that is remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Known {
+struct KnownProducer {
     last_used: Timestamp,
     /// Never empty.
     window: ProducerWindow,
@@ -32,7 +34,7 @@ struct Known {
 /// All producers of a partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Producers {
-    by_id: HashMap<ProducerId, Known>,
+    by_id: HashMap<ProducerId, KnownProducer>,
 }
 
 fn sequences(header: &BatchHeader) -> Sequences {
@@ -43,12 +45,12 @@ fn sequences(header: &BatchHeader) -> Sequences {
 
 impl Producers {
     /// Judges a batch before it is appended.
-    pub fn judge(&self, header: &BatchHeader) -> Verdict {
+    pub fn check_sequence(&self, header: &BatchHeader) -> SequenceCheck {
         if !header.producer_id.is_some() {
-            return Verdict::Next;
+            return SequenceCheck::Next;
         }
         let window = self.by_id.get(&header.producer_id).map(|known| &known.window);
-        ProducerWindow::judge(window, header.producer_epoch, sequences(header))
+        ProducerWindow::check_sequence(window, header.producer_epoch, sequences(header))
     }
 
     /// Remembers a batch. `header` carries its final base offset; `now` is the wall clock, never the time of records.
@@ -61,7 +63,7 @@ impl Producers {
         }
         let BatchHeader { base_offset, max_timestamp, producer_epoch, .. } = *header;
         let batch = RememberedBatch { sequences: sequences(header), base_offset, max_timestamp };
-        let fresh = || Known { last_used: 0, window: ProducerWindow::new(producer_epoch) };
+        let fresh = || KnownProducer { last_used: 0, window: ProducerWindow::new(producer_epoch) };
         let known = self.by_id.entry(header.producer_id).or_insert_with(fresh);
         known.window.record(producer_epoch, batch);
         known.last_used = known.last_used.max(now);
@@ -146,7 +148,7 @@ impl Producers {
                     RememberedBatch { sequences: Sequences { first, last }, base_offset, max_timestamp },
                 );
             }
-            producers.by_id.insert(id, Known { last_used, window });
+            producers.by_id.insert(id, KnownProducer { last_used, window });
         }
         rest.is_empty().then_some((producers, end))
     }
@@ -174,36 +176,47 @@ mod tests {
     #[test]
     fn sequences_are_accepted_once_and_in_order() {
         let mut producers = Producers::default();
-        assert_eq!(producers.judge(&batch(7, 0, 3, 1, 0)), Verdict::Unknown);
+        assert_eq!(producers.check_sequence(&batch(7, 0, 3, 1, 0)), SequenceCheck::Unknown);
         let mut offset = 0;
         for base_sequence in (0..70).step_by(10) {
             let next = batch(7, 0, base_sequence, 10, offset);
-            assert_eq!(producers.judge(&next), Verdict::Next);
+            assert_eq!(producers.check_sequence(&next), SequenceCheck::Next);
             producers.record(&next, 0);
             offset += 10;
         }
-        let recent = Verdict::Duplicate { base_offset: Offset(20), next_offset: Offset(30), max_timestamp: 20 };
-        assert_eq!(producers.judge(&batch(7, 0, 20, 10, 0)), recent);
-        assert_eq!(producers.judge(&batch(7, 0, 10, 10, 0)), Verdict::Forgotten { expected: 70 });
-        assert_eq!(producers.judge(&batch(7, 0, 25, 10, 0)), Verdict::OutOfOrder { expected: 70 }, "no batch of these");
-        assert_eq!(producers.judge(&batch(7, 0, 71, 1, 0)), Verdict::OutOfOrder { expected: 70 });
-        assert_eq!(producers.judge(&batch(7, 1, 5, 1, 0)), Verdict::OutOfOrder { expected: 0 });
+        let recent = SequenceCheck::Duplicate { base_offset: Offset(20), next_offset: Offset(30), max_timestamp: 20 };
+        assert_eq!(producers.check_sequence(&batch(7, 0, 20, 10, 0)), recent);
+        assert_eq!(producers.check_sequence(&batch(7, 0, 10, 10, 0)), SequenceCheck::Forgotten { expected: 70 });
+        assert_eq!(
+            producers.check_sequence(&batch(7, 0, 25, 10, 0)),
+            SequenceCheck::OutOfOrder { expected: 70 },
+            "no batch of these"
+        );
+        assert_eq!(producers.check_sequence(&batch(7, 0, 71, 1, 0)), SequenceCheck::OutOfOrder { expected: 70 });
+        assert_eq!(producers.check_sequence(&batch(7, 1, 5, 1, 0)), SequenceCheck::OutOfOrder { expected: 0 });
         producers.record(&batch(7, 1, 0, 1, offset), 0);
-        assert_eq!(producers.judge(&batch(7, 0, 70, 1, 0)), Verdict::Fenced { current: ProducerEpoch(1) });
+        assert_eq!(
+            producers.check_sequence(&batch(7, 0, 70, 1, 0)),
+            SequenceCheck::Fenced { current: ProducerEpoch(1) }
+        );
         producers.truncate(Offset(offset));
-        assert_eq!(producers.judge(&batch(7, 1, 1, 1, 0)), Verdict::Unknown);
+        assert_eq!(producers.check_sequence(&batch(7, 1, 1, 1, 0)), SequenceCheck::Unknown);
     }
 
     #[test]
     fn sequences_wrap_after_the_largest() {
         let mut producers = Producers::default();
         producers.record(&batch(7, 0, i32::MAX - 1, 2, 0), 0);
-        assert_eq!(producers.judge(&batch(7, 0, 0, 1, 2)), Verdict::Next);
+        assert_eq!(producers.check_sequence(&batch(7, 0, 0, 1, 2)), SequenceCheck::Next);
         for sequence in 0..5 {
             producers.record(&batch(7, 0, sequence, 1, 0), 0);
         }
-        assert_eq!(producers.judge(&batch(7, 0, i32::MAX, 1, 2)), Verdict::Forgotten { expected: 5 });
-        assert_eq!(producers.judge(&batch(7, 0, 1 << 30, 1, 2)), Verdict::OutOfOrder { expected: 5 }, "far ahead");
+        assert_eq!(producers.check_sequence(&batch(7, 0, i32::MAX, 1, 2)), SequenceCheck::Forgotten { expected: 5 });
+        assert_eq!(
+            producers.check_sequence(&batch(7, 0, 1 << 30, 1, 2)),
+            SequenceCheck::OutOfOrder { expected: 5 },
+            "far ahead"
+        );
     }
 
     #[test]

@@ -116,13 +116,13 @@ impl Segment {
     }
 
     /// Closes the file and drops the index. Handles given out before stay good.
-    pub(crate) fn rest(&self) {
-        self.parts.lock().rest();
+    pub(crate) fn release_idle(&self) {
+        self.parts.lock().release_idle();
     }
 
     /// The same, unless somebody is loading them, which may take as long as the disk does.
     pub(crate) fn rest_at_once(&self) {
-        self.parts.try_lock().iter_mut().for_each(|parts| parts.rest());
+        self.parts.try_lock().iter_mut().for_each(|parts| parts.release_idle());
     }
 
     /// Closes the file and keeps what is known of it: recovery holds no file open that nobody reads or writes.
@@ -339,7 +339,7 @@ impl Segment {
     /// Removes log and index.
     pub(crate) fn remove(&self) -> io::Result<()> {
         let _nobody_writes_the_index = self.writes_index.lock();
-        self.rest();
+        self.release_idle();
         for path in [self.path.clone(), self.index_path()] {
             match self.disk.remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -439,7 +439,7 @@ impl Segment {
 }
 
 impl Parts {
-    fn rest(&mut self) {
+    fn release_idle(&mut self) {
         let known = self.index.as_ref().filter(|loaded| !loaded.damaged).map(|loaded| loaded.max_timestamp);
         *self = Self { rested_max_timestamp: known.or(self.rested_max_timestamp), ..Self::default() };
     }

@@ -19,7 +19,7 @@ pub use durability::{Acks, Compression, Durability, TimestampType};
 pub use id::{ClusterId, IdError, NodeId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 pub use leader_epochs::{EpochStart, LeaderEpochs};
 pub use offset::{LeaderEpoch, Offset};
-pub use producer_window::{ProducerWindow, REMEMBERED_BATCHES, RememberedBatch, Sequences, Verdict};
+pub use producer_window::{ProducerWindow, REMEMBERED_BATCHES, RememberedBatch, SequenceCheck, Sequences};
 pub use topic_config::{
     CleanupPolicy, CompressionSetting, ConfigError, MESSAGE_BYTES_CEILING, SETTINGS, Setting, TopicConfig,
 };

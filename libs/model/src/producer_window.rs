@@ -10,7 +10,7 @@ const SEQUENCE_COUNT: i64 = 1 << 31;
 
 /// What a producer's batch is to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SequenceCheck {
     /// The next in sequence, or not from a producer session.
     Next,
     /// One of the last five again.
@@ -107,29 +107,29 @@ impl ProducerWindow {
     }
 
     /// Judges a batch before it is appended. `window`: of its producer, if anything is known of it.
-    pub fn judge(window: Option<&Self>, epoch: ProducerEpoch, sequences: Sequences) -> Verdict {
+    pub fn check_sequence(window: Option<&Self>, epoch: ProducerEpoch, sequences: Sequences) -> SequenceCheck {
         let first = sequences.first;
         let Some(window) = window else {
-            return if first == 0 { Verdict::Next } else { Verdict::Unknown };
+            return if first == 0 { SequenceCheck::Next } else { SequenceCheck::Unknown };
         };
         if epoch < window.epoch {
-            return Verdict::Fenced { current: window.epoch };
+            return SequenceCheck::Fenced { current: window.epoch };
         }
         if epoch > window.epoch {
-            return if first == 0 { Verdict::Next } else { Verdict::OutOfOrder { expected: 0 } };
+            return if first == 0 { SequenceCheck::Next } else { SequenceCheck::OutOfOrder { expected: 0 } };
         }
         if let Some(batch) = window.batches.iter().find(|batch| batch.sequences == sequences) {
             let RememberedBatch { base_offset, max_timestamp, .. } = *batch;
             let next_offset = base_offset.plus(sequences.count());
-            return Verdict::Duplicate { base_offset, next_offset, max_timestamp };
+            return SequenceCheck::Duplicate { base_offset, next_offset, max_timestamp };
         }
         let expected = window.batches.last().map_or(0, |batch| sequence_after(batch.sequences.last));
         if first == expected {
-            Verdict::Next
+            SequenceCheck::Next
         } else if window.has_forgotten(first) {
-            Verdict::Forgotten { expected }
+            SequenceCheck::Forgotten { expected }
         } else {
-            Verdict::OutOfOrder { expected }
+            SequenceCheck::OutOfOrder { expected }
         }
     }
 
@@ -171,27 +171,28 @@ mod tests {
         window.record(ProducerEpoch(epoch), batch);
     }
 
-    fn judged(window: &ProducerWindow, epoch: i16, first: i32, last: i32) -> Verdict {
-        ProducerWindow::judge(Some(window), ProducerEpoch(epoch), Sequences { first, last })
+    fn judged(window: &ProducerWindow, epoch: i16, first: i32, last: i32) -> SequenceCheck {
+        ProducerWindow::check_sequence(Some(window), ProducerEpoch(epoch), Sequences { first, last })
     }
 
     #[test]
     fn sequences_are_accepted_once_and_in_order() {
-        let of_nobody = |first| ProducerWindow::judge(None, ProducerEpoch(0), Sequences { first, last: first });
-        assert_eq!((of_nobody(0), of_nobody(3)), (Verdict::Next, Verdict::Unknown));
+        let of_nobody =
+            |first| ProducerWindow::check_sequence(None, ProducerEpoch(0), Sequences { first, last: first });
+        assert_eq!((of_nobody(0), of_nobody(3)), (SequenceCheck::Next, SequenceCheck::Unknown));
         let mut window = ProducerWindow::new(ProducerEpoch(0));
         for first in (0..70).step_by(10) {
-            assert_eq!(judged(&window, 0, first, first + 9), Verdict::Next);
+            assert_eq!(judged(&window, 0, first, first + 9), SequenceCheck::Next);
             recorded(&mut window, 0, first, first + 9, i64::from(first));
         }
-        let recent = Verdict::Duplicate { base_offset: Offset(20), next_offset: Offset(30), max_timestamp: 20 };
+        let recent = SequenceCheck::Duplicate { base_offset: Offset(20), next_offset: Offset(30), max_timestamp: 20 };
         assert_eq!(judged(&window, 0, 20, 29), recent);
-        assert_eq!(judged(&window, 0, 10, 19), Verdict::Forgotten { expected: 70 });
-        assert_eq!(judged(&window, 0, 25, 34), Verdict::OutOfOrder { expected: 70 }, "no batch of these");
-        assert_eq!(judged(&window, 0, 71, 71), Verdict::OutOfOrder { expected: 70 });
-        assert_eq!(judged(&window, 1, 5, 5), Verdict::OutOfOrder { expected: 0 });
+        assert_eq!(judged(&window, 0, 10, 19), SequenceCheck::Forgotten { expected: 70 });
+        assert_eq!(judged(&window, 0, 25, 34), SequenceCheck::OutOfOrder { expected: 70 }, "no batch of these");
+        assert_eq!(judged(&window, 0, 71, 71), SequenceCheck::OutOfOrder { expected: 70 });
+        assert_eq!(judged(&window, 1, 5, 5), SequenceCheck::OutOfOrder { expected: 0 });
         recorded(&mut window, 1, 0, 0, 70);
-        assert_eq!(judged(&window, 0, 70, 70), Verdict::Fenced { current: ProducerEpoch(1) });
+        assert_eq!(judged(&window, 0, 70, 70), SequenceCheck::Fenced { current: ProducerEpoch(1) });
         window.truncate(Offset(70));
         assert!(window.is_empty());
     }
@@ -200,13 +201,13 @@ mod tests {
     fn sequences_wrap_after_the_largest() {
         let mut window = ProducerWindow::new(ProducerEpoch(0));
         recorded(&mut window, 0, i32::MAX, 1, 0);
-        let again = Verdict::Duplicate { base_offset: Offset(0), next_offset: Offset(3), max_timestamp: 0 };
+        let again = SequenceCheck::Duplicate { base_offset: Offset(0), next_offset: Offset(3), max_timestamp: 0 };
         assert_eq!(judged(&window, 0, i32::MAX, 1), again);
-        assert_eq!(judged(&window, 0, 2, 2), Verdict::Next);
+        assert_eq!(judged(&window, 0, 2, 2), SequenceCheck::Next);
         for sequence in 2..7 {
             recorded(&mut window, 0, sequence, sequence, 3);
         }
-        assert_eq!(judged(&window, 0, i32::MAX, i32::MAX), Verdict::Forgotten { expected: 7 });
-        assert_eq!(judged(&window, 0, 1 << 30, 1 << 30), Verdict::OutOfOrder { expected: 7 }, "far ahead");
+        assert_eq!(judged(&window, 0, i32::MAX, i32::MAX), SequenceCheck::Forgotten { expected: 7 });
+        assert_eq!(judged(&window, 0, 1 << 30, 1 << 30), SequenceCheck::OutOfOrder { expected: 7 }, "far ahead");
     }
 }

@@ -1,7 +1,7 @@
 //! The batches of one partition: those that are sent come first, in the order of their sequences, and behind them those
 //! that wait.
 //!
-//! A refusal stops the lane until every batch in flight is answered; then what was refused is sent again, in order.
+//! A refusal stops the queue until every batch in flight is answered; then what was refused is sent again, in order.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::batch::{Batch, Part, Placed, State};
 use crate::{Action, Answer, Config, Effect, Number, Numbering, Outcome, Refused, Rule, Session, Ticket};
 
-/// Why the batches of a lane need numbers of another session.
+/// Why the batches of a queue need numbers of another session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Broken {
     /// A sequence was used and is not written: the next epoch begins again from 0.
@@ -425,7 +425,7 @@ fn send<P: Clone, C, B, W, F>(
     out.push(Action::Send { partition, ticket, attempt, number });
 }
 
-/// Takes out parts of a batch that was sent; their records stay in it unless nothing of the lane is written. Returns them
+/// Takes out parts of a batch that was sent; their records stay in it unless nothing of the queue is written. Returns them
 /// with what is known of them.
 fn sent_parts_leave<C, B, F>(
     config: &Config,

@@ -28,7 +28,7 @@ pub struct Sequencer<P, C, B, F> {
     queues: Vec<(P, PartitionQueue<C, B, F>)>,
     next_ticket: u64,
     session: Sessions,
-    /// The worst of all lanes.
+    /// The worst of all queues.
     broken: Option<Broken>,
     /// Why there is no session.
     session_failure: Option<F>,
@@ -243,7 +243,7 @@ impl<P: Clone + Ord, C, B, F: Clone> Sequencer<P, C, B, F> {
         }
     }
 
-    /// Sends what may be sent after an event, in one lane or in all.
+    /// Sends what may be sent after an event, in one queue or in all.
     fn drive<W>(&mut self, now: Duration, touched: Option<usize>, out: &mut Actions<P, C, W, F>) {
         let touched_queues = match touched {
             Some(index) => &self.queues[index..=index],

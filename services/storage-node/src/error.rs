@@ -1,7 +1,7 @@
 //! Errors of the storage node, and how they travel.
 
 use walser_log::{DirectoryError, LogError, ReadError};
-use walser_model::{NodeId, Offset, REMEMBERED_BATCHES, TopicPartition, Verdict};
+use walser_model::{NodeId, Offset, REMEMBERED_BATCHES, SequenceCheck, TopicPartition};
 use walser_record_batch::BatchHeader;
 use walser_replication::NotEnoughReplicas;
 use walser_rpc::{Effect, Failure, Reason};
@@ -180,11 +180,11 @@ pub(crate) fn not_enough_answers(released: Released, repeated: bool) -> Failure 
 }
 
 /// A batch that its producer's past does not allow. `None`: it may be appended or answered.
-pub(crate) fn producer_failure(verdict: Verdict, header: &BatchHeader) -> Option<Failure> {
+pub(crate) fn producer_failure(check: SequenceCheck, header: &BatchHeader) -> Option<Failure> {
     let id = header.producer_id;
-    match verdict {
-        Verdict::Next | Verdict::Duplicate { .. } => None,
-        Verdict::Fenced { current } => {
+    match check {
+        SequenceCheck::Next | SequenceCheck::Duplicate { .. } => None,
+        SequenceCheck::Fenced { current } => {
             let text = format!(
                 "producer {id} wrote with epoch {}, a newer session of it has epoch {}",
                 header.producer_epoch.0, current.0
@@ -192,7 +192,7 @@ pub(crate) fn producer_failure(verdict: Verdict, header: &BatchHeader) -> Option
             let failure = Failure::new(Reason::ProducerFenced, text).with("producerId", id);
             Some(failure.with("epoch", header.producer_epoch.0).with("currentEpoch", current.0))
         }
-        Verdict::Forgotten { expected } => {
+        SequenceCheck::Forgotten { expected } => {
             let sequence = header.base_sequence;
             let text = format!(
                 "sequence {sequence} of producer {id} was written before its last {REMEMBERED_BATCHES} batches; its \
@@ -201,13 +201,13 @@ pub(crate) fn producer_failure(verdict: Verdict, header: &BatchHeader) -> Option
             let failure = Failure::new(Reason::DuplicateSequence, text).with("sequence", sequence);
             Some(failure.with("producerId", id).with("expectedSequence", expected))
         }
-        Verdict::OutOfOrder { expected } => {
+        SequenceCheck::OutOfOrder { expected } => {
             let sequence = header.base_sequence;
             let text = format!("sequence {sequence} of producer {id} leaves a gap; {expected} is next");
             let failure = Failure::new(Reason::SequenceOutOfOrder, text).with("sequence", sequence);
             Some(failure.with("expectedSequence", expected))
         }
-        Verdict::Unknown => {
+        SequenceCheck::Unknown => {
             let text = format!(
                 "nothing is known of producer {id} here, and sequence {} is not its first; call InitProducer",
                 header.base_sequence

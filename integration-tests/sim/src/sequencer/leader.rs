@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use walser_log::Producers;
-use walser_model::{Compression, Offset, Verdict};
+use walser_model::{Compression, Offset, SequenceCheck};
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
 use walser_sequencer::{Answer, Number, Refused};
 
@@ -60,16 +60,16 @@ impl Leader {
             header.producer_epoch = number.session.epoch;
             header.base_sequence = number.base_sequence;
         }
-        match self.producers.judge(&header) {
-            Verdict::Duplicate { base_offset, .. } => {
+        match self.producers.check_sequence(&header) {
+            SequenceCheck::Duplicate { base_offset, .. } => {
                 return Attempted { answer: Answer::Written(base_offset.0), duplicate: true };
             }
-            Verdict::Fenced { .. } => return refused(Refused::Fenced),
-            Verdict::Forgotten { .. } => return refused(Refused::Applied),
-            Verdict::OutOfOrder { .. } => return refused(Refused::Gap),
-            Verdict::Unknown => return refused(Refused::UnknownProducer),
-            Verdict::Next if refuses => return refused(Refused::ForGood),
-            Verdict::Next => {}
+            SequenceCheck::Fenced { .. } => return refused(Refused::Fenced),
+            SequenceCheck::Forgotten { .. } => return refused(Refused::Applied),
+            SequenceCheck::OutOfOrder { .. } => return refused(Refused::Gap),
+            SequenceCheck::Unknown => return refused(Refused::UnknownProducer),
+            SequenceCheck::Next if refuses => return refused(Refused::ForGood),
+            SequenceCheck::Next => {}
         }
         self.producers.record(&header, 0);
         self.log.extend_from_slice(records);

@@ -237,7 +237,7 @@ impl Log {
         // Only now, when nothing can fail before the file is among those that the next flush syncs.
         if let Some(old) = self.active.take() {
             self.flushing.segment_closed(Arc::clone(old.file()), index);
-            old.segment().rest();
+            old.segment().release_idle();
         }
         self.begin_segment(now)
     }

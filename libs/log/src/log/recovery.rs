@@ -144,7 +144,7 @@ impl Log {
             return Ok(self.resume()?);
         }
         let from = rebuilt_from.unwrap_or(self.marks.recovery_point);
-        if let Some(hole) = self.hole(from)?.filter(|_| marked) {
+        if let Some(hole) = self.first_gap(from)?.filter(|_| marked) {
             let mut recovery = Recovery::default();
             self.declare_damage(hole, &mut recovery);
             return Ok(recovery);
@@ -172,7 +172,7 @@ impl Log {
         let count = self.state.segments().len();
         let known = self.marks.segments;
         let missing = known != 0 && usize::try_from(known) != Ok(count);
-        if let Some(from) = self.hole(if missing { Offset(i64::MAX) } else { Offset::ZERO })? {
+        if let Some(from) = self.first_gap(if missing { Offset(i64::MAX) } else { Offset::ZERO })? {
             self.declare_damage(from, &mut recovery);
         }
         Ok(recovery)
@@ -180,7 +180,7 @@ impl Log {
 
     /// Where records are missing because a segment file is, of those that end below `up_to`. The log start is durable
     /// before anything below it is removed, so the first segment has it. Reads the end of each segment.
-    fn hole(&self, up_to: Offset) -> io::Result<Option<Offset>> {
+    fn first_gap(&self, up_to: Offset) -> io::Result<Option<Offset>> {
         let segments = self.state.segments().clone();
         let mut expected = self.marks.log_start;
         for (at, segment) in segments.iter().enumerate() {

@@ -23,7 +23,7 @@ fn live(site: &mut Site) -> Result<(), Box<dyn std::error::Error>> {
         match round {
             4 | 11 => {
                 site.flush()?;
-                site.log.rest()?;
+                site.log.release_idle()?;
             }
             6 | 9 => site.extend(),
             8 => drop(site.log.delete_records(Offset(9), 0)?),
@@ -230,7 +230,7 @@ fn truncated_site(disk: MemoryDisk) -> Result<Site, Box<dyn std::error::Error>> 
         site.append_as(&values(round, 3, 900), session(8, i32::try_from(round * 3)?))?;
         site.flush()?;
         if round == 6 {
-            site.log.rest()?;
+            site.log.release_idle()?;
         }
     }
     Ok(site)

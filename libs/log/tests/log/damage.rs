@@ -73,7 +73,7 @@ fn a_lost_directory_is_damage_not_an_empty_log() {
 #[test]
 fn a_lost_segment_is_damage() {
     let mut site = durable_site();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     let files = log_files(&site);
     assert!(files.len() >= 2);
     let disk = site.disk.lose_power(PowerLoss::Nothing);
@@ -89,7 +89,7 @@ fn a_lost_segment_at_the_start_or_in_the_middle_is_damage() {
     for (clean, lost) in [(true, 0), (true, 1), (false, 0), (false, 1)] {
         let mut site = site_of(120);
         if clean {
-            assert!(site.log.rest().unwrap());
+            assert!(site.log.release_idle().unwrap());
         }
         let files = log_files(&site);
         assert!(files.len() >= 3);
@@ -120,7 +120,7 @@ fn damage_that_was_met_is_known_after_a_restart() {
         assert!(site.log.note_damage(Offset(7)) && !site.log.note_damage(Offset(9)));
         site.log.keep_damage().unwrap();
         if clean {
-            let _ = site.log.rest();
+            let _ = site.log.release_idle();
         }
         let disk = site.disk.lose_power(PowerLoss::Everything);
         site.restart_on(disk, config());
@@ -151,7 +151,7 @@ fn a_log_without_marks_says_so_and_does_not_bring_deleted_records_back() {
         let mut site = site_of(120);
         site.log.delete_records(Offset(301), 0).unwrap();
         if clean {
-            assert!(site.log.rest().unwrap());
+            assert!(site.log.release_idle().unwrap());
         }
         let disk = site.disk.clone();
         let checkpoint = Path::new(ROOT).join("logs/checkpoint");
@@ -183,7 +183,7 @@ fn retention_keeps_what_cannot_be_read() {
     let config = LogConfig { retention: Some(std::time::Duration::from_millis(100)), ..config() };
     for position in [30, 70, 300] {
         let mut site = site_of(1);
-        assert!(site.log.rest().unwrap());
+        assert!(site.log.release_idle().unwrap());
         let (path, size) = log_files(&site).remove(0);
         let disk = site.disk.clone();
         disk.flip_bit(&path, position, 3);
@@ -240,7 +240,7 @@ fn reads_right_or_fails(site: &Site) -> bool {
 #[test]
 fn a_damaged_index_epoch_file_or_snapshot_is_made_again() {
     let mut site = durable_site();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     for entry in site.disk.list(site.log.dir()).unwrap() {
         if entry.name.ends_with(".log") || entry.len == 0 {
             continue;
@@ -281,7 +281,7 @@ fn damaged_or_missing_leader_epochs_are_made_again_from_the_batches() {
             site.flush().unwrap();
         }
         if clean {
-            assert!(site.log.rest().unwrap());
+            assert!(site.log.release_idle().unwrap());
         }
         let epochs = site.log.epochs();
         let disk = site.disk.lose_power(PowerLoss::Nothing);
@@ -314,7 +314,7 @@ fn zeros_over_durable_records_of_the_last_segment_are_not_its_end() {
         site.append(&values(number, 1, 100)).unwrap();
         site.flush().unwrap();
     }
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     let size = usize::try_from(site.log.size_bytes()).unwrap();
     zero_tail(&site, 0, size / 5 * 4);
     let disk = site.disk.restart_process();
@@ -338,7 +338,7 @@ fn zeros_over_durable_records_of_a_closed_segment_are_damage() {
     }
     site.append_at(9_000).unwrap();
     site.flush().unwrap();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     let first = usize::try_from(site.log.size_bytes()).unwrap() / 5 * 4;
     zero_tail(&site, 0, first / 4 * 3);
     let disk = site.disk.restart_process();
@@ -402,7 +402,7 @@ fn a_note_of_records_that_are_gone_is_gone_with_them() {
 fn a_repair_that_was_killed_is_repeated_or_holds() {
     let damaged = || {
         let mut site = site_of(60);
-        let _ = site.log.rest().unwrap();
+        let _ = site.log.release_idle().unwrap();
         let (path, len) = log_files(&site).remove(0);
         let file = site.disk.open(&path, walser_log::Open::Write).unwrap();
         file.write_at(&[0x5a; 40], len / 2).unwrap();

@@ -92,7 +92,7 @@ fn a_clean_stop_after_a_kill_leaves_nothing_to_read_again() {
     site.restart_on(disk, large());
     assert!(site.found.scanned_segments > 0, "the kill left zeros behind the end");
     site.flush().unwrap();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     let disk = site.disk.clone();
     site.restart_on(disk, large());
     assert_eq!(site.found, walser_log::Recovery::default());

@@ -27,7 +27,7 @@ fn the_name_of_an_empty_segment_that_a_failed_sync_has_lost_is_written_again() {
             let mut site = Site::new(MemoryDisk::simulated(64 << 20), aged());
             site.append_at(5_000).unwrap();
             site.flush().unwrap();
-            assert!(!rest || site.log.rest().unwrap());
+            assert!(!rest || site.log.release_idle().unwrap());
             assert!(site.log.close_old_segment(10_000).unwrap());
             site.disk.fail_sync_after(syncs);
             let _ = site.flush();
@@ -61,7 +61,7 @@ fn a_batch_that_was_refused_for_want_of_files_is_nowhere() {
         let mut site = Site::new(MemoryDisk::simulated(64 << 20), aged());
         site.append_at(5_000).unwrap();
         site.flush().unwrap();
-        assert!(site.log.rest().unwrap());
+        assert!(site.log.release_idle().unwrap());
         let open = site.disk.open_files().open;
         site.disk.set_file_limit(Some(open + spare));
         let refused = site.append(&values(2, 1, 12)).is_err();
@@ -97,7 +97,7 @@ fn zeros_of_an_extension_that_found_no_space_do_not_stay_behind_a_closed_segment
     site.append(&values(2, 1, 700_000)).unwrap();
     site.append(&values(3, 1, 600_000)).unwrap();
     site.flush().unwrap();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     let files = site.disk.list(site.log.dir()).unwrap();
     let bytes: u64 = files.iter().filter(|entry| entry.name.ends_with(".log")).map(|entry| entry.len).sum();
     assert_eq!(bytes, site.log.size_bytes(), "nothing lies behind the end of a segment");
@@ -128,7 +128,7 @@ fn a_repaired_log_ends_where_it_ended_also_after_a_restart() {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
     site.append(&values(0, 5, 400)).unwrap();
     site.flush().unwrap();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     let path = site.file("00000000000000000000.log");
     let disk = site.disk.restart_process();
     disk.flip_bit(&path, 70, 3);
@@ -231,7 +231,7 @@ fn zeros_that_come_back_behind_a_closed_segment_are_its_end() {
 #[test]
 fn a_look_up_by_time_opens_only_segments_that_may_hold_it() {
     let mut site = with_segments(MemoryDisk::simulated(64 << 20));
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     assert_eq!(site.log.open_files(), 0);
     let found = site.log.reader().find_time(9_000, site.log.log_end()).unwrap().unwrap();
     assert_eq!((found.offset, found.timestamp), (Offset(5), 10_000));
@@ -243,7 +243,7 @@ fn a_deletion_is_not_finished_before_the_log_start_is_durable() {
     for stop in 0..12 {
         for seed in 0..60 {
             let mut site = with_segments(MemoryDisk::simulated(64 << 20));
-            assert!(site.log.rest().unwrap());
+            assert!(site.log.release_idle().unwrap());
             Checkpoint::sync(&site.directory.checkpoint()).unwrap();
             site.disk.stop_after(stop);
             let _ = site.log.delete_records(Offset(4), 13_000);

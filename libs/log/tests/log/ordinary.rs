@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use walser_log::{AppendError, Condition, LogConfig, MemoryDisk, PowerLoss, ReadError};
-use walser_model::{LeaderEpoch, Offset, Verdict};
+use walser_model::{LeaderEpoch, Offset, SequenceCheck};
 use walser_record_batch::{BatchHeader, HEADER_LEN, Producer, stamp_position, stamp_producer};
 
 use crate::site::{Site, config, open, repeat, session, values};
@@ -74,7 +74,7 @@ fn a_clean_stop_leaves_nothing_to_read_again() {
     let mut site = filled(config(), 100);
     site.append_as(&values(9, 2, 20), session(4, 0)).unwrap();
     site.flush().unwrap();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     assert_eq!(site.log.open_files(), 0);
     assert!(site.log.memory_bytes() <= 16 << 10, "{} bytes", site.log.memory_bytes());
     let disk = site.disk.clone();
@@ -83,7 +83,10 @@ fn a_clean_stop_leaves_nothing_to_read_again() {
     assert_eq!(site.log.open_files(), 0);
     site.check_contents();
     let again = repeat(&mut site, session(4, 0), 2);
-    assert_eq!(again, Verdict::Duplicate { base_offset: Offset(700), next_offset: Offset(702), max_timestamp: 701 });
+    assert_eq!(
+        again,
+        SequenceCheck::Duplicate { base_offset: Offset(700), next_offset: Offset(702), max_timestamp: 701 }
+    );
     site.append(&values(10, 3, 30)).unwrap();
     site.flush().unwrap();
     site.check_contents();
@@ -98,7 +101,7 @@ fn a_killed_process_loses_nothing_that_was_written() {
     assert_eq!(site.log.log_end(), Offset(701));
     assert!(site.found.scanned_segments > 0 && site.found.cut.is_none() && site.found.damage.is_none());
     site.check_contents();
-    let duplicate = Verdict::Duplicate { base_offset: Offset(700), next_offset: Offset(701), max_timestamp: 700 };
+    let duplicate = SequenceCheck::Duplicate { base_offset: Offset(700), next_offset: Offset(701), max_timestamp: 700 };
     assert_eq!(repeat(&mut site, session(4, 0), 1), duplicate);
 }
 
@@ -125,7 +128,7 @@ fn truncation_forgets_records_epochs_and_producers() {
     site.flush().unwrap();
     site.log.truncate(Offset(700)).unwrap();
     assert_eq!((site.log.log_end(), site.log.latest_epoch()), (Offset(700), LeaderEpoch(1)));
-    assert_eq!(repeat(&mut site, session(4, 7), 1), Verdict::Unknown);
+    assert_eq!(repeat(&mut site, session(4, 7), 1), SequenceCheck::Unknown);
     site.log.truncate(Offset(350)).unwrap();
     site.acknowledged = Offset(350);
     site.check_contents();
@@ -233,7 +236,7 @@ fn zero_filled_space_ahead_is_not_log() {
     site.append(&values(1, 1, 100)).unwrap();
     site.flush().unwrap();
     site.check_contents();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     let names = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
     let file = names.iter().find(|entry| entry.name.ends_with(".log")).unwrap().len;
     assert_eq!(file, site.log.size_bytes(), "a rest cuts it off");
@@ -280,7 +283,7 @@ proptest! {
                 Action::Extend => site.extend(),
                 Action::Rest => {
                     site.flush().unwrap();
-                    prop_assert!(site.log.rest().unwrap());
+                    prop_assert!(site.log.release_idle().unwrap());
                 }
                 Action::Kill => {
                     let disk = site.disk.clone();
@@ -311,7 +314,7 @@ fn deleting_everything_from_an_empty_last_segment_keeps_its_file() {
     site.log.delete_records(base, 0).unwrap();
     site.append(&values(8, 2, 10)).unwrap();
     site.flush().unwrap();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     site.check_contents();
 }
 
@@ -357,7 +360,7 @@ fn a_log_whose_sync_failed_does_not_pass_for_cleanly_stopped() {
     let mut site = filled(config(), 3);
     site.disk.fail_sync_after(0);
     assert!(site.flush().is_err());
-    assert!(!site.log.rest().unwrap());
+    assert!(!site.log.release_idle().unwrap());
     let disk = site.disk.lose_power(PowerLoss::Everything);
     site.restart_on(disk, config());
     assert_eq!(site.log.log_end(), Offset(0), "nothing of it was durable");
@@ -373,7 +376,7 @@ fn segments_age_by_the_time_of_their_records_however_often_the_log_is_opened() {
         for tick in 0..45i64 {
             site.append_at(tick * 2_000).unwrap();
             site.flush().unwrap();
-            assert!(site.log.rest().unwrap());
+            assert!(site.log.release_idle().unwrap());
             if restarts {
                 let disk = site.disk.lose_power(PowerLoss::Nothing);
                 site.restart_on(disk, aging.clone());
@@ -391,7 +394,7 @@ fn a_segment_to_which_nothing_is_written_is_closed_when_it_was_created_long_ago(
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), aging.clone());
     site.append_at(1_000).unwrap();
     site.flush().unwrap();
-    assert!(site.log.rest().unwrap());
+    assert!(site.log.release_idle().unwrap());
     let disk = site.disk.lose_power(PowerLoss::Nothing);
     site.restart_on(disk, aging);
     let files = |site: &Site| {
@@ -481,7 +484,7 @@ fn the_epoch_of_records_that_are_all_deleted_is_known_after_a_stop_and_after_a_k
         site.log.delete_records(end, 0).unwrap();
         site.flush().unwrap();
         if stopped {
-            assert!(site.log.rest().unwrap());
+            assert!(site.log.release_idle().unwrap());
         }
         let (_directory, log, _) = open(&site.disk.restart_process(), config()).unwrap();
         assert_eq!((log.log_start(), log.log_end(), log.latest_epoch()), (end, end, LeaderEpoch(1)), "{stopped}");

@@ -1,7 +1,7 @@
 //! What is remembered of producers when records go.
 
 use walser_log::{MemoryDisk, PowerLoss};
-use walser_model::{Offset, Verdict};
+use walser_model::{Offset, SequenceCheck};
 use walser_record_batch::BatchHeader;
 
 use crate::site::{Site, config, repeat, session, values};
@@ -22,10 +22,14 @@ fn producers_are_known_after_a_kill_right_behind_a_deletion() {
             site.restart_on(disk, config());
             assert_eq!((site.log.log_start(), site.log.log_end()), (Offset(end.0 - keep), end));
             assert!(
-                matches!(repeat(&mut site, session(4, count - 1), 1), Verdict::Duplicate { .. }),
+                matches!(repeat(&mut site, session(4, count - 1), 1), SequenceCheck::Duplicate { .. }),
                 "{loss:?}, {keep} of {count} left"
             );
-            assert_eq!(repeat(&mut site, session(4, count), 1), Verdict::Next, "{loss:?}, {keep} of {count} left");
+            assert_eq!(
+                repeat(&mut site, session(4, count), 1),
+                SequenceCheck::Next,
+                "{loss:?}, {keep} of {count} left"
+            );
         }
     }
 }
@@ -38,7 +42,7 @@ fn producers_of_old_records_are_not_forgotten() {
     let mut builder = walser_record_batch::BatchBuilder::new(walser_model::Compression::None, 0);
     builder.append(&walser_record_batch::RecordFields { timestamp: 5, key: None, value: None, headers: &[] });
     let header = BatchHeader::parse(&builder.build(session(4, 0))).unwrap();
-    assert_eq!(site.log.admit(&header, now).unwrap(), Verdict::Next);
+    assert_eq!(site.log.check_and_record(&header, now).unwrap(), SequenceCheck::Next);
     site.log.apply_retention(now + 60_000, true, Offset(0)).unwrap();
-    assert!(matches!(site.log.judge(&header).unwrap(), Verdict::Duplicate { .. }));
+    assert!(matches!(site.log.check_sequence(&header).unwrap(), SequenceCheck::Duplicate { .. }));
 }

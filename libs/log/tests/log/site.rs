@@ -82,7 +82,7 @@ impl Site {
         let mut batch = builder.build(producer).to_vec();
         stamp_position(&mut batch, base, self.epoch);
         let header = BatchHeader::parse(&batch).unwrap();
-        self.log.admit(&header, base.0)?;
+        self.log.check_and_record(&header, base.0)?;
         self.log.append(&batch[..].into(), &[header], base.0).map_err(|(_, error)| error)?;
         self.written.truncate(usize::try_from(base.0).unwrap());
         let expected = values.iter().zip(base.0..);
@@ -158,12 +158,12 @@ pub(crate) fn values(seed: u64, count: usize, size: usize) -> Vec<Vec<u8>> {
 }
 
 /// What becomes of a batch of `count` records of this producer.
-pub(crate) fn repeat(site: &mut Site, producer: Producer, count: i32) -> walser_model::Verdict {
+pub(crate) fn repeat(site: &mut Site, producer: Producer, count: i32) -> walser_model::SequenceCheck {
     let mut builder = BatchBuilder::new(Compression::None, 0);
     for _ in 0..count {
         let fields = RecordFields { timestamp: 0, key: None, value: None, headers: &[] };
         builder.append(&fields);
     }
     let header = BatchHeader::parse(&builder.build(producer)).unwrap();
-    site.log.judge(&header).unwrap()
+    site.log.check_sequence(&header).unwrap()
 }

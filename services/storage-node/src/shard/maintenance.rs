@@ -234,7 +234,7 @@ fn close(partition: &mut Partition, context: &ShardContext) {
             }
         }
     }
-    if let Err(error) = partition.log.rest() {
+    if let Err(error) = partition.log.release_idle() {
         tracing::warn!(partition = %id, %error, "partition was not closed cleanly");
     }
     partition.resign(&not_leader(context.node), context);

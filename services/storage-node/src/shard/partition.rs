@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use walser_log::{Admission, AppendError, Condition, Log, LogError, Run, out_of_files};
-use walser_model::{LeaderEpoch, Offset, Timestamp, TimestampType, TopicConfig, Verdict};
+use walser_model::{LeaderEpoch, Offset, SequenceCheck, Timestamp, TimestampType, TopicConfig};
 use walser_record_batch::{BatchHeader, HEADER_LEN, stamp_append_time, stamp_position};
 use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent};
 use walser_rpc::{Failure, Reason};
@@ -208,12 +208,13 @@ impl Partition {
             if released.is_full() {
                 // Answered at once: behind the others it would wait with them, and so would ever more.
                 let known = self.log.knows_producers();
-                let repeated = known && matches!(self.log.judge(&job.header), Ok(Verdict::Duplicate { .. }));
+                let repeated =
+                    known && matches!(self.log.check_sequence(&job.header), Ok(SequenceCheck::Duplicate { .. }));
                 job.refuse(not_enough_answers(released, repeated), &context.metrics);
                 continue;
             }
             match self.accept(&job, next_offset, context, now, refusal) {
-                Ok(Verdict::Duplicate { base_offset, next_offset, max_timestamp }) => {
+                Ok(SequenceCheck::Duplicate { base_offset, next_offset, max_timestamp }) => {
                     let in_log = InLog { base_offset, next_offset, max_timestamp, repeated: true };
                     group.jobs.push((job, Planned::Repeat { in_log }));
                 }
@@ -275,7 +276,7 @@ impl Partition {
         context: &ShardContext,
         now: Timestamp,
         refusal: Option<&Failure>,
-    ) -> Result<Verdict, Failure> {
+    ) -> Result<SequenceCheck, Failure> {
         let Some(leader) = self.replica.leader() else {
             return Err(refusal.cloned().unwrap_or_else(|| not_leader(context.node)));
         };
@@ -297,8 +298,8 @@ impl Partition {
             error => log_failure(&error, context.node),
         };
         // What is in the log already is answered so, whatever would keep it from being written now.
-        let known = self.log.judge(&header).map_err(unusable)?;
-        if matches!(known, Verdict::Duplicate { .. }) {
+        let known = self.log.check_sequence(&header).map_err(unusable)?;
+        if matches!(known, SequenceCheck::Duplicate { .. }) {
             return Ok(known);
         }
         if let Some(refused) = refusal {
@@ -312,10 +313,10 @@ impl Partition {
             let failure = Failure::new(Reason::OffsetMismatch, text).with("expectedOffset", expected);
             return Err(failure.with("actualOffset", next_offset));
         }
-        let verdict = self.log.admit(&header, now).map_err(unusable)?;
-        match producer_failure(verdict, &header) {
+        let check = self.log.check_and_record(&header, now).map_err(unusable)?;
+        match producer_failure(check, &header) {
             Some(failure) => Err(failure),
-            None => Ok(verdict),
+            None => Ok(check),
         }
     }
 
@@ -410,7 +411,7 @@ impl Partition {
             self.note_damage(from, context);
             self.keep_damage(context);
         }
-        self.log.rest_closed_segments();
+        self.log.release_closed_segments();
         if rested && self.log.open_files() > 0 {
             self.release_idle(context);
         }
@@ -418,7 +419,7 @@ impl Partition {
 
     /// Closes the files of a partition to which nothing is written. Blocks as long as the disk takes.
     pub(crate) fn release_idle(&mut self, context: &ShardContext) {
-        if let Err(error) = self.log.rest() {
+        if let Err(error) = self.log.release_idle() {
             tracing::warn!(partition = %context.named(self.log.partition()), %error, "idle partition could not be closed");
         }
     }

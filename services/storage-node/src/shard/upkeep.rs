@@ -88,7 +88,7 @@ impl Shard {
             if trusted {
                 partition.log.expire_producers(now);
             }
-            partition.log.rest_closed_segments();
+            partition.log.release_closed_segments();
             self.touched.insert(*id);
             let close_old = trusted && closed < SEGMENTS_CLOSED_PER_PASS && partition.log.has_old_segment(now);
             closed += usize::from(close_old);

@@ -291,7 +291,7 @@ fn a_jump_of_the_clock_is_noticed_also_by_retention_that_has_waited() {
     }
     flush(&mut shard);
     // How old their records are is not in memory any more.
-    assert!(shard.partitions.values_mut().all(|partition| partition.log.rest().unwrap()));
+    assert!(shard.partitions.values_mut().all(|partition| partition.log.release_idle().unwrap()));
     let due = shard.partitions.keys().map(|id| (*id, Task::Retain { trusted: true, close_old: true })).collect();
     shard.upkeep_due = due;
     clock.0.fetch_add(30 * 86_400_000, std::sync::atomic::Ordering::Relaxed);
