@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use walser_model::{Acks, LeaderEpoch, LeaderEpochs, NodeId};
-use walser_replication::{Ack, AlterIsr, Diverging, Frame, Open, OpenId, PartitionState};
+use walser_replication::{Ack, AlterIsr, Diverging, Frame, PartitionState, ReplicationSession, ReplicationSessionId};
 
 use crate::replica::Entry;
 use crate::store::Key;
@@ -22,18 +22,18 @@ pub(crate) struct Segments {
 /// What is said. Messages are moved a lot: what is large and rare is boxed.
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
-    Open(Open),
+    Open(ReplicationSession),
     Diverged(Diverging),
     Pushed(Frame, Vec<Entry>),
     /// A copy of the leader's segments.
     Copy {
         leader_epoch: LeaderEpoch,
-        open: OpenId,
+        open: ReplicationSessionId,
         segments: Box<Segments>,
     },
     Acked(Ack),
     /// The connection of a follower is gone.
-    Closed(NodeId, OpenId),
+    Closed(NodeId, ReplicationSessionId),
     Alter(AlterIsr),
     /// The log of the leader has failed.
     GiveUp {

@@ -7,7 +7,9 @@ use walser_model::{
     Sequences,
 };
 use walser_replication::control::ReplicaIntegrity;
-use walser_replication::{Leader, OpenId, ReplicaActions, ReplicaEvent, ReplicaLog, ReplicaStart, Rules, WorkId};
+use walser_replication::{
+    Leader, ReplicaActions, ReplicaEvent, ReplicaLog, ReplicaStart, ReplicationSessionId, Rules, WorkId,
+};
 
 use crate::network::Segments;
 use crate::producer::{PRODUCERS, is_idempotent};
@@ -43,7 +45,7 @@ pub(crate) struct Waiting {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Push {
     pub(crate) follower: usize,
-    pub(crate) open: OpenId,
+    pub(crate) open: ReplicationSessionId,
     pub(crate) next: usize,
     /// The high watermark that was told last.
     pub(crate) told: Offset,

@@ -8,8 +8,9 @@ use walser_replication::control::{
     self, Decision, ReplicaIntegrity, Write, elect_again, elect_preferred, fence, unfence,
 };
 use walser_replication::{
-    Action, AlterIsr, Diverging, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, Leader, Open,
-    OpenId, PartitionState, ReplicaAction, ReplicaActions, ReplicaEvent, Rule, Rules, Start,
+    Action, AlterIsr, Diverging, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, Leader,
+    PartitionState, ReplicaAction, ReplicaActions, ReplicaEvent, ReplicationSession, ReplicationSessionId, Rule, Rules,
+    Start,
 };
 
 use crate::controller::Controller;
@@ -178,9 +179,9 @@ fn a_dead_follower_is_proposed_once() {
         };
         let (replica, mut actions) = (with_log(&[]), Vec::new());
         let mut leader = Leader::start(start, &replica.view()).unwrap();
-        let open = Open {
+        let open = ReplicationSession {
             follower: id(1),
-            id: OpenId { node_epoch: 9, sequence: 1 },
+            id: ReplicationSessionId { node_epoch: 9, sequence: 1 },
             leader_epoch: LeaderEpoch(0),
             log_end: Offset(0),
             durable: Offset(0),
@@ -250,7 +251,7 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
         let mut follower = Follower::start(following(rules), &replica.view(), &mut Vec::new());
         let frame = Frame {
             leader_epoch: LeaderEpoch(1),
-            open: OpenId { node_epoch: 9, sequence: 1 },
+            open: ReplicationSessionId { node_epoch: 9, sequence: 1 },
             base: Offset(0),
             end: Offset(3),
             high_watermark: Offset(0),
@@ -269,7 +270,7 @@ fn an_answer_to_an_earlier_process_cuts_nothing() {
     for (rules, holds) in with_and_without(Rule::OpenNamesProcess) {
         let replica = with_log(&[1, 2]);
         let mut follower = Follower::start(following(rules), &replica.view(), &mut Vec::new());
-        let open = OpenId { node_epoch: 8, sequence: 1 };
+        let open = ReplicationSessionId { node_epoch: 8, sequence: 1 };
         let (epoch, end) = (LeaderEpoch(1), Offset(3));
         let answer = Diverging { leader_epoch: LeaderEpoch(2), open, epoch, end };
         let mut actions = Vec::new();
@@ -320,7 +321,7 @@ fn a_replica_from_before_a_restore_can_follow_one_that_has_less() {
     let start = FollowerStart { leader: id(0), unclean_epoch: state.unclean_epoch, ..following(Rules::ALL) };
     let before = FollowerStart { high_watermark: Offset(6), high_watermark_epoch: LeaderEpoch(1), ..start };
     let mut follower = Follower::start(before, &replica.view(), &mut Vec::new());
-    let open = OpenId { node_epoch: 9, sequence: 1 };
+    let open = ReplicationSessionId { node_epoch: 9, sequence: 1 };
     let (epoch, end) = (LeaderEpoch(0), Offset(3));
     let answer = Diverging { leader_epoch: LeaderEpoch(2), open, epoch, end };
     let mut actions = Vec::new();

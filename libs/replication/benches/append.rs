@@ -8,14 +8,16 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset};
-use walser_replication::{Ack, Action, Event, Leader, Open, OpenId, PartitionState, ReplicaLog, Rules, Start};
+use walser_replication::{
+    Ack, Action, Event, Leader, PartitionState, ReplicaLog, ReplicationSession, ReplicationSessionId, Rules, Start,
+};
 
 /// Appends of a round.
 const APPENDS: i64 = 1_000_000;
 /// Rounds; the median counts.
 const ROUNDS: usize = 9;
 /// Of both followers.
-const OPEN: OpenId = OpenId { node_epoch: 12, sequence: 1 };
+const OPEN: ReplicationSessionId = ReplicationSessionId { node_epoch: 12, sequence: 1 };
 
 /// A log of one epoch that consists of its ends.
 struct Ends {
@@ -107,8 +109,8 @@ fn leader(log: &Ends) -> Leader {
     Leader::start(start, log).expect("metadata and log agree")
 }
 
-fn open(follower: i32) -> Open {
-    Open {
+fn open(follower: i32) -> ReplicationSession {
+    ReplicationSession {
         follower: NodeId(follower),
         id: OPEN,
         leader_epoch: LeaderEpoch(0),

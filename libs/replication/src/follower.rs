@@ -6,7 +6,7 @@
 
 use walser_model::{LeaderEpoch, NodeId, Offset};
 
-use crate::wire::{Ack, Diverging, Frame, Open, OpenId};
+use crate::wire::{Ack, Diverging, Frame, ReplicationSession, ReplicationSessionId};
 use crate::{ReplicaLog, Rule, Rules};
 
 /// What a follower starts from.
@@ -44,7 +44,7 @@ pub enum FollowerEvent {
     /// Pushed records were checked and are in the log.
     Appended {
         /// Of the frame that they came in.
-        open: OpenId,
+        open: ReplicationSessionId,
     },
     /// More of the log is on stable storage.
     Flushed,
@@ -59,7 +59,7 @@ pub enum FollowerEvent {
         /// Of the leader.
         leader_epoch: LeaderEpoch,
         /// The open that it answers.
-        open: OpenId,
+        open: ReplicationSessionId,
     },
     /// The cut or the copy that was asked for is on stable storage.
     WorkDone,
@@ -71,7 +71,7 @@ pub enum FollowerEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FollowerAction {
     /// Open the partition at the leader; the open before is over.
-    Open(Open),
+    Open(ReplicationSession),
     /// Check the pushed records and append them.
     Append(Frame),
     /// Cut the log here and make that durable, then say [`FollowerEvent::WorkDone`].
@@ -120,7 +120,7 @@ pub struct Follower {
     node: NodeId,
     leader: NodeId,
     leader_epoch: LeaderEpoch,
-    open: OpenId,
+    open: ReplicationSessionId,
     stage: Stage,
     /// Epoch of the last record, after the leader's answer to the last open: a later one that was begun has none.
     last_epoch: Option<LeaderEpoch>,
@@ -143,7 +143,7 @@ impl Follower {
             node: start.node,
             leader: start.leader,
             leader_epoch: start.leader_epoch,
-            open: OpenId { node_epoch: start.node_epoch, sequence: start.open_sequence },
+            open: ReplicationSessionId { node_epoch: start.node_epoch, sequence: start.open_sequence },
             stage: Stage::Open,
             last_epoch: None,
             taken: log.end(),
@@ -211,7 +211,7 @@ impl Follower {
         self.stage = Stage::Open;
         self.taken = log.end();
         self.told_durable = log.durable();
-        actions.push(FollowerAction::Open(Open {
+        actions.push(FollowerAction::Open(ReplicationSession {
             follower: self.node,
             id: self.open,
             leader_epoch: self.leader_epoch,
@@ -223,7 +223,7 @@ impl Follower {
     }
 
     /// Whether a message belongs to what is open now.
-    pub fn current(&self, leader_epoch: LeaderEpoch, open: OpenId) -> bool {
+    pub fn current(&self, leader_epoch: LeaderEpoch, open: ReplicationSessionId) -> bool {
         let same_epoch = leader_epoch == self.leader_epoch || !self.rules.hold(Rule::EpochFence);
         let same_open = self.open.names(open, self.rules);
         self.stage == Stage::Open && same_epoch && same_open
@@ -317,7 +317,7 @@ impl Follower {
     }
 
     /// The latest open.
-    pub fn open(&self) -> OpenId {
+    pub fn open(&self) -> ReplicationSessionId {
         self.open
     }
 

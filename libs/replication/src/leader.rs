@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset};
 
-use crate::wire::{Ack, AlterIsr, Diverging, Open, OpenId};
+use crate::wire::{Ack, AlterIsr, Diverging, ReplicationSession, ReplicationSessionId};
 use crate::{NodeSet, PartitionState, ReplicaLog, Rule, Rules};
-use followers::{Followers, Known};
+use followers::{FollowerProgress, Followers};
 use in_sync::Samples;
 
 /// What a leader starts from.
@@ -59,14 +59,14 @@ pub enum Event {
         durability: Durability,
     },
     /// A follower opens the partition.
-    Opened(Open),
+    Opened(ReplicationSession),
     /// Records up to here are about to be sent to a follower: this MUST come before the first byte leaves, or an
     /// acknowledgement that is faster does not count.
     Sent {
         /// To whom.
         follower: NodeId,
         /// On which open.
-        open: OpenId,
+        open: ReplicationSessionId,
         /// Exclusive.
         end: Offset,
     },
@@ -84,7 +84,7 @@ pub enum Event {
         /// Whose.
         follower: NodeId,
         /// Which open.
-        open: OpenId,
+        open: ReplicationSessionId,
     },
     /// New metadata of the partition, in the same leader epoch.
     Installed {
@@ -118,7 +118,7 @@ pub enum Action {
         /// To whom.
         follower: NodeId,
         /// On which open.
-        open: OpenId,
+        open: ReplicationSessionId,
         /// Inclusive.
         from: Offset,
     },
@@ -128,7 +128,7 @@ pub enum Action {
         /// To whom.
         follower: NodeId,
         /// On which open.
-        open: OpenId,
+        open: ReplicationSessionId,
     },
     /// The follower's log is not a part of this one.
     Diverged {
@@ -143,7 +143,7 @@ pub enum Action {
         /// Whom.
         follower: NodeId,
         /// Which open.
-        open: OpenId,
+        open: ReplicationSessionId,
     },
     /// Ask the controller for another in-sync set.
     Propose(AlterIsr),
@@ -302,13 +302,13 @@ impl Leader {
     }
 
     /// What counts of a follower's log.
-    fn follower_position(&self, known: &Known) -> Offset {
+    fn follower_position(&self, known: &FollowerProgress) -> Offset {
         counted(self.rules, self.durability, (known.log_end, known.durable, known.lazy))
     }
 
     /// A follower opens: rules R11, R12 and amendment A1.
-    fn opened(&mut self, open: Open, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
-        let Open { follower, id, .. } = open;
+    fn opened(&mut self, open: ReplicationSession, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
+        let ReplicationSession { follower, id, .. } = open;
         if open.leader_epoch != self.partition.leader_epoch && self.rules.hold(Rule::EpochFence) {
             return actions.push(Action::Refuse { follower, open: id });
         }

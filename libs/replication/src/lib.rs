@@ -32,4 +32,4 @@ pub use replica::{
 pub use role::{Role, may_stop_clean, role};
 pub use rules::{Rule, Rules};
 pub use state::PartitionState;
-pub use wire::{Ack, AlterIsr, Diverging, Frame, Open, OpenId};
+pub use wire::{Ack, AlterIsr, Diverging, Frame, ReplicationSession, ReplicationSessionId};

@@ -24,7 +24,7 @@ use std::time::Duration;
 use walser_model::{Durability, LeaderEpoch, NodeId, Offset};
 
 use crate::control::ReplicaIntegrity;
-use crate::wire::{Ack, Diverging, Frame, Open, OpenId};
+use crate::wire::{Ack, Diverging, Frame, ReplicationSession, ReplicationSessionId};
 use crate::{Action, Contradiction, Follower, FollowerAction, Leader, PartitionState, ReplicaLog, Role, Rules, role};
 use waiters::Waiters;
 pub use waiters::{Write, WriteEffect, WriteOutcome};
@@ -93,13 +93,13 @@ pub enum ReplicaEvent {
         work: WorkId,
     },
     /// A follower opens the partition here.
-    Opened(Open),
+    Opened(ReplicationSession),
     /// Records up to here are about to be sent to a follower: this MUST come before the first byte leaves.
     Sent {
         /// To whom.
         follower: NodeId,
         /// On which open.
-        open: OpenId,
+        open: ReplicationSessionId,
         /// Exclusive.
         end: Offset,
     },
@@ -117,7 +117,7 @@ pub enum ReplicaEvent {
         /// Whose.
         follower: NodeId,
         /// Which open.
-        open: OpenId,
+        open: ReplicationSessionId,
     },
     /// The controller refused the proposal, or nobody knows what became of it.
     ProposalOver {
@@ -129,7 +129,7 @@ pub enum ReplicaEvent {
     /// Pushed records were checked and are in the log.
     Appended {
         /// Of the frame that they came in.
-        open: OpenId,
+        open: ReplicationSessionId,
     },
     /// The leader says that the logs have parted.
     Diverged(Diverging),
@@ -138,7 +138,7 @@ pub enum ReplicaEvent {
         /// Of the leader.
         leader_epoch: LeaderEpoch,
         /// The open that it answers.
-        open: OpenId,
+        open: ReplicationSessionId,
     },
     /// The connection to the leader broke, no answer came in time, the open was refused, or what was pushed was damaged.
     Broken,
@@ -214,7 +214,7 @@ enum Machine {
 
 /// The metadata of the partition.
 #[derive(Debug, Clone)]
-struct Known {
+struct KnownMetadata {
     partition: PartitionState,
     epoch: i64,
 }
@@ -229,7 +229,7 @@ pub struct Replica<W> {
     /// That is not over.
     registered: bool,
     revision: i64,
-    known: Option<Known>,
+    known: Option<KnownMetadata>,
     durability: Durability,
     /// An unclean stop has to be told: what is only in the page cache may have counted.
     lazy: bool,
@@ -258,9 +258,9 @@ pub struct Replica<W> {
 /// A list of actions that are to be carried out, in their order.
 pub type ReplicaActions<W> = VecDeque<ReplicaAction<W>>;
 
-// === impl Known ===
+// === impl KnownMetadata ===
 
-impl Known {
+impl KnownMetadata {
     /// Whether nobody else has a replica.
     fn alone(&self) -> bool {
         self.partition.replicas.len() == 1

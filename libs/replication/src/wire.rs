@@ -8,14 +8,14 @@ use crate::{Rule, Rules};
 /// nothing that was on its way when it ended can count: not in a later open, and not in a later incarnation, whose
 /// sequences begin at 1 again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct OpenId {
+pub struct ReplicationSessionId {
     /// The follower's incarnation.
     pub node_epoch: i64,
     /// Counts the opens of that incarnation, from 1.
     pub sequence: u64,
 }
 
-impl OpenId {
+impl ReplicationSessionId {
     /// Whether `other` is this very open.
     pub(crate) fn names(self, other: Self, rules: Rules) -> bool {
         let process = self.node_epoch == other.node_epoch || !rules.hold(Rule::OpenNamesProcess);
@@ -26,11 +26,11 @@ impl OpenId {
 
 /// A follower opens the partition at its leader (amendment A1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Open {
+pub struct ReplicationSession {
     /// Who.
     pub follower: NodeId,
     /// Greater than every earlier one.
-    pub id: OpenId,
+    pub id: ReplicationSessionId,
     /// The epoch in which it follows.
     pub leader_epoch: LeaderEpoch,
     /// End of its log. Exclusive.
@@ -49,7 +49,7 @@ pub struct Diverging {
     /// Of the leader.
     pub leader_epoch: LeaderEpoch,
     /// The open that it answers.
-    pub open: OpenId,
+    pub open: ReplicationSessionId,
     /// The largest epoch of the leader's log that is not above the follower's last one.
     pub epoch: LeaderEpoch,
     /// Where the leader's log of that epoch ends. Exclusive.
@@ -62,7 +62,7 @@ pub struct Frame {
     /// Of the leader.
     pub leader_epoch: LeaderEpoch,
     /// The open that it belongs to.
-    pub open: OpenId,
+    pub open: ReplicationSessionId,
     /// Offset of its first record.
     pub base: Offset,
     /// Offset after its last record; `base` when it only carries the high watermark.
@@ -81,12 +81,12 @@ pub struct Ack {
     /// Of the leader.
     pub leader_epoch: LeaderEpoch,
     /// The open that it belongs to.
-    pub open: OpenId,
+    pub open: ReplicationSessionId,
     /// End of its log. Exclusive.
     pub log_end: Offset,
     /// Everything below is on its stable storage. Exclusive.
     pub durable: Offset,
-    /// As in [`Open`]; it does not end before the open does.
+    /// As in [`ReplicationSession`]; it does not end before the open does.
     pub lazy: bool,
 }
 

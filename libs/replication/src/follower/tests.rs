@@ -60,8 +60,8 @@ fn cut(following: &mut Following, end: i64) -> Vec<FollowerAction> {
     step(following, FollowerEvent::WorkDone)
 }
 
-fn id(sequence: u64) -> OpenId {
-    OpenId { node_epoch: 22, sequence }
+fn id(sequence: u64) -> ReplicationSessionId {
+    ReplicationSessionId { node_epoch: 22, sequence }
 }
 
 fn frame(open_seq: u64, base: i64, end: i64, high_watermark: i64) -> Frame {
@@ -76,7 +76,7 @@ fn frame(open_seq: u64, base: i64, end: i64, high_watermark: i64) -> Frame {
 }
 
 fn open(open_seq: u64, log_end: i64, durable: i64, last_epoch: i32) -> FollowerAction {
-    FollowerAction::Open(Open {
+    FollowerAction::Open(ReplicationSession {
         follower: NodeId(2),
         id: id(open_seq),
         leader_epoch: LeaderEpoch(4),
@@ -125,7 +125,7 @@ fn it_opens_with_what_it_has_and_acknowledges_what_it_gets() {
 fn only_what_continues_the_log_on_the_latest_open_is_taken() {
     let (mut follower, _) = start(10, 10, 0);
     assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(8, 10, 12, 0))), [], "an earlier open");
-    let earlier = Frame { open: OpenId { node_epoch: 21, sequence: 9 }, ..frame(9, 10, 12, 0) };
+    let earlier = Frame { open: ReplicationSessionId { node_epoch: 21, sequence: 9 }, ..frame(9, 10, 12, 0) };
     assert_eq!(step(&mut follower, FollowerEvent::Pushed(earlier)), [], "an earlier incarnation");
     assert_eq!(step(&mut follower, FollowerEvent::Pushed(frame(9, 8, 12, 0))), [], "again");
     assert_eq!(step(&mut follower.clone(), FollowerEvent::Pushed(frame(9, 11, 12, 0))), [open(10, 10, 10, 3)], "a gap");

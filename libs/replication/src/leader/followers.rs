@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use walser_model::{NodeId, Offset};
 
-use crate::wire::{Ack, Open, OpenId};
+use crate::wire::{Ack, ReplicationSession, ReplicationSessionId};
 use crate::{PartitionState, Rule, Rules};
 
 /// A node that the controller has refused is proposed again after this long: it may be fenced, or about to stop.
@@ -12,10 +12,10 @@ const PROPOSE_AGAIN: Duration = Duration::from_millis(500);
 
 /// One follower.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct FollowerProgress {
     pub(super) node: NodeId,
     /// The latest open; none yet: of incarnation -1.
-    open: OpenId,
+    open: ReplicationSessionId,
     /// It follows in this epoch, on the latest open.
     pub(super) connected: bool,
     pub(super) log_end: Offset,
@@ -35,13 +35,13 @@ pub(super) struct Known {
 /// All replicas but the leader.
 #[derive(Debug, Clone)]
 pub(super) struct Followers {
-    known: Vec<Known>,
+    known: Vec<FollowerProgress>,
 }
 
-impl Known {
+impl FollowerProgress {
     /// Whether there is no reason to think that the controller would refuse it: it was never refused, or is heard again
     /// since, and some time has passed.
-    pub(super) fn welcome(&self, now: Duration, rules: Rules) -> bool {
+    pub(super) fn may_be_proposed(&self, now: Duration, rules: Rules) -> bool {
         let heard = |refused| self.heard > refused && now >= refused.saturating_add(PROPOSE_AGAIN);
         self.refused.is_none_or(heard) || !rules.hold(Rule::RefusedIsHeardFirst)
     }
@@ -60,9 +60,9 @@ impl Followers {
         self.known.retain(|known| partition.replicas.contains(&known.node));
         for node in partition.replicas.iter().copied().filter(|node| *node != leader) {
             if self.get(node).is_none() {
-                self.known.push(Known {
+                self.known.push(FollowerProgress {
                     node,
-                    open: OpenId { node_epoch: -1, sequence: 0 },
+                    open: ReplicationSessionId { node_epoch: -1, sequence: 0 },
                     connected: false,
                     log_end: Offset::ZERO,
                     durable: Offset::ZERO,
@@ -76,24 +76,24 @@ impl Followers {
         }
     }
 
-    fn get(&self, node: NodeId) -> Option<&Known> {
+    fn get(&self, node: NodeId) -> Option<&FollowerProgress> {
         self.known.iter().find(|known| known.node == node)
     }
 
-    fn get_mut(&mut self, node: NodeId) -> Option<&mut Known> {
+    fn get_mut(&mut self, node: NodeId) -> Option<&mut FollowerProgress> {
         self.known.iter_mut().find(|known| known.node == node)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Known> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut FollowerProgress> {
         self.known.iter_mut()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Known> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &FollowerProgress> {
         self.known.iter()
     }
 
     /// A follower that follows in this epoch.
-    pub(super) fn following(&self, node: NodeId) -> Option<&Known> {
+    pub(super) fn following(&self, node: NodeId) -> Option<&FollowerProgress> {
         self.get(node).filter(|known| known.connected)
     }
 
@@ -103,7 +103,7 @@ impl Followers {
     }
 
     /// A newer open ends the one before; what it was acknowledged on counts no more. False: it is not newer.
-    pub(super) fn begin(&mut self, open: &Open, now: Duration, rules: Rules) -> bool {
+    pub(super) fn begin(&mut self, open: &ReplicationSession, now: Duration, rules: Rules) -> bool {
         let Some(known) = self.get_mut(open.follower) else { return false };
         if open.id <= known.open && rules.hold(Rule::OpenSequence) {
             return false;
@@ -121,7 +121,7 @@ impl Followers {
     }
 
     /// The latest open is over.
-    pub(super) fn closed(&mut self, follower: NodeId, open: OpenId) {
+    pub(super) fn closed(&mut self, follower: NodeId, open: ReplicationSessionId) {
         if let Some(known) = self.get_mut(follower).filter(|known| known.open == open) {
             known.connected = false;
         }
@@ -135,7 +135,7 @@ impl Followers {
     }
 
     /// The open's log is a part of the leader's.
-    pub(super) fn connect(&mut self, open: &Open) {
+    pub(super) fn connect(&mut self, open: &ReplicationSession) {
         if let Some(known) = self.get_mut(open.follower) {
             known.connected = true;
             known.log_end = open.log_end;
@@ -145,7 +145,7 @@ impl Followers {
         }
     }
 
-    pub(super) fn sent(&mut self, follower: NodeId, open: OpenId, end: Offset) {
+    pub(super) fn sent(&mut self, follower: NodeId, open: ReplicationSessionId, end: Offset) {
         if let Some(known) = self.get_mut(follower).filter(|known| known.open == open) {
             known.sent = known.sent.max(end);
         }

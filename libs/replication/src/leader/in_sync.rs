@@ -106,7 +106,8 @@ impl Leader {
         if self.expanded.is_some_and(|last| self.now < last.saturating_add(EXPAND_EVERY)) {
             return false;
         }
-        let Some(follower) = self.followers.following(node).filter(|known| known.welcome(self.now, self.rules)) else {
+        let Some(follower) = self.followers.following(node).filter(|known| known.may_be_proposed(self.now, self.rules))
+        else {
             return false;
         };
         let position =

@@ -71,12 +71,12 @@ fn flushed(led: &mut Led, durable: i64) -> Vec<Action> {
     step(led, Event::LogChanged)
 }
 
-fn id(follower: i32, sequence: u64) -> OpenId {
-    OpenId { node_epoch: 20 + i64::from(follower), sequence }
+fn id(follower: i32, sequence: u64) -> ReplicationSessionId {
+    ReplicationSessionId { node_epoch: 20 + i64::from(follower), sequence }
 }
 
 fn open(follower: i32, open_seq: u64, log_end: i64, last_epoch: i32) -> Event {
-    Event::Opened(Open {
+    Event::Opened(ReplicationSession {
         follower: NodeId(follower),
         id: id(follower, open_seq),
         leader_epoch: LeaderEpoch(4),
@@ -205,7 +205,7 @@ fn with_page_cache_a_log_end_counts_only_where_an_unclean_stop_will_be_told() {
     step(&mut leader, sent(2, 1, 12));
     let Event::Acked(told) = ack(2, 1, 12, 11) else { unreachable!() };
     let Event::Opened(again) = open(2, 2, 10, 3) else { unreachable!() };
-    step(&mut leader, Event::Opened(Open { lazy: false, ..again }));
+    step(&mut leader, Event::Opened(ReplicationSession { lazy: false, ..again }));
     step(&mut leader, sent(2, 2, 12));
     let told = Ack { open: id(2, 2), ..told };
     assert_eq!(step(&mut leader, Event::Acked(Ack { lazy: false, ..told })), [commit(11)]);
@@ -216,7 +216,7 @@ fn with_page_cache_a_log_end_counts_only_where_an_unclean_stop_will_be_told() {
 fn opens_of_another_leader_epoch_are_refused() {
     let (mut leader, _) = start(partition(&[1, 2], &[1], 1), Durability::Fsync);
     let Event::Opened(stale) = open(2, 1, 10, 3) else { unreachable!() };
-    let stale = Event::Opened(Open { leader_epoch: LeaderEpoch(3), ..stale });
+    let stale = Event::Opened(ReplicationSession { leader_epoch: LeaderEpoch(3), ..stale });
     assert_eq!(step(&mut leader, stale), [Action::Refuse { follower: NodeId(2), open: id(2, 1) }]);
 }
 

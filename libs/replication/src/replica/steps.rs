@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use walser_model::{Durability, LeaderEpoch, NodeId, Offset};
 
-use super::{Known, Machine, Replica, ReplicaAction, ReplicaActions, ReplicaEvent, WorkId, WriteOutcome};
+use super::{KnownMetadata, Machine, Replica, ReplicaAction, ReplicaActions, ReplicaEvent, WorkId, WriteOutcome};
 use crate::control::ReplicaIntegrity;
 use crate::{
     Action, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Leader, ReplicaLog, Role, Rule, Start,
@@ -28,7 +28,7 @@ impl<W> Replica<W> {
             }
             ReplicaEvent::Installed { partition, partition_epoch } => {
                 if self.known.as_ref().is_none_or(|known| known.epoch < partition_epoch) {
-                    self.known = Some(Known { partition, epoch: partition_epoch });
+                    self.known = Some(KnownMetadata { partition, epoch: partition_epoch });
                     self.settle(log, out);
                 }
             }
@@ -131,7 +131,7 @@ impl<W> Replica<W> {
     fn repaired(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         self.high_watermark = self.high_watermark.min(log.end());
         // Others have had what was given up.
-        let alone = self.known.as_ref().is_some_and(Known::alone);
+        let alone = self.known.as_ref().is_some_and(KnownMetadata::alone);
         self.integrity = if alone { ReplicaIntegrity::Intact } else { ReplicaIntegrity::Unclean };
         self.rest(out);
         self.settle(log, out);
