@@ -10,4 +10,4 @@ mod reader;
 pub use connection::{Client, ConnectError, Named, NamedChannel};
 pub use producer::{Delivered, Delivery, Producer, ProducerConfig};
 pub use reader::{Read, Reader, ReaderConfig};
-pub use walser_rpc::{Failure, Reason};
+pub use walser_rpc::{ApiError, Reason};

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use walser_model::{Acks, ProducerEpoch, ProducerId};
 use walser_proto::v1 as pb;
 use walser_record_batch::BatchBuilder;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 use walser_sequencer::Session;
 
 use crate::connection::Client;
@@ -55,7 +55,7 @@ pub struct Delivered {
 
 /// The outcome of one batch, once it is known.
 #[derive(Debug)]
-pub struct Delivery(oneshot::Receiver<Result<Delivered, Failure>>);
+pub struct Delivery(oneshot::Receiver<Result<Delivered, ApiError>>);
 
 /// Writes batches to one topic, and to no other one of its name. Dropping it lets what was sent finish.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ pub struct Producer {
     commands: mpsc::Sender<Command>,
     room: Arc<Semaphore>,
     buffer_bytes: usize,
-    trouble: watch::Receiver<Option<Failure>>,
+    trouble: watch::Receiver<Option<ApiError>>,
 }
 
 /// A batch on its way to the task behind a producer.
@@ -77,15 +77,15 @@ struct Command {
 /// Who waits for a batch.
 #[derive(Debug)]
 struct Caller {
-    done: oneshot::Sender<Result<Delivered, Failure>>,
+    done: oneshot::Sender<Result<Delivered, ApiError>>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Future for Delivery {
-    type Output = Result<Delivered, Failure>;
+    type Output = Result<Delivered, ApiError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let gone = || Failure::internal("the producer ended before the batch was answered");
+        let gone = || ApiError::internal("the producer ended before the batch was answered");
         Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or_else(|_| Err(gone())))
     }
 }
@@ -97,7 +97,7 @@ impl Producer {
     ///
     /// # Errors
     /// When no session can be had.
-    pub async fn start(client: &Client, config: ProducerConfig) -> Result<Self, Failure> {
+    pub async fn start(client: &Client, config: ProducerConfig) -> Result<Self, ApiError> {
         let session = init(client.clone(), None).await?;
         let found = client.topics().get_topic(pb::GetTopicRequest { name: config.topic.clone() }).await;
         // Without the controller a producer cannot tell the topic from another one of its name, and writes.
@@ -112,7 +112,7 @@ impl Producer {
 
     /// Why batches are being sent again, for people: what came last of refusals that pass and of connections that broke;
     /// `None` once a batch is acknowledged.
-    pub fn trouble(&self) -> watch::Receiver<Option<Failure>> {
+    pub fn trouble(&self) -> watch::Receiver<Option<ApiError>> {
         self.trouble.clone()
     }
 
@@ -121,8 +121,8 @@ impl Producer {
     ///
     /// # Errors
     /// When the producer has ended.
-    pub async fn send(&self, partition: i32, builder: BatchBuilder) -> Result<Delivery, Failure> {
-        let ended = || Failure::internal("the producer has ended");
+    pub async fn send(&self, partition: i32, builder: BatchBuilder) -> Result<Delivery, ApiError> {
+        let ended = || ApiError::internal("the producer has ended");
         let bytes = builder.uncompressed_len().min(self.buffer_bytes);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|_| ended())?;
@@ -134,11 +134,11 @@ impl Producer {
 }
 
 /// A session that replaces `previous`, or a new one.
-async fn init(client: Client, previous: Option<Session>) -> Result<Session, Failure> {
+async fn init(client: Client, previous: Option<Session>) -> Result<Session, ApiError> {
     let previous = previous
         .map(|session| pb::ProducerIdentity { producer_id: session.id.0, producer_epoch: i32::from(session.epoch.0) });
     let answer = client.producer().init_producer(pb::InitProducerRequest { previous }).await?.into_inner();
-    let producer = answer.producer.ok_or_else(|| Failure::internal("the server gave no producer session"))?;
-    let epoch = i16::try_from(producer.producer_epoch).map_err(|_| Failure::internal("bad producer epoch"))?;
+    let producer = answer.producer.ok_or_else(|| ApiError::internal("the server gave no producer session"))?;
+    let epoch = i16::try_from(producer.producer_epoch).map_err(|_| ApiError::internal("bad producer epoch"))?;
     Ok(Session { id: ProducerId(producer.producer_id), epoch: ProducerEpoch(epoch) })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tonic::{Status, Streaming};
 use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::connection::{Client, MESSAGE_BYTES_MAX};
 
@@ -46,7 +46,7 @@ pub enum Read {
     /// A partition has a problem; reading goes on.
     Problem(pb::PartitionError),
     /// The server is away; reading goes on when it is back. Said once each time.
-    Away(Failure),
+    Away(ApiError),
     /// Every target has reached its end.
     End,
 }
@@ -79,7 +79,7 @@ impl Reader {
     ///
     /// # Errors
     /// What the server says, unless trying again may help and the patience lasts.
-    pub async fn next(&mut self) -> Result<Read, Failure> {
+    pub async fn next(&mut self) -> Result<Read, ApiError> {
         loop {
             let Some(stream) = &mut self.stream else {
                 match self.opened().await {
@@ -104,7 +104,7 @@ impl Reader {
                 Ok(None) => return Ok(Read::End),
                 Err(status) => {
                     self.stream = None;
-                    if let Some(away) = self.wait(Failure::from(status)).await? {
+                    if let Some(away) = self.wait(ApiError::from(status)).await? {
                         return Ok(away);
                     }
                 }
@@ -113,20 +113,20 @@ impl Reader {
     }
 
     /// Opens the stream within the time that is left, or that looking up positions may take.
-    async fn opened(&mut self) -> Result<bool, Failure> {
+    async fn opened(&mut self) -> Result<bool, ApiError> {
         let since = *self.away_since.get_or_insert_with(tokio::time::Instant::now);
         let most = self.config.patience.saturating_sub(since.elapsed()).max(LOOK_UP_MAX);
         match tokio::time::timeout(most, self.open()).await {
             Ok(opened) => opened,
             Err(_elapsed) => {
                 let text = format!("the server has not answered for {} s", since.elapsed().as_secs());
-                Err(Failure::new(Reason::RequestTimedOut, text))
+                Err(ApiError::new(Reason::RequestTimedOut, text))
             }
         }
     }
 
     /// Opens the stream. False: everything has been read.
-    async fn open(&mut self) -> Result<bool, Failure> {
+    async fn open(&mut self) -> Result<bool, ApiError> {
         if self.positions.is_none() {
             self.positions = Some(self.fixed().await?);
         }
@@ -147,14 +147,14 @@ impl Reader {
     }
 
     /// Notes whether a server has answered at all.
-    fn heard<T>(&mut self, answer: Result<T, Status>) -> Result<T, Failure> {
+    fn heard<T>(&mut self, answer: Result<T, Status>) -> Result<T, ApiError> {
         // An error without details comes from the connection, or from a proxy.
         self.connected |= answer.as_ref().err().is_none_or(|status| !status.details().is_empty());
-        answer.map_err(Failure::from)
+        answer.map_err(ApiError::from)
     }
 
     /// The targets with offsets in place of the positions that move.
-    async fn fixed(&mut self) -> Result<Positions, Failure> {
+    async fn fixed(&mut self) -> Result<Positions, ApiError> {
         let mut positions = Positions::default();
         for mut target in self.config.targets.clone() {
             if target.topic_id.is_empty() {
@@ -228,7 +228,7 @@ impl Reader {
         target: &pb::ReadTarget,
         position: Option<pb::Position>,
         latest: &Asked,
-    ) -> Result<Asked, Failure> {
+    ) -> Result<Asked, ApiError> {
         let (mut found, mut failed) = latest.clone();
         if position != Some(LATEST) {
             let (more, also_failed) = self.asked(target, position).await?;
@@ -240,7 +240,7 @@ impl Reader {
     }
 
     /// The server's answer about a position.
-    async fn asked(&mut self, target: &pb::ReadTarget, position: Option<pb::Position>) -> Result<Asked, Failure> {
+    async fn asked(&mut self, target: &pb::ReadTarget, position: Option<pb::Position>) -> Result<Asked, ApiError> {
         let asked = pb::ReadTarget {
             topic: target.topic.clone(),
             partition: target.partition,
@@ -286,7 +286,7 @@ impl Reader {
     }
 
     /// Waits a little before the next attempt, or gives up.
-    async fn wait(&mut self, failure: Failure) -> Result<Option<Read>, Failure> {
+    async fn wait(&mut self, failure: ApiError) -> Result<Option<Read>, ApiError> {
         let again = matches!(failure.retry(), pb::RetryAdvice::Backoff | pb::RetryAdvice::Reopen)
             || failure.code() == tonic::Code::Unknown
             || failure.code() == tonic::Code::Cancelled;

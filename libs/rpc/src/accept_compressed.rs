@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use self::message::{Encoding, Message, MessageError};
-use crate::{Failure, Reason};
+use crate::{ApiError, Reason};
 
 const ENCODING: &str = "grpc-encoding";
 pub(crate) const ACCEPTED: &str = "grpc-accept-encoding";
@@ -117,7 +117,7 @@ where
 fn unknown(named: &HeaderValue) -> Response<Body> {
     let named = String::from_utf8_lossy(named.as_bytes());
     let text = format!("requests compressed with {named:?} are not accepted; use gzip, zstd or identity");
-    let failure = Failure::new(Reason::FeatureDisabled, text).with("feature", ENCODING).with("accepted", ENCODINGS);
+    let failure = ApiError::new(Reason::FeatureDisabled, text).with("feature", ENCODING).with("accepted", ENCODINGS);
     let mut response = Status::from(failure).into_http();
     response.headers_mut().insert(ACCEPTED, HeaderValue::from_static(ENCODINGS));
     response
@@ -251,10 +251,10 @@ fn refused(error: MessageError, limit: usize) -> Status {
     let failure = match error {
         MessageError::TooLarge => {
             let text = format!("the message is larger than {limit} bytes; send several smaller messages");
-            let failure = Failure::new(Reason::RecordTooLarge, text).with("rule", "message-size");
+            let failure = ApiError::new(Reason::RecordTooLarge, text).with("rule", "message-size");
             failure.with_code(Code::ResourceExhausted).with("limit", limit)
         }
-        error => Failure::new(Reason::FieldInvalid, error.to_string()).with("rule", "malformed"),
+        error => ApiError::new(Reason::FieldInvalid, error.to_string()).with("rule", "malformed"),
     };
     failure.into()
 }

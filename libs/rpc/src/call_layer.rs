@@ -19,8 +19,8 @@ use tracing::Instrument as _;
 use walser_proto::v1::ErrorReason as Reason;
 
 use crate::accept_compressed::ACCEPTED;
+use crate::api_error::ApiError;
 use crate::call_metrics::{CallMetrics, RunningCall};
-use crate::failure::Failure;
 use crate::send_gate::{Next, SendGate};
 
 const REQUEST_ID: &str = "walser-request-id";
@@ -115,15 +115,15 @@ fn panicked(path: &str, request_id: &HeaderValue) -> Status {
     bug().with("requestId", request_id.to_str().unwrap_or_default()).into()
 }
 
-fn bug() -> Failure {
-    Failure::internal("the server has a bug; please report the request id")
+fn bug() -> ApiError {
+    ApiError::internal("the server has a bug; please report the request id")
 }
 
 /// Runs a part of one request in a task of its own, whose panic concerns that request only.
 ///
 /// # Errors
 /// After a panic: what the caller of the request is to be told.
-pub async fn catch_panic<T>(part: impl Future<Output = T>) -> Result<T, Failure> {
+pub async fn catch_panic<T>(part: impl Future<Output = T>) -> Result<T, ApiError> {
     AssertUnwindSafe(part).catch_unwind().await.map_err(|_panic| {
         tracing::error!("a part of a request panicked");
         bug()
@@ -211,7 +211,7 @@ fn answer_limit(headers: &http::HeaderMap) -> Option<Duration> {
 }
 
 fn out_of_time() -> Status {
-    Failure::new(Reason::RequestTimedOut, "the call was not answered within the caller's deadline").into()
+    ApiError::new(Reason::RequestTimedOut, "the call was not answered within the caller's deadline").into()
 }
 
 fn speaks_grpc(headers: &http::HeaderMap) -> bool {
@@ -222,7 +222,7 @@ fn speaks_grpc(headers: &http::HeaderMap) -> bool {
 /// The answer to a request that is no call: HTTP 415, as gRPC asks, with a sentence for people, and for clients that
 /// read gRPC's headers anyway the details that every error has.
 fn not_grpc() -> Response<Body> {
-    let failure = Failure::new(Reason::FeatureDisabled, NOT_GRPC).with("feature", "content-type");
+    let failure = ApiError::new(Reason::FeatureDisabled, NOT_GRPC).with("feature", "content-type");
     let mut response = Status::from(failure).into_http::<Body>();
     *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -241,15 +241,15 @@ fn explain(path: &str, response: &mut Response<Body>) {
     let failure = match status.code() {
         Code::OutOfRange | Code::ResourceExhausted if too_large => {
             let text = format!("{message}; send several smaller messages");
-            Failure::new(Reason::RecordTooLarge, text).with_code(Code::ResourceExhausted).with("rule", "message-size")
+            ApiError::new(Reason::RecordTooLarge, text).with_code(Code::ResourceExhausted).with("rule", "message-size")
         }
         Code::Unimplemented => {
             let text = if message.is_empty() { format!("{path} is not served here") } else { message };
-            Failure::new(Reason::FeatureDisabled, text).with("feature", path)
+            ApiError::new(Reason::FeatureDisabled, text).with("feature", path)
         }
-        Code::Cancelled | Code::DeadlineExceeded => Failure::new(Reason::RequestTimedOut, message),
-        Code::Internal | Code::Unknown => Failure::new(Reason::FieldInvalid, message).with("rule", "malformed"),
-        code => Failure::internal(message).with_code(code),
+        Code::Cancelled | Code::DeadlineExceeded => ApiError::new(Reason::RequestTimedOut, message),
+        Code::Internal | Code::Unknown => ApiError::new(Reason::FieldInvalid, message).with("rule", "malformed"),
+        code => ApiError::internal(message).with_code(code),
     };
     let extensions = std::mem::take(response.extensions_mut());
     let accepted = response.headers_mut().remove(ACCEPTED);
@@ -316,7 +316,7 @@ mod tests {
             let answer = service.clone().oneshot(request).await.unwrap();
             assert_eq!(answer.status(), http::StatusCode::UNSUPPORTED_MEDIA_TYPE);
             assert_eq!(answer.headers()["content-type"], "text/plain; charset=utf-8");
-            let failure = Failure::from(Status::from_header_map(answer.headers()).unwrap());
+            let failure = ApiError::from(Status::from_header_map(answer.headers()).unwrap());
             assert_eq!((failure.code(), failure.reason()), (Code::Unimplemented, Reason::FeatureDisabled));
             let text = answer.into_body().collect().await.unwrap().to_bytes();
             assert_eq!(text, format!("{NOT_GRPC}\n"));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn assert_internal(headers: &http::HeaderMap) {
-        let failure = Failure::from(Status::from_header_map(headers).unwrap());
+        let failure = ApiError::from(Status::from_header_map(headers).unwrap());
         assert_eq!((failure.code(), failure.reason()), (Code::Internal, Reason::InternalError));
         assert!(failure.value("requestId").is_some());
     }

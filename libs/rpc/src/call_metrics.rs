@@ -12,7 +12,7 @@ use prost_types::FileDescriptorSet;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use crate::failure::Failure;
+use crate::api_error::ApiError;
 
 const NAME: &str = "rpc_server_call_duration_seconds";
 const HELP: &str = "Time of a call at the gRPC port, to the end of its answer; a stream is one call.";
@@ -105,7 +105,7 @@ impl RunningCall {
         if code.as_bytes() == b"0" {
             return self.method.ok().observe(took);
         }
-        let failure = Failure::from(Status::from_header_map(headers).unwrap_or_else(|| Status::unknown("no status")));
+        let failure = ApiError::from(Status::from_header_map(headers).unwrap_or_else(|| Status::unknown("no status")));
         self.method.failed(failure.code(), failure.reason_name()).observe(took);
     }
 }
@@ -164,7 +164,7 @@ mod tests {
         let mut ok = http::HeaderMap::new();
         Status::new(Code::Ok, "").add_header(&mut ok).unwrap();
         let mut failed = http::HeaderMap::new();
-        Status::from(Failure::new(Reason::TopicNotFound, "there is none")).add_header(&mut failed).unwrap();
+        Status::from(ApiError::new(Reason::TopicNotFound, "there is none")).add_header(&mut failed).unwrap();
 
         let produce = "walser.v1.ProducerService/Produce";
         let mut call = metrics.begin(&format!("/{produce}"));

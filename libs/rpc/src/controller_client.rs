@@ -13,7 +13,7 @@ use walser_proto::v1::topic_service_client::TopicServiceClient;
 
 pub use node::{DiskUse, NodeBeat, NodeFigures, NodeSession, NodeStart, PartitionOut, Registered, ReplicaHeld};
 
-use crate::{Connection, Failure};
+use crate::{ApiError, Connection};
 
 /// Calls the controller. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ impl ControllerClient {
     ///
     /// # Errors
     /// `TOPIC_NOT_FOUND`; when the controller cannot be reached.
-    pub async fn topic(&self, name: &str) -> Result<ControllersTopic, Failure> {
+    pub async fn topic(&self, name: &str) -> Result<ControllersTopic, ApiError> {
         let request = pb::GetTopicRequest { name: name.to_owned() };
         let topic = self.topic_service().get_topic(request).await?.into_inner().topic.unwrap_or_default();
         Ok(ControllersTopic { id: topic.id.parse().ok(), partition_count: topic.partition_count })
@@ -64,7 +64,7 @@ impl ControllerClient {
         name: &str,
         partition_count: i32,
         on_behalf_of: impl FnOnce(pb::CreateTopicRequest) -> Request<pb::CreateTopicRequest>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ApiError> {
         let topic = pb::Topic { name: name.to_owned(), partition_count, ..Default::default() };
         let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
         self.topic_service().create_topic(on_behalf_of(request)).await?;
@@ -75,7 +75,7 @@ impl ControllerClient {
     ///
     /// # Errors
     /// When the controller cannot be reached, or cannot decide now.
-    pub async fn allocate_producer_ids(&self, internal: bool) -> Result<Range<i64>, Failure> {
+    pub async fn allocate_producer_ids(&self, internal: bool) -> Result<Range<i64>, ApiError> {
         let request = pbi::AllocateProducerIdsRequest { internal, ..Default::default() };
         let answer = self.calls().allocate_producer_ids(request).await?.into_inner();
         Ok(answer.first_id..answer.first_id + i64::from(answer.count))
@@ -85,7 +85,7 @@ impl ControllerClient {
     ///
     /// # Errors
     /// When the controller cannot be reached.
-    pub async fn producer_id_end(&self) -> Result<ProducerId, Failure> {
+    pub async fn producer_id_end(&self) -> Result<ProducerId, ApiError> {
         let answer = self.calls().get_producer_id_end(pbi::GetProducerIdEndRequest {}).await?;
         Ok(ProducerId(answer.into_inner().end_id))
     }
@@ -94,10 +94,10 @@ impl ControllerClient {
     ///
     /// # Errors
     /// When `epoch` is not the latest one; when the controller cannot be reached, or cannot decide now.
-    pub async fn raise_producer_epoch(&self, id: ProducerId, epoch: ProducerEpoch) -> Result<ProducerEpoch, Failure> {
+    pub async fn raise_producer_epoch(&self, id: ProducerId, epoch: ProducerEpoch) -> Result<ProducerEpoch, ApiError> {
         let request = pbi::RaiseProducerEpochRequest { producer_id: id.0, producer_epoch: epoch.0.into() };
         let raised = self.calls().raise_producer_epoch(request).await?.into_inner().producer_epoch;
-        let broken = |_| Failure::internal("the controller gave a producer epoch that is none");
+        let broken = |_| ApiError::internal("the controller gave a producer epoch that is none");
         Ok(ProducerEpoch(i16::try_from(raised).map_err(broken)?))
     }
 }

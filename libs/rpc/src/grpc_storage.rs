@@ -25,7 +25,7 @@ use self::pipelined_stream::{Lost, PipelinedStream, Wire};
 use crate::storage_client::{
     AppendBatch, BatchesRead, DescribedPartition, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, StorageClient,
 };
-use crate::{AppendBudget, AppendPermit, AppendReply, Connection, Failure, Reason};
+use crate::{ApiError, AppendBudget, AppendPermit, AppendReply, Connection, Reason};
 
 /// Streams per node and direction, each on a connection of its own: one connection is the work of one core.
 const LANES: usize = 4;
@@ -115,15 +115,15 @@ impl GrpcStorage {
 }
 
 /// What a caller is told that has no answer.
-fn failure(node: NodeId, lost: Lost) -> Failure {
+fn failure(node: NodeId, lost: Lost) -> ApiError {
     match lost {
         Lost::Unsent => {
             let text = format!("storage node {node} cannot be reached");
-            Failure::new(Reason::LeaderNotAvailable, text).with("nodeId", node)
+            ApiError::new(Reason::LeaderNotAvailable, text).with("nodeId", node)
         }
         Lost::Sent => {
             let text = format!("the connection to storage node {node} broke before the answer came");
-            Failure::new(Reason::LeaderLostAfterAppend, text).with("nodeId", node).with("appended", "unknown")
+            ApiError::new(Reason::LeaderLostAfterAppend, text).with("nodeId", node).with("appended", "unknown")
         }
     }
 }
@@ -151,7 +151,7 @@ impl StorageClient for GrpcStorage {
         lane(&self.appends, batch.partition.id).send(append_message(batch), answered);
     }
 
-    async fn read(&self, read: ReadBatches) -> Result<BatchesRead, Failure> {
+    async fn read(&self, read: ReadBatches) -> Result<BatchesRead, ApiError> {
         let (told, outcome) = oneshot::channel();
         let lane = lane(&self.fetches, read.partition.id);
         let number = lane.send(read_message(&read), |outcome| drop(told.send(outcome)));
@@ -163,13 +163,13 @@ impl StorageClient for GrpcStorage {
         read_outcome(answer)
     }
 
-    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, Failure> {
+    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, ApiError> {
         let answer = self.calls.clone().lookup_offsets(look_up_message(partition, query)).await?.into_inner();
-        let found = answer.found.into_iter().next().ok_or_else(|| Failure::internal("a look-up has no answer"))?;
+        let found = answer.found.into_iter().next().ok_or_else(|| ApiError::internal("a look-up has no answer"))?;
         offset_answer(found)
     }
 
-    async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, Failure> {
+    async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, ApiError> {
         let answer = self.calls.clone().describe_partitions(describe_message(partitions)).await?.into_inner();
         Ok(answer.figures.into_iter().map(figures).collect())
     }

@@ -5,12 +5,12 @@
 //! handed over inside a process and never encoded.
 
 mod accept_compressed;
+mod api_error;
 mod append_budget;
 mod call_layer;
 mod call_metrics;
 mod controller_client;
 mod deadline;
-mod failure;
 mod grpc_storage;
 mod metadata;
 mod network;
@@ -20,6 +20,7 @@ mod send_gate;
 mod storage_client;
 
 pub use accept_compressed::AcceptCompressed;
+pub use api_error::ApiError;
 pub use append_budget::AppendBudget;
 pub use call_layer::{CallLayer, SpanMaker, catch_panic};
 pub use controller_client::{
@@ -27,7 +28,6 @@ pub use controller_client::{
     Registered, ReplicaHeld,
 };
 pub use deadline::remaining;
-pub use failure::Failure;
 pub use grpc_storage::{
     append_of_message, append_outcome_message, described_message, offset_answer_message, offset_query_of_message,
     read_of_message, read_outcome_message,

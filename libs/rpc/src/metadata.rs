@@ -6,7 +6,7 @@ use tonic::Streaming;
 use walser_metadata::Delta;
 use walser_proto::internal::v1::{WatchMetadataRequest, WatchMetadataResponse};
 
-use crate::{ControllerClient, Failure, Reason};
+use crate::{ApiError, ControllerClient, Reason};
 
 pub use wire::{change_messages, snapshot_messages, wire_registration, wire_time, wire_topic, wire_topic_value};
 
@@ -33,7 +33,7 @@ pub struct MetadataStream {
     /// What was applied when the stream was opened, or returned since.
     seen: MetadataSeen,
     /// Met behind deltas that were returned; it ends the stream.
-    failed: Option<Failure>,
+    failed: Option<ApiError>,
 }
 
 impl MetadataStream {
@@ -42,7 +42,7 @@ impl MetadataStream {
     /// # Errors
     /// `CLUSTER_ID_MISMATCH` and `METADATA_ROLLBACK` when the controller's metadata is not that of the caller; when the
     /// controller refuses for another reason, or cannot be reached.
-    pub async fn open(controller: &ControllerClient, seen: MetadataSeen) -> Result<Self, Failure> {
+    pub async fn open(controller: &ControllerClient, seen: MetadataSeen) -> Result<Self, ApiError> {
         let mut client = controller.calls().max_decoding_message_size(MESSAGE_BYTES_MAX);
         let MetadataSeen { cluster_id, version: applied_version, lineage } = seen.clone();
         let request = WatchMetadataRequest { resume_version: 0, cluster_id, applied_version, lineage };
@@ -60,7 +60,7 @@ impl MetadataStream {
     /// # Errors
     /// When the stream failed or ended, with messages that were not committed dropped; and as for
     /// [`MetadataStream::open`].
-    pub async fn next_delta(&mut self) -> Result<Delta, Failure> {
+    pub async fn next_delta(&mut self) -> Result<Delta, ApiError> {
         if let Some(failure) = self.failed.take() {
             return Err(failure);
         }
@@ -74,14 +74,14 @@ impl MetadataStream {
                 return Ok(delta);
             }
         }
-        Err(Failure::new(Reason::ControllerNotAvailable, "the controller closed the metadata stream"))
+        Err(ApiError::new(Reason::ControllerNotAvailable, "the controller closed the metadata stream"))
     }
 
     /// The next delta, and those behind it that have arrived, at most `deltas_max`.
     ///
     /// # Errors
     /// As for [`MetadataStream::next_delta`]; deltas before the failure are returned first.
-    pub async fn next_deltas(&mut self, deltas_max: usize) -> Result<Vec<Delta>, Failure> {
+    pub async fn next_deltas(&mut self, deltas_max: usize) -> Result<Vec<Delta>, ApiError> {
         let mut deltas = vec![self.next_delta().await?];
         while deltas.len() < deltas_max {
             tokio::select! {
@@ -100,14 +100,14 @@ impl MetadataStream {
     }
 
     /// Whether a message is of this cluster and not older than what was applied: whatever the controller checked.
-    fn check(&self, message: &WatchMetadataResponse) -> Result<(), Failure> {
+    fn check(&self, message: &WatchMetadataResponse) -> Result<(), ApiError> {
         let seen = &self.seen;
         let other = !seen.cluster_id.is_empty() && !message.cluster_id.is_empty();
         if other && message.cluster_id != seen.cluster_id {
-            return Err(Failure::cluster_id_mismatch(&seen.cluster_id, &message.cluster_id));
+            return Err(ApiError::cluster_id_mismatch(&seen.cluster_id, &message.cluster_id));
         }
         if message.version < seen.version {
-            return Err(Failure::metadata_rollback(seen.version, message.version));
+            return Err(ApiError::metadata_rollback(seen.version, message.version));
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use walser_model::NodeId;
 use walser_proto::v1::Effect;
 
 use crate::Reason;
-use crate::failure::Failure;
+use crate::api_error::ApiError;
 use crate::grpc_storage::GrpcStorage;
 use crate::storage_client::StorageClient;
 
@@ -80,7 +80,7 @@ fn endpoint(address: &str) -> Result<Endpoint, ConnectionError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"));
     endpoint.map_err(|error| {
         let problem = format!("\"{address}\" is not HOST:PORT: {error}");
-        ConnectionError::new(Failure::field("address", problem))
+        ConnectionError::new(ApiError::field("address", problem))
     })
 }
 
@@ -116,12 +116,12 @@ fn unreachable(reason: Reason, address: &str, error: &tonic::transport::Error) -
     }
     let who = if reason == Reason::ControllerNotAvailable { "the controller" } else { "the storage node" };
     let what = if connected { "broke the connection" } else { "does not answer" };
-    let failure = Failure::new(reason, format!("{who} at {address} {what}: {}", error_chain(error)));
+    let failure = ApiError::new(reason, format!("{who} at {address} {what}: {}", error_chain(error)));
     ConnectionError::new(if connected { failure.with_effect(Effect::Maybe) } else { failure })
 }
 
 impl ConnectionError {
-    fn new(failure: Failure) -> Self {
+    fn new(failure: ApiError) -> Self {
         Self { text: failure.message().to_owned(), status: failure.into() }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::Failure;
+use crate::ApiError;
 
 /// Time between two reports of one outage.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ impl Outage {
     }
 
     /// An attempt has failed, and will be repeated.
-    pub fn failed(&mut self, error: &Failure) {
+    pub fn failed(&mut self, error: &ApiError) {
         if let Some(failing) = self.note_failure(Instant::now()) {
             let (what, attempts, seconds) = (self.what, failing.attempts, failing.began.elapsed().as_secs());
             tracing::warn!(what, %error, attempts, seconds, "failed and is retried");

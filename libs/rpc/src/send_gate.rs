@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::failure::Failure;
+use crate::api_error::ApiError;
 
 /// Bytes that are handed to the connection at once.
 const PART_BYTES: usize = 256 << 10;
@@ -37,7 +37,7 @@ struct Waiting {
     /// What the message that is being sent uses.
     held: Option<Box<dyn Any + Send>>,
     /// Why the answer ends, instead of what comes.
-    cut: Option<Failure>,
+    cut: Option<ApiError>,
     /// When the connection has taken something last.
     taken_at: Instant,
 }
@@ -46,7 +46,7 @@ struct Waiting {
 pub(crate) enum Next {
     Part(Bytes),
     /// The answer ends here.
-    End(Failure),
+    End(ApiError),
     /// The next message.
     Message,
 }
@@ -140,7 +140,7 @@ impl WeakGate {
 
     /// Takes back what waits for a client that has taken nothing for `limit`: its memory is free at once, and the answer
     /// ends with `failure`. False: the client takes what it gets, or there is nothing to take back.
-    pub fn cut_if_stalled(&self, limit: Duration, failure: &Failure) -> bool {
+    pub fn cut_if_stalled(&self, limit: Duration, failure: &ApiError) -> bool {
         let Some(gate) = self.0.upgrade() else { return false };
         let mut waiting = gate.lock();
         // What the connection has not asked for is not here, and would not be free.
@@ -160,8 +160,8 @@ mod tests {
     use super::*;
     use crate::Reason;
 
-    fn failure() -> Failure {
-        Failure::new(Reason::GatewayOverloaded, "took nothing")
+    fn failure() -> ApiError {
+        ApiError::new(Reason::GatewayOverloaded, "took nothing")
     }
 
     #[tokio::test(start_paused = true)]

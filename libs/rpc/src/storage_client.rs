@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use walser_model::{Acks, Durability, LeaderEpoch, Offset, Timestamp, TopicPartition};
 
-use crate::{Failure, Reason};
+use crate::{ApiError, Reason};
 
 /// A partition, and the epoch of the leader that is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,7 +56,7 @@ pub struct BatchAppended {
 }
 
 /// What became of an append.
-pub type AppendOutcome = Result<BatchAppended, Failure>;
+pub type AppendOutcome = Result<BatchAppended, ApiError>;
 
 /// A read of batches from an offset on.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +114,7 @@ pub struct OffsetAnswer {
 #[derive(Debug, Clone)]
 pub struct DescribedPartition {
     /// Live numbers; why there are none, when the node does not serve the partition.
-    pub numbers: Result<PartitionNumbers, Failure>,
+    pub numbers: Result<PartitionNumbers, ApiError>,
     /// Why it is not in service, or not all of it.
     pub problem: Option<String>,
     /// What helps is giving up what is damaged.
@@ -159,13 +159,13 @@ pub trait StorageClient: Send + Sync + Debug {
     fn append(&self, permit: AppendPermit, batch: AppendBatch, reply: AppendReply);
 
     /// Reads; waits for up to `wait` while there is nothing. Dropping the future ends the wait.
-    async fn read(&self, read: ReadBatches) -> Result<BatchesRead, Failure>;
+    async fn read(&self, read: ReadBatches) -> Result<BatchesRead, ApiError>;
 
     /// Looks an offset up.
-    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, Failure>;
+    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, ApiError>;
 
     /// What the node says of partitions that it leads, in their order.
-    async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, Failure>;
+    async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, ApiError>;
 }
 
 // === impl AppendReply ===
@@ -191,7 +191,7 @@ impl AppendReply {
 impl Drop for AppendReply {
     fn drop(&mut self) {
         if self.tell.is_some() {
-            let failure = Failure::new(Reason::LeaderLostAfterAppend, "the request was lost on its way");
+            let failure = ApiError::new(Reason::LeaderLostAfterAppend, "the request was lost on its way");
             self.tell(Err(failure.with("appended", "unknown")));
         }
     }

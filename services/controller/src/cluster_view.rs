@@ -7,7 +7,7 @@ use walser_metadata::value::StagedPartitions;
 use walser_metadata::{Changes, Delta, MetadataChange, TopicEntry, View};
 use walser_metastore::{Change, KeyValue, Revision};
 use walser_model::TopicId;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::keys::cluster::{self, ClusterRecord};
 use crate::keys::lineage::{self, Lineage, Lineages};
@@ -32,20 +32,20 @@ pub(crate) struct ClusterView {
 
 impl ClusterView {
     /// Everything in the store, as of `revision`. Versions never go back: a view that is newer is an error.
-    pub(crate) fn replace(&mut self, entries: &[KeyValue], revision: Revision) -> Result<Changes, Failure> {
+    pub(crate) fn replace(&mut self, entries: &[KeyValue], revision: Revision) -> Result<Changes, ApiError> {
         let mut next = Self::default();
         let mut delta = Delta { version: revision, snapshot: true, changes: Vec::new() };
         for entry in entries {
             next.put(entry, &mut delta.changes)?;
         }
         let mut metadata = self.metadata.clone();
-        let changes = metadata.apply(delta).map_err(|error| Failure::metadata_rollback(error.have, error.got))?;
+        let changes = metadata.apply(delta).map_err(|error| ApiError::metadata_rollback(error.have, error.got))?;
         *self = Self { metadata, ..next };
         Ok(changes)
     }
 
     /// The changes of one revision.
-    pub(crate) fn apply(&mut self, changes: &[Change], revision: Revision) -> Result<Changes, Failure> {
+    pub(crate) fn apply(&mut self, changes: &[Change], revision: Revision) -> Result<Changes, ApiError> {
         let mut delta = Delta { version: revision, snapshot: false, changes: Vec::new() };
         for change in changes {
             match change {
@@ -53,16 +53,16 @@ impl ClusterView {
                 Change::Delete { key } => self.delete(key, &mut delta.changes),
             }
         }
-        self.metadata.apply(delta).map_err(|error| Failure::metadata_rollback(error.have, error.got))
+        self.metadata.apply(delta).map_err(|error| ApiError::metadata_rollback(error.have, error.got))
     }
 
     /// The cluster's record.
-    pub(crate) fn cluster(&self) -> Result<&ClusterRecord, Failure> {
-        self.cluster.as_deref().ok_or_else(|| Failure::internal("the cluster has no record"))
+    pub(crate) fn cluster(&self) -> Result<&ClusterRecord, ApiError> {
+        self.cluster.as_deref().ok_or_else(|| ApiError::internal("the cluster has no record"))
     }
 
     /// The effective `min.insync.replicas` of a topic.
-    pub(crate) fn min_isr(&self, topic: &TopicEntry) -> Result<usize, Failure> {
+    pub(crate) fn min_isr(&self, topic: &TopicEntry) -> Result<usize, ApiError> {
         let setting = topic.settings.config.min_insync_replicas;
         Ok(self.cluster()?.min_isr(setting, topic.value.replication_factor))
     }
@@ -73,7 +73,7 @@ impl ClusterView {
         creations.find(|(_, staged)| staged.value.topic.name == name).map(|(id, _)| *id)
     }
 
-    fn put(&mut self, entry: &KeyValue, changes: &mut Vec<MetadataChange>) -> Result<(), Failure> {
+    fn put(&mut self, entry: &KeyValue, changes: &mut Vec<MetadataChange>) -> Result<(), ApiError> {
         let revision = entry.mod_revision;
         if let Some(id) = partition::parse(&entry.key) {
             changes.push(MetadataChange::Partition { id, value: Box::new(decode(entry)?), revision });

@@ -8,7 +8,7 @@ use walser_metadata::value::{NodeLiveness, NodeRegistration, PartitionValue};
 use walser_metastore::{Compare, Metastore, Op, Outcome, Revision, StoreError, Txn};
 use walser_model::TopicPartition;
 use walser_replication::control::{self, Comparison, Decision, DecisionContext, MERGED_PARTITIONS_MAX, Write};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
 use crate::error::store_failure;
@@ -50,7 +50,7 @@ impl Committer {
     ///
     /// # Errors
     /// `CONTROLLER_NOT_AVAILABLE` when this controller does not lead.
-    pub(crate) fn context(&self) -> Result<(Arc<ClusterView>, DecisionContext), Failure> {
+    pub(crate) fn context(&self) -> Result<(Arc<ClusterView>, DecisionContext), ApiError> {
         let epoch = self.lead.epoch()?;
         let view = self.views.load();
         let context = view.metadata.decision_context(epoch);
@@ -63,9 +63,9 @@ impl Committer {
         view: &ClusterView,
         decision: &Decision<TopicPartition>,
         extra: Extra,
-    ) -> Result<Committed, Failure> {
+    ) -> Result<Committed, ApiError> {
         if let Some(problem) = decision.problem() {
-            return Err(Failure::internal(format!(
+            return Err(ApiError::internal(format!(
                 "a decision would write a partition in which {problem}: {decision:?}"
             )));
         }
@@ -96,7 +96,7 @@ impl Committer {
         view: &Arc<ClusterView>,
         decisions: Vec<Decision<TopicPartition>>,
         extra: &Extra,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, ApiError> {
         let sound = decisions.into_iter().filter(|decision| {
             let problem = decision.problem();
             if let Some(problem) = problem {
@@ -153,9 +153,9 @@ impl Committer {
 }
 
 /// The answer to a change that was begun, or whose end was not seen.
-pub(crate) fn maybe(why: &Failure) -> Failure {
+pub(crate) fn maybe(why: &ApiError) -> ApiError {
     let text = format!("the change was begun and may take effect later: {}", why.message());
-    Failure::new(Reason::RequestTimedOut, text).with("stage", "metadata")
+    ApiError::new(Reason::RequestTimedOut, text).with("stage", "metadata")
 }
 
 /// The condition that a key was last changed at a revision; 0: that it does not exist.

@@ -14,7 +14,7 @@ use walser_metadata::{Changes, PartitionEntry};
 use walser_metastore::Revision;
 use walser_model::{Clock, NodeId, TopicId, TopicPartition};
 use walser_replication::control::{self, Decision, DecisionContext};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Extra};
@@ -162,7 +162,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
     }
 
     /// Does what is due; returns whether there may be more at once.
-    async fn once(&self, view: &Arc<ClusterView>, dirty: &mut Dirty) -> Result<bool, Failure> {
+    async fn once(&self, view: &Arc<ClusterView>, dirty: &mut Dirty) -> Result<bool, ApiError> {
         let unfinished = dirty.unfinished(view);
         let mut overtaken = false;
         let confirmed = self.sessions.take_confirmed();
@@ -185,7 +185,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
     }
 
     /// Lets fenced nodes that have seen their fence count again.
-    async fn unfence(&self, view: &ClusterView) -> Result<(), Failure> {
+    async fn unfence(&self, view: &ClusterView) -> Result<(), ApiError> {
         for (node, entry) in view.metadata.nodes().filter(|(_, node)| node.epoch > 0 && node.liveness.fenced) {
             let (now, limit) = (self.clock.monotonic(), self.config.session);
             let Some(seen) = self.sessions.seen(node, entry.epoch, now, limit) else { continue };
@@ -264,7 +264,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 tracing::warn!(node = %node, node_epoch, "node fenced: not heard within its session");
             }
             self.sessions.end(node, node_epoch);
-            Ok::<(), Failure>(())
+            Ok::<(), ApiError>(())
         };
         if let Err(failure) = fenced.await {
             tracing::warn!(node = %node, %failure, "fencing did not finish, it will be tried again");

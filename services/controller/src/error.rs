@@ -1,7 +1,7 @@
 //! Errors of the controller.
 
 use walser_metastore::StoreError;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 /// Why a controller cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -11,18 +11,18 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// What is stored is not metadata of this version.
     #[error("metadata: {0}")]
-    Metadata(#[from] Failure),
+    Metadata(#[from] ApiError),
 }
 
 /// A store that does not answer, as callers see it.
-pub(crate) fn store_failure(error: StoreError) -> Failure {
+pub(crate) fn store_failure(error: StoreError) -> ApiError {
     match error {
         StoreError::Unavailable(_) | StoreError::Compacted { .. } => {
-            Failure::new(Reason::MetadataStoreUnavailable, error.to_string())
+            ApiError::new(Reason::MetadataStoreUnavailable, error.to_string())
         }
-        StoreError::Unknown(_) => Failure::new(Reason::RequestTimedOut, error.to_string()).with("stage", "metadata"),
+        StoreError::Unknown(_) => ApiError::new(Reason::RequestTimedOut, error.to_string()).with("stage", "metadata"),
         StoreError::Invalid(_) | StoreError::TooLarge { .. } | StoreError::NoLease(_) | StoreError::Format(_) => {
-            Failure::internal(error.to_string())
+            ApiError::internal(error.to_string())
         }
     }
 }

@@ -30,15 +30,15 @@ pub(crate) mod topic;
 
 use walser_metadata::value::{Value, encode};
 use walser_metastore::{KeyValue, Op};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 /// Written while writes fail, to find out when they work again.
 pub(crate) const STORE_PROBE: &str = "store/probe";
 
 /// Reads a value.
-pub(crate) fn decode<V: Value>(entry: &KeyValue) -> Result<V, Failure> {
+pub(crate) fn decode<V: Value>(entry: &KeyValue) -> Result<V, ApiError> {
     let broken = |error: serde_json::Error| {
-        Failure::internal(format!("metadata key {} is not readable by this version: {error}", entry.key))
+        ApiError::internal(format!("metadata key {} is not readable by this version: {error}", entry.key))
     };
     walser_metadata::value::decode(&entry.value).map_err(broken)
 }

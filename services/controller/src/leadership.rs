@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use walser_metastore::{Compare, LeaseId, Metastore, Revision, StoreError};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 /// Name of the election.
 const ELECTION: &str = "controller";
@@ -40,10 +40,10 @@ impl ControllerLead {
     ///
     /// # Errors
     /// `CONTROLLER_NOT_AVAILABLE` while another controller leads, or none.
-    pub(crate) fn epoch(&self) -> Result<Revision, Failure> {
+    pub(crate) fn epoch(&self) -> Result<Revision, ApiError> {
         let not_leading = || {
             let text = "this controller does not lead at present; nothing was done, try again";
-            Failure::new(Reason::ControllerNotAvailable, text)
+            ApiError::new(Reason::ControllerNotAvailable, text)
         };
         Some(self.epoch.load(Ordering::Acquire)).filter(|epoch| *epoch > 0).ok_or_else(not_leading)
     }

@@ -8,7 +8,7 @@ use walser_metastore::Revision;
 use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::NodeSet;
 use walser_replication::control::{self, Refusal, ReplicaIntegrity, Write};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Committer, Extra};
@@ -27,7 +27,7 @@ pub(crate) struct Nodes {
 
 /// Refuses a node with another data directory while the node that is registered is not fenced: both would acknowledge
 /// records under the same offsets.
-fn check_vacant(node: NodeId, known: &NodeEntry, new: &NodeRegistration) -> Result<(), Failure> {
+fn check_vacant(node: NodeId, known: &NodeEntry, new: &NodeRegistration) -> Result<(), ApiError> {
     let other = &known.registration;
     let same = other.directory.is_empty() || other.directory == new.directory || other.incarnation == new.incarnation;
     if known.epoch == 0 || known.liveness.fenced || same {
@@ -38,12 +38,12 @@ fn check_vacant(node: NodeId, known: &NodeEntry, new: &NodeRegistration) -> Resu
          own, or stop that one and wait until its session is over",
         other.incarnation, other.started_ms
     );
-    Err(Failure::new(Reason::NodeIdInUse, text).with("nodeId", node))
+    Err(ApiError::new(Reason::NodeIdInUse, text).with("nodeId", node))
 }
 
 /// Refuses an empty directory in place of the only copy of partitions: they would be led without their records. The
 /// directory that has them can come back, or the topics can be deleted.
-fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Result<(), Failure> {
+fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Result<(), ApiError> {
     let alone: NodeSet = std::iter::once(node).collect();
     let only_here = view.metadata.partitions().filter(|partition| {
         let state = &partition.record.state;
@@ -59,7 +59,7 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
          the topics, which deletes those records for good",
         known.registration.directory
     );
-    Err(Failure::new(Reason::NodeIdInUse, text).with("nodeId", node).with("partitions", count))
+    Err(ApiError::new(Reason::NodeIdInUse, text).with("nodeId", node).with("partitions", count))
 }
 
 impl Nodes {
@@ -75,7 +75,7 @@ impl Nodes {
         node: NodeId,
         registration: &NodeRegistration,
         held: impl Fn(TopicPartition) -> bool,
-    ) -> Result<Revision, Failure> {
+    ) -> Result<Revision, ApiError> {
         for _ in 0..ATTEMPTS_MAX {
             let _turn = self.turns.next().await?;
             let (view, context) = self.committer.context()?;
@@ -104,7 +104,7 @@ impl Nodes {
                 }
                 Some(_) => drop(self.committer.commit_all(&view, decisions, &Extra::default()).await?),
                 None => {
-                    return Err(Failure::internal(format!("storage node {node} can be neither swept nor registered")));
+                    return Err(ApiError::internal(format!("storage node {node} can be neither swept nor registered")));
                 }
             }
         }
@@ -135,10 +135,10 @@ impl Nodes {
         id: TopicPartition,
         epoch: LeaderEpoch,
         above: LeaderEpoch,
-    ) -> Result<LeaderEpoch, Failure> {
+    ) -> Result<LeaderEpoch, ApiError> {
         let stale = || {
             let text = format!("the caller does not lead partition {id} in epoch {} any more", epoch.0);
-            Failure::new(Reason::StaleEpoch, text).with("epoch", epoch.0)
+            ApiError::new(Reason::StaleEpoch, text).with("epoch", epoch.0)
         };
         for _ in 0..ATTEMPTS_MAX {
             let _turn = self.turns.next().await?;

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use walser_metadata::value::TombstoneValue;
 use walser_model::Timestamp;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::views::Views;
 
@@ -68,7 +68,7 @@ impl Operations {
     }
 
     /// Finds an operation.
-    pub(crate) async fn find(&self, views: &Views, id: &str) -> Result<Operation, Failure> {
+    pub(crate) async fn find(&self, views: &Views, id: &str) -> Result<Operation, ApiError> {
         let view = views.load();
         let running = view.metadata.tombstones().find(|(_, tombstone)| tombstone.value.operation == id);
         if let Some((_, tombstone)) = running {
@@ -77,7 +77,7 @@ impl Operations {
         let _ending = self.ending().await;
         self.remembered(id).ok_or_else(|| {
             let text = format!("operation \"{id}\" does not exist, or ended before the controller started");
-            Failure::new(Reason::OperationNotFound, text).with("operation", id)
+            ApiError::new(Reason::OperationNotFound, text).with("operation", id)
         })
     }
 }

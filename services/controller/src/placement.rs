@@ -2,7 +2,7 @@
 
 use walser_metadata::View;
 use walser_model::NodeId;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 /// Highest replication factor that is supported: followers do not copy records in this version, so that a write to a
 /// partition with more replicas would never be acknowledged.
@@ -16,15 +16,15 @@ pub(crate) fn usable(metadata: &View) -> Vec<NodeId> {
 }
 
 /// Whether partitions of so many replicas can be placed now.
-pub(crate) fn check_placeable(metadata: &View, replication_factor: i32) -> Result<(), Failure> {
+pub(crate) fn check_placeable(metadata: &View, replication_factor: i32) -> Result<(), ApiError> {
     place(&usable(metadata), 0, replication_factor).map(drop)
 }
 
 /// The replicas of a partition: round robin over `nodes` (ascending), the first one leads.
-pub(crate) fn place(nodes: &[NodeId], partition: i32, replication_factor: i32) -> Result<Vec<NodeId>, Failure> {
+pub(crate) fn place(nodes: &[NodeId], partition: i32, replication_factor: i32) -> Result<Vec<NodeId>, ApiError> {
     if nodes.is_empty() {
         let text = "no storage node is in service; start one, or wait until it has registered";
-        return Err(Failure::new(Reason::LeaderNotAvailable, text));
+        return Err(ApiError::new(Reason::LeaderNotAvailable, text));
     }
     let wanted = usize::try_from(replication_factor).unwrap_or(0);
     if wanted > nodes.len() || wanted == 0 {
@@ -32,13 +32,13 @@ pub(crate) fn place(nodes: &[NodeId], partition: i32, replication_factor: i32) -
         let text = format!(
             "replication factor {replication_factor} needs {replication_factor} storage nodes; {available} available"
         );
-        let failure = Failure::new(Reason::ReplicationFactorTooHigh, text);
+        let failure = ApiError::new(Reason::ReplicationFactorTooHigh, text);
         return Err(failure.with("requested", replication_factor).with("available", available));
     }
     if replication_factor > REPLICATION_MAX {
         let text =
             format!("replication factor {replication_factor}: replication is not available in this version; use 1");
-        let failure = Failure::new(Reason::FeatureDisabled, text).with("feature", "replication");
+        let failure = ApiError::new(Reason::FeatureDisabled, text).with("feature", "replication");
         return Err(failure.with("requested", replication_factor).with("limit", REPLICATION_MAX));
     }
     let start = usize::try_from(partition).unwrap_or(0);

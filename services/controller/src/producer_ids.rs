@@ -2,7 +2,7 @@
 
 use walser_metastore::{Compare, Txn};
 use walser_model::ProducerId;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::committer::maybe;
 use crate::keys::counter::{Counter, INTERNAL_PRODUCER_IDS, PRODUCER_IDS};
@@ -15,7 +15,7 @@ use crate::topics::{ATTEMPTS_MAX, contended};
 pub(crate) const BLOCK: i32 = 1000;
 
 /// Takes the next block; gives back its first id. `internal`: for what gateways write themselves.
-pub(crate) async fn allocate(store: &Store, internal: bool) -> Result<i64, Failure> {
+pub(crate) async fn allocate(store: &Store, internal: bool) -> Result<i64, ApiError> {
     let (key, offset) =
         if internal { (INTERNAL_PRODUCER_IDS, ProducerId::INTERNAL_FIRST.0) } else { (PRODUCER_IDS, 0) };
     let _turn = store.producer_id_turns.next().await?;
@@ -31,13 +31,13 @@ pub(crate) async fn allocate(store: &Store, internal: bool) -> Result<i64, Failu
 }
 
 /// The id that is handed out next: at and above it none was ever issued.
-pub(crate) async fn end(store: &Store) -> Result<i64, Failure> {
+pub(crate) async fn end(store: &Store) -> Result<i64, ApiError> {
     Ok(store.counter(PRODUCER_IDS).await?.0)
 }
 
 /// Begins the next epoch of a producer that has `epoch`. Of two callers with the same epoch one is refused.
-pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i32, Failure> {
-    let bad = |problem: &str| Err(Failure::field("previous", problem));
+pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i32, ApiError> {
+    let bad = |problem: &str| Err(ApiError::field("previous", problem));
     if !(0..end(store).await?).contains(&id) {
         return bad("names a producer id that was never issued; take one from InitProducer");
     }
@@ -59,11 +59,11 @@ pub(crate) async fn raise_epoch(store: &Store, id: i64, epoch: i32) -> Result<i3
         match epochs.latest(id) {
             // This call wrote it, or another session did meanwhile: nobody knows whose epoch it is.
             Some(latest) if latest == next && unsure => {
-                return Err(maybe(&Failure::internal("the outcome of a write is not known")));
+                return Err(maybe(&ApiError::internal("the outcome of a write is not known")));
             }
             Some(latest) if latest > epoch => {
                 let text = format!("producer {id} has epoch {latest} by now: another session replaced epoch {epoch}");
-                let failure = Failure::new(Reason::ProducerFenced, text).with("producerId", id);
+                let failure = ApiError::new(Reason::ProducerFenced, text).with("producerId", id);
                 return Err(failure.with("epoch", epoch).with("currentEpoch", latest));
             }
             Some(latest) if latest < epoch => return bad("has an epoch that was never issued"),

@@ -12,7 +12,7 @@ use walser_metadata::value::NodeRegistration;
 use walser_metastore::{Revision, Txn};
 use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::control;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
 use crate::committer::Extra;
@@ -73,7 +73,7 @@ pub(crate) struct Claim {
 /// A node whose registration was refused.
 #[derive(Debug, Clone)]
 struct Refused {
-    why: Failure,
+    why: ApiError,
     claim: Claim,
     /// Monotonic time.
     heard: Duration,
@@ -103,24 +103,24 @@ pub(crate) struct RefusedNodes {
 impl OwnHistory {
     /// Refuses a caller of another cluster, and one that has seen another history of the metadata. `true`: it has seen
     /// more than this view includes, so that only the store can tell.
-    pub(crate) fn check_known(&self, view: &ClusterView, seen: &SeenHistory) -> Result<bool, Failure> {
+    pub(crate) fn check_known(&self, view: &ClusterView, seen: &SeenHistory) -> Result<bool, ApiError> {
         if !seen.cluster_id.is_empty() && seen.cluster_id != self.cluster_id {
-            return Err(Failure::cluster_id_mismatch(&seen.cluster_id, &self.cluster_id));
+            return Err(ApiError::cluster_id_mismatch(&seen.cluster_id, &self.cluster_id));
         }
         let version = view.metadata.version();
         // Nearly every caller names this start's own lineage, which continues to the present.
         if seen.lineage != self.lineage && !view.lineages.continues(&seen.lineage, seen.version) {
-            return Err(Failure::metadata_rollback(seen.version, version));
+            return Err(ApiError::metadata_rollback(seen.version, version));
         }
         Ok(seen.version > version)
     }
 
     /// The same, and refuses a caller that has seen a higher version than the store holds.
-    pub(crate) async fn check(&self, views: &Views, seen: &SeenHistory) -> Result<(), Failure> {
+    pub(crate) async fn check(&self, views: &Views, seen: &SeenHistory) -> Result<(), ApiError> {
         if self.check_known(&views.load(), seen)? {
             let view = views.catch_up().await?;
             if self.check_known(&view, seen)? {
-                return Err(Failure::metadata_rollback(seen.version, view.metadata.version()));
+                return Err(ApiError::metadata_rollback(seen.version, view.metadata.version()));
             }
         }
         Ok(())
@@ -128,18 +128,18 @@ impl OwnHistory {
 }
 
 /// Refuses numbers that no history of a cluster has led to.
-fn check_plausible(claim: &Claim) -> Result<(), Failure> {
+fn check_plausible(claim: &Claim) -> Result<(), ApiError> {
     if claim.seen.version > VERSION_MAX {
-        return Err(Failure::field("metadata_version", format!("{} is above {VERSION_MAX}", claim.seen.version)));
+        return Err(ApiError::field("metadata_version", format!("{} is above {VERSION_MAX}", claim.seen.version)));
     }
     match claim.epochs.values().max().filter(|epoch| **epoch > EPOCH_MAX) {
-        Some(epoch) => Err(Failure::field("replicas", format!("leader epoch {epoch} is above {EPOCH_MAX}"))),
+        Some(epoch) => Err(ApiError::field("replicas", format!("leader epoch {epoch} is above {EPOCH_MAX}"))),
         None => Ok(()),
     }
 }
 
 /// Refuses a node whose replicas have higher leader epochs than the metadata.
-fn check_epochs(view: &ClusterView, reported: &ReplicaEpochs) -> Result<(), Failure> {
+fn check_epochs(view: &ClusterView, reported: &ReplicaEpochs) -> Result<(), ApiError> {
     for (id, epoch) in reported {
         let Some(known) = view.metadata.partition(*id) else { continue };
         let current = known.record.state.leader_epoch;
@@ -149,7 +149,7 @@ fn check_epochs(view: &ClusterView, reported: &ReplicaEpochs) -> Result<(), Fail
                  accept it with `walser metadata accept-restore`",
                 epoch.0, current.0
             );
-            let failure = Failure::new(Reason::MetadataRollback, text).with("partition", id);
+            let failure = ApiError::new(Reason::MetadataRollback, text).with("partition", id);
             return Err(failure.with("epoch", epoch.0).with("currentEpoch", current.0));
         }
     }
@@ -166,7 +166,7 @@ impl RefusedNodes {
         (own, views): (&OwnHistory, &Views),
         claim: Claim,
         now: Duration,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ApiError> {
         check_plausible(&claim)?;
         let mut checked = own.check(views, &claim.seen).await;
         if checked.is_ok() {
@@ -183,7 +183,7 @@ impl RefusedNodes {
         self.by_node.lock().remove(&(node, directory.to_owned()));
     }
 
-    fn remember(&self, claim: Claim, why: &Failure, now: Duration) {
+    fn remember(&self, claim: Claim, why: &ApiError, now: Duration) {
         let mut by_node = self.by_node.lock();
         let key = (claim.node, claim.directory.clone());
         by_node.insert(key, Refused { why: why.clone(), claim, heard: now });
@@ -194,7 +194,7 @@ impl RefusedNodes {
     }
 
     /// Nodes that are refused at present, and why.
-    pub(crate) fn refused(&self, now: Duration) -> Vec<(NodeId, Failure)> {
+    pub(crate) fn refused(&self, now: Duration) -> Vec<(NodeId, ApiError)> {
         let mut by_node = self.by_node.lock();
         by_node.retain(|_, refused| refused.recent(now));
         by_node.values().map(|refused| (refused.claim.node, refused.why.clone())).collect()
@@ -203,7 +203,7 @@ impl RefusedNodes {
     /// Why the metadata is not changed at present: a storage node has found it lately to be an older copy; or the only
     /// nodes that are heard (`own_heard`: whether any that is registered is) are of another cluster. Where nodes of this
     /// cluster are there, a stranger does not hold them up.
-    pub(crate) fn forbids_changes(&self, own_heard: bool, now: Duration) -> Option<Failure> {
+    pub(crate) fn forbids_changes(&self, own_heard: bool, now: Duration) -> Option<ApiError> {
         let by_node = self.by_node.lock();
         let stranger =
             |refused: &&Refused| !own_heard && refused.recent(now) && refused.why.reason() == Reason::ClusterIdMismatch;
@@ -247,14 +247,14 @@ pub(crate) async fn accept(
     nodes: &Nodes,
     refused: &RefusedNodes,
     now: Duration,
-) -> Result<Accepted, Failure> {
+) -> Result<Accepted, ApiError> {
     let views = &nodes.committer().views;
     let rolled_back = refused.rolled_back(now);
     if rolled_back.is_empty() {
         // Accepting helps none of those that were refused for another reason.
         if let Some((node, why)) = refused.refused(now).first() {
             let text = format!("storage node {node} is refused for another reason: {}", why.message());
-            return Err(Failure::new(why.reason(), text));
+            return Err(ApiError::new(why.reason(), text));
         }
         return Ok(Accepted { version: views.load().metadata.version(), ..Accepted::default() });
     }
@@ -274,7 +274,7 @@ pub(crate) async fn accept(
 }
 
 /// Takes the partitions of a restored store into use, above the leader epochs given; returns how many have changed.
-async fn raise_epochs(nodes: &Nodes, seen: &ReplicaEpochs) -> Result<usize, Failure> {
+async fn raise_epochs(nodes: &Nodes, seen: &ReplicaEpochs) -> Result<usize, ApiError> {
     let mut raised = BTreeSet::new();
     for _ in 0..ATTEMPTS_MAX {
         let _turn = nodes.turns().next().await?;
@@ -302,7 +302,7 @@ async fn raise_epochs(nodes: &Nodes, seen: &ReplicaEpochs) -> Result<usize, Fail
 }
 
 /// Accepts what was seen under the lineages of refused nodes.
-async fn accept_lineages(store: &Store, claims: &[Claim]) -> Result<(), Failure> {
+async fn accept_lineages(store: &Store, claims: &[Claim]) -> Result<(), ApiError> {
     let ids: BTreeSet<_> = claims.iter().map(|claim| &claim.seen.lineage).filter(|id| !id.is_empty()).collect();
     let ids: Vec<_> = ids.into_iter().collect();
     for part in ids.chunks(LINEAGES_PER_TXN) {
@@ -334,7 +334,7 @@ mod tests {
         let remember = |node: i32, directory: &str| {
             let (node, directory) = (NodeId(node), directory.to_owned());
             let claim = Claim { node, directory, seen: SeenHistory::default(), epochs: ReplicaEpochs::new() };
-            refused.remember(claim, &Failure::cluster_id_mismatch("a", "b"), second);
+            refused.remember(claim, &ApiError::cluster_id_mismatch("a", "b"), second);
         };
         let registered = |directory: &str| NodeRegistration { directory: directory.to_owned(), ..Default::default() };
         remember(1, "stranger");

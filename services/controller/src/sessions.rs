@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use walser_metastore::Revision;
 use walser_model::{NodeId, Timestamp, TopicId};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 /// Confirmations of removed topics that wait to be written; nodes repeat the others.
 const CONFIRMED_MAX: usize = 10_000;
@@ -37,7 +37,7 @@ pub(crate) struct Sessions<S> {
 struct Inner<S> {
     by_node: HashMap<NodeId, Session<S>>,
     /// Why the next beat of a node is refused: looked up while the last one was answered.
-    refused: HashMap<NodeId, Failure>,
+    refused: HashMap<NodeId, ApiError>,
     /// Deleted topics of which nodes have nothing any more.
     confirmed: BTreeMap<TopicId, BTreeSet<NodeId>>,
 }
@@ -90,12 +90,12 @@ impl<S: Clone> Sessions<S> {
     }
 
     /// Refuses the next beat of a node.
-    pub(crate) fn refuse(&self, node: NodeId, why: Failure) {
+    pub(crate) fn refuse(&self, node: NodeId, why: ApiError) {
         self.inner.lock().refused.insert(node, why);
     }
 
     /// Why the beat of a node is refused, once.
-    pub(crate) fn take_refusal(&self, node: NodeId) -> Option<Failure> {
+    pub(crate) fn take_refusal(&self, node: NodeId) -> Option<ApiError> {
         self.inner.lock().refused.remove(&node)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use walser_metadata::value::Value;
 use walser_metastore::{Compare, KeyValue, Metastore, Outcome, Revision, StoreError, Txn, read_all};
 use walser_model::{ClusterId, Timestamp};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::error::store_failure;
 use crate::keys::cluster::{self, ClusterRecord};
@@ -58,18 +58,18 @@ impl Store {
         Self { inner, producer_id_turns: Turns::new(1) }
     }
 
-    pub(crate) async fn get<V: Value>(&self, key: &str) -> Result<Option<Versioned<V>>, Failure> {
+    pub(crate) async fn get<V: Value>(&self, key: &str) -> Result<Option<Versioned<V>>, ApiError> {
         let (entry, _) = self.inner.get(key).await.map_err(store_failure)?;
         entry.as_ref().map(versioned).transpose()
     }
 
     /// Makes every later revision greater than `floor`.
-    pub(crate) async fn raise_revision(&self, floor: Revision) -> Result<Revision, Failure> {
+    pub(crate) async fn raise_revision(&self, floor: Revision) -> Result<Revision, ApiError> {
         self.inner.raise_revision(floor).await.map_err(store_failure)
     }
 
     /// Commits; `None` when a condition did not hold, or it is not known, and the decision must be taken again.
-    pub(crate) async fn commit(&self, txn: Txn) -> Result<Option<Revision>, Failure> {
+    pub(crate) async fn commit(&self, txn: Txn) -> Result<Option<Revision>, ApiError> {
         match self.attempt(txn).await? {
             Attempt::Committed(revision) => Ok(Some(revision)),
             // What became of it is found when it is decided again.
@@ -78,7 +78,7 @@ impl Store {
     }
 
     /// Tries to commit.
-    pub(crate) async fn attempt(&self, txn: Txn) -> Result<Attempt, Failure> {
+    pub(crate) async fn attempt(&self, txn: Txn) -> Result<Attempt, ApiError> {
         match self.inner.transact(txn).await {
             Ok(Outcome::Committed(revision)) => Ok(Attempt::Committed(revision)),
             Ok(Outcome::Conflict { .. }) => Ok(Attempt::Conflict),
@@ -93,10 +93,10 @@ impl Store {
         name: &str,
         random: [u8; 16],
         now: Timestamp,
-    ) -> Result<ClusterId, Failure> {
+    ) -> Result<ClusterId, ApiError> {
         loop {
             if let Some(found) = self.get::<ClusterRecord>(cluster::KEY).await? {
-                return found.value.id.parse().map_err(|_| Failure::internal("the cluster's id is not readable"));
+                return found.value.id.parse().map_err(|_| ApiError::internal("the cluster's id is not readable"));
             }
             let value = ClusterRecord::new(ClusterId::from_random(random).to_string(), name.to_owned(), now);
             let compares = vec![Compare::Missing(cluster::KEY.to_owned())];
@@ -105,7 +105,7 @@ impl Store {
     }
 
     /// The lineages of the metadata.
-    async fn lineages(&self) -> Result<Lineages, Failure> {
+    async fn lineages(&self) -> Result<Lineages, ApiError> {
         let mut lineages = Lineages::default();
         for entry in read_all(&*self.inner, lineage::PREFIX).await.map_err(store_failure)?.entries {
             lineages.put(&entry.key, decode::<Lineage>(&entry)?.id, entry.create_revision);
@@ -115,7 +115,7 @@ impl Store {
 
     /// Begins a lineage with this start of a controller; returns its id. Producer ids go on a long random way ahead: a
     /// copy of the metadata that is started again hands out others than the one that went on.
-    pub(crate) async fn begin_lineage(&self, random: [u8; 16]) -> Result<String, Failure> {
+    pub(crate) async fn begin_lineage(&self, random: [u8; 16]) -> Result<String, ApiError> {
         loop {
             let starts = self.lineages().await?.starts;
             let own = ClusterId::from_random(random).to_string();
@@ -144,7 +144,7 @@ impl Store {
     }
 
     /// Reads a counter; a missing one is 0. The condition says that nobody changed it since.
-    pub(crate) async fn counter(&self, key: &str) -> Result<(i64, Compare), Failure> {
+    pub(crate) async fn counter(&self, key: &str) -> Result<(i64, Compare), ApiError> {
         let found = self.get::<Counter>(key).await?;
         Ok(match found {
             Some(found) => (found.value.value, found.unchanged()),
@@ -154,6 +154,6 @@ impl Store {
 }
 
 /// Reads a value with its revision.
-pub(crate) fn versioned<V: Value>(entry: &KeyValue) -> Result<Versioned<V>, Failure> {
+pub(crate) fn versioned<V: Value>(entry: &KeyValue) -> Result<Versioned<V>, ApiError> {
     Ok(Versioned { value: decode(entry)?, mod_revision: entry.mod_revision, key: entry.key.clone() })
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use walser_metadata::TopicEntry;
 use walser_model::{ConfigError, Setting, TopicConfig, TopicId, TopicName};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 pub(crate) use create::{NewTopic, RestoredTopic};
 pub(crate) use update::TopicUpdate;
@@ -75,7 +75,7 @@ impl Topics {
 
     /// Plans partitions for a topic: `count` is how many it will have. They count from here on, so that calls at once
     /// do not exceed the limit together.
-    fn plan(&self, view: &ClusterView, id: TopicId, count: usize) -> Result<Planned<'_>, Failure> {
+    fn plan(&self, view: &ClusterView, id: TopicId, count: usize) -> Result<Planned<'_>, ApiError> {
         let mut planned = self.planned.lock();
         let missing = |(id, count): (&TopicId, &usize)| count.saturating_sub(view.metadata.partitions_of(*id).count());
         // What an earlier call or controller has begun counts as well.
@@ -90,7 +90,7 @@ impl Topics {
         let limit = usize::try_from(self.config.partitions_max).unwrap_or(usize::MAX);
         if total + more > limit {
             let text = format!("adding {more} partitions to {total} exceeds the limit of {limit}");
-            let failure = Failure::new(Reason::PartitionLimitReached, text);
+            let failure = ApiError::new(Reason::PartitionLimitReached, text);
             return Err(failure.with("limit", limit).with("current", total));
         }
         planned.insert(id, count);
@@ -116,51 +116,51 @@ impl Drop for InHand {
 }
 
 /// The answer when a decision was overtaken every time.
-pub(crate) fn contended() -> Failure {
-    Failure::new(Reason::ControllerNotAvailable, "too many changes at once; nothing was done, try again")
+pub(crate) fn contended() -> ApiError {
+    ApiError::new(Reason::ControllerNotAvailable, "too many changes at once; nothing was done, try again")
 }
 
 /// Reads a name from a request.
-pub(crate) fn name(text: &str) -> Result<TopicName, Failure> {
+pub(crate) fn name(text: &str) -> Result<TopicName, ApiError> {
     text.parse().map_err(|error: walser_model::TopicNameError| {
-        let failure = Failure::new(Reason::TopicNameInvalid, format!("topic name {text:?}: {error}"));
+        let failure = ApiError::new(Reason::TopicNameInvalid, format!("topic name {text:?}: {error}"));
         failure.with("topic", text.escape_debug()).with("pattern", walser_model::TOPIC_NAME_PATTERN)
     })
 }
 
 /// A name that users may create.
-pub(crate) fn own_name(text: &str) -> Result<TopicName, Failure> {
+pub(crate) fn own_name(text: &str) -> Result<TopicName, ApiError> {
     let name = name(text)?;
     if name.reserved() {
         let prefix = walser_model::RESERVED_PREFIX;
         let text = format!("topic name \"{name}\": names that begin with \"{prefix}\" belong to Walser itself");
-        return Err(Failure::new(Reason::TopicNameInvalid, text).with("topic", &name).with("rule", "reserved-prefix"));
+        return Err(ApiError::new(Reason::TopicNameInvalid, text).with("topic", &name).with("rule", "reserved-prefix"));
     }
     Ok(name)
 }
 
 /// Finds a topic by name.
-pub(crate) fn find<'a>(view: &'a ClusterView, text: &str) -> Result<&'a Arc<TopicEntry>, Failure> {
+pub(crate) fn find<'a>(view: &'a ClusterView, text: &str) -> Result<&'a Arc<TopicEntry>, ApiError> {
     let name = name(text)?;
     let missing = || {
-        let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{name}\" does not exist"));
+        let failure = ApiError::new(Reason::TopicNotFound, format!("topic \"{name}\" does not exist"));
         failure.with("topic", &name)
     };
     view.metadata.topic_named(name.as_str()).ok_or_else(missing)
 }
 
 /// Refuses a change that was made for another state of a topic.
-fn check_etag(etag: &str, topic: &TopicEntry) -> Result<(), Failure> {
+fn check_etag(etag: &str, topic: &TopicEntry) -> Result<(), ApiError> {
     let current = topic.revision.to_string();
     if etag.is_empty() || etag == current {
         return Ok(());
     }
     let text = format!("topic \"{}\" was changed since you read it; read it again", topic.name);
-    Err(Failure::new(Reason::EtagMismatch, text).with("etag", etag).with("currentEtag", current))
+    Err(ApiError::new(Reason::EtagMismatch, text).with("etag", etag).with("currentEtag", current))
 }
 
 /// Checks overrides and puts them into canonical form.
-pub(crate) fn canonical(overrides: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Failure> {
+pub(crate) fn canonical(overrides: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
     let mut canonical = BTreeMap::new();
     for (name, value) in overrides {
         let setting = Setting::require(name).map_err(config_failure)?;
@@ -169,53 +169,53 @@ pub(crate) fn canonical(overrides: &BTreeMap<String, String>) -> Result<BTreeMap
     Ok(canonical)
 }
 
-fn config_failure(error: ConfigError) -> Failure {
+fn config_failure(error: ConfigError) -> ApiError {
     let text = error.to_string();
     match error {
         ConfigError::Unknown { name, did_you_mean } => {
             let suggestion = did_you_mean.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default();
-            let failure = Failure::new(Reason::ConfigInvalid, format!("{text}{suggestion}")).with("key", name);
+            let failure = ApiError::new(Reason::ConfigInvalid, format!("{text}{suggestion}")).with("key", name);
             failure.with("didYouMean", did_you_mean.unwrap_or_default())
         }
         ConfigError::Value { name, error } => {
-            let failure = Failure::new(Reason::ConfigInvalid, text).with("key", name);
+            let failure = ApiError::new(Reason::ConfigInvalid, text).with("key", name);
             failure.with("value", error.value).with("allowed", error.allowed)
         }
         ConfigError::Feature { name, feature } => {
-            Failure::new(Reason::FeatureDisabled, text).with("key", name).with("feature", feature)
+            ApiError::new(Reason::FeatureDisabled, text).with("key", name).with("feature", feature)
         }
     }
 }
 
-fn check_texts(labels: &BTreeMap<String, String>, description: &str) -> Result<(), Failure> {
+fn check_texts(labels: &BTreeMap<String, String>, description: &str) -> Result<(), ApiError> {
     let long = labels.iter().any(|(key, value)| key.len() > LABEL_BYTES_MAX || value.len() > LABEL_BYTES_MAX);
     if labels.len() > LABELS_MAX || long {
         let rule = format!("at most {LABELS_MAX} labels of at most {LABEL_BYTES_MAX} bytes");
-        return Err(Failure::field("topic.labels", rule));
+        return Err(ApiError::field("topic.labels", rule));
     }
     if description.len() > DESCRIPTION_BYTES_MAX {
-        return Err(Failure::field("topic.description", format!("at most {DESCRIPTION_BYTES_MAX} bytes")));
+        return Err(ApiError::field("topic.description", format!("at most {DESCRIPTION_BYTES_MAX} bytes")));
     }
     Ok(())
 }
 
-pub(crate) fn check_count(count: i32, config: &Config) -> Result<(), Failure> {
+pub(crate) fn check_count(count: i32, config: &Config) -> Result<(), ApiError> {
     let most = config.topic_partitions_max;
     if (1..=most).contains(&count) {
         return Ok(());
     }
     let text = format!("{count} is out of range, a topic has 1 to {most} partitions");
-    Err(Failure::field("topic.partition_count", text).with("limit", most))
+    Err(ApiError::field("topic.partition_count", text).with("limit", most))
 }
 
 /// The effective settings, checked against the replication factor.
-fn effective(overrides: &BTreeMap<String, String>, replication: i32) -> Result<TopicConfig, Failure> {
+fn effective(overrides: &BTreeMap<String, String>, replication: i32) -> Result<TopicConfig, ApiError> {
     let pairs = overrides.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let config = TopicConfig::from_overrides(pairs).map_err(config_failure)?;
     match config.min_insync_replicas {
         Some(min) if min > replication => {
             let text = format!("min.insync.replicas={min} can never be met: the number of replicas is {replication}");
-            let failure = Failure::new(Reason::ConfigInvalid, text).with("key", "min.insync.replicas");
+            let failure = ApiError::new(Reason::ConfigInvalid, text).with("key", "min.insync.replicas");
             Err(failure.with("value", min).with("allowed", format!("1 to {replication}")))
         }
         _ => Ok(config),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 /// Decisions of one kind that may wait, those that are being taken included.
 pub(crate) const WAITING_MAX: usize = 10_000;
@@ -53,20 +53,20 @@ impl Turns {
     ///
     /// # Errors
     /// `CONTROLLER_NOT_AVAILABLE` when [`WAITING_MAX`] decisions wait.
-    pub(crate) async fn next(&self) -> Result<Turn, Failure> {
+    pub(crate) async fn next(&self) -> Result<Turn, ApiError> {
         self.take(None).await
     }
 
     /// The same for a decision about a name: those about the same name are taken one after the other.
-    pub(crate) async fn next_about(&self, name: &str) -> Result<Turn, Failure> {
+    pub(crate) async fn next_about(&self, name: &str) -> Result<Turn, ApiError> {
         self.take(Some(name)).await
     }
 
-    async fn take(&self, name: Option<&str>) -> Result<Turn, Failure> {
+    async fn take(&self, name: Option<&str>) -> Result<Turn, ApiError> {
         let waiting = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| {
             let text =
                 format!("{WAITING_MAX} changes are waiting at the controller; nothing was done, try again later");
-            Failure::new(Reason::ControllerNotAvailable, text).with("limit", WAITING_MAX)
+            ApiError::new(Reason::ControllerNotAvailable, text).with("limit", WAITING_MAX)
         })?;
         let name = match name {
             Some(name) => Some(NameTurn::take(&self.names, name).await?),
@@ -78,12 +78,12 @@ impl Turns {
     }
 }
 
-fn closed(_: tokio::sync::AcquireError) -> Failure {
-    Failure::internal("the queue of decisions is closed")
+fn closed(_: tokio::sync::AcquireError) -> ApiError {
+    ApiError::internal("the queue of decisions is closed")
 }
 
 impl NameTurn {
-    async fn take(names: &Arc<Mutex<HashMap<String, Arc<Semaphore>>>>, name: &str) -> Result<Self, Failure> {
+    async fn take(names: &Arc<Mutex<HashMap<String, Arc<Semaphore>>>>, name: &str) -> Result<Self, ApiError> {
         let new = || Arc::new(Semaphore::new(1));
         let queue = Arc::clone(names.lock().entry(name.to_owned()).or_insert_with(new));
         // Made before it waits: whoever leaves the queue takes its name away.

@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use walser_metadata::Changes;
 use walser_metastore::{Metastore, Revision, WatchError, WatchEvent, read_all};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
 use crate::error::store_failure;
@@ -59,7 +59,7 @@ impl Views {
     ///
     /// # Errors
     /// When the store does not answer, or holds what this version cannot read.
-    pub(crate) async fn open(store: Arc<dyn Metastore>) -> Result<Self, Failure> {
+    pub(crate) async fn open(store: Arc<dyn Metastore>) -> Result<Self, ApiError> {
         let (steps, _) = broadcast::channel(STEPS_MAX);
         let views = Self { store, current: Arc::default(), version: Arc::new(watch::Sender::new(0)), steps };
         views.read().await?;
@@ -83,7 +83,7 @@ impl Views {
     ///
     /// # Errors
     /// `CONTROLLER_NOT_AVAILABLE` when it does not within 10 seconds.
-    pub(crate) async fn reached(&self, revision: Revision) -> Result<Arc<ClusterView>, Failure> {
+    pub(crate) async fn reached(&self, revision: Revision) -> Result<Arc<ClusterView>, ApiError> {
         let mut version = self.version.subscribe();
         let reached = version.wait_for(|current| *current >= revision);
         if matches!(tokio::time::timeout(PATIENCE, reached).await, Ok(Ok(_))) {
@@ -94,7 +94,7 @@ impl Views {
             PATIENCE.as_secs(),
             self.load().metadata.version()
         );
-        Err(Failure::new(Reason::ControllerNotAvailable, text))
+        Err(ApiError::new(Reason::ControllerNotAvailable, text))
     }
 
     /// Waits until the view changes from `version` on, at most for `limit`.
@@ -104,7 +104,7 @@ impl Views {
     }
 
     /// The view once it includes everything that the store holds now.
-    pub(crate) async fn catch_up(&self) -> Result<Arc<ClusterView>, Failure> {
+    pub(crate) async fn catch_up(&self) -> Result<Arc<ClusterView>, ApiError> {
         let (_, revision) = self.store.get(cluster::KEY).await.map_err(store_failure)?;
         self.reached(revision).await
     }
@@ -129,7 +129,7 @@ impl Views {
     }
 
     /// Applies changes until the watch ends; returns why.
-    async fn follow_once(&self) -> Result<WatchError, Failure> {
+    async fn follow_once(&self) -> Result<WatchError, ApiError> {
         let mut view = ClusterView::clone(&self.load());
         let mut watch = self.store.watch("", view.metadata.version()).await.map_err(store_failure)?;
         loop {
@@ -143,7 +143,7 @@ impl Views {
         }
     }
 
-    async fn read(&self) -> Result<(), Failure> {
+    async fn read(&self) -> Result<(), ApiError> {
         let all = read_all(&*self.store, "").await.map_err(store_failure)?;
         let mut view = ClusterView::clone(&self.load());
         let changes = view.replace(&all.entries, all.revision)?;

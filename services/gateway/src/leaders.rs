@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
-use walser_rpc::{DescribedPartition, Failure, Network, PartitionNumbers, Reason};
+use walser_rpc::{ApiError, DescribedPartition, Network, PartitionNumbers, Reason};
 
 use crate::metadata::TopicView;
 
@@ -118,7 +118,7 @@ impl Figure {
     pub(crate) fn of(found: DescribedPartition, epoch: LeaderEpoch) -> Self {
         let DescribedPartition { numbers, problem, damaged } = found;
         // A node that has led before, or was started since, is in a later epoch.
-        let waits = |failure: &Failure| matches!(failure.reason(), Reason::NotLeader | Reason::Starting);
+        let waits = |failure: &ApiError| matches!(failure.reason(), Reason::NotLeader | Reason::Starting);
         let awaited = problem.is_none() && numbers.as_ref().is_err_and(waits);
         let beginning = epoch == FIRST_EPOCH && awaited;
         let problem = problem.or_else(|| numbers.as_ref().err().map(|failure| failure.message().to_owned()));

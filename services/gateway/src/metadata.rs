@@ -7,7 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus::IntGauge;
 use tokio::sync::watch;
 use walser_metadata::Changes;
-use walser_rpc::{ControllerClient, Failure, MetadataSeen, MetadataStream, Network, Outage, Reason};
+use walser_rpc::{ApiError, ControllerClient, MetadataSeen, MetadataStream, Network, Outage, Reason};
 use walser_service::Shutdown;
 
 use crate::retry::Backoff;
@@ -30,7 +30,7 @@ pub(crate) struct Metadata {
     /// Nothing is followed any more: nobody waits for a change.
     ended: Arc<watch::Sender<bool>>,
     /// Why what the controller says is not obeyed: it is of another cluster, or older than what was seen.
-    refused: Arc<ArcSwapOption<Failure>>,
+    refused: Arc<ArcSwapOption<ApiError>>,
 }
 
 impl Default for Metadata {
@@ -55,16 +55,16 @@ impl Metadata {
 
     /// Why what the controller says is not obeyed at present. What is known goes on; what the controller knows beside it
     /// is not this cluster's.
-    pub(crate) fn refused(&self) -> Option<Failure> {
-        self.refused.load_full().map(|failure| Failure::clone(&failure))
+    pub(crate) fn refused(&self) -> Option<ApiError> {
+        self.refused.load_full().map(|failure| ApiError::clone(&failure))
     }
 
     /// An error while what the controller says is not obeyed: for calls that would ask it, or change something there.
-    pub(crate) fn obeyed(&self) -> Result<(), Failure> {
+    pub(crate) fn obeyed(&self) -> Result<(), ApiError> {
         self.refused().map_or(Ok(()), Err)
     }
 
-    fn note_refusal(&self, failure: &Failure) {
+    fn note_refusal(&self, failure: &ApiError) {
         if matches!(failure.reason(), Reason::ClusterIdMismatch | Reason::MetadataRollback) {
             self.refused.store(Some(Arc::new(failure.clone())));
         }
@@ -155,14 +155,14 @@ impl Metadata {
         network: &Network,
         shown_version: &IntGauge,
         (seen, outage): (&mut MetadataSeen, &mut Outage),
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ApiError> {
         let mut stream = MetadataStream::open(controller, seen.clone()).await?;
         loop {
             let deltas = stream.next_deltas(DELTAS_MAX).await?;
             outage.ended();
             let mut view = View::clone(&self.view.load());
             for delta in deltas {
-                let changes = view.apply(delta).map_err(|error| Failure::metadata_rollback(error.have, error.got))?;
+                let changes = view.apply(delta).map_err(|error| ApiError::metadata_rollback(error.have, error.got))?;
                 dial(network, &view, &changes);
             }
             let version = view.version();

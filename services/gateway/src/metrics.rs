@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounterVec, IntGauge};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 use walser_service::Metrics;
 
 use crate::metadata::{Metadata, TopicView};
@@ -68,7 +68,7 @@ impl GatewayMetrics {
         self.produce_seconds.observe(elapsed.as_secs_f64());
     }
 
-    pub(crate) fn write_failed(&self, failure: &Failure) {
+    pub(crate) fn write_failed(&self, failure: &ApiError) {
         self.produce_failures.with_label_values(&[failure.reason_name()]).inc();
     }
 

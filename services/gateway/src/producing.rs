@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use walser_model::{Acks, Clock, Compression, Offset, Random, TopicId};
 use walser_record_batch::{BatchBuilder, DECODED_COST_MAX, HEADER_LEN, NewRecord, Producer, partition_for_key};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 use walser_sequencer::{Numbering, Part, Size};
 
 use crate::metadata::TopicView;
@@ -133,8 +133,8 @@ impl Write {
     }
 
     /// Checks what goes with what.
-    fn check(&self) -> Result<(), Failure> {
-        let bad = |field: &str, problem: &str| Err(Failure::field(field, problem));
+    fn check(&self) -> Result<(), ApiError> {
+        let bad = |field: &str, problem: &str| Err(ApiError::field(field, problem));
         if self.partition.is_some_and(|partition| partition < 0) {
             return bad("partition", "must be at least 0");
         }
@@ -229,17 +229,17 @@ impl Producing {
         write: Write,
         separate: &mut SeparateWriters,
         done: Done,
-    ) -> Result<Submitted, Failure> {
+    ) -> Result<Submitted, ApiError> {
         let submitted = self.submit(write, separate, done).await;
         submitted.inspect_err(|failure| self.refused(failure))
     }
 
     /// Counts a write that was refused before it came here, too.
-    pub(crate) fn refused(&self, failure: &Failure) {
+    pub(crate) fn refused(&self, failure: &ApiError) {
         self.metrics.write_failed(failure);
     }
 
-    async fn submit(&self, write: Write, separate: &mut SeparateWriters, done: Done) -> Result<Submitted, Failure> {
+    async fn submit(&self, write: Write, separate: &mut SeparateWriters, done: Done) -> Result<Submitted, ApiError> {
         write.check()?;
         // The answer is what is returned; nobody hears what comes later. What `done` holds is held until then.
         let done: Done = if write.acks == Acks::None { Box::new(move |_| drop(done)) } else { done };
@@ -264,7 +264,7 @@ impl Producing {
     }
 
     /// Checks the session of a write, and finds its topic, which may be created for it.
-    async fn topic_of(&self, write: &Write) -> Result<(Arc<TopicView>, bool), Failure> {
+    async fn topic_of(&self, write: &Write) -> Result<(Arc<TopicView>, bool), ApiError> {
         if let Some(session) = write.session {
             self.producer_ids.check_issued(session.id).await?;
         }
@@ -398,13 +398,13 @@ impl Producing {
         accepted: Accepted,
         separate: &mut SeparateWriters,
         mut plans: Vec<PartPlan>,
-    ) -> Result<Submitted, Failure> {
+    ) -> Result<Submitted, ApiError> {
         let Accepted { write, topic, .. } = &accepted;
         if plans.len() != 1 {
             let max = topic.settings.config.message_bytes_max;
             let text =
                 format!("records with a producer session or an expected offset must fit one batch of {max} bytes");
-            return Err(Failure::new(Reason::RecordTooLarge, text).with("maxBytes", max));
+            return Err(ApiError::new(Reason::RecordTooLarge, text).with("maxBytes", max));
         }
         let plan = plans.swap_remove(0);
         let now = self.clock.now_millis();
@@ -421,7 +421,7 @@ impl Producing {
         accepted: Accepted,
         batch: Bytes,
         separate: &mut SeparateWriters,
-    ) -> Result<Submitted, Failure> {
+    ) -> Result<Submitted, ApiError> {
         let Accepted { write, topic, .. } = &accepted;
         let (deep, numbered) = (self.validate_compressed, write.session.is_some());
         let produced = validate(&batch, &topic.settings.config, deep, numbered, self.clock.now_millis())?;
@@ -432,7 +432,7 @@ impl Producing {
                 && header.base_sequence == session.base_sequence;
             if !same {
                 let problem = "and base_sequence must be those inside record_batch";
-                return Err(Failure::field("producer", problem));
+                return Err(ApiError::field("producer", problem));
             }
         }
         let plan = PartPlan {
@@ -451,7 +451,7 @@ impl Producing {
         separate: &mut SeparateWriters,
         batch: Bytes,
         plan: PartPlan,
-    ) -> Result<Submitted, Failure> {
+    ) -> Result<Submitted, ApiError> {
         let Accepted { write, topic, created, done } = accepted;
         let (session, record_count) = (write.session, write.payload.records().len());
         let writer = separate.writer(&self.writers, &topic, plan.partition, session.is_some());
@@ -461,7 +461,7 @@ impl Producing {
                  of them is answered",
                 plan.partition
             );
-            return Err(Failure::new(Reason::InFlightLimitExceeded, text).with("maxInFlightBatches", IN_FLIGHT_MAX));
+            return Err(ApiError::new(Reason::InFlightLimitExceeded, text).with("maxInFlightBatches", IN_FLIGHT_MAX));
         }
         let Admitted { room, leader_room } =
             self.admission.admit(&topic, &plan, (write.deadline, write.waiting)).await?;

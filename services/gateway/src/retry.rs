@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 /// How long a reader waits for a leader that moves, and a client for its own change to arrive.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,16 +50,16 @@ impl Backoff {
 
 /// Whether the leader has moved or was lost: an attempt that changes nothing, or that carries a producer sequence, can be
 /// made again whatever became of it.
-pub(crate) fn lost(failure: &Failure) -> bool {
+pub(crate) fn lost(failure: &ApiError) -> bool {
     let moved = matches!(failure.reason(), Reason::NotLeader | Reason::StaleEpoch | Reason::LeaderNotAvailable);
     moved || matches!(failure.reason(), Reason::LeaderLostAfterAppend | Reason::Starting)
 }
 
 /// Repeats an attempt that changes nothing, whatever became of it, while the leader moves; the last one begins at
 /// `until`.
-pub(crate) async fn while_moved<T, F>(until: Instant, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
+pub(crate) async fn while_moved<T, F>(until: Instant, mut attempt: impl FnMut() -> F) -> Result<T, ApiError>
 where
-    F: Future<Output = Result<T, Failure>>,
+    F: Future<Output = Result<T, ApiError>>,
 {
     let mut backoff = Backoff::default();
     loop {
@@ -82,7 +82,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_moves_is_waited_for_and_one_that_stays_away_is_not() {
-        let not_leader = || Failure::new(Reason::NotLeader, "moved");
+        let not_leader = || ApiError::new(Reason::NotLeader, "moved");
         let mut left = 3;
         let found = while_moved(patience(), || {
             left -= 1;
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(found.await.unwrap(), 7);
         let never = while_moved(patience(), || std::future::ready(Err::<(), _>(not_leader()))).await;
         assert_eq!(never.unwrap_err().reason(), Reason::NotLeader);
-        let damaged = || Failure::new(Reason::LogCorrupt, "damaged");
+        let damaged = || ApiError::new(Reason::LogCorrupt, "damaged");
         let mut attempts = 0;
         let refused = while_moved(patience(), || {
             attempts += 1;

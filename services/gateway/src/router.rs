@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
-use walser_rpc::{Connection, Failure, LedPartition, Network, Reason, StorageClient};
+use walser_rpc::{ApiError, Connection, LedPartition, Network, Reason, StorageClient};
 
 use crate::error::{partition_missing, recreated};
 use crate::metadata::{Metadata, TopicView};
@@ -20,7 +20,7 @@ pub(crate) struct Route {
 pub(crate) type LedBy = Option<(NodeId, LeaderEpoch)>;
 
 /// The partition's number, if the topic has it.
-pub(crate) fn checked_partition(topic: &TopicView, partition: i32) -> Result<PartitionIndex, Failure> {
+pub(crate) fn checked_partition(topic: &TopicView, partition: i32) -> Result<PartitionIndex, ApiError> {
     let found = (0..topic.value.partition_count).contains(&partition).then_some(PartitionIndex(partition));
     found.ok_or_else(|| partition_missing(&topic.name, partition, topic.partition_count()))
 }
@@ -38,13 +38,13 @@ impl Router {
     }
 
     /// The way to a partition's leader. The topic may have been deleted or moved since it was looked up.
-    pub(crate) fn route(&self, topic: &TopicView, partition: i32) -> Result<Route, Failure> {
+    pub(crate) fn route(&self, topic: &TopicView, partition: i32) -> Result<Route, ApiError> {
         let current = self.metadata.topic(&topic.name);
         let current = match &current {
             Some(current) if current.id == topic.id => current,
             Some(current) => return Err(recreated(current, topic.id)),
             None => {
-                let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{}\" was deleted", topic.name));
+                let failure = ApiError::new(Reason::TopicNotFound, format!("topic \"{}\" was deleted", topic.name));
                 return Err(failure.with("topic", &topic.name));
             }
         };
@@ -52,7 +52,7 @@ impl Router {
         let (leader, epoch) = current.leader(number).unwrap_or((None, LeaderEpoch::NONE));
         let unavailable = || {
             let text = format!("partition {partition} of topic \"{}\" has no leader now", topic.name);
-            let failure = Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name);
+            let failure = ApiError::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name);
             failure.with("partition", partition)
         };
         let node = leader.ok_or_else(unavailable)?;
@@ -67,8 +67,8 @@ impl Router {
     }
 
     /// A connection to a storage node, if it is known.
-    pub(crate) fn storage(&self, node: NodeId) -> Result<Connection, Failure> {
-        let unknown = || Failure::new(Reason::LeaderNotAvailable, "the leader is not known");
+    pub(crate) fn storage(&self, node: NodeId) -> Result<Connection, ApiError> {
+        let unknown = || ApiError::new(Reason::LeaderNotAvailable, "the leader is not known");
         self.network.storage(node).ok_or_else(unknown)
     }
 

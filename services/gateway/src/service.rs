@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 use walser_model::{Clock, Random};
-use walser_rpc::{AppendBudget, ControllerClient, Failure, Network, Reason};
+use walser_rpc::{ApiError, AppendBudget, ControllerClient, Network, Reason};
 use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown, Tasks};
 
@@ -49,11 +49,11 @@ pub async fn start(
     dependencies: Dependencies,
     network: &Network,
     shutdown: Shutdown,
-) -> Result<Started, Failure> {
+) -> Result<Started, ApiError> {
     let started = begin(config, dependencies, network, shutdown.clone()).await?;
     tokio::select! {
         () = started.readiness.metadata.first_snapshot() => Ok(started),
-        () = shutdown.wait() => Err(Failure::new(Reason::GatewayDraining, "told to stop before it was ready")),
+        () = shutdown.wait() => Err(ApiError::new(Reason::GatewayDraining, "told to stop before it was ready")),
     }
 }
 
@@ -67,8 +67,8 @@ pub async fn begin(
     dependencies: Dependencies,
     network: &Network,
     shutdown: Shutdown,
-) -> Result<Started, Failure> {
-    let unknown = || Failure::new(Reason::ControllerNotAvailable, "no controller is known");
+) -> Result<Started, ApiError> {
+    let unknown = || ApiError::new(Reason::ControllerNotAvailable, "no controller is known");
     let controller = network.controller().ok_or_else(unknown)?;
     let metadata = Metadata::default();
     let metrics = GatewayMetrics::new(&dependencies.metrics, &metadata, config.topic_labels_max);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_model::{TopicId, TopicName, TopicNameError, suggest};
-use walser_rpc::{ControllerClient, Failure, Reason};
+use walser_rpc::{ApiError, ControllerClient, Reason};
 use walser_service::{Caller, Shutdown};
 
 use crate::error::recreated;
@@ -19,20 +19,20 @@ const LEADER_CHECK: Duration = Duration::from_millis(1);
 const LEADER_CHECK_MAX: Duration = Duration::from_millis(500);
 
 /// Reads a topic name from a request.
-pub(crate) fn name(text: &str) -> Result<TopicName, Failure> {
+pub(crate) fn name(text: &str) -> Result<TopicName, ApiError> {
     text.parse().map_err(|error: TopicNameError| {
-        let failure = Failure::new(Reason::TopicNameInvalid, format!("topic name {text:?}: {error}"));
+        let failure = ApiError::new(Reason::TopicNameInvalid, format!("topic name {text:?}: {error}"));
         failure.with("topic", text.escape_debug()).with("pattern", walser_model::TOPIC_NAME_PATTERN)
     })
 }
 
 /// Reads the name of a topic that is to be made from a request: names of Walser itself are refused.
-pub(crate) fn name_to_create(text: &str) -> Result<TopicName, Failure> {
+pub(crate) fn name_to_create(text: &str) -> Result<TopicName, ApiError> {
     let name = name(text)?;
     if name.reserved() {
         let prefix = walser_model::RESERVED_PREFIX;
         let text = format!("topic name \"{name}\": names that begin with \"{prefix}\" belong to Walser itself");
-        return Err(Failure::new(Reason::TopicNameInvalid, text).with("topic", name).with("rule", "reserved-prefix"));
+        return Err(ApiError::new(Reason::TopicNameInvalid, text).with("topic", name).with("rule", "reserved-prefix"));
     }
     Ok(name)
 }
@@ -61,13 +61,13 @@ impl Topics {
     }
 
     /// The controller, as long as it is that of this cluster.
-    pub(crate) fn controller(&self) -> Result<&ControllerClient, Failure> {
+    pub(crate) fn controller(&self) -> Result<&ControllerClient, ApiError> {
         self.metadata.obeyed()?;
         Ok(&self.controller)
     }
 
     /// A topic for reading.
-    pub(crate) async fn find(&self, text: &str) -> Result<Arc<TopicView>, Failure> {
+    pub(crate) async fn find(&self, text: &str) -> Result<Arc<TopicView>, ApiError> {
         let name = name(text)?;
         if let Some(topic) = self.metadata.topic(name.as_str()) {
             return Ok(topic);
@@ -86,7 +86,7 @@ impl Topics {
         text: &str,
         partition: Option<i32>,
         create_for: Option<&Caller>,
-    ) -> Result<(Arc<TopicView>, bool), Failure> {
+    ) -> Result<(Arc<TopicView>, bool), ApiError> {
         let missing = match self.find(text).await {
             Ok(topic) => return Ok((topic, false)),
             Err(failure) if failure.reason() == Reason::TopicNotFound => failure,
@@ -106,7 +106,7 @@ impl Topics {
         name: &TopicName,
         partition_count: i32,
         caller: &Caller,
-    ) -> Result<(Arc<TopicView>, bool), Failure> {
+    ) -> Result<(Arc<TopicView>, bool), ApiError> {
         let controller = self.controller()?;
         match controller.create_topic(name.as_str(), partition_count, |request| caller.relay(request)).await {
             Ok(()) => Ok((self.arrived(name.as_str()).await?, true)),
@@ -121,7 +121,7 @@ impl Topics {
         &self,
         topic: Arc<TopicView>,
         partition: i32,
-    ) -> Result<Arc<TopicView>, Failure> {
+    ) -> Result<Arc<TopicView>, ApiError> {
         let Err(missing) = checked_partition(&topic, partition) else { return Ok(topic) };
         if partition < 0 {
             return Err(missing);
@@ -138,18 +138,18 @@ impl Topics {
     }
 
     /// Checks that a topic is the one that a caller means. This gateway may not have heard yet that it was created again.
-    pub(crate) async fn check_id(&self, topic: &TopicView, id: TopicId) -> Result<(), Failure> {
+    pub(crate) async fn check_id(&self, topic: &TopicView, id: TopicId) -> Result<(), ApiError> {
         if id == topic.id {
             return Ok(());
         }
         if self.controller()?.topic(&topic.name).await?.id == Some(id) {
             let text = format!("topic \"{}\" was created again, this gateway has not heard of it yet", topic.name);
-            return Err(Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name));
+            return Err(ApiError::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name));
         }
         Err(recreated(topic, id))
     }
 
-    async fn arrived(&self, name: &str) -> Result<Arc<TopicView>, Failure> {
+    async fn arrived(&self, name: &str) -> Result<Arc<TopicView>, ApiError> {
         let ready = |view: &View| {
             view.topic_named(name).is_some_and(|topic| topic.leaders().all(|(_, leader, _)| leader.is_some()))
         };
@@ -157,18 +157,18 @@ impl Topics {
         self.leaders_serve(name).await;
         self.metadata.topic(name).ok_or_else(|| {
             let text = format!("topic \"{name}\" exists, but this gateway has not heard of it yet");
-            Failure::new(Reason::LeaderNotAvailable, text).with("topic", name)
+            ApiError::new(Reason::LeaderNotAvailable, text).with("topic", name)
         })
     }
 
     /// The answer for a topic that is missing, with one of a similar name, if there is one.
-    pub(crate) fn not_found(&self, name: &str) -> Failure {
+    pub(crate) fn not_found(&self, name: &str) -> ApiError {
         let view = self.metadata.view();
         // This gateway may not have heard yet that it is gone.
         let others = view.topics().map(|topic| &*topic.name).filter(|other| *other != name);
         let similar = suggest(name, others).unwrap_or_default();
         let hint = if similar.is_empty() { String::new() } else { format!("; did you mean \"{similar}\"?") };
-        let failure = Failure::new(Reason::TopicNotFound, format!("topic \"{name}\" does not exist{hint}"));
+        let failure = ApiError::new(Reason::TopicNotFound, format!("topic \"{name}\" does not exist{hint}"));
         failure.with("topic", name).with("didYouMean", similar)
     }
 

@@ -15,7 +15,7 @@ use walser_model::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_server::StorageService;
 use walser_rpc::{
-    AppendReply, ControllerClient, Failure, LedPartition, Reason, StorageClient as _, append_of_message,
+    ApiError, AppendReply, ControllerClient, LedPartition, Reason, StorageClient as _, append_of_message,
     append_outcome_message, described_message, offset_answer_message, offset_query_of_message, read_of_message,
     read_outcome_message,
 };
@@ -56,14 +56,14 @@ const EPOCH_WAIT: Duration = Duration::from_secs(5);
 /// Time between two looks at it.
 const EPOCH_CHECK: Duration = Duration::from_millis(5);
 
-fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, Failure> {
+fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, ApiError> {
     let found = reference.and_then(walser_proto::topic_partition);
-    Ok(found.ok_or_else(|| Failure::field("ref", "is not a partition"))?.0)
+    Ok(found.ok_or_else(|| ApiError::field("ref", "is not a partition"))?.0)
 }
 
 impl Api {
     /// Has the controller begin a new leader epoch, before offsets are used again that the present one has used.
-    async fn begin_epoch_for_repair(&self, id: TopicPartition) -> Result<(), Failure> {
+    async fn begin_epoch_for_repair(&self, id: TopicPartition) -> Result<(), ApiError> {
         if let Some(refused) = self.registry.writes_refused() {
             return Err(refused);
         }
@@ -79,7 +79,7 @@ impl Api {
                 tokio::time::sleep(EPOCH_CHECK).await;
             }
         };
-        let late = |_| Failure::new(Reason::ControllerNotAvailable, "the new leader epoch has not arrived; try again");
+        let late = |_| ApiError::new(Reason::ControllerNotAvailable, "the new leader epoch has not arrived; try again");
         tokio::time::timeout(EPOCH_WAIT, begun).await.map_err(late)
     }
 
@@ -95,8 +95,8 @@ impl Api {
     async fn ask<T>(
         &self,
         id: TopicPartition,
-        command: impl FnOnce(oneshot::Sender<Result<T, Failure>>) -> Command,
-    ) -> Result<T, Failure> {
+        command: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Command,
+    ) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         self.storage.shards.queue(id).push(command(reply));
         answer.await.map_err(|_| not_leader(self.node))?
@@ -202,7 +202,7 @@ impl StorageService for Api {
     ) -> Answer<pbi::RepairPartitionResponse> {
         let request = request.get_ref();
         if !request.accept_loss {
-            return Err(Failure::field("accept_loss", "must be true: records at and above the damage are lost").into());
+            return Err(ApiError::field("accept_loss", "must be true: records at and above the damage are lost").into());
         }
         let id = partition(request.r#ref.as_ref())?;
         self.begin_epoch_for_repair(id).await?;
@@ -242,7 +242,7 @@ impl StorageService for Api {
         request: Request<pbi::DeleteSetAsideRequest>,
     ) -> Answer<pbi::DeleteSetAsideResponse> {
         let request = request.into_inner();
-        let bytes = request.topic_id.as_ref().try_into().map_err(|_| Failure::field("topic_id", "is not a UUID"))?;
+        let bytes = request.topic_id.as_ref().try_into().map_err(|_| ApiError::field("topic_id", "is not a UUID"))?;
         let topic = TopicId::from_bytes(bytes);
         let directory = Arc::clone(&self.directory);
         let deleted = tokio::task::spawn_blocking(move || {
@@ -258,8 +258,8 @@ impl StorageService for Api {
             }
             Ok::<_, std::io::Error>(response)
         });
-        let deleted = deleted.await.map_err(|error| Failure::internal(format!("deleting stopped: {error}")))?;
-        let failed = |error| Failure::new(Reason::StorageError, format!("deleting failed: {error}"));
+        let deleted = deleted.await.map_err(|error| ApiError::internal(format!("deleting stopped: {error}")))?;
+        let failed = |error| ApiError::new(Reason::StorageError, format!("deleting failed: {error}"));
         Ok(Response::new(deleted.map_err(failed)?))
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 use walser_log::{Disk, FoundTime, LogReader, ReadError, out_of_files};
 use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
-use walser_rpc::{BatchesRead, Failure, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, Reason};
+use walser_rpc::{ApiError, BatchesRead, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, Reason};
 
 use crate::error::{end_not_known, not_leader, out_of_range, read_failure, too_many_files};
 use crate::metrics::StorageMetrics;
@@ -60,7 +60,7 @@ impl Fetcher {
     }
 
     /// Reads; waits for up to `wait` while there is nothing yet.
-    pub(crate) async fn read(&self, request: &ReadBatches) -> Result<BatchesRead, Failure> {
+    pub(crate) async fn read(&self, request: &ReadBatches) -> Result<BatchesRead, ApiError> {
         let LedPartition { id: partition, leader_epoch: epoch } = request.partition;
         let replica = self.led(partition, epoch)?;
         let deadline = tokio::time::Instant::now() + request.wait.min(WAIT_MAX);
@@ -82,7 +82,7 @@ impl Fetcher {
         }
     }
 
-    fn led(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Arc<PartitionHandle>, Failure> {
+    fn led(&self, partition: TopicPartition, epoch: LeaderEpoch) -> Result<Arc<PartitionHandle>, ApiError> {
         let replica = self.registry.readable(partition)?;
         let current = replica.epoch();
         if !replica.serving() {
@@ -91,7 +91,7 @@ impl Fetcher {
         if epoch != LeaderEpoch::NONE && epoch != current {
             let direction = if epoch < current { "older" } else { "newer" };
             let failure =
-                Failure::new(Reason::StaleEpoch, format!("leader epoch {epoch} is {direction} than {current}"));
+                ApiError::new(Reason::StaleEpoch, format!("leader epoch {epoch} is {direction} than {current}"));
             return Err(failure.with("epoch", epoch).with("currentEpoch", current).with("direction", direction));
         }
         Ok(replica)
@@ -102,7 +102,7 @@ impl Fetcher {
         partition: TopicPartition,
         replica: &Arc<PartitionHandle>,
         request: &ReadBatches,
-    ) -> Result<ReadOutcome, Failure> {
+    ) -> Result<ReadOutcome, ApiError> {
         let from = request.offset;
         let below = replica.high_watermark();
         let last_epoch = request.last_epoch;
@@ -139,7 +139,7 @@ impl Fetcher {
         from: Offset,
         below: Offset,
         bytes_max: usize,
-    ) -> Result<Bytes, Failure> {
+    ) -> Result<Bytes, ApiError> {
         let _permit = self.disk_reads.acquire().await.map_err(|_| not_leader(self.node))?;
         let read = move |reader: LogReader| reader.read(from, below, bytes_max);
         let slice = self.with_files(partition, &replica.reader, read).await?;
@@ -152,11 +152,11 @@ impl Fetcher {
         partition: TopicPartition,
         reader: &LogReader,
         read: impl Fn(LogReader) -> Result<T, ReadError> + Clone + Send + 'static,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, ApiError> {
         for _ in 0..FILE_TRIES {
             let (reader, read) = (reader.clone(), read.clone());
             let outcome = tokio::task::spawn_blocking(move || read(reader)).await;
-            match outcome.map_err(|error| Failure::internal(format!("reading stopped: {error}")))? {
+            match outcome.map_err(|error| ApiError::internal(format!("reading stopped: {error}")))? {
                 Err(ReadError::Io(error)) if out_of_files(&error) => {
                     self.shards.queues().for_each(|queue| queue.push(Command::CloseFiles));
                     tokio::time::sleep(FILE_RETRY).await;
@@ -168,7 +168,11 @@ impl Fetcher {
     }
 
     /// Looks an offset up, among what is committed.
-    pub(crate) async fn look_up(&self, partition: TopicPartition, query: OffsetQuery) -> Result<OffsetAnswer, Failure> {
+    pub(crate) async fn look_up(
+        &self,
+        partition: TopicPartition,
+        query: OffsetQuery,
+    ) -> Result<OffsetAnswer, ApiError> {
         let replica = self.registry.readable(partition)?;
         let latest = || replica.latest().ok_or_else(end_not_known);
         let at = |offset: Offset| {
@@ -197,14 +201,14 @@ impl Fetcher {
         replica: &PartitionHandle,
         timestamp: Timestamp,
         below: Offset,
-    ) -> Result<Option<FoundTime>, Failure> {
+    ) -> Result<Option<FoundTime>, ApiError> {
         let _permit = self.time_lookups.acquire().await.map_err(|_| not_leader(self.node))?;
         let find = move |reader: LogReader| reader.find_time(timestamp, below);
         self.with_files(partition, &replica.reader, find).await
     }
 
     /// What to answer to a read that failed. Damage is noted: the partition takes no writes from then on.
-    fn failed(&self, partition: TopicPartition, error: &ReadError) -> Failure {
+    fn failed(&self, partition: TopicPartition, error: &ReadError) -> ApiError {
         if let ReadError::Corrupt { at } = error {
             self.shards.queue(partition).push(Command::Damaged { partition, from: *at });
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use walser_model::TopicPartition;
 use walser_record_batch::{BatchHeader, verify_crc};
 use walser_rpc::{
-    AppendBatch, AppendPermit, AppendReply, BatchesRead, DescribedPartition, Failure, LedPartition, OffsetAnswer,
+    ApiError, AppendBatch, AppendPermit, AppendReply, BatchesRead, DescribedPartition, LedPartition, OffsetAnswer,
     OffsetQuery, PartitionNumbers, ReadBatches, Reason, StorageClient,
 };
 
@@ -43,11 +43,11 @@ impl InProcessStorage {
 }
 
 /// Checks a batch as far as that needs no shard.
-fn header(batch: &Bytes) -> Result<BatchHeader, Failure> {
-    let corrupt = |error: walser_record_batch::HeaderError| Failure::new(Reason::BatchCorrupt, error.to_string());
+fn header(batch: &Bytes) -> Result<BatchHeader, ApiError> {
+    let corrupt = |error: walser_record_batch::HeaderError| ApiError::new(Reason::BatchCorrupt, error.to_string());
     let header = BatchHeader::parse(batch).map_err(corrupt)?;
     if header.size != batch.len() || header.record_count <= 0 || header.last_offset_delta != header.record_count - 1 {
-        return Err(Failure::new(Reason::BatchCorrupt, "the message does not hold exactly one whole batch"));
+        return Err(ApiError::new(Reason::BatchCorrupt, "the message does not hold exactly one whole batch"));
     }
     Ok(header)
 }
@@ -57,8 +57,8 @@ fn header(batch: &Bytes) -> Result<BatchHeader, Failure> {
 ///
 /// # Errors
 /// What to answer when they are damaged.
-pub(crate) fn check_bytes(batch: &Bytes) -> Result<(), Failure> {
-    verify_crc(batch).map_err(|error| Failure::new(Reason::BatchCorrupt, error.to_string()))
+pub(crate) fn check_bytes(batch: &Bytes) -> Result<(), ApiError> {
+    verify_crc(batch).map_err(|error| ApiError::new(Reason::BatchCorrupt, error.to_string()))
 }
 
 #[async_trait]
@@ -78,15 +78,15 @@ impl StorageClient for InProcessStorage {
         self.queue(partition).push(Command::Append(job));
     }
 
-    async fn read(&self, read: ReadBatches) -> Result<BatchesRead, Failure> {
+    async fn read(&self, read: ReadBatches) -> Result<BatchesRead, ApiError> {
         self.fetcher.read(&read).await
     }
 
-    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, Failure> {
+    async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, ApiError> {
         self.fetcher.look_up(partition.id, query).await
     }
 
-    async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, Failure> {
+    async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, ApiError> {
         Ok(partitions.iter().map(|partition| self.figures(*partition)).collect())
     }
 }

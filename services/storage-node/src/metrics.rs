@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use walser_log::Space;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 use walser_service::Metrics;
 
 /// The node's metrics. Cloning is cheap.
@@ -101,7 +101,7 @@ impl StorageMetrics {
         }
     }
 
-    pub(crate) fn append_refused(&self, failure: &Failure) {
+    pub(crate) fn append_refused(&self, failure: &ApiError) {
         self.refused.with_label_values(&[failure.reason_name()]).inc();
     }
 

@@ -22,7 +22,7 @@ use walser_log::SeenMetadata;
 use walser_metadata::View;
 use walser_model::{ClusterId, LeaderEpoch, Offset, TopicPartition};
 use walser_rpc::{
-    ControllerClient, Failure, MetadataSeen, NodeRole, NodeStart, Outage, Reason, Registered, ReplicaHeld,
+    ApiError, ControllerClient, MetadataSeen, NodeRole, NodeStart, Outage, Reason, Registered, ReplicaHeld,
 };
 use walser_service::Shutdown;
 use walser_service::admin::Health;
@@ -73,12 +73,12 @@ pub(crate) struct Membership {
 pub(crate) type Begun = oneshot::Sender<Result<(), StartError>>;
 
 /// Whether the controller's metadata is not that of this node.
-fn is_foreign(failure: &Failure) -> bool {
+fn is_foreign(failure: &ApiError) -> bool {
     matches!(failure.reason(), Reason::ClusterIdMismatch | Reason::MetadataRollback)
 }
 
 /// Whether a registration that failed so may succeed later: the controller is not there, or cannot decide now.
-fn may_pass(failure: &Failure) -> bool {
+fn may_pass(failure: &ApiError) -> bool {
     !failure.answered() || failure.is_unavailable() || failure.is_transient()
 }
 
@@ -151,7 +151,7 @@ impl Membership {
     }
 
     /// Registers with the controller; tries again while it is not there.
-    async fn register(&self) -> Result<Registered, Failure> {
+    async fn register(&self) -> Result<Registered, ApiError> {
         let mut attempts = 0;
         let mut outage = Outage::of("registration with the controller");
         loop {
@@ -190,13 +190,13 @@ impl Membership {
 
     /// Whether the id of the node may be free in a while: another process has it, or somebody may delete the topics whose
     /// only copies another directory has. In the process of the controller nobody can do that before this node serves.
-    fn may_be_free_soon(&self, failure: &Failure) -> bool {
+    fn may_be_free_soon(&self, failure: &ApiError) -> bool {
         let alone = self.config.roles.contains(&NodeRole::Controller);
         failure.reason() == Reason::NodeIdInUse && !(alone && failure.value("partitions").is_some())
     }
 
     /// Says in the probe what keeps the node from its first registration.
-    fn show_wait(&self, failure: &Failure) {
+    fn show_wait(&self, failure: &ApiError) {
         if self.node_epoch.load(Ordering::Acquire) == 0 {
             self.health.set_problems(vec![format!("registration with the controller: {failure}")]);
         }

@@ -9,7 +9,7 @@ use prometheus::IntGauge;
 use tokio::sync::watch;
 use walser_log::{Condition, LogReader};
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::error::{cannot_open, not_leader};
 use crate::tail::Tail;
@@ -51,7 +51,7 @@ pub(crate) struct ReplicaRegistry {
     /// Partitions whose log cannot be opened, with the reason.
     unusable: Arc<RwLock<BTreeMap<TopicPartition, String>>>,
     /// Why nothing may be written, on all partitions: the controller's metadata is not that of this node.
-    refused: Arc<RwLock<Option<Failure>>>,
+    refused: Arc<RwLock<Option<ApiError>>>,
     /// Names of topics, for logs and reports.
     pub(crate) names: TopicNames,
 }
@@ -182,19 +182,19 @@ impl ReplicaRegistry {
     }
 
     /// A partition that this node leads, or why it cannot be served here.
-    pub(crate) fn led(&self, partition: TopicPartition) -> Result<Arc<PartitionHandle>, Failure> {
+    pub(crate) fn led(&self, partition: TopicPartition) -> Result<Arc<PartitionHandle>, ApiError> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.serving()).cloned();
         found.ok_or_else(|| self.refusal(partition))
     }
 
     /// A partition that can be read here, or why it cannot.
-    pub(crate) fn readable(&self, partition: TopicPartition) -> Result<Arc<PartitionHandle>, Failure> {
+    pub(crate) fn readable(&self, partition: TopicPartition) -> Result<Arc<PartitionHandle>, ApiError> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.readable()).cloned();
         found.ok_or_else(|| self.refusal(partition))
     }
 
     /// Refuses everything that changes what is on the disk. Returns whether that is new.
-    pub(crate) fn refuse_writes(&self, why: Failure) -> bool {
+    pub(crate) fn refuse_writes(&self, why: ApiError) -> bool {
         self.refused.write().replace(why).is_none()
     }
 
@@ -206,12 +206,12 @@ impl ReplicaRegistry {
     }
 
     /// Why nothing may be changed on the disk; `None`: it may.
-    pub(crate) fn writes_refused(&self) -> Option<Failure> {
+    pub(crate) fn writes_refused(&self) -> Option<ApiError> {
         self.refused.read().clone()
     }
 
     /// Why a partition is not served here.
-    pub(crate) fn refusal(&self, partition: TopicPartition) -> Failure {
+    pub(crate) fn refusal(&self, partition: TopicPartition) -> ApiError {
         match self.unusable.read().get(&partition) {
             Some(why) => cannot_open(why, self.node),
             // While the controller is not obeyed, only what lies here is known; the reason says more than its absence.

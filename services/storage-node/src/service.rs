@@ -9,7 +9,7 @@ use tonic::service::Routes;
 use walser_log::DataDirectory;
 use walser_model::{Clock, ClusterId, Random};
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
-use walser_rpc::{ControllerClient, Failure, Network, Reason, local_connection};
+use walser_rpc::{ApiError, ControllerClient, Network, Reason, local_connection};
 use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown, Tasks};
 
@@ -50,7 +50,7 @@ pub struct Started {
     /// What it found.
     pub recovered: Recovered,
     /// Why nothing may be written: the controller's metadata is not that of this node.
-    pub refused: Option<Failure>,
+    pub refused: Option<ApiError>,
     engine: EngineThreads,
     tasks: Tasks,
 }
@@ -128,7 +128,7 @@ pub async fn start(
 }
 
 fn no_controller() -> StartError {
-    StartError::Registration(Failure::new(Reason::ControllerNotAvailable, "no controller is known"))
+    StartError::Registration(ApiError::new(Reason::ControllerNotAvailable, "no controller is known"))
 }
 
 /// Makes everything durable and ends all tasks and threads.

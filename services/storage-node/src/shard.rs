@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 use walser_log::{DataDirectory, Log};
 use walser_model::{Clock, NodeId, TopicPartition};
 use walser_replication::Role;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::{DiskJob as _, DiskThreads};
@@ -78,7 +78,7 @@ impl ShardContext {
     }
 
     /// Why nothing may be changed on the disk; `None`: it may.
-    pub(crate) fn writes_refused(&self) -> Option<Failure> {
+    pub(crate) fn writes_refused(&self) -> Option<ApiError> {
         self.registry.writes_refused().or_else(|| Some(directory_failed(&self.misplaced.get()?, self.node)))
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use tonic::Code;
-use walser_client::{ConnectError, Failure, Reason};
+use walser_client::{ApiError, ConnectError, Reason};
 use walser_model::suggest;
 use walser_proto::v1::Effect;
 use walser_service::ProcessError;
@@ -122,7 +122,7 @@ impl CliError {
     }
 
     /// What the gRPC library says when no server has answered.
-    fn unanswered(failure: &Failure, server: &str) -> Self {
+    fn unanswered(failure: &ApiError, server: &str) -> Self {
         let signs = ["transport error", "error trying", "connect error", "dns error"];
         // An admin port speaks HTTP, and knows no service.
         let no_server = failure.message().starts_with("grpc-status header missing")
@@ -138,7 +138,7 @@ impl CliError {
     }
 
     /// What a server answered to a command about a topic.
-    pub(crate) fn server(failure: Failure, server: &str) -> Self {
+    pub(crate) fn server(failure: ApiError, server: &str) -> Self {
         let (code, in_doubt) = (exit_code(failure.code()), failure.effect() != Effect::None);
         if !failure.answered() {
             return Self { in_doubt, ..Self::unanswered(&failure, server) };
@@ -164,7 +164,7 @@ pub(crate) fn did_you_mean<'a>(name: &str, names: impl IntoIterator<Item = &'a s
     suggest(name, names).map_or_else(String::new, |meant| format!("; did you mean \"{meant}\"?"))
 }
 
-fn help(failure: &Failure) -> Option<String> {
+fn help(failure: &ApiError) -> Option<String> {
     let topic = failure.value("topic").unwrap_or("TOPIC");
     Some(match failure.reason() {
         Reason::TopicExists if failure.value("topicId").is_some() => {

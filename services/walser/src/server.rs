@@ -1,6 +1,6 @@
 //! The server that a command talks to: which one it is, and what its answers mean to people.
 
-use walser_client::{Client, Failure, Reason};
+use walser_client::{ApiError, Client, Reason};
 
 use crate::args::ServerArgs;
 use crate::context::Contexts;
@@ -42,7 +42,7 @@ impl Server {
         named: bool,
         answer: Result<tonic::Response<T>, tonic::Status>,
     ) -> Result<Option<T>, CliError> {
-        match answer.map_err(Failure::from) {
+        match answer.map_err(ApiError::from) {
             Ok(answer) => Ok(Some(answer.into_inner())),
             Err(failure) if !named && failure.reason() == Reason::TopicNotFound => Ok(None),
             Err(failure) => Err(self.failed(failure)),
@@ -50,7 +50,7 @@ impl Server {
     }
 
     /// An error of this server as people see it.
-    pub(crate) fn failed(&self, failure: impl Into<Failure>) -> CliError {
+    pub(crate) fn failed(&self, failure: impl Into<ApiError>) -> CliError {
         CliError::server(failure.into(), &self.address)
     }
 }

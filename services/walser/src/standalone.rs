@@ -9,7 +9,7 @@ use std::time::Duration;
 use walser_log::{DataDirectory, DirectoryError, MemoryDisk, RealDisk};
 use walser_metastore::{Embedded, Memory, Metastore};
 use walser_model::{Clock, SystemClock};
-use walser_rpc::{CallLayer, Failure, Network, NodeRole};
+use walser_rpc::{ApiError, CallLayer, Network, NodeRole};
 use walser_service::process::{self, Process};
 use walser_service::{Key, Settings, telemetry};
 
@@ -138,7 +138,7 @@ struct Banner<'a> {
 }
 
 impl Banner<'_> {
-    fn print(&self, recovered: &walser_storage_node::Recovered, refused: Option<&Failure>, took: Duration) {
+    fn print(&self, recovered: &walser_storage_node::Recovered, refused: Option<&ApiError>, took: Duration) {
         let server =
             if self.address == "127.0.0.1:7460" { String::new() } else { format!(" --server {}", self.address) };
         let data = match self.arguments.memory {

@@ -6,7 +6,7 @@ use walser_client::Client;
 use walser_model::{Compression, ProducerEpoch, ProducerId};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, Producer, RecordFields, compress, stamp_producer};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::server::{Server, bound, create, place, record};
 
@@ -357,7 +357,7 @@ fn assert_row(name: &str, outcome: Result<(), Status>, code: Code, reason: &str)
     assert_eq!(status.code(), code, "{name}: {status:?}");
     assert!(!status.details().is_empty(), "{name}: no details");
     assert!(status.details().len() <= 4096 && status.message().len() <= 512, "{name}");
-    let failure = Failure::from(status.clone());
+    let failure = ApiError::from(status.clone());
     assert_eq!(failure.reason_name(), reason, "{name}: {status:?}");
     assert_ne!(failure.retry(), pb::RetryAdvice::Unspecified, "{name}");
     assert_ne!(failure.effect(), pb::Effect::Unspecified, "{name}");

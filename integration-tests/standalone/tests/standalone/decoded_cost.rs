@@ -7,7 +7,7 @@ use walser_model::Compression;
 use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
 use walser_record_batch::{BatchBuilder, Producer, RecordFields};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::server::{Server, create, place, read_all, record};
 
@@ -24,10 +24,10 @@ fn bomb() -> Bytes {
     batch
 }
 
-async fn produce_batch(client: &Client, batch: Bytes) -> Result<(), Failure> {
+async fn produce_batch(client: &Client, batch: Bytes) -> Result<(), ApiError> {
     let request =
         pb::ProduceRequest { topic: "t".to_owned(), partition: Some(0), record_batch: batch, ..Default::default() };
-    client.producer().produce(request).await.map(drop).map_err(Failure::from)
+    client.producer().produce(request).await.map(drop).map_err(ApiError::from)
 }
 
 async fn produce(client: &Client, records: Vec<pb::Record>) {
@@ -71,7 +71,7 @@ async fn a_stored_batch_that_costs_too_much_is_an_error_with_the_offset_behind_i
     let before = client.consumer().fetch(fetch(0)).await.unwrap().into_inner();
     assert_eq!(before.chunks[0].next_offset, 1);
     for _ in 0..10 {
-        let refused = Failure::from(client.consumer().fetch(fetch(1)).await.unwrap_err());
+        let refused = ApiError::from(client.consumer().fetch(fetch(1)).await.unwrap_err());
         assert_eq!(refused.reason_name(), "BATCH_UNREADABLE", "{refused}");
         assert_eq!((refused.value("offset"), refused.value("resumeOffset")), (Some("1"), Some("2")));
         assert!(!refused.message().contains("takes no writes"), "{refused}");

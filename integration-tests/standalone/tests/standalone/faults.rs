@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use walser_proto::v1 as pb;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::server::{PATIENCE, Server, create, place, read_all, record, wait_a_little};
 
@@ -109,7 +109,7 @@ async fn a_full_disk_refuses_writes_and_serves_reads_until_there_is_space() {
     let refused = loop {
         match client.producer().produce(write("big")).await {
             Ok(_) => written += 1,
-            Err(status) => break Failure::from(status),
+            Err(status) => break ApiError::from(status),
         }
         assert!(written < 100, "the disk never fills");
     };
@@ -179,7 +179,7 @@ async fn an_unreadable_partition_leaves_the_others_in_service() {
     let server = Server::start(&data);
     let client = server.client();
     client.producer().produce(write("good")).await.unwrap();
-    let refused = Failure::from(client.producer().produce(write("bad")).await.unwrap_err());
+    let refused = ApiError::from(client.producer().produce(write("bad")).await.unwrap_err());
     assert_eq!(refused.reason_name(), "STORAGE_ERROR", "{refused:?}");
     assert!(server.printed().contains("cannot be opened"), "{}", server.printed());
     let named = async || {

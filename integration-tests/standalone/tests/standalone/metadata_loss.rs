@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use walser_client::Client;
 use walser_proto::v1 as pb;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::faults::{get, until};
 use crate::server::{Server, create, place, read_all, record};
@@ -25,7 +25,7 @@ struct Stopped {
     right: PathBuf,
 }
 
-async fn write(client: &Client, topic: &str, partition: i32) -> Result<pb::ProduceResponse, Failure> {
+async fn write(client: &Client, topic: &str, partition: i32) -> Result<pb::ProduceResponse, ApiError> {
     let records = (0..RECORDS).map(|number| record(format!("{topic}/{partition}/{number}"))).collect();
     let partition = Some(partition);
     let request = pb::ProduceRequest { topic: topic.to_owned(), partition, records, ..Default::default() };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::Request;
 use tonic_types::StatusExt as _;
-use walser_client::{Client, Failure, Read, Reader, ReaderConfig};
+use walser_client::{ApiError, Client, Read, Reader, ReaderConfig};
 use walser_proto::v1 as pb;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
@@ -83,7 +83,7 @@ async fn healthy_partitions_are_written_and_read_and_every_record_that_is_not_wr
     let records = keyed(1000);
     let request = pb::ProduceRequest { topic: "t".to_owned(), records: records.clone(), ..Default::default() };
     let status = client.producer().produce(within(request, Duration::from_secs(3))).await.unwrap_err();
-    let failure = Failure::from(status.clone());
+    let failure = ApiError::from(status.clone());
     assert_eq!((failure.effect(), failure.retry()), (pb::Effect::Partial, pb::RetryAdvice::Never), "{failure:?}");
     assert_ne!(status.code(), tonic::Code::Unavailable, "proxies would send it again");
     let details = tonic_types::pb::Status::decode_details(&status);
@@ -162,7 +162,7 @@ async fn what_has_not_left_by_its_deadline_is_never_written() {
         let status = outcome.unwrap().unwrap_err();
         // Without details the client gave up by itself, before the answer had travelled.
         if !status.details().is_empty() {
-            assert_eq!(Failure::from(status.clone()).effect(), pb::Effect::None, "{status:?}");
+            assert_eq!(ApiError::from(status.clone()).effect(), pb::Effect::None, "{status:?}");
             told += 1;
         }
     }
@@ -214,7 +214,7 @@ async fn a_gateway_that_stops_answers_writes_that_wait_for_a_leader() {
     while let Some(outcome) = waiting.join_next().await {
         let status = outcome.unwrap().unwrap_err();
         if !status.details().is_empty() {
-            let failure = Failure::from(status);
+            let failure = ApiError::from(status);
             // Some may have left before the gateway heard that the node is gone.
             let expected = match failure.value("appended") {
                 Some("unknown") => pb::Effect::Maybe,
@@ -238,7 +238,7 @@ async fn a_truncation_needs_every_leader() {
         before: Some(bound(pb::Bound::Latest)),
         ..Default::default()
     };
-    let refused = Failure::from(client.topics().truncate_topic(request).await.unwrap_err());
+    let refused = ApiError::from(client.topics().truncate_topic(request).await.unwrap_err());
     assert_eq!((refused.reason_name(), refused.effect()), ("LEADER_NOT_AVAILABLE", pb::Effect::None));
     for partition in left {
         assert_eq!(crate::server::read_all(&client, "t", partition).await.len(), 1);

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use walser_client::Client;
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::faults::{get_from, until};
 use crate::server::{PATIENCE, Ready, create, place, program, read_all, record, start, wait_a_little};
@@ -240,7 +240,7 @@ async fn records_flow_while_the_controller_is_away() {
     assert_eq!(read_all(&client, "t", 0).await.len(), 1);
     let topic = pb::Topic { name: "later".to_owned(), ..Default::default() };
     let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
-    let refused = Failure::from(client.topics().create_topic(request.clone()).await.unwrap_err());
+    let refused = ApiError::from(client.topics().create_topic(request.clone()).await.unwrap_err());
     assert_eq!((refused.reason_name(), refused.code()), ("CONTROLLER_NOT_AVAILABLE", tonic::Code::Unavailable));
     cluster.start_controller(&address);
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -266,7 +266,7 @@ async fn a_gateway_does_not_obey_a_controller_of_another_cluster() {
     std::fs::rename(&own, &aside).unwrap();
     cluster.start_controller(&address);
     let mismatch = async |answer: Result<(), tonic::Status>| {
-        answer.is_err_and(|status| Failure::from(status).reason() == Reason::ClusterIdMismatch)
+        answer.is_err_and(|status| ApiError::from(status).reason() == Reason::ClusterIdMismatch)
     };
     let get = pb::GetTopicRequest { name: "t".to_owned() };
     let refused = async || mismatch(client.topics().get_topic(get.clone()).await.map(drop)).await;
@@ -318,7 +318,7 @@ async fn with_three_nodes_a_topic_has_one_replica_and_takes_writes() {
     for (replication_factor, reason) in [(3, "FEATURE_DISABLED"), (4, "REPLICATION_FACTOR_TOO_HIGH")] {
         let topic = pb::Topic { name: "copied".to_owned(), replication_factor, ..Default::default() };
         let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
-        let refused = Failure::from(client.topics().create_topic(request).await.unwrap_err());
+        let refused = ApiError::from(client.topics().create_topic(request).await.unwrap_err());
         assert_eq!(refused.reason_name(), reason, "{refused}");
     }
 }

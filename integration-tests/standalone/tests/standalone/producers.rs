@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio_stream::wrappers::ReceiverStream;
-use walser_client::{Client, Failure, Producer, ProducerConfig};
+use walser_client::{ApiError, Client, Producer, ProducerConfig};
 use walser_proto::v1 as pb;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
@@ -11,7 +11,7 @@ use walser_record_batch::{BatchBuilder, RecordFields};
 
 use crate::server::{PATIENCE, Server, create, place, read_all, record};
 
-async fn init(client: &Client, previous: Option<pb::ProducerIdentity>) -> Result<pb::ProducerIdentity, Failure> {
+async fn init(client: &Client, previous: Option<pb::ProducerIdentity>) -> Result<pb::ProducerIdentity, ApiError> {
     let answer = client.producer().init_producer(pb::InitProducerRequest { previous }).await?;
     Ok(answer.into_inner().producer.unwrap())
 }
@@ -42,7 +42,7 @@ async fn of_two_that_replace_the_same_session_one_is_fenced() {
     assert_eq!((session.producer_id, session.producer_epoch), (first.producer_id, 1));
     assert_eq!((refused.reason_name(), refused.value("currentEpoch")), ("PRODUCER_FENCED", Some("1")));
     client.producer().produce(write(session, 0, "new")).await.unwrap();
-    let fenced = Failure::from(client.producer().produce(write(first, 0, "old")).await.unwrap_err());
+    let fenced = ApiError::from(client.producer().produce(write(first, 0, "old")).await.unwrap_err());
     assert_eq!(fenced.reason_name(), "PRODUCER_FENCED");
 
     // The same after a restart: what was replaced stays replaced.
@@ -61,13 +61,13 @@ async fn a_session_that_was_never_issued_is_refused() {
     create(&client, "t", 1, &[]).await;
     let issued = init(&client, None).await.unwrap();
     let ahead = pb::ProducerIdentity { producer_id: issued.producer_id + 1_000_000, producer_epoch: 0 };
-    let refused = Failure::from(client.producer().produce(write(ahead, 0, "x")).await.unwrap_err());
+    let refused = ApiError::from(client.producer().produce(write(ahead, 0, "x")).await.unwrap_err());
     assert_eq!((refused.reason_name(), refused.value("field")), ("FIELD_INVALID", Some("producer.producer_id")));
     assert_eq!(init(&client, Some(ahead)).await.unwrap_err().reason_name(), "FIELD_INVALID");
     let raised = init(&client, Some(issued)).await.unwrap();
     let beyond = pb::ProducerIdentity { producer_epoch: raised.producer_epoch + 3, ..raised };
     assert_eq!(init(&client, Some(beyond)).await.unwrap_err().reason_name(), "FIELD_INVALID");
-    let unknown = Failure::from(client.producer().produce(write(raised, 7, "x")).await.unwrap_err());
+    let unknown = ApiError::from(client.producer().produce(write(raised, 7, "x")).await.unwrap_err());
     assert_eq!(unknown.reason_name(), "UNKNOWN_PRODUCER");
 }
 
@@ -114,7 +114,7 @@ async fn a_drained_stream_answers_what_it_has_taken_and_ends_with_a_reason() {
                 Reply::Drain(_) => drained = true,
                 Reply::Opened(_) | Reply::Heartbeat(_) => {}
             },
-            Err(status) => break Failure::from(status),
+            Err(status) => break ApiError::from(status),
         }
     };
     assert!(drained && answered >= 3);
@@ -198,7 +198,7 @@ async fn the_ids_of_gateways_are_refused() {
     let first = walser_model::ProducerId::INTERNAL_FIRST.0;
     for producer_id in [first, first + 1, i64::MAX] {
         let stolen = pb::ProducerIdentity { producer_id, producer_epoch: 0 };
-        let refused = Failure::from(client.producer().produce(write(stolen, 1, "x")).await.unwrap_err());
+        let refused = ApiError::from(client.producer().produce(write(stolen, 1, "x")).await.unwrap_err());
         assert_eq!(refused.reason_name(), "FIELD_INVALID");
         assert_eq!(init(&client, Some(stolen)).await.unwrap_err().reason_name(), "FIELD_INVALID");
     }
@@ -214,7 +214,7 @@ async fn a_session_needs_acknowledgements() {
     create(&client, "t", 1, &[]).await;
     let producer = init(&client, None).await.unwrap();
     let request = pb::ProduceRequest { acks: pb::Acks::None.into(), ..write(producer, 0, "x") };
-    let refused = Failure::from(client.producer().produce(request).await.unwrap_err());
+    let refused = ApiError::from(client.producer().produce(request).await.unwrap_err());
     assert_eq!((refused.reason_name(), refused.value("field")), ("FIELD_INVALID", Some("acks")));
     let open = pb::ProduceOpen {
         default_topic: "t".to_owned(),
@@ -224,7 +224,7 @@ async fn a_session_needs_acknowledgements() {
     };
     let open = pb::ProduceStreamRequest { message: Some(Message::Open(open)) };
     let mut answers = client.producer().produce_stream(tokio_stream::iter([open])).await.unwrap().into_inner();
-    let refused = Failure::from(answers.message().await.unwrap_err());
+    let refused = ApiError::from(answers.message().await.unwrap_err());
     assert_eq!((refused.reason_name(), refused.value("field")), ("FIELD_INVALID", Some("open.acks")));
 }
 

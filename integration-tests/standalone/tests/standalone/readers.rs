@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tonic::Streaming;
-use walser_client::{Client, Failure, Read, Reader, ReaderConfig};
+use walser_client::{ApiError, Client, Read, Reader, ReaderConfig};
 use walser_model::Compression;
 use walser_proto::v1 as pb;
 use walser_proto::v1::position::At;
@@ -113,7 +113,7 @@ async fn a_stream_that_is_drained_says_that_it_is_not_complete() {
     server.signal("TERM");
     let drain = stream.message().await.unwrap().unwrap();
     assert!(matches!(drain.event, Some(Event::Drain(_))), "{drain:?}");
-    let end = Failure::from(stream.message().await.unwrap_err());
+    let end = ApiError::from(stream.message().await.unwrap_err());
     assert_eq!((end.reason_name(), end.retry()), ("GATEWAY_DRAINING", pb::RetryAdvice::Reopen));
 }
 
@@ -132,10 +132,10 @@ async fn an_offset_that_the_log_has_not_reached_is_out_of_range_on_every_path() 
     let latest = || Some(bound(pb::Bound::Latest));
     for target in [at(999, latest()), at(999, None), at(999, Some(pb::Position { at: Some(At::Offset(5)) }))] {
         let mut stream = open(&client, target.clone(), pb::OutOfRangePolicy::Fail).await;
-        let refused = Failure::from(stream.message().await.unwrap_err());
+        let refused = ApiError::from(stream.message().await.unwrap_err());
         assert_eq!(refused.reason_name(), "OFFSET_OUT_OF_RANGE", "{refused}");
         let fetch = pb::FetchRequest { targets: vec![target.clone()], ..Default::default() };
-        let refused = Failure::from(client.consumer().fetch(fetch).await.unwrap_err());
+        let refused = ApiError::from(client.consumer().fetch(fetch).await.unwrap_err());
         assert_eq!(refused.reason_name(), "OFFSET_OUT_OF_RANGE", "{refused}");
         let mut stream = open(&client, target, pb::OutOfRangePolicy::Earliest).await;
         let first = stream.message().await.unwrap().unwrap();
@@ -357,7 +357,7 @@ async fn readers_and_writers_of_a_topic_that_was_created_again_are_told() {
     assert!(["TOPIC_RECREATED", "TOPIC_NOT_FOUND"].contains(&told.reason_name()), "{told}");
     let stale = pb::ReadTarget { topic_id: "00000000-0000-4000-8000-000000000001".to_owned(), ..at(0, None) };
     let fetch = pb::FetchRequest { targets: vec![stale], ..Default::default() };
-    let refused = Failure::from(client.consumer().fetch(fetch).await.unwrap_err());
+    let refused = ApiError::from(client.consumer().fetch(fetch).await.unwrap_err());
     assert_eq!(refused.reason_name(), "TOPIC_RECREATED");
 }
 
@@ -422,5 +422,5 @@ async fn a_fetch_that_waits_ends_when_its_topic_is_deleted() {
     let request = pb::DeleteTopicRequest { name: "t".to_owned(), etag: String::new() };
     client.topics().delete_topic(request).await.unwrap();
     let told = tokio::time::timeout(PATIENCE / 3, waiting).await.expect("it waits on").unwrap();
-    assert_eq!(Failure::from(told.unwrap_err()).reason_name(), "TOPIC_NOT_FOUND");
+    assert_eq!(ApiError::from(told.unwrap_err()).reason_name(), "TOPIC_NOT_FOUND");
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use walser_client::Client;
 use walser_proto::v1 as pb;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::faults::{get, get_from, until};
 use crate::processes::Cluster;
@@ -40,10 +40,10 @@ async fn all_partitions(client: &Client, topic: &str, only_unhealthy: bool) -> V
 }
 
 /// How the creation of a topic would be refused, if it would.
-async fn refused_creation(client: &Client) -> Option<Failure> {
+async fn refused_creation(client: &Client) -> Option<ApiError> {
     let topic = pb::Topic { name: "other".to_owned(), ..Default::default() };
     let request = pb::CreateTopicRequest { topic: Some(topic), validate_only: true, ..Default::default() };
-    client.topics().create_topic(request).await.err().map(Failure::from)
+    client.topics().create_topic(request).await.err().map(ApiError::from)
 }
 
 /// The topics of all partitions that are not healthy.
@@ -183,7 +183,7 @@ async fn a_gateway_that_has_not_met_its_controller_answers_and_works_once_it_has
         let records = vec![record("x")];
         let request = pb::ProduceRequest { topic: "t".to_owned(), records, ..Default::default() };
         let produced = client.producer().produce(request).await;
-        for failure in [listed.unwrap_err(), produced.unwrap_err()].map(Failure::from) {
+        for failure in [listed.unwrap_err(), produced.unwrap_err()].map(ApiError::from) {
             assert_eq!(failure.reason_name(), "CONTROLLER_NOT_AVAILABLE", "{failure}");
         }
         let probe = get_from(&cluster.gateway_admin(), "/readyz");

@@ -9,7 +9,7 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
 use walser_proto::v1::read_response::Event;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::server::{PATIENCE, Server, bound, create, place, read_all, record};
 
@@ -24,7 +24,7 @@ fn session(identity: &pb::ProducerIdentity, base_sequence: i32, values: &[&str])
     }
 }
 
-async fn produce(client: &Client, request: pb::ProduceRequest) -> Result<pb::AppendResult, Failure> {
+async fn produce(client: &Client, request: pb::ProduceRequest) -> Result<pb::AppendResult, ApiError> {
     let answer = client.producer().produce(request).await?.into_inner();
     Ok(answer.appends[0])
 }
@@ -92,7 +92,7 @@ async fn a_topic_deleted_under_writes_is_not_found() {
                 let request =
                     pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
                 if let Err(status) = client.producer().produce(request).await {
-                    return Failure::from(status);
+                    return ApiError::from(status);
                 }
             }
         });
@@ -117,7 +117,10 @@ fn in_stream(correlation_id: i64, records: Vec<pb::Record>) -> pb::ProduceStream
 }
 
 /// Sends all, half-closes, and collects results by correlation id, and how the stream ended.
-async fn stream(client: &Client, requests: Vec<pb::ProduceStreamRequest>) -> (Vec<pb::ProduceResult>, Option<Failure>) {
+async fn stream(
+    client: &Client,
+    requests: Vec<pb::ProduceStreamRequest>,
+) -> (Vec<pb::ProduceResult>, Option<ApiError>) {
     let opened = client.producer().produce_stream(tokio_stream::iter(requests)).await;
     let mut answers = opened.unwrap().into_inner();
     let mut results = Vec::new();

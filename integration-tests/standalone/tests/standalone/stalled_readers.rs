@@ -7,7 +7,7 @@ use walser_model::Compression;
 use walser_proto::v1 as pb;
 use walser_proto::v1::read_response::Event;
 use walser_record_batch::{BatchBuilder, Producer, RecordFields};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::faults::{get, until};
 use crate::server::{Server, bound, create, place};
@@ -135,12 +135,12 @@ async fn many_stalled_readers_of_large_messages_cost_no_more_than_the_budget_and
                     Ok(Some(pb::ReadResponse { event: Some(Event::CaughtUp(_)) })) => return None,
                     Ok(Some(_)) => {}
                     Ok(None) => panic!("a stream without an end has ended"),
-                    Err(status) => return Some(Failure::from(status)),
+                    Err(status) => return Some(ApiError::from(status)),
                 }
             }
         });
     });
-    let ended: Vec<Failure> = rest.join_all().await.into_iter().flatten().collect();
+    let ended: Vec<ApiError> = rest.join_all().await.into_iter().flatten().collect();
     assert!(!ended.is_empty());
     for failure in ended {
         assert_eq!(failure.reason(), Reason::GatewayOverloaded, "{failure}");

@@ -6,7 +6,7 @@ use walser_client::Client;
 use walser_model::{Compression, ProducerEpoch, ProducerId};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, HEADER_LEN, Producer, RecordFields, stamp_producer};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::server::{Server, create, place, record};
 
@@ -26,9 +26,9 @@ fn forged(change: impl FnOnce(&mut [u8])) -> Bytes {
     batch.into()
 }
 
-async fn produce(client: &Client, record_batch: Bytes) -> Result<i64, Failure> {
+async fn produce(client: &Client, record_batch: Bytes) -> Result<i64, ApiError> {
     let request = pb::ProduceRequest { topic: "t".to_owned(), partition: Some(0), record_batch, ..Default::default() };
-    let answer = client.producer().produce(request).await.map_err(Failure::from)?;
+    let answer = client.producer().produce(request).await.map_err(ApiError::from)?;
     Ok(answer.into_inner().appends[0].base_offset.unwrap())
 }
 
@@ -86,7 +86,7 @@ async fn records_that_do_not_decompress_leave_their_log_in_service() {
     };
     client.topics().truncate_topic(before).await.unwrap();
     let request = pb::ListOffsetsRequest { targets: time(NOW_MS), isolation: 0 };
-    let refused = Failure::from(client.consumer().list_offsets(request).await.unwrap_err());
+    let refused = ApiError::from(client.consumer().list_offsets(request).await.unwrap_err());
     assert_eq!(refused.reason_name(), "BATCH_UNREADABLE", "{refused}");
     assert_eq!((refused.value("offset"), refused.value("resumeOffset")), (Some("2"), Some("4")));
     assert!(!refused.message().contains("writes"), "{refused}");

@@ -10,7 +10,7 @@ use tonic::codegen::{Service as _, http};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use walser_proto::v1 as pb;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::server::{Server, create, place, read_all, record};
 
@@ -75,8 +75,8 @@ fn write(value: Vec<u8>) -> pb::ProduceRequest {
     pb::ProduceRequest { topic: "t".to_owned(), records: vec![record(value)], ..Default::default() }
 }
 
-fn assert_refused(outcome: Result<Vec<Bytes>, Status>, code: Code, reason: &str) -> Failure {
-    let failure = Failure::from(outcome.unwrap_err());
+fn assert_refused(outcome: Result<Vec<Bytes>, Status>, code: Code, reason: &str) -> ApiError {
+    let failure = ApiError::from(outcome.unwrap_err());
     assert_eq!((failure.code(), failure.reason_name()), (code, reason), "{failure:?}");
     failure
 }

@@ -13,7 +13,7 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::produce_result;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_record_batch::{BatchBuilder, Producer};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 use walser_sequencer::{
     Action, Answer, Config, Effect, Number, Numbering, Outcome, Part, Refused, Rules, Sequencer, Session, Size, Ticket,
 };
@@ -33,8 +33,8 @@ const TICK: Duration = Duration::from_millis(50);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-type Act = Action<i32, Caller, Delivered, Failure>;
-type Starting = Pin<Box<dyn Future<Output = Result<Session, Failure>> + Send>>;
+type Act = Action<i32, Caller, Delivered, ApiError>;
+type Starting = Pin<Box<dyn Future<Output = Result<Session, ApiError>> + Send>>;
 
 /// A batch, or what it is built from.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ struct Outgoing {
 pub(super) struct Driver {
     client: Client,
     config: ProducerConfig,
-    sequencer: Sequencer<i32, Caller, Content, Failure>,
+    sequencer: Sequencer<i32, Caller, Content, ApiError>,
     started: Instant,
     /// The first message of every stream, with the session.
     opening: pb::ProduceOpen,
@@ -68,9 +68,9 @@ pub(super) struct Driver {
     /// Largest batch that fits a message to this gateway.
     batch_bytes_max: usize,
     /// The topic is gone: nothing more is sent, not to another one of that name either.
-    gone: Option<Failure>,
+    gone: Option<ApiError>,
     /// Why batches are being sent again.
-    trouble: watch::Sender<Option<Failure>>,
+    trouble: watch::Sender<Option<ApiError>>,
 }
 
 impl Driver {
@@ -79,7 +79,7 @@ impl Driver {
         config: ProducerConfig,
         topic_id: String,
         session: Session,
-        trouble: watch::Sender<Option<Failure>>,
+        trouble: watch::Sender<Option<ApiError>>,
     ) -> Self {
         // What is not waited for cannot be kept within what a leader remembers: it has no sequences.
         let numbered = config.acks != Acks::None;
@@ -154,7 +154,7 @@ impl Driver {
     }
 
     /// Gives the sequencer an event, and carries out what it says.
-    fn step(&mut self, event: impl FnOnce(&mut Sequencer<i32, Caller, Content, Failure>, Duration, &mut Vec<Act>)) {
+    fn step(&mut self, event: impl FnOnce(&mut Sequencer<i32, Caller, Content, ApiError>, Duration, &mut Vec<Act>)) {
         let (now, mut actions) = (self.now(), Vec::new());
         event(&mut self.sequencer, now, &mut actions);
         for action in actions {
@@ -170,7 +170,7 @@ impl Driver {
         }
     }
 
-    fn complete(&mut self, caller: Caller, outcome: Outcome<Delivered, Failure>) {
+    fn complete(&mut self, caller: Caller, outcome: Outcome<Delivered, ApiError>) {
         let outcome = match outcome {
             Outcome::Written { answer, .. } => Ok(answer),
             Outcome::Failed { failure, effect, .. } => Err(failed(failure, effect)),
@@ -217,7 +217,7 @@ impl Driver {
         }
     }
 
-    fn disconnected(&mut self, failure: &Failure) {
+    fn disconnected(&mut self, failure: &ApiError) {
         if failure.value("rule") == Some("message-size")
             && let Some(max) = failure.value("maxBytes").and_then(|max| max.parse::<usize>().ok())
         {
@@ -252,7 +252,7 @@ impl Driver {
         let answer = match result.outcome {
             Some(produce_result::Outcome::Written(written)) => Answer::Written(delivered(partition, &written)),
             Some(produce_result::Outcome::Error(error)) => refusal(error.into()),
-            None => refusal(Failure::internal("a result without an outcome")),
+            None => refusal(ApiError::internal("a result without an outcome")),
         };
         self.tell(&answer);
         self.step(|sequencer, now, out| sequencer.answered(now, &partition, attempt, answer, out));
@@ -263,7 +263,7 @@ impl Driver {
     }
 
     /// Keeps what people should know while batches are sent again.
-    fn tell(&self, answer: &Answer<Delivered, Failure>) {
+    fn tell(&self, answer: &Answer<Delivered, ApiError>) {
         match answer {
             Answer::Written(_) => {
                 self.trouble.send_if_modified(|trouble| trouble.take().is_some());
@@ -275,7 +275,7 @@ impl Driver {
         }
     }
 
-    fn session_answered(&mut self, session: Result<Session, Failure>, link: &mut Link) {
+    fn session_answered(&mut self, session: Result<Session, ApiError>, link: &mut Link) {
         let previous = self.starting.take().and_then(|(previous, _)| previous);
         match session {
             Ok(session) => {
@@ -318,7 +318,7 @@ async fn room(requests: Option<&mpsc::Sender<pb::ProduceStreamRequest>>) -> mpsc
 }
 
 /// Waits for a session that was asked for.
-async fn started(starting: &mut Option<(Option<Session>, Starting)>) -> Result<Session, Failure> {
+async fn started(starting: &mut Option<(Option<Session>, Starting)>) -> Result<Session, ApiError> {
     match starting {
         Some((_, session)) => session.await,
         None => std::future::pending().await,
@@ -326,7 +326,7 @@ async fn started(starting: &mut Option<(Option<Session>, Starting)>) -> Result<S
 }
 
 /// The session to replace after a request for the next one failed.
-fn successor(previous: Option<Session>, failure: &Failure) -> Option<Session> {
+fn successor(previous: Option<Session>, failure: &ApiError) -> Option<Session> {
     let previous = previous?;
     match failure.reason() {
         // Nobody else has the id: it was this producer, by a request whose answer was lost.
@@ -339,12 +339,12 @@ fn successor(previous: Option<Session>, failure: &Failure) -> Option<Session> {
     }
 }
 
-fn too_large(bytes: usize, max: usize) -> Failure {
+fn too_large(bytes: usize, max: usize) -> ApiError {
     let text = format!("the batch has {bytes} bytes, a message to the server holds {max}");
-    Failure::new(Reason::RecordTooLarge, text).with("sizeBytes", bytes).with("maxBytes", max)
+    ApiError::new(Reason::RecordTooLarge, text).with("sizeBytes", bytes).with("maxBytes", max)
 }
 
-fn refusal(failure: Failure) -> Answer<Delivered, Failure> {
+fn refusal(failure: ApiError) -> Answer<Delivered, ApiError> {
     let refused = match failure.reason() {
         Reason::SequenceOutOfOrder | Reason::PredecessorFailed => Refused::Gap,
         Reason::UnknownProducer => Refused::UnknownProducer,
@@ -357,8 +357,8 @@ fn refusal(failure: Failure) -> Answer<Delivered, Failure> {
     Answer::Refused { refused, maybe, failure }
 }
 
-fn failed(failure: Option<Failure>, effect: Effect) -> Failure {
-    let timed_out = || Failure::new(Reason::RequestTimedOut, "the batch was not acknowledged in time");
+fn failed(failure: Option<ApiError>, effect: Effect) -> ApiError {
+    let timed_out = || ApiError::new(Reason::RequestTimedOut, "the batch was not acknowledged in time");
     let effect = match effect {
         Effect::None => pb::Effect::None,
         Effect::Maybe => pb::Effect::Maybe,

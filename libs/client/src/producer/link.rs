@@ -11,7 +11,7 @@ use tonic::Streaming;
 use walser_proto::v1 as pb;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::connection::Client;
 
@@ -22,14 +22,14 @@ const QUEUE: usize = 16;
 /// Proxies close a stream on which the client is silent for long.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-type Opening = Pin<Box<dyn Future<Output = Result<Streaming<pb::ProduceStreamResponse>, Failure>> + Send>>;
+type Opening = Pin<Box<dyn Future<Output = Result<Streaming<pb::ProduceStreamResponse>, ApiError>> + Send>>;
 
 /// What happens on a link.
 pub(super) enum LinkEvent {
     /// The stream is open.
     Up,
     /// It is over, or could not be opened.
-    Down(Failure),
+    Down(ApiError),
     /// Results of batches.
     Results(Vec<pb::ProduceResult>),
 }
@@ -50,8 +50,8 @@ pub(super) struct Open {
     heartbeat_at: Instant,
 }
 
-pub(super) fn closed() -> Failure {
-    Failure::new(Reason::LeaderNotAvailable, "the connection to the server was closed")
+pub(super) fn closed() -> ApiError {
+    ApiError::new(Reason::LeaderNotAvailable, "the connection to the server was closed")
 }
 
 // === impl Link ===
@@ -83,7 +83,7 @@ impl Link {
         }
     }
 
-    fn opened(&mut self, opened: Result<Streaming<pb::ProduceStreamResponse>, Failure>) -> LinkEvent {
+    fn opened(&mut self, opened: Result<Streaming<pb::ProduceStreamResponse>, ApiError>) -> LinkEvent {
         match (std::mem::replace(self, Self::new()), opened) {
             (Self::Opening { requests, .. }, Ok(answers)) => {
                 let heartbeat_at = Instant::now() + HEARTBEAT;
@@ -95,7 +95,7 @@ impl Link {
         }
     }
 
-    fn down(&mut self, failure: Failure) -> LinkEvent {
+    fn down(&mut self, failure: ApiError) -> LinkEvent {
         *self = Self::Closed { until: Instant::now() + RETRY };
         LinkEvent::Down(failure)
     }
@@ -121,7 +121,7 @@ fn begin(client: Client, open: pb::ProduceOpen) -> Link {
 // === impl Open ===
 
 impl Open {
-    async fn next(&mut self) -> Result<Option<Vec<pb::ProduceResult>>, Failure> {
+    async fn next(&mut self) -> Result<Option<Vec<pb::ProduceResult>>, ApiError> {
         tokio::select! {
             answer = self.answers.message() => match answer?.ok_or_else(closed)?.message {
                 Some(Reply::Results(results)) => Ok(Some(results.results)),

@@ -25,7 +25,7 @@ fn frame(compressed: bool, message: &[u8]) -> Vec<u8> {
 }
 
 /// What the service sees of a request in pieces of `piece` bytes, or how it is refused.
-async fn seen(encoding: &'static str, body: &[u8], piece: usize) -> Result<Vec<u8>, Failure> {
+async fn seen(encoding: &'static str, body: &[u8], piece: usize) -> Result<Vec<u8>, ApiError> {
     let pieces: Vec<_> = body.chunks(piece).map(Bytes::copy_from_slice).collect();
     let pieces = futures::stream::iter(pieces.into_iter().map(|piece| Ok::<_, Status>(Frame::data(piece))));
     let request = Request::builder().header(ENCODING, encoding);
@@ -40,7 +40,7 @@ async fn seen(encoding: &'static str, body: &[u8], piece: usize) -> Result<Vec<u
     let answer = AcceptCompressed::new(service, LIMIT).oneshot(request).await.unwrap();
     if let Some(status) = Status::from_header_map(answer.headers()) {
         let listed = answer.headers().get(ACCEPTED).map(|listed| listed.to_str().unwrap().to_owned());
-        return Err(Failure::from(status).with("listed", listed.unwrap_or_default()));
+        return Err(ApiError::from(status).with("listed", listed.unwrap_or_default()));
     }
     Ok(answer.into_body().collect().await.unwrap().to_bytes().to_vec())
 }

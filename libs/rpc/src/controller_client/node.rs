@@ -11,7 +11,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 
 use super::ControllerClient;
-use crate::{Failure, LedPartition, MetadataSeen, NodeRole, Reason};
+use crate::{ApiError, LedPartition, MetadataSeen, NodeRole, Reason};
 
 /// Largest registration in bytes: it names every replica.
 const REGISTRATION_BYTES_MAX: usize = 32 << 20;
@@ -193,7 +193,7 @@ impl ControllerClient {
     /// # Errors
     /// `NODE_ID_IN_USE`, `CLUSTER_ID_MISMATCH` and `METADATA_ROLLBACK`; when the controller cannot be reached, or cannot
     /// decide now.
-    pub async fn register_node(&self, node: NodeStart) -> Result<Registered, Failure> {
+    pub async fn register_node(&self, node: NodeStart) -> Result<Registered, ApiError> {
         let request = pbi::RegisterNodeRequest {
             node_id: node.node.0,
             incarnation: node.incarnation,
@@ -210,7 +210,7 @@ impl ControllerClient {
         };
         let mut calls = self.calls().max_encoding_message_size(REGISTRATION_BYTES_MAX);
         let answer = calls.register_node(request).await?.into_inner();
-        let broken = |_| Failure::internal("the controller names no cluster");
+        let broken = |_| ApiError::internal("the controller names no cluster");
         Ok(Registered {
             node_epoch: answer.node_epoch,
             cluster: answer.cluster_id.parse().map_err(broken)?,
@@ -222,7 +222,7 @@ impl ControllerClient {
     ///
     /// # Errors
     /// When the controller refuses, or cannot be reached.
-    pub async fn node_session(&self) -> Result<NodeSession, Failure> {
+    pub async fn node_session(&self) -> Result<NodeSession, ApiError> {
         let (beats, stream) = mpsc::channel(BEATS_MAX);
         let answers = self.calls().node_session(ReceiverStream::new(stream)).await?.into_inner();
         Ok(NodeSession { beats, answers })
@@ -238,7 +238,7 @@ impl ControllerClient {
         node_epoch: i64,
         led: LedPartition,
         above: LeaderEpoch,
-    ) -> Result<LeaderEpoch, Failure> {
+    ) -> Result<LeaderEpoch, ApiError> {
         let reference = walser_proto::partition_ref(led.id, led.leader_epoch);
         let request = pbi::RenewLeaderEpochRequest { node_epoch, r#ref: Some(reference), above: above.0 };
         Ok(LeaderEpoch(self.calls().renew_leader_epoch(request).await?.into_inner().leader_epoch))
@@ -252,8 +252,8 @@ impl NodeSession {
     ///
     /// # Errors
     /// When the session has broken, or the controller's metadata is not that of the node.
-    pub async fn beat(&mut self, beat: NodeBeat) -> Result<Option<String>, Failure> {
-        let closed = || Failure::new(Reason::ControllerNotAvailable, "the controller closed the session");
+    pub async fn beat(&mut self, beat: NodeBeat) -> Result<Option<String>, ApiError> {
+        let closed = || ApiError::new(Reason::ControllerNotAvailable, "the controller closed the session");
         let request = pbi::NodeSessionRequest {
             node_epoch: beat.node_epoch,
             metadata_version: beat.metadata_version,

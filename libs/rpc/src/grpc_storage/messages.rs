@@ -7,7 +7,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::offset_lookup::At;
 use walser_proto::v1 as pb;
 
-use crate::Failure;
+use crate::ApiError;
 use crate::storage_client::{
     AppendBatch, AppendOutcome, BatchAppended, BatchesRead, DescribedPartition, LedPartition, OffsetAnswer,
     OffsetQuery, PartitionNumbers, ReadBatches,
@@ -17,9 +17,9 @@ fn reference(partition: LedPartition) -> pbi::PartitionRef {
     walser_proto::partition_ref(partition.id, partition.leader_epoch)
 }
 
-fn led_partition(reference: Option<&pbi::PartitionRef>) -> Result<LedPartition, Failure> {
+fn led_partition(reference: Option<&pbi::PartitionRef>) -> Result<LedPartition, ApiError> {
     let found = reference.and_then(walser_proto::topic_partition);
-    let (id, leader_epoch) = found.ok_or_else(|| Failure::field("ref", "is not a partition"))?;
+    let (id, leader_epoch) = found.ok_or_else(|| ApiError::field("ref", "is not a partition"))?;
     Ok(LedPartition { id, leader_epoch })
 }
 
@@ -42,7 +42,7 @@ pub(super) fn append_message(batch: AppendBatch) -> pbi::AppendStreamRequest {
 ///
 /// # Errors
 /// `VALIDATION_FAILED` when it names no partition.
-pub fn append_of_message(message: pbi::AppendStreamRequest) -> Result<AppendBatch, Failure> {
+pub fn append_of_message(message: pbi::AppendStreamRequest) -> Result<AppendBatch, ApiError> {
     Ok(AppendBatch {
         partition: led_partition(message.r#ref.as_ref())?,
         acks: message.acks().into(),
@@ -106,7 +106,7 @@ pub(super) fn read_message(read: &ReadBatches) -> pbi::FetchStreamRequest {
 ///
 /// # Errors
 /// `VALIDATION_FAILED` when it names no partition.
-pub fn read_of_message(message: &pbi::FetchStreamRequest) -> Result<ReadBatches, Failure> {
+pub fn read_of_message(message: &pbi::FetchStreamRequest) -> Result<ReadBatches, ApiError> {
     Ok(ReadBatches {
         partition: led_partition(message.r#ref.as_ref())?,
         offset: Offset(message.offset),
@@ -117,7 +117,7 @@ pub fn read_of_message(message: &pbi::FetchStreamRequest) -> Result<ReadBatches,
 }
 
 /// The answer to the fetch of this number.
-pub fn read_outcome_message(correlation_id: i64, outcome: Result<BatchesRead, Failure>) -> pbi::FetchStreamResponse {
+pub fn read_outcome_message(correlation_id: i64, outcome: Result<BatchesRead, ApiError>) -> pbi::FetchStreamResponse {
     match outcome {
         Ok(read) => pbi::FetchStreamResponse {
             correlation_id,
@@ -134,7 +134,7 @@ pub fn read_outcome_message(correlation_id: i64, outcome: Result<BatchesRead, Fa
     }
 }
 
-pub(super) fn read_outcome(message: pbi::FetchStreamResponse) -> Result<BatchesRead, Failure> {
+pub(super) fn read_outcome(message: pbi::FetchStreamResponse) -> Result<BatchesRead, ApiError> {
     match message.error {
         Some(error) => Err(error.into()),
         None => Ok(BatchesRead {
@@ -161,18 +161,18 @@ pub(super) fn look_up_message(partition: LedPartition, query: OffsetQuery) -> pb
 ///
 /// # Errors
 /// `VALIDATION_FAILED` when it names no partition, or nothing to look for.
-pub fn offset_query_of_message(message: &pbi::OffsetLookup) -> Result<(LedPartition, OffsetQuery), Failure> {
+pub fn offset_query_of_message(message: &pbi::OffsetLookup) -> Result<(LedPartition, OffsetQuery), ApiError> {
     let query = match message.at {
         Some(At::Bound(bound)) if bound == pb::Bound::Earliest as i32 => OffsetQuery::Earliest,
         Some(At::Bound(_)) => OffsetQuery::Latest,
         Some(At::TimestampMillis(millis)) => OffsetQuery::Time(millis),
-        None => return Err(Failure::field("at", "is missing")),
+        None => return Err(ApiError::field("at", "is missing")),
     };
     Ok((led_partition(message.r#ref.as_ref())?, query))
 }
 
 /// The answer to a look-up.
-pub fn offset_answer_message(outcome: Result<OffsetAnswer, Failure>) -> pbi::OffsetFound {
+pub fn offset_answer_message(outcome: Result<OffsetAnswer, ApiError>) -> pbi::OffsetFound {
     let (found, error) = match outcome {
         Ok(found) => (found, None),
         Err(failure) => (OffsetAnswer { offset: None, timestamp: None, leader_epoch: None }, Some(failure.into())),
@@ -185,7 +185,7 @@ pub fn offset_answer_message(outcome: Result<OffsetAnswer, Failure>) -> pbi::Off
     }
 }
 
-pub(super) fn offset_answer(message: pbi::OffsetFound) -> Result<OffsetAnswer, Failure> {
+pub(super) fn offset_answer(message: pbi::OffsetFound) -> Result<OffsetAnswer, ApiError> {
     match message.error {
         Some(error) => Err(error.into()),
         None => Ok(OffsetAnswer {
@@ -223,7 +223,7 @@ pub(super) fn figures(message: pbi::PartitionFigures) -> DescribedPartition {
         high_watermark: Offset(message.high_watermark),
         bytes: u64::try_from(message.size_bytes).unwrap_or(0),
     };
-    let numbers = message.error.map_or(Ok(numbers), |error| Err(Failure::from(error)));
+    let numbers = message.error.map_or(Ok(numbers), |error| Err(ApiError::from(error)));
     DescribedPartition { numbers, problem: message.problem, damaged: message.damaged }
 }
 
@@ -262,7 +262,7 @@ mod tests {
             };
             assert_eq!(append_outcome(append_outcome_message(1, Ok(appended))).unwrap(), appended);
         }
-        let failed = append_outcome(append_outcome_message(1, Err(Failure::new(Reason::NotLeader, "moved"))));
+        let failed = append_outcome(append_outcome_message(1, Err(ApiError::new(Reason::NotLeader, "moved"))));
         assert_eq!(failed.unwrap_err().reason(), Reason::NotLeader);
     }
 

@@ -9,7 +9,7 @@ use walser_model::NodeId;
 use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_server::OperationService;
-use walser_rpc::{Failure, Reason, wire_registration, wire_time};
+use walser_rpc::{ApiError, Reason, wire_registration, wire_time};
 use walser_service::Caller;
 
 use super::Controller;
@@ -26,9 +26,9 @@ pub(super) fn registered(view: &ClusterView) -> impl Iterator<Item = (NodeId, &A
 }
 
 /// The answer to calls that are carried out on storage nodes.
-fn gateways_only(method: &str) -> Failure {
+fn gateways_only(method: &str) -> ApiError {
     let text = format!("{method} is carried out on the storage nodes: call a gateway");
-    Failure::new(Reason::FeatureDisabled, text).with("feature", method)
+    ApiError::new(Reason::FeatureDisabled, text).with("feature", method)
 }
 
 #[async_trait]
@@ -53,7 +53,7 @@ impl ClusterService for Controller {
         let request = request.get_ref();
         let size = page_size(request.page_size, 100, 1000)?;
         if let Some(role) = request.roles.iter().find(|role| pb::NodeRole::try_from(**role).is_err()) {
-            return Err(Failure::field("roles", format!("{role} is not a value of the enum")).into());
+            return Err(ApiError::field("roles", format!("{role} is not a value of the enum")).into());
         }
         let query = format!("nodes/{:?}", request.roles);
         let after = after_token(&request.page_token, &query)?;

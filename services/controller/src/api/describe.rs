@@ -7,7 +7,7 @@ use walser_metadata::value::TopicValue;
 use walser_metadata::{PartitionEntry, TopicEntry};
 use walser_model::{ConfigType, RESERVED_PREFIX, SETTINGS, Setting, TopicId, TopicPartition};
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, wire_time, wire_topic, wire_topic_value};
+use walser_rpc::{ApiError, wire_time, wire_topic, wire_topic_value};
 
 use super::availability::Availability;
 use super::paging::{after_token, next_token, page_size};
@@ -56,7 +56,7 @@ pub(super) fn list(
     view: &ClusterView,
     availability: &Availability,
     request: &pb::ListTopicsRequest,
-) -> Result<pb::ListTopicsResponse, Failure> {
+) -> Result<pb::ListTopicsResponse, ApiError> {
     let size = page_size(request.page_size, 100, 1000)?;
     let query = format!("topics/{}/{}", request.include_internal, request.name_contains);
     let after = after_token(&request.page_token, &query)?;
@@ -84,10 +84,10 @@ pub(super) fn partitions(
     view: &ClusterView,
     availability: &Availability,
     request: &pb::ListPartitionsRequest,
-) -> Result<pb::ListPartitionsResponse, Failure> {
+) -> Result<pb::ListPartitionsResponse, ApiError> {
     let size = page_size(request.page_size, 200, 2000)?;
     if request.topic.is_empty() && !request.only_unhealthy {
-        return Err(Failure::field("topic", "is needed unless only_unhealthy is set"));
+        return Err(ApiError::field("topic", "is needed unless only_unhealthy is set"));
     }
     let query = format!("partitions/{}/{}", request.only_unhealthy, request.topic);
     let after = partition::parse(after_token(&request.page_token, &query)?);
@@ -131,7 +131,7 @@ fn wire_partition(availability: &Availability, entry: &PartitionEntry) -> pb::Pa
 pub(super) fn configs(
     view: &ClusterView,
     request: &pb::ListTopicConfigsRequest,
-) -> Result<pb::ListTopicConfigsResponse, Failure> {
+) -> Result<pb::ListTopicConfigsResponse, ApiError> {
     let size = page_size(request.page_size, usize::MAX, usize::MAX)?;
     let query = format!("configs/{}/{}", request.overrides_only, request.topic);
     let after = after_token(&request.page_token, &query)?;

@@ -3,7 +3,7 @@
 use walser_metadata::TopicEntry;
 use walser_model::{NodeId, Timestamp};
 use walser_proto::v1 as pb;
-use walser_rpc::{Failure, wire_time};
+use walser_rpc::{ApiError, wire_time};
 
 use super::Controller;
 use super::cluster::registered;
@@ -54,7 +54,7 @@ impl Controller {
 }
 
 /// A node that does not obey this metadata. `other_serves`: one of the same id does, and is in service.
-fn refused_issue(node: NodeId, other_serves: bool, why: &Failure) -> pb::HealthIssue {
+fn refused_issue(node: NodeId, other_serves: bool, why: &ApiError) -> pb::HealthIssue {
     let objects = vec![format!("nodes/{node}")];
     if other_serves {
         let message = format!(

@@ -13,7 +13,7 @@ use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition}
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::node_session_response::Action;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 use walser_service::Caller;
 
 use super::{Controller, metadata};
@@ -54,14 +54,14 @@ fn epochs(reports: &[pbi::ReplicaReport]) -> ReplicaEpochs {
 
 /// The topic of replicas that were set aside: each partition on the node that holds its replica, above its leader epoch;
 /// those without one are empty, on any node.
-fn restored_topic(request: &pbi::RestoreTopicRequest) -> Result<RestoredTopic, Failure> {
-    let id = topic_id(&request.topic_id).ok_or_else(|| Failure::field("topic_id", "is not a UUID"))?;
+fn restored_topic(request: &pbi::RestoreTopicRequest) -> Result<RestoredTopic, ApiError> {
+    let id = topic_id(&request.topic_id).ok_or_else(|| ApiError::field("topic_id", "is not a UUID"))?;
     let mut placed_on = Vec::new();
     let mut leader_epoch = 0;
     for restored in &request.replicas {
         let Some(replica) = &restored.replica else { continue };
         let number = usize::try_from(replica.partition).ok().filter(|number| *number < PARTITIONS_RESTORED_MAX);
-        let number = number.ok_or_else(|| Failure::field("replicas", "must name partitions from 0 on"))?;
+        let number = number.ok_or_else(|| ApiError::field("replicas", "must name partitions from 0 on"))?;
         if placed_on.len() <= number {
             placed_on.resize(number + 1, -1);
         }
@@ -69,7 +69,7 @@ fn restored_topic(request: &pbi::RestoreTopicRequest) -> Result<RestoredTopic, F
         leader_epoch = leader_epoch.max(replica.leader_epoch);
     }
     if placed_on.is_empty() {
-        return Err(Failure::field("replicas", "must name at least one partition"));
+        return Err(ApiError::field("replicas", "must name at least one partition"));
     }
     // Above all of them: epochs of one topic are close together, and a gap costs nothing.
     let leader_epoch = leader_epoch.max(0).saturating_add(1);
@@ -84,7 +84,7 @@ impl ControllerService for Controller {
     async fn register_node(&self, request: Request<pbi::RegisterNodeRequest>) -> Answer<pbi::RegisterNodeResponse> {
         let request = request.into_inner();
         if request.node_id <= 0 {
-            return Err(Failure::field("node_id", "storage nodes have ids from 1 on").into());
+            return Err(ApiError::field("node_id", "storage nodes have ids from 1 on").into());
         }
         let node = NodeId(request.node_id);
         let seen = SeenHistory {
@@ -151,7 +151,7 @@ impl ControllerService for Controller {
     ) -> Answer<pbi::RenewLeaderEpochResponse> {
         let request = request.get_ref();
         let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
-        let (id, epoch) = reference.ok_or_else(|| Failure::field("ref", "is not a partition"))?;
+        let (id, epoch) = reference.ok_or_else(|| ApiError::field("ref", "is not a partition"))?;
         let above = LeaderEpoch(request.above);
         let leader_epoch = self.nodes.renew_epoch(request.node_epoch, id, epoch, above).await?.0;
         tracing::info!(partition = %id, leader_epoch, "a new leader epoch begins");
@@ -202,7 +202,7 @@ impl Controller {
     }
 
     /// Takes a beat. It never waits, least of all for the store: a node whose beat waits is taken for dead.
-    fn take_beat(&self, beat: pbi::NodeSessionRequest) -> Result<pbi::NodeSessionResponse, Failure> {
+    fn take_beat(&self, beat: pbi::NodeSessionRequest) -> Result<pbi::NodeSessionResponse, ApiError> {
         let pbi::NodeSessionRequest { node_epoch, metadata_version: version, cluster_id, lineage, .. } = beat;
         let view = self.views.load();
         let seen = SeenHistory { cluster_id, version, lineage };

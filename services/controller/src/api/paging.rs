@@ -1,14 +1,14 @@
 //! Lists, page by page. A token names the query that it belongs to, and the last item before the page.
 
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 /// The item after which a page begins; empty at the start.
-pub(crate) fn after_token<'a>(token: &'a str, query: &str) -> Result<&'a str, Failure> {
+pub(crate) fn after_token<'a>(token: &'a str, query: &str) -> Result<&'a str, ApiError> {
     if token.is_empty() {
         return Ok("");
     }
     let after = token.strip_prefix(query).and_then(|rest| rest.strip_prefix('\n'));
-    after.ok_or_else(|| Failure::new(Reason::PageTokenInvalid, "the page token belongs to another query; start over"))
+    after.ok_or_else(|| ApiError::new(Reason::PageTokenInvalid, "the page token belongs to another query; start over"))
 }
 
 /// The token of the page after `last`.
@@ -17,10 +17,10 @@ pub(crate) fn next_token(query: &str, last: &str) -> String {
 }
 
 /// Items on a page; 0 asks for the default.
-pub(crate) fn page_size(asked: i32, default: usize, most: usize) -> Result<usize, Failure> {
+pub(crate) fn page_size(asked: i32, default: usize, most: usize) -> Result<usize, ApiError> {
     match usize::try_from(asked) {
         Ok(0) => Ok(default),
         Ok(size) => Ok(size.min(most)),
-        Err(_) => Err(Failure::field("page_size", "must be at least 0")),
+        Err(_) => Err(ApiError::field("page_size", "must be at least 0")),
     }
 }

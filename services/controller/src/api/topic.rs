@@ -6,7 +6,7 @@ use walser_metadata::TopicEntry;
 use walser_model::TopicId;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_server::TopicService;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 use walser_service::Caller;
 
 use super::availability::Availability;
@@ -16,8 +16,8 @@ use crate::topics::{NewTopic, TopicUpdate, find};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn new_topic(request: pb::CreateTopicRequest) -> Result<NewTopic, Failure> {
-    let asked = request.topic.ok_or_else(|| Failure::field("topic", "is missing"))?;
+fn new_topic(request: pb::CreateTopicRequest) -> Result<NewTopic, ApiError> {
+    let asked = request.topic.ok_or_else(|| ApiError::field("topic", "is missing"))?;
     Ok(NewTopic {
         name: asked.name,
         partition_count: Some(asked.partition_count).filter(|count| *count != 0),
@@ -124,7 +124,7 @@ impl TopicService for Controller {
 
     async fn truncate_topic(&self, _request: Request<pb::TruncateTopicRequest>) -> Answer<pb::TruncateTopicResponse> {
         let text = "records are deleted by the leaders: call a gateway";
-        Err(Failure::new(Reason::FeatureDisabled, text).with("feature", "TruncateTopic").into())
+        Err(ApiError::new(Reason::FeatureDisabled, text).with("feature", "TruncateTopic").into())
     }
 
     async fn list_topic_configs(
@@ -161,7 +161,7 @@ impl Controller {
 
     /// Metadata that a storage node has found to be an older copy, or that only strangers have come to, is not changed
     /// before that is settled.
-    pub(super) fn changeable(&self) -> Result<(), Failure> {
+    pub(super) fn changeable(&self) -> Result<(), ApiError> {
         let forbids = self.refused.forbids_changes(self.sessions.any_heard(), self.clock.monotonic());
         forbids.map_or(Ok(()), Err)
     }

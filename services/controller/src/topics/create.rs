@@ -8,7 +8,7 @@ use walser_metadata::value::{StagedPartitions, TopicValue};
 use walser_metastore::Compare;
 use walser_model::{Setting, Timestamp, TopicId};
 use walser_replication::control::{self, Decision, MERGED_PARTITIONS_MAX};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use super::{ATTEMPTS_MAX, OTHER_PATIENCE, Topics};
 use super::{canonical, check_count, check_texts, contended, effective, find, own_name};
@@ -61,7 +61,7 @@ impl Topics {
         request: &NewTopic,
         id: TopicId,
         now: Timestamp,
-    ) -> Result<(Arc<TopicValue>, Option<Arc<TopicEntry>>), Failure> {
+    ) -> Result<(Arc<TopicValue>, Option<Arc<TopicEntry>>), ApiError> {
         let name = own_name(&request.name)?;
         let partition_count = request.partition_count.unwrap_or(1);
         check_count(partition_count, &self.config)?;
@@ -72,7 +72,7 @@ impl Topics {
             let view = self.committer.views.load();
             let replication_factor = request.replication_factor.unwrap_or(view.cluster()?.replication_factor);
             if replication_factor < 1 {
-                return Err(Failure::field("topic.replication_factor", "must be at least 1, or 0 for the default"));
+                return Err(ApiError::field("topic.replication_factor", "must be at least 1, or 0 for the default"));
             }
             effective(&config, replication_factor)?;
             let value = TopicValue {
@@ -98,7 +98,7 @@ impl Topics {
             }
             if view.metadata.tombstone(id).is_some() {
                 let text = format!("topic \"{name}\" was deleted while it was created");
-                return Err(Failure::new(Reason::TopicNotFound, text).with("topic", &name));
+                return Err(ApiError::new(Reason::TopicNotFound, text).with("topic", &name));
             }
             check_placeable(&view.metadata, replication_factor)?;
             let _planned = self.plan(&view, id, usize::try_from(partition_count).unwrap_or(0))?;
@@ -114,7 +114,7 @@ impl Topics {
     }
 
     /// Makes a topic of replicas that were set aside.
-    pub(crate) async fn restore(&self, restored: &RestoredTopic, now: Timestamp) -> Result<Arc<TopicEntry>, Failure> {
+    pub(crate) async fn restore(&self, restored: &RestoredTopic, now: Timestamp) -> Result<Arc<TopicEntry>, ApiError> {
         let name = own_name(&restored.name)?;
         let partition_count = i32::try_from(restored.placed_on.len()).unwrap_or(i32::MAX);
         check_count(partition_count, &self.config)?;
@@ -155,7 +155,7 @@ impl Topics {
                         format!("{what} already exists or is being deleted")
                     }
                 };
-                return Err(Failure::new(Reason::TopicExists, text).with("topic", name));
+                return Err(ApiError::new(Reason::TopicExists, text).with("topic", name));
             }
             check_placeable(metadata, 1)?;
             let _planned = self.plan(&view, id, restored.placed_on.len())?;
@@ -172,7 +172,7 @@ impl Topics {
         name: &str,
         wanted: i32,
         validate_only: bool,
-    ) -> Result<(i32, TopicId, Arc<TopicValue>), Failure> {
+    ) -> Result<(i32, TopicId, Arc<TopicValue>), ApiError> {
         let _turn = self.turns.next_about(name).await?;
         let mut before = None;
         for _ in 0..ATTEMPTS_MAX {
@@ -184,7 +184,7 @@ impl Topics {
             }
             if wanted <= now {
                 let text = format!("must be larger than the present {now}: a topic cannot lose partitions");
-                return Err(Failure::field("partition_count", text).with("partitionCount", now));
+                return Err(ApiError::field("partition_count", text).with("partitionCount", now));
             }
             check_count(wanted, &self.config)?;
             if view.staged.contains_key(&topic.id) {
@@ -208,7 +208,7 @@ impl Topics {
     }
 
     /// Creates partitions, in one transaction where they fit. `None`: something came between.
-    async fn try_create(&self, creation: &Creation<'_>) -> Result<Option<Arc<TopicEntry>>, Failure> {
+    async fn try_create(&self, creation: &Creation<'_>) -> Result<Option<Arc<TopicEntry>>, ApiError> {
         let (view, context) = self.committer.context()?;
         let Creation { id, staged, grown } = *creation;
         let mut extra = Extra::default();
@@ -270,14 +270,14 @@ impl Topics {
 }
 
 /// Refuses a creation whose name is taken, unless the topic that has it is the answer.
-fn existing(request: &NewTopic, have: &TopicEntry, wanted: &TopicValue) -> Result<(), Failure> {
+fn existing(request: &NewTopic, have: &TopicEntry, wanted: &TopicValue) -> Result<(), ApiError> {
     let difference = difference(&have.value, wanted, request.partition_count.is_some());
     if request.allow_existing && difference.is_empty() {
         return Ok(());
     }
     let (name, value) = (&have.name, &have.value);
     let tail = if difference.is_empty() { String::new() } else { format!(": {difference}") };
-    let failure = Failure::new(Reason::TopicExists, format!("topic \"{name}\" already exists{tail}"));
+    let failure = ApiError::new(Reason::TopicExists, format!("topic \"{name}\" already exists{tail}"));
     let failure = failure.with("topic", name).with("difference", difference);
     Err(failure.with("partitions", value.partition_count).with("replicas", value.replication_factor))
 }

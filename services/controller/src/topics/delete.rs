@@ -7,7 +7,7 @@ use walser_metadata::value::TombstoneValue;
 use walser_metastore::Compare;
 use walser_model::{NodeId, Timestamp, TopicId};
 use walser_replication::control::{self, Decision, MERGED_PARTITIONS_MAX, OPERATIONS_MAX};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use super::{ATTEMPTS_MAX, InHand, Topics, check_etag, contended, find};
 use crate::committer::{Committed, Extra};
@@ -28,7 +28,7 @@ impl Topics {
         etag: &str,
         operation: &str,
         now: Timestamp,
-    ) -> Result<(TopicId, Operation), Failure> {
+    ) -> Result<(TopicId, Operation), ApiError> {
         let _turn = self.turns.next_about(name).await?;
         for attempt in 0..ATTEMPTS_MAX {
             let (view, context) = self.committer.context()?;
@@ -84,7 +84,7 @@ impl Topics {
     }
 
     /// Deletes the partitions of a topic that is gone.
-    pub(super) async fn finish_deletion(&self, in_hand: &InHand) -> Result<(), Failure> {
+    pub(super) async fn finish_deletion(&self, in_hand: &InHand) -> Result<(), ApiError> {
         let id = in_hand.id;
         for _ in 0..ATTEMPTS_MAX {
             let (view, context) = self.committer.context()?;
@@ -114,7 +114,7 @@ impl Topics {
         &self,
         confirmed: &BTreeMap<TopicId, BTreeSet<NodeId>>,
         now: Timestamp,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, ApiError> {
         let _ending = self.operations.ending().await;
         let (view, context) = self.committer.context()?;
         let mut transactions: Vec<(Extra, Vec<Operation>)> = Vec::new();

@@ -7,7 +7,7 @@ use walser_metadata::value::StagedPartitions;
 use walser_metastore::Compare;
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_replication::control::{self, Decision, DecisionContext};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use super::{ATTEMPTS_MAX, InHand, OTHER_PATIENCE, Topics, contended, effective};
 use crate::cluster_view::ClusterView;
@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// The nodes of one partition.
-fn replicas(usable: &[NodeId], staged: &StagedPartitions, number: i32) -> Result<Vec<NodeId>, Failure> {
+fn replicas(usable: &[NodeId], staged: &StagedPartitions, number: i32) -> Result<Vec<NodeId>, ApiError> {
     let index = usize::try_from(number - staged.first).unwrap_or(0);
     let Some(node) = staged.placed_on.get(index).copied().filter(|node| *node >= 0).map(NodeId) else {
         return place(usable, number, staged.topic.replication_factor);
@@ -29,12 +29,12 @@ fn replicas(usable: &[NodeId], staged: &StagedPartitions, number: i32) -> Result
         return Ok(vec![node]);
     }
     let text = format!("storage node {node} holds partition {number} and is not in service; start it, and try again");
-    Err(Failure::new(Reason::LeaderNotAvailable, text).with("nodeId", node))
+    Err(ApiError::new(Reason::LeaderNotAvailable, text).with("nodeId", node))
 }
 
-fn not_in_service(replicas: &[NodeId]) -> Failure {
+fn not_in_service(replicas: &[NodeId]) -> ApiError {
     let text = format!("one of the storage nodes {replicas:?} is not in service any more; try again");
-    Failure::new(Reason::LeaderNotAvailable, text)
+    ApiError::new(Reason::LeaderNotAvailable, text)
 }
 
 impl Topics {
@@ -45,7 +45,7 @@ impl Topics {
         context: &DecisionContext,
         id: TopicId,
         staged: &StagedPartitions,
-    ) -> Result<Vec<Decision<TopicPartition>>, Failure> {
+    ) -> Result<Vec<Decision<TopicPartition>>, ApiError> {
         let topic = &staged.topic;
         let setting = effective(&topic.config, topic.replication_factor)?.min_insync_replicas;
         let min_isr = view.cluster()?.min_isr(setting, topic.replication_factor);
@@ -63,7 +63,7 @@ impl Topics {
     }
 
     /// Waits until a creation that another call, or an earlier controller, has begun is finished or given up.
-    pub(super) async fn until_finished(&self, id: TopicId, name: &str) -> Result<(), Failure> {
+    pub(super) async fn until_finished(&self, id: TopicId, name: &str) -> Result<(), ApiError> {
         let waiting = async {
             loop {
                 let view = self.committer.views.load();
@@ -79,12 +79,12 @@ impl Topics {
                  nothing was done; try again later, or delete the topic",
                 OTHER_PATIENCE.as_secs()
             );
-            Failure::new(Reason::ControllerNotAvailable, text).with("topic", name)
+            ApiError::new(Reason::ControllerNotAvailable, text).with("topic", name)
         })
     }
 
     /// Creates what is missing of the staged partitions of a topic, and then makes them visible.
-    pub(super) async fn finish_staged(&self, in_hand: &InHand) -> Result<(), Failure> {
+    pub(super) async fn finish_staged(&self, in_hand: &InHand) -> Result<(), ApiError> {
         let id = in_hand.id;
         for _ in 0..ATTEMPTS_MAX {
             let (view, context) = self.committer.context()?;

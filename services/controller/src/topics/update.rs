@@ -7,7 +7,7 @@ use walser_metadata::TopicEntry;
 use walser_metadata::value::TopicValue;
 use walser_metastore::Compare;
 use walser_replication::control::{self, Decision};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use super::{ATTEMPTS_MAX, Topics, canonical, check_etag, check_texts, config_failure, contended, effective, find};
 use crate::committer::{Committed, Extra};
@@ -33,27 +33,27 @@ pub(crate) struct TopicUpdate {
 
 impl TopicUpdate {
     /// Whether it names anything to change, and nothing twice.
-    fn check(&self) -> Result<(), Failure> {
+    fn check(&self) -> Result<(), ApiError> {
         let Self { config_updates, config_resets, label_updates, label_removals, .. } = self;
         let changes = config_updates.len() + config_resets.len() + label_updates.len() + label_removals.len();
         if changes == 0 && self.description.is_none() {
-            return Err(Failure::field("config_updates", "the request names nothing to change"));
+            return Err(ApiError::field("config_updates", "the request names nothing to change"));
         }
         if changes > CHANGES_MAX {
             let text = format!("{changes} changes exceed the limit of {CHANGES_MAX}");
-            return Err(Failure::field("config_updates", text));
+            return Err(ApiError::field("config_updates", text));
         }
         if let Some(both) = config_resets.iter().find(|name| config_updates.contains_key(*name)) {
-            return Err(Failure::field("config_resets", format!("\"{both}\" is in config_updates, too")));
+            return Err(ApiError::field("config_resets", format!("\"{both}\" is in config_updates, too")));
         }
         match label_removals.iter().find(|name| label_updates.contains_key(*name)) {
-            Some(both) => Err(Failure::field("label_removals", format!("\"{both}\" is in label_updates, too"))),
+            Some(both) => Err(ApiError::field("label_removals", format!("\"{both}\" is in label_updates, too"))),
             None => Ok(()),
         }
     }
 
     /// The topic with the changes.
-    fn applied(&self, topic: &TopicValue) -> Result<TopicValue, Failure> {
+    fn applied(&self, topic: &TopicValue) -> Result<TopicValue, ApiError> {
         let mut topic = topic.clone();
         topic.config.extend(canonical(&self.config_updates)?);
         for name in &self.config_resets {
@@ -75,7 +75,7 @@ impl TopicUpdate {
 impl Topics {
     /// Changes settings, labels or description. Returns the topic as it was, and as it is, or would be with
     /// `validate_only`.
-    pub(crate) async fn update(&self, update: &TopicUpdate) -> Result<(Arc<TopicEntry>, Arc<TopicValue>), Failure> {
+    pub(crate) async fn update(&self, update: &TopicUpdate) -> Result<(Arc<TopicEntry>, Arc<TopicValue>), ApiError> {
         update.check()?;
         let _turn = self.turns.next_about(&update.name).await?;
         let mut attempted = None;
@@ -108,7 +108,7 @@ impl Topics {
 
     /// Gives the partitions of a topic the `min.insync.replicas` of its settings: leader and controller use the
     /// partition's own value (amendment A3). What is not finished here, the duties of the controller finish.
-    async fn apply_min_isr(&self, topic: &TopicEntry) -> Result<(), Failure> {
+    async fn apply_min_isr(&self, topic: &TopicEntry) -> Result<(), ApiError> {
         for _ in 0..ATTEMPTS_MAX {
             let (view, context) = self.committer.context()?;
             let Some(topic) = view.metadata.topic(topic.id) else { return Ok(()) };

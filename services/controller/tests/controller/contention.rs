@@ -11,7 +11,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
-use walser_rpc::{Connection, Failure, Reason};
+use walser_rpc::{ApiError, Connection, Reason};
 
 use crate::harness::{config, start};
 
@@ -76,7 +76,7 @@ async fn create(mut topics: TopicServiceClient<Connection>, name: String) -> Res
 }
 
 fn reason(status: Status) -> Reason {
-    Failure::from(status).reason()
+    ApiError::from(status).reason()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use walser_metastore::{
 };
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
-use walser_rpc::{ControllerClient, Failure, MetadataSeen, MetadataStream, Reason};
+use walser_rpc::{ApiError, ControllerClient, MetadataSeen, MetadataStream, Reason};
 
 use crate::harness::{config, start};
 
@@ -112,7 +112,7 @@ async fn a_call_knows_its_own_write_again_whose_answer_was_lost() {
     let changed = started.topics().update_topic(change(topic.etag.clone())).await.unwrap().into_inner().topic.unwrap();
     assert!(was_lost() && changed.etag != topic.etag);
     let stale = started.topics().update_topic(change(topic.etag)).await.unwrap_err();
-    assert_eq!(Failure::from(stale).reason(), Reason::EtagMismatch, "another call with the same etag");
+    assert_eq!(ApiError::from(stale).reason(), Reason::EtagMismatch, "another call with the same etag");
 
     let first_id = {
         let request = pbi::AllocateProducerIdsRequest::default();
@@ -120,7 +120,7 @@ async fn a_call_knows_its_own_write_again_whose_answer_was_lost() {
     };
     let raise = |producer_epoch| pbi::RaiseProducerEpochRequest { producer_id: first_id, producer_epoch };
     lost();
-    let unsure = Failure::from(started.controller().raise_producer_epoch(raise(0)).await.unwrap_err());
+    let unsure = ApiError::from(started.controller().raise_producer_epoch(raise(0)).await.unwrap_err());
     assert!(was_lost());
     assert_eq!((unsure.reason(), unsure.effect()), (Reason::RequestTimedOut, pb::Effect::Maybe), "not fenced: unsure");
 

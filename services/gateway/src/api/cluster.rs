@@ -14,7 +14,7 @@ use walser_proto::v1::cluster_service_client::ClusterServiceClient;
 use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_client::OperationServiceClient;
 use walser_proto::v1::operation_service_server::OperationService;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 use walser_service::Caller;
 
 use super::storage_nodes::Backends;
@@ -43,7 +43,7 @@ pub(super) struct ClusterApi {
 }
 
 /// This gateway does not obey what the controller says.
-fn refused_issue(refused: &Failure) -> pb::HealthIssue {
+fn refused_issue(refused: &ApiError) -> pb::HealthIssue {
     pb::HealthIssue {
         severity: pb::HealthStatus::Critical.into(),
         code: refused.reason_name().to_owned(),
@@ -85,7 +85,7 @@ impl ClusterService for ClusterApi {
     ) -> Answer<pb::RepairPartitionResponse> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
-        let partition = request.topic_partition.ok_or_else(|| Failure::field("topic_partition", "is missing"))?;
+        let partition = request.topic_partition.ok_or_else(|| ApiError::field("topic_partition", "is missing"))?;
         let topic = self.topics.find(&partition.topic).await?;
         let route = self.router.route(&topic, partition.partition)?;
         let connection = self.router.storage(route.node)?;

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use walser_model::Clock;
 use walser_proto::v1 as pb;
 use walser_proto::v1::consumer_service_server::ConsumerService;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use super::wire::time_left;
 use super::{read_answers, reads};
@@ -33,7 +33,7 @@ impl ConsumerService for ConsumerApi {
         let fetched = match limit {
             None => all.await?,
             Some(limit) => tokio::time::timeout(limit, all).await.map_err(|_| {
-                let failure = Failure::new(Reason::RequestTimedOut, "the read was not answered in time");
+                let failure = ApiError::new(Reason::RequestTimedOut, "the read was not answered in time");
                 failure.with_effect(pb::Effect::None).with("stage", "read")
             })??,
         };

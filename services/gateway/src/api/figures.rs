@@ -50,7 +50,7 @@ pub(super) fn complete_partition(figures: &Figures, topic: &str, partition: &mut
 #[cfg(test)]
 mod tests {
     use walser_model::{LeaderEpoch, NodeId, Offset};
-    use walser_rpc::{DescribedPartition, Failure, PartitionNumbers, Reason};
+    use walser_rpc::{ApiError, DescribedPartition, PartitionNumbers, Reason};
 
     use super::*;
     use crate::leaders::{FIRST_EPOCH, Figure};
@@ -61,7 +61,7 @@ mod tests {
     }
 
     fn not_leader() -> DescribedPartition {
-        let failure = Failure::new(Reason::NotLeader, "node 1 does not lead the partition");
+        let failure = ApiError::new(Reason::NotLeader, "node 1 does not lead the partition");
         DescribedPartition { numbers: Err(failure), problem: None, damaged: false }
     }
 

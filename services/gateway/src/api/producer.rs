@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use walser_model::{Acks, Offset, ProducerEpoch, ProducerId};
 use walser_proto::v1 as pb;
 use walser_proto::v1::producer_service_server::ProducerService;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 use walser_service::Caller;
 
 use super::stream::{self, ProduceStreams};
@@ -36,7 +36,7 @@ fn write(
     caller: Caller,
     trace: Option<Arc<str>>,
     deadline: Duration,
-) -> Result<Write, Failure> {
+) -> Result<Write, ApiError> {
     Ok(Write {
         create_for: Some(Arc::new(caller)),
         topic_id: None,
@@ -54,10 +54,10 @@ fn write(
 }
 
 /// The session that a client had before.
-fn previous_session(previous: pb::ProducerIdentity) -> Result<(ProducerId, ProducerEpoch), Failure> {
+fn previous_session(previous: pb::ProducerIdentity) -> Result<(ProducerId, ProducerEpoch), ApiError> {
     let pb::ProducerIdentity { producer_id, producer_epoch } = previous;
     let epoch = i16::try_from(producer_epoch).ok().filter(|epoch| *epoch >= 0 && producer_id >= 0);
-    let epoch = epoch.ok_or_else(|| Failure::field("previous", "is not a producer session"))?;
+    let epoch = epoch.ok_or_else(|| ApiError::field("previous", "is not a producer session"))?;
     Ok((ProducerId(producer_id), ProducerEpoch(epoch)))
 }
 
@@ -101,7 +101,7 @@ impl ProducerService for ProducerApi {
             }
         };
         submitted.complete();
-        let outcome = outcome.map_err(|_| Failure::internal("a write was given up without an answer"))?;
+        let outcome = outcome.map_err(|_| ApiError::internal("a write was given up without an answer"))?;
         let created = outcome.created;
         let mut response = Response::new(response(outcome)?);
         if created {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use walser_model::Offset;
 use walser_proto::v1 as pb;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use super::read_answers::record_bytes;
 use super::wire::known;
@@ -23,12 +23,12 @@ const FETCH_BYTES: usize = 1 << 20;
 const FETCH_BYTES_MAX: usize = 16 << 20;
 
 /// `now`: milliseconds since 1970.
-pub(super) fn fetch(request: pb::FetchRequest, now: i64) -> Result<FetchRequest, Failure> {
+pub(super) fn fetch(request: pb::FetchRequest, now: i64) -> Result<FetchRequest, ApiError> {
     let options = options(request.options)?;
     let wait = match request.max_wait {
         None => FETCH_WAIT,
         Some(wait) => {
-            let wait = Duration::try_from(wait).map_err(|_| Failure::field("max_wait", "must not be negative"))?;
+            let wait = Duration::try_from(wait).map_err(|_| ApiError::field("max_wait", "must not be negative"))?;
             wait.min(FETCH_WAIT_MAX)
         }
     };
@@ -44,7 +44,7 @@ pub(super) fn fetch(request: pb::FetchRequest, now: i64) -> Result<FetchRequest,
 }
 
 /// `now`: milliseconds since 1970.
-pub(super) fn read(request: pb::ReadRequest, now: i64) -> Result<ReadRequest, Failure> {
+pub(super) fn read(request: pb::ReadRequest, now: i64) -> Result<ReadRequest, ApiError> {
     let options = options(request.options)?;
     given("max_records", request.max_records)?;
     let records_max = if request.max_records == 0 { i64::MAX } else { request.max_records };
@@ -52,18 +52,18 @@ pub(super) fn read(request: pb::ReadRequest, now: i64) -> Result<ReadRequest, Fa
 }
 
 /// `now`: milliseconds since 1970.
-pub(super) fn list_offsets(request: pb::ListOffsetsRequest, now: i64) -> Result<Vec<ReadTarget>, Failure> {
+pub(super) fn list_offsets(request: pb::ListOffsetsRequest, now: i64) -> Result<Vec<ReadTarget>, ApiError> {
     known::<pb::Isolation>("isolation", request.isolation)?;
     targets(request.targets, now)
 }
 
 /// A number that is not negative; 0 is none.
-fn given(field: &str, value: i64) -> Result<Option<usize>, Failure> {
-    let value = usize::try_from(value).map_err(|_| Failure::field(field, "must not be negative"))?;
+fn given(field: &str, value: i64) -> Result<Option<usize>, ApiError> {
+    let value = usize::try_from(value).map_err(|_| ApiError::field(field, "must not be negative"))?;
     Ok((value > 0).then_some(value))
 }
 
-fn options(options: Option<pb::ReadOptions>) -> Result<Options, Failure> {
+fn options(options: Option<pb::ReadOptions>) -> Result<Options, ApiError> {
     let options = options.unwrap_or_default();
     known::<pb::Isolation>("options.isolation", options.isolation)?;
     let encoding: pb::Encoding = known("options.encoding", options.encoding)?;
@@ -76,28 +76,28 @@ fn options(options: Option<pb::ReadOptions>) -> Result<Options, Failure> {
         0 => CLIENT_MESSAGE_BYTES,
         bytes if bytes < CLIENT_MESSAGE_BYTES_MIN => {
             let text = format!("must be at least {CLIENT_MESSAGE_BYTES_MIN}, or 0 for 4 MiB");
-            return Err(Failure::field("options.max_message_bytes", text));
+            return Err(ApiError::field("options.max_message_bytes", text));
         }
         bytes => usize::try_from(bytes).unwrap_or(CLIENT_MESSAGE_BYTES).min(MESSAGE_BYTES_MAX),
     };
     let batches = encoding == pb::Encoding::RecordBatches;
     if batches && options.metadata_only {
-        return Err(Failure::field("options.metadata_only", "cannot be used with whole batches"));
+        return Err(ApiError::field("options.metadata_only", "cannot be used with whole batches"));
     }
     let shape = Shape { batches, metadata_only: options.metadata_only, message_bytes_max, record_bytes };
     Ok(Options { shape, out_of_range })
 }
 
-fn targets(targets: Vec<pb::ReadTarget>, now: i64) -> Result<Vec<ReadTarget>, Failure> {
+fn targets(targets: Vec<pb::ReadTarget>, now: i64) -> Result<Vec<ReadTarget>, ApiError> {
     targets.into_iter().map(|asked| target(asked, now)).collect()
 }
 
-fn target(asked: pb::ReadTarget, now: i64) -> Result<ReadTarget, Failure> {
+fn target(asked: pb::ReadTarget, now: i64) -> Result<ReadTarget, ApiError> {
     let resume = resume(&asked)?;
     let pb::ReadTarget { topic, partition, start, end, last_leader_epoch, resume: _, topic_id } = asked;
     let topic_id = match topic_id.as_str() {
         "" => None,
-        id => Some(id.parse().map_err(|_| Failure::field("targets.topic_id", "is not a topic id"))?),
+        id => Some(id.parse().map_err(|_| ApiError::field("targets.topic_id", "is not a topic id"))?),
     };
     let start = start.map(|position| place(position, "targets.start", now)).transpose()?;
     let end = end.map(|position| place(position, "targets.end", now)).transpose()?;
@@ -105,8 +105,8 @@ fn target(asked: pb::ReadTarget, now: i64) -> Result<ReadTarget, Failure> {
 }
 
 /// Where the reader of a whole topic stands, by partition.
-fn resume(target: &pb::ReadTarget) -> Result<HashMap<i32, Resume>, Failure> {
-    let bad = |field: &str, problem: &str| Err(Failure::field(field, problem));
+fn resume(target: &pb::ReadTarget) -> Result<HashMap<i32, Resume>, ApiError> {
+    let bad = |field: &str, problem: &str| Err(ApiError::field(field, problem));
     if target.last_leader_epoch.is_some_and(|epoch| epoch < 0) {
         return bad("targets.last_leader_epoch", "is at least 0; leave it out when unknown");
     }
@@ -130,9 +130,9 @@ fn resume(target: &pb::ReadTarget) -> Result<HashMap<i32, Resume>, Failure> {
 }
 
 /// A position of a request. `now`: milliseconds since 1970.
-pub(super) fn place(position: pb::Position, field: &str, now: i64) -> Result<ReadPosition, Failure> {
+pub(super) fn place(position: pb::Position, field: &str, now: i64) -> Result<ReadPosition, ApiError> {
     use pb::position::At;
-    let bad = |problem: &str| Err(Failure::field(field, problem));
+    let bad = |problem: &str| Err(ApiError::field(field, problem));
     match position.at {
         None => bad("is empty; set one of offset, timestamp, bound, tail_count or age"),
         Some(At::Offset(offset)) if offset < 0 => bad("an offset is at least 0"),

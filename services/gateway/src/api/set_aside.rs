@@ -8,7 +8,7 @@ use walser_model::{IdError, NodeId, TopicId};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1::{self as pb, Effect};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 use walser_service::Caller;
 
 use super::storage_nodes::{Answers, Backends, StorageNodes};
@@ -31,7 +31,7 @@ struct Held {
 }
 
 /// What every storage node holds aside. Nodes that gave no answer, or are not done, are named in the response.
-pub(super) async fn list(backends: &Backends) -> Result<pb::ListSetAsideResponse, Failure> {
+pub(super) async fn list(backends: &Backends) -> Result<pb::ListSetAsideResponse, ApiError> {
     let (answers, moving) = held(backends).await?;
     for node in &moving {
         tracing::warn!(%node, "a storage node is still setting partitions aside: the list is not complete");
@@ -56,11 +56,11 @@ pub(super) async fn restore(
     backends: &Backends,
     caller: &Caller,
     request: &pb::RestoreSetAsideRequest,
-) -> Result<Option<pb::Topic>, Failure> {
+) -> Result<Option<pb::Topic>, ApiError> {
     let name = name_to_create(&request.topic)?;
     let id = topic_id(&request.topic_id)?;
     let (mut answers, moving) = held(backends).await?;
-    let unfinished = || Failure::new(Reason::Starting, "it is still setting partitions aside; try again in a moment");
+    let unfinished = || ApiError::new(Reason::Starting, "it is still setting partitions aside; try again in a moment");
     answers.failed.extend(moving.into_iter().map(|node| (node, unfinished())));
     let consequence = "nothing is restored, since a partition that only such a node holds would be created empty";
     if let Some(failure) = answers.incomplete(consequence) {
@@ -77,7 +77,7 @@ pub(super) async fn restore(
     };
     let mut client = ControllerServiceClient::new(backends.controller.clone());
     let restored = client.restore_topic(caller.relay(request)).await;
-    let restored = restored.map_err(|status| Failure::from(relayed(status)).with("topicId", id))?;
+    let restored = restored.map_err(|status| ApiError::from(relayed(status)).with("topicId", id))?;
     Ok(restored.into_inner().topic)
 }
 
@@ -86,13 +86,13 @@ pub(super) async fn restore(
 pub(super) async fn delete(
     backends: &Backends,
     request: &pb::DeleteSetAsideRequest,
-) -> Result<pb::DeleteSetAsideResponse, Failure> {
+) -> Result<pb::DeleteSetAsideResponse, ApiError> {
     if !request.accept_loss {
-        return Err(Failure::field("accept_loss", "must be true: the records are deleted for good"));
+        return Err(ApiError::field("accept_loss", "must be true: the records are deleted for good"));
     }
     let id = topic_id(&request.topic_id)?;
     if let Some(partition) = request.partition.filter(|partition| *partition < 0) {
-        return Err(Failure::field("partition", format!("{partition} is negative; partitions count from 0")));
+        return Err(ApiError::field("partition", format!("{partition} is negative; partitions count from 0")));
     }
     let asked = pbi::DeleteSetAsideRequest { topic_id: wire_id(id), partition: request.partition };
     let nodes = StorageNodes::of(backends).await?;
@@ -110,7 +110,7 @@ fn deleted(
     answers: &Answers<pbi::DeleteSetAsideResponse>,
     id: TopicId,
     partition: Option<i32>,
-) -> Result<pb::DeleteSetAsideResponse, Failure> {
+) -> Result<pb::DeleteSetAsideResponse, ApiError> {
     let mut sum = pb::DeleteSetAsideResponse::default();
     for (_, answer) in &answers.answered {
         sum.deleted_count = sum.deleted_count.saturating_add(answer.deleted_count);
@@ -130,7 +130,7 @@ fn deleted(
 
 /// Asks every storage node; also says which of them are not done with setting aside. An answer that makes no sense counts
 /// as none.
-async fn held(backends: &Backends) -> Result<(Answers<Vec<Held>>, Vec<NodeId>), Failure> {
+async fn held(backends: &Backends) -> Result<(Answers<Vec<Held>>, Vec<NodeId>), ApiError> {
     let nodes = StorageNodes::of(backends).await?;
     let answers = nodes.ask(|mut client| async move { client.list_set_aside(pbi::ListSetAsideRequest {}).await }).await;
     let mut decoded = Answers { answered: Vec::new(), failed: answers.failed };
@@ -168,28 +168,28 @@ fn chosen(replicas: impl Iterator<Item = Held>) -> Vec<Held> {
     by_partition.into_values().collect()
 }
 
-fn topic_id(text: &str) -> Result<TopicId, Failure> {
-    text.parse().map_err(|error: IdError| Failure::field("topic_id", error.to_string()))
+fn topic_id(text: &str) -> Result<TopicId, ApiError> {
+    text.parse().map_err(|error: IdError| ApiError::field("topic_id", error.to_string()))
 }
 
 fn wire_id(id: TopicId) -> Bytes {
     Bytes::copy_from_slice(&id.to_bytes())
 }
 
-fn nothing_held(id: TopicId, partition: Option<i32>) -> Failure {
+fn nothing_held(id: TopicId, partition: Option<i32>) -> ApiError {
     let what = partition.map(|partition| format!("partition {partition} of ")).unwrap_or_default();
     let text = format!("no storage node holds data of {what}topic id {id} aside");
-    Failure::new(Reason::TopicNotFound, text).with("topicId", id)
+    ApiError::new(Reason::TopicNotFound, text).with("topicId", id)
 }
 
 // === impl Held ===
 
 impl Held {
-    fn decode(node: NodeId, replica: &pbi::SetAsideReplica) -> Result<Self, Failure> {
+    fn decode(node: NodeId, replica: &pbi::SetAsideReplica) -> Result<Self, ApiError> {
         let report = replica.replica.as_ref();
         let id = report.and_then(|report| <[u8; 16]>::try_from(report.topic_id.as_ref()).ok());
         let (Some(report), Some(id)) = (report.filter(|report| report.partition >= 0), id) else {
-            return Err(Failure::internal("it names a replica without a topic id or partition"));
+            return Err(ApiError::internal("it names a replica without a topic id or partition"));
         };
         Ok(Self {
             node,
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!((nothing.reason(), nothing.code()), (Reason::TopicNotFound, Code::NotFound));
         assert!(nothing.message().contains(&id(1).to_string()), "{nothing}");
         for (count, effect) in [(2, Effect::Partial), (0, Effect::Maybe)] {
-            let failed = vec![(NodeId(3), Failure::new(Reason::RequestTimedOut, "no answer within 5 s"))];
+            let failed = vec![(NodeId(3), ApiError::new(Reason::RequestTimedOut, "no answer within 5 s"))];
             let partly = deleted(&Answers { answered: answered(count), failed }, id(1), None).unwrap_err();
             assert_eq!((partly.code(), partly.retry()), (Code::Unavailable, RetryAdvice::Backoff));
             assert_eq!(partly.effect(), effect);

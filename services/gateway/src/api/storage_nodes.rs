@@ -9,7 +9,7 @@ use walser_model::NodeId;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1::cluster_service_client::ClusterServiceClient;
 use walser_proto::v1::{self as pb, RetryAdvice};
-use walser_rpc::{Connection, Failure, Network, Reason};
+use walser_rpc::{ApiError, Connection, Network, Reason};
 
 use super::wire::relayed;
 
@@ -42,7 +42,7 @@ pub(super) struct StorageNodes {
 #[derive(Debug)]
 pub(super) struct Answers<T> {
     pub(super) answered: Vec<(NodeId, T)>,
-    pub(super) failed: Vec<(NodeId, Failure)>,
+    pub(super) failed: Vec<(NodeId, ApiError)>,
 }
 
 // === impl StorageNodes ===
@@ -50,7 +50,7 @@ pub(super) struct Answers<T> {
 impl StorageNodes {
     /// The nodes that the controller lists, and those that this gateway has a connection to: a node that was refused
     /// may be missing in either.
-    pub(super) async fn of(backends: &Backends) -> Result<Self, Failure> {
+    pub(super) async fn of(backends: &Backends) -> Result<Self, ApiError> {
         let mut ids: BTreeSet<NodeId> = backends.network.storage_nodes().into_iter().collect();
         let mut client = ClusterServiceClient::new(backends.controller.clone());
         let mut page_token = String::new();
@@ -89,10 +89,10 @@ impl StorageNodes {
     }
 }
 
-async fn answer<T>(call: Option<impl Future<Output = Result<Response<T>, Status>>>) -> Result<T, Failure> {
-    let call = call.ok_or_else(|| Failure::new(Reason::LeaderNotAvailable, "its address is not known"))?;
+async fn answer<T>(call: Option<impl Future<Output = Result<Response<T>, Status>>>) -> Result<T, ApiError> {
+    let call = call.ok_or_else(|| ApiError::new(Reason::LeaderNotAvailable, "its address is not known"))?;
     let seconds = ANSWER_TIMEOUT.as_secs();
-    let late = |_| Failure::new(Reason::RequestTimedOut, format!("no answer within {seconds} s"));
+    let late = |_| ApiError::new(Reason::RequestTimedOut, format!("no answer within {seconds} s"));
     Ok(tokio::time::timeout(ANSWER_TIMEOUT, call).await.map_err(late)??.into_inner())
 }
 
@@ -101,7 +101,7 @@ async fn answer<T>(call: Option<impl Future<Output = Result<Response<T>, Status>
 impl<T> Answers<T> {
     /// The error for nodes that gave no answer. `consequence` says what follows from that. A node that refuses for
     /// good makes the whole call fail for good; otherwise a retry may succeed. `None`: every node has answered.
-    pub(super) fn incomplete(&self, consequence: &str) -> Option<Failure> {
+    pub(super) fn incomplete(&self, consequence: &str) -> Option<ApiError> {
         let refused = self.failed.iter().find(|(_, failure)| failure.retry() == RetryAdvice::Never);
         let (first, failure) = refused.or_else(|| self.failed.first())?;
         let reason = if refused.is_some() { failure.reason() } else { Reason::LeaderNotAvailable };
@@ -114,7 +114,7 @@ impl<T> Answers<T> {
         };
         let which = if count == 1 { String::new() } else { format!("node {first}: ") };
         let text = format!("{who} gave no answer ({which}{failure}); {consequence}");
-        Some(Failure::new(reason, text).with("nodeIds", ids.replace(' ', "")).with("nodeCount", count))
+        Some(ApiError::new(reason, text).with("nodeIds", ids.replace(' ', "")).with("nodeCount", count))
     }
 }
 
@@ -124,18 +124,18 @@ mod tests {
 
     use super::*;
 
-    fn answers(failed: Vec<(NodeId, Failure)>) -> Answers<()> {
+    fn answers(failed: Vec<(NodeId, ApiError)>) -> Answers<()> {
         Answers { answered: vec![(NodeId(1), ())], failed }
     }
 
     #[test]
     fn an_error_names_the_nodes_and_tells_a_refusal_from_an_absence() {
         assert_eq!(answers(Vec::new()).incomplete("nothing is done"), None);
-        let away = || Failure::new(Reason::RequestTimedOut, "no answer within 5 s");
+        let away = || ApiError::new(Reason::RequestTimedOut, "no answer within 5 s");
         let one = answers(vec![(NodeId(3), away())]).incomplete("nothing is done").unwrap();
         assert_eq!((one.code(), one.retry()), (Code::Unavailable, RetryAdvice::Backoff));
         assert_eq!(one.message(), "storage node 3 gave no answer (no answer within 5 s); nothing is done");
-        let refusal = Failure::new(Reason::MetadataRollback, "the metadata is older than this disk");
+        let refusal = ApiError::new(Reason::MetadataRollback, "the metadata is older than this disk");
         let both = answers(vec![(NodeId(3), away()), (NodeId(7), refusal)]).incomplete("nothing is done").unwrap();
         assert_eq!((both.reason(), both.retry()), (Reason::MetadataRollback, RetryAdvice::Never));
         let expected = "storage nodes 3, 7 gave no answer (node 7: the metadata is older than this disk); ";

@@ -20,7 +20,7 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::produce_result;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
-use walser_rpc::{Failure, Reason, catch_panic, wire_time};
+use walser_rpc::{ApiError, Reason, catch_panic, wire_time};
 use walser_service::{Caller, Shutdown};
 
 use self::outgoing::{GROUP_MAX, Leaving, Outgoing, grouped};
@@ -164,7 +164,7 @@ impl Reader {
     async fn next(
         &mut self,
         requests: &mut Streaming<pb::ProduceStreamRequest>,
-    ) -> Result<Option<pb::ProduceStreamRequest>, Failure> {
+    ) -> Result<Option<pb::ProduceStreamRequest>, ApiError> {
         let shutdown = self.streams.shutdown.clone();
         let bytes_max = self.streams.config.message_bytes_max;
         let received = |status| received(status, bytes_max);
@@ -188,19 +188,19 @@ impl Reader {
         Err(draining())
     }
 
-    async fn read(&mut self, requests: &mut Streaming<pb::ProduceStreamRequest>) -> Result<(), Failure> {
+    async fn read(&mut self, requests: &mut Streaming<pb::ProduceStreamRequest>) -> Result<(), ApiError> {
         let Some(first) = self.next(requests).await? else { return Ok(()) };
         let Some(Message::Open(open)) = first.message else {
-            let failure = Failure::new(Reason::StreamProtocolViolation, "the first message must be open");
+            let failure = ApiError::new(Reason::StreamProtocolViolation, "the first message must be open");
             return Err(failure.with("expected", "open").with("actual", "batch"));
         };
         let acks = Acks::from(known::<pb::Acks>("open.acks", open.acks)?);
         if acks == Acks::None && open.producer.is_some() {
-            return Err(Failure::field("open.acks", NO_SESSION_WITHOUT_ACKS));
+            return Err(ApiError::field("open.acks", NO_SESSION_WITHOUT_ACKS));
         }
         let default_id = match open.default_topic_id.as_str() {
             "" => None,
-            id => Some(id.parse().map_err(|_| Failure::field("open.default_topic_id", "is not a topic id"))?),
+            id => Some(id.parse().map_err(|_| ApiError::field("open.default_topic_id", "is not a topic id"))?),
         };
         let session = Session {
             default_topic: open.default_topic,
@@ -220,12 +220,12 @@ impl Reader {
             match message.message {
                 Some(Message::Batch(batch)) => self.batch(&session, batch).await?,
                 Some(Message::Open(_)) => {
-                    let failure = Failure::new(Reason::StreamProtocolViolation, "open was sent twice");
+                    let failure = ApiError::new(Reason::StreamProtocolViolation, "open was sent twice");
                     return Err(failure.with("expected", "batch").with("actual", "open"));
                 }
                 Some(Message::Heartbeat(_)) => {}
                 None => {
-                    let failure = Failure::new(Reason::StreamProtocolViolation, "the message is empty");
+                    let failure = ApiError::new(Reason::StreamProtocolViolation, "the message is empty");
                     return Err(failure.with("expected", "batch").with("actual", "nothing"));
                 }
             }
@@ -238,7 +238,7 @@ impl Reader {
         i64::try_from(config.message_bytes_max).unwrap_or(i64::MAX)
     }
 
-    async fn batch(&mut self, session: &Session, batch: pb::ProduceBatch) -> Result<(), Failure> {
+    async fn batch(&mut self, session: &Session, batch: pb::ProduceBatch) -> Result<(), ApiError> {
         let correlation_id = batch.correlation_id;
         self.count(correlation_id)?;
         let bytes = prost::Message::encoded_len(&batch) + BATCH_OVERHEAD + batch.records.len() * POSITION_BYTES;
@@ -295,10 +295,10 @@ impl Reader {
         topic: String,
         topic_id: Option<TopicId>,
         batch: pb::ProduceBatch,
-    ) -> Result<Write, Failure> {
+    ) -> Result<Write, ApiError> {
         let payload = payload(batch.records, batch.record_batch);
         let numbered = wire::session(session.producer, batch.base_sequence);
-        let refused = |failure: &Failure| self.streams.producing.refused(failure);
+        let refused = |failure: &ApiError| self.streams.producing.refused(failure);
         let (payload, numbered) = payload.and_then(|payload| Ok((payload, numbered?))).inspect_err(refused)?;
         Ok(Write {
             topic,
@@ -317,7 +317,7 @@ impl Reader {
     }
 
     /// Sends a write on its way, and remembers the topic that it has found.
-    async fn submit(&mut self, write: Write, done: Done) -> Result<Submitted, Failure> {
+    async fn submit(&mut self, write: Write, done: Done) -> Result<Submitted, ApiError> {
         let found = write.create_for.is_some().then(|| write.topic.clone());
         let sent = self.streams.producing.produce(write, &mut self.separate, done).await;
         if let (Some(name), Ok(submitted)) = (found, &sent) {
@@ -342,11 +342,11 @@ impl Reader {
     }
 
     /// Correlation ids increase.
-    fn count(&mut self, correlation_id: i64) -> Result<(), Failure> {
+    fn count(&mut self, correlation_id: i64) -> Result<(), ApiError> {
         match self.last_correlation.replace(correlation_id) {
             Some(last) if correlation_id <= last => {
                 let text = format!("correlation_id {correlation_id} does not increase: the one before was {last}");
-                let failure = Failure::new(Reason::StreamProtocolViolation, text);
+                let failure = ApiError::new(Reason::StreamProtocolViolation, text);
                 Err(failure.with("expected", format!("above {last}")).with("actual", correlation_id))
             }
             _ => Ok(()),
@@ -397,21 +397,21 @@ fn result(
 }
 
 /// After a failure on a lane, later batches of an idempotent stream are refused for that, not for their gap.
-fn blamed(failure: Failure, lane: &Lane, failed: &Mutex<HashSet<Lane>>, correlation_id: i64) -> Failure {
+fn blamed(failure: ApiError, lane: &Lane, failed: &Mutex<HashSet<Lane>>, correlation_id: i64) -> ApiError {
     let fresh = failed.lock().insert(lane.clone());
     if fresh || failure.reason() != Reason::SequenceOutOfOrder {
         return failure;
     }
     let text = "an earlier batch for the partition failed; send again in order, from that batch on";
-    Failure::new(Reason::PredecessorFailed, text).with("correlationId", correlation_id)
+    ApiError::new(Reason::PredecessorFailed, text).with("correlationId", correlation_id)
 }
 
 /// A message that could not be received: what the codec says of it, or the end of the connection. `bytes_max`: the
 /// largest message that is taken.
-fn received(status: Status, bytes_max: usize) -> Failure {
+fn received(status: Status, bytes_max: usize) -> ApiError {
     if status.details().is_empty() && status.message().contains("message length too large") {
         let text = format!("{}; send several smaller messages", status.message());
-        let failure = Failure::new(Reason::RecordTooLarge, text).with("rule", "message-size");
+        let failure = ApiError::new(Reason::RecordTooLarge, text).with("rule", "message-size");
         let failure = failure.with("maxBytes", bytes_max);
         return failure.with_code(tonic::Code::ResourceExhausted);
     }

@@ -10,7 +10,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_server::TopicService;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 use walser_service::Caller;
 
 use super::change_log;
@@ -84,7 +84,7 @@ impl TopicApi {
 
     /// The controller's error; a topic that is missing with one of a similar name, if there is one.
     fn relayed_topic(&self, status: Status) -> Status {
-        let failure = Failure::from(status.clone());
+        let failure = ApiError::from(status.clone());
         match failure.value("topic") {
             Some(name) if failure.reason() == Reason::TopicNotFound => self.topics.not_found(name).into(),
             _ => relayed(status),
@@ -96,11 +96,11 @@ impl TopicApi {
         &self,
         caller: &Caller,
         request: pb::CreateTopicRequest,
-    ) -> Result<pb::CreateTopicResponse, Failure> {
+    ) -> Result<pb::CreateTopicResponse, ApiError> {
         let topic = request.topic.unwrap_or_default();
         let bare = pb::Topic { name: topic.name.clone(), ..Default::default() };
         if request.validate_only || topic != bare {
-            return Err(Failure::field("automatic", "goes with the name of the topic only"));
+            return Err(ApiError::field("automatic", "goes with the name of the topic only"));
         }
         let (found, _) = self.topics.to_write(&topic.name, None, Some(caller)).await?;
         let request = pb::GetTopicRequest { name: found.name.to_string() };
@@ -112,9 +112,9 @@ impl TopicApi {
         &self,
         caller: &Caller,
         request: &pb::TruncateTopicRequest,
-    ) -> Result<pb::TruncateTopicResponse, Failure> {
+    ) -> Result<pb::TruncateTopicResponse, ApiError> {
         let topic = self.topics.find(&request.topic).await?;
-        let before = request.before.ok_or_else(|| Failure::field("before", "is missing"))?;
+        let before = request.before.ok_or_else(|| ApiError::field("before", "is missing"))?;
         let before = place(before, "before", self.clock.now_millis())?;
         let count = topic.value.partition_count;
         let partitions: Vec<i32> =
@@ -123,7 +123,7 @@ impl TopicApi {
         for partition in partitions {
             checked_partition(&topic, partition)?;
             if offsets.iter().any(|(seen, _)| *seen == partition) {
-                return Err(Failure::field("partitions", format!("partition {partition} is named twice")));
+                return Err(ApiError::field("partitions", format!("partition {partition} is named twice")));
             }
             let target = Target { topic: Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
             let offset = while_moved(until, || self.positions.boundary(&target, before)).await?;
@@ -133,7 +133,7 @@ impl TopicApi {
                     "offset {} is beyond the end of {}/{partition}, {end}: nothing was deleted",
                     offset.0, topic.name
                 );
-                return Err(Failure::new(Reason::OffsetOutOfRange, text).with("topic", &topic.name));
+                return Err(ApiError::new(Reason::OffsetOutOfRange, text).with("topic", &topic.name));
             }
             // Nothing is deleted anywhere unless every leader is there.
             self.router.route(&topic, partition)?;
@@ -161,7 +161,7 @@ impl TopicApi {
     }
 
     /// Deletes the records of a partition before an offset; returns its log start.
-    async fn delete_records(&self, topic: &TopicView, partition: i32, before: i64) -> Result<i64, Failure> {
+    async fn delete_records(&self, topic: &TopicView, partition: i32, before: i64) -> Result<i64, ApiError> {
         let route = self.router.route(topic, partition)?;
         let connection = self.router.storage(route.node)?;
         let request = pbi::DeleteRecordsRequest { r#ref: Some(reference(route.partition)), before_offset: before };

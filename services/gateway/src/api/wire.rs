@@ -11,7 +11,7 @@ use walser_model::{ProducerEpoch, ProducerId};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 use walser_record_batch::{Header, NewRecord, Producer};
-use walser_rpc::{Failure, LedPartition, Reason};
+use walser_rpc::{ApiError, LedPartition, Reason};
 
 use crate::producing::{FailedRecords, Outcome, PartWritten, Payload, RecordPlace};
 use crate::topics::Topics;
@@ -22,8 +22,8 @@ const PARTITION_FAILURE_BYTES_MAX: usize = 600;
 const PARTITION_FAILURE_TEXT_MAX: usize = 120;
 
 /// Reads an enum of a request.
-pub(super) fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, Failure> {
-    E::try_from(number).map_err(|_| Failure::field(field, format!("{number} is not a value of the enum")))
+pub(super) fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, ApiError> {
+    E::try_from(number).map_err(|_| ApiError::field(field, format!("{number} is not a value of the enum")))
 }
 
 /// The caller's trace, if it is one.
@@ -39,14 +39,14 @@ pub(super) fn time_left(metadata: &MetadataMap) -> Option<Duration> {
 }
 
 /// The payload of a write.
-pub(super) fn payload(records: Vec<pb::Record>, record_batch: Bytes) -> Result<Payload, Failure> {
+pub(super) fn payload(records: Vec<pb::Record>, record_batch: Bytes) -> Result<Payload, ApiError> {
     match (records.is_empty(), record_batch.is_empty()) {
         (false, true) => Ok(Payload::Records(records.into_iter().map(new_record).collect())),
         (true, false) => Ok(Payload::Batch(record_batch)),
         (neither, _) => {
             let what = if neither { "neither" } else { "both" };
             let text = format!("{what} of records and record_batch are set; set exactly one");
-            Err(Failure::new(Reason::PayloadAmbiguous, text))
+            Err(ApiError::new(Reason::PayloadAmbiguous, text))
         }
     }
 }
@@ -62,16 +62,19 @@ fn new_record(record: pb::Record) -> NewRecord {
 }
 
 /// The producer session of a write, if it has one.
-pub(super) fn session(identity: Option<pb::ProducerIdentity>, base_sequence: i32) -> Result<Option<Producer>, Failure> {
+pub(super) fn session(
+    identity: Option<pb::ProducerIdentity>,
+    base_sequence: i32,
+) -> Result<Option<Producer>, ApiError> {
     let Some(pb::ProducerIdentity { producer_id, producer_epoch }) = identity else { return Ok(None) };
     if base_sequence < 0 {
-        return Err(Failure::field("base_sequence", "must be at least 0"));
+        return Err(ApiError::field("base_sequence", "must be at least 0"));
     }
     if producer_id < 0 {
-        return Err(Failure::field("producer.producer_id", "must come from InitProducer"));
+        return Err(ApiError::field("producer.producer_id", "must come from InitProducer"));
     }
     let epoch = i16::try_from(producer_epoch).ok().filter(|epoch| *epoch >= 0);
-    let epoch = epoch.ok_or_else(|| Failure::field("producer.producer_epoch", "must come from InitProducer"))?;
+    let epoch = epoch.ok_or_else(|| ApiError::field("producer.producer_epoch", "must come from InitProducer"))?;
     Ok(Some(Producer { id: ProducerId(producer_id), epoch: ProducerEpoch(epoch), base_sequence }))
 }
 
@@ -112,7 +115,7 @@ pub(super) fn produce_failure(records: FailedRecords) -> pb::ProduceFailure {
 }
 
 /// A failure without what the status says already.
-fn short(failure: Failure) -> pb::Error {
+fn short(failure: ApiError) -> pb::Error {
     let mut error = pb::Error::from(failure);
     error.metadata.clear();
     let end = (0..=PARTITION_FAILURE_TEXT_MAX).rev().find(|end| error.message.is_char_boundary(*end));
@@ -130,9 +133,9 @@ pub(super) fn relayed(status: Status) -> Status {
     // Without details nobody has answered: the connection is gone.
     if status.code() == Code::Unavailable && status.details().is_empty() {
         let text = "the controller does not answer; topics that are open go on";
-        return Failure::new(Reason::ControllerNotAvailable, text).into();
+        return ApiError::new(Reason::ControllerNotAvailable, text).into();
     }
-    Failure::from(status).into()
+    ApiError::from(status).into()
 }
 
 /// Waits until this gateway knows the change behind an etag, and its leaders serve.
@@ -148,7 +151,7 @@ mod tests {
     #[test]
     fn what_failed_fits_the_trailers_of_every_client() {
         let long = "x".repeat(249);
-        let away = || Failure::new(Reason::LeaderNotAvailable, format!("partition of {long}")).with("topic", &long);
+        let away = || ApiError::new(Reason::LeaderNotAvailable, format!("partition of {long}")).with("topic", &long);
         let bits = Bytes::from(vec![0x55; 4096]);
         let partitions = (0..32).map(|partition| (partition, away())).collect();
         let records = FailedRecords { not_written: bits, unknown: Bytes::new(), truncated: false, partitions };

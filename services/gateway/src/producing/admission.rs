@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_model::{Clock, NodeId, PartitionIndex, TopicId, TopicPartition};
-use walser_rpc::{AppendBudget, AppendPermit, Effect, Failure, Reason};
+use walser_rpc::{ApiError, AppendBudget, AppendPermit, Effect, Reason};
 
 use crate::metadata::TopicView;
 use crate::router::{Route, Router};
@@ -59,21 +59,21 @@ pub(crate) enum Waiting {
 }
 
 /// The answer of a write whose time was over before it was with a writer.
-pub(crate) fn out_of_time(stage: &str) -> Failure {
+pub(crate) fn out_of_time(stage: &str) -> ApiError {
     let text = match stage {
         "admission" => "too much is waiting to be written: the write did not leave in time; nothing is written",
         _ => "the topic was not found in time; nothing is written",
     };
-    let failure = Failure::new(Reason::RequestTimedOut, text).with_effect(Effect::None);
+    let failure = ApiError::new(Reason::RequestTimedOut, text).with_effect(Effect::None);
     failure.with("stage", stage).with("appended", false)
 }
 
-fn no_room(topic: &TopicView, partition: i32) -> Failure {
+fn no_room(topic: &TopicView, partition: i32) -> ApiError {
     let text = format!(
         "partition {partition} of topic \"{}\" has no leader now, and as much as may is waiting for leaders already",
         topic.name
     );
-    Failure::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name).with("partition", partition)
+    ApiError::new(Reason::LeaderNotAvailable, text).with("topic", &topic.name).with("partition", partition)
 }
 
 /// Gives writes their room. Clones share it.
@@ -99,7 +99,7 @@ impl Admission {
         topic: &TopicView,
         plan: &PartPlan,
         (deadline, waiting): (Duration, Waiting),
-    ) -> Result<Admitted, Failure> {
+    ) -> Result<Admitted, ApiError> {
         let left = deadline.saturating_sub(self.clock.monotonic());
         let admitted = async {
             loop {
@@ -117,7 +117,7 @@ impl Admission {
         topic: &TopicView,
         plan: &PartPlan,
         waiting: Waiting,
-    ) -> Result<Option<Admitted>, Failure> {
+    ) -> Result<Option<Admitted>, ApiError> {
         let (partition, bytes) = (plan.partition, plan.size.bytes);
         let route = self.router.route(topic, partition).ok();
         let id = match &route {

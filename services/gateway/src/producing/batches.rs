@@ -6,7 +6,7 @@ use walser_record_batch::{
     BatchBuilder, DECODED_COST_MAX, HEADER_LEN, HeaderError, InvalidBatch, Limits, NewRecord, Produced,
     RECORD_HEADERS_MAX, RecordFields, decoded_cost, validate_produced,
 };
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 /// Header of a trace in records, by W3C Trace Context.
 const TRACEPARENT: &str = "traceparent";
@@ -18,14 +18,14 @@ pub(crate) fn validate(
     deep: bool,
     session: bool,
     now: Timestamp,
-) -> Result<Produced, Failure> {
+) -> Result<Produced, ApiError> {
     let limits = Limits { size_max: config.message_bytes_max, deep, session };
     let produced = validate_produced(batch, limits).map_err(|error| refusal(&error))?;
     check_timestamps(config, produced.min_timestamp, produced.header.max_timestamp, now, None)?;
     Ok(produced)
 }
 
-fn refusal(error: &InvalidBatch) -> Failure {
+fn refusal(error: &InvalidBatch) -> ApiError {
     let reason = match error {
         InvalidBatch::Header(HeaderError::Crc { .. }) => Reason::BatchCorrupt,
         InvalidBatch::Header(HeaderError::Magic { .. }) | InvalidBatch::Codec(_) => Reason::BatchFormatUnsupported,
@@ -33,7 +33,7 @@ fn refusal(error: &InvalidBatch) -> Failure {
         InvalidBatch::Compression(walser_record_batch::CompressionError::TooLarge { .. }) => Reason::RecordTooLarge,
         _ => Reason::RecordInvalid,
     };
-    let failure = Failure::new(reason, error.to_string()).with("rule", error.rule());
+    let failure = ApiError::new(reason, error.to_string()).with("rule", error.rule());
     match error {
         InvalidBatch::Header(HeaderError::Crc { stored, computed }) => {
             failure.with("expectedCrc", format!("{stored:#010x}")).with("actualCrc", format!("{computed:#010x}"))
@@ -57,14 +57,14 @@ fn check_timestamps(
     newest: Timestamp,
     now: Timestamp,
     index: Option<usize>,
-) -> Result<(), Failure> {
+) -> Result<(), ApiError> {
     if config.timestamp_type == walser_model::TimestampType::LogAppendTime {
         return Ok(());
     }
     let millis = |limit: std::time::Duration| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
     let broken = |timestamp: Timestamp, setting: &str| {
         let text = format!("timestamp {timestamp} is too far from the clock ({now}): {setting}");
-        let failure = Failure::new(Reason::RecordInvalid, text).with("rule", setting).with("timestamp", timestamp);
+        let failure = ApiError::new(Reason::RecordInvalid, text).with("rule", setting).with("timestamp", timestamp);
         match index {
             Some(index) => failure.with("recordIndex", index),
             None => failure,
@@ -104,7 +104,7 @@ pub(crate) fn check_records(
     records: &[NewRecord],
     config: &TopicConfig,
     now: Timestamp,
-) -> Result<Vec<RecordSize>, Failure> {
+) -> Result<Vec<RecordSize>, ApiError> {
     let mut sizes = Vec::with_capacity(records.len());
     for (index, record) in records.iter().enumerate() {
         if let Some(timestamp) = record.timestamp {
@@ -114,14 +114,14 @@ pub(crate) fn check_records(
         if size.bytes + HEADER_LEN > config.message_bytes_max {
             let (size, max) = (size.bytes + HEADER_LEN, config.message_bytes_max);
             let text = format!("record {index} needs a batch of up to {size} bytes, the topic accepts {max}");
-            let failure = Failure::new(Reason::RecordTooLarge, text).with("sizeBytes", size);
+            let failure = ApiError::new(Reason::RecordTooLarge, text).with("sizeBytes", size);
             return Err(failure.with("maxBytes", max).with("recordIndex", index));
         }
         // A trace header may be added.
         let headers = record.headers.len() + 1;
         if headers > RECORD_HEADERS_MAX {
             let text = format!("record {index} has {headers} headers, a trace included; at most {RECORD_HEADERS_MAX}");
-            let failure = Failure::new(Reason::RecordInvalid, text).with("rule", "record-headers");
+            let failure = ApiError::new(Reason::RecordInvalid, text).with("rule", "record-headers");
             return Err(failure.with("recordIndex", index));
         }
         sizes.push(size);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use walser_model::{Durability, Offset, Timestamp};
-use walser_rpc::{BatchAppended, Effect, Failure};
+use walser_rpc::{ApiError, BatchAppended, Effect};
 
 use crate::producing::part_plan::PartPlan;
 
@@ -30,7 +30,7 @@ pub(crate) struct Outcome {
 #[derive(Debug)]
 pub(crate) struct Failed {
     /// For the write as a whole.
-    pub(crate) failure: Failure,
+    pub(crate) failure: ApiError,
     /// Which records are concerned. `None`: all of them.
     pub(crate) records: Option<FailedRecords>,
 }
@@ -45,7 +45,7 @@ pub(crate) struct FailedRecords {
     /// There are more records than bits; of the rest nothing is known.
     pub(crate) truncated: bool,
     /// Why, by partition: of the first ones.
-    pub(crate) partitions: Vec<(i32, Failure)>,
+    pub(crate) partitions: Vec<(i32, ApiError)>,
 }
 
 /// A part of a write that is written.
@@ -88,7 +88,7 @@ pub(crate) struct Collector {
 struct Collected {
     left: usize,
     /// By part number.
-    parts: Vec<Option<(PartPlan, Result<Written, Failure>)>>,
+    parts: Vec<Option<(PartPlan, Result<Written, ApiError>)>>,
     record_count: usize,
     created: bool,
     done: Option<Done>,
@@ -102,13 +102,13 @@ struct Bitmap(Vec<u8>);
 
 impl Outcome {
     /// The outcome of a write of which nothing was sent, or nothing is known.
-    pub(crate) fn failed(failure: Failure) -> Self {
+    pub(crate) fn failed(failure: ApiError) -> Self {
         Self { failed: Some(Failed { failure, records: None }), ..Self::default() }
     }
 
     /// The outcome of a write of these parts. Positions are told when all of them are known.
     pub(crate) fn of(
-        parts: impl IntoIterator<Item = (PartPlan, Result<Written, Failure>)>,
+        parts: impl IntoIterator<Item = (PartPlan, Result<Written, ApiError>)>,
         record_count: usize,
         created: bool,
     ) -> Self {
@@ -174,7 +174,7 @@ impl Collector {
     }
 
     /// Takes the answer of one part; the last one completes the write.
-    pub(crate) fn part_done(&self, number: usize, plan: PartPlan, outcome: Result<Written, Failure>) {
+    pub(crate) fn part_done(&self, number: usize, plan: PartPlan, outcome: Result<Written, ApiError>) {
         let mut state = self.state.lock();
         state.parts[number] = Some((plan, outcome));
         state.left -= 1;
@@ -192,9 +192,9 @@ impl Collector {
 }
 
 /// The failure of a write from those of its parts. `partly`: other parts are written.
-fn failed(failures: &[(PartPlan, Failure)], record_count: usize, partly: bool) -> Failed {
+fn failed(failures: &[(PartPlan, ApiError)], record_count: usize, partly: bool) -> Failed {
     let (mut not_written, mut unknown) = (Bitmap::default(), Bitmap::default());
-    let mut partitions: Vec<(i32, Failure)> = Vec::new();
+    let mut partitions: Vec<(i32, ApiError)> = Vec::new();
     for (plan, failure) in failures {
         let bitmap = match failure.effect() {
             Effect::Applied => None,
@@ -246,7 +246,7 @@ mod tests {
 
     use super::*;
 
-    fn collected(record_count: usize, parts: Vec<(PartPlan, Result<Written, Failure>)>) -> Outcome {
+    fn collected(record_count: usize, parts: Vec<(PartPlan, Result<Written, ApiError>)>) -> Outcome {
         let told = Arc::new(Mutex::new(None));
         let outcome = Arc::clone(&told);
         let done: Done = Box::new(move |outcome| *told.lock() = Some(outcome));
@@ -273,8 +273,8 @@ mod tests {
     #[test]
     fn every_record_that_is_not_written_is_named() {
         let record_count = 10_000;
-        let refused = || Failure::new(Reason::LogCorrupt, "damaged");
-        let lost = || Failure::new(Reason::LeaderLostAfterAppend, "lost");
+        let refused = || ApiError::new(Reason::LogCorrupt, "damaged");
+        let lost = || ApiError::new(Reason::LeaderLostAfterAppend, "lost");
         let parts = (0..1000).map(|partition| {
             let of_partition = (0..record_count).filter(move |index| index % 1000 == partition);
             let answer = match partition % 3 {
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_write_that_failed_as_a_whole_keeps_its_advice() {
-        let away = Failure::new(Reason::LeaderNotAvailable, "away");
+        let away = ApiError::new(Reason::LeaderNotAvailable, "away");
         let outcome = collected(3, vec![(plan(0, [0, 2]), Err(away.clone())), (plan(1, [1]), Err(away.clone()))]);
         let Failed { failure, records } = outcome.failed.unwrap();
         assert_eq!(failure, away);
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn records_beyond_the_bitmaps_count_as_unknown() {
-        let away = Failure::new(Reason::LeaderNotAvailable, "away");
+        let away = ApiError::new(Reason::LeaderNotAvailable, "away");
         let outcome =
             collected(100_000, vec![(plan(0, 0..50_000), Err(away)), (plan(1, 50_000..100_000), Ok(written(0)))]);
         let detail = outcome.failed.unwrap().records.unwrap();
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn of_a_write_that_nobody_waits_for_what_is_not_queued_is_named() {
-        let full = || Failure::new(Reason::RequestTimedOut, "no room").with_effect(Effect::None);
+        let full = || ApiError::new(Reason::RequestTimedOut, "no room").with_effect(Effect::None);
         let none = Outcome::of([(plan(0, [0]), Err(full()))], 1, false).failed.unwrap();
         assert_eq!(none.failure.effect(), Effect::None, "nothing is queued: it may be sent again");
         let parts = [(plan(0, [0, 2]), Err(full())), (plan(1, [1]), Ok(Written::queued()))];

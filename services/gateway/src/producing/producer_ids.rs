@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 use walser_model::{ProducerEpoch, ProducerId};
-use walser_rpc::{ControllerClient, Failure};
+use walser_rpc::{ApiError, ControllerClient};
 
 use crate::metadata::{Metadata, View};
 
@@ -36,13 +36,13 @@ impl ProducerIds {
     }
 
     /// The controller, as long as it is that of this cluster: another one knows nothing of the ids that were issued here.
-    fn controller(&self) -> Result<&ControllerClient, Failure> {
+    fn controller(&self) -> Result<&ControllerClient, ApiError> {
         self.metadata.obeyed()?;
         Ok(&self.controller)
     }
 
     /// An id for the gateway's own writes: clients cannot use it, or they could fence everybody else.
-    pub(crate) async fn next_own(&self) -> Result<ProducerId, Failure> {
+    pub(crate) async fn next_own(&self) -> Result<ProducerId, ApiError> {
         let mut block = self.own.lock().await;
         if block.is_empty() {
             *block = self.allocate(true).await?;
@@ -72,7 +72,7 @@ impl ProducerIds {
     }
 
     /// An id that nobody else has or had.
-    pub(crate) async fn next(&self) -> Result<ProducerId, Failure> {
+    pub(crate) async fn next(&self) -> Result<ProducerId, ApiError> {
         let mut block = self.block.lock().await;
         if block.is_empty() {
             *block = self.allocate(false).await?;
@@ -80,7 +80,7 @@ impl ProducerIds {
         block.next().map(ProducerId).ok_or_else(empty_block)
     }
 
-    async fn allocate(&self, internal: bool) -> Result<Range<i64>, Failure> {
+    async fn allocate(&self, internal: bool) -> Result<Range<i64>, ApiError> {
         let block = self.controller()?.allocate_producer_ids(internal).await?;
         if !internal {
             self.issued_below.fetch_max(block.end, Ordering::Relaxed);
@@ -89,8 +89,8 @@ impl ProducerIds {
     }
 
     /// Checks the id of a client's session: one of a gateway, or one that was never issued, is refused.
-    pub(crate) async fn check_issued(&self, id: ProducerId) -> Result<(), Failure> {
-        let bad = |problem: &str| Err(Failure::field("producer.producer_id", problem));
+    pub(crate) async fn check_issued(&self, id: ProducerId) -> Result<(), ApiError> {
+        let bad = |problem: &str| Err(ApiError::field("producer.producer_id", problem));
         if id >= ProducerId::INTERNAL_FIRST {
             return bad("belongs to the server; take one from InitProducer");
         }
@@ -107,7 +107,7 @@ impl ProducerIds {
         &self,
         id: ProducerId,
         epoch: ProducerEpoch,
-    ) -> Result<(ProducerId, ProducerEpoch), Failure> {
+    ) -> Result<(ProducerId, ProducerEpoch), ApiError> {
         self.check_issued(id).await?;
         if epoch.0 == i16::MAX {
             return Ok((self.next().await?, ProducerEpoch(0)));
@@ -116,6 +116,6 @@ impl ProducerIds {
     }
 }
 
-fn empty_block() -> Failure {
-    Failure::internal("the controller gave an empty block of ids")
+fn empty_block() -> ApiError {
+    ApiError::internal("the controller gave an empty block of ids")
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use walser_model::{Offset, ProducerEpoch};
-use walser_rpc::{AppendBatch, AppendOutcome, AppendPermit, AppendReply, Effect, Failure, Reason};
+use walser_rpc::{ApiError, AppendBatch, AppendOutcome, AppendPermit, AppendReply, Effect, Reason};
 use walser_sequencer::{
     Action, Answer, Config, Number, Numbering, Part, Refused, Rules, Sequencer, Session, Size, Ticket,
 };
@@ -41,7 +41,7 @@ pub(crate) const GRACE: Duration = Duration::from_millis(50);
 /// How long the controller may take for a producer id.
 const SESSION_MAX: Duration = Duration::from_secs(5);
 
-type Act = Action<(), Caller, Written, Failure>;
+type Act = Action<(), Caller, Written, ApiError>;
 
 /// What a writer hands to the leader next.
 struct Outgoing {
@@ -52,7 +52,7 @@ struct Outgoing {
 }
 
 struct State {
-    sequencer: Sequencer<(), Caller, Content, Failure>,
+    sequencer: Sequencer<(), Caller, Content, ApiError>,
     outgoing: VecDeque<Outgoing>,
     /// Somebody hands over what is outgoing.
     sending: bool,
@@ -85,14 +85,14 @@ pub(crate) struct Whole {
 }
 
 /// What an attempt came to, as the sequencer takes it.
-fn answer(outcome: AppendOutcome) -> Answer<Written, Failure> {
+fn answer(outcome: AppendOutcome) -> Answer<Written, ApiError> {
     match outcome {
         Ok(appended) => Answer::Written(Written::from(appended)),
         Err(failure) => refusal(failure),
     }
 }
 
-fn refusal(failure: Failure) -> Answer<Written, Failure> {
+fn refusal(failure: ApiError) -> Answer<Written, ApiError> {
     let refused = match failure.reason() {
         _ if lost(&failure) => Refused::Moved,
         Reason::SequenceOutOfOrder => Refused::Gap,
@@ -182,7 +182,7 @@ impl PartitionWriter {
     /// Gives the sequencer an event, and carries out what it says.
     fn step(
         self: &Arc<Self>,
-        event: impl FnOnce(&mut Sequencer<(), Caller, Content, Failure>, Duration, &mut Vec<Act>),
+        event: impl FnOnce(&mut Sequencer<(), Caller, Content, ApiError>, Duration, &mut Vec<Act>),
     ) {
         if self.step_here(event) {
             self.hand_over();
@@ -192,7 +192,7 @@ impl PartitionWriter {
     /// The same on the thread of a log shard, which has no time to build batches.
     fn step_on_shard(
         self: &Arc<Self>,
-        event: impl FnOnce(&mut Sequencer<(), Caller, Content, Failure>, Duration, &mut Vec<Act>),
+        event: impl FnOnce(&mut Sequencer<(), Caller, Content, ApiError>, Duration, &mut Vec<Act>),
     ) {
         if self.step_here(event) {
             let writer = Arc::clone(self);
@@ -203,7 +203,7 @@ impl PartitionWriter {
     /// Gives the sequencer an event, and tells callers what it says. True: something is to be handed over.
     fn step_here(
         self: &Arc<Self>,
-        event: impl FnOnce(&mut Sequencer<(), Caller, Content, Failure>, Duration, &mut Vec<Act>),
+        event: impl FnOnce(&mut Sequencer<(), Caller, Content, ApiError>, Duration, &mut Vec<Act>),
     ) -> bool {
         let now = self.context.clock.monotonic();
         let (mut completed, mut session) = (Vec::new(), None);
@@ -315,7 +315,7 @@ impl PartitionWriter {
         state.sending
     }
 
-    fn append(self: &Arc<Self>, outgoing: &Outgoing, leaving: Result<(AppendBatch, AppendPermit, Route), Failure>) {
+    fn append(self: &Arc<Self>, outgoing: &Outgoing, leaving: Result<(AppendBatch, AppendPermit, Route), ApiError>) {
         let attempt = (outgoing.ticket, outgoing.attempt);
         let (batch, permit, route) = match leaving {
             Ok(leaving) => leaving,
@@ -348,7 +348,7 @@ impl PartitionWriter {
         let writer = Arc::clone(self);
         self.context.runtime.spawn(vital::must_not_panic("writer", async move {
             let asked = tokio::time::timeout(SESSION_MAX, writer.context.producer_ids.next_own()).await;
-            let silent = || Failure::new(Reason::ControllerNotAvailable, "the controller gives no producer id");
+            let silent = || ApiError::new(Reason::ControllerNotAvailable, "the controller gives no producer id");
             match asked.unwrap_or_else(|_elapsed| Err(silent())) {
                 Ok(id) => {
                     let session = Session { id, epoch: ProducerEpoch(0) };

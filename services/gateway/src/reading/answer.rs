@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_model::{Offset, Timestamp};
-use walser_rpc::{Failure, SendGate};
+use walser_rpc::{ApiError, SendGate};
 
 use crate::metadata::TopicView;
 
@@ -41,7 +41,7 @@ pub(crate) struct Reset {
 #[derive(Debug, Clone)]
 pub(crate) struct PartitionFailure {
     pub(crate) of: PartitionName,
-    pub(crate) failure: Failure,
+    pub(crate) failure: ApiError,
 }
 
 /// Where a reader stands in a partition.
@@ -86,7 +86,7 @@ pub(crate) struct Fetched {
 #[derive(Debug)]
 pub(crate) struct LookedUp {
     pub(crate) of: PartitionName,
-    pub(crate) found: Result<FoundPlace, Failure>,
+    pub(crate) found: Result<FoundPlace, ApiError>,
 }
 
 /// A place found in a log.

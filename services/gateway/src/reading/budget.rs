@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use walser_rpc::{Failure, Reason, SendGate, WeakGate};
+use walser_rpc::{ApiError, Reason, SendGate, WeakGate};
 
 use crate::within::within;
 
@@ -45,9 +45,9 @@ pub(crate) const STALL_MAX: Duration = Duration::from_secs(10);
 const SWEEP_MIN: usize = 64;
 
 /// The end of an answer whose client takes nothing.
-pub(crate) fn stalled() -> Failure {
+pub(crate) fn stalled() -> ApiError {
     let text = "the client took nothing for 10 s while other readers wait for memory; read on from its position";
-    Failure::new(Reason::GatewayOverloaded, text)
+    ApiError::new(Reason::GatewayOverloaded, text)
 }
 
 /// The budget of one stream, within that of the process. Clones share it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_model::{LeaderEpoch, Offset};
-use walser_rpc::{BatchesRead, Failure, ReadBatches, Reason};
+use walser_rpc::{ApiError, BatchesRead, ReadBatches, Reason};
 
 use crate::error::no_answer;
 use crate::metrics::GatewayMetrics;
@@ -65,7 +65,7 @@ impl PartitionReader {
     ///
     /// # Errors
     /// As for look-ups; leaders that move are waited for.
-    pub(crate) async fn open(&self, target: Target) -> Result<Cursor, Failure> {
+    pub(crate) async fn open(&self, target: Target) -> Result<Cursor, ApiError> {
         let offset = self.positions.boundary(&target, target.start).await?;
         let end = match target.end {
             Some(place) => Some(self.positions.boundary(&target, place).await?),
@@ -80,7 +80,7 @@ impl PartitionReader {
     ///
     /// # Errors
     /// `OFFSET_OUT_OF_RANGE` for such an offset; as for reading.
-    pub(crate) async fn check_behind_end(&self, cursor: &Cursor) -> Result<(), Failure> {
+    pub(crate) async fn check_behind_end(&self, cursor: &Cursor) -> Result<(), ApiError> {
         if cursor.end.is_none_or(|end| cursor.offset <= end) {
             return Ok(());
         }
@@ -145,7 +145,7 @@ impl PartitionReader {
     ///
     /// # Errors
     /// As for reading.
-    pub(crate) async fn wait_for_records(&self, cursor: &Cursor, wait: Duration) -> Result<bool, Failure> {
+    pub(crate) async fn wait_for_records(&self, cursor: &Cursor, wait: Duration) -> Result<bool, ApiError> {
         let read = self.read_batches(cursor, 0, wait).await?;
         Ok(read.high_watermark > cursor.offset)
     }
@@ -156,7 +156,7 @@ impl PartitionReader {
         cursor: &Cursor,
         bytes: usize,
         answer_max: Duration,
-    ) -> Result<BatchesRead, Failure> {
+    ) -> Result<BatchesRead, ApiError> {
         let read = self.read_batches(cursor, bytes, Duration::ZERO);
         let answer = tokio::time::timeout(answer_max, read).await;
         answer.unwrap_or_else(|_elapsed| Err(no_answer(&cursor.target.topic, cursor.target.partition)))
@@ -164,7 +164,7 @@ impl PartitionReader {
 
     /// Asks the leader once for batches from the cursor on; waits up to `wait` for some. With an aim of 0 bytes the
     /// leader answers without batches once there are some.
-    async fn read_batches(&self, cursor: &Cursor, bytes: usize, wait: Duration) -> Result<BatchesRead, Failure> {
+    async fn read_batches(&self, cursor: &Cursor, bytes: usize, wait: Duration) -> Result<BatchesRead, ApiError> {
         let route = self.router.route(&cursor.target.topic, cursor.target.partition)?;
         let read = ReadBatches {
             partition: route.partition,
@@ -179,7 +179,7 @@ impl PartitionReader {
         if let Some(diverging) = answer.diverging {
             let lost = cursor.offset.since(diverging);
             let text = format!("{lost} records before offset {} are not the ones you read any more", cursor.offset);
-            let failure = Failure::new(Reason::LogDiverged, text).with("topic", &cursor.target.topic.name);
+            let failure = ApiError::new(Reason::LogDiverged, text).with("topic", &cursor.target.topic.name);
             let failure = failure.with("partition", cursor.target.partition);
             return Err(failure.with("divergingOffset", diverging).with("lostCount", lost));
         }
@@ -193,9 +193,9 @@ impl PartitionReader {
     pub(crate) async fn reset(
         &self,
         cursor: &mut Cursor,
-        failure: &Failure,
+        failure: &ApiError,
         policy: OutOfRange,
-    ) -> Result<Option<Reset>, Failure> {
+    ) -> Result<Option<Reset>, ApiError> {
         if failure.reason() != Reason::OffsetOutOfRange {
             return Ok(None);
         }

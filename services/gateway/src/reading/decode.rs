@@ -4,7 +4,7 @@ use bytes::Bytes;
 use walser_model::{Compression, Offset, TimestampType};
 use walser_record_batch::{BatchHeader, Batches, CompressionError, Record, RecordError, Records};
 use walser_record_batch::{DECODED_COST_MAX, RECORD_HEADERS_MAX, decoded_cost};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use super::request::Shape;
 
@@ -52,11 +52,11 @@ pub(crate) enum Undecoded {
     /// The next record needs more than is left of the amount; it may fit into a whole one.
     NoRoom,
     /// It never fits, or cannot be decoded.
-    Failed(Failure),
+    Failed(ApiError),
 }
 
-impl From<Failure> for Undecoded {
-    fn from(failure: Failure) -> Self {
+impl From<ApiError> for Undecoded {
+    fn from(failure: ApiError) -> Self {
         Self::Failed(failure)
     }
 }
@@ -153,27 +153,27 @@ impl Decoded {
     }
 }
 
-fn broken(at: Offset, detail: impl std::fmt::Display) -> Failure {
+fn broken(at: Offset, detail: impl std::fmt::Display) -> ApiError {
     let text = format!("stored records at offset {at} do not decode: {detail}");
-    Failure::new(Reason::LogCorrupt, text).with("offset", at)
+    ApiError::new(Reason::LogCorrupt, text).with("offset", at)
 }
 
 /// Records that are stored as they were sent, and that no reader can be given one by one.
-fn unreadable(offset: Offset, resume: Offset, detail: impl std::fmt::Display) -> Failure {
+fn unreadable(offset: Offset, resume: Offset, detail: impl std::fmt::Display) -> ApiError {
     let text = format!("the records from offset {offset} on cannot be decoded: {detail}; resume at offset {resume}");
-    Failure::new(Reason::BatchUnreadable, text).with("offset", offset).with("resumeOffset", resume)
+    ApiError::new(Reason::BatchUnreadable, text).with("offset", offset).with("resumeOffset", resume)
 }
 
-fn above_limit(offset: Offset, size: usize, limit: usize) -> Failure {
+fn above_limit(offset: Offset, size: usize, limit: usize) -> ApiError {
     let text = format!(
         "the record at offset {offset} has {size} bytes, the client takes messages of {limit}; raise its receive \
          limit and max_message_bytes"
     );
-    let failure = Failure::new(Reason::RecordExceedsClientLimit, text).with("offset", offset);
+    let failure = ApiError::new(Reason::RecordExceedsClientLimit, text).with("offset", offset);
     failure.with("sizeBytes", size).with("limitBytes", limit)
 }
 
-fn whole(batches: Bytes, from: Offset, end: Option<Offset>, shape: Shape) -> Result<Decoded, Failure> {
+fn whole(batches: Bytes, from: Offset, end: Option<Offset>, shape: Shape) -> Result<Decoded, ApiError> {
     let room = shape.message_bytes_max.saturating_sub(CHUNK_OVERHEAD);
     let mut out = Decoded { next_offset: from.0, ..Decoded::default() };
     let mut taken = 0;
@@ -319,7 +319,7 @@ mod tests {
         decode(batches.concat().into(), Offset(from), None, SHAPE, amount)
     }
 
-    fn failure(undecoded: Undecoded) -> Failure {
+    fn failure(undecoded: Undecoded) -> ApiError {
         match undecoded {
             Undecoded::Failed(failure) => failure,
             Undecoded::NoRoom => panic!("a whole amount is room enough"),

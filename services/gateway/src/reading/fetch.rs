@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use walser_model::{NodeId, Offset, PartitionIndex};
-use walser_rpc::{Failure, Reason, SendGate};
+use walser_rpc::{ApiError, Reason, SendGate};
 
 use crate::error::{NO_ANSWER, no_answer};
 use crate::retry::{Backoff, lost};
@@ -65,7 +65,7 @@ impl FetchRound {
         left.map_or(self.answer_max, |left| left.min(self.answer_max))
     }
 
-    fn note(&mut self, of: PartitionName, failure: Failure) {
+    fn note(&mut self, of: PartitionName, failure: ApiError) {
         self.moving |= lost(&failure);
         self.failures.push(PartitionFailure { of, failure });
     }
@@ -101,7 +101,7 @@ impl FetchRound {
     }
 
     /// The answer, in at most `bytes_max`.
-    fn answer(self, bytes_max: usize, gate: SendGate) -> Result<Fetched, Failure> {
+    fn answer(self, bytes_max: usize, gate: SendGate) -> Result<Fetched, ApiError> {
         let failure_bytes_max = bytes_max.saturating_sub(self.answer_bytes());
         let all_failed = self.all_failed();
         let Self { chunks, resets, failures, .. } = self;
@@ -115,7 +115,7 @@ impl FetchRound {
 
 impl Reading {
     /// Looks at every partition, and again whenever something has come, until there is enough.
-    pub(crate) async fn fetch(&self, request: &FetchRequest, limit: Option<Duration>) -> Result<Fetched, Failure> {
+    pub(crate) async fn fetch(&self, request: &FetchRequest, limit: Option<Duration>) -> Result<Fetched, ApiError> {
         let FetchRequest { targets, options, wait, bytes_min, bytes_max, records_max } = request;
         let amount = Amount::whole(*bytes_max, *records_max);
         // The caller's deadline leaves time for the answer to travel.

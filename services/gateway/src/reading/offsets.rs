@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::time::Instant;
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use crate::error::no_answer;
 use crate::retry::{PATIENCE, while_moved};
@@ -23,7 +23,7 @@ impl Reading {
         &self,
         targets: &[ReadTarget],
         limit: Option<Duration>,
-    ) -> Result<Vec<LookedUp>, Failure> {
+    ) -> Result<Vec<LookedUp>, ApiError> {
         let targets = self.positions.targets(targets).await?;
         // One time for all: however many partitions have no leader, or one that does not answer, the call ends.
         let until = Instant::now() + limit.map_or(PATIENCE, |limit| PATIENCE.min(limit / 4));

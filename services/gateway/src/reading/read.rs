@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
-use walser_rpc::{Failure, Reason, SendGate, catch_panic};
+use walser_rpc::{ApiError, Reason, SendGate, catch_panic};
 
 use crate::error::draining;
 
@@ -58,7 +58,7 @@ struct Driver {
     told: mpsc::Sender<(usize, PartitionEvent)>,
     readers: JoinSet<()>,
     budget: StreamBudget,
-    failure: Option<Failure>,
+    failure: Option<ApiError>,
 }
 
 impl Reading {
@@ -66,7 +66,7 @@ impl Reading {
     pub(crate) async fn read(
         &self,
         request: ReadRequest,
-    ) -> Result<(impl Stream<Item = Item> + use<>, SendGate), Failure> {
+    ) -> Result<(impl Stream<Item = Item> + use<>, SendGate), ApiError> {
         let ReadRequest { targets: asked, options, records_max } = request;
         let targets = self.positions.targets(&asked).await?;
         let mut growing = Vec::new();
@@ -136,7 +136,7 @@ impl Driver {
                 Some(read) = self.readers.join_next() => {
                     // The partition would never be heard of again, and the stream would look complete.
                     if read.is_err_and(|error| error.is_panic()) {
-                        let failure = Failure::internal("reading a partition met a bug of the server");
+                        let failure = ApiError::internal("reading a partition met a bug of the server");
                         self.outlet.send(Err(failure), None).await;
                         return;
                     }
@@ -225,7 +225,7 @@ impl Driver {
         }
     }
 
-    async fn tell_problem(&mut self, number: usize, failure: Failure) -> bool {
+    async fn tell_problem(&mut self, number: usize, failure: ApiError) -> bool {
         let of = self.partitions[number].name.clone();
         self.send(ReadEvent::Problem(PartitionFailure { of, failure })).await
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walser_model::{LeaderEpoch, Offset};
-use walser_rpc::{Failure, OffsetQuery};
+use walser_rpc::{ApiError, OffsetQuery};
 
 use crate::error::no_answer;
 use crate::metadata::TopicView;
@@ -49,9 +49,9 @@ impl Positions {
     }
 
     /// Spreads targets over partitions, each of which begins where the reader stands in it, else at `start`.
-    pub(crate) async fn targets(&self, targets: &[ReadTarget]) -> Result<Vec<Target>, Failure> {
+    pub(crate) async fn targets(&self, targets: &[ReadTarget]) -> Result<Vec<Target>, ApiError> {
         if targets.is_empty() {
-            return Err(Failure::field("targets", "names nothing to read"));
+            return Err(ApiError::field("targets", "names nothing to read"));
         }
         let mut spread = Vec::new();
         let mut seen = HashSet::new();
@@ -73,7 +73,7 @@ impl Positions {
             for partition in partitions {
                 if !seen.insert((topic.id, partition)) {
                     let text = format!("partition {partition} of topic \"{}\" is named twice", topic.name);
-                    return Err(Failure::field("targets", text));
+                    return Err(ApiError::field("targets", text));
                 }
                 let (start, last_epoch) = match target.resume.get(&partition) {
                     Some(standing) => (ReadPosition::Offset(standing.next_offset.0), standing.leader_epoch),
@@ -83,7 +83,7 @@ impl Positions {
                 spread.push(Target { topic, partition, start, end: target.end, last_epoch });
             }
             if spread.len() > PARTITIONS_MAX {
-                return Err(Failure::field("targets", format!("at most {PARTITIONS_MAX} partitions in one call")));
+                return Err(ApiError::field("targets", format!("at most {PARTITIONS_MAX} partitions in one call")));
             }
         }
         Ok(spread)
@@ -95,7 +95,7 @@ impl Positions {
         topic: &TopicView,
         partition: i32,
         place: ReadPosition,
-    ) -> Result<FoundPlace, Failure> {
+    ) -> Result<FoundPlace, ApiError> {
         match place {
             ReadPosition::Offset(offset) => Ok(FoundPlace { offset, timestamp: -1, leader_epoch: -1 }),
             ReadPosition::Earliest => self.look_up(topic, partition, OffsetQuery::Earliest).await,
@@ -111,7 +111,7 @@ impl Positions {
     }
 
     /// Where reading begins or ends: a time after the last record is the end of the log as of now.
-    pub(crate) async fn boundary(&self, target: &Target, place: ReadPosition) -> Result<Offset, Failure> {
+    pub(crate) async fn boundary(&self, target: &Target, place: ReadPosition) -> Result<Offset, ApiError> {
         let find = |place| self.find(&target.topic, target.partition, place);
         if !matches!(place, ReadPosition::Time(_)) {
             return Ok(Offset(find(place).await?.offset));
@@ -122,7 +122,7 @@ impl Positions {
         Ok(Offset(if found >= 0 { found } else { end }))
     }
 
-    async fn look_up(&self, topic: &TopicView, partition: i32, query: OffsetQuery) -> Result<FoundPlace, Failure> {
+    async fn look_up(&self, topic: &TopicView, partition: i32, query: OffsetQuery) -> Result<FoundPlace, ApiError> {
         let route = self.router.route(topic, partition)?;
         let answer = tokio::time::timeout(ANSWER_MAX, route.storage.look_up(route.partition, query)).await;
         let found = answer.map_err(|_elapsed| no_answer(topic, partition))??;

@@ -9,7 +9,7 @@ use walser_log::SeenMetadata;
 use walser_metadata::{Changes, PartitionEntry, View};
 use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_replication::{NodeSet, Role};
-use walser_rpc::{Failure, LedPartition, MetadataStream, Outage, Reason};
+use walser_rpc::{ApiError, LedPartition, MetadataStream, Outage, Reason};
 
 use super::{Begun, Membership, RETRY, is_foreign};
 use crate::disposal::Held;
@@ -22,7 +22,7 @@ const RENEW_RETRY: Duration = Duration::from_secs(1);
 
 impl Membership {
     /// Acts on nothing that this controller says: writes are refused, reads go on.
-    pub(super) fn disobey(&self, failure: Failure) {
+    pub(super) fn disobey(&self, failure: ApiError) {
         if self.registry.refuse_writes(failure.clone()) {
             tracing::error!(error = %failure, "the controller's metadata is not that of this node: writes are refused");
         }
@@ -32,7 +32,7 @@ impl Membership {
     }
 
     /// Follows the metadata for as long as it is that of this node.
-    pub(super) async fn follow_metadata(&self, begun: &mut Option<Begun>) -> Failure {
+    pub(super) async fn follow_metadata(&self, begun: &mut Option<Begun>) -> ApiError {
         let mut outage = Outage::of("the metadata stream from the controller");
         loop {
             match self.follow_once(begun, &mut outage).await {
@@ -49,14 +49,14 @@ impl Membership {
         }
     }
 
-    async fn follow_once(&self, begun: &mut Option<Begun>, outage: &mut Outage) -> Result<Infallible, Failure> {
+    async fn follow_once(&self, begun: &mut Option<Begun>, outage: &mut Outage) -> Result<Infallible, ApiError> {
         let mut stream = MetadataStream::open(&self.controller, self.seen()).await?;
         loop {
             let deltas = stream.next_deltas(DELTAS_MAX).await?;
             let mut view = View::clone(&self.view.load());
             let mut changes = Changes::default();
             for delta in deltas {
-                let touched = view.apply(delta).map_err(|error| Failure::metadata_rollback(error.have, error.got))?;
+                let touched = view.apply(delta).map_err(|error| ApiError::metadata_rollback(error.have, error.got))?;
                 changes.merge(touched);
             }
             // What only says which nodes are there is not acted on.
@@ -86,11 +86,11 @@ impl Membership {
 
     /// Writes down what was seen, before it is acted on: a controller that is behind it later is behind what this node
     /// has done.
-    async fn note(&self, seen: SeenMetadata) -> Result<(), Failure> {
+    async fn note(&self, seen: SeenMetadata) -> Result<(), ApiError> {
         let directory = Arc::clone(&self.engine.directory);
         let noted = tokio::task::spawn_blocking(move || directory.note_metadata(seen)).await;
         let failed = |error: &dyn std::fmt::Display| {
-            Failure::new(Reason::StorageError, format!("the metadata version cannot be written: {error}"))
+            ApiError::new(Reason::StorageError, format!("the metadata version cannot be written: {error}"))
         };
         noted.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
@@ -114,7 +114,7 @@ impl Membership {
     }
 
     /// Nothing takes effect when it is not known what is here: the stream begins again, with a snapshot.
-    fn take_effect(&self, view: &View, changes: &Changes) -> Result<(), Failure> {
+    fn take_effect(&self, view: &View, changes: &Changes) -> Result<(), ApiError> {
         let disposes = changes.snapshot || !changes.tombstones.is_empty();
         let held = if disposes { Some(self.held()?) } else { None };
         self.registry.names.show(view);
@@ -139,11 +139,11 @@ impl Membership {
     }
 
     /// Partitions of which there is anything on this node.
-    fn held(&self) -> Result<Held, Failure> {
+    fn held(&self) -> Result<Held, ApiError> {
         let open = self.registry.all().into_iter().map(|(partition, _)| partition);
         let found = self.engine.directory.partitions();
         let unlisted =
-            |error| Failure::new(Reason::StorageError, format!("the data directory cannot be listed: {error}"));
+            |error| ApiError::new(Reason::StorageError, format!("the data directory cannot be listed: {error}"));
         let found = found.map_err(unlisted)?;
         let aside = self.engine.directory.set_aside_partitions().into_iter().map(|aside| aside.partition);
         let here = open.chain(found.into_iter().map(|found| found.partition)).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use walser_model::TopicPartition;
-use walser_rpc::{DiskUse, Failure, NodeBeat, NodeFigures, Outage, PartitionOut};
+use walser_rpc::{ApiError, DiskUse, NodeBeat, NodeFigures, Outage, PartitionOut};
 
 use super::{Membership, RETRY, is_foreign};
 use crate::metrics::Totals;
@@ -21,7 +21,7 @@ fn out_of_service((partition, problem): (TopicPartition, Problem)) -> PartitionO
 impl Membership {
     /// Beats until the controller says that the session is over, and why; or that its metadata is not that of this
     /// node.
-    pub(super) async fn keep_session(&self, node_epoch: i64, every: Duration) -> Result<String, Failure> {
+    pub(super) async fn keep_session(&self, node_epoch: i64, every: Duration) -> Result<String, ApiError> {
         let mut outage = Outage::of("the session with the controller");
         loop {
             match self.session(node_epoch, every, &mut outage).await {
@@ -32,7 +32,7 @@ impl Membership {
         }
     }
 
-    async fn session(&self, node_epoch: i64, every: Duration, outage: &mut Outage) -> Result<String, Failure> {
+    async fn session(&self, node_epoch: i64, every: Duration, outage: &mut Outage) -> Result<String, ApiError> {
         let mut session = self.controller.node_session().await?;
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -8,7 +8,7 @@ use std::io;
 use tokio::sync::oneshot;
 use walser_log::{Condition, Log, LogConfig, LogError, out_of_files};
 use walser_model::{Offset, TopicPartition};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use super::{Partition, PartitionMetadata, Repaired, ShardContext};
 use crate::disk_threads::DiskLane;
@@ -31,9 +31,9 @@ pub(crate) enum Task {
     /// Write down that the log is damaged.
     KeepDamage,
     /// Raise the log start.
-    DeleteRecords { before: Offset, reply: oneshot::Sender<Result<Offset, Failure>> },
+    DeleteRecords { before: Offset, reply: oneshot::Sender<Result<Offset, ApiError>> },
     /// Give up the damaged part of a log.
-    Repair { reply: oneshot::Sender<Result<Repaired, Failure>> },
+    Repair { reply: oneshot::Sender<Result<Repaired, ApiError>> },
     /// Remove a partition with its data, wherever it lies.
     Remove { done: oneshot::Sender<io::Result<()>> },
     /// Move a partition aside that the metadata does not know.

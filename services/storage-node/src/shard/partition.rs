@@ -17,7 +17,7 @@ use walser_log::{Admission, AppendError, Condition, Log, LogError, Run, out_of_f
 use walser_model::{LeaderEpoch, Offset, SequenceCheck, Timestamp, TimestampType, TopicConfig};
 use walser_record_batch::{BatchHeader, HEADER_LEN, stamp_append_time, stamp_position};
 use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent};
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use super::files::{PATIENCE, Written};
 use super::{AppendJob, ShardContext};
@@ -86,7 +86,7 @@ enum Planned {
     /// A retry of a batch that is in the log, or earlier in the group.
     Repeat { in_log: InLog },
     /// It may not be appended.
-    Refused(Failure),
+    Refused(ApiError),
 }
 
 /// Why a log is not ready for more.
@@ -95,7 +95,7 @@ enum Unprepared {
     /// Too many files are open; others may be closed.
     ShortOfFiles,
     /// What writes are told.
-    Refused(Failure),
+    Refused(ApiError),
 }
 
 impl Partition {
@@ -143,7 +143,7 @@ impl Partition {
     }
 
     /// Why nothing is appended at present, whatever it is.
-    fn refusal(&self, context: &ShardContext) -> Option<Failure> {
+    fn refusal(&self, context: &ShardContext) -> Option<ApiError> {
         let refused = context.writes_refused();
         let refused = refused.or_else(|| self.unreadable.as_deref().map(unreadable_settings));
         refused.or_else(|| self.replica.leader().is_none().then(|| not_leader(context.node)))
@@ -191,7 +191,7 @@ impl Partition {
 
     /// Takes the batches that may be appended, stamps them, and refuses the others; all of them with a `refusal`, but for
     /// those that are in the log already.
-    fn gather(&mut self, context: &ShardContext, now: Timestamp, refusal: Option<&Failure>) -> Group {
+    fn gather(&mut self, context: &ShardContext, now: Timestamp, refusal: Option<&ApiError>) -> Group {
         let mut group = Group::default();
         let copied: usize = self.incoming.iter().map(|job| Run::copied_bytes(job.batch.len())).sum();
         group.run = Run::with_capacity(copied.min(RUN_BYTES_MAX + (1 << 20)));
@@ -275,15 +275,15 @@ impl Partition {
         next_offset: Offset,
         context: &ShardContext,
         now: Timestamp,
-        refusal: Option<&Failure>,
-    ) -> Result<SequenceCheck, Failure> {
+        refusal: Option<&ApiError>,
+    ) -> Result<SequenceCheck, ApiError> {
         let Some(leader) = self.replica.leader() else {
             return Err(refusal.cloned().unwrap_or_else(|| not_leader(context.node)));
         };
         if job.epoch != LeaderEpoch::NONE && job.epoch != leader.epoch() {
             let direction = if job.epoch < leader.epoch() { "older" } else { "newer" };
             let text = format!("leader epoch {} is {direction} than {}", job.epoch, leader.epoch());
-            let failure = Failure::new(Reason::StaleEpoch, text).with("epoch", job.epoch);
+            let failure = ApiError::new(Reason::StaleEpoch, text).with("epoch", job.epoch);
             return Err(failure.with("currentEpoch", leader.epoch()).with("direction", direction));
         }
         leader.admit(job.acks).map_err(not_enough_replicas)?;
@@ -310,7 +310,7 @@ impl Partition {
         }
         if let Some(expected) = job.expected_offset.filter(|expected| *expected != next_offset) {
             let text = format!("the next record gets offset {next_offset}, not {expected}");
-            let failure = Failure::new(Reason::OffsetMismatch, text).with("expectedOffset", expected);
+            let failure = ApiError::new(Reason::OffsetMismatch, text).with("expectedOffset", expected);
             return Err(failure.with("actualOffset", next_offset));
         }
         let check = self.log.check_and_record(&header, now).map_err(unusable)?;
@@ -358,7 +358,7 @@ impl Partition {
     }
 
     /// What is told to those whose batches did not get into the log.
-    fn append_failed(&mut self, error: &AppendError, context: &ShardContext) -> Failure {
+    fn append_failed(&mut self, error: &AppendError, context: &ShardContext) -> ApiError {
         match error {
             AppendError::Extending => not_leader(context.node),
             AppendError::NoFiles => too_many_files(context.directory.disk().open_files().limit, context.node),
@@ -379,7 +379,7 @@ impl Partition {
     }
 
     /// Raises the log start.
-    pub(crate) fn delete_records(&mut self, before: Offset, context: &ShardContext) -> Result<Offset, Failure> {
+    pub(crate) fn delete_records(&mut self, before: Offset, context: &ShardContext) -> Result<Offset, ApiError> {
         let high_watermark = self.handle.high_watermark();
         if before > high_watermark {
             let start = self.log.log_start();

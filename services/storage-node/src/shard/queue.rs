@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use walser_log::{Extension, FlushOutcome};
 use walser_model::{Acks, LeaderEpoch, Offset, TopicPartition};
 use walser_record_batch::BatchHeader;
-use walser_rpc::{AppendPermit, AppendReply, Failure, Reason};
+use walser_rpc::{ApiError, AppendPermit, AppendReply, Reason};
 
 use super::maintenance::Returned;
 use super::partition::{PartitionMetadata, Repaired};
@@ -54,7 +54,7 @@ pub(crate) enum Command {
     DeleteRecords {
         partition: TopicPartition,
         before: Offset,
-        reply: oneshot::Sender<Result<Offset, Failure>>,
+        reply: oneshot::Sender<Result<Offset, ApiError>>,
     },
     /// A read has met damage.
     Damaged {
@@ -63,7 +63,7 @@ pub(crate) enum Command {
     },
     Repair {
         partition: TopicPartition,
-        reply: oneshot::Sender<Result<Repaired, Failure>>,
+        reply: oneshot::Sender<Result<Repaired, ApiError>>,
     },
     Flushed {
         partition: TopicPartition,
@@ -140,12 +140,12 @@ impl AppendJob {
 
     /// Answers that the shard has stopped.
     fn refuse_stopped(self) {
-        let failure = Failure::new(Reason::NotLeader, "the storage node has stopped").with("leader", -1);
+        let failure = ApiError::new(Reason::NotLeader, "the storage node has stopped").with("leader", -1);
         self.reply.answer(Err(failure));
     }
 
     /// Answers with an error.
-    pub(crate) fn refuse(self, failure: Failure, metrics: &StorageMetrics) {
+    pub(crate) fn refuse(self, failure: ApiError, metrics: &StorageMetrics) {
         metrics.append_refused(&failure);
         self.reply.answer(Err(failure));
     }

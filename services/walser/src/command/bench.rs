@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::json;
-use walser_client::{Failure, Reason};
+use walser_client::{ApiError, Reason};
 use walser_model::{Clock as _, SystemClock};
 use walser_proto::v1 as pb;
 
@@ -121,7 +121,7 @@ async fn remove(server: &Server, name: &str) {
     let removing = tokio::time::timeout(REMOVE_MAX, client.delete_topic(request)).await;
     let why = match removing {
         Ok(Ok(_)) => return,
-        Ok(Err(status)) => Failure::from(status).message().to_owned(),
+        Ok(Err(status)) => ApiError::from(status).message().to_owned(),
         Err(_elapsed) => "the server does not answer".to_owned(),
     };
     output::warning(&format!("topic \"{name}\" is left: {why}"));
@@ -136,7 +136,7 @@ async fn measure(
     clock: &Arc<SystemClock>,
 ) -> Result<(), CliError> {
     let (client, name) = (&server.client, topic.name.as_str());
-    let failed = |failure: Failure| server.failed(failure);
+    let failed = |failure: ApiError| server.failed(failure);
     let pid = arguments.server_pid.or_else(|| process::listening(&server.address));
     let seen = Arc::new(Seen::default());
     if matches!(command, BenchCommand::Consume(_)) && topic.own {
@@ -213,13 +213,13 @@ async fn topic(server: &Server, arguments: &BenchArgs, consuming: bool, now: i64
     let config = [("durability".to_owned(), arguments.durability.name().to_owned())].into();
     let topic = pb::Topic { name: name.clone(), partition_count: arguments.partitions, config, ..Default::default() };
     let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
-    let created = client.create_topic(request).await.map_err(Failure::from);
+    let created = client.create_topic(request).await.map_err(ApiError::from);
     match created {
         Ok(_) => Ok(BenchTopic { name, partitions: arguments.partitions, own: true }),
         Err(failure) if failure.reason() == Reason::TopicExists => {
             let help = "--reuse writes into it and leaves it there; without --topic a new one is made and removed";
             Err(server
-                .failed(Failure::new(Reason::TopicExists, format!("topic \"{name}\" already exists")))
+                .failed(ApiError::new(Reason::TopicExists, format!("topic \"{name}\" already exists")))
                 .with_help(help))
         }
         Err(failure) => Err(server.failed(failure)),

@@ -8,7 +8,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use walser_client::{Failure, Read, Reader, ReaderConfig};
+use walser_client::{ApiError, Read, Reader, ReaderConfig};
 use walser_proto::v1 as pb;
 
 use self::last::Last;
@@ -117,8 +117,8 @@ fn caught_up(to: Option<Position>, told: &mut bool) {
 
 fn tell(problem: pb::PartitionError, problems: &mut Problems) {
     let place = problem.topic_partition.unwrap_or_default();
-    let unknown = || Failure::internal("the server does not say what is wrong");
-    problems.tell(&place.topic, place.partition, problem.error.map_or_else(unknown, Failure::from));
+    let unknown = || ApiError::internal("the server does not say what is wrong");
+    problems.tell(&place.topic, place.partition, problem.error.map_or_else(unknown, ApiError::from));
 }
 
 fn tell_away(address: &str, text: &str, seconds: u64) {

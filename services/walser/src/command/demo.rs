@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use walser_client::{Client, Failure, Producer, ProducerConfig, Read, Reader, ReaderConfig};
+use walser_client::{ApiError, Client, Producer, ProducerConfig, Read, Reader, ReaderConfig};
 use walser_model::{Acks, Compression};
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, RecordFields, partition_for_key};
@@ -24,7 +24,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub(crate) async fn run(arguments: DemoArgs) -> Result<ExitCode, CliError> {
     output::end_with_reader()?;
     let server = Server::of(&arguments.server)?;
-    let failed = |failure: Failure| server.failed(failure);
+    let failed = |failure: ApiError| server.failed(failure);
     let client = server.client.clone();
     let topic = pb::Topic { name: TOPIC.to_owned(), partition_count: PARTITIONS, ..Default::default() };
     let request = pb::CreateTopicRequest { topic: Some(topic), allow_existing: true, ..Default::default() };
@@ -44,7 +44,7 @@ pub(crate) async fn run(arguments: DemoArgs) -> Result<ExitCode, CliError> {
         match producing.await {
             Ok(Ok(())) => std::future::pending().await,
             Ok(Err(failure)) => failure,
-            Err(panicked) => Failure::internal(panicked.to_string()),
+            Err(panicked) => ApiError::internal(panicked.to_string()),
         }
     };
     tokio::select! {
@@ -56,7 +56,7 @@ pub(crate) async fn run(arguments: DemoArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Prints records until there were enough.
-async fn show(mut reader: Reader, count: u64) -> Result<(), Failure> {
+async fn show(mut reader: Reader, count: u64) -> Result<(), ApiError> {
     let mut seen = 0;
     while seen < count {
         let chunk = match reader.next().await? {
@@ -76,7 +76,7 @@ async fn show(mut reader: Reader, count: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn produce(client: Client, rate: u32, count: u64) -> Result<(), Failure> {
+async fn produce(client: Client, rate: u32, count: u64) -> Result<(), ApiError> {
     let config = ProducerConfig {
         topic: TOPIC.to_owned(),
         acks: Acks::All,

@@ -7,7 +7,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use walser_client::{Client, Failure};
+use walser_client::{ApiError, Client};
 use walser_model::{Acks, Timestamp};
 use walser_proto::v1 as pb;
 
@@ -32,9 +32,9 @@ pub(super) enum Stop {
     /// Bad input, or no input.
     Cli(CliError),
     /// A record that can go nowhere. What is good before it is written.
-    Record(Failure),
+    Record(ApiError),
     /// The server, for good or for too long.
-    Server(Failure),
+    Server(ApiError),
     /// The user.
     Interrupted(Interrupt),
     /// Standard output is closed.
@@ -47,8 +47,8 @@ impl From<CliError> for Stop {
     }
 }
 
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
+impl From<ApiError> for Stop {
+    fn from(failure: ApiError) -> Self {
         Self::Server(failure)
     }
 }
@@ -160,7 +160,7 @@ pub(super) async fn obstacle(client: &Client, topic: &str, partition: i32) -> St
 
 async fn known_obstacle(client: &Client, topic: &str, partition: i32) -> String {
     let request = pb::ListPartitionsRequest { topic: topic.to_owned(), only_unhealthy: true, ..Default::default() };
-    let listed = client.topics().list_partitions(request).await.map_err(Failure::from);
+    let listed = client.topics().list_partitions(request).await.map_err(ApiError::from);
     let listed = match listed {
         Ok(listed) => listed.into_inner().partitions,
         Err(failure) => return format!("{} ({})", failure.message(), failure.reason_name()),

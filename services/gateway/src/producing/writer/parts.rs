@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use walser_model::{Acks, Compression, Offset, Timestamp};
 use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, NewRecord, Producer, Record, RecordFields, Records};
-use walser_rpc::{AppendBatch, AppendPermit, Failure, LedPartition, Reason};
+use walser_rpc::{ApiError, AppendBatch, AppendPermit, LedPartition, Reason};
 use walser_sequencer::{Batch, Effect, Number, Outcome};
 
 use crate::producing::admission::LeaderRoom;
@@ -14,7 +14,7 @@ use crate::producing::batches::encode;
 use crate::producing::outcome::Written;
 
 /// Told once what became of a caller's records.
-pub(crate) type PartDone = Box<dyn FnOnce(Result<Written, Failure>) + Send>;
+pub(crate) type PartDone = Box<dyn FnOnce(Result<Written, ApiError>) + Send>;
 
 /// A caller of a writer.
 pub(crate) struct Caller {
@@ -85,7 +85,7 @@ impl Content {
 
     /// Takes the records of all callers of a batch that is sent for the first time: from now on they belong to it,
     /// also when a caller gives up.
-    pub(super) fn collect(batch: &mut Batch<Caller, Self, Failure>) {
+    pub(super) fn collect(batch: &mut Batch<Caller, Self, ApiError>) {
         if batch.content.is_some() {
             return;
         }
@@ -176,7 +176,7 @@ impl GatheredRecords {
 }
 
 /// What a caller is told.
-pub(super) fn told(outcome: Outcome<Written, Failure>) -> Result<Written, Failure> {
+pub(super) fn told(outcome: Outcome<Written, ApiError>) -> Result<Written, ApiError> {
     match outcome {
         Outcome::Written { answer, first_record } => {
             let base_offset = answer.base_offset.map(|offset| offset.plus(first_record));
@@ -186,8 +186,8 @@ pub(super) fn told(outcome: Outcome<Written, Failure>) -> Result<Written, Failur
     }
 }
 
-fn failed(failure: Option<Failure>, effect: Effect, expired: bool) -> Failure {
-    let out_of_time = |text: String| Failure::new(Reason::RequestTimedOut, text).with("stage", "append");
+fn failed(failure: Option<ApiError>, effect: Effect, expired: bool) -> ApiError {
+    let out_of_time = |text: String| ApiError::new(Reason::RequestTimedOut, text).with("stage", "append");
     match (effect, failure) {
         (Effect::Applied, Some(failure)) => failure,
         (Effect::Maybe, Some(failure)) if !expired && !failure.is_unavailable() => {
@@ -203,7 +203,7 @@ fn failed(failure: Option<Failure>, effect: Effect, expired: bool) -> Failure {
                 matches!(failure.reason(), Reason::NotLeader | Reason::StaleEpoch | Reason::LeaderLostAfterAppend);
             if internal {
                 let text = format!("the partition had no leader in time: {}", failure.message());
-                return Failure::new(Reason::LeaderNotAvailable, text);
+                return ApiError::new(Reason::LeaderNotAvailable, text);
             }
             failure.with_effect(walser_rpc::Effect::None)
         }
@@ -260,14 +260,14 @@ mod tests {
 
     #[test]
     fn what_may_be_written_is_not_called_unavailable() {
-        let away = Failure::new(Reason::LeaderNotAvailable, "away");
+        let away = ApiError::new(Reason::LeaderNotAvailable, "away");
         let maybe = failed(Some(away.clone()), Effect::Maybe, true);
         assert_eq!((maybe.code(), maybe.effect()), (tonic::Code::DeadlineExceeded, walser_rpc::Effect::Maybe));
         let none = failed(Some(away), Effect::None, true);
         assert_eq!((none.code(), none.effect()), (tonic::Code::Unavailable, walser_rpc::Effect::None));
-        let moved = failed(Some(Failure::new(Reason::NotLeader, "moved")), Effect::None, true);
+        let moved = failed(Some(ApiError::new(Reason::NotLeader, "moved")), Effect::None, true);
         assert_eq!(moved.reason(), Reason::LeaderNotAvailable);
-        let lost = failed(Some(Failure::new(Reason::LeaderLostAfterAppend, "lost")), Effect::Maybe, false);
+        let lost = failed(Some(ApiError::new(Reason::LeaderLostAfterAppend, "lost")), Effect::Maybe, false);
         assert_eq!((lost.reason(), lost.effect()), (Reason::LeaderLostAfterAppend, walser_rpc::Effect::Maybe));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use walser_model::Offset;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::error::no_answer;
 use crate::reading::answer::{Chunk, Reset};
@@ -40,11 +40,11 @@ pub(super) enum PartitionEvent {
     Chunk(Chunk, ReadPermit),
     Reset(Reset),
     CaughtUp(i64),
-    Problem(Failure),
+    Problem(ApiError),
     /// Bounded and done.
     Ended,
     /// Never to be read again.
-    Failed(Failure),
+    Failed(ApiError),
 }
 
 /// How a partition's reader speaks.
@@ -111,7 +111,7 @@ impl EventSender {
 
 impl Trouble {
     /// Whether a failure is worth a word now.
-    fn is_news(&mut self, failure: &Failure) -> bool {
+    fn is_news(&mut self, failure: &ApiError) -> bool {
         let now = Instant::now();
         let known = self.reported.is_some_and(|(reason, at)| {
             reason == failure.reason() && now.saturating_duration_since(at) < TROUBLE_AGAIN
@@ -183,7 +183,7 @@ impl Follower {
 
     /// Waits before the next attempt after a failure, no longer than until another leader is known than the one that was
     /// asked. False: there is none, which the driver knows.
-    async fn retries(&mut self, failure: Failure, target: &Target, asked: LedBy) -> Result<bool, Gone> {
+    async fn retries(&mut self, failure: ApiError, target: &Target, asked: LedBy) -> Result<bool, Gone> {
         // A read that was not answered can always be repeated.
         if !failure.is_transient() && !lost(&failure) {
             self.events.send(PartitionEvent::Failed(failure)).await?;
@@ -201,7 +201,7 @@ impl Follower {
     }
 
     /// Waits for records when everything is read, then reads the next ones. `None`: nothing is there after all.
-    async fn step(&mut self, cursor: &mut Cursor) -> Result<Option<PartitionEvent>, Failure> {
+    async fn step(&mut self, cursor: &mut Cursor) -> Result<Option<PartitionEvent>, ApiError> {
         if cursor.ended() {
             self.partitions.check_behind_end(cursor).await?;
             return Ok(Some(PartitionEvent::Ended));
@@ -223,7 +223,7 @@ impl Follower {
                 return Err(failure);
             }
             Err(Undecoded::NoRoom) => {
-                let failure = Failure::new(Reason::BatchUnreadable, "the record does not fit any message");
+                let failure = ApiError::new(Reason::BatchUnreadable, "the record does not fit any message");
                 return Err(failure.with("offset", cursor.offset));
             }
         };

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
-use walser_rpc::{Failure, SendGate};
+use walser_rpc::{ApiError, SendGate};
 
 use crate::reading::answer::ReadEvent;
 use crate::reading::budget::{ReadPermit, STALL_MAX, StreamBudget, stalled};
@@ -19,7 +19,7 @@ use crate::reading::budget::{ReadPermit, STALL_MAX, StreamBudget, stalled};
 const QUEUE: usize = 1;
 
 /// A message, or the end of the stream with its reason.
-pub(crate) type Item = Result<ReadEvent, Failure>;
+pub(crate) type Item = Result<ReadEvent, ApiError>;
 
 /// A message and the budget that it holds until it is taken.
 type Slot = Arc<Mutex<Option<(Item, Option<ReadPermit>)>>>;
@@ -39,7 +39,7 @@ pub(super) struct Failing(mpsc::Sender<Slot>);
 
 impl Failing {
     /// Sends the reason, once there is room for it.
-    pub(super) async fn send(self, failure: Failure) {
+    pub(super) async fn send(self, failure: ApiError) {
         let _ = self.0.send(Arc::new(Mutex::new(Some((Err(failure), None))))).await;
     }
 }

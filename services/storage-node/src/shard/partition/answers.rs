@@ -6,7 +6,7 @@ use walser_log::{Condition, LogError};
 use walser_model::{Acks, Offset, Timestamp, TimestampType};
 use walser_record_batch::BatchHeader;
 use walser_replication::{Leader, ReplicaEvent, Write, WriteOutcome};
-use walser_rpc::{BatchAppended, Effect, Failure, Reason};
+use walser_rpc::{ApiError, BatchAppended, Effect, Reason};
 
 use super::{KeptLog, Partition};
 use crate::error::{not_enough_replicas_after_append, storage_error_after_append, unanswered};
@@ -18,7 +18,7 @@ use crate::shard::{AppendJob, ShardContext};
 pub(super) struct Waiting {
     job: AppendJob,
     /// What is answered when it counts, or why it was refused.
-    answer: Result<BatchAppended, Failure>,
+    answer: Result<BatchAppended, ApiError>,
     /// Bytes of its batch, once its room was given up. `None`: it holds its room.
     released: Option<usize>,
 }
@@ -44,7 +44,7 @@ impl InLog {
 
 impl Partition {
     /// A write waits for its outcome from `now` on: its batch is in the log, or it was refused behind others.
-    pub(super) fn wait(&mut self, now: Duration, job: AppendJob, in_log: Result<InLog, Failure>) {
+    pub(super) fn wait(&mut self, now: Duration, job: AppendJob, in_log: Result<InLog, ApiError>) {
         let write = match in_log {
             Ok(in_log) => {
                 let InLog { next_offset: end, repeated, .. } = in_log;
@@ -81,7 +81,7 @@ impl Partition {
         &mut self,
         waiting: Waiting,
         outcome: WriteOutcome,
-        why: Option<&Failure>,
+        why: Option<&ApiError>,
         context: &ShardContext,
     ) {
         let Waiting { job, answer, released } = waiting;
@@ -131,11 +131,11 @@ impl Partition {
 }
 
 /// The next leader may have it, or not.
-fn lost(why: Option<&Failure>) -> Failure {
+fn lost(why: Option<&ApiError>) -> ApiError {
     match why {
-        None => Failure::new(Reason::LeaderLostAfterAppend, "this node does not lead any more"),
+        None => ApiError::new(Reason::LeaderLostAfterAppend, "this node does not lead any more"),
         Some(why) if why.reason() == Reason::NotLeader => {
-            Failure::new(Reason::LeaderLostAfterAppend, why.message()).with("appended", true)
+            ApiError::new(Reason::LeaderLostAfterAppend, why.message()).with("appended", true)
         }
         Some(why) => why.clone().with_effect(Effect::Maybe).with("appended", true),
     }

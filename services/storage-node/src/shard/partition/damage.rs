@@ -3,7 +3,7 @@
 use walser_log::Condition;
 use walser_model::Offset;
 use walser_replication::ReplicaEvent;
-use walser_rpc::{Failure, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use super::Partition;
 use crate::error::{log_failure, not_damaged};
@@ -40,7 +40,7 @@ impl Partition {
     }
 
     /// Gives up the damaged part of the log.
-    pub(crate) fn repair(&mut self, context: &ShardContext) -> Result<Repaired, Failure> {
+    pub(crate) fn repair(&mut self, context: &ShardContext) -> Result<Repaired, ApiError> {
         let Condition::Corrupt { .. } = self.log.condition() else {
             return Err(not_damaged());
         };
@@ -55,7 +55,7 @@ impl Partition {
         self.handle.tail.clear();
         let new_end = self.log.log_end();
         // What waits may be gone, and others are about to take its offsets.
-        let lost = Failure::new(Reason::NotLeader, "the partition was repaired, and records were given up");
+        let lost = ApiError::new(Reason::NotLeader, "the partition was repaired, and records were given up");
         self.step_for(ReplicaEvent::Repaired, Some(&lost), context);
         self.handle.set_condition(self.log.condition());
         tracing::warn!(partition = %context.named(self.log.partition()), %old_end, %new_end, "partition repaired: records are lost");

@@ -8,7 +8,7 @@ use walser_metadata::TopicSettings;
 use walser_model::{NodeId, Offset, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaStart, Role, Rules, role};
-use walser_rpc::Failure;
+use walser_rpc::ApiError;
 
 use super::{KeptLog, Partition, Waiting};
 use crate::shard::ShardContext;
@@ -95,7 +95,7 @@ impl Partition {
     }
 
     /// The same. `why` is told to writes that lose their leader by it.
-    pub(super) fn step_for(&mut self, event: ReplicaEvent, why: Option<&Failure>, context: &ShardContext) {
+    pub(super) fn step_for(&mut self, event: ReplicaEvent, why: Option<&ApiError>, context: &ShardContext) {
         let mut actions = std::mem::take(&mut self.actions);
         self.replica.step(context.clock.monotonic(), event, &KeptLog(&self.log), &mut actions);
         let (mut begins, mut visible) = (None, None);
@@ -151,7 +151,7 @@ impl Partition {
     }
 
     /// Stops being anything to the partition until the metadata says it again: whoever waits is told why.
-    pub(crate) fn resign(&mut self, why: &Failure, context: &ShardContext) {
+    pub(crate) fn resign(&mut self, why: &ApiError, context: &ShardContext) {
         self.step_for(ReplicaEvent::Unregistered, Some(why), context);
         self.handle.stop_serving();
         for job in self.incoming.drain(..) {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use walser_client::{Client, Failure, Read, Reader, ReaderConfig};
+use walser_client::{ApiError, Client, Read, Reader, ReaderConfig};
 use walser_model::{Clock as _, SystemClock};
 use walser_proto::v1 as pb;
 use walser_record_batch::{Batches, Records, verify_crc};
@@ -27,8 +27,8 @@ fn reader(client: &Client, topic: &str, from: Position, to: Option<Position>) ->
 }
 
 /// Goes through the records of a chunk as a consumer does: checksum, decompression, every record.
-fn each(chunk: &pb::RecordChunk, mut visit: impl FnMut(&[u8])) -> Result<(), Failure> {
-    let broken = |what: String| Failure::internal(format!("the server sent a bad batch: {what}"));
+fn each(chunk: &pb::RecordChunk, mut visit: impl FnMut(&[u8])) -> Result<(), ApiError> {
+    let broken = |what: String| ApiError::internal(format!("the server sent a bad batch: {what}"));
     for item in Batches::of(chunk.record_batches.clone()) {
         let (header, batch) = item.map_err(|error| broken(error.to_string()))?;
         verify_crc(&batch).map_err(|error| broken(error.to_string()))?;
@@ -46,7 +46,7 @@ pub(crate) async fn consume(
     topic: &str,
     clock: &Arc<SystemClock>,
     seen: &Seen,
-) -> Result<Measured, Failure> {
+) -> Result<Measured, ApiError> {
     let mut reader = reader(client, topic, Position::Earliest, Some(Position::Latest));
     let mut measured = Measured::empty();
     let start = clock.monotonic();
@@ -68,8 +68,8 @@ pub(crate) async fn consume(
             Read::CaughtUp => {}
             Read::Away(failure) => return Err(failure),
             Read::Problem(problem) => {
-                let failure = problem.error.map(Failure::from);
-                return Err(failure.unwrap_or_else(|| Failure::internal("a partition has a problem")));
+                let failure = problem.error.map(ApiError::from);
+                return Err(failure.unwrap_or_else(|| ApiError::internal("a partition has a problem")));
             }
         }
     }
@@ -85,7 +85,7 @@ pub(crate) async fn end_to_end(
     clock: &Arc<SystemClock>,
     span: Span,
     progress: &Arc<Seen>,
-) -> Result<Measured, Failure> {
+) -> Result<Measured, ApiError> {
     let mut reader = reader(client, topic, Position::Latest, None);
     // The reader stands at the end before the first record is written.
     loop {
@@ -102,7 +102,7 @@ pub(crate) async fn end_to_end(
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     if reading.is_finished() {
-        reading.await.map_err(|error| Failure::internal(error.to_string()))??;
+        reading.await.map_err(|error| ApiError::internal(error.to_string()))??;
     } else {
         reading.abort();
     }
@@ -119,7 +119,7 @@ async fn read_stamped(
     clock: Arc<SystemClock>,
     span: Span,
     seen: Arc<Mutex<Measured>>,
-) -> Result<(), Failure> {
+) -> Result<(), ApiError> {
     loop {
         let Read::Chunk(chunk) = reader.next().await? else { continue };
         let now = clock.monotonic();

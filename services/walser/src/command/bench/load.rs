@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use walser_client::{Client, Delivery, Failure, Producer, ProducerConfig};
+use walser_client::{ApiError, Client, Delivery, Producer, ProducerConfig};
 use walser_model::{Clock as _, SystemClock};
 use walser_record_batch::{BatchBuilder, RecordFields};
 
@@ -61,7 +61,7 @@ pub(crate) async fn produce(
     span: Span,
     stamp: Option<()>,
     seen: &Arc<Seen>,
-) -> Result<Measured, Failure> {
+) -> Result<Measured, ApiError> {
     let left = Arc::new(AtomicU64::new(span.records));
     let count = arguments.producers.max(1);
     let mut senders = Vec::new();
@@ -91,11 +91,11 @@ pub(crate) async fn produce(
         collectors.push(tokio::spawn(collect(landed, Arc::clone(clock), span, arguments.size, Arc::clone(seen))));
     }
     for sender in senders {
-        sender.await.map_err(|error| Failure::internal(error.to_string()))??;
+        sender.await.map_err(|error| ApiError::internal(error.to_string()))??;
     }
     let mut all = Measured::empty();
     for collector in collectors {
-        let one = collector.await.map_err(|error| Failure::internal(error.to_string()))??;
+        let one = collector.await.map_err(|error| ApiError::internal(error.to_string()))??;
         all.records += one.records;
         all.bytes += one.bytes;
         all.elapsed = all.elapsed.max(one.elapsed);
@@ -128,7 +128,7 @@ fn values(seed: usize, producers: usize, size: usize, stamped: bool) -> Vec<Vec<
 }
 
 impl Sender {
-    async fn run(mut self, number: usize, count: usize) -> Result<(), Failure> {
+    async fn run(mut self, number: usize, count: usize) -> Result<(), ApiError> {
         match self.arguments.rate {
             None => self.at_full_speed().await,
             Some(rate) => self.by_schedule(rate.max(1), number, count).await,
@@ -146,7 +146,7 @@ impl Sender {
         before.unwrap_or(0).min(wanted)
     }
 
-    async fn at_full_speed(&mut self) -> Result<(), Failure> {
+    async fn at_full_speed(&mut self) -> Result<(), ApiError> {
         let per_batch = (self.arguments.batch_bytes / (self.arguments.size + 16)).max(1);
         while !self.over() {
             let wanted = if self.in_flight.is_some() { 1 } else { per_batch };
@@ -165,7 +165,7 @@ impl Sender {
     }
 
     /// Record i is due at start + i / rate, whatever happens to those before it.
-    async fn by_schedule(&mut self, rate: u64, number: usize, count: usize) -> Result<(), Failure> {
+    async fn by_schedule(&mut self, rate: u64, number: usize, count: usize) -> Result<(), ApiError> {
         let start = self.clock.monotonic();
         let linger = Duration::from_millis(self.arguments.linger);
         let step = Duration::from_secs_f64(1.0 / precise(rate)) * u32::try_from(count).unwrap_or(1);
@@ -237,12 +237,12 @@ impl Sender {
         open.since.push(since);
     }
 
-    async fn send(&mut self, open: Open) -> Result<(), Failure> {
+    async fn send(&mut self, open: Open) -> Result<(), ApiError> {
         let Open { builder, since, permits } = open;
         let delivery = self.producer.send(self.partition, builder).await?;
         self.partition = (self.partition + 1) % self.arguments.partitions.max(1);
         let flight = Flight { since, delivery, _permits: permits };
-        self.flights.send(flight).await.map_err(|_| Failure::internal("a delivery failed"))
+        self.flights.send(flight).await.map_err(|_| ApiError::internal("a delivery failed"))
     }
 }
 
@@ -253,7 +253,7 @@ async fn collect(
     span: Span,
     size: u64,
     seen: Arc<Seen>,
-) -> Result<Measured, Failure> {
+) -> Result<Measured, ApiError> {
     let mut measured = Measured::empty();
     let mut last = span.warm_until;
     while let Some(flight) = landed.recv().await {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use walser_client::{Failure, Read, Reader};
+use walser_client::{ApiError, Read, Reader};
 
 use crate::error::CliError;
 use crate::output;
@@ -13,7 +13,7 @@ use crate::server::Server;
 /// The problems that people were told of, by topic and partition. There are no more than partitions.
 #[derive(Debug)]
 pub(super) struct Problems {
-    known: BTreeMap<(String, i32), Failure>,
+    known: BTreeMap<(String, i32), ApiError>,
     /// How long a read goes on without a record while a partition has a problem; `None`: for ever.
     patience: Option<Duration>,
     /// How long the server was waited for since the last record came, or the first problem.
@@ -49,14 +49,14 @@ impl Problems {
     }
 
     /// Says what is wrong, unless it was said last of the partition: servers repeat those that last.
-    pub(super) fn tell(&mut self, topic: &str, partition: i32, failure: Failure) {
+    pub(super) fn tell(&mut self, topic: &str, partition: i32, failure: ApiError) {
         let text = format!("{topic}/{partition}: {} ({})", failure.message(), failure.reason_name());
         if self.is_news(topic, partition, failure) {
             output::warning(&text);
         }
     }
 
-    fn is_news(&mut self, topic: &str, partition: i32, failure: Failure) -> bool {
+    fn is_news(&mut self, topic: &str, partition: i32, failure: ApiError) -> bool {
         let reason = failure.reason();
         let before = self.known.insert((topic.to_owned(), partition), failure);
         before.is_none_or(|before| before.reason() != reason)
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_problem_is_told_once_until_it_changes_or_records_come() {
         let mut problems = Problems::new(None);
-        let failure = |reason| Failure::new(reason, "text");
+        let failure = |reason| ApiError::new(reason, "text");
         let (away, corrupt) = (Reason::LeaderNotAvailable, Reason::LogCorrupt);
         assert!(problems.is_news("t", 0, failure(away)) && !problems.is_news("t", 0, failure(away)));
         assert!(problems.is_news("t", 1, failure(away)), "of another partition");

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use walser_client::{Delivered, Delivery, Failure, Producer, ProducerConfig, Reason};
+use walser_client::{ApiError, Delivered, Delivery, Producer, ProducerConfig, Reason};
 use walser_model::TopicConfig;
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, HEADER_LEN, RecordFields, partition_for_key};
@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const CONNECT_RETRY: Duration = Duration::from_millis(200);
 
 /// Whether a server has answered that it cannot now. Where nobody answers there may be none.
-fn may_pass(failure: &Failure) -> bool {
+fn may_pass(failure: &ApiError) -> bool {
     failure.answered() && failure.is_transient()
 }
 
@@ -53,7 +53,7 @@ struct Sent {
     first: i64,
     delivery: Delivery,
     /// What became of it, once that is known.
-    outcome: Option<Result<Delivered, Failure>>,
+    outcome: Option<Result<Delivered, ApiError>>,
 }
 
 impl Sent {
@@ -167,7 +167,7 @@ impl Sink {
         Ok(())
     }
 
-    fn partition(&self, record: &NewRecord) -> Result<i32, Failure> {
+    fn partition(&self, record: &NewRecord) -> Result<i32, ApiError> {
         let partition = match (record.partition.or(self.arguments.partition), &record.key) {
             (Some(partition), _) => partition,
             (None, Some(key)) => return Ok(partition_for_key(key, self.partition_count)),
@@ -178,7 +178,7 @@ impl Sink {
         }
         let (name, count) = (&self.arguments.topic, self.partition_count);
         let text = format!("topic \"{name}\" has no partition {partition}, it has {count} (from 0)");
-        Err(Failure::new(Reason::PartitionNotFound, text).with("topic", name))
+        Err(ApiError::new(Reason::PartitionNotFound, text).with("topic", name))
     }
 
     /// Connects, and tries again for as long as a write would be tried again, while what is wrong may pass.
@@ -203,13 +203,13 @@ impl Sink {
     async fn connect(&mut self) -> Result<(), Stop> {
         let name = self.arguments.topic.clone();
         let mut topics = self.server.client.topics();
-        let found = topics.get_topic(pb::GetTopicRequest { name: name.clone() }).await.map_err(Failure::from);
+        let found = topics.get_topic(pb::GetTopicRequest { name: name.clone() }).await.map_err(ApiError::from);
         let topic = match found {
             Ok(found) => found.into_inner().topic,
             Err(failure) if failure.reason() == Reason::TopicNotFound => Some(self.create(&name, failure).await?),
             Err(failure) => return Err(failure.into()),
         };
-        let topic = topic.ok_or_else(|| Failure::internal("the server gave no topic"))?;
+        let topic = topic.ok_or_else(|| ApiError::internal("the server gave no topic"))?;
         self.partition_count = topic.partition_count;
         self.partition(&NewRecord { partition: self.arguments.partition, ..NewRecord::default() })?;
         let limit = topic.config.get("max.message.bytes").and_then(|text| text.parse::<usize>().ok());
@@ -228,17 +228,17 @@ impl Sink {
     }
 
     /// Creates a missing topic as a write to it would, where the server does that.
-    async fn create(&self, name: &str, missing: Failure) -> Result<pb::Topic, Stop> {
+    async fn create(&self, name: &str, missing: ApiError) -> Result<pb::Topic, Stop> {
         let topic = pb::Topic { name: name.to_owned(), ..Default::default() };
         let request = pb::CreateTopicRequest { topic: Some(topic), automatic: true, ..Default::default() };
-        let created = self.server.client.topics().create_topic(request).await.map_err(Failure::from);
+        let created = self.server.client.topics().create_topic(request).await.map_err(ApiError::from);
         let topic = match created {
             Ok(created) => created.into_inner().topic,
             // The first answer says more: whether a name like it is there.
             Err(failure) if failure.reason() == Reason::TopicNotFound => return Err(missing.into()),
             Err(failure) => return Err(failure.into()),
         };
-        let topic = topic.ok_or_else(|| Failure::internal("the server gave no topic"))?;
+        let topic = topic.ok_or_else(|| ApiError::internal("the server gave no topic"))?;
         let partitions = output::plural(i64::from(topic.partition_count), "partition");
         output::note(&format!("created topic \"{name}\" ({partitions})"));
         Ok(topic)
@@ -410,7 +410,7 @@ fn numbered(first: i64, count: i64) -> String {
 }
 
 /// Says at once, and again when it changes, why records are not acknowledged.
-async fn tell_trouble(server: String, mut trouble: tokio::sync::watch::Receiver<Option<Failure>>, timeout: u64) {
+async fn tell_trouble(server: String, mut trouble: tokio::sync::watch::Receiver<Option<ApiError>>, timeout: u64) {
     // Partitions share it: one may be written while another one is refused.
     let mut told: Option<(Reason, tokio::time::Instant)> = None;
     while trouble.changed().await.is_ok() {

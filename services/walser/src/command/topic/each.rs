@@ -153,7 +153,7 @@ fn in_doubt(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use walser_proto::v1::Effect;
-    use walser_rpc::{Failure, Reason};
+    use walser_rpc::{ApiError, Reason};
 
     use super::*;
 
@@ -176,7 +176,7 @@ mod tests {
         let names = ["a", "b", "c"].map(str::to_owned).to_vec();
         let dealt = each(names, |name| async move {
             tokio::task::yield_now().await;
-            let lost = Failure::new(Reason::ControllerNotAvailable, "lost").with_effect(Effect::Maybe);
+            let lost = ApiError::new(Reason::ControllerNotAvailable, "lost").with_effect(Effect::Maybe);
             match name.as_str() {
                 "a" => Ok(Some(name)),
                 "b" => Err(CliError::server(lost, "here")),

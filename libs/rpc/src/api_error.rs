@@ -12,7 +12,7 @@ use crate::reason::rule;
 /// What went wrong, why, and what the caller should do.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
-pub struct Failure {
+pub struct ApiError {
     reason: Reason,
     code: Code,
     retry: RetryAdvice,
@@ -34,9 +34,9 @@ const VIOLATIONS_MAX: usize = 16;
 /// How long a client waits before it tries again, unless the error says otherwise.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-// === impl Failure ===
+// === impl ApiError ===
 
-impl Failure {
+impl ApiError {
     /// An error with the code, advice and effect that its reason has.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         let (code, retry, effect) = rule(reason);
@@ -212,15 +212,15 @@ fn shortened(mut text: String) -> String {
     text
 }
 
-impl From<Failure> for Status {
-    fn from(failure: Failure) -> Self {
+impl From<ApiError> for Status {
+    fn from(failure: ApiError) -> Self {
         let details = failure.details();
         Self::with_error_details(failure.code, shortened(failure.message), details)
     }
 }
 
-impl From<Failure> for pb::Error {
-    fn from(failure: Failure) -> Self {
+impl From<ApiError> for pb::Error {
+    fn from(failure: ApiError) -> Self {
         let backoff = failure.retry == RetryAdvice::Backoff;
         Self {
             code: failure.code as i32,
@@ -238,7 +238,7 @@ fn reason_named(name: &str) -> Reason {
     Reason::from_str_name(&format!("ERROR_REASON_{name}")).unwrap_or(Reason::InternalError)
 }
 
-impl From<pb::Error> for Failure {
+impl From<pb::Error> for ApiError {
     fn from(error: pb::Error) -> Self {
         Self {
             reason: reason_named(&error.reason),
@@ -267,7 +267,7 @@ fn never_connected(status: &Status) -> bool {
 
 /// A status of a server, ours or a proxy's: without details, `UNAVAILABLE` may be tried again and nothing else. What
 /// became of the call is known only when there was no connection for it.
-impl From<Status> for Failure {
+impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
         let message = status.message().to_owned();
@@ -310,29 +310,29 @@ mod tests {
 
     #[test]
     fn an_error_survives_both_wire_forms() {
-        let failure = Failure::new(Reason::TopicNotFound, "topic \"x\" does not exist").with("topic", "x");
-        assert_eq!(Failure::from(Status::from(failure.clone())), failure);
-        assert_eq!(Failure::from(pb::Error::from(failure.clone())), failure);
-        let field = Failure::field("max_bytes", "must be at least 1");
-        assert_eq!(Failure::from(Status::from(field.clone())), field);
+        let failure = ApiError::new(Reason::TopicNotFound, "topic \"x\" does not exist").with("topic", "x");
+        assert_eq!(ApiError::from(Status::from(failure.clone())), failure);
+        assert_eq!(ApiError::from(pb::Error::from(failure.clone())), failure);
+        let field = ApiError::field("max_bytes", "must be at least 1");
+        assert_eq!(ApiError::from(Status::from(field.clone())), field);
     }
 
     #[tokio::test]
     async fn nothing_has_happened_only_when_there_was_no_connection() {
-        let proxy = Failure::from(Status::unavailable("upstream connect error or disconnect/reset before headers"));
+        let proxy = ApiError::from(Status::unavailable("upstream connect error or disconnect/reset before headers"));
         assert_eq!((proxy.effect(), proxy.retry()), (Effect::Maybe, RetryAdvice::Backoff));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
         let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         let mut client = pb::consumer_service_client::ConsumerServiceClient::new(channel);
-        let refused = Failure::from(client.fetch(pb::FetchRequest::default()).await.unwrap_err());
+        let refused = ApiError::from(client.fetch(pb::FetchRequest::default()).await.unwrap_err());
         assert_eq!((refused.effect(), refused.retry()), (Effect::None, RetryAdvice::Backoff));
     }
 
     #[test]
     fn details_stay_below_what_clients_accept() {
-        let mut failure = Failure::new(Reason::FieldInvalid, "x".repeat(5000));
+        let mut failure = ApiError::new(Reason::FieldInvalid, "x".repeat(5000));
         for number in 0..100 {
             failure.violations.push((format!("field{number}"), "is wrong".repeat(3)));
         }
