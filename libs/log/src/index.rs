@@ -58,8 +58,9 @@ pub(crate) enum Floor {
     },
 }
 
-/// Most entries of the file that are kept: of a segment of 4 MiB, by default, all of them.
-const COARSE_MAX: usize = 1024;
+/// Most entries of the file that are kept: of a segment of 2 MiB, by default, all of them. 10,000 active partitions with full
+/// segments hold some 100 MB of them.
+const COARSE_MAX: usize = 512;
 
 // === impl IndexEntry ===
 
@@ -326,10 +327,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_segment_costs_as_much_memory_as_one_of_a_few_megabytes() {
+    fn a_full_segment_costs_as_much_memory_as_a_small_one() {
         let entries = entries(&vec![(1, 4096, 1); 262_144]);
         let index = Index::of_file(&entries);
-        assert!(index.memory_bytes() <= 20_000, "{} bytes", index.memory_bytes());
-        assert_eq!((index.len(), index.filed(), index.stride), (262_144, 262_144, 256));
+        assert!(index.memory_bytes() <= 10_000, "{} bytes", index.memory_bytes());
+        assert_eq!((index.len(), index.filed(), index.stride), (262_144, 262_144, 512));
     }
 }
