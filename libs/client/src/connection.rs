@@ -103,31 +103,31 @@ impl Client {
         Self { channel: self.endpoint.connect_lazy(), ..self.clone() }
     }
 
-    /// Writing.
+    /// Returns a client of the producer service.
     pub fn producer(&self) -> ProducerServiceClient<NamedChannel> {
         ProducerServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// Reading.
+    /// Returns a client of the consumer service.
     pub fn consumer(&self) -> ConsumerServiceClient<NamedChannel> {
         ConsumerServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// Topics.
+    /// Returns a client of the topic service.
     pub fn topics(&self) -> TopicServiceClient<NamedChannel> {
         TopicServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// The cluster.
+    /// Returns a client of the cluster service.
     pub fn cluster(&self) -> ClusterServiceClient<NamedChannel> {
         ClusterServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// Long-running work.
+    /// Returns a client of the operation service.
     pub fn operations(&self) -> OperationServiceClient<NamedChannel> {
         OperationServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
     }

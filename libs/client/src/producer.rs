@@ -45,7 +45,6 @@ pub struct ProducerConfig {
 /// Where a batch landed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivered {
-    /// Its partition.
     pub partition: i32,
     /// Offset of its first record; -1 with acks NONE.
     pub base_offset: i64,

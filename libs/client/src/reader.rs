@@ -24,7 +24,7 @@ const LATEST: pb::Position = pb::Position { at: Some(pb::position::At::Bound(pb:
 /// What a position means in partitions, and which ones could not be asked.
 type Asked = (HashMap<Place, i64>, BTreeSet<Place>);
 
-/// What to read.
+/// What a reader reads, and from where.
 #[derive(Debug, Clone)]
 pub struct ReaderConfig {
     /// Topics or partitions, with where to start and end. Positions that move, such as LATEST, are fixed once, when

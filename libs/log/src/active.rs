@@ -46,7 +46,7 @@ struct Extending {
 /// Whether a batch can be appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// At once.
+    /// The batch can be appended at once.
     Fits,
     /// Once the extension has finished that is running.
     AfterExtension,

@@ -59,9 +59,7 @@ const OWN_NAMES: [&str; 12] = [
 /// A partition found in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Which.
     pub partition: TopicPartition,
-    /// Where.
     pub dir: PathBuf,
 }
 
@@ -138,12 +136,10 @@ impl DataDirectory {
         Ok(())
     }
 
-    /// The file system.
     pub fn disk(&self) -> Arc<dyn Disk> {
         Arc::clone(&self.disk)
     }
 
-    /// The path.
     pub fn path(&self) -> &Path {
         &self.root
     }

@@ -42,7 +42,7 @@ pub struct Entry {
 pub struct Space {
     /// What unprivileged writers may still use.
     pub free: u64,
-    /// All of it.
+    /// Size of the file system in bytes.
     pub total: u64,
 }
 
@@ -58,7 +58,7 @@ pub struct OpenFiles {
 /// Which directory a path leads to: no two that exist at once have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirectoryId {
-    /// The file system.
+    /// Number of the device of the file system.
     pub device: u64,
     /// The directory on it.
     pub inode: u64,
@@ -113,7 +113,7 @@ pub trait Disk: Send + Sync + Debug {
     fn lock(&self, path: &Path, note: &str) -> io::Result<Result<Box<dyn DirectoryLock>, String>>;
 }
 
-/// An open file.
+/// A file that is open for reading or writing.
 #[expect(clippy::len_without_is_empty, reason = "a file is no collection, and asking can fail")]
 pub trait DiskFile: Send + Sync + Debug {
     /// Appends up to `len` bytes found at `at` to `buffer`; fewer only at the end of the file.

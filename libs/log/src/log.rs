@@ -60,7 +60,7 @@ pub struct LogConfig {
 /// Whether a log can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// Reads and writes.
+    /// The log serves reads and writes.
     Healthy,
     /// Records from `from` on are damaged although they had been made durable: reads below only, no writes.
     Corrupt {
@@ -157,7 +157,6 @@ impl From<&TopicConfig> for LogConfig {
 // === impl Log ===
 
 impl Log {
-    /// The partition.
     pub fn partition(&self) -> TopicPartition {
         self.partition
     }
@@ -187,7 +186,7 @@ impl Log {
         &self.condition
     }
 
-    /// Bytes of log.
+    /// Returns the size of all segments in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.state.segments().iter().map(|segment| segment.size()).sum()
     }

@@ -91,7 +91,7 @@ impl Producers {
         self.by_id.retain(|_, known| !known.window.is_empty());
     }
 
-    /// Producers known.
+    /// Returns how many producers are known.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }

@@ -27,9 +27,7 @@ pub struct Slice {
 /// The first record at or after a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoundTime {
-    /// Its offset.
     pub offset: Offset,
-    /// Its time.
     pub timestamp: Timestamp,
     /// The leader epoch it was written under.
     pub leader_epoch: LeaderEpoch,
@@ -107,7 +105,7 @@ impl LogReader {
         self.state.end()
     }
 
-    /// Bytes of log.
+    /// Returns the size of all segments in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.state.segments().iter().map(|segment| segment.size()).sum()
     }

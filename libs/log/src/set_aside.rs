@@ -31,7 +31,6 @@ const MARKS: &str = "marks";
 /// A partition that was set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SetAside {
-    /// Which.
     pub partition: TopicPartition,
     /// Offset after its last durable record.
     pub log_end: Offset,

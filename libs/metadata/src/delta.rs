@@ -83,9 +83,7 @@ pub struct Changes {
     pub snapshot: bool,
     /// Topics. A partition may have become visible, or have ceased to be, with its topic.
     pub topics: BTreeSet<TopicId>,
-    /// Partitions.
     pub partitions: BTreeSet<TopicPartition>,
-    /// Nodes.
     pub nodes: BTreeSet<NodeId>,
     /// Topics that are being deleted, or of which nothing is left.
     pub tombstones: BTreeSet<TopicId>,

@@ -110,12 +110,11 @@ impl<X> View<X> {
         self.detached.keys().copied()
     }
 
-    /// Every node, ascending.
+    /// Returns every node, ascending by id.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Arc<NodeEntry>)> {
         self.nodes.iter().map(|(node, entry)| (*node, entry))
     }
 
-    /// A node.
     pub fn node(&self, node: NodeId) -> Option<&Arc<NodeEntry>> {
         self.nodes.get(&node)
     }

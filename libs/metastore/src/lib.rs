@@ -32,9 +32,7 @@ pub type LeaseId = i64;
 /// A key with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
-    /// The key.
     pub key: String,
-    /// Its value.
     pub value: Bytes,
     /// Revision of its creation; a key that was deleted and made again has a new one.
     pub create_revision: Revision,

@@ -15,7 +15,6 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// An empty store.
     pub fn new() -> Self {
         Self { engine: Engine::new(BTreeMap::new(), 0) }
     }

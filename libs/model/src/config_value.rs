@@ -5,15 +5,14 @@ use std::fmt;
 /// How a setting's value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConfigType {
-    /// `true` or `false`.
+    /// The value is `true` or `false`.
     Bool,
-    /// A decimal integer.
+    /// The value is a decimal integer.
     Int,
     /// Milliseconds; also accepts `250ms`, `30s`, `5m`, `12h`, `7d`.
     DurationMs,
     /// Bytes; also accepts `64KiB`, `1MiB`, `1GiB`.
     Bytes,
-    /// Text.
     Text,
 }
 
@@ -21,7 +20,7 @@ pub enum ConfigType {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{value}\" is not allowed: {allowed}")]
 pub struct ValueError {
-    /// What was given.
+    /// The value that was given.
     pub value: String,
     /// What would be accepted.
     pub allowed: String,

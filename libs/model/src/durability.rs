@@ -30,23 +30,23 @@ pub enum Acks {
 /// Compression codec of a record batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Compression {
-    /// Stored as is.
+    /// Records are stored without compression.
     #[default]
     None,
-    /// RFC 1952.
+    /// Gzip as in RFC 1952.
     Gzip,
     /// Snappy in the xerial block framing that Kafka clients use.
     Snappy,
-    /// LZ4 frame format.
+    /// The frame format of LZ4.
     Lz4,
-    /// Zstandard frames.
+    /// Zstandard frames as in RFC 8878.
     Zstd,
 }
 
 /// Who stamps a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TimestampType {
-    /// The producer.
+    /// The producer stamps its records.
     #[default]
     CreateTime,
     /// The leader, when it appends.

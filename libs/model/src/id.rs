@@ -40,7 +40,6 @@ pub struct ProducerEpoch(pub i16);
 /// A partition of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {
-    /// The topic.
     pub topic: TopicId,
     /// Which of its partitions.
     pub partition: PartitionIndex,
@@ -60,7 +59,7 @@ macro_rules! uuid_id {
                 Self(u128::from_be_bytes(bytes))
             }
 
-            /// Big-endian bytes.
+            /// Returns the bytes in big-endian order.
             pub fn to_bytes(self) -> [u8; 16] {
                 self.0.to_be_bytes()
             }

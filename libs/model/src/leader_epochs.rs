@@ -7,7 +7,6 @@ use crate::{LeaderEpoch, Offset};
 /// Where an epoch starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EpochStart {
-    /// The epoch.
     pub epoch: LeaderEpoch,
     /// Offset of its first record, or the log end while it has none.
     pub start: Offset,

@@ -50,7 +50,7 @@ pub struct TopicConfig {
     pub timestamp_after_max: Option<Duration>,
     /// Timestamps further behind the leader's clock are refused. `None`: no limit.
     pub timestamp_before_max: Option<Duration>,
-    /// Who stamps records.
+    /// Whose clock stamps the records.
     pub timestamp_type: TimestampType,
     /// Copies that must be in sync for `acks=all`. `None`: 2 where there are 3 nodes or more, else 1.
     pub min_insync_replicas: Option<i32>,

@@ -20,13 +20,12 @@ pub struct TopicName(Arc<str>);
 /// Why a text is not a topic name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicNameError {
-    /// Nothing there.
     #[error("a topic name cannot be empty")]
     Empty,
-    /// `.` or `..`.
+    /// The name is `.` or `..`.
     #[error("a topic name cannot be \".\" or \"..\"")]
     Dots,
-    /// Above 249 characters.
+    /// The name is longer than 249 characters.
     #[error("a topic name has at most 249 characters, this one has {0}")]
     TooLong(usize),
     /// A character outside `[A-Za-z0-9._-]`.

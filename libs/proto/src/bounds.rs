@@ -30,7 +30,7 @@ pub enum BoundsError {
         /// How many it may have, inclusive.
         max: usize,
     },
-    /// Deeper than [`DEPTH_MAX`].
+    /// Messages are nested deeper than [`DEPTH_MAX`].
     #[error("the message is nested more than {DEPTH_MAX} levels deep")]
     TooDeep,
     /// Not the protobuf wire format.

@@ -24,13 +24,13 @@ pub use convert::{partition_ref, topic_partition};
     reason = "generated code"
 )]
 mod generated {
-    /// Package `walser.v1`.
+    /// The generated code of package `walser.v1`.
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/walser.v1.rs"));
         include!(concat!(env!("OUT_DIR"), "/walser.v1.serde.rs"));
     }
 
-    /// Package `walser.internal.v1`.
+    /// The generated code of package `walser.internal.v1`.
     pub mod internal {
         /// The one version there is.
         pub mod v1 {

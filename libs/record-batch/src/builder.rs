@@ -11,11 +11,11 @@ use crate::varint;
 /// A record to encode. Borrowed, so that nothing is copied twice.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordFields<'a> {
-    /// Unix milliseconds.
+    /// Timestamp in milliseconds since the Unix epoch.
     pub timestamp: Timestamp,
-    /// `None` is null.
+    /// `None` stands for null.
     pub key: Option<&'a [u8]>,
-    /// `None` is null.
+    /// `None` stands for null.
     pub value: Option<&'a [u8]>,
     /// Names and nullable values, in order.
     pub headers: &'a [(&'a [u8], Option<&'a [u8]>)],
@@ -24,7 +24,7 @@ pub struct RecordFields<'a> {
 /// The producer session a batch belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Producer {
-    /// Session, or [`ProducerId::NONE`].
+    /// Id of the session, or [`ProducerId::NONE`].
     pub id: ProducerId,
     /// Its epoch, or -1.
     pub epoch: ProducerEpoch,
@@ -107,7 +107,7 @@ impl BatchBuilder {
         self.header_count += record.headers.len();
     }
 
-    /// Records added.
+    /// Returns how many records were added.
     pub fn record_count(&self) -> i32 {
         self.count
     }

@@ -24,7 +24,7 @@ const RATIO_MAX: usize = 200;
 /// Why bytes did not decompress.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompressionError {
-    /// Not the format.
+    /// The bytes are not in the format of the codec.
     #[error("records are not valid {codec}: {detail}")]
     Malformed {
         /// The codec named by the batch.

@@ -28,7 +28,7 @@ pub enum HeaderError {
         /// Bytes there.
         available: usize,
     },
-    /// Another format.
+    /// The batch has another magic number.
     #[error("record batch format {magic} is not supported, only format 2")]
     Magic {
         /// The format's number.
@@ -54,7 +54,7 @@ pub enum HeaderError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attributes(pub i16);
 
-/// A parsed header.
+/// The parsed header of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHeader {
     /// Offset of the first record.
@@ -65,7 +65,7 @@ pub struct BatchHeader {
     pub leader_epoch: LeaderEpoch,
     /// CRC-32C of everything from the attributes on.
     pub crc: u32,
-    /// Codec and flags.
+    /// Compression codec and flags.
     pub attributes: Attributes,
     /// Offset of the last record, relative to the first.
     pub last_offset_delta: i32,

@@ -25,22 +25,22 @@ pub struct Record {
     pub offset: Offset,
     /// Unix milliseconds: the producer's, or the append time of the batch.
     pub timestamp: Timestamp,
-    /// `None` is null.
+    /// `None` stands for null.
     pub key: Option<Bytes>,
     /// `None` is null: a tombstone on a compacted topic.
     pub value: Option<Bytes>,
-    /// In order.
+    /// Headers in their order.
     pub headers: Vec<Header>,
 }
 
 /// A record as its producer sends it. Its fields may share the memory of the message that it came in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewRecord {
-    /// `None` is null.
+    /// `None` stands for null.
     pub key: Option<Bytes>,
     /// `None` is null: a tombstone on a compacted topic.
     pub value: Option<Bytes>,
-    /// In order.
+    /// Headers in their order.
     pub headers: Vec<Header>,
     /// Unix milliseconds; `None`: the time at which it is taken in.
     pub timestamp: Option<Timestamp>,

@@ -26,7 +26,6 @@ pub struct Limits {
 pub struct Produced {
     /// What to append: the batch as it was sent, or a copy with another header and checksum.
     pub batch: Bytes,
-    /// Its header.
     pub header: BatchHeader,
     /// Lowest timestamp of its records; the base timestamp where they were not looked at.
     pub min_timestamp: Timestamp,
@@ -46,7 +45,7 @@ pub enum InvalidBatch {
         /// As sent.
         given: usize,
     },
-    /// Above `max.message.bytes`.
+    /// The batch is larger than `max.message.bytes`.
     #[error("the batch has {size} bytes, the topic accepts {max}")]
     TooLarge {
         /// Bytes of the batch.

@@ -53,16 +53,13 @@ pub struct DecisionContext {
     pub controller_epoch: i64,
     /// The revision at which everything was read.
     pub revision: i64,
-    /// Every node.
     pub nodes: BTreeMap<NodeId, NodeRecord>,
 }
 
 /// A partition with the revision under which it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionRecord<P> {
-    /// Its key.
     pub key: P,
-    /// Its value.
     pub state: PartitionState,
     /// Mod revision of the key.
     pub epoch: i64,
@@ -86,13 +83,11 @@ pub enum Comparison<P> {
 /// A write of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write<P> {
-    /// A partition.
     Partition(P, PartitionState),
     /// The partition is gone.
     Delete(P),
     /// A registration: its revision is the node's new epoch.
     Registration(NodeId),
-    /// A live key.
     Live {
         /// The node.
         node: NodeId,

@@ -12,13 +12,12 @@ use crate::{ReplicaLog, Rule, Rules};
 /// What a follower starts from.
 #[derive(Debug, Clone)]
 pub struct FollowerStart {
-    /// This node.
     pub node: NodeId,
-    /// Its incarnation.
+    /// Incarnation of this node.
     pub node_epoch: i64,
-    /// Whom it follows.
+    /// The leader that it follows.
     pub leader: NodeId,
-    /// In which epoch.
+    /// Leader epoch in which it follows.
     pub leader_epoch: LeaderEpoch,
     /// The sequence of the latest open of this incarnation; 0 at first.
     pub open_sequence: u64,
@@ -30,11 +29,9 @@ pub struct FollowerStart {
     pub unclean_epoch: LeaderEpoch,
     /// Whether an unclean stop of this node will be told for this partition: see [`FollowerEvent::Configured`].
     pub lazy: bool,
-    /// Which rules hold.
     pub rules: Rules,
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FollowerEvent {
     /// The leader's log and this one have parted.
@@ -67,7 +64,6 @@ pub enum FollowerEvent {
     Broken,
 }
 
-/// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FollowerAction {
     /// Open the partition at the leader; the open before is over.
@@ -86,7 +82,7 @@ pub enum FollowerAction {
         /// The new log start. Inclusive, never beyond the log end.
         before: Offset,
     },
-    /// Tell the leader.
+    /// Acknowledge what the log has.
     Acknowledge(Ack),
     /// The high watermark is here now, as far as this node knows.
     Commit {
@@ -113,7 +109,6 @@ enum Stage {
     Stopped,
 }
 
-/// The follower's state.
 #[derive(Debug, Clone)]
 pub struct Follower {
     rules: Rules,
@@ -133,7 +128,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Begins to follow.
+    /// Begins to follow a leader.
     pub fn start(start: FollowerStart, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) -> Self {
         // After an election without proof, what was committed before it need not be (rule R21).
         let known = start.high_watermark_epoch >= start.unclean_epoch;
@@ -306,7 +301,7 @@ impl Follower {
         }));
     }
 
-    /// Whom it follows.
+    /// The leader that it follows.
     pub fn leader(&self) -> NodeId {
         self.leader
     }
@@ -316,7 +311,7 @@ impl Follower {
         self.leader_epoch
     }
 
-    /// The latest open.
+    /// Returns the id of the latest session.
     pub fn open(&self) -> ReplicationSessionId {
         self.open
     }

@@ -25,9 +25,8 @@ use in_sync::Samples;
 /// What a leader starts from.
 #[derive(Debug, Clone)]
 pub struct Start {
-    /// This node.
     pub node: NodeId,
-    /// Its incarnation.
+    /// Incarnation of this node.
     pub node_epoch: i64,
     /// The partition as the metadata has it; this node leads it there.
     pub partition: PartitionState,
@@ -39,15 +38,13 @@ pub struct Start {
     pub high_watermark: Offset,
     /// The epoch in which it saw that, or [`LeaderEpoch::NONE`].
     pub high_watermark_epoch: LeaderEpoch,
-    /// Monotonic time.
+    /// Monotonic time of the start.
     pub now: Duration,
     /// A replica that does not catch up for this long leaves the in-sync set.
     pub lag_max: Duration,
-    /// Which rules hold.
     pub rules: Rules,
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The log has grown, more of it is on stable storage, or it begins later.
@@ -98,14 +95,12 @@ pub enum Event {
         /// The node because of which it was refused ([`crate::control::Refusal::Ineligible`]).
         ineligible: Option<NodeId>,
     },
-    /// Time has passed.
     Tick {
         /// Monotonic.
         now: Duration,
     },
 }
 
-/// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Readers may see everything below, and writes that wait for it can be answered.
@@ -169,13 +164,12 @@ pub enum Contradiction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{isr} replicas are in sync, {min_isr} are needed")]
 pub struct NotEnoughReplicas {
-    /// In sync now.
+    /// Number of replicas in sync.
     pub isr: usize,
-    /// Needed.
+    /// Number of replicas that are needed.
     pub min_isr: usize,
 }
 
-/// The leader's state.
 #[derive(Debug, Clone)]
 pub struct Leader {
     rules: Rules,
@@ -409,7 +403,7 @@ impl Leader {
         self.partition_epoch
     }
 
-    /// This node's incarnation.
+    /// Returns the incarnation of this node.
     pub fn node_epoch(&self) -> i64 {
         self.node_epoch
     }
@@ -428,7 +422,6 @@ impl Leader {
         }
     }
 
-    /// This node.
     pub fn node(&self) -> NodeId {
         self.node
     }

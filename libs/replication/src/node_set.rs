@@ -7,7 +7,7 @@ use walser_model::NodeId;
 pub struct NodeSet(Vec<NodeId>);
 
 impl NodeSet {
-    /// No node.
+    /// The set without a node.
     pub const EMPTY: Self = Self(Vec::new());
 
     /// Whether `node` is in it.
@@ -35,7 +35,7 @@ impl NodeSet {
         found.is_ok()
     }
 
-    /// How many.
+    /// Returns the number of nodes.
     pub fn len(&self) -> usize {
         self.0.len()
     }

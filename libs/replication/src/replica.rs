@@ -32,7 +32,6 @@ pub use waiters::{Write, WriteEffect, WriteOutcome};
 /// What a replica starts from, in every process anew.
 #[derive(Debug, Clone)]
 pub struct ReplicaStart {
-    /// This node.
     pub node: NodeId,
     /// What the node has found of it on its disk.
     pub integrity: ReplicaIntegrity,
@@ -46,7 +45,6 @@ pub struct ReplicaStart {
     pub lag_max: Duration,
     /// A write that other replicas do not confirm for this long is answered without them.
     pub wait_max: Duration,
-    /// Which rules hold.
     pub rules: Rules,
 }
 
@@ -54,7 +52,6 @@ pub struct ReplicaStart {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WorkId(u64);
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplicaEvent {
     /// This process is registered: it is this incarnation of its node. A lower one changes nothing.
@@ -142,7 +139,6 @@ pub enum ReplicaEvent {
     },
     /// The connection to the leader broke, no answer came in time, the open was refused, or what was pushed was damaged.
     Broken,
-    /// Time has passed.
     Tick,
 }
 
@@ -173,7 +169,7 @@ pub enum ReplicaAction<W> {
     /// The metadata says that this node leads, and it does not, or its log has failed: the controller is to take it out of
     /// the lead and the in-sync set ([`crate::control::sweep`] as unclean). Told with every tick until it has.
     GiveUp,
-    /// Answer a write.
+    /// A write has its outcome.
     Answer {
         /// What the shell kept for it.
         write: W,
@@ -219,7 +215,6 @@ struct KnownMetadata {
     epoch: i64,
 }
 
-/// A replica's state.
 #[derive(Debug, Clone)]
 pub struct Replica<W> {
     rules: Rules,

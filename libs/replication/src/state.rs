@@ -13,7 +13,7 @@ pub struct PartitionState {
     pub adding: NodeSet,
     /// Replicas that go once those that are added are in sync.
     pub removing: NodeSet,
-    /// Who leads.
+    /// The leader, if there is one.
     pub leader: Option<NodeId>,
     /// +1 with every change of the leader, every restart of it, and every completed move.
     pub leader_epoch: LeaderEpoch,

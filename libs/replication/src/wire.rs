@@ -9,7 +9,7 @@ use crate::{Rule, Rules};
 /// sequences begin at 1 again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ReplicationSessionId {
-    /// The follower's incarnation.
+    /// Node epoch of the follower.
     pub node_epoch: i64,
     /// Counts the opens of that incarnation, from 1.
     pub sequence: u64,
@@ -27,7 +27,6 @@ impl ReplicationSessionId {
 /// A follower opens the partition at its leader (amendment A1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplicationSession {
-    /// Who.
     pub follower: NodeId,
     /// Greater than every earlier one.
     pub id: ReplicationSessionId,
@@ -46,7 +45,7 @@ pub struct ReplicationSession {
 /// The leader's answer to an open whose log is not a part of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Diverging {
-    /// Of the leader.
+    /// Leader epoch of the session.
     pub leader_epoch: LeaderEpoch,
     /// The open that it answers.
     pub open: ReplicationSessionId,
@@ -59,7 +58,7 @@ pub struct Diverging {
 /// Records pushed by the leader; the shell carries the records themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// Of the leader.
+    /// Leader epoch of the session.
     pub leader_epoch: LeaderEpoch,
     /// The open that it belongs to.
     pub open: ReplicationSessionId,
@@ -67,18 +66,17 @@ pub struct Frame {
     pub base: Offset,
     /// Offset after its last record; `base` when it only carries the high watermark.
     pub end: Offset,
-    /// The leader's. Exclusive.
+    /// High watermark of the leader; exclusive.
     pub high_watermark: Offset,
     /// Where the leader's log begins: what lies below is deleted. Inclusive.
     pub log_start: Offset,
 }
 
-/// A follower's positions.
+/// Positions that a follower acknowledges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
-    /// Who.
     pub follower: NodeId,
-    /// Of the leader.
+    /// Leader epoch of the session.
     pub leader_epoch: LeaderEpoch,
     /// The open that it belongs to.
     pub open: ReplicationSessionId,
@@ -93,9 +91,8 @@ pub struct Ack {
 /// A leader asks the controller for another in-sync set (KIP-497).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlterIsr {
-    /// Who asks.
     pub leader: NodeId,
-    /// Its incarnation.
+    /// Incarnation of the leader.
     pub node_epoch: i64,
     /// The epoch in which it leads.
     pub leader_epoch: LeaderEpoch,

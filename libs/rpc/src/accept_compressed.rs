@@ -56,7 +56,7 @@ enum Place {
     Plain(usize),
     /// Within a compressed message that has this many bytes to come.
     Compressed(usize, Box<Message>),
-    /// Behind an error.
+    /// The body has ended with an error.
     Failed,
 }
 

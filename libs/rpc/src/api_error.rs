@@ -91,7 +91,7 @@ impl ApiError {
         self
     }
 
-    /// Replaces the effect.
+    /// Sets another effect than that of the reason.
     #[must_use]
     pub fn with_effect(mut self, effect: Effect) -> Self {
         self.effect = effect;
@@ -116,7 +116,7 @@ impl ApiError {
         self
     }
 
-    /// Why.
+    /// Returns the reason of the error.
     pub fn reason(&self) -> Reason {
         self.reason
     }
@@ -126,7 +126,7 @@ impl ApiError {
         self.reason.as_str_name().trim_start_matches("ERROR_REASON_")
     }
 
-    /// The gRPC code.
+    /// Returns the gRPC status code.
     pub fn code(&self) -> Code {
         self.code
     }
@@ -156,7 +156,7 @@ impl ApiError {
         self.answered
     }
 
-    /// For people.
+    /// Returns the text of the error.
     pub fn message(&self) -> &str {
         &self.message
     }

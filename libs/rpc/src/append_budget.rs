@@ -33,7 +33,7 @@ async fn acquire(permits: Arc<Semaphore>, units: usize) -> Option<OwnedSemaphore
 }
 
 impl AppendBudget {
-    /// Room for `bytes`.
+    /// Creates a budget of `bytes`.
     pub fn new(bytes: usize) -> Self {
         let total = (bytes / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
         Self { permits: Arc::new(Semaphore::new(total)), total, parts: Arc::default() }

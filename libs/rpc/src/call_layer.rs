@@ -32,7 +32,7 @@ const NOT_GRPC: &str = "this port speaks gRPC, that is POST with the content typ
 /// Makes a span for a call from its path and headers.
 pub type SpanMaker = fn(&str, &http::HeaderMap) -> tracing::Span;
 
-/// The layer.
+/// The layer around every call of a service.
 #[derive(Debug, Clone)]
 pub struct CallLayer {
     server: HeaderValue,
@@ -40,7 +40,7 @@ pub struct CallLayer {
     calls: CallMetrics,
 }
 
-/// A guarded service.
+/// A service with the layer around it.
 #[derive(Debug, Clone)]
 pub struct CallLayerService<S> {
     inner: S,

@@ -47,7 +47,7 @@ pub(crate) enum Next {
     Part(Bytes),
     /// The answer ends here.
     End(ApiError),
-    /// The next message.
+    /// A message comes next.
     Message,
 }
 

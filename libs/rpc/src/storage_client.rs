@@ -17,7 +17,6 @@ use crate::{ApiError, Reason};
 /// A partition, and the epoch of the leader that is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LedPartition {
-    /// The partition.
     pub id: TopicPartition,
     /// [`LeaderEpoch::NONE`]: whichever it is.
     pub leader_epoch: LeaderEpoch,
@@ -26,7 +25,6 @@ pub struct LedPartition {
 /// A batch that is to be appended.
 #[derive(Debug, Clone)]
 pub struct AppendBatch {
-    /// Where to.
     pub partition: LedPartition,
     /// Exactly one record batch.
     pub record_batch: Bytes,
@@ -61,7 +59,6 @@ pub type AppendOutcome = Result<BatchAppended, ApiError>;
 /// A read of batches from an offset on.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadBatches {
-    /// Where from.
     pub partition: LedPartition,
     /// Offset of the first record that is wanted.
     pub offset: Offset,
@@ -91,9 +88,9 @@ pub struct BatchesRead {
 /// What an offset is looked up by. Only committed records count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffsetQuery {
-    /// The log start.
+    /// The first offset of the log.
     Earliest,
-    /// The high watermark.
+    /// The end of what is committed.
     Latest,
     /// The first record at or after a time, in milliseconds since 1970.
     Time(Timestamp),
@@ -128,7 +125,7 @@ pub struct PartitionNumbers {
     pub log_start: Offset,
     /// Exclusive end of what is committed.
     pub high_watermark: Offset,
-    /// On the disk.
+    /// Size on the disk in bytes.
     pub bytes: u64,
 }
 
@@ -176,7 +173,7 @@ impl AppendReply {
         Self { tell: Some(Box::new(tell)) }
     }
 
-    /// Tells the outcome.
+    /// Tells the caller the outcome.
     pub fn answer(mut self, outcome: AppendOutcome) {
         self.tell(outcome);
     }

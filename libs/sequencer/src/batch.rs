@@ -8,7 +8,7 @@ use crate::Ticket;
 /// The size of records, by two measures that add up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Encoded bytes.
+    /// Encoded size in bytes.
     pub bytes: usize,
     /// Cost of decoding them, in bytes.
     pub cost: usize,
@@ -19,7 +19,6 @@ pub struct Size {
 pub struct Part<C> {
     /// How many, at least 1.
     pub record_count: i32,
-    /// Their size.
     pub size: Size,
     /// When the caller stops waiting, in the driver's monotonic time.
     pub deadline: Duration,
@@ -74,7 +73,7 @@ pub struct Batch<C, B, F> {
 // === impl Size ===
 
 impl Size {
-    /// Both together.
+    /// Returns the sum of both.
     #[must_use]
     pub fn plus(self, more: Self) -> Self {
         Self { bytes: self.bytes.saturating_add(more.bytes), cost: self.cost.saturating_add(more.cost) }
@@ -108,7 +107,7 @@ impl<C, B, F> Batch<C, B, F> {
         batch
     }
 
-    /// Records in it.
+    /// Returns how many records it has.
     pub fn record_count(&self) -> i32 {
         self.record_count
     }

@@ -43,7 +43,6 @@ pub struct Ticket(pub u64);
 /// A producer id and its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Session {
-    /// The producer.
     pub id: ProducerId,
     /// A higher epoch fences lower ones.
     pub epoch: ProducerEpoch,
@@ -52,7 +51,6 @@ pub struct Session {
 /// Where a batch stands in its producer's sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Number {
-    /// The session.
     pub session: Session,
     /// Sequence of the first record.
     pub base_sequence: i32,
@@ -80,7 +78,7 @@ pub struct Config {
     pub grace: Duration,
     /// The pause before a batch is sent again; doubled with each refusal in a row.
     pub backoff_min: Duration,
-    /// The longest pause.
+    /// The longest pause between attempts.
     pub backoff_max: Duration,
     /// The rules that hold.
     pub rules: Rules,
@@ -126,7 +124,7 @@ pub enum Effect {
     None,
     /// It may have, or still may.
     Maybe,
-    /// It has.
+    /// The write has been applied.
     Applied,
 }
 

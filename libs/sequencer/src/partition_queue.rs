@@ -21,11 +21,9 @@ pub(crate) enum Broken {
 /// What may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Everything.
     All,
     /// Only what may be written already, so that its outcome becomes known.
     Resolve,
-    /// Nothing.
     Nothing,
 }
 

@@ -28,7 +28,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// All of them.
+    /// Every rule there is.
     pub const ALL: &[Self] = &[
         Self::AmbiguousKeepsNumber,
         Self::SessionWaits,
@@ -54,13 +54,13 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// All of them.
+    /// Every rule there is.
     pub const ALL: Self = Self {
         #[cfg(feature = "mutations")]
         dropped: 0,
     };
 
-    /// All but one.
+    /// Returns all rules but one.
     #[cfg(feature = "mutations")]
     #[must_use]
     pub fn without(rule: Rule) -> Self {

@@ -10,10 +10,11 @@ use crate::{Action, Answer, Config, Numbering, Session, Ticket};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sessions {
     /// There is none, or the present one is spent.
-    Missing { previous: Option<Session> },
+    Missing {
+        previous: Option<Session>,
+    },
     /// The driver has been asked for one.
     Asked,
-    /// In use.
     Ready(Session),
 }
 

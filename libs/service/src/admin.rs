@@ -28,7 +28,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Start-up is over.
+    /// Notes that the start-up is over.
     pub fn set_started(&self) {
         self.started.store(true, Ordering::Release);
     }
@@ -56,7 +56,6 @@ const GRPC_ADDRESS: HeaderName = HeaderName::from_static("walser-grpc-address");
 pub struct AdminSite {
     /// What the probes answer.
     pub health: Health,
-    /// What is counted.
     pub metrics: Metrics,
     /// When the process stops.
     pub shutdown: Shutdown,

@@ -28,11 +28,11 @@ const PENDING_RESETS_MAX: usize = 20;
 /// Limits on connections, and windows.
 #[derive(Debug, Clone)]
 pub struct ListenerLimits {
-    /// Connections in all.
+    /// Largest number of connections in all.
     pub connections_max: usize,
     /// Connections from one address; loopback is not counted.
     pub connections_per_address_max: usize,
-    /// Streams per connection.
+    /// Largest number of streams per connection.
     pub streams_max: u32,
     /// Time for the HTTP/2 preface and the first request.
     pub first_request: Duration,

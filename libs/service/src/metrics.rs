@@ -75,7 +75,7 @@ impl Metrics {
         counters
     }
 
-    /// A gauge.
+    /// Returns the gauge of this name.
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
         let gauge = IntGauge::with_opts(Opts::new(name, help)).expect(NAMES_ARE_CONSTANTS);
         self.register(gauge.clone());

@@ -137,17 +137,13 @@ pub struct Process {
     pub settings: Settings,
     /// Time since its start.
     pub clock: Arc<dyn Clock>,
-    /// Randomness.
     pub random: Arc<dyn Random>,
     /// When it is to stop.
     pub shutdown: Shutdown,
     /// What its probes answer.
     pub health: Health,
-    /// What it counts.
     pub metrics: Metrics,
-    /// Its gRPC port.
     pub address: SocketAddr,
-    /// Its admin port.
     pub admin: SocketAddr,
     listener: Listener,
     ready_file: Option<PathBuf>,
@@ -335,7 +331,7 @@ struct ServiceArgs {
     process: ProcessArgs,
 }
 
-/// What [`main`] reports.
+/// The error that [`main`] reports.
 pub type MainError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The whole `main` of a service: `start` is given the open process, starts the service, and serves until the stop.

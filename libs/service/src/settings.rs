@@ -14,9 +14,9 @@ use walser_model::{parse_bytes, parse_duration_ms, suggest};
 /// How a value is written, with its bounds (inclusive).
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// `true` or `false`.
+    /// The value is `true` or `false`.
     Bool,
-    /// An integer.
+    /// An integer within these bounds; inclusive.
     Int(i64, i64),
     /// Bytes, also `64KiB`, `1MiB`, `1GiB`.
     Bytes(i64, i64),
@@ -28,14 +28,13 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// A level for log lines, or levels by module, as in `info,walser_gateway=debug`.
     LogFilter,
-    /// Any text.
     Text,
 }
 
 /// A setting that a service has.
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
-    /// Dotted name.
+    /// Name with dots between its parts.
     pub name: &'static str,
     /// How the value is written.
     pub kind: Kind,
@@ -56,7 +55,7 @@ pub enum SettingsError {
         /// What is wrong.
         problem: String,
     },
-    /// No such key.
+    /// No setting has this name.
     #[error("there is no setting \"{key}\" ({from}){}", .did_you_mean.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default())]
     Unknown {
         /// As given.
@@ -76,7 +75,7 @@ pub enum SettingsError {
         /// What is wrong and what is allowed.
         problem: String,
     },
-    /// `--set` without `=`.
+    /// A `--set` argument has no `=`.
     #[error("--set {0}: write it as KEY=VALUE")]
     Pair(String),
 }
@@ -195,13 +194,13 @@ impl Settings {
         value.expect("numbers are checked when they are set, and bounds fit their type")
     }
 
-    /// A duration.
+    /// Returns a setting that is a duration.
     pub fn duration(&self, name: &str) -> Duration {
         let millis = parse_duration_ms(self.text(name)).expect("durations are checked when they are set");
         Duration::from_millis(millis.unsigned_abs())
     }
 
-    /// An address.
+    /// Returns a setting that is an address.
     pub fn address(&self, name: &str) -> SocketAddr {
         self.text(name).parse().expect("addresses are checked when they are set")
     }

@@ -19,7 +19,7 @@ impl Shutdown {
         Self { token: CancellationToken::new(), grace, failure: Arc::default() }
     }
 
-    /// Begins the stop.
+    /// Begins the stop of the process.
     pub fn begin(&self) {
         self.token.cancel();
     }
@@ -46,7 +46,7 @@ impl Shutdown {
         self.token.cancelled().await;
     }
 
-    /// Time to finish.
+    /// Returns how long running calls may take to finish.
     pub fn grace(&self) -> Duration {
         self.grace
     }

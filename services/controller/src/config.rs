@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use walser_service::{Key, Kind, Settings};
 
-/// Every setting.
+/// Every setting of the service.
 pub const KEYS: &[Key] = &[
     Key {
         name: "cluster.name",
@@ -61,18 +61,18 @@ pub struct SessionTooShort {
     beat: Duration,
 }
 
-/// Checked settings.
+/// The settings of the service, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Name for people.
+    /// Display name of the cluster.
     pub cluster_name: String,
     /// Most partitions in the cluster.
     pub partitions_max: i64,
     /// Most partitions of one topic.
     pub topic_partitions_max: i32,
-    /// A node's session.
+    /// How long a node counts without a beat.
     pub session: Duration,
-    /// Time between heartbeats.
+    /// Time between two heartbeats of a node.
     pub beat: Duration,
     /// Everything runs in one process: sessions end with it, and nodes are not watched.
     pub standalone: bool,

@@ -23,7 +23,7 @@ use crate::turns::Turns;
 use crate::views::Views;
 use crate::{api, compaction, duties, metrics, restore, sessions};
 
-/// A running controller.
+/// A controller that is running.
 #[derive(Debug)]
 pub struct Started {
     /// The cluster that it runs.
@@ -36,11 +36,10 @@ pub struct Started {
 /// What comes in from outside.
 #[derive(Debug, Clone)]
 pub struct Dependencies {
-    /// Where metadata lives.
+    /// The store that has the metadata.
     pub store: Arc<dyn Metastore>,
-    /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Randomness for ids.
+    /// Source of randomness for ids.
     pub random: Arc<dyn Random>,
     /// Metrics of the process.
     pub metrics: Metrics,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use walser_service::{Key, Kind, Settings};
 
-/// Every setting.
+/// Every setting of the service.
 pub const KEYS: &[Key] = &[
     Key {
         name: "gateway.message.bytes.max",
@@ -62,7 +62,7 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
-/// Checked settings.
+/// The settings of the service, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Largest gRPC message in bytes.
@@ -75,7 +75,7 @@ pub struct Config {
     pub read_bytes_max: usize,
     /// Look into compressed batches.
     pub validate_compressed: bool,
-    /// Create missing topics.
+    /// Whether a write creates a topic that is missing.
     pub auto_create: bool,
     /// With so many partitions.
     pub partitions: i32,
@@ -88,7 +88,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// From settings.
+    /// Reads the configuration from settings.
     pub fn from_settings(settings: &Settings) -> Self {
         Self {
             message_bytes_max: settings.number("gateway.message.bytes.max"),

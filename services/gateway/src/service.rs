@@ -22,7 +22,6 @@ use crate::topics::Topics;
 /// What comes in from outside.
 #[derive(Debug, Clone)]
 pub struct Dependencies {
-    /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness: for choosing partitions and heartbeats.
     pub random: Arc<dyn Random>,
@@ -30,7 +29,7 @@ pub struct Dependencies {
     pub metrics: Metrics,
 }
 
-/// A running gateway.
+/// A gateway that is running.
 #[derive(Debug)]
 pub struct Started {
     /// Its services, for the public listener.

@@ -7,7 +7,7 @@ use walser_model::NodeId;
 use walser_rpc::NodeRole;
 use walser_service::{Key, Kind, Settings};
 
-/// Every setting.
+/// Every setting of the service.
 pub const KEYS: &[Key] = &[
     Key {
         name: "storage.node.id",
@@ -70,12 +70,12 @@ pub const PROCESS_KEYS: &[Key] = &[
     },
 ];
 
-/// Checked settings.
+/// The settings of the service, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// This node.
+    /// Id of the storage node.
     pub node: NodeId,
-    /// Log shards.
+    /// Number of log shards.
     pub shards: usize,
     /// Threads that wait for the disk.
     pub flush_threads: usize,

@@ -16,15 +16,15 @@ const UNMARKED_MAX: usize = 20;
 /// What the start found on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// Partitions with data.
+    /// Number of partitions with data.
     pub partitions: usize,
-    /// Records in them.
+    /// Number of records in them.
     pub records: i64,
     /// Segments that had to be read, because the last stop was not clean.
     pub checked_segments: usize,
     /// Torn ends that were cut, in words.
     pub cut: Vec<String>,
-    /// Damage, in words.
+    /// Damage that was found, in words.
     pub damaged: Vec<String>,
     /// What is not reported yet.
     findings: Vec<(TopicPartition, Finding)>,

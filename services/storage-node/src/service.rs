@@ -32,9 +32,8 @@ use crate::space::make_room;
 pub struct Dependencies {
     /// Where the data lies, open and so locked; free again when the node has stopped.
     pub directory: DataDirectory,
-    /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Randomness for ids.
+    /// Source of randomness for ids.
     pub random: Arc<dyn Random>,
     /// Metrics of the process.
     pub metrics: Metrics,
@@ -47,7 +46,7 @@ pub struct Dependencies {
 pub struct Started {
     /// Its services, for a listener.
     pub routes: Routes,
-    /// What it found.
+    /// What recovery has found.
     pub recovered: Recovered,
     /// Why nothing may be written: the controller's metadata is not that of this node.
     pub refused: Option<ApiError>,

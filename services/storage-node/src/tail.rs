@@ -26,7 +26,6 @@ struct Run {
 
 /// What a look at the runs gave.
 enum Found {
-    /// Whole batches.
     Read(Bytes),
     /// The run from this offset on has to be one piece first.
     InPieces(Offset, Vec<Bytes>),

@@ -16,9 +16,9 @@ pub(crate) enum Position {
     Offset(i64),
     /// The last so many records.
     Last(i64),
-    /// Unix milliseconds.
+    /// Milliseconds since the Unix epoch.
     Time(i64),
-    /// Milliseconds ago.
+    /// Milliseconds before now, an age.
     Age(i64),
 }
 

@@ -9,9 +9,7 @@ const SIGNALS_MAX: u32 = 3;
 /// A signal that asks the program to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interrupt {
-    /// Ctrl-C.
     Interrupted,
-    /// SIGTERM.
     Terminated,
     /// The terminal is gone.
     HungUp,

@@ -30,7 +30,6 @@ pub(super) enum LinkEvent {
     Up,
     /// It is over, or could not be opened.
     Down(ApiError),
-    /// Results of batches.
     Results(Vec<pb::ProduceResult>),
 }
 

@@ -13,9 +13,7 @@ pub(super) const FILE_NAME: &str = "meta";
 /// Whose directory it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// The cluster.
     pub cluster: ClusterId,
-    /// The storage node.
     pub node: NodeId,
     /// The directory itself, as 16 random bytes.
     pub directory: [u8; 16],

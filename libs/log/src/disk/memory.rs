@@ -35,7 +35,7 @@ pub struct MemoryDisk {
 pub enum PowerLoss {
     /// Everything: only the process died. The result is a copy.
     Nothing,
-    /// Nothing.
+    /// Nothing survives that was not synced.
     Everything,
     /// What a generator with this seed says, block by block.
     Random(u64),

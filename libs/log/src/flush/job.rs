@@ -18,7 +18,7 @@ use crate::snapshots;
 pub struct FlushJob {
     pub(crate) partition: TopicPartition,
     pub(crate) generation: Generation,
-    /// Exclusive.
+    /// The flush covers the offsets below this one.
     pub up_to: Offset,
     /// The partition's directory.
     pub(crate) names: Arc<DirectoryNames>,

@@ -24,7 +24,7 @@ pub struct Recovery {
     pub unmarked: bool,
 }
 
-/// A torn end.
+/// A torn tail that recovery has cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CutTail {
     /// The log ends here.

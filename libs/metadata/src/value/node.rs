@@ -11,7 +11,7 @@ pub struct NodeRegistration {
     /// Unique per start of the process.
     #[serde(default)]
     pub incarnation: String,
-    /// Numbers of `walser.v1.NodeRole`.
+    /// Roles of the process, as numbers of `walser.v1.NodeRole`.
     #[serde(default)]
     pub roles: Vec<i32>,
     /// HOST:PORT of its internal listener. Empty: it serves its own process only.
@@ -20,7 +20,7 @@ pub struct NodeRegistration {
     /// HOST:PORT of its public listener.
     #[serde(default)]
     pub public_address: String,
-    /// Failure domain.
+    /// Failure domain in which the node runs.
     #[serde(default)]
     pub rack: String,
     /// Version of the program.

@@ -7,10 +7,8 @@ use walser_model::Timestamp;
 
 use super::{UnknownFields, Value};
 
-/// A topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicValue {
-    /// Its name.
     #[serde(default)]
     pub name: String,
     /// Partitions that are visible: those below this number.
@@ -22,10 +20,8 @@ pub struct TopicValue {
     /// Overrides only, as canonical text.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
-    /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Description.
     #[serde(default)]
     pub description: String,
     /// When it was created, in milliseconds since the Unix epoch.
@@ -46,7 +42,7 @@ pub struct TombstoneValue {
     /// The operation that deletes it.
     #[serde(default)]
     pub operation: String,
-    /// Partitions it had.
+    /// Number of partitions that the topic had.
     #[serde(default)]
     pub partition_count: i32,
     /// When the deletion began, in milliseconds since the Unix epoch.

@@ -8,25 +8,19 @@ use walser_replication::control::PartitionRecord;
 use crate::TopicSettings;
 use crate::value::{NodeLiveness, NodeRegistration, TombstoneValue, TopicValue, UnknownFields};
 
-/// A topic.
 #[derive(Debug, Clone)]
 pub struct TopicEntry<X = ()> {
-    /// Its id.
     pub id: TopicId,
-    /// Its name.
     pub name: Arc<str>,
-    /// Its value.
     pub value: Arc<TopicValue>,
     /// Revision of its key in the metadata store.
     pub revision: i64,
-    /// Its settings.
     pub settings: Arc<TopicSettings>,
     /// What the process has attached.
     pub extension: X,
     partitions: Arc<PartitionTable>,
 }
 
-/// A partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionEntry {
     /// Its state, and the revision of its key.
@@ -35,14 +29,12 @@ pub struct PartitionEntry {
     pub unknown: UnknownFields,
 }
 
-/// A storage node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeEntry {
-    /// Its registration.
     pub registration: NodeRegistration,
     /// Revision of the registration: the node epoch. 0: it has not registered.
     pub epoch: i64,
-    /// Whether it counts.
+    /// Whether the node is fenced or shutting down.
     pub liveness: NodeLiveness,
     /// Revision of the liveness.
     pub live_revision: i64,
@@ -51,7 +43,6 @@ pub struct NodeEntry {
 /// A topic that is being deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TombstoneEntry {
-    /// Its tombstone.
     pub value: TombstoneValue,
     /// Revision of the tombstone.
     pub revision: i64,
@@ -72,7 +63,7 @@ impl<X> TopicEntry<X> {
         usize::try_from(self.value.partition_count).unwrap_or(0)
     }
 
-    /// A visible partition.
+    /// Returns a partition that is visible.
     pub fn partition(&self, number: PartitionIndex) -> Option<&PartitionEntry> {
         self.partitions.get(number).filter(|_| number.0 < self.value.partition_count)
     }
@@ -92,7 +83,7 @@ impl<X> TopicEntry<X> {
         numbers.filter_map(|number| self.leader(number).map(|(leader, epoch)| (number, leader, epoch)))
     }
 
-    /// Visible partitions, ascending.
+    /// Returns the visible partitions, ascending by number.
     pub fn partitions(&self) -> impl Iterator<Item = &PartitionEntry> {
         self.partitions.iter().take_while(|entry| entry.record.key.partition.0 < self.value.partition_count)
     }

@@ -14,7 +14,7 @@ pub struct Candidate {
     pub last_epoch: LeaderEpoch,
     /// End of its log. Exclusive.
     pub log_end: Offset,
-    /// Who.
+    /// The node that becomes the leader.
     pub node: NodeId,
     /// The incarnation that was asked.
     pub node_epoch: i64,
@@ -78,7 +78,6 @@ pub fn elect_preferred<P: Clone>(context: &DecisionContext, record: &PartitionRe
 pub enum Recovery {
     /// Until everybody who may have everything can be asked.
     Balanced,
-    /// For nobody.
     Proactive,
 }
 

@@ -52,7 +52,7 @@ pub enum WriteEffect {
     None,
     /// It may have, or still may.
     Maybe,
-    /// It has.
+    /// The write has been applied.
     Applied,
 }
 

@@ -21,7 +21,6 @@ const BEATS_MAX: usize = 4;
 /// A node that wants to take part in the cluster.
 #[derive(Debug, Clone)]
 pub struct NodeStart {
-    /// Its id.
     pub node: NodeId,
     /// What tells this process from earlier ones of the same id.
     pub incarnation: String,
@@ -31,22 +30,21 @@ pub struct NodeStart {
     pub internal_address: String,
     /// Where clients reach it, HOST:PORT; empty: they do not.
     pub public_address: String,
-    /// Of the program.
+    /// Version of the program that runs.
     pub version: String,
     /// What its data directory has seen of the metadata.
     pub seen: MetadataSeen,
     /// Id of its data directory.
     pub directory: [u8; 16],
-    /// What it holds.
+    /// Replicas that the node holds.
     pub replicas: Vec<ReplicaHeld>,
 }
 
 /// A replica on the disk of a node.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplicaHeld {
-    /// Of which partition.
     pub partition: TopicPartition,
-    /// Exclusive.
+    /// End of the log; exclusive.
     pub log_end: Offset,
     /// The latest one in the log.
     pub leader_epoch: LeaderEpoch,
@@ -57,7 +55,7 @@ pub struct ReplicaHeld {
 pub struct Registered {
     /// This incarnation of the node, as the controller knows it.
     pub node_epoch: i64,
-    /// Of the controller.
+    /// Cluster of the controller.
     pub cluster: ClusterId,
     /// Time between beats; `None`: the controller does not say.
     pub beat_interval: Option<Duration>,
@@ -74,24 +72,22 @@ pub struct NodeBeat {
     pub seen: MetadataSeen,
     /// Deleted topics of which no data is left on the node.
     pub removed: Vec<TopicId>,
-    /// Numbers.
     pub figures: NodeFigures,
 }
 
 /// Numbers of a storage node.
 #[derive(Debug, Clone, Default)]
 pub struct NodeFigures {
-    /// Replicas held.
+    /// Number of replicas held.
     pub replicas: usize,
-    /// Partitions led.
+    /// Number of partitions led.
     pub leaders: usize,
-    /// Its data directories.
     pub disks: Vec<DiskUse>,
     /// Partitions that are out of service.
     pub problems: Vec<PartitionOut>,
     /// Replicas held aside because the metadata did not know them.
     pub set_aside: usize,
-    /// Bytes of those.
+    /// Size of those in bytes.
     pub set_aside_bytes: u64,
     /// Since the process began.
     pub appended_records: i64,
@@ -104,13 +100,12 @@ pub struct NodeFigures {
 /// A data directory and its disk.
 #[derive(Debug, Clone, Default)]
 pub struct DiskUse {
-    /// Path.
     pub path: String,
     /// Bytes used by Walser.
     pub used: u64,
-    /// Bytes free.
+    /// Free space in bytes.
     pub free: u64,
-    /// Bytes in all.
+    /// Size of the disk in bytes.
     pub total: u64,
     /// Nothing more can be written to it.
     pub full: bool,
@@ -121,9 +116,8 @@ pub struct DiskUse {
 /// A partition that is out of service on a node.
 #[derive(Debug, Clone)]
 pub struct PartitionOut {
-    /// Which one.
     pub partition: TopicPartition,
-    /// Why.
+    /// Why it is out of service.
     pub problem: String,
     /// What helps is giving up what is damaged: `walser partition repair`.
     pub damaged: bool,

@@ -49,7 +49,6 @@ pub(crate) enum Command {
     },
     /// No controller takes this node: serve reads of everything that is here.
     ServeReads,
-    /// Of one partition.
     ServeReadsOf(TopicPartition),
     DeleteRecords {
         partition: TopicPartition,

@@ -35,7 +35,6 @@ pub(super) enum Stop {
     Record(ApiError),
     /// The server, for good or for too long.
     Server(ApiError),
-    /// The user.
     Interrupted(Interrupt),
     /// Standard output is closed.
     Unheard,

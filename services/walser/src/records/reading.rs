@@ -32,7 +32,6 @@ pub(crate) enum Form {
 /// Where the key comes from, unless the form has one.
 #[derive(Debug, Clone)]
 pub(crate) enum KeySource {
-    /// Null.
     None,
     /// The same for every record.
     Fixed(Vec<u8>),

@@ -41,7 +41,6 @@ pub(super) enum PartitionEvent {
     Reset(Reset),
     CaughtUp(i64),
     Problem(ApiError),
-    /// Bounded and done.
     Ended,
     /// Never to be read again.
     Failed(ApiError),
