@@ -3,7 +3,8 @@
 use walser_model::{Durability, LeaderEpoch, Offset};
 use walser_replication::control::Recovery;
 
-use crate::replica::{Entry, index};
+use crate::records::Entry;
+use crate::replica::index;
 use crate::store::{Record, id, number};
 use crate::world::World;
 

@@ -7,7 +7,8 @@ use walser_replication::{Rule, Rules};
 
 use crate::decide::Decider;
 use crate::history::{History, NewValue};
-use crate::store::{Key, Record, Store, TopicSettings, learn};
+use crate::key::{Key, TopicSettings};
+use crate::store::{Record, Store, learn};
 
 /// A controller process.
 #[derive(Debug, Clone)]

@@ -7,7 +7,8 @@ use walser_model::{LeaderEpoch, NodeId};
 use walser_replication::control::{self, Comparison, Decision, DecisionContext, ReplicaIntegrity, Write};
 use walser_replication::{AlterIsr, NodeSet, PartitionState, Rule, Rules};
 
-use crate::store::{Key, Record};
+use crate::key::Key;
+use crate::store::Record;
 
 /// Takes decisions by the rules that hold.
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use walser_model::NodeId;
 use walser_replication::PartitionState;
 use walser_replication::control::NodeRecord;
 
-use crate::store::{Key, TopicSettings};
+use crate::key::{Key, TopicSettings};
 
 /// A new value of a key.
 #[derive(Debug, Clone)]

@@ -12,6 +12,7 @@ mod deliver;
 mod events;
 mod heal;
 mod history;
+mod key;
 mod life;
 mod mutations;
 mod network;
@@ -19,6 +20,7 @@ mod node;
 mod produce;
 mod producer;
 mod random;
+mod records;
 mod replica;
 #[cfg(test)]
 mod scripted;

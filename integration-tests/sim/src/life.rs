@@ -4,8 +4,9 @@ use walser_model::Durability;
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{ReplicaEvent, may_stop_clean};
 
+use crate::key::Key;
 use crate::network::Body;
-use crate::store::{Key, id, number};
+use crate::store::{id, number};
 use crate::world::World;
 
 impl World {

@@ -2,22 +2,14 @@
 
 use std::collections::VecDeque;
 
-use walser_model::{Acks, LeaderEpoch, LeaderEpochs, NodeId};
+use walser_model::{Acks, LeaderEpoch, NodeId};
 use walser_replication::{Ack, AlterIsr, Diverging, Frame, PartitionState, ReplicationSession, ReplicationSessionId};
 
-use crate::replica::Entry;
-use crate::store::Key;
+use crate::key::Key;
+use crate::records::{Entry, Segments};
 
 /// Most messages on their way; more are lost.
 const MESSAGES_MAX: usize = 60;
-
-/// A log as it is copied to another node.
-#[derive(Debug, Clone)]
-pub(crate) struct Segments {
-    pub(crate) start: usize,
-    pub(crate) log: Vec<Entry>,
-    pub(crate) epochs: LeaderEpochs,
-}
 
 /// What is said. Messages are moved a lot: what is large and rare is boxed.
 #[derive(Debug, Clone)]

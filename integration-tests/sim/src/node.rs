@@ -6,8 +6,9 @@ use walser_model::Durability;
 use walser_replication::Rules;
 use walser_replication::control::ReplicaIntegrity;
 
+use crate::key::Key;
 use crate::replica::Replica;
-use crate::store::{Key, Record, Store, id};
+use crate::store::{Record, Store, id};
 
 /// A node.
 #[derive(Debug, Clone)]

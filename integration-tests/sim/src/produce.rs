@@ -6,10 +6,12 @@
 use walser_model::{Acks, LeaderEpoch, Offset, SequenceCheck};
 use walser_replication::{Leader, ReplicaEvent, Write, WriteEffect, WriteOutcome};
 
+use crate::key::Key;
 use crate::network::{Body, GATEWAY};
 use crate::producer::Producer;
-use crate::replica::{Entry, Waiting, index};
-use crate::store::{Key, number};
+use crate::records::Entry;
+use crate::replica::{Waiting, index};
+use crate::store::number;
 use crate::world::World;
 
 /// Most writes that wait in a leader.

@@ -1,6 +1,6 @@
 //! A producer, as its partition sees it.
 
-use crate::store::Key;
+use crate::key::Key;
 
 /// Producers of a partition.
 pub(crate) const PRODUCERS: usize = 3;

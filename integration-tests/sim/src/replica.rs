@@ -11,20 +11,13 @@ use walser_replication::{
     Leader, ReplicaActions, ReplicaEvent, ReplicaLog, ReplicaStart, ReplicationSessionId, Rules, WorkId,
 };
 
-use crate::network::Segments;
 use crate::producer::{PRODUCERS, is_idempotent};
-use crate::world::LAG_MAX;
+use crate::records::{Entry, Segments};
 
 /// A write that no other replica confirms is answered after so long.
+/// How far a follower may lag, in time, and stay in sync.
+pub(crate) const LAG_MAX: Duration = Duration::from_secs(2);
 const WAIT_MAX: Duration = Duration::from_secs(20);
-
-/// A record: who wrote it, and under which leader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) epoch: LeaderEpoch,
-    pub(crate) producer: usize,
-    pub(crate) sequence: u32,
-}
 
 /// The state machine that runs on a replica.
 pub(crate) type Machine = walser_replication::Replica<Waiting>;

@@ -14,8 +14,10 @@ use walser_replication::{
 };
 
 use crate::controller::Controller;
-use crate::replica::{Entry, Led, Replica};
-use crate::store::{Key, Record, Store, id};
+use crate::key::Key;
+use crate::records::Entry;
+use crate::replica::{Led, Replica};
+use crate::store::{Record, Store, id};
 
 /// Three nodes, one partition, and a controller that has read them.
 fn store() -> Store {

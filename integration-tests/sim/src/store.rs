@@ -5,6 +5,7 @@ use walser_replication::PartitionState;
 use walser_replication::control::{Comparison, Decision, NodeRecord, PartitionRecord, Write};
 
 use crate::history::{History, NewValue};
+use crate::key::{Key, TopicSettings};
 
 pub(crate) fn id(node: usize) -> NodeId {
     NodeId(i32::try_from(node).unwrap_or(i32::MAX))
@@ -16,21 +17,6 @@ pub(crate) fn number(node: NodeId) -> usize {
 
 /// Revisions that a restored store skips.
 const REVISIONS_SKIPPED: i64 = 1_000;
-
-/// What a topic wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TopicSettings {
-    pub(crate) durability: Durability,
-    pub(crate) min_isr: usize,
-}
-
-/// The key of a partition. A partition is in one of a few slots, in which others were before it and come after it: they
-/// differ by their generation, which stands for the id of a topic and is never 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) slot: usize,
-    pub(crate) generation: u32,
-}
 
 /// A partition with its revision.
 pub(crate) type Record = PartitionRecord<Key>;

@@ -5,24 +5,22 @@ mod metadata;
 mod restore;
 pub(crate) mod shell;
 
-use std::time::Duration;
-
 use walser_model::LeaderEpoch;
 use walser_replication::control::Decision;
 use walser_replication::{PartitionState, ReplicaActions};
 
 use crate::controller::Controller;
 use crate::events::{Happening, Weights};
+use crate::key::Key;
 use crate::network::{CONTROLLERS, Network};
 use crate::node::Node;
 use crate::producer::{PRODUCERS, Producer};
 use crate::random::Random;
-use crate::replica::{Entry, Waiting};
+use crate::records::Entry;
+use crate::replica::Waiting;
 use crate::setup::{Counts, Setup};
-use crate::store::{Key, Store, StoreCopy, id};
+use crate::store::{Store, StoreCopy, id};
 
-/// A replica leaves the in-sync set when it has not caught up for so long.
-pub(crate) const LAG_MAX: Duration = Duration::from_secs(2);
 /// Most records that are committed in a partition: logs are searched from end to end.
 const RECORDS_MAX: usize = 400;
 

@@ -9,9 +9,10 @@ use std::fmt::Display;
 use walser_replication::control::Decision;
 
 use crate::controller::Controller;
+use crate::key::Key;
 use crate::network::CONTROLLERS;
 use crate::producer::{PRODUCERS, Producer};
-use crate::store::{Changed, Key, number};
+use crate::store::{Changed, number};
 use crate::world::{Truth, World};
 
 /// Most transactions that are under way for long.

@@ -4,8 +4,9 @@ use walser_model::Durability;
 use walser_replication::{PartitionState, ReplicaEvent};
 
 use crate::history::{History, NewValue};
+use crate::key::Key;
 use crate::node::Node;
-use crate::store::{Key, Record};
+use crate::store::Record;
 use crate::world::World;
 
 impl World {

@@ -5,7 +5,8 @@ use walser_model::LeaderEpoch;
 use walser_replication::ReplicaEvent;
 use walser_replication::control::DecisionContext;
 
-use crate::store::{Key, Record};
+use crate::key::Key;
+use crate::store::Record;
 use crate::world::{Truth, World};
 
 /// Of a thousand events, how many take a copy although there is one.

@@ -5,8 +5,10 @@ use std::time::Duration;
 use walser_model::{LeaderEpoch, Offset};
 use walser_replication::{Action, FollowerAction, Frame, Leader, ReplicaAction, ReplicaEvent, Rule, WorkId};
 
-use crate::network::{Body, Segments};
-use crate::replica::{Entry, Led, Push, Work, index, offset};
+use crate::network::Body;
+use crate::records::Entry;
+use crate::records::Segments;
+use crate::replica::{Led, Push, Work, index, offset};
 use crate::store::{id, number};
 use crate::world::World;
 

@@ -6,7 +6,8 @@ use walser_replication::control::{
 };
 
 use crate::controller::Controller;
-use crate::store::{Key, id, number};
+use crate::key::Key;
+use crate::store::{id, number};
 use crate::world::World;
 
 /// Of a thousand duties, how many write what is left of a set of decisions first.

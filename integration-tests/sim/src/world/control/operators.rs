@@ -4,7 +4,8 @@ use walser_model::{Durability, LeaderEpoch, NodeId};
 use walser_replication::control::{create, delete, fence};
 
 use crate::controller::Controller;
-use crate::store::{Key, TopicSettings, id};
+use crate::key::{Key, TopicSettings};
+use crate::store::id;
 use crate::world::World;
 
 /// Of a thousand times that a partition could be deleted, how many it is.

@@ -4,8 +4,9 @@ use walser_replication::AlterIsr;
 use walser_replication::control::{self, Decision, ReplicaIntegrity, Write};
 
 use crate::controller::Controller;
+use crate::key::Key;
 use crate::network::{Body, CONTROLLERS};
-use crate::store::{Key, Record, id, number};
+use crate::store::{Record, id, number};
 use crate::world::World;
 
 impl World {
