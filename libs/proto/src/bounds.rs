@@ -41,14 +41,24 @@ pub enum BoundsError {
 /// What a scan has to know of a message type: its repeated fields and its nested messages.
 #[derive(Debug, Default)]
 struct Shape {
-    fields: HashMap<u32, FieldShape>,
+    /// By field number. Those of our messages are small.
+    fields: Vec<FieldShape>,
 }
 
-#[derive(Debug)]
+/// What a scan has to know of a field; the default is a field that it passes by.
+#[derive(Debug, Clone, Copy, Default)]
 struct FieldShape {
     repeated: bool,
-    /// Full name of the nested message, without a leading dot.
-    message: Option<String>,
+    /// Where the shape of the nested message is in the table.
+    message: Option<usize>,
+}
+
+/// Shapes of every message in the descriptor set.
+#[derive(Debug, Default)]
+struct Shapes {
+    table: Vec<Shape>,
+    /// By full name, without a leading dot.
+    by_name: HashMap<String, usize>,
 }
 
 impl BoundsError {
@@ -68,10 +78,10 @@ impl BoundsError {
 /// [`BoundsError`]; fields that the descriptors do not know are skipped.
 pub fn check<M: Name>(raw: &[u8]) -> Result<(), BoundsError> {
     let shapes = shapes();
-    let Some(shape) = shapes.get(&M::full_name()) else { return Ok(()) };
+    let Some(&shape) = shapes.by_name.get(&M::full_name()) else { return Ok(()) };
     let max = if M::NAME.ends_with("Response") { ANSWER_ITEMS_MAX } else { ITEMS_MAX };
     let mut left = max;
-    scan(shapes, shape, raw, &mut left, 0).map_err(|error| match error {
+    scan(&shapes.table, shape, raw, &mut left, 0).map_err(|error| match error {
         BoundsError::TooManyItems { .. } => BoundsError::TooManyItems { max },
         error => error,
     })
@@ -83,21 +93,16 @@ fn count(left: &mut usize, items: usize) -> Result<(), BoundsError> {
     Ok(())
 }
 
-fn scan(
-    shapes: &HashMap<String, Shape>,
-    shape: &Shape,
-    mut raw: &[u8],
-    left: &mut usize,
-    depth: usize,
-) -> Result<(), BoundsError> {
+fn scan(table: &[Shape], shape: usize, mut raw: &[u8], left: &mut usize, depth: usize) -> Result<(), BoundsError> {
+    let fields = &table[shape].fields;
     if depth > DEPTH_MAX {
         return Err(BoundsError::TooDeep);
     }
     while !raw.is_empty() {
         let key = varint(&mut raw)?;
         let number = u32::try_from(key >> 3).map_err(|_| BoundsError::Malformed)?;
-        let field = shape.fields.get(&number);
-        if field.is_some_and(|field| field.repeated) {
+        let field = usize::try_from(number).ok().and_then(|number| fields.get(number)).copied().unwrap_or_default();
+        if field.repeated {
             count(left, 1)?;
         }
         match key & 7 {
@@ -108,14 +113,10 @@ fn scan(
                 let length = usize::try_from(varint(&mut raw)?).map_err(|_| BoundsError::Malformed)?;
                 let payload = take(&mut raw, length)?;
                 match field {
-                    Some(FieldShape { message: Some(name), .. }) => {
-                        if let Some(nested) = shapes.get(name) {
-                            scan(shapes, nested, payload, left, depth + 1)?;
-                        }
-                    }
+                    FieldShape { message: Some(nested), .. } => scan(table, nested, payload, left, depth + 1)?,
                     // A packed list of numbers: at least one byte each. Strings and bytes are not repeated scalars.
-                    Some(FieldShape { repeated: true, message: None }) => count(left, payload.len() / 64)?,
-                    _ => {}
+                    FieldShape { repeated: true, message: None } => count(left, payload.len() / 64)?,
+                    FieldShape { repeated: false, message: None } => {}
                 }
             }
             _ => return Err(BoundsError::Malformed),
@@ -143,34 +144,42 @@ fn take<'a>(raw: &mut &'a [u8], length: usize) -> Result<&'a [u8], BoundsError> 
     Ok(taken)
 }
 
-/// Shapes of every message in the descriptor set, by full name. Built once.
-fn shapes() -> &'static HashMap<String, Shape> {
-    static SHAPES: OnceLock<HashMap<String, Shape>> = OnceLock::new();
+/// Built once.
+fn shapes() -> &'static Shapes {
+    static SHAPES: OnceLock<Shapes> = OnceLock::new();
     SHAPES.get_or_init(|| {
         let set = FileDescriptorSet::decode(crate::DESCRIPTORS).expect("the descriptor set was written by the build");
-        let mut shapes = HashMap::new();
+        let mut messages = Vec::new();
         for file in &set.file {
-            for message in &file.message_type {
-                collect(file.package(), message, &mut shapes);
-            }
+            file.message_type.iter().for_each(|message| collect(file.package(), message, &mut messages));
         }
-        shapes
+        let by_name: HashMap<_, _> = messages.iter().map(|(name, _)| name.clone()).zip(0..).collect();
+        let table = messages.iter().map(|(_, message)| shape(message, &by_name)).collect();
+        Shapes { table, by_name }
     })
 }
 
-fn collect(prefix: &str, message: &DescriptorProto, shapes: &mut HashMap<String, Shape>) {
+/// Lists a message and those that are declared within it, with their full names.
+fn collect<'a>(prefix: &str, message: &'a DescriptorProto, messages: &mut Vec<(String, &'a DescriptorProto)>) {
     let name = format!("{prefix}.{}", message.name());
     for nested in &message.nested_type {
-        collect(&name, nested, shapes);
+        collect(&name, nested, messages);
     }
+    messages.push((name, message));
+}
+
+fn shape(message: &DescriptorProto, by_name: &HashMap<String, usize>) -> Shape {
     let mut shape = Shape::default();
     for field in &message.field {
-        let nested = (field.r#type() == Type::Message).then(|| field.type_name().trim_start_matches('.').to_owned());
-        let repeated = field.label() == Label::Repeated;
-        let number = u32::try_from(field.number()).expect("field numbers are positive");
-        shape.fields.insert(number, FieldShape { repeated, message: nested });
+        let nested = (field.r#type() == Type::Message).then(|| field.type_name().trim_start_matches('.'));
+        let nested = nested.and_then(|name| by_name.get(name)).copied();
+        let number = usize::try_from(field.number()).expect("field numbers are positive");
+        if shape.fields.len() <= number {
+            shape.fields.resize(number + 1, FieldShape::default());
+        }
+        shape.fields[number] = FieldShape { repeated: field.label() == Label::Repeated, message: nested };
     }
-    shapes.insert(name, shape);
+    shape
 }
 
 #[cfg(test)]
