@@ -190,7 +190,8 @@ impl ActiveSegment {
         self.extending = None;
         match outcome {
             Ok(()) => self.zeroed_to = extension.to,
-            Err(error) if is_harmless(error) => {
+            // What is only taken ahead is nothing that anybody relies on: a write says itself what is wrong.
+            Err(error) if !extension.zeros || is_harmless(error) => {
                 // What was filled of it counts for nothing; the file grows as it is written.
                 self.extend_at = self.segment.size() + (extension.to - extension.from);
             }
@@ -202,7 +203,7 @@ impl ActiveSegment {
 
 /// Whether an extension has failed for want of something that the log can do without.
 fn is_harmless(error: &io::Error) -> bool {
-    out_of_space(error) || out_of_files(error) || error.kind() == io::ErrorKind::Unsupported
+    out_of_space(error) || out_of_files(error)
 }
 
 fn extension_step(size: u64, segment_bytes: u64) -> u64 {

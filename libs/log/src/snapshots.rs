@@ -52,8 +52,9 @@ fn remove(names: &DirectoryNames, snapshot: Offset) -> io::Result<()> {
 }
 
 impl Snapshots {
-    pub(crate) fn new(names: Arc<DirectoryNames>) -> Self {
-        Self { names, unsynced_point: (Offset::ZERO, 0) }
+    /// Of a log whose recovery point was found when `begun` syncs of the checkpoint had begun: it may be in the cache only.
+    pub(crate) fn new(names: Arc<DirectoryNames>, point: Offset, begun: u64) -> Self {
+        Self { names, unsynced_point: (point, begun) }
     }
 
     /// The ends of the snapshots, ascending.

@@ -229,9 +229,17 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 continue;
             }
             for (node, node_epoch) in self.sessions.silent(now, self.config.session) {
-                self.fence(node, node_epoch).await;
+                if self.may_be_away(node) {
+                    self.fence(node, node_epoch).await;
+                }
             }
         }
+    }
+
+    /// Whether a silent node can be away. One that was heard in this process is a part of it, and ends with it.
+    fn may_be_away(&self, node: NodeId) -> bool {
+        let heard = self.sessions.get(node).is_some_and(|session| !session.given);
+        !self.config.standalone || self.sessions.any_heard() && !heard
     }
 
     fn hear_all(&self, now: Duration) {

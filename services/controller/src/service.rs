@@ -100,9 +100,9 @@ pub async fn start(
     tasks.start_endless("compaction", compaction::run(Arc::clone(&timed)));
     tasks.start_endless("probe of the store", writes.probe(timed));
     tasks.start_endless("duties", controller.duties().run());
-    // Where everything runs in one process, sessions end with it, and so do streams.
+    tasks.start_endless("fencing of silent nodes", controller.duties().fence_silent());
+    // Where everything runs in one process, streams end with it.
     if !controller.config.standalone {
-        tasks.start_endless("fencing of silent nodes", controller.duties().fence_silent());
         // Other processes hold streams open for as long as they live: the calls of this one would never end.
         tasks.start("end of open streams", async move {
             shutdown.wait().await;

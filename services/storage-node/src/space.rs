@@ -1,7 +1,7 @@
 //! Free space: appends stop before the disk is full, so that everything else still works.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use walser_log::{DataDirectory, Space};
@@ -11,6 +11,8 @@ use crate::config::Config;
 /// The reserve where nobody says otherwise: 5 % of the disk, within these bounds, and at most a quarter of it.
 const RESERVE_MIN: u64 = 16 << 20;
 const RESERVE_MAX: u64 = 1 << 30;
+/// Looks at the disk, a second apart, between two tries after a failure that free bytes do not explain.
+const LOOKS_BETWEEN_TRIES: u32 = 10;
 /// After so many bytes the disk is looked at again: others write to it too.
 const LOOK_EVERY_BYTES: u64 = 64 << 20;
 
@@ -21,6 +23,9 @@ pub(crate) struct SpaceGuard {
     /// Once full, appends resume with this much free, in bytes: more than what was too little, so that the node does not
     /// go back and forth at the edge.
     resume_at: Arc<AtomicU64>,
+    /// Looks at the disk until writes are tried again although the disk has shown enough space before: there may be a
+    /// quota, or a lack of inodes, of which it says nothing. 0: free bytes say when.
+    tries_in: Arc<AtomicU32>,
     /// Bytes that may be written before the disk is looked at again.
     left: Arc<AtomicI64>,
     /// Bytes that are about to be filled ahead: the disk does not show them yet.
@@ -48,6 +53,7 @@ impl SpaceGuard {
         Self {
             full: Arc::default(),
             resume_at: Arc::default(),
+            tries_in: Arc::default(),
             left: Arc::default(),
             ahead: Arc::default(),
             seen: Arc::default(),
@@ -101,6 +107,9 @@ impl SpaceGuard {
     pub(crate) fn note_full(&self, directory: &DataDirectory) {
         let (free, total) = directory.space().map_or((0, 0), |space| (space.free, space.total));
         let reserve = self.reserve_of(total);
+        if free >= reserve {
+            self.tries_in.store(LOOKS_BETWEEN_TRIES, Ordering::Release);
+        }
         self.begin(free, reserve, free.max(reserve).saturating_add(reserve / 8));
     }
 
@@ -116,6 +125,12 @@ impl SpaceGuard {
         *self.seen.lock()
     }
 
+    /// Whether writes are tried again at this look, whatever made the last one fail.
+    fn tries_again(&self) -> bool {
+        let before = self.tries_in.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+        before == Ok(1)
+    }
+
     /// Looks at the disk. The ballast goes when it is full, and comes back when there is space again.
     pub(crate) fn check(&self, directory: &DataDirectory) -> std::io::Result<()> {
         let space = directory.space()?;
@@ -126,8 +141,9 @@ impl SpaceGuard {
             if space.free < reserve / 2 {
                 directory.drop_ballast()?;
             }
-        } else if self.full() && space.free >= self.resume_at.load(Ordering::Acquire) {
+        } else if self.full() && (space.free >= self.resume_at.load(Ordering::Acquire) || self.tries_again()) {
             self.resume_at.store(0, Ordering::Release);
+            self.tries_in.store(0, Ordering::Release);
             self.full.store(false, Ordering::Release);
             tracing::warn!(free = space.free, "space is free again: appends go on");
             directory.take_ballast()?;
@@ -214,6 +230,28 @@ mod tests {
         leave(52 << 20);
         guard.check(&directory).unwrap();
         assert!(!guard.full());
+    }
+
+    /// A quota that was raised, or inodes that were freed, never shows in free bytes.
+    #[test]
+    fn what_free_bytes_do_not_explain_is_tried_again_now_and_then() {
+        let (directory, leave) = disk();
+        let guard = SpaceGuard::new(Some(16 << 20));
+        leave(50 << 20);
+        for _ in 0..3 {
+            guard.note_full(&directory);
+            let looks = (1..100).find(|_| {
+                guard.check(&directory).unwrap();
+                !guard.full()
+            });
+            assert_eq!(looks, Some(10));
+        }
+        leave(1 << 20);
+        guard.note_full(&directory);
+        for _ in 0..100 {
+            guard.check(&directory).unwrap();
+            assert!(guard.full(), "free bytes say why");
+        }
     }
 
     #[test]

@@ -376,6 +376,17 @@ async fn metadata_without_its_data_is_refused_and_data_without_its_id_is_not() {
     let error = Server::try_start(&alone, &[]).err().expect("it has no data");
     assert!(error.contains("another data directory than before") && error.contains("3 partitions"), "{error}");
 
+    // The way out that it names: another id. The node that has the records is away then, and gets no new ones.
+    let server = Server::start_with(&alone, &["--set", "storage.node.id=2"]);
+    let client = server.client();
+    until(async || said(&server, &["status"]).1.contains("NODE_DOWN"), "node 1 is fenced").await;
+    for number in 0..5 {
+        create(&client, &format!("new-{number}"), 1, &[]).await;
+        write(&client, &format!("new-{number}"), 0).await.unwrap();
+    }
+    server.cli_ok(&["topic", "delete", "t", "--yes"]);
+    server.stop();
+
     std::fs::remove_file(data.join("meta")).unwrap();
     let server = Server::start(&data);
     assert!(has(&server.client(), "t", 1, 1).await, "the data has lost its id only");

@@ -55,15 +55,16 @@ pub(crate) struct Flushed {
     pub(crate) recovery_point: bool,
     /// Too many files were open for some of the work: contents are synced, names and epochs need not be, and nothing is
     /// durable yet.
-    pub(crate) short_of_files: bool,
+    pub(crate) postponed: bool,
 }
 
 // === impl FlushOutcome ===
 
 impl FlushOutcome {
-    /// Whether too many files were open for some of the work: nothing is durable yet, and nothing is lost.
-    pub fn short_of_files(&self) -> bool {
-        self.result.as_ref().is_ok_and(|flushed| flushed.short_of_files)
+    /// Whether there were no files to open, or no space, for what goes with the records: nothing counts as durable yet, and
+    /// nothing is lost.
+    pub fn postponed(&self) -> bool {
+        self.result.as_ref().is_ok_and(|flushed| flushed.postponed)
     }
 
     /// What the system said, where the job failed.
@@ -83,10 +84,17 @@ impl FlushJob {
 
     fn sync(&self) -> io::Result<Flushed> {
         // Synced with the log at the latest: no record of an epoch is acknowledged before the epoch's start is durable.
-        let named = self.write_epochs();
+        let written = self.write_epochs();
         self.files.iter().try_for_each(|file| file.sync_data())?;
-        match named.and_then(|()| self.sync_names()) {
-            Err(error) if out_of_files(&error) => return Ok(Flushed { recovery_point: false, short_of_files: true }),
+        match written {
+            // The file is written as a whole again: this is no sync that is tried twice.
+            Err(error) if out_of_files(&error) || out_of_space(&error) => {
+                return Ok(Flushed { recovery_point: false, postponed: true });
+            }
+            other => other?,
+        }
+        match self.sync_names() {
+            Err(error) if out_of_files(&error) => return Ok(Flushed { recovery_point: false, postponed: true }),
             other => other?,
         }
         let recovery_point = match &self.recovery_point {
@@ -103,7 +111,7 @@ impl FlushJob {
         {
             tracing::warn!(partition = %self.partition, %error, "old snapshots stay");
         }
-        Ok(Flushed { recovery_point, short_of_files: false })
+        Ok(Flushed { recovery_point, postponed: false })
     }
 
     fn write_epochs(&self) -> io::Result<()> {

@@ -11,9 +11,9 @@ use crate::extension::Extension;
 use crate::flush::{FlushJob, FlushOutcome, RecoveryPoint};
 
 impl Log {
-    /// Whether there is something that no flush covers yet.
+    /// Whether there is something that no flush covers yet, and one could. A log that has failed is never flushed again.
     pub fn dirty(&self) -> bool {
-        self.flushing.dirty()
+        self.flushing.dirty() && self.in_service().is_ok()
     }
 
     /// Whether somebody waits for the start of a leader epoch to be durable.
@@ -91,7 +91,7 @@ impl Log {
         }
         self.in_service()?;
         let (Some(running), Ok(flushed)) = (running, &outcome.result) else { return Ok(self.marks.durable) };
-        if flushed.short_of_files {
+        if flushed.postponed {
             self.flushing.put_back(running);
             return Ok(self.marks.durable);
         }

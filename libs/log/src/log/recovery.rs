@@ -97,9 +97,10 @@ impl Log {
         let epoch_on_disk = epochs.as_ref().map_or(LeaderEpoch::NONE, Epochs::begun);
         let state = LogState::new(segments, epochs.unwrap_or_default(), log_start, first);
         let names = Arc::new(DirectoryNames::new(disk, &dir));
+        let begun = checkpoint.lock().syncs().0;
         let mut log = Self {
             partition,
-            snapshots: Snapshots::new(Arc::clone(&names)),
+            snapshots: Snapshots::new(Arc::clone(&names), marks.recovery_point, begun),
             names,
             config,
             state: Arc::new(state),

@@ -164,9 +164,9 @@ fn unreadable(offset: Offset, resume: Offset, detail: impl std::fmt::Display) ->
     ApiError::new(Reason::BatchUnreadable, text).with("offset", offset).with("resumeOffset", resume)
 }
 
-fn above_limit(offset: Offset, size: usize, limit: usize) -> ApiError {
+fn above_limit(what: &str, offset: Offset, size: usize, limit: usize) -> ApiError {
     let text = format!(
-        "the record at offset {offset} has {size} bytes, the client takes messages of {limit}; raise its receive \
+        "the {what} at offset {offset} has {size} bytes, the client takes messages of {limit}; raise its receive \
          limit and max_message_bytes"
     );
     let failure = ApiError::new(Reason::RecordExceedsClientLimit, text).with("offset", offset);
@@ -185,7 +185,7 @@ fn whole(batches: Bytes, from: Offset, end: Option<Offset>, shape: Shape) -> Res
         }
         if taken + batch.len() > room {
             if taken == 0 {
-                return Err(above_limit(header.base_offset, batch.len(), shape.message_bytes_max));
+                return Err(above_limit("batch", header.base_offset, batch.len(), shape.message_bytes_max));
             }
             break;
         }
@@ -277,7 +277,7 @@ impl Taking {
         let size = (self.shape.record_bytes)(&record);
         let room = self.shape.message_bytes_max.saturating_sub(CHUNK_OVERHEAD);
         if self.out.size_bytes + size > room {
-            return Err(Undecoded::Failed(above_limit(offset, size, self.shape.message_bytes_max)));
+            return Err(Undecoded::Failed(above_limit("record", offset, size, self.shape.message_bytes_max)));
         }
         self.out.items += items;
         self.out.cost += decoded_cost(0, items);

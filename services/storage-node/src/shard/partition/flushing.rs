@@ -9,7 +9,7 @@ use walser_replication::ReplicaEvent;
 use super::Partition;
 use crate::shard::ShardContext;
 
-/// Time after which a flush that found no file to open is tried again.
+/// Time after which a flush that found no file to open, or no space, is tried again.
 const FLUSH_RETRY: Duration = Duration::from_millis(20);
 
 impl Partition {
@@ -62,7 +62,7 @@ impl Partition {
 
     /// Takes the outcome of a flush.
     pub(crate) fn flushed(&mut self, outcome: &FlushOutcome, context: &ShardContext) {
-        if outcome.short_of_files() {
+        if outcome.postponed() {
             (self.flush_delayed, self.last_flush) = (true, context.clock.monotonic());
         }
         match self.log.finish_flush(outcome) {
