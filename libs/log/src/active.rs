@@ -141,6 +141,11 @@ impl ActiveSegment {
         Ok(())
     }
 
+    /// Whether space is taken behind the end.
+    pub(crate) fn has_space_ahead(&self) -> bool {
+        self.zeroed_to > self.segment.size()
+    }
+
     /// Cuts the zeros behind the end, which may lie farther ahead than is known: an extension may have ended early.
     /// Returns whether there were any.
     pub(crate) fn trim(&self) -> io::Result<bool> {

@@ -398,8 +398,9 @@ impl Log {
     pub fn close_files(&mut self) -> usize {
         let before = self.open_files();
         let busy = self.flushing.pending() || self.extension_running();
-        if !busy {
-            self.active = None;
+        if !busy && let Some(active) = self.active.take() {
+            // Given back by whoever stops the log.
+            self.zeros_behind_end |= active.has_space_ahead();
         }
         for segment in self.state.segments().iter().rev().skip(usize::from(busy)) {
             segment.close_at_once();

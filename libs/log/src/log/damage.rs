@@ -47,8 +47,10 @@ impl Log {
         if self.damage_notes.contains(&from) {
             return Ok(());
         }
+        // What is damaged may be that there is nothing, not even the directory.
+        self.names.disk().create_dir(self.names.path())?;
         self.names.disk().open(&self.names.path().join(note_name(from)), Open::Write)?;
-        self.names.sync()?;
+        self.sync_names()?;
         self.damage_notes.push(from);
         Ok(())
     }

@@ -279,7 +279,7 @@ impl Log {
     }
 
     /// Makes the names of the partition's files durable, and that of its directory.
-    fn sync_names(&self) -> io::Result<()> {
+    pub(super) fn sync_names(&self) -> io::Result<()> {
         self.names.sync()?;
         let names = self.checkpoint.lock().names();
         names.sync()
@@ -368,7 +368,9 @@ impl Log {
         }
         // All of it is read: the damage may lie below what the index and a snapshot vouch for.
         let snapshots = self.snapshots.list()?;
-        let recovery = self.recover(&snapshots, self.log_start(), synced);
+        // What is damaged may be that there is nothing, not even the directory.
+        let there = self.names.disk().create_dir(self.names.path()).and_then(|()| self.sync_names());
+        let recovery = there.map_err(LogError::from).and_then(|()| self.recover(&snapshots, self.log_start(), synced));
         let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
         let finished = self.finish_repair();
         finished.inspect_err(|error| self.fail(format!("repair: {error}")))?;

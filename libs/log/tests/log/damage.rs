@@ -449,3 +449,21 @@ fn a_kill_at_any_step_of_a_removal_is_no_damage() {
         assert_eq!((found.damage, log.condition()), (None, &Condition::Healthy), "killed after {step} changes");
     }
 }
+
+#[test]
+fn a_log_without_its_directory_is_repaired() {
+    let mut site = site_of(3);
+    site.flush().unwrap();
+    assert!(site.log.release_idle().unwrap());
+    let disk = site.disk.restart_process();
+    disk.remove_dir(site.log.dir()).unwrap();
+    let end = site.log.log_end();
+    site.restart_on(disk, config());
+    assert!(site.found.damage.is_some(), "{:?}", site.found);
+    let (known_end, _) = site.log.repair().unwrap();
+    assert_eq!((known_end, site.log.log_end()), (end, Offset(0)));
+    site.written.clear();
+    site.append(&values(1, 2, 100)).unwrap();
+    site.flush().unwrap();
+    site.check_contents();
+}

@@ -148,3 +148,20 @@ fn what_a_failed_write_has_left_in_a_closed_segment_is_no_damage() {
     site.check_contents();
     assert_eq!(site.log.reader().find_time(4, Offset(6)).unwrap().unwrap().offset, Offset(4));
 }
+
+/// A stop closes files first, so that what it makes durable has descriptors to open.
+#[test]
+fn space_ahead_is_given_back_by_a_stop_also_where_files_were_closed_before() {
+    for durability in [Durability::Fsync, Durability::PageCache] {
+        let config = LogConfig { durability, ..large() };
+        let (mut site, extension) = extending(config);
+        let outcome = extension.run();
+        site.log.finish_extension(&extension, &outcome);
+        site.flush().unwrap();
+        assert!(site.log.close_files() > 0);
+        assert!(site.log.release_idle().unwrap());
+        let path = site.file("00000000000000000000.log");
+        let len = site.disk.open(&path, walser_log::Open::Read).unwrap().len().unwrap();
+        assert_eq!(len, site.log.size_bytes(), "{durability:?}");
+    }
+}

@@ -214,6 +214,7 @@ fn a_failed_sync_takes_the_log_out_of_service() {
     assert!(matches!(site.log.condition(), Condition::Failed { .. }));
     assert!(site.append(&values(1, 1, 10)).is_err());
     assert!(site.log.begin_flush().is_err(), "a failed sync is never tried again");
+    assert!(!site.log.dirty(), "a flush would be due for ever");
     assert_eq!(site.acknowledged, Offset(0));
 }
 

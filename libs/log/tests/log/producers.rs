@@ -1,6 +1,6 @@
 //! What is remembered of producers when records go.
 
-use walser_log::{MemoryDisk, PowerLoss};
+use walser_log::{Disk as _, MemoryDisk, PowerLoss};
 use walser_model::{Offset, SequenceCheck};
 use walser_record_batch::BatchHeader;
 
@@ -45,4 +45,23 @@ fn producers_of_old_records_are_not_forgotten() {
     assert_eq!(site.log.check_and_record(&header, now).unwrap(), SequenceCheck::Next);
     site.log.apply_retention(now + 60_000, true, Offset(0)).unwrap();
     assert!(matches!(site.log.check_sequence(&header).unwrap(), SequenceCheck::Duplicate { .. }));
+}
+
+/// A partition that is written once between two starts leaves a snapshot at each stop.
+#[test]
+fn snapshots_of_earlier_stops_go_once_nothing_needs_them() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    for stop in 0..12 {
+        site.append(&values(stop, 1, 100)).unwrap();
+        site.flush().unwrap();
+        // As it is done every few seconds.
+        walser_log::Checkpoint::sync(&site.directory.checkpoint()).unwrap();
+        assert!(site.log.release_idle().unwrap());
+        let disk = site.disk.restart_process();
+        site.restart_on(disk, config());
+    }
+    let names = site.disk.list(&site.directory.partition_dir(crate::site::partition())).unwrap();
+    let snapshots = names.iter().filter(|entry| entry.name.ends_with(".producers")).count();
+    assert!(snapshots <= 3, "{snapshots} snapshots");
+    site.check_contents();
 }
