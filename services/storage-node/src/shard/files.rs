@@ -85,7 +85,11 @@ impl Shard {
         }
         let now = self.context.clock.monotonic();
         // Others may have closed files: what nobody tells this shard of is tried now and then.
-        if self.close_files() == 0 && now < self.files_tried_at + RETRY {
+        let closed = self.close_files();
+        if closed == 0 {
+            self.hurry_flushes();
+        }
+        if closed == 0 && now < self.files_tried_at + RETRY {
             for waiting in &self.short_of_files {
                 self.incoming.remove(waiting);
             }
@@ -95,6 +99,14 @@ impl Shard {
         let waiting: Vec<_> = self.short_of_files.drain(..).collect();
         self.incoming.retain(|partition| !waiting.contains(partition));
         waiting
+    }
+
+    /// Has logs flushed that would be later, one for each partition that waits for files: until then they keep theirs.
+    fn hurry_flushes(&mut self) {
+        let wanted = self.short_of_files.len();
+        let partitions = self.partitions.iter_mut();
+        let hurried = partitions.filter_map(|(id, partition)| partition.hurry_flush().then_some(*id)).take(wanted);
+        self.touched.extend(hurried);
     }
 
     /// Opens a log another time: every second while only files are short, and ever more rarely otherwise.

@@ -55,6 +55,8 @@ pub(crate) struct Partition {
     short_of_files_since: Option<Duration>,
     /// A flush did not finish for want of files.
     flush_delayed: bool,
+    /// Its next flush is due now: its files are needed by others.
+    flush_hurried: bool,
     /// What has kept the log from being made ready for the first write that waits.
     unprepared: Option<Unprepared>,
     last_append_time: Timestamp,
@@ -115,6 +117,7 @@ impl Partition {
             released_bytes: 0,
             short_of_files_since: None,
             flush_delayed: false,
+            flush_hurried: false,
             unprepared: None,
             expired: ExpiredRecords::default(),
             last_write: Duration::ZERO,

@@ -23,8 +23,10 @@ impl Partition {
         if self.flush_delayed && now.saturating_sub(self.last_flush) < FLUSH_RETRY {
             return None;
         }
+        let hurried = std::mem::take(&mut self.flush_hurried);
         if !std::mem::take(&mut self.flush_delayed)
             && lazy
+            && !hurried
             && !self.log.epoch_wanted()
             && now.saturating_sub(self.last_flush) < self.config.flush_interval
         {
@@ -42,6 +44,13 @@ impl Partition {
                 None
             }
         }
+    }
+
+    /// Has the next flush come before its time, if nothing else would have one come: until records are flushed, their file
+    /// stays open. Returns whether there is one to come.
+    pub(crate) fn hurry_flush(&mut self) -> bool {
+        self.flush_hurried = self.flushes_lazily() && self.log.dirty() && !self.log.flush_running();
+        self.flush_hurried
     }
 
     /// Whether writes do not wait for flushes.

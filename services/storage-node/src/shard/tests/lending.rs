@@ -169,6 +169,28 @@ fn writes_that_wait_for_files_are_not_tried_again_without_a_reason() {
     }
 }
 
+/// With the page cache a flush comes by itself only after a while, and until then a log keeps its file open.
+#[test]
+fn partitions_with_the_page_cache_give_their_files_to_those_that_wait() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    shard.context.clock = Arc::new(StoppedClock);
+    (0..50).for_each(|number| lead(&mut shard, number, &[1]));
+    // The first flush comes at once: it makes the leader epoch durable.
+    (0..50).for_each(|number| drop(append(&mut shard, number, AppendPermit::uncounted())));
+    flush(&mut shard);
+    shard.close_files();
+    disk.set_file_limit(Some(disk.open_files().open + 10));
+    let answers: Vec<_> = (0..50).map(|number| push(&mut shard, number, AppendPermit::uncounted())).collect();
+    for _ in 0..200 {
+        turn(&mut shard);
+        flush(&mut shard);
+    }
+    for answer in answers {
+        answer.lock().pop().expect("no time has passed in which it could have been refused").unwrap();
+    }
+}
+
 #[test]
 fn a_few_partitions_at_a_time_are_away_for_what_nobody_waits_for() {
     let disk = MemoryDisk::simulated(256 << 20);
