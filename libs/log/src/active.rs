@@ -18,6 +18,8 @@ const EXTEND_FROM_PART: u64 = 16;
 const EXTENSION_BYTES_MIN: u64 = 256 << 10;
 const EXTENSION_PART: u64 = 4;
 const EXTENSION_BYTES_MAX: u64 = 16 << 20;
+/// Where space is only taken, it is this part of what the segment has: thousands of partitions take it from each other.
+const TAKEN_PART: u64 = 8;
 
 /// The last segment of a log, open for appending.
 #[derive(Debug)]
@@ -165,8 +167,9 @@ impl ActiveSegment {
     /// Begins an extension when the end comes near that of what is taken: the region to take, and to fill with `zeros`.
     pub(crate) fn begin_extension(&mut self, segment_bytes: u64, zeros: bool) -> Option<(u64, u64)> {
         let size = self.segment.size();
-        let extend_from = EXTEND_FROM_BYTES.min(segment_bytes / EXTEND_FROM_PART).max(self.extend_at);
-        let step = extension_step(size, segment_bytes);
+        let extend_from = EXTEND_FROM_BYTES * if zeros { 1 } else { TAKEN_PART };
+        let extend_from = extend_from.min(segment_bytes / EXTEND_FROM_PART).max(self.extend_at);
+        let step = extension_step(if zeros { size } else { size / TAKEN_PART }, segment_bytes);
         let ahead = self.zeroed_to.saturating_sub(size);
         if self.extending.is_some() || size < extend_from || ahead > step / 2 {
             return None;

@@ -347,7 +347,11 @@ impl DataDirectory {
         let file = self.disk.open(&path, Open::Write)?;
         let missing = BALLAST_BYTES.saturating_sub(file.len()?);
         if missing > 0 && self.space()?.free >= 2 * BALLAST_BYTES {
-            file.allocate(0, BALLAST_BYTES)?;
+            match file.allocate(0, BALLAST_BYTES) {
+                Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
+                // Without it a full disk is full a little earlier.
+                _ => {}
+            }
         }
         Ok(())
     }

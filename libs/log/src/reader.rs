@@ -178,6 +178,7 @@ impl LogReader {
                         }
                         return Err(ReadError::Corrupt { at });
                     }
+                    Step::Batch(found) if next.is_some_and(|next| found.header.base_offset >= next) => break,
                     Step::Batch(found) if found.header.max_timestamp < timestamp => {}
                     Step::Batch(found) => {
                         let batch = Bytes::copy_from_slice(found.bytes);

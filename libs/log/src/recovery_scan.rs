@@ -72,7 +72,12 @@ impl RecoveryScan<'_> {
         self.scanned.0 += 1;
         let mut scan = Scan::new(&*file, position, len);
         let mut end = position;
+        let next = self.segments.get(number + 1).map(|next| next.base);
         let bad = loop {
+            if next == Some(self.expected) {
+                // The next segment goes on here: what lies behind is of a write that failed, and whose cut was lost.
+                break None;
+            }
             match scan.step()? {
                 Step::End | Step::Zeros(_) => break None,
                 Step::Invalid(at) => break Some(at),
@@ -98,9 +103,6 @@ impl RecoveryScan<'_> {
             }
         };
         self.scanned.1 += end - position;
-        let next = self.segments.get(number + 1).map(|next| next.base);
-        // The next segment goes on here: what lies behind is of a write that failed, and whose cut was lost.
-        let bad = bad.filter(|at| *at != end || next != Some(self.expected));
         if bad.is_none() && next.is_some() && end < len {
             // Space ahead of the end belongs to the last segment only. No flush will do it: nothing of it is new.
             let file = segment.file(Open::Write)?;

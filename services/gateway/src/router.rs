@@ -94,15 +94,6 @@ impl Router {
     }
 }
 
-// === impl Route ===
-
-impl Route {
-    /// The leader to which it leads.
-    pub(crate) fn led_by(&self) -> LedBy {
-        Some((self.node, self.partition.leader_epoch))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;

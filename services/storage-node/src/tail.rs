@@ -3,7 +3,7 @@
 //! A run is what one turn of the log shard wrote for a partition: contiguous batches, in the pieces in which they were
 //! written. The first reader of a run makes one piece of it, which those behind it share. All runs of a shard share one
 //! budget, which counts their bytes; the oldest run of any partition gives way first. A large piece is a part of the
-//! message that it came in, which is little larger, and as old.
+//! message that it came in, which is at most four times as large, and as old.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -45,12 +45,6 @@ pub(crate) struct Budget {
     order: VecDeque<(Weak<Tail>, usize)>,
 }
 
-impl Run {
-    fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
-    }
-}
-
 impl Tail {
     /// Whole batches from the one that holds `from` on, up to `below` (exclusive), about `bytes_max` but at least
     /// one. `None`: `from` is not in memory.
@@ -59,16 +53,21 @@ impl Tail {
             match self.look(from, below, bytes_max)? {
                 Found::Read(batches) => return Some(batches),
                 // Copied while nobody waits for the lock.
-                Found::InPieces(base, pieces) => self.join(base, joined(pieces)),
+                Found::InPieces(base, pieces) => {
+                    let whole = joined(pieces.clone());
+                    self.join(base, &pieces, whole);
+                }
             }
         }
     }
 
-    /// Puts one piece in the place of those of a run, if it is still there.
-    fn join(&self, base: Offset, whole: Bytes) {
+    /// Puts one piece in the place of those of a run, if it is still there: another one may have come with its offsets.
+    fn join(&self, base: Offset, pieces: &[Bytes], whole: Bytes) {
         let mut runs = self.runs.lock();
         let number = runs.partition_point(|run| run.base < base);
-        if let Some(run) = runs.get_mut(number).filter(|run| run.base == base && run.len() == whole.len()) {
+        // The pieces are alive: nothing else has their addresses.
+        let places = |pieces: &[Bytes]| pieces.iter().map(|piece| piece.as_ptr()).collect::<Vec<_>>();
+        if let Some(run) = runs.get_mut(number).filter(|run| places(&run.pieces) == places(pieces)) {
             run.pieces = vec![whole];
         }
     }
@@ -265,6 +264,22 @@ mod tests {
         let batches = tail.read(Offset(12), Offset(14), 1).unwrap();
         let again = tail.read(Offset(12), Offset(14), 1).unwrap();
         assert_eq!(batches.as_ptr(), again.as_ptr(), "readers share it");
+    }
+
+    /// A repair has cut the log while a reader made one piece of a run, and new records have taken its offsets.
+    #[test]
+    fn records_that_were_given_up_do_not_take_the_place_of_new_ones() {
+        let tail = Arc::new(Tail::default());
+        let mut budget = Budget::new(1 << 20);
+        let (base, next, given_up) = large(10, 3);
+        budget.push(&tail, base, next, given_up);
+        let Some(Found::InPieces(_, pieces)) = tail.look(base, next, 1 << 20) else { panic!("it is in pieces") };
+        tail.clear();
+        let (base, next, new) = run_of(&[8; 20_000], 10, 3);
+        let expected = new.clone().into_pieces().concat();
+        budget.push(&tail, base, next, new);
+        tail.join(base, &pieces, joined(pieces.clone()));
+        assert!(tail.read(base, next, 1 << 20).unwrap() == expected);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 mod contents;
 mod names;
+mod power_loss;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,23 +23,13 @@ use parking_lot::Mutex;
 
 use self::contents::{Change, Contents, Random, put};
 use self::names::{FileId, NameChange, Names, Node};
+pub use self::power_loss::PowerLoss;
 use super::{DirectoryId, DirectoryLock, Disk, DiskFile, Entry, Open, OpenFiles, Space};
 
 /// A file system in memory, under a byte cap. Clones share it.
 #[derive(Debug, Clone)]
 pub struct MemoryDisk {
     state: Arc<Mutex<State>>,
-}
-
-/// What survives of unsynced state when power is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PowerLoss {
-    /// Everything: only the process died. The result is a copy.
-    Nothing,
-    /// Nothing survives that was not synced.
-    Everything,
-    /// What a generator with this seed says, block by block.
-    Random(u64),
 }
 
 #[derive(Debug, Default)]
@@ -490,6 +481,19 @@ impl DiskFile for MemoryFile {
     }
 
     fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
-        if self.len()? < at + len { self.set_len(at + len) } else { Ok(()) }
+        let mut state = self.state.lock();
+        if !state.tracked {
+            // It has no blocks to take ahead of a write, only memory to waste.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        state.change()?;
+        let end = usize::try_from(at + len).map_err(io::Error::other)?;
+        state.grow(self.id, end)?;
+        let contents = state.files.entry(self.id).or_default();
+        if contents.data.len() < end {
+            contents.data.resize(end, 0);
+            contents.pending.push(Change::Length(end));
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! While space ahead of the log end is being filled with zeros, nothing else may touch it.
 
 use walser_log::{AppendError, Disk as _, LogConfig, LogError, MemoryDisk};
-use walser_model::{Durability, Offset};
+use walser_model::{Compression, Durability, Offset};
+use walser_record_batch::{BatchBuilder, Producer, RecordFields, stamp_position};
 
 use crate::site::{Site, config, values};
 
@@ -127,26 +128,36 @@ fn what_was_begun_before_a_truncation_or_another_opening_changes_nothing_afterwa
     site.check_contents();
 }
 
-/// A write that finds no space may have left a part behind the end of a segment. It is cut at once, but not durably: after
-/// a power loss the part may be there again, with the next segment behind it.
+/// A write that finds no space may have left a part behind the end of a segment, which may be a whole batch. It is cut at
+/// once, but not durably: after a power loss it may be there again, with the next segment behind it.
 #[test]
 fn what_a_failed_write_has_left_in_a_closed_segment_is_no_damage() {
     let small = LogConfig { segment_bytes: 10_000, ..config() };
-    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small.clone());
-    for seed in 0..6 {
-        site.append(&values(seed, 1, 4_000)).unwrap();
+    for (flushed, garbage) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), small.clone());
+        for seed in 0..6 {
+            site.append(&values(seed, 1, 4_000)).unwrap();
+        }
+        if flushed {
+            site.flush().unwrap();
+        }
+        let mut builder = BatchBuilder::new(Compression::None, 0);
+        builder.append(&RecordFields { timestamp: 2, key: None, value: Some(b"refused"), headers: &[] });
+        let mut left = builder.build(Producer::NONE).to_vec();
+        stamp_position(&mut left, Offset(2), site.epoch);
+        let left = if garbage { vec![7; 61] } else { left };
+        let closed = site.disk.open(&site.file("00000000000000000000.log"), walser_log::Open::Edit).unwrap();
+        closed.write_at(&left, closed.len().unwrap()).unwrap();
+        let found = site.log.reader().find_time(2, Offset(6)).unwrap().unwrap();
+        assert_eq!(found.offset, Offset(2));
+        let disk = site.disk.lose_power(walser_log::PowerLoss::Nothing);
+        site.restart_on(disk, small.clone());
+        assert_eq!(site.found.scanned_segments == 0, flushed, "{:?}", site.found);
+        assert!(site.found.cut.is_none() && site.found.damage.is_none(), "{:?}", site.found);
+        assert_eq!(site.log.log_end(), Offset(6));
+        site.check_contents();
+        assert_eq!(site.log.reader().find_time(2, Offset(6)).unwrap().unwrap().offset, Offset(2));
     }
-    site.flush().unwrap();
-    let closed = site.disk.open(&site.file("00000000000000000000.log"), walser_log::Open::Edit).unwrap();
-    closed.write_at(&[7; 61], closed.len().unwrap()).unwrap();
-    let found = site.log.reader().find_time(4, Offset(6)).unwrap().unwrap();
-    assert_eq!(found.offset, Offset(4));
-    let disk = site.disk.lose_power(walser_log::PowerLoss::Nothing);
-    site.restart_on(disk, small);
-    assert!(site.found.cut.is_none() && site.found.damage.is_none(), "{:?}", site.found);
-    assert_eq!(site.log.log_end(), Offset(6));
-    site.check_contents();
-    assert_eq!(site.log.reader().find_time(4, Offset(6)).unwrap().unwrap().offset, Offset(4));
 }
 
 /// A stop closes files first, so that what it makes durable has descriptors to open.

@@ -8,7 +8,7 @@ use walser_model::{Clock, NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_rpc::{ApiError, AppendBudget, AppendPermit, Effect, Reason};
 
 use crate::metadata::TopicView;
-use crate::router::{Route, Router};
+use crate::router::Router;
 use crate::within::{at_once, within};
 
 use super::part_plan::PartPlan;
@@ -119,6 +119,7 @@ impl Admission {
         waiting: Waiting,
     ) -> Result<Option<Admitted>, ApiError> {
         let (partition, bytes) = (plan.partition, plan.size.bytes);
+        let asked = self.router.led_by(topic, partition);
         let route = self.router.route(topic, partition).ok();
         let id = match &route {
             Some(route) => route.partition.id,
@@ -140,7 +141,7 @@ impl Admission {
         }
         tokio::select! {
             admitted = admitted => Ok(Some(admitted)),
-            () = self.router.leader_changes(topic, partition, route.as_ref().and_then(Route::led_by)) => Ok(None),
+            () = self.router.leader_changes(topic, partition, asked) => Ok(None),
         }
     }
 }

@@ -58,8 +58,9 @@ struct State {
     sending: bool,
     /// When the writer is looked at again for what was refused.
     retry_at: Option<Duration>,
-    /// The leader that was asked last.
-    asked: LedBy,
+    /// The leader that was asked last, until a retry waits for another one. `None`: a retry waits for time only, as
+    /// that for a session does.
+    asked: Option<LedBy>,
     /// The registry looks at deadlines.
     pub(self) registered: bool,
     /// Kept to be filled anew at every step.
@@ -251,17 +252,24 @@ impl PartitionWriter {
             && state.retry_at.is_none_or(|at| retry < at)
         {
             state.retry_at = Some(retry);
-            let (writer, asked) = (Arc::clone(self), state.asked);
+            let (writer, asked) = (Arc::clone(self), state.asked.take());
             let pause = retry.saturating_sub(self.context.clock.monotonic());
             self.context.runtime.spawn(vital::must_not_panic("writer", async move {
-                let moved = writer.context.router.leader_changes(&writer.topic, writer.partition, asked);
-                let moved = tokio::time::timeout(pause, moved).await.is_ok();
+                let moved = tokio::time::timeout(pause, writer.another_leader(asked)).await.is_ok();
                 writer.state.lock().retry_at = None;
                 match moved {
                     true => writer.step(|sequencer, now, out| sequencer.leader_changed(now, &(), out)),
                     false => writer.step(Sequencer::tick),
                 }
             }));
+        }
+    }
+
+    /// Waits until another leader is known than the one that was asked; for ever, if none was.
+    async fn another_leader(&self, asked: Option<LedBy>) {
+        match asked {
+            Some(asked) => self.context.router.leader_changes(&self.topic, self.partition, asked).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -296,6 +304,8 @@ impl PartitionWriter {
                 content.keep(&kept);
             }
             content.build(outgoing.number);
+            // Before the way is looked for: a leader that changes meanwhile is another one.
+            let asked = self.context.router.led_by(&self.topic, self.partition);
             let route = self.context.router.route(&self.topic, self.partition);
             let leaving = route.map(|route| {
                 let permit = content.leader_room.take(route.node);
@@ -303,7 +313,7 @@ impl PartitionWriter {
             });
             {
                 let mut state = self.state.lock();
-                state.asked = leaving.as_ref().ok().and_then(|(_, _, route)| route.led_by());
+                state.asked = Some(asked);
                 if let Some(batch) = state.sequencer.batch(&(), outgoing.ticket) {
                     batch.content = Some(content);
                 }
