@@ -75,7 +75,11 @@ impl ActiveSegment {
     pub(crate) fn create(names: &DirectoryNames, base: Offset) -> io::Result<Self> {
         let segment = Arc::new(Segment::new(Arc::clone(names.disk()), names.path(), base, 0));
         let file: Arc<dyn DiskFile> = segment.file(Open::Write)?;
-        file.set_len(0)?;
+        if let Err(error) = file.set_len(0) {
+            // A file that stays would say that the segment before it ends here.
+            segment.remove()?;
+            return Err(error);
+        }
         segment.start_index();
         Ok(Self { segment, file, first_timestamp: None, zeroed_to: 0, extending: None, extend_at: 0 })
     }

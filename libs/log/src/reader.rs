@@ -140,7 +140,10 @@ impl LogReader {
             let damaged = from >= self.state.corrupt_from() && from < self.log_end();
             return if damaged { Err(ReadError::Corrupt { at: from }) } else { Ok(Slice::empty(from)) };
         }
-        let segment = self.segment_of(from).ok_or(ReadError::OutOfRange { offset: from, start, end: below })?;
+        let found = self.segment_of(from).ok_or(ReadError::OutOfRange { offset: from, start, end: below })?;
+        let (segment, next) = found;
+        // What lies behind the base of the next segment is of a write that failed.
+        let below = next.map_or(below, |next| below.min(next));
         match read_segment(&segment, from, below, bytes_max) {
             // Removed by retention since it was looked up: then the log starts later.
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && self.log_start() > start => {
@@ -192,10 +195,12 @@ impl LogReader {
         Ok(None)
     }
 
-    fn segment_of(&self, offset: Offset) -> Option<Arc<Segment>> {
+    /// The segment of an offset, and where the next one begins.
+    fn segment_of(&self, offset: Offset) -> Option<(Arc<Segment>, Option<Offset>)> {
         let segments = self.state.segments();
         let after = segments.partition_point(|segment| segment.base <= offset);
-        after.checked_sub(1).map(|at| Arc::clone(&segments[at]))
+        let next = segments.get(after).map(|next| next.base);
+        after.checked_sub(1).map(|at| (Arc::clone(&segments[at]), next))
     }
 }
 

@@ -67,8 +67,14 @@ impl Snapshots {
         self.names.replace_file(&snapshot_name(end), &producers.encode(end))
     }
 
+    /// The recovery point goes back to here.
+    pub(crate) fn point_goes_back(&mut self, to: Offset) {
+        self.unsynced_point.0 = self.unsynced_point.0.min(to);
+    }
+
     /// Removes snapshots of what was cut.
-    pub(crate) fn remove_above(&self, end: Offset) -> io::Result<()> {
+    pub(crate) fn remove_above(&mut self, end: Offset) -> io::Result<()> {
+        self.point_goes_back(end);
         self.list()?.into_iter().filter(|snapshot| *snapshot > end).try_for_each(|cut| remove(&self.names, cut))
     }
 
@@ -88,14 +94,15 @@ impl Snapshots {
     pub(crate) fn load(&self, segments: &[Arc<Segment>], to: Offset, now: Timestamp) -> io::Result<Producers> {
         let (mut producers, from) = self.newest(&self.list()?, to)?;
         let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
-        for segment in segments.iter().skip(first) {
+        for (number, segment) in segments.iter().enumerate().skip(first) {
+            let below = segments.get(number + 1).map_or(to, |next| to.min(next.base));
             if from >= to || segment.base >= to || segment.size() == 0 {
                 break;
             }
             let file = segment.file(Open::Read)?;
             let mut scan = Scan::new(&*file, segment.position_for(from)?, segment.size());
             while let Step::Batch(found) = scan.step()? {
-                if found.header.base_offset >= from && found.header.base_offset < to {
+                if found.header.base_offset >= from && found.header.base_offset < below {
                     producers.record(&found.header, now);
                 }
             }

@@ -74,7 +74,7 @@ pub struct Config {
     pub session: Duration,
     /// Time between two heartbeats of a node.
     pub beat: Duration,
-    /// Everything runs in one process: sessions end with it, and nodes are not watched.
+    /// Everything runs in one process: only nodes that are no part of it can be away.
     pub standalone: bool,
 }
 

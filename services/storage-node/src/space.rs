@@ -107,10 +107,11 @@ impl SpaceGuard {
     pub(crate) fn note_full(&self, directory: &DataDirectory) {
         let (free, total) = directory.space().map_or((0, 0), |space| (space.free, space.total));
         let reserve = self.reserve_of(total);
+        self.begin(free, reserve, free.max(reserve).saturating_add(reserve / 8));
+        // Afterwards: a look that ends the state before forgets when to try.
         if free >= reserve {
             self.tries_in.store(LOOKS_BETWEEN_TRIES, Ordering::Release);
         }
-        self.begin(free, reserve, free.max(reserve).saturating_add(reserve / 8));
     }
 
     fn begin(&self, free: u64, reserve: u64, resume_at: u64) {

@@ -49,13 +49,15 @@ pub struct FlushOutcome {
 }
 
 /// What a job achieved beside making the log durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Flushed {
     /// Indexes and snapshot are written down as well: a restart reads from here.
     pub(crate) recovery_point: bool,
-    /// Too many files were open for some of the work: contents are synced, names and epochs need not be, and nothing is
+    /// Files or space were missing for some of the work: contents are synced, names and epochs need not be, and nothing is
     /// durable yet.
     pub(crate) postponed: bool,
+    /// It was space.
+    pub(crate) short_of_space: bool,
 }
 
 // === impl FlushOutcome ===
@@ -65,6 +67,11 @@ impl FlushOutcome {
     /// nothing is lost.
     pub fn postponed(&self) -> bool {
         self.result.as_ref().is_ok_and(|flushed| flushed.postponed)
+    }
+
+    /// Whether it was space that was missing.
+    pub fn short_of_space(&self) -> bool {
+        self.result.as_ref().is_ok_and(|flushed| flushed.short_of_space)
     }
 
     /// What the system said, where the job failed.
@@ -89,12 +96,15 @@ impl FlushJob {
         match written {
             // The file is written as a whole again: this is no sync that is tried twice.
             Err(error) if out_of_files(&error) || out_of_space(&error) => {
-                return Ok(Flushed { recovery_point: false, postponed: true });
+                let short_of_space = out_of_space(&error);
+                return Ok(Flushed { postponed: true, short_of_space, ..Flushed::default() });
             }
             other => other?,
         }
         match self.sync_names() {
-            Err(error) if out_of_files(&error) => return Ok(Flushed { recovery_point: false, postponed: true }),
+            Err(error) if out_of_files(&error) => {
+                return Ok(Flushed { postponed: true, ..Flushed::default() });
+            }
             other => other?,
         }
         let recovery_point = match &self.recovery_point {
@@ -111,7 +121,7 @@ impl FlushJob {
         {
             tracing::warn!(partition = %self.partition, %error, "old snapshots stay");
         }
-        Ok(Flushed { recovery_point, postponed: false })
+        Ok(Flushed { recovery_point, ..Flushed::default() })
     }
 
     fn write_epochs(&self) -> io::Result<()> {

@@ -366,6 +366,7 @@ impl Log {
             self.state.set_log_start(first);
             (self.marks.durable, self.marks.recovery_point) = (first, first);
         }
+        self.snapshots.point_goes_back(self.marks.recovery_point);
         // All of it is read: the damage may lie below what the index and a snapshot vouch for.
         let snapshots = self.snapshots.list()?;
         // What is damaged may be that there is nothing, not even the directory.

@@ -156,6 +156,8 @@ fn what_a_failed_write_has_left_in_a_closed_segment_is_no_damage() {
         assert!(site.found.cut.is_none() && site.found.damage.is_none(), "{:?}", site.found);
         assert_eq!(site.log.log_end(), Offset(6));
         site.check_contents();
+        let read = site.log.reader().read(Offset(0), Offset(6), 1 << 20).unwrap();
+        assert_eq!(read.next_offset, Offset(2), "the next read goes on in the next segment");
         assert_eq!(site.log.reader().find_time(2, Offset(6)).unwrap().unwrap().offset, Offset(2));
     }
 }

@@ -55,6 +55,8 @@ pub(crate) struct Partition {
     short_of_files_since: Option<Duration>,
     /// A flush did not finish for want of files.
     flush_delayed: bool,
+    /// How long after the last flush the next one is tried, when it is delayed.
+    flush_retry: Duration,
     /// Its next flush is due now: its files are needed by others.
     flush_hurried: bool,
     /// What has kept the log from being made ready for the first write that waits.
@@ -117,6 +119,7 @@ impl Partition {
             released_bytes: 0,
             short_of_files_since: None,
             flush_delayed: false,
+            flush_retry: flushing::FLUSH_RETRY,
             flush_hurried: false,
             unprepared: None,
             expired: ExpiredRecords::default(),

@@ -9,8 +9,10 @@ use walser_replication::ReplicaEvent;
 use super::Partition;
 use crate::shard::ShardContext;
 
-/// Time after which a flush that found no file to open, or no space, is tried again.
-const FLUSH_RETRY: Duration = Duration::from_millis(20);
+/// Time after which a flush that found no file to open is tried again.
+pub(super) const FLUSH_RETRY: Duration = Duration::from_millis(20);
+/// Time after which one that found no space is tried again.
+const SPACE_RETRY: Duration = Duration::from_secs(1);
 
 impl Partition {
     /// The flush that is due now, if any.
@@ -20,7 +22,7 @@ impl Partition {
         }
         let now = context.clock.monotonic();
         let lazy = self.flushes_lazily();
-        if self.flush_delayed && now.saturating_sub(self.last_flush) < FLUSH_RETRY {
+        if self.flush_delayed && now.saturating_sub(self.last_flush) < self.flush_retry {
             return None;
         }
         let hurried = std::mem::take(&mut self.flush_hurried);
@@ -49,7 +51,8 @@ impl Partition {
     /// Has the next flush come before its time, if nothing else would have one come: until records are flushed, their file
     /// stays open. Returns whether there is one to come.
     pub(crate) fn hurry_flush(&mut self) -> bool {
-        self.flush_hurried = self.flushes_lazily() && self.log.dirty() && !self.log.flush_running();
+        self.flush_hurried =
+            self.flushes_lazily() && self.log.dirty() && !self.log.flush_running() && !self.flush_delayed;
         self.flush_hurried
     }
 
@@ -62,7 +65,7 @@ impl Partition {
     pub(crate) fn lazy_flush_at(&self) -> Option<Duration> {
         let lazy = self.flushes_lazily() || self.flush_delayed;
         let after = match () {
-            () if self.flush_delayed => FLUSH_RETRY,
+            () if self.flush_delayed => self.flush_retry,
             () if self.log.epoch_wanted() => Duration::ZERO,
             () => self.config.flush_interval,
         };
@@ -71,7 +74,11 @@ impl Partition {
 
     /// Takes the outcome of a flush.
     pub(crate) fn flushed(&mut self, outcome: &FlushOutcome, context: &ShardContext) {
+        if outcome.short_of_space() {
+            context.space.note_full(&context.directory);
+        }
         if outcome.postponed() {
+            self.flush_retry = if outcome.short_of_space() { SPACE_RETRY } else { FLUSH_RETRY };
             (self.flush_delayed, self.last_flush) = (true, context.clock.monotonic());
         }
         match self.log.finish_flush(outcome) {
