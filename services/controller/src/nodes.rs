@@ -123,8 +123,8 @@ impl Nodes {
     ) -> bool {
         let before = &known.registration.directory;
         let another = known.epoch > 0 && !before.is_empty() && *before != new.directory;
-        let same = |view: &ClusterView| view.metadata.partitions().any(|partition| held(partition.record.key));
-        another && !(self.standalone && same(view))
+        let same = || view.metadata.partitions().any(|partition| held(partition.record.key));
+        another && !(self.standalone && same())
     }
 
     /// Begins a new leader epoch of a partition for the node that leads it in `epoch`, above that and `above`; returns

@@ -15,7 +15,7 @@ use walser_model::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_server::StorageService;
 use walser_rpc::{
-    ApiError, AppendReply, ControllerClient, LedPartition, Reason, StorageClient as _, append_of_message,
+    ApiError, AppendReply, ControllerClient, LedPartition, Reason, ReplicaHeld, StorageClient as _, append_of_message,
     append_outcome_message, described_message, offset_answer_message, offset_query_of_message, read_of_message,
     read_outcome_message,
 };
@@ -224,12 +224,10 @@ impl StorageService for Api {
         // Looked at before the list is made: what is moved meanwhile is in it.
         let incomplete = moving();
         let replica = |aside: walser_log::SetAside| pbi::SetAsideReplica {
-            replica: Some(pbi::ReplicaReport {
-                topic_id: aside.partition.topic.to_bytes().to_vec().into(),
-                partition: aside.partition.partition.0,
-                log_end: aside.log_end.0,
-                leader_epoch: aside.leader_epoch.0,
-            }),
+            replica: Some(
+                ReplicaHeld { partition: aside.partition, log_end: aside.log_end, leader_epoch: aside.leader_epoch }
+                    .into(),
+            ),
             size_bytes: i64::try_from(aside.size_bytes).unwrap_or(i64::MAX),
             set_aside_millis: aside.since,
         };

@@ -142,13 +142,14 @@ fn topic_bytes(topic: TopicId) -> Bytes {
     Bytes::copy_from_slice(&topic.to_bytes())
 }
 
-/// A replica as it travels.
-fn replica_message(held: ReplicaHeld) -> pbi::ReplicaReport {
-    pbi::ReplicaReport {
-        topic_id: topic_bytes(held.partition.topic),
-        partition: held.partition.partition.0,
-        log_end: held.log_end.0,
-        leader_epoch: held.leader_epoch.0,
+impl From<ReplicaHeld> for pbi::ReplicaReport {
+    fn from(held: ReplicaHeld) -> Self {
+        Self {
+            topic_id: topic_bytes(held.partition.topic),
+            partition: held.partition.partition.0,
+            log_end: held.log_end.0,
+            leader_epoch: held.leader_epoch.0,
+        }
     }
 }
 
@@ -198,7 +199,7 @@ impl ControllerClient {
             version: node.version,
             cluster_id: node.seen.cluster_id,
             metadata_version: node.seen.version,
-            replicas: node.replicas.into_iter().map(replica_message).collect(),
+            replicas: node.replicas.into_iter().map(pbi::ReplicaReport::from).collect(),
             lineage: node.seen.lineage,
             directory_id: Bytes::copy_from_slice(&node.directory),
         };
@@ -233,8 +234,7 @@ impl ControllerClient {
         led: LedPartition,
         above: LeaderEpoch,
     ) -> Result<LeaderEpoch, ApiError> {
-        let reference = walser_proto::partition_ref(led.id, led.leader_epoch);
-        let request = pbi::RenewLeaderEpochRequest { node_epoch, r#ref: Some(reference), above: above.0 };
+        let request = pbi::RenewLeaderEpochRequest { node_epoch, r#ref: Some(led.into()), above: above.0 };
         Ok(LeaderEpoch(self.calls().renew_leader_epoch(request).await?.into_inner().leader_epoch))
     }
 }

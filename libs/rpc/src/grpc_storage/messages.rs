@@ -13,8 +13,10 @@ use crate::storage_client::{
     OffsetQuery, PartitionNumbers, ReadBatches,
 };
 
-fn reference(partition: LedPartition) -> pbi::PartitionRef {
-    walser_proto::partition_ref(partition.id, partition.leader_epoch)
+impl From<LedPartition> for pbi::PartitionRef {
+    fn from(partition: LedPartition) -> Self {
+        walser_proto::partition_ref(partition.id, partition.leader_epoch)
+    }
 }
 
 fn led_partition(reference: Option<&pbi::PartitionRef>) -> Result<LedPartition, ApiError> {
@@ -31,7 +33,7 @@ fn some(number: i64) -> Option<i64> {
 pub(super) fn append_message(batch: AppendBatch) -> pbi::AppendStreamRequest {
     pbi::AppendStreamRequest {
         correlation_id: 0,
-        r#ref: Some(reference(batch.partition)),
+        r#ref: Some(batch.partition.into()),
         record_batch: batch.record_batch,
         acks: pb::Acks::from(batch.acks).into(),
         expected_offset: batch.expected_offset.map(|offset| offset.0),
@@ -92,7 +94,7 @@ pub(super) fn append_outcome(message: pbi::AppendStreamResponse) -> AppendOutcom
 pub(super) fn read_message(read: &ReadBatches) -> pbi::FetchStreamRequest {
     pbi::FetchStreamRequest {
         correlation_id: 0,
-        r#ref: Some(reference(read.partition)),
+        r#ref: Some(read.partition.into()),
         offset: read.offset.0,
         last_epoch: read.last_epoch.0,
         max_bytes: i32::try_from(read.bytes_max).unwrap_or(i32::MAX),
@@ -153,7 +155,7 @@ pub(super) fn look_up_message(partition: LedPartition, query: OffsetQuery) -> pb
         OffsetQuery::Latest => At::Bound(pb::Bound::Latest.into()),
         OffsetQuery::Time(millis) => At::TimestampMillis(millis),
     };
-    let lookup = pbi::OffsetLookup { r#ref: Some(reference(partition)), committed_only: true, at: Some(at) };
+    let lookup = pbi::OffsetLookup { r#ref: Some(partition.into()), committed_only: true, at: Some(at) };
     pbi::LookupOffsetsRequest { lookups: vec![lookup] }
 }
 

@@ -18,7 +18,7 @@ use walser_rpc::ApiError;
 use walser_service::Caller;
 
 use super::storage_nodes::Backends;
-use super::wire::{reference, relayed, see_change};
+use super::wire::{relayed, see_change};
 use super::{change_log, set_aside};
 use crate::leaders::Leaders;
 use crate::metadata::{Metadata, TopicView, View};
@@ -90,7 +90,7 @@ impl ClusterService for ClusterApi {
         let route = self.router.route(&topic, partition.partition)?;
         let connection = self.router.storage(route.node)?;
         let request =
-            pbi::RepairPartitionRequest { r#ref: Some(reference(route.partition)), accept_loss: request.accept_loss };
+            pbi::RepairPartitionRequest { r#ref: Some(route.partition.into()), accept_loss: request.accept_loss };
         let repaired = StorageServiceClient::new(connection).repair_partition(request).await?.into_inner();
         change_log::repaired(&caller, &partition, &repaired);
         Ok(Response::new(pb::RepairPartitionResponse {

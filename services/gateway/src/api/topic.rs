@@ -16,7 +16,7 @@ use walser_service::Caller;
 use super::change_log;
 use super::figures::{complete_partition, complete_topic};
 use super::reads::place;
-use super::wire::{reference, relayed, see_change};
+use super::wire::{relayed, see_change};
 use crate::leaders::Leaders;
 use crate::metadata::{Metadata, TopicView, View};
 use crate::reading::{Positions, ReadPosition, Target};
@@ -164,7 +164,7 @@ impl TopicApi {
     async fn delete_records(&self, topic: &TopicView, partition: i32, before: i64) -> Result<i64, ApiError> {
         let route = self.router.route(topic, partition)?;
         let connection = self.router.storage(route.node)?;
-        let request = pbi::DeleteRecordsRequest { r#ref: Some(reference(route.partition)), before_offset: before };
+        let request = pbi::DeleteRecordsRequest { r#ref: Some(route.partition.into()), before_offset: before };
         Ok(StorageServiceClient::new(connection).delete_records(request).await?.into_inner().log_start_offset)
     }
 }

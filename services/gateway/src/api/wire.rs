@@ -8,10 +8,9 @@ use prost::Message as _;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use walser_model::{ProducerEpoch, ProducerId};
-use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 use walser_record_batch::{Header, NewRecord, Producer};
-use walser_rpc::{ApiError, LedPartition, Reason};
+use walser_rpc::{ApiError, Reason};
 
 use crate::producing::{FailedRecords, Outcome, PartWritten, Payload, RecordPlace};
 use crate::topics::Topics;
@@ -121,11 +120,6 @@ fn short(failure: ApiError) -> pb::Error {
     let end = (0..=PARTITION_FAILURE_TEXT_MAX).rev().find(|end| error.message.is_char_boundary(*end));
     error.message.truncate(end.unwrap_or(0));
     error
-}
-
-/// A partition as storage nodes are told.
-pub(super) fn reference(partition: LedPartition) -> pbi::PartitionRef {
-    walser_proto::partition_ref(partition.id, partition.leader_epoch)
 }
 
 /// An answer of another service as the caller gets it: always with details, also when the connection made the error.

@@ -257,9 +257,10 @@ impl PartitionWriter {
             self.context.runtime.spawn(vital::must_not_panic("writer", async move {
                 let moved = tokio::time::timeout(pause, writer.another_leader(asked)).await.is_ok();
                 writer.state.lock().retry_at = None;
-                match moved {
-                    true => writer.step(|sequencer, now, out| sequencer.leader_changed(now, &(), out)),
-                    false => writer.step(Sequencer::tick),
+                if moved {
+                    writer.step(|sequencer, now, out| sequencer.leader_changed(now, &(), out));
+                } else {
+                    writer.step(Sequencer::tick);
                 }
             }));
         }

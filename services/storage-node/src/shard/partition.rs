@@ -53,10 +53,8 @@ pub(crate) struct Partition {
     released_bytes: usize,
     /// Since when writes wait for files, in monotonic time.
     short_of_files_since: Option<Duration>,
-    /// A flush did not finish for want of files.
-    flush_delayed: bool,
-    /// How long after the last flush the next one is tried, when it is delayed.
-    flush_retry: Duration,
+    /// The last flush did not finish for want of files or space: how long after it the next one is tried.
+    flush_delay: Option<Duration>,
     /// Its next flush is due now: its files are needed by others.
     flush_hurried: bool,
     /// What has kept the log from being made ready for the first write that waits.
@@ -118,8 +116,7 @@ impl Partition {
             incoming: VecDeque::new(),
             released_bytes: 0,
             short_of_files_since: None,
-            flush_delayed: false,
-            flush_retry: flushing::FLUSH_RETRY,
+            flush_delay: None,
             flush_hurried: false,
             unprepared: None,
             expired: ExpiredRecords::default(),

@@ -10,7 +10,7 @@ use super::Partition;
 use crate::shard::ShardContext;
 
 /// Time after which a flush that found no file to open is tried again.
-pub(super) const FLUSH_RETRY: Duration = Duration::from_millis(20);
+const FLUSH_RETRY: Duration = Duration::from_millis(20);
 /// Time after which one that found no space is tried again.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
 
@@ -22,11 +22,11 @@ impl Partition {
         }
         let now = context.clock.monotonic();
         let lazy = self.flushes_lazily();
-        if self.flush_delayed && now.saturating_sub(self.last_flush) < self.flush_retry {
+        if self.flush_delay.is_some_and(|delay| now.saturating_sub(self.last_flush) < delay) {
             return None;
         }
         let hurried = std::mem::take(&mut self.flush_hurried);
-        if !std::mem::take(&mut self.flush_delayed)
+        if self.flush_delay.take().is_none()
             && lazy
             && !hurried
             && !self.log.epoch_wanted()
@@ -52,7 +52,7 @@ impl Partition {
     /// stays open. Returns whether there is one to come.
     pub(crate) fn hurry_flush(&mut self) -> bool {
         self.flush_hurried =
-            self.flushes_lazily() && self.log.dirty() && !self.log.flush_running() && !self.flush_delayed;
+            self.flushes_lazily() && self.log.dirty() && !self.log.flush_running() && self.flush_delay.is_none();
         self.flush_hurried
     }
 
@@ -63,11 +63,11 @@ impl Partition {
 
     /// When a flush is due by itself, in monotonic time: with the page cache, or after one that could not begin.
     pub(crate) fn lazy_flush_at(&self) -> Option<Duration> {
-        let lazy = self.flushes_lazily() || self.flush_delayed;
-        let after = match () {
-            () if self.flush_delayed => self.flush_retry,
-            () if self.log.epoch_wanted() => Duration::ZERO,
-            () => self.config.flush_interval,
+        let lazy = self.flushes_lazily() || self.flush_delay.is_some();
+        let after = match self.flush_delay {
+            Some(delay) => delay,
+            None if self.log.epoch_wanted() => Duration::ZERO,
+            None => self.config.flush_interval,
         };
         (lazy && self.log.dirty() && !self.log.flush_running()).then(|| self.last_flush + after)
     }
@@ -78,8 +78,8 @@ impl Partition {
             context.space.note_full(&context.directory);
         }
         if outcome.postponed() {
-            self.flush_retry = if outcome.short_of_space() { SPACE_RETRY } else { FLUSH_RETRY };
-            (self.flush_delayed, self.last_flush) = (true, context.clock.monotonic());
+            let delay = if outcome.short_of_space() { SPACE_RETRY } else { FLUSH_RETRY };
+            (self.flush_delay, self.last_flush) = (Some(delay), context.clock.monotonic());
         }
         match self.log.finish_flush(outcome) {
             Ok(_) => self.step(ReplicaEvent::LogChanged, context),
