@@ -71,15 +71,10 @@ impl ActiveSegment {
         Ok(Ok(Self { segment, file, first_timestamp, zeroed_to, extending: None, extend_at: 0 }))
     }
 
-    /// Begins an empty one. Its name is not durable yet.
+    /// Makes the file of the next one, which MUST be emptied before anything is written. Its name is not durable yet.
     pub(crate) fn create(names: &DirectoryNames, base: Offset) -> io::Result<Self> {
         let segment = Arc::new(Segment::new(Arc::clone(names.disk()), names.path(), base, 0));
         let file: Arc<dyn DiskFile> = segment.file(Open::Write)?;
-        if let Err(error) = file.set_len(0) {
-            // A file that stays would say that the segment before it ends here.
-            segment.remove()?;
-            return Err(error);
-        }
         segment.start_index();
         Ok(Self { segment, file, first_timestamp: None, zeroed_to: 0, extending: None, extend_at: 0 })
     }

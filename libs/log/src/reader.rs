@@ -143,12 +143,14 @@ impl LogReader {
         let found = self.segment_of(from).ok_or(ReadError::OutOfRange { offset: from, start, end: below })?;
         let (segment, next) = found;
         // What lies behind the base of the next segment is of a write that failed.
-        let below = next.map_or(below, |next| below.min(next));
-        match read_segment(&segment, from, below, bytes_max) {
+        let next = next.filter(|next| *next <= below);
+        match read_segment(&segment, from, next.unwrap_or(below), bytes_max) {
             // Removed by retention since it was looked up: then the log starts later.
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && self.log_start() > start => {
                 Err(ReadError::OutOfRange { offset: from, start: self.log_start(), end: below })
             }
+            // Nothing of this segment leads to the next one: a file between them is gone.
+            Ok(slice) if slice.next_offset == from && next.is_some() => Err(ReadError::Corrupt { at: from }),
             other => other,
         }
     }

@@ -208,9 +208,14 @@ impl Log {
 
     fn begin_segment(&mut self, now: Timestamp) -> io::Result<()> {
         let active = ActiveSegment::create(&self.names, self.log_end())?;
+        self.flushing.names_changed();
+        if let Err(error) = active.file().set_len(0) {
+            // A file that stays would say to the next start that the log ends here: nothing may be written behind it.
+            active.segment().remove().unwrap_or_else(|stays| self.fail(format!("{stays}, after {error}")));
+            return Err(error);
+        }
         self.state.segments_mut().push(Arc::clone(active.segment()));
         self.active = Some(active);
-        self.flushing.names_changed();
         self.marks.segment_created = now;
         Ok(())
     }

@@ -162,6 +162,31 @@ fn what_a_failed_write_has_left_in_a_closed_segment_is_no_damage() {
     }
 }
 
+#[test]
+fn a_segment_that_is_gone_is_damage_also_behind_what_a_failed_write_has_left() {
+    let small = LogConfig { segment_bytes: 10_000, ..config() };
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small.clone());
+    for seed in 0..6 {
+        site.append(&values(seed, 1, 4_000)).unwrap();
+    }
+    site.flush().unwrap();
+    let mut builder = BatchBuilder::new(Compression::None, 0);
+    for _ in 0..7 {
+        builder.append(&RecordFields { timestamp: 2, key: None, value: Some(b"refused"), headers: &[] });
+    }
+    let mut left = builder.build(Producer::NONE).to_vec();
+    stamp_position(&mut left, Offset(2), site.epoch);
+    let closed = site.disk.open(&site.file("00000000000000000000.log"), walser_log::Open::Edit).unwrap();
+    closed.write_at(&left, closed.len().unwrap()).unwrap();
+    for name in ["00000000000000000002.log", "00000000000000000002.index"] {
+        let _ = site.disk.remove_file(&site.file(name));
+    }
+    let disk = site.disk.restart_process();
+    site.restart_on(disk, small);
+    let read = site.log.reader().read(Offset(2), Offset(6), 1 << 20);
+    assert!(matches!(read, Err(walser_log::ReadError::Corrupt { at: Offset(2) })), "{read:?}");
+}
+
 /// A stop closes files first, so that what it makes durable has descriptors to open.
 #[test]
 fn space_ahead_is_given_back_by_a_stop_also_where_files_were_closed_before() {

@@ -256,6 +256,27 @@ fn a_deletion_is_not_finished_before_the_log_start_is_durable() {
     }
 }
 
+/// The file of a next segment that was not begun would say to the next start that the log ends where it begins.
+#[test]
+fn nothing_is_acknowledged_behind_a_segment_that_could_not_be_begun() {
+    for (stop, seed) in (0..12).flat_map(|stop| (0..20).map(move |seed| (stop, seed))) {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), aged());
+        site.append_at(1).unwrap();
+        site.flush().unwrap();
+        site.disk.stop_after(stop);
+        let _ = site.log.delete_records(Offset(1), 2);
+        // The disk is back.
+        site.disk.stop_after(u64::MAX);
+        if site.append_at(3).is_ok() {
+            let _ = site.flush();
+        }
+        let disk = if seed == 0 { site.disk.restart_process() } else { site.disk.lose_power(PowerLoss::Random(seed)) };
+        site.restart_on(disk, aged());
+        assert_eq!(site.found.damage, None, "stop {stop}, seed {seed}");
+        site.check_contents();
+    }
+}
+
 #[test]
 fn a_log_whose_records_were_all_deleted_goes_on_where_it_ended() {
     for (syncs, seed) in (0..4).flat_map(|syncs| (0..60).map(move |seed| (syncs, seed))) {
