@@ -1,7 +1,7 @@
 //! Free space: appends stop before the disk is full, so that everything else still works.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use walser_log::{DataDirectory, Space};
@@ -19,13 +19,10 @@ const LOOK_EVERY_BYTES: u64 = 64 << 20;
 /// Whether appends are refused for want of space. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct SpaceGuard {
+    /// While the disk counts as full.
+    shortage: Arc<Mutex<Option<Shortage>>>,
+    /// The same, for every append to look at.
     full: Arc<AtomicBool>,
-    /// Once full, appends resume with this much free, in bytes: more than what was too little, so that the node does not
-    /// go back and forth at the edge.
-    resume_at: Arc<AtomicU64>,
-    /// Looks at the disk until writes are tried again although the disk has shown enough space before: there may be a
-    /// quota, or a lack of inodes, of which it says nothing. 0: free bytes say when.
-    tries_in: Arc<AtomicU32>,
     /// Bytes that may be written before the disk is looked at again.
     left: Arc<AtomicI64>,
     /// Bytes that are about to be filled ahead: the disk does not show them yet.
@@ -33,6 +30,17 @@ pub(crate) struct SpaceGuard {
     /// The disk at the last look.
     seen: Arc<Mutex<Space>>,
     reserve: Option<u64>,
+}
+
+/// When appends resume.
+#[derive(Debug, Clone, Copy)]
+struct Shortage {
+    /// With this much free, in bytes: more than what was too little, so that the node does not go back and forth at the
+    /// edge.
+    resume_at: u64,
+    /// After so many looks at the disk although it has shown enough space before: there may be a quota, or a lack of inodes,
+    /// of which it says nothing. `None`: free bytes say when.
+    tries_in: Option<u32>,
 }
 
 /// Space that is about to be filled ahead of need; dropped once it is filled, or will not be.
@@ -51,9 +59,8 @@ impl Drop for SpaceAhead {
 impl SpaceGuard {
     pub(crate) fn new(reserve: Option<u64>) -> Self {
         Self {
+            shortage: Arc::default(),
             full: Arc::default(),
-            resume_at: Arc::default(),
-            tries_in: Arc::default(),
             left: Arc::default(),
             ahead: Arc::default(),
             seen: Arc::default(),
@@ -81,7 +88,7 @@ impl SpaceGuard {
         self.left.store((left - wanted).max(0), Ordering::Relaxed);
         if left < wanted {
             let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-            self.begin(space.free, reserve, reserve.saturating_add(bytes.max(reserve / 8)));
+            self.begin(space.free, reserve, reserve.saturating_add(bytes.max(reserve / 8)), None);
         }
         left >= wanted
     }
@@ -107,18 +114,19 @@ impl SpaceGuard {
     pub(crate) fn note_full(&self, directory: &DataDirectory) {
         let (free, total) = directory.space().map_or((0, 0), |space| (space.free, space.total));
         let reserve = self.reserve_of(total);
-        self.begin(free, reserve, free.max(reserve).saturating_add(reserve / 8));
-        // Afterwards: a look that ends the state before forgets when to try.
-        if free >= reserve {
-            self.tries_in.store(LOOKS_BETWEEN_TRIES, Ordering::Release);
-        }
+        let tries_in = (free >= reserve).then_some(LOOKS_BETWEEN_TRIES);
+        self.begin(free, reserve, free.max(reserve).saturating_add(reserve / 8), tries_in);
     }
 
-    fn begin(&self, free: u64, reserve: u64, resume_at: u64) {
-        self.resume_at.fetch_max(resume_at, Ordering::AcqRel);
-        if !self.full.swap(true, Ordering::AcqRel) {
+    fn begin(&self, free: u64, reserve: u64, resume_at: u64, tries_in: Option<u32>) {
+        let mut shortage = self.shortage.lock();
+        if shortage.is_none() {
             tracing::error!(free, reserve, "disk full: appends are refused until space is free");
         }
+        let known = shortage.get_or_insert(Shortage { resume_at, tries_in });
+        known.resume_at = known.resume_at.max(resume_at);
+        known.tries_in = tries_in.or(known.tries_in);
+        self.full.store(true, Ordering::Release);
     }
 
     /// The disk at the last look: nobody waits for a disk to know it. All zeros before the first one.
@@ -126,10 +134,19 @@ impl SpaceGuard {
         *self.seen.lock()
     }
 
-    /// Whether writes are tried again at this look, whatever made the last one fail.
-    fn tries_again(&self) -> bool {
-        let before = self.tries_in.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
-        before == Ok(1)
+    /// Whether appends resume at a look that finds this much free. It counts as one.
+    fn ends(&self, free: u64) -> bool {
+        let mut held = self.shortage.lock();
+        let Some(shortage) = held.as_mut() else { return false };
+        if free < shortage.resume_at {
+            shortage.tries_in = shortage.tries_in.map(|left| left.saturating_sub(1));
+            if shortage.tries_in != Some(0) {
+                return false;
+            }
+        }
+        *held = None;
+        self.full.store(false, Ordering::Release);
+        true
     }
 
     /// Looks at the disk. The ballast goes when it is full, and comes back when there is space again.
@@ -138,14 +155,11 @@ impl SpaceGuard {
         *self.seen.lock() = space;
         let reserve = self.reserve_of(space.total);
         if space.free < reserve {
-            self.begin(space.free, reserve, reserve.saturating_add(reserve / 8));
+            self.begin(space.free, reserve, reserve.saturating_add(reserve / 8), None);
             if space.free < reserve / 2 {
                 directory.drop_ballast()?;
             }
-        } else if self.full() && (space.free >= self.resume_at.load(Ordering::Acquire) || self.tries_again()) {
-            self.resume_at.store(0, Ordering::Release);
-            self.tries_in.store(0, Ordering::Release);
-            self.full.store(false, Ordering::Release);
+        } else if self.ends(space.free) {
             tracing::warn!(free = space.free, "space is free again: appends go on");
             directory.take_ballast()?;
         }
