@@ -13,7 +13,7 @@ use walser_model::{LeaderEpoch, Offset};
 use crate::disk::DiskFile;
 
 pub(crate) use self::job::RecoveryPoint;
-pub use self::job::{FlushJob, FlushOutcome};
+pub use self::job::{FlushJob, FlushLack, FlushOutcome};
 
 /// The recovery point moves at least every so many bytes of log.
 const RECOVERY_BYTES: u64 = 64 << 20;

@@ -52,7 +52,7 @@ pub use disk::{
     out_of_files,
 };
 pub use extension::Extension;
-pub use flush::{FlushJob, FlushOutcome};
+pub use flush::{FlushJob, FlushLack, FlushOutcome};
 pub use log::{AppendError, Condition, CutTail, Damage, Log, LogConfig, LogError, Recovery};
 pub use metadata_version::SeenMetadata;
 pub use producers::{PRODUCERS_MAX, Producers};

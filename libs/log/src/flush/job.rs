@@ -53,25 +53,26 @@ pub struct FlushOutcome {
 pub(crate) struct Flushed {
     /// Indexes and snapshot are written down as well: a restart reads from here.
     pub(crate) recovery_point: bool,
-    /// Files or space were missing for some of the work: contents are synced, names and epochs need not be, and nothing is
-    /// durable yet.
-    pub(crate) postponed: bool,
-    /// It was space.
-    pub(crate) short_of_space: bool,
+    /// Something was missing for some of the work: contents are synced, names and epochs need not be, and nothing is durable
+    /// yet.
+    pub(crate) postponed: Option<FlushLack>,
+}
+
+/// What a flush was short of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushLack {
+    /// Files that may be open.
+    Files,
+    /// Space on the disk.
+    Space,
 }
 
 // === impl FlushOutcome ===
 
 impl FlushOutcome {
-    /// Whether there were no files to open, or no space, for what goes with the records: nothing counts as durable yet, and
-    /// nothing is lost.
-    pub fn postponed(&self) -> bool {
-        self.result.as_ref().is_ok_and(|flushed| flushed.postponed)
-    }
-
-    /// Whether it was space that was missing.
-    pub fn short_of_space(&self) -> bool {
-        self.result.as_ref().is_ok_and(|flushed| flushed.short_of_space)
+    /// What was missing for what goes with the records: nothing counts as durable yet, and nothing is lost.
+    pub fn postponed(&self) -> Option<FlushLack> {
+        self.result.as_ref().ok().and_then(|flushed| flushed.postponed)
     }
 
     /// What the system said, where the job failed.
@@ -96,14 +97,14 @@ impl FlushJob {
         match written {
             // The file is written as a whole again: this is no sync that is tried twice.
             Err(error) if out_of_files(&error) || out_of_space(&error) => {
-                let short_of_space = out_of_space(&error);
-                return Ok(Flushed { postponed: true, short_of_space, ..Flushed::default() });
+                let lack = if out_of_space(&error) { FlushLack::Space } else { FlushLack::Files };
+                return Ok(Flushed { postponed: Some(lack), ..Flushed::default() });
             }
             other => other?,
         }
         match self.sync_names() {
             Err(error) if out_of_files(&error) => {
-                return Ok(Flushed { postponed: true, ..Flushed::default() });
+                return Ok(Flushed { postponed: Some(FlushLack::Files), ..Flushed::default() });
             }
             other => other?,
         }

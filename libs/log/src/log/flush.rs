@@ -91,7 +91,7 @@ impl Log {
         }
         self.in_service()?;
         let (Some(running), Ok(flushed)) = (running, &outcome.result) else { return Ok(self.marks.durable) };
-        if flushed.postponed {
+        if flushed.postponed.is_some() {
             self.flushing.put_back(running);
             return Ok(self.marks.durable);
         }

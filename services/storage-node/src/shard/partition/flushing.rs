@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use walser_log::{FlushJob, FlushOutcome};
+use walser_log::{FlushJob, FlushLack, FlushOutcome};
 use walser_model::Durability;
 use walser_replication::ReplicaEvent;
 
@@ -74,11 +74,14 @@ impl Partition {
 
     /// Takes the outcome of a flush.
     pub(crate) fn flushed(&mut self, outcome: &FlushOutcome, context: &ShardContext) {
-        if outcome.short_of_space() {
-            context.space.note_full(&context.directory);
-        }
-        if outcome.postponed() {
-            let delay = if outcome.short_of_space() { SPACE_RETRY } else { FLUSH_RETRY };
+        if let Some(lack) = outcome.postponed() {
+            let delay = match lack {
+                FlushLack::Files => FLUSH_RETRY,
+                FlushLack::Space => {
+                    context.space.note_full(&context.directory);
+                    SPACE_RETRY
+                }
+            };
             (self.flush_delay, self.last_flush) = (Some(delay), context.clock.monotonic());
         }
         match self.log.finish_flush(outcome) {
