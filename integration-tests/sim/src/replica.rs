@@ -325,6 +325,7 @@ fn machine(
 ) -> Machine {
     Machine::new(ReplicaStart {
         node,
+        first_open: 0,
         integrity,
         lazy,
         high_watermark,

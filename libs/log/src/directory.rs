@@ -9,9 +9,11 @@
 //! DIR/topic-names             names of topics, for people and tools
 //! DIR/set-aside/              partitions that metadata does not know
 //! DIR/logs/checkpoint         recovery points, durable marks, high watermarks
-//! DIR/logs/TOPIC-PARTITION/   one partition: 32 hexadecimal digits of the topic id, and the number
+//! DIR/logs/TOPIC-PARTITION/   one partition: 32 hexadecimal digits of the topic id, and the number; with `copy-` or
+//!                             `complete-` before it, one that is to take its place
 //! ```
 
+mod beside;
 mod error;
 mod meta;
 mod removal;
@@ -22,15 +24,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use walser_model::{ClusterId, NodeId, Timestamp, TopicPartition};
+use walser_model::{ClusterId, NodeId, TopicPartition};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::clock_mark::{self, ClockMark};
+use crate::copy::CopyStore;
 use crate::directory_names::parse_partition;
 use crate::disk::{DirectoryId, DirectoryLock, Disk, Open, Space, replace_file};
-use crate::log::Log;
 use crate::metadata_version::{self, MetadataVersion, SeenMetadata};
-use crate::set_aside::{self, SetAside, SetAsideStore};
+use crate::set_aside::{self, SetAsideStore};
 use crate::topic_names::{self, NamesById};
 
 pub use error::DirectoryError;
@@ -71,6 +73,7 @@ pub struct DataDirectory {
     identity: Mutex<Option<Identity>>,
     checkpoint: Arc<Mutex<Checkpoint>>,
     set_aside: SetAsideStore,
+    copies: CopyStore,
     metadata_version: MetadataVersion,
     /// What the root and the directory of logs were when they were opened.
     opened: [DirectoryId; 2],
@@ -109,12 +112,13 @@ impl DataDirectory {
         }
         let checkpoint = Checkpoint::open(&disk, &logs).map_err(io_error)?;
         let checkpoint = Arc::new(Mutex::new(checkpoint));
+        let copies = CopyStore::open(Arc::clone(&disk), Arc::clone(&checkpoint)).map_err(io_error)?;
         let set_aside = SetAsideStore::open(Arc::clone(&disk), root, &logs, Arc::clone(&checkpoint));
         let set_aside = set_aside.map_err(io_error)?;
         let metadata_version = MetadataVersion::open(Arc::clone(&disk), root).map_err(io_error)?;
         let opened = [disk.directory_id(root).map_err(io_error)?, disk.directory_id(&logs).map_err(io_error)?];
         let (root, identity) = (root.to_owned(), Mutex::new(identity));
-        Ok(Self { disk, root, identity, checkpoint, set_aside, metadata_version, opened, _lock: lock })
+        Ok(Self { disk, root, identity, checkpoint, set_aside, copies, metadata_version, opened, _lock: lock })
     }
 
     /// Checks that what was opened is still what its path leads to.
@@ -283,50 +287,6 @@ impl DataDirectory {
         wanted.sort_unstable();
         wanted.dedup();
         Ok(wanted)
-    }
-
-    /// What was set aside, by partition.
-    pub fn set_aside_partitions(&self) -> Vec<SetAside> {
-        self.set_aside.all()
-    }
-
-    /// A partition that was set aside.
-    pub fn set_aside_partition(&self, partition: TopicPartition) -> Option<SetAside> {
-        self.set_aside.found(partition)
-    }
-
-    /// Sets a partition aside whose log is closed with this call. What was not flushed may be lost with power.
-    ///
-    /// # Errors
-    /// I/O errors; calling [`DataDirectory::set_aside_closed`] continues.
-    pub fn set_aside(&self, log: Log, now: Timestamp) -> io::Result<()> {
-        let partition = log.partition();
-        log.close();
-        self.set_aside_closed(partition, now)
-    }
-
-    /// Sets a partition aside whose log is not open. One without files and marks leaves nothing to keep.
-    ///
-    /// # Errors
-    /// I/O errors; calling again continues.
-    pub fn set_aside_closed(&self, partition: TopicPartition, now: Timestamp) -> io::Result<()> {
-        self.set_aside.set_aside(partition, now)
-    }
-
-    /// Takes a partition back that was set aside: its log can be opened afterwards. Returns whether there was one.
-    ///
-    /// # Errors
-    /// I/O errors, and [`io::ErrorKind::AlreadyExists`] when the partition has a log; nothing has changed then.
-    pub fn take_back(&self, partition: TopicPartition) -> io::Result<bool> {
-        self.set_aside.take_back(partition)
-    }
-
-    /// Deletes a partition that was set aside, for good. Returns the bytes freed; `None`: there is none.
-    ///
-    /// # Errors
-    /// I/O errors; calling again continues.
-    pub fn delete_set_aside(&self, partition: TopicPartition) -> io::Result<Option<u64>> {
-        self.set_aside.delete(partition)
     }
 
     /// Space left on its file system.

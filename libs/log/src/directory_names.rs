@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walser_model::{PartitionIndex, TopicId, TopicPartition};
 
-use crate::disk::{Disk, DiskFile, Open, out_of_files, write_in_place_of};
+use crate::disk::{Disk, out_of_files, write_in_place_of};
 
 /// A directory that is synced for several reasons, on several threads.
 #[derive(Debug)]
@@ -37,26 +37,22 @@ impl DirectoryNames {
         &self.dir
     }
 
-    /// Writes a small file of the directory anew, in place and without making it durable; returns the file to sync. Its
-    /// name needs a sync of the directory.
-    ///
-    /// # Errors
-    /// I/O errors.
-    pub(crate) fn overwrite_file(&self, name: &str, bytes: &[u8]) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(&self.dir.join(name), Open::Write)?;
-        file.write_at(bytes, 0)?;
-        file.set_len(bytes.len() as u64)?;
-        Ok(file)
-    }
-
     /// Replaces a small file of the directory as one durable step.
     ///
     /// # Errors
     /// I/O errors, and as for [`DirectoryNames::sync`].
     pub(crate) fn replace_file(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let _one_at_a_time = self.replacing.lock();
-        write_in_place_of(&*self.disk, &self.dir.join(name), bytes)?;
+        self.replace_file_unsynced(name, bytes)?;
         self.sync()
+    }
+
+    /// Replaces a small file of the directory in one step: there is the old one or the new one. The caller syncs.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(crate) fn replace_file_unsynced(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let _one_at_a_time = self.replacing.lock();
+        write_in_place_of(&*self.disk, &self.dir.join(name), bytes)
     }
 
     /// Makes the names durable.

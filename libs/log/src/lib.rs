@@ -21,6 +21,7 @@ mod active;
 mod checked;
 mod checkpoint;
 mod clock_mark;
+mod copy;
 mod directory;
 mod directory_names;
 mod disk;
@@ -46,6 +47,7 @@ mod topic_names;
 pub use active::Admission;
 pub use checkpoint::{Checkpoint, Marks};
 pub use clock_mark::ClockMark;
+pub use copy::{CompleteCopy, CopyError, LogCopy};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{
     DirectoryId, DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, OpenFiles, PowerLoss, RealDisk, Space,

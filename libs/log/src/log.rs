@@ -166,6 +166,12 @@ impl Log {
         LogReader::new(Arc::clone(&self.state))
     }
 
+    /// Where the oldest batch begins that is still there: at or below the log start, and there where no record is left.
+    /// Inclusive.
+    pub fn retained(&self) -> Offset {
+        self.state.retained()
+    }
+
     /// Offset after the last record written.
     pub fn log_end(&self) -> Offset {
         self.state.end()
@@ -297,7 +303,7 @@ impl Log {
     }
 
     /// Writes the marks into the checkpoint, without making them durable.
-    fn write_marks(&mut self) -> io::Result<()> {
+    pub(crate) fn write_marks(&mut self) -> io::Result<()> {
         self.note_marks();
         self.checkpoint.lock().write(&mut self.slot, self.partition, &self.marks)
     }

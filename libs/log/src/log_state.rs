@@ -57,6 +57,16 @@ impl LogState {
         Offset(self.log_start.load(Ordering::Acquire))
     }
 
+    /// Where the oldest segment begins that is still there, at or below the log start; of a log without records the log
+    /// start: nothing says of which leader epochs the deleted ones were. Inclusive.
+    pub(crate) fn retained(&self) -> Offset {
+        let start = self.log_start();
+        if self.end() <= start {
+            return start;
+        }
+        self.segments.read().first().map_or(start, |first| first.base.min(start))
+    }
+
     pub(crate) fn set_log_start(&self, offset: Offset) {
         self.log_start.store(offset.0, Ordering::Release);
     }

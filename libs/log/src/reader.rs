@@ -100,6 +100,12 @@ impl LogReader {
         self.state.log_start()
     }
 
+    /// Where the oldest batch begins that is still there: at or below the log start, and there where no record is left.
+    /// Inclusive.
+    pub fn retained(&self) -> Offset {
+        self.state.retained()
+    }
+
     /// Offset after the last record written.
     pub fn log_end(&self) -> Offset {
         self.state.end()
@@ -131,7 +137,26 @@ impl LogReader {
     /// # Errors
     /// [`ReadError`]. Damage behind readable batches is reported by the read that starts at it.
     pub fn read(&self, from: Offset, below: Offset, bytes_max: usize) -> Result<Slice, ReadError> {
-        let start = self.log_start();
+        self.read_from((from, self.log_start()), below, bytes_max, Self::log_start)
+    }
+
+    /// The same from the oldest batch on that is still there, which may lie below the log start: for followers, whose logs
+    /// are made of the same batches.
+    ///
+    /// # Errors
+    /// As for [`LogReader::read`].
+    pub fn read_retained(&self, from: Offset, below: Offset, bytes_max: usize) -> Result<Slice, ReadError> {
+        self.read_from((from, self.retained()), below, bytes_max, Self::retained)
+    }
+
+    /// Reads at or above what is `start` now; a later one is found with `start_of`.
+    fn read_from(
+        &self,
+        (from, start): (Offset, Offset),
+        below: Offset,
+        bytes_max: usize,
+        start_of: impl Fn(&Self) -> Offset,
+    ) -> Result<Slice, ReadError> {
         if from < start || from > below {
             return Err(ReadError::OutOfRange { offset: from, start, end: below });
         }
@@ -146,8 +171,8 @@ impl LogReader {
         let next = next.filter(|next| *next <= below);
         match read_segment(&segment, from, next.unwrap_or(below), bytes_max) {
             // Removed by retention since it was looked up: then the log starts later.
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && self.log_start() > start => {
-                Err(ReadError::OutOfRange { offset: from, start: self.log_start(), end: below })
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && start_of(self) > start => {
+                Err(ReadError::OutOfRange { offset: from, start: start_of(self), end: below })
             }
             // Nothing of this segment leads to the next one: a file between them is gone.
             Ok(slice) if slice.next_offset == from && next.is_some() => Err(ReadError::Corrupt { at: from }),

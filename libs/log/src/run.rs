@@ -99,6 +99,14 @@ impl From<&[u8]> for Run {
     }
 }
 
+/// One or more whole batches that lie together, not copied.
+impl From<Bytes> for Run {
+    fn from(batches: Bytes) -> Self {
+        let len = batches.len();
+        Self { pieces: vec![batches], copied: BytesMut::new(), len }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -26,17 +26,21 @@ impl LeaderEpochs {
         &self.starts
     }
 
-    /// Begins `epoch` at `start`. An entry without records gives way; a lower or equal epoch changes nothing.
-    /// Gives back whether anything changed.
+    /// Begins `epoch` at `start`, which is the end of the log. An entry without records gives way, also one of a higher epoch;
+    /// an epoch that is not above the one of the record before changes nothing else. Gives back whether anything changed.
     pub fn assign(&mut self, epoch: LeaderEpoch, start: Offset) -> bool {
-        if self.starts.last().is_some_and(|last| epoch <= last.epoch || start < last.start) {
+        let entry = EpochStart { epoch, start };
+        let with_records = self.starts.partition_point(|known| known.start < start);
+        if self.starts[with_records..] == [entry] {
             return false;
         }
-        while self.starts.last().is_some_and(|last| last.start >= start) {
-            self.starts.pop();
+        let gives_way = self.starts.len() > with_records;
+        self.starts.truncate(with_records);
+        let begins = self.starts.last().is_none_or(|last| epoch > last.epoch);
+        if begins {
+            self.starts.push(entry);
         }
-        self.starts.push(EpochStart { epoch, start });
-        true
+        begins || gives_way
     }
 
     /// The latest epoch, or [`LeaderEpoch::NONE`].
@@ -90,6 +94,12 @@ mod tests {
     fn an_epoch_without_records_is_replaced() {
         assert_eq!(epochs(&[(1, 0), (2, 10), (3, 10)]), epochs(&[(1, 0), (3, 10)]));
         assert_eq!(epochs(&[(3, 0), (2, 10)]), epochs(&[(3, 0)]));
+        // What was begun or cut here, and is followed by records of an earlier leader.
+        assert_eq!(epochs(&[(1, 0), (4, 10), (2, 10)]), epochs(&[(1, 0), (2, 10)]));
+        assert_eq!(epochs(&[(4, 0), (1, 0)]), epochs(&[(1, 0)]));
+        let mut same = epochs(&[(1, 0), (4, 10)]);
+        assert!(!same.assign(LeaderEpoch(4), Offset(10)), "nothing changes");
+        assert!(same.assign(LeaderEpoch(1), Offset(10)), "what has no records is gone");
     }
 
     #[test]

@@ -312,11 +312,11 @@ impl Leader {
         // What lies below the log start cannot be compared any more, and what lies before every epoch that is known here
         // cannot be either.
         let known = log.end_of(open.last_epoch);
-        let empty = open.last_epoch == LeaderEpoch::NONE && open.log_end == log.start();
-        let Some((epoch, end)) = known.or_else(|| empty.then_some((open.last_epoch, log.start()))) else {
+        let empty = open.last_epoch == LeaderEpoch::NONE && open.log_end == log.retained();
+        let Some((epoch, end)) = known.or_else(|| empty.then_some((open.last_epoch, log.retained()))) else {
             return actions.push(Action::Copy { follower, open: id });
         };
-        if open.log_end < log.start() {
+        if open.log_end < log.retained() {
             return actions.push(Action::Copy { follower, open: id });
         }
         if epoch < open.last_epoch || end < open.log_end {

@@ -7,6 +7,12 @@ pub trait ReplicaLog {
     /// Where the log begins. Inclusive.
     fn start(&self) -> Offset;
 
+    /// Where the oldest batch begins that is still there: at or below the start, which may lie within a batch or behind
+    /// others that are not removed yet. A follower can be pushed everything from here on. Inclusive.
+    fn retained(&self) -> Offset {
+        self.start()
+    }
+
     /// Where it ends. Exclusive.
     fn end(&self) -> Offset;
 

@@ -33,6 +33,8 @@ pub use waiters::{Write, WriteEffect, WriteOutcome};
 #[derive(Debug, Clone)]
 pub struct ReplicaStart {
     pub node: NodeId,
+    /// Its opens are numbered from here on, exclusive: above all of an earlier replica of the partition in this process.
+    pub first_open: u64,
     /// What the node has found of it on its disk.
     pub integrity: ReplicaIntegrity,
     /// What is only in its page cache may have counted, as its disk remembers it: see [`Replica::lazy`].
@@ -237,6 +239,7 @@ pub struct Replica<W> {
     begun: Option<(LeaderEpoch, i64)>,
     work: Option<WorkId>,
     last_work: u64,
+    first_open: u64,
     /// Of this incarnation.
     open_sequence: u64,
     high_watermark: Offset,
@@ -283,7 +286,8 @@ impl<W> Replica<W> {
             begun: None,
             work: None,
             last_work: 0,
-            open_sequence: 0,
+            first_open: start.first_open,
+            open_sequence: start.first_open,
             high_watermark: start.high_watermark,
             high_watermark_epoch: start.high_watermark_epoch,
             waiters: Waiters::default(),

@@ -1,5 +1,7 @@
 //! Storage nodes: registration, and the leader epochs that leaders ask for.
 
+mod in_sync;
+
 use std::sync::Arc;
 
 use walser_metadata::NodeEntry;
@@ -14,6 +16,8 @@ use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Committer, Extra};
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
+
+pub(crate) use in_sync::Proposed;
 
 /// Decisions about nodes. Clones share everything.
 #[derive(Debug, Clone)]

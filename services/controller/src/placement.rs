@@ -4,10 +4,6 @@ use walser_metadata::View;
 use walser_model::NodeId;
 use walser_rpc::{ApiError, Reason};
 
-/// Highest replication factor that is supported: followers do not copy records in this version, so that a write to a
-/// partition with more replicas would never be acknowledged.
-const REPLICATION_MAX: i32 = 1;
-
 /// Nodes that can take replicas, ascending.
 pub(crate) fn usable(metadata: &View) -> Vec<NodeId> {
     let nodes = metadata.nodes().filter(|(_, node)| node.epoch > 0);
@@ -35,12 +31,6 @@ pub(crate) fn place(nodes: &[NodeId], partition: i32, replication_factor: i32) -
         let failure = ApiError::new(Reason::ReplicationFactorTooHigh, text);
         return Err(failure.with("requested", replication_factor).with("available", available));
     }
-    if replication_factor > REPLICATION_MAX {
-        let text =
-            format!("replication factor {replication_factor}: replication is not available in this version; use 1");
-        let failure = ApiError::new(Reason::FeatureDisabled, text).with("feature", "replication");
-        return Err(failure.with("requested", replication_factor).with("limit", REPLICATION_MAX));
-    }
     let start = usize::try_from(partition).unwrap_or(0);
     Ok((0..wanted).map(|step| nodes[(start + step) % nodes.len()]).collect())
 }
@@ -62,14 +52,15 @@ mod tests {
     }
 
     #[test]
-    fn more_replicas_than_nodes_are_refused_and_more_than_one_is_not_available() {
+    fn the_replicas_of_a_partition_are_different_nodes_and_more_than_there_are_are_refused() {
+        for partition in 0..9 {
+            let placed = place(&nodes(&[1, 2, 3, 5]), partition, 3).unwrap();
+            let distinct: std::collections::BTreeSet<_> = placed.iter().collect();
+            assert_eq!(distinct.len(), 3, "{placed:?}");
+        }
         let refused = place(&nodes(&[1, 2]), 0, 3).unwrap_err();
         assert_eq!(refused.reason(), Reason::ReplicationFactorTooHigh);
         assert_eq!(refused.message(), "replication factor 3 needs 3 storage nodes; 2 available");
-        for replication in [2, 3] {
-            let refused = place(&nodes(&[1, 2, 3]), 0, replication).unwrap_err();
-            assert_eq!((refused.reason(), refused.value("feature")), (Reason::FeatureDisabled, Some("replication")));
-        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `StorageService`: decode, hand over, encode.
 
+mod replication;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -26,6 +28,8 @@ use crate::error::{not_damaged, not_leader};
 use crate::in_process::{InProcessStorage, check_bytes};
 use crate::replica_registry::ReplicaRegistry;
 use crate::shard::Command;
+
+pub(crate) use replication::{Links, MESSAGE_BYTES_MAX};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

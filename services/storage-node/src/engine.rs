@@ -18,6 +18,7 @@ use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
 use crate::replica_registry::ReplicaRegistry;
+use crate::replication::Peers;
 use crate::retention_clock::RetentionClock;
 use crate::shard::{Command, Shard, ShardContext, ShardJob};
 use crate::shard_set::{ShardSet, owner};
@@ -38,7 +39,7 @@ pub(crate) struct Engine {
     /// Why it is not where it was opened.
     misplaced: DirectoryProblem,
     retention_clock: RetentionClock,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// The threads of an engine.
@@ -60,7 +61,8 @@ impl Engine {
         config: &Config,
         directory: DataDirectory,
         logs: Vec<Log>,
-        (registry, clock, metrics): (&ReplicaRegistry, Arc<dyn Clock>, &StorageMetrics),
+        (registry, peers): (&ReplicaRegistry, Arc<dyn Peers>),
+        (clock, metrics): (Arc<dyn Clock>, &StorageMetrics),
         shutdown: &Shutdown,
     ) -> std::io::Result<(Self, EngineThreads)> {
         let directory = Arc::new(directory);
@@ -73,6 +75,7 @@ impl Engine {
             node: config.node,
             directory: Arc::clone(&directory),
             registry: registry.clone(),
+            peers,
             clock: Arc::clone(&clock),
             metrics: metrics.clone(),
             space: space.clone(),

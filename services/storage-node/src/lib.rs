@@ -25,6 +25,7 @@ mod node;
 mod recovery;
 mod released;
 mod replica_registry;
+mod replication;
 mod retention_clock;
 mod service;
 mod shard;

@@ -13,6 +13,7 @@ pub(crate) struct StorageMetrics {
     appended_batches: IntCounter,
     appended_records: IntCounter,
     appended_bytes: IntCounter,
+    replicated_bytes: IntCounter,
     refused: IntCounterVec,
     appended_expired: IntCounter,
     flush_seconds: Histogram,
@@ -47,6 +48,7 @@ impl StorageMetrics {
             appended_batches: counter("walser_storage_append_batches_total", "Record batches appended."),
             appended_records: counter("walser_storage_append_records_total", "Records appended."),
             appended_bytes: counter("walser_storage_append_bytes_total", "Bytes appended."),
+            replicated_bytes: counter("walser_storage_replicated_bytes_total", "Bytes appended for a leader."),
             refused: metrics.counters("walser_storage_append_refused_total", "Record batches refused.", &["reason"]),
             appended_expired: counter(
                 "walser_storage_append_expired_records_total",
@@ -89,6 +91,11 @@ impl StorageMetrics {
         self.appended_batches.inc_by(batches as u64);
         self.appended_records.inc_by(records.unsigned_abs());
         self.appended_bytes.inc_by(bytes as u64);
+    }
+
+    /// Bytes of a leader's batches were appended.
+    pub(crate) fn replicated(&self, bytes: usize) {
+        self.replicated_bytes.inc_by(bytes as u64);
     }
 
     /// What was appended and read since the process began, as far as it fits a message.

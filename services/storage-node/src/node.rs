@@ -22,7 +22,7 @@ use walser_log::SeenMetadata;
 use walser_metadata::View;
 use walser_model::{ClusterId, LeaderEpoch, Offset, TopicPartition};
 use walser_rpc::{
-    ApiError, ControllerClient, MetadataSeen, NodeRole, NodeStart, Outage, Reason, Registered, ReplicaHeld,
+    ApiError, ControllerClient, MetadataSeen, Network, NodeRole, NodeStart, Outage, Reason, Registered, ReplicaHeld,
 };
 use walser_service::Shutdown;
 use walser_service::admin::Health;
@@ -49,6 +49,8 @@ const BEAT: Duration = Duration::from_secs(1);
 pub(crate) struct Membership {
     pub(crate) config: Config,
     pub(crate) controller: ControllerClient,
+    /// Where the other nodes are reached.
+    pub(crate) network: Network,
     pub(crate) engine: Engine,
     pub(crate) registry: ReplicaRegistry,
     /// Id of the data directory, if it has none yet.

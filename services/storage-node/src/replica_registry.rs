@@ -154,6 +154,16 @@ impl PartitionHandle {
         *self.problem.lock() = problem;
     }
 
+    /// The leader wants records gone that were committed.
+    pub(crate) fn note_inconsistent(&self, at: Offset, high_watermark: Offset) {
+        let text = format!(
+            "the leader's log ends at offset {at}, below the high watermark {high_watermark} that was seen here: one of the \
+             two has lost committed records; this replica keeps what it has and follows no more"
+        );
+        self.failed.store(true, Ordering::Release);
+        *self.problem.lock() = Some(Problem { text, damaged: false });
+    }
+
     /// Whether records on the disk are damaged or gone.
     pub(crate) fn damaged(&self) -> bool {
         self.problem.lock().as_ref().is_some_and(|problem| problem.damaged)

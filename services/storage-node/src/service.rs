@@ -8,12 +8,13 @@ use tokio::sync::oneshot;
 use tonic::service::Routes;
 use walser_log::DataDirectory;
 use walser_model::{Clock, ClusterId, Random};
+use walser_proto::internal::v1::replication_service_server::ReplicationServiceServer;
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
 use walser_rpc::{ApiError, ControllerClient, Network, Reason, local_connection};
 use walser_service::admin::Health;
 use walser_service::{Metrics, Shutdown, Tasks};
 
-use crate::api::Api;
+use crate::api::{Api, Links, MESSAGE_BYTES_MAX};
 use crate::config::Config;
 use crate::disk_watch;
 use crate::disposal::Disposal;
@@ -25,6 +26,7 @@ use crate::metrics::StorageMetrics;
 use crate::node::Membership;
 use crate::recovery::{OPENERS, Recovered, recover};
 use crate::replica_registry::ReplicaRegistry;
+use crate::replication::Outbox;
 use crate::space::make_room;
 
 /// What comes in from outside.
@@ -66,12 +68,14 @@ pub async fn start(
 ) -> Result<Started, StartError> {
     let Dependencies { directory, clock, random, metrics, health } = dependencies;
     make_room(&config, &directory)?;
-    let (logs, mut recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis(), OPENERS))?;
+    let (logs, recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis(), OPENERS))?;
     let controller = ControllerClient::new(network.controller().ok_or_else(no_controller)?);
     let metrics = StorageMetrics::new(&metrics);
     let registry = ReplicaRegistry::new(config.node);
     registry.names.set_earlier(directory.topic_names());
-    let (engine, threads) = Engine::start(&config, directory, logs, (&registry, clock, &metrics), &shutdown)?;
+    let outbox = Outbox::default();
+    let (engine, threads) =
+        Engine::start(&config, directory, logs, (&registry, Arc::new(outbox.clone())), (clock, &metrics), &shutdown)?;
     let shards = engine.shards.clone();
     let storage = InProcessStorage {
         shards: shards.clone(),
@@ -90,12 +94,23 @@ pub async fn start(
         disposal: disposal.clone(),
         shutdown: shutdown.clone(),
     };
-    let routes = Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20));
+    let links = Links {
+        node: config.node,
+        outbox,
+        network: network.clone(),
+        controller: controller.clone(),
+        engine: engine.clone(),
+        registry: registry.clone(),
+        node_epoch: Arc::clone(&node_epoch),
+        shutdown: shutdown.clone(),
+    };
+    let routes = services(api, links.clone());
     network.register_storage(config.node, local_connection(routes.clone()), Arc::new(storage));
 
     let membership = Membership {
         config,
         controller,
+        network: network.clone(),
         engine,
         registry: registry.clone(),
         metrics: metrics.clone(),
@@ -108,12 +123,30 @@ pub async fn start(
         renewing: Arc::new(Mutex::default()),
         node_epoch,
     };
+    let serving = Serving { routes, membership, links, recovered, threads };
+    serve(serving, shutdown).await
+}
+
+/// What a node consists of, before it takes part in the cluster.
+struct Serving {
+    routes: Routes,
+    membership: Membership,
+    links: Links,
+    recovered: Recovered,
+    threads: EngineThreads,
+}
+
+/// Takes part in the cluster; returns once the node leads what it can lead.
+async fn serve(serving: Serving, shutdown: Shutdown) -> Result<Started, StartError> {
+    let Serving { routes, membership, links, mut recovered, threads } = serving;
+    let Membership { disposal, health, registry, metrics, .. } = membership.clone();
     let (begun, begins) = oneshot::channel();
     health.set_problems(vec!["registering with the controller".to_owned()]);
-    let disposing = disposal.run(shards.clone(), registry.clone(), shutdown.clone());
+    let disposing = disposal.run(membership.engine.shards.clone(), registry.clone(), shutdown.clone());
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.start("cluster membership", membership.clone().run(begun, shutdown.clone()));
     tasks.start("disposal of partitions", disposing);
+    tasks.start("replication", links.run());
     let begun = begins.await;
     recovered.report(&registry.names);
     if let Ok(Err(error)) = begun {
@@ -124,6 +157,14 @@ pub async fn start(
     let watching = disk_watch::watch(membership, (health, metrics), shutdown.clone());
     tasks.start("disk watch", watching);
     Ok(Started { routes, recovered, refused: registry.writes_refused(), engine: threads, tasks })
+}
+
+/// The services of a node, for a listener.
+fn services(api: Api, links: Links) -> Routes {
+    let replication = ReplicationServiceServer::new(links)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Routes::new(StorageServiceServer::new(api).max_decoding_message_size(32 << 20)).add_service(replication)
 }
 
 fn no_controller() -> StartError {

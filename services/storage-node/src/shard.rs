@@ -11,6 +11,7 @@ mod files;
 mod lending;
 mod maintenance;
 mod partition;
+mod peer_messages;
 mod queue;
 mod recovery_debt;
 mod settled;
@@ -36,6 +37,7 @@ use crate::disk_threads::{DiskJob as _, DiskThreads};
 use crate::error::{directory_failed, not_leader};
 use crate::metrics::StorageMetrics;
 use crate::replica_registry::ReplicaRegistry;
+use crate::replication::Peers;
 use crate::retention_clock::RetentionClock;
 use crate::space::SpaceGuard;
 use crate::tail::Budget;
@@ -50,6 +52,7 @@ use files::{Unopened, Written};
 use lending::Away;
 use maintenance::Task;
 pub(crate) use partition::{Partition, PartitionMetadata, Repaired};
+use peer_messages::ParkedOpens;
 pub(crate) use queue::{AppendJob, Command, Queue};
 use recovery_debt::RecoveryDebt;
 
@@ -59,6 +62,8 @@ pub(crate) struct ShardContext {
     pub(crate) node: NodeId,
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) registry: ReplicaRegistry,
+    /// The other nodes.
+    pub(crate) peers: Arc<dyn Peers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: StorageMetrics,
     pub(crate) space: SpaceGuard,
@@ -95,6 +100,8 @@ pub(crate) struct Shard {
     partitions: Partitions,
     /// Partitions that are with a thread which waits for the disk.
     away: BTreeMap<TopicPartition, Away>,
+    /// How many logs were opened so far.
+    opened: u32,
     /// How many of them may have a file more when they come back.
     opening_files: usize,
     /// How many of them are away for what nobody waits for, and which are to be next.
@@ -117,6 +124,8 @@ pub(crate) struct Shard {
     tail_budget: Budget,
     upkeep: upkeep::Schedule,
     recovery_debt: RecoveryDebt,
+    /// Opens of followers that know of a leader epoch before this node does.
+    parked_opens: ParkedOpens,
     /// Who waits for the end of the shard, once it has begun.
     stopping: Option<oneshot::Sender<()>>,
     /// When it says again what is left to do, in monotonic time.
@@ -146,6 +155,7 @@ impl Shard {
             disk_threads,
             partitions: Partitions::default(),
             away: BTreeMap::new(),
+            opened: 0,
             opening_files: 0,
             upkeep_away: 0,
             upkeep_due: VecDeque::new(),
@@ -159,6 +169,7 @@ impl Shard {
             tail_budget: Budget::new(tail_bytes),
             upkeep,
             recovery_debt: RecoveryDebt::default(),
+            parked_opens: ParkedOpens::default(),
             stopping: None,
             stop_report_at: None,
         };
@@ -230,6 +241,8 @@ impl Shard {
             Command::Returned(returned) => self.take_back(returned),
             Command::Install(metadata) => self.install(metadata),
             Command::Resign(id) => self.resign(id),
+            Command::FromPeer { partition, said } => self.hear(partition, said),
+            Command::Heard { node, node_epoch } => self.hear_of(node, node_epoch),
             Command::Remove { done, .. } | Command::SetAside { done, .. } if self.context.misplaced.get().is_some() => {
                 // What is at its path now is not what is meant.
                 let _ = done.send(Err(std::io::ErrorKind::NotFound.into()));
@@ -288,12 +301,12 @@ impl Shard {
         }
     }
 
-    /// Takes what the metadata says of a partition. A log is opened, or begun, for one that this node is to lead.
+    /// Takes what the metadata says of a partition. A log is opened, or begun, for one that this node is to lead or follow.
     fn install(&mut self, metadata: Box<PartitionMetadata>) {
         let id = metadata.partition;
         let tries = self.unopened.remove(&id).map_or(0, |unopened| unopened.tries);
         let Some(partition) = self.partitions.get_mut(&id) else {
-            if metadata.role(self.context.node) == Role::Lead {
+            if matches!(metadata.role(self.context.node), Role::Lead | Role::Follow) {
                 self.lend(id, Task::Open { metadata, tries });
             }
             return;
@@ -305,6 +318,7 @@ impl Shard {
         } else {
             self.ticking.remove(&id);
         }
+        self.open_parked(id);
     }
 
     fn resign(&mut self, id: TopicPartition) {
@@ -312,6 +326,7 @@ impl Shard {
         self.ticking.remove(&id);
         if let Some(partition) = self.partitions.get_mut(&id) {
             partition.resign(&not_leader(self.context.node), &self.context);
+            self.touched.insert(id);
         }
     }
 
@@ -341,6 +356,9 @@ impl Shard {
     fn submit_disk_jobs(&mut self, id: TopicPartition) {
         self.limit_recovery(id);
         let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if let Some(task) = partition.next_task(&self.context) {
+            return self.lend(id, task);
+        }
         let lazy = partition.flushes_lazily();
         let flush = partition.flush_due(&self.context).map(|job| DiskTask::Flush { partition: id, job, lazy });
         self.flushes_due.set(id, partition.lazy_flush_at());

@@ -380,9 +380,10 @@ impl Disk for MemoryDisk {
         let outcome = state.sync();
         let pending = std::mem::take(&mut state.pending_names);
         let state = &mut *state;
-        // One that fails loses them.
-        let (mut lost, durable) = (Names::new(), &mut state.durable_names);
-        state.pending_names = names::write(pending, dir, if outcome.is_ok() { durable } else { &mut lost });
+        state.pending_names = match outcome {
+            Ok(()) => names::write(pending, dir, &mut state.durable_names),
+            Err(_) => names::lose(pending, dir),
+        };
         outcome
     }
 

@@ -128,7 +128,8 @@ impl FlushJob {
     fn write_epochs(&self) -> io::Result<()> {
         let Some(epochs) = &self.epochs else { return Ok(()) };
         self.names.disk().create_dir(self.names.path())?;
-        self.names.overwrite_file(epochs::FILE_NAME, epochs)?.sync_data()
+        // Under a new name: that of an earlier file may be in the cache only, after a sync that failed.
+        self.names.replace_file_unsynced(epochs::FILE_NAME, epochs)
     }
 
     fn sync_names(&self) -> io::Result<()> {

@@ -104,6 +104,25 @@ impl Log {
         })
     }
 
+    /// The same for batches that another node has decided and this one follows: what they say of their producers is taken
+    /// as it is.
+    ///
+    /// # Errors
+    /// As for [`Log::append`].
+    ///
+    /// # Panics
+    /// As for [`Log::append`].
+    pub fn append_decided(
+        &mut self,
+        run: &Run,
+        headers: &[BatchHeader],
+        now: Timestamp,
+    ) -> Result<(), (usize, AppendError)> {
+        let producers = self.producers().map_err(|error| (0, AppendError::Log(error.into())))?;
+        headers.iter().for_each(|header| producers.record(header, now));
+        self.append(run, headers, now)
+    }
+
     fn append_admitted(&mut self, run: &Run, headers: &[BatchHeader], now: Timestamp) -> Result<(), AppendError> {
         self.writable()?;
         assert_eq!(headers.iter().map(|header| header.size).sum::<usize>(), run.len(), "headers describe the run");

@@ -204,9 +204,14 @@ impl Log {
     fn recover(&mut self, snapshots: &[Offset], from: Offset, synced: Offset) -> Result<Recovery, LogError> {
         let segments = self.state.segments().clone();
         let (producers, producers_end) = self.snapshots.newest(snapshots, from)?;
+        let first_read = producers_end.min(from);
+        // What is read says itself of which epoch it is: the file may know of records that did not get to the disk, in
+        // whose place there are others.
+        let mut known = self.state.epochs().of_records.clone();
+        known.truncate(first_read);
         let scan = RecoveryScan {
             segments: &segments,
-            epochs: self.state.epochs().of_records.clone(),
+            epochs: known,
             producers,
             producers_end,
             expected: segments.first().map_or(self.marks.log_start, |segment| segment.base),
@@ -218,11 +223,16 @@ impl Log {
             scanned: (0, 0),
         };
         let last_file = segments.last().map(|last| (last, last.size()));
-        let (scan, invalid) = scan.run(producers_end.min(from))?;
+        let (scan, invalid) = scan.run(first_read)?;
         self.zeros_behind_end = last_file.is_some_and(|(last, listed)| last.size() < listed);
         let RecoveryScan { epochs: of_records, producers, expected: end, unsynced, append_time, scanned, .. } = scan;
         let (scanned_segments, scanned_bytes) = scanned;
         let mut recovery = Recovery { scanned_segments, scanned_bytes, ..Recovery::default() };
+        if end < self.marks.log_start && self.marks.durable <= self.marks.log_start {
+            // It was begun anew there, and names of what was removed before that have come back with the power.
+            self.begin_at(self.marks.log_start)?;
+            return Ok(recovery);
+        }
         if end < self.marks.durable {
             self.declare_damage(end, &mut recovery);
             return Ok(recovery);
@@ -230,7 +240,11 @@ impl Log {
         if let Some(invalid) = &invalid {
             recovery.cut = Some(self.cut_tail(invalid, end)?);
         }
-        let mut epochs = Epochs { of_records, begun: self.state.epochs().begun };
+        let mut epochs = self.state.epochs().clone();
+        if !of_records.starts().is_empty() {
+            epochs.of_records = of_records;
+            epochs.of_records.forget_before(self.log_start());
+        }
         epochs.reconcile(self.log_start(), end);
         if let Some(from) = unsynced {
             self.write_again(from)?;
@@ -276,6 +290,12 @@ impl Log {
             self.flushing.names_changed();
         }
         Ok(())
+    }
+
+    /// Makes the directory of the partition, durably, where it has none yet.
+    pub(crate) fn keep_directory(&self) -> io::Result<()> {
+        self.names.disk().create_dir(self.names.path())?;
+        self.sync_names()
     }
 
     /// Makes the names of the partition's files durable, and that of its directory.
@@ -389,7 +409,7 @@ fn prove_directory(
     marks: &Marks,
 ) -> io::Result<()> {
     match found {
-        (true, empty) if empty || marks.durable == Offset::ZERO => around.write_again(dir)?,
+        (true, empty) if empty || marks.durable <= marks.log_start => around.write_again(dir)?,
         // All records were deleted, and the directory went with the power. The log start counts as durable, and would be
         // taken for a proof that the directory is, too, once it is back.
         (false, _) if marks.log_start > Offset::ZERO && marks.durable <= marks.log_start => disk.create_dir(dir)?,

@@ -69,6 +69,7 @@ impl Log {
     }
 
     /// Begins a log without records anew at an offset, durably: for a replica whose leader has nothing before that any more.
+    /// What it knows of leader epochs is forgotten.
     ///
     /// # Errors
     /// [`LogError::OutOfRange`] when there are records, or the log begins beyond the offset already; [`LogError::Busy`] while
@@ -81,20 +82,22 @@ impl Log {
         if end > start || offset < start {
             return Err(LogError::OutOfRange { offset, start, end });
         }
-        let outcome = if offset == start { Ok(()) } else { self.begin_at(offset) };
+        let known = *self.state.epochs() != Epochs::default();
+        let outcome = if offset == start && !known { Ok(()) } else { self.begin_at(offset) };
         outcome.inspect_err(|error| self.fail(format!("start anew: {error}")))?;
         Ok(())
     }
 
-    fn begin_at(&mut self, offset: Offset) -> io::Result<()> {
+    pub(super) fn begin_at(&mut self, offset: Offset) -> io::Result<()> {
         self.active = None;
         self.generation = Generation::next();
         self.flushing = Flushing::default();
         // What says by its name where the log began goes first. Then the marks say it: the old ones, or the new.
         let segments = std::mem::take(&mut *self.state.segments_mut());
         segments.iter().try_for_each(|segment| segment.remove())?;
-        *self.state.epochs_mut() = Epochs::default();
-        if !segments.is_empty() {
+        let epochs = std::mem::take(&mut *self.state.epochs_mut());
+        if !segments.is_empty() || epochs != Epochs::default() {
+            self.names.disk().create_dir(self.names.path())?;
             self.snapshots.remove_above(Offset(-1))?;
             // Its sync is that of the names, too.
             self.replace_epochs()?;

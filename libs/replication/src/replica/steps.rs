@@ -63,7 +63,7 @@ impl<W> Replica<W> {
             return;
         }
         if self.node_epoch.replace(node_epoch) != Some(node_epoch) {
-            self.open_sequence = 0;
+            self.open_sequence = self.first_open;
         }
         self.registered = true;
         if self.integrity != ReplicaIntegrity::Damaged {

@@ -20,6 +20,7 @@ struct Tested {
 /// Of a process that has not registered.
 fn starting(log: TestLog) -> Tested {
     let start = ReplicaStart {
+        first_open: 0,
         node: SELF,
         integrity: ReplicaIntegrity::Intact,
         lazy: false,

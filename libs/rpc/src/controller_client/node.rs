@@ -223,6 +223,15 @@ impl ControllerClient {
         Ok(NodeSession { beats, answers })
     }
 
+    /// Asks for in-sync sets, and to be taken out of partitions. The answer is of the proposals, in their order.
+    ///
+    /// # Errors
+    /// When the controller cannot be reached, or cannot decide now.
+    pub async fn alter_isr(&self, request: pbi::AlterIsrRequest) -> Result<Vec<pbi::IsrOutcome>, ApiError> {
+        let mut calls = self.calls().max_encoding_message_size(REGISTRATION_BYTES_MAX);
+        Ok(calls.alter_isr(request).await?.into_inner().outcomes)
+    }
+
     /// Begins a leader epoch of a partition above `above` and above the one that is named; returns it.
     ///
     /// # Errors

@@ -13,10 +13,12 @@ use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition}
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::node_session_response::Action;
+use walser_replication::AlterIsr;
 use walser_rpc::ApiError;
 use walser_service::Caller;
 
 use super::{Controller, metadata};
+use crate::nodes::Proposed;
 use crate::restore::{Claim, ReplicaEpochs, SeenHistory};
 use crate::sessions::Session;
 use crate::topics::RestoredTopic;
@@ -74,6 +76,18 @@ fn restored_topic(request: &pbi::RestoreTopicRequest) -> Result<RestoredTopic, A
     // Above all of them: epochs of one topic are close together, and a gap costs nothing.
     let leader_epoch = leader_epoch.max(0).saturating_add(1);
     Ok(RestoredTopic { id, name: request.name.clone(), placed_on, leader_epoch })
+}
+
+/// An in-sync set that the caller proposes for a partition that it leads.
+fn proposal_of(
+    (leader, node_epoch): (NodeId, i64),
+    message: &pbi::IsrProposal,
+) -> Result<(TopicPartition, AlterIsr), ApiError> {
+    let found = message.r#ref.as_ref().and_then(walser_proto::topic_partition);
+    let (id, leader_epoch) = found.ok_or_else(|| ApiError::field("proposals.ref", "is not a partition"))?;
+    let isr = message.isr.iter().map(|member| (NodeId(member.node_id), member.node_epoch)).collect();
+    let partition_epoch = message.partition_epoch;
+    Ok((id, AlterIsr { leader, node_epoch, leader_epoch, partition_epoch, isr }))
 }
 
 /// Partitions of a topic that is restored: as many as any topic may have.
@@ -156,6 +170,24 @@ impl ControllerService for Controller {
         let leader_epoch = self.nodes.renew_epoch(request.node_epoch, id, epoch, above).await?.0;
         tracing::info!(partition = %id, leader_epoch, "a new leader epoch begins");
         Ok(Response::new(pbi::RenewLeaderEpochResponse { leader_epoch }))
+    }
+
+    async fn alter_isr(&self, request: Request<pbi::AlterIsrRequest>) -> Answer<pbi::AlterIsrResponse> {
+        let request = request.into_inner();
+        let caller = (NodeId(request.node_id), request.node_epoch);
+        let proposals = request.proposals.iter().map(|message| proposal_of(caller, message));
+        let proposals = proposals.collect::<Result<Vec<_>, _>>()?;
+        let given_up = request.given_up.iter().filter_map(walser_proto::topic_partition).map(|(id, _)| id);
+        let given_up: Vec<_> = given_up.collect();
+        for partition in &given_up {
+            tracing::warn!(%partition, node = %caller.0, "a node gives up a partition: its log there cannot be used");
+        }
+        let outcome = |proposed: Proposed| match proposed {
+            Proposed::Accepted => pbi::IsrOutcome { accepted: true, ineligible_node_id: None },
+            Proposed::Refused(node) => pbi::IsrOutcome { accepted: false, ineligible_node_id: node.map(|node| node.0) },
+        };
+        let outcomes = self.nodes.alter_isr(caller, &proposals, &given_up).await?;
+        Ok(Response::new(pbi::AlterIsrResponse { outcomes: outcomes.into_iter().map(outcome).collect() }))
     }
 
     async fn restore_topic(&self, request: Request<pbi::RestoreTopicRequest>) -> Answer<pbi::RestoreTopicResponse> {

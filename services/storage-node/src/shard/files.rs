@@ -9,6 +9,8 @@ use std::time::Duration;
 use walser_log::Admission;
 use walser_model::TopicPartition;
 
+use crate::replication::Outgoing;
+
 use super::{PartitionMetadata, Shard, ShardContext};
 
 /// Time between two tries of writes that wait for files.
@@ -73,7 +75,7 @@ impl Shard {
     /// Closes the files of all partitions that have nothing in flight; returns how many.
     pub(super) fn close_files(&mut self) -> usize {
         // A log that was made ready for writes is left to them, or it would be made ready for ever.
-        let quiet = self.partitions.values_mut().filter(|partition| partition.incoming.is_empty());
+        let quiet = self.partitions.values_mut().filter(|partition| !partition.has_incoming());
         quiet.map(|partition| partition.log.close_files()).sum()
     }
 
@@ -111,10 +113,15 @@ impl Shard {
 
     /// Opens a log another time: every second while only files are short, and ever more rarely otherwise.
     pub(super) fn open_later(&mut self, metadata: Box<PartitionMetadata>, tries: u32, soon: bool) {
+        let id = metadata.partition;
+        if metadata.state.replicas.len() > 1 && metadata.state.isr.contains(self.context.node) {
+            // Others have what cannot be opened here.
+            self.context.peers.tell(id, Outgoing::GiveUp);
+        }
         let pause = if soon { REOPEN } else { (REOPEN * 2u32.saturating_pow(tries)).min(REOPEN_MAX) };
         let at = self.context.clock.monotonic() + pause;
         let tries = tries.saturating_add(1).min(16);
-        self.unopened.insert(metadata.partition, Unopened { metadata, tries, at });
+        self.unopened.insert(id, Unopened { metadata, tries, at });
     }
 
     /// Tries the logs again that could not be opened and whose time has come.

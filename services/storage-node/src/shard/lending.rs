@@ -127,7 +127,8 @@ impl Shard {
     /// Takes a log into the shard's care.
     pub(super) fn adopt(&mut self, log: Log) {
         let id = log.partition();
-        let partition = Partition::opened(log, &self.context);
+        let partition = Partition::opened(log, self.opened, &self.context);
+        self.opened = self.opened.wrapping_add(1);
         self.attach(id, Box::new(partition));
     }
 
@@ -135,7 +136,7 @@ impl Shard {
         if partition.ticks() {
             self.ticking.insert(id);
         }
-        if !partition.incoming.is_empty() {
+        if partition.has_incoming() {
             self.incoming.insert(id);
         }
         self.touched.insert(id);

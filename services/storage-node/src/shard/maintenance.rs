@@ -6,8 +6,9 @@
 use std::io;
 
 use tokio::sync::oneshot;
-use walser_log::{Condition, Log, LogConfig, LogError, out_of_files};
+use walser_log::{CompleteCopy, Condition, Log, LogConfig, LogError, out_of_files};
 use walser_model::{Offset, TopicPartition};
+use walser_replication::WorkId;
 use walser_rpc::ApiError;
 
 use super::{Partition, PartitionMetadata, Repaired, ShardContext};
@@ -32,6 +33,14 @@ pub(crate) enum Task {
     KeepDamage,
     /// Raise the log start.
     DeleteRecords { before: Offset, reply: oneshot::Sender<Result<Offset, ApiError>> },
+    /// Delete what the leader has deleted. Exclusive.
+    Trim { before: Offset },
+    /// Cut the log for the leader's.
+    Truncate { work: WorkId, to: Offset },
+    /// Put a copy of the leader's log in the place of this one.
+    Replace { work: WorkId, copy: CompleteCopy },
+    /// Begin an empty log where the leader's begins.
+    StartAt { work: WorkId, offset: Offset },
     /// Give up the damaged part of a log.
     Repair { reply: oneshot::Sender<Result<Repaired, ApiError>> },
     /// Remove a partition with its data, wherever it lies.
@@ -82,12 +91,19 @@ impl Task {
     /// Whether no flush and no extension of the partition may be under way meanwhile.
     pub(super) fn needs_idle(&self) -> bool {
         match self {
-            Self::Repair { .. } | Self::Remove { .. } | Self::SetAside { .. } | Self::Close => true,
+            Self::Truncate { .. }
+            | Self::StartAt { .. }
+            | Self::Replace { .. }
+            | Self::Repair { .. }
+            | Self::Remove { .. }
+            | Self::SetAside { .. }
+            | Self::Close => true,
             Self::Open { .. }
             | Self::Prepare
             | Self::Retain { .. }
             | Self::ReleaseIdle
             | Self::KeepDamage
+            | Self::Trim { .. }
             | Self::DeleteRecords { .. } => false,
         }
     }
@@ -103,6 +119,10 @@ impl Task {
             Self::Retain { .. } | Self::ReleaseIdle => DiskLane::Upkeep,
             Self::Open { .. }
             | Self::KeepDamage
+            | Self::Trim { .. }
+            | Self::Truncate { .. }
+            | Self::StartAt { .. }
+            | Self::Replace { .. }
             | Self::DeleteRecords { .. }
             | Self::Repair { .. }
             | Self::Remove { .. }
@@ -127,9 +147,13 @@ impl Maintenance {
             Task::Open { metadata, tries } => open(id, metadata, tries, &context),
             Task::Remove { done } => remove(id, lent, done, &context),
             Task::SetAside { done } => set_aside(id, lent, done, &context),
-            task => match lent {
-                Some(partition) => maintain(partition, task, &context),
-                None => Outcome::Gone,
+            task => match (lent, task) {
+                (Some(partition), task) => maintain(partition, task, &context),
+                (None, Task::Replace { .. }) => {
+                    drop(context.directory.discard_copy(id));
+                    Outcome::Gone
+                }
+                (None, _) => Outcome::Gone,
             },
         };
         Returned { id, outcome }
@@ -143,7 +167,16 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         Task::ReleaseIdle => partition.release_idle(context),
         Task::KeepDamage => partition.keep_damage(context),
         Task::DeleteRecords { before, reply } => drop(reply.send(partition.delete_records(before, context))),
+        Task::Trim { before } => partition.trim(before, context),
+        Task::Truncate { work, to } => partition.truncate(work, to, context),
+        Task::StartAt { work, offset } => partition.start_at(work, offset, context),
         Task::Repair { reply } => drop(reply.send(partition.repair(context))),
+        Task::Replace { work, copy } => {
+            return match partition.replace(work, &copy, context) {
+                Ok(partition) => Outcome::Kept(partition),
+                Err(metadata) => Outcome::Unopened { metadata, tries: 0, soon: false },
+            };
+        }
         Task::Close => {
             close(&mut partition, context);
             return Outcome::Gone;
@@ -153,6 +186,16 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
     Outcome::Kept(partition)
 }
 
+impl ShardContext {
+    /// Opens the log of a partition. Blocks as long as the disk takes.
+    pub(super) fn open_log(&self, id: TopicPartition, metadata: &PartitionMetadata) -> Result<Log, LogError> {
+        let (directory, now) = (&self.directory, self.clock.now_millis());
+        let config = LogConfig::from(&metadata.settings.config);
+        let opened = Log::open(directory.disk(), directory.partition_dir(id), id, config, directory.checkpoint(), now);
+        opened.map(|(log, _)| log)
+    }
+}
+
 fn open(id: TopicPartition, metadata: Box<PartitionMetadata>, tries: u32, context: &ShardContext) -> Outcome {
     let directory = &context.directory;
     if let Err(error) = directory.take_back(id) {
@@ -160,10 +203,9 @@ fn open(id: TopicPartition, metadata: Box<PartitionMetadata>, tries: u32, contex
         context.registry.set_unusable(id, error.to_string());
         return Outcome::Unopened { metadata, tries, soon: out_of_files(&error) };
     }
-    let config = LogConfig::from(&metadata.settings.config);
-    let now = context.clock.now_millis();
-    match Log::open(directory.disk(), directory.partition_dir(id), id, config, directory.checkpoint(), now) {
-        Ok((log, _)) => Outcome::Opened { log: Box::new(log), metadata },
+    let finished = directory.finish_copy(id).map_err(LogError::from);
+    match finished.and_then(|_| context.open_log(id, &metadata)) {
+        Ok(log) => Outcome::Opened { log: Box::new(log), metadata },
         Err(error) => {
             tracing::error!(partition = %context.named(id), %error, "partition cannot be opened");
             context.registry.set_unusable(id, cannot_open_text(&error));

@@ -5,7 +5,9 @@ mod append_time;
 mod damage;
 mod expired;
 mod flushing;
+mod following;
 mod kept_log;
+mod pushing;
 mod replica;
 
 use std::collections::VecDeque;
@@ -14,9 +16,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use walser_log::{Admission, AppendError, Condition, Log, LogError, Run, out_of_files};
-use walser_model::{LeaderEpoch, Offset, SequenceCheck, Timestamp, TimestampType, TopicConfig};
+use walser_model::{LeaderEpoch, NodeId, Offset, SequenceCheck, Timestamp, TimestampType, TopicConfig};
 use walser_record_batch::{BatchHeader, HEADER_LEN, stamp_append_time, stamp_position};
-use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent};
+use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent, ReplicationSessionId};
 use walser_rpc::{ApiError, Reason};
 
 use super::files::{PATIENCE, Written};
@@ -29,6 +31,7 @@ use crate::replica_registry::PartitionHandle;
 use crate::tail::Budget;
 use answers::{InLog, Waiting};
 use expired::ExpiredRecords;
+use following::Following;
 
 pub(crate) use append_time::next_append_time;
 pub(crate) use damage::Repaired;
@@ -43,8 +46,16 @@ pub(crate) struct Partition {
     pub(crate) log: Log,
     pub(crate) handle: Arc<PartitionHandle>,
     replica: Replica<Waiting>,
+    /// What it keeps while this node follows.
+    following: Following,
+    /// Followers to whom records are pushed, each with its open.
+    pushes: Vec<(NodeId, ReplicationSessionId)>,
+    /// Log start, log end and high watermark, as those who push have been told of them.
+    told: (Offset, Offset, Offset),
     /// Kept to be filled anew at every step.
     actions: ReplicaActions<Waiting>,
+    /// What the metadata said last, where there are other replicas.
+    metadata: Option<Box<PartitionMetadata>>,
     config: TopicConfig,
     /// Why the topic's settings cannot be read: it takes no writes then.
     unreadable: Option<String>,
@@ -101,16 +112,20 @@ enum Unprepared {
 }
 
 impl Partition {
-    /// A partition whose log was just opened, shown to everybody else.
-    pub(crate) fn opened(log: Log, context: &ShardContext) -> Self {
+    /// A partition whose log was just opened, shown to everybody else. `opened`: how many logs of the shard were, before it.
+    pub(crate) fn opened(log: Log, opened: u32, context: &ShardContext) -> Self {
         let handle = Arc::new(PartitionHandle::new(log.reader(), context.metrics.partitions()));
         context.registry.insert(log.partition(), Arc::clone(&handle));
         Self {
             last_append_time: log.append_time(),
-            replica: replica::start(context.node, &log),
+            replica: replica::start(context.node, &log, opened),
             log,
             handle,
             actions: ReplicaActions::new(),
+            following: Following::default(),
+            pushes: Vec::new(),
+            told: (Offset::ZERO, Offset::ZERO, Offset::ZERO),
+            metadata: None,
             config: TopicConfig::default(),
             unreadable: None,
             incoming: VecDeque::new(),
@@ -130,9 +145,18 @@ impl Partition {
         let now = context.clock.now_millis();
         let refusal = match self.unprepared.take() {
             Some(Unprepared::ShortOfFiles) => return self.wait_for_files(context),
-            Some(Unprepared::Refused(failure)) => Some(failure),
+            Some(Unprepared::Refused(failure)) => {
+                self.give_up_pushed(context);
+                Some(failure)
+            }
             None => None,
         };
+        if self.has_pushed() {
+            let written = self.write_pushed(context, now);
+            if written != Written::All || self.incoming.is_empty() {
+                return written;
+            }
+        }
         // What is refused anyway needs no file.
         let refusal = refusal.or_else(|| self.refusal(context));
         let next = self.next_admission(now);
@@ -143,6 +167,11 @@ impl Partition {
         let group = self.gather(context, now, refusal.as_ref());
         self.append(group, context, tail, now);
         Written::before(self.next_admission(now))
+    }
+
+    /// Whether there is something to be written.
+    pub(crate) fn has_incoming(&self) -> bool {
+        !self.incoming.is_empty() || self.has_pushed()
     }
 
     /// Why nothing is appended at present, whatever it is.
@@ -166,7 +195,8 @@ impl Partition {
     /// Makes the log ready for the first write that waits. Blocks as long as the disk takes.
     pub(crate) fn prepare(&mut self, context: &ShardContext) {
         let now = context.clock.now_millis();
-        let Some(next) = self.incoming.front().map(|job| self.stamped(job, now)) else { return };
+        let next = self.next_pushed().copied().or_else(|| self.incoming.front().map(|job| self.stamped(job, now)));
+        let Some(next) = next else { return };
         self.unprepared = match self.log.prepare_append(&next, now) {
             // While an extension runs, the write waits for that.
             Ok(()) | Err(AppendError::Extending) => None,
@@ -185,6 +215,9 @@ impl Partition {
             return Written::ShortOfFiles;
         }
         self.short_of_files_since = None;
+        if self.has_pushed() {
+            self.give_up_pushed(context);
+        }
         let failure = too_many_files(context.directory.disk().open_files().limit, context.node);
         for job in self.incoming.drain(..) {
             job.refuse(failure.clone(), &context.metrics);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 use walser_log::{Extension, FlushOutcome};
-use walser_model::{Acks, LeaderEpoch, Offset, TopicPartition};
+use walser_model::{Acks, LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_record_batch::BatchHeader;
 use walser_rpc::{ApiError, AppendPermit, AppendReply, Reason};
 
@@ -15,6 +15,7 @@ use super::maintenance::Returned;
 use super::partition::{PartitionMetadata, Repaired};
 use super::settled::Settled;
 use crate::metrics::StorageMetrics;
+use crate::replication::FromPeer;
 
 /// One batch to append.
 pub(crate) struct AppendJob {
@@ -73,6 +74,17 @@ pub(crate) enum Command {
         extension: Extension,
         outcome: io::Result<()>,
     },
+    /// Another node says something about a partition.
+    FromPeer {
+        partition: TopicPartition,
+        said: FromPeer,
+    },
+    /// Another node is heard.
+    Heard {
+        node: NodeId,
+        /// Its incarnation.
+        node_epoch: i64,
+    },
     /// A partition was with a thread that waits for the disk.
     Returned(Returned),
     /// Too many files are open: close those of partitions that have nothing in flight.
@@ -122,10 +134,16 @@ impl Command {
             | Self::DeleteRecords { partition, .. }
             | Self::Damaged { partition, .. }
             | Self::Repair { partition, .. }
+            | Self::FromPeer { partition, .. }
             | Self::Flushed { partition, .. }
             | Self::Extended { partition, .. }
             | Self::Settled { partition, .. } => Some(*partition),
-            Self::ServeReads | Self::Returned(_) | Self::CloseFiles | Self::Barrier(_) | Self::Stop(_) => None,
+            Self::ServeReads
+            | Self::Heard { .. }
+            | Self::Returned(_)
+            | Self::CloseFiles
+            | Self::Barrier(_)
+            | Self::Stop(_) => None,
         }
     }
 }

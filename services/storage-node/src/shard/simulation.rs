@@ -14,6 +14,7 @@
 //!
 //! A [`Fault`] of an earlier version that is brought back is noticed.
 
+mod cluster;
 mod faults;
 mod world;
 
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use walser_log::PowerLoss;
 
+use self::cluster::{Cluster, ClusterFault};
 use self::faults::Fault;
 use self::world::{Restart, World};
 
@@ -31,8 +33,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Turns of the shard in the ordinary run; `WALSER_SHARD_TURNS` of them otherwise.
 const TURNS: u64 = 10_000_000;
+/// The same for clusters.
+const CLUSTER_TURNS: u64 = 1_000_000;
 /// Steps of one seed.
 const STEPS: usize = 3_000;
+const CLUSTER_STEPS: usize = 8_000;
 /// Seeds within which a fault has to be noticed.
 const FAULT_SEEDS: u64 = 200;
 
@@ -61,8 +66,19 @@ fn is_noticed(seed: u64, fault: Option<Fault>) -> bool {
     catch_unwind(AssertUnwindSafe(|| run(seed, fault))).is_err()
 }
 
+/// A run of several nodes. Returns how many cuts and copies there were as well.
+fn run_cluster(seed: u64, fault: Option<ClusterFault>) -> (Outcome, usize, usize) {
+    let mut cluster = Cluster::new(seed, fault);
+    for _ in 0..CLUSTER_STEPS {
+        cluster.step();
+    }
+    cluster.heal();
+    cluster.check();
+    (Outcome { turns: cluster.turns(), trace: cluster.trace() }, cluster.cuts, cluster.copies)
+}
+
 /// Seeds in turn, until there were so many turns; the lowest one of those that found something.
-fn search(turns: u64) -> Option<u64> {
+fn search(turns: u64, run: impl Fn(u64) -> Outcome + Sync) -> Option<u64> {
     let (next, done, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -70,7 +86,7 @@ fn search(turns: u64) -> Option<u64> {
             scope.spawn(|| {
                 while done.load(Ordering::Relaxed) < turns && failed.load(Ordering::Relaxed) == u64::MAX {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    match catch_unwind(AssertUnwindSafe(|| run(seed, None))) {
+                    match catch_unwind(AssertUnwindSafe(|| run(seed))) {
                         Ok(outcome) => done.fetch_add(outcome.turns, Ordering::Relaxed),
                         Err(_) => failed.fetch_min(seed, Ordering::Relaxed),
                     };
@@ -91,7 +107,7 @@ fn acknowledged_records_survive_late_completions_kills_failing_syncs_and_power_l
         run(seed, None);
         return;
     }
-    let failed = search(number("WALSER_SHARD_TURNS").unwrap_or(TURNS));
+    let failed = search(number("WALSER_SHARD_TURNS").unwrap_or(TURNS), |seed| run(seed, None));
     assert_eq!(failed, None, "of this seed: SEED=… cargo test -p walser-storage-node simulation");
 }
 
@@ -99,6 +115,41 @@ fn acknowledged_records_survive_late_completions_kills_failing_syncs_and_power_l
 fn the_same_seed_is_the_same_run() {
     for seed in 0..20 {
         assert_eq!(run(seed, None), run(seed, None), "seed {seed}");
+    }
+}
+
+#[test]
+fn acknowledged_records_survive_on_other_nodes_with_cuts_copies_and_connections_that_break() {
+    if let Some(seed) = number("SEED") {
+        run_cluster(seed, None);
+        return;
+    }
+    let (cuts, copies) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed = search(number("WALSER_SHARD_TURNS").map_or(CLUSTER_TURNS, |turns| turns / 3), |seed| {
+        let (outcome, cut, copied) = run_cluster(seed, None);
+        cuts.fetch_add(cut as u64, Ordering::Relaxed);
+        copies.fetch_add(copied as u64, Ordering::Relaxed);
+        outcome
+    });
+    assert_eq!(failed, None, "of this seed: SEED=… cargo test -p walser-storage-node simulation");
+    println!("{} cuts, {} copies, {} acknowledged", cuts.load(Ordering::Relaxed), copies.load(Ordering::Relaxed), 0);
+    assert!(cuts.into_inner() > 100 && copies.into_inner() > 100, "logs are cut and copied");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_of_a_cluster() {
+    for seed in 0..10 {
+        assert_eq!(run_cluster(seed, None), run_cluster(seed, None), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_fault_of_replication_is_noticed() {
+    for fault in ClusterFault::ALL {
+        let noticed =
+            (0..FAULT_SEEDS).find(|seed| catch_unwind(AssertUnwindSafe(|| run_cluster(*seed, Some(fault)))).is_err());
+        assert!(noticed.is_some(), "{fault:?} is not noticed in {FAULT_SEEDS} seeds");
+        println!("{fault:?}: seed {}", noticed.unwrap_or_default());
     }
 }
 

@@ -18,6 +18,7 @@ use walser_service::Metrics;
 
 use super::watched_disk::{WatchedDisk, as_shard};
 use super::*;
+use crate::replication::Outbox;
 
 mod leading;
 mod lending;
@@ -49,6 +50,7 @@ fn shard_with(disk: &MemoryDisk, metrics: &Metrics) -> Shard {
         node: NODE,
         directory: Arc::new(directory),
         registry: ReplicaRegistry::new(NODE),
+        peers: Arc::new(Outbox::default()),
         clock,
         metrics: StorageMetrics::new(metrics),
         space: SpaceGuard::new(Some(0)),

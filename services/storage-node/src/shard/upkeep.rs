@@ -59,6 +59,9 @@ impl Shard {
             for id in &self.ticking {
                 if let Some(partition) = self.partitions.get_mut(id) {
                     partition.tick(&self.context);
+                    if partition.has_errand() {
+                        self.touched.insert(*id);
+                    }
                 }
             }
             self.upkeep.tick_at = now + TICK;

@@ -51,10 +51,19 @@ impl NameChange {
         }
     }
 
+    /// Whether it changes a name in a directory, at any depth.
+    fn is_within(&self, dir: &Path) -> bool {
+        match self {
+            Self::Set(path, _) => path.starts_with(dir),
+            Self::Move { from, to, .. } => from.starts_with(dir) && to.starts_with(dir),
+        }
+    }
+
     pub(super) fn apply(&self, names: &mut Names) {
         match self {
             Self::Set(path, Some(node)) => drop(names.insert(path.clone(), *node)),
-            Self::Set(path, None) => drop(names.remove(path)),
+            // A directory that is gone is gone with whatever was in it: it was empty before it could be removed.
+            Self::Set(path, None) => drop(take_within(names, path)),
             Self::Move { from, to, node } => {
                 let moving = take_within(names, from);
                 take_within(names, to);
@@ -78,8 +87,17 @@ impl NameChange {
     }
 }
 
-/// Writes the changes of one directory, in their order, and gives back those of others.
-pub(super) fn write(changes: Vec<NameChange>, dir: &Path, durable: &mut Names) -> Vec<NameChange> {
+/// Writes the changes of one directory, in their order, and gives back those of others. Where the directory has taken the
+/// name of another one that was removed or moved away, everything up to that is written first: the two are not confused.
+pub(super) fn write(mut changes: Vec<NameChange>, dir: &Path, durable: &mut Names) -> Vec<NameChange> {
+    let frees_name = |change: &NameChange| match change {
+        NameChange::Set(path, None) => dir.starts_with(path),
+        NameChange::Move { from, .. } => dir.starts_with(from),
+        NameChange::Set(_, Some(_)) => false,
+    };
+    if let Some(last) = changes.iter().rposition(frees_name) {
+        changes.drain(..=last).for_each(|change| change.apply(durable));
+    }
     let mut left: Vec<NameChange> = Vec::new();
     for change in changes {
         if !change.lies_in(dir) {
@@ -87,8 +105,26 @@ pub(super) fn write(changes: Vec<NameChange>, dir: &Path, durable: &mut Names) -
             continue;
         }
         change.apply(durable);
-        if let NameChange::Move { from, to, .. } = &change {
-            left.iter_mut().for_each(|earlier| earlier.move_along(from, to));
+        match &change {
+            NameChange::Move { from, to, .. } => left.iter_mut().for_each(|earlier| earlier.move_along(from, to)),
+            // Another directory that gets this name later has nothing to do with what was done in this one.
+            NameChange::Set(path, None) => left.retain(|earlier| !earlier.is_within(path)),
+            NameChange::Set(_, Some(_)) => {}
+        }
+    }
+    left
+}
+
+/// Loses the changes of one directory, as a sync that fails does, and gives back those of others. The move of a directory
+/// stays: what is durable in it is found by its path here, and has to go along with it.
+pub(super) fn lose(changes: Vec<NameChange>, dir: &Path) -> Vec<NameChange> {
+    let mut left: Vec<NameChange> = Vec::new();
+    for change in changes {
+        match &change {
+            NameChange::Move { node: Node::Directory, .. } => left.push(change),
+            lost if !lost.lies_in(dir) => left.push(change),
+            NameChange::Set(path, None) => left.retain(|earlier| !earlier.is_within(path)),
+            NameChange::Set(_, Some(_)) | NameChange::Move { .. } => {}
         }
     }
     left
@@ -120,6 +156,35 @@ mod tests {
         assert_eq!(names, [("/b".into(), Node::Directory), ("/b/x".into(), Node::File(1))].into());
         renamed("/b/x", "/b/y", Node::File(1)).apply(&mut names);
         assert_eq!(names, [("/b".into(), Node::Directory), ("/b/y".into(), Node::File(1))].into());
+    }
+
+    #[test]
+    fn a_directory_of_the_same_name_is_another_one() {
+        let mut durable: Names = [("/a".into(), Node::Directory), ("/a/x".into(), Node::File(1))].into();
+        durable.insert("/b".into(), Node::Directory);
+        durable.insert("/b/x".into(), Node::File(2));
+        let changes = vec![
+            NameChange::Set("/a/x".into(), None),
+            NameChange::Set("/a".into(), None),
+            renamed("/b", "/a", Node::Directory),
+        ];
+        let left = write(changes, Path::new("/"), &mut durable);
+        assert!(write(left, Path::new("/a"), &mut durable).is_empty());
+        assert_eq!(durable, [("/a".into(), Node::Directory), ("/a/x".into(), Node::File(2))].into());
+    }
+
+    #[test]
+    fn a_directory_that_was_made_again_keeps_what_is_synced_in_it() {
+        let mut durable: Names = [("/a".into(), Node::Directory), ("/a/x".into(), Node::File(1))].into();
+        let changes = vec![
+            NameChange::Set("/a/x".into(), None),
+            NameChange::Set("/a".into(), None),
+            NameChange::Set("/a".into(), Some(Node::Directory)),
+            set("/a/y", 2),
+        ];
+        let left = write(changes, Path::new("/a"), &mut durable);
+        assert!(write(left, Path::new("/"), &mut durable).is_empty());
+        assert_eq!(durable, [("/a".into(), Node::Directory), ("/a/y".into(), Node::File(2))].into());
     }
 
     #[test]

@@ -13,6 +13,10 @@ impl ReplicaLog for KeptLog<'_> {
         self.0.log_start()
     }
 
+    fn retained(&self) -> Offset {
+        self.0.retained()
+    }
+
     fn end(&self) -> Offset {
         self.0.log_end()
     }

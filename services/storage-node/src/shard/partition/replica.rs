@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use walser_log::{Log, LogConfig};
 use walser_metadata::TopicSettings;
-use walser_model::{NodeId, Offset, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaStart, Role, Rules, role};
 use walser_rpc::ApiError;
 
 use super::{KeptLog, Partition, Waiting};
+use crate::replication::Outgoing;
 use crate::shard::ShardContext;
 
 /// A replica that does not catch up for this long leaves the in-sync set.
@@ -38,11 +39,12 @@ impl PartitionMetadata {
     }
 }
 
-/// A replica in a process that has just begun, with what the one before has noted.
-pub(super) fn start(node: NodeId, log: &Log) -> Replica<Waiting> {
+/// A replica of a log that was just opened, with what the one before has noted. `opened`: how many logs were, before it.
+pub(super) fn start(node: NodeId, log: &Log, opened: u32) -> Replica<Waiting> {
     let (high_watermark, high_watermark_epoch) = log.high_watermark();
     Replica::new(ReplicaStart {
         node,
+        first_open: u64::from(opened) << 32,
         integrity: ReplicaIntegrity::Intact,
         lazy: false,
         high_watermark,
@@ -54,8 +56,14 @@ pub(super) fn start(node: NodeId, log: &Log) -> Replica<Waiting> {
 }
 
 impl Partition {
+    /// The leader epoch of the metadata that this node knows, or [`LeaderEpoch::NONE`].
+    pub(crate) fn known_epoch(&self) -> LeaderEpoch {
+        self.replica.partition().map_or(LeaderEpoch::NONE, |(partition, _)| partition.leader_epoch)
+    }
+
     /// Takes what the metadata says now, and becomes that.
     pub(crate) fn install(&mut self, metadata: PartitionMetadata, context: &ShardContext) {
+        self.metadata = (metadata.state.replicas.len() > 1).then(|| Box::new(metadata.clone()));
         let PartitionMetadata { node_epoch, version, state, partition_epoch, settings, .. } = metadata;
         let TopicSettings { config, unreadable } = TopicSettings::clone(&settings);
         self.log.configure(LogConfig::from(&config));
@@ -71,6 +79,7 @@ impl Partition {
         ] {
             self.step(event, context);
         }
+        self.stop_pushing_to_others(context);
         self.handle.set_condition(self.log.condition());
     }
 
@@ -87,6 +96,7 @@ impl Partition {
     /// Time has passed.
     pub(crate) fn tick(&mut self, context: &ShardContext) {
         self.step(ReplicaEvent::Tick, context);
+        self.reopen_in_time(context);
     }
 
     /// Gives an event to the replica, and does what it says.
@@ -107,8 +117,10 @@ impl Partition {
                     self.handle.stop_serving();
                     (begins, visible) = (Some(epoch), Some(high_watermark));
                 }
-                ReplicaAction::Follow { .. } | ReplicaAction::Rest => {
+                ReplicaAction::Follow { .. } => visible = Some(self.replica.high_watermark().0),
+                ReplicaAction::Rest => {
                     self.handle.stop_serving();
+                    self.leave(context);
                     begins = None;
                 }
                 ReplicaAction::Commit { high_watermark } => {
@@ -128,11 +140,11 @@ impl Partition {
                 }
                 // What was a replica stays until a tombstone says that it goes.
                 ReplicaAction::Removed => {}
-                // Nothing carries these to other nodes: a partition has one replica.
-                ReplicaAction::GiveUp | ReplicaAction::Leader(_) | ReplicaAction::Follower(_) => {}
-                ReplicaAction::Truncate { .. } | ReplicaAction::Copy { .. } => {
-                    debug_assert!(false, "no leader can ask for it here: {action:?}");
-                }
+                ReplicaAction::GiveUp => context.peers.tell(self.log.partition(), Outgoing::GiveUp),
+                ReplicaAction::Leader(action) => self.lead(action, context),
+                ReplicaAction::Follower(action) => self.follow(action, context),
+                ReplicaAction::Truncate { work, to } => self.truncate_later(work, to),
+                ReplicaAction::Copy { work } => self.copy_later(work),
             }
         }
         self.actions = actions;
@@ -142,6 +154,7 @@ impl Partition {
             self.handle.lead(epoch);
         }
         self.release();
+        self.tell_of_more(context);
     }
 
     /// Shows the high watermark, if it is another one, and whether it is the end of the partition.

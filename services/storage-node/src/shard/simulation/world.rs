@@ -28,6 +28,7 @@ use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
 use crate::replica_registry::ReplicaRegistry;
+use crate::replication::Outbox;
 use crate::retention_clock::RetentionClock;
 use crate::shard::watched_disk::{WatchedDisk, as_shard};
 use crate::shard::{AppendJob, Command, Shard, ShardContext, Wait};
@@ -63,7 +64,7 @@ pub(super) enum Restart {
 
 /// A clock that stands still until it is moved.
 #[derive(Debug, Default)]
-struct ManualClock(AtomicU64);
+pub(super) struct ManualClock(pub(super) AtomicU64);
 
 impl Clock for ManualClock {
     fn now_millis(&self) -> Timestamp {
@@ -159,6 +160,7 @@ fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>, blamed: &BTreeSet<TopicPart
         node: NODE,
         directory,
         registry: ReplicaRegistry::new(NODE),
+        peers: Arc::new(Outbox::default()),
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         metrics: StorageMetrics::new(&Metrics::default()),
         space: SpaceGuard::new(Some(0)),

@@ -1,0 +1,144 @@
+//! Copies of leaders' logs: served to followers, and made by this node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use walser_log::{CompleteCopy, LogCopy};
+use walser_model::{LeaderEpoch, Offset, TopicPartition};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::replication_service_client::ReplicationServiceClient;
+use walser_rpc::{ApiError, Reason};
+
+use super::to_followers::read_disk;
+use super::{Links, MESSAGE_BYTES_MAX};
+use crate::error::not_leader;
+use crate::replication::CopyWanted;
+use crate::replication::FromPeer;
+
+/// Copies that are made at once: each costs the disks and the network of two nodes.
+const COPIES_MAX: usize = 2;
+/// Pause after a copy that came to nothing.
+const RETRY: Duration = Duration::from_millis(500);
+/// A leader that sends nothing for this long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Makes the copies that shards want, for as long as the node runs.
+pub(super) async fn copy_logs(links: Links) {
+    let lane = links.outbox.copies();
+    let places = Arc::new(Semaphore::new(COPIES_MAX));
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        for (partition, wanted) in lane.take() {
+            let (links, places) = (links.clone(), Arc::clone(&places));
+            tasks.spawn(async move {
+                let Ok(_place) = places.acquire().await else { return };
+                let copy = match links.copy(partition, &wanted).await {
+                    Ok(copy) => Some(copy),
+                    Err(failure) => {
+                        let named = links.registry.names.partition(partition);
+                        tracing::warn!(partition = %named, leader = %wanted.leader, %failure, "the leader's log was not copied");
+                        tokio::time::sleep(RETRY).await;
+                        None
+                    }
+                };
+                links.tell(partition, FromPeer::Copied { work: wanted.work, copy });
+            });
+        }
+        tokio::select! {
+            () = lane.changed() => {}
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+}
+
+impl Links {
+    /// Copies the log of a partition from its leader.
+    async fn copy(&self, partition: TopicPartition, wanted: &CopyWanted) -> Result<CompleteCopy, ApiError> {
+        let leader = wanted.leader;
+        let unknown =
+            || ApiError::new(Reason::LeaderNotAvailable, format!("the address of node {leader} is not known"));
+        let connection = self.network.storage(leader).ok_or_else(unknown)?;
+        let mut calls = ReplicationServiceClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let request = pbi::CopyLogRequest {
+            r#ref: Some(walser_proto::partition_ref(partition, wanted.leader_epoch)),
+            cluster_id: self.cluster(),
+        };
+        let mut answers = calls.copy_log(request).await?.into_inner();
+        let silent =
+            |_| ApiError::new(Reason::LeaderNotAvailable, format!("node {leader} has stopped sending its log"));
+        let mut copy: Option<LogCopy> = None;
+        while let Some(answer) = tokio::time::timeout(SILENCE_MAX, answers.message()).await.map_err(silent)?? {
+            let (directory, config) = (Arc::clone(&self.engine.directory), wanted.config.clone());
+            let (now, log_start) = (self.engine.clock.now_millis(), Offset(answer.log_start_offset));
+            let added = tokio::task::spawn_blocking(move || {
+                let mut copy = copy.map_or_else(|| directory.begin_copy(partition, config, log_start, now), Ok)?;
+                copy.append(answer.record_batches, now)?;
+                Ok::<_, walser_log::CopyError>(copy)
+            });
+            copy = Some(added.await.map_err(failed)?.map_err(failed)?);
+        }
+        let nothing =
+            || ApiError::new(Reason::LeaderNotAvailable, format!("node {leader} has sent nothing of its log"));
+        let copy = copy.ok_or_else(nothing)?;
+        tokio::task::spawn_blocking(move || copy.complete()).await.map_err(failed)?.map_err(failed)
+    }
+
+    /// Serves the log of a partition that this node leads.
+    ///
+    /// # Errors
+    /// When this node does not lead it in that epoch, or the caller is of another cluster.
+    pub(crate) fn serve_copy(
+        &self,
+        request: &pbi::CopyLogRequest,
+    ) -> Result<ReceiverStream<Result<pbi::CopyLogResponse, Status>>, ApiError> {
+        self.check_cluster(&request.cluster_id)?;
+        let found = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
+        let (partition, epoch) = found.ok_or_else(|| ApiError::field("ref", "is not a partition"))?;
+        let replica = self.registry.led(partition)?;
+        if replica.epoch() != epoch {
+            return Err(not_leader(self.node));
+        }
+        let (answers, stream) = mpsc::channel(2);
+        let links = self.clone();
+        tokio::spawn(async move {
+            if let Err(failure) = links.send_log(partition, epoch, &answers).await {
+                let _ = answers.send(Err(failure.into())).await;
+            }
+        });
+        Ok(ReceiverStream::new(stream))
+    }
+
+    async fn send_log(
+        &self,
+        partition: TopicPartition,
+        epoch: LeaderEpoch,
+        answers: &mpsc::Sender<Result<pbi::CopyLogResponse, Status>>,
+    ) -> Result<(), ApiError> {
+        let replica = self.registry.led(partition)?;
+        let log_start = replica.reader.retained();
+        let mut next = log_start;
+        loop {
+            let below = replica.reader.log_end();
+            let read = read_disk(replica.reader.clone(), next, below).await;
+            let record_batches = read.map_err(|error| ApiError::new(Reason::StorageError, error.to_string()))?;
+            if !replica.serving() || replica.epoch() != epoch {
+                return Err(not_leader(self.node));
+            }
+            let end = walser_record_batch::Batches::of(record_batches.clone()).last().and_then(Result::ok);
+            let ended = end.is_none();
+            next = end.map_or(next, |(header, _)| header.next_offset());
+            let answer = pbi::CopyLogResponse { log_start_offset: log_start.0, record_batches };
+            let gone = answers.send(Ok(answer)).await.is_err();
+            if ended || gone {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(Reason::StorageError, format!("a copy of the leader's log failed: {error}"))
+}

@@ -1,0 +1,194 @@
+//! A stream to a node that leads partitions which this one follows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use walser_model::{NodeId, TopicPartition};
+use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::replication_service_client::ReplicationServiceClient;
+use walser_replication::ReplicationSessionId;
+use walser_rpc::{ApiError, Outage, Reason};
+
+use super::messages::{FromLeader, ack_message, data_of, open_message};
+use super::{BEAT, Links, MESSAGE_BYTES_MAX, SILENCE_MAX};
+use crate::replication::{FromPeer, Pushed, Window};
+use crate::replication::{Lane, ToLeader};
+
+/// Bytes that the leader may have sent and that are not in the log.
+const WINDOW_BYTES: u64 = 16 << 20;
+/// The leader is told of room from this much on, unless something else is said anyway.
+const WINDOW_STEP: u64 = WINDOW_BYTES / 4;
+/// Messages on their way.
+const REQUESTS_MAX: usize = 16;
+/// Partitions that are named in one message.
+const PARTITIONS_MAX: usize = 2_000;
+/// Pause before a leader that cannot be reached is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+/// Pause before a partition is opened again that was refused.
+const REFUSED_RETRY: Duration = Duration::from_millis(100);
+
+/// One connection.
+struct Stream {
+    links: Links,
+    leader: NodeId,
+    requests: mpsc::Sender<pbi::ReplicateRequest>,
+    /// What was opened on it.
+    opened: HashMap<TopicPartition, ReplicationSessionId>,
+    window: Arc<Window>,
+    told_credit: u64,
+    node_epoch: i64,
+}
+
+/// Follows whatever a node leads, for as long as this one runs.
+pub(super) async fn follow(links: Links, leader: NodeId) {
+    let lane = links.outbox.to_leader(leader);
+    let mut outage = Outage::of("replication from the leader");
+    loop {
+        lane.not_empty().await;
+        if let Err(failure) = run(&links, leader, &lane, &mut outage).await {
+            outage.failed(&failure);
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn closed(leader: NodeId) -> ApiError {
+    ApiError::new(Reason::LeaderNotAvailable, format!("node {leader} has ended the replication stream"))
+}
+
+/// One stream, from its beginning to its end.
+async fn run(links: &Links, leader: NodeId, lane: &Lane<ToLeader>, outage: &mut Outage) -> Result<(), ApiError> {
+    let unknown = || ApiError::new(Reason::LeaderNotAvailable, format!("the address of node {leader} is not known"));
+    let connection = links.network.storage(leader).ok_or_else(unknown)?;
+    let mut calls = ReplicationServiceClient::new(connection)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+    let mut stream = Stream {
+        links: links.clone(),
+        leader,
+        requests,
+        opened: HashMap::new(),
+        window: Arc::default(),
+        told_credit: 0,
+        node_epoch: 0,
+    };
+    let hello = pbi::ReplicateRequest { cluster_id: links.cluster(), ..stream.message() };
+    stream.requests.send(hello).await.map_err(|_| closed(leader))?;
+    let mut answers = calls.replicate(ReceiverStream::new(waiting)).await?.into_inner();
+    let outcome = stream.serve(lane, &mut answers, outage).await;
+    for (partition, open) in stream.opened {
+        links.tell(partition, FromPeer::Broken { open });
+    }
+    outcome
+}
+
+impl Stream {
+    fn message(&mut self) -> pbi::ReplicateRequest {
+        self.told_credit = self.window.returned() + WINDOW_BYTES;
+        pbi::ReplicateRequest {
+            node_id: self.links.node.0,
+            node_epoch: self.node_epoch,
+            credit_bytes: i64::try_from(self.told_credit).unwrap_or(i64::MAX),
+            ..Default::default()
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        lane: &Lane<ToLeader>,
+        answers: &mut tonic::Streaming<pbi::ReplicateResponse>,
+        outage: &mut Outage,
+    ) -> Result<(), ApiError> {
+        let mut beats = tokio::time::interval(BEAT);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut heard = tokio::time::Instant::now();
+        let window = Arc::clone(&self.window);
+        self.say(lane.take()).await?;
+        loop {
+            tokio::select! {
+                biased;
+                answer = answers.message() => {
+                    let answer = answer?.ok_or_else(|| closed(self.leader))?;
+                    heard = tokio::time::Instant::now();
+                    outage.ended();
+                    answer.data.into_iter().for_each(|data| self.hear(data));
+                }
+                () = lane.changed() => self.say(lane.take()).await?,
+                () = window.changed() => {
+                    if self.window.returned() + WINDOW_BYTES >= self.told_credit + WINDOW_STEP {
+                        self.say(ToLeader::new()).await?;
+                    }
+                }
+                _ = beats.tick() => {
+                    if heard.elapsed() > SILENCE_MAX {
+                        let text = format!("node {} has said nothing for {} ms", self.leader, SILENCE_MAX.as_millis());
+                        return Err(ApiError::new(Reason::LeaderNotAvailable, text));
+                    }
+                    self.say(ToLeader::new()).await?;
+                }
+            }
+        }
+    }
+
+    /// Says what there is, or only that this node is there.
+    async fn say(&mut self, news: ToLeader) -> Result<(), ApiError> {
+        let mut message = self.message();
+        let mut named = 0;
+        for (partition, said) in news {
+            if let Some(open) = said.open {
+                self.node_epoch = self.node_epoch.max(open.id.node_epoch);
+                self.opened.insert(partition, open.id);
+                message.opens.push(open_message(partition, &open));
+            }
+            message.acks.extend(said.ack.map(|ack| ack_message(partition, &ack)));
+            named += 1;
+            if named == PARTITIONS_MAX {
+                named = 0;
+                let next = self.message();
+                self.send(std::mem::replace(&mut message, next)).await?;
+            }
+        }
+        self.send(message).await
+    }
+
+    async fn send(&self, mut message: pbi::ReplicateRequest) -> Result<(), ApiError> {
+        message.node_epoch = self.node_epoch;
+        self.requests.send(message).await.map_err(|_| closed(self.leader))
+    }
+
+    /// Takes what the leader says.
+    fn hear(&mut self, data: pbi::ReplicaData) {
+        let Some((partition, said)) = data_of(data) else { return };
+        let said = match said {
+            FromLeader::Pushed(frame, batches) => {
+                let room = self.window.take(batches.len());
+                match Pushed::check(frame, batches, Some(room)) {
+                    Ok(pushed) => FromPeer::Pushed(Box::new(pushed)),
+                    Err(error) => {
+                        let partition = self.links.registry.names.partition(partition);
+                        tracing::error!(%partition, leader = %self.leader, %error, "what was pushed is not taken");
+                        FromPeer::Broken { open: frame.open }
+                    }
+                }
+            }
+            FromLeader::Diverged(answer) => FromPeer::Diverged(answer),
+            FromLeader::CopyOffered { leader_epoch, open, log_start } => {
+                FromPeer::CopyOffered { leader_epoch, open, log_start }
+            }
+            FromLeader::Refused(open) => {
+                let links = self.links.clone();
+                // It ends with this pause.
+                tokio::spawn(async move {
+                    tokio::time::sleep(REFUSED_RETRY).await;
+                    links.tell(partition, FromPeer::Broken { open });
+                });
+                return;
+            }
+        };
+        self.links.tell(partition, said);
+    }
+}

@@ -1,0 +1,319 @@
+//! A partition that follows: what its leader pushed gets into the log, and what the leader's log does not have is cut.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use walser_log::{Admission, AppendError, CompleteCopy, LogConfig, LogError};
+use walser_model::{LeaderEpoch, Offset, Timestamp};
+use walser_record_batch::BatchHeader;
+use walser_replication::{FollowerAction, Frame, ReplicaEvent, ReplicationSessionId, WorkId};
+
+use super::{Partition, PartitionMetadata, RUN_BYTES_MAX};
+use crate::error::cannot_open_text;
+use crate::replica_registry::PartitionHandle;
+use crate::replication::{FromPeer, Outgoing, Pushed};
+use crate::shard::ShardContext;
+use crate::shard::files::Written;
+use crate::shard::maintenance::Task;
+
+/// A follower that could not take what was pushed opens again after this long.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// What a replica is to have done with its log, which takes time.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Errand {
+    Truncate {
+        work: WorkId,
+        to: Offset,
+    },
+    /// The leader's log in place of this one; it begins at `log_start` (inclusive).
+    Copy {
+        work: WorkId,
+        log_start: Offset,
+    },
+}
+
+/// What a partition keeps while it follows.
+#[derive(Debug, Default)]
+pub(super) struct Following {
+    /// Frames that are not in the log yet, in order. Bounded by the window of the connection.
+    pushed: std::collections::VecDeque<Box<Pushed>>,
+    /// The frame that was just shown to the replica is to be appended.
+    accepted: bool,
+    errand: Option<Errand>,
+    /// The leader has deleted what lies below. Exclusive.
+    trim: Option<Offset>,
+    /// Where the log begins that the leader offers. Inclusive.
+    offered: Offset,
+    /// When the partition is opened again because something could not be appended, in monotonic time.
+    reopen_at: Option<Duration>,
+}
+
+impl Partition {
+    /// Takes what another node says.
+    pub(crate) fn hear(&mut self, said: FromPeer, context: &ShardContext) {
+        let event = match said {
+            FromPeer::Opened(session) => ReplicaEvent::Opened(session),
+            FromPeer::Acked(ack) => ReplicaEvent::Acked(ack),
+            FromPeer::Sent { follower, open, end } => ReplicaEvent::Sent { follower, open, end },
+            FromPeer::Closed { follower, open } => {
+                self.pushes.retain(|push| *push != (follower, open));
+                ReplicaEvent::Closed { follower, open }
+            }
+            // Behind a frame that could not be taken nothing continues the log.
+            FromPeer::Pushed(_) if self.following.reopen_at.is_some() => return,
+            FromPeer::Pushed(pushed) => return self.following.pushed.push_back(pushed),
+            FromPeer::Diverged(answer) => ReplicaEvent::Diverged(answer),
+            FromPeer::CopyOffered { leader_epoch, open, log_start } => {
+                self.following.offered = log_start;
+                ReplicaEvent::CopyOffered { leader_epoch, open }
+            }
+            FromPeer::Broken { open } if self.is_open(open) => ReplicaEvent::Broken,
+            FromPeer::Broken { .. } => return,
+            // It comes to nothing: the open that follows shows what is to be done now.
+            FromPeer::Copied { work, .. } => ReplicaEvent::WorkDone { work },
+            FromPeer::ProposalOver { ineligible } => ReplicaEvent::ProposalOver { ineligible },
+        };
+        self.step(event, context);
+    }
+
+    /// Whether an open is the latest one.
+    fn is_open(&self, open: ReplicationSessionId) -> bool {
+        self.replica.follower().is_some_and(|follower| follower.open() == open)
+    }
+
+    /// What a follower does.
+    pub(super) fn follow(&mut self, action: FollowerAction, context: &ShardContext) {
+        let partition = self.log.partition();
+        let Some(leader) = self.replica.follower().map(walser_replication::Follower::leader) else { return };
+        match action {
+            FollowerAction::Open(session) => {
+                self.following.pushed.clear();
+                self.following.reopen_at = None;
+                context.peers.tell(partition, Outgoing::Open { leader, session });
+            }
+            FollowerAction::Append(_) => self.following.accepted = true,
+            FollowerAction::Trim { before } => self.following.trim = Some(before),
+            FollowerAction::Acknowledge(ack) => context.peers.tell(partition, Outgoing::Acknowledge { leader, ack }),
+            FollowerAction::Inconsistent { at } => {
+                let partition = context.named(partition);
+                let high_watermark = self.replica.high_watermark().0;
+                tracing::error!(
+                    %partition, %leader, %at, %high_watermark,
+                    "the leader's log ends below what was committed: this replica stops, and keeps what it has"
+                );
+                self.handle.note_inconsistent(at, high_watermark);
+            }
+            FollowerAction::Commit { .. } | FollowerAction::Truncate { .. } | FollowerAction::Copy => {}
+        }
+    }
+
+    /// Forgets what belonged to an earlier role, but for work that has begun: that ends in any case.
+    pub(super) fn stop_following(&mut self) {
+        let errand = self.following.errand.take();
+        self.following = Following { errand, ..Following::default() };
+    }
+
+    /// Whether something is to be done that has to wait for the disk.
+    pub(crate) fn has_errand(&self) -> bool {
+        self.following.errand.is_some() || self.following.trim.is_some()
+    }
+
+    pub(super) fn truncate_later(&mut self, work: WorkId, to: Offset) {
+        self.following.errand = Some(Errand::Truncate { work, to });
+    }
+
+    pub(super) fn copy_later(&mut self, work: WorkId) {
+        self.following.errand = Some(Errand::Copy { work, log_start: self.following.offered });
+    }
+
+    /// Whether there are frames to append.
+    pub(crate) fn has_pushed(&self) -> bool {
+        !self.following.pushed.is_empty()
+    }
+
+    /// The batch that is to be appended next, of what was pushed.
+    pub(super) fn next_pushed(&self) -> Option<&BatchHeader> {
+        self.following.pushed.front().and_then(|pushed| pushed.next())
+    }
+
+    /// Appends what was pushed, as far as the log is ready for it.
+    pub(super) fn write_pushed(&mut self, context: &ShardContext, now: Timestamp) -> Written {
+        let mut room = RUN_BYTES_MAX;
+        while let Some(first) = self.following.pushed.front() {
+            let frame = first.frame();
+            let current = self.replica.follower().is_some_and(|found| found.current(frame.leader_epoch, frame.open));
+            match first.next().map(|header| (header.size, self.log.admission(0, header))) {
+                _ if !current => drop(self.following.pushed.pop_front()),
+                None => {
+                    self.following.pushed.pop_front();
+                    self.step(ReplicaEvent::Pushed(frame), context);
+                }
+                Some((_, other)) if other != Admission::Fits => return Written::before(Some(other)),
+                Some(_) if room == 0 => return Written::More,
+                Some((size, _)) if !self.may_take(size, context) => self.give_up_pushed(context),
+                Some(_) => room = room.saturating_sub(self.append_pushed(room, context, now)),
+            }
+        }
+        Written::All
+    }
+
+    /// Whether so many bytes more may be written.
+    fn may_take(&self, size: usize, context: &ShardContext) -> bool {
+        let refused = context.writes_refused().is_some() || context.space.full();
+        !refused && context.space.take(size, &context.directory)
+    }
+
+    /// Drops what was pushed, and asks for it again later: there is no room for it.
+    pub(super) fn give_up_pushed(&mut self, context: &ShardContext) {
+        self.following.pushed.clear();
+        self.following.reopen_at = Some(context.clock.monotonic() + REOPEN);
+    }
+
+    /// Appends the first batches that were pushed; returns their bytes.
+    fn append_pushed(&mut self, bytes_max: usize, context: &ShardContext, now: Timestamp) -> usize {
+        let Some(first) = self.following.pushed.front_mut() else { return 0 };
+        let part = first.take(&self.log, bytes_max);
+        if first.next().is_none() {
+            self.following.pushed.pop_front();
+        }
+        let Frame { open, .. } = part.frame;
+        self.step(ReplicaEvent::Pushed(part.frame), context);
+        if !std::mem::take(&mut self.following.accepted) {
+            return 0;
+        }
+        let size = part.run.len();
+        match self.log.append_decided(&part.run, &part.headers, now) {
+            Ok(()) => {
+                self.last_write = context.clock.monotonic();
+                context.metrics.replicated(size);
+                self.step(ReplicaEvent::Appended { open }, context);
+            }
+            Err((_, error)) => {
+                if matches!(error, AppendError::NoSpace) {
+                    context.space.note_full(&context.directory);
+                }
+                if let AppendError::Log(error) = &error {
+                    tracing::error!(partition = %context.named(self.log.partition()), %error, "append failed");
+                    self.handle.set_condition(self.log.condition());
+                }
+                self.give_up_pushed(context);
+            }
+        }
+        self.note_failure(context);
+        size
+    }
+
+    /// What is to be done with the log and has to wait for the disk, or for the leader.
+    pub(crate) fn next_task(&mut self, context: &ShardContext) -> Option<Task> {
+        if context.writes_refused().is_some() {
+            return None;
+        }
+        match self.following.errand.take() {
+            Some(Errand::Truncate { work, to }) => Some(Task::Truncate { work, to }),
+            Some(Errand::Copy { work, log_start }) => {
+                let (start, end) = (self.log.log_start(), self.log.log_end());
+                if start == end && log_start >= start {
+                    return Some(Task::StartAt { work, offset: log_start });
+                }
+                let (leader, leader_epoch) = self.followed()?;
+                let config = LogConfig::from(&self.config);
+                let message = Outgoing::Copy { leader, leader_epoch, work, config };
+                context.peers.tell(self.log.partition(), message);
+                None
+            }
+            None => {
+                let before = self.following.trim.take()?.min(self.log.log_end());
+                (before > self.log.log_start()).then_some(Task::Trim { before })
+            }
+        }
+    }
+
+    fn followed(&self) -> Option<(walser_model::NodeId, LeaderEpoch)> {
+        self.replica.follower().map(|follower| (follower.leader(), follower.epoch()))
+    }
+
+    /// Time has passed: the partition is opened again where that waits.
+    pub(super) fn reopen_in_time(&mut self, context: &ShardContext) {
+        let due = self.following.reopen_at.is_some_and(|at| context.clock.monotonic() >= at);
+        if due && !context.space.full() {
+            self.following.reopen_at = None;
+            self.step(ReplicaEvent::Broken, context);
+        }
+    }
+
+    /// Cuts the log for the leader's. Blocks as long as the disk takes.
+    pub(crate) fn truncate(&mut self, work: WorkId, to: Offset, context: &ShardContext) {
+        let (partition, from) = (context.named(self.log.partition()), self.log.log_end());
+        let outcome = self.log.truncate(to);
+        tracing::info!(%partition, %from, %to, "the leader does not have what is cut");
+        self.work_ended(work, outcome, context);
+    }
+
+    /// Begins an empty log where the leader's begins. Blocks as long as the disk takes.
+    pub(crate) fn start_at(&mut self, work: WorkId, offset: Offset, context: &ShardContext) {
+        let outcome = self.log.start_at(offset);
+        self.work_ended(work, outcome, context);
+    }
+
+    fn work_ended(&mut self, work: WorkId, outcome: Result<(), LogError>, context: &ShardContext) {
+        self.handle.tail.clear();
+        if let Err(error) = outcome {
+            tracing::error!(partition = %context.named(self.log.partition()), %error, "the log cannot follow its leader");
+            self.log.fail(error.to_string());
+            self.handle.set_condition(self.log.condition());
+            return self.note_failure(context);
+        }
+        self.step(ReplicaEvent::WorkDone { work }, context);
+    }
+
+    /// Puts a copy of the leader's log in the place of this one. Blocks as long as the disk takes.
+    ///
+    /// # Errors
+    /// What the metadata said last, when there is no log now: it is to be opened again.
+    pub(crate) fn replace(
+        self: Box<Self>,
+        work: WorkId,
+        copy: &CompleteCopy,
+        context: &ShardContext,
+    ) -> Result<Box<Self>, Box<PartitionMetadata>> {
+        let Self { log, metadata, .. } = &*self;
+        let (id, from, wanted) = (log.partition(), log.log_end(), self.replica.work() == Some(work));
+        let Some(metadata) = metadata.clone().filter(|_| wanted) else {
+            drop(context.directory.discard_copy(id));
+            return Ok(self);
+        };
+        let mut partition = *self;
+        let opened = context.directory.install_copy(copy, partition.log).map_err(LogError::from);
+        match opened.and_then(|()| context.open_log(id, &metadata)) {
+            Ok(log) => {
+                let handle = Arc::new(PartitionHandle::new(log.reader(), context.metrics.partitions()));
+                context.registry.insert(id, Arc::clone(&handle));
+                (partition.log, partition.handle) = (log, handle);
+                let (high_watermark, epoch) = partition.replica.high_watermark();
+                partition.log.note_high_watermark(high_watermark, epoch);
+                partition.handle.commit(high_watermark);
+                let (start, end) = (partition.log.log_start(), partition.log.log_end());
+                tracing::info!(partition = %context.named(id), %from, %start, %end, "the leader's log takes the place of this one");
+                partition.step(ReplicaEvent::WorkDone { work }, context);
+                partition.handle.set_condition(partition.log.condition());
+                Ok(Box::new(partition))
+            }
+            Err(error) => {
+                tracing::error!(partition = %context.named(id), %error, "a copy of the leader's log cannot be used");
+                context.registry.remove(id);
+                context.registry.set_unusable(id, cannot_open_text(&error));
+                Err(metadata)
+            }
+        }
+    }
+
+    /// Deletes what the leader has deleted. Blocks as long as the disk takes.
+    pub(crate) fn trim(&mut self, before: Offset, context: &ShardContext) {
+        if let Err(error) = self.log.delete_records(before, context.clock.now_millis()) {
+            tracing::warn!(partition = %context.named(self.log.partition()), %error, "what the leader has deleted stays");
+        }
+        self.note_failure(context);
+        self.step(ReplicaEvent::LogChanged, context);
+    }
+}

@@ -1,0 +1,310 @@
+//! Several production shards, each over its own in-memory disk, that replicate to each other.
+//!
+//! Each seed is one run. Three nodes have every partition; a controller decides with `walser_replication::control`, and
+//! nodes hear of it late. What shards say to each other waits in connections that break; flushes, extensions, cuts and
+//! copies end at any later time. Processes are killed, machines lose power, syncs fail, disks are full for a while, and
+//! records are deleted. In the end everything comes back.
+//!
+//! Invariant: a record that was acknowledged with acks=all is at its offset in the end, whoever leads.
+//! Invariant: replicas have the same batches wherever both have some.
+//! Invariant: once nothing stands in the way, all replicas are in sync again.
+
+mod checks;
+mod control;
+mod network;
+mod node;
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use walser_log::{MemoryDisk, PowerLoss};
+use walser_model::{
+    Acks, Compression, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicConfig, TopicId,
+    TopicPartition,
+};
+use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
+use walser_rpc::{AppendOutcome, AppendPermit, AppendReply};
+
+use self::control::Control;
+use self::network::Network;
+use self::node::Node;
+use super::world::ManualClock;
+use crate::shard::{AppendJob, Command};
+
+const NODES: usize = 3;
+const PARTITIONS: i32 = 2;
+const DISK_BYTES: u64 = 1 << 30;
+const SEGMENT_BYTES: u64 = 16 << 10;
+const VALUE_BYTES: [usize; 5] = [1, 100, 500, 2_000, 8_000];
+
+/// What an earlier version might have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClusterFault {
+    /// A follower says that its whole log is durable.
+    AcknowledgesBeforeFlushes,
+    /// A leader pushes behind the end of a log that is not a part of its own.
+    IgnoresDivergence,
+}
+
+impl ClusterFault {
+    pub(super) const ALL: [Self; 2] = [Self::AcknowledgesBeforeFlushes, Self::IgnoresDivergence];
+}
+
+/// An acknowledged record.
+#[derive(Debug)]
+struct Acknowledged {
+    value: Bytes,
+}
+
+type Answers = Arc<Mutex<Vec<(usize, AppendOutcome)>>>;
+
+pub(super) struct Cluster {
+    random: u64,
+    fault: Option<ClusterFault>,
+    clock: Arc<ManualClock>,
+    nodes: Vec<Node>,
+    control: Control,
+    network: Network,
+    answers: Answers,
+    /// Partition and value of every request.
+    sent: Vec<(TopicPartition, Bytes)>,
+    answered: Vec<u32>,
+    acknowledged: BTreeMap<(TopicPartition, Offset), Acknowledged>,
+    deleted_below: BTreeMap<TopicPartition, Offset>,
+    producer: ProducerId,
+    sequences: BTreeMap<TopicPartition, i32>,
+    turns: u64,
+    trace: DefaultHasher,
+    /// How many cuts and copies there were.
+    pub(super) cuts: usize,
+    pub(super) copies: usize,
+}
+
+fn partition(number: i32) -> TopicPartition {
+    TopicPartition::new(TopicId::from_bytes([9; 16]), PartitionIndex(number))
+}
+
+fn node_id(number: usize) -> NodeId {
+    NodeId(i32::try_from(number).unwrap() + 1)
+}
+
+fn number_of(node: NodeId) -> usize {
+    usize::try_from(node.0).unwrap() - 1
+}
+
+fn config() -> TopicConfig {
+    TopicConfig { segment_bytes: SEGMENT_BYTES, retention: None, ..TopicConfig::default() }
+}
+
+impl Cluster {
+    pub(super) fn new(seed: u64, fault: Option<ClusterFault>) -> Self {
+        let clock = Arc::new(ManualClock::default());
+        let disks = (0..NODES).map(|_| MemoryDisk::simulated(DISK_BYTES));
+        let nodes = disks.enumerate().map(|(number, disk)| Node::start(node_id(number), disk, &clock)).collect();
+        Self {
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            fault,
+            clock,
+            nodes,
+            control: Control::new((0..NODES).map(node_id).collect(), (0..PARTITIONS).map(partition)),
+            network: Network::default(),
+            answers: Answers::default(),
+            sent: Vec::new(),
+            answered: Vec::new(),
+            acknowledged: BTreeMap::new(),
+            deleted_below: BTreeMap::new(),
+            producer: ProducerId(0),
+            sequences: BTreeMap::new(),
+            turns: 0,
+            trace: DefaultHasher::new(),
+            cuts: 0,
+            copies: 0,
+        }
+    }
+
+    /// A number below `bound` (xorshift64*).
+    fn below(&mut self, bound: usize) -> usize {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let number = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        usize::try_from(number).unwrap() % bound
+    }
+
+    pub(super) fn step(&mut self) {
+        let node = self.below(NODES);
+        match self.below(1000) {
+            0..100 => self.write(),
+            100..330 => self.turn(node),
+            330..440 => self.run_job(node),
+            440..550 => self.tell_outcome(node),
+            550..730 => self.deliver(),
+            730..830 => self.push_somewhere(node),
+            830..860 => self.copy_somewhere(node),
+            860..870 => self.beat(node),
+            870..910 => self.hear_of_metadata(node),
+            910..970 => self.decide(),
+            970..982 => self.pass(Duration::from_millis(70)),
+            982..984 => self.pass(Duration::from_millis(1500)),
+            984..988 => {
+                let other = self.below(NODES);
+                self.break_connection(node, other);
+            }
+            988..990 => self.delete_records(),
+            990..992 if !self.nodes[node].up => {}
+            990 => {
+                let syncs = self.below(20) as u64;
+                self.nodes[node].disk_fails = true;
+                self.nodes[node].disk.fail_sync_after(syncs);
+            }
+            991 => {
+                let full = self.below(2) == 0;
+                self.nodes[node].fill_disk(full);
+            }
+            _ => self.crash_or_start(node),
+        }
+    }
+
+    fn crash_or_start(&mut self, node: usize) {
+        if self.nodes[node].up && self.below(3) == 0 {
+            let random = self.below(1 << 30) as u64;
+            let how = match self.below(4) {
+                0 => Some(PowerLoss::Everything),
+                1 => Some(PowerLoss::Random(random)),
+                _ => None,
+            };
+            self.crash(node, how);
+        }
+        if self.below(3) > 0 {
+            self.start(node);
+        }
+    }
+
+    /// A process ends without a word; with it, maybe, its machine.
+    fn crash(&mut self, node: usize, power: Option<PowerLoss>) {
+        self.nodes[node].crash(power);
+        for other in 0..NODES {
+            self.break_connection(node, other);
+        }
+    }
+
+    fn start(&mut self, node: usize) {
+        if !self.nodes[node].up {
+            let disk = self.nodes[node].disk.clone();
+            self.nodes[node] = Node::start(node_id(node), disk, &self.clock);
+            // Another producer, whose sequences begin anew: it is not known what of the last ones is in the log.
+            self.sequences.clear();
+            self.producer = ProducerId(self.producer.0 + 1);
+        }
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.0.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// Sends a batch to the node that leads, as far as the controller knows.
+    fn write(&mut self) {
+        let id = partition(i32::try_from(self.below(2)).unwrap());
+        let Some(leader) = self.control.leader(id).map(number_of).filter(|leader| self.nodes[*leader].up) else {
+            return;
+        };
+        let number = self.sent.len();
+        let choice = self.below(VALUE_BYTES.len());
+        let mut value = format!("{number}/").into_bytes();
+        value.resize(VALUE_BYTES[choice].max(value.len()), b'.');
+        let sequence = self.sequences.entry(id).or_insert(0);
+        let named = Producer { id: self.producer, epoch: ProducerEpoch(0), base_sequence: *sequence };
+        *sequence += 1;
+        let producer = if self.below(3) == 0 { named } else { Producer::NONE };
+        let mut builder = BatchBuilder::new(Compression::None, value.len() + 100);
+        builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&value), headers: &[] });
+        let batch = builder.build(producer);
+        let acks = if self.below(4) == 0 { Acks::Leader } else { Acks::All };
+        let answers = Arc::clone(&self.answers);
+        self.nodes[leader].shard.queue.push(Command::Append(AppendJob {
+            partition: id,
+            epoch: LeaderEpoch::NONE,
+            header: BatchHeader::parse(&batch).unwrap(),
+            batch,
+            acks,
+            expected_offset: None,
+            permit: AppendPermit::uncounted(),
+            reply: AppendReply::new(move |answer| {
+                if acks == Acks::All {
+                    answers.lock().push((number, answer));
+                }
+            }),
+        }));
+        self.sent.push((id, value.into()));
+        self.answered.push(0);
+    }
+
+    fn delete_records(&mut self) {
+        let id = partition(0);
+        let Some(leader) = self.control.leader(id).map(number_of).filter(|leader| self.nodes[*leader].up) else {
+            return;
+        };
+        let Ok(handle) = self.nodes[leader].surroundings.registry.led(id) else { return };
+        let end = usize::try_from(handle.high_watermark().0).unwrap();
+        let before = Offset(i64::try_from(self.below(end + 1)).unwrap());
+        let (reply, _told) = oneshot::channel();
+        self.nodes[leader].shard.queue.push(Command::DeleteRecords { partition: id, before, reply });
+        let deleted = self.deleted_below.entry(id).or_insert(Offset::ZERO);
+        *deleted = before.max(*deleted);
+    }
+
+    fn turn(&mut self, node: usize) {
+        if !self.nodes[node].up {
+            return;
+        }
+        self.nodes[node].turn();
+        self.turns += 1;
+        self.take_said(node);
+        self.take_answers();
+    }
+
+    fn run_job(&mut self, node: usize) {
+        let waiting = self.nodes[node].shard.disk_threads.waiting();
+        if self.nodes[node].up && waiting > 0 {
+            let number = self.below(waiting);
+            self.nodes[node].run_job(number);
+            self.take_said(node);
+        }
+    }
+
+    fn tell_outcome(&mut self, node: usize) {
+        let held = self.nodes[node].held.len();
+        if held > 0 {
+            let number = self.below(held);
+            let outcome = self.nodes[node].held.swap_remove(number);
+            self.nodes[node].shard.queue.push(outcome);
+        }
+    }
+
+    fn take_answers(&mut self) {
+        for (number, answer) in std::mem::take(&mut *self.answers.lock()) {
+            self.answered[number] += 1;
+            assert_eq!(self.answered[number], 1, "request {number} was answered twice");
+            let Some(base_offset) = answer.ok().map(|told| told.base_offset) else { continue };
+            (number, base_offset.0).hash(&mut self.trace);
+            let (partition, value) = self.sent[number].clone();
+            let before = self.acknowledged.insert((partition, base_offset), Acknowledged { value: value.clone() });
+            assert!(before.is_none_or(|before| before.value == value), "an offset is acknowledged for two records");
+        }
+    }
+
+    pub(super) fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// A hash of what was answered and found so far.
+    pub(super) fn trace(&self) -> u64 {
+        self.trace.finish()
+    }
+}

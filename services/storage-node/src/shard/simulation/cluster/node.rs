@@ -1,0 +1,155 @@
+//! A storage node of the simulated cluster: a shard over its own disk.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use walser_log::{Condition, DataDirectory, Disk as _, LogCopy, MemoryDisk, PowerLoss};
+use walser_model::{Clock, LeaderEpoch, NodeId, TopicPartition};
+use walser_replication::WorkId;
+use walser_service::Metrics;
+
+use super::DISK_BYTES;
+use crate::directory_problem::DirectoryProblem;
+use crate::disk_threads::DiskThreads;
+use crate::metrics::StorageMetrics;
+use crate::replica_registry::ReplicaRegistry;
+use crate::replication::{Outgoing, Peers, Push};
+use crate::retention_clock::RetentionClock;
+use crate::shard::simulation::world::ManualClock;
+use crate::shard::watched_disk::{WatchedDisk, as_shard};
+use crate::shard::{Command, Shard, ShardContext};
+use crate::space::SpaceGuard;
+use crate::topic_names::TopicNames;
+
+const ROOT: &str = "/data";
+
+/// What a shard has said and nobody has taken.
+#[derive(Debug, Default)]
+pub(super) struct Said(Mutex<Vec<(TopicPartition, Outgoing)>>);
+
+impl Peers for Said {
+    fn tell(&self, partition: TopicPartition, message: Outgoing) {
+        self.0.lock().push((partition, message));
+    }
+}
+
+/// A copy of a leader's log that is being made.
+pub(super) struct Copying {
+    pub(super) partition: TopicPartition,
+    pub(super) leader: NodeId,
+    pub(super) leader_epoch: LeaderEpoch,
+    pub(super) work: WorkId,
+    /// `None`: it has not begun.
+    pub(super) log: Option<LogCopy>,
+}
+
+pub(super) struct Node {
+    pub(super) disk: MemoryDisk,
+    pub(super) surroundings: ShardContext,
+    pub(super) shard: Shard,
+    said: Arc<Said>,
+    /// Outcomes of jobs that the shard has not been told.
+    pub(super) held: Vec<Command>,
+    /// What it pushes, and to whom.
+    pub(super) pushes: Vec<(TopicPartition, NodeId, Push)>,
+    pub(super) copying: Vec<Copying>,
+    /// Some sync of its disk was to fail.
+    pub(super) disk_fails: bool,
+    /// The disk has failed a copy.
+    pub(super) copies_fail: bool,
+    pub(super) up: bool,
+    /// 0: it has not registered.
+    pub(super) epoch: i64,
+    /// The revision of the metadata that it was told last, and the one that it has acted on.
+    pub(super) told: i64,
+    pub(super) seen: i64,
+}
+
+impl Node {
+    pub(super) fn start(id: NodeId, disk: MemoryDisk, clock: &Arc<ManualClock>) -> Self {
+        disk.set_capacity(DISK_BYTES);
+        let directory =
+            DataDirectory::open(Arc::new(WatchedDisk(disk.clone())), Path::new(ROOT), "simulation").unwrap();
+        let directory = Arc::new(directory);
+        let retention_clock = RetentionClock::start(&directory, &**clock);
+        let (logs, mut recovered) = crate::recovery::recover(&directory, clock.now_millis(), 1).unwrap();
+        recovered.report(&TopicNames::default());
+        for log in &logs {
+            assert_eq!(*log.condition(), Condition::Healthy, "durable records are damaged: {:?}", recovered.damaged);
+        }
+        let said = Arc::new(Said::default());
+        let surroundings = ShardContext {
+            node: id,
+            directory,
+            registry: ReplicaRegistry::new(id),
+            peers: Arc::clone(&said) as Arc<dyn Peers>,
+            clock: Arc::clone(clock) as Arc<dyn Clock>,
+            metrics: StorageMetrics::new(&Metrics::default()),
+            space: SpaceGuard::new(Some(0)),
+            misplaced: DirectoryProblem::default(),
+            retention_clock,
+            retention_check: std::time::Duration::from_secs(1),
+            idle: std::time::Duration::from_secs(1),
+            recovery_bytes_max: super::SEGMENT_BYTES,
+        };
+        let shard = Shard::new(surroundings.clone(), DiskThreads::default(), 64 << 10, logs);
+        let (held, pushes, copying) = (Vec::new(), Vec::new(), Vec::new());
+        let (disk_fails, copies_fail, up) = (false, false, true);
+        Self {
+            disk,
+            surroundings,
+            shard,
+            said,
+            held,
+            pushes,
+            copying,
+            disk_fails,
+            copies_fail,
+            up,
+            epoch: 0,
+            told: 0,
+            seen: 0,
+        }
+    }
+
+    pub(super) fn turn(&mut self) {
+        let told = self.told;
+        as_shard(|| self.shard.turn());
+        self.seen = told;
+    }
+
+    pub(super) fn run_job(&mut self, number: usize) {
+        let ShardContext { clock, metrics, .. } = &self.surroundings;
+        self.held.extend(self.shard.disk_threads.run_one(number, &**clock, metrics));
+    }
+
+    pub(super) fn take_said(&self) -> Vec<(TopicPartition, Outgoing)> {
+        std::mem::take(&mut self.said.0.lock())
+    }
+
+    pub(super) fn crash(&mut self, power: Option<PowerLoss>) {
+        // A machine whose disk has failed is started anew: what is in its cache and will never be on its disk goes.
+        let power = power.or_else(|| self.disk_fails.then_some(PowerLoss::Everything));
+        self.disk = match power {
+            Some(loss) => self.disk.lose_power(loss),
+            None => self.disk.restart_process(),
+        };
+        self.up = false;
+        self.held.clear();
+        self.pushes.clear();
+        self.copying.clear();
+        self.take_said();
+    }
+
+    /// Whether a log takes nothing any more until the process begins anew.
+    pub(super) fn has_failed(&self) -> bool {
+        self.copies_fail || !self.surroundings.registry.problems().is_empty()
+    }
+
+    pub(super) fn fill_disk(&mut self, full: bool) {
+        let space = self.disk.space(Path::new(ROOT)).unwrap();
+        self.disk.set_capacity(if full { space.total - space.free } else { DISK_BYTES });
+        let _ = self.surroundings.space.check(&self.surroundings.directory);
+    }
+}
