@@ -44,6 +44,8 @@ mod readers;
 mod readiness;
 #[path = "standalone/readme.rs"]
 mod readme;
+#[path = "standalone/replicated.rs"]
+mod replicated;
 #[path = "standalone/round_trip.rs"]
 mod round_trip;
 #[path = "standalone/semantics.rs"]

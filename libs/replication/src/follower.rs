@@ -124,6 +124,8 @@ pub struct Follower {
     /// What of the log was on stable storage when that was told last.
     told_durable: Offset,
     high_watermark: Offset,
+    /// Where the leader's log starts, as told last. Inclusive.
+    leader_log_start: Offset,
     lazy: bool,
 }
 
@@ -144,6 +146,7 @@ impl Follower {
             taken: log.end(),
             told_durable: log.durable(),
             high_watermark,
+            leader_log_start: Offset::ZERO,
             lazy: start.lazy,
         };
         if follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == log.end() {
@@ -166,6 +169,7 @@ impl Follower {
                 self.last_epoch = None;
                 if open == self.open {
                     self.acknowledge(log, actions);
+                    self.trim(log, actions);
                 } else if self.stage == Stage::Open {
                     // It was on its way when the open began, which said another log end.
                     self.begin(log, actions);
@@ -274,15 +278,20 @@ impl Follower {
         } else {
             self.acknowledge(log, actions);
         }
-        // Retention and deletions of the leader, in this log as far as it reaches.
-        let before = frame.log_start.min(log.end());
-        if before > log.start() {
-            actions.push(FollowerAction::Trim { before });
-        }
+        self.leader_log_start = frame.log_start;
+        self.trim(log, actions);
         let high_watermark = frame.high_watermark.min(frame.end);
         if high_watermark > self.high_watermark {
             self.high_watermark = high_watermark;
             actions.push(FollowerAction::Commit { high_watermark });
+        }
+    }
+
+    /// Retention and deletions of the leader, in this log as far as it reaches: the rest when it has grown.
+    fn trim(&self, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) {
+        let before = self.leader_log_start.min(log.end());
+        if before > log.start() {
+            actions.push(FollowerAction::Trim { before });
         }
     }
 

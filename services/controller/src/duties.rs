@@ -26,6 +26,11 @@ use crate::topics::Topics;
 
 /// How often silent nodes are looked for.
 const FENCE_CHECK: Duration = Duration::from_millis(100);
+/// A node whose connection has broken, and that is not heard for this long then, is fenced before its session is over. A
+/// node that lives is back earlier.
+const LOST_GRACE: Duration = Duration::from_millis(500);
+/// A node counts as heard for so many beats, when it is asked whether the controller itself is cut off.
+const BEATS_RECENT: u32 = 3;
 /// Pause before duties are tried again that could not be done.
 const RETRY: Duration = Duration::from_millis(500);
 /// Pause before decisions are taken again that were overtaken: this controller may not lead any more, and not know.
@@ -228,9 +233,13 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             if leads == 0 {
                 continue;
             }
-            for (node, node_epoch) in self.sessions.silent(now, self.config.session) {
+            let lost = self.sessions.lost(now, LOST_GRACE, BEATS_RECENT * self.config.beat);
+            let lost = lost.into_iter().map(|(node, node_epoch)| (node, node_epoch, LOST_GRACE));
+            let silent = self.sessions.silent(now, self.config.session).into_iter();
+            for (node, node_epoch, limit) in lost.chain(silent.map(|(node, epoch)| (node, epoch, self.config.session)))
+            {
                 if self.may_be_away(node) {
-                    self.fence(node, node_epoch).await;
+                    self.fence(node, node_epoch, limit).await;
                 }
             }
         }
@@ -251,14 +260,14 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         }
     }
 
-    /// Fences a node, unless it was heard meanwhile.
-    async fn fence(&self, node: NodeId, node_epoch: Revision) {
+    /// Fences a node that was not heard for `limit`, unless it was heard meanwhile.
+    async fn fence(&self, node: NodeId, node_epoch: Revision, limit: Duration) {
         let fenced = async {
             let _turn = self.nodes.turns().next().await?;
             let (view, context) = self.nodes.committer().context()?;
             // The clock is looked at again: it was another time when the turn was waited for.
             let now = self.clock.monotonic();
-            let heard = self.sessions.seen(node, node_epoch, now, self.config.session).is_some();
+            let heard = self.sessions.seen(node, node_epoch, now, limit).is_some();
             // A node that was refused is there, and does not obey this metadata: its partitions can be read.
             let current = view.metadata.node(node).filter(|found| found.epoch == node_epoch);
             if heard || current.is_some_and(|found| self.refused.refuses(node, &found.registration, now)) {
@@ -269,7 +278,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                     // The session stays: the next look finds the node as silent.
                     return Ok(());
                 }
-                tracing::warn!(node = %node, node_epoch, "node fenced: not heard within its session");
+                tracing::warn!(node = %node, node_epoch, "node fenced: not heard within its session, or its connection broke");
             }
             self.sessions.end(node, node_epoch);
             Ok::<(), ApiError>(())

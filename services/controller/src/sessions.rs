@@ -36,6 +36,8 @@ pub(crate) struct Sessions<S> {
 #[derive(Debug)]
 struct Inner<S> {
     by_node: HashMap<NodeId, Session<S>>,
+    /// Nodes whose connection has broken, with their epochs, and since when in monotonic time: they have not been heard since.
+    lost: HashMap<NodeId, (Revision, Duration)>,
     /// Why the next beat of a node is refused: looked up while the last one was answered.
     refused: HashMap<NodeId, ApiError>,
     /// Deleted topics of which nodes have nothing any more.
@@ -44,14 +46,41 @@ struct Inner<S> {
 
 impl<S> Default for Sessions<S> {
     fn default() -> Self {
-        let inner = Inner { by_node: HashMap::new(), refused: HashMap::new(), confirmed: BTreeMap::new() };
+        let inner = Inner {
+            by_node: HashMap::new(),
+            lost: HashMap::new(),
+            refused: HashMap::new(),
+            confirmed: BTreeMap::new(),
+        };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 }
 
 impl<S: Clone> Sessions<S> {
     pub(crate) fn beat(&self, node: NodeId, session: Session<S>) {
-        self.inner.lock().by_node.insert(node, session);
+        let mut inner = self.inner.lock();
+        inner.lost.remove(&node);
+        inner.by_node.insert(node, session);
+    }
+
+    /// The connection of a node has broken.
+    pub(crate) fn lose(&self, node: NodeId, node_epoch: Revision, now: Duration) {
+        self.inner.lock().lost.insert(node, (node_epoch, now));
+    }
+
+    /// Nodes whose connection broke longer than `grace` ago, and that have not come back, with their epochs; none while at
+    /// most half of the nodes were heard within `recent`: then it is this controller that is cut off.
+    pub(crate) fn lost(&self, now: Duration, grace: Duration, recent: Duration) -> Vec<(NodeId, Revision)> {
+        let inner = self.inner.lock();
+        let heard = |session: &&Session<S>| now.saturating_sub(session.heard) <= recent;
+        if 2 * inner.by_node.values().filter(heard).count() <= inner.by_node.len() {
+            return Vec::new();
+        }
+        let gone = inner.lost.iter().filter(|(_, (_, since))| now.saturating_sub(*since) > grace);
+        let current =
+            |node: &NodeId, epoch: Revision| inner.by_node.get(node).is_some_and(|session| session.node_epoch == epoch);
+        let gone = gone.map(|(node, (node_epoch, _))| (*node, *node_epoch));
+        gone.filter(|(node, node_epoch)| current(node, *node_epoch)).collect()
     }
 
     pub(crate) fn get(&self, node: NodeId) -> Option<Session<S>> {
@@ -86,6 +115,7 @@ impl<S: Clone> Sessions<S> {
         let mut inner = self.inner.lock();
         if inner.by_node.get(&node).is_some_and(|session| session.node_epoch == node_epoch) {
             inner.by_node.remove(&node);
+            inner.lost.remove(&node);
         }
     }
 
@@ -128,6 +158,29 @@ mod tests {
         assert!(!sessions.any_heard());
         sessions.beat(NodeId(1), Session { node_epoch: 7, ..Session::default() });
         assert!(sessions.any_heard());
+    }
+
+    #[test]
+    fn a_node_whose_connection_broke_is_lost_until_it_is_heard_and_only_while_most_others_are_heard() {
+        let sessions = Sessions::<()>::default();
+        let millis = Duration::from_millis;
+        let beat = |node: i32, at: u64| {
+            sessions.beat(NodeId(node), Session { node_epoch: 7, heard: millis(at), ..Session::default() });
+        };
+        (1..=3).for_each(|node| beat(node, 1_000));
+        sessions.lose(NodeId(1), 7, millis(1_050));
+        let lost = |at: u64| sessions.lost(millis(at), millis(500), millis(600));
+        assert_eq!(lost(1_500), []);
+        assert_eq!(lost(1_600), [(NodeId(1), 7)]);
+        assert_eq!(lost(1_700), [], "nobody was heard for a while: it is not the node that is gone");
+        (2..=3).for_each(|node| beat(node, 1_700));
+        assert_eq!(lost(1_700), [(NodeId(1), 7)]);
+        beat(2, 2_500);
+        assert_eq!(lost(2_500), [], "one of three is not most of them");
+        (1..=3).for_each(|node| beat(node, 2_600));
+        assert_eq!(lost(2_700), [], "it has come back");
+        sessions.lose(NodeId(1), 6, millis(2_600));
+        assert_eq!(lost(3_190), [], "that was an earlier incarnation");
     }
 
     #[test]

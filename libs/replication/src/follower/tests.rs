@@ -176,6 +176,12 @@ fn it_deletes_what_the_leader_has_deleted() {
     let ahead = Frame { log_start: Offset(11), ..frame(9, 10, 12, 10) };
     let taken = step(&mut follower, FollowerEvent::Pushed(ahead));
     assert_eq!(taken, [FollowerAction::Append(ahead), FollowerAction::Trim { before: Offset(10) }]);
+    follower.log.trim(10);
+    assert_eq!(
+        appended(&mut follower, 9, 12)[1..],
+        [FollowerAction::Trim { before: Offset(11) }],
+        "the rest, without another frame"
+    );
 }
 
 /// It had begun to lead in epoch 7, and got nothing: there is nothing to be cut, and nothing to be said again and again.

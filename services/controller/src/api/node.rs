@@ -134,12 +134,17 @@ impl ControllerService for Controller {
         let (answers, stream) = mpsc::channel(16);
         let controller = self.clone();
         tokio::spawn(async move {
+            let mut last = 0;
             loop {
                 let beat = tokio::select! {
                     beat = beats.next() => beat,
                     () = controller.stopping.wait() => break,
                 };
-                let Some(Ok(beat)) = beat else { break };
+                let Some(Ok(beat)) = beat else {
+                    controller.lost(last);
+                    break;
+                };
+                last = beat.node_epoch;
                 let answer = controller.take_beat(beat).map_err(Status::from);
                 if answers.send(answer).await.is_err() {
                     break;
@@ -231,6 +236,13 @@ impl Controller {
     fn heard(&self, node: NodeId, node_epoch: i64, metadata_version: i64, stats: walser_proto::v1::StorageStats) {
         let (heard, heard_ms) = (self.clock.monotonic(), self.clock.now_millis());
         self.sessions.beat(node, Session { node_epoch, metadata_version, stats, heard, heard_ms, given: false });
+    }
+
+    /// The connection on which an incarnation of a node has beaten has ended.
+    fn lost(&self, node_epoch: i64) {
+        if let Some((node, _)) = nodes::current(&self.views.load(), node_epoch) {
+            self.sessions.lose(node, node_epoch, self.clock.monotonic());
+        }
     }
 
     /// Takes a beat. It never waits, least of all for the store: a node whose beat waits is taken for dead.

@@ -1,0 +1,172 @@
+//! Partitions with three copies, on storage nodes that are killed, lose their disks, and fall behind.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::task::JoinSet;
+use walser_client::Client;
+use walser_proto::v1 as pb;
+
+use crate::faults::until;
+use crate::processes::{Cluster, Service};
+use crate::server::{place, read_all, record};
+
+const NODES: i32 = 3;
+
+/// Three storage nodes of a cluster.
+struct Nodes {
+    cluster: Cluster,
+    nodes: Vec<Option<Service>>,
+}
+
+impl Nodes {
+    fn start(data: &Path) -> Self {
+        let cluster = Cluster::without_storage(data);
+        let nodes = (1..=NODES).map(|number| Some(cluster.another_node(number))).collect();
+        Self { cluster, nodes }
+    }
+
+    fn kill(&mut self, number: i32) {
+        self.nodes[usize::try_from(number - 1).unwrap()].take().unwrap().kill();
+    }
+
+    fn restart(&mut self, number: i32) {
+        self.nodes[usize::try_from(number - 1).unwrap()] = Some(self.cluster.another_node(number));
+    }
+
+    /// Where a node keeps its data.
+    fn data_of(&self, number: i32) -> std::path::PathBuf {
+        self.cluster.node_dir(number).join("storage")
+    }
+}
+
+async fn create_replicated(client: &Client, name: &str, partition_count: i32) {
+    let config = [("min.insync.replicas".to_owned(), "2".to_owned())].into();
+    let topic =
+        pb::Topic { name: name.to_owned(), partition_count, replication_factor: NODES, config, ..Default::default() };
+    client.topics().create_topic(pb::CreateTopicRequest { topic: Some(topic), ..Default::default() }).await.unwrap();
+}
+
+async fn partitions(client: &Client, topic: &str) -> Vec<pb::Partition> {
+    let request = pb::ListPartitionsRequest { topic: topic.to_owned(), ..Default::default() };
+    let listed = client.topics().list_partitions(request).await.map(|answer| answer.into_inner().partitions);
+    listed.unwrap_or_default().into_iter().filter_map(|listed| listed.partition).collect()
+}
+
+async fn all_in_sync(client: &Client, topic: &str) {
+    let whole = async || {
+        let partitions = partitions(client, topic).await;
+        !partitions.is_empty()
+            && partitions.iter().all(|partition| partition.isr.len() == 3 && partition.leader.is_some())
+    };
+    until(whole, "every replica is in sync").await;
+}
+
+async fn leader(client: &Client, topic: &str) -> i32 {
+    until(async || partitions(client, topic).await.first().is_some_and(|first| first.leader.is_some()), "a leader")
+        .await;
+    partitions(client, topic).await[0].leader.unwrap()
+}
+
+async fn write(client: &Client, topic: &str, partition: i32, value: String) {
+    let request = pb::ProduceRequest {
+        topic: topic.to_owned(),
+        partition: Some(partition),
+        records: vec![record(value)],
+        ..Default::default()
+    };
+    client.producer().produce(request).await.unwrap();
+}
+
+async fn values(client: &Client, topic: &str, partition: i32) -> Vec<String> {
+    let records = read_all(client, topic, partition).await.into_iter();
+    records.map(|record| String::from_utf8(record.value.unwrap().to_vec()).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_killed_five_times_under_load_loses_and_repeats_nothing() {
+    let (_dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", 3).await;
+    all_in_sync(&client, "t").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = JoinSet::new();
+    for writer in 0..6 {
+        let (client, stop) = (nodes.cluster.client(), Arc::clone(&stop));
+        writers.spawn(async move {
+            let mut written = 0;
+            while !stop.load(Ordering::Relaxed) {
+                write(&client, "t", writer % 3, format!("{writer}/{written}")).await;
+                written += 1;
+            }
+            (writer, written)
+        });
+    }
+    for _ in 0..5 {
+        let victim = leader(&client, "t").await;
+        let before = values(&client, "t", 0).await.len();
+        nodes.kill(victim);
+        until(async || values(&client, "t", 0).await.len() > before + 5, "writes go on under another leader").await;
+        nodes.restart(victim);
+        all_in_sync(&client, "t").await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let counts = writers.join_all().await;
+    let mut found = Vec::new();
+    for partition in 0..3 {
+        found.push(values(&client, "t", partition).await);
+    }
+    for (writer, written) in counts {
+        let of_partition = &found[usize::try_from(writer % 3).unwrap()];
+        let own: Vec<_> = of_partition.iter().filter(|value| value.starts_with(&format!("{writer}/"))).collect();
+        let expected: Vec<_> = (0..written).map(|number| format!("{writer}/{number}")).collect();
+        assert_eq!(own, expected.iter().collect::<Vec<_>>(), "each record of writer {writer} once, in order");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_from_the_leader() {
+    let (_dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", 1).await;
+    all_in_sync(&client, "t").await;
+    for number in 0..20 {
+        write(&client, "t", 0, format!("{number}")).await;
+    }
+    // A follower with another disk.
+    let lost = leader(&client, "t").await % NODES + 1;
+    nodes.kill(lost);
+    std::fs::remove_dir_all(nodes.data_of(lost)).unwrap();
+    until(async || partitions(&client, "t").await[0].isr.len() == 2, "the lost node is out of the in-sync set").await;
+    nodes.restart(lost);
+    all_in_sync(&client, "t").await;
+
+    // A follower whose log ends before the leader's begins.
+    let behind = leader(&client, "t").await % NODES + 1;
+    nodes.kill(behind);
+    for number in 20..40 {
+        write(&client, "t", 0, format!("{number}")).await;
+    }
+    let before = Some(pb::Position { at: Some(pb::position::At::Offset(35)) });
+    let request = pb::TruncateTopicRequest { topic: "t".to_owned(), before, ..Default::default() };
+    client.topics().truncate_topic(request).await.unwrap();
+    nodes.restart(behind);
+    all_in_sync(&client, "t").await;
+
+    // Each of them has everything that is left when it leads.
+    for alone in [lost, behind] {
+        for other in (1..=NODES).filter(|other| *other != alone) {
+            nodes.kill(other);
+        }
+        until(async || partitions(&client, "t").await[0].leader == Some(alone), "the last one leads").await;
+        let expected: Vec<_> = (35..40).map(|number| number.to_string()).collect();
+        assert_eq!(values(&client, "t", 0).await, expected);
+        for other in (1..=NODES).filter(|other| *other != alone) {
+            nodes.restart(other);
+        }
+        all_in_sync(&client, "t").await;
+    }
+}
