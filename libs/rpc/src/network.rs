@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct ConnectionError {
 #[derive(Debug, Clone, Default)]
 pub struct Network {
     known: Arc<Mutex<Peers>>,
+    /// Where connections come from; `None`: the system chooses.
+    dial_from: Option<IpAddr>,
 }
 
 #[derive(Default)]
@@ -140,6 +143,11 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 // === impl Network ===
 
 impl Network {
+    /// A network whose connections come from this address of the machine.
+    pub fn from_address(dial_from: Option<IpAddr>) -> Self {
+        Self { dial_from, ..Self::default() }
+    }
+
     /// Makes the controller known.
     pub fn register_controller(&self, connection: Connection) {
         self.known.lock().controller = Some(connection);
@@ -160,7 +168,7 @@ impl Network {
         if known.storage.get(&node).is_some_and(same) {
             return Ok(());
         }
-        let endpoint = endpoint(address)?;
+        let endpoint = endpoint(address)?.local_address(self.dial_from);
         let connection = channel(&endpoint, Reason::LeaderNotAvailable);
         let client = Arc::new(GrpcStorage::new(node, || channel(&endpoint, Reason::LeaderNotAvailable)));
         known.storage.insert(node, Storage { address: Some(address.to_owned()), connection, client });
@@ -172,7 +180,8 @@ impl Network {
     /// # Errors
     /// When the address cannot be one.
     pub fn dial_controller(&self, address: &str) -> Result<(), ConnectionError> {
-        self.register_controller(channel(&endpoint(address)?, Reason::ControllerNotAvailable));
+        let endpoint = endpoint(address)?.local_address(self.dial_from);
+        self.register_controller(channel(&endpoint, Reason::ControllerNotAvailable));
         Ok(())
     }
 

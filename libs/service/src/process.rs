@@ -3,8 +3,9 @@
 //! [`main`] is the whole of a service's `main.rs`. `walser up` takes the same steps with several services in one
 //! process and a banner between them.
 
+use std::ffi::OsString;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,6 +47,12 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Address,
         default: "127.0.0.1:7463",
         doc: "Address of the admin port: probes and metrics (`--admin`).",
+    },
+    Key {
+        name: "dial.from",
+        kind: Kind::Text,
+        default: "",
+        doc: "IP address of this machine that connections to other processes come from. Empty: the system chooses.",
     },
     Key { name: "workers", kind: Kind::Int(0, 256), default: "0", doc: "Threads for the network. 0: one per core." },
     Key {
@@ -117,6 +124,9 @@ pub enum ProcessError {
     /// The admin port is taken.
     #[error("admin port {0} is already in use; stop that process, or choose another with --admin (port 0: any)")]
     AdminInUse(SocketAddr),
+    /// The setting `dial.from`.
+    #[error("setting dial.from: \"{0}\" is not an IP address, such as 10.0.0.7")]
+    DialFrom(String),
     /// The ready file cannot be written.
     #[error("ready file {path}: {source}")]
     ReadyFile {
@@ -262,6 +272,17 @@ impl Process {
         })
     }
 
+    /// Where connections to other processes come from; `None`: the system chooses.
+    ///
+    /// # Errors
+    /// When the setting is no address.
+    pub fn dial_from(&self) -> Result<Option<IpAddr>, ProcessError> {
+        match self.settings.text("dial.from") {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| ProcessError::DialFrom(text.to_owned())),
+        }
+    }
+
     /// Serves calls from now on; the ready file says so.
     ///
     /// # Errors
@@ -329,19 +350,25 @@ fn write_ready_file(file: &std::path::Path, grpc: SocketAddr, admin: SocketAddr)
 struct ServiceArgs {
     #[command(flatten)]
     process: ProcessArgs,
+    /// End with the process that started this one; its end is the end of the standard input
+    #[arg(long)]
+    with_parent: bool,
 }
 
 /// The error that [`main`] reports.
 pub type MainError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The whole `main` of a service: `start` is given the open process, starts the service, and serves until the stop.
-pub fn main<F, R>(keys: &[&'static [Key]], start: F) -> ExitCode
+/// The whole `main` of a service, with its arguments, the name first: `start` is given the open process, starts the service, and serves until the stop.
+pub fn main<F, R>(arguments: impl IntoIterator<Item = OsString>, keys: &[&'static [Key]], start: F) -> ExitCode
 where
     F: FnOnce(Process) -> R,
     R: Future<Output = Result<(), MainError>>,
 {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let arguments = ServiceArgs::parse().process;
+    let ServiceArgs { process: arguments, with_parent } = ServiceArgs::parse_from(arguments);
+    if with_parent {
+        end_with_parent();
+    }
     let run = async |settings: Settings| start(Process::open(&arguments, settings, clock).await?).await;
     let outcome = arguments.load(keys).map_err(MainError::from).and_then(|settings| {
         let process = run(settings.clone());
@@ -354,4 +381,15 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whoever kills the parent is to find no orphans. Linux kills a stopped process, too; elsewhere, and when the parent was
+/// gone before Linux knew, the end of the standard input says it.
+fn end_with_parent() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    });
 }

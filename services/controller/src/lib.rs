@@ -21,6 +21,7 @@ mod metrics;
 mod nodes;
 mod operations;
 mod placement;
+mod process;
 mod producer_ids;
 mod restore;
 mod service;
@@ -31,6 +32,7 @@ mod topics;
 mod turns;
 mod views;
 
-pub use config::{Config, KEYS, PROCESS_KEYS, SessionTooShort};
+pub use config::{Config, KEYS, PROCESS_KEYS, UnfitSettings};
 pub use error::StartError;
+pub use process::main;
 pub use service::{Dependencies, Started, start};

@@ -1,33 +1,7 @@
 //! The controller as a process of its own, on an embedded metadata store.
 
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-
-use walser_controller::{Config, Dependencies, KEYS, PROCESS_KEYS};
-use walser_metastore::Embedded;
-use walser_rpc::{CallLayer, Network};
-use walser_service::{MainError, Process, process, telemetry};
 
 fn main() -> ExitCode {
-    process::main(&[process::INTERNAL_PORT, process::KEYS, telemetry::KEYS, KEYS, PROCESS_KEYS], run)
-}
-
-async fn run(process: Process) -> Result<(), MainError> {
-    let data = Path::new(process.settings.text("controller.data"));
-    let store = Embedded::open(&data.join("metadata.redb"))
-        .map_err(|error| format!("metadata store in {}: {error}", data.display()))?;
-    let environment = Dependencies {
-        store: Arc::new(store),
-        clock: Arc::clone(&process.clock),
-        random: Arc::clone(&process.random),
-        metrics: process.metrics.clone(),
-    };
-    let config = Config::from_settings(&process.settings, false)?;
-    let shutdown = process.shutdown.clone();
-    let controller = walser_controller::start(config, environment, &Network::default(), shutdown).await?;
-    let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
-    let guard =
-        CallLayer::new(concat!("walser-controller/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
-    process.serve(controller.routes.clone(), guard)?.until_stopped(controller.drain()).await
+    walser_controller::main(std::env::args_os())
 }

@@ -68,7 +68,7 @@ pub async fn start(
     let lineage = store.begin_lineage(own).await?;
     // Neither needs the other one: together they cost the disk one sync.
     let (cluster, lease) = tokio::try_join!(
-        async { Ok(store.ensure_cluster(&config.cluster_name, random.bytes(), clock.now_millis()).await?) },
+        async { Ok(store.ensure_cluster(&config, random.bytes(), clock.now_millis()).await?) },
         async { Ok::<_, StartError>(lead.win().await?) },
     )?;
     let views = Views::open(Arc::clone(&timed)).await?;

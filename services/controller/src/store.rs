@@ -7,6 +7,7 @@ use walser_metastore::{Compare, KeyValue, Metastore, Outcome, Revision, StoreErr
 use walser_model::{ClusterId, Timestamp};
 use walser_rpc::ApiError;
 
+use crate::config::Config;
 use crate::error::store_failure;
 use crate::keys::cluster::{self, ClusterRecord};
 use crate::keys::counter::{Counter, INTERNAL_PRODUCER_IDS, PRODUCER_IDS};
@@ -90,7 +91,7 @@ impl Store {
     /// Makes the cluster at the first start, or reads it.
     pub(crate) async fn ensure_cluster(
         &self,
-        name: &str,
+        config: &Config,
         random: [u8; 16],
         now: Timestamp,
     ) -> Result<ClusterId, ApiError> {
@@ -98,7 +99,10 @@ impl Store {
             if let Some(found) = self.get::<ClusterRecord>(cluster::KEY).await? {
                 return found.value.id.parse().map_err(|_| ApiError::internal("the cluster's id is not readable"));
             }
-            let value = ClusterRecord::new(ClusterId::from_random(random).to_string(), name.to_owned(), now);
+            let (id, name) = (ClusterId::from_random(random).to_string(), config.cluster_name.clone());
+            let Config { replication_factor, min_insync_replicas, .. } = *config;
+            let new = ClusterRecord::new(id, name, now);
+            let value = ClusterRecord { replication_factor, min_insync_replicas, ..new };
             let compares = vec![Compare::Missing(cluster::KEY.to_owned())];
             self.commit(Txn { compares, ops: vec![put(cluster::KEY.to_owned(), &value)] }).await?;
         }

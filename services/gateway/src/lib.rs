@@ -15,6 +15,7 @@ mod heartbeat;
 mod leaders;
 mod metadata;
 mod metrics;
+mod process;
 mod producing;
 mod readiness;
 mod reading;
@@ -26,5 +27,6 @@ mod topics;
 mod within;
 
 pub use config::{Config, KEYS};
+pub use process::main;
 pub use readiness::Readiness;
 pub use service::{Dependencies, Started, begin, start};

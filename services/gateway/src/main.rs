@@ -1,33 +1,11 @@
 //! The gateway as a process of its own.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-
-use walser_gateway::{Config, Dependencies, KEYS};
-use walser_rpc::{CallLayer, Network};
-use walser_service::{MainError, Process, process, telemetry};
 
 /// Batches are buffers of a megabyte that come and go; see the storage node.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    process::main(&[process::PUBLIC_PORT, process::KEYS, process::CONTROLLER, telemetry::KEYS, KEYS], run)
-}
-
-async fn run(process: Process) -> Result<(), MainError> {
-    let network = Network::default();
-    network.dial_controller(process.settings.text("controller.address"))?;
-    let environment = Dependencies {
-        clock: Arc::clone(&process.clock),
-        random: Arc::clone(&process.random),
-        metrics: process.metrics.clone(),
-    };
-    let config = Config::from_settings(&process.settings);
-    let mut gateway = walser_gateway::begin(config, environment, &network, process.shutdown.clone()).await?;
-    process.health.set_problems(gateway.readiness.problem().await.into_iter().collect());
-    gateway.report_readiness(process.health.clone(), process.shutdown.clone());
-    let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
-    let guard = CallLayer::new(concat!("walser-gateway/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
-    process.serve(gateway.routes.clone(), guard)?.until_stopped(gateway.drain()).await
+    walser_gateway::main(std::env::args_os())
 }

@@ -22,6 +22,7 @@ mod fetch;
 mod in_process;
 mod metrics;
 mod node;
+mod process;
 mod recovery;
 mod released;
 mod replica_registry;
@@ -36,6 +37,7 @@ mod topic_names;
 
 pub use config::{Config, KEYS, PROCESS_KEYS};
 pub use error::StartError;
+pub use process::main;
 pub use recovery::Recovered;
 pub use service::{Dependencies, Started, start};
 pub use space::make_room;

@@ -1,13 +1,6 @@
 //! The storage node as a process of its own.
 
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-
-use walser_log::{DataDirectory, RealDisk};
-use walser_rpc::{CallLayer, Network};
-use walser_service::{MainError, Process, process, telemetry};
-use walser_storage_node::{Config, Dependencies, KEYS, PROCESS_KEYS};
 
 /// Appends allocate and free buffers of a megabyte all the time; the system's allocator gives them back to the
 /// kernel each time, and touching them again costs more than everything else.
@@ -15,26 +8,5 @@ use walser_storage_node::{Config, Dependencies, KEYS, PROCESS_KEYS};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let tables = [process::INTERNAL_PORT, process::KEYS, process::CONTROLLER, telemetry::KEYS, KEYS, PROCESS_KEYS];
-    process::main(&tables, run)
-}
-
-async fn run(process: Process) -> Result<(), MainError> {
-    let network = Network::default();
-    network.dial_controller(process.settings.text("controller.address"))?;
-    let config = Config::for_process(&process.settings, process.address, process::cores());
-    let note = format!("pid {} (walser-storage-node)", std::process::id());
-    let data = Path::new(process.settings.text("storage.data"));
-    let environment = Dependencies {
-        directory: DataDirectory::open(Arc::new(RealDisk), data, &note)?,
-        clock: Arc::clone(&process.clock),
-        random: Arc::clone(&process.random),
-        metrics: process.metrics.clone(),
-        health: process.health.clone(),
-    };
-    let node = walser_storage_node::start(config, environment, &network, process.shutdown.clone()).await?;
-    let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
-    let guard =
-        CallLayer::new(concat!("walser-storage-node/", env!("CARGO_PKG_VERSION")), telemetry::call_span, durations);
-    process.serve(node.routes.clone(), guard)?.until_stopped(node.drain()).await
+    walser_storage_node::main(std::env::args_os())
 }

@@ -1,6 +1,7 @@
 //! The command line: every command with its flags.
 
 mod bench;
+mod cluster;
 mod consume;
 mod produce;
 mod topic;
@@ -18,6 +19,9 @@ use crate::command::metadata::MetadataCommand;
 use crate::command::partition::PartitionCommand;
 
 pub(crate) use bench::{BenchArgs, BenchCommand};
+#[cfg(test)]
+pub(crate) use cluster::ClusterPlace;
+pub(crate) use cluster::{ClusterCommand, ClusterProcessArgs, ClusterRole, ClusterUpArgs, ServiceCommandArgs};
 pub(crate) use consume::{ConsumeArgs, ConsumeOutput};
 pub(crate) use produce::ProduceArgs;
 pub(crate) use topic::{
@@ -55,6 +59,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a whole server in this process, in the foreground
     Up(UpArgs),
+    /// Run a cluster of separate processes on this machine
+    #[command(subcommand, after_help = "Example:\n  walser cluster up --dir /tmp/c --storage-nodes 3")]
+    Cluster(ClusterCommand),
     /// Write records, from arguments, standard input or files
     Produce(Box<ProduceArgs>),
     /// Read records
@@ -89,6 +96,15 @@ pub(crate) enum Command {
     Log(LogCommand),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
+    /// Run a controller as a process of its own
+    #[command(after_help = "Example:\n  walser controller --listen 127.0.0.1:7461")]
+    Controller(ServiceCommandArgs),
+    /// Run a storage node as a process of its own
+    #[command(after_help = "Example:\n  walser storage-node --set controller.address=127.0.0.1:7461")]
+    StorageNode(ServiceCommandArgs),
+    /// Run a gateway as a process of its own
+    #[command(after_help = "Example:\n  walser gateway --set controller.address=127.0.0.1:7461")]
+    Gateway(ServiceCommandArgs),
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod bench;
+pub(crate) mod cluster;
 pub(crate) mod completion;
 pub(crate) mod consume;
 pub(crate) mod context;
@@ -30,8 +31,6 @@ pub(crate) async fn remote(command: Command) -> Result<ExitCode, CliError> {
         Command::Bench(command) => Box::pin(bench::run(command)).await,
         Command::Partition(command) => Box::pin(partition::run(command)).await,
         Command::Metadata(command) => Box::pin(metadata::run(command)).await,
-        Command::Up(_) | Command::Proto(_) | Command::Log(_) | Command::Completion(_) | Command::Context(_) => {
-            Err(CliError::failed("this command does not talk to a server"))
-        }
+        _ => Err(CliError::failed("this command does not talk to a server")),
     }
 }

@@ -67,6 +67,12 @@ impl CliError {
         Self { code: interrupt.exit_code(), ..Self::failed("interrupted") }
     }
 
+    /// Gives it another exit code.
+    pub(crate) fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
     /// Adds what to do.
     #[must_use]
     pub(crate) fn with_help(mut self, help: impl Into<String>) -> Self {

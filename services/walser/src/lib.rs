@@ -35,6 +35,10 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Up(arguments) => standalone::run(&arguments),
+        Command::Cluster(command) => command::cluster::run(command),
+        Command::Controller(service) => Ok(walser_controller::main(service.with_name("walser controller"))),
+        Command::StorageNode(service) => Ok(walser_storage_node::main(service.with_name("walser storage-node"))),
+        Command::Gateway(service) => Ok(walser_gateway::main(service.with_name("walser gateway"))),
         Command::Proto(arguments) => command::proto::run(&arguments),
         Command::Log(arguments) => command::log::run(&arguments),
         Command::Completion(arguments) => command::completion::run(&arguments),

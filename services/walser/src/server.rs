@@ -55,6 +55,12 @@ impl Server {
     }
 }
 
+/// How many storage nodes a cluster knows. `None`: it gives no answer.
+pub(crate) async fn node_count(client: &Client) -> Option<usize> {
+    let listed = client.cluster().list_nodes(walser_proto::v1::ListNodesRequest::default()).await;
+    listed.ok().map(|listed| listed.into_inner().nodes.len())
+}
+
 /// The address by flag, environment, or context, in this order, and the context.
 fn address(arguments: &ServerArgs) -> Result<(String, Option<String>), CliError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::cluster_up::Up;
 use crate::server::{Server, binary, place};
 
 /// A fenced block, by the language that it names.
@@ -53,7 +54,7 @@ struct Clone {
 }
 
 impl Clone {
-    fn new(place: &Path, install: &Block, server: &Server) -> Self {
+    fn new(place: &Path, install: &Block, server: &str) -> Self {
         let directory = place.join("clone");
         std::fs::create_dir_all(directory.join("target/release")).unwrap();
         std::fs::create_dir_all(directory.join("stub")).unwrap();
@@ -64,7 +65,15 @@ impl Clone {
         std::fs::set_permissions(&cargo, mode).unwrap();
         let copied = Command::new("cp").arg("-r").arg(root().join("examples")).arg(&directory).status().unwrap();
         assert!(copied.success());
-        Self { directory, install: install.text.clone(), server: server.address.clone() }
+        Self { directory, install: install.text.clone(), server: server.to_owned() }
+    }
+
+    /// Runs the commands of a block, each of which prints what the block says.
+    fn follow(&self, block: &Block) {
+        for session in block.text.split("$ ").filter(|session| !session.is_empty()) {
+            let (command, expected) = session.split_once('\n').unwrap_or((session, ""));
+            assert_eq!(settled(&self.shell(command)), settled(expected), "{command}");
+        }
     }
 
     /// Runs lines in a shell of its own, and gives everything that they print.
@@ -85,16 +94,23 @@ impl Clone {
 async fn every_block_of_the_readme_does_what_it_says() {
     let blocks = blocks(&std::fs::read_to_string(root().join("README.md")).unwrap());
     let languages: Vec<&str> = blocks.iter().map(|block| block.language.as_str()).collect();
-    assert_eq!(languages, ["sh", "sh", "console", "sh", "text"], "this test knows these blocks");
+    assert_eq!(languages, ["sh", "sh", "console", "sh", "console", "sh", "text"], "this test knows these blocks");
     let (dir, data) = place();
     assert_eq!(blocks[1].text, "walser up", "the server is started by that");
     let server = Server::start(&data);
-    let clone = Clone::new(dir.path(), &blocks[0], &server);
-    for session in blocks[2].text.split("$ ").filter(|session| !session.is_empty()) {
-        let (command, expected) = session.split_once('\n').unwrap_or((session, ""));
-        assert_eq!(settled(&clone.shell(command)), settled(expected), "{command}");
-    }
-    let printed = clone.shell(&blocks[3].text);
-    assert_eq!(printed.lines().last(), Some(blocks[4].text.as_str()), "{printed}");
+    let clone = Clone::new(dir.path(), &blocks[0], &server.address);
+    clone.follow(&blocks[2]);
+    let printed = clone.shell(&blocks[5].text);
+    assert_eq!(printed.lines().last(), Some(blocks[6].text.as_str()), "{printed}");
     server.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_the_cluster_in_the_readme_survives_its_leader() {
+    let blocks = blocks(&std::fs::read_to_string(root().join("README.md")).unwrap());
+    let place = tempfile::tempdir().unwrap();
+    assert_eq!(blocks[3].text, "walser cluster up", "the cluster is started by that");
+    // Where the program looks for one that nobody names.
+    let cluster = Up::start(&place.path().join("clone/walser-cluster"));
+    Clone::new(place.path(), &blocks[0], &cluster.server()).follow(&blocks[4]);
 }

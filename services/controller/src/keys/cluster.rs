@@ -33,6 +33,7 @@ fn default() -> i32 {
 impl Value for ClusterRecord {}
 
 impl ClusterRecord {
+    /// A cluster whose topics have one replica where nobody says otherwise.
     pub(crate) fn new(id: String, name: String, created_ms: i64) -> Self {
         let (replication_factor, min_insync_replicas) = (DEFAULT, DEFAULT);
         Self { id, name, created_ms, replication_factor, min_insync_replicas, unknown: UnknownFields::default() }

@@ -35,6 +35,8 @@ pub(crate) struct Node {
 pub(crate) fn config() -> Config {
     Config {
         cluster_name: "test".to_owned(),
+        replication_factor: 1,
+        min_insync_replicas: 1,
         partitions_max: 100_000,
         topic_partitions_max: 20_000,
         session: Duration::from_secs(2),

@@ -1,0 +1,153 @@
+//! `walser cluster up` and the commands that act on its processes from another terminal.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use walser_client::Client;
+
+use crate::faults::until;
+use crate::server::{binary, place, read_all, record, wait_a_little};
+
+/// A running `walser cluster up`.
+pub(crate) struct Up {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Up {
+    pub(crate) fn start(dir: &Path) -> Self {
+        let mut command = Command::new(binary());
+        command.args(["cluster", "up", "--dir"]).arg(dir).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        // Its word that all is ready is the first line on standard error.
+        let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+        assert!(line.contains("ready"), "{line}");
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        Self { child, dir: dir.to_owned() }
+    }
+
+    fn act(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.args(["cluster", arguments[0], "--dir"]).arg(&self.dir).args(&arguments[1..]);
+        command.output().unwrap()
+    }
+
+    fn act_ok(&self, arguments: &[&str]) {
+        let output = self.act(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.server()).unwrap()
+    }
+
+    /// Where clients connect to.
+    pub(crate) fn server(&self) -> String {
+        find(&self.dir, "gateway", 1)["addresses"]["grpc"].as_str().unwrap().to_owned()
+    }
+}
+
+fn processes(dir: &Path) -> Vec<Value> {
+    let text = std::fs::read(dir.join("cluster.json")).unwrap();
+    serde_json::from_slice::<Value>(&text).unwrap()["processes"].as_array().unwrap().clone()
+}
+
+fn find(dir: &Path, role: &str, id: i64) -> Value {
+    processes(dir).into_iter().find(|process| process["role"] == role && process["id"] == id).unwrap()
+}
+
+fn addresses(dir: &Path) -> Vec<Value> {
+    processes(dir).iter().map(|process| process["addresses"].clone()).collect()
+}
+
+/// Whether a process is there that is not only a name left for its parent.
+fn lives(pid: &Value) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+async fn write(client: &Client, value: &str) {
+    let request = walser_proto::v1::ProduceRequest {
+        topic: "t".to_owned(),
+        partition: Some(0),
+        records: vec![record(value)],
+        ..Default::default()
+    };
+    client.producer().produce(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
+    let (_place, dir) = place();
+    let up = Up::start(&dir);
+    assert_eq!(processes(&dir).len(), 6);
+    let client = up.client();
+    crate::server::create(&client, "t", 1, &[]).await;
+    let request = walser_proto::v1::ListPartitionsRequest { topic: "t".to_owned(), ..Default::default() };
+    let listed = client.topics().list_partitions(request).await.unwrap().into_inner().partitions;
+    assert_eq!(listed[0].partition.as_ref().unwrap().replicas.len(), 3, "three replicas without asking");
+    write(&client, "one").await;
+
+    let victim = find(&dir, "storage-node", 2);
+    up.act_ok(&["kill", "storage-node", "2"]);
+    assert!(!lives(&victim["pid"]));
+    let down = find(&dir, "storage-node", 2);
+    assert_eq!((&down["state"], &down["pid"]), (&Value::from("down"), &Value::Null));
+    assert_eq!(down["addresses"], victim["addresses"]);
+    let again = up.act(&["kill", "storage-node", "2"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("storage-node 2 does not run"));
+    write(&client, "two").await;
+    up.act_ok(&["start", "storage-node", "2"]);
+    assert_eq!(find(&dir, "storage-node", 2)["addresses"], victim["addresses"]);
+
+    up.act_ok(&["pause", "storage-node", "3"]);
+    assert_eq!(find(&dir, "storage-node", 3)["state"], "paused");
+    write(&client, "three").await;
+    up.act_ok(&["resume", "storage-node", "3"]);
+    let unknown = up.act(&["stop", "storage-node", "9"]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no storage-node 9"));
+    up.act_ok(&["stop", "gateway", "1"]);
+    up.act_ok(&["start"]);
+    let values = read_all(&up.client(), "t", 0).await.into_iter().map(|record| record.value.unwrap());
+    assert_eq!(values.collect::<Vec<_>>(), ["one", "two", "three"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_process_outlives_the_one_that_started_it_and_the_next_start_has_all_data() {
+    let (_place, dir) = place();
+    let mut up = Up::start(&dir);
+    let first = processes(&dir);
+    crate::server::create(&up.client(), "t", 1, &[]).await;
+    write(&up.client(), "one").await;
+    // A suspended process can do nothing about it itself.
+    up.act_ok(&["pause", "storage-node", "1"]);
+    up.child.kill().unwrap();
+    up.child.wait().unwrap();
+    until(async || !first.iter().any(|process| lives(&process["pid"])), "all processes are gone").await;
+    let before = addresses(&dir);
+
+    let mut up = Up::start(&dir);
+    assert_eq!(addresses(&dir), before);
+    let values = read_all(&up.client(), "t", 0).await.into_iter().map(|record| record.value.unwrap());
+    assert_eq!(values.collect::<Vec<_>>(), ["one"]);
+    let second = processes(&dir);
+    let interrupted = Command::new("kill").args(["-INT", &up.child.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    while up.child.try_wait().unwrap().is_none() {
+        wait_a_little();
+    }
+    assert!(up.child.wait().unwrap().success());
+    assert!(!second.iter().any(|process| lives(&process["pid"])));
+    assert!(processes(&dir).iter().all(|process| process["state"] == "down"));
+}

@@ -1,0 +1,111 @@
+//! `walser cluster` with its flags.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+/// What a process of a cluster does. In the order in which they are started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ClusterRole {
+    Controller,
+    StorageNode,
+    Gateway,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Run a cluster of separate processes on this machine, in the foreground
+    Up(ClusterUpArgs),
+    /// Show which processes there are
+    #[command(after_help = "Example:\n  walser cluster status")]
+    Status(ClusterProcessArgs),
+    /// Start processes that do not run, on the addresses and data that they had
+    #[command(after_help = "Example:\n  walser cluster start storage-node 2")]
+    Start(ClusterProcessArgs),
+    /// Stop processes in order
+    #[command(after_help = "Example:\n  walser cluster stop gateway")]
+    Stop(ClusterProcessArgs),
+    /// Kill processes (SIGKILL)
+    #[command(after_help = "Example:\n  walser cluster kill storage-node 2")]
+    Kill(ClusterProcessArgs),
+    /// Suspend processes (SIGSTOP)
+    #[command(after_help = "Example:\n  walser cluster pause storage-node 2")]
+    Pause(ClusterProcessArgs),
+    /// Let suspended processes go on (SIGCONT)
+    #[command(after_help = "Example:\n  walser cluster resume storage-node 2")]
+    Resume(ClusterProcessArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walser cluster up
+  walser cluster up --dir /tmp/c --storage-nodes 5
+  walser cluster kill --dir /tmp/c storage-node 2    (from another terminal)
+  walser cluster start --dir /tmp/c storage-node 2
+
+DIR/cluster.json says which processes there are, and where; it is written when
+all are ready. With three storage nodes or more, topics have three replicas by
+default, of which two must be in sync.")]
+pub(crate) struct ClusterUpArgs {
+    #[command(flatten)]
+    pub(crate) place: ClusterPlace,
+    /// Controllers. More than one needs a metadata store that they share, which is not there yet
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
+    pub(crate) controllers: u32,
+    /// Storage nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) storage_nodes: u32,
+    /// Gateways
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) gateways: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterPlace {
+    /// Directory of the cluster; made when missing
+    #[arg(short = 'd', long, value_name = "DIR", default_value = "./walser-cluster")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterProcessArgs {
+    #[command(flatten)]
+    pub(crate) place: ClusterPlace,
+    /// Only processes with this role
+    pub(crate) role: Option<ClusterRole>,
+    /// Only the one with this number
+    pub(crate) id: Option<u32>,
+}
+
+/// Arguments that are a service's own.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true, disable_version_flag = true)]
+pub(crate) struct ServiceCommandArgs {
+    /// Arguments of the service; --help shows them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    pub(crate) arguments: Vec<std::ffi::OsString>,
+}
+
+// === impl ClusterRole ===
+
+impl std::fmt::Display for ClusterRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Controller => "controller",
+            Self::StorageNode => "storage-node",
+            Self::Gateway => "gateway",
+        })
+    }
+}
+
+// === impl ServiceCommandArgs ===
+
+impl ServiceCommandArgs {
+    /// The arguments of a process, with its name first.
+    pub(crate) fn with_name(self, name: &str) -> impl Iterator<Item = std::ffi::OsString> {
+        std::iter::once(name.into()).chain(self.arguments)
+    }
+}

@@ -1,0 +1,82 @@
+//! `walser cluster`: a cluster of separate processes on this machine, for trying out and for tests.
+//!
+//! ```text
+//!   walser cluster up ── supervisor ── spawns ──> walser controller | storage-node | gateway
+//!                            ^  '── writes ──> DIR/cluster.json
+//!   walser cluster kill ─────'
+//!          DIR/control.sock: a line of JSON there, a line of JSON back
+//! ```
+//!
+//! Invariant: only the supervisor waits for its processes, so that a process id it signals is never another's.
+//! Invariant: no process outlives the supervisor, also when that is killed.
+
+mod control;
+mod layout;
+mod supervisor;
+
+use std::process::ExitCode;
+
+use crate::cli::{ClusterCommand, ClusterProcessArgs, ClusterUpArgs};
+use crate::error::CliError;
+use crate::output;
+use crate::signal::Interrupts;
+
+use control::{ControlAction, ControlRequest};
+use layout::{ClusterDirectory, ClusterProcess};
+use supervisor::Supervisor;
+
+/// Runs the command.
+pub(crate) fn run(command: ClusterCommand) -> Result<ExitCode, CliError> {
+    // One thread: the system ends the processes when the thread that has spawned them is gone.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            ClusterCommand::Up(arguments) => up(&arguments).await,
+            ClusterCommand::Status(arguments) => ask(&arguments, ControlAction::Status).await,
+            ClusterCommand::Start(arguments) => ask(&arguments, ControlAction::Start).await,
+            ClusterCommand::Stop(arguments) => ask(&arguments, ControlAction::Stop).await,
+            ClusterCommand::Kill(arguments) => ask(&arguments, ControlAction::Kill).await,
+            ClusterCommand::Pause(arguments) => ask(&arguments, ControlAction::Pause).await,
+            ClusterCommand::Resume(arguments) => ask(&arguments, ControlAction::Resume).await,
+        }
+    })
+}
+
+async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {
+    let directory = ClusterDirectory::lock(&arguments.place.dir)?;
+    let processes = layout::plan(&directory, arguments)?;
+    let mut interrupts = Interrupts::listen()?;
+    let requests = control::listen(&directory.control_socket())?;
+    let mut supervisor = Supervisor::new(directory, processes)?;
+    let started = tokio::select! {
+        started = supervisor.start_all() => started,
+        interrupt = interrupts.next() => Err(CliError::interrupted(interrupt)),
+    };
+    let outcome = match started {
+        Ok(()) => {
+            show(supervisor.processes());
+            output::note(&supervisor.advice());
+            supervisor.run(requests, &mut interrupts).await
+        }
+        failed => failed,
+    };
+    output::note("stopping");
+    supervisor.stop_all().await;
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn ask(arguments: &ClusterProcessArgs, action: ControlAction) -> Result<ExitCode, CliError> {
+    let request = ControlRequest { action, role: arguments.role, id: arguments.id };
+    let processes = control::ask(&arguments.place.dir, &request).await?;
+    if action == ControlAction::Status {
+        show(&processes);
+    } else {
+        processes.iter().for_each(|process| output::data(&format!("{} is {}", process.name(), process.state)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(processes: &[ClusterProcess]) {
+    let rows: Vec<Vec<String>> = processes.iter().map(ClusterProcess::row).collect();
+    output::data(&output::table(&["ROLE", "ID", "STATE", "PID", "ADDRESS", "ADMIN", "LOG"], &rows));
+}

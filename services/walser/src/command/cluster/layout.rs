@@ -1,0 +1,276 @@
+//! Which processes a cluster has, where they listen, and where their files are.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{ClusterRole, ClusterUpArgs};
+use crate::error::CliError;
+
+/// Storage nodes from which on topics have so many replicas by default, and how many of those must be in sync.
+const REPLICAS: (u32, u32) = (3, 2);
+
+/// What a process does at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ClusterProcessState {
+    Running,
+    Paused,
+    /// It was stopped or killed, or has ended by itself.
+    Down,
+}
+
+/// A process, as `cluster.json` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClusterProcess {
+    pub(crate) role: ClusterRole,
+    /// From 1; the node id of a storage node.
+    pub(crate) id: u32,
+    pub(crate) state: ClusterProcessState,
+    /// `None` while it is down.
+    pub(crate) pid: Option<u32>,
+    pub(crate) addresses: BTreeMap<String, SocketAddr>,
+    pub(crate) log: PathBuf,
+}
+
+/// All of `cluster.json`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ClusterFile {
+    pub(crate) processes: Vec<ClusterProcess>,
+}
+
+/// The directory of a cluster. The lock is held as long as it lives.
+#[derive(Debug)]
+pub(crate) struct ClusterDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// The socket by which other terminals reach the supervisor.
+pub(crate) fn control_socket(directory: &Path) -> PathBuf {
+    directory.join("control.sock")
+}
+
+// === impl ClusterProcessState ===
+
+impl std::fmt::Display for ClusterProcessState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Down => "down",
+        })
+    }
+}
+
+// === impl ClusterProcess ===
+
+impl ClusterProcess {
+    /// `storage-node 2`.
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.role, self.id)
+    }
+
+    /// Where it is called.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.addresses[port_name(self.role)]
+    }
+
+    /// Where its probes and metrics are.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.addresses["admin"]
+    }
+
+    /// Its line of a table.
+    pub(crate) fn row(&self) -> Vec<String> {
+        let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let (address, admin, log) =
+            (self.address().to_string(), self.admin().to_string(), self.log.display().to_string());
+        vec![self.role.to_string(), self.id.to_string(), self.state.to_string(), pid, address, admin, log]
+    }
+}
+
+/// What the port for calls is named in `cluster.json`.
+fn port_name(role: ClusterRole) -> &'static str {
+    match role {
+        ClusterRole::Gateway => "grpc",
+        ClusterRole::Controller | ClusterRole::StorageNode => "internal",
+    }
+}
+
+// === impl ClusterDirectory ===
+
+impl ClusterDirectory {
+    /// Makes the directory and takes it for this process.
+    ///
+    /// # Errors
+    /// When the system refuses, or another process has it.
+    pub(crate) fn lock(path: &Path) -> Result<Self, CliError> {
+        let refused =
+            |error: std::io::Error| CliError::failed(format!("cluster directory {}: {error}", path.display()));
+        std::fs::create_dir_all(path).map_err(refused)?;
+        let path = path.canonicalize().map_err(refused)?;
+        let lock = File::create(path.join("lock")).map_err(refused)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let error = CliError::failed(format!("a cluster runs in {} already", path.display()));
+            return Err(error.with_help("look at it with walser cluster status --dir DIR, or choose another --dir"));
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        control_socket(&self.path)
+    }
+
+    /// Where a process keeps its data.
+    pub(crate) fn data_of(&self, process: &ClusterProcess) -> PathBuf {
+        self.path.join(format!("{}-{}", process.role, process.id))
+    }
+
+    /// The file by which a process says that it serves.
+    pub(crate) fn ready_file_of(&self, process: &ClusterProcess) -> PathBuf {
+        self.path.join(format!("{}-{}.ready.json", process.role, process.id))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path.join("cluster.json")
+    }
+
+    /// Writes `cluster.json` in one step: whoever reads it reads a whole one.
+    pub(crate) fn write(&self, processes: &[ClusterProcess]) -> Result<(), CliError> {
+        let text = serde_json::to_vec_pretty(&ClusterFile { processes: processes.to_vec() })?;
+        let temporary = self.path.join("cluster.json.tmp");
+        std::fs::write(&temporary, text)?;
+        Ok(std::fs::rename(&temporary, self.file())?)
+    }
+
+    /// The processes of the last run. None when there was none, or its file is not readable.
+    fn before(&self) -> Vec<ClusterProcess> {
+        let text = std::fs::read(self.file()).unwrap_or_default();
+        serde_json::from_slice::<ClusterFile>(&text).unwrap_or_default().processes
+    }
+}
+
+/// The processes that are asked for, none of which runs yet: on the addresses that they had before, else on free ports of
+/// an address of their own.
+///
+/// # Errors
+/// When there is no free port.
+pub(crate) fn plan(directory: &ClusterDirectory, arguments: &ClusterUpArgs) -> Result<Vec<ClusterProcess>, CliError> {
+    let before = directory.before();
+    let counts = [
+        (ClusterRole::Controller, arguments.controllers),
+        (ClusterRole::StorageNode, arguments.storage_nodes),
+        (ClusterRole::Gateway, arguments.gateways),
+    ];
+    let network = u8::try_from(std::process::id() % 250).unwrap_or(0) + 2;
+    let mut processes = Vec::new();
+    for (role, count) in counts {
+        for id in 1..=count {
+            let known = before.iter().find(|known| (known.role, known.id) == (role, id));
+            let addresses = match known {
+                Some(known) => known.addresses.clone(),
+                None => free_addresses(network, role, id)?,
+            };
+            let log = directory.path.join(format!("{role}-{id}.log"));
+            processes.push(ClusterProcess { role, id, state: ClusterProcessState::Down, pid: None, addresses, log });
+        }
+    }
+    Ok(processes)
+}
+
+/// Ports that are free now, on an address of loopback that only this process has, where the system allows that.
+fn free_addresses(network: u8, role: ClusterRole, id: u32) -> Result<BTreeMap<String, SocketAddr>, CliError> {
+    let own = Ipv4Addr::new(127, network, role as u8 + 1, u8::try_from(id).unwrap_or(u8::MAX));
+    let bind = |address: Ipv4Addr| TcpListener::bind((address, 0));
+    // Both are held at once: two different ports.
+    let (calls, admin) = match (bind(own), bind(own)) {
+        (Ok(calls), Ok(admin)) => (calls, admin),
+        _ => (bind(Ipv4Addr::LOCALHOST)?, bind(Ipv4Addr::LOCALHOST)?),
+    };
+    let named = [(port_name(role), calls.local_addr()?), ("admin", admin.local_addr()?)];
+    Ok(named.map(|(name, address)| (name.to_owned(), address)).into())
+}
+
+/// The arguments with which a process of the cluster is started.
+pub(crate) fn arguments(directory: &ClusterDirectory, process: &ClusterProcess, all: &[ClusterProcess]) -> Vec<String> {
+    let data = directory.data_of(process).display().to_string();
+    let (address, admin) = (process.address(), process.admin());
+    let mut settings = vec![format!("dial.from={}", address.ip())];
+    match process.role {
+        ClusterRole::Controller => {
+            settings.push(format!("controller.data={data}"));
+            let nodes = all.iter().filter(|other| other.role == ClusterRole::StorageNode).count();
+            let (replicas, in_sync) = if nodes >= REPLICAS.0 as usize { REPLICAS } else { (1, 1) };
+            settings.push(format!("cluster.replication.factor={replicas}"));
+            settings.push(format!("cluster.min.insync.replicas={in_sync}"));
+        }
+        ClusterRole::StorageNode => {
+            settings.push(format!("storage.data={data}"));
+            settings.push(format!("storage.node.id={}", process.id));
+        }
+        ClusterRole::Gateway => {}
+    }
+    if process.role != ClusterRole::Controller {
+        let controller = all.iter().find(|other| other.role == ClusterRole::Controller);
+        settings.extend(controller.map(|controller| format!("controller.address={}", controller.address())));
+    }
+    let ready = directory.ready_file_of(process).display().to_string();
+    let mut arguments = vec![process.role.to_string(), "--with-parent".into()];
+    arguments.extend(["--listen".into(), address.to_string(), "--admin".into(), admin.to_string()]);
+    arguments.extend(["--ready-file".into(), ready]);
+    arguments.extend(settings.into_iter().flat_map(|setting| ["--set".into(), setting]));
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::ClusterPlace;
+
+    fn wanted(dir: &Path, storage_nodes: u32) -> ClusterUpArgs {
+        ClusterUpArgs { place: ClusterPlace { dir: dir.to_owned() }, controllers: 1, storage_nodes, gateways: 2 }
+    }
+
+    #[test]
+    fn addresses_stay_and_differ() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = ClusterDirectory::lock(place.path()).unwrap();
+        let three = plan(&directory, &wanted(place.path(), 3)).unwrap();
+        let mut all: Vec<_> = three.iter().flat_map(|process| process.addresses.values().copied()).collect();
+        assert_eq!(all.len(), 12);
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 12, "each has ports of its own");
+        assert!(all.iter().all(|address| address.ip().is_loopback()));
+        directory.write(&three).unwrap();
+        assert_eq!(plan(&directory, &wanted(place.path(), 3)).unwrap(), three);
+        let four = plan(&directory, &wanted(place.path(), 4)).unwrap();
+        assert_eq!(four.iter().filter(|process| three.contains(process)).count(), 6);
+    }
+
+    #[test]
+    fn a_directory_has_one_cluster() {
+        let place = tempfile::tempdir().unwrap();
+        let first = ClusterDirectory::lock(place.path()).unwrap();
+        let second = ClusterDirectory::lock(place.path()).unwrap_err();
+        assert!(second.what().contains("already"), "{}", second.what());
+        drop(first);
+        ClusterDirectory::lock(place.path()).unwrap();
+    }
+
+    #[test]
+    fn three_replicas_need_three_storage_nodes() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = ClusterDirectory::lock(place.path()).unwrap();
+        let factor = |nodes: u32| {
+            let processes = plan(&directory, &wanted(place.path(), nodes)).unwrap();
+            arguments(&directory, &processes[0], &processes).contains(&"cluster.replication.factor=3".to_owned())
+        };
+        assert_eq!([1, 2, 3, 5].map(factor), [false, false, true, true]);
+    }
+}

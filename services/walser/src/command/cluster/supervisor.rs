@@ -1,0 +1,303 @@
+//! Starts the processes of a cluster, watches them, and does with them what other terminals ask for.
+//!
+//! One thing at a time: a request waits until the one before is done. A process that has ended stays down until someone
+//! asks for its start.
+
+use std::fs::OpenOptions;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use walser_client::Client;
+
+use super::control::{Asked, ControlAction, ControlRequest};
+use super::layout::{self, ClusterDirectory, ClusterProcess, ClusterProcessState};
+use crate::cli::ClusterRole;
+use crate::error::CliError;
+use crate::output;
+use crate::server::node_count;
+use crate::signal::Interrupts;
+
+/// How long a process may take to serve, and a cluster to know its storage nodes.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a process may take to stop; then it is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// Pause between two looks for a file or an answer.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two looks after processes, should a signal of the system be missed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The roles, in the order in which they are started.
+const ROLES: [ClusterRole; 3] = [ClusterRole::Controller, ClusterRole::StorageNode, ClusterRole::Gateway];
+
+/// The processes of a cluster.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    directory: ClusterDirectory,
+    program: PathBuf,
+    processes: Vec<ClusterProcess>,
+    /// Beside each process: what of it runs.
+    children: Vec<Option<Child>>,
+    /// The system says that a child has ended.
+    ended: Signals,
+}
+
+impl Supervisor {
+    /// A supervisor of processes none of which runs yet.
+    ///
+    /// # Errors
+    /// When the system does not say where this program is, or gives no signals.
+    pub(super) fn new(directory: ClusterDirectory, processes: Vec<ClusterProcess>) -> Result<Self, CliError> {
+        let (program, ended) = (std::env::current_exe()?, signal(SignalKind::child())?);
+        let children = processes.iter().map(|_| None).collect();
+        Ok(Self { directory, program, processes, children, ended })
+    }
+
+    pub(super) fn processes(&self) -> &[ClusterProcess] {
+        &self.processes
+    }
+
+    /// What can be done now.
+    pub(super) fn advice(&self) -> String {
+        let gateway = self.processes.iter().find(|process| process.role == ClusterRole::Gateway);
+        let address = gateway.map(|gateway| gateway.address().to_string()).unwrap_or_default();
+        format!("ready; Ctrl-C stops all; in other terminals: export WALSER_SERVER={address}")
+    }
+
+    /// Starts everything, and waits until the cluster can be used; `cluster.json` says so then.
+    ///
+    /// # Errors
+    /// When a process does not come up.
+    pub(super) async fn start_all(&mut self) -> Result<(), CliError> {
+        for role in ROLES {
+            let all = self.chosen(&ControlRequest { action: ControlAction::Start, role: Some(role), id: None });
+            self.start(&all.map_err(CliError::failed)?).await.map_err(CliError::failed)?;
+        }
+        let known = timeout(START_LIMIT, self.all_storage_nodes_known()).await;
+        known.map_err(|_| CliError::failed("the storage nodes have not joined the cluster in time: see their logs"))?;
+        self.directory.write(&self.processes)
+    }
+
+    /// Serves until a signal ends it.
+    ///
+    /// # Errors
+    /// When `cluster.json` cannot be written.
+    pub(super) async fn run(
+        &mut self,
+        mut requests: mpsc::Receiver<Asked>,
+        interrupts: &mut Interrupts,
+    ) -> Result<(), CliError> {
+        loop {
+            tokio::select! {
+                _ = interrupts.next() => return Ok(()),
+                Some(asked) = requests.recv() => {
+                    let outcome = self.obey(&asked.request).await;
+                    self.directory.write(&self.processes)?;
+                    asked.answer(outcome);
+                }
+                _ = self.ended.recv() => {}
+                () = sleep(LOOK) => {}
+            }
+            if self.note_ended() {
+                self.directory.write(&self.processes)?;
+            }
+        }
+    }
+
+    /// Stops everything, in the order opposite to the start, and kills what does not stop.
+    pub(super) async fn stop_all(&mut self) {
+        for role in ROLES.into_iter().rev() {
+            let all = (0..self.processes.len()).filter(|index| self.processes[*index].role == role);
+            self.stop(&all.collect::<Vec<_>>()).await;
+        }
+        if let Err(error) = self.directory.write(&self.processes) {
+            error.show();
+        }
+    }
+
+    /// Does what is asked for, and returns what has become of the processes that were meant.
+    async fn obey(&mut self, request: &ControlRequest) -> Result<Vec<ClusterProcess>, String> {
+        self.note_ended();
+        let chosen = self.chosen(request)?;
+        match request.action {
+            ControlAction::Status => {}
+            ControlAction::Start => self.start(&chosen).await?,
+            ControlAction::Stop => {
+                for role in ROLES.into_iter().rev() {
+                    let of_role = chosen.iter().copied().filter(|index| self.processes[*index].role == role);
+                    self.stop(&of_role.collect::<Vec<_>>()).await;
+                }
+            }
+            ControlAction::Kill => {
+                self.signal(&chosen, Signal::KILL);
+                self.wait_until_ended(&chosen, STOP_LIMIT).await;
+            }
+            ControlAction::Pause => self.suspend(&chosen, Signal::STOP, ClusterProcessState::Paused),
+            ControlAction::Resume => self.suspend(&chosen, Signal::CONT, ClusterProcessState::Running),
+        }
+        Ok(chosen.into_iter().map(|index| self.processes[index].clone()).collect())
+    }
+
+    /// The processes that a request means: those that it can be done with, where it names a group.
+    fn chosen(&self, request: &ControlRequest) -> Result<Vec<usize>, String> {
+        let ControlRequest { action, role, id } = request;
+        let means = |process: &ClusterProcess| {
+            role.is_none_or(|role| role == process.role) && id.is_none_or(|id| id == process.id)
+        };
+        let meant: Vec<usize> = (0..self.processes.len()).filter(|index| means(&self.processes[*index])).collect();
+        let name = |role: &Option<ClusterRole>| role.map_or_else(|| "process".to_owned(), |role| role.to_string());
+        if meant.is_empty() {
+            let id = id.map(|id| format!(" {id}")).unwrap_or_default();
+            return Err(format!("there is no {}{id} in this cluster: see walser cluster status", name(role)));
+        }
+        let fits = |index: &usize| match action {
+            ControlAction::Status => true,
+            ControlAction::Start => self.children[*index].is_none(),
+            _ => self.children[*index].is_some(),
+        };
+        let fitting: Vec<usize> = meant.iter().copied().filter(fits).collect();
+        match (fitting.is_empty(), action) {
+            (false, _) => Ok(fitting),
+            (true, ControlAction::Start) => Err(format!("{} runs already", self.names(&meant))),
+            (true, _) => Err(format!("{} does not run; start it with walser cluster start", self.names(&meant))),
+        }
+    }
+
+    fn names(&self, indexes: &[usize]) -> String {
+        indexes.iter().map(|index| self.processes[*index].name()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Starts processes and waits until each of them serves.
+    async fn start(&mut self, indexes: &[usize]) -> Result<(), String> {
+        for role in ROLES {
+            let of_role = indexes.iter().copied().filter(|index| self.processes[*index].role == role);
+            let of_role: Vec<usize> = of_role.collect();
+            for index in &of_role {
+                self.spawn(*index).map_err(|error| format!("{}: {error}", self.processes[*index].name()))?;
+            }
+            let deadline = Instant::now() + START_LIMIT;
+            for index in of_role {
+                self.wait_until_serving(index, deadline).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, index: usize) -> std::io::Result<()> {
+        let process = &self.processes[index];
+        let log = OpenOptions::new().create(true).append(true).open(&process.log)?;
+        let child = Command::new(&self.program)
+            .args(layout::arguments(&self.directory, process, &self.processes))
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // Ctrl-C is for this process alone, which stops the others in order.
+            .process_group(0)
+            .spawn()?;
+        let process = &mut self.processes[index];
+        (process.pid, process.state) = (Some(child.id()), ClusterProcessState::Running);
+        self.children[index] = Some(child);
+        Ok(())
+    }
+
+    async fn wait_until_serving(&mut self, index: usize, deadline: Instant) -> Result<(), String> {
+        loop {
+            self.note_ended();
+            let process = &self.processes[index];
+            let Some(pid) = process.pid else {
+                return Err(format!("{} has not come up: see {}", process.name(), process.log.display()));
+            };
+            let text = std::fs::read(self.directory.ready_file_of(process)).unwrap_or_default();
+            let ready: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+            if ready["pid"] == pid {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{} does not serve yet: see {}", process.name(), process.log.display()));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Waits until a gateway can name every storage node.
+    async fn all_storage_nodes_known(&self) {
+        let count = |role| self.processes.iter().filter(|process| process.role == role).count();
+        let Some(gateway) = self.processes.iter().find(|process| process.role == ClusterRole::Gateway) else { return };
+        let Ok(client) = Client::new(&gateway.address().to_string()) else { return };
+        loop {
+            if node_count(&client).await >= Some(count(ClusterRole::StorageNode)) {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn stop(&mut self, indexes: &[usize]) {
+        // A suspended process would not hear it.
+        self.signal(indexes, Signal::CONT);
+        self.signal(indexes, Signal::TERM);
+        self.wait_until_ended(indexes, STOP_LIMIT).await;
+        let left: Vec<usize> = indexes.iter().copied().filter(|index| self.children[*index].is_some()).collect();
+        if !left.is_empty() {
+            output::warning(&format!("{} did not stop in {} s: killed", self.names(&left), STOP_LIMIT.as_secs()));
+            self.signal(&left, Signal::KILL);
+            self.wait_until_ended(&left, STOP_LIMIT).await;
+        }
+    }
+
+    fn suspend(&mut self, indexes: &[usize], sent: Signal, state: ClusterProcessState) {
+        self.signal(indexes, sent);
+        for index in indexes.iter().copied().filter(|index| self.children[*index].is_some()) {
+            self.processes[index].state = state;
+        }
+    }
+
+    /// Sends a signal to those that run. A child that is not waited for keeps its process id.
+    fn signal(&self, indexes: &[usize], sent: Signal) {
+        for child in indexes.iter().filter_map(|index| self.children[*index].as_ref()) {
+            if let Err(error) = kill_process(Pid::from_child(child), sent) {
+                output::warning(&format!("process {}: {error}", child.id()));
+            }
+        }
+    }
+
+    async fn wait_until_ended(&mut self, indexes: &[usize], limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.take_ended();
+            let waits = indexes.iter().any(|index| self.children[*index].is_some());
+            if !waits || Instant::now() > deadline {
+                return;
+            }
+            let _ = timeout(PAUSE, self.ended.recv()).await;
+        }
+    }
+
+    /// Notes which processes have ended by themselves, and says so. Returns whether any has.
+    fn note_ended(&mut self) -> bool {
+        let ended = self.take_ended();
+        for (index, status) in &ended {
+            let process = &self.processes[*index];
+            let (name, log) = (process.name(), process.log.display());
+            output::warning(&format!("{name} has ended ({status}); its log is {log}"));
+        }
+        !ended.is_empty()
+    }
+
+    fn take_ended(&mut self) -> Vec<(usize, ExitStatus)> {
+        let mut ended = Vec::new();
+        for (index, slot) in self.children.iter_mut().enumerate() {
+            let Some(Ok(Some(status))) = slot.as_mut().map(Child::try_wait) else { continue };
+            *slot = None;
+            let process = &mut self.processes[index];
+            (process.pid, process.state) = (None, ClusterProcessState::Down);
+            ended.push((index, status));
+        }
+        ended
+    }
+}
