@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use walser_model::{Offset, Timestamp, TopicPartition};
 use walser_record_batch::{BatchHeader, Batches, verify_crc};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Marks};
 use crate::directory_names::{DirectoryNames, parse_partition};
 use crate::disk::Disk;
 use crate::log::{AppendError, Log, LogConfig, LogError};
@@ -230,11 +230,18 @@ impl CopyStore {
         // Nothing of the old log goes before it is certain that the copy counts.
         self.names.sync()?;
         let from = complete.join(LOG);
+        let mut counts = true;
         if exists(&*self.disk, &from)? {
-            remove(&*self.disk, &place)?;
-            self.names.sync()?;
-            self.take_marks(partition, &complete)?;
-            self.disk.rename(&from, &place)?;
+            match Checkpoint::open(&self.disk, &complete)?.marks(partition) {
+                Some(marks) => {
+                    remove(&*self.disk, &place)?;
+                    self.names.sync()?;
+                    self.take_marks(partition, marks)?;
+                    self.disk.rename(&from, &place)?;
+                }
+                // It was never completed, whatever its name says: the old log stays.
+                None => counts = false,
+            }
         } else if exists(&*self.disk, &place)? {
             // An earlier call got no farther than the move, which may be in the cache only. The marks are those of the log
             // by now.
@@ -247,15 +254,11 @@ impl CopyStore {
         self.disk.rename(&complete, &done)?;
         self.names.sync()?;
         remove(&*self.disk, &done)?;
-        Ok(true)
+        Ok(counts)
     }
 
     /// Makes the marks of a copy those of the partition, durably.
-    fn take_marks(&self, partition: TopicPartition, complete: &Path) -> io::Result<()> {
-        let marks = Checkpoint::open(&self.disk, complete)?.marks(partition).ok_or_else(|| {
-            let text = format!("{} has no marks of its partition", complete.display());
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        })?;
+    fn take_marks(&self, partition: TopicPartition, marks: Marks) -> io::Result<()> {
         let mut checkpoint = self.checkpoint.lock();
         let (mut slot, _) = checkpoint.claim(partition);
         let written = checkpoint.write(&mut slot, partition, &marks);

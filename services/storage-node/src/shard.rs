@@ -205,12 +205,10 @@ impl Shard {
             return self.wind_up();
         }
         self.limit_files();
-        if !self.incoming.is_empty() {
-            return Wait::For(Duration::ZERO);
-        }
+        let busy = !self.incoming.is_empty();
         let limit = if self.short_of_files.is_empty() { Duration::MAX } else { files::RETRY };
         let wait = self.keep_up(self.context.clock.monotonic()).min(limit);
-        Wait::For(if self.touched.is_empty() { wait } else { Duration::ZERO })
+        Wait::For(if self.touched.is_empty() && !busy { wait } else { Duration::ZERO })
     }
 
     fn enqueue(&mut self, job: AppendJob) {

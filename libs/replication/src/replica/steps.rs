@@ -120,7 +120,8 @@ impl<W> Replica<W> {
         let Some(known) = self.known.as_ref().filter(|known| !known.alone()) else { return };
         let wanted = match &self.machine {
             Machine::Leads(_) => self.failed && known.partition.isr.len() > 1,
-            Machine::Rests | Machine::Follows(_) => self.work.is_none() && self.role() == Role::Lead,
+            // Work on a log that has failed may never end.
+            Machine::Rests | Machine::Follows(_) => (self.work.is_none() || self.failed) && self.role() == Role::Lead,
         };
         if wanted && self.rules.hold(Rule::LeadIsGivenUp) {
             out.push_back(ReplicaAction::GiveUp);
@@ -130,6 +131,7 @@ impl<W> Replica<W> {
     /// What was given up is gone also for whoever waited for it.
     fn repaired(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         self.high_watermark = self.high_watermark.min(log.end());
+        self.failed = false;
         // Others have had what was given up.
         let alone = self.known.as_ref().is_some_and(KnownMetadata::alone);
         self.integrity = if alone { ReplicaIntegrity::Intact } else { ReplicaIntegrity::Unclean };

@@ -184,14 +184,16 @@ impl ControllerService for Controller {
         let proposals = proposals.collect::<Result<Vec<_>, _>>()?;
         let given_up = request.given_up.iter().filter_map(walser_proto::topic_partition).map(|(id, _)| id);
         let given_up: Vec<_> = given_up.collect();
-        for partition in &given_up {
-            tracing::warn!(%partition, node = %caller.0, "a node gives up a partition: its log there cannot be used");
-        }
         let outcome = |proposed: Proposed| match proposed {
             Proposed::Accepted => pbi::IsrOutcome { accepted: true, ineligible_node_id: None },
             Proposed::Refused(node) => pbi::IsrOutcome { accepted: false, ineligible_node_id: node.map(|node| node.0) },
         };
         let outcomes = self.nodes.alter_isr(caller, &proposals, &given_up).await?;
+        // It comes again until somebody else leads, for each of them: one line says it.
+        if let Some(first) = given_up.first() {
+            let partitions = given_up.len();
+            tracing::warn!(node = %caller.0, partitions, %first, "a node gives up partitions: their logs there cannot be used");
+        }
         Ok(Response::new(pbi::AlterIsrResponse { outcomes: outcomes.into_iter().map(outcome).collect() }))
     }
 

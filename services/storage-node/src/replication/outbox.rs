@@ -133,6 +133,11 @@ impl Outbox {
         lane
     }
 
+    /// Whether a lane is the one that a follower's latest stream has.
+    pub(crate) fn is_lane_of(&self, follower: NodeId, lane: &Arc<Lane<ToFollower>>) -> bool {
+        self.lanes.followers.lock().get(&follower).is_some_and(|latest| Arc::ptr_eq(latest, lane))
+    }
+
     /// What waits for a follower.
     fn to_follower(&self, follower: NodeId) -> Arc<Lane<ToFollower>> {
         Arc::clone(self.lanes.followers.lock().entry(follower).or_default())
@@ -258,5 +263,15 @@ mod tests {
         outbox.tell(partition(0), Outgoing::Left);
         assert!(outbox.to_leader(leader).take().is_empty());
         assert!(outbox.to_follower(NodeId(3)).take().more.is_empty());
+    }
+
+    /// A stream that was given up may be heard of after the one that came in its place.
+    #[test]
+    fn a_stream_can_find_out_that_its_lane_is_another_ones() {
+        let outbox = Outbox::default();
+        let first = outbox.connect_follower(NodeId(2));
+        assert!(outbox.is_lane_of(NodeId(2), &first) && !outbox.is_lane_of(NodeId(3), &first));
+        let second = outbox.connect_follower(NodeId(2));
+        assert!(!outbox.is_lane_of(NodeId(2), &first) && outbox.is_lane_of(NodeId(2), &second));
     }
 }

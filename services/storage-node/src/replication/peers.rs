@@ -82,3 +82,15 @@ pub(crate) enum FromPeer {
     /// The controller has not written a proposal, or nobody knows.
     ProposalOver { ineligible: Option<NodeId> },
 }
+
+impl FromPeer {
+    /// The open that this answers, of those of a follower.
+    pub(crate) fn answers(&self) -> Option<ReplicationSessionId> {
+        match self {
+            Self::Pushed(pushed) => Some(pushed.frame().open),
+            Self::Diverged(answer) => Some(answer.open),
+            Self::CopyOffered { open, .. } | Self::Broken { open } => Some(*open),
+            _ => None,
+        }
+    }
+}

@@ -154,6 +154,9 @@ impl Partition {
         if self.has_pushed() {
             let written = self.write_pushed(context, now);
             if written != Written::All || self.incoming.is_empty() {
+                if written == Written::All {
+                    self.short_of_files_since = None;
+                }
                 return written;
             }
         }

@@ -20,6 +20,7 @@ use super::watched_disk::{WatchedDisk, as_shard};
 use super::*;
 use crate::replication::Outbox;
 
+mod hurt_replicas;
 mod leading;
 mod lending;
 

@@ -34,12 +34,15 @@ pub(super) async fn copy_logs(links: Links) {
         for (partition, wanted) in lane.take() {
             let (links, places) = (links.clone(), Arc::clone(&places));
             tasks.spawn(async move {
-                let Ok(_place) = places.acquire().await else { return };
-                let copy = match links.copy(partition, &wanted).await {
+                let Ok(place) = places.acquire().await else { return };
+                let copied = links.copy(partition, &wanted).await;
+                drop(place);
+                let copy = match copied {
                     Ok(copy) => Some(copy),
                     Err(failure) => {
                         let named = links.registry.names.partition(partition);
                         tracing::warn!(partition = %named, leader = %wanted.leader, %failure, "the leader's log was not copied");
+                        links.discard(partition).await;
                         tokio::time::sleep(RETRY).await;
                         None
                     }
@@ -73,6 +76,9 @@ impl Links {
         while let Some(answer) = tokio::time::timeout(SILENCE_MAX, answers.message()).await.map_err(silent)?? {
             let (directory, config) = (Arc::clone(&self.engine.directory), wanted.config.clone());
             let (now, log_start) = (self.engine.clock.now_millis(), Offset(answer.log_start_offset));
+            if !self.engine.space.take(answer.record_batches.len(), &directory) {
+                return Err(ApiError::new(Reason::DiskFull, "there is no room for it on the disk"));
+            }
             let added = tokio::task::spawn_blocking(move || {
                 let mut copy = copy.map_or_else(|| directory.begin_copy(partition, config, log_start, now), Ok)?;
                 copy.append(answer.record_batches, now)?;
@@ -86,7 +92,17 @@ impl Links {
         tokio::task::spawn_blocking(move || copy.complete()).await.map_err(failed)?.map_err(failed)
     }
 
-    /// Serves the log of a partition that this node leads.
+    /// Removes what has come of a copy: nobody will continue it.
+    async fn discard(&self, partition: TopicPartition) {
+        let directory = Arc::clone(&self.engine.directory);
+        let removed = tokio::task::spawn_blocking(move || directory.discard_copy(partition)).await;
+        if let Ok(Err(error)) = removed {
+            let partition = self.registry.names.partition(partition);
+            tracing::warn!(%partition, %error, "an unfinished copy stays on the disk until the next start");
+        }
+    }
+
+    /// Serves the log of a partition that this node leads, as far as it reaches now: what comes later is pushed.
     ///
     /// # Errors
     /// When this node does not lead it in that epoch, or the caller is of another cluster.
@@ -119,9 +135,8 @@ impl Links {
     ) -> Result<(), ApiError> {
         let replica = self.registry.led(partition)?;
         let log_start = replica.reader.retained();
-        let mut next = log_start;
+        let (mut next, below) = (log_start, replica.reader.log_end());
         loop {
-            let below = replica.reader.log_end();
             let read = read_disk(replica.reader.clone(), next, below).await;
             let record_batches = read.map_err(|error| ApiError::new(Reason::StorageError, error.to_string()))?;
             if !replica.serving() || replica.epoch() != epoch {

@@ -154,7 +154,11 @@ impl Pusher {
             tokio::select! {
                 () = lane.changed() => {}
                 () = credit.changed.notified() => {}
+                // A stream that came late, and is of a connection that the follower has given up, may have taken its place.
                 _ = beats.tick() => {
+                    if !self.links.outbox.is_lane_of(self.follower, &lane) {
+                        return;
+                    }
                     if self.responses.send(Ok(pbi::ReplicateResponse::default())).await.is_err() {
                         return;
                     }
@@ -209,7 +213,7 @@ impl Pusher {
     async fn push(&mut self, partition: TopicPartition) -> Option<(pbi::ReplicaData, usize)> {
         let mut push = *self.pushes.get(&partition)?;
         let pushed = match self.links.registry.led(partition) {
-            Ok(replica) => self.next_frame(&mut push, &replica).await,
+            Ok(replica) => self.next_frame(partition, &mut push, &replica).await,
             Err(_) => Pushing::Over,
         };
         match pushed {
@@ -232,20 +236,34 @@ impl Pusher {
         }
     }
 
-    async fn next_frame(&self, push: &mut Push, replica: &Arc<PartitionHandle>) -> Pushing {
+    async fn next_frame(&self, id: TopicPartition, push: &mut Push, replica: &Arc<PartitionHandle>) -> Pushing {
         let (end, batches) = match push.look(replica) {
             ToPush::Over => return Pushing::Over,
             ToPush::Nothing => return Pushing::Nothing,
             ToPush::Marks => (None, Bytes::new()),
             ToPush::Records { from, below } => match read(replica, from, below).await {
-                Some(batches) => match end_of(&batches) {
+                Ok(batches) => match end_of(&batches) {
                     Some(end) => (Some(end), batches),
                     None => return Pushing::Over,
                 },
-                None => return Pushing::Over,
+                Err(error) => {
+                    self.note_unreadable(id, &error);
+                    return Pushing::Over;
+                }
             },
         };
         push.frame(replica, end).map_or(Pushing::Over, |frame| Pushing::Frame(frame, batches))
+    }
+}
+
+impl Pusher {
+    /// What cannot be read for a follower cannot be read at all. Damage is noted, as where clients read.
+    fn note_unreadable(&self, partition: TopicPartition, error: &ReadError) {
+        let named = self.links.registry.names.partition(partition);
+        tracing::warn!(partition = %named, follower = %self.follower, %error, "records cannot be read for a follower");
+        if let ReadError::Corrupt { at } = error {
+            self.links.engine.shards.queue(partition).push(Command::Damaged { partition, from: *at });
+        }
     }
 }
 
@@ -261,12 +279,12 @@ fn end_of(batches: &Bytes) -> Option<Offset> {
     Batches::of(batches.clone()).last()?.ok().map(|(header, _)| header.next_offset())
 }
 
-/// Whole batches from an offset on, from memory or from the disk. `None`: they cannot be read.
-async fn read(replica: &Arc<PartitionHandle>, from: Offset, below: Offset) -> Option<Bytes> {
+/// Whole batches from an offset on, from memory or from the disk.
+async fn read(replica: &Arc<PartitionHandle>, from: Offset, below: Offset) -> Result<Bytes, ReadError> {
     if let Some(batches) = replica.tail.read(from, below, MESSAGE_BYTES).filter(|batches| !batches.is_empty()) {
-        return Some(batches);
+        return Ok(batches);
     }
-    read_disk(replica.reader.clone(), from, below).await.ok()
+    read_disk(replica.reader.clone(), from, below).await
 }
 
 /// The same from the disk.

@@ -136,12 +136,15 @@ impl Stream {
 
     /// Says what there is, or only that this node is there.
     async fn say(&mut self, news: ToLeader) -> Result<(), ApiError> {
+        // Before the first of them leaves: what does not leave is broken, too.
+        for (partition, open) in news.iter().filter_map(|(partition, said)| Some((partition, said.open?))) {
+            self.node_epoch = self.node_epoch.max(open.id.node_epoch);
+            self.opened.insert(*partition, open.id);
+        }
         let mut message = self.message();
         let mut named = 0;
         for (partition, said) in news {
             if let Some(open) = said.open {
-                self.node_epoch = self.node_epoch.max(open.id.node_epoch);
-                self.opened.insert(partition, open.id);
                 message.opens.push(open_message(partition, &open));
             }
             message.acks.extend(said.ack.map(|ack| ack_message(partition, &ack)));
@@ -169,9 +172,9 @@ impl Stream {
                 match Pushed::check(frame, batches, Some(room)) {
                     Ok(pushed) => FromPeer::Pushed(Box::new(pushed)),
                     Err(error) => {
-                        let partition = self.links.registry.names.partition(partition);
+                        let (id, partition) = (partition, self.links.registry.names.partition(partition));
                         tracing::error!(%partition, leader = %self.leader, %error, "what was pushed is not taken");
-                        FromPeer::Broken { open: frame.open }
+                        return self.break_later(id, frame.open);
                     }
                 }
             }
@@ -179,16 +182,97 @@ impl Stream {
             FromLeader::CopyOffered { leader_epoch, open, log_start } => {
                 FromPeer::CopyOffered { leader_epoch, open, log_start }
             }
-            FromLeader::Refused(open) => {
-                let links = self.links.clone();
-                // It ends with this pause.
-                tokio::spawn(async move {
-                    tokio::time::sleep(REFUSED_RETRY).await;
-                    links.tell(partition, FromPeer::Broken { open });
-                });
-                return;
-            }
+            FromLeader::Refused(open) => return self.break_later(partition, open),
         };
         self.links.tell(partition, said);
+    }
+
+    /// Has a partition opened again after a pause.
+    fn break_later(&self, partition: TopicPartition, open: ReplicationSessionId) {
+        let links = self.links.clone();
+        // It ends with this pause.
+        tokio::spawn(async move {
+            tokio::time::sleep(REFUSED_RETRY).await;
+            links.tell(partition, FromPeer::Broken { open });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicI64;
+
+    use tonic::service::Routes;
+    use walser_log::{DataDirectory, MemoryDisk};
+    use walser_model::{LeaderEpoch, Offset, PartitionIndex, SystemClock, TopicId};
+    use walser_replication::ReplicationSession;
+    use walser_rpc::{ControllerClient, Network, local_connection};
+    use walser_service::{Metrics, Shutdown};
+
+    use super::*;
+    use crate::engine::Engine;
+    use crate::metrics::StorageMetrics;
+    use crate::replica_registry::ReplicaRegistry;
+    use crate::replication::{Outbox, Outgoing, Peers};
+
+    #[tokio::test]
+    async fn opens_that_a_broken_stream_did_not_take_are_known_to_be_broken() {
+        let directory = DataDirectory::open(Arc::new(MemoryDisk::new(1 << 30)), Path::new("/data"), "test").unwrap();
+        let config = crate::Config {
+            node: NodeId(1),
+            shards: 1,
+            flush_threads: 1,
+            append_bytes_max: 1 << 20,
+            tail_bytes: 1 << 20,
+            reserve_bytes: Some(0),
+            retention_check: Duration::from_secs(3600),
+            idle: Duration::from_secs(3600),
+            public_address: String::new(),
+            internal_address: String::new(),
+            roles: Vec::new(),
+            version: String::new(),
+        };
+        let (registry, outbox) = (ReplicaRegistry::new(NodeId(1)), Outbox::default());
+        let metrics = StorageMetrics::new(&Metrics::default());
+        let shutdown = Shutdown::new(Duration::from_secs(1));
+        let peers = Arc::new(outbox.clone());
+        let clock = Arc::new(SystemClock::start());
+        let (engine, threads) =
+            Engine::start(&config, directory, Vec::new(), (&registry, peers), (clock, &metrics), &shutdown).unwrap();
+        std::mem::forget(threads);
+        let links = Links {
+            node: NodeId(1),
+            outbox: outbox.clone(),
+            network: Network::default(),
+            controller: ControllerClient::new(local_connection(Routes::default())),
+            engine,
+            registry,
+            node_epoch: Arc::new(AtomicI64::new(7)),
+            shutdown,
+        };
+        let leader = NodeId(2);
+        for number in 0..10_000 {
+            let id = TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(number));
+            let session = ReplicationSession {
+                follower: NodeId(1),
+                id: ReplicationSessionId { node_epoch: 7, sequence: 1 },
+                leader_epoch: LeaderEpoch(1),
+                log_end: Offset(0),
+                durable: Offset(0),
+                lazy: false,
+                last_epoch: LeaderEpoch::NONE,
+            };
+            outbox.tell(id, Outgoing::Open { leader, session });
+        }
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+        // The connection has broken.
+        drop(waiting);
+        let (opened, window) = (HashMap::new(), Arc::default());
+        let mut stream = Stream { links, leader, requests, opened, window, told_credit: 0, node_epoch: 0 };
+        let lane = outbox.to_leader(leader);
+        assert!(stream.say(lane.take()).await.is_err());
+        let (told, left) = (stream.opened.len(), lane.take().len());
+        assert_eq!(told + left, 10_000, "the others are neither open nor broken, for ever");
     }
 }

@@ -124,7 +124,14 @@ impl Partition {
 
     /// Tells the replica when its log takes nothing any more.
     pub(super) fn note_failure(&mut self, context: &ShardContext) {
-        if matches!(self.log.condition(), Condition::Failed { .. }) && !self.replica.failed() {
+        // Damaged records are given up by people, unless others have them.
+        let others = self.replica.partition().is_some_and(|(partition, _)| partition.isr.len() > 1);
+        let failed = match self.log.condition() {
+            Condition::Healthy => false,
+            Condition::Corrupt { .. } => others,
+            Condition::Failed { .. } => true,
+        };
+        if failed && !self.replica.failed() {
             self.step(ReplicaEvent::LogFailed, context);
         }
     }

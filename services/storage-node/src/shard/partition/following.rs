@@ -16,6 +16,9 @@ use crate::shard::ShardContext;
 use crate::shard::files::Written;
 use crate::shard::maintenance::Task;
 
+/// A leader that does not answer an open for this long is asked again; twice as long each time, this often.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE_DOUBLINGS: u32 = 4;
 /// A follower that could not take what was pushed opens again after this long.
 const REOPEN: Duration = Duration::from_secs(1);
 
@@ -47,11 +50,18 @@ pub(super) struct Following {
     offered: Offset,
     /// When the partition is opened again because something could not be appended, in monotonic time.
     reopen_at: Option<Duration>,
+    /// Until when the leader may answer the latest open, in monotonic time. `None`: it has.
+    answer_until: Option<Duration>,
+    /// Opens that were not answered, one after the other.
+    unanswered: u32,
 }
 
 impl Partition {
     /// Takes what another node says.
     pub(crate) fn hear(&mut self, said: FromPeer, context: &ShardContext) {
+        if said.answers().is_some_and(|open| self.is_open(open)) {
+            (self.following.answer_until, self.following.unanswered) = (None, 0);
+        }
         let event = match said {
             FromPeer::Opened(session) => ReplicaEvent::Opened(session),
             FromPeer::Acked(ack) => ReplicaEvent::Acked(ack),
@@ -90,6 +100,8 @@ impl Partition {
             FollowerAction::Open(session) => {
                 self.following.pushed.clear();
                 self.following.reopen_at = None;
+                let patience = ANSWER_PATIENCE * (1 << self.following.unanswered.min(PATIENCE_DOUBLINGS));
+                self.following.answer_until = Some(context.clock.monotonic() + patience);
                 context.peers.tell(partition, Outgoing::Open { leader, session });
             }
             FollowerAction::Append(_) => self.following.accepted = true,
@@ -233,9 +245,16 @@ impl Partition {
         self.replica.follower().map(|follower| (follower.leader(), follower.epoch()))
     }
 
-    /// Time has passed: the partition is opened again where that waits.
+    /// Time has passed: the partition is opened again where that waits, or where the leader has not answered. An open or
+    /// its answer may be lost where a connection ends.
     pub(super) fn reopen_in_time(&mut self, context: &ShardContext) {
-        let due = self.following.reopen_at.is_some_and(|at| context.clock.monotonic() >= at);
+        let now = context.clock.monotonic();
+        if self.replica.work().is_none() && self.following.answer_until.is_some_and(|until| now >= until) {
+            self.following.answer_until = None;
+            self.following.unanswered += 1;
+            self.step(ReplicaEvent::Broken, context);
+        }
+        let due = self.following.reopen_at.is_some_and(|at| now >= at);
         if due && !context.space.full() {
             self.following.reopen_at = None;
             self.step(ReplicaEvent::Broken, context);
@@ -279,11 +298,14 @@ impl Partition {
     ) -> Result<Box<Self>, Box<PartitionMetadata>> {
         let Self { log, metadata, .. } = &*self;
         let (id, from, wanted) = (log.partition(), log.log_end(), self.replica.work() == Some(work));
-        let Some(metadata) = metadata.clone().filter(|_| wanted) else {
-            drop(context.directory.discard_copy(id));
-            return Ok(self);
-        };
+        let metadata = metadata.clone();
         let mut partition = *self;
+        let Some(metadata) = metadata.filter(|_| wanted) else {
+            drop(context.directory.discard_copy(id));
+            // No replica of others any more: what was asked for ends all the same.
+            partition.step(ReplicaEvent::WorkDone { work }, context);
+            return Ok(Box::new(partition));
+        };
         let opened = context.directory.install_copy(copy, partition.log).map_err(LogError::from);
         match opened.and_then(|()| context.open_log(id, &metadata)) {
             Ok(log) => {

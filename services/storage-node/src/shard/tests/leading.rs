@@ -20,7 +20,7 @@ fn a_write_that_waits_is_not_acknowledged_by_what_takes_its_offsets_after_a_repa
     turn(&mut shard);
     repaired.blocking_recv().unwrap().unwrap();
     let failure = waits.lock().pop().unwrap().unwrap_err();
-    assert_eq!((failure.reason(), failure.effect()), (Reason::LeaderLostAfterAppend, Effect::Maybe), "{failure}");
+    assert_eq!((failure.reason(), failure.effect()), (Reason::StorageError, Effect::Maybe), "{failure}");
 }
 
 #[test]

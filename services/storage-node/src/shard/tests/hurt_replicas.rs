@@ -1,0 +1,181 @@
+//! Replicas to which something happens that the protocol does not foresee: answers that never come, work that fails, damage.
+
+use walser_model::Timestamp;
+use walser_replication::{Diverging, ReplicationSession};
+
+use super::*;
+use crate::replication::FromPeer;
+
+fn with_outbox(shard: &mut Shard) -> Outbox {
+    let outbox = Outbox::default();
+    shard.context.peers = Arc::new(outbox.clone());
+    outbox
+}
+
+fn install(shard: &mut Shard, leader: i32, epoch: i32, replicas: &[i32]) {
+    let config = TopicConfig { durability: Durability::PageCache, ..TopicConfig::default() };
+    let mut said = metadata(0, replicas, config);
+    said.state.leader = Some(NodeId(leader));
+    (said.state.leader_epoch, said.partition_epoch) = (LeaderEpoch(epoch), i64::from(epoch));
+    shard.queue.push(Command::Install(Box::new(said)));
+    turn(shard);
+}
+
+fn hear(shard: &mut Shard, said: FromPeer) {
+    shard.queue.push(Command::FromPeer { partition: partition(0), said });
+    turn(shard);
+}
+
+fn opened(outbox: &Outbox) -> Option<ReplicationSession> {
+    outbox.to_leader(NodeId(2)).take().remove(&partition(0)).and_then(|news| news.open)
+}
+
+/// What the shard says about an elected leader whose cut may have failed at a sync.
+fn leads_or_gives_up(fails: Option<u64>) -> bool {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    let outbox = with_outbox(&mut shard);
+    install(&mut shard, 1, 1, &[1, 2, 3]);
+    let _first = append(&mut shard, 0, AppendPermit::uncounted());
+    let _second = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    turn(&mut shard);
+    install(&mut shard, 2, 2, &[1, 2, 3]);
+    let open = opened(&outbox).unwrap().id;
+    if let Some(syncs) = fails {
+        disk.fail_sync_after(syncs);
+    }
+    let (leader_epoch, epoch, end) = (LeaderEpoch(2), LeaderEpoch(1), Offset(1));
+    hear(&mut shard, FromPeer::Diverged(Diverging { leader_epoch, open, epoch, end }));
+    install(&mut shard, 1, 3, &[1, 3]);
+    shard.keep_up(Duration::from_secs(1000));
+    let given_up = outbox.to_controller().take().given_up.contains(&partition(0));
+    shard.partitions[&partition(0)].leads() || given_up
+}
+
+#[test]
+fn a_node_whose_cut_has_failed_and_that_is_elected_gives_up_the_lead() {
+    assert!(leads_or_gives_up(None));
+    let stuck: Vec<u64> = (0..8).filter(|syncs| !leads_or_gives_up(Some(*syncs))).collect();
+    assert!(stuck.is_empty(), "it neither leads nor gives up the lead: {stuck:?}");
+}
+
+fn follows_again_after_a_copy(arrives: bool) -> bool {
+    let mut shard = shard();
+    let outbox = with_outbox(&mut shard);
+    install(&mut shard, 1, 1, &[1, 2]);
+    let _first = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    turn(&mut shard);
+    install(&mut shard, 2, 2, &[1, 2]);
+    let open = opened(&outbox).unwrap().id;
+    hear(&mut shard, FromPeer::CopyOffered { leader_epoch: LeaderEpoch(2), open, log_start: Offset(50) });
+    let wanted = outbox.copies().take().remove(&partition(0)).unwrap();
+    install(&mut shard, 2, 3, &[2]);
+    let copy = arrives.then(|| {
+        let copy = shard.context.directory.begin_copy(partition(0), wanted.config.clone(), Offset(50), 1).unwrap();
+        copy.complete().unwrap()
+    });
+    hear(&mut shard, FromPeer::Copied { work: wanted.work, copy });
+    install(&mut shard, 2, 4, &[1, 2]);
+    opened(&outbox).is_some()
+}
+
+#[test]
+fn a_copy_that_comes_when_nobody_wants_it_ends_the_work() {
+    assert!(follows_again_after_a_copy(false));
+    assert!(follows_again_after_a_copy(true), "the replica never follows again");
+}
+
+#[test]
+fn a_leader_whose_log_is_damaged_gives_up_the_lead_where_others_are_in_sync() {
+    let gives_up = |replicas: &[i32]| {
+        let mut shard = shard();
+        let outbox = with_outbox(&mut shard);
+        install(&mut shard, 1, 1, replicas);
+        let _first = append(&mut shard, 0, AppendPermit::uncounted());
+        flush(&mut shard);
+        shard.queue.push(Command::Damaged { partition: partition(0), from: Offset(0) });
+        turn(&mut shard);
+        outbox.to_controller().take().given_up.contains(&partition(0))
+    };
+    assert!(gives_up(&[1, 2, 3]));
+    assert!(!gives_up(&[1]), "there is nobody else");
+}
+
+#[test]
+fn an_open_that_is_not_answered_comes_again_and_one_that_is_does_not() {
+    let mut shard = shard();
+    let outbox = with_outbox(&mut shard);
+    install(&mut shard, 2, 1, &[1, 2]);
+    let first = opened(&outbox).unwrap().id;
+    let wait = |shard: &mut Shard, time: Duration| {
+        shard.context.clock = Arc::new(Later { clock: Arc::clone(&shard.context.clock), time });
+        let now = shard.context.clock.monotonic();
+        shard.keep_up(now);
+    };
+    wait(&mut shard, Duration::from_secs(1));
+    assert_eq!(opened(&outbox), None);
+    wait(&mut shard, Duration::from_secs(3));
+    let second = opened(&outbox).unwrap().id;
+    assert!(second > first);
+    wait(&mut shard, Duration::from_secs(4));
+    assert_eq!(opened(&outbox), None, "it gets more time");
+    wait(&mut shard, Duration::from_secs(3));
+    let third = opened(&outbox).unwrap().id;
+    let at = Offset(0);
+    let (leader_epoch, base, end, high_watermark, log_start) = (LeaderEpoch(1), at, at, at, at);
+    let frame = walser_replication::Frame { leader_epoch, open: third, base, end, high_watermark, log_start };
+    let marks = crate::replication::Pushed::check(frame, bytes::Bytes::new(), None).unwrap();
+    hear(&mut shard, FromPeer::Pushed(Box::new(marks)));
+    wait(&mut shard, Duration::from_secs(1000));
+    assert_eq!(opened(&outbox), None);
+}
+
+/// A clock that is ahead of another one.
+#[derive(Debug)]
+struct Later {
+    clock: Arc<dyn Clock>,
+    time: Duration,
+}
+
+impl Clock for Later {
+    fn now_millis(&self) -> Timestamp {
+        self.clock.now_millis()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic() + self.time
+    }
+}
+
+#[test]
+fn time_passes_also_while_a_partition_has_more_to_write() {
+    let mut shard = shard_on(&MemoryDisk::new(1 << 30));
+    let outbox = with_outbox(&mut shard);
+    install(&mut shard, 1, 1, &[1, 2]);
+    let large = |shard: &Shard| {
+        let mut builder = BatchBuilder::new(Compression::None, 0);
+        builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&vec![7; 1 << 20]), headers: &[] });
+        let batch = builder.build(Producer::NONE);
+        shard.queue.push(Command::Append(AppendJob {
+            partition: partition(0),
+            epoch: LeaderEpoch::NONE,
+            header: BatchHeader::parse(&batch).unwrap(),
+            batch,
+            acks: Acks::Leader,
+            expected_offset: None,
+            permit: AppendPermit::uncounted(),
+            reply: AppendReply::new(|_| ()),
+        }));
+    };
+    let _first = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    turn(&mut shard);
+    outbox.to_controller().take();
+    (0..8).for_each(|_| large(&shard));
+    shard.context.clock = Arc::new(Later { clock: Arc::clone(&shard.context.clock), time: Duration::from_secs(100) });
+    let wait = as_shard(|| shard.turn());
+    assert!(wait == Wait::For(Duration::ZERO) && !shard.incoming.is_empty(), "there is more to write");
+    assert!(outbox.to_controller().take().proposals.contains_key(&partition(0)), "the silent follower is proposed out");
+}
