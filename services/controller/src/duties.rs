@@ -5,6 +5,8 @@
 //! this controller begins to lead, all of them are. What nodes say wakes it as well. Nothing of it is remembered
 //! beyond the view: a successor finds the same work.
 
+mod preferred;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

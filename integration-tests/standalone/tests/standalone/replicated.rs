@@ -112,6 +112,12 @@ async fn a_leader_killed_five_times_under_load_loses_and_repeats_nothing() {
         nodes.restart(victim);
         all_in_sync(&client, "t").await;
     }
+    let preferred = async || {
+        let partitions = partitions(&client, "t").await;
+        partitions.len() == 3
+            && partitions.iter().all(|partition| partition.leader == partition.replicas.first().copied())
+    };
+    until(preferred, "every partition is led by its first replica again").await;
     stop.store(true, Ordering::Relaxed);
     let counts = writers.join_all().await;
     let mut found = Vec::new();
