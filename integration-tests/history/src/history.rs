@@ -9,12 +9,15 @@ use crate::verdict::{Anomaly, Example, Findings, HistoryCounts};
 
 mod check;
 mod names;
+mod order;
 mod read;
+mod send;
 
 use names::Names;
 pub use read::{FormatError, Problem};
+use send::{Acknowledged, Attempts};
 
-/// A history, of which events and records are kept only as far as a verdict needs them: about 250 bytes for every
+/// A history, of which events and records are kept only as far as a verdict needs them: about 350 bytes for every
 /// value, and nothing for every line.
 #[derive(Debug, Default)]
 pub struct History {
@@ -28,15 +31,19 @@ pub struct History {
     running: Vec<Process>,
     logs: Vec<Log>,
     values: Vec<Value>,
-    /// Values in the order in which they were acknowledged; those of one send in their order.
-    acknowledged: Vec<u32>,
-    /// Where a value was polled, other than where it was polled first.
-    elsewhere: BTreeMap<u32, BTreeMap<Place, u64>>,
+    /// Acknowledged values of sends with several values, in the order of each send, with the line where the send began.
+    batches: Vec<(u64, u32)>,
+    /// Where a value was polled, other than where it was polled first, each with the line.
+    polled_again: BTreeMap<u32, BTreeMap<Place, u64>>,
+    /// Where a value was acknowledged, other than where it was acknowledged first, each with the line.
+    acknowledged_again: BTreeMap<u32, BTreeMap<Place, u64>>,
     jumps: Vec<Jump>,
     /// What was committed for a group and a partition, only ever growing: the line, and the highest offset since.
     committed: HashMap<(u32, u32), Vec<(u64, u64)>>,
     /// Where the first of the final polls began.
     final_since: Option<u64>,
+    /// Whether all polls together are a complete read.
+    complete: bool,
     /// What can be said before the end.
     found: Findings,
 }
@@ -54,14 +61,20 @@ struct Open {
     op: HistoryOp,
     line: u64,
     topic: Option<u32>,
+    partition: Option<u32>,
     group: Option<u32>,
+    last: Option<bool>,
     cells: Vec<Cell>,
 }
 
-/// The highest offset that the latest poll with records of the partition returned, and the line where that poll began.
+/// How far a process has read in a partition since its last `assign`.
 #[derive(Debug, Clone, Copy)]
 struct Position {
+    /// The highest offset that the latest poll with records of the partition returned.
     offset: u64,
+    /// The highest offset that any poll returned.
+    highest: u64,
+    /// The line where the latest poll with records of the partition began.
     poll: u64,
 }
 
@@ -87,26 +100,12 @@ struct Log {
 /// What is known of a value.
 #[derive(Debug, Default, Clone, Copy)]
 struct Value {
-    sent: Option<Sent>,
+    /// The topic and the partition that the first send of it named.
+    target: Option<(u32, u32)>,
+    attempts: Attempts,
+    acknowledged: Option<Acknowledged>,
     /// Where it was polled first, and in which line.
     polled: Option<(Place, u64)>,
-}
-
-/// How a value was sent.
-#[derive(Debug, Clone, Copy)]
-struct Sent {
-    process: u32,
-    fate: Fate,
-    /// Of its outcome, or of its `invoke`.
-    line: u64,
-}
-
-/// What became of a value.
-#[derive(Debug, Clone, Copy)]
-enum Fate {
-    Unknown,
-    Failed,
-    Acknowledged { log: u32, offset: Option<u64> },
 }
 
 /// An offset of a partition.
@@ -129,6 +128,12 @@ struct Jump {
 // === impl History ===
 
 impl History {
+    /// Takes all polls together for a complete read: every acknowledged value must have been polled.
+    #[must_use]
+    pub fn complete(self) -> Self {
+        Self { complete: true, ..self }
+    }
+
     /// Adds an event.
     ///
     /// # Errors
@@ -156,34 +161,29 @@ impl History {
         if let Some(open) = &self.running[process as usize].open {
             return Err(Problem::Busy { process: event.process, op: event.op, open: open.op, since: open.line });
         }
+        let topic = self.topic(event.topic.as_ref())?;
+        let mut cells = self.cells(&event)?;
+        for cell in &mut cells {
+            cell.topic = cell.topic.or(topic);
+            cell.partition = cell.partition.or(event.partition);
+            if event.op == HistoryOp::Send {
+                // Only the server knows where a value is.
+                cell.offset = None;
+            }
+        }
         let open = Open {
             op: event.op,
             line: self.line,
-            topic: event.topic.as_ref().map(|topic| self.topics.number(topic)).transpose()?,
+            topic,
+            partition: event.partition,
+            last: event.last,
             group: event.group.as_ref().map(|group| self.groups.number(group)).transpose()?,
-            cells: self.cells(&event)?,
+            cells,
         };
         if event.op == HistoryOp::Send {
-            self.begin_send(process, &open)?;
+            self.begin_send(&open)?;
         }
         self.running[process as usize].open = Some(open);
-        Ok(())
-    }
-
-    fn begin_send(&mut self, process: u32, open: &Open) -> Result<(), Problem> {
-        let missing = || Problem::Missing { op: HistoryOp::Send, field: "value" };
-        if open.cells.is_empty() {
-            return Err(missing());
-        }
-        for cell in &open.cells {
-            let number = cell.value.ok_or_else(missing)?;
-            let value = &mut self.values[number as usize];
-            if value.sent.is_some() {
-                return Err(Problem::SentBefore(self.labels.name(number).clone()));
-            }
-            value.sent = Some(Sent { process, fate: Fate::Unknown, line: self.line });
-        }
-        self.counts.sent += open.cells.len() as u64;
         Ok(())
     }
 
@@ -191,7 +191,7 @@ impl History {
         let open = self.running[process as usize].open.take().filter(|open| open.op == event.op);
         let Some(open) = open else { return Err(Problem::NotBegun { process: event.process, op: event.op }) };
         match (event.op, event.phase) {
-            (HistoryOp::Send, _) => self.end_send(&open, &event),
+            (HistoryOp::Send, _) => self.end_send(process, &open, &event),
             (HistoryOp::Poll, Phase::Ok) => self.polled(process, &open, &event),
             (HistoryOp::Commit, Phase::Ok) => self.commit(process, &open, &event),
             // Nobody knows what such a poll has skipped.
@@ -203,44 +203,20 @@ impl History {
         }
     }
 
-    fn end_send(&mut self, open: &Open, event: &Event) -> Result<(), Problem> {
-        let missing = |field| Problem::Missing { op: HistoryOp::Send, field };
-        for cell in merged(open, self.cells(event)?)? {
-            let number = cell.value.ok_or_else(|| missing("value"))?;
-            let fate = match event.phase {
-                Phase::Ok => {
-                    let log = self.log(cell, HistoryOp::Send)?;
-                    if let Some(offset) = cell.offset {
-                        self.is_at(number, Place { log, offset });
-                    }
-                    self.acknowledged.push(number);
-                    self.counts.acknowledged += 1;
-                    Fate::Acknowledged { log, offset: cell.offset }
-                }
-                Phase::Fail => {
-                    self.counts.failed += 1;
-                    Fate::Failed
-                }
-                Phase::Invoke | Phase::Info => Fate::Unknown,
-            };
-            if let Some(sent) = &mut self.values[number as usize].sent {
-                *sent = Sent { fate, line: self.line, ..*sent };
-            }
-        }
-        Ok(())
-    }
-
     fn polled(&mut self, process: u32, open: &Open, event: &Event) -> Result<(), Problem> {
         let missing = |field| Problem::Missing { op: HistoryOp::Poll, field };
         self.counts.polls += 1;
-        if event.last == Some(true) {
+        if event.last.or(open.last) == Some(true) {
             self.final_since = Some(self.final_since.map_or(open.line, |since| since.min(open.line)));
         }
         if event.records.is_none() {
             return Err(missing("records"));
         }
+        let topic = self.topic(event.topic.as_ref())?.or(open.topic);
+        let partition = event.partition.or(open.partition);
         for cell in self.cells(event)? {
-            let log = self.log(Cell { topic: cell.topic.or(open.topic), ..cell }, HistoryOp::Poll)?;
+            let cell = Cell { topic: cell.topic.or(topic), partition: cell.partition.or(partition), ..cell };
+            let log = self.log(cell, HistoryOp::Poll)?;
             let place = Place { log, offset: cell.offset.ok_or_else(|| missing("offset"))? };
             let value = cell.value.ok_or_else(|| missing("value"))?;
             self.counts.polled += 1;
@@ -253,7 +229,7 @@ impl History {
                 None => *known = Some((place, self.line)),
                 Some((first, _)) if *first == place => {}
                 Some(_) => {
-                    self.elsewhere.entry(value).or_default().entry(place).or_insert(self.line);
+                    self.polled_again.entry(value).or_default().entry(place).or_insert(self.line);
                 }
             }
         }
@@ -265,7 +241,7 @@ impl History {
         let Place { log, offset } = place;
         let position = match self.running[process as usize].positions.entry(log) {
             Entry::Vacant(entry) => {
-                entry.insert(Position { offset, poll });
+                entry.insert(Position { offset, highest: offset, poll });
                 return;
             }
             Entry::Occupied(entry) => entry.into_mut(),
@@ -273,10 +249,11 @@ impl History {
         let before = *position;
         // Within a poll the highest counts, so that one record out of order is found once.
         let offset_now = if before.poll == poll { offset.max(before.offset) } else { offset };
-        *position = Position { offset: offset_now, poll };
+        *position = Position { offset: offset_now, highest: offset.max(before.highest), poll };
         if offset > before.offset {
-            if offset - before.offset > 1 {
-                self.jumps.push(Jump { process, log, after: before.offset, before: offset, line: self.line });
+            // What the process has read before it went back, it has not skipped.
+            if offset > before.highest && offset - before.highest > 1 {
+                self.jumps.push(Jump { process, log, after: before.highest, before: offset, line: self.line });
             }
             return;
         }
@@ -305,8 +282,11 @@ impl History {
     fn commit(&mut self, process: u32, open: &Open, event: &Event) -> Result<(), Problem> {
         let missing = |field| Problem::Missing { op: HistoryOp::Commit, field };
         let group = event.group.as_ref().map(|group| self.groups.number(group)).transpose()?;
+        if differs(open.group, group) {
+            return Err(Problem::Contradiction { op: HistoryOp::Commit, line: open.line });
+        }
         let group = group.or(open.group).ok_or_else(|| missing("group"))?;
-        let cells = merged(open, self.cells(event)?)?;
+        let cells = self.merged(open, event)?;
         if cells.is_empty() {
             return Err(missing("offset"));
         }
@@ -329,24 +309,64 @@ impl History {
         Ok(())
     }
 
-    /// What an event says of its records.
+    /// What an event says of each of its records, without what it says of all of them.
     fn cells(&mut self, event: &Event) -> Result<Vec<Cell>, Problem> {
         if let Some(records) = &event.records {
-            return records.iter().map(|record| self.cell(record, event.topic.as_ref())).collect();
+            return records.iter().map(|record| self.cell(record)).collect();
         }
-        if event.value.is_none() && event.partition.is_none() && event.offset.is_none() {
+        if event.value.is_none() && event.offset.is_none() {
             return Ok(Vec::new());
         }
-        let Event { partition, offset, ref value, .. } = *event;
-        let record = HistoryRecord { topic: None, partition, offset, value: value.clone() };
-        Ok(vec![self.cell(&record, event.topic.as_ref())?])
+        let record = HistoryRecord { offset: event.offset, value: event.value.clone(), ..HistoryRecord::default() };
+        Ok(vec![self.cell(&record)?])
     }
 
-    fn cell(&mut self, record: &HistoryRecord, topic: Option<&String>) -> Result<Cell, Problem> {
-        let topic = record.topic.as_ref().or(topic).map(|topic| self.topics.number(topic)).transpose()?;
+    fn cell(&mut self, record: &HistoryRecord) -> Result<Cell, Problem> {
+        let topic = self.topic(record.topic.as_ref())?;
         let value = record.value.as_ref().map(|value| self.labels.number(value)).transpose()?;
         self.values.resize(self.labels.len(), Value::default());
         Ok(Cell { topic, partition: record.partition, offset: record.offset, value })
+    }
+
+    fn topic(&mut self, name: Option<&String>) -> Result<Option<u32>, Problem> {
+        name.map(|name| self.topics.number(name)).transpose()
+    }
+
+    /// What `invoke` and outcome say together. An outcome may leave out what the `invoke` has said.
+    fn merged(&mut self, open: &Open, event: &Event) -> Result<Vec<Cell>, Problem> {
+        let contradiction = || Problem::Contradiction { op: open.op, line: open.line };
+        let topic = self.topic(event.topic.as_ref())?;
+        if differs(open.topic, topic) || differs(open.partition, event.partition) {
+            return Err(contradiction());
+        }
+        let mut cells = self.cells(event)?;
+        if cells.is_empty() {
+            cells = vec![Cell::default(); open.cells.len()];
+        }
+        if !open.cells.is_empty() && cells.len() != open.cells.len() {
+            return Err(contradiction());
+        }
+        for (at, cell) in cells.iter_mut().enumerate() {
+            let said = open.cells.get(at).copied().unwrap_or_default();
+            let said = Cell { topic: said.topic.or(open.topic), partition: said.partition.or(open.partition), ..said };
+            // What is said of all records again does not overrule what the `invoke` said of this one.
+            let topic = cell.topic.or_else(|| topic.filter(|_| open.topic.is_none()));
+            let partition = cell.partition.or_else(|| event.partition.filter(|_| open.partition.is_none()));
+            if differs(said.topic, topic)
+                || differs(said.partition, partition)
+                || differs(said.offset, cell.offset)
+                || differs(said.value, cell.value)
+            {
+                return Err(contradiction());
+            }
+            *cell = Cell {
+                topic: topic.or(said.topic),
+                partition: partition.or(said.partition),
+                offset: cell.offset.or(said.offset),
+                value: cell.value.or(said.value),
+            };
+        }
+        Ok(cells)
     }
 
     fn log(&mut self, cell: Cell, op: HistoryOp) -> Result<u32, Problem> {
@@ -367,30 +387,7 @@ impl History {
     }
 }
 
-/// What `invoke` and outcome say together. An outcome may leave out what the `invoke` has said.
-fn merged(open: &Open, outcome: Vec<Cell>) -> Result<Vec<Cell>, Problem> {
-    if outcome.is_empty() || open.cells.is_empty() {
-        let cells = if outcome.is_empty() { open.cells.clone() } else { outcome };
-        return Ok(cells.into_iter().map(|cell| Cell { topic: cell.topic.or(open.topic), ..cell }).collect());
-    }
-    if outcome.len() != open.cells.len() {
-        return Err(Problem::OtherValues(open.line));
-    }
-    let mut cells = Vec::with_capacity(outcome.len());
-    for (said, cell) in open.cells.iter().zip(outcome) {
-        let differs = |said: Option<u32>, now: Option<u32>| said.is_some() && now.is_some() && said != now;
-        if [(said.topic, cell.topic), (said.partition, cell.partition), (said.value, cell.value)]
-            .into_iter()
-            .any(|(said, now)| differs(said, now))
-        {
-            return Err(Problem::OtherValues(open.line));
-        }
-        cells.push(Cell {
-            topic: cell.topic.or(said.topic).or(open.topic),
-            partition: cell.partition.or(said.partition),
-            offset: cell.offset.or(said.offset),
-            value: cell.value.or(said.value),
-        });
-    }
-    Ok(cells)
+/// Whether an outcome says something else than its `invoke`.
+fn differs<T: PartialEq>(said: Option<T>, now: Option<T>) -> bool {
+    said.is_some() && now.is_some() && said != now
 }

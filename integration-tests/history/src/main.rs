@@ -14,18 +14,29 @@ const INVALID: u8 = 1;
 const UNREADABLE: u8 = 2;
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Judges a history of a replicated log. Exits with 0 if it is right, with 1 if it has anomalies, and with 2 if it
-/// cannot be read.
+/// Judges a history of a replicated log: what its clients have sent, polled and committed.
+///
+/// A history has one JSON object per line, with `process`, `type` (invoke, ok, fail, info), `op` (send, poll, commit,
+/// assign) and the fields of the operation. The verdict is printed as JSON. It names lost writes, duplicates,
+/// inconsistent offsets, reorders, poll skips, nonmonotonic polls, offset regresses, aborted reads and phantoms.
+///
+/// Exits with 0 if the history is valid, with 1 if it has anomalies, and with 2 if it cannot be read; then standard error
+/// names the line.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Args {
-    /// A file of JSON lines; standard input if it is `-`.
-    #[arg(default_value = "-")]
+    /// Takes all polls together for a complete read: an acknowledged value that no poll returned is lost, wherever it is.
+    /// By default only the polls that are marked `"final":true` say so.
+    #[arg(long)]
+    complete: bool,
+    /// A file of JSON lines, or - for standard input.
+    #[arg(value_name = "FILE", default_value = "-")]
     history: PathBuf,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let verdict = judge(&args.history).and_then(|verdict| {
+    let verdict = judge(&args).and_then(|verdict| {
         let text = serde_json::to_string_pretty(&verdict).map_err(|error| error.to_string())?;
         writeln!(io::stdout(), "{text}").map_err(|error| format!("cannot write the verdict: {error}"))?;
         Ok(verdict.valid)
@@ -40,12 +51,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn judge(path: &Path) -> Result<Verdict, String> {
+fn judge(args: &Args) -> Result<Verdict, String> {
+    let path = args.history.as_path();
     let reader: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(BufReader::with_capacity(BUFFER_BYTES, io::stdin()))
     } else {
         let file = File::open(path).map_err(|error| error.to_string())?;
         Box::new(BufReader::with_capacity(BUFFER_BYTES, file))
     };
-    History::read(reader).map(|history| history.check()).map_err(|error| error.to_string())
+    let history = History::read(reader).map_err(|error| error.to_string())?;
+    let history = if args.complete { history.complete() } else { history };
+    Ok(history.check())
 }

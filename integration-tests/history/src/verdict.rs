@@ -16,12 +16,13 @@ pub struct Verdict {
     pub valid: bool,
     /// What the history consists of.
     pub counts: HistoryCounts,
+    /// What the verdict does not cover, because the history says nothing about it.
+    pub warnings: Vec<String>,
     /// What is wrong, by its kind. Kinds that were not found are not there.
     pub anomalies: BTreeMap<Anomaly, Anomalies>,
 }
 
-/// What a history consists of. Who judges by a verdict looks here, too: nothing is wrong with a history in which nobody
-/// read.
+/// What a history consists of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct HistoryCounts {
     /// Lines, without empty ones.
@@ -30,13 +31,13 @@ pub struct HistoryCounts {
     pub processes: u64,
     /// Partitions with an acknowledged or a polled value, or a committed offset.
     pub partitions: u64,
-    /// Values that were sent, whatever became of them.
+    /// Values that were sent, whatever became of them. A value that was sent again counts again, here and below.
     pub sent: u64,
-    /// Values that were acknowledged.
+    /// Values whose send was acknowledged.
     pub acknowledged: u64,
-    /// Values that were certainly not written.
+    /// Values whose send failed.
     pub failed: u64,
-    /// Values of which nobody knows whether they were written.
+    /// Values whose send has an unknown outcome.
     pub unknown: u64,
     /// Polls that succeeded, with and without records.
     pub polls: u64,
@@ -58,7 +59,7 @@ pub enum Anomaly {
     Duplicate,
     /// An offset with two values, or a value that is polled elsewhere than it was acknowledged.
     InconsistentOffset,
-    /// Values that are not in the order in which one process sent them, or records of one poll out of order.
+    /// Values that are not in the order in which they were sent, or records of one poll out of order.
     Reorder,
     /// The polls of a process jump over a known value.
     PollSkip,
@@ -68,7 +69,7 @@ pub enum Anomaly {
     OffsetRegress,
     /// A value is read whose send failed.
     AbortedRead,
-    /// A value is read that nobody sent.
+    /// A value is read that nobody sent, to this partition and before that.
     Phantom,
 }
 
@@ -154,7 +155,28 @@ impl Findings {
         }
     }
 
-    pub(crate) fn verdict(self, counts: HistoryCounts) -> Verdict {
-        Verdict { valid: self.0.is_empty(), counts, anomalies: self.0 }
+    /// The verdict on all that was found. `complete` says whether the history has a complete read.
+    pub(crate) fn verdict(self, counts: HistoryCounts, complete: bool) -> Verdict {
+        let lost = self.0.get(&Anomaly::LostWrite).map_or(0, |found| found.count);
+        let warnings = warnings(counts, counts.unread.saturating_sub(lost), complete);
+        Verdict { valid: self.0.is_empty(), counts, warnings, anomalies: self.0 }
     }
+}
+
+/// What a history cannot show. `unjudged` is the number of acknowledged values that were not polled and are not lost.
+fn warnings(counts: HistoryCounts, unjudged: u64, complete: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if counts.acknowledged == 0 {
+        warnings.push("no send was acknowledged, so no value could be lost".to_owned());
+    }
+    if counts.polled == 0 {
+        warnings.push("no record was polled, so what the log holds was not seen".to_owned());
+    }
+    if unjudged > 0 && !complete {
+        warnings.push(format!(
+            "{unjudged} acknowledged values were not polled, and may be lost; end the history with a complete read and \
+             mark its polls with \"final\":true, or pass --complete"
+        ));
+    }
+    warnings
 }

@@ -1,8 +1,9 @@
 //! Judges a history that is complete.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Fate, History, Place, Sent};
+use super::send::{Acknowledged, Attempts};
+use super::{History, Place, Value};
 use crate::verdict::{Anomaly, Example, Findings, HistoryCounts, Verdict};
 
 /// How many values of one offset an example names.
@@ -11,79 +12,136 @@ const NAMED_MAX: usize = 3;
 // === impl History ===
 
 impl History {
-    /// Judges what was read so far. Operations that have not ended count as `info`.
+    /// Judges what was read. Operations that have not ended count as `info`.
     ///
-    /// Takes time in proportion to the values, and to sort the offsets of partitions in which readers jumped.
-    pub fn check(&self) -> Verdict {
-        let mut found = self.found.clone();
+    /// Takes time in proportion to the events, and to sort the values and the offsets of partitions in which readers
+    /// jumped.
+    pub fn check(mut self) -> Verdict {
+        self.end_open_sends();
+        let mut found = std::mem::take(&mut self.found);
         let unread = self.check_values(&mut found);
-        self.check_places(&mut found);
+        self.check_duplicates(&mut found);
+        self.check_contested(&mut found);
         self.check_jumps(&mut found);
         self.check_order(&mut found);
         let counts = self.counts;
-        found.verdict(HistoryCounts {
+        let counts = HistoryCounts {
             processes: self.processes.len() as u64,
             partitions: self.logs.len() as u64,
             unknown: counts.sent - counts.acknowledged - counts.failed,
             unread,
             ..counts
-        })
+        };
+        found.verdict(counts, self.complete || self.final_since.is_some())
     }
 
-    /// Compares the fate of every value with what was read of it. Returns how many acknowledged ones were not read.
+    /// Compares what became of every value with what was read of it. Returns how many acknowledged ones were not read.
     fn check_values(&self, found: &mut Findings) -> u64 {
         let mut unread = 0;
         for (number, value) in (0..).zip(&self.values) {
-            match (value.sent, value.polled) {
-                (None, Some((place, line))) => {
-                    let detail = "polled, and nobody sent it".to_owned();
-                    found.add(Anomaly::Phantom, || self.example_of(number, place, line, detail));
-                }
-                (Some(Sent { fate: Fate::Failed, line: failed, .. }), Some((place, line))) => {
-                    let detail = format!("polled, although its send failed in line {failed}");
-                    found.add(Anomaly::AbortedRead, || self.example_of(number, place, line, detail));
-                }
-                (Some(sent), None) => unread += u64::from(self.check_unread(number, sent, found)),
-                (Some(Sent { fate: Fate::Acknowledged { log, offset: Some(offset) }, line, .. }), Some((first, _))) => {
-                    let place = Place { log, offset };
-                    let elsewhere = || self.elsewhere.get(&number).is_some_and(|places| places.contains_key(&place));
-                    if place != first && !elsewhere() {
-                        let detail = format!("acknowledged here, and polled {}", self.place_in_words(first));
-                        found.add(Anomaly::InconsistentOffset, || self.example_of(number, place, line, detail));
-                    }
-                }
-                _ => {}
+            if let Some((place, line)) = value.polled {
+                self.check_polled(number, value, place, line, found);
+            } else if let Some(acknowledged) = value.acknowledged {
+                unread += 1;
+                self.check_unread(number, acknowledged, found);
             }
         }
         unread
     }
 
-    /// Whether an acknowledged value was not read; and whether it should have been.
-    fn check_unread(&self, number: u32, sent: Sent, found: &mut Findings) -> bool {
-        let Fate::Acknowledged { log, offset } = sent.fate else { return false };
-        let highest = self.logs[log as usize].highest_polled;
-        let detail = if let Some(highest) = highest.filter(|highest| offset.is_some_and(|offset| offset < *highest)) {
+    fn check_polled(&self, number: u32, value: &Value, first: Place, line: u64, found: &mut Findings) {
+        match value.attempts {
+            Attempts::None => {
+                let detail = "polled, and nobody sent it".to_owned();
+                found.add(Anomaly::Phantom, || self.example_of(number, first, line, detail));
+            }
+            Attempts::Failed(failed) => {
+                let detail = format!("polled, although its send failed in line {failed}");
+                found.add(Anomaly::AbortedRead, || self.example_of(number, first, line, detail));
+            }
+            Attempts::Begun(begun) if line < begun => {
+                let detail = format!("polled before it was sent in line {begun}");
+                found.add(Anomaly::Phantom, || self.example_of(number, first, line, detail));
+            }
+            Attempts::Begun(_) => self.check_place(number, value, first, line, found),
+        }
+    }
+
+    /// Compares where a value was polled with where it was acknowledged, or at least with where it was sent to.
+    fn check_place(&self, number: u32, value: &Value, first: Place, line: u64, found: &mut Findings) {
+        // Several acknowledgements at several places are a duplicate.
+        if self.acknowledged_again.contains_key(&number) {
+            return;
+        }
+        let again = self.polled_again.get(&number);
+        let polled_in = |log| log == first.log || again.is_some_and(|places| places.keys().any(|at| at.log == log));
+        if let Some(acknowledged) = value.acknowledged {
+            let place = acknowledged.place();
+            if place.map_or_else(|| polled_in(acknowledged.log), |place| self.polled_at(number, place)) {
+                return;
+            }
+            let place = Place { log: acknowledged.log, offset: acknowledged.offset.unwrap_or_default() };
+            let detail = format!("acknowledged here, and polled {}", self.place_in_words(first));
+            found.add(Anomaly::InconsistentOffset, || Example {
+                offset: acknowledged.offset,
+                ..self.example_of(number, place, acknowledged.line, detail)
+            });
+        } else if let Some((topic, partition)) = value.target {
+            if self.partitions.known(&(topic, partition)).is_some_and(polled_in) {
+                return;
+            }
+            let detail = format!("polled, and only sent to partition {partition} of {:?}", self.topics.name(topic));
+            found.add(Anomaly::Phantom, || self.example_of(number, first, line, detail));
+        }
+    }
+
+    /// Says of an acknowledged value that was not read whether it should have been.
+    fn check_unread(&self, number: u32, sent: Acknowledged, found: &mut Findings) {
+        let highest = self.logs[sent.log as usize].highest_polled;
+        let highest = highest.filter(|highest| sent.offset.is_some_and(|offset| offset <= *highest));
+        let detail = if let Some(highest) = highest {
             format!("acknowledged and never polled, although polls have reached offset {highest}")
+        } else if self.complete {
+            "acknowledged and never polled, although the read was complete".to_owned()
         } else if self.final_since.is_some_and(|since| sent.line < since) {
             "acknowledged before the final polls, and never polled".to_owned()
         } else {
-            return true;
+            return;
         };
         found.add(Anomaly::LostWrite, || {
-            let example = self.example_of(number, Place { log, offset: offset.unwrap_or_default() }, sent.line, detail);
-            Example { offset, process: Some(self.processes.name(sent.process).clone()), ..example }
+            let place = Place { log: sent.log, offset: sent.offset.unwrap_or_default() };
+            let example = self.example_of(number, place, sent.line, detail);
+            Example { offset: sent.offset, process: Some(self.processes.name(sent.process).clone()), ..example }
         });
-        true
     }
 
-    /// Finds values at two places, and places with two values.
-    fn check_places(&self, found: &mut Findings) {
-        for (number, places) in &self.elsewhere {
-            let Some((first, _)) = self.values[*number as usize].polled else { continue };
-            let Some((place, line)) = places.first_key_value() else { continue };
-            let detail = format!("polled here and {}", self.place_in_words(first));
-            found.add(Anomaly::Duplicate, || self.example_of(*number, *place, *line, detail));
+    /// Finds values at two places, among those polled and those acknowledged.
+    fn check_duplicates(&self, found: &mut Findings) {
+        let numbers: BTreeSet<u32> = self.polled_again.keys().chain(self.acknowledged_again.keys()).copied().collect();
+        for number in numbers {
+            let value = &self.values[number as usize];
+            let mut places: BTreeMap<Place, u64> = BTreeMap::new();
+            if let Some(again) = self.acknowledged_again.get(&number) {
+                let first = value.acknowledged.and_then(|first| Some((first.place()?, first.line)));
+                places.extend(first.into_iter().chain(again.iter().map(|(place, line)| (*place, *line))));
+            }
+            let polled = value.polled.into_iter();
+            for (place, line) in
+                polled.chain(self.polled_again.get(&number).into_iter().flatten().map(|(p, l)| (*p, *l)))
+            {
+                places.entry(place).or_insert(line);
+            }
+            let latest =
+                places.iter().max_by_key(|(place, line)| (**line, **place)).map(|(place, line)| (*place, *line));
+            let Some((place, line)) = latest else { continue };
+            let Some(other) = places.keys().find(|other| **other != place) else { continue };
+            let detail = format!("here and {}", self.place_in_words(*other));
+            found.add(Anomaly::Duplicate, || self.example_of(number, place, line, detail));
         }
+    }
+
+    /// Finds offsets with several values.
+    fn check_contested(&self, found: &mut Findings) {
         for (log, of_log) in (0..).zip(&self.logs) {
             for (offset, values) in &of_log.contested {
                 found.add(Anomaly::InconsistentOffset, || {
@@ -98,12 +156,31 @@ impl History {
         }
     }
 
+    /// Whether a value was polled at a place.
+    fn polled_at(&self, number: u32, place: Place) -> bool {
+        let first = self.values[number as usize].polled;
+        first.is_some_and(|(first, _)| first == place)
+            || self.polled_again.get(&number).is_some_and(|places| places.contains_key(&place))
+    }
+
+    /// The offsets of a partition that hold a value, without those that were acknowledged for a value that is elsewhere.
+    fn held_offsets(&self, log: u32) -> impl Iterator<Item = u64> {
+        let of_log = &self.logs[log as usize];
+        let held = move |(offset, number): (&u64, &u32)| {
+            let held = self.values[*number as usize].polled.is_none()
+                || of_log.contested.contains_key(offset)
+                || self.polled_at(*number, Place { log, offset: *offset });
+            held.then_some(*offset)
+        };
+        of_log.values.iter().filter_map(held)
+    }
+
     /// Finds known values that readers jumped over.
     fn check_jumps(&self, found: &mut Findings) {
         let mut offsets: HashMap<u32, Vec<u64>> = HashMap::new();
         for jump in &self.jumps {
             let offsets = offsets.entry(jump.log).or_insert_with(|| {
-                let mut offsets: Vec<u64> = self.logs[jump.log as usize].values.keys().copied().collect();
+                let mut offsets: Vec<u64> = self.held_offsets(jump.log).collect();
                 offsets.sort_unstable();
                 offsets
             });
@@ -130,29 +207,7 @@ impl History {
         }
     }
 
-    /// Compares the order of acknowledged values of one process and partition with their offsets. Of a value that was
-    /// acknowledged without an offset it is the one at which it was polled.
-    fn check_order(&self, found: &mut Findings) {
-        let mut highest: HashMap<(u32, u32), (u64, u32)> = HashMap::new();
-        for number in &self.acknowledged {
-            let value = &self.values[*number as usize];
-            let Some(Sent { process, fate: Fate::Acknowledged { log, offset }, line }) = value.sent else { continue };
-            let polled = value.polled.filter(|(place, _)| place.log == log).map(|(place, _)| place.offset);
-            let Some(offset) = offset.or(polled) else { continue };
-            let before = highest.entry((process, log)).or_insert((offset, *number));
-            if before.0 > offset {
-                let detail = format!("sent after {}, which is at offset {}", self.labels.name(before.1), before.0);
-                found.add(Anomaly::Reorder, || {
-                    let process = Some(self.processes.name(process).clone());
-                    Example { process, ..self.example_of(*number, Place { log, offset }, line, detail) }
-                });
-            } else {
-                *before = (offset, *number);
-            }
-        }
-    }
-
-    fn example_of(&self, number: u32, place: Place, line: u64, detail: String) -> Example {
+    pub(super) fn example_of(&self, number: u32, place: Place, line: u64, detail: String) -> Example {
         let value = Some(self.labels.name(number).clone());
         Example { value, line: Some(line), detail, ..self.example(place) }
     }

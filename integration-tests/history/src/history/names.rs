@@ -32,6 +32,11 @@ impl<T: Clone + Eq + Hash> Names<T> {
         Ok(number)
     }
 
+    /// The number of a name that was used before.
+    pub(super) fn known(&self, name: &T) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
     /// The name of a number that was given out.
     pub(super) fn name(&self, number: u32) -> &T {
         &self.names[number as usize]

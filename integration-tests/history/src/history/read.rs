@@ -30,8 +30,11 @@ pub enum Problem {
     /// It has no end for too long.
     #[error("is longer than {LINE_BYTES_MAX} bytes; write one JSON object per line")]
     TooLong,
+    /// It is not a JSON object.
+    #[error("is not a JSON object; write one object per line, with `process`, `type` and `op`")]
+    NotAnObject,
     /// It is not a JSON object of the format.
-    #[error("{}", in_words(.0))]
+    #[error("{}; README.md of walser-history lists the fields and their types", in_words(.0))]
     Json(serde_json::Error),
     /// A process begins something before it has ended what it began before.
     #[error(
@@ -56,22 +59,44 @@ pub enum Problem {
         op: HistoryOp,
     },
     /// A field is missing.
-    #[error("a {op} needs `{field}` here")]
+    #[error("a {op} needs `{field}` here; README.md of walser-history lists the fields of each operation")]
     Missing {
         /// Of what.
         op: HistoryOp,
         /// Its name.
         field: &'static str,
     },
-    /// A value is sent that was sent before.
-    #[error("value {0} was sent before; every value is sent once")]
-    SentBefore(Label),
-    /// The outcome of a send names other values, or other partitions, than its `invoke`.
-    #[error("the outcome of a send has other values or partitions than its invoke in line {0}")]
-    OtherValues(u64),
+    /// A value is sent to a partition, and to another one before.
+    #[error(
+        "value {value} was sent to partition {partition} of topic {topic:?} before; a value names one record of the \
+         whole history, so add the partition to it, as in \"{partition}-1\""
+    )]
+    SentElsewhere {
+        /// The value.
+        value: Label,
+        /// The topic to which it was sent before.
+        topic: String,
+        /// The partition to which it was sent before.
+        partition: u32,
+    },
+    /// The outcome of an operation says something else than its `invoke`.
+    #[error("the outcome of this {op} contradicts its invoke in line {line}; repeat what it says, or leave it out")]
+    Contradiction {
+        /// The operation.
+        op: HistoryOp,
+        /// The line of the `invoke`.
+        line: u64,
+    },
     /// More names than can be told apart.
     #[error("more than {} different values, processes, topics or partitions", u32::MAX)]
     TooMany,
+}
+
+fn parse(line: &[u8]) -> Result<Event, Problem> {
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::NotAnObject);
+    }
+    serde_json::from_slice(line).map_err(Problem::Json)
 }
 
 /// Without the number of the line, which for `error` is always the first.
@@ -105,11 +130,7 @@ impl History {
             if bytes.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let event: Result<Event, _> = serde_json::from_slice(&bytes);
-            event
-                .map_err(Problem::Json)
-                .and_then(|event| history.take(event))
-                .map_err(|problem| FormatError { line, problem })?;
+            parse(&bytes).and_then(|event| history.take(event)).map_err(|problem| FormatError { line, problem })?;
         }
     }
 }
