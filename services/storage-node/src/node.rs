@@ -108,15 +108,13 @@ impl Membership {
                     tokio::time::sleep(REFUSED_RETRY).await;
                 }
                 Err(error) => {
-                    match begun.take() {
-                        Some(begun) => drop(begun.send(Err(error))),
-                        None => {
-                            tracing::error!(%error, "the controller does not take this node; it stops");
-                            shutdown.begin_failed(error.to_string());
-                        }
-                    }
+                    let Some(begun) = begun.take() else {
+                        tracing::error!(%error, "the controller does not take this node; it stops");
+                        return shutdown.begin_failed(error.to_string());
+                    };
+                    // First: whoever hears of the error ends the threads, which must not look like their death.
                     shutdown.begin();
-                    return;
+                    return drop(begun.send(Err(error)));
                 }
             }
         }
