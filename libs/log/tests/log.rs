@@ -10,6 +10,8 @@ mod damage;
 mod extension;
 #[path = "log/large_index.rs"]
 mod large_index;
+#[path = "log/meetings.rs"]
+mod meetings;
 #[path = "log/names_and_files.rs"]
 mod names_and_files;
 #[path = "log/ordinary.rs"]

@@ -183,6 +183,7 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         }
         Task::Open { .. } | Task::Remove { .. } | Task::SetAside { .. } => {}
     }
+    partition.show_failure(context);
     Outcome::Kept(partition)
 }
 

@@ -179,3 +179,26 @@ fn time_passes_also_while_a_partition_has_more_to_write() {
     assert!(wait == Wait::For(Duration::ZERO) && !shard.incoming.is_empty(), "there is more to write");
     assert!(outbox.to_controller().take().proposals.contains_key(&partition(0)), "the silent follower is proposed out");
 }
+
+#[test]
+fn a_log_that_fails_in_a_deletion_is_known_to_have_failed() {
+    for stop in 0..14 {
+        let disk = MemoryDisk::simulated(256 << 20);
+        let mut shard = shard_on(&disk);
+        lead(&mut shard, 0, &[1]);
+        let _first = append(&mut shard, 0, AppendPermit::uncounted());
+        flush(&mut shard);
+        turn(&mut shard);
+        disk.stop_after(stop);
+        let (reply, mut deleted) = oneshot::channel();
+        shard.queue.push(Command::DeleteRecords { partition: partition(0), before: Offset(1), reply });
+        turn(&mut shard);
+        turn(&mut shard);
+        drop(deleted.try_recv().unwrap());
+        disk.stop_after(u64::MAX);
+        let found = &shard.partitions[&partition(0)];
+        let condition = found.log.condition().clone();
+        let failed = matches!(condition, walser_log::Condition::Failed { .. });
+        assert!(!failed || found.handle.failed(), "stop {stop}");
+    }
+}
