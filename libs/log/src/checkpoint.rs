@@ -214,6 +214,25 @@ impl Checkpoint {
         }
     }
 
+    /// Makes marks those of a partition that nobody has claimed, durably: its log is about to come from elsewhere, without
+    /// any where there are `None`. Blocks as long as the disk takes.
+    ///
+    /// # Errors
+    /// I/O errors; calling again continues.
+    pub(crate) fn take_over(
+        checkpoint: &Mutex<Self>,
+        partition: TopicPartition,
+        marks: Option<Marks>,
+    ) -> io::Result<()> {
+        let mut slots = checkpoint.lock();
+        let (mut slot, _) = slots.claim(partition);
+        let written = marks.map_or(Ok(()), |marks| slots.write(&mut slot, partition, &marks));
+        slots.unclaim(partition, slot, marks);
+        drop(slots);
+        written?;
+        Self::sync(checkpoint)
+    }
+
     /// The marks of a partition that nobody has claimed.
     pub(crate) fn marks(&self, partition: TopicPartition) -> Option<Marks> {
         self.loaded.get(&partition).map(|(_, marks)| *marks)

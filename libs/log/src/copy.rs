@@ -13,17 +13,17 @@
 //! ```
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use walser_model::{Offset, Timestamp, TopicPartition};
-use walser_record_batch::{BatchHeader, Batches, verify_crc};
+use walser_record_batch::{NotContinued, continuing};
 
-use crate::checkpoint::{Checkpoint, Marks};
+use crate::checkpoint::Checkpoint;
 use crate::directory_names::{DirectoryNames, parse_partition};
-use crate::disk::Disk;
+use crate::disk::{Disk, dir_exists, remove_dir_if_any};
 use crate::log::{AppendError, Log, LogConfig, LogError};
 use crate::run::Run;
 
@@ -42,7 +42,7 @@ pub enum CopyError {
         /// Where the copy ends. Exclusive.
         at: Offset,
         /// What is wrong with them.
-        what: String,
+        what: NotContinued,
     },
     /// The disk is full.
     #[error("no space left for a copy of the leader's log")]
@@ -77,21 +77,6 @@ pub(crate) struct CopyStore {
     checkpoint: Arc<Mutex<Checkpoint>>,
 }
 
-fn exists(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
-    match disk.list(dir) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn remove(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-    match disk.remove_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 // === impl LogCopy ===
 
 impl LogCopy {
@@ -105,7 +90,9 @@ impl LogCopy {
     /// # Errors
     /// [`CopyError`]; nothing more can be done with the copy then.
     pub fn append(&mut self, batches: Bytes, now: Timestamp) -> Result<(), CopyError> {
-        let headers = self.checked(&batches)?;
+        let at = self.log.log_end();
+        let headers =
+            continuing(&batches, at, self.log.latest_epoch()).map_err(|what| CopyError::NotContinued { at, what })?;
         let bytes = batches.len();
         self.log.append_decided(&Run::from(batches), &headers, now).map_err(|(_, error)| match error {
             AppendError::NoSpace => CopyError::NoSpace,
@@ -114,22 +101,6 @@ impl LogCopy {
         })?;
         self.unflushed += bytes;
         if self.unflushed >= FLUSH_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    fn checked(&self, batches: &Bytes) -> Result<Vec<BatchHeader>, CopyError> {
-        let (mut at, mut epoch, mut headers) = (self.log.log_end(), self.log.latest_epoch(), Vec::new());
-        for batch in Batches::of(batches.clone()) {
-            let not_continued = |what: String| CopyError::NotContinued { at, what };
-            let (header, bytes) = batch.map_err(|error| not_continued(error.to_string()))?;
-            verify_crc(&bytes).map_err(|error| not_continued(error.to_string()))?;
-            if header.base_offset != at || header.next_offset() <= at || header.leader_epoch < epoch {
-                let (base, of) = (header.base_offset, header.leader_epoch);
-                return Err(not_continued(format!("a batch at offset {base} of leader epoch {of}, behind {epoch}")));
-            }
-            (at, epoch) = (header.next_offset(), header.leader_epoch);
-            headers.push(header);
-        }
-        Ok(headers)
     }
 
     fn flush(&mut self) -> Result<(), CopyError> {
@@ -174,7 +145,7 @@ impl CopyStore {
                 store.names.write_again(&store.complete(partition))?;
                 store.finish(partition)?;
             } else if entry.name.starts_with(BUILDING) {
-                remove(&*store.disk, &store.names.path().join(entry.name))?;
+                remove_dir_if_any(&*store.disk, &store.names.path().join(entry.name))?;
             }
         }
         Ok(store)
@@ -197,7 +168,7 @@ impl CopyStore {
         now: Timestamp,
     ) -> Result<LogCopy, CopyError> {
         let dir = self.building(partition);
-        remove(&*self.disk, &dir)?;
+        remove_dir_if_any(&*self.disk, &dir)?;
         self.disk.create_dir(&dir)?;
         let checkpoint = Arc::new(Mutex::new(Checkpoint::open(&self.disk, &dir)?));
         let (disk, place) = (Arc::clone(&self.disk), dir.join(LOG));
@@ -208,7 +179,7 @@ impl CopyStore {
 
     /// Removes a copy that nobody wants.
     pub(crate) fn discard(&self, partition: TopicPartition) -> io::Result<()> {
-        remove(&*self.disk, &self.building(partition))
+        remove_dir_if_any(&*self.disk, &self.building(partition))
     }
 
     /// Puts a copy in the place of a log that is not open.
@@ -224,25 +195,25 @@ impl CopyStore {
     /// Brings a copy that counts into its place. Returns whether there was one.
     pub(crate) fn finish(&self, partition: TopicPartition) -> io::Result<bool> {
         let (complete, place) = (self.complete(partition), self.names.path().join(partition.to_string()));
-        if !exists(&*self.disk, &complete)? {
+        if !dir_exists(&*self.disk, &complete)? {
             return Ok(false);
         }
         // Nothing of the old log goes before it is certain that the copy counts.
         self.names.sync()?;
         let from = complete.join(LOG);
         let mut counts = true;
-        if exists(&*self.disk, &from)? {
+        if dir_exists(&*self.disk, &from)? {
             match Checkpoint::open(&self.disk, &complete)?.marks(partition) {
                 Some(marks) => {
-                    remove(&*self.disk, &place)?;
+                    remove_dir_if_any(&*self.disk, &place)?;
                     self.names.sync()?;
-                    self.take_marks(partition, marks)?;
+                    Checkpoint::take_over(&self.checkpoint, partition, Some(marks))?;
                     self.disk.rename(&from, &place)?;
                 }
                 // It was never completed, whatever its name says: the old log stays.
                 None => counts = false,
             }
-        } else if exists(&*self.disk, &place)? {
+        } else if dir_exists(&*self.disk, &place)? {
             // An earlier call got no farther than the move, which may be in the cache only. The marks are those of the log
             // by now.
             self.names.write_again(&place)?;
@@ -250,22 +221,11 @@ impl CopyStore {
         self.names.sync()?;
         // In one step: half of it would count for another copy.
         let done = self.building(partition);
-        remove(&*self.disk, &done)?;
+        remove_dir_if_any(&*self.disk, &done)?;
         self.disk.rename(&complete, &done)?;
         self.names.sync()?;
-        remove(&*self.disk, &done)?;
+        remove_dir_if_any(&*self.disk, &done)?;
         Ok(counts)
-    }
-
-    /// Makes the marks of a copy those of the partition, durably.
-    fn take_marks(&self, partition: TopicPartition, marks: Marks) -> io::Result<()> {
-        let mut checkpoint = self.checkpoint.lock();
-        let (mut slot, _) = checkpoint.claim(partition);
-        let written = checkpoint.write(&mut slot, partition, &marks);
-        checkpoint.unclaim(partition, slot, Some(marks));
-        drop(checkpoint);
-        written?;
-        Checkpoint::sync(&self.checkpoint)
     }
 }
 
@@ -274,7 +234,7 @@ mod tests {
     use std::path::Path;
 
     use walser_model::{Compression, LeaderEpoch, PartitionIndex, TopicConfig, TopicId};
-    use walser_record_batch::{BatchBuilder, Producer, RecordFields, stamp_position};
+    use walser_record_batch::{BatchBuilder, BatchHeader, Batches, Producer, RecordFields, stamp_position};
 
     use super::*;
     use crate::{Condition, DataDirectory, MemoryDisk, PowerLoss};

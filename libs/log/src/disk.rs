@@ -142,6 +142,23 @@ pub trait DiskFile: Send + Sync + Debug {
     fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
 }
 
+/// Whether there is such a directory.
+pub(crate) fn dir_exists(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
+    match disk.list(dir) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a directory with what is in it, if there is one.
+pub(crate) fn remove_dir_if_any(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    match disk.remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Replaces a small file as one step: temporary file, sync, rename, sync of the directory.
 pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_in_place_of(disk, path, bytes)?;

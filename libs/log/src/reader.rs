@@ -169,27 +169,31 @@ impl LogReader {
         let (segment, next) = found;
         // What lies behind the base of the next segment is of a write that failed.
         let (next, size) = (next.filter(|next| *next <= below), segment.size());
-        let read = read_segment(&segment, from, next.unwrap_or(below), bytes_max);
-        let damaged = match &read {
+        let error = match read_segment(&segment, from, next.unwrap_or(below), bytes_max) {
             // Nothing of this segment leads to the next one: a file between them is gone.
-            Ok(slice) => slice.next_offset == from && next.is_some(),
-            Err(error) => matches!(error, ReadError::Corrupt { .. }),
+            Ok(slice) if slice.next_offset == from && next.is_some() => ReadError::Corrupt { at: from },
+            Ok(slice) => return Ok(slice),
+            Err(error) => error,
         };
-        if damaged && from >= start_of(self) {
-            // Cut since it was looked up: then nothing is there now, and that is no damage.
-            let found = self.segment_of(from).filter(|_| from < self.log_end());
-            let same = found.is_some_and(|(now, next_now)| {
-                Arc::ptr_eq(&now, &segment) && next_now.filter(|next| *next <= below) == next && now.size() >= size
-            });
-            return if same { read.and(Err(ReadError::Corrupt { at: from })) } else { Ok(Slice::empty(from)) };
+        // What was removed or cut since it was looked up is no damage.
+        let later = start_of(self);
+        let removed = match &error {
+            ReadError::Io(error) => error.kind() == io::ErrorKind::NotFound && later > start,
+            ReadError::Corrupt { .. } => from < later,
+            _ => false,
+        };
+        if removed {
+            return Err(ReadError::OutOfRange { offset: from, start: later, end: below });
         }
-        match read {
-            _ if damaged => Err(ReadError::OutOfRange { offset: from, start: start_of(self), end: below }),
-            // Removed by retention since it was looked up: then the log starts later.
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound && start_of(self) > start => {
-                Err(ReadError::OutOfRange { offset: from, start: start_of(self), end: below })
-            }
-            other => other,
+        let unchanged = || {
+            let found = self.segment_of(from).filter(|_| from < self.log_end());
+            found.is_some_and(|(now, next_now)| {
+                Arc::ptr_eq(&now, &segment) && next_now.filter(|next| *next <= below) == next && now.size() >= size
+            })
+        };
+        match error {
+            ReadError::Corrupt { .. } if !unchanged() => Ok(Slice::empty(from)),
+            error => Err(error),
         }
     }
 

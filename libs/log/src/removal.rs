@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use walser_model::TopicPartition;
 
 use crate::checkpoint::{Checkpoint, Marks, Slot};
+use crate::disk::remove_dir_if_any;
 
 /// Removes a partition: its marks, then its directory. The slot may be given to another partition afterwards.
 ///
@@ -30,8 +31,6 @@ pub(crate) fn remove_marked(
 pub(crate) fn remove_dir(checkpoint: &Mutex<Checkpoint>, dir: &Path) -> io::Result<()> {
     // Not under the lock, which every flush takes.
     let around = checkpoint.lock().names();
-    match around.disk().remove_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => around.sync(),
-    }
+    remove_dir_if_any(&**around.disk(), dir)?;
+    around.sync()
 }

@@ -20,7 +20,7 @@ use walser_model::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 use crate::checked::take;
 use crate::checkpoint::{COPY_LEN, Checkpoint, Marks, decode, encode};
 use crate::directory_names::parse_partition;
-use crate::disk::{Disk, out_of_files, read_file, replace_file};
+use crate::disk::{Disk, dir_exists, out_of_files, read_file, remove_dir_if_any, replace_file};
 use crate::epochs;
 
 /// Name of the directory in a data directory.
@@ -57,15 +57,6 @@ pub(crate) struct SetAsideStore {
     failed: Mutex<bool>,
 }
 
-/// Whether there is such a directory.
-fn exists(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
-    match disk.list(dir) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 // === impl SetAsideStore ===
 
 impl SetAsideStore {
@@ -85,7 +76,7 @@ impl SetAsideStore {
             other => other?,
         };
         for partition in entries.iter().filter_map(|entry| parse_partition(&entry.name)) {
-            if exists(&*store.disk, &store.logs.join(partition.to_string()))? {
+            if dir_exists(&*store.disk, &store.logs.join(partition.to_string()))? {
                 tracing::error!(%partition, "the partition lies in logs and in set-aside: the one in logs counts");
                 continue;
             }
@@ -140,10 +131,10 @@ impl SetAsideStore {
         let _one_move = self.moving.lock();
         let (from, to) = (self.logs.join(partition.to_string()), self.path(partition));
         let marks = self.checkpoint.lock().marks(partition);
-        if exists(&*self.disk, &from)? {
+        if dir_exists(&*self.disk, &from)? {
             self.move_aside(partition, (&from, &to), marks.unwrap_or_default(), now)?;
         }
-        if !exists(&*self.disk, &to)? {
+        if !dir_exists(&*self.disk, &to)? {
             // Nothing was ever written here; marks of what is missing stay.
             return Ok(());
         }
@@ -200,8 +191,8 @@ impl SetAsideStore {
         }
         let _one_move = self.moving.lock();
         let (from, to) = (self.path(partition), self.logs.join(partition.to_string()));
-        if exists(&*self.disk, &from)? {
-            if exists(&*self.disk, &to)? {
+        if dir_exists(&*self.disk, &from)? {
+            if dir_exists(&*self.disk, &to)? {
                 let text = format!("{} exists, and so does the partition in {DIR_NAME}", to.display());
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
             }
@@ -220,14 +211,7 @@ impl SetAsideStore {
     /// Makes the marks durable before the log is back: without them its torn end and its damage look alike.
     fn bring_marks_back(&self, partition: TopicPartition) -> io::Result<()> {
         let marks = self.marks(partition, &self.path(partition))?.map(|(marks, _)| marks);
-        let mut checkpoint = self.checkpoint.lock();
-        let (mut slot, _) = checkpoint.claim(partition);
-        if let Some(marks) = &marks {
-            checkpoint.write(&mut slot, partition, marks)?;
-        }
-        checkpoint.unclaim(partition, slot, marks);
-        drop(checkpoint);
-        Checkpoint::sync(&self.checkpoint)
+        Checkpoint::take_over(&self.checkpoint, partition, marks)
     }
 
     /// Deletes a partition that was set aside, for good. Returns the bytes freed; `None`: there is none.
@@ -237,11 +221,8 @@ impl SetAsideStore {
     pub(crate) fn delete(&self, partition: TopicPartition) -> io::Result<Option<u64>> {
         let _one_move = self.moving.lock();
         let Some(found) = self.held.lock().get(&partition).copied() else { return Ok(None) };
-        match self.disk.remove_dir(&self.path(partition)) {
-            // An earlier call got no farther.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
-        }
+        // An earlier call may have got no farther.
+        remove_dir_if_any(&*self.disk, &self.path(partition))?;
         self.sync(&self.dir)?;
         self.held.lock().remove(&partition);
         Ok(Some(found.size_bytes))

@@ -24,7 +24,7 @@ mod stamp;
 mod validation;
 mod varint;
 
-pub use batches::Batches;
+pub use batches::{Batches, NotContinued, continuing};
 pub use builder::{BatchBuilder, Producer, RecordFields};
 pub use compression::{CompressionError, DECOMPRESSED_BYTES_MAX, compress, decompress};
 pub use cost::{CostError, DECODED_COST_MAX, ITEM_COST, RECORD_HEADERS_MAX, decoded_cost};

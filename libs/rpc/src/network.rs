@@ -14,6 +14,7 @@ use tonic::service::Routes;
 use tonic::transport::Endpoint;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
+use walser_metadata::{Changes, View};
 use walser_model::NodeId;
 use walser_proto::v1::Effect;
 
@@ -173,6 +174,18 @@ impl Network {
         let client = Arc::new(GrpcStorage::new(node, || channel(&endpoint, Reason::LeaderNotAvailable)));
         known.storage.insert(node, Storage { address: Some(address.to_owned()), connection, client });
         Ok(())
+    }
+
+    /// Makes the storage nodes known that have changed in the metadata. Those of this process are left alone.
+    pub fn dial_changed<T>(&self, view: &View<T>, changes: &Changes) {
+        for (id, node) in changes.nodes.iter().filter_map(|id| Some((*id, view.node(*id)?))) {
+            let address = &node.registration.internal_address;
+            if !address.is_empty()
+                && let Err(error) = self.dial_storage(id, address)
+            {
+                tracing::error!(node = %id, %error, "a storage node's address cannot be used");
+            }
+        }
     }
 
     /// Makes a controller in another process known, by its address.

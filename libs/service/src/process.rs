@@ -338,9 +338,17 @@ impl Serving {
 fn write_ready_file(file: &std::path::Path, grpc: SocketAddr, admin: SocketAddr) -> std::io::Result<()> {
     let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION"));
     let text = format!("{{\"grpc\":\"{grpc}\",\"admin\":\"{admin}\",\"pid\":{pid},\"version\":\"{version}\"}}\n");
+    replace_file(file, text)
+}
+
+/// Writes a file in one step, without making it durable: whoever reads it reads a whole one.
+///
+/// # Errors
+/// I/O errors.
+pub fn replace_file(file: &std::path::Path, contents: impl AsRef<[u8]>) -> std::io::Result<()> {
     let mut temporary = file.as_os_str().to_owned();
     temporary.push(".tmp");
-    std::fs::write(&temporary, text)?;
+    std::fs::write(&temporary, contents)?;
     std::fs::rename(&temporary, file)
 }
 

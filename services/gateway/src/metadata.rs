@@ -6,7 +6,6 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus::IntGauge;
 use tokio::sync::watch;
-use walser_metadata::Changes;
 use walser_rpc::{ApiError, ControllerClient, MetadataSeen, MetadataStream, Network, Outage, Reason};
 use walser_service::Shutdown;
 
@@ -163,7 +162,7 @@ impl Metadata {
             let mut view = View::clone(&self.view.load());
             for delta in deltas {
                 let changes = view.apply(delta).map_err(|error| ApiError::metadata_rollback(error.have, error.got))?;
-                dial(network, &view, &changes);
+                network.dial_changed(&view, &changes);
             }
             let version = view.version();
             seen.clone_from(stream.seen());
@@ -171,18 +170,6 @@ impl Metadata {
             self.refused.store(None);
             self.version.send_replace(version);
             shown_version.set(version);
-        }
-    }
-}
-
-/// Makes storage nodes of other processes known.
-fn dial(network: &Network, view: &View, changes: &Changes) {
-    for (id, node) in changes.nodes.iter().filter_map(|id| Some((*id, view.node(*id)?))) {
-        let address = &node.registration.internal_address;
-        if !address.is_empty()
-            && let Err(error) = network.dial_storage(id, address)
-        {
-            tracing::error!(node = %id, %error, "a storage node's address cannot be used");
         }
     }
 }

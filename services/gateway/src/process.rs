@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::{Config, Dependencies, KEYS};
 use walser_rpc::{CallLayer, Network};
 use walser_service::{MainError, Process, process, telemetry};
+
+use crate::{Config, Dependencies, KEYS};
 
 /// Runs the service with the arguments of a process, its name first, to the end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

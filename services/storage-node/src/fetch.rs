@@ -207,11 +207,9 @@ impl Fetcher {
         self.with_files(partition, &replica.reader, find).await
     }
 
-    /// What to answer to a read that failed. Damage is noted: the partition takes no writes from then on.
+    /// What to answer to a read that failed. Damage is noted.
     fn failed(&self, partition: TopicPartition, error: &ReadError) -> ApiError {
-        if let ReadError::Corrupt { at } = error {
-            self.shards.queue(partition).push(Command::Damaged { partition, from: *at });
-        }
+        self.shards.note_damage(partition, error);
         read_failure(error, self.node)
     }
 }

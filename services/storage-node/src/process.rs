@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::{Config, Dependencies, KEYS, PROCESS_KEYS};
 use walser_log::{DataDirectory, RealDisk};
 use walser_rpc::{CallLayer, Network};
 use walser_service::{MainError, Process, process, telemetry};
+
+use crate::{Config, Dependencies, KEYS, PROCESS_KEYS};
 
 /// Runs the service with the arguments of a process, its name first, to the end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -14,7 +14,7 @@ mod window;
 
 pub(crate) use outbox::{CopyWanted, Lane, Outbox, ToController, ToFollower, ToLeader};
 pub(crate) use peers::{FromPeer, OpenAnswer, Outgoing, Peers};
-pub(crate) use push::{Push, ToPush};
+pub(crate) use push::{Push, ToPush, read_tail};
 pub(crate) use pushed::Pushed;
 pub(crate) use window::Window;
 use window::WindowPermit;

@@ -17,6 +17,8 @@ mod recovery_debt;
 mod settled;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod test_context;
 mod upkeep;
 #[cfg(test)]
 mod watched_disk;

@@ -4,6 +4,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use walser_log::ReadError;
 use walser_model::TopicPartition;
 use walser_rpc::AppendBudget;
 
@@ -33,6 +34,13 @@ impl ShardSet {
 
     pub(crate) fn room(&self, partition: TopicPartition) -> &AppendBudget {
         &self.shards[owner(partition, self.shards.len())].1
+    }
+
+    /// Damage that a read has met is noted: the partition takes no writes from then on.
+    pub(crate) fn note_damage(&self, partition: TopicPartition, error: &ReadError) {
+        if let ReadError::Corrupt { at } = error {
+            self.queue(partition).push(Command::Damaged { partition, from: *at });
+        }
     }
 
     /// Waits until every shard has carried out what was pushed before this call.

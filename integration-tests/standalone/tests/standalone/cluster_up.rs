@@ -7,7 +7,7 @@ use serde_json::Value;
 use walser_client::Client;
 
 use crate::faults::until;
-use crate::server::{binary, place, read_all, record, wait_a_little};
+use crate::server::{binary, create, place, values, wait_a_little, write};
 
 /// A running `walser cluster up`.
 pub(crate) struct Up {
@@ -76,27 +76,17 @@ fn lives(pid: &Value) -> bool {
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
-async fn write(client: &Client, value: &str) {
-    let request = walser_proto::v1::ProduceRequest {
-        topic: "t".to_owned(),
-        partition: Some(0),
-        records: vec![record(value)],
-        ..Default::default()
-    };
-    client.producer().produce(request).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
     let (_place, dir) = place();
     let up = Up::start(&dir);
     assert_eq!(processes(&dir).len(), 6);
     let client = up.client();
-    crate::server::create(&client, "t", 1, &[]).await;
+    create(&client, "t", 1, &[]).await;
     let request = walser_proto::v1::ListPartitionsRequest { topic: "t".to_owned(), ..Default::default() };
     let listed = client.topics().list_partitions(request).await.unwrap().into_inner().partitions;
     assert_eq!(listed[0].partition.as_ref().unwrap().replicas.len(), 3, "three replicas without asking");
-    write(&client, "one").await;
+    write(&client, "t", 0, "one").await;
 
     let victim = find(&dir, "storage-node", 2);
     up.act_ok(&["kill", "storage-node", "2"]);
@@ -107,20 +97,19 @@ async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
     let again = up.act(&["kill", "storage-node", "2"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("storage-node 2 does not run"));
-    write(&client, "two").await;
+    write(&client, "t", 0, "two").await;
     up.act_ok(&["start", "storage-node", "2"]);
     assert_eq!(find(&dir, "storage-node", 2)["addresses"], victim["addresses"]);
 
     up.act_ok(&["pause", "storage-node", "3"]);
     assert_eq!(find(&dir, "storage-node", 3)["state"], "paused");
-    write(&client, "three").await;
+    write(&client, "t", 0, "three").await;
     up.act_ok(&["resume", "storage-node", "3"]);
     let unknown = up.act(&["stop", "storage-node", "9"]);
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no storage-node 9"));
     up.act_ok(&["stop", "gateway", "1"]);
     up.act_ok(&["start"]);
-    let values = read_all(&up.client(), "t", 0).await.into_iter().map(|record| record.value.unwrap());
-    assert_eq!(values.collect::<Vec<_>>(), ["one", "two", "three"]);
+    assert_eq!(values(&up.client(), "t", 0).await, ["one", "two", "three"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,8 +117,8 @@ async fn no_process_outlives_the_one_that_started_it_and_the_next_start_has_all_
     let (_place, dir) = place();
     let mut up = Up::start(&dir);
     let first = processes(&dir);
-    crate::server::create(&up.client(), "t", 1, &[]).await;
-    write(&up.client(), "one").await;
+    create(&up.client(), "t", 1, &[]).await;
+    write(&up.client(), "t", 0, "one").await;
     // A suspended process can do nothing about it itself.
     up.act_ok(&["pause", "storage-node", "1"]);
     up.child.kill().unwrap();
@@ -139,8 +128,7 @@ async fn no_process_outlives_the_one_that_started_it_and_the_next_start_has_all_
 
     let mut up = Up::start(&dir);
     assert_eq!(addresses(&dir), before);
-    let values = read_all(&up.client(), "t", 0).await.into_iter().map(|record| record.value.unwrap());
-    assert_eq!(values.collect::<Vec<_>>(), ["one"]);
+    assert_eq!(values(&up.client(), "t", 0).await, ["one"]);
     let second = processes(&dir);
     let interrupted = Command::new("kill").args(["-INT", &up.child.id().to_string()]).status().unwrap();
     assert!(interrupted.success());

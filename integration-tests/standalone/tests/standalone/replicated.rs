@@ -11,7 +11,7 @@ use walser_proto::v1 as pb;
 
 use crate::faults::until;
 use crate::processes::{Cluster, Service};
-use crate::server::{place, read_all, record};
+use crate::server::{place, read_all, values, write};
 
 const NODES: i32 = 3;
 
@@ -70,17 +70,6 @@ async fn leader(client: &Client, topic: &str) -> i32 {
     partitions(client, topic).await[0].leader.unwrap()
 }
 
-/// Writes a record. Returns its offset.
-async fn write(client: &Client, topic: &str, partition: i32, value: String) -> i64 {
-    let request = pb::ProduceRequest {
-        topic: topic.to_owned(),
-        partition: Some(partition),
-        records: vec![record(value)],
-        ..Default::default()
-    };
-    client.producer().produce(request).await.unwrap().into_inner().positions[0].offset
-}
-
 /// What clients have seen, for a judge.
 #[derive(Debug, Clone, Default)]
 struct Seen(Arc<Mutex<History>>);
@@ -113,11 +102,6 @@ impl Seen {
         self.note(poll.ok().with(records));
         count
     }
-}
-
-async fn values(client: &Client, topic: &str, partition: i32) -> Vec<String> {
-    let records = read_all(client, topic, partition).await.into_iter();
-    records.map(|record| String::from_utf8(record.value.unwrap().to_vec()).unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

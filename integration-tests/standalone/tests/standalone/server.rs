@@ -247,6 +247,23 @@ pub(crate) async fn read_all(client: &Client, topic: &str, partition: i32) -> Ve
     records
 }
 
+/// Writes a record. Returns its offset.
+pub(crate) async fn write(client: &Client, topic: &str, partition: i32, value: impl Into<Vec<u8>>) -> i64 {
+    let request = pb::ProduceRequest {
+        topic: topic.to_owned(),
+        partition: Some(partition),
+        records: vec![record(value)],
+        ..Default::default()
+    };
+    client.producer().produce(request).await.unwrap().into_inner().positions[0].offset
+}
+
+/// The values of a partition, all of which are text.
+pub(crate) async fn values(client: &Client, topic: &str, partition: i32) -> Vec<String> {
+    let records = read_all(client, topic, partition).await.into_iter();
+    records.map(|record| String::from_utf8(record.value.unwrap().to_vec()).unwrap()).collect()
+}
+
 pub(crate) fn bound(bound: pb::Bound) -> pb::Position {
     pb::Position { at: Some(pb::position::At::Bound(bound.into())) }
 }

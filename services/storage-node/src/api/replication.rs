@@ -22,9 +22,9 @@ use tokio::task::JoinSet;
 use tonic::{Request, Response, Streaming};
 use walser_model::{NodeId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
+use walser_proto::internal::v1::replication_service_client::ReplicationServiceClient;
 use walser_proto::internal::v1::replication_service_server::ReplicationService;
-use walser_rpc::{ControllerClient, Network};
-
+use walser_rpc::{ApiError, Connection, ControllerClient, Network, Reason};
 use walser_service::Shutdown;
 
 use super::{Answer, Answers};
@@ -72,6 +72,16 @@ impl Links {
                 () = self.shutdown.wait() => return,
             }
         }
+    }
+
+    /// Calls to a node that leads partitions.
+    fn calls(&self, leader: NodeId) -> Result<ReplicationServiceClient<Connection>, ApiError> {
+        let unknown =
+            || ApiError::new(Reason::LeaderNotAvailable, format!("the address of node {leader} is not known"));
+        let connection = self.network.storage(leader).ok_or_else(unknown)?;
+        Ok(ReplicationServiceClient::new(connection)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     /// Cluster that this node belongs to; empty before it is bound.

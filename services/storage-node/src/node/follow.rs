@@ -118,7 +118,7 @@ impl Membership {
         let disposes = changes.snapshot || !changes.tombstones.is_empty();
         let held = if disposes { Some(self.held()?) } else { None };
         self.registry.names.show(view);
-        self.dial(view, changes);
+        self.network.dial_changed(view, changes);
         for topic in changes.topics.iter().filter_map(|topic| view.topic(*topic)) {
             if let Some(error) = &topic.settings.unreadable {
                 tracing::error!(topic = %topic.name, error, "topic settings are not readable: it takes no writes");
@@ -137,19 +137,6 @@ impl Membership {
             self.order(partition, view);
         }
         Ok(())
-    }
-
-    /// Makes the other storage nodes known.
-    fn dial(&self, view: &View, changes: &Changes) {
-        for (id, node) in changes.nodes.iter().filter_map(|id| Some((*id, view.node(*id)?))) {
-            let address = &node.registration.internal_address;
-            if id != self.config.node
-                && !address.is_empty()
-                && let Err(error) = self.network.dial_storage(id, address)
-            {
-                tracing::error!(node = %id, %error, "a storage node's address cannot be used");
-            }
-        }
     }
 
     /// Partitions of which there is anything on this node.

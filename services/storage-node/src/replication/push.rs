@@ -1,6 +1,8 @@
 //! How far a follower has been pushed a partition.
 
+use walser_log::Slice;
 use walser_model::{LeaderEpoch, Offset};
+use walser_record_batch::Batches;
 use walser_replication::{Frame, ReplicationSessionId};
 
 use crate::replica_registry::PartitionHandle;
@@ -30,6 +32,13 @@ pub(crate) enum ToPush {
         from: Offset,
         below: Offset,
     },
+}
+
+/// Whole batches from an offset on that are still in memory, about `bytes_max` of them. `None`: there are none.
+pub(crate) fn read_tail(replica: &PartitionHandle, from: Offset, below: Offset, bytes_max: usize) -> Option<Slice> {
+    let batches = replica.tail.read(from, below, bytes_max)?;
+    let (last, _) = Batches::of(batches.clone()).last()?.ok()?;
+    Some(Slice { batches, next_offset: last.next_offset() })
 }
 
 impl Push {

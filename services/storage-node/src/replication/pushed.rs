@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use walser_log::{Admission, Log, Run};
 use walser_model::{LeaderEpoch, Offset};
-use walser_record_batch::{BatchHeader, Batches, HeaderError, verify_crc};
+use walser_record_batch::{BatchHeader, HeaderError, NotContinued, continuing};
 use walser_replication::Frame;
 
 use super::WindowPermit;
@@ -47,21 +47,18 @@ impl Pushed {
     /// # Errors
     /// [`BadFrame`].
     pub(crate) fn check(frame: Frame, batches: Bytes, room: Option<WindowPermit>) -> Result<Self, BadFrame> {
-        let (mut expected, mut before, mut headers) = (frame.base, LeaderEpoch::NONE, Vec::new());
-        for batch in Batches::of(batches.clone()) {
-            let (header, bytes) = batch?;
-            verify_crc(&bytes)?;
-            let (base, next) = (header.base_offset, header.next_offset());
-            if base != expected || next <= base {
-                return Err(BadFrame::Gap { base, next, expected });
-            }
-            let found = header.leader_epoch;
-            if found < before || found > frame.leader_epoch {
-                return Err(BadFrame::Epoch { found, before, of_frame: frame.leader_epoch });
-            }
-            (expected, before) = (next, found);
-            headers.push(header);
+        let of_frame = frame.leader_epoch;
+        let headers = continuing(&batches, frame.base, LeaderEpoch::NONE).map_err(|error| match error {
+            NotContinued::Batch(error) => BadFrame::Batch(error),
+            NotContinued::Gap { base, next, expected } => BadFrame::Gap { base, next, expected },
+            NotContinued::Epoch { found, before } => BadFrame::Epoch { found, before, of_frame },
+        })?;
+        // None of the others is of a higher one.
+        let latest = headers.last().map_or(LeaderEpoch::NONE, |last| last.leader_epoch);
+        if latest > of_frame {
+            return Err(BadFrame::Epoch { found: latest, before: latest, of_frame });
         }
+        let expected = headers.last().map_or(frame.base, BatchHeader::next_offset);
         if expected != frame.end {
             return Err(BadFrame::End { found: expected, expected: frame.end });
         }

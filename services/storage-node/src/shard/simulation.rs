@@ -16,6 +16,7 @@
 
 mod cluster;
 mod faults;
+mod random;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,6 +1,5 @@
 //! A shard that is driven by hand, over a simulated disk.
 
-use std::path::Path;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -16,7 +15,7 @@ use walser_replication::PartitionState;
 use walser_rpc::{AppendBudget, AppendOutcome, AppendPermit, AppendReply, Reason};
 use walser_service::Metrics;
 
-use super::watched_disk::{WatchedDisk, as_shard};
+use super::watched_disk::as_shard;
 use super::*;
 use crate::replication::Outbox;
 
@@ -43,24 +42,8 @@ fn shard_on(disk: &MemoryDisk) -> Shard {
 }
 
 fn shard_with(disk: &MemoryDisk, metrics: &Metrics) -> Shard {
-    let disk = Arc::new(WatchedDisk(disk.clone()));
-    let directory = DataDirectory::open(disk, Path::new("/data"), "test").unwrap();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let retention_clock = RetentionClock::start(&directory, &*clock);
-    let context = ShardContext {
-        node: NODE,
-        directory: Arc::new(directory),
-        registry: ReplicaRegistry::new(NODE),
-        peers: Arc::new(Outbox::default()),
-        clock,
-        metrics: StorageMetrics::new(metrics),
-        space: SpaceGuard::new(Some(0)),
-        misplaced: DirectoryProblem::default(),
-        retention_clock,
-        retention_check: Duration::from_secs(3600),
-        idle: Duration::from_secs(3600),
-        recovery_bytes_max: 1 << 30,
-    };
+    let (clock, peers) = (Arc::new(SystemClock::start()), Arc::new(Outbox::default()));
+    let context = ShardContext::of_test(NODE, disk, clock, peers, metrics);
     Shard::new(context, DiskThreads::default(), 1 << 20, Vec::new())
 }
 
@@ -131,8 +114,12 @@ fn push(shard: &mut Shard, number: i32, permit: AppendPermit) -> Answers {
 }
 
 fn push_to(queue: &Queue, number: i32, permit: AppendPermit) -> Answers {
+    push_sized(queue, number, (900, Acks::All), permit)
+}
+
+fn push_sized(queue: &Queue, number: i32, (value_bytes, acks): (usize, Acks), permit: AppendPermit) -> Answers {
     let mut builder = BatchBuilder::new(Compression::None, 0);
-    builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&[7; 900]), headers: &[] });
+    builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&vec![7; value_bytes]), headers: &[] });
     let batch = builder.build(Producer::NONE);
     let answers = Answers::default();
     let told = Arc::clone(&answers);
@@ -141,7 +128,7 @@ fn push_to(queue: &Queue, number: i32, permit: AppendPermit) -> Answers {
         epoch: LeaderEpoch::NONE,
         header: BatchHeader::parse(&batch).unwrap(),
         batch,
-        acks: Acks::All,
+        acks,
         expected_offset: None,
         permit,
         reply: AppendReply::new(move |answer| told.lock().push(answer)),

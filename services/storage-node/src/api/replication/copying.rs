@@ -6,17 +6,16 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use walser_log::{CompleteCopy, LogCopy};
+use walser_log::{CompleteCopy, LogCopy, Slice};
 use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::replication_service_client::ReplicationServiceClient;
 use walser_rpc::{ApiError, Reason};
 
+use super::Links;
+use super::messages::reference_of;
 use super::to_followers::read_disk;
-use super::{Links, MESSAGE_BYTES_MAX};
 use crate::error::not_leader;
-use crate::replication::CopyWanted;
-use crate::replication::FromPeer;
+use crate::replication::{CopyWanted, FromPeer};
 
 /// Copies that are made at once: each costs the disks and the network of two nodes.
 const COPIES_MAX: usize = 2;
@@ -61,15 +60,11 @@ impl Links {
     /// Copies the log of a partition from its leader.
     async fn copy(&self, partition: TopicPartition, wanted: &CopyWanted) -> Result<CompleteCopy, ApiError> {
         let leader = wanted.leader;
-        let unknown =
-            || ApiError::new(Reason::LeaderNotAvailable, format!("the address of node {leader} is not known"));
-        let connection = self.network.storage(leader).ok_or_else(unknown)?;
-        let mut calls = ReplicationServiceClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let request = pbi::CopyLogRequest {
             r#ref: Some(walser_proto::partition_ref(partition, wanted.leader_epoch)),
             cluster_id: self.cluster(),
         };
-        let mut answers = calls.copy_log(request).await?.into_inner();
+        let mut answers = self.calls(leader)?.copy_log(request).await?.into_inner();
         let silent =
             |_| ApiError::new(Reason::LeaderNotAvailable, format!("node {leader} has stopped sending its log"));
         let mut copy: Option<LogCopy> = None;
@@ -111,7 +106,7 @@ impl Links {
         request: &pbi::CopyLogRequest,
     ) -> Result<ReceiverStream<Result<pbi::CopyLogResponse, Status>>, ApiError> {
         self.check_cluster(&request.cluster_id)?;
-        let found = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
+        let found = reference_of(request.r#ref.as_ref());
         let (partition, epoch) = found.ok_or_else(|| ApiError::field("ref", "is not a partition"))?;
         let replica = self.registry.led(partition)?;
         if replica.epoch() != epoch {
@@ -138,14 +133,14 @@ impl Links {
         let (mut next, below) = (log_start, replica.reader.log_end());
         loop {
             let read = read_disk(replica.reader.clone(), next, below).await;
-            let record_batches = read.map_err(|error| ApiError::new(Reason::StorageError, error.to_string()))?;
+            let Slice { batches, next_offset } =
+                read.map_err(|error| ApiError::new(Reason::StorageError, error.to_string()))?;
             if !replica.serving() || replica.epoch() != epoch {
                 return Err(not_leader(self.node));
             }
-            let end = walser_record_batch::Batches::of(record_batches.clone()).last().and_then(Result::ok);
-            let ended = end.is_none();
-            next = end.map_or(next, |(header, _)| header.next_offset());
-            let answer = pbi::CopyLogResponse { log_start_offset: log_start.0, record_batches };
+            let ended = batches.is_empty();
+            next = next_offset;
+            let answer = pbi::CopyLogResponse { log_start_offset: log_start.0, record_batches: batches };
             let gone = answers.send(Ok(answer)).await.is_err();
             if ended || gone {
                 return Ok(());

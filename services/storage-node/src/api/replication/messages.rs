@@ -31,7 +31,7 @@ fn reference(partition: TopicPartition, epoch: LeaderEpoch) -> Option<pbi::Parti
     Some(walser_proto::partition_ref(partition, epoch))
 }
 
-fn reference_of(message: Option<&pbi::PartitionRef>) -> Option<(TopicPartition, LeaderEpoch)> {
+pub(super) fn reference_of(message: Option<&pbi::PartitionRef>) -> Option<(TopicPartition, LeaderEpoch)> {
     walser_proto::topic_partition(message?)
 }
 

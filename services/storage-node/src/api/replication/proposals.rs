@@ -8,8 +8,7 @@ use walser_rpc::{ApiError, Outage};
 
 use super::Links;
 use super::messages::proposal_message;
-use crate::replication::FromPeer;
-use crate::replication::ToController;
+use crate::replication::{FromPeer, ToController};
 
 /// Proposals and partitions of one request.
 const REQUEST_MAX: usize = 1_000;

@@ -8,19 +8,16 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use walser_log::{LogReader, ReadError};
+use walser_log::{LogReader, ReadError, Slice};
 use walser_model::{NodeId, Offset, TopicPartition};
 use walser_proto::internal::v1 as pbi;
-use walser_record_batch::Batches;
 use walser_replication::ReplicationSessionId;
 use walser_rpc::{ApiError, Reason};
 
 use super::messages::{ack_of, answer_message, frame_message, open_of};
 use super::{BEAT, Links, SILENCE_MAX};
 use crate::replica_registry::PartitionHandle;
-use crate::replication::{FromPeer, OpenAnswer};
-use crate::replication::{Lane, ToFollower};
-use crate::replication::{Push, ToPush};
+use crate::replication::{FromPeer, Lane, OpenAnswer, Push, ToFollower, ToPush, read_tail};
 use crate::shard::Command;
 
 /// Bytes of record batches in one message, about.
@@ -183,8 +180,10 @@ impl Pusher {
                 data.extend(answer_message(partition, open, answer));
             }
         }
-        for partition in more.into_iter().filter(|partition| self.pushes.contains_key(partition)).collect::<Vec<_>>() {
-            self.look_at(partition);
+        for partition in more {
+            if self.pushes.contains_key(&partition) {
+                self.look_at(partition);
+            }
         }
         data
     }
@@ -242,10 +241,8 @@ impl Pusher {
             ToPush::Nothing => return Pushing::Nothing,
             ToPush::Marks => (None, Bytes::new()),
             ToPush::Records { from, below } => match read(replica, from, below).await {
-                Ok(batches) => match end_of(&batches) {
-                    Some(end) => (Some(end), batches),
-                    None => return Pushing::Over,
-                },
+                Ok(slice) if slice.batches.is_empty() => return Pushing::Over,
+                Ok(slice) => (Some(slice.next_offset), slice.batches),
                 Err(error) => {
                     self.note_unreadable(id, &error);
                     return Pushing::Over;
@@ -254,16 +251,12 @@ impl Pusher {
         };
         push.frame(replica, end).map_or(Pushing::Over, |frame| Pushing::Frame(frame, batches))
     }
-}
 
-impl Pusher {
     /// What cannot be read for a follower cannot be read at all. Damage is noted, as where clients read.
     fn note_unreadable(&self, partition: TopicPartition, error: &ReadError) {
         let named = self.links.registry.names.partition(partition);
         tracing::warn!(partition = %named, follower = %self.follower, %error, "records cannot be read for a follower");
-        if let ReadError::Corrupt { at } = error {
-            self.links.engine.shards.queue(partition).push(Command::Damaged { partition, from: *at });
-        }
+        self.links.engine.shards.note_damage(partition, error);
     }
 }
 
@@ -275,21 +268,16 @@ enum Pushing {
     Frame(walser_replication::Frame, Bytes),
 }
 
-fn end_of(batches: &Bytes) -> Option<Offset> {
-    Batches::of(batches.clone()).last()?.ok().map(|(header, _)| header.next_offset())
-}
-
 /// Whole batches from an offset on, from memory or from the disk.
-async fn read(replica: &Arc<PartitionHandle>, from: Offset, below: Offset) -> Result<Bytes, ReadError> {
-    if let Some(batches) = replica.tail.read(from, below, MESSAGE_BYTES).filter(|batches| !batches.is_empty()) {
-        return Ok(batches);
+async fn read(replica: &Arc<PartitionHandle>, from: Offset, below: Offset) -> Result<Slice, ReadError> {
+    match read_tail(replica, from, below, MESSAGE_BYTES) {
+        Some(slice) => Ok(slice),
+        None => read_disk(replica.reader.clone(), from, below).await,
     }
-    read_disk(replica.reader.clone(), from, below).await
 }
 
 /// The same from the disk.
-pub(super) async fn read_disk(reader: LogReader, from: Offset, below: Offset) -> Result<Bytes, ReadError> {
+pub(super) async fn read_disk(reader: LogReader, from: Offset, below: Offset) -> Result<Slice, ReadError> {
     let read = tokio::task::spawn_blocking(move || reader.read_retained(from, below, MESSAGE_BYTES));
-    let slice = read.await.map_err(|error| ReadError::Io(std::io::Error::other(error)))??;
-    Ok(slice.batches)
+    read.await.map_err(|error| ReadError::Io(std::io::Error::other(error)))?
 }

@@ -8,14 +8,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use walser_model::{NodeId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::replication_service_client::ReplicationServiceClient;
 use walser_replication::ReplicationSessionId;
 use walser_rpc::{ApiError, Outage, Reason};
 
 use super::messages::{FromLeader, ack_message, data_of, open_message};
-use super::{BEAT, Links, MESSAGE_BYTES_MAX, SILENCE_MAX};
-use crate::replication::{FromPeer, Pushed, Window};
-use crate::replication::{Lane, ToLeader};
+use super::{BEAT, Links, SILENCE_MAX};
+use crate::replication::{FromPeer, Lane, Pushed, ToLeader, Window};
 
 /// Bytes that the leader may have sent and that are not in the log.
 const WINDOW_BYTES: u64 = 16 << 20;
@@ -61,11 +59,7 @@ fn closed(leader: NodeId) -> ApiError {
 
 /// One stream, from its beginning to its end.
 async fn run(links: &Links, leader: NodeId, lane: &Lane<ToLeader>, outage: &mut Outage) -> Result<(), ApiError> {
-    let unknown = || ApiError::new(Reason::LeaderNotAvailable, format!("the address of node {leader} is not known"));
-    let connection = links.network.storage(leader).ok_or_else(unknown)?;
-    let mut calls = ReplicationServiceClient::new(connection)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let mut calls = links.calls(leader)?;
     let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
     let mut stream = Stream {
         links: links.clone(),

@@ -122,7 +122,6 @@ impl Partition {
         Released { writes: self.replica.waiting().1, bytes: self.released_bytes }
     }
 
-    /// Tells the replica when its log takes nothing any more.
     /// A log that has just failed is known to have failed, whatever it failed in.
     pub(crate) fn show_failure(&mut self, context: &ShardContext) {
         if matches!(self.log.condition(), Condition::Failed { .. }) && !self.handle.failed() {
@@ -131,6 +130,7 @@ impl Partition {
         self.note_failure(context);
     }
 
+    /// Tells the replica when its log takes nothing any more.
     pub(super) fn note_failure(&mut self, context: &ShardContext) {
         // Damaged records are given up by people, unless others have them.
         let others = self.replica.partition().is_some_and(|(partition, _)| partition.isr.len() > 1);

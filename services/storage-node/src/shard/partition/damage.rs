@@ -37,7 +37,6 @@ impl Partition {
             let partition = context.named(self.log.partition());
             tracing::warn!(%partition, %error, "it is not written down that the log is damaged");
         }
-        self.note_failure(context);
     }
 
     /// Gives up the damaged part of the log.

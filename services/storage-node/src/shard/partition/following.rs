@@ -279,9 +279,7 @@ impl Partition {
         self.handle.tail.clear();
         if let Err(error) = outcome {
             tracing::error!(partition = %context.named(self.log.partition()), %error, "the log cannot follow its leader");
-            self.log.fail(error.to_string());
-            self.handle.set_condition(self.log.condition());
-            return self.note_failure(context);
+            return self.log.fail(error.to_string());
         }
         self.step(ReplicaEvent::WorkDone { work }, context);
     }

@@ -34,6 +34,7 @@ use walser_rpc::{AppendOutcome, AppendPermit, AppendReply};
 use self::control::Control;
 use self::network::Network;
 use self::node::Node;
+use super::random::Random;
 use super::world::ManualClock;
 use crate::shard::{AppendJob, Command};
 
@@ -65,7 +66,7 @@ struct Acknowledged {
 type Answers = Arc<Mutex<Vec<(usize, AppendOutcome)>>>;
 
 pub(super) struct Cluster {
-    random: u64,
+    random: Random,
     fault: Option<ClusterFault>,
     clock: Arc<ManualClock>,
     nodes: Vec<Node>,
@@ -108,7 +109,7 @@ impl Cluster {
         let disks = (0..NODES).map(|_| MemoryDisk::simulated(DISK_BYTES));
         let nodes = disks.enumerate().map(|(number, disk)| Node::start(node_id(number), disk, &clock)).collect();
         Self {
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            random: Random::new(seed),
             fault,
             clock,
             nodes,
@@ -128,13 +129,9 @@ impl Cluster {
         }
     }
 
-    /// A number below `bound` (xorshift64*).
+    /// A number below `bound`.
     fn below(&mut self, bound: usize) -> usize {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        let number = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        usize::try_from(number).unwrap() % bound
+        self.random.below(bound)
     }
 
     pub(super) fn step(&mut self) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use walser_log::{Condition, DataDirectory, Disk as _, MemoryDisk, PowerLoss};
+use walser_log::{Condition, Disk as _, MemoryDisk, PowerLoss};
 use walser_model::{
     Acks, Clock, Compression, Durability, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId,
     Timestamp, TopicConfig, TopicId, TopicPartition,
@@ -24,15 +24,11 @@ use walser_service::Metrics;
 
 use self::roles::Awaited;
 use super::faults::Fault;
-use crate::directory_problem::DirectoryProblem;
+use super::random::Random;
 use crate::disk_threads::DiskThreads;
-use crate::metrics::StorageMetrics;
-use crate::replica_registry::ReplicaRegistry;
 use crate::replication::Outbox;
-use crate::retention_clock::RetentionClock;
-use crate::shard::watched_disk::{WatchedDisk, as_shard};
+use crate::shard::watched_disk::as_shard;
 use crate::shard::{AppendJob, Command, Shard, ShardContext, Wait};
-use crate::space::SpaceGuard;
 use crate::topic_names::TopicNames;
 
 const ROOT: &str = "/data";
@@ -97,7 +93,7 @@ struct Acknowledged {
 type Answers = Arc<Mutex<Vec<(usize, AppendOutcome)>>>;
 
 pub(super) struct World {
-    random: u64,
+    random: Random,
     fault: Option<Fault>,
     pub(super) disk: MemoryDisk,
     clock: Arc<ManualClock>,
@@ -147,29 +143,20 @@ fn config(partition: TopicPartition) -> TopicConfig {
 
 /// `blamed`: partitions of which damage was reported that is none; an operator repairs those that remember it.
 fn open(disk: &MemoryDisk, clock: &Arc<ManualClock>, blamed: &BTreeSet<TopicPartition>) -> (ShardContext, Shard) {
-    let directory = DataDirectory::open(Arc::new(WatchedDisk(disk.clone())), Path::new(ROOT), "simulation").unwrap();
-    let directory = Arc::new(directory);
-    let retention_clock = RetentionClock::start(&directory, &**clock);
-    let (mut logs, mut recovered) = crate::recovery::recover(&directory, clock.now_millis(), 1).unwrap();
+    let (clock, peers) = (Arc::clone(clock) as Arc<dyn Clock>, Arc::new(Outbox::default()));
+    let surroundings = ShardContext {
+        retention_check: RETENTION_CHECK,
+        idle: IDLE,
+        recovery_bytes_max: SEGMENT_BYTES,
+        ..ShardContext::of_test(NODE, disk, clock, peers, &Metrics::default())
+    };
+    let (mut logs, mut recovered) =
+        crate::recovery::recover(&surroundings.directory, surroundings.clock.now_millis(), 1).unwrap();
     recovered.report(&TopicNames::default());
     for log in logs.iter_mut().filter(|log| matches!(log.condition(), Condition::Corrupt { .. })) {
         assert!(blamed.contains(&log.partition()), "durable records are damaged: {:?}", recovered.damaged);
         log.repair().unwrap();
     }
-    let surroundings = ShardContext {
-        node: NODE,
-        directory,
-        registry: ReplicaRegistry::new(NODE),
-        peers: Arc::new(Outbox::default()),
-        clock: Arc::clone(clock) as Arc<dyn Clock>,
-        metrics: StorageMetrics::new(&Metrics::default()),
-        space: SpaceGuard::new(Some(0)),
-        misplaced: DirectoryProblem::default(),
-        retention_clock,
-        retention_check: RETENTION_CHECK,
-        idle: IDLE,
-        recovery_bytes_max: SEGMENT_BYTES,
-    };
     let shard = Shard::new(surroundings.clone(), DiskThreads::default(), 1 << 20, logs);
     (surroundings, shard)
 }
@@ -180,7 +167,7 @@ impl World {
         let clock = Arc::new(ManualClock::default());
         let (surroundings, shard) = open(&disk, &clock, &BTreeSet::new());
         let mut world = Self {
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            random: Random::new(seed),
             fault,
             disk,
             clock,
@@ -206,13 +193,9 @@ impl World {
         world
     }
 
-    /// A number below `bound` (xorshift64*).
+    /// A number below `bound`.
     fn below(&mut self, bound: usize) -> usize {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        let number = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        usize::try_from(number).unwrap() % bound
+        self.random.below(bound)
     }
 
     fn lead(&mut self) {

@@ -154,26 +154,11 @@ fn time_passes_also_while_a_partition_has_more_to_write() {
     let mut shard = shard_on(&MemoryDisk::new(1 << 30));
     let outbox = with_outbox(&mut shard);
     install(&mut shard, 1, 1, &[1, 2]);
-    let large = |shard: &Shard| {
-        let mut builder = BatchBuilder::new(Compression::None, 0);
-        builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&vec![7; 1 << 20]), headers: &[] });
-        let batch = builder.build(Producer::NONE);
-        shard.queue.push(Command::Append(AppendJob {
-            partition: partition(0),
-            epoch: LeaderEpoch::NONE,
-            header: BatchHeader::parse(&batch).unwrap(),
-            batch,
-            acks: Acks::Leader,
-            expected_offset: None,
-            permit: AppendPermit::uncounted(),
-            reply: AppendReply::new(|_| ()),
-        }));
-    };
     let _first = append(&mut shard, 0, AppendPermit::uncounted());
     flush(&mut shard);
     turn(&mut shard);
     outbox.to_controller().take();
-    (0..8).for_each(|_| large(&shard));
+    (0..8).for_each(|_| drop(push_sized(&shard.queue, 0, (1 << 20, Acks::Leader), AppendPermit::uncounted())));
     shard.context.clock = Arc::new(Later { clock: Arc::clone(&shard.context.clock), time: Duration::from_secs(100) });
     let wait = as_shard(|| shard.turn());
     assert!(wait == Wait::For(Duration::ZERO) && !shard.incoming.is_empty(), "there is more to write");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use walser_service::process;
 
 use crate::cli::{ClusterRole, ClusterUpArgs};
 use crate::error::CliError;
@@ -143,9 +144,7 @@ impl ClusterDirectory {
     /// Writes `cluster.json` in one step: whoever reads it reads a whole one.
     pub(crate) fn write(&self, processes: &[ClusterProcess]) -> Result<(), CliError> {
         let text = serde_json::to_vec_pretty(&ClusterFile { processes: processes.to_vec() })?;
-        let temporary = self.path.join("cluster.json.tmp");
-        std::fs::write(&temporary, text)?;
-        Ok(std::fs::rename(&temporary, self.file())?)
+        Ok(process::replace_file(&self.file(), text)?)
     }
 
     /// The processes of the last run. None when there was none, or its file is not readable.

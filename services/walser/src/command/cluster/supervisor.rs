@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -31,9 +32,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two looks after processes, should a signal of the system be missed.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// The roles, in the order in which they are started.
-const ROLES: [ClusterRole; 3] = [ClusterRole::Controller, ClusterRole::StorageNode, ClusterRole::Gateway];
 
 /// The processes of a cluster.
 #[derive(Debug)]
@@ -74,10 +72,7 @@ impl Supervisor {
     /// # Errors
     /// When a process does not come up.
     pub(super) async fn start_all(&mut self) -> Result<(), CliError> {
-        for role in ROLES {
-            let all = self.chosen(&ControlRequest { action: ControlAction::Start, role: Some(role), id: None });
-            self.start(&all.map_err(CliError::failed)?).await.map_err(CliError::failed)?;
-        }
+        self.start(&self.all()).await.map_err(CliError::failed)?;
         let known = timeout(START_LIMIT, self.all_storage_nodes_known()).await;
         known.map_err(|_| CliError::failed("the storage nodes have not joined the cluster in time: see their logs"))?;
         self.directory.write(&self.processes)
@@ -109,12 +104,9 @@ impl Supervisor {
         }
     }
 
-    /// Stops everything, in the order opposite to the start, and kills what does not stop.
+    /// Stops everything.
     pub(super) async fn stop_all(&mut self) {
-        for role in ROLES.into_iter().rev() {
-            let all = (0..self.processes.len()).filter(|index| self.processes[*index].role == role);
-            self.stop(&all.collect::<Vec<_>>()).await;
-        }
+        self.stop(&self.all()).await;
         if let Err(error) = self.directory.write(&self.processes) {
             error.show();
         }
@@ -127,12 +119,7 @@ impl Supervisor {
         match request.action {
             ControlAction::Status => {}
             ControlAction::Start => self.start(&chosen).await?,
-            ControlAction::Stop => {
-                for role in ROLES.into_iter().rev() {
-                    let of_role = chosen.iter().copied().filter(|index| self.processes[*index].role == role);
-                    self.stop(&of_role.collect::<Vec<_>>()).await;
-                }
-            }
+            ControlAction::Stop => self.stop(&chosen).await,
             ControlAction::Kill => {
                 self.signal(&chosen, Signal::KILL);
                 self.wait_until_ended(&chosen, STOP_LIMIT).await;
@@ -172,11 +159,18 @@ impl Supervisor {
         indexes.iter().map(|index| self.processes[*index].name()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Starts processes and waits until each of them serves.
+    fn all(&self) -> Vec<usize> {
+        (0..self.processes.len()).collect()
+    }
+
+    fn of_role(&self, indexes: &[usize], role: ClusterRole) -> Vec<usize> {
+        indexes.iter().copied().filter(|index| self.processes[*index].role == role).collect()
+    }
+
+    /// Starts processes, role by role, and waits until each of them serves.
     async fn start(&mut self, indexes: &[usize]) -> Result<(), String> {
-        for role in ROLES {
-            let of_role = indexes.iter().copied().filter(|index| self.processes[*index].role == role);
-            let of_role: Vec<usize> = of_role.collect();
+        for role in ClusterRole::value_variants() {
+            let of_role = self.of_role(indexes, *role);
             for index in &of_role {
                 self.spawn(*index).map_err(|error| format!("{}: {error}", self.processes[*index].name()))?;
             }
@@ -237,7 +231,14 @@ impl Supervisor {
         }
     }
 
+    /// Stops processes, in the order opposite to the start, and kills what does not stop.
     async fn stop(&mut self, indexes: &[usize]) {
+        for role in ClusterRole::value_variants().iter().rev() {
+            self.stop_at_once(&self.of_role(indexes, *role)).await;
+        }
+    }
+
+    async fn stop_at_once(&mut self, indexes: &[usize]) {
         // A suspended process would not hear it.
         self.signal(indexes, Signal::CONT);
         self.signal(indexes, Signal::TERM);

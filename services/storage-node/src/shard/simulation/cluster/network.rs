@@ -10,7 +10,7 @@ use walser_replication::{Ack, Diverging, Frame, ReplicationSession, ReplicationS
 use super::control::Asked;
 use super::node::Copying;
 use super::{Cluster, ClusterFault, NODES, config, node_id, number_of};
-use crate::replication::{FromPeer, OpenAnswer, Outgoing, Push, Pushed, ToPush};
+use crate::replication::{FromPeer, OpenAnswer, Outgoing, Push, Pushed, ToPush, read_tail};
 use crate::shard::Command;
 
 /// What one node says to another.
@@ -185,12 +185,10 @@ impl Cluster {
             ToPush::Nothing => Some(None),
             ToPush::Marks => push.frame(&handle, None).map(|frame| Some((frame, Bytes::new()))),
             ToPush::Records { from, below } => {
-                let read = handle.tail.read(from, below, bytes_max).map(Ok);
-                let read = read
-                    .unwrap_or_else(|| handle.reader.read_retained(from, below, bytes_max).map(|read| read.batches));
-                let batches = read.ok()?;
-                let last = walser_record_batch::Batches::of(batches.clone()).last()?.ok()?.0;
-                push.frame(&handle, Some(last.next_offset())).map(|frame| Some((frame, batches)))
+                let read = read_tail(&handle, from, below, bytes_max);
+                let read = read.or_else(|| handle.reader.read_retained(from, below, bytes_max).ok());
+                let slice = read.filter(|slice| !slice.batches.is_empty())?;
+                push.frame(&handle, Some(slice.next_offset)).map(|frame| Some((frame, slice.batches)))
             }
         });
         match pushed {

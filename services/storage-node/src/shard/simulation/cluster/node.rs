@@ -4,22 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use walser_log::{Condition, DataDirectory, Disk as _, LogCopy, MemoryDisk, PowerLoss};
+use walser_log::{Condition, Disk as _, LogCopy, MemoryDisk, PowerLoss};
 use walser_model::{Clock, LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::WorkId;
 use walser_service::Metrics;
 
 use super::DISK_BYTES;
-use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::DiskThreads;
-use crate::metrics::StorageMetrics;
-use crate::replica_registry::ReplicaRegistry;
 use crate::replication::{Outgoing, Peers, Push};
-use crate::retention_clock::RetentionClock;
 use crate::shard::simulation::world::ManualClock;
-use crate::shard::watched_disk::{WatchedDisk, as_shard};
+use crate::shard::watched_disk::as_shard;
 use crate::shard::{Command, Shard, ShardContext};
-use crate::space::SpaceGuard;
 use crate::topic_names::TopicNames;
 
 const ROOT: &str = "/data";
@@ -69,30 +64,20 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn start(id: NodeId, disk: MemoryDisk, clock: &Arc<ManualClock>) -> Self {
         disk.set_capacity(DISK_BYTES);
-        let directory =
-            DataDirectory::open(Arc::new(WatchedDisk(disk.clone())), Path::new(ROOT), "simulation").unwrap();
-        let directory = Arc::new(directory);
-        let retention_clock = RetentionClock::start(&directory, &**clock);
-        let (logs, mut recovered) = crate::recovery::recover(&directory, clock.now_millis(), 1).unwrap();
+        let said = Arc::new(Said::default());
+        let (clock, peers) = (Arc::clone(clock) as Arc<dyn Clock>, Arc::clone(&said) as Arc<dyn Peers>);
+        let surroundings = ShardContext {
+            retention_check: std::time::Duration::from_secs(1),
+            idle: std::time::Duration::from_secs(1),
+            recovery_bytes_max: super::SEGMENT_BYTES,
+            ..ShardContext::of_test(id, &disk, clock, peers, &Metrics::default())
+        };
+        let (logs, mut recovered) =
+            crate::recovery::recover(&surroundings.directory, surroundings.clock.now_millis(), 1).unwrap();
         recovered.report(&TopicNames::default());
         for log in &logs {
             assert_eq!(*log.condition(), Condition::Healthy, "durable records are damaged: {:?}", recovered.damaged);
         }
-        let said = Arc::new(Said::default());
-        let surroundings = ShardContext {
-            node: id,
-            directory,
-            registry: ReplicaRegistry::new(id),
-            peers: Arc::clone(&said) as Arc<dyn Peers>,
-            clock: Arc::clone(clock) as Arc<dyn Clock>,
-            metrics: StorageMetrics::new(&Metrics::default()),
-            space: SpaceGuard::new(Some(0)),
-            misplaced: DirectoryProblem::default(),
-            retention_clock,
-            retention_check: std::time::Duration::from_secs(1),
-            idle: std::time::Duration::from_secs(1),
-            recovery_bytes_max: super::SEGMENT_BYTES,
-        };
         let shard = Shard::new(surroundings.clone(), DiskThreads::default(), 64 << 10, logs);
         let (held, pushes, copying) = (Vec::new(), Vec::new(), Vec::new());
         let (disk_fails, copies_fail, up) = (false, false, true);
