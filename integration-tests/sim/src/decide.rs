@@ -88,6 +88,18 @@ impl Decider {
         changes(decision, record)
     }
 
+    pub(crate) fn give_up(
+        self,
+        context: &DecisionContext,
+        record: &Record,
+        node: NodeId,
+        leader_epoch: LeaderEpoch,
+    ) -> Option<Decision<Key>> {
+        let mut decision = control::give_up(context, record, node, leader_epoch)?;
+        self.without_eligible(&record.state, &mut decision);
+        changes(decision, record)
+    }
+
     pub(crate) fn alter_isr(
         self,
         context: &DecisionContext,

@@ -52,7 +52,9 @@ impl World {
         let Message { from, to, partition: key, body } = message;
         match body {
             Body::Alter(proposal) => return self.alter(to - CONTROLLERS, key, &proposal),
-            Body::GiveUp { node_epoch } => return self.take_lead_away(to - CONTROLLERS, key, (from, node_epoch)),
+            Body::GiveUp { node_epoch, leader_epoch } => {
+                return self.take_lead_away(to - CONTROLLERS, key, (from, node_epoch), leader_epoch);
+            }
             Body::Register { process, unclean, gone } => {
                 return self.register(to - CONTROLLERS, from, process, (&unclean, &gone));
             }

@@ -30,6 +30,7 @@ pub(crate) enum Body {
     /// The log of the leader has failed.
     GiveUp {
         node_epoch: i64,
+        leader_epoch: LeaderEpoch,
     },
     /// What became of a proposal, with the partition as the controller has it, or who is not eligible.
     Altered {

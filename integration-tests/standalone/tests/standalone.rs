@@ -20,6 +20,8 @@ mod decoded_cost;
 mod faults;
 #[path = "standalone/generated_client.rs"]
 mod generated_client;
+#[path = "standalone/hurt_copies.rs"]
+mod hurt_copies;
 #[path = "standalone/inspect.rs"]
 mod inspect;
 #[path = "standalone/kill.rs"]

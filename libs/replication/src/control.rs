@@ -26,7 +26,10 @@ use crate::PartitionState;
 pub use create::{create, delete};
 pub use elect::{Candidate, Recovery, elect_preferred, elect_unclean, recovery_candidates};
 pub use isr::{Refusal, alter_isr, change_min_isr, renew_epoch};
-pub use members::{ReplicaIntegrity, admit, can_stop, drain, elect_again, fence, register, shut_down, sweep, unfence};
+pub use members::{
+    ReplicaIntegrity, admit, can_stop, counted, drain, elect_again, fence, give_up, is_only_eligible, register,
+    shut_down, sweep, unfence,
+};
 pub use merge::{MERGED_PARTITIONS_MAX, OPERATIONS_MAX, merge};
 pub use moves::{BadTarget, advance_reassignment, reassign};
 pub use reconcile::reconcile;

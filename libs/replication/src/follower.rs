@@ -149,7 +149,9 @@ impl Follower {
             leader_log_start: Offset::ZERO,
             lazy: start.lazy,
         };
-        if follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == log.end() {
+        if log.damaged() {
+            follower.copy(actions);
+        } else if follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == log.end() {
             follower.begin(log, actions);
         } else {
             follower.cut(follower.high_watermark, actions);
@@ -188,16 +190,18 @@ impl Follower {
             }
             FollowerEvent::CopyOffered { leader_epoch, open } => {
                 if self.current(leader_epoch, open) {
-                    self.work(Stage::Copying);
-                    actions.push(FollowerAction::Copy);
+                    self.copy(actions);
                 }
             }
             FollowerEvent::WorkDone => {
                 if self.stage == Stage::Copying {
                     self.last_epoch = None;
                 }
-                if matches!(self.stage, Stage::Cutting | Stage::Copying) {
-                    self.begin(log, actions);
+                match self.stage {
+                    // No copy came.
+                    Stage::Cutting | Stage::Copying if log.damaged() => self.copy(actions),
+                    Stage::Cutting | Stage::Copying => self.begin(log, actions),
+                    Stage::Open | Stage::Stopped => {}
                 }
             }
             FollowerEvent::Broken if self.stage == Stage::Open => self.begin(log, actions),
@@ -253,6 +257,17 @@ impl Follower {
     fn cut(&mut self, to: Offset, actions: &mut Vec<FollowerAction>) {
         self.work(Stage::Cutting);
         actions.push(FollowerAction::Truncate { to });
+    }
+
+    /// Asks for the leader's log in place of this one.
+    fn copy(&mut self, actions: &mut Vec<FollowerAction>) {
+        self.work(Stage::Copying);
+        actions.push(FollowerAction::Copy);
+    }
+
+    /// Whether the leader's log is about to take the place of this one.
+    pub fn replaces_log(&self) -> bool {
+        self.stage == Stage::Copying
     }
 
     /// Whatever is on its way for the open before finds nobody.

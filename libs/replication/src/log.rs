@@ -30,4 +30,10 @@ pub trait ReplicaLog {
     /// The largest epoch at or below `epoch`, and where it ends (exclusive; the log end for the latest). `None` when every
     /// epoch is higher.
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;
+
+    /// Whether records are known to be damaged. Nothing is appended to such a log: people give its records up, or the
+    /// leader's log takes its place.
+    fn damaged(&self) -> bool {
+        false
+    }
 }

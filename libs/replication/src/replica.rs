@@ -84,6 +84,9 @@ pub enum ReplicaEvent {
     LogChanged,
     /// The log takes nothing any more, before this process ends.
     LogFailed,
+    /// Records in the log are found to be damaged, see [`ReplicaLog::damaged`]. Where another one is in sync or eligible,
+    /// this replica counts no more, and takes the log of the next leader.
+    LogDamaged,
     /// An operator has given up a damaged part of the log: it ends earlier now.
     Repaired,
     /// A cut or a copy is on stable storage.
@@ -210,6 +213,13 @@ enum Machine {
     Follows(Box<Follower>),
 }
 
+impl Machine {
+    /// Whether it follows, and the leader's log is about to take the place of its own.
+    fn replaces_log(&self) -> bool {
+        matches!(self, Self::Follows(follower) if follower.replaces_log())
+    }
+}
+
 /// The metadata of the partition.
 #[derive(Debug, Clone)]
 struct KnownMetadata {
@@ -262,6 +272,16 @@ impl KnownMetadata {
     /// Whether nobody else has a replica.
     fn alone(&self) -> bool {
         self.partition.replicas.len() == 1
+    }
+
+    /// Whether a node is counted on to have everything that was committed.
+    fn counts(&self, node: NodeId) -> bool {
+        self.partition.isr.contains(node) || self.partition.elr.contains(node)
+    }
+
+    /// Whether another node is.
+    fn others_count(&self, node: NodeId) -> bool {
+        self.partition.isr.iter().chain(self.partition.elr.iter()).any(|other| other != node)
     }
 }
 
@@ -348,6 +368,11 @@ impl<W> Replica<W> {
             Machine::Follows(follower) => Some(follower),
             Machine::Rests | Machine::Leads(_) => None,
         }
+    }
+
+    /// Whether another replica is known to have everything that was committed.
+    pub fn others_count(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.others_count(self.node))
     }
 
     /// The partition as this node knows it, and its mod revision.

@@ -11,6 +11,7 @@ pub(crate) struct TestLog {
     pub(crate) durable: i64,
     pub(crate) epochs: LeaderEpochs,
     pub(crate) begun: LeaderEpoch,
+    pub(crate) damaged: bool,
 }
 
 impl TestLog {
@@ -19,7 +20,7 @@ impl TestLog {
         let mut epochs = LeaderEpochs::default();
         epochs.assign(LeaderEpoch(1), Offset(0));
         epochs.assign(LeaderEpoch(3), Offset(6));
-        Self { start: 0, end, durable, epochs, begun: LeaderEpoch(i32::MAX) }
+        Self { start: 0, end, durable, epochs, begun: LeaderEpoch(i32::MAX), damaged: false }
     }
 
     pub(crate) fn trim(&mut self, start: i64) {
@@ -56,5 +57,9 @@ impl ReplicaLog for TestLog {
 
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.epochs.end_of(epoch, self.end())
+    }
+
+    fn damaged(&self) -> bool {
+        self.damaged
     }
 }

@@ -34,6 +34,7 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         | R::PolicyViolation
         | R::ClusterIdMismatch
         | R::MetadataRollback
+        | R::DataRollback
         | R::NodeIdInUse => (Code::FailedPrecondition, Never, Effect::None),
         R::UnknownProducer => (Code::FailedPrecondition, Restart, Effect::None),
         R::LeaderNotAvailable

@@ -141,9 +141,10 @@ impl Committer {
                 }
                 Write::Live { node, fenced, shutting_down } => {
                     let known = view.metadata.node(*node);
-                    let unknown = known.map(|known| known.liveness.unknown.clone()).unwrap_or_default();
-                    let liveness = NodeLiveness { fenced: *fenced, shutting_down: *shutting_down, unknown };
-                    put(node::live_key(*node), &liveness)
+                    let before = known.map(|known| known.liveness.clone()).unwrap_or_default();
+                    let served_epoch = known.filter(|_| !*fenced).map_or(before.served_epoch, |known| known.epoch);
+                    let (fenced, shutting_down) = (*fenced, *shutting_down);
+                    put(node::live_key(*node), &NodeLiveness { fenced, shutting_down, served_epoch, ..before })
                 }
             });
         }

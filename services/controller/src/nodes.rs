@@ -1,5 +1,6 @@
 //! Storage nodes: registration, and the leader epochs that leaders ask for.
 
+mod holdings;
 mod in_sync;
 
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use walser_metadata::value::NodeRegistration;
 use walser_metastore::Revision;
 use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::NodeSet;
-use walser_replication::control::{self, Refusal, ReplicaIntegrity, Write};
+use walser_replication::control::{self, PartitionRecord, Refusal, ReplicaIntegrity, Write};
 use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
@@ -17,6 +18,7 @@ use crate::committer::{Committed, Committer, Extra};
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
 
+pub(crate) use holdings::Holdings;
 pub(crate) use in_sync::Proposed;
 
 /// Decisions about nodes. Clones share everything.
@@ -66,6 +68,23 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
     Err(ApiError::new(Reason::NodeIdInUse, text).with("nodeId", node).with("partitions", count))
 }
 
+/// Refuses an older copy of a directory in place of the only one that has everything: what was acknowledged since would
+/// be lost everywhere, although that directory can come back.
+fn check_older_copies(node: NodeId, view: &ClusterView) -> Result<(), ApiError> {
+    let records = view.metadata.partitions().map(|partition| &partition.record);
+    let copied = records.filter(|record| record.state.replicas.len() > 1);
+    let count = copied.filter(|record| control::is_only_eligible(&record.state, node)).count();
+    if count == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "the data directory of storage node {node} is an older copy: the node has served since, and its replicas were the \
+         only ones in sync of {count} partitions; put the latest directory back, or delete the topics, which deletes those \
+         records for good"
+    );
+    Err(ApiError::new(Reason::DataRollback, text).with("nodeId", node).with("partitions", count))
+}
+
 impl Nodes {
     pub(crate) fn new(committer: Committer, turns: Turns, standalone: bool) -> Self {
         Self { committer, turns, standalone }
@@ -73,36 +92,43 @@ impl Nodes {
 
     /// Registers a node; returns its node epoch. Its earlier incarnation is fenced and swept out of every in-sync set and
     /// every lead first, so that nothing of it counts any more (rules R17 and R18). It is unfenced once it has seen that
-    /// (amendment A10). `held`: what it says that its directory has.
+    /// (amendment A10). `held`: what it says of its directory. Where that is not all that the node had, it neither counts
+    /// nor is eligible until it has followed a leader (rule R20, amendment A5).
     pub(crate) async fn register(
         &self,
         node: NodeId,
         registration: &NodeRegistration,
-        held: impl Fn(TopicPartition) -> bool,
+        held: &Holdings,
     ) -> Result<Revision, ApiError> {
         for _ in 0..ATTEMPTS_MAX {
             let _turn = self.turns.next().await?;
             let (view, context) = self.committer.context()?;
             let known = view.metadata.node(node);
-            let integrity = match known {
-                Some(known) if self.replaces_directory(known, registration, &view, &held) => {
-                    // Nobody else is in service where one process is everything.
-                    if !self.standalone {
-                        check_vacant(node, known, registration)?;
-                    }
-                    check_only_copies(node, &view, known)?;
-                    ReplicaIntegrity::Gone
+            let replaced = known.filter(|known| self.replaces_directory(known, registration, &view, held));
+            if let Some(known) = replaced {
+                // Nobody else is in service where one process is everything.
+                if !self.standalone {
+                    check_vacant(node, known, registration)?;
                 }
-                _ => ReplicaIntegrity::Intact,
+                check_only_copies(node, &view, known)?;
+            }
+            let older = known.is_some_and(|known| held.are_older(known));
+            if older && replaced.is_none() {
+                check_older_copies(node, &view)?;
+            }
+            let integrity = |record: &PartitionRecord<TopicPartition>| match replaced {
+                Some(_) => ReplicaIntegrity::Gone,
+                None => control::counted(&record.state, node, held.integrity(record.key, older)),
             };
-            let records =
-                view.metadata.partitions().map(|partition| (&partition.record, integrity)).collect::<Vec<_>>();
+            let records = view.metadata.partitions().map(|partition| &partition.record);
+            let records = records.map(|record| (record, integrity(record))).collect::<Vec<_>>();
             let decisions = control::admit(&context, node, records.iter().copied());
             let registers = |write: &Write<TopicPartition>| matches!(write, Write::Registration(_));
             match decisions.first() {
                 Some(decision) if decision.writes.iter().any(registers) => {
                     let extra = Extra { registration: Some(registration.clone()), ..Extra::default() };
                     if let Committed::At(revision) = self.committer.commit(&view, decision, extra).await? {
+                        held.report(node, older);
                         return Ok(revision);
                     }
                 }
@@ -123,11 +149,11 @@ impl Nodes {
         known: &NodeEntry,
         new: &NodeRegistration,
         view: &ClusterView,
-        held: impl Fn(TopicPartition) -> bool,
+        held: &Holdings,
     ) -> bool {
         let before = &known.registration.directory;
         let another = known.epoch > 0 && !before.is_empty() && *before != new.directory;
-        let same = || view.metadata.partitions().any(|partition| held(partition.record.key));
+        let same = || view.metadata.partitions().any(|partition| held.has(partition.record.key));
         another && !(self.standalone && same())
     }
 

@@ -229,8 +229,13 @@ impl StorageService for Api {
         let incomplete = moving();
         let replica = |aside: walser_log::SetAside| pbi::SetAsideReplica {
             replica: Some(
-                ReplicaHeld { partition: aside.partition, log_end: aside.log_end, leader_epoch: aside.leader_epoch }
-                    .into(),
+                ReplicaHeld {
+                    partition: aside.partition,
+                    log_end: aside.log_end,
+                    leader_epoch: aside.leader_epoch,
+                    damaged: false,
+                }
+                .into(),
             ),
             size_bytes: i64::try_from(aside.size_bytes).unwrap_or(i64::MAX),
             set_aside_millis: aside.since,

@@ -113,6 +113,12 @@ pub(crate) fn storage_error_after_append(error: &LogError, node: NodeId) -> ApiE
     log_failure(error, node).after_append()
 }
 
+/// Records are damaged here, and others have them: one of those is about to lead.
+pub(crate) fn replica_damaged(node: NodeId) -> ApiError {
+    let text = format!("records of the partition are damaged on node {node}; another replica takes the lead");
+    ApiError::new(Reason::NotLeader, text).with("leader", -1)
+}
+
 fn corrupt(from: Offset) -> ApiError {
     let text = format!(
         "stored records are damaged from offset {from} on, and there is no other copy; the partition takes no writes \

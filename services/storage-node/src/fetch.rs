@@ -9,7 +9,7 @@ use walser_log::{Disk, FoundTime, LogReader, ReadError, out_of_files};
 use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
 use walser_rpc::{ApiError, BatchesRead, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, Reason};
 
-use crate::error::{end_not_known, not_leader, out_of_range, read_failure, too_many_files};
+use crate::error::{end_not_known, not_leader, out_of_range, read_failure, replica_damaged, too_many_files};
 use crate::metrics::StorageMetrics;
 use crate::replica_registry::{PartitionHandle, ReplicaRegistry};
 use crate::shard::Command;
@@ -210,7 +210,10 @@ impl Fetcher {
     /// What to answer to a read that failed. Damage is noted.
     fn failed(&self, partition: TopicPartition, error: &ReadError) -> ApiError {
         self.shards.note_damage(partition, error);
-        read_failure(error, self.node)
+        match error {
+            ReadError::Corrupt { .. } if self.registry.others_count(partition) => replica_damaged(self.node),
+            error => read_failure(error, self.node),
+        }
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Membership {
     pub(crate) network: Network,
     pub(crate) engine: Engine,
     pub(crate) registry: ReplicaRegistry,
+    /// Partitions whose logs could not be opened at the start.
+    pub(crate) unopened: Arc<[TopicPartition]>,
     /// Id of the data directory, if it has none yet.
     pub(crate) new_directory: [u8; 16],
     pub(crate) metrics: StorageMetrics,
@@ -209,10 +211,22 @@ impl Membership {
 
     /// Every replica on this disk; those without a record and without an epoch say nothing.
     fn replicas(&self) -> Vec<ReplicaHeld> {
-        let report = |(partition, replica): (TopicPartition, Arc<crate::replica_registry::PartitionHandle>)| {
-            ReplicaHeld { partition, log_end: replica.reader.log_end(), leader_epoch: replica.reader.latest_epoch() }
-        };
-        let all = self.registry.all().into_iter().map(report);
-        all.filter(|held| held.log_end > Offset(0) || held.leader_epoch > LeaderEpoch::NONE).collect()
+        let all = self.registry.all();
+        let opened: HashSet<TopicPartition> = all.iter().map(|(partition, _)| *partition).collect();
+        let open = all.into_iter().map(|(partition, replica)| ReplicaHeld {
+            partition,
+            log_end: replica.reader.log_end(),
+            leader_epoch: replica.reader.latest_epoch(),
+            damaged: replica.damaged(),
+        });
+        let closed = self.unopened.iter().filter(|id| !opened.contains(id)).map(|id| ReplicaHeld {
+            partition: *id,
+            log_end: Offset::ZERO,
+            leader_epoch: LeaderEpoch::NONE,
+            damaged: true,
+        });
+        let says =
+            |held: &ReplicaHeld| held.damaged || held.log_end > Offset::ZERO || held.leader_epoch > LeaderEpoch::NONE;
+        open.chain(closed).filter(says).collect()
     }
 }

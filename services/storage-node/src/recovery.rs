@@ -112,6 +112,12 @@ impl Recovered {
         self.findings.extend(findings.into_iter().flatten().map(|finding| (partition, finding)));
     }
 
+    /// Partitions whose logs cannot be opened, before they are reported.
+    pub(crate) fn unopened(&self) -> impl Iterator<Item = TopicPartition> {
+        let unopened = self.findings.iter().filter(|(_, finding)| matches!(finding, Finding::Unopened(_)));
+        unopened.map(|(partition, _)| *partition)
+    }
+
     /// Reports what was found, in the log and in words for a banner.
     pub(crate) fn report(&mut self, names: &TopicNames) {
         let mut unmarked = 0;

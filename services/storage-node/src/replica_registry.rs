@@ -25,6 +25,8 @@ pub(crate) struct PartitionHandle {
     high_watermark: watch::Sender<Offset>,
     /// The high watermark is the end of the partition: a leader that has just begun does not know it yet (rule R4).
     end_known: AtomicBool,
+    /// Other replicas are in sync or eligible: what is damaged here is not lost.
+    others_count: AtomicBool,
     failed: AtomicBool,
     /// Why, while it is out of service.
     problem: Mutex<Option<Problem>>,
@@ -64,6 +66,7 @@ impl PartitionHandle {
             epoch: AtomicI32::new(LeaderEpoch::NONE.0),
             high_watermark: watch::Sender::new(Offset::ZERO),
             end_known: AtomicBool::new(true),
+            others_count: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             problem: Mutex::default(),
             serving: AtomicBool::new(false),
@@ -141,6 +144,15 @@ impl PartitionHandle {
         self.end_known.load(Ordering::Acquire).then(|| self.high_watermark())
     }
 
+    /// Shows whether other replicas are in sync or eligible.
+    pub(crate) fn show_others(&self, count: bool) {
+        self.others_count.store(count, Ordering::Release);
+    }
+
+    pub(crate) fn others_count(&self) -> bool {
+        self.others_count.load(Ordering::Acquire)
+    }
+
     /// Shows whether the log can be used.
     pub(crate) fn set_condition(&self, condition: &Condition) {
         let problem = match condition {
@@ -201,6 +213,11 @@ impl ReplicaRegistry {
     pub(crate) fn readable(&self, partition: TopicPartition) -> Result<Arc<PartitionHandle>, ApiError> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.readable()).cloned();
         found.ok_or_else(|| self.refusal(partition))
+    }
+
+    /// Whether other replicas of a partition are in sync or eligible.
+    pub(crate) fn others_count(&self, partition: TopicPartition) -> bool {
+        self.replicas.read().get(&partition).is_some_and(|replica| replica.others_count())
     }
 
     /// Refuses everything that changes what is on the disk. Returns whether that is new.

@@ -114,6 +114,7 @@ pub async fn start(
         engine,
         registry: registry.clone(),
         metrics: metrics.clone(),
+        unopened: recovered.unopened().collect(),
         new_directory: random.bytes(),
         incarnation: ClusterId::from_random(random.bytes()).to_string(),
         disposal: disposal.clone(),

@@ -80,9 +80,11 @@ impl World {
                 self.fail(format!("I13: node {node}, partition {partition}: {contradiction}"));
             }
             ReplicaAction::GiveUp => {
+                let known = replica.machine.partition();
+                let leader_epoch = known.map_or(LeaderEpoch::NONE, |(partition, _)| partition.leader_epoch);
                 self.say(|| format!("node {node} gives up the lead of partition {partition}"));
                 let controller = self.guess_controller();
-                self.send(node, controller, partition, Body::GiveUp { node_epoch: incarnation });
+                self.send(node, controller, partition, Body::GiveUp { node_epoch: incarnation, leader_epoch });
             }
             ReplicaAction::Answer { write, outcome } => self.answered(node, partition, write, outcome),
             ReplicaAction::Leader(action) => self.lead(node, partition, action),

@@ -18,14 +18,18 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start(name: &str, dir: &Path, settings: &[String]) -> Self {
+        Self::try_start(name, dir, settings).unwrap_or_else(|printed| panic!("{name} did not start: {printed}"))
+    }
+
+    /// The same. The error is what the process has printed before it ended.
+    fn try_start(name: &str, dir: &Path, settings: &[String]) -> Result<Self, String> {
         let (ready, log) = (dir.join(name).with_extension("ready"), dir.join(name).with_extension("log"));
         let mut command = Command::new(program(name));
         command.args(settings.iter().flat_map(|setting| ["--set", setting]));
         if !settings.iter().any(|setting| setting.starts_with("listen=")) {
             command.args(["--listen", "127.0.0.1:0"]);
         }
-        let started = start(command, &ready, &log);
-        Self { ready: started.unwrap_or_else(|printed| panic!("{name} did not start: {printed}")), log }
+        Ok(Self { ready: start(command, &ready, &log)?, log })
     }
 
     pub(crate) fn kill(mut self) {
@@ -33,7 +37,7 @@ impl Service {
     }
 
     /// SIGTERM; returns everything that the process printed.
-    fn stop(mut self) -> String {
+    pub(crate) fn stop(mut self) -> String {
         let pid = self.ready.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         let status = self.ready.child.wait().unwrap();
@@ -172,6 +176,12 @@ impl Cluster {
 
     /// One more storage node, beside that of the cluster, which has id 1.
     pub(crate) fn another_node(&self, number: i32) -> Service {
+        let started = self.try_another_node(number);
+        started.unwrap_or_else(|printed| panic!("storage node {number} did not start: {printed}"))
+    }
+
+    /// The same. The error is what the process has printed before it ended.
+    pub(crate) fn try_another_node(&self, number: i32) -> Result<Service, String> {
         let dir = self.node_dir(number);
         std::fs::create_dir_all(&dir).unwrap();
         let settings = [
@@ -179,7 +189,7 @@ impl Cluster {
             format!("storage.node.id={number}"),
             format!("controller.address={}", self.controller_address()),
         ];
-        Service::start("walser-storage-node", &dir, &settings)
+        Service::try_start("walser-storage-node", &dir, &settings)
     }
 
     /// Where clients connect.

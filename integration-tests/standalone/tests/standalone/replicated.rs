@@ -13,49 +13,63 @@ use crate::faults::until;
 use crate::processes::{Cluster, Service};
 use crate::server::{place, read_all, values, write};
 
-const NODES: i32 = 3;
+pub(crate) const NODES: i32 = 3;
 
 /// Three storage nodes of a cluster.
-struct Nodes {
-    cluster: Cluster,
+pub(crate) struct Nodes {
+    pub(crate) cluster: Cluster,
     nodes: Vec<Option<Service>>,
 }
 
 impl Nodes {
-    fn start(data: &Path) -> Self {
+    pub(crate) fn start(data: &Path) -> Self {
         let cluster = Cluster::without_storage(data);
         let nodes = (1..=NODES).map(|number| Some(cluster.another_node(number))).collect();
         Self { cluster, nodes }
     }
 
-    fn kill(&mut self, number: i32) {
+    pub(crate) fn kill(&mut self, number: i32) {
         self.nodes[usize::try_from(number - 1).unwrap()].take().unwrap().kill();
     }
 
-    fn restart(&mut self, number: i32) {
+    /// All but one.
+    pub(crate) fn kill_others(&mut self, number: i32) {
+        (1..=NODES).filter(|other| *other != number).for_each(|other| self.kill(other));
+    }
+
+    pub(crate) fn restart_others(&mut self, number: i32) {
+        (1..=NODES).filter(|other| *other != number).for_each(|other| self.restart(other));
+    }
+
+    pub(crate) fn stop(&mut self, number: i32) {
+        self.nodes[usize::try_from(number - 1).unwrap()].take().unwrap().stop();
+    }
+
+    pub(crate) fn restart(&mut self, number: i32) {
         self.nodes[usize::try_from(number - 1).unwrap()] = Some(self.cluster.another_node(number));
     }
 
     /// Where a node keeps its data.
-    fn data_of(&self, number: i32) -> std::path::PathBuf {
+    pub(crate) fn data_of(&self, number: i32) -> std::path::PathBuf {
         self.cluster.node_dir(number).join("storage")
     }
 }
 
-async fn create_replicated(client: &Client, name: &str, partition_count: i32) {
-    let config = [("min.insync.replicas".to_owned(), "2".to_owned())].into();
+/// Writes are confirmed while at least `in_sync` replicas are in sync.
+pub(crate) async fn create_replicated(client: &Client, name: &str, partition_count: i32, in_sync: i32) {
+    let config = [("min.insync.replicas".to_owned(), in_sync.to_string())].into();
     let topic =
         pb::Topic { name: name.to_owned(), partition_count, replication_factor: NODES, config, ..Default::default() };
     client.topics().create_topic(pb::CreateTopicRequest { topic: Some(topic), ..Default::default() }).await.unwrap();
 }
 
-async fn partitions(client: &Client, topic: &str) -> Vec<pb::Partition> {
+pub(crate) async fn partitions(client: &Client, topic: &str) -> Vec<pb::Partition> {
     let request = pb::ListPartitionsRequest { topic: topic.to_owned(), ..Default::default() };
     let listed = client.topics().list_partitions(request).await.map(|answer| answer.into_inner().partitions);
     listed.unwrap_or_default().into_iter().filter_map(|listed| listed.partition).collect()
 }
 
-async fn all_in_sync(client: &Client, topic: &str) {
+pub(crate) async fn all_in_sync(client: &Client, topic: &str) {
     let whole = async || {
         let partitions = partitions(client, topic).await;
         !partitions.is_empty()
@@ -64,7 +78,7 @@ async fn all_in_sync(client: &Client, topic: &str) {
     until(whole, "every replica is in sync").await;
 }
 
-async fn leader(client: &Client, topic: &str) -> i32 {
+pub(crate) async fn leader(client: &Client, topic: &str) -> i32 {
     until(async || partitions(client, topic).await.first().is_some_and(|first| first.leader.is_some()), "a leader")
         .await;
     partitions(client, topic).await[0].leader.unwrap()
@@ -109,7 +123,7 @@ async fn a_leader_killed_five_times_under_load_loses_and_repeats_nothing() {
     let (_dir, data) = place();
     let mut nodes = Nodes::start(&data);
     let client = nodes.cluster.client();
-    create_replicated(&client, "t", 3).await;
+    create_replicated(&client, "t", 3, 2).await;
     all_in_sync(&client, "t").await;
     let stop = Arc::new(AtomicBool::new(false));
     let (seen, mut writers) = (Seen::default(), JoinSet::new());
@@ -152,7 +166,7 @@ async fn a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_f
     let (_dir, data) = place();
     let mut nodes = Nodes::start(&data);
     let client = nodes.cluster.client();
-    create_replicated(&client, "t", 1).await;
+    create_replicated(&client, "t", 1, 2).await;
     all_in_sync(&client, "t").await;
     for number in 0..20 {
         write(&client, "t", 0, format!("{number}")).await;
@@ -179,15 +193,11 @@ async fn a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_f
 
     // Each of them has everything that is left when it leads.
     for alone in [lost, behind] {
-        for other in (1..=NODES).filter(|other| *other != alone) {
-            nodes.kill(other);
-        }
+        nodes.kill_others(alone);
         until(async || partitions(&client, "t").await[0].leader == Some(alone), "the last one leads").await;
         let expected: Vec<_> = (35..40).map(|number| number.to_string()).collect();
         assert_eq!(values(&client, "t", 0).await, expected);
-        for other in (1..=NODES).filter(|other| *other != alone) {
-            nodes.restart(other);
-        }
+        nodes.restart_others(alone);
         all_in_sync(&client, "t").await;
     }
 }

@@ -46,9 +46,17 @@ pub struct NodeLiveness {
     /// It is about to stop.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shutting_down: bool,
+    /// The latest node epoch in which it has counted: a data directory that has not seen so much of the metadata is an
+    /// older copy. 0: none is known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub served_epoch: i64,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: UnknownFields,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 impl Value for NodeRegistration {}
@@ -58,7 +66,8 @@ impl Value for NodeLiveness {}
 fn the_form_is_the_documented_one() {
     let liveness = NodeLiveness { fenced: true, ..NodeLiveness::default() };
     super::assert_form(&liveness, r#"{"fenced":true}"#);
-    super::assert_form(&NodeLiveness { shutting_down: true, ..liveness }, r#"{"fenced":true,"shutting_down":true}"#);
+    let all = NodeLiveness { shutting_down: true, served_epoch: 7, ..liveness };
+    super::assert_form(&all, r#"{"fenced":true,"shutting_down":true,"served_epoch":7}"#);
     let value = NodeRegistration {
         incarnation: "i".into(),
         roles: vec![2],

@@ -1,9 +1,10 @@
 //! Nodes that come, go, and stop (rules R17, R18, R20, R23; amendments A5, A10).
 
-use walser_model::NodeId;
+use walser_model::{LeaderEpoch, NodeId};
 
 use super::elect::{elect, lead};
 use super::{Decision, DecisionContext, PartitionRecord, Write};
+use crate::{NodeSet, PartitionState};
 
 /// Fences a node: from then on it joins no in-sync set and is elected nowhere. Its partitions are swept after that.
 pub fn fence<P: Clone>(context: &DecisionContext, node: NodeId) -> Option<Decision<P>> {
@@ -25,6 +26,23 @@ pub enum ReplicaIntegrity {
     Damaged,
     /// Nothing: its directory is lost or replaced (amendment A5).
     Gone,
+}
+
+/// What counts of a replica of which its node says `held` at its registration. Where nobody else has everything, damaged
+/// records are given up by people and not by an election: what is left of them leads. A replica of a partition that has
+/// no other is all there is, also on an older copy of the disk.
+pub fn counted(state: &PartitionState, node: NodeId, held: ReplicaIntegrity) -> ReplicaIntegrity {
+    let only = match held {
+        ReplicaIntegrity::Intact | ReplicaIntegrity::Gone => false,
+        ReplicaIntegrity::Damaged => is_only_eligible(state, node),
+        ReplicaIntegrity::Unclean => state.replicas == [node],
+    };
+    if only { ReplicaIntegrity::Intact } else { held }
+}
+
+/// Whether a node is the only one that is known to have everything that was committed.
+pub fn is_only_eligible(state: &PartitionState, node: NodeId) -> bool {
+    state.isr.union(&state.elr) == NodeSet::from_iter([node])
 }
 
 /// Takes a node out of one partition: out of the in-sync set, and out of the lead. It is fenced, or it says itself that
@@ -68,6 +86,29 @@ pub fn sweep<P: Clone>(
         on.extend(elect(context, &mut state));
     }
     (state != record.state).then(|| Decision::of_partition(context, record, state, on))
+}
+
+/// A living node says that it cannot be relied on for a partition, in the leader epoch that it knew then: said in an
+/// earlier one, it is over. Where nobody else may have everything it goes on to lead, in another leader epoch: it may
+/// have led in this one before. `None`: there is nothing to do.
+pub fn give_up<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    node: NodeId,
+    leader_epoch: LeaderEpoch,
+) -> Option<Decision<P>> {
+    if record.state.leader_epoch != leader_epoch {
+        return None;
+    }
+    if !is_only_eligible(&record.state, node) {
+        return sweep(context, record, node, ReplicaIntegrity::Unclean);
+    }
+    let mut state = record.state.clone();
+    if state.leader != Some(node) || !context.alive(node) {
+        return None;
+    }
+    lead(&mut state, Some(node));
+    Some(Decision::of_partition(context, record, state, [node]))
 }
 
 /// Registers a node: the revision of this transaction is its new epoch. It stays fenced until it has caught up with the

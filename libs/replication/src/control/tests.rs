@@ -426,3 +426,18 @@ fn a_restored_partition_trusts_no_in_sync_set_but_that_of_its_only_replica() {
         "the partition may have been elsewhere since, and have been longer"
     );
 }
+
+#[test]
+fn what_a_damaged_or_older_replica_counts_for_depends_on_the_others() {
+    let mut state = PartitionState::new(vec![NodeId(1), NodeId(2)], 1);
+    let (damaged, older) = (ReplicaIntegrity::Damaged, Unclean);
+    assert_eq!(counted(&state, NodeId(1), damaged), damaged, "the other one has everything");
+    assert_eq!(counted(&state, NodeId(1), older), older);
+    state.set_isr(NodeSet::from_iter([NodeId(1)]));
+    assert!(is_only_eligible(&state, NodeId(1)) && !is_only_eligible(&state, NodeId(2)));
+    assert_eq!(counted(&state, NodeId(1), damaged), Intact, "what is left of it is all there is");
+    assert_eq!(counted(&state, NodeId(1), older), older, "the latest copy may come back");
+    let only = PartitionState::new(vec![NodeId(1)], 1);
+    assert_eq!(counted(&only, NodeId(1), older), Intact);
+    assert_eq!(counted(&only, NodeId(1), Gone), Gone);
+}

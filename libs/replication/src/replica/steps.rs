@@ -34,12 +34,13 @@ impl<W> Replica<W> {
             }
             ReplicaEvent::Configured { durability } => self.configured(durability, log, out),
             ReplicaEvent::LogChanged => self.log_changed(log, out),
-            ReplicaEvent::LogFailed => self.log_failed(out),
+            ReplicaEvent::LogFailed => self.log_failed(log, out),
+            ReplicaEvent::LogDamaged => self.log_damaged(log, out),
             ReplicaEvent::Repaired => self.repaired(log, out),
             ReplicaEvent::WorkDone { work } => self.work_done(work, log, out),
             ReplicaEvent::Tick => {
                 self.lead(Event::Tick { now: self.now }, log, out);
-                self.give_up(out);
+                self.give_up(log, out);
             }
             ReplicaEvent::Opened(open) => self.lead(Event::Opened(open), log, out),
             ReplicaEvent::Sent { follower, open, end } => self.lead(Event::Sent { follower, open, end }, log, out),
@@ -102,26 +103,45 @@ impl<W> Replica<W> {
     }
 
     /// Whoever waits is told, and the controller finds somebody else: what is in this log is kept as it is.
-    fn log_failed(&mut self, out: &mut ReplicaActions<W>) {
+    fn log_failed(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         if std::mem::replace(&mut self.failed, true) {
             return;
         }
         self.answer_all(WriteOutcome::LogFailed, out);
         match self.machine {
             // It goes on for readers, until there is another one.
-            Machine::Leads(_) => self.give_up(out),
+            Machine::Leads(_) => self.give_up(log, out),
             Machine::Rests | Machine::Follows(_) => self.rest(out),
         }
     }
 
-    /// Asks for another leader, where there can be one, until there is: the log of this one has failed, or it cannot lead
-    /// in the epoch of the metadata.
-    fn give_up(&mut self, out: &mut ReplicaActions<W>) {
+    /// What waits is told where others have it: they go on without this replica. Where nobody else does, people decide.
+    fn log_damaged(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
+        match self.machine {
+            Machine::Leads(_) if self.known.as_ref().is_some_and(|known| known.others_count(self.node)) => {
+                self.answer_all(WriteOutcome::LogFailed, out);
+                self.give_up(log, out);
+            }
+            Machine::Leads(_) => {}
+            Machine::Rests | Machine::Follows(_) => self.settle(log, out),
+        }
+    }
+
+    /// Asks for another leader, where there can be one, until there is: the log of this one has failed or is damaged, or it
+    /// cannot lead in the epoch of the metadata. A follower with a damaged log asks not to be counted.
+    fn give_up(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         let Some(known) = self.known.as_ref().filter(|known| !known.alone()) else { return };
         let wanted = match &self.machine {
+            Machine::Leads(_) if log.damaged() => known.others_count(self.node),
             Machine::Leads(_) => self.failed && known.partition.isr.len() > 1,
             // Work on a log that has failed may never end.
-            Machine::Rests | Machine::Follows(_) => (self.work.is_none() || self.failed) && self.role() == Role::Lead,
+            Machine::Rests | Machine::Follows(_) if self.work.is_some() && !self.failed => false,
+            Machine::Rests | Machine::Follows(_) => match self.role() {
+                // A restart can help, where there is nobody else.
+                Role::Lead => !self.failed || known.others_count(self.node),
+                Role::Follow => log.damaged() && known.counts(self.node),
+                Role::Rest | Role::Gone => false,
+            },
         };
         if wanted && self.rules.hold(Rule::LeadIsGivenUp) {
             out.push_back(ReplicaAction::GiveUp);
@@ -169,6 +189,13 @@ impl<W> Replica<W> {
                 self.lead(Event::Installed { partition, partition_epoch }, log, out);
             }
             (Role::Lead, _) if fresh => self.begin_to_lead(log, out),
+            // Its log is replaced once nobody counts on it. Nor does the leader of an epoch count on who has not opened in it.
+            (Role::Follow, machine)
+                if log.damaged() && (known.counts(self.node) || !fresh && !machine.replaces_log()) =>
+            {
+                self.rest(out);
+                self.give_up(log, out);
+            }
             (Role::Follow, Machine::Follows(follower))
                 if follower.epoch() == leader_epoch && Some(follower.open().node_epoch) == self.node_epoch => {}
             (Role::Follow, _) if fresh && !self.failed => {
@@ -179,7 +206,7 @@ impl<W> Replica<W> {
             (Role::Rest | Role::Follow, _) => self.rest(out),
             (Role::Lead, _) => {
                 self.rest(out);
-                self.give_up(out);
+                self.give_up(log, out);
             }
             (Role::Gone, _) => {
                 self.rest(out);
@@ -226,7 +253,7 @@ impl<W> Replica<W> {
             }
             Err(contradiction) => out.push_back(ReplicaAction::Contradicted(contradiction)),
         }
-        self.give_up(out);
+        self.give_up(log, out);
     }
 
     fn begin_to_follow(&mut self, leader: NodeId, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {

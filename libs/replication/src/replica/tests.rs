@@ -259,3 +259,39 @@ fn a_replica_that_is_not_named_any_more_remembers_nothing() {
     assert_eq!(install(&mut tested, removed, 61), [Act::Rest, Act::Removed]);
     assert_eq!(tested.replica.high_watermark(), (Offset::ZERO, LeaderEpoch::NONE));
 }
+
+#[test]
+fn a_damaged_log_is_replaced_once_nobody_counts_on_it() {
+    let mut tested = told(OTHER);
+    tested.log.damaged = true;
+    assert_eq!(step(&mut tested, ReplicaEvent::LogDamaged), [Act::Rest, Act::GiveUp], "it is in sync");
+    assert_eq!(step(&mut tested, ReplicaEvent::Tick), [Act::GiveUp], "nobody need have heard it");
+    let mut without = partition(OTHER, 4);
+    without.set_isr(std::iter::once(OTHER).collect());
+    without.elr = std::iter::once(SELF).collect();
+    assert_eq!(install(&mut tested, without.clone(), 61), [Act::GiveUp], "it is eligible");
+    without.elr.remove(SELF);
+    assert_eq!(install(&mut tested, without.clone(), 62), [], "the leader may count on what was acknowledged before");
+    without.leader_epoch = LeaderEpoch(5);
+    let copies = install(&mut tested, without.clone(), 63);
+    let [Act::Follow { .. }, Act::Copy { work }] = copies[..] else { panic!("{copies:?}") };
+    let again = step(&mut tested, ReplicaEvent::WorkDone { work });
+    let [Act::Copy { work }] = again[..] else { panic!("no copy came: {again:?}") };
+    tested.log.damaged = false;
+    let opens = step(&mut tested, ReplicaEvent::WorkDone { work });
+    assert!(matches!(opens[..], [Act::Follower(FollowerAction::Open(_))]), "{opens:?}");
+}
+
+#[test]
+fn a_damaged_leader_gives_up_the_lead_where_another_is_in_sync() {
+    let mut tested = told(SELF);
+    append(&mut tested, 1, Acks::All);
+    tested.log.damaged = true;
+    let given_up = step(&mut tested, ReplicaEvent::LogDamaged);
+    assert_eq!(given_up, [Act::Answer { write: 1, outcome: WriteOutcome::LogFailed }, Act::GiveUp]);
+    let mut alone = partition(SELF, 4);
+    alone.set_isr(std::iter::once(SELF).collect());
+    install(&mut tested, alone, 61);
+    assert_eq!(step(&mut tested, ReplicaEvent::LogDamaged), [], "people decide");
+    assert!(tested.replica.leader().is_some());
+}

@@ -48,6 +48,8 @@ pub struct ReplicaHeld {
     pub log_end: Offset,
     /// The latest one in the log.
     pub leader_epoch: LeaderEpoch,
+    /// Records of it are damaged, or its log cannot be opened.
+    pub damaged: bool,
 }
 
 /// A node that is taken in.
@@ -149,6 +151,7 @@ impl From<ReplicaHeld> for pbi::ReplicaReport {
             partition: held.partition.partition.0,
             log_end: held.log_end.0,
             leader_epoch: held.leader_epoch.0,
+            damaged: held.damaged,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is wrong with the cluster, in words, and what to do about it.
 
 use walser_metadata::TopicEntry;
-use walser_model::{NodeId, Timestamp};
+use walser_model::{NodeId, PartitionIndex, Timestamp};
 use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, wire_time};
 
@@ -129,6 +129,24 @@ fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProb
     let (id, partition) = (&problem.topic_id, problem.partition);
     let found = id.parse().ok().and_then(|id| view.metadata.topic(id));
     let topic = found.map_or_else(|| id.clone(), |found| found.name.to_string());
+    let objects = vec![format!("topics/{topic}/partitions/{partition}"), format!("nodes/{node}")];
+    let state = found.and_then(|found| found.partition(PartitionIndex(partition))).map(|found| &found.record.state);
+    let elsewhere = state.and_then(|state| state.leader).filter(|leader| *leader != node);
+    if let Some(leader) = elsewhere {
+        let message = format!(
+            "node {node} cannot use its replica of partition {partition} of topic \"{topic}\": {}",
+            problem.problem
+        );
+        let hint = if problem.damaged {
+            format!(
+                "node {leader} leads the partition, and its log takes the place of the damaged one; restart node {node} if \
+                 this stays"
+            )
+        } else {
+            format!("node {leader} leads the partition; look at the disk and the log of node {node}, then restart it")
+        };
+        return issue("REPLICA_OUT_OF_SERVICE", pb::HealthStatus::Degraded, message, hint, objects);
+    }
     let hint = if problem.damaged {
         format!(
             "what is below can be read; `walser partition repair {topic} {partition} --accept-loss` gives up the rest"
@@ -138,8 +156,8 @@ fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProb
     } else {
         format!("look at the disk and the log of node {node}, then restart it")
     };
-    let message = format!("partition {partition} of topic \"{topic}\" is out of service: {}", problem.problem);
-    let objects = vec![format!("topics/{topic}/partitions/{partition}"), format!("nodes/{node}")];
+    let message =
+        format!("partition {partition} of topic \"{topic}\" is out of service on node {node}: {}", problem.problem);
     critical("PARTITION_OUT_OF_SERVICE", message, hint, objects)
 }
 

@@ -1,6 +1,5 @@
 //! `ControllerService`: nodes and producer ids.
 
-use std::collections::HashSet;
 use std::pin::Pin;
 
 use async_trait::async_trait;
@@ -18,7 +17,7 @@ use walser_rpc::ApiError;
 use walser_service::Caller;
 
 use super::{Controller, metadata};
-use crate::nodes::Proposed;
+use crate::nodes::{Holdings, Proposed};
 use crate::restore::{Claim, ReplicaEpochs, SeenHistory};
 use crate::sessions::Session;
 use crate::topics::RestoredTopic;
@@ -46,11 +45,12 @@ fn topic_id(raw: &[u8]) -> Option<TopicId> {
     raw.try_into().ok().map(TopicId::from_bytes)
 }
 
+fn partition_of(report: &pbi::ReplicaReport) -> Option<TopicPartition> {
+    Some(TopicPartition::new(topic_id(&report.topic_id)?, PartitionIndex(report.partition)))
+}
+
 fn epochs(reports: &[pbi::ReplicaReport]) -> ReplicaEpochs {
-    let epoch = |report: &pbi::ReplicaReport| {
-        let id = TopicPartition::new(topic_id(&report.topic_id)?, PartitionIndex(report.partition));
-        Some((id, LeaderEpoch(report.leader_epoch)))
-    };
+    let epoch = |report: &pbi::ReplicaReport| Some((partition_of(report)?, LeaderEpoch(report.leader_epoch)));
     reports.iter().filter_map(epoch).collect()
 }
 
@@ -109,10 +109,14 @@ impl ControllerService for Controller {
         let registration = registration(&request, self.clock.now_millis());
         let directory = registration.directory.clone();
         let epochs = epochs(&request.replicas);
-        let held: HashSet<TopicPartition> = epochs.keys().copied().collect();
+        let held = Holdings {
+            seen_version: request.metadata_version,
+            held: epochs.keys().copied().collect(),
+            damaged: request.replicas.iter().filter(|report| report.damaged).filter_map(partition_of).collect(),
+        };
         let claim = Claim { node, directory, seen, epochs };
         self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
-        let node_epoch = self.nodes.register(node, &registration, |partition| held.contains(&partition)).await?;
+        let node_epoch = self.nodes.register(node, &registration, &held).await?;
         self.refused.registered(node, &registration.directory);
         self.heard(node, node_epoch, 0, Default::default());
         tracing::info!(node = %node, node_epoch, "node registered");
@@ -182,7 +186,7 @@ impl ControllerService for Controller {
         let caller = (NodeId(request.node_id), request.node_epoch);
         let proposals = request.proposals.iter().map(|message| proposal_of(caller, message));
         let proposals = proposals.collect::<Result<Vec<_>, _>>()?;
-        let given_up = request.given_up.iter().filter_map(walser_proto::topic_partition).map(|(id, _)| id);
+        let given_up = request.given_up.iter().filter_map(walser_proto::topic_partition);
         let given_up: Vec<_> = given_up.collect();
         let outcome = |proposed: Proposed| match proposed {
             Proposed::Accepted => pbi::IsrOutcome { accepted: true, ineligible_node_id: None },
@@ -190,7 +194,7 @@ impl ControllerService for Controller {
         };
         let outcomes = self.nodes.alter_isr(caller, &proposals, &given_up).await?;
         // It comes again until somebody else leads, for each of them: one line says it.
-        if let Some(first) = given_up.first() {
+        if let Some((first, _)) = given_up.first() {
             let partitions = given_up.len();
             tracing::warn!(node = %caller.0, partitions, %first, "a node gives up partitions: their logs there cannot be used");
         }

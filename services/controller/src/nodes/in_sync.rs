@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use walser_metastore::Revision;
-use walser_model::{NodeId, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::AlterIsr;
-use walser_replication::control::{self, Refusal, ReplicaIntegrity};
+use walser_replication::control::{self, Refusal};
 use walser_rpc::ApiError;
 
 use super::{Nodes, current};
@@ -31,7 +31,7 @@ impl Nodes {
         &self,
         (node, node_epoch): (NodeId, Revision),
         proposals: &[(TopicPartition, AlterIsr)],
-        given_up: &[TopicPartition],
+        given_up: &[(TopicPartition, LeaderEpoch)],
     ) -> Result<Vec<Proposed>, ApiError> {
         let mut outcomes = vec![None; proposals.len()];
         for _ in 0..ATTEMPTS_MAX {
@@ -59,9 +59,12 @@ impl Nodes {
                 }
             }
             if current(&view, node_epoch).is_some_and(|(known, _)| known == node) {
-                for found in given_up.iter().filter_map(|id| view.metadata.partition(*id)) {
-                    if let Some(swept) = control::sweep(&context, &found.record, node, ReplicaIntegrity::Unclean) {
-                        decisions.entry(found.record.key).or_insert(swept);
+                for (id, leader_epoch) in given_up {
+                    let found = view.metadata.partition(*id);
+                    let decided =
+                        found.and_then(|found| control::give_up(&context, &found.record, node, *leader_epoch));
+                    if let Some(decision) = decided {
+                        decisions.entry(*id).or_insert(decision);
                     }
                 }
             }

@@ -221,6 +221,7 @@ impl Held {
             partition: self.partition,
             log_end: self.log_end,
             leader_epoch: self.leader_epoch,
+            damaged: false,
         };
         pbi::RestoredReplica { node_id: self.node.0, replica: Some(replica) }
     }

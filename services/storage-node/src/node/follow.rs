@@ -59,8 +59,9 @@ impl Membership {
                 let touched = view.apply(delta).map_err(|error| ApiError::metadata_rollback(error.have, error.got))?;
                 changes.merge(touched);
             }
-            // What only says which nodes are there is not acted on.
-            if !changes.of_nodes_only() {
+            // What only says which nodes are there is not acted on; but once this incarnation counts, a copy of the directory
+            // from before is told by not having seen that.
+            if !changes.of_nodes_only() || self.is_news_of_registration(&view) {
                 let lineage = stream.seen().lineage.parse::<ClusterId>();
                 let lineage = lineage.map(ClusterId::to_bytes).unwrap_or_default();
                 self.note(SeenMetadata { version: view.version(), lineage }).await?;
@@ -93,6 +94,12 @@ impl Membership {
             ApiError::new(Reason::StorageError, format!("the metadata version cannot be written: {error}"))
         };
         noted.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+    }
+
+    /// Whether the directory does not know yet that this incarnation has registered.
+    fn is_news_of_registration(&self, view: &View) -> bool {
+        let epoch = self.node_epoch.load(Ordering::Acquire);
+        self.engine.directory.metadata_seen().version < epoch && epoch <= view.version()
     }
 
     /// Whether this incarnation is registered and does not count.

@@ -64,7 +64,7 @@ pub(crate) struct ToFollower {
 #[derive(Debug, Default)]
 pub(crate) struct ToController {
     pub(crate) proposals: BTreeMap<TopicPartition, AlterIsr>,
-    pub(crate) given_up: BTreeSet<TopicPartition>,
+    pub(crate) given_up: BTreeMap<TopicPartition, LeaderEpoch>,
 }
 
 /// A log that is to be copied from its leader.
@@ -191,8 +191,8 @@ impl Peers for Outbox {
             Outgoing::Propose(proposal) => self.lanes.controller.add(|waiting| {
                 waiting.proposals.insert(partition, proposal);
             }),
-            Outgoing::GiveUp => self.lanes.controller.add(|waiting| {
-                waiting.given_up.insert(partition);
+            Outgoing::GiveUp { leader_epoch } => self.lanes.controller.add(|waiting| {
+                waiting.given_up.insert(partition, leader_epoch);
             }),
             Outgoing::Copy { leader, leader_epoch, work, config } => self.lanes.copies.add(|waiting| {
                 waiting.insert(partition, CopyWanted { leader, leader_epoch, work, config });

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use walser_log::Admission;
 use walser_model::TopicPartition;
+use walser_replication::control::is_only_eligible;
 
 use crate::replication::Outgoing;
 
@@ -114,9 +115,11 @@ impl Shard {
     /// Opens a log another time: every second while only files are short, and ever more rarely otherwise.
     pub(super) fn open_later(&mut self, metadata: Box<PartitionMetadata>, tries: u32, soon: bool) {
         let id = metadata.partition;
-        if metadata.state.replicas.len() > 1 && metadata.state.isr.contains(self.context.node) {
+        let counts = metadata.state.isr.contains(self.context.node);
+        if counts && !is_only_eligible(&metadata.state, self.context.node) {
             // Others have what cannot be opened here.
-            self.context.peers.tell(id, Outgoing::GiveUp);
+            let leader_epoch = metadata.state.leader_epoch;
+            self.context.peers.tell(id, Outgoing::GiveUp { leader_epoch });
         }
         let pause = if soon { REOPEN } else { (REOPEN * 2u32.saturating_pow(tries)).min(REOPEN_MAX) };
         let at = self.context.clock.monotonic() + pause;

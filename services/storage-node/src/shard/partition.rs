@@ -24,8 +24,8 @@ use walser_rpc::{ApiError, Reason};
 use super::files::{PATIENCE, Written};
 use super::{AppendJob, ShardContext};
 use crate::error::{
-    disk_full, log_failure, not_enough_answers, not_enough_replicas, not_leader, producer_failure,
-    storage_error_after_append, too_many_files, unreadable_settings,
+    disk_full, not_enough_answers, not_enough_replicas, not_leader, producer_failure, storage_error_after_append,
+    too_many_files, unreadable_settings,
 };
 use crate::replica_registry::PartitionHandle;
 use crate::tail::Budget;
@@ -35,6 +35,7 @@ use following::Following;
 
 pub(crate) use append_time::next_append_time;
 pub(crate) use damage::Repaired;
+use damage::refusal_of;
 use kept_log::KeptLog;
 pub(crate) use replica::PartitionMetadata;
 
@@ -115,6 +116,7 @@ impl Partition {
     /// A partition whose log was just opened, shown to everybody else. `opened`: how many logs of the shard were, before it.
     pub(crate) fn opened(log: Log, opened: u32, context: &ShardContext) -> Self {
         let handle = Arc::new(PartitionHandle::new(log.reader(), context.metrics.partitions()));
+        handle.set_condition(log.condition());
         context.registry.insert(log.partition(), Arc::clone(&handle));
         Self {
             last_append_time: log.append_time(),
@@ -334,7 +336,7 @@ impl Partition {
             LogError::Io(error) if out_of_files(&error) => {
                 too_many_files(context.directory.disk().open_files().limit, context.node)
             }
-            error => log_failure(&error, context.node),
+            error => refusal_of(&error, &self.handle, context),
         };
         // What is in the log already is answered so, whatever would keep it from being written now.
         let known = self.log.check_sequence(&header).map_err(unusable)?;
@@ -412,7 +414,11 @@ impl Partition {
                 let met = matches!(error, LogError::Io(_));
                 let failed = met && matches!(self.log.condition(), Condition::Failed { .. });
                 self.handle.set_condition(self.log.condition());
-                if failed { storage_error_after_append(error, context.node) } else { log_failure(error, context.node) }
+                if failed {
+                    storage_error_after_append(error, context.node)
+                } else {
+                    refusal_of(error, &self.handle, context)
+                }
             }
         }
     }
@@ -425,7 +431,7 @@ impl Partition {
             return Err(crate::error::out_of_range(before, start, high_watermark));
         }
         let deleted = self.log.delete_records(before, context.clock.now_millis());
-        let log_start = deleted.map_err(|error| log_failure(&error, context.node))?;
+        let log_start = deleted.map_err(|error| refusal_of(&error, &self.handle, context))?;
         self.step(ReplicaEvent::LogChanged, context);
         Ok(log_start)
     }

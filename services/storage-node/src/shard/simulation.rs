@@ -22,9 +22,10 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use walser_log::PowerLoss;
 
-use self::cluster::{Cluster, ClusterFault};
+use self::cluster::{Cluster, ClusterFault, Count};
 use self::faults::Fault;
 use self::world::{Restart, World};
 
@@ -67,15 +68,15 @@ fn is_noticed(seed: u64, fault: Option<Fault>) -> bool {
     catch_unwind(AssertUnwindSafe(|| run(seed, fault))).is_err()
 }
 
-/// A run of several nodes. Returns how many cuts and copies there were as well.
-fn run_cluster(seed: u64, fault: Option<ClusterFault>) -> (Outcome, usize, usize) {
+/// A run of several nodes, and how much happened in it.
+fn run_cluster(seed: u64, fault: Option<ClusterFault>) -> (Outcome, Count) {
     let mut cluster = Cluster::new(seed, fault);
     for _ in 0..CLUSTER_STEPS {
         cluster.step();
     }
     cluster.heal();
     cluster.check();
-    (Outcome { turns: cluster.turns(), trace: cluster.trace() }, cluster.cuts, cluster.copies)
+    (Outcome { turns: cluster.turns(), trace: cluster.trace() }, cluster.count)
 }
 
 /// Seeds in turn, until there were so many turns; the lowest one of those that found something.
@@ -125,16 +126,21 @@ fn acknowledged_records_survive_on_other_nodes_with_cuts_copies_and_connections_
         run_cluster(seed, None);
         return;
     }
-    let (cuts, copies) = (AtomicU64::new(0), AtomicU64::new(0));
+    let all = Mutex::new(Count::default());
     let failed = search(number("WALSER_SHARD_TURNS").map_or(CLUSTER_TURNS, |turns| turns / 3), |seed| {
-        let (outcome, cut, copied) = run_cluster(seed, None);
-        cuts.fetch_add(cut as u64, Ordering::Relaxed);
-        copies.fetch_add(copied as u64, Ordering::Relaxed);
+        let (outcome, count) = run_cluster(seed, None);
+        let mut all = all.lock();
+        *all = Count {
+            cuts: all.cuts + count.cuts,
+            copies: all.copies + count.copies,
+            damages: all.damages + count.damages,
+        };
         outcome
     });
     assert_eq!(failed, None, "of this seed: SEED=… cargo test -p walser-storage-node simulation");
-    println!("{} cuts, {} copies, {} acknowledged", cuts.load(Ordering::Relaxed), copies.load(Ordering::Relaxed), 0);
-    assert!(cuts.into_inner() > 100 && copies.into_inner() > 100, "logs are cut and copied");
+    let Count { cuts, copies, damages } = all.into_inner();
+    println!("{cuts} cuts, {copies} copies, {damages} damages");
+    assert!(cuts > 100 && copies > 100 && damages > 20, "logs are cut and copied, and damage is met");
 }
 
 #[test]

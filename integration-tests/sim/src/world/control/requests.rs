@@ -1,5 +1,6 @@
 //! What nodes ask of a controller.
 
+use walser_model::LeaderEpoch;
 use walser_replication::AlterIsr;
 use walser_replication::control::{self, Decision, ReplicaIntegrity, Write};
 
@@ -47,15 +48,21 @@ impl World {
     }
 
     /// The log of a leader has failed: who has everything leads in its place, if anybody has.
-    pub(crate) fn take_lead_away(&mut self, at: usize, partition: Key, (node, node_epoch): (usize, i64)) {
+    pub(crate) fn take_lead_away(
+        &mut self,
+        at: usize,
+        partition: Key,
+        (node, node_epoch): (usize, i64),
+        leader_epoch: LeaderEpoch,
+    ) {
         if !self.acts(at) {
             return;
         }
         let Controller { view, partitions, decider, .. } = &self.controllers[at];
         let known = partitions[partition.slot].as_ref().filter(|known| known.key == partition);
         let same = view.nodes.get(&id(node)).is_some_and(|found| found.epoch == node_epoch);
-        if let Some(known) = known.filter(|known| same && known.state.leader == Some(id(node)))
-            && let Some(decision) = decider.sweep(view, known, id(node), ReplicaIntegrity::Unclean)
+        if let Some(known) = known.filter(|_| same)
+            && let Some(decision) = decider.give_up(view, known, id(node), leader_epoch)
         {
             self.transact(at, decision);
         }

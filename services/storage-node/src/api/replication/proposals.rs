@@ -27,7 +27,7 @@ pub(super) async fn propose(links: Links) {
         while !proposals.is_empty() || !given_up.is_empty() {
             let later = proposals.keys().nth(REQUEST_MAX).copied();
             let rest = later.map(|later| proposals.split_off(&later)).unwrap_or_default();
-            let later = given_up.iter().nth(REQUEST_MAX).copied();
+            let later = given_up.keys().nth(REQUEST_MAX).copied();
             let left = later.map(|later| given_up.split_off(&later)).unwrap_or_default();
             let part = ToController {
                 proposals: std::mem::replace(&mut proposals, rest),
@@ -58,7 +58,6 @@ pub(super) async fn propose(links: Links) {
 impl Links {
     async fn ask(&self, part: &ToController) -> Result<Vec<pbi::IsrOutcome>, ApiError> {
         let node_epoch = self.node_epoch.load(std::sync::atomic::Ordering::Acquire);
-        let any_epoch = walser_model::LeaderEpoch::NONE;
         let request = pbi::AlterIsrRequest {
             node_id: self.node.0,
             node_epoch,
@@ -70,7 +69,7 @@ impl Links {
             given_up: part
                 .given_up
                 .iter()
-                .map(|partition| walser_proto::partition_ref(*partition, any_epoch))
+                .map(|(partition, leader_epoch)| walser_proto::partition_ref(*partition, *leader_epoch))
                 .collect(),
         };
         let late = |_| ApiError::new(walser_rpc::Reason::ControllerNotAvailable, "the controller does not answer");

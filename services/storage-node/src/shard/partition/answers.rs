@@ -132,15 +132,10 @@ impl Partition {
 
     /// Tells the replica when its log takes nothing any more.
     pub(super) fn note_failure(&mut self, context: &ShardContext) {
-        // Damaged records are given up by people, unless others have them.
-        let others = self.replica.partition().is_some_and(|(partition, _)| partition.isr.len() > 1);
-        let failed = match self.log.condition() {
-            Condition::Healthy => false,
-            Condition::Corrupt { .. } => others,
-            Condition::Failed { .. } => true,
-        };
-        if failed && !self.replica.failed() {
-            self.step(ReplicaEvent::LogFailed, context);
+        match self.log.condition() {
+            Condition::Corrupt { .. } => self.step(ReplicaEvent::LogDamaged, context),
+            Condition::Failed { .. } if !self.replica.failed() => self.step(ReplicaEvent::LogFailed, context),
+            Condition::Healthy | Condition::Failed { .. } => {}
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Damage to durable records: noted when it is met, and given up when an operator says so.
 
-use walser_log::Condition;
+use walser_log::{Condition, LogError};
 use walser_model::Offset;
 use walser_replication::ReplicaEvent;
 use walser_rpc::{ApiError, Reason};
 
 use super::Partition;
-use crate::error::{log_failure, not_damaged};
+use crate::error::{log_failure, not_damaged, replica_damaged};
+use crate::replica_registry::PartitionHandle;
 use crate::shard::ShardContext;
 
 /// What a repair has come to.
@@ -18,6 +19,14 @@ pub(crate) struct Repaired {
     pub(crate) new_end: Offset,
     /// Bytes that were cut and are kept beside the log.
     pub(crate) bytes_set_aside: u64,
+}
+
+/// What is told to those whose request a log does not take.
+pub(super) fn refusal_of(error: &LogError, handle: &PartitionHandle, context: &ShardContext) -> ApiError {
+    match error {
+        LogError::Corrupt { .. } if handle.others_count() => replica_damaged(context.node),
+        error => log_failure(error, context.node),
+    }
 }
 
 impl Partition {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::{Admission, AppendError, CompleteCopy, LogConfig, LogError};
+use walser_log::{Admission, AppendError, CompleteCopy, Condition, LogConfig, LogError};
 use walser_model::{LeaderEpoch, Offset, Timestamp};
 use walser_record_batch::BatchHeader;
 use walser_replication::{FollowerAction, Frame, ReplicaEvent, ReplicationSessionId, WorkId};
@@ -225,7 +225,8 @@ impl Partition {
             Some(Errand::Truncate { work, to }) => Some(Task::Truncate { work, to }),
             Some(Errand::Copy { work, log_start }) => {
                 let (start, end) = (self.log.log_start(), self.log.log_end());
-                if start == end && log_start >= start {
+                let healthy = matches!(self.log.condition(), Condition::Healthy);
+                if healthy && start == end && log_start >= start {
                     return Some(Task::StartAt { work, offset: log_start });
                 }
                 let (leader, leader_epoch) = self.followed()?;
@@ -316,7 +317,7 @@ impl Partition {
                 let (start, end) = (partition.log.log_start(), partition.log.log_end());
                 tracing::info!(partition = %context.named(id), %from, %start, %end, "the leader's log takes the place of this one");
                 partition.step(ReplicaEvent::WorkDone { work }, context);
-                partition.handle.set_condition(partition.log.condition());
+                partition.show_condition();
                 Ok(Box::new(partition))
             }
             Err(error) => {

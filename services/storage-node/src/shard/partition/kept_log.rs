@@ -1,6 +1,6 @@
 //! The log of a partition, as decisions ask about it.
 
-use walser_log::Log;
+use walser_log::{Condition, Log};
 use walser_model::{LeaderEpoch, Offset};
 use walser_replication::ReplicaLog;
 
@@ -35,6 +35,10 @@ impl ReplicaLog for KeptLog<'_> {
 
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.0.end_of_epoch(epoch)
+    }
+
+    fn damaged(&self) -> bool {
+        matches!(self.0.condition(), Condition::Corrupt { .. })
     }
 }
 

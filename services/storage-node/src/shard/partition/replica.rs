@@ -80,6 +80,12 @@ impl Partition {
             self.step(event, context);
         }
         self.stop_pushing_to_others(context);
+        self.show_condition();
+    }
+
+    /// Shows whether the log can be used, and whether there are others.
+    pub(super) fn show_condition(&self) {
+        self.handle.show_others(self.replica.others_count());
         self.handle.set_condition(self.log.condition());
     }
 
@@ -140,7 +146,10 @@ impl Partition {
                 }
                 // What was a replica stays until a tombstone says that it goes.
                 ReplicaAction::Removed => {}
-                ReplicaAction::GiveUp => context.peers.tell(self.log.partition(), Outgoing::GiveUp),
+                ReplicaAction::GiveUp => {
+                    let leader_epoch = self.known_epoch();
+                    context.peers.tell(self.log.partition(), Outgoing::GiveUp { leader_epoch });
+                }
                 ReplicaAction::Leader(action) => self.lead(action, context),
                 ReplicaAction::Follower(action) => self.follow(action, context),
                 ReplicaAction::Truncate { work, to } => self.truncate_later(work, to),

@@ -14,7 +14,7 @@ mod control;
 mod network;
 mod node;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -82,9 +82,16 @@ pub(super) struct Cluster {
     sequences: BTreeMap<TopicPartition, i32>,
     turns: u64,
     trace: DefaultHasher,
-    /// How many cuts and copies there were.
+    pub(super) count: Count,
+}
+
+/// How many of what there were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Count {
     pub(super) cuts: usize,
     pub(super) copies: usize,
+    /// How often damage was met.
+    pub(super) damages: usize,
 }
 
 fn partition(number: i32) -> TopicPartition {
@@ -107,7 +114,10 @@ impl Cluster {
     pub(super) fn new(seed: u64, fault: Option<ClusterFault>) -> Self {
         let clock = Arc::new(ManualClock::default());
         let disks = (0..NODES).map(|_| MemoryDisk::simulated(DISK_BYTES));
-        let nodes = disks.enumerate().map(|(number, disk)| Node::start(node_id(number), disk, &clock)).collect();
+        let nodes = disks
+            .enumerate()
+            .map(|(number, disk)| Node::start(node_id(number), disk, BTreeSet::new(), &clock))
+            .collect();
         Self {
             random: Random::new(seed),
             fault,
@@ -124,8 +134,7 @@ impl Cluster {
             sequences: BTreeMap::new(),
             turns: 0,
             trace: DefaultHasher::new(),
-            cuts: 0,
-            copies: 0,
+            count: Count::default(),
         }
     }
 
@@ -146,7 +155,8 @@ impl Cluster {
             830..860 => self.copy_somewhere(node),
             860..870 => self.beat(node),
             870..910 => self.hear_of_metadata(node),
-            910..970 => self.decide(),
+            910..965 => self.decide(),
+            965..970 => self.damage(node),
             970..982 => self.pass(Duration::from_millis(70)),
             982..984 => self.pass(Duration::from_millis(1500)),
             984..988 => {
@@ -155,6 +165,7 @@ impl Cluster {
             }
             988..990 => self.delete_records(),
             990..992 if !self.nodes[node].up => {}
+            990 if self.any_damaged() => {}
             990 => {
                 let syncs = self.below(20) as u64;
                 self.nodes[node].disk_fails = true;
@@ -193,8 +204,8 @@ impl Cluster {
 
     fn start(&mut self, node: usize) {
         if !self.nodes[node].up {
-            let disk = self.nodes[node].disk.clone();
-            self.nodes[node] = Node::start(node_id(node), disk, &self.clock);
+            let (disk, hurt) = (self.nodes[node].disk.clone(), self.nodes[node].hurt.clone());
+            self.nodes[node] = Node::start(node_id(node), disk, hurt, &self.clock);
             // Another producer, whose sequences begin anew: it is not known what of the last ones is in the log.
             self.sequences.clear();
             self.producer = ProducerId(self.producer.0 + 1);
@@ -254,6 +265,30 @@ impl Cluster {
         self.nodes[leader].shard.queue.push(Command::DeleteRecords { partition: id, before, reply });
         let deleted = self.deleted_below.entry(id).or_insert(Offset::ZERO);
         *deleted = before.max(*deleted);
+    }
+
+    fn any_damaged(&self) -> bool {
+        self.nodes.iter().any(|node| node.to_be_hurt || !node.damaged().is_empty())
+    }
+
+    /// A read meets damage on a node, where another replica has everything.
+    fn damage(&mut self, node: usize) {
+        let id = partition(i32::try_from(self.below(2)).unwrap());
+        let whole = self.control.partitions[&id].state.isr.len() == NODES;
+        // A log that fails counts no more, and is not there to heal another one.
+        if !whole || self.any_damaged() || self.nodes.iter().any(|node| !node.up || node.disk_fails) {
+            return;
+        }
+        let all = self.nodes[node].surroundings.registry.all();
+        let Some((_, handle)) = all.iter().find(|(found, _)| *found == id) else { return };
+        let (start, end) = (handle.reader.log_start(), handle.reader.log_end());
+        if end > start {
+            let from = start.plus(i64::try_from(self.below(usize::try_from(end.since(start)).unwrap())).unwrap());
+            self.nodes[node].hurt.insert(id);
+            self.nodes[node].to_be_hurt = true;
+            self.nodes[node].shard.queue.push(Command::Damaged { partition: id, from });
+            self.count.damages += 1;
+        }
     }
 
     fn turn(&mut self, node: usize) {

@@ -17,7 +17,10 @@ impl Cluster {
     pub(in super::super) fn heal(&mut self) {
         for node in 0..NODES {
             self.nodes[node].fill_disk(false);
-            if self.nodes[node].up && self.nodes[node].has_failed() {
+            // What it was told of damage.
+            self.turn(node);
+            let stopped = self.nodes[node].has_failed() || !self.nodes[node].damaged().is_empty();
+            if self.nodes[node].up && stopped {
                 self.crash(node, None);
             }
             self.start(node);

@@ -1,10 +1,10 @@
 //! The controller of the simulated cluster: decisions of `walser_replication::control`, written at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use walser_metadata::TopicSettings;
-use walser_model::{NodeId, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::PartitionState;
 use walser_replication::control::{
     self, Decision, DecisionContext, NodeRecord, PartitionRecord, Refusal, ReplicaIntegrity, Write,
@@ -21,7 +21,8 @@ const MIN_ISR: usize = 2;
 #[derive(Debug)]
 pub(super) enum Asked {
     AlterIsr(AlterIsr),
-    GiveUp,
+    /// In this leader epoch.
+    GiveUp(LeaderEpoch),
 }
 
 pub(super) struct Control {
@@ -83,9 +84,14 @@ impl Control {
     }
 
     /// Registers a node; returns its epoch.
-    fn register(&mut self, node: NodeId) -> i64 {
+    fn register(&mut self, node: NodeId, damaged: &BTreeSet<TopicPartition>) -> i64 {
         loop {
-            let records = self.partitions.values().map(|record| (record, ReplicaIntegrity::Intact));
+            let held = |key: &TopicPartition| match damaged.contains(key) {
+                true => ReplicaIntegrity::Damaged,
+                false => ReplicaIntegrity::Intact,
+            };
+            let records =
+                self.partitions.iter().map(|(key, record)| (record, control::counted(&record.state, node, held(key))));
             let decisions = control::admit(&self.context, node, records);
             let registers = decisions[0].writes.iter().any(|write| matches!(write, Write::Registration(_)));
             self.apply(decisions.into_iter().next().unwrap());
@@ -127,7 +133,10 @@ impl Cluster {
         let (id, up, epoch, seen) = (node_id(node), self.nodes[node].up, self.nodes[node].epoch, self.nodes[node].seen);
         match self.below(4) {
             0 if !up => self.control.fence(id),
-            0 if epoch == 0 => self.nodes[node].epoch = self.control.register(id),
+            0 if epoch == 0 => {
+                let damaged = self.nodes[node].damaged();
+                self.nodes[node].epoch = self.control.register(id, &damaged);
+            }
             0 => self.control.unfence(id, seen),
             1 => {
                 let held = self.control.asked.len();
@@ -151,14 +160,14 @@ impl Cluster {
                     self.nodes[node].shard.queue.push(Command::FromPeer { partition, said });
                 }
             }
-            Asked::GiveUp if current => {
+            Asked::GiveUp(leader_epoch) if current => {
                 let record = &self.control.partitions[&partition];
-                let swept = control::sweep(&self.control.context, record, node_id(node), ReplicaIntegrity::Unclean);
+                let swept = control::give_up(&self.control.context, record, node_id(node), leader_epoch);
                 if let Some(decision) = swept {
                     self.control.apply(decision);
                 }
             }
-            Asked::GiveUp => {}
+            Asked::GiveUp(_) => {}
         }
     }
 

@@ -72,9 +72,9 @@ impl Cluster {
                     let epoch = self.nodes[node].epoch;
                     self.control.asked.push((node, epoch, partition, Asked::AlterIsr(proposal)));
                 }
-                Outgoing::GiveUp => {
+                Outgoing::GiveUp { leader_epoch } => {
                     let epoch = self.nodes[node].epoch;
-                    self.control.asked.push((node, epoch, partition, Asked::GiveUp));
+                    self.control.asked.push((node, epoch, partition, Asked::GiveUp(leader_epoch)));
                 }
                 Outgoing::Copy { leader, leader_epoch, work, .. } => {
                     self.nodes[node].copying.push(Copying { partition, leader, leader_epoch, work, log: None });
@@ -115,7 +115,7 @@ impl Cluster {
                 return self.nodes[node].pushes.push((partition, follower, push));
             }
             OpenAnswer::Diverged(answer) => {
-                self.cuts += 1;
+                self.count.cuts += 1;
                 Message::Diverged(answer)
             }
             OpenAnswer::Copy { leader_epoch, log_start } => Message::CopyOffered { leader_epoch, open, log_start },
@@ -228,7 +228,7 @@ impl Cluster {
             self.nodes[node].copies_fail |= !matches!(error, CopyError::Io(ref error) if over(error));
             None
         });
-        self.copies += usize::from(copy.is_some());
+        self.count.copies += usize::from(copy.is_some());
         let said = FromPeer::Copied { work, copy };
         self.nodes[node].shard.queue.push(Command::FromPeer { partition, said });
     }

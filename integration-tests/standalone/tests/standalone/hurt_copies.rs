@@ -1,0 +1,134 @@
+//! Copies of partitions that are damaged, or older than what their node has served.
+
+use std::path::{Path, PathBuf};
+
+use walser_client::Client;
+
+use crate::faults::until;
+use crate::replicated::{NODES, Nodes, all_in_sync, create_replicated, leader, partitions};
+use crate::server::{place, values, write};
+
+/// The first segment of the only partition on a node.
+fn segment(data: &Path) -> PathBuf {
+    let logs = std::fs::read_dir(data.join("logs")).unwrap().map(|entry| entry.unwrap().path());
+    logs.into_iter().find(|path| path.is_dir()).unwrap().join("00000000000000000000.log")
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        match path.is_dir() {
+            true => copy_dir(&path, &target),
+            false => assert!(std::fs::copy(path, target).is_ok()),
+        }
+    }
+}
+
+fn numbers(range: std::ops::Range<i32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+async fn write_numbers(client: &Client, range: std::ops::Range<i32>) {
+    for number in numbers(range) {
+        write(client, "t", 0, number).await;
+    }
+}
+
+/// Has a node lead alone, and compares what it has.
+async fn assert_alone_has(nodes: &mut Nodes, client: &Client, alone: i32, expected: &[String]) {
+    nodes.kill_others(alone);
+    until(async || partitions(client, "t").await[0].leader == Some(alone), "the last one leads").await;
+    assert_eq!(values(client, "t", 0).await, expected, "of node {alone}");
+    nodes.restart_others(alone);
+    all_in_sync(client, "t").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_found_damaged_at_a_start_takes_the_log_of_the_leader() {
+    let (_dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", 1, 2).await;
+    all_in_sync(&client, "t").await;
+    write_numbers(&client, 0..20).await;
+    for victim in [leader(&client, "t").await, leader(&client, "t").await % NODES + 1] {
+        nodes.kill(victim);
+        let file = segment(&nodes.data_of(victim));
+        // Records that were durable are gone.
+        std::fs::File::options().write(true).open(file).unwrap().set_len(500).unwrap();
+        until(async || partitions(&client, "t").await[0].isr.len() == 2, "it is out of the in-sync set").await;
+        nodes.restart(victim);
+        all_in_sync(&client, "t").await;
+        assert_alone_has(&mut nodes, &client, victim, &numbers(0..20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_records_are_found_damaged_follows_and_takes_the_log_of_another() {
+    let (_dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", 1, 2).await;
+    all_in_sync(&client, "t").await;
+    write_numbers(&client, 0..20).await;
+    let first = leader(&client, "t").await;
+    // What was written lately is read from memory: the damage is met on the disk.
+    nodes.stop(first);
+    let file = segment(&nodes.data_of(first));
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[120] ^= 0x55;
+    std::fs::write(&file, bytes).unwrap();
+    nodes.restart(first);
+    all_in_sync(&client, "t").await;
+    until(async || partitions(&client, "t").await[0].leader == Some(first), "it leads again").await;
+    assert_eq!(values(&client, "t", 0).await, numbers(0..20), "another one has them");
+    all_in_sync(&client, "t").await;
+    assert_alone_has(&mut nodes, &client, first, &numbers(0..20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_of_a_directory_counts_for_nothing() {
+    let (dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", 1, 1).await;
+    all_in_sync(&client, "t").await;
+    write_numbers(&client, 0..5).await;
+    let alone = leader(&client, "t").await;
+    nodes.stop(alone);
+    let (older, latest) = (dir.path().join("older"), dir.path().join("latest"));
+    copy_dir(&nodes.data_of(alone), &older);
+    nodes.restart(alone);
+    all_in_sync(&client, "t").await;
+    nodes.kill_others(alone);
+    until(async || partitions(&client, "t").await[0].isr == [alone], "only one is in sync").await;
+    write_numbers(&client, 5..10).await;
+    nodes.stop(alone);
+
+    // In place of the only copy in sync it is refused, and nobody else leads.
+    let data = nodes.data_of(alone);
+    std::fs::rename(&data, &latest).unwrap();
+    copy_dir(&older, &data);
+    let Err(printed) = nodes.cluster.try_another_node(alone) else { panic!("the node is taken") };
+    assert!(printed.contains("is an older copy") && printed.contains("put the latest directory back"), "{printed}");
+    nodes.restart_others(alone);
+    let leaderless = async || {
+        let partitions = partitions(&client, "t").await;
+        partitions.first().is_some_and(|first| first.leader.is_none())
+    };
+    until(leaderless, "nobody else leads").await;
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&latest, &data).unwrap();
+    nodes.restart(alone);
+    all_in_sync(&client, "t").await;
+    assert_eq!(values(&client, "t", 0).await, numbers(0..10));
+
+    // Where others are in sync it takes from them what it does not have.
+    nodes.stop(alone);
+    std::fs::remove_dir_all(&data).unwrap();
+    copy_dir(&older, &data);
+    nodes.restart(alone);
+    all_in_sync(&client, "t").await;
+    assert_alone_has(&mut nodes, &client, alone, &numbers(0..10)).await;
+}

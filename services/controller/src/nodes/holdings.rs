@@ -1,0 +1,54 @@
+//! What a node says of its data directory when it registers.
+
+use std::collections::HashSet;
+
+use walser_metadata::NodeEntry;
+use walser_model::{NodeId, TopicPartition};
+use walser_replication::control::ReplicaIntegrity;
+
+/// What lies in the data directory of a node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Holdings {
+    /// Highest version of the metadata that the directory has seen.
+    pub(crate) seen_version: i64,
+    /// Partitions of which it has a replica that is not empty.
+    pub(crate) held: HashSet<TopicPartition>,
+    /// Those of them that are damaged, or cannot be opened.
+    pub(crate) damaged: HashSet<TopicPartition>,
+}
+
+impl Holdings {
+    /// Whether the directory has a replica that is not empty.
+    pub(crate) fn has(&self, id: TopicPartition) -> bool {
+        self.held.contains(&id)
+    }
+
+    /// Whether the directory is an older copy. A node notes on its disk that it has registered before it counts: what has
+    /// not seen the latest incarnation that has counted was put away before that.
+    pub(crate) fn are_older(&self, known: &NodeEntry) -> bool {
+        self.seen_version < known.liveness.served_epoch
+    }
+
+    /// What the node has of a partition. `older`: its directory is an older copy.
+    pub(crate) fn integrity(&self, id: TopicPartition, older: bool) -> ReplicaIntegrity {
+        match self.damaged.contains(&id) {
+            true => ReplicaIntegrity::Damaged,
+            false if older => ReplicaIntegrity::Unclean,
+            false => ReplicaIntegrity::Intact,
+        }
+    }
+
+    /// Says in the log what is not as the node left it.
+    pub(crate) fn report(&self, node: NodeId, older: bool) {
+        if older {
+            tracing::warn!(
+                %node, seen_version = self.seen_version,
+                "the data directory is an older copy: what the node has served since is taken from the other replicas, and is \
+                 lost where there are none"
+            );
+        }
+        if let Some(first) = self.damaged.iter().min() {
+            tracing::warn!(%node, partitions = self.damaged.len(), %first, "replicas are damaged: they are taken from the others");
+        }
+    }
+}
