@@ -16,6 +16,8 @@ mod cli_truth;
 mod cluster_up;
 #[path = "standalone/decoded_cost.rs"]
 mod decoded_cost;
+#[path = "standalone/elections.rs"]
+mod elections;
 #[path = "standalone/faults.rs"]
 mod faults;
 #[path = "standalone/generated_client.rs"]

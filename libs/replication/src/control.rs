@@ -24,7 +24,9 @@ use walser_model::NodeId;
 use crate::PartitionState;
 
 pub use create::{create, delete};
-pub use elect::{Candidate, Recovery, elect_preferred, elect_unclean, recovery_candidates};
+pub use elect::{
+    Candidate, Recovery, elect_declared_lost, elect_named, elect_preferred, elect_unclean, recovery_candidates,
+};
 pub use isr::{Refusal, alter_isr, change_min_isr, renew_epoch};
 pub use members::{
     ReplicaIntegrity, admit, can_stop, counted, drain, elect_again, fence, give_up, is_only_eligible, register,

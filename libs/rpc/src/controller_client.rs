@@ -11,7 +11,9 @@ use walser_proto::internal::v1::controller_service_client::ControllerServiceClie
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 
-pub use node::{DiskUse, NodeBeat, NodeFigures, NodeSession, NodeStart, PartitionOut, Registered, ReplicaHeld};
+pub use node::{
+    DiskUse, LeadOffer, NodeBeat, NodeFigures, NodeSession, NodeStart, PartitionOut, Registered, ReplicaHeld,
+};
 
 use crate::{ApiError, Connection};
 

@@ -24,8 +24,8 @@ pub use api_error::ApiError;
 pub use append_budget::AppendBudget;
 pub use call_layer::{CallLayer, SpanMaker, catch_panic};
 pub use controller_client::{
-    ControllerClient, ControllersTopic, DiskUse, NodeBeat, NodeFigures, NodeSession, NodeStart, PartitionOut,
-    Registered, ReplicaHeld,
+    ControllerClient, ControllersTopic, DiskUse, LeadOffer, NodeBeat, NodeFigures, NodeSession, NodeStart,
+    PartitionOut, Registered, ReplicaHeld,
 };
 pub use deadline::remaining;
 pub use grpc_storage::{

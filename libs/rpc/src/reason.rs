@@ -35,6 +35,7 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         | R::ClusterIdMismatch
         | R::MetadataRollback
         | R::DataRollback
+        | R::EligibleLeadersNotAvailable
         | R::NodeIdInUse => (Code::FailedPrecondition, Never, Effect::None),
         R::UnknownProducer => (Code::FailedPrecondition, Restart, Effect::None),
         R::LeaderNotAvailable

@@ -4,6 +4,7 @@ mod availability;
 mod change_log;
 mod cluster;
 mod describe;
+mod elections;
 mod health;
 mod metadata;
 mod node;

@@ -6,6 +6,7 @@
 //! beyond the view: a successor finds the same work.
 
 mod preferred;
+mod recovery;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Storage nodes: registration, and the leader epochs that leaders ask for.
 
+mod elections;
 mod holdings;
 mod in_sync;
 
@@ -18,6 +19,7 @@ use crate::committer::{Committed, Committer, Extra};
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
 
+pub(crate) use elections::{Election, Wish};
 pub(crate) use holdings::Holdings;
 pub(crate) use in_sync::Proposed;
 

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use walser_metastore::Revision;
-use walser_model::{NodeId, Timestamp, TopicId};
+use walser_model::{NodeId, Timestamp, TopicId, TopicPartition};
+use walser_replication::control::Candidate;
 use walser_rpc::ApiError;
 
 /// Confirmations of removed topics that wait to be written; nodes repeat the others.
 const CONFIRMED_MAX: usize = 10_000;
+
+/// Partitions of which offers are kept; nodes repeat the others.
+const OFFERED_MAX: usize = 200_000;
 
 /// A node's session. `S`: its statistics.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +46,10 @@ struct Inner<S> {
     refused: HashMap<NodeId, ApiError>,
     /// Deleted topics of which nodes have nothing any more.
     confirmed: BTreeMap<TopicId, BTreeSet<NodeId>>,
+    /// What replicas would lead with, of partitions that nobody leads.
+    offers: HashMap<TopicPartition, BTreeMap<NodeId, Candidate>>,
+    /// There are offers that nobody has looked at.
+    offered: bool,
 }
 
 impl<S> Default for Sessions<S> {
@@ -51,6 +59,8 @@ impl<S> Default for Sessions<S> {
             lost: HashMap::new(),
             refused: HashMap::new(),
             confirmed: BTreeMap::new(),
+            offers: HashMap::new(),
+            offered: false,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -139,6 +149,39 @@ impl<S: Clone> Sessions<S> {
             }
         }
         fresh
+    }
+
+    /// A node says what it has of partitions that nobody leads.
+    pub(crate) fn offer(&self, offers: impl IntoIterator<Item = (TopicPartition, Candidate)>) {
+        let mut inner = self.inner.lock();
+        for (id, candidate) in offers {
+            if inner.offers.len() < OFFERED_MAX || inner.offers.contains_key(&id) {
+                let before = inner.offers.entry(id).or_default().insert(candidate.node, candidate);
+                inner.offered |= before != Some(candidate);
+            }
+        }
+    }
+
+    /// What replicas of a partition would lead with. Those that are no longer true name an older version of the partition,
+    /// or an earlier incarnation.
+    pub(crate) fn offers(&self, id: TopicPartition) -> Vec<Candidate> {
+        self.inner.lock().offers.get(&id).map(|offers| offers.values().copied().collect()).unwrap_or_default()
+    }
+
+    /// Partitions with offers, if there are any that are new since this was called last.
+    pub(crate) fn take_offered(&self) -> Vec<TopicPartition> {
+        let mut inner = self.inner.lock();
+        if std::mem::take(&mut inner.offered) { inner.offers.keys().copied().collect() } else { Vec::new() }
+    }
+
+    /// The offers are to be looked at again.
+    pub(crate) fn look_again(&self) {
+        self.inner.lock().offered = true;
+    }
+
+    /// A partition has a leader, or is no more.
+    pub(crate) fn forget_offers(&self, id: TopicPartition) {
+        self.inner.lock().offers.remove(&id);
     }
 
     /// Confirmations that came in since this was called last.

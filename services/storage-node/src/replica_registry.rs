@@ -9,7 +9,7 @@ use prometheus::IntGauge;
 use tokio::sync::watch;
 use walser_log::{Condition, LogReader};
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
-use walser_rpc::ApiError;
+use walser_rpc::{ApiError, LeadOffer};
 
 use crate::error::{cannot_open, not_leader};
 use crate::tail::Tail;
@@ -27,6 +27,8 @@ pub(crate) struct PartitionHandle {
     end_known: AtomicBool,
     /// Other replicas are in sync or eligible: what is damaged here is not lost.
     others_count: AtomicBool,
+    /// What it would lead with.
+    offer: Mutex<Option<LeadOffer>>,
     failed: AtomicBool,
     /// Why, while it is out of service.
     problem: Mutex<Option<Problem>>,
@@ -67,6 +69,7 @@ impl PartitionHandle {
             high_watermark: watch::Sender::new(Offset::ZERO),
             end_known: AtomicBool::new(true),
             others_count: AtomicBool::new(false),
+            offer: Mutex::new(None),
             failed: AtomicBool::new(false),
             problem: Mutex::default(),
             serving: AtomicBool::new(false),
@@ -153,6 +156,15 @@ impl PartitionHandle {
         self.others_count.load(Ordering::Acquire)
     }
 
+    /// Shows what it would lead with, while nobody leads and it can say.
+    pub(crate) fn show_offer(&self, offer: Option<LeadOffer>) {
+        *self.offer.lock() = offer;
+    }
+
+    pub(crate) fn offer(&self) -> Option<LeadOffer> {
+        *self.offer.lock()
+    }
+
     /// Shows whether the log can be used.
     pub(crate) fn set_condition(&self, condition: &Condition) {
         let problem = match condition {
@@ -207,6 +219,11 @@ impl ReplicaRegistry {
     pub(crate) fn led(&self, partition: TopicPartition) -> Result<Arc<PartitionHandle>, ApiError> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.serving()).cloned();
         found.ok_or_else(|| self.refusal(partition))
+    }
+
+    /// A partition of which there is a log.
+    pub(crate) fn held(&self, partition: TopicPartition) -> Option<Arc<PartitionHandle>> {
+        self.replicas.read().get(&partition).cloned()
     }
 
     /// A partition that can be read here, or why it cannot.

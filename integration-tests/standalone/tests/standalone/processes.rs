@@ -132,6 +132,14 @@ impl Cluster {
         self.controller.take().unwrap().stop()
     }
 
+    /// Stops the controller, has something done to its data directory, and starts it again at the same address.
+    pub(crate) fn change_metadata(&mut self, change: impl FnOnce(&Path)) {
+        let address = self.controller_address();
+        self.stop_controller();
+        change(&self.dir.join("controller"));
+        self.start_controller(&address);
+    }
+
     /// SIGTERM; returns everything that the storage node printed.
     pub(crate) fn stop_storage(&mut self) -> String {
         self.storage.take().unwrap().stop()

@@ -63,14 +63,44 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
 
 /// Gives leadership back to the first replica, when it can lead. `None`: nothing is to be done.
 pub fn elect_preferred<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
-    let preferred = *record.state.replicas.first()?;
-    let led = record.state.leader.is_some_and(|leader| leader != preferred);
-    if !led || !record.state.isr.contains(preferred) || !context.usable(preferred) {
+    elect_named(context, record, *record.state.replicas.first()?)
+}
+
+/// Has a node lead in place of another one, when it is in sync and in service. `None`: it is not, it leads already, or
+/// nobody does.
+pub fn elect_named<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    node: NodeId,
+) -> Option<Decision<P>> {
+    let led = record.state.leader.is_some_and(|leader| leader != node);
+    if !led || !record.state.isr.contains(node) || !context.usable(node) {
         return None;
     }
     let mut state = record.state.clone();
-    lead(&mut state, Some(preferred));
-    Some(Decision::of_partition(context, record, state, [preferred]))
+    lead(&mut state, Some(node));
+    Some(Decision::of_partition(context, record, state, [node]))
+}
+
+/// Elects without proof although somebody who is known to have everything may come back: an operator has declared all of
+/// those lost. Of the others the one that has most leads. `None`: one of them is in service and is about to lead, the
+/// partition has a leader, or no candidate can lead.
+pub fn elect_declared_lost<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    candidates: &[Candidate],
+) -> Option<Decision<P>> {
+    let state = &record.state;
+    let eligible = state.isr.union(&state.elr);
+    if eligible.iter().any(|node| context.alive(node)) {
+        return None;
+    }
+    let (isr, elr, last_known_elr) = (NodeSet::EMPTY, NodeSet::EMPTY, state.last_known_elr.union(&eligible));
+    let state = PartitionState { isr, elr, last_known_elr, ..state.clone() };
+    let lost = PartitionRecord { key: record.key.clone(), state, epoch: record.epoch };
+    let mut decision = elect_unclean(context, &lost, candidates, Recovery::Proactive)?;
+    eligible.iter().for_each(|node| decision.compare_node(context, node));
+    Some(decision)
 }
 
 /// How long an election without proof waits (rule R21). Without any of them the partition waits for an operator.

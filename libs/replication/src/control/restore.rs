@@ -14,7 +14,7 @@ use crate::NodeSet;
 ///
 /// With more replicas, what the copy says of the in-sync set was true once, and committed records may be missing on any
 /// of them since. So none of them is in sync or eligible, and all are those to ask: an election without proof (rule R21)
-/// takes the one that has most. `None`: nothing newer was seen, and there is one replica.
+/// takes the one that has most, and whoever restored the store has asked for it. `None`: nothing newer was seen, and there is one replica.
 pub fn restore<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
@@ -33,6 +33,7 @@ pub fn restore<P: Clone>(
         state.isr = NodeSet::EMPTY;
         state.elr = NodeSet::EMPTY;
         state.last_known_elr = state.replicas.iter().copied().collect();
+        state.recovering = true;
     }
     Some(Decision::of_partition(context, record, state, []))
 }

@@ -441,3 +441,26 @@ fn what_a_damaged_or_older_replica_counts_for_depends_on_the_others() {
     assert_eq!(counted(&only, NodeId(1), older), Intact);
     assert_eq!(counted(&only, NodeId(1), Gone), Gone);
 }
+
+#[test]
+fn those_who_have_everything_are_declared_lost_only_while_they_are_away() {
+    let (mut context, mut record) = (context(), record(&[1, 2, 3], &[], 2));
+    record.state.elr = ids(&[1]);
+    let offer = |node: i32, end: i64| Candidate {
+        last_epoch: LeaderEpoch(1),
+        log_end: Offset(end),
+        node: NodeId(node),
+        node_epoch: 10 + i64::from(node),
+        partition_epoch: 30,
+    };
+    let offers = [offer(2, 5), offer(3, 7)];
+    assert_eq!(elect_declared_lost(&context, &record, &offers), None, "it is about to lead");
+    fenced(&mut context, 1);
+    assert_eq!(elect_declared_lost(&context, &record, &[]), None);
+    let decision = elect_declared_lost(&context, &record, &offers).unwrap();
+    let compared = |comparison: &Comparison<_>| matches!(comparison, Comparison::Live(NodeId(1), _));
+    assert!(decision.comparisons.iter().any(compared), "it may come back in this moment");
+    let state = written(decision);
+    assert_eq!((state.leader, state.elr, state.recovering), (Some(NodeId(3)), NodeSet::EMPTY, true));
+    assert_eq!(state.last_known_elr, ids(&[1]));
+}

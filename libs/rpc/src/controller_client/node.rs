@@ -74,7 +74,21 @@ pub struct NodeBeat {
     pub seen: MetadataSeen,
     /// Deleted topics of which no data is left on the node.
     pub removed: Vec<TopicId>,
+    /// What it has of partitions that nobody leads.
+    pub candidates: Vec<LeadOffer>,
     pub figures: NodeFigures,
+}
+
+/// What a replica would lead with, if nobody who is known to have everything can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeadOffer {
+    pub partition: TopicPartition,
+    /// The latest one of its log, or that it has begun to lead.
+    pub last_epoch: LeaderEpoch,
+    /// End of the log; exclusive.
+    pub log_end: Offset,
+    /// The version of the partition that it knows.
+    pub partition_epoch: i64,
 }
 
 /// Numbers of a storage node.
@@ -152,6 +166,18 @@ impl From<ReplicaHeld> for pbi::ReplicaReport {
             log_end: held.log_end.0,
             leader_epoch: held.leader_epoch.0,
             damaged: held.damaged,
+        }
+    }
+}
+
+impl From<LeadOffer> for pbi::LeaderCandidate {
+    fn from(candidate: LeadOffer) -> Self {
+        Self {
+            topic_id: topic_bytes(candidate.partition.topic),
+            partition: candidate.partition.partition.0,
+            last_epoch: candidate.last_epoch.0,
+            log_end: candidate.log_end.0,
+            partition_epoch: candidate.partition_epoch,
         }
     }
 }
@@ -267,6 +293,7 @@ impl NodeSession {
             removed_topic_ids: beat.removed.into_iter().map(topic_bytes).collect(),
             cluster_id: beat.seen.cluster_id,
             lineage: beat.seen.lineage,
+            candidates: beat.candidates.into_iter().map(pbi::LeaderCandidate::from).collect(),
         };
         self.beats.send(request).await.map_err(|_| closed())?;
         let answer = self.answers.message().await?.ok_or_else(closed)?;

@@ -90,6 +90,11 @@ impl ClusterService for Controller {
         Err(gateways_only("DeleteSetAside").into())
     }
 
+    async fn elect_leaders(&self, request: Request<pb::ElectLeadersRequest>) -> Answer<pb::ElectLeadersResponse> {
+        let caller = Caller::relayed(&request);
+        Ok(Response::new(self.elect(&caller, request.into_inner()).await?))
+    }
+
     async fn accept_metadata_restore(
         &self,
         request: Request<pb::AcceptMetadataRestoreRequest>,

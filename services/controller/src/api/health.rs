@@ -36,6 +36,9 @@ impl Controller {
         let leaderless = view.metadata.topics().flat_map(|topic| topic.leaders());
         let offline = leaderless.filter(|(_, leader, _)| leader.is_none()).count();
         issues.extend((offline > 0).then(|| offline_issue(offline)));
+        let records = view.metadata.partitions().map(|partition| &partition.record.state);
+        let recovering = records.filter(|state| state.recovering && state.leader.is_some()).count();
+        issues.extend((recovering > 0).then(|| recovering_issue(recovering)));
         let critical = issues.iter().any(|issue| issue.severity() == pb::HealthStatus::Critical);
         let status = match (issues.is_empty(), critical) {
             (true, _) => pb::HealthStatus::Ok,
@@ -95,8 +98,24 @@ fn down_issue(node: NodeId, none_left: bool, heard_ms: Option<Timestamp>) -> pb:
 
 /// Partitions that nobody leads.
 fn offline_issue(count: usize) -> pb::HealthIssue {
-    let message = format!("{count} partitions have no leader");
-    critical("PARTITIONS_OFFLINE", message, "start the nodes that are down".to_owned(), Vec::new())
+    let message = match count {
+        1 => "1 partition has no leader".to_owned(),
+        count => format!("{count} partitions have no leader"),
+    };
+    let hint = "start the nodes that are down; if those with the records never come back, `walser partition elect TOPIC \
+                PARTITION --unclean --accept-loss` goes on with what the others have";
+    critical("PARTITIONS_OFFLINE", message, hint.to_owned(), Vec::new())
+}
+
+/// Partitions whose leader was elected without proof, and that are not whole again.
+fn recovering_issue(count: usize) -> pb::HealthIssue {
+    let message = match count {
+        1 => "1 partition is led by a replica that need not have everything".to_owned(),
+        count => format!("{count} partitions are led by replicas that need not have everything"),
+    };
+    let hint = "records may be lost: an operator has elected the leader, or accepted restored metadata; this ends when \
+                enough replicas are in sync";
+    issue("PARTITIONS_RECOVERING", pb::HealthStatus::Degraded, message, hint.to_owned(), Vec::new())
 }
 
 fn critical(code: &str, message: String, hint: String, objects: Vec<String>) -> pb::HealthIssue {

@@ -8,11 +8,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use walser_metadata::value::NodeRegistration;
-use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::node_session_response::Action;
-use walser_replication::AlterIsr;
+use walser_replication::{AlterIsr, control};
 use walser_rpc::ApiError;
 use walser_service::Caller;
 
@@ -88,6 +88,16 @@ fn proposal_of(
     let isr = message.isr.iter().map(|member| (NodeId(member.node_id), member.node_epoch)).collect();
     let partition_epoch = message.partition_epoch;
     Ok((id, AlterIsr { leader, node_epoch, leader_epoch, partition_epoch, isr }))
+}
+
+/// What a node would lead a partition with.
+fn offer_of(
+    (node, node_epoch): (NodeId, i64),
+    message: &pbi::LeaderCandidate,
+) -> Option<(TopicPartition, control::Candidate)> {
+    let id = TopicPartition::new(topic_id(&message.topic_id)?, PartitionIndex(message.partition));
+    let (last_epoch, log_end) = (LeaderEpoch(message.last_epoch), Offset(message.log_end));
+    Some((id, control::Candidate { last_epoch, log_end, node, node_epoch, partition_epoch: message.partition_epoch }))
 }
 
 /// Partitions of a topic that is restored: as many as any topic may have.
@@ -268,6 +278,8 @@ impl Controller {
             self.check_later(node, seen);
         }
         self.heard(node, node_epoch, version, beat.stats.unwrap_or_default());
+        let offers = beat.candidates.iter().filter_map(|message| offer_of((node, node_epoch), message));
+        self.sessions.offer(offers);
         let removed = beat.removed_topic_ids.iter().filter_map(|id| topic_id(id));
         if self.sessions.confirm(node, removed) || entry.liveness.fenced {
             self.bell.ring();

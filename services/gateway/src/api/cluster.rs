@@ -122,6 +122,12 @@ impl ClusterService for ClusterApi {
         Ok(Response::new(deleted))
     }
 
+    async fn elect_leaders(&self, request: Request<pb::ElectLeadersRequest>) -> Answer<pb::ElectLeadersResponse> {
+        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
+        let request = Caller::of(&request).relay(request.into_inner());
+        client.elect_leaders(request).await.map_err(relayed)
+    }
+
     async fn accept_metadata_restore(
         &self,
         request: Request<pb::AcceptMetadataRestoreRequest>,

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use walser_model::TopicPartition;
-use walser_rpc::{ApiError, DiskUse, NodeBeat, NodeFigures, Outage, PartitionOut};
+use walser_metadata::PartitionEntry;
+use walser_model::{LeaderEpoch, Offset, TopicPartition};
+use walser_replication::control::PartitionRecord;
+use walser_rpc::{ApiError, DiskUse, LeadOffer, NodeBeat, NodeFigures, Outage, PartitionOut};
 
 use super::{Membership, RETRY, is_foreign};
 use crate::metrics::Totals;
@@ -13,6 +15,8 @@ use crate::replica_registry::Problem;
 const PROBLEMS_MAX: usize = 100;
 /// Deleted topics that one beat confirms.
 const CONFIRMED_MAX: usize = 1000;
+/// Partitions without a leader that one beat tells of.
+const CANDIDATES_MAX: usize = 1000;
 
 fn out_of_service((partition, problem): (TopicPartition, Problem)) -> PartitionOut {
     PartitionOut { partition, problem: problem.text, damaged: problem.damaged }
@@ -36,6 +40,7 @@ impl Membership {
         let mut session = self.controller.node_session().await?;
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut offered = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -46,6 +51,7 @@ impl Membership {
                 metadata_version: self.view.load().version(),
                 seen: self.seen(),
                 removed: self.disposal.removed(CONFIRMED_MAX),
+                candidates: self.candidates(&mut offered),
                 figures: self.figures(),
             };
             let ended = session.beat(beat).await?;
@@ -54,6 +60,36 @@ impl Membership {
                 return Ok(reason);
             }
         }
+    }
+
+    /// What this node has of partitions that nobody leads: of so many, those behind the last one that was offered.
+    fn candidates(&self, offered: &mut Option<TopicPartition>) -> Vec<LeadOffer> {
+        let view = self.view.load();
+        let waits = |partition: &&PartitionEntry| {
+            let state = &partition.record.state;
+            state.leader.is_none() && state.replicas.contains(&self.config.node)
+        };
+        let mut waiting: Vec<_> = view.partitions().filter(waits).map(|partition| &partition.record).collect();
+        waiting.sort_unstable_by_key(|record| record.key);
+        let begin = offered.map_or(0, |last| waiting.partition_point(|record| record.key <= last));
+        let turn = waiting[begin..].iter().chain(&waiting[..begin]).take(CANDIDATES_MAX);
+        let turn: Vec<_> = turn.collect();
+        *offered = turn.last().map(|record| record.key);
+        turn.into_iter().filter_map(|record| self.candidate(record)).collect()
+    }
+
+    /// What this node would lead with. A replica that has never had a record has no log.
+    fn candidate(&self, record: &PartitionRecord<TopicPartition>) -> Option<LeadOffer> {
+        if let Some(handle) = self.registry.held(record.key) {
+            return handle.offer();
+        }
+        let unusable = self.unopened.contains(&record.key) || self.registry.problem(record.key).is_some();
+        (!unusable).then_some(LeadOffer {
+            partition: record.key,
+            last_epoch: LeaderEpoch::NONE,
+            log_end: Offset::ZERO,
+            partition_epoch: record.epoch,
+        })
     }
 
     fn figures(&self) -> NodeFigures {

@@ -69,6 +69,8 @@ pub(crate) struct Partition {
     flush_delay: Option<Duration>,
     /// Its next flush is due now: its files are needed by others.
     flush_hurried: bool,
+    /// It has shown what it would lead with.
+    offers: bool,
     /// What has kept the log from being made ready for the first write that waits.
     unprepared: Option<Unprepared>,
     last_append_time: Timestamp,
@@ -135,6 +137,7 @@ impl Partition {
             short_of_files_since: None,
             flush_delay: None,
             flush_hurried: false,
+            offers: false,
             unprepared: None,
             expired: ExpiredRecords::default(),
             last_write: Duration::ZERO,

@@ -13,11 +13,20 @@ use crate::error::CliError;
 use crate::output::{self, bytes, count};
 use crate::server::Server;
 
+/// Partitions that one request names.
+const ELECTED_AT_ONCE: usize = 10_000;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PartitionCommand {
     /// Give up the damaged part of a partition that has no other copy
     #[command(after_help = "Example:\n  walser partition repair orders 3 --accept-loss")]
     Repair(PartitionRepairArgs),
+    /// Give the lead to the preferred replica, to a node, or to one that is behind
+    #[command(
+        after_help = "Examples:\n  walser partition elect orders\n  walser partition elect orders 3 --node 2\n  \
+                            walser partition elect orders 3 --unclean --accept-loss"
+    )]
+    Elect(PartitionElectArgs),
     /// Data that storage nodes hold aside because the metadata did not know its topic
     #[command(subcommand, after_help = "Example:\n  walser partition set-aside list")]
     SetAside(SetAsideCommand),
@@ -37,9 +46,30 @@ pub(crate) struct PartitionRepairArgs {
     pub(crate) server: ServerArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct PartitionElectArgs {
+    /// Topic
+    #[arg(add = ArgValueCompleter::new(complete::topics))]
+    pub(crate) topic: String,
+    /// Partition, from 0; without it, all of the topic
+    pub(crate) partition: Option<i32>,
+    /// Node that is to lead; without it, the first replica
+    #[arg(long, value_name = "ID")]
+    pub(crate) node: Option<i32>,
+    /// Where nobody leads: whoever has most, though it need not have everything
+    #[arg(long)]
+    pub(crate) unclean: bool,
+    /// Records that the elected replica does not have are lost; say that you know
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
 pub(crate) async fn run(command: PartitionCommand) -> Result<ExitCode, CliError> {
     match command {
         PartitionCommand::Repair(arguments) => repair(arguments).await,
+        PartitionCommand::Elect(arguments) => elect(arguments).await,
         PartitionCommand::SetAside(command) => set_aside::run(command).await,
     }
 }
@@ -62,4 +92,38 @@ async fn repair(arguments: PartitionRepairArgs) -> Result<ExitCode, CliError> {
         bytes(repaired.set_aside_bytes),
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+async fn elect(arguments: PartitionElectArgs) -> Result<ExitCode, CliError> {
+    let PartitionElectArgs { topic, partition, node, unclean, accept_loss, server } = arguments;
+    if unclean && !accept_loss {
+        let error = CliError::usage("an unclean election loses the records that the elected replica does not have");
+        return Err(error.with_help("start the nodes that are down if they can come back; else say --accept-loss"));
+    }
+    let server = Server::of(&server)?;
+    let client = &server.client;
+    let numbers = match partition {
+        Some(partition) => partition..partition.saturating_add(1),
+        None => {
+            let request = pb::GetTopicRequest { name: topic.clone() };
+            let found = server.answered(client.topics().get_topic(request).await)?.topic.unwrap_or_default();
+            0..found.partition_count
+        }
+    };
+    let named: Vec<_> = numbers.map(|partition| pb::TopicPartition { topic: topic.clone(), partition }).collect();
+    let mut failed = None;
+    for part in named.chunks(ELECTED_AT_ONCE) {
+        let request = pb::ElectLeadersRequest { partitions: part.to_vec(), node_id: node, unclean };
+        for result in server.answered(client.cluster().elect_leaders(request).await)?.results {
+            let partition = result.topic_partition.map(|named| named.partition).unwrap_or_default();
+            let leader = result.leader.map_or_else(|| "nobody".to_owned(), |leader| format!("node {leader}"));
+            let what = if result.elected { "leads now" } else { "leads" };
+            output::data(&format!("{topic}/{partition}: {leader} {what}"));
+            failed = result.error.or(failed);
+        }
+    }
+    match failed {
+        Some(failure) => Err(server.failed(walser_rpc::ApiError::from(failure))),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }

@@ -8,7 +8,7 @@ use walser_metadata::TopicSettings;
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaStart, Role, Rules, role};
-use walser_rpc::ApiError;
+use walser_rpc::{ApiError, LeadOffer};
 
 use super::{KeptLog, Partition, Waiting};
 use crate::replication::Outgoing;
@@ -164,6 +164,22 @@ impl Partition {
         }
         self.release();
         self.tell_of_more(context);
+        self.offer();
+    }
+
+    /// Shows what it would lead with, for as long as nobody leads.
+    fn offer(&mut self) {
+        let partition = self.log.partition();
+        let leaderless = self.replica.partition().filter(|(partition, _)| partition.leader.is_none());
+        if leaderless.is_none() && !self.offers {
+            return;
+        }
+        let offer = leaderless.and_then(|(_, partition_epoch)| {
+            let (last_epoch, log_end) = self.replica.candidate(&KeptLog(&self.log))?;
+            Some(LeadOffer { partition, last_epoch, log_end, partition_epoch })
+        });
+        self.offers = offer.is_some();
+        self.handle.show_offer(offer);
     }
 
     /// Shows the high watermark, if it is another one, and whether it is the end of the partition.

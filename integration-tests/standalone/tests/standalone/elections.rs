@@ -1,0 +1,105 @@
+//! Leaders that are elected without proof that they have everything, because an operator says so.
+
+use std::process::Output;
+
+use walser_client::Client;
+use walser_proto::v1 as pb;
+
+use crate::faults::until;
+use crate::replicated::{NODES, Nodes, all_in_sync, create_replicated, leader, partitions};
+use crate::server::{cli_at, place, values, write};
+
+fn elect(nodes: &Nodes, more: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } =
+        cli_at(&nodes.cluster.address(), &[&["partition", "elect"], more].concat(), b"");
+    (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())
+}
+
+async fn issues(client: &Client) -> Vec<String> {
+    let answer = client.cluster().get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner();
+    let health = answer.cluster.unwrap().health.unwrap();
+    health.issues.into_iter().map(|issue| issue.code).collect()
+}
+
+async fn leaderless(client: &Client) {
+    let none = async || partitions(client, "t").await.first().is_some_and(|first| first.leader.is_none());
+    until(none, "nobody leads").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_behind_leads_when_an_operator_gives_up_what_it_lacks() {
+    let (_dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", 1, 1).await;
+    all_in_sync(&client, "t").await;
+    for number in 0..5 {
+        write(&client, "t", 0, number.to_string()).await;
+    }
+    let lost = leader(&client, "t").await;
+    nodes.kill_others(lost);
+    until(async || partitions(&client, "t").await[0].isr == [lost], "only one is in sync").await;
+    write(&client, "t", 0, "only there").await;
+    nodes.kill(lost);
+    std::fs::remove_dir_all(nodes.data_of(lost)).unwrap();
+    nodes.restart_others(lost);
+    leaderless(&client).await;
+
+    let (code, text) = elect(&nodes, &["t", "0"]);
+    assert!(code != Some(0) && text.contains("no replica that has everything is in service"), "{code:?}: {text}");
+    let (code, text) = elect(&nodes, &["t", "0", "--unclean"]);
+    assert!(code == Some(2) && text.contains("--accept-loss"), "{code:?}: {text}");
+    let elected = async || elect(&nodes, &["t", "0", "--unclean", "--accept-loss"]).1.contains("leads");
+    until(elected, "a replica that has not everything leads").await;
+    let before: Vec<_> = (0..5).map(|number| number.to_string()).collect();
+    assert_eq!(values(&client, "t", 0).await, before, "what only the lost node had is lost");
+    write(&client, "t", 0, "after").await;
+
+    // The node comes back with another disk, and nobody waits for what it had.
+    nodes.restart(lost);
+    all_in_sync(&client, "t").await;
+    assert_eq!(values(&client, "t", 0).await.last().unwrap(), "after");
+    until(async || issues(&client).await.is_empty(), "nothing is wrong any more").await;
+
+    // Any replica in sync can be given the lead.
+    let next = leader(&client, "t").await % NODES + 1;
+    let (code, text) = elect(&nodes, &["t", "0", "--node", &next.to_string()]);
+    assert_eq!((code, text.as_str()), (Some(0), format!("t/0: node {next} leads now\n").as_str()));
+    let (code, text) = elect(&nodes, &["t"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = elect(&nodes, &["t", "7"]);
+    assert!(code == Some(3) && text.contains("partitions 0 to 0"), "{code:?}: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_of_restored_metadata_are_led_by_the_replica_that_has_most() {
+    let (dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", 20, 2).await;
+    all_in_sync(&client, "t").await;
+    let copy = dir.path().join("metadata.redb");
+    nodes.cluster.change_metadata(|metadata| {
+        std::fs::copy(metadata.join("metadata.redb"), &copy).unwrap();
+    });
+    let victim = leader(&client, "t").await;
+    nodes.kill(victim);
+    until(async || leader(&client, "t").await != victim, "another one leads").await;
+    for partition in 0..10 {
+        write(&client, "t", partition, format!("{partition}")).await;
+    }
+    nodes.cluster.change_metadata(|metadata| {
+        std::fs::copy(&copy, metadata.join("metadata.redb")).unwrap();
+    });
+    nodes.restart(victim);
+    let refused = async || issues(&client).await.iter().filter(|code| *code == "METADATA_ROLLBACK").count() == 3;
+    until(refused, "all nodes refuse the older metadata").await;
+    let accepted = cli_at(&nodes.cluster.address(), &["metadata", "accept-restore", "--yes"], b"");
+    assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
+    all_in_sync(&client, "t").await;
+    for partition in 0..20 {
+        let expected = if partition < 10 { vec![partition.to_string()] } else { Vec::new() };
+        assert_eq!(values(&client, "t", partition).await, expected, "partition {partition}");
+    }
+    until(async || issues(&client).await.is_empty(), "nothing is wrong any more").await;
+}

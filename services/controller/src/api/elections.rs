@@ -1,0 +1,99 @@
+//! `ElectLeaders`.
+
+use walser_model::{NodeId, PartitionIndex, TopicPartition};
+use walser_proto::v1 as pb;
+use walser_rpc::{ApiError, Reason};
+use walser_service::Caller;
+
+use super::Controller;
+use crate::cluster_view::ClusterView;
+use crate::nodes::{Election, Wish};
+use crate::topics;
+
+/// Partitions that one request names.
+const PARTITIONS_MAX: usize = 10_000;
+
+/// The partition that a request names.
+fn find(view: &ClusterView, named: &pb::TopicPartition) -> Result<TopicPartition, ApiError> {
+    let topic = topics::find(view, &named.topic)?;
+    let missing = || {
+        let (count, name) = (topic.value.partition_count, &topic.name);
+        let text = format!("topic \"{name}\" has partitions 0 to {}, not {}", count - 1, named.partition);
+        ApiError::new(Reason::PartitionNotFound, text).with("topic", name).with("partition", named.partition)
+    };
+    topic.partition(PartitionIndex(named.partition)).map(|found| found.record.key).ok_or_else(missing)
+}
+
+/// Every partition whose leader is not its preferred one.
+fn not_preferred(view: &ClusterView) -> Vec<pb::TopicPartition> {
+    let of_topic = view.metadata.topics().flat_map(|topic| {
+        let partitions = view.metadata.partitions_of(topic.id).filter(|partition| {
+            let state = &partition.record.state;
+            state.leader.is_some() && state.leader != state.replicas.first().copied()
+        });
+        partitions.map(|partition| pb::TopicPartition {
+            topic: topic.name.to_string(),
+            partition: partition.record.key.partition.0,
+        })
+    });
+    of_topic.take(PARTITIONS_MAX).collect()
+}
+
+impl Controller {
+    /// Elects leaders as an operator wishes.
+    pub(super) async fn elect(
+        &self,
+        caller: &Caller,
+        request: pb::ElectLeadersRequest,
+    ) -> Result<pb::ElectLeadersResponse, ApiError> {
+        self.changeable()?;
+        let pb::ElectLeadersRequest { mut partitions, node_id, unclean } = request;
+        if partitions.len() > PARTITIONS_MAX {
+            return Err(ApiError::field("partitions", format!("must name at most {PARTITIONS_MAX}")));
+        }
+        if partitions.is_empty() && (unclean || node_id.is_some()) {
+            return Err(ApiError::field(
+                "partitions",
+                "must be named where a node or an unclean election is asked for",
+            ));
+        }
+        let view = self.views.load();
+        if partitions.is_empty() {
+            partitions = not_preferred(&view);
+        }
+        let found: Vec<_> = partitions.iter().map(|named| find(&view, named)).collect();
+        let ids: Vec<_> = found.iter().filter_map(|found| found.as_ref().ok().copied()).collect();
+        let wish = Wish { node: node_id.map(NodeId), unclean };
+        let outcomes = self.nodes.elect(wish, &ids, |id| self.sessions.offers(id)).await?;
+        let gone = || ApiError::new(Reason::PartitionNotFound, "the partition was deleted meanwhile");
+        let results = partitions.into_iter().zip(found).map(|(named, found)| {
+            let outcome = found.and_then(|id| outcomes.get(&id).cloned().ok_or_else(gone));
+            let failed = |failure| Election { leader: None, elected: false, failure: Some(failure) };
+            let Election { leader, elected, failure } = outcome.unwrap_or_else(failed);
+            if elected {
+                log_election(caller, &named, leader, unclean);
+            }
+            let leader = leader.map(|leader| leader.0);
+            pb::ElectionResult { topic_partition: Some(named), leader, elected, error: failure.map(pb::Error::from) }
+        });
+        Ok(pb::ElectLeadersResponse { results: results.collect() })
+    }
+}
+
+fn log_election(caller: &Caller, named: &pb::TopicPartition, leader: Option<NodeId>, unclean: bool) {
+    let pb::TopicPartition { topic, partition } = named;
+    let leader = leader.map_or(-1, |leader| leader.0);
+    let (client_id, client_address) = (caller.client_id(), caller.address());
+    if unclean {
+        tracing::warn!(
+            client_id,
+            client_address,
+            topic,
+            partition,
+            leader,
+            "leader elected without proof that it has everything: records may be lost"
+        );
+    } else {
+        tracing::info!(client_id, client_address, topic, partition, leader, "leader elected on request");
+    }
+}
