@@ -1,71 +1,144 @@
 //! Which nodes get which replicas. Pure.
+//!
+//! Leaders go round over the nodes in service, beginning at another one for each topic, and the other replicas of a
+//! partition are shifted against its leader each time round, as in Kafka: a node that fails leaves its load to all others.
+//! Nodes that are away are used where there are not enough, as in KRaft: they are replicas that follow when they are back.
 
 use walser_metadata::View;
-use walser_model::NodeId;
+use walser_model::{NodeId, TopicId};
 use walser_rpc::{ApiError, Reason};
 
-/// Nodes that can take replicas, ascending.
-pub(crate) fn usable(metadata: &View) -> Vec<NodeId> {
-    let nodes = metadata.nodes().filter(|(_, node)| node.epoch > 0);
-    let usable = nodes.filter(|(_, node)| !node.liveness.fenced && !node.liveness.shutting_down);
-    usable.map(|(id, _)| id).collect()
+/// Nodes that replicas can be placed on, ascending.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// In service.
+    usable: Vec<NodeId>,
+    /// Registered, and fenced or about to stop.
+    away: Vec<NodeId>,
 }
 
-/// Whether partitions of so many replicas can be placed now.
-pub(crate) fn check_placeable(metadata: &View, replication_factor: i32) -> Result<(), ApiError> {
-    place(&usable(metadata), 0, replication_factor).map(drop)
+impl Places {
+    pub(crate) fn of(metadata: &View) -> Self {
+        let mut places = Self::default();
+        for (id, node) in metadata.nodes().filter(|(_, node)| node.epoch > 0) {
+            let usable = !node.liveness.fenced && !node.liveness.shutting_down;
+            if usable { places.usable.push(id) } else { places.away.push(id) }
+        }
+        places
+    }
+
+    /// Whether a node is in service.
+    pub(crate) fn is_usable(&self, node: NodeId) -> bool {
+        self.usable.contains(&node)
+    }
+
+    /// Whether partitions of so many replicas can be placed now.
+    pub(crate) fn check(&self, replication_factor: i32) -> Result<(), ApiError> {
+        self.place(TopicId::from_bytes([0; 16]), 0, replication_factor).map(drop)
+    }
+
+    /// The replicas of a partition; the first one is its preferred leader, and in service.
+    ///
+    /// # Errors
+    /// `LEADER_NOT_AVAILABLE` when no node is in service, `REPLICATION_FACTOR_TOO_HIGH` when there are fewer nodes.
+    pub(crate) fn place(
+        &self,
+        topic: TopicId,
+        partition: i32,
+        replication_factor: i32,
+    ) -> Result<Vec<NodeId>, ApiError> {
+        if self.usable.is_empty() {
+            let text = "no storage node is in service; start one, or wait until it has registered";
+            return Err(ApiError::new(Reason::LeaderNotAvailable, text));
+        }
+        let (wanted, known) = (usize::try_from(replication_factor).unwrap_or(0), self.usable.len() + self.away.len());
+        if wanted > known || wanted == 0 {
+            let text = format!(
+                "replication factor {replication_factor} needs {replication_factor} storage nodes; {known} available"
+            );
+            let failure = ApiError::new(Reason::ReplicationFactorTooHigh, text);
+            return Err(failure.with("requested", replication_factor).with("available", known));
+        }
+        let begin = first_place(topic).wrapping_add(usize::try_from(partition).unwrap_or(0));
+        let mut replicas = from(&self.usable, begin, wanted);
+        replicas.extend(from(&self.away, begin, wanted - replicas.len()));
+        Ok(replicas)
+    }
 }
 
-/// The replicas of a partition: round robin over `nodes` (ascending), the first one leads.
-pub(crate) fn place(nodes: &[NodeId], partition: i32, replication_factor: i32) -> Result<Vec<NodeId>, ApiError> {
-    if nodes.is_empty() {
-        let text = "no storage node is in service; start one, or wait until it has registered";
-        return Err(ApiError::new(Reason::LeaderNotAvailable, text));
-    }
-    let wanted = usize::try_from(replication_factor).unwrap_or(0);
-    if wanted > nodes.len() || wanted == 0 {
-        let available = nodes.len();
-        let text = format!(
-            "replication factor {replication_factor} needs {replication_factor} storage nodes; {available} available"
-        );
-        let failure = ApiError::new(Reason::ReplicationFactorTooHigh, text);
-        return Err(failure.with("requested", replication_factor).with("available", available));
-    }
-    let start = usize::try_from(partition).unwrap_or(0);
-    Ok((0..wanted).map(|step| nodes[(start + step) % nodes.len()]).collect())
+/// Where the partitions of a topic begin: its id is random.
+fn first_place(topic: TopicId) -> usize {
+    let bytes = topic.to_bytes();
+    usize::from(u16::from_be_bytes([bytes[14], bytes[15]]))
+}
+
+/// At most `wanted` nodes: the one at `begin`, counted round, and others that are shifted with every round.
+fn from(nodes: &[NodeId], begin: usize, wanted: usize) -> Vec<NodeId> {
+    let Some(others) = nodes.len().checked_sub(1) else { return Vec::new() };
+    let (first, shift) = (begin % nodes.len(), begin / nodes.len());
+    let other = |step: usize| nodes[(first + 1 + (shift + step) % others) % nodes.len()];
+    let rest = (0..wanted.min(nodes.len()).saturating_sub(1)).map(other);
+    (wanted > 0).then(|| nodes[first]).into_iter().chain(rest).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use walser_proto::v1::RetryAdvice;
 
     use super::*;
 
-    fn nodes(numbers: &[i32]) -> Vec<NodeId> {
-        numbers.iter().copied().map(NodeId).collect()
+    fn places(usable: &[i32], away: &[i32]) -> Places {
+        let ids = |numbers: &[i32]| numbers.iter().copied().map(NodeId).collect();
+        Places { usable: ids(usable), away: ids(away) }
+    }
+
+    fn topic(number: u16) -> TopicId {
+        let mut bytes = [7; 16];
+        bytes[14..].copy_from_slice(&number.to_be_bytes());
+        TopicId::from_bytes(bytes)
     }
 
     #[test]
-    fn leaders_spread_over_nodes() {
-        let placed = (0..6).map(|partition| place(&nodes(&[1, 2, 3]), partition, 1).unwrap());
-        assert_eq!(placed.flatten().map(|node| node.0).collect::<Vec<_>>(), [1, 2, 3, 1, 2, 3]);
+    fn leaders_spread_over_nodes_within_a_topic_and_over_topics() {
+        let places = places(&[1, 2, 3], &[]);
+        let of_topic = (0..6).flat_map(|partition| places.place(topic(0), partition, 1).unwrap());
+        assert_eq!(of_topic.map(|node| node.0).collect::<Vec<_>>(), [1, 2, 3, 1, 2, 3]);
+        let first = (0..6).flat_map(|number| places.place(topic(number), 0, 1).unwrap());
+        assert_eq!(first.map(|node| node.0).collect::<Vec<_>>(), [1, 2, 3, 1, 2, 3]);
     }
 
     #[test]
-    fn the_replicas_of_a_partition_are_different_nodes_and_more_than_there_are_are_refused() {
-        for partition in 0..9 {
-            let placed = place(&nodes(&[1, 2, 3, 5]), partition, 3).unwrap();
-            let distinct: std::collections::BTreeSet<_> = placed.iter().collect();
-            assert_eq!(distinct.len(), 3, "{placed:?}");
+    fn the_replicas_of_a_partition_are_different_nodes_and_those_of_one_leader_are_spread() {
+        let places = places(&[1, 2, 3, 5], &[]);
+        let mut followers = BTreeMap::<NodeId, BTreeSet<NodeId>>::new();
+        for partition in 0..24 {
+            let placed = places.place(topic(9), partition, 2).unwrap();
+            followers.entry(placed[0]).or_default().insert(placed[1]);
         }
-        let refused = place(&nodes(&[1, 2]), 0, 3).unwrap_err();
+        assert!(followers.len() == 4 && followers.values().all(|others| others.len() == 3), "{followers:?}");
+        for partition in 0..24 {
+            let placed = places.place(topic(9), partition, 4).unwrap();
+            assert_eq!(placed.iter().collect::<BTreeSet<_>>().len(), 4, "{placed:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_away_are_used_last_and_more_than_there_are_is_refused() {
+        for partition in 0..9 {
+            let placed = places(&[1, 3], &[2, 4]).place(topic(1), partition, 3).unwrap();
+            let away = placed.iter().filter(|node| node.0 % 2 == 0).count();
+            assert!(placed.len() == 3 && away == 1 && placed[2].0 % 2 == 0, "{placed:?}");
+        }
+        let refused = places(&[1], &[2]).place(topic(1), 0, 3).unwrap_err();
         assert_eq!(refused.reason(), Reason::ReplicationFactorTooHigh);
         assert_eq!(refused.message(), "replication factor 3 needs 3 storage nodes; 2 available");
     }
 
     #[test]
     fn without_a_node_in_service_it_is_not_the_replication_factor_that_is_wrong() {
-        let refused = place(&[], 0, 1).unwrap_err();
+        let refused = places(&[], &[1]).place(topic(1), 0, 1).unwrap_err();
         assert_eq!((refused.reason(), refused.retry()), (Reason::LeaderNotAvailable, RetryAdvice::Backoff));
         assert!(refused.message().starts_with("no storage node is in service"), "{refused}");
     }

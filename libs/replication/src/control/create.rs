@@ -5,8 +5,8 @@ use walser_model::{LeaderEpoch, NodeId};
 use super::{Comparison, Decision, DecisionContext, PartitionRecord, Write};
 use crate::PartitionState;
 
-/// Creates a partition: led by its first replica in `leader_epoch`, with all replicas in sync. `None`: one of them is
-/// unknown, fenced or about to stop.
+/// Creates a partition: in `leader_epoch`, led by the first of its replicas that is in service, with all that are in sync;
+/// the others follow when they are back. `None`: none of them is in service.
 ///
 /// The registration and the live key of every replica are compared. A node that is fenced meanwhile would otherwise
 /// register again while a partition that its sweep has not seen counts on it (invariant I14).
@@ -17,15 +17,15 @@ pub fn create<P: Clone>(
     min_isr: usize,
     leader_epoch: LeaderEpoch,
 ) -> Option<Decision<P>> {
-    if replicas.is_empty() || !replicas.iter().all(|node| context.usable(*node)) {
-        return None;
-    }
+    let leader = replicas.iter().copied().find(|node| context.usable(*node))?;
+    let isr = replicas.iter().copied().filter(|node| context.usable(*node)).collect();
     let mut decision = Decision::new(context);
     decision.comparisons.push(Comparison::Missing(key.clone()));
     for node in replicas {
         decision.compare_node(context, *node);
     }
-    let state = PartitionState { leader_epoch, ..PartitionState::new(replicas.to_vec(), min_isr) };
+    let fresh = PartitionState::new(replicas.to_vec(), min_isr);
+    let state = PartitionState { leader: Some(leader), leader_epoch, isr, ..fresh };
     decision.writes.push(Write::Partition(key, state));
     Some(decision)
 }

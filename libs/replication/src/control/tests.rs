@@ -346,7 +346,9 @@ fn a_partition_is_created_on_nodes_that_are_compared() {
     let state = written(decision);
     assert_eq!((state.leader, state.isr, state.min_isr), (Some(NodeId(2)), ids(&[2, 3]), 2));
     fenced(&mut context, 3);
-    assert_eq!(create(&context, 7, &[NodeId(2), NodeId(3)], 1, LeaderEpoch(0)), None);
+    let state = written(create(&context, 7, &[NodeId(2), NodeId(3)], 1, LeaderEpoch(0)).unwrap());
+    assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[2])), "the other one follows when it is back");
+    assert_eq!(create(&context, 7, &[NodeId(3)], 1, LeaderEpoch(0)), None);
     assert_eq!(create(&context, 7, &[], 1, LeaderEpoch(0)), None);
     assert_eq!(create(&context, 7, &[NodeId(9)], 1, LeaderEpoch(0)), None, "a node that never registered");
     let gone = delete(&context, &record(&[1], &[1], 1));

@@ -33,6 +33,8 @@ enum Service {
     Leaderless,
     /// Its leader reports that it cannot serve it, or not all of it.
     Failed,
+    /// Too few replicas are in sync: it takes reads, and writes only with acks=leader.
+    UnderMinIsr,
 }
 
 // === impl Availability ===
@@ -64,6 +66,7 @@ impl Availability {
         match self.leader(&partition.record.state) {
             None => Service::Leaderless,
             Some(leader) if self.reported.contains_key(&(leader, partition.record.key)) => Service::Failed,
+            Some(_) if under_min_isr(&partition.record.state) => Service::UnderMinIsr,
             Some(_) => Service::Full,
         }
     }
@@ -74,13 +77,14 @@ impl Availability {
             let text = "no storage node that is in service leads it".to_owned();
             return Some(Problem { text, damaged: false });
         };
-        self.reported.get(&(leader, partition.record.key)).cloned()
+        let reported = self.reported.get(&(leader, partition.record.key)).cloned();
+        reported.or_else(|| too_few_in_sync(&partition.record.state))
     }
 
     /// Whether a partition can be used and has all its copies.
     pub(crate) fn healthy(&self, partition: &PartitionEntry) -> bool {
         let state = &partition.record.state;
-        !under_replicated(state) && !under_min_isr(state) && self.of(partition) == Service::Full
+        !under_replicated(state) && self.of(partition) == Service::Full
     }
 
     /// The state of a topic with these partitions, and how many of them lack what. Sizes are not known here.
@@ -101,6 +105,15 @@ impl Availability {
         };
         (if whole { pb::TopicState::Ready } else { pb::TopicState::Degraded }, stats)
     }
+}
+
+/// Why writes with acks=all are refused.
+fn too_few_in_sync(partition: &PartitionState) -> Option<Problem> {
+    let (in_sync, min_isr) = (partition.isr.len(), partition.min_isr);
+    under_min_isr(partition).then(|| {
+        let text = format!("{in_sync} of {min_isr} replicas that writes with acks=all need are in sync");
+        Problem { text, damaged: false }
+    })
 }
 
 fn under_replicated(partition: &PartitionState) -> bool {
@@ -166,14 +179,20 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_lacks_copies_is_in_service_and_not_healthy() {
+    fn a_partition_that_lacks_copies_is_not_healthy_and_degraded_when_it_takes_no_writes() {
         let mut availability = Availability::new();
         availability.add(NodeId(1), &pb::StorageStats::default());
         let mut lacking = partition(0, Some(1));
-        (lacking.record.state.replicas, lacking.record.state.min_isr) = (vec![NodeId(1), NodeId(2)], 2);
-        assert!(!availability.healthy(&lacking));
-        let (state, stats) = availability.of_topic([lacking].iter());
-        assert_eq!(state, pb::TopicState::Ready);
-        assert_eq!((stats.under_replicated_count, stats.under_min_isr_count, stats.offline_count), (1, 1, 0));
+        lacking.record.state.replicas = vec![NodeId(1), NodeId(2)];
+        let mut described = |min_isr| {
+            lacking.record.state.min_isr = min_isr;
+            assert!(!availability.healthy(&lacking));
+            let (state, stats) = availability.of_topic(std::iter::once(&lacking));
+            let problem = availability.problem(&lacking).map(|problem| problem.text);
+            (state, [stats.under_replicated_count, stats.under_min_isr_count, stats.offline_count], problem)
+        };
+        assert_eq!(described(1), (pb::TopicState::Ready, [1, 0, 0], None));
+        let text = "1 of 2 replicas that writes with acks=all need are in sync".to_owned();
+        assert_eq!(described(2), (pb::TopicState::Degraded, [1, 1, 0], Some(text)));
     }
 }

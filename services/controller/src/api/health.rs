@@ -36,9 +36,15 @@ impl Controller {
         let leaderless = view.metadata.topics().flat_map(|topic| topic.leaders());
         let offline = leaderless.filter(|(_, leader, _)| leader.is_none()).count();
         issues.extend((offline > 0).then(|| offline_issue(offline)));
-        let records = view.metadata.partitions().map(|partition| &partition.record.state);
-        let recovering = records.filter(|state| state.recovering && state.leader.is_some()).count();
+        let visible = view.metadata.topics().flat_map(|topic| topic.partitions());
+        let led = visible.map(|partition| &partition.record.state).filter(|state| state.leader.is_some());
+        let (mut recovering, mut refusing) = (0, 0);
+        for state in led {
+            recovering += usize::from(state.recovering);
+            refusing += usize::from(state.isr.len() < state.min_isr);
+        }
         issues.extend((recovering > 0).then(|| recovering_issue(recovering)));
+        issues.extend((refusing > 0).then(|| refusing_issue(refusing)));
         let critical = issues.iter().any(|issue| issue.severity() == pb::HealthStatus::Critical);
         let status = match (issues.is_empty(), critical) {
             (true, _) => pb::HealthStatus::Ok,
@@ -105,6 +111,16 @@ fn offline_issue(count: usize) -> pb::HealthIssue {
     let hint = "start the nodes that are down; if those with the records never come back, `walser partition elect TOPIC \
                 PARTITION --unclean --accept-loss` goes on with what the others have";
     critical("PARTITIONS_OFFLINE", message, hint.to_owned(), Vec::new())
+}
+
+/// Partitions of which too few replicas are in sync.
+fn refusing_issue(count: usize) -> pb::HealthIssue {
+    let message = match count {
+        1 => "1 partition has fewer replicas in sync than min.insync.replicas".to_owned(),
+        count => format!("{count} partitions have fewer replicas in sync than min.insync.replicas"),
+    };
+    let hint = "writes with acks=all are refused there, reads go on; start the nodes that are down";
+    critical("PARTITIONS_UNDER_MIN_ISR", message, hint.to_owned(), Vec::new())
 }
 
 /// Partitions whose leader was elected without proof, and that are not whole again.

@@ -16,7 +16,7 @@ use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Extra, maybe};
 use crate::keys::topic::{self, TopicNameRecord};
 use crate::keys::{delete, put};
-use crate::placement::check_placeable;
+use crate::placement::Places;
 
 /// What a new topic is to be.
 #[derive(Debug, Clone, Default)]
@@ -100,7 +100,7 @@ impl Topics {
                 let text = format!("topic \"{name}\" was deleted while it was created");
                 return Err(ApiError::new(Reason::TopicNotFound, text).with("topic", &name));
             }
-            check_placeable(&view.metadata, replication_factor)?;
+            Places::of(&view.metadata).check(replication_factor)?;
             let _planned = self.plan(&view, id, usize::try_from(partition_count).unwrap_or(0))?;
             if request.validate_only {
                 return Ok((Arc::new(value), None));
@@ -157,7 +157,7 @@ impl Topics {
                 };
                 return Err(ApiError::new(Reason::TopicExists, text).with("topic", name));
             }
-            check_placeable(metadata, 1)?;
+            Places::of(metadata).check(1)?;
             let _planned = self.plan(&view, id, restored.placed_on.len())?;
             if let Some(created) = self.try_create(&Creation { id, staged: &staged, grown: None }).await? {
                 return Ok(created);
@@ -191,7 +191,7 @@ impl Topics {
                 self.until_finished(topic.id, name).await?;
                 continue;
             }
-            check_placeable(&view.metadata, topic.value.replication_factor)?;
+            Places::of(&view.metadata).check(topic.value.replication_factor)?;
             let value = TopicValue { partition_count: wanted, ..TopicValue::clone(&topic.value) };
             let _planned = self.plan(&view, topic.id, usize::try_from(wanted).unwrap_or(0))?;
             if validate_only {

@@ -13,19 +13,20 @@ use super::{ATTEMPTS_MAX, InHand, OTHER_PATIENCE, Topics, contended, effective};
 use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Extra};
 use crate::keys::topic;
-use crate::placement::{place, usable};
+use crate::placement::Places;
 
 /// Pause before what could not be finished is tried again; it doubles up to the other one.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// The nodes of one partition.
-fn replicas(usable: &[NodeId], staged: &StagedPartitions, number: i32) -> Result<Vec<NodeId>, ApiError> {
+fn replicas(places: &Places, staged: &StagedPartitions, id: TopicPartition) -> Result<Vec<NodeId>, ApiError> {
+    let number = id.partition.0;
     let index = usize::try_from(number - staged.first).unwrap_or(0);
     let Some(node) = staged.placed_on.get(index).copied().filter(|node| *node >= 0).map(NodeId) else {
-        return place(usable, number, staged.topic.replication_factor);
+        return places.place(id.topic, number, staged.topic.replication_factor);
     };
-    if usable.contains(&node) {
+    if places.is_usable(node) {
         return Ok(vec![node]);
     }
     let text = format!("storage node {node} holds partition {number} and is not in service; start it, and try again");
@@ -33,7 +34,7 @@ fn replicas(usable: &[NodeId], staged: &StagedPartitions, number: i32) -> Result
 }
 
 fn not_in_service(replicas: &[NodeId]) -> ApiError {
-    let text = format!("one of the storage nodes {replicas:?} is not in service any more; try again");
+    let text = format!("none of the storage nodes {replicas:?} is in service any more; try again");
     ApiError::new(Reason::LeaderNotAvailable, text)
 }
 
@@ -52,9 +53,9 @@ impl Topics {
         let missing = (staged.first..topic.partition_count)
             .map(|number| TopicPartition::new(id, PartitionIndex(number)))
             .filter(|id| view.metadata.partition(*id).is_none());
-        let (usable, mut decisions) = (usable(&view.metadata), Vec::new());
+        let (places, mut decisions) = (Places::of(&view.metadata), Vec::new());
         for id in missing {
-            let replicas = replicas(&usable, staged, id.partition.0)?;
+            let replicas = replicas(&places, staged, id)?;
             let created = control::create(context, id, &replicas, min_isr, LeaderEpoch(staged.leader_epoch));
             // Never fewer than are missing: a topic would be written without them.
             decisions.push(created.ok_or_else(|| not_in_service(&replicas))?);

@@ -170,7 +170,14 @@ async fn known_obstacle(client: &Client, topic: &str, partition: i32) -> String 
     }
     let cluster = client.cluster().get_cluster(pb::GetClusterRequest {}).await;
     let health = cluster.ok().and_then(|found| found.into_inner().cluster).and_then(|cluster| cluster.health);
-    let issue = health.and_then(|health| health.issues.into_iter().next());
+    let issues = health.map(|health| health.issues).unwrap_or_default();
+    let own = format!("topics/{topic}");
+    let concerns = |object: &String| {
+        !object.starts_with("topics/")
+            || *object == own
+            || object.strip_prefix(&own).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let issue = issues.into_iter().find(|issue| issue.objects.first().is_none_or(concerns));
     match issue {
         Some(issue) => format!("{} ({})", issue.message, issue.code),
         None => "neither the partition nor the cluster reports a problem".to_owned(),

@@ -95,7 +95,9 @@ pub(super) fn source(entry: &pb::ConfigEntry) -> String {
 
 /// The state of a topic in a word.
 pub(super) fn state(topic: &pb::Topic) -> &'static str {
+    let lacking = topic.stats.as_ref().is_some_and(|stats| stats.under_replicated_count > 0);
     match topic.state() {
+        pb::TopicState::Ready if lacking => "under-replicated",
         pb::TopicState::Ready => "ready",
         pb::TopicState::Creating => "being created",
         pb::TopicState::Deleting => "being deleted",
