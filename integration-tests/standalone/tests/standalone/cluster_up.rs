@@ -25,8 +25,10 @@ impl Drop for Up {
 impl Up {
     pub(crate) fn start(dir: &Path) -> Self {
         let mut command = Command::new(binary());
-        command.args(["cluster", "up", "--dir"]).arg(dir).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(["cluster", "up", "--dir"]).arg(dir).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        // As in `walser cluster up | head -1`: nobody reads the table to its end, and the cluster runs on.
+        drop(child.stdout.take());
         // Its word that all is ready is the first line on standard error.
         let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
@@ -107,6 +109,15 @@ async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
     up.act_ok(&["resume", "storage-node", "3"]);
     let unknown = up.act(&["stop", "storage-node", "9"]);
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no storage-node 9"));
+    // What keeps a process from its start is said where the start was asked for.
+    up.act_ok(&["stop", "storage-node", "3"]);
+    let meta = dir.join("storage-node-3").join("meta");
+    let sound = std::fs::read(&meta).unwrap();
+    std::fs::write(&meta, "of something else").unwrap();
+    let refused = up.act(&["start", "storage-node", "3"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("has not come up: ") && said.contains("meta"), "{said}");
+    std::fs::write(&meta, sound).unwrap();
     up.act_ok(&["stop", "gateway", "1"]);
     up.act_ok(&["start"]);
     assert_eq!(values(&up.client(), "t", 0).await, ["one", "two", "three"]);

@@ -65,7 +65,7 @@ pub(crate) struct ClusterUpArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ClusterPlace {
-    /// Directory of the cluster; made when missing
+    /// Directory of the cluster, which `up` makes when it is missing
     #[arg(short = 'd', long, value_name = "DIR", default_value = "./walser-cluster")]
     pub(crate) dir: PathBuf,
 }

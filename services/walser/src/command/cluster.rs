@@ -45,6 +45,9 @@ pub(crate) fn run(command: ClusterCommand) -> Result<ExitCode, CliError> {
 async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {
     let directory = ClusterDirectory::lock(&arguments.place.dir)?;
     let processes = layout::plan(&directory, arguments)?;
+    for left in directory.left_out(&processes) {
+        output::warning(&format!("{left} was a part of this cluster and is not started: what only it has is missing"));
+    }
     let mut interrupts = Interrupts::listen()?;
     let requests = control::listen(&directory.control_socket())?;
     let mut supervisor = Supervisor::new(directory, processes)?;
@@ -54,7 +57,11 @@ async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {
     };
     let outcome = match started {
         Ok(()) => {
-            show(supervisor.processes());
+            // Whoever reads the table may be gone before it: the cluster runs on.
+            let shown = output::try_data(&table(supervisor.processes()));
+            if let Err(error) = shown.or_else(unless_unread) {
+                output::warning(&format!("standard output: {error}"));
+            }
             output::note(&supervisor.advice());
             supervisor.run(requests, &mut interrupts).await
         }
@@ -69,14 +76,19 @@ async fn ask(arguments: &ClusterProcessArgs, action: ControlAction) -> Result<Ex
     let request = ControlRequest { action, role: arguments.role, id: arguments.id };
     let processes = control::ask(&arguments.place.dir, &request).await?;
     if action == ControlAction::Status {
-        show(&processes);
+        output::data(&table(&processes));
     } else {
         processes.iter().for_each(|process| output::data(&format!("{} is {}", process.name(), process.state)));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(processes: &[ClusterProcess]) {
+/// A reader that is gone is no failure.
+fn unless_unread(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+}
+
+fn table(processes: &[ClusterProcess]) -> String {
     let rows: Vec<Vec<String>> = processes.iter().map(ClusterProcess::row).collect();
-    output::data(&output::table(&["ROLE", "ID", "STATE", "PID", "ADDRESS", "ADMIN", "LOG"], &rows));
+    output::table(&["ROLE", "ID", "STATE", "PID", "ADDRESS", "ADMIN", "LOG"], &rows)
 }

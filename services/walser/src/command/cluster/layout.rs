@@ -51,9 +51,14 @@ pub(crate) struct ClusterDirectory {
     _lock: File,
 }
 
+/// Name of the socket by which other terminals reach the supervisor, and most bytes of its path: what systems take, less a
+/// zero.
+const CONTROL_SOCKET: &str = "control.sock";
+const SOCKET_PATH_MAX: usize = 103;
+
 /// The socket by which other terminals reach the supervisor.
 pub(crate) fn control_socket(directory: &Path) -> PathBuf {
-    directory.join("control.sock")
+    directory.join(CONTROL_SOCKET)
 }
 
 // === impl ClusterProcessState ===
@@ -113,6 +118,11 @@ impl ClusterDirectory {
     pub(crate) fn lock(path: &Path) -> Result<Self, CliError> {
         let refused =
             |error: std::io::Error| CliError::failed(format!("cluster directory {}: {error}", path.display()));
+        let socket = std::path::absolute(path).map_err(refused)?.join(CONTROL_SOCKET);
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            let error = CliError::failed(format!("cluster directory {}: its path is too long", path.display()));
+            return Err(error.with_help("a socket's path has about 100 characters at most: choose a shorter --dir"));
+        }
         std::fs::create_dir_all(path).map_err(refused)?;
         let path = path.canonicalize().map_err(refused)?;
         let lock = File::create(path.join("lock")).map_err(refused)?;
@@ -135,6 +145,16 @@ impl ClusterDirectory {
     /// The file by which a process says that it serves.
     pub(crate) fn ready_file_of(&self, process: &ClusterProcess) -> PathBuf {
         self.path.join(format!("{}-{}.ready.json", process.role, process.id))
+    }
+
+    /// Storage nodes of the last run that are not among `processes`, and what they have stored.
+    pub(crate) fn left_out(&self, processes: &[ClusterProcess]) -> Vec<String> {
+        let with_data = self.before().into_iter().filter(|known| known.role == ClusterRole::StorageNode);
+        let left = with_data.filter(|known| {
+            !processes.iter().any(|process| (process.role, process.id) == (known.role, known.id))
+                && self.data_of(known).exists()
+        });
+        left.map(|known| known.name()).collect()
     }
 
     fn file(&self) -> PathBuf {

@@ -3,9 +3,10 @@
 //! One thing at a time: a request waits until the one before is done. A process that has ended stays down until someone
 //! asks for its start.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two looks after processes, should a signal of the system be missed.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Bytes at the end of a log in which the reason of a failure is looked for.
+const LOG_END_BYTES: u64 = 16 << 10;
+
 /// The processes of a cluster.
 #[derive(Debug)]
 pub(super) struct Supervisor {
@@ -43,6 +47,34 @@ pub(super) struct Supervisor {
     children: Vec<Option<Child>>,
     /// The system says that a child has ended.
     ended: Signals,
+}
+
+/// That a process does not serve, with what it has said last of the reason.
+fn not_serving(process: &ClusterProcess, what: &str) -> String {
+    let why = last_complaint(&process.log).map(|line| format!(": {line}")).unwrap_or_default();
+    format!("{} {what}{why}; its log is {}", process.name(), process.log.display())
+}
+
+/// The last error or warning at the end of a log.
+fn last_complaint(log: &Path) -> Option<String> {
+    let mut file = File::open(log).ok()?;
+    let end = file.seek(SeekFrom::End(0)).ok()?;
+    file.seek(SeekFrom::Start(end.saturating_sub(LOG_END_BYTES))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(LOG_END_BYTES).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let complaint = |line: &str| match line.strip_prefix("error: ") {
+        Some(error) => Some(error.to_owned()),
+        None => {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            let bad = matches!(line["level"].as_str(), Some("ERROR" | "WARN"));
+            let fields = &line["fields"];
+            let said = [&fields["message"], &fields["failure"], &fields["error"]];
+            let said: Vec<_> = said.iter().filter_map(|field| field.as_str()).collect();
+            (bad && !said.is_empty()).then(|| said.join(": "))
+        }
+    };
+    text.lines().rev().find_map(complaint)
 }
 
 impl Supervisor {
@@ -204,7 +236,7 @@ impl Supervisor {
             self.note_ended();
             let process = &self.processes[index];
             let Some(pid) = process.pid else {
-                return Err(format!("{} has not come up: see {}", process.name(), process.log.display()));
+                return Err(not_serving(process, "has not come up"));
             };
             let text = std::fs::read(self.directory.ready_file_of(process)).unwrap_or_default();
             let ready: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
@@ -212,7 +244,7 @@ impl Supervisor {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(format!("{} does not serve yet: see {}", process.name(), process.log.display()));
+                return Err(not_serving(process, "does not serve yet"));
             }
             sleep(PAUSE).await;
         }

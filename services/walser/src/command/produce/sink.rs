@@ -187,9 +187,14 @@ impl Sink {
         let begun = tokio::time::Instant::now();
         let mut told = false;
         loop {
-            let failure = match self.connect().await {
-                Err(Stop::Server(failure)) if may_pass(&failure) && begun.elapsed() < patience => failure,
-                other => return other,
+            let left = patience.saturating_sub(begun.elapsed());
+            let failure = match tokio::time::timeout(left, self.connect()).await {
+                Ok(Err(Stop::Server(failure))) if may_pass(&failure) && begun.elapsed() < patience => failure,
+                Ok(other) => return other,
+                Err(_elapsed) => {
+                    let text = format!("the server does not answer within {} s", self.arguments.timeout);
+                    return Err(ApiError::new(Reason::RequestTimedOut, text).with_effect(pb::Effect::None).into());
+                }
             };
             if !std::mem::replace(&mut told, true) {
                 let (text, reason, seconds) = (failure.message(), failure.reason_name(), self.arguments.timeout);
