@@ -12,6 +12,8 @@ mod cli_lossless;
 mod cli_terminal;
 #[path = "standalone/cli_truth.rs"]
 mod cli_truth;
+#[path = "standalone/cluster_config.rs"]
+mod cluster_config;
 #[path = "standalone/cluster_up.rs"]
 mod cluster_up;
 #[path = "standalone/decoded_cost.rs"]

@@ -3,6 +3,7 @@
 mod availability;
 mod change_log;
 mod cluster;
+mod cluster_configs;
 mod describe;
 mod elections;
 mod health;

@@ -16,13 +16,13 @@ pub const KEYS: &[Key] = &[
         name: "cluster.replication.factor",
         kind: Kind::Int(1, REPLICAS_MAX),
         default: "1",
-        doc: "Replicas of topics that ask for no number; taken when the cluster is made.",
+        doc: "Replicas of topics that ask for no number; taken when the cluster is made, and changed with `walser cluster config set`.",
     },
     Key {
         name: "cluster.min.insync.replicas",
         kind: Kind::Int(1, REPLICAS_MAX),
         default: "1",
-        doc: "min.insync.replicas of topics without it; taken when the cluster is made.",
+        doc: "min.insync.replicas of topics without it; taken when the cluster is made, and changed with `walser cluster config set`.",
     },
     Key {
         name: "controller.partitions.max",
@@ -59,7 +59,7 @@ pub const PROCESS_KEYS: &[Key] = &[Key {
 }];
 
 /// Most replicas of a partition by default.
-const REPLICAS_MAX: i64 = 100;
+pub(crate) const REPLICAS_MAX: i64 = 100;
 /// Heartbeats that fit into a session, at the least.
 const BEATS_MIN: u32 = 3;
 

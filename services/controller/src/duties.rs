@@ -10,6 +10,7 @@ mod recovery;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -43,12 +44,22 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// Wakes the duties. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct DutyBell(Arc<Notify>);
+pub(crate) struct DutyBell {
+    rings: Arc<Notify>,
+    /// All partitions are to be looked at.
+    for_all: Arc<AtomicBool>,
+}
 
 impl DutyBell {
     /// There is something to do that the view does not show.
     pub(crate) fn ring(&self) {
-        self.0.notify_one();
+        self.rings.notify_one();
+    }
+
+    /// All partitions are to be looked at again: what they depend on beside the view's changes is another.
+    pub(crate) fn ring_for_all(&self) {
+        self.for_all.store(true, Ordering::Release);
+        self.ring();
     }
 }
 
@@ -163,7 +174,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                     dirty.touch(&next, &changes);
                     view = next;
                 }
-                () = self.bell.0.notified() => {}
+                () = self.bell.rings.notified() => dirty.all |= self.bell.for_all.swap(false, Ordering::AcqRel),
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -9,6 +9,7 @@
 
 mod api;
 mod census;
+mod cluster_settings;
 mod cluster_view;
 mod committer;
 mod compaction;

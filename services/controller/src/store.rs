@@ -13,6 +13,7 @@ use crate::keys::cluster::{self, ClusterRecord};
 use crate::keys::counter::{Counter, INTERNAL_PRODUCER_IDS, PRODUCER_IDS};
 use crate::keys::lineage::{self, Lineage, Lineages};
 use crate::keys::{decode, delete, put};
+use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
 
 /// Lineages that are kept.
@@ -106,6 +107,31 @@ impl Store {
             let compares = vec![Compare::Missing(cluster::KEY.to_owned())];
             self.commit(Txn { compares, ops: vec![put(cluster::KEY.to_owned(), &value)] }).await?;
         }
+    }
+
+    /// Changes the cluster's record. Returns it as it was, and as it is, or would be with `validate_only`.
+    pub(crate) async fn change_cluster(
+        &self,
+        change: impl Fn(&ClusterRecord) -> Result<ClusterRecord, ApiError>,
+        validate_only: bool,
+    ) -> Result<(ClusterRecord, ClusterRecord), ApiError> {
+        let mut first = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let missing = || ApiError::internal("the cluster has no record");
+            let found = self.get::<ClusterRecord>(cluster::KEY).await?.ok_or_else(missing)?;
+            let changed = change(&found.value)?;
+            let before = first.get_or_insert_with(|| found.value.clone());
+            // Written by this very call, when the outcome was not known.
+            if validate_only || changed == found.value {
+                return Ok((before.clone(), changed));
+            }
+            let compares = vec![found.unchanged()];
+            let ops = vec![put(cluster::KEY.to_owned(), &changed)];
+            if self.commit(Txn { compares, ops }).await?.is_some() {
+                return Ok((before.clone(), changed));
+            }
+        }
+        Err(contended())
     }
 
     /// The lineages of the metadata.

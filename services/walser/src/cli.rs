@@ -21,7 +21,10 @@ use crate::command::partition::PartitionCommand;
 pub(crate) use bench::{BenchArgs, BenchCommand};
 #[cfg(test)]
 pub(crate) use cluster::ClusterPlace;
-pub(crate) use cluster::{ClusterCommand, ClusterProcessArgs, ClusterRole, ClusterUpArgs, ServiceCommandArgs};
+pub(crate) use cluster::{
+    ClusterCommand, ClusterConfigCommand, ClusterConfigSetArgs, ClusterProcessArgs, ClusterRole, ClusterUpArgs,
+    ServiceCommandArgs,
+};
 pub(crate) use consume::{ConsumeArgs, ConsumeOutput};
 pub(crate) use produce::ProduceArgs;
 pub(crate) use topic::{

@@ -1,6 +1,9 @@
 //! The server that a command talks to: which one it is, and what its answers mean to people.
 
+use std::collections::HashMap;
+
 use walser_client::{ApiError, Client, Reason};
+use walser_proto::v1 as pb;
 
 use crate::args::ServerArgs;
 use crate::context::Contexts;
@@ -47,6 +50,24 @@ impl Server {
             Err(failure) if !named && failure.reason() == Reason::TopicNotFound => Ok(None),
             Err(failure) => Err(self.failed(failure)),
         }
+    }
+
+    /// The settings of the cluster.
+    pub(crate) async fn cluster_configs(&self) -> Result<Vec<pb::ConfigEntry>, CliError> {
+        let request = pb::ListClusterConfigsRequest::default();
+        Ok(self.answered(self.client.cluster().list_cluster_configs(request).await)?.configs)
+    }
+
+    /// Changes settings of the cluster, or only looks whether it could. The settings that have another value then, with it.
+    pub(crate) async fn change_cluster_config(
+        &self,
+        updates: HashMap<String, String>,
+        reset_names: Vec<String>,
+        validate_only: bool,
+    ) -> Result<Vec<(String, String)>, CliError> {
+        let request = pb::UpdateClusterConfigRequest { updates, reset_names, validate_only };
+        let changed = self.answered(self.client.cluster().update_cluster_config(request).await)?;
+        Ok(changed.configs.into_iter().map(|entry| (entry.name, entry.value)).collect())
     }
 
     /// An error of this server as people see it.

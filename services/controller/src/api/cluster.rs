@@ -95,6 +95,21 @@ impl ClusterService for Controller {
         Ok(Response::new(self.elect(&caller, request.into_inner()).await?))
     }
 
+    async fn list_cluster_configs(
+        &self,
+        request: Request<pb::ListClusterConfigsRequest>,
+    ) -> Answer<pb::ListClusterConfigsResponse> {
+        Ok(Response::new(self.cluster_configs(request.get_ref())?))
+    }
+
+    async fn update_cluster_config(
+        &self,
+        request: Request<pb::UpdateClusterConfigRequest>,
+    ) -> Answer<pb::UpdateClusterConfigResponse> {
+        let caller = Caller::relayed(&request);
+        Ok(Response::new(self.change_cluster_config(&caller, request.into_inner()).await?))
+    }
+
     async fn accept_metadata_restore(
         &self,
         request: Request<pb::AcceptMetadataRestoreRequest>,

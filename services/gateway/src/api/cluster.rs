@@ -128,6 +128,23 @@ impl ClusterService for ClusterApi {
         client.elect_leaders(request).await.map_err(relayed)
     }
 
+    async fn list_cluster_configs(
+        &self,
+        request: Request<pb::ListClusterConfigsRequest>,
+    ) -> Answer<pb::ListClusterConfigsResponse> {
+        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
+        client.list_cluster_configs(request.into_inner()).await.map_err(relayed)
+    }
+
+    async fn update_cluster_config(
+        &self,
+        request: Request<pb::UpdateClusterConfigRequest>,
+    ) -> Answer<pb::UpdateClusterConfigResponse> {
+        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
+        let request = Caller::of(&request).relay(request.into_inner());
+        client.update_cluster_config(request).await.map_err(relayed)
+    }
+
     async fn accept_metadata_restore(
         &self,
         request: Request<pb::AcceptMetadataRestoreRequest>,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::args::{OutputArgs, ServerArgs};
+
 /// What a process of a cluster does. In the order in which they are started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -36,6 +38,40 @@ pub(crate) enum ClusterCommand {
     /// Let suspended processes go on (SIGCONT)
     #[command(after_help = "Example:\n  walser cluster resume storage-node 2")]
     Resume(ClusterProcessArgs),
+    /// What topics have that do not say otherwise
+    #[command(subcommand, after_help = "Example:\n  walser cluster config list")]
+    Config(ClusterConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterConfigCommand {
+    /// Show the settings of the cluster
+    #[command(after_help = "Examples:\n  walser cluster config list\n  walser cluster config list -o json")]
+    List(OutputArgs),
+    /// Change settings of the cluster
+    Set(ClusterConfigSetArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walser cluster config set cluster.replication.factor=3 cluster.min.insync.replicas=2
+  walser cluster config set --unset cluster.min.insync.replicas
+
+The replication factor is that of topics that are created later; the number
+that must be in sync holds for all topics without min.insync.replicas at once.")]
+pub(crate) struct ClusterConfigSetArgs {
+    /// Setting and value (repeatable)
+    #[arg(value_name = "KEY=VALUE", required_unless_present = "unset")]
+    pub(crate) settings: Vec<String>,
+    /// Setting that gets its default again (repeatable)
+    #[arg(short = 'u', long = "unset", value_name = "KEY")]
+    pub(crate) unset: Vec<String>,
+    /// Check only
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
 }
 
 #[derive(Debug, Args)]

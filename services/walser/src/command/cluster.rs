@@ -10,6 +10,7 @@
 //! Invariant: only the supervisor waits for its processes, so that a process id it signals is never another's.
 //! Invariant: no process outlives the supervisor, also when that is killed.
 
+mod config;
 mod control;
 mod layout;
 mod supervisor;
@@ -38,6 +39,7 @@ pub(crate) fn run(command: ClusterCommand) -> Result<ExitCode, CliError> {
             ClusterCommand::Kill(arguments) => ask(&arguments, ControlAction::Kill).await,
             ClusterCommand::Pause(arguments) => ask(&arguments, ControlAction::Pause).await,
             ClusterCommand::Resume(arguments) => ask(&arguments, ControlAction::Resume).await,
+            ClusterCommand::Config(command) => config::run(command).await,
         }
     })
 }

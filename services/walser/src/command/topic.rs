@@ -21,6 +21,7 @@ use crate::error::CliError;
 use crate::output::{self, count, table};
 use crate::server::Server;
 use crate::{message, topics};
+pub(crate) use show::show_configs;
 
 type Done = Result<ExitCode, CliError>;
 
@@ -37,7 +38,8 @@ pub(crate) async fn run(command: TopicCommand) -> Done {
     }
 }
 
-fn pairs(texts: &[String]) -> Result<HashMap<String, String>, CliError> {
+/// Pairs of the command line, each `KEY=VALUE`.
+pub(crate) fn pairs(texts: &[String]) -> Result<HashMap<String, String>, CliError> {
     let pair = |text: &String| {
         let split = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
         split.ok_or_else(|| CliError::usage(format!("\"{text}\" is not KEY=VALUE")))
@@ -171,17 +173,7 @@ async fn config(arguments: TopicConfigArgs) -> Done {
     let server = Server::of(&arguments.output.server)?;
     let request = pb::ListTopicConfigsRequest { topic: arguments.name.unwrap_or_default(), ..Default::default() };
     let answer = server.answered(server.client.topics().list_topic_configs(request).await)?;
-    match arguments.output.output {
-        Form::Json => output::document(&message::json(&answer)?)?,
-        Form::Ndjson => show::lines(&answer.configs)?,
-        Form::Name => answer.configs.iter().for_each(|entry| output::data(&entry.name)),
-        Form::Table => {
-            for entry in &answer.configs {
-                output::data(&format!("{} = {}  ({})", entry.name, show::value(entry), show::source(entry)));
-                output::data(&output::wrapped(&entry.documentation, 4));
-            }
-        }
-    }
+    show_configs(arguments.output.output, &answer.configs)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -93,6 +93,26 @@ pub(super) fn source(entry: &pb::ConfigEntry) -> String {
     .to_owned()
 }
 
+/// Shows settings with what they mean.
+pub(crate) fn show_configs(form: Form, configs: &[pb::ConfigEntry]) -> Result<(), CliError> {
+    match form {
+        Form::Json => output::document(&serde_json::json!({ "configs": message::list(configs)? }))?,
+        Form::Ndjson => {
+            for entry in configs {
+                output::data(&message::json(entry)?.to_string());
+            }
+        }
+        Form::Name => configs.iter().for_each(|entry| output::data(&entry.name)),
+        Form::Table => {
+            for entry in configs {
+                output::data(&format!("{} = {}  ({})", entry.name, value(entry), source(entry)));
+                output::data(&output::wrapped(&entry.documentation, 4));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The state of a topic in a word.
 pub(super) fn state(topic: &pb::Topic) -> &'static str {
     let lacking = topic.stats.as_ref().is_some_and(|stats| stats.under_replicated_count > 0);

@@ -1,0 +1,74 @@
+//! `ListClusterConfigs` and `UpdateClusterConfig`.
+
+use walser_proto::v1 as pb;
+use walser_rpc::ApiError;
+use walser_service::Caller;
+
+use super::Controller;
+use super::paging::{after_token, next_token, page_size};
+use crate::cluster_settings::{ClusterChange, ClusterSetting, SETTINGS};
+use crate::keys::cluster::ClusterRecord;
+
+fn entry(setting: &ClusterSetting, record: &ClusterRecord) -> pb::ConfigEntry {
+    let (value, default) = (setting.value(record), setting.default());
+    let source = if value == default { pb::ConfigSource::Default } else { pb::ConfigSource::Cluster };
+    pb::ConfigEntry {
+        name: setting.name.to_owned(),
+        value: value.to_string(),
+        default_value: default.to_string(),
+        source: source.into(),
+        r#type: pb::ConfigType::Int.into(),
+        documentation: setting.documentation.to_owned(),
+        ..Default::default()
+    }
+}
+
+impl Controller {
+    /// The settings of the cluster, by name, page by page.
+    pub(super) fn cluster_configs(
+        &self,
+        request: &pb::ListClusterConfigsRequest,
+    ) -> Result<pb::ListClusterConfigsResponse, ApiError> {
+        let size = page_size(request.page_size, usize::MAX, usize::MAX)?;
+        let query = format!("cluster-configs/{}", request.overrides_only);
+        let after = after_token(&request.page_token, &query)?;
+        let view = self.views.load();
+        let record = view.cluster()?;
+        let wanted = SETTINGS.iter().filter(|setting| setting.name > after);
+        let wanted = wanted.filter(|setting| !request.overrides_only || setting.value(record) != setting.default());
+        let mut configs: Vec<_> = wanted.map(|setting| entry(setting, record)).collect();
+        let more = configs.len() > size;
+        configs.truncate(size);
+        let last = configs.last().map(|config| config.name.clone()).unwrap_or_default();
+        let next_page_token = if more { next_token(&query, &last) } else { String::new() };
+        Ok(pb::ListClusterConfigsResponse { configs, next_page_token })
+    }
+
+    /// Changes settings of the cluster. Answers with those that are different then.
+    pub(super) async fn change_cluster_config(
+        &self,
+        caller: &Caller,
+        request: pb::UpdateClusterConfigRequest,
+    ) -> Result<pb::UpdateClusterConfigResponse, ApiError> {
+        self.changeable()?;
+        let pb::UpdateClusterConfigRequest { updates, reset_names, validate_only } = request;
+        let change = ClusterChange { updates: updates.into_iter().collect(), resets: reset_names };
+        let nodes = self.views.load().metadata.nodes().filter(|(_, node)| node.epoch > 0).count();
+        let apply = |record: &ClusterRecord| change.applied(record, nodes);
+        let (before, after) = self.store.change_cluster(apply, validate_only).await?;
+        let changed = SETTINGS.iter().filter(|setting| setting.value(&before) != setting.value(&after));
+        let changed: Vec<_> = changed.collect();
+        if !validate_only && !changed.is_empty() {
+            self.views.catch_up().await?;
+            // Partitions have their own min.insync.replicas, which follows.
+            self.bell.ring_for_all();
+            for setting in &changed {
+                let (from, to) = (setting.value(&before), setting.value(&after));
+                let (client_id, client_address) = (caller.client_id(), caller.address());
+                tracing::info!(client_id, client_address, setting = setting.name, from, to, "cluster setting changed");
+            }
+        }
+        let configs = changed.into_iter().map(|setting| entry(setting, &after)).collect();
+        Ok(pb::UpdateClusterConfigResponse { configs })
+    }
+}
