@@ -195,9 +195,9 @@ impl Store {
             if self.created.contains(&key) {
                 return Err(format!("§13: partition {key} is written after it was deleted"));
             }
-            let counts = |node: &&NodeId| self.node(**node).epoch == 0 || self.node(**node).fenced;
-            if let Some(node) = state.replicas.iter().find(counts) {
-                return Err(format!("I14: partition {key} is created on node {node}, which is fenced"));
+            let fenced = |node: &NodeId| self.node(*node).epoch == 0 || self.node(*node).fenced;
+            if let Some(node) = state.isr.union(&state.elr).iter().find(fenced) {
+                return Err(format!("I14: partition {key} is created with node {node} in sync, which is fenced"));
             }
             self.create(key, state);
             return Ok(());

@@ -42,7 +42,8 @@ pub(crate) struct Truth {
     pub(crate) least_min_isr: usize,
     /// The latest election without proof.
     pub(crate) unclean_epoch: LeaderEpoch,
-    /// `min_isr` or the replicas were changed, or a disk was lost: whoever has nothing is not remembered.
+    /// `min_isr` or the replicas were changed, a disk was lost, or it began with fewer in service: whoever has nothing is not
+    /// remembered.
     pub(crate) changed: bool,
     /// How far the reader has come.
     pub(crate) read: usize,
@@ -52,7 +53,8 @@ impl Truth {
     /// Of a new partition.
     pub(crate) fn of(generation: u32, state: &PartitionState) -> Self {
         let (least_min_isr, unclean_epoch) = (state.min_isr, LeaderEpoch::NONE);
-        Self { generation, settled: true, least_min_isr, unclean_epoch, ..Self::default() }
+        let changed = state.isr.len() < state.min_isr;
+        Self { generation, settled: true, least_min_isr, unclean_epoch, changed, ..Self::default() }
     }
 }
 

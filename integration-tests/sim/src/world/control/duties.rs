@@ -61,7 +61,7 @@ impl World {
             return true;
         }
         let others = self.nodes.iter().enumerate().filter(|(other, here)| *other != node && here.up && here.registered);
-        let may_go = can_stop(id(node), partitions.iter().flatten(), others.map(|(_, here)| here.seen));
+        let may_go = can_stop(view, id(node), partitions.iter().flatten(), others.map(|(_, here)| here.seen));
         may_go && self.stop(node)
     }
 
