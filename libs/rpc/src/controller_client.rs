@@ -12,7 +12,8 @@ use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
 
 pub use node::{
-    DiskUse, LeadOffer, NodeBeat, NodeFigures, NodeSession, NodeStart, PartitionOut, Registered, ReplicaHeld,
+    BeatAnswer, DiskUse, LeadOffer, NodeBeat, NodeFigures, NodeSession, NodeStart, PartitionOut, Registered,
+    ReplicaHeld,
 };
 
 use crate::{ApiError, Connection};

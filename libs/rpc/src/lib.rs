@@ -24,7 +24,7 @@ pub use api_error::ApiError;
 pub use append_budget::AppendBudget;
 pub use call_layer::{CallLayer, SpanMaker, catch_panic};
 pub use controller_client::{
-    ControllerClient, ControllersTopic, DiskUse, LeadOffer, NodeBeat, NodeFigures, NodeSession, NodeStart,
+    BeatAnswer, ControllerClient, ControllersTopic, DiskUse, LeadOffer, NodeBeat, NodeFigures, NodeSession, NodeStart,
     PartitionOut, Registered, ReplicaHeld,
 };
 pub use deadline::remaining;

@@ -3,7 +3,7 @@
 use crate::shutdown::Shutdown;
 use crate::vital;
 
-/// Begins the stop at the first SIGINT or SIGTERM; the second ends the process at once with exit code 130.
+/// Asks for the stop at the first SIGINT or SIGTERM; the second ends the process at once with exit code 130.
 ///
 /// # Errors
 /// When the process cannot listen for signals.
@@ -21,7 +21,7 @@ pub fn signals(shutdown: Shutdown) -> std::io::Result<()> {
             if round > 0 {
                 std::process::exit(130);
             }
-            shutdown.begin();
+            shutdown.ask();
         }
     });
     Ok(())

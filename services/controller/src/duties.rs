@@ -7,6 +7,7 @@
 
 mod preferred;
 mod recovery;
+mod stops;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -190,6 +191,7 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         }
         self.topics.finish_what_was_begun(view, &unfinished);
         self.unfence(view).await?;
+        self.see_off().await?;
         let _turn = self.nodes.turns().next().await?;
         let (view, context) = self.nodes.committer().context()?;
         let decisions = dirty.decisions(&view, &context);

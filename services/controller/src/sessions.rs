@@ -29,6 +29,8 @@ pub(crate) struct Session<S> {
     pub(crate) heard_ms: Timestamp,
     /// Given to a node that this controller has not heard since it leads.
     pub(crate) given: bool,
+    /// The node wants to stop.
+    pub(crate) stopping: bool,
 }
 
 /// Sessions by node. Clones share them.
@@ -42,6 +44,8 @@ struct Inner<S> {
     by_node: HashMap<NodeId, Session<S>>,
     /// Nodes whose connection has broken, with their epochs, and since when in monotonic time: they have not been heard since.
     lost: HashMap<NodeId, (Revision, Duration)>,
+    /// Nodes that may stop, with their epochs.
+    may_stop: HashMap<NodeId, Revision>,
     /// Why the next beat of a node is refused: looked up while the last one was answered.
     refused: HashMap<NodeId, ApiError>,
     /// Deleted topics of which nodes have nothing any more.
@@ -57,6 +61,7 @@ impl<S> Default for Sessions<S> {
         let inner = Inner {
             by_node: HashMap::new(),
             lost: HashMap::new(),
+            may_stop: HashMap::new(),
             refused: HashMap::new(),
             confirmed: BTreeMap::new(),
             offers: HashMap::new(),
@@ -127,6 +132,23 @@ impl<S: Clone> Sessions<S> {
             inner.by_node.remove(&node);
             inner.lost.remove(&node);
         }
+    }
+
+    /// Nodes that want to stop and are not told yet that they may, with their epochs.
+    pub(crate) fn stopping(&self) -> Vec<(NodeId, Revision)> {
+        let inner = self.inner.lock();
+        let told = |node: &NodeId, session: &Session<S>| inner.may_stop.get(node) == Some(&session.node_epoch);
+        let stopping = inner.by_node.iter().filter(|(node, session)| session.stopping && !told(node, session));
+        stopping.map(|(node, session)| (*node, session.node_epoch)).collect()
+    }
+
+    /// A node may stop in this incarnation: its next beat is answered so.
+    pub(crate) fn let_stop(&self, node: NodeId, node_epoch: Revision) {
+        self.inner.lock().may_stop.insert(node, node_epoch);
+    }
+
+    pub(crate) fn may_stop(&self, node: NodeId, node_epoch: Revision) -> bool {
+        self.inner.lock().may_stop.get(&node) == Some(&node_epoch)
     }
 
     /// Refuses the next beat of a node.

@@ -12,7 +12,7 @@ mod session;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -71,6 +71,9 @@ pub(crate) struct Membership {
     pub(crate) renewing: Arc<Mutex<HashSet<(TopicPartition, LeaderEpoch)>>>,
     /// This node's incarnation as the controller knows it; 0: not registered.
     pub(crate) node_epoch: Arc<AtomicI64>,
+    pub(crate) shutdown: Shutdown,
+    /// Whether the controller hears this node now.
+    pub(crate) in_session: Arc<AtomicBool>,
 }
 
 /// Told once when the node serves, or why it cannot start.
@@ -89,11 +92,12 @@ fn may_pass(failure: &ApiError) -> bool {
 impl Membership {
     /// Lives in the cluster until the stop. `begun` is told when this node leads what it can lead, or when the
     /// controller's metadata was found not to fit.
-    pub(crate) async fn run(self, begun: Begun, shutdown: Shutdown) {
-        let mut begun = Some(begun);
+    pub(crate) async fn run(self, begun: Begun) {
+        let (mut begun, shutdown) = (Some(begun), self.shutdown.clone());
         loop {
             let ended = tokio::select! {
                 ended = self.live(&mut begun) => ended,
+                () = self.stop_unheard() => return,
                 () = shutdown.wait() => return,
             };
             match ended {
@@ -120,6 +124,15 @@ impl Membership {
                 }
             }
         }
+    }
+
+    /// Begins a stop that is asked for while no controller hears this node: nobody can give its leads to others.
+    async fn stop_unheard(&self) {
+        self.shutdown.asked().await;
+        if self.in_session.load(Ordering::Acquire) {
+            self.shutdown.wait().await;
+        }
+        self.shutdown.begin();
     }
 
     /// Registers and serves; returns why the session was ended by the controller, or what keeps the node from one.

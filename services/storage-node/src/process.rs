@@ -4,12 +4,16 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use walser_log::{DataDirectory, RealDisk};
 use walser_rpc::{CallLayer, Network};
 use walser_service::{MainError, Process, process, telemetry};
 
 use crate::{Config, Dependencies, KEYS, PROCESS_KEYS};
+
+/// How long a stop waits until the controller has given the leads of this node to others.
+const STOP_GRANT_MAX: Duration = Duration::from_secs(10);
 
 /// Runs the service with the arguments of a process, its name first, to the end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -30,6 +34,7 @@ async fn run(process: Process) -> Result<(), MainError> {
         metrics: process.metrics.clone(),
         health: process.health.clone(),
     };
+    process.shutdown.put_off(STOP_GRANT_MAX);
     let node = crate::start(config, environment, &network, process.shutdown.clone()).await?;
     let durations = |name: &str, help: &str, labels: &[&str]| process.metrics.latencies(name, help, labels);
     let guard =

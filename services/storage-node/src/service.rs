@@ -123,6 +123,8 @@ pub async fn start(
         beat_now: Arc::default(),
         renewing: Arc::new(Mutex::default()),
         node_epoch,
+        shutdown: shutdown.clone(),
+        in_session: Arc::default(),
     };
     let serving = Serving { routes, membership, links, recovered, threads };
     serve(serving, shutdown).await
@@ -145,7 +147,7 @@ async fn serve(serving: Serving, shutdown: Shutdown) -> Result<Started, StartErr
     health.set_problems(vec!["registering with the controller".to_owned()]);
     let disposing = disposal.run(membership.engine.shards.clone(), registry.clone(), shutdown.clone());
     let mut tasks = Tasks::new(shutdown.clone());
-    tasks.start("cluster membership", membership.clone().run(begun, shutdown.clone()));
+    tasks.start("cluster membership", membership.clone().run(begun));
     tasks.start("disposal of partitions", disposing);
     tasks.start("replication", links.run());
     let begun = begins.await;

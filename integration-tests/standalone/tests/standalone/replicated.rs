@@ -201,3 +201,31 @@ async fn a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_f
         all_in_sync(&client, "t").await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_stopped_gives_its_leads_away_before_it_goes() {
+    let (_dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", 30, 2).await;
+    create_replicated(&client, "alone", 1, 1).await;
+    all_in_sync(&client, "t").await;
+    for (round, victim) in (0..).zip([1, 2, 3]) {
+        nodes.stop(victim);
+        // Its session is not over yet: nobody has had to notice that it is gone.
+        let left = partitions(&client, "t").await;
+        assert!(left.iter().all(|found| found.leader != Some(victim) && found.leader.is_some()), "{left:?}");
+        assert!(left.iter().all(|found| found.isr.len() == 2 && !found.isr.contains(&victim)), "{left:?}");
+        for partition in 0..30 {
+            write(&client, "t", partition, format!("{round}")).await;
+        }
+        nodes.restart(victim);
+        all_in_sync(&client, "t").await;
+    }
+    for partition in 0..30 {
+        assert_eq!(values(&client, "t", partition).await, ["0", "1", "2"]);
+    }
+    // With nobody left to give anything to, each of them goes all the same.
+    nodes.kill_others(1);
+    nodes.stop(1);
+}

@@ -222,9 +222,10 @@ pub fn drain<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>, n
     (state != record.state).then(|| Decision::of_partition(context, record, state, on))
 }
 
-/// Whether a node that wants to stop may go: it leads nothing, is in sync nowhere where it can be spared, and every other
-/// live node has seen that (`seen`: the metadata revision of each).
+/// Whether a node that wants to stop may go: it leads nothing that another one could lead, is in sync nowhere where it can
+/// be spared, and every other live node has seen that (`seen`: the metadata revision of each).
 pub fn can_stop<'a, P: 'a>(
+    context: &DecisionContext,
     node: NodeId,
     partitions: impl Iterator<Item = &'a PartitionRecord<P>>,
     mut seen: impl Iterator<Item = i64>,
@@ -232,7 +233,7 @@ pub fn can_stop<'a, P: 'a>(
     let mut latest = 0;
     for record in partitions.filter(|record| record.state.replicas.contains(&node)) {
         let spared = record.state.isr.contains(node) && record.state.isr.len() > record.state.min_isr;
-        let others = record.state.isr.iter().any(|other| other != node);
+        let others = record.state.isr.iter().any(|other| other != node && context.usable(other));
         if spared || record.state.leader == Some(node) && others {
             return false;
         }

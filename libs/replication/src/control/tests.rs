@@ -319,7 +319,8 @@ fn a_node_that_wants_to_stop_gives_away_what_others_can_have() {
     assert!(shut_down::<u8>(&context, NodeId(1)).is_some());
     context.nodes.get_mut(&NodeId(1)).unwrap().shutting_down = true;
     let mut record = record(&[1, 2, 3], &[1, 2, 3], 2);
-    let may_stop = |record: &PartitionRecord<u8>, seen| can_stop(NodeId(1), [record].into_iter(), [seen].into_iter());
+    let may_stop =
+        |record: &PartitionRecord<u8>, seen| can_stop(&context, NodeId(1), [record].into_iter(), [seen].into_iter());
     assert!(!may_stop(&record, 99));
     record.state = written(drain(&context, &record, NodeId(1)).unwrap());
     record.epoch = 60;

@@ -76,6 +76,8 @@ pub struct NodeBeat {
     pub removed: Vec<TopicId>,
     /// What it has of partitions that nobody leads.
     pub candidates: Vec<LeadOffer>,
+    /// The node wants to stop.
+    pub stopping: bool,
     pub figures: NodeFigures,
 }
 
@@ -137,6 +139,16 @@ pub struct PartitionOut {
     pub problem: String,
     /// What helps is giving up what is damaged: `walser partition repair`.
     pub damaged: bool,
+}
+
+/// What the controller answers to a beat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BeatAnswer {
+    GoOn,
+    /// The session is over for good, and why.
+    Over(String),
+    /// The node wants to stop, and nobody waits for it.
+    MayStop,
 }
 
 /// An open session of a node with the controller.
@@ -280,11 +292,11 @@ impl ControllerClient {
 // === impl NodeSession ===
 
 impl NodeSession {
-    /// Sends a beat and waits for its answer. `Some`: why the session is over for good.
+    /// Sends a beat and waits for its answer.
     ///
     /// # Errors
     /// When the session has broken, or the controller's metadata is not that of the node.
-    pub async fn beat(&mut self, beat: NodeBeat) -> Result<Option<String>, ApiError> {
+    pub async fn beat(&mut self, beat: NodeBeat) -> Result<BeatAnswer, ApiError> {
         let closed = || ApiError::new(Reason::ControllerNotAvailable, "the controller closed the session");
         let request = pbi::NodeSessionRequest {
             node_epoch: beat.node_epoch,
@@ -294,9 +306,14 @@ impl NodeSession {
             cluster_id: beat.seen.cluster_id,
             lineage: beat.seen.lineage,
             candidates: beat.candidates.into_iter().map(pbi::LeaderCandidate::from).collect(),
+            stopping: beat.stopping,
         };
         self.beats.send(request).await.map_err(|_| closed())?;
         let answer = self.answers.message().await?.ok_or_else(closed)?;
-        Ok(answer.action.map(|pbi::node_session_response::Action::Fenced(fenced)| fenced.reason))
+        Ok(match answer.action {
+            None => BeatAnswer::GoOn,
+            Some(pbi::node_session_response::Action::Fenced(fenced)) => BeatAnswer::Over(fenced.reason),
+            Some(pbi::node_session_response::Action::MayStop(_)) => BeatAnswer::MayStop,
+        })
     }
 }

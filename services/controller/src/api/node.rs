@@ -128,7 +128,7 @@ impl ControllerService for Controller {
         self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
         let node_epoch = self.nodes.register(node, &registration, &held).await?;
         self.refused.registered(node, &registration.directory);
-        self.heard(node, node_epoch, 0, Default::default());
+        self.heard(node, Session { node_epoch, ..Session::default() });
         tracing::info!(node = %node, node_epoch, "node registered");
         Ok(Response::new(pbi::RegisterNodeResponse {
             node_epoch,
@@ -249,9 +249,9 @@ impl ControllerService for Controller {
 }
 
 impl Controller {
-    fn heard(&self, node: NodeId, node_epoch: i64, metadata_version: i64, stats: walser_proto::v1::StorageStats) {
+    fn heard(&self, node: NodeId, session: Session<walser_proto::v1::StorageStats>) {
         let (heard, heard_ms) = (self.clock.monotonic(), self.clock.now_millis());
-        self.sessions.beat(node, Session { node_epoch, metadata_version, stats, heard, heard_ms, given: false });
+        self.sessions.beat(node, Session { heard, heard_ms, ..session });
     }
 
     /// The connection on which an incarnation of a node has beaten has ended.
@@ -277,14 +277,16 @@ impl Controller {
         if ahead {
             self.check_later(node, seen);
         }
-        self.heard(node, node_epoch, version, beat.stats.unwrap_or_default());
+        let (stats, stopping) = (beat.stats.unwrap_or_default(), beat.stopping);
+        self.heard(node, Session { node_epoch, metadata_version: version, stats, stopping, ..Session::default() });
         let offers = beat.candidates.iter().filter_map(|message| offer_of((node, node_epoch), message));
         self.sessions.offer(offers);
         let removed = beat.removed_topic_ids.iter().filter_map(|id| topic_id(id));
-        if self.sessions.confirm(node, removed) || entry.liveness.fenced {
+        let may_stop = stopping && self.sessions.may_stop(node, node_epoch);
+        if self.sessions.confirm(node, removed) || entry.liveness.fenced || stopping && !may_stop {
             self.bell.ring();
         }
-        Ok(pbi::NodeSessionResponse { action: None })
+        Ok(pbi::NodeSessionResponse { action: may_stop.then_some(Action::MayStop(pbi::MayStop {})) })
     }
 
     /// Looks up in the store whether it has what a node has seen and this controller has not; if not, the next beat is

@@ -1,11 +1,12 @@
 //! The session with the controller: beats, and what they report.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use walser_metadata::PartitionEntry;
 use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_replication::control::PartitionRecord;
-use walser_rpc::{ApiError, DiskUse, LeadOffer, NodeBeat, NodeFigures, Outage, PartitionOut};
+use walser_rpc::{ApiError, BeatAnswer, DiskUse, LeadOffer, NodeBeat, NodeFigures, Outage, PartitionOut};
 
 use super::{Membership, RETRY, is_foreign};
 use crate::metrics::Totals;
@@ -15,6 +16,8 @@ use crate::replica_registry::Problem;
 const PROBLEMS_MAX: usize = 100;
 /// Deleted topics that one beat confirms.
 const CONFIRMED_MAX: usize = 1000;
+/// Time between beats of a node that wants to stop: it waits for an answer.
+const STOPPING_BEAT: Duration = Duration::from_millis(20);
 /// Partitions without a leader that one beat tells of.
 const CANDIDATES_MAX: usize = 1000;
 
@@ -28,9 +31,15 @@ impl Membership {
     pub(super) async fn keep_session(&self, node_epoch: i64, every: Duration) -> Result<String, ApiError> {
         let mut outage = Outage::of("the session with the controller");
         loop {
-            match self.session(node_epoch, every, &mut outage).await {
+            let ended = self.session(node_epoch, every, &mut outage).await;
+            self.in_session.store(false, Ordering::Release);
+            match ended {
                 Err(failure) if !is_foreign(&failure) => outage.failed(&failure),
                 ended => return ended,
+            }
+            if self.shutdown.is_asked() {
+                // Nobody is there who could give its leads to others.
+                self.shutdown.begin();
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -38,13 +47,17 @@ impl Membership {
 
     async fn session(&self, node_epoch: i64, every: Duration, outage: &mut Outage) -> Result<String, ApiError> {
         let mut session = self.controller.node_session().await?;
+        self.in_session.store(true, Ordering::Release);
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut offered = None;
         loop {
+            let stopping = self.shutdown.is_asked();
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = self.beat_now.notified() => {}
+                () = self.shutdown.asked(), if !stopping => {}
+                () = tokio::time::sleep(STOPPING_BEAT), if stopping => {}
             }
             let beat = NodeBeat {
                 node_epoch,
@@ -52,12 +65,15 @@ impl Membership {
                 seen: self.seen(),
                 removed: self.disposal.removed(CONFIRMED_MAX),
                 candidates: self.candidates(&mut offered),
+                stopping: self.shutdown.is_asked(),
                 figures: self.figures(),
             };
-            let ended = session.beat(beat).await?;
+            let answer = session.beat(beat).await?;
             outage.ended();
-            if let Some(reason) = ended {
-                return Ok(reason);
+            match answer {
+                BeatAnswer::GoOn => {}
+                BeatAnswer::Over(reason) => return Ok(reason),
+                BeatAnswer::MayStop => self.shutdown.begin(),
             }
         }
     }

@@ -1,0 +1,48 @@
+//! Nodes that want to stop: what others can lead is led by them first, and they leave the in-sync sets that stay large
+//! enough without them (rule R23).
+
+use std::sync::Arc;
+
+use walser_metastore::Revision;
+use walser_model::NodeId;
+use walser_replication::control;
+use walser_rpc::ApiError;
+
+use super::Duties;
+use crate::cluster_view::ClusterView;
+use crate::committer::{Committed, Extra};
+
+impl<S: Clone + Default + Send + 'static> Duties<S> {
+    /// Does what is next for each node that wants to stop.
+    pub(super) async fn see_off(&self) -> Result<(), ApiError> {
+        for (node, node_epoch) in self.sessions.stopping() {
+            let _turn = self.nodes.turns().next().await?;
+            let (view, context) = self.nodes.committer().context()?;
+            if view.metadata.node(node).is_none_or(|known| known.epoch != node_epoch) {
+                continue;
+            }
+            if let Some(decision) = control::shut_down(&context, node) {
+                // Its partitions are looked at on the view that includes it.
+                if self.nodes.committer().commit(&view, &decision, Extra::default()).await? != Committed::Again {
+                    tracing::info!(%node, "a node wants to stop: its partitions are given to others");
+                }
+                continue;
+            }
+            let partitions = || view.metadata.partitions().map(|partition| &partition.record);
+            let drained: Vec<_> = partitions().filter_map(|record| control::drain(&context, record, node)).collect();
+            if !drained.is_empty() {
+                self.nodes.committer().commit_all(&view, drained, &Extra::default()).await?;
+            } else if control::can_stop(&context, node, partitions(), self.seen_by_others(&view, node).into_iter()) {
+                self.sessions.let_stop(node, node_epoch);
+            }
+        }
+        Ok(())
+    }
+
+    /// What every other node in service has seen of the metadata.
+    fn seen_by_others(&self, view: &Arc<ClusterView>, node: NodeId) -> Vec<Revision> {
+        let others = view.metadata.nodes().filter(|(other, entry)| *other != node && !entry.liveness.fenced);
+        let (now, limit) = (self.clock.monotonic(), self.config.session);
+        others.filter_map(|(other, entry)| self.sessions.seen(other, entry.epoch, now, limit)).collect()
+    }
+}
