@@ -1,7 +1,7 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test clients crash-long fuzz-long sim sim-long sim-mutations sim-shard bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
+.PHONY: help build run demo test test-faults clients crash-long fuzz-long sim sim-long sim-mutations sim-shard bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -17,6 +17,9 @@ demo: build ## Send real records, read them back, check every byte (KEEP=1 leave
 
 test: ## Install what the tests need and run them all
 	scripts/test.sh
+
+test-faults: ## Rows of the fault matrix on a cluster under load, a verdict each (ROW=n TIMES=10)
+	scripts/faults.sh $(ROW)
 
 clients: ## Build the programs in examples/ by the printed commands, and run them through a restart (LANGS="go java")
 	cargo build -p walser

@@ -20,6 +20,8 @@ mod cluster_up;
 mod decoded_cost;
 #[path = "standalone/elections.rs"]
 mod elections;
+#[path = "standalone/fault_rows.rs"]
+mod fault_rows;
 #[path = "standalone/faults.rs"]
 mod faults;
 #[path = "standalone/generated_client.rs"]
@@ -30,6 +32,8 @@ mod hurt_copies;
 mod inspect;
 #[path = "standalone/kill.rs"]
 mod kill;
+#[path = "standalone/load.rs"]
+mod load;
 #[path = "standalone/logs.rs"]
 mod logs;
 #[path = "standalone/many.rs"]

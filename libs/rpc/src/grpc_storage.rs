@@ -169,6 +169,11 @@ impl StorageClient for GrpcStorage {
         offset_answer(found)
     }
 
+    fn give_up(&self) {
+        self.appends.iter().for_each(PipelinedStream::reset);
+        self.fetches.iter().for_each(PipelinedStream::reset);
+    }
+
     async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, ApiError> {
         let answer = self.calls.clone().describe_partitions(describe_message(partitions)).await?.into_inner();
         Ok(answer.figures.into_iter().map(figures).collect())

@@ -28,8 +28,10 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// The frame size that costs the fewest system calls per byte.
 const FRAME_BYTES: u32 = 256 << 10;
-/// A peer that does not answer a ping within this time is gone: its calls fail instead of waiting for ever.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// A peer that says nothing for this long is sent a ping, and one that does not answer it in time is gone: its calls fail
+/// instead of waiting for ever. Together no longer than the session of a storage node, after which another one leads.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// What generated clients call through: a channel over TCP, or the callee's routes in this process.
@@ -99,7 +101,7 @@ fn channel(endpoint: &Endpoint, reason: Reason) -> Connection {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_lazy();
     let service =
@@ -176,7 +178,8 @@ impl Network {
         Ok(())
     }
 
-    /// Makes the storage nodes known that have changed in the metadata. Those of this process are left alone.
+    /// Makes the storage nodes known that have changed in the metadata, and gives up waiting for those that are fenced: one
+    /// that hangs answers nothing, and others lead its partitions now. Those of this process are left alone.
     pub fn dial_changed<T>(&self, view: &View<T>, changes: &Changes) {
         for (id, node) in changes.nodes.iter().filter_map(|id| Some((*id, view.node(*id)?))) {
             let address = &node.registration.internal_address;
@@ -186,6 +189,16 @@ impl Network {
                 tracing::error!(node = %id, %error, "a storage node's address cannot be used");
             }
         }
+        if changes.nodes.is_empty() && changes.partitions.is_empty() {
+            return;
+        }
+        // Also with every change of partitions: what was sent to it before its leads had gone is sent to others then.
+        let fenced = view.nodes().filter(|(_, node)| node.liveness.fenced).map(|(id, _)| id);
+        let given_up: Vec<_> = {
+            let known = self.known.lock();
+            fenced.filter_map(|id| known.storage.get(&id).map(|found| Arc::clone(&found.client))).collect()
+        };
+        given_up.iter().for_each(|client| client.give_up());
     }
 
     /// Makes a controller in another process known, by its address.

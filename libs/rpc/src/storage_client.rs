@@ -161,6 +161,10 @@ pub trait StorageClient: Send + Sync + Debug {
     /// Looks an offset up.
     async fn look_up(&self, partition: LedPartition, query: OffsetQuery) -> Result<OffsetAnswer, ApiError>;
 
+    /// The node does not count any more: whoever waits for it is told now that no answer comes. Later calls reach it, if it
+    /// is there.
+    fn give_up(&self) {}
+
     /// What the node says of partitions that it leads, in their order.
     async fn describe(&self, partitions: &[TopicPartition]) -> Result<Vec<DescribedPartition>, ApiError>;
 }

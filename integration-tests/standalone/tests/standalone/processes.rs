@@ -190,13 +190,19 @@ impl Cluster {
 
     /// The same. The error is what the process has printed before it ended.
     pub(crate) fn try_another_node(&self, number: i32) -> Result<Service, String> {
+        self.try_node_with(number, &[])
+    }
+
+    /// The same, with more settings.
+    pub(crate) fn try_node_with(&self, number: i32, more: &[&str]) -> Result<Service, String> {
         let dir = self.node_dir(number);
         std::fs::create_dir_all(&dir).unwrap();
-        let settings = [
+        let mut settings = vec![
             format!("storage.data={}", dir.join("storage").display()),
             format!("storage.node.id={number}"),
             format!("controller.address={}", self.controller_address()),
         ];
+        settings.extend(more.iter().map(|setting| (*setting).to_owned()));
         Service::try_start("walser-storage-node", &dir, &settings)
     }
 
@@ -384,7 +390,8 @@ async fn a_node_id_that_is_in_service_on_another_directory_is_refused() {
     second.wait().unwrap();
 }
 
-fn signal(name: &str, service: &Service) {
+/// Sends a signal to a service.
+pub(crate) fn signal(name: &str, service: &Service) {
     let pid = service.ready.child.id().to_string();
     assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
 }

@@ -10,7 +10,7 @@ use walser_history::{Event, History, HistoryRecord};
 use walser_proto::v1 as pb;
 
 use crate::faults::until;
-use crate::processes::{Cluster, Service};
+use crate::processes::{Cluster, Service, signal};
 use crate::server::{place, read_all, values, write};
 
 pub(crate) const NODES: i32 = 3;
@@ -43,6 +43,18 @@ impl Nodes {
 
     pub(crate) fn stop(&mut self, number: i32) {
         self.nodes[usize::try_from(number - 1).unwrap()].take().unwrap().stop();
+    }
+
+    /// Suspends a node, or lets it go on.
+    pub(crate) fn signal(&self, number: i32, name: &str) {
+        let node = &self.nodes[usize::try_from(number - 1).unwrap()];
+        signal(name, node.as_ref().unwrap());
+    }
+
+    /// Starts a node that does not run, with more settings.
+    pub(crate) fn restart_with(&mut self, number: i32, more: &[&str]) {
+        let started = self.cluster.try_node_with(number, more).unwrap_or_else(|printed| panic!("{printed}"));
+        self.nodes[usize::try_from(number - 1).unwrap()] = Some(started);
     }
 
     pub(crate) fn restart(&mut self, number: i32) {
@@ -86,10 +98,10 @@ pub(crate) async fn leader(client: &Client, topic: &str) -> i32 {
 
 /// What clients have seen, for a judge.
 #[derive(Debug, Clone, Default)]
-struct Seen(Arc<Mutex<History>>);
+pub(crate) struct Seen(Arc<Mutex<History>>);
 
 impl Seen {
-    fn note(&self, event: Event) {
+    pub(crate) fn note(&self, event: Event) {
         self.0.lock().unwrap().push(event).unwrap();
     }
 
@@ -100,8 +112,15 @@ impl Seen {
         self.note(send.ok().at(offset.unsigned_abs()));
     }
 
+    /// Nothing is lost, nothing is there twice, and all is in order. Returns how many records were acknowledged.
+    pub(crate) fn assert_valid(self) -> u64 {
+        let verdict = Arc::into_inner(self.0).unwrap().into_inner().unwrap().check();
+        assert!(verdict.valid && verdict.counts.acknowledged > 0 && verdict.counts.unread == 0, "{verdict:?}");
+        verdict.counts.acknowledged
+    }
+
     /// Reads a whole partition. Returns how many records there are.
-    async fn read(&self, client: &Client, partition: i32, last: bool) -> usize {
+    pub(crate) async fn read(&self, client: &Client, partition: i32, last: bool) -> usize {
         let assign = Event::assign("reader", "t", &[partition.unsigned_abs()]);
         self.note(assign.clone());
         self.note(assign.ok());
@@ -157,8 +176,7 @@ async fn a_leader_killed_five_times_under_load_loses_and_repeats_nothing() {
     for partition in 0..3 {
         seen.read(&client, partition, true).await;
     }
-    let verdict = Arc::into_inner(seen.0).unwrap().into_inner().unwrap().check();
-    assert!(verdict.valid && verdict.counts.acknowledged > 0 && verdict.counts.unread == 0, "{verdict:?}");
+    seen.assert_valid();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -83,11 +83,12 @@ impl<A> Drop for Waiter<A> {
 pub(super) struct PipelinedStream<W: Wire> {
     queue: mpsc::Sender<Item<W>>,
     next: Arc<AtomicI64>,
+    resets: watch::Sender<()>,
 }
 
 impl<W: Wire> Clone for PipelinedStream<W> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), next: Arc::clone(&self.next) }
+        Self { queue: self.queue.clone(), next: Arc::clone(&self.next), resets: self.resets.clone() }
     }
 }
 
@@ -101,8 +102,9 @@ impl<W: Wire> PipelinedStream<W> {
     /// Starts a lane; nothing is connected yet. It ends with its last clone.
     pub(super) fn start(wire: W) -> Self {
         let (queue, items) = mpsc::channel(QUEUE);
-        tokio::spawn(run(wire, items));
-        Self { queue, next: Arc::default() }
+        let (resets, reset) = watch::channel(());
+        tokio::spawn(run(wire, items, reset));
+        Self { queue, next: Arc::default(), resets }
     }
 
     /// Hands over a request; gives back its number.
@@ -120,6 +122,11 @@ impl<W: Wire> PipelinedStream<W> {
         number
     }
 
+    /// Nobody waits for the node any more: whoever does is told that the stream broke.
+    pub(super) fn reset(&self) {
+        self.resets.send_replace(());
+    }
+
     /// Nobody waits for a request any more.
     pub(super) fn cancel(&self, number: i64) {
         // Without it the answer comes, and is dropped.
@@ -128,14 +135,22 @@ impl<W: Wire> PipelinedStream<W> {
 }
 
 /// Opens a stream whenever there is something to send.
-async fn run<W: Wire>(wire: W, mut items: mpsc::Receiver<Item<W>>) {
+async fn run<W: Wire>(wire: W, mut items: mpsc::Receiver<Item<W>>, mut resets: watch::Receiver<()>) {
     while let Some(item) = items.recv().await {
         let Item::Request { .. } = &item else { continue };
+        resets.mark_unchanged();
         let (sender, requests) = mpsc::channel(ON_THE_WAY);
-        match wire.open(ReceiverStream::new(requests)).await {
+        let opened = tokio::select! {
+            opened = wire.open(ReceiverStream::new(requests)) => opened,
+            () = reset(&mut resets) => Err(Status::cancelled("the node is given up")),
+        };
+        match opened {
             Ok(answers) => {
                 let stream = Stream::<W> { answers, waiting: HashMap::new() };
-                stream.exchange(sender, item, &mut items).await;
+                tokio::select! {
+                    () = stream.exchange(sender, item, &mut items) => {}
+                    () = reset(&mut resets) => tracing::debug!("a stream to a storage node is given up"),
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "a stream to a storage node cannot be opened");
@@ -143,6 +158,13 @@ async fn run<W: Wire>(wire: W, mut items: mpsc::Receiver<Item<W>>) {
                 while items.try_recv().is_ok() {}
             }
         }
+    }
+}
+
+/// Waits until the lane is reset. It never is where nobody can do that any more.
+async fn reset(resets: &mut watch::Receiver<()>) {
+    if resets.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -240,6 +262,8 @@ mod tests {
         Away,
         /// It lets go of the requests, and says nothing about it.
         Deaf,
+        /// It takes requests, and says nothing.
+        Hangs,
         /// It takes the first request, and ends its answers.
         Ends,
         /// It takes some requests, lets go of the others, and then answers what it has taken.
@@ -278,6 +302,7 @@ mod tests {
             let answers: BoxStream<'static, _> = match self {
                 Self::Away => return Err(Status::new(Code::Unavailable, "away")),
                 Self::Deaf => stream::pending().boxed(),
+                Self::Hangs => requests.filter_map(|_| std::future::ready(None)).boxed(),
                 Self::Ends => requests.take(1).filter_map(|_| std::future::ready(None)).boxed(),
                 Self::Drains => {
                     let taken = requests.take(TAKEN).collect::<Vec<_>>();
@@ -311,6 +336,22 @@ mod tests {
         }
         let all = futures::future::try_join_all(waiting);
         tokio::time::timeout(LONG, all).await.expect("everybody is answered").expect("nobody is forgotten")
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_node_that_hangs_is_told_when_it_is_given_up() {
+        let lane = PipelinedStream::start(Broken::Hangs);
+        let (told, mut outcome) = oneshot::channel();
+        lane.send(0, move |outcome| told.send(outcome).expect("somebody waits"));
+        let mut ticks = tokio::time::interval(Duration::from_millis(1));
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut outcome => break outcome.expect("nobody is forgotten"),
+                _ = ticks.tick() => lane.reset(),
+            }
+        };
+        assert!(outcome.is_err());
+        drop(lane);
     }
 
     #[tokio::test]
