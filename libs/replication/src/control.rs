@@ -29,8 +29,8 @@ pub use elect::{
 };
 pub use isr::{Refusal, alter_isr, change_min_isr, renew_epoch};
 pub use members::{
-    ReplicaIntegrity, admit, can_stop, counted, drain, elect_again, fence, give_up, is_only_eligible, register,
-    shut_down, sweep, unfence,
+    ReplicaIntegrity, admit, can_stop, counted, drain, elect_again, fence, give_up, hand_over, is_only_eligible,
+    register, shut_down, sweep, unfence,
 };
 pub use merge::{MERGED_PARTITIONS_MAX, OPERATIONS_MAX, merge};
 pub use moves::{BadTarget, advance_reassignment, reassign};

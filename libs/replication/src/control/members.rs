@@ -222,6 +222,18 @@ pub fn drain<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>, n
     (state != record.state).then(|| Decision::of_partition(context, record, state, on))
 }
 
+/// A living leader says that it cannot write at present, in the leader epoch that it knew then: another one leads, where one
+/// can. `None`: there is nothing to do.
+pub fn hand_over<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    node: NodeId,
+    leader_epoch: LeaderEpoch,
+) -> Option<Decision<P>> {
+    let leads = record.state.leader == Some(node) && record.state.leader_epoch == leader_epoch;
+    leads.then(|| drain(context, record, node))?
+}
+
 /// Whether a node that wants to stop may go: it leads nothing that another one could lead, is in sync nowhere where it can
 /// be spared, and every other live node has seen that (`seen`: the metadata revision of each).
 pub fn can_stop<'a, P: 'a>(

@@ -467,3 +467,14 @@ fn those_who_have_everything_are_declared_lost_only_while_they_are_away() {
     assert_eq!((state.leader, state.elr, state.recovering), (Some(NodeId(3)), NodeSet::EMPTY, true));
     assert_eq!(state.last_known_elr, ids(&[1]));
 }
+
+#[test]
+fn a_leader_that_cannot_write_is_followed_by_one_in_sync_in_the_epoch_in_which_it_says_so() {
+    let context = context();
+    let whole = record(&[1, 2, 3], &[1, 2, 3], 2);
+    let state = written(hand_over(&context, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
+    assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[2, 3])));
+    assert_eq!(hand_over(&context, &whole, NodeId(1), LeaderEpoch(6)), None, "it was said of another epoch");
+    assert_eq!(hand_over(&context, &whole, NodeId(2), LeaderEpoch(7)), None, "it does not lead");
+    assert_eq!(hand_over(&context, &record(&[1, 2, 3], &[1], 1), NodeId(1), LeaderEpoch(7)), None);
+}

@@ -198,11 +198,12 @@ impl ControllerService for Controller {
         let proposals = proposals.collect::<Result<Vec<_>, _>>()?;
         let given_up = request.given_up.iter().filter_map(walser_proto::topic_partition);
         let given_up: Vec<_> = given_up.collect();
+        let handed_over: Vec<_> = request.handed_over.iter().filter_map(walser_proto::topic_partition).collect();
         let outcome = |proposed: Proposed| match proposed {
             Proposed::Accepted => pbi::IsrOutcome { accepted: true, ineligible_node_id: None },
             Proposed::Refused(node) => pbi::IsrOutcome { accepted: false, ineligible_node_id: node.map(|node| node.0) },
         };
-        let outcomes = self.nodes.alter_isr(caller, &proposals, &given_up).await?;
+        let outcomes = self.nodes.alter_isr(caller, &proposals, (&given_up, &handed_over)).await?;
         // It comes again until somebody else leads, for each of them: one line says it.
         if let Some((first, _)) = given_up.first() {
             let partitions = given_up.len();
@@ -278,7 +279,10 @@ impl Controller {
             self.check_later(node, seen);
         }
         let (stats, stopping) = (beat.stats.unwrap_or_default(), beat.stopping);
-        self.heard(node, Session { node_epoch, metadata_version: version, stats, stopping, ..Session::default() });
+        let unwritable = stats.disks.iter().any(|disk| disk.full || disk.failed);
+        let metadata_version = version;
+        let session = Session { node_epoch, metadata_version, stats, stopping, unwritable, ..Session::default() };
+        self.heard(node, session);
         let offers = beat.candidates.iter().filter_map(|message| offer_of((node, node_epoch), message));
         self.sessions.offer(offers);
         let removed = beat.removed_topic_ids.iter().filter_map(|id| topic_id(id));

@@ -21,9 +21,12 @@ pub(crate) enum Proposed {
     Refused(Option<NodeId>),
 }
 
+/// A partition, and the leader epoch in which a node speaks of it.
+type Led = (TopicPartition, LeaderEpoch);
+
 impl Nodes {
-    /// Writes what leaders propose, as far as it may be (rule R10), and takes a node out of partitions for which it says that
-    /// it cannot be relied on. What becomes of each proposal, in their order.
+    /// Writes what leaders propose, as far as it may be (rule R10), takes a node out of partitions for which it says that it
+    /// cannot be relied on, and moves the lead of those to which it cannot write at present. What becomes of each proposal, in their order.
     ///
     /// # Errors
     /// When this controller does not lead, or nothing can be decided now: any part of it may have been written.
@@ -31,7 +34,7 @@ impl Nodes {
         &self,
         (node, node_epoch): (NodeId, Revision),
         proposals: &[(TopicPartition, AlterIsr)],
-        given_up: &[(TopicPartition, LeaderEpoch)],
+        (given_up, handed_over): (&[Led], &[Led]),
     ) -> Result<Vec<Proposed>, ApiError> {
         let mut outcomes = vec![None; proposals.len()];
         for _ in 0..ATTEMPTS_MAX {
@@ -59,11 +62,11 @@ impl Nodes {
                 }
             }
             if current(&view, node_epoch).is_some_and(|(known, _)| known == node) {
-                for (id, leader_epoch) in given_up {
-                    let found = view.metadata.partition(*id);
-                    let decided =
-                        found.and_then(|found| control::give_up(&context, &found.record, node, *leader_epoch));
-                    if let Some(decision) = decided {
+                let asked = given_up.iter().map(|led| (led, true)).chain(handed_over.iter().map(|led| (led, false)));
+                for ((id, leader_epoch), for_good) in asked {
+                    let Some(found) = view.metadata.partition(*id) else { continue };
+                    let decide = if for_good { control::give_up } else { control::hand_over };
+                    if let Some(decision) = decide(&context, &found.record, node, *leader_epoch) {
                         decisions.entry(*id).or_insert(decision);
                     }
                 }

@@ -65,6 +65,7 @@ pub(crate) struct ToFollower {
 pub(crate) struct ToController {
     pub(crate) proposals: BTreeMap<TopicPartition, AlterIsr>,
     pub(crate) given_up: BTreeMap<TopicPartition, LeaderEpoch>,
+    pub(crate) handed_over: BTreeMap<TopicPartition, LeaderEpoch>,
 }
 
 /// A log that is to be copied from its leader.
@@ -190,6 +191,9 @@ impl Peers for Outbox {
             Outgoing::Left => self.forget(partition),
             Outgoing::Propose(proposal) => self.lanes.controller.add(|waiting| {
                 waiting.proposals.insert(partition, proposal);
+            }),
+            Outgoing::HandOver { leader_epoch } => self.lanes.controller.add(|waiting| {
+                waiting.handed_over.insert(partition, leader_epoch);
             }),
             Outgoing::GiveUp { leader_epoch } => self.lanes.controller.add(|waiting| {
                 waiting.given_up.insert(partition, leader_epoch);

@@ -32,6 +32,8 @@ pub(crate) enum Outgoing {
     Propose(AlterIsr),
     /// To the controller: this node cannot be relied on for the partition, as it is in this leader epoch.
     GiveUp { leader_epoch: LeaderEpoch },
+    /// To the controller: this node cannot write at present, and leads in this leader epoch.
+    HandOver { leader_epoch: LeaderEpoch },
     /// Get the log of the leader: [`FromPeer::Copied`] ends it, one way or the other.
     Copy { leader: NodeId, leader_epoch: LeaderEpoch, work: WorkId, config: LogConfig },
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use walser_log::{CompleteCopy, LogCopy, Slice};
+use walser_log::{CompleteCopy, LogCopy, ReadError, Slice};
 use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_rpc::{ApiError, Reason};
@@ -133,8 +133,11 @@ impl Links {
         let (mut next, below) = (log_start, replica.reader.log_end());
         loop {
             let read = read_disk(replica.reader.clone(), next, below).await;
-            let Slice { batches, next_offset } =
-                read.map_err(|error| ApiError::new(Reason::StorageError, error.to_string()))?;
+            let failed = |error: ReadError| {
+                self.engine.shards.note_damage(partition, &error);
+                ApiError::new(Reason::StorageError, error.to_string())
+            };
+            let Slice { batches, next_offset } = read.map_err(failed)?;
             if !replica.serving() || replica.epoch() != epoch {
                 return Err(not_leader(self.node));
             }

@@ -1,8 +1,9 @@
 //! What shards ask the controller for: in-sync sets, and to be taken out of partitions.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use walser_model::NodeId;
+use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_rpc::{ApiError, Outage};
 
@@ -23,15 +24,12 @@ pub(super) async fn propose(links: Links) {
     let mut outage = Outage::of("in-sync sets proposed to the controller");
     loop {
         lane.changed().await;
-        let ToController { mut proposals, mut given_up } = lane.take();
-        while !proposals.is_empty() || !given_up.is_empty() {
-            let later = proposals.keys().nth(REQUEST_MAX).copied();
-            let rest = later.map(|later| proposals.split_off(&later)).unwrap_or_default();
-            let later = given_up.keys().nth(REQUEST_MAX).copied();
-            let left = later.map(|later| given_up.split_off(&later)).unwrap_or_default();
+        let ToController { mut proposals, mut given_up, mut handed_over } = lane.take();
+        while !proposals.is_empty() || !given_up.is_empty() || !handed_over.is_empty() {
             let part = ToController {
-                proposals: std::mem::replace(&mut proposals, rest),
-                given_up: std::mem::replace(&mut given_up, left),
+                proposals: first(&mut proposals),
+                given_up: first(&mut given_up),
+                handed_over: first(&mut handed_over),
             };
             match links.ask(&part).await {
                 Ok(outcomes) => {
@@ -55,6 +53,20 @@ pub(super) async fn propose(links: Links) {
     }
 }
 
+/// Takes the first entries, as many as one request may have.
+fn first<V>(all: &mut BTreeMap<TopicPartition, V>) -> BTreeMap<TopicPartition, V> {
+    let later = all.keys().nth(REQUEST_MAX).copied();
+    let rest = later.map(|later| all.split_off(&later)).unwrap_or_default();
+    std::mem::replace(all, rest)
+}
+
+fn references(partitions: &BTreeMap<TopicPartition, LeaderEpoch>) -> Vec<pbi::PartitionRef> {
+    let reference = |(partition, leader_epoch): (&TopicPartition, &LeaderEpoch)| {
+        walser_proto::partition_ref(*partition, *leader_epoch)
+    };
+    partitions.iter().map(reference).collect()
+}
+
 impl Links {
     async fn ask(&self, part: &ToController) -> Result<Vec<pbi::IsrOutcome>, ApiError> {
         let node_epoch = self.node_epoch.load(std::sync::atomic::Ordering::Acquire);
@@ -66,11 +78,8 @@ impl Links {
                 .iter()
                 .map(|(partition, proposal)| proposal_message(*partition, proposal))
                 .collect(),
-            given_up: part
-                .given_up
-                .iter()
-                .map(|(partition, leader_epoch)| walser_proto::partition_ref(*partition, *leader_epoch))
-                .collect(),
+            given_up: references(&part.given_up),
+            handed_over: references(&part.handed_over),
         };
         let late = |_| ApiError::new(walser_rpc::Reason::ControllerNotAvailable, "the controller does not answer");
         tokio::time::timeout(ANSWER_MAX, self.controller.alter_isr(request)).await.map_err(late)?

@@ -102,7 +102,19 @@ impl Partition {
     /// Time has passed.
     pub(crate) fn tick(&mut self, context: &ShardContext) {
         self.step(ReplicaEvent::Tick, context);
+        self.hand_over(context);
         self.reopen_in_time(context);
+    }
+
+    /// Has another replica lead, where one is in sync, while this node cannot write: its disk is full, or not there.
+    fn hand_over(&self, context: &ShardContext) {
+        let node = context.node;
+        let others =
+            self.replica.partition().is_some_and(|(partition, _)| partition.isr.iter().any(|other| other != node));
+        if self.leads() && others && (context.space.full() || context.misplaced.get().is_some()) {
+            let leader_epoch = self.known_epoch();
+            context.peers.tell(self.log.partition(), Outgoing::HandOver { leader_epoch });
+        }
     }
 
     /// Gives an event to the replica, and does what it says.

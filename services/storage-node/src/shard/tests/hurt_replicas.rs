@@ -187,3 +187,24 @@ fn a_log_that_fails_in_a_deletion_is_known_to_have_failed() {
         assert!(!failed || found.handle.failed(), "stop {stop}");
     }
 }
+
+#[test]
+fn a_leader_whose_disk_is_full_has_another_one_lead_and_one_that_is_alone_does_not() {
+    let handed_over = |replicas: &[i32], full: bool| {
+        let disk = MemoryDisk::simulated(256 << 20);
+        let mut shard = shard_on(&disk);
+        let outbox = with_outbox(&mut shard);
+        install(&mut shard, 1, 1, replicas);
+        let _first = append(&mut shard, 0, AppendPermit::uncounted());
+        flush(&mut shard);
+        turn(&mut shard);
+        if full {
+            shard.context.space.note_full(&shard.context.directory);
+        }
+        shard.keep_up(Duration::from_secs(1000));
+        outbox.to_controller().take().handed_over.get(&partition(0)).copied()
+    };
+    assert_eq!(handed_over(&[1, 2, 3], true), Some(LeaderEpoch(1)));
+    assert_eq!(handed_over(&[1, 2, 3], false), None);
+    assert_eq!(handed_over(&[1], true), None);
+}

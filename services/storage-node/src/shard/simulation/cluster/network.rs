@@ -72,6 +72,8 @@ impl Cluster {
                     let epoch = self.nodes[node].epoch;
                     self.control.asked.push((node, epoch, partition, Asked::AlterIsr(proposal)));
                 }
+                // A full disk has space again in the end.
+                Outgoing::HandOver { .. } => {}
                 Outgoing::GiveUp { leader_epoch } => {
                     let epoch = self.nodes[node].epoch;
                     self.control.asked.push((node, epoch, partition, Asked::GiveUp(leader_epoch)));
