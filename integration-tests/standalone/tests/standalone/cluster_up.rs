@@ -38,10 +38,14 @@ impl Up {
         Self { child, dir: dir.to_owned() }
     }
 
-    fn act(&self, arguments: &[&str]) -> Output {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(["cluster", arguments[0], "--dir"]).arg(&self.dir).args(&arguments[1..]);
-        command.output().unwrap()
+        command
+    }
+
+    fn act(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     fn act_ok(&self, arguments: &[&str]) {
@@ -118,6 +122,11 @@ async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("has not come up: ") && said.contains("meta"), "{said}");
     std::fs::write(&meta, sound).unwrap();
+    // What waits for another process does not keep that from being resumed.
+    up.act_ok(&["pause", "controller"]);
+    let mut starting = up.command(&["start", "storage-node", "3"]).spawn().unwrap();
+    up.act_ok(&["resume", "controller"]);
+    assert!(starting.wait().unwrap().success());
     up.act_ok(&["stop", "gateway", "1"]);
     up.act_ok(&["start"]);
     assert_eq!(values(&up.client(), "t", 0).await, ["one", "two", "three"]);

@@ -1,12 +1,13 @@
 //! How other terminals reach the supervisor: a Unix socket in the directory of the cluster, one line of JSON each way.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::layout::{self, ClusterFile, ClusterProcess};
 use crate::cli::ClusterRole;
@@ -15,6 +16,8 @@ use crate::error::{CliError, UNAVAILABLE};
 /// Most bytes of a request, and of an answer.
 const REQUEST_BYTES_MAX: u64 = 4 << 10;
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// Terminals that wait for an answer at once; more wait until one has it.
+const CONNECTIONS_MAX: usize = 16;
 /// A client that connects and says nothing for so long is left.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -56,7 +59,7 @@ pub(crate) struct Asked {
     answer: oneshot::Sender<ControlAnswer>,
 }
 
-/// Takes requests from now on, one after the other.
+/// Takes requests from now on.
 ///
 /// # Errors
 /// When the system gives no socket there.
@@ -68,24 +71,35 @@ pub(crate) fn listen(socket: &Path) -> Result<mpsc::Receiver<Asked>, CliError> {
         failed.with_help("a socket's path has about 100 characters at most: choose a shorter --dir")
     })?;
     let (sender, requests) = mpsc::channel(1);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::spawn(async move {
-        while let Ok((mut connection, _)) = listener.accept().await {
-            let read = tokio::time::timeout(PATIENCE, read::<ControlRequest>(&mut connection, REQUEST_BYTES_MAX));
-            let answer = match read.await {
-                Ok(Ok(request)) => {
-                    let (answer, answered) = oneshot::channel();
-                    if sender.send(Asked { request, answer }).await.is_err() {
-                        break;
-                    }
-                    answered.await.unwrap_or_else(|_| ControlAnswer::Failed("the cluster stops".to_owned()))
-                }
-                Ok(Err(error)) => ControlAnswer::Failed(format!("the request cannot be read: {error}")),
-                Err(_elapsed) => continue,
-            };
-            let _ = tokio::time::timeout(PATIENCE, write(&mut connection, &answer)).await;
+        while let Ok((connection, _)) = listener.accept().await {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                serve(connection, sender).await;
+                drop(place);
+            });
         }
     });
     Ok(requests)
+}
+
+/// Takes one request, and answers it when it is done.
+async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) {
+    let read = tokio::time::timeout(PATIENCE, read::<ControlRequest>(&mut connection, REQUEST_BYTES_MAX));
+    let answer = match read.await {
+        Ok(Ok(request)) => {
+            let (answer, answered) = oneshot::channel();
+            if sender.send(Asked { request, answer }).await.is_err() {
+                return;
+            }
+            answered.await.unwrap_or_else(|_| ControlAnswer::Failed("the cluster stops".to_owned()))
+        }
+        Ok(Err(error)) => ControlAnswer::Failed(format!("the request cannot be read: {error}")),
+        Err(_elapsed) => return,
+    };
+    let _ = tokio::time::timeout(PATIENCE, write(&mut connection, &answer)).await;
 }
 
 /// Asks the supervisor of the cluster in a directory, and returns the processes that were meant.

@@ -1,8 +1,9 @@
 //! Starts the processes of a cluster, watches them, and does with them what other terminals ask for.
 //!
-//! One thing at a time: a request waits until the one before is done. A process that has ended stays down until someone
-//! asks for its start.
+//! One thing at a time, but for starts: what is started may wait for another process that is to be resumed. A process that
+//! has ended stays down until someone asks for its start.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
@@ -36,6 +37,21 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Bytes at the end of a log in which the reason of a failure is looked for.
 const LOG_END_BYTES: u64 = 16 << 10;
+
+/// Processes that are being started, role by role.
+#[derive(Debug)]
+struct Starting {
+    /// All that are meant.
+    chosen: Vec<usize>,
+    /// Of the role that is started now.
+    waiting: Vec<usize>,
+    /// Those that come after them.
+    later: VecDeque<ClusterRole>,
+    deadline: Instant,
+}
+
+/// A start that another terminal has asked for.
+type Pending = (Asked, Starting);
 
 /// The processes of a cluster.
 #[derive(Debug)]
@@ -119,19 +135,67 @@ impl Supervisor {
         mut requests: mpsc::Receiver<Asked>,
         interrupts: &mut Interrupts,
     ) -> Result<(), CliError> {
+        let mut pending: Vec<Pending> = Vec::new();
         loop {
+            let look = if pending.is_empty() { LOOK } else { PAUSE };
             tokio::select! {
                 _ = interrupts.next() => return Ok(()),
-                Some(asked) = requests.recv() => {
-                    let outcome = self.obey(&asked.request).await;
-                    self.directory.write(&self.processes)?;
-                    asked.answer(outcome);
-                }
+                Some(asked) = requests.recv() => match self.take(&asked.request) {
+                    Ok(Some(starting)) => pending.push((asked, starting)),
+                    Ok(None) => {
+                        let outcome = self.obey(&asked.request).await;
+                        self.directory.write(&self.processes)?;
+                        asked.answer(outcome);
+                    }
+                    Err(why) => asked.answer(Err(why)),
+                },
                 _ = self.ended.recv() => {}
-                () = sleep(LOOK) => {}
+                () = sleep(look) => {}
             }
             if self.note_ended() {
                 self.directory.write(&self.processes)?;
+            }
+            for (asked, mut starting) in std::mem::take(&mut pending) {
+                match self.advance(&mut starting) {
+                    Ok(false) => pending.push((asked, starting)),
+                    Ok(true) => {
+                        self.directory.write(&self.processes)?;
+                        asked.answer(Ok(starting.chosen.iter().map(|index| self.processes[*index].clone()).collect()));
+                    }
+                    Err(why) => asked.answer(Err(why)),
+                }
+            }
+        }
+    }
+
+    /// Begins a start, if that is what is asked for.
+    fn take(&mut self, request: &ControlRequest) -> Result<Option<Starting>, String> {
+        if request.action != ControlAction::Start {
+            return Ok(None);
+        }
+        self.note_ended();
+        Ok(Some(self.begin(self.chosen(request)?)))
+    }
+
+    fn begin(&self, chosen: Vec<usize>) -> Starting {
+        let later = ClusterRole::value_variants().iter().copied().collect();
+        Starting { chosen, waiting: Vec::new(), later, deadline: Instant::now() }
+    }
+
+    /// Goes on with a start: true when everything serves.
+    fn advance(&mut self, starting: &mut Starting) -> Result<bool, String> {
+        loop {
+            while let Some(index) = starting.waiting.last().copied() {
+                if !self.serves(index, starting.deadline)? {
+                    return Ok(false);
+                }
+                starting.waiting.pop();
+            }
+            let Some(role) = starting.later.pop_front() else { return Ok(true) };
+            starting.waiting = self.of_role(&starting.chosen, role);
+            starting.deadline = Instant::now() + START_LIMIT;
+            for index in &starting.waiting {
+                self.spawn(*index).map_err(|error| format!("{}: {error}", self.processes[*index].name()))?;
             }
         }
     }
@@ -149,8 +213,7 @@ impl Supervisor {
         self.note_ended();
         let chosen = self.chosen(request)?;
         match request.action {
-            ControlAction::Status => {}
-            ControlAction::Start => self.start(&chosen).await?,
+            ControlAction::Status | ControlAction::Start => {}
             ControlAction::Stop => self.stop(&chosen).await,
             ControlAction::Kill => {
                 self.signal(&chosen, Signal::KILL);
@@ -201,15 +264,10 @@ impl Supervisor {
 
     /// Starts processes, role by role, and waits until each of them serves.
     async fn start(&mut self, indexes: &[usize]) -> Result<(), String> {
-        for role in ClusterRole::value_variants() {
-            let of_role = self.of_role(indexes, *role);
-            for index in &of_role {
-                self.spawn(*index).map_err(|error| format!("{}: {error}", self.processes[*index].name()))?;
-            }
-            let deadline = Instant::now() + START_LIMIT;
-            for index in of_role {
-                self.wait_until_serving(index, deadline).await?;
-            }
+        let mut starting = self.begin(indexes.to_vec());
+        while !self.advance(&mut starting)? {
+            sleep(PAUSE).await;
+            self.note_ended();
         }
         Ok(())
     }
@@ -231,23 +289,21 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn wait_until_serving(&mut self, index: usize, deadline: Instant) -> Result<(), String> {
-        loop {
-            self.note_ended();
-            let process = &self.processes[index];
-            let Some(pid) = process.pid else {
-                return Err(not_serving(process, "has not come up"));
-            };
-            let text = std::fs::read(self.directory.ready_file_of(process)).unwrap_or_default();
-            let ready: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-            if ready["pid"] == pid {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(not_serving(process, "does not serve yet"));
-            }
-            sleep(PAUSE).await;
+    /// Whether a process serves; an error when it has ended, or its time is over.
+    fn serves(&self, index: usize, deadline: Instant) -> Result<bool, String> {
+        let process = &self.processes[index];
+        let Some(pid) = process.pid else {
+            return Err(not_serving(process, "has not come up"));
+        };
+        let text = std::fs::read(self.directory.ready_file_of(process)).unwrap_or_default();
+        let ready: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        if ready["pid"] == pid {
+            return Ok(true);
         }
+        if Instant::now() > deadline {
+            return Err(not_serving(process, "does not serve yet"));
+        }
+        Ok(false)
     }
 
     /// Waits until a gateway can name every storage node.
