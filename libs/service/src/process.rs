@@ -102,7 +102,7 @@ pub struct ProcessArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
     /// Allow addresses that other machines can reach, without TLS
-    #[arg(long)]
+    #[arg(long, alias = "insecure-internal")]
     pub insecure: bool,
 }
 

@@ -418,6 +418,13 @@ async fn errors_below_the_services_have_details_too() {
         Code::Unimplemented,
         "FEATURE_DISABLED",
     );
+    for internal in [
+        "/walser.internal.v1.ControllerService/AlterIsr",
+        "/walser.internal.v1.StorageService/RepairPartition",
+        "/walser.internal.v1.ReplicationService/CopyLog",
+    ] {
+        assert_row("internal service", call(internal, vec![]).await, Code::Unimplemented, "FEATURE_DISABLED");
+    }
     assert_row("52 not protobuf", call(produce, vec![0xff; 40]).await, Code::InvalidArgument, "FIELD_INVALID");
     assert_row(
         "52 not UTF-8",
