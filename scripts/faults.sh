@@ -13,6 +13,7 @@ processes() {
     1 | 2 | 3 | 5) echo "fault_rows::row_0$1" ;;
     14 | 22 | 24 | 28) echo "fault_rows::row_$1" ;;
     6) echo a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_from_the_leader ;;
+    1000) echo a_node_of_a_thousand_partitions_is_killed ;;
     29) echo a_replica_that_is_found_damaged_at_a_start_takes_the_log_of_the_leader ;;
     30) echo a_leader_whose_records_are_found_damaged_follows_and_takes_the_log_of_another ;;
     *) return 1 ;;
@@ -20,14 +21,14 @@ processes() {
 }
 
 status=0
-for row in "${@:-1 2 3 5 6 14 22 24 25 28 29 30}"; do
+for row in "${@:-1 2 3 5 6 14 22 24 25 28 29 30 1000}"; do
   for row in $row; do
     if [ "$row" = 25 ]; then
       test=(-p walser-storage-node --lib acknowledged_records_survive_on_other_nodes)
     elif name=$(processes "$row"); then
       test=(-p walser-standalone-tests --test standalone "$name")
     else
-      echo "row $row: no test here; there are 1 2 3 5 6 14 22 24 25 28 29 30" >&2
+      echo "row $row: no test here; there are 1 2 3 5 6 14 22 24 25 28 29 30 1000" >&2
       status=2
       continue
     fi

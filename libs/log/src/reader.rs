@@ -326,9 +326,21 @@ fn select(window: &[u8], from: Offset, below: Offset, bytes_max: usize, complete
             _ => return Err(ReadError::Corrupt { at: from }),
         };
         if header.next_offset() > from {
+            // Checksums do not cover the base offset: one that leaves a gap is damage.
+            let expected = chosen.map_or(from, |(_, next_offset)| next_offset);
+            if header.base_offset > expected {
+                match chosen {
+                    Some(_) => break,
+                    None => return Err(ReadError::Corrupt { at: from }),
+                }
+            }
             let over = chosen.is_some_and(|(first, _)| at + header.size - first > bytes_max);
             if over || header.next_offset() > below {
-                break;
+                // One that reaches beyond what there is may be damaged in its length.
+                match chosen {
+                    None if verify_crc(&rest[..header.size]).is_err() => return Err(ReadError::Corrupt { at: from }),
+                    _ => break,
+                }
             }
             if verify_crc(&rest[..header.size]).is_err() {
                 // What comes before the damage is good; the next read starts at the damage and says so.

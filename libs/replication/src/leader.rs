@@ -162,7 +162,7 @@ pub enum Contradiction {
 
 /// Too few replicas are in sync for `acks=all` (rule R25).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{isr} replicas are in sync, {min_isr} are needed")]
+#[error("replicas in sync: {isr}, and {min_isr} are needed")]
 pub struct NotEnoughReplicas {
     /// Number of replicas in sync.
     pub isr: usize,

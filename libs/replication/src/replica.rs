@@ -340,7 +340,7 @@ impl<W> Replica<W> {
     /// What it would offer if nobody who is known to have everything is left (rule R21): the epoch that it saw last, and
     /// where its log ends. `None`: it cannot say at present.
     pub fn candidate(&self, log: &impl ReplicaLog) -> Option<(LeaderEpoch, Offset)> {
-        let says = self.work.is_none() && !self.failed && self.integrity != ReplicaIntegrity::Gone;
+        let says = self.work.is_none() && !self.failed && !log.damaged() && self.integrity != ReplicaIntegrity::Gone;
         says.then(|| (log.latest_epoch().max(log.begun()), log.end()))
     }
 
@@ -370,9 +370,9 @@ impl<W> Replica<W> {
         }
     }
 
-    /// Whether another replica is known to have everything that was committed.
-    pub fn others_count(&self) -> bool {
-        self.known.as_ref().is_some_and(|known| known.others_count(self.node))
+    /// Whether another replica is in sync, and so has everything that was committed.
+    pub fn others_in_sync(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.partition.isr.iter().any(|other| other != self.node))
     }
 
     /// The partition as this node knows it, and its mod revision.

@@ -120,7 +120,7 @@ impl Nodes {
             }
             let integrity = |record: &PartitionRecord<TopicPartition>| match replaced {
                 Some(_) => ReplicaIntegrity::Gone,
-                None => control::counted(&record.state, node, held.integrity(record.key, older)),
+                None => control::counted(&context, &record.state, node, held.integrity(record.key, older)),
             };
             let records = view.metadata.partitions().map(|partition| &partition.record);
             let records = records.map(|record| (record, integrity(record))).collect::<Vec<_>>();
@@ -130,7 +130,7 @@ impl Nodes {
                 Some(decision) if decision.writes.iter().any(registers) => {
                     let extra = Extra { registration: Some(registration.clone()), ..Extra::default() };
                     if let Committed::At(revision) = self.committer.commit(&view, decision, extra).await? {
-                        held.report(node, older);
+                        held.report(node, older && replaced.is_none());
                         return Ok(revision);
                     }
                 }

@@ -264,9 +264,11 @@ pub(crate) async fn accept(
         let known = highest.entry(*partition).or_insert(*epoch);
         *known = (*known).max(*epoch);
     }
-    // What lets nodes register comes last. Producer ids need nothing: each start of a controller hands out others.
-    let partitions = raise_epochs(nodes, &highest).await?;
+    // First the revision: partitions are written above all that nodes have seen of them, who would ignore it otherwise. What
+    // lets nodes register comes last. Producer ids need nothing: each start of a controller hands out others.
     let version = store.raise_revision(seen.saturating_add(REVISIONS_SKIPPED)).await?;
+    views.catch_up().await?;
+    let partitions = raise_epochs(nodes, &highest).await?;
     accept_lineages(store, &rolled_back).await?;
     views.catch_up().await?;
     let nodes: BTreeSet<_> = rolled_back.iter().map(|claim| claim.node).collect();

@@ -211,7 +211,7 @@ impl Fetcher {
     fn failed(&self, partition: TopicPartition, error: &ReadError) -> ApiError {
         self.shards.note_damage(partition, error);
         match error {
-            ReadError::Corrupt { .. } if self.registry.others_count(partition) => replica_damaged(self.node),
+            ReadError::Corrupt { .. } if self.registry.others_in_sync(partition) => replica_damaged(self.node),
             error => read_failure(error, self.node),
         }
     }

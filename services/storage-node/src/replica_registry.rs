@@ -25,8 +25,8 @@ pub(crate) struct PartitionHandle {
     high_watermark: watch::Sender<Offset>,
     /// The high watermark is the end of the partition: a leader that has just begun does not know it yet (rule R4).
     end_known: AtomicBool,
-    /// Other replicas are in sync or eligible: what is damaged here is not lost.
-    others_count: AtomicBool,
+    /// Other replicas are in sync: what is damaged here is not lost.
+    others_in_sync: AtomicBool,
     /// What it would lead with.
     offer: Mutex<Option<LeadOffer>>,
     failed: AtomicBool,
@@ -68,7 +68,7 @@ impl PartitionHandle {
             epoch: AtomicI32::new(LeaderEpoch::NONE.0),
             high_watermark: watch::Sender::new(Offset::ZERO),
             end_known: AtomicBool::new(true),
-            others_count: AtomicBool::new(false),
+            others_in_sync: AtomicBool::new(false),
             offer: Mutex::new(None),
             failed: AtomicBool::new(false),
             problem: Mutex::default(),
@@ -147,13 +147,13 @@ impl PartitionHandle {
         self.end_known.load(Ordering::Acquire).then(|| self.high_watermark())
     }
 
-    /// Shows whether other replicas are in sync or eligible.
+    /// Shows whether other replicas are in sync.
     pub(crate) fn show_others(&self, count: bool) {
-        self.others_count.store(count, Ordering::Release);
+        self.others_in_sync.store(count, Ordering::Release);
     }
 
-    pub(crate) fn others_count(&self) -> bool {
-        self.others_count.load(Ordering::Acquire)
+    pub(crate) fn others_in_sync(&self) -> bool {
+        self.others_in_sync.load(Ordering::Acquire)
     }
 
     /// Shows what it would lead with, while nobody leads and it can say.
@@ -232,9 +232,9 @@ impl ReplicaRegistry {
         found.ok_or_else(|| self.refusal(partition))
     }
 
-    /// Whether other replicas of a partition are in sync or eligible.
-    pub(crate) fn others_count(&self, partition: TopicPartition) -> bool {
-        self.replicas.read().get(&partition).is_some_and(|replica| replica.others_count())
+    /// Whether other replicas of a partition are in sync.
+    pub(crate) fn others_in_sync(&self, partition: TopicPartition) -> bool {
+        self.replicas.read().get(&partition).is_some_and(|replica| replica.others_in_sync())
     }
 
     /// Refuses everything that changes what is on the disk. Returns whether that is new.

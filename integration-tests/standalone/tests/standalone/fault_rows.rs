@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use walser_client::Client;
 use walser_proto::v1 as pb;
@@ -104,6 +105,36 @@ async fn row_03_all_storage_nodes_are_killed_at_once() {
     load.go_on(&all, Instant::now(), 50).await;
     let records = load.judge(&client).await;
     verdict(3, &format!("{} x kill -9 of all storage nodes; {records} records, 0 lost, 0 twice, in order", times()));
+}
+
+/// Every partition takes writes again when a node with a third of the leads has died.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_a_thousand_partitions_is_killed() {
+    const MANY: i32 = 1000;
+    let (_dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    let client = nodes.cluster.client();
+    create_replicated(&client, "t", MANY, 2).await;
+    all_in_sync(&client, "t").await;
+    let mut first = JoinSet::new();
+    (0..MANY).for_each(|partition| probe(&mut first, &client, partition, "before"));
+    assert!(first.join_all().await.iter().all(|offset| *offset == 0));
+    let led = led_by(&client, 2, true).await.len();
+    let killed = Instant::now();
+    nodes.kill(2);
+    let mut probes = JoinSet::new();
+    (0..MANY).for_each(|partition| probe(&mut probes, &client, partition, "after"));
+    assert!(probes.join_all().await.iter().all(|offset| *offset == 1), "acknowledged once");
+    let took = killed.elapsed().as_secs_f64();
+    nodes.restart(2);
+    all_in_sync(&client, "t").await;
+    verdict(1000, &format!("{MANY} partitions, {led} led by the victim: all acknowledge {took:.2} s after the kill"));
+}
+
+/// Writes to a partition once, for as long as that takes.
+fn probe(probes: &mut JoinSet<i64>, client: &Client, partition: i32, value: &'static str) {
+    let client = client.clone();
+    probes.spawn(async move { write(&client, "t", partition, value).await });
 }
 
 /// As in KIP-966: whoever is left last need not be back for what the others had to be there.

@@ -467,3 +467,21 @@ fn a_log_without_its_directory_is_repaired() {
     site.flush().unwrap();
     site.check_contents();
 }
+
+/// Also in the base offset, which no checksum covers, and in the length in offsets, which decides how far a batch reaches.
+#[test]
+fn no_damaged_header_looks_like_the_end_of_the_log() {
+    for byte in 0..61 {
+        for bit in [0, 6] {
+            let mut site = site_of(4);
+            assert!(site.log.release_idle().unwrap());
+            let (path, _) = log_files(&site).remove(0);
+            site.disk.flip_bit(&path, byte, bit);
+            let reader = site.log.reader();
+            let end = site.log.log_end();
+            let read = reader.read(Offset(0), end, 100);
+            let moved = matches!(&read, Ok(slice) if slice.next_offset > Offset(0));
+            assert!(moved || matches!(read, Err(ReadError::Corrupt { .. })), "byte {byte}, bit {bit}: {read:?}");
+        }
+    }
+}

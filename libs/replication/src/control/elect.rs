@@ -23,6 +23,14 @@ pub struct Candidate {
     pub partition_epoch: i64,
 }
 
+/// Whether a replica has said so in this incarnation, of the partition as it is, and can lead.
+fn is_current<P>(context: &DecisionContext, record: &PartitionRecord<P>, candidate: &Candidate) -> bool {
+    let same = context.node(candidate.node).is_some_and(|found| found.epoch == candidate.node_epoch);
+    same && candidate.partition_epoch == record.epoch
+        && record.state.replicas.contains(&candidate.node)
+        && context.alive(candidate.node)
+}
+
 /// Makes a node the leader.
 pub(super) fn lead(state: &mut PartitionState, leader: Option<NodeId>) {
     state.leader = leader;
@@ -83,22 +91,31 @@ pub fn elect_named<P: Clone>(
 }
 
 /// Elects without proof although somebody who is known to have everything may come back: an operator has declared all of
-/// those lost. Of the others the one that has most leads. `None`: one of them is in service and is about to lead, the
-/// partition has a leader, or no candidate can lead.
+/// those lost. Of the others the one that has most leads, or a `named` one. `None`: one of them is in service and is about
+/// to lead, the partition has a leader, no candidate can lead, or a replica in service has not said yet what it has.
 pub fn elect_declared_lost<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
     candidates: &[Candidate],
+    named: Option<NodeId>,
 ) -> Option<Decision<P>> {
     let state = &record.state;
     let eligible = state.isr.union(&state.elr);
     if eligible.iter().any(|node| context.alive(node)) {
         return None;
     }
+    let said = |node: &NodeId| {
+        candidates.iter().any(|candidate| candidate.node == *node && is_current(context, record, candidate))
+    };
+    let candidates: Vec<_> = match named {
+        Some(node) => candidates.iter().filter(|candidate| candidate.node == node).copied().collect(),
+        None if !state.replicas.iter().filter(|node| context.alive(**node)).all(said) => return None,
+        None => candidates.to_vec(),
+    };
     let (isr, elr, last_known_elr) = (NodeSet::EMPTY, NodeSet::EMPTY, state.last_known_elr.union(&eligible));
     let state = PartitionState { isr, elr, last_known_elr, ..state.clone() };
     let lost = PartitionRecord { key: record.key.clone(), state, epoch: record.epoch };
-    let mut decision = elect_unclean(context, &lost, candidates, Recovery::Proactive)?;
+    let mut decision = elect_unclean(context, &lost, &candidates, Recovery::Proactive)?;
     eligible.iter().for_each(|node| decision.compare_node(context, node));
     Some(decision)
 }
@@ -132,12 +149,7 @@ pub fn elect_unclean<P: Clone>(
     if state.leader.is_some() || !state.isr.is_empty() || !state.elr.is_empty() {
         return None;
     }
-    let eligible = |candidate: &&Candidate| {
-        let same = context.node(candidate.node).is_some_and(|found| found.epoch == candidate.node_epoch);
-        same && candidate.partition_epoch == record.epoch
-            && state.replicas.contains(&candidate.node)
-            && context.alive(candidate.node)
-    };
+    let eligible = |candidate: &&Candidate| is_current(context, record, candidate);
     let answered: NodeSet = candidates.iter().filter(eligible).map(|candidate| candidate.node).collect();
     if recovery == Recovery::Balanced && !recovery_candidates(state).is_subset(&answered) {
         return None;

@@ -24,18 +24,26 @@ pub enum ReplicaIntegrity {
     Unclean,
     /// Not all of it: records on its disk are damaged, and stay so until somebody gives them up.
     Damaged,
-    /// Nothing: its directory is lost or replaced (amendment A5).
+    /// Nothing, or an older copy: its directory is lost or replaced (amendment A5).
     Gone,
 }
 
-/// What counts of a replica of which its node says `held` at its registration. Where nobody else has everything, damaged
-/// records are given up by people and not by an election: what is left of them leads. A replica of a partition that has
-/// no other is all there is, also on an older copy of the disk.
-pub fn counted(state: &PartitionState, node: NodeId, held: ReplicaIntegrity) -> ReplicaIntegrity {
+/// What counts of a replica of which its node says `held` at its registration. Where nobody else who has everything is in
+/// service, what is left of a damaged one leads: people give it up, or somebody comes back. A replica of a partition that
+/// has no other is all there is, also on an older copy of the disk (`Gone`).
+pub fn counted(
+    context: &DecisionContext,
+    state: &PartitionState,
+    node: NodeId,
+    held: ReplicaIntegrity,
+) -> ReplicaIntegrity {
     let only = match held {
-        ReplicaIntegrity::Intact | ReplicaIntegrity::Gone => false,
-        ReplicaIntegrity::Damaged => is_only_eligible(state, node),
-        ReplicaIntegrity::Unclean => state.replicas == [node],
+        ReplicaIntegrity::Intact | ReplicaIntegrity::Unclean => false,
+        ReplicaIntegrity::Damaged => {
+            let eligible = state.isr.union(&state.elr);
+            eligible.contains(node) && !eligible.iter().any(|other| other != node && context.alive(other))
+        }
+        ReplicaIntegrity::Gone => state.replicas == [node],
     };
     if only { ReplicaIntegrity::Intact } else { held }
 }
@@ -64,12 +72,13 @@ pub fn sweep<P: Clone>(
     }
     match held {
         ReplicaIntegrity::Intact => {}
-        ReplicaIntegrity::Unclean | ReplicaIntegrity::Damaged => {
+        ReplicaIntegrity::Unclean => {
             if state.elr.remove(node) {
                 state.last_known_elr.insert(node);
             }
         }
-        ReplicaIntegrity::Gone => {
+        // Of what it has any other replica may have more.
+        ReplicaIntegrity::Damaged | ReplicaIntegrity::Gone => {
             state.elr.remove(node);
             state.last_known_elr.remove(node);
         }
@@ -101,7 +110,15 @@ pub fn give_up<P: Clone>(
         return None;
     }
     if !is_only_eligible(&record.state, node) {
-        return sweep(context, record, node, ReplicaIntegrity::Unclean);
+        let mut swept = sweep(context, record, node, ReplicaIntegrity::Unclean)?;
+        if let Some(Write::Partition(_, state)) = swept.writes.first_mut()
+            && state.leader.is_some()
+            && state.leader_epoch == leader_epoch
+        {
+            // The leader knows what it has acknowledged, and would propose it again.
+            state.leader_epoch = state.leader_epoch.next();
+        }
+        return Some(swept);
     }
     let mut state = record.state.clone();
     if state.leader != Some(node) || !context.alive(node) {
@@ -139,8 +156,10 @@ fn counts_on<P>(record: &PartitionRecord<P>, node: NodeId, integrity: ReplicaInt
     let state = &record.state;
     let eligible = match integrity {
         ReplicaIntegrity::Intact => false,
-        ReplicaIntegrity::Unclean | ReplicaIntegrity::Damaged => state.elr.contains(node),
-        ReplicaIntegrity::Gone => state.elr.contains(node) || state.last_known_elr.contains(node),
+        ReplicaIntegrity::Unclean => state.elr.contains(node),
+        ReplicaIntegrity::Damaged | ReplicaIntegrity::Gone => {
+            state.elr.contains(node) || state.last_known_elr.contains(node)
+        }
     };
     eligible || state.isr.contains(node) || state.leader == Some(node)
 }

@@ -118,7 +118,7 @@ impl<W> Replica<W> {
     /// What waits is told where others have it: they go on without this replica. Where nobody else does, people decide.
     fn log_damaged(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         match self.machine {
-            Machine::Leads(_) if self.known.as_ref().is_some_and(|known| known.others_count(self.node)) => {
+            Machine::Leads(_) if self.known.as_ref().is_some_and(|known| known.partition.isr.len() > 1) => {
                 self.answer_all(WriteOutcome::LogFailed, out);
                 self.give_up(log, out);
             }
@@ -132,8 +132,8 @@ impl<W> Replica<W> {
     fn give_up(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         let Some(known) = self.known.as_ref().filter(|known| !known.alone()) else { return };
         let wanted = match &self.machine {
-            Machine::Leads(_) if log.damaged() => known.others_count(self.node),
-            Machine::Leads(_) => self.failed && known.partition.isr.len() > 1,
+            // Whoever is eligible and away cannot help: it goes on with what can be read.
+            Machine::Leads(_) => (self.failed || log.damaged()) && known.partition.isr.len() > 1,
             // Work on a log that has failed may never end.
             Machine::Rests | Machine::Follows(_) if self.work.is_some() && !self.failed => false,
             Machine::Rests | Machine::Follows(_) => match self.role() {

@@ -182,7 +182,9 @@ fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProb
         };
         return issue("REPLICA_OUT_OF_SERVICE", pb::HealthStatus::Degraded, message, hint, objects);
     }
-    let hint = if problem.damaged {
+    let hint = if state.is_some_and(|state| state.leader.is_none()) {
+        "nobody leads it; start the nodes that are down, which may have its records".to_owned()
+    } else if problem.damaged {
         format!(
             "what is below can be read; `walser partition repair {topic} {partition} --accept-loss` gives up the rest"
         )

@@ -41,11 +41,12 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         }
     }
 
-    /// False: some decision was overtaken.
+    /// False: some decision was overtaken, or waits for more nodes.
     async fn elect_restored(&self, offered: &[TopicPartition]) -> Result<bool, ApiError> {
         let _turn = self.nodes.turns().next().await?;
         let (view, context) = self.nodes.committer().context()?;
         let mut due: Vec<Decision<TopicPartition>> = Vec::new();
+        let mut waiting = false;
         for id in offered {
             let found = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
             let Some(record) = found.map(|found| &found.record).filter(|record| record.state.leader.is_none()) else {
@@ -54,13 +55,16 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             };
             if record.state.recovering {
                 let candidates = self.sessions.offers(*id);
-                due.extend(control::elect_unclean(&context, record, &candidates, Recovery::Balanced));
+                let decided = control::elect_unclean(&context, record, &candidates, Recovery::Balanced);
+                // What was offered may count later without another word, when a node is in service.
+                waiting |= decided.is_none();
+                due.extend(decided);
             }
         }
         if due.is_empty() {
-            return Ok(true);
+            return Ok(!waiting);
         }
         tracing::warn!(partitions = due.len(), "restored partitions are led by the replicas that have most");
-        self.nodes.committer().commit_all(&view, due, &Extra::default()).await
+        Ok(self.nodes.committer().commit_all(&view, due, &Extra::default()).await? && !waiting)
     }
 }

@@ -79,20 +79,16 @@ impl Wish {
         if let Some(leader) = state.leader {
             return Step::Over(Ok(Some(leader)));
         }
-        let wanted = |candidate: &&Candidate| self.node.is_none_or(|node| candidate.node == node);
-        let offers: Vec<_> = offers.iter().filter(wanted).copied().collect();
-        match control::elect_declared_lost(context, &found.record, &offers) {
+        match control::elect_declared_lost(context, &found.record, offers, self.node) {
             Some(decision) => Step::Elect(decision),
             None => {
                 let text = match self.node {
                     Some(node) => {
                         format!("node {node} has not said what it has of the partition: it is not in service")
                     }
-                    None => {
-                        "a replica that has everything is about to lead, or no node that has a replica is in service \
-                             yet; try again in a moment"
-                            .to_owned()
-                    }
+                    None => "a replica that has everything is about to lead, or those in service have not all said yet what \
+                             they have; try again in a moment, or name a node"
+                        .to_owned(),
                 };
                 Step::Over(Err(unavailable(Reason::LeaderNotAvailable, id, text)))
             }

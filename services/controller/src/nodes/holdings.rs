@@ -33,7 +33,8 @@ impl Holdings {
     pub(crate) fn integrity(&self, id: TopicPartition, older: bool) -> ReplicaIntegrity {
         match self.damaged.contains(&id) {
             true => ReplicaIntegrity::Damaged,
-            false if older => ReplicaIntegrity::Unclean,
+            // Of any age: others have more.
+            false if older => ReplicaIntegrity::Gone,
             false => ReplicaIntegrity::Intact,
         }
     }

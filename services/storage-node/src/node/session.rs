@@ -99,6 +99,15 @@ impl Membership {
         if let Some(handle) = self.registry.held(record.key) {
             return handle.offer();
         }
+        // It is taken back when this node leads or follows.
+        if let Some(aside) = self.engine.directory.set_aside_partition(record.key) {
+            return Some(LeadOffer {
+                partition: record.key,
+                last_epoch: aside.leader_epoch,
+                log_end: aside.log_end,
+                partition_epoch: record.epoch,
+            });
+        }
         let unusable = self.unopened.contains(&record.key) || self.registry.problem(record.key).is_some();
         (!unusable).then_some(LeadOffer {
             partition: record.key,

@@ -24,7 +24,7 @@ pub(crate) struct Repaired {
 /// What is told to those whose request a log does not take.
 pub(super) fn refusal_of(error: &LogError, handle: &PartitionHandle, context: &ShardContext) -> ApiError {
     match error {
-        LogError::Corrupt { .. } if handle.others_count() => replica_damaged(context.node),
+        LogError::Corrupt { .. } if handle.others_in_sync() => replica_damaged(context.node),
         error => log_failure(error, context.node),
     }
 }

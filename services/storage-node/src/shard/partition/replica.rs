@@ -85,7 +85,7 @@ impl Partition {
 
     /// Shows whether the log can be used, and whether there are others.
     pub(super) fn show_condition(&self) {
-        self.handle.show_others(self.replica.others_count());
+        self.handle.show_others(self.replica.others_in_sync());
         self.handle.set_condition(self.log.condition());
     }
 

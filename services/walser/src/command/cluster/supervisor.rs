@@ -61,21 +61,23 @@ pub(super) struct Supervisor {
     processes: Vec<ClusterProcess>,
     /// Beside each process: what of it runs.
     children: Vec<Option<Child>>,
+    /// Beside each process: the length of its log when it was started last.
+    log_begins: Vec<u64>,
     /// The system says that a child has ended.
     ended: Signals,
 }
 
 /// That a process does not serve, with what it has said last of the reason.
-fn not_serving(process: &ClusterProcess, what: &str) -> String {
-    let why = last_complaint(&process.log).map(|line| format!(": {line}")).unwrap_or_default();
+fn not_serving(process: &ClusterProcess, log_begin: u64, what: &str) -> String {
+    let why = last_complaint(&process.log, log_begin).map(|line| format!(": {line}")).unwrap_or_default();
     format!("{} {what}{why}; its log is {}", process.name(), process.log.display())
 }
 
-/// The last error or warning at the end of a log.
-fn last_complaint(log: &Path) -> Option<String> {
+/// The last error or warning at the end of a log, of what was written to it from `begin` on.
+fn last_complaint(log: &Path, begin: u64) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let end = file.seek(SeekFrom::End(0)).ok()?;
-    file.seek(SeekFrom::Start(end.saturating_sub(LOG_END_BYTES))).ok()?;
+    file.seek(SeekFrom::Start(end.saturating_sub(LOG_END_BYTES).max(begin))).ok()?;
     let mut bytes = Vec::new();
     file.take(LOG_END_BYTES).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
@@ -100,8 +102,8 @@ impl Supervisor {
     /// When the system does not say where this program is, or gives no signals.
     pub(super) fn new(directory: ClusterDirectory, processes: Vec<ClusterProcess>) -> Result<Self, CliError> {
         let (program, ended) = (std::env::current_exe()?, signal(SignalKind::child())?);
-        let children = processes.iter().map(|_| None).collect();
-        Ok(Self { directory, program, processes, children, ended })
+        let (children, log_begins) = (processes.iter().map(|_| None).collect(), vec![0; processes.len()]);
+        Ok(Self { directory, program, processes, children, log_begins, ended })
     }
 
     pub(super) fn processes(&self) -> &[ClusterProcess] {
@@ -275,6 +277,7 @@ impl Supervisor {
     fn spawn(&mut self, index: usize) -> std::io::Result<()> {
         let process = &self.processes[index];
         let log = OpenOptions::new().create(true).append(true).open(&process.log)?;
+        self.log_begins[index] = log.metadata()?.len();
         let child = Command::new(&self.program)
             .args(layout::arguments(&self.directory, process, &self.processes))
             .stdin(Stdio::piped())
@@ -293,7 +296,7 @@ impl Supervisor {
     fn serves(&self, index: usize, deadline: Instant) -> Result<bool, String> {
         let process = &self.processes[index];
         let Some(pid) = process.pid else {
-            return Err(not_serving(process, "has not come up"));
+            return Err(not_serving(process, self.log_begins[index], "has not come up"));
         };
         let text = std::fs::read(self.directory.ready_file_of(process)).unwrap_or_default();
         let ready: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
@@ -301,7 +304,7 @@ impl Supervisor {
             return Ok(true);
         }
         if Instant::now() > deadline {
-            return Err(not_serving(process, "does not serve yet"));
+            return Err(not_serving(process, self.log_begins[index], "does not serve yet"));
         }
         Ok(false)
     }

@@ -90,8 +90,10 @@ impl Control {
                 true => ReplicaIntegrity::Damaged,
                 false => ReplicaIntegrity::Intact,
             };
-            let records =
-                self.partitions.iter().map(|(key, record)| (record, control::counted(&record.state, node, held(key))));
+            let records = self
+                .partitions
+                .iter()
+                .map(|(key, record)| (record, control::counted(&self.context, &record.state, node, held(key))));
             let decisions = control::admit(&self.context, node, records);
             let registers = decisions[0].writes.iter().any(|write| matches!(write, Write::Registration(_)));
             self.apply(decisions.into_iter().next().unwrap());

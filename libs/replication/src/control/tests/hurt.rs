@@ -1,0 +1,76 @@
+//! Replicas that are damaged, older, away, or that cannot write.
+
+use super::*;
+
+#[test]
+fn what_a_damaged_or_older_replica_counts_for_depends_on_the_others() {
+    let mut context = context();
+    let mut state = PartitionState::new(vec![NodeId(1), NodeId(2)], 2);
+    let damaged = ReplicaIntegrity::Damaged;
+    assert_eq!(counted(&context, &state, NodeId(1), damaged), damaged, "the other one has everything");
+    assert_eq!(counted(&context, &state, NodeId(1), Gone), Gone);
+    fenced(&mut context, 2);
+    assert_eq!(counted(&context, &state, NodeId(1), damaged), Intact, "nobody who has everything is in service");
+    assert_eq!(counted(&context, &state, NodeId(1), Gone), Gone, "the latest copy may come back");
+    state.set_isr(ids(&[1]));
+    assert!(!is_only_eligible(&state, NodeId(1)), "the other one is eligible");
+    state.elr = NodeSet::EMPTY;
+    assert!(is_only_eligible(&state, NodeId(1)) && !is_only_eligible(&state, NodeId(2)));
+    let only = PartitionState::new(vec![NodeId(1)], 1);
+    assert_eq!(counted(&context, &only, NodeId(1), Gone), Intact);
+}
+
+#[test]
+fn who_gives_up_is_not_proposed_again_on_what_it_has_acknowledged() {
+    let context = context();
+    let whole = record(&[1, 2, 3], &[1, 2, 3], 2);
+    let state = written(give_up(&context, &whole, NodeId(2), LeaderEpoch(7)).unwrap());
+    assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(1)), LeaderEpoch(8), ids(&[1, 3])));
+    let state = written(give_up(&context, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
+    assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(2)), LeaderEpoch(8), ids(&[2, 3])));
+    assert_eq!(give_up(&context, &whole, NodeId(2), LeaderEpoch(6)), None, "it was said of another epoch");
+    let alone = record(&[1, 2, 3], &[1], 1);
+    let state = written(give_up(&context, &alone, NodeId(1), LeaderEpoch(7)).unwrap());
+    assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(1)), LeaderEpoch(8), ids(&[1])));
+}
+
+#[test]
+fn those_who_have_everything_are_declared_lost_only_while_they_are_away() {
+    let (mut context, mut record) = (context(), record(&[1, 2, 3], &[], 2));
+    record.state.elr = ids(&[1]);
+    let offer = |node: i32, end: i64| Candidate {
+        last_epoch: LeaderEpoch(1),
+        log_end: Offset(end),
+        node: NodeId(node),
+        node_epoch: 10 + i64::from(node),
+        partition_epoch: 30,
+    };
+    let offers = [offer(2, 5), offer(3, 7)];
+    assert_eq!(elect_declared_lost(&context, &record, &offers, None), None, "it is about to lead");
+    fenced(&mut context, 1);
+    assert_eq!(elect_declared_lost(&context, &record, &[], None), None);
+    assert_eq!(
+        elect_declared_lost(&context, &record, &offers[..1], None),
+        None,
+        "node 3 is in service, and may have more"
+    );
+    let named = elect_declared_lost(&context, &record, &offers[..1], Some(NodeId(2))).unwrap();
+    assert_eq!(written(named).leader, Some(NodeId(2)));
+    let decision = elect_declared_lost(&context, &record, &offers, None).unwrap();
+    let compared = |comparison: &Comparison<_>| matches!(comparison, Comparison::Live(NodeId(1), _));
+    assert!(decision.comparisons.iter().any(compared), "it may come back in this moment");
+    let state = written(decision);
+    assert_eq!((state.leader, state.elr, state.recovering), (Some(NodeId(3)), NodeSet::EMPTY, true));
+    assert_eq!(state.last_known_elr, ids(&[1]));
+}
+
+#[test]
+fn a_leader_that_cannot_write_is_followed_by_one_in_sync_in_the_epoch_in_which_it_says_so() {
+    let context = context();
+    let whole = record(&[1, 2, 3], &[1, 2, 3], 2);
+    let state = written(hand_over(&context, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
+    assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[2, 3])));
+    assert_eq!(hand_over(&context, &whole, NodeId(1), LeaderEpoch(6)), None, "it was said of another epoch");
+    assert_eq!(hand_over(&context, &whole, NodeId(2), LeaderEpoch(7)), None, "it does not lead");
+    assert_eq!(hand_over(&context, &record(&[1, 2, 3], &[1], 1), NodeId(1), LeaderEpoch(7)), None);
+}
