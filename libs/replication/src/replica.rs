@@ -84,7 +84,7 @@ pub enum ReplicaEvent {
     LogChanged,
     /// The log takes nothing any more, before this process ends.
     LogFailed,
-    /// Records in the log are found to be damaged, see [`ReplicaLog::damaged`]. Where another one is in sync or eligible,
+    /// Records in the log are found to be damaged, see [`ReplicaLog::damaged`]. Where another one is in sync,
     /// this replica counts no more, and takes the log of the next leader.
     LogDamaged,
     /// An operator has given up a damaged part of the log: it ends earlier now.

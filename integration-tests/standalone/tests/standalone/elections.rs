@@ -6,7 +6,7 @@ use walser_client::Client;
 use walser_proto::v1 as pb;
 
 use crate::faults::until;
-use crate::replicated::{NODES, Nodes, all_in_sync, create_replicated, leader, partitions};
+use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless};
 use crate::server::{cli_at, place, values, write};
 
 fn elect(nodes: &Nodes, more: &[&str]) -> (Option<i32>, String) {
@@ -21,29 +21,21 @@ async fn issues(client: &Client) -> Vec<String> {
     health.issues.into_iter().map(|issue| issue.code).collect()
 }
 
-async fn leaderless(client: &Client) {
-    let none = async || partitions(client, "t").await.first().is_some_and(|first| first.leader.is_none());
-    until(none, "nobody leads").await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_is_behind_leads_when_an_operator_gives_up_what_it_lacks() {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", 1, 1).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;
     for number in 0..5 {
         write(&client, "t", 0, number.to_string()).await;
     }
     let lost = leader(&client, "t").await;
     nodes.kill_others(lost);
-    until(async || partitions(&client, "t").await[0].isr == [lost], "only one is in sync").await;
+    alone_in_sync(&client, lost).await;
     write(&client, "t", 0, "only there").await;
     nodes.kill(lost);
     std::fs::remove_dir_all(nodes.data_of(lost)).unwrap();
     nodes.restart_others(lost);
-    leaderless(&client).await;
+    until(async || leaderless(&client).await, "nobody leads").await;
 
     let (code, text) = elect(&nodes, &["t", "0"]);
     assert!(code != Some(0) && text.contains("no replica that has everything is in service"), "{code:?}: {text}");
@@ -74,10 +66,7 @@ async fn a_replica_that_is_behind_leads_when_an_operator_gives_up_what_it_lacks(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_of_restored_metadata_are_led_by_the_replica_that_has_most() {
     let (dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", 20, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, 20, 2).await;
     let copy = dir.path().join("metadata.redb");
     nodes.cluster.change_metadata(|metadata| {
         std::fs::copy(metadata.join("metadata.redb"), &copy).unwrap();

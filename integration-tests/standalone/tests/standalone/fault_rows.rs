@@ -10,7 +10,9 @@ use walser_proto::v1 as pb;
 
 use crate::faults::until;
 use crate::load::{Load, PARTITIONS, summary};
-use crate::replicated::{NODES, Nodes, all_in_sync, create_replicated, leader, partitions};
+use crate::replicated::{
+    NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless, leads, partitions, preferred_lead,
+};
 use crate::server::{place, values, write};
 
 /// How many faults there are.
@@ -29,28 +31,17 @@ async fn led_by(client: &Client, node: i32, leads: bool) -> Vec<i32> {
     all.filter(|found| (found.leader == Some(node)) == leads).map(|found| found.partition).collect()
 }
 
-async fn preferred_lead(client: &Client) {
-    let preferred = async || {
-        let all = partitions(client, "t").await;
-        all.iter().all(|found| found.leader == found.replicas.first().copied())
-    };
-    until(preferred, "every partition is led by its first replica").await;
-}
-
 /// Hurts one node several times under load, the next time when all is well again. `leads`: what counts are the partitions
 /// that the victim led, else those that it followed.
 async fn under_load(row: u32, what: &str, leads: bool, hurt: impl Fn(&mut Nodes, i32), heal: impl Fn(&mut Nodes, i32)) {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", PARTITIONS, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, PARTITIONS, 2).await;
     let load = Load::start(&client).await;
     let all: Vec<i32> = (0..PARTITIONS).collect();
     let mut gaps = Vec::new();
     for round in 0..times() {
         let victim = i32::try_from(round).unwrap() % NODES + 1;
-        preferred_lead(&client).await;
+        preferred_lead(&client, all.len()).await;
         load.go_on(&all, Instant::now(), 20).await;
         let counted = led_by(&client, victim, leads).await;
         let since = Instant::now();
@@ -90,10 +81,7 @@ async fn row_22_nodes_are_restarted_one_after_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_03_all_storage_nodes_are_killed_at_once() {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", PARTITIONS, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, PARTITIONS, 2).await;
     let load = Load::start(&client).await;
     let all: Vec<i32> = (0..PARTITIONS).collect();
     for _ in 0..times() {
@@ -112,10 +100,7 @@ async fn row_03_all_storage_nodes_are_killed_at_once() {
 async fn a_node_of_a_thousand_partitions_is_killed() {
     const MANY: i32 = 1000;
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", MANY, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, MANY, 2).await;
     let mut first = JoinSet::new();
     (0..MANY).for_each(|partition| probe(&mut first, &client, partition, "before"));
     assert!(first.join_all().await.iter().all(|offset| *offset == 0));
@@ -141,10 +126,7 @@ fn probe(probes: &mut JoinSet<i64>, client: &Client, partition: i32, value: &'st
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_05_the_last_replica_in_sync_is_not_the_first_to_come_back() {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", 1, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
     write(&client, "t", 0, "with three").await;
     let last = leader(&client, "t").await;
     let (behind, eligible) = (last % NODES + 1, (last + 1) % NODES + 1);
@@ -152,16 +134,15 @@ async fn row_05_the_last_replica_in_sync_is_not_the_first_to_come_back() {
     until(async || partitions(&client, "t").await[0].isr.len() == 2, "two are in sync").await;
     write(&client, "t", 0, "with two").await;
     nodes.kill(eligible);
-    until(async || partitions(&client, "t").await[0].isr == [last], "one is in sync").await;
+    alone_in_sync(&client, last).await;
     nodes.kill(last);
-    let leaderless = async || partitions(&client, "t").await.first().is_some_and(|found| found.leader.is_none());
-    until(leaderless, "nobody leads").await;
+    until(async || leaderless(&client).await, "nobody leads").await;
 
     // This one lacks a record, and does not lead; the next one has everything that was acknowledged.
     nodes.restart(behind);
-    assert!(leaderless().await);
+    assert!(leaderless(&client).await);
     nodes.restart(eligible);
-    until(async || partitions(&client, "t").await[0].leader == Some(eligible), "who is eligible leads").await;
+    leads(&client, eligible).await;
     assert_eq!(values(&client, "t", 0).await, ["with three", "with two"]);
     nodes.restart(last);
     all_in_sync(&client, "t").await;
@@ -171,10 +152,7 @@ async fn row_05_the_last_replica_in_sync_is_not_the_first_to_come_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_24_the_disk_of_one_node_is_full() {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", PARTITIONS, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, PARTITIONS, 2).await;
     let load = Load::start(&client).await;
     let full = 2;
     nodes.stop(full);
@@ -203,10 +181,7 @@ async fn elect(client: &Client, node: i32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_28_bits_are_flipped_on_one_node() {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", 1, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
     let expected: Vec<String> = (0..50).map(|number| number.to_string()).collect();
     for value in &expected {
         write(&client, "t", 0, value.clone()).await;
@@ -236,7 +211,7 @@ async fn row_28_bits_are_flipped_on_one_node() {
         assert_eq!(values(&client, "t", 0).await, expected, "round {round}: bit in {}", file.display());
         all_in_sync(&client, "t").await;
         nodes.kill_others(victim);
-        until(async || partitions(&client, "t").await[0].leader == Some(victim), "the last one leads").await;
+        leads(&client, victim).await;
         assert_eq!(
             values(&client, "t", 0).await,
             expected,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use walser_client::Client;
 
 use crate::faults::until;
-use crate::replicated::{NODES, Nodes, all_in_sync, create_replicated, leader, partitions};
+use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless, leads, partitions};
 use crate::server::{place, values, write};
 
 /// The first segment of the only partition on a node.
@@ -38,7 +38,7 @@ async fn write_numbers(client: &Client, range: std::ops::Range<i32>) {
 /// Has a node lead alone, and compares what it has.
 async fn assert_alone_has(nodes: &mut Nodes, client: &Client, alone: i32, expected: &[String]) {
     nodes.kill_others(alone);
-    until(async || partitions(client, "t").await[0].leader == Some(alone), "the last one leads").await;
+    leads(client, alone).await;
     assert_eq!(values(client, "t", 0).await, expected, "of node {alone}");
     nodes.restart_others(alone);
     all_in_sync(client, "t").await;
@@ -47,10 +47,7 @@ async fn assert_alone_has(nodes: &mut Nodes, client: &Client, alone: i32, expect
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_is_found_damaged_at_a_start_takes_the_log_of_the_leader() {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", 1, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
     write_numbers(&client, 0..20).await;
     for victim in [leader(&client, "t").await, leader(&client, "t").await % NODES + 1] {
         nodes.kill(victim);
@@ -67,10 +64,7 @@ async fn a_replica_that_is_found_damaged_at_a_start_takes_the_log_of_the_leader(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_records_are_found_damaged_follows_and_takes_the_log_of_another() {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", 1, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
     write_numbers(&client, 0..20).await;
     let first = leader(&client, "t").await;
     // What was written lately is read from memory: the damage is met on the disk.
@@ -81,7 +75,7 @@ async fn a_leader_whose_records_are_found_damaged_follows_and_takes_the_log_of_a
     std::fs::write(&file, bytes).unwrap();
     nodes.restart(first);
     all_in_sync(&client, "t").await;
-    until(async || partitions(&client, "t").await[0].leader == Some(first), "it leads again").await;
+    leads(&client, first).await;
     assert_eq!(values(&client, "t", 0).await, numbers(0..20), "another one has them");
     all_in_sync(&client, "t").await;
     assert_alone_has(&mut nodes, &client, first, &numbers(0..20)).await;
@@ -90,10 +84,7 @@ async fn a_leader_whose_records_are_found_damaged_follows_and_takes_the_log_of_a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_copy_of_a_directory_counts_for_nothing() {
     let (dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", 1, 1).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;
     write_numbers(&client, 0..5).await;
     let alone = leader(&client, "t").await;
     nodes.stop(alone);
@@ -102,7 +93,7 @@ async fn an_older_copy_of_a_directory_counts_for_nothing() {
     nodes.restart(alone);
     all_in_sync(&client, "t").await;
     nodes.kill_others(alone);
-    until(async || partitions(&client, "t").await[0].isr == [alone], "only one is in sync").await;
+    alone_in_sync(&client, alone).await;
     write_numbers(&client, 5..10).await;
     nodes.stop(alone);
 
@@ -113,11 +104,7 @@ async fn an_older_copy_of_a_directory_counts_for_nothing() {
     let Err(printed) = nodes.cluster.try_another_node(alone) else { panic!("the node is taken") };
     assert!(printed.contains("is an older copy") && printed.contains("put the latest directory back"), "{printed}");
     nodes.restart_others(alone);
-    let leaderless = async || {
-        let partitions = partitions(&client, "t").await;
-        partitions.first().is_some_and(|first| first.leader.is_none())
-    };
-    until(leaderless, "nobody else leads").await;
+    until(async || leaderless(&client).await, "nobody else leads").await;
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&latest, &data).unwrap();
     nodes.restart(alone);

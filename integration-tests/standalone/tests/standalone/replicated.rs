@@ -28,6 +28,15 @@ impl Nodes {
         Self { cluster, nodes }
     }
 
+    /// The same with topic `t`, all replicas of which are in sync; writes are confirmed while `in_sync` are.
+    pub(crate) async fn with_topic(data: &Path, partition_count: i32, in_sync: i32) -> (Self, Client) {
+        let nodes = Self::start(data);
+        let client = nodes.cluster.client();
+        create_replicated(&client, "t", partition_count, in_sync).await;
+        all_in_sync(&client, "t").await;
+        (nodes, client)
+    }
+
     pub(crate) fn kill(&mut self, number: i32) {
         self.nodes[usize::try_from(number - 1).unwrap()].take().unwrap().kill();
     }
@@ -76,7 +85,7 @@ pub(crate) async fn create_replicated(client: &Client, name: &str, partition_cou
 }
 
 pub(crate) async fn partitions(client: &Client, topic: &str) -> Vec<pb::Partition> {
-    let request = pb::ListPartitionsRequest { topic: topic.to_owned(), ..Default::default() };
+    let request = pb::ListPartitionsRequest { topic: topic.to_owned(), page_size: 2000, ..Default::default() };
     let listed = client.topics().list_partitions(request).await.map(|answer| answer.into_inner().partitions);
     listed.unwrap_or_default().into_iter().filter_map(|listed| listed.partition).collect()
 }
@@ -88,6 +97,31 @@ pub(crate) async fn all_in_sync(client: &Client, topic: &str) {
             && partitions.iter().all(|partition| partition.isr.len() == 3 && partition.leader.is_some())
     };
     until(whole, "every replica is in sync").await;
+}
+
+/// Waits until a node leads the first partition of topic `t`.
+pub(crate) async fn leads(client: &Client, node: i32) {
+    until(async || partitions(client, "t").await[0].leader == Some(node), "the node leads").await;
+}
+
+/// Waits until a node is the only one in sync in the first partition of topic `t`.
+pub(crate) async fn alone_in_sync(client: &Client, node: i32) {
+    until(async || partitions(client, "t").await[0].isr == [node], "only one is in sync").await;
+}
+
+/// Whether nobody leads the first partition of topic `t`.
+pub(crate) async fn leaderless(client: &Client) -> bool {
+    partitions(client, "t").await.first().is_some_and(|first| first.leader.is_none())
+}
+
+/// Waits until each of so many partitions of topic `t` is led by its first replica.
+pub(crate) async fn preferred_lead(client: &Client, partition_count: usize) {
+    let preferred = async || {
+        let partitions = partitions(client, "t").await;
+        partitions.len() == partition_count
+            && partitions.iter().all(|partition| partition.leader == partition.replicas.first().copied())
+    };
+    until(preferred, "every partition is led by its first replica").await;
 }
 
 pub(crate) async fn leader(client: &Client, topic: &str) -> i32 {
@@ -140,10 +174,7 @@ impl Seen {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_killed_five_times_under_load_loses_and_repeats_nothing() {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", 3, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, 3, 2).await;
     let stop = Arc::new(AtomicBool::new(false));
     let (seen, mut writers) = (Seen::default(), JoinSet::new());
     for writer in 0..6 {
@@ -165,12 +196,7 @@ async fn a_leader_killed_five_times_under_load_loses_and_repeats_nothing() {
         nodes.restart(victim);
         all_in_sync(&client, "t").await;
     }
-    let preferred = async || {
-        let partitions = partitions(&client, "t").await;
-        partitions.len() == 3
-            && partitions.iter().all(|partition| partition.leader == partition.replicas.first().copied())
-    };
-    until(preferred, "every partition is led by its first replica again").await;
+    preferred_lead(&client, 3).await;
     stop.store(true, Ordering::Relaxed);
     writers.join_all().await;
     for partition in 0..3 {
@@ -182,10 +208,7 @@ async fn a_leader_killed_five_times_under_load_loses_and_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_from_the_leader() {
     let (_dir, data) = place();
-    let mut nodes = Nodes::start(&data);
-    let client = nodes.cluster.client();
-    create_replicated(&client, "t", 1, 2).await;
-    all_in_sync(&client, "t").await;
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
     for number in 0..20 {
         write(&client, "t", 0, format!("{number}")).await;
     }
@@ -212,7 +235,7 @@ async fn a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_f
     // Each of them has everything that is left when it leads.
     for alone in [lost, behind] {
         nodes.kill_others(alone);
-        until(async || partitions(&client, "t").await[0].leader == Some(alone), "the last one leads").await;
+        leads(&client, alone).await;
         let expected: Vec<_> = (35..40).map(|number| number.to_string()).collect();
         assert_eq!(values(&client, "t", 0).await, expected);
         nodes.restart_others(alone);

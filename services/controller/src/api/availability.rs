@@ -120,7 +120,8 @@ fn under_replicated(partition: &PartitionState) -> bool {
     partition.isr.len() < partition.replicas.len()
 }
 
-fn under_min_isr(partition: &PartitionState) -> bool {
+/// Whether fewer replicas are in sync than writes with acks=all need.
+pub(super) fn under_min_isr(partition: &PartitionState) -> bool {
     partition.isr.len() < partition.min_isr
 }
 

@@ -14,7 +14,7 @@ use walser_service::Caller;
 
 use super::Controller;
 use super::describe::wire_operation;
-use super::paging::{after_token, next_token, page_size};
+use super::paging::{after_token, page, page_size};
 use crate::cluster_view::ClusterView;
 use crate::restore::{self, Accepted};
 
@@ -64,10 +64,7 @@ impl ClusterService for Controller {
         if !request.roles.is_empty() {
             wanted.retain(|(_, node)| request.roles.iter().any(|role| node.registration.roles.contains(role)));
         }
-        let more = wanted.len() > size;
-        wanted.truncate(size);
-        let last = wanted.last().map_or(0, |(node, _)| node.0);
-        let next_page_token = if more { next_token(&query, &last.to_string()) } else { String::new() };
+        let (wanted, next_page_token) = page(wanted, size, &query, |(node, _)| node.to_string());
         let nodes = wanted.into_iter().map(|(node, entry)| self.wire_node(node, entry)).collect();
         Ok(Response::new(pb::ListNodesResponse { nodes, next_page_token }))
     }

@@ -5,7 +5,7 @@ use walser_rpc::ApiError;
 use walser_service::Caller;
 
 use super::Controller;
-use super::paging::{after_token, next_token, page_size};
+use super::paging::{after_token, page, page_size};
 use crate::cluster_settings::{ClusterChange, ClusterSetting, SETTINGS};
 use crate::keys::cluster::ClusterRecord;
 
@@ -36,11 +36,8 @@ impl Controller {
         let record = view.cluster()?;
         let wanted = SETTINGS.iter().filter(|setting| setting.name > after);
         let wanted = wanted.filter(|setting| !request.overrides_only || setting.value(record) != setting.default());
-        let mut configs: Vec<_> = wanted.map(|setting| entry(setting, record)).collect();
-        let more = configs.len() > size;
-        configs.truncate(size);
-        let last = configs.last().map(|config| config.name.clone()).unwrap_or_default();
-        let next_page_token = if more { next_token(&query, &last) } else { String::new() };
+        let configs = wanted.map(|setting| entry(setting, record)).collect();
+        let (configs, next_page_token) = page(configs, size, &query, |config: &pb::ConfigEntry| config.name.clone());
         Ok(pb::ListClusterConfigsResponse { configs, next_page_token })
     }
 

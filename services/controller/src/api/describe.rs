@@ -10,7 +10,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, wire_time, wire_topic, wire_topic_value};
 
 use super::availability::Availability;
-use super::paging::{after_token, next_token, page_size};
+use super::paging::{after_token, page, page_size};
 use crate::cluster_view::ClusterView;
 use crate::keys::partition;
 use crate::operations::Operation;
@@ -67,10 +67,7 @@ pub(super) fn list(
     };
     let mut topics: Vec<_> = view.metadata.topics().filter(wanted).collect();
     topics.sort_unstable_by(|left, right| left.name.cmp(&right.name));
-    let more = topics.len() > size;
-    topics.truncate(size);
-    let last = topics.last().map(|topic| Arc::clone(&topic.name)).unwrap_or_default();
-    let next_page_token = if more { next_token(&query, &last) } else { String::new() };
+    let (topics, next_page_token) = page(topics, size, &query, |topic| topic.name.to_string());
     let describe = |topic: &Arc<TopicEntry>| {
         let topic = described(availability, topic);
         let stats = topic.stats.filter(|_| request.include_stats);
@@ -100,11 +97,8 @@ pub(super) fn partitions(
     let listed = topics.into_iter().flat_map(|topic| topic.partitions().map(move |entry| (topic, entry)));
     let listed = listed.filter(|(_, entry)| after.is_none_or(|after| id(entry) > after));
     let listed = listed.filter(|(_, entry)| !request.only_unhealthy || !availability.healthy(entry));
-    let mut found: Vec<_> = listed.take(size + 1).collect();
-    let more = found.len() > size;
-    found.truncate(size);
-    let last = found.last().map(|(_, entry)| partition::key(id(entry))).unwrap_or_default();
-    let next_page_token = if more { next_token(&query, &last) } else { String::new() };
+    let found = listed.take(size + 1).collect();
+    let (found, next_page_token) = page(found, size, &query, |(_, entry)| partition::key(id(entry)));
     let info = |(topic, entry): (&Arc<TopicEntry>, &PartitionEntry)| {
         let (partition, topic) = (Some(wire_partition(availability, entry)), topic.name.to_string());
         pb::TopicPartitionInfo { topic, partition }
@@ -165,10 +159,7 @@ pub(super) fn configs(
     };
     let wanted = SETTINGS.iter().filter(|setting| setting.name > after);
     let wanted = wanted.filter(|setting| !request.overrides_only || overrides.contains_key(setting.name));
-    let mut configs: Vec<_> = wanted.map(entry).collect();
-    let more = configs.len() > size;
-    configs.truncate(size);
-    let last = configs.last().map(|config| config.name.clone()).unwrap_or_default();
-    let next_page_token = if more { next_token(&query, &last) } else { String::new() };
+    let configs = wanted.map(entry).collect();
+    let (configs, next_page_token) = page(configs, size, &query, |config: &pb::ConfigEntry| config.name.clone());
     Ok(pb::ListTopicConfigsResponse { configs, next_page_token })
 }

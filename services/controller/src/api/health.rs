@@ -6,6 +6,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, wire_time};
 
 use super::Controller;
+use super::availability::under_min_isr;
 use super::cluster::registered;
 use crate::cluster_view::ClusterView;
 
@@ -41,7 +42,7 @@ impl Controller {
         let (mut recovering, mut refusing) = (0, 0);
         for state in led {
             recovering += usize::from(state.recovering);
-            refusing += usize::from(state.isr.len() < state.min_isr);
+            refusing += usize::from(under_min_isr(state));
         }
         issues.extend((recovering > 0).then(|| recovering_issue(recovering)));
         issues.extend((refusing > 0).then(|| refusing_issue(refusing)));

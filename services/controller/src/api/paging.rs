@@ -11,9 +11,13 @@ pub(crate) fn after_token<'a>(token: &'a str, query: &str) -> Result<&'a str, Ap
     after.ok_or_else(|| ApiError::new(Reason::PageTokenInvalid, "the page token belongs to another query; start over"))
 }
 
-/// The token of the page after `last`.
-pub(crate) fn next_token(query: &str, last: &str) -> String {
-    format!("{query}\n{last}")
+/// The first `size` of what was found, and the token of the page after them, empty when there is none. `key`: what names
+/// an item in a token.
+pub(crate) fn page<T>(mut found: Vec<T>, size: usize, query: &str, key: impl Fn(&T) -> String) -> (Vec<T>, String) {
+    let more = found.len() > size;
+    found.truncate(size);
+    let last = found.last().map(key).unwrap_or_default();
+    (found, if more { format!("{query}\n{last}") } else { String::new() })
 }
 
 /// Items on a page; 0 asks for the default.

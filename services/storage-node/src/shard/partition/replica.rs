@@ -108,9 +108,7 @@ impl Partition {
 
     /// Has another replica lead, where one is in sync, while this node cannot write: its disk is full, or not there.
     fn hand_over(&self, context: &ShardContext) {
-        let node = context.node;
-        let others =
-            self.replica.partition().is_some_and(|(partition, _)| partition.isr.iter().any(|other| other != node));
+        let others = self.replica.others_in_sync();
         if self.leads() && others && (context.space.full() || context.misplaced.get().is_some()) {
             let leader_epoch = self.known_epoch();
             context.peers.tell(self.log.partition(), Outgoing::HandOver { leader_epoch });
