@@ -95,10 +95,7 @@ pub(crate) async fn run(command: BenchCommand) -> Result<ExitCode, CliError> {
     let server = Server::of(&arguments.server)?;
     let clock = Arc::new(SystemClock::start());
     let consuming = matches!(command, BenchCommand::Consume(_));
-    let topic = tokio::select! {
-        topic = topic(&server, &arguments, consuming, clock.now_millis()) => topic?,
-        interrupt = interrupts.next() => return Ok(ExitCode::from(interrupt.exit_code())),
-    };
+    let topic = topic_unless_interrupted(&server, &arguments, consuming, &clock, &mut interrupts).await?;
     let arguments = BenchArgs { partitions: topic.partitions, ..arguments };
     let measuring = Box::pin(measure(&command, &arguments, &server, &topic, &clock));
     let outcome = tokio::select! {
@@ -199,6 +196,27 @@ async fn shown<T>(work: impl Future<Output = T>, seen: &Seen, total: Total) -> T
         done = Box::pin(work) => done,
         () = showing => unreachable!("it is shown until the work is done"),
     }
+}
+
+/// The topic to work on. After a signal what was made for this run is removed: the server may have made it already.
+async fn topic_unless_interrupted(
+    server: &Server,
+    arguments: &BenchArgs,
+    consuming: bool,
+    clock: &SystemClock,
+    interrupts: &mut Interrupts,
+) -> Result<BenchTopic, CliError> {
+    let mut creating = Box::pin(topic(server, arguments, consuming, clock.now_millis()));
+    let interrupt = tokio::select! {
+        topic = &mut creating => return topic,
+        interrupt = interrupts.next() => interrupt,
+    };
+    match tokio::time::timeout(REMOVE_MAX, creating).await {
+        Ok(Ok(topic)) if topic.own => remove(server, &topic.name).await,
+        Ok(_) => {}
+        Err(_elapsed) => output::warning("the server has not said whether it has created the topic"),
+    }
+    Err(CliError::interrupted(interrupt))
 }
 
 /// The topic to work on: made for this run, or one that is there where that is asked for.
