@@ -68,10 +68,17 @@ impl ApiError {
 
     /// Metadata is older than what was seen of it.
     pub fn metadata_rollback(seen: i64, found: i64) -> Self {
-        let text = format!(
-            "the controller's metadata has version {found}, version {seen} was seen before: it is an older copy; put \
-             the right metadata back, or accept it with `walser metadata accept-restore`"
-        );
+        let what = if found < seen {
+            format!(
+                "the controller's metadata has version {found}, version {seen} was seen before: it is an older copy"
+            )
+        } else {
+            format!(
+                "the controller's metadata (version {found}) does not continue what was seen before (version {seen}): \
+                 one of the two went on from an older copy (a gateway that was started on it has to be restarted)"
+            )
+        };
+        let text = format!("{what}; put the right metadata back, or accept it with `walser metadata accept-restore`");
         Self::new(Reason::MetadataRollback, text).with("seenVersion", seen).with("version", found)
     }
 
