@@ -178,7 +178,10 @@ impl Nodes {
             let found = view.metadata.partition(id).filter(|_| view.metadata.tombstone(id.topic).is_none());
             let record = &found.ok_or_else(stale)?.record;
             let decided = control::renew_epoch(&context, record, node_epoch, epoch, above);
-            let decision = decided.map_err(|_: Refusal| stale())?;
+            let decision = decided.map_err(|refusal| match refusal {
+                Refusal::Needless(other) => needless_repair(other),
+                _ => stale(),
+            })?;
             if self.committer.commit(&view, &decision, Extra::default()).await? != Committed::Again {
                 return Ok(epoch.max(above).next());
             }
@@ -195,6 +198,13 @@ impl Nodes {
     pub(crate) fn committer(&self) -> &Committer {
         &self.committer
     }
+}
+
+/// A repair would give up what another node has.
+fn needless_repair(other: NodeId) -> ApiError {
+    let text =
+        format!("names a partition of which node {other} has everything: it takes the lead, and nothing is lost");
+    ApiError::field("partition", text)
 }
 
 /// A node that is registered in this incarnation.

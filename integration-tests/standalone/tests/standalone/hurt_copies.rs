@@ -6,7 +6,7 @@ use walser_client::Client;
 
 use crate::faults::until;
 use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless, leads, partitions};
-use crate::server::{place, values, write};
+use crate::server::{cli_at, place, values, write};
 
 /// The first segment of the only partition on a node.
 fn segment(data: &Path) -> PathBuf {
@@ -79,6 +79,35 @@ async fn a_leader_whose_records_are_found_damaged_follows_and_takes_the_log_of_a
     assert_eq!(values(&client, "t", 0).await, numbers(0..20), "another one has them");
     all_in_sync(&client, "t").await;
     assert_alone_has(&mut nodes, &client, first, &numbers(0..20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_what_a_repair_gave_up_cuts_it_off_and_follows() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;
+    write_numbers(&client, 0..10).await;
+    let repaired = leader(&client, "t").await;
+    nodes.kill_others(repaired);
+    alone_in_sync(&client, repaired).await;
+    write_numbers(&client, 10..20).await;
+    nodes.kill(repaired);
+    let file = segment(&nodes.data_of(repaired));
+    std::fs::File::options().write(true).open(file).unwrap().set_len(500).unwrap();
+    nodes.restart(repaired);
+    leads(&client, repaired).await;
+    let address = nodes.cluster.address();
+    let repair = || cli_at(&address, &["partition", "repair", "t", "0", "--accept-loss"], b"").status.success();
+    until(async || repair(), "it is repaired").await;
+    let mut left = values(&client, "t", 0).await;
+    assert!(!left.is_empty() && left.len() < 10 && left == numbers(0..10)[..left.len()], "{left:?}");
+
+    nodes.restart_others(repaired);
+    all_in_sync(&client, "t").await;
+    write(&client, "t", 0, "after").await;
+    left.push("after".to_owned());
+    for alone in 1..=NODES {
+        assert_alone_has(&mut nodes, &client, alone, &left).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

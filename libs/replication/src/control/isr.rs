@@ -27,6 +27,9 @@ pub enum Refusal {
     /// The leader must be in its own set.
     #[error("the leader is not in the proposed set")]
     WithoutLeader,
+    /// Another node has everything, and takes the lead.
+    #[error("node {0} has everything and is in service")]
+    Needless(NodeId),
 }
 
 /// Writes a leader's proposal, or says why not.
@@ -78,10 +81,12 @@ pub fn alter_isr<P: Clone>(
 }
 
 /// Begins a new leader epoch for the node that leads in `leader_epoch`, above that one and `above`: offsets that the node
-/// is about to use were used before, in a log that was given up.
+/// is about to use were used before, in a log that was given up. Nobody else counts any more, and whoever has what was
+/// given up cuts it off when it comes back, although it took that for committed.
 ///
 /// # Errors
-/// [`Refusal::NotLeader`] and [`Refusal::StaleNode`].
+/// [`Refusal::NotLeader`] and [`Refusal::StaleNode`]; [`Refusal::Needless`] where another node in service has what would
+/// be given up.
 pub fn renew_epoch<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
@@ -94,8 +99,16 @@ pub fn renew_epoch<P: Clone>(
     if context.node(leader).is_none_or(|node| node.epoch != node_epoch || node.fenced) {
         return Err(Refusal::StaleNode);
     }
+    let whole = state.isr.union(&state.elr);
+    if let Some(other) = whole.iter().find(|node| *node != leader && context.alive(*node)) {
+        return Err(Refusal::Needless(other));
+    }
     let mut state = state.clone();
     state.leader_epoch = leader_epoch.max(above).next();
+    state.unclean_epoch = state.leader_epoch;
+    state.isr = NodeSet::from_iter([leader]);
+    (state.elr, state.last_known_elr) = (NodeSet::EMPTY, NodeSet::EMPTY);
+    state.recovering = state.isr.len() < state.min_isr;
     Ok(Decision::of_partition(context, record, state, [leader]))
 }
 

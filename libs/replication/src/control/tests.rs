@@ -360,13 +360,20 @@ fn a_partition_is_created_on_nodes_that_are_compared() {
 }
 
 #[test]
-fn a_leader_gets_a_higher_epoch_and_nobody_else_does() {
+fn a_leader_that_gives_up_records_gets_a_higher_epoch_in_which_nobody_else_counts() {
     let mut context = context();
-    let led = record(&[1, 2], &[1, 2], 1);
+    let mut led = record(&[1, 2, 3], &[1], 2);
+    led.state.elr = NodeSet::from_iter([NodeId(2)]);
+    led.state.last_known_elr = NodeSet::from_iter([NodeId(3)]);
     let renewed = |context: &DecisionContext, node_epoch, epoch, above| {
         renew_epoch(context, &led, node_epoch, LeaderEpoch(epoch), LeaderEpoch(above)).map(written)
     };
-    assert_eq!(renewed(&context, 11, 7, 3).unwrap().leader_epoch, LeaderEpoch(8));
+    assert_eq!(renewed(&context, 11, 7, 3), Err(Refusal::Needless(NodeId(2))), "it is about to lead");
+    fenced(&mut context, 2);
+    let state = renewed(&context, 11, 7, 3).unwrap();
+    assert_eq!((state.leader_epoch, state.unclean_epoch), (LeaderEpoch(8), LeaderEpoch(8)));
+    assert_eq!((state.isr.len(), state.elr.len(), state.last_known_elr.len()), (1, 0, 0));
+    assert!(state.recovering, "fewer than two have what is left");
     assert_eq!(renewed(&context, 11, 7, 40).unwrap().leader_epoch, LeaderEpoch(41));
     assert_eq!(renewed(&context, 11, 6, 3), Err(Refusal::NotLeader));
     assert_eq!(renewed(&context, 10, 7, 3), Err(Refusal::StaleNode));

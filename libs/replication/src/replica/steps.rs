@@ -152,9 +152,8 @@ impl<W> Replica<W> {
     fn repaired(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         self.high_watermark = self.high_watermark.min(log.end());
         self.failed = false;
-        // Others have had what was given up.
-        let alone = self.known.as_ref().is_some_and(KnownMetadata::alone);
-        self.integrity = if alone { ReplicaIntegrity::Intact } else { ReplicaIntegrity::Unclean };
+        // The leader epoch of the repair says that nobody relies on what was given up.
+        self.integrity = ReplicaIntegrity::Intact;
         self.rest(out);
         self.settle(log, out);
     }

@@ -222,8 +222,12 @@ fn what_was_given_up_is_not_acknowledged_by_what_takes_its_place() {
     let led = Act::Lead { epoch: LeaderEpoch(4), high_watermark: Offset(8) };
     assert_eq!(step(&mut tested, ReplicaEvent::Repaired), [Act::Rest, lost, led], "an only replica goes on");
     let mut tested = told(SELF);
-    assert_eq!(step(&mut tested, ReplicaEvent::Repaired), [Act::Rest, Act::GiveUp], "others had what it had");
-    assert_eq!(tested.replica.integrity(), ReplicaIntegrity::Unclean);
+    assert_eq!(
+        step(&mut tested, ReplicaEvent::Repaired),
+        [Act::Rest, Act::GiveUp],
+        "others have followed it in this epoch"
+    );
+    assert_eq!(tested.replica.integrity(), ReplicaIntegrity::Intact);
 }
 
 #[test]

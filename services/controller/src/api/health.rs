@@ -186,8 +186,11 @@ fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProb
     let hint = if state.is_some_and(|state| state.leader.is_none()) {
         "nobody leads it; start the nodes that are down, which may have its records".to_owned()
     } else if problem.damaged {
-        format!(
-            "what is below can be read; `walser partition repair {topic} {partition} --accept-loss` gives up the rest"
+        let repair = format!("`walser partition repair {topic} {partition} --accept-loss` gives up the rest");
+        let whole = state.and_then(|state| state.isr.union(&state.elr).iter().find(|other| *other != node));
+        whole.map_or_else(
+            || format!("what is below can be read; {repair}"),
+            |other| format!("start node {other}, which has everything; what is below can be read; {repair}"),
         )
     } else if problem.problem.starts_with("cannot be opened") {
         format!("remove the cause; node {node} tries to open it again by itself")
