@@ -123,7 +123,7 @@ impl DecisionContext {
     }
 
     /// Whether a node may lead although it is about to stop: better than no leader.
-    fn alive(&self, node: NodeId) -> bool {
+    pub fn alive(&self, node: NodeId) -> bool {
         self.node(node).is_some_and(|found| !found.fenced)
     }
 }

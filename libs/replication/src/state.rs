@@ -33,6 +33,16 @@ pub struct PartitionState {
 }
 
 impl PartitionState {
+    /// Whether fewer replicas are in sync than there are.
+    pub fn is_under_replicated(&self) -> bool {
+        self.isr.len() < self.replicas.len()
+    }
+
+    /// Whether fewer replicas are in sync than writes with acks=all need.
+    pub fn is_under_min_isr(&self) -> bool {
+        self.isr.len() < self.min_isr
+    }
+
     /// A new partition: led by its first replica, all of them in sync, because there is nothing to have.
     pub fn new(replicas: Vec<NodeId>, min_isr: usize) -> Self {
         Self {

@@ -8,18 +8,30 @@ use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 /// What is counted. It holds one entry for each partition of the metadata, which bounds it.
 #[derive(Debug, Default)]
 pub(crate) struct Census {
-    leaders: HashMap<TopicPartition, LeaderOf>,
-    /// Partitions without a leader.
-    without_leader: usize,
+    partitions: HashMap<TopicPartition, Counted>,
+    short: Short,
     leader_changes: u64,
     leader_epochs: u64,
 }
 
-/// The leader of a partition, if it has one, and its epoch.
+/// What of a partition is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct LeaderOf {
-    node: Option<NodeId>,
+struct Counted {
+    /// The leader, if it has one.
+    leader: Option<NodeId>,
     epoch: LeaderEpoch,
+    under_replicated: bool,
+    under_min_isr: bool,
+}
+
+/// Partitions that lack something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Short {
+    pub(crate) without_leader: usize,
+    /// Fewer replicas are in sync than there are.
+    pub(crate) under_replicated: usize,
+    /// Fewer replicas are in sync than `min.insync.replicas`.
+    pub(crate) under_min_isr: usize,
 }
 
 /// How much there is.
@@ -27,7 +39,7 @@ struct LeaderOf {
 pub(crate) struct Totals {
     pub(crate) topics: usize,
     pub(crate) partitions: usize,
-    pub(crate) without_leader: usize,
+    pub(crate) short: Short,
     pub(crate) active_nodes: usize,
     pub(crate) fenced_nodes: usize,
     /// Deletions of topics whose data is not gone yet.
@@ -39,8 +51,9 @@ pub(crate) struct Totals {
 impl Census {
     /// Counts anew; elections are counted by what was known before.
     pub(crate) fn replace(&mut self, view: &View) {
-        self.leaders.retain(|id, _| view.partition(*id).is_some());
-        self.without_leader = self.leaders.values().filter(|leader| leader.node.is_none()).count();
+        self.partitions.retain(|id, _| view.partition(*id).is_some());
+        self.short = Short::default();
+        self.partitions.values().for_each(|counted| self.short.add(counted));
         view.partitions().for_each(|partition| self.count(view, partition.record.key));
     }
 
@@ -61,16 +74,21 @@ impl Census {
     fn count(&mut self, view: &View, id: TopicPartition) {
         let dying = view.topic(id.topic).is_none() && view.tombstone(id.topic).is_some();
         let state = view.partition(id).filter(|_| !dying).map(|partition| &partition.record.state);
-        let now = state.map(|state| LeaderOf { node: state.leader, epoch: state.leader_epoch });
+        let now = state.map(|state| Counted {
+            leader: state.leader,
+            epoch: state.leader_epoch,
+            under_replicated: state.is_under_replicated(),
+            under_min_isr: state.is_under_min_isr(),
+        });
         let before = match now {
-            Some(now) => self.leaders.insert(id, now),
-            None => self.leaders.remove(&id),
+            Some(now) => self.partitions.insert(id, now),
+            None => self.partitions.remove(&id),
         };
-        self.without_leader += usize::from(now.is_some_and(|now| now.node.is_none()));
+        now.iter().for_each(|now| self.short.add(now));
         if let Some(before) = before {
-            self.without_leader -= usize::from(before.node.is_none());
+            self.short.remove(&before);
             if let Some(now) = now {
-                self.leader_changes += u64::from(before.node != now.node);
+                self.leader_changes += u64::from(before.leader != now.leader);
                 self.leader_epochs += u64::from(before.epoch < now.epoch);
             }
         }
@@ -82,7 +100,7 @@ impl Census {
         Totals {
             topics: view.topic_count(),
             partitions: view.partition_count(),
-            without_leader: self.without_leader,
+            short: self.short,
             active_nodes: nodes().count() - fenced_nodes,
             fenced_nodes,
             operations: view.tombstones().count(),
@@ -92,6 +110,22 @@ impl Census {
     /// Changes of leaders, and leader epochs begun, since this was asked last.
     pub(crate) fn take_elections(&mut self) -> (u64, u64) {
         (std::mem::take(&mut self.leader_changes), std::mem::take(&mut self.leader_epochs))
+    }
+}
+
+// === impl Short ===
+
+impl Short {
+    fn add(&mut self, counted: &Counted) {
+        self.without_leader += usize::from(counted.leader.is_none());
+        self.under_replicated += usize::from(counted.under_replicated);
+        self.under_min_isr += usize::from(counted.under_min_isr);
+    }
+
+    fn remove(&mut self, counted: &Counted) {
+        self.without_leader -= usize::from(counted.leader.is_none());
+        self.under_replicated -= usize::from(counted.under_replicated);
+        self.under_min_isr -= usize::from(counted.under_min_isr);
     }
 }
 
@@ -138,12 +172,12 @@ mod tests {
 
     /// A view and its census, step by step.
     #[derive(Default)]
-    struct Counted {
+    struct Followed {
         view: View,
         census: Census,
     }
 
-    impl Counted {
+    impl Followed {
         fn step(&mut self, snapshot: bool, changes: Vec<MetadataChange>) -> Totals {
             let version = self.view.version() + 1;
             let changes = self.view.apply(Delta { version, snapshot, changes }).unwrap();
@@ -154,7 +188,7 @@ mod tests {
 
     #[test]
     fn everything_is_counted_once_and_changes_of_leaders_as_they_come() {
-        let mut counted = Counted::default();
+        let mut counted = Followed::default();
         let all = vec![
             named(1),
             led(1, 0, Some(1), 1, 1),
@@ -170,7 +204,15 @@ mod tests {
 
         // The node is fenced, and comes back.
         let fenced = counted.step(false, vec![led(1, 0, None, 2, 2), live(1, true, 2)]);
-        assert_eq!(fenced, Totals { without_leader: 1, active_nodes: 0, fenced_nodes: 2, ..totals });
+        assert_eq!(
+            fenced,
+            Totals {
+                short: Short { without_leader: 1, ..Short::default() },
+                active_nodes: 0,
+                fenced_nodes: 2,
+                ..totals
+            }
+        );
         counted.step(false, vec![led(1, 0, Some(1), 3, 3), led(1, 1, Some(1), 2, 3)]);
         assert_eq!(counted.census.take_elections(), (2, 3));
 
@@ -187,18 +229,38 @@ mod tests {
             counted.step(false, vec![MetadataChange::TombstoneRemoved(id(1))]),
             Totals { operations: 0, ..left }
         );
-        assert_eq!(counted.census.leaders.len(), 0);
+        assert_eq!(counted.census.partitions.len(), 0);
     }
 
     #[test]
     fn counting_anew_notices_what_changed_meanwhile() {
-        let mut counted = Counted::default();
+        let mut counted = Followed::default();
         let first = vec![led(1, 0, Some(1), 1, 1), led(1, 1, None, 1, 1), led(2, 0, Some(1), 1, 1), named(1), named(2)];
-        assert_eq!(counted.step(true, first).without_leader, 1);
+        assert_eq!(counted.step(true, first).short.without_leader, 1);
         let second =
             vec![led(1, 0, Some(2), 5, 2), led(1, 1, Some(1), 1, 2), led(3, 0, None, 1, 2), named(1), named(3)];
         let totals = counted.step(true, second);
         assert_eq!(counted.census.take_elections(), (2, 1));
-        assert_eq!((totals.partitions, totals.without_leader), (3, 1));
+        assert_eq!((totals.partitions, totals.short.without_leader), (3, 1));
+    }
+
+    #[test]
+    fn partitions_with_too_few_in_sync_are_counted_until_they_are_whole_again() {
+        let mut counted = Followed::default();
+        let with = |in_sync: &[i32], revision| {
+            let replicas = vec![NodeId(1), NodeId(2), NodeId(3)];
+            let isr = in_sync.iter().map(|node| NodeId(*node)).collect();
+            let state = PartitionState { isr, ..PartitionState::new(replicas, 2) };
+            MetadataChange::Partition { id: at(1, 0), value: Box::new(state.into()), revision }
+        };
+        let mut short = |snapshot, in_sync: &[i32], revision| {
+            let short = counted.step(snapshot, vec![named(1), with(in_sync, revision)]).short;
+            (short.under_replicated, short.under_min_isr)
+        };
+        assert_eq!(short(true, &[1, 2, 3], 1), (0, 0));
+        assert_eq!(short(false, &[1, 2], 2), (1, 0));
+        assert_eq!(short(false, &[1], 3), (1, 1));
+        assert_eq!(short(true, &[1, 2], 4), (1, 0));
+        assert_eq!(short(false, &[1, 2, 3], 5), (0, 0));
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct ClusterMetrics {
     topics: IntGauge,
     partitions: IntGauge,
     without_leader: IntGauge,
+    under_replicated: IntGauge,
+    under_min_isr: IntGauge,
     active_nodes: IntGauge,
     fenced_nodes: IntGauge,
     leader_changes: IntCounter,
@@ -61,6 +63,14 @@ impl ClusterMetrics {
             topics: gauge("walser_controller_topics", "Topics."),
             partitions: gauge("walser_controller_partitions", "Partitions of all topics."),
             without_leader: gauge("walser_controller_partitions_without_leader", "Partitions without a leader."),
+            under_replicated: gauge(
+                "walser_controller_partitions_under_replicated",
+                "Partitions of which fewer replicas are in sync than there are.",
+            ),
+            under_min_isr: gauge(
+                "walser_controller_partitions_under_min_isr",
+                "Partitions of which fewer replicas are in sync than min.insync.replicas.",
+            ),
             active_nodes: nodes.with_label_values(&["active"]),
             fenced_nodes: nodes.with_label_values(&["down"]),
             leader_changes: metrics.counter(
@@ -78,11 +88,13 @@ impl ClusterMetrics {
 
     /// Shows what was counted up to a version.
     pub(crate) fn show(&self, census: &mut Census, view: &View) {
-        let Totals { topics, partitions, without_leader, active_nodes, fenced_nodes, operations } = census.totals(view);
+        let Totals { topics, partitions, short, active_nodes, fenced_nodes, operations } = census.totals(view);
         let gauges = [
             (&self.topics, topics),
             (&self.partitions, partitions),
-            (&self.without_leader, without_leader),
+            (&self.without_leader, short.without_leader),
+            (&self.under_replicated, short.under_replicated),
+            (&self.under_min_isr, short.under_min_isr),
             (&self.active_nodes, active_nodes),
             (&self.fenced_nodes, fenced_nodes),
             (&self.running_operations, operations),

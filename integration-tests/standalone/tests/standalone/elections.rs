@@ -33,6 +33,9 @@ async fn a_replica_that_is_behind_leads_when_an_operator_gives_up_what_it_lacks(
     alone_in_sync(&client, lost).await;
     write(&client, "t", 0, "only there").await;
     nodes.kill(lost);
+    until(async || leaderless(&client).await, "nobody is left").await;
+    let (code, text) = elect(&nodes, &["t", "--unclean", "--accept-loss"]);
+    assert!(code != Some(0) && text.contains("delete the topic") && text.contains("partition 0"), "{code:?}: {text}");
     std::fs::remove_dir_all(nodes.data_of(lost)).unwrap();
     nodes.restart_others(lost);
     until(async || leaderless(&client).await, "nobody leads").await;
@@ -45,6 +48,10 @@ async fn a_replica_that_is_behind_leads_when_an_operator_gives_up_what_it_lacks(
     until(elected, "a replica that has not everything leads").await;
     let before: Vec<_> = (0..5).map(|number| number.to_string()).collect();
     assert_eq!(values(&client, "t", 0).await, before, "what only the lost node had is lost");
+    let led_by = leader(&client, "t").await;
+    let other = (1..=NODES).find(|node| *node != led_by && *node != lost).unwrap();
+    let (code, text) = elect(&nodes, &["t", "0", "--unclean", "--accept-loss", "--node", &other.to_string()]);
+    assert!(code == Some(2) && text.contains(&format!("node {led_by} leads")), "{code:?}: {text}");
     write(&client, "t", 0, "after").await;
 
     // The node comes back with another disk, and nobody waits for what it had.

@@ -66,7 +66,7 @@ impl Availability {
         match self.leader(&partition.record.state) {
             None => Service::Leaderless,
             Some(leader) if self.reported.contains_key(&(leader, partition.record.key)) => Service::Failed,
-            Some(_) if under_min_isr(&partition.record.state) => Service::UnderMinIsr,
+            Some(_) if partition.record.state.is_under_min_isr() => Service::UnderMinIsr,
             Some(_) => Service::Full,
         }
     }
@@ -84,7 +84,7 @@ impl Availability {
     /// Whether a partition can be used and has all its copies.
     pub(crate) fn healthy(&self, partition: &PartitionEntry) -> bool {
         let state = &partition.record.state;
-        !under_replicated(state) && self.of(partition) == Service::Full
+        !state.is_under_replicated() && self.of(partition) == Service::Full
     }
 
     /// The state of a topic with these partitions, and how many of them lack what. Sizes are not known here.
@@ -98,8 +98,8 @@ impl Availability {
             i32::try_from(found).unwrap_or(i32::MAX)
         };
         let stats = pb::TopicStats {
-            under_replicated_count: count(&under_replicated),
-            under_min_isr_count: count(&under_min_isr),
+            under_replicated_count: count(&PartitionState::is_under_replicated),
+            under_min_isr_count: count(&PartitionState::is_under_min_isr),
             offline_count: count(&|state| self.leader(state).is_none()),
             ..Default::default()
         };
@@ -110,19 +110,10 @@ impl Availability {
 /// Why writes with acks=all are refused.
 fn too_few_in_sync(partition: &PartitionState) -> Option<Problem> {
     let (in_sync, min_isr) = (partition.isr.len(), partition.min_isr);
-    under_min_isr(partition).then(|| {
+    partition.is_under_min_isr().then(|| {
         let text = format!("{in_sync} of {min_isr} replicas that writes with acks=all need are in sync");
         Problem { text, damaged: false }
     })
-}
-
-fn under_replicated(partition: &PartitionState) -> bool {
-    partition.isr.len() < partition.replicas.len()
-}
-
-/// Whether fewer replicas are in sync than writes with acks=all need.
-pub(super) fn under_min_isr(partition: &PartitionState) -> bool {
-    partition.isr.len() < partition.min_isr
 }
 
 #[cfg(test)]

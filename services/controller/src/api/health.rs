@@ -6,7 +6,6 @@ use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, wire_time};
 
 use super::Controller;
-use super::availability::under_min_isr;
 use super::cluster::registered;
 use crate::cluster_view::ClusterView;
 
@@ -39,13 +38,15 @@ impl Controller {
         issues.extend((offline > 0).then(|| offline_issue(offline)));
         let visible = view.metadata.topics().flat_map(|topic| topic.partitions());
         let led = visible.map(|partition| &partition.record.state).filter(|state| state.leader.is_some());
-        let (mut recovering, mut refusing) = (0, 0);
+        let (mut recovering, mut refusing, mut behind) = (0, 0, 0);
         for state in led {
             recovering += usize::from(state.recovering);
-            refusing += usize::from(under_min_isr(state));
+            refusing += usize::from(state.is_under_min_isr());
+            behind += usize::from(state.is_under_replicated());
         }
         issues.extend((recovering > 0).then(|| recovering_issue(recovering)));
         issues.extend((refusing > 0).then(|| refusing_issue(refusing)));
+        issues.extend((behind > refusing).then(|| behind_issue(behind - refusing)));
         let critical = issues.iter().any(|issue| issue.severity() == pb::HealthStatus::Critical);
         let status = match (issues.is_empty(), critical) {
             (true, _) => pb::HealthStatus::Ok,
@@ -56,7 +57,12 @@ impl Controller {
         pb::ClusterHealth {
             status: status.into(),
             issues,
-            totals: Some(pb::TopicStats { offline_count: count(offline), ..Default::default() }),
+            totals: Some(pb::TopicStats {
+                offline_count: count(offline),
+                under_min_isr_count: count(refusing),
+                under_replicated_count: count(behind),
+                ..Default::default()
+            }),
             topic_count: count(view.metadata.topic_count()),
             partition_count: count(view.metadata.partition_count()),
         }
@@ -122,6 +128,16 @@ fn refusing_issue(count: usize) -> pb::HealthIssue {
     };
     let hint = "writes with acks=all are refused there, reads go on; start the nodes that are down";
     critical("PARTITIONS_UNDER_MIN_ISR", message, hint.to_owned(), Vec::new())
+}
+
+/// Partitions of which not all replicas are in sync, but enough.
+fn behind_issue(count: usize) -> pb::HealthIssue {
+    let message = match count {
+        1 => "1 partition has replicas that are not in sync".to_owned(),
+        count => format!("{count} partitions have replicas that are not in sync"),
+    };
+    let hint = "reads and writes go on; start the nodes that are down, those in service catch up by themselves";
+    issue("PARTITIONS_UNDER_REPLICATED", pb::HealthStatus::Degraded, message, hint.to_owned(), Vec::new())
 }
 
 /// Partitions whose leader was elected without proof, and that are not whole again.

@@ -77,22 +77,45 @@ impl Wish {
     fn without_proof(self, context: &DecisionContext, found: &PartitionEntry, offers: &[Candidate]) -> Step {
         let (id, state) = (found.record.key, &found.record.state);
         if let Some(leader) = state.leader {
-            return Step::Over(Ok(Some(leader)));
+            let other = self.node.filter(|node| *node != leader).map(|node| {
+                let text = format!(
+                    "must be false here: node {leader} leads the partition, and node {node} can lead without proof only \
+                     where nobody does"
+                );
+                ApiError::field("unclean", text)
+            });
+            return Step::Over(other.map_or(Ok(Some(leader)), Err));
         }
         match control::elect_declared_lost(context, &found.record, offers, self.node) {
             Some(decision) => Step::Elect(decision),
-            None => {
-                let text = match self.node {
-                    Some(node) => {
-                        format!("node {node} has not said what it has of the partition: it is not in service")
-                    }
-                    None => "a replica that has everything is about to lead, or those in service have not all said yet what \
-                             they have; try again in a moment, or name a node"
-                        .to_owned(),
-                };
-                Step::Over(Err(unavailable(Reason::LeaderNotAvailable, id, text)))
-            }
+            None => Step::Over(Err(unavailable(Reason::LeaderNotAvailable, id, self.not_yet(context, found)))),
         }
+    }
+
+    /// Why nobody is elected without proof.
+    fn not_yet(self, context: &DecisionContext, found: &PartitionEntry) -> String {
+        let state = &found.record.state;
+        let whole = state.isr.union(&state.elr);
+        if let Some(node) = whole.iter().find(|node| context.alive(*node)) {
+            return format!(
+                "node {node} has everything and is in service: it leads as soon as it can open its log; try again"
+            );
+        }
+        if let Some(node) = self.node {
+            return format!(
+                "node {node} has not said what it has of the partition: it has no replica, or is not in service"
+            );
+        }
+        let mut alive = state.replicas.iter().filter(|node| context.alive(**node)).peekable();
+        if alive.peek().is_none() {
+            let nodes: Vec<_> = state.replicas.iter().map(ToString::to_string).collect();
+            return format!(
+                "none of the nodes with a replica is in service ({}): start one of them; if all of them are lost, so are \
+                 the records: delete the topic",
+                nodes.join(", ")
+            );
+        }
+        "a replica in service has not said yet what it has; try again in a moment, or name a node".to_owned()
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use walser_proto::v1 as pb;
+use walser_rpc::ApiError;
 
 use super::set_aside::{self, SetAsideCommand};
 use crate::args::ServerArgs;
@@ -15,6 +16,8 @@ use crate::server::Server;
 
 /// Partitions that one request names.
 const ELECTED_AT_ONCE: usize = 10_000;
+/// Partitions that an error names.
+const NAMED_MAX: usize = 5;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PartitionCommand {
@@ -111,19 +114,39 @@ async fn elect(arguments: PartitionElectArgs) -> Result<ExitCode, CliError> {
         }
     };
     let named: Vec<_> = numbers.map(|partition| pb::TopicPartition { topic: topic.clone(), partition }).collect();
-    let mut failed = None;
+    let mut failed: Vec<(ApiError, Vec<i32>)> = Vec::new();
     for part in named.chunks(ELECTED_AT_ONCE) {
         let request = pb::ElectLeadersRequest { partitions: part.to_vec(), node_id: node, unclean };
         for result in server.answered(client.cluster().elect_leaders(request).await)?.results {
             let partition = result.topic_partition.map(|named| named.partition).unwrap_or_default();
+            if let Some(failure) = result.error {
+                let failure = ApiError::from(failure);
+                match failed.iter_mut().find(|(before, _)| before.message() == failure.message()) {
+                    Some((_, partitions)) => partitions.push(partition),
+                    None => failed.push((failure, vec![partition])),
+                }
+                continue;
+            }
             let leader = result.leader.map_or_else(|| "nobody".to_owned(), |leader| format!("node {leader}"));
             let what = if result.elected { "leads now" } else { "leads" };
             output::data(&format!("{topic}/{partition}: {leader} {what}"));
-            failed = result.error.or(failed);
         }
     }
-    match failed {
-        Some(failure) => Err(server.failed(walser_rpc::ApiError::from(failure))),
-        None => Ok(ExitCode::SUCCESS),
-    }
+    let mut errors: Vec<_> = failed
+        .into_iter()
+        .map(|(failure, partitions)| {
+            server.failed(failure).with_why(format!("so it is with {}", named_partitions(&partitions)))
+        })
+        .collect();
+    let Some(last) = errors.pop() else { return Ok(ExitCode::SUCCESS) };
+    errors.iter().for_each(CliError::show);
+    Err(last)
+}
+
+/// The first of them, and how many more there are.
+fn named_partitions(partitions: &[i32]) -> String {
+    let first: Vec<_> = partitions.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = partitions.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{} {}{more}", if partitions.len() == 1 { "partition" } else { "partitions" }, first.join(", "))
 }
