@@ -1,6 +1,6 @@
 // The loads of `walser bench`, for Apache Kafka: the same options, the same JSON, its own Java client.
 //
-//   KafkaLoad create|delete|produce|e2e|consume --server HOST:PORT --topic NAME [--option value ...] [client.property=value ...]
+//   KafkaLoad create|describe|delete|produce|e2e|consume --server HOST:PORT --topic NAME [--option value ...] [client.property=value ...]
 
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
@@ -43,6 +43,7 @@ public final class KafkaLoad {
         }
         switch (arguments[0]) {
             case "create" -> create();
+            case "describe" -> describe();
             case "delete" -> delete();
             case "produce" -> produce();
             case "e2e" -> endToEnd();
@@ -68,9 +69,19 @@ public final class KafkaLoad {
     private static void create() throws Exception {
         Map<String, String> config = new HashMap<>();
         properties.forEach((key, value) -> config.put((String) key, (String) value));
-        NewTopic topic = new NewTopic(option("topic", ""), number("partitions", 1), (short) 1).configs(config);
+        NewTopic topic = new NewTopic(option("topic", ""), number("partitions", 1), (short) number("replicas", 1)).configs(config);
         try (Admin admin = admin()) {
             admin.createTopics(List.of(topic)).all().get();
+        }
+    }
+
+    /** Of the first partition: who leads, and how many replicas are in sync. */
+    private static void describe() throws Exception {
+        try (Admin admin = admin()) {
+            String topic = option("topic", "");
+            var first = admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions().get(0);
+            int leader = first.leader() == null ? -1 : first.leader().id();
+            System.out.printf("{\"leader\":%d,\"in_sync\":%d}%n", leader, first.isr().size());
         }
     }
 
@@ -215,11 +226,18 @@ public final class KafkaLoad {
         report(count, bytes, seconds, new ConcurrentHistogram(SECOND, 3), serverJiffies() - cpu);
     }
 
-    /** CPU time that the server has used, in hundredths of a second. */
+    /** CPU time that the servers have used, in hundredths of a second; those that have ended do not count. */
     private static long serverJiffies() throws Exception {
-        String stat = Files.readString(Path.of("/proc/" + option("server-pid", "") + "/stat"));
-        String[] fields = stat.substring(stat.lastIndexOf(')') + 2).split(" ");
-        return Long.parseLong(fields[11]) + Long.parseLong(fields[12]);
+        long sum = 0;
+        for (String pid : option("server-pid", "").split(",")) {
+            Path file = Path.of("/proc/" + pid + "/stat");
+            if (Files.exists(file)) {
+                String stat = Files.readString(file);
+                String[] fields = stat.substring(stat.lastIndexOf(')') + 2).split(" ");
+                sum += Long.parseLong(fields[11]) + Long.parseLong(fields[12]);
+            }
+        }
+        return sum;
     }
 
     private static void report(long records, long bytes, double seconds, ConcurrentHistogram latency, long jiffies) {

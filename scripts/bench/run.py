@@ -1,6 +1,7 @@
 """Measures this machine: every load on every server, several runs each, medians side by side.
 
-RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring; docs/benchmarks.md says how to read the figures.
+RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring SCENARIO=rf3|failover; docs/benchmarks.md says how to read the
+figures.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 
+import clusters
 import servers
 
 RUNS = int(os.environ.get("RUNS") or 3)
@@ -46,6 +48,14 @@ LOADS = [
     Load("one record in flight, end to end, fsync", kind="e2e", linger=0, fsync=True),
     Load("warm catch-up, 1 partition", kind="consume"),
 ]
+
+
+REPLICATED = [
+    Load("1 KiB, 16 partitions, 2 producers, page cache", partitions=16, producers=2),
+    Load("1 KiB, 16 partitions, 2 producers, fsync", partitions=16, producers=2, fsync=True),
+    Load("open loop, 2,000 records/s, fsync", partitions=16, fsync=True, rate=2000, linger=0, batch_bytes=16384),
+]
+FAILOVER = Load("leader killed, 1,000 records/s, fsync", fsync=True, rate=1000, linger=0, batch_bytes=16384)
 
 
 def median(results, get):
@@ -114,30 +124,61 @@ def compare(systems, ballast):
             load.rate = int(min(fastest.values()) / 2)
         if ONLY not in load.name:
             continue
-        results = {system.name: [] for system in systems}
-        for _ in range(RUNS):
-            for system in systems:
-                servers.ballast(ballast)
-                results[system.name].append(system.run(load))
-        for name, found in results.items():
-            show(load, f"{name}", found)
+        for name, found in in_turn(systems, ballast, lambda system: system.run(load)).items():
+            show(load, name, found)
             if load.fsync and not load.rate and load.kind == "produce":
                 fastest[name] = median(found, lambda r: r["records_per_s"])
         if load.rate:
             print(f"{'':48} at {load.rate} records/s")
 
 
+def in_turn(systems, ballast, run):
+    results = {system.name: [] for system in systems}
+    for _ in range(RUNS):
+        for system in systems:
+            servers.ballast(ballast)
+            results[system.name].append(run(system))
+    return results
+
+
+def replicated(systems, ballast):
+    for load in REPLICATED:
+        if ONLY in load.name:
+            for name, found in in_turn(systems, ballast, lambda system: clusters.under_load(system, load)).items():
+                show(load, name, found)
+
+
+def failovers(systems, ballast):
+    for name, found in in_turn(systems, ballast, lambda system: clusters.failover(system, FAILOVER)).items():
+        waited = sorted(result["latency_us"]["max"] / 1e6 for result in found)
+        print(f"{FAILOVER.name:48} {name:7} longest wait of a record: median {statistics.median(waited):.2f} s, "
+              f"worst {waited[-1]:.2f} s, of each run {[round(seconds, 2) for seconds in waited]}", flush=True)
+
+
+# What runs, and on which systems; Kafka's beside it where PEER says so.
+SCENARIOS = {
+    "": (compare, servers.Walser, servers.Kafka),
+    "rf3": (replicated, clusters.WalserCluster, clusters.KafkaCluster),
+    "failover": (failovers, clusters.WalserCluster, clusters.KafkaCluster),
+}
+
+
 def main():
+    scenario, peer = os.environ.get("SCENARIO") or "", os.environ.get("PEER") or ""
+    if scenario not in SCENARIOS:
+        sys.exit("SCENARIO can be rf3 or failover")
+    if peer not in ("", "kafka"):
+        sys.exit("PEER can be kafka")
+    measure, own, other = SCENARIOS[scenario]
     directory = pathlib.Path(tempfile.mkdtemp(prefix="bench.", dir=servers.TARGET))
-    systems = [servers.Walser(directory)]
+    systems = []
     try:
-        if os.environ.get("PEER") == "kafka":
-            systems.append(servers.Kafka(directory))
-        elif os.environ.get("PEER"):
-            sys.exit("PEER can be kafka")
-        print(f"{RUNS} runs of {SECONDS} s, medians; ballast {'on' if os.environ.get('BALLAST', '1') == '1' else 'off'}")
-        compare(systems, servers.TARGET / "ballast")
-        if not ONLY:
+        for system in [own, other] if peer else [own]:
+            systems.append(system(directory))
+        what = f"{RUNS} runs of {SECONDS} s, medians" if scenario != "failover" else f"{RUNS} kills each"
+        print(f"{what}; ballast {'on' if os.environ.get('BALLAST', '1') == '1' else 'off'}", flush=True)
+        measure(systems, servers.TARGET / "ballast")
+        if not scenario and not ONLY:
             start_figures(systems[0])
     finally:
         for system in systems:

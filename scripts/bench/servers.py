@@ -103,67 +103,89 @@ class Walser:
         self.stop()
 
 
-class Kafka:
-    """One broker for the session, warmed up first; a fresh topic for every run."""
+class KafkaPrograms:
+    """Kafka's broker, tools and client."""
 
-    name = "kafka"
     heap = "1G"
 
-    def __init__(self, directory):
-        self.directory, self.process, self.topics = directory / "kafka", None, 0
+    def __init__(self):
         self.libs, self.classes = TARGET / "kafka/libs", TARGET / "kafka/classes"
         self.java = shutil.which("java")
-        self.fetch()
-        self.start()
-
-    def fetch(self):
-        """Server and client from Maven Central, into the target directory."""
+        # Server and client from Maven Central, into the target directory.
         if not any(self.libs.glob("kafka_2.13-*.jar")):
             subprocess.run(["mvn", "-q", "-B", "-f", HERE / "pom.xml", "dependency:copy-dependencies",
                             f"-DoutputDirectory={self.libs}", "-DincludeScope=runtime"], check=True)
         subprocess.run(["javac", "-cp", f"{self.libs}/*", "-d", self.classes, HERE / "KafkaLoad.java"], check=True)
 
-    def start(self):
-        shutil.rmtree(self.directory, ignore_errors=True)
-        (self.directory / "data").mkdir(parents=True)
-        broker, controller = free_port(), free_port()
-        self.address = f"127.0.0.1:{broker}"
-        properties = self.directory / "server.properties"
+    def logs(self, directory):
+        return [f"-Dlog4j2.configurationFile={HERE}/log4j2.properties", f"-Dkafka.logs.dir={directory}"]
+
+    def configure(self, directory, number, broker, voters, more):
+        """Writes the properties of a broker that is a controller as well, and formats its directory."""
+        (directory / "data").mkdir(parents=True)
+        properties = directory / "server.properties"
+        controller = voters[number]
         properties.write_text("".join(f"{key}={value}\n" for key, value in {
-            "process.roles": "broker,controller", "node.id": 1,
-            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "process.roles": "broker,controller", "node.id": number,
+            "controller.quorum.voters": ",".join(f"{id}@127.0.0.1:{port}" for id, port in voters.items()),
             "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker}",
             "controller.listener.names": "CONTROLLER", "inter.broker.listener.name": "PLAINTEXT",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-            "log.dirs": self.directory / "data", "num.network.threads": 3, "num.io.threads": 8,
+            "log.dirs": directory / "data", "num.network.threads": 3, "num.io.threads": 8,
             "socket.send.buffer.bytes": 102400, "socket.receive.buffer.bytes": 102400,
-            "offsets.topic.replication.factor": 1, "log.segment.delete.delay.ms": 1000,
+            "log.segment.delete.delay.ms": 1000, **more,
         }.items()))
-        log = [f"-Dlog4j2.configurationFile={HERE}/log4j2.properties", f"-Dkafka.logs.dir={self.directory}"]
-        subprocess.run([self.java, "-Xmx256M", *log, "-cp", f"{self.libs}/*", "kafka.tools.StorageTool", "format",
-                        "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", properties], check=True, capture_output=True)
-        # The options of Kafka's own start script.
-        self.process = subprocess.Popen(
+        subprocess.run([self.java, "-Xmx256M", *self.logs(directory), "-cp", f"{self.libs}/*",
+                        "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", properties],
+                       check=True, capture_output=True)
+
+    def broker(self, directory):
+        """Starts a broker with the options of Kafka's own start script."""
+        return subprocess.Popen(
             [self.java, f"-Xmx{self.heap}", f"-Xms{self.heap}", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
              "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true",
-             *log, "-cp", f"{self.libs}/*", "kafka.Kafka", properties],
-            stdout=open(self.directory / "out", "wb"), stderr=subprocess.STDOUT)
+             *self.logs(directory), "-cp", f"{self.libs}/*", "kafka.Kafka", directory / "server.properties"],
+            stdout=open(directory / "out", "ab"), stderr=subprocess.STDOUT)
+
+    def call(self, address, pids, kind, arguments, directory, check=True):
+        return subprocess.run(
+            [self.java, "-Xms512m", "-Xmx1g", "-XX:+UseG1GC", *self.logs(directory / "client"),
+             "-cp", f"{self.classes}:{self.libs}/*", "KafkaLoad", kind, "--server", address,
+             "--server-pid", ",".join(map(str, pids)), *map(str, arguments)],
+            check=check, capture_output=True, text=True, timeout=300)
+
+    def warm(self, load):
+        """The JIT compiles what the loads use: without this, Kafka's first figures are half of its later ones."""
+        load("produce", "--topic", "warm", "--duration", 11, "--warm-up", 1, "--producers", 2,
+             "batch.size=262144", "linger.ms=5")
+        load("delete", "--topic", "warm")
+
+
+class Kafka:
+    """One broker for the session, warmed up first; a fresh topic for every run."""
+
+    name = "kafka"
+
+    def __init__(self, directory):
+        self.directory, self.process, self.topics = directory / "kafka", None, 0
+        self.programs = KafkaPrograms()
+        self.start()
+
+    def start(self):
+        shutil.rmtree(self.directory, ignore_errors=True)
+        broker, controller = free_port(), free_port()
+        self.address = f"127.0.0.1:{broker}"
+        self.programs.configure(self.directory, 1, broker, {1: controller}, {"offsets.topic.replication.factor": 1})
+        self.process = self.programs.broker(self.directory)
         deadline = time.monotonic() + 60
         while self.load("create", "--topic", "warm", check=False).returncode != 0:
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise SystemExit((self.directory / "out").read_text()[-2000:])
-        # The JIT compiles what the loads use: without this, Kafka's first figures are half of its later ones.
-        self.load("produce", "--topic", "warm", "--duration", 11, "--warm-up", 1, "--producers", 2,
-                  "batch.size=262144", "linger.ms=5")
-        self.load("delete", "--topic", "warm")
+        self.programs.warm(self.load)
 
     def load(self, kind, *arguments, check=True):
-        return subprocess.run(
-            [self.java, "-Xms512m", "-Xmx1g", "-XX:+UseG1GC", f"-Dlog4j2.configurationFile={HERE}/log4j2.properties",
-             f"-Dkafka.logs.dir={self.directory}/client", "-cp", f"{self.classes}:{self.libs}/*", "KafkaLoad", kind,
-             "--server", self.address, "--server-pid", str(self.process.pid), *map(str, arguments)],
-            check=check, capture_output=True, text=True, timeout=300)
+        return self.programs.call(self.address, [self.process.pid], kind, arguments, self.directory, check)
 
     def run(self, load):
         self.topics += 1

@@ -75,9 +75,9 @@ pub(crate) struct BenchArgs {
     /// Use a topic that exists, with its own settings, and leave it there; writing adds records to it
     #[arg(long, requires = "topic")]
     pub(crate) reuse: bool,
-    /// Process id of the server, for its CPU and memory
-    #[arg(long, value_name = "PID")]
-    pub(crate) server_pid: Option<u32>,
+    /// Process id of the server, for its CPU and memory; of a cluster, all of them, with commas
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub(crate) server_pid: Vec<u32>,
     /// Write the figures to a file
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(crate) json: Option<PathBuf>,

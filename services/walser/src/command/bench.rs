@@ -134,7 +134,10 @@ async fn measure(
 ) -> Result<(), CliError> {
     let (client, name) = (&server.client, topic.name.as_str());
     let failed = |failure: ApiError| server.failed(failure);
-    let pid = arguments.server_pid.or_else(|| process::listening(&server.address));
+    let mut servers = arguments.server_pid.clone();
+    if servers.is_empty() {
+        servers.extend(process::listening(&server.address));
+    }
     let seen = Arc::new(Seen::default());
     if matches!(command, BenchCommand::Consume(_)) && topic.own {
         // Something to read: written first, and not counted.
@@ -157,7 +160,7 @@ async fn measure(
         (BenchCommand::Consume(_), None, _) | (_, None, None) => Total::Unknown,
         (_, None, Some(duration)) => Total::Time(duration),
     };
-    let usage = tokio::spawn(Usage::measure(pid, Arc::clone(clock), warm_until));
+    let usage = tokio::spawn(Usage::measure(servers, Arc::clone(clock), warm_until));
     let seen = Arc::new(Seen::default());
     let measured = match command {
         BenchCommand::Produce(_) => {
@@ -176,7 +179,7 @@ async fn measure(
         }
         Err(failure) => return Err(failed(failure)),
     };
-    let usage = usage.await.map_err(|error| CliError::failed(error.to_string()))?.until_now(pid);
+    let usage = usage.await.map_err(|error| CliError::failed(error.to_string()))?.until_now();
     report(arguments, &measured, &usage)
 }
 

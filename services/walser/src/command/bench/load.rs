@@ -90,8 +90,9 @@ pub(crate) async fn produce(
         senders.push(tokio::spawn(sender.run(number, count)));
         collectors.push(tokio::spawn(collect(landed, Arc::clone(clock), span, arguments.size, Arc::clone(seen))));
     }
+    let mut sent = Vec::new();
     for sender in senders {
-        sender.await.map_err(|error| ApiError::internal(error.to_string()))??;
+        sent.push(sender.await.map_err(|error| ApiError::internal(error.to_string()))?);
     }
     let mut all = Measured::empty();
     for collector in collectors {
@@ -101,6 +102,8 @@ pub(crate) async fn produce(
         all.elapsed = all.elapsed.max(one.elapsed);
         let _ = all.latency.add(&one.latency);
     }
+    // Where a delivery has failed, its sender knows only that nobody counts any more.
+    sent.into_iter().collect::<Result<Vec<()>, _>>()?;
     Ok(all)
 }
 

@@ -8,35 +8,44 @@ use walser_model::{Clock as _, SystemClock};
 /// Clock ticks per second that Linux shows in `/proc` (`USER_HZ`, the same on every architecture).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What client and server used.
-#[derive(Debug, Clone, Copy)]
+/// What client and servers used.
+#[derive(Debug, Clone)]
 pub(crate) struct Usage {
+    servers: Vec<u32>,
     pub(crate) client_cpu_seconds: f64,
+    /// Of all of them. `None`: one of them is not known, or has ended.
     pub(crate) server_cpu_seconds: Option<f64>,
     pub(crate) server_rss_bytes: Option<u64>,
 }
 
 impl Usage {
     /// The usage when measuring begins.
-    pub(crate) async fn measure(server: Option<u32>, clock: Arc<SystemClock>, from: Duration) -> Self {
+    pub(crate) async fn measure(servers: Vec<u32>, clock: Arc<SystemClock>, from: Duration) -> Self {
         tokio::time::sleep(from.saturating_sub(clock.monotonic())).await;
         Self {
             client_cpu_seconds: cpu_seconds(std::process::id()).unwrap_or(0.0),
-            server_cpu_seconds: server.and_then(cpu_seconds),
+            server_cpu_seconds: of_all(&servers, cpu_seconds),
             server_rss_bytes: None,
+            servers,
         }
     }
 
     /// What was used since.
-    pub(crate) fn until_now(self, server: Option<u32>) -> Self {
+    pub(crate) fn until_now(self) -> Self {
         let now = cpu_seconds(std::process::id()).unwrap_or(0.0);
-        let server_now = server.and_then(cpu_seconds);
+        let server_now = of_all(&self.servers, cpu_seconds);
         Self {
             client_cpu_seconds: now - self.client_cpu_seconds,
             server_cpu_seconds: server_now.zip(self.server_cpu_seconds).map(|(now, then)| now - then),
-            server_rss_bytes: server.and_then(rss_bytes),
+            server_rss_bytes: of_all(&self.servers, rss_bytes),
+            servers: self.servers,
         }
     }
+}
+
+/// The sum over all processes; `None` where one is not known, or there is none.
+fn of_all<T: std::iter::Sum>(pids: &[u32], of_one: impl Fn(u32) -> Option<T>) -> Option<T> {
+    if pids.is_empty() { None } else { pids.iter().map(|pid| of_one(*pid)).sum() }
 }
 
 fn cpu_seconds(pid: u32) -> Option<f64> {
