@@ -56,6 +56,8 @@ mod readers;
 mod readiness;
 #[path = "standalone/readme.rs"]
 mod readme;
+#[path = "standalone/replica_errors.rs"]
+mod replica_errors;
 #[path = "standalone/replicated.rs"]
 mod replicated;
 #[path = "standalone/round_trip.rs"]
@@ -68,6 +70,8 @@ mod server;
 mod stalled_readers;
 #[path = "standalone/stops.rs"]
 mod stops;
+#[path = "standalone/traces.rs"]
+mod traces;
 #[path = "standalone/unchecked.rs"]
 mod unchecked;
 #[path = "standalone/wire.rs"]

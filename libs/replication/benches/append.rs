@@ -122,5 +122,13 @@ fn open(follower: i32) -> ReplicationSession {
 }
 
 fn ack(follower: i32, log_end: Offset, durable: Offset) -> Ack {
-    Ack { follower: NodeId(follower), leader_epoch: LeaderEpoch(0), open: OPEN, log_end, durable, lazy: false }
+    Ack {
+        follower: NodeId(follower),
+        leader_epoch: LeaderEpoch(0),
+        open: OPEN,
+        log_start: Offset::ZERO,
+        log_end,
+        durable,
+        lazy: false,
+    }
 }

@@ -123,6 +123,8 @@ pub struct Follower {
     taken: Offset,
     /// What of the log was on stable storage when that was told last.
     told_durable: Offset,
+    /// Where the log began then.
+    told_start: Offset,
     high_watermark: Offset,
     /// Where the leader's log starts, as told last. Inclusive.
     leader_log_start: Offset,
@@ -145,6 +147,7 @@ impl Follower {
             last_epoch: None,
             taken: log.end(),
             told_durable: log.durable(),
+            told_start: log.start(),
             high_watermark,
             leader_log_start: Offset::ZERO,
             lazy: start.lazy,
@@ -177,8 +180,11 @@ impl Follower {
                     self.begin(log, actions);
                 }
             }
-            FollowerEvent::Flushed if log.durable() > self.told_durable => self.acknowledge(log, actions),
-            FollowerEvent::Flushed => {}
+            FollowerEvent::Flushed => {
+                if log.durable() > self.told_durable || log.start() > self.told_start {
+                    self.acknowledge(log, actions);
+                }
+            }
             FollowerEvent::Configured { lazy } => {
                 let before = std::mem::replace(&mut self.lazy, lazy);
                 // An acknowledgement from before may be on its way: what it allowed ends with the open.
@@ -314,11 +320,12 @@ impl Follower {
         if self.stage != Stage::Open {
             return;
         }
-        self.told_durable = log.durable();
+        (self.told_durable, self.told_start) = (log.durable(), log.start());
         actions.push(FollowerAction::Acknowledge(Ack {
             follower: self.node,
             leader_epoch: self.leader_epoch,
             open: self.open,
+            log_start: log.start(),
             log_end: log.end(),
             durable: log.durable(),
             lazy: self.lazy,

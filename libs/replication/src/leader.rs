@@ -290,6 +290,15 @@ impl Leader {
         }
     }
 
+    /// Below this every replica that can lead next has deleted its records: those that are in sync, or may be, and the
+    /// eligible ones.
+    pub fn deleted_below(&self, log: &impl ReplicaLog) -> Offset {
+        let next = self.maximal.union(&self.partition.elr);
+        let others = next.iter().filter(|node| *node != self.node);
+        let starts = others.map(|node| self.followers.following(node).map_or(Offset::ZERO, |known| known.log_start));
+        starts.fold(log.start(), Offset::min)
+    }
+
     /// This node's own position: what counts of its log.
     fn position(&self, log: &impl ReplicaLog) -> Offset {
         counted(self.rules, self.durability, (log.end(), log.durable(), true))

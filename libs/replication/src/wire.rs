@@ -80,6 +80,8 @@ pub struct Ack {
     pub leader_epoch: LeaderEpoch,
     /// The open that it belongs to.
     pub open: ReplicationSessionId,
+    /// Where its log begins: it has deleted what lies below. Inclusive.
+    pub log_start: Offset,
     /// End of its log. Exclusive.
     pub log_end: Offset,
     /// Everything below is on its stable storage. Exclusive.

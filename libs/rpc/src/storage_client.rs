@@ -32,6 +32,8 @@ pub struct AppendBatch {
     pub acks: Acks,
     /// The offset that its first record must get; `None`: whichever is next.
     pub expected_offset: Option<Offset>,
+    /// W3C trace context of its records, if there is one.
+    pub trace: Option<Arc<str>>,
 }
 
 /// Where and how a batch was appended.

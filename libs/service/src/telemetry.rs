@@ -5,7 +5,7 @@ mod reporting_exporter;
 use std::io::IsTerminal as _;
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -17,6 +17,9 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use self::reporting_exporter::ReportingExporter;
 use crate::caller::client_id;
 use crate::settings::{Key, Kind, Settings};
+
+/// Name of the header and of the metadata key that carry a trace.
+const TRACEPARENT: &str = "traceparent";
 
 /// Settings of logs and traces.
 pub const KEYS: &[Key] = &[
@@ -93,11 +96,37 @@ pub fn call_span(path: &str, headers: &http::HeaderMap) -> tracing::Span {
     let client_id = client_id(headers);
     let span =
         tracing::debug_span!(target: "walser", "call", otel.name = path, otel.kind = "server", client_id = client_id);
-    if !span.is_disabled() && headers.contains_key("traceparent") {
+    if !span.is_disabled() && headers.contains_key(TRACEPARENT) {
         let context = TraceContextPropagator::new().extract(&Headers(headers));
         let _ = span.set_parent(context);
     }
     span
+}
+
+/// A span for a batch on its way, which continues the trace of its records (W3C Trace Context). None, where there is no
+/// trace, it is not sampled, or nobody takes spans.
+pub fn batch_span(name: &'static str, partition: impl std::fmt::Display, traceparent: Option<&str>) -> tracing::Span {
+    let Some(text) = traceparent else { return tracing::Span::none() };
+    let span = tracing::debug_span!(target: "walser", "batch", otel.name = name, partition = %partition);
+    if span.is_disabled() {
+        return span;
+    }
+    let carrier = std::collections::HashMap::from([(TRACEPARENT.to_owned(), text.to_owned())]);
+    let context = TraceContextPropagator::new().extract(&carrier);
+    if !context.span().span_context().is_sampled() || span.set_parent(context).is_err() {
+        return tracing::Span::none();
+    }
+    span
+}
+
+/// What carries a span to other processes; `None` where it is not part of a trace.
+pub fn traceparent(span: &tracing::Span) -> Option<String> {
+    if span.is_none() {
+        return None;
+    }
+    let mut carrier = std::collections::HashMap::new();
+    TraceContextPropagator::new().inject_context(&span.context(), &mut carrier);
+    carrier.remove(TRACEPARENT)
 }
 
 struct Headers<'a>(&'a http::HeaderMap);

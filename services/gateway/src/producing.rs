@@ -34,7 +34,8 @@ pub(crate) use self::producer_ids::ProducerIds;
 pub(crate) use self::writer::{GRACE, IN_FLIGHT_MAX, Writers};
 
 use self::admission::{Admitted, out_of_time};
-use self::batches::{RecordSize, check_records, codec, encode, validate};
+pub(crate) use self::batches::TRACEPARENT_BYTES_MAX;
+use self::batches::{RecordSize, check_records, codec, encode, trace_of, validate};
 use self::outcome::{Collector, Written};
 use self::part_plan::PartPlan;
 use self::writer::{Caller, GatheredRecords, Gathering, PartitionWriter, Whole};
@@ -474,6 +475,7 @@ impl Producing {
             expected_offset: write.expected_offset,
             base_sequence: session.map(|session| session.base_sequence),
             deadline: write.deadline,
+            trace: trace_of(write.payload.records(), write.trace.as_ref()).or(write.trace),
         };
         let gathering = Gathering { codec: Compression::None, acks: write.acks };
         let number = next_number();

@@ -1,7 +1,7 @@
 //! Errors of the storage node, and how they travel.
 
 use walser_log::{DirectoryError, LogError, ReadError};
-use walser_model::{NodeId, Offset, REMEMBERED_BATCHES, SequenceCheck, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, Offset, REMEMBERED_BATCHES, SequenceCheck, TopicPartition};
 use walser_record_batch::BatchHeader;
 use walser_replication::NotEnoughReplicas;
 use walser_rpc::{ApiError, Effect, Reason};
@@ -25,6 +25,12 @@ pub enum StartError {
 /// The partition is not led here, as far as this node knows.
 pub(crate) fn not_leader(node: NodeId) -> ApiError {
     ApiError::new(Reason::NotLeader, format!("node {node} does not lead the partition")).with("leader", -1)
+}
+
+/// The same, where the metadata says who leads.
+pub(crate) fn led_elsewhere(node: NodeId, leader: NodeId, epoch: LeaderEpoch) -> ApiError {
+    let text = format!("node {node} does not lead the partition: node {leader} does, in leader epoch {epoch}");
+    ApiError::new(Reason::NotLeader, text).with("leader", leader).with("leaderEpoch", epoch)
 }
 
 /// The partition's topic was deleted while somebody waited.

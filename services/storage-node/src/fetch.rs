@@ -76,7 +76,7 @@ impl Fetcher {
             }
             match tokio::time::timeout_at(deadline, high_watermark.changed()).await {
                 Ok(Ok(())) if replica.readable() => {}
-                Ok(_) => return Err(not_leader(self.node)),
+                Ok(_) => return Err(replica.not_leader(self.node)),
                 Err(_elapsed) => return Ok(answer(&replica, Bytes::new(), None)),
             }
         }

@@ -11,6 +11,8 @@ use walser_rpc::{
     OffsetQuery, PartitionNumbers, ReadBatches, Reason, StorageClient,
 };
 
+use walser_service::telemetry;
+
 use crate::fetch::Fetcher;
 use crate::replica_registry::{Problem, ReplicaRegistry};
 use crate::shard::{AppendJob, Command, Queue};
@@ -27,6 +29,20 @@ pub(crate) struct InProcessStorage {
 impl InProcessStorage {
     fn queue(&self, partition: TopicPartition) -> &Arc<Queue> {
         self.shards.queue(partition)
+    }
+
+    /// A span from here to the answer, and what carries it to followers.
+    fn traced(&self, partition: TopicPartition, trace: &str, reply: AppendReply) -> (AppendReply, Option<Arc<str>>) {
+        let span = telemetry::batch_span("append", self.registry.names.partition(partition), Some(trace));
+        if span.is_none() {
+            return (reply, None);
+        }
+        let carried = telemetry::traceparent(&span).map(Arc::from);
+        let told = AppendReply::new(move |outcome| {
+            reply.answer(outcome);
+            drop(span);
+        });
+        (told, carried)
     }
 
     fn figures(&self, partition: TopicPartition) -> DescribedPartition {
@@ -68,13 +84,18 @@ impl StorageClient for InProcessStorage {
     }
 
     fn append(&self, permit: AppendPermit, batch: AppendBatch, reply: AppendReply) {
-        let AppendBatch { partition, record_batch, acks, expected_offset } = batch;
+        let AppendBatch { partition, record_batch, acks, expected_offset, trace } = batch;
         let header = match header(&record_batch) {
             Ok(header) => header,
             Err(failure) => return reply.answer(Err(failure)),
         };
         let (epoch, partition) = (partition.leader_epoch, partition.id);
-        let job = AppendJob { partition, epoch, header, acks, expected_offset, batch: record_batch, permit, reply };
+        let (reply, trace) = match trace {
+            Some(trace) => self.traced(partition, &trace, reply),
+            None => (reply, None),
+        };
+        let job =
+            AppendJob { partition, epoch, header, acks, expected_offset, batch: record_batch, trace, permit, reply };
         self.queue(partition).push(Command::Append(job));
     }
 

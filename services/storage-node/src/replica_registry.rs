@@ -11,7 +11,8 @@ use walser_log::{Condition, LogReader};
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_rpc::{ApiError, LeadOffer};
 
-use crate::error::{cannot_open, not_leader};
+use crate::error::{cannot_open, led_elsewhere, not_leader};
+use crate::replication::BatchTraces;
 use crate::tail::Tail;
 use crate::topic_names::TopicNames;
 
@@ -20,7 +21,10 @@ use crate::topic_names::TopicNames;
 pub(crate) struct PartitionHandle {
     pub(crate) reader: LogReader,
     pub(crate) tail: Arc<Tail>,
+    pub(crate) traces: BatchTraces,
     epoch: AtomicI32,
+    /// Another node that leads, by the metadata, with its leader epoch.
+    led_by: Mutex<Option<(NodeId, LeaderEpoch)>>,
     /// The high watermark; waiting fetches are woken by it.
     high_watermark: watch::Sender<Offset>,
     /// The high watermark is the end of the partition: a leader that has just begun does not know it yet (rule R4).
@@ -65,7 +69,9 @@ impl PartitionHandle {
         Self {
             reader,
             tail: Arc::default(),
+            traces: BatchTraces::default(),
             epoch: AtomicI32::new(LeaderEpoch::NONE.0),
+            led_by: Mutex::new(None),
             high_watermark: watch::Sender::new(Offset::ZERO),
             end_known: AtomicBool::new(true),
             others_in_sync: AtomicBool::new(false),
@@ -80,6 +86,17 @@ impl PartitionHandle {
 
     pub(crate) fn epoch(&self) -> LeaderEpoch {
         LeaderEpoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Notes which other node leads, by the metadata.
+    pub(crate) fn note_led_by(&self, leader: Option<(NodeId, LeaderEpoch)>) {
+        *self.led_by.lock() = leader;
+    }
+
+    /// Says that this node, `node`, does not lead, and who does.
+    pub(crate) fn not_leader(&self, node: NodeId) -> ApiError {
+        let led_by = *self.led_by.lock();
+        led_by.map_or_else(|| not_leader(node), |(leader, epoch)| led_elsewhere(node, leader, epoch))
     }
 
     /// This node leads in `epoch` from now on; nobody is served before.
@@ -259,7 +276,10 @@ impl ReplicaRegistry {
         match self.unusable.read().get(&partition) {
             Some(why) => cannot_open(why, self.node),
             // While the controller is not obeyed, only what lies here is known; the reason says more than its absence.
-            None => self.writes_refused().unwrap_or_else(|| not_leader(self.node)),
+            None => self.writes_refused().unwrap_or_else(|| {
+                let held = self.held(partition);
+                held.map_or_else(|| not_leader(self.node), |replica| replica.not_leader(self.node))
+            }),
         }
     }
 

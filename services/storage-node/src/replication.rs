@@ -10,11 +10,13 @@ mod outbox;
 mod peers;
 mod push;
 mod pushed;
+mod traces;
 mod window;
 
 pub(crate) use outbox::{CopyWanted, Lane, Outbox, ToController, ToFollower, ToLeader};
 pub(crate) use peers::{FromPeer, OpenAnswer, Outgoing, Peers};
 pub(crate) use push::{Push, ToPush, read_tail};
 pub(crate) use pushed::Pushed;
+pub(crate) use traces::{BatchTrace, BatchTraces};
 pub(crate) use window::Window;
 use window::WindowPermit;

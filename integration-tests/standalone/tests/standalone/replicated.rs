@@ -11,7 +11,7 @@ use walser_proto::v1 as pb;
 
 use crate::faults::until;
 use crate::processes::{Cluster, Service, signal};
-use crate::server::{place, read_all, values, write};
+use crate::server::{bound, place, read_all, values, write};
 
 pub(crate) const NODES: i32 = 3;
 
@@ -68,6 +68,11 @@ impl Nodes {
 
     pub(crate) fn restart(&mut self, number: i32) {
         self.nodes[usize::try_from(number - 1).unwrap()] = Some(self.cluster.another_node(number));
+    }
+
+    /// Where a node serves gateways and other nodes.
+    pub(crate) fn address(&self, number: i32) -> String {
+        self.nodes[usize::try_from(number - 1).unwrap()].as_ref().unwrap().ready.grpc.clone()
     }
 
     /// Where a node keeps its data.
@@ -269,4 +274,37 @@ async fn a_node_that_is_stopped_gives_its_leads_away_before_it_goes() {
     // With nobody left to give anything to, each of them goes all the same.
     nodes.kill_others(1);
     nodes.stop(1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_deleted_is_not_shown_by_the_next_leader() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 20, 2).await;
+    for round in 0..3 {
+        for partition in 0..20 {
+            write(&client, "t", partition, format!("{round}")).await;
+        }
+        // The replica that hangs is not waited for any longer once it is out of the in-sync set.
+        let (victim, hangs) = (leader(&client, "t").await, round == 1);
+        if hangs {
+            nodes.signal(victim % NODES + 1, "-STOP");
+        }
+        let before = Some(bound(pb::Bound::Latest));
+        let request = pb::TruncateTopicRequest { topic: "t".to_owned(), before, ..Default::default() };
+        let deleted = client.topics().truncate_topic(request).await.unwrap().into_inner();
+        assert_eq!(deleted.log_start_offsets.len(), 20);
+        if hangs {
+            nodes.signal(victim % NODES + 1, "-CONT");
+            all_in_sync(&client, "t").await;
+        }
+        nodes.kill(victim);
+        for partition in 0..20 {
+            let moved = async || partitions(&client, "t").await[partition].leader.is_some_and(|found| found != victim);
+            until(moved, "another one leads").await;
+            let partition = i32::try_from(partition).unwrap();
+            assert_eq!(values(&client, "t", partition).await, Vec::<String>::new(), "round {round}, {partition}");
+        }
+        nodes.restart(victim);
+        all_in_sync(&client, "t").await;
+    }
 }

@@ -170,6 +170,25 @@ fn what_a_failed_sync_of_a_deletion_has_lost_is_not_acknowledged() {
     }
 }
 
+/// The mark of a deletion that failed is written by the next attempt, which finds the log start where it wants it.
+#[test]
+fn a_deletion_that_is_repeated_is_durable_when_it_succeeds() {
+    let mut failed = 0;
+    for syncs in 0..6 {
+        let mut site = with_segments(MemoryDisk::simulated(64 << 20));
+        // The checkpoint is written anew when its sync fails: there is no room for that.
+        let space = site.disk.space(Path::new("/data")).unwrap();
+        site.disk.set_capacity(space.total - space.free);
+        site.disk.fail_sync_after(syncs);
+        failed += usize::from(site.log.delete_records(Offset(3), 21_000).is_err());
+        site.disk.set_capacity(64 << 20);
+        site.log.delete_records(Offset(2), 21_000).unwrap();
+        lose_power(&mut site, aged());
+        assert!(site.log.log_start() >= Offset(2), "after {syncs} syncs: {}", site.log.log_start());
+    }
+    assert!(failed > 0);
+}
+
 /// Names that a deletion has removed come back one by one when power is lost.
 #[test]
 fn segments_below_the_log_start_are_not_missed() {

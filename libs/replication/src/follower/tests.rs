@@ -88,10 +88,15 @@ fn open(open_seq: u64, log_end: i64, durable: i64, last_epoch: i32) -> FollowerA
 }
 
 fn acknowledged(open_seq: u64, log_end: i64, durable: i64) -> FollowerAction {
+    acknowledged_from(0, open_seq, log_end, durable)
+}
+
+fn acknowledged_from(log_start: i64, open_seq: u64, log_end: i64, durable: i64) -> FollowerAction {
     FollowerAction::Acknowledge(Ack {
         follower: NodeId(2),
         leader_epoch: LeaderEpoch(4),
         open: id(open_seq),
+        log_start: Offset(log_start),
         log_end: Offset(log_end),
         durable: Offset(durable),
         lazy: false,
@@ -171,7 +176,10 @@ fn it_deletes_what_the_leader_has_deleted() {
     let trim = FollowerAction::Trim { before: Offset(4) };
     assert_eq!(step(&mut follower, FollowerEvent::Pushed(beat)), [acknowledged(9, 10, 10), trim]);
     follower.log.trim(4);
-    assert_eq!(step(&mut follower, FollowerEvent::Pushed(beat)), [acknowledged(9, 10, 10)]);
+    let told = [acknowledged_from(4, 9, 10, 10)];
+    assert_eq!(step(&mut follower, FollowerEvent::Flushed), told, "the leader waits for that");
+    assert_eq!(step(&mut follower, FollowerEvent::Flushed), []);
+    assert_eq!(step(&mut follower, FollowerEvent::Pushed(beat)), told);
     // What comes with the frame is not in the log yet.
     let ahead = Frame { log_start: Offset(11), ..frame(9, 10, 12, 10) };
     let taken = step(&mut follower, FollowerEvent::Pushed(ahead));

@@ -18,6 +18,8 @@ pub(super) struct FollowerProgress {
     open: ReplicationSessionId,
     /// It follows in this epoch, on the latest open.
     pub(super) connected: bool,
+    /// Where its log begins, as it has told on this open. Inclusive.
+    pub(super) log_start: Offset,
     pub(super) log_end: Offset,
     pub(super) durable: Offset,
     /// Its log end may count.
@@ -64,6 +66,7 @@ impl Followers {
                     node,
                     open: ReplicationSessionId { node_epoch: -1, sequence: 0 },
                     connected: false,
+                    log_start: Offset::ZERO,
                     log_end: Offset::ZERO,
                     durable: Offset::ZERO,
                     lazy: false,
@@ -138,6 +141,7 @@ impl Followers {
     pub(super) fn connect(&mut self, open: &ReplicationSession) {
         if let Some(known) = self.get_mut(open.follower) {
             known.connected = true;
+            known.log_start = Offset::ZERO;
             known.log_end = open.log_end;
             known.durable = open.durable.min(open.log_end);
             known.lazy = open.lazy;
@@ -159,6 +163,7 @@ impl Followers {
         }
         known.heard = now;
         known.lazy |= ack.lazy;
+        known.log_start = known.log_start.max(ack.log_start);
         known.log_end = known.log_end.max(ack.log_end.min(known.sent));
         known.durable = known.durable.max(ack.durable.min(known.log_end));
         true

@@ -1,3 +1,5 @@
+mod deletions;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -92,6 +94,7 @@ fn ack(follower: i32, open_seq: u64, log_end: i64, durable: i64) -> Event {
         follower: NodeId(follower),
         leader_epoch: LeaderEpoch(4),
         open: id(follower, open_seq),
+        log_start: Offset::ZERO,
         log_end: Offset(log_end),
         durable: Offset(durable),
         lazy: true,

@@ -37,6 +37,7 @@ pub(super) fn append_message(batch: AppendBatch) -> pbi::AppendStreamRequest {
         record_batch: batch.record_batch,
         acks: pb::Acks::from(batch.acks).into(),
         expected_offset: batch.expected_offset.map(|offset| offset.0),
+        traceparent: batch.trace.as_deref().unwrap_or_default().to_owned(),
     }
 }
 
@@ -49,6 +50,7 @@ pub fn append_of_message(message: pbi::AppendStreamRequest) -> Result<AppendBatc
         partition: led_partition(message.r#ref.as_ref())?,
         acks: message.acks().into(),
         expected_offset: message.expected_offset.map(Offset),
+        trace: (!message.traceparent.is_empty()).then(|| message.traceparent.into()),
         record_batch: message.record_batch,
     })
 }
@@ -249,8 +251,10 @@ mod tests {
             record_batch: Bytes::from_static(b"batch"),
             acks: Acks::Leader,
             expected_offset: Some(Offset(0)),
+            trace: Some("00-1-2-01".into()),
         };
         let read = append_of_message(append_message(batch.clone())).unwrap();
+        assert_eq!(read.trace, batch.trace);
         assert_eq!((read.partition, read.acks, read.expected_offset), (batch.partition, batch.acks, Some(Offset(0))));
         for (log_append_time, durability) in [(None, None), (Some(0), Some(Durability::Fsync))] {
             let appended = BatchAppended {

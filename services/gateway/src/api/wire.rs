@@ -12,7 +12,7 @@ use walser_proto::v1 as pb;
 use walser_record_batch::{Header, NewRecord, Producer};
 use walser_rpc::{ApiError, Reason};
 
-use crate::producing::{FailedRecords, Outcome, PartWritten, Payload, RecordPlace};
+use crate::producing::{FailedRecords, Outcome, PartWritten, Payload, RecordPlace, TRACEPARENT_BYTES_MAX};
 use crate::topics::Topics;
 
 /// Bytes of the failures that are reported partition by partition.
@@ -28,7 +28,7 @@ pub(super) fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, ApiE
 /// The caller's trace, if it is one.
 pub(super) fn trace(metadata: &MetadataMap) -> Option<Arc<str>> {
     let text = metadata.get("traceparent")?.to_str().ok()?;
-    (text.len() <= 64).then(|| Arc::from(text))
+    (text.len() <= TRACEPARENT_BYTES_MAX).then(|| Arc::from(text))
 }
 
 /// The caller's time less what the answer needs to travel; tonic would cut the call without saying why.

@@ -1,5 +1,7 @@
 //! Batches on their way in: validation of raw ones, encoding of plain records.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use walser_model::{Compression, CompressionSetting, Timestamp, TopicConfig};
 use walser_record_batch::{
@@ -10,6 +12,8 @@ use walser_rpc::{ApiError, Reason};
 
 /// Header of a trace in records, by W3C Trace Context.
 const TRACEPARENT: &str = "traceparent";
+/// What is longer is no trace.
+pub(crate) const TRACEPARENT_BYTES_MAX: usize = 64;
 
 /// Checks a batch that a client built.
 pub(crate) fn validate(
@@ -150,6 +154,14 @@ impl RecordSize {
     pub(crate) fn fits(self, config: &TopicConfig) -> bool {
         self.bytes + HEADER_LEN <= config.message_bytes_max && self.cost <= DECODED_COST_MAX
     }
+}
+
+/// The trace of a batch: that of the first record, or the call's.
+pub(crate) fn trace_of(records: &[NewRecord], call: Option<&Arc<str>>) -> Option<Arc<str>> {
+    let first = records.first()?;
+    let own = first.headers.iter().find(|header| header.key == TRACEPARENT.as_bytes());
+    let own = own.and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok());
+    own.filter(|text| text.len() <= TRACEPARENT_BYTES_MAX).map(Arc::from).or_else(|| call.cloned())
 }
 
 /// Encodes a record. `trace`: the caller's trace, given to records that have none.

@@ -229,7 +229,7 @@ mod tests {
 
     fn ack(sequence: u64, end: i64) -> Ack {
         let ReplicationSession { follower, id: open, leader_epoch, lazy, .. } = session(sequence);
-        Ack { follower, leader_epoch, open, log_end: Offset(end), durable: Offset(end), lazy }
+        Ack { follower, leader_epoch, open, log_start: Offset::ZERO, log_end: Offset(end), durable: Offset(end), lazy }
     }
 
     #[test]

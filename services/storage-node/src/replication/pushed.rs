@@ -19,6 +19,8 @@ pub(crate) struct Pushed {
     /// How many of them have been taken.
     taken: usize,
     _room: Option<WindowPermit>,
+    /// Of batches that are traced; they end when all of the frame is in the log.
+    spans: Vec<tracing::Span>,
 }
 
 /// What can be appended of a frame at once: a frame by itself.
@@ -62,7 +64,13 @@ impl Pushed {
         if expected != frame.end {
             return Err(BadFrame::End { found: expected, expected: frame.end });
         }
-        Ok(Self { frame, batches, headers, taken: 0, _room: room })
+        Ok(Self { frame, batches, headers, taken: 0, _room: room, spans: Vec::new() })
+    }
+
+    /// Has spans end with it.
+    pub(crate) fn traced(mut self, spans: Vec<tracing::Span>) -> Self {
+        self.spans = spans;
+        self
     }
 
     /// What is left of the frame.

@@ -166,7 +166,7 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         Task::Retain { trusted, close_old } => partition.retain(context, trusted, close_old),
         Task::ReleaseIdle => partition.release_idle(context),
         Task::KeepDamage => partition.keep_damage(context),
-        Task::DeleteRecords { before, reply } => drop(reply.send(partition.delete_records(before, context))),
+        Task::DeleteRecords { before, reply } => partition.delete_records(before, reply, context),
         Task::Trim { before } => partition.trim(before, context),
         Task::Truncate { work, to } => partition.truncate(work, to, context),
         Task::StartAt { work, offset } => partition.start_at(work, offset, context),

@@ -3,6 +3,7 @@
 mod answers;
 mod append_time;
 mod damage;
+mod deletions;
 mod expired;
 mod flushing;
 mod following;
@@ -24,12 +25,14 @@ use walser_rpc::{ApiError, Reason};
 use super::files::{PATIENCE, Written};
 use super::{AppendJob, ShardContext};
 use crate::error::{
-    disk_full, not_enough_answers, not_enough_replicas, not_leader, producer_failure, storage_error_after_append,
-    too_many_files, unreadable_settings,
+    disk_full, not_enough_answers, not_enough_replicas, producer_failure, storage_error_after_append, too_many_files,
+    unreadable_settings,
 };
 use crate::replica_registry::PartitionHandle;
+use crate::replication::BatchTrace;
 use crate::tail::Budget;
 use answers::{InLog, Waiting};
+use deletions::Deletion;
 use expired::ExpiredRecords;
 use following::Following;
 
@@ -75,6 +78,8 @@ pub(crate) struct Partition {
     unprepared: Option<Unprepared>,
     last_append_time: Timestamp,
     expired: ExpiredRecords,
+    /// Deletions that other replicas have not carried out.
+    deletions: Vec<Deletion>,
     /// Monotonic time of the last append, and of the last flush.
     pub(crate) last_write: Duration,
     last_flush: Duration,
@@ -140,6 +145,7 @@ impl Partition {
             offers: false,
             unprepared: None,
             expired: ExpiredRecords::default(),
+            deletions: Vec::new(),
             last_write: Duration::ZERO,
             last_flush: Duration::ZERO,
         }
@@ -186,7 +192,7 @@ impl Partition {
     fn refusal(&self, context: &ShardContext) -> Option<ApiError> {
         let refused = context.writes_refused();
         let refused = refused.or_else(|| self.unreadable.as_deref().map(unreadable_settings));
-        refused.or_else(|| self.replica.leader().is_none().then(|| not_leader(context.node)))
+        refused.or_else(|| self.replica.leader().is_none().then(|| self.handle.not_leader(context.node)))
     }
 
     /// Whether the first write that waits can be appended at once; `None`: none waits.
@@ -265,6 +271,10 @@ impl Partition {
                 Ok(_) => {
                     let header = self.add(&mut group.run, &job.batch, next_offset, context, now);
                     next_offset = header.next_offset();
+                    if let Some(traceparent) = job.trace.clone() {
+                        // Before it is in the log: from then on it can be pushed.
+                        self.handle.traces.note(BatchTrace { base_offset: header.base_offset, traceparent });
+                    }
                     group.headers.push(header);
                     group.jobs.push((job, Planned::Append(header)));
                 }
@@ -322,7 +332,7 @@ impl Partition {
         refusal: Option<&ApiError>,
     ) -> Result<SequenceCheck, ApiError> {
         let Some(leader) = self.replica.leader() else {
-            return Err(refusal.cloned().unwrap_or_else(|| not_leader(context.node)));
+            return Err(refusal.cloned().unwrap_or_else(|| self.handle.not_leader(context.node)));
         };
         if job.epoch != LeaderEpoch::NONE && job.epoch != leader.epoch() {
             let direction = if job.epoch < leader.epoch() { "older" } else { "newer" };
@@ -391,7 +401,7 @@ impl Partition {
                 Planned::Repeat { in_log } if in_log.next_offset <= log_end => Ok(in_log),
                 // A retry of a batch that was refused in this very group shares its fate.
                 Planned::Append(_) | Planned::Repeat { .. } => {
-                    Err(refusal.clone().unwrap_or_else(|| not_leader(context.node)))
+                    Err(refusal.clone().unwrap_or_else(|| self.handle.not_leader(context.node)))
                 }
                 Planned::Refused(failure) => Err(failure),
             };
@@ -404,7 +414,7 @@ impl Partition {
     /// What is told to those whose batches did not get into the log.
     fn append_failed(&mut self, error: &AppendError, context: &ShardContext) -> ApiError {
         match error {
-            AppendError::Extending => not_leader(context.node),
+            AppendError::Extending => self.handle.not_leader(context.node),
             AppendError::NoFiles => too_many_files(context.directory.disk().open_files().limit, context.node),
             AppendError::NoSpace => {
                 context.space.note_full(&context.directory);
@@ -424,19 +434,6 @@ impl Partition {
                 }
             }
         }
-    }
-
-    /// Raises the log start.
-    pub(crate) fn delete_records(&mut self, before: Offset, context: &ShardContext) -> Result<Offset, ApiError> {
-        let high_watermark = self.handle.high_watermark();
-        if before > high_watermark {
-            let start = self.log.log_start();
-            return Err(crate::error::out_of_range(before, start, high_watermark));
-        }
-        let deleted = self.log.delete_records(before, context.clock.now_millis());
-        let log_start = deleted.map_err(|error| refusal_of(&error, &self.handle, context))?;
-        self.step(ReplicaEvent::LogChanged, context);
-        Ok(log_start)
     }
 
     /// Removes what retention does not keep, and with `close_old` closes a segment for its age first. `trusted`: is the wall

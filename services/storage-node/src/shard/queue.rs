@@ -1,6 +1,7 @@
 //! The queue of a log shard. Its length is bounded by the byte permits that senders hold.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub(crate) struct AppendJob {
     pub(crate) header: BatchHeader,
     pub(crate) acks: Acks,
     pub(crate) expected_offset: Option<Offset>,
+    /// W3C trace context of the append, for followers.
+    pub(crate) trace: Option<Arc<str>>,
     pub(crate) permit: AppendPermit,
     pub(crate) reply: AppendReply,
 }

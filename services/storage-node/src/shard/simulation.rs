@@ -134,13 +134,15 @@ fn acknowledged_records_survive_on_other_nodes_with_cuts_copies_and_connections_
             cuts: all.cuts + count.cuts,
             copies: all.copies + count.copies,
             damages: all.damages + count.damages,
+            deletions: all.deletions + count.deletions,
         };
         outcome
     });
     assert_eq!(failed, None, "of this seed: SEED=… cargo test -p walser-storage-node simulation");
-    let Count { cuts, copies, damages } = all.into_inner();
-    println!("{cuts} cuts, {copies} copies, {damages} damages");
+    let Count { cuts, copies, damages, deletions } = all.into_inner();
+    println!("{cuts} cuts, {copies} copies, {damages} damages, {deletions} deletions");
     assert!(cuts > 100 && copies > 100 && damages > 20, "logs are cut and copied, and damage is met");
+    assert!(deletions > 100, "records are deleted");
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn push_sized(queue: &Queue, number: i32, (value_bytes, acks): (usize, Acks), pe
         batch,
         acks,
         expected_offset: None,
+        trace: None,
         permit,
         reply: AppendReply::new(move |answer| told.lock().push(answer)),
     }));

@@ -6,12 +6,12 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::replica_data::Content;
 use walser_replication::{Ack, AlterIsr, Diverging, Frame, ReplicationSession, ReplicationSessionId};
 
-use crate::replication::OpenAnswer;
+use crate::replication::{BatchTrace, OpenAnswer};
 
 /// What a leader says about a partition.
 #[derive(Debug)]
 pub(super) enum FromLeader {
-    Pushed(Frame, Bytes),
+    Pushed(Frame, Bytes, Vec<pbi::BatchTrace>),
     Diverged(Diverging),
     CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId, log_start: Offset },
     Refused(ReplicationSessionId),
@@ -65,6 +65,7 @@ pub(super) fn ack_message(partition: TopicPartition, ack: &Ack) -> pbi::ReplicaA
     pbi::ReplicaAck {
         r#ref: reference(partition, ack.leader_epoch),
         id: Some(id_message(ack.open)),
+        log_start_offset: ack.log_start.0,
         log_end_offset: ack.log_end.0,
         durable_offset: ack.durable.0,
         lazy: ack.lazy,
@@ -78,6 +79,7 @@ pub(super) fn ack_of(follower: NodeId, message: &pbi::ReplicaAck) -> Option<(Top
         follower,
         leader_epoch,
         open: id_of(message.id.as_ref())?,
+        log_start: Offset(message.log_start_offset),
         log_end: Offset(message.log_end_offset),
         durable: Offset(message.durable_offset),
         lazy: message.lazy,
@@ -85,13 +87,23 @@ pub(super) fn ack_of(follower: NodeId, message: &pbi::ReplicaAck) -> Option<(Top
     Some((partition, ack))
 }
 
-pub(super) fn frame_message(partition: TopicPartition, frame: &Frame, record_batches: Bytes) -> pbi::ReplicaData {
+pub(super) fn frame_message(
+    partition: TopicPartition,
+    frame: &Frame,
+    record_batches: Bytes,
+    traces: Vec<BatchTrace>,
+) -> pbi::ReplicaData {
+    let trace = |BatchTrace { base_offset, traceparent }| pbi::BatchTrace {
+        base_offset: base_offset.0,
+        traceparent: traceparent.as_ref().to_owned(),
+    };
     let records = pbi::ReplicaRecords {
         record_batches,
         base_offset: frame.base.0,
         end_offset: frame.end.0,
         high_watermark: frame.high_watermark.0,
         log_start_offset: frame.log_start.0,
+        traces: traces.into_iter().map(trace).collect(),
     };
     pbi::ReplicaData {
         r#ref: reference(partition, frame.leader_epoch),
@@ -133,7 +145,7 @@ pub(super) fn data_of(message: pbi::ReplicaData) -> Option<(TopicPartition, From
                 high_watermark: Offset(records.high_watermark),
                 log_start: Offset(records.log_start_offset),
             };
-            FromLeader::Pushed(frame, records.record_batches)
+            FromLeader::Pushed(frame, records.record_batches, records.traces)
         }
         Content::Diverged(pbi::ReplicaDivergence { epoch, end_offset }) => {
             let (epoch, end) = (LeaderEpoch(epoch), Offset(end_offset));
@@ -170,12 +182,16 @@ mod tests {
         let (log_end, durable, last_epoch) = (Offset(20), Offset(10), LeaderEpoch::NONE);
         let session = ReplicationSession { follower, id: open, leader_epoch, log_end, durable, lazy: true, last_epoch };
         assert_eq!(open_of(follower, &open_message(partition, &session)), Some((partition, session)));
-        let ack = Ack { follower, leader_epoch, open, log_end, durable, lazy: false };
+        let log_start = Offset(6);
+        let ack = Ack { follower, leader_epoch, open, log_start, log_end, durable, lazy: false };
         assert_eq!(ack_of(follower, &ack_message(partition, &ack)), Some((partition, ack)));
         let (base, end, high_watermark, log_start) = (Offset(3), Offset(4), Offset(2), Offset(1));
         let frame = Frame { leader_epoch, open, base, end, high_watermark, log_start };
-        let (id, said) = data_of(frame_message(partition, &frame, Bytes::from_static(b"x"))).unwrap();
-        assert!(id == partition && matches!(said, FromLeader::Pushed(found, bytes) if found == frame && bytes == "x"));
+        let trace = BatchTrace { base_offset: base, traceparent: "00-1-2-01".into() };
+        let (id, said) = data_of(frame_message(partition, &frame, Bytes::from_static(b"x"), vec![trace])).unwrap();
+        let FromLeader::Pushed(found, bytes, traces) = said else { panic!("a frame is pushed") };
+        assert!(id == partition && found == frame && bytes == "x");
+        assert_eq!((traces[0].base_offset, traces[0].traceparent.as_str()), (3, "00-1-2-01"));
         let answer = Diverging { leader_epoch, open, epoch: LeaderEpoch(-1), end };
         let message = answer_message(partition, open, OpenAnswer::Diverged(answer)).unwrap();
         assert!(matches!(data_of(message), Some((_, FromLeader::Diverged(found))) if found == answer));

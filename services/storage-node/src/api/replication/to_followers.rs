@@ -17,7 +17,7 @@ use walser_rpc::{ApiError, Reason};
 use super::messages::{ack_of, answer_message, frame_message, open_of};
 use super::{BEAT, Links, SILENCE_MAX};
 use crate::replica_registry::PartitionHandle;
-use crate::replication::{FromPeer, Lane, OpenAnswer, Push, ToFollower, ToPush, read_tail};
+use crate::replication::{BatchTrace, FromPeer, Lane, OpenAnswer, Push, ToFollower, ToPush, read_tail};
 use crate::shard::Command;
 
 /// Bytes of record batches in one message, about.
@@ -221,7 +221,7 @@ impl Pusher {
                 self.pushes.remove(&partition);
                 answer_message(partition, push.open, OpenAnswer::Refused).map(|message| (message, 0))
             }
-            Pushing::Frame(frame, batches) => {
+            Pushing::Frame { frame, batches, traces } => {
                 let size = batches.len();
                 self.pushes.insert(partition, push);
                 if size > 0 {
@@ -230,7 +230,7 @@ impl Pusher {
                 let (follower, open, end) = (self.follower, frame.open, frame.end);
                 // Before the first byte leaves: an acknowledgement of it comes behind this.
                 self.links.tell(partition, FromPeer::Sent { follower, open, end });
-                Some((frame_message(partition, &frame, batches), size))
+                Some((frame_message(partition, &frame, batches, traces), size))
             }
         }
     }
@@ -249,7 +249,10 @@ impl Pusher {
                 }
             },
         };
-        push.frame(replica, end).map_or(Pushing::Over, |frame| Pushing::Frame(frame, batches))
+        push.frame(replica, end).map_or(Pushing::Over, |frame| {
+            let traces = replica.traces.of(frame.base, frame.end);
+            Pushing::Frame { frame, batches, traces }
+        })
     }
 
     /// What cannot be read for a follower cannot be read at all. Damage is noted, as where clients read.
@@ -265,7 +268,11 @@ enum Pushing {
     Nothing,
     /// The follower has to open again: this node does not lead any more, or what it lacks is not there.
     Over,
-    Frame(walser_replication::Frame, Bytes),
+    Frame {
+        frame: walser_replication::Frame,
+        batches: Bytes,
+        traces: Vec<BatchTrace>,
+    },
 }
 
 /// Whole batches from an offset on, from memory or from the disk.

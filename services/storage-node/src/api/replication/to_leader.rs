@@ -10,6 +10,7 @@ use walser_model::{NodeId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_replication::ReplicationSessionId;
 use walser_rpc::{ApiError, Outage, Reason};
+use walser_service::telemetry;
 
 use super::messages::{FromLeader, ack_message, data_of, open_message};
 use super::{BEAT, Links, SILENCE_MAX};
@@ -23,6 +24,8 @@ const WINDOW_STEP: u64 = WINDOW_BYTES / 4;
 const REQUESTS_MAX: usize = 16;
 /// Partitions that are named in one message.
 const PARTITIONS_MAX: usize = 2_000;
+/// Batches of one frame that are traced.
+const SPANS_MAX: usize = 128;
 /// Pause before a leader that cannot be reached is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 /// Pause before a partition is opened again that was refused.
@@ -161,10 +164,10 @@ impl Stream {
     fn hear(&mut self, data: pbi::ReplicaData) {
         let Some((partition, said)) = data_of(data) else { return };
         let said = match said {
-            FromLeader::Pushed(frame, batches) => {
+            FromLeader::Pushed(frame, batches, traces) => {
                 let room = self.window.take(batches.len());
                 match Pushed::check(frame, batches, Some(room)) {
-                    Ok(pushed) => FromPeer::Pushed(Box::new(pushed)),
+                    Ok(pushed) => FromPeer::Pushed(Box::new(pushed.traced(self.spans(partition, &traces)))),
                     Err(error) => {
                         let (id, partition) = (partition, self.links.registry.names.partition(partition));
                         tracing::error!(%partition, leader = %self.leader, %error, "what was pushed is not taken");
@@ -179,6 +182,15 @@ impl Stream {
             FromLeader::Refused(open) => return self.break_later(partition, open),
         };
         self.links.tell(partition, said);
+    }
+
+    /// Spans of the batches of a frame that are traced.
+    fn spans(&self, partition: TopicPartition, traces: &[pbi::BatchTrace]) -> Vec<tracing::Span> {
+        let of_batch = |trace: &pbi::BatchTrace| {
+            let partition = self.links.registry.names.partition(partition);
+            telemetry::batch_span("replicate", partition, Some(&trace.traceparent))
+        };
+        traces.iter().take(SPANS_MAX).map(of_batch).filter(|span| !span.is_none()).collect()
     }
 
     /// Has a partition opened again after a pause.

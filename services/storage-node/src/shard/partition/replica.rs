@@ -65,6 +65,9 @@ impl Partition {
     pub(crate) fn install(&mut self, metadata: PartitionMetadata, context: &ShardContext) {
         self.metadata = (metadata.state.replicas.len() > 1).then(|| Box::new(metadata.clone()));
         let PartitionMetadata { node_epoch, version, state, partition_epoch, settings, .. } = metadata;
+        // Before anybody is told that this node does not lead.
+        let elsewhere = state.leader.filter(|leader| *leader != context.node);
+        self.handle.note_led_by(elsewhere.map(|leader| (leader, state.leader_epoch)));
         let TopicSettings { config, unreadable } = TopicSettings::clone(&settings);
         self.log.configure(LogConfig::from(&config));
         let durability = config.durability;
@@ -173,6 +176,7 @@ impl Partition {
             self.handle.lead(epoch);
         }
         self.release();
+        self.settle_deletions(context);
         self.tell_of_more(context);
         self.offer();
     }

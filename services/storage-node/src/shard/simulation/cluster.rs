@@ -29,7 +29,7 @@ use walser_model::{
     TopicPartition,
 };
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
-use walser_rpc::{AppendOutcome, AppendPermit, AppendReply};
+use walser_rpc::{ApiError, AppendOutcome, AppendPermit, AppendReply};
 
 use self::control::Control;
 use self::network::Network;
@@ -43,6 +43,9 @@ const PARTITIONS: i32 = 2;
 const DISK_BYTES: u64 = 1 << 30;
 const SEGMENT_BYTES: u64 = 16 << 10;
 const VALUE_BYTES: [usize; 5] = [1, 100, 500, 2_000, 8_000];
+
+/// A deletion below an offset, and what it is answered.
+type AskedDeletion = (TopicPartition, Offset, oneshot::Receiver<Result<Offset, ApiError>>);
 
 /// What an earlier version might have done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub(super) struct Cluster {
     answered: Vec<u32>,
     acknowledged: BTreeMap<(TopicPartition, Offset), Acknowledged>,
     deleted_below: BTreeMap<TopicPartition, Offset>,
+    /// Deletions that were asked for since the last check.
+    deletions: Vec<AskedDeletion>,
     producer: ProducerId,
     sequences: BTreeMap<TopicPartition, i32>,
     turns: u64,
@@ -92,6 +97,8 @@ pub(super) struct Count {
     pub(super) copies: usize,
     /// How often damage was met.
     pub(super) damages: usize,
+    /// Deletions that were answered, and that later leaders have kept.
+    pub(super) deletions: usize,
 }
 
 fn partition(number: i32) -> TopicPartition {
@@ -130,6 +137,7 @@ impl Cluster {
             answered: Vec::new(),
             acknowledged: BTreeMap::new(),
             deleted_below: BTreeMap::new(),
+            deletions: Vec::new(),
             producer: ProducerId(0),
             sequences: BTreeMap::new(),
             turns: 0,
@@ -242,6 +250,7 @@ impl Cluster {
             batch,
             acks,
             expected_offset: None,
+            trace: None,
             permit: AppendPermit::uncounted(),
             reply: AppendReply::new(move |answer| {
                 if acks == Acks::All {
@@ -261,8 +270,9 @@ impl Cluster {
         let Ok(handle) = self.nodes[leader].surroundings.registry.led(id) else { return };
         let end = usize::try_from(handle.high_watermark().0).unwrap();
         let before = Offset(i64::try_from(self.below(end + 1)).unwrap());
-        let (reply, _told) = oneshot::channel();
+        let (reply, told) = oneshot::channel();
         self.nodes[leader].shard.queue.push(Command::DeleteRecords { partition: id, before, reply });
+        self.deletions.push((id, before, told));
         let deleted = self.deleted_below.entry(id).or_insert(Offset::ZERO);
         *deleted = before.max(*deleted);
     }

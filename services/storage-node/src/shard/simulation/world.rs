@@ -304,6 +304,7 @@ impl World {
             header,
             acks,
             expected_offset,
+            trace: None,
             permit: AppendPermit::uncounted(),
             reply: AppendReply::new(move |answer| {
                 let handle = || registry.led(partition).map(|handle| handle.high_watermark());

@@ -91,8 +91,22 @@ impl Cluster {
         self.network.waiting() == 0 && (0..PARTITIONS).map(partition).all(quiet)
     }
 
+    /// A deletion that was answered is one for every later leader.
+    fn check_deletions(&mut self) {
+        for (id, before, mut told) in std::mem::take(&mut self.deletions) {
+            if let Ok(Ok(_)) = told.try_recv() {
+                let leader = number_of(self.control.leader(id).unwrap());
+                let all = self.nodes[leader].surroundings.registry.all();
+                let start = all.iter().find(|(found, _)| *found == id).unwrap().1.reader.log_start();
+                assert!(start >= before, "{id} begins at {start} on node {}, {before} was deleted", node_id(leader));
+                self.count.deletions += 1;
+            }
+        }
+    }
+
     /// Every acknowledged record is where it was said to be, and all replicas have the same.
     pub(in super::super) fn check(&mut self) {
+        self.check_deletions();
         for id in (0..PARTITIONS).map(partition) {
             let leader = number_of(self.control.leader(id).unwrap());
             let batches = self.batches(leader, id);
