@@ -11,6 +11,7 @@ mod call_layer;
 mod call_metrics;
 mod controller_client;
 mod deadline;
+mod feature_levels;
 mod grpc_storage;
 mod metadata;
 mod network;
@@ -28,6 +29,7 @@ pub use controller_client::{
     PartitionOut, Registered, ReplicaHeld,
 };
 pub use deadline::remaining;
+pub use feature_levels::{FEATURE_LEVELS, FeatureLevels};
 pub use grpc_storage::{
     append_of_message, append_outcome_message, described_message, offset_answer_message, offset_query_of_message,
     read_of_message, read_outcome_message,

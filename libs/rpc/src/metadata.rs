@@ -6,7 +6,7 @@ use tonic::Streaming;
 use walser_metadata::Delta;
 use walser_proto::internal::v1::{WatchMetadataRequest, WatchMetadataResponse};
 
-use crate::{ApiError, ControllerClient, Reason};
+use crate::{ApiError, ControllerClient, FEATURE_LEVELS, Reason};
 
 pub use wire::{change_messages, snapshot_messages, wire_registration, wire_time, wire_topic, wire_topic_value};
 
@@ -45,7 +45,8 @@ impl MetadataStream {
     pub async fn open(controller: &ControllerClient, seen: MetadataSeen) -> Result<Self, ApiError> {
         let mut client = controller.calls().max_decoding_message_size(MESSAGE_BYTES_MAX);
         let MetadataSeen { cluster_id, version: applied_version, lineage } = seen.clone();
-        let request = WatchMetadataRequest { resume_version: 0, cluster_id, applied_version, lineage };
+        let features = Some(FEATURE_LEVELS.into());
+        let request = WatchMetadataRequest { resume_version: 0, cluster_id, applied_version, lineage, features };
         let messages = client.watch_metadata(request).await?.into_inner();
         Ok(Self { messages, group: Vec::new(), seen, failed: None })
     }

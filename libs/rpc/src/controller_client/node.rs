@@ -11,7 +11,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 
 use super::ControllerClient;
-use crate::{ApiError, LedPartition, MetadataSeen, NodeRole, Reason};
+use crate::{ApiError, FEATURE_LEVELS, LedPartition, MetadataSeen, NodeRole, Reason};
 
 /// Largest registration in bytes: it names every replica.
 const REGISTRATION_BYTES_MAX: usize = 32 << 20;
@@ -227,7 +227,7 @@ impl ControllerClient {
     /// Registers a node.
     ///
     /// # Errors
-    /// `NODE_ID_IN_USE`, `CLUSTER_ID_MISMATCH` and `METADATA_ROLLBACK`; when the controller cannot be reached, or cannot
+    /// `NODE_ID_IN_USE`, `CLUSTER_ID_MISMATCH`, `METADATA_ROLLBACK` and `FEATURE_DISABLED`; when the controller cannot be reached, or cannot
     /// decide now.
     pub async fn register_node(&self, node: NodeStart) -> Result<Registered, ApiError> {
         let request = pbi::RegisterNodeRequest {
@@ -243,6 +243,7 @@ impl ControllerClient {
             replicas: node.replicas.into_iter().map(pbi::ReplicaReport::from).collect(),
             lineage: node.seen.lineage,
             directory_id: Bytes::copy_from_slice(&node.directory),
+            features: Some(FEATURE_LEVELS.into()),
         };
         let mut calls = self.calls().max_encoding_message_size(REGISTRATION_BYTES_MAX);
         let answer = calls.register_node(request).await?.into_inner();

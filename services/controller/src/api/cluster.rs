@@ -9,7 +9,7 @@ use walser_model::NodeId;
 use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_server::OperationService;
-use walser_rpc::{ApiError, Reason, wire_registration, wire_time};
+use walser_rpc::{ApiError, FEATURE_LEVELS, Reason, wire_registration, wire_time};
 use walser_service::Caller;
 
 use super::Controller;
@@ -41,7 +41,7 @@ impl ClusterService for Controller {
             id: record.id.clone(),
             name: record.name.clone(),
             version: version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
-            feature_level: 1,
+            feature_level: FEATURE_LEVELS.max,
             mode: if self.config.standalone { "STANDALONE" } else { "DISTRIBUTED" }.to_owned(),
             controller: "controller".to_owned(),
             health: Some(self.health(&view)),

@@ -13,7 +13,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::node_session_response::Action;
 use walser_replication::{AlterIsr, control};
-use walser_rpc::ApiError;
+use walser_rpc::{ApiError, FEATURE_LEVELS, FeatureLevels};
 use walser_service::Caller;
 
 use super::{Controller, metadata};
@@ -111,6 +111,8 @@ impl ControllerService for Controller {
             return Err(ApiError::field("node_id", "storage nodes have ids from 1 on").into());
         }
         let node = NodeId(request.node_id);
+        let levels = FeatureLevels::of_caller(request.features.as_ref());
+        FEATURE_LEVELS.check(levels, &format!("storage node {node} (version {})", request.version))?;
         let seen = SeenHistory {
             cluster_id: request.cluster_id.clone(),
             version: request.metadata_version,
@@ -171,8 +173,9 @@ impl ControllerService for Controller {
     type WatchMetadataStream = Answers<pbi::WatchMetadataResponse>;
 
     async fn watch_metadata(&self, request: Request<pbi::WatchMetadataRequest>) -> Answer<Self::WatchMetadataStream> {
-        let pbi::WatchMetadataRequest { cluster_id, applied_version: version, lineage, resume_version } =
+        let pbi::WatchMetadataRequest { cluster_id, applied_version: version, lineage, resume_version, features } =
             request.into_inner();
+        FEATURE_LEVELS.check(FeatureLevels::of_caller(features.as_ref()), "the process that follows the metadata")?;
         self.history.check(&self.views, &SeenHistory { cluster_id, version, lineage }).await?;
         let stream = metadata::watch(self.clone(), resume_version);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))

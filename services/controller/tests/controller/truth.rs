@@ -65,3 +65,21 @@ async fn a_node_that_serves_no_clients_itself_is_listed_with_the_address_that_it
     let nodes = cluster.list_nodes(pb::ListNodesRequest::default()).await.unwrap().into_inner().nodes;
     assert_eq!(nodes.iter().map(|node| (node.id, node.address.as_str())).collect::<Vec<_>>(), [(7, "10.0.0.7:7465")]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_of_another_feature_level_is_refused_with_what_to_do() {
+    let started = start(Arc::new(Memory::new()), config()).await;
+    let range = |min_level, max_level| Some(pbi::FeatureRange { min_level, max_level });
+    let register = |features| pbi::RegisterNodeRequest { node_id: 4, features, ..Default::default() };
+    let newer = started.controller().register_node(register(range(2, 3))).await.unwrap_err();
+    assert_eq!(newer.code(), tonic::Code::Unimplemented, "{newer}");
+    assert!(
+        newer.message().contains("storage node 4") && newer.message().contains("upgrade the controllers"),
+        "{newer}"
+    );
+    let watch = pbi::WatchMetadataRequest { features: range(2, 2), ..Default::default() };
+    assert_eq!(started.controller().watch_metadata(watch).await.unwrap_err().code(), tonic::Code::Unimplemented);
+    for works in [None, range(1, 9)] {
+        started.controller().register_node(register(works)).await.unwrap();
+    }
+}
