@@ -10,6 +10,7 @@ mod id;
 mod leader_epochs;
 mod offset;
 mod producer_window;
+mod recovery_policy;
 mod topic_config;
 mod topic_name;
 
@@ -20,6 +21,7 @@ pub use id::{ClusterId, IdError, NodeId, PartitionIndex, ProducerEpoch, Producer
 pub use leader_epochs::{EpochStart, LeaderEpochs};
 pub use offset::{LeaderEpoch, Offset};
 pub use producer_window::{ProducerWindow, REMEMBERED_BATCHES, RememberedBatch, SequenceCheck, Sequences};
+pub use recovery_policy::RecoveryPolicy;
 pub use topic_config::{
     CleanupPolicy, CompressionSetting, ConfigError, MESSAGE_BYTES_CEILING, SETTINGS, Setting, TopicConfig,
 };

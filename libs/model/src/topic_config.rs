@@ -9,6 +9,7 @@ use crate::config_value::{
     ConfigType, ValueError, parse_bytes, parse_duration_ms, show_bytes, show_duration_ms, suggest,
 };
 use crate::durability::{Compression, Durability, TimestampType};
+use crate::recovery_policy::RecoveryPolicy;
 
 /// No `max.message.bytes` can be above this (15 MiB), so that a batch fits a gRPC message.
 pub const MESSAGE_BYTES_CEILING: i64 = 15 << 20;
@@ -54,6 +55,8 @@ pub struct TopicConfig {
     pub timestamp_type: TimestampType,
     /// Copies that must be in sync for `acks=all`. `None`: 2 where there are 3 nodes or more, else 1.
     pub min_insync_replicas: Option<i32>,
+    /// How a leader is found where no replica that has everything is in service.
+    pub recovery_policy: RecoveryPolicy,
     /// Segments above this total size (per partition, oldest first) go away. `None`: no limit.
     pub retention_bytes: Option<u64>,
     /// Segments whose newest record is older go away. `None`: kept for ever.
@@ -198,14 +201,23 @@ pub const SETTINGS: &[Setting] = &[
         name: "min.insync.replicas",
         kind: ConfigType::Int,
         default: "",
-        documentation: "Replicas that must be in sync for acks=all, the leader included. Default: 2 where there are \
-                        3 nodes or more, else 1.",
+        documentation: "Replicas that must be in sync for acks=all, the leader included. Default: that of the \
+                        cluster (walser cluster config list), and at most the number of replicas.",
         apply: |config, text| {
             let error = || ValueError::rule(text, "an integer of at least 1");
             let value: i32 = text.trim().parse().map_err(|_| error())?;
             config.min_insync_replicas = Some(value).filter(|value| *value >= 1);
             config.min_insync_replicas.map(|_| ()).ok_or_else(error)
         },
+    },
+    Setting {
+        name: "recovery.policy",
+        kind: ConfigType::Text,
+        default: "manual",
+        documentation: "Where no replica that has everything is in service: manual waits for the nodes or for walser \
+                        partition elect; balanced elects when all that had everything last are back and have lost \
+                        some of it; proactive elects after 5 s whoever has most in service. Records may be lost.",
+        apply: |config, text| text.parse().map(|policy| config.recovery_policy = policy),
     },
     Setting {
         name: "retention.bytes",
@@ -324,6 +336,7 @@ impl Default for TopicConfig {
             timestamp_before_max: None,
             timestamp_type: TimestampType::CreateTime,
             min_insync_replicas: None,
+            recovery_policy: RecoveryPolicy::Manual,
             retention_bytes: None,
             retention: Some(7 * day),
             segment_bytes: 1 << 30,

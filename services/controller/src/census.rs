@@ -10,8 +10,7 @@ use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 pub(crate) struct Census {
     partitions: HashMap<TopicPartition, Counted>,
     short: Short,
-    leader_changes: u64,
-    leader_epochs: u64,
+    elections: Elections,
 }
 
 /// What of a partition is counted.
@@ -20,6 +19,7 @@ struct Counted {
     /// The leader, if it has one.
     leader: Option<NodeId>,
     epoch: LeaderEpoch,
+    unclean_epoch: LeaderEpoch,
     under_replicated: bool,
     under_min_isr: bool,
 }
@@ -32,6 +32,17 @@ pub(crate) struct Short {
     pub(crate) under_replicated: usize,
     /// Fewer replicas are in sync than `min.insync.replicas`.
     pub(crate) under_min_isr: usize,
+}
+
+/// What has changed in who leads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Elections {
+    /// Partitions that got another leader or lost theirs.
+    pub(crate) leader_changes: u64,
+    /// Leader epochs begun.
+    pub(crate) leader_epochs: u64,
+    /// Of those, the ones that began without proof that the leader has everything.
+    pub(crate) unclean: u64,
 }
 
 /// How much there is.
@@ -77,6 +88,7 @@ impl Census {
         let now = state.map(|state| Counted {
             leader: state.leader,
             epoch: state.leader_epoch,
+            unclean_epoch: state.unclean_epoch,
             under_replicated: state.is_under_replicated(),
             under_min_isr: state.is_under_min_isr(),
         });
@@ -88,8 +100,9 @@ impl Census {
         if let Some(before) = before {
             self.short.remove(&before);
             if let Some(now) = now {
-                self.leader_changes += u64::from(before.leader != now.leader);
-                self.leader_epochs += u64::from(before.epoch < now.epoch);
+                self.elections.leader_changes += u64::from(before.leader != now.leader);
+                self.elections.leader_epochs += u64::from(before.epoch < now.epoch);
+                self.elections.unclean += u64::from(before.unclean_epoch < now.unclean_epoch);
             }
         }
     }
@@ -107,9 +120,9 @@ impl Census {
         }
     }
 
-    /// Changes of leaders, and leader epochs begun, since this was asked last.
-    pub(crate) fn take_elections(&mut self) -> (u64, u64) {
-        (std::mem::take(&mut self.leader_changes), std::mem::take(&mut self.leader_epochs))
+    /// Elections since this was asked last.
+    pub(crate) fn take_elections(&mut self) -> Elections {
+        std::mem::take(&mut self.elections)
     }
 }
 
@@ -200,7 +213,11 @@ mod tests {
         ];
         let totals = Totals { topics: 1, partitions: 2, active_nodes: 1, fenced_nodes: 1, ..Totals::default() };
         assert_eq!(counted.step(true, all), totals);
-        assert_eq!(counted.census.take_elections(), (0, 0), "leaders that were there before did not change");
+        assert_eq!(
+            counted.census.take_elections(),
+            Elections::default(),
+            "leaders that were there before did not change"
+        );
 
         // The node is fenced, and comes back.
         let fenced = counted.step(false, vec![led(1, 0, None, 2, 2), live(1, true, 2)]);
@@ -214,7 +231,8 @@ mod tests {
             }
         );
         counted.step(false, vec![led(1, 0, Some(1), 3, 3), led(1, 1, Some(1), 2, 3)]);
-        assert_eq!(counted.census.take_elections(), (2, 3));
+        let elections = Elections { leader_changes: 2, leader_epochs: 3, unclean: 0 };
+        assert_eq!(counted.census.take_elections(), elections);
 
         let tombstone = |revision| {
             let value = Box::new(TombstoneValue { nodes: vec![1], ..TombstoneValue::default() });
@@ -240,7 +258,8 @@ mod tests {
         let second =
             vec![led(1, 0, Some(2), 5, 2), led(1, 1, Some(1), 1, 2), led(3, 0, None, 1, 2), named(1), named(3)];
         let totals = counted.step(true, second);
-        assert_eq!(counted.census.take_elections(), (2, 1));
+        let elections = Elections { leader_changes: 2, leader_epochs: 1, unclean: 0 };
+        assert_eq!(counted.census.take_elections(), elections);
         assert_eq!((totals.partitions, totals.short.without_leader), (3, 1));
     }
 

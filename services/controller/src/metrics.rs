@@ -11,7 +11,7 @@ use walser_metastore::{
 };
 use walser_service::Metrics;
 
-use crate::census::{Census, Totals};
+use crate::census::{Census, Elections, Totals};
 use crate::store_writes::StoreWrites;
 use crate::views::Views;
 
@@ -27,6 +27,7 @@ pub(crate) struct ClusterMetrics {
     fenced_nodes: IntGauge,
     leader_changes: IntCounter,
     leader_epochs: IntCounter,
+    unclean_elections: IntCounter,
     running_operations: IntGauge,
     metadata_version: IntGauge,
 }
@@ -81,6 +82,10 @@ impl ClusterMetrics {
                 "walser_controller_leader_epochs_total",
                 "Leader epochs begun since this process started: elections, also of the node that led before.",
             ),
+            unclean_elections: metrics.counter(
+                "walser_controller_unclean_elections_total",
+                "Leader epochs begun without proof that the leader has everything: records may be lost.",
+            ),
             running_operations: gauge("walser_controller_operations_running", "Operations that have not ended."),
             metadata_version: gauge("walser_controller_metadata_version", "Version of the metadata."),
         }
@@ -102,9 +107,10 @@ impl ClusterMetrics {
         for (gauge, count) in gauges {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        let (changes, epochs) = census.take_elections();
-        self.leader_changes.inc_by(changes);
-        self.leader_epochs.inc_by(epochs);
+        let Elections { leader_changes, leader_epochs, unclean } = census.take_elections();
+        self.leader_changes.inc_by(leader_changes);
+        self.leader_epochs.inc_by(leader_epochs);
+        self.unclean_elections.inc_by(unclean);
         self.metadata_version.set(view.version());
     }
 }

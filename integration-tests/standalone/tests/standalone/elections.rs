@@ -6,7 +6,7 @@ use walser_client::Client;
 use walser_proto::v1 as pb;
 
 use crate::faults::until;
-use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless};
+use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless, partitions};
 use crate::server::{cli_at, place, values, write};
 
 fn elect(nodes: &Nodes, more: &[&str]) -> (Option<i32>, String) {
@@ -68,6 +68,40 @@ async fn a_replica_that_is_behind_leads_when_an_operator_gives_up_what_it_lacks(
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = elect(&nodes, &["t", "7"]);
     assert!(code == Some(3) && text.contains("partitions 0 to 0"), "{code:?}: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_elects_the_replica_that_has_most_when_nobody_has_everything() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 2, 1).await;
+    let lost = leader(&client, "t").await;
+    for partition in 0..2 {
+        write(&client, "t", partition, "everywhere").await;
+    }
+    nodes.kill_others(lost);
+    let alone = async || partitions(&client, "t").await.iter().all(|found| found.isr == [lost]);
+    until(alone, "only one is in sync").await;
+    for partition in 0..2 {
+        write(&client, "t", partition, "only there").await;
+    }
+    nodes.kill(lost);
+    nodes.restart_others(lost);
+    until(async || leaderless(&client).await, "nobody leads").await;
+    // It was manual: a change is noticed.
+    let set = ["topic", "alter", "t", "-c", "recovery.policy=proactive"];
+    assert!(cli_at(&nodes.cluster.address(), &set, b"").status.success());
+    let led = async || partitions(&client, "t").await.iter().all(|found| found.leader.is_some());
+    until(led, "another one leads, and nobody has asked for it").await;
+    for partition in 0..2 {
+        assert_eq!(values(&client, "t", partition).await, ["everywhere"]);
+        write(&client, "t", partition, "after").await;
+    }
+    nodes.restart(lost);
+    all_in_sync(&client, "t").await;
+    for partition in 0..2 {
+        assert_eq!(values(&client, "t", partition).await, ["everywhere", "after"]);
+    }
+    until(async || issues(&client).await.is_empty(), "nothing is wrong any more").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

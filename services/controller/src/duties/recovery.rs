@@ -1,13 +1,16 @@
-//! Elects leaders without proof where an operator has decided it: in partitions of restored metadata, of which no replica
-//! is known to have everything (rule R21).
+//! Elects leaders without proof where somebody has decided it: an operator, in partitions of restored metadata, of which no
+//! replica is known to have everything; or the topic's `recovery.policy` (rule R21).
 //!
-//! Nodes offer what they have of partitions that nobody leads. When all who may have everything have answered, the one
-//! that has most leads. One of them that never comes back is declared lost by an operator ([`crate::nodes::Nodes::elect`]).
+//! Nodes offer what they have of partitions that nobody leads. Of restored partitions, and by the policy `balanced`, the one
+//! that has most leads when all who may have everything have answered; by `proactive` it leads after a while, when all that
+//! are in service have. One of them that never comes back is declared lost by an operator ([`crate::nodes::Nodes::elect`]).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use walser_model::TopicPartition;
-use walser_replication::control::{self, Decision, Recovery};
+use walser_metadata::PartitionEntry;
+use walser_model::{RecoveryPolicy, TopicPartition};
+use walser_replication::control::{self, Candidate, Decision, DecisionContext, Recovery};
 use walser_rpc::ApiError;
 
 use super::Duties;
@@ -15,47 +18,67 @@ use crate::committer::Extra;
 
 /// Time between two looks at what nodes offer.
 const LOOK: Duration = Duration::from_millis(200);
+/// Every so many looks all partitions with offers are looked at, new or not.
+const LOOKS: u32 = 25;
+/// How long `proactive` waits for a replica that has everything: nodes that restart are back by then.
+const PROACTIVE_AFTER: Duration = Duration::from_secs(5);
+
+/// Partitions without a leader of which nodes have offered something, and since when, in monotonic time. Bounded by the
+/// offers.
+type Leaderless = BTreeMap<TopicPartition, Duration>;
 
 impl<S: Clone + Default + Send + 'static> Duties<S> {
-    /// Elects leaders of restored partitions, for as long as the process runs.
-    pub(crate) async fn recover_restored(self) {
+    /// Elects leaders without proof, for as long as the process runs.
+    pub(crate) async fn recover(self) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        let mut leaderless = Leaderless::new();
+        for look in 0_u32.. {
             ticks.tick().await;
+            if look % LOOKS == 0 {
+                // The policy of a topic may have changed.
+                self.sessions.look_again();
+            }
             if self.nodes.committer().lead.epoch().is_err() {
+                leaderless.clear();
                 continue;
             }
             let offered = self.sessions.take_offered();
             if offered.is_empty() {
                 continue;
             }
-            match self.elect_restored(&offered).await {
+            match self.elect_offered(&offered, &mut leaderless).await {
                 Ok(true) => {}
                 Ok(false) => self.sessions.look_again(),
                 Err(failure) => {
-                    tracing::warn!(%failure, "restored partitions have no leader yet; the next look tries again");
+                    tracing::warn!(%failure, "partitions without a leader have none yet; the next look tries again");
                     self.sessions.look_again();
                 }
             }
         }
     }
 
-    /// False: some decision was overtaken, or waits for more nodes.
-    async fn elect_restored(&self, offered: &[TopicPartition]) -> Result<bool, ApiError> {
+    /// False: some decision was overtaken, or waits for more nodes or for its time.
+    async fn elect_offered(&self, offered: &[TopicPartition], leaderless: &mut Leaderless) -> Result<bool, ApiError> {
         let _turn = self.nodes.turns().next().await?;
         let (view, context) = self.nodes.committer().context()?;
+        let now = self.clock.monotonic();
         let mut due: Vec<Decision<TopicPartition>> = Vec::new();
         let mut waiting = false;
         for id in offered {
             let found = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
-            let Some(record) = found.map(|found| &found.record).filter(|record| record.state.leader.is_none()) else {
+            let Some(found) = found.filter(|found| found.record.state.leader.is_none()) else {
                 self.sessions.forget_offers(*id);
+                leaderless.remove(id);
                 continue;
             };
-            if record.state.recovering {
-                let candidates = self.sessions.offers(*id);
-                let decided = control::elect_unclean(&context, record, &candidates, Recovery::Balanced);
+            let since = *leaderless.entry(*id).or_insert(now);
+            let policy = view.metadata.topic(id.topic).map(|topic| topic.settings.config.recovery_policy);
+            let policy = policy.unwrap_or_default();
+            if found.record.state.recovering || policy != RecoveryPolicy::Manual {
+                let late = now.saturating_sub(since) >= PROACTIVE_AFTER;
+                let proactive = policy == RecoveryPolicy::Proactive && late;
+                let decided = decide(&context, found, &self.sessions.offers(*id), proactive);
                 // What was offered may count later without another word, when a node is in service.
                 waiting |= decided.is_none();
                 due.extend(decided);
@@ -64,7 +87,25 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         if due.is_empty() {
             return Ok(!waiting);
         }
-        tracing::warn!(partitions = due.len(), "restored partitions are led by the replicas that have most");
+        tracing::warn!(
+            partitions = due.len(),
+            "partitions of restored metadata, or whose recovery.policy says so, are led by the replica that has most: \
+             records may be lost"
+        );
         Ok(self.nodes.committer().commit_all(&view, due, &Extra::default()).await? && !waiting)
     }
+}
+
+/// `proactive`: also while somebody who has everything may come back.
+fn decide(
+    context: &DecisionContext,
+    found: &PartitionEntry,
+    offers: &[Candidate],
+    proactive: bool,
+) -> Option<Decision<TopicPartition>> {
+    let balanced = control::elect_unclean(context, &found.record, offers, Recovery::Balanced);
+    balanced.or_else(|| {
+        let declared = || control::elect_declared_lost(context, &found.record, offers, None);
+        proactive.then(declared).flatten()
+    })
 }
