@@ -4,6 +4,7 @@ The two clusters have the same face. Three brokers, or three storage nodes with 
 cores of one machine with the client: the figures compare systems, they are not those of three machines.
 """
 
+import atexit
 import dataclasses
 import json
 import shutil
@@ -37,6 +38,8 @@ class WalserCluster:
         self.process = subprocess.Popen(
             [self.binary, "cluster", "up", "--dir", self.directory], stdout=open(self.output, "wb"),
             stderr=subprocess.STDOUT)
+        # Its processes end with it.
+        atexit.register(self.process.kill)
         wait(self.is_ready)
         gateway = next(found for found in self.processes() if found["role"] == "gateway")
         self.address = gateway["addresses"]["grpc"]
@@ -160,6 +163,7 @@ class KafkaCluster:
 
     def restart(self, node):
         self.nodes[node] = self.programs.broker(self.directory / str(node))
+        atexit.register(self.nodes[node].kill)
 
     def close(self):
         for node in self.nodes.values():

@@ -127,8 +127,6 @@ pub struct Log {
     /// The latest one whose start is on stable storage, of those that were begun here.
     epoch_on_disk: LeaderEpoch,
     condition: Condition,
-    /// The log start was raised, and its mark could not be written.
-    start_unsaved: bool,
     /// Wall-clock time of opening.
     opened_at: Timestamp,
     /// Space that was filled ahead before a kill lies behind the log end: the file is longer than what is in it.

@@ -27,7 +27,7 @@ pub use create::{create, delete};
 pub use elect::{
     Candidate, Recovery, elect_declared_lost, elect_named, elect_preferred, elect_unclean, recovery_candidates,
 };
-pub use isr::{Refusal, alter_isr, change_min_isr, renew_epoch};
+pub use isr::{Refusal, alter_isr, change_min_isr, give_up_records, renew_epoch};
 pub use members::{
     ReplicaIntegrity, admit, can_stop, counted, drain, elect_again, fence, give_up, hand_over, is_only_eligible,
     register, shut_down, sweep, unfence,

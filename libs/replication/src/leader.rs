@@ -189,6 +189,8 @@ pub struct Leader {
     high_watermark: Offset,
     /// Where this leader epoch began.
     epoch_start: Offset,
+    /// What lies below was deleted, and whoever has asked for that was told so: no later leader may have it. Exclusive.
+    deleted: Offset,
     followers: Followers,
     samples: Samples,
     /// Of the last tick.
@@ -242,6 +244,7 @@ impl Leader {
             durability: start.durability,
             high_watermark,
             epoch_start: log_end,
+            deleted: log.start(),
             followers,
             samples: Samples::new(start.now, log_end),
             now: start.now,
@@ -273,6 +276,10 @@ impl Leader {
         if self.partition.isr.len() < self.partition.min_isr && self.rules.hold(Rule::HighWatermarkNeedsMinIsr) {
             return;
         }
+        // What is damaged may be given up, and nobody must take it for committed.
+        if log.damaged() && self.partition.replicas.len() > 1 {
+            return;
+        }
         // Rule R2; an only replica has nobody who could contradict it.
         if self.partition.replicas.len() > 1 && log.begun() < self.epoch() && self.rules.hold(Rule::EpochStartIsDurable)
         {
@@ -297,6 +304,16 @@ impl Leader {
         let others = next.iter().filter(|node| *node != self.node);
         let starts = others.map(|node| self.followers.following(node).map_or(Offset::ZERO, |known| known.log_start));
         starts.fold(log.start(), Offset::min)
+    }
+
+    /// A deletion is answered.
+    pub fn deletion_answered(&mut self, before: Offset) {
+        self.deleted = self.deleted.max(before);
+    }
+
+    /// Whether somebody eligible follows: it has everything, and may lead.
+    pub fn eligible_follows(&self) -> bool {
+        self.partition.elr.iter().any(|node| self.followers.following(node).is_some())
     }
 
     /// This node's own position: what counts of its log.

@@ -380,6 +380,13 @@ impl<W> Replica<W> {
         self.known.as_ref().map(|known| (&known.partition, known.epoch))
     }
 
+    /// A deletion is answered: no replica that has the records joins the in-sync set.
+    pub fn deletion_answered(&mut self, before: Offset) {
+        if let Machine::Leads(leader) = &mut self.machine {
+            leader.deletion_answered(before);
+        }
+    }
+
     /// The high watermark as far as this node knows, and the leader epoch in which it saw it. Exclusive.
     pub fn high_watermark(&self) -> (Offset, LeaderEpoch) {
         (self.high_watermark, self.high_watermark_epoch)

@@ -160,13 +160,13 @@ impl Nodes {
     }
 
     /// Begins a new leader epoch of a partition for the node that leads it in `epoch`, above that and `above`; returns
-    /// the new one.
+    /// the new one. `records_lost`: the node gives up records of its log, see [`control::give_up_records`].
     pub(crate) async fn renew_epoch(
         &self,
         node_epoch: Revision,
         id: TopicPartition,
         epoch: LeaderEpoch,
-        above: LeaderEpoch,
+        (above, records_lost): (LeaderEpoch, bool),
     ) -> Result<LeaderEpoch, ApiError> {
         let stale = || {
             let text = format!("the caller does not lead partition {id} in epoch {} any more", epoch.0);
@@ -177,7 +177,11 @@ impl Nodes {
             let (view, context) = self.committer.context()?;
             let found = view.metadata.partition(id).filter(|_| view.metadata.tombstone(id.topic).is_none());
             let record = &found.ok_or_else(stale)?.record;
-            let decided = control::renew_epoch(&context, record, node_epoch, epoch, above);
+            let decided = if records_lost {
+                control::give_up_records(&context, record, node_epoch, epoch)
+            } else {
+                control::renew_epoch(&context, record, node_epoch, epoch, above)
+            };
             let decision = decided.map_err(|refusal| match refusal {
                 Refusal::Needless(other) => needless_repair(other),
                 _ => stale(),

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use walser_log::DataDirectory;
-use walser_model::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use walser_model::{Offset, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_server::StorageService;
 use walser_rpc::{
@@ -77,7 +77,7 @@ impl Api {
         }
         let (node_epoch, led) =
             (self.node_epoch.load(Ordering::Acquire), LedPartition { id, leader_epoch: replica.epoch() });
-        let wanted = self.controller.renew_leader_epoch(node_epoch, led, LeaderEpoch(0)).await?;
+        let wanted = self.controller.give_up_records(node_epoch, led).await?;
         let begun = async {
             while replica.epoch() < wanted {
                 tokio::time::sleep(EPOCH_CHECK).await;

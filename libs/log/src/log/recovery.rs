@@ -113,7 +113,6 @@ impl Log {
             generation: Generation::next(),
             epoch_on_disk,
             condition: Condition::Healthy,
-            start_unsaved: false,
             opened_at: now,
             zeros_behind_end: false,
             deleted,

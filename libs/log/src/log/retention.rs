@@ -14,11 +14,9 @@ impl Log {
             let (start, end) = (self.log_start(), self.log_end());
             return Err(LogError::OutOfRange { offset: before, start, end });
         }
-        if before <= self.log_start() && !self.start_unsaved {
+        if before <= self.log_start() {
             return Ok(self.log_start());
         }
-        // A deletion whose mark could not be written is carried out by the next one, which may be of less.
-        let before = before.max(self.log_start());
         if before == self.log_end() && self.condition == Condition::Healthy && !self.extension_running() {
             // All of it goes: what follows starts in a segment of its own, whose name keeps the log end.
             self.roll(now)?;
@@ -28,11 +26,13 @@ impl Log {
             self.names.sync()?;
         }
         self.keep_producers_of(before);
-        self.start_unsaved = true;
+        let start = self.log_start();
         self.state.set_log_start(before);
-        self.write_marks()?;
-        self.sync_marks()?;
-        self.start_unsaved = false;
+        if let Err(error) = self.write_marks().and_then(|()| self.sync_marks()) {
+            // Nobody is told a start that would not be there after a loss of power.
+            self.state.set_log_start(start);
+            return Err(error.into());
+        }
         self.remove_segments_below(before)?;
         Ok(before)
     }

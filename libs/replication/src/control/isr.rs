@@ -81,12 +81,10 @@ pub fn alter_isr<P: Clone>(
 }
 
 /// Begins a new leader epoch for the node that leads in `leader_epoch`, above that one and `above`: offsets that the node
-/// is about to use were used before, in a log that was given up. Nobody else counts any more, and whoever has what was
-/// given up cuts it off when it comes back, although it took that for committed.
+/// is about to use were used before, in a log that was set aside.
 ///
 /// # Errors
-/// [`Refusal::NotLeader`] and [`Refusal::StaleNode`]; [`Refusal::Needless`] where another node in service has what would
-/// be given up.
+/// [`Refusal::NotLeader`] and [`Refusal::StaleNode`].
 pub fn renew_epoch<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
@@ -94,22 +92,51 @@ pub fn renew_epoch<P: Clone>(
     leader_epoch: LeaderEpoch,
     above: LeaderEpoch,
 ) -> Result<Decision<P>, Refusal> {
-    let state = &record.state;
-    let leader = state.leader.filter(|_| state.leader_epoch == leader_epoch).ok_or(Refusal::NotLeader)?;
-    if context.node(leader).is_none_or(|node| node.epoch != node_epoch || node.fenced) {
-        return Err(Refusal::StaleNode);
-    }
-    let whole = state.isr.union(&state.elr);
+    let leader = leader_in(context, record, node_epoch, leader_epoch)?;
+    let mut state = record.state.clone();
+    state.leader_epoch = leader_epoch.max(above).next();
+    Ok(Decision::of_partition(context, record, state, [leader]))
+}
+
+/// Begins a new leader epoch for the node that leads in `leader_epoch`, and is about to give up records of its log. Nobody
+/// else counts any more, and whoever has the records cuts them off when it comes back, although it took them for
+/// committed.
+///
+/// # Errors
+/// As for [`renew_epoch`]; [`Refusal::Needless`] where another node in service has what would be given up.
+pub fn give_up_records<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    node_epoch: i64,
+    leader_epoch: LeaderEpoch,
+) -> Result<Decision<P>, Refusal> {
+    let leader = leader_in(context, record, node_epoch, leader_epoch)?;
+    let whole = record.state.isr.union(&record.state.elr);
     if let Some(other) = whole.iter().find(|node| *node != leader && context.alive(*node)) {
         return Err(Refusal::Needless(other));
     }
-    let mut state = state.clone();
-    state.leader_epoch = leader_epoch.max(above).next();
+    let mut state = record.state.clone();
+    state.leader_epoch = leader_epoch.next();
     state.unclean_epoch = state.leader_epoch;
     state.isr = NodeSet::from_iter([leader]);
     (state.elr, state.last_known_elr) = (NodeSet::EMPTY, NodeSet::EMPTY);
     state.recovering = state.isr.len() < state.min_isr;
     Ok(Decision::of_partition(context, record, state, [leader]))
+}
+
+/// The node that leads in an epoch, if it is the caller's incarnation.
+fn leader_in<P>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    node_epoch: i64,
+    leader_epoch: LeaderEpoch,
+) -> Result<NodeId, Refusal> {
+    let state = &record.state;
+    let leader = state.leader.filter(|_| state.leader_epoch == leader_epoch).ok_or(Refusal::NotLeader)?;
+    match context.node(leader) {
+        Some(node) if node.epoch == node_epoch && !node.fenced => Ok(leader),
+        _ => Err(Refusal::StaleNode),
+    }
 }
 
 /// Rewrites a partition for another `min.insync.replicas`. The eligible go together with it: with fewer wanted, records

@@ -360,25 +360,36 @@ fn a_partition_is_created_on_nodes_that_are_compared() {
 }
 
 #[test]
-fn a_leader_that_gives_up_records_gets_a_higher_epoch_in_which_nobody_else_counts() {
+fn a_leader_gets_a_higher_epoch_and_nobody_else_does() {
     let mut context = context();
-    let mut led = record(&[1, 2, 3], &[1], 2);
-    led.state.elr = NodeSet::from_iter([NodeId(2)]);
-    led.state.last_known_elr = NodeSet::from_iter([NodeId(3)]);
+    let led = record(&[1, 2], &[1, 2], 1);
     let renewed = |context: &DecisionContext, node_epoch, epoch, above| {
         renew_epoch(context, &led, node_epoch, LeaderEpoch(epoch), LeaderEpoch(above)).map(written)
     };
-    assert_eq!(renewed(&context, 11, 7, 3), Err(Refusal::Needless(NodeId(2))), "it is about to lead");
-    fenced(&mut context, 2);
-    let state = renewed(&context, 11, 7, 3).unwrap();
-    assert_eq!((state.leader_epoch, state.unclean_epoch), (LeaderEpoch(8), LeaderEpoch(8)));
-    assert_eq!((state.isr.len(), state.elr.len(), state.last_known_elr.len()), (1, 0, 0));
-    assert!(state.recovering, "fewer than two have what is left");
-    assert_eq!(renewed(&context, 11, 7, 40).unwrap().leader_epoch, LeaderEpoch(41));
+    assert_eq!(renewed(&context, 11, 7, 3).unwrap().leader_epoch, LeaderEpoch(8));
+    let above = renewed(&context, 11, 7, 40).unwrap();
+    assert_eq!((above.leader_epoch, above.unclean_epoch, above.isr.len()), (LeaderEpoch(41), LeaderEpoch::NONE, 2));
     assert_eq!(renewed(&context, 11, 6, 3), Err(Refusal::NotLeader));
     assert_eq!(renewed(&context, 10, 7, 3), Err(Refusal::StaleNode));
     fenced(&mut context, 1);
     assert_eq!(renewed(&context, 11, 7, 3), Err(Refusal::StaleNode));
+}
+
+#[test]
+fn where_records_are_given_up_nobody_else_counts_any_more() {
+    let mut context = context();
+    let mut led = record(&[1, 2, 3], &[1], 2);
+    led.state.elr = NodeSet::from_iter([NodeId(2)]);
+    led.state.last_known_elr = NodeSet::from_iter([NodeId(3)]);
+    let given_up = |context: &DecisionContext| give_up_records(context, &led, 11, LeaderEpoch(7)).map(written);
+    assert_eq!(given_up(&context), Err(Refusal::Needless(NodeId(2))), "it is about to lead");
+    fenced(&mut context, 2);
+    let state = given_up(&context).unwrap();
+    assert_eq!((state.leader_epoch, state.unclean_epoch), (LeaderEpoch(8), LeaderEpoch(8)));
+    assert_eq!((state.isr.len(), state.elr.len(), state.last_known_elr.len()), (1, 0, 0));
+    assert!(state.recovering, "fewer than two have what is left");
+    fenced(&mut context, 1);
+    assert_eq!(given_up(&context), Err(Refusal::StaleNode));
 }
 
 #[test]

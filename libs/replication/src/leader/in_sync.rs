@@ -101,9 +101,9 @@ impl Leader {
     }
 
     /// Rule R8: whether a replica follows in this epoch, has everything committed, and everything from before this epoch,
-    /// and nothing that is deleted; and the controller, who knows whether it is fenced or about to stop, has not just
+    /// and nothing whose deletion was answered; and the controller, who knows whether it is fenced or about to stop, has not just
     /// refused it.
-    fn may_join(&self, node: NodeId, log: &impl ReplicaLog) -> bool {
+    fn may_join(&self, node: NodeId) -> bool {
         if self.expanded.is_some_and(|last| self.now < last.saturating_add(EXPAND_EVERY)) {
             return false;
         }
@@ -114,12 +114,12 @@ impl Leader {
         let position =
             if self.rules.hold(Rule::JoinOnDurable) { self.follower_position(follower) } else { follower.log_end };
         let complete = position >= self.epoch_start || !self.rules.hold(Rule::JoinFromEpochStart);
-        position >= self.high_watermark && complete && follower.log_start >= log.start()
+        position >= self.high_watermark && complete && follower.log_start >= self.deleted
     }
 
     /// Asks for a replica that may join; several at once when they are found at a tick.
     pub(super) fn propose_to_add(&mut self, node: NodeId, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
-        if self.proposing.is_some() || self.partition.isr.contains(node) || !self.may_join(node, log) {
+        if self.proposing.is_some() || self.partition.isr.contains(node) || !self.may_join(node) {
             return;
         }
         let mut isr = self.partition.isr.clone();
@@ -143,7 +143,7 @@ impl Leader {
         for known in self.followers.iter() {
             let in_sync = self.partition.isr.contains(known.node);
             let late = now.saturating_sub(known.caught_up) > self.lag_max;
-            if if in_sync { !late } else { self.may_join(known.node, log) } {
+            if if in_sync { !late } else { self.may_join(known.node) } {
                 isr.insert(known.node);
             }
         }

@@ -132,8 +132,10 @@ impl<W> Replica<W> {
     fn give_up(&mut self, log: &impl ReplicaLog, out: &mut ReplicaActions<W>) {
         let Some(known) = self.known.as_ref().filter(|known| !known.alone()) else { return };
         let wanted = match &self.machine {
-            // Whoever is eligible and away cannot help: it goes on with what can be read.
-            Machine::Leads(_) => (self.failed || log.damaged()) && known.partition.isr.len() > 1,
+            // Whoever is eligible can help once it is here; until then this one goes on with what can be read.
+            Machine::Leads(leader) => {
+                (self.failed || log.damaged()) && (known.partition.isr.len() > 1 || leader.eligible_follows())
+            }
             // Work on a log that has failed may never end.
             Machine::Rests | Machine::Follows(_) if self.work.is_some() && !self.failed => false,
             Machine::Rests | Machine::Follows(_) => match self.role() {

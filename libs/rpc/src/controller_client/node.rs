@@ -285,7 +285,19 @@ impl ControllerClient {
         led: LedPartition,
         above: LeaderEpoch,
     ) -> Result<LeaderEpoch, ApiError> {
-        let request = pbi::RenewLeaderEpochRequest { node_epoch, r#ref: Some(led.into()), above: above.0 };
+        let (above, records_lost) = (above.0, false);
+        let request = pbi::RenewLeaderEpochRequest { node_epoch, r#ref: Some(led.into()), above, records_lost };
+        Ok(LeaderEpoch(self.calls().renew_leader_epoch(request).await?.into_inner().leader_epoch))
+    }
+
+    /// Has a new leader epoch begin in which only this node counts, before it gives up records; returns it.
+    ///
+    /// # Errors
+    /// `STALE_EPOCH` when the node does not lead in that epoch; `FIELD_INVALID` when another node has the records and is
+    /// in service; when the controller cannot be reached, or cannot decide now.
+    pub async fn give_up_records(&self, node_epoch: i64, led: LedPartition) -> Result<LeaderEpoch, ApiError> {
+        let (above, records_lost) = (0, true);
+        let request = pbi::RenewLeaderEpochRequest { node_epoch, r#ref: Some(led.into()), above, records_lost };
         Ok(LeaderEpoch(self.calls().renew_leader_epoch(request).await?.into_inner().leader_epoch))
     }
 }

@@ -37,9 +37,14 @@ impl Controller {
         let offline = leaderless.filter(|(_, leader, _)| leader.is_none()).count();
         issues.extend((offline > 0).then(|| offline_issue(offline)));
         let visible = view.metadata.topics().flat_map(|topic| topic.partitions());
-        let led = visible.map(|partition| &partition.record.state).filter(|state| state.leader.is_some());
         let (mut recovering, mut refusing, mut behind) = (0, 0, 0);
-        for state in led {
+        let mut short = pb::TopicStats { offline_count: count_of(offline), ..Default::default() };
+        for state in visible.map(|partition| &partition.record.state) {
+            short.under_min_isr_count += i32::from(state.is_under_min_isr());
+            short.under_replicated_count += i32::from(state.is_under_replicated());
+            if state.leader.is_none() {
+                continue;
+            }
             recovering += usize::from(state.recovering);
             refusing += usize::from(state.is_under_min_isr());
             behind += usize::from(state.is_under_replicated());
@@ -53,20 +58,18 @@ impl Controller {
             (false, false) => pb::HealthStatus::Degraded,
             (false, true) => pb::HealthStatus::Critical,
         };
-        let count = |count| i32::try_from(count).unwrap_or(i32::MAX);
         pb::ClusterHealth {
             status: status.into(),
             issues,
-            totals: Some(pb::TopicStats {
-                offline_count: count(offline),
-                under_min_isr_count: count(refusing),
-                under_replicated_count: count(behind),
-                ..Default::default()
-            }),
-            topic_count: count(view.metadata.topic_count()),
-            partition_count: count(view.metadata.partition_count()),
+            totals: Some(short),
+            topic_count: count_of(view.metadata.topic_count()),
+            partition_count: count_of(view.metadata.partition_count()),
         }
     }
+}
+
+fn count_of(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 /// A node that does not obey this metadata. `other_serves`: one of the same id does, and is in service.
@@ -206,7 +209,13 @@ fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProb
         let whole = state.and_then(|state| state.isr.union(&state.elr).iter().find(|other| *other != node));
         whole.map_or_else(
             || format!("what is below can be read; {repair}"),
-            |other| format!("start node {other}, which has everything; what is below can be read; {repair}"),
+            |other| {
+                if view.metadata.node(other).is_some_and(|found| found.liveness.fenced) {
+                    format!("start node {other}, which has everything; what is below can be read; {repair}")
+                } else {
+                    format!("node {other} has everything, and takes the lead; nothing needs to be repaired")
+                }
+            },
         )
     } else if problem.problem.starts_with("cannot be opened") {
         format!("remove the cause; node {node} tries to open it again by itself")

@@ -189,7 +189,8 @@ impl ControllerService for Controller {
         let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
         let (id, epoch) = reference.ok_or_else(|| ApiError::field("ref", "is not a partition"))?;
         let above = LeaderEpoch(request.above);
-        let leader_epoch = self.nodes.renew_epoch(request.node_epoch, id, epoch, above).await?.0;
+        let leader_epoch =
+            self.nodes.renew_epoch(request.node_epoch, id, epoch, (above, request.records_lost)).await?.0;
         tracing::info!(partition = %id, leader_epoch, "a new leader epoch begins");
         Ok(Response::new(pbi::RenewLeaderEpochResponse { leader_epoch }))
     }

@@ -103,7 +103,8 @@ impl Wish {
         }
         if let Some(node) = self.node {
             return format!(
-                "node {node} has not said what it has of the partition: it has no replica, or is not in service"
+                "node {node} has not said what it has of the partition: it has no replica, is not in service, or has just \
+                 come; try again in a moment"
             );
         }
         let mut alive = state.replicas.iter().filter(|node| context.alive(**node)).peekable();

@@ -41,6 +41,16 @@ impl BatchTraces {
         self.any.store(true, Ordering::Release);
     }
 
+    /// The log ends at `end`: what was to be behind it is not there.
+    pub(crate) fn cut(&self, end: Offset) {
+        if self.any.load(Ordering::Acquire) {
+            let mut latest = self.latest.lock();
+            while latest.back().is_some_and(|last| last.base_offset >= end) {
+                latest.pop_back();
+            }
+        }
+    }
+
     /// Those of the batches from `from` (inclusive) to `below` (exclusive).
     pub(crate) fn of(&self, from: Offset, below: Offset) -> Vec<BatchTrace> {
         if !self.any.load(Ordering::Acquire) {
@@ -68,6 +78,8 @@ mod tests {
         // Offsets are used again where an append has failed.
         traces.note(trace(4, "d"));
         assert_eq!(traces.of(Offset(0), Offset(100)), [trace(0, "a"), trace(4, "d")]);
+        traces.cut(Offset(4));
+        assert_eq!(traces.of(Offset(0), Offset(100)), [trace(0, "a")]);
     }
 
     #[test]

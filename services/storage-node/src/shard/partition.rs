@@ -384,6 +384,7 @@ impl Partition {
                 appended = count;
                 refusal = Some(self.append_failed(&error, context));
                 run.truncate(headers[..count].iter().map(|header| header.size).sum());
+                self.handle.traces.cut(self.log.log_end());
             }
             let log_end = self.log.log_end();
             if appended > 0 {

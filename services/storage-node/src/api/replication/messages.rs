@@ -65,7 +65,7 @@ pub(super) fn ack_message(partition: TopicPartition, ack: &Ack) -> pbi::ReplicaA
     pbi::ReplicaAck {
         r#ref: reference(partition, ack.leader_epoch),
         id: Some(id_message(ack.open)),
-        log_start_offset: ack.log_start.0,
+        log_start_offset: Some(ack.log_start.0),
         log_end_offset: ack.log_end.0,
         durable_offset: ack.durable.0,
         lazy: ack.lazy,
@@ -79,7 +79,7 @@ pub(super) fn ack_of(follower: NodeId, message: &pbi::ReplicaAck) -> Option<(Top
         follower,
         leader_epoch,
         open: id_of(message.id.as_ref())?,
-        log_start: Offset(message.log_start_offset),
+        log_start: Offset(message.log_start_offset.unwrap_or(i64::MAX)),
         log_end: Offset(message.log_end_offset),
         durable: Offset(message.durable_offset),
         lazy: message.lazy,

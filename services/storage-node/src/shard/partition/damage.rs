@@ -62,6 +62,7 @@ impl Partition {
             }
         };
         self.handle.tail.clear();
+        self.handle.traces.cut(self.log.log_end());
         let new_end = self.log.log_end();
         // What waits may be gone, and others are about to take its offsets.
         let lost = ApiError::new(Reason::NotLeader, "the partition was repaired, and records were given up");

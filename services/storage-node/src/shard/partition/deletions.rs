@@ -14,7 +14,7 @@ use crate::shard::partition::kept_log::KeptLog;
 
 /// Deletions of one partition that wait.
 const WAITING_MAX: usize = 100;
-/// How long one waits for other replicas. Those that do not answer leave the in-sync set before, and count no more.
+/// How long one waits for other replicas: longer than one that hangs stays in the in-sync set.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// A deletion that this replica has carried out, and others have not.
@@ -43,13 +43,16 @@ impl Partition {
     }
 
     fn delete_here(&mut self, before: Offset, context: &ShardContext) -> Result<(), ApiError> {
+        if !self.leads() {
+            return Err(self.handle.not_leader(context.node));
+        }
         let high_watermark = self.handle.high_watermark();
         if before > high_watermark {
             return Err(out_of_range(before, self.log.log_start(), high_watermark));
         }
         if self.deletions.len() >= WAITING_MAX {
             let text = format!("{WAITING_MAX} deletions of the partition wait for other replicas already");
-            return Err(ApiError::new(Reason::GatewayOverloaded, text));
+            return Err(ApiError::new(Reason::InFlightLimitExceeded, text));
         }
         let deleted = self.log.delete_records(before, context.clock.now_millis());
         deleted.map_err(|error| refusal_of(&error, &self.handle, context))?;
@@ -67,7 +70,10 @@ impl Partition {
         for deletion in std::mem::take(&mut self.deletions) {
             let answer = match deleted_below {
                 None => Err(self.handle.not_leader(context.node).with_effect(Effect::Maybe)),
-                Some(deleted_below) if deleted_below >= deletion.before => Ok(log_start),
+                Some(deleted_below) if deleted_below >= deletion.before => {
+                    self.replica.deletion_answered(deletion.before);
+                    Ok(log_start)
+                }
                 Some(_) if now >= deletion.until => Err(not_everywhere(deletion.before)),
                 Some(_) => {
                     self.deletions.push(deletion);
@@ -82,8 +88,9 @@ impl Partition {
 /// The leader has deleted, and not all replicas in sync are known to have.
 fn not_everywhere(before: Offset) -> ApiError {
     let text = format!(
-        "records below {before} are deleted on the leader, and replicas in sync have not confirmed it within {} s: they \
-         can be seen again after a change of the leader until they have; repeat the call",
+        "records below {before} are deleted on the leader, and not every replica that can lead next has confirmed it \
+         within {} s: they can be seen again after a change of the leader until it has; start the nodes that are down, \
+         and repeat the call",
         WAIT_MAX.as_secs()
     );
     ApiError::new(Reason::RequestTimedOut, text)

@@ -46,6 +46,8 @@ pub(super) struct Following {
     errand: Option<Errand>,
     /// The leader has deleted what lies below. Exclusive.
     trim: Option<Offset>,
+    /// It could not be deleted: it is tried again with the next tick.
+    trim_failed: Option<Offset>,
     /// Where the log begins that the leader offers. Inclusive.
     offered: Offset,
     /// When the partition is opened again because something could not be appended, in monotonic time.
@@ -186,9 +188,9 @@ impl Partition {
     fn append_pushed(&mut self, bytes_max: usize, context: &ShardContext, now: Timestamp) -> usize {
         let Some(first) = self.following.pushed.front_mut() else { return 0 };
         let part = first.take(&self.log, bytes_max);
-        if first.next().is_none() {
-            self.following.pushed.pop_front();
-        }
+        // Its spans end when it is in the log.
+        let over = first.next().is_none();
+        let _whole = over.then(|| self.following.pushed.pop_front());
         let Frame { open, .. } = part.frame;
         self.step(ReplicaEvent::Pushed(part.frame), context);
         if !std::mem::take(&mut self.following.accepted) {
@@ -249,6 +251,7 @@ impl Partition {
     /// Time has passed: the partition is opened again where that waits, or where the leader has not answered. An open or
     /// its answer may be lost where a connection ends.
     pub(super) fn reopen_in_time(&mut self, context: &ShardContext) {
+        self.following.trim = self.following.trim.max(self.following.trim_failed.take());
         let now = context.clock.monotonic();
         if self.replica.work().is_none() && self.following.answer_until.is_some_and(|until| now >= until) {
             self.following.answer_until = None;
@@ -278,6 +281,7 @@ impl Partition {
 
     fn work_ended(&mut self, work: WorkId, outcome: Result<(), LogError>, context: &ShardContext) {
         self.handle.tail.clear();
+        self.handle.traces.cut(self.log.log_end());
         if let Err(error) = outcome {
             tracing::error!(partition = %context.named(self.log.partition()), %error, "the log cannot follow its leader");
             return self.log.fail(error.to_string());
@@ -318,6 +322,7 @@ impl Partition {
                 tracing::info!(partition = %context.named(id), %from, %start, %end, "the leader's log takes the place of this one");
                 partition.step(ReplicaEvent::WorkDone { work }, context);
                 partition.show_condition();
+                partition.show_leader(context);
                 Ok(Box::new(partition))
             }
             Err(error) => {
@@ -333,6 +338,7 @@ impl Partition {
     pub(crate) fn trim(&mut self, before: Offset, context: &ShardContext) {
         if let Err(error) = self.log.delete_records(before, context.clock.now_millis()) {
             tracing::warn!(partition = %context.named(self.log.partition()), %error, "what the leader has deleted stays");
+            self.following.trim_failed = Some(before);
         }
         self.note_failure(context);
         self.step(ReplicaEvent::LogChanged, context);

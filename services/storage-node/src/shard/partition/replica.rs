@@ -65,9 +65,6 @@ impl Partition {
     pub(crate) fn install(&mut self, metadata: PartitionMetadata, context: &ShardContext) {
         self.metadata = (metadata.state.replicas.len() > 1).then(|| Box::new(metadata.clone()));
         let PartitionMetadata { node_epoch, version, state, partition_epoch, settings, .. } = metadata;
-        // Before anybody is told that this node does not lead.
-        let elsewhere = state.leader.filter(|leader| *leader != context.node);
-        self.handle.note_led_by(elsewhere.map(|leader| (leader, state.leader_epoch)));
         let TopicSettings { config, unreadable } = TopicSettings::clone(&settings);
         self.log.configure(LogConfig::from(&config));
         let durability = config.durability;
@@ -84,6 +81,14 @@ impl Partition {
         }
         self.stop_pushing_to_others(context);
         self.show_condition();
+        self.show_leader(context);
+    }
+
+    /// Shows which other node leads, by the metadata.
+    pub(super) fn show_leader(&self, context: &ShardContext) {
+        let known =
+            self.replica.partition().and_then(|(partition, _)| Some((partition.leader?, partition.leader_epoch)));
+        self.handle.note_led_by(known.filter(|(leader, _)| *leader != context.node));
     }
 
     /// Shows whether the log can be used, and whether there are others.

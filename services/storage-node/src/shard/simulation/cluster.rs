@@ -13,6 +13,7 @@ mod checks;
 mod control;
 mod network;
 mod node;
+mod scenarios;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

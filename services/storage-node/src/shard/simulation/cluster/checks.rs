@@ -80,7 +80,7 @@ impl Cluster {
         ends
     }
 
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         let ends = self.ends();
         // Where logs begin may differ: what a leader has deleted before it died its successor need not have deleted.
         let of = |id| ends.iter().filter(move |(_, found, _)| *found == id).map(|(_, _, [_, end, seen])| (*end, *seen));

@@ -1,0 +1,131 @@
+//! Courses of events that a random run meets too rarely, each found once.
+
+use tokio::sync::oneshot;
+use walser_log::PowerLoss;
+use walser_rpc::Reason;
+
+use super::*;
+
+impl Cluster {
+    /// A moment in which everybody does what there is to do.
+    fn moment(&mut self) {
+        self.pass(Duration::from_millis(100));
+        for node in (0..NODES).filter(|node| self.nodes[*node].up).collect::<Vec<_>>() {
+            self.hear_of_metadata(node);
+            self.beat(node);
+            self.turn(node);
+            for _ in 0..4 {
+                self.run_job(node);
+                self.tell_outcome(node);
+            }
+            self.turn(node);
+        }
+        self.deliver_all();
+        (0..4).for_each(|_| self.decide());
+        while !self.control.asked.is_empty() {
+            self.answer(0);
+        }
+    }
+
+    fn moments(&mut self, count: usize) {
+        (0..count).for_each(|_| self.moment());
+    }
+
+    /// A healthy cluster with ten records in a partition; returns that, its leader and a follower.
+    fn with_records(&mut self) -> (TopicPartition, usize, usize) {
+        self.heal();
+        let id = partition(0);
+        while self.acknowledged.keys().filter(|(found, _)| *found == id).count() < 10 {
+            self.write();
+            self.moment();
+        }
+        self.moments(100);
+        assert!(self.is_quiet() && self.control.is_whole());
+        let leader = number_of(self.control.leader(id).unwrap());
+        (id, leader, (leader + 1) % NODES)
+    }
+
+    fn delete_below(
+        &mut self,
+        (id, node): (TopicPartition, usize),
+        before: Offset,
+    ) -> oneshot::Receiver<Result<Offset, ApiError>> {
+        let (reply, told) = oneshot::channel();
+        self.nodes[node].shard.queue.push(Command::DeleteRecords { partition: id, before, reply });
+        told
+    }
+
+    fn log_start(&self, id: TopicPartition, node: usize) -> Offset {
+        let all = self.nodes[node].surroundings.registry.all();
+        all.iter().find(|(found, _)| *found == id).unwrap().1.reader.log_start()
+    }
+}
+
+/// A follower has no file left for a moment, and nothing is written afterwards.
+#[test]
+fn a_deletion_that_fails_once_on_a_follower_is_carried_out_later() {
+    let mut cluster = Cluster::new(1, None);
+    let (id, leader, follower) = cluster.with_records();
+    let end = cluster.nodes[leader].surroundings.registry.led(id).unwrap().high_watermark();
+    cluster.nodes[follower].disk.set_file_limit(Some(0));
+    let mut told = cluster.delete_below((id, leader), end);
+    cluster.moments(20);
+    assert!(told.try_recv().is_err(), "one has not deleted");
+    cluster.nodes[follower].disk.set_file_limit(None);
+    cluster.moments(20);
+    assert_eq!(told.try_recv().unwrap().unwrap(), end);
+}
+
+/// The checkpoint of a follower can neither be synced nor be replaced, and all lose power.
+#[test]
+fn a_follower_that_cannot_save_a_deletion_does_not_confirm_it() {
+    let mut cluster = Cluster::new(1, None);
+    let (id, leader, follower) = cluster.with_records();
+    cluster.nodes[follower].disk.fail_sync_after(0);
+    cluster.nodes[follower].disk.set_capacity(1);
+    let mut told = cluster.delete_below((id, leader), Offset(5));
+    cluster.moment();
+    let answered = told.try_recv().is_ok_and(|answer| answer.is_ok());
+    for node in [leader, (0..NODES).find(|node| *node != leader && *node != follower).unwrap(), follower] {
+        cluster.crash(node, Some(PowerLoss::Everything));
+    }
+    cluster.moments(50);
+    cluster.start(follower);
+    cluster.moments(200);
+    assert!(!answered || cluster.log_start(id, follower) >= Offset(5), "it was answered, and the records are back");
+}
+
+#[test]
+fn a_node_that_does_not_lead_deletes_nothing_when_it_is_asked() {
+    let mut cluster = Cluster::new(1, None);
+    let (id, _, follower) = cluster.with_records();
+    let mut told = cluster.delete_below((id, follower), Offset(5));
+    cluster.moments(5);
+    assert_eq!(told.try_recv().unwrap().unwrap_err().reason(), Reason::NotLeader);
+    assert_eq!(cluster.log_start(id, follower), Offset(0));
+}
+
+/// The leader is alone in sync, with records that nobody else has and that were never committed; it meets damage, and
+/// starts again. Then one that has everything committed comes back.
+#[test]
+fn a_damaged_leader_that_is_alone_gives_way_to_an_eligible_node_that_comes_back() {
+    let mut cluster = Cluster::new(1, None);
+    let (id, leader, other) = cluster.with_records();
+    let third = (0..NODES).find(|node| *node != leader && *node != other).unwrap();
+    cluster.crash(third, None);
+    cluster.moments(100);
+    cluster.crash(other, None);
+    (0..20).for_each(|_| cluster.write());
+    cluster.moments(100);
+    cluster.nodes[leader].hurt.insert(id);
+    cluster.nodes[leader].shard.queue.push(Command::Damaged { partition: id, from: Offset(8) });
+    cluster.moments(20);
+    cluster.crash(leader, None);
+    cluster.moments(20);
+    cluster.start(leader);
+    cluster.moments(50);
+    cluster.start(other);
+    cluster.moments(200);
+    let state = &cluster.control.partitions[&id].state;
+    assert!(state.leader == Some(node_id(other)) && state.isr.len() == 2, "{state:?}");
+}
