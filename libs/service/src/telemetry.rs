@@ -21,6 +21,9 @@ use crate::settings::{Key, Kind, Settings};
 /// Name of the header and of the metadata key that carry a trace.
 const TRACEPARENT: &str = "traceparent";
 
+/// Where the services are that processes of the cluster call.
+const INTERNAL: &str = "/walser.internal.";
+
 /// Settings of logs and traces.
 pub const KEYS: &[Key] = &[
     Key {
@@ -91,12 +94,16 @@ fn provider(endpoint: &str) -> Result<SdkTracerProvider, Box<dyn std::error::Err
 }
 
 /// A span for a call, continuing the caller's trace (W3C Trace Context). Lines that are logged during the call name
-/// the client, too.
+/// the client, too. What processes of the cluster ask each other by themselves begins no trace.
 pub fn call_span(path: &str, headers: &http::HeaderMap) -> tracing::Span {
+    let traced = headers.contains_key(TRACEPARENT);
+    if path.starts_with(INTERNAL) && !traced {
+        return tracing::Span::none();
+    }
     let client_id = client_id(headers);
     let span =
         tracing::debug_span!(target: "walser", "call", otel.name = path, otel.kind = "server", client_id = client_id);
-    if !span.is_disabled() && headers.contains_key(TRACEPARENT) {
+    if !span.is_disabled() && traced {
         let context = TraceContextPropagator::new().extract(&Headers(headers));
         let _ = span.set_parent(context);
     }
@@ -107,14 +114,15 @@ pub fn call_span(path: &str, headers: &http::HeaderMap) -> tracing::Span {
 /// trace, it is not sampled, or nobody takes spans.
 pub fn batch_span(name: &'static str, partition: impl std::fmt::Display, traceparent: Option<&str>) -> tracing::Span {
     let Some(text) = traceparent else { return tracing::Span::none() };
-    let span = tracing::debug_span!(target: "walser", "batch", otel.name = name, partition = %partition);
-    if span.is_disabled() {
-        return span;
-    }
     let carrier = std::collections::HashMap::from([(TRACEPARENT.to_owned(), text.to_owned())]);
     let context = TraceContextPropagator::new().extract(&carrier);
-    if !context.span().span_context().is_sampled() || span.set_parent(context).is_err() {
+    // A span that exists is exported, whatever becomes of it: without a parent as the root of a trace of its own.
+    if !context.span().span_context().is_sampled() {
         return tracing::Span::none();
+    }
+    let span = tracing::debug_span!(target: "walser", "batch", otel.name = name, partition = %partition);
+    if !span.is_disabled() {
+        let _ = span.set_parent(context);
     }
     span
 }
