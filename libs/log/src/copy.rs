@@ -25,6 +25,7 @@ use crate::checkpoint::Checkpoint;
 use crate::directory_names::{DirectoryNames, parse_partition};
 use crate::disk::{Disk, dir_exists, remove_dir_if_any};
 use crate::log::{AppendError, Log, LogConfig, LogError};
+use crate::producers::Producers;
 use crate::run::Run;
 
 const LOG: &str = "log";
@@ -43,6 +44,12 @@ pub enum CopyError {
         at: Offset,
         /// What is wrong with them.
         what: NotContinued,
+    },
+    /// The producers that came are not those at its end.
+    #[error("the producers of the leader are damaged, or not those at offset {at}, where the copy ends")]
+    Producers {
+        /// Where the copy ends. Exclusive.
+        at: Offset,
     },
     /// The disk is full.
     #[error("no space left for a copy of the leader's log")]
@@ -115,15 +122,23 @@ impl LogCopy {
         Ok(())
     }
 
-    /// Makes all of it durable. Blocks as long as the disk takes.
+    /// Makes all of it durable. `producers`: those of the leader at the end of the copy ([`crate::LogReader::producers_at`]),
+    /// since the copy has not seen the batches that the leader has deleted. `None`: those that it has seen. Blocks as long
+    /// as the disk takes.
     ///
     /// # Errors
-    /// [`CopyError`]; nothing more can be done with the copy then.
-    pub fn complete(mut self) -> Result<CompleteCopy, CopyError> {
+    /// [`CopyError`], also when the producers are damaged or of another end; nothing more can be done with the copy then.
+    pub fn complete(mut self, producers: Option<&[u8]>) -> Result<CompleteCopy, CopyError> {
         self.flush()?;
-        let partition = self.log.partition();
         // Also where there are no records: that it is there says that the copy is yet to be moved.
         self.log.keep_directory()?;
+        if let Some(bytes) = producers {
+            let at = self.log.log_end();
+            let found = Producers::decode(bytes).filter(|(_, end)| *end == at);
+            let (producers, _) = found.ok_or(CopyError::Producers { at })?;
+            self.log.adopt_producers(producers)?;
+        }
+        let partition = self.log.partition();
         self.log.release_idle()?;
         self.log.write_marks()?;
         self.log.close();
@@ -292,7 +307,7 @@ mod tests {
         stop_after.into_iter().for_each(|changes| disk.stop_after(changes));
         let mut copy = directory.begin_copy(partition(), config(), Offset(50), NOW)?;
         (50..50 + count).try_for_each(|base| copy.append(batch(base, 7, 7), NOW))?;
-        let copy = copy.complete()?;
+        let copy = copy.complete(None)?;
         Ok(directory.install_copy(&copy, old)?)
     }
 

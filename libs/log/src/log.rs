@@ -163,7 +163,7 @@ impl Log {
 
     /// A handle for readers.
     pub fn reader(&self) -> LogReader {
-        LogReader::new(Arc::clone(&self.state))
+        LogReader::new(Arc::clone(&self.state), Arc::clone(&self.names))
     }
 
     /// Where the oldest batch begins that is still there: at or below the log start, and there where no record is left.
@@ -389,6 +389,12 @@ impl Log {
         let syncs = self.checkpoint.lock().syncs();
         self.snapshots.note_point(end, syncs);
         needed_from.map_or(Ok(()), |from| crate::snapshots::remove_below(&self.names, from))
+    }
+
+    /// Takes over the producers of the log that this one was copied from, as of the log end.
+    pub(crate) fn adopt_producers(&mut self, producers: Producers) -> io::Result<()> {
+        self.producers = Some(producers);
+        self.write_recovery_point()
     }
 
     /// Memory held for this partition, roughly, in bytes: what does not depend on its records.

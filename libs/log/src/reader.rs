@@ -7,10 +7,12 @@ use bytes::Bytes;
 use walser_model::{LeaderEpoch, Offset, Timestamp};
 use walser_record_batch::{BatchHeader, RecordError, Records, verify_crc};
 
+use crate::directory_names::DirectoryNames;
 use crate::disk::Open;
 use crate::log_state::LogState;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
+use crate::snapshots::Snapshots;
 
 /// Above every `max.message.bytes`.
 const BATCH_BYTES_MAX: usize = 32 << 20;
@@ -71,6 +73,8 @@ pub enum ReadError {
 #[derive(Debug, Clone)]
 pub struct LogReader {
     state: Arc<LogState>,
+    /// Of its directory.
+    names: Arc<DirectoryNames>,
 }
 
 /// The position of the batch that starts at `offset`, or the end of the segment when it ends there. `None`: the
@@ -91,8 +95,19 @@ pub(crate) fn position_of(segment: &Segment, offset: Offset) -> io::Result<Optio
 // === impl LogReader ===
 
 impl LogReader {
-    pub(crate) fn new(state: Arc<LogState>) -> Self {
-        Self { state }
+    pub(crate) fn new(state: Arc<LogState>, names: Arc<DirectoryNames>) -> Self {
+        Self { state, names }
+    }
+
+    /// The producers as of `end`, which is a log end that there was: for a copy that ends there, which has not seen what
+    /// the log has deleted. Blocks as long as the disk takes.
+    ///
+    /// # Errors
+    /// I/O errors, also when retention removes a segment meanwhile.
+    pub fn producers_at(&self, end: Offset, now: Timestamp) -> io::Result<Bytes> {
+        let segments = self.state.segments().clone();
+        let snapshots = Snapshots::new(Arc::clone(&self.names), Offset::ZERO, 0);
+        Ok(snapshots.load(&segments, end, now)?.encode(end).into())
     }
 
     /// Oldest offset that readers may see.

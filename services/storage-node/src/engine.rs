@@ -14,6 +14,7 @@ use walser_rpc::AppendBudget;
 use walser_service::{Shutdown, vital};
 
 use crate::config::Config;
+use crate::copy_pace::CopyPace;
 use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::DiskThreads;
 use crate::metrics::StorageMetrics;
@@ -39,6 +40,8 @@ pub(crate) struct Engine {
     /// Why it is not where it was opened.
     misplaced: DirectoryProblem,
     retention_clock: RetentionClock,
+    /// Of the copies that it serves.
+    pub(crate) copy_pace: CopyPace,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -95,8 +98,8 @@ impl Engine {
             shards.push((Arc::clone(&shard.queue), AppendBudget::new(config.append_bytes_max)));
             threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
         }
-        let engine =
-            Self { directory, shards: ShardSet::new(shards), space, problem, misplaced, retention_clock, clock };
+        let (shards, copy_pace) = (ShardSet::new(shards), CopyPace::new(Arc::clone(&clock), metrics.clone()));
+        let engine = Self { directory, shards, space, problem, misplaced, retention_clock, copy_pace, clock };
         Ok((engine.clone(), EngineThreads { engine, disk_threads, threads }))
     }
 

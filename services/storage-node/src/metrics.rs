@@ -98,6 +98,11 @@ impl StorageMetrics {
         self.replicated_bytes.inc_by(bytes as u64);
     }
 
+    /// Bytes that were written into logs since the process began, as a leader and as a follower.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.appended_bytes.get() + self.replicated_bytes.get()
+    }
+
     /// What was appended and read since the process began, as far as it fits a message.
     pub(crate) fn totals(&self) -> Totals {
         let total = |counter: &IntCounter| i64::try_from(counter.get()).unwrap_or(i64::MAX);

@@ -11,7 +11,7 @@ use walser_proto::v1 as pb;
 
 use crate::faults::until;
 use crate::processes::{Cluster, Service, signal};
-use crate::server::{bound, place, read_all, values, write};
+use crate::server::{bound, cli_at, place, read_all, record, values, write};
 
 pub(crate) const NODES: i32 = 3;
 
@@ -307,4 +307,41 @@ async fn what_was_deleted_is_not_shown_by_the_next_leader() {
         nodes.restart(victim);
         all_in_sync(&client, "t").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_knows_the_sequences_of_records_that_are_deleted() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
+    let producer = client.producer().init_producer(pb::InitProducerRequest::default()).await.unwrap();
+    let producer = producer.into_inner().producer;
+    let batch = |base_sequence: i32| pb::ProduceRequest {
+        topic: "t".to_owned(),
+        partition: Some(0),
+        records: vec![record(base_sequence.to_string())],
+        producer,
+        base_sequence,
+        ..Default::default()
+    };
+    for sequence in 0..3 {
+        client.producer().produce(batch(sequence)).await.unwrap();
+    }
+    let before = Some(bound(pb::Bound::Latest));
+    let request = pb::TruncateTopicRequest { topic: "t".to_owned(), before, ..Default::default() };
+    client.topics().truncate_topic(request).await.unwrap();
+    let replaced = leader(&client, "t").await % NODES + 1;
+    nodes.kill(replaced);
+    std::fs::remove_dir_all(nodes.data_of(replaced)).unwrap();
+    nodes.restart(replaced);
+    all_in_sync(&client, "t").await;
+    let elect = ["partition", "elect", "t", "0", "--node", &replaced.to_string()];
+    assert!(cli_at(&nodes.cluster.address(), &elect, b"").status.success());
+    leads(&client, replaced).await;
+
+    // The answer to the last one was lost: it is sent again.
+    let again = client.producer().produce(batch(2)).await.unwrap().into_inner();
+    let place = &again.appends[0];
+    assert!(place.duplicate && place.base_offset == Some(2), "{again:?}");
+    client.producer().produce(batch(3)).await.unwrap();
+    assert_eq!(values(&client, "t", 0).await, ["3"]);
 }

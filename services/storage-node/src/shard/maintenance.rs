@@ -39,8 +39,6 @@ pub(crate) enum Task {
     Truncate { work: WorkId, to: Offset },
     /// Put a copy of the leader's log in the place of this one.
     Replace { work: WorkId, copy: CompleteCopy },
-    /// Begin an empty log where the leader's begins.
-    StartAt { work: WorkId, offset: Offset },
     /// Give up the damaged part of a log.
     Repair { reply: oneshot::Sender<Result<Repaired, ApiError>> },
     /// Remove a partition with its data, wherever it lies.
@@ -92,7 +90,6 @@ impl Task {
     pub(super) fn needs_idle(&self) -> bool {
         match self {
             Self::Truncate { .. }
-            | Self::StartAt { .. }
             | Self::Replace { .. }
             | Self::Repair { .. }
             | Self::Remove { .. }
@@ -121,7 +118,6 @@ impl Task {
             | Self::KeepDamage
             | Self::Trim { .. }
             | Self::Truncate { .. }
-            | Self::StartAt { .. }
             | Self::Replace { .. }
             | Self::DeleteRecords { .. }
             | Self::Repair { .. }
@@ -169,7 +165,6 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         Task::DeleteRecords { before, reply } => partition.delete_records(before, reply, context),
         Task::Trim { before } => partition.trim(before, context),
         Task::Truncate { work, to } => partition.truncate(work, to, context),
-        Task::StartAt { work, offset } => partition.start_at(work, offset, context),
         Task::Repair { reply } => drop(reply.send(partition.repair(context))),
         Task::Replace { work, copy } => {
             return match partition.replace(work, &copy, context) {

@@ -1,8 +1,11 @@
 //! Copies of leaders' logs: served to followers, and made by this node.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -15,12 +18,15 @@ use super::Links;
 use super::messages::reference_of;
 use super::to_followers::read_disk;
 use crate::error::not_leader;
+use crate::replica_registry::PartitionHandle;
 use crate::replication::{CopyWanted, FromPeer};
 
 /// Copies that are made at once: each costs the disks and the network of two nodes.
 const COPIES_MAX: usize = 2;
-/// Pause after a copy that came to nothing.
+/// Pause after a copy that came to nothing; twice as long after each further one of a partition.
 const RETRY: Duration = Duration::from_millis(500);
+/// The longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(10);
 /// A leader that sends nothing for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
@@ -29,20 +35,33 @@ pub(super) async fn copy_logs(links: Links) {
     let lane = links.outbox.copies();
     let places = Arc::new(Semaphore::new(COPIES_MAX));
     let mut tasks = tokio::task::JoinSet::new();
+    let attempts = Attempts::default();
     loop {
         for (partition, wanted) in lane.take() {
-            let (links, places) = (links.clone(), Arc::clone(&places));
+            let (links, places, attempts) = (links.clone(), Arc::clone(&places), attempts.clone());
             tasks.spawn(async move {
                 let Ok(place) = places.acquire().await else { return };
                 let copied = links.copy(partition, &wanted).await;
                 drop(place);
                 let copy = match copied {
-                    Ok(copy) => Some(copy),
+                    Ok(copy) => {
+                        attempts.succeeded(partition);
+                        Some(copy)
+                    }
                     Err(failure) => {
-                        let named = links.registry.names.partition(partition);
-                        tracing::warn!(partition = %named, leader = %wanted.leader, %failure, "the leader's log was not copied");
+                        let failed = attempts.failed(partition);
+                        if failed.is_power_of_two() {
+                            let named = links.registry.names.partition(partition);
+                            tracing::warn!(
+                                partition = %named,
+                                leader = %wanted.leader,
+                                %failure,
+                                attempts = failed,
+                                "the leader's log was not copied; it is tried again"
+                            );
+                        }
                         links.discard(partition).await;
-                        tokio::time::sleep(RETRY).await;
+                        tokio::time::sleep(pause(failed)).await;
                         None
                     }
                 };
@@ -56,6 +75,29 @@ pub(super) async fn copy_logs(links: Links) {
     }
 }
 
+/// Copies of each partition that came to nothing, one after the other. Bounded by the partitions of the node.
+#[derive(Debug, Clone, Default)]
+struct Attempts(Arc<Mutex<HashMap<TopicPartition, u32>>>);
+
+impl Attempts {
+    /// One more; returns how many there were in a row.
+    fn failed(&self, partition: TopicPartition) -> u32 {
+        let mut failed = self.0.lock();
+        let count = failed.entry(partition).or_insert(0);
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    fn succeeded(&self, partition: TopicPartition) {
+        self.0.lock().remove(&partition);
+    }
+}
+
+/// Time until a copy is wanted again that came to nothing so many times in a row, at least once.
+fn pause(failed: u32) -> Duration {
+    RETRY.saturating_mul(1 << failed.saturating_sub(1).min(10)).min(RETRY_MAX)
+}
+
 impl Links {
     /// Copies the log of a partition from its leader.
     async fn copy(&self, partition: TopicPartition, wanted: &CopyWanted) -> Result<CompleteCopy, ApiError> {
@@ -67,8 +109,9 @@ impl Links {
         let mut answers = self.calls(leader)?.copy_log(request).await?.into_inner();
         let silent =
             |_| ApiError::new(Reason::LeaderNotAvailable, format!("node {leader} has stopped sending its log"));
-        let mut copy: Option<LogCopy> = None;
+        let (mut copy, mut producers): (Option<LogCopy>, _) = (None, Bytes::new());
         while let Some(answer) = tokio::time::timeout(SILENCE_MAX, answers.message()).await.map_err(silent)?? {
+            producers = answer.producers;
             let (directory, config) = (Arc::clone(&self.engine.directory), wanted.config.clone());
             let (now, log_start) = (self.engine.clock.now_millis(), Offset(answer.log_start_offset));
             if !self.engine.space.take(answer.record_batches.len(), &directory) {
@@ -84,7 +127,9 @@ impl Links {
         let nothing =
             || ApiError::new(Reason::LeaderNotAvailable, format!("node {leader} has sent nothing of its log"));
         let copy = copy.ok_or_else(nothing)?;
-        tokio::task::spawn_blocking(move || copy.complete()).await.map_err(failed)?.map_err(failed)
+        // An older leader does not send them.
+        let completed = move || copy.complete(Some(&*producers).filter(|producers| !producers.is_empty()));
+        tokio::task::spawn_blocking(completed).await.map_err(failed)?.map_err(failed)
     }
 
     /// Removes what has come of a copy: nobody will continue it.
@@ -122,6 +167,12 @@ impl Links {
         Ok(ReceiverStream::new(stream))
     }
 
+    /// What the follower does not see: sequences of batches that are deleted here.
+    async fn producers_at(&self, replica: &PartitionHandle, end: Offset) -> Result<Bytes, ApiError> {
+        let (reader, now) = (replica.reader.clone(), self.engine.clock.now_millis());
+        tokio::task::spawn_blocking(move || reader.producers_at(end, now)).await.map_err(failed)?.map_err(failed)
+    }
+
     async fn send_log(
         &self,
         partition: TopicPartition,
@@ -132,6 +183,7 @@ impl Links {
         let log_start = replica.reader.retained();
         let (mut next, below) = (log_start, replica.reader.log_end());
         loop {
+            let piece = self.engine.copy_pace.begin().await;
             let read = read_disk(replica.reader.clone(), next, below).await;
             let failed = |error: ReadError| {
                 self.engine.shards.note_damage(partition, &error);
@@ -143,8 +195,10 @@ impl Links {
             }
             let ended = batches.is_empty();
             next = next_offset;
-            let answer = pbi::CopyLogResponse { log_start_offset: log_start.0, record_batches: batches };
+            let producers = if ended { self.producers_at(&replica, next).await? } else { Bytes::new() };
+            let answer = pbi::CopyLogResponse { log_start_offset: log_start.0, record_batches: batches, producers };
             let gone = answers.send(Ok(answer)).await.is_err();
+            self.engine.copy_pace.end(&piece);
             if ended || gone {
                 return Ok(());
             }
@@ -154,4 +208,15 @@ impl Links {
 
 fn failed(error: impl std::fmt::Display) -> ApiError {
     ApiError::new(Reason::StorageError, format!("a copy of the leader's log failed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_fails_again_and_again_is_tried_less_often() {
+        let pauses: Vec<_> = [1, 2, 3, 5, 6, 100].map(|failed| pause(failed).as_millis()).to_vec();
+        assert_eq!(pauses, [500, 1_000, 2_000, 8_000, 10_000, 10_000]);
+    }
 }

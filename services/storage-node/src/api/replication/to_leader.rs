@@ -176,9 +176,7 @@ impl Stream {
                 }
             }
             FromLeader::Diverged(answer) => FromPeer::Diverged(answer),
-            FromLeader::CopyOffered { leader_epoch, open, log_start } => {
-                FromPeer::CopyOffered { leader_epoch, open, log_start }
-            }
+            FromLeader::CopyOffered { leader_epoch, open } => FromPeer::CopyOffered { leader_epoch, open },
             FromLeader::Refused(open) => return self.break_later(partition, open),
         };
         self.links.tell(partition, said);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::{Admission, AppendError, CompleteCopy, Condition, LogConfig, LogError};
+use walser_log::{Admission, AppendError, CompleteCopy, LogConfig, LogError};
 use walser_model::{LeaderEpoch, Offset, Timestamp};
 use walser_record_batch::BatchHeader;
 use walser_replication::{FollowerAction, Frame, ReplicaEvent, ReplicationSessionId, WorkId};
@@ -29,10 +29,9 @@ pub(super) enum Errand {
         work: WorkId,
         to: Offset,
     },
-    /// The leader's log in place of this one; it begins at `log_start` (inclusive).
+    /// The leader's log in place of this one.
     Copy {
         work: WorkId,
-        log_start: Offset,
     },
 }
 
@@ -48,8 +47,6 @@ pub(super) struct Following {
     trim: Option<Offset>,
     /// It could not be deleted: it is tried again with the next tick.
     trim_failed: Option<Offset>,
-    /// Where the log begins that the leader offers. Inclusive.
-    offered: Offset,
     /// When the partition is opened again because something could not be appended, in monotonic time.
     reopen_at: Option<Duration>,
     /// Until when the leader may answer the latest open, in monotonic time. `None`: it has.
@@ -76,10 +73,7 @@ impl Partition {
             FromPeer::Pushed(_) if self.following.reopen_at.is_some() => return,
             FromPeer::Pushed(pushed) => return self.following.pushed.push_back(pushed),
             FromPeer::Diverged(answer) => ReplicaEvent::Diverged(answer),
-            FromPeer::CopyOffered { leader_epoch, open, log_start } => {
-                self.following.offered = log_start;
-                ReplicaEvent::CopyOffered { leader_epoch, open }
-            }
+            FromPeer::CopyOffered { leader_epoch, open } => ReplicaEvent::CopyOffered { leader_epoch, open },
             FromPeer::Broken { open } if self.is_open(open) => ReplicaEvent::Broken,
             FromPeer::Broken { .. } => return,
             // It comes to nothing: the open that follows shows what is to be done now.
@@ -138,7 +132,7 @@ impl Partition {
     }
 
     pub(super) fn copy_later(&mut self, work: WorkId) {
-        self.following.errand = Some(Errand::Copy { work, log_start: self.following.offered });
+        self.following.errand = Some(Errand::Copy { work });
     }
 
     /// Whether there are frames to append.
@@ -225,12 +219,7 @@ impl Partition {
         }
         match self.following.errand.take() {
             Some(Errand::Truncate { work, to }) => Some(Task::Truncate { work, to }),
-            Some(Errand::Copy { work, log_start }) => {
-                let (start, end) = (self.log.log_start(), self.log.log_end());
-                let healthy = matches!(self.log.condition(), Condition::Healthy);
-                if healthy && start == end && log_start >= start {
-                    return Some(Task::StartAt { work, offset: log_start });
-                }
+            Some(Errand::Copy { work }) => {
                 let (leader, leader_epoch) = self.followed()?;
                 let config = LogConfig::from(&self.config);
                 let message = Outgoing::Copy { leader, leader_epoch, work, config };
@@ -270,12 +259,6 @@ impl Partition {
         let (partition, from) = (context.named(self.log.partition()), self.log.log_end());
         let outcome = self.log.truncate(to);
         tracing::info!(%partition, %from, %to, "the leader does not have what is cut");
-        self.work_ended(work, outcome, context);
-    }
-
-    /// Begins an empty log where the leader's begins. Blocks as long as the disk takes.
-    pub(crate) fn start_at(&mut self, work: WorkId, offset: Offset, context: &ShardContext) {
-        let outcome = self.log.start_at(offset);
         self.work_ended(work, outcome, context);
     }
 

@@ -69,12 +69,12 @@ fn follows_again_after_a_copy(arrives: bool) -> bool {
     turn(&mut shard);
     install(&mut shard, 2, 2, &[1, 2]);
     let open = opened(&outbox).unwrap().id;
-    hear(&mut shard, FromPeer::CopyOffered { leader_epoch: LeaderEpoch(2), open, log_start: Offset(50) });
+    hear(&mut shard, FromPeer::CopyOffered { leader_epoch: LeaderEpoch(2), open });
     let wanted = outbox.copies().take().remove(&partition(0)).unwrap();
     install(&mut shard, 2, 3, &[2]);
     let copy = arrives.then(|| {
         let copy = shard.context.directory.begin_copy(partition(0), wanted.config.clone(), Offset(50), 1).unwrap();
-        copy.complete().unwrap()
+        copy.complete(None).unwrap()
     });
     hear(&mut shard, FromPeer::Copied { work: wanted.work, copy });
     install(&mut shard, 2, 4, &[1, 2]);

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use walser_log::{CopyError, LogCopy};
-use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
+use walser_log::{CompleteCopy, CopyError, LogCopy};
+use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::{Ack, Diverging, Frame, ReplicationSession, ReplicationSessionId};
 
 use super::control::Asked;
@@ -20,7 +20,7 @@ enum Message {
     Ack(Ack),
     Pushed(Frame, Bytes),
     Diverged(Diverging),
-    CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId, log_start: Offset },
+    CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId },
     Refused(ReplicationSessionId),
 }
 
@@ -120,7 +120,7 @@ impl Cluster {
                 self.count.cuts += 1;
                 Message::Diverged(answer)
             }
-            OpenAnswer::Copy { leader_epoch, log_start } => Message::CopyOffered { leader_epoch, open, log_start },
+            OpenAnswer::Copy { leader_epoch, .. } => Message::CopyOffered { leader_epoch, open },
             OpenAnswer::Refused => Message::Refused(open),
         };
         self.network.send(node, number_of(follower), partition, message);
@@ -142,9 +142,7 @@ impl Cluster {
                 Err(error) => panic!("node {from} pushes {frame:?} of {partition}: {error}"),
             },
             Message::Diverged(answer) => FromPeer::Diverged(answer),
-            Message::CopyOffered { leader_epoch, open, log_start } => {
-                FromPeer::CopyOffered { leader_epoch, open, log_start }
-            }
+            Message::CopyOffered { leader_epoch, open } => FromPeer::CopyOffered { leader_epoch, open },
             Message::Refused(open) => FromPeer::Broken { open },
         };
         if self.nodes[to].up {
@@ -220,7 +218,7 @@ impl Cluster {
         let bytes_max = 1 + self.below(20_000);
         let (partition, work) = (copying.partition, copying.work);
         let copy = match self.copy(node, &mut copying, bytes_max) {
-            Ok(true) => copying.log.take().map(LogCopy::complete).transpose(),
+            Ok(true) => copying.log.take().map(|log| self.complete(&copying, log)).transpose(),
             Ok(false) => return self.nodes[node].copying.push(copying),
             Err(error) => Err(error),
         };
@@ -254,6 +252,15 @@ impl Cluster {
         }
         log.append(read.batches, 1)?;
         Ok(log.log_end() >= handle.reader.log_end())
+    }
+
+    /// With the producers of the leader.
+    fn complete(&self, copying: &Copying, log: LogCopy) -> Result<CompleteCopy, CopyError> {
+        let from = &self.nodes[number_of(copying.leader)].surroundings.registry;
+        let over = || CopyError::Io(std::io::ErrorKind::ConnectionReset.into());
+        let handle = from.led(copying.partition).map_err(|_| over())?;
+        let producers = handle.reader.producers_at(log.log_end(), 1)?;
+        log.complete(Some(&producers))
     }
 
     /// A node is heard by the others with which it has connections.

@@ -1,0 +1,79 @@
+//! Copies of whole logs take about a fifth of a node that has other work.
+//!
+//! What a copy costs is measured by the time that a piece takes on its way: from the beginning of the read until there is
+//! room for the next one. While records are written, four times that passes before the next piece of any copy is read. A
+//! node without writers copies as fast as it can.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use walser_model::Clock;
+
+use crate::metrics::StorageMetrics;
+
+/// Time that is left to others, for each time that a copy takes.
+const OTHERS: u32 = 4;
+/// Most time between two pieces: a piece that takes long waits for the follower or the network, not for this node.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// The pace of all copies that a node serves. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct CopyPace {
+    clock: Arc<dyn Clock>,
+    metrics: StorageMetrics,
+    /// Monotonic time at which the next piece may be read.
+    next: Arc<Mutex<Duration>>,
+}
+
+/// A piece on its way.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    begun: Duration,
+    written_bytes: u64,
+}
+
+// === impl CopyPace ===
+
+impl CopyPace {
+    pub(crate) fn new(clock: Arc<dyn Clock>, metrics: StorageMetrics) -> Self {
+        Self { clock, metrics, next: Arc::default() }
+    }
+
+    /// Waits until a piece may be read.
+    pub(crate) async fn begin(&self) -> Piece {
+        loop {
+            let (now, next) = (self.clock.monotonic(), *self.next.lock());
+            if now >= next {
+                return Piece { begun: now, written_bytes: self.metrics.written_bytes() };
+            }
+            tokio::time::sleep(next - now).await;
+        }
+    }
+
+    /// A piece has left: others have their time now.
+    pub(crate) fn end(&self, piece: &Piece) {
+        let now = self.clock.monotonic();
+        let written = self.metrics.written_bytes() != piece.written_bytes;
+        let mut next = self.next.lock();
+        *next = (*next).max(now) + pause(now.saturating_sub(piece.begun), written);
+    }
+}
+
+/// Time until the next piece, after one that took `took`. `written`: records were written meanwhile.
+fn pause(took: Duration, written: bool) -> Duration {
+    if written { (took * OTHERS).min(PAUSE_MAX) } else { Duration::ZERO }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_have_four_fifths_of_the_time_while_they_write() {
+        let millis = Duration::from_millis;
+        assert_eq!(pause(millis(3), true), millis(12));
+        assert_eq!(pause(millis(3), false), Duration::ZERO);
+        assert_eq!(pause(millis(400), true), PAUSE_MAX, "a slow follower is not made slower still");
+    }
+}
