@@ -207,6 +207,13 @@ impl Log {
         self.state.epochs().of_records.end_of(epoch, self.log_end())
     }
 
+    /// The leader epoch of the record before an offset, or [`LeaderEpoch::NONE`].
+    pub fn epoch_before(&self, offset: Offset) -> LeaderEpoch {
+        let epochs = self.state.epochs();
+        let before = epochs.of_records.starts().iter().rev().find(|found| found.start < offset);
+        before.map_or(LeaderEpoch::NONE, |found| found.epoch)
+    }
+
     /// Every leader epoch that has records, and where it starts.
     pub fn epochs(&self) -> LeaderEpochs {
         self.state.epochs().of_records.clone()

@@ -31,6 +31,12 @@ pub trait ReplicaLog {
     /// epoch is higher.
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;
 
+    /// What can be read of it: the latest leader epoch, also one that was begun, and the end (exclusive). Of a damaged log
+    /// that is what lies before the damage.
+    fn readable(&self) -> (LeaderEpoch, Offset) {
+        (self.latest_epoch().max(self.begun()), self.end())
+    }
+
     /// Whether records are known to be damaged. Nothing is appended to such a log: people give its records up, or the
     /// leader's log takes its place.
     fn damaged(&self) -> bool {

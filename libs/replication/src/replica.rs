@@ -338,10 +338,10 @@ impl<W> Replica<W> {
     }
 
     /// What it would offer if nobody who is known to have everything is left (rule R21): the epoch that it saw last, and
-    /// where its log ends. `None`: it cannot say at present.
+    /// where its log ends, or its damage begins. `None`: it cannot say at present.
     pub fn candidate(&self, log: &impl ReplicaLog) -> Option<(LeaderEpoch, Offset)> {
-        let says = self.work.is_none() && !self.failed && !log.damaged() && self.integrity != ReplicaIntegrity::Gone;
-        says.then(|| (log.latest_epoch().max(log.begun()), log.end()))
+        let says = self.work.is_none() && !self.failed && self.integrity != ReplicaIntegrity::Gone;
+        says.then(|| log.readable())
     }
 
     /// What the node has of it, for its registration.

@@ -127,8 +127,8 @@ pub(crate) fn replica_damaged(node: NodeId) -> ApiError {
 
 fn corrupt(from: Offset) -> ApiError {
     let text = format!(
-        "stored records are damaged from offset {from} on, and there is no other copy; the partition takes no writes \
-         until `walser partition repair --accept-loss`"
+        "stored records are damaged from offset {from} on, and no replica that has everything is in service; the partition \
+         takes no writes until one is, or `walser partition repair --accept-loss` gives up what is damaged"
     );
     ApiError::new(Reason::LogCorrupt, text).with("offset", from)
 }
@@ -157,7 +157,10 @@ pub(crate) fn read_failure(error: &ReadError, node: NodeId) -> ApiError {
 
 /// The leader has just begun, and does not know yet where the partition ends (rule R4).
 pub(crate) fn end_not_known() -> ApiError {
-    ApiError::new(Reason::Starting, "the leader has just begun: where the partition ends is not known yet")
+    ApiError::new(
+        Reason::Starting,
+        "the leader does not know yet what is committed: it does once min.insync.replicas are in sync",
+    )
 }
 
 /// Too few replicas are in sync.

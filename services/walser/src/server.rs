@@ -66,7 +66,12 @@ impl Server {
         validate_only: bool,
     ) -> Result<Vec<(String, String)>, CliError> {
         let request = pb::UpdateClusterConfigRequest { updates, reset_names, validate_only };
-        let changed = self.answered(self.client.cluster().update_cluster_config(request).await)?;
+        let changed = self.client.cluster().update_cluster_config(request).await;
+        let wrong = changed.as_ref().is_err_and(|status| status.code() == tonic::Code::InvalidArgument);
+        let changed = self.answered(changed).map_err(|error| match wrong {
+            true => error.with_help("`walser cluster config list` shows what can be set"),
+            false => error,
+        })?;
         Ok(changed.configs.into_iter().map(|entry| (entry.name, entry.value)).collect())
     }
 

@@ -111,6 +111,37 @@ async fn whoever_has_what_a_repair_gave_up_cuts_it_off_and_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_replica_is_the_last_resort_when_the_others_are_lost() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
+    write_numbers(&client, 0..20).await;
+    let left = leader(&client, "t").await % NODES + 1;
+    nodes.kill(left);
+    until(async || partitions(&client, "t").await[0].isr.len() == 2, "it is out of the in-sync set").await;
+    nodes.kill_others(left);
+    until(async || leaderless(&client).await, "nobody is left").await;
+    let file = segment(&nodes.data_of(left));
+    std::fs::File::options().write(true).open(file).unwrap().set_len(500).unwrap();
+    for lost in (1..=NODES).filter(|node| *node != left) {
+        std::fs::remove_dir_all(nodes.data_of(lost)).unwrap();
+    }
+    nodes.restart(left);
+    let address = nodes.cluster.address();
+    let run = |arguments: &[&str]| cli_at(&address, arguments, b"").status.success();
+    let elect = ["partition", "elect", "t", "0", "--unclean", "--accept-loss"];
+    until(async || run(&elect), "it is elected").await;
+    assert_eq!(leader(&client, "t").await, left);
+    until(async || run(&["partition", "repair", "t", "0", "--accept-loss"]), "it is repaired").await;
+    nodes.restart_others(left);
+    all_in_sync(&client, "t").await;
+    let kept = values(&client, "t", 0).await;
+    assert!(!kept.is_empty() && kept.len() < 20 && kept == numbers(0..20)[..kept.len()], "{kept:?}");
+    for alone in 1..=NODES {
+        assert_alone_has(&mut nodes, &client, alone, &kept).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_copy_of_a_directory_counts_for_nothing() {
     let (dir, data) = place();
     let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;

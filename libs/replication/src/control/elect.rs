@@ -14,6 +14,8 @@ pub struct Candidate {
     pub last_epoch: LeaderEpoch,
     /// End of its log. Exclusive.
     pub log_end: Offset,
+    /// Its log is whole; of a damaged one the end is where the damage begins.
+    pub intact: bool,
     /// The node that becomes the leader.
     pub node: NodeId,
     /// The incarnation that was asked.
@@ -149,7 +151,10 @@ pub fn elect_unclean<P: Clone>(
     if state.leader.is_some() || !state.isr.is_empty() || !state.elr.is_empty() {
         return None;
     }
-    let eligible = |candidate: &&Candidate| is_current(context, record, candidate);
+    // A damaged replica has to be repaired by people, and so it is for them to elect.
+    let eligible = |candidate: &&Candidate| {
+        is_current(context, record, candidate) && (candidate.intact || recovery != Recovery::Balanced)
+    };
     let answered: NodeSet = candidates.iter().filter(eligible).map(|candidate| candidate.node).collect();
     if recovery == Recovery::Balanced && !recovery_candidates(state).is_subset(&answered) {
         return None;

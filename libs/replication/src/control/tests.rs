@@ -99,6 +99,7 @@ fn nobody_leads_rather_than_somebody_without_proof() {
     let candidate = |number, log_end| Candidate {
         last_epoch: LeaderEpoch(7),
         log_end: Offset(log_end),
+        intact: true,
         node: NodeId(number),
         node_epoch: 10 + i64::from(number),
         partition_epoch: 30,
@@ -422,6 +423,7 @@ fn an_epoch_that_was_begun_counts_more_than_records_of_an_earlier_one() {
     let candidate = |number, epoch, log_end| Candidate {
         last_epoch: LeaderEpoch(epoch),
         log_end: Offset(log_end),
+        intact: true,
         node: NodeId(number),
         node_epoch: 10 + i64::from(number),
         partition_epoch: 30,

@@ -87,8 +87,10 @@ pub struct LeadOffer {
     pub partition: TopicPartition,
     /// The latest one of its log, or that it has begun to lead.
     pub last_epoch: LeaderEpoch,
-    /// End of the log; exclusive.
+    /// End of the log, or where its damage begins; exclusive.
     pub log_end: Offset,
+    /// Records of it are damaged.
+    pub damaged: bool,
     /// The version of the partition that it knows.
     pub partition_epoch: i64,
 }
@@ -190,6 +192,7 @@ impl From<LeadOffer> for pbi::LeaderCandidate {
             last_epoch: candidate.last_epoch.0,
             log_end: candidate.log_end.0,
             partition_epoch: candidate.partition_epoch,
+            damaged: candidate.damaged,
         }
     }
 }

@@ -22,8 +22,10 @@ impl Controller {
         issues.extend(self.writes.problem().map(|problem| store_issue(&problem)));
         issues.extend(registered(view).next().is_none().then(no_node_issue));
         let none_left = registered(view).all(|(_, entry)| entry.liveness.fenced);
+        let mut away = false;
         for (node, entry) in registered(view) {
             let session = self.sessions.get(node);
+            away |= self.is_away(node, entry);
             if entry.liveness.fenced {
                 issues.push(down_issue(node, none_left, session.as_ref().map(|session| session.heard_ms)));
             }
@@ -35,7 +37,7 @@ impl Controller {
         issues.extend(view.metadata.topics().filter_map(|topic| unreadable_issue(topic)));
         let leaderless = view.metadata.topics().flat_map(|topic| topic.leaders());
         let offline = leaderless.filter(|(_, leader, _)| leader.is_none()).count();
-        issues.extend((offline > 0).then(|| offline_issue(offline)));
+        issues.extend((offline > 0).then(|| offline_issue(offline, away)));
         let visible = view.metadata.topics().flat_map(|topic| topic.partitions());
         let (mut recovering, mut refusing, mut behind) = (0, 0, 0);
         let mut short = pb::TopicStats { offline_count: count_of(offline), ..Default::default() };
@@ -50,8 +52,8 @@ impl Controller {
             behind += usize::from(state.is_under_replicated());
         }
         issues.extend((recovering > 0).then(|| recovering_issue(recovering)));
-        issues.extend((refusing > 0).then(|| refusing_issue(refusing)));
-        issues.extend((behind > refusing).then(|| behind_issue(behind - refusing)));
+        issues.extend((refusing > 0).then(|| refusing_issue(refusing, away)));
+        issues.extend((behind > refusing).then(|| behind_issue(behind - refusing, away)));
         let critical = issues.iter().any(|issue| issue.severity() == pb::HealthStatus::Critical);
         let status = match (issues.is_empty(), critical) {
             (true, _) => pb::HealthStatus::Ok,
@@ -112,35 +114,51 @@ fn down_issue(node: NodeId, none_left: bool, heard_ms: Option<Timestamp>) -> pb:
     pb::HealthIssue { start_time: heard_ms.map(wire_time), ..issue }
 }
 
+/// What helps where replicas are missing. `away`: there are nodes that are down.
+fn missing_hint(away: bool) -> &'static str {
+    if away {
+        "start the nodes that are down"
+    } else {
+        "all nodes are in service: replicas catch up by themselves, unless another line here says what is wrong with one"
+    }
+}
+
 /// Partitions that nobody leads.
-fn offline_issue(count: usize) -> pb::HealthIssue {
+fn offline_issue(count: usize, away: bool) -> pb::HealthIssue {
     let message = match count {
         1 => "1 partition has no leader".to_owned(),
         count => format!("{count} partitions have no leader"),
     };
-    let hint = "start the nodes that are down; if those with the records never come back, `walser partition elect TOPIC \
-                PARTITION --unclean --accept-loss` goes on with what the others have";
-    critical("PARTITIONS_OFFLINE", message, hint.to_owned(), Vec::new())
+    let first = if away { "start the nodes that are down; if those with the records never come back, " } else { "" };
+    let hint = format!(
+        "{first}`walser partition elect TOPIC PARTITION --unclean --accept-loss` goes on with what the replicas in service \
+         have"
+    );
+    critical("PARTITIONS_OFFLINE", message, hint, Vec::new())
 }
 
 /// Partitions of which too few replicas are in sync.
-fn refusing_issue(count: usize) -> pb::HealthIssue {
+fn refusing_issue(count: usize, away: bool) -> pb::HealthIssue {
     let message = match count {
         1 => "1 partition has fewer replicas in sync than min.insync.replicas".to_owned(),
         count => format!("{count} partitions have fewer replicas in sync than min.insync.replicas"),
     };
-    let hint = "writes with acks=all are refused there, reads go on; start the nodes that are down";
-    critical("PARTITIONS_UNDER_MIN_ISR", message, hint.to_owned(), Vec::new())
+    let hint = format!(
+        "writes with acks=all are refused there, and what is known to be committed can be read; {}; where nodes are lost \
+         for good, `walser topic alter TOPIC -c min.insync.replicas=N` goes on with fewer",
+        missing_hint(away)
+    );
+    critical("PARTITIONS_UNDER_MIN_ISR", message, hint, Vec::new())
 }
 
 /// Partitions of which not all replicas are in sync, but enough.
-fn behind_issue(count: usize) -> pb::HealthIssue {
+fn behind_issue(count: usize, away: bool) -> pb::HealthIssue {
     let message = match count {
         1 => "1 partition has replicas that are not in sync".to_owned(),
         count => format!("{count} partitions have replicas that are not in sync"),
     };
-    let hint = "reads and writes go on; start the nodes that are down, those in service catch up by themselves";
-    issue("PARTITIONS_UNDER_REPLICATED", pb::HealthStatus::Degraded, message, hint.to_owned(), Vec::new())
+    let hint = format!("they are read and written; {}", missing_hint(away));
+    issue("PARTITIONS_UNDER_REPLICATED", pb::HealthStatus::Degraded, message, hint, Vec::new())
 }
 
 /// Partitions whose leader was elected without proof, and that are not whole again.

@@ -97,7 +97,8 @@ fn offer_of(
 ) -> Option<(TopicPartition, control::Candidate)> {
     let id = TopicPartition::new(topic_id(&message.topic_id)?, PartitionIndex(message.partition));
     let (last_epoch, log_end) = (LeaderEpoch(message.last_epoch), Offset(message.log_end));
-    Some((id, control::Candidate { last_epoch, log_end, node, node_epoch, partition_epoch: message.partition_epoch }))
+    let (partition_epoch, intact) = (message.partition_epoch, !message.damaged);
+    Some((id, control::Candidate { last_epoch, log_end, intact, node, node_epoch, partition_epoch }))
 }
 
 /// Partitions of a topic that is restored: as many as any topic may have.

@@ -105,6 +105,7 @@ impl Membership {
                 partition: record.key,
                 last_epoch: aside.leader_epoch,
                 log_end: aside.log_end,
+                damaged: false,
                 partition_epoch: record.epoch,
             });
         }
@@ -113,6 +114,7 @@ impl Membership {
             partition: record.key,
             last_epoch: LeaderEpoch::NONE,
             log_end: Offset::ZERO,
+            damaged: false,
             partition_epoch: record.epoch,
         })
     }

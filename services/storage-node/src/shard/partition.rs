@@ -340,6 +340,9 @@ impl Partition {
             let failure = ApiError::new(Reason::StaleEpoch, text).with("epoch", job.epoch);
             return Err(failure.with("currentEpoch", leader.epoch()).with("direction", direction));
         }
+        if let Condition::Corrupt { from } = *self.log.condition() {
+            return Err(refusal_of(&LogError::Corrupt { from }, &self.handle, context));
+        }
         leader.admit(job.acks).map_err(not_enough_replicas)?;
         let header = BatchHeader { base_offset: next_offset, ..self.stamped(job, now) };
         if let Some(refusal) = refusal.filter(|_| !self.log.knows_producers()) {

@@ -122,7 +122,7 @@ fn tell(problem: pb::PartitionError, problems: &mut Problems) {
 }
 
 fn tell_away(address: &str, text: &str, seconds: u64) {
-    output::warning(&format!("{address} is away: {text}; retrying for up to {seconds} s"));
+    output::warning(&format!("nothing can be read from {address} now: {text}; retrying for up to {seconds} s"));
 }
 
 /// Says once that the server has come back.

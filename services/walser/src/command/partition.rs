@@ -21,7 +21,7 @@ const NAMED_MAX: usize = 5;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PartitionCommand {
-    /// Give up the damaged part of a partition that has no other copy
+    /// Give up the damaged part of a partition of which no copy is whole
     #[command(after_help = "Example:\n  walser partition repair orders 3 --accept-loss")]
     Repair(PartitionRepairArgs),
     /// Give the lead to the preferred replica, to a node, or to one that is behind
@@ -62,7 +62,8 @@ pub(crate) struct PartitionElectArgs {
     /// Where nobody leads: whoever has most, though it need not have everything
     #[arg(long)]
     pub(crate) unclean: bool,
-    /// Records that the elected replica does not have are lost; say that you know
+    /// What the elected replica lacks is lost, what it had not deleted yet can
+    /// be read again; say that you know
     #[arg(long)]
     pub(crate) accept_loss: bool,
     #[command(flatten)]

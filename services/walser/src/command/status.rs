@@ -67,8 +67,9 @@ async fn again(server: &Server, pause: Duration) -> Seen {
 
 async fn look(server: &Server) -> Result<Seen, CliError> {
     let mut client = server.client.cluster();
-    let cluster = server.answered(client.get_cluster(pb::GetClusterRequest {}).await)?;
+    // What is wrong is asked last: a node that is shown as down is told there, too.
     let nodes = server.answered(client.list_nodes(pb::ListNodesRequest::default()).await)?;
+    let cluster = server.answered(client.get_cluster(pb::GetClusterRequest {}).await)?;
     Ok(Seen { at: Instant::now(), cluster: cluster.cluster.unwrap_or_default(), nodes: nodes.nodes })
 }
 

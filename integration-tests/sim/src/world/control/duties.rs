@@ -97,7 +97,7 @@ impl World {
             let replica = &here.replicas[partition];
             let (last_epoch, log_end) = replica.machine.candidate(&replica.view())?;
             let partition_epoch = here.known[partition].as_ref().map_or(0, |known| known.epoch);
-            Some(Candidate { last_epoch, log_end, node: *node, node_epoch: here.epoch, partition_epoch })
+            Some(Candidate { last_epoch, log_end, intact: true, node: *node, node_epoch: here.epoch, partition_epoch })
         };
         let candidates: Vec<Candidate> = known.state.replicas.iter().filter(answers).filter_map(candidate).collect();
         controller.decider.elect_unclean(view, known, &candidates, self.weights.recovery)

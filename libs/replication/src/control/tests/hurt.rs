@@ -41,6 +41,7 @@ fn those_who_have_everything_are_declared_lost_only_while_they_are_away() {
     let offer = |node: i32, end: i64| Candidate {
         last_epoch: LeaderEpoch(1),
         log_end: Offset(end),
+        intact: true,
         node: NodeId(node),
         node_epoch: 10 + i64::from(node),
         partition_epoch: 30,
@@ -56,6 +57,13 @@ fn those_who_have_everything_are_declared_lost_only_while_they_are_away() {
     );
     let named = elect_declared_lost(&context, &record, &offers[..1], Some(NodeId(2))).unwrap();
     assert_eq!(written(named).leader, Some(NodeId(2)));
+    // The one that has most, also where it is damaged behind that; but only where people have decided it.
+    let hurt = [offer(2, 5), Candidate { intact: false, ..offer(3, 7) }];
+    assert_eq!(written(elect_declared_lost(&context, &record, &hurt, None).unwrap()).leader, Some(NodeId(3)));
+    let mut nobody = record.clone();
+    nobody.state.elr = ids(&[]);
+    nobody.state.last_known_elr = ids(&[3]);
+    assert_eq!(elect_unclean(&context, &nobody, &hurt, Recovery::Balanced), None);
     let decision = elect_declared_lost(&context, &record, &offers, None).unwrap();
     let compared = |comparison: &Comparison<_>| matches!(comparison, Comparison::Live(NodeId(1), _));
     assert!(decision.comparisons.iter().any(compared), "it may come back in this moment");

@@ -37,6 +37,13 @@ impl ReplicaLog for KeptLog<'_> {
         self.0.end_of_epoch(epoch)
     }
 
+    fn readable(&self) -> (LeaderEpoch, Offset) {
+        match self.0.condition() {
+            Condition::Corrupt { from } => (self.0.epoch_before(*from), *from),
+            _ => (self.latest_epoch().max(self.begun()), self.end()),
+        }
+    }
+
     fn damaged(&self) -> bool {
         matches!(self.0.condition(), Condition::Corrupt { .. })
     }

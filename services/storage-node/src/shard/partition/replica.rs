@@ -7,7 +7,9 @@ use walser_log::{Log, LogConfig};
 use walser_metadata::TopicSettings;
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
-use walser_replication::{PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaStart, Role, Rules, role};
+use walser_replication::{
+    PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaLog as _, ReplicaStart, Role, Rules, role,
+};
 use walser_rpc::{ApiError, LeadOffer};
 
 use super::{KeptLog, Partition, Waiting};
@@ -195,7 +197,8 @@ impl Partition {
         }
         let offer = leaderless.and_then(|(_, partition_epoch)| {
             let (last_epoch, log_end) = self.replica.candidate(&KeptLog(&self.log))?;
-            Some(LeadOffer { partition, last_epoch, log_end, partition_epoch })
+            let damaged = KeptLog(&self.log).damaged();
+            Some(LeadOffer { partition, last_epoch, log_end, damaged, partition_epoch })
         });
         self.offers = offer.is_some();
         self.handle.show_offer(offer);
