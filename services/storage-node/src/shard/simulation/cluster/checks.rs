@@ -4,6 +4,7 @@ use std::hash::Hash as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use walser_log::LogReader;
 use walser_model::{Offset, TopicPartition};
 use walser_record_batch::{BatchHeader, Batches, Records};
 
@@ -50,15 +51,25 @@ impl Cluster {
             }
             // As a node looks at its disk now and then.
             self.nodes[node].fill_disk(false);
-            self.hear_of_metadata(node);
-            self.beat(node);
-            self.turn(node);
-            for _ in 0..4 {
-                self.run_job(node);
-                self.tell_outcome(node);
-            }
-            self.turn(node);
+            self.act(node);
         }
+        self.deliver_and_decide();
+    }
+
+    /// A node does what there is to do.
+    pub(super) fn act(&mut self, node: usize) {
+        self.hear_of_metadata(node);
+        self.beat(node);
+        self.turn(node);
+        for _ in 0..4 {
+            self.run_job(node);
+            self.tell_outcome(node);
+        }
+        self.turn(node);
+    }
+
+    /// Everything on its way arrives, and the controller decides.
+    pub(super) fn deliver_and_decide(&mut self) {
         self.deliver_all();
         (0..4).for_each(|_| self.decide());
         while !self.control.asked.is_empty() {
@@ -96,8 +107,7 @@ impl Cluster {
         for (id, before, mut told) in std::mem::take(&mut self.deletions) {
             if let Ok(Ok(_)) = told.try_recv() {
                 let leader = number_of(self.control.leader(id).unwrap());
-                let all = self.nodes[leader].surroundings.registry.all();
-                let start = all.iter().find(|(found, _)| *found == id).unwrap().1.reader.log_start();
+                let start = self.reader(leader, id).log_start();
                 assert!(start >= before, "{id} begins at {start} on node {}, {before} was deleted", node_id(leader));
                 self.count.deletions += 1;
             }
@@ -114,9 +124,8 @@ impl Cluster {
                 let found = self.batches(other, id);
                 let same =
                     |(at, bytes): &(Offset, Bytes)| found.iter().any(|(other, also)| (other, also) == (at, bytes));
-                let start = self.nodes[other].surroundings.registry.all();
-                let start = start.iter().find(|(found, _)| *found == id).map(|(_, handle)| handle.reader.retained());
-                let shared = batches.iter().filter(|(at, _)| *at >= start.unwrap());
+                let start = self.reader(other, id).retained();
+                let shared = batches.iter().filter(|(at, _)| *at >= start);
                 for batch in shared {
                     assert!(
                         same(batch),
@@ -142,10 +151,15 @@ impl Cluster {
         }
     }
 
+    /// The log of a replica.
+    pub(super) fn reader(&self, node: usize, id: TopicPartition) -> LogReader {
+        let all = self.nodes[node].surroundings.registry.all();
+        all.iter().find(|(found, _)| *found == id).unwrap().1.reader.clone()
+    }
+
     /// All batches of a replica, with their offsets.
     fn batches(&self, node: usize, id: TopicPartition) -> Vec<(Offset, Bytes)> {
-        let all = self.nodes[node].surroundings.registry.all();
-        let reader = &all.iter().find(|(found, _)| *found == id).unwrap().1.reader;
+        let reader = self.reader(node, id);
         let (mut at, mut batches) = (reader.retained(), Vec::new());
         while at < reader.log_end() {
             let slice = reader.read_retained(at, reader.log_end(), 1 << 20).unwrap();

@@ -10,21 +10,12 @@ impl Cluster {
     /// A moment in which everybody does what there is to do.
     fn moment(&mut self) {
         self.pass(Duration::from_millis(100));
-        for node in (0..NODES).filter(|node| self.nodes[*node].up).collect::<Vec<_>>() {
-            self.hear_of_metadata(node);
-            self.beat(node);
-            self.turn(node);
-            for _ in 0..4 {
-                self.run_job(node);
-                self.tell_outcome(node);
+        for node in 0..NODES {
+            if self.nodes[node].up {
+                self.act(node);
             }
-            self.turn(node);
         }
-        self.deliver_all();
-        (0..4).for_each(|_| self.decide());
-        while !self.control.asked.is_empty() {
-            self.answer(0);
-        }
+        self.deliver_and_decide();
     }
 
     fn moments(&mut self, count: usize) {
@@ -53,11 +44,6 @@ impl Cluster {
         let (reply, told) = oneshot::channel();
         self.nodes[node].shard.queue.push(Command::DeleteRecords { partition: id, before, reply });
         told
-    }
-
-    fn log_start(&self, id: TopicPartition, node: usize) -> Offset {
-        let all = self.nodes[node].surroundings.registry.all();
-        all.iter().find(|(found, _)| *found == id).unwrap().1.reader.log_start()
     }
 }
 
@@ -92,7 +78,10 @@ fn a_follower_that_cannot_save_a_deletion_does_not_confirm_it() {
     cluster.moments(50);
     cluster.start(follower);
     cluster.moments(200);
-    assert!(!answered || cluster.log_start(id, follower) >= Offset(5), "it was answered, and the records are back");
+    assert!(
+        !answered || cluster.reader(follower, id).log_start() >= Offset(5),
+        "it was answered, and the records are back"
+    );
 }
 
 #[test]
@@ -102,7 +91,7 @@ fn a_node_that_does_not_lead_deletes_nothing_when_it_is_asked() {
     let mut told = cluster.delete_below((id, follower), Offset(5));
     cluster.moments(5);
     assert_eq!(told.try_recv().unwrap().unwrap_err().reason(), Reason::NotLeader);
-    assert_eq!(cluster.log_start(id, follower), Offset(0));
+    assert_eq!(cluster.reader(follower, id).log_start(), Offset(0));
 }
 
 /// The leader is alone in sync, with records that nobody else has and that were never committed; it meets damage, and
