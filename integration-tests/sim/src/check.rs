@@ -167,7 +167,7 @@ impl World {
                 return Some(format!("I1: leader {leader} lacks a committed record"));
             }
             let known = machine.partition();
-            let all = state.isr.union(&state.elr);
+            let all = state.whole();
             if known.isr.len() >= known.min_isr && !all.is_subset(machine.maximal_isr()) {
                 return Some(format!("I9: leader {leader} does not wait for all of {all:?}"));
             }

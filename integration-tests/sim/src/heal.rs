@@ -35,7 +35,7 @@ impl World {
         let slots = self.store.partitions.iter().zip(&self.store.settings);
         slots.filter_map(|(known, settings)| Some((&known.as_ref()?.state, settings))).all(|(state, settings)| {
             let settled = state.adding.is_empty() && state.removing.is_empty();
-            let others = state.isr.union(&state.elr).iter().any(|other| other != id(node));
+            let others = state.whole().iter().any(|other| other != id(node));
             let enough = state.replicas.len() > state.min_isr.max(settings.min_isr);
             !state.replicas.contains(&id(node)) || settled && others && enough
         })

@@ -196,7 +196,7 @@ impl Store {
                 return Err(format!("§13: partition {key} is written after it was deleted"));
             }
             let fenced = |node: &NodeId| self.node(*node).epoch == 0 || self.node(*node).fenced;
-            if let Some(node) = state.isr.union(&state.elr).iter().find(fenced) {
+            if let Some(node) = state.whole().iter().find(fenced) {
                 return Err(format!("I14: partition {key} is created with node {node} in sync, which is fenced"));
             }
             self.create(key, state);

@@ -53,7 +53,7 @@ impl Truth {
     /// Of a new partition.
     pub(crate) fn of(generation: u32, state: &PartitionState) -> Self {
         let (least_min_isr, unclean_epoch) = (state.min_isr, LeaderEpoch::NONE);
-        let changed = state.isr.len() < state.min_isr;
+        let changed = state.is_under_min_isr();
         Self { generation, settled: true, least_min_isr, unclean_epoch, changed, ..Self::default() }
     }
 }

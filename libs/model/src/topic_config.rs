@@ -53,7 +53,7 @@ pub struct TopicConfig {
     pub timestamp_before_max: Option<Duration>,
     /// Whose clock stamps the records.
     pub timestamp_type: TimestampType,
-    /// Copies that must be in sync for `acks=all`. `None`: 2 where there are 3 nodes or more, else 1.
+    /// Copies that must be in sync for `acks=all`. `None`: as many as the cluster's setting says.
     pub min_insync_replicas: Option<i32>,
     /// How a leader is found where no replica that has everything is in service.
     pub recovery_policy: RecoveryPolicy,

@@ -273,7 +273,7 @@ impl Leader {
     /// Rule R3: the high watermark follows the lowest position of the maximal in-sync set, while enough are in sync and
     /// all of them follow in this epoch. Rule R4: it never goes back.
     fn advance(&mut self, log: &impl ReplicaLog, actions: &mut Vec<Action>) {
-        if self.partition.isr.len() < self.partition.min_isr && self.rules.hold(Rule::HighWatermarkNeedsMinIsr) {
+        if self.partition.is_under_min_isr() && self.rules.hold(Rule::HighWatermarkNeedsMinIsr) {
             return;
         }
         // What is damaged may be given up, and nobody must take it for committed.

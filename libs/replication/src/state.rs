@@ -33,16 +33,6 @@ pub struct PartitionState {
 }
 
 impl PartitionState {
-    /// Whether fewer replicas are in sync than there are.
-    pub fn is_under_replicated(&self) -> bool {
-        self.isr.len() < self.replicas.len()
-    }
-
-    /// Whether fewer replicas are in sync than writes with acks=all need.
-    pub fn is_under_min_isr(&self) -> bool {
-        self.isr.len() < self.min_isr
-    }
-
     /// A new partition: led by its first replica, all of them in sync, because there is nothing to have.
     pub fn new(replicas: Vec<NodeId>, min_isr: usize) -> Self {
         Self {
@@ -60,6 +50,21 @@ impl PartitionState {
         }
     }
 
+    /// Replicas that are known to have everything that was committed: those in sync, and the eligible ones.
+    pub fn whole(&self) -> NodeSet {
+        self.isr.union(&self.elr)
+    }
+
+    /// Whether fewer replicas are in sync than there are.
+    pub fn is_under_replicated(&self) -> bool {
+        self.isr.len() < self.replicas.len()
+    }
+
+    /// Whether fewer replicas are in sync than writes with acks=all need.
+    pub fn is_under_min_isr(&self) -> bool {
+        self.isr.len() < self.min_isr
+    }
+
     /// What is wrong with it (invariant I8).
     pub fn problem(&self) -> Option<&'static str> {
         let replicas: NodeSet = self.replicas.iter().copied().collect();
@@ -69,7 +74,7 @@ impl PartitionState {
             (self.isr.is_subset(&replicas), "a node in sync is not a replica"),
             (self.elr.is_subset(&replicas), "an eligible leader is not a replica"),
             (self.elr.intersection(&self.isr).is_empty(), "a node is in sync and eligible at once"),
-            (self.isr.len() < self.min_isr || self.elr.is_empty(), "there are eligible leaders beside enough in sync"),
+            (self.is_under_min_isr() || self.elr.is_empty(), "there are eligible leaders beside enough in sync"),
             (self.min_isr >= 1, "none in sync are wanted"),
             (self.min_isr <= replicas.len(), "more in sync are wanted than there are replicas"),
             (self.last_known_elr.is_subset(&replicas), "a node that was eligible is not a replica"),

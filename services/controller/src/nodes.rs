@@ -55,7 +55,7 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
     let alone: NodeSet = std::iter::once(node).collect();
     let only_here = view.metadata.partitions().filter(|partition| {
         let state = &partition.record.state;
-        state.isr.union(&state.elr).union(&state.last_known_elr) == alone
+        state.whole().union(&state.last_known_elr) == alone
     });
     let count = only_here.count();
     if count == 0 {

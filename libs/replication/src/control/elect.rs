@@ -39,6 +39,14 @@ pub(super) fn lead(state: &mut PartitionState, leader: Option<NodeId>) {
     state.leader_epoch = state.leader_epoch.next();
 }
 
+/// Makes a node the leader, and the only one that counts, although it need not have everything that was committed.
+pub(super) fn lead_without_proof(state: &mut PartitionState, leader: NodeId) {
+    state.isr = NodeSet::from_iter([leader]);
+    lead(state, Some(leader));
+    state.unclean_epoch = state.leader_epoch;
+    state.recovering = state.is_under_min_isr();
+}
+
 /// Gives a partition a leader whose leader cannot lead any more: from the in-sync set; when that is empty, from the
 /// eligible; else none. Gives back the node that was chosen.
 pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Option<NodeId> {
@@ -102,7 +110,7 @@ pub fn elect_declared_lost<P: Clone>(
     named: Option<NodeId>,
 ) -> Option<Decision<P>> {
     let state = &record.state;
-    let eligible = state.isr.union(&state.elr);
+    let eligible = state.whole();
     if eligible.iter().any(|node| context.alive(node)) {
         return None;
     }
@@ -165,11 +173,8 @@ pub fn elect_unclean<P: Clone>(
     let best = best?.node;
     let mut state = state.clone();
     state.last_known_elr.remove(best);
-    state.isr = NodeSet::from_iter([best]);
-    lead(&mut state, Some(best));
-    state.unclean_epoch = state.leader_epoch;
-    state.recovering = state.isr.len() < state.min_isr;
-    if state.isr.len() >= state.min_isr {
+    lead_without_proof(&mut state, best);
+    if !state.recovering {
         state.last_known_elr = NodeSet::EMPTY;
     }
     Some(Decision::of_partition(context, record, state, [best]))

@@ -2,6 +2,7 @@
 
 use walser_model::{LeaderEpoch, NodeId};
 
+use super::elect::lead_without_proof;
 use super::{Decision, DecisionContext, PartitionRecord};
 use crate::NodeSet;
 use crate::wire::AlterIsr;
@@ -111,16 +112,12 @@ pub fn give_up_records<P: Clone>(
     leader_epoch: LeaderEpoch,
 ) -> Result<Decision<P>, Refusal> {
     let leader = leader_in(context, record, node_epoch, leader_epoch)?;
-    let whole = record.state.isr.union(&record.state.elr);
-    if let Some(other) = whole.iter().find(|node| *node != leader && context.alive(*node)) {
+    if let Some(other) = record.state.whole().iter().find(|node| *node != leader && context.alive(*node)) {
         return Err(Refusal::Needless(other));
     }
     let mut state = record.state.clone();
-    state.leader_epoch = leader_epoch.next();
-    state.unclean_epoch = state.leader_epoch;
-    state.isr = NodeSet::from_iter([leader]);
     (state.elr, state.last_known_elr) = (NodeSet::EMPTY, NodeSet::EMPTY);
-    state.recovering = state.isr.len() < state.min_isr;
+    lead_without_proof(&mut state, leader);
     Ok(Decision::of_partition(context, record, state, [leader]))
 }
 

@@ -40,8 +40,8 @@ pub fn counted(
     let only = match held {
         ReplicaIntegrity::Intact | ReplicaIntegrity::Unclean => false,
         ReplicaIntegrity::Damaged => {
-            let eligible = state.isr.union(&state.elr);
-            eligible.contains(node) && !eligible.iter().any(|other| other != node && context.alive(other))
+            let whole = state.whole();
+            whole.contains(node) && !whole.iter().any(|other| other != node && context.alive(other))
         }
         ReplicaIntegrity::Gone => state.replicas == [node],
     };
@@ -50,7 +50,7 @@ pub fn counted(
 
 /// Whether a node is the only one that is known to have everything that was committed.
 pub fn is_only_eligible(state: &PartitionState, node: NodeId) -> bool {
-    state.isr.union(&state.elr) == NodeSet::from_iter([node])
+    state.whole() == NodeSet::from_iter([node])
 }
 
 /// Takes a node out of one partition: out of the in-sync set, and out of the lead. It is fenced, or it says itself that

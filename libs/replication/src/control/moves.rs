@@ -46,7 +46,7 @@ pub fn reassign<P: Clone>(
     let settled: NodeSet = state.replicas.iter().copied().filter(|node| !state.adding.contains(*node)).collect();
     // Of a move that is given up, a replica that has joined may have what no other has: it stays until the end of this
     // one. Whoever counts nowhere goes at once.
-    let counted = state.isr.union(&state.elr).union(&state.last_known_elr);
+    let counted = state.whole().union(&state.last_known_elr);
     let given_up = state.adding.without(&wanted);
     let gone = given_up.without(&counted);
     state.adding = wanted.without(&settled);

@@ -224,7 +224,7 @@ fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProb
         "nobody leads it; start the nodes that are down, which may have its records".to_owned()
     } else if problem.damaged {
         let repair = format!("`walser partition repair {topic} {partition} --accept-loss` gives up the rest");
-        let whole = state.and_then(|state| state.isr.union(&state.elr).iter().find(|other| *other != node));
+        let whole = state.and_then(|state| state.whole().iter().find(|other| *other != node));
         whole.map_or_else(
             || format!("what is below can be read; {repair}"),
             |other| {

@@ -95,8 +95,7 @@ impl Wish {
     /// Why nobody is elected without proof.
     fn not_yet(self, context: &DecisionContext, found: &PartitionEntry) -> String {
         let state = &found.record.state;
-        let whole = state.isr.union(&state.elr);
-        if let Some(node) = whole.iter().find(|node| context.alive(*node)) {
+        if let Some(node) = state.whole().iter().find(|node| context.alive(*node)) {
             return format!(
                 "node {node} has everything and is in service: it leads as soon as it can open its log; try again"
             );

@@ -115,7 +115,7 @@ impl Membership {
         let alone: NodeSet = std::iter::once(self.config.node).collect();
         let waits = |partition: &PartitionEntry| {
             let state = &partition.record.state;
-            state.leader.is_none() && state.isr.union(&state.elr) == alone
+            state.leader.is_none() && state.whole() == alone
         };
         counts && !view.partitions().any(waits)
     }
