@@ -32,7 +32,7 @@ use crate::producers::Producers;
 use crate::reader::LogReader;
 use crate::removal::remove_marked;
 use crate::segment::Segment;
-use crate::snapshots::Snapshots;
+use crate::snapshots::{self, Snapshots};
 
 pub use append::AppendError;
 pub use findings::{CutTail, Damage, Recovery};
@@ -300,7 +300,7 @@ impl Log {
     /// The producers as of an offset, from what is on the disk.
     fn load_producers(&self, to: Offset) -> io::Result<Producers> {
         let segments = self.state.segments().clone();
-        self.snapshots.load(&segments, to, self.opened_at)
+        snapshots::load(&self.names, &segments, to, self.opened_at)
     }
 
     /// Writes the file of leader epochs anew, durably.
@@ -395,7 +395,7 @@ impl Log {
         self.write_marks()?;
         let syncs = self.checkpoint.lock().syncs();
         self.snapshots.note_point(end, syncs);
-        needed_from.map_or(Ok(()), |from| crate::snapshots::remove_below(&self.names, from))
+        needed_from.map_or(Ok(()), |from| snapshots::remove_below(&self.names, from))
     }
 
     /// Takes over the producers of the log that this one was copied from, as of the log end.

@@ -12,7 +12,7 @@ use crate::disk::Open;
 use crate::log_state::LogState;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
-use crate::snapshots::Snapshots;
+use crate::snapshots;
 
 /// Above every `max.message.bytes`.
 const BATCH_BYTES_MAX: usize = 32 << 20;
@@ -106,8 +106,7 @@ impl LogReader {
     /// I/O errors, also when retention removes a segment meanwhile.
     pub fn producers_at(&self, end: Offset, now: Timestamp) -> io::Result<Bytes> {
         let segments = self.state.segments().clone();
-        let snapshots = Snapshots::new(Arc::clone(&self.names), Offset::ZERO, 0);
-        Ok(snapshots.load(&segments, end, now)?.encode(end).into())
+        Ok(snapshots::load(&self.names, &segments, end, now)?.encode(end).into())
     }
 
     /// Oldest offset that readers may see.

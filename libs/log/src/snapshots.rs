@@ -51,6 +51,43 @@ fn remove(names: &DirectoryNames, snapshot: Offset) -> io::Result<()> {
     names.disk().remove_file(&names.path().join(snapshot_name(snapshot)))
 }
 
+/// The newest readable one of the snapshots `ends` (ascending) at or below `end`; nothing at all stands for offset 0.
+pub(crate) fn newest(names: &DirectoryNames, ends: &[Offset], end: Offset) -> io::Result<(Producers, Offset)> {
+    for snapshot in ends.iter().rev().filter(|snapshot| **snapshot <= end) {
+        let path = names.path().join(snapshot_name(*snapshot));
+        let bytes = read_file(&**names.disk(), &path, SNAPSHOT_BYTES_MAX)?;
+        if let Some(loaded) = bytes.as_deref().and_then(Producers::decode) {
+            return Ok(loaded);
+        }
+    }
+    Ok((Producers::default(), Offset::ZERO))
+}
+
+/// The producers as of `to`: from the newest snapshot and the batches behind it. They count as used at `now`.
+pub(crate) fn load(
+    names: &DirectoryNames,
+    segments: &[Arc<Segment>],
+    to: Offset,
+    now: Timestamp,
+) -> io::Result<Producers> {
+    let (mut producers, from) = newest(names, &list(names)?, to)?;
+    let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
+    for (number, segment) in segments.iter().enumerate().skip(first) {
+        let below = segments.get(number + 1).map_or(to, |next| to.min(next.base));
+        if from >= to || segment.base >= to || segment.size() == 0 {
+            break;
+        }
+        let file = segment.file(Open::Read)?;
+        let mut scan = Scan::new(&*file, segment.position_for(from)?, segment.size());
+        while let Step::Batch(found) = scan.step()? {
+            if found.header.base_offset >= from && found.header.base_offset < below {
+                producers.record(&found.header, now);
+            }
+        }
+    }
+    Ok(producers)
+}
+
 impl Snapshots {
     /// Of a log whose recovery point was found when `begun` syncs of the checkpoint had begun: it may be in the cache only.
     pub(crate) fn new(names: Arc<DirectoryNames>, point: Offset, begun: u64) -> Self {
@@ -76,38 +113,6 @@ impl Snapshots {
     pub(crate) fn remove_above(&mut self, end: Offset) -> io::Result<()> {
         self.point_goes_back(end);
         self.list()?.into_iter().filter(|snapshot| *snapshot > end).try_for_each(|cut| remove(&self.names, cut))
-    }
-
-    /// The newest readable one of the snapshots `ends` (ascending) at or below `end`; nothing at all stands for offset 0.
-    pub(crate) fn newest(&self, ends: &[Offset], end: Offset) -> io::Result<(Producers, Offset)> {
-        for snapshot in ends.iter().rev().filter(|snapshot| **snapshot <= end) {
-            let path = self.names.path().join(snapshot_name(*snapshot));
-            let bytes = read_file(&**self.names.disk(), &path, SNAPSHOT_BYTES_MAX)?;
-            if let Some(loaded) = bytes.as_deref().and_then(Producers::decode) {
-                return Ok(loaded);
-            }
-        }
-        Ok((Producers::default(), Offset::ZERO))
-    }
-
-    /// The producers as of `to`: from the newest snapshot and the batches behind it. They count as used at `now`.
-    pub(crate) fn load(&self, segments: &[Arc<Segment>], to: Offset, now: Timestamp) -> io::Result<Producers> {
-        let (mut producers, from) = self.newest(&self.list()?, to)?;
-        let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
-        for (number, segment) in segments.iter().enumerate().skip(first) {
-            let below = segments.get(number + 1).map_or(to, |next| to.min(next.base));
-            if from >= to || segment.base >= to || segment.size() == 0 {
-                break;
-            }
-            let file = segment.file(Open::Read)?;
-            let mut scan = Scan::new(&*file, segment.position_for(from)?, segment.size());
-            while let Step::Batch(found) = scan.step()? {
-                if found.header.base_offset >= from && found.header.base_offset < below {
-                    producers.record(&found.header, now);
-                }
-            }
-        }
-        Ok(producers)
     }
 
     /// The last recovery point that a power loss cannot take back, if it is known: the checkpoint is synced only now and

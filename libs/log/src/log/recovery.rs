@@ -203,7 +203,8 @@ impl Log {
     /// `synced` is on stable storage.
     fn recover(&mut self, snapshots: &[Offset], from: Offset, synced: Offset) -> Result<Recovery, LogError> {
         let segments = self.state.segments().clone();
-        let (producers, producers_end) = self.snapshots.newest(snapshots, self.marks.recovery_point.max(from))?;
+        let (producers, producers_end) =
+            snapshots::newest(&self.names, snapshots, self.marks.recovery_point.max(from))?;
         let first_read = producers_end.min(from);
         // What is read says itself of which epoch it is: the file may know of records that did not get to the disk, in
         // whose place there are others.
