@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 
-from servers import TARGET, KafkaPrograms, free_port
+from servers import TARGET, KafkaPrograms, bench_arguments, free_port
 
 NODES = 3
 # Seconds: how long a load runs before and after the kill of a leader. Kafka needs up to 10 to notice it.
@@ -68,12 +68,9 @@ class WalserCluster:
 
     def begin(self, load, topic, seconds, warm_up):
         pids = ",".join(str(found["pid"]) for found in self.processes())
-        arguments = ["bench", load.kind, "--topic", topic, "--reuse", "--size", load.size, "--producers", load.producers,
-                     "--batch-bytes", load.batch_bytes, "--linger", load.linger, "--acks", "all",
+        arguments = [*bench_arguments(load), "--topic", topic, "--reuse",
                      "--duration", f"{seconds}s", "--warm-up", f"{warm_up}s", "--server-pid", pids,
                      "--server", self.address, "--json", self.directory / "result.json"]
-        if load.rate:
-            arguments += ["--rate", load.rate]
         return subprocess.Popen([self.binary, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                 text=True)
 
@@ -122,9 +119,11 @@ class KafkaCluster:
     def is_ready(self):
         return self.load("create", "--topic", "warm", "--replicas", 3, check=False).returncode == 0
 
+    def what(self, kind, arguments):
+        return self.address, [node.pid for node in self.nodes.values()], kind, arguments, self.directory
+
     def load(self, kind, *arguments, check=True):
-        pids = [node.pid for node in self.nodes.values()]
-        return self.programs.call(self.address, pids, kind, arguments, self.directory, check)
+        return self.programs.call(*self.what(kind, arguments), check=check)
 
     def create(self, load):
         self.topics += 1
@@ -137,15 +136,11 @@ class KafkaCluster:
         self.load("delete", "--topic", topic)
 
     def begin(self, load, topic, seconds, warm_up):
-        pids = ",".join(str(node.pid) for node in self.nodes.values())
         arguments = ["--topic", topic, "--size", load.size, "--producers", load.producers, "--rate", load.rate,
                      "--duration", seconds, "--warm-up", warm_up, f"batch.size={load.batch_bytes}",
-                     f"linger.ms={load.linger}", "acks=all", "--server", self.address, "--server-pid", pids]
-        programs = self.programs
-        return subprocess.Popen(
-            [programs.java, "-Xms512m", "-Xmx1g", "-XX:+UseG1GC", *programs.logs(self.directory / "client"),
-             "-cp", f"{programs.classes}:{programs.libs}/*", "KafkaLoad", load.kind, *map(str, arguments)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                     f"linger.ms={load.linger}", "acks=all"]
+        return subprocess.Popen(self.programs.command(*self.what(load.kind, arguments)), stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
 
     def finish(self, running):
         figures, errors = running.communicate()

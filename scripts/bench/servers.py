@@ -43,6 +43,13 @@ def ballast(path, target_mib=700):
                 os.preadv(file.fileno(), [buffer], at)
 
 
+def bench_arguments(load):
+    """What `walser bench` is told of a load, whatever it runs on."""
+    rate = ["--rate", load.rate] if load.rate else []
+    return ["bench", load.kind, "--size", load.size, "--producers", load.producers, "--batch-bytes", load.batch_bytes,
+            "--linger", load.linger, "--acks", "all", *rate]
+
+
 class Walser:
     """A fresh standalone server for every run."""
 
@@ -82,17 +89,14 @@ class Walser:
     def run(self, load):
         self.start()
         try:
-            arguments = ["bench", load.kind, "--size", load.size, "--partitions", load.partitions,
-                         "--producers", load.producers, "--batch-bytes", load.batch_bytes, "--linger", load.linger,
-                         "--durability", "fsync" if load.fsync else "page-cache", "--acks", "all"]
+            arguments = [*bench_arguments(load), "--partitions", load.partitions,
+                         "--durability", "fsync" if load.fsync else "page-cache"]
             if load.kind == "consume":
                 arguments += ["--records", load.records]
             else:
                 arguments += ["--duration", f"{load.seconds}s", "--warm-up", f"{load.warm_up}s"]
             if load.kind == "e2e":
                 arguments += ["--in-flight", 1]
-            if load.rate:
-                arguments += ["--rate", load.rate]
             out = self.directory / "result.json"
             self.cli(*arguments, "--json", out)
             return json.loads(out.read_text())
@@ -148,12 +152,13 @@ class KafkaPrograms:
              *self.logs(directory), "-cp", f"{self.libs}/*", "kafka.Kafka", directory / "server.properties"],
             stdout=open(directory / "out", "ab"), stderr=subprocess.STDOUT)
 
-    def call(self, address, pids, kind, arguments, directory, check=True):
-        return subprocess.run(
-            [self.java, "-Xms512m", "-Xmx1g", "-XX:+UseG1GC", *self.logs(directory / "client"),
-             "-cp", f"{self.classes}:{self.libs}/*", "KafkaLoad", kind, "--server", address,
-             "--server-pid", ",".join(map(str, pids)), *map(str, arguments)],
-            check=check, capture_output=True, text=True, timeout=300)
+    def command(self, address, pids, kind, arguments, directory):
+        return [self.java, "-Xms512m", "-Xmx1g", "-XX:+UseG1GC", *self.logs(directory / "client"),
+                "-cp", f"{self.classes}:{self.libs}/*", "KafkaLoad", kind, "--server", address,
+                "--server-pid", ",".join(map(str, pids)), *map(str, arguments)]
+
+    def call(self, *what, check=True):
+        return subprocess.run(self.command(*what), check=check, capture_output=True, text=True, timeout=300)
 
     def warm(self, load):
         """The JIT compiles what the loads use: without this, Kafka's first figures are half of its later ones."""
@@ -185,7 +190,7 @@ class Kafka:
         self.programs.warm(self.load)
 
     def load(self, kind, *arguments, check=True):
-        return self.programs.call(self.address, [self.process.pid], kind, arguments, self.directory, check)
+        return self.programs.call(self.address, [self.process.pid], kind, arguments, self.directory, check=check)
 
     def run(self, load):
         self.topics += 1
