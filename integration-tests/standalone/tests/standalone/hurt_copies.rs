@@ -35,6 +35,26 @@ async fn write_numbers(client: &Client, range: std::ops::Range<i32>) {
     }
 }
 
+/// Records that were durable on a node are gone.
+fn cut(nodes: &Nodes, node: i32) {
+    std::fs::File::options().write(true).open(segment(&nodes.data_of(node))).unwrap().set_len(500).unwrap();
+}
+
+/// Whether a command that loses records is done.
+fn accepts_loss(nodes: &Nodes, command: &[&str]) -> bool {
+    cli_at(&nodes.cluster.address(), &[command, &["--accept-loss"]].concat(), b"").status.success()
+}
+
+async fn repair(nodes: &Nodes) {
+    until(async || accepts_loss(nodes, &["partition", "repair", "t", "0"]), "it is repaired").await;
+}
+
+/// Some of the first numbers are left, and not as many as there were.
+fn assert_begins(left: &[String], before: i32) {
+    let all = numbers(0..before);
+    assert!(!left.is_empty() && left.len() < all.len() && left == &all[..left.len()], "{left:?}");
+}
+
 /// Has a node lead alone, and compares what it has.
 async fn assert_alone_has(nodes: &mut Nodes, client: &Client, alone: i32, expected: &[String]) {
     nodes.kill_others(alone);
@@ -51,9 +71,7 @@ async fn a_replica_that_is_found_damaged_at_a_start_takes_the_log_of_the_leader(
     write_numbers(&client, 0..20).await;
     for victim in [leader(&client, "t").await, leader(&client, "t").await % NODES + 1] {
         nodes.kill(victim);
-        let file = segment(&nodes.data_of(victim));
-        // Records that were durable are gone.
-        std::fs::File::options().write(true).open(file).unwrap().set_len(500).unwrap();
+        cut(&nodes, victim);
         until(async || partitions(&client, "t").await[0].isr.len() == 2, "it is out of the in-sync set").await;
         nodes.restart(victim);
         all_in_sync(&client, "t").await;
@@ -91,15 +109,12 @@ async fn whoever_has_what_a_repair_gave_up_cuts_it_off_and_follows() {
     alone_in_sync(&client, repaired).await;
     write_numbers(&client, 10..20).await;
     nodes.kill(repaired);
-    let file = segment(&nodes.data_of(repaired));
-    std::fs::File::options().write(true).open(file).unwrap().set_len(500).unwrap();
+    cut(&nodes, repaired);
     nodes.restart(repaired);
     leads(&client, repaired).await;
-    let address = nodes.cluster.address();
-    let repair = || cli_at(&address, &["partition", "repair", "t", "0", "--accept-loss"], b"").status.success();
-    until(async || repair(), "it is repaired").await;
+    repair(&nodes).await;
     let mut left = values(&client, "t", 0).await;
-    assert!(!left.is_empty() && left.len() < 10 && left == numbers(0..10)[..left.len()], "{left:?}");
+    assert_begins(&left, 10);
 
     nodes.restart_others(repaired);
     all_in_sync(&client, "t").await;
@@ -120,22 +135,18 @@ async fn a_damaged_replica_is_the_last_resort_when_the_others_are_lost() {
     until(async || partitions(&client, "t").await[0].isr.len() == 2, "it is out of the in-sync set").await;
     nodes.kill_others(left);
     until(async || leaderless(&client).await, "nobody is left").await;
-    let file = segment(&nodes.data_of(left));
-    std::fs::File::options().write(true).open(file).unwrap().set_len(500).unwrap();
+    cut(&nodes, left);
     for lost in (1..=NODES).filter(|node| *node != left) {
         std::fs::remove_dir_all(nodes.data_of(lost)).unwrap();
     }
     nodes.restart(left);
-    let address = nodes.cluster.address();
-    let run = |arguments: &[&str]| cli_at(&address, arguments, b"").status.success();
-    let elect = ["partition", "elect", "t", "0", "--unclean", "--accept-loss"];
-    until(async || run(&elect), "it is elected").await;
+    until(async || accepts_loss(&nodes, &["partition", "elect", "t", "0", "--unclean"]), "it is elected").await;
     assert_eq!(leader(&client, "t").await, left);
-    until(async || run(&["partition", "repair", "t", "0", "--accept-loss"]), "it is repaired").await;
+    repair(&nodes).await;
     nodes.restart_others(left);
     all_in_sync(&client, "t").await;
     let kept = values(&client, "t", 0).await;
-    assert!(!kept.is_empty() && kept.len() < 20 && kept == numbers(0..20)[..kept.len()], "{kept:?}");
+    assert_begins(&kept, 20);
     for alone in 1..=NODES {
         assert_alone_has(&mut nodes, &client, alone, &kept).await;
     }
