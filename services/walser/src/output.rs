@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use crate::progress;
 
-pub(crate) use crate::words::{bytes, count, plural};
+pub(crate) use crate::words::{bytes, count, first_of, plural};
 
 /// Where nobody can say how wide a terminal is.
 const WIDTH_DEFAULT: usize = 80;

@@ -26,6 +26,15 @@ pub(crate) fn count(number: i64) -> String {
     if number < 0 { format!("-{out}") } else { out }
 }
 
+/// The first `named_max` of `count` names, and how many more there are.
+pub(crate) fn first_of(names: impl Iterator<Item = String>, count: usize, named_max: usize) -> String {
+    let named = names.take(named_max).collect::<Vec<_>>().join(", ");
+    match count.saturating_sub(named_max) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 /// `1 record`, `2 records`.
 pub(crate) fn plural(number: i64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })

@@ -144,10 +144,7 @@ async fn elect(arguments: PartitionElectArgs) -> Result<ExitCode, CliError> {
     Err(last)
 }
 
-/// The first of them, and how many more there are.
 fn named_partitions(partitions: &[i32]) -> String {
-    let first: Vec<_> = partitions.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-    let more = partitions.len().saturating_sub(NAMED_MAX);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{} {}{more}", if partitions.len() == 1 { "partition" } else { "partitions" }, first.join(", "))
+    let named = output::first_of(partitions.iter().map(ToString::to_string), partitions.len(), NAMED_MAX);
+    format!("{} {named}", if partitions.len() == 1 { "partition" } else { "partitions" })
 }

@@ -81,11 +81,8 @@ impl Problems {
         /// Partitions that are named.
         const NAMED_MAX: usize = 5;
         let known = std::mem::take(&mut self.known);
-        let names = known.keys().take(NAMED_MAX).map(|(topic, partition)| format!("{topic}/{partition}"));
-        let names = names.collect::<Vec<_>>().join(", ");
-        let more = known.len().saturating_sub(NAMED_MAX);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let why = format!("not read to the end: {names}{more}");
+        let names = known.keys().map(|(topic, partition)| format!("{topic}/{partition}"));
+        let why = format!("not read to the end: {}", output::first_of(names, known.len(), NAMED_MAX));
         match known.into_values().next() {
             Some(failure) => server.failed(failure).with_why(why),
             None => CliError::failed(why),

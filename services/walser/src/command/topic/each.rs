@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt as _};
 
 use crate::error::CliError;
-use crate::output::plural;
+use crate::output::{first_of, plural};
 use crate::signal::{Interrupt, Interrupts};
 
 /// Calls that are under way at once.
@@ -144,10 +144,8 @@ impl<T> Dealt<T> {
 
 fn in_doubt(names: &[String]) -> String {
     let count = plural(i64::try_from(names.len()).unwrap_or(i64::MAX), "topic");
-    let named = names[..names.len().min(NAMED_MAX)].join(", ");
-    let more = names.len().saturating_sub(NAMED_MAX);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("it is not known whether it was done for {count}: {named}{more}; look before you repeat it")
+    let named = first_of(names.iter().cloned(), names.len(), NAMED_MAX);
+    format!("it is not known whether it was done for {count}: {named}; look before you repeat it")
 }
 
 #[cfg(test)]
