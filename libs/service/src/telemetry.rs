@@ -18,8 +18,8 @@ use self::reporting_exporter::ReportingExporter;
 use crate::caller::client_id;
 use crate::settings::{Key, Kind, Settings};
 
-/// Name of the header and of the metadata key that carry a trace.
-const TRACEPARENT: &str = "traceparent";
+/// Name of the header and of the metadata key that carry a trace (W3C Trace Context).
+pub const TRACEPARENT: &str = "traceparent";
 
 /// Where the services are that processes of the cluster call.
 const INTERNAL: &str = "/walser.internal.";
@@ -110,11 +110,10 @@ pub fn call_span(path: &str, headers: &http::HeaderMap) -> tracing::Span {
     span
 }
 
-/// A span for a batch on its way, which continues the trace of its records (W3C Trace Context). None, where there is no
-/// trace, it is not sampled, or nobody takes spans.
-pub fn batch_span(name: &'static str, partition: impl std::fmt::Display, traceparent: Option<&str>) -> tracing::Span {
-    let Some(text) = traceparent else { return tracing::Span::none() };
-    let carrier = std::collections::HashMap::from([(TRACEPARENT.to_owned(), text.to_owned())]);
+/// A span for a batch on its way, which continues the trace of its records (W3C Trace Context). None, where that is
+/// not one, or not sampled, or nobody takes spans.
+pub fn batch_span(name: &'static str, partition: impl std::fmt::Display, traceparent: &str) -> tracing::Span {
+    let carrier = std::collections::HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
     let context = TraceContextPropagator::new().extract(&carrier);
     // A span that exists is exported, whatever becomes of it: without a parent as the root of a trace of its own.
     if !context.span().span_context().is_sampled() {

@@ -475,7 +475,7 @@ impl Producing {
             expected_offset: write.expected_offset,
             base_sequence: session.map(|session| session.base_sequence),
             deadline: write.deadline,
-            trace: trace_of(write.payload.records(), write.trace.as_ref()).or(write.trace),
+            trace: trace_of(write.payload.records(), write.trace.as_ref()),
         };
         let gathering = Gathering { codec: Compression::None, acks: write.acks };
         let number = next_number();

@@ -33,7 +33,7 @@ impl InProcessStorage {
 
     /// A span from here to the answer, and what carries it to followers.
     fn traced(&self, partition: TopicPartition, trace: &str, reply: AppendReply) -> (AppendReply, Option<Arc<str>>) {
-        let span = telemetry::batch_span("append", self.registry.names.partition(partition), Some(trace));
+        let span = telemetry::batch_span("append", self.registry.names.partition(partition), trace);
         if span.is_none() {
             return (reply, None);
         }

@@ -11,6 +11,7 @@ use walser_model::{ProducerEpoch, ProducerId};
 use walser_proto::v1 as pb;
 use walser_record_batch::{Header, NewRecord, Producer};
 use walser_rpc::{ApiError, Reason};
+use walser_service::telemetry::TRACEPARENT;
 
 use crate::producing::{FailedRecords, Outcome, PartWritten, Payload, RecordPlace, TRACEPARENT_BYTES_MAX};
 use crate::topics::Topics;
@@ -27,7 +28,7 @@ pub(super) fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, ApiE
 
 /// The caller's trace, if it is one.
 pub(super) fn trace(metadata: &MetadataMap) -> Option<Arc<str>> {
-    let text = metadata.get("traceparent")?.to_str().ok()?;
+    let text = metadata.get(TRACEPARENT)?.to_str().ok()?;
     (text.len() <= TRACEPARENT_BYTES_MAX).then(|| Arc::from(text))
 }
 

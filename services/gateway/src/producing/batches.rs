@@ -9,9 +9,8 @@ use walser_record_batch::{
     RECORD_HEADERS_MAX, RecordFields, decoded_cost, validate_produced,
 };
 use walser_rpc::{ApiError, Reason};
+use walser_service::telemetry::TRACEPARENT;
 
-/// Header of a trace in records, by W3C Trace Context.
-const TRACEPARENT: &str = "traceparent";
 /// What is longer is no trace.
 pub(crate) const TRACEPARENT_BYTES_MAX: usize = 64;
 
@@ -156,10 +155,10 @@ impl RecordSize {
     }
 }
 
-/// The trace of a batch: that of the first record, or the call's.
+/// The trace of a batch: that of the first record, or the call's; of one that a client has built, the call's.
 pub(crate) fn trace_of(records: &[NewRecord], call: Option<&Arc<str>>) -> Option<Arc<str>> {
-    let first = records.first()?;
-    let own = first.headers.iter().find(|header| header.key == TRACEPARENT.as_bytes());
+    let headers = records.first().map_or(&[][..], |first| &first.headers);
+    let own = headers.iter().find(|header| header.key == TRACEPARENT.as_bytes());
     let own = own.and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok());
     own.filter(|text| text.len() <= TRACEPARENT_BYTES_MAX).map(Arc::from).or_else(|| call.cloned())
 }

@@ -146,7 +146,7 @@ impl PartitionWriter {
     /// Sends a batch by itself, behind those that came before.
     pub(crate) fn send_whole(self: &Arc<Self>, whole: Whole, mut caller: Caller) {
         let Whole { batch, record_count, expected_offset, base_sequence, deadline, trace } = whole;
-        let content = Content::whole((batch, trace), expected_offset, &mut caller);
+        let content = Content::whole(batch, trace, expected_offset, &mut caller);
         let part = Part { record_count, size: Size::default(), deadline, caller };
         self.step(|sequencer, now, out| {
             sequencer.submit_batch(now, (), part, (base_sequence, Some(content)), out);

@@ -29,11 +29,9 @@ pub(crate) struct BatchTraces {
 impl BatchTraces {
     /// Notes the trace of a batch that is about to be appended.
     pub(crate) fn note(&self, trace: BatchTrace) {
+        // What was to be there before has not been appended.
+        self.cut(trace.base_offset);
         let mut latest = self.latest.lock();
-        // What was to be there before has not been appended, or was cut off.
-        while latest.back().is_some_and(|last| last.base_offset >= trace.base_offset) {
-            latest.pop_back();
-        }
         if latest.len() == TRACES_MAX {
             latest.pop_front();
         }

@@ -74,7 +74,8 @@ impl Gathering {
 impl Content {
     /// A batch that a client built.
     pub(super) fn whole(
-        (batch, trace): (Bytes, Option<Arc<str>>),
+        batch: Bytes,
+        trace: Option<Arc<str>>,
         expected_offset: Option<Offset>,
         caller: &mut Caller,
     ) -> Self {
@@ -247,7 +248,7 @@ mod tests {
             room: AppendPermit::uncounted(),
             done: Box::new(|_| {}),
         };
-        let mut content = Content::whole((Bytes::new(), None), None, &mut caller);
+        let mut content = Content::whole(Bytes::new(), None, None, &mut caller);
         content.records = vec![GatheredRecords { records: (0..10).map(record).collect(), now: 0, trace: None }];
         content.build(None);
         content.keep(&[1..3, 9..10]);

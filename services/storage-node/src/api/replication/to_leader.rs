@@ -186,7 +186,7 @@ impl Stream {
     fn spans(&self, partition: TopicPartition, traces: &[pbi::BatchTrace]) -> Vec<tracing::Span> {
         let of_batch = |trace: &pbi::BatchTrace| {
             let partition = self.links.registry.names.partition(partition);
-            telemetry::batch_span("replicate", partition, Some(&trace.traceparent))
+            telemetry::batch_span("replicate", partition, &trace.traceparent)
         };
         traces.iter().take(SPANS_MAX).map(of_batch).filter(|span| !span.is_none()).collect()
     }

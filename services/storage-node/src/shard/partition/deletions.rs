@@ -1,4 +1,5 @@
-//! `DeleteRecords`: answered once every replica in sync has deleted the records, so that no later leader shows them.
+//! `DeleteRecords`: answered once every replica that can lead next has deleted the records, so that no later leader shows
+//! them.
 
 use std::time::Duration;
 
@@ -7,10 +8,10 @@ use walser_model::Offset;
 use walser_replication::ReplicaEvent;
 use walser_rpc::{ApiError, Effect, Reason};
 
+use super::damage::refusal_of;
+use super::kept_log::KeptLog;
 use super::{Partition, ShardContext};
 use crate::error::out_of_range;
-use crate::shard::partition::damage::refusal_of;
-use crate::shard::partition::kept_log::KeptLog;
 
 /// Deletions of one partition that wait.
 const WAITING_MAX: usize = 100;
@@ -27,7 +28,7 @@ pub(super) struct Deletion {
 }
 
 impl Partition {
-    /// Raises the log start; the reply comes when replicas in sync have done so, too.
+    /// Raises the log start; the reply comes when every replica that can lead next has done so, too.
     pub(crate) fn delete_records(
         &mut self,
         before: Offset,
@@ -85,7 +86,7 @@ impl Partition {
     }
 }
 
-/// The leader has deleted, and not all replicas in sync are known to have.
+/// The leader has deleted, and not everybody who can lead next is known to have.
 fn not_everywhere(before: Offset) -> ApiError {
     let text = format!(
         "records below {before} are deleted on the leader, and not every replica that can lead next has confirmed it \
