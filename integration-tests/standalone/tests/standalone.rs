@@ -44,6 +44,10 @@ mod metadata_loss;
 mod metrics;
 #[path = "standalone/old_data.rs"]
 mod old_data;
+#[path = "standalone/out_of_reach.rs"]
+mod out_of_reach;
+#[path = "standalone/page_cache.rs"]
+mod page_cache;
 #[path = "standalone/partial.rs"]
 mod partial;
 #[path = "standalone/processes.rs"]

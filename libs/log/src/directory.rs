@@ -6,6 +6,7 @@
 //! DIR/ballast                 space that is given back when the disk is full
 //! DIR/metadata-version        the highest metadata version seen
 //! DIR/wall-clock              when a server ran here last
+//! DIR/last-run                whether the page cache may have been lost since
 //! DIR/topic-names             names of topics, for people and tools
 //! DIR/set-aside/              partitions that metadata does not know
 //! DIR/logs/checkpoint         recovery points, durable marks, high watermarks
@@ -21,7 +22,7 @@ mod removal;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use walser_model::{ClusterId, NodeId, TopicPartition};
@@ -31,6 +32,7 @@ use crate::clock_mark::{self, ClockMark};
 use crate::copy::CopyStore;
 use crate::directory_names::parse_partition;
 use crate::disk::{DirectoryId, DirectoryLock, Disk, Open, Space, replace_file};
+use crate::last_run::{self, BootId, LastRun};
 use crate::metadata_version::{self, MetadataVersion, SeenMetadata};
 use crate::set_aside::{self, SetAsideStore};
 use crate::topic_names::{self, NamesById};
@@ -43,7 +45,7 @@ const BALLAST: &str = "ballast";
 const LOGS: &str = "logs";
 const BALLAST_BYTES: u64 = 64 << 20;
 /// Everything that a server puts into its data directory.
-const OWN_NAMES: [&str; 12] = [
+const OWN_NAMES: [&str; 14] = [
     meta::FILE_NAME,
     LOCK,
     BALLAST,
@@ -56,6 +58,8 @@ const OWN_NAMES: [&str; 12] = [
     topic_names::FILE_NAME,
     topic_names::TEMPORARY_NAME,
     clock_mark::FILE_NAME,
+    last_run::FILE_NAME,
+    last_run::TEMPORARY_NAME,
 ];
 
 /// A partition found in a directory.
@@ -75,6 +79,8 @@ pub struct DataDirectory {
     set_aside: SetAsideStore,
     copies: CopyStore,
     metadata_version: MetadataVersion,
+    /// Of a storage node.
+    last_run: OnceLock<LastRun>,
     /// What the root and the directory of logs were when they were opened.
     opened: [DirectoryId; 2],
     _lock: Box<dyn DirectoryLock>,
@@ -95,6 +101,9 @@ impl DataDirectory {
         let lock = disk.lock(&root.join(LOCK), note).map_err(io_error)?;
         let lock = lock.map_err(|holder| DirectoryError::InUse { path: root.to_owned(), holder })?;
         let identity = meta::read(&*disk, root)?;
+        if identity.is_some() && logs_are_missing(&*disk, &logs).map_err(io_error)? {
+            return Err(DirectoryError::LogsMissing { path: logs });
+        }
         match restrict(&*disk, root) {
             // Not this user's to tighten, as on a volume that belongs to a group.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -118,7 +127,19 @@ impl DataDirectory {
         let metadata_version = MetadataVersion::open(Arc::clone(&disk), root).map_err(io_error)?;
         let opened = [disk.directory_id(root).map_err(io_error)?, disk.directory_id(&logs).map_err(io_error)?];
         let (root, identity) = (root.to_owned(), Mutex::new(identity));
-        Ok(Self { disk, root, identity, checkpoint, set_aside, copies, metadata_version, opened, _lock: lock })
+        let last_run = OnceLock::new();
+        Ok(Self {
+            disk,
+            root,
+            identity,
+            checkpoint,
+            set_aside,
+            copies,
+            metadata_version,
+            last_run,
+            opened,
+            _lock: lock,
+        })
     }
 
     /// Checks that what was opened is still what its path leads to.
@@ -169,6 +190,46 @@ impl DataDirectory {
     /// I/O errors; the version is as it was then.
     pub fn note_metadata(&self, seen: SeenMetadata) -> io::Result<()> {
         self.metadata_version.raise(seen)
+    }
+
+    /// Begins to use the directory as a storage node, once: notes durably how the last use ended (rule R20). `boot`: of the
+    /// system as it runs now, where it has an id.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn begin_run(&self, boot: Option<BootId>) -> io::Result<()> {
+        let used = self.identity().is_some();
+        let begun = LastRun::begin(Arc::clone(&self.disk), &self.root, used, boot)?;
+        self.last_run.get_or_init(|| begun);
+        Ok(())
+    }
+
+    /// Whether what was only in the page cache may have been lost, and the controller has not recorded that.
+    pub fn ended_unclean(&self) -> bool {
+        self.last_run.get().is_some_and(LastRun::ended_unclean)
+    }
+
+    /// A registration has recorded how the last use ended.
+    ///
+    /// # Errors
+    /// I/O errors; it is told again then.
+    pub fn run_recorded(&self) -> io::Result<()> {
+        self.last_run.get().map_or(Ok(()), LastRun::told)
+    }
+
+    /// Something stays behind that is not on stable storage: this use of the directory does not end in good order any more.
+    pub fn leave_unflushed(&self) {
+        if let Some(run) = self.last_run.get() {
+            run.leave_unflushed();
+        }
+    }
+
+    /// Notes that everything is on stable storage and nothing will be written any more.
+    ///
+    /// # Errors
+    /// I/O errors; the next start takes the process for killed then.
+    pub fn end_run(&self) -> io::Result<()> {
+        self.last_run.get().map_or(Ok(()), LastRun::close)
     }
 
     /// The names of topics that were written down last. None of them when they cannot be read.
@@ -339,90 +400,19 @@ fn restrict(disk: &dyn Disk, root: &Path) -> io::Result<()> {
     own.iter().try_for_each(|entry| disk.restrict(&root.join(&entry.name)))
 }
 
+/// Whether nothing of a data directory lies in `logs`, not even the file that its first start has made there.
+fn logs_are_missing(disk: &dyn Disk, logs: &Path) -> io::Result<bool> {
+    let entries = match disk.list(logs) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        entries => entries?,
+    };
+    Ok(!entries.iter().any(|entry| entry.name == checkpoint::FILE_NAME || parse_partition(&entry.name).is_some()))
+}
+
 fn is_missing(disk: &dyn Disk, dir: &Path) -> bool {
     let named = !dir.as_os_str().is_empty();
     named && matches!(disk.list(dir), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::{MemoryDisk, RealDisk};
-
-    fn cluster(byte: u8) -> ClusterId {
-        ClusterId::from_bytes([byte; 16])
-    }
-
-    #[test]
-    fn a_directory_remembers_whose_it_is() {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
-        let root = Path::new("/data");
-        let directory = DataDirectory::open(Arc::clone(&disk), root, "test").unwrap();
-        assert_eq!(directory.identity(), None);
-        let identity = directory.bind(cluster(1), NodeId(1), [9; 16]).unwrap();
-        drop(directory);
-        let again = DataDirectory::open(disk, root, "test").unwrap();
-        assert_eq!(again.identity(), Some(identity));
-        let foreign = again.bind(cluster(2), NodeId(1), [9; 16]).unwrap_err();
-        assert!(matches!(foreign, DirectoryError::Foreign { what: "cluster", .. }), "{foreign}");
-        let foreign = again.bind(cluster(1), NodeId(2), [9; 16]).unwrap_err();
-        assert!(matches!(foreign, DirectoryError::Foreign { what: "node", .. }), "{foreign}");
-    }
-
-    #[test]
-    fn records_are_for_their_owner_alone_and_lax_directories_are_tightened() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let place = tempfile::tempdir().unwrap();
-        let root = place.path().join("a/b");
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let open = || DataDirectory::open(Arc::clone(&disk), &root, "test").unwrap();
-        let directory = open();
-        directory.bind(cluster(1), NodeId(1), [9; 16]).unwrap();
-        drop(directory);
-        let files = [root.join(meta::FILE_NAME), root.join(LOCK), root.join("logs/checkpoint")];
-        let directories = [root.clone(), root.join(LOGS), place.path().join("a")];
-        assert!(files.iter().all(|file| mode(file) == 0o600) && directories.iter().all(|dir| mode(dir) == 0o700));
-        for path in files.iter().chain(&directories[..2]) {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
-        }
-        drop(open());
-        assert!(files.iter().all(|file| mode(file) == 0o600));
-        assert!(directories[..2].iter().all(|dir| mode(dir) == 0o700));
-        // An empty one that was made by hand.
-        let empty = place.path().join("empty");
-        std::fs::create_dir(&empty).unwrap();
-        std::fs::set_permissions(&empty, std::fs::Permissions::from_mode(0o755)).unwrap();
-        drop(DataDirectory::open(Arc::clone(&disk), &empty, "test").unwrap());
-        assert_eq!(mode(&empty), 0o700);
-        // Somebody else's file in it: then the directory stays as it is.
-        let foreign = root.join("foreign");
-        std::fs::write(&foreign, b"x").unwrap();
-        for path in [&foreign, &root, &files[0]] {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
-        }
-        drop(open());
-        assert_eq!([mode(&foreign), mode(&root), mode(&files[0])], [0o777, 0o777, 0o600]);
-    }
-
-    #[test]
-    fn newer_and_broken_meta_files_are_refused() {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
-        let root = Path::new("/data");
-        disk.create_dir(root).unwrap();
-        for (text, newer) in [("format=2\n", true), ("format=x\n", false), ("garbage", false)] {
-            replace_file(&*disk, &root.join(meta::FILE_NAME), text.as_bytes()).unwrap();
-            let refused = DataDirectory::open(Arc::clone(&disk), root, "test").unwrap_err();
-            assert_eq!(matches!(refused, DirectoryError::Newer { found: 2, .. }), newer, "{refused}");
-        }
-    }
-
-    #[test]
-    fn a_second_process_is_told_who_has_the_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let _held = DataDirectory::open(Arc::clone(&disk), dir.path(), "pid 77 (walser up)").unwrap();
-        let refused = DataDirectory::open(disk, dir.path(), "pid 78").unwrap_err();
-        assert!(refused.to_string().contains("in use by pid 77 (walser up)"), "{refused}");
-    }
-}
+mod tests;

@@ -30,6 +30,7 @@ mod extension;
 mod flush;
 mod generation;
 mod index;
+mod last_run;
 mod log;
 mod log_state;
 mod metadata_version;
@@ -55,6 +56,7 @@ pub use disk::{
 };
 pub use extension::Extension;
 pub use flush::{FlushJob, FlushLack, FlushOutcome};
+pub use last_run::BootId;
 pub use log::{AppendError, Condition, CutTail, Damage, Log, LogConfig, LogError, Recovery};
 pub use metadata_version::SeenMetadata;
 pub use producers::{PRODUCERS_MAX, Producers};

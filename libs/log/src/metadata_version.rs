@@ -13,7 +13,7 @@ use bytes::{Buf as _, BufMut as _};
 use parking_lot::Mutex;
 
 use crate::checked::{seal, take, unseal};
-use crate::disk::{Disk, Open, out_of_space, read_file, replace_file};
+use crate::disk::{Disk, overwrite_file, read_file};
 
 /// Name of the file in a data directory.
 pub(crate) const FILE_NAME: &str = "metadata-version";
@@ -73,23 +73,10 @@ impl MetadataVersion {
         let current = self.get();
         if seen.version >= current.version && seen != current {
             let bytes = encode(seen);
-            match replace_file(&*self.disk, &self.path, &bytes) {
-                Err(error) if out_of_space(&error) => self.overwrite(&bytes).map_err(|_| error)?,
-                outcome => outcome?,
-            }
+            overwrite_file(&*self.disk, &self.path, &bytes)?;
             *self.seen.lock() = seen;
         }
         Ok(())
-    }
-}
-
-impl MetadataVersion {
-    /// Writes over the file as it is: on a disk that is full to the last byte there is no room for a new one, and what
-    /// would free some is only learned from metadata. The file is smaller than what a disk writes as one.
-    fn overwrite(&self, bytes: &[u8]) -> io::Result<()> {
-        let file = self.disk.open(&self.path, Open::Edit)?;
-        file.write_at(bytes, 0)?;
-        file.sync_data()
     }
 }
 

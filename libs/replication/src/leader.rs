@@ -439,6 +439,15 @@ impl Leader {
         &self.maximal
     }
 
+    /// The other nodes one of which leads next, unless somebody elects without proof (amendment A4): those that are in sync,
+    /// or may be by now, and the eligible ones. `None`: one of them does not follow in this epoch, and may lead already.
+    pub fn successors(&self) -> Option<NodeSet> {
+        let mut successors = self.maximal.union(&self.partition.elr);
+        successors.remove(self.node);
+        let all_follow = successors.iter().all(|node| self.followers.following(node).is_some());
+        all_follow.then_some(successors)
+    }
+
     /// How many copies an acknowledgement rests on.
     pub fn copies(&self, acks: Acks) -> usize {
         match acks {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use walser_metadata::NodeEntry;
 use walser_metadata::value::NodeRegistration;
 use walser_metastore::Revision;
-use walser_model::{LeaderEpoch, NodeId, TopicPartition};
+use walser_model::{Durability, LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::NodeSet;
 use walser_replication::control::{self, PartitionRecord, Refusal, ReplicaIntegrity, Write};
 use walser_rpc::{ApiError, Reason};
@@ -118,9 +118,15 @@ impl Nodes {
             if older && replaced.is_none() {
                 check_older_copies(node, &view)?;
             }
-            let integrity = |record: &PartitionRecord<TopicPartition>| match replaced {
-                Some(_) => ReplicaIntegrity::Gone,
-                None => control::counted(&context, &record.state, node, held.integrity(record.key, older)),
+            let integrity = |record: &PartitionRecord<TopicPartition>| {
+                let topic = view.metadata.topic(record.key.topic);
+                let durability = topic.map_or(Durability::Fsync, |topic| topic.settings.config.durability);
+                match replaced {
+                    Some(_) => ReplicaIntegrity::Gone,
+                    None => {
+                        control::counted(&context, &record.state, node, held.integrity(record.key, older, durability))
+                    }
+                }
             };
             let records = view.metadata.partitions().map(|partition| &partition.record);
             let records = records.map(|record| (record, integrity(record))).collect::<Vec<_>>();

@@ -154,13 +154,15 @@ impl EngineThreads {
     pub(crate) async fn join(self) {
         let Self { engine, threads, .. } = self;
         let finished = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                let _ = thread.join();
+            let panicked = threads.into_iter().filter_map(|thread| thread.join().err()).count() > 0;
+            if panicked {
+                engine.directory.leave_unflushed();
             }
-            Checkpoint::sync(&engine.directory.checkpoint())
+            Checkpoint::sync(&engine.directory.checkpoint())?;
+            engine.directory.end_run()
         });
         if let Ok(Err(error)) = finished.await {
-            tracing::error!(%error, "the checkpoint could not be written");
+            tracing::error!(%error, "the checkpoint, or that the directory is closed, could not be written");
         }
     }
 }

@@ -33,6 +33,16 @@ pub(crate) fn led_elsewhere(node: NodeId, leader: NodeId, epoch: LeaderEpoch) ->
     ApiError::new(Reason::NotLeader, text).with("leader", leader).with("leaderEpoch", epoch)
 }
 
+/// This node leads as far as it knows, and it would not know if it did not any more (rule R29).
+pub(crate) fn may_be_replaced(partition: &impl std::fmt::Display, node: NodeId) -> ApiError {
+    let text = format!(
+        "node {node} has heard neither the controller nor every other replica in sync of partition {partition} for longer than \
+         a session: another node may lead by now, so this one answers nothing by itself; try again, or look at the network \
+         between node {node} and the controller"
+    );
+    ApiError::new(Reason::LeaderNotAvailable, text)
+}
+
 /// The partition's topic was deleted while somebody waited.
 pub(crate) fn deleted(partition: TopicPartition) -> ApiError {
     let text = "the topic was deleted while the write was under way; its records are gone with it";

@@ -67,6 +67,7 @@ impl Fetcher {
         let mut high_watermark = replica.watch();
         loop {
             high_watermark.borrow_and_update();
+            self.registry.check_contact(partition, &replica)?;
             match self.read_once(partition, &replica, request).await? {
                 ReadOutcome::Found(batches) => return Ok(answer(&replica, batches, None)),
                 ReadOutcome::Diverged(offset) => return Ok(answer(&replica, Bytes::new(), Some(offset))),
@@ -174,6 +175,7 @@ impl Fetcher {
         query: OffsetQuery,
     ) -> Result<OffsetAnswer, ApiError> {
         let replica = self.registry.readable(partition)?;
+        self.registry.check_contact(partition, &replica)?;
         let latest = || replica.latest().ok_or_else(end_not_known);
         let at = |offset: Offset| {
             let epoch = replica.reader.epoch_of(offset);

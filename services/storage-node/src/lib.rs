@@ -12,6 +12,7 @@
 
 mod api;
 mod config;
+mod contact;
 mod copy_pace;
 mod directory_problem;
 mod disk_threads;

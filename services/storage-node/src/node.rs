@@ -43,6 +43,8 @@ const REFUSED_RETRY: Duration = Duration::from_secs(1);
 const IN_USE_ATTEMPTS: u32 = 30;
 /// Time between beats where the controller does not say.
 const BEAT: Duration = Duration::from_secs(1);
+/// Length of the session where the controller does not say.
+const SESSION: Duration = Duration::from_secs(2);
 
 /// What the node knows of its place in the cluster.
 #[derive(Debug, Clone)]
@@ -141,7 +143,9 @@ impl Membership {
         self.engine.directory.check_node(self.config.node)?;
         let registered = self.register().await.map_err(StartError::Registration)?;
         self.engine.directory.bind(registered.cluster, self.config.node, self.directory_id())?;
+        self.engine.directory.run_recorded()?;
         self.node_epoch.store(registered.node_epoch, Ordering::Release);
+        self.registry.contact.set_session(registered.session.unwrap_or(SESSION));
         let every = registered.beat_interval.unwrap_or(BEAT);
         tokio::select! {
             ended = self.keep_session(registered.node_epoch, every) => ended.map_err(StartError::Registration),
@@ -180,6 +184,7 @@ impl Membership {
                 seen: self.seen(),
                 directory: self.directory_id(),
                 replicas: self.replicas(),
+                unclean_stop: self.engine.directory.ended_unclean(),
             };
             match self.controller.register_node(start).await {
                 Ok(registered) => {

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use prometheus::IntGauge;
@@ -11,7 +12,8 @@ use walser_log::{Condition, LogReader};
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_rpc::{ApiError, LeadOffer};
 
-use crate::error::{cannot_open, led_elsewhere, not_leader};
+use crate::contact::Contact;
+use crate::error::{cannot_open, led_elsewhere, may_be_replaced, not_leader};
 use crate::replication::BatchTraces;
 use crate::tail::Tail;
 use crate::topic_names::TopicNames;
@@ -37,6 +39,8 @@ pub(crate) struct PartitionHandle {
     /// Why, while it is out of service.
     problem: Mutex<Option<Problem>>,
     serving: AtomicBool,
+    /// Since when all have been heard that could lead next; in microseconds, see [`Contact`]. For ever where there are none.
+    successors_heard: AtomicU64,
     /// Counts the replicas that serve, over all shards.
     partitions_led: IntGauge,
     /// Reads are served although nobody has said that this node leads.
@@ -62,6 +66,8 @@ pub(crate) struct ReplicaRegistry {
     refused: Arc<RwLock<Option<ApiError>>>,
     /// Names of topics, for logs and reports.
     pub(crate) names: TopicNames,
+    /// Who was heard, and when.
+    pub(crate) contact: Contact,
 }
 
 impl PartitionHandle {
@@ -79,6 +85,7 @@ impl PartitionHandle {
             failed: AtomicBool::new(false),
             problem: Mutex::default(),
             serving: AtomicBool::new(false),
+            successors_heard: AtomicU64::new(u64::MAX),
             partitions_led,
             readable: AtomicBool::new(false),
         }
@@ -164,6 +171,17 @@ impl PartitionHandle {
         self.end_known.load(Ordering::Acquire).then(|| self.high_watermark())
     }
 
+    /// Shows since when all have been heard that could lead next.
+    pub(crate) fn show_successors_heard(&self, since: Duration) {
+        self.successors_heard.store(u64::try_from(since.as_micros()).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    /// Whether nobody else can have led the partition for longer than a session.
+    pub(crate) fn surely_leads(&self, contact: &Contact) -> bool {
+        let heard = || Duration::from_micros(self.successors_heard.load(Ordering::Acquire));
+        contact.with_controller() || contact.within_session(heard())
+    }
+
     /// Shows whether other replicas are in sync.
     pub(crate) fn show_others(&self, count: bool) {
         self.others_in_sync.store(count, Ordering::Release);
@@ -222,13 +240,14 @@ impl Problem {
 }
 
 impl ReplicaRegistry {
-    pub(crate) fn new(node: NodeId) -> Self {
+    pub(crate) fn new(node: NodeId, contact: Contact) -> Self {
         Self {
             node,
             replicas: Arc::default(),
             unusable: Arc::default(),
             refused: Arc::default(),
             names: TopicNames::default(),
+            contact,
         }
     }
 
@@ -247,6 +266,14 @@ impl ReplicaRegistry {
     pub(crate) fn readable(&self, partition: TopicPartition) -> Result<Arc<PartitionHandle>, ApiError> {
         let found = self.replicas.read().get(&partition).filter(|replica| replica.readable()).cloned();
         found.ok_or_else(|| self.refusal(partition))
+    }
+
+    /// Checks that what a replica answers by itself is not of the past (rule R29).
+    pub(crate) fn check_contact(&self, partition: TopicPartition, replica: &PartitionHandle) -> Result<(), ApiError> {
+        if !replica.serving() || replica.surely_leads(&self.contact) {
+            return Ok(());
+        }
+        Err(may_be_replaced(&self.names.partition(partition), self.node))
     }
 
     /// Whether other replicas of a partition are in sync.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicI64;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::service::Routes;
-use walser_log::DataDirectory;
+use walser_log::{BootId, DataDirectory};
 use walser_model::{Clock, ClusterId, Random};
 use walser_proto::internal::v1::replication_service_server::ReplicationServiceServer;
 use walser_proto::internal::v1::storage_service_server::StorageServiceServer;
@@ -16,6 +16,7 @@ use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::api::{Api, Links, MESSAGE_BYTES_MAX};
 use crate::config::Config;
+use crate::contact::Contact;
 use crate::disk_watch;
 use crate::disposal::Disposal;
 use crate::engine::{Engine, EngineThreads};
@@ -68,10 +69,11 @@ pub async fn start(
 ) -> Result<Started, StartError> {
     let Dependencies { directory, clock, random, metrics, health } = dependencies;
     make_room(&config, &directory)?;
+    directory.begin_run(BootId::of_system())?;
     let (logs, recovered) = tokio::task::block_in_place(|| recover(&directory, clock.now_millis(), OPENERS))?;
     let controller = ControllerClient::new(network.controller().ok_or_else(no_controller)?);
     let metrics = StorageMetrics::new(&metrics);
-    let registry = ReplicaRegistry::new(config.node);
+    let registry = ReplicaRegistry::new(config.node, Contact::new(Arc::clone(&clock)));
     registry.names.set_earlier(directory.topic_names());
     let outbox = Outbox::default();
     let (engine, threads) =

@@ -122,6 +122,11 @@ impl Cluster {
         self.controller.take().unwrap().kill();
     }
 
+    /// Suspends the controller, or lets it go on.
+    pub(crate) fn signal_controller(&self, name: &str) {
+        signal(name, self.controller.as_ref().unwrap());
+    }
+
     /// SIGTERM; returns everything that the gateway printed.
     pub(crate) fn stop_gateway(&mut self) -> String {
         self.gateway.take().unwrap().stop()

@@ -33,6 +33,16 @@ pub enum DirectoryError {
         /// What is wrong.
         problem: String,
     },
+    /// It was used, and there is nothing where its logs were: not even what a directory without partitions has there.
+    #[error(
+        "{path} is missing or empty although the data directory was used before: its partitions are gone, or the file system \
+         that they are on is not mounted; mount or restore it. If they are lost, remove the file meta from the data directory: \
+         it counts as an empty one in place of the old then, and takes from the other replicas what they have"
+    )]
+    LogsMissing {
+        /// Where they were.
+        path: PathBuf,
+    },
     /// It belongs to another cluster or node.
     #[error("data directory {path} belongs to {what} {found}, not to {expected}; choose another directory")]
     Foreign {

@@ -30,7 +30,7 @@ pub enum ReplicaIntegrity {
 
 /// What counts of a replica of which its node says `held` at its registration. Where nobody else who has everything is in
 /// service, what is left of a damaged one leads: people give it up, or somebody comes back. A replica of a partition that
-/// has no other is all there is, also on an older copy of the disk (`Gone`).
+/// has no other is all there is, also after a loss of power (`Unclean`) and on an older copy of the disk (`Gone`).
 pub fn counted(
     context: &DecisionContext,
     state: &PartitionState,
@@ -38,12 +38,12 @@ pub fn counted(
     held: ReplicaIntegrity,
 ) -> ReplicaIntegrity {
     let only = match held {
-        ReplicaIntegrity::Intact | ReplicaIntegrity::Unclean => false,
+        ReplicaIntegrity::Intact => false,
         ReplicaIntegrity::Damaged => {
             let whole = state.whole();
             whole.contains(node) && !whole.iter().any(|other| other != node && context.alive(other))
         }
-        ReplicaIntegrity::Gone => state.replicas == [node],
+        ReplicaIntegrity::Unclean | ReplicaIntegrity::Gone => state.replicas == [node],
     };
     if only { ReplicaIntegrity::Intact } else { held }
 }

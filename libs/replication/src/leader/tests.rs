@@ -1,4 +1,5 @@
 mod deletions;
+mod successors;
 
 use proptest::prelude::*;
 

@@ -38,6 +38,8 @@ pub struct NodeStart {
     pub directory: [u8; 16],
     /// Replicas that the node holds.
     pub replicas: Vec<ReplicaHeld>,
+    /// What was only in the page cache may be lost, and no registration has recorded it.
+    pub unclean_stop: bool,
 }
 
 /// A replica on the disk of a node.
@@ -61,6 +63,8 @@ pub struct Registered {
     pub cluster: ClusterId,
     /// Time between beats; `None`: the controller does not say.
     pub beat_interval: Option<Duration>,
+    /// The session ends without a beat for so long; `None`: the controller does not say.
+    pub session: Option<Duration>,
 }
 
 /// A sign of life, and what the node reports with it.
@@ -146,7 +150,10 @@ pub struct PartitionOut {
 /// What the controller answers to a beat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BeatAnswer {
-    GoOn,
+    GoOn {
+        /// Of the metadata that the controller decides on.
+        metadata_version: i64,
+    },
     /// The session is over for good, and why.
     Over(String),
     /// The node wants to stop, and nobody waits for it.
@@ -247,6 +254,7 @@ impl ControllerClient {
             lineage: node.seen.lineage,
             directory_id: Bytes::copy_from_slice(&node.directory),
             features: Some(FEATURE_LEVELS.into()),
+            unclean_stop: node.unclean_stop,
         };
         let mut calls = self.calls().max_encoding_message_size(REGISTRATION_BYTES_MAX);
         let answer = calls.register_node(request).await?.into_inner();
@@ -255,6 +263,7 @@ impl ControllerClient {
             node_epoch: answer.node_epoch,
             cluster: answer.cluster_id.parse().map_err(broken)?,
             beat_interval: answer.heartbeat_interval.and_then(|every| every.try_into().ok()),
+            session: answer.lease.and_then(|session| session.try_into().ok()),
         })
     }
 
@@ -327,7 +336,7 @@ impl NodeSession {
         self.beats.send(request).await.map_err(|_| closed())?;
         let answer = self.answers.message().await?.ok_or_else(closed)?;
         Ok(match answer.action {
-            None => BeatAnswer::GoOn,
+            None => BeatAnswer::GoOn { metadata_version: answer.metadata_version },
             Some(pbi::node_session_response::Action::Fenced(fenced)) => BeatAnswer::Over(fenced.reason),
             Some(pbi::node_session_response::Action::MayStop(_)) => BeatAnswer::MayStop,
         })

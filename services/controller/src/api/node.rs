@@ -126,6 +126,7 @@ impl ControllerService for Controller {
             seen_version: request.metadata_version,
             held: epochs.keys().copied().collect(),
             damaged: request.replicas.iter().filter(|report| report.damaged).filter_map(partition_of).collect(),
+            unclean: request.unclean_stop,
         };
         let claim = Claim { node, directory, seen, epochs };
         self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
@@ -275,7 +276,10 @@ impl Controller {
         let ahead = self.history.check_known(&view, &seen)?;
         let Some((node, entry)) = nodes::current(&view, node_epoch) else {
             let reason = "another incarnation of this node has registered".to_owned();
-            return Ok(pbi::NodeSessionResponse { action: Some(Action::Fenced(pbi::Fenced { reason })) });
+            return Ok(pbi::NodeSessionResponse {
+                action: Some(Action::Fenced(pbi::Fenced { reason })),
+                metadata_version: 0,
+            });
         };
         if let Some(failure) = self.sessions.take_refusal(node) {
             return Err(failure);
@@ -295,7 +299,10 @@ impl Controller {
         if self.sessions.confirm(node, removed) || entry.liveness.fenced || stopping && !may_stop {
             self.bell.ring();
         }
-        Ok(pbi::NodeSessionResponse { action: may_stop.then_some(Action::MayStop(pbi::MayStop {})) })
+        Ok(pbi::NodeSessionResponse {
+            action: may_stop.then_some(Action::MayStop(pbi::MayStop {})),
+            metadata_version: view.metadata.version(),
+        })
     }
 
     /// Looks up in the store whether it has what a node has seen and this controller has not; if not, the next beat is

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use walser_metadata::NodeEntry;
-use walser_model::{NodeId, TopicPartition};
+use walser_model::{Durability, NodeId, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
 
 /// What lies in the data directory of a node.
@@ -15,6 +15,8 @@ pub(crate) struct Holdings {
     pub(crate) held: HashSet<TopicPartition>,
     /// Those of them that are damaged, or cannot be opened.
     pub(crate) damaged: HashSet<TopicPartition>,
+    /// What was only in the page cache may be lost.
+    pub(crate) unclean: bool,
 }
 
 impl Holdings {
@@ -29,12 +31,13 @@ impl Holdings {
         self.seen_version < known.liveness.served_epoch
     }
 
-    /// What the node has of a partition. `older`: its directory is an older copy.
-    pub(crate) fn integrity(&self, id: TopicPartition, older: bool) -> ReplicaIntegrity {
+    /// What the node has of a partition. `older`: its directory is an older copy. `durability`: of the topic.
+    pub(crate) fn integrity(&self, id: TopicPartition, older: bool, durability: Durability) -> ReplicaIntegrity {
         match self.damaged.contains(&id) {
             true => ReplicaIntegrity::Damaged,
             // Of any age: others have more.
             false if older => ReplicaIntegrity::Gone,
+            false if self.unclean && durability == Durability::PageCache => ReplicaIntegrity::Unclean,
             false => ReplicaIntegrity::Intact,
         }
     }
@@ -46,6 +49,13 @@ impl Holdings {
                 %node, seen_version = self.seen_version,
                 "the data directory is an older copy: what the node has served since is taken from the other replicas, and is \
                  lost where there are none"
+            );
+        }
+        if self.unclean {
+            tracing::warn!(
+                %node,
+                "the system of the node went down, or its directory was not closed in good order: for topics with \
+                 durability=page-cache it does not count before it has followed a leader"
             );
         }
         if let Some(first) = self.damaged.iter().min() {

@@ -73,6 +73,7 @@ impl Membership {
             outage.ended();
             // What a beat reports has taken effect.
             self.view.store(Arc::clone(&view));
+            self.registry.contact.applied(view.version());
             self.registry.accept_writes();
             if self.fenced(&view) {
                 self.beat_now.notify_one();

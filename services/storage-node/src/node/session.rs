@@ -68,10 +68,15 @@ impl Membership {
                 stopping: self.shutdown.is_asked(),
                 figures: self.figures(),
             };
+            let sent = self.registry.contact.now();
             let answer = session.beat(beat).await?;
             outage.ended();
             match answer {
-                BeatAnswer::GoOn => {}
+                BeatAnswer::GoOn { metadata_version } => {
+                    let contact = &self.registry.contact;
+                    contact.controller_answered(sent, metadata_version);
+                    contact.applied(self.view.load().version());
+                }
                 BeatAnswer::Over(reason) => return Ok(reason),
                 BeatAnswer::MayStop => self.shutdown.begin(),
             }

@@ -47,6 +47,8 @@ pub(crate) struct FollowerNews {
     pub(crate) open: Option<ReplicationSession>,
     /// On the latest open.
     pub(crate) ack: Option<Ack>,
+    /// The latest open is over.
+    pub(crate) left: bool,
 }
 
 /// For a follower.
@@ -97,11 +99,19 @@ impl<T: Default> Lane<T> {
     }
 }
 
-impl<K: Ord, V> Lane<BTreeMap<K, V>> {
-    /// Waits until something waits.
-    pub(crate) async fn not_empty(&self) {
-        while self.waiting.lock().is_empty() {
-            self.changed.notified().await;
+impl Lane<ToLeader> {
+    /// Waits until there is something for which a stream is needed: that nothing is followed any more is no news without
+    /// one.
+    pub(crate) async fn needs_stream(&self) {
+        loop {
+            {
+                let mut waiting = self.waiting.lock();
+                waiting.retain(|_, news| !news.left);
+                if !waiting.is_empty() {
+                    return;
+                }
+            }
+            self.changed().await;
         }
     }
 }
@@ -154,10 +164,13 @@ impl Outbox {
         Arc::clone(&self.lanes.copies)
     }
 
-    /// Forgets what waits for a partition that this node neither leads nor follows as before.
+    /// Forgets what waits for a partition that this node neither leads nor follows as before, and says so where it was
+    /// opened.
     fn forget(&self, partition: TopicPartition) {
         for lane in self.lanes.leaders.lock().values() {
-            lane.waiting.lock().remove(&partition);
+            lane.add(|waiting| {
+                waiting.insert(partition, FollowerNews { left: true, ..FollowerNews::default() });
+            });
         }
         for lane in self.lanes.followers.lock().values() {
             let mut waiting = lane.waiting.lock();
@@ -172,7 +185,7 @@ impl Peers for Outbox {
     fn tell(&self, partition: TopicPartition, message: Outgoing) {
         match message {
             Outgoing::Open { leader, session } => self.to_leader(leader).add(|waiting| {
-                waiting.insert(partition, FollowerNews { open: Some(session), ack: None });
+                waiting.insert(partition, FollowerNews { open: Some(session), ..FollowerNews::default() });
             }),
             Outgoing::Acknowledge { leader, ack } => self.to_leader(leader).add(|waiting| {
                 waiting.entry(partition).or_default().ack = Some(ack);
@@ -207,6 +220,8 @@ impl Peers for Outbox {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use walser_model::{Offset, PartitionIndex, TopicId};
 
     use super::*;
@@ -246,7 +261,7 @@ mod tests {
             }
             let waiting = outbox.to_leader(NodeId(1)).take();
             assert_eq!(waiting.len(), usize::try_from(count).unwrap());
-            let latest = FollowerNews { open: Some(session(2)), ack: Some(ack(2, 2)) };
+            let latest = FollowerNews { open: Some(session(2)), ack: Some(ack(2, 2)), left: false };
             assert!(waiting.values().all(|news| *news == latest));
         }
         assert_eq!(outbox.new_leaders().take(), [NodeId(1)].into(), "a leader is told once");
@@ -265,8 +280,27 @@ mod tests {
         outbox.tell(partition(0), Outgoing::Open { leader, session: session(3) });
         outbox.tell(partition(0), Outgoing::More { follower: NodeId(3) });
         outbox.tell(partition(0), Outgoing::Left);
-        assert!(outbox.to_leader(leader).take().is_empty());
+        let left = FollowerNews { left: true, ..FollowerNews::default() };
+        assert_eq!(outbox.to_leader(leader).take(), [(partition(0), left)].into());
         assert!(outbox.to_follower(NodeId(3)).take().more.is_empty());
+        outbox.tell(partition(0), Outgoing::Left);
+        outbox.tell(partition(0), Outgoing::Open { leader, session: session(4) });
+        let opened = outbox.to_leader(leader).take();
+        assert_eq!((opened[&partition(0)].open, opened[&partition(0)].left), (Some(session(4)), false));
+    }
+
+    #[tokio::test]
+    async fn that_nothing_is_followed_any_more_needs_no_stream() {
+        let outbox = Outbox::default();
+        let leader = NodeId(1);
+        outbox.tell(partition(0), Outgoing::Open { leader, session: session(1) });
+        let lane = outbox.to_leader(leader);
+        lane.needs_stream().await;
+        lane.take();
+        outbox.tell(partition(0), Outgoing::Left);
+        let soon = Duration::from_millis(1);
+        assert!(tokio::time::timeout(soon, lane.needs_stream()).await.is_err());
+        assert!(lane.take().is_empty(), "nor is it told to the next one");
     }
 
     /// A stream that was given up may be heard of after the one that came in its place.

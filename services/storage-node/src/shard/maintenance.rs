@@ -275,5 +275,8 @@ fn close(partition: &mut Partition, context: &ShardContext) {
     if let Err(error) = partition.log.release_idle() {
         tracing::warn!(partition = %id, %error, "partition was not closed cleanly");
     }
+    if partition.log.durable() < partition.log.log_end() {
+        context.directory.leave_unflushed();
+    }
     partition.resign(&not_leader(context.node), context);
 }

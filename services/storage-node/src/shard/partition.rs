@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use walser_log::{Admission, AppendError, Condition, Log, LogError, Run, out_of_files};
-use walser_model::{LeaderEpoch, NodeId, Offset, SequenceCheck, Timestamp, TimestampType, TopicConfig};
+use walser_model::{Acks, LeaderEpoch, NodeId, Offset, SequenceCheck, Timestamp, TimestampType, TopicConfig};
 use walser_record_batch::{BatchHeader, HEADER_LEN, stamp_append_time, stamp_position};
 use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent, ReplicationSessionId};
 use walser_rpc::{ApiError, Reason};
@@ -344,6 +344,9 @@ impl Partition {
             return Err(refusal_of(&LogError::Corrupt { from }, &self.handle, context));
         }
         leader.admit(job.acks).map_err(not_enough_replicas)?;
+        if job.acks != Acks::All {
+            context.registry.check_contact(self.log.partition(), &self.handle)?;
+        }
         let header = BatchHeader { base_offset: next_offset, ..self.stamped(job, now) };
         if let Some(refusal) = refusal.filter(|_| !self.log.knows_producers()) {
             return Err(refusal.clone());

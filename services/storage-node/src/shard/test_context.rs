@@ -10,6 +10,7 @@ use walser_service::Metrics;
 
 use super::ShardContext;
 use super::watched_disk::WatchedDisk;
+use crate::contact::Contact;
 use crate::directory_problem::DirectoryProblem;
 use crate::metrics::StorageMetrics;
 use crate::replica_registry::ReplicaRegistry;
@@ -28,10 +29,13 @@ impl ShardContext {
         let disk = Arc::new(WatchedDisk(disk.clone()));
         let directory = Arc::new(DataDirectory::open(disk, Path::new("/data"), "test").unwrap());
         let retention_clock = RetentionClock::start(&directory, &*clock);
+        let contact = Contact::new(Arc::clone(&clock));
+        // The controller is never out of reach.
+        contact.set_session(Duration::MAX);
         Self {
             node,
             directory,
-            registry: ReplicaRegistry::new(node),
+            registry: ReplicaRegistry::new(node, contact),
             peers,
             clock,
             metrics: StorageMetrics::new(metrics),

@@ -17,6 +17,8 @@ fn what_a_damaged_or_older_replica_counts_for_depends_on_the_others() {
     state.elr = NodeSet::EMPTY;
     assert!(is_only_eligible(&state, NodeId(1)) && !is_only_eligible(&state, NodeId(2)));
     let only = PartitionState::new(vec![NodeId(1)], 1);
+    assert_eq!(counted(&context, &only, NodeId(1), Unclean), Intact, "it has whatever there is");
+    assert_eq!(counted(&context, &state, NodeId(1), Unclean), Unclean);
     assert_eq!(counted(&context, &only, NodeId(1), Gone), Intact);
 }
 

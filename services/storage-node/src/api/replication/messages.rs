@@ -61,6 +61,15 @@ pub(super) fn open_of(follower: NodeId, message: &pbi::ReplicaOpen) -> Option<(T
     Some((partition, session))
 }
 
+pub(super) fn close_message(partition: TopicPartition, open: ReplicationSessionId) -> pbi::ReplicaClose {
+    pbi::ReplicaClose { r#ref: reference(partition, LeaderEpoch::NONE), id: Some(id_message(open)) }
+}
+
+/// `None`: it names no partition, or no open.
+pub(super) fn close_of(message: &pbi::ReplicaClose) -> Option<(TopicPartition, ReplicationSessionId)> {
+    Some((reference_of(message.r#ref.as_ref())?.0, id_of(message.id.as_ref())?))
+}
+
 pub(super) fn ack_message(partition: TopicPartition, ack: &Ack) -> pbi::ReplicaAck {
     pbi::ReplicaAck {
         r#ref: reference(partition, ack.leader_epoch),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
@@ -14,7 +15,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_replication::ReplicationSessionId;
 use walser_rpc::{ApiError, Reason};
 
-use super::messages::{ack_of, answer_message, frame_message, open_of};
+use super::messages::{ack_of, answer_message, close_of, frame_message, open_of};
 use super::{BEAT, Links, SILENCE_MAX};
 use crate::replica_registry::PartitionHandle;
 use crate::replication::{BatchTrace, FromPeer, Lane, OpenAnswer, Push, ToFollower, ToPush, read_tail};
@@ -119,6 +120,13 @@ impl Links {
             for (partition, ack) in request.acks.iter().filter_map(|ack| ack_of(follower, ack)) {
                 self.tell(partition, FromPeer::Acked(ack));
             }
+            for (partition, open) in request.closes.iter().filter_map(close_of) {
+                opened.remove(&partition);
+                self.tell(partition, FromPeer::Closed { follower, open });
+            }
+            if let Ok(sent @ 1..) = u64::try_from(request.beat_heard) {
+                self.registry.contact.follower_answered(follower, Duration::from_micros(sent));
+            }
             if request.opens.is_empty() && request.acks.is_empty() {
                 let node_epoch = request.node_epoch;
                 self.engine.shards.queues().for_each(|queue| queue.push(Command::Heard { node: follower, node_epoch }));
@@ -156,7 +164,9 @@ impl Pusher {
                     if !self.links.outbox.is_lane_of(self.follower, &lane) {
                         return;
                     }
-                    if self.responses.send(Ok(pbi::ReplicateResponse::default())).await.is_err() {
+                    let beat = self.links.registry.contact.now().as_micros();
+                    let beat = i64::try_from(beat).unwrap_or(i64::MAX).max(1);
+                    if self.responses.send(Ok(pbi::ReplicateResponse { beat, ..Default::default() })).await.is_err() {
                         return;
                     }
                 }
@@ -205,7 +215,7 @@ impl Pusher {
                 data.push(message);
             }
         }
-        (!data.is_empty()).then(|| pbi::ReplicateResponse { data: std::mem::take(data) })
+        (!data.is_empty()).then(|| pbi::ReplicateResponse { data: std::mem::take(data), beat: 0 })
     }
 
     /// What is pushed next of a partition, with the bytes of its batches.

@@ -12,7 +12,7 @@ use walser_replication::ReplicationSessionId;
 use walser_rpc::{ApiError, Outage, Reason};
 use walser_service::telemetry;
 
-use super::messages::{FromLeader, ack_message, data_of, open_message};
+use super::messages::{FromLeader, ack_message, close_message, data_of, open_message};
 use super::{BEAT, Links, SILENCE_MAX};
 use crate::replication::{FromPeer, Lane, Pushed, ToLeader, Window};
 
@@ -41,6 +41,8 @@ struct Stream {
     window: Arc<Window>,
     told_credit: u64,
     node_epoch: i64,
+    /// The latest beat of the leader.
+    beat_heard: i64,
 }
 
 /// Follows whatever a node leads, for as long as this one runs.
@@ -48,7 +50,7 @@ pub(super) async fn follow(links: Links, leader: NodeId) {
     let lane = links.outbox.to_leader(leader);
     let mut outage = Outage::of("replication from the leader");
     loop {
-        lane.not_empty().await;
+        lane.needs_stream().await;
         if let Err(failure) = run(&links, leader, &lane, &mut outage).await {
             outage.failed(&failure);
         }
@@ -72,6 +74,7 @@ async fn run(links: &Links, leader: NodeId, lane: &Lane<ToLeader>, outage: &mut 
         window: Arc::default(),
         told_credit: 0,
         node_epoch: 0,
+        beat_heard: 0,
     };
     let hello = pbi::ReplicateRequest { cluster_id: links.cluster(), ..stream.message() };
     stream.requests.send(hello).await.map_err(|_| closed(leader))?;
@@ -112,6 +115,7 @@ impl Stream {
                     let answer = answer?.ok_or_else(|| closed(self.leader))?;
                     heard = tokio::time::Instant::now();
                     outage.ended();
+                    self.beat_heard = self.beat_heard.max(answer.beat);
                     answer.data.into_iter().for_each(|data| self.hear(data));
                 }
                 () = lane.changed() => self.say(lane.take()).await?,
@@ -143,6 +147,9 @@ impl Stream {
         for (partition, said) in news {
             if let Some(open) = said.open {
                 message.opens.push(open_message(partition, &open));
+            } else if said.left {
+                let opened = self.opened.remove(&partition);
+                message.closes.extend(opened.map(|open| close_message(partition, open)));
             }
             message.acks.extend(said.ack.map(|ack| ack_message(partition, &ack)));
             named += 1;
@@ -156,7 +163,7 @@ impl Stream {
     }
 
     async fn send(&self, mut message: pbi::ReplicateRequest) -> Result<(), ApiError> {
-        message.node_epoch = self.node_epoch;
+        (message.node_epoch, message.beat_heard) = (self.node_epoch, self.beat_heard);
         self.requests.send(message).await.map_err(|_| closed(self.leader))
     }
 
@@ -215,6 +222,7 @@ mod tests {
     use walser_service::{Metrics, Shutdown};
 
     use super::*;
+    use crate::contact::Contact;
     use crate::engine::Engine;
     use crate::metrics::StorageMetrics;
     use crate::replica_registry::ReplicaRegistry;
@@ -237,7 +245,8 @@ mod tests {
             roles: Vec::new(),
             version: String::new(),
         };
-        let (registry, outbox) = (ReplicaRegistry::new(NodeId(1)), Outbox::default());
+        let contact = Contact::new(Arc::new(SystemClock::start()));
+        let (registry, outbox) = (ReplicaRegistry::new(NodeId(1), contact), Outbox::default());
         let metrics = StorageMetrics::new(&Metrics::default());
         let shutdown = Shutdown::new(Duration::from_secs(1));
         let peers = Arc::new(outbox.clone());
@@ -273,7 +282,8 @@ mod tests {
         // The connection has broken.
         drop(waiting);
         let (opened, window) = (HashMap::new(), Arc::default());
-        let mut stream = Stream { links, leader, requests, opened, window, told_credit: 0, node_epoch: 0 };
+        let mut stream =
+            Stream { links, leader, requests, opened, window, told_credit: 0, node_epoch: 0, beat_heard: 0 };
         let lane = outbox.to_leader(leader);
         assert!(stream.say(lane.take()).await.is_err());
         let (told, left) = (stream.opened.len(), lane.take().len());

@@ -8,7 +8,7 @@ use walser_metadata::TopicSettings;
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{
-    PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaLog as _, ReplicaStart, Role, Rules, role,
+    Leader, PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaLog as _, ReplicaStart, Role, Rules, role,
 };
 use walser_rpc::{ApiError, LeadOffer};
 
@@ -112,8 +112,16 @@ impl Partition {
     /// Time has passed.
     pub(crate) fn tick(&mut self, context: &ShardContext) {
         self.step(ReplicaEvent::Tick, context);
+        self.show_contact(context);
         self.hand_over(context);
         self.reopen_in_time(context);
+    }
+
+    /// Shows since when nobody else can have led, by what the others say. Nobody asks while the controller is heard.
+    fn show_contact(&self, context: &ShardContext) {
+        let contact = &context.registry.contact;
+        let successors = self.replica.leader().filter(|_| !contact.with_controller()).and_then(Leader::successors);
+        self.handle.show_successors_heard(successors.map_or(Duration::ZERO, |others| contact.all_answered(&others)));
     }
 
     /// Has another replica lead, where one is in sync, while this node cannot write: its disk is full, or not there.
@@ -180,6 +188,9 @@ impl Partition {
         self.show_end(visible);
         // Nobody is served before what is committed already is known.
         if let Some(epoch) = begins {
+            if self.ticks() {
+                self.show_contact(context);
+            }
             self.handle.lead(epoch);
         }
         self.release();

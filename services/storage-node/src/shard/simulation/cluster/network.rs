@@ -18,6 +18,7 @@ use crate::shard::Command;
 enum Message {
     Open(ReplicationSession),
     Ack(Ack),
+    Closed(ReplicationSessionId),
     Pushed(Frame, Bytes),
     Diverged(Diverging),
     CopyOffered { leader_epoch: LeaderEpoch, open: ReplicationSessionId },
@@ -67,7 +68,10 @@ impl Cluster {
                 Outgoing::Stop { follower } => {
                     self.nodes[node].pushes.retain(|(id, to, _)| (*id, *to) != (partition, follower));
                 }
-                Outgoing::Left => self.nodes[node].pushes.retain(|(id, _, _)| *id != partition),
+                Outgoing::Left => {
+                    self.nodes[node].pushes.retain(|(id, _, _)| *id != partition);
+                    self.close_opened(node, partition);
+                }
                 Outgoing::Propose(proposal) => {
                     let epoch = self.nodes[node].epoch;
                     self.control.asked.push((node, epoch, partition, Asked::AlterIsr(proposal)));
@@ -92,6 +96,15 @@ impl Cluster {
             self.network.send(from, to, partition, Message::Open(session));
         } else {
             self.network.send(to, from, partition, Message::Refused(session.id));
+        }
+    }
+
+    /// A follower tells that it follows no more.
+    fn close_opened(&mut self, follower: usize, partition: TopicPartition) {
+        let of_it = |(from, _, id): &(usize, usize, TopicPartition)| *from == follower && *id == partition;
+        let over: Vec<_> = self.network.opened.extract_if(.., |key, _| of_it(key)).collect();
+        for ((_, leader, _), session) in over {
+            self.network.send(follower, leader, partition, Message::Closed(session.id));
         }
     }
 
@@ -137,6 +150,7 @@ impl Cluster {
         let said = match message {
             Message::Open(session) => FromPeer::Opened(session),
             Message::Ack(ack) => FromPeer::Acked(ack),
+            Message::Closed(open) => FromPeer::Closed { follower: node_id(from), open },
             Message::Pushed(frame, batches) => match Pushed::check(frame, batches, None) {
                 Ok(pushed) => FromPeer::Pushed(Box::new(pushed)),
                 Err(error) => panic!("node {from} pushes {frame:?} of {partition}: {error}"),
