@@ -1,8 +1,10 @@
 //! Copies of whole logs take about a fifth of a node that has other work.
 //!
-//! What a copy costs is measured by the time that a piece takes on its way: from the beginning of the read until there is
-//! room for the next one. While records are written, four times that passes before the next piece of any copy is read. A
-//! node without writers copies as fast as it can.
+//! What a copy costs is measured by the time that a piece takes on its way: from the beginning of the read until the
+//! connection has taken nearly all of it. While records are written, four times that passes before the next piece of any
+//! copy is read. A node without writers copies as fast as it can.
+//!
+//! What is pushed to a follower that catches up is not paced: it would never reach the end of a log that is written faster.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use crate::metrics::StorageMetrics;
 /// Time that is left to others, for each time that a copy takes.
 const OTHERS: u32 = 4;
 /// Most time between two pieces: a piece that takes long waits for the follower or the network, not for this node.
-const PAUSE_MAX: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// The pace of all copies that a node serves. Clones share it.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use walser_log::{CompleteCopy, LogCopy, ReadError, Slice};
+use walser_log::{CompleteCopy, LogCopy, Slice};
 use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_rpc::{ApiError, Reason};
@@ -27,6 +27,11 @@ const COPIES_MAX: usize = 2;
 const RETRY: Duration = Duration::from_millis(500);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Bytes of record batches in one message of a copy, about.
+const COPIED_BYTES: usize = 128 << 10;
+/// Messages of one piece, by which the pace is kept. Each waits until the connection has taken the one before, so that what
+/// sending them costs is seen; of the last ones it is not.
+const PIECE_MESSAGES: usize = 16;
 /// A leader that sends nothing for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
@@ -157,7 +162,8 @@ impl Links {
         if replica.epoch() != epoch {
             return Err(not_leader(self.node));
         }
-        let (answers, stream) = mpsc::channel(2);
+        // One: a message that is not taken holds the next one up, see `send_log`.
+        let (answers, stream) = mpsc::channel(1);
         let links = self.clone();
         tokio::spawn(async move {
             if let Err(failure) = links.send_log(partition, epoch, &answers).await {
@@ -184,25 +190,38 @@ impl Links {
         let (mut next, below) = (log_start, replica.reader.log_end());
         loop {
             let piece = self.engine.copy_pace.begin().await;
-            let read = read_disk(replica.reader.clone(), next, below).await;
-            let failed = |error: ReadError| {
-                self.engine.shards.note_damage(partition, &error);
-                ApiError::new(Reason::StorageError, error.to_string())
-            };
-            let Slice { batches, next_offset } = read.map_err(failed)?;
-            if !replica.serving() || replica.epoch() != epoch {
-                return Err(not_leader(self.node));
+            let mut goes_on = true;
+            for _ in 0..PIECE_MESSAGES {
+                let Slice { batches, next_offset } = self.read_to_copy(partition, &replica, (next, below)).await?;
+                if !replica.serving() || replica.epoch() != epoch {
+                    return Err(not_leader(self.node));
+                }
+                let ended = batches.is_empty();
+                next = next_offset;
+                let producers = if ended { self.producers_at(&replica, next).await? } else { Bytes::new() };
+                let answer = pbi::CopyLogResponse { log_start_offset: log_start.0, record_batches: batches, producers };
+                goes_on = answers.send(Ok(answer)).await.is_ok() && !ended;
+                if !goes_on {
+                    break;
+                }
             }
-            let ended = batches.is_empty();
-            next = next_offset;
-            let producers = if ended { self.producers_at(&replica, next).await? } else { Bytes::new() };
-            let answer = pbi::CopyLogResponse { log_start_offset: log_start.0, record_batches: batches, producers };
-            let gone = answers.send(Ok(answer)).await.is_err();
             self.engine.copy_pace.end(&piece);
-            if ended || gone {
+            if !goes_on {
                 return Ok(());
             }
         }
+    }
+
+    async fn read_to_copy(
+        &self,
+        partition: TopicPartition,
+        replica: &PartitionHandle,
+        (from, below): (Offset, Offset),
+    ) -> Result<Slice, ApiError> {
+        read_disk(replica.reader.clone(), from, below, COPIED_BYTES).await.map_err(|error| {
+            self.engine.shards.note_damage(partition, &error);
+            ApiError::new(Reason::StorageError, error.to_string())
+        })
     }
 }
 

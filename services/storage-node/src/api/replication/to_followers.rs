@@ -289,12 +289,17 @@ enum Pushing {
 async fn read(replica: &Arc<PartitionHandle>, from: Offset, below: Offset) -> Result<Slice, ReadError> {
     match read_tail(replica, from, below, MESSAGE_BYTES) {
         Some(slice) => Ok(slice),
-        None => read_disk(replica.reader.clone(), from, below).await,
+        None => read_disk(replica.reader.clone(), from, below, MESSAGE_BYTES).await,
     }
 }
 
-/// The same from the disk.
-pub(super) async fn read_disk(reader: LogReader, from: Offset, below: Offset) -> Result<Slice, ReadError> {
-    let read = tokio::task::spawn_blocking(move || reader.read_retained(from, below, MESSAGE_BYTES));
+/// The same from the disk, and of about so many bytes.
+pub(super) async fn read_disk(
+    reader: LogReader,
+    from: Offset,
+    below: Offset,
+    bytes: usize,
+) -> Result<Slice, ReadError> {
+    let read = tokio::task::spawn_blocking(move || reader.read_retained(from, below, bytes));
     read.await.map_err(|error| ReadError::Io(std::io::Error::other(error)))?
 }
