@@ -287,10 +287,20 @@ impl Checkpoint {
     /// # Errors
     /// When the new file cannot be written either; the next call tries with another one.
     pub fn sync(checkpoint: &Mutex<Self>) -> io::Result<()> {
+        let begun = checkpoint.lock().syncs.0;
+        Self::sync_after(checkpoint, begun)
+    }
+
+    /// Makes durable what was written while `begun` syncs had begun.
+    fn sync_after(checkpoint: &Mutex<Self>, begun: u64) -> io::Result<()> {
         let syncing = Arc::clone(&checkpoint.lock().syncing);
         let _one_at_a_time = syncing.lock();
         let (file, broken, number) = {
             let mut locked = checkpoint.lock();
+            if locked.syncs.1 > begun {
+                // A later one was made meanwhile for somebody who waited, too.
+                return Ok(());
+            }
             locked.syncs.0 += 1;
             (Arc::clone(&locked.file), locked.broken, locked.syncs.0)
         };
@@ -412,6 +422,30 @@ mod tests {
         checkpoint.lock().write(&mut slot, partition(0), &marks(6)).unwrap();
         memory.fail_sync_after(0);
         Checkpoint::sync(&checkpoint).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(memory.lose_power(crate::disk::PowerLoss::Everything));
+        assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(6)));
+    }
+
+    #[test]
+    fn whoever_waits_for_a_sync_needs_none_when_a_later_one_was_made_meanwhile() {
+        let memory = MemoryDisk::simulated(1 << 20);
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let dir = Path::new("/data");
+        disk.create_dir(dir).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let checkpoint = Mutex::new(Checkpoint::open(&disk, dir).unwrap());
+        let (mut slot, _) = checkpoint.lock().claim(partition(0));
+        let begun = checkpoint.lock().syncs().0;
+        checkpoint.lock().write(&mut slot, partition(0), &marks(5)).unwrap();
+        Checkpoint::sync(&checkpoint).unwrap();
+        // Two waited meanwhile: for both all is done, whoever comes now finds something that was not there.
+        for _ in 0..2 {
+            Checkpoint::sync_after(&checkpoint, begun).unwrap();
+        }
+        assert_eq!(checkpoint.lock().syncs(), (begun + 1, begun + 1));
+        checkpoint.lock().write(&mut slot, partition(0), &marks(6)).unwrap();
+        Checkpoint::sync(&checkpoint).unwrap();
+        assert_eq!(checkpoint.lock().syncs().1, begun + 2);
         let disk: Arc<dyn Disk> = Arc::new(memory.lose_power(crate::disk::PowerLoss::Everything));
         assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(6)));
     }

@@ -11,6 +11,7 @@ mod set_aside;
 mod storage_nodes;
 mod stream;
 mod topic;
+mod truncation;
 mod until_stop;
 mod wire;
 

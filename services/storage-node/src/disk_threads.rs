@@ -12,7 +12,7 @@ use crate::metrics::StorageMetrics;
 
 /// Threads for maintenance that somebody waits for: what takes time is the disk, not the processor.
 const PREPARE_THREADS: usize = 2;
-const MAINTENANCE_THREADS: usize = 2;
+const MAINTENANCE_THREADS: usize = 4;
 
 /// Which threads do a job: none of these kinds waits behind another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! `TopicService`: the controller's answers, with live numbers of the leaders; truncation at the leaders.
+//! `TopicService`: the controller's answers, with live numbers of the leaders.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,22 +6,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tonic::{Request, Response, Status};
 use walser_model::Clock;
-use walser_proto::internal::v1 as pbi;
-use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_server::TopicService;
 use walser_rpc::{ApiError, Reason};
 use walser_service::Caller;
 
-use super::change_log;
 use super::figures::{complete_partition, complete_topic};
-use super::reads::place;
+use super::truncation;
 use super::wire::{relayed, see_change};
 use crate::leaders::Leaders;
-use crate::metadata::{Metadata, TopicView, View};
-use crate::reading::{Positions, ReadPosition, Target};
-use crate::retry::{PATIENCE, patience, while_moved};
-use crate::router::{Router, checked_partition};
+use crate::metadata::{Metadata, View};
+use crate::reading::Positions;
+use crate::retry::PATIENCE;
+use crate::router::Router;
 use crate::topics::Topics;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -106,66 +103,6 @@ impl TopicApi {
         let request = pb::GetTopicRequest { name: found.name.to_string() };
         let topic = self.topics.controller()?.topic_service().get_topic(request).await?.into_inner().topic;
         Ok(pb::CreateTopicResponse { topic })
-    }
-
-    async fn truncate(
-        &self,
-        caller: &Caller,
-        request: &pb::TruncateTopicRequest,
-    ) -> Result<pb::TruncateTopicResponse, ApiError> {
-        let topic = self.topics.find(&request.topic).await?;
-        let before = request.before.ok_or_else(|| ApiError::field("before", "is missing"))?;
-        let before = place(before, "before", self.clock.now_millis())?;
-        let count = topic.value.partition_count;
-        let partitions: Vec<i32> =
-            if request.partitions.is_empty() { (0..count).collect() } else { request.partitions.clone() };
-        let (mut offsets, until) = (Vec::new(), patience());
-        for partition in partitions {
-            checked_partition(&topic, partition)?;
-            if offsets.iter().any(|(seen, _)| *seen == partition) {
-                return Err(ApiError::field("partitions", format!("partition {partition} is named twice")));
-            }
-            let target = Target { topic: Arc::clone(&topic), partition, start: before, end: None, last_epoch: -1 };
-            let offset = while_moved(until, || self.positions.boundary(&target, before)).await?;
-            let end = self.positions.find(&topic, partition, ReadPosition::Latest).await?.offset;
-            if offset.0 > end {
-                let text = format!(
-                    "offset {} is beyond the end of {}/{partition}, {end}: nothing was deleted",
-                    offset.0, topic.name
-                );
-                return Err(ApiError::new(Reason::OffsetOutOfRange, text).with("topic", &topic.name));
-            }
-            // Nothing is deleted anywhere unless every leader is there.
-            self.router.route(&topic, partition)?;
-            offsets.push((partition, offset));
-        }
-        let mut response = pb::TruncateTopicResponse::default();
-        for (partition, offset) in offsets {
-            let offset = if request.validate_only {
-                let start = self.positions.find(&topic, partition, ReadPosition::Earliest).await?.offset;
-                offset.0.max(start)
-            } else {
-                let before =
-                    self.positions.find(&topic, partition, ReadPosition::Earliest).await.map(|found| found.offset).ok();
-                let deleted = self.delete_records(&topic, partition, offset.0).await;
-                if let Ok(log_start) = deleted {
-                    change_log::truncated(caller, &topic.name, partition, before, log_start);
-                }
-                let partly = !response.log_start_offsets.is_empty();
-                // LATEST would be another offset if the call was made again.
-                deleted.map_err(|failure| if partly { failure.partial() } else { failure })?
-            };
-            response.log_start_offsets.push(pb::RecordPosition { partition, offset });
-        }
-        Ok(response)
-    }
-
-    /// Deletes the records of a partition before an offset; returns its log start.
-    async fn delete_records(&self, topic: &TopicView, partition: i32, before: i64) -> Result<i64, ApiError> {
-        let route = self.router.route(topic, partition)?;
-        let connection = self.router.storage(route.node)?;
-        let request = pbi::DeleteRecordsRequest { r#ref: Some(route.partition.into()), before_offset: before };
-        Ok(StorageServiceClient::new(connection).delete_records(request).await?.into_inner().log_start_offset)
     }
 }
 
@@ -265,7 +202,7 @@ impl TopicService for TopicApi {
     }
 
     async fn truncate_topic(&self, request: Request<pb::TruncateTopicRequest>) -> Answer<pb::TruncateTopicResponse> {
-        Ok(Response::new(self.truncate(&Caller::of(&request), request.get_ref()).await?))
+        Ok(Response::new(truncation::truncate(self, &Caller::of(&request), request.get_ref()).await?))
     }
 
     async fn list_topic_configs(
