@@ -6,7 +6,8 @@
 //! back, at most the interval of [`Checkpoint::sync`]. It is never ahead of what was made durable.
 //!
 //! ```text
-//! file  = "WCKP" | version u16 | 0… up to 128 | slots
+//! file  = header | slots
+//! header = "WCKP" | version u16 | 1 u16 | registration i64 | 0… up to 128; of earlier versions 0 from the 1 on
 //! slot  = copy | copy
 //! copy  = topic id 16 | partition i32 | flags u32 | sequence u64 | log start i64 | recovery point i64
 //!         | durable mark i64 | high watermark i64 | recovery position u64 | segments u32 | segment created i64
@@ -34,6 +35,10 @@ const VERSION: u16 = 1;
 pub(crate) const COPY_LEN: usize = 128;
 const SLOT_LEN: usize = 2 * COPY_LEN;
 const IN_USE: u32 = 1;
+/// Where the header says that it knows of registrations, and of which.
+const REGISTRATION_AT: usize = 6;
+/// The 1 and the number.
+const REGISTRATION_LEN: usize = 10;
 
 /// What is known of a partition without reading its log. All offsets are exclusive ends, except the log start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +80,8 @@ pub struct Checkpoint {
     names: Arc<DirectoryNames>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// The latest registration of the node that the file has seen. `None`: it does not say, as those of earlier versions.
+    registration: Option<i64>,
     /// A sync of the file failed: it has to be replaced.
     broken: bool,
     /// One sync at a time: a writeback error is reported once, and whoever gets it has to mend it for all.
@@ -128,6 +135,18 @@ pub(crate) fn decode(copy: &[u8]) -> Option<(Option<TopicPartition>, u64, Marks)
     Some((in_use.then(|| TopicPartition::new(topic, number)), sequence, marks))
 }
 
+fn registration_bytes(registration: i64) -> [u8; REGISTRATION_LEN] {
+    let mut bytes = [0; REGISTRATION_LEN];
+    bytes[1] = 1;
+    bytes[2..].copy_from_slice(&registration.to_be_bytes());
+    bytes
+}
+
+fn registration_of(header: &[u8]) -> Option<i64> {
+    let mut bytes = &header[REGISTRATION_AT..][..REGISTRATION_LEN];
+    (bytes.get_u16() == 1).then(|| bytes.get_i64())
+}
+
 // === impl Checkpoint ===
 
 impl Checkpoint {
@@ -146,6 +165,7 @@ impl Checkpoint {
             let mut header = [0; COPY_LEN];
             header[..4].copy_from_slice(MAGIC);
             header[4..6].copy_from_slice(&VERSION.to_be_bytes());
+            header[REGISTRATION_AT..][..REGISTRATION_LEN].copy_from_slice(&registration_bytes(0));
             file.write_at(&header, 0)?;
             file.sync_data()?;
             names.sync()?;
@@ -165,6 +185,7 @@ impl Checkpoint {
             names,
             disk,
             dir,
+            registration: registration_of(&bytes),
             broken: false,
             syncing: Arc::default(),
             syncs: (0, 0),
@@ -187,6 +208,29 @@ impl Checkpoint {
             Some((None, sequence, _)) => self.free.push(Slot { number, sequence }),
             None => self.free.push(Slot { number, sequence: 0 }),
         }
+    }
+
+    /// The latest registration of the node that the file, and so the logs beside it, have seen; 0: none. `None`: nobody
+    /// knows.
+    pub(crate) fn registration(&self) -> Option<i64> {
+        self.registration
+    }
+
+    /// Notes a registration durably. A lower one changes nothing. Blocks as long as the disk takes.
+    ///
+    /// # Errors
+    /// I/O errors; calling again is safe.
+    pub(crate) fn note_registration(checkpoint: &Mutex<Self>, registration: i64) -> io::Result<()> {
+        {
+            let locked = checkpoint.lock();
+            if locked.registration.is_some_and(|known| known >= registration) {
+                return Ok(());
+            }
+            locked.file.write_at(&registration_bytes(registration), REGISTRATION_AT as u64)?;
+        }
+        Self::sync(checkpoint)?;
+        checkpoint.lock().registration = Some(registration);
+        Ok(())
     }
 
     /// Whether no partition has ever had a slot in it.
@@ -344,141 +388,4 @@ impl Checkpoint {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::MemoryDisk;
-
-    fn partition(number: i32) -> TopicPartition {
-        TopicPartition::new(TopicId::from_bytes([3; 16]), PartitionIndex(number))
-    }
-
-    fn marks(durable: i64) -> Marks {
-        let (segment_created, append_time) = (durable + 1, durable + 2);
-        let high_watermark = Offset(durable);
-        Marks { durable: Offset(durable), high_watermark, segment_created, append_time, ..Marks::default() }
-    }
-
-    #[test]
-    fn the_bytes_of_a_copy_are_the_documented_ones() {
-        let marks = Marks {
-            log_start: Offset(1),
-            recovery_point: Offset(2),
-            durable: Offset(3),
-            high_watermark: Offset(4),
-            recovery_position: 5,
-            segments: 6,
-            segment_created: 7,
-            append_time: 8,
-            high_watermark_epoch: Some(LeaderEpoch(9)),
-        };
-        let copy = encode(Some(partition(10)), 11, &marks);
-        let golden = [
-            &[3; 16][..],
-            &[0, 0, 0, 10, 0, 0, 0, 1],
-            &[0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3],
-            &[0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7],
-            &[0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 10],
-            &[0; 28],
-        ];
-        assert_eq!(copy[..COPY_LEN - 4], golden.concat());
-        assert_eq!(decode(&copy), Some((Some(partition(10)), 11, marks)));
-        // As earlier versions wrote it.
-        let marks = Marks { high_watermark_epoch: None, ..marks };
-        assert_eq!(encode(Some(partition(10)), 11, &marks)[92..COPY_LEN - 4], [0; 32]);
-    }
-
-    #[test]
-    fn marks_survive_and_slots_are_used_again() {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
-        let dir = Path::new("/data");
-        disk.create_dir(dir).unwrap();
-        let mut checkpoint = Checkpoint::open(&disk, dir).unwrap();
-        let (mut first, none) = checkpoint.claim(partition(0));
-        assert_eq!(none, None);
-        let (mut second, _) = checkpoint.claim(partition(1));
-        checkpoint.write(&mut first, partition(0), &marks(5)).unwrap();
-        checkpoint.write(&mut second, partition(1), &marks(7)).unwrap();
-        checkpoint.write(&mut second, partition(1), &marks(9)).unwrap();
-        checkpoint.release(first).unwrap();
-
-        let mut again = Checkpoint::open(&disk, dir).unwrap();
-        assert_eq!(again.claim(partition(1)).1, Some(marks(9)));
-        assert_eq!(again.claim(partition(0)).1, None);
-        assert_eq!(again.slot_count, 2);
-    }
-
-    #[test]
-    fn a_file_whose_sync_failed_is_replaced_and_loses_nothing() {
-        let memory = MemoryDisk::simulated(1 << 20);
-        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-        let dir = Path::new("/data");
-        disk.create_dir(dir).unwrap();
-        disk.sync_dir(Path::new("/")).unwrap();
-        let checkpoint = Mutex::new(Checkpoint::open(&disk, dir).unwrap());
-        let (mut slot, _) = checkpoint.lock().claim(partition(0));
-        checkpoint.lock().write(&mut slot, partition(0), &marks(5)).unwrap();
-        memory.fail_sync_after(0);
-        Checkpoint::sync(&checkpoint).unwrap();
-        checkpoint.lock().write(&mut slot, partition(0), &marks(6)).unwrap();
-        memory.fail_sync_after(0);
-        Checkpoint::sync(&checkpoint).unwrap();
-        let disk: Arc<dyn Disk> = Arc::new(memory.lose_power(crate::disk::PowerLoss::Everything));
-        assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(6)));
-    }
-
-    #[test]
-    fn whoever_waits_for_a_sync_needs_none_when_a_later_one_was_made_meanwhile() {
-        let memory = MemoryDisk::simulated(1 << 20);
-        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-        let dir = Path::new("/data");
-        disk.create_dir(dir).unwrap();
-        disk.sync_dir(Path::new("/")).unwrap();
-        let checkpoint = Mutex::new(Checkpoint::open(&disk, dir).unwrap());
-        let (mut slot, _) = checkpoint.lock().claim(partition(0));
-        let begun = checkpoint.lock().syncs().0;
-        checkpoint.lock().write(&mut slot, partition(0), &marks(5)).unwrap();
-        Checkpoint::sync(&checkpoint).unwrap();
-        // Two waited meanwhile: for both all is done, whoever comes now finds something that was not there.
-        for _ in 0..2 {
-            Checkpoint::sync_after(&checkpoint, begun).unwrap();
-        }
-        assert_eq!(checkpoint.lock().syncs(), (begun + 1, begun + 1));
-        checkpoint.lock().write(&mut slot, partition(0), &marks(6)).unwrap();
-        Checkpoint::sync(&checkpoint).unwrap();
-        assert_eq!(checkpoint.lock().syncs().1, begun + 2);
-        let disk: Arc<dyn Disk> = Arc::new(memory.lose_power(crate::disk::PowerLoss::Everything));
-        assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(6)));
-    }
-
-    #[test]
-    fn the_next_owner_of_a_slot_wins_over_the_last() {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
-        let dir = Path::new("/data");
-        disk.create_dir(dir).unwrap();
-        let mut checkpoint = Checkpoint::open(&disk, dir).unwrap();
-        let (mut old, _) = checkpoint.claim(partition(0));
-        for durable in 0..9 {
-            checkpoint.write(&mut old, partition(0), &marks(durable)).unwrap();
-        }
-        checkpoint.release(old).unwrap();
-        let (mut new, none) = checkpoint.claim(partition(5));
-        assert_eq!(none, None);
-        checkpoint.write(&mut new, partition(5), &marks(1)).unwrap();
-        assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(5)).1, Some(marks(1)));
-    }
-
-    #[test]
-    fn a_torn_copy_leaves_the_one_before() {
-        let memory = MemoryDisk::new(1 << 20);
-        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-        let dir = Path::new("/data");
-        disk.create_dir(dir).unwrap();
-        let mut checkpoint = Checkpoint::open(&disk, dir).unwrap();
-        let (mut slot, _) = checkpoint.claim(partition(0));
-        checkpoint.write(&mut slot, partition(0), &marks(5)).unwrap();
-        checkpoint.write(&mut slot, partition(0), &marks(6)).unwrap();
-        let newest = COPY_LEN + (usize::try_from(slot.sequence).unwrap() % 2) * COPY_LEN;
-        memory.flip_bit(&dir.join(FILE_NAME), newest + 50, 1);
-        assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(5)));
-    }
-}
+mod tests;

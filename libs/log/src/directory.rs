@@ -232,6 +232,21 @@ impl DataDirectory {
         self.last_run.get().map_or(Ok(()), LastRun::close)
     }
 
+    /// The latest registration of the node that the logs have seen; 0: none. `None`: nobody knows, as in directories of
+    /// earlier versions.
+    pub fn registration_seen(&self) -> Option<i64> {
+        self.checkpoint.lock().registration()
+    }
+
+    /// Notes beside the logs that the node has registered, durably, before it counts: a copy of them from before is told by
+    /// not having seen that.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn note_registration(&self, node_epoch: i64) -> io::Result<()> {
+        Checkpoint::note_registration(&self.checkpoint, node_epoch)
+    }
+
     /// The names of topics that were written down last. None of them when they cannot be read.
     pub fn topic_names(&self) -> NamesById {
         topic_names::read_topic_names(&*self.disk, &self.root).unwrap_or_default()

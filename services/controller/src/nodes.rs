@@ -80,7 +80,7 @@ fn check_older_copies(node: NodeId, view: &ClusterView) -> Result<(), ApiError> 
         return Ok(());
     }
     let text = format!(
-        "the data directory of storage node {node} is an older copy: the node has served since, and its replicas were the \
+        "the data directory of storage node {node}, or only its logs, is an older copy, or its file logs/checkpoint is gone: the node has served since, and its replicas were the \
          only ones in sync of {count} partitions; put the latest directory back, or delete the topics, which deletes those \
          records for good"
     );

@@ -185,6 +185,7 @@ impl Membership {
                 directory: self.directory_id(),
                 replicas: self.replicas(),
                 unclean_stop: self.engine.directory.ended_unclean(),
+                logs_node_epoch: self.engine.directory.registration_seen(),
             };
             match self.controller.register_node(start).await {
                 Ok(registered) => {

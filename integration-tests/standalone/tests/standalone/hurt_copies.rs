@@ -154,6 +154,24 @@ async fn a_damaged_replica_is_the_last_resort_when_the_others_are_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_copy_of_a_directory_counts_for_nothing() {
+    older_copy_counts_for_nothing(|older, data| {
+        std::fs::remove_dir_all(data).unwrap();
+        copy_dir(older, data);
+    })
+    .await;
+}
+
+/// Of a file system that is mounted there, say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_of_only_the_logs_counts_for_nothing() {
+    older_copy_counts_for_nothing(|older, data| {
+        std::fs::remove_dir_all(data.join("logs")).unwrap();
+        copy_dir(&older.join("logs"), &data.join("logs"));
+    })
+    .await;
+}
+
+async fn older_copy_counts_for_nothing(put_back: impl Fn(&Path, &Path)) {
     let (dir, data) = place();
     let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;
     write_numbers(&client, 0..5).await;
@@ -170,8 +188,8 @@ async fn an_older_copy_of_a_directory_counts_for_nothing() {
 
     // In place of the only copy in sync it is refused, and nobody else leads.
     let data = nodes.data_of(alone);
-    std::fs::rename(&data, &latest).unwrap();
-    copy_dir(&older, &data);
+    copy_dir(&data, &latest);
+    put_back(&older, &data);
     let Err(printed) = nodes.cluster.try_another_node(alone) else { panic!("the node is taken") };
     assert!(printed.contains("is an older copy") && printed.contains("put the latest directory back"), "{printed}");
     nodes.restart_others(alone);
@@ -184,8 +202,7 @@ async fn an_older_copy_of_a_directory_counts_for_nothing() {
 
     // Where others are in sync it takes from them what it does not have.
     nodes.stop(alone);
-    std::fs::remove_dir_all(&data).unwrap();
-    copy_dir(&older, &data);
+    put_back(&older, &data);
     nodes.restart(alone);
     all_in_sync(&client, "t").await;
     assert_alone_has(&mut nodes, &client, alone, &numbers(0..10)).await;

@@ -40,6 +40,8 @@ pub struct NodeStart {
     pub replicas: Vec<ReplicaHeld>,
     /// What was only in the page cache may be lost, and no registration has recorded it.
     pub unclean_stop: bool,
+    /// The latest node epoch that the logs have seen; 0: none. `None`: not known.
+    pub logs_node_epoch: Option<i64>,
 }
 
 /// A replica on the disk of a node.
@@ -255,6 +257,7 @@ impl ControllerClient {
             directory_id: Bytes::copy_from_slice(&node.directory),
             features: Some(FEATURE_LEVELS.into()),
             unclean_stop: node.unclean_stop,
+            logs_node_epoch: node.logs_node_epoch,
         };
         let mut calls = self.calls().max_encoding_message_size(REGISTRATION_BYTES_MAX);
         let answer = calls.register_node(request).await?.into_inner();

@@ -127,6 +127,7 @@ impl ControllerService for Controller {
             held: epochs.keys().copied().collect(),
             damaged: request.replicas.iter().filter(|report| report.damaged).filter_map(partition_of).collect(),
             unclean: request.unclean_stop,
+            logs_node_epoch: request.logs_node_epoch,
         };
         let claim = Claim { node, directory, seen, epochs };
         self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;

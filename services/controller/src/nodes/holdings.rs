@@ -11,6 +11,8 @@ use walser_replication::control::ReplicaIntegrity;
 pub(crate) struct Holdings {
     /// Highest version of the metadata that the directory has seen.
     pub(crate) seen_version: i64,
+    /// The latest incarnation that its logs have seen. `None`: not known.
+    pub(crate) logs_node_epoch: Option<i64>,
     /// Partitions of which it has a replica that is not empty.
     pub(crate) held: HashSet<TopicPartition>,
     /// Those of them that are damaged, or cannot be opened.
@@ -25,10 +27,11 @@ impl Holdings {
         self.held.contains(&id)
     }
 
-    /// Whether the directory is an older copy. A node notes on its disk that it has registered before it counts: what has
+    /// Whether the directory, or what lies in it under `logs`, is an older copy. A node notes on its disk that it has registered before it counts: what has
     /// not seen the latest incarnation that has counted was put away before that.
     pub(crate) fn are_older(&self, known: &NodeEntry) -> bool {
-        self.seen_version < known.liveness.served_epoch
+        let served = known.liveness.served_epoch;
+        self.seen_version < served || self.logs_node_epoch.is_some_and(|seen| seen < served)
     }
 
     /// What the node has of a partition. `older`: its directory is an older copy. `durability`: of the topic.
@@ -46,8 +49,8 @@ impl Holdings {
     pub(crate) fn report(&self, node: NodeId, older: bool) {
         if older {
             tracing::warn!(
-                %node, seen_version = self.seen_version,
-                "the data directory is an older copy: what the node has served since is taken from the other replicas, and is \
+                %node, seen_version = self.seen_version, logs_node_epoch = self.logs_node_epoch,
+                "the data directory, or its logs, are an older copy, or the file logs/checkpoint is gone: what the node has served since is taken from the other replicas, and is \
                  lost where there are none"
             );
         }

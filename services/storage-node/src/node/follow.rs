@@ -61,10 +61,11 @@ impl Membership {
             }
             // What only says which nodes are there is not acted on; but once this incarnation counts, a copy of the directory
             // from before is told by not having seen that.
-            if !changes.of_nodes_only() || self.is_news_of_registration(&view) {
+            let registered = self.is_news_of_registration(&view);
+            if !changes.of_nodes_only() || registered {
                 let lineage = stream.seen().lineage.parse::<ClusterId>();
                 let lineage = lineage.map(ClusterId::to_bytes).unwrap_or_default();
-                self.note(SeenMetadata { version: view.version(), lineage }).await?;
+                self.note(SeenMetadata { version: view.version(), lineage }, registered).await?;
             }
             self.take_effect(&view, &changes)?;
             let view = Arc::new(view);
@@ -87,10 +88,18 @@ impl Membership {
     }
 
     /// Writes down what was seen, before it is acted on: a controller that is behind it later is behind what this node
-    /// has done.
-    async fn note(&self, seen: SeenMetadata) -> Result<(), ApiError> {
+    /// has done. `registered`: it says that this incarnation is registered.
+    async fn note(&self, seen: SeenMetadata, registered: bool) -> Result<(), ApiError> {
         let directory = Arc::clone(&self.engine.directory);
-        let noted = tokio::task::spawn_blocking(move || directory.note_metadata(seen)).await;
+        let node_epoch = self.node_epoch.load(Ordering::Acquire);
+        let noted = tokio::task::spawn_blocking(move || {
+            if registered {
+                // First: it is not asked again once the metadata is noted.
+                directory.note_registration(node_epoch)?;
+            }
+            directory.note_metadata(seen)
+        });
+        let noted = noted.await;
         let failed = |error: &dyn std::fmt::Display| {
             ApiError::new(Reason::StorageError, format!("the metadata version cannot be written: {error}"))
         };

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::{Log, LogConfig};
+use walser_log::{Condition, Log, LogConfig};
 use walser_metadata::TopicSettings;
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{
-    Leader, PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaLog as _, ReplicaStart, Role, Rules, role,
+    Follower, Leader, PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaLog as _, ReplicaStart, Role, Rules,
+    role,
 };
 use walser_rpc::{ApiError, LeadOffer};
 
@@ -96,7 +97,11 @@ impl Partition {
     /// Shows whether the log can be used, and whether there are others.
     pub(super) fn show_condition(&self) {
         self.handle.show_others(self.replica.others_in_sync());
-        self.handle.set_condition(self.log.condition());
+        // What a follower has found stands for as long as it is stopped by it, though its log is whole.
+        let stopped = self.replica.follower().is_some_and(Follower::stopped);
+        if !stopped || *self.log.condition() != Condition::Healthy {
+            self.handle.set_condition(self.log.condition());
+        }
     }
 
     /// Whether this node leads, with the topic's settings.
