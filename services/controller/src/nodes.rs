@@ -9,7 +9,7 @@ use std::sync::Arc;
 use walser_metadata::NodeEntry;
 use walser_metadata::value::NodeRegistration;
 use walser_metastore::Revision;
-use walser_model::{Durability, LeaderEpoch, NodeId, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::NodeSet;
 use walser_replication::control::{self, PartitionRecord, Refusal, ReplicaIntegrity, Write};
 use walser_rpc::{ApiError, Reason};
@@ -120,11 +120,11 @@ impl Nodes {
             }
             let integrity = |record: &PartitionRecord<TopicPartition>| {
                 let topic = view.metadata.topic(record.key.topic);
-                let durability = topic.map_or(Durability::Fsync, |topic| topic.settings.config.durability);
+                let page_cache = topic.is_some_and(|topic| held.counted_unflushed(topic));
                 match replaced {
                     Some(_) => ReplicaIntegrity::Gone,
                     None => {
-                        control::counted(&context, &record.state, node, held.integrity(record.key, older, durability))
+                        control::counted(&context, &record.state, node, held.integrity(record.key, older, page_cache))
                     }
                 }
             };

@@ -109,6 +109,8 @@ async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
 
     up.act_ok(&["pause", "storage-node", "3"]);
     assert_eq!(find(&dir, "storage-node", 3)["state"], "paused");
+    let paused = up.act(&["start", "storage-node", "3"]);
+    assert!(String::from_utf8_lossy(&paused.stderr).contains("is paused: walser cluster resume"));
     write(&client, "t", 0, "three").await;
     up.act_ok(&["resume", "storage-node", "3"]);
     let unknown = up.act(&["stop", "storage-node", "9"]);

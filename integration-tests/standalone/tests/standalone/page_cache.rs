@@ -9,6 +9,8 @@ use crate::faults::until;
 use crate::replicated::{NODES, Nodes, all_in_sync, partitions};
 use crate::server::{place, read_all, record};
 
+const TOPICS: [&str; 3] = ["cached", "changed", "synced"];
+
 async fn create(client: &Client, name: &str, durability: &str, (partition_count, replicas): (i32, i32)) {
     let config = [("min.insync.replicas", "2"), ("durability", durability)];
     let config = config.into_iter().skip(usize::from(replicas == 1));
@@ -52,9 +54,10 @@ async fn after_its_machine_went_down_a_replica_in_the_page_cache_is_not_eligible
     let mut nodes = Nodes::start(&data);
     let client = nodes.cluster.client();
     create(&client, "cached", "page-cache", (1, NODES)).await;
+    create(&client, "changed", "page-cache", (1, NODES)).await;
     create(&client, "synced", "fsync", (1, NODES)).await;
     create(&client, "alone", "page-cache", (NODES, 1)).await;
-    for topic in ["cached", "synced"] {
+    for topic in TOPICS {
         all_in_sync(&client, topic).await;
         write(&client, topic, 0).await;
     }
@@ -64,7 +67,7 @@ async fn after_its_machine_went_down_a_replica_in_the_page_cache_is_not_eligible
     // One after the other: the second one was in sync as long as anything could be committed, and so is the last one.
     for (killed, left) in [(2, vec![1, 3]), (3, vec![1]), (1, vec![])] {
         nodes.kill(killed);
-        for topic in ["cached", "synced"] {
+        for topic in TOPICS {
             let left = async || {
                 let mut isr = partitions(&client, topic).await.remove(0).isr;
                 isr.sort_unstable();
@@ -73,22 +76,34 @@ async fn after_its_machine_went_down_a_replica_in_the_page_cache_is_not_eligible
             until(left, "whoever was killed is in sync no more").await;
         }
     }
+    // No node has seen that, or has flushed anything because of it.
+    let fsync = pb::UpdateTopicRequest {
+        name: "changed".to_owned(),
+        config_updates: [("durability".to_owned(), "fsync".to_owned())].into(),
+        ..Default::default()
+    };
+    client.topics().update_topic(fsync).await.unwrap();
     machine_goes_down(&nodes.data_of(3));
     nodes.restart(3);
     led_by(&client, "synced", 3).await;
-    assert_eq!(read_all(&client, "synced", 0).await.len(), 1);
     // It has whatever there is.
     let led = |listed: &pb::Partition| listed.partition == alone.partition && listed.leader == Some(3);
     until(async || partitions(&client, "alone").await.iter().any(led), "the only one leads").await;
     assert_eq!(read_all(&client, "alone", alone.partition).await.len(), 1);
-    assert_eq!(partitions(&client, "cached").await[0].leader, None, "it may have lost what was confirmed");
+    for topic in ["cached", "changed"] {
+        assert_eq!(partitions(&client, topic).await[0].leader, None, "it may have lost what was confirmed");
+    }
 
     // The process of this one was killed: the page cache was not.
     nodes.restart(1);
-    led_by(&client, "cached", 1).await;
-    assert_eq!(read_all(&client, "cached", 0).await.len(), 1);
+    for topic in ["cached", "changed"] {
+        led_by(&client, topic, 1).await;
+    }
     nodes.restart(2);
-    all_in_sync(&client, "cached").await;
+    for topic in TOPICS {
+        all_in_sync(&client, topic).await;
+        assert_eq!(read_all(&client, topic, 0).await.len(), 1);
+    }
     let node = nodes.data_of(3);
     nodes.stop(3);
     assert_eq!(std::fs::read(node.join("last-run")).unwrap()[7], 2, "it was closed in good order");

@@ -8,7 +8,7 @@ use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, Reason};
 
 use crate::faults::{get_from, until};
-use crate::server::{PATIENCE, Ready, create, place, program, read_all, record, start, wait_a_little};
+use crate::server::{PATIENCE, Ready, cli_at, create, place, program, read_all, record, start, wait_a_little};
 
 /// A running service; killed when it is dropped.
 pub(crate) struct Service {
@@ -267,11 +267,16 @@ async fn records_flow_while_the_controller_is_away() {
     let client = cluster.client();
     create(&client, "t", 1, &[]).await;
     let write = || pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("x")], ..Default::default() };
-    // The gateway has not written anything yet, and knows all that it needs.
+    // With this the gateway has ids for producers. It has not written anything for itself yet, and knows all that it needs.
+    let produce = |cluster: &Cluster| cli_at(&cluster.address(), &["produce", "t", "-t", "20"], b"x\n");
+    assert!(produce(&cluster).status.success());
     let address = cluster.controller_address();
     cluster.controller.take().unwrap().kill();
     client.producer().produce(write()).await.unwrap();
-    assert_eq!(read_all(&client, "t", 0).await.len(), 1);
+    assert_eq!(read_all(&client, "t", 0).await.len(), 2);
+    // A program that begins now looks the topic up first.
+    let produced = produce(&cluster);
+    assert!(produced.status.success(), "{produced:?}");
     let topic = pb::Topic { name: "later".to_owned(), ..Default::default() };
     let request = pb::CreateTopicRequest { topic: Some(topic), ..Default::default() };
     let refused = ApiError::from(client.topics().create_topic(request.clone()).await.unwrap_err());
@@ -282,7 +287,7 @@ async fn records_flow_while_the_controller_is_away() {
         assert!(tokio::time::Instant::now() < deadline, "the controller is not found again");
         wait_a_little();
     }
-    assert_eq!(read_all(&client, "t", 0).await.len(), 1);
+    assert_eq!(read_all(&client, "t", 0).await.len(), 3);
 }
 
 /// A controller with metadata of its own in the place of the cluster's: what is known goes on, and nothing that the other

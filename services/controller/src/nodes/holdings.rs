@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use walser_metadata::NodeEntry;
+use walser_metadata::{NodeEntry, TopicEntry};
 use walser_model::{Durability, NodeId, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
 
@@ -34,15 +34,23 @@ impl Holdings {
         self.seen_version < served || self.logs_node_epoch.is_some_and(|seen| seen < served)
     }
 
-    /// What the node has of a partition. `older`: its directory is an older copy. `durability`: of the topic.
-    pub(crate) fn integrity(&self, id: TopicPartition, older: bool, durability: Durability) -> ReplicaIntegrity {
+    /// What the node has of a partition. `older`: its directory is an older copy. `page_cache`: records of the topic may have
+    /// counted before they were flushed. What may be lost without a trace comes first: damage is seen, and says that the
+    /// rest is there.
+    pub(crate) fn integrity(&self, id: TopicPartition, older: bool, page_cache: bool) -> ReplicaIntegrity {
         match self.damaged.contains(&id) {
-            true => ReplicaIntegrity::Damaged,
             // Of any age: others have more.
-            false if older => ReplicaIntegrity::Gone,
-            false if self.unclean && durability == Durability::PageCache => ReplicaIntegrity::Unclean,
+            _ if older => ReplicaIntegrity::Gone,
+            _ if self.unclean && page_cache => ReplicaIntegrity::Unclean,
+            true => ReplicaIntegrity::Damaged,
             false => ReplicaIntegrity::Intact,
         }
+    }
+
+    /// Whether records of a topic may have counted on the node before they were flushed: with page cache, and where the topic
+    /// has changed since the node has seen the metadata, as what it was then is not known.
+    pub(crate) fn counted_unflushed(&self, topic: &TopicEntry) -> bool {
+        topic.settings.config.durability == Durability::PageCache || topic.revision > self.seen_version
     }
 
     /// Says in the log what is not as the node left it.
@@ -64,5 +72,37 @@ impl Holdings {
         if let Some(first) = self.damaged.iter().min() {
             tracing::warn!(%node, partitions = self.damaged.len(), %first, "replicas are damaged: they are taken from the others");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_model::{PartitionIndex, TopicId};
+
+    use super::*;
+
+    #[test]
+    fn what_may_be_lost_without_a_trace_counts_before_damage() {
+        let id = TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(0));
+        let sound = Holdings::default();
+        assert_eq!(sound.integrity(id, false, true), ReplicaIntegrity::Intact);
+        let damaged = Holdings { damaged: [id].into(), ..Holdings::default() };
+        assert_eq!(damaged.integrity(id, false, true), ReplicaIntegrity::Damaged);
+        assert_eq!(damaged.integrity(id, true, true), ReplicaIntegrity::Gone);
+        let unclean = Holdings { unclean: true, ..damaged };
+        assert_eq!(unclean.integrity(id, false, false), ReplicaIntegrity::Damaged, "all of it was flushed");
+        assert_eq!(unclean.integrity(id, false, true), ReplicaIntegrity::Unclean);
+        assert_eq!(unclean.integrity(id, true, true), ReplicaIntegrity::Gone);
+    }
+
+    #[test]
+    fn an_older_copy_is_told_by_the_directory_or_by_its_logs() {
+        let mut known = NodeEntry::default();
+        known.liveness.served_epoch = 7;
+        let held = |seen_version, logs_node_epoch| Holdings { seen_version, logs_node_epoch, ..Holdings::default() };
+        assert!(
+            held(6, None).are_older(&known) && held(9, Some(6)).are_older(&known) && held(9, Some(0)).are_older(&known)
+        );
+        assert!(!held(7, Some(7)).are_older(&known) && !held(9, None).are_older(&known));
     }
 }

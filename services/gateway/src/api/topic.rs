@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use walser_model::Clock;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_server::TopicService;
-use walser_rpc::{ApiError, Reason};
+use walser_rpc::{ApiError, Reason, wire_topic};
 use walser_service::Caller;
 
 use super::figures::{complete_partition, complete_topic};
@@ -88,6 +88,13 @@ impl TopicApi {
         }
     }
 
+    /// What this gateway knows of a topic, for when the controller does not answer: records flow without it.
+    fn known_topic(&self, name: &str, failure: &Status) -> Option<Response<pb::GetTopicResponse>> {
+        let unheard = ApiError::from(failure.clone()).reason() == Reason::ControllerNotAvailable;
+        let topic = self.metadata.topic(name).filter(|_| unheard)?;
+        Some(Response::new(pb::GetTopicResponse { topic: Some(wire_topic(&topic)) }))
+    }
+
     /// The topic as a write to it would find or make it.
     async fn create_as_written(
         &self,
@@ -124,13 +131,12 @@ impl TopicService for TopicApi {
     }
 
     async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
-        let mut response = self
-            .topics
-            .controller()?
-            .topic_service()
-            .get_topic(request.into_inner())
-            .await
-            .map_err(|status| self.relayed_topic(status))?;
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let mut response = match self.topics.controller()?.topic_service().get_topic(request).await {
+            Ok(response) => response,
+            Err(status) => self.known_topic(&name, &status).ok_or_else(|| self.relayed_topic(status))?,
+        };
         if let Some(topic) = response.get_mut().topic.as_mut() {
             // The leaders of a topic that was created a moment ago may not have arrived here.
             if let Ok(version) = topic.etag.parse() {

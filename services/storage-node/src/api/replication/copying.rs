@@ -115,8 +115,9 @@ impl Links {
         let silent =
             |_| ApiError::new(Reason::LeaderNotAvailable, format!("node {leader} has stopped sending its log"));
         let (mut copy, mut producers): (Option<LogCopy>, _) = (None, Bytes::new());
+        let mut ended = false;
         while let Some(answer) = tokio::time::timeout(SILENCE_MAX, answers.message()).await.map_err(silent)?? {
-            producers = answer.producers;
+            (producers, ended) = (answer.producers, answer.record_batches.is_empty());
             let (directory, config) = (Arc::clone(&self.engine.directory), wanted.config.clone());
             let (now, log_start) = (self.engine.clock.now_millis(), Offset(answer.log_start_offset));
             if !self.engine.space.take(answer.record_batches.len(), &directory) {
@@ -132,6 +133,10 @@ impl Links {
         let nothing =
             || ApiError::new(Reason::LeaderNotAvailable, format!("node {leader} has sent nothing of its log"));
         let copy = copy.ok_or_else(nothing)?;
+        if !ended {
+            let text = format!("node {leader} has ended its log in the middle");
+            return Err(ApiError::new(Reason::LeaderNotAvailable, text));
+        }
         // An older leader does not send them.
         let completed = move || copy.complete(Some(&*producers).filter(|producers| !producers.is_empty()));
         tokio::task::spawn_blocking(completed).await.map_err(failed)?.map_err(failed)
@@ -188,6 +193,8 @@ impl Links {
         let replica = self.registry.led(partition)?;
         let log_start = replica.reader.retained();
         let (mut next, below) = (log_start, replica.reader.log_end());
+        // Now: the snapshot that they come from is not kept for as long as a copy takes.
+        let producers = self.producers_at(&replica, below).await?;
         loop {
             let piece = self.engine.copy_pace.begin().await;
             let mut goes_on = true;
@@ -198,7 +205,7 @@ impl Links {
                 }
                 let ended = batches.is_empty();
                 next = next_offset;
-                let producers = if ended { self.producers_at(&replica, next).await? } else { Bytes::new() };
+                let producers = if ended { producers.clone() } else { Bytes::new() };
                 let answer = pbi::CopyLogResponse { log_start_offset: log_start.0, record_batches: batches, producers };
                 goes_on = answers.send(Ok(answer)).await.is_ok() && !ended;
                 if !goes_on {

@@ -159,11 +159,13 @@ impl Stream {
                 self.send(std::mem::replace(&mut message, next)).await?;
             }
         }
+        // Behind everything that was to be said: whoever hears it knows what is followed no more.
+        message.beat_heard = self.beat_heard;
         self.send(message).await
     }
 
     async fn send(&self, mut message: pbi::ReplicateRequest) -> Result<(), ApiError> {
-        (message.node_epoch, message.beat_heard) = (self.node_epoch, self.beat_heard);
+        message.node_epoch = self.node_epoch;
         self.requests.send(message).await.map_err(|_| closed(self.leader))
     }
 

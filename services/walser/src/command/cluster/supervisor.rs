@@ -247,9 +247,16 @@ impl Supervisor {
         let fitting: Vec<usize> = meant.iter().copied().filter(fits).collect();
         match (fitting.is_empty(), action) {
             (false, _) => Ok(fitting),
+            (true, ControlAction::Start) if meant.iter().any(|index| self.is_paused(*index)) => {
+                Err(format!("{} is paused: walser cluster resume lets it go on", self.names(&meant)))
+            }
             (true, ControlAction::Start) => Err(format!("{} runs already", self.names(&meant))),
             (true, _) => Err(format!("{} does not run; start it with walser cluster start", self.names(&meant))),
         }
+    }
+
+    fn is_paused(&self, index: usize) -> bool {
+        self.processes[index].state == ClusterProcessState::Paused
     }
 
     fn names(&self, indexes: &[usize]) -> String {
