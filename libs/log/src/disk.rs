@@ -175,8 +175,8 @@ pub(crate) fn write_in_place_of(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> i
     disk.rename(&temporary, path)
 }
 
-/// Like [`replace_file`], on a disk that is full to the last byte, too, where there is no room for a new file, and what would free some
-/// is only learned later: then it is written over as it is. It is smaller than what a disk writes as one.
+/// Like [`replace_file`], on a disk that is full to the last byte, too, where there is no room for a new file, and what
+/// would free some is only learned later: then it is written over as it is. It is smaller than what a disk writes as one.
 pub(crate) fn overwrite_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     match replace_file(disk, path, bytes) {
         Err(error) if out_of_space(&error) => {

@@ -55,11 +55,6 @@ pub(crate) struct LastRun {
 // === impl BootId ===
 
 impl BootId {
-    /// The id of its 16 bytes.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
     /// The id of the system as it runs now. `None`: it has none, as everywhere but on Linux.
     pub fn of_system() -> Option<Self> {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;

@@ -119,14 +119,12 @@ impl Nodes {
                 check_older_copies(node, &view)?;
             }
             let integrity = |record: &PartitionRecord<TopicPartition>| {
+                if replaced.is_some() {
+                    return ReplicaIntegrity::Gone;
+                }
                 let topic = view.metadata.topic(record.key.topic);
                 let page_cache = topic.is_some_and(|topic| held.counted_unflushed(topic));
-                match replaced {
-                    Some(_) => ReplicaIntegrity::Gone,
-                    None => {
-                        control::counted(&context, &record.state, node, held.integrity(record.key, older, page_cache))
-                    }
-                }
+                control::counted(&context, &record.state, node, held.integrity(record.key, older, page_cache))
             };
             let records = view.metadata.partitions().map(|partition| &partition.record);
             let records = records.map(|record| (record, integrity(record))).collect::<Vec<_>>();

@@ -12,7 +12,7 @@ use walser_log::{Condition, LogReader};
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_rpc::{ApiError, LeadOffer};
 
-use crate::contact::Contact;
+use crate::contact::{Contact, micros};
 use crate::error::{cannot_open, led_elsewhere, may_be_replaced, not_leader};
 use crate::replication::BatchTraces;
 use crate::tail::Tail;
@@ -173,7 +173,7 @@ impl PartitionHandle {
 
     /// Shows since when all have been heard that could lead next.
     pub(crate) fn show_successors_heard(&self, since: Duration) {
-        self.successors_heard.store(u64::try_from(since.as_micros()).unwrap_or(u64::MAX), Ordering::Release);
+        self.successors_heard.store(micros(since), Ordering::Release);
     }
 
     /// Whether nobody else can have led the partition for longer than a session.

@@ -1,61 +1,42 @@
 //! A leader that hears neither the controller nor the others answers nothing by itself: somebody else may lead by now.
 
-use std::time::Duration;
-
-use walser_model::{Compression, TopicId};
+use walser_client::Client;
+use walser_model::TopicId;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_client::StorageServiceClient;
 use walser_proto::v1 as pb;
-use walser_record_batch::{BatchBuilder, Producer, RecordFields};
 use walser_rpc::{ApiError, Reason};
 
 use crate::faults::until;
+use crate::replica_errors::{append_at, first_partition, topic_id};
 use crate::replicated::{NODES, Nodes, all_in_sync, leader, leads, partitions};
 use crate::server::{place, read_all, record};
 
-/// A node that is asked as a gateway asks it.
+/// The node that leads the first partition of topic `t`, asked as a gateway asks it.
 struct Asked {
     address: String,
     topic: TopicId,
 }
 
 impl Asked {
-    fn partition(&self) -> Option<pbi::PartitionRef> {
-        Some(pbi::PartitionRef { topic_id: self.topic.to_bytes().to_vec().into(), partition: 0, leader_epoch: -1 })
-    }
-
-    async fn node(&self) -> StorageServiceClient<tonic::transport::Channel> {
-        StorageServiceClient::connect(format!("http://{}", self.address)).await.unwrap()
+    async fn leader(nodes: &Nodes, client: &Client, leader: i32) -> Self {
+        Self { address: nodes.address(leader), topic: topic_id(client).await }
     }
 
     /// The end of the partition, or why it does not say.
     async fn end(&self) -> Result<i64, ApiError> {
         let at = Some(pbi::offset_lookup::At::Bound(pb::Bound::Latest.into()));
-        let lookup = pbi::OffsetLookup { r#ref: self.partition(), at, ..Default::default() };
+        let lookup = pbi::OffsetLookup { r#ref: Some(first_partition(self.topic, -1)), at, ..Default::default() };
         let request = pbi::LookupOffsetsRequest { lookups: vec![lookup] };
-        let found = self.node().await.lookup_offsets(request).await.unwrap().into_inner().found.remove(0);
+        let mut node = StorageServiceClient::connect(format!("http://{}", self.address)).await.unwrap();
+        let found = node.lookup_offsets(request).await.unwrap().into_inner().found.remove(0);
         found.error.map_or(Ok(found.offset), |error| Err(ApiError::from(error)))
     }
 
     /// Why a record is not written, if it is not.
     async fn append(&self, acks: pb::Acks) -> Option<ApiError> {
-        let mut builder = BatchBuilder::new(Compression::None, 0);
-        builder.append(&RecordFields { timestamp: 1_000, key: None, value: Some(b"a"), headers: &[] });
-        let request = pbi::AppendStreamRequest {
-            correlation_id: 1,
-            r#ref: self.partition(),
-            record_batch: builder.build(Producer::NONE),
-            acks: acks.into(),
-            ..Default::default()
-        };
-        let mut answers = self.node().await.append_stream(tokio_stream::iter([request])).await.unwrap().into_inner();
-        answers.message().await.unwrap().unwrap().error.map(ApiError::from)
+        append_at(&self.address, self.topic, -1, acks).await.map(ApiError::from)
     }
-}
-
-async fn topic_id(client: &walser_client::Client) -> TopicId {
-    let request = pb::GetTopicRequest { name: "t".to_owned() };
-    client.topics().get_topic(request).await.unwrap().into_inner().topic.unwrap().id.parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +44,7 @@ async fn a_leader_without_the_controller_answers_by_itself_only_while_every_succ
     let (_dir, data) = place();
     let (nodes, client) = Nodes::with_topic(&data, 1, 2).await;
     let first = leader(&client, "t").await;
-    let asked = Asked { address: nodes.address(first), topic: topic_id(&client).await };
+    let asked = Asked::leader(&nodes, &client, first).await;
     let write = pb::ProduceRequest { topic: "t".to_owned(), records: vec![record("a")], ..Default::default() };
     client.producer().produce(write).await.unwrap();
     assert_eq!(asked.end().await.unwrap(), 1);
@@ -94,7 +75,7 @@ async fn a_leader_that_was_suspended_does_not_answer_from_the_past() {
     let (_dir, data) = place();
     let (nodes, client) = Nodes::with_topic(&data, 1, 2).await;
     let first = leader(&client, "t").await;
-    let asked = Asked { address: nodes.address(first), topic: topic_id(&client).await };
+    let asked = Asked::leader(&nodes, &client, first).await;
     assert_eq!(asked.end().await.unwrap(), 0);
     nodes.signal(first, "-STOP");
     until(async || partitions(&client, "t").await[0].leader != Some(first), "somebody else leads").await;
@@ -102,7 +83,7 @@ async fn a_leader_that_was_suspended_does_not_answer_from_the_past() {
     client.producer().produce(write).await.unwrap();
     // Asked before it goes on: it answers this before it can have heard of anything.
     let early = tokio::spawn(async move { (asked.end().await, asked.append(pb::Acks::Leader).await, asked) });
-    tokio::time::timeout(Duration::from_secs(1), async { nodes.signal(first, "-CONT") }).await.unwrap();
+    nodes.signal(first, "-CONT");
     let (end, append, asked) = early.await.unwrap();
     assert!(end != Ok(0), "what it had when it was suspended is not all");
     assert!(append.is_some(), "whoever leads now need not have it");

@@ -14,21 +14,34 @@ use crate::faults::until;
 use crate::replicated::{NODES, Nodes, alone_in_sync, leads, partitions};
 use crate::server::{cli_at, place, record};
 
-/// A node is asked as a gateway asks it, in a leader epoch that the gateway believes in; how the append failed.
-async fn append_failure(address: &str, topic: TopicId, leader_epoch: i32) -> pb::Error {
+/// A node is asked as a gateway asks it, in a leader epoch that the gateway believes in (-1: in any); how the append failed.
+pub(crate) async fn append_at(address: &str, topic: TopicId, leader_epoch: i32, acks: pb::Acks) -> Option<pb::Error> {
     let mut builder = BatchBuilder::new(Compression::None, 0);
     builder.append(&RecordFields { timestamp: 1_000, key: None, value: Some(b"a"), headers: &[] });
     let request = pbi::AppendStreamRequest {
         correlation_id: 1,
-        r#ref: Some(pbi::PartitionRef { topic_id: topic.to_bytes().to_vec().into(), partition: 0, leader_epoch }),
+        r#ref: Some(first_partition(topic, leader_epoch)),
         record_batch: builder.build(Producer::NONE),
-        acks: pb::Acks::All.into(),
+        acks: acks.into(),
         ..Default::default()
     };
     let mut node = StorageServiceClient::connect(format!("http://{address}")).await.unwrap();
     let mut answers = node.append_stream(tokio_stream::iter([request])).await.unwrap().into_inner();
-    let answer = answers.message().await.unwrap().unwrap();
-    answer.error.expect("the append is refused")
+    answers.message().await.unwrap().unwrap().error
+}
+
+pub(crate) fn first_partition(topic: TopicId, leader_epoch: i32) -> pbi::PartitionRef {
+    pbi::PartitionRef { topic_id: topic.to_bytes().to_vec().into(), partition: 0, leader_epoch }
+}
+
+/// The id of topic `t`.
+pub(crate) async fn topic_id(client: &Client) -> TopicId {
+    let request = pb::GetTopicRequest { name: "t".to_owned() };
+    client.topics().get_topic(request).await.unwrap().into_inner().topic.unwrap().id.parse().unwrap()
+}
+
+async fn append_failure(address: &str, topic: TopicId, leader_epoch: i32) -> pb::Error {
+    append_at(address, topic, leader_epoch, pb::Acks::All).await.expect("the append is refused")
 }
 
 /// Writes through the gateway; how it failed.
@@ -48,9 +61,7 @@ async fn write_failure(client: &Client, acks: pb::Acks, limit: Duration) -> (ton
 async fn an_append_at_another_node_or_in_another_epoch_says_who_leads_and_in_which_epoch() {
     let (_dir, data) = place();
     let (nodes, client) = Nodes::with_topic(&data, 1, 2).await;
-    let request = pb::GetTopicRequest { name: "t".to_owned() };
-    let topic = client.topics().get_topic(request).await.unwrap().into_inner().topic.unwrap();
-    let topic: TopicId = topic.id.parse().unwrap();
+    let topic = topic_id(&client).await;
     // The first leader epoch is 0, and nothing is older.
     let next = partitions(&client, "t").await[0].leader.unwrap() % NODES + 1;
     let elected = cli_at(&nodes.cluster.address(), &["partition", "elect", "t", "--node", &next.to_string()], b"");

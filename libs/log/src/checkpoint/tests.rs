@@ -11,6 +11,19 @@ fn marks(durable: i64) -> Marks {
     Marks { durable: Offset(durable), high_watermark, segment_created, append_time, ..Marks::default() }
 }
 
+/// A disk that can lose power, with the directory of a checkpoint.
+fn simulated() -> MemoryDisk {
+    let memory = MemoryDisk::simulated(1 << 20);
+    memory.create_dir(Path::new("/data")).unwrap();
+    memory.sync_dir(Path::new("/")).unwrap();
+    memory
+}
+
+fn opened(memory: &MemoryDisk) -> Mutex<Checkpoint> {
+    let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+    Mutex::new(Checkpoint::open(&disk, Path::new("/data")).unwrap())
+}
+
 #[test]
 fn the_bytes_of_a_copy_are_the_documented_ones() {
     let marks = Marks {
@@ -62,12 +75,8 @@ fn marks_survive_and_slots_are_used_again() {
 
 #[test]
 fn a_file_whose_sync_failed_is_replaced_and_loses_nothing() {
-    let memory = MemoryDisk::simulated(1 << 20);
-    let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-    let dir = Path::new("/data");
-    disk.create_dir(dir).unwrap();
-    disk.sync_dir(Path::new("/")).unwrap();
-    let checkpoint = Mutex::new(Checkpoint::open(&disk, dir).unwrap());
+    let memory = simulated();
+    let checkpoint = opened(&memory);
     let (mut slot, _) = checkpoint.lock().claim(partition(0));
     checkpoint.lock().write(&mut slot, partition(0), &marks(5)).unwrap();
     memory.fail_sync_after(0);
@@ -75,43 +84,34 @@ fn a_file_whose_sync_failed_is_replaced_and_loses_nothing() {
     checkpoint.lock().write(&mut slot, partition(0), &marks(6)).unwrap();
     memory.fail_sync_after(0);
     Checkpoint::sync(&checkpoint).unwrap();
-    let disk: Arc<dyn Disk> = Arc::new(memory.lose_power(crate::disk::PowerLoss::Everything));
-    assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(6)));
+    let after = memory.lose_power(crate::disk::PowerLoss::Everything);
+    assert_eq!(opened(&after).lock().claim(partition(0)).1, Some(marks(6)));
 }
 
 #[test]
 fn the_header_knows_the_latest_registration_and_whether_it_can() {
-    let memory = MemoryDisk::simulated(1 << 20);
-    let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-    let dir = Path::new("/data");
-    disk.create_dir(dir).unwrap();
-    disk.sync_dir(Path::new("/")).unwrap();
-    let checkpoint = Mutex::new(Checkpoint::open(&disk, dir).unwrap());
+    let (memory, dir) = (simulated(), Path::new("/data"));
+    let checkpoint = opened(&memory);
     assert_eq!(checkpoint.lock().registration(), Some(0));
     for (noted, known) in [(7, 7), (5, 7), (8, 8)] {
         Checkpoint::note_registration(&checkpoint, noted).unwrap();
         assert_eq!(checkpoint.lock().registration(), Some(known));
     }
     let memory = memory.lose_power(crate::disk::PowerLoss::Everything);
-    let disk: Arc<dyn Disk> = Arc::new(memory);
-    assert_eq!(Checkpoint::open(&disk, dir).unwrap().registration(), Some(8));
+    assert_eq!(opened(&memory).lock().registration(), Some(8));
     // The header of an earlier version.
-    let file = disk.open(&dir.join(FILE_NAME), Open::Edit).unwrap();
+    let file = memory.open(&dir.join(FILE_NAME), Open::Edit).unwrap();
     file.write_at(&[0; REGISTRATION_LEN], REGISTRATION_AT as u64).unwrap();
-    let checkpoint = Mutex::new(Checkpoint::open(&disk, dir).unwrap());
+    let checkpoint = opened(&memory);
     assert_eq!(checkpoint.lock().registration(), None);
     Checkpoint::note_registration(&checkpoint, 9).unwrap();
-    assert_eq!(Checkpoint::open(&disk, dir).unwrap().registration(), Some(9));
+    assert_eq!(opened(&memory).lock().registration(), Some(9));
 }
 
 #[test]
 fn whoever_waits_for_a_sync_needs_none_when_a_later_one_was_made_meanwhile() {
-    let memory = MemoryDisk::simulated(1 << 20);
-    let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-    let dir = Path::new("/data");
-    disk.create_dir(dir).unwrap();
-    disk.sync_dir(Path::new("/")).unwrap();
-    let checkpoint = Mutex::new(Checkpoint::open(&disk, dir).unwrap());
+    let memory = simulated();
+    let checkpoint = opened(&memory);
     let (mut slot, _) = checkpoint.lock().claim(partition(0));
     let begun = checkpoint.lock().syncs().0;
     checkpoint.lock().write(&mut slot, partition(0), &marks(5)).unwrap();
@@ -124,8 +124,8 @@ fn whoever_waits_for_a_sync_needs_none_when_a_later_one_was_made_meanwhile() {
     checkpoint.lock().write(&mut slot, partition(0), &marks(6)).unwrap();
     Checkpoint::sync(&checkpoint).unwrap();
     assert_eq!(checkpoint.lock().syncs().1, begun + 2);
-    let disk: Arc<dyn Disk> = Arc::new(memory.lose_power(crate::disk::PowerLoss::Everything));
-    assert_eq!(Checkpoint::open(&disk, dir).unwrap().claim(partition(0)).1, Some(marks(6)));
+    let after = memory.lose_power(crate::disk::PowerLoss::Everything);
+    assert_eq!(opened(&after).lock().claim(partition(0)).1, Some(marks(6)));
 }
 
 #[test]

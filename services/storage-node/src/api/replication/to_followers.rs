@@ -17,6 +17,7 @@ use walser_rpc::{ApiError, Reason};
 
 use super::messages::{ack_of, answer_message, close_of, frame_message, open_of};
 use super::{BEAT, Links, SILENCE_MAX};
+use crate::contact::micros;
 use crate::replica_registry::PartitionHandle;
 use crate::replication::{BatchTrace, FromPeer, Lane, OpenAnswer, Push, ToFollower, ToPush, read_tail};
 use crate::shard::Command;
@@ -164,8 +165,7 @@ impl Pusher {
                     if !self.links.outbox.is_lane_of(self.follower, &lane) {
                         return;
                     }
-                    let beat = self.links.registry.contact.now().as_micros();
-                    let beat = i64::try_from(beat).unwrap_or(i64::MAX).max(1);
+                    let beat = i64::try_from(micros(self.links.registry.contact.now())).unwrap_or(i64::MAX).max(1);
                     if self.responses.send(Ok(pbi::ReplicateResponse { beat, ..Default::default() })).await.is_err() {
                         return;
                     }
