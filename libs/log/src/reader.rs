@@ -106,7 +106,13 @@ impl LogReader {
     /// I/O errors, also when retention removes a segment meanwhile.
     pub fn producers_at(&self, end: Offset, now: Timestamp) -> io::Result<Bytes> {
         let segments = self.state.segments().clone();
-        Ok(snapshots::load(&self.names, &segments, end, now)?.encode(end).into())
+        let producers = snapshots::load(&self.names, &segments, end, now)?;
+        // The snapshot that reached the first segment goes with it, and what is behind does not tell of all of them.
+        let first = |segments: &[Arc<Segment>]| segments.first().map(|segment| segment.base);
+        if first(&segments) != first(&self.state.segments()) {
+            return Err(io::Error::other("retention has removed segments meanwhile; try again"));
+        }
+        Ok(producers.encode(end).into())
     }
 
     /// Oldest offset that readers may see.

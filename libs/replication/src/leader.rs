@@ -316,6 +316,12 @@ impl Leader {
         self.partition.elr.iter().any(|node| self.followers.following(node).is_some())
     }
 
+    /// The follower whose log reaches furthest beyond an offset, of those that were connected in this epoch.
+    pub fn node_beyond(&self, offset: Offset) -> Option<NodeId> {
+        let beyond = self.followers.iter().filter(|known| known.log_end > offset);
+        beyond.max_by_key(|known| known.log_end).map(|known| known.node)
+    }
+
     /// This node's own position: what counts of its log.
     fn position(&self, log: &impl ReplicaLog) -> Offset {
         counted(self.rules, self.durability, (log.end(), log.durable(), true))

@@ -138,7 +138,7 @@ pub(crate) fn replica_damaged(node: NodeId) -> ApiError {
 fn corrupt(from: Offset) -> ApiError {
     let text = format!(
         "stored records are damaged from offset {from} on, and no replica that has everything is in service; the partition \
-         takes no writes until one is, or `walser partition repair --accept-loss` gives up what is damaged"
+         takes no writes until one is, or until an operator decides what is given up; `walser status` says what helps"
     );
     ApiError::new(Reason::LogCorrupt, text).with("offset", from)
 }

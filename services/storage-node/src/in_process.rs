@@ -52,7 +52,7 @@ impl InProcessStorage {
             bytes: replica.reader.size_bytes(),
         });
         match self.registry.problem(partition) {
-            Some(Problem { text, damaged }) => DescribedPartition { numbers, problem: Some(text), damaged },
+            Some(Problem { text, damaged, .. }) => DescribedPartition { numbers, problem: Some(text), damaged },
             None => DescribedPartition { numbers, problem: None, damaged: false },
         }
     }

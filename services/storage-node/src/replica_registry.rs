@@ -53,6 +53,8 @@ pub(crate) struct Problem {
     pub(crate) text: String,
     /// Records on the disk are damaged or gone: repair helps, and a restart does not.
     pub(crate) damaged: bool,
+    /// A replica that has records which the leader's log does not have any more.
+    pub(crate) node_with_more: Option<NodeId>,
 }
 
 /// Every partition of the node.
@@ -205,22 +207,30 @@ impl PartitionHandle {
         let problem = match condition {
             Condition::Healthy => None,
             Condition::Corrupt { from } => {
-                Some(Problem { text: format!("records from offset {from} on are damaged"), damaged: true })
+                let text = format!("records from offset {from} on are damaged");
+                Some(Problem { damaged: true, ..Problem::of(text) })
             }
-            Condition::Failed { reason } => Some(Problem { text: reason.clone(), damaged: false }),
+            Condition::Failed { reason } => Some(Problem::of(reason.clone())),
         };
         self.failed.store(problem.is_some(), Ordering::Release);
         *self.problem.lock() = problem;
     }
 
     /// The leader wants records gone that were committed.
-    pub(crate) fn note_inconsistent(&self, at: Offset, high_watermark: Offset) {
+    pub(crate) fn note_inconsistent(&self, node: NodeId, at: Offset, high_watermark: Offset) {
         let text = format!(
             "the leader's log ends at offset {at}, below the high watermark {high_watermark} that was seen here: one of the \
              two has lost committed records; this replica keeps what it has and follows no more"
         );
         self.failed.store(true, Ordering::Release);
-        *self.problem.lock() = Some(Problem { text, damaged: false });
+        *self.problem.lock() = Some(Problem { node_with_more: Some(node), ..Problem::of(text) });
+    }
+
+    /// Shows who has more than is left of a damaged log.
+    pub(crate) fn show_node_with_more(&self, node: Option<NodeId>) {
+        if let Some(problem) = self.problem.lock().as_mut().filter(|problem| problem.damaged) {
+            problem.node_with_more = node;
+        }
     }
 
     /// Whether records on the disk are damaged or gone.
@@ -234,8 +244,12 @@ impl PartitionHandle {
 }
 
 impl Problem {
+    fn of(text: String) -> Self {
+        Self { text, damaged: false, node_with_more: None }
+    }
+
     fn cannot_open(why: &str) -> Self {
-        Self { text: format!("cannot be opened: {why}"), damaged: false }
+        Self::of(format!("cannot be opened: {why}"))
     }
 }
 

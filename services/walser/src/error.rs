@@ -202,9 +202,7 @@ fn help(failure: &ApiError) -> Option<String> {
         }
         Reason::ConfigInvalid => "`walser topic config` shows every setting with its values.".to_owned(),
         Reason::DiskFull => "free space on the server, or lower the retention of large topics.".to_owned(),
-        Reason::LogCorrupt => {
-            "`walser partition repair TOPIC PARTITION --accept-loss` gives up what is damaged.".to_owned()
-        }
+        Reason::LogCorrupt => "`walser status` says what helps.".to_owned(),
         Reason::MetadataRollback => {
             "put the newer metadata back, or accept what is there with `walser metadata accept-restore`.".to_owned()
         }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use walser_client::Client;
+use walser_proto::v1 as pb;
 
 use crate::faults::until;
 use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless, leads, partitions};
@@ -47,6 +48,12 @@ fn accepts_loss(nodes: &Nodes, command: &[&str]) -> bool {
 
 async fn repair(nodes: &Nodes) {
     until(async || accepts_loss(nodes, &["partition", "repair", "t", "0"]), "it is repaired").await;
+}
+
+/// What the cluster says is to be done.
+async fn hints(client: &Client) -> Vec<String> {
+    let cluster = client.cluster().get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner().cluster;
+    cluster.unwrap().health.unwrap().issues.into_iter().map(|issue| issue.hint).collect()
 }
 
 /// Some of the first numbers are left, and not as many as there were.
@@ -206,4 +213,42 @@ async fn older_copy_counts_for_nothing(put_back: impl Fn(&Path, &Path)) {
     nodes.restart(alone);
     all_in_sync(&client, "t").await;
     assert_alone_has(&mut nodes, &client, alone, &numbers(0..10)).await;
+}
+
+/// Here the one that does not count has more than what is left of the one that does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_leader_steps_down_for_a_replica_that_has_more() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;
+    write_numbers(&client, 0..20).await;
+    let damaged = leader(&client, "t").await;
+    nodes.kill_others(damaged);
+    alone_in_sync(&client, damaged).await;
+    write_numbers(&client, 20..30).await;
+    nodes.kill(damaged);
+    cut(&nodes, damaged);
+    nodes.restart(damaged);
+    leads(&client, damaged).await;
+    let with_more = damaged % NODES + 1;
+    nodes.restart(with_more);
+    let elect = format!("--unclean --node {with_more} --accept-loss");
+    until(async || hints(&client).await.iter().any(|hint| hint.contains(&elect)), "it is known who has more").await;
+    let refused = cli_at(&nodes.cluster.address(), &["partition", "repair", "t", "0", "--accept-loss"], b"");
+    let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && printed.contains(&elect), "{printed}");
+
+    let elected = cli_at(
+        &nodes.cluster.address(),
+        &["partition", "elect", "t", "0", "--unclean", "--node", &with_more.to_string(), "--accept-loss"],
+        b"",
+    );
+    assert!(elected.status.success(), "{elected:?}");
+    leads(&client, with_more).await;
+    assert_eq!(values(&client, "t", 0).await, numbers(0..20));
+    write_numbers(&client, 20..25).await;
+    nodes.restart(with_more % NODES + 1);
+    all_in_sync(&client, "t").await;
+    for alone in 1..=NODES {
+        assert_alone_has(&mut nodes, &client, alone, &numbers(0..25)).await;
+    }
 }

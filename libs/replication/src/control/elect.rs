@@ -130,6 +130,23 @@ pub fn elect_declared_lost<P: Clone>(
     Some(decision)
 }
 
+/// Takes the lead from a node whose log lacks records, on an operator's word: all replicas say then what they have, and
+/// [`elect_declared_lost`] compares them, all alike: only of those who are away it is still noted that they may have
+/// everything. `None`: nobody leads, or somebody else who has everything is in service, and takes the lead.
+pub fn step_down<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
+    let leader = record.state.leader?;
+    let whole = record.state.whole();
+    if whole.iter().any(|node| node != leader && context.alive(node)) {
+        return None;
+    }
+    let mut state = record.state.clone();
+    let may_have_all = state.last_known_elr.union(&whole);
+    state.last_known_elr = may_have_all.iter().filter(|node| *node != leader && !context.alive(*node)).collect();
+    (state.isr, state.elr) = (NodeSet::EMPTY, NodeSet::EMPTY);
+    lead(&mut state, None);
+    Some(Decision::of_partition(context, record, state, whole.iter()))
+}
+
 /// How long an election without proof waits (rule R21). Without any of them the partition waits for an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {

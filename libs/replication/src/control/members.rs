@@ -98,8 +98,8 @@ pub fn sweep<P: Clone>(
 }
 
 /// A living node says that it cannot be relied on for a partition, in the leader epoch that it knew then: said in an
-/// earlier one, it is over. Where nobody else may have everything it goes on to lead, in another leader epoch: it may
-/// have led in this one before. `None`: there is nothing to do.
+/// earlier one, it is over. Where nobody else who has everything is in service it goes on to lead, in another leader epoch:
+/// it may have led in this one before. `None`: there is nothing to do.
 pub fn give_up<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
@@ -109,7 +109,7 @@ pub fn give_up<P: Clone>(
     if record.state.leader_epoch != leader_epoch {
         return None;
     }
-    if !is_only_eligible(&record.state, node) {
+    if record.state.whole().iter().any(|other| other != node && context.alive(other)) {
         let mut swept = sweep(context, record, node, ReplicaIntegrity::Unclean)?;
         if let Some(Write::Partition(_, state)) = swept.writes.first_mut()
             && state.leader.is_some()

@@ -147,6 +147,8 @@ pub struct PartitionOut {
     pub problem: String,
     /// What helps is giving up what is damaged: `walser partition repair`.
     pub damaged: bool,
+    /// A replica that has records which the leader's log does not have any more.
+    pub node_with_more: Option<NodeId>,
 }
 
 /// What the controller answers to a beat.
@@ -216,11 +218,12 @@ fn figures_message(figures: NodeFigures) -> pb::StorageStats {
         full: disk.full,
         problem: disk.problem.unwrap_or_default(),
     };
-    let problem = |PartitionOut { partition, problem, damaged }| pb::PartitionProblem {
+    let problem = |PartitionOut { partition, problem, damaged, node_with_more }| pb::PartitionProblem {
         topic_id: partition.topic.to_string(),
         partition: partition.partition.0,
         problem,
         damaged,
+        node_with_more: node_with_more.map(|node| node.0),
     };
     pb::StorageStats {
         replica_count: count(figures.replicas),

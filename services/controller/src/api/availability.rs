@@ -22,6 +22,8 @@ pub(crate) struct Problem {
     pub(crate) text: String,
     /// Durable records are damaged or gone.
     pub(crate) damaged: bool,
+    /// A replica that has records which the leader's log does not have any more.
+    pub(crate) node_with_more: Option<NodeId>,
 }
 
 /// Whether a partition can be used.
@@ -51,7 +53,8 @@ impl Availability {
         let partition = |problem: &pb::PartitionProblem| {
             let topic: TopicId = problem.topic_id.parse().ok()?;
             let id = TopicPartition::new(topic, PartitionIndex(problem.partition));
-            Some(((node, id), Problem { text: problem.problem.clone(), damaged: problem.damaged }))
+            let node_with_more = problem.node_with_more.map(NodeId);
+            Some(((node, id), Problem { text: problem.problem.clone(), damaged: problem.damaged, node_with_more }))
         };
         self.reported.extend(stats.problems.iter().filter_map(partition));
     }
@@ -74,11 +77,25 @@ impl Availability {
     /// Why a partition cannot be used, or not all of it.
     pub(crate) fn problem(&self, partition: &PartitionEntry) -> Option<Problem> {
         let Some(leader) = self.leader(&partition.record.state) else {
-            let text = "no storage node that is in service leads it".to_owned();
-            return Some(Problem { text, damaged: false });
+            return Some(Problem::of("no storage node that is in service leads it".to_owned()));
         };
         let reported = self.reported.get(&(leader, partition.record.key)).cloned();
         reported.or_else(|| too_few_in_sync(&partition.record.state))
+    }
+
+    /// A node in service that has records of a partition which the leader lacks.
+    pub(crate) fn node_with_more(&self, partition: &PartitionEntry) -> Option<NodeId> {
+        let state = &partition.record.state;
+        let named = |node: &NodeId| self.reported.get(&(*node, partition.record.key))?.node_with_more;
+        let other = |node: &NodeId| Some(*node) != state.leader && self.serving.contains(node);
+        state.replicas.iter().filter_map(named).find(|node| state.replicas.contains(node) && other(node))
+    }
+
+    /// Whether the leader of a partition is known not to have everything: its log is damaged, or another one has more.
+    pub(crate) fn leader_lacks(&self, partition: &PartitionEntry) -> bool {
+        let reported = |leader| self.reported.get(&(leader, partition.record.key));
+        let damaged = self.leader(&partition.record.state).and_then(reported).is_some_and(|problem| problem.damaged);
+        damaged || self.node_with_more(partition).is_some()
     }
 
     /// Whether a partition can be used and has all its copies.
@@ -112,8 +129,14 @@ fn too_few_in_sync(partition: &PartitionState) -> Option<Problem> {
     let (in_sync, min_isr) = (partition.isr.len(), partition.min_isr);
     partition.is_under_min_isr().then(|| {
         let text = format!("{in_sync} of {min_isr} replicas that writes with acks=all need are in sync");
-        Problem { text, damaged: false }
+        Problem::of(text)
     })
+}
+
+impl Problem {
+    fn of(text: String) -> Self {
+        Self { text, damaged: false, node_with_more: None }
+    }
 }
 
 #[cfg(test)]
@@ -160,6 +183,7 @@ mod tests {
             partition: 1,
             problem: "a sync failed".to_owned(),
             damaged: true,
+            node_with_more: None,
         };
         let stats = pb::StorageStats { problems: vec![problem], ..Default::default() };
         availability.add(NodeId(1), &stats);

@@ -1,5 +1,6 @@
 //! `ElectLeaders`.
 
+use walser_metadata::PartitionEntry;
 use walser_model::{NodeId, PartitionIndex, TopicPartition};
 use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, Reason};
@@ -7,7 +8,7 @@ use walser_service::Caller;
 
 use super::Controller;
 use crate::cluster_view::ClusterView;
-use crate::nodes::{Election, Wish};
+use crate::nodes::{Election, Known, Wish};
 use crate::topics;
 
 /// Partitions that one request names.
@@ -64,7 +65,11 @@ impl Controller {
         let found: Vec<_> = partitions.iter().map(|named| find(&view, named)).collect();
         let ids: Vec<_> = found.iter().filter_map(|found| found.as_ref().ok().copied()).collect();
         let wish = Wish { node: node_id.map(NodeId), unclean };
-        let outcomes = self.nodes.elect(wish, &ids, |id| self.sessions.offers(id)).await?;
+        let known = Known {
+            offers: |id| self.sessions.offers(id),
+            leader_lacks: |partition: &PartitionEntry| self.availability(&self.views.load()).leader_lacks(partition),
+        };
+        let outcomes = self.nodes.elect(wish, &ids, &known).await?;
         let gone = || ApiError::new(Reason::PartitionNotFound, "the partition was deleted meanwhile");
         let results = partitions.into_iter().zip(found).map(|(named, found)| {
             let outcome = found.and_then(|id| outcomes.get(&id).cloned().ok_or_else(gone));

@@ -1,10 +1,15 @@
 //! What is wrong with the cluster, in words, and what to do about it.
 
+mod lacking;
+mod out_of_service;
+
 use walser_metadata::TopicEntry;
-use walser_model::{NodeId, PartitionIndex, Timestamp};
+use walser_model::{NodeId, Timestamp};
 use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, wire_time};
 
+use self::lacking::LackingPartitions;
+use self::out_of_service::partition_issue;
 use super::Controller;
 use super::cluster::registered;
 use crate::cluster_view::ClusterView;
@@ -35,25 +40,8 @@ impl Controller {
             issues.extend(stats.problems.iter().map(|problem| partition_issue(view, node, problem)));
         }
         issues.extend(view.metadata.topics().filter_map(|topic| unreadable_issue(topic)));
-        let leaderless = view.metadata.topics().flat_map(|topic| topic.leaders());
-        let offline = leaderless.filter(|(_, leader, _)| leader.is_none()).count();
-        issues.extend((offline > 0).then(|| offline_issue(offline, away)));
-        let visible = view.metadata.topics().flat_map(|topic| topic.partitions());
-        let (mut recovering, mut refusing, mut behind) = (0, 0, 0);
-        let mut short = pb::TopicStats { offline_count: count_of(offline), ..Default::default() };
-        for state in visible.map(|partition| &partition.record.state) {
-            short.under_min_isr_count += i32::from(state.is_under_min_isr());
-            short.under_replicated_count += i32::from(state.is_under_replicated());
-            if state.leader.is_none() {
-                continue;
-            }
-            recovering += usize::from(state.recovering);
-            refusing += usize::from(state.is_under_min_isr());
-            behind += usize::from(state.is_under_replicated());
-        }
-        issues.extend((recovering > 0).then(|| recovering_issue(recovering)));
-        issues.extend((refusing > 0).then(|| refusing_issue(refusing, away)));
-        issues.extend((behind > refusing).then(|| behind_issue(behind - refusing, away)));
+        let lacking = LackingPartitions::of(view);
+        issues.extend(lacking.issues(away));
         let critical = issues.iter().any(|issue| issue.severity() == pb::HealthStatus::Critical);
         let status = match (issues.is_empty(), critical) {
             (true, _) => pb::HealthStatus::Ok,
@@ -63,7 +51,7 @@ impl Controller {
         pb::ClusterHealth {
             status: status.into(),
             issues,
-            totals: Some(short),
+            totals: Some(lacking.stats()),
             topic_count: count_of(view.metadata.topic_count()),
             partition_count: count_of(view.metadata.partition_count()),
         }
@@ -114,64 +102,6 @@ fn down_issue(node: NodeId, none_left: bool, heard_ms: Option<Timestamp>) -> pb:
     pb::HealthIssue { start_time: heard_ms.map(wire_time), ..issue }
 }
 
-/// What helps where replicas are missing. `away`: there are nodes that are down.
-fn missing_hint(away: bool) -> &'static str {
-    if away {
-        "start the nodes that are down"
-    } else {
-        "all nodes are in service: replicas catch up by themselves, unless another line here says what is wrong with one"
-    }
-}
-
-/// Partitions that nobody leads.
-fn offline_issue(count: usize, away: bool) -> pb::HealthIssue {
-    let message = match count {
-        1 => "1 partition has no leader".to_owned(),
-        count => format!("{count} partitions have no leader"),
-    };
-    let first = if away { "start the nodes that are down; if those with the records never come back, " } else { "" };
-    let hint = format!(
-        "{first}`walser partition elect TOPIC PARTITION --unclean --accept-loss` goes on with what the replicas in service \
-         have"
-    );
-    critical("PARTITIONS_OFFLINE", message, hint, Vec::new())
-}
-
-/// Partitions of which too few replicas are in sync.
-fn refusing_issue(count: usize, away: bool) -> pb::HealthIssue {
-    let message = match count {
-        1 => "1 partition has fewer replicas in sync than min.insync.replicas".to_owned(),
-        count => format!("{count} partitions have fewer replicas in sync than min.insync.replicas"),
-    };
-    let hint = format!(
-        "writes with acks=all are refused there, and what is known to be committed can be read; {}; where nodes are lost \
-         for good, `walser topic alter TOPIC -c min.insync.replicas=N` goes on with fewer",
-        missing_hint(away)
-    );
-    critical("PARTITIONS_UNDER_MIN_ISR", message, hint, Vec::new())
-}
-
-/// Partitions of which not all replicas are in sync, but enough.
-fn behind_issue(count: usize, away: bool) -> pb::HealthIssue {
-    let message = match count {
-        1 => "1 partition has replicas that are not in sync".to_owned(),
-        count => format!("{count} partitions have replicas that are not in sync"),
-    };
-    let hint = format!("they are read and written; {}", missing_hint(away));
-    issue("PARTITIONS_UNDER_REPLICATED", pb::HealthStatus::Degraded, message, hint, Vec::new())
-}
-
-/// Partitions whose leader was elected without proof, and that are not whole again.
-fn recovering_issue(count: usize) -> pb::HealthIssue {
-    let message = match count {
-        1 => "1 partition is led by a replica that need not have everything".to_owned(),
-        count => format!("{count} partitions are led by replicas that need not have everything"),
-    };
-    let hint = "records may be lost: an operator has elected the leader, or accepted restored metadata; this ends when \
-                enough replicas are in sync";
-    issue("PARTITIONS_RECOVERING", pb::HealthStatus::Degraded, message, hint.to_owned(), Vec::new())
-}
-
 fn critical(code: &str, message: String, hint: String, objects: Vec<String>) -> pb::HealthIssue {
     issue(code, pb::HealthStatus::Critical, message, hint, objects)
 }
@@ -195,54 +125,6 @@ fn unreadable_issue(topic: &TopicEntry) -> Option<pb::HealthIssue> {
     let hint =
         "its records stay and can be read, writes are refused; reset the setting, or run a version that knows it";
     Some(critical("TOPIC_SETTINGS_UNREADABLE", message, hint.to_owned(), vec![format!("topics/{name}")]))
-}
-
-/// A partition that a node cannot serve.
-fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProblem) -> pb::HealthIssue {
-    let (id, partition) = (&problem.topic_id, problem.partition);
-    let found = id.parse().ok().and_then(|id| view.metadata.topic(id));
-    let topic = found.map_or_else(|| id.clone(), |found| found.name.to_string());
-    let objects = vec![format!("topics/{topic}/partitions/{partition}"), format!("nodes/{node}")];
-    let state = found.and_then(|found| found.partition(PartitionIndex(partition))).map(|found| &found.record.state);
-    let elsewhere = state.and_then(|state| state.leader).filter(|leader| *leader != node);
-    if let Some(leader) = elsewhere {
-        let message = format!(
-            "node {node} cannot use its replica of partition {partition} of topic \"{topic}\": {}",
-            problem.problem
-        );
-        let hint = if problem.damaged {
-            format!(
-                "node {leader} leads the partition, and its log takes the place of the damaged one; restart node {node} if \
-                 this stays"
-            )
-        } else {
-            format!("node {leader} leads the partition; look at the disk and the log of node {node}, then restart it")
-        };
-        return issue("REPLICA_OUT_OF_SERVICE", pb::HealthStatus::Degraded, message, hint, objects);
-    }
-    let hint = if state.is_some_and(|state| state.leader.is_none()) {
-        "nobody leads it; start the nodes that are down, which may have its records".to_owned()
-    } else if problem.damaged {
-        let repair = format!("`walser partition repair {topic} {partition} --accept-loss` gives up the rest");
-        let whole = state.and_then(|state| state.whole().iter().find(|other| *other != node));
-        whole.map_or_else(
-            || format!("what is below can be read; {repair}"),
-            |other| {
-                if view.metadata.node(other).is_some_and(|found| found.liveness.fenced) {
-                    format!("start node {other}, which has everything; what is below can be read; {repair}")
-                } else {
-                    format!("node {other} has everything, and takes the lead; nothing needs to be repaired")
-                }
-            },
-        )
-    } else if problem.problem.starts_with("cannot be opened") {
-        format!("remove the cause; node {node} tries to open it again by itself")
-    } else {
-        format!("look at the disk and the log of node {node}, then restart it")
-    };
-    let message =
-        format!("partition {partition} of topic \"{topic}\" is out of service on node {node}: {}", problem.problem);
-    critical("PARTITION_OUT_OF_SERVICE", message, hint, objects)
 }
 
 /// Data that waits for a decision.

@@ -149,7 +149,7 @@ impl Controller {
     }
 
     /// What is in service now. A node that was refused takes no writes.
-    fn availability(&self, view: &ClusterView) -> Availability {
+    pub(super) fn availability(&self, view: &ClusterView) -> Availability {
         let mut availability = Availability::new();
         for (node, entry) in view.metadata.nodes().filter(|(_, entry)| entry.epoch > 0) {
             if !self.is_away(node, entry) {

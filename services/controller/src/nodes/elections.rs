@@ -2,6 +2,7 @@
 //! is left, of one that need not have it (rule R21).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use walser_metadata::PartitionEntry;
 use walser_model::{NodeId, TopicPartition};
@@ -21,6 +22,20 @@ pub(crate) struct Wish {
     pub(crate) unclean: bool,
 }
 
+/// What storage nodes have said of partitions.
+#[derive(Debug)]
+pub(crate) struct Known<Offers, Lacks> {
+    /// What replicas would lead with.
+    pub(crate) offers: Offers,
+    /// Whether the leader is known not to have everything.
+    pub(crate) leader_lacks: Lacks,
+}
+
+/// How often, and how many times, it is asked again what replicas have whose leader has stepped down: nodes say it with
+/// their beats.
+const OFFER_LOOK: Duration = Duration::from_millis(100);
+const OFFER_LOOKS: usize = 50;
+
 /// What became of the election of one partition.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Election {
@@ -34,6 +49,8 @@ pub(crate) struct Election {
 enum Step {
     /// This is to be written.
     Elect(Decision<TopicPartition>),
+    /// This too; whom to elect is known when the replicas have said what they have.
+    Depose(Decision<TopicPartition>),
     /// Nothing: that node leads already, or nobody can.
     Over(Result<Option<NodeId>, ApiError>),
 }
@@ -44,8 +61,25 @@ fn unavailable(reason: Reason, id: TopicPartition, text: String) -> ApiError {
 
 impl Wish {
     /// What it asks of a partition.
-    fn step(self, context: &DecisionContext, found: &PartitionEntry, offers: &[Candidate]) -> Step {
-        if self.unclean { self.without_proof(context, found, offers) } else { self.in_sync(context, found) }
+    fn step(
+        self,
+        context: &DecisionContext,
+        found: &PartitionEntry,
+        (offers, leader_lacks): (&[Candidate], bool),
+    ) -> Step {
+        if !self.unclean {
+            return self.in_sync(context, found);
+        }
+        match control::step_down(context, &found.record).filter(|_| leader_lacks && self.can_lead(context, found)) {
+            Some(decision) => Step::Depose(decision),
+            None => self.without_proof(context, found, offers),
+        }
+    }
+
+    /// Whether whoever is named could be elected.
+    fn can_lead(self, context: &DecisionContext, found: &PartitionEntry) -> bool {
+        let other = |node| Some(node) != found.record.state.leader && found.record.state.replicas.contains(&node);
+        self.node.is_none_or(|node| other(node) && context.alive(node))
     }
 
     fn in_sync(self, context: &DecisionContext, found: &PartitionEntry) -> Step {
@@ -80,7 +114,8 @@ impl Wish {
             let other = self.node.filter(|node| *node != leader).map(|node| {
                 let text = format!(
                     "must be false here: node {leader} leads the partition, and node {node} can lead without proof only \
-                     where nobody does"
+                     where nobody does, or the log of the leader is damaged or lacks records, and node {node} is a replica \
+                     in service"
                 );
                 ApiError::field("unclean", text)
             });
@@ -120,8 +155,7 @@ impl Wish {
 }
 
 impl Nodes {
-    /// Elects leaders as an operator wishes. `offers`: what replicas of a partition would lead with. What became of each
-    /// partition, all that exist.
+    /// Elects leaders as an operator wishes. What became of each partition, all that exist.
     ///
     /// # Errors
     /// When this controller does not lead, or nothing can be decided now: any part of it may have been written.
@@ -129,21 +163,28 @@ impl Nodes {
         &self,
         wish: Wish,
         partitions: &[TopicPartition],
-        offers: impl Fn(TopicPartition) -> Vec<Candidate>,
+        known: &Known<impl Fn(TopicPartition) -> Vec<Candidate>, impl Fn(&PartitionEntry) -> bool>,
     ) -> Result<BTreeMap<TopicPartition, Election>, ApiError> {
-        let mut elected = BTreeSet::new();
+        let (mut elected, mut stepped_down) = (BTreeSet::new(), BTreeSet::new());
+        let mut looks = 0;
         for _ in 0..ATTEMPTS_MAX {
-            let _turn = self.turns().next().await?;
+            let turn = self.turns().next().await?;
             let (view, context) = self.committer().context()?;
             let mut decisions = Vec::new();
             let mut outcomes = BTreeMap::new();
             for id in partitions {
                 let found = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
                 let Some(found) = found else { continue };
-                let over = match wish.step(&context, found, &offers(*id)) {
+                let leader_lacks = !stepped_down.contains(id) && (known.leader_lacks)(found);
+                let over = match wish.step(&context, found, (&(known.offers)(*id), leader_lacks)) {
                     Step::Elect(decision) => {
                         decisions.push(decision);
                         elected.insert(*id);
+                        continue;
+                    }
+                    Step::Depose(decision) => {
+                        decisions.push(decision);
+                        stepped_down.insert(*id);
                         continue;
                     }
                     Step::Over(over) => over,
@@ -153,7 +194,14 @@ impl Nodes {
                 outcomes.insert(*id, Election { leader, elected: elected.contains(id), failure });
             }
             if decisions.is_empty() {
-                return Ok(outcomes);
+                let waits = |(id, election): (_, &Election)| election.failure.is_some() && stepped_down.contains(id);
+                if looks == OFFER_LOOKS || !outcomes.iter().any(waits) {
+                    return Ok(outcomes);
+                }
+                looks += 1;
+                drop(turn);
+                tokio::time::sleep(OFFER_LOOK).await;
+                continue;
             }
             // What was written shows in the next round, as a leader that is there.
             self.committer().commit_all(&view, decisions, &Extra::default()).await?;

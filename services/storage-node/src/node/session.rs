@@ -22,7 +22,8 @@ const STOPPING_BEAT: Duration = Duration::from_millis(20);
 const CANDIDATES_MAX: usize = 1000;
 
 fn out_of_service((partition, problem): (TopicPartition, Problem)) -> PartitionOut {
-    PartitionOut { partition, problem: problem.text, damaged: problem.damaged }
+    let Problem { text, damaged, node_with_more } = problem;
+    PartitionOut { partition, problem: text, damaged, node_with_more }
 }
 
 impl Membership {

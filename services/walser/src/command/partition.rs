@@ -59,12 +59,13 @@ pub(crate) struct PartitionElectArgs {
     /// Node that is to lead; without it, the first replica
     #[arg(long, value_name = "ID")]
     pub(crate) node: Option<i32>,
-    /// Where nobody leads: whoever has most, though it need not have everything
+    /// Where nobody leads, or the leader's log is damaged: whoever has most,
+    /// though it need not have everything
     #[arg(long)]
     pub(crate) unclean: bool,
     /// What the elected replica lacks is lost, what it had not deleted yet can
     /// be read again; say that you know
-    #[arg(long)]
+    #[arg(long, requires = "unclean")]
     pub(crate) accept_loss: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,

@@ -31,9 +31,39 @@ fn who_gives_up_is_not_proposed_again_on_what_it_has_acknowledged() {
     let state = written(give_up(&context, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
     assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(2)), LeaderEpoch(8), ids(&[2, 3])));
     assert_eq!(give_up(&context, &whole, NodeId(2), LeaderEpoch(6)), None, "it was said of another epoch");
+    let mut others_down = context.clone();
+    [2, 3].into_iter().for_each(|node| fenced(&mut others_down, node));
+    let state = written(give_up(&others_down, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
+    assert_eq!((state.leader, state.leader_epoch), (Some(NodeId(1)), LeaderEpoch(8)), "nobody could take the lead");
     let alone = record(&[1, 2, 3], &[1], 1);
     let state = written(give_up(&context, &alone, NodeId(1), LeaderEpoch(7)).unwrap());
     assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(1)), LeaderEpoch(8), ids(&[1])));
+}
+
+#[test]
+fn a_leader_that_lacks_records_steps_down_where_nobody_has_everything() {
+    let mut context = context();
+    let mut led = record(&[1, 2, 3], &[1], 2);
+    led.state.elr = ids(&[2]);
+    led.state.last_known_elr = ids(&[3]);
+    assert_eq!(step_down(&context, &led), None, "node 2 takes the lead");
+    fenced(&mut context, 2);
+    let state = written(step_down(&context, &led).unwrap());
+    assert_eq!((state.leader, state.leader_epoch), (None, LeaderEpoch(8)));
+    assert_eq!((&state.isr, &state.elr, &state.last_known_elr), (&NodeSet::EMPTY, &NodeSet::EMPTY, &ids(&[2])));
+    // Whoever has most leads, also where that is the same one again.
+    let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
+    let offer = |node: i32, log_end: i64, intact| Candidate {
+        last_epoch: LeaderEpoch(1),
+        log_end: Offset(log_end),
+        intact,
+        node: NodeId(node),
+        node_epoch: 10 + i64::from(node),
+        partition_epoch: 30,
+    };
+    let of = |end| elect_declared_lost(&context, &stepped, &[offer(1, 5, false), offer(3, end, true)], None);
+    assert_eq!(written(of(7).unwrap()).leader, Some(NodeId(3)));
+    assert_eq!(written(of(3).unwrap()).leader, Some(NodeId(1)));
 }
 
 #[test]

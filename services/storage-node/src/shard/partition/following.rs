@@ -21,6 +21,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE_DOUBLINGS: u32 = 4;
 /// A follower that could not take what was pushed opens again after this long.
 const REOPEN: Duration = Duration::from_secs(1);
+/// What could not be deleted is tried again after this long.
+const TRIM_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a replica is to have done with its log, which takes time.
 #[derive(Debug, Clone, Copy)]
@@ -45,8 +47,8 @@ pub(super) struct Following {
     errand: Option<Errand>,
     /// The leader has deleted what lies below. Exclusive.
     trim: Option<Offset>,
-    /// It could not be deleted: it is tried again with the next tick.
-    trim_failed: Option<Offset>,
+    /// It could not be deleted, and is tried again at this time.
+    trim_failed: Option<(Offset, Duration)>,
     /// When the partition is opened again because something could not be appended, in monotonic time.
     reopen_at: Option<Duration>,
     /// Until when the leader may answer the latest open, in monotonic time. `None`: it has.
@@ -101,7 +103,11 @@ impl Partition {
                 context.peers.tell(partition, Outgoing::Open { leader, session });
             }
             FollowerAction::Append(_) => self.following.accepted = true,
-            FollowerAction::Trim { before } => self.following.trim = Some(before),
+            FollowerAction::Trim { before } => match &mut self.following.trim_failed {
+                // Every frame asks for it.
+                Some((failed, _)) => *failed = before,
+                None => self.following.trim = Some(before),
+            },
             FollowerAction::Acknowledge(ack) => context.peers.tell(partition, Outgoing::Acknowledge { leader, ack }),
             FollowerAction::Inconsistent { at } => {
                 let partition = context.named(partition);
@@ -110,7 +116,7 @@ impl Partition {
                     %partition, %leader, %at, %high_watermark,
                     "the leader's log ends below what was committed: this replica stops, and keeps what it has"
                 );
-                self.handle.note_inconsistent(at, high_watermark);
+                self.handle.note_inconsistent(context.node, at, high_watermark);
             }
             FollowerAction::Commit { .. } | FollowerAction::Truncate { .. } | FollowerAction::Copy => {}
         }
@@ -240,8 +246,10 @@ impl Partition {
     /// Time has passed: the partition is opened again where that waits, or where the leader has not answered. An open or
     /// its answer may be lost where a connection ends.
     pub(super) fn reopen_in_time(&mut self, context: &ShardContext) {
-        self.following.trim = self.following.trim.max(self.following.trim_failed.take());
         let now = context.clock.monotonic();
+        if let Some((before, _)) = self.following.trim_failed.take_if(|(_, again_at)| now >= *again_at) {
+            self.following.trim = self.following.trim.max(Some(before));
+        }
         if self.replica.work().is_none() && self.following.answer_until.is_some_and(|until| now >= until) {
             self.following.answer_until = None;
             self.following.unanswered += 1;
@@ -321,7 +329,7 @@ impl Partition {
     pub(crate) fn trim(&mut self, before: Offset, context: &ShardContext) {
         if let Err(error) = self.log.delete_records(before, context.clock.now_millis()) {
             tracing::warn!(partition = %context.named(self.log.partition()), %error, "what the leader has deleted stays");
-            self.following.trim_failed = Some(before);
+            self.following.trim_failed = Some((before, context.clock.monotonic() + TRIM_AGAIN));
         }
         self.note_failure(context);
         self.step(ReplicaEvent::LogChanged, context);

@@ -201,7 +201,17 @@ impl Partition {
         self.release();
         self.settle_deletions(context);
         self.tell_of_more(context);
+        self.show_node_with_more();
         self.offer();
+    }
+
+    /// Shows who has more than what can be read here of a damaged log.
+    fn show_node_with_more(&self) {
+        let log = KeptLog(&self.log);
+        if log.damaged() {
+            let (_, readable) = log.readable();
+            self.handle.show_node_with_more(self.replica.leader().and_then(|leader| leader.node_beyond(readable)));
+        }
     }
 
     /// Shows what it would lead with, for as long as nobody leads.
