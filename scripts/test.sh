@@ -37,11 +37,17 @@ if [ ! -x "$target/go/bin/protoc-gen-go" ] || [ ! -x "$target/go/bin/protoc-gen-
 fi
 export WALSER_TEST_GO="$go" WALSER_TEST_GO_PLUGINS="$target/go/bin"
 
+# The metadata store on etcd: its client is built with protoc, and tested against a real one.
+PROTOC=${PROTOC:-$(command -v protoc || echo "$PWD/scripts/protoc.sh")}
+WALSER_ETCD=$(scripts/etcd.sh "$go")/etcd
+export PROTOC WALSER_ETCD
+
 # The simulator can switch off rules of replication; the server that is tested must not be built so.
 cargo build --workspace --exclude walser-sim --bins
 export WALSER_BINARY="$target/debug/walser"
 status=0
 cargo test --workspace --exclude walser-sim --no-fail-fast -- "$@" || status=$?
+cargo test -p walser-metastore --features etcd --test etcd --no-fail-fast -- "$@" || status=$?
 cargo test -p walser-sim --no-fail-fast -- "$@" || status=$?
 # The programs in examples/, built by the commands that `walser proto export` prints.
 if [ $# = 0 ]; then scripts/clients.sh || status=$?; fi

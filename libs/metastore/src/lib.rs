@@ -6,6 +6,8 @@
 mod election;
 mod embedded;
 mod engine;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod limits;
 mod memory;
 mod range;
@@ -18,6 +20,8 @@ use bytes::Bytes;
 
 pub use embedded::Embedded;
 pub use engine::HISTORY_MAX;
+#[cfg(feature = "etcd")]
+pub use etcd::{Etcd, EtcdConfig, EtcdTls};
 pub use limits::{OPERATIONS_MAX, REQUEST_BYTES_MAX, request_bytes};
 pub use memory::Memory;
 pub use range::{RangePage, RangeRequest, Snapshot, read_all};

@@ -1,0 +1,99 @@
+//! What the answers of etcd mean.
+
+use etcd_client::Error;
+
+use crate::StoreError;
+
+const INVALID_ARGUMENT: i32 = 3;
+const PERMISSION_DENIED: i32 = 7;
+const RESOURCE_EXHAUSTED: i32 = 8;
+const FAILED_PRECONDITION: i32 = 9;
+const OUT_OF_RANGE: i32 = 11;
+const UNIMPLEMENTED: i32 = 12;
+const UNAUTHENTICATED: i32 = 16;
+
+/// Why a member of etcd has not done what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing was applied, and another member may do it.
+    Elsewhere(String),
+    /// Nothing was applied, and no member does it.
+    Refused(String),
+    /// It may have been applied.
+    Unknown(String),
+    /// The token is over, or of another member: nothing was applied, and a new one helps.
+    Token(String),
+    /// The revision is compacted.
+    Compacted,
+    /// The revision does not exist yet.
+    Future,
+    /// The lease does not exist.
+    NoLease,
+}
+
+impl Fault {
+    pub(crate) fn of(error: &Error) -> Self {
+        match error {
+            // The numbers of the codes are those of gRPC: this crate does not name tonic's types.
+            Error::GRpcStatus(status) => Self::of_status(status.code() as i32, status.message(), with_causes(status)),
+            Error::LeaseKeepAliveError(text) if text.contains("not found") => Self::NoLease,
+            Error::InvalidArgs(text) => Self::Refused(text.clone()),
+            Error::InvalidUri(error) => Self::Refused(error.to_string()),
+            error => Self::Unknown(with_causes(error)),
+        }
+    }
+
+    fn of_status(code: i32, text: &str, with_causes: String) -> Self {
+        let says = |part: &str| text.contains(part);
+        if says("revision has been compacted") {
+            return Self::Compacted;
+        }
+        if says("future revision") {
+            return Self::Future;
+        }
+        if says("lease not found") {
+            return Self::NoLease;
+        }
+        if says("invalid auth token") {
+            return Self::Token(text.to_owned());
+        }
+        if says("database space exceeded") {
+            return Self::Refused(format!("{text} (NOSPACE): free space, defragment, and disarm the alarm"));
+        }
+        let not_sent = ["tcp connect error", "dns error"].iter().any(|part| with_causes.contains(part));
+        if says("no leader") || says("too many requests") || not_sent {
+            return Self::Elsewhere(with_causes);
+        }
+        match code {
+            INVALID_ARGUMENT | PERMISSION_DENIED | RESOURCE_EXHAUSTED | FAILED_PRECONDITION | OUT_OF_RANGE
+            | UNIMPLEMENTED | UNAUTHENTICATED => Self::Refused(with_causes),
+            _ => Self::Unknown(with_causes),
+        }
+    }
+
+    /// What it means for a read, which changes nothing.
+    pub(crate) fn of_read(self) -> StoreError {
+        match self {
+            Self::Elsewhere(text) | Self::Refused(text) | Self::Unknown(text) | Self::Token(text) => {
+                StoreError::Unavailable(text)
+            }
+            Self::Compacted => StoreError::Compacted { kept_from: 0 },
+            Self::Future => StoreError::Invalid("the revision does not exist yet".to_owned()),
+            Self::NoLease => StoreError::NoLease(0),
+        }
+    }
+
+    /// What it means for a write.
+    pub(crate) fn of_write(self) -> StoreError {
+        match self {
+            Self::Unknown(text) => StoreError::Unknown(text),
+            other => other.of_read(),
+        }
+    }
+}
+
+/// An error with what caused it: the outer ones say only "transport error".
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

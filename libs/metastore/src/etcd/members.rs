@@ -1,0 +1,151 @@
+//! The members of etcd, one of which is asked at a time: the next one when it does not answer.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
+use tokio::sync::OnceCell;
+
+use super::EtcdConfig;
+use super::fault::Fault;
+use crate::StoreError;
+
+/// A member that has not answered within this time does not count.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// A connection that is there is given up when a ping is not answered in time.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PING_ANSWER_MAX: Duration = Duration::from_secs(2);
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// Whether what is asked for may be done twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It may: the next member is asked whatever became of it.
+    Always,
+    /// It may not: the next member is asked where it was not done.
+    IfNotApplied,
+}
+
+#[derive(Clone)]
+struct Member {
+    url: String,
+    /// With a token, where a user is named.
+    client: OnceCell<Client>,
+}
+
+/// The members.
+pub(super) struct Members {
+    members: Vec<Member>,
+    /// The one that is asked.
+    current: AtomicUsize,
+    options: ConnectOptions,
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let urls = self.members.iter().map(|member| &member.url);
+        formatter.debug_list().entries(urls).finish()
+    }
+}
+
+impl Members {
+    pub(super) fn new(config: &EtcdConfig) -> Result<Self, StoreError> {
+        if config.endpoints.is_empty() {
+            return Err(StoreError::Invalid("no endpoint of etcd is named".to_owned()));
+        }
+        let member = |url: &String| Member { url: url.clone(), client: OnceCell::new() };
+        let members = config.endpoints.iter().map(member).collect();
+        Ok(Self { members, current: AtomicUsize::new(0), options: options(config) })
+    }
+
+    /// Asks the members in turn, each once, beginning with the one that answered last.
+    pub(super) async fn ask<T, F>(&self, repeat: Repeat, request: impl Fn(Client) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut last = Fault::Elsewhere("no member answers".to_owned());
+        for _ in 0..self.members.len() {
+            let number = self.current.load(Ordering::Relaxed);
+            let member = &self.members[number % self.members.len()];
+            match self.ask_member(member, &request).await {
+                Ok(answer) => return Ok(answer),
+                Err(fault @ (Fault::Elsewhere(_) | Fault::Unknown(_))) => {
+                    // Whoever was asked at the same time may have moved on already.
+                    let next = number.wrapping_add(1);
+                    let _ = self.current.compare_exchange(number, next, Ordering::Relaxed, Ordering::Relaxed);
+                    let applied = matches!(fault, Fault::Unknown(_));
+                    last = fault;
+                    if applied && repeat == Repeat::IfNotApplied {
+                        break;
+                    }
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        Err(last)
+    }
+
+    /// Each member by itself: its endpoint, and what it answers.
+    pub(super) async fn each<T, F>(&self, request: impl Fn(Client) -> F) -> Vec<(&str, Result<T, Fault>)>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut answers = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            answers.push((member.url.as_str(), self.ask_member(member, &request).await));
+        }
+        answers
+    }
+
+    async fn ask_member<T, F>(&self, member: &Member, request: &impl Fn(Client) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        // The future of it is large.
+        let connect = || Box::pin(Client::connect([&member.url], Some(self.options.clone())));
+        let client = within(member.client.get_or_try_init(connect)).await.map_err(not_sent)?.clone();
+        let fault = match within(request(client.clone())).await {
+            Err(fault @ Fault::Token(_)) => fault,
+            answer => return answer,
+        };
+        // Simple tokens die with idleness, and with the member that gave them.
+        match within(client.refresh_token()).await {
+            Ok(()) => within(request(client)).await,
+            Err(_) => Err(fault),
+        }
+    }
+}
+
+/// Whatever became of connecting, the request was not sent.
+fn not_sent(fault: Fault) -> Fault {
+    match fault {
+        Fault::Unknown(text) => Fault::Elsewhere(text),
+        fault => fault,
+    }
+}
+
+async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
+    let late = |_| Fault::Unknown(format!("no answer within {} s", ANSWER_MAX.as_secs()));
+    tokio::time::timeout(ANSWER_MAX, answer).await.map_err(late)?.map_err(|error| Fault::of(&error))
+}
+
+fn options(config: &EtcdConfig) -> ConnectOptions {
+    let mut options = ConnectOptions::new()
+        .with_keep_alive(PING_EVERY, PING_ANSWER_MAX)
+        .with_keep_alive_while_idle(true)
+        .with_connect_timeout(CONNECT_MAX)
+        .with_require_leader(true)
+        .with_auto_token_refresh(true);
+    if let Some((user, password)) = &config.user {
+        options = options.with_user(user, password);
+    }
+    if let Some(tls) = &config.tls {
+        let mut of_tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&tls.ca));
+        if let Some((certificate, key)) = &tls.identity {
+            of_tls = of_tls.identity(Identity::from_pem(certificate, key));
+        }
+        options = options.with_tls(of_tls);
+    }
+    options
+}
