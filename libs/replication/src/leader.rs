@@ -311,15 +311,17 @@ impl Leader {
         self.deleted = self.deleted.max(before);
     }
 
-    /// Whether somebody eligible follows: it has everything, and may lead.
-    pub fn eligible_follows(&self) -> bool {
-        self.partition.elr.iter().any(|node| self.followers.following(node).is_some())
+    /// Whether somebody eligible has opened in this epoch: it has everything, and may lead. Where this log is damaged it
+    /// need not be able to follow.
+    pub fn eligible_opened(&self) -> bool {
+        self.partition.elr.iter().any(|node| self.followers.node_epoch(node) >= 0)
     }
 
-    /// The follower whose log reaches furthest beyond an offset, of those that were connected in this epoch.
+    /// The follower whose log reaches furthest beyond an offset, of those that have opened in this epoch.
     pub fn node_beyond(&self, offset: Offset) -> Option<NodeId> {
-        let beyond = self.followers.iter().filter(|known| known.log_end > offset);
-        beyond.max_by_key(|known| known.log_end).map(|known| known.node)
+        let reaches = |known: &&FollowerProgress| known.log_end.max(known.opened_at);
+        let furthest = self.followers.iter().max_by_key(reaches)?;
+        (reaches(&furthest) > offset).then_some(furthest.node)
     }
 
     /// This node's own position: what counts of its log.

@@ -252,3 +252,32 @@ async fn a_damaged_leader_steps_down_for_a_replica_that_has_more() {
         assert_alone_has(&mut nodes, &client, alone, &numbers(0..25)).await;
     }
 }
+
+/// Nothing is left there with which a follower could compare its log, and nothing that could be copied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_its_log_steps_down_when_one_that_has_everything_comes_back() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
+    write_numbers(&client, 0..20).await;
+    let whole = leader(&client, "t").await;
+    let (emptied, behind) = (whole % NODES + 1, (whole + 1) % NODES + 1);
+    nodes.kill(behind);
+    until(async || partitions(&client, "t").await[0].isr.len() == 2, "it is out of the in-sync set").await;
+    write_numbers(&client, 20..30).await;
+    nodes.kill(emptied);
+    nodes.kill(whole);
+    until(async || leaderless(&client).await, "nobody is left").await;
+    std::fs::remove_dir_all(segment(&nodes.data_of(emptied)).parent().unwrap()).unwrap();
+    nodes.restart(emptied);
+    leads(&client, emptied).await;
+    // One that has more than nothing, and not everything: what it has is not given up.
+    nodes.restart(behind);
+    let elect = format!("--unclean --node {behind} --accept-loss");
+    until(async || hints(&client).await.iter().any(|hint| hint.contains(&elect)), "it is known who has more").await;
+    assert!(!accepts_loss(&nodes, &["partition", "repair", "t", "0"]), "node {behind} has more");
+
+    nodes.restart(whole);
+    all_in_sync(&client, "t").await;
+    assert_eq!(values(&client, "t", 0).await, numbers(0..30));
+    assert_alone_has(&mut nodes, &client, emptied, &numbers(0..30)).await;
+}

@@ -21,6 +21,8 @@ pub(super) struct FollowerProgress {
     /// Where its log begins, as it has told on this open. Inclusive.
     pub(super) log_start: Offset,
     pub(super) log_end: Offset,
+    /// The log end of the latest open, whether it can follow from there or not. Counts for nothing. Exclusive.
+    pub(super) opened_at: Offset,
     pub(super) durable: Offset,
     /// Its log end may count.
     pub(super) lazy: bool,
@@ -68,6 +70,7 @@ impl Followers {
                     connected: false,
                     log_start: Offset::ZERO,
                     log_end: Offset::ZERO,
+                    opened_at: Offset::ZERO,
                     durable: Offset::ZERO,
                     lazy: false,
                     sent: Offset::ZERO,
@@ -111,7 +114,7 @@ impl Followers {
         if open.id <= known.open && rules.hold(Rule::OpenSequence) {
             return false;
         }
-        (known.open, known.connected) = (open.id, false);
+        (known.open, known.connected, known.opened_at) = (open.id, false, open.log_end);
         (known.heard, known.refused) = (now, None);
         true
     }

@@ -134,7 +134,7 @@ impl<W> Replica<W> {
         let wanted = match &self.machine {
             // Whoever is eligible can help once it is here; until then this one goes on with what can be read.
             Machine::Leads(leader) => {
-                (self.failed || log.damaged()) && (known.partition.isr.len() > 1 || leader.eligible_follows())
+                (self.failed || log.damaged()) && (known.partition.isr.len() > 1 || leader.eligible_opened())
             }
             // Work on a log that has failed may never end.
             Machine::Rests | Machine::Follows(_) if self.work.is_some() && !self.failed => false,

@@ -165,7 +165,7 @@ impl Nodes {
         partitions: &[TopicPartition],
         known: &Known<impl Fn(TopicPartition) -> Vec<Candidate>, impl Fn(&PartitionEntry) -> bool>,
     ) -> Result<BTreeMap<TopicPartition, Election>, ApiError> {
-        let (mut elected, mut stepped_down) = (BTreeSet::new(), BTreeSet::new());
+        let (mut elected, mut stepped_down) = (BTreeSet::new(), BTreeMap::new());
         let mut looks = 0;
         for _ in 0..ATTEMPTS_MAX {
             let turn = self.turns().next().await?;
@@ -175,7 +175,7 @@ impl Nodes {
             for id in partitions {
                 let found = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
                 let Some(found) = found else { continue };
-                let leader_lacks = !stepped_down.contains(id) && (known.leader_lacks)(found);
+                let leader_lacks = !stepped_down.contains_key(id) && (known.leader_lacks)(found);
                 let over = match wish.step(&context, found, (&(known.offers)(*id), leader_lacks)) {
                     Step::Elect(decision) => {
                         decisions.push(decision);
@@ -184,7 +184,7 @@ impl Nodes {
                     }
                     Step::Depose(decision) => {
                         decisions.push(decision);
-                        stepped_down.insert(*id);
+                        stepped_down.insert(*id, found.record.state.leader);
                         continue;
                     }
                     Step::Over(over) => over,
@@ -194,8 +194,18 @@ impl Nodes {
                 outcomes.insert(*id, Election { leader, elected: elected.contains(id), failure });
             }
             if decisions.is_empty() {
-                let waits = |(id, election): (_, &Election)| election.failure.is_some() && stepped_down.contains(id);
-                if looks == OFFER_LOOKS || !outcomes.iter().any(waits) {
+                let waits =
+                    |(id, election): (_, &Election)| election.failure.is_some() && stepped_down.contains_key(id);
+                if !outcomes.iter().any(waits) {
+                    return Ok(outcomes);
+                }
+                if looks == OFFER_LOOKS {
+                    // Whoever led goes on: what can be read there is better than nothing.
+                    let back = stepped_down.iter().filter_map(|(id, before)| {
+                        let found = view.metadata.partition(*id)?;
+                        control::elect_declared_lost(&context, &found.record, &(known.offers)(*id), *before)
+                    });
+                    self.committer().commit_all(&view, back.collect(), &Extra::default()).await?;
                     return Ok(outcomes);
                 }
                 looks += 1;

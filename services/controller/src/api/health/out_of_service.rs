@@ -66,19 +66,28 @@ fn damaged_hint(
 ) -> String {
     let fenced = |other| view.metadata.node(other).is_some_and(|found| found.liveness.fenced);
     let whole = state.whole().iter().find(|other| *other != node);
+    let away: Vec<_> = state.replicas.iter().filter(|other| fenced(**other)).map(ToString::to_string).collect();
     let start = match whole {
         Some(other) if !fenced(other) => {
             return format!("node {other} has everything, and takes the lead; nothing needs to be repaired");
         }
         Some(other) => format!("start node {other}, which has everything; "),
+        None if !away.is_empty() => {
+            format!("first start the nodes that are down, which may have what is damaged here: {}; ", away.join(", "))
+        }
         None => String::new(),
     };
-    let repair = format!("`walser partition repair {named} --accept-loss` gives up the rest");
+    let repair =
+        format!("`walser partition repair {named} --accept-loss` gives up the rest, also where others have it");
     match with_more {
         Some(other) => format!(
             "{start}node {other} has more than what can be read here: `walser partition elect {named} --unclean --node \
              {other} --accept-loss` has it lead; without node {other}, {repair}"
         ),
-        None => format!("{start}what is below can be read; {repair}"),
+        None if state.replicas.len() > 1 => format!(
+            "{start}what is below can be read; `walser partition elect {named} --unclean --accept-loss` has the replica lead \
+             that has most; only after that {repair}"
+        ),
+        None => format!("what is below can be read; {repair}"),
     }
 }
