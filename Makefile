@@ -1,7 +1,7 @@
 # Every verb of the project. `make` shows them.
 .DEFAULT_GOAL := help
 SHELL := /usr/bin/env bash
-.PHONY: help build run demo test test-faults clients crash-long fuzz-long sim sim-long sim-mutations sim-shard bench verify verify-fmt verify-clippy verify-doc verify-tidy fix fix-fmt fix-clippy
+.PHONY: help build run demo test test-faults clients crash-long fuzz-long sim sim-long sim-mutations sim-shard bench verify verify-fmt verify-clippy verify-etcd verify-doc verify-tidy fix fix-fmt fix-clippy
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ verify-tidy:
 
 verify-clippy:
 	cargo clippy -q --workspace --all-targets -- -D warnings
+
+verify-etcd: ## What `verify` leaves out because building it needs protoc
+	PROTOC="$${PROTOC:-$$(command -v protoc || echo "$(CURDIR)/scripts/protoc.sh")}" \
+	cargo clippy -q -p walser-metastore -p walser-controller -p walser --features walser/etcd --all-targets -- -D warnings
 
 verify-doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc -q --workspace --no-deps

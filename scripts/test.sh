@@ -43,11 +43,11 @@ WALSER_ETCD=$(scripts/etcd.sh "$go")/etcd
 export PROTOC WALSER_ETCD
 
 # The simulator can switch off rules of replication; the server that is tested must not be built so.
-cargo build --workspace --exclude walser-sim --bins
+features=walser/etcd,walser-controller/etcd,walser-metastore/etcd
+cargo build --workspace --exclude walser-sim --bins --features "$features"
 export WALSER_BINARY="$target/debug/walser"
 status=0
-cargo test --workspace --exclude walser-sim --no-fail-fast -- "$@" || status=$?
-cargo test -p walser-metastore --features etcd --test etcd --no-fail-fast -- "$@" || status=$?
+cargo test --workspace --exclude walser-sim --features "$features" --no-fail-fast -- "$@" || status=$?
 cargo test -p walser-sim --no-fail-fast -- "$@" || status=$?
 # The programs in examples/, built by the commands that `walser proto export` prints.
 if [ $# = 0 ]; then scripts/clients.sh || status=$?; fi

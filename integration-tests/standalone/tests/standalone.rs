@@ -20,6 +20,8 @@ mod cluster_up;
 mod decoded_cost;
 #[path = "standalone/elections.rs"]
 mod elections;
+#[path = "standalone/etcd.rs"]
+mod etcd;
 #[path = "standalone/fault_rows.rs"]
 mod fault_rows;
 #[path = "standalone/faults.rs"]

@@ -51,12 +51,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Settings of a controller that is a process of its own.
-pub const PROCESS_KEYS: &[Key] = &[Key {
-    name: "controller.data",
-    kind: Kind::Text,
-    default: "./controller-data",
-    doc: "Directory of the metadata.",
-}];
+pub const PROCESS_KEYS: &[Key] = crate::metadata_store::KEYS;
 
 /// Most replicas of a partition by default.
 pub(crate) const REPLICAS_MAX: i64 = 100;

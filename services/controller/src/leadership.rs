@@ -53,14 +53,34 @@ impl ControllerLead {
         Compare::CreatedAt(self.key.to_string(), epoch)
     }
 
-    /// Becomes the leader, and returns the lease by which it is.
+    /// Becomes the leader, and returns the lease by which it is. Another one may lead for long: until then the lease of
+    /// this one is kept.
     pub(crate) async fn win(&self) -> Result<LeaseId, StoreError> {
-        let lease = self.store.grant(LEASE).await?;
-        let won = self.store.campaign(ELECTION, &self.candidate, lease).await?;
-        debug_assert_eq!(won.key, *self.key, "decisions compare the key of the election");
-        self.epoch.store(won.epoch, Ordering::Release);
-        tracing::info!(controller_epoch = won.epoch, "this controller leads");
-        Ok(lease)
+        loop {
+            let lease = self.store.grant(LEASE).await?;
+            let won = tokio::select! {
+                won = self.store.campaign(ELECTION, &self.candidate, lease) => won,
+                () = self.keep_while_waiting(lease) => Err(StoreError::NoLease(lease)),
+            };
+            let won = match won {
+                Err(StoreError::NoLease(_)) => continue,
+                won => won?,
+            };
+            debug_assert_eq!(won.key, *self.key, "decisions compare the key of the election");
+            self.epoch.store(won.epoch, Ordering::Release);
+            tracing::info!(controller_epoch = won.epoch, "this controller leads");
+            return Ok(lease);
+        }
+    }
+
+    /// Keeps a lease until it is over.
+    async fn keep_while_waiting(&self, lease: LeaseId) {
+        loop {
+            tokio::time::sleep(KEEP_ALIVE).await;
+            if let Err(StoreError::NoLease(_)) = self.store.keep_alive(lease).await {
+                return;
+            }
+        }
     }
 
     /// Keeps the lead, and wins it again when it was lost, for as long as the process runs.
@@ -89,5 +109,32 @@ impl ControllerLead {
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_metastore::Memory;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_that_waits_longer_than_a_lease_lasts_leads_when_the_other_one_is_gone() {
+        let store: Arc<dyn Metastore> = Arc::new(Memory::new());
+        let (first, second) =
+            (ControllerLead::new(Arc::clone(&store), "first"), ControllerLead::new(Arc::clone(&store), "second"));
+        let held = first.win().await.unwrap();
+        let waiting = tokio::spawn({
+            let second = second.clone();
+            async move { second.win().await }
+        });
+        for _ in 0..20 {
+            tokio::time::sleep(KEEP_ALIVE).await;
+            store.keep_alive(held).await.unwrap();
+        }
+        assert!(!waiting.is_finished() && second.epoch().is_err());
+        store.revoke(held).await.unwrap();
+        waiting.await.unwrap().unwrap();
+        assert!(second.epoch().unwrap() > first.epoch().unwrap());
     }
 }

@@ -18,6 +18,7 @@ mod duties;
 mod error;
 mod keys;
 mod leadership;
+mod metadata_store;
 mod metrics;
 mod nodes;
 mod operations;

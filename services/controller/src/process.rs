@@ -1,15 +1,13 @@
-//! The controller as a process of its own, on an embedded metadata store.
+//! The controller as a process of its own.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use walser_metastore::Embedded;
 use walser_rpc::{CallLayer, Network};
 use walser_service::{MainError, Process, process, telemetry};
 
-use crate::{Config, Dependencies, KEYS, PROCESS_KEYS};
+use crate::{Config, Dependencies, KEYS, PROCESS_KEYS, metadata_store};
 
 /// Runs the service with the arguments of a process, its name first, to the end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -17,11 +15,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 async fn run(process: Process) -> Result<(), MainError> {
-    let data = Path::new(process.settings.text("controller.data"));
-    let store = Embedded::open(&data.join("metadata.redb"))
-        .map_err(|error| format!("metadata store in {}: {error}", data.display()))?;
     let environment = Dependencies {
-        store: Arc::new(store),
+        store: metadata_store::open(&process.settings, &process.shutdown).await?,
         clock: Arc::clone(&process.clock),
         random: Arc::clone(&process.random),
         metrics: process.metrics.clone(),

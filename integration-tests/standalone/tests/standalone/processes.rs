@@ -68,6 +68,8 @@ impl Drop for Service {
 /// Three processes and where their data lies.
 pub(crate) struct Cluster {
     dir: PathBuf,
+    /// What the controller has beside its data directory and its address.
+    controller_settings: Vec<String>,
     controller: Option<Service>,
     storage: Option<Service>,
     gateway: Option<Service>,
@@ -75,7 +77,14 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start(dir: &Path) -> Self {
-        let mut cluster = Self::without_storage(dir);
+        Self::start_with(dir, Vec::new())
+    }
+
+    /// The same, with a controller that has these settings.
+    pub(crate) fn start_with(dir: &Path, controller_settings: Vec<String>) -> Self {
+        let mut cluster = Self { controller_settings, ..Self::empty(dir) };
+        cluster.start_controller("127.0.0.1:0");
+        cluster.start_gateway(&cluster.controller_address());
         cluster.start_storage();
         cluster
     }
@@ -97,7 +106,7 @@ impl Cluster {
 
     fn empty(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).unwrap();
-        Self { dir: dir.to_owned(), controller: None, storage: None, gateway: None }
+        Self { dir: dir.to_owned(), controller_settings: Vec::new(), controller: None, storage: None, gateway: None }
     }
 
     fn start_gateway(&mut self, controller: &str) {
@@ -120,6 +129,13 @@ impl Cluster {
 
     pub(crate) fn kill_controller(&mut self) {
         self.controller.take().unwrap().kill();
+    }
+
+    /// SIGKILL, and another one at the same address.
+    pub(crate) fn restart_controller(&mut self) {
+        let address = self.controller_address();
+        self.kill_controller();
+        self.start_controller(&address);
     }
 
     /// Suspends the controller, or lets it go on.
@@ -171,7 +187,8 @@ impl Cluster {
 
     pub(crate) fn start_controller(&mut self, listen: &str) {
         let data = format!("controller.data={}", self.dir.join("controller").display());
-        let settings = [data, format!("listen={listen}")];
+        let own = [data, format!("listen={listen}")];
+        let settings: Vec<_> = own.into_iter().chain(self.controller_settings.iter().cloned()).collect();
         self.controller = Some(Service::start("walser-controller", &self.dir, &settings));
     }
 

@@ -1,5 +1,7 @@
 //! What the answers of etcd mean.
 
+use std::error::Error as _;
+
 use etcd_client::Error;
 
 use crate::StoreError;
@@ -35,15 +37,15 @@ impl Fault {
     pub(crate) fn of(error: &Error) -> Self {
         match error {
             // The numbers of the codes are those of gRPC: this crate does not name tonic's types.
-            Error::GRpcStatus(status) => Self::of_status(status.code() as i32, status.message(), with_causes(status)),
+            Error::GRpcStatus(status) => Self::of_status(status.code() as i32, status.message(), text_of(error)),
             Error::LeaseKeepAliveError(text) if text.contains("not found") => Self::NoLease,
             Error::InvalidArgs(text) => Self::Refused(text.clone()),
             Error::InvalidUri(error) => Self::Refused(error.to_string()),
-            error => Self::Unknown(with_causes(error)),
+            error => Self::Unknown(text_of(error)),
         }
     }
 
-    fn of_status(code: i32, text: &str, with_causes: String) -> Self {
+    fn of_status(code: i32, text: &str, with_cause: String) -> Self {
         let says = |part: &str| text.contains(part);
         if says("revision has been compacted") {
             return Self::Compacted;
@@ -60,14 +62,14 @@ impl Fault {
         if says("database space exceeded") {
             return Self::Refused(format!("{text} (NOSPACE): free space, defragment, and disarm the alarm"));
         }
-        let not_sent = ["tcp connect error", "dns error"].iter().any(|part| with_causes.contains(part));
+        let not_sent = ["tcp connect error", "dns error"].iter().any(|part| with_cause.contains(part));
         if says("no leader") || says("too many requests") || not_sent {
-            return Self::Elsewhere(with_causes);
+            return Self::Elsewhere(with_cause);
         }
         match code {
             INVALID_ARGUMENT | PERMISSION_DENIED | RESOURCE_EXHAUSTED | FAILED_PRECONDITION | OUT_OF_RANGE
-            | UNIMPLEMENTED | UNAUTHENTICATED => Self::Refused(with_causes),
-            _ => Self::Unknown(with_causes),
+            | UNIMPLEMENTED | UNAUTHENTICATED => Self::Refused(with_cause),
+            _ => Self::Unknown(with_cause),
         }
     }
 
@@ -92,8 +94,14 @@ impl Fault {
     }
 }
 
-/// An error with what caused it: the outer ones say only "transport error".
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+/// What a member has said, or why it could not be asked. The outer errors say only "transport error".
+pub(crate) fn text_of(error: &Error) -> String {
+    let Error::GRpcStatus(status) = error else { return error.to_string() };
+    let (mut last, mut next) = (None, status.source());
+    while let Some(cause) = next {
+        (last, next) = (Some(cause.to_string()), cause.source());
+    }
+    let text = status.message();
+    let cause = last.filter(|cause| !text.contains(cause.as_str()));
+    cause.map_or_else(|| text.to_owned(), |cause| format!("{text}: {cause}"))
 }

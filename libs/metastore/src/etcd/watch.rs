@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use etcd_client::{Error, EventType, WatchResponse, WatchStream};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::fault::with_causes;
+use super::fault::text_of;
 use super::keys::Keys;
 use crate::{Change, Watch, WatchError, WatchEvent};
 
@@ -59,7 +59,7 @@ impl EtcdWatch {
             let text = format!("etcd has said nothing for {} s", SILENCE_MAX.as_secs());
             self.ended = Some(WatchError::Unavailable(text));
         } else if let Err(error) = self.stream.request_progress().await {
-            self.ended = Some(WatchError::Unavailable(with_causes(&error)));
+            self.ended = Some(WatchError::Unavailable(text_of(&error)));
         } else {
             self.asked.get_or_insert_with(Instant::now);
         }
@@ -70,7 +70,7 @@ impl EtcdWatch {
         let ended = match message {
             Ok(Some(response)) => self.take(&response),
             Ok(None) => Err(WatchError::Unavailable("etcd has ended the watch".to_owned())),
-            Err(error) => Err(WatchError::Unavailable(with_causes(&error))),
+            Err(error) => Err(WatchError::Unavailable(text_of(&error))),
         };
         self.ended = ended.err();
     }
