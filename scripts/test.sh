@@ -38,7 +38,7 @@ fi
 export WALSER_TEST_GO="$go" WALSER_TEST_GO_PLUGINS="$target/go/bin"
 
 # The metadata store on etcd: its client is built with protoc, and tested against a real one.
-PROTOC=${PROTOC:-$(command -v protoc || echo "$PWD/scripts/protoc.sh")}
+PROTOC=${PROTOC:-$PWD/scripts/protoc.sh}
 WALSER_ETCD=$(scripts/etcd.sh "$go")/etcd
 export PROTOC WALSER_ETCD
 

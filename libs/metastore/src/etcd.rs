@@ -84,9 +84,8 @@ impl Etcd {
         Ok(Self { members, keys, compacts: config.compacts })
     }
 
-    /// What an operator should know of the members: those that do not answer, alarms, versions with known faults. Empty:
-    /// nothing.
-    pub async fn problems(&self) -> Vec<String> {
+    /// Those that do not answer, alarms, versions with known faults.
+    async fn look_at_members(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let status = |mut client: Client| async move { client.status().await };
         for (url, answer) in self.members.each(status).await {
@@ -133,6 +132,13 @@ impl Etcd {
     async fn read(&self, operation: TxnOp) -> Result<Answered, Fault> {
         let txn = EtcdTxn::new().and_then([operation, transaction::base(&self.keys)]);
         self.perform(Repeat::Always, txn).await
+    }
+
+    /// What was read, and whether there is more of it.
+    fn found(&self, answered: &Answered) -> Result<(Vec<KeyValue>, bool), StoreError> {
+        let [found, base] = &answered.operations[..] else { return Err(transaction::unexpected()) };
+        transaction::note_base(&self.keys, base)?;
+        transaction::entries(&self.keys, found)
     }
 
     /// Reads the base of the revisions; returns etcd's revision.
@@ -183,9 +189,7 @@ fn is_too_old(version: &str) -> bool {
 impl Metastore for Etcd {
     async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError> {
         let answered = self.read(TxnOp::get(self.keys.stored(key), None)).await.map_err(Fault::of_read)?;
-        let [found, base] = &answered.operations[..] else { return Err(unexpected()) };
-        transaction::note_base(&self.keys, base)?;
-        let (mut entries, _) = transaction::entries(&self.keys, found)?;
+        let (mut entries, _) = self.found(&answered)?;
         Ok((entries.pop(), self.keys.revisions().of(answered.raw)))
     }
 
@@ -207,16 +211,14 @@ impl Metastore for Etcd {
             Err(Fault::Compacted) => return Err(StoreError::Compacted { kept_from: self.kept_from(raw).await }),
             answered => answered.map_err(Fault::of_read)?,
         };
-        let [found, base] = &answered.operations[..] else { return Err(unexpected()) };
-        transaction::note_base(&self.keys, base)?;
-        let (entries, more) = transaction::entries(&self.keys, found)?;
+        let (entries, more) = self.found(&answered)?;
         let revision = request.revision.unwrap_or_else(|| self.keys.revisions().of(answered.raw));
         Ok(RangePage { entries, revision, more })
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
         crate::limits::check_txn(&txn)?;
-        let encoded = transaction::encode(&self.keys, &txn)?;
+        let encoded = transaction::encode(&self.keys, &txn);
         let answered = match self.perform(Repeat::IfNotApplied, encoded).await {
             Err(Fault::NoLease) => return Err(StoreError::NoLease(transaction::first_lease(&txn))),
             answered => answered.map_err(Fault::of_write)?,
@@ -293,7 +295,10 @@ impl Metastore for Etcd {
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         let request = |mut client: Client| async move { client.lease_keep_alive(lease).await.map(drop) };
-        self.members.ask(Repeat::Always, request).await.map_err(|fault| of_lease(fault, lease))
+        match self.members.ask(Repeat::Always, request).await {
+            Err(Fault::NoLease) => Err(StoreError::NoLease(lease)),
+            kept => kept.map_err(Fault::of_read),
+        }
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
@@ -303,14 +308,10 @@ impl Metastore for Etcd {
             Err(fault) => Err(fault.of_read()),
         }
     }
-}
 
-fn of_lease(fault: Fault, lease: LeaseId) -> StoreError {
-    if fault == Fault::NoLease { StoreError::NoLease(lease) } else { fault.of_read() }
-}
-
-fn unexpected() -> StoreError {
-    StoreError::Format("etcd answers something else than was asked".to_owned())
+    async fn problems(&self) -> Vec<String> {
+        self.look_at_members().await
+    }
 }
 
 #[cfg(test)]

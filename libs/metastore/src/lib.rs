@@ -254,6 +254,12 @@ pub trait Metastore: Send + Sync + Debug {
     /// Ends a lease at once. One that has ended is fine.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 
+    /// What an operator should know of the store, though it may answer: parts that do not, alarms, versions with known
+    /// faults. Empty: nothing.
+    async fn problems(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Waits until this candidate is the leader of `name`. Its leadership ends with the lease.
     ///
     /// `candidate` MUST be unique for each start of a process: a key with this candidate and this lease is taken for the
@@ -277,6 +283,17 @@ impl Compare {
     pub fn key(&self) -> &str {
         match self {
             Self::Missing(key) | Self::CreatedAt(key, _) | Self::ModifiedAt(key, _) => key,
+        }
+    }
+}
+
+// === impl Op ===
+
+impl Op {
+    /// The key that is changed.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Limits of a request: those of etcd with its default settings. Every store enforces them, so that what works on one
 //! works on all.
 
+use std::collections::HashSet;
+
 use crate::{Compare, Op, RangeRequest, StoreError, Txn};
 
 /// Compares of a transaction, and changes of a transaction, each counted by itself (etcd's `max-txn-ops`).
@@ -28,7 +30,7 @@ pub fn request_bytes(txn: &Txn) -> usize {
     REQUEST_OVERHEAD_BYTES + compares + changes
 }
 
-/// Refuses a transaction that is too large.
+/// Refuses a transaction that is too large, or that changes a key twice.
 pub(crate) fn check_txn(txn: &Txn) -> Result<(), StoreError> {
     let counted = [
         ("compares", txn.compares.len(), OPERATIONS_MAX),
@@ -37,8 +39,14 @@ pub(crate) fn check_txn(txn: &Txn) -> Result<(), StoreError> {
     ];
     match counted.into_iter().find(|(_, count, limit)| count > limit) {
         Some((what, count, limit)) => Err(StoreError::TooLarge { what, count, limit }),
-        None => Ok(()),
+        None => check_keys(&txn.ops),
     }
+}
+
+fn check_keys(ops: &[Op]) -> Result<(), StoreError> {
+    let mut seen = HashSet::new();
+    let twice = ops.iter().map(Op::key).find(|key| !seen.insert(*key));
+    twice.map_or(Ok(()), |key| Err(StoreError::Invalid(format!("key {key} is changed twice; change it once"))))
 }
 
 /// Refuses a range that asks for nothing.

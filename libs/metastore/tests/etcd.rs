@@ -12,6 +12,8 @@ mod suite;
 mod cluster;
 #[path = "etcd/faults.rs"]
 mod faults;
+#[path = "etcd/member.rs"]
+mod member;
 
 use std::sync::{Arc, LazyLock, Weak};
 

@@ -123,6 +123,11 @@ impl DecisionContext {
         self.node(node).is_some_and(|found| !found.fenced && !found.shutting_down)
     }
 
+    /// Another node in service that is known to have everything of a partition.
+    fn whole_besides(&self, state: &PartitionState, node: NodeId) -> Option<NodeId> {
+        state.whole().iter().find(|other| *other != node && self.alive(*other))
+    }
+
     /// Whether a node may lead although it is about to stop: better than no leader.
     pub fn alive(&self, node: NodeId) -> bool {
         self.node(node).is_some_and(|found| !found.fenced)

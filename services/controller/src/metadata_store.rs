@@ -107,9 +107,6 @@ mod etcd {
             answered = answers(&store) => answered?,
             () = shutdown.wait() => return Err("stopped before etcd has answered".into()),
         }
-        for problem in store.problems().await {
-            tracing::warn!(problem, "look at etcd");
-        }
         Ok(Arc::new(store))
     }
 
@@ -118,7 +115,10 @@ mod etcd {
         let mut outage = Outage::of("etcd");
         loop {
             match store.get("").await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    outage.ended();
+                    return Ok(());
+                }
                 Err(error @ StoreError::Unavailable(_)) => outage.failed(&store_failure(error)),
                 Err(error) => return Err(error),
             }

@@ -161,6 +161,10 @@ impl Metastore for TimedStore {
         self.inner.compact(through).await
     }
 
+    async fn problems(&self) -> Vec<String> {
+        self.inner.problems().await
+    }
+
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         self.inner.grant(ttl).await
     }

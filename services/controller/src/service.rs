@@ -98,6 +98,7 @@ pub async fn start(
     tasks.start_endless("leadership", lead.keep(lease));
     tasks.start_endless("census", metrics::follow(views, counted));
     tasks.start_endless("compaction", compaction::run(Arc::clone(&timed)));
+    tasks.start_short("problems of the store", report_problems(Arc::clone(&timed)));
     tasks.start_endless("probe of the store", writes.probe(timed));
     tasks.start_endless("duties", controller.duties().run());
     tasks.start_endless("fencing of silent nodes", controller.duties().fence_silent());
@@ -114,6 +115,13 @@ pub async fn start(
     let routes = api::routes(&controller);
     network.register_controller(local_connection(routes.clone()));
     Ok(Started { cluster, routes, tasks })
+}
+
+/// Says in the log what is to be known of the store. Nothing waits for it.
+async fn report_problems(store: Arc<dyn Metastore>) {
+    for problem in store.problems().await {
+        tracing::warn!(problem, "look at the metadata store");
+    }
 }
 
 // === impl Started ===

@@ -50,10 +50,30 @@ async fn repair(nodes: &Nodes) {
     until(async || accepts_loss(nodes, &["partition", "repair", "t", "0"]), "it is repaired").await;
 }
 
-/// What the cluster says is to be done.
-async fn hints(client: &Client) -> Vec<String> {
-    let cluster = client.cluster().get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner().cluster;
-    cluster.unwrap().health.unwrap().issues.into_iter().map(|issue| issue.hint).collect()
+/// Waits until the cluster says that a node is to be elected; returns the options of that.
+async fn told_to_elect(client: &Client, node: i32) -> String {
+    let elect = format!("--unclean --node {node} --accept-loss");
+    let told = async || {
+        let cluster = client.cluster().get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner().cluster;
+        cluster.unwrap().health.unwrap().issues.iter().any(|issue| issue.hint.contains(&elect))
+    };
+    until(told, "it is known who has more").await;
+    elect
+}
+
+/// A leader that alone is in sync, and damaged; the others are down, and have the numbers below `common`.
+async fn with_damaged_leader(data: &Path, common: i32, end: i32) -> (Nodes, Client, i32) {
+    let (mut nodes, client) = Nodes::with_topic(data, 1, 1).await;
+    write_numbers(&client, 0..common).await;
+    let damaged = leader(&client, "t").await;
+    nodes.kill_others(damaged);
+    alone_in_sync(&client, damaged).await;
+    write_numbers(&client, common..end).await;
+    nodes.kill(damaged);
+    cut(&nodes, damaged);
+    nodes.restart(damaged);
+    leads(&client, damaged).await;
+    (nodes, client, damaged)
 }
 
 /// Some of the first numbers are left, and not as many as there were.
@@ -109,16 +129,7 @@ async fn a_leader_whose_records_are_found_damaged_follows_and_takes_the_log_of_a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_what_a_repair_gave_up_cuts_it_off_and_follows() {
     let (_dir, data) = place();
-    let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;
-    write_numbers(&client, 0..10).await;
-    let repaired = leader(&client, "t").await;
-    nodes.kill_others(repaired);
-    alone_in_sync(&client, repaired).await;
-    write_numbers(&client, 10..20).await;
-    nodes.kill(repaired);
-    cut(&nodes, repaired);
-    nodes.restart(repaired);
-    leads(&client, repaired).await;
+    let (mut nodes, client, repaired) = with_damaged_leader(&data, 10, 20).await;
     repair(&nodes).await;
     let mut left = values(&client, "t", 0).await;
     assert_begins(&left, 10);
@@ -219,30 +230,16 @@ async fn older_copy_counts_for_nothing(put_back: impl Fn(&Path, &Path)) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_leader_steps_down_for_a_replica_that_has_more() {
     let (_dir, data) = place();
-    let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;
-    write_numbers(&client, 0..20).await;
-    let damaged = leader(&client, "t").await;
-    nodes.kill_others(damaged);
-    alone_in_sync(&client, damaged).await;
-    write_numbers(&client, 20..30).await;
-    nodes.kill(damaged);
-    cut(&nodes, damaged);
-    nodes.restart(damaged);
-    leads(&client, damaged).await;
+    let (mut nodes, client, damaged) = with_damaged_leader(&data, 20, 30).await;
     let with_more = damaged % NODES + 1;
     nodes.restart(with_more);
-    let elect = format!("--unclean --node {with_more} --accept-loss");
-    until(async || hints(&client).await.iter().any(|hint| hint.contains(&elect)), "it is known who has more").await;
+    let elect = told_to_elect(&client, with_more).await;
     let refused = cli_at(&nodes.cluster.address(), &["partition", "repair", "t", "0", "--accept-loss"], b"");
     let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && printed.contains(&elect), "{printed}");
 
-    let elected = cli_at(
-        &nodes.cluster.address(),
-        &["partition", "elect", "t", "0", "--unclean", "--node", &with_more.to_string(), "--accept-loss"],
-        b"",
-    );
-    assert!(elected.status.success(), "{elected:?}");
+    let named = with_more.to_string();
+    assert!(accepts_loss(&nodes, &["partition", "elect", "t", "0", "--unclean", "--node", &named]), "it is elected");
     leads(&client, with_more).await;
     assert_eq!(values(&client, "t", 0).await, numbers(0..20));
     write_numbers(&client, 20..25).await;
@@ -272,8 +269,7 @@ async fn a_leader_without_its_log_steps_down_when_one_that_has_everything_comes_
     leads(&client, emptied).await;
     // One that has more than nothing, and not everything: what it has is not given up.
     nodes.restart(behind);
-    let elect = format!("--unclean --node {behind} --accept-loss");
-    until(async || hints(&client).await.iter().any(|hint| hint.contains(&elect)), "it is known who has more").await;
+    told_to_elect(&client, behind).await;
     assert!(!accepts_loss(&nodes, &["partition", "repair", "t", "0"]), "node {behind} has more");
 
     nodes.restart(whole);

@@ -90,13 +90,6 @@ impl<'a> Draft<'a> {
 
     /// Checks a transaction. `Ok(Err(…))` is a conflict, `Ok(Ok(None))` changes nothing.
     fn transact(&self, txn: &Txn) -> Result<Result<Option<Prepared>, Outcome>, StoreError> {
-        let mut seen = HashSet::new();
-        for op in &txn.ops {
-            let (Op::Put { key, .. } | Op::Delete { key }) = op;
-            if !seen.insert(key) {
-                return Err(StoreError::Invalid(format!("key {key} is changed twice; change it once")));
-            }
-        }
         if !txn.compares.iter().all(|compare| self.holds(compare)) {
             let current = txn.compares.iter().map(|compare| self.entry(compare.key()).cloned());
             return Ok(Err(Outcome::Conflict { current: current.collect(), revision: self.revision }));

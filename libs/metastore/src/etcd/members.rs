@@ -109,7 +109,8 @@ impl Members {
             Err(fault @ Fault::Token(_)) => fault,
             answer => return answer,
         };
-        // Simple tokens die with idleness, and with the member that gave them.
+        // Simple tokens die with idleness, and with the member that gave them. The client renews them too, if it is asked to,
+        // but not for what a stream answers.
         match within(client.refresh_token()).await {
             Ok(()) => within(request(client)).await,
             Err(_) => Err(fault),
@@ -135,8 +136,7 @@ fn options(config: &EtcdConfig) -> ConnectOptions {
         .with_keep_alive(PING_EVERY, PING_ANSWER_MAX)
         .with_keep_alive_while_idle(true)
         .with_connect_timeout(CONNECT_MAX)
-        .with_require_leader(true)
-        .with_auto_token_refresh(true);
+        .with_require_leader(true);
     if let Some((user, password)) = &config.user {
         options = options.with_user(user, password);
     }

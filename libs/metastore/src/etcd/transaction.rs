@@ -3,8 +3,6 @@
 //! Each asks beside what it does for the base of the revisions, as of the same revision, where etcd allows one operation
 //! more.
 
-use std::collections::HashSet;
-
 use etcd_client::{Compare as EtcdCompare, CompareOp, GetOptions, PutOptions, Txn as EtcdTxn, TxnOp, TxnOpResponse};
 
 use super::keys::Keys;
@@ -19,14 +17,7 @@ pub(super) fn base(keys: &Keys) -> TxnOp {
 }
 
 /// A transaction for etcd, which answers with the compared keys where a condition does not hold.
-pub(super) fn encode(keys: &Keys, txn: &Txn) -> Result<EtcdTxn, StoreError> {
-    let mut seen = HashSet::new();
-    for op in &txn.ops {
-        let (Op::Put { key, .. } | Op::Delete { key }) = op;
-        if !seen.insert(key) {
-            return Err(StoreError::Invalid(format!("key {key} is changed twice; change it once")));
-        }
-    }
+pub(super) fn encode(keys: &Keys, txn: &Txn) -> EtcdTxn {
     let compares: Vec<_> = txn.compares.iter().map(|compare| condition(keys, compare)).collect();
     let mut changes: Vec<_> = txn.ops.iter().map(|op| change(keys, op)).collect();
     let compared = txn.compares.iter().map(|compare| TxnOp::get(keys.stored(compare.key()), None));
@@ -36,7 +27,7 @@ pub(super) fn encode(keys: &Keys, txn: &Txn) -> Result<EtcdTxn, StoreError> {
             operations.push(base(keys));
         }
     }
-    Ok(EtcdTxn::new().when(compares).and_then(changes).or_else(compared))
+    EtcdTxn::new().when(compares).and_then(changes).or_else(compared)
 }
 
 fn condition(keys: &Keys, compare: &Compare) -> EtcdCompare {
@@ -71,11 +62,14 @@ pub(super) fn first_lease(txn: &Txn) -> LeaseId {
 
 /// The entries of one answer, and whether there are more.
 pub(super) fn entries(keys: &Keys, answer: &TxnOpResponse) -> Result<(Vec<KeyValue>, bool), StoreError> {
-    let TxnOpResponse::Get(found) = answer else {
-        return Err(StoreError::Format("etcd answers something else than was asked".to_owned()));
-    };
+    let TxnOpResponse::Get(found) = answer else { return Err(unexpected()) };
     let entries: Result<_, _> = found.kvs().iter().map(|kv| keys.entry(kv)).collect();
     Ok((entries?, found.more()))
+}
+
+/// etcd does not keep to its interface.
+pub(super) fn unexpected() -> StoreError {
+    StoreError::Format("etcd answers something else than was asked".to_owned())
 }
 
 /// Takes the base of the revisions from an answer.

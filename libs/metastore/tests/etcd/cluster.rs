@@ -1,11 +1,12 @@
 //! Members of etcd on this machine.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use walser_metastore::{Etcd, EtcdConfig, EtcdTls, Metastore as _};
+
+use crate::member::{Member, Place};
 
 /// How long members have to find a leader.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -36,25 +37,10 @@ impl Certificates {
     }
 }
 
-/// A cluster of etcd. Its members are killed when it is dropped.
+/// A cluster of etcd. Its members are killed when it is dropped, before their files are removed.
 pub(crate) struct Cluster {
-    dir: TempDir,
     members: Vec<Member>,
-    flags: Vec<String>,
-}
-
-struct Member {
-    client: String,
-    peer: String,
-    process: Child,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn program() -> String {
-    std::env::var("WALSER_ETCD").expect("WALSER_ETCD names no etcd; `scripts/etcd.sh` builds one and prints its path")
+    _dir: TempDir,
 }
 
 impl Cluster {
@@ -84,33 +70,12 @@ impl Cluster {
     }
 
     fn start_in(dir: TempDir, scheme: &str, count: usize, flags: &[&str]) -> Self {
-        let addresses: Vec<_> = (0..count).map(|_| (address(scheme), address("http"))).collect();
+        let places: Vec<_> = (0..count).map(|number| (format!("m{number}"), Place::free(scheme))).collect();
         let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut cluster = Self { dir, members: Vec::new(), flags };
-        let named = addresses.iter().enumerate().map(|(number, (_, peer))| format!("m{number}={peer}"));
-        let initial = named.collect::<Vec<_>>().join(",");
-        for (number, (client, peer)) in addresses.into_iter().enumerate() {
-            let process = cluster.spawn(number, &client, &peer, &initial);
-            cluster.members.push(Member { client, peer, process });
-        }
-        cluster
-    }
-
-    fn spawn(&self, number: usize, client: &str, peer: &str, initial: &str) -> Child {
-        let log =
-            std::fs::File::options().create(true).append(true).open(self.dir.path().join(format!("m{number}.log")));
-        Command::new(program())
-            .args(["--name", &format!("m{number}"), "--log-level", "warn", "--logger", "zap"])
-            .arg("--data-dir")
-            .arg(self.dir.path().join(format!("m{number}")))
-            .args(["--listen-client-urls", client, "--advertise-client-urls", client])
-            .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-            .args(["--initial-cluster", initial, "--initial-cluster-state", "new"])
-            .args(&self.flags)
-            .stdout(Stdio::null())
-            .stderr(log.unwrap())
-            .spawn()
-            .unwrap()
+        let initial: Vec<_> = places.iter().map(|(name, place)| format!("{name}={}", place.peer)).collect();
+        let start =
+            |(name, place): &(String, Place)| Member::start(dir.path(), name, place, &initial.join(","), &flags);
+        Self { members: places.iter().map(start).collect(), _dir: dir }
     }
 
     /// Waits until the members answer.
@@ -129,42 +94,23 @@ impl Cluster {
     }
 
     pub(crate) fn kill(&mut self, number: usize) {
-        let process = &mut self.members[number].process;
-        process.kill().unwrap();
-        process.wait().unwrap();
+        self.members[number].kill();
     }
 
     /// Starts a member again that was killed, with its data.
     pub(crate) fn restart(&mut self, number: usize) {
-        let named = self.members.iter().enumerate().map(|(number, member)| format!("m{number}={}", member.peer));
-        let initial = named.collect::<Vec<_>>().join(",");
-        let Member { client, peer, .. } = &self.members[number];
-        let process = self.spawn(number, client, peer, &initial);
-        self.members[number].process = process;
+        self.members[number].restart();
     }
 
     /// Sends a signal to a member.
     pub(crate) fn signal(&self, number: usize, name: &str) {
-        let id = self.members[number].process.id().to_string();
+        let id = self.members[number].process.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     }
 
     pub(crate) fn len(&self) -> usize {
         self.members.len()
     }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for member in &mut self.members {
-            let _ = member.process.kill();
-            let _ = member.process.wait();
-        }
-    }
-}
-
-fn address(scheme: &str) -> String {
-    format!("{scheme}://127.0.0.1:{}", free_port())
 }
 
 async fn answers(store: &Etcd) {

@@ -135,10 +135,10 @@ pub fn elect_declared_lost<P: Clone>(
 /// everything. `None`: nobody leads, or somebody else who has everything is in service, and takes the lead.
 pub fn step_down<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
     let leader = record.state.leader?;
-    let whole = record.state.whole();
-    if whole.iter().any(|node| node != leader && context.alive(node)) {
+    if context.whole_besides(&record.state, leader).is_some() {
         return None;
     }
+    let whole = record.state.whole();
     let mut state = record.state.clone();
     let may_have_all = state.last_known_elr.union(&whole);
     state.last_known_elr = may_have_all.iter().filter(|node| *node != leader && !context.alive(*node)).collect();

@@ -112,7 +112,7 @@ pub fn give_up_records<P: Clone>(
     leader_epoch: LeaderEpoch,
 ) -> Result<Decision<P>, Refusal> {
     let leader = leader_in(context, record, node_epoch, leader_epoch)?;
-    if let Some(other) = record.state.whole().iter().find(|node| *node != leader && context.alive(*node)) {
+    if let Some(other) = context.whole_besides(&record.state, leader) {
         return Err(Refusal::Needless(other));
     }
     let mut state = record.state.clone();

@@ -39,10 +39,7 @@ pub fn counted(
 ) -> ReplicaIntegrity {
     let only = match held {
         ReplicaIntegrity::Intact => false,
-        ReplicaIntegrity::Damaged => {
-            let whole = state.whole();
-            whole.contains(node) && !whole.iter().any(|other| other != node && context.alive(other))
-        }
+        ReplicaIntegrity::Damaged => state.whole().contains(node) && context.whole_besides(state, node).is_none(),
         ReplicaIntegrity::Unclean | ReplicaIntegrity::Gone => state.replicas == [node],
     };
     if only { ReplicaIntegrity::Intact } else { held }
@@ -109,7 +106,7 @@ pub fn give_up<P: Clone>(
     if record.state.leader_epoch != leader_epoch {
         return None;
     }
-    if record.state.whole().iter().any(|other| other != node && context.alive(other)) {
+    if context.whole_besides(&record.state, node).is_some() {
         let mut swept = sweep(context, record, node, ReplicaIntegrity::Unclean)?;
         if let Some(Write::Partition(_, state)) = swept.writes.first_mut()
             && state.leader.is_some()

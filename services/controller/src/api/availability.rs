@@ -93,9 +93,7 @@ impl Availability {
 
     /// Whether the leader of a partition is known not to have everything: its log is damaged, or another one has more.
     pub(crate) fn leader_lacks(&self, partition: &PartitionEntry) -> bool {
-        let reported = |leader| self.reported.get(&(leader, partition.record.key));
-        let damaged = self.leader(&partition.record.state).and_then(reported).is_some_and(|problem| problem.damaged);
-        damaged || self.node_with_more(partition).is_some()
+        self.problem(partition).is_some_and(|problem| problem.damaged) || self.node_with_more(partition).is_some()
     }
 
     /// Whether a partition can be used and has all its copies.

@@ -1,6 +1,5 @@
 //! `ElectLeaders`.
 
-use walser_metadata::PartitionEntry;
 use walser_model::{NodeId, PartitionIndex, TopicPartition};
 use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, Reason};
@@ -67,7 +66,13 @@ impl Controller {
         let wish = Wish { node: node_id.map(NodeId), unclean };
         let known = Known {
             offers: |id| self.sessions.offers(id),
-            leader_lacks: |partition: &PartitionEntry| self.availability(&self.views.load()).leader_lacks(partition),
+            lacking: |view: &ClusterView, partitions: &[TopicPartition]| {
+                let availability = self.availability(view);
+                let lacks = |id: &&TopicPartition| {
+                    view.metadata.partition(**id).is_some_and(|found| availability.leader_lacks(found))
+                };
+                partitions.iter().filter(lacks).copied().collect()
+            },
         };
         let outcomes = self.nodes.elect(wish, &ids, &known).await?;
         let gone = || ApiError::new(Reason::PartitionNotFound, "the partition was deleted meanwhile");

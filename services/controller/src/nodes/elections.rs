@@ -1,7 +1,7 @@
 //! Elections that operators ask for: of preferred leaders, of a node that they name, and, where nobody who has everything
 //! is left, of one that need not have it (rule R21).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use walser_metadata::PartitionEntry;
@@ -10,6 +10,7 @@ use walser_replication::control::{self, Candidate, Decision, DecisionContext};
 use walser_rpc::{ApiError, Reason};
 
 use super::Nodes;
+use crate::cluster_view::ClusterView;
 use crate::committer::Extra;
 use crate::topics::{ATTEMPTS_MAX, contended};
 
@@ -24,11 +25,11 @@ pub(crate) struct Wish {
 
 /// What storage nodes have said of partitions.
 #[derive(Debug)]
-pub(crate) struct Known<Offers, Lacks> {
+pub(crate) struct Known<Offers, Lacking> {
     /// What replicas would lead with.
     pub(crate) offers: Offers,
-    /// Whether the leader is known not to have everything.
-    pub(crate) leader_lacks: Lacks,
+    /// Those whose leader is known not to have everything.
+    pub(crate) lacking: Lacking,
 }
 
 /// How often, and how many times, it is asked again what replicas have whose leader has stepped down: nodes say it with
@@ -163,19 +164,23 @@ impl Nodes {
         &self,
         wish: Wish,
         partitions: &[TopicPartition],
-        known: &Known<impl Fn(TopicPartition) -> Vec<Candidate>, impl Fn(&PartitionEntry) -> bool>,
+        known: &Known<
+            impl Fn(TopicPartition) -> Vec<Candidate>,
+            impl Fn(&ClusterView, &[TopicPartition]) -> HashSet<TopicPartition>,
+        >,
     ) -> Result<BTreeMap<TopicPartition, Election>, ApiError> {
         let (mut elected, mut stepped_down) = (BTreeSet::new(), BTreeMap::new());
         let mut looks = 0;
         for _ in 0..ATTEMPTS_MAX {
             let turn = self.turns().next().await?;
             let (view, context) = self.committer().context()?;
+            let lacking = if wish.unclean { (known.lacking)(&view, partitions) } else { HashSet::new() };
             let mut decisions = Vec::new();
             let mut outcomes = BTreeMap::new();
             for id in partitions {
                 let found = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
                 let Some(found) = found else { continue };
-                let leader_lacks = !stepped_down.contains_key(id) && (known.leader_lacks)(found);
+                let leader_lacks = !stepped_down.contains_key(id) && lacking.contains(id);
                 let over = match wish.step(&context, found, (&(known.offers)(*id), leader_lacks)) {
                     Step::Elect(decision) => {
                         decisions.push(decision);
