@@ -189,6 +189,7 @@ fn a_dead_follower_is_proposed_once() {
             durable: Offset(0),
             lazy: false,
             last_epoch: LeaderEpoch::NONE,
+            damaged: false,
         };
         let proposals = |actions: &[Action]| actions.iter().filter(|it| matches!(it, Action::Propose(_))).count();
         let mut proposed = 0;

@@ -118,6 +118,7 @@ fn open(follower: i32) -> ReplicationSession {
         durable: Offset(0),
         lazy: false,
         last_epoch: LeaderEpoch::NONE,
+        damaged: false,
     }
 }
 

@@ -25,8 +25,8 @@ use crate::PartitionState;
 
 pub use create::{create, delete};
 pub use elect::{
-    Candidate, Recovery, elect_declared_lost, elect_named, elect_preferred, elect_unclean, recovery_candidates,
-    step_down,
+    Candidate, Recovery, elect_declared_lost, elect_named, elect_preferred, elect_unclean, lead_again,
+    recovery_candidates, step_down,
 };
 pub use isr::{Refusal, alter_isr, change_min_isr, give_up_records, renew_epoch};
 pub use members::{

@@ -129,6 +129,8 @@ pub struct Follower {
     /// Where the leader's log starts, as told last. Inclusive.
     leader_log_start: Offset,
     lazy: bool,
+    /// Its log is damaged: it has opened to say what it has, and to be offered a copy.
+    asks_for_copy: bool,
 }
 
 impl Follower {
@@ -151,10 +153,9 @@ impl Follower {
             high_watermark,
             leader_log_start: Offset::ZERO,
             lazy: start.lazy,
+            asks_for_copy: false,
         };
-        if log.damaged() {
-            follower.copy(actions);
-        } else if follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == log.end() {
+        if log.damaged() || follower.rules.hold(Rule::NoCutToHighWatermark) || follower.high_watermark == log.end() {
             follower.begin(log, actions);
         } else {
             follower.cut(follower.high_watermark, actions);
@@ -204,8 +205,6 @@ impl Follower {
                     self.last_epoch = None;
                 }
                 match self.stage {
-                    // No copy came.
-                    Stage::Cutting | Stage::Copying if log.damaged() => self.copy(actions),
                     Stage::Cutting | Stage::Copying => self.begin(log, actions),
                     Stage::Open | Stage::Stopped => {}
                 }
@@ -215,7 +214,12 @@ impl Follower {
         }
     }
 
+    /// Opens the partition at the leader. A damaged log does not follow; the leader is told all the same what it has, and
+    /// offers a copy.
     fn begin(&mut self, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) {
+        let damaged = log.damaged();
+        let (last_epoch, log_end) = if damaged { log.readable() } else { (log.latest_epoch(), log.end()) };
+        self.asks_for_copy = damaged;
         self.open.sequence += 1;
         self.stage = Stage::Open;
         self.taken = log.end();
@@ -224,10 +228,11 @@ impl Follower {
             follower: self.node,
             id: self.open,
             leader_epoch: self.leader_epoch,
-            log_end: log.end(),
-            durable: log.durable(),
+            log_end,
+            durable: log.durable().min(log_end),
             lazy: self.lazy,
-            last_epoch: self.last_epoch.unwrap_or_else(|| log.latest_epoch()),
+            last_epoch: self.last_epoch.filter(|_| !damaged).unwrap_or(last_epoch),
+            damaged,
         }));
     }
 
@@ -271,9 +276,9 @@ impl Follower {
         actions.push(FollowerAction::Copy);
     }
 
-    /// Whether the leader's log is about to take the place of this one.
+    /// Whether the leader's log is about to take the place of this one, or is asked for.
     pub fn replaces_log(&self) -> bool {
-        self.stage == Stage::Copying
+        self.stage == Stage::Copying || self.stage == Stage::Open && self.asks_for_copy
     }
 
     /// Whatever is on its way for the open before finds nobody.
@@ -317,7 +322,7 @@ impl Follower {
     }
 
     fn acknowledge(&mut self, log: &impl ReplicaLog, actions: &mut Vec<FollowerAction>) {
-        if self.stage != Stage::Open {
+        if self.stage != Stage::Open || self.asks_for_copy {
             return;
         }
         (self.told_durable, self.told_start) = (log.durable(), log.start());

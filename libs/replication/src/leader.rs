@@ -160,6 +160,15 @@ pub enum Contradiction {
     },
 }
 
+/// Why a leader must not give up what it cannot read of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objection {
+    /// This replica has more.
+    HasMore(NodeId),
+    /// This replica has not said in this epoch what it has: its node is down, or cannot open its log.
+    NotHeard(NodeId),
+}
+
 /// Too few replicas are in sync for `acks=all` (rule R25).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("replicas in sync: {isr}, and {min_isr} are needed")]
@@ -314,14 +323,22 @@ impl Leader {
     /// Whether somebody eligible has opened in this epoch: it has everything, and may lead. Where this log is damaged it
     /// need not be able to follow.
     pub fn eligible_opened(&self) -> bool {
-        self.partition.elr.iter().any(|node| self.followers.node_epoch(node) >= 0)
+        self.followers.iter().any(|known| self.partition.elr.contains(known.node) && known.has_opened())
     }
 
-    /// The follower whose log reaches furthest beyond an offset, of those that have opened in this epoch.
+    /// The follower whose log reaches furthest beyond an offset, as they have said in this epoch.
     pub fn node_beyond(&self, offset: Offset) -> Option<NodeId> {
-        let reaches = |known: &&FollowerProgress| known.log_end.max(known.opened_at);
-        let furthest = self.followers.iter().max_by_key(reaches)?;
-        (reaches(&furthest) > offset).then_some(furthest.node)
+        let furthest = self.followers.iter().max_by_key(|known| known.log_end)?;
+        (furthest.log_end > offset).then_some(furthest.node)
+    }
+
+    /// Why nothing of this log must be given up from an offset on. `None`: every replica has said in this epoch how far its
+    /// log reaches, and none reaches beyond.
+    pub fn objection_to_giving_up(&self, from: Offset) -> Option<Objection> {
+        if let Some(node) = self.node_beyond(from) {
+            return Some(Objection::HasMore(node));
+        }
+        self.followers.iter().find(|known| !known.has_opened()).map(|known| Objection::NotHeard(known.node))
     }
 
     /// This node's own position: what counts of its log.
@@ -342,6 +359,9 @@ impl Leader {
         }
         if !self.followers.begin(&open, self.now, self.rules) {
             return;
+        }
+        if open.damaged {
+            return actions.push(Action::Copy { follower, open: id });
         }
         // What lies below the log start cannot be compared any more, and what lies before every epoch that is known here
         // cannot be either.

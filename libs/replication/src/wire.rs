@@ -40,6 +40,8 @@ pub struct ReplicationSession {
     pub lazy: bool,
     /// Epoch of its last record, or [`LeaderEpoch::NONE`].
     pub last_epoch: LeaderEpoch,
+    /// Its log is damaged, and ends where the damage begins: it asks for a copy, and says what it has.
+    pub damaged: bool,
 }
 
 /// The leader's answer to an open whose log is not a part of its own.

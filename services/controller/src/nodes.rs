@@ -19,7 +19,7 @@ use crate::committer::{Committed, Committer, Extra};
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
 
-pub(crate) use elections::{Election, Known, Wish};
+pub(crate) use elections::{Election, Known, Lack, Wish};
 pub(crate) use holdings::Holdings;
 pub(crate) use in_sync::Proposed;
 

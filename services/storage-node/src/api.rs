@@ -24,7 +24,7 @@ use walser_rpc::{
 use walser_service::Shutdown;
 
 use crate::disposal::Disposal;
-use crate::error::{not_damaged, not_leader};
+use crate::error::not_leader;
 use crate::in_process::{InProcessStorage, check_bytes};
 use crate::replica_registry::ReplicaRegistry;
 use crate::shard::Command;
@@ -72,11 +72,10 @@ impl Api {
             return Err(refused);
         }
         let replica = self.registry.led(id)?;
-        if !replica.damaged() {
-            return Err(not_damaged());
-        }
         let (node_epoch, led) =
             (self.node_epoch.load(Ordering::Acquire), LedPartition { id, leader_epoch: replica.epoch() });
+        // It is said of this leader epoch, or of a later one: then the controller refuses.
+        self.ask(id, |reply| Command::CheckRepair { partition: id, reply }).await?;
         let wanted = self.controller.give_up_records(node_epoch, led).await?;
         let begun = async {
             while replica.epoch() < wanted {

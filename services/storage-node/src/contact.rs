@@ -1,10 +1,11 @@
 //! Until when this node can be sure that nobody else leads what it leads (rule R29, amendment A4).
 //!
 //! The controller takes a lead away only from a node that it has not heard for a session, or whose connection is gone, after
-//! what that node sent last; or by metadata that it tells that node. It gives it only to one that is in sync or eligible. So
-//! a leader that has had an answer of the controller within a session, and has applied what that was given on, or has heard
-//! within one that every such node still follows it, has not been replaced for longer than that. Otherwise it serves no
-//! reads, and takes no writes that are answered by itself: both could be of a past that the new leader does not have.
+//! what that node sent last; or by metadata that it tells that node. It gives it only to one that is in sync or eligible;
+//! to others where an operator has a leader step down, which gives up what that one serves. So a leader that has had an
+//! answer of the controller within a session, and has applied what that was given on, or has heard within one that every
+//! such node still follows it, has not been replaced for longer than that. Otherwise it serves no reads, and takes no
+//! writes that are answered by itself: both could be of a past that the new leader does not have.
 //!
 //! Time counts from when something was asked for, not from when its answer was read: what lay in a buffer while this
 //! process was stopped says nothing about now. This bounds how stale an answer can be; nothing is lost without it.

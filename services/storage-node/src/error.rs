@@ -3,7 +3,7 @@
 use walser_log::{DirectoryError, LogError, ReadError};
 use walser_model::{LeaderEpoch, NodeId, Offset, REMEMBERED_BATCHES, SequenceCheck, TopicPartition};
 use walser_record_batch::BatchHeader;
-use walser_replication::NotEnoughReplicas;
+use walser_replication::{NotEnoughReplicas, Objection};
 use walser_rpc::{ApiError, Effect, Reason};
 
 use crate::released::Released;
@@ -58,6 +58,28 @@ pub(crate) fn moved_aside(partition: TopicPartition) -> ApiError {
 /// A repair of something that is whole.
 pub(crate) fn not_damaged() -> ApiError {
     ApiError::field("partition", "names a partition that is not damaged: there is nothing to repair")
+}
+
+/// A part of a log is not given up that a replica has, or may have.
+pub(crate) fn not_repaired(objection: Objection) -> ApiError {
+    let (node, text) = match objection {
+        Objection::HasMore(node) => {
+            let text = format!(
+                "node {node} has records of the partition that the leader lacks: an unclean election has it lead, `walser \
+                 partition elect TOPIC PARTITION --unclean --node {node} --accept-loss`; stop node {node} and empty its \
+                 directory if they are to be given up as well"
+            );
+            (node, text)
+        }
+        Objection::NotHeard(node) => {
+            let text = format!(
+                "node {node} has a replica of the partition and has not said what it has, which would be lost: start it, and \
+                 try again when it follows; if its disk is lost, start it with an empty directory under the same id"
+            );
+            (node, text)
+        }
+    };
+    ApiError::new(Reason::EligibleLeadersNotAvailable, text).with("nodeId", node)
 }
 
 /// The topic has settings that this version does not know.

@@ -53,6 +53,8 @@ pub(crate) struct Problem {
     pub(crate) text: String,
     /// Records on the disk are damaged or gone: repair helps, and a restart does not.
     pub(crate) damaged: bool,
+    /// In which that was found, or [`LeaderEpoch::NONE`].
+    pub(crate) leader_epoch: LeaderEpoch,
     /// A replica that has records which the leader's log does not have any more.
     pub(crate) node_with_more: Option<NodeId>,
 }
@@ -202,28 +204,36 @@ impl PartitionHandle {
         *self.offer.lock()
     }
 
-    /// Shows whether the log can be used.
-    pub(crate) fn set_condition(&self, condition: &Condition) {
+    /// Shows whether the log can be used, as it is in a leader epoch.
+    pub(crate) fn set_condition(&self, condition: &Condition, leader_epoch: LeaderEpoch) {
+        let mut shown = self.problem.lock();
         let problem = match condition {
             Condition::Healthy => None,
             Condition::Corrupt { from } => {
                 let text = format!("records from offset {from} on are damaged");
-                Some(Problem { damaged: true, ..Problem::of(text) })
+                let before = shown.take().filter(|before| before.damaged && before.leader_epoch == leader_epoch);
+                let node_with_more = before.and_then(|before| before.node_with_more);
+                Some(Problem { damaged: true, node_with_more, leader_epoch, ..Problem::of(text) })
             }
-            Condition::Failed { reason } => Some(Problem::of(reason.clone())),
+            Condition::Failed { reason } => Some(Problem { leader_epoch, ..Problem::of(reason.clone()) }),
         };
         self.failed.store(problem.is_some(), Ordering::Release);
-        *self.problem.lock() = problem;
+        *shown = problem;
     }
 
-    /// The leader wants records gone that were committed.
-    pub(crate) fn note_inconsistent(&self, node: NodeId, at: Offset, high_watermark: Offset) {
+    /// The leader wants records gone that were committed. `high_watermark`: with the leader epoch in which it says so.
+    pub(crate) fn note_inconsistent(
+        &self,
+        node: NodeId,
+        at: Offset,
+        (high_watermark, leader_epoch): (Offset, LeaderEpoch),
+    ) {
         let text = format!(
             "the leader's log ends at offset {at}, below the high watermark {high_watermark} that was seen here: one of the \
              two has lost committed records; this replica keeps what it has and follows no more"
         );
         self.failed.store(true, Ordering::Release);
-        *self.problem.lock() = Some(Problem { node_with_more: Some(node), ..Problem::of(text) });
+        *self.problem.lock() = Some(Problem { node_with_more: Some(node), leader_epoch, ..Problem::of(text) });
     }
 
     /// Shows who has more than is left of a damaged log.
@@ -245,7 +255,7 @@ impl PartitionHandle {
 
 impl Problem {
     fn of(text: String) -> Self {
-        Self { text, damaged: false, node_with_more: None }
+        Self { text, damaged: false, leader_epoch: LeaderEpoch::NONE, node_with_more: None }
     }
 
     fn cannot_open(why: &str) -> Self {
@@ -346,7 +356,8 @@ impl ReplicaRegistry {
         let mut problems: Vec<_> =
             all.filter_map(|(id, replica)| Some((id, replica.problem.lock().clone()?))).collect();
         problems.extend(self.unusable.read().iter().map(|(id, why)| (*id, Problem::cannot_open(why))));
-        problems.sort_by_key(|(id, _)| *id);
+        // First those about which people have to decide.
+        problems.sort_by_key(|(id, problem)| (!problem.damaged && problem.node_with_more.is_none(), *id));
         problems
     }
 

@@ -260,6 +260,10 @@ impl Shard {
                 self.defer_for_all(Command::ServeReadsOf);
             }
             Command::ServeReadsOf(id) => self.partitions.get(&id).into_iter().for_each(|found| found.serve_reads()),
+            Command::CheckRepair { partition: id, reply } => {
+                let found = self.partitions.get(&id).ok_or_else(|| self.context.registry.refusal(id));
+                drop(reply.send(found.and_then(|found| found.check_repair(&self.context))));
+            }
             Command::DeleteRecords { .. } | Command::Repair { .. } => self.change_log(command),
             Command::Damaged { partition, from } => {
                 let found = self.partitions.get_mut(&partition);

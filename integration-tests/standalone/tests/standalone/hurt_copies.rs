@@ -127,15 +127,30 @@ async fn a_leader_whose_records_are_found_damaged_follows_and_takes_the_log_of_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_has_what_a_repair_gave_up_cuts_it_off_and_follows() {
+async fn nothing_is_given_up_that_a_replica_has_or_may_have() {
     let (_dir, data) = place();
     let (mut nodes, client, repaired) = with_damaged_leader(&data, 10, 20).await;
+    let refused = |nodes: &Nodes| {
+        let refused = cli_at(&nodes.cluster.address(), &["partition", "repair", "t", "0", "--accept-loss"], b"");
+        assert!(!refused.status.success());
+        String::from_utf8(refused.stderr).unwrap()
+    };
+    assert!(refused(&nodes).contains("has not said what it has"), "both are down");
+    let (first, second) = (repaired % NODES + 1, (repaired + 1) % NODES + 1);
+    nodes.restart(second);
+    until(async || refused(&nodes).contains(&format!("node {second} has records")), "it has more").await;
+    nodes.kill(second);
+    assert!(refused(&nodes).contains(&format!("node {second} has records")), "they are there, though it is down");
+
+    // Whoever wants to give them up takes them away.
+    for node in [first, second] {
+        std::fs::remove_dir_all(nodes.data_of(node)).unwrap();
+        nodes.restart(node);
+    }
     repair(&nodes).await;
+    all_in_sync(&client, "t").await;
     let mut left = values(&client, "t", 0).await;
     assert_begins(&left, 10);
-
-    nodes.restart_others(repaired);
-    all_in_sync(&client, "t").await;
     write(&client, "t", 0, "after").await;
     left.push("after".to_owned());
     for alone in 1..=NODES {
@@ -160,8 +175,9 @@ async fn a_damaged_replica_is_the_last_resort_when_the_others_are_lost() {
     nodes.restart(left);
     until(async || accepts_loss(&nodes, &["partition", "elect", "t", "0", "--unclean"]), "it is elected").await;
     assert_eq!(leader(&client, "t").await, left);
-    repair(&nodes).await;
+    assert!(!accepts_loss(&nodes, &["partition", "repair", "t", "0"]), "the others have not said what they have");
     nodes.restart_others(left);
+    repair(&nodes).await;
     all_in_sync(&client, "t").await;
     let kept = values(&client, "t", 0).await;
     assert_begins(&kept, 20);

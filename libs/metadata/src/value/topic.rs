@@ -27,6 +27,9 @@ pub struct TopicValue {
     /// When it was created, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub created_ms: Timestamp,
+    /// The revision at which its durability was changed last; 0: that of this value.
+    #[serde(default)]
+    pub durability_revision: i64,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: UnknownFields,
@@ -98,7 +101,7 @@ fn the_form_is_the_documented_one() {
         created_ms: 3,
         ..TopicValue::default()
     };
-    let text = r#"{"name":"orders","partition_count":6,"replication_factor":1,"config":{"retention.ms":"1000"},"labels":{},"description":"","created_ms":3}"#;
+    let text = r#"{"name":"orders","partition_count":6,"replication_factor":1,"config":{"retention.ms":"1000"},"labels":{},"description":"","created_ms":3,"durability_revision":0}"#;
     super::assert_form(&value, text);
     let staged = StagedPartitions { topic: value, first: 2, ..StagedPartitions::default() };
     super::assert_form(&staged, &format!(r#"{{"topic":{text},"first":2}}"#));

@@ -58,6 +58,11 @@ pub(super) struct PartitionTable {
 // === impl TopicEntry ===
 
 impl<X> TopicEntry<X> {
+    /// The revision at which its durability was changed last, or a later one.
+    pub fn durability_revision(&self) -> i64 {
+        if self.value.durability_revision > 0 { self.value.durability_revision } else { self.revision }
+    }
+
     /// How many partitions are visible.
     pub fn partition_count(&self) -> usize {
         usize::try_from(self.value.partition_count).unwrap_or(0)

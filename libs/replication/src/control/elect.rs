@@ -131,20 +131,47 @@ pub fn elect_declared_lost<P: Clone>(
 }
 
 /// Takes the lead from a node whose log lacks records, on an operator's word: all replicas say then what they have, and
-/// [`elect_declared_lost`] compares them, all alike: only of those who are away it is still noted that they may have
-/// everything. `None`: nobody leads, or somebody else who has everything is in service, and takes the lead.
+/// [`elect_declared_lost`] compares them, all alike. Those who have everything and are away stay eligible: whoever of them
+/// comes back before that leads. `None`: nobody leads, or somebody else who has everything is in service, and takes the
+/// lead.
 pub fn step_down<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
     let leader = record.state.leader?;
     if context.whole_besides(&record.state, leader).is_some() {
         return None;
     }
+    let away = |node: &NodeId| *node != leader && !context.alive(*node);
     let whole = record.state.whole();
     let mut state = record.state.clone();
-    let may_have_all = state.last_known_elr.union(&whole);
-    state.last_known_elr = may_have_all.iter().filter(|node| *node != leader && !context.alive(*node)).collect();
-    (state.isr, state.elr) = (NodeSet::EMPTY, NodeSet::EMPTY);
+    state.isr = NodeSet::EMPTY;
+    state.elr = whole.iter().filter(away).collect();
+    state.last_known_elr = state.last_known_elr.iter().filter(away).collect::<NodeSet>().without(&state.elr);
     lead(&mut state, None);
     Some(Decision::of_partition(context, record, state, whole.iter()))
+}
+
+/// Gives the lead back to whoever has stepped down ([`step_down`]), as nobody could be elected in its place: it counts for
+/// what it did. `before`: the partition when it led; `node_epoch`: its incarnation then. `None`: it is not in service, has
+/// been away, or somebody has led since.
+pub fn lead_again<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    (before, node_epoch): (&PartitionState, i64),
+) -> Option<Decision<P>> {
+    let node = before.leader?;
+    let untouched = record.state.leader.is_none()
+        && record.state.leader_epoch == before.leader_epoch.next()
+        && record.state.replicas.contains(&node);
+    let same = context.alive(node) && context.node(node).is_some_and(|found| found.epoch == node_epoch);
+    if !untouched || !same {
+        return None;
+    }
+    let mut state = record.state.clone();
+    let replicas: NodeSet = state.replicas.iter().copied().collect();
+    state.last_known_elr = before.last_known_elr.intersection(&replicas);
+    state.elr.remove(node);
+    state.set_isr(NodeSet::from_iter([node]));
+    lead(&mut state, Some(node));
+    Some(Decision::of_partition(context, record, state, [node]))
 }
 
 /// How long an election without proof waits (rule R21). Without any of them the partition waits for an operator.

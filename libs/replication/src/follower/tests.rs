@@ -84,6 +84,7 @@ fn open(open_seq: u64, log_end: i64, durable: i64, last_epoch: i32) -> FollowerA
         durable: Offset(durable),
         lazy: false,
         last_epoch: LeaderEpoch(last_epoch),
+        damaged: false,
     })
 }
 

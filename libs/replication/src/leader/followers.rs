@@ -20,9 +20,8 @@ pub(super) struct FollowerProgress {
     pub(super) connected: bool,
     /// Where its log begins, as it has told on this open. Inclusive.
     pub(super) log_start: Offset,
+    /// Of the latest open: counts only while it is connected.
     pub(super) log_end: Offset,
-    /// The log end of the latest open, whether it can follow from there or not. Counts for nothing. Exclusive.
-    pub(super) opened_at: Offset,
     pub(super) durable: Offset,
     /// Its log end may count.
     pub(super) lazy: bool,
@@ -43,6 +42,11 @@ pub(super) struct Followers {
 }
 
 impl FollowerProgress {
+    /// Whether it has opened in this epoch, and so said what it has.
+    pub(super) fn has_opened(&self) -> bool {
+        self.open.node_epoch >= 0
+    }
+
     /// Whether there is no reason to think that the controller would refuse it: it was never refused, or is heard again
     /// since, and some time has passed.
     pub(super) fn may_be_proposed(&self, now: Duration, rules: Rules) -> bool {
@@ -70,7 +74,6 @@ impl Followers {
                     connected: false,
                     log_start: Offset::ZERO,
                     log_end: Offset::ZERO,
-                    opened_at: Offset::ZERO,
                     durable: Offset::ZERO,
                     lazy: false,
                     sent: Offset::ZERO,
@@ -114,7 +117,7 @@ impl Followers {
         if open.id <= known.open && rules.hold(Rule::OpenSequence) {
             return false;
         }
-        (known.open, known.connected, known.opened_at) = (open.id, false, open.log_end);
+        (known.open, known.connected, known.log_end) = (open.id, false, open.log_end);
         (known.heard, known.refused) = (now, None);
         true
     }
@@ -145,7 +148,6 @@ impl Followers {
         if let Some(known) = self.get_mut(open.follower) {
             known.connected = true;
             known.log_start = Offset::ZERO;
-            known.log_end = open.log_end;
             known.durable = open.durable.min(open.log_end);
             known.lazy = open.lazy;
             known.sent = open.log_end;

@@ -1,4 +1,5 @@
 mod deletions;
+mod giving_up;
 mod successors;
 
 use proptest::prelude::*;
@@ -87,6 +88,7 @@ fn open(follower: i32, open_seq: u64, log_end: i64, last_epoch: i32) -> Event {
         durable: Offset(log_end),
         lazy: true,
         last_epoch: LeaderEpoch(last_epoch),
+        damaged: false,
     })
 }
 

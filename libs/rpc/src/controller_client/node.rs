@@ -149,6 +149,8 @@ pub struct PartitionOut {
     pub damaged: bool,
     /// A replica that has records which the leader's log does not have any more.
     pub node_with_more: Option<NodeId>,
+    /// In which that was found, or [`LeaderEpoch::NONE`].
+    pub leader_epoch: LeaderEpoch,
 }
 
 /// What the controller answers to a beat.
@@ -218,12 +220,13 @@ fn figures_message(figures: NodeFigures) -> pb::StorageStats {
         full: disk.full,
         problem: disk.problem.unwrap_or_default(),
     };
-    let problem = |PartitionOut { partition, problem, damaged, node_with_more }| pb::PartitionProblem {
+    let problem = |PartitionOut { partition, problem, damaged, node_with_more, leader_epoch }| pb::PartitionProblem {
         topic_id: partition.topic.to_string(),
         partition: partition.partition.0,
         problem,
         damaged,
         node_with_more: node_with_more.map(|node| node.0),
+        leader_epoch: leader_epoch.0,
     };
     pb::StorageStats {
         replica_count: count(figures.replicas),

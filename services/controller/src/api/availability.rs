@@ -4,9 +4,11 @@
 use std::collections::{HashMap, HashSet};
 
 use walser_metadata::PartitionEntry;
-use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_proto::v1 as pb;
 use walser_replication::PartitionState;
+
+use crate::nodes::Lack;
 
 /// The storage nodes that are in service, and what they report.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +24,8 @@ pub(crate) struct Problem {
     pub(crate) text: String,
     /// Durable records are damaged or gone.
     pub(crate) damaged: bool,
+    /// The leader epoch in which that was found.
+    pub(crate) leader_epoch: LeaderEpoch,
     /// A replica that has records which the leader's log does not have any more.
     pub(crate) node_with_more: Option<NodeId>,
 }
@@ -54,7 +58,8 @@ impl Availability {
             let topic: TopicId = problem.topic_id.parse().ok()?;
             let id = TopicPartition::new(topic, PartitionIndex(problem.partition));
             let node_with_more = problem.node_with_more.map(NodeId);
-            Some(((node, id), Problem { text: problem.problem.clone(), damaged: problem.damaged, node_with_more }))
+            let (text, leader_epoch) = (problem.problem.clone(), LeaderEpoch(problem.leader_epoch));
+            Some(((node, id), Problem { text, damaged: problem.damaged, leader_epoch, node_with_more }))
         };
         self.reported.extend(stats.problems.iter().filter_map(partition));
     }
@@ -83,17 +88,29 @@ impl Availability {
         reported.or_else(|| too_few_in_sync(&partition.record.state))
     }
 
-    /// A node in service that has records of a partition which the leader lacks.
-    pub(crate) fn node_with_more(&self, partition: &PartitionEntry) -> Option<NodeId> {
-        let state = &partition.record.state;
-        let named = |node: &NodeId| self.reported.get(&(*node, partition.record.key))?.node_with_more;
-        let other = |node: &NodeId| Some(*node) != state.leader && self.serving.contains(node);
-        state.replicas.iter().filter_map(named).find(|node| state.replicas.contains(node) && other(node))
+    /// What a node reports of a partition, if that is of the leader epoch in which it is led now: in an earlier one it may
+    /// have been another log.
+    fn current(&self, node: NodeId, partition: &PartitionEntry) -> Option<&Problem> {
+        let problem = self.reported.get(&(node, partition.record.key))?;
+        (problem.leader_epoch == partition.record.state.leader_epoch).then_some(problem)
     }
 
-    /// Whether the leader of a partition is known not to have everything: its log is damaged, or another one has more.
-    pub(crate) fn leader_lacks(&self, partition: &PartitionEntry) -> bool {
-        self.problem(partition).is_some_and(|problem| problem.damaged) || self.node_with_more(partition).is_some()
+    /// Whether the leader of a partition says that its log is damaged.
+    pub(crate) fn leader_damaged(&self, partition: &PartitionEntry) -> bool {
+        let leader = self.leader(&partition.record.state);
+        leader.and_then(|leader| self.current(leader, partition)).is_some_and(|found| found.damaged)
+    }
+
+    /// What the leader of a partition is known not to have: a replica in service has stopped because committed records
+    /// are not there, or its log is damaged. `None`: nothing that is known, or nobody leads.
+    pub(crate) fn leader_lacks(&self, partition: &PartitionEntry) -> Option<Lack> {
+        let state = &partition.record.state;
+        let leader = self.leader(state)?;
+        let others = state.replicas.iter().copied().filter(|node| *node != leader && self.serving.contains(node));
+        let stopped =
+            |node: &NodeId| self.current(*node, partition).is_some_and(|found| found.node_with_more.is_some());
+        let damaged = || self.leader_damaged(partition).then_some(Lack::Damaged);
+        others.into_iter().find(stopped).map(Lack::Committed).or_else(damaged)
     }
 
     /// Whether a partition can be used and has all its copies.
@@ -133,14 +150,13 @@ fn too_few_in_sync(partition: &PartitionState) -> Option<Problem> {
 
 impl Problem {
     fn of(text: String) -> Self {
-        Self { text, damaged: false, node_with_more: None }
+        Self { text, damaged: false, leader_epoch: LeaderEpoch::NONE, node_with_more: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use walser_metadata::value::UnknownFields;
-    use walser_model::LeaderEpoch;
     use walser_replication::control::PartitionRecord;
 
     use super::*;
@@ -181,6 +197,7 @@ mod tests {
             partition: 1,
             problem: "a sync failed".to_owned(),
             damaged: true,
+            leader_epoch: 1,
             node_with_more: None,
         };
         let stats = pb::StorageStats { problems: vec![problem], ..Default::default() };
@@ -190,6 +207,29 @@ mod tests {
         assert_eq!((problem(0), problem(1).unwrap().damaged), (None, true));
         assert!(availability.problem(&partition(0, Some(2))).is_some());
         assert!(availability.healthy(&partition(0, Some(1))) && !availability.healthy(&partition(1, Some(1))));
+    }
+
+    #[test]
+    fn what_a_leader_lacks_is_known_in_the_leader_epoch_in_which_it_was_found() {
+        let mut led = partition(0, Some(1));
+        led.record.state.replicas = vec![NodeId(1), NodeId(2)];
+        let report = |damaged, node_with_more| pb::StorageStats {
+            problems: vec![pb::PartitionProblem {
+                topic_id: topic().to_string(),
+                leader_epoch: 1,
+                damaged,
+                node_with_more,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let mut availability = Availability::new();
+        availability.add(NodeId(1), &report(true, Some(2)));
+        assert_eq!(availability.leader_lacks(&led), Some(Lack::Damaged));
+        availability.add(NodeId(2), &report(false, Some(2)));
+        assert_eq!(availability.leader_lacks(&led), Some(Lack::Committed(NodeId(2))));
+        led.record.state.leader_epoch = LeaderEpoch(2);
+        assert_eq!(availability.leader_lacks(&led), None, "of another log, or it is mended");
     }
 
     #[test]

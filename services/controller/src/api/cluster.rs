@@ -88,8 +88,11 @@ impl ClusterService for Controller {
     }
 
     async fn elect_leaders(&self, request: Request<pb::ElectLeadersRequest>) -> Answer<pb::ElectLeadersResponse> {
-        let caller = Caller::relayed(&request);
-        Ok(Response::new(self.elect(&caller, request.into_inner()).await?))
+        let (controller, caller) = (self.clone(), Caller::relayed(&request));
+        // It goes on when the caller does not wait any longer: a leader may have stepped down for it.
+        let elected = tokio::spawn(async move { controller.elect(&caller, request.into_inner()).await }).await;
+        let stopped = |error| ApiError::internal(format!("the election stopped: {error}"));
+        Ok(Response::new(elected.map_err(stopped)??))
     }
 
     async fn list_cluster_configs(

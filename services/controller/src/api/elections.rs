@@ -1,5 +1,7 @@
 //! `ElectLeaders`.
 
+use std::collections::HashMap;
+
 use walser_model::{NodeId, PartitionIndex, TopicPartition};
 use walser_proto::v1 as pb;
 use walser_rpc::{ApiError, Reason};
@@ -68,10 +70,8 @@ impl Controller {
             offers: |id| self.sessions.offers(id),
             lacking: |view: &ClusterView, partitions: &[TopicPartition]| {
                 let availability = self.availability(view);
-                let lacks = |id: &&TopicPartition| {
-                    view.metadata.partition(**id).is_some_and(|found| availability.leader_lacks(found))
-                };
-                partitions.iter().filter(lacks).copied().collect()
+                let lack = |id: &TopicPartition| availability.leader_lacks(view.metadata.partition(*id)?);
+                partitions.iter().filter_map(|id| Some((*id, lack(id)?))).collect::<HashMap<_, _>>()
             },
         };
         let outcomes = self.nodes.elect(wish, &ids, &known).await?;

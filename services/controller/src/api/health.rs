@@ -27,6 +27,7 @@ impl Controller {
         issues.extend(self.writes.problem().map(|problem| store_issue(&problem)));
         issues.extend(registered(view).next().is_none().then(no_node_issue));
         let none_left = registered(view).all(|(_, entry)| entry.liveness.fenced);
+        let availability = self.availability(view);
         let mut away = false;
         for (node, entry) in registered(view) {
             let session = self.sessions.get(node);
@@ -37,7 +38,7 @@ impl Controller {
             let stats = session.map(|session| session.stats).unwrap_or_default();
             issues.extend(stats.disks.iter().flat_map(|disk| disk_issues(node, disk)));
             issues.extend(set_aside_issue(node, &stats));
-            issues.extend(stats.problems.iter().map(|problem| partition_issue(view, node, problem)));
+            issues.extend(stats.problems.iter().map(|problem| partition_issue(view, &availability, node, problem)));
         }
         issues.extend(view.metadata.topics().filter_map(|topic| unreadable_issue(topic)));
         let lacking = LackingPartitions::of(view);

@@ -192,9 +192,6 @@ impl ControllerService for Controller {
         let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
         let (id, epoch) = reference.ok_or_else(|| ApiError::field("ref", "is not a partition"))?;
         let above = LeaderEpoch(request.above);
-        if request.records_lost {
-            self.check_nobody_has_more(id)?;
-        }
         let leader_epoch =
             self.nodes.renew_epoch(request.node_epoch, id, epoch, (above, request.records_lost)).await?.0;
         tracing::info!(partition = %id, leader_epoch, "a new leader epoch begins");
@@ -260,19 +257,6 @@ impl ControllerService for Controller {
 }
 
 impl Controller {
-    /// Refuses to give up records of a leader's log that a replica in service has.
-    fn check_nobody_has_more(&self, id: TopicPartition) -> Result<(), ApiError> {
-        let view = self.views.load();
-        let found = view.metadata.partition(id);
-        let Some(other) = found.and_then(|found| self.availability(&view).node_with_more(found)) else { return Ok(()) };
-        let text = format!(
-            "names a partition of which node {other} has records that the leader lacks: an unclean election has it lead, \
-             `walser partition elect TOPIC PARTITION --unclean --node {other} --accept-loss`; stop node {other} first if \
-             they are to be given up as well"
-        );
-        Err(ApiError::field("partition", text))
-    }
-
     fn heard(&self, node: NodeId, session: Session<walser_proto::v1::StorageStats>) {
         let (heard, heard_ms) = (self.clock.monotonic(), self.clock.now_millis());
         self.sessions.beat(node, Session { heard, heard_ms, ..session });

@@ -1,11 +1,12 @@
 //! Elections that operators ask for: of preferred leaders, of a node that they name, and, where nobody who has everything
 //! is left, of one that need not have it (rule R21).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use walser_metadata::PartitionEntry;
 use walser_model::{NodeId, TopicPartition};
+use walser_replication::PartitionState;
 use walser_replication::control::{self, Candidate, Decision, DecisionContext};
 use walser_rpc::{ApiError, Reason};
 
@@ -30,6 +31,36 @@ pub(crate) struct Known<Offers, Lacking> {
     pub(crate) offers: Offers,
     /// Those whose leader is known not to have everything.
     pub(crate) lacking: Lacking,
+}
+
+/// What replicas of a partition would lead with.
+pub(crate) trait Offers: Fn(TopicPartition) -> Vec<Candidate> {}
+
+impl<F: Fn(TopicPartition) -> Vec<Candidate>> Offers for F {}
+
+/// Of these partitions those whose leader is known not to have everything.
+pub(crate) trait Lacks: Fn(&ClusterView, &[TopicPartition]) -> HashMap<TopicPartition, Lack> {}
+
+impl<F: Fn(&ClusterView, &[TopicPartition]) -> HashMap<TopicPartition, Lack>> Lacks for F {}
+
+/// What a leader does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// Its log is damaged: of all replicas, whoever has most can be told.
+    Damaged,
+    /// Records that this node has taken for committed, and has stopped therefore. The leader may have written others
+    /// since: which of them are to stay is for people to say.
+    Committed(NodeId),
+}
+
+/// An election as an operator has asked for it, and how far it is.
+#[derive(Debug)]
+struct Asked<'a> {
+    wish: Wish,
+    partitions: &'a [TopicPartition],
+    elected: BTreeSet<TopicPartition>,
+    /// As they were when their leader was to step down, and its incarnation.
+    stepped_down: BTreeMap<TopicPartition, (PartitionState, i64)>,
 }
 
 /// How often, and how many times, it is asked again what replicas have whose leader has stepped down: nodes say it with
@@ -60,27 +91,50 @@ fn unavailable(reason: Reason, id: TopicPartition, text: String) -> ApiError {
     ApiError::new(reason, text).with("partition", id.partition)
 }
 
+/// A node is named that has no replica.
+fn no_replica(node: NodeId, state: &PartitionState) -> ApiError {
+    let replicas: Vec<_> = state.replicas.iter().map(ToString::to_string).collect();
+    let text = format!("node {node} has no replica of the partition; nodes {} have", replicas.join(", "));
+    ApiError::field("node_id", text)
+}
+
 impl Wish {
-    /// What it asks of a partition.
+    /// What it asks of a partition. `lack`: what its leader does not have.
     fn step(
         self,
         context: &DecisionContext,
         found: &PartitionEntry,
-        (offers, leader_lacks): (&[Candidate], bool),
+        (offers, lack): (&[Candidate], Option<Lack>),
     ) -> Step {
+        let state = &found.record.state;
+        if let Some(node) = self.node.filter(|node| !state.replicas.contains(node)) {
+            return Step::Over(Err(no_replica(node, state)));
+        }
         if !self.unclean {
             return self.in_sync(context, found);
         }
-        match control::step_down(context, &found.record).filter(|_| leader_lacks && self.can_lead(context, found)) {
-            Some(decision) => Step::Depose(decision),
-            None => self.without_proof(context, found, offers),
+        let Some((leader, lack)) =
+            state.leader.zip(lack).filter(|(leader, lack)| self.can_lead(context, *leader, *lack))
+        else {
+            return self.without_proof(context, found, offers);
+        };
+        match (control::step_down(context, &found.record), lack, self.node) {
+            (None, ..) => self.without_proof(context, found, offers),
+            (Some(_), Lack::Committed(other), None) => {
+                let text = format!(
+                    "must be named here: node {other} has committed records that node {leader}, which leads, has not, and \
+                     node {leader} may have written others since; `--node {other}` or `--node {leader}` says which stay"
+                );
+                Step::Over(Err(ApiError::field("node_id", text)))
+            }
+            (Some(decision), ..) => Step::Depose(decision),
         }
     }
 
-    /// Whether whoever is named could be elected.
-    fn can_lead(self, context: &DecisionContext, found: &PartitionEntry) -> bool {
-        let other = |node| Some(node) != found.record.state.leader && found.record.state.replicas.contains(&node);
-        self.node.is_none_or(|node| other(node) && context.alive(node))
+    /// Whether whoever is named could be elected. The leader itself only where it is for people to say that it stays.
+    fn can_lead(self, context: &DecisionContext, leader: NodeId, lack: Lack) -> bool {
+        let able = |node: NodeId| context.alive(node) && (node != leader || lack != Lack::Damaged);
+        self.node.is_none_or(able)
     }
 
     fn in_sync(self, context: &DecisionContext, found: &PartitionEntry) -> Step {
@@ -93,12 +147,6 @@ impl Wish {
         };
         if leader == wanted {
             return Step::Over(Ok(Some(leader)));
-        }
-        if !state.replicas.contains(&wanted) {
-            return Step::Over(Err(ApiError::field(
-                "node_id",
-                format!("node {wanted} has no replica of the partition"),
-            )));
         }
         match control::elect_named(context, &found.record, wanted) {
             Some(decision) => Step::Elect(decision),
@@ -155,8 +203,64 @@ impl Wish {
     }
 }
 
+impl Asked<'_> {
+    /// What is to be written next, and what became of the partitions about which nothing is.
+    fn round(
+        &mut self,
+        view: &ClusterView,
+        context: &DecisionContext,
+        known: &Known<impl Offers, impl Lacks>,
+    ) -> (Vec<Decision<TopicPartition>>, BTreeMap<TopicPartition, Election>) {
+        let lacking = if self.wish.unclean { (known.lacking)(view, self.partitions) } else { HashMap::new() };
+        let (mut decisions, mut outcomes) = (Vec::new(), BTreeMap::new());
+        for id in self.partitions {
+            let found = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
+            let Some(found) = found else { continue };
+            let state = &found.record.state;
+            let deposed = self.stepped_down.get(id).is_some_and(|(before, _)| before.leader_epoch < state.leader_epoch);
+            let lack = lacking.get(id).copied().filter(|_| !deposed);
+            let over = match self.wish.step(context, found, (&(known.offers)(*id), lack)) {
+                Step::Elect(decision) => {
+                    decisions.push(decision);
+                    self.elected.insert(*id);
+                    continue;
+                }
+                Step::Depose(decision) => {
+                    tracing::warn!(
+                        partition = %id, leader = ?state.leader.map(|leader| leader.0),
+                        "the leader is to step down, as an operator wishes: its log lacks records"
+                    );
+                    let epoch = state.leader.and_then(|leader| context.nodes.get(&leader)).map_or(0, |node| node.epoch);
+                    decisions.push(decision);
+                    self.stepped_down.insert(*id, (state.clone(), epoch));
+                    continue;
+                }
+                Step::Over(over) => over,
+            };
+            let (leader, failure) = over.map_or_else(|failure| (None, Some(failure)), |leader| (leader, None));
+            let leader = leader.or(state.leader);
+            outcomes.insert(*id, Election { leader, elected: self.elected.contains(id), failure });
+        }
+        (decisions, outcomes)
+    }
+
+    /// Whether somebody may still say what it has of a partition whose leader has stepped down.
+    fn waits(&self, outcomes: &BTreeMap<TopicPartition, Election>) -> bool {
+        outcomes.iter().any(|(id, election)| election.leader.is_none() && self.stepped_down.contains_key(id))
+    }
+
+    /// Gives the lead back where nobody was elected: what can be read there is better than nothing.
+    fn lead_again(&self, view: &ClusterView, context: &DecisionContext) -> Vec<Decision<TopicPartition>> {
+        let back = self.stepped_down.iter().filter_map(|(id, (before, node_epoch))| {
+            control::lead_again(context, &view.metadata.partition(*id)?.record, (before, *node_epoch))
+        });
+        back.collect()
+    }
+}
+
 impl Nodes {
-    /// Elects leaders as an operator wishes. What became of each partition, all that exist.
+    /// Elects leaders as an operator wishes. What became of each partition, all that exist. It MUST NOT be dropped before
+    /// it ends: a leader that has stepped down leads again where nobody is elected in its place.
     ///
     /// # Errors
     /// When this controller does not lead, or nothing can be decided now: any part of it may have been written.
@@ -164,64 +268,120 @@ impl Nodes {
         &self,
         wish: Wish,
         partitions: &[TopicPartition],
-        known: &Known<
-            impl Fn(TopicPartition) -> Vec<Candidate>,
-            impl Fn(&ClusterView, &[TopicPartition]) -> HashSet<TopicPartition>,
-        >,
+        known: &Known<impl Offers, impl Lacks>,
     ) -> Result<BTreeMap<TopicPartition, Election>, ApiError> {
-        let (mut elected, mut stepped_down) = (BTreeSet::new(), BTreeMap::new());
-        let mut looks = 0;
-        for _ in 0..ATTEMPTS_MAX {
+        let mut asked = Asked { wish, partitions, elected: BTreeSet::new(), stepped_down: BTreeMap::new() };
+        let elected = self.elect_in_rounds(&mut asked, known).await;
+        if asked.stepped_down.is_empty() || elected.as_ref().is_ok_and(|outcomes| !asked.waits(outcomes)) {
+            return elected;
+        }
+        let _turn = self.turns().next().await?;
+        let (view, context) = self.committer().context()?;
+        self.committer().commit_all(&view, asked.lead_again(&view, &context), &Extra::default()).await?;
+        self.committer().views.catch_up().await?;
+        let view = self.committer().views.load();
+        let leader = |id| view.metadata.partition(id).and_then(|found| found.record.state.leader);
+        let mut outcomes = elected?;
+        outcomes.iter_mut().for_each(|(id, election)| election.leader = leader(*id));
+        Ok(outcomes)
+    }
+
+    async fn elect_in_rounds(
+        &self,
+        asked: &mut Asked<'_>,
+        known: &Known<impl Offers, impl Lacks>,
+    ) -> Result<BTreeMap<TopicPartition, Election>, ApiError> {
+        let (mut looks, mut attempts) = (0, 0);
+        loop {
             let turn = self.turns().next().await?;
             let (view, context) = self.committer().context()?;
-            let lacking = if wish.unclean { (known.lacking)(&view, partitions) } else { HashSet::new() };
-            let mut decisions = Vec::new();
-            let mut outcomes = BTreeMap::new();
-            for id in partitions {
-                let found = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
-                let Some(found) = found else { continue };
-                let leader_lacks = !stepped_down.contains_key(id) && lacking.contains(id);
-                let over = match wish.step(&context, found, (&(known.offers)(*id), leader_lacks)) {
-                    Step::Elect(decision) => {
-                        decisions.push(decision);
-                        elected.insert(*id);
-                        continue;
-                    }
-                    Step::Depose(decision) => {
-                        decisions.push(decision);
-                        stepped_down.insert(*id, found.record.state.leader);
-                        continue;
-                    }
-                    Step::Over(over) => over,
-                };
-                let (leader, failure) = over.map_or_else(|failure| (None, Some(failure)), |leader| (leader, None));
-                let leader = leader.or(found.record.state.leader);
-                outcomes.insert(*id, Election { leader, elected: elected.contains(id), failure });
-            }
-            if decisions.is_empty() {
-                let waits =
-                    |(id, election): (_, &Election)| election.failure.is_some() && stepped_down.contains_key(id);
-                if !outcomes.iter().any(waits) {
-                    return Ok(outcomes);
+            let (decisions, outcomes) = asked.round(&view, &context, known);
+            if !decisions.is_empty() {
+                if attempts == ATTEMPTS_MAX {
+                    return Err(contended());
                 }
-                if looks == OFFER_LOOKS {
-                    // Whoever led goes on: what can be read there is better than nothing.
-                    let back = stepped_down.iter().filter_map(|(id, before)| {
-                        let found = view.metadata.partition(*id)?;
-                        control::elect_declared_lost(&context, &found.record, &(known.offers)(*id), *before)
-                    });
-                    self.committer().commit_all(&view, back.collect(), &Extra::default()).await?;
-                    return Ok(outcomes);
-                }
+                attempts += 1;
+                // What was written shows in the next round, as a leader that is there.
+                self.committer().commit_all(&view, decisions, &Extra::default()).await?;
+                self.committer().views.catch_up().await?;
+            } else if looks == OFFER_LOOKS || !asked.waits(&outcomes) {
+                return Ok(outcomes);
+            } else {
                 looks += 1;
                 drop(turn);
                 tokio::time::sleep(OFFER_LOOK).await;
-                continue;
             }
-            // What was written shows in the next round, as a leader that is there.
-            self.committer().commit_all(&view, decisions, &Extra::default()).await?;
-            self.committer().views.catch_up().await?;
         }
-        Err(contended())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walser_metadata::value::UnknownFields;
+    use walser_model::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+    use walser_replication::control::{NodeRecord, PartitionRecord, Write};
+
+    use super::*;
+
+    fn context() -> DecisionContext {
+        let node = |epoch| NodeRecord { epoch, live_revision: epoch, fenced: false, shutting_down: false };
+        let nodes = (1..=3).map(|number| (NodeId(number), node(10 + i64::from(number)))).collect();
+        DecisionContext { controller_epoch: 1, revision: 50, nodes }
+    }
+
+    /// Led by node 1, which alone is in sync, in leader epoch 8.
+    fn led() -> PartitionEntry {
+        let replicas = (1..=3).map(NodeId).collect();
+        let (isr, leader_epoch) = (std::iter::once(NodeId(1)).collect(), LeaderEpoch(8));
+        let state = PartitionState { isr, leader_epoch, ..PartitionState::new(replicas, 1) };
+        let key = TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0));
+        PartitionEntry { record: PartitionRecord { key, state, epoch: 30 }, unknown: UnknownFields::default() }
+    }
+
+    /// Node 1 has begun to lead in epoch 8, at 60; node 2 has seen that everything below 100 was committed.
+    fn offers() -> [Candidate; 3] {
+        [(1, 8, 60), (2, 7, 100), (3, 7, 60)].map(|(number, epoch, end)| Candidate {
+            last_epoch: LeaderEpoch(epoch),
+            log_end: Offset(end),
+            intact: true,
+            node: NodeId(number),
+            node_epoch: 10 + i64::from(number),
+            partition_epoch: 30,
+        })
+    }
+
+    fn step(node: Option<i32>, found: &PartitionEntry, lack: Option<Lack>) -> Step {
+        Wish { node: node.map(NodeId), unclean: true }.step(&context(), found, (&offers(), lack))
+    }
+
+    fn written(decision: &Decision<TopicPartition>) -> &PartitionState {
+        let [Write::Partition(_, state)] = &decision.writes[..] else { panic!("{decision:?}") };
+        state
+    }
+
+    #[test]
+    fn whose_records_stay_is_said_where_two_logs_contradict_each_other() {
+        let lack = Some(Lack::Committed(NodeId(2)));
+        let Step::Over(Err(unnamed)) = step(None, &led(), lack) else { panic!("whoever has led later would win") };
+        assert!(unnamed.to_string().contains("`--node 2` or `--node 1`"), "{unnamed}");
+        for named in [1, 2] {
+            let Step::Depose(decision) = step(Some(named), &led(), lack) else { panic!("node {named} is named") };
+            let mut stepped = led();
+            stepped.record.state = written(&decision).clone();
+            let Step::Elect(decision) = step(Some(named), &stepped, None) else { panic!("it has said what it has") };
+            assert_eq!(written(&decision).leader, Some(NodeId(named)));
+        }
+    }
+
+    #[test]
+    fn a_leader_steps_down_for_whoever_can_lead_in_its_place() {
+        let lack = Some(Lack::Damaged);
+        assert!(matches!(step(None, &led(), lack), Step::Depose(_)));
+        assert!(matches!(step(Some(3), &led(), lack), Step::Depose(_)));
+        assert!(matches!(step(Some(1), &led(), lack), Step::Over(Ok(Some(NodeId(1))))), "it leads already");
+        assert!(matches!(step(None, &led(), None), Step::Over(Ok(Some(NodeId(1))))), "nothing is known to be lacking");
+        assert!(matches!(step(Some(2), &led(), None), Step::Over(Err(_))));
+        let Step::Over(Err(stranger)) = step(Some(7), &led(), lack) else { panic!("it has no replica") };
+        assert!(stranger.to_string().contains("nodes 1, 2, 3 have"), "{stranger}");
     }
 }

@@ -47,10 +47,10 @@ impl Holdings {
         }
     }
 
-    /// Whether records of a topic may have counted on the node before they were flushed: with page cache, and where the topic
-    /// has changed since the node has seen the metadata, as what it was then is not known.
+    /// Whether records of a topic may have counted on the node before they were flushed: with page cache, and where the
+    /// durability has changed since the node has seen the metadata, as what it was then is not known.
     pub(crate) fn counted_unflushed(&self, topic: &TopicEntry) -> bool {
-        topic.settings.config.durability == Durability::PageCache || topic.revision > self.seen_version
+        topic.settings.config.durability == Durability::PageCache || topic.durability_revision() > self.seen_version
     }
 
     /// Says in the log what is not as the node left it.

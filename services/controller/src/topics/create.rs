@@ -53,6 +53,12 @@ struct Creation<'a> {
     grown: Option<&'a TopicEntry>,
 }
 
+/// A topic with another number of partitions.
+fn with_partitions(topic: &TopicEntry, partition_count: i32) -> TopicValue {
+    let durability_revision = topic.durability_revision();
+    TopicValue { partition_count, durability_revision, ..TopicValue::clone(&topic.value) }
+}
+
 impl Topics {
     /// Creates a topic, or finds the one that has the name. With `validate_only` it returns how the topic would be, and
     /// no topic.
@@ -192,7 +198,7 @@ impl Topics {
                 continue;
             }
             Places::of(&view.metadata).check(topic.value.replication_factor)?;
-            let value = TopicValue { partition_count: wanted, ..TopicValue::clone(&topic.value) };
+            let value = with_partitions(&topic, wanted);
             let _planned = self.plan(&view, topic.id, usize::try_from(wanted).unwrap_or(0))?;
             if validate_only {
                 return Ok((now, topic.id, Arc::new(value)));
@@ -256,8 +262,7 @@ impl Topics {
         let value = match view.metadata.topic(id) {
             Some(topic) => {
                 extra.compares.push(Compare::ModifiedAt(topic::key(id), topic.revision));
-                let partition_count = staged.topic.partition_count;
-                TopicValue { partition_count, ..TopicValue::clone(&topic.value) }
+                with_partitions(topic, staged.topic.partition_count)
             }
             None => {
                 extra.compares.push(Compare::Missing(topic::key(id)));

@@ -86,8 +86,10 @@ impl Topics {
                 // Written by this very call, although the outcome was not known.
                 return attempted.filter(|(_, value)| *value == topic.value).ok_or(stale);
             }
-            let value = update.applied(&topic.value)?;
-            effective(&value.config, value.replication_factor)?;
+            let mut value = update.applied(&topic.value)?;
+            let config = effective(&value.config, value.replication_factor)?;
+            let same = config.durability == topic.settings.config.durability;
+            value.durability_revision = if same { topic.durability_revision() } else { 0 };
             if update.validate_only {
                 return Ok((Arc::clone(topic), Arc::new(value)));
             }

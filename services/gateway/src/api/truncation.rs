@@ -72,7 +72,7 @@ async fn place_in(
 ) -> Result<Offset, ApiError> {
     let target = Target { topic: Arc::clone(topic), partition, start: before, end: None, last_epoch: -1 };
     let offset = while_moved(until, || api.positions.boundary(&target, before)).await?;
-    let end = api.positions.find(topic, partition, ReadPosition::Latest).await?.offset;
+    let end = while_moved(until, || api.positions.find(topic, partition, ReadPosition::Latest)).await?.offset;
     if offset.0 > end {
         let text =
             format!("offset {} is beyond the end of {}/{partition}, {end}: nothing was deleted", offset.0, topic.name);

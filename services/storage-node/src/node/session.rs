@@ -22,8 +22,8 @@ const STOPPING_BEAT: Duration = Duration::from_millis(20);
 const CANDIDATES_MAX: usize = 1000;
 
 fn out_of_service((partition, problem): (TopicPartition, Problem)) -> PartitionOut {
-    let Problem { text, damaged, node_with_more } = problem;
-    PartitionOut { partition, problem: text, damaged, node_with_more }
+    let Problem { text, damaged, leader_epoch, node_with_more } = problem;
+    PartitionOut { partition, problem: text, damaged, node_with_more, leader_epoch }
 }
 
 impl Membership {

@@ -239,6 +239,7 @@ mod tests {
             durable: Offset(0),
             lazy: false,
             last_epoch: LeaderEpoch::NONE,
+            damaged: false,
         }
     }
 

@@ -123,7 +123,7 @@ impl Partition {
     /// A partition whose log was just opened, shown to everybody else. `opened`: how many logs of the shard were, before it.
     pub(crate) fn opened(log: Log, opened: u32, context: &ShardContext) -> Self {
         let handle = Arc::new(PartitionHandle::new(log.reader(), context.metrics.partitions()));
-        handle.set_condition(log.condition());
+        handle.set_condition(log.condition(), LeaderEpoch::NONE);
         context.registry.insert(log.partition(), Arc::clone(&handle));
         Self {
             last_append_time: log.append_time(),
@@ -433,7 +433,7 @@ impl Partition {
                 // failed before, writes nothing.
                 let met = matches!(error, LogError::Io(_));
                 let failed = met && matches!(self.log.condition(), Condition::Failed { .. });
-                self.handle.set_condition(self.log.condition());
+                self.handle.set_condition(self.log.condition(), self.known_epoch());
                 if failed {
                     storage_error_after_append(error, context.node)
                 } else {

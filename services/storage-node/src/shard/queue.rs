@@ -64,6 +64,11 @@ pub(crate) enum Command {
         partition: TopicPartition,
         from: Offset,
     },
+    /// Whether a part of the log may be given up.
+    CheckRepair {
+        partition: TopicPartition,
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
     Repair {
         partition: TopicPartition,
         reply: oneshot::Sender<Result<Repaired, ApiError>>,
@@ -136,6 +141,7 @@ impl Command {
             | Self::SetAside { partition, .. }
             | Self::DeleteRecords { partition, .. }
             | Self::Damaged { partition, .. }
+            | Self::CheckRepair { partition, .. }
             | Self::Repair { partition, .. }
             | Self::FromPeer { partition, .. }
             | Self::Flushed { partition, .. }

@@ -50,7 +50,7 @@ fn a_leader_that_lacks_records_steps_down_where_nobody_has_everything() {
     fenced(&mut context, 2);
     let state = written(step_down(&context, &led).unwrap());
     assert_eq!((state.leader, state.leader_epoch), (None, LeaderEpoch(8)));
-    assert_eq!((&state.isr, &state.elr, &state.last_known_elr), (&NodeSet::EMPTY, &NodeSet::EMPTY, &ids(&[2])));
+    assert_eq!((&state.isr, &state.elr, &state.last_known_elr), (&NodeSet::EMPTY, &ids(&[2]), &NodeSet::EMPTY));
     // Whoever has most leads, also where that is the same one again.
     let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
     let offer = |node: i32, log_end: i64, intact| Candidate {
@@ -63,7 +63,37 @@ fn a_leader_that_lacks_records_steps_down_where_nobody_has_everything() {
     };
     let of = |end| elect_declared_lost(&context, &stepped, &[offer(1, 5, false), offer(3, end, true)], None);
     assert_eq!(written(of(7).unwrap()).leader, Some(NodeId(3)));
-    assert_eq!(written(of(3).unwrap()).leader, Some(NodeId(1)));
+    let state = written(of(3).unwrap());
+    assert_eq!((state.leader, state.last_known_elr), (Some(NodeId(1)), ids(&[2])));
+    // It comes back before the election: it leads, and nobody who is named does in its place.
+    let back = self::context();
+    let named = elect_declared_lost(&back, &stepped, &[offer(2, 9, true), offer(3, 7, true)], Some(NodeId(3)));
+    assert_eq!(named, None);
+    assert_eq!(written(elect_again(&back, &stepped).unwrap()).leader, Some(NodeId(2)));
+}
+
+#[test]
+fn a_leader_that_has_stepped_down_for_nobody_counts_again_for_what_it_did() {
+    let mut context = context();
+    let mut led = record(&[1, 2, 3], &[1], 2);
+    (led.state.elr, led.state.last_known_elr) = (ids(&[2]), ids(&[3]));
+    fenced(&mut context, 2);
+    let state = written(step_down(&context, &led).unwrap());
+    let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
+    let before = (&led.state, 11);
+    let state = written(lead_again(&context, &stepped, before).unwrap());
+    let expected = PartitionState { leader_epoch: LeaderEpoch(9), ..led.state.clone() };
+    assert_eq!(state, expected, "also who is eligible, and that nothing is lost");
+    assert_eq!(lead_again(&context, &stepped, (&led.state, 10)), None, "it has been away");
+    let mut moved = stepped.clone();
+    moved.state.leader_epoch = LeaderEpoch(9);
+    assert_eq!(lead_again(&context, &moved, before), None, "somebody has led since");
+    // Node 2 came back meanwhile, without its records.
+    let mut lost = stepped.clone();
+    lost.state.elr = NodeSet::EMPTY;
+    assert_eq!(written(lead_again(&context, &lost, before).unwrap()).elr, NodeSet::EMPTY);
+    fenced(&mut context, 1);
+    assert_eq!(lead_again(&context, &stepped, before), None, "it is not in service");
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn refusing_issue(refusing: &Lacking, away: bool) -> pb::HealthIssue {
 /// Partitions of which not all replicas are in sync, but enough.
 fn behind_issue(behind: &Lacking, away: bool) -> pb::HealthIssue {
     let message = behind.message("has replicas that are not in sync", "have replicas that are not in sync");
-    let hint = format!("they are read and written; {}", missing_hint(away));
+    let hint = format!("unless another line here names them, they are read and written; {}", missing_hint(away));
     issue("PARTITIONS_UNDER_REPLICATED", pb::HealthStatus::Degraded, message, hint, behind.objects())
 }
 

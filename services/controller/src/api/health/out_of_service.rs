@@ -5,15 +5,22 @@ use walser_proto::v1 as pb;
 use walser_replication::PartitionState;
 
 use super::{critical, issue};
+use crate::api::availability::Availability;
 use crate::cluster_view::ClusterView;
 
 /// A partition that a node cannot serve.
-pub(super) fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::PartitionProblem) -> pb::HealthIssue {
+pub(super) fn partition_issue(
+    view: &ClusterView,
+    availability: &Availability,
+    node: NodeId,
+    problem: &pb::PartitionProblem,
+) -> pb::HealthIssue {
     let (id, partition) = (&problem.topic_id, problem.partition);
     let found = id.parse().ok().and_then(|id| view.metadata.topic(id));
     let topic = found.map_or_else(|| id.clone(), |found| found.name.to_string());
     let objects = vec![format!("topics/{topic}/partitions/{partition}"), format!("nodes/{node}")];
-    let state = found.and_then(|found| found.partition(PartitionIndex(partition))).map(|found| &found.record.state);
+    let entry = found.and_then(|found| found.partition(PartitionIndex(partition)));
+    let state = entry.map(|found| &found.record.state);
     let elsewhere = state.and_then(|state| state.leader).filter(|leader| *leader != node);
     let named = format!("{topic} {partition}");
     if let Some(leader) = elsewhere {
@@ -21,12 +28,13 @@ pub(super) fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::Pa
             "node {node} cannot use its replica of partition {partition} of topic \"{topic}\": {}",
             problem.problem
         );
-        let hint = follower_hint(node, leader, &named, problem);
+        let leader_damaged = entry.is_some_and(|entry| availability.leader_damaged(entry));
+        let hint = follower_hint(node, (leader, leader_damaged), &named, problem);
         return issue("REPLICA_OUT_OF_SERVICE", pb::HealthStatus::Degraded, message, hint, objects);
     }
     let hint = match state {
         Some(state) if state.leader.is_none() => {
-            "nobody leads it; start the nodes that are down, which may have its records".to_owned()
+            "nobody leads it: see the line about partitions without a leader".to_owned()
         }
         Some(state) if problem.damaged => damaged_hint(view, node, state, &named, problem.node_with_more),
         _ if problem.problem.starts_with("cannot be opened") => {
@@ -40,11 +48,22 @@ pub(super) fn partition_issue(view: &ClusterView, node: NodeId, problem: &pb::Pa
 }
 
 /// What helps a replica that another one leads. `named`: its topic and number, as commands take them.
-fn follower_hint(node: NodeId, leader: NodeId, named: &str, problem: &pb::PartitionProblem) -> String {
+fn follower_hint(
+    node: NodeId,
+    (leader, leader_damaged): (NodeId, bool),
+    named: &str,
+    problem: &pb::PartitionProblem,
+) -> String {
     if problem.node_with_more.is_some() {
+        let elect = format!("`walser partition elect {named} --unclean --accept-loss --node");
         return format!(
-            "if node {leader} has lost them, `walser partition elect {named} --unclean --node {node} --accept-loss` has \
-             node {node} lead; what is only on node {leader} is lost then"
+            "say whose records stay: {elect} {node}` has node {node} lead, and what only node {leader} has is lost; \
+             {elect} {leader}` has node {leader} go on to lead, and what only node {node} has is lost"
+        );
+    }
+    if problem.damaged && leader_damaged {
+        return format!(
+            "the log of node {leader}, which leads the partition, is damaged as well: see what helps there"
         );
     }
     if problem.damaged {
@@ -65,7 +84,10 @@ fn damaged_hint(
     with_more: Option<i32>,
 ) -> String {
     let fenced = |other| view.metadata.node(other).is_some_and(|found| found.liveness.fenced);
-    let whole = state.whole().iter().find(|other| *other != node);
+    let others = state.whole();
+    let others = || others.iter().filter(|other| *other != node);
+    // One that is there comes before one that would have to be started.
+    let whole = others().find(|other| !fenced(*other)).or_else(|| others().next());
     let away: Vec<_> = state.replicas.iter().filter(|other| fenced(**other)).map(ToString::to_string).collect();
     let start = match whole {
         Some(other) if !fenced(other) => {
@@ -77,17 +99,14 @@ fn damaged_hint(
         }
         None => String::new(),
     };
-    let repair =
-        format!("`walser partition repair {named} --accept-loss` gives up the rest, also where others have it");
+    let below = "what is below the damage, and is known to be committed, can be read";
+    let repair = format!("`walser partition repair {named} --accept-loss` gives up the rest");
     match with_more {
         Some(other) => format!(
             "{start}node {other} has more than what can be read here: `walser partition elect {named} --unclean --node \
-             {other} --accept-loss` has it lead; without node {other}, {repair}"
+             {other} --accept-loss` has it lead, and its log takes the place of this one"
         ),
-        None if state.replicas.len() > 1 => format!(
-            "{start}what is below can be read; `walser partition elect {named} --unclean --accept-loss` has the replica lead \
-             that has most; only after that {repair}"
-        ),
-        None => format!("what is below can be read; {repair}"),
+        None if start.is_empty() => format!("{below}; {repair}"),
+        None => format!("{start}{below}; with all of them there and none that has more, {repair}"),
     }
 }

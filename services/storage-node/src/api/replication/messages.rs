@@ -43,6 +43,7 @@ pub(super) fn open_message(partition: TopicPartition, session: &ReplicationSessi
         durable_offset: session.durable.0,
         lazy: session.lazy,
         last_epoch: session.last_epoch.0,
+        damaged: session.damaged,
     }
 }
 
@@ -57,6 +58,7 @@ pub(super) fn open_of(follower: NodeId, message: &pbi::ReplicaOpen) -> Option<(T
         durable: Offset(message.durable_offset),
         lazy: message.lazy,
         last_epoch: LeaderEpoch(message.last_epoch),
+        damaged: message.damaged,
     };
     Some((partition, session))
 }
@@ -187,7 +189,9 @@ mod tests {
         let open = ReplicationSessionId { node_epoch: 9, sequence: (1 << 32) + 7 };
         let (follower, leader_epoch) = (NodeId(2), LeaderEpoch(5));
         let (log_end, durable, last_epoch) = (Offset(20), Offset(10), LeaderEpoch::NONE);
-        let session = ReplicationSession { follower, id: open, leader_epoch, log_end, durable, lazy: true, last_epoch };
+        let (lazy, damaged) = (true, true);
+        let session =
+            ReplicationSession { follower, id: open, leader_epoch, log_end, durable, lazy, last_epoch, damaged };
         assert_eq!(open_of(follower, &open_message(partition, &session)), Some((partition, session)));
         let log_start = Offset(6);
         let ack = Ack { follower, leader_epoch, open, log_start, log_end, durable, lazy: false };

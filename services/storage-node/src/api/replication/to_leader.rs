@@ -277,6 +277,7 @@ mod tests {
                 durable: Offset(0),
                 lazy: false,
                 last_epoch: LeaderEpoch::NONE,
+                damaged: false,
             };
             outbox.tell(id, Outgoing::Open { leader, session });
         }

@@ -6,7 +6,7 @@ use walser_replication::ReplicaEvent;
 use walser_rpc::{ApiError, Reason};
 
 use super::Partition;
-use crate::error::{log_failure, not_damaged, replica_damaged};
+use crate::error::{log_failure, not_damaged, not_repaired, replica_damaged};
 use crate::replica_registry::PartitionHandle;
 use crate::shard::ShardContext;
 
@@ -35,7 +35,7 @@ impl Partition {
         let news = self.log.note_damage(from);
         if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.handle.failed() {
             tracing::error!(partition = %context.named(self.log.partition()), %from, "durable records are damaged");
-            self.handle.set_condition(self.log.condition());
+            self.handle.set_condition(self.log.condition(), self.known_epoch());
         }
         news
     }
@@ -48,6 +48,19 @@ impl Partition {
         }
     }
 
+    /// Whether the damaged part of the log may be given up: no replica has more, as far as all of them have said in this
+    /// leader epoch.
+    pub(crate) fn check_repair(&self, context: &ShardContext) -> Result<(), ApiError> {
+        let Condition::Corrupt { from } = *self.log.condition() else {
+            return Err(not_damaged());
+        };
+        let leader = self.replica.leader().ok_or_else(|| self.handle.not_leader(context.node))?;
+        match leader.objection_to_giving_up(from) {
+            Some(objection) => Err(not_repaired(objection)),
+            None => Ok(()),
+        }
+    }
+
     /// Gives up the damaged part of the log.
     pub(crate) fn repair(&mut self, context: &ShardContext) -> Result<Repaired, ApiError> {
         let Condition::Corrupt { .. } = self.log.condition() else {
@@ -56,7 +69,7 @@ impl Partition {
         let (old_end, set_aside) = match self.log.repair() {
             Ok(repaired) => repaired,
             Err(error) => {
-                self.handle.set_condition(self.log.condition());
+                self.handle.set_condition(self.log.condition(), self.known_epoch());
                 self.note_failure(context);
                 return Err(log_failure(&error, context.node));
             }
@@ -67,7 +80,7 @@ impl Partition {
         // What waits may be gone, and others are about to take its offsets.
         let lost = ApiError::new(Reason::NotLeader, "the partition was repaired, and records were given up");
         self.step_for(ReplicaEvent::Repaired, Some(&lost), context);
-        self.handle.set_condition(self.log.condition());
+        self.handle.set_condition(self.log.condition(), self.known_epoch());
         tracing::warn!(partition = %context.named(self.log.partition()), %old_end, %new_end, "partition repaired: records are lost");
         Ok(Repaired { old_end, new_end, bytes_set_aside: set_aside })
     }

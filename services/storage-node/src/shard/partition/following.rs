@@ -116,7 +116,7 @@ impl Partition {
                     %partition, %leader, %at, %high_watermark,
                     "the leader's log ends below what was committed: this replica stops, and keeps what it has"
                 );
-                self.handle.note_inconsistent(context.node, at, high_watermark);
+                self.handle.note_inconsistent(context.node, at, (high_watermark, self.known_epoch()));
             }
             FollowerAction::Commit { .. } | FollowerAction::Truncate { .. } | FollowerAction::Copy => {}
         }
@@ -209,7 +209,7 @@ impl Partition {
                 }
                 if let AppendError::Log(error) = &error {
                     tracing::error!(partition = %context.named(self.log.partition()), %error, "append failed");
-                    self.handle.set_condition(self.log.condition());
+                    self.handle.set_condition(self.log.condition(), self.known_epoch());
                 }
                 self.give_up_pushed(context);
             }

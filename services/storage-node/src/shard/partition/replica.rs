@@ -100,7 +100,7 @@ impl Partition {
         // What a follower has found stands for as long as it is stopped by it, though its log is whole.
         let stopped = self.replica.follower().is_some_and(Follower::stopped);
         if !stopped || *self.log.condition() != Condition::Healthy {
-            self.handle.set_condition(self.log.condition());
+            self.handle.set_condition(self.log.condition(), self.known_epoch());
         }
     }
 

@@ -1,0 +1,22 @@
+//! What a leader whose log is damaged must not give up.
+
+use super::*;
+
+#[test]
+fn nothing_is_given_up_before_every_replica_has_said_that_it_has_no_more() {
+    let (mut led, _) = start(partition(&[1, 2, 3], &[1], 1), Durability::Fsync);
+    appended(&mut led, 10);
+    let objection = |led: &Led| led.leader.objection_to_giving_up(Offset(5));
+    step(&mut led, open(2, 1, 4, 4));
+    assert_eq!(objection(&led), Some(Objection::NotHeard(NodeId(3))));
+    // It has more, whether it can follow from there or not, also when its connection is gone.
+    step(&mut led, open(3, 1, 7, 3));
+    assert_eq!(objection(&led), Some(Objection::HasMore(NodeId(3))));
+    step(&mut led, Event::Closed { follower: NodeId(3), open: id(3, 1) });
+    assert_eq!(objection(&led), Some(Objection::HasMore(NodeId(3))));
+    let Event::Opened(session) = open(3, 2, 5, 3) else { panic!("it opens") };
+    let actions = step(&mut led, Event::Opened(ReplicationSession { damaged: true, ..session }));
+    assert_eq!(actions, [Action::Copy { follower: NodeId(3), open: id(3, 2) }], "a damaged log does not follow");
+    assert_eq!(objection(&led), None, "and is heard");
+    assert_eq!(led.leader.node_beyond(Offset(4)), Some(NodeId(3)));
+}
