@@ -16,6 +16,8 @@ mod cli_truth;
 mod cluster_config;
 #[path = "standalone/cluster_up.rs"]
 mod cluster_up;
+#[path = "standalone/controllers.rs"]
+mod controllers;
 #[path = "standalone/decoded_cost.rs"]
 mod decoded_cost;
 #[path = "standalone/elections.rs"]

@@ -90,7 +90,7 @@ impl Etcd {
         let status = |mut client: Client| async move { client.status().await };
         for (url, answer) in self.members.each(status).await {
             match answer {
-                Ok(status) if is_too_old(status.version()) => problems.push(format!(
+                Ok(status) if etcd_is_too_old(status.version()) => problems.push(format!(
                     "etcd at {url} is version {}, which can lose acknowledged writes or events; run 3.6.14 or 3.5.33, or later",
                     status.version()
                 )),
@@ -177,7 +177,8 @@ impl Etcd {
     }
 }
 
-fn is_too_old(version: &str) -> bool {
+/// Whether a version of etcd, as it calls itself, can lose acknowledged writes or events.
+pub fn etcd_is_too_old(version: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map_while(|number| number.parse().ok());
     let Some(found) = numbers.next().zip(numbers.next()).zip(numbers.next()) else { return false };
     let ((major, minor), patch) = found;
@@ -321,10 +322,10 @@ mod tests {
     #[test]
     fn versions_below_the_floor_of_their_line_are_told() {
         for old in ["3.4.27", "3.5.32", "3.6.13", "3.6.0-rc.1"] {
-            assert!(is_too_old(old), "{old}");
+            assert!(etcd_is_too_old(old), "{old}");
         }
         for fine in ["3.5.33", "3.6.14", "3.6.16", "3.7.0", "4.0.0", "dev"] {
-            assert!(!is_too_old(fine), "{fine}");
+            assert!(!etcd_is_too_old(fine), "{fine}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! handed over inside a process and never encoded.
 
 mod accept_compressed;
+mod any_controller;
 mod api_error;
 mod append_budget;
 mod call_layer;
@@ -35,8 +36,8 @@ pub use grpc_storage::{
     read_of_message, read_outcome_message,
 };
 pub use metadata::{
-    MetadataSeen, MetadataStream, change_messages, snapshot_messages, wire_registration, wire_time, wire_topic,
-    wire_topic_value,
+    MetadataSeen, MetadataStream, change_messages, progress_message, snapshot_messages, wire_registration, wire_time,
+    wire_topic, wire_topic_value,
 };
 pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use outage::Outage;

@@ -2,16 +2,25 @@
 
 mod wire;
 
+use std::time::Duration;
+
 use tonic::Streaming;
 use walser_metadata::Delta;
 use walser_proto::internal::v1::{WatchMetadataRequest, WatchMetadataResponse};
 
 use crate::{ApiError, ControllerClient, FEATURE_LEVELS, Reason};
 
-pub use wire::{change_messages, snapshot_messages, wire_registration, wire_time, wire_topic, wire_topic_value};
+pub use wire::{
+    change_messages, progress_message, snapshot_messages, wire_registration, wire_time, wire_topic, wire_topic_value,
+};
 
 /// Largest message in bytes: all partitions of one change.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// A controller that says nothing for so long is not asked any more: it sends something every 200 ms.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// The first message may have to be read from a store, and is large.
+const FIRST_MAX: Duration = Duration::from_secs(15);
 
 /// What a caller has seen of the metadata.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +41,8 @@ pub struct MetadataStream {
     group: Vec<WatchMetadataResponse>,
     /// What was applied when the stream was opened, or returned since.
     seen: MetadataSeen,
+    /// Something has come.
+    heard: bool,
     /// Met behind deltas that were returned; it ends the stream.
     failed: Option<ApiError>,
 }
@@ -48,7 +59,7 @@ impl MetadataStream {
         let features = Some(FEATURE_LEVELS.into());
         let request = WatchMetadataRequest { resume_version: 0, cluster_id, applied_version, lineage, features };
         let messages = client.watch_metadata(request).await?.into_inner();
-        Ok(Self { messages, group: Vec::new(), seen, failed: None })
+        Ok(Self { messages, group: Vec::new(), seen, heard: false, failed: None })
     }
 
     /// What the caller has seen once it has applied every delta that was returned.
@@ -59,14 +70,17 @@ impl MetadataStream {
     /// The next delta: everything up to the next message that commits. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// When the stream failed or ended, with messages that were not committed dropped; and as for
+    /// When the stream failed, ended or fell silent, with messages that were not committed dropped; and as for
     /// [`MetadataStream::open`].
     pub async fn next_delta(&mut self) -> Result<Delta, ApiError> {
         if let Some(failure) = self.failed.take() {
             return Err(failure);
         }
-        while let Some(message) = self.messages.message().await? {
+        while let Some(message) = self.next_message().await? {
             self.check(&message)?;
+            if self.group.is_empty() && wire::is_progress(&message) && message.version <= self.seen.version {
+                continue;
+            }
             let commit = message.commit.then(|| (message.cluster_id.clone(), message.lineage.clone()));
             self.group.push(message);
             if let Some((cluster_id, lineage)) = commit {
@@ -76,6 +90,16 @@ impl MetadataStream {
             }
         }
         Err(ApiError::new(Reason::ControllerNotAvailable, "the controller closed the metadata stream"))
+    }
+
+    async fn next_message(&mut self) -> Result<Option<WatchMetadataResponse>, ApiError> {
+        let limit = if self.heard { SILENCE_MAX } else { FIRST_MAX };
+        let message = tokio::time::timeout(limit, self.messages.message()).await.map_err(|_elapsed| {
+            let text = format!("the controller has sent no metadata for {} s", limit.as_secs());
+            ApiError::new(Reason::ControllerNotAvailable, text)
+        })??;
+        self.heard = true;
+        Ok(message)
     }
 
     /// The next delta, and those behind it that have arrived, at most `deltas_max`.

@@ -19,6 +19,7 @@ use walser_model::NodeId;
 use walser_proto::v1::Effect;
 
 use crate::Reason;
+use crate::any_controller::any_of;
 use crate::api_error::ApiError;
 use crate::grpc_storage::GrpcStorage;
 use crate::storage_client::StorageClient;
@@ -57,6 +58,8 @@ pub struct Network {
 
 #[derive(Default)]
 struct Peers {
+    controllers: Vec<Connection>,
+    /// Whichever of them leads.
     controller: Option<Connection>,
     storage: HashMap<NodeId, Storage>,
 }
@@ -127,8 +130,12 @@ fn unreachable(reason: Reason, address: &str, error: &tonic::transport::Error) -
 }
 
 impl ConnectionError {
-    fn new(failure: ApiError) -> Self {
+    pub(crate) fn new(failure: ApiError) -> Self {
         Self { text: failure.message().to_owned(), status: failure.into() }
+    }
+
+    pub(crate) fn status(&self) -> &Status {
+        &self.status
     }
 }
 
@@ -151,9 +158,15 @@ impl Network {
         Self { dial_from, ..Self::default() }
     }
 
-    /// Makes the controller known.
+    /// Makes the controller known, in place of those that were.
     pub fn register_controller(&self, connection: Connection) {
-        self.known.lock().controller = Some(connection);
+        self.register_controllers(vec![connection]);
+    }
+
+    fn register_controllers(&self, controllers: Vec<Connection>) {
+        let mut known = self.known.lock();
+        known.controller = any_of(&controllers);
+        known.controllers = controllers;
     }
 
     /// Makes a storage node known.
@@ -201,19 +214,28 @@ impl Network {
         given_up.iter().for_each(|client| client.give_up());
     }
 
-    /// Makes a controller in another process known, by its address.
+    /// Makes the controllers known that are in other processes, by their addresses with commas between them: one of them
+    /// leads.
     ///
     /// # Errors
-    /// When the address cannot be one.
-    pub fn dial_controller(&self, address: &str) -> Result<(), ConnectionError> {
-        let endpoint = endpoint(address)?.local_address(self.dial_from);
-        self.register_controller(channel(&endpoint, Reason::ControllerNotAvailable));
+    /// When one of the addresses cannot be one.
+    pub fn dial_controllers(&self, addresses: &str) -> Result<(), ConnectionError> {
+        let dialed = addresses.split(',').map(|address| {
+            let endpoint = endpoint(address.trim())?.local_address(self.dial_from);
+            Ok(channel(&endpoint, Reason::ControllerNotAvailable))
+        });
+        self.register_controllers(dialed.collect::<Result<_, ConnectionError>>()?);
         Ok(())
     }
 
-    /// The controller, once it is known.
+    /// The controller that leads, once any is known: for calls of one request.
     pub fn controller(&self) -> Option<Connection> {
         self.known.lock().controller.clone()
+    }
+
+    /// Every controller that is known.
+    pub fn controllers(&self) -> Vec<Connection> {
+        self.known.lock().controllers.clone()
     }
 
     /// A storage node for calls about records as a whole.

@@ -80,7 +80,7 @@ pub const CONTROLLER: &[Key] = &[Key {
     name: "controller.address",
     kind: Kind::Text,
     default: "127.0.0.1:7461",
-    doc: "HOST:PORT of the controller, for processes that are none.",
+    doc: "HOST:PORT of the controller, for processes that are none; of several with commas between them.",
 }];
 
 /// Arguments of every process.
@@ -391,11 +391,16 @@ where
     }
 }
 
+/// Has the system end this process with its parent, also when it has become another program. On Linux alone.
+pub fn end_with_parent_after_exec() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+}
+
 /// Whoever kills the parent is to find no orphans. Linux kills a stopped process, too; elsewhere, and when the parent was
 /// gone before Linux knew, the end of the standard input says it.
 fn end_with_parent() {
-    #[cfg(target_os = "linux")]
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    end_with_parent_after_exec();
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(1);

@@ -15,6 +15,8 @@ mod topic;
 use std::sync::Arc;
 
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
+use tonic::{Request, Status};
 use walser_model::{Clock, Random};
 use walser_proto::internal::v1::controller_service_server::ControllerServiceServer;
 use walser_proto::v1 as pb;
@@ -72,11 +74,14 @@ impl Controller {
     }
 }
 
-/// All services of the controller.
+/// All services of the controller. What users ask is answered by the one that leads: another one may not have seen yet
+/// what they have changed.
 pub(crate) fn routes(controller: &Arc<Controller>) -> Routes {
     let internal = ControllerServiceServer::from_arc(Arc::clone(controller));
+    let lead = controller.nodes.committer().lead.clone();
+    let led = move |request: Request<()>| lead.epoch().map(|_| request).map_err(Status::from);
     Routes::new(internal.max_decoding_message_size(REGISTRATION_BYTES_MAX))
-        .add_service(TopicServiceServer::from_arc(Arc::clone(controller)))
-        .add_service(ClusterServiceServer::from_arc(Arc::clone(controller)))
-        .add_service(OperationServiceServer::from_arc(Arc::clone(controller)))
+        .add_service(InterceptedService::new(TopicServiceServer::from_arc(Arc::clone(controller)), led.clone()))
+        .add_service(InterceptedService::new(ClusterServiceServer::from_arc(Arc::clone(controller)), led.clone()))
+        .add_service(InterceptedService::new(OperationServiceServer::from_arc(Arc::clone(controller)), led))
 }

@@ -242,11 +242,10 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             last = now;
             let leads = self.nodes.committer().lead.epoch().unwrap_or(0);
             if leads != led {
-                // Nodes that this controller has not heard yet get a full session from its start.
                 self.hear_all(now);
                 led = leads;
             }
-            if leads == 0 {
+            if leads == 0 || !self.nodes.committer().lead.is_sure() {
                 continue;
             }
             let lost = self.sessions.lost(now, LOST_GRACE, BEATS_RECENT * self.config.beat);
@@ -267,9 +266,19 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         !self.config.standalone || self.sessions.any_heard() && !heard
     }
 
+    /// Nodes that this controller has not heard yet get a full session from the moment in which it leads. Those that it has
+    /// heard while another one led are measured by that; unless it has lately heard at most half of all, and is cut off
+    /// itself.
     fn hear_all(&self, now: Duration) {
         let view = self.nodes.committer().views.load();
-        for (node, entry) in view.metadata.nodes().filter(|(_, node)| !node.liveness.fenced) {
+        let alive: Vec<_> = view.metadata.nodes().filter(|(_, node)| !node.liveness.fenced).collect();
+        let heard = |node: &NodeId, epoch, limit| self.sessions.seen(*node, epoch, now, limit).is_some();
+        let lately = alive.iter().filter(|(node, entry)| heard(node, entry.epoch, self.config.session)).count();
+        let connected = 2 * lately > alive.len();
+        for (node, entry) in alive {
+            if connected && heard(&node, entry.epoch, Duration::MAX) {
+                continue;
+            }
             let heard_ms = self.clock.now_millis();
             let session = Session { node_epoch: entry.epoch, heard: now, heard_ms, given: true, ..Default::default() };
             self.sessions.beat(node, session);

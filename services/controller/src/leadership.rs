@@ -7,15 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use walser_metastore::{Compare, LeaseId, Metastore, Revision, StoreError};
 use walser_rpc::{ApiError, Reason};
 
 /// Name of the election.
 const ELECTION: &str = "controller";
 /// How long the lead lasts after the last sign of life.
-const LEASE: Duration = Duration::from_secs(10);
+const LEASE: Duration = Duration::from_secs(3);
 /// Time between two signs of life.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// So long after the last confirmed sign of life was sent, another controller may lead before this one hears of it. Less
+/// than [`LEASE`] by what clocks and stores are late.
+const SURE: Duration = Duration::from_secs(2);
 /// Pause before the next attempt after the store gave no answer.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -27,13 +33,23 @@ pub(crate) struct ControllerLead {
     key: Arc<str>,
     /// Creation revision of the key; 0: this controller does not lead.
     epoch: Arc<AtomicI64>,
+    /// When the last sign of life was sent that the store has confirmed.
+    confirmed: Arc<Mutex<Option<Instant>>>,
+    won: Arc<Notify>,
 }
 
 impl ControllerLead {
     /// Not the leader yet. `candidate`: unique for each start of a controller.
     pub(crate) fn new(store: Arc<dyn Metastore>, candidate: &str) -> Self {
         let key = format!("election/{ELECTION}").into();
-        Self { store, candidate: candidate.into(), key, epoch: Arc::default() }
+        Self {
+            store,
+            candidate: candidate.into(),
+            key,
+            epoch: Arc::default(),
+            confirmed: Arc::default(),
+            won: Arc::default(),
+        }
     }
 
     /// The controller epoch.
@@ -53,9 +69,27 @@ impl ControllerLead {
         Compare::CreatedAt(self.key.to_string(), epoch)
     }
 
+    /// Whether no other controller can lead: this one does, and its lease cannot be over. One that is in doubt fences nobody,
+    /// and promises nothing.
+    pub(crate) fn is_sure(&self) -> bool {
+        let confirmed = *self.confirmed.lock();
+        self.epoch().is_ok() && confirmed.is_some_and(|sent| sent.elapsed() < SURE)
+    }
+
+    /// Waits until this controller leads.
+    pub(crate) async fn leads(&self) {
+        while self.epoch().is_err() {
+            let won = self.won.notified();
+            if self.epoch().is_ok() {
+                return;
+            }
+            won.await;
+        }
+    }
+
     /// Becomes the leader, and returns the lease by which it is. Another one may lead for long: until then the lease of
     /// this one is kept.
-    pub(crate) async fn win(&self) -> Result<LeaseId, StoreError> {
+    async fn win(&self) -> Result<LeaseId, StoreError> {
         loop {
             let lease = self.store.grant(LEASE).await?;
             let won = tokio::select! {
@@ -69,6 +103,7 @@ impl ControllerLead {
             debug_assert_eq!(won.key, *self.key, "decisions compare the key of the election");
             self.epoch.store(won.epoch, Ordering::Release);
             tracing::info!(controller_epoch = won.epoch, "this controller leads");
+            self.won.notify_waiters();
             return Ok(lease);
         }
     }
@@ -83,23 +118,29 @@ impl ControllerLead {
         }
     }
 
-    /// Keeps the lead, and wins it again when it was lost, for as long as the process runs.
-    pub(crate) async fn keep(self, won: LeaseId) {
-        let mut lease = Some(won);
+    /// Wins the lead, keeps it, and wins it again when it was lost, for as long as the process runs.
+    pub(crate) async fn run(self) {
+        let mut lease = None;
         loop {
             match lease {
-                Some(held) => match self.store.keep_alive(held).await {
-                    Ok(()) => tokio::time::sleep(KEEP_ALIVE).await,
-                    Err(StoreError::NoLease(_)) => {
-                        self.epoch.store(0, Ordering::Release);
-                        tracing::warn!("this controller does not lead any more: its lease ended");
-                        lease = None;
+                Some(held) => {
+                    let sent = Instant::now();
+                    match self.store.keep_alive(held).await {
+                        Ok(()) => {
+                            *self.confirmed.lock() = Some(sent);
+                            tokio::time::sleep_until(sent + KEEP_ALIVE).await;
+                        }
+                        Err(StoreError::NoLease(_)) => {
+                            self.epoch.store(0, Ordering::Release);
+                            tracing::warn!("this controller does not lead any more: its lease ended");
+                            lease = None;
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "the lease of this controller was not renewed; retrying");
+                            tokio::time::sleep(RETRY).await;
+                        }
                     }
-                    Err(error) => {
-                        tracing::warn!(%error, "the lease of this controller was not renewed; retrying");
-                        tokio::time::sleep(RETRY).await;
-                    }
-                },
+                }
                 None => match self.win().await {
                     Ok(held) => lease = Some(held),
                     Err(error) => {

@@ -49,12 +49,10 @@ pub(crate) struct SeenHistory {
     pub(crate) lineage: String,
 }
 
-/// The history that this controller continues.
+/// The history that this controller continues: that of its store, which other controllers continue with it.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnHistory {
     pub(crate) cluster_id: String,
-    /// Begun with the start of this controller.
-    pub(crate) lineage: String,
 }
 
 /// Leader epochs of the replicas of a node.
@@ -108,8 +106,8 @@ impl OwnHistory {
             return Err(ApiError::cluster_id_mismatch(&seen.cluster_id, &self.cluster_id));
         }
         let version = view.metadata.version();
-        // Nearly every caller names this start's own lineage, which continues to the present.
-        if seen.lineage != self.lineage && !view.lineages.continues(&seen.lineage, seen.version) {
+        // Nearly every caller names the latest one, which continues to the present.
+        if seen.lineage != view.lineages.latest() && !view.lineages.continues(&seen.lineage, seen.version) {
             return Err(ApiError::metadata_rollback(seen.version, version));
         }
         Ok(seen.version > version)

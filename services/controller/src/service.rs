@@ -23,6 +23,9 @@ use crate::turns::Turns;
 use crate::views::Views;
 use crate::{api, compaction, duties, metrics, restore, sessions};
 
+/// A controller that does not lead after this long is ready all the same: another one does, and it waits for its turn.
+const STANDBY_AFTER: Duration = Duration::from_secs(1);
+
 /// A controller that is running.
 #[derive(Debug)]
 pub struct Started {
@@ -45,7 +48,8 @@ pub struct Dependencies {
     pub metrics: Metrics,
 }
 
-/// Starts a controller: makes or finds the cluster, and registers with the network. Once `shutdown` begins, the streams
+/// Starts a controller: makes or finds the cluster, and registers with the network. Where another one leads it waits for
+/// its turn, serves metadata, and hears the nodes meanwhile. Once `shutdown` begins, the streams
 /// that other processes hold open end: they open them again at another controller, or at the next one. Where everything
 /// runs in one process, those of its other services stay until the end.
 ///
@@ -60,17 +64,20 @@ pub async fn start(
     let Dependencies { store: inner, clock, random, metrics } = dependencies;
     let writes = StoreWrites::default();
     let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(inner, &metrics, writes.clone()));
-    let store = Store::new(Arc::clone(&timed));
     let own = random.bytes();
     let lead = ControllerLead::new(Arc::clone(&timed), &ClusterId::from_random(own).to_string());
+    let store = Store::new(Arc::clone(&timed), lead.clone());
     // The first write of a start. A revision that came before it would count as one of the lineage before, and an older
     // copy of the metadata could not be told from what a node has seen.
-    let lineage = store.begin_lineage(own).await?;
+    store.begin_lineage(own).await?;
+    let mut tasks = Tasks::new(shutdown.clone());
+    tasks.start_endless("leadership", lead.clone().run());
     // Neither needs the other one: together they cost the disk one sync.
-    let (cluster, lease) = tokio::try_join!(
-        async { Ok(store.ensure_cluster(&config, random.bytes(), clock.now_millis()).await?) },
-        async { Ok::<_, StartError>(lead.win().await?) },
-    )?;
+    let (cluster, _) = tokio::join!(
+        store.ensure_cluster(&config, random.bytes(), clock.now_millis()),
+        tokio::time::timeout(STANDBY_AFTER, lead.leads()),
+    );
+    let cluster = cluster?;
     let views = Views::open(Arc::clone(&timed)).await?;
 
     let committer = Committer { store: Arc::clone(&timed), views: views.clone(), lead: lead.clone() };
@@ -84,7 +91,7 @@ pub async fn start(
         sessions: sessions::Sessions::default(),
         refused: restore::RefusedNodes::default(),
         bell: duties::DutyBell::default(),
-        history: restore::OwnHistory { cluster_id: cluster.to_string(), lineage },
+        history: restore::OwnHistory { cluster_id: cluster.to_string() },
         views: views.clone(),
         clock,
         random,
@@ -93,9 +100,7 @@ pub async fn start(
         writes: writes.clone(),
     });
     let counted = ClusterMetrics::new(&metrics);
-    let mut tasks = Tasks::new(shutdown.clone());
-    tasks.start_endless("metadata view", views.clone().follow());
-    tasks.start_endless("leadership", lead.keep(lease));
+    tasks.start_endless("metadata view", views.clone().follow(shutdown.clone()));
     tasks.start_endless("census", metrics::follow(views, counted));
     tasks.start_endless("compaction", compaction::run(Arc::clone(&timed)));
     tasks.start_short("problems of the store", report_problems(Arc::clone(&timed)));

@@ -13,6 +13,7 @@ use crate::keys::cluster::{self, ClusterRecord};
 use crate::keys::counter::{Counter, INTERNAL_PRODUCER_IDS, PRODUCER_IDS};
 use crate::keys::lineage::{self, Lineage, Lineages};
 use crate::keys::{decode, delete, put};
+use crate::leadership::ControllerLead;
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
 
@@ -26,6 +27,7 @@ const PRODUCER_ID_JUMP_MAX: u128 = 1 << 40;
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     inner: Arc<dyn Metastore>,
+    lead: ControllerLead,
     /// Of decisions that hand out producer ids.
     pub(crate) producer_id_turns: Turns,
 }
@@ -38,6 +40,16 @@ pub(crate) enum Attempt {
     Conflict,
     /// It may have been written.
     Unknown,
+}
+
+impl Attempt {
+    /// What became of the others is found when they are decided again.
+    fn revision(self) -> Option<Revision> {
+        match self {
+            Self::Committed(revision) => Some(revision),
+            Self::Conflict | Self::Unknown => None,
+        }
+    }
 }
 
 /// A value with the revision that a later write compares.
@@ -56,8 +68,8 @@ impl<V> Versioned<V> {
 }
 
 impl Store {
-    pub(crate) fn new(inner: Arc<dyn Metastore>) -> Self {
-        Self { inner, producer_id_turns: Turns::new(1) }
+    pub(crate) fn new(inner: Arc<dyn Metastore>, lead: ControllerLead) -> Self {
+        Self { inner, lead, producer_id_turns: Turns::new(1) }
     }
 
     pub(crate) async fn get<V: Value>(&self, key: &str) -> Result<Option<Versioned<V>>, ApiError> {
@@ -67,20 +79,24 @@ impl Store {
 
     /// Makes every later revision greater than `floor`.
     pub(crate) async fn raise_revision(&self, floor: Revision) -> Result<Revision, ApiError> {
+        self.lead.epoch()?;
         self.inner.raise_revision(floor).await.map_err(store_failure)
     }
 
-    /// Commits; `None` when a condition did not hold, or it is not known, and the decision must be taken again.
+    /// Commits, if this controller leads; `None` when a condition did not hold, or it is not known, and the decision must be
+    /// taken again.
     pub(crate) async fn commit(&self, txn: Txn) -> Result<Option<Revision>, ApiError> {
-        match self.attempt(txn).await? {
-            Attempt::Committed(revision) => Ok(Some(revision)),
-            // What became of it is found when it is decided again.
-            Attempt::Conflict | Attempt::Unknown => Ok(None),
-        }
+        Ok(self.attempt(txn).await?.revision())
     }
 
-    /// Tries to commit.
-    pub(crate) async fn attempt(&self, txn: Txn) -> Result<Attempt, ApiError> {
+    /// Tries to commit, if this controller leads.
+    pub(crate) async fn attempt(&self, mut txn: Txn) -> Result<Attempt, ApiError> {
+        txn.compares.push(self.lead.guard(self.lead.epoch()?));
+        self.attempt_unled(txn).await
+    }
+
+    /// The same whoever leads: for what comes before there is a leader.
+    async fn attempt_unled(&self, txn: Txn) -> Result<Attempt, ApiError> {
         match self.inner.transact(txn).await {
             Ok(Outcome::Committed(revision)) => Ok(Attempt::Committed(revision)),
             Ok(Outcome::Conflict { .. }) => Ok(Attempt::Conflict),
@@ -105,7 +121,7 @@ impl Store {
             let new = ClusterRecord::new(id, name, now);
             let value = ClusterRecord { replication_factor, min_insync_replicas, ..new };
             let compares = vec![Compare::Missing(cluster::KEY.to_owned())];
-            self.commit(Txn { compares, ops: vec![put(cluster::KEY.to_owned(), &value)] }).await?;
+            self.attempt_unled(Txn { compares, ops: vec![put(cluster::KEY.to_owned(), &value)] }).await?;
         }
     }
 
@@ -167,7 +183,7 @@ impl Store {
                     txn.ops.push(put(key.to_owned(), &value));
                 }
             }
-            if self.commit(txn).await?.is_some() {
+            if self.attempt_unled(txn).await?.revision().is_some() {
                 return Ok(own);
             }
         }

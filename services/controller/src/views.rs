@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, watch};
 use walser_metadata::Changes;
 use walser_metastore::{Metastore, Revision, WatchError, WatchEvent, read_all};
 use walser_rpc::{ApiError, Reason};
+use walser_service::Shutdown;
 
 use crate::cluster_view::ClusterView;
 use crate::error::store_failure;
@@ -109,8 +110,9 @@ impl Views {
         self.reached(revision).await
     }
 
-    /// Follows the store for as long as the process runs.
-    pub(crate) async fn follow(self) {
+    /// Follows the store for as long as the process runs. An older copy that was put in its place ends the process: its next
+    /// start begins another history, which nodes can tell from the one that they have seen.
+    pub(crate) async fn follow(self, shutdown: Shutdown) {
         loop {
             let ended = self.follow_once().await;
             match &ended {
@@ -122,6 +124,10 @@ impl Views {
             }
             // What changed meanwhile is in the next reading.
             while let Err(failure) = self.read().await {
+                if failure.reason() == Reason::MetadataRollback {
+                    tracing::error!(%failure, "an older copy of the metadata is in the store: this process ends");
+                    return shutdown.begin_failed(format!("an older copy of the metadata is in the store: {failure}"));
+                }
                 tracing::warn!(%failure, "the metadata store cannot be read; retrying");
                 tokio::time::sleep(RETRY).await;
             }
@@ -163,6 +169,11 @@ impl Views {
 // === impl Subscription ===
 
 impl Subscription {
+    /// The version of the view that was returned last.
+    pub(crate) fn at(&self) -> Revision {
+        self.at
+    }
+
     /// The view once it has changed, and everything that was touched since the last call. A subscriber that is too slow
     /// for single steps is told that everything was ([`Changes::snapshot`]). Dropping the future loses nothing. `None`:
     /// nothing will change any more.

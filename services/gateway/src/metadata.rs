@@ -122,7 +122,7 @@ impl Metadata {
     /// Follows the controller until the stop.
     pub(crate) async fn follow(
         self,
-        controller: ControllerClient,
+        controllers: Vec<ControllerClient>,
         network: Network,
         shown_version: IntGauge,
         shutdown: Shutdown,
@@ -130,10 +130,13 @@ impl Metadata {
         let mut backoff = Backoff::default();
         let mut outage = Outage::of("the metadata stream from the controller");
         let mut seen = MetadataSeen::default();
+        // Any of them will do, and another one where one fails.
+        let mut turns = controllers.iter().cycle();
         while !shutdown.begun() {
+            let Some(controller) = turns.next() else { break };
             let version = seen.version;
             let outcome = tokio::select! {
-                outcome = self.follow_once(&controller, &network, &shown_version, (&mut seen, &mut outage)) => outcome,
+                outcome = self.follow_once(controller, &network, &shown_version, (&mut seen, &mut outage)) => outcome,
                 () = shutdown.wait() => break,
             };
             if let Err(failure) = outcome {

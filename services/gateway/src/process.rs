@@ -16,7 +16,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 async fn run(process: Process) -> Result<(), MainError> {
     let network = Network::from_address(process.dial_from()?);
-    network.dial_controller(process.settings.text("controller.address"))?;
+    network.dial_controllers(process.settings.text("controller.address"))?;
     let environment = Dependencies {
         clock: Arc::clone(&process.clock),
         random: Arc::clone(&process.random),

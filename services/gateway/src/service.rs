@@ -73,7 +73,8 @@ pub async fn begin(
     let metrics = GatewayMetrics::new(&dependencies.metrics, &metadata, config.topic_labels_max);
     let version = metrics.metadata_version();
     let asked = ControllerClient::new(controller.clone());
-    let following = metadata.clone().follow(asked.clone(), network.clone(), version, shutdown.clone());
+    let followed = network.controllers().into_iter().map(ControllerClient::new).collect();
+    let following = metadata.clone().follow(followed, network.clone(), version, shutdown.clone());
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.start("metadata follower", following);
     let readiness = Readiness { metadata: metadata.clone(), network: network.clone() };

@@ -12,12 +12,12 @@ mod session;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{oneshot, watch};
 use walser_log::SeenMetadata;
 use walser_metadata::View;
 use walser_model::{ClusterId, LeaderEpoch, Offset, TopicPartition};
@@ -50,7 +50,10 @@ const SESSION: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(crate) struct Membership {
     pub(crate) config: Config,
+    /// Whichever of them leads.
     pub(crate) controller: ControllerClient,
+    /// All of them are told that this node lives.
+    pub(crate) controllers: Vec<ControllerClient>,
     /// Where the other nodes are reached.
     pub(crate) network: Network,
     pub(crate) engine: Engine,
@@ -66,16 +69,18 @@ pub(crate) struct Membership {
     pub(crate) health: Health,
     /// The metadata that was applied last. Cloning shares it.
     pub(crate) view: Arc<ArcSwap<View>>,
+    /// Its version, with the history that it is of.
+    pub(crate) applied: Arc<ArcSwap<MetadataSeen>>,
     /// Has the next beat sent at once: the controller waits for something that it will say.
-    pub(crate) beat_now: Arc<Notify>,
+    pub(crate) beat_now: watch::Sender<()>,
     /// Partitions, and the epochs in which this node leads them, for which a leader epoch was asked above that of what is
     /// set aside.
     pub(crate) renewing: Arc<Mutex<HashSet<(TopicPartition, LeaderEpoch)>>>,
     /// This node's incarnation as the controller knows it; 0: not registered.
     pub(crate) node_epoch: Arc<AtomicI64>,
     pub(crate) shutdown: Shutdown,
-    /// Whether the controller hears this node now.
-    pub(crate) in_session: Arc<AtomicBool>,
+    /// How many controllers hear this node now.
+    pub(crate) sessions: Arc<AtomicUsize>,
 }
 
 /// Told once when the node serves, or why it cannot start.
@@ -131,7 +136,7 @@ impl Membership {
     /// Begins a stop that is asked for while no controller hears this node: nobody can give its leads to others.
     async fn stop_unheard(&self) {
         self.shutdown.asked().await;
-        if self.in_session.load(Ordering::Acquire) {
+        if self.sessions.load(Ordering::Acquire) > 0 {
             self.shutdown.wait().await;
         }
         self.shutdown.begin();
@@ -148,7 +153,7 @@ impl Membership {
         self.registry.contact.set_session(registered.session.unwrap_or(SESSION));
         let every = registered.beat_interval.unwrap_or(BEAT);
         tokio::select! {
-            ended = self.keep_session(registered.node_epoch, every) => ended.map_err(StartError::Registration),
+            ended = self.keep_sessions(registered.node_epoch, every) => ended.map_err(StartError::Registration),
             failure = self.follow_metadata(begun) => Err(StartError::Registration(failure)),
         }
     }

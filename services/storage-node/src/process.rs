@@ -23,7 +23,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 async fn run(process: Process) -> Result<(), MainError> {
     let network = Network::from_address(process.dial_from()?);
-    network.dial_controller(process.settings.text("controller.address"))?;
+    network.dial_controllers(process.settings.text("controller.address"))?;
     let config = Config::for_process(&process.settings, process.address, process::cores());
     let note = format!("pid {} (walser-storage-node)", std::process::id());
     let data = Path::new(process.settings.text("storage.data"));

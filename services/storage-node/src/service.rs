@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tonic::service::Routes;
 use walser_log::{BootId, DataDirectory};
 use walser_model::{Clock, ClusterId, Random};
@@ -112,6 +112,7 @@ pub async fn start(
     let membership = Membership {
         config,
         controller,
+        controllers: network.controllers().into_iter().map(ControllerClient::new).collect(),
         network: network.clone(),
         engine,
         registry: registry.clone(),
@@ -122,11 +123,12 @@ pub async fn start(
         disposal: disposal.clone(),
         health: health.clone(),
         view: Arc::default(),
-        beat_now: Arc::default(),
+        applied: Arc::default(),
+        beat_now: watch::Sender::default(),
         renewing: Arc::new(Mutex::default()),
         node_epoch,
         shutdown: shutdown.clone(),
-        in_session: Arc::default(),
+        sessions: Arc::default(),
     };
     let serving = Serving { routes, membership, links, recovered, threads };
     serve(serving, shutdown).await

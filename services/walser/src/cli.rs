@@ -22,8 +22,8 @@ pub(crate) use bench::{BenchArgs, BenchCommand};
 #[cfg(test)]
 pub(crate) use cluster::ClusterPlace;
 pub(crate) use cluster::{
-    ClusterCommand, ClusterConfigCommand, ClusterConfigSetArgs, ClusterProcessArgs, ClusterRole, ClusterUpArgs,
-    ServiceCommandArgs,
+    ClusterCommand, ClusterConfigCommand, ClusterConfigSetArgs, ClusterMetastoreKind, ClusterProcessArgs, ClusterRole,
+    ClusterUpArgs, ServiceCommandArgs,
 };
 pub(crate) use consume::{ConsumeArgs, ConsumeOutput};
 pub(crate) use produce::ProduceArgs;

@@ -24,8 +24,13 @@ impl Drop for Up {
 
 impl Up {
     pub(crate) fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    /// The same, with more arguments.
+    pub(crate) fn start_with(dir: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(binary());
-        command.args(["cluster", "up", "--dir"]).arg(dir).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(["cluster", "up", "--dir"]).arg(dir).args(more).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         // As in `walser cluster up | head -1`: nobody reads the table to its end, and the cluster runs on.
         drop(child.stdout.take());
@@ -48,12 +53,18 @@ impl Up {
         self.command(arguments).output().unwrap()
     }
 
-    fn act_ok(&self, arguments: &[&str]) {
+    /// Starts what has this role and does not run; whether all of it runs then.
+    pub(crate) fn starts(&self, role: &str) -> bool {
+        let _may_run_already = self.act(&["start", role]);
+        processes(&self.dir).iter().all(|process| process["role"] != role || process["state"] == "running")
+    }
+
+    pub(crate) fn act_ok(&self, arguments: &[&str]) {
         let output = self.act(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(&self.server()).unwrap()
     }
 

@@ -16,17 +16,17 @@ use crate::replicated::{
 use crate::server::{place, values, write};
 
 /// How many faults there are.
-fn times() -> usize {
+pub(crate) fn times() -> usize {
     std::env::var("WALSER_FAULTS").map_or(2, |times| times.parse().unwrap())
 }
 
 #[expect(clippy::print_stdout, reason = "the verdict is for people")]
-fn verdict(row: u32, text: &str) {
+pub(crate) fn verdict(row: u32, text: &str) {
     println!("row {row}: holds: {text}");
 }
 
 /// The partitions of topic `t` that a node leads, or does not.
-async fn led_by(client: &Client, node: i32, leads: bool) -> Vec<i32> {
+pub(crate) async fn led_by(client: &Client, node: i32, leads: bool) -> Vec<i32> {
     let all = partitions(client, "t").await.into_iter();
     all.filter(|found| (found.leader == Some(node)) == leads).map(|found| found.partition).collect()
 }

@@ -75,9 +75,7 @@ pub struct NodeBeat {
     /// As it was registered.
     pub node_epoch: i64,
     /// The metadata that the node has applied.
-    pub metadata_version: i64,
-    /// What its data directory has seen of the metadata.
-    pub seen: MetadataSeen,
+    pub applied: MetadataSeen,
     /// Deleted topics of which no data is left on the node.
     pub removed: Vec<TopicId>,
     /// What it has of partitions that nobody leads.
@@ -159,6 +157,8 @@ pub enum BeatAnswer {
     GoOn {
         /// Of the metadata that the controller decides on.
         metadata_version: i64,
+        /// It does not lead at present, or is not sure.
+        standby: bool,
     },
     /// The session is over for good, and why.
     Over(String),
@@ -334,18 +334,18 @@ impl NodeSession {
         let closed = || ApiError::new(Reason::ControllerNotAvailable, "the controller closed the session");
         let request = pbi::NodeSessionRequest {
             node_epoch: beat.node_epoch,
-            metadata_version: beat.metadata_version,
+            metadata_version: beat.applied.version,
             stats: Some(figures_message(beat.figures)),
             removed_topic_ids: beat.removed.into_iter().map(topic_bytes).collect(),
-            cluster_id: beat.seen.cluster_id,
-            lineage: beat.seen.lineage,
+            cluster_id: beat.applied.cluster_id,
+            lineage: beat.applied.lineage,
             candidates: beat.candidates.into_iter().map(pbi::LeaderCandidate::from).collect(),
             stopping: beat.stopping,
         };
         self.beats.send(request).await.map_err(|_| closed())?;
         let answer = self.answers.message().await?.ok_or_else(closed)?;
         Ok(match answer.action {
-            None => BeatAnswer::GoOn { metadata_version: answer.metadata_version },
+            None => BeatAnswer::GoOn { metadata_version: answer.metadata_version, standby: answer.standby },
             Some(pbi::node_session_response::Action::Fenced(fenced)) => BeatAnswer::Over(fenced.reason),
             Some(pbi::node_session_response::Action::MayStop(_)) => BeatAnswer::MayStop,
         })

@@ -65,6 +65,17 @@ impl Chunks {
     }
 }
 
+/// Says that everything up to a version has been sent.
+pub fn progress_message(version: i64) -> pbi::WatchMetadataResponse {
+    pbi::WatchMetadataResponse { version, commit: true, ..Default::default() }
+}
+
+/// Whether a message says only that everything up to its version has been sent.
+pub(super) fn is_progress(message: &pbi::WatchMetadataResponse) -> bool {
+    let (cluster_id, lineage) = (message.cluster_id.clone(), message.lineage.clone());
+    *message == pbi::WatchMetadataResponse { cluster_id, lineage, ..progress_message(message.version) }
+}
+
 /// Everything in a view, as messages that replace whatever the receiver has.
 pub fn snapshot_messages<X>(view: &View<X>) -> Vec<pbi::WatchMetadataResponse> {
     let mut chunks = Chunks::default();

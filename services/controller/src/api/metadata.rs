@@ -1,12 +1,19 @@
-//! `WatchMetadata`: a snapshot of the view, then its steps. Nothing of it costs an access of the store.
+//! `WatchMetadata`: a snapshot of the view, then its steps. Nothing of it costs an access of the store, and every
+//! controller serves it.
+
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tonic::Status;
 use walser_metastore::Revision;
 use walser_proto::internal::v1::WatchMetadataResponse;
-use walser_rpc::{change_messages, snapshot_messages};
+use walser_rpc::{change_messages, progress_message, snapshot_messages};
 
 use super::Controller;
+use crate::cluster_view::ClusterView;
+
+/// A stream that has nothing to say says so after this long: whoever hears nothing for longer asks another controller.
+const PROGRESS: Duration = Duration::from_millis(200);
 
 type Item = Result<WatchMetadataResponse, Status>;
 
@@ -26,27 +33,36 @@ pub(super) fn watch(controller: Controller, resume: Revision) -> mpsc::Receiver<
 async fn follow(controller: &Controller, resume: Revision, items: &mpsc::Sender<Item>) {
     let (view, mut steps) = controller.views.subscribe();
     // Whoever has this version already needs no snapshot.
-    if resume != view.metadata.version() && !send(controller, snapshot_messages(&view.metadata), items).await {
+    if resume != view.metadata.version() && !send(controller, &view, snapshot_messages(&view.metadata), items).await {
         return;
     }
     drop(view);
     loop {
         let step = tokio::select! {
-            step = steps.next() => step,
+            step = tokio::time::timeout(PROGRESS, steps.next()) => step,
             () = items.closed() => return,
         };
-        let Some((view, changes)) = step else { return };
-        if !send(controller, change_messages(&view.metadata, &changes), items).await {
+        let (messages, view) = match step {
+            Ok(Some((view, changes))) => (change_messages(&view.metadata, &changes), view),
+            Ok(None) => return,
+            Err(_elapsed) => (vec![progress_message(steps.at())], controller.views.load()),
+        };
+        if !send(controller, &view, messages, items).await {
             return;
         }
     }
 }
 
 /// Sends messages that take effect together. False: the reader is gone.
-async fn send(controller: &Controller, messages: Vec<WatchMetadataResponse>, items: &mpsc::Sender<Item>) -> bool {
+async fn send(
+    controller: &Controller,
+    view: &ClusterView,
+    messages: Vec<WatchMetadataResponse>,
+    items: &mpsc::Sender<Item>,
+) -> bool {
     for mut message in messages {
         message.cluster_id.clone_from(&controller.history.cluster_id);
-        message.lineage.clone_from(&controller.history.lineage);
+        view.lineages.latest().clone_into(&mut message.lineage);
         if items.send(Ok(message)).await.is_err() {
             return false;
         }

@@ -107,6 +107,7 @@ const PARTITIONS_RESTORED_MAX: usize = 100_000;
 #[async_trait]
 impl ControllerService for Controller {
     async fn register_node(&self, request: Request<pbi::RegisterNodeRequest>) -> Answer<pbi::RegisterNodeResponse> {
+        self.leads()?;
         let request = request.into_inner();
         if request.node_id <= 0 {
             return Err(ApiError::field("node_id", "storage nodes have ids from 1 on").into());
@@ -188,6 +189,7 @@ impl ControllerService for Controller {
         &self,
         request: Request<pbi::RenewLeaderEpochRequest>,
     ) -> Answer<pbi::RenewLeaderEpochResponse> {
+        self.leads()?;
         let request = request.get_ref();
         let reference = request.r#ref.as_ref().and_then(walser_proto::topic_partition);
         let (id, epoch) = reference.ok_or_else(|| ApiError::field("ref", "is not a partition"))?;
@@ -199,6 +201,7 @@ impl ControllerService for Controller {
     }
 
     async fn alter_isr(&self, request: Request<pbi::AlterIsrRequest>) -> Answer<pbi::AlterIsrResponse> {
+        self.leads()?;
         let request = request.into_inner();
         let caller = (NodeId(request.node_id), request.node_epoch);
         let proposals = request.proposals.iter().map(|message| proposal_of(caller, message));
@@ -220,6 +223,7 @@ impl ControllerService for Controller {
     }
 
     async fn restore_topic(&self, request: Request<pbi::RestoreTopicRequest>) -> Answer<pbi::RestoreTopicResponse> {
+        self.leads()?;
         self.changeable()?;
         let restored = restored_topic(request.get_ref())?;
         let topic = self.topics.restore(&restored, self.clock.now_millis()).await?;
@@ -235,6 +239,7 @@ impl ControllerService for Controller {
         &self,
         request: Request<pbi::AllocateProducerIdsRequest>,
     ) -> Answer<pbi::AllocateProducerIdsResponse> {
+        self.leads()?;
         let first_id = producer_ids::allocate(&self.store, request.get_ref().internal).await?;
         Ok(Response::new(pbi::AllocateProducerIdsResponse { first_id, count: producer_ids::BLOCK }))
     }
@@ -243,6 +248,7 @@ impl ControllerService for Controller {
         &self,
         _request: Request<pbi::GetProducerIdEndRequest>,
     ) -> Answer<pbi::GetProducerIdEndResponse> {
+        self.leads()?;
         Ok(Response::new(pbi::GetProducerIdEndResponse { end_id: producer_ids::end(&self.store).await? }))
     }
 
@@ -250,6 +256,7 @@ impl ControllerService for Controller {
         &self,
         request: Request<pbi::RaiseProducerEpochRequest>,
     ) -> Answer<pbi::RaiseProducerEpochResponse> {
+        self.leads()?;
         let pbi::RaiseProducerEpochRequest { producer_id, producer_epoch } = request.into_inner();
         let producer_epoch = producer_ids::raise_epoch(&self.store, producer_id, producer_epoch).await?;
         Ok(Response::new(pbi::RaiseProducerEpochResponse { producer_epoch }))
@@ -257,6 +264,12 @@ impl ControllerService for Controller {
 }
 
 impl Controller {
+    /// Everything but beats and metadata is for the controller that leads: whom another one has refused, or what it has
+    /// seen, the one that leads would not know.
+    fn leads(&self) -> Result<(), ApiError> {
+        self.nodes.committer().lead.epoch().map(drop)
+    }
+
     fn heard(&self, node: NodeId, session: Session<walser_proto::v1::StorageStats>) {
         let (heard, heard_ms) = (self.clock.monotonic(), self.clock.now_millis());
         self.sessions.beat(node, Session { heard, heard_ms, ..session });
@@ -275,11 +288,17 @@ impl Controller {
         let view = self.views.load();
         let seen = SeenHistory { cluster_id, version, lineage };
         let ahead = self.history.check_known(&view, &seen)?;
+        let standby = !self.nodes.committer().lead.is_sure();
         let Some((node, entry)) = nodes::current(&view, node_epoch) else {
+            if node_epoch > view.metadata.version() {
+                // It has registered at another controller, and this one has not seen that yet.
+                return Ok(pbi::NodeSessionResponse { standby: true, ..Default::default() });
+            }
             let reason = "another incarnation of this node has registered".to_owned();
             return Ok(pbi::NodeSessionResponse {
                 action: Some(Action::Fenced(pbi::Fenced { reason })),
-                metadata_version: 0,
+                standby,
+                ..Default::default()
             });
         };
         if let Some(failure) = self.sessions.take_refusal(node) {
@@ -303,6 +322,7 @@ impl Controller {
         Ok(pbi::NodeSessionResponse {
             action: may_stop.then_some(Action::MayStop(pbi::MayStop {})),
             metadata_version: view.metadata.version(),
+            standby,
         })
     }
 

@@ -60,6 +60,11 @@ impl Lineages {
         }
     }
 
+    /// The latest start; empty: none is known.
+    pub(crate) fn latest(&self) -> &str {
+        self.starts.last().map_or("", |(_, id, _)| id)
+    }
+
     /// Whether metadata of these lineages continues what was seen: `version`, under lineage `id`.
     pub(crate) fn continues(&self, id: &str, version: Revision) -> bool {
         if id.is_empty() || self.accepted.iter().any(|accepted| accepted == id) {

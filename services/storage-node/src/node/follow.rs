@@ -9,7 +9,7 @@ use walser_log::SeenMetadata;
 use walser_metadata::{Changes, PartitionEntry, View};
 use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_replication::{NodeSet, Role};
-use walser_rpc::{ApiError, LedPartition, MetadataStream, Outage, Reason};
+use walser_rpc::{ApiError, ControllerClient, LedPartition, MetadataStream, Outage, Reason};
 
 use super::{Begun, Membership, RETRY, is_foreign};
 use crate::disposal::Held;
@@ -34,8 +34,11 @@ impl Membership {
     /// Follows the metadata for as long as it is that of this node.
     pub(super) async fn follow_metadata(&self, begun: &mut Option<Begun>) -> ApiError {
         let mut outage = Outage::of("the metadata stream from the controller");
+        let mut turns = self.controllers.iter().cycle();
         loop {
-            match self.follow_once(begun, &mut outage).await {
+            // Any of them will do, and another one where one fails.
+            let controller = turns.next().unwrap_or(&self.controller);
+            match self.follow_once(controller, begun, &mut outage).await {
                 Err(failure) if is_foreign(&failure) => return failure,
                 Err(failure) => {
                     if begun.is_some() {
@@ -49,8 +52,13 @@ impl Membership {
         }
     }
 
-    async fn follow_once(&self, begun: &mut Option<Begun>, outage: &mut Outage) -> Result<Infallible, ApiError> {
-        let mut stream = MetadataStream::open(&self.controller, self.seen()).await?;
+    async fn follow_once(
+        &self,
+        controller: &ControllerClient,
+        begun: &mut Option<Begun>,
+        outage: &mut Outage,
+    ) -> Result<Infallible, ApiError> {
+        let mut stream = MetadataStream::open(controller, self.seen()).await?;
         loop {
             let deltas = stream.next_deltas(DELTAS_MAX).await?;
             let mut view = View::clone(&self.view.load());
@@ -74,10 +82,11 @@ impl Membership {
             outage.ended();
             // What a beat reports has taken effect.
             self.view.store(Arc::clone(&view));
+            self.applied.store(Arc::new(stream.seen().clone()));
             self.registry.contact.applied(view.version());
             self.registry.accept_writes();
             if self.fenced(&view) {
-                self.beat_now.notify_one();
+                self.beat_now.send_replace(());
             }
             if self.serves(&view)
                 && let Some(begun) = begun.take()

@@ -1,12 +1,16 @@
 //! The session with the controller: beats, and what they report.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use walser_metadata::PartitionEntry;
 use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_replication::control::PartitionRecord;
-use walser_rpc::{ApiError, BeatAnswer, DiskUse, LeadOffer, NodeBeat, NodeFigures, Outage, PartitionOut};
+use walser_rpc::{
+    ApiError, BeatAnswer, ControllerClient, DiskUse, LeadOffer, MetadataSeen, NodeBeat, NodeFigures, Outage,
+    PartitionOut,
+};
 
 use super::{Membership, RETRY, is_foreign};
 use crate::metrics::Totals;
@@ -26,19 +30,48 @@ fn out_of_service((partition, problem): (TopicPartition, Problem)) -> PartitionO
     PartitionOut { partition, problem: text, damaged, node_with_more, leader_epoch }
 }
 
+/// Counts a session for as long as it lasts.
+struct OpenSession<'a>(&'a AtomicUsize);
+
+impl<'a> OpenSession<'a> {
+    fn of(sessions: &'a AtomicUsize) -> Self {
+        sessions.fetch_add(1, Ordering::AcqRel);
+        Self(sessions)
+    }
+}
+
+impl Drop for OpenSession<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Membership {
-    /// Beats until the controller says that the session is over, and why; or that its metadata is not that of this
-    /// node.
-    pub(super) async fn keep_session(&self, node_epoch: i64, every: Duration) -> Result<String, ApiError> {
+    /// Beats at every controller until one says that the session is over, and why; or that its metadata is not that of
+    /// this node.
+    pub(super) async fn keep_sessions(&self, node_epoch: i64, every: Duration) -> Result<String, ApiError> {
+        let all = self.controllers.iter().map(|controller| self.keep_session(controller, node_epoch, every));
+        let mut sessions: FuturesUnordered<_> = all.collect();
+        match sessions.next().await {
+            Some(ended) => ended,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn keep_session(
+        &self,
+        controller: &ControllerClient,
+        node_epoch: i64,
+        every: Duration,
+    ) -> Result<String, ApiError> {
         let mut outage = Outage::of("the session with the controller");
         loop {
-            let ended = self.session(node_epoch, every, &mut outage).await;
-            self.in_session.store(false, Ordering::Release);
+            let ended = self.session(controller, (node_epoch, every), &mut outage).await;
             match ended {
                 Err(failure) if !is_foreign(&failure) => outage.failed(&failure),
                 ended => return ended,
             }
-            if self.shutdown.is_asked() {
+            if self.shutdown.is_asked() && self.sessions.load(Ordering::Acquire) == 0 {
                 // Nobody is there who could give its leads to others.
                 self.shutdown.begin();
             }
@@ -46,9 +79,15 @@ impl Membership {
         }
     }
 
-    async fn session(&self, node_epoch: i64, every: Duration, outage: &mut Outage) -> Result<String, ApiError> {
-        let mut session = self.controller.node_session().await?;
-        self.in_session.store(true, Ordering::Release);
+    async fn session(
+        &self,
+        controller: &ControllerClient,
+        (node_epoch, every): (i64, Duration),
+        outage: &mut Outage,
+    ) -> Result<String, ApiError> {
+        let mut session = controller.node_session().await?;
+        let _open = OpenSession::of(&self.sessions);
+        let mut beat_now = self.beat_now.subscribe();
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut offered = None;
@@ -56,14 +95,13 @@ impl Membership {
             let stopping = self.shutdown.is_asked();
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = self.beat_now.notified() => {}
+                Ok(()) = beat_now.changed() => {}
                 () = self.shutdown.asked(), if !stopping => {}
                 () = tokio::time::sleep(STOPPING_BEAT), if stopping => {}
             }
             let beat = NodeBeat {
                 node_epoch,
-                metadata_version: self.view.load().version(),
-                seen: self.seen(),
+                applied: MetadataSeen::clone(&self.applied.load()),
                 removed: self.disposal.removed(CONFIRMED_MAX),
                 candidates: self.candidates(&mut offered),
                 stopping: self.shutdown.is_asked(),
@@ -73,7 +111,9 @@ impl Membership {
             let answer = session.beat(beat).await?;
             outage.ended();
             match answer {
-                BeatAnswer::GoOn { metadata_version } => {
+                // It decides nothing: that it hears this node is no promise.
+                BeatAnswer::GoOn { standby: true, .. } => {}
+                BeatAnswer::GoOn { metadata_version, standby: false } => {
                     let contact = &self.registry.contact;
                     contact.controller_answered(sent, metadata_version);
                     contact.applied(self.view.load().version());

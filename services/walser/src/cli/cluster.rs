@@ -11,6 +11,8 @@ use crate::args::{OutputArgs, ServerArgs};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ClusterRole {
+    /// A member of etcd, which has the metadata
+    Etcd,
     Controller,
     StorageNode,
     Gateway,
@@ -38,6 +40,9 @@ pub(crate) enum ClusterCommand {
     /// Let suspended processes go on (SIGCONT)
     #[command(after_help = "Example:\n  walser cluster resume storage-node 2")]
     Resume(ClusterProcessArgs),
+    /// Become another program that ends with the parent
+    #[command(hide = true, after_help = "Example:\n  walser cluster become -- etcd --data-dir DIR")]
+    Become(ServiceCommandArgs),
     /// What topics have that do not say otherwise
     #[command(subcommand, after_help = "Example:\n  walser cluster config list")]
     Config(ClusterConfigCommand),
@@ -79,6 +84,7 @@ pub(crate) struct ClusterConfigSetArgs {
 Examples:
   walser cluster up
   walser cluster up --dir /tmp/c --storage-nodes 5
+  walser cluster up --dir /tmp/c --metastore etcd --etcd-members 3 --controllers 2
   walser cluster kill --dir /tmp/c storage-node 2    (from another terminal)
   walser cluster start --dir /tmp/c storage-node 2
 
@@ -88,15 +94,40 @@ default, of which two must be in sync.")]
 pub(crate) struct ClusterUpArgs {
     #[command(flatten)]
     pub(crate) place: ClusterPlace,
-    /// Controllers. More than one needs a metadata store that they share, which is not there yet
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
+    /// Controllers, of which one leads. More than one share their metadata in etcd
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=5))]
     pub(crate) controllers: u32,
+    /// Where the metadata is [default: etcd, where this program is built with it and finds one, else embedded;
+    /// later what the cluster was formed with]
+    #[arg(long, value_enum)]
+    pub(crate) metastore: Option<ClusterMetastoreKind>,
+    /// Members of etcd: 1, or 3, of which one may be missing [default: 1]
+    #[arg(long, value_name = "N", value_parser = etcd_members)]
+    pub(crate) etcd_members: Option<u32>,
+    /// The etcd to run [default: the one in the PATH]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) etcd: Option<PathBuf>,
     /// Storage nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) storage_nodes: u32,
     /// Gateways
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) gateways: u32,
+}
+
+/// Where the metadata of a cluster is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClusterMetastoreKind {
+    Embedded,
+    Etcd,
+}
+
+fn etcd_members(text: &str) -> Result<u32, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("must be 1 or 3: of two, none may be missing".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -130,6 +161,7 @@ pub(crate) struct ServiceCommandArgs {
 impl std::fmt::Display for ClusterRole {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Etcd => "etcd",
             Self::Controller => "controller",
             Self::StorageNode => "storage-node",
             Self::Gateway => "gateway",

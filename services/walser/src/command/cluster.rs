@@ -13,17 +13,20 @@
 mod config;
 mod control;
 mod layout;
+mod metastore;
 mod supervisor;
 
+use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
-use crate::cli::{ClusterCommand, ClusterProcessArgs, ClusterUpArgs};
+use crate::cli::{ClusterCommand, ClusterProcessArgs, ClusterUpArgs, ServiceCommandArgs};
 use crate::error::CliError;
 use crate::output;
 use crate::signal::Interrupts;
 
 use control::{ControlAction, ControlRequest};
 use layout::{ClusterDirectory, ClusterProcess};
+use metastore::ClusterMetastore;
 use supervisor::Supervisor;
 
 /// Runs the command.
@@ -40,19 +43,21 @@ pub(crate) fn run(command: ClusterCommand) -> Result<ExitCode, CliError> {
             ClusterCommand::Pause(arguments) => ask(&arguments, ControlAction::Pause).await,
             ClusterCommand::Resume(arguments) => ask(&arguments, ControlAction::Resume).await,
             ClusterCommand::Config(command) => config::run(command).await,
+            ClusterCommand::Become(arguments) => become_program(&arguments),
         }
     })
 }
 
 async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {
     let directory = ClusterDirectory::lock(&arguments.place.dir)?;
-    let processes = layout::plan(&directory, arguments)?;
+    let metastore = ClusterMetastore::decide(&directory, arguments)?;
+    let processes = layout::plan(&directory, arguments, &metastore)?;
     for left in directory.left_out(&processes) {
         output::warning(&format!("{left} was a part of this cluster and is not started: what only it has is missing"));
     }
     let mut interrupts = Interrupts::listen()?;
     let requests = control::listen(&directory.control_socket())?;
-    let mut supervisor = Supervisor::new(directory, processes)?;
+    let mut supervisor = Supervisor::new(directory, metastore, processes)?;
     let started = tokio::select! {
         started = supervisor.start_all() => started,
         interrupt = interrupts.next() => Err(CliError::interrupted(interrupt)),
@@ -72,6 +77,14 @@ async fn up(arguments: &ClusterUpArgs) -> Result<ExitCode, CliError> {
     output::note("stopping");
     supervisor.stop_all().await;
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Becomes a program that knows nothing of its parent, and ends with it all the same.
+fn become_program(arguments: &ServiceCommandArgs) -> Result<ExitCode, CliError> {
+    let (program, rest) = arguments.arguments.split_first().ok_or_else(|| CliError::usage("no program is named"))?;
+    walser_service::process::end_with_parent_after_exec();
+    let error = std::process::Command::new(program).args(rest).exec();
+    Err(CliError::failed(format!("{}: {error}", program.display())))
 }
 
 async fn ask(arguments: &ClusterProcessArgs, action: ControlAction) -> Result<ExitCode, CliError> {

@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use walser_service::process;
 
+use super::metastore::ClusterMetastore;
 use crate::cli::{ClusterRole, ClusterUpArgs};
 use crate::error::CliError;
 
@@ -56,6 +57,11 @@ pub(crate) struct ClusterDirectory {
 const CONTROL_SOCKET: &str = "control.sock";
 const SOCKET_PATH_MAX: usize = 103;
 
+/// The file with the addresses of all runs, also of one that did not come up.
+const PLAN: &str = "plan.json";
+/// What the port of a member of etcd for the others is named in `cluster.json`.
+const PEER: &str = "peer";
+
 /// The socket by which other terminals reach the supervisor.
 pub(crate) fn control_socket(directory: &Path) -> PathBuf {
     directory.join(CONTROL_SOCKET)
@@ -86,16 +92,16 @@ impl ClusterProcess {
         self.addresses[port_name(self.role)]
     }
 
-    /// Where its probes and metrics are.
-    pub(crate) fn admin(&self) -> SocketAddr {
-        self.addresses["admin"]
+    /// Where its probes and metrics are. `None`: where it is called.
+    pub(crate) fn admin(&self) -> Option<SocketAddr> {
+        self.addresses.get("admin").copied()
     }
 
     /// Its line of a table.
     pub(crate) fn row(&self) -> Vec<String> {
         let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        let (address, admin, log) =
-            (self.address().to_string(), self.admin().to_string(), self.log.display().to_string());
+        let admin = self.admin().map_or_else(|| "-".to_owned(), |admin| admin.to_string());
+        let (address, log) = (self.address().to_string(), self.log.display().to_string());
         vec![self.role.to_string(), self.id.to_string(), self.state.to_string(), pid, address, admin, log]
     }
 }
@@ -103,6 +109,7 @@ impl ClusterProcess {
 /// What the port for calls is named in `cluster.json`.
 fn port_name(role: ClusterRole) -> &'static str {
     match role {
+        ClusterRole::Etcd => "client",
         ClusterRole::Gateway => "grpc",
         ClusterRole::Controller | ClusterRole::StorageNode => "internal",
     }
@@ -142,12 +149,22 @@ impl ClusterDirectory {
         self.path.join(format!("{}-{}", process.role, process.id))
     }
 
+    /// The file that says where the metadata is.
+    pub(crate) fn metastore_file(&self) -> PathBuf {
+        self.path.join("metastore.json")
+    }
+
+    /// Whether there is metadata in a file of a controller.
+    pub(crate) fn has_embedded(&self) -> bool {
+        self.path.join(format!("{}-1", ClusterRole::Controller)).exists()
+    }
+
     /// The file by which a process says that it serves.
     pub(crate) fn ready_file_of(&self, process: &ClusterProcess) -> PathBuf {
         self.path.join(format!("{}-{}.ready.json", process.role, process.id))
     }
 
-    /// Storage nodes of the last run that are not among `processes`, and what they have stored.
+    /// Storage nodes of earlier runs that are not among `processes`, and what they have stored.
     pub(crate) fn left_out(&self, processes: &[ClusterProcess]) -> Vec<String> {
         let with_data = self.before().into_iter().filter(|known| known.role == ClusterRole::StorageNode);
         let left = with_data.filter(|known| {
@@ -167,9 +184,15 @@ impl ClusterDirectory {
         Ok(process::replace_file(&self.file(), text)?)
     }
 
-    /// The processes of the last run. None when there was none, or its file is not readable.
+    /// Keeps where the processes are to be, before any of them runs: members of etcd know each other by that from then on.
+    fn keep_plan(&self, processes: Vec<ClusterProcess>) -> Result<(), CliError> {
+        let text = serde_json::to_vec_pretty(&ClusterFile { processes })?;
+        Ok(process::replace_file(&self.path.join(PLAN), text)?)
+    }
+
+    /// The processes of earlier runs. None when there was none, or its file is not readable.
     fn before(&self) -> Vec<ClusterProcess> {
-        let text = std::fs::read(self.file()).unwrap_or_default();
+        let text = std::fs::read(self.path.join(PLAN)).or_else(|_| std::fs::read(self.file())).unwrap_or_default();
         serde_json::from_slice::<ClusterFile>(&text).unwrap_or_default().processes
     }
 }
@@ -179,9 +202,14 @@ impl ClusterDirectory {
 ///
 /// # Errors
 /// When there is no free port.
-pub(crate) fn plan(directory: &ClusterDirectory, arguments: &ClusterUpArgs) -> Result<Vec<ClusterProcess>, CliError> {
+pub(crate) fn plan(
+    directory: &ClusterDirectory,
+    arguments: &ClusterUpArgs,
+    metastore: &ClusterMetastore,
+) -> Result<Vec<ClusterProcess>, CliError> {
     let before = directory.before();
     let counts = [
+        (ClusterRole::Etcd, metastore.members()),
         (ClusterRole::Controller, arguments.controllers),
         (ClusterRole::StorageNode, arguments.storage_nodes),
         (ClusterRole::Gateway, arguments.gateways),
@@ -199,6 +227,9 @@ pub(crate) fn plan(directory: &ClusterDirectory, arguments: &ClusterUpArgs) -> R
             processes.push(ClusterProcess { role, id, state: ClusterProcessState::Down, pid: None, addresses, log });
         }
     }
+    let same = |known: &ClusterProcess, other: &ClusterProcess| (known.role, known.id) == (other.role, other.id);
+    let others = before.iter().filter(|known| !processes.iter().any(|process| same(known, process)));
+    directory.keep_plan(processes.iter().chain(others).cloned().collect())?;
     Ok(processes)
 }
 
@@ -206,24 +237,45 @@ pub(crate) fn plan(directory: &ClusterDirectory, arguments: &ClusterUpArgs) -> R
 fn free_addresses(network: u8, role: ClusterRole, id: u32) -> Result<BTreeMap<String, SocketAddr>, CliError> {
     let own = Ipv4Addr::new(127, network, role as u8 + 1, u8::try_from(id).unwrap_or(u8::MAX));
     let bind = |address: Ipv4Addr| TcpListener::bind((address, 0));
+    let second = if role == ClusterRole::Etcd { PEER } else { "admin" };
     // Both are held at once: two different ports.
-    let (calls, admin) = match (bind(own), bind(own)) {
+    let (calls, other) = match (bind(own), bind(own)) {
         (Ok(calls), Ok(admin)) => (calls, admin),
         _ => (bind(Ipv4Addr::LOCALHOST)?, bind(Ipv4Addr::LOCALHOST)?),
     };
-    let named = [(port_name(role), calls.local_addr()?), ("admin", admin.local_addr()?)];
+    let named = [(port_name(role), calls.local_addr()?), (second, other.local_addr()?)];
     Ok(named.map(|(name, address)| (name.to_owned(), address)).into())
 }
 
 /// The arguments with which a process of the cluster is started.
-pub(crate) fn arguments(directory: &ClusterDirectory, process: &ClusterProcess, all: &[ClusterProcess]) -> Vec<String> {
+pub(crate) fn arguments(
+    directory: &ClusterDirectory,
+    metastore: &ClusterMetastore,
+    process: &ClusterProcess,
+    all: &[ClusterProcess],
+) -> Vec<String> {
     let data = directory.data_of(process).display().to_string();
-    let (address, admin) = (process.address(), process.admin());
+    let of_role = |role| all.iter().filter(move |other| other.role == role);
+    let addresses = |role, prefix: &str| {
+        let named: Vec<_> = of_role(role).map(|other| format!("{prefix}{}", other.address())).collect();
+        named.join(",")
+    };
+    if let (ClusterRole::Etcd, ClusterMetastore::Etcd { program, .. }) = (process.role, metastore) {
+        return etcd_arguments(program, &data, process, of_role(ClusterRole::Etcd));
+    }
+    let address = process.address();
     let mut settings = vec![format!("dial.from={}", address.ip())];
     match process.role {
         ClusterRole::Controller => {
-            settings.push(format!("controller.data={data}"));
-            let nodes = all.iter().filter(|other| other.role == ClusterRole::StorageNode).count();
+            if *metastore == ClusterMetastore::Embedded {
+                settings.push(format!("controller.data={data}"));
+            } else {
+                settings.push("controller.metastore=etcd".to_owned());
+                settings.push(format!("controller.etcd.endpoints={}", addresses(ClusterRole::Etcd, "http://")));
+                // Nobody else uses it.
+                settings.push("controller.etcd.compact=true".to_owned());
+            }
+            let nodes = of_role(ClusterRole::StorageNode).count();
             let (replicas, in_sync) = if nodes >= REPLICAS.0 as usize { REPLICAS } else { (1, 1) };
             settings.push(format!("cluster.replication.factor={replicas}"));
             settings.push(format!("cluster.min.insync.replicas={in_sync}"));
@@ -232,18 +284,45 @@ pub(crate) fn arguments(directory: &ClusterDirectory, process: &ClusterProcess, 
             settings.push(format!("storage.data={data}"));
             settings.push(format!("storage.node.id={}", process.id));
         }
-        ClusterRole::Gateway => {}
+        ClusterRole::Gateway | ClusterRole::Etcd => {}
     }
     if process.role != ClusterRole::Controller {
-        let controller = all.iter().find(|other| other.role == ClusterRole::Controller);
-        settings.extend(controller.map(|controller| format!("controller.address={}", controller.address())));
+        settings.push(format!("controller.address={}", addresses(ClusterRole::Controller, "")));
     }
     let ready = directory.ready_file_of(process).display().to_string();
     let mut arguments = vec![process.role.to_string(), "--with-parent".into()];
-    arguments.extend(["--listen".into(), address.to_string(), "--admin".into(), admin.to_string()]);
+    arguments.extend(["--listen".into(), address.to_string()]);
+    arguments.extend(process.admin().into_iter().flat_map(|admin| ["--admin".into(), admin.to_string()]));
     arguments.extend(["--ready-file".into(), ready]);
     arguments.extend(settings.into_iter().flat_map(|setting| ["--set".into(), setting]));
     arguments
+}
+
+/// The arguments with which this program becomes a member of etcd. `all`: its members.
+fn etcd_arguments<'a>(
+    program: &Path,
+    data: &str,
+    process: &ClusterProcess,
+    all: impl Iterator<Item = &'a ClusterProcess>,
+) -> Vec<String> {
+    let name = |member: &ClusterProcess| format!("{}-{}", member.role, member.id);
+    let peer = |member: &ClusterProcess| format!("http://{}", member.addresses[PEER]);
+    let initial: Vec<_> = all.map(|member| format!("{}={}", name(member), peer(member))).collect();
+    let client = format!("http://{}", process.address());
+    let options = [
+        ("--name", name(process)),
+        ("--data-dir", data.to_owned()),
+        ("--listen-client-urls", client.clone()),
+        ("--advertise-client-urls", client),
+        ("--listen-peer-urls", peer(process)),
+        ("--initial-advertise-peer-urls", peer(process)),
+        ("--initial-cluster", initial.join(",")),
+        ("--initial-cluster-state", "new".to_owned()),
+        ("--log-level", "warn".to_owned()),
+    ];
+    let begin = ["cluster", "become", "--"].map(str::to_owned).into_iter();
+    let named = options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+    begin.chain([program.display().to_string()]).chain(named).collect()
 }
 
 #[cfg(test)]
@@ -252,14 +331,22 @@ mod tests {
     use crate::cli::ClusterPlace;
 
     fn wanted(dir: &Path, storage_nodes: u32) -> ClusterUpArgs {
-        ClusterUpArgs { place: ClusterPlace { dir: dir.to_owned() }, controllers: 1, storage_nodes, gateways: 2 }
+        ClusterUpArgs {
+            place: ClusterPlace { dir: dir.to_owned() },
+            controllers: 1,
+            metastore: None,
+            etcd_members: None,
+            etcd: None,
+            storage_nodes,
+            gateways: 2,
+        }
     }
 
     #[test]
     fn addresses_stay_and_differ() {
         let place = tempfile::tempdir().unwrap();
         let directory = ClusterDirectory::lock(place.path()).unwrap();
-        let three = plan(&directory, &wanted(place.path(), 3)).unwrap();
+        let three = plan(&directory, &wanted(place.path(), 3), &ClusterMetastore::Embedded).unwrap();
         let mut all: Vec<_> = three.iter().flat_map(|process| process.addresses.values().copied()).collect();
         assert_eq!(all.len(), 12);
         all.sort();
@@ -267,8 +354,8 @@ mod tests {
         assert_eq!(all.len(), 12, "each has ports of its own");
         assert!(all.iter().all(|address| address.ip().is_loopback()));
         directory.write(&three).unwrap();
-        assert_eq!(plan(&directory, &wanted(place.path(), 3)).unwrap(), three);
-        let four = plan(&directory, &wanted(place.path(), 4)).unwrap();
+        assert_eq!(plan(&directory, &wanted(place.path(), 3), &ClusterMetastore::Embedded).unwrap(), three);
+        let four = plan(&directory, &wanted(place.path(), 4), &ClusterMetastore::Embedded).unwrap();
         assert_eq!(four.iter().filter(|process| three.contains(process)).count(), 6);
     }
 
@@ -287,8 +374,9 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let directory = ClusterDirectory::lock(place.path()).unwrap();
         let factor = |nodes: u32| {
-            let processes = plan(&directory, &wanted(place.path(), nodes)).unwrap();
-            arguments(&directory, &processes[0], &processes).contains(&"cluster.replication.factor=3".to_owned())
+            let processes = plan(&directory, &wanted(place.path(), nodes), &ClusterMetastore::Embedded).unwrap();
+            arguments(&directory, &ClusterMetastore::Embedded, &processes[0], &processes)
+                .contains(&"cluster.replication.factor=3".to_owned())
         };
         assert_eq!([1, 2, 3, 5].map(factor), [false, false, true, true]);
     }

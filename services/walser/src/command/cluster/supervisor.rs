@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,6 +21,7 @@ use walser_client::Client;
 
 use super::control::{Asked, ControlAction, ControlRequest};
 use super::layout::{self, ClusterDirectory, ClusterProcess, ClusterProcessState};
+use super::metastore::ClusterMetastore;
 use crate::cli::ClusterRole;
 use crate::error::CliError;
 use crate::output;
@@ -57,6 +59,7 @@ type Pending = (Asked, Starting);
 #[derive(Debug)]
 pub(super) struct Supervisor {
     directory: ClusterDirectory,
+    metastore: ClusterMetastore,
     program: PathBuf,
     processes: Vec<ClusterProcess>,
     /// Beside each process: what of it runs.
@@ -100,10 +103,14 @@ impl Supervisor {
     ///
     /// # Errors
     /// When the system does not say where this program is, or gives no signals.
-    pub(super) fn new(directory: ClusterDirectory, processes: Vec<ClusterProcess>) -> Result<Self, CliError> {
+    pub(super) fn new(
+        directory: ClusterDirectory,
+        metastore: ClusterMetastore,
+        processes: Vec<ClusterProcess>,
+    ) -> Result<Self, CliError> {
         let (program, ended) = (std::env::current_exe()?, signal(SignalKind::child())?);
         let (children, log_begins) = (processes.iter().map(|_| None).collect(), vec![0; processes.len()]);
-        Ok(Self { directory, program, processes, children, log_begins, ended })
+        Ok(Self { directory, metastore, program, processes, children, log_begins, ended })
     }
 
     pub(super) fn processes(&self) -> &[ClusterProcess] {
@@ -286,7 +293,7 @@ impl Supervisor {
         let log = OpenOptions::new().create(true).append(true).open(&process.log)?;
         self.log_begins[index] = log.metadata()?.len();
         let child = Command::new(&self.program)
-            .args(layout::arguments(&self.directory, process, &self.processes))
+            .args(layout::arguments(&self.directory, &self.metastore, process, &self.processes))
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -305,6 +312,9 @@ impl Supervisor {
         let Some(pid) = process.pid else {
             return Err(not_serving(process, self.log_begins[index], "has not come up"));
         };
+        if process.role == ClusterRole::Etcd && TcpStream::connect_timeout(&process.address(), PAUSE).is_ok() {
+            return Ok(true);
+        }
         let text = std::fs::read(self.directory.ready_file_of(process)).unwrap_or_default();
         let ready: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
         if ready["pid"] == pid {

@@ -1,0 +1,184 @@
+//! Several controllers as one: a call goes to the one that has answered last, and to another one where that does not lead
+//! or is not there. Nothing is sent twice that may have had an effect.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http_body_util::{BodyExt as _, Full, Limited};
+use tokio::time::Instant;
+use tonic::body::Body;
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt as _};
+use walser_proto::v1::Effect;
+
+use crate::network::{Connection, ConnectionError};
+use crate::{ApiError, Reason};
+
+/// Largest request: a registration that names every replica of a node.
+const REQUEST_BYTES_MAX: usize = 32 << 20;
+
+/// How long a call waits for a controller to lead, while one of them is there: longer than an election takes.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause before all are asked again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+
+/// A connection to whichever of these controllers leads, for calls of one request. Clones share what is known.
+#[derive(Debug, Clone)]
+struct AnyController {
+    all: Arc<[Connection]>,
+    /// The one that has taken a call last.
+    latest: Arc<AtomicUsize>,
+}
+
+/// One controller, or several of which one leads: streams of requests need one of them.
+pub(crate) fn any_of(controllers: &[Connection]) -> Option<Connection> {
+    match controllers {
+        [] => None,
+        [only] => Some(only.clone()),
+        all => Some(BoxCloneSyncService::new(AnyController { all: all.into(), latest: Arc::default() })),
+    }
+}
+
+/// Whether another controller may take a call that has come to this: nothing was done.
+fn is_of_another(outcome: &Result<Response, ConnectionError>) -> bool {
+    let status = match outcome {
+        Ok(response) => tonic::Status::from_header_map(response.headers()),
+        Err(error) => Some(error.status().clone()),
+    };
+    status
+        .filter(|status| status.code() != tonic::Code::Ok)
+        .map(ApiError::from)
+        .is_some_and(|failure| failure.reason() == Reason::ControllerNotAvailable && failure.effect() == Effect::None)
+}
+
+impl Service<Request> for AnyController {
+    type Response = Response;
+    type Error = ConnectionError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, ConnectionError>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let this = self.clone();
+        Box::pin(this.ask(request))
+    }
+}
+
+impl AnyController {
+    async fn ask(self, request: Request) -> Result<Response, ConnectionError> {
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, REQUEST_BYTES_MAX).collect().await;
+        let body = body
+            .map_err(|error| ConnectionError::new(ApiError::field("request", format!("is not readable: {error}"))))?;
+        let body = body.to_bytes();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let (outcome, elected_soon) = self.ask_each(&head, &body).await;
+            if !elected_soon || Instant::now() >= until {
+                return outcome;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks one after the other until one takes the call. Beside what has become of it: whether one was there, and none led.
+    async fn ask_each(&self, head: &Parts, body: &Bytes) -> (Result<Response, ConnectionError>, bool) {
+        let (count, latest) = (self.all.len(), self.latest.load(Ordering::Relaxed));
+        let (mut at, mut answered) = (latest, false);
+        loop {
+            let request = http::Request::from_parts(head.clone(), Body::new(Full::new(body.clone())));
+            let outcome = self.all[at].clone().oneshot(request).await;
+            let next = (at + 1) % count;
+            let other = is_of_another(&outcome);
+            // One whose connection broke may have done something: the next call goes to another one.
+            self.latest.store(if other || outcome.is_err() { next } else { at }, Ordering::Relaxed);
+            answered |= outcome.is_ok();
+            if !other || next == latest {
+                return (outcome, other && answered);
+            }
+            at = next;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use tonic::Status;
+
+    use super::*;
+
+    /// Answers calls so, and counts them.
+    fn controller(
+        outcome: impl Fn(Vec<u8>) -> Result<(), ApiError> + Clone + Send + Sync + 'static,
+    ) -> (Connection, Arc<AtomicU32>) {
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls);
+        let service = tower::service_fn(move |request: Request| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let outcome = outcome.clone();
+            async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let status = outcome(body.to_vec()).err().map(Status::from);
+                Ok(status.map_or_else(|| http::Response::new(Body::empty()), Status::into_http))
+            }
+        });
+        (BoxCloneSyncService::new(service), calls)
+    }
+
+    async fn call(connection: &Connection) -> Option<ApiError> {
+        let request = http::Request::new(Body::new(Full::new(b"what".as_slice().into())));
+        let response = connection.clone().oneshot(request).await.unwrap();
+        Status::from_header_map(response.headers()).map(ApiError::from)
+    }
+
+    fn not_leading() -> ApiError {
+        ApiError::new(Reason::ControllerNotAvailable, "this controller does not lead")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_go_to_the_controller_that_leads_with_all_that_they_say() {
+        let leads = Arc::new(AtomicUsize::new(1));
+        let at = |own: usize| {
+            let leads = Arc::clone(&leads);
+            controller(move |body| {
+                assert_eq!(body, b"what");
+                if leads.load(Ordering::Relaxed) == own { Ok(()) } else { Err(not_leading()) }
+            })
+        };
+        let ((first, of_first), (second, of_second)) = (at(0), at(1));
+        let any = any_of(&[first, second]).unwrap();
+        for _ in 0..10 {
+            assert!(call(&any).await.is_none());
+        }
+        assert_eq!((of_first.load(Ordering::Relaxed), of_second.load(Ordering::Relaxed)), (1, 10));
+        leads.store(0, Ordering::Relaxed);
+        assert!(call(&any.clone()).await.is_none());
+        leads.store(7, Ordering::Relaxed);
+        let (waiting, elected) = (call(&any), async { leads.store(1, Ordering::Relaxed) });
+        assert!(tokio::join!(waiting, elected).0.is_none(), "an election is waited for");
+        leads.store(7, Ordering::Relaxed);
+        assert_eq!(call(&any).await.unwrap().reason(), Reason::ControllerNotAvailable, "nobody leads");
+        assert!(any_of(&[]).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_done_is_not_sent_again() {
+        let (first, of_first) = controller(|_| Err(not_leading().with_effect(Effect::Maybe)));
+        let (second, of_second) = controller(|_| Ok(()));
+        let any = any_of(&[first, second]).unwrap();
+        assert!(call(&any).await.is_some());
+        assert_eq!((of_first.load(Ordering::Relaxed), of_second.load(Ordering::Relaxed)), (1, 0));
+    }
+}
