@@ -25,7 +25,7 @@ use crate::PartitionState;
 
 pub use create::{create, delete};
 pub use elect::{
-    Candidate, Recovery, elect_declared_lost, elect_named, elect_preferred, elect_unclean, lead_again,
+    Candidate, Lack, Recovery, elect_declared_lost, elect_named, elect_preferred, elect_unclean, lead_again,
     recovery_candidates, step_down,
 };
 pub use isr::{Refusal, alter_isr, change_min_isr, give_up_records, renew_epoch};

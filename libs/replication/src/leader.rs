@@ -11,6 +11,7 @@
 //! written at any time, however long its answer takes, so all of its members must have what is committed.
 
 mod followers;
+mod giving_up;
 mod in_sync;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset};
 use crate::wire::{Ack, AlterIsr, Diverging, ReplicationSession, ReplicationSessionId};
 use crate::{NodeSet, PartitionState, ReplicaLog, Rule, Rules};
 use followers::{FollowerProgress, Followers};
+pub use giving_up::Objection;
 use in_sync::Samples;
 
 /// What a leader starts from.
@@ -158,15 +160,6 @@ pub enum Contradiction {
         /// Of the metadata.
         metadata: LeaderEpoch,
     },
-}
-
-/// Why a leader must not give up what it cannot read of its log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Objection {
-    /// This replica has more.
-    HasMore(NodeId),
-    /// This replica has not said in this epoch what it has: its node is down, or cannot open its log.
-    NotHeard(NodeId),
 }
 
 /// Too few replicas are in sync for `acks=all` (rule R25).
@@ -326,21 +319,6 @@ impl Leader {
         self.followers.iter().any(|known| self.partition.elr.contains(known.node) && known.has_opened())
     }
 
-    /// The follower whose log reaches furthest beyond an offset, as they have said in this epoch.
-    pub fn node_beyond(&self, offset: Offset) -> Option<NodeId> {
-        let furthest = self.followers.iter().max_by_key(|known| known.log_end)?;
-        (furthest.log_end > offset).then_some(furthest.node)
-    }
-
-    /// Why nothing of this log must be given up from an offset on. `None`: every replica has said in this epoch how far its
-    /// log reaches, and none reaches beyond.
-    pub fn objection_to_giving_up(&self, from: Offset) -> Option<Objection> {
-        if let Some(node) = self.node_beyond(from) {
-            return Some(Objection::HasMore(node));
-        }
-        self.followers.iter().find(|known| !known.has_opened()).map(|known| Objection::NotHeard(known.node))
-    }
-
     /// This node's own position: what counts of its log.
     fn position(&self, log: &impl ReplicaLog) -> Offset {
         counted(self.rules, self.durability, (log.end(), log.durable(), true))
@@ -375,6 +353,7 @@ impl Leader {
         }
         if epoch < open.last_epoch || end < open.log_end {
             let answer = Diverging { leader_epoch: self.partition.leader_epoch, open: id, epoch, end };
+            self.followers.part(follower);
             return actions.push(Action::Diverged { follower, answer });
         }
         self.followers.connect(&open);

@@ -19,7 +19,7 @@ use crate::committer::{Committed, Committer, Extra};
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
 
-pub(crate) use elections::{Election, Known, Lack, Wish};
+pub(crate) use elections::{Election, InHand, Known, Wish};
 pub(crate) use holdings::Holdings;
 pub(crate) use in_sync::Proposed;
 
@@ -29,6 +29,8 @@ pub(crate) struct Nodes {
     committer: Committer,
     /// Of decisions about nodes and who leads. They never wait for users.
     turns: Turns,
+    /// Partitions about which operators decide.
+    in_hand: InHand,
     /// Everything runs in one process: its lock on the data directory says that no other node is there.
     standalone: bool,
 }
@@ -89,7 +91,7 @@ fn check_older_copies(node: NodeId, view: &ClusterView) -> Result<(), ApiError> 
 
 impl Nodes {
     pub(crate) fn new(committer: Committer, turns: Turns, standalone: bool) -> Self {
-        Self { committer, turns, standalone }
+        Self { committer, turns, in_hand: InHand::default(), standalone }
     }
 
     /// Registers a node; returns its node epoch. Its earlier incarnation is fenced and swept out of every in-sync set and
@@ -200,6 +202,11 @@ impl Nodes {
     /// The turns of decisions about nodes and who leads.
     pub(crate) fn turns(&self) -> &Turns {
         &self.turns
+    }
+
+    /// Partitions in which nobody else elects at present.
+    pub(crate) fn in_hand(&self) -> &InHand {
+        &self.in_hand
     }
 
     /// What commits them.

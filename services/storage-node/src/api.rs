@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
-use walser_log::DataDirectory;
-use walser_model::{Offset, TopicId, TopicPartition};
+use walser_log::{DataDirectory, LogReader, ReadError};
+use walser_model::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::storage_service_server::StorageService;
 use walser_rpc::{
@@ -26,7 +26,7 @@ use walser_service::Shutdown;
 use crate::disposal::Disposal;
 use crate::error::not_leader;
 use crate::in_process::{InProcessStorage, check_bytes};
-use crate::replica_registry::ReplicaRegistry;
+use crate::replica_registry::{PartitionHandle, ReplicaRegistry};
 use crate::shard::Command;
 
 pub(crate) use replication::{Links, MESSAGE_BYTES_MAX};
@@ -59,21 +59,42 @@ const SET_ASIDE_CHECK: Duration = Duration::from_millis(20);
 const EPOCH_WAIT: Duration = Duration::from_secs(5);
 /// Time between two looks at it.
 const EPOCH_CHECK: Duration = Duration::from_millis(5);
+/// Bytes of a log that are read at once while damage is looked for.
+const READ_BYTES: usize = 4 << 20;
+/// Reads of the same offset that find nothing there.
+const READS_AGAIN_MAX: usize = 100;
 
 fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, ApiError> {
     let found = reference.and_then(walser_proto::topic_partition);
     Ok(found.ok_or_else(|| ApiError::field("ref", "is not a partition"))?.0)
 }
 
+/// Where the first damage of a log is. Blocks as long as reading all of it takes.
+fn first_damage(reader: &LogReader) -> Result<Option<Offset>, ReadError> {
+    let (mut at, mut unread) = (reader.retained(), 0);
+    while at < reader.log_end() && unread < READS_AGAIN_MAX {
+        match reader.read_retained(at, reader.log_end(), READ_BYTES) {
+            // What was cut or removed meanwhile is read again.
+            Ok(slice) if slice.next_offset == at => (at, unread) = (at.max(reader.retained()), unread + 1),
+            Ok(slice) => (at, unread) = (slice.next_offset, 0),
+            Err(ReadError::Corrupt { at }) => return Ok(Some(at)),
+            Err(ReadError::OutOfRange { start, .. }) if start > at => at = start,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 impl Api {
     /// Has the controller begin a new leader epoch, before offsets are used again that the present one has used.
-    async fn begin_epoch_for_repair(&self, id: TopicPartition) -> Result<(), ApiError> {
+    async fn begin_epoch_for_repair(&self, id: TopicPartition) -> Result<LeaderEpoch, ApiError> {
         if let Some(refused) = self.registry.writes_refused() {
             return Err(refused);
         }
         let replica = self.registry.led(id)?;
         let (node_epoch, led) =
             (self.node_epoch.load(Ordering::Acquire), LedPartition { id, leader_epoch: replica.epoch() });
+        self.find_all_damage(id, &replica).await?;
         // It is said of this leader epoch, or of a later one: then the controller refuses.
         self.ask(id, |reply| Command::CheckRepair { partition: id, reply }).await?;
         let wanted = self.controller.give_up_records(node_epoch, led).await?;
@@ -83,7 +104,21 @@ impl Api {
             }
         };
         let late = |_| ApiError::new(Reason::ControllerNotAvailable, "the new leader epoch has not arrived; try again");
-        tokio::time::timeout(EPOCH_WAIT, begun).await.map_err(late)
+        tokio::time::timeout(EPOCH_WAIT, begun).await.map_err(late)?;
+        Ok(wanted)
+    }
+
+    /// Reads all of a log that a repair would keep: it is cut at the first damage, which may lie below what was met so far.
+    async fn find_all_damage(&self, id: TopicPartition, replica: &PartitionHandle) -> Result<(), ApiError> {
+        let reader = replica.reader.clone();
+        let found = tokio::task::spawn_blocking(move || first_damage(&reader)).await;
+        let failed = |error: &dyn std::fmt::Display| {
+            ApiError::new(Reason::StorageError, format!("the log cannot be read: {error}"))
+        };
+        if let Some(from) = found.map_err(|error| failed(&error))?.map_err(|error| failed(&error))? {
+            self.storage.shards.queue(id).push(Command::Damaged { partition: id, from });
+        }
+        Ok(())
     }
 
     /// The next request of a stream that its sender holds open for as long as it lives. `None` when the sender has ended
@@ -208,8 +243,8 @@ impl StorageService for Api {
             return Err(ApiError::field("accept_loss", "must be true: records at and above the damage are lost").into());
         }
         let id = partition(request.r#ref.as_ref())?;
-        self.begin_epoch_for_repair(id).await?;
-        let repaired = self.ask(id, |reply| Command::Repair { partition: id, reply }).await?;
+        let epoch = self.begin_epoch_for_repair(id).await?;
+        let repaired = self.ask(id, |reply| Command::Repair { partition: id, epoch, reply }).await?;
         Ok(Response::new(pbi::RepairPartitionResponse {
             old_end_offset: repaired.old_end.0,
             new_end_offset: repaired.new_end.0,

@@ -65,16 +65,24 @@ pub(crate) fn not_repaired(objection: Objection) -> ApiError {
     let (node, text) = match objection {
         Objection::HasMore(node) => {
             let text = format!(
-                "node {node} has records of the partition that the leader lacks: an unclean election has it lead, `walser \
-                 partition elect TOPIC PARTITION --unclean --node {node} --accept-loss`; stop node {node} and empty its \
-                 directory if they are to be given up as well"
+                "node {node} has records of the partition that cannot be read at the leader: `walser partition elect TOPIC \
+                 PARTITION --unclean --accept-loss` has the replica lead that has most; if they are to be given up as well, \
+                 stop node {node}, remove the directory of the partition below its `logs`, and start it again"
+            );
+            (node, text)
+        }
+        Objection::Parted(node) => {
+            let text = format!(
+                "node {node} has records of the partition in place of which the leader has others: `walser partition elect \
+                 TOPIC PARTITION --unclean --accept-loss --node ID` says whose stay"
             );
             (node, text)
         }
         Objection::NotHeard(node) => {
             let text = format!(
                 "node {node} has a replica of the partition and has not said what it has, which would be lost: start it, and \
-                 try again when it follows; if its disk is lost, start it with an empty directory under the same id"
+                 try again when it follows; if its disk is lost, start it with an empty directory under the same id, which \
+                 is taken unless it had the only copy of something else"
             );
             (node, text)
         }

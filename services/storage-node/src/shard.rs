@@ -300,7 +300,7 @@ impl Shard {
             (Command::DeleteRecords { before, reply, .. }, None) => {
                 self.lend(id, Task::DeleteRecords { before, reply });
             }
-            (Command::Repair { reply, .. }, None) => self.lend(id, Task::Repair { reply }),
+            (Command::Repair { epoch, reply, .. }, None) => self.lend(id, Task::Repair { epoch, reply }),
             _ => {}
         }
     }

@@ -50,16 +50,18 @@ async fn repair(nodes: &Nodes) {
     until(async || accepts_loss(nodes, &["partition", "repair", "t", "0"]), "it is repaired").await;
 }
 
-/// Waits until the cluster says that a node is to be elected; returns the options of that.
-async fn told_to_elect(client: &Client, node: i32) -> String {
-    let elect = format!("--unclean --node {node} --accept-loss");
+/// Waits until the cluster says that a node has more than the leader, and that an election helps.
+async fn told_of_more(client: &Client, node: i32) {
     let told = async || {
         let cluster = client.cluster().get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner().cluster;
-        cluster.unwrap().health.unwrap().issues.iter().any(|issue| issue.hint.contains(&elect))
+        let says = |hint: &str| hint.contains(&format!("node {node} has more")) && hint.contains(ELECT);
+        cluster.unwrap().health.unwrap().issues.iter().any(|issue| says(&issue.hint))
     };
     until(told, "it is known who has more").await;
-    elect
 }
+
+/// The options of an election by which whoever has most leads.
+const ELECT: &str = "--unclean --accept-loss";
 
 /// A leader that alone is in sync, and damaged; the others are down, and have the numbers below `common`.
 async fn with_damaged_leader(data: &Path, common: i32, end: i32) -> (Nodes, Client, i32) {
@@ -143,10 +145,10 @@ async fn nothing_is_given_up_that_a_replica_has_or_may_have() {
     assert!(refused(&nodes).contains(&format!("node {second} has records")), "they are there, though it is down");
 
     // Whoever wants to give them up takes them away.
-    for node in [first, second] {
-        std::fs::remove_dir_all(nodes.data_of(node)).unwrap();
-        nodes.restart(node);
-    }
+    std::fs::remove_dir_all(nodes.data_of(first)).unwrap();
+    std::fs::remove_dir_all(segment(&nodes.data_of(second)).parent().unwrap()).unwrap();
+    nodes.restart(first);
+    nodes.restart(second);
     repair(&nodes).await;
     all_in_sync(&client, "t").await;
     let mut left = values(&client, "t", 0).await;
@@ -242,6 +244,55 @@ async fn older_copy_counts_for_nothing(put_back: impl Fn(&Path, &Path)) {
     assert_alone_has(&mut nodes, &client, alone, &numbers(0..10)).await;
 }
 
+/// Changes a byte of a record on the disk of a node.
+fn hurt(nodes: &Nodes, node: i32, value: &str) {
+    let file = segment(&nodes.data_of(node));
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(value.len()).position(|found| found == value.as_bytes()).unwrap();
+    bytes[at] ^= 0x55;
+    std::fs::write(&file, bytes).unwrap();
+}
+
+/// A read has met the damage that comes later, and nobody reaches beyond that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_knows_all_of_the_damage_before_it_gives_anything_up() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 1).await;
+    let marked = |range: std::ops::Range<i32>| range.map(|number| format!("value-{number:03}")).collect::<Vec<_>>();
+    let write_marked = async |range| {
+        for value in marked(range) {
+            write(&client, "t", 0, value).await;
+        }
+    };
+    write_marked(0..20).await;
+    all_in_sync(&client, "t").await;
+    let damaged = leader(&client, "t").await;
+    nodes.kill_others(damaged);
+    alone_in_sync(&client, damaged).await;
+    write_marked(20..30).await;
+    nodes.stop(damaged);
+    ["value-005", "value-025"].iter().for_each(|value| hurt(&nodes, damaged, value));
+    nodes.restart(damaged);
+    leads(&client, damaged).await;
+    let address = nodes.cluster.address();
+    let met = async || {
+        let read =
+            cli_at(&address, &["consume", "t", "-p", "0", "--from", "22", "--to", "latest", "--timeout", "2"], b"");
+        !read.status.success()
+    };
+    until(met, "the later damage is met").await;
+    nodes.restart_others(damaged);
+    let refused = async || {
+        let refused = cli_at(&address, &["partition", "repair", "t", "0", "--accept-loss"], b"");
+        String::from_utf8_lossy(&refused.stderr).contains("has records of the partition that cannot be read")
+    };
+    until(refused, "others have what lies between").await;
+    until(async || accepts_loss(&nodes, &["partition", "elect", "t", "0", "--unclean"]), "it is elected").await;
+    all_in_sync(&client, "t").await;
+    let kept = values(&client, "t", 0).await;
+    assert!(kept.len() >= 20 && kept == marked(0..30)[..kept.len()], "{kept:?}");
+}
+
 /// Here the one that does not count has more than what is left of the one that does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_leader_steps_down_for_a_replica_that_has_more() {
@@ -249,10 +300,10 @@ async fn a_damaged_leader_steps_down_for_a_replica_that_has_more() {
     let (mut nodes, client, damaged) = with_damaged_leader(&data, 20, 30).await;
     let with_more = damaged % NODES + 1;
     nodes.restart(with_more);
-    let elect = told_to_elect(&client, with_more).await;
+    told_of_more(&client, with_more).await;
     let refused = cli_at(&nodes.cluster.address(), &["partition", "repair", "t", "0", "--accept-loss"], b"");
     let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && printed.contains(&elect), "{printed}");
+    assert!(!refused.status.success() && printed.contains(ELECT), "{printed}");
 
     let named = with_more.to_string();
     assert!(accepts_loss(&nodes, &["partition", "elect", "t", "0", "--unclean", "--node", &named]), "it is elected");
@@ -285,7 +336,7 @@ async fn a_leader_without_its_log_steps_down_when_one_that_has_everything_comes_
     leads(&client, emptied).await;
     // One that has more than nothing, and not everything: what it has is not given up.
     nodes.restart(behind);
-    told_to_elect(&client, behind).await;
+    told_of_more(&client, behind).await;
     assert!(!accepts_loss(&nodes, &["partition", "repair", "t", "0"]), "node {behind} has more");
 
     nodes.restart(whole);

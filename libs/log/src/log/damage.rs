@@ -23,10 +23,15 @@ pub(super) fn noted(name: &str) -> Option<Offset> {
 }
 
 impl Log {
-    /// Notes that durable records are damaged from an offset on: the log takes no writes. False: it was known, or the
-    /// log does not reach that far. It is kept over a restart once [`Log::keep_damage`] has written it down.
+    /// Notes that durable records are damaged from an offset on: the log takes no writes. False: it was known, from there
+    /// or from further below, or the log does not reach that far. It is kept over a restart once [`Log::keep_damage`] has
+    /// written it down.
     pub fn note_damage(&mut self, from: Offset) -> bool {
-        let fresh = self.condition == Condition::Healthy && from < self.log_end();
+        let fresh = match self.condition {
+            Condition::Healthy => from < self.log_end(),
+            Condition::Corrupt { from: known } => from < known,
+            Condition::Failed { .. } => false,
+        };
         if fresh {
             self.set_damaged(from);
         }

@@ -485,3 +485,15 @@ fn no_damaged_header_looks_like_the_end_of_the_log() {
         }
     }
 }
+
+#[test]
+fn damage_that_is_met_further_below_counts_and_what_lies_above_says_nothing_new() {
+    let mut site = durable_site();
+    assert!(site.log.note_damage(Offset(200)) && site.log.note_damage(Offset(50)));
+    assert!(!site.log.note_damage(Offset(50)) && !site.log.note_damage(Offset(70)), "it is known");
+    assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(50) });
+    site.log.keep_damage().unwrap();
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    site.restart_on(disk, config());
+    assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(50) }, "also after a restart");
+}

@@ -1,8 +1,10 @@
 //! Who leads (rules R19, R21, R22).
 
+use std::collections::BTreeMap;
+
 use walser_model::{LeaderEpoch, NodeId, Offset};
 
-use super::{Decision, DecisionContext, PartitionRecord};
+use super::{Decision, DecisionContext, NodeRecord, PartitionRecord};
 use crate::{NodeSet, PartitionState};
 
 /// A replica asked what it has, for an election without proof (rule R21).
@@ -130,13 +132,23 @@ pub fn elect_declared_lost<P: Clone>(
     Some(decision)
 }
 
+/// What a leader does not have that steps down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Its log is damaged: of all replicas, whoever has most can be told.
+    Damaged,
+    /// Records that this node has taken for committed, and has stopped therefore. The leader may have written others
+    /// since: which of them are to stay is for people to say.
+    Committed(NodeId),
+}
+
 /// Takes the lead from a node whose log lacks records, on an operator's word: all replicas say then what they have, and
 /// [`elect_declared_lost`] compares them, all alike. Those who have everything and are away stay eligible: whoever of them
-/// comes back before that leads. `None`: nobody leads, or somebody else who has everything is in service, and takes the
-/// lead.
-pub fn step_down<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
+/// comes back before that leads. `None`: nobody leads; or its log is damaged and somebody else who has everything is in
+/// service, and takes the lead. Where two logs contradict each other, that others are in sync with one of them says nothing.
+pub fn step_down<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>, lack: Lack) -> Option<Decision<P>> {
     let leader = record.state.leader?;
-    if context.whole_besides(&record.state, leader).is_some() {
+    if lack == Lack::Damaged && context.whole_besides(&record.state, leader).is_some() {
         return None;
     }
     let away = |node: &NodeId| *node != leader && !context.alive(*node);
@@ -149,29 +161,33 @@ pub fn step_down<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P
     Some(Decision::of_partition(context, record, state, whole.iter()))
 }
 
-/// Gives the lead back to whoever has stepped down ([`step_down`]), as nobody could be elected in its place: it counts for
-/// what it did. `before`: the partition when it led; `node_epoch`: its incarnation then. `None`: it is not in service, has
-/// been away, or somebody has led since.
+/// Gives the lead back to whoever has stepped down ([`step_down`]), as nobody could be elected in its place: all who have
+/// been there since count for what they did. `before`: the partition when it led, and the nodes as they were then. `None`:
+/// it is not in service, has been away, or somebody has led since.
 pub fn lead_again<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
-    (before, node_epoch): (&PartitionState, i64),
+    (before, nodes): (&PartitionState, &BTreeMap<NodeId, NodeRecord>),
 ) -> Option<Decision<P>> {
     let node = before.leader?;
-    let untouched = record.state.leader.is_none()
-        && record.state.leader_epoch == before.leader_epoch.next()
-        && record.state.replicas.contains(&node);
-    let same = context.alive(node) && context.node(node).is_some_and(|found| found.epoch == node_epoch);
-    if !untouched || !same {
+    let epoch = |nodes: &BTreeMap<NodeId, NodeRecord>, node| nodes.get(&node).map(|found| found.epoch);
+    // Whoever has registered since may have lost something; of those who were away the partition itself still says it.
+    let stayed = |node: &NodeId| {
+        record.state.replicas.contains(node)
+            && nodes.get(node).is_some_and(|found| !found.fenced)
+            && epoch(nodes, *node) == epoch(&context.nodes, *node)
+    };
+    let untouched = record.state.leader.is_none() && record.state.leader_epoch == before.leader_epoch.next();
+    if !untouched || !stayed(&node) || !context.alive(node) {
         return None;
     }
+    let kept = |set: &NodeSet| set.iter().filter(stayed).collect::<NodeSet>();
     let mut state = record.state.clone();
-    let replicas: NodeSet = state.replicas.iter().copied().collect();
-    state.last_known_elr = before.last_known_elr.intersection(&replicas);
-    state.elr.remove(node);
+    state.last_known_elr = state.last_known_elr.union(&kept(&before.last_known_elr));
+    state.elr = state.elr.union(&kept(&before.whole()));
     state.set_isr(NodeSet::from_iter([node]));
     lead(&mut state, Some(node));
-    Some(Decision::of_partition(context, record, state, [node]))
+    Some(Decision::of_partition(context, record, state, before.replicas.iter().copied()))
 }
 
 /// How long an election without proof waits (rule R21). Without any of them the partition waits for an operator.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use walser_model::{NodeId, Offset};
+use walser_model::{LeaderEpoch, NodeId, Offset};
 
 use crate::wire::{Ack, ReplicationSession, ReplicationSessionId};
 use crate::{PartitionState, Rule, Rules};
@@ -22,6 +22,10 @@ pub(super) struct FollowerProgress {
     pub(super) log_start: Offset,
     /// Of the latest open: counts only while it is connected.
     pub(super) log_end: Offset,
+    /// The latest epoch of its log at that open.
+    last_epoch: LeaderEpoch,
+    /// Its log has parted from this one, and it has not opened again since it was told.
+    pub(super) parted: bool,
     pub(super) durable: Offset,
     /// Its log end may count.
     pub(super) lazy: bool,
@@ -42,6 +46,11 @@ pub(super) struct Followers {
 }
 
 impl FollowerProgress {
+    /// What it has, in the order in which candidates are compared ([`crate::control::Candidate`]).
+    pub(super) fn reach(&self) -> (LeaderEpoch, Offset) {
+        (self.last_epoch, self.log_end)
+    }
+
     /// Whether it has opened in this epoch, and so said what it has.
     pub(super) fn has_opened(&self) -> bool {
         self.open.node_epoch >= 0
@@ -74,6 +83,8 @@ impl Followers {
                     connected: false,
                     log_start: Offset::ZERO,
                     log_end: Offset::ZERO,
+                    last_epoch: LeaderEpoch::NONE,
+                    parted: false,
                     durable: Offset::ZERO,
                     lazy: false,
                     sent: Offset::ZERO,
@@ -117,7 +128,8 @@ impl Followers {
         if open.id <= known.open && rules.hold(Rule::OpenSequence) {
             return false;
         }
-        (known.open, known.connected, known.log_end) = (open.id, false, open.log_end);
+        (known.open, known.connected, known.parted) = (open.id, false, false);
+        (known.log_end, known.last_epoch) = (open.log_end, open.last_epoch);
         (known.heard, known.refused) = (now, None);
         true
     }
@@ -140,6 +152,13 @@ impl Followers {
     pub(super) fn refused(&mut self, node: NodeId, now: Duration) {
         if let Some(known) = self.get_mut(node) {
             known.refused = Some(now);
+        }
+    }
+
+    /// A follower is told that its log has parted from the leader's.
+    pub(super) fn part(&mut self, follower: NodeId) {
+        if let Some(known) = self.get_mut(follower) {
+            known.parted = true;
         }
     }
 

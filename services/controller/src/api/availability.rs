@@ -7,8 +7,7 @@ use walser_metadata::PartitionEntry;
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition};
 use walser_proto::v1 as pb;
 use walser_replication::PartitionState;
-
-use crate::nodes::Lack;
+use walser_replication::control::Lack;
 
 /// The storage nodes that are in service, and what they report.
 #[derive(Debug, Clone, Default)]

@@ -73,6 +73,10 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 continue;
             };
             let since = *leaderless.entry(*id).or_insert(now);
+            if self.nodes.in_hand().contains(*id) {
+                waiting = true;
+                continue;
+            }
             let policy = view.metadata.topic(id.topic).map(|topic| topic.settings.config.recovery_policy);
             let policy = policy.unwrap_or_default();
             if found.record.state.recovering || policy != RecoveryPolicy::Manual {

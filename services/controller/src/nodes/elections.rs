@@ -1,13 +1,15 @@
 //! Elections that operators ask for: of preferred leaders, of a node that they name, and, where nobody who has everything
 //! is left, of one that need not have it (rule R21).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use walser_metadata::PartitionEntry;
 use walser_model::{NodeId, TopicPartition};
 use walser_replication::PartitionState;
-use walser_replication::control::{self, Candidate, Decision, DecisionContext};
+use walser_replication::control::{self, Candidate, Decision, DecisionContext, Lack, NodeRecord, Write};
 use walser_rpc::{ApiError, Reason};
 
 use super::Nodes;
@@ -43,24 +45,53 @@ pub(crate) trait Lacks: Fn(&ClusterView, &[TopicPartition]) -> HashMap<TopicPart
 
 impl<F: Fn(&ClusterView, &[TopicPartition]) -> HashMap<TopicPartition, Lack>> Lacks for F {}
 
-/// What a leader does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lack {
-    /// Its log is damaged: of all replicas, whoever has most can be told.
-    Damaged,
-    /// Records that this node has taken for committed, and has stopped therefore. The leader may have written others
-    /// since: which of them are to stay is for people to say.
-    Committed(NodeId),
-}
-
 /// An election as an operator has asked for it, and how far it is.
 #[derive(Debug)]
 struct Asked<'a> {
     wish: Wish,
     partitions: &'a [TopicPartition],
-    elected: BTreeSet<TopicPartition>,
-    /// As they were when their leader was to step down, and its incarnation.
-    stepped_down: BTreeMap<TopicPartition, (PartitionState, i64)>,
+    /// Who was to lead.
+    elected: BTreeMap<TopicPartition, NodeId>,
+    /// As they were when their leader was to step down, and the nodes as they were.
+    stepped_down: BTreeMap<TopicPartition, (PartitionState, BTreeMap<NodeId, NodeRecord>)>,
+}
+
+/// Partitions about which an operator decides: nobody else elects there meanwhile. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct InHand(Arc<Mutex<BTreeMap<TopicPartition, usize>>>);
+
+impl InHand {
+    pub(crate) fn contains(&self, id: TopicPartition) -> bool {
+        self.0.lock().contains_key(&id)
+    }
+}
+
+/// Takes partitions in hand until it is dropped.
+#[derive(Debug)]
+struct Held<'a> {
+    in_hand: &'a InHand,
+    partitions: &'a [TopicPartition],
+}
+
+impl<'a> Held<'a> {
+    fn of(in_hand: &'a InHand, partitions: &'a [TopicPartition]) -> Self {
+        let mut held = in_hand.0.lock();
+        partitions.iter().for_each(|id| *held.entry(*id).or_default() += 1);
+        drop(held);
+        Self { in_hand, partitions }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut held = self.in_hand.0.lock();
+        for id in self.partitions {
+            if let Some(count) = held.get_mut(id) {
+                *count -= 1;
+            }
+        }
+        held.retain(|_, count| *count > 0);
+    }
 }
 
 /// How often, and how many times, it is asked again what replicas have whose leader has stepped down: nodes say it with
@@ -91,6 +122,14 @@ fn unavailable(reason: Reason, id: TopicPartition, text: String) -> ApiError {
     ApiError::new(reason, text).with("partition", id.partition)
 }
 
+/// Whom a decision makes the leader.
+fn leader_of(decision: &Decision<TopicPartition>) -> Option<NodeId> {
+    decision.writes.iter().find_map(|write| match write {
+        Write::Partition(_, state) => state.leader,
+        _ => None,
+    })
+}
+
 /// A node is named that has no replica.
 fn no_replica(node: NodeId, state: &PartitionState) -> ApiError {
     let replicas: Vec<_> = state.replicas.iter().map(ToString::to_string).collect();
@@ -118,7 +157,7 @@ impl Wish {
         else {
             return self.without_proof(context, found, offers);
         };
-        match (control::step_down(context, &found.record), lack, self.node) {
+        match (control::step_down(context, &found.record, lack), lack, self.node) {
             (None, ..) => self.without_proof(context, found, offers),
             (Some(_), Lack::Committed(other), None) => {
                 let text = format!(
@@ -160,15 +199,14 @@ impl Wish {
     fn without_proof(self, context: &DecisionContext, found: &PartitionEntry, offers: &[Candidate]) -> Step {
         let (id, state) = (found.record.key, &found.record.state);
         if let Some(leader) = state.leader {
-            let other = self.node.filter(|node| *node != leader).map(|node| {
-                let text = format!(
-                    "must be false here: node {leader} leads the partition, and node {node} can lead without proof only \
-                     where nobody does, or the log of the leader is damaged or lacks records, and node {node} is a replica \
-                     in service"
-                );
-                ApiError::field("unclean", text)
-            });
-            return Step::Over(other.map_or(Ok(Some(leader)), Err));
+            if self.node == Some(leader) {
+                return Step::Over(Ok(Some(leader)));
+            }
+            let text = format!(
+                "must be false here: node {leader} leads the partition, and it is not known that its log is damaged or lacks \
+                 records; nothing was done"
+            );
+            return Step::Over(Err(ApiError::field("unclean", text)));
         }
         match control::elect_declared_lost(context, &found.record, offers, self.node) {
             Some(decision) => Step::Elect(decision),
@@ -217,12 +255,15 @@ impl Asked<'_> {
             let found = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
             let Some(found) = found else { continue };
             let state = &found.record.state;
-            let deposed = self.stepped_down.get(id).is_some_and(|(before, _)| before.leader_epoch < state.leader_epoch);
-            let lack = lacking.get(id).copied().filter(|_| !deposed);
+            if let Some(leader) = state.leader.filter(|leader| self.elected.get(id) == Some(leader)) {
+                outcomes.insert(*id, Election { leader: Some(leader), elected: true, failure: None });
+                continue;
+            }
+            let lack = lacking.get(id).copied().filter(|_| !self.elected.contains_key(id));
             let over = match self.wish.step(context, found, (&(known.offers)(*id), lack)) {
                 Step::Elect(decision) => {
+                    self.elected.extend(leader_of(&decision).map(|leader| (*id, leader)));
                     decisions.push(decision);
-                    self.elected.insert(*id);
                     continue;
                 }
                 Step::Depose(decision) => {
@@ -230,16 +271,16 @@ impl Asked<'_> {
                         partition = %id, leader = ?state.leader.map(|leader| leader.0),
                         "the leader is to step down, as an operator wishes: its log lacks records"
                     );
-                    let epoch = state.leader.and_then(|leader| context.nodes.get(&leader)).map_or(0, |node| node.epoch);
                     decisions.push(decision);
-                    self.stepped_down.insert(*id, (state.clone(), epoch));
+                    let of_replicas = state.replicas.iter().filter_map(|node| Some((*node, *context.nodes.get(node)?)));
+                    self.stepped_down.insert(*id, (state.clone(), of_replicas.collect()));
                     continue;
                 }
                 Step::Over(over) => over,
             };
             let (leader, failure) = over.map_or_else(|failure| (None, Some(failure)), |leader| (leader, None));
             let leader = leader.or(state.leader);
-            outcomes.insert(*id, Election { leader, elected: self.elected.contains(id), failure });
+            outcomes.insert(*id, Election { leader, elected: false, failure });
         }
         (decisions, outcomes)
     }
@@ -251,8 +292,8 @@ impl Asked<'_> {
 
     /// Gives the lead back where nobody was elected: what can be read there is better than nothing.
     fn lead_again(&self, view: &ClusterView, context: &DecisionContext) -> Vec<Decision<TopicPartition>> {
-        let back = self.stepped_down.iter().filter_map(|(id, (before, node_epoch))| {
-            control::lead_again(context, &view.metadata.partition(*id)?.record, (before, *node_epoch))
+        let back = self.stepped_down.iter().filter_map(|(id, (before, nodes))| {
+            control::lead_again(context, &view.metadata.partition(*id)?.record, (before, nodes))
         });
         back.collect()
     }
@@ -270,20 +311,33 @@ impl Nodes {
         partitions: &[TopicPartition],
         known: &Known<impl Offers, impl Lacks>,
     ) -> Result<BTreeMap<TopicPartition, Election>, ApiError> {
-        let mut asked = Asked { wish, partitions, elected: BTreeSet::new(), stepped_down: BTreeMap::new() };
+        let _held = Held::of(&self.in_hand, partitions);
+        let mut asked = Asked { wish, partitions, elected: BTreeMap::new(), stepped_down: BTreeMap::new() };
         let elected = self.elect_in_rounds(&mut asked, known).await;
         if asked.stepped_down.is_empty() || elected.as_ref().is_ok_and(|outcomes| !asked.waits(outcomes)) {
             return elected;
         }
-        let _turn = self.turns().next().await?;
-        let (view, context) = self.committer().context()?;
-        self.committer().commit_all(&view, asked.lead_again(&view, &context), &Extra::default()).await?;
-        self.committer().views.catch_up().await?;
-        let view = self.committer().views.load();
+        let view = self.lead_again(&asked).await?;
         let leader = |id| view.metadata.partition(id).and_then(|found| found.record.state.leader);
         let mut outcomes = elected?;
         outcomes.iter_mut().for_each(|(id, election)| election.leader = leader(*id));
         Ok(outcomes)
+    }
+
+    /// Gives the lead back wherever somebody has stepped down for nobody; returns the view then.
+    async fn lead_again(&self, asked: &Asked<'_>) -> Result<Arc<ClusterView>, ApiError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let _turn = self.turns().next().await?;
+            // What was written, though its outcome is not known, shows then.
+            self.committer().views.catch_up().await?;
+            let (view, context) = self.committer().context()?;
+            let back = asked.lead_again(&view, &context);
+            if back.is_empty() {
+                return Ok(view);
+            }
+            self.committer().commit_all(&view, back, &Extra::default()).await?;
+        }
+        Err(contended())
     }
 
     async fn elect_in_rounds(
@@ -319,7 +373,7 @@ impl Nodes {
 mod tests {
     use walser_metadata::value::UnknownFields;
     use walser_model::{LeaderEpoch, Offset, PartitionIndex, TopicId};
-    use walser_replication::control::{NodeRecord, PartitionRecord, Write};
+    use walser_replication::control::PartitionRecord;
 
     use super::*;
 
@@ -379,7 +433,7 @@ mod tests {
         assert!(matches!(step(None, &led(), lack), Step::Depose(_)));
         assert!(matches!(step(Some(3), &led(), lack), Step::Depose(_)));
         assert!(matches!(step(Some(1), &led(), lack), Step::Over(Ok(Some(NodeId(1))))), "it leads already");
-        assert!(matches!(step(None, &led(), None), Step::Over(Ok(Some(NodeId(1))))), "nothing is known to be lacking");
+        assert!(matches!(step(None, &led(), None), Step::Over(Err(_))), "nothing is known to be lacking");
         assert!(matches!(step(Some(2), &led(), None), Step::Over(Err(_))));
         let Step::Over(Err(stranger)) = step(Some(7), &led(), lack) else { panic!("it has no replica") };
         assert!(stranger.to_string().contains("nodes 1, 2, 3 have"), "{stranger}");

@@ -88,7 +88,8 @@ impl Topics {
             }
             let mut value = update.applied(&topic.value)?;
             let config = effective(&value.config, value.replication_factor)?;
-            let same = config.durability == topic.settings.config.durability;
+            // Of settings that cannot be read it is not known.
+            let same = topic.settings.unreadable.is_none() && config.durability == topic.settings.config.durability;
             value.durability_revision = if same { topic.durability_revision() } else { 0 };
             if update.validate_only {
                 return Ok((Arc::clone(topic), Arc::new(value)));

@@ -7,7 +7,7 @@ use std::io;
 
 use tokio::sync::oneshot;
 use walser_log::{CompleteCopy, Condition, Log, LogConfig, LogError, out_of_files};
-use walser_model::{Offset, TopicPartition};
+use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_replication::WorkId;
 use walser_rpc::ApiError;
 
@@ -40,7 +40,7 @@ pub(crate) enum Task {
     /// Put a copy of the leader's log in the place of this one.
     Replace { work: WorkId, copy: CompleteCopy },
     /// Give up the damaged part of a log.
-    Repair { reply: oneshot::Sender<Result<Repaired, ApiError>> },
+    Repair { epoch: LeaderEpoch, reply: oneshot::Sender<Result<Repaired, ApiError>> },
     /// Remove a partition with its data, wherever it lies.
     Remove { done: oneshot::Sender<io::Result<()>> },
     /// Move a partition aside that the metadata does not know.
@@ -165,7 +165,7 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         Task::DeleteRecords { before, reply } => partition.delete_records(before, reply, context),
         Task::Trim { before } => partition.trim(before, context),
         Task::Truncate { work, to } => partition.truncate(work, to, context),
-        Task::Repair { reply } => drop(reply.send(partition.repair(context))),
+        Task::Repair { epoch, reply } => drop(reply.send(partition.repair(epoch, context))),
         Task::Replace { work, copy } => {
             return match partition.replace(work, &copy, context) {
                 Ok(partition) => Outcome::Kept(partition),

@@ -71,6 +71,8 @@ pub(crate) enum Command {
     },
     Repair {
         partition: TopicPartition,
+        /// That began for it.
+        epoch: LeaderEpoch,
         reply: oneshot::Sender<Result<Repaired, ApiError>>,
     },
     Flushed {

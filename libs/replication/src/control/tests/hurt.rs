@@ -46,9 +46,9 @@ fn a_leader_that_lacks_records_steps_down_where_nobody_has_everything() {
     let mut led = record(&[1, 2, 3], &[1], 2);
     led.state.elr = ids(&[2]);
     led.state.last_known_elr = ids(&[3]);
-    assert_eq!(step_down(&context, &led), None, "node 2 takes the lead");
+    assert_eq!(step_down(&context, &led, Lack::Damaged), None, "node 2 takes the lead");
     fenced(&mut context, 2);
-    let state = written(step_down(&context, &led).unwrap());
+    let state = written(step_down(&context, &led, Lack::Damaged).unwrap());
     assert_eq!((state.leader, state.leader_epoch), (None, LeaderEpoch(8)));
     assert_eq!((&state.isr, &state.elr, &state.last_known_elr), (&NodeSet::EMPTY, &ids(&[2]), &NodeSet::EMPTY));
     // Whoever has most leads, also where that is the same one again.
@@ -78,22 +78,44 @@ fn a_leader_that_has_stepped_down_for_nobody_counts_again_for_what_it_did() {
     let mut led = record(&[1, 2, 3], &[1], 2);
     (led.state.elr, led.state.last_known_elr) = (ids(&[2]), ids(&[3]));
     fenced(&mut context, 2);
-    let state = written(step_down(&context, &led).unwrap());
+    let state = written(step_down(&context, &led, Lack::Damaged).unwrap());
     let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
-    let before = (&led.state, 11);
+    let nodes = context.nodes.clone();
+    let before = (&led.state, &nodes);
     let state = written(lead_again(&context, &stepped, before).unwrap());
     let expected = PartitionState { leader_epoch: LeaderEpoch(9), ..led.state.clone() };
     assert_eq!(state, expected, "also who is eligible, and that nothing is lost");
-    assert_eq!(lead_again(&context, &stepped, (&led.state, 10)), None, "it has been away");
     let mut moved = stepped.clone();
     moved.state.leader_epoch = LeaderEpoch(9);
     assert_eq!(lead_again(&context, &moved, before), None, "somebody has led since");
-    // Node 2 came back meanwhile, without its records.
+    // Nodes that come back meanwhile without their records count for nothing: 2 was away, and 3 was not.
     let mut lost = stepped.clone();
     lost.state.elr = NodeSet::EMPTY;
-    assert_eq!(written(lead_again(&context, &lost, before).unwrap()).elr, NodeSet::EMPTY);
+    context.nodes.get_mut(&NodeId(3)).unwrap().epoch += 100;
+    let state = written(lead_again(&context, &lost, before).unwrap());
+    assert_eq!((state.elr, state.last_known_elr), (NodeSet::EMPTY, NodeSet::EMPTY));
+    context.nodes.get_mut(&NodeId(1)).unwrap().epoch += 100;
+    assert_eq!(lead_again(&context, &stepped, before), None, "it has been away");
     fenced(&mut context, 1);
-    assert_eq!(lead_again(&context, &stepped, before), None, "it is not in service");
+    assert_eq!(lead_again(&context, &stepped, (&led.state, &context.nodes)), None, "it is not in service");
+}
+
+#[test]
+fn a_leader_whose_log_contradicts_another_steps_down_although_others_are_in_sync_with_it() {
+    let context = context();
+    let mut led = record(&[1, 2, 3], &[1, 3], 2);
+    led.state.elr = NodeSet::EMPTY;
+    let contradicted = Lack::Committed(NodeId(2));
+    assert_eq!(step_down(&context, &led, Lack::Damaged), None);
+    let state = written(step_down(&context, &led, contradicted).unwrap());
+    assert_eq!((state.leader, &state.isr, &state.elr), (None, &NodeSet::EMPTY, &NodeSet::EMPTY));
+    let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
+    let state = written(lead_again(&context, &stepped, (&led.state, &context.nodes)).unwrap());
+    assert_eq!(
+        (state.leader, state.isr, state.elr),
+        (Some(NodeId(1)), ids(&[1]), ids(&[3])),
+        "whoever was in sync is eligible"
+    );
 }
 
 #[test]

@@ -20,3 +20,19 @@ fn nothing_is_given_up_before_every_replica_has_said_that_it_has_no_more() {
     assert_eq!(objection(&led), None, "and is heard");
     assert_eq!(led.leader.node_beyond(Offset(4)), Some(NodeId(3)));
 }
+
+#[test]
+fn whose_log_has_parted_is_an_objection_until_it_opens_again_and_the_later_epoch_comes_first() {
+    let (mut led, _) = start(partition(&[1, 2, 3], &[1], 1), Durability::Fsync);
+    appended(&mut led, 10);
+    let objection = |led: &Led| led.leader.objection_to_giving_up(Offset(8));
+    step(&mut led, open(3, 1, 8, 3));
+    let told = step(&mut led, open(2, 1, 8, 9));
+    assert!(matches!(told[..], [Action::Diverged { .. }]), "{told:?}");
+    assert_eq!(objection(&led), Some(Objection::Parted(NodeId(2))), "it may have stopped, and have what was committed");
+    step(&mut led, open(2, 2, 6, 3));
+    assert_eq!(objection(&led), None);
+    step(&mut led, open(2, 3, 100, 1));
+    step(&mut led, open(3, 2, 80, 3));
+    assert_eq!(led.leader.node_beyond(Offset(8)), Some(NodeId(3)), "what is of an older epoch need not be committed");
+}

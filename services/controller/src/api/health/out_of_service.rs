@@ -103,8 +103,8 @@ fn damaged_hint(
     let repair = format!("`walser partition repair {named} --accept-loss` gives up the rest");
     match with_more {
         Some(other) => format!(
-            "{start}node {other} has more than what can be read here: `walser partition elect {named} --unclean --node \
-             {other} --accept-loss` has it lead, and its log takes the place of this one"
+            "{start}node {other} has more than what can be read here: `walser partition elect {named} --unclean \
+             --accept-loss` has the replica lead that has most, and its log takes the place of this one"
         ),
         None if start.is_empty() => format!("{below}; {repair}"),
         None => format!("{start}{below}; with all of them there and none that has more, {repair}"),

@@ -1,7 +1,7 @@
 //! Damage to durable records: noted when it is met, and given up when an operator says so.
 
 use walser_log::{Condition, LogError};
-use walser_model::Offset;
+use walser_model::{LeaderEpoch, Offset};
 use walser_replication::ReplicaEvent;
 use walser_rpc::{ApiError, Reason};
 
@@ -33,7 +33,7 @@ impl Partition {
     /// A read, or retention, has met damage. True: it is news, which is to be written down.
     pub(crate) fn note_damage(&mut self, from: Offset, context: &ShardContext) -> bool {
         let news = self.log.note_damage(from);
-        if matches!(self.log.condition(), Condition::Corrupt { .. }) && !self.handle.failed() {
+        if news {
             tracing::error!(partition = %context.named(self.log.partition()), %from, "durable records are damaged");
             self.handle.set_condition(self.log.condition(), self.known_epoch());
         }
@@ -61,11 +61,14 @@ impl Partition {
         }
     }
 
-    /// Gives up the damaged part of the log.
-    pub(crate) fn repair(&mut self, context: &ShardContext) -> Result<Repaired, ApiError> {
+    /// Gives up the damaged part of the log, in the leader epoch that began for it: another one has other followers.
+    pub(crate) fn repair(&mut self, epoch: LeaderEpoch, context: &ShardContext) -> Result<Repaired, ApiError> {
         let Condition::Corrupt { .. } = self.log.condition() else {
             return Err(not_damaged());
         };
+        if self.replica.leader().is_none_or(|leader| leader.epoch() != epoch) {
+            return Err(self.handle.not_leader(context.node));
+        }
         let (old_end, set_aside) = match self.log.repair() {
             Ok(repaired) => repaired,
             Err(error) => {

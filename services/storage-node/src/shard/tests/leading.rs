@@ -16,7 +16,8 @@ fn a_write_that_waits_is_not_acknowledged_by_what_takes_its_offsets_after_a_repa
     assert!(waits.lock().is_empty(), "the other replica has nothing yet");
     let (reply, repaired) = oneshot::channel();
     shard.queue.push(Command::Damaged { partition: partition(0), from: Offset(0) });
-    shard.queue.push(Command::Repair { partition: partition(0), reply });
+    let epoch = shard.context.registry.led(partition(0)).unwrap().epoch();
+    shard.queue.push(Command::Repair { partition: partition(0), epoch, reply });
     turn(&mut shard);
     repaired.blocking_recv().unwrap().unwrap();
     let failure = waits.lock().pop().unwrap().unwrap_err();

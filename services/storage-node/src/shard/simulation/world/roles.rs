@@ -44,7 +44,9 @@ impl World {
             }
             7 | 8 => {
                 let (reply, told) = oneshot::channel();
-                queue.push(Command::Repair { partition, reply });
+                let led = self.shard.context.registry.led(partition);
+                let epoch = led.map_or(walser_model::LeaderEpoch::NONE, |found| found.epoch());
+                queue.push(Command::Repair { partition, epoch, reply });
                 self.await_reply(format!("repair of {partition}"), told);
             }
             _ => {
