@@ -21,7 +21,7 @@ use etcd_client::{
 
 use self::fault::Fault;
 use self::keys::{Keys, end_of};
-use self::members::{Members, Repeat};
+use self::members::{Members, Repeat, SIGN_MAX};
 use self::watch::EtcdWatch;
 use crate::{KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch};
 
@@ -296,7 +296,7 @@ impl Metastore for Etcd {
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         let request = |mut client: Client| async move { client.lease_keep_alive(lease).await.map(drop) };
-        match self.members.ask(Repeat::Always, request).await {
+        match self.members.ask_within(SIGN_MAX, Repeat::Always, request).await {
             Err(Fault::NoLease) => Err(StoreError::NoLease(lease)),
             kept => kept.map_err(Fault::of_read),
         }

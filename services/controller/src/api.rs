@@ -32,6 +32,7 @@ use crate::operations::Operations;
 use crate::restore::{OwnHistory, RefusedNodes};
 use crate::sessions::Sessions;
 use crate::store::Store;
+use crate::store_problems::StoreProblems;
 use crate::store_writes::StoreWrites;
 use crate::topics::Topics;
 use crate::views::Views;
@@ -57,6 +58,7 @@ pub(crate) struct Controller {
     /// Ends the streams that other processes hold open.
     pub(crate) stopping: Shutdown,
     pub(crate) writes: StoreWrites,
+    pub(crate) problems: StoreProblems,
 }
 
 impl Controller {

@@ -82,7 +82,7 @@ impl Committer {
             }
             // Nothing is decided before it is known what is there.
             Err(StoreError::Unknown(_)) => {
-                self.views.catch_up().await?;
+                self.views.catch_up().await.map_err(|failure| maybe(&failure))?;
                 Ok(Committed::Again)
             }
             Err(error) => Err(store_failure(error)),

@@ -35,6 +35,9 @@ pub(crate) struct ControllerLead {
     epoch: Arc<AtomicI64>,
     /// When the last sign of life was sent that the store has confirmed.
     confirmed: Arc<Mutex<Option<Instant>>>,
+    /// The revision that this controller's view includes: it decides nothing before it has seen what the one before it has
+    /// decided.
+    seen: Arc<AtomicI64>,
     won: Arc<Notify>,
 }
 
@@ -48,6 +51,7 @@ impl ControllerLead {
             key,
             epoch: Arc::default(),
             confirmed: Arc::default(),
+            seen: Arc::default(),
             won: Arc::default(),
         }
     }
@@ -55,13 +59,16 @@ impl ControllerLead {
     /// The controller epoch.
     ///
     /// # Errors
-    /// `CONTROLLER_NOT_AVAILABLE` while another controller leads, or none.
+    /// `CONTROLLER_NOT_AVAILABLE` while another controller leads, or none; when the store has not confirmed the lease for
+    /// so long that another one may; and until the view includes all that was decided before.
     pub(crate) fn epoch(&self) -> Result<Revision, ApiError> {
         let not_leading = || {
             let text = "this controller does not lead at present; nothing was done, try again";
             ApiError::new(Reason::ControllerNotAvailable, text)
         };
-        Some(self.epoch.load(Ordering::Acquire)).filter(|epoch| *epoch > 0).ok_or_else(not_leading)
+        let leads =
+            |epoch: &Revision| *epoch > 0 && *epoch <= self.seen.load(Ordering::Acquire) && self.confirmed(LEASE);
+        Some(self.epoch.load(Ordering::Acquire)).filter(leads).ok_or_else(not_leading)
     }
 
     /// The condition that the controller of an epoch still leads.
@@ -72,8 +79,18 @@ impl ControllerLead {
     /// Whether no other controller can lead: this one does, and its lease cannot be over. One that is in doubt fences nobody,
     /// and promises nothing.
     pub(crate) fn is_sure(&self) -> bool {
-        let confirmed = *self.confirmed.lock();
-        self.epoch().is_ok() && confirmed.is_some_and(|sent| sent.elapsed() < SURE)
+        self.epoch().is_ok() && self.confirmed(SURE)
+    }
+
+    /// Whether the store has confirmed a sign of life that was sent within `limit`.
+    fn confirmed(&self, limit: Duration) -> bool {
+        self.confirmed.lock().is_some_and(|sent| sent.elapsed() < limit)
+    }
+
+    /// The view includes everything up to a revision.
+    pub(crate) fn note_seen(&self, revision: Revision) {
+        self.seen.fetch_max(revision, Ordering::AcqRel);
+        self.won.notify_waiters();
     }
 
     /// Waits until this controller leads.
@@ -128,6 +145,7 @@ impl ControllerLead {
                     match self.store.keep_alive(held).await {
                         Ok(()) => {
                             *self.confirmed.lock() = Some(sent);
+                            self.won.notify_waiters();
                             tokio::time::sleep_until(sent + KEEP_ALIVE).await;
                         }
                         Err(StoreError::NoLease(_)) => {
@@ -164,18 +182,19 @@ mod tests {
         let store: Arc<dyn Metastore> = Arc::new(Memory::new());
         let (first, second) =
             (ControllerLead::new(Arc::clone(&store), "first"), ControllerLead::new(Arc::clone(&store), "second"));
-        let held = first.win().await.unwrap();
-        let waiting = tokio::spawn({
-            let second = second.clone();
-            async move { second.win().await }
-        });
-        for _ in 0..20 {
-            tokio::time::sleep(KEEP_ALIVE).await;
-            store.keep_alive(held).await.unwrap();
-        }
-        assert!(!waiting.is_finished() && second.epoch().is_err());
-        store.revoke(held).await.unwrap();
-        waiting.await.unwrap().unwrap();
-        assert!(second.epoch().unwrap() > first.epoch().unwrap());
+        let running = tokio::spawn(first.clone().run());
+        first.note_seen(0);
+        tokio::time::sleep(KEEP_ALIVE).await;
+        assert!(first.epoch().is_err(), "it has not seen what was decided before");
+        [&first, &second].iter().for_each(|lead| lead.note_seen(Revision::MAX));
+        first.leads().await;
+        let epoch = first.epoch().unwrap();
+        tokio::spawn(second.clone().run());
+        tokio::time::sleep(20 * LEASE).await;
+        assert!(first.is_sure() && second.epoch().is_err());
+        running.abort();
+        second.leads().await;
+        assert!(second.epoch().unwrap() > epoch && second.is_sure());
+        assert!(first.epoch().is_err(), "nobody has confirmed its lease for longer than that lasts");
     }
 }

@@ -29,6 +29,7 @@ mod restore;
 mod service;
 mod sessions;
 mod store;
+mod store_problems;
 mod store_writes;
 mod topics;
 mod turns;

@@ -108,6 +108,10 @@ impl OwnHistory {
         let version = view.metadata.version();
         // Nearly every caller names the latest one, which continues to the present.
         if seen.lineage != view.lineages.latest() && !view.lineages.continues(&seen.lineage, seen.version) {
+            // Another controller may have begun it since.
+            if seen.version > version && !view.lineages.knows(&seen.lineage) {
+                return Ok(true);
+            }
             return Err(ApiError::metadata_rollback(seen.version, version));
         }
         Ok(seen.version > version)

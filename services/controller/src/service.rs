@@ -17,6 +17,7 @@ use crate::metrics::{ClusterMetrics, TimedStore};
 use crate::nodes::Nodes;
 use crate::operations::Operations;
 use crate::store::Store;
+use crate::store_problems::StoreProblems;
 use crate::store_writes::StoreWrites;
 use crate::topics::Topics;
 use crate::turns::Turns;
@@ -72,17 +73,14 @@ pub async fn start(
     store.begin_lineage(own).await?;
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.start_endless("leadership", lead.clone().run());
-    // Neither needs the other one: together they cost the disk one sync.
-    let (cluster, _) = tokio::join!(
-        store.ensure_cluster(&config, random.bytes(), clock.now_millis()),
-        tokio::time::timeout(STANDBY_AFTER, lead.leads()),
-    );
-    let cluster = cluster?;
-    let views = Views::open(Arc::clone(&timed)).await?;
+    let cluster = store.ensure_cluster(&config, random.bytes(), clock.now_millis()).await?;
+    let views = Views::open(Arc::clone(&timed), lead.clone()).await?;
+    tasks.start_endless("metadata view", views.clone().follow(shutdown.clone()));
+    let _standby = tokio::time::timeout(STANDBY_AFTER, lead.leads()).await;
 
     let committer = Committer { store: Arc::clone(&timed), views: views.clone(), lead: lead.clone() };
     let operations = Operations::default();
-    let stopping = Shutdown::new(Duration::ZERO);
+    let (stopping, problems) = (Shutdown::new(Duration::ZERO), StoreProblems::default());
     let controller = Arc::new(api::Controller {
         store,
         topics: Topics::new(committer.clone(), config.clone(), operations.clone()),
@@ -98,12 +96,12 @@ pub async fn start(
         config,
         stopping: stopping.clone(),
         writes: writes.clone(),
+        problems: problems.clone(),
     });
     let counted = ClusterMetrics::new(&metrics);
-    tasks.start_endless("metadata view", views.clone().follow(shutdown.clone()));
     tasks.start_endless("census", metrics::follow(views, counted));
     tasks.start_endless("compaction", compaction::run(Arc::clone(&timed)));
-    tasks.start_short("problems of the store", report_problems(Arc::clone(&timed)));
+    tasks.start_endless("problems of the store", problems.watch(Arc::clone(&timed)));
     tasks.start_endless("probe of the store", writes.probe(timed));
     tasks.start_endless("duties", controller.duties().run());
     tasks.start_endless("fencing of silent nodes", controller.duties().fence_silent());
@@ -120,13 +118,6 @@ pub async fn start(
     let routes = api::routes(&controller);
     network.register_controller(local_connection(routes.clone()));
     Ok(Started { cluster, routes, tasks })
-}
-
-/// Says in the log what is to be known of the store. Nothing waits for it.
-async fn report_problems(store: Arc<dyn Metastore>) {
-    for problem in store.problems().await {
-        tracing::warn!(problem, "look at the metadata store");
-    }
 }
 
 // === impl Started ===

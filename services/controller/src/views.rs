@@ -18,6 +18,7 @@ use walser_service::Shutdown;
 use crate::cluster_view::ClusterView;
 use crate::error::store_failure;
 use crate::keys::cluster;
+use crate::leadership::ControllerLead;
 
 /// Pause before the store is read again after it gave no answer.
 const RETRY: Duration = Duration::from_millis(200);
@@ -50,6 +51,7 @@ pub(crate) struct Subscription {
 #[derive(Debug, Clone)]
 pub(crate) struct Views {
     store: Arc<dyn Metastore>,
+    lead: ControllerLead,
     current: Arc<ArcSwap<ClusterView>>,
     version: Arc<watch::Sender<Revision>>,
     steps: broadcast::Sender<Step>,
@@ -60,9 +62,9 @@ impl Views {
     ///
     /// # Errors
     /// When the store does not answer, or holds what this version cannot read.
-    pub(crate) async fn open(store: Arc<dyn Metastore>) -> Result<Self, ApiError> {
+    pub(crate) async fn open(store: Arc<dyn Metastore>, lead: ControllerLead) -> Result<Self, ApiError> {
         let (steps, _) = broadcast::channel(STEPS_MAX);
-        let views = Self { store, current: Arc::default(), version: Arc::new(watch::Sender::new(0)), steps };
+        let views = Self { store, lead, current: Arc::default(), version: Arc::new(watch::Sender::new(0)), steps };
         views.read().await?;
         Ok(views)
     }
@@ -163,6 +165,7 @@ impl Views {
         self.current.store(view);
         let _ = self.steps.send(Step { version, changes: Arc::new(changes) });
         self.version.send_replace(version);
+        self.lead.note_seen(version);
     }
 }
 

@@ -3,8 +3,8 @@
 mod replication;
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -69,10 +69,10 @@ fn partition(reference: Option<&pbi::PartitionRef>) -> Result<TopicPartition, Ap
     Ok(found.ok_or_else(|| ApiError::field("ref", "is not a partition"))?.0)
 }
 
-/// Where the first damage of a log is. Blocks as long as reading all of it takes.
-fn first_damage(reader: &LogReader) -> Result<Option<Offset>, ReadError> {
+/// Where the first damage of a log is. Blocks as long as reading all of it takes, or somebody `waits` for that.
+fn first_damage(reader: &LogReader, waits: &Weak<()>) -> Result<Option<Offset>, ReadError> {
     let (mut at, mut unread) = (reader.retained(), 0);
-    while at < reader.log_end() && unread < READS_AGAIN_MAX {
+    while at < reader.log_end() && unread < READS_AGAIN_MAX && waits.strong_count() > 0 {
         match reader.read_retained(at, reader.log_end(), READ_BYTES) {
             // What was cut or removed meanwhile is read again.
             Ok(slice) if slice.next_offset == at => (at, unread) = (at.max(reader.retained()), unread + 1),
@@ -110,8 +110,10 @@ impl Api {
 
     /// Reads all of a log that a repair would keep: it is cut at the first damage, which may lie below what was met so far.
     async fn find_all_damage(&self, id: TopicPartition, replica: &PartitionHandle) -> Result<(), ApiError> {
-        let reader = replica.reader.clone();
-        let found = tokio::task::spawn_blocking(move || first_damage(&reader)).await;
+        let (reader, asked) = (replica.reader.clone(), Arc::new(()));
+        let waits = Arc::downgrade(&asked);
+        let found = tokio::task::spawn_blocking(move || first_damage(&reader, &waits)).await;
+        drop(asked);
         let failed = |error: &dyn std::fmt::Display| {
             ApiError::new(Reason::StorageError, format!("the log cannot be read: {error}"))
         };

@@ -243,6 +243,11 @@ impl PartitionHandle {
         }
     }
 
+    /// Whether a leader wanted records gone that were committed.
+    pub(crate) fn contradicted(&self) -> bool {
+        self.problem.lock().as_ref().is_some_and(|problem| !problem.damaged && problem.node_with_more.is_some())
+    }
+
     /// Whether records on the disk are damaged or gone.
     pub(crate) fn damaged(&self) -> bool {
         self.problem.lock().as_ref().is_some_and(|problem| problem.damaged)

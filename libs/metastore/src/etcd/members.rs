@@ -13,6 +13,8 @@ use crate::StoreError;
 
 /// A member that has not answered within this time does not count.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// The same for signs of life, of which several fit into a lease.
+pub(super) const SIGN_MAX: Duration = Duration::from_millis(700);
 /// A connection that is there is given up when a ping is not answered in time.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -64,11 +66,24 @@ impl Members {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        self.ask_within(ANSWER_MAX, repeat, request).await
+    }
+
+    /// The same, with a time for the answer of each.
+    pub(super) async fn ask_within<T, F>(
+        &self,
+        answer_max: Duration,
+        repeat: Repeat,
+        request: impl Fn(Client) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let mut last = Fault::Elsewhere("no member answers".to_owned());
         for _ in 0..self.members.len() {
             let number = self.current.load(Ordering::Relaxed);
             let member = &self.members[number % self.members.len()];
-            match self.ask_member(member, &request).await {
+            match self.ask_member(member, answer_max, &request).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault @ (Fault::Elsewhere(_) | Fault::Unknown(_))) => {
                     // Whoever was asked at the same time may have moved on already.
@@ -93,26 +108,31 @@ impl Members {
     {
         let mut answers = Vec::with_capacity(self.members.len());
         for member in &self.members {
-            answers.push((member.url.as_str(), self.ask_member(member, &request).await));
+            answers.push((member.url.as_str(), self.ask_member(member, ANSWER_MAX, &request).await));
         }
         answers
     }
 
-    async fn ask_member<T, F>(&self, member: &Member, request: &impl Fn(Client) -> F) -> Result<T, Fault>
+    async fn ask_member<T, F>(
+        &self,
+        member: &Member,
+        answer_max: Duration,
+        request: &impl Fn(Client) -> F,
+    ) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Error>>,
     {
         // The future of it is large.
         let connect = || Box::pin(Client::connect([&member.url], Some(self.options.clone())));
-        let client = within(member.client.get_or_try_init(connect)).await.map_err(not_sent)?.clone();
-        let fault = match within(request(client.clone())).await {
+        let client = within(answer_max, member.client.get_or_try_init(connect)).await.map_err(not_sent)?.clone();
+        let fault = match within(answer_max, request(client.clone())).await {
             Err(fault @ Fault::Token(_)) => fault,
             answer => return answer,
         };
         // Simple tokens die with idleness, and with the member that gave them. The client renews them too, if it is asked to,
         // but not for what a stream answers.
-        match within(client.refresh_token()).await {
-            Ok(()) => within(request(client)).await,
+        match within(answer_max, client.refresh_token()).await {
+            Ok(()) => within(answer_max, request(client)).await,
             Err(_) => Err(fault),
         }
     }
@@ -126,9 +146,9 @@ fn not_sent(fault: Fault) -> Fault {
     }
 }
 
-async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
-    let late = |_| Fault::Unknown(format!("no answer within {} s", ANSWER_MAX.as_secs()));
-    tokio::time::timeout(ANSWER_MAX, answer).await.map_err(late)?.map_err(|error| Fault::of(&error))
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
+    let late = |_| Fault::Unknown(format!("no answer within {} ms", limit.as_millis()));
+    tokio::time::timeout(limit, answer).await.map_err(late)?.map_err(|error| Fault::of(&error))
 }
 
 fn options(config: &EtcdConfig) -> ConnectOptions {

@@ -101,15 +101,21 @@ impl Availability {
     }
 
     /// What the leader of a partition is known not to have: a replica in service has stopped because committed records
-    /// are not there, or its log is damaged. `None`: nothing that is known, or nobody leads.
+    /// are not there, or its log is damaged. Also of a leader that is gone, as long as nobody has led without proof since.
+    /// `None`: nothing that is known.
     pub(crate) fn leader_lacks(&self, partition: &PartitionEntry) -> Option<Lack> {
-        let state = &partition.record.state;
-        let leader = self.leader(state)?;
-        let others = state.replicas.iter().copied().filter(|node| *node != leader && self.serving.contains(node));
-        let stopped =
-            |node: &NodeId| self.current(*node, partition).is_some_and(|found| found.node_with_more.is_some());
+        let (id, state) = (partition.record.key, &partition.record.state);
+        let stopped = |node: &NodeId| {
+            let problem =
+                self.reported.get(&(*node, id)).filter(|found| !found.damaged && found.node_with_more.is_some());
+            let stands = |found: &Problem| match state.leader {
+                Some(_) => found.leader_epoch == state.leader_epoch,
+                None => found.leader_epoch >= state.unclean_epoch,
+            };
+            Some(*node) != state.leader && self.serving.contains(node) && problem.is_some_and(stands)
+        };
         let damaged = || self.leader_damaged(partition).then_some(Lack::Damaged);
-        others.into_iter().find(stopped).map(Lack::Committed).or_else(damaged)
+        state.replicas.iter().copied().find(stopped).map(Lack::Committed).or_else(damaged)
     }
 
     /// Whether a partition can be used and has all its copies.
@@ -229,6 +235,14 @@ mod tests {
         assert_eq!(availability.leader_lacks(&led), Some(Lack::Committed(NodeId(2))));
         led.record.state.leader_epoch = LeaderEpoch(2);
         assert_eq!(availability.leader_lacks(&led), None, "of another log, or it is mended");
+        led.record.state.leader = None;
+        assert_eq!(
+            availability.leader_lacks(&led),
+            Some(Lack::Committed(NodeId(2))),
+            "it has stopped by one that is gone"
+        );
+        led.record.state.unclean_epoch = LeaderEpoch(2);
+        assert_eq!(availability.leader_lacks(&led), None, "people have decided since");
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl Controller {
         let refused = refused.into_iter().map(|(node, why)| refused_issue(node, in_service(node), &why));
         let mut issues: Vec<_> = refused.collect();
         issues.extend(self.writes.problem().map(|problem| store_issue(&problem)));
+        issues.extend(self.problems.load().into_iter().map(store_part_issue));
         issues.extend(registered(view).next().is_none().then(no_node_issue));
         let none_left = registered(view).all(|(_, entry)| entry.liveness.fenced);
         let availability = self.availability(view);
@@ -86,6 +87,12 @@ fn store_issue(problem: &str) -> pb::HealthIssue {
     let hint =
         "records flow, topics cannot be changed, and no leader can be elected; free space on its disk, or look at it";
     critical("METADATA_STORE_UNAVAILABLE", message, hint.to_owned(), Vec::new())
+}
+
+/// Something is wrong with a part of the store.
+fn store_part_issue(problem: String) -> pb::HealthIssue {
+    let hint = "records flow, and as long as most members of etcd take writes nothing is refused; look at etcd";
+    issue("METADATA_STORE_DEGRADED", pb::HealthStatus::Degraded, problem, hint.to_owned(), Vec::new())
 }
 
 /// No node has ever registered.

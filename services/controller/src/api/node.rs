@@ -164,8 +164,10 @@ impl ControllerService for Controller {
                     controller.lost(last);
                     break;
                 };
-                last = beat.node_epoch;
+                let node_epoch = beat.node_epoch;
                 let answer = controller.take_beat(beat).map_err(Status::from);
+                // One that does not obey this metadata is there, and ends its session: it is not lost.
+                last = if answer.is_ok() { node_epoch } else { 0 };
                 if answers.send(answer).await.is_err() {
                     break;
                 }

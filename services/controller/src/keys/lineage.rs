@@ -60,6 +60,11 @@ impl Lineages {
         }
     }
 
+    /// Whether it is one of these.
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        self.starts.iter().any(|(_, start, _)| start == id)
+    }
+
     /// The latest start; empty: none is known.
     pub(crate) fn latest(&self) -> &str {
         self.starts.last().map_or("", |(_, id, _)| id)
@@ -94,6 +99,7 @@ fn a_copy_that_was_started_again_does_not_continue_what_was_seen_after_it() {
     // Started again at revision 60: it may reach 70 and more, and is another history.
     lineages.starts.push(start(2, 60));
     assert!(!lineages.continues("l1", 70) && lineages.continues("l1", 59));
+    assert!(lineages.knows("l1") && !lineages.knows("other"));
     lineages.accepted.push("l1".to_owned());
     assert!(lineages.continues("l1", 70));
     let kept = Lineages { starts: vec![start(5, 400)], accepted: Vec::new() };

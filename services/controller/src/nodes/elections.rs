@@ -152,6 +152,15 @@ impl Wish {
         if !self.unclean {
             return self.in_sync(context, found);
         }
+        // An only replica is all there is.
+        let lack = lack.filter(|_| state.replicas.len() > 1);
+        if let (None, Some(Lack::Committed(other))) = (self.node.or(state.leader), lack) {
+            let text = format!(
+                "must be named here: node {other} has committed records that the last leader had not; other replicas may have \
+                 others in place of them; `--node ID` says whose stay"
+            );
+            return Step::Over(Err(ApiError::field("node_id", text)));
+        }
         let Some((leader, lack)) =
             state.leader.zip(lack).filter(|(leader, lack)| self.can_lead(context, *leader, *lack))
         else {
@@ -435,6 +444,11 @@ mod tests {
         assert!(matches!(step(Some(1), &led(), lack), Step::Over(Ok(Some(NodeId(1))))), "it leads already");
         assert!(matches!(step(None, &led(), None), Step::Over(Err(_))), "nothing is known to be lacking");
         assert!(matches!(step(Some(2), &led(), None), Step::Over(Err(_))));
+        let mut gone = led();
+        (gone.record.state.leader, gone.record.state.isr) = (None, walser_replication::NodeSet::EMPTY);
+        let contradicted = Some(Lack::Committed(NodeId(2)));
+        assert!(matches!(step(None, &gone, contradicted), Step::Over(Err(_))), "also when the leader is gone");
+        assert!(matches!(step(Some(2), &gone, contradicted), Step::Elect(_)));
         let Step::Over(Err(stranger)) = step(Some(7), &led(), lack) else { panic!("it has no replica") };
         assert!(stranger.to_string().contains("nodes 1, 2, 3 have"), "{stranger}");
     }

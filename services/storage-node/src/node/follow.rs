@@ -9,7 +9,7 @@ use walser_log::SeenMetadata;
 use walser_metadata::{Changes, PartitionEntry, View};
 use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_replication::{NodeSet, Role};
-use walser_rpc::{ApiError, ControllerClient, LedPartition, MetadataStream, Outage, Reason};
+use walser_rpc::{ApiError, ControllerClient, LedPartition, MetadataSeen, MetadataStream, Outage, Reason};
 
 use super::{Begun, Membership, RETRY, is_foreign};
 use crate::disposal::Held;
@@ -58,7 +58,10 @@ impl Membership {
         begun: &mut Option<Begun>,
         outage: &mut Outage,
     ) -> Result<Infallible, ApiError> {
-        let mut stream = MetadataStream::open(controller, self.seen()).await?;
+        // What is only in memory counts, too: a controller that is behind it waits until it is not.
+        let (applied, noted) = (MetadataSeen::clone(&self.applied.load()), self.seen());
+        let seen = if applied.version > noted.version { applied } else { noted };
+        let mut stream = MetadataStream::open(controller, seen).await?;
         loop {
             let deltas = stream.next_deltas(DELTAS_MAX).await?;
             let mut view = View::clone(&self.view.load());

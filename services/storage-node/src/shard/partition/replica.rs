@@ -97,8 +97,10 @@ impl Partition {
     /// Shows whether the log can be used, and whether there are others.
     pub(super) fn show_condition(&self) {
         self.handle.show_others(self.replica.others_in_sync());
-        // What a follower has found stands for as long as it is stopped by it, though its log is whole.
-        let stopped = self.replica.follower().is_some_and(Follower::stopped);
+        // What a follower has found stands for as long as it is stopped by it, though its log is whole; also when its leader
+        // has gone since.
+        let rests = self.replica.leader().is_none() && self.replica.follower().is_none();
+        let stopped = self.replica.follower().is_some_and(Follower::stopped) || rests && self.handle.contradicted();
         if !stopped || *self.log.condition() != Condition::Healthy {
             self.handle.set_condition(self.log.condition(), self.known_epoch());
         }
