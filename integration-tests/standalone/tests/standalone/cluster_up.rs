@@ -53,10 +53,9 @@ impl Up {
         self.command(arguments).output().unwrap()
     }
 
-    /// Starts what has this role and does not run; whether all of it runs then.
-    pub(crate) fn starts(&self, role: &str) -> bool {
-        let _may_run_already = self.act(&["start", role]);
-        processes(&self.dir).iter().all(|process| process["role"] != role || process["state"] == "running")
+    /// Whether nothing runs that has this role.
+    pub(crate) fn are_down(&self, role: &str) -> bool {
+        processes(&self.dir).iter().all(|process| process["role"] != role || process["state"] == "down")
     }
 
     pub(crate) fn act_ok(&self, arguments: &[&str]) {

@@ -11,6 +11,7 @@ use walser_proto::v1 as pb;
 use crate::cluster_up::Up;
 use crate::fault_rows::{led_by, times, verdict};
 use crate::faults::until;
+use crate::hurt_copies::copy_dir;
 use crate::load::{Load, PARTITIONS, summary};
 use crate::replicated::{all_in_sync, create_replicated, partitions, preferred_lead};
 use crate::server::{cli_at, place, values, write};
@@ -189,7 +190,8 @@ async fn row_19_an_older_copy_of_etcd_is_refused_and_nothing_is_deleted() {
     // The controllers end when they see it, as they would be started again elsewhere.
     let ended = async || cluster.logs().iter().all(|log| log.contains("an older copy of the metadata is in the store"));
     until(ended, "the controllers have seen it").await;
-    until(async || cluster.up.starts("controller"), "they are started again").await;
+    until(async || cluster.up.are_down("controller"), "and have ended").await;
+    cluster.up.act_ok(&["start", "controller"]);
     for node in 1..=3 {
         let refused = async || cluster.issues().await.iter().any(|issue| refuses(issue, node));
         until(refused, "every node has seen that the metadata is older").await;
@@ -209,9 +211,4 @@ async fn row_19_an_older_copy_of_etcd_is_refused_and_nothing_is_deleted() {
 /// Whether a node does not obey the metadata.
 fn refuses(issue: &pb::HealthIssue, node: i32) -> bool {
     issue.code == "METADATA_ROLLBACK" && issue.message.starts_with(&format!("storage node {node} "))
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp").arg("-r").args([from, to]).status().unwrap();
-    assert!(copied.success());
 }

@@ -15,7 +15,7 @@ fn segment(data: &Path) -> PathBuf {
     logs.into_iter().find(|path| path.is_dir()).unwrap().join("00000000000000000000.log")
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
