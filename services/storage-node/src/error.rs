@@ -62,30 +62,22 @@ pub(crate) fn not_damaged() -> ApiError {
 
 /// A part of a log is not given up that a replica has, or may have.
 pub(crate) fn not_repaired(objection: Objection) -> ApiError {
-    let (node, text) = match objection {
-        Objection::HasMore(node) => {
-            let text = format!(
-                "node {node} has records of the partition that cannot be read at the leader: `walser partition elect TOPIC \
-                 PARTITION --unclean --accept-loss` has the replica lead that has most; if they are to be given up as well, \
-                 stop node {node}, remove the directory of the partition below its `logs`, and start it again"
-            );
-            (node, text)
-        }
-        Objection::Parted(node) => {
-            let text = format!(
-                "node {node} has records of the partition in place of which the leader has others: `walser partition elect \
-                 TOPIC PARTITION --unclean --accept-loss --node ID` says whose stay"
-            );
-            (node, text)
-        }
-        Objection::NotHeard(node) => {
-            let text = format!(
-                "node {node} has a replica of the partition and has not said what it has, which would be lost: start it, and \
-                 try again when it follows; if its disk is lost, start it with an empty directory under the same id, which \
-                 is taken unless it had the only copy of something else"
-            );
-            (node, text)
-        }
+    let (Objection::HasMore(node) | Objection::Parted(node) | Objection::NotHeard(node)) = objection;
+    let text = match objection {
+        Objection::HasMore(_) => format!(
+            "node {node} has records of the partition that cannot be read at the leader: `walser partition elect TOPIC \
+             PARTITION --unclean --accept-loss` has the replica lead that has most; if they are to be given up as well, \
+             stop node {node}, remove the directory of the partition below its `logs`, and start it again"
+        ),
+        Objection::Parted(_) => format!(
+            "node {node} has records of the partition in place of which the leader has others: `walser partition elect \
+             TOPIC PARTITION --unclean --accept-loss --node ID` says whose stay"
+        ),
+        Objection::NotHeard(_) => format!(
+            "node {node} has a replica of the partition and has not said what it has, which would be lost: start it, and \
+             try again when it follows; if its disk is lost, start it with an empty directory under the same id, which \
+             is taken unless it had the only copy of something else"
+        ),
     };
     ApiError::new(Reason::EligibleLeadersNotAvailable, text).with("nodeId", node)
 }

@@ -170,12 +170,12 @@ pub fn lead_again<P: Clone>(
     (before, nodes): (&PartitionState, &BTreeMap<NodeId, NodeRecord>),
 ) -> Option<Decision<P>> {
     let node = before.leader?;
-    let epoch = |nodes: &BTreeMap<NodeId, NodeRecord>, node| nodes.get(&node).map(|found| found.epoch);
     // Whoever has registered since may have lost something; of those who were away the partition itself still says it.
     let stayed = |node: &NodeId| {
         record.state.replicas.contains(node)
-            && nodes.get(node).is_some_and(|found| !found.fenced)
-            && epoch(nodes, *node) == epoch(&context.nodes, *node)
+            && nodes
+                .get(node)
+                .is_some_and(|then| !then.fenced && context.node(*node).is_some_and(|now| now.epoch == then.epoch))
     };
     let untouched = record.state.leader.is_none() && record.state.leader_epoch == before.leader_epoch.next();
     if !untouched || !stayed(&node) || !context.alive(node) {

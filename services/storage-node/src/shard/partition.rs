@@ -433,7 +433,7 @@ impl Partition {
                 // failed before, writes nothing.
                 let met = matches!(error, LogError::Io(_));
                 let failed = met && matches!(self.log.condition(), Condition::Failed { .. });
-                self.handle.set_condition(self.log.condition(), self.known_epoch());
+                self.show_log();
                 if failed {
                     storage_error_after_append(error, context.node)
                 } else {

@@ -125,7 +125,7 @@ impl Partition {
     /// A log that has just failed is known to have failed, whatever it failed in.
     pub(crate) fn show_failure(&mut self, context: &ShardContext) {
         if matches!(self.log.condition(), Condition::Failed { .. }) && !self.handle.failed() {
-            self.handle.set_condition(self.log.condition(), self.known_epoch());
+            self.show_log();
         }
         self.note_failure(context);
     }

@@ -35,7 +35,7 @@ impl Partition {
         let news = self.log.note_damage(from);
         if news {
             tracing::error!(partition = %context.named(self.log.partition()), %from, "durable records are damaged");
-            self.handle.set_condition(self.log.condition(), self.known_epoch());
+            self.show_log();
         }
         news
     }
@@ -72,7 +72,7 @@ impl Partition {
         let (old_end, set_aside) = match self.log.repair() {
             Ok(repaired) => repaired,
             Err(error) => {
-                self.handle.set_condition(self.log.condition(), self.known_epoch());
+                self.show_log();
                 self.note_failure(context);
                 return Err(log_failure(&error, context.node));
             }
@@ -83,7 +83,7 @@ impl Partition {
         // What waits may be gone, and others are about to take its offsets.
         let lost = ApiError::new(Reason::NotLeader, "the partition was repaired, and records were given up");
         self.step_for(ReplicaEvent::Repaired, Some(&lost), context);
-        self.handle.set_condition(self.log.condition(), self.known_epoch());
+        self.show_log();
         tracing::warn!(partition = %context.named(self.log.partition()), %old_end, %new_end, "partition repaired: records are lost");
         Ok(Repaired { old_end, new_end, bytes_set_aside: set_aside })
     }

@@ -41,7 +41,7 @@ impl Partition {
             }
             Err(error) => {
                 tracing::error!(partition = %context.named(self.log.partition()), %error, "flush cannot begin");
-                self.handle.set_condition(self.log.condition(), self.known_epoch());
+                self.show_log();
                 self.note_failure(context);
                 None
             }
@@ -88,7 +88,7 @@ impl Partition {
             Ok(_) => self.step(ReplicaEvent::LogChanged, context),
             Err(error) => {
                 tracing::error!(partition = %context.named(self.log.partition()), %error, "flush failed: partition out of service");
-                self.handle.set_condition(self.log.condition(), self.known_epoch());
+                self.show_log();
             }
         }
         self.note_failure(context);

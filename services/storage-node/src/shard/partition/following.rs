@@ -209,7 +209,7 @@ impl Partition {
                 }
                 if let AppendError::Log(error) = &error {
                     tracing::error!(partition = %context.named(self.log.partition()), %error, "append failed");
-                    self.handle.set_condition(self.log.condition(), self.known_epoch());
+                    self.show_log();
                 }
                 self.give_up_pushed(context);
             }

@@ -102,8 +102,13 @@ impl Partition {
         let rests = self.replica.leader().is_none() && self.replica.follower().is_none();
         let stopped = self.replica.follower().is_some_and(Follower::stopped) || rests && self.handle.contradicted();
         if !stopped || *self.log.condition() != Condition::Healthy {
-            self.handle.set_condition(self.log.condition(), self.known_epoch());
+            self.show_log();
         }
+    }
+
+    /// Shows whether the log can be used, as it is in the leader epoch that is known.
+    pub(super) fn show_log(&self) {
+        self.handle.set_condition(self.log.condition(), self.known_epoch());
     }
 
     /// Whether this node leads, with the topic's settings.
