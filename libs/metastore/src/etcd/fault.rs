@@ -56,14 +56,16 @@ impl Fault {
         if says("lease not found") {
             return Self::NoLease;
         }
-        if says("invalid auth token") {
+        if says("invalid auth token") || says("revision of auth store is old") {
             return Self::Token(text.to_owned());
         }
         if says("database space exceeded") {
             return Self::Refused(format!("{text} (NOSPACE): free space, defragment, and disarm the alarm"));
         }
         let not_sent = ["tcp connect error", "dns error"].iter().any(|part| with_cause.contains(part));
-        if says("no leader") || says("too many requests") || not_sent {
+        // A member can be behind when users are asked for.
+        let behind = says("authentication is not enabled");
+        if says("no leader") || says("too many requests") || behind || not_sent {
             return Self::Elsewhere(with_cause);
         }
         match code {

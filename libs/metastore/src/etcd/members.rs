@@ -85,7 +85,7 @@ impl Members {
             let member = &self.members[number % self.members.len()];
             match self.ask_member(member, answer_max, &request).await {
                 Ok(answer) => return Ok(answer),
-                Err(fault @ (Fault::Elsewhere(_) | Fault::Unknown(_))) => {
+                Err(fault @ (Fault::Elsewhere(_) | Fault::Unknown(_) | Fault::Token(_))) => {
                     // Whoever was asked at the same time may have moved on already.
                     let next = number.wrapping_add(1);
                     let _ = self.current.compare_exchange(number, next, Ordering::Relaxed, Ordering::Relaxed);

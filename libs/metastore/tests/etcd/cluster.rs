@@ -1,18 +1,20 @@
 //! Members of etcd on this machine.
 
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use walser_metastore::{Etcd, EtcdConfig, EtcdTls, Metastore as _};
 
-use crate::member::{Member, Place};
+use crate::member::{Member, Place, own_address};
 
 /// How long members have to find a leader.
 const READY_MAX: Duration = Duration::from_secs(60);
 
-/// An authority, and what it has signed for this machine.
+/// An authority, and what it has signed for an address of this machine.
 pub(crate) struct Certificates {
+    address: Ipv4Addr,
     pub(crate) ca: Vec<u8>,
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -26,10 +28,11 @@ impl Certificates {
         let ca = authority.self_signed(&authority_key).unwrap();
         let issuer = rcgen::Issuer::new(authority, authority_key);
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let address = own_address();
+        let params = rcgen::CertificateParams::new(vec![address.to_string()]).unwrap();
         let certificate = params.signed_by(&key, &issuer).unwrap();
         let (ca, certificate) = (ca.pem().into_bytes(), certificate.pem().into_bytes());
-        Self { ca, certificate, key: key.serialize_pem().into_bytes() }
+        Self { address, ca, certificate, key: key.serialize_pem().into_bytes() }
     }
 
     pub(crate) fn of_client(&self) -> EtcdTls {
@@ -47,7 +50,8 @@ impl Cluster {
     /// Starts members with more flags, and waits until they answer.
     pub(crate) async fn start(count: usize, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let cluster = Self::start_in(dir, "http", count, flags);
+        let places = (0..count).map(|_| Place::free("http")).collect();
+        let cluster = Self::start_in(dir, places, flags);
         cluster.ready().await;
         cluster
     }
@@ -55,7 +59,7 @@ impl Cluster {
     /// Starts one member that asks its clients for certificates, and waits until it answers.
     pub(crate) async fn start_with_tls(certificates: &Certificates) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let Certificates { ca, certificate, key } = certificates;
+        let Certificates { address, ca, certificate, key } = certificates;
         let file = |name: &str, content: &[u8]| {
             let path = dir.path().join(name);
             std::fs::write(&path, content).unwrap();
@@ -63,14 +67,15 @@ impl Cluster {
         };
         let (ca, certificate, key) = (file("ca.pem", ca), file("cert.pem", certificate), file("key.pem", key));
         let flags = ["--client-cert-auth", "--trusted-ca-file", &ca, "--cert-file", &certificate, "--key-file", &key];
-        let cluster = Self::start_in(dir, "https", 1, &flags);
+        let cluster = Self::start_in(dir, vec![Place::free_at(*address, "https")], &flags);
         let store = EtcdConfig { tls: Some(certificates.of_client()), ..cluster.config("/ready/") };
-        answers(&Etcd::new(&store).unwrap()).await;
+        all_answer(&Etcd::new(&store).unwrap()).await;
         cluster
     }
 
-    fn start_in(dir: TempDir, scheme: &str, count: usize, flags: &[&str]) -> Self {
-        let places: Vec<_> = (0..count).map(|number| (format!("m{number}"), Place::free(scheme))).collect();
+    fn start_in(dir: TempDir, places: Vec<Place>, flags: &[&str]) -> Self {
+        let named = |(number, place)| (format!("m{number}"), place);
+        let places: Vec<(String, Place)> = places.into_iter().enumerate().map(named).collect();
         let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let initial: Vec<_> = places.iter().map(|(name, place)| format!("{name}={}", place.peer)).collect();
         let start =
@@ -78,9 +83,9 @@ impl Cluster {
         Self { members: places.iter().map(start).collect(), _dir: dir }
     }
 
-    /// Waits until the members answer.
+    /// Waits until all members answer.
     pub(crate) async fn ready(&self) {
-        answers(&self.store("/ready/")).await;
+        all_answer(&self.store("/ready/")).await;
     }
 
     /// Where the members are.
@@ -113,11 +118,16 @@ impl Cluster {
     }
 }
 
-async fn answers(store: &Etcd) {
+/// Waits until something can be read, and no member is missed.
+pub(crate) async fn all_answer(store: &Etcd) {
     let answers = async {
-        while store.get("a").await.is_err() {
+        while store.get("a").await.is_err()
+            || store.problems().await.iter().any(|text| text.contains("does not answer"))
+        {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(READY_MAX, answers).await.expect("etcd has no leader");
+    if tokio::time::timeout(READY_MAX, answers).await.is_err() {
+        panic!("etcd does not answer: {:?}, {:?}", store.get("a").await, store.problems().await);
+    }
 }

@@ -1,8 +1,9 @@
 //! A member of etcd on this machine. Tests of the services include it, too.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// A member; killed when it is dropped.
 pub(crate) struct Member {
@@ -20,14 +21,27 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Free ports; clients come by this scheme.
+    /// Free ports of an address of its own; clients come by this scheme.
     pub(crate) fn free(scheme: &str) -> Self {
-        let address = |scheme: &str| {
-            let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            format!("{scheme}://{free}")
-        };
-        Self { client: address(scheme), peer: address("http") }
+        Self::free_at(own_address(), scheme)
     }
+
+    /// Free ports of an address.
+    pub(crate) fn free_at(address: Ipv4Addr, scheme: &str) -> Self {
+        // Both are held at once: two different ports.
+        let [client, peer] = [(); 2].map(|()| TcpListener::bind((address, 0)).unwrap());
+        let url = |scheme: &str, listener: TcpListener| format!("{scheme}://{}", listener.local_addr().unwrap());
+        Self { client: url(scheme, client), peer: url("http", peer) }
+    }
+}
+
+/// An address of loopback that nobody else has, where the system allows that: a port of it is not given to a connection
+/// of somebody else before the member listens, or while it is killed.
+pub(crate) fn own_address() -> Ipv4Addr {
+    static COUNT: AtomicU8 = AtomicU8::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, high | 1, low, COUNT.fetch_add(1, Ordering::Relaxed));
+    if TcpListener::bind((own, 0)).is_ok() { own } else { Ipv4Addr::LOCALHOST }
 }
 
 impl Member {
