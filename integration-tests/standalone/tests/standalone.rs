@@ -16,6 +16,8 @@ mod cli_truth;
 mod cluster_config;
 #[path = "standalone/cluster_up.rs"]
 mod cluster_up;
+#[path = "standalone/contradictions.rs"]
+mod contradictions;
 #[path = "standalone/controllers.rs"]
 mod controllers;
 #[path = "standalone/decoded_cost.rs"]

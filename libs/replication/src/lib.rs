@@ -31,5 +31,5 @@ pub use replica::{
 };
 pub use role::{Role, may_stop_clean, role};
 pub use rules::{Rule, Rules};
-pub use state::PartitionState;
+pub use state::{PartitionState, SteppedDown};
 pub use wire::{Ack, AlterIsr, Diverging, Frame, ReplicationSession, ReplicationSessionId};

@@ -1,8 +1,27 @@
 //! A partition as the metadata store has it: where it is, who leads it, and who could.
 
+use std::collections::BTreeMap;
+
 use walser_model::{LeaderEpoch, NodeId};
 
 use crate::NodeSet;
+
+/// An election without proof that an operator has asked for: the leader has stepped down, so that all replicas say what they
+/// have. It is kept with the partition until somebody leads: whoever is the controller then brings it to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SteppedDown {
+    /// Who led.
+    pub leader: NodeId,
+    /// Whom the operator has named; the replica that has most, where nobody is.
+    pub named: Option<NodeId>,
+    /// Nobody could be elected in time: the former leader leads again, as soon as it is in service.
+    pub ended: bool,
+    /// Those in service that had everything, the leader among them, each with its incarnation: whoever has registered since
+    /// may have lost something.
+    pub whole: BTreeMap<NodeId, i64>,
+    /// The same, of those in [`PartitionState::last_known_elr`].
+    pub last_known: BTreeMap<NodeId, i64>,
+}
 
 /// The value of a partition's key. Its mod revision in the store is the partition epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +47,8 @@ pub struct PartitionState {
     /// The latest leader epoch that began without proof, or [`LeaderEpoch::NONE`]: what was taken for committed before
     /// it need not be.
     pub unclean_epoch: LeaderEpoch,
+    /// Only while nobody leads. Storage nodes are not told.
+    pub stepped_down: Option<Box<SteppedDown>>,
     /// Effective `min.insync.replicas`: at most the number of replicas (amendment A3).
     pub min_isr: usize,
 }
@@ -47,6 +68,7 @@ impl PartitionState {
             last_known_elr: NodeSet::EMPTY,
             recovering: false,
             unclean_epoch: LeaderEpoch::NONE,
+            stepped_down: None,
         }
     }
 
@@ -80,6 +102,7 @@ impl PartitionState {
             (self.last_known_elr.is_subset(&replicas), "a node that was eligible is not a replica"),
             (self.adding.is_subset(&replicas), "a node that is added is not a replica"),
             (self.removing.is_subset(&replicas), "a node that goes is not a replica"),
+            (self.leader.is_none() || self.stepped_down.is_none(), "it is led, and a leader has stepped down"),
             (self.adding.intersection(&self.removing).is_empty(), "a node is added and goes at once"),
         ];
         checks.iter().find(|(holds, _)| !holds).map(|(_, problem)| *problem)

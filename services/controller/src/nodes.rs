@@ -19,7 +19,7 @@ use crate::committer::{Committed, Committer, Extra};
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
 
-pub(crate) use elections::{Election, InHand, Known, Wish};
+pub(crate) use elections::{Election, InHand, Known, STEPPED_DOWN_MAX, Wish};
 pub(crate) use holdings::Holdings;
 pub(crate) use in_sync::Proposed;
 

@@ -10,7 +10,7 @@ use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leader
 use crate::server::{cli_at, place, values, write};
 
 /// The first segment of the only partition on a node.
-fn segment(data: &Path) -> PathBuf {
+pub(crate) fn segment(data: &Path) -> PathBuf {
     let logs = std::fs::read_dir(data.join("logs")).unwrap().map(|entry| entry.unwrap().path());
     logs.into_iter().find(|path| path.is_dir()).unwrap().join("00000000000000000000.log")
 }
@@ -26,11 +26,11 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-fn numbers(range: std::ops::Range<i32>) -> Vec<String> {
+pub(crate) fn numbers(range: std::ops::Range<i32>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
-async fn write_numbers(client: &Client, range: std::ops::Range<i32>) {
+pub(crate) async fn write_numbers(client: &Client, range: std::ops::Range<i32>) {
     for number in numbers(range) {
         write(client, "t", 0, number).await;
     }
@@ -42,7 +42,7 @@ fn cut(nodes: &Nodes, node: i32) {
 }
 
 /// Whether a command that loses records is done.
-fn accepts_loss(nodes: &Nodes, command: &[&str]) -> bool {
+pub(crate) fn accepts_loss(nodes: &Nodes, command: &[&str]) -> bool {
     cli_at(&nodes.cluster.address(), &[command, &["--accept-loss"]].concat(), b"").status.success()
 }
 
@@ -315,6 +315,32 @@ async fn a_damaged_leader_steps_down_for_a_replica_that_has_more() {
     for alone in 1..=NODES {
         assert_alone_has(&mut nodes, &client, alone, &numbers(0..25)).await;
     }
+}
+
+/// While it waits for what the named node has. Its successor finds in the partition who is to lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_election_during_which_the_controller_dies_is_finished_by_the_next_one() {
+    let (_dir, data) = place();
+    let (mut nodes, client, damaged) = with_damaged_leader(&data, 20, 30).await;
+    let named = damaged % NODES + 1;
+    nodes.restart(named);
+    told_of_more(&client, named).await;
+    nodes.signal(named, "-STOP");
+    let address = nodes.cluster.address();
+    let id = named.to_string();
+    let command = std::thread::spawn(move || {
+        let elect = ["partition", "elect", "t", "0", "--unclean", "--accept-loss", "--node", &id];
+        cli_at(&address, &elect, b"").status.success()
+    });
+    until(async || leaderless(&client).await, "the leader has stepped down").await;
+    nodes.cluster.restart_controller();
+    nodes.signal(named, "-CONT");
+    leads(&client, named).await;
+    command.join().unwrap();
+    assert_eq!(values(&client, "t", 0).await, numbers(0..20));
+    nodes.restart(named % NODES + 1);
+    all_in_sync(&client, "t").await;
+    assert_alone_has(&mut nodes, &client, damaged, &numbers(0..20)).await;
 }
 
 /// Nothing is left there with which a follower could compare its log, and nothing that could be copied.

@@ -1,8 +1,10 @@
 //! Partitions.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use walser_model::{LeaderEpoch, NodeId};
-use walser_replication::{NodeSet, PartitionState};
+use walser_replication::{NodeSet, PartitionState, SteppedDown};
 
 use super::{UnknownFields, Value};
 
@@ -41,8 +43,50 @@ struct Form {
     recovering: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unclean_epoch: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stepped_down: Option<SteppedDownForm>,
     #[serde(flatten)]
     unknown: UnknownFields,
+}
+
+/// A leader that has stepped down. Nodes with their incarnations are pairs.
+#[derive(Serialize, Deserialize)]
+struct SteppedDownForm {
+    leader: i32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    named: Option<i32>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ended: bool,
+    #[serde(default)]
+    whole: Vec<(i32, i64)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    last_known: Vec<(i32, i64)>,
+}
+
+impl From<&SteppedDown> for SteppedDownForm {
+    fn from(from: &SteppedDown) -> Self {
+        let pairs = |nodes: &BTreeMap<NodeId, i64>| nodes.iter().map(|(node, epoch)| (node.0, *epoch)).collect();
+        Self {
+            leader: from.leader.0,
+            named: from.named.map(|node| node.0),
+            ended: from.ended,
+            whole: pairs(&from.whole),
+            last_known: pairs(&from.last_known),
+        }
+    }
+}
+
+impl From<SteppedDownForm> for SteppedDown {
+    fn from(form: SteppedDownForm) -> Self {
+        let nodes = |pairs: Vec<(i32, i64)>| pairs.into_iter().map(|(node, epoch)| (NodeId(node), epoch)).collect();
+        Self {
+            leader: NodeId(form.leader),
+            named: form.named.map(NodeId),
+            ended: form.ended,
+            whole: nodes(form.whole),
+            last_known: nodes(form.last_known),
+        }
+    }
 }
 
 fn none() -> i32 {
@@ -77,6 +121,7 @@ impl Serialize for PartitionValue {
             last_known_elr: numbers(&state.last_known_elr),
             recovering: state.recovering,
             unclean_epoch: (unclean != LeaderEpoch::NONE).then_some(unclean.0),
+            stepped_down: state.stepped_down.as_deref().map(SteppedDownForm::from),
             unknown: self.unknown.clone(),
         };
         form.serialize(serializer)
@@ -96,6 +141,7 @@ impl<'de> Deserialize<'de> for PartitionValue {
             last_known_elr: set(form.last_known_elr),
             recovering: form.recovering,
             unclean_epoch: form.unclean_epoch.map_or(LeaderEpoch::NONE, LeaderEpoch),
+            stepped_down: form.stepped_down.map(|form| Box::new(form.into())),
             ..PartitionState::new(form.replicas.into_iter().map(NodeId).collect(), form.min_isr)
         };
         Ok(Self { state, unknown: form.unknown })
@@ -131,9 +177,16 @@ mod tests {
             recovering: true,
             unclean_epoch: LeaderEpoch(2),
             replicas: vec![NodeId(2), NodeId(1), NodeId(3)],
+            stepped_down: Some(Box::new(SteppedDown {
+                leader: NodeId(3),
+                named: Some(NodeId(2)),
+                ended: true,
+                whole: BTreeMap::from([(NodeId(1), 11), (NodeId(3), 13)]),
+                last_known: BTreeMap::from([(NodeId(2), 12)]),
+            })),
             ..state
         };
-        let text = r#"{"replicas":[2,1,3],"leader":-1,"leader_epoch":4,"isr":[],"min_isr":1,"adding":[3],"removing":[1],"elr":[1],"last_known_elr":[2],"recovering":true,"unclean_epoch":2}"#;
+        let text = r#"{"replicas":[2,1,3],"leader":-1,"leader_epoch":4,"isr":[],"min_isr":1,"adding":[3],"removing":[1],"elr":[1],"last_known_elr":[2],"recovering":true,"unclean_epoch":2,"stepped_down":{"leader":3,"named":2,"ended":true,"whole":[[1,11],[3,13]],"last_known":[[2,12]]}}"#;
         super::super::assert_form(&PartitionValue::from(state), text);
     }
 
@@ -155,11 +208,17 @@ mod tests {
             (leader, leader_epoch, min_isr) in (prop::option::of(1..6), 0..i32::MAX, 1..4_usize),
             (isr, adding, removing, elr, last_known_elr) in (nodes(), nodes(), nodes(), nodes(), nodes()),
             (recovering, unclean) in (any::<bool>(), -1..5),
+            (stepped_down, ended) in (prop::option::of((1..6, prop::option::of(1..6), 0..99_i64)), any::<bool>()),
         ) {
+            let stepped_down = stepped_down.map(|(leader, named, epoch)| {
+                let (leader, named) = (NodeId(leader), named.map(NodeId));
+                let (whole, last_known) = (BTreeMap::from([(leader, epoch)]), named.iter().map(|node| (*node, 0)).collect());
+                Box::new(SteppedDown { leader, named, ended, whole, last_known })
+            });
             let replicas: Vec<NodeId> = replicas.into_iter().map(NodeId).collect();
             let state = PartitionState {
                 leader: leader.map(NodeId), leader_epoch: LeaderEpoch(leader_epoch), isr, adding, removing, elr,
-                last_known_elr, recovering, unclean_epoch: LeaderEpoch(unclean),
+                last_known_elr, recovering, unclean_epoch: LeaderEpoch(unclean), stepped_down,
                 ..PartitionState::new(replicas, min_isr)
             };
             let value = PartitionValue::from(state);

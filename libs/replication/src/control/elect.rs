@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use walser_model::{LeaderEpoch, NodeId, Offset};
 
-use super::{Decision, DecisionContext, NodeRecord, PartitionRecord};
-use crate::{NodeSet, PartitionState};
+use super::{Decision, DecisionContext, PartitionRecord};
+use crate::{NodeSet, PartitionState, SteppedDown};
 
 /// A replica asked what it has, for an election without proof (rule R21).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,9 @@ fn is_current<P>(context: &DecisionContext, record: &PartitionRecord<P>, candida
 
 /// Makes a node the leader.
 pub(super) fn lead(state: &mut PartitionState, leader: Option<NodeId>) {
+    if leader.is_some() {
+        state.stepped_down = None;
+    }
     state.leader = leader;
     state.leader_epoch = state.leader_epoch.next();
 }
@@ -144,50 +147,62 @@ pub enum Lack {
 
 /// Takes the lead from a node whose log lacks records, on an operator's word: all replicas say then what they have, and
 /// [`elect_declared_lost`] compares them, all alike. Those who have everything and are away stay eligible: whoever of them
-/// comes back before that leads. `None`: nobody leads; or its log is damaged and somebody else who has everything is in
-/// service, and takes the lead. Where two logs contradict each other, that others are in sync with one of them says nothing.
-pub fn step_down<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>, lack: Lack) -> Option<Decision<P>> {
+/// comes back before that leads. `named`: who is to lead. `None`: nobody leads; or its log is damaged and somebody else who
+/// has everything is in service, and takes the lead. Where two logs contradict each other, that others are in sync with one
+/// of them says nothing.
+pub fn step_down<P: Clone>(
+    context: &DecisionContext,
+    record: &PartitionRecord<P>,
+    (lack, named): (Lack, Option<NodeId>),
+) -> Option<Decision<P>> {
     let leader = record.state.leader?;
     if lack == Lack::Damaged && context.whole_besides(&record.state, leader).is_some() {
         return None;
     }
     let away = |node: &NodeId| *node != leader && !context.alive(*node);
+    let in_service = |set: &NodeSet| {
+        let alive = set.iter().filter(|node| context.alive(*node));
+        alive.filter_map(|node| Some((node, context.node(node)?.epoch))).collect()
+    };
     let whole = record.state.whole();
     let mut state = record.state.clone();
+    let (of_whole, last_known) = (in_service(&whole), in_service(&state.last_known_elr));
     state.isr = NodeSet::EMPTY;
     state.elr = whole.iter().filter(away).collect();
     state.last_known_elr = state.last_known_elr.iter().filter(away).collect::<NodeSet>().without(&state.elr);
     lead(&mut state, None);
+    state.stepped_down = Some(Box::new(SteppedDown { leader, named, ended: false, whole: of_whole, last_known }));
     Some(Decision::of_partition(context, record, state, whole.iter()))
 }
 
-/// Gives the lead back to whoever has stepped down ([`step_down`]), as nobody could be elected in its place: all who have
-/// been there since count for what they did. `before`: the partition when it led, and the nodes as they were then. `None`:
-/// it is not in service, has been away, or somebody has led since.
-pub fn lead_again<P: Clone>(
-    context: &DecisionContext,
-    record: &PartitionRecord<P>,
-    (before, nodes): (&PartitionState, &BTreeMap<NodeId, NodeRecord>),
-) -> Option<Decision<P>> {
-    let node = before.leader?;
-    // Whoever has registered since may have lost something; of those who were away the partition itself still says it.
-    let stayed = |node: &NodeId| {
-        record.state.replicas.contains(node)
-            && nodes
-                .get(node)
-                .is_some_and(|then| !then.fenced && context.node(*node).is_some_and(|now| now.epoch == then.epoch))
+/// Ends an election for which a leader has stepped down ([`step_down`]), as nobody could be elected in its place: it leads
+/// again, and all who have been there since count for what they did. While it is not in service, the partition waits for
+/// it; once it has registered anew, it is nothing special. `None`: no such election is under way, or it waits already.
+pub fn lead_again<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
+    let before = record.state.stepped_down.as_deref()?;
+    let node = before.leader;
+    let stayed = |(node, epoch): (&NodeId, &i64)| {
+        record.state.replicas.contains(node) && context.node(*node).is_some_and(|now| now.epoch == *epoch)
     };
-    let untouched = record.state.leader.is_none() && record.state.leader_epoch == before.leader_epoch.next();
-    if !untouched || !stayed(&node) || !context.alive(node) {
-        return None;
-    }
-    let kept = |set: &NodeSet| set.iter().filter(stayed).collect::<NodeSet>();
+    let kept = |then: &BTreeMap<NodeId, i64>| -> NodeSet {
+        then.iter().filter(|entry| stayed(*entry)).map(|(node, _)| *node).collect()
+    };
+    let whole = kept(&before.whole);
     let mut state = record.state.clone();
-    state.last_known_elr = state.last_known_elr.union(&kept(&before.last_known_elr));
-    state.elr = state.elr.union(&kept(&before.whole()));
-    state.set_isr(NodeSet::from_iter([node]));
-    lead(&mut state, Some(node));
-    Some(Decision::of_partition(context, record, state, before.replicas.iter().copied()))
+    if !whole.contains(node) {
+        state.stepped_down = None;
+    } else if !context.alive(node) {
+        if before.ended {
+            return None;
+        }
+        state.stepped_down = Some(Box::new(SteppedDown { ended: true, ..before.clone() }));
+    } else {
+        state.last_known_elr = state.last_known_elr.union(&kept(&before.last_known));
+        state.elr = state.elr.union(&whole);
+        state.set_isr(NodeSet::from_iter([node]));
+        lead(&mut state, Some(node));
+    }
+    Some(Decision::of_partition(context, record, state, before.whole.keys().chain(before.last_known.keys()).copied()))
 }
 
 /// How long an election without proof waits (rule R21). Without any of them the partition waits for an operator.

@@ -1,5 +1,6 @@
 //! Elects leaders without proof where somebody has decided it: an operator, in partitions of restored metadata, of which no
-//! replica is known to have everything; or the topic's `recovery.policy` (rule R21).
+//! replica is known to have everything; or the topic's `recovery.policy` (rule R21). An operator's election during which the
+//! controller died is finished here, too: the partition itself says what was asked for.
 //!
 //! Nodes offer what they have of partitions that nobody leads. Of restored partitions, and by the policy `balanced`, the one
 //! that has most leads when all who may have everything have answered; by `proactive` it leads after a while, when all that
@@ -10,11 +11,13 @@ use std::time::Duration;
 
 use walser_metadata::PartitionEntry;
 use walser_model::{RecoveryPolicy, TopicPartition};
+use walser_replication::SteppedDown;
 use walser_replication::control::{self, Candidate, Decision, DecisionContext, Recovery};
 use walser_rpc::ApiError;
 
 use super::Duties;
 use crate::committer::Extra;
+use crate::nodes::STEPPED_DOWN_MAX;
 
 /// Time between two looks at what nodes offer.
 const LOOK: Duration = Duration::from_millis(200);
@@ -77,11 +80,20 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 waiting = true;
                 continue;
             }
+            let late = now.saturating_sub(since);
+            if let Some(stepped_down) = &found.record.state.stepped_down {
+                let decided = finish(&context, (found, stepped_down), &self.sessions.offers(*id), late);
+                waiting |= decided.is_none();
+                // Whoever only waits for the former leader is not left to it alone.
+                if decided.is_some() || !stepped_down.ended {
+                    due.extend(decided);
+                    continue;
+                }
+            }
             let policy = view.metadata.topic(id.topic).map(|topic| topic.settings.config.recovery_policy);
             let policy = policy.unwrap_or_default();
             if found.record.state.recovering || policy != RecoveryPolicy::Manual {
-                let late = now.saturating_sub(since) >= PROACTIVE_AFTER;
-                let proactive = policy == RecoveryPolicy::Proactive && late;
+                let proactive = policy == RecoveryPolicy::Proactive && late >= PROACTIVE_AFTER;
                 let decided = decide(&context, found, &self.sessions.offers(*id), proactive);
                 // What was offered may count later without another word, when a node is in service.
                 waiting |= decided.is_none();
@@ -93,11 +105,25 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         }
         tracing::warn!(
             partitions = due.len(),
-            "partitions of restored metadata, or whose recovery.policy says so, are led by the replica that has most: \
-             records may be lost"
+            "partitions of restored metadata, or whose recovery.policy or an operator says so, are led by the replica that has \
+             most, or that is named: records may be lost"
         );
         Ok(self.nodes.committer().commit_all(&view, due, &Extra::default()).await? && !waiting)
     }
+}
+
+/// Brings an election to its end that an operator has asked an earlier controller for: as it was asked for, or the former
+/// leader leads again.
+fn finish(
+    context: &DecisionContext,
+    (found, stepped_down): (&PartitionEntry, &SteppedDown),
+    offers: &[Candidate],
+    late: Duration,
+) -> Option<Decision<TopicPartition>> {
+    if stepped_down.ended || late >= STEPPED_DOWN_MAX {
+        return control::lead_again(context, &found.record);
+    }
+    control::elect_declared_lost(context, &found.record, offers, stepped_down.named)
 }
 
 /// `proactive`: also while somebody who has everything may come back.

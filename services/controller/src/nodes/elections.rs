@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use walser_metadata::PartitionEntry;
 use walser_model::{NodeId, TopicPartition};
 use walser_replication::PartitionState;
-use walser_replication::control::{self, Candidate, Decision, DecisionContext, Lack, NodeRecord, Write};
+use walser_replication::control::{self, Candidate, Decision, DecisionContext, Lack, Write};
 use walser_rpc::{ApiError, Reason};
 
 use super::Nodes;
@@ -52,8 +52,6 @@ struct Asked<'a> {
     partitions: &'a [TopicPartition],
     /// Who was to lead.
     elected: BTreeMap<TopicPartition, NodeId>,
-    /// As they were when their leader was to step down, and the nodes as they were.
-    stepped_down: BTreeMap<TopicPartition, (PartitionState, BTreeMap<NodeId, NodeRecord>)>,
 }
 
 /// Partitions about which an operator decides: nobody else elects there meanwhile. Clones share it.
@@ -94,10 +92,11 @@ impl Drop for Held<'_> {
     }
 }
 
-/// How often, and how many times, it is asked again what replicas have whose leader has stepped down: nodes say it with
-/// their beats.
+/// How often it is asked again what replicas have whose leader has stepped down: nodes say it with their beats.
 const OFFER_LOOK: Duration = Duration::from_millis(100);
-const OFFER_LOOKS: usize = 50;
+/// For so long; then the leader leads again.
+pub(crate) const STEPPED_DOWN_MAX: Duration = Duration::from_secs(5);
+const OFFER_LOOKS: u128 = STEPPED_DOWN_MAX.as_millis() / OFFER_LOOK.as_millis();
 
 /// What became of the election of one partition.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,7 +165,7 @@ impl Wish {
         else {
             return self.without_proof(context, found, offers);
         };
-        match (control::step_down(context, &found.record, lack), lack, self.node) {
+        match (control::step_down(context, &found.record, (lack, self.node)), lack, self.node) {
             (None, ..) => self.without_proof(context, found, offers),
             (Some(_), Lack::Committed(other), None) => {
                 let text = format!(
@@ -281,8 +280,6 @@ impl Asked<'_> {
                         "the leader is to step down, as an operator wishes: its log lacks records"
                     );
                     decisions.push(decision);
-                    let of_replicas = state.replicas.iter().filter_map(|node| Some((*node, *context.nodes.get(node)?)));
-                    self.stepped_down.insert(*id, (state.clone(), of_replicas.collect()));
                     continue;
                 }
                 Step::Over(over) => over,
@@ -294,17 +291,10 @@ impl Asked<'_> {
         (decisions, outcomes)
     }
 
-    /// Whether somebody may still say what it has of a partition whose leader has stepped down.
-    fn waits(&self, outcomes: &BTreeMap<TopicPartition, Election>) -> bool {
-        outcomes.iter().any(|(id, election)| election.leader.is_none() && self.stepped_down.contains_key(id))
-    }
-
-    /// Gives the lead back where nobody was elected: what can be read there is better than nothing.
-    fn lead_again(&self, view: &ClusterView, context: &DecisionContext) -> Vec<Decision<TopicPartition>> {
-        let back = self.stepped_down.iter().filter_map(|(id, (before, nodes))| {
-            control::lead_again(context, &view.metadata.partition(*id)?.record, (before, nodes))
-        });
-        back.collect()
+    /// Partitions whose leader has stepped down, for this command or for one that an earlier controller did not finish.
+    fn stepped_down<'v>(&'v self, view: &'v ClusterView) -> impl Iterator<Item = &'v PartitionEntry> {
+        let found = self.partitions.iter().filter_map(|id| view.metadata.partition(*id));
+        found.filter(|found| found.record.state.stepped_down.is_some())
     }
 }
 
@@ -321,9 +311,11 @@ impl Nodes {
         known: &Known<impl Offers, impl Lacks>,
     ) -> Result<BTreeMap<TopicPartition, Election>, ApiError> {
         let _held = Held::of(&self.in_hand, partitions);
-        let mut asked = Asked { wish, partitions, elected: BTreeMap::new(), stepped_down: BTreeMap::new() };
+        let mut asked = Asked { wish, partitions, elected: BTreeMap::new() };
         let elected = self.elect_in_rounds(&mut asked, known).await;
-        if asked.stepped_down.is_empty() || elected.as_ref().is_ok_and(|outcomes| !asked.waits(outcomes)) {
+        // After a failure it is not known what was written.
+        let over = elected.is_ok() && asked.stepped_down(&self.committer().views.load()).next().is_none();
+        if over || !wish.unclean {
             return elected;
         }
         let view = self.lead_again(&asked).await?;
@@ -333,14 +325,16 @@ impl Nodes {
         Ok(outcomes)
     }
 
-    /// Gives the lead back wherever somebody has stepped down for nobody; returns the view then.
+    /// Gives the lead back wherever somebody has stepped down for nobody: what can be read there is better than nothing.
+    /// Returns the view then.
     async fn lead_again(&self, asked: &Asked<'_>) -> Result<Arc<ClusterView>, ApiError> {
         for _ in 0..ATTEMPTS_MAX {
             let _turn = self.turns().next().await?;
             // What was written, though its outcome is not known, shows then.
             self.committer().views.catch_up().await?;
             let (view, context) = self.committer().context()?;
-            let back = asked.lead_again(&view, &context);
+            let back = asked.stepped_down(&view).filter_map(|found| control::lead_again(&context, &found.record));
+            let back: Vec<_> = back.collect();
             if back.is_empty() {
                 return Ok(view);
             }
@@ -367,7 +361,7 @@ impl Nodes {
                 // What was written shows in the next round, as a leader that is there.
                 self.committer().commit_all(&view, decisions, &Extra::default()).await?;
                 self.committer().views.catch_up().await?;
-            } else if looks == OFFER_LOOKS || !asked.waits(&outcomes) {
+            } else if !asked.wish.unclean || looks == OFFER_LOOKS || asked.stepped_down(&view).next().is_none() {
                 return Ok(outcomes);
             } else {
                 looks += 1;
@@ -382,7 +376,7 @@ impl Nodes {
 mod tests {
     use walser_metadata::value::UnknownFields;
     use walser_model::{LeaderEpoch, Offset, PartitionIndex, TopicId};
-    use walser_replication::control::PartitionRecord;
+    use walser_replication::control::{NodeRecord, PartitionRecord};
 
     use super::*;
 

@@ -46,9 +46,9 @@ fn a_leader_that_lacks_records_steps_down_where_nobody_has_everything() {
     let mut led = record(&[1, 2, 3], &[1], 2);
     led.state.elr = ids(&[2]);
     led.state.last_known_elr = ids(&[3]);
-    assert_eq!(step_down(&context, &led, Lack::Damaged), None, "node 2 takes the lead");
+    assert_eq!(step_down(&context, &led, (Lack::Damaged, None)), None, "node 2 takes the lead");
     fenced(&mut context, 2);
-    let state = written(step_down(&context, &led, Lack::Damaged).unwrap());
+    let state = written(step_down(&context, &led, (Lack::Damaged, None)).unwrap());
     assert_eq!((state.leader, state.leader_epoch), (None, LeaderEpoch(8)));
     assert_eq!((&state.isr, &state.elr, &state.last_known_elr), (&NodeSet::EMPTY, &ids(&[2]), &NodeSet::EMPTY));
     // Whoever has most leads, also where that is the same one again.
@@ -78,26 +78,37 @@ fn a_leader_that_has_stepped_down_for_nobody_counts_again_for_what_it_did() {
     let mut led = record(&[1, 2, 3], &[1], 2);
     (led.state.elr, led.state.last_known_elr) = (ids(&[2]), ids(&[3]));
     fenced(&mut context, 2);
-    let state = written(step_down(&context, &led, Lack::Damaged).unwrap());
+    let state = written(step_down(&context, &led, (Lack::Damaged, None)).unwrap());
     let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
-    let nodes = context.nodes.clone();
-    let before = (&led.state, &nodes);
-    let state = written(lead_again(&context, &stepped, before).unwrap());
+    let state = written(lead_again(&context, &stepped).unwrap());
     let expected = PartitionState { leader_epoch: LeaderEpoch(9), ..led.state.clone() };
     assert_eq!(state, expected, "also who is eligible, and that nothing is lost");
-    let mut moved = stepped.clone();
-    moved.state.leader_epoch = LeaderEpoch(9);
-    assert_eq!(lead_again(&context, &moved, before), None, "somebody has led since");
+    assert_eq!(lead_again(&context, &led), None, "nobody has stepped down");
     // Nodes that come back meanwhile without their records count for nothing: 2 was away, and 3 was not.
-    let mut lost = stepped.clone();
+    let mut lost = stepped;
     lost.state.elr = NodeSet::EMPTY;
     context.nodes.get_mut(&NodeId(3)).unwrap().epoch += 100;
-    let state = written(lead_again(&context, &lost, before).unwrap());
+    let state = written(lead_again(&context, &lost).unwrap());
     assert_eq!((state.elr, state.last_known_elr), (NodeSet::EMPTY, NodeSet::EMPTY));
-    context.nodes.get_mut(&NodeId(1)).unwrap().epoch += 100;
-    assert_eq!(lead_again(&context, &stepped, before), None, "it has been away");
+}
+
+#[test]
+fn a_leader_that_has_stepped_down_and_is_away_is_waited_for_until_it_has_registered_anew() {
+    let mut context = context();
+    let led = record(&[1, 2, 3], &[1], 1);
+    let state = written(step_down(&context, &led, (Lack::Damaged, Some(NodeId(2)))).unwrap());
+    assert_eq!(state.stepped_down.as_ref().unwrap().named, Some(NodeId(2)), "a successor finds who is to lead");
+    let mut stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
     fenced(&mut context, 1);
-    assert_eq!(lead_again(&context, &stepped, (&led.state, &context.nodes)), None, "it is not in service");
+    stepped.state = written(lead_again(&context, &stepped).unwrap());
+    assert_eq!(stepped.state.leader, None);
+    assert!(stepped.state.stepped_down.as_ref().unwrap().ended);
+    assert_eq!(lead_again(&context, &stepped), None, "it is waited for");
+    let back = self::context();
+    assert_eq!(written(lead_again(&back, &stepped).unwrap()).leader, Some(NodeId(1)));
+    context.nodes.get_mut(&NodeId(1)).unwrap().epoch += 100;
+    let state = written(lead_again(&context, &stepped).unwrap());
+    assert_eq!((state.leader, state.stepped_down), (None, None), "it may have lost something");
 }
 
 #[test]
@@ -106,11 +117,11 @@ fn a_leader_whose_log_contradicts_another_steps_down_although_others_are_in_sync
     let mut led = record(&[1, 2, 3], &[1, 3], 2);
     led.state.elr = NodeSet::EMPTY;
     let contradicted = Lack::Committed(NodeId(2));
-    assert_eq!(step_down(&context, &led, Lack::Damaged), None);
-    let state = written(step_down(&context, &led, contradicted).unwrap());
+    assert_eq!(step_down(&context, &led, (Lack::Damaged, None)), None);
+    let state = written(step_down(&context, &led, (contradicted, Some(NodeId(2)))).unwrap());
     assert_eq!((state.leader, &state.isr, &state.elr), (None, &NodeSet::EMPTY, &NodeSet::EMPTY));
     let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
-    let state = written(lead_again(&context, &stepped, (&led.state, &context.nodes)).unwrap());
+    let state = written(lead_again(&context, &stepped).unwrap());
     assert_eq!(
         (state.leader, state.isr, state.elr),
         (Some(NodeId(1)), ids(&[1]), ids(&[3])),
