@@ -1,7 +1,5 @@
 //! A partition as the metadata store has it: where it is, who leads it, and who could.
 
-use std::collections::BTreeMap;
-
 use walser_model::{LeaderEpoch, NodeId};
 
 use crate::NodeSet;
@@ -12,15 +10,15 @@ use crate::NodeSet;
 pub struct SteppedDown {
     /// Who led.
     pub leader: NodeId,
+    /// The leader epoch of the partition since. In another one somebody has led, elected by a version that does not know
+    /// of this.
+    pub leader_epoch: LeaderEpoch,
     /// Whom the operator has named; the replica that has most, where nobody is.
     pub named: Option<NodeId>,
-    /// Nobody could be elected in time: the former leader leads again, as soon as it is in service.
-    pub ended: bool,
-    /// Those in service that had everything, the leader among them, each with its incarnation: whoever has registered since
-    /// may have lost something.
-    pub whole: BTreeMap<NodeId, i64>,
-    /// The same, of those in [`PartitionState::last_known_elr`].
-    pub last_known: BTreeMap<NodeId, i64>,
+    /// Those in service that have everything: eligible again when nobody is elected, or as soon as they are fenced.
+    pub whole: NodeSet,
+    /// What [`PartitionState::last_known_elr`] was: in this election all are compared alike.
+    pub last_known: NodeSet,
 }
 
 /// The value of a partition's key. Its mod revision in the store is the partition epoch.
@@ -72,9 +70,38 @@ impl PartitionState {
         }
     }
 
-    /// Replicas that are known to have everything that was committed: those in sync, and the eligible ones.
+    /// Replicas that are known to have everything that was committed: those in sync, the eligible ones, and those that are
+    /// compared with others all the same, as an operator wishes.
     pub fn whole(&self) -> NodeSet {
+        let compared = self.stepped_down.as_ref().map(|stepped_down| &stepped_down.whole);
+        self.electable().union(compared.unwrap_or(&NodeSet::EMPTY))
+    }
+
+    /// Of them those that lead as soon as they are in service.
+    pub fn electable(&self) -> NodeSet {
         self.isr.union(&self.elr)
+    }
+
+    /// Replicas that have everything, or had.
+    pub fn counted(&self) -> NodeSet {
+        let compared = self.stepped_down.as_ref().map(|stepped_down| &stepped_down.last_known);
+        self.whole().union(&self.last_known_elr).union(compared.unwrap_or(&NodeSet::EMPTY))
+    }
+
+    /// Begins the next leader epoch.
+    pub(crate) fn begin_epoch(&mut self) {
+        self.leader_epoch = self.leader_epoch.next();
+        if let Some(stepped_down) = &mut self.stepped_down {
+            stepped_down.leader_epoch = self.leader_epoch;
+        }
+    }
+
+    /// Takes a node that is fenced, or cannot be relied on, out of those that are compared: it is eligible then as others
+    /// are that leave.
+    pub(crate) fn leave_comparison(&mut self, node: NodeId) {
+        if self.stepped_down.as_mut().is_some_and(|stepped_down| stepped_down.whole.remove(node)) {
+            self.elr.insert(node);
+        }
     }
 
     /// Whether fewer replicas are in sync than there are.

@@ -1,6 +1,7 @@
 //! Decisions become transactions of the metadata store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _};
@@ -97,26 +98,40 @@ impl Committer {
         decisions: Vec<Decision<TopicPartition>>,
         extra: &Extra,
     ) -> Result<bool, ApiError> {
+        let mut failure = None;
         let sound = decisions.into_iter().filter(|decision| {
-            let problem = decision.problem();
-            if let Some(problem) = problem {
-                tracing::error!(problem, ?decision, "a decision would contradict itself; the others are written");
-            }
-            problem.is_none()
+            let Some(problem) = decision.problem() else { return true };
+            tracing::error!(problem, ?decision, "a decision would contradict itself; the others are written");
+            failure = Some(ApiError::internal(format!("a decision would write a partition in which {problem}")));
+            false
         });
         let merged = control::merge(sound, MERGED_PARTITIONS_MAX);
+        let failed = Arc::new(AtomicBool::new(false));
         let mut commits = Vec::with_capacity(merged.len());
         for decision in merged {
-            let (committer, view, extra) = (self.clone(), Arc::clone(view), extra.clone());
-            commits.push(async move { committer.commit(&view, &decision, extra).await }.boxed());
+            let (committer, view, extra, failed) = (self.clone(), Arc::clone(view), extra.clone(), Arc::clone(&failed));
+            let commit = async move {
+                // Where one is not taken, the others would not be: they are not tried.
+                if failed.load(Ordering::Relaxed) {
+                    return Ok(Committed::Again);
+                }
+                committer.commit(&view, &decision, extra).await
+            };
+            commits.push(commit.boxed());
         }
         let mut outcomes = stream::iter(commits).buffer_unordered(CONCURRENT_MAX);
         let mut all = true;
         while let Some(outcome) = outcomes.next().await {
-            // Where one is not taken, the others would not be: they are not tried. What is under way may be written.
-            all &= outcome? != Committed::Again;
+            // What is under way comes to its end before anybody is told.
+            match outcome {
+                Ok(committed) => all &= committed != Committed::Again,
+                Err(error) => {
+                    failed.store(true, Ordering::Relaxed);
+                    failure.get_or_insert(error);
+                }
+            }
         }
-        Ok(all)
+        failure.map_or(Ok(all), Err)
     }
 
     fn transaction(&self, view: &ClusterView, decision: &Decision<TopicPartition>, extra: Extra) -> Txn {

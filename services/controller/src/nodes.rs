@@ -19,7 +19,7 @@ use crate::committer::{Committed, Committer, Extra};
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
 
-pub(crate) use elections::{Election, InHand, Known, STEPPED_DOWN_MAX, Wish};
+pub(crate) use elections::{Election, InHand, Known, Lacks, STEPPED_DOWN_MAX, Wish};
 pub(crate) use holdings::Holdings;
 pub(crate) use in_sync::Proposed;
 
@@ -57,7 +57,7 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
     let alone: NodeSet = std::iter::once(node).collect();
     let only_here = view.metadata.partitions().filter(|partition| {
         let state = &partition.record.state;
-        state.whole().union(&state.last_known_elr) == alone
+        state.counted() == alone
     });
     let count = only_here.count();
     if count == 0 {
@@ -178,11 +178,19 @@ impl Nodes {
             let text = format!("the caller does not lead partition {id} in epoch {} any more", epoch.0);
             ApiError::new(Reason::StaleEpoch, text).with("epoch", epoch.0)
         };
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 0..ATTEMPTS_MAX {
             let _turn = self.turns.next().await?;
             let (view, context) = self.committer.context()?;
             let found = view.metadata.partition(id).filter(|_| view.metadata.tombstone(id.topic).is_none());
             let record = &found.ok_or_else(stale)?.record;
+            let (state, next) = (&record.state, epoch.max(above).next());
+            let of_caller =
+                state.leader.and_then(|leader| context.nodes.get(&leader)).is_some_and(|n| n.epoch == node_epoch);
+            if attempt > 0 && of_caller && state.leader_epoch == next && (!records_lost || state.unclean_epoch == next)
+            {
+                // Written by this very call, when the outcome was not known.
+                return Ok(next);
+            }
             let decided = if records_lost {
                 control::give_up_records(&context, record, node_epoch, epoch)
             } else {
@@ -193,7 +201,7 @@ impl Nodes {
                 _ => stale(),
             })?;
             if self.committer.commit(&view, &decision, Extra::default()).await? != Committed::Again {
-                return Ok(epoch.max(above).next());
+                return Ok(next);
             }
         }
         Err(contended())

@@ -106,7 +106,9 @@ pub async fn start(
     tasks.start_endless("duties", controller.duties().run());
     tasks.start_endless("fencing of silent nodes", controller.duties().fence_silent());
     tasks.start_endless("preferred leaders", controller.duties().restore_preferred());
-    tasks.start_endless("leaders without proof", controller.duties().recover());
+    let knowing = Arc::clone(&controller);
+    let recovery = controller.duties().recover(move |view, partitions| knowing.lacking(view, partitions));
+    tasks.start_endless("leaders without proof", recovery);
     // Where everything runs in one process, streams end with it.
     if !controller.config.standalone {
         // Other processes hold streams open for as long as they live: the calls of this one would never end.

@@ -1,7 +1,5 @@
 //! Partitions.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use walser_model::{LeaderEpoch, NodeId};
 use walser_replication::{NodeSet, PartitionState, SteppedDown};
@@ -49,42 +47,39 @@ struct Form {
     unknown: UnknownFields,
 }
 
-/// A leader that has stepped down. Nodes with their incarnations are pairs.
+/// An election for which a leader has stepped down.
 #[derive(Serialize, Deserialize)]
 struct SteppedDownForm {
     leader: i32,
+    leader_epoch: i32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     named: Option<i32>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    ended: bool,
-    #[serde(default)]
-    whole: Vec<(i32, i64)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    last_known: Vec<(i32, i64)>,
+    whole: Vec<i32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    last_known: Vec<i32>,
 }
 
 impl From<&SteppedDown> for SteppedDownForm {
     fn from(from: &SteppedDown) -> Self {
-        let pairs = |nodes: &BTreeMap<NodeId, i64>| nodes.iter().map(|(node, epoch)| (node.0, *epoch)).collect();
         Self {
             leader: from.leader.0,
+            leader_epoch: from.leader_epoch.0,
             named: from.named.map(|node| node.0),
-            ended: from.ended,
-            whole: pairs(&from.whole),
-            last_known: pairs(&from.last_known),
+            whole: numbers(&from.whole),
+            last_known: numbers(&from.last_known),
         }
     }
 }
 
 impl From<SteppedDownForm> for SteppedDown {
     fn from(form: SteppedDownForm) -> Self {
-        let nodes = |pairs: Vec<(i32, i64)>| pairs.into_iter().map(|(node, epoch)| (NodeId(node), epoch)).collect();
         Self {
             leader: NodeId(form.leader),
+            leader_epoch: LeaderEpoch(form.leader_epoch),
             named: form.named.map(NodeId),
-            ended: form.ended,
-            whole: nodes(form.whole),
-            last_known: nodes(form.last_known),
+            whole: set(form.whole),
+            last_known: set(form.last_known),
         }
     }
 }
@@ -130,7 +125,10 @@ impl Serialize for PartitionValue {
 
 impl<'de> Deserialize<'de> for PartitionValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let form = Form::deserialize(deserializer)?;
+        let mut form = Form::deserialize(deserializer)?;
+        // A version that does not know of it keeps it beside a leader that it elects.
+        let current = |found: &SteppedDownForm| form.leader < 0 && found.leader_epoch == form.leader_epoch;
+        let stepped_down = form.stepped_down.take_if(|found| current(found)).map(|found| Box::new(found.into()));
         let state = PartitionState {
             leader: (form.leader >= 0).then_some(NodeId(form.leader)),
             leader_epoch: LeaderEpoch(form.leader_epoch),
@@ -141,7 +139,7 @@ impl<'de> Deserialize<'de> for PartitionValue {
             last_known_elr: set(form.last_known_elr),
             recovering: form.recovering,
             unclean_epoch: form.unclean_epoch.map_or(LeaderEpoch::NONE, LeaderEpoch),
-            stepped_down: form.stepped_down.map(|form| Box::new(form.into())),
+            stepped_down,
             ..PartitionState::new(form.replicas.into_iter().map(NodeId).collect(), form.min_isr)
         };
         Ok(Self { state, unknown: form.unknown })
@@ -179,14 +177,14 @@ mod tests {
             replicas: vec![NodeId(2), NodeId(1), NodeId(3)],
             stepped_down: Some(Box::new(SteppedDown {
                 leader: NodeId(3),
+                leader_epoch: LeaderEpoch(4),
                 named: Some(NodeId(2)),
-                ended: true,
-                whole: BTreeMap::from([(NodeId(1), 11), (NodeId(3), 13)]),
-                last_known: BTreeMap::from([(NodeId(2), 12)]),
+                whole: set(vec![1, 3]),
+                last_known: set(vec![2]),
             })),
             ..state
         };
-        let text = r#"{"replicas":[2,1,3],"leader":-1,"leader_epoch":4,"isr":[],"min_isr":1,"adding":[3],"removing":[1],"elr":[1],"last_known_elr":[2],"recovering":true,"unclean_epoch":2,"stepped_down":{"leader":3,"named":2,"ended":true,"whole":[[1,11],[3,13]],"last_known":[[2,12]]}}"#;
+        let text = r#"{"replicas":[2,1,3],"leader":-1,"leader_epoch":4,"isr":[],"min_isr":1,"adding":[3],"removing":[1],"elr":[1],"last_known_elr":[2],"recovering":true,"unclean_epoch":2,"stepped_down":{"leader":3,"leader_epoch":4,"named":2,"whole":[1,3],"last_known":[2]}}"#;
         super::super::assert_form(&PartitionValue::from(state), text);
     }
 
@@ -195,6 +193,17 @@ mod tests {
         let value: PartitionValue = super::super::decode(br#"{"replicas":[3,1],"isr":[3]}"#).unwrap();
         assert_eq!((value.state.leader, value.state.leader_epoch, value.state.min_isr), (None, LeaderEpoch(0), 1));
         assert_eq!(value.state.problem(), None);
+    }
+
+    #[test]
+    fn a_leader_that_an_older_version_elected_ends_the_election() {
+        for (leader, epoch) in [(2, 9), (-1, 9)] {
+            let text = format!(
+                r#"{{"replicas":[1,2,3],"leader":{leader},"leader_epoch":{epoch},"isr":[2],"stepped_down":{{"leader":1,"leader_epoch":8,"whole":[1]}}}}"#
+            );
+            let value: PartitionValue = super::super::decode(text.as_bytes()).unwrap();
+            assert_eq!(value.state.stepped_down, None);
+        }
     }
 
     fn nodes() -> impl Strategy<Value = NodeSet> {
@@ -208,12 +217,11 @@ mod tests {
             (leader, leader_epoch, min_isr) in (prop::option::of(1..6), 0..i32::MAX, 1..4_usize),
             (isr, adding, removing, elr, last_known_elr) in (nodes(), nodes(), nodes(), nodes(), nodes()),
             (recovering, unclean) in (any::<bool>(), -1..5),
-            (stepped_down, ended) in (prop::option::of((1..6, prop::option::of(1..6), 0..99_i64)), any::<bool>()),
+            (stepped_down, whole, last_known) in (prop::option::of((1..6, prop::option::of(1..6))), nodes(), nodes()),
         ) {
-            let stepped_down = stepped_down.map(|(leader, named, epoch)| {
-                let (leader, named) = (NodeId(leader), named.map(NodeId));
-                let (whole, last_known) = (BTreeMap::from([(leader, epoch)]), named.iter().map(|node| (*node, 0)).collect());
-                Box::new(SteppedDown { leader, named, ended, whole, last_known })
+            let stepped_down = stepped_down.filter(|_| leader.is_none()).map(|(leader, named)| {
+                let (leader, leader_epoch, named) = (NodeId(leader), LeaderEpoch(leader_epoch), named.map(NodeId));
+                Box::new(SteppedDown { leader, leader_epoch, named, whole, last_known })
             });
             let replicas: Vec<NodeId> = replicas.into_iter().map(NodeId).collect();
             let state = PartitionState {

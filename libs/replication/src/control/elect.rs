@@ -1,7 +1,5 @@
 //! Who leads (rules R19, R21, R22).
 
-use std::collections::BTreeMap;
-
 use walser_model::{LeaderEpoch, NodeId, Offset};
 
 use super::{Decision, DecisionContext, PartitionRecord};
@@ -41,7 +39,7 @@ pub(super) fn lead(state: &mut PartitionState, leader: Option<NodeId>) {
         state.stepped_down = None;
     }
     state.leader = leader;
-    state.leader_epoch = state.leader_epoch.next();
+    state.begin_epoch();
 }
 
 /// Makes a node the leader, and the only one that counts, although it need not have everything that was committed.
@@ -50,6 +48,13 @@ pub(super) fn lead_without_proof(state: &mut PartitionState, leader: NodeId) {
     lead(state, Some(leader));
     state.unclean_epoch = state.leader_epoch;
     state.recovering = state.is_under_min_isr();
+}
+
+/// Makes an eligible node the leader, while nobody is in sync.
+fn lead_of_eligible(state: &mut PartitionState, node: NodeId) {
+    state.elr.remove(node);
+    state.set_isr(NodeSet::from_iter([node]));
+    lead(state, Some(node));
 }
 
 /// Gives a partition a leader whose leader cannot lead any more: from the in-sync set; when that is empty, from the
@@ -73,9 +78,7 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
     if state.isr.is_empty()
         && let Some(node) = first(&state.elr, &|node| context.alive(node))
     {
-        state.elr.remove(node);
-        state.set_isr(NodeSet::from_iter([node]));
-        lead(state, Some(node));
+        lead_of_eligible(state, node);
         return Some(node);
     }
     if state.leader.is_some() {
@@ -115,7 +118,7 @@ pub fn elect_declared_lost<P: Clone>(
     named: Option<NodeId>,
 ) -> Option<Decision<P>> {
     let state = &record.state;
-    let eligible = state.whole();
+    let eligible = state.electable();
     if eligible.iter().any(|node| context.alive(node)) {
         return None;
     }
@@ -159,50 +162,31 @@ pub fn step_down<P: Clone>(
     if lack == Lack::Damaged && context.whole_besides(&record.state, leader).is_some() {
         return None;
     }
-    let away = |node: &NodeId| *node != leader && !context.alive(*node);
-    let in_service = |set: &NodeSet| {
-        let alive = set.iter().filter(|node| context.alive(*node));
-        alive.filter_map(|node| Some((node, context.node(node)?.epoch))).collect()
-    };
     let whole = record.state.whole();
     let mut state = record.state.clone();
-    let (of_whole, last_known) = (in_service(&whole), in_service(&state.last_known_elr));
     state.isr = NodeSet::EMPTY;
-    state.elr = whole.iter().filter(away).collect();
-    state.last_known_elr = state.last_known_elr.iter().filter(away).collect::<NodeSet>().without(&state.elr);
+    state.elr = whole.iter().filter(|node| !context.alive(*node)).collect();
+    let last_known = std::mem::replace(&mut state.last_known_elr, NodeSet::EMPTY);
     lead(&mut state, None);
-    state.stepped_down = Some(Box::new(SteppedDown { leader, named, ended: false, whole: of_whole, last_known }));
+    let (leader_epoch, compared) = (state.leader_epoch, whole.without(&state.elr));
+    state.stepped_down = Some(Box::new(SteppedDown { leader, leader_epoch, named, whole: compared, last_known }));
     Some(Decision::of_partition(context, record, state, whole.iter()))
 }
 
-/// Ends an election for which a leader has stepped down ([`step_down`]), as nobody could be elected in its place: it leads
-/// again, and all who have been there since count for what they did. While it is not in service, the partition waits for
-/// it; once it has registered anew, it is nothing special. `None`: no such election is under way, or it waits already.
+/// Ends an election for which a leader has stepped down ([`step_down`]), as nobody could be elected in its place: whoever
+/// had everything has it again, and the former leader leads, or another one of them. `None`: no such election is under way.
 pub fn lead_again<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
-    let before = record.state.stepped_down.as_deref()?;
-    let node = before.leader;
-    let stayed = |(node, epoch): (&NodeId, &i64)| {
-        record.state.replicas.contains(node) && context.node(*node).is_some_and(|now| now.epoch == *epoch)
-    };
-    let kept = |then: &BTreeMap<NodeId, i64>| -> NodeSet {
-        then.iter().filter(|entry| stayed(*entry)).map(|(node, _)| *node).collect()
-    };
-    let whole = kept(&before.whole);
     let mut state = record.state.clone();
-    if !whole.contains(node) {
-        state.stepped_down = None;
-    } else if !context.alive(node) {
-        if before.ended {
-            return None;
-        }
-        state.stepped_down = Some(Box::new(SteppedDown { ended: true, ..before.clone() }));
+    let before = state.stepped_down.take()?;
+    let on = before.whole.union(&before.last_known);
+    state.elr = state.elr.union(&before.whole);
+    state.last_known_elr = state.last_known_elr.union(&before.last_known).without(&state.elr);
+    if before.whole.contains(before.leader) && context.alive(before.leader) {
+        lead_of_eligible(&mut state, before.leader);
     } else {
-        state.last_known_elr = state.last_known_elr.union(&kept(&before.last_known));
-        state.elr = state.elr.union(&whole);
-        state.set_isr(NodeSet::from_iter([node]));
-        lead(&mut state, Some(node));
+        elect(context, &mut state);
     }
-    Some(Decision::of_partition(context, record, state, before.whole.keys().chain(before.last_known.keys()).copied()))
+    Some(Decision::of_partition(context, record, state, on.iter()))
 }
 
 /// How long an election without proof waits (rule R21). Without any of them the partition waits for an operator.

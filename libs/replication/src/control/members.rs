@@ -62,6 +62,7 @@ pub fn sweep<P: Clone>(
         return None;
     }
     let mut state = record.state.clone();
+    state.leave_comparison(node);
     if state.isr.contains(node) {
         let mut isr = state.isr.clone();
         isr.remove(node);
@@ -78,6 +79,9 @@ pub fn sweep<P: Clone>(
         ReplicaIntegrity::Damaged | ReplicaIntegrity::Gone => {
             state.elr.remove(node);
             state.last_known_elr.remove(node);
+            if let Some(stepped_down) = &mut state.stepped_down {
+                stepped_down.last_known.remove(node);
+            }
         }
     }
     let mut on = vec![node];
@@ -86,7 +90,7 @@ pub fn sweep<P: Clone>(
         state.leader = None;
         on.extend(elect(context, &mut state));
         if state.leader.is_none() {
-            state.leader_epoch = state.leader_epoch.next();
+            state.begin_epoch();
         }
     } else {
         on.extend(elect(context, &mut state));
@@ -113,7 +117,7 @@ pub fn give_up<P: Clone>(
             && state.leader_epoch == leader_epoch
         {
             // The leader knows what it has acknowledged, and would propose it again.
-            state.leader_epoch = state.leader_epoch.next();
+            state.begin_epoch();
         }
         return Some(swept);
     }
@@ -154,11 +158,10 @@ fn counts_on<P>(record: &PartitionRecord<P>, node: NodeId, integrity: ReplicaInt
     let eligible = match integrity {
         ReplicaIntegrity::Intact => false,
         ReplicaIntegrity::Unclean => state.elr.contains(node),
-        ReplicaIntegrity::Damaged | ReplicaIntegrity::Gone => {
-            state.elr.contains(node) || state.last_known_elr.contains(node)
-        }
+        ReplicaIntegrity::Damaged | ReplicaIntegrity::Gone => state.counted().contains(node),
     };
-    eligible || state.isr.contains(node) || state.leader == Some(node)
+    let compared = state.stepped_down.as_ref().is_some_and(|stepped_down| stepped_down.whole.contains(node));
+    eligible || compared || state.isr.contains(node) || state.leader == Some(node)
 }
 
 /// What is to be written next, so that a node can register: its fence, then its sweeps, then the registration itself.

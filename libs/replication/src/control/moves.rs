@@ -46,7 +46,7 @@ pub fn reassign<P: Clone>(
     let settled: NodeSet = state.replicas.iter().copied().filter(|node| !state.adding.contains(*node)).collect();
     // Of a move that is given up, a replica that has joined may have what no other has: it stays until the end of this
     // one. Whoever counts nowhere goes at once.
-    let counted = state.whole().union(&state.last_known_elr);
+    let counted = state.counted();
     let given_up = state.adding.without(&wanted);
     let gone = given_up.without(&counted);
     state.adding = wanted.without(&settled);
@@ -91,11 +91,15 @@ fn drop_members(context: &DecisionContext, state: &mut PartitionState, gone: &No
     state.min_isr = state.min_isr.min(state.replicas.len());
     state.elr = state.elr.without(gone);
     state.last_known_elr = state.last_known_elr.without(gone);
+    if let Some(stepped_down) = &mut state.stepped_down {
+        stepped_down.whole = stepped_down.whole.without(gone);
+        stepped_down.last_known = stepped_down.last_known.without(gone);
+    }
     state.set_isr(isr);
     state.elr = state.elr.without(gone);
     let mut on: Vec<NodeId> = elect(context, state).into_iter().collect();
     if state.leader == led_before {
-        state.leader_epoch = state.leader_epoch.next();
+        state.begin_epoch();
         on.extend(state.leader);
     }
     on

@@ -13,7 +13,10 @@ pub fn reconcile<P: Clone>(
     record: &PartitionRecord<P>,
     min_isr: usize,
 ) -> Option<Decision<P>> {
-    let counts = |node: &walser_model::NodeId| record.state.isr.contains(*node) || record.state.leader == Some(*node);
+    let state = &record.state;
+    let compared = |node| state.stepped_down.as_ref().is_some_and(|stepped_down| stepped_down.whole.contains(node));
+    let counts =
+        |node: &walser_model::NodeId| state.isr.contains(*node) || state.leader == Some(*node) || compared(*node);
     let fenced = record.state.replicas.iter().copied().filter(counts).find(|node| !context.alive(*node));
     if let Some(node) = fenced {
         return sweep(context, record, node, ReplicaIntegrity::Intact);

@@ -26,6 +26,7 @@ pub fn restore<P: Clone>(
         return None;
     }
     state.leader_epoch = state.leader_epoch.max(seen).next();
+    state.stepped_down = None;
     if alone {
         state.unclean_epoch = state.leader_epoch;
     } else {

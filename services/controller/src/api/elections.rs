@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use walser_model::{NodeId, PartitionIndex, TopicPartition};
 use walser_proto::v1 as pb;
+use walser_replication::control::Lack;
 use walser_rpc::{ApiError, Reason};
 use walser_service::Caller;
 
@@ -42,6 +43,13 @@ fn not_preferred(view: &ClusterView) -> Vec<pb::TopicPartition> {
 }
 
 impl Controller {
+    /// Of these partitions those whose leader is known not to have everything.
+    pub(crate) fn lacking(&self, view: &ClusterView, partitions: &[TopicPartition]) -> HashMap<TopicPartition, Lack> {
+        let availability = self.availability(view);
+        let lack = |id: &TopicPartition| availability.leader_lacks(view.metadata.partition(*id)?);
+        partitions.iter().filter_map(|id| Some((*id, lack(id)?))).collect()
+    }
+
     /// Elects leaders as an operator wishes.
     pub(super) async fn elect(
         &self,
@@ -68,11 +76,7 @@ impl Controller {
         let wish = Wish { node: node_id.map(NodeId), unclean };
         let known = Known {
             offers: |id| self.sessions.offers(id),
-            lacking: |view: &ClusterView, partitions: &[TopicPartition]| {
-                let availability = self.availability(view);
-                let lack = |id: &TopicPartition| availability.leader_lacks(view.metadata.partition(*id)?);
-                partitions.iter().filter_map(|id| Some((*id, lack(id)?))).collect::<HashMap<_, _>>()
-            },
+            lacking: |view: &ClusterView, partitions: &[TopicPartition]| self.lacking(view, partitions),
         };
         let outcomes = self.nodes.elect(wish, &ids, &known).await?;
         let gone = || ApiError::new(Reason::PartitionNotFound, "the partition was deleted meanwhile");

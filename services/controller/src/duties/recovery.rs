@@ -12,12 +12,12 @@ use std::time::Duration;
 use walser_metadata::PartitionEntry;
 use walser_model::{RecoveryPolicy, TopicPartition};
 use walser_replication::SteppedDown;
-use walser_replication::control::{self, Candidate, Decision, DecisionContext, Recovery};
+use walser_replication::control::{self, Candidate, Decision, DecisionContext, Lack, Recovery};
 use walser_rpc::ApiError;
 
 use super::Duties;
 use crate::committer::Extra;
-use crate::nodes::STEPPED_DOWN_MAX;
+use crate::nodes::{Lacks, STEPPED_DOWN_MAX};
 
 /// Time between two looks at what nodes offer.
 const LOOK: Duration = Duration::from_millis(200);
@@ -32,7 +32,7 @@ type Leaderless = BTreeMap<TopicPartition, Duration>;
 
 impl<S: Clone + Default + Send + 'static> Duties<S> {
     /// Elects leaders without proof, for as long as the process runs.
-    pub(crate) async fn recover(self) {
+    pub(crate) async fn recover(self, lacking: impl Lacks) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut leaderless = Leaderless::new();
@@ -46,11 +46,17 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 leaderless.clear();
                 continue;
             }
-            let offered = self.sessions.take_offered();
+            let mut offered = self.sessions.take_offered();
+            if look % LOOKS == 0 {
+                // Nobody need offer anything there, and the former leader leads again then.
+                let view = self.nodes.committer().views.load();
+                let stepped_down = view.metadata.partitions().filter(|found| found.record.state.stepped_down.is_some());
+                offered.extend(stepped_down.map(|found| found.record.key));
+            }
             if offered.is_empty() {
                 continue;
             }
-            match self.elect_offered(&offered, &mut leaderless).await {
+            match self.elect_offered(&offered, &mut leaderless, &lacking).await {
                 Ok(true) => {}
                 Ok(false) => self.sessions.look_again(),
                 Err(failure) => {
@@ -62,7 +68,12 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
     }
 
     /// False: some decision was overtaken, or waits for more nodes or for its time.
-    async fn elect_offered(&self, offered: &[TopicPartition], leaderless: &mut Leaderless) -> Result<bool, ApiError> {
+    async fn elect_offered(
+        &self,
+        offered: &[TopicPartition],
+        leaderless: &mut Leaderless,
+        lacking: &impl Lacks,
+    ) -> Result<bool, ApiError> {
         let _turn = self.nodes.turns().next().await?;
         let (view, context) = self.nodes.committer().context()?;
         let now = self.clock.monotonic();
@@ -82,13 +93,11 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             }
             let late = now.saturating_sub(since);
             if let Some(stepped_down) = &found.record.state.stepped_down {
-                let decided = finish(&context, (found, stepped_down), &self.sessions.offers(*id), late);
+                let lack = || lacking(&view, &[*id]).remove(id);
+                let decided = finish(&context, (found, stepped_down), (&self.sessions.offers(*id), lack), late);
                 waiting |= decided.is_none();
-                // Whoever only waits for the former leader is not left to it alone.
-                if decided.is_some() || !stepped_down.ended {
-                    due.extend(decided);
-                    continue;
-                }
+                due.extend(decided);
+                continue;
             }
             let policy = view.metadata.topic(id.topic).map(|topic| topic.settings.config.recovery_policy);
             let policy = policy.unwrap_or_default();
@@ -117,11 +126,15 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
 fn finish(
     context: &DecisionContext,
     (found, stepped_down): (&PartitionEntry, &SteppedDown),
-    offers: &[Candidate],
+    (offers, lack): (&[Candidate], impl Fn() -> Option<Lack>),
     late: Duration,
 ) -> Option<Decision<TopicPartition>> {
-    if stepped_down.ended || late >= STEPPED_DOWN_MAX {
+    if late >= STEPPED_DOWN_MAX {
         return control::lead_again(context, &found.record);
+    }
+    // Where two logs contradict each other, nobody leads who is not named.
+    if stepped_down.named.is_none() && matches!(lack(), Some(Lack::Committed(_))) {
+        return None;
     }
     control::elect_declared_lost(context, &found.record, offers, stepped_down.named)
 }

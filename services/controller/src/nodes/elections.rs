@@ -1,7 +1,7 @@
 //! Elections that operators ask for: of preferred leaders, of a node that they name, and, where nobody who has everything
 //! is left, of one that need not have it (rule R21).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use walser_rpc::{ApiError, Reason};
 
 use super::Nodes;
 use crate::cluster_view::ClusterView;
-use crate::committer::Extra;
+use crate::committer::{Extra, maybe};
 use crate::topics::{ATTEMPTS_MAX, contended};
 
 /// Whom an operator wants to lead.
@@ -52,43 +52,40 @@ struct Asked<'a> {
     partitions: &'a [TopicPartition],
     /// Who was to lead.
     elected: BTreeMap<TopicPartition, NodeId>,
+    /// Something was written, or may have been.
+    begun: bool,
 }
 
 /// Partitions about which an operator decides: nobody else elects there meanwhile. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct InHand(Arc<Mutex<BTreeMap<TopicPartition, usize>>>);
+pub(crate) struct InHand(Arc<Mutex<BTreeSet<TopicPartition>>>);
 
 impl InHand {
     pub(crate) fn contains(&self, id: TopicPartition) -> bool {
-        self.0.lock().contains_key(&id)
+        self.0.lock().contains(&id)
+    }
+
+    /// Takes those of these partitions that nobody has.
+    fn take(&self, partitions: &[TopicPartition]) -> Held<'_> {
+        let mut held = self.0.lock();
+        let partitions = partitions.iter().copied().filter(|id| held.insert(*id)).collect();
+        Held { in_hand: self, partitions }
     }
 }
 
-/// Takes partitions in hand until it is dropped.
+/// Has partitions in hand until it is dropped.
 #[derive(Debug)]
 struct Held<'a> {
     in_hand: &'a InHand,
-    partitions: &'a [TopicPartition],
-}
-
-impl<'a> Held<'a> {
-    fn of(in_hand: &'a InHand, partitions: &'a [TopicPartition]) -> Self {
-        let mut held = in_hand.0.lock();
-        partitions.iter().for_each(|id| *held.entry(*id).or_default() += 1);
-        drop(held);
-        Self { in_hand, partitions }
-    }
+    partitions: Vec<TopicPartition>,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         let mut held = self.in_hand.0.lock();
-        for id in self.partitions {
-            if let Some(count) = held.get_mut(id) {
-                *count -= 1;
-            }
+        for id in &self.partitions {
+            held.remove(id);
         }
-        held.retain(|_, count| *count > 0);
     }
 }
 
@@ -225,7 +222,7 @@ impl Wish {
     /// Why nobody is elected without proof.
     fn not_yet(self, context: &DecisionContext, found: &PartitionEntry) -> String {
         let state = &found.record.state;
-        if let Some(node) = state.whole().iter().find(|node| context.alive(*node)) {
+        if let Some(node) = state.electable().iter().find(|node| context.alive(*node)) {
             return format!(
                 "node {node} has everything and is in service: it leads as soon as it can open its log; try again"
             );
@@ -260,8 +257,7 @@ impl Asked<'_> {
         let lacking = if self.wish.unclean { (known.lacking)(view, self.partitions) } else { HashMap::new() };
         let (mut decisions, mut outcomes) = (Vec::new(), BTreeMap::new());
         for id in self.partitions {
-            let found = view.metadata.partition(*id).filter(|_| view.metadata.tombstone(id.topic).is_none());
-            let Some(found) = found else { continue };
+            let Some(found) = living(view, *id) else { continue };
             let state = &found.record.state;
             if let Some(leader) = state.leader.filter(|leader| self.elected.get(id) == Some(leader)) {
                 outcomes.insert(*id, Election { leader: Some(leader), elected: true, failure: None });
@@ -291,11 +287,21 @@ impl Asked<'_> {
         (decisions, outcomes)
     }
 
+    /// A failure: whether anything was written before it is not known.
+    fn tell(&self, failure: ApiError) -> ApiError {
+        if self.begun { maybe(&failure) } else { failure }
+    }
+
     /// Partitions whose leader has stepped down, for this command or for one that an earlier controller did not finish.
     fn stepped_down<'v>(&'v self, view: &'v ClusterView) -> impl Iterator<Item = &'v PartitionEntry> {
-        let found = self.partitions.iter().filter_map(|id| view.metadata.partition(*id));
+        let found = self.partitions.iter().filter_map(|id| living(view, *id));
         found.filter(|found| found.record.state.stepped_down.is_some())
     }
+}
+
+/// A partition of a topic that is not being deleted.
+fn living(view: &ClusterView, id: TopicPartition) -> Option<&PartitionEntry> {
+    view.metadata.partition(id).filter(|_| view.metadata.tombstone(id.topic).is_none())
 }
 
 impl Nodes {
@@ -303,31 +309,41 @@ impl Nodes {
     /// it ends: a leader that has stepped down leads again where nobody is elected in its place.
     ///
     /// # Errors
-    /// When this controller does not lead, or nothing can be decided now: any part of it may have been written.
+    /// When this controller does not lead, or nothing can be decided now. What is written already, also by whoever leads
+    /// next, is [`maybe`].
     pub(crate) async fn elect(
         &self,
         wish: Wish,
         partitions: &[TopicPartition],
         known: &Known<impl Offers, impl Lacks>,
     ) -> Result<BTreeMap<TopicPartition, Election>, ApiError> {
-        let _held = Held::of(&self.in_hand, partitions);
-        let mut asked = Asked { wish, partitions, elected: BTreeMap::new() };
+        if !wish.unclean {
+            let mut asked = Asked { wish, partitions, elected: BTreeMap::new(), begun: false };
+            return self.elect_in_rounds(&mut asked, known).await.map_err(|failure| asked.tell(failure));
+        }
+        let held = self.in_hand.take(partitions);
+        let mut asked = Asked { wish, partitions: &held.partitions, elected: BTreeMap::new(), begun: false };
         let elected = self.elect_in_rounds(&mut asked, known).await;
         // After a failure it is not known what was written.
         let over = elected.is_ok() && asked.stepped_down(&self.committer().views.load()).next().is_none();
-        if over || !wish.unclean {
-            return elected;
+        let given_back = if over || !asked.begun { Ok(()) } else { self.lead_again(&asked).await };
+        let mut outcomes = elected.and_then(|outcomes| given_back.map(|()| outcomes)).map_err(|e| asked.tell(e))?;
+        if !over {
+            let view = self.committer().views.load();
+            let leader = |id| view.metadata.partition(id).and_then(|found| found.record.state.leader);
+            outcomes.iter_mut().for_each(|(id, election)| election.leader = leader(*id));
         }
-        let view = self.lead_again(&asked).await?;
-        let leader = |id| view.metadata.partition(id).and_then(|found| found.record.state.leader);
-        let mut outcomes = elected?;
-        outcomes.iter_mut().for_each(|(id, election)| election.leader = leader(*id));
+        let others = partitions.iter().filter(|id| !held.partitions.contains(id));
+        outcomes.extend(others.map(|id| {
+            let text = "another command elects a leader of the partition at present; try again when it has ended";
+            let failure = Some(unavailable(Reason::LeaderNotAvailable, *id, text.to_owned()));
+            (*id, Election { leader: None, elected: false, failure })
+        }));
         Ok(outcomes)
     }
 
     /// Gives the lead back wherever somebody has stepped down for nobody: what can be read there is better than nothing.
-    /// Returns the view then.
-    async fn lead_again(&self, asked: &Asked<'_>) -> Result<Arc<ClusterView>, ApiError> {
+    async fn lead_again(&self, asked: &Asked<'_>) -> Result<(), ApiError> {
         for _ in 0..ATTEMPTS_MAX {
             let _turn = self.turns().next().await?;
             // What was written, though its outcome is not known, shows then.
@@ -336,7 +352,7 @@ impl Nodes {
             let back = asked.stepped_down(&view).filter_map(|found| control::lead_again(&context, &found.record));
             let back: Vec<_> = back.collect();
             if back.is_empty() {
-                return Ok(view);
+                return Ok(());
             }
             self.committer().commit_all(&view, back, &Extra::default()).await?;
         }
@@ -358,12 +374,15 @@ impl Nodes {
                     return Err(contended());
                 }
                 attempts += 1;
+                asked.begun = true;
                 // What was written shows in the next round, as a leader that is there.
                 self.committer().commit_all(&view, decisions, &Extra::default()).await?;
                 self.committer().views.catch_up().await?;
             } else if !asked.wish.unclean || looks == OFFER_LOOKS || asked.stepped_down(&view).next().is_none() {
                 return Ok(outcomes);
             } else {
+                // Also of one that an earlier controller has begun.
+                asked.begun = true;
                 looks += 1;
                 drop(turn);
                 tokio::time::sleep(OFFER_LOOK).await;

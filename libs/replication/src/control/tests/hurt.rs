@@ -84,31 +84,89 @@ fn a_leader_that_has_stepped_down_for_nobody_counts_again_for_what_it_did() {
     let expected = PartitionState { leader_epoch: LeaderEpoch(9), ..led.state.clone() };
     assert_eq!(state, expected, "also who is eligible, and that nothing is lost");
     assert_eq!(lead_again(&context, &led), None, "nobody has stepped down");
-    // Nodes that come back meanwhile without their records count for nothing: 2 was away, and 3 was not.
-    let mut lost = stepped;
-    lost.state.elr = NodeSet::EMPTY;
-    context.nodes.get_mut(&NodeId(3)).unwrap().epoch += 100;
-    let state = written(lead_again(&context, &lost).unwrap());
-    assert_eq!((state.elr, state.last_known_elr), (NodeSet::EMPTY, NodeSet::EMPTY));
 }
 
 #[test]
-fn a_leader_that_has_stepped_down_and_is_away_is_waited_for_until_it_has_registered_anew() {
+fn whoever_has_everything_leads_where_the_leader_that_stepped_down_is_away() {
     let mut context = context();
-    let led = record(&[1, 2, 3], &[1], 1);
-    let state = written(step_down(&context, &led, (Lack::Damaged, Some(NodeId(2)))).unwrap());
+    let led = record(&[1, 2, 3], &[1, 3], 2);
+    let lack = (Lack::Committed(NodeId(2)), Some(NodeId(2)));
+    let state = written(step_down(&context, &led, lack).unwrap());
     assert_eq!(state.stepped_down.as_ref().unwrap().named, Some(NodeId(2)), "a successor finds who is to lead");
+    let mut stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
+    assert_eq!(elect_again(&context, &stepped), None, "they are compared with others");
+    fenced(&mut context, 1);
+    stepped.state = written(reconcile(&context, &stepped, 2).unwrap());
+    assert_eq!((&stepped.state.elr, stepped.state.leader), (&ids(&[1]), None), "it leads as soon as it comes back");
+    let state = written(lead_again(&context, &stepped).unwrap());
+    assert_eq!((state.leader, &state.elr, state.stepped_down), (Some(NodeId(3)), &ids(&[1]), None));
+    fenced(&mut context, 3);
+    let state = written(lead_again(&context, &stepped).unwrap());
+    assert_eq!((state.leader, &state.elr), (None, &ids(&[1, 3])), "as if nobody had been asked");
+}
+
+#[test]
+fn whoever_loses_records_during_an_election_by_hand_counts_for_what_is_left() {
+    let mut context = context();
+    let mut led = record(&[1, 2, 3], &[1, 3], 2);
+    (led.state.elr, led.state.last_known_elr) = (NodeSet::EMPTY, ids(&[2]));
+    let lack = (Lack::Committed(NodeId(2)), Some(NodeId(2)));
+    let state = written(step_down(&context, &led, lack).unwrap());
+    let mut stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
+    for (node, held) in [(1, Unclean), (2, Gone)] {
+        fenced(&mut context, node);
+        assert_eq!(register(&context, NodeId(node), std::iter::once((&stepped, held))), None, "it counts there");
+        stepped.state = written(sweep(&context, &stepped, NodeId(node), held).unwrap());
+    }
+    let state = written(lead_again(&context, &stepped).unwrap());
+    assert_eq!((state.leader, &state.elr, &state.last_known_elr), (Some(NodeId(3)), &NodeSet::EMPTY, &ids(&[1])));
+}
+
+#[test]
+fn one_that_comes_back_after_the_leader_stepped_down_is_compared_like_all_others() {
+    let mut away = context();
+    let mut led = record(&[1, 2, 3], &[1], 2);
+    led.state.last_known_elr = ids(&[3]);
+    fenced(&mut away, 3);
+    let state = written(step_down(&away, &led, (Lack::Damaged, None)).unwrap());
+    let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
+    let offer = |node: i32, log_end: i64, intact| Candidate {
+        last_epoch: LeaderEpoch(1),
+        log_end: Offset(log_end),
+        intact,
+        node: NodeId(node),
+        node_epoch: 10 + i64::from(node),
+        partition_epoch: 30,
+    };
+    let offers = [offer(1, 6, false), offer(2, 10, true), offer(3, 4, true)];
+    let elected = elect_declared_lost(&context(), &stepped, &offers, None).unwrap();
+    assert_eq!(written(elected).leader, Some(NodeId(2)));
+}
+
+#[test]
+fn nobody_is_elected_by_a_policy_while_one_that_has_everything_may_come_back() {
+    let mut context = context();
+    let mut led = record(&[1, 2, 3], &[1], 2);
+    led.state.last_known_elr = ids(&[3]);
+    fenced(&mut context, 3);
+    let state = written(step_down(&context, &led, (Lack::Damaged, Some(NodeId(2)))).unwrap());
     let mut stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
     fenced(&mut context, 1);
     stepped.state = written(lead_again(&context, &stepped).unwrap());
-    assert_eq!(stepped.state.leader, None);
-    assert!(stepped.state.stepped_down.as_ref().unwrap().ended);
-    assert_eq!(lead_again(&context, &stepped), None, "it is waited for");
-    let back = self::context();
-    assert_eq!(written(lead_again(&back, &stepped).unwrap()).leader, Some(NodeId(1)));
-    context.nodes.get_mut(&NodeId(1)).unwrap().epoch += 100;
-    let state = written(lead_again(&context, &stepped).unwrap());
-    assert_eq!((state.leader, state.stepped_down), (None, None), "it may have lost something");
+    let mut back = self::context();
+    fenced(&mut back, 1);
+    let (last_epoch, log_end, node, node_epoch) = (LeaderEpoch(1), Offset(4), NodeId(3), 13);
+    let offer = Candidate { last_epoch, log_end, intact: true, node, node_epoch, partition_epoch: 30 };
+    assert_eq!(elect_unclean(&back, &stepped, &[offer], Recovery::Balanced), None);
+}
+
+#[test]
+fn a_restore_ends_an_election_during_which_the_copy_was_taken() {
+    let context = context();
+    let led = record(&[1, 2, 3], &[1], 1);
+    let state = written(step_down(&context, &led, (Lack::Damaged, None)).unwrap());
+    let copy = PartitionRecord { key: led.key, state, epoch: led.epoch };
+    assert_eq!(written(restore(&context, &copy, LeaderEpoch(9)).unwrap()).stepped_down, None);
 }
 
 #[test]
