@@ -27,6 +27,7 @@ use walser_rpc::{
 use walser_service::Shutdown;
 use walser_service::admin::Health;
 
+use self::session::SessionEnd;
 use crate::config::Config;
 use crate::disposal::Disposal;
 use crate::engine::Engine;
@@ -108,7 +109,11 @@ impl Membership {
                 () = shutdown.wait() => return,
             };
             match ended {
-                Ok(reason) => {
+                Ok(SessionEnd::RegisterAgain) => {
+                    tracing::warn!("the metadata is in another store now; this node registers again");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Ok(SessionEnd::Replaced(reason)) => {
                     tracing::error!(reason, "another process has taken the id of this node; it stops");
                     shutdown.begin_failed(format!("another process has taken the id of this node: {reason}"));
                     return;
@@ -143,7 +148,7 @@ impl Membership {
     }
 
     /// Registers and serves; returns why the session was ended by the controller, or what keeps the node from one.
-    async fn live(&self, begun: &mut Option<Begun>) -> Result<String, StartError> {
+    async fn live(&self, begun: &mut Option<Begun>) -> Result<SessionEnd, StartError> {
         // Before the controller hears of a node that there is not.
         self.engine.directory.check_node(self.config.node)?;
         let registered = self.register().await.map_err(StartError::Registration)?;

@@ -72,6 +72,8 @@ pub struct Registered {
 /// A sign of life, and what the node reports with it.
 #[derive(Debug, Clone)]
 pub struct NodeBeat {
+    /// Of the process, as at its registration.
+    pub incarnation: String,
     /// As it was registered.
     pub node_epoch: i64,
     /// The metadata that the node has applied.
@@ -164,6 +166,8 @@ pub enum BeatAnswer {
     Over(String),
     /// The node wants to stop, and nobody waits for it.
     MayStop,
+    /// The metadata has this node under another epoch: it is to register again.
+    RegisterAgain,
 }
 
 /// An open session of a node with the controller.
@@ -341,6 +345,7 @@ impl NodeSession {
             lineage: beat.applied.lineage,
             candidates: beat.candidates.into_iter().map(pbi::LeaderCandidate::from).collect(),
             stopping: beat.stopping,
+            incarnation: beat.incarnation,
         };
         self.beats.send(request).await.map_err(|_| closed())?;
         let answer = self.answers.message().await?.ok_or_else(closed)?;
@@ -348,6 +353,7 @@ impl NodeSession {
             None => BeatAnswer::GoOn { metadata_version: answer.metadata_version, standby: answer.standby },
             Some(pbi::node_session_response::Action::Fenced(fenced)) => BeatAnswer::Over(fenced.reason),
             Some(pbi::node_session_response::Action::MayStop(_)) => BeatAnswer::MayStop,
+            Some(pbi::node_session_response::Action::RegisterAgain(_)) => BeatAnswer::RegisterAgain,
         })
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
+use walser_metadata::NodeEntry;
 use walser_metadata::value::NodeRegistration;
 use walser_model::{LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId, TopicPartition};
 use walser_proto::internal::v1 as pbi;
@@ -297,11 +298,13 @@ impl Controller {
                 return Ok(pbi::NodeSessionResponse { standby: true, ..Default::default() });
             }
             let reason = "another incarnation of this node has registered".to_owned();
-            return Ok(pbi::NodeSessionResponse {
-                action: Some(Action::Fenced(pbi::Fenced { reason })),
-                standby,
-                ..Default::default()
-            });
+            let same =
+                |node: &NodeEntry| !beat.incarnation.is_empty() && node.registration.incarnation == beat.incarnation;
+            let action = match view.metadata.nodes().any(|(_, node)| same(node)) {
+                true => Action::RegisterAgain(pbi::RegisterAgain {}),
+                false => Action::Fenced(pbi::Fenced { reason }),
+            };
+            return Ok(pbi::NodeSessionResponse { action: Some(action), standby, ..Default::default() });
         };
         if let Some(failure) = self.sessions.take_refusal(node) {
             return Err(failure);

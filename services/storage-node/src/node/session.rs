@@ -30,6 +30,15 @@ fn out_of_service((partition, problem): (TopicPartition, Problem)) -> PartitionO
     PartitionOut { partition, problem: text, damaged, node_with_more, leader_epoch }
 }
 
+/// Why a session is over.
+#[derive(Debug)]
+pub(super) enum SessionEnd {
+    /// Another process has taken the id of this node.
+    Replaced(String),
+    /// The metadata was imported into another store, in which registrations have other epochs.
+    RegisterAgain,
+}
+
 /// Counts a session for as long as it lasts.
 struct OpenSession<'a>(&'a AtomicUsize);
 
@@ -47,9 +56,8 @@ impl Drop for OpenSession<'_> {
 }
 
 impl Membership {
-    /// Beats at every controller until one says that the session is over, and why; or that its metadata is not that of
-    /// this node.
-    pub(super) async fn keep_sessions(&self, node_epoch: i64, every: Duration) -> Result<String, ApiError> {
+    /// Beats at every controller until one says that the session is over; or that its metadata is not that of this node.
+    pub(super) async fn keep_sessions(&self, node_epoch: i64, every: Duration) -> Result<SessionEnd, ApiError> {
         let all = self.controllers.iter().map(|controller| self.keep_session(controller, node_epoch, every));
         let mut sessions: FuturesUnordered<_> = all.collect();
         match sessions.next().await {
@@ -63,7 +71,7 @@ impl Membership {
         controller: &ControllerClient,
         node_epoch: i64,
         every: Duration,
-    ) -> Result<String, ApiError> {
+    ) -> Result<SessionEnd, ApiError> {
         let mut outage = Outage::of("the session with the controller");
         loop {
             let ended = self.session(controller, (node_epoch, every), &mut outage).await;
@@ -84,7 +92,7 @@ impl Membership {
         controller: &ControllerClient,
         (node_epoch, every): (i64, Duration),
         outage: &mut Outage,
-    ) -> Result<String, ApiError> {
+    ) -> Result<SessionEnd, ApiError> {
         let mut session = controller.node_session().await?;
         let _open = OpenSession::of(&self.sessions);
         let mut beat_now = self.beat_now.subscribe();
@@ -101,6 +109,7 @@ impl Membership {
             }
             let beat = NodeBeat {
                 node_epoch,
+                incarnation: self.incarnation.clone(),
                 applied: MetadataSeen::clone(&self.applied.load()),
                 removed: self.disposal.removed(CONFIRMED_MAX),
                 candidates: self.candidates(&mut offered),
@@ -118,7 +127,8 @@ impl Membership {
                     contact.controller_answered(sent, metadata_version);
                     contact.applied(self.view.load().version());
                 }
-                BeatAnswer::Over(reason) => return Ok(reason),
+                BeatAnswer::Over(reason) => return Ok(SessionEnd::Replaced(reason)),
+                BeatAnswer::RegisterAgain => return Ok(SessionEnd::RegisterAgain),
                 BeatAnswer::MayStop => self.shutdown.begin(),
             }
         }
