@@ -4,11 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 rows=("$@")
-all=(1 2 3 5 6 14 15 17 19 22 24 25 28 29 30 1000)
+all=(1 2 3 5 6 14 15 16 17 18 19 22 24 25 28 29 30 1000)
 [ ${#rows[@]} -gt 0 ] || rows=("${all[@]}")
 
 features=()
-if [[ " ${rows[*]} " =~ " "(15|17|19)" " ]]; then
+if [[ " ${rows[*]} " =~ " "(15|16|17|18|19)" " ]]; then
   # Metadata in etcd, which `make test` installs together with what its client is built with.
   PROTOC=${PROTOC:-$PWD/scripts/protoc.sh}
   WALSER_ETCD=$(scripts/etcd.sh)/etcd
@@ -24,7 +24,7 @@ processes() {
   case $1 in
     1 | 2 | 3 | 5) echo "fault_rows::row_0$1" ;;
     14 | 22 | 24 | 28) echo "fault_rows::row_$1" ;;
-    15 | 17 | 19) echo "controllers::row_$1" ;;
+    15 | 16 | 17 | 18 | 19) echo "controllers::row_$1" ;;
     6) echo a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_from_the_leader ;;
     1000) echo a_node_of_a_thousand_partitions_is_killed ;;
     29) echo a_replica_that_is_found_damaged_at_a_start_takes_the_log_of_the_leader ;;

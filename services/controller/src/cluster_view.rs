@@ -91,8 +91,9 @@ impl ClusterView {
                 NodeKey::Liveness => MetadataChange::Liveness { node, value: decode(entry)?, revision },
             });
         } else if entry.key.starts_with(lineage::PREFIX) {
-            let id = decode::<Lineage>(entry)?.id;
-            Arc::make_mut(&mut self.lineages).put(&entry.key, id, entry.create_revision);
+            let found = decode::<Lineage>(entry)?;
+            let first = found.first(entry.create_revision);
+            Arc::make_mut(&mut self.lineages).put(&entry.key, found.id, first);
         } else if entry.key == cluster::KEY {
             self.cluster = Some(Arc::new(decode(entry)?));
         }
@@ -165,7 +166,7 @@ mod tests {
         let staged =
             StagedPartitions { topic: TopicValue { name: "t7".into(), ..TopicValue::default() }, ..Default::default() };
         let steps = [
-            vec![put(cluster::KEY.to_owned(), &record), put(lineage::key(0), &Lineage { id: "a".into() })],
+            vec![put(cluster::KEY.to_owned(), &record), put(lineage::key(0), &Lineage::new("a"))],
             vec![
                 put(node::registration_key(NodeId(1)), &NodeRegistration::default()),
                 put(node::live_key(NodeId(1)), &NodeLiveness::default()),
@@ -173,7 +174,7 @@ mod tests {
             vec![topic_of(1), partition_of(1, 0), put("of/a/newer/version".to_owned(), &record)],
             vec![topic_of(2), partition_of(2, 0), put(topic::staged_key(id(7)), &staged), partition_of(7, 0)],
             vec![delete(topic::key(id(1))), put(topic::deleting_key(id(1)), &TombstoneValue::default())],
-            vec![delete(partition::key(at(1, 0))), put(lineage::accepted_key("b"), &Lineage { id: "b".into() })],
+            vec![delete(partition::key(at(1, 0))), put(lineage::accepted_key("b"), &Lineage::new("b"))],
             vec![delete(topic::deleting_key(id(1))), delete(topic::staged_key(id(7))), topic_of(7)],
             vec![delete(node::registration_key(NodeId(1))), delete(node::live_key(NodeId(1))), delete(lineage::key(0))],
         ];

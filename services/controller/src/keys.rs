@@ -15,6 +15,7 @@
 //! | `pids/next` | first producer id that was not handed out | [`counter`] |
 //! | `pids/internal` | the same for ids of gateways, counted from 2^62 | [`counter`] |
 //! | `pids/epochs/{slot}` | latest epochs of producer ids | [`producer`] |
+//! | `import` | an export that is being imported: no controller starts meanwhile | [`transfer`] |
 //! | `store/probe` | nothing: written to find out whether the store takes writes again | `store_writes` |
 //!
 //! Values are JSON objects: `docs/formats/metadata.md`. Those that other services see as well are in
@@ -27,6 +28,7 @@ pub(crate) mod node;
 pub(crate) mod partition;
 pub(crate) mod producer;
 pub(crate) mod topic;
+pub(crate) mod transfer;
 
 use walser_metadata::value::{Value, encode};
 use walser_metastore::{KeyValue, Op};

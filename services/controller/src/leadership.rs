@@ -15,6 +15,8 @@ use walser_rpc::{ApiError, Reason};
 
 /// Name of the election.
 const ELECTION: &str = "controller";
+/// The key of the leader.
+pub(crate) const KEY: &str = "election/controller";
 /// How long the lead lasts after the last sign of life.
 const LEASE: Duration = Duration::from_secs(3);
 /// Time between two signs of life.
@@ -44,11 +46,10 @@ pub(crate) struct ControllerLead {
 impl ControllerLead {
     /// Not the leader yet. `candidate`: unique for each start of a controller.
     pub(crate) fn new(store: Arc<dyn Metastore>, candidate: &str) -> Self {
-        let key = format!("election/{ELECTION}").into();
         Self {
             store,
             candidate: candidate.into(),
-            key,
+            key: KEY.into(),
             epoch: Arc::default(),
             confirmed: Arc::default(),
             seen: Arc::default(),

@@ -32,10 +32,12 @@ mod store;
 mod store_problems;
 mod store_writes;
 mod topics;
+mod transfer;
 mod turns;
 mod views;
 
 pub use config::{Config, KEYS, PROCESS_KEYS, UnfitSettings};
 pub use error::StartError;
-pub use process::main;
+pub use process::{main, settings};
 pub use service::{Dependencies, Started, start};
+pub use transfer::{TransferError, TransferredMetadata, export, import};

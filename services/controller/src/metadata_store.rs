@@ -1,6 +1,6 @@
 //! Where a controller that is a process of its own has its metadata: in a file, or in etcd.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use walser_metastore::{Embedded, Metastore};
@@ -65,14 +65,17 @@ pub(crate) const KEYS: &[Key] = &[
     },
 ];
 
+/// The file of an embedded store; `None` with etcd.
+pub(crate) fn file(settings: &Settings) -> Option<PathBuf> {
+    let embedded = settings.text("controller.metastore") == "embedded";
+    embedded.then(|| Path::new(settings.text("controller.data")).join("metadata.redb"))
+}
+
 /// Opens the store; waits for etcd until it answers, or until the process is to stop.
 pub(crate) async fn open(settings: &Settings, shutdown: &Shutdown) -> Result<Arc<dyn Metastore>, MainError> {
-    if settings.text("controller.metastore") == "etcd" {
-        return etcd::open(settings, shutdown).await;
-    }
-    let data = Path::new(settings.text("controller.data"));
-    let store = Embedded::open(&data.join("metadata.redb"))
-        .map_err(|error| format!("metadata store in {}: {error}", data.display()))?;
+    let Some(file) = file(settings) else { return etcd::open(settings, shutdown).await };
+    let store = Embedded::open(&file)
+        .map_err(|error| format!("metadata store in {}: {error}", settings.text("controller.data")))?;
     Ok(Arc::new(store))
 }
 

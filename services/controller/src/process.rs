@@ -1,17 +1,29 @@
 //! The controller as a process of its own.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use walser_rpc::{CallLayer, Network};
-use walser_service::{MainError, Process, process, telemetry};
+use walser_service::{Key, MainError, Process, Settings, SettingsError, process, telemetry};
 
 use crate::{Config, Dependencies, KEYS, PROCESS_KEYS, metadata_store};
 
+/// Settings of the process.
+const ALL_KEYS: &[&[Key]] = &[process::INTERNAL_PORT, process::KEYS, telemetry::KEYS, KEYS, PROCESS_KEYS];
+
+/// The settings that a controller would have with this file and these pairs, `KEY=VALUE`, and the environment.
+///
+/// # Errors
+/// [`SettingsError`] for what makes no sense.
+pub fn settings(file: Option<&Path>, pairs: &[String]) -> Result<Settings, SettingsError> {
+    Settings::load(ALL_KEYS, file, |name| std::env::var(name).ok(), pairs)
+}
+
 /// Runs the service with the arguments of a process, its name first, to the end.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    process::main(arguments, &[process::INTERNAL_PORT, process::KEYS, telemetry::KEYS, KEYS, PROCESS_KEYS], run)
+    process::main(arguments, ALL_KEYS, run)
 }
 
 async fn run(process: Process) -> Result<(), MainError> {

@@ -310,7 +310,7 @@ async fn accept_lineages(store: &Store, claims: &[Claim]) -> Result<(), ApiError
     let ids: BTreeSet<_> = claims.iter().map(|claim| &claim.seen.lineage).filter(|id| !id.is_empty()).collect();
     let ids: Vec<_> = ids.into_iter().collect();
     for part in ids.chunks(LINEAGES_PER_TXN) {
-        let accept = |id: &&String| put(lineage::accepted_key(id), &Lineage { id: (*id).clone() });
+        let accept = |id: &&String| put(lineage::accepted_key(id), &Lineage::new(*id));
         // Without a condition: accepting twice is the same.
         let txn = Txn { compares: Vec::new(), ops: part.iter().map(accept).collect() };
         // A transaction without conditions is written, or its outcome is not known.

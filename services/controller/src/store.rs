@@ -12,7 +12,7 @@ use crate::error::store_failure;
 use crate::keys::cluster::{self, ClusterRecord};
 use crate::keys::counter::{Counter, INTERNAL_PRODUCER_IDS, PRODUCER_IDS};
 use crate::keys::lineage::{self, Lineage, Lineages};
-use crate::keys::{decode, delete, put};
+use crate::keys::{decode, delete, put, transfer};
 use crate::leadership::ControllerLead;
 use crate::topics::{ATTEMPTS_MAX, contended};
 use crate::turns::Turns;
@@ -120,7 +120,7 @@ impl Store {
             let Config { replication_factor, min_insync_replicas, .. } = *config;
             let new = ClusterRecord::new(id, name, now);
             let value = ClusterRecord { replication_factor, min_insync_replicas, ..new };
-            let compares = vec![Compare::Missing(cluster::KEY.to_owned())];
+            let compares = vec![Compare::Missing(cluster::KEY.to_owned()), no_import()];
             self.attempt_unled(Txn { compares, ops: vec![put(cluster::KEY.to_owned(), &value)] }).await?;
         }
     }
@@ -154,7 +154,9 @@ impl Store {
     async fn lineages(&self) -> Result<Lineages, ApiError> {
         let mut lineages = Lineages::default();
         for entry in read_all(&*self.inner, lineage::PREFIX).await.map_err(store_failure)?.entries {
-            lineages.put(&entry.key, decode::<Lineage>(&entry)?.id, entry.create_revision);
+            let found = decode::<Lineage>(&entry)?;
+            let first = found.first(entry.create_revision);
+            lineages.put(&entry.key, found.id, first);
         }
         Ok(lineages)
     }
@@ -163,6 +165,11 @@ impl Store {
     /// copy of the metadata that is started again hands out others than the one that went on.
     pub(crate) async fn begin_lineage(&self, random: [u8; 16]) -> Result<String, ApiError> {
         loop {
+            if self.inner.get(transfer::KEY).await.map_err(store_failure)?.0.is_some() {
+                return Err(ApiError::internal(
+                    "an import into this metadata store has not ended: run it again with the same file",
+                ));
+            }
             let starts = self.lineages().await?.starts;
             let own = ClusterId::from_random(random).to_string();
             if starts.last().is_some_and(|(_, id, _)| *id == own) {
@@ -170,8 +177,8 @@ impl Store {
                 return Ok(own);
             }
             let number = starts.last().map_or(0, |(number, ..)| number + 1);
-            let mut txn = Txn { compares: vec![Compare::Missing(lineage::key(number))], ops: Vec::new() };
-            txn.ops.push(put(lineage::key(number), &Lineage { id: own.clone() }));
+            let mut txn = Txn { compares: vec![Compare::Missing(lineage::key(number)), no_import()], ops: Vec::new() };
+            txn.ops.push(put(lineage::key(number), &Lineage::new(&own)));
             let surplus = (starts.len() + 1).saturating_sub(LINEAGES_MAX);
             txn.ops.extend(starts.iter().take(surplus).map(|(number, ..)| delete(lineage::key(*number))));
             if number > 0 {
@@ -197,6 +204,11 @@ impl Store {
             None => (0, Compare::Missing(key.to_owned())),
         })
     }
+}
+
+/// The condition that no import is under way, which would take what is written for its own.
+fn no_import() -> Compare {
+    Compare::Missing(transfer::KEY.to_owned())
 }
 
 /// Reads a value with its revision.

@@ -69,7 +69,12 @@ impl Up {
 
     /// Where clients connect to.
     pub(crate) fn server(&self) -> String {
-        find(&self.dir, "gateway", 1)["addresses"]["grpc"].as_str().unwrap().to_owned()
+        self.address("gateway", 1, "grpc")
+    }
+
+    /// An address of a process.
+    pub(crate) fn address(&self, role: &str, id: i64, port: &str) -> String {
+        find(&self.dir, role, id)["addresses"][port].as_str().unwrap().to_owned()
     }
 }
 

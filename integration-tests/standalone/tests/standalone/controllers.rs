@@ -2,6 +2,7 @@
 //! `WALSER_ETCD` names the program of etcd; `scripts/test.sh` builds it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -52,6 +53,35 @@ impl Shared {
         if epoch(&first) > epoch(&second) { "1" } else { "2" }.to_owned()
     }
 
+    /// The one that has not.
+    fn standby(&self) -> String {
+        if self.active() == "1" { "2" } else { "1" }.to_owned()
+    }
+
+    /// What etcd's own client says of a member.
+    fn etcdctl(&self, member: i64, arguments: &[&str]) -> String {
+        let program = PathBuf::from(std::env::var("WALSER_ETCD").unwrap()).with_file_name("etcdctl");
+        let endpoint = format!("http://{}", self.up.address("etcd", member, "client"));
+        let output = Command::new(program).args(["--endpoints", &endpoint]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a member says of itself.
+    fn etcd_status(&self, member: i64) -> serde_json::Value {
+        let printed = self.etcdctl(member, &["endpoint", "status", "-w", "json"]);
+        serde_json::from_str::<serde_json::Value>(&printed).unwrap()[0]["Status"].clone()
+    }
+
+    /// The member of etcd that leads, of three.
+    fn etcds_leader(&self) -> String {
+        let leads = |member: &i64| {
+            let status = self.etcd_status(*member);
+            status["leader"] == status["header"]["member_id"]
+        };
+        (1..=3).find(leads).unwrap().to_string()
+    }
+
     fn fenced(&self) -> usize {
         self.logs().iter().map(|log| log.matches("node fenced").count()).sum()
     }
@@ -81,12 +111,10 @@ async fn whole(client: &Client) -> bool {
     partitions(client, "t").await.iter().all(|found| found.isr.len() == 3)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_15_the_controller_that_leads_is_killed_with_a_leader_suspended_and_away() {
-    let (_place, dir) = place();
-    let cluster = Shared::start(&dir, "1").await;
+/// The pauses of writes while a leader is killed with the controller that leads, and with the leader of etcd, too, where it
+/// has three members.
+async fn pauses_of_kills(cluster: &Shared, load: &Load, with_etcd: bool) -> Vec<Duration> {
     let client = &cluster.client;
-    let load = Load::start(client).await;
     let all: Vec<i32> = (0..PARTITIONS).collect();
     let mut gaps = Vec::new();
     for round in 0..times() {
@@ -94,7 +122,11 @@ async fn row_15_the_controller_that_leads_is_killed_with_a_leader_suspended_and_
         preferred_lead(client, all.len()).await;
         load.go_on(&all, Instant::now(), 20).await;
         let (counted, active) = (led_by(client, victim, true).await, cluster.active());
+        let member = if with_etcd { cluster.etcds_leader() } else { String::new() };
         let since = Instant::now();
+        if with_etcd {
+            cluster.up.act_ok(&["kill", "etcd", &member]);
+        }
         cluster.up.act_ok(&["kill", "controller", &active]);
         cluster.up.act_ok(&["kill", "storage-node", &victim.to_string()]);
         load.go_on(&counted, since + Duration::from_millis(100), 50).await;
@@ -102,6 +134,41 @@ async fn row_15_the_controller_that_leads_is_killed_with_a_leader_suspended_and_
         cluster.up.act_ok(&["start"]);
         all_in_sync(client, "t").await;
     }
+    gaps
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_15_the_leader_of_etcd_is_killed_with_a_leader_and_the_controller_that_leads() {
+    let (_place, dir) = place();
+    let cluster = Shared::start(&dir, "3").await;
+    let load = Load::start(&cluster.client).await;
+    let gaps = pauses_of_kills(&cluster, &load, true).await;
+    let (count, records) = (gaps.len(), load.judge(&cluster.client).await);
+    let pauses = summary(gaps);
+    let text = format!("{count} x the same, and of etcd's leader; pause {pauses}; {records} records, 0 lost");
+    verdict(15, &text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_15_the_controller_that_leads_is_killed_with_a_leader_suspended_and_away() {
+    let (_place, dir) = place();
+    let cluster = Shared::start(&dir, "1").await;
+    let client = &cluster.client;
+    let load = Load::start(client).await;
+    let gaps = pauses_of_kills(&cluster, &load, false).await;
+    // One that hangs and does not lead is missed by nobody.
+    let (hanging, victim) = (cluster.standby(), 1);
+    cluster.up.act_ok(&["pause", "controller", &hanging]);
+    preferred_lead(client, PARTITIONS.unsigned_abs() as usize).await;
+    load.go_on(&(0..PARTITIONS).collect::<Vec<_>>(), Instant::now(), 20).await;
+    let counted = led_by(client, victim, true).await;
+    let since = Instant::now();
+    cluster.up.act_ok(&["kill", "storage-node", &victim.to_string()]);
+    load.go_on(&counted, since + Duration::from_millis(100), 50).await;
+    let ordinary = summary(vec![load.gap(&counted, since)]);
+    cluster.up.act_ok(&["resume", "controller", &hanging]);
+    cluster.up.act_ok(&["start"]);
+    all_in_sync(client, "t").await;
     // One that does not run for a while, and does not know, fences nobody, and does not lead beside another one.
     let fenced = cluster.fenced();
     let active = cluster.active();
@@ -124,7 +191,8 @@ async fn row_15_the_controller_that_leads_is_killed_with_a_leader_suspended_and_
     verdict(
         15,
         &format!(
-            "{count} x kill -9 of a leader and the controller that leads; pause {pauses}; {records} records, 0 lost"
+            "{count} x kill -9 of a leader and the controller that leads; pause {pauses}; of a leader while the standby \
+             hangs {ordinary}; {records} records, 0 lost"
         ),
     );
 }
@@ -206,6 +274,117 @@ async fn row_19_an_older_copy_of_etcd_is_refused_and_nothing_is_deleted() {
     let kept = async || cluster.issues().await.iter().any(|issue| issue.code == "DATA_SET_ASIDE");
     until(kept, "what the copy does not know is kept").await;
     verdict(19, "an older copy of etcd is refused, and nothing is deleted");
+}
+
+/// Partitions that a node leaves, and gets back: more where only this is tested.
+fn many() -> i32 {
+    if std::env::var("WALSER_FAULTS").is_ok() { 5_000 } else { 500 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_16_a_controller_that_dies_while_it_takes_a_node_out_of_its_partitions_has_a_successor() {
+    let (_place, dir) = place();
+    let cluster = Shared::start(&dir, "1").await;
+    let client = &cluster.client;
+    create_replicated(client, "many", many(), 2).await;
+    all_in_sync_of(client, "many").await;
+    let load = Load::start(client).await;
+    let victim = 2;
+    let left = async || {
+        let partitions = all_partitions(client, "many").await;
+        (partitions.iter().filter(|found| !found.isr.contains(&victim)).count(), partitions.len())
+    };
+    cluster.up.act_ok(&["kill", "storage-node", &victim.to_string()]);
+    until(async || left().await.0 > 0, "the node leaves its partitions").await;
+    cluster.up.act_ok(&["kill", "controller", &cluster.active()]);
+    let (before, _) = left().await;
+    cluster.up.act_ok(&["start", "storage-node"]);
+    cluster.up.act_ok(&["start", "controller"]);
+    cluster.until_led("after-the-sweep").await;
+    all_in_sync(client, "t").await;
+    all_in_sync_of(client, "many").await;
+    flows(&load, 1).await;
+    for partition in [0, many() / 2, many() - 1] {
+        write(client, "many", partition, "there").await;
+    }
+    let records = load.judge(client).await;
+    let count = many();
+    verdict(
+        16,
+        &format!("the controller dies when a node has left {before} of {count} partitions; {records} records, 0 lost"),
+    );
+}
+
+/// All partitions of a topic with more than one page of them.
+async fn all_partitions(client: &Client, topic: &str) -> Vec<pb::Partition> {
+    let (mut all, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request =
+            pb::ListPartitionsRequest { topic: topic.to_owned(), page_size: 1000, page_token, ..Default::default() };
+        let Ok(page) = client.topics().list_partitions(request).await else { return Vec::new() };
+        let page = page.into_inner();
+        all.extend(page.partitions.into_iter().filter_map(|listed| listed.partition));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return all;
+        }
+    }
+}
+
+async fn all_in_sync_of(client: &Client, topic: &str) {
+    let whole = async || {
+        let partitions = all_partitions(client, topic).await;
+        partitions.len() == many().unsigned_abs() as usize && partitions.iter().all(|found| found.isr.len() == 3)
+    };
+    until(whole, "every replica of every partition is in sync").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_18_etcd_hangs_and_what_it_forgets_while_a_controller_hangs_is_not_missed() {
+    let (_place, dir) = place();
+    let cluster = Shared::start(&dir, "1").await;
+    let client = &cluster.client;
+    let load = Load::start(client).await;
+    let standby = cluster.standby();
+    cluster.up.act_ok(&["pause", "controller", &standby]);
+    let names: Vec<_> = (0..20).map(|number| format!("in-the-gap-{number}")).collect();
+    for name in &names {
+        cluster.until_led(name).await;
+    }
+    let deleted = cli_at(&cluster.up.server(), &["topic", "delete", &names[0], "--yes"], b"");
+    assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    let revision = cluster.etcd_status(1)["header"]["revision"].to_string();
+    cluster.etcdctl(1, &["compact", &revision, "--physical"]);
+    // Its watch ends, and cannot go on where it was.
+    cluster.up.act_ok(&["kill", "etcd", "1"]);
+    cluster.up.act_ok(&["start", "etcd", "1"]);
+    cluster.up.act_ok(&["pause", "etcd"]);
+    flows(&load, seconds(5)).await;
+    cluster.up.act_ok(&["resume", "etcd"]);
+    cluster.until_led("after-etcd-hung").await;
+
+    let active = cluster.active();
+    cluster.up.act_ok(&["resume", "controller", &standby]);
+    let other = if active == standby { cluster.standby() } else { active };
+    cluster.up.act_ok(&["kill", "controller", &other]);
+    cluster.until_led("led-by-the-other").await;
+    assert_eq!(cluster.active(), standby);
+    let listed = cli_at(&cluster.up.server(), &["topic", "list", "-o", "name"], b"");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for name in names.iter().skip(1) {
+        assert!(listed.lines().any(|line| line == name), "{name} is missed: {listed}");
+        write(client, name, 0, "there").await;
+    }
+    assert!(!listed.lines().any(|line| *line == names[0]), "it is deleted");
+    let made = cluster.makes(&names[0]);
+    assert!(made, "its name is free");
+    cluster.up.act_ok(&["start", "controller"]);
+    all_in_sync(client, "t").await;
+    let records = load.judge(client).await;
+    verdict(
+        18,
+        &format!("20 topics come and one goes while a controller hangs and etcd forgets it; {records} records, 0 lost"),
+    );
 }
 
 /// Whether a node does not obey the metadata.

@@ -69,7 +69,7 @@ impl Drop for Service {
 pub(crate) struct Cluster {
     dir: PathBuf,
     /// What the controller has beside its data directory and its address.
-    controller_settings: Vec<String>,
+    pub(crate) controller_settings: Vec<String>,
     controller: Option<Service>,
     storage: Option<Service>,
     gateway: Option<Service>,
@@ -181,7 +181,7 @@ impl Cluster {
         self.gateway.as_ref().unwrap().ready.admin.clone()
     }
 
-    fn controller_address(&self) -> String {
+    pub(crate) fn controller_address(&self) -> String {
         self.controller.as_ref().unwrap().ready.grpc.clone()
     }
 

@@ -14,9 +14,24 @@ const ACCEPTED_PREFIX: &str = "lineages/accepted/";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lineage {
     pub(crate) id: String,
+    /// Where it begins, where that is not the creation revision of its key: it was written into another store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) first: Option<Revision>,
 }
 
 impl Value for Lineage {}
+
+impl Lineage {
+    /// One that begins where it is written.
+    pub(crate) fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into(), first: None }
+    }
+
+    /// Where it begins, as its key was created at this revision.
+    pub(crate) fn first(&self, created: Revision) -> Revision {
+        self.first.unwrap_or(created)
+    }
+}
 
 /// The lineages of a store, as far as they are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,7 +100,8 @@ impl Lineages {
 
 #[test]
 fn the_form_is_the_documented_one() {
-    super::assert_form(&Lineage { id: "a".into() }, r#"{"id":"a"}"#);
+    super::assert_form(&Lineage::new("a"), r#"{"id":"a"}"#);
+    super::assert_form(&Lineage { first: Some(4), ..Lineage::new("a") }, r#"{"id":"a","first":4}"#);
     assert_eq!((parse(&key(7)), parse(&accepted_key("x"))), (Some(7), None));
     assert!(accepted_key("x").starts_with(PREFIX));
 }

@@ -1,10 +1,14 @@
 //! `walser metadata`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use walser_controller::{TransferError, TransferredMetadata};
+use walser_model::SystemRandom;
 use walser_proto::v1 as pb;
+use walser_service::Settings;
 
 use crate::args::ServerArgs;
 use crate::error::CliError;
@@ -21,6 +25,45 @@ pub(crate) enum MetadataCommand {
     /// Go on with metadata that was restored from an older copy (METADATA_ROLLBACK)
     #[command(after_help = "Example:\n  walser metadata accept-restore --yes")]
     AcceptRestore(AcceptRestoreArgs),
+    /// Write the metadata of a stopped controller into a file, for another metadata store
+    #[command(after_help = "Example:\n  walser metadata export cluster.json --data ./walser-data")]
+    Export(ExportArgs),
+    /// Read an exported file into an empty metadata store, such as etcd
+    #[command(after_help = "\
+Example:
+  walser metadata import cluster.json --set controller.metastore=etcd \\
+      --set controller.etcd.endpoints=http://127.0.0.1:2379")]
+    Import(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// File to write; it must not exist
+    file: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// File that `walser metadata export` has written
+    file: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Which metadata store: named as for a controller.
+#[derive(Debug, Args)]
+struct StoreArgs {
+    /// Data directory with the metadata [default: setting `controller.data`]
+    #[arg(short = 'd', long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Settings of the controller, as TOML
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting of the controller; wins over file and environment (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -33,7 +76,72 @@ pub(crate) struct AcceptRestoreArgs {
 }
 
 pub(crate) async fn run(command: MetadataCommand) -> Result<ExitCode, CliError> {
-    let MetadataCommand::AcceptRestore(AcceptRestoreArgs { yes, server }) = command;
+    match command {
+        MetadataCommand::AcceptRestore(arguments) => accept_restore(arguments).await,
+        MetadataCommand::Export(arguments) => export(arguments).await,
+        MetadataCommand::Import(arguments) => import(arguments).await,
+    }
+}
+
+impl StoreArgs {
+    fn load(&self) -> Result<Settings, CliError> {
+        let mut pairs = self.settings.clone();
+        pairs.extend(self.data.as_ref().map(|data| format!("controller.data={}", data.display())));
+        let settings = walser_controller::settings(self.config.as_deref(), &pairs);
+        settings.map_err(|error| CliError::usage(error.to_string()))
+    }
+}
+
+/// What has become of metadata, in words.
+fn say(what: &str, metadata: &TransferredMetadata) {
+    let TransferredMetadata { cluster_id, cluster_name, revision, entries, partitions } = metadata;
+    let name = if cluster_name.is_empty() { String::new() } else { format!(" \"{cluster_name}\"") };
+    let (entries, partitions) = (i64::try_from(*entries), i64::try_from(*partitions));
+    let entries = entries.map_or_else(|_| String::new(), count);
+    let partitions = plural(partitions.unwrap_or(i64::MAX), "partition");
+    let version = count(*revision);
+    output::data(&format!("{what} cluster{name} {cluster_id} at version {version}: {entries} keys, {partitions}"));
+}
+
+async fn export(ExportArgs { file, store }: ExportArgs) -> Result<ExitCode, CliError> {
+    let settings = store.load()?;
+    let failed = |error: std::io::Error| CliError::failed(format!("{}: {error}", file.display()));
+    // Whoever reads it has all of it.
+    let part = file.with_added_extension("part");
+    if file.exists() {
+        let error = CliError::usage(format!("{} is there already", file.display()));
+        return Err(error.with_help("name another file"));
+    }
+    let mut out = std::io::BufWriter::new(std::fs::File::create(&part).map_err(failed)?);
+    let exported = walser_controller::export(&settings, &mut out).await;
+    let synced = exported.map_err(|error| CliError::failed(error.to_string())).and_then(|exported| {
+        out.get_ref().sync_all().map_err(failed)?;
+        std::fs::rename(&part, &file).map_err(failed)?;
+        Ok(exported)
+    });
+    let exported = synced.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
+    say("exported", &exported);
+    output::note(
+        "Do not start a controller on the old metadata again: storage nodes refuse what went on without them.",
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn import(ImportArgs { file, store }: ImportArgs) -> Result<ExitCode, CliError> {
+    let settings = store.load()?;
+    let named = |error: &dyn std::fmt::Display| CliError::failed(format!("{}: {error}", file.display()));
+    let input = std::io::BufReader::new(std::fs::File::open(&file).map_err(|error| named(&error))?);
+    let imported = walser_controller::import(&settings, input, &SystemRandom).await;
+    let imported = imported.map_err(|error| match error {
+        TransferError::Form(error) => named(&error),
+        error => CliError::failed(error.to_string()),
+    })?;
+    say("imported", &imported);
+    output::note("Start the controllers with the same settings; storage nodes and gateways go on with them.");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn accept_restore(AcceptRestoreArgs { yes, server }: AcceptRestoreArgs) -> Result<ExitCode, CliError> {
     if !yes {
         let what = "storage nodes that know newer metadata will follow the metadata that is there: the data of topics \
                     that it does not know is set aside, and topics that were deleted after the copy was made are there \
