@@ -1,6 +1,6 @@
 //! What nodes said last: when they were heard, what they have seen, and their statistics.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ struct Inner<S> {
     may_stop: HashMap<NodeId, Revision>,
     /// Why the next beat of a node is refused: looked up while the last one was answered.
     refused: HashMap<NodeId, ApiError>,
+    /// Nodes of which the store is asked whether it has what they have seen.
+    looked_up: HashSet<NodeId>,
     /// Deleted topics of which nodes have nothing any more.
     confirmed: BTreeMap<TopicId, BTreeSet<NodeId>>,
     /// What replicas would lead with, of partitions that nobody leads.
@@ -65,6 +67,7 @@ impl<S> Default for Sessions<S> {
             lost: HashMap::new(),
             may_stop: HashMap::new(),
             refused: HashMap::new(),
+            looked_up: HashSet::new(),
             confirmed: BTreeMap::new(),
             offers: HashMap::new(),
             offered: false,
@@ -156,6 +159,16 @@ impl<S: Clone> Sessions<S> {
     /// Refuses the next beat of a node.
     pub(crate) fn refuse(&self, node: NodeId, why: ApiError) {
         self.inner.lock().refused.insert(node, why);
+    }
+
+    /// Whether what a node has seen is to be looked up now: it is not being looked up.
+    pub(crate) fn begins_look_up(&self, node: NodeId) -> bool {
+        self.inner.lock().looked_up.insert(node)
+    }
+
+    /// It was looked up.
+    pub(crate) fn ends_look_up(&self, node: NodeId) {
+        self.inner.lock().looked_up.remove(&node);
     }
 
     /// Why the beat of a node is refused, once.

@@ -73,6 +73,24 @@ impl Shared {
         serde_json::from_str::<serde_json::Value>(&printed).unwrap()[0]["Status"].clone()
     }
 
+    /// Whether the first member has a key of a family.
+    fn has_key_of(&self, family: &str) -> bool {
+        let prefix = format!("/walser/keys/{family}/");
+        self.etcdctl(1, &["get", &prefix, "--prefix", "--keys-only"]).contains(&prefix)
+    }
+
+    /// Has a command begin, and kills the controller that leads as soon as the metadata shows what was begun.
+    async fn kill_during(&self, family: &str, command: &[&str]) {
+        let (server, owned) = (self.up.server(), command.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>());
+        let command = std::thread::spawn(move || {
+            cli_at(&server, &owned.iter().map(String::as_str).collect::<Vec<_>>(), b"");
+        });
+        until(async || self.has_key_of(family) || command.is_finished(), "it is begun").await;
+        self.up.act_ok(&["kill", "controller", &self.active()]);
+        self.up.act_ok(&["start", "controller"]);
+        command.join().unwrap();
+    }
+
     /// The member of etcd that leads, of three.
     fn etcds_leader(&self) -> String {
         let leads = |member: &i64| {
@@ -287,7 +305,7 @@ async fn row_16_a_controller_that_dies_while_it_takes_a_node_out_of_its_partitio
     let cluster = Shared::start(&dir, "1").await;
     let client = &cluster.client;
     create_replicated(client, "many", many(), 2).await;
-    all_in_sync_of(client, "many").await;
+    all_in_sync_of(client, "many", many()).await;
     let load = Load::start(client).await;
     let victim = 2;
     let left = async || {
@@ -302,11 +320,18 @@ async fn row_16_a_controller_that_dies_while_it_takes_a_node_out_of_its_partitio
     cluster.up.act_ok(&["start", "controller"]);
     cluster.until_led("after-the-sweep").await;
     all_in_sync(client, "t").await;
-    all_in_sync_of(client, "many").await;
+    all_in_sync_of(client, "many", many()).await;
     flows(&load, 1).await;
     for partition in [0, many() / 2, many() - 1] {
         write(client, "many", partition, "there").await;
     }
+    // So have topics that are being made and deleted.
+    let made = many() / 5 + 200;
+    cluster.kill_during("staged", &["topic", "create", "made", "--partitions", &made.to_string()]).await;
+    all_in_sync_of(client, "made", made).await;
+    cluster.kill_during("deleting", &["topic", "delete", "made", "--yes"]).await;
+    until(async || !cluster.has_key_of("deleting"), "the deletion is finished").await;
+    until(async || cluster.makes("made"), "the name is free").await;
     let records = load.judge(client).await;
     let count = many();
     verdict(
@@ -331,10 +356,10 @@ async fn all_partitions(client: &Client, topic: &str) -> Vec<pb::Partition> {
     }
 }
 
-async fn all_in_sync_of(client: &Client, topic: &str) {
+async fn all_in_sync_of(client: &Client, topic: &str, count: i32) {
     let whole = async || {
         let partitions = all_partitions(client, topic).await;
-        partitions.len() == many().unsigned_abs() as usize && partitions.iter().all(|found| found.isr.len() == 3)
+        partitions.len() == count.unsigned_abs() as usize && partitions.iter().all(|found| found.isr.len() == 3)
     };
     until(whole, "every replica of every partition is in sync").await;
 }

@@ -334,11 +334,15 @@ impl Controller {
     /// Looks up in the store whether it has what a node has seen and this controller has not; if not, the next beat is
     /// refused.
     fn check_later(&self, node: NodeId, seen: SeenHistory) {
+        if !self.sessions.begins_look_up(node) {
+            return;
+        }
         let controller = self.clone();
         tokio::spawn(async move {
             if let Err(failure) = controller.history.check(&controller.views, &seen).await {
                 controller.sessions.refuse(node, failure);
             }
+            controller.sessions.ends_look_up(node);
         });
     }
 }

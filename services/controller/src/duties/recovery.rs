@@ -52,6 +52,8 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 let view = self.nodes.committer().views.load();
                 let stepped_down = view.metadata.partitions().filter(|found| found.record.state.stepped_down.is_some());
                 offered.extend(stepped_down.map(|found| found.record.key));
+                offered.sort_unstable();
+                offered.dedup();
             }
             if offered.is_empty() {
                 continue;

@@ -333,7 +333,8 @@ impl Nodes {
             let leader = |id| view.metadata.partition(id).and_then(|found| found.record.state.leader);
             outcomes.iter_mut().for_each(|(id, election)| election.leader = leader(*id));
         }
-        let others = partitions.iter().filter(|id| !held.partitions.contains(id));
+        let own: BTreeSet<_> = held.partitions.iter().collect();
+        let others = partitions.iter().filter(|id| !own.contains(id));
         outcomes.extend(others.map(|id| {
             let text = "another command elects a leader of the partition at present; try again when it has ended";
             let failure = Some(unavailable(Reason::LeaderNotAvailable, *id, text.to_owned()));
