@@ -4,6 +4,8 @@
 
 #[path = "standalone/bad_input.rs"]
 mod bad_input;
+#[path = "standalone/cli_cluster.rs"]
+mod cli_cluster;
 #[path = "standalone/cli_habits.rs"]
 mod cli_habits;
 #[path = "standalone/cli_lossless.rs"]

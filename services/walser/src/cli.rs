@@ -16,6 +16,7 @@ use walser_service::ProcessArgs;
 use crate::args::{OutputArgs, ServerArgs};
 use crate::command::context::ContextCommand;
 use crate::command::metadata::MetadataCommand;
+use crate::command::node::NodeCommand;
 use crate::command::partition::PartitionCommand;
 
 pub(crate) use bench::{BenchArgs, BenchCommand};
@@ -85,6 +86,9 @@ pub(crate) enum Command {
     /// Measure throughput and latency
     #[command(subcommand, after_help = "Example:\n  walser bench produce --duration 10s --partitions 6")]
     Bench(BenchCommand),
+    /// Look at storage nodes
+    #[command(subcommand, after_help = "Example:\n  walser node list")]
+    Node(NodeCommand),
     /// Manage partitions
     #[command(subcommand, after_help = "Example:\n  walser partition set-aside list")]
     Partition(PartitionCommand),

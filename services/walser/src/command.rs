@@ -8,6 +8,7 @@ pub(crate) mod context;
 pub(crate) mod demo;
 pub(crate) mod log;
 pub(crate) mod metadata;
+pub(crate) mod node;
 pub(crate) mod partition;
 pub(crate) mod produce;
 pub(crate) mod proto;
@@ -29,6 +30,7 @@ pub(crate) async fn remote(command: Command) -> Result<ExitCode, CliError> {
         Command::Status(arguments) => Box::pin(status::run(arguments)).await,
         Command::Demo(arguments) => Box::pin(demo::run(arguments)).await,
         Command::Bench(command) => Box::pin(bench::run(command)).await,
+        Command::Node(command) => node::run(command).await,
         Command::Partition(command) => Box::pin(partition::run(command)).await,
         Command::Metadata(command) => Box::pin(metadata::run(command)).await,
         _ => Err(CliError::failed("this command does not talk to a server")),

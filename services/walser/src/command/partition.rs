@@ -1,5 +1,7 @@
 //! `walser partition`.
 
+mod show;
+
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -7,12 +9,15 @@ use clap_complete::engine::ArgValueCompleter;
 use walser_proto::v1 as pb;
 use walser_rpc::ApiError;
 
+use self::show::{PartitionDescribeArgs, PartitionListArgs};
 use super::set_aside::{self, SetAsideCommand};
 use crate::args::ServerArgs;
 use crate::complete;
 use crate::error::CliError;
 use crate::output::{self, bytes, count};
 use crate::server::Server;
+
+pub(super) use show::show_partitions;
 
 /// Partitions that one request names.
 const ELECTED_AT_ONCE: usize = 10_000;
@@ -21,6 +26,15 @@ const NAMED_MAX: usize = 5;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PartitionCommand {
+    /// List the partitions of a topic, or those of all topics that lack something
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  walser partition list orders\n  walser partition list --unhealthy"
+    )]
+    List(PartitionListArgs),
+    /// Show a partition: who leads it, who has it, what it holds
+    #[command(after_help = "Example:\n  walser partition describe orders 3")]
+    Describe(PartitionDescribeArgs),
     /// Give up the damaged part of a partition of which no copy is whole
     #[command(after_help = "Example:\n  walser partition repair orders 3 --accept-loss")]
     Repair(PartitionRepairArgs),
@@ -73,6 +87,8 @@ pub(crate) struct PartitionElectArgs {
 
 pub(crate) async fn run(command: PartitionCommand) -> Result<ExitCode, CliError> {
     match command {
+        PartitionCommand::List(arguments) => show::list(arguments).await,
+        PartitionCommand::Describe(arguments) => show::describe(arguments).await,
         PartitionCommand::Repair(arguments) => repair(arguments).await,
         PartitionCommand::Elect(arguments) => elect(arguments).await,
         PartitionCommand::SetAside(command) => set_aside::run(command).await,

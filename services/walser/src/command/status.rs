@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use walser_proto::v1 as pb;
 
+use super::node;
 use crate::args::Form;
 use crate::cli::StatusArgs;
 use crate::error::CliError;
@@ -68,9 +69,9 @@ async fn again(server: &Server, pause: Duration) -> Seen {
 async fn look(server: &Server) -> Result<Seen, CliError> {
     let mut client = server.client.cluster();
     // What is wrong is asked last: a node that is shown as down is told there, too.
-    let nodes = server.answered(client.list_nodes(pb::ListNodesRequest::default()).await)?;
+    let nodes = node::nodes(server).await?;
     let cluster = server.answered(client.get_cluster(pb::GetClusterRequest {}).await)?;
-    Ok(Seen { at: Instant::now(), cluster: cluster.cluster.unwrap_or_default(), nodes: nodes.nodes })
+    Ok(Seen { at: Instant::now(), cluster: cluster.cluster.unwrap_or_default(), nodes })
 }
 
 fn is_healthy(seen: &Seen) -> bool {
@@ -122,7 +123,7 @@ fn table(server: &Server, seen: &Seen, before: Option<&Seen>) {
 }
 
 fn show_node(seen: &Seen, node: &pb::Node, before: Option<(&Seen, &pb::Node)>) {
-    let state = format!("{:?}", node.state()).to_lowercase();
+    let state = node::state(node);
     let up = node.start_time.filter(|_| node.state() != pb::NodeState::Down);
     let uptime = up.map_or_else(String::new, |start| format!(" · up {}", since(start, super::produce::now_ms())));
     output::data(&format!("node {}  {} · {state}{uptime}", node.id, node.address));

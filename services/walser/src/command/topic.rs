@@ -21,7 +21,7 @@ use crate::error::CliError;
 use crate::output::{self, count, table};
 use crate::server::Server;
 use crate::{message, topics};
-pub(crate) use show::show_configs;
+pub(crate) use show::{known, show_configs};
 
 type Done = Result<ExitCode, CliError>;
 

@@ -6,12 +6,13 @@ use serde_json::json;
 use walser_proto::v1 as pb;
 
 use super::Done;
-use super::show::{known, records, size, source, state, value};
+use super::show::{records, size, source, state, value};
 use crate::args::Form;
 use crate::cli::TopicDescribeArgs;
+use crate::command::partition::show_partitions;
 use crate::command::produce::now_ms;
 use crate::error::CliError;
-use crate::output::{self, bytes, count, plural, table};
+use crate::output::{self, plural, table};
 use crate::records::time::{since, wire_time};
 use crate::server::Server;
 use crate::{message, topics};
@@ -118,26 +119,6 @@ impl Described {
             let rows: Vec<_> = configs.iter().map(row).collect();
             output::data(&format!("{}\n", table(&["CONFIG", "VALUE", "SOURCE"], &rows)));
         }
-        let rows: Vec<_> = partitions.iter().map(row).collect();
-        output::data(&table(&["PARTITION", "LEADER", "REPLICAS", "IN SYNC", "FIRST", "NEXT", "SIZE"], &rows));
-        for partition in partitions {
-            if let Some(problem) = &partition.problem {
-                let repair = if partition.damaged { "; see `walser partition repair`" } else { "" };
-                output::data(&format!("  ! partition {}: {problem}{repair}", partition.partition));
-            }
-        }
+        show_partitions(partitions.iter().map(|partition| (partition.partition.to_string(), partition)));
     }
-}
-
-fn row(partition: &pb::Partition) -> Vec<String> {
-    let ids = |nodes: &[i32]| nodes.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
-    vec![
-        partition.partition.to_string(),
-        partition.leader.map_or_else(|| "none !".to_owned(), |leader| leader.to_string()),
-        ids(&partition.replicas),
-        ids(&partition.isr),
-        known(partition.log_start_offset, count),
-        known(partition.high_watermark, count),
-        known(partition.size_bytes, bytes),
-    ]
 }

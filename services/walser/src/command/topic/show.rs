@@ -127,7 +127,7 @@ pub(super) fn state(topic: &pb::Topic) -> &'static str {
 }
 
 /// A number of a table, which may be unknown.
-pub(super) fn known(number: Option<i64>, shown: fn(i64) -> String) -> String {
+pub(crate) fn known(number: Option<i64>, shown: fn(i64) -> String) -> String {
     number.map_or_else(|| "?".to_owned(), shown)
 }
 

@@ -1,0 +1,46 @@
+//! What the commands say of nodes and partitions.
+
+use serde_json::Value;
+
+use crate::faults::until;
+use crate::replicated::{Nodes, all_in_sync, create_replicated};
+use crate::server::{cli_at, place};
+
+/// Runs a command; what it printed, with its exit code.
+fn run(nodes: &Nodes, arguments: &[&str]) -> (String, Option<i32>) {
+    let output = cli_at(&nodes.cluster.address(), arguments, b"");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code())
+}
+
+fn json(nodes: &Nodes, arguments: &[&str]) -> Value {
+    serde_json::from_str(&run(nodes, &[arguments, &["-o", "json"]].concat()).0).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_and_partitions_are_listed_and_described() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
+    // More than one page.
+    create_replicated(&client, "many", 2_500, 2).await;
+    all_in_sync(&client, "many").await;
+    let listed = json(&nodes, &["node", "list"]);
+    let states: Vec<_> = listed["nodes"].as_array().unwrap().iter().map(|node| &node["state"]).collect();
+    assert_eq!(states, ["NODE_STATE_ACTIVE"; 3]);
+    assert_eq!(run(&nodes, &["node", "ls", "-o", "name"]).0, "1\n2\n3\n");
+    assert_eq!(run(&nodes, &["node", "describe", "7"]).1, Some(3));
+    assert!(run(&nodes, &["node", "describe", "2"]).0.starts_with("node 2  active\n"));
+    let found = json(&nodes, &["partition", "list", "many"]);
+    assert_eq!(found["partitions"].as_array().unwrap().len(), 2_500);
+    assert_eq!(run(&nodes, &["partition", "list", "--unhealthy"]).0, "no partition lacks anything\n");
+    assert_eq!(run(&nodes, &["partition", "list"]).1, Some(2));
+    assert_eq!(run(&nodes, &["partition", "describe", "many", "2500"]).1, Some(3));
+    let last = json(&nodes, &["partition", "describe", "many", "2499"]);
+    assert_eq!((&last["topic"], &last["partition"]["partition"]), (&"many".into(), &2_499.into()));
+
+    nodes.kill(3);
+    let lacking = async || run(&nodes, &["partition", "list", "-u", "-o", "name"]).0.lines().count() == 2_501;
+    until(lacking, "every partition lacks a copy").await;
+    until(async || run(&nodes, &["node", "describe", "3"]).0.contains("node 3  down"), "it is told").await;
+    nodes.restart(3);
+    until(async || run(&nodes, &["partition", "list", "-u"]).0.contains("no partition"), "nothing lacks").await;
+}

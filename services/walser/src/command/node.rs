@@ -1,0 +1,149 @@
+//! `walser node`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use walser_proto::v1 as pb;
+
+use super::produce::now_ms;
+use crate::args::{Form, OutputArgs};
+use crate::error::CliError;
+use crate::message;
+use crate::output::{self, bytes, table};
+use crate::records::time::{since, wire_time};
+use crate::server::Server;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the storage nodes
+    #[command(visible_alias = "ls", after_help = "Example:\n  walser node list -o json")]
+    List(OutputArgs),
+    /// Show a storage node with its disks and what is out of service on it
+    #[command(after_help = "Example:\n  walser node describe 2")]
+    Describe(NodeDescribeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeDescribeArgs {
+    /// Node, as listed
+    pub(crate) id: i32,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+pub(crate) async fn run(command: NodeCommand) -> Result<ExitCode, CliError> {
+    match command {
+        NodeCommand::List(arguments) => list(&arguments).await,
+        NodeCommand::Describe(arguments) => describe(&arguments).await,
+    }
+}
+
+/// All nodes, by id.
+pub(super) async fn nodes(server: &Server) -> Result<Vec<pb::Node>, CliError> {
+    let (mut nodes, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = pb::ListNodesRequest { page_size: 1000, page_token, ..Default::default() };
+        let page = server.answered(server.client.cluster().list_nodes(request).await)?;
+        nodes.extend(page.nodes);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(nodes);
+        }
+    }
+}
+
+/// How a node is.
+pub(super) fn state(node: &pb::Node) -> String {
+    format!("{:?}", node.state()).to_lowercase()
+}
+
+/// For how long it has run.
+fn uptime(node: &pb::Node) -> String {
+    let start = node.start_time.filter(|_| node.state() != pb::NodeState::Down);
+    start.map_or_else(|| "-".to_owned(), |start| since(start, now_ms()))
+}
+
+async fn list(arguments: &OutputArgs) -> Result<ExitCode, CliError> {
+    let server = Server::of(&arguments.server)?;
+    let nodes = nodes(&server).await?;
+    match arguments.output {
+        Form::Name => nodes.iter().for_each(|node| output::data(&node.id.to_string())),
+        Form::Json => output::document(&serde_json::json!({ "nodes": message::list(&nodes)? }))?,
+        Form::Ndjson => {
+            for node in &nodes {
+                output::data(&message::json(node)?.to_string());
+            }
+        }
+        Form::Table => {
+            let rows: Vec<_> = nodes.iter().map(row).collect();
+            let titles = ["NODE", "STATE", "ADDRESS", "LEADS", "REPLICAS", "USED", "FREE", "UP", "VERSION"];
+            output::data(&table(&titles, &rows));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(node: &pb::Node) -> Vec<String> {
+    let storage = node.storage.clone().unwrap_or_default();
+    let sum = |of: fn(&pb::DiskStats) -> i64| bytes(storage.disks.iter().map(of).sum());
+    vec![
+        node.id.to_string(),
+        state(node),
+        node.address.clone(),
+        storage.leader_count.to_string(),
+        storage.replica_count.to_string(),
+        sum(|disk| disk.used_bytes),
+        sum(|disk| disk.free_bytes),
+        uptime(node),
+        node.version.clone(),
+    ]
+}
+
+async fn describe(arguments: &NodeDescribeArgs) -> Result<ExitCode, CliError> {
+    let server = Server::of(&arguments.output.server)?;
+    let nodes = nodes(&server).await?;
+    let Some(node) = nodes.iter().find(|node| node.id == arguments.id) else {
+        let known: Vec<_> = nodes.iter().map(|node| node.id.to_string()).collect();
+        let error = CliError::not_found(format!("no storage node {} is registered", arguments.id));
+        return Err(error.with_help(format!("there are: {}", known.join(", "))));
+    };
+    match arguments.output.output {
+        Form::Name => output::data(&node.id.to_string()),
+        Form::Json => output::document(&message::json(node)?)?,
+        Form::Ndjson => output::data(&message::json(node)?.to_string()),
+        Form::Table => show(node),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(node: &pb::Node) {
+    let storage = node.storage.clone().unwrap_or_default();
+    output::data(&format!("node {}  {}", node.id, state(node)));
+    let roles: Vec<_> = node.roles().map(|role| format!("{role:?}").to_lowercase()).collect();
+    let heard = node.heartbeat_time.map_or_else(|| "never".to_owned(), wire_time);
+    let rows = [
+        ("address", node.address.clone()),
+        ("roles", roles.join(", ")),
+        ("version", node.version.clone()),
+        ("up", uptime(node)),
+        ("heard", heard),
+        ("leads", storage.leader_count.to_string()),
+        ("replicas", storage.replica_count.to_string()),
+    ];
+    let rows: Vec<_> = rows.into_iter().map(|(name, value)| format!("{name:<10}{value}")).collect();
+    output::data(&rows.join("\n"));
+    for disk in &storage.disks {
+        let (used, free, total) = (bytes(disk.used_bytes), bytes(disk.free_bytes), bytes(disk.total_bytes));
+        output::data(&format!("disk      {}  {used} of records, {free} of {total} free", disk.path));
+        if disk.full {
+            output::data("  ! full: appends are refused until space is free");
+        }
+        if disk.failed {
+            output::data(&format!("  ! cannot be used: {}", disk.problem));
+        }
+    }
+    for problem in &storage.problems {
+        let (topic, partition, text) = (&problem.topic_id, problem.partition, &problem.problem);
+        output::data(&format!("  ! partition {partition} of topic {topic}: {text}"));
+    }
+}
