@@ -56,6 +56,13 @@ async fn named_one_stays(named: impl Fn(i32) -> i32, expected: &[String]) {
     until(async || accepts_loss(&nodes, &[&elect[..], &["--node", &named]].concat()), "it is elected").await;
     all_in_sync(&client, "t").await;
     assert_eq!(values(&client, "t", 0).await, expected);
+    // What was given up is kept.
+    let kept = (1..=NODES).any(|node| {
+        let partition = segment(&nodes.data_of(node)).parent().unwrap().to_owned();
+        let names = std::fs::read_dir(partition).unwrap().map(|entry| entry.unwrap().file_name());
+        names.into_iter().any(|name| name.to_string_lossy().starts_with("cut-at-"))
+    });
+    assert!(kept);
     for alone in 1..=NODES {
         nodes.kill_others(alone);
         leads(&client, alone).await;

@@ -324,19 +324,26 @@ impl Log {
         self.state.set_log_start(log_start);
     }
 
-    /// Moves everything from `invalid` on out of the log, into one file beside it.
-    fn cut_tail(&self, invalid: &LogPosition, offset: Offset) -> io::Result<CutTail> {
-        let kept_in = self.names.path().join(format!("cut-at-{:020}.bytes", offset.0));
-        let kept = self.names.disk().open(&kept_in, Open::Write)?;
+    /// Copies everything from a position on into a file, whose bytes are durable then. Returns how many there are.
+    pub(super) fn copy_tail(&self, from: &LogPosition, into: &Path) -> io::Result<u64> {
+        let kept = self.names.disk().open(into, Open::Write)?;
         kept.set_len(0)?;
         let segments = self.state.segments().clone();
         let mut bytes = 0;
-        for (number, segment) in segments.iter().enumerate().skip(invalid.segment) {
-            let from = if number == invalid.segment { invalid.position } else { 0 };
+        for (number, segment) in segments.iter().enumerate().skip(from.segment) {
+            let begin = if number == from.segment { from.position } else { 0 };
             let file = segment.file(Open::Write)?;
-            bytes += copy(&*file, from, &*kept, bytes)?;
+            bytes += copy(&*file, begin, &*kept, bytes)?;
         }
         kept.sync_data()?;
+        Ok(bytes)
+    }
+
+    /// Moves everything from `invalid` on out of the log, into one file beside it.
+    fn cut_tail(&self, invalid: &LogPosition, offset: Offset) -> io::Result<CutTail> {
+        let kept_in = self.names.path().join(format!("cut-at-{:020}.bytes", offset.0));
+        let bytes = self.copy_tail(invalid, &kept_in)?;
+        let segments = self.state.segments().clone();
         self.names.sync()?;
         // A segment of which nothing is left does not stay: its base lies behind the end of the log.
         let keep = if invalid.position == 0 && invalid.segment > 0 { invalid.segment } else { invalid.segment + 1 };

@@ -1,6 +1,7 @@
 //! Giving up the newest records: for a replica that must follow another log (KIP-101).
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use walser_model::Offset;
@@ -10,22 +11,24 @@ use crate::epochs::Epochs;
 use crate::flush::Flushing;
 use crate::generation::Generation;
 use crate::producers::Producers;
+use crate::recovery_scan::LogPosition;
 use crate::segment::Segment;
 
 impl Log {
-    /// Cuts everything at and above `to`, durably: for a replica that must follow another log (KIP-101).
+    /// Cuts everything at and above `to`, durably: for a replica that must follow another log (KIP-101). Where that are records
+    /// which were taken for committed, they are kept in a file beside the log, which is returned.
     ///
     /// # Errors
     /// After an I/O error the log is out of service; opening it again completes or undoes the cut.
     /// [`LogError::OutOfRange`] when `to` is outside the log or inside a batch, [`LogError::Busy`] while a flush or an
     /// extension runs.
-    pub fn truncate(&mut self, to: Offset) -> Result<(), LogError> {
+    pub fn truncate(&mut self, to: Offset) -> Result<Option<PathBuf>, LogError> {
         self.writable()?;
         self.idle()?;
         let (start, end) = (self.log_start(), self.log_end());
         let out_of_range = LogError::OutOfRange { offset: to, start, end };
         if to >= end {
-            return if to == end { Ok(()) } else { Err(out_of_range) };
+            return if to == end { Ok(None) } else { Err(out_of_range) };
         }
         if to < start {
             return Err(out_of_range);
@@ -33,9 +36,21 @@ impl Log {
         let segments = self.state.segments().clone();
         let at = segments.partition_point(|segment| segment.base <= to).saturating_sub(1);
         let position = crate::reader::position_of(&segments[at], to)?.ok_or(out_of_range)?;
-        let outcome = self.cut(&segments, at, position, to);
+        let gives_up = to < self.marks.high_watermark;
+        let kept = gives_up.then(|| self.keep(&LogPosition { segment: at, position }, to)).transpose();
+        let outcome =
+            kept.map_err(LogError::from).and_then(|kept| self.cut(&segments, at, position, to).map(|()| kept));
         // A part of it may have happened: what is in memory is not what is on the disk any more.
         outcome.inspect_err(|error| self.fail(format!("truncate: {error}")))
+    }
+
+    /// Copies everything from a position on into a file beside the log, durably.
+    fn keep(&self, from: &LogPosition, to: Offset) -> io::Result<PathBuf> {
+        let name = format!("cut-at-{:020}-to-{:020}.bytes", to.0, self.log_end().0);
+        let kept_in = self.names.path().join(name);
+        self.copy_tail(from, &kept_in)?;
+        self.names.sync()?;
+        Ok(kept_in)
     }
 
     /// Does it, in an order in which a crash at any step leaves a log that opens: either as it was, or shorter.

@@ -266,8 +266,14 @@ impl Partition {
     pub(crate) fn truncate(&mut self, work: WorkId, to: Offset, context: &ShardContext) {
         let (partition, from) = (context.named(self.log.partition()), self.log.log_end());
         let outcome = self.log.truncate(to);
-        tracing::info!(%partition, %from, %to, "the leader does not have what is cut");
-        self.work_ended(work, outcome, context);
+        match &outcome {
+            Ok(Some(kept_in)) => tracing::warn!(
+                %partition, %from, %to, kept_in = %kept_in.display(),
+                "the leader does not have records that were taken for committed: they are cut, and kept in a file"
+            ),
+            _ => tracing::info!(%partition, %from, %to, "the leader does not have what is cut"),
+        }
+        self.work_ended(work, outcome.map(drop), context);
     }
 
     fn work_ended(&mut self, work: WorkId, outcome: Result<(), LogError>, context: &ShardContext) {
