@@ -77,7 +77,7 @@ impl Store {
         for number in 0..nodes {
             store.revision += 1;
             let (epoch, live_revision) = (store.revision, store.revision);
-            let record = NodeRecord { epoch, live_revision, fenced: false, shutting_down: false };
+            let record = NodeRecord { epoch, live_revision, fenced: false, shutting_down: false, drained: false };
             store.history.push(store.revision, NewValue::Node(id(number), record));
             store.nodes.push((id(number), record));
         }

@@ -326,6 +326,7 @@ impl From<&NodeEntry> for NodeRecord {
             live_revision: entry.live_revision,
             fenced: entry.liveness.fenced,
             shutting_down: entry.liveness.shutting_down,
+            drained: entry.liveness.drained,
         }
     }
 }

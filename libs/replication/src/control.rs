@@ -26,7 +26,7 @@ use crate::PartitionState;
 pub use create::{create, delete};
 pub use elect::{
     Candidate, Lack, Recovery, elect_declared_lost, elect_named, elect_preferred, elect_unclean, lead_again,
-    recovery_candidates, step_down,
+    leave_lead, recovery_candidates, step_down,
 };
 pub use isr::{Refusal, alter_isr, change_min_isr, give_up_records, renew_epoch};
 pub use members::{
@@ -49,6 +49,8 @@ pub struct NodeRecord {
     pub fenced: bool,
     /// It is about to stop.
     pub shutting_down: bool,
+    /// An operator wants it to lead nothing that another one can lead.
+    pub drained: bool,
 }
 
 /// What a decision is taken on beside the partition itself. Nodes and partitions MUST be of one revision: a partition
@@ -121,6 +123,11 @@ impl DecisionContext {
     /// Whether a node may lead and join in-sync sets.
     fn usable(&self, node: NodeId) -> bool {
         self.node(node).is_some_and(|found| !found.fenced && !found.shutting_down)
+    }
+
+    /// Whether a node is one to lead, where others could, too.
+    fn leads(&self, node: NodeId) -> bool {
+        self.usable(node) && self.node(node).is_some_and(|found| !found.drained)
     }
 
     /// Another node in service that is known to have everything of a partition.

@@ -96,6 +96,14 @@ impl PartitionState {
         }
     }
 
+    /// Ends a comparison of replicas: whoever had everything is eligible again.
+    pub(crate) fn end_comparison(&mut self) -> Option<Box<SteppedDown>> {
+        let before = self.stepped_down.take()?;
+        self.elr = self.elr.union(&before.whole);
+        self.last_known_elr = self.last_known_elr.union(&before.last_known).without(&self.elr);
+        Some(before)
+    }
+
     /// Takes a node that is fenced, or cannot be relied on, out of those that are compared: it is eligible then as others
     /// are that leave.
     pub(crate) fn leave_comparison(&mut self, node: NodeId) {

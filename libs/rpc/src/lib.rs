@@ -36,8 +36,8 @@ pub use grpc_storage::{
     read_of_message, read_outcome_message,
 };
 pub use metadata::{
-    MetadataSeen, MetadataStream, change_messages, progress_message, snapshot_messages, wire_registration, wire_time,
-    wire_topic, wire_topic_value,
+    CutOffPatience, MetadataSeen, MetadataStream, change_messages, progress_message, snapshot_messages,
+    wire_registration, wire_time, wire_topic, wire_topic_value,
 };
 pub use network::{Connection, ConnectionError, Network, local_connection};
 pub use outage::Outage;

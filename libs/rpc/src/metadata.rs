@@ -2,8 +2,11 @@
 
 mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tonic::Streaming;
 use walser_metadata::Delta;
 use walser_proto::internal::v1::{WatchMetadataRequest, WatchMetadataResponse};
@@ -21,6 +24,41 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// The first message may have to be read from a store, and is large.
 const FIRST_MAX: Duration = Duration::from_secs(15);
+
+/// How long a controller is followed that does not reach the metadata store, when there are others.
+const CUT_OFF_MIN: Duration = Duration::from_secs(1);
+/// The same when none of those that were tried did.
+const CUT_OFF_MAX: Duration = Duration::from_secs(30);
+
+/// How long a controller is followed that does not reach the metadata store: for ever where it is the only one; else longer
+/// each time, as perhaps none of them does, until one does. Clones share it.
+#[derive(Debug, Clone)]
+pub struct CutOffPatience {
+    others: bool,
+    limit: Arc<Mutex<Duration>>,
+}
+
+impl CutOffPatience {
+    /// For a follower of so many controllers.
+    pub fn of(controllers: usize) -> Self {
+        Self { others: controllers > 1, limit: Arc::new(Mutex::new(CUT_OFF_MIN)) }
+    }
+
+    /// Whether a controller is given up that has been cut off for so long.
+    fn is_over(&self, cut_off: Duration) -> bool {
+        let mut limit = self.limit.lock();
+        let over = self.others && cut_off >= *limit;
+        if over {
+            *limit = (*limit * 2).min(CUT_OFF_MAX);
+        }
+        over
+    }
+
+    /// A controller reaches the store.
+    fn restore(&self) {
+        *self.limit.lock() = CUT_OFF_MIN;
+    }
+}
 
 /// What a caller has seen of the metadata.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +81,9 @@ pub struct MetadataStream {
     seen: MetadataSeen,
     /// Something has come.
     heard: bool,
+    patience: CutOffPatience,
+    /// Since when the controller does not reach the metadata store.
+    cut_off: Option<Instant>,
     /// Met behind deltas that were returned; it ends the stream.
     failed: Option<ApiError>,
 }
@@ -53,13 +94,18 @@ impl MetadataStream {
     /// # Errors
     /// `CLUSTER_ID_MISMATCH` and `METADATA_ROLLBACK` when the controller's metadata is not that of the caller; when the
     /// controller refuses for another reason, or cannot be reached.
-    pub async fn open(controller: &ControllerClient, seen: MetadataSeen) -> Result<Self, ApiError> {
+    pub async fn open(
+        controller: &ControllerClient,
+        seen: MetadataSeen,
+        patience: &CutOffPatience,
+    ) -> Result<Self, ApiError> {
         let mut client = controller.calls().max_decoding_message_size(MESSAGE_BYTES_MAX);
         let MetadataSeen { cluster_id, version: applied_version, lineage } = seen.clone();
         let features = Some(FEATURE_LEVELS.into());
         let request = WatchMetadataRequest { resume_version: 0, cluster_id, applied_version, lineage, features };
         let messages = client.watch_metadata(request).await?.into_inner();
-        Ok(Self { messages, group: Vec::new(), seen, heard: false, failed: None })
+        let (group, patience) = (Vec::new(), patience.clone());
+        Ok(Self { messages, group, seen, heard: false, patience, cut_off: None, failed: None })
     }
 
     /// What the caller has seen once it has applied every delta that was returned.
@@ -99,6 +145,20 @@ impl MetadataStream {
             ApiError::new(Reason::ControllerNotAvailable, text)
         })??;
         self.heard = true;
+        match &message {
+            Some(message) if message.cut_off => {
+                let since = *self.cut_off.get_or_insert_with(Instant::now);
+                if self.patience.is_over(since.elapsed()) {
+                    let text = "the controller does not reach the metadata store, and another one may";
+                    return Err(ApiError::new(Reason::ControllerNotAvailable, text));
+                }
+            }
+            Some(_) => {
+                self.cut_off = None;
+                self.patience.restore();
+            }
+            None => {}
+        }
         Ok(message)
     }
 

@@ -28,11 +28,18 @@ pub(crate) struct ClusterView {
     pub(crate) cluster: Option<Arc<ClusterRecord>>,
     pub(crate) lineages: Arc<Lineages>,
     pub(crate) staged: Arc<BTreeMap<TopicId, Staged>>,
+    /// When each key was changed last that is of no topic and no partition.
+    changed: Arc<BTreeMap<String, Revision>>,
 }
 
 impl ClusterView {
-    /// Everything in the store, as of `revision`. Versions never go back: a view that is newer is an error.
+    /// Everything in the store, as of `revision`. Versions never go back: a view that is newer is an error, and so is one that
+    /// has seen a later state of any key. Such a store is an older copy, whatever its revision is.
     pub(crate) fn replace(&mut self, entries: &[KeyValue], revision: Revision) -> Result<Changes, ApiError> {
+        if let Some(older) = entries.iter().find(|entry| self.has_seen_later(entry)) {
+            let text = format!("key {} is as it was at revision {}", older.key, older.mod_revision);
+            return Err(ApiError::metadata_rollback(self.metadata.version(), older.mod_revision).with("key", text));
+        }
         let mut next = Self::default();
         let mut delta = Delta { version: revision, snapshot: true, changes: Vec::new() };
         for entry in entries {
@@ -56,6 +63,21 @@ impl ClusterView {
         self.metadata.apply(delta).map_err(|error| ApiError::metadata_rollback(error.have, error.got))
     }
 
+    /// Whether this view includes a later state of a key than that: another value, or that it was deleted.
+    fn has_seen_later(&self, entry: &KeyValue) -> bool {
+        let known = if let Some(id) = partition::parse(&entry.key) {
+            self.metadata.partition(id).map(|found| found.record.epoch)
+        } else if let Some(id) = topic::parse(&entry.key) {
+            self.metadata.topic(id).map(|found| found.revision)
+        } else if is_of_neither(&entry.key) {
+            self.changed.get(&entry.key).copied()
+        } else {
+            return false;
+        };
+        let version = self.metadata.version();
+        known.map_or(entry.mod_revision <= version, |known| entry.mod_revision < known)
+    }
+
     /// The cluster's record.
     pub(crate) fn cluster(&self) -> Result<&ClusterRecord, ApiError> {
         self.cluster.as_deref().ok_or_else(|| ApiError::internal("the cluster has no record"))
@@ -75,6 +97,9 @@ impl ClusterView {
 
     fn put(&mut self, entry: &KeyValue, changes: &mut Vec<MetadataChange>) -> Result<(), ApiError> {
         let revision = entry.mod_revision;
+        if is_of_neither(&entry.key) {
+            Arc::make_mut(&mut self.changed).insert(entry.key.clone(), revision);
+        }
         if let Some(id) = partition::parse(&entry.key) {
             changes.push(MetadataChange::Partition { id, value: Box::new(decode(entry)?), revision });
         } else if let Some(id) = topic::parse(&entry.key) {
@@ -101,6 +126,9 @@ impl ClusterView {
     }
 
     fn delete(&mut self, key: &str, changes: &mut Vec<MetadataChange>) {
+        if self.changed.contains_key(key) {
+            Arc::make_mut(&mut self.changed).remove(key);
+        }
         if let Some(id) = partition::parse(key) {
             changes.push(MetadataChange::PartitionRemoved(id));
         } else if let Some(id) = topic::parse(key) {
@@ -115,6 +143,11 @@ impl ClusterView {
             Arc::make_mut(&mut self.lineages).delete(key);
         }
     }
+}
+
+/// Whether a key is of no topic and of no partition: of such there are few.
+fn is_of_neither(key: &str) -> bool {
+    ![partition::PREFIX, topic::PREFIX, topic::NAMES_PREFIX].iter().any(|prefix| key.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -194,6 +227,27 @@ mod tests {
         }
         assert_eq!(followed.metadata.topic_count(), 2);
         assert!(followed.replace(&[], 1).is_err(), "an older copy of the store is refused");
+    }
+
+    #[test]
+    fn an_older_copy_is_one_whatever_its_revision_is() {
+        let entry = |key: &str, mod_revision| {
+            let value = walser_metadata::value::encode(&PartitionValue::from(PartitionState::new(vec![NodeId(1)], 1)));
+            KeyValue { key: key.to_owned(), value: value.into(), create_revision: 1, mod_revision, lease: 0 }
+        };
+        let part = partition::key(TopicPartition::new(id(1), PartitionIndex(0)));
+        for key in [part.as_str(), "pids/next"] {
+            let mut view = ClusterView::default();
+            view.replace(&[entry(key, 5)], 9).unwrap();
+            view.replace(&[entry(key, 5)], 10).unwrap();
+            view.apply(&[Change::Put(entry(key, 12))], 12).unwrap();
+            let failure = view.clone().replace(&[entry(key, 5)], 1_000_000).unwrap_err();
+            assert_eq!(failure.reason(), walser_rpc::Reason::MetadataRollback, "its value of then is there again");
+            view.apply(&[Change::Delete { key: key.to_owned() }], 13).unwrap();
+            view.clone().replace(&[entry(key, 5)], 1_000_000).unwrap_err();
+            view.replace(&[entry(key, 14)], 14).unwrap();
+            view.replace(&[], 20).unwrap();
+        }
     }
 
     #[test]

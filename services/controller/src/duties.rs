@@ -239,12 +239,12 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             if !paused.is_zero() {
                 self.sessions.extend(paused);
             }
-            last = now;
             let leads = self.nodes.committer().lead.epoch().unwrap_or(0);
             if leads != led {
                 self.hear_all(now);
                 led = leads;
             }
+            last = self.clock.monotonic();
             if leads == 0 || !self.nodes.committer().lead.is_sure() {
                 continue;
             }
@@ -257,6 +257,8 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                     self.fence(node, node_epoch, limit).await;
                 }
             }
+            // That fencing takes its time is no pause: beats are heard meanwhile.
+            last = self.clock.monotonic();
         }
     }
 

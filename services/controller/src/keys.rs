@@ -16,6 +16,7 @@
 //! | `pids/internal` | the same for ids of gateways, counted from 2^62 | [`counter`] |
 //! | `pids/epochs/{slot}` | latest epochs of producer ids | [`producer`] |
 //! | `import` | an export that is being imported: no controller starts meanwhile | [`transfer`] |
+//! | `moved` | the metadata was exported: no controller starts or leads | [`transfer`] |
 //! | `store/probe` | nothing: written to find out whether the store takes writes again | `store_writes` |
 //!
 //! Values are JSON objects: `docs/formats/metadata.md`. Those that other services see as well are in

@@ -24,6 +24,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// So long after the last confirmed sign of life was sent, another controller may lead before this one hears of it. Less
 /// than [`LEASE`] by what clocks and stores are late.
 const SURE: Duration = Duration::from_secs(2);
+/// A leader whose view cannot follow the store for so long gives the lead to another controller.
+const BLIND_MAX: Duration = Duration::from_secs(5);
 /// Pause before the next attempt after the store gave no answer.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -40,6 +42,8 @@ pub(crate) struct ControllerLead {
     /// The revision that this controller's view includes: it decides nothing before it has seen what the one before it has
     /// decided.
     seen: Arc<AtomicI64>,
+    /// Since when the view does not follow the store; `None`: it does.
+    blind: Arc<Mutex<Option<Instant>>>,
     won: Arc<Notify>,
 }
 
@@ -53,6 +57,7 @@ impl ControllerLead {
             epoch: Arc::default(),
             confirmed: Arc::default(),
             seen: Arc::default(),
+            blind: Arc::new(Mutex::new(Some(Instant::now()))),
             won: Arc::default(),
         }
     }
@@ -92,6 +97,39 @@ impl ControllerLead {
     pub(crate) fn note_seen(&self, revision: Revision) {
         self.seen.fetch_max(revision, Ordering::AcqRel);
         self.won.notify_waiters();
+    }
+
+    /// Whether the view follows the store.
+    pub(crate) fn note_following(&self, follows: bool) {
+        let mut blind = self.blind.lock();
+        *blind = if follows { None } else { blind.or_else(|| Some(Instant::now())) };
+        drop(blind);
+        self.won.notify_waiters();
+    }
+
+    /// Waits until the view follows the store: who cannot see decides nothing.
+    async fn until_following(&self) {
+        while self.blind.lock().is_some() {
+            let noted = self.won.notified();
+            if self.blind.lock().is_none() {
+                return;
+            }
+            // Looked at again in any case.
+            let _ = tokio::time::timeout(KEEP_ALIVE, noted).await;
+        }
+    }
+
+    fn is_blind(&self) -> bool {
+        self.blind.lock().is_some_and(|since| since.elapsed() >= BLIND_MAX)
+    }
+
+    /// Lets another one lead that can see what it decides on.
+    async fn give_up(&self, lease: LeaseId) {
+        tracing::warn!("this controller gives up the lead: it cannot follow the metadata store");
+        self.epoch.store(0, Ordering::Release);
+        if let Err(error) = self.store.revoke(lease).await {
+            tracing::warn!(%error, "the lease was not revoked; it ends by itself");
+        }
     }
 
     /// Waits until this controller leads.
@@ -147,6 +185,11 @@ impl ControllerLead {
                         Ok(()) => {
                             *self.confirmed.lock() = Some(sent);
                             self.won.notify_waiters();
+                            if self.is_blind() {
+                                self.give_up(held).await;
+                                lease = None;
+                                continue;
+                            }
                             tokio::time::sleep_until(sent + KEEP_ALIVE).await;
                         }
                         Err(StoreError::NoLease(_)) => {
@@ -160,13 +203,16 @@ impl ControllerLead {
                         }
                     }
                 }
-                None => match self.win().await {
-                    Ok(held) => lease = Some(held),
-                    Err(error) => {
-                        tracing::warn!(%error, "the election of the controller failed; retrying");
-                        tokio::time::sleep(RETRY).await;
+                None => {
+                    self.until_following().await;
+                    match self.win().await {
+                        Ok(held) => lease = Some(held),
+                        Err(error) => {
+                            tracing::warn!(%error, "the election of the controller failed; retrying");
+                            tokio::time::sleep(RETRY).await;
+                        }
                     }
-                },
+                }
             }
         }
     }
@@ -184,6 +230,9 @@ mod tests {
         let (first, second) =
             (ControllerLead::new(Arc::clone(&store), "first"), ControllerLead::new(Arc::clone(&store), "second"));
         let running = tokio::spawn(first.clone().run());
+        tokio::time::sleep(KEEP_ALIVE).await;
+        assert_eq!(first.epoch.load(Ordering::Acquire), 0, "it does not stand for election before it can see");
+        [&first, &second].iter().for_each(|lead| lead.note_following(true));
         first.note_seen(0);
         tokio::time::sleep(KEEP_ALIVE).await;
         assert!(first.epoch().is_err(), "it has not seen what was decided before");
@@ -197,5 +246,11 @@ mod tests {
         second.leads().await;
         assert!(second.epoch().unwrap() > epoch && second.is_sure());
         assert!(first.epoch().is_err(), "nobody has confirmed its lease for longer than that lasts");
+        // One that cannot see any more gives the lead back.
+        second.note_following(false);
+        tokio::time::sleep(BLIND_MAX + 2 * KEEP_ALIVE).await;
+        assert!(second.epoch().is_err());
+        tokio::spawn(first.clone().run());
+        first.leads().await;
     }
 }

@@ -40,4 +40,4 @@ pub use config::{Config, KEYS, PROCESS_KEYS, UnfitSettings};
 pub use error::StartError;
 pub use process::{main, settings};
 pub use service::{Dependencies, Started, start};
-pub use transfer::{TransferError, TransferredMetadata, export, import};
+pub use transfer::{TransferError, TransferredMetadata, export, import, reopen};

@@ -3,6 +3,7 @@
 mod elections;
 mod holdings;
 mod in_sync;
+mod wishes;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::turns::Turns;
 pub(crate) use elections::{Election, InHand, Known, Lacks, STEPPED_DOWN_MAX, Wish};
 pub(crate) use holdings::Holdings;
 pub(crate) use in_sync::Proposed;
+pub(crate) use wishes::{NodeWish, leads_for_others};
 
 /// Decisions about nodes. Clones share everything.
 #[derive(Debug, Clone)]
@@ -83,8 +85,9 @@ fn check_older_copies(node: NodeId, view: &ClusterView) -> Result<(), ApiError> 
     }
     let text = format!(
         "the data directory of storage node {node}, or only its logs, is an older copy, or its file logs/checkpoint is gone: the node has served since, and its replicas were the \
-         only ones in sync of {count} partitions; put the latest directory back, or delete the topics, which deletes those \
-         records for good"
+         only ones in sync of {count} partitions; put the latest directory back; or `walser partition elect TOPIC \
+         --unclean --accept-loss` goes on with what other nodes have; or delete the topics, which deletes those records \
+         for good"
     );
     Err(ApiError::new(Reason::DataRollback, text).with("nodeId", node).with("partitions", count))
 }

@@ -15,16 +15,30 @@ pub(crate) struct Places {
     usable: Vec<NodeId>,
     /// Registered, and fenced or about to stop.
     away: Vec<NodeId>,
+    /// How many get no new replicas, as operators wish.
+    cordoned: usize,
 }
 
 impl Places {
     pub(crate) fn of(metadata: &View) -> Self {
         let mut places = Self::default();
         for (id, node) in metadata.nodes().filter(|(_, node)| node.epoch > 0) {
+            if node.liveness.cordoned {
+                places.cordoned += 1;
+                continue;
+            }
             let usable = !node.liveness.fenced && !node.liveness.shutting_down;
             if usable { places.usable.push(id) } else { places.away.push(id) }
         }
         places
+    }
+
+    /// What else there is, in words.
+    fn beside(&self) -> String {
+        match self.cordoned {
+            0 => String::new(),
+            count => format!(" ({count} more cordoned: `walser node uncordon`)"),
+        }
     }
 
     /// Whether a node is in service.
@@ -49,12 +63,13 @@ impl Places {
     ) -> Result<Vec<NodeId>, ApiError> {
         if self.usable.is_empty() {
             let text = "no storage node is in service; start one, or wait until it has registered";
-            return Err(ApiError::new(Reason::LeaderNotAvailable, text));
+            return Err(ApiError::new(Reason::LeaderNotAvailable, format!("{text}{}", self.beside())));
         }
         let (wanted, known) = (usize::try_from(replication_factor).unwrap_or(0), self.usable.len() + self.away.len());
         if wanted > known || wanted == 0 {
             let text = format!(
-                "replication factor {replication_factor} needs {replication_factor} storage nodes; {known} available"
+                "replication factor {replication_factor} needs {replication_factor} storage nodes; {known} available{}",
+                self.beside()
             );
             let failure = ApiError::new(Reason::ReplicationFactorTooHigh, text);
             return Err(failure.with("requested", replication_factor).with("available", known));
@@ -91,7 +106,7 @@ mod tests {
 
     fn places(usable: &[i32], away: &[i32]) -> Places {
         let ids = |numbers: &[i32]| numbers.iter().copied().map(NodeId).collect();
-        Places { usable: ids(usable), away: ids(away) }
+        Places { usable: ids(usable), away: ids(away), cordoned: 0 }
     }
 
     fn topic(number: u16) -> TopicId {

@@ -15,7 +15,7 @@ use walser_replication::control;
 use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
-use crate::committer::Extra;
+use crate::committer::{Extra, maybe};
 use crate::keys::lineage::{self, Lineage};
 use crate::keys::put;
 use crate::nodes::Nodes;
@@ -269,10 +269,11 @@ pub(crate) async fn accept(
     // First the revision: partitions are written above all that nodes have seen of them, who would ignore it otherwise. What
     // lets nodes register comes last. Producer ids need nothing: each start of a controller hands out others.
     let version = store.raise_revision(seen.saturating_add(REVISIONS_SKIPPED)).await?;
-    views.catch_up().await?;
-    let partitions = raise_epochs(nodes, &highest).await?;
-    accept_lineages(store, &rolled_back).await?;
-    views.catch_up().await?;
+    let begun = |failure: ApiError| maybe(&failure);
+    views.catch_up().await.map_err(begun)?;
+    let partitions = raise_epochs(nodes, &highest).await.map_err(begun)?;
+    accept_lineages(store, &rolled_back).await.map_err(begun)?;
+    views.catch_up().await.map_err(begun)?;
     let nodes: BTreeSet<_> = rolled_back.iter().map(|claim| claim.node).collect();
     Ok(Accepted { nodes: nodes.into_iter().collect(), version, partitions })
 }

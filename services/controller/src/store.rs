@@ -116,6 +116,7 @@ impl Store {
             if let Some(found) = self.get::<ClusterRecord>(cluster::KEY).await? {
                 return found.value.id.parse().map_err(|_| ApiError::internal("the cluster's id is not readable"));
             }
+            self.check_place().await?;
             let (id, name) = (ClusterId::from_random(random).to_string(), config.cluster_name.clone());
             let Config { replication_factor, min_insync_replicas, .. } = *config;
             let new = ClusterRecord::new(id, name, now);
@@ -161,23 +162,39 @@ impl Store {
         Ok(lineages)
     }
 
+    async fn has(&self, key: &str) -> Result<bool, ApiError> {
+        Ok(self.inner.get(key).await.map_err(store_failure)?.0.is_some())
+    }
+
+    /// Refuses a store into which metadata is being imported, or out of which it was exported.
+    async fn check_place(&self) -> Result<(), ApiError> {
+        let text = match () {
+            () if self.has(transfer::KEY).await? => {
+                "an import into this metadata store has not ended: run it again with the same file"
+            }
+            () if self.has(transfer::MOVED).await? => {
+                "this metadata was exported, and goes on in another store; `walser metadata reopen` uses it again, where \
+                 nothing was started on the other one"
+            }
+            () => return Ok(()),
+        };
+        Err(ApiError::internal(text))
+    }
+
     /// Begins a lineage with this start of a controller; returns its id. Producer ids go on a long random way ahead: a
     /// copy of the metadata that is started again hands out others than the one that went on.
     pub(crate) async fn begin_lineage(&self, random: [u8; 16]) -> Result<String, ApiError> {
         loop {
-            if self.inner.get(transfer::KEY).await.map_err(store_failure)?.0.is_some() {
-                return Err(ApiError::internal(
-                    "an import into this metadata store has not ended: run it again with the same file",
-                ));
-            }
+            self.check_place().await?;
             let starts = self.lineages().await?.starts;
             let own = ClusterId::from_random(random).to_string();
-            if starts.last().is_some_and(|(_, id, _)| *id == own) {
+            if starts.iter().any(|(_, id, _)| *id == own) {
                 // Written, although the outcome was not known.
                 return Ok(own);
             }
             let number = starts.last().map_or(0, |(number, ..)| number + 1);
-            let mut txn = Txn { compares: vec![Compare::Missing(lineage::key(number)), no_import()], ops: Vec::new() };
+            let compares = vec![Compare::Missing(lineage::key(number)), no_import(), not_moved()];
+            let mut txn = Txn { compares, ops: Vec::new() };
             txn.ops.push(put(lineage::key(number), &Lineage::new(&own)));
             let surplus = (starts.len() + 1).saturating_sub(LINEAGES_MAX);
             txn.ops.extend(starts.iter().take(surplus).map(|(number, ..)| delete(lineage::key(*number))));
@@ -209,6 +226,11 @@ impl Store {
 /// The condition that no import is under way, which would take what is written for its own.
 fn no_import() -> Compare {
     Compare::Missing(transfer::KEY.to_owned())
+}
+
+/// The condition that the metadata was not exported.
+fn not_moved() -> Compare {
+    Compare::Missing(transfer::MOVED.to_owned())
 }
 
 /// Reads a value with its revision.

@@ -1,6 +1,6 @@
 //! Metadata from one store into another: from the embedded one of a laptop into etcd, say, or back.
 //!
-//! [`export`] writes a store into a file, [`import`] reads that into an empty store. What values say about revisions of the
+//! [`export`] closes a store and writes it into a file, [`import`] reads that into an empty store. What values say about revisions of the
 //! old store by being written at them is written out, and revisions of the new one begin above the exported one: for nodes and
 //! gateways it is the same metadata, later. The import also begins a lineage right after the export. Whoever has seen
 //! the old store go on since then refuses the new one, and whoever has seen the new one refuses the old one.
@@ -14,7 +14,7 @@ mod load;
 use std::io::{BufRead, Write};
 use std::time::Duration;
 
-use walser_metastore::{KeyValue, Metastore, Revision, StoreError, read_all};
+use walser_metastore::{Compare, KeyValue, Metastore, Op, Revision, StoreError, Txn, read_all};
 use walser_model::Random;
 use walser_rpc::ApiError;
 use walser_service::{MainError, Settings, Shutdown};
@@ -23,7 +23,8 @@ use self::form::{Export, FormError};
 use crate::keys::cluster::{self, ClusterRecord};
 use crate::keys::lineage::{self, Lineage};
 use crate::keys::topic;
-use crate::keys::{decode, transfer};
+use crate::keys::transfer::Moved;
+use crate::keys::{decode, delete, put, transfer};
 use crate::{leadership, metadata_store};
 
 /// How long a store may take to answer for the first time.
@@ -55,6 +56,8 @@ pub enum TransferError {
     Open(MainError),
     #[error("there is no cluster in this metadata store; is it the right one?")]
     NoCluster,
+    #[error("the metadata of this store was not exported: it can be used as it is")]
+    NotExported,
     #[error(
         "a controller leads the cluster in this metadata store; stop all of its controllers first, storage nodes go on"
     )]
@@ -81,17 +84,19 @@ impl From<ApiError> for TransferError {
     }
 }
 
-/// Writes the metadata of a store into a file: lines of JSON, see `docs/formats/metadata-export.md`. `settings`: those of
+/// Ends the use of a store, and writes its metadata into a file: lines of JSON, see `docs/formats/metadata-export.md`. `settings`: those of
 /// a controller that has this store.
 ///
 /// # Errors
-/// [`TransferError`]; the file is not whole then, and no import reads it.
+/// [`TransferError`]; the file is not whole then, and no import reads it. The store may be closed all the same: an export can
+/// be repeated, and [`reopen`] opens it again.
 pub async fn export(settings: &Settings, file: &mut impl Write) -> Result<TransferredMetadata, TransferError> {
     // Opening one that is not there would make it.
     if metadata_store::file(settings).is_some_and(|file| !file.exists()) {
         return Err(TransferError::NoCluster);
     }
     let store = open(settings).await?;
+    close(&*store).await?;
     let export = read(&*store).await?;
     export.write(file).map_err(|error| TransferError::Failed(error.to_string()))?;
     Ok(export.summary())
@@ -113,6 +118,45 @@ pub async fn import(
     Ok(export.summary())
 }
 
+/// Uses a store again whose metadata was exported: for when nothing was started on the import.
+///
+/// # Errors
+/// [`TransferError`], also when nothing was exported.
+pub async fn reopen(settings: &Settings) -> Result<(), TransferError> {
+    if metadata_store::file(settings).is_some_and(|file| !file.exists()) {
+        return Err(TransferError::NoCluster);
+    }
+    open_again(&*open(settings).await?).await
+}
+
+async fn open_again(store: &dyn Metastore) -> Result<(), TransferError> {
+    let (Some(moved), _) = store.get(transfer::MOVED).await? else { return Err(TransferError::NotExported) };
+    let compares = vec![Compare::CreatedAt(transfer::MOVED.to_owned(), moved.create_revision)];
+    let ops = [transfer::MOVED, leadership::KEY].map(|key| delete(key.to_owned())).to_vec();
+    load::write(store, &Txn { compares, ops }).await?;
+    Ok(())
+}
+
+/// Ends the use of a store in one step: nobody leads, and nobody can win the lead any more.
+async fn close(store: &dyn Metastore) -> Result<(), TransferError> {
+    if store.get(cluster::KEY).await?.0.is_none() {
+        return Err(TransferError::NoCluster);
+    }
+    if store.get(transfer::MOVED).await?.0.is_some() {
+        return Ok(());
+    }
+    let keys = [leadership::KEY, transfer::KEY, transfer::MOVED];
+    let compares = keys.map(|key| Compare::Missing(key.to_owned())).to_vec();
+    let held = Op::Put { key: leadership::KEY.to_owned(), value: transfer::MOVED.into(), lease: None };
+    let ops = vec![put(transfer::MOVED.to_owned(), &Moved {}), held];
+    load::write(store, &Txn { compares, ops }).await?;
+    match store.get(transfer::MOVED).await?.0 {
+        Some(_) => Ok(()),
+        None if store.get(transfer::KEY).await?.0.is_some() => Err(TransferError::OtherImport),
+        None => Err(TransferError::InUse),
+    }
+}
+
 async fn open(settings: &Settings) -> Result<std::sync::Arc<dyn Metastore>, TransferError> {
     let shutdown = Shutdown::new(Duration::ZERO);
     let opened = tokio::time::timeout(OPEN_MAX, metadata_store::open(settings, &shutdown));
@@ -127,10 +171,8 @@ async fn read(store: &dyn Metastore) -> Result<Export, TransferError> {
         return Err(TransferError::OtherImport);
     }
     let cluster: ClusterRecord = decode(found(cluster::KEY).ok_or(TransferError::NoCluster)?)?;
-    if snapshot.entries.iter().any(|entry| entry.key == leadership::KEY) {
-        return Err(TransferError::InUse);
-    }
-    let kept = snapshot.entries.iter().filter(|entry| entry.lease == 0 && entry.key != crate::keys::STORE_PROBE);
+    let left_out = [crate::keys::STORE_PROBE, leadership::KEY, transfer::MOVED];
+    let kept = snapshot.entries.iter().filter(|entry| entry.lease == 0 && !left_out.contains(&entry.key.as_str()));
     let entries = kept.map(|entry| Ok((entry.key.clone(), written_out(entry)?))).collect::<Result<_, ApiError>>()?;
     Ok(Export { cluster_id: cluster.id, cluster_name: cluster.name, revision: snapshot.revision, entries })
 }

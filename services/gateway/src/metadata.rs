@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus::IntGauge;
 use tokio::sync::watch;
-use walser_rpc::{ApiError, ControllerClient, MetadataSeen, MetadataStream, Network, Outage, Reason};
+use walser_rpc::{ApiError, ControllerClient, CutOffPatience, MetadataSeen, MetadataStream, Network, Outage, Reason};
 use walser_service::Shutdown;
 
 use crate::retry::Backoff;
@@ -131,12 +131,12 @@ impl Metadata {
         let mut outage = Outage::of("the metadata stream from the controller");
         let mut seen = MetadataSeen::default();
         // Any of them will do, and another one where one fails.
-        let mut turns = controllers.iter().cycle();
+        let (mut turns, patience) = (controllers.iter().cycle(), CutOffPatience::of(controllers.len()));
         while !shutdown.begun() {
             let Some(controller) = turns.next() else { break };
             let version = seen.version;
             let outcome = tokio::select! {
-                outcome = self.follow_once(controller, &network, &shown_version, (&mut seen, &mut outage)) => outcome,
+                outcome = self.follow_once((controller, &patience), &network, &shown_version, (&mut seen, &mut outage)) => outcome,
                 () = shutdown.wait() => break,
             };
             if let Err(failure) = outcome {
@@ -153,12 +153,12 @@ impl Metadata {
 
     async fn follow_once(
         &self,
-        controller: &ControllerClient,
+        (controller, patience): (&ControllerClient, &CutOffPatience),
         network: &Network,
         shown_version: &IntGauge,
         (seen, outage): (&mut MetadataSeen, &mut Outage),
     ) -> Result<(), ApiError> {
-        let mut stream = MetadataStream::open(controller, seen.clone()).await?;
+        let mut stream = MetadataStream::open(controller, seen.clone(), patience).await?;
         loop {
             let deltas = stream.next_deltas(DELTAS_MAX).await?;
             outage.ended();

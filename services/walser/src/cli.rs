@@ -86,8 +86,8 @@ pub(crate) enum Command {
     /// Measure throughput and latency
     #[command(subcommand, after_help = "Example:\n  walser bench produce --duration 10s --partitions 6")]
     Bench(BenchCommand),
-    /// Look at storage nodes
-    #[command(subcommand, after_help = "Example:\n  walser node list")]
+    /// Look at storage nodes, and take their leads away before work on them
+    #[command(subcommand, after_help = "Example:\n  walser node drain 2")]
     Node(NodeCommand),
     /// Manage partitions
     #[command(subcommand, after_help = "Example:\n  walser partition set-aside list")]

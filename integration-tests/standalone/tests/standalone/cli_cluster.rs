@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
+use crate::fault_rows::led_by;
 use crate::faults::until;
-use crate::replicated::{Nodes, all_in_sync, create_replicated};
-use crate::server::{cli_at, place};
+use crate::replicated::{Nodes, all_in_sync, create_replicated, partitions, preferred_lead};
+use crate::server::{cli_at, create, place, write};
 
 /// Runs a command; what it printed, with its exit code.
 fn run(nodes: &Nodes, arguments: &[&str]) -> (String, Option<i32>) {
@@ -43,4 +44,43 @@ async fn nodes_and_partitions_are_listed_and_described() {
     until(async || run(&nodes, &["node", "describe", "3"]).0.contains("node 3  down"), "it is told").await;
     nodes.restart(3);
     until(async || run(&nodes, &["partition", "list", "-u"]).0.contains("no partition"), "nothing lacks").await;
+}
+
+/// It leads nothing while it is drained, whatever becomes of it and of the others, and gets its leads back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_drained_and_gets_its_leads_back() {
+    const MANY: i32 = 300;
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, MANY, 2).await;
+    preferred_lead(&client, 300).await;
+    assert_eq!(run(&nodes, &["node", "drain", "7"]).1, Some(2), "there is none");
+    let drained = run(&nodes, &["node", "drain", "2"]);
+    assert_eq!(drained, ("node 2  drained\n".to_owned(), Some(0)));
+    assert_eq!(led_by(&client, 2, true).await, [] as [i32; 0]);
+    for partition in [0, 1, 2] {
+        write(&client, "t", partition, "while drained").await;
+    }
+    // Nothing is placed there, and what needs three nodes is refused.
+    create(&client, "elsewhere", 10, &[]).await;
+    assert!(partitions(&client, "elsewhere").await.iter().all(|found| found.replicas != [2]));
+    let refused = cli_at(&nodes.cluster.address(), &["topic", "create", "three", "--replicas", "3"], b"");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("1 more cordoned"), "{refused:?}");
+    let asked = cli_at(&nodes.cluster.address(), &["partition", "elect", "t", "1", "--node", "2"], b"");
+    assert!(!asked.status.success());
+
+    nodes.stop(2);
+    nodes.restart(2);
+    nodes.cluster.restart_controller();
+    all_in_sync(&client, "t").await;
+    until(async || run(&nodes, &["node", "list"]).0.contains("drained"), "it stays drained").await;
+    assert_eq!(led_by(&client, 2, true).await, [] as [i32; 0]);
+    // Whoever is the only one in service leads all the same.
+    nodes.kill(1);
+    nodes.kill(3);
+    until(async || led_by(&client, 2, true).await.len() == 300, "it is better than nobody").await;
+    nodes.restart(1);
+    nodes.restart(3);
+    until(async || led_by(&client, 2, true).await.is_empty(), "others can lead again").await;
+    assert_eq!(run(&nodes, &["node", "uncordon", "2"]), ("node 2  active\n".to_owned(), Some(0)));
+    preferred_lead(&client, 300).await;
 }

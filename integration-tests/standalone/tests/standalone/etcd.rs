@@ -3,13 +3,15 @@
 #[path = "../../../../libs/metastore/tests/etcd/member.rs"]
 mod member;
 
+use std::process::Command;
+
 use walser_proto::v1 as pb;
 
 use self::member::{Member, Place};
 use crate::faults::until;
 use crate::hurt_copies::copy_dir;
-use crate::processes::Cluster;
-use crate::server::{Server, cli_at, create, place, values, write};
+use crate::processes::{Cluster, Service};
+use crate::server::{Server, binary, cli_at, create, place, values, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_in_etcd_outlive_the_controller_and_records_flow_without_etcd() {
@@ -81,8 +83,13 @@ async fn metadata_moves_from_a_file_into_etcd_under_running_nodes() {
     until(async || create_again(&cluster, "after-a-restart"), "also after a restart").await;
     assert_eq!(values(&client, "t", 0).await, ["1", "2", "3"]);
 
-    // The old one is another history now.
+    // No controller starts on the old one; and where it is used again, it is another history.
     cluster.stop_controller();
+    let on_old = format!("controller.data={old}");
+    let output =
+        Command::new(binary()).args(["controller", "--listen", "127.0.0.1:0", "--set", &on_old]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("goes on in another store"), "{output:?}");
+    metadata(&["reopen", "--data", &old, "--yes"]).unwrap();
     cluster.controller_settings.clear();
     cluster.start_controller(&address);
     let refused = async || {
@@ -112,6 +119,72 @@ async fn a_server_of_one_process_becomes_a_cluster_of_several() {
     write(&client, "t", 0, "2").await;
     assert_eq!(values(&client, "t", 0).await, ["1", "2"]);
     assert!(create_again(&cluster, "another"));
+}
+
+/// The way to a member that can be cut.
+struct Link {
+    address: String,
+    ways: tokio::task::JoinHandle<()>,
+}
+
+impl Link {
+    async fn to(member: &str) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let member = member.trim_start_matches("http://").to_owned();
+        let ways = tokio::spawn(async move {
+            let mut ways = tokio::task::JoinSet::new();
+            while let Ok((mut here, _)) = listener.accept().await {
+                let member = member.clone();
+                ways.spawn(async move {
+                    let mut there = tokio::net::TcpStream::connect(member).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+                });
+            }
+        });
+        Self { address, ways }
+    }
+
+    /// Connections break, and no other ones are taken.
+    fn cut(self) {
+        self.ways.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_that_is_cut_off_from_etcd_is_followed_by_nobody() {
+    let (_dir, data) = place();
+    let at = Place::free("http");
+    let etcd = Member::start(&data.join("etcd"), "m0", &at, &format!("m0={}", at.peer), &[]);
+    let link = Link::to(&etcd.client).await;
+    let controller = |name: &str, endpoint: &str| {
+        let dir = data.join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let endpoints = format!("controller.etcd.endpoints={endpoint}");
+        Service::start("walser-controller", &dir, &["controller.metastore=etcd".to_owned(), endpoints])
+    };
+    // The first one leads, and everybody follows it first.
+    let controllers = [controller("a", &link.address), controller("b", &etcd.client)];
+    let [first, second] = controllers.each_ref().map(|controller| controller.ready.grpc.clone());
+    let address = format!("controller.address={first},{second}");
+    let gateway = Service::start("walser-gateway", &data, std::slice::from_ref(&address));
+    let storage = format!("storage.data={}", data.join("storage").display());
+    let _node = Service::start("walser-storage-node", &data, &[storage, address]);
+    let client = walser_client::Client::new(&gateway.ready.grpc).unwrap();
+    create(&client, "t", 1, &[]).await;
+    write(&client, "t", 0, "before").await;
+
+    link.cut();
+    // It was not only made: gateway and node have heard of it.
+    let told = async || cli_at(&gateway.ready.grpc, &["produce", "later", "-p", "0", "after"], b"").status.success();
+    let makes = async || {
+        let made = cli_at(&gateway.ready.grpc, &["topic", "create", "later", "--if-not-exists"], b"");
+        made.status.success() && told().await
+    };
+    until(makes, "the metadata of the other controller takes effect").await;
+    write(&client, "t", 0, "after").await;
+    assert_eq!(values(&client, "t", 0).await, ["before", "after"]);
+    controllers.into_iter().for_each(Service::kill);
 }
 
 /// Whether a topic is there, or can be made.

@@ -50,6 +50,12 @@ pub struct NodeLiveness {
     /// older copy. 0: none is known.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub served_epoch: i64,
+    /// It gets no new replicas.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
+    /// It leads nothing that another one can lead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: UnknownFields,
@@ -68,6 +74,8 @@ fn the_form_is_the_documented_one() {
     super::assert_form(&liveness, r#"{"fenced":true}"#);
     let all = NodeLiveness { shutting_down: true, served_epoch: 7, ..liveness };
     super::assert_form(&all, r#"{"fenced":true,"shutting_down":true,"served_epoch":7}"#);
+    let drained = NodeLiveness { cordoned: true, drained: true, ..NodeLiveness::default() };
+    super::assert_form(&drained, r#"{"fenced":false,"cordoned":true,"drained":true}"#);
     let value = NodeRegistration {
         incarnation: "i".into(),
         roles: vec![2],

@@ -161,7 +161,7 @@ fn a_node_is_what_was_written_of_it_last() {
     view.apply(delta(3, vec![registered(1, 3), fenced(1, true, 3), registered(2, 2), fenced(2, false, 2)])).unwrap();
     view.apply(delta(5, vec![fenced(1, false, 5)])).unwrap();
     let context = view.decision_context(7);
-    let expected = NodeRecord { epoch: 3, live_revision: 5, fenced: false, shutting_down: false };
+    let expected = NodeRecord { epoch: 3, live_revision: 5, fenced: false, shutting_down: false, drained: false };
     assert_eq!((context.nodes[&NodeId(1)], context.revision, context.controller_epoch), (expected, 5, 7));
     assert_eq!(view.node(NodeId(1)).unwrap().registration.incarnation, "i3");
     view.apply(delta(6, vec![MetadataChange::NodeRemoved(NodeId(1))])).unwrap();

@@ -15,8 +15,9 @@ use crate::StoreError;
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// The same for signs of life, of which several fit into a lease.
 pub(super) const SIGN_MAX: Duration = Duration::from_millis(700);
-/// A connection that is there is given up when a ping is not answered in time.
-const PING_EVERY: Duration = Duration::from_secs(2);
+/// A connection that is there is given up when a ping is not answered in time. etcd ends connections on which more of them
+/// come than one in 5 s, or any while nothing is asked.
+const PING_EVERY: Duration = Duration::from_secs(6);
 const PING_ANSWER_MAX: Duration = Duration::from_secs(2);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
@@ -154,7 +155,7 @@ async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Error
 fn options(config: &EtcdConfig) -> ConnectOptions {
     let mut options = ConnectOptions::new()
         .with_keep_alive(PING_EVERY, PING_ANSWER_MAX)
-        .with_keep_alive_while_idle(true)
+        .with_keep_alive_while_idle(false)
         .with_connect_timeout(CONNECT_MAX)
         .with_require_leader(true);
     if let Some((user, password)) = &config.user {

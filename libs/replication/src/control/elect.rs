@@ -69,8 +69,9 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
     let first = |set: &NodeSet, can: &dyn Fn(NodeId) -> bool| {
         state.replicas.iter().copied().find(|node| set.contains(*node) && can(*node))
     };
-    let in_sync =
-        first(&state.isr, &|node| context.usable(node)).or_else(|| first(&state.isr, &|node| context.alive(node)));
+    let in_sync = first(&state.isr, &|node| context.leads(node))
+        .or_else(|| first(&state.isr, &|node| context.usable(node)))
+        .or_else(|| first(&state.isr, &|node| context.alive(node)));
     if let Some(node) = in_sync {
         lead(state, Some(node));
         return Some(node);
@@ -78,6 +79,7 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
     if state.isr.is_empty()
         && let Some(node) = first(&state.elr, &|node| context.alive(node))
     {
+        state.end_comparison();
         lead_of_eligible(state, node);
         return Some(node);
     }
@@ -92,15 +94,25 @@ pub fn elect_preferred<P: Clone>(context: &DecisionContext, record: &PartitionRe
     elect_named(context, record, *record.state.replicas.first()?)
 }
 
-/// Has a node lead in place of another one, when it is in sync and in service. `None`: it is not, it leads already, or
-/// nobody does.
+/// Takes the lead from a node that is drained, where another one can lead. `None`: there is nothing to do.
+pub fn leave_lead<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
+    let leader = record.state.leader?;
+    if context.node(leader).is_none_or(|found| !found.drained) {
+        return None;
+    }
+    let can = |node: &NodeId| record.state.isr.contains(*node) && context.leads(*node);
+    elect_named(context, record, record.state.replicas.iter().copied().find(can)?)
+}
+
+/// Has a node lead in place of another one, when it is in sync, in service and not drained. `None`: it is not, it leads
+/// already, or nobody does.
 pub fn elect_named<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
     node: NodeId,
 ) -> Option<Decision<P>> {
     let led = record.state.leader.is_some_and(|leader| leader != node);
-    if !led || !record.state.isr.contains(node) || !context.usable(node) {
+    if !led || !record.state.isr.contains(node) || !context.leads(node) {
         return None;
     }
     let mut state = record.state.clone();
@@ -177,16 +189,14 @@ pub fn step_down<P: Clone>(
 /// had everything has it again, and the former leader leads, or another one of them. `None`: no such election is under way.
 pub fn lead_again<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>) -> Option<Decision<P>> {
     let mut state = record.state.clone();
-    let before = state.stepped_down.take()?;
-    let on = before.whole.union(&before.last_known);
-    state.elr = state.elr.union(&before.whole);
-    state.last_known_elr = state.last_known_elr.union(&before.last_known).without(&state.elr);
+    let before = state.end_comparison()?;
+    let mut on: Vec<NodeId> = before.whole.union(&before.last_known).iter().collect();
     if before.whole.contains(before.leader) && context.alive(before.leader) {
         lead_of_eligible(&mut state, before.leader);
     } else {
-        elect(context, &mut state);
+        on.extend(elect(context, &mut state));
     }
-    Some(Decision::of_partition(context, record, state, on.iter()))
+    Some(Decision::of_partition(context, record, state, on))
 }
 
 /// How long an election without proof waits (rule R21). Without any of them the partition waits for an operator.

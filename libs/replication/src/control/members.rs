@@ -229,7 +229,8 @@ pub fn drain<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>, n
     if state.leader == Some(node) {
         let isr = &state.isr;
         let can = |other: &NodeId| *other != node && isr.contains(*other) && context.usable(*other);
-        let next = state.replicas.iter().copied().find(can)?;
+        let others = || state.replicas.iter().copied().filter(can);
+        let next = others().find(|other| context.leads(*other)).or_else(|| others().next())?;
         lead(&mut state, Some(next));
         on.push(next);
     }

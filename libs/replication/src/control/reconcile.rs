@@ -1,10 +1,10 @@
 //! What a partition needs, whatever happened to it.
 
 use super::{Decision, DecisionContext, PartitionRecord, ReplicaIntegrity};
-use super::{advance_reassignment, change_min_isr, elect_again, sweep};
+use super::{advance_reassignment, change_min_isr, elect_again, leave_lead, sweep};
 
 /// The next decision that a partition needs for itself: a fenced node leaves it (R17), a leader is elected where there is
-/// none, `min.insync.replicas` of the topic is applied (A3), a move of replicas that is complete ends (R24). `None`:
+/// none, a drained node gives the lead to another one, `min.insync.replicas` of the topic is applied (A3), a move of replicas that is complete ends (R24). `None`:
 /// nothing is due. After a decision is written, the next one is asked for on the context of then.
 ///
 /// A controller that takes over calls it for every partition, and so finishes what its predecessor had begun.
@@ -22,6 +22,7 @@ pub fn reconcile<P: Clone>(
         return sweep(context, record, node, ReplicaIntegrity::Intact);
     }
     elect_again(context, record)
+        .or_else(|| leave_lead(context, record))
         .or_else(|| change_min_isr(context, record, min_isr))
         .or_else(|| advance_reassignment(context, record, min_isr))
 }

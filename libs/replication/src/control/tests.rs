@@ -11,13 +11,30 @@ fn ids(nodes: &[i32]) -> NodeSet {
 }
 
 fn node(epoch: i64) -> NodeRecord {
-    NodeRecord { epoch, live_revision: epoch, fenced: false, shutting_down: false }
+    NodeRecord { epoch, live_revision: epoch, fenced: false, shutting_down: false, drained: false }
 }
 
 /// Nodes 1 to 4, registered as 11 to 14.
 fn context() -> DecisionContext {
     let nodes = (1..=4).map(|number| (NodeId(number), node(10 + i64::from(number)))).collect();
     DecisionContext { controller_epoch: 5, revision: 50, nodes }
+}
+
+#[test]
+fn a_drained_node_leads_only_where_nobody_else_can() {
+    let mut context = context();
+    context.nodes.get_mut(&NodeId(1)).unwrap().drained = true;
+    let led = record(&[1, 2, 3], &[1, 3], 2);
+    let state = written(reconcile(&context, &led, 2).unwrap());
+    assert_eq!((state.leader, state.leader_epoch), (Some(NodeId(3)), LeaderEpoch(8)));
+    let mut back = led;
+    back.state.leader = Some(NodeId(3));
+    assert_eq!(elect_preferred(&context, &back), None, "it gets no lead back");
+    fenced(&mut context, 3);
+    let state = written(reconcile(&context, &back, 2).unwrap());
+    assert_eq!(state.leader, Some(NodeId(1)), "better than nobody");
+    let alone = record(&[1, 2, 3], &[1], 2);
+    assert_eq!(reconcile(&context, &alone, 2), None);
 }
 
 fn fenced(context: &mut DecisionContext, number: i32) {

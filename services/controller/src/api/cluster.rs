@@ -16,6 +16,7 @@ use super::Controller;
 use super::describe::wire_operation;
 use super::paging::{after_token, page, page_size};
 use crate::cluster_view::ClusterView;
+use crate::nodes::{self, NodeWish};
 use crate::restore::{self, Accepted};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -65,7 +66,7 @@ impl ClusterService for Controller {
             wanted.retain(|(_, node)| request.roles.iter().any(|role| node.registration.roles.contains(role)));
         }
         let (wanted, next_page_token) = page(wanted, size, &query, |(node, _)| node.to_string());
-        let nodes = wanted.into_iter().map(|(node, entry)| self.wire_node(node, entry)).collect();
+        let nodes = wanted.into_iter().map(|(node, entry)| self.wire_node(&view, node, entry)).collect();
         Ok(Response::new(pb::ListNodesResponse { nodes, next_page_token }))
     }
 
@@ -100,6 +101,20 @@ impl ClusterService for Controller {
         request: Request<pb::ListClusterConfigsRequest>,
     ) -> Answer<pb::ListClusterConfigsResponse> {
         Ok(Response::new(self.cluster_configs(request.get_ref())?))
+    }
+
+    async fn update_node(&self, request: Request<pb::UpdateNodeRequest>) -> Answer<pb::UpdateNodeResponse> {
+        let caller = Caller::relayed(&request);
+        let request = request.into_inner();
+        self.changeable()?;
+        let node = NodeId(request.node_id);
+        let change = NodeWish { cordoned: request.cordoned, drained: request.drained };
+        let view = self.nodes.obey(node, change).await?;
+        let entry = view.metadata.node(node).ok_or_else(|| ApiError::internal("the node has no registration"))?;
+        let (cordoned, drained) = (entry.liveness.cordoned, entry.liveness.drained);
+        let (client_id, client_address) = (caller.client_id(), caller.address());
+        tracing::info!(client_id, client_address, %node, cordoned, drained, "node changed on request");
+        Ok(Response::new(pb::UpdateNodeResponse { node: Some(self.wire_node(&view, node, entry)) }))
     }
 
     async fn update_cluster_config(
@@ -162,9 +177,15 @@ impl Controller {
     }
 
     /// A node as clients see it.
-    fn wire_node(&self, node: NodeId, entry: &NodeEntry) -> pb::Node {
+    fn wire_node(&self, view: &ClusterView, node: NodeId, entry: &NodeEntry) -> pb::Node {
         let session = self.sessions.get(node);
-        let state = if self.is_away(node, entry) { pb::NodeState::Down } else { pb::NodeState::Active };
+        let state = match &entry.liveness {
+            _ if self.is_away(node, entry) => pb::NodeState::Down,
+            liveness if liveness.drained && nodes::leads_for_others(view, node) => pb::NodeState::Draining,
+            liveness if liveness.drained => pb::NodeState::Drained,
+            liveness if liveness.cordoned => pb::NodeState::Cordoned,
+            _ => pb::NodeState::Active,
+        };
         let mut storage = session.as_ref().map(|session| session.stats.clone());
         if let Some(storage) = &mut storage {
             storage.replica_count = storage.replica_count.max(storage.leader_count);

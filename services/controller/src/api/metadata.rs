@@ -63,6 +63,7 @@ async fn send(
     for mut message in messages {
         message.cluster_id.clone_from(&controller.history.cluster_id);
         view.lineages.latest().clone_into(&mut message.lineage);
+        message.cut_off = controller.views.is_cut_off();
         if items.send(Ok(message)).await.is_err() {
             return false;
         }

@@ -90,7 +90,7 @@ impl Lineages {
         if id.is_empty() || self.accepted.iter().any(|accepted| accepted == id) {
             return true;
         }
-        match self.starts.iter().position(|(_, start, _)| start == id) {
+        match self.starts.iter().rposition(|(_, start, _)| start == id) {
             Some(at) => self.starts.get(at + 1).is_none_or(|(_, _, next)| version < *next),
             // Older ones are not kept.
             None => self.starts.first().is_some_and(|(number, _, first)| *number > 0 && version < *first),

@@ -5,6 +5,7 @@ use walser_metadata::value::Value;
 use walser_model::TopicId;
 
 pub(crate) const PREFIX: &str = "topics/";
+pub(crate) const NAMES_PREFIX: &str = "names/";
 pub(crate) const STAGED_PREFIX: &str = "staged/";
 pub(crate) const DELETING_PREFIX: &str = "deleting/";
 
@@ -17,7 +18,7 @@ pub(crate) struct TopicNameRecord {
 impl Value for TopicNameRecord {}
 
 pub(crate) fn name_key(name: &str) -> String {
-    format!("names/{name}")
+    format!("{NAMES_PREFIX}{name}")
 }
 
 pub(crate) fn key(id: TopicId) -> String {

@@ -401,7 +401,8 @@ mod tests {
     use super::*;
 
     fn context() -> DecisionContext {
-        let node = |epoch| NodeRecord { epoch, live_revision: epoch, fenced: false, shutting_down: false };
+        let node =
+            |epoch| NodeRecord { epoch, live_revision: epoch, fenced: false, shutting_down: false, drained: false };
         let nodes = (1..=3).map(|number| (NodeId(number), node(10 + i64::from(number)))).collect();
         DecisionContext { controller_epoch: 1, revision: 50, nodes }
     }

@@ -16,7 +16,7 @@ use crate::keys::{cluster, decode, delete, put};
 const ATTEMPTS_MAX: usize = 5;
 
 /// Whether a transaction was carried out.
-async fn write(store: &dyn Metastore, txn: &Txn) -> Result<bool, StoreError> {
+pub(super) async fn write(store: &dyn Metastore, txn: &Txn) -> Result<bool, StoreError> {
     let mut last = StoreError::Unavailable("it was not asked".to_owned());
     for _ in 0..ATTEMPTS_MAX {
         match store.transact(txn.clone()).await {
@@ -43,12 +43,13 @@ pub(super) async fn begin(store: &dyn Metastore, export: &Export) -> Result<Revi
         return Err(TransferError::NotEmpty(id.unwrap_or_else(|| format!("key {}", first.key))));
     }
     store.raise_revision(export.revision).await?;
-    let compares = [cluster::KEY, transfer::KEY].map(|key| Compare::Missing(key.to_owned())).to_vec();
+    // A controller that is just starting writes its lineage first.
+    let compares = [cluster::KEY, transfer::KEY, &lineage::key(0)].map(|key| Compare::Missing(key.to_owned())).to_vec();
     let marker = UnfinishedImport { fingerprint: fingerprint.clone() };
     write(store, &Txn { compares, ops: vec![put(transfer::KEY.to_owned(), &marker)] }).await?;
     // Also when the outcome was not known, or somebody else has begun one.
     let (found, _) = store.get(transfer::KEY).await?;
-    let found = found.ok_or_else(|| TransferError::NotEmpty("made meanwhile".to_owned()))?;
+    let found = found.ok_or_else(|| TransferError::NotEmpty("a controller has just begun one".to_owned()))?;
     let same = decode::<UnfinishedImport>(&found)?.fingerprint == fingerprint;
     if same { Ok(found.create_revision) } else { Err(TransferError::OtherImport) }
 }
@@ -94,7 +95,8 @@ pub(super) async fn load(store: &dyn Metastore, export: &Export, random: &dyn Ra
         Op::Put { key: cluster, value: value.into(), lease: None },
         delete(transfer::KEY.to_owned()),
     ];
-    if write(store, &Txn { compares: vec![begun], ops }).await? || is_done(store, record).await? {
+    let compares = vec![begun, Compare::Missing(cluster::KEY.to_owned())];
+    if write(store, &Txn { compares, ops }).await? || is_done(store, record).await? {
         return Ok(());
     }
     Err(TransferError::OtherImport)

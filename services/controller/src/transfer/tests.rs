@@ -6,7 +6,6 @@ use walser_model::{NodeId, PartitionIndex, SystemRandom, TopicId, TopicPartition
 use walser_replication::PartitionState;
 
 use super::*;
-use crate::keys::transfer::UnfinishedImport;
 use crate::keys::{node, partition, put};
 use crate::leadership::ControllerLead;
 use crate::store::Store;
@@ -99,7 +98,7 @@ async fn an_import_that_was_interrupted_goes_on_and_no_controller_starts_meanwhi
     let (export, other) = (exported(1_000).await, exported(3).await);
     let new = Memory::new();
     let begun = load::begin(&new, &export).await.unwrap();
-    let begun = walser_metastore::Compare::CreatedAt(transfer::KEY.to_owned(), begun);
+    let begun = Compare::CreatedAt(transfer::KEY.to_owned(), begun);
     let first = load::transactions(&export, &begun).next().unwrap();
     new.transact(first).await.unwrap();
 
@@ -119,9 +118,28 @@ async fn an_import_that_was_interrupted_goes_on_and_no_controller_starts_meanwhi
 #[tokio::test]
 async fn what_is_led_or_no_cluster_is_not_exported() {
     assert!(matches!(read(&Memory::new()).await, Err(TransferError::NoCluster)));
+    assert!(matches!(close(&Memory::new()).await, Err(TransferError::NoCluster)));
     let store = cluster(1).await;
-    written(&store, vec![put(leadership::KEY.into(), &UnfinishedImport { fingerprint: String::new() })]).await;
-    assert!(matches!(read(&store).await, Err(TransferError::InUse)));
+    assert!(matches!(open_again(&store).await, Err(TransferError::NotExported)));
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    store.campaign("controller", "a", lease).await.unwrap();
+    assert!(matches!(close(&store).await, Err(TransferError::InUse)));
+    store.revoke(lease).await.unwrap();
+    let before = read(&store).await.unwrap();
+
+    // Then nobody begins there, or wins, and the export can be repeated.
+    for _ in 0..2 {
+        close(&store).await.unwrap();
+        assert_eq!(read(&store).await.unwrap().entries, before.entries);
+    }
+    let shared: Arc<dyn Metastore> = Arc::new(store.clone());
+    let refused = Store::new(Arc::clone(&shared), ControllerLead::new(shared, "a")).begin_lineage([1; 16]).await;
+    assert!(refused.unwrap_err().to_string().contains("goes on in another store"));
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    let campaign = tokio::time::timeout(Duration::from_millis(50), store.campaign("controller", "b", lease)).await;
+    assert!(campaign.is_err(), "it waits");
+    open_again(&store).await.unwrap();
+    store.campaign("controller", "b", lease).await.unwrap();
 }
 
 #[tokio::test]

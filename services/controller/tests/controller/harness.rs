@@ -14,7 +14,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
-use walser_rpc::{Connection, ControllerClient, MetadataSeen, MetadataStream, Network};
+use walser_rpc::{Connection, ControllerClient, CutOffPatience, MetadataSeen, MetadataStream, Network};
 use walser_service::{Metrics, Shutdown};
 
 /// Time within which everything that must happen has happened.
@@ -85,7 +85,8 @@ impl Started {
         let seen = Arc::new(AtomicI64::new(0));
         let (following, controller) = (Arc::clone(&seen), ControllerClient::new(self.connection.clone()));
         tokio::spawn(async move {
-            let mut stream = MetadataStream::open(&controller, MetadataSeen::default()).await.unwrap();
+            let mut stream =
+                MetadataStream::open(&controller, MetadataSeen::default(), &CutOffPatience::of(1)).await.unwrap();
             while let Ok(delta) = stream.next_delta().await {
                 following.fetch_max(delta.version, Ordering::AcqRel);
             }
@@ -126,7 +127,7 @@ impl Node {
 
 async fn until(connection: &Connection, holds: impl Fn(&View) -> bool) -> View {
     let controller = ControllerClient::new(connection.clone());
-    let mut stream = MetadataStream::open(&controller, MetadataSeen::default()).await.unwrap();
+    let mut stream = MetadataStream::open(&controller, MetadataSeen::default(), &CutOffPatience::of(1)).await.unwrap();
     let mut view = View::default();
     let waiting = async {
         loop {

@@ -12,7 +12,7 @@ use walser_metastore::{
 };
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
-use walser_rpc::{ApiError, ControllerClient, MetadataSeen, MetadataStream, Reason};
+use walser_rpc::{ApiError, ControllerClient, CutOffPatience, MetadataSeen, MetadataStream, Reason};
 
 use crate::harness::{config, start};
 
@@ -152,7 +152,7 @@ async fn beats_subscriptions_and_answers_cost_no_access_of_the_store_and_do_not_
     for _ in 0..100 {
         let seen = MetadataSeen { version: view.version(), ..MetadataSeen::default() };
         let controller = ControllerClient::new(started.connection.clone());
-        let mut stream = MetadataStream::open(&controller, seen).await.unwrap();
+        let mut stream = MetadataStream::open(&controller, seen, &CutOffPatience::of(1)).await.unwrap();
         assert!(stream.next_delta().await.unwrap().snapshot);
     }
     let name = "t".to_owned();

@@ -128,6 +128,12 @@ impl ClusterService for ClusterApi {
         client.elect_leaders(request).await.map_err(relayed)
     }
 
+    async fn update_node(&self, request: Request<pb::UpdateNodeRequest>) -> Answer<pb::UpdateNodeResponse> {
+        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
+        let request = Caller::of(&request).relay(request.into_inner());
+        client.update_node(request).await.map_err(relayed)
+    }
+
     async fn list_cluster_configs(
         &self,
         request: Request<pb::ListClusterConfigsRequest>,

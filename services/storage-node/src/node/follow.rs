@@ -9,7 +9,9 @@ use walser_log::SeenMetadata;
 use walser_metadata::{Changes, PartitionEntry, View};
 use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_replication::{NodeSet, Role};
-use walser_rpc::{ApiError, ControllerClient, LedPartition, MetadataSeen, MetadataStream, Outage, Reason};
+use walser_rpc::{
+    ApiError, ControllerClient, CutOffPatience, LedPartition, MetadataSeen, MetadataStream, Outage, Reason,
+};
 
 use super::{Begun, Membership, RETRY, is_foreign};
 use crate::disposal::Held;
@@ -34,11 +36,11 @@ impl Membership {
     /// Follows the metadata for as long as it is that of this node.
     pub(super) async fn follow_metadata(&self, begun: &mut Option<Begun>) -> ApiError {
         let mut outage = Outage::of("the metadata stream from the controller");
-        let mut turns = self.controllers.iter().cycle();
+        let (mut turns, patience) = (self.controllers.iter().cycle(), CutOffPatience::of(self.controllers.len()));
         loop {
             // Any of them will do, and another one where one fails.
             let controller = turns.next().unwrap_or(&self.controller);
-            match self.follow_once(controller, begun, &mut outage).await {
+            match self.follow_once((controller, &patience), begun, &mut outage).await {
                 Err(failure) if is_foreign(&failure) => return failure,
                 Err(failure) => {
                     if begun.is_some() {
@@ -54,14 +56,14 @@ impl Membership {
 
     async fn follow_once(
         &self,
-        controller: &ControllerClient,
+        (controller, patience): (&ControllerClient, &CutOffPatience),
         begun: &mut Option<Begun>,
         outage: &mut Outage,
     ) -> Result<Infallible, ApiError> {
         // What is only in memory counts, too: a controller that is behind it waits until it is not.
         let (applied, noted) = (MetadataSeen::clone(&self.applied.load()), self.seen());
         let seen = if applied.version > noted.version { applied } else { noted };
-        let mut stream = MetadataStream::open(controller, seen).await?;
+        let mut stream = MetadataStream::open(controller, seen, patience).await?;
         loop {
             let deltas = stream.next_deltas(DELTAS_MAX).await?;
             let mut view = View::clone(&self.view.load());

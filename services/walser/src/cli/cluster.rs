@@ -95,8 +95,9 @@ pub(crate) struct ClusterUpArgs {
     #[command(flatten)]
     pub(crate) place: ClusterPlace,
     /// Controllers, of which one leads. More than one share their metadata in etcd
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=5))]
-    pub(crate) controllers: u32,
+    /// [default: 1, later as many as before]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub(crate) controllers: Option<u32>,
     /// Where the metadata is [default: etcd, where this program is built with it and finds one, else embedded;
     /// later what the cluster was formed with]
     #[arg(long, value_enum)]
@@ -107,12 +108,12 @@ pub(crate) struct ClusterUpArgs {
     /// The etcd to run [default: the one in the PATH]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) etcd: Option<PathBuf>,
-    /// Storage nodes
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) storage_nodes: u32,
-    /// Gateways
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) gateways: u32,
+    /// Storage nodes [default: 3, later as many as before]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) storage_nodes: Option<u32>,
+    /// Gateways [default: 2, later as many as before]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) gateways: Option<u32>,
 }
 
 /// Where the metadata of a cluster is.

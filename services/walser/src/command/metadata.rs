@@ -34,6 +34,18 @@ Example:
   walser metadata import cluster.json --set controller.metastore=etcd \\
       --set controller.etcd.endpoints=http://127.0.0.1:2379")]
     Import(ImportArgs),
+    /// Use metadata again that was exported, where nothing was started on the import
+    #[command(after_help = "Example:\n  walser metadata reopen --data ./walser-data --yes")]
+    Reopen(ReopenArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReopenArgs {
+    /// Do not ask
+    #[arg(short = 'y', long)]
+    yes: bool,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +92,7 @@ pub(crate) async fn run(command: MetadataCommand) -> Result<ExitCode, CliError> 
         MetadataCommand::AcceptRestore(arguments) => accept_restore(arguments).await,
         MetadataCommand::Export(arguments) => export(arguments).await,
         MetadataCommand::Import(arguments) => import(arguments).await,
+        MetadataCommand::Reopen(arguments) => reopen(arguments).await,
     }
 }
 
@@ -121,9 +134,7 @@ async fn export(ExportArgs { file, store }: ExportArgs) -> Result<ExitCode, CliE
     });
     let exported = synced.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
     say("exported", &exported);
-    output::note(
-        "Do not start a controller on the old metadata again: storage nodes refuse what went on without them.",
-    );
+    output::note("No controller starts on it any more; to use it again all the same: walser metadata reopen");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -138,6 +149,18 @@ async fn import(ImportArgs { file, store }: ImportArgs) -> Result<ExitCode, CliE
     })?;
     say("imported", &imported);
     output::note("Start the controllers with the same settings; storage nodes and gateways go on with them.");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn reopen(ReopenArgs { yes, store }: ReopenArgs) -> Result<ExitCode, CliError> {
+    if !yes {
+        let what = "where controllers were started on the import, there are two histories then: storage nodes refuse the one \
+                    that they have not seen";
+        return Err(CliError::usage(what).with_help("pass --yes to confirm"));
+    }
+    let settings = store.load()?;
+    walser_controller::reopen(&settings).await.map_err(|error| CliError::failed(error.to_string()))?;
+    output::data("the metadata can be used again");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,17 +1,22 @@
 //! `walser node`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use tokio::time::Instant;
 use walser_proto::v1 as pb;
 
 use super::produce::now_ms;
-use crate::args::{Form, OutputArgs};
+use crate::args::{Form, OutputArgs, ServerArgs};
 use crate::error::CliError;
 use crate::message;
-use crate::output::{self, bytes, table};
+use crate::output::{self, bytes, plural, table};
 use crate::records::time::{since, wire_time};
 use crate::server::Server;
+
+/// Time between two looks at a node that is being drained.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -21,6 +26,34 @@ pub(crate) enum NodeCommand {
     /// Show a storage node with its disks and what is out of service on it
     #[command(after_help = "Example:\n  walser node describe 2")]
     Describe(NodeDescribeArgs),
+    /// Place no new replicas on a node
+    #[command(after_help = "Example:\n  walser node cordon 2")]
+    Cordon(NodeChangeArgs),
+    /// Give the leads of a node to others, before it is worked on; its replicas stay
+    #[command(after_help = "Example:\n  walser node drain 2")]
+    Drain(NodeDrainArgs),
+    /// End a cordon or a drain: the node gets new replicas, and its leads back
+    #[command(after_help = "Example:\n  walser node uncordon 2")]
+    Uncordon(NodeChangeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeChangeArgs {
+    /// Node, as listed
+    pub(crate) id: i32,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeDrainArgs {
+    /// Node, as listed
+    pub(crate) id: i32,
+    /// Wait so many seconds until its leads are with others
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -35,6 +68,70 @@ pub(crate) async fn run(command: NodeCommand) -> Result<ExitCode, CliError> {
     match command {
         NodeCommand::List(arguments) => list(&arguments).await,
         NodeCommand::Describe(arguments) => describe(&arguments).await,
+        NodeCommand::Cordon(arguments) => cordon(&arguments).await,
+        NodeCommand::Drain(arguments) => drain(&arguments).await,
+        NodeCommand::Uncordon(arguments) => uncordon(&arguments).await,
+    }
+}
+
+/// Changes what is wanted of a node.
+async fn change(server: &Server, request: pb::UpdateNodeRequest) -> Result<pb::Node, CliError> {
+    let changed = server.answered(server.client.cluster().update_node(request).await)?;
+    Ok(changed.node.unwrap_or_default())
+}
+
+async fn cordon(arguments: &NodeChangeArgs) -> Result<ExitCode, CliError> {
+    let server = Server::of(&arguments.server)?;
+    let request = pb::UpdateNodeRequest { node_id: arguments.id, cordoned: Some(true), drained: None };
+    let node = change(&server, request).await?;
+    output::data(&format!("node {}  {}", node.id, state(&node)));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn uncordon(arguments: &NodeChangeArgs) -> Result<ExitCode, CliError> {
+    let server = Server::of(&arguments.server)?;
+    let request = pb::UpdateNodeRequest { node_id: arguments.id, cordoned: Some(false), drained: Some(false) };
+    let node = change(&server, request).await?;
+    output::data(&format!("node {}  {}", node.id, state(&node)));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the node leads nothing that another one could lead.
+async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
+    let server = Server::of(&arguments.server)?;
+    let begun = Instant::now();
+    let mut told = None;
+    loop {
+        let request = pb::UpdateNodeRequest { node_id: arguments.id, cordoned: Some(true), drained: Some(true) };
+        let node = change(&server, request).await?;
+        let leads = node.storage.as_ref().map_or(0, |storage| storage.leader_count);
+        match node.state() {
+            pb::NodeState::Drained => {
+                output::data(&format!("node {}  drained", node.id));
+                if leads > 0 {
+                    // What it says may be a moment old.
+                    output::note("What it still leads has no other replica in sync in service.");
+                }
+                output::note(&format!("Its replicas stay. To end it: walser node uncordon {}", node.id));
+                return Ok(ExitCode::SUCCESS);
+            }
+            pb::NodeState::Down => {
+                output::data(&format!("node {}  down; it gets no leads when it comes back", node.id));
+                return Ok(ExitCode::SUCCESS);
+            }
+            _ if begun.elapsed() >= Duration::from_secs(arguments.timeout) => {
+                let text = format!("node {} still leads {leads} partitions after {} s", node.id, arguments.timeout);
+                let help = "it goes on giving them away; `walser node describe` shows how far it is";
+                return Err(CliError::failed(text).with_help(help));
+            }
+            _ => {
+                if told != Some(leads) {
+                    output::note(&format!("node {} leads {}", node.id, plural(i64::from(leads), "partition")));
+                    told = Some(leads);
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
     }
 }
 

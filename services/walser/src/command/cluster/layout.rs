@@ -154,6 +154,17 @@ impl ClusterDirectory {
         self.path.join("metastore.json")
     }
 
+    /// How many processes of a role there are to be: as many as are asked for, else as before, else `new`.
+    pub(crate) fn count(&self, role: ClusterRole, asked: Option<u32>, new: u32) -> u32 {
+        let before = || self.before().iter().filter(|known| known.role == role).map(|known| known.id).max();
+        asked.or_else(before).unwrap_or(new)
+    }
+
+    /// How many controllers there are to be.
+    pub(crate) fn controllers(&self, arguments: &ClusterUpArgs) -> u32 {
+        self.count(ClusterRole::Controller, arguments.controllers, 1)
+    }
+
     /// Whether there is metadata in a file of a controller.
     pub(crate) fn has_embedded(&self) -> bool {
         self.path.join(format!("{}-1", ClusterRole::Controller)).exists()
@@ -210,9 +221,9 @@ pub(crate) fn plan(
     let before = directory.before();
     let counts = [
         (ClusterRole::Etcd, metastore.members()),
-        (ClusterRole::Controller, arguments.controllers),
-        (ClusterRole::StorageNode, arguments.storage_nodes),
-        (ClusterRole::Gateway, arguments.gateways),
+        (ClusterRole::Controller, directory.controllers(arguments)),
+        (ClusterRole::StorageNode, directory.count(ClusterRole::StorageNode, arguments.storage_nodes, 3)),
+        (ClusterRole::Gateway, directory.count(ClusterRole::Gateway, arguments.gateways, 2)),
     ];
     let network = u8::try_from(std::process::id() % 250).unwrap_or(0) + 2;
     let mut processes = Vec::new();
@@ -333,12 +344,12 @@ mod tests {
     fn wanted(dir: &Path, storage_nodes: u32) -> ClusterUpArgs {
         ClusterUpArgs {
             place: ClusterPlace { dir: dir.to_owned() },
-            controllers: 1,
+            controllers: None,
             metastore: None,
             etcd_members: None,
             etcd: None,
-            storage_nodes,
-            gateways: 2,
+            storage_nodes: Some(storage_nodes),
+            gateways: None,
         }
     }
 
@@ -357,6 +368,8 @@ mod tests {
         assert_eq!(plan(&directory, &wanted(place.path(), 3), &ClusterMetastore::Embedded).unwrap(), three);
         let four = plan(&directory, &wanted(place.path(), 4), &ClusterMetastore::Embedded).unwrap();
         assert_eq!(four.iter().filter(|process| three.contains(process)).count(), 6);
+        let as_before = ClusterUpArgs { storage_nodes: None, ..wanted(place.path(), 3) };
+        assert_eq!(plan(&directory, &as_before, &ClusterMetastore::Embedded).unwrap(), four);
     }
 
     #[test]

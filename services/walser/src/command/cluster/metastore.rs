@@ -46,7 +46,7 @@ impl ClusterMetastore {
             Some(known) => known.remembered_as(arguments)?,
             None => Self::new(arguments)?,
         };
-        if found == Self::Embedded && arguments.controllers > 1 {
+        if found == Self::Embedded && directory.controllers(arguments) > 1 {
             let error = CliError::usage("--controllers: only one controller can have an embedded metadata store");
             return Err(error.with_help("several share one in etcd: --metastore etcd"));
         }
@@ -85,7 +85,10 @@ impl ClusterMetastore {
     fn remembered_as(self, arguments: &ClusterUpArgs) -> Result<Self, CliError> {
         let formed = |what: &str| {
             let error = CliError::failed(format!("the cluster in this directory was formed with {what}"));
-            error.with_help("leave the option out, or choose another --dir")
+            error.with_help(
+                "leave the option out, or choose another --dir; `walser metadata export` is for services that are \
+                             started by hand",
+            )
         };
         match (self, arguments.metastore) {
             (Self::Embedded, Some(ClusterMetastoreKind::Etcd)) => Err(formed("--metastore embedded")),

@@ -34,7 +34,7 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn new(replicas: Vec<NodeId>, partitions: impl Iterator<Item = TopicPartition>) -> Self {
-        let fresh = NodeRecord { epoch: 0, live_revision: 0, fenced: true, shutting_down: false };
+        let fresh = NodeRecord { epoch: 0, live_revision: 0, fenced: true, shutting_down: false, drained: false };
         let nodes = replicas.iter().map(|node| (*node, fresh)).collect();
         let context = DecisionContext { controller_epoch: 1, revision: 1, nodes };
         let record = |key| {
