@@ -96,6 +96,11 @@ impl PartitionState {
         }
     }
 
+    /// Whether a node that has everything is being compared with others all the same, as an operator wishes.
+    pub(crate) fn is_compared(&self, node: NodeId) -> bool {
+        self.stepped_down.as_ref().is_some_and(|stepped_down| stepped_down.whole.contains(node))
+    }
+
     /// Ends a comparison of replicas: whoever had everything is eligible again.
     pub(crate) fn end_comparison(&mut self) -> Option<Box<SteppedDown>> {
         let before = self.stepped_down.take()?;

@@ -244,21 +244,23 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
                 self.hear_all(now);
                 led = leads;
             }
-            last = self.clock.monotonic();
-            if leads == 0 || !self.nodes.committer().lead.is_sure() {
-                continue;
-            }
-            let lost = self.sessions.lost(now, LOST_GRACE, BEATS_RECENT * self.config.beat);
-            let lost = lost.into_iter().map(|(node, node_epoch)| (node, node_epoch, LOST_GRACE));
-            let silent = self.sessions.silent(now, self.config.session).into_iter();
-            for (node, node_epoch, limit) in lost.chain(silent.map(|(node, epoch)| (node, epoch, self.config.session)))
-            {
-                if self.may_be_away(node) {
-                    self.fence(node, node_epoch, limit).await;
-                }
+            if leads > 0 && self.nodes.committer().lead.is_sure() {
+                self.fence_away(now).await;
             }
             // That fencing takes its time is no pause: beats are heard meanwhile.
             last = self.clock.monotonic();
+        }
+    }
+
+    /// Fences those that are not heard of any more.
+    async fn fence_away(&self, now: Duration) {
+        let lost = self.sessions.lost(now, LOST_GRACE, BEATS_RECENT * self.config.beat);
+        let lost = lost.into_iter().map(|(node, node_epoch)| (node, node_epoch, LOST_GRACE));
+        let silent = self.sessions.silent(now, self.config.session).into_iter();
+        for (node, node_epoch, limit) in lost.chain(silent.map(|(node, epoch)| (node, epoch, self.config.session))) {
+            if self.may_be_away(node) {
+                self.fence(node, node_epoch, limit).await;
+            }
         }
     }
 

@@ -119,8 +119,9 @@ impl ControllerLead {
         }
     }
 
-    fn is_blind(&self) -> bool {
-        self.blind.lock().is_some_and(|since| since.elapsed() >= BLIND_MAX)
+    /// Whether the view could not follow the store for so long.
+    pub(crate) fn is_blind_for(&self, limit: Duration) -> bool {
+        self.blind.lock().is_some_and(|since| since.elapsed() >= limit)
     }
 
     /// Lets another one lead that can see what it decides on.
@@ -185,7 +186,7 @@ impl ControllerLead {
                         Ok(()) => {
                             *self.confirmed.lock() = Some(sent);
                             self.won.notify_waiters();
-                            if self.is_blind() {
+                            if self.is_blind_for(BLIND_MAX) {
                                 self.give_up(held).await;
                                 lease = None;
                                 continue;

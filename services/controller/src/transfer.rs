@@ -12,8 +12,10 @@ mod form;
 mod load;
 
 use std::io::{BufRead, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
+use walser_metadata::value::{TopicValue, encode};
 use walser_metastore::{Compare, KeyValue, Metastore, Op, Revision, StoreError, Txn, read_all};
 use walser_model::Random;
 use walser_rpc::ApiError;
@@ -24,7 +26,7 @@ use crate::keys::cluster::{self, ClusterRecord};
 use crate::keys::lineage::{self, Lineage};
 use crate::keys::topic;
 use crate::keys::transfer::Moved;
-use crate::keys::{decode, delete, put, transfer};
+use crate::keys::{STORE_PROBE, decode, delete, put, transfer};
 use crate::{leadership, metadata_store};
 
 /// How long a store may take to answer for the first time.
@@ -84,18 +86,14 @@ impl From<ApiError> for TransferError {
     }
 }
 
-/// Ends the use of a store, and writes its metadata into a file: lines of JSON, see `docs/formats/metadata-export.md`. `settings`: those of
-/// a controller that has this store.
+/// Ends the use of a store, and writes its metadata into a file: lines of JSON, see `docs/formats/metadata.md`.
+/// `settings`: those of a controller that has this store.
 ///
 /// # Errors
 /// [`TransferError`]; the file is not whole then, and no import reads it. The store may be closed all the same: an export can
 /// be repeated, and [`reopen`] opens it again.
 pub async fn export(settings: &Settings, file: &mut impl Write) -> Result<TransferredMetadata, TransferError> {
-    // Opening one that is not there would make it.
-    if metadata_store::file(settings).is_some_and(|file| !file.exists()) {
-        return Err(TransferError::NoCluster);
-    }
-    let store = open(settings).await?;
+    let store = open_existing(settings).await?;
     close(&*store).await?;
     let export = read(&*store).await?;
     export.write(file).map_err(|error| TransferError::Failed(error.to_string()))?;
@@ -123,10 +121,7 @@ pub async fn import(
 /// # Errors
 /// [`TransferError`], also when nothing was exported.
 pub async fn reopen(settings: &Settings) -> Result<(), TransferError> {
-    if metadata_store::file(settings).is_some_and(|file| !file.exists()) {
-        return Err(TransferError::NoCluster);
-    }
-    open_again(&*open(settings).await?).await
+    open_again(&*open_existing(settings).await?).await
 }
 
 async fn open_again(store: &dyn Metastore) -> Result<(), TransferError> {
@@ -157,7 +152,15 @@ async fn close(store: &dyn Metastore) -> Result<(), TransferError> {
     }
 }
 
-async fn open(settings: &Settings) -> Result<std::sync::Arc<dyn Metastore>, TransferError> {
+/// Opens a store that is there: opening another one would make it.
+async fn open_existing(settings: &Settings) -> Result<Arc<dyn Metastore>, TransferError> {
+    if metadata_store::file(settings).is_some_and(|file| !file.exists()) {
+        return Err(TransferError::NoCluster);
+    }
+    open(settings).await
+}
+
+async fn open(settings: &Settings) -> Result<Arc<dyn Metastore>, TransferError> {
     let shutdown = Shutdown::new(Duration::ZERO);
     let opened = tokio::time::timeout(OPEN_MAX, metadata_store::open(settings, &shutdown));
     opened.await.map_err(|_| TransferError::NoAnswer)?.map_err(TransferError::Open)
@@ -171,7 +174,7 @@ async fn read(store: &dyn Metastore) -> Result<Export, TransferError> {
         return Err(TransferError::OtherImport);
     }
     let cluster: ClusterRecord = decode(found(cluster::KEY).ok_or(TransferError::NoCluster)?)?;
-    let left_out = [crate::keys::STORE_PROBE, leadership::KEY, transfer::MOVED];
+    let left_out = [STORE_PROBE, leadership::KEY, transfer::MOVED];
     let kept = snapshot.entries.iter().filter(|entry| entry.lease == 0 && !left_out.contains(&entry.key.as_str()));
     let entries = kept.map(|entry| Ok((entry.key.clone(), written_out(entry)?))).collect::<Result<_, ApiError>>()?;
     Ok(Export { cluster_id: cluster.id, cluster_name: cluster.name, revision: snapshot.revision, entries })
@@ -179,7 +182,6 @@ async fn read(store: &dyn Metastore) -> Result<Export, TransferError> {
 
 /// A value that says by itself what it says by the revision at which it was written.
 fn written_out(entry: &KeyValue) -> Result<Vec<u8>, ApiError> {
-    use walser_metadata::value::{TopicValue, encode};
     if lineage::parse(&entry.key).is_some() {
         let found: Lineage = decode(entry)?;
         let first = Some(found.first(entry.create_revision));

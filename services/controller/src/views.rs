@@ -8,10 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
-use tokio::time::Instant;
 use walser_metadata::Changes;
 use walser_metastore::{Metastore, Revision, WatchError, WatchEvent, read_all};
 use walser_rpc::{ApiError, Reason};
@@ -59,8 +57,6 @@ pub(crate) struct Views {
     current: Arc<ArcSwap<ClusterView>>,
     version: Arc<watch::Sender<Revision>>,
     steps: broadcast::Sender<Step>,
-    /// Since when the store cannot be followed.
-    cut_off: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Views {
@@ -70,8 +66,7 @@ impl Views {
     /// When the store does not answer, or holds what this version cannot read.
     pub(crate) async fn open(store: Arc<dyn Metastore>, lead: ControllerLead) -> Result<Self, ApiError> {
         let (steps, _) = broadcast::channel(STEPS_MAX);
-        let (version, cut_off) = (Arc::new(watch::Sender::new(0)), Arc::default());
-        let views = Self { store, lead, current: Arc::default(), version, steps, cut_off };
+        let views = Self { store, lead, current: Arc::default(), version: Arc::new(watch::Sender::new(0)), steps };
         views.read().await?;
         Ok(views)
     }
@@ -83,14 +78,7 @@ impl Views {
 
     /// Whether the store could not be followed for so long that others may know more.
     pub(crate) fn is_cut_off(&self) -> bool {
-        self.cut_off.lock().is_some_and(|since| since.elapsed() >= CUT_OFF_AFTER)
-    }
-
-    fn note_following(&self, follows: bool) {
-        let mut cut_off = self.cut_off.lock();
-        *cut_off = if follows { None } else { cut_off.or_else(|| Some(Instant::now())) };
-        drop(cut_off);
-        self.lead.note_following(follows);
+        self.lead.is_blind_for(CUT_OFF_AFTER)
     }
 
     /// The view as it is, and what follows it.
@@ -136,7 +124,7 @@ impl Views {
     pub(crate) async fn follow(self, shutdown: Shutdown) {
         loop {
             let ended = self.follow_once().await;
-            self.note_following(false);
+            self.lead.note_following(false);
             match &ended {
                 Err(failure) => {
                     tracing::warn!(%failure, "the metadata store cannot be followed; retrying");
@@ -160,7 +148,7 @@ impl Views {
     async fn follow_once(&self) -> Result<WatchError, ApiError> {
         let mut view = ClusterView::clone(&self.load());
         let mut watch = self.store.watch("", view.metadata.version()).await.map_err(store_failure)?;
-        self.note_following(true);
+        self.lead.note_following(true);
         loop {
             let (revision, changes) = match watch.next().await {
                 Ok(WatchEvent::Changes { revision, changes }) => (revision, changes),

@@ -324,9 +324,10 @@ impl Log {
         self.state.set_log_start(log_start);
     }
 
-    /// Copies everything from a position on into a file, whose bytes are durable then. Returns how many there are.
-    pub(super) fn copy_tail(&self, from: &LogPosition, into: &Path) -> io::Result<u64> {
-        let kept = self.names.disk().open(into, Open::Write)?;
+    /// Copies everything from a position on into a file beside the log, durably. Returns where, and how many bytes that are.
+    pub(super) fn keep_tail(&self, from: &LogPosition, name: &str) -> io::Result<(PathBuf, u64)> {
+        let kept_in = self.names.path().join(name);
+        let kept = self.names.disk().open(&kept_in, Open::Write)?;
         kept.set_len(0)?;
         let segments = self.state.segments().clone();
         let mut bytes = 0;
@@ -336,15 +337,14 @@ impl Log {
             bytes += copy(&*file, begin, &*kept, bytes)?;
         }
         kept.sync_data()?;
-        Ok(bytes)
+        self.names.sync()?;
+        Ok((kept_in, bytes))
     }
 
     /// Moves everything from `invalid` on out of the log, into one file beside it.
     fn cut_tail(&self, invalid: &LogPosition, offset: Offset) -> io::Result<CutTail> {
-        let kept_in = self.names.path().join(format!("cut-at-{:020}.bytes", offset.0));
-        let bytes = self.copy_tail(invalid, &kept_in)?;
+        let (kept_in, bytes) = self.keep_tail(invalid, &format!("cut-at-{:020}.bytes", offset.0))?;
         let segments = self.state.segments().clone();
-        self.names.sync()?;
         // A segment of which nothing is left does not stay: its base lies behind the end of the log.
         let keep = if invalid.position == 0 && invalid.segment > 0 { invalid.segment } else { invalid.segment + 1 };
         for segment in &segments[keep..] {

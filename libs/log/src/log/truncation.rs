@@ -47,10 +47,7 @@ impl Log {
     /// Copies everything from a position on into a file beside the log, durably.
     fn keep(&self, from: &LogPosition, to: Offset) -> io::Result<PathBuf> {
         let name = format!("cut-at-{:020}-to-{:020}.bytes", to.0, self.log_end().0);
-        let kept_in = self.names.path().join(name);
-        self.copy_tail(from, &kept_in)?;
-        self.names.sync()?;
-        Ok(kept_in)
+        self.keep_tail(from, &name).map(|(kept_in, _)| kept_in)
     }
 
     /// Does it, in an order in which a crash at any step leaves a log that opens: either as it was, or shorter.

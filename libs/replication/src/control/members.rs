@@ -160,8 +160,7 @@ fn counts_on<P>(record: &PartitionRecord<P>, node: NodeId, integrity: ReplicaInt
         ReplicaIntegrity::Unclean => state.elr.contains(node),
         ReplicaIntegrity::Damaged | ReplicaIntegrity::Gone => state.counted().contains(node),
     };
-    let compared = state.stepped_down.as_ref().is_some_and(|stepped_down| stepped_down.whole.contains(node));
-    eligible || compared || state.isr.contains(node) || state.leader == Some(node)
+    eligible || state.is_compared(node) || state.isr.contains(node) || state.leader == Some(node)
 }
 
 /// What is to be written next, so that a node can register: its fence, then its sweeps, then the registration itself.

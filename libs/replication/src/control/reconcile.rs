@@ -4,8 +4,8 @@ use super::{Decision, DecisionContext, PartitionRecord, ReplicaIntegrity};
 use super::{advance_reassignment, change_min_isr, elect_again, leave_lead, sweep};
 
 /// The next decision that a partition needs for itself: a fenced node leaves it (R17), a leader is elected where there is
-/// none, a drained node gives the lead to another one, `min.insync.replicas` of the topic is applied (A3), a move of replicas that is complete ends (R24). `None`:
-/// nothing is due. After a decision is written, the next one is asked for on the context of then.
+/// none, a drained node gives the lead to another one, `min.insync.replicas` of the topic is applied (A3), a move of
+/// replicas that is complete ends (R24). `None`: nothing is due. After a decision is written, the next one is asked for on the context of then.
 ///
 /// A controller that takes over calls it for every partition, and so finishes what its predecessor had begun.
 pub fn reconcile<P: Clone>(
@@ -14,9 +14,9 @@ pub fn reconcile<P: Clone>(
     min_isr: usize,
 ) -> Option<Decision<P>> {
     let state = &record.state;
-    let compared = |node| state.stepped_down.as_ref().is_some_and(|stepped_down| stepped_down.whole.contains(node));
-    let counts =
-        |node: &walser_model::NodeId| state.isr.contains(*node) || state.leader == Some(*node) || compared(*node);
+    let counts = |node: &walser_model::NodeId| {
+        state.isr.contains(*node) || state.leader == Some(*node) || state.is_compared(*node)
+    };
     let fenced = record.state.replicas.iter().copied().filter(counts).find(|node| !context.alive(*node));
     if let Some(node) = fenced {
         return sweep(context, record, node, ReplicaIntegrity::Intact);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use walser_proto::v1 as pb;
 
 use super::produce::now_ms;
+use super::topic::lines;
 use crate::args::{Form, OutputArgs, ServerArgs};
 use crate::error::CliError;
 use crate::message;
@@ -47,13 +48,11 @@ pub(crate) struct NodeChangeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct NodeDrainArgs {
-    /// Node, as listed
-    pub(crate) id: i32,
     /// Wait so many seconds until its leads are with others
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) timeout: u64,
     #[command(flatten)]
-    pub(crate) server: ServerArgs,
+    pub(crate) node: NodeChangeArgs,
 }
 
 #[derive(Debug, Args)]
@@ -68,42 +67,50 @@ pub(crate) async fn run(command: NodeCommand) -> Result<ExitCode, CliError> {
     match command {
         NodeCommand::List(arguments) => list(&arguments).await,
         NodeCommand::Describe(arguments) => describe(&arguments).await,
-        NodeCommand::Cordon(arguments) => cordon(&arguments).await,
+        NodeCommand::Cordon(arguments) => change_shown(&arguments, (Some(true), None)).await,
         NodeCommand::Drain(arguments) => drain(&arguments).await,
-        NodeCommand::Uncordon(arguments) => uncordon(&arguments).await,
+        NodeCommand::Uncordon(arguments) => change_shown(&arguments, (Some(false), Some(false))).await,
     }
 }
 
 /// Changes what is wanted of a node.
-async fn change(server: &Server, request: pb::UpdateNodeRequest) -> Result<pb::Node, CliError> {
+async fn change(
+    server: &Server,
+    node_id: i32,
+    (cordoned, drained): (Option<bool>, Option<bool>),
+) -> Result<pb::Node, CliError> {
+    let request = pb::UpdateNodeRequest { node_id, cordoned, drained };
     let changed = server.answered(server.client.cluster().update_node(request).await)?;
     Ok(changed.node.unwrap_or_default())
 }
 
-async fn cordon(arguments: &NodeChangeArgs) -> Result<ExitCode, CliError> {
+/// Changes it, and shows the node.
+async fn change_shown(arguments: &NodeChangeArgs, wanted: (Option<bool>, Option<bool>)) -> Result<ExitCode, CliError> {
     let server = Server::of(&arguments.server)?;
-    let request = pb::UpdateNodeRequest { node_id: arguments.id, cordoned: Some(true), drained: None };
-    let node = change(&server, request).await?;
+    let node = change(&server, arguments.id, wanted).await?;
     output::data(&format!("node {}  {}", node.id, state(&node)));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn uncordon(arguments: &NodeChangeArgs) -> Result<ExitCode, CliError> {
-    let server = Server::of(&arguments.server)?;
-    let request = pb::UpdateNodeRequest { node_id: arguments.id, cordoned: Some(false), drained: Some(false) };
-    let node = change(&server, request).await?;
-    output::data(&format!("node {}  {}", node.id, state(&node)));
-    Ok(ExitCode::SUCCESS)
+/// A node by its id.
+async fn find(server: &Server, id: i32) -> Result<pb::Node, CliError> {
+    let mut nodes = nodes(server).await?;
+    if let Some(at) = nodes.iter().position(|node| node.id == id) {
+        return Ok(nodes.swap_remove(at));
+    }
+    let known: Vec<_> = nodes.iter().map(|node| node.id.to_string()).collect();
+    let error = CliError::not_found(format!("no storage node {id} is registered"));
+    Err(error.with_help(format!("there are: {}", known.join(", "))))
 }
 
 /// Waits until the node leads nothing that another one could lead.
 async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
-    let server = Server::of(&arguments.server)?;
+    let NodeDrainArgs { timeout, node: NodeChangeArgs { id, server } } = arguments;
+    let server = Server::of(server)?;
     let begun = Instant::now();
     let mut told = None;
+    let mut node = change(&server, *id, (Some(true), Some(true))).await?;
     loop {
-        let request = pb::UpdateNodeRequest { node_id: arguments.id, cordoned: Some(true), drained: Some(true) };
-        let node = change(&server, request).await?;
         let leads = node.storage.as_ref().map_or(0, |storage| storage.leader_count);
         match node.state() {
             pb::NodeState::Drained => {
@@ -119,8 +126,8 @@ async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
                 output::data(&format!("node {}  down; it gets no leads when it comes back", node.id));
                 return Ok(ExitCode::SUCCESS);
             }
-            _ if begun.elapsed() >= Duration::from_secs(arguments.timeout) => {
-                let text = format!("node {} still leads {leads} partitions after {} s", node.id, arguments.timeout);
+            _ if begun.elapsed() >= Duration::from_secs(*timeout) => {
+                let text = format!("node {} still leads {leads} partitions after {timeout} s", node.id);
                 let help = "it goes on giving them away; `walser node describe` shows how far it is";
                 return Err(CliError::failed(text).with_help(help));
             }
@@ -130,6 +137,7 @@ async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
                     told = Some(leads);
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
+                node = find(&server, *id).await?;
             }
         }
     }
@@ -166,11 +174,7 @@ async fn list(arguments: &OutputArgs) -> Result<ExitCode, CliError> {
     match arguments.output {
         Form::Name => nodes.iter().for_each(|node| output::data(&node.id.to_string())),
         Form::Json => output::document(&serde_json::json!({ "nodes": message::list(&nodes)? }))?,
-        Form::Ndjson => {
-            for node in &nodes {
-                output::data(&message::json(node)?.to_string());
-            }
-        }
+        Form::Ndjson => lines(&nodes)?,
         Form::Table => {
             let rows: Vec<_> = nodes.iter().map(row).collect();
             let titles = ["NODE", "STATE", "ADDRESS", "LEADS", "REPLICAS", "USED", "FREE", "UP", "VERSION"];
@@ -198,17 +202,12 @@ fn row(node: &pb::Node) -> Vec<String> {
 
 async fn describe(arguments: &NodeDescribeArgs) -> Result<ExitCode, CliError> {
     let server = Server::of(&arguments.output.server)?;
-    let nodes = nodes(&server).await?;
-    let Some(node) = nodes.iter().find(|node| node.id == arguments.id) else {
-        let known: Vec<_> = nodes.iter().map(|node| node.id.to_string()).collect();
-        let error = CliError::not_found(format!("no storage node {} is registered", arguments.id));
-        return Err(error.with_help(format!("there are: {}", known.join(", "))));
-    };
+    let node = find(&server, arguments.id).await?;
     match arguments.output.output {
         Form::Name => output::data(&node.id.to_string()),
-        Form::Json => output::document(&message::json(node)?)?,
-        Form::Ndjson => output::data(&message::json(node)?.to_string()),
-        Form::Table => show(node),
+        Form::Json => output::document(&message::json(&node)?)?,
+        Form::Ndjson => output::data(&message::json(&node)?.to_string()),
+        Form::Table => show(&node),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -21,7 +21,7 @@ use crate::error::CliError;
 use crate::output::{self, count, table};
 use crate::server::Server;
 use crate::{message, topics};
-pub(crate) use show::{known, show_configs};
+pub(crate) use show::{known, lines, show_configs};
 
 type Done = Result<ExitCode, CliError>;
 
@@ -155,7 +155,7 @@ async fn truncate(arguments: TopicTruncateArgs) -> Done {
     let answer = server.answered(server.client.topics().truncate_topic(request).await)?;
     match arguments.output.output {
         Form::Json => output::document(&message::json(&answer)?)?,
-        Form::Ndjson => show::lines(&answer.log_start_offsets)?,
+        Form::Ndjson => lines(&answer.log_start_offsets)?,
         Form::Name => output::data(&arguments.name),
         Form::Table => {
             let row = |start: &pb::RecordPosition| vec![start.partition.to_string(), count(start.offset)];

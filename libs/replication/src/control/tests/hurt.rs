@@ -2,6 +2,18 @@
 
 use super::*;
 
+/// What a replica in service would lead with, of the first leader epoch.
+fn offer(node: i32, log_end: i64, intact: bool) -> Candidate {
+    Candidate {
+        last_epoch: LeaderEpoch(1),
+        log_end: Offset(log_end),
+        intact,
+        node: NodeId(node),
+        node_epoch: 10 + i64::from(node),
+        partition_epoch: 30,
+    }
+}
+
 #[test]
 fn what_a_damaged_or_older_replica_counts_for_depends_on_the_others() {
     let mut context = context();
@@ -53,14 +65,6 @@ fn a_leader_that_lacks_records_steps_down_where_nobody_has_everything() {
     assert_eq!((&state.isr, &state.elr, &state.last_known_elr), (&NodeSet::EMPTY, &ids(&[2]), &NodeSet::EMPTY));
     // Whoever has most leads, also where that is the same one again.
     let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
-    let offer = |node: i32, log_end: i64, intact| Candidate {
-        last_epoch: LeaderEpoch(1),
-        log_end: Offset(log_end),
-        intact,
-        node: NodeId(node),
-        node_epoch: 10 + i64::from(node),
-        partition_epoch: 30,
-    };
     let of = |end| elect_declared_lost(&context, &stepped, &[offer(1, 5, false), offer(3, end, true)], None);
     assert_eq!(written(of(7).unwrap()).leader, Some(NodeId(3)));
     let state = written(of(3).unwrap());
@@ -130,14 +134,6 @@ fn one_that_comes_back_after_the_leader_stepped_down_is_compared_like_all_others
     fenced(&mut away, 3);
     let state = written(step_down(&away, &led, (Lack::Damaged, None)).unwrap());
     let stepped = PartitionRecord { key: led.key, state, epoch: led.epoch };
-    let offer = |node: i32, log_end: i64, intact| Candidate {
-        last_epoch: LeaderEpoch(1),
-        log_end: Offset(log_end),
-        intact,
-        node: NodeId(node),
-        node_epoch: 10 + i64::from(node),
-        partition_epoch: 30,
-    };
     let offers = [offer(1, 6, false), offer(2, 10, true), offer(3, 4, true)];
     let elected = elect_declared_lost(&context(), &stepped, &offers, None).unwrap();
     assert_eq!(written(elected).leader, Some(NodeId(2)));
@@ -155,9 +151,7 @@ fn nobody_is_elected_by_a_policy_while_one_that_has_everything_may_come_back() {
     stepped.state = written(lead_again(&context, &stepped).unwrap());
     let mut back = self::context();
     fenced(&mut back, 1);
-    let (last_epoch, log_end, node, node_epoch) = (LeaderEpoch(1), Offset(4), NodeId(3), 13);
-    let offer = Candidate { last_epoch, log_end, intact: true, node, node_epoch, partition_epoch: 30 };
-    assert_eq!(elect_unclean(&back, &stepped, &[offer], Recovery::Balanced), None);
+    assert_eq!(elect_unclean(&back, &stepped, &[offer(3, 4, true)], Recovery::Balanced), None);
 }
 
 #[test]
@@ -191,15 +185,7 @@ fn a_leader_whose_log_contradicts_another_steps_down_although_others_are_in_sync
 fn those_who_have_everything_are_declared_lost_only_while_they_are_away() {
     let (mut context, mut record) = (context(), record(&[1, 2, 3], &[], 2));
     record.state.elr = ids(&[1]);
-    let offer = |node: i32, end: i64| Candidate {
-        last_epoch: LeaderEpoch(1),
-        log_end: Offset(end),
-        intact: true,
-        node: NodeId(node),
-        node_epoch: 10 + i64::from(node),
-        partition_epoch: 30,
-    };
-    let offers = [offer(2, 5), offer(3, 7)];
+    let offers = [offer(2, 5, true), offer(3, 7, true)];
     assert_eq!(elect_declared_lost(&context, &record, &offers, None), None, "it is about to lead");
     fenced(&mut context, 1);
     assert_eq!(elect_declared_lost(&context, &record, &[], None), None);
@@ -211,7 +197,7 @@ fn those_who_have_everything_are_declared_lost_only_while_they_are_away() {
     let named = elect_declared_lost(&context, &record, &offers[..1], Some(NodeId(2))).unwrap();
     assert_eq!(written(named).leader, Some(NodeId(2)));
     // The one that has most, also where it is damaged behind that; but only where people have decided it.
-    let hurt = [offer(2, 5), Candidate { intact: false, ..offer(3, 7) }];
+    let hurt = [offer(2, 5, true), offer(3, 7, false)];
     assert_eq!(written(elect_declared_lost(&context, &record, &hurt, None).unwrap()).leader, Some(NodeId(3)));
     let mut nobody = record.clone();
     nobody.state.elr = ids(&[]);

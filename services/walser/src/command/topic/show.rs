@@ -14,7 +14,7 @@ use crate::message;
 use crate::output::{self, bytes, count, plural, table};
 
 /// One JSON object on a line for each.
-pub(super) fn lines<M: Message + Name>(messages: &[M]) -> Result<(), CliError> {
+pub(crate) fn lines<M: Message + Name>(messages: &[M]) -> Result<(), CliError> {
     for message in messages {
         output::data(&message::json(message)?.to_string());
     }
