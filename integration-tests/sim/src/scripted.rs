@@ -8,7 +8,7 @@ use walser_replication::control::{
     self, Decision, ReplicaIntegrity, Write, elect_again, elect_preferred, fence, unfence,
 };
 use walser_replication::{
-    Action, AlterIsr, Diverging, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, Leader,
+    Action, AlterIsr, Diverging, Event, Follower, FollowerAction, FollowerEvent, FollowerStart, Frame, Leader, NodeSet,
     PartitionState, ReplicaAction, ReplicaActions, ReplicaEvent, ReplicationSession, ReplicationSessionId, Rule, Rules,
     Start,
 };
@@ -315,7 +315,7 @@ fn a_replica_from_before_a_restore_can_follow_one_that_has_less() {
     let mut store = Store::new(3, vec![PartitionState::new(vec![id(0)], 1)], Durability::Fsync);
     store.elect();
     let controller = controller(&store, Rules::ALL);
-    let decision = control::restore(&controller.view, record(&controller), LeaderEpoch(1)).unwrap();
+    let decision = control::restore(&controller.view, record(&controller), LeaderEpoch(1), &NodeSet::EMPTY).unwrap();
     store.transact(&decision).unwrap().unwrap();
     let state = &store.partition(0).unwrap().state;
     assert_eq!((state.leader, state.leader_epoch), (Some(id(0)), LeaderEpoch(2)));

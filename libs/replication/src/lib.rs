@@ -27,9 +27,10 @@ pub use leader::{Action, Contradiction, Event, Leader, NotEnoughReplicas, Object
 pub use log::ReplicaLog;
 pub use node_set::NodeSet;
 pub use replica::{
-    Replica, ReplicaAction, ReplicaActions, ReplicaEvent, ReplicaStart, WorkId, Write, WriteEffect, WriteOutcome,
+    Replica, ReplicaAction, ReplicaActions, ReplicaEvent, ReplicaOffer, ReplicaStart, WorkId, Write, WriteEffect,
+    WriteOutcome,
 };
 pub use role::{Role, may_stop_clean, role};
 pub use rules::{Rule, Rules};
-pub use state::{PartitionState, SteppedDown};
+pub use state::{PartitionState, Restored, SteppedDown};
 pub use wire::{Ack, AlterIsr, Diverging, Frame, ReplicationSession, ReplicationSessionId};

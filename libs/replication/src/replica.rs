@@ -27,6 +27,17 @@ use crate::control::ReplicaIntegrity;
 use crate::wire::{Ack, Diverging, Frame, ReplicationSession, ReplicationSessionId};
 use crate::{Action, Contradiction, Follower, FollowerAction, Leader, PartitionState, ReplicaLog, Role, Rules, role};
 use waiters::Waiters;
+
+/// What a replica would lead with. The greater one has more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReplicaOffer {
+    /// The latest leader epoch of its log, or a later one that it has begun to lead.
+    pub last_epoch: LeaderEpoch,
+    /// The latest leader epoch of its records alone.
+    pub record_epoch: LeaderEpoch,
+    /// End of its log, or where its damage begins. Exclusive.
+    pub log_end: Offset,
+}
 pub use waiters::{Write, WriteEffect, WriteOutcome};
 
 /// What a replica starts from, in every process anew.
@@ -337,11 +348,14 @@ impl<W> Replica<W> {
         self.waiters.counts()
     }
 
-    /// What it would offer if nobody who is known to have everything is left (rule R21): the epoch that it saw last, and
-    /// where its log ends, or its damage begins. `None`: it cannot say at present.
-    pub fn candidate(&self, log: &impl ReplicaLog) -> Option<(LeaderEpoch, Offset)> {
+    /// What it would offer if nobody who is known to have everything is left (rule R21). `None`: it cannot say at present.
+    pub fn candidate(&self, log: &impl ReplicaLog) -> Option<ReplicaOffer> {
         let says = self.work.is_none() && !self.failed && self.integrity != ReplicaIntegrity::Gone;
-        says.then(|| log.readable())
+        says.then(|| {
+            let (last_epoch, log_end) = log.readable();
+            let record_epoch = if log.damaged() { last_epoch } else { log.latest_epoch() };
+            ReplicaOffer { last_epoch, record_epoch, log_end }
+        })
     }
 
     /// What the node has of it, for its registration.

@@ -21,6 +21,17 @@ pub struct SteppedDown {
     pub last_known: NodeSet,
 }
 
+/// The partition is of a restored copy of the metadata. It is kept with the partition until somebody leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The leader epoch of the partition since. In another one somebody has led, elected by a version that does not know
+    /// of this.
+    pub leader_epoch: LeaderEpoch,
+    /// Nodes that obeyed the copy before it was accepted: epochs that they have begun to lead may have been others'
+    /// before, so that of those only records count.
+    pub obeyed: NodeSet,
+}
+
 /// The value of a partition's key. Its mod revision in the store is the partition epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionState {
@@ -47,6 +58,8 @@ pub struct PartitionState {
     pub unclean_epoch: LeaderEpoch,
     /// Only while nobody leads. Storage nodes are not told.
     pub stepped_down: Option<Box<SteppedDown>>,
+    /// The same holds for it.
+    pub restored: Option<Box<Restored>>,
     /// Effective `min.insync.replicas`: at most the number of replicas (amendment A3).
     pub min_isr: usize,
 }
@@ -67,6 +80,7 @@ impl PartitionState {
             recovering: false,
             unclean_epoch: LeaderEpoch::NONE,
             stepped_down: None,
+            restored: None,
         }
     }
 
@@ -93,6 +107,9 @@ impl PartitionState {
         self.leader_epoch = self.leader_epoch.next();
         if let Some(stepped_down) = &mut self.stepped_down {
             stepped_down.leader_epoch = self.leader_epoch;
+        }
+        if let Some(restored) = &mut self.restored {
+            restored.leader_epoch = self.leader_epoch;
         }
     }
 
@@ -143,6 +160,10 @@ impl PartitionState {
             (self.adding.is_subset(&replicas), "a node that is added is not a replica"),
             (self.removing.is_subset(&replicas), "a node that goes is not a replica"),
             (self.leader.is_none() || self.stepped_down.is_none(), "it is led, and a leader has stepped down"),
+            (
+                self.leader.is_none() || self.restored.is_none(),
+                "it is led, and waits for replicas of restored metadata",
+            ),
             (self.adding.intersection(&self.removing).is_empty(), "a node is added and goes at once"),
         ];
         checks.iter().find(|(holds, _)| !holds).map(|(_, problem)| *problem)

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use walser_metadata::value::NodeRegistration;
 use walser_metastore::{Revision, Txn};
 use walser_model::{LeaderEpoch, NodeId, TopicPartition};
-use walser_replication::control;
+use walser_replication::{NodeSet, control};
 use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
@@ -271,15 +271,16 @@ pub(crate) async fn accept(
     let version = store.raise_revision(seen.saturating_add(REVISIONS_SKIPPED)).await?;
     let begun = |failure: ApiError| maybe(&failure);
     views.catch_up().await.map_err(begun)?;
-    let partitions = raise_epochs(nodes, &highest).await.map_err(begun)?;
+    let ids: BTreeSet<_> = rolled_back.iter().map(|claim| claim.node).collect();
+    let partitions = raise_epochs(nodes, (&ids.iter().copied().collect(), &highest)).await.map_err(begun)?;
     accept_lineages(store, &rolled_back).await.map_err(begun)?;
     views.catch_up().await.map_err(begun)?;
-    let nodes: BTreeSet<_> = rolled_back.iter().map(|claim| claim.node).collect();
-    Ok(Accepted { nodes: nodes.into_iter().collect(), version, partitions })
+    Ok(Accepted { nodes: ids.into_iter().collect(), version, partitions })
 }
 
-/// Takes the partitions of a restored store into use, above the leader epochs given; returns how many have changed.
-async fn raise_epochs(nodes: &Nodes, seen: &ReplicaEpochs) -> Result<usize, ApiError> {
+/// Takes the partitions of a restored store into use, above the leader epochs that the `refused` nodes have seen; returns
+/// how many have changed. Nodes that came before them may lead by the copy, in epochs that are higher: they do not go on.
+async fn raise_epochs(nodes: &Nodes, (refused, seen): (&NodeSet, &ReplicaEpochs)) -> Result<usize, ApiError> {
     let mut raised = BTreeSet::new();
     for _ in 0..ATTEMPTS_MAX {
         let _turn = nodes.turns().next().await?;
@@ -290,9 +291,8 @@ async fn raise_epochs(nodes: &Nodes, seen: &ReplicaEpochs) -> Result<usize, ApiE
             // Of what no node reports, such as a topic that was deleted after the copy, nobody knows the epochs.
             let unknown = LeaderEpoch(current.0.saturating_add(EPOCHS_SKIPPED));
             let above = seen.get(&id).copied().unwrap_or(unknown);
-            if let Some(decision) = control::restore(&context, &known.record, above).filter(|_| above >= current) {
-                decisions.push((id, decision));
-            }
+            let decision = control::restore(&context, &known.record, above, refused);
+            decisions.extend(decision.map(|decision| (id, decision)));
         }
         let (ids, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().unzip();
         if decisions.is_empty() || nodes.committer().commit_all(&view, decisions, &Extra::default()).await? {

@@ -137,3 +137,56 @@ async fn partitions_of_restored_metadata_are_led_by_the_replica_that_has_most() 
     }
     until(async || issues(&client).await.is_empty(), "nothing is wrong any more").await;
 }
+
+/// It has seen nothing newer than the copy, so that it leads by it before the others are heard and refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leads_by_a_restored_copy_before_it_is_accepted_takes_nothing_from_the_others() {
+    let (dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 20, 2).await;
+    let copy = dir.path().join("metadata.redb");
+    let first = leader(&client, "t").await;
+    let (second, third) = (first % NODES + 1, (first + 1) % NODES + 1);
+    nodes.kill(third);
+    let two = async || partitions(&client, "t").await.iter().all(|found| !found.isr.contains(&third));
+    until(two, "two are in sync").await;
+    for partition in 0..20 {
+        write(&client, "t", partition, "before").await;
+    }
+    let address = nodes.cluster.controller_address();
+    nodes.cluster.stop_controller();
+    nodes.kill(first);
+    std::fs::copy(data.join("controller/metadata.redb"), &copy).unwrap();
+    nodes.cluster.start_controller(&address);
+    nodes.restart(third);
+    let led = async |client: &Client, by: &dyn Fn(i32) -> bool| {
+        let partitions = partitions(client, "t").await;
+        partitions.len() == 20 && partitions.iter().all(|found| found.leader.is_some_and(by))
+    };
+    until(async || led(&client, &|leader| leader == second).await, "the second one leads").await;
+    until(async || partitions(&client, "t").await.iter().all(|found| found.isr.len() == 2), "two are in sync").await;
+    for partition in 0..20 {
+        write(&client, "t", partition, "after").await;
+    }
+    nodes.cluster.stop_controller();
+    nodes.kill_others(first);
+    std::fs::copy(&copy, data.join("controller/metadata.redb")).unwrap();
+    nodes.cluster.start_controller(&address);
+    // It has seen the metadata that the copy is older than.
+    nodes.cluster.restart_gateway(&[]);
+    let client = nodes.cluster.client();
+    let nobody = async || partitions(&client, "t").await.iter().all(|found| found.leader.is_none());
+    until(async || leaderless(&client).await && nobody().await, "nobody is heard").await;
+    nodes.restart(first);
+    until(async || led(&client, &|leader| leader == first).await, "the first one leads by the copy").await;
+
+    nodes.restart_others(first);
+    let refused = async || issues(&client).await.iter().filter(|code| *code == "METADATA_ROLLBACK").count() == 2;
+    until(refused, "the others refuse the older metadata").await;
+    let accepted = cli_at(&nodes.cluster.address(), &["metadata", "accept-restore", "--yes"], b"");
+    assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
+    all_in_sync(&client, "t").await;
+    for partition in 0..20 {
+        assert_eq!(values(&client, "t", partition).await, ["before", "after"], "partition {partition}");
+    }
+    until(async || issues(&client).await.is_empty(), "nothing is wrong any more").await;
+}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use walser_model::{LeaderEpoch, NodeId};
-use walser_replication::{NodeSet, PartitionState, SteppedDown};
+use walser_replication::{NodeSet, PartitionState, Restored, SteppedDown};
 
 use super::{UnknownFields, Value};
 
@@ -43,6 +43,8 @@ struct Form {
     unclean_epoch: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stepped_down: Option<SteppedDownForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restored: Option<RestoredForm>,
     #[serde(flatten)]
     unknown: UnknownFields,
 }
@@ -58,6 +60,26 @@ struct SteppedDownForm {
     whole: Vec<i32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     last_known: Vec<i32>,
+}
+
+/// Metadata that was restored.
+#[derive(Serialize, Deserialize)]
+struct RestoredForm {
+    leader_epoch: i32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    obeyed: Vec<i32>,
+}
+
+impl From<&Restored> for RestoredForm {
+    fn from(from: &Restored) -> Self {
+        Self { leader_epoch: from.leader_epoch.0, obeyed: numbers(&from.obeyed) }
+    }
+}
+
+impl From<RestoredForm> for Restored {
+    fn from(form: RestoredForm) -> Self {
+        Self { leader_epoch: LeaderEpoch(form.leader_epoch), obeyed: set(form.obeyed) }
+    }
 }
 
 impl From<&SteppedDown> for SteppedDownForm {
@@ -117,6 +139,7 @@ impl Serialize for PartitionValue {
             recovering: state.recovering,
             unclean_epoch: (unclean != LeaderEpoch::NONE).then_some(unclean.0),
             stepped_down: state.stepped_down.as_deref().map(SteppedDownForm::from),
+            restored: state.restored.as_deref().map(RestoredForm::from),
             unknown: self.unknown.clone(),
         };
         form.serialize(serializer)
@@ -126,9 +149,10 @@ impl Serialize for PartitionValue {
 impl<'de> Deserialize<'de> for PartitionValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut form = Form::deserialize(deserializer)?;
-        // A version that does not know of it keeps it beside a leader that it elects.
-        let current = |found: &SteppedDownForm| form.leader < 0 && found.leader_epoch == form.leader_epoch;
-        let stepped_down = form.stepped_down.take_if(|found| current(found)).map(|found| Box::new(found.into()));
+        // A version that does not know of them keeps them beside a leader that it elects.
+        let current = |since: i32| form.leader < 0 && since == form.leader_epoch;
+        let stepped_down = form.stepped_down.take_if(|found| current(found.leader_epoch));
+        let restored = form.restored.take_if(|found| current(found.leader_epoch));
         let state = PartitionState {
             leader: (form.leader >= 0).then_some(NodeId(form.leader)),
             leader_epoch: LeaderEpoch(form.leader_epoch),
@@ -139,7 +163,8 @@ impl<'de> Deserialize<'de> for PartitionValue {
             last_known_elr: set(form.last_known_elr),
             recovering: form.recovering,
             unclean_epoch: form.unclean_epoch.map_or(LeaderEpoch::NONE, LeaderEpoch),
-            stepped_down,
+            stepped_down: stepped_down.map(|found| Box::new(found.into())),
+            restored: restored.map(|found| Box::new(found.into())),
             ..PartitionState::new(form.replicas.into_iter().map(NodeId).collect(), form.min_isr)
         };
         Ok(Self { state, unknown: form.unknown })
@@ -182,9 +207,10 @@ mod tests {
                 whole: set(vec![1, 3]),
                 last_known: set(vec![2]),
             })),
+            restored: Some(Box::new(Restored { leader_epoch: LeaderEpoch(4), obeyed: set(vec![3]) })),
             ..state
         };
-        let text = r#"{"replicas":[2,1,3],"leader":-1,"leader_epoch":4,"isr":[],"min_isr":1,"adding":[3],"removing":[1],"elr":[1],"last_known_elr":[2],"recovering":true,"unclean_epoch":2,"stepped_down":{"leader":3,"leader_epoch":4,"named":2,"whole":[1,3],"last_known":[2]}}"#;
+        let text = r#"{"replicas":[2,1,3],"leader":-1,"leader_epoch":4,"isr":[],"min_isr":1,"adding":[3],"removing":[1],"elr":[1],"last_known_elr":[2],"recovering":true,"unclean_epoch":2,"stepped_down":{"leader":3,"leader_epoch":4,"named":2,"whole":[1,3],"last_known":[2]},"restored":{"leader_epoch":4,"obeyed":[3]}}"#;
         super::super::assert_form(&PartitionValue::from(state), text);
     }
 
@@ -199,10 +225,10 @@ mod tests {
     fn a_leader_that_an_older_version_elected_ends_the_election() {
         for (leader, epoch) in [(2, 9), (-1, 9)] {
             let text = format!(
-                r#"{{"replicas":[1,2,3],"leader":{leader},"leader_epoch":{epoch},"isr":[2],"stepped_down":{{"leader":1,"leader_epoch":8,"whole":[1]}}}}"#
+                r#"{{"replicas":[1,2,3],"leader":{leader},"leader_epoch":{epoch},"isr":[2],"stepped_down":{{"leader":1,"leader_epoch":8,"whole":[1]}},"restored":{{"leader_epoch":8}}}}"#
             );
             let value: PartitionValue = super::super::decode(text.as_bytes()).unwrap();
-            assert_eq!(value.state.stepped_down, None);
+            assert_eq!((value.state.stepped_down, value.state.restored), (None, None));
         }
     }
 
@@ -223,10 +249,12 @@ mod tests {
                 let (leader, leader_epoch, named) = (NodeId(leader), LeaderEpoch(leader_epoch), named.map(NodeId));
                 Box::new(SteppedDown { leader, leader_epoch, named, whole, last_known })
             });
+            let restored = Restored { leader_epoch: LeaderEpoch(leader_epoch), obeyed: isr.clone() };
+            let restored = (leader.is_none() && recovering).then(|| Box::new(restored));
             let replicas: Vec<NodeId> = replicas.into_iter().map(NodeId).collect();
             let state = PartitionState {
                 leader: leader.map(NodeId), leader_epoch: LeaderEpoch(leader_epoch), isr, adding, removing, elr,
-                last_known_elr, recovering, unclean_epoch: LeaderEpoch(unclean), stepped_down,
+                last_known_elr, recovering, unclean_epoch: LeaderEpoch(unclean), stepped_down, restored,
                 ..PartitionState::new(replicas, min_isr)
             };
             let value = PartitionValue::from(state);

@@ -12,6 +12,8 @@ pub struct Candidate {
     /// one that it has begun to lead, for as long as its log reaches the start of that (rule R2). In such an epoch it may
     /// have had records of earlier ones committed, which a replica with records of an epoch in between need not have.
     pub last_epoch: LeaderEpoch,
+    /// The latest epoch of its records alone.
+    pub record_epoch: LeaderEpoch,
     /// End of its log. Exclusive.
     pub log_end: Offset,
     /// Its log is whole; of a damaged one the end is where the damage begins.
@@ -33,10 +35,19 @@ fn is_current<P>(context: &DecisionContext, record: &PartitionRecord<P>, candida
         && context.alive(candidate.node)
 }
 
+/// How much a replica has, to compare it with others. What it has begun by a copy of the metadata that was restored says
+/// nothing: the same epochs were handed out before, with records that were committed.
+fn has(state: &PartitionState, candidate: &Candidate) -> Candidate {
+    let obeyed = state.restored.as_ref().is_some_and(|restored| restored.obeyed.contains(candidate.node));
+    let last_epoch = if obeyed { candidate.record_epoch } else { candidate.last_epoch };
+    Candidate { last_epoch, ..*candidate }
+}
+
 /// Makes a node the leader.
 pub(super) fn lead(state: &mut PartitionState, leader: Option<NodeId>) {
     if leader.is_some() {
         state.stepped_down = None;
+        state.restored = None;
     }
     state.leader = leader;
     state.begin_epoch();
@@ -237,9 +248,9 @@ pub fn elect_unclean<P: Clone>(
         return None;
     }
     let last = |candidate: &&Candidate| state.last_known_elr.contains(candidate.node);
-    let best =
-        candidates.iter().filter(eligible).filter(last).max().or_else(|| candidates.iter().filter(eligible).max());
-    let best = best?.node;
+    let most = |candidate: &&Candidate| has(state, candidate);
+    let best = candidates.iter().filter(eligible).filter(last).max_by_key(most);
+    let best = best.or_else(|| candidates.iter().filter(eligible).max_by_key(most))?.node;
     let mut state = state.clone();
     state.last_known_elr.remove(best);
     lead_without_proof(&mut state, best);

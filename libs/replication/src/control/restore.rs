@@ -3,7 +3,7 @@
 use walser_model::LeaderEpoch;
 
 use super::{Decision, DecisionContext, PartitionRecord};
-use crate::NodeSet;
+use crate::{NodeSet, Restored};
 
 /// Takes a partition of a restored store into use: its leader epoch becomes greater than `seen`, the highest one that a
 /// replica has. Epochs between the copy and the loss were handed out already.
@@ -14,11 +14,16 @@ use crate::NodeSet;
 ///
 /// With more replicas, what the copy says of the in-sync set was true once, and committed records may be missing on any
 /// of them since. So none of them is in sync or eligible, and all are those to ask: an election without proof (rule R21)
-/// takes the one that has most, and whoever restored the store has asked for it. `None`: nothing newer was seen, and there is one replica.
+/// takes the one that has most, and whoever restored the store has asked for it. That holds as well where nodes that had seen
+/// nothing newer came first and one of them leads already, by the in-sync set of the copy: others may have committed what it
+/// has not. They have obeyed the copy, all but those in `refused`.
+///
+/// `None`: nothing newer was seen, and there is one replica.
 pub fn restore<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
     seen: LeaderEpoch,
+    refused: &NodeSet,
 ) -> Option<Decision<P>> {
     let mut state = record.state.clone();
     let alone = state.replicas.len() == 1;
@@ -35,6 +40,8 @@ pub fn restore<P: Clone>(
         state.elr = NodeSet::EMPTY;
         state.last_known_elr = state.replicas.iter().copied().collect();
         state.recovering = true;
+        let obeyed = state.last_known_elr.without(refused);
+        state.restored = Some(Box::new(Restored { leader_epoch: state.leader_epoch, obeyed }));
     }
     Some(Decision::of_partition(context, record, state, []))
 }

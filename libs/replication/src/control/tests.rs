@@ -115,6 +115,7 @@ fn nobody_leads_rather_than_somebody_without_proof() {
     // NodeRecord 3 is there, and must not lead: it may have nothing. Once both of the others can be asked, one of them does.
     let candidate = |number, log_end| Candidate {
         last_epoch: LeaderEpoch(7),
+        record_epoch: LeaderEpoch(7),
         log_end: Offset(log_end),
         intact: true,
         node: NodeId(number),
@@ -436,9 +437,10 @@ fn a_partition_gets_what_it_needs_whatever_happened_to_it() {
 fn an_epoch_that_was_begun_counts_more_than_records_of_an_earlier_one() {
     let context = context();
     let mut known = record(&[1, 2, 3], &[1, 2], 2);
-    known.state = written(restore(&context, &known, LeaderEpoch(7)).unwrap());
+    known.state = written(restore(&context, &known, LeaderEpoch(7), &ids(&[1, 2, 3])).unwrap());
     let candidate = |number, epoch, log_end| Candidate {
         last_epoch: LeaderEpoch(epoch),
+        record_epoch: LeaderEpoch(epoch.min(4)),
         log_end: Offset(log_end),
         intact: true,
         node: NodeId(number),
@@ -450,17 +452,42 @@ fn an_epoch_that_was_begun_counts_more_than_records_of_an_earlier_one() {
     assert_eq!(state.leader, Some(NodeId(1)));
 }
 
+/// Node 1 had seen nothing newer than the copy, came first, and led by it in epoch 8. Nodes 2 and 3 had records committed
+/// in epoch 8 that began before, and were refused.
+#[test]
+fn what_a_node_has_begun_by_a_restored_copy_counts_for_nothing() {
+    let context = context();
+    let mut known = record(&[1, 2, 3], &[1], 2);
+    known.state.leader_epoch = LeaderEpoch(9);
+    known.state = written(restore(&context, &known, LeaderEpoch(8), &ids(&[2, 3])).unwrap());
+    assert_eq!((known.state.leader, known.state.leader_epoch), (None, LeaderEpoch(10)), "it does not go on to lead");
+    let candidate = |number, begun, epoch, log_end| Candidate {
+        last_epoch: LeaderEpoch(begun),
+        record_epoch: LeaderEpoch(epoch),
+        log_end: Offset(log_end),
+        intact: true,
+        node: NodeId(number),
+        node_epoch: 10 + i64::from(number),
+        partition_epoch: 30,
+    };
+    let candidates = [candidate(1, 9, 7, 20), candidate(2, 8, 8, 25), candidate(3, 8, 8, 24)];
+    let elected = written(elect_unclean(&context, &known, &candidates, Recovery::Balanced).unwrap());
+    assert_eq!((elected.leader, elected.restored), (Some(NodeId(2)), None));
+    let all_obeyed = written(restore(&context, &known, LeaderEpoch(8), &NodeSet::EMPTY).unwrap());
+    assert_eq!(all_obeyed.restored.unwrap().obeyed, ids(&[1, 2, 3]));
+}
+
 /// What a restored copy says of in-sync sets was true once.
 #[test]
 fn a_restored_partition_trusts_no_in_sync_set_but_that_of_its_only_replica() {
     let context = context();
     let known = record(&[1, 2, 3], &[1, 2], 2);
-    let state = written(restore(&context, &known, LeaderEpoch(12)).unwrap());
+    let state = written(restore(&context, &known, LeaderEpoch(12), &NodeSet::EMPTY).unwrap());
     assert_eq!((state.leader, state.leader_epoch), (None, LeaderEpoch(13)));
     assert_eq!((state.isr, state.elr, state.last_known_elr), (NodeSet::EMPTY, NodeSet::EMPTY, ids(&[1, 2, 3])));
     let alone = record(&[1], &[1], 1);
-    assert_eq!(restore(&context, &alone, LeaderEpoch(6)), None, "nothing newer was seen");
-    let state = written(restore(&context, &alone, LeaderEpoch(7)).unwrap());
+    assert_eq!(restore(&context, &alone, LeaderEpoch(6), &NodeSet::EMPTY), None, "nothing newer was seen");
+    let state = written(restore(&context, &alone, LeaderEpoch(7), &NodeSet::EMPTY).unwrap());
     assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(1)), LeaderEpoch(8), ids(&[1])));
     assert_eq!(
         state.unclean_epoch,

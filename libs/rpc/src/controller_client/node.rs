@@ -93,6 +93,8 @@ pub struct LeadOffer {
     pub partition: TopicPartition,
     /// The latest one of its log, or that it has begun to lead.
     pub last_epoch: LeaderEpoch,
+    /// The latest one of its records.
+    pub record_epoch: LeaderEpoch,
     /// End of the log, or where its damage begins; exclusive.
     pub log_end: Offset,
     /// Records of it are damaged.
@@ -207,6 +209,7 @@ impl From<LeadOffer> for pbi::LeaderCandidate {
             topic_id: topic_bytes(candidate.partition.topic),
             partition: candidate.partition.partition.0,
             last_epoch: candidate.last_epoch.0,
+            record_epoch: Some(candidate.record_epoch.0),
             log_end: candidate.log_end.0,
             partition_epoch: candidate.partition_epoch,
             damaged: candidate.damaged,

@@ -98,8 +98,10 @@ fn offer_of(
 ) -> Option<(TopicPartition, control::Candidate)> {
     let id = TopicPartition::new(topic_id(&message.topic_id)?, PartitionIndex(message.partition));
     let (last_epoch, log_end) = (LeaderEpoch(message.last_epoch), Offset(message.log_end));
+    let record_epoch = message.record_epoch.map_or(last_epoch, LeaderEpoch);
     let (partition_epoch, intact) = (message.partition_epoch, !message.damaged);
-    Some((id, control::Candidate { last_epoch, log_end, intact, node, node_epoch, partition_epoch }))
+    let candidate = control::Candidate { last_epoch, record_epoch, log_end, intact, node, node_epoch, partition_epoch };
+    Some((id, candidate))
 }
 
 /// Partitions of a topic that is restored: as many as any topic may have.

@@ -420,6 +420,7 @@ mod tests {
     fn offers() -> [Candidate; 3] {
         [(1, 8, 60), (2, 7, 100), (3, 7, 60)].map(|(number, epoch, end)| Candidate {
             last_epoch: LeaderEpoch(epoch),
+            record_epoch: LeaderEpoch(7),
             log_end: Offset(end),
             intact: true,
             node: NodeId(number),

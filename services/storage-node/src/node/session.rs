@@ -160,6 +160,7 @@ impl Membership {
             return Some(LeadOffer {
                 partition: record.key,
                 last_epoch: aside.leader_epoch,
+                record_epoch: aside.leader_epoch,
                 log_end: aside.log_end,
                 damaged: false,
                 partition_epoch: record.epoch,
@@ -169,6 +170,7 @@ impl Membership {
         (!unusable).then_some(LeadOffer {
             partition: record.key,
             last_epoch: LeaderEpoch::NONE,
+            record_epoch: LeaderEpoch::NONE,
             log_end: Offset::ZERO,
             damaged: false,
             partition_epoch: record.epoch,

@@ -5,6 +5,8 @@ use walser_replication::control::{
     Candidate, Decision, ReplicaIntegrity, can_stop, drain, elect_preferred, fence, shut_down,
 };
 
+use walser_replication::ReplicaOffer;
+
 use crate::controller::Controller;
 use crate::key::Key;
 use crate::store::{id, number};
@@ -95,9 +97,10 @@ impl World {
         let candidate = |node: &NodeId| {
             let here = &self.nodes[number(*node)];
             let replica = &here.replicas[partition];
-            let (last_epoch, log_end) = replica.machine.candidate(&replica.view())?;
+            let ReplicaOffer { last_epoch, record_epoch, log_end } = replica.machine.candidate(&replica.view())?;
             let partition_epoch = here.known[partition].as_ref().map_or(0, |known| known.epoch);
-            Some(Candidate { last_epoch, log_end, intact: true, node: *node, node_epoch: here.epoch, partition_epoch })
+            let (node, node_epoch) = (*node, here.epoch);
+            Some(Candidate { last_epoch, record_epoch, log_end, intact: true, node, node_epoch, partition_epoch })
         };
         let candidates: Vec<Candidate> = known.state.replicas.iter().filter(answers).filter_map(candidate).collect();
         controller.decider.elect_unclean(view, known, &candidates, self.weights.recovery)

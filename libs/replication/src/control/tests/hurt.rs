@@ -6,6 +6,7 @@ use super::*;
 fn offer(node: i32, log_end: i64, intact: bool) -> Candidate {
     Candidate {
         last_epoch: LeaderEpoch(1),
+        record_epoch: LeaderEpoch(1),
         log_end: Offset(log_end),
         intact,
         node: NodeId(node),
@@ -160,7 +161,7 @@ fn a_restore_ends_an_election_during_which_the_copy_was_taken() {
     let led = record(&[1, 2, 3], &[1], 1);
     let state = written(step_down(&context, &led, (Lack::Damaged, None)).unwrap());
     let copy = PartitionRecord { key: led.key, state, epoch: led.epoch };
-    assert_eq!(written(restore(&context, &copy, LeaderEpoch(9)).unwrap()).stepped_down, None);
+    assert_eq!(written(restore(&context, &copy, LeaderEpoch(9), &NodeSet::EMPTY).unwrap()).stepped_down, None);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use walser_metadata::TopicSettings;
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_replication::control::ReplicaIntegrity;
 use walser_replication::{
-    Follower, Leader, PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaLog as _, ReplicaStart, Role, Rules,
-    role,
+    Follower, Leader, PartitionState, Replica, ReplicaAction, ReplicaEvent, ReplicaLog as _, ReplicaOffer,
+    ReplicaStart, Role, Rules, role,
 };
 use walser_rpc::{ApiError, LeadOffer};
 
@@ -229,9 +229,9 @@ impl Partition {
             return;
         }
         let offer = leaderless.and_then(|(_, partition_epoch)| {
-            let (last_epoch, log_end) = self.replica.candidate(&KeptLog(&self.log))?;
+            let ReplicaOffer { last_epoch, record_epoch, log_end } = self.replica.candidate(&KeptLog(&self.log))?;
             let damaged = KeptLog(&self.log).damaged();
-            Some(LeadOffer { partition, last_epoch, log_end, damaged, partition_epoch })
+            Some(LeadOffer { partition, last_epoch, record_epoch, log_end, damaged, partition_epoch })
         });
         self.offers = offer.is_some();
         self.handle.show_offer(offer);
