@@ -94,7 +94,7 @@ mod tests {
     fn what_a_gateway_relays_arrives_and_what_its_caller_claims_does_not() {
         let peer: SocketAddr = "10.0.0.7:4711".parse().unwrap();
         let mut request = Request::new(());
-        request.extensions_mut().insert(Opened::of(peer));
+        request.extensions_mut().insert(Opened::new(peer, None));
         request.metadata_mut().insert(CLIENT_ID, AsciiMetadataValue::from_static("billing/3"));
         request.metadata_mut().insert(CLIENT_ADDRESS, AsciiMetadataValue::from_static("1.2.3.4:5"));
         let caller = Caller::of(&request);

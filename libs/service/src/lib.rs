@@ -14,15 +14,17 @@ mod settings;
 mod shutdown;
 mod signals;
 mod socket;
+mod stream_end;
 mod tasks;
 pub mod telemetry;
 pub mod vital;
 
 pub use caller::Caller;
-pub use listener::{CallService, Exposure, Listener, ListenerError, ListenerLimits};
+pub use listener::{CallService, ConnectionAge, Exposure, Listener, ListenerError, ListenerLimits};
 pub use metrics::Metrics;
 pub use process::{MainError, Process, ProcessArgs, ProcessError};
 pub use settings::{Key, Kind, Settings, SettingsError};
 pub use shutdown::Shutdown;
 pub use signals::signals;
+pub use stream_end::StreamEnd;
 pub use tasks::Tasks;

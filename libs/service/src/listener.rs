@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::try_join_all;
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +26,20 @@ use crate::socket::{Opened, Socket};
 const FRAME_BYTES: u32 = 256 << 10;
 const HEADER_LIST_BYTES: u32 = 16 << 10;
 const PENDING_RESETS_MAX: usize = 20;
+/// Ages that connections get in turn where they are limited: those that were opened together, as after a restart, do not
+/// all come back together.
+const AGES: u32 = 32;
+/// A client is told that a connection takes no more calls before the streams on it end: it opens them again on another.
+const TOLD_BEFORE: Duration = Duration::from_secs(1);
+
+/// How long connections live, so that clients spread over gateways that came later.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionAge {
+    /// Each gets an age of its own, from 90 % to 110 % of this.
+    pub max: Duration,
+    /// Calls that still run so long after that are cut.
+    pub grace: Duration,
+}
 
 /// Limits on connections, and windows.
 #[derive(Debug, Clone)]
@@ -40,6 +56,8 @@ pub struct ListenerLimits {
     pub stream_window: u32,
     /// Flow-control window of a connection, in bytes.
     pub connection_window: u32,
+    /// `None`: for as long as the client likes.
+    pub connection_age: Option<ConnectionAge>,
 }
 
 /// Who may connect to a listener without TLS.
@@ -80,7 +98,7 @@ pub enum ListenerError {
 #[derive(Debug)]
 pub struct Listener {
     listener: TcpListener,
-    limits: ListenerLimits,
+    pub(crate) limits: ListenerLimits,
     metrics: ConnectionMetrics,
 }
 
@@ -89,6 +107,12 @@ pub struct Listener {
 struct ConnectionMetrics {
     open: IntGauge,
     refused: IntCounter,
+}
+
+/// Connections of one age.
+struct AgeClass {
+    age: Option<Duration>,
+    sockets: mpsc::Sender<std::io::Result<Socket<ConnectionSlot>>>,
 }
 
 /// Connections by address.
@@ -111,6 +135,7 @@ impl Default for ListenerLimits {
             first_request: Duration::from_secs(10),
             stream_window: 2 << 20,
             connection_window: 8 << 20,
+            connection_age: None,
         }
     }
 }
@@ -207,23 +232,18 @@ impl Listener {
         L: tower_layer::Layer<Routes, Service = S> + Clone + Send + Sync + 'static,
         S: CallService,
     {
-        let limits = self.limits.clone();
-        let (sockets, incoming) = mpsc::channel(64);
-        let mut accepting = tokio::spawn(accept(self.listener, self.limits, self.metrics, sockets));
-        let serving = Server::builder()
-            .initial_stream_window_size(limits.stream_window)
-            .initial_connection_window_size(limits.connection_window)
-            .max_frame_size(FRAME_BYTES)
-            .max_concurrent_streams(limits.streams_max)
-            .http2_max_header_list_size(HEADER_LIST_BYTES)
-            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-            .layer(tonic::service::InterceptorLayer::new(note_request))
-            .layer(layer)
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop);
-        let mut serving = std::pin::pin!(serving);
+        let stop = stop.shared();
+        let (mut classes, mut servers) = (Vec::new(), Vec::new());
+        // An age is a setting of a whole server.
+        for age in self.limits.ages() {
+            let (sockets, incoming) = mpsc::channel(64);
+            classes.push(AgeClass { age, sockets });
+            let server = self.limits.server(age).layer(tonic::service::InterceptorLayer::new(note_request));
+            let server = server.layer(layer.clone()).add_routes(routes.clone());
+            servers.push(server.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.clone()));
+        }
+        let mut accepting = tokio::spawn(accept(self.listener, self.limits, self.metrics, classes));
+        let mut serving = std::pin::pin!(try_join_all(servers));
         let served = tokio::select! {
             served = &mut serving => served,
             accepted = &mut accepting => {
@@ -235,7 +255,36 @@ impl Listener {
             }
         };
         accepting.abort();
-        served
+        served.map(drop)
+    }
+}
+
+// === impl ListenerLimits ===
+
+impl ListenerLimits {
+    /// The ages that connections get in turn.
+    fn ages(&self) -> Vec<Option<Duration>> {
+        let Some(ConnectionAge { max, .. }) = self.connection_age else { return vec![None] };
+        let spread = max / 5;
+        (0..AGES).map(|number| Some(max - spread / 2 + spread * number / (AGES - 1))).collect()
+    }
+
+    /// A server for connections of an age.
+    fn server(&self, age: Option<Duration>) -> Server {
+        let server = Server::builder()
+            .initial_stream_window_size(self.stream_window)
+            .initial_connection_window_size(self.connection_window)
+            .max_frame_size(FRAME_BYTES)
+            .max_concurrent_streams(self.streams_max)
+            .http2_max_header_list_size(HEADER_LIST_BYTES)
+            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)));
+        // Cutting what still runs then is for the socket: with a grace of its own the server would not tell the client before.
+        match age {
+            Some(age) => server.max_connection_age(age),
+            None => server,
+        }
     }
 }
 
@@ -247,12 +296,8 @@ fn note_request(request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic
     Ok(request)
 }
 
-async fn accept(
-    listener: TcpListener,
-    limits: ListenerLimits,
-    metrics: ConnectionMetrics,
-    sockets: mpsc::Sender<std::io::Result<Socket<ConnectionSlot>>>,
-) {
+async fn accept(listener: TcpListener, limits: ListenerLimits, metrics: ConnectionMetrics, classes: Vec<AgeClass>) {
+    let mut turns = classes.iter().cycle();
     let total = Arc::new(Semaphore::new(limits.connections_max));
     let counts: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
     // Each has a place, which bounds them.
@@ -264,7 +309,7 @@ async fn accept(
                 Err(Ok(panic)) => std::panic::resume_unwind(panic),
                 _ => continue,
             },
-            () = sockets.closed() => return,
+            () = all_closed(&classes) => return,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -280,24 +325,36 @@ async fn accept(
             tracing::warn!(%peer, "connection refused: too many are open");
             continue;
         };
-        opening.spawn(open(stream, peer, Instant::now() + limits.first_request, slot, sockets.clone()));
+        let Some(class) = turns.next() else { return };
+        let age = class.age.zip(limits.connection_age);
+        let age = age.map(|(age, limit)| (Instant::now() + age + TOLD_BEFORE, limit.grace));
+        let opened = Opened::new(peer, age);
+        opening.spawn(open(stream, opened, Instant::now() + limits.first_request, slot, class.sockets.clone()));
+    }
+}
+
+/// Waits until no server takes connections any more.
+async fn all_closed(classes: &[AgeClass]) {
+    for class in classes {
+        class.sockets.closed().await;
     }
 }
 
 /// Hands a connection to the HTTP/2 server once its first bytes have come, unless they are of HTTP/1.
 async fn open(
     stream: TcpStream,
-    peer: SocketAddr,
+    opened: Opened,
     deadline: Instant,
     slot: ConnectionSlot,
     sockets: mpsc::Sender<std::io::Result<Socket<ConnectionSlot>>>,
 ) {
+    let peer = opened.peer;
     // Without this, small answers wait for delayed acknowledgements: 40 ms instead of 0.4.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     match timeout_at(deadline, protocol(&stream)).await {
-        Ok(Ok(Protocol::Http2)) => drop(sockets.send(Ok(Socket::new(stream, peer, deadline, slot))).await),
+        Ok(Ok(Protocol::Http2)) => drop(sockets.send(Ok(Socket::new(stream, opened, deadline, slot))).await),
         Ok(Ok(Protocol::Http1)) => {
             tracing::debug!(%peer, "a client speaks HTTP/1");
             let _ = timeout_at(deadline, refuse_http1(stream)).await;

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser as _;
 use tokio::task::JoinHandle;
@@ -16,7 +17,7 @@ use tonic::service::Routes;
 use walser_model::{Clock, Random, SystemClock, SystemRandom};
 
 use crate::admin::{self, AdminSite, Health};
-use crate::listener::{CallService, Exposure, Listener, ListenerError, ListenerLimits};
+use crate::listener::{CallService, ConnectionAge, Exposure, Listener, ListenerError, ListenerLimits};
 use crate::metrics::Metrics;
 use crate::settings::{Key, Kind, Settings, SettingsError};
 use crate::shutdown::Shutdown;
@@ -187,7 +188,7 @@ pub fn block_on<T>(settings: &Settings, process: impl Future<Output = T>) -> std
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(workers).thread_name("network").enable_all().build()?;
     let outcome = runtime.block_on(process);
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(outcome)
 }
 
@@ -281,6 +282,13 @@ impl Process {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| ProcessError::DialFrom(text.to_owned())),
         }
+    }
+
+    /// Has connections live for about `max`, and calls on them end within the grace period after that. Zero: for as long as
+    /// clients like.
+    pub fn limit_connection_age(&mut self, max: Duration) {
+        let age = ConnectionAge { max, grace: self.shutdown.grace() };
+        self.listener.limits.connection_age = Some(age).filter(|_| !max.is_zero());
     }
 
     /// Serves calls from now on; the ready file says so.

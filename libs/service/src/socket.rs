@@ -25,7 +25,9 @@ const DISCARDED_BYTES: usize = 8 << 10;
 pub(crate) struct Socket<P> {
     inner: TcpStream,
     opened: Opened,
+    /// When it is closed whatever is under way: until the first request, if none comes; then, if it grows too old.
     deadline: Option<Pin<Box<Sleep>>>,
+    in_use: bool,
     /// Closed here: until when what still comes is read.
     lingers: Option<Pin<Box<Sleep>>>,
     /// Its share of the limits; given back when the connection ends.
@@ -37,12 +39,17 @@ pub(crate) struct Socket<P> {
 pub(crate) struct Opened {
     requested: Arc<AtomicBool>,
     pub(crate) peer: SocketAddr,
+    /// When its streams end because it has reached its age, if it ever does.
+    pub(crate) age_reached: Option<Instant>,
+    /// When what still runs on it then is cut.
+    cut_at: Option<Instant>,
 }
 
 impl Opened {
-    /// A connection that was opened from `peer`.
-    pub(crate) fn of(peer: SocketAddr) -> Self {
-        Self { requested: Arc::default(), peer }
+    /// A connection from `peer`. `age`: when it reaches its age, and how long calls may still run then.
+    pub(crate) fn new(peer: SocketAddr, age: Option<(Instant, Duration)>) -> Self {
+        let (age_reached, cut_at) = (age.map(|(at, _)| at), age.map(|(at, grace)| at + grace));
+        Self { requested: Arc::default(), peer, age_reached, cut_at }
     }
 
     /// A request has arrived: the connection is in use.
@@ -52,12 +59,12 @@ impl Opened {
 }
 
 impl<P> Socket<P> {
-    pub(crate) fn new(inner: TcpStream, peer: SocketAddr, deadline: Instant, place: P) -> Self {
-        let opened = Opened::of(peer);
+    pub(crate) fn new(inner: TcpStream, opened: Opened, deadline: Instant, place: P) -> Self {
         Self {
             inner,
             opened,
             deadline: Some(Box::pin(tokio::time::sleep_until(deadline))),
+            in_use: false,
             lingers: None,
             _place: place,
         }
@@ -78,15 +85,18 @@ impl<P: Unpin> AsyncRead for Socket<P> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let requested = self.opened.requested.load(Ordering::Relaxed);
-        if let Some(deadline) = &mut self.deadline {
-            if requested {
-                self.deadline = None;
-            } else if deadline.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no request in time")));
-            }
+        let socket = &mut *self;
+        if !socket.in_use && socket.opened.requested.load(Ordering::Relaxed) {
+            socket.in_use = true;
+            socket.deadline = socket.opened.cut_at.map(|at| Box::pin(tokio::time::sleep_until(at)));
         }
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        if let Some(deadline) = &mut socket.deadline
+            && deadline.as_mut().poll(context).is_ready()
+        {
+            let why = if socket.in_use { "its age is over" } else { "no request in time" };
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+        }
+        Pin::new(&mut socket.inner).poll_read(context, buffer)
     }
 }
 
@@ -141,7 +151,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let mut socket = Socket::new(accepted, peer, Instant::now() + Duration::from_secs(60), ());
+        let mut socket = Socket::new(accepted, Opened::new(peer, None), Instant::now() + Duration::from_secs(60), ());
         // More than the buffers between the two hold.
         let mut sending = vec![7; 16 << 20];
         let first = client.write(&sending).await.unwrap();
@@ -158,11 +168,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_still_runs_when_the_age_is_over_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let opened = Opened::new(peer, Some((Instant::now(), Duration::ZERO)));
+        let mut socket = Socket::new(accepted, opened.clone(), Instant::now() + Duration::from_secs(60), ());
+        opened.note_request();
+        let cut = socket.read_u8().await.unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
     async fn who_does_not_close_is_not_waited_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let mut socket = Socket::new(accepted, peer, Instant::now() + Duration::from_secs(60), ());
+        let mut socket = Socket::new(accepted, Opened::new(peer, None), Instant::now() + Duration::from_secs(60), ());
         socket.shutdown().await.unwrap();
     }
 }

@@ -152,7 +152,8 @@ pub(crate) async fn routes(parts: PublicParts, tasks: &mut Tasks) -> Routes {
             .with_service_name("grpc.health.v1.Health")
     };
     let producer = ProducerServiceServer::new(parts.producer()).max_decoding_message_size(receive);
-    let consumer = ConsumerApi { reading: parts.reading.clone(), clock: Arc::clone(&parts.clock) };
+    let (reading, clock) = (parts.reading.clone(), Arc::clone(&parts.clock));
+    let consumer = ConsumerApi { reading, clock, shutdown: parts.shutdown.clone() };
     let consumer = ConsumerServiceServer::new(consumer).max_decoding_message_size(receive);
     let consumer = consumer.max_encoding_message_size(MESSAGE_BYTES_MAX);
     let topic = TopicServiceServer::new(parts.topic()).max_decoding_message_size(receive);

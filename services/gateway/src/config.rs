@@ -55,6 +55,12 @@ pub const KEYS: &[Key] = &[
         doc: "Time for a write whose caller has no deadline.",
     },
     Key {
+        name: "gateway.connection.age.max.ms",
+        kind: Kind::Millis(0, 604_800_000),
+        default: "30m",
+        doc: "Age, give or take a tenth, at which a client is told to connect again, so that clients spread over gateways. 0: none.",
+    },
+    Key {
         name: "gateway.metrics.topics.max",
         kind: Kind::Int(0, 10_000),
         default: "100",
@@ -69,6 +75,8 @@ pub struct Config {
     pub message_bytes_max: usize,
     /// Unanswered bytes per stream.
     pub in_flight_bytes_max: usize,
+    /// Connections live about so long; zero: for as long as clients like.
+    pub connection_age_max: Duration,
     /// Memory for writes that are not answered, in bytes.
     pub write_bytes_max: usize,
     /// Memory for records that are read and not sent yet, in bytes.
@@ -93,6 +101,7 @@ impl Config {
         Self {
             message_bytes_max: settings.number("gateway.message.bytes.max"),
             in_flight_bytes_max: settings.number("gateway.stream.in.flight.bytes.max"),
+            connection_age_max: settings.duration("gateway.connection.age.max.ms"),
             write_bytes_max: settings.number("gateway.write.bytes.max"),
             read_bytes_max: settings.number("gateway.read.bytes.max"),
             validate_compressed: settings.flag("gateway.validate.compressed"),

@@ -14,7 +14,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::main(arguments, &[process::PUBLIC_PORT, process::KEYS, process::CONTROLLER, telemetry::KEYS, KEYS], run)
 }
 
-async fn run(process: Process) -> Result<(), MainError> {
+async fn run(mut process: Process) -> Result<(), MainError> {
     let network = Network::from_address(process.dial_from()?);
     network.dial_controllers(process.settings.text("controller.address"))?;
     let environment = Dependencies {
@@ -23,6 +23,7 @@ async fn run(process: Process) -> Result<(), MainError> {
         metrics: process.metrics.clone(),
     };
     let config = Config::from_settings(&process.settings);
+    process.limit_connection_age(config.connection_age_max);
     let mut gateway = crate::begin(config, environment, &network, process.shutdown.clone()).await?;
     process.health.set_problems(gateway.readiness.problem().await.into_iter().collect());
     gateway.report_readiness(process.health.clone(), process.shutdown.clone());

@@ -73,7 +73,7 @@ fn directory_error(error: DirectoryError) -> CliError {
 }
 
 async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) -> Result<ExitCode, CliError> {
-    let process = Process::open(&arguments.process, settings, Arc::clone(&clock)).await?;
+    let mut process = Process::open(&arguments.process, settings, Arc::clone(&clock)).await?;
     let (shutdown, address, admin) = (process.shutdown.clone(), process.address, process.admin);
     let mut storage_config = walser_storage_node::Config::from_settings(&process.settings, process::cores());
     let stores = stores(arguments, &storage_config)?;
@@ -103,6 +103,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     let storage = walser_storage_node::start(storage_config, dependencies, &network, shutdown.clone());
 
     let config = walser_gateway::Config::from_settings(&process.settings);
+    process.limit_connection_age(config.connection_age_max);
     let (random, metrics) = (Arc::clone(&process.random), process.metrics.clone());
     let dependencies = walser_gateway::Dependencies { clock: Arc::clone(&clock), random, metrics };
     let gateway = walser_gateway::start(config, dependencies, &network, shutdown);

@@ -10,6 +10,7 @@ use walser_model::Clock;
 use walser_proto::v1 as pb;
 use walser_proto::v1::consumer_service_server::ConsumerService;
 use walser_rpc::{ApiError, Reason};
+use walser_service::{Shutdown, StreamEnd};
 
 use super::wire::time_left;
 use super::{read_answers, reads};
@@ -22,6 +23,7 @@ type Answer<T> = Result<Response<T>, Status>;
 pub(super) struct ConsumerApi {
     pub(super) reading: Reading,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) shutdown: Shutdown,
 }
 
 #[async_trait]
@@ -46,8 +48,9 @@ impl ConsumerService for ConsumerApi {
     type ReadStream = Pin<Box<dyn Stream<Item = Result<pb::ReadResponse, Status>> + Send>>;
 
     async fn read(&self, request: Request<pb::ReadRequest>) -> Answer<Self::ReadStream> {
+        let end = StreamEnd::of(request.extensions(), self.shutdown.clone());
         let request = reads::read(request.into_inner(), self.clock.now_millis())?;
-        let (events, gate) = self.reading.read(request).await?;
+        let (events, gate) = self.reading.read(request, end).await?;
         let stream = events.map(|event| event.map(read_answers::event).map_err(Status::from));
         let mut answer: Response<Self::ReadStream> = Response::new(Box::pin(stream));
         answer.extensions_mut().insert(gate);

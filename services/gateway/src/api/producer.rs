@@ -12,7 +12,7 @@ use walser_model::{Acks, Offset, ProducerEpoch, ProducerId};
 use walser_proto::v1 as pb;
 use walser_proto::v1::producer_service_server::ProducerService;
 use walser_rpc::ApiError;
-use walser_service::Caller;
+use walser_service::{Caller, StreamEnd};
 
 use super::stream::{self, ProduceStreams};
 use super::wire::{known, payload, produce_failure, session, time_left, trace, written};
@@ -117,7 +117,8 @@ impl ProducerService for ProducerApi {
         request: Request<Streaming<pb::ProduceStreamRequest>>,
     ) -> Answer<Self::ProduceStreamStream> {
         let (caller, trace) = (Caller::of(&request), trace(request.metadata()));
-        Ok(Response::new(stream::serve(self.streams.clone(), request.into_inner(), caller, trace)))
+        let end = StreamEnd::of(request.extensions(), self.streams.shutdown.clone());
+        Ok(Response::new(stream::serve(self.streams.clone(), request.into_inner(), (caller, end), trace)))
     }
 
     async fn init_producer(&self, request: Request<pb::InitProducerRequest>) -> Answer<pb::InitProducerResponse> {

@@ -21,7 +21,7 @@ use walser_proto::v1::produce_result;
 use walser_proto::v1::produce_stream_request::Message;
 use walser_proto::v1::produce_stream_response::Message as Reply;
 use walser_rpc::{ApiError, Reason, catch_panic, wire_time};
-use walser_service::{Caller, Shutdown};
+use walser_service::{Caller, Shutdown, StreamEnd};
 
 use self::outgoing::{GROUP_MAX, Leaving, Outgoing, grouped};
 use self::result_order::{Lane, ResultOrder};
@@ -102,19 +102,21 @@ struct Reader {
     sweep_at: usize,
     /// The client hears of the stream when it has sent nothing for this long.
     heartbeat_delay: Duration,
+    end: StreamEnd,
 }
 
 /// Serves one stream.
 pub(super) fn serve(
     streams: ProduceStreams,
     requests: Streaming<pb::ProduceStreamRequest>,
-    caller: Caller,
+    (caller, end): (Caller, StreamEnd),
     trace: Option<Arc<str>>,
 ) -> Answers {
     let (outgoing, stream) = mpsc::channel(RESULTS_MAX);
     let room = Arc::new(Semaphore::new(streams.config.in_flight_bytes_max));
     let reader = Reader {
         heartbeat_delay: streams.heartbeats.delay(),
+        end,
         streams,
         outgoing,
         room,
@@ -165,17 +167,17 @@ impl Reader {
         &mut self,
         requests: &mut Streaming<pb::ProduceStreamRequest>,
     ) -> Result<Option<pb::ProduceStreamRequest>, ApiError> {
-        let shutdown = self.streams.shutdown.clone();
+        let end = self.end.clone();
         let bytes_max = self.streams.config.message_bytes_max;
         let received = |status| received(status, bytes_max);
-        while !shutdown.begun() {
+        while !end.begun() {
             if let Some(message) = at_once(pin!(requests.message())).await {
                 return message.map_err(received);
             }
             tokio::select! {
                 biased;
                 message = requests.message() => return message.map_err(received),
-                () = shutdown.wait() => {}
+                () = end.wait() => {}
                 () = tokio::time::sleep(self.heartbeat_delay) => {
                     let server_time = Some(wire_time(self.streams.heartbeats.server_time()));
                     let heartbeat = pb::StreamHeartbeat { server_time, progress: Vec::new() };
@@ -183,7 +185,7 @@ impl Reader {
                 }
             }
         }
-        let grace = Some(shutdown.grace().into());
+        let grace = Some(end.grace().into());
         let _ = self.outgoing.send(Outgoing::Other(Reply::Drain(pb::Drain { grace }))).await;
         Err(draining())
     }

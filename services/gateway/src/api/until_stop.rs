@@ -10,9 +10,9 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::Request;
 use tonic::server::NamedService;
-use walser_service::Shutdown;
+use walser_service::{Shutdown, StreamEnd};
 
-/// A service whose requests end when the stop begins.
+/// A service whose requests end when the stop begins, or their connection has reached its age.
 #[derive(Debug, Clone)]
 pub(super) struct UntilStop<S> {
     inner: S,
@@ -44,9 +44,9 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let shutdown = self.shutdown.clone();
+        let end = StreamEnd::of(request.extensions(), self.shutdown.clone());
         self.inner.call(request.map(|body| {
-            let stop = async move { shutdown.wait().await };
+            let stop = async move { end.wait().await };
             Body::new(StreamBody::new(BodyStream::new(body).take_until(Box::pin(stop))))
         }))
     }

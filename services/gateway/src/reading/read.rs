@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use walser_rpc::{ApiError, Reason, SendGate, catch_panic};
+use walser_service::StreamEnd;
 
 use crate::error::draining;
 
@@ -59,6 +60,7 @@ struct Driver {
     readers: JoinSet<()>,
     budget: StreamBudget,
     failure: Option<ApiError>,
+    end: StreamEnd,
 }
 
 impl Reading {
@@ -66,6 +68,7 @@ impl Reading {
     pub(crate) async fn read(
         &self,
         request: ReadRequest,
+        end: StreamEnd,
     ) -> Result<(impl Stream<Item = Item> + use<>, SendGate), ApiError> {
         let ReadRequest { targets: asked, options, records_max } = request;
         let targets = self.positions.targets(&asked).await?;
@@ -90,6 +93,7 @@ impl Reading {
             readers: JoinSet::new(),
             budget,
             failure: None,
+            end,
         };
         for target in targets {
             driver.open(target);
@@ -123,16 +127,12 @@ impl Driver {
         self.follow_new_partitions();
         let mut heartbeat_at = tokio::time::Instant::now() + self.reading.heartbeats.delay();
         loop {
-            let shutdown = self.reading.shutdown.clone();
+            let end = self.end.clone();
+            let wakes = end.age_reached().map_or(heartbeat_at, |at| at.min(heartbeat_at));
             let event = tokio::select! {
                 biased;
                 () = self.outlet.closed() => return,
-                () = shutdown.wait() => {
-                    if self.send(ReadEvent::Drain(shutdown.grace())).await {
-                        self.outlet.send(Err(draining()), None).await;
-                    }
-                    return;
-                }
+                () = end.stop() => return self.drain().await,
                 Some(read) = self.readers.join_next() => {
                     // The partition would never be heard of again, and the stream would look complete.
                     if read.is_err_and(|error| error.is_panic()) {
@@ -150,7 +150,10 @@ impl Driver {
                     self.follow_new_partitions();
                     continue;
                 }
-                () = tokio::time::sleep_until(heartbeat_at) => {
+                () = tokio::time::sleep_until(wakes) => {
+                    if end.begun() {
+                        return self.drain().await;
+                    }
                     heartbeat_at = tokio::time::Instant::now() + self.reading.heartbeats.delay();
                     for progress in self.progress() {
                         let server_time = self.reading.heartbeats.server_time();
@@ -166,6 +169,13 @@ impl Driver {
             if !self.take(number, told).await || self.finished().await {
                 return;
             }
+        }
+    }
+
+    /// Has the client open the stream again.
+    async fn drain(&mut self) {
+        if self.send(ReadEvent::Drain(self.end.grace())).await {
+            self.outlet.send(Err(draining()), None).await;
         }
     }
 
