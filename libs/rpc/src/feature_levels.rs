@@ -2,7 +2,14 @@
 //!
 //! A level stands for everything that processes of one cluster say to each other and write into the metadata. A version
 //! that changes the meaning of something raises the highest level that it can work at, and keeps the lower ones for as
-//! long as clusters are upgraded node by node. Processes whose ranges do not overlap do not talk.
+//! long as clusters are upgraded process by process. The cluster works at one level, which its metadata has: the one at
+//! which it was before an upgrade, until an operator ends that (as `metadata.version` of Kafka, KIP-584). A process that
+//! cannot work at it is refused.
+//!
+//! | level | what it stands for |
+//! |---|---|
+//! | 1 | the first one |
+//! | 2 | nodes can be cordoned and drained; offers of replicas name the epoch of their records; metadata can be imported |
 
 use walser_proto::internal::v1::FeatureRange;
 
@@ -16,7 +23,7 @@ pub struct FeatureLevels {
 }
 
 /// Levels of this version.
-pub const FEATURE_LEVELS: FeatureLevels = FeatureLevels { min: 1, max: 1 };
+pub const FEATURE_LEVELS: FeatureLevels = FeatureLevels { min: 1, max: 2 };
 
 impl FeatureLevels {
     /// What a caller says; one that says nothing is older than the levels, and works at 1.
@@ -24,25 +31,33 @@ impl FeatureLevels {
         range.map_or(Self { min: 1, max: 1 }, |range| Self { min: range.min_level, max: range.max_level })
     }
 
-    /// Refuses a caller that cannot work with this process. `who`: what it is called in the error.
+    /// Whether a process can work at a level.
+    pub fn include(self, level: i32) -> bool {
+        (self.min..=self.max).contains(&level)
+    }
+
+    /// Refuses a caller that cannot work in a cluster of this process, which works at `level`. `who`: what the caller is
+    /// called in the error.
     ///
     /// # Errors
-    /// `FEATURE_DISABLED`, when the ranges do not overlap.
-    pub fn check(self, caller: Self, who: &str) -> Result<(), ApiError> {
-        if caller.min <= self.max && self.min <= caller.max {
+    /// `FEATURE_DISABLED`.
+    pub fn check(self, level: i32, caller: Self, who: &str) -> Result<(), ApiError> {
+        if caller.include(level) {
             return Ok(());
         }
-        let (newer, what) = if caller.min > self.max {
-            ("newer", "upgrade the controllers first, or start the version that they have")
+        let (other, what) = if caller.max < level {
+            ("an older", "start the version that the controllers have")
+        } else if caller.min <= self.max {
+            ("a newer", "end the upgrade before this one first, with `walser cluster finalize-upgrade`")
         } else {
-            ("older", "start the version that the controllers have")
+            ("a newer", "upgrade the controllers first, or start the version that they have")
         };
         let text = format!(
-            "{who} works at feature levels {} to {}, this cluster at {} to {}: it is of a {newer} version; {what}",
-            caller.min, caller.max, self.min, self.max
+            "{who} works at feature levels {} to {}, this cluster at {level}: it is of {other} version; {what}",
+            caller.min, caller.max
         );
         let failure = ApiError::new(Reason::FeatureDisabled, text).with("feature", "feature-level");
-        Err(failure.with("requiredLevel", caller.min).with("level", self.max))
+        Err(failure.with("requiredLevel", caller.min).with("level", level))
     }
 }
 
@@ -61,13 +76,17 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_overlap_work_together() {
-        for caller in [levels(1, 3), levels(3, 9), levels(5, 5), levels(0, 100)] {
-            assert!(levels(3, 5).check(caller, "node 1").is_ok(), "{caller:?}");
+    fn a_process_works_at_the_level_of_the_cluster_or_is_told_what_to_do() {
+        for caller in [levels(1, 3), levels(3, 9), levels(0, 100)] {
+            assert!(levels(2, 5).check(3, caller, "node 1").is_ok(), "{caller:?}");
         }
-        let newer = levels(3, 5).check(levels(6, 7), "node 1").unwrap_err();
-        assert!(newer.message().contains("newer") && newer.message().contains("upgrade the controllers"), "{newer}");
-        let older = levels(3, 5).check(FeatureLevels::of_caller(None), "node 1").unwrap_err();
-        assert!(older.message().contains("node 1 works at feature levels 1 to 1, this cluster at 3 to 5"), "{older}");
+        let told = |level, caller| levels(2, 5).check(level, caller, "node 1").unwrap_err().message().to_owned();
+        let newer = told(5, levels(6, 7));
+        assert!(newer.contains("a newer version") && newer.contains("upgrade the controllers"), "{newer}");
+        let unfinished = told(3, levels(4, 7));
+        assert!(unfinished.contains("a newer version") && unfinished.contains("finalize-upgrade"), "{unfinished}");
+        let older = told(3, FeatureLevels::of_caller(None));
+        assert!(older.contains("node 1 works at feature levels 1 to 1, this cluster at 3"), "{older}");
+        assert!(older.contains("an older version; start the version"), "{older}");
     }
 }

@@ -11,6 +11,7 @@ mod metadata;
 mod node;
 mod paging;
 mod topic;
+mod upgrade;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use crate::store::Store;
 use crate::store_problems::StoreProblems;
 use crate::store_writes::StoreWrites;
 use crate::topics::Topics;
+use crate::upgrade::Followers;
 use crate::views::Views;
 
 /// Largest registration in bytes: it names every replica of a node.
@@ -49,6 +51,7 @@ pub(crate) struct Controller {
     pub(crate) nodes: Nodes,
     pub(crate) operations: Operations,
     pub(crate) sessions: Sessions<pb::StorageStats>,
+    pub(crate) followers: Followers,
     pub(crate) refused: RefusedNodes,
     pub(crate) bell: DutyBell,
     pub(crate) clock: Arc<dyn Clock>,

@@ -34,6 +34,7 @@ mod store_writes;
 mod topics;
 mod transfer;
 mod turns;
+mod upgrade;
 mod views;
 
 pub use config::{Config, KEYS, PROCESS_KEYS, UnfitSettings};

@@ -21,6 +21,7 @@ use crate::store_problems::StoreProblems;
 use crate::store_writes::StoreWrites;
 use crate::topics::Topics;
 use crate::turns::Turns;
+use crate::upgrade::Followers;
 use crate::views::Views;
 use crate::{api, compaction, duties, metrics, restore, sessions};
 
@@ -87,6 +88,7 @@ pub async fn start(
         nodes: Nodes::new(committer, Turns::new(1), config.standalone),
         operations,
         sessions: sessions::Sessions::default(),
+        followers: Followers::default(),
         refused: restore::RefusedNodes::default(),
         bell: duties::DutyBell::default(),
         history: restore::OwnHistory { cluster_id: cluster.to_string() },

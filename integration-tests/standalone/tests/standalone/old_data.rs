@@ -104,3 +104,26 @@ async fn data_of_the_first_version_opens_with_everything_in_it() {
         server.assert_no_panic();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_the_first_version_works_at_its_level_until_the_upgrade_is_ended() {
+    let (_dir, data) = place();
+    let expected = unpack("data-0.1.0-stopped", &data);
+    let server = Server::start(&data);
+    let end = |server: &Server, more: &[&str]| {
+        String::from_utf8(server.cli_ok(&[&["cluster", "finalize-upgrade"], more].concat())).unwrap()
+    };
+    assert!(end(&server, &["--dry-run"]).contains("feature level 1 would become 2"));
+    assert!(end(&server, &["--dry-run"]).contains("feature level 1 would become 2"), "nothing was done");
+    server.stop();
+    let server = Server::start(&data);
+    assert!(end(&server, &[]).contains("feature level 1 is now 2: older programs are refused"));
+    for again in [&["--dry-run"][..], &[]] {
+        assert!(end(&server, again).contains("feature level 2: there is no upgrade to end"));
+    }
+    let data = server.kill();
+    let server = Server::start(&data);
+    assert!(end(&server, &[]).contains("there is no upgrade to end"));
+    check(&server.client(), &expected).await;
+    server.assert_no_panic();
+}

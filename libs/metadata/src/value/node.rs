@@ -6,7 +6,7 @@ use walser_model::Timestamp;
 use super::{UnknownFields, Value};
 
 /// A registration. Written only by registering; the revision of its key is the node epoch.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRegistration {
     /// Unique per start of the process.
     #[serde(default)]
@@ -26,6 +26,9 @@ pub struct NodeRegistration {
     /// Version of the program.
     #[serde(default)]
     pub version: String,
+    /// The highest feature level at which it can work.
+    #[serde(default = "first_level", skip_serializing_if = "is_first_level")]
+    pub feature_level_max: i32,
     /// When it registered, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub started_ms: Timestamp,
@@ -65,6 +68,35 @@ fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
+/// What a version works at that says nothing of levels.
+const FIRST_LEVEL: i32 = 1;
+
+fn first_level() -> i32 {
+    FIRST_LEVEL
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_first_level(level: &i32) -> bool {
+    *level == FIRST_LEVEL
+}
+
+impl Default for NodeRegistration {
+    fn default() -> Self {
+        Self {
+            incarnation: String::new(),
+            roles: Vec::new(),
+            internal_address: String::new(),
+            public_address: String::new(),
+            rack: String::new(),
+            version: String::new(),
+            feature_level_max: FIRST_LEVEL,
+            started_ms: 0,
+            directory: String::new(),
+            unknown: UnknownFields::default(),
+        }
+    }
+}
+
 impl Value for NodeRegistration {}
 impl Value for NodeLiveness {}
 
@@ -81,11 +113,12 @@ fn the_form_is_the_documented_one() {
         roles: vec![2],
         public_address: "127.0.0.1:7460".into(),
         version: "0.1.0".into(),
+        feature_level_max: 2,
         started_ms: 9,
         directory: "d".into(),
         ..NodeRegistration::default()
     };
-    let text = r#"{"incarnation":"i","roles":[2],"internal_address":"","public_address":"127.0.0.1:7460","rack":"","version":"0.1.0","started_ms":9,"directory":"d"}"#;
+    let text = r#"{"incarnation":"i","roles":[2],"internal_address":"","public_address":"127.0.0.1:7460","rack":"","version":"0.1.0","feature_level_max":2,"started_ms":9,"directory":"d"}"#;
     super::assert_form(&value, text);
     assert_eq!(super::decode::<NodeRegistration>(b"{}").unwrap(), NodeRegistration::default());
 }

@@ -9,7 +9,7 @@ use walser_model::NodeId;
 use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_server::ClusterService;
 use walser_proto::v1::operation_service_server::OperationService;
-use walser_rpc::{ApiError, FEATURE_LEVELS, Reason, wire_registration, wire_time};
+use walser_rpc::{ApiError, Reason, wire_registration, wire_time};
 use walser_service::Caller;
 
 use super::Controller;
@@ -42,7 +42,7 @@ impl ClusterService for Controller {
             id: record.id.clone(),
             name: record.name.clone(),
             version: version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
-            feature_level: FEATURE_LEVELS.max,
+            feature_level: record.feature_level,
             mode: if self.config.standalone { "STANDALONE" } else { "DISTRIBUTED" }.to_owned(),
             controller: "controller".to_owned(),
             health: Some(self.health(&view)),
@@ -115,6 +115,14 @@ impl ClusterService for Controller {
         let (client_id, client_address) = (caller.client_id(), caller.address());
         tracing::info!(client_id, client_address, %node, cordoned, drained, "node changed on request");
         Ok(Response::new(pb::UpdateNodeResponse { node: Some(self.wire_node(&view, node, entry)) }))
+    }
+
+    async fn finalize_upgrade(
+        &self,
+        request: Request<pb::FinalizeUpgradeRequest>,
+    ) -> Answer<pb::FinalizeUpgradeResponse> {
+        let caller = Caller::relayed(&request);
+        Ok(Response::new(self.end_upgrade(&caller, request.get_ref().validate_only).await?))
     }
 
     async fn update_cluster_config(

@@ -7,26 +7,45 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use walser_metastore::Revision;
 use walser_proto::internal::v1::WatchMetadataResponse;
-use walser_rpc::{change_messages, progress_message, snapshot_messages};
+use walser_rpc::{FeatureLevels, change_messages, progress_message, snapshot_messages};
 
 use super::Controller;
 use crate::cluster_view::ClusterView;
 
 /// A stream that has nothing to say says so after this long: whoever hears nothing for longer asks another controller.
 const PROGRESS: Duration = Duration::from_millis(200);
+/// Time between two looks at the level of the cluster, which hardly ever changes.
+const LEVEL_LOOK: Duration = Duration::from_secs(1);
+/// What a reader is called.
+pub(super) const FOLLOWER: &str = "the process that follows the metadata";
 
 type Item = Result<WatchMetadataResponse, Status>;
 
 /// Streams metadata from after `resume` on, or a snapshot first.
-pub(super) fn watch(controller: Controller, resume: Revision) -> mpsc::Receiver<Item> {
+pub(super) fn watch(controller: Controller, resume: Revision, levels: FeatureLevels) -> mpsc::Receiver<Item> {
     let (items, stream) = mpsc::channel(64);
+    let follower = controller.followers.add(levels);
     tokio::spawn(async move {
+        let _follower = follower;
         tokio::select! {
+            () = too_old(&controller, levels, &items) => {}
             () = follow(&controller, resume, &items) => {}
             () = controller.stopping.wait() => {}
         }
     });
     stream
+}
+
+/// Waits until the cluster works at a level at which the reader cannot, and tells it.
+async fn too_old(controller: &Controller, levels: FeatureLevels, items: &mpsc::Sender<Item>) {
+    let mut looks = tokio::time::interval(LEVEL_LOOK);
+    loop {
+        looks.tick().await;
+        if let Err(failure) = controller.check_level(levels, FOLLOWER) {
+            let _ = items.send(Err(failure.into())).await;
+            return;
+        }
+    }
 }
 
 /// Sends until the reader goes away.

@@ -14,7 +14,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::node_session_response::Action;
 use walser_replication::{AlterIsr, control};
-use walser_rpc::{ApiError, FEATURE_LEVELS, FeatureLevels};
+use walser_rpc::{ApiError, FeatureLevels};
 use walser_service::Caller;
 
 use super::{Controller, metadata};
@@ -36,6 +36,7 @@ fn registration(request: &pbi::RegisterNodeRequest, started_ms: walser_model::Ti
         public_address: request.public_address.clone(),
         rack: request.rack.clone(),
         version: request.version.clone(),
+        feature_level_max: FeatureLevels::of_caller(request.features.as_ref()).max,
         started_ms,
         directory: hex(&request.directory_id),
         ..NodeRegistration::default()
@@ -117,7 +118,7 @@ impl ControllerService for Controller {
         }
         let node = NodeId(request.node_id);
         let levels = FeatureLevels::of_caller(request.features.as_ref());
-        FEATURE_LEVELS.check(levels, &format!("storage node {node} (version {})", request.version))?;
+        self.check_level(levels, &format!("storage node {node} (version {})", request.version))?;
         let seen = SeenHistory {
             cluster_id: request.cluster_id.clone(),
             version: request.metadata_version,
@@ -184,9 +185,10 @@ impl ControllerService for Controller {
     async fn watch_metadata(&self, request: Request<pbi::WatchMetadataRequest>) -> Answer<Self::WatchMetadataStream> {
         let pbi::WatchMetadataRequest { cluster_id, applied_version: version, lineage, resume_version, features } =
             request.into_inner();
-        FEATURE_LEVELS.check(FeatureLevels::of_caller(features.as_ref()), "the process that follows the metadata")?;
+        let levels = FeatureLevels::of_caller(features.as_ref());
+        self.check_level(levels, metadata::FOLLOWER)?;
         self.history.check(&self.views, &SeenHistory { cluster_id, version, lineage }).await?;
-        let stream = metadata::watch(self.clone(), resume_version);
+        let stream = metadata::watch(self.clone(), resume_version, levels);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 

@@ -14,7 +14,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use walser_proto::v1 as pb;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
-use walser_rpc::{Connection, ControllerClient, CutOffPatience, MetadataSeen, MetadataStream, Network};
+use walser_rpc::{Connection, ControllerClient, CutOffPatience, FEATURE_LEVELS, MetadataSeen, MetadataStream, Network};
 use walser_service::{Metrics, Shutdown};
 
 /// Time within which everything that must happen has happened.
@@ -80,7 +80,9 @@ impl Started {
     /// The same, with an address.
     pub(crate) async fn node_at(&self, node_id: i32, address: &str) -> Node {
         let (incarnation, internal_address) = ("a".to_owned(), address.to_owned());
-        let request = pbi::RegisterNodeRequest { node_id, incarnation, internal_address, ..Default::default() };
+        let features = Some(FEATURE_LEVELS.into());
+        let request =
+            pbi::RegisterNodeRequest { node_id, incarnation, internal_address, features, ..Default::default() };
         let epoch = self.controller().register_node(request).await.unwrap().into_inner().node_epoch;
         let seen = Arc::new(AtomicI64::new(0));
         let (following, controller) = (Arc::clone(&seen), ControllerClient::new(self.connection.clone()));

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use walser_metastore::Memory;
+use walser_metastore::{Memory, Metastore as _, Op, Txn};
 use walser_model::ClusterId;
 use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 use walser_proto::v1::cluster_service_client::ClusterServiceClient;
+use walser_rpc::FEATURE_LEVELS;
 
 use crate::harness::{Started, config, start};
 
@@ -23,7 +24,8 @@ async fn problems(started: &Started) -> Vec<String> {
 /// Registers a node that never beats; returns what it is told.
 async fn register(started: &Started, node_id: i32, cluster_id: &str) -> Result<(), tonic::Code> {
     let (incarnation, cluster_id) = ("silent".to_owned(), cluster_id.to_owned());
-    let request = pbi::RegisterNodeRequest { node_id, incarnation, cluster_id, ..Default::default() };
+    let features = Some(FEATURE_LEVELS.into());
+    let request = pbi::RegisterNodeRequest { node_id, incarnation, cluster_id, features, ..Default::default() };
     started.controller().register_node(request).await.map(drop).map_err(|status| status.code())
 }
 
@@ -69,17 +71,67 @@ async fn a_node_that_serves_no_clients_itself_is_listed_with_the_address_that_it
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_of_another_feature_level_is_refused_with_what_to_do() {
     let started = start(Arc::new(Memory::new()), config()).await;
-    let range = |min_level, max_level| Some(pbi::FeatureRange { min_level, max_level });
     let register = |features| pbi::RegisterNodeRequest { node_id: 4, features, ..Default::default() };
-    let newer = started.controller().register_node(register(range(2, 3))).await.unwrap_err();
+    let newer = started.controller().register_node(register(range(3, 4))).await.unwrap_err();
     assert_eq!(newer.code(), tonic::Code::Unimplemented, "{newer}");
     assert!(
         newer.message().contains("storage node 4") && newer.message().contains("upgrade the controllers"),
         "{newer}"
     );
-    let watch = pbi::WatchMetadataRequest { features: range(2, 2), ..Default::default() };
-    assert_eq!(started.controller().watch_metadata(watch).await.unwrap_err().code(), tonic::Code::Unimplemented);
-    for works in [None, range(1, 9)] {
+    let older = started.controller().register_node(register(None)).await.unwrap_err();
+    assert_eq!(older.code(), tonic::Code::Unimplemented, "{older}");
+    assert!(older.message().contains("start the version that the controllers have"), "{older}");
+    for levels in [range(1, 1), range(3, 3)] {
+        let watch = pbi::WatchMetadataRequest { features: levels, ..Default::default() };
+        assert_eq!(started.controller().watch_metadata(watch).await.unwrap_err().code(), tonic::Code::Unimplemented);
+    }
+    for works in [range(2, 2), range(1, 9)] {
         started.controller().register_node(register(works)).await.unwrap();
     }
+}
+
+fn range(min_level: i32, max_level: i32) -> Option<pbi::FeatureRange> {
+    Some(pbi::FeatureRange { min_level, max_level })
+}
+
+/// Processes of the version before work on until an operator says that the upgrade is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_ends_when_nobody_is_old_any_more() {
+    let store = Arc::new(Memory::new());
+    let record = format!(r#"{{"id":"{}","name":"before"}}"#, ClusterId::from_bytes([9; 16]));
+    let put = Op::Put { key: "cluster".to_owned(), value: record.into_bytes().into(), lease: None };
+    store.transact(Txn { compares: Vec::new(), ops: vec![put] }).await.unwrap();
+    let started = start(store, config()).await;
+    let mut cluster = ClusterServiceClient::new(started.connection.clone());
+    let level = async |cluster: &mut ClusterServiceClient<_>| {
+        let answer = cluster.get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner();
+        answer.cluster.unwrap().feature_level
+    };
+    let register = |features| pbi::RegisterNodeRequest { node_id: 4, features, ..Default::default() };
+    started.controller().register_node(register(None)).await.unwrap();
+    let watch = pbi::WatchMetadataRequest { features: range(1, 1), ..Default::default() };
+    let gateway = started.controller().watch_metadata(watch.clone()).await.unwrap();
+    let end = pb::FinalizeUpgradeRequest::default();
+    let refused = cluster.finalize_upgrade(end).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("storage node 4"), "{refused}");
+    started.controller().register_node(register(range(1, 2))).await.unwrap();
+    let refused = cluster.finalize_upgrade(end).await.unwrap_err();
+    assert!(refused.message().contains("1 other process"), "{refused}");
+    assert_eq!(level(&mut cluster).await, 1);
+    drop(gateway);
+    // It has gone when the controller has heard of it.
+    let check = pb::FinalizeUpgradeRequest { validate_only: true };
+    while cluster.finalize_upgrade(check).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(level(&mut cluster).await, 1, "it was only looked at");
+    let ended = cluster.finalize_upgrade(end).await.unwrap().into_inner();
+    assert_eq!((ended.previous_level, ended.feature_level), (1, 2));
+    assert_eq!(level(&mut cluster).await, 2);
+    let again = cluster.finalize_upgrade(end).await.unwrap().into_inner();
+    assert_eq!((again.previous_level, again.feature_level), (2, 2), "nothing is left to do");
+    let older = started.controller().register_node(register(None)).await.unwrap_err();
+    assert!(older.message().contains("it is of an older version"), "{older}");
+    assert_eq!(started.controller().watch_metadata(watch).await.unwrap_err().code(), tonic::Code::Unimplemented);
 }

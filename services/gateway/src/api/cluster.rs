@@ -134,6 +134,15 @@ impl ClusterService for ClusterApi {
         client.update_node(request).await.map_err(relayed)
     }
 
+    async fn finalize_upgrade(
+        &self,
+        request: Request<pb::FinalizeUpgradeRequest>,
+    ) -> Answer<pb::FinalizeUpgradeResponse> {
+        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
+        let request = Caller::of(&request).relay(request.into_inner());
+        client.finalize_upgrade(request).await.map_err(relayed)
+    }
+
     async fn list_cluster_configs(
         &self,
         request: Request<pb::ListClusterConfigsRequest>,

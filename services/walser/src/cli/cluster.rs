@@ -46,6 +46,24 @@ pub(crate) enum ClusterCommand {
     /// What topics have that do not say otherwise
     #[command(subcommand, after_help = "Example:\n  walser cluster config list")]
     Config(ClusterConfigCommand),
+    /// End an upgrade: programs of the version before are refused from then on
+    FinalizeUpgrade(FinalizeUpgradeArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  walser cluster finalize-upgrade --dry-run
+  walser cluster finalize-upgrade
+
+Every process has to run the new version first. It cannot be undone: until
+then the version before can still be started again everywhere.")]
+pub(crate) struct FinalizeUpgradeArgs {
+    /// Only say whether it could be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -15,6 +15,7 @@ mod control;
 mod layout;
 mod metastore;
 mod supervisor;
+mod upgrade;
 
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ pub(crate) fn run(command: ClusterCommand) -> Result<ExitCode, CliError> {
             ClusterCommand::Pause(arguments) => ask(&arguments, ControlAction::Pause).await,
             ClusterCommand::Resume(arguments) => ask(&arguments, ControlAction::Resume).await,
             ClusterCommand::Config(command) => config::run(command).await,
+            ClusterCommand::FinalizeUpgrade(arguments) => upgrade::run(&arguments).await,
             ClusterCommand::Become(arguments) => become_program(&arguments),
         }
     })
