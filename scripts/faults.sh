@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 rows=("$@")
-all=(1 2 3 5 6 14 15 16 17 18 19 22 24 25 28 29 30 1000)
+all=(1 2 3 5 6 14 15 16 17 18 19 22 23 24 25 28 29 30 1000)
 [ ${#rows[@]} -gt 0 ] || rows=("${all[@]}")
 
 features=()
@@ -15,6 +15,10 @@ if [[ " ${rows[*]} " =~ " "(15|16|17|18|19)" " ]]; then
   export PROTOC WALSER_ETCD
   features=(--features walser/etcd,walser-controller/etcd,walser-metastore/etcd)
 fi
+if [[ " ${rows[*]} " =~ " 23 " ]]; then
+  WALSER_BEFORE=$(scripts/before.sh)
+  export WALSER_BEFORE
+fi
 cargo build -q --workspace --exclude walser-sim --bins "${features[@]}"
 WALSER_BINARY=$(scripts/target_dir.sh)/debug/walser
 export WALSER_BINARY WALSER_FAULTS="${TIMES:-10}"
@@ -24,6 +28,7 @@ processes() {
   case $1 in
     1 | 2 | 3 | 5) echo "fault_rows::row_0$1" ;;
     14 | 22 | 24 | 28) echo "fault_rows::row_$1" ;;
+    23) echo upgrades::row_23 ;;
     15 | 16 | 17 | 18 | 19) echo "controllers::row_$1" ;;
     6) echo a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_from_the_leader ;;
     1000) echo a_node_of_a_thousand_partitions_is_killed ;;
@@ -39,6 +44,7 @@ for row in "${rows[@]}"; do
     test=(-p walser-storage-node --lib acknowledged_records_survive_on_other_nodes)
   elif name=$(processes "$row"); then
     test=(-p walser-standalone-tests --test standalone "$name")
+    [ "$row" = 23 ] && test=(--features walser-standalone-tests/before "${test[@]}")
   else
     echo "row $row: no test here; there are ${all[*]}" >&2
     status=2

@@ -42,6 +42,8 @@ mod hurt_copies;
 mod inspect;
 #[path = "standalone/kill.rs"]
 mod kill;
+#[path = "standalone/lag.rs"]
+mod lag;
 #[path = "standalone/load.rs"]
 mod load;
 #[path = "standalone/logs.rs"]
@@ -88,5 +90,8 @@ mod stops;
 mod traces;
 #[path = "standalone/unchecked.rs"]
 mod unchecked;
+#[cfg(feature = "before")]
+#[path = "standalone/upgrades.rs"]
+mod upgrades;
 #[path = "standalone/wire.rs"]
 mod wire;

@@ -13,6 +13,7 @@
 mod followers;
 mod giving_up;
 mod in_sync;
+mod lag;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::{NodeSet, PartitionState, ReplicaLog, Rule, Rules};
 use followers::{FollowerProgress, Followers};
 pub use giving_up::Objection;
 use in_sync::Samples;
+pub use lag::FollowerLag;
 
 /// What a leader starts from.
 #[derive(Debug, Clone)]

@@ -23,7 +23,7 @@ pub mod conformance;
 mod test_log;
 
 pub use follower::{Follower, FollowerAction, FollowerEvent, FollowerStart};
-pub use leader::{Action, Contradiction, Event, Leader, NotEnoughReplicas, Objection, Start};
+pub use leader::{Action, Contradiction, Event, FollowerLag, Leader, NotEnoughReplicas, Objection, Start};
 pub use log::ReplicaLog;
 pub use node_set::NodeSet;
 pub use replica::{

@@ -45,7 +45,7 @@ pub use reason::rule;
 pub use send_gate::{SendGate, WeakGate};
 pub use storage_client::{
     AppendBatch, AppendOutcome, AppendPermit, AppendReply, BatchAppended, BatchesRead, DescribedPartition,
-    LedPartition, OffsetAnswer, OffsetQuery, PartitionNumbers, ReadBatches, StorageClient,
+    LaggingReplica, LedPartition, OffsetAnswer, OffsetQuery, PartitionNumbers, ReadBatches, StorageClient,
 };
 
 /// The reasons of errors, from the contract.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
-use walser_model::{Acks, Durability, LeaderEpoch, Offset, Timestamp, TopicPartition};
+use walser_model::{Acks, Durability, LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
 
 use crate::{ApiError, Reason};
 
@@ -118,6 +118,18 @@ pub struct DescribedPartition {
     pub problem: Option<String>,
     /// What helps is giving up what is damaged.
     pub damaged: bool,
+    /// Replicas that do not have everything that the leader has.
+    pub lags: Vec<LaggingReplica>,
+}
+
+/// A replica that does not have everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaggingReplica {
+    pub node: NodeId,
+    /// From its log end to the leader's; `None` while that is not known.
+    pub offsets: Option<u64>,
+    /// Since it last had everything.
+    pub behind: Duration,
 }
 
 /// Offsets and size of a partition, as its leader has them.

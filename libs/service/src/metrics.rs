@@ -3,8 +3,8 @@
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// The registry of a process. Clones share it.
@@ -78,6 +78,13 @@ impl Metrics {
     /// Returns the gauge of this name.
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
         let gauge = IntGauge::with_opts(Opts::new(name, help)).expect(NAMES_ARE_CONSTANTS);
+        self.register(gauge.clone());
+        gauge
+    }
+
+    /// A gauge of something that is no whole number, such as seconds.
+    pub fn float_gauge(&self, name: &str, help: &str) -> Gauge {
+        let gauge = Gauge::with_opts(Opts::new(name, help)).expect(NAMES_ARE_CONSTANTS);
         self.register(gauge.clone());
         gauge
     }

@@ -20,6 +20,9 @@ struct Counted {
     leader: Option<NodeId>,
     epoch: LeaderEpoch,
     unclean_epoch: LeaderEpoch,
+    /// The first replica.
+    preferred: Option<NodeId>,
+    in_sync: usize,
     under_replicated: bool,
     under_min_isr: bool,
 }
@@ -34,15 +37,23 @@ pub(crate) struct Short {
     pub(crate) under_min_isr: usize,
 }
 
-/// What has changed in who leads.
+/// What has changed in who leads, and who is in sync.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Elections {
     /// Partitions that got another leader or lost theirs.
     pub(crate) leader_changes: u64,
     /// Leader epochs begun.
     pub(crate) leader_epochs: u64,
-    /// Of those, the ones that began without proof that the leader has everything.
+    /// Partitions that are led by a node that is in sync and led them not before, other than those that follow.
+    pub(crate) clean: u64,
+    /// Leads that went back from another node to the first replica.
+    pub(crate) preferred: u64,
+    /// Epochs that began without proof that the leader has everything.
     pub(crate) unclean: u64,
+    /// In-sync sets that became smaller.
+    pub(crate) shrinks: u64,
+    /// In-sync sets that became larger.
+    pub(crate) expands: u64,
 }
 
 /// How much there is.
@@ -89,6 +100,8 @@ impl Census {
             leader: state.leader,
             epoch: state.leader_epoch,
             unclean_epoch: state.unclean_epoch,
+            preferred: state.replicas.first().copied(),
+            in_sync: state.isr.len(),
             under_replicated: state.is_under_replicated(),
             under_min_isr: state.is_under_min_isr(),
         });
@@ -100,9 +113,7 @@ impl Census {
         if let Some(before) = before {
             self.short.remove(&before);
             if let Some(now) = now {
-                self.elections.leader_changes += u64::from(before.leader != now.leader);
-                self.elections.leader_epochs += u64::from(before.epoch < now.epoch);
-                self.elections.unclean += u64::from(before.unclean_epoch < now.unclean_epoch);
+                self.elections.add(&before, &now);
             }
         }
     }
@@ -123,6 +134,23 @@ impl Census {
     /// Elections since this was asked last.
     pub(crate) fn take_elections(&mut self) -> Elections {
         std::mem::take(&mut self.elections)
+    }
+}
+
+// === impl Elections ===
+
+impl Elections {
+    fn add(&mut self, before: &Counted, now: &Counted) {
+        let (changed, unclean) = (before.leader != now.leader, before.unclean_epoch < now.unclean_epoch);
+        self.leader_changes += u64::from(changed);
+        self.leader_epochs += u64::from(before.epoch < now.epoch);
+        let elected = changed && now.leader.is_some() && !unclean;
+        let preferred = elected && before.leader.is_some() && now.leader == now.preferred;
+        self.clean += u64::from(elected && !preferred);
+        self.preferred += u64::from(preferred);
+        self.unclean += u64::from(unclean);
+        self.shrinks += u64::from(now.in_sync < before.in_sync);
+        self.expands += u64::from(now.in_sync > before.in_sync);
     }
 }
 
@@ -231,7 +259,7 @@ mod tests {
             }
         );
         counted.step(false, vec![led(1, 0, Some(1), 3, 3), led(1, 1, Some(1), 2, 3)]);
-        let elections = Elections { leader_changes: 2, leader_epochs: 3, unclean: 0 };
+        let elections = Elections { leader_changes: 2, leader_epochs: 3, clean: 1, ..Elections::default() };
         assert_eq!(counted.census.take_elections(), elections);
 
         let tombstone = |revision| {
@@ -258,7 +286,7 @@ mod tests {
         let second =
             vec![led(1, 0, Some(2), 5, 2), led(1, 1, Some(1), 1, 2), led(3, 0, None, 1, 2), named(1), named(3)];
         let totals = counted.step(true, second);
-        let elections = Elections { leader_changes: 2, leader_epochs: 1, unclean: 0 };
+        let elections = Elections { leader_changes: 2, leader_epochs: 1, clean: 2, ..Elections::default() };
         assert_eq!(counted.census.take_elections(), elections);
         assert_eq!((totals.partitions, totals.short.without_leader), (3, 1));
     }
@@ -281,5 +309,51 @@ mod tests {
         assert_eq!(short(false, &[1], 3), (1, 1));
         assert_eq!(short(true, &[1, 2], 4), (1, 0));
         assert_eq!(short(false, &[1, 2, 3], 5), (0, 0));
+    }
+
+    #[test]
+    fn elections_are_told_apart_and_so_are_changes_of_the_in_sync_set() {
+        let led = |leader: Option<i32>, unclean: i32, in_sync: usize| Counted {
+            leader: leader.map(NodeId),
+            epoch: LeaderEpoch(unclean.max(0)),
+            unclean_epoch: LeaderEpoch(unclean),
+            preferred: Some(NodeId(1)),
+            in_sync,
+            under_replicated: false,
+            under_min_isr: false,
+        };
+        let changes = [
+            (
+                led(Some(1), -1, 3),
+                led(Some(2), -1, 2),
+                Elections { leader_changes: 1, clean: 1, shrinks: 1, ..Elections::default() },
+            ),
+            (led(Some(2), -1, 2), led(Some(2), -1, 3), Elections { expands: 1, ..Elections::default() }),
+            (
+                led(Some(2), -1, 3),
+                led(Some(1), -1, 3),
+                Elections { leader_changes: 1, preferred: 1, ..Elections::default() },
+            ),
+            (
+                led(Some(1), -1, 1),
+                led(None, -1, 0),
+                Elections { leader_changes: 1, shrinks: 1, ..Elections::default() },
+            ),
+            (
+                led(None, -1, 0),
+                led(Some(1), -1, 1),
+                Elections { leader_changes: 1, clean: 1, expands: 1, ..Elections::default() },
+            ),
+            (
+                led(None, -1, 0),
+                led(Some(3), 0, 1),
+                Elections { leader_changes: 1, unclean: 1, expands: 1, ..Elections::default() },
+            ),
+        ];
+        for (before, now, expected) in changes {
+            let mut elections = Elections::default();
+            elections.add(&before, &now);
+            assert_eq!(elections, expected, "{before:?} {now:?}");
+        }
     }
 }

@@ -27,7 +27,11 @@ pub(crate) struct ClusterMetrics {
     fenced_nodes: IntGauge,
     leader_changes: IntCounter,
     leader_epochs: IntCounter,
+    clean_elections: IntCounter,
+    preferred_elections: IntCounter,
     unclean_elections: IntCounter,
+    isr_shrinks: IntCounter,
+    isr_expands: IntCounter,
     running_operations: IntGauge,
     metadata_version: IntGauge,
 }
@@ -60,6 +64,12 @@ impl ClusterMetrics {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let gauge = |name, help| metrics.gauge(name, help);
         let nodes = metrics.gauges("walser_controller_nodes", "Storage nodes that are registered.", &["state"]);
+        let elections = metrics.counters(
+            "walser_controller_elections_total",
+            "Leaders elected since this process started: of replicas in sync, to give the lead back to the first replica, and without \
+             proof that the leader has everything, so that records may be lost.",
+            &["kind"],
+        );
         Self {
             topics: gauge("walser_controller_topics", "Topics."),
             partitions: gauge("walser_controller_partitions", "Partitions of all topics."),
@@ -82,9 +92,16 @@ impl ClusterMetrics {
                 "walser_controller_leader_epochs_total",
                 "Leader epochs begun since this process started: elections, also of the node that led before.",
             ),
-            unclean_elections: metrics.counter(
-                "walser_controller_unclean_elections_total",
-                "Leader epochs begun without proof that the leader has everything: records may be lost.",
+            clean_elections: elections.with_label_values(&["clean"]),
+            preferred_elections: elections.with_label_values(&["preferred"]),
+            unclean_elections: elections.with_label_values(&["unclean"]),
+            isr_shrinks: metrics.counter(
+                "walser_controller_isr_shrinks_total",
+                "In-sync sets that became smaller, since this process started.",
+            ),
+            isr_expands: metrics.counter(
+                "walser_controller_isr_expands_total",
+                "In-sync sets that became larger, since this process started.",
             ),
             running_operations: gauge("walser_controller_operations_running", "Operations that have not ended."),
             metadata_version: gauge("walser_controller_metadata_version", "Version of the metadata."),
@@ -107,10 +124,15 @@ impl ClusterMetrics {
         for (gauge, count) in gauges {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        let Elections { leader_changes, leader_epochs, unclean } = census.take_elections();
+        let Elections { leader_changes, leader_epochs, clean, preferred, unclean, shrinks, expands } =
+            census.take_elections();
         self.leader_changes.inc_by(leader_changes);
         self.leader_epochs.inc_by(leader_epochs);
+        self.clean_elections.inc_by(clean);
+        self.preferred_elections.inc_by(preferred);
         self.unclean_elections.inc_by(unclean);
+        self.isr_shrinks.inc_by(shrinks);
+        self.isr_expands.inc_by(expands);
         self.metadata_version.set(view.version());
     }
 }

@@ -100,6 +100,9 @@ pub async fn start(
         writes: writes.clone(),
         problems: problems.clone(),
     });
+    let leads = lead.clone();
+    let help = "1 while this controller leads: of all controllers of a cluster one does.";
+    metrics.gauge_of("walser_controller_active", help, move || usize::from(leads.epoch().is_ok()));
     let counted = ClusterMetrics::new(&metrics);
     tasks.start_endless("census", metrics::follow(views, counted));
     tasks.start_endless("compaction", compaction::run(Arc::clone(&timed)));

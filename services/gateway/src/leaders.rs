@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
-use walser_rpc::{ApiError, DescribedPartition, Network, PartitionNumbers, Reason};
+use walser_rpc::{ApiError, DescribedPartition, LaggingReplica, Network, PartitionNumbers, Reason};
 
 use crate::metadata::TopicView;
 
@@ -24,6 +24,8 @@ pub(crate) struct Figures(HashMap<(Arc<str>, i32), Figure>);
 pub(crate) struct Figure {
     /// Live numbers, while a leader serves the partition.
     pub(crate) numbers: Option<PartitionNumbers>,
+    /// Replicas that do not have everything.
+    pub(crate) lags: Vec<LaggingReplica>,
     /// Why it is not in service, or not all of it.
     pub(crate) problem: Option<String>,
     pub(crate) damaged: bool,
@@ -89,6 +91,15 @@ impl Figures {
         self.0.get(&(Arc::clone(topic), partition))
     }
 
+    /// The replica that has lacked something for longest.
+    pub(crate) fn furthest_behind(&self) -> Option<(&str, i32, LaggingReplica)> {
+        let lags = self
+            .0
+            .iter()
+            .flat_map(|((topic, partition), figure)| figure.lags.iter().map(move |lag| (&**topic, *partition, *lag)));
+        lags.max_by_key(|(topic, partition, lag)| (lag.behind, lag.offsets, *topic, *partition))
+    }
+
     /// Whether a partition is about to be served by its leader.
     pub(crate) fn any_awaited(&self) -> bool {
         self.0.values().any(|figure| figure.awaited)
@@ -112,17 +123,17 @@ impl Figure {
     }
 
     fn unserved(problem: String, beginning: bool) -> Self {
-        Self { numbers: None, problem: Some(problem), damaged: false, beginning, awaited: false }
+        Self { numbers: None, problem: Some(problem), damaged: false, beginning, awaited: false, lags: Vec::new() }
     }
 
     pub(crate) fn of(found: DescribedPartition, epoch: LeaderEpoch) -> Self {
-        let DescribedPartition { numbers, problem, damaged } = found;
+        let DescribedPartition { numbers, problem, damaged, lags } = found;
         // A node that has led before, or was started since, is in a later epoch.
         let waits = |failure: &ApiError| matches!(failure.reason(), Reason::NotLeader | Reason::Starting);
         let awaited = problem.is_none() && numbers.as_ref().is_err_and(waits);
         let beginning = epoch == FIRST_EPOCH && awaited;
         let problem = problem.or_else(|| numbers.as_ref().err().map(|failure| failure.message().to_owned()));
-        Self { numbers: numbers.ok(), problem, damaged, beginning, awaited }
+        Self { numbers: numbers.ok(), problem, damaged, beginning, awaited, lags }
     }
 }
 

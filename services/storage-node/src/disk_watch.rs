@@ -105,7 +105,11 @@ fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
     let Membership { registry, engine: Engine { directory, space: guard, .. }, .. } = membership;
     let aside = directory.set_aside_partitions();
     metrics.set_aside(aside.len(), aside.iter().map(|aside| aside.size_bytes).sum());
-    let log_bytes = registry.all().iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
+    let replicas = registry.all();
+    let log_bytes = replicas.iter().map(|(_, replica)| replica.reader.size_bytes()).sum();
+    let lags: Vec<_> = replicas.iter().flat_map(|(_, replica)| replica.lags()).collect();
+    let furthest = lags.iter().filter_map(|lag| lag.offsets).max().unwrap_or(0);
+    metrics.replication_lag(furthest, lags.iter().map(|lag| lag.behind).max().unwrap_or_default());
     metrics.logs(registry.problems().len(), log_bytes);
     metrics.metadata_version(directory.metadata_seen().version);
     let space = guard.seen();

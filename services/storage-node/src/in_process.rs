@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use walser_model::TopicPartition;
 use walser_record_batch::{BatchHeader, verify_crc};
+use walser_replication::FollowerLag;
 use walser_rpc::{
-    ApiError, AppendBatch, AppendPermit, AppendReply, BatchesRead, DescribedPartition, LedPartition, OffsetAnswer,
-    OffsetQuery, PartitionNumbers, ReadBatches, Reason, StorageClient,
+    ApiError, AppendBatch, AppendPermit, AppendReply, BatchesRead, DescribedPartition, LaggingReplica, LedPartition,
+    OffsetAnswer, OffsetQuery, PartitionNumbers, ReadBatches, Reason, StorageClient,
 };
 
 use walser_service::telemetry;
@@ -51,10 +52,14 @@ impl InProcessStorage {
             high_watermark: replica.high_watermark(),
             bytes: replica.reader.size_bytes(),
         });
-        match self.registry.problem(partition) {
-            Some(Problem { text, damaged, .. }) => DescribedPartition { numbers, problem: Some(text), damaged },
-            None => DescribedPartition { numbers, problem: None, damaged: false },
-        }
+        let lag = |lag: FollowerLag| LaggingReplica { node: lag.node, offsets: lag.offsets, behind: lag.behind };
+        let led = self.registry.held(partition).filter(|replica| replica.serving());
+        let lags = led.map(|replica| replica.lags().into_iter().map(lag).collect()).unwrap_or_default();
+        let (problem, damaged) = match self.registry.problem(partition) {
+            Some(Problem { text, damaged, .. }) => (Some(text), damaged),
+            None => (None, false),
+        };
+        DescribedPartition { numbers, problem, damaged, lags }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 use walser_log::Space;
 use walser_rpc::ApiError;
 use walser_service::Metrics;
@@ -30,6 +30,8 @@ pub(crate) struct StorageMetrics {
     metadata_version: IntGauge,
     set_aside_partitions: IntGauge,
     set_aside_bytes: IntGauge,
+    replication_lag: IntGauge,
+    replication_lag_seconds: Gauge,
 }
 
 /// Sums since the process began.
@@ -80,6 +82,15 @@ impl StorageMetrics {
             set_aside_partitions: gauge(
                 "walser_storage_set_aside_partitions",
                 "Partitions held aside because the metadata does not know them.",
+            ),
+            replication_lag: gauge(
+                "walser_storage_replication_lag_offsets",
+                "Offsets by which the follower that is furthest behind lacks what a partition led here has; followers that have \
+                 not said what they have do not count.",
+            ),
+            replication_lag_seconds: metrics.float_gauge(
+                "walser_storage_replication_lag_seconds",
+                "Longest time since a follower of a partition led here had everything; 0 while all have.",
             ),
             set_aside_bytes: gauge("walser_storage_set_aside_bytes", "Bytes of partitions held aside."),
             disk_full: gauge("walser_storage_disk_full", "1 while appends are refused for want of space."),
@@ -139,6 +150,12 @@ impl StorageMetrics {
     /// How many partitions this node leads: each replica counts itself.
     pub(crate) fn partitions(&self) -> IntGauge {
         self.partitions.clone()
+    }
+
+    /// The furthest that a follower is behind, in offsets and in time.
+    pub(crate) fn replication_lag(&self, offsets: u64, behind: Duration) {
+        self.replication_lag.set(i64::try_from(offsets).unwrap_or(i64::MAX));
+        self.replication_lag_seconds.set(behind.as_secs_f64());
     }
 
     pub(crate) fn set_aside(&self, count: usize, bytes: u64) {

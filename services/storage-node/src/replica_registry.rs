@@ -10,6 +10,7 @@ use prometheus::IntGauge;
 use tokio::sync::watch;
 use walser_log::{Condition, LogReader};
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
+use walser_replication::FollowerLag;
 use walser_rpc::{ApiError, LeadOffer};
 
 use crate::contact::{Contact, micros};
@@ -35,6 +36,8 @@ pub(crate) struct PartitionHandle {
     others_in_sync: AtomicBool,
     /// What it would lead with.
     offer: Mutex<Option<LeadOffer>>,
+    /// Followers that do not have everything, while this node leads.
+    lags: Mutex<Vec<FollowerLag>>,
     failed: AtomicBool,
     /// Why, while it is out of service.
     problem: Mutex<Option<Problem>>,
@@ -86,6 +89,7 @@ impl PartitionHandle {
             end_known: AtomicBool::new(true),
             others_in_sync: AtomicBool::new(false),
             offer: Mutex::new(None),
+            lags: Mutex::default(),
             failed: AtomicBool::new(false),
             problem: Mutex::default(),
             serving: AtomicBool::new(false),
@@ -196,6 +200,17 @@ impl PartitionHandle {
     }
 
     /// Shows what it would lead with, while nobody leads and it can say.
+    /// Shows which followers do not have everything.
+    pub(crate) fn show_lags(&self, lags: impl Iterator<Item = FollowerLag>) {
+        let mut shown = self.lags.lock();
+        shown.clear();
+        shown.extend(lags);
+    }
+
+    pub(crate) fn lags(&self) -> Vec<FollowerLag> {
+        self.lags.lock().clone()
+    }
+
     pub(crate) fn show_offer(&self, offer: Option<LeadOffer>) {
         *self.offer.lock() = offer;
     }

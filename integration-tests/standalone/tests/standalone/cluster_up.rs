@@ -29,7 +29,12 @@ impl Up {
 
     /// The same, with more arguments.
     pub(crate) fn start_with(dir: &Path, more: &[&str]) -> Self {
-        let mut command = Command::new(binary());
+        Self::start_program(&binary(), dir, more)
+    }
+
+    /// The same, of another program.
+    pub(crate) fn start_program(program: &Path, dir: &Path, more: &[&str]) -> Self {
+        let mut command = Command::new(program);
         command.args(["cluster", "up", "--dir"]).arg(dir).args(more).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         // As in `walser cluster up | head -1`: nobody reads the table to its end, and the cluster runs on.
@@ -49,7 +54,7 @@ impl Up {
         command
     }
 
-    fn act(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn act(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 

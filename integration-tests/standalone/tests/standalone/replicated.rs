@@ -75,6 +75,11 @@ impl Nodes {
         self.nodes[usize::try_from(number - 1).unwrap()].as_ref().unwrap().ready.grpc.clone()
     }
 
+    /// The admin port of a node.
+    pub(crate) fn admin(&self, number: i32) -> String {
+        self.nodes[usize::try_from(number - 1).unwrap()].as_ref().unwrap().ready.admin.clone()
+    }
+
     /// Where a node keeps its data.
     pub(crate) fn data_of(&self, number: i32) -> std::path::PathBuf {
         self.cluster.node_dir(number).join("storage")

@@ -1,5 +1,6 @@
 mod deletions;
 mod giving_up;
+mod lags;
 mod successors;
 
 use proptest::prelude::*;

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use walser_model::{Durability, LeaderEpoch, Offset, TopicPartition};
+use walser_model::{Durability, LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::offset_lookup::At;
 use walser_proto::v1 as pb;
 
 use crate::ApiError;
 use crate::storage_client::{
-    AppendBatch, AppendOutcome, BatchAppended, BatchesRead, DescribedPartition, LedPartition, OffsetAnswer,
-    OffsetQuery, PartitionNumbers, ReadBatches,
+    AppendBatch, AppendOutcome, BatchAppended, BatchesRead, DescribedPartition, LaggingReplica, LedPartition,
+    OffsetAnswer, OffsetQuery, PartitionNumbers, ReadBatches,
 };
 
 impl From<LedPartition> for pbi::PartitionRef {
@@ -208,8 +208,9 @@ pub(super) fn describe_message(partitions: &[TopicPartition]) -> pbi::DescribePa
 
 /// What is said of a partition, as it travels.
 pub fn described_message(figures: DescribedPartition) -> pbi::PartitionFigures {
-    let DescribedPartition { numbers, problem, damaged } = figures;
-    let message = pbi::PartitionFigures { problem, damaged, ..Default::default() };
+    let DescribedPartition { numbers, problem, damaged, lags } = figures;
+    let lags = lags.into_iter().map(pb::ReplicaLag::from).collect();
+    let message = pbi::PartitionFigures { problem, damaged, lags, ..Default::default() };
     match numbers {
         Ok(numbers) => pbi::PartitionFigures {
             log_start_offset: numbers.log_start.0,
@@ -221,6 +222,21 @@ pub fn described_message(figures: DescribedPartition) -> pbi::PartitionFigures {
     }
 }
 
+impl From<LaggingReplica> for pb::ReplicaLag {
+    fn from(lag: LaggingReplica) -> Self {
+        let offsets = lag.offsets.map(|offsets| i64::try_from(offsets).unwrap_or(i64::MAX));
+        Self { node_id: lag.node.0, offsets, behind: Some(lag.behind.into()) }
+    }
+}
+
+impl From<pb::ReplicaLag> for LaggingReplica {
+    fn from(message: pb::ReplicaLag) -> Self {
+        let behind = message.behind.and_then(|behind| behind.try_into().ok()).unwrap_or_default();
+        let offsets = message.offsets.and_then(|offsets| u64::try_from(offsets).ok());
+        Self { node: NodeId(message.node_id), offsets, behind }
+    }
+}
+
 pub(super) fn figures(message: pbi::PartitionFigures) -> DescribedPartition {
     let numbers = PartitionNumbers {
         log_start: Offset(message.log_start_offset),
@@ -228,7 +244,8 @@ pub(super) fn figures(message: pbi::PartitionFigures) -> DescribedPartition {
         bytes: u64::try_from(message.size_bytes).unwrap_or(0),
     };
     let numbers = message.error.map_or(Ok(numbers), |error| Err(ApiError::from(error)));
-    DescribedPartition { numbers, problem: message.problem, damaged: message.damaged }
+    let lags = message.lags.into_iter().map(LaggingReplica::from).collect();
+    DescribedPartition { numbers, problem: message.problem, damaged: message.damaged, lags }
 }
 
 #[cfg(test)]

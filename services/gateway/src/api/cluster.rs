@@ -1,6 +1,7 @@
 //! `ClusterService` and `OperationService`: the controller's answers, and those of the storage nodes.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use walser_service::Caller;
 use super::storage_nodes::Backends;
 use super::wire::{relayed, see_change};
 use super::{change_log, set_aside};
-use crate::leaders::Leaders;
+use crate::leaders::{Figures, Leaders};
 use crate::metadata::{Metadata, TopicView, View};
 use crate::router::Router;
 use crate::topics::Topics;
@@ -183,51 +184,66 @@ impl ClusterApi {
         let view = self.metadata.view();
         let unknown = expected.saturating_sub(view.partition_count().max(known));
         let topics: Vec<_> = view.topics().cloned().collect();
-        let mut unserved = self.unserved(&topics).await;
+        let figures = self.leaders.figures(&topics).await;
+        add_lag(health, &figures);
+        let mut missing = unserved(&figures, &topics);
         let named: HashSet<&str> = health.issues.iter().flat_map(|issue| &issue.objects).map(String::as_str).collect();
-        unserved.retain(|object, _| !named.contains(object.as_str()));
-        if !unserved.is_empty() {
+        missing.retain(|object, _| !named.contains(object.as_str()));
+        if !missing.is_empty() {
             // A leader knows before this gateway that its topic is going away. What is still there counts.
-            let topics: HashSet<TopicId> = unserved.values().copied().collect();
+            let topics: HashSet<TopicId> = missing.values().copied().collect();
             let gone = |view: &View| topics.iter().all(|topic| view.topic(*topic).is_none());
             self.metadata.wait_until(VIEW_DELAY_MAX, gone).await;
             let view = self.metadata.view();
             let topics: Vec<_> = topics.iter().filter_map(|topic| view.topic(*topic).cloned()).collect();
-            let still = self.unserved(&topics).await;
-            unserved.retain(|object, topic| still.get(object) == Some(topic));
+            let still = unserved(&self.leaders.figures(&topics).await, &topics);
+            missing.retain(|object, topic| still.get(object) == Some(topic));
         }
-        let mut unserved: Vec<_> = unserved.into_keys().collect();
-        let count = unserved.len() + unknown;
+        let mut missing: Vec<_> = missing.into_keys().collect();
+        let count = missing.len() + unknown;
         if count == 0 {
             return;
         }
-        unserved.sort_unstable();
-        unserved.truncate(OBJECTS_MAX);
-        let first = unserved.first().map(|object| format!(", for example {object}")).unwrap_or_default();
+        missing.sort_unstable();
+        missing.truncate(OBJECTS_MAX);
+        let first = missing.first().map(|object| format!(", for example {object}")).unwrap_or_default();
         health.status = pb::HealthStatus::Critical.into();
         health.issues.push(pb::HealthIssue {
             severity: pb::HealthStatus::Critical.into(),
             code: "PARTITIONS_NOT_SERVED".to_owned(),
             message: format!("not served to clients of this gateway: {count} of {expected} partitions{first}"),
             hint: "if this lasts for more than a few seconds, look at the logs of the storage nodes".to_owned(),
-            objects: unserved,
+            objects: missing,
             start_time: None,
         });
     }
+}
 
-    /// The partitions of some topics that their leaders do not serve, with their topics.
-    async fn unserved(&self, topics: &[Arc<TopicView>]) -> HashMap<String, TopicId> {
-        let figures = self.leaders.figures(topics).await;
-        let mut unserved = HashMap::new();
-        for topic in topics {
-            for (number, leader, _) in topic.leaders() {
-                if leader.is_some() && !figures.served(&topic.name, number.0) {
-                    unserved.insert(format!("topics/{}/partitions/{number}", topic.name), topic.id);
-                }
+/// The partitions of some topics that their leaders do not serve, with their topics.
+fn unserved(figures: &Figures, topics: &[Arc<TopicView>]) -> HashMap<String, TopicId> {
+    let mut unserved = HashMap::new();
+    for topic in topics {
+        for (number, leader, _) in topic.leaders() {
+            if leader.is_some() && !figures.served(&topic.name, number.0) {
+                unserved.insert(format!("topics/{}/partitions/{number}", topic.name), topic.id);
             }
         }
-        unserved
     }
+    unserved
+}
+
+/// Says of replicas that are not in sync how far the last of them is behind, as leaders know it.
+fn add_lag(health: &mut pb::ClusterHealth, figures: &Figures) {
+    let Some(issue) = health.issues.iter_mut().find(|issue| issue.code == "PARTITIONS_UNDER_REPLICATED") else {
+        return;
+    };
+    let Some((topic, partition, lag)) = figures.furthest_behind() else { return };
+    let seconds = lag.behind.as_secs();
+    let far = match lag.offsets {
+        Some(offsets) => format!("by {offsets} records and {seconds} s"),
+        None => format!("not heard for {seconds} s"),
+    };
+    let _ = write!(issue.message, "; furthest behind: the replica of {topic}/{partition} on node {}, {far}", lag.node);
 }
 
 #[async_trait]

@@ -125,6 +125,7 @@ impl Partition {
     pub(crate) fn tick(&mut self, context: &ShardContext) {
         self.step(ReplicaEvent::Tick, context);
         self.show_contact(context);
+        self.handle.show_lags(self.replica.leader().into_iter().flat_map(|leader| leader.lags(self.log.log_end())));
         self.hand_over(context);
         self.reopen_in_time(context);
     }

@@ -119,6 +119,17 @@ pub(crate) fn show_partitions<'a>(partitions: impl Iterator<Item = (String, &'a 
             let repair = if partition.damaged { "; see `walser partition repair`" } else { "" };
             output::data(&format!("  ! partition {name}: {problem}{repair}"));
         }
+        for lag in partition.lags.iter().filter(|lag| !partition.isr.contains(&lag.node_id)) {
+            output::data(&format!("  . partition {name}: the replica of node {} {}", lag.node_id, behind(lag)));
+        }
+    }
+}
+
+fn behind(lag: &pb::ReplicaLag) -> String {
+    let seconds = lag.behind.map_or(0, |behind| behind.seconds);
+    match lag.offsets {
+        Some(offsets) => format!("is {} records and {seconds} s behind", count(offsets)),
+        None => format!("has not said for {seconds} s what it has"),
     }
 }
 
