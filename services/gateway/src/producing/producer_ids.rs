@@ -50,25 +50,28 @@ impl ProducerIds {
         block.next().map(ProducerId).ok_or_else(empty_block)
     }
 
-    /// Takes the first block for the gateway's own writes before there is one, and tries until it has: without one, the
-    /// first write would need the controller, and records are to flow while it is away.
+    /// Takes the first blocks before there is a write, and tries until it has them: without them the first write, or the
+    /// first producer, would need the controller, and records are to flow while it is away.
     pub(crate) async fn prefetch(self) {
         let in_service = |view: &View| view.nodes().any(|(_, node)| !node.liveness.fenced);
         while !self.metadata.wait_until(LOOK_AGAIN, in_service).await {}
-        loop {
-            {
-                let mut block = self.own.lock().await;
-                if !block.is_empty() {
-                    return;
-                }
-                // A writer that asks meanwhile would get the same answer.
-                if let Ok(first) = self.allocate(true).await {
-                    *block = first;
-                    return;
-                }
+        for (block, internal) in [(&self.own, true), (&self.block, false)] {
+            while !self.fill(block, internal).await {
+                tokio::time::sleep(RETRY).await;
             }
-            tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// Takes a block where there is none. False: the controller did not give one.
+    async fn fill(&self, block: &Mutex<Range<i64>>, internal: bool) -> bool {
+        let mut block = block.lock().await;
+        // A writer that asks meanwhile would get the same answer.
+        if block.is_empty()
+            && let Ok(first) = self.allocate(internal).await
+        {
+            *block = first;
+        }
+        !block.is_empty()
     }
 
     /// An id that nobody else has or had.

@@ -18,6 +18,10 @@ use crate::server::Server;
 
 /// Time between two looks at a node that is being drained.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// What a node says of its leads is of this moment by then.
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
+/// Stands for what is not known.
+const UNKNOWN: &str = "?";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -108,16 +112,20 @@ async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
     let NodeDrainArgs { timeout, node: NodeChangeArgs { id, server } } = arguments;
     let server = Server::of(server)?;
     let begun = Instant::now();
-    let mut told = None;
+    let (mut told, mut drained_since) = (None, None);
     let mut node = change(&server, *id, (Some(true), Some(true))).await?;
     loop {
         let leads = node.storage.as_ref().map_or(0, |storage| storage.leader_count);
         match node.state() {
-            pb::NodeState::Drained => {
+            // What the node itself says of its leads comes a moment later.
+            pb::NodeState::Drained
+                if leads == 0 || drained_since.get_or_insert_with(Instant::now).elapsed() >= SETTLED_AFTER =>
+            {
                 output::data(&format!("node {}  drained", node.id));
                 if leads > 0 {
-                    // What it says may be a moment old.
-                    output::note("What it still leads has no other replica in sync in service.");
+                    output::note(&format!(
+                        "It still leads {leads} partitions, which no other node can lead at present."
+                    ));
                 }
                 output::note(&format!("Its replicas stay. To end it: walser node uncordon {}", node.id));
                 return Ok(ExitCode::SUCCESS);
@@ -184,15 +192,20 @@ async fn list(arguments: &OutputArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Something that a node says of itself; of one that is not heard it is not known.
+fn said(node: &pb::Node, what: impl Fn(&pb::StorageStats) -> String) -> String {
+    node.storage.as_ref().map_or_else(|| UNKNOWN.to_owned(), what)
+}
+
 fn row(node: &pb::Node) -> Vec<String> {
-    let storage = node.storage.clone().unwrap_or_default();
-    let sum = |of: fn(&pb::DiskStats) -> i64| bytes(storage.disks.iter().map(of).sum());
+    let number = |of: fn(&pb::StorageStats) -> i32| said(node, |storage| of(storage).to_string());
+    let sum = |of: fn(&pb::DiskStats) -> i64| said(node, |storage| bytes(storage.disks.iter().map(of).sum()));
     vec![
         node.id.to_string(),
         state(node),
         node.address.clone(),
-        storage.leader_count.to_string(),
-        storage.replica_count.to_string(),
+        number(|storage| storage.leader_count),
+        number(|storage| storage.replica_count),
         sum(|disk| disk.used_bytes),
         sum(|disk| disk.free_bytes),
         uptime(node),
@@ -216,15 +229,15 @@ fn show(node: &pb::Node) {
     let storage = node.storage.clone().unwrap_or_default();
     output::data(&format!("node {}  {}", node.id, state(node)));
     let roles: Vec<_> = node.roles().map(|role| format!("{role:?}").to_lowercase()).collect();
-    let heard = node.heartbeat_time.map_or_else(|| "never".to_owned(), wire_time);
+    let heard = node.heartbeat_time.map_or_else(|| "not at present".to_owned(), wire_time);
     let rows = [
         ("address", node.address.clone()),
         ("roles", roles.join(", ")),
         ("version", node.version.clone()),
         ("up", uptime(node)),
         ("heard", heard),
-        ("leads", storage.leader_count.to_string()),
-        ("replicas", storage.replica_count.to_string()),
+        ("leads", said(node, |storage| storage.leader_count.to_string())),
+        ("replicas", said(node, |storage| storage.replica_count.to_string())),
     ];
     let rows: Vec<_> = rows.into_iter().map(|(name, value)| format!("{name:<10}{value}")).collect();
     output::data(&rows.join("\n"));

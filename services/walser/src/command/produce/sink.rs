@@ -421,13 +421,16 @@ async fn tell_trouble(server: String, mut trouble: tokio::sync::watch::Receiver<
     while trouble.changed().await.is_ok() {
         let Some(failure) = trouble.borrow_and_update().clone() else { continue };
         let reason = failure.reason();
+        // Another gateway takes over, or the same one on another connection: if none does, that is what is said next.
+        if failure.answered() && reason == Reason::GatewayDraining {
+            continue;
+        }
         if told.is_some_and(|(before, at)| before == reason && at.elapsed() < WARN_PAUSE) {
             continue;
         }
         told = Some((reason, tokio::time::Instant::now()));
         let what = match (failure.answered(), reason) {
             (false, _) => format!("the server at {server} is away ({})", failure.message()),
-            (true, Reason::GatewayDraining) => format!("the server at {server} is stopping"),
             (true, _) => format!("{} ({})", failure.message(), failure.reason_name()),
         };
         output::warning(&format!("{what}; each record is tried again for {timeout} s"));
