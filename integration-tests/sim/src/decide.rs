@@ -224,7 +224,8 @@ impl Decider {
         record: &Record,
         seen: LeaderEpoch,
     ) -> Option<Decision<Key>> {
-        let mut decision = control::restore(context, record, seen, &record.state.replicas.iter().copied().collect())?;
+        let mut decision =
+            control::restore(context, record, Some(seen), &record.state.replicas.iter().copied().collect())?;
         if self.lacks(Rule::RestoreAsksAll) {
             Self::writes(&mut decision, |state| {
                 let leader_epoch = state.leader_epoch;

@@ -315,18 +315,24 @@ fn a_replica_from_before_a_restore_can_follow_one_that_has_less() {
     let mut store = Store::new(3, vec![PartitionState::new(vec![id(0)], 1)], Durability::Fsync);
     store.elect();
     let controller = controller(&store, Rules::ALL);
-    let decision = control::restore(&controller.view, record(&controller), LeaderEpoch(1), &NodeSet::EMPTY).unwrap();
+    let decision =
+        control::restore(&controller.view, record(&controller), Some(LeaderEpoch(1)), &NodeSet::EMPTY).unwrap();
     store.transact(&decision).unwrap().unwrap();
     let state = &store.partition(0).unwrap().state;
-    assert_eq!((state.leader, state.leader_epoch), (Some(id(0)), LeaderEpoch(2)));
+    assert_eq!((state.leader, state.leader_epoch), (Some(id(0)), LeaderEpoch(100_001)));
 
     let replica = with_log(&[0, 1]);
-    let start = FollowerStart { leader: id(0), unclean_epoch: state.unclean_epoch, ..following(Rules::ALL) };
+    let start = FollowerStart {
+        leader: id(0),
+        unclean_epoch: state.unclean_epoch,
+        leader_epoch: state.leader_epoch,
+        ..following(Rules::ALL)
+    };
     let before = FollowerStart { high_watermark: Offset(6), high_watermark_epoch: LeaderEpoch(1), ..start };
     let mut follower = Follower::start(before, &replica.view(), &mut Vec::new());
     let open = ReplicationSessionId { node_epoch: 9, sequence: 1 };
     let (epoch, end) = (LeaderEpoch(0), Offset(3));
-    let answer = Diverging { leader_epoch: LeaderEpoch(2), open, epoch, end };
+    let answer = Diverging { leader_epoch: state.leader_epoch, open, epoch, end };
     let mut actions = Vec::new();
     follower.step(FollowerEvent::Diverged(answer), &replica.view(), &mut actions);
     assert_eq!(actions, [FollowerAction::Truncate { to: end }]);

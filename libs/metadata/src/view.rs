@@ -138,7 +138,7 @@ impl<X> View<X> {
     /// What decisions are taken on beside the partitions of this view.
     pub fn decision_context(&self, controller_epoch: i64) -> DecisionContext {
         let nodes = self.nodes.iter().map(|(node, entry)| (*node, NodeRecord::from(&**entry))).collect();
-        DecisionContext { controller_epoch, revision: self.version, nodes }
+        DecisionContext { controller_epoch, revision: self.version, nodes, ..DecisionContext::default() }
     }
 
     fn table(&self, topic: TopicId) -> Option<&PartitionTable> {

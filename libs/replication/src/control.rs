@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use walser_model::NodeId;
 
-use crate::PartitionState;
+use crate::{NodeSet, PartitionState};
 
 pub use create::{create, delete};
 pub use elect::{
@@ -36,7 +36,7 @@ pub use members::{
 pub use merge::{MERGED_PARTITIONS_MAX, OPERATIONS_MAX, merge};
 pub use moves::{BadTarget, advance_reassignment, reassign};
 pub use reconcile::reconcile;
-pub use restore::restore;
+pub use restore::{EPOCHS_SKIPPED, restore};
 
 /// A node as the store has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,9 @@ pub struct DecisionContext {
     /// The revision at which everything was read.
     pub revision: i64,
     pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Nodes that cannot write at present, as they have said: nobody hands a lead to them that another node can have. Not
+    /// compared when a decision is written: it is advice.
+    pub unwritable: NodeSet,
 }
 
 /// A partition with the revision under which it was read.
@@ -116,7 +119,8 @@ pub struct Decision<P> {
 }
 
 impl DecisionContext {
-    fn node(&self, node: NodeId) -> Option<&NodeRecord> {
+    /// A node, if there ever was one of this id.
+    pub fn node(&self, node: NodeId) -> Option<&NodeRecord> {
         self.nodes.get(&node)
     }
 
@@ -127,7 +131,7 @@ impl DecisionContext {
 
     /// Whether a node is one to lead, where others could, too.
     fn leads(&self, node: NodeId) -> bool {
-        self.usable(node) && self.node(node).is_some_and(|found| !found.drained)
+        self.usable(node) && self.node(node).is_some_and(|found| !found.drained) && !self.unwritable.contains(node)
     }
 
     /// Another node in service that is known to have everything of a partition.

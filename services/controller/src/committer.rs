@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _};
+use parking_lot::Mutex;
 use walser_metadata::value::{NodeLiveness, NodeRegistration, PartitionValue};
 use walser_metastore::{Compare, Metastore, Op, Outcome, Revision, StoreError, Txn};
-use walser_model::TopicPartition;
+use walser_model::{NodeId, TopicPartition};
+use walser_replication::NodeSet;
 use walser_replication::control::{self, Comparison, Decision, DecisionContext, MERGED_PARTITIONS_MAX, Write};
 use walser_rpc::{ApiError, Reason};
 
@@ -44,9 +46,30 @@ pub(crate) struct Committer {
     pub(crate) store: Arc<dyn Metastore>,
     pub(crate) views: Views,
     pub(crate) lead: ControllerLead,
+    pub(crate) unwritable: Unwritable,
+}
+
+/// Nodes that cannot write at present, as they have said with their last beat. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unwritable(Arc<Mutex<NodeSet>>);
+
+impl Unwritable {
+    /// Notes what a node has said.
+    pub(crate) fn note(&self, node: NodeId, unwritable: bool) {
+        let mut known = self.0.lock();
+        if unwritable {
+            known.insert(node);
+        } else {
+            known.remove(node);
+        }
+    }
 }
 
 impl Committer {
+    pub(crate) fn new(store: Arc<dyn Metastore>, views: Views, lead: ControllerLead) -> Self {
+        Self { store, views, lead, unwritable: Unwritable::default() }
+    }
+
     /// The view, and what decisions on it are taken on.
     ///
     /// # Errors
@@ -54,7 +77,8 @@ impl Committer {
     pub(crate) fn context(&self) -> Result<(Arc<ClusterView>, DecisionContext), ApiError> {
         let epoch = self.lead.epoch()?;
         let view = self.views.load();
-        let context = view.metadata.decision_context(epoch);
+        let mut context = view.metadata.decision_context(epoch);
+        context.unwritable = self.unwritable.0.lock().clone();
         Ok((view, context))
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use walser_metastore::{Compare, LeaseId, Metastore, Revision, StoreError};
 use walser_rpc::{ApiError, Reason};
+use walser_service::Metrics;
 
 /// Name of the election.
 const ELECTION: &str = "controller";
@@ -60,6 +61,13 @@ impl ControllerLead {
             blind: Arc::new(Mutex::new(Some(Instant::now()))),
             won: Arc::default(),
         }
+    }
+
+    /// Shows whether this controller leads.
+    pub(crate) fn show(&self, metrics: &Metrics) {
+        let lead = self.clone();
+        let help = "1 while this controller leads: of all controllers of a cluster one does.";
+        metrics.gauge_of("walser_controller_active", help, move || usize::from(lead.epoch().is_ok()));
     }
 
     /// The controller epoch.

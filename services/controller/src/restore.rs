@@ -27,8 +27,6 @@ use crate::views::Views;
 const LINEAGES_PER_TXN: usize = 100;
 /// Revisions that are skipped above what nodes have seen: gateways may have seen a few more.
 const REVISIONS_SKIPPED: Revision = 1_000_000;
-/// Leader epochs that are skipped in partitions of which no node reports any: more than begin between a copy and its use.
-const EPOCHS_SKIPPED: i32 = 100_000;
 /// A refused node that was not heard of for this long is not reported any more.
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// Refused nodes that are remembered; of more, those that were heard least recently are forgotten.
@@ -242,13 +240,29 @@ pub(crate) struct Accepted {
     pub(crate) partitions: usize,
 }
 
+/// Refuses to accept a restore while a registered node is neither in service nor refused: what it has seen would not count.
+fn check_all_there(view: &ClusterView, refused: &BTreeSet<NodeId>) -> Result<(), ApiError> {
+    let nodes =
+        view.metadata.nodes().filter(|(id, node)| node.epoch > 0 && node.liveness.fenced && !refused.contains(id));
+    let missing: Vec<_> = nodes.map(|(id, _)| id.to_string()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "registered storage nodes are neither in service nor refused ({}): what only they have would be lost; start them, or \
+         say that they are gone (`walser metadata accept-restore --yes --without-missing-nodes`)",
+        missing.join(", ")
+    );
+    Err(ApiError::new(Reason::PolicyViolation, text).with("policy", "missing-nodes").with("nodes", missing.join(",")))
+}
+
 /// Accepts restored metadata: raises the store's revision and leader epochs above everything that refused nodes have
-/// seen. Accepting twice raises twice, which is harmless.
+/// seen. Accepting twice does nothing to partitions that are above that already.
 pub(crate) async fn accept(
     store: &Store,
     nodes: &Nodes,
     refused: &RefusedNodes,
-    now: Duration,
+    (now, without_missing): (Duration, bool),
 ) -> Result<Accepted, ApiError> {
     let views = &nodes.committer().views;
     let rolled_back = refused.rolled_back(now);
@@ -259,6 +273,10 @@ pub(crate) async fn accept(
             return Err(ApiError::new(why.reason(), text));
         }
         return Ok(Accepted { version: views.load().metadata.version(), ..Accepted::default() });
+    }
+    let ids: BTreeSet<_> = rolled_back.iter().map(|claim| claim.node).collect();
+    if !without_missing {
+        check_all_there(&views.load(), &ids)?;
     }
     let seen = rolled_back.iter().map(|claim| claim.seen.version).max().unwrap_or(0);
     let mut highest = ReplicaEpochs::new();
@@ -271,9 +289,8 @@ pub(crate) async fn accept(
     let version = store.raise_revision(seen.saturating_add(REVISIONS_SKIPPED)).await?;
     let begun = |failure: ApiError| maybe(&failure);
     views.catch_up().await.map_err(begun)?;
-    let ids: BTreeSet<_> = rolled_back.iter().map(|claim| claim.node).collect();
     let partitions = raise_epochs(nodes, (&ids.iter().copied().collect(), &highest)).await.map_err(begun)?;
-    accept_lineages(store, &rolled_back).await.map_err(begun)?;
+    accept_lineages(store, &rolled_back, version).await.map_err(begun)?;
     views.catch_up().await.map_err(begun)?;
     Ok(Accepted { nodes: ids.into_iter().collect(), version, partitions })
 }
@@ -287,11 +304,8 @@ async fn raise_epochs(nodes: &Nodes, (refused, seen): (&NodeSet, &ReplicaEpochs)
         let (view, context) = nodes.committer().context()?;
         let mut decisions = Vec::new();
         for known in view.metadata.partitions().filter(|known| !raised.contains(&known.record.key)) {
-            let (id, current) = (known.record.key, known.record.state.leader_epoch);
-            // Of what no node reports, such as a topic that was deleted after the copy, nobody knows the epochs.
-            let unknown = LeaderEpoch(current.0.saturating_add(EPOCHS_SKIPPED));
-            let above = seen.get(&id).copied().unwrap_or(unknown);
-            let decision = control::restore(&context, &known.record, above, refused);
+            let id = known.record.key;
+            let decision = control::restore(&context, &known.record, seen.get(&id).copied(), refused);
             decisions.extend(decision.map(|decision| (id, decision)));
         }
         let (ids, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().unzip();
@@ -306,12 +320,14 @@ async fn raise_epochs(nodes: &Nodes, (refused, seen): (&NodeSet, &ReplicaEpochs)
     Err(contended())
 }
 
-/// Accepts what was seen under the lineages of refused nodes.
-async fn accept_lineages(store: &Store, claims: &[Claim]) -> Result<(), ApiError> {
+/// Accepts what was seen under the lineages of refused nodes, and under others up to the revision `through`: a node that was
+/// away has seen the history that is given up, too.
+async fn accept_lineages(store: &Store, claims: &[Claim], through: Revision) -> Result<(), ApiError> {
     let ids: BTreeSet<_> = claims.iter().map(|claim| &claim.seen.lineage).filter(|id| !id.is_empty()).collect();
-    let ids: Vec<_> = ids.into_iter().collect();
-    for part in ids.chunks(LINEAGES_PER_TXN) {
-        let accept = |id: &&String| put(lineage::accepted_key(id), &Lineage::new(*id));
+    let mut all: Vec<_> = ids.into_iter().map(Lineage::new).collect();
+    all.push(Lineage::unknown_through(through));
+    for part in all.chunks(LINEAGES_PER_TXN) {
+        let accept = |lineage: &Lineage| put(lineage::accepted_key(&lineage.id), lineage);
         // Without a condition: accepting twice is the same.
         let txn = Txn { compares: Vec::new(), ops: part.iter().map(accept).collect() };
         // A transaction without conditions is written, or its outcome is not known.

@@ -79,7 +79,7 @@ pub async fn start(
     tasks.start_endless("metadata view", views.clone().follow(shutdown.clone()));
     let _standby = tokio::time::timeout(STANDBY_AFTER, lead.leads()).await;
 
-    let committer = Committer { store: Arc::clone(&timed), views: views.clone(), lead: lead.clone() };
+    let committer = Committer::new(Arc::clone(&timed), views.clone(), lead.clone());
     let operations = Operations::default();
     let (stopping, problems) = (Shutdown::new(Duration::ZERO), StoreProblems::default());
     let controller = Arc::new(api::Controller {
@@ -100,9 +100,7 @@ pub async fn start(
         writes: writes.clone(),
         problems: problems.clone(),
     });
-    let leads = lead.clone();
-    let help = "1 while this controller leads: of all controllers of a cluster one does.";
-    metrics.gauge_of("walser_controller_active", help, move || usize::from(leads.epoch().is_ok()));
+    lead.show(&metrics);
     let counted = ClusterMetrics::new(&metrics);
     tasks.start_endless("census", metrics::follow(views, counted));
     tasks.start_endless("compaction", compaction::run(Arc::clone(&timed)));

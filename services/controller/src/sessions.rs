@@ -31,8 +31,6 @@ pub(crate) struct Session<S> {
     pub(crate) given: bool,
     /// The node wants to stop.
     pub(crate) stopping: bool,
-    /// A disk of the node is full, or cannot be used.
-    pub(crate) unwritable: bool,
 }
 
 /// Sessions by node. Clones share them.

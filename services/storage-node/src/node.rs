@@ -163,6 +163,13 @@ impl Membership {
         }
     }
 
+    /// What this node has seen of the metadata, also what is only in memory: a controller that is behind it is behind what
+    /// this node has said and done.
+    fn latest_seen(&self) -> MetadataSeen {
+        let (applied, noted) = (MetadataSeen::clone(&self.applied.load()), self.seen());
+        if applied.version > noted.version { applied } else { noted }
+    }
+
     /// What this data directory has seen of the metadata.
     fn seen(&self) -> MetadataSeen {
         let SeenMetadata { version, lineage } = self.engine.directory.metadata_seen();
@@ -191,7 +198,7 @@ impl Membership {
                 internal_address: self.config.internal_address.clone(),
                 public_address: self.config.public_address.clone(),
                 version: self.config.version.clone(),
-                seen: self.seen(),
+                seen: self.latest_seen(),
                 directory: self.directory_id(),
                 replicas: self.replicas(),
                 unclean_stop: self.engine.directory.ended_unclean(),

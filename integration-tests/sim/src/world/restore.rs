@@ -43,7 +43,8 @@ impl World {
         let nodes = self.store.nodes.iter().copied().collect();
         let decider = self.controllers[0].decider;
         let controller_epoch = self.store.elect();
-        let context = DecisionContext { controller_epoch, revision: self.store.revision, nodes };
+        let context =
+            DecisionContext { controller_epoch, revision: self.store.revision, nodes, ..DecisionContext::default() };
         for (slot, before) in before.iter().enumerate() {
             let Some(known) = self.store.partition(slot).cloned() else {
                 self.truths[slot] = Truth::default();

@@ -2,7 +2,7 @@
 //! the program of the version before.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use walser_client::Client;
 use walser_proto::v1 as pb;

@@ -242,7 +242,7 @@ pub fn drain<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>, n
 }
 
 /// A living leader says that it cannot write at present, in the leader epoch that it knew then: another one leads, where one
-/// can. `None`: there is nothing to do.
+/// in sync can. Where none can, it goes on: leads would only go round. `None`: there is nothing to do.
 pub fn hand_over<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
@@ -250,7 +250,9 @@ pub fn hand_over<P: Clone>(
     leader_epoch: LeaderEpoch,
 ) -> Option<Decision<P>> {
     let leads = record.state.leader == Some(node) && record.state.leader_epoch == leader_epoch;
-    leads.then(|| drain(context, record, node))?
+    let can = |other: NodeId| other != node && context.leads(other);
+    let able = leads && record.state.isr.iter().any(can);
+    able.then(|| drain(context, record, node))?
 }
 
 /// Whether a node that wants to stop may go: it leads nothing that another one could lead, is in sync nowhere where it can

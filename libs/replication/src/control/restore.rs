@@ -5,8 +5,12 @@ use walser_model::LeaderEpoch;
 use super::{Decision, DecisionContext, PartitionRecord};
 use crate::{NodeSet, Restored};
 
-/// Takes a partition of a restored store into use: its leader epoch becomes greater than `seen`, the highest one that a
-/// replica has. Epochs between the copy and the loss were handed out already.
+/// Leader epochs that are skipped above those that are known: more than begin between a copy and its use, on nodes that do
+/// not say so or are away.
+pub const EPOCHS_SKIPPED: i32 = 100_000;
+
+/// Takes a partition of a restored store into use: its leader epoch becomes much greater than `seen`, the highest one that a
+/// replica has, if any says so. Epochs between the copy and the loss were handed out already.
 ///
 /// With one replica that is nearly all: it has whatever there is. That need not be what was committed, because the
 /// partition may have been on another node since. So what was taken for committed need not be, as after an election
@@ -18,19 +22,22 @@ use crate::{NodeSet, Restored};
 /// nothing newer came first and one of them leads already, by the in-sync set of the copy: others may have committed what it
 /// has not. They have obeyed the copy, all but those in `refused`.
 ///
-/// `None`: nothing newer was seen, and there is one replica.
+/// `None`: nothing newer was seen, and there is one replica; or the epoch is so far above what was seen that the partition
+/// was taken into use since.
 pub fn restore<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
-    seen: LeaderEpoch,
+    seen: Option<LeaderEpoch>,
     refused: &NodeSet,
 ) -> Option<Decision<P>> {
     let mut state = record.state.clone();
     let alone = state.replicas.len() == 1;
-    if alone && seen < state.leader_epoch {
+    let current = state.leader_epoch;
+    let since = |seen: LeaderEpoch| current.0.saturating_sub(seen.0) >= EPOCHS_SKIPPED;
+    if seen.is_some_and(|seen| alone && seen < current || since(seen)) {
         return None;
     }
-    state.leader_epoch = state.leader_epoch.max(seen).next();
+    state.leader_epoch = LeaderEpoch(current.max(seen.unwrap_or(current)).0.saturating_add(EPOCHS_SKIPPED));
     state.stepped_down = None;
     if alone {
         state.unclean_epoch = state.leader_epoch;
@@ -40,7 +47,9 @@ pub fn restore<P: Clone>(
         state.elr = NodeSet::EMPTY;
         state.last_known_elr = state.replicas.iter().copied().collect();
         state.recovering = true;
+        // Who was refused before, and is not any more, has not obeyed the copy.
         let obeyed = state.last_known_elr.without(refused);
+        let obeyed = state.restored.take().map_or(obeyed, |before| before.obeyed);
         state.restored = Some(Box::new(Restored { leader_epoch: state.leader_epoch, obeyed }));
     }
     Some(Decision::of_partition(context, record, state, []))

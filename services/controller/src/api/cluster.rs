@@ -137,7 +137,8 @@ impl ClusterService for Controller {
         &self,
         request: Request<pb::AcceptMetadataRestoreRequest>,
     ) -> Answer<pb::AcceptMetadataRestoreResponse> {
-        let accepted = restore::accept(&self.store, &self.nodes, &self.refused, self.clock.monotonic()).await?;
+        let (now, without_missing) = (self.clock.monotonic(), request.get_ref().without_missing_nodes);
+        let accepted = restore::accept(&self.store, &self.nodes, &self.refused, (now, without_missing)).await?;
         let Accepted { nodes, version, partitions } = accepted;
         if !nodes.is_empty() {
             let caller = Caller::relayed(&request);

@@ -318,8 +318,9 @@ impl Controller {
         }
         let (stats, stopping) = (beat.stats.unwrap_or_default(), beat.stopping);
         let unwritable = stats.disks.iter().any(|disk| disk.full || disk.failed);
+        self.nodes.committer().unwritable.note(node, unwritable);
         let metadata_version = version;
-        let session = Session { node_epoch, metadata_version, stats, stopping, unwritable, ..Session::default() };
+        let session = Session { node_epoch, metadata_version, stats, stopping, ..Session::default() };
         self.heard(node, session);
         let offers = beat.candidates.iter().filter_map(|message| offer_of((node, node_epoch), message));
         self.sessions.offer(offers);

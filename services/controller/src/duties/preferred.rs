@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use walser_model::{NodeId, TopicPartition};
+use walser_model::TopicPartition;
 use walser_replication::control::{self, Decision};
 use walser_rpc::ApiError;
 
@@ -44,8 +44,6 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         let (view, context) = self.nodes.committer().context()?;
         let living = view.metadata.partitions().map(|partition| &partition.record);
         let living = living.filter(|record| view.metadata.tombstone(record.key.topic).is_none());
-        let writable = |node: &NodeId| self.sessions.get(*node).is_none_or(|session| !session.unwritable);
-        let living = living.filter(|record| record.state.replicas.first().is_some_and(writable));
         let elected = living.filter_map(|record| Some((record, control::elect_preferred(&context, record)?)));
         let elected: Vec<_> = elected.map(|(record, decision)| (record.key, record.epoch, decision)).collect();
         let before = std::mem::take(found);

@@ -104,7 +104,9 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
             let policy = view.metadata.topic(id.topic).map(|topic| topic.settings.config.recovery_policy);
             let policy = policy.unwrap_or_default();
             if found.record.state.recovering || policy != RecoveryPolicy::Manual {
-                let proactive = policy == RecoveryPolicy::Proactive && late >= PROACTIVE_AFTER;
+                // Of restored partitions somebody who was refused may have more.
+                let waits = found.record.state.restored.is_some();
+                let proactive = policy == RecoveryPolicy::Proactive && late >= PROACTIVE_AFTER && !waits;
                 let decided = decide(&context, found, &self.sessions.offers(*id), proactive);
                 // What was offered may count later without another word, when a node is in service.
                 waiting |= decided.is_none();

@@ -9,6 +9,8 @@ use walser_metastore::Revision;
 
 pub(crate) const PREFIX: &str = "lineages/";
 const ACCEPTED_PREFIX: &str = "lineages/accepted/";
+/// Stands for all lineages that are not known, up to a revision: what nodes have seen of a history that was given up.
+const UNKNOWN: &str = "unknown";
 
 /// A start of a controller, or an accepted one of another copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,11 @@ impl Lineage {
         Self { id: id.into(), first: None }
     }
 
+    /// All lineages that are not known, up to a revision.
+    pub(crate) fn unknown_through(revision: Revision) -> Self {
+        Self { id: UNKNOWN.to_owned(), first: Some(revision) }
+    }
+
     /// Where it begins, as its key was created at this revision.
     pub(crate) fn first(&self, created: Revision) -> Revision {
         self.first.unwrap_or(created)
@@ -39,6 +46,8 @@ pub(crate) struct Lineages {
     /// Number, id and first revision, ascending.
     pub(crate) starts: Vec<(i64, String, Revision)>,
     pub(crate) accepted: Vec<String>,
+    /// What was seen up to here (inclusive) of lineages that are not known is accepted, too.
+    pub(crate) unknown_through: Revision,
 }
 
 pub(crate) fn key(number: i64) -> String {
@@ -63,6 +72,7 @@ impl Lineages {
                 let at = self.starts.partition_point(|(known, ..)| *known < number);
                 self.starts.insert(at, (number, id, first));
             }
+            None if id == UNKNOWN => self.unknown_through = first,
             None => self.accepted.push(id),
         }
     }
@@ -71,6 +81,7 @@ impl Lineages {
     pub(crate) fn delete(&mut self, key: &str) {
         match parse(key) {
             Some(number) => self.starts.retain(|(known, ..)| *known != number),
+            None if key == accepted_key(UNKNOWN) => self.unknown_through = 0,
             None => self.accepted.retain(|id| accepted_key(id) != key),
         }
     }
@@ -88,6 +99,9 @@ impl Lineages {
     /// Whether metadata of these lineages continues what was seen: `version`, under lineage `id`.
     pub(crate) fn continues(&self, id: &str, version: Revision) -> bool {
         if id.is_empty() || self.accepted.iter().any(|accepted| accepted == id) {
+            return true;
+        }
+        if !self.knows(id) && version <= self.unknown_through {
             return true;
         }
         match self.starts.iter().rposition(|(_, start, _)| start == id) {
@@ -109,7 +123,7 @@ fn the_form_is_the_documented_one() {
 #[test]
 fn a_copy_that_was_started_again_does_not_continue_what_was_seen_after_it() {
     let start = |number: i64, first| (number, format!("l{number}"), first);
-    let mut lineages = Lineages { starts: vec![start(0, 1), start(1, 50)], accepted: Vec::new() };
+    let mut lineages = Lineages { starts: vec![start(0, 1), start(1, 50)], ..Lineages::default() };
     assert!(lineages.continues("l1", 70) && lineages.continues("l0", 49) && lineages.continues("", 900));
     assert!(!lineages.continues("other", 3), "a lineage of another copy");
     // Started again at revision 60: it may reach 70 and more, and is another history.
@@ -118,6 +132,13 @@ fn a_copy_that_was_started_again_does_not_continue_what_was_seen_after_it() {
     assert!(lineages.knows("l1") && !lineages.knows("other"));
     lineages.accepted.push("l1".to_owned());
     assert!(lineages.continues("l1", 70));
-    let kept = Lineages { starts: vec![start(5, 400)], accepted: Vec::new() };
+    assert!(!lineages.continues("other", 3));
+    let through = Lineage::unknown_through(90);
+    lineages.put(&accepted_key(&through.id), through.id.clone(), through.first(95));
+    assert!(lineages.continues("other", 90) && !lineages.continues("other", 91), "it was given up as a whole");
+    assert!(lineages.continues("l2", 95), "what goes on from there");
+    lineages.delete(&accepted_key(&through.id));
+    assert!(!lineages.continues("other", 3));
+    let kept = Lineages { starts: vec![start(5, 400)], ..Lineages::default() };
     assert!(kept.continues("l0", 7) && !kept.continues("l0", 400));
 }

@@ -195,7 +195,13 @@ impl Wish {
         match control::elect_named(context, &found.record, wanted) {
             Some(decision) => Step::Elect(decision),
             None => {
-                let text = format!("node {wanted} is not in sync or not in service; node {leader} goes on to lead");
+                let drained = context.node(wanted).is_some_and(|found| found.drained);
+                let why = match (drained, context.unwritable.contains(wanted)) {
+                    (true, _) => format!("is drained (`walser node uncordon {wanted}` ends that)"),
+                    (false, true) => "cannot write at present: its disk is full or not there".to_owned(),
+                    (false, false) => "is not in sync or not in service".to_owned(),
+                };
+                let text = format!("node {wanted} {why}; node {leader} goes on to lead");
                 Step::Over(Err(unavailable(Reason::EligibleLeadersNotAvailable, id, text)))
             }
         }
@@ -404,7 +410,7 @@ mod tests {
         let node =
             |epoch| NodeRecord { epoch, live_revision: epoch, fenced: false, shutting_down: false, drained: false };
         let nodes = (1..=3).map(|number| (NodeId(number), node(10 + i64::from(number)))).collect();
-        DecisionContext { controller_epoch: 1, revision: 50, nodes }
+        DecisionContext { controller_epoch: 1, revision: 50, nodes, ..DecisionContext::default() }
     }
 
     /// Led by node 1, which alone is in sync, in leader epoch 8.

@@ -9,9 +9,7 @@ use walser_log::SeenMetadata;
 use walser_metadata::{Changes, PartitionEntry, View};
 use walser_model::{ClusterId, LeaderEpoch, TopicPartition};
 use walser_replication::{NodeSet, Role};
-use walser_rpc::{
-    ApiError, ControllerClient, CutOffPatience, LedPartition, MetadataSeen, MetadataStream, Outage, Reason,
-};
+use walser_rpc::{ApiError, ControllerClient, CutOffPatience, LedPartition, MetadataStream, Outage, Reason};
 
 use super::{Begun, Membership, RETRY, is_foreign};
 use crate::disposal::Held;
@@ -60,10 +58,8 @@ impl Membership {
         begun: &mut Option<Begun>,
         outage: &mut Outage,
     ) -> Result<Infallible, ApiError> {
-        // What is only in memory counts, too: a controller that is behind it waits until it is not.
-        let (applied, noted) = (MetadataSeen::clone(&self.applied.load()), self.seen());
-        let seen = if applied.version > noted.version { applied } else { noted };
-        let mut stream = MetadataStream::open(controller, seen, patience).await?;
+        // A controller that is behind it waits until it is not.
+        let mut stream = MetadataStream::open(controller, self.latest_seen(), patience).await?;
         loop {
             let deltas = stream.next_deltas(DELTAS_MAX).await?;
             let mut view = View::clone(&self.view.load());

@@ -83,6 +83,9 @@ pub(crate) struct AcceptRestoreArgs {
     /// Do not ask
     #[arg(short = 'y', long)]
     pub(crate) yes: bool,
+    /// Also while storage nodes are away: what only they have may be lost
+    #[arg(long)]
+    pub(crate) without_missing_nodes: bool,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -164,7 +167,8 @@ async fn reopen(ReopenArgs { yes, store }: ReopenArgs) -> Result<ExitCode, CliEr
     Ok(ExitCode::SUCCESS)
 }
 
-async fn accept_restore(AcceptRestoreArgs { yes, server }: AcceptRestoreArgs) -> Result<ExitCode, CliError> {
+async fn accept_restore(arguments: AcceptRestoreArgs) -> Result<ExitCode, CliError> {
+    let AcceptRestoreArgs { yes, without_missing_nodes, server } = arguments;
     if !yes {
         let what = "storage nodes that know newer metadata will follow the metadata that is there: the data of topics \
                     that it does not know is set aside, and topics that were deleted after the copy was made are there \
@@ -174,8 +178,8 @@ async fn accept_restore(AcceptRestoreArgs { yes, server }: AcceptRestoreArgs) ->
     }
     let server = Server::of(&server)?;
     let client = &server.client;
-    let answer = client.cluster().accept_metadata_restore(pb::AcceptMetadataRestoreRequest {}).await;
-    let accepted = server.answered(answer)?;
+    let request = pb::AcceptMetadataRestoreRequest { without_missing_nodes };
+    let accepted = server.answered(client.cluster().accept_metadata_restore(request).await)?;
     let partitions = plural(i64::from(accepted.partition_count), "partition");
     let version = count(accepted.version);
     output::data(&format!("metadata accepted at version {version}; new leader epochs for {partitions}"));

@@ -161,7 +161,7 @@ fn a_restore_ends_an_election_during_which_the_copy_was_taken() {
     let led = record(&[1, 2, 3], &[1], 1);
     let state = written(step_down(&context, &led, (Lack::Damaged, None)).unwrap());
     let copy = PartitionRecord { key: led.key, state, epoch: led.epoch };
-    assert_eq!(written(restore(&context, &copy, LeaderEpoch(9), &NodeSet::EMPTY).unwrap()).stepped_down, None);
+    assert_eq!(written(restore(&context, &copy, Some(LeaderEpoch(9)), &NodeSet::EMPTY).unwrap()).stepped_down, None);
 }
 
 #[test]
@@ -218,6 +218,15 @@ fn a_leader_that_cannot_write_is_followed_by_one_in_sync_in_the_epoch_in_which_i
     let whole = record(&[1, 2, 3], &[1, 2, 3], 2);
     let state = written(hand_over(&context, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
     assert_eq!((state.leader, state.isr), (Some(NodeId(2)), ids(&[2, 3])));
+    let mut full = context.clone();
+    full.unwritable = ids(&[1, 2]);
+    let state = written(hand_over(&full, &whole, NodeId(1), LeaderEpoch(7)).unwrap());
+    assert_eq!(state.leader, Some(NodeId(3)), "the other one cannot write either");
+    full.unwritable = ids(&[1, 2, 3]);
+    assert_eq!(hand_over(&full, &whole, NodeId(1), LeaderEpoch(7)), None, "leads would only go round");
+    assert_eq!(elect_preferred(&full, &record(&[2, 1], &[1, 2], 1)), None, "nor does one go back to such a node");
+    full.nodes.get_mut(&NodeId(1)).unwrap().drained = true;
+    assert_eq!(leave_lead(&full, &whole), None, "nor away from a drained one");
     assert_eq!(hand_over(&context, &whole, NodeId(1), LeaderEpoch(6)), None, "it was said of another epoch");
     assert_eq!(hand_over(&context, &whole, NodeId(2), LeaderEpoch(7)), None, "it does not lead");
     assert_eq!(hand_over(&context, &record(&[1, 2, 3], &[1], 1), NodeId(1), LeaderEpoch(7)), None);

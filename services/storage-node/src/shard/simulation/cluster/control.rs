@@ -36,7 +36,7 @@ impl Control {
     pub(super) fn new(replicas: Vec<NodeId>, partitions: impl Iterator<Item = TopicPartition>) -> Self {
         let fresh = NodeRecord { epoch: 0, live_revision: 0, fenced: true, shutting_down: false, drained: false };
         let nodes = replicas.iter().map(|node| (*node, fresh)).collect();
-        let context = DecisionContext { controller_epoch: 1, revision: 1, nodes };
+        let context = DecisionContext { controller_epoch: 1, revision: 1, nodes, ..DecisionContext::default() };
         let record = |key| {
             let mut state = PartitionState::new(replicas.clone(), MIN_ISR);
             (state.leader, state.isr, state.elr) = (None, NodeSet::EMPTY, replicas.iter().copied().collect());
