@@ -189,6 +189,7 @@ impl ApiError {
         }
         let resource = match self.reason {
             Reason::TopicNotFound | Reason::TopicExists => self.value("topic").map(|name| ("topic", name)),
+            Reason::NodeNotFound => self.value("nodeId").map(|id| ("node", id)),
             Reason::OperationNotFound => self.value("operation").map(|name| ("operation", name)),
             _ => None,
         };

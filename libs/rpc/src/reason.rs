@@ -19,7 +19,9 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         | R::RecordInvalid
         | R::PageTokenInvalid => (Code::InvalidArgument, Never, Effect::None),
         R::FeatureDisabled => (Code::Unimplemented, Never, Effect::None),
-        R::TopicNotFound | R::PartitionNotFound | R::OperationNotFound => (Code::NotFound, Never, Effect::None),
+        R::TopicNotFound | R::PartitionNotFound | R::OperationNotFound | R::NodeNotFound => {
+            (Code::NotFound, Never, Effect::None)
+        }
         R::TopicRecreated => (Code::NotFound, Restart, Effect::None),
         R::TopicExists => (Code::AlreadyExists, Never, Effect::None),
         R::DuplicateSequence => (Code::AlreadyExists, Never, Effect::Applied),

@@ -77,7 +77,11 @@ impl ControllerLead {
     /// so long that another one may; and until the view includes all that was decided before.
     pub(crate) fn epoch(&self) -> Result<Revision, ApiError> {
         let not_leading = || {
-            let text = "this controller does not lead at present; nothing was done, try again";
+            let text = if self.is_blind_for(KEEP_ALIVE) {
+                "the metadata store does not answer this controller, so that it does not lead; nothing was done, look at the store"
+            } else {
+                "this controller does not lead at present; nothing was done, try again"
+            };
             ApiError::new(Reason::ControllerNotAvailable, text)
         };
         let leads =

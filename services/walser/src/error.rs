@@ -15,6 +15,16 @@ use crate::signal::Interrupt;
 /// What a batch and its only record take beside the value, with room for a key and headers.
 const BATCH_OVERHEAD: i64 = 1024;
 
+/// The exit code of what has failed for no reason that has one of its own.
+pub(crate) const FAILED: u8 = 1;
+/// The exit code of arguments or input that cannot be used.
+pub(crate) const BAD_INPUT: u8 = 2;
+/// The exit code when there is something of that name already.
+pub(crate) const EXISTS: u8 = 4;
+/// The exit code when there is nothing of that name.
+pub(crate) const NOT_FOUND: u8 = 3;
+/// The exit code when something cannot be done in the state that it is in.
+pub(crate) const WRONG_STATE: u8 = 6;
 /// The exit code when a server, or a part of the cluster, does not answer.
 pub(crate) const UNAVAILABLE: u8 = 7;
 
@@ -49,7 +59,7 @@ impl From<ProcessError> for CliError {
 impl CliError {
     /// Something failed.
     pub(crate) fn failed(what: impl Into<String>) -> Self {
-        Self { what: what.into(), why: Vec::new(), help: None, code: 1, in_doubt: false, unreached: None }
+        Self { what: what.into(), why: Vec::new(), help: None, code: FAILED, in_doubt: false, unreached: None }
     }
 
     /// The command line makes no sense.
@@ -223,11 +233,11 @@ fn too_large(topic: &str, max: i64) -> String {
 
 fn exit_code(code: Code) -> u8 {
     match code {
-        Code::InvalidArgument => 2,
-        Code::NotFound => 3,
-        Code::AlreadyExists => 4,
+        Code::InvalidArgument => BAD_INPUT,
+        Code::NotFound => NOT_FOUND,
+        Code::AlreadyExists => EXISTS,
         Code::PermissionDenied | Code::Unauthenticated => 5,
-        Code::FailedPrecondition | Code::Aborted | Code::OutOfRange => 6,
+        Code::FailedPrecondition | Code::Aborted | Code::OutOfRange => WRONG_STATE,
         Code::Unavailable | Code::DeadlineExceeded => UNAVAILABLE,
         _ => 1,
     }

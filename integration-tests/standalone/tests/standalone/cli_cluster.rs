@@ -53,7 +53,9 @@ async fn a_node_is_drained_and_gets_its_leads_back() {
     let (_dir, data) = place();
     let (mut nodes, client) = Nodes::with_topic(&data, MANY, 2).await;
     preferred_lead(&client, 300).await;
-    assert_eq!(run(&nodes, &["node", "drain", "7"]).1, Some(2), "there is none");
+    for wish in ["drain", "cordon", "uncordon"] {
+        assert_eq!(run(&nodes, &["node", wish, "7"]).1, Some(3), "there is none");
+    }
     let drained = run(&nodes, &["node", "drain", "2"]);
     assert_eq!(drained, ("node 2  drained\n".to_owned(), Some(0)));
     assert_eq!(led_by(&client, 2, true).await, [] as [i32; 0]);

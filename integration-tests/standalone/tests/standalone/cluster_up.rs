@@ -121,7 +121,12 @@ async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
     assert_eq!((&down["state"], &down["pid"]), (&Value::from("down"), &Value::Null));
     assert_eq!(down["addresses"], victim["addresses"]);
     let again = up.act(&["kill", "storage-node", "2"]);
-    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(again.status.code(), Some(6));
+    for (arguments, code) in
+        [(["kill", "storage-node", "7"], 3), (["start", "storage-node", "1"], 6), (["resume", "storage-node", "1"], 0)]
+    {
+        assert_eq!(up.act(&arguments).status.code(), Some(code), "{arguments:?}");
+    }
     assert!(String::from_utf8_lossy(&again.stderr).contains("storage-node 2 does not run"));
     write(&client, "t", 0, "two").await;
     up.act_ok(&["start", "storage-node", "2"]);

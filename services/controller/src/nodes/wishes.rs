@@ -7,7 +7,7 @@ use walser_metadata::value::NodeLiveness;
 use walser_metastore::Compare;
 use walser_model::{NodeId, TopicPartition};
 use walser_replication::control::Decision;
-use walser_rpc::ApiError;
+use walser_rpc::{ApiError, Reason};
 
 use super::Nodes;
 use crate::cluster_view::ClusterView;
@@ -34,10 +34,8 @@ pub(crate) fn leads_for_others(view: &ClusterView, node: NodeId) -> bool {
 
 fn no_such_node(view: &ClusterView, node: NodeId) -> ApiError {
     let known = view.metadata.nodes().filter(|(_, entry)| entry.epoch > 0).map(|(id, _)| id.to_string());
-    ApiError::field(
-        "node_id",
-        format!("no storage node {node} is registered; there are: {}", known.collect::<Vec<_>>().join(", ")),
-    )
+    let text = format!("no storage node {node} is registered; there are: {}", known.collect::<Vec<_>>().join(", "));
+    ApiError::new(Reason::NodeNotFound, text).with("nodeId", node)
 }
 
 impl Nodes {

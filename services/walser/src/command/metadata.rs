@@ -11,7 +11,7 @@ use walser_proto::v1 as pb;
 use walser_service::Settings;
 
 use crate::args::ServerArgs;
-use crate::error::CliError;
+use crate::error::{BAD_INPUT, CliError, EXISTS, UNAVAILABLE, WRONG_STATE};
 use crate::output::{self, count, plural};
 use crate::server::Server;
 
@@ -119,18 +119,28 @@ fn say(what: &str, metadata: &TransferredMetadata) {
     output::data(&format!("{what} cluster{name} {cluster_id} at version {version}: {entries} keys, {partitions}"));
 }
 
+fn transfer_failed(error: &TransferError) -> CliError {
+    let failed = CliError::failed(error.to_string());
+    match error {
+        TransferError::NoAnswer => failed.with_code(UNAVAILABLE),
+        TransferError::NoCluster | TransferError::NotExported | TransferError::InUse => failed.with_code(WRONG_STATE),
+        TransferError::NotEmpty(_) | TransferError::OtherImport => failed.with_code(WRONG_STATE),
+        _ => failed,
+    }
+}
+
 async fn export(ExportArgs { file, store }: ExportArgs) -> Result<ExitCode, CliError> {
     let settings = store.load()?;
     let failed = |error: std::io::Error| CliError::failed(format!("{}: {error}", file.display()));
     // Whoever reads it has all of it.
     let part = file.with_added_extension("part");
     if file.exists() {
-        let error = CliError::usage(format!("{} is there already", file.display()));
+        let error = CliError::failed(format!("{} is there already", file.display())).with_code(EXISTS);
         return Err(error.with_help("name another file"));
     }
     let mut out = std::io::BufWriter::new(std::fs::File::create(&part).map_err(failed)?);
     let exported = walser_controller::export(&settings, &mut out).await;
-    let synced = exported.map_err(|error| CliError::failed(error.to_string())).and_then(|exported| {
+    let synced = exported.map_err(|error| transfer_failed(&error)).and_then(|exported| {
         out.get_ref().sync_all().map_err(failed)?;
         std::fs::rename(&part, &file).map_err(failed)?;
         Ok(exported)
@@ -147,8 +157,8 @@ async fn import(ImportArgs { file, store }: ImportArgs) -> Result<ExitCode, CliE
     let input = std::io::BufReader::new(std::fs::File::open(&file).map_err(|error| named(&error))?);
     let imported = walser_controller::import(&settings, input, &SystemRandom).await;
     let imported = imported.map_err(|error| match error {
-        TransferError::Form(error) => named(&error),
-        error => CliError::failed(error.to_string()),
+        TransferError::Form(error) => named(&error).with_code(BAD_INPUT),
+        error => transfer_failed(&error),
     })?;
     say("imported", &imported);
     output::note("Start the controllers with the same settings; storage nodes and gateways go on with them.");
@@ -162,7 +172,7 @@ async fn reopen(ReopenArgs { yes, store }: ReopenArgs) -> Result<ExitCode, CliEr
         return Err(CliError::usage(what).with_help("pass --yes to confirm"));
     }
     let settings = store.load()?;
-    walser_controller::reopen(&settings).await.map_err(|error| CliError::failed(error.to_string()))?;
+    walser_controller::reopen(&settings).await.map_err(|error| transfer_failed(&error))?;
     output::data("the metadata can be used again");
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::layout::{self, ClusterFile, ClusterProcess};
 use crate::cli::ClusterRole;
-use crate::error::{CliError, UNAVAILABLE};
+use crate::error::{CliError, FAILED, UNAVAILABLE};
 
 /// Most bytes of a request, and of an answer.
 const REQUEST_BYTES_MAX: u64 = 4 << 10;
@@ -51,6 +51,22 @@ enum ControlAnswer {
     Done(ClusterFile),
     /// It is not done, and why.
     Failed(String),
+    /// It cannot be done.
+    Refused(ControlRefusal),
+}
+
+/// Why something cannot be done.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ControlRefusal {
+    pub(crate) why: String,
+    /// The exit code of whoever asks.
+    pub(crate) code: u8,
+}
+
+impl From<String> for ControlRefusal {
+    fn from(why: String) -> Self {
+        Self { why, code: FAILED }
+    }
 }
 
 /// A request, and where the answer goes.
@@ -116,6 +132,7 @@ pub(crate) async fn ask(directory: &Path, request: &ControlRequest) -> Result<Ve
     match read(&mut connection, ANSWER_BYTES_MAX).await.map_err(refused)? {
         ControlAnswer::Done(file) => Ok(file.processes),
         ControlAnswer::Failed(why) => Err(CliError::failed(why)),
+        ControlAnswer::Refused(ControlRefusal { why, code }) => Err(CliError::failed(why).with_code(code)),
     }
 }
 
@@ -135,10 +152,12 @@ async fn write(connection: &mut UnixStream, message: &impl Serialize) -> std::io
 
 impl Asked {
     /// Says how it went. Whoever asked may have gone.
-    pub(crate) fn answer(self, outcome: Result<Vec<ClusterProcess>, String>) {
+    pub(crate) fn answer(self, outcome: Result<Vec<ClusterProcess>, ControlRefusal>) {
         let answer = match outcome {
             Ok(processes) => ControlAnswer::Done(ClusterFile { processes }),
-            Err(why) => ControlAnswer::Failed(why),
+            // As every version knows it.
+            Err(ControlRefusal { why, code: FAILED }) => ControlAnswer::Failed(why),
+            Err(refusal) => ControlAnswer::Refused(refusal),
         };
         let _ = self.answer.send(answer);
     }

@@ -11,7 +11,7 @@ use walser_service::process;
 
 use super::metastore::ClusterMetastore;
 use crate::cli::{ClusterRole, ClusterUpArgs};
-use crate::error::CliError;
+use crate::error::{CliError, WRONG_STATE};
 
 /// Storage nodes from which on topics have so many replicas by default, and how many of those must be in sync.
 const REPLICAS: (u32, u32) = (3, 2);
@@ -135,7 +135,8 @@ impl ClusterDirectory {
         let lock = File::create(path.join("lock")).map_err(refused)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let error = CliError::failed(format!("a cluster runs in {} already", path.display()));
-            return Err(error.with_help("look at it with walser cluster status --dir DIR, or choose another --dir"));
+            let help = "look at it with walser cluster status --dir DIR, or choose another --dir";
+            return Err(error.with_help(help).with_code(WRONG_STATE));
         }
         Ok(Self { path, _lock: lock })
     }

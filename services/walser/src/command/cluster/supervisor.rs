@@ -19,11 +19,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use walser_client::Client;
 
-use super::control::{Asked, ControlAction, ControlRequest};
+use super::control::{Asked, ControlAction, ControlRefusal, ControlRequest};
 use super::layout::{self, ClusterDirectory, ClusterProcess, ClusterProcessState};
 use super::metastore::ClusterMetastore;
 use crate::cli::ClusterRole;
-use crate::error::CliError;
+use crate::error::{CliError, NOT_FOUND, WRONG_STATE};
 use crate::output;
 use crate::server::node_count;
 use crate::signal::Interrupts;
@@ -171,14 +171,14 @@ impl Supervisor {
                         self.directory.write(&self.processes)?;
                         asked.answer(Ok(starting.chosen.iter().map(|index| self.processes[*index].clone()).collect()));
                     }
-                    Err(why) => asked.answer(Err(why)),
+                    Err(why) => asked.answer(Err(why.into())),
                 }
             }
         }
     }
 
     /// Begins a start, if that is what is asked for.
-    fn take(&mut self, request: &ControlRequest) -> Result<Option<Starting>, String> {
+    fn take(&mut self, request: &ControlRequest) -> Result<Option<Starting>, ControlRefusal> {
         if request.action != ControlAction::Start {
             return Ok(None);
         }
@@ -218,7 +218,7 @@ impl Supervisor {
     }
 
     /// Does what is asked for, and returns what has become of the processes that were meant.
-    async fn obey(&mut self, request: &ControlRequest) -> Result<Vec<ClusterProcess>, String> {
+    async fn obey(&mut self, request: &ControlRequest) -> Result<Vec<ClusterProcess>, ControlRefusal> {
         self.note_ended();
         let chosen = self.chosen(request)?;
         match request.action {
@@ -235,7 +235,7 @@ impl Supervisor {
     }
 
     /// The processes that a request means: those that it can be done with, where it names a group.
-    fn chosen(&self, request: &ControlRequest) -> Result<Vec<usize>, String> {
+    fn chosen(&self, request: &ControlRequest) -> Result<Vec<usize>, ControlRefusal> {
         let ControlRequest { action, role, id } = request;
         let means = |process: &ClusterProcess| {
             role.is_none_or(|role| role == process.role) && id.is_none_or(|id| id == process.id)
@@ -244,7 +244,8 @@ impl Supervisor {
         let name = |role: &Option<ClusterRole>| role.map_or_else(|| "process".to_owned(), |role| role.to_string());
         if meant.is_empty() {
             let id = id.map(|id| format!(" {id}")).unwrap_or_default();
-            return Err(format!("there is no {}{id} in this cluster: see walser cluster status", name(role)));
+            let why = format!("there is no {}{id} in this cluster: see walser cluster status", name(role));
+            return Err(ControlRefusal { why, code: NOT_FOUND });
         }
         let fits = |index: &usize| match action {
             ControlAction::Status => true,
@@ -252,14 +253,15 @@ impl Supervisor {
             _ => self.children[*index].is_some(),
         };
         let fitting: Vec<usize> = meant.iter().copied().filter(fits).collect();
-        match (fitting.is_empty(), action) {
-            (false, _) => Ok(fitting),
+        let why = match (fitting.is_empty(), action) {
+            (false, _) => return Ok(fitting),
             (true, ControlAction::Start) if meant.iter().any(|index| self.is_paused(*index)) => {
-                Err(format!("{} is paused: walser cluster resume lets it go on", self.names(&meant)))
+                format!("{} is paused: walser cluster resume lets it go on", self.names(&meant))
             }
-            (true, ControlAction::Start) => Err(format!("{} runs already", self.names(&meant))),
-            (true, _) => Err(format!("{} does not run; start it with walser cluster start", self.names(&meant))),
-        }
+            (true, ControlAction::Start) => format!("{} runs already", self.names(&meant)),
+            (true, _) => format!("{} does not run; start it with walser cluster start", self.names(&meant)),
+        };
+        Err(ControlRefusal { why, code: WRONG_STATE })
     }
 
     fn is_paused(&self, index: usize) -> bool {
