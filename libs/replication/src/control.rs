@@ -36,7 +36,7 @@ pub use members::{
 pub use merge::{MERGED_PARTITIONS_MAX, OPERATIONS_MAX, merge};
 pub use moves::{BadTarget, advance_reassignment, reassign};
 pub use reconcile::reconcile;
-pub use restore::{EPOCHS_SKIPPED, restore};
+pub use restore::restore;
 
 /// A node as the store has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

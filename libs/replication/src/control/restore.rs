@@ -7,7 +7,7 @@ use crate::{NodeSet, Restored};
 
 /// Leader epochs that are skipped above those that are known: more than begin between a copy and its use, on nodes that do
 /// not say so or are away.
-pub const EPOCHS_SKIPPED: i32 = 100_000;
+const EPOCHS_SKIPPED: i32 = 100_000;
 
 /// Takes a partition of a restored store into use: its leader epoch becomes much greater than `seen`, the highest one that a
 /// replica has, if any says so. Epochs between the copy and the loss were handed out already.
