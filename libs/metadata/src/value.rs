@@ -11,7 +11,7 @@ mod unknown;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use node::{NodeLiveness, NodeRegistration};
+pub use node::{FIRST_LEVEL, NodeLiveness, NodeRegistration, first_level, is_first_level};
 pub use partition::PartitionValue;
 pub use topic::{StagedPartitions, TombstoneValue, TopicValue};
 pub use unknown::UnknownFields;

@@ -68,15 +68,17 @@ fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
-/// What a version works at that says nothing of levels.
-const FIRST_LEVEL: i32 = 1;
+/// The feature level of what says nothing of levels.
+pub const FIRST_LEVEL: i32 = 1;
 
-fn first_level() -> i32 {
+/// The same, as a default of a field.
+pub fn first_level() -> i32 {
     FIRST_LEVEL
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
-fn is_first_level(level: &i32) -> bool {
+/// Whether a field need not be written.
+pub fn is_first_level(level: &i32) -> bool {
     *level == FIRST_LEVEL
 }
 

@@ -1,7 +1,7 @@
 //! `cluster`: the cluster itself.
 
 use serde::{Deserialize, Serialize};
-use walser_metadata::value::{UnknownFields, Value};
+use walser_metadata::value::{FIRST_LEVEL, UnknownFields, Value, first_level, is_first_level};
 use walser_rpc::{FEATURE_LEVELS, FeatureLevels};
 
 pub(crate) const KEY: &str = "cluster";
@@ -45,17 +45,6 @@ struct Form {
     feature_level: i32,
     #[serde(flatten)]
     unknown: UnknownFields,
-}
-
-const FIRST_LEVEL: i32 = 1;
-
-fn first_level() -> i32 {
-    FIRST_LEVEL
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
-fn is_first_level(level: &i32) -> bool {
-    *level == FIRST_LEVEL
 }
 
 impl TryFrom<Form> for ClusterRecord {
