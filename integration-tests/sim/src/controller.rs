@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use walser_model::LeaderEpoch;
 use walser_replication::control::{Decision, DecisionContext};
 use walser_replication::{Rule, Rules};
 
@@ -92,10 +93,15 @@ impl Controller {
         self.partitions.iter().zip(&self.settings).filter_map(due).collect()
     }
 
-    /// The process ends, and another one takes its place, which reads everything and holds no lease.
-    pub(crate) fn crash(&mut self, store: &Store) {
+    /// The process ends, and another one takes its place, which reads everything, holds no lease, and skips so many leader
+    /// epochs.
+    pub(crate) fn crash(&mut self, store: &Store, skipped: i32) {
         self.outbox.clear();
         self.view.controller_epoch = 0;
         self.reload(store);
+        if self.decider.rules.hold(Rule::EpochsOfOneStart) {
+            let highest = self.partitions.iter().flatten().map(|known| known.state.leader_epoch).max();
+            self.view.epoch_floor = LeaderEpoch(highest.unwrap_or(LeaderEpoch::NONE).0 + 1 + skipped);
+        }
     }
 }

@@ -319,7 +319,7 @@ fn a_replica_from_before_a_restore_can_follow_one_that_has_less() {
         control::restore(&controller.view, record(&controller), Some(LeaderEpoch(1)), &NodeSet::EMPTY).unwrap();
     store.transact(&decision).unwrap().unwrap();
     let state = &store.partition(0).unwrap().state;
-    assert_eq!((state.leader, state.leader_epoch), (Some(id(0)), LeaderEpoch(100_001)));
+    assert_eq!((state.leader, state.leader_epoch), (Some(id(0)), LeaderEpoch(1_000_001)));
 
     let replica = with_log(&[0, 1]);
     let start = FollowerStart {
@@ -336,6 +336,31 @@ fn a_replica_from_before_a_restore_can_follow_one_that_has_less() {
     let mut actions = Vec::new();
     follower.step(FollowerEvent::Diverged(answer), &replica.view(), &mut actions);
     assert_eq!(actions, [FollowerAction::Truncate { to: end }]);
+}
+
+/// `epochs_of_one_start`: node 1 leads after node 0. Then a copy of the store from before that is used again, and node 2, which
+/// has seen nothing newer, leads by it.
+#[test]
+fn leader_epochs_that_two_histories_of_one_store_begin_are_not_the_same() {
+    for (rules, holds) in with_and_without(Rule::EpochsOfOneStart) {
+        let next_leader = |skipped: i32, gone: &[usize]| {
+            let mut store = store();
+            for node in gone {
+                let mut started = controller(&store, rules);
+                started.crash(&store, skipped);
+                started.view.controller_epoch = store.controller;
+                store.transact(&fence::<Key>(&started.view, id(*node)).unwrap()).unwrap();
+                started.follow(&store, usize::MAX);
+                let sweep = started.decider.sweep(&started.view, record(&started), id(*node), ReplicaIntegrity::Intact);
+                store.transact(&sweep.unwrap()).unwrap();
+            }
+            let state = &store.partition(0).unwrap().state;
+            (state.leader, state.leader_epoch)
+        };
+        let (first, second) = (next_leader(3, &[0]), next_leader(5, &[1, 0]));
+        assert_eq!((first.0, second.0), (Some(id(1)), Some(id(2))));
+        assert_eq!(first.1 != second.1, holds, "{first:?} {second:?}");
+    }
 }
 
 #[test]

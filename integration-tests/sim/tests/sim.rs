@@ -13,7 +13,7 @@ use walser_sim::{
 const EVENTS: u64 = 20_000_000;
 
 /// Rules that have a test of their own, because another one stops nearly everything before: `src/scripted.rs`.
-const SCRIPTED: [Rule; 8] = [
+const SCRIPTED: [Rule; 9] = [
     Rule::ElectionGuard,
     Rule::CompareNodes,
     Rule::FenceBeforeRegistration,
@@ -22,6 +22,7 @@ const SCRIPTED: [Rule; 8] = [
     Rule::OpenNamesProcess,
     Rule::RefusedIsHeardFirst,
     Rule::EpochStartIsDurable,
+    Rule::EpochsOfOneStart,
 ];
 
 fn threads() -> usize {

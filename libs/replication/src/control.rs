@@ -19,7 +19,7 @@ mod restore;
 
 use std::collections::BTreeMap;
 
-use walser_model::NodeId;
+use walser_model::{LeaderEpoch, NodeId};
 
 use crate::{NodeSet, PartitionState};
 
@@ -65,6 +65,10 @@ pub struct DecisionContext {
     /// Nodes that cannot write at present, as they have said: nobody hands a lead to them that another node can have. Not
     /// compared when a decision is written: it is advice.
     pub unwritable: NodeSet,
+    /// The least leader epoch that begins. A copy of the metadata that is used again goes on with epochs that were begun
+    /// already, by other leaders: every start of a controller skips a random number of them, and records of one epoch are of
+    /// one leader all the same.
+    pub epoch_floor: LeaderEpoch,
 }
 
 /// A partition with the revision under which it was read.

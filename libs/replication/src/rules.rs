@@ -69,6 +69,8 @@ pub enum Rule {
     UnfenceAfterSeen,
     /// §13: the in-sync sets of a restored store are not trusted.
     RestoreAsksAll,
+    /// §13: each start of a controller begins leader epochs of its own.
+    EpochsOfOneStart,
     /// A2: a repeated batch is answered when the first one would be.
     RepeatWaits,
     /// R24: a leader epoch begins whenever a replica leaves the set.
@@ -111,6 +113,7 @@ impl Rule {
         Self::OneRevision,
         Self::UnfenceAfterSeen,
         Self::RestoreAsksAll,
+        Self::EpochsOfOneStart,
         Self::RepeatWaits,
         Self::MoveBeginsEpoch,
         Self::MinIsrRecomputes,

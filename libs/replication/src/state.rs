@@ -102,9 +102,9 @@ impl PartitionState {
         self.whole().union(&self.last_known_elr).union(compared.unwrap_or(&NodeSet::EMPTY))
     }
 
-    /// Begins the next leader epoch.
-    pub(crate) fn begin_epoch(&mut self) {
-        self.leader_epoch = self.leader_epoch.next();
+    /// Begins the next leader epoch that is at least `floor`.
+    pub(crate) fn begin_epoch(&mut self, floor: LeaderEpoch) {
+        self.leader_epoch = self.leader_epoch.next().max(floor);
         if let Some(stepped_down) = &mut self.stepped_down {
             stepped_down.leader_epoch = self.leader_epoch;
         }

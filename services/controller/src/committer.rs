@@ -14,6 +14,7 @@ use walser_replication::control::{self, Comparison, Decision, DecisionContext, M
 use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
+use crate::epoch_floor::EpochFloor;
 use crate::error::store_failure;
 use crate::keys::{delete, node, partition, put};
 use crate::leadership::ControllerLead;
@@ -47,6 +48,7 @@ pub(crate) struct Committer {
     pub(crate) views: Views,
     pub(crate) lead: ControllerLead,
     pub(crate) unwritable: Unwritable,
+    epoch_floor: EpochFloor,
 }
 
 /// Nodes that cannot write at present, as they have said with their last beat. Clones share it.
@@ -66,8 +68,8 @@ impl Unwritable {
 }
 
 impl Committer {
-    pub(crate) fn new(store: Arc<dyn Metastore>, views: Views, lead: ControllerLead) -> Self {
-        Self { store, views, lead, unwritable: Unwritable::default() }
+    pub(crate) fn new(store: Arc<dyn Metastore>, views: Views, lead: ControllerLead, epoch_floor: EpochFloor) -> Self {
+        Self { store, views, lead, unwritable: Unwritable::default(), epoch_floor }
     }
 
     /// The view, and what decisions on it are taken on.
@@ -79,6 +81,7 @@ impl Committer {
         let view = self.views.load();
         let mut context = view.metadata.decision_context(epoch);
         context.unwritable = self.unwritable.0.lock().clone();
+        context.epoch_floor = self.epoch_floor.get(&view);
         Ok((view, context))
     }
 

@@ -15,6 +15,7 @@ mod committer;
 mod compaction;
 mod config;
 mod duties;
+mod epoch_floor;
 mod error;
 mod keys;
 mod leadership;

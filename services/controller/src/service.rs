@@ -11,6 +11,7 @@ use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::committer::Committer;
 use crate::config::Config;
+use crate::epoch_floor::EpochFloor;
 use crate::error::StartError;
 use crate::leadership::ControllerLead;
 use crate::metrics::{ClusterMetrics, TimedStore};
@@ -79,7 +80,7 @@ pub async fn start(
     tasks.start_endless("metadata view", views.clone().follow(shutdown.clone()));
     let _standby = tokio::time::timeout(STANDBY_AFTER, lead.leads()).await;
 
-    let committer = Committer::new(Arc::clone(&timed), views.clone(), lead.clone());
+    let committer = Committer::new(Arc::clone(&timed), views.clone(), lead.clone(), EpochFloor::new(own));
     let operations = Operations::default();
     let (stopping, problems) = (Shutdown::new(Duration::ZERO), StoreProblems::default());
     let controller = Arc::new(api::Controller {

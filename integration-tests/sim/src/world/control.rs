@@ -48,7 +48,8 @@ impl World {
     /// A controller dies; what it was about to write is left to a successor.
     pub(crate) fn crash_controller(&mut self) -> bool {
         let at = self.random.below(self.controllers.len());
-        self.controllers[at].crash(&self.store);
+        let skipped = self.epochs_skipped();
+        self.controllers[at].crash(&self.store, skipped);
         self.fault();
         self.say(|| format!("controller {at} dies"));
         true

@@ -12,6 +12,9 @@ use crate::world::{Truth, World};
 /// Of a thousand events, how many take a copy although there is one.
 const COPIED: usize = 300;
 
+/// Leader epochs that a start of a controller skips. Exclusive.
+const EPOCHS_SKIPPED_MAX: i64 = 7;
+
 /// More sequences than a producer uses between two restores.
 const SEQUENCES: u32 = 100_000;
 
@@ -37,8 +40,9 @@ impl World {
         self.fault();
         self.counts.restored += 1;
         self.say(|| "the store is restored from the copy".to_owned());
+        let skipped = self.epochs_skipped();
         for controller in &mut self.controllers {
-            controller.crash(&self.store);
+            controller.crash(&self.store, skipped);
         }
         let nodes = self.store.nodes.iter().copied().collect();
         let decider = self.controllers[0].decider;
@@ -81,6 +85,11 @@ impl World {
         truth.least_min_isr = truth.least_min_isr.min(known.state.min_isr);
         // With the same replicas, an election that asks all of them finds everything: as R21 is checked.
         truth.settled &= before.is_some_and(|before| same_replicas(before, known));
+    }
+
+    /// How many leader epochs a start of a controller skips now.
+    pub(crate) fn epochs_skipped(&self) -> i32 {
+        i32::try_from(self.store.revision % EPOCHS_SKIPPED_MAX).unwrap_or(0)
     }
 
     /// The highest leader epoch that a node has seen of a partition.

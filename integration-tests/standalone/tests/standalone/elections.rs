@@ -1,5 +1,6 @@
 //! Leaders that are elected without proof that they have everything, because an operator says so.
 
+use std::path::Path;
 use std::process::Output;
 
 use walser_client::Client;
@@ -7,12 +8,18 @@ use walser_proto::v1 as pb;
 
 use crate::faults::until;
 use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless, partitions};
-use crate::server::{cli_at, place, values, write};
+use crate::server::{cli_at, place, record, values, write};
 
 fn elect(nodes: &Nodes, more: &[&str]) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } =
         cli_at(&nodes.cluster.address(), &[&["partition", "elect"], more].concat(), b"");
     (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())
+}
+
+/// Has a node lead a partition of topic t.
+async fn elected(nodes: &Nodes, partition: i32, node: i32) {
+    let arguments = [partition.to_string(), node.to_string()];
+    until(async || elect(nodes, &["t", &arguments[0], "--node", &arguments[1]]).0 == Some(0), "it leads").await;
 }
 
 async fn issues(client: &Client) -> Vec<String> {
@@ -120,17 +127,14 @@ async fn partitions_of_restored_metadata_are_led_by_the_replica_that_has_most() 
     }
     // What happens to the first one after the copy is seen by the nodes, and must not be taken for newer than the copy.
     for other in [victim % NODES + 1, (victim + 1) % NODES + 1].repeat(5) {
-        until(async || elect(&nodes, &["t", "0", "--node", &other.to_string()]).0 == Some(0), "it leads").await;
+        elected(&nodes, 0, other).await;
     }
     nodes.cluster.change_metadata(|metadata| {
         std::fs::copy(&copy, metadata.join("metadata.redb")).unwrap();
     });
     nodes.restart(victim);
-    let refused = async || issues(&client).await.iter().filter(|code| *code == "METADATA_ROLLBACK").count() == 3;
-    until(refused, "all nodes refuse the older metadata").await;
-    let accepted = cli_at(&nodes.cluster.address(), &["metadata", "accept-restore", "--yes"], b"");
-    assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
-    all_in_sync(&client, "t").await;
+    refused_by(&client, 3).await;
+    accept_restored(&nodes, &client).await;
     for partition in 0..20 {
         let expected = if partition < 10 { vec![partition.to_string()] } else { Vec::new() };
         assert_eq!(values(&client, "t", partition).await, expected, "partition {partition}");
@@ -138,12 +142,11 @@ async fn partitions_of_restored_metadata_are_led_by_the_replica_that_has_most() 
     until(async || issues(&client).await.is_empty(), "nothing is wrong any more").await;
 }
 
-/// It has seen nothing newer than the copy, so that it leads by it before the others are heard and refused.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_leads_by_a_restored_copy_before_it_is_accepted_takes_nothing_from_the_others() {
-    let (dir, data) = place();
-    let (mut nodes, client) = Nodes::with_topic(&data, 20, 2).await;
-    let copy = dir.path().join("metadata.redb");
+/// Of three nodes, the first has seen nothing newer than a copy of the metadata; under the second all partitions of topic t
+/// were written once more since, which the third has, too. Then all have stopped, the copy is used again, and the first leads
+/// by it. Returns the cluster, a client of it, and the nodes in this order.
+async fn led_by_a_copy(data: &Path, copy: &Path) -> (Nodes, Client, [i32; 3]) {
+    let (mut nodes, client) = Nodes::with_topic(data, 20, 2).await;
     let first = leader(&client, "t").await;
     let (second, third) = (first % NODES + 1, (first + 1) % NODES + 1);
     nodes.kill(third);
@@ -155,21 +158,25 @@ async fn a_node_that_leads_by_a_restored_copy_before_it_is_accepted_takes_nothin
     let address = nodes.cluster.controller_address();
     nodes.cluster.stop_controller();
     nodes.kill(first);
-    std::fs::copy(data.join("controller/metadata.redb"), &copy).unwrap();
+    std::fs::copy(data.join("controller/metadata.redb"), copy).unwrap();
     nodes.cluster.start_controller(&address);
     nodes.restart(third);
-    let led = async |client: &Client, by: &dyn Fn(i32) -> bool| {
+    let led = async |client: &Client, by: i32| {
         let partitions = partitions(client, "t").await;
-        partitions.len() == 20 && partitions.iter().all(|found| found.leader.is_some_and(by))
+        partitions.len() == 20 && partitions.iter().all(|found| found.leader == Some(by))
     };
-    until(async || led(&client, &|leader| leader == second).await, "the second one leads").await;
+    until(async || led(&client, second).await, "the second one leads").await;
     until(async || partitions(&client, "t").await.iter().all(|found| found.isr.len() == 2), "two are in sync").await;
-    for partition in 0..20 {
+    for partition in 0..20_i32 {
+        // In leader epochs one of which, in some partition, is also the one that the first one begins by the copy.
+        for other in [third, second].into_iter().cycle().take(usize::try_from(partition % 4).unwrap()) {
+            elected(&nodes, partition, other).await;
+        }
         write(&client, "t", partition, "after").await;
     }
     nodes.cluster.stop_controller();
     nodes.kill_others(first);
-    std::fs::copy(&copy, data.join("controller/metadata.redb")).unwrap();
+    std::fs::copy(copy, data.join("controller/metadata.redb")).unwrap();
     nodes.cluster.start_controller(&address);
     // It has seen the metadata that the copy is older than.
     nodes.cluster.restart_gateway(&[]);
@@ -177,24 +184,79 @@ async fn a_node_that_leads_by_a_restored_copy_before_it_is_accepted_takes_nothin
     let nobody = async || partitions(&client, "t").await.iter().all(|found| found.leader.is_none());
     until(async || leaderless(&client).await && nobody().await, "nobody is heard").await;
     nodes.restart(first);
-    until(async || led(&client, &|leader| leader == first).await, "the first one leads by the copy").await;
+    until(async || led(&client, first).await, "the first one leads by the copy").await;
+    (nodes, client, [first, second, third])
+}
 
+/// Waits until so many nodes refuse the metadata, which is older than what they have seen.
+async fn refused_by(client: &Client, count: usize) {
+    let refused = async || issues(client).await.iter().filter(|code| *code == "METADATA_ROLLBACK").count() == count;
+    until(refused, "nodes refuse the older metadata").await;
+}
+
+/// Accepts metadata that is older than what nodes have seen, and waits until all replicas are in sync again.
+async fn accept_restored(nodes: &Nodes, client: &Client) {
+    let accepted = cli_at(&nodes.cluster.address(), &["metadata", "accept-restore", "--yes"], b"");
+    assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
+    all_in_sync(client, "t").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leads_by_a_restored_copy_before_it_is_accepted_takes_nothing_from_the_others() {
+    let (dir, data) = place();
+    let (mut nodes, client, [_, second, third]) = led_by_a_copy(&data, &dir.path().join("metadata.redb")).await;
     nodes.restart(second);
-    let refused_by =
-        async |count| issues(&client).await.iter().filter(|code| *code == "METADATA_ROLLBACK").count() == count;
-    until(async || refused_by(1).await, "the second one refuses the older metadata").await;
+    refused_by(&client, 1).await;
     let early = cli_at(&nodes.cluster.address(), &["metadata", "accept-restore", "--yes"], b"");
     let text = String::from_utf8_lossy(&early.stderr);
     assert!(!early.status.success() && text.contains(&format!("nor refused ({third})")), "{text}");
     nodes.restart(third);
-    until(async || refused_by(2).await, "so does the third").await;
-    let accepted = cli_at(&nodes.cluster.address(), &["metadata", "accept-restore", "--yes"], b"");
-    assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
-    all_in_sync(&client, "t").await;
+    refused_by(&client, 2).await;
+    accept_restored(&nodes, &client).await;
     for partition in 0..20 {
         assert_eq!(values(&client, "t", partition).await, ["before", "after"], "partition {partition}");
     }
     until(async || issues(&client).await.is_empty(), "nothing is wrong any more").await;
+}
+
+/// Records that somebody writes before the copy is accepted have the offsets of others: one of the two stays, on all
+/// replicas the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_written_by_a_restored_copy_are_told_from_those_that_have_their_offsets() {
+    let (dir, data) = place();
+    let (mut nodes, client, [_, second, third]) = led_by_a_copy(&data, &dir.path().join("metadata.redb")).await;
+    for partition in 0..20 {
+        let request = pb::ProduceRequest {
+            topic: "t".to_owned(),
+            partition: Some(partition),
+            records: vec![record("else")],
+            acks: pb::Acks::Leader.into(),
+            ..Default::default()
+        };
+        assert_eq!(client.producer().produce(request).await.unwrap().into_inner().positions[0].offset, 1);
+    }
+    nodes.restart(second);
+    nodes.restart(third);
+    refused_by(&client, 2).await;
+    accept_restored(&nodes, &client).await;
+    let led_by = async |node: i32| {
+        for partition in (0..20).map(|partition: i32| partition.to_string()) {
+            until(async || elect(&nodes, &["t", &partition, "--node", &node.to_string()]).0 == Some(0), "it leads")
+                .await;
+        }
+        let mut all = Vec::new();
+        for partition in 0..20 {
+            all.push(values(&client, "t", partition).await);
+        }
+        all
+    };
+    let of_one = led_by(1).await;
+    for (partition, found) in of_one.iter().enumerate() {
+        assert!(*found == ["before", "after"] || *found == ["before", "else"], "partition {partition}: {found:?}");
+    }
+    for node in 2..=NODES {
+        assert_eq!(led_by(node).await, of_one, "what node {node} has");
+    }
 }
 
 /// They have seen more than they have written down: which producer ids were handed out concerns no partition.

@@ -44,28 +44,28 @@ fn has(state: &PartitionState, candidate: &Candidate) -> Candidate {
 }
 
 /// Makes a node the leader.
-pub(super) fn lead(state: &mut PartitionState, leader: Option<NodeId>) {
+pub(super) fn lead(context: &DecisionContext, state: &mut PartitionState, leader: Option<NodeId>) {
     if leader.is_some() {
         state.stepped_down = None;
         state.restored = None;
     }
     state.leader = leader;
-    state.begin_epoch();
+    state.begin_epoch(context.epoch_floor);
 }
 
 /// Makes a node the leader, and the only one that counts, although it need not have everything that was committed.
-pub(super) fn lead_without_proof(state: &mut PartitionState, leader: NodeId) {
+pub(super) fn lead_without_proof(context: &DecisionContext, state: &mut PartitionState, leader: NodeId) {
     state.isr = NodeSet::from_iter([leader]);
-    lead(state, Some(leader));
+    lead(context, state, Some(leader));
     state.unclean_epoch = state.leader_epoch;
     state.recovering = state.is_under_min_isr();
 }
 
 /// Makes an eligible node the leader, while nobody is in sync.
-fn lead_of_eligible(state: &mut PartitionState, node: NodeId) {
+fn lead_of_eligible(context: &DecisionContext, state: &mut PartitionState, node: NodeId) {
     state.elr.remove(node);
     state.set_isr(NodeSet::from_iter([node]));
-    lead(state, Some(node));
+    lead(context, state, Some(node));
 }
 
 /// Gives a partition a leader whose leader cannot lead any more: from the in-sync set; when that is empty, from the
@@ -84,18 +84,18 @@ pub(super) fn elect(context: &DecisionContext, state: &mut PartitionState) -> Op
         .or_else(|| first(&state.isr, &|node| context.usable(node)))
         .or_else(|| first(&state.isr, &|node| context.alive(node)));
     if let Some(node) = in_sync {
-        lead(state, Some(node));
+        lead(context, state, Some(node));
         return Some(node);
     }
     if state.isr.is_empty()
         && let Some(node) = first(&state.elr, &|node| context.alive(node))
     {
         state.end_comparison();
-        lead_of_eligible(state, node);
+        lead_of_eligible(context, state, node);
         return Some(node);
     }
     if state.leader.is_some() {
-        lead(state, None);
+        lead(context, state, None);
     }
     None
 }
@@ -127,7 +127,7 @@ pub fn elect_named<P: Clone>(
         return None;
     }
     let mut state = record.state.clone();
-    lead(&mut state, Some(node));
+    lead(context, &mut state, Some(node));
     Some(Decision::of_partition(context, record, state, [node]))
 }
 
@@ -190,7 +190,7 @@ pub fn step_down<P: Clone>(
     state.isr = NodeSet::EMPTY;
     state.elr = whole.iter().filter(|node| !context.alive(*node)).collect();
     let last_known = std::mem::replace(&mut state.last_known_elr, NodeSet::EMPTY);
-    lead(&mut state, None);
+    lead(context, &mut state, None);
     let (leader_epoch, compared) = (state.leader_epoch, whole.without(&state.elr));
     state.stepped_down = Some(Box::new(SteppedDown { leader, leader_epoch, named, whole: compared, last_known }));
     Some(Decision::of_partition(context, record, state, whole.iter()))
@@ -203,7 +203,7 @@ pub fn lead_again<P: Clone>(context: &DecisionContext, record: &PartitionRecord<
     let before = state.end_comparison()?;
     let mut on: Vec<NodeId> = before.whole.union(&before.last_known).iter().collect();
     if before.whole.contains(before.leader) && context.alive(before.leader) {
-        lead_of_eligible(&mut state, before.leader);
+        lead_of_eligible(context, &mut state, before.leader);
     } else {
         on.extend(elect(context, &mut state));
     }
@@ -253,7 +253,7 @@ pub fn elect_unclean<P: Clone>(
     let best = best.or_else(|| candidates.iter().filter(eligible).max_by_key(most))?.node;
     let mut state = state.clone();
     state.last_known_elr.remove(best);
-    lead_without_proof(&mut state, best);
+    lead_without_proof(context, &mut state, best);
     if !state.recovering {
         state.last_known_elr = NodeSet::EMPTY;
     }

@@ -95,7 +95,8 @@ pub fn renew_epoch<P: Clone>(
 ) -> Result<Decision<P>, Refusal> {
     let leader = leader_in(context, record, node_epoch, leader_epoch)?;
     let mut state = record.state.clone();
-    state.leader_epoch = leader_epoch.max(above).next();
+    state.leader_epoch = leader_epoch.max(above);
+    state.begin_epoch(context.epoch_floor);
     Ok(Decision::of_partition(context, record, state, [leader]))
 }
 
@@ -117,7 +118,7 @@ pub fn give_up_records<P: Clone>(
     }
     let mut state = record.state.clone();
     (state.elr, state.last_known_elr) = (NodeSet::EMPTY, NodeSet::EMPTY);
-    lead_without_proof(&mut state, leader);
+    lead_without_proof(context, &mut state, leader);
     Ok(Decision::of_partition(context, record, state, [leader]))
 }
 

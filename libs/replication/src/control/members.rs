@@ -90,7 +90,7 @@ pub fn sweep<P: Clone>(
         state.leader = None;
         on.extend(elect(context, &mut state));
         if state.leader.is_none() {
-            state.begin_epoch();
+            state.begin_epoch(context.epoch_floor);
         }
     } else {
         on.extend(elect(context, &mut state));
@@ -117,7 +117,7 @@ pub fn give_up<P: Clone>(
             && state.leader_epoch == leader_epoch
         {
             // The leader knows what it has acknowledged, and would propose it again.
-            state.begin_epoch();
+            state.begin_epoch(context.epoch_floor);
         }
         return Some(swept);
     }
@@ -125,7 +125,7 @@ pub fn give_up<P: Clone>(
     if state.leader != Some(node) || !context.alive(node) {
         return None;
     }
-    lead(&mut state, Some(node));
+    lead(context, &mut state, Some(node));
     Some(Decision::of_partition(context, record, state, [node]))
 }
 
@@ -230,7 +230,7 @@ pub fn drain<P: Clone>(context: &DecisionContext, record: &PartitionRecord<P>, n
         let can = |other: &NodeId| *other != node && isr.contains(*other) && context.usable(*other);
         let others = || state.replicas.iter().copied().filter(can);
         let next = others().find(|other| context.leads(*other)).or_else(|| others().next())?;
-        lead(&mut state, Some(next));
+        lead(context, &mut state, Some(next));
         on.push(next);
     }
     if state.isr.contains(node) && state.isr.len() > state.min_isr {

@@ -6,8 +6,8 @@ use super::{Decision, DecisionContext, PartitionRecord};
 use crate::{NodeSet, Restored};
 
 /// Leader epochs that are skipped above those that are known: more than begin between a copy and its use, on nodes that do
-/// not say so or are away.
-const EPOCHS_SKIPPED: i32 = 100_000;
+/// not say so or are away, and more than many starts of a controller skip.
+const EPOCHS_SKIPPED: i32 = 1_000_000;
 
 /// Takes a partition of a restored store into use: its leader epoch becomes much greater than `seen`, the highest one that a
 /// replica has, if any says so. Epochs between the copy and the loss were handed out already.
@@ -22,8 +22,7 @@ const EPOCHS_SKIPPED: i32 = 100_000;
 /// nothing newer came first and one of them leads already, by the in-sync set of the copy: others may have committed what it
 /// has not. They have obeyed the copy, all but those in `refused`.
 ///
-/// `None`: nothing newer was seen, and there is one replica; or the epoch is so far above what was seen that the partition
-/// was taken into use since.
+/// `None`: the epoch is so far above what was seen that the partition was taken into use since.
 pub fn restore<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
@@ -33,11 +32,11 @@ pub fn restore<P: Clone>(
     let mut state = record.state.clone();
     let alone = state.replicas.len() == 1;
     let current = state.leader_epoch;
-    let since = |seen: LeaderEpoch| current.0.saturating_sub(seen.0) >= EPOCHS_SKIPPED;
-    if seen.is_some_and(|seen| alone && seen < current || since(seen)) {
+    if seen.is_some_and(|seen| current.0.saturating_sub(seen.0) >= EPOCHS_SKIPPED) {
         return None;
     }
-    state.leader_epoch = LeaderEpoch(current.max(seen.unwrap_or(current)).0.saturating_add(EPOCHS_SKIPPED));
+    let skipped = LeaderEpoch(current.max(seen.unwrap_or(current)).0.saturating_add(EPOCHS_SKIPPED));
+    state.leader_epoch = skipped.max(context.epoch_floor);
     state.stepped_down = None;
     if alone {
         state.unclean_epoch = state.leader_epoch;

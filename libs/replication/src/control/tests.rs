@@ -1,4 +1,5 @@
 mod hurt;
+mod restored;
 
 use walser_model::{LeaderEpoch, Offset};
 
@@ -450,51 +451,4 @@ fn an_epoch_that_was_begun_counts_more_than_records_of_an_earlier_one() {
     let candidates = [candidate(1, 6, 20), candidate(2, 4, 25), candidate(3, 2, 20)];
     let state = written(elect_unclean(&context, &known, &candidates, Recovery::Balanced).unwrap());
     assert_eq!(state.leader, Some(NodeId(1)));
-}
-
-/// Node 1 had seen nothing newer than the copy, came first, and led by it in epoch 8. Nodes 2 and 3 had records committed
-/// in epoch 8 that began before, and were refused.
-#[test]
-fn what_a_node_has_begun_by_a_restored_copy_counts_for_nothing() {
-    let context = context();
-    let mut known = record(&[1, 2, 3], &[1], 2);
-    known.state.leader_epoch = LeaderEpoch(9);
-    let all_obeyed = written(restore(&context, &known, Some(LeaderEpoch(8)), &NodeSet::EMPTY).unwrap());
-    assert_eq!(all_obeyed.restored.unwrap().obeyed, ids(&[1, 2, 3]));
-    known.state = written(restore(&context, &known, Some(LeaderEpoch(8)), &ids(&[2, 3])).unwrap());
-    assert_eq!((known.state.leader, known.state.leader_epoch), (None, LeaderEpoch(100_009)), "it leads no more");
-    let candidate = |number, begun, epoch, log_end| Candidate {
-        last_epoch: LeaderEpoch(begun),
-        record_epoch: LeaderEpoch(epoch),
-        log_end: Offset(log_end),
-        intact: true,
-        node: NodeId(number),
-        node_epoch: 10 + i64::from(number),
-        partition_epoch: 30,
-    };
-    let candidates = [candidate(1, 9, 7, 20), candidate(2, 8, 8, 25), candidate(3, 8, 8, 24)];
-    let elected = written(elect_unclean(&context, &known, &candidates, Recovery::Balanced).unwrap());
-    assert_eq!((elected.leader, elected.restored), (Some(NodeId(2)), None));
-    assert_eq!(restore(&context, &known, Some(LeaderEpoch(9)), &NodeSet::EMPTY), None, "it was taken into use since");
-    let again = written(restore(&context, &known, Some(LeaderEpoch(10)), &NodeSet::EMPTY).unwrap());
-    assert_eq!(again.restored.unwrap().obeyed, ids(&[1]), "who was refused before has not obeyed");
-}
-
-/// What a restored copy says of in-sync sets was true once.
-#[test]
-fn a_restored_partition_trusts_no_in_sync_set_but_that_of_its_only_replica() {
-    let context = context();
-    let known = record(&[1, 2, 3], &[1, 2], 2);
-    let state = written(restore(&context, &known, Some(LeaderEpoch(12)), &NodeSet::EMPTY).unwrap());
-    assert_eq!((state.leader, state.leader_epoch), (None, LeaderEpoch(100_012)));
-    assert_eq!((state.isr, state.elr, state.last_known_elr), (NodeSet::EMPTY, NodeSet::EMPTY, ids(&[1, 2, 3])));
-    let alone = record(&[1], &[1], 1);
-    assert_eq!(restore(&context, &alone, Some(LeaderEpoch(6)), &NodeSet::EMPTY), None, "nothing newer was seen");
-    let state = written(restore(&context, &alone, Some(LeaderEpoch(7)), &NodeSet::EMPTY).unwrap());
-    assert_eq!((state.leader, state.leader_epoch, state.isr), (Some(NodeId(1)), LeaderEpoch(100_007), ids(&[1])));
-    assert_eq!(
-        state.unclean_epoch,
-        LeaderEpoch(100_007),
-        "the partition may have been elsewhere since, and have been longer"
-    );
 }
