@@ -78,6 +78,8 @@ mod replica_errors;
 mod replicated;
 #[path = "standalone/round_trip.rs"]
 mod round_trip;
+#[path = "standalone/runbook.rs"]
+mod runbook;
 #[path = "standalone/semantics.rs"]
 mod semantics;
 #[path = "standalone/server.rs"]

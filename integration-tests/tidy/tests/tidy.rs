@@ -149,7 +149,7 @@ fn log_lines_in_the_operators_page_exist() {
     assert!(missing.is_empty(), "nothing says {missing:?}");
 }
 
-/// Every issue that `walser status` shows has a row that says what to do.
+/// Every issue that `walser status` shows has a row that says what to do, and a test in which that is done.
 #[test]
 fn every_health_issue_is_in_the_operators_page() {
     let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
@@ -166,4 +166,8 @@ fn every_health_issue_is_in_the_operators_page() {
     }
     let missing: Vec<_> = codes.iter().filter(|code| !page.contains(&format!("`{code}`"))).collect();
     assert!(missing.is_empty(), "docs/operations.md has no row for {missing:?}");
+    let tests = source_files().into_iter().filter(|path| path.starts_with(root().join("integration-tests/standalone")));
+    let tests: String = tests.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let untried: Vec<_> = codes.iter().filter(|code| !tests.contains(code.as_str())).collect();
+    assert!(untried.is_empty(), "no test has {untried:?} happen, with what the page says to do");
 }

@@ -64,7 +64,7 @@ async fn told_of_more(client: &Client, node: i32) {
 const ELECT: &str = "--unclean --accept-loss";
 
 /// A leader that alone is in sync, and damaged; the others are down, and have the numbers below `common`.
-async fn with_damaged_leader(data: &Path, common: i32, end: i32) -> (Nodes, Client, i32) {
+pub(crate) async fn with_damaged_leader(data: &Path, common: i32, end: i32) -> (Nodes, Client, i32) {
     let (mut nodes, client) = Nodes::with_topic(data, 1, 1).await;
     write_numbers(&client, 0..common).await;
     let damaged = leader(&client, "t").await;
