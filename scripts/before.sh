@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Builds the program of the version from which an upgrade begins, once, and prints its path: scripts/before.sh
+# With what it needs for etcd: PROTOC names the compiler of its client (scripts/protoc.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,12 +10,13 @@ if ! git cat-file -e "$commit^{commit}" 2>/dev/null; then
   echo "before.sh: commit $commit is not in this clone; git fetch --unshallow gets it" >&2
   exit 1
 fi
-dir=$(scripts/target_dir.sh)/before/$commit
+dir=$(scripts/target_dir.sh)/before/$commit-etcd
 if [ ! -x "$dir/walser" ]; then
   rm -rf "$dir"
   mkdir -p "$dir/source"
   git archive "$commit" | tar -x -C "$dir/source"
-  (cd "$dir/source" && CARGO_TARGET_DIR="$dir/build" cargo build -q -p walser)
+  export PROTOC=${PROTOC:-$PWD/scripts/protoc.sh}
+  (cd "$dir/source" && cargo build -q -p walser --features walser/etcd --target-dir "$dir/build")
   mv "$dir/build/debug/walser" "$dir/walser"
   rm -rf "$dir/build" "$dir/source"
 fi

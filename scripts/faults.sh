@@ -8,7 +8,7 @@ all=(1 2 3 5 6 14 15 16 17 18 19 22 23 24 25 28 29 30 1000)
 [ ${#rows[@]} -gt 0 ] || rows=("${all[@]}")
 
 features=()
-if [[ " ${rows[*]} " =~ " "(15|16|17|18|19)" " ]]; then
+if [[ " ${rows[*]} " =~ " "(15|16|17|18|19|22|23)" " ]]; then
   # Metadata in etcd, which `make test` installs together with what its client is built with.
   PROTOC=${PROTOC:-$PWD/scripts/protoc.sh}
   WALSER_ETCD=$(scripts/etcd.sh)/etcd
@@ -27,7 +27,8 @@ export WALSER_BINARY WALSER_FAULTS="${TIMES:-10}"
 processes() {
   case $1 in
     1 | 2 | 3 | 5) echo "fault_rows::row_0$1" ;;
-    14 | 22 | 24 | 28) echo "fault_rows::row_$1" ;;
+    14 | 24 | 28) echo "fault_rows::row_$1" ;;
+    22) echo rolling::row_22 ;;
     23) echo upgrades::row_23 ;;
     15 | 16 | 17 | 18 | 19) echo "controllers::row_$1" ;;
     6) echo a_node_that_lost_its_disk_and_one_behind_the_log_start_get_everything_from_the_leader ;;

@@ -76,6 +76,8 @@ mod readme;
 mod replica_errors;
 #[path = "standalone/replicated.rs"]
 mod replicated;
+#[path = "standalone/rolling.rs"]
+mod rolling;
 #[path = "standalone/round_trip.rs"]
 mod round_trip;
 #[path = "standalone/runbook.rs"]

@@ -74,11 +74,6 @@ async fn row_14_a_leader_is_suspended_and_goes_on_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_22_nodes_are_restarted_one_after_the_other() {
-    under_load(22, "SIGTERM and restart of a node", true, Nodes::stop, Nodes::restart).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_03_all_storage_nodes_are_killed_at_once() {
     let (_dir, data) = place();
     let (mut nodes, client) = Nodes::with_topic(&data, PARTITIONS, 2).await;

@@ -63,9 +63,12 @@ impl ClusterMetastore {
     }
 
     fn new(arguments: &ClusterUpArgs) -> Result<Self, CliError> {
-        let wanted = arguments.metastore == Some(ClusterMetastoreKind::Etcd);
+        let of_etcd = arguments.etcd.is_some() || arguments.etcd_members.is_some();
+        let wanted = arguments.metastore == Some(ClusterMetastoreKind::Etcd) || of_etcd;
         if arguments.metastore == Some(ClusterMetastoreKind::Embedded) {
-            return Ok(Self::Embedded);
+            let error = CliError::usage("--etcd and --etcd-members are for --metastore etcd");
+            let error = error.with_help("leave them out, or the metadata store that is not in etcd");
+            return if of_etcd { Err(error) } else { Ok(Self::Embedded) };
         }
         if !cfg!(feature = "etcd") {
             let error = CliError::failed("--metastore etcd: this program is built without etcd");
@@ -74,9 +77,7 @@ impl ClusterMetastore {
         let named = arguments.etcd.clone().unwrap_or_else(|| PathBuf::from("etcd"));
         match usable(&named) {
             Ok(program) => Ok(Self::Etcd { program, members: arguments.etcd_members.unwrap_or(1) }),
-            Err(why) if wanted || arguments.etcd.is_some() => {
-                Err(CliError::failed(format!("--metastore etcd: {why}")).with_help(GET))
-            }
+            Err(why) if wanted => Err(CliError::failed(format!("--metastore etcd: {why}")).with_help(GET)),
             Err(_) => Ok(Self::Embedded),
         }
     }
@@ -92,6 +93,9 @@ impl ClusterMetastore {
         };
         match (self, arguments.metastore) {
             (Self::Embedded, Some(ClusterMetastoreKind::Etcd)) => Err(formed("--metastore embedded")),
+            (Self::Embedded, _) if arguments.etcd.is_some() || arguments.etcd_members.is_some() => {
+                Err(formed("--metastore embedded"))
+            }
             (Self::Etcd { .. }, Some(ClusterMetastoreKind::Embedded)) => Err(formed("--metastore etcd")),
             (Self::Etcd { members, .. }, _) if arguments.etcd_members.is_some_and(|wanted| wanted != members) => {
                 Err(formed(&format!("--etcd-members {members}")))
@@ -136,4 +140,25 @@ fn is_too_old(version: &str) -> bool {
 #[cfg(not(feature = "etcd"))]
 fn is_too_old(_version: &str) -> bool {
     false
+}
+
+#[test]
+fn options_of_etcd_are_refused_where_the_store_is_not_in_etcd() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = ClusterDirectory::lock(place.path()).unwrap();
+    let arguments = |etcd_members, metastore| ClusterUpArgs {
+        place: crate::cli::ClusterPlace { dir: place.path().to_owned() },
+        controllers: None,
+        metastore,
+        etcd_members,
+        etcd: None,
+        storage_nodes: None,
+        gateways: None,
+    };
+    let embedded = Some(ClusterMetastoreKind::Embedded);
+    let decide = |arguments| ClusterMetastore::decide(&directory, &arguments);
+    assert!(decide(arguments(Some(3), embedded)).is_err());
+    assert_eq!(decide(arguments(None, embedded)).unwrap(), ClusterMetastore::Embedded);
+    assert!(decide(arguments(Some(3), None)).is_err(), "it was formed without");
+    assert_eq!(decide(arguments(None, None)).unwrap(), ClusterMetastore::Embedded);
 }

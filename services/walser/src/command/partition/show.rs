@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use clap_complete::engine::ArgValueCompleter;
 use serde_json::json;
 use walser_proto::v1 as pb;
@@ -19,9 +19,10 @@ use crate::server::Server;
 const PAGE: i32 = 2000;
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").args(["topic", "unhealthy"]).required(true).multiple(true)))]
 pub(crate) struct PartitionListArgs {
     /// Topic; without it, all of them, with --unhealthy
-    #[arg(required_unless_present = "unhealthy", add = ArgValueCompleter::new(complete::topics))]
+    #[arg(add = ArgValueCompleter::new(complete::topics))]
     topic: Option<String>,
     /// Only those that lack copies or a leader, are failed or damaged
     #[arg(short = 'u', long)]
