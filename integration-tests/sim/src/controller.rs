@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use walser_model::LeaderEpoch;
-use walser_replication::control::{Decision, DecisionContext};
+use walser_replication::control::{ControllerStart, Decision, DecisionContext};
 use walser_replication::{Rule, Rules};
 
 use crate::decide::Decider;
@@ -100,8 +99,7 @@ impl Controller {
         self.view.controller_epoch = 0;
         self.reload(store);
         if self.decider.rules.hold(Rule::EpochsOfOneStart) {
-            let highest = self.partitions.iter().flatten().map(|known| known.state.leader_epoch).max();
-            self.view.epoch_floor = LeaderEpoch(highest.unwrap_or(LeaderEpoch::NONE).0 + 1 + skipped);
+            self.view.start = ControllerStart { number: store.revision, epochs_skipped: skipped };
         }
     }
 }

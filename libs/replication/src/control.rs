@@ -19,7 +19,7 @@ mod restore;
 
 use std::collections::BTreeMap;
 
-use walser_model::{LeaderEpoch, NodeId};
+use walser_model::NodeId;
 
 use crate::{NodeSet, PartitionState};
 
@@ -65,10 +65,19 @@ pub struct DecisionContext {
     /// Nodes that cannot write at present, as they have said: nobody hands a lead to them that another node can have. Not
     /// compared when a decision is written: it is advice.
     pub unwritable: NodeSet,
-    /// The least leader epoch that begins. A copy of the metadata that is used again goes on with epochs that were begun
-    /// already, by other leaders: every start of a controller skips a random number of them, and records of one epoch are of
-    /// one leader all the same.
-    pub epoch_floor: LeaderEpoch,
+    /// The start of the controller that decides.
+    pub start: ControllerStart,
+}
+
+/// A start of a controller. A copy of the metadata that is used again goes on with leader epochs that were begun already, by
+/// other leaders. So the first one that begins in a partition under each start is a random number of epochs further on, and
+/// those that two histories begin after one copy are hardly ever the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ControllerStart {
+    /// Higher with every start on the same metadata, from 1 on; 0: not known.
+    pub number: i64,
+    /// Leader epochs that are skipped where the first one begins in a partition.
+    pub epochs_skipped: i32,
 }
 
 /// A partition with the revision under which it was read.

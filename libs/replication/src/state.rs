@@ -3,6 +3,7 @@
 use walser_model::{LeaderEpoch, NodeId};
 
 use crate::NodeSet;
+use crate::control::ControllerStart;
 
 /// An election without proof that an operator has asked for: the leader has stepped down, so that all replicas say what they
 /// have. It is kept with the partition until somebody leads: whoever is the controller then brings it to its end.
@@ -43,7 +44,8 @@ pub struct PartitionState {
     pub removing: NodeSet,
     /// The leader, if there is one.
     pub leader: Option<NodeId>,
-    /// +1 with every change of the leader, every restart of it, and every completed move.
+    /// Higher with every change of the leader, every restart of it, and every completed move: by one, and by more where the
+    /// controller was started since.
     pub leader_epoch: LeaderEpoch,
     /// Replicas that have everything committed, and without which nothing new is.
     pub isr: NodeSet,
@@ -56,6 +58,11 @@ pub struct PartitionState {
     /// The latest leader epoch that began without proof, or [`LeaderEpoch::NONE`]: what was taken for committed before
     /// it need not be.
     pub unclean_epoch: LeaderEpoch,
+    /// The start of a controller under which the leader epoch began ([`ControllerStart::number`]); 0: not known.
+    pub start: i64,
+    /// The leader epoch with which the partition was taken into use from a restored copy of the metadata last, or
+    /// [`LeaderEpoch::NONE`].
+    pub accepted_epoch: LeaderEpoch,
     /// Only while nobody leads. Storage nodes are not told.
     pub stepped_down: Option<Box<SteppedDown>>,
     /// The same holds for it.
@@ -79,6 +86,8 @@ impl PartitionState {
             last_known_elr: NodeSet::EMPTY,
             recovering: false,
             unclean_epoch: LeaderEpoch::NONE,
+            start: 0,
+            accepted_epoch: LeaderEpoch::NONE,
             stepped_down: None,
             restored: None,
         }
@@ -102,9 +111,11 @@ impl PartitionState {
         self.whole().union(&self.last_known_elr).union(compared.unwrap_or(&NodeSet::EMPTY))
     }
 
-    /// Begins the next leader epoch that is at least `floor`.
-    pub(crate) fn begin_epoch(&mut self, floor: LeaderEpoch) {
-        self.leader_epoch = self.leader_epoch.next().max(floor);
+    /// Begins a leader epoch under a start of a controller.
+    pub(crate) fn begin_epoch(&mut self, start: ControllerStart) {
+        let skipped = if self.start == start.number { 0 } else { start.epochs_skipped };
+        self.leader_epoch = LeaderEpoch(self.leader_epoch.next().0.saturating_add(skipped));
+        self.start = start.number;
         if let Some(stepped_down) = &mut self.stepped_down {
             stepped_down.leader_epoch = self.leader_epoch;
         }

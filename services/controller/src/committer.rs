@@ -10,11 +10,12 @@ use walser_metadata::value::{NodeLiveness, NodeRegistration, PartitionValue};
 use walser_metastore::{Compare, Metastore, Op, Outcome, Revision, StoreError, Txn};
 use walser_model::{NodeId, TopicPartition};
 use walser_replication::NodeSet;
-use walser_replication::control::{self, Comparison, Decision, DecisionContext, MERGED_PARTITIONS_MAX, Write};
+use walser_replication::control::{
+    self, Comparison, ControllerStart, Decision, DecisionContext, MERGED_PARTITIONS_MAX, Write,
+};
 use walser_rpc::{ApiError, Reason};
 
 use crate::cluster_view::ClusterView;
-use crate::epoch_floor::EpochFloor;
 use crate::error::store_failure;
 use crate::keys::{delete, node, partition, put};
 use crate::leadership::ControllerLead;
@@ -48,7 +49,7 @@ pub(crate) struct Committer {
     pub(crate) views: Views,
     pub(crate) lead: ControllerLead,
     pub(crate) unwritable: Unwritable,
-    epoch_floor: EpochFloor,
+    start: ControllerStart,
 }
 
 /// Nodes that cannot write at present, as they have said with their last beat. Clones share it.
@@ -68,8 +69,8 @@ impl Unwritable {
 }
 
 impl Committer {
-    pub(crate) fn new(store: Arc<dyn Metastore>, views: Views, lead: ControllerLead, epoch_floor: EpochFloor) -> Self {
-        Self { store, views, lead, unwritable: Unwritable::default(), epoch_floor }
+    pub(crate) fn new(store: Arc<dyn Metastore>, views: Views, lead: ControllerLead, start: ControllerStart) -> Self {
+        Self { store, views, lead, unwritable: Unwritable::default(), start }
     }
 
     /// The view, and what decisions on it are taken on.
@@ -81,7 +82,7 @@ impl Committer {
         let view = self.views.load();
         let mut context = view.metadata.decision_context(epoch);
         context.unwritable = self.unwritable.0.lock().clone();
-        context.epoch_floor = self.epoch_floor.get(&view);
+        context.start = self.start;
         Ok((view, context))
     }
 

@@ -15,7 +15,6 @@ mod committer;
 mod compaction;
 mod config;
 mod duties;
-mod epoch_floor;
 mod error;
 mod keys;
 mod leadership;

@@ -181,18 +181,15 @@ impl Nodes {
             let text = format!("the caller does not lead partition {id} in epoch {} any more", epoch.0);
             ApiError::new(Reason::StaleEpoch, text).with("epoch", epoch.0)
         };
-        for attempt in 0..ATTEMPTS_MAX {
+        let mut written = None;
+        for _ in 0..ATTEMPTS_MAX {
             let _turn = self.turns.next().await?;
             let (view, context) = self.committer.context()?;
             let found = view.metadata.partition(id).filter(|_| view.metadata.tombstone(id.topic).is_none());
             let record = &found.ok_or_else(stale)?.record;
-            let (state, next) = (&record.state, epoch.max(above).next());
-            let of_caller =
-                state.leader.and_then(|leader| context.nodes.get(&leader)).is_some_and(|n| n.epoch == node_epoch);
-            if attempt > 0 && of_caller && state.leader_epoch == next && (!records_lost || state.unclean_epoch == next)
-            {
-                // Written by this very call, when the outcome was not known.
-                return Ok(next);
+            if written.as_ref() == Some(&record.state) {
+                // By this very call, when the outcome was not known.
+                return Ok(record.state.leader_epoch);
             }
             let decided = if records_lost {
                 control::give_up_records(&context, record, node_epoch, epoch)
@@ -203,9 +200,15 @@ impl Nodes {
                 Refusal::Needless(other) => needless_repair(other),
                 _ => stale(),
             })?;
+            let next = decision.writes.iter().find_map(|write| match write {
+                Write::Partition(_, state) => Some(state.clone()),
+                _ => None,
+            });
+            let next = next.ok_or_else(|| ApiError::internal("a decision about a partition does not write it"))?;
             if self.committer.commit(&view, &decision, Extra::default()).await? != Committed::Again {
-                return Ok(next);
+                return Ok(next.leader_epoch);
             }
+            written = Some(next);
         }
         Err(contended())
     }

@@ -256,6 +256,17 @@ fn check_all_there(view: &ClusterView, refused: &BTreeSet<NodeId>) -> Result<(),
     Err(ApiError::new(Reason::PolicyViolation, text).with("policy", "missing-nodes").with("nodes", missing.join(",")))
 }
 
+/// Whether this metadata continues what a node has seen, so that it is taken when it registers.
+fn obeys(view: &ClusterView, claim: &Claim) -> bool {
+    let SeenHistory { lineage, version, .. } = &claim.seen;
+    let not_behind = |(partition, seen): (&TopicPartition, &LeaderEpoch)| {
+        view.metadata.partition(*partition).is_none_or(|known| known.record.state.leader_epoch >= *seen)
+    };
+    *version <= view.metadata.version()
+        && view.lineages.continues(lineage, *version)
+        && claim.epochs.iter().all(not_behind)
+}
+
 /// Accepts restored metadata: raises the store's revision and leader epochs above everything that refused nodes have
 /// seen. Accepting twice does nothing to partitions that are above that already.
 pub(crate) async fn accept(
@@ -265,7 +276,7 @@ pub(crate) async fn accept(
     (now, without_missing): (Duration, bool),
 ) -> Result<Accepted, ApiError> {
     let views = &nodes.committer().views;
-    let rolled_back = refused.rolled_back(now);
+    let mut rolled_back = refused.rolled_back(now);
     if rolled_back.is_empty() {
         // Accepting helps none of those that were refused for another reason.
         if let Some((node, why)) = refused.refused(now).first() {
@@ -275,8 +286,14 @@ pub(crate) async fn accept(
         return Ok(Accepted { version: views.load().metadata.version(), ..Accepted::default() });
     }
     let ids: BTreeSet<_> = rolled_back.iter().map(|claim| claim.node).collect();
+    let view = views.catch_up().await?;
+    // Those that were accepted before, and have not registered again yet, need nothing more.
+    rolled_back.retain(|claim| !obeys(&view, claim));
+    if rolled_back.is_empty() {
+        return Ok(Accepted { nodes: ids.into_iter().collect(), version: view.metadata.version(), partitions: 0 });
+    }
     if !without_missing {
-        check_all_there(&views.load(), &ids)?;
+        check_all_there(&view, &ids)?;
     }
     let seen = rolled_back.iter().map(|claim| claim.seen.version).max().unwrap_or(0);
     let mut highest = ReplicaEpochs::new();

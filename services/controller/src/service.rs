@@ -11,7 +11,6 @@ use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::committer::Committer;
 use crate::config::Config;
-use crate::epoch_floor::EpochFloor;
 use crate::error::StartError;
 use crate::leadership::ControllerLead;
 use crate::metrics::{ClusterMetrics, TimedStore};
@@ -72,7 +71,7 @@ pub async fn start(
     let store = Store::new(Arc::clone(&timed), lead.clone());
     // The first write of a start. A revision that came before it would count as one of the lineage before, and an older
     // copy of the metadata could not be told from what a node has seen.
-    store.begin_lineage(own).await?;
+    let start = store.begin_lineage(own).await?;
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.start_endless("leadership", lead.clone().run());
     let cluster = store.ensure_cluster(&config, random.bytes(), clock.now_millis()).await?;
@@ -80,7 +79,7 @@ pub async fn start(
     tasks.start_endless("metadata view", views.clone().follow(shutdown.clone()));
     let _standby = tokio::time::timeout(STANDBY_AFTER, lead.leads()).await;
 
-    let committer = Committer::new(Arc::clone(&timed), views.clone(), lead.clone(), EpochFloor::new(own));
+    let committer = Committer::new(Arc::clone(&timed), views.clone(), lead.clone(), start);
     let operations = Operations::default();
     let (stopping, problems) = (Shutdown::new(Duration::ZERO), StoreProblems::default());
     let controller = Arc::new(api::Controller {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use walser_metadata::value::Value;
 use walser_metastore::{Compare, KeyValue, Metastore, Outcome, Revision, StoreError, Txn, read_all};
 use walser_model::{ClusterId, Timestamp};
+use walser_replication::control::ControllerStart;
 use walser_rpc::ApiError;
 
 use crate::config::Config;
@@ -19,6 +20,9 @@ use crate::turns::Turns;
 
 /// Lineages that are kept.
 const LINEAGES_MAX: usize = 256;
+/// Leader epochs that a start skips in a partition. Exclusive. Large against those that begin between a copy of the metadata
+/// and its use, and small enough for more than a hundred thousand starts.
+const EPOCHS_SKIPPED_MAX: u128 = 16_384;
 /// With each start producer ids go on by up to this many: enough that two copies never meet, and few enough for
 /// millions of starts.
 const PRODUCER_ID_JUMP_MAX: u128 = 1 << 40;
@@ -181,16 +185,20 @@ impl Store {
         Err(ApiError::internal(text))
     }
 
-    /// Begins a lineage with this start of a controller; returns its id. Producer ids go on a long random way ahead: a
+    /// Begins a lineage with this start of a controller. Leader epochs and producer ids go on a long random way ahead: a
     /// copy of the metadata that is started again hands out others than the one that went on.
-    pub(crate) async fn begin_lineage(&self, random: [u8; 16]) -> Result<String, ApiError> {
+    pub(crate) async fn begin_lineage(&self, random: [u8; 16]) -> Result<ControllerStart, ApiError> {
         loop {
             self.check_place().await?;
             let starts = self.lineages().await?.starts;
             let own = ClusterId::from_random(random).to_string();
-            if starts.iter().any(|(_, id, _)| *id == own) {
+            let started = |number: i64| {
+                let epochs_skipped = i32::try_from(u128::from_be_bytes(random) % EPOCHS_SKIPPED_MAX).unwrap_or(0);
+                ControllerStart { number: number + 1, epochs_skipped }
+            };
+            if let Some((number, ..)) = starts.iter().find(|(_, id, _)| *id == own) {
                 // Written, although the outcome was not known.
-                return Ok(own);
+                return Ok(started(*number));
             }
             let number = starts.last().map_or(0, |(number, ..)| number + 1);
             let compares = vec![Compare::Missing(lineage::key(number)), no_import(), not_moved()];
@@ -208,7 +216,7 @@ impl Store {
                 }
             }
             if self.attempt_unled(txn).await?.revision().is_some() {
-                return Ok(own);
+                return Ok(started(number));
             }
         }
     }

@@ -41,6 +41,11 @@ struct Form {
     recovering: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unclean_epoch: Option<i32>,
+    /// 0: not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    start: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accepted_epoch: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stepped_down: Option<SteppedDownForm>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,6 +115,16 @@ fn none() -> i32 {
     -1
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+/// An epoch that is there.
+fn some(epoch: LeaderEpoch) -> Option<i32> {
+    (epoch != LeaderEpoch::NONE).then_some(epoch.0)
+}
+
 fn one() -> usize {
     1
 }
@@ -125,7 +140,6 @@ fn set(numbers: Vec<i32>) -> NodeSet {
 impl Serialize for PartitionValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let state = &self.state;
-        let unclean = state.unclean_epoch;
         let form = Form {
             replicas: state.replicas.iter().map(|node| node.0).collect(),
             leader: state.leader.map_or(-1, |leader| leader.0),
@@ -137,7 +151,9 @@ impl Serialize for PartitionValue {
             elr: numbers(&state.elr),
             last_known_elr: numbers(&state.last_known_elr),
             recovering: state.recovering,
-            unclean_epoch: (unclean != LeaderEpoch::NONE).then_some(unclean.0),
+            unclean_epoch: some(state.unclean_epoch),
+            start: state.start,
+            accepted_epoch: some(state.accepted_epoch),
             stepped_down: state.stepped_down.as_deref().map(SteppedDownForm::from),
             restored: state.restored.as_deref().map(RestoredForm::from),
             unknown: self.unknown.clone(),
@@ -163,6 +179,8 @@ impl<'de> Deserialize<'de> for PartitionValue {
             last_known_elr: set(form.last_known_elr),
             recovering: form.recovering,
             unclean_epoch: form.unclean_epoch.map_or(LeaderEpoch::NONE, LeaderEpoch),
+            start: form.start,
+            accepted_epoch: form.accepted_epoch.map_or(LeaderEpoch::NONE, LeaderEpoch),
             stepped_down: stepped_down.map(|found| Box::new(found.into())),
             restored: restored.map(|found| Box::new(found.into())),
             ..PartitionState::new(form.replicas.into_iter().map(NodeId).collect(), form.min_isr)
@@ -199,6 +217,8 @@ mod tests {
             removing: set(vec![1]),
             recovering: true,
             unclean_epoch: LeaderEpoch(2),
+            start: 7,
+            accepted_epoch: LeaderEpoch(1),
             replicas: vec![NodeId(2), NodeId(1), NodeId(3)],
             stepped_down: Some(Box::new(SteppedDown {
                 leader: NodeId(3),
@@ -210,7 +230,7 @@ mod tests {
             restored: Some(Box::new(Restored { leader_epoch: LeaderEpoch(4), obeyed: set(vec![3]) })),
             ..state
         };
-        let text = r#"{"replicas":[2,1,3],"leader":-1,"leader_epoch":4,"isr":[],"min_isr":1,"adding":[3],"removing":[1],"elr":[1],"last_known_elr":[2],"recovering":true,"unclean_epoch":2,"stepped_down":{"leader":3,"leader_epoch":4,"named":2,"whole":[1,3],"last_known":[2]},"restored":{"leader_epoch":4,"obeyed":[3]}}"#;
+        let text = r#"{"replicas":[2,1,3],"leader":-1,"leader_epoch":4,"isr":[],"min_isr":1,"adding":[3],"removing":[1],"elr":[1],"last_known_elr":[2],"recovering":true,"unclean_epoch":2,"start":7,"accepted_epoch":1,"stepped_down":{"leader":3,"leader_epoch":4,"named":2,"whole":[1,3],"last_known":[2]},"restored":{"leader_epoch":4,"obeyed":[3]}}"#;
         super::super::assert_form(&PartitionValue::from(state), text);
     }
 
@@ -255,6 +275,7 @@ mod tests {
             let state = PartitionState {
                 leader: leader.map(NodeId), leader_epoch: LeaderEpoch(leader_epoch), isr, adding, removing, elr,
                 last_known_elr, recovering, unclean_epoch: LeaderEpoch(unclean), stepped_down, restored,
+                start: i64::from(leader_epoch), accepted_epoch: LeaderEpoch(unclean),
                 ..PartitionState::new(replicas, min_isr)
             };
             let value = PartitionValue::from(state);

@@ -5,7 +5,7 @@ use walser_model::{LeaderEpoch, NodeId};
 use super::{Comparison, Decision, DecisionContext, PartitionRecord, Write};
 use crate::PartitionState;
 
-/// Creates a partition: in `leader_epoch`, led by the first of its replicas that is in service, with all that are in sync;
+/// Creates a partition: in `leader_epoch` or a later one, led by the first of its replicas that is in service, with all that are in sync;
 /// the others follow when they are back. `None`: none of them is in service.
 ///
 /// The registration and the live key of every replica are compared. A node that is fenced meanwhile would otherwise
@@ -25,7 +25,8 @@ pub fn create<P: Clone>(
         decision.compare_node(context, *node);
     }
     let fresh = PartitionState::new(replicas.to_vec(), min_isr);
-    let state = PartitionState { leader: Some(leader), leader_epoch, isr, ..fresh };
+    let leader_epoch = LeaderEpoch(leader_epoch.0.saturating_add(context.start.epochs_skipped));
+    let state = PartitionState { leader: Some(leader), leader_epoch, isr, start: context.start.number, ..fresh };
     decision.writes.push(Write::Partition(key, state));
     Some(decision)
 }

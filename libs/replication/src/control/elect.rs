@@ -50,7 +50,7 @@ pub(super) fn lead(context: &DecisionContext, state: &mut PartitionState, leader
         state.restored = None;
     }
     state.leader = leader;
-    state.begin_epoch(context.epoch_floor);
+    state.begin_epoch(context.start);
 }
 
 /// Makes a node the leader, and the only one that counts, although it need not have everything that was committed.

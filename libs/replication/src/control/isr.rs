@@ -96,7 +96,7 @@ pub fn renew_epoch<P: Clone>(
     let leader = leader_in(context, record, node_epoch, leader_epoch)?;
     let mut state = record.state.clone();
     state.leader_epoch = leader_epoch.max(above);
-    state.begin_epoch(context.epoch_floor);
+    state.begin_epoch(context.start);
     Ok(Decision::of_partition(context, record, state, [leader]))
 }
 

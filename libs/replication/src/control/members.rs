@@ -90,7 +90,7 @@ pub fn sweep<P: Clone>(
         state.leader = None;
         on.extend(elect(context, &mut state));
         if state.leader.is_none() {
-            state.begin_epoch(context.epoch_floor);
+            state.begin_epoch(context.start);
         }
     } else {
         on.extend(elect(context, &mut state));
@@ -117,7 +117,7 @@ pub fn give_up<P: Clone>(
             && state.leader_epoch == leader_epoch
         {
             // The leader knows what it has acknowledged, and would propose it again.
-            state.begin_epoch(context.epoch_floor);
+            state.begin_epoch(context.start);
         }
         return Some(swept);
     }

@@ -99,7 +99,7 @@ fn drop_members(context: &DecisionContext, state: &mut PartitionState, gone: &No
     state.elr = state.elr.without(gone);
     let mut on: Vec<NodeId> = elect(context, state).into_iter().collect();
     if state.leader == led_before {
-        state.begin_epoch(context.epoch_floor);
+        state.begin_epoch(context.start);
         on.extend(state.leader);
     }
     on

@@ -22,7 +22,7 @@ const EPOCHS_SKIPPED: i32 = 1_000_000;
 /// nothing newer came first and one of them leads already, by the in-sync set of the copy: others may have committed what it
 /// has not. They have obeyed the copy, all but those in `refused`.
 ///
-/// `None`: the epoch is so far above what was seen that the partition was taken into use since.
+/// `None`: it was taken into use above what was seen already.
 pub fn restore<P: Clone>(
     context: &DecisionContext,
     record: &PartitionRecord<P>,
@@ -32,11 +32,11 @@ pub fn restore<P: Clone>(
     let mut state = record.state.clone();
     let alone = state.replicas.len() == 1;
     let current = state.leader_epoch;
-    if seen.is_some_and(|seen| current.0.saturating_sub(seen.0) >= EPOCHS_SKIPPED) {
+    if seen.is_some_and(|seen| state.accepted_epoch > seen) {
         return None;
     }
-    let skipped = LeaderEpoch(current.max(seen.unwrap_or(current)).0.saturating_add(EPOCHS_SKIPPED));
-    state.leader_epoch = skipped.max(context.epoch_floor);
+    state.leader_epoch = LeaderEpoch(current.max(seen.unwrap_or(current)).0.saturating_add(EPOCHS_SKIPPED));
+    (state.start, state.accepted_epoch) = (context.start.number, state.leader_epoch);
     state.stepped_down = None;
     if alone {
         state.unclean_epoch = state.leader_epoch;

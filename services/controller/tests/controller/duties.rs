@@ -5,7 +5,8 @@ use std::sync::Arc;
 use walser_metadata::View;
 use walser_metadata::value::{PartitionValue, StagedPartitions, TombstoneValue, TopicValue, Value, encode};
 use walser_metastore::{Memory, Metastore, Op, Txn, read_all};
-use walser_model::{NodeId, TopicId};
+use walser_model::{NodeId, PartitionIndex, TopicId, TopicPartition};
+use walser_proto::internal::v1 as pbi;
 use walser_proto::v1 as pb;
 use walser_replication::PartitionState;
 
@@ -167,4 +168,28 @@ async fn large_topics_come_grow_change_and_go() {
     started.until(|view| view.partitions_of(id).next().is_none()).await;
     node.confirm(id).await;
     started.until(|view| view.tombstone(id).is_none()).await;
+}
+
+/// The first one under this start of the controller is further on than the caller can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_asks_for_another_epoch_is_told_the_one_that_begins() {
+    let store: Arc<dyn Metastore> = Arc::new(Memory::new());
+    let started = start(Arc::clone(&store), config()).await;
+    let node = started.node(1).await;
+    node.in_service().await;
+    let id: TopicId = started.create("t", 1).await.id.parse().unwrap();
+    let epoch_of = |view: &View| {
+        view.partition(TopicPartition { topic: id, partition: PartitionIndex(0) })
+            .map(|found| found.record.state.leader_epoch.0)
+    };
+    for records_lost in [false, true] {
+        // As an earlier start has left it.
+        write(&store, vec![partition(id, 0)]).await;
+        started.until(|view| epoch_of(view) == Some(0)).await;
+        let r#ref = Some(pbi::PartitionRef { topic_id: id.to_bytes().to_vec().into(), partition: 0, leader_epoch: 0 });
+        let request = pbi::RenewLeaderEpochRequest { node_epoch: node.epoch, r#ref, above: 5, records_lost };
+        let told = started.controller().renew_leader_epoch(request).await.unwrap().into_inner().leader_epoch;
+        assert!(records_lost || told > 5);
+        started.until(|view| epoch_of(view) == Some(told)).await;
+    }
 }

@@ -26,7 +26,7 @@ fn what_a_node_has_begun_by_a_restored_copy_counts_for_nothing() {
     let elected = written(elect_unclean(&context, &known, &candidates, Recovery::Balanced).unwrap());
     assert_eq!((elected.leader, elected.restored), (Some(NodeId(2)), None));
     assert_eq!(restore(&context, &known, Some(LeaderEpoch(9)), &NodeSet::EMPTY), None, "it was taken into use since");
-    let again = written(restore(&context, &known, Some(LeaderEpoch(10)), &NodeSet::EMPTY).unwrap());
+    let again = written(restore(&context, &known, Some(LeaderEpoch(3_000_000)), &NodeSet::EMPTY).unwrap());
     assert_eq!(again.restored.unwrap().obeyed, ids(&[1]), "who was refused before has not obeyed");
 }
 
@@ -50,15 +50,32 @@ fn a_restored_partition_trusts_no_in_sync_set_but_that_of_its_only_replica() {
     );
 }
 
-/// Below the floor no leader epoch begins, whatever it begins for.
 #[test]
-fn leader_epochs_begin_at_the_floor() {
-    let context = DecisionContext { epoch_floor: LeaderEpoch(50), ..context() };
+fn the_first_leader_epoch_under_a_start_of_the_controller_is_further_on() {
+    let start = ControllerStart { number: 3, epochs_skipped: 40 };
+    let context = DecisionContext { start, ..context() };
     let mut known = record(&[1, 2, 3], &[1, 2], 2);
+    let before = known.state.leader_epoch.0;
     let moved = written(elect_named(&context, &known, NodeId(2)).unwrap());
-    assert_eq!((moved.leader, moved.leader_epoch), (Some(NodeId(2)), LeaderEpoch(50)));
-    let renewed = renew_epoch(&context, &known, 11, known.state.leader_epoch, LeaderEpoch(60));
-    assert_eq!(written(renewed.unwrap()).leader_epoch, LeaderEpoch(61));
-    known.state.leader_epoch = LeaderEpoch(77);
-    assert_eq!(written(elect_named(&context, &known, NodeId(2)).unwrap()).leader_epoch, LeaderEpoch(78));
+    assert_eq!((moved.leader_epoch, moved.start), (LeaderEpoch(before + 41), 3));
+    let renewed = renew_epoch(&context, &known, 11, known.state.leader_epoch, LeaderEpoch(60)).unwrap();
+    assert_eq!(written(renewed).leader_epoch, LeaderEpoch(101));
+    known.state = moved;
+    let again = written(elect_named(&context, &known, NodeId(1)).unwrap());
+    assert_eq!(again.leader_epoch, LeaderEpoch(before + 42), "by one from then on");
+    let made = create(&context, "t", &[NodeId(1)], 1, LeaderEpoch(5)).unwrap();
+    assert!(matches!(&made.writes[0], Write::Partition(_, state) if (state.leader_epoch.0, state.start) == (45, 3)));
+}
+
+/// The partition was created after an earlier restore, so that its epochs are low; the copy has begun a later one since.
+#[test]
+fn that_a_partition_was_taken_into_use_is_written_down_and_not_taken_from_the_distance() {
+    let start = ControllerStart { number: 9, epochs_skipped: 16_000_000 };
+    let context = DecisionContext { start, ..context() };
+    let mut known = record(&[1, 2, 3], &[1, 2], 2);
+    known.state = written(elect_named(&context, &known, NodeId(2)).unwrap());
+    let accepted = written(restore(&context, &known, Some(LeaderEpoch(0)), &ids(&[1, 2, 3])).unwrap());
+    assert_eq!((accepted.leader, accepted.accepted_epoch), (None, accepted.leader_epoch));
+    known.state = accepted;
+    assert_eq!(restore(&context, &known, Some(LeaderEpoch(0)), &ids(&[1, 2, 3])), None);
 }
