@@ -13,7 +13,7 @@
 //! ```
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use walser_record_batch::{NotContinued, continuing};
 use crate::checkpoint::Checkpoint;
 use crate::directory_names::{DirectoryNames, parse_partition};
 use crate::disk::{Disk, dir_exists, remove_dir_if_any};
-use crate::log::{AppendError, Log, LogConfig, LogError};
+use crate::log::{AppendError, KEPT_PREFIX, Log, LogConfig, LogError};
 use crate::producers::Producers;
 use crate::run::Run;
 
@@ -73,6 +73,7 @@ pub struct LogCopy {
 #[derive(Debug)]
 pub struct CompleteCopy {
     partition: TopicPartition,
+    log_end: Offset,
 }
 
 /// The copies of a data directory.
@@ -138,12 +139,21 @@ impl LogCopy {
             let (producers, _) = found.ok_or(CopyError::Producers { at })?;
             self.log.adopt_producers(producers)?;
         }
-        let partition = self.log.partition();
+        let (partition, log_end) = (self.log.partition(), self.log.log_end());
         self.log.release_idle()?;
         self.log.write_marks()?;
         self.log.close();
         Checkpoint::sync(&self.checkpoint)?;
-        Ok(CompleteCopy { partition })
+        Ok(CompleteCopy { partition, log_end })
+    }
+}
+
+// === impl CompleteCopy ===
+
+impl CompleteCopy {
+    /// Offset after its last record.
+    pub fn log_end(&self) -> Offset {
+        self.log_end
     }
 }
 
@@ -207,6 +217,19 @@ impl CopyStore {
         self.finish(partition).map(drop)
     }
 
+    /// Moves files with records that were cut from the old log to the new one, durably.
+    fn hand_over_kept(&self, old: &Path, new: &Path) -> io::Result<()> {
+        if !dir_exists(&*self.disk, old)? {
+            return Ok(());
+        }
+        let mut kept = self.disk.list(old)?;
+        kept.retain(|entry| entry.name.starts_with(KEPT_PREFIX));
+        for entry in &kept {
+            self.disk.rename(&old.join(&entry.name), &new.join(&entry.name))?;
+        }
+        if kept.is_empty() { Ok(()) } else { self.disk.sync_dir(new) }
+    }
+
     /// Brings a copy that counts into its place. Returns whether there was one.
     pub(crate) fn finish(&self, partition: TopicPartition) -> io::Result<bool> {
         let (complete, place) = (self.complete(partition), self.names.path().join(partition.to_string()));
@@ -220,6 +243,7 @@ impl CopyStore {
         if dir_exists(&*self.disk, &from)? {
             match Checkpoint::open(&self.disk, &complete)?.marks(partition) {
                 Some(marks) => {
+                    self.hand_over_kept(&place, &from)?;
                     remove_dir_if_any(&*self.disk, &place)?;
                     self.names.sync()?;
                     Checkpoint::take_over(&self.checkpoint, partition, Some(marks))?;
@@ -246,8 +270,6 @@ impl CopyStore {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use walser_model::{Compression, LeaderEpoch, PartitionIndex, TopicConfig, TopicId};
     use walser_record_batch::{BatchBuilder, BatchHeader, Batches, Producer, RecordFields, stamp_position};
 
@@ -332,6 +354,26 @@ mod tests {
 
     fn batch_of(header: BatchHeader, value: u8) -> Bytes {
         batch(header.base_offset.0, header.leader_epoch.0, value)
+    }
+
+    #[test]
+    fn what_was_cut_from_the_old_log_is_beside_the_new_one() {
+        let disk = filled();
+        let directory = directory(&disk);
+        let mut old = open(&directory);
+        let first = old.truncate(Offset(15), true).unwrap().unwrap();
+        let whole = old.keep_records().unwrap().unwrap();
+        assert_ne!(first, whole);
+        old.close();
+        drop(directory);
+        copy(&disk, 30, None).unwrap();
+        let disk = disk.lose_power(PowerLoss::Everything);
+        assert!(is_copied(&disk, 30));
+        for kept in [first, whole] {
+            let mut bytes = Vec::new();
+            disk.open(&kept, crate::Open::Read).unwrap().read_at(&mut bytes, 0, 1 << 20).unwrap();
+            assert!(Batches::of(bytes.into()).count() >= 5, "{}", kept.display());
+        }
     }
 
     #[test]

@@ -37,6 +37,9 @@ use crate::snapshots::{self, Snapshots};
 pub use append::AppendError;
 pub use findings::{CutTail, Damage, Recovery};
 
+/// Begins the names of files beside a log with what was cut from it.
+pub(crate) const KEPT_PREFIX: &str = "cut-at-";
+
 /// The settings that a log needs, from its topic and its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {

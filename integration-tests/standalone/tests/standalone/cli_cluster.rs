@@ -48,6 +48,22 @@ async fn nodes_and_partitions_are_listed_and_described() {
 
 /// It leads nothing while it is drained, whatever becomes of it and of the others, and gets its leads back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_node_is_drained_or_cordoned_is_shown_while_it_is_down() {
+    let (_dir, data) = place();
+    let mut nodes = Nodes::start(&data);
+    for (action, shown) in [("drain", "drained"), ("cordon", "cordoned")] {
+        assert_eq!(run(&nodes, &["node", action, "2"]).1, Some(0));
+        nodes.kill(2);
+        let down = async || run(&nodes, &["node", "list"]).0.contains(&format!("down, {shown}"));
+        until(down, "it is shown as down, and with what holds when it is back").await;
+        assert_eq!(json(&nodes, &["node", "describe", "2"])[shown], true);
+        nodes.restart(2);
+        until(async || run(&nodes, &["node", "list"]).0.contains(shown), "it is back").await;
+        run(&nodes, &["node", "uncordon", "2"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_drained_and_gets_its_leads_back() {
     const MANY: i32 = 300;
     let (_dir, data) = place();

@@ -111,6 +111,38 @@ async fn a_policy_elects_the_replica_that_has_most_when_nobody_has_everything() 
     until(async || issues(&client).await.is_empty(), "nothing is wrong any more").await;
 }
 
+/// What was committed last is not written down when the nodes are killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn committed_records_that_an_election_without_proof_gives_up_are_kept_in_files() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 20, 2).await;
+    let behind = leader(&client, "t").await;
+    nodes.kill(behind);
+    let without = async || partitions(&client, "t").await.iter().all(|found| !found.isr.contains(&behind));
+    until(without, "two are in sync").await;
+    for partition in 0..20 {
+        write(&client, "t", partition, "given up").await;
+    }
+    nodes.kill_others(behind);
+    until(async || leaderless(&client).await, "nobody is left").await;
+    nodes.restart(behind);
+    let led = async || {
+        elect(&nodes, &["t", "--unclean", "--accept-loss"]);
+        partitions(&client, "t").await.iter().all(|found| found.leader == Some(behind))
+    };
+    until(led, "the one that is behind leads").await;
+    nodes.restart_others(behind);
+    all_in_sync(&client, "t").await;
+    for other in (1..=NODES).filter(|other| *other != behind) {
+        let logs = std::fs::read_dir(nodes.data_of(other).join("logs")).unwrap().map(|entry| entry.unwrap().path());
+        let kept = logs.filter(|dir| dir.is_dir()).filter(|dir| {
+            let mut names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+            names.any(|name| name.to_string_lossy().starts_with("cut-at-"))
+        });
+        assert_eq!(kept.count(), 20, "on node {other}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_of_restored_metadata_are_led_by_the_replica_that_has_most() {
     let (dir, data) = place();

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use walser_model::{LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicPartition};
 
 use super::findings::{CutTail, Recovery};
-use super::{Condition, Log, LogConfig, LogError, damage};
+use super::{Condition, KEPT_PREFIX, Log, LogConfig, LogError, damage};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
@@ -343,7 +343,7 @@ impl Log {
 
     /// Moves everything from `invalid` on out of the log, into one file beside it.
     fn cut_tail(&self, invalid: &LogPosition, offset: Offset) -> io::Result<CutTail> {
-        let (kept_in, bytes) = self.keep_tail(invalid, &format!("cut-at-{:020}.bytes", offset.0))?;
+        let (kept_in, bytes) = self.keep_tail(invalid, &format!("{KEPT_PREFIX}{:020}.bytes", offset.0))?;
         let segments = self.state.segments().clone();
         // A segment of which nothing is left does not stay: its base lies behind the end of the log.
         let keep = if invalid.position == 0 && invalid.segment > 0 { invalid.segment } else { invalid.segment + 1 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use walser_model::Offset;
 
-use super::{Log, LogError};
+use super::{KEPT_PREFIX, Log, LogError};
 use crate::epochs::Epochs;
 use crate::flush::Flushing;
 use crate::generation::Generation;
@@ -16,13 +16,14 @@ use crate::segment::Segment;
 
 impl Log {
     /// Cuts everything at and above `to`, durably: for a replica that must follow another log (KIP-101). Where that are records
-    /// which were taken for committed, they are kept in a file beside the log, which is returned.
+    /// which were taken for committed, or may have been as far as the caller knows (`maybe_committed`), they are kept in a
+    /// file beside the log, which is returned. What was committed last before a kill is not written down here.
     ///
     /// # Errors
     /// After an I/O error the log is out of service; opening it again completes or undoes the cut.
     /// [`LogError::OutOfRange`] when `to` is outside the log or inside a batch, [`LogError::Busy`] while a flush or an
     /// extension runs.
-    pub fn truncate(&mut self, to: Offset) -> Result<Option<PathBuf>, LogError> {
+    pub fn truncate(&mut self, to: Offset, maybe_committed: bool) -> Result<Option<PathBuf>, LogError> {
         self.writable()?;
         self.idle()?;
         let (start, end) = (self.log_start(), self.log_end());
@@ -36,7 +37,7 @@ impl Log {
         let segments = self.state.segments().clone();
         let at = segments.partition_point(|segment| segment.base <= to).saturating_sub(1);
         let position = crate::reader::position_of(&segments[at], to)?.ok_or(out_of_range)?;
-        let gives_up = to < self.marks.high_watermark;
+        let gives_up = maybe_committed || to < self.marks.high_watermark;
         let kept = gives_up.then(|| self.keep(&LogPosition { segment: at, position }, to)).transpose();
         let outcome =
             kept.map_err(LogError::from).and_then(|kept| self.cut(&segments, at, position, to).map(|()| kept));
@@ -44,9 +45,20 @@ impl Log {
         outcome.inspect_err(|error| self.fail(format!("truncate: {error}")))
     }
 
+    /// Copies all records into a file beside the log, durably, and returns it; `None`: there are none. For a log in whose
+    /// place another one is put.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn keep_records(&self) -> io::Result<Option<PathBuf>> {
+        let retained = self.retained();
+        let there = self.log_end() > retained;
+        there.then(|| self.keep(&LogPosition { segment: 0, position: 0 }, retained)).transpose()
+    }
+
     /// Copies everything from a position on into a file beside the log, durably.
     fn keep(&self, from: &LogPosition, to: Offset) -> io::Result<PathBuf> {
-        let name = format!("cut-at-{:020}-to-{:020}.bytes", to.0, self.log_end().0);
+        let name = format!("{KEPT_PREFIX}{:020}-to-{:020}.bytes", to.0, self.log_end().0);
         self.keep_tail(from, &name).map(|(kept_in, _)| kept_in)
     }
 

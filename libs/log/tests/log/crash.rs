@@ -241,20 +241,20 @@ fn a_crash_at_any_step_of_a_truncation_leaves_a_log_that_opens() {
     let to = Offset(6);
     let mut whole = truncated_site(MemoryDisk::simulated(64 << 20)).unwrap();
     let before = whole.disk.change_count();
-    whole.log.truncate(to).unwrap();
+    whole.log.truncate(to, false).unwrap();
     let changes = whole.disk.change_count() - before;
     assert!(changes > 8, "{changes} changes");
     for stop in 0..=changes {
         for loss in [PowerLoss::Nothing, PowerLoss::Everything, PowerLoss::Random(stop), PowerLoss::Random(stop + 99)] {
             let mut site = truncated_site(MemoryDisk::simulated(64 << 20)).unwrap();
             site.disk.stop_after(stop);
-            assert_eq!(site.log.truncate(to).is_ok(), stop == changes);
+            assert_eq!(site.log.truncate(to, false).is_ok(), stop == changes);
             site.acknowledged = to;
             let disk = site.disk.lose_power(loss);
             site.restart_on(disk, small());
             assert_eq!(site.found.damage, None, "step {stop}, {loss:?}");
             site.check_contents();
-            let again = site.log.truncate(to);
+            let again = site.log.truncate(to, false);
             again.unwrap_or_else(|error| panic!("step {stop}, {loss:?}: {error}"));
             // Other records under the same offsets: nothing of the old ones comes back.
             let next = session(8, i32::try_from(to.0).unwrap());

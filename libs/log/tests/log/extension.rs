@@ -60,7 +60,7 @@ fn the_segment_is_not_closed_cut_or_repaired_meanwhile() {
     let (mut site, extension) = extending(LogConfig { segment_bytes: 300 << 10, ..large() });
     let refused = site.append(&values(2, 1, 200_000)).unwrap_err();
     assert!(matches!(refused, AppendError::Extending), "the next segment is needed: {refused}");
-    assert!(matches!(site.log.truncate(Offset(0)), Err(LogError::Busy)));
+    assert!(matches!(site.log.truncate(Offset(0), false), Err(LogError::Busy)));
     site.log.note_damage(Offset(1));
     assert!(matches!(site.log.repair(), Err(LogError::Busy)));
     let outcome = extension.run();
@@ -119,7 +119,7 @@ fn what_was_begun_before_a_truncation_or_another_opening_changes_nothing_afterwa
     assert!(site.log.flush_running() && *site.log.condition() == walser_log::Condition::Healthy);
     let outcome = next.run();
     assert_eq!(site.log.finish_flush(&outcome).unwrap(), end);
-    site.log.truncate(durable).unwrap();
+    site.log.truncate(durable, false).unwrap();
     site.append(&values(3, 1, 100)).unwrap();
     let next = site.log.begin_flush().unwrap().unwrap();
     assert_eq!(site.log.finish_flush(&outcome).unwrap(), durable, "from before the truncation");

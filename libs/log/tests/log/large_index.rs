@@ -60,7 +60,7 @@ fn a_cut_keeps_the_entries_that_are_in_memory_only() {
     }
     site.flush().unwrap();
     for to in [4_500, 2_500, 100] {
-        site.log.truncate(Offset(to)).unwrap();
+        site.log.truncate(Offset(to), false).unwrap();
         for at in (0..to).step_by(11).map(Offset) {
             assert_eq!(site.log.reader().read(at, at.plus(1), 1).unwrap().next_offset, at.plus(1));
         }

@@ -189,7 +189,7 @@ fn a_read_that_meets_a_cut_is_no_damage() {
         let cuts = Arc::clone(&log);
         *disk.hook.lock().unwrap() = Some(Box::new(move || {
             let mut log = cuts.lock().unwrap();
-            log.truncate(Offset(to)).unwrap();
+            log.truncate(Offset(to), false).unwrap();
         }));
         let read = reader.read(Offset(to), Offset(6), 1 << 20);
         let mut log = log.lock().unwrap();

@@ -126,13 +126,13 @@ fn truncation_forgets_records_epochs_and_producers() {
     site.log.begin_epoch(LeaderEpoch(2), false);
     site.append_as(&values(1, 7, 20), session(4, 0)).unwrap();
     site.flush().unwrap();
-    site.log.truncate(Offset(700)).unwrap();
+    site.log.truncate(Offset(700), false).unwrap();
     assert_eq!((site.log.log_end(), site.log.latest_epoch()), (Offset(700), LeaderEpoch(1)));
     assert_eq!(repeat(&mut site, session(4, 7), 1), SequenceCheck::Unknown);
-    site.log.truncate(Offset(350)).unwrap();
+    site.log.truncate(Offset(350), false).unwrap();
     site.acknowledged = Offset(350);
     site.check_contents();
-    assert!(site.log.truncate(Offset(345)).is_err(), "inside a batch");
+    assert!(site.log.truncate(Offset(345), false).is_err(), "inside a batch");
     site.append(&values(2, 5, 40)).unwrap();
     site.flush().unwrap();
     let disk = site.disk.lose_power(PowerLoss::Everything);
@@ -293,7 +293,7 @@ proptest! {
                 }
                 Action::Delete(index) => drop(site.log.delete_records(between(index), 0).unwrap()),
                 Action::Truncate(index) => {
-                    if site.log.truncate(between(index)).is_ok() {
+                    if site.log.truncate(between(index), false).is_ok() {
                         site.acknowledged = site.acknowledged.min(site.log.log_end());
                     }
                 }
@@ -310,7 +310,7 @@ fn deleting_everything_from_an_empty_last_segment_keeps_its_file() {
     let bases = names.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok());
     let base = Offset(bases.max().unwrap());
     assert!(base > Offset(0) && base < site.log.log_end(), "there are several segments");
-    site.log.truncate(base).unwrap();
+    site.log.truncate(base, false).unwrap();
     site.acknowledged = base;
     site.log.delete_records(base, 0).unwrap();
     site.append(&values(8, 2, 10)).unwrap();
@@ -322,7 +322,7 @@ fn deleting_everything_from_an_empty_last_segment_keeps_its_file() {
 #[test]
 fn a_refused_truncation_changes_nothing() {
     let mut site = filled(config(), 200);
-    assert!(site.log.truncate(Offset(3)).is_err(), "inside the first batch");
+    assert!(site.log.truncate(Offset(3), false).is_err(), "inside the first batch");
     assert_eq!(site.log.log_end(), Offset(1400));
     site.check_contents();
 }
@@ -460,9 +460,9 @@ fn the_start_of_an_epoch_without_records_outlives_a_loss_of_power_and_records_of
     assert_eq!((log.begun_epoch(), log.latest_epoch()), (LeaderEpoch(7), LeaderEpoch(6)));
     assert_eq!((log.reader().epoch_of(end), log.reader().latest_epoch()), (LeaderEpoch(6), LeaderEpoch(7)));
     drop((directory, log));
-    site.log.truncate(end).unwrap();
+    site.log.truncate(end, false).unwrap();
     assert_eq!((site.log.begun_epoch(), site.log.latest_epoch()), (LeaderEpoch(7), LeaderEpoch(1)));
-    site.log.truncate(Offset(end.0 - 7)).unwrap();
+    site.log.truncate(Offset(end.0 - 7), false).unwrap();
     assert_eq!(site.log.begun_epoch(), LeaderEpoch::NONE, "it began above that");
 }
 

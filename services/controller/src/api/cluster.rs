@@ -208,6 +208,8 @@ impl Controller {
             state: state.into(),
             storage,
             heartbeat_time: session.map(|session| wire_time(session.heard_ms)),
+            cordoned: entry.liveness.cordoned,
+            drained: entry.liveness.drained,
             ..registered
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use walser_model::TopicId;
 use walser_proto::internal::v1 as pbi;
@@ -28,6 +29,8 @@ use crate::topics::Topics;
 
 /// How long a gateway may be behind the controller before that counts as a fault.
 const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
+/// What the controller said longer ago than this is asked for once more.
+const OUTDATED_AFTER: Duration = Duration::from_secs(1);
 /// Partitions that one health issue names.
 const OBJECTS_MAX: usize = 20;
 
@@ -59,16 +62,17 @@ fn refused_issue(refused: &ApiError) -> pb::HealthIssue {
 #[async_trait]
 impl ClusterService for ClusterApi {
     async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
-        // Before the controller counts them: what is deleted afterwards was known here.
-        let known = self.metadata.view().partition_count();
-        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
-        let mut answer = client.get_cluster(request.into_inner()).await.map_err(relayed)?;
-        if let Some(health) = answer.get_mut().cluster.as_mut().and_then(|cluster| cluster.health.as_mut()) {
-            self.add_unserved(health, known).await;
-            if let Some(refused) = self.metadata.refused() {
-                health.status = pb::HealthStatus::Critical.into();
-                health.issues.push(refused_issue(&refused));
-            }
+        let request = request.into_inner();
+        let (mut answer, took) = self.asked(request).await?;
+        if took > OUTDATED_AFTER {
+            // Somebody did not answer for so long that the controller may know why by now.
+            answer = self.asked(request).await?.0;
+        }
+        if let Some(health) = answer.get_mut().cluster.as_mut().and_then(|cluster| cluster.health.as_mut())
+            && let Some(refused) = self.metadata.refused()
+        {
+            health.status = pb::HealthStatus::Critical.into();
+            health.issues.push(refused_issue(&refused));
         }
         Ok(answer)
     }
@@ -172,6 +176,22 @@ impl ClusterService for ClusterApi {
 }
 
 impl ClusterApi {
+    /// What the controller says, with what this gateway cannot reach, and how long that took.
+    async fn asked(
+        &self,
+        request: pb::GetClusterRequest,
+    ) -> Result<(Response<pb::GetClusterResponse>, Duration), Status> {
+        // Before the controller counts them: what is deleted afterwards was known here.
+        let known = self.metadata.view().partition_count();
+        let begun = Instant::now();
+        let mut client = ClusterServiceClient::new(self.backends.controller.clone());
+        let mut answer = client.get_cluster(request).await.map_err(relayed)?;
+        if let Some(health) = answer.get_mut().cluster.as_mut().and_then(|cluster| cluster.health.as_mut()) {
+            self.add_unserved(health, known).await;
+        }
+        Ok((answer, begun.elapsed()))
+    }
+
     /// Adds the partitions that clients of this gateway cannot reach: every leader is asked, along the way that reads
     /// and writes take. What the controller has named already is not repeated. `known`: partitions that were known here
     /// before the controller counted them.

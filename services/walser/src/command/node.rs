@@ -167,7 +167,14 @@ pub(super) async fn nodes(server: &Server) -> Result<Vec<pb::Node>, CliError> {
 
 /// How a node is.
 pub(super) fn state(node: &pb::Node) -> String {
-    format!("{:?}", node.state()).to_lowercase()
+    let state = format!("{:?}", node.state()).to_lowercase();
+    // What holds as soon as it is back.
+    let wanted = match node.state() {
+        pb::NodeState::Down if node.drained => ", drained",
+        pb::NodeState::Down if node.cordoned => ", cordoned",
+        _ => "",
+    };
+    state + wanted
 }
 
 /// For how long it has run.

@@ -18,6 +18,8 @@ use crate::{message, output::to_terminal};
 
 /// The exit code of a server that is not healthy.
 const NOT_HEALTHY: u8 = 10;
+/// What was asked before an answer that took longer is asked for once more.
+const OUTDATED_AFTER: Duration = Duration::from_secs(1);
 /// Moves to the upper left corner and clears what is below (ECMA-48: CUP, ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
@@ -69,8 +71,12 @@ async fn again(server: &Server, pause: Duration) -> Seen {
 async fn look(server: &Server) -> Result<Seen, CliError> {
     let mut client = server.client.cluster();
     // What is wrong is asked last: a node that is shown as down is told there, too.
-    let nodes = node::nodes(server).await?;
+    let mut nodes = node::nodes(server).await?;
+    let asked = Instant::now();
     let cluster = server.answered(client.get_cluster(pb::GetClusterRequest {}).await)?;
+    if asked.elapsed() > OUTDATED_AFTER {
+        nodes = node::nodes(server).await?;
+    }
     Ok(Seen { at: Instant::now(), cluster: cluster.cluster.unwrap_or_default(), nodes })
 }
 

@@ -1,9 +1,10 @@
 //! A partition that follows: what its leader pushed gets into the log, and what the leader's log does not have is cut.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::{Admission, AppendError, CompleteCopy, LogConfig, LogError};
+use walser_log::{Admission, AppendError, CompleteCopy, Condition, LogConfig, LogError};
 use walser_model::{LeaderEpoch, Offset, Timestamp};
 use walser_record_batch::BatchHeader;
 use walser_replication::{FollowerAction, Frame, ReplicaEvent, ReplicationSessionId, WorkId};
@@ -265,7 +266,7 @@ impl Partition {
     /// Cuts the log for the leader's. Blocks as long as the disk takes.
     pub(crate) fn truncate(&mut self, work: WorkId, to: Offset, context: &ShardContext) {
         let (partition, from) = (context.named(self.log.partition()), self.log.log_end());
-        let outcome = self.log.truncate(to);
+        let outcome = self.log.truncate(to, self.led_without_proof_since());
         match &outcome {
             Ok(Some(kept_in)) => tracing::warn!(
                 %partition, %from, %to, kept_in = %kept_in.display(),
@@ -274,6 +275,30 @@ impl Partition {
             _ => tracing::info!(%partition, %from, %to, "the leader does not have what is cut"),
         }
         self.work_ended(work, outcome.map(drop), context);
+    }
+
+    /// Whether somebody was elected without proof since this log was written: what its leader does not have may have been
+    /// committed, whatever was written down here of that.
+    fn led_without_proof_since(&self) -> bool {
+        self.metadata.as_ref().is_some_and(|known| known.state.unclean_epoch > self.log.latest_epoch())
+    }
+
+    /// Keeps records that another log has nothing of, before that takes the place of this one.
+    fn keep_before(&self, copy: &CompleteCopy, context: &ShardContext) -> io::Result<()> {
+        let (committed, _) = self.log.high_watermark();
+        let given_up = committed > copy.log_end() || self.led_without_proof_since();
+        if *self.log.condition() != Condition::Healthy || !given_up {
+            return Ok(());
+        }
+        if let Some(kept_in) = self.log.keep_records()? {
+            let (partition, end) = (context.named(self.log.partition()), self.log.log_end());
+            tracing::warn!(
+                %partition, %end, kept_in = %kept_in.display(),
+                "the leader does not have records that were taken for committed: its log takes the place of this one, \
+                 and they are kept in a file"
+            );
+        }
+        Ok(())
     }
 
     fn work_ended(&mut self, work: WorkId, outcome: Result<(), LogError>, context: &ShardContext) {
@@ -306,7 +331,8 @@ impl Partition {
             partition.step(ReplicaEvent::WorkDone { work }, context);
             return Ok(Box::new(partition));
         };
-        let opened = context.directory.install_copy(copy, partition.log).map_err(LogError::from);
+        let kept = partition.keep_before(copy, context);
+        let opened = kept.and_then(|()| context.directory.install_copy(copy, partition.log)).map_err(LogError::from);
         match opened.and_then(|()| context.open_log(id, &metadata)) {
             Ok(log) => {
                 let handle = Arc::new(PartitionHandle::new(log.reader(), context.metrics.partitions()));

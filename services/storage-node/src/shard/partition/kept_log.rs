@@ -88,7 +88,7 @@ mod tests {
         }
 
         fn cut(&mut self, to: Offset) {
-            self.0.truncate(to).unwrap();
+            self.0.truncate(to, false).unwrap();
         }
 
         fn delete(&mut self, before: Offset) {
