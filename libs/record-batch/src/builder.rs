@@ -6,7 +6,7 @@ use walser_model::{Compression, LeaderEpoch, Offset, ProducerEpoch, ProducerId, 
 use crate::compression::compress;
 use crate::cost::decoded_cost;
 use crate::header::{Attributes, BatchHeader, HEADER_LEN};
-use crate::varint;
+use crate::varint::{self, field_len, put_field, signed};
 
 /// A record to encode. Borrowed, so that nothing is copied twice.
 #[derive(Debug, Clone, Copy)]
@@ -159,23 +159,5 @@ impl BatchBuilder {
         };
         header.write(&mut batch);
         Bytes::from(batch)
-    }
-}
-
-fn signed(length: usize) -> i64 {
-    i64::try_from(length).expect("lengths are below 2 GiB")
-}
-
-fn field_len(field: Option<&[u8]>) -> usize {
-    field.map_or(1, |bytes| varint::encoded_len(signed(bytes.len())) + bytes.len())
-}
-
-fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
-    match field {
-        None => varint::put(out, -1),
-        Some(bytes) => {
-            varint::put(out, signed(bytes.len()));
-            out.extend_from_slice(bytes);
-        }
     }
 }

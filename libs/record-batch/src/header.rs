@@ -108,17 +108,34 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
 
 // === impl Attributes ===
 
+/// The number of a codec.
+fn number_of(codec: Compression) -> i16 {
+    match codec {
+        Compression::None => 0,
+        Compression::Gzip => 1,
+        Compression::Snappy => 2,
+        Compression::Lz4 => 3,
+        Compression::Zstd => 4,
+    }
+}
+
 impl Attributes {
     /// The attributes of a batch with this codec and stamper.
     pub fn new(codec: Compression, stamper: TimestampType) -> Self {
-        let codec = match codec {
-            Compression::None => 0,
-            Compression::Gzip => 1,
-            Compression::Snappy => 2,
-            Compression::Lz4 => 3,
-            Compression::Zstd => 4,
-        };
-        Self(codec | if stamper == TimestampType::LogAppendTime { LOG_APPEND_TIME } else { 0 })
+        let append_time = if stamper == TimestampType::LogAppendTime { LOG_APPEND_TIME } else { 0 };
+        Self(number_of(codec) | append_time)
+    }
+
+    /// The same with another codec.
+    #[must_use]
+    pub(crate) fn with_codec(self, codec: Compression) -> Self {
+        Self(self.0 & !CODEC_MASK | number_of(codec))
+    }
+
+    /// The same, where the base timestamp is the time after which compaction may drop tombstones.
+    #[must_use]
+    pub(crate) fn with_delete_horizon(self) -> Self {
+        Self(self.0 | DELETE_HORIZON)
     }
 
     /// The codec, or its unknown number.

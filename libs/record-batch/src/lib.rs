@@ -20,6 +20,7 @@ mod header;
 mod partitioner;
 mod raw_record;
 mod record;
+mod retain;
 mod stamp;
 mod validation;
 mod varint;
@@ -31,5 +32,6 @@ pub use cost::{CostError, DECODED_COST_MAX, ITEM_COST, RECORD_HEADERS_MAX, decod
 pub use header::{Attributes, BatchHeader, HEADER_LEN, HeaderError, LENGTH_PREFIX_LEN, verify_crc};
 pub use partitioner::{murmur2, partition_for_key};
 pub use record::{Header, NewRecord, Record, RecordError, Records};
+pub use retain::{Retainable, Retained, empty_batch, retain};
 pub use stamp::{stamp_append_time, stamp_position, stamp_producer};
 pub use validation::{InvalidBatch, Limits, Produced, validate_produced};

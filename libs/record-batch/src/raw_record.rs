@@ -17,6 +17,21 @@ impl RawRecord<'_> {
     pub(crate) fn headers_len(&self) -> usize {
         usize::try_from(self.header_count).unwrap_or(0)
     }
+
+    /// Writes the record with another time.
+    pub(crate) fn put(&self, out: &mut Vec<u8>, timestamp_delta: i64) {
+        let (offset_delta, header_count) = (i64::from(self.offset_delta), i64::from(self.header_count));
+        let numbers = [timestamp_delta, offset_delta, header_count].map(varint::encoded_len).iter().sum::<usize>();
+        let length = 1 + numbers + varint::field_len(self.key) + varint::field_len(self.value) + self.headers.len();
+        varint::put(out, varint::signed(length));
+        out.push(0);
+        varint::put(out, timestamp_delta);
+        varint::put(out, offset_delta);
+        varint::put_field(out, self.key);
+        varint::put_field(out, self.value);
+        varint::put(out, header_count);
+        out.extend_from_slice(self.headers);
+    }
 }
 
 /// Takes one record from the front of `section`. `None` when it is malformed.

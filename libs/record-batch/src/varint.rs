@@ -52,6 +52,27 @@ fn unzigzag(value: u64) -> i64 {
     ((value >> 1) as i64) ^ -((value & 1) as i64)
 }
 
+/// A length as varints have it.
+pub(crate) fn signed(length: usize) -> i64 {
+    i64::try_from(length).expect("lengths are below 2 GiB")
+}
+
+/// Bytes of a nullable field with its length.
+pub(crate) fn field_len(field: Option<&[u8]>) -> usize {
+    field.map_or(1, |bytes| encoded_len(signed(bytes.len())) + bytes.len())
+}
+
+/// Writes a nullable field with its length.
+pub(crate) fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
+    match field {
+        None => put(out, -1),
+        Some(bytes) => {
+            put(out, signed(bytes.len()));
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
