@@ -14,13 +14,15 @@
 //!                                     here on
 //! ```
 //!
-//! Invariant: offsets are contiguous within a log and never used twice.
+//! Invariant: there is a batch for every offset of a log, also where compaction has dropped the records, and none is used
+//! twice.
 //! Invariant: what was once synced and covered by the durable mark is never cut by recovery.
 
 mod active;
 mod checked;
 mod checkpoint;
 mod clock_mark;
+mod compaction;
 mod copy;
 mod directory;
 mod directory_names;
@@ -41,6 +43,7 @@ mod removal;
 mod run;
 mod scan;
 mod segment;
+mod segment_names;
 mod set_aside;
 mod snapshots;
 mod topic_names;
@@ -48,6 +51,7 @@ mod topic_names;
 pub use active::Admission;
 pub use checkpoint::{Checkpoint, Marks};
 pub use clock_mark::ClockMark;
+pub use compaction::{Compacted, CompactionJob, CompactionOutcome, CompactionRules};
 pub use copy::{CompleteCopy, CopyError, LogCopy};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{

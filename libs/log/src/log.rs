@@ -3,6 +3,7 @@
 //! is in the modules below.
 
 mod append;
+mod compaction;
 mod damage;
 mod findings;
 mod flush;
@@ -134,6 +135,8 @@ pub struct Log {
     opened_at: Timestamp,
     /// Space that was filled ahead before a kill lies behind the log end: the file is longer than what is in it.
     zeros_behind_end: bool,
+    /// Everything below was compacted. Exclusive.
+    compacted: Offset,
     /// Segments below the log start whose files are still there: found at opening.
     deleted: Vec<Arc<Segment>>,
     /// Offsets from which files say that records are damaged.

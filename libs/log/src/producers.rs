@@ -91,6 +91,12 @@ impl Producers {
         self.by_id.retain(|_, known| !known.window.is_empty());
     }
 
+    /// The base offset of the last batch of each.
+    pub(crate) fn last_batches(&self) -> HashMap<ProducerId, Offset> {
+        let last = |known: &KnownProducer| known.window.batches().last().map(|batch| batch.base_offset);
+        self.by_id.iter().filter_map(|(id, known)| Some((*id, last(known)?))).collect()
+    }
+
     /// Returns how many producers are known.
     pub fn len(&self) -> usize {
         self.by_id.len()

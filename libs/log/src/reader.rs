@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use walser_model::{LeaderEpoch, Offset, Timestamp};
-use walser_record_batch::{BatchHeader, RecordError, Records, verify_crc};
+use walser_record_batch::{BatchHeader, Producer, RecordError, Records, empty_batch, verify_crc};
 
 use crate::directory_names::DirectoryNames;
 use crate::disk::Open;
@@ -213,6 +213,10 @@ impl LogReader {
         };
         match error {
             ReadError::Corrupt { .. } if !unchanged() => Ok(Slice::empty(from)),
+            // Compaction has put another one in its place.
+            ReadError::Io(error) if error.kind() == io::ErrorKind::NotFound && !unchanged() => {
+                self.read_from((from, start), below, bytes_max, start_of)
+            }
             error => Err(error),
         }
     }
@@ -313,6 +317,10 @@ fn read_segment(segment: &Segment, from: Offset, below: Offset, bytes_max: usize
                 let batches = Bytes::from(bytes).slice(first..end);
                 return Ok(Slice { batches, next_offset });
             }
+            Selected::Gone { base, next, epoch } => {
+                let batch = empty_batch(base, next, epoch, Producer::NONE);
+                return Ok(Slice { batches: Bytes::copy_from_slice(&batch), next_offset: next });
+            }
             Selected::Skipped(skipped) if skipped > 0 => position += skipped as u64,
             Selected::Skipped(_) if wanted < left => wanted = wanted.saturating_mul(4),
             // The segment ends before the offset, and the next one begins behind it: a file between them is gone.
@@ -325,6 +333,9 @@ fn read_segment(segment: &Segment, from: Offset, below: Offset, bytes_max: usize
 enum Selected {
     /// The batches to return.
     Range { first: usize, end: usize, next_offset: Offset },
+    /// Offsets within a batch that stands for records which compaction has dropped: such batches are joined, and may have
+    /// begun or ended there before.
+    Gone { base: Offset, next: Offset, epoch: LeaderEpoch },
     /// The window has only whole batches before the one looked for, of this many bytes, and maybe a part of it.
     Skipped(usize),
 }
@@ -353,6 +364,11 @@ fn select(window: &[u8], from: Offset, below: Offset, bytes_max: usize, complete
                     Some(_) => break,
                     None => return Err(ReadError::Corrupt { at: from }),
                 }
+            }
+            let (base, next) = (header.base_offset.max(from), header.next_offset().min(below));
+            let part = (base, next) != (header.base_offset, header.next_offset());
+            if part && header.record_count == 0 && chosen.is_none() && verify_crc(&rest[..header.size]).is_ok() {
+                return Ok(Selected::Gone { base, next, epoch: header.leader_epoch });
             }
             let over = chosen.is_some_and(|(first, _)| at + header.size - first > bytes_max);
             if over || header.next_offset() > below {

@@ -70,7 +70,9 @@ impl<'a> Scan<'a> {
         if !fits || !self.fill(header.size)? {
             return Ok(None);
         }
-        let valid = header.record_count > 0 && verify_crc(&self.ahead()[..header.size]).is_ok();
+        // One without records stands for those that are gone, and has nothing behind its header.
+        let whole = header.record_count > 0 || header.record_count == 0 && header.size == HEADER_LEN;
+        let valid = whole && header.last_offset_delta >= 0 && verify_crc(&self.ahead()[..header.size]).is_ok();
         Ok(valid.then_some(header))
     }
 

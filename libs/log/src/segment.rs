@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use walser_model::{Offset, Timestamp};
@@ -12,11 +12,7 @@ use walser_record_batch::{BatchHeader, HEADER_LEN};
 use crate::disk::{Disk, DiskFile, Open, copy_range};
 use crate::index::{ENTRY_LEN, Entries, Floor, Index, IndexEntry};
 use crate::scan::{Scan, Step};
-
-const LOG_SUFFIX: &str = ".log";
-const INDEX_SUFFIX: &str = ".index";
-/// Of a log file whose name is being written again.
-const MOVED_EXTENSION: &str = "moved";
+use crate::segment_names::{INDEX_EXTENSION, MOVED_EXTENSION, log_name};
 
 /// One segment, shared by the one writer and all readers of a partition.
 #[derive(Debug)]
@@ -28,6 +24,8 @@ pub(crate) struct Segment {
     /// Bytes of log: the file may be longer by zeros.
     size: AtomicU64,
     parts: Mutex<Parts>,
+    /// Another one has taken its place, and its names. Set while `parts` is held: a file that is open stays the right one.
+    replaced: AtomicBool,
     /// Held by whoever writes the index file.
     writes_index: Mutex<()>,
 }
@@ -64,28 +62,38 @@ struct LoadedIndex {
     damaged: bool,
 }
 
-/// The name of a segment's log file.
-pub(crate) fn log_name(base: Offset) -> String {
-    format!("{:020}{LOG_SUFFIX}", base.0)
-}
-
-/// The name of the log file whose name was being written again, if this is one.
-pub(crate) fn moved_name(name: &str) -> Option<String> {
-    let digits = name.strip_suffix(MOVED_EXTENSION)?.strip_suffix('.')?;
-    Some(format!("{digits}{LOG_SUFFIX}")).filter(|name| base_of(name).is_some())
-}
-
-/// The base offset in a log file's name.
-pub(crate) fn base_of(name: &str) -> Option<Offset> {
-    let digits = name.strip_suffix(LOG_SUFFIX).filter(|digits| digits.len() == 20)?;
-    digits.parse().ok().filter(|base| *base >= 0).map(Offset)
-}
-
 impl Segment {
     /// Describes the segment at `base` with `size` bytes of log. Opens nothing.
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, base: Offset, size: u64) -> Self {
         let path = dir.join(log_name(base));
-        Self { base, path, disk, size: AtomicU64::new(size), parts: Mutex::default(), writes_index: Mutex::default() }
+        Self {
+            base,
+            path,
+            disk,
+            size: AtomicU64::new(size),
+            parts: Mutex::default(),
+            replaced: AtomicBool::new(false),
+            writes_index: Mutex::default(),
+        }
+    }
+
+    /// Says that another segment takes its place: no file is opened by its names any more.
+    pub(crate) fn replace(&self) {
+        let _no_file_is_being_opened = self.parts.lock();
+        self.replaced.store(true, Ordering::Release);
+    }
+
+    /// Reads from a file that is open already, and has another name yet.
+    pub(crate) fn adopt_file(&self, file: Arc<dyn DiskFile>) {
+        self.parts.lock().file = Some(file);
+    }
+
+    /// An error when the file of this name is another segment's.
+    fn own_name(&self) -> io::Result<()> {
+        if self.replaced.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "another segment has taken the place of this one"));
+        }
+        Ok(())
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -93,7 +101,7 @@ impl Segment {
     }
 
     fn index_path(&self) -> PathBuf {
-        self.path.with_extension(&INDEX_SUFFIX[1..])
+        self.path.with_extension(INDEX_EXTENSION)
     }
 
     /// The log file, opened when need be. The writer creates it; readers must find it.
@@ -105,6 +113,7 @@ impl Segment {
         // Readers and the writer share one handle that can write, but only the writer creates: a reader would bring
         // back what retention has just removed.
         let how = if how == Open::Read { Open::Edit } else { how };
+        self.own_name()?;
         let file = self.disk.open(&self.path, how)?;
         parts.file = Some(Arc::clone(&file));
         Ok(file)
@@ -112,6 +121,7 @@ impl Segment {
 
     /// The log file once more, with a file description of its own; it must exist.
     pub(crate) fn open_apart(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.own_name()?;
         self.disk.open(&self.path, Open::Edit)
     }
 
@@ -254,7 +264,7 @@ impl Segment {
     pub(crate) fn write_index(&self, tail: &IndexTail) -> io::Result<Option<Arc<dyn DiskFile>>> {
         let _one_at_a_time = self.writes_index.lock();
         let filed = |parts: &Parts| parts.index.as_ref().map(|loaded| loaded.index.filed());
-        if filed(&self.parts.lock()) != Some(tail.from) {
+        if filed(&self.parts.lock()) != Some(tail.from) || self.own_name().is_err() {
             return Ok(None);
         }
         let file = self.disk.open(&self.index_path(), Open::Write)?;
@@ -351,6 +361,9 @@ impl Segment {
 
     /// Reads `count` entries of the index file from number `from` on; fewer where the file ends.
     fn read_index_file(&self, from: usize, count: usize) -> io::Result<Entries> {
+        if self.own_name().is_err() {
+            return Ok(Entries::default());
+        }
         let file = match self.disk.open(&self.index_path(), Open::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Entries::default()),
             other => other?,
@@ -374,6 +387,7 @@ impl Segment {
         let file = match &parts.file {
             Some(file) => Arc::clone(file),
             None => {
+                self.own_name()?;
                 let file = self.disk.open(&self.path, Open::Edit)?;
                 parts.file = Some(Arc::clone(&file));
                 file

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "log/compaction.rs"]
+mod compaction;
 #[path = "log/crash.rs"]
 mod crash;
 #[path = "log/damage.rs"]

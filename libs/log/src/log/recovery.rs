@@ -18,6 +18,7 @@ use walser_model::{LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicPartition}
 use super::findings::{CutTail, Recovery};
 use super::{Condition, KEPT_PREFIX, Log, LogConfig, LogError, damage};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
+use crate::compaction::swap;
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs::{self, Epochs};
@@ -25,7 +26,8 @@ use crate::flush::Flushing;
 use crate::generation::Generation;
 use crate::log_state::LogState;
 use crate::recovery_scan::{LogPosition, RecoveryScan};
-use crate::segment::{Segment, base_of, moved_name};
+use crate::segment::Segment;
+use crate::segment_names::{base_of, moved_name};
 use crate::snapshots::{self, Snapshots};
 
 /// At most this much of a cut tail is kept aside.
@@ -115,6 +117,7 @@ impl Log {
             condition: Condition::Healthy,
             opened_at: now,
             zeros_behind_end: false,
+            compacted: Offset::ZERO,
             deleted,
             damage_notes,
             #[cfg(feature = "faults")]
@@ -127,6 +130,7 @@ impl Log {
             log.marks.high_watermark = log.log_end();
             log.write_marks()?;
         }
+        log.compacted = log.read_compacted()?.min(log.log_end());
         log.take_up_damage(&mut recovery)?;
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
@@ -459,6 +463,7 @@ fn list(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Listing> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
         other => other?,
     };
+    let entries = if swap::finish(disk, dir, &entries)? { disk.list(dir)? } else { entries };
     let mut listing = Listing { exists: true, ..Listing::default() };
     for entry in &entries {
         let returned = moved_name(&entry.name);

@@ -5,14 +5,54 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use walser_model::Offset;
+use walser_record_batch::{BatchHeader, HEADER_LEN, Producer, empty_batch};
 
 use super::{KEPT_PREFIX, Log, LogError};
+use crate::disk::Open;
 use crate::epochs::Epochs;
 use crate::flush::Flushing;
 use crate::generation::Generation;
 use crate::producers::Producers;
 use crate::recovery_scan::LogPosition;
+use crate::scan::{Scan, Step};
 use crate::segment::Segment;
+
+/// Where a log is cut.
+#[derive(Debug)]
+struct CutPlace {
+    /// Of the segment's file.
+    position: u64,
+    /// The offset of the batch there.
+    offset: Offset,
+    /// What is written there: the part before the cut of a batch that stands for records which compaction has dropped.
+    part: Option<[u8; HEADER_LEN]>,
+}
+
+impl CutPlace {
+    /// The place before `to`. `None`: it is inside a batch with records.
+    fn find(segment: &Segment, to: Offset) -> io::Result<Option<Self>> {
+        if let Some(position) = crate::reader::position_of(segment, to)? {
+            return Ok(Some(Self { position, offset: to, part: None }));
+        }
+        let file = segment.file(Open::Read)?;
+        let mut scan = Scan::new(&*file, segment.position_for(to)?, segment.size());
+        while let Step::Batch(found) = scan.step()? {
+            let header = found.header;
+            if header.next_offset() > to {
+                let part = (header.record_count == 0).then(|| {
+                    let BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence, .. } = header;
+                    empty_batch(header.base_offset, to, header.leader_epoch, Producer { id, epoch, base_sequence })
+                });
+                return Ok(part.map(|part| Self {
+                    position: found.position,
+                    offset: header.base_offset,
+                    part: Some(part),
+                }));
+            }
+        }
+        Ok(None)
+    }
+}
 
 impl Log {
     /// Cuts everything at and above `to`, durably: for a replica that must follow another log (KIP-101). Where that are records
@@ -36,11 +76,11 @@ impl Log {
         }
         let segments = self.state.segments().clone();
         let at = segments.partition_point(|segment| segment.base <= to).saturating_sub(1);
-        let position = crate::reader::position_of(&segments[at], to)?.ok_or(out_of_range)?;
+        let place = CutPlace::find(&segments[at], to)?.ok_or(out_of_range)?;
+        let position = place.position;
         let gives_up = maybe_committed || to < self.marks.high_watermark;
         let kept = gives_up.then(|| self.keep(&LogPosition { segment: at, position }, to)).transpose();
-        let outcome =
-            kept.map_err(LogError::from).and_then(|kept| self.cut(&segments, at, position, to).map(|()| kept));
+        let outcome = kept.map_err(LogError::from).and_then(|kept| self.cut(&segments, at, &place, to).map(|()| kept));
         // A part of it may have happened: what is in memory is not what is on the disk any more.
         outcome.inspect_err(|error| self.fail(format!("truncate: {error}")))
     }
@@ -63,18 +103,21 @@ impl Log {
     }
 
     /// Does it, in an order in which a crash at any step leaves a log that opens: either as it was, or shorter.
-    fn cut(&mut self, segments: &[Arc<Segment>], at: usize, position: u64, to: Offset) -> Result<(), LogError> {
+    fn cut(&mut self, segments: &[Arc<Segment>], at: usize, place: &CutPlace, to: Offset) -> Result<(), LogError> {
         self.active = None;
         self.generation = Generation::next();
         // First the marks: a durable mark above the end of the log would be taken for damage.
-        self.marks.durable = self.marks.durable.min(to);
-        if self.marks.recovery_point > to {
-            self.marks.recovery_point = to;
-            self.marks.recovery_position = position;
+        self.marks.durable = self.marks.durable.min(place.offset);
+        if self.marks.recovery_point > place.offset {
+            self.marks.recovery_point = place.offset;
+            self.marks.recovery_position = place.position;
         }
         self.marks.high_watermark = self.marks.high_watermark.min(to);
         self.write_marks()?;
         self.sync_marks()?;
+        if self.compacted > to {
+            self.write_compacted(to)?;
+        }
         // A snapshot above the end must not meet other records under the same offsets.
         self.snapshots.remove_above(to)?;
         // The newest segment first, so that what is left has no gap.
@@ -83,7 +126,15 @@ impl Log {
             self.names.sync()?;
         }
         self.state.segments_mut().truncate(at + 1);
-        segments[at].cut(position)?.sync_data()?;
+        let file = segments[at].cut(place.position)?;
+        if let Some(part) = &place.part {
+            file.write_at(part, place.position)?;
+            segments[at].set_size(place.position + part.len() as u64);
+        }
+        file.sync_data()?;
+        if place.part.is_some() {
+            self.marks.durable = to;
+        }
         self.state.set_end(to);
         self.state.epochs_mut().truncate(to);
         self.replace_epochs()?;

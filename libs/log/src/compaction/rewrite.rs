@@ -1,0 +1,191 @@
+//! The second pass: segments are written anew without what is not needed any more.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use walser_model::{LeaderEpoch, Offset};
+use walser_record_batch::{BatchHeader, Producer, RecordError, Retainable, Retained, empty_batch, retain};
+
+use super::offset_map::OffsetMap;
+use super::swap::cleaned_name;
+use super::{CompactionJob, Pace, interrupted};
+use crate::disk::{DiskFile, Open};
+use crate::scan::{Scan, Step};
+use crate::segment::Segment;
+
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Segments, and the one that takes their place.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    /// Adjacent ones.
+    pub(crate) old: Vec<Arc<Segment>>,
+    pub(crate) new: Arc<Segment>,
+}
+
+/// Offsets of which nothing is left, of one leader epoch.
+#[derive(Debug, Clone, Copy)]
+struct Gone {
+    base: Offset,
+    next: Offset,
+    epoch: LeaderEpoch,
+}
+
+/// A segment that is being written.
+struct Output<'a> {
+    job: &'a CompactionJob,
+    file: Arc<dyn DiskFile>,
+    segment: Arc<Segment>,
+    buffer: Vec<u8>,
+    /// Bytes that are in the file.
+    written: u64,
+    gone: Option<Gone>,
+    /// It differs from what it is made of.
+    changed: bool,
+}
+
+/// Writes a group of segments anew. `end`: records at and above it are not looked at (exclusive). `None`: nothing would change.
+pub(super) fn rewrite(
+    job: &CompactionJob,
+    group: &[Arc<Segment>],
+    (map, end): (&OffsetMap, Offset),
+    pace: Pace<'_>,
+) -> io::Result<Option<Replacement>> {
+    let Some(first) = group.first() else { return Ok(None) };
+    let path = job.names.path().join(cleaned_name(first.base));
+    let file = job.names.disk().open(&path, Open::Write)?;
+    file.set_len(0)?;
+    let segment = Arc::new(Segment::new(Arc::clone(job.names.disk()), job.names.path(), first.base, 0));
+    segment.start_index();
+    let changed = group.len() > 1;
+    let mut output = Output { job, file, segment, buffer: Vec::new(), written: 0, gone: None, changed };
+    for (at, old) in group.iter().enumerate() {
+        let next = group.get(at + 1).map_or_else(|| job.base_after(old), |next| next.base);
+        let old_file = old.file(Open::Read)?;
+        let mut scan = Scan::new(&*old_file, 0, old.size());
+        let mut expected = old.base;
+        while expected < next {
+            let Step::Batch(found) = scan.step()? else {
+                let text = format!("the segment of {} is damaged at offset {expected}", old.base);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            };
+            expected = found.header.next_offset();
+            output.take(&found.header, found.bytes, map, end)?;
+            if !pace(found.bytes.len()) {
+                return Err(interrupted());
+            }
+        }
+        // There may be more of them than files may be open.
+        old.close();
+    }
+    output.finish(group)
+}
+
+impl Output<'_> {
+    fn take(&mut self, header: &BatchHeader, bytes: &[u8], map: &OffsetMap, end: Offset) -> io::Result<()> {
+        let is_last = self.job.last_of_producers.get(&header.producer_id) == Some(&header.base_offset);
+        if header.record_count == 0 {
+            return if is_last { self.keep(header, bytes) } else { self.forget(header) };
+        }
+        if header.attributes.control() || header.base_offset >= end {
+            return self.keep(header, bytes);
+        }
+        let batch = Bytes::copy_from_slice(bytes);
+        let kept = retain(header, &batch, Some(self.job.rules.horizon()), |record, horizon| {
+            self.job.keeps(map, record, horizon)
+        });
+        match kept {
+            Ok(Retained::Nothing) if is_last => {
+                let BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence, .. } = *header;
+                let producer = Producer { id, epoch, base_sequence };
+                let empty = empty_batch(header.base_offset, header.next_offset(), header.leader_epoch, producer);
+                self.changed = true;
+                self.put(&empty)
+            }
+            Ok(Retained::Nothing) => {
+                self.changed = true;
+                self.forget(header)
+            }
+            Ok(Retained::Some(rest)) => {
+                self.changed = true;
+                self.put(&rest)
+            }
+            // What cannot be decoded has no keys, and stays for whoever can.
+            Ok(Retained::All) | Err(RecordError::Codec(_) | RecordError::Compression(_) | RecordError::Cost(_)) => {
+                self.keep(header, bytes)
+            }
+            Err(RecordError::Malformed { .. } | RecordError::Trailing { .. }) => self.keep(header, bytes),
+        }
+    }
+
+    fn keep(&mut self, _header: &BatchHeader, bytes: &[u8]) -> io::Result<()> {
+        self.put(bytes)
+    }
+
+    /// Nothing of a batch is left.
+    fn forget(&mut self, header: &BatchHeader) -> io::Result<()> {
+        let (base, next, epoch) = (header.base_offset, header.next_offset(), header.leader_epoch);
+        if let Some(gone) = &mut self.gone
+            && gone.epoch == epoch
+            && i32::try_from(next.since(gone.base)).is_ok()
+        {
+            gone.next = next;
+            self.changed = true;
+            return Ok(());
+        }
+        self.put_gone()?;
+        self.gone = Some(Gone { base, next, epoch });
+        Ok(())
+    }
+
+    fn put_gone(&mut self) -> io::Result<()> {
+        let Some(Gone { base, next, epoch }) = self.gone.take() else { return Ok(()) };
+        self.write(&empty_batch(base, next, epoch, Producer::NONE))
+    }
+
+    /// Writes a batch behind what is gone before it.
+    fn put(&mut self, batch: &[u8]) -> io::Result<()> {
+        self.put_gone()?;
+        self.write(batch)
+    }
+
+    fn write(&mut self, batch: &[u8]) -> io::Result<()> {
+        let header = BatchHeader::parse(batch).map_err(io::Error::other)?;
+        let position = self.written + self.buffer.len() as u64;
+        self.segment.note(&header, position, self.job.interval_bytes)?;
+        self.buffer.extend_from_slice(batch);
+        if self.buffer.len() >= BUFFER_BYTES { self.drain() } else { Ok(()) }
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        self.file.write_at(&self.buffer, self.written)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn finish(mut self, group: &[Arc<Segment>]) -> io::Result<Option<Replacement>> {
+        self.put_gone()?;
+        if !self.changed {
+            return Ok(None);
+        }
+        self.drain()?;
+        self.file.sync_data()?;
+        self.segment.adopt_file(self.file);
+        Ok(Some(Replacement { old: group.to_vec(), new: self.segment }))
+    }
+}
+
+impl CompactionJob {
+    /// Whether a record stays.
+    fn keeps(&self, map: &OffsetMap, record: Retainable<'_>, horizon: Option<walser_model::Timestamp>) -> bool {
+        // Nothing can take the place of a record without a key.
+        let Some(key) = record.key else { return true };
+        if map.latest(key).is_some_and(|latest| latest > record.offset) {
+            return false;
+        }
+        let over = record.offset < self.rules.tombstone_floor && horizon.is_some_and(|from| from < self.rules.now);
+        !record.tombstone || !over
+    }
+}

@@ -1,0 +1,98 @@
+//! Putting segments in the place of others, in steps of which each leaves a log that opens (docs/decisions/0012).
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use walser_model::Offset;
+
+use crate::disk::{Disk, Entry, Open};
+use crate::scan::{Scan, Step};
+use crate::segment_names::{base_of, index_name, log_name};
+
+const CLEANED_SUFFIX: &str = ".cleaned";
+const SWAP_SUFFIX: &str = ".swap";
+
+/// Of a file that is being written.
+pub(crate) fn cleaned_name(base: Offset) -> String {
+    format!("{:020}{CLEANED_SUFFIX}", base.0)
+}
+
+/// Of one that counts, in the place of the segments that it spans.
+pub(crate) fn swap_name(base: Offset) -> String {
+    format!("{:020}{SWAP_SUFFIX}", base.0)
+}
+
+/// Removes a file that may be gone.
+fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Takes away the segments that are replaced: `bases`, ascending, of one replacement. The first one keeps its log file, which
+/// the renaming replaces.
+pub(crate) fn remove_replaced(disk: &dyn Disk, dir: &Path, bases: &[Offset]) -> io::Result<()> {
+    for (at, base) in bases.iter().enumerate().rev() {
+        remove(disk, &dir.join(index_name(*base)))?;
+        if at > 0 {
+            remove(disk, &dir.join(log_name(*base)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Continues what an interruption has left of replacements, and removes what does not count. To be called before the
+/// directory is listed. `entries`: what is in it now. Returns whether anything was changed.
+///
+/// # Errors
+/// I/O errors; calling again continues.
+pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io::Result<bool> {
+    let base_before =
+        |name: &str, suffix: &str| name.strip_suffix(suffix).and_then(|digits| base_of(&format!("{digits}.log")));
+    let mut changed = false;
+    let mut counting = Vec::new();
+    for entry in entries {
+        if base_before(&entry.name, CLEANED_SUFFIX).is_some() {
+            remove(&**disk, &dir.join(&entry.name))?;
+            changed = true;
+        } else if let Some(base) = base_before(&entry.name, SWAP_SUFFIX)
+            && let Some(end) = end_of(&**disk, &dir.join(&entry.name), base)?
+        {
+            counting.push((base, end));
+        }
+    }
+    if counting.is_empty() {
+        return Ok(changed);
+    }
+    // The names may be in the cache only: nothing goes before it is certain that they stay.
+    disk.sync_dir(dir)?;
+    for (base, end) in &counting {
+        let replaced = entries.iter().filter_map(|entry| base_of(&entry.name));
+        let mut replaced: Vec<_> = replaced.filter(|found| found > base && found < end).collect();
+        replaced.sort_unstable();
+        replaced.insert(0, *base);
+        remove_replaced(&**disk, dir, &replaced)?;
+    }
+    disk.sync_dir(dir)?;
+    for (base, _) in &counting {
+        disk.rename(&dir.join(swap_name(*base)), &dir.join(log_name(*base)))?;
+    }
+    disk.sync_dir(dir)?;
+    Ok(true)
+}
+
+/// Where the batches of a file end. `None`: not all of it are batches, so that it cannot stand for others.
+fn end_of(disk: &dyn Disk, path: &Path, base: Offset) -> io::Result<Option<Offset>> {
+    let file = disk.open(path, Open::Read)?;
+    let mut scan = Scan::new(&*file, 0, file.len()?);
+    let mut end = base;
+    loop {
+        match scan.step()? {
+            Step::Batch(found) if found.header.base_offset == end => end = found.header.next_offset(),
+            Step::End => return Ok(Some(end).filter(|end| *end > base)),
+            Step::Batch(_) | Step::Zeros(_) | Step::Invalid(_) => return Ok(None),
+        }
+    }
+}
