@@ -44,7 +44,9 @@ export PROTOC WALSER_ETCD
 
 # The simulator can switch off rules of replication; the server that is tested must not be built so.
 features=walser/etcd,walser-controller/etcd,walser-metastore/etcd
-cargo build --workspace --exclude walser-sim --bins --features "$features"
+# Together with the tests: by themselves the programs would be built with other features of what they depend on, most of
+# which would be built twice.
+cargo build --workspace --exclude walser-sim --bins --tests --features "$features"
 export WALSER_BINARY="$target/debug/walser"
 status=0
 cargo test --workspace --exclude walser-sim --features "$features" --no-fail-fast -- "$@" || status=$?

@@ -89,6 +89,10 @@ pub struct Compacted {
     pub bytes: (u64, u64),
 }
 
+fn damaged(segment: &Segment, at: Offset) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the segment of {} is damaged at offset {at}", segment.base))
+}
+
 fn interrupted() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, "the compaction was ended")
 }
@@ -137,11 +141,16 @@ impl CompactionJob {
             }
             let file = segment.file(Open::Read)?;
             let mut scan = Scan::new(&*file, segment.position_for(self.from.max(segment.base))?, segment.size());
+            let mut expected = None;
             while let Step::Batch(found) = scan.step()? {
                 let (header, read) = (found.header, found.bytes.len());
-                if header.base_offset >= next {
+                if expected == Some(next) {
                     break;
                 }
+                if expected.is_some_and(|expected| expected != header.base_offset) || header.next_offset() > next {
+                    return Err(damaged(segment, expected.unwrap_or(segment.base)));
+                }
+                expected = Some(header.next_offset());
                 if header.next_offset() > self.from && header.record_count > 0 && !header.attributes.control() {
                     let batch = Bytes::copy_from_slice(found.bytes);
                     let mut fits = true;

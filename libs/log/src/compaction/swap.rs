@@ -7,6 +7,7 @@ use std::sync::Arc;
 use walser_model::Offset;
 
 use crate::disk::{Disk, Entry, Open};
+use crate::generation::Generation;
 use crate::scan::{Scan, Step};
 use crate::segment_names::{base_of, index_name, log_name};
 
@@ -14,8 +15,9 @@ const CLEANED_SUFFIX: &str = ".cleaned";
 const SWAP_SUFFIX: &str = ".swap";
 
 /// Of a file that is being written.
-pub(crate) fn cleaned_name(base: Offset) -> String {
-    format!("{:020}{CLEANED_SUFFIX}", base.0)
+pub(crate) fn cleaned_name(base: Offset, generation: Generation) -> String {
+    // A job of an earlier content of the log may not have ended yet.
+    format!("{:020}-{generation}{CLEANED_SUFFIX}", base.0)
 }
 
 /// Of one that counts, in the place of the segments that it spans.
@@ -24,7 +26,7 @@ pub(crate) fn swap_name(base: Offset) -> String {
 }
 
 /// Removes a file that may be gone.
-fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+pub(crate) fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -49,15 +51,14 @@ pub(crate) fn remove_replaced(disk: &dyn Disk, dir: &Path, bases: &[Offset]) -> 
 /// # Errors
 /// I/O errors; calling again continues.
 pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io::Result<bool> {
-    let base_before =
-        |name: &str, suffix: &str| name.strip_suffix(suffix).and_then(|digits| base_of(&format!("{digits}.log")));
+    let swapped = |name: &str| base_of(&format!("{}.log", name.strip_suffix(SWAP_SUFFIX)?));
     let mut changed = false;
     let mut counting = Vec::new();
     for entry in entries {
-        if base_before(&entry.name, CLEANED_SUFFIX).is_some() {
+        if entry.name.ends_with(CLEANED_SUFFIX) {
             remove(&**disk, &dir.join(&entry.name))?;
             changed = true;
-        } else if let Some(base) = base_before(&entry.name, SWAP_SUFFIX)
+        } else if let Some(base) = swapped(&entry.name)
             && let Some(end) = end_of(&**disk, &dir.join(&entry.name), base)?
         {
             counting.push((base, end));

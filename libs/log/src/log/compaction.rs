@@ -5,7 +5,7 @@ use std::io;
 use bytes::{Buf as _, BufMut as _};
 use walser_model::Offset;
 
-use super::{Log, LogError};
+use super::{Condition, Log, LogError};
 use crate::checked::{seal, take, unseal};
 use crate::compaction::{Compacted, CompactionJob, CompactionOutcome, CompactionRules, Replacement, swap};
 use crate::disk::read_file;
@@ -75,8 +75,8 @@ impl Log {
         let there = generation == self.generation && replacements.iter().all(|found| self.has(found));
         if !there {
             let dir = self.names.path();
-            for replacement in &replacements {
-                self.names.disk().remove_file(&dir.join(swap::cleaned_name(replacement.new.base)))?;
+            for Replacement { new, .. } in &replacements {
+                swap::remove(&**self.names.disk(), &dir.join(swap::cleaned_name(new.base, generation)))?;
             }
             return Ok(None);
         }
@@ -100,7 +100,10 @@ impl Log {
     fn swap(&mut self, replacements: &[Replacement], compacted: Offset) -> io::Result<()> {
         let (disk, dir) = (self.names.disk().clone(), self.names.path().to_owned());
         for Replacement { new, .. } in replacements {
-            disk.rename(&dir.join(swap::cleaned_name(new.base)), &dir.join(swap::swap_name(new.base)))?;
+            disk.rename(
+                &dir.join(swap::cleaned_name(new.base, self.generation)),
+                &dir.join(swap::swap_name(new.base)),
+            )?;
         }
         self.names.sync()?;
         for Replacement { old, new } in replacements {
@@ -137,8 +140,18 @@ impl Log {
         Ok(())
     }
 
+    /// Takes over what is written down, as far as the log still reaches.
+    pub(super) fn take_compacted(&mut self) -> io::Result<()> {
+        let known = self.read_compacted()?;
+        self.compacted = known.min(self.log_end());
+        if known > self.compacted && self.condition == Condition::Healthy {
+            self.write_compacted(self.compacted)?;
+        }
+        Ok(())
+    }
+
     /// What the file says; the start where it is not there, or damaged.
-    pub(super) fn read_compacted(&self) -> io::Result<Offset> {
+    fn read_compacted(&self) -> io::Result<Offset> {
         let bytes = read_file(&**self.names.disk(), &self.names.path().join(FILE_NAME), FILE_BYTES_MAX)?;
         let known = bytes.as_deref().and_then(unseal).and_then(|mut body| {
             let (magic, version) = (take(&mut body)?, body.try_get_u16().ok()?);

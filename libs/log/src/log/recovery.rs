@@ -130,7 +130,7 @@ impl Log {
             log.marks.high_watermark = log.log_end();
             log.write_marks()?;
         }
-        log.compacted = log.read_compacted()?.min(log.log_end());
+        log.take_compacted()?;
         log.take_up_damage(&mut recovery)?;
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
@@ -405,7 +405,7 @@ impl Log {
         let there = self.names.disk().create_dir(self.names.path()).and_then(|()| self.sync_names());
         let recovery = there.map_err(LogError::from).and_then(|()| self.recover(&snapshots, self.log_start(), synced));
         let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
-        let finished = self.finish_repair();
+        let finished = self.finish_repair().and_then(|()| self.take_compacted());
         finished.inspect_err(|error| self.fail(format!("repair: {error}")))?;
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
     }

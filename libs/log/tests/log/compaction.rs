@@ -301,3 +301,22 @@ fn a_reader_goes_on_while_segments_are_replaced() {
     };
     assert_eq!(interrupted.kind(), std::io::ErrorKind::Interrupted);
 }
+
+/// Nothing takes the place of a segment that is damaged, also where no checksum says so.
+#[test]
+fn a_segment_whose_offsets_do_not_follow_each_other_is_not_compacted() {
+    let batches: Vec<_> = (0..40).map(|number| vec![(number % 3, false)]).collect();
+    for (byte, value) in [(0, 0x40), (7, 0xff)] {
+        let mut site = written(&batches, Compression::None);
+        close_last(&mut site);
+        let end = site.log.log_end();
+        let job = site.log.begin_compaction(end, rules(1_000)).unwrap().unwrap();
+        let segment = site.log.dir().join("00000000000000000000.log");
+        let file = walser_log::Disk::open(&site.disk, &segment, walser_log::Open::Edit).unwrap();
+        let mut bytes = Vec::new();
+        file.read_at(&mut bytes, 0, 1 << 20).unwrap();
+        let second = BatchHeader::parse(&bytes).unwrap().size;
+        file.write_at(&[value], second as u64 + byte).unwrap();
+        assert_eq!(job.run(|_| true).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    }
+}
