@@ -13,7 +13,7 @@ use crate::faults::until;
 use crate::hurt_copies::{accepts_loss, segment, with_damaged_leader};
 use crate::processes::Cluster;
 use crate::replicated::{Nodes, all_in_sync, alone_in_sync, create_replicated, leader};
-use crate::server::{cli_at, create, place, program, start, values, write};
+use crate::server::{Ready, cli_at, create, place, program, start, values, write};
 
 /// Exit code and text of `walser status`.
 fn status(address: &str) -> (Option<i32>, String) {
@@ -241,6 +241,16 @@ fn rename_setting(file: &Path, from: &str, to: &str) {
     std::fs::write(file, lines).unwrap();
 }
 
+/// A process that is killed with the test.
+struct Killed(Ready);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.child.kill();
+        let _ = self.0.child.wait();
+    }
+}
+
 /// As on a disk that something else has filled: no file can grow beyond a few kilobytes, nor be written there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_metadata_store_that_takes_no_writes_is_named_until_it_does() {
@@ -250,12 +260,12 @@ async fn a_metadata_store_that_takes_no_writes_is_named_until_it_does() {
     // The signal that comes with a refused write is ignored, as most servers do.
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(program("walser-controller"));
     command.args(["--listen", "127.0.0.1:0", "--set"]).arg(format!("controller.data={}", data.display()));
-    let mut controller = start(command, &data.join("controller.ready"), &data.join("controller.log")).unwrap();
-    let gateway = Cluster::gateway_alone(&data, &controller.grpc);
+    let controller = Killed(start(command, &data.join("controller.ready"), &data.join("controller.log")).unwrap());
+    let gateway = Cluster::gateway_alone(&data, &controller.0.grpc);
     let address = gateway.address();
     shows(&address, "NO_STORAGE_NODE").await;
     let limit = |bytes: &str| {
-        let pid = controller.child.id().to_string();
+        let pid = controller.0.child.id().to_string();
         let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}")]).status().unwrap();
         assert!(limited.success());
     };
@@ -265,6 +275,4 @@ async fn a_metadata_store_that_takes_no_writes_is_named_until_it_does() {
     shows(&address, "METADATA_STORE_UNAVAILABLE").await;
     limit("unlimited:unlimited");
     until(async || !status(&address).1.contains("METADATA_STORE_UNAVAILABLE"), "it takes writes again").await;
-    let _ = controller.child.kill();
-    let _ = controller.child.wait();
 }
