@@ -1,5 +1,6 @@
 //! `walser cluster up` and the commands that act on its processes from another terminal.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -8,6 +9,13 @@ use walser_client::Client;
 
 use crate::faults::until;
 use crate::server::{binary, create, place, values, wait_a_little, write};
+
+/// Arguments for two controllers that share so many members of etcd. `WALSER_ETCD` names its program.
+pub(crate) fn with_etcd(members: &str) -> Vec<String> {
+    let etcd = std::env::var("WALSER_ETCD").expect("WALSER_ETCD names no etcd; `scripts/etcd.sh` builds one");
+    let more = ["--metastore", "etcd", "--etcd", &etcd, "--etcd-members", members, "--controllers", "2"];
+    more.map(str::to_owned).to_vec()
+}
 
 /// A running `walser cluster up`.
 pub(crate) struct Up {
@@ -24,16 +32,16 @@ impl Drop for Up {
 
 impl Up {
     pub(crate) fn start(dir: &Path) -> Self {
-        Self::start_with(dir, &[])
+        Self::start_with(dir, &[""; 0])
     }
 
     /// The same, with more arguments.
-    pub(crate) fn start_with(dir: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start_with(dir: &Path, more: &[impl AsRef<OsStr>]) -> Self {
         Self::start_program(&binary(), dir, more)
     }
 
     /// The same, of another program.
-    pub(crate) fn start_program(program: &Path, dir: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start_program(program: &Path, dir: &Path, more: &[impl AsRef<OsStr>]) -> Self {
         let mut command = Command::new(program);
         command.args(["cluster", "up", "--dir"]).arg(dir).args(more).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use walser_client::Client;
 use walser_proto::v1 as pb;
 
-use crate::cluster_up::Up;
+use crate::cluster_up::{Up, with_etcd};
 use crate::fault_rows::{led_by, times, verdict};
 use crate::faults::until;
 use crate::hurt_copies::copy_dir;
@@ -29,9 +29,7 @@ struct Shared {
 
 impl Shared {
     async fn start(dir: &Path, members: &str) -> Self {
-        let etcd = std::env::var("WALSER_ETCD").expect("WALSER_ETCD names no etcd; `scripts/etcd.sh` builds one");
-        let more = ["--metastore", "etcd", "--etcd", &etcd, "--etcd-members", members, "--controllers", "2"];
-        let up = Up::start_with(dir, &more);
+        let up = Up::start_with(dir, &with_etcd(members));
         let client = up.client();
         create_replicated(&client, "t", PARTITIONS, 2).await;
         all_in_sync(&client, "t").await;

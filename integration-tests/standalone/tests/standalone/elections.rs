@@ -221,7 +221,7 @@ async fn led_by_a_copy(data: &Path, copy: &Path) -> (Nodes, Client, [i32; 3]) {
 }
 
 /// Waits until so many nodes refuse the metadata, which is older than what they have seen.
-async fn refused_by(client: &Client, count: usize) {
+pub(crate) async fn refused_by(client: &Client, count: usize) {
     let refused = async || issues(client).await.iter().filter(|code| *code == "METADATA_ROLLBACK").count() == count;
     until(refused, "nodes refuse the older metadata").await;
 }

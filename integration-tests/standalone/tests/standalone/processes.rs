@@ -13,7 +13,7 @@ use crate::server::{PATIENCE, Ready, cli_at, create, place, program, read_all, r
 /// A running service; killed when it is dropped.
 pub(crate) struct Service {
     pub(crate) ready: Ready,
-    log: PathBuf,
+    pub(crate) log: PathBuf,
 }
 
 impl Service {

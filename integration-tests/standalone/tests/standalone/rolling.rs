@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use walser_client::Client;
 
-use crate::cluster_up::Up;
+use crate::cluster_up::{Up, with_etcd};
 use crate::fault_rows::{times, verdict};
 use crate::load::{Load, PARTITIONS, summary};
 use crate::replicated::{all_in_sync, create_replicated, preferred_lead};
@@ -42,9 +42,7 @@ impl Store {
         if self == Self::Embedded {
             return ["--metastore", "embedded"].map(str::to_owned).to_vec();
         }
-        let etcd = std::env::var("WALSER_ETCD").expect("WALSER_ETCD names no etcd; `scripts/etcd.sh` builds one");
-        let more = ["--metastore", "etcd", "--etcd", &etcd, "--etcd-members", "3", "--controllers", "2"];
-        more.map(str::to_owned).to_vec()
+        with_etcd("3")
     }
 }
 
@@ -70,8 +68,7 @@ impl Rolling {
         let (_place, dir) = place();
         let installed = _place.path().join("walser");
         install(program, &installed);
-        let arguments = store.arguments();
-        let up = Up::start_program(&installed, &dir, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let up = Up::start_program(&installed, &dir, &store.arguments());
         let client = up.client();
         create_replicated(&client, "t", PARTITIONS, 2).await;
         all_in_sync(&client, "t").await;

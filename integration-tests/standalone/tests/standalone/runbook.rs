@@ -9,11 +9,12 @@ use std::process::Command;
 
 use walser_proto::v1 as pb;
 
+use crate::elections::refused_by;
 use crate::faults::until;
 use crate::hurt_copies::{accepts_loss, segment, with_damaged_leader};
-use crate::processes::Cluster;
+use crate::processes::{Cluster, Service};
 use crate::replicated::{Nodes, all_in_sync, alone_in_sync, create_replicated, leader};
-use crate::server::{Ready, cli_at, create, place, program, start, values, write};
+use crate::server::{binary, cli_at, create, place, program, start, values, write};
 
 /// Exit code and text of `walser status`.
 fn status(address: &str) -> (Option<i32>, String) {
@@ -78,7 +79,7 @@ async fn a_partition_whose_leader_is_elected_without_proof_recovers() {
     let elected = ["partition", "elect", "t", "0", "--unclean", "--node", &behind.to_string()];
     until(async || accepts_loss(&nodes, &elected), "it leads").await;
     shows(&address, "PARTITIONS_RECOVERING").await;
-    (1..=3).filter(|number| *number != behind).for_each(|number| nodes.restart(number));
+    nodes.restart_others(behind);
     healthy(&address).await;
 }
 
@@ -177,8 +178,7 @@ async fn data_that_is_set_aside_is_named_until_it_is_restored_or_deleted() {
     });
     nodes.cluster.restart_gateway(&[]);
     let (client, address) = (nodes.cluster.client(), nodes.cluster.address());
-    let refused = async || status(&address).1.matches("(METADATA_ROLLBACK)").count() == 3;
-    until(refused, "all nodes refuse the older metadata").await;
+    refused_by(&client, 3).await;
     ok(&nodes, &["metadata", "accept-restore", "--yes"]);
     let text = shows(&address, "DATA_SET_ASIDE").await;
     assert!(text.contains("set-aside list"), "{text}");
@@ -219,13 +219,7 @@ async fn a_setting_of_a_topic_that_is_not_known_is_named_until_it_is_reset() {
 
 /// Metadata out of a store, or into one.
 fn transfer(command: &str, file: &Path, data: &Path) {
-    let done = Command::new(crate::server::binary())
-        .args(["metadata", command])
-        .arg(file)
-        .arg("-d")
-        .arg(data)
-        .output()
-        .unwrap();
+    let done = Command::new(binary()).args(["metadata", command]).arg(file).arg("-d").arg(data).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
@@ -241,16 +235,6 @@ fn rename_setting(file: &Path, from: &str, to: &str) {
     std::fs::write(file, lines).unwrap();
 }
 
-/// A process that is killed with the test.
-struct Killed(Ready);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.child.kill();
-        let _ = self.0.child.wait();
-    }
-}
-
 /// As on a disk that something else has filled: no file can grow beyond a few kilobytes, nor be written there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_metadata_store_that_takes_no_writes_is_named_until_it_does() {
@@ -260,12 +244,13 @@ async fn a_metadata_store_that_takes_no_writes_is_named_until_it_does() {
     // The signal that comes with a refused write is ignored, as most servers do.
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(program("walser-controller"));
     command.args(["--listen", "127.0.0.1:0", "--set"]).arg(format!("controller.data={}", data.display()));
-    let controller = Killed(start(command, &data.join("controller.ready"), &data.join("controller.log")).unwrap());
-    let gateway = Cluster::gateway_alone(&data, &controller.0.grpc);
+    let log = data.join("controller.log");
+    let controller = Service { ready: start(command, &data.join("controller.ready"), &log).unwrap(), log };
+    let gateway = Cluster::gateway_alone(&data, &controller.ready.grpc);
     let address = gateway.address();
     shows(&address, "NO_STORAGE_NODE").await;
     let limit = |bytes: &str| {
-        let pid = controller.0.child.id().to_string();
+        let pid = controller.ready.child.id().to_string();
         let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}")]).status().unwrap();
         assert!(limited.success());
     };
