@@ -25,7 +25,7 @@ use walser_model::{LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, Topi
 
 use crate::checked::{CRC_LEN, seal, take, unseal};
 use crate::directory_names::DirectoryNames;
-use crate::disk::{Disk, DiskFile, Open};
+use crate::disk::{Disk, DiskFile, Open, remove_file_if_any};
 
 /// Name of the file in a data directory.
 pub(crate) const FILE_NAME: &str = "checkpoint";
@@ -373,10 +373,7 @@ impl Checkpoint {
         self.file.read_at(&mut bytes, 0, len)?;
         let path = self.dir.join(FILE_NAME);
         let temporary = path.with_extension("tmp");
-        match self.disk.remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_file_if_any(&*self.disk, &temporary)?;
         let file = self.disk.open(&temporary, Open::Write)?;
         file.write_at(&bytes, 0)?;
         file.sync_data()?;

@@ -50,6 +50,14 @@ pub struct CompactionRules {
 /// Called with bytes that were read; false: the job is to end.
 pub(crate) type Pace<'a> = &'a mut dyn FnMut(usize) -> bool;
 
+/// A segment that takes no appends any more.
+#[derive(Debug)]
+pub(crate) struct ClosedSegment {
+    pub(crate) segment: Arc<Segment>,
+    /// Exclusive.
+    pub(crate) end: Offset,
+}
+
 /// Work for a thread of its own.
 #[derive(Debug)]
 pub struct CompactionJob {
@@ -57,9 +65,7 @@ pub struct CompactionJob {
     pub(crate) generation: Generation,
     pub(crate) names: Arc<DirectoryNames>,
     /// Closed ones, from the first one on.
-    pub(crate) segments: Vec<Arc<Segment>>,
-    /// Where the last of them ends. Exclusive.
-    pub(crate) end: Offset,
+    pub(crate) segments: Vec<ClosedSegment>,
     /// What lies below was compacted before. Exclusive.
     pub(crate) from: Offset,
     pub(crate) rules: CompactionRules,
@@ -125,29 +131,21 @@ impl CompactionJob {
         Ok(CompactionOutcome { generation: self.generation, replacements, compacted })
     }
 
-    /// Where a segment ends.
-    fn base_after(&self, segment: &Arc<Segment>) -> Offset {
-        let after = self.segments.iter().position(|found| Arc::ptr_eq(found, segment)).map(|at| at + 1);
-        after.and_then(|after| self.segments.get(after)).map_or(self.end, |next| next.base)
-    }
-
     /// The first pass: the latest offset of each key, and up to where that is known. Exclusive.
     fn keys(&self, pace: Pace<'_>) -> io::Result<(OffsetMap, Offset)> {
         let mut map = OffsetMap::new(self.rules.memory_bytes);
-        for segment in &self.segments {
-            let next = self.base_after(segment);
-            if next <= self.from {
-                continue;
-            }
+        let mut up_to = self.from;
+        for ClosedSegment { segment, end } in self.segments.iter().filter(|closed| closed.end > self.from) {
+            up_to = *end;
             let file = segment.file(Open::Read)?;
             let mut scan = Scan::new(&*file, segment.position_for(self.from.max(segment.base))?, segment.size());
             let mut expected = None;
             while let Step::Batch(found) = scan.step()? {
                 let (header, read) = (found.header, found.bytes.len());
-                if expected == Some(next) {
+                if expected == Some(up_to) {
                     break;
                 }
-                if expected.is_some_and(|expected| expected != header.base_offset) || header.next_offset() > next {
+                if expected.is_some_and(|expected| expected != header.base_offset) || header.next_offset() > up_to {
                     return Err(damaged(segment, expected.unwrap_or(segment.base)));
                 }
                 expected = Some(header.next_offset());
@@ -172,19 +170,19 @@ impl CompactionJob {
             }
             segment.close();
         }
-        Ok((map, self.end))
+        Ok((map, up_to))
     }
 
     /// Segments below an offset that become one each, by their bytes.
-    fn groups(&self, below: Offset) -> impl Iterator<Item = &[Arc<Segment>]> {
-        let count = self.segments.partition_point(|segment| segment.base < below);
+    fn groups(&self, below: Offset) -> impl Iterator<Item = &[ClosedSegment]> {
+        let count = self.segments.partition_point(|closed| closed.segment.base < below);
         let mut rest = &self.segments[..count];
         std::iter::from_fn(move || {
             let first = rest.first()?;
-            let mut bytes = first.size();
-            let more = rest[1..].iter().take_while(|segment| {
-                bytes += segment.size();
-                let span = self.base_after(segment).since(first.base);
+            let mut bytes = first.segment.size();
+            let more = rest[1..].iter().take_while(|closed| {
+                bytes += closed.segment.size();
+                let span = closed.end.since(first.segment.base);
                 bytes <= self.segment_bytes && i32::try_from(span).is_ok()
             });
             let (group, behind) = rest.split_at(1 + more.count());

@@ -31,7 +31,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::clock_mark::{self, ClockMark};
 use crate::copy::CopyStore;
 use crate::directory_names::parse_partition;
-use crate::disk::{DirectoryId, DirectoryLock, Disk, Open, Space, replace_file};
+use crate::disk::{DirectoryId, DirectoryLock, Disk, Open, Space, remove_file_if_any, replace_file};
 use crate::last_run::{self, BootId, LastRun};
 use crate::metadata_version::{self, MetadataVersion, SeenMetadata};
 use crate::set_aside::{self, SetAsideStore};
@@ -397,10 +397,7 @@ impl DataDirectory {
     /// # Errors
     /// What the system says.
     pub fn drop_ballast(&self) -> io::Result<()> {
-        match self.disk.remove_file(&self.root.join(BALLAST)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_file_if_any(&*self.disk, &self.root.join(BALLAST))
     }
 }
 

@@ -159,6 +159,14 @@ pub(crate) fn remove_dir_if_any(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a file that may be gone.
+pub(crate) fn remove_file_if_any(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Replaces a small file as one step: temporary file, sync, rename, sync of the directory.
 pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_in_place_of(disk, path, bytes)?;

@@ -77,21 +77,6 @@ pub struct LogReader {
     names: Arc<DirectoryNames>,
 }
 
-/// The position of the batch that starts at `offset`, or the end of the segment when it ends there. `None`: the
-/// offset is inside a batch.
-pub(crate) fn position_of(segment: &Segment, offset: Offset) -> io::Result<Option<u64>> {
-    let file = segment.file(Open::Read)?;
-    let mut scan = Scan::new(&*file, segment.position_for(offset)?, segment.size());
-    loop {
-        match scan.step()? {
-            Step::Batch(found) if found.header.base_offset == offset => return Ok(Some(found.position)),
-            Step::Batch(found) if found.header.next_offset() > offset => return Ok(None),
-            Step::Batch(_) => {}
-            Step::End | Step::Zeros(_) | Step::Invalid(_) => return Ok(Some(segment.size())),
-        }
-    }
-}
-
 // === impl LogReader ===
 
 impl LogReader {

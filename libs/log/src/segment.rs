@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use walser_model::{Offset, Timestamp};
 use walser_record_batch::{BatchHeader, HEADER_LEN};
 
-use crate::disk::{Disk, DiskFile, Open, copy_range};
+use crate::disk::{Disk, DiskFile, Open, copy_range, remove_file_if_any};
 use crate::index::{ENTRY_LEN, Entries, Floor, Index, IndexEntry};
 use crate::scan::{Scan, Step};
 use crate::segment_names::{INDEX_EXTENSION, MOVED_EXTENSION, log_name};
@@ -350,13 +350,8 @@ impl Segment {
     pub(crate) fn remove(&self) -> io::Result<()> {
         let _nobody_writes_the_index = self.writes_index.lock();
         self.release_idle();
-        for path in [self.path.clone(), self.index_path()] {
-            match self.disk.remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        remove_file_if_any(&*self.disk, &self.path)?;
+        remove_file_if_any(&*self.disk, &self.index_path())
     }
 
     /// Reads `count` entries of the index file from number `from` on; fewer where the file ends.

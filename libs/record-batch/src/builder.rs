@@ -45,6 +45,20 @@ pub struct BatchBuilder {
     max_timestamp: Timestamp,
 }
 
+/// Compresses the records behind the space for a header; returns them with the codec that they have now. Those that do not
+/// shrink stay as they are: readers then have nothing to undo.
+pub(crate) fn compressed(batch: Vec<u8>, codec: Compression) -> (Vec<u8>, Compression) {
+    if codec == Compression::None {
+        return (batch, codec);
+    }
+    let mut smaller = Vec::with_capacity(HEADER_LEN + batch.len() / 2);
+    smaller.resize(HEADER_LEN, 0);
+    match compress(codec, &batch[HEADER_LEN..], &mut smaller) {
+        Ok(()) if smaller.len() < batch.len() => (smaller, codec),
+        _ => (batch, Compression::None),
+    }
+}
+
 // === impl Producer ===
 
 impl Producer {
@@ -130,19 +144,7 @@ impl BatchBuilder {
     /// When no record was added.
     pub fn build(self, producer: Producer) -> Bytes {
         assert!(self.count > 0, "a batch has at least one record");
-        let mut codec = self.codec;
-        let mut batch = self.buffer;
-        if codec != Compression::None {
-            let mut compressed = Vec::with_capacity(HEADER_LEN + batch.len() / 2);
-            compressed.resize(HEADER_LEN, 0);
-            let done = compress(codec, &batch[HEADER_LEN..], &mut compressed);
-            // Records that do not shrink are stored as they are: readers then have nothing to undo.
-            if done.is_ok() && compressed.len() < batch.len() {
-                batch = compressed;
-            } else {
-                codec = Compression::None;
-            }
-        }
+        let (mut batch, codec) = compressed(self.buffer, self.codec);
         let header = BatchHeader {
             base_offset: Offset::ZERO,
             size: batch.len(),

@@ -1,7 +1,7 @@
 //! Single records inside a batch.
 
 use bytes::Bytes;
-use walser_model::{Offset, Timestamp, TimestampType};
+use walser_model::{Compression, Offset, Timestamp, TimestampType};
 
 use crate::batches::records_section;
 use crate::compression::{CompressionError, decompress};
@@ -84,6 +84,21 @@ pub struct Records {
     failed: bool,
 }
 
+/// The records section of a whole batch, decompressed, and the codec that it had. What decoding it costs beyond its bytes is
+/// not looked at.
+pub(crate) fn opened_section(
+    header: &BatchHeader,
+    batch: &Bytes,
+    cost_max: usize,
+) -> Result<(Bytes, Compression), RecordError> {
+    let section_max = section_bytes_max(header.record_count, cost_max)?;
+    let section = records_section(batch);
+    match header.attributes.codec().map_err(RecordError::Codec)? {
+        Compression::None => Ok((section, Compression::None)),
+        codec => Ok((Bytes::from(decompress(codec, &section, section_max)?), codec)),
+    }
+}
+
 // === impl Records ===
 
 impl Records {
@@ -102,12 +117,7 @@ impl Records {
     /// # Errors
     /// As for [`Records::open`].
     pub fn open_within(header: BatchHeader, batch: &Bytes, cost_max: usize) -> Result<Self, RecordError> {
-        let section_max = section_bytes_max(header.record_count, cost_max)?;
-        let section = records_section(batch);
-        let section = match header.attributes.codec().map_err(RecordError::Codec)? {
-            walser_model::Compression::None => section,
-            codec => Bytes::from(decompress(codec, &section, section_max)?),
-        };
+        let (section, _codec) = opened_section(&header, batch, cost_max)?;
         check_section(&section, header.record_count, cost_max)?;
         Ok(Self { header, section, at: 0, index: 0, failed: false })
     }

@@ -5,15 +5,13 @@
 //! finds the next batch where the last one ended.
 
 use bytes::Bytes;
-use walser_model::{LeaderEpoch, Offset, Timestamp, TimestampType};
+use walser_model::{Compression, LeaderEpoch, Offset, Timestamp, TimestampType};
 
-use crate::batches::records_section;
-use crate::builder::Producer;
-use crate::compression::{compress, decompress};
-use crate::cost::{DECODED_COST_MAX, section_bytes_max};
+use crate::builder::{Producer, compressed};
+use crate::cost::DECODED_COST_MAX;
 use crate::header::{Attributes, BatchHeader, HEADER_LEN};
 use crate::raw_record::{RawRecord, take_record};
-use crate::record::RecordError;
+use crate::record::{RecordError, opened_section};
 
 /// Timestamp of a batch that has no record.
 const NO_TIMESTAMP: Timestamp = -1;
@@ -51,12 +49,7 @@ pub fn retain(
     horizon: Option<Timestamp>,
     mut keep: impl FnMut(Retainable<'_>, Option<Timestamp>) -> bool,
 ) -> Result<Retained, RecordError> {
-    let codec = header.attributes.codec().map_err(RecordError::Codec)?;
-    let section = records_section(batch);
-    let section = match codec {
-        walser_model::Compression::None => section,
-        codec => Bytes::from(decompress(codec, &section, section_bytes_max(header.record_count, DECODED_COST_MAX)?)?),
-    };
+    let (section, codec) = opened_section(header, batch, DECODED_COST_MAX)?;
     let known = header.attributes.delete_horizon().then_some(header.base_timestamp);
     let (mut kept, mut tombstones, mut rest) = (Vec::new(), false, &section[..]);
     for index in 0..header.record_count {
@@ -89,30 +82,17 @@ fn time(header: &BatchHeader, raw: &RawRecord<'_>) -> Timestamp {
 }
 
 /// A batch of these records of another one.
-fn rebuilt(
-    header: &BatchHeader,
-    codec: walser_model::Compression,
-    begins: Option<Timestamp>,
-    kept: &[RawRecord<'_>],
-) -> Vec<u8> {
+fn rebuilt(header: &BatchHeader, codec: Compression, begins: Option<Timestamp>, kept: &[RawRecord<'_>]) -> Vec<u8> {
     let base_timestamp = begins.unwrap_or(header.base_timestamp);
 
     let mut batch = vec![0; HEADER_LEN];
     for raw in kept {
         raw.put(&mut batch, time(header, raw).saturating_sub(base_timestamp));
     }
+    let (mut batch, codec) = compressed(batch, codec);
     let mut attributes = header.attributes.with_codec(codec);
     if begins.is_some() {
         attributes = attributes.with_delete_horizon();
-    }
-    if codec != walser_model::Compression::None {
-        let mut compressed = vec![0; HEADER_LEN];
-        let done = compress(codec, &batch[HEADER_LEN..], &mut compressed);
-        if done.is_ok() && compressed.len() < batch.len() {
-            batch = compressed;
-        } else {
-            attributes = attributes.with_codec(walser_model::Compression::None);
-        }
     }
     let max_timestamp = match header.attributes.timestamp_type() {
         TimestampType::LogAppendTime => header.max_timestamp,

@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use walser_model::{LeaderEpoch, Offset};
-use walser_record_batch::{BatchHeader, Producer, RecordError, Retainable, Retained, empty_batch, retain};
+use walser_model::{LeaderEpoch, Offset, Timestamp};
+use walser_record_batch::{BatchHeader, Producer, Retainable, Retained, empty_batch, retain};
 
 use super::offset_map::OffsetMap;
 use super::swap::cleaned_name;
-use super::{CompactionJob, Pace, damaged, interrupted};
+use super::{ClosedSegment, CompactionJob, Pace, damaged, interrupted};
 use crate::disk::{DiskFile, Open};
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
@@ -48,24 +48,23 @@ struct Output<'a> {
 /// Writes a group of segments anew. `end`: records at and above it are not looked at (exclusive). `None`: nothing would change.
 pub(super) fn rewrite(
     job: &CompactionJob,
-    group: &[Arc<Segment>],
+    group: &[ClosedSegment],
     (map, end): (&OffsetMap, Offset),
     pace: Pace<'_>,
 ) -> io::Result<Option<Replacement>> {
-    let Some(first) = group.first() else { return Ok(None) };
-    let path = job.names.path().join(cleaned_name(first.base, job.generation));
+    let Some(base) = group.first().map(|first| first.segment.base) else { return Ok(None) };
+    let path = job.names.path().join(cleaned_name(base, job.generation));
     let file = job.names.disk().open(&path, Open::Write)?;
     file.set_len(0)?;
-    let segment = Arc::new(Segment::new(Arc::clone(job.names.disk()), job.names.path(), first.base, 0));
+    let segment = Arc::new(Segment::new(Arc::clone(job.names.disk()), job.names.path(), base, 0));
     segment.start_index();
     let changed = group.len() > 1;
     let mut output = Output { job, file, segment, buffer: Vec::new(), written: 0, gone: None, changed };
-    for (at, old) in group.iter().enumerate() {
-        let next = group.get(at + 1).map_or_else(|| job.base_after(old), |next| next.base);
+    for ClosedSegment { segment: old, end: next } in group {
         let old_file = old.file(Open::Read)?;
         let mut scan = Scan::new(&*old_file, 0, old.size());
         let mut expected = old.base;
-        while expected < next {
+        while expected < *next {
             // Checksums do not cover the base offset: what does not follow is damaged, and is not copied over the original.
             let found = match scan.step()? {
                 Step::Batch(found) if found.header.base_offset == expected => found,
@@ -87,10 +86,10 @@ impl Output<'_> {
     fn take(&mut self, header: &BatchHeader, bytes: &[u8], map: &OffsetMap, end: Offset) -> io::Result<()> {
         let is_last = self.job.last_of_producers.get(&header.producer_id) == Some(&header.base_offset);
         if header.record_count == 0 {
-            return if is_last { self.keep(header, bytes) } else { self.forget(header) };
+            return if is_last { self.put(bytes) } else { self.forget(header) };
         }
         if header.attributes.control() || header.base_offset >= end {
-            return self.keep(header, bytes);
+            return self.put(bytes);
         }
         let batch = Bytes::copy_from_slice(bytes);
         let kept = retain(header, &batch, Some(self.job.rules.horizon()), |record, horizon| {
@@ -113,15 +112,8 @@ impl Output<'_> {
                 self.put(&rest)
             }
             // What cannot be decoded has no keys, and stays for whoever can.
-            Ok(Retained::All) | Err(RecordError::Codec(_) | RecordError::Compression(_) | RecordError::Cost(_)) => {
-                self.keep(header, bytes)
-            }
-            Err(RecordError::Malformed { .. } | RecordError::Trailing { .. }) => self.keep(header, bytes),
+            Ok(Retained::All) | Err(_) => self.put(bytes),
         }
-    }
-
-    fn keep(&mut self, _header: &BatchHeader, bytes: &[u8]) -> io::Result<()> {
-        self.put(bytes)
     }
 
     /// Nothing of a batch is left.
@@ -166,7 +158,7 @@ impl Output<'_> {
         Ok(())
     }
 
-    fn finish(mut self, group: &[Arc<Segment>]) -> io::Result<Option<Replacement>> {
+    fn finish(mut self, group: &[ClosedSegment]) -> io::Result<Option<Replacement>> {
         self.put_gone()?;
         if !self.changed {
             return Ok(None);
@@ -174,13 +166,16 @@ impl Output<'_> {
         self.drain()?;
         self.file.sync_data()?;
         self.segment.adopt_file(self.file);
-        Ok(Some(Replacement { old: group.to_vec(), new: self.segment }))
+        Ok(Some(Replacement {
+            old: group.iter().map(|closed| Arc::clone(&closed.segment)).collect(),
+            new: self.segment,
+        }))
     }
 }
 
 impl CompactionJob {
     /// Whether a record stays.
-    fn keeps(&self, map: &OffsetMap, record: Retainable<'_>, horizon: Option<walser_model::Timestamp>) -> bool {
+    fn keeps(&self, map: &OffsetMap, record: Retainable<'_>, horizon: Option<Timestamp>) -> bool {
         // Nothing can take the place of a record without a key.
         let Some(key) = record.key else { return true };
         if map.latest(key).is_some_and(|latest| latest > record.offset) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use walser_model::Offset;
 
-use crate::disk::{Disk, Entry, Open};
+use crate::disk::{Disk, Entry, Open, remove_file_if_any};
 use crate::generation::Generation;
 use crate::scan::{Scan, Step};
 use crate::segment_names::{base_of, index_name, log_name};
@@ -25,24 +25,28 @@ pub(crate) fn swap_name(base: Offset) -> String {
     format!("{:020}{SWAP_SUFFIX}", base.0)
 }
 
-/// Removes a file that may be gone.
-pub(crate) fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    match disk.remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Takes away the segments that are replaced: `bases`, ascending, of one replacement. The first one keeps its log file, which
-/// the renaming replaces.
-pub(crate) fn remove_replaced(disk: &dyn Disk, dir: &Path, bases: &[Offset]) -> io::Result<()> {
-    for (at, base) in bases.iter().enumerate().rev() {
-        remove(disk, &dir.join(index_name(*base)))?;
-        if at > 0 {
-            remove(disk, &dir.join(log_name(*base)))?;
+/// Puts files that count in the place of the segments that each of them spans, ascending: those go, and the files get the
+/// names of the first ones. The names of what counts MUST be durable before. `sync` makes names in the directory durable.
+pub(crate) fn put_in_place(
+    disk: &dyn Disk,
+    dir: &Path,
+    replaced: &[Vec<Offset>],
+    sync: impl Fn() -> io::Result<()>,
+) -> io::Result<()> {
+    for bases in replaced {
+        for (at, base) in bases.iter().enumerate().rev() {
+            remove_file_if_any(disk, &dir.join(index_name(*base)))?;
+            // The renaming replaces the first one.
+            if at > 0 {
+                remove_file_if_any(disk, &dir.join(log_name(*base)))?;
+            }
         }
     }
-    Ok(())
+    sync()?;
+    for base in replaced.iter().filter_map(|bases| bases.first()) {
+        disk.rename(&dir.join(swap_name(*base)), &dir.join(log_name(*base)))?;
+    }
+    sync()
 }
 
 /// Continues what an interruption has left of replacements, and removes what does not count. To be called before the
@@ -53,34 +57,27 @@ pub(crate) fn remove_replaced(disk: &dyn Disk, dir: &Path, bases: &[Offset]) -> 
 pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io::Result<bool> {
     let swapped = |name: &str| base_of(&format!("{}.log", name.strip_suffix(SWAP_SUFFIX)?));
     let mut changed = false;
-    let mut counting = Vec::new();
+    let mut replaced = Vec::new();
     for entry in entries {
         if entry.name.ends_with(CLEANED_SUFFIX) {
-            remove(&**disk, &dir.join(&entry.name))?;
+            remove_file_if_any(&**disk, &dir.join(&entry.name))?;
             changed = true;
         } else if let Some(base) = swapped(&entry.name)
             && let Some(end) = end_of(&**disk, &dir.join(&entry.name), base)?
         {
-            counting.push((base, end));
+            let spanned = entries.iter().filter_map(|entry| base_of(&entry.name));
+            let mut bases: Vec<_> = spanned.filter(|found| *found > base && *found < end).collect();
+            bases.sort_unstable();
+            bases.insert(0, base);
+            replaced.push(bases);
         }
     }
-    if counting.is_empty() {
+    if replaced.is_empty() {
         return Ok(changed);
     }
     // The names may be in the cache only: nothing goes before it is certain that they stay.
     disk.sync_dir(dir)?;
-    for (base, end) in &counting {
-        let replaced = entries.iter().filter_map(|entry| base_of(&entry.name));
-        let mut replaced: Vec<_> = replaced.filter(|found| found > base && found < end).collect();
-        replaced.sort_unstable();
-        replaced.insert(0, *base);
-        remove_replaced(&**disk, dir, &replaced)?;
-    }
-    disk.sync_dir(dir)?;
-    for (base, _) in &counting {
-        disk.rename(&dir.join(swap_name(*base)), &dir.join(log_name(*base)))?;
-    }
-    disk.sync_dir(dir)?;
+    put_in_place(&**disk, dir, &replaced, || disk.sync_dir(dir))?;
     Ok(true)
 }
 

@@ -7,11 +7,13 @@ use walser_model::Offset;
 
 use super::{Condition, Log, LogError};
 use crate::checked::{seal, take, unseal};
-use crate::compaction::{Compacted, CompactionJob, CompactionOutcome, CompactionRules, Replacement, swap};
-use crate::disk::read_file;
+use crate::compaction::{
+    ClosedSegment, Compacted, CompactionJob, CompactionOutcome, CompactionRules, Replacement, swap,
+};
+use crate::disk::{read_file, remove_file_if_any};
 
 /// Of the file that says up to where a log is compacted: where it is missing, all of it is compacted once more.
-const FILE_NAME: &str = "compacted";
+pub(super) const COMPACTED_NAME: &str = "compacted";
 const MAGIC: &[u8; 4] = b"WCMP";
 const VERSION: u16 = 1;
 const FILE_BYTES_MAX: u64 = 64;
@@ -35,19 +37,17 @@ impl Log {
     ) -> Result<Option<CompactionJob>, LogError> {
         self.writable()?;
         let bound = up_to.min(self.marks.durable);
-        let mut segments = self.state.segments().clone();
-        let mut end = Offset::ZERO;
-        let mut count = 0;
-        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
+        let all = self.state.segments().clone();
+        let mut segments = Vec::new();
+        for (segment, next) in all.iter().zip(all.iter().skip(1)) {
             // Where it cannot be read its age is not known either.
             let young = segment.max_timestamp()?.map_or(true, |newest| newest > rules.newest);
             if next.base > bound || young {
                 break;
             }
-            (end, count) = (next.base, count + 1);
+            segments.push(ClosedSegment { segment: segment.clone(), end: next.base });
         }
-        segments.truncate(count);
-        if end <= self.compacted {
+        if segments.last().is_none_or(|last| last.end <= self.compacted) {
             return Ok(None);
         }
         Ok(Some(CompactionJob {
@@ -55,7 +55,6 @@ impl Log {
             generation: self.generation,
             names: self.names.clone(),
             segments,
-            end,
             from: self.compacted,
             rules,
             last_of_producers: self.producers()?.last_batches(),
@@ -76,7 +75,7 @@ impl Log {
         if !there {
             let dir = self.names.path();
             for Replacement { new, .. } in &replacements {
-                swap::remove(&**self.names.disk(), &dir.join(swap::cleaned_name(new.base, generation)))?;
+                remove_file_if_any(&**self.names.disk(), &dir.join(swap::cleaned_name(new.base, generation)))?;
             }
             return Ok(None);
         }
@@ -106,20 +105,16 @@ impl Log {
             )?;
         }
         self.names.sync()?;
+        let mut replaced = Vec::with_capacity(replacements.len());
         for Replacement { old, new } in replacements {
             let mut segments = self.state.segments_mut();
             let at = segments.partition_point(|segment| segment.base < new.base);
             segments.splice(at..at + old.len(), [new.clone()]);
             drop(segments);
             old.iter().for_each(|segment| segment.replace());
-            let bases: Vec<_> = old.iter().map(|segment| segment.base).collect();
-            swap::remove_replaced(&*disk, &dir, &bases)?;
+            replaced.push(old.iter().map(|segment| segment.base).collect());
         }
-        self.names.sync()?;
-        for Replacement { new, .. } in replacements {
-            disk.rename(&dir.join(swap::swap_name(new.base)), &dir.join(crate::segment_names::log_name(new.base)))?;
-        }
-        self.names.sync()?;
+        swap::put_in_place(&*disk, &dir, &replaced, || self.names.sync())?;
         for Replacement { new, .. } in replacements {
             new.write_whole_index()?;
         }
@@ -135,7 +130,7 @@ impl Log {
         bytes.put_u16(0);
         bytes.put_i64(compacted.0);
         seal(&mut bytes, 0);
-        self.names.replace_file(FILE_NAME, &bytes)?;
+        self.names.replace_file(COMPACTED_NAME, &bytes)?;
         self.compacted = compacted;
         Ok(())
     }
@@ -152,7 +147,7 @@ impl Log {
 
     /// What the file says; the start where it is not there, or damaged.
     fn read_compacted(&self) -> io::Result<Offset> {
-        let bytes = read_file(&**self.names.disk(), &self.names.path().join(FILE_NAME), FILE_BYTES_MAX)?;
+        let bytes = read_file(&**self.names.disk(), &self.names.path().join(COMPACTED_NAME), FILE_BYTES_MAX)?;
         let known = bytes.as_deref().and_then(unseal).and_then(|mut body| {
             let (magic, version) = (take(&mut body)?, body.try_get_u16().ok()?);
             body.try_get_u16().ok().filter(|_| &magic == MAGIC && version == VERSION)?;

@@ -9,7 +9,7 @@ use walser_model::Offset;
 
 use super::findings::{Damage, Recovery};
 use super::{Condition, Log};
-use crate::disk::Open;
+use crate::disk::{Open, remove_file_if_any};
 
 /// The name of a file that says that records are damaged from an offset on.
 fn note_name(from: Offset) -> String {
@@ -65,10 +65,7 @@ impl Log {
         let (gone, kept) = self.damage_notes.iter().partition(|from| **from >= up);
         let gone: Vec<Offset> = gone;
         for from in &gone {
-            match self.names.disk().remove_file(&self.names.path().join(note_name(*from))) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_file_if_any(&**self.names.disk(), &self.names.path().join(note_name(*from)))?;
         }
         if !gone.is_empty() {
             self.names.sync()?;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walser_model::{LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicPartition};
 
+use super::compaction::COMPACTED_NAME;
 use super::findings::{CutTail, Recovery};
 use super::{Condition, KEPT_PREFIX, Log, LogConfig, LogError, damage};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
@@ -44,6 +45,8 @@ struct Listing {
     damage_notes: Vec<Offset>,
     /// There is a file of leader epochs.
     epochs_file: bool,
+    /// There is one that says up to where the log is compacted.
+    compacted_file: bool,
     /// The directory exists.
     exists: bool,
 }
@@ -78,7 +81,7 @@ impl Log {
         now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
         let (marked, marks) = (marks.is_some(), marks.unwrap_or_default());
-        let Listing { mut segments, snapshots, damage_notes, epochs_file, exists } = list(&disk, &dir)?;
+        let Listing { mut segments, snapshots, damage_notes, epochs_file, compacted_file, exists } = list(&disk, &dir)?;
         let around = checkpoint.lock().names();
         prove_directory(&*disk, &dir, &around, (exists, segments.is_empty()), &marks)?;
         let deleted = below_start(&mut segments, marks.log_start);
@@ -130,7 +133,7 @@ impl Log {
             log.marks.high_watermark = log.log_end();
             log.write_marks()?;
         }
-        log.take_compacted()?;
+        compacted_file.then(|| log.take_compacted()).transpose()?;
         log.take_up_damage(&mut recovery)?;
         log.renew_names()?;
         log.state.segments().iter().for_each(|segment| segment.close());
@@ -486,6 +489,8 @@ fn list(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Listing> {
             listing.damage_notes.push(from);
         } else if name == epochs::FILE_NAME {
             listing.epochs_file = true;
+        } else if name == COMPACTED_NAME {
+            listing.compacted_file = true;
         }
     }
     listing.segments.sort_unstable_by_key(|segment| segment.base);

@@ -29,28 +29,28 @@ struct CutPlace {
 }
 
 impl CutPlace {
-    /// The place before `to`. `None`: it is inside a batch with records.
+    /// The place before `to`: a batch that starts there, or the end of the segment. `None`: it is inside a batch with records.
     fn find(segment: &Segment, to: Offset) -> io::Result<Option<Self>> {
-        if let Some(position) = crate::reader::position_of(segment, to)? {
-            return Ok(Some(Self { position, offset: to, part: None }));
-        }
         let file = segment.file(Open::Read)?;
         let mut scan = Scan::new(&*file, segment.position_for(to)?, segment.size());
-        while let Step::Batch(found) = scan.step()? {
-            let header = found.header;
-            if header.next_offset() > to {
-                let part = (header.record_count == 0).then(|| {
-                    let BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence, .. } = header;
-                    empty_batch(header.base_offset, to, header.leader_epoch, Producer { id, epoch, base_sequence })
-                });
-                return Ok(part.map(|part| Self {
-                    position: found.position,
-                    offset: header.base_offset,
-                    part: Some(part),
-                }));
+        loop {
+            let (position, header) = match scan.step()? {
+                Step::Batch(found) if found.header.next_offset() <= to => continue,
+                Step::Batch(found) => (found.position, found.header),
+                Step::End | Step::Zeros(_) | Step::Invalid(_) => {
+                    return Ok(Some(Self { position: segment.size(), offset: to, part: None }));
+                }
+            };
+            let offset = header.base_offset;
+            if offset == to {
+                return Ok(Some(Self { position, offset, part: None }));
             }
+            let part = (header.record_count == 0).then(|| {
+                let BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence, .. } = header;
+                empty_batch(offset, to, header.leader_epoch, Producer { id, epoch, base_sequence })
+            });
+            return Ok(part.map(|part| Self { position, offset, part: Some(part) }));
         }
-        Ok(None)
     }
 }
 
@@ -77,9 +77,8 @@ impl Log {
         let segments = self.state.segments().clone();
         let at = segments.partition_point(|segment| segment.base <= to).saturating_sub(1);
         let place = CutPlace::find(&segments[at], to)?.ok_or(out_of_range)?;
-        let position = place.position;
         let gives_up = maybe_committed || to < self.marks.high_watermark;
-        let kept = gives_up.then(|| self.keep(&LogPosition { segment: at, position }, to)).transpose();
+        let kept = gives_up.then(|| self.keep(&LogPosition { segment: at, position: place.position }, to)).transpose();
         let outcome = kept.map_err(LogError::from).and_then(|kept| self.cut(&segments, at, &place, to).map(|()| kept));
         // A part of it may have happened: what is in memory is not what is on the disk any more.
         outcome.inspect_err(|error| self.fail(format!("truncate: {error}")))
