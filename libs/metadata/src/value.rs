@@ -32,6 +32,11 @@ pub fn encode<V: Value>(value: &V) -> Vec<u8> {
     serde_json::to_vec(value).expect("values have text keys, numbers and lists of them")
 }
 
+/// Whether a number need not be written.
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
+}
+
 /// Checks the documented form of a value, that it is read back, and that a field of a newer version survives.
 #[cfg(test)]
 fn assert_form<V: Value + PartialEq + std::fmt::Debug>(value: &V, text: &str) {

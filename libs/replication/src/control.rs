@@ -161,8 +161,13 @@ impl DecisionContext {
 impl<P: Clone> Decision<P> {
     /// What is wrong with a partition that it would write (invariant I8). Callers check it before they commit.
     pub fn problem(&self) -> Option<&'static str> {
-        self.writes.iter().find_map(|write| match write {
-            Write::Partition(_, state) => state.problem(),
+        self.partition_states().find_map(PartitionState::problem)
+    }
+
+    /// The states that it would give to partitions.
+    pub fn partition_states(&self) -> impl Iterator<Item = &PartitionState> {
+        self.writes.iter().filter_map(|write| match write {
+            Write::Partition(_, state) => Some(state),
             Write::Delete(_) | Write::Registration(_) | Write::Live { .. } => None,
         })
     }

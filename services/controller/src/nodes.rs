@@ -200,10 +200,7 @@ impl Nodes {
                 Refusal::Needless(other) => needless_repair(other),
                 _ => stale(),
             })?;
-            let next = decision.writes.iter().find_map(|write| match write {
-                Write::Partition(_, state) => Some(state.clone()),
-                _ => None,
-            });
+            let next = decision.partition_states().next().cloned();
             let next = next.ok_or_else(|| ApiError::internal("a decision about a partition does not write it"))?;
             if self.committer.commit(&view, &decision, Extra::default()).await? != Committed::Again {
                 return Ok(next.leader_epoch);

@@ -259,12 +259,9 @@ fn check_all_there(view: &ClusterView, refused: &BTreeSet<NodeId>) -> Result<(),
 /// Whether this metadata continues what a node has seen, so that it is taken when it registers.
 fn obeys(view: &ClusterView, claim: &Claim) -> bool {
     let SeenHistory { lineage, version, .. } = &claim.seen;
-    let not_behind = |(partition, seen): (&TopicPartition, &LeaderEpoch)| {
-        view.metadata.partition(*partition).is_none_or(|known| known.record.state.leader_epoch >= *seen)
-    };
     *version <= view.metadata.version()
         && view.lineages.continues(lineage, *version)
-        && claim.epochs.iter().all(not_behind)
+        && check_epochs(view, &claim.epochs).is_ok()
 }
 
 /// Accepts restored metadata: raises the store's revision and leader epochs above everything that refused nodes have

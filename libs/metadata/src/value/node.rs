@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use walser_model::Timestamp;
 
-use super::{UnknownFields, Value};
+use super::{UnknownFields, Value, is_zero};
 
 /// A registration. Written only by registering; the revision of its key is the node epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,10 +62,6 @@ pub struct NodeLiveness {
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: UnknownFields,
-}
-
-fn is_zero(number: &i64) -> bool {
-    *number == 0
 }
 
 /// The feature level of what says nothing of levels.

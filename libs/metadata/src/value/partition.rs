@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use walser_model::{LeaderEpoch, NodeId};
 use walser_replication::{NodeSet, PartitionState, Restored, SteppedDown};
 
-use super::{UnknownFields, Value};
+use super::{UnknownFields, Value, is_zero};
 
 /// A partition. The revision of its key is the partition epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,11 +113,6 @@ impl From<SteppedDownForm> for SteppedDown {
 
 fn none() -> i32 {
     -1
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-fn is_zero(number: &i64) -> bool {
-    *number == 0
 }
 
 /// An epoch that is there.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use walser_model::Timestamp;
 
-use super::{UnknownFields, Value};
+use super::{UnknownFields, Value, is_zero};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicValue {
@@ -80,11 +80,6 @@ pub struct StagedPartitions {
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: UnknownFields,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
-fn is_zero(number: &i32) -> bool {
-    *number == 0
 }
 
 impl Value for TopicValue {}

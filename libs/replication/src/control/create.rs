@@ -5,8 +5,8 @@ use walser_model::{LeaderEpoch, NodeId};
 use super::{Comparison, Decision, DecisionContext, PartitionRecord, Write};
 use crate::PartitionState;
 
-/// Creates a partition: in `leader_epoch` or a later one, led by the first of its replicas that is in service, with all that are in sync;
-/// the others follow when they are back. `None`: none of them is in service.
+/// Creates a partition: in `leader_epoch` or a later one, led by the first of its replicas that is in service, with all that
+/// are in sync; the others follow when they are back. `None`: none of them is in service.
 ///
 /// The registration and the live key of every replica are compared. A node that is fenced meanwhile would otherwise
 /// register again while a partition that its sweep has not seen counts on it (invariant I14).

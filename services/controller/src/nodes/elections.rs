@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use walser_metadata::PartitionEntry;
 use walser_model::{NodeId, TopicPartition};
 use walser_replication::PartitionState;
-use walser_replication::control::{self, Candidate, Decision, DecisionContext, Lack, Write};
+use walser_replication::control::{self, Candidate, Decision, DecisionContext, Lack};
 use walser_rpc::{ApiError, Reason};
 
 use super::Nodes;
@@ -120,10 +120,7 @@ fn unavailable(reason: Reason, id: TopicPartition, text: String) -> ApiError {
 
 /// Whom a decision makes the leader.
 fn leader_of(decision: &Decision<TopicPartition>) -> Option<NodeId> {
-    decision.writes.iter().find_map(|write| match write {
-        Write::Partition(_, state) => state.leader,
-        _ => None,
-    })
+    decision.partition_states().find_map(|state| state.leader)
 }
 
 /// A node is named that has no replica.
@@ -402,7 +399,7 @@ impl Nodes {
 mod tests {
     use walser_metadata::value::UnknownFields;
     use walser_model::{LeaderEpoch, Offset, PartitionIndex, TopicId};
-    use walser_replication::control::{NodeRecord, PartitionRecord};
+    use walser_replication::control::{NodeRecord, PartitionRecord, Write};
 
     use super::*;
 

@@ -63,7 +63,7 @@ impl ClusterMetastore {
     }
 
     fn new(arguments: &ClusterUpArgs) -> Result<Self, CliError> {
-        let of_etcd = arguments.etcd.is_some() || arguments.etcd_members.is_some();
+        let of_etcd = names_etcd(arguments);
         let wanted = arguments.metastore == Some(ClusterMetastoreKind::Etcd) || of_etcd;
         if arguments.metastore == Some(ClusterMetastoreKind::Embedded) {
             let error = CliError::usage("--etcd and --etcd-members are for --metastore etcd");
@@ -93,9 +93,7 @@ impl ClusterMetastore {
         };
         match (self, arguments.metastore) {
             (Self::Embedded, Some(ClusterMetastoreKind::Etcd)) => Err(formed("--metastore embedded")),
-            (Self::Embedded, _) if arguments.etcd.is_some() || arguments.etcd_members.is_some() => {
-                Err(formed("--metastore embedded"))
-            }
+            (Self::Embedded, _) if names_etcd(arguments) => Err(formed("--metastore embedded")),
             (Self::Etcd { .. }, Some(ClusterMetastoreKind::Embedded)) => Err(formed("--metastore etcd")),
             (Self::Etcd { members, .. }, _) if arguments.etcd_members.is_some_and(|wanted| wanted != members) => {
                 Err(formed(&format!("--etcd-members {members}")))
@@ -112,6 +110,11 @@ impl ClusterMetastore {
             (Self::Embedded, _) => Ok(Self::Embedded),
         }
     }
+}
+
+/// Whether there are options that mean something only with a store in etcd.
+fn names_etcd(arguments: &ClusterUpArgs) -> bool {
+    arguments.etcd.is_some() || arguments.etcd_members.is_some()
 }
 
 /// The path of an etcd that loses nothing; else why it is none.
