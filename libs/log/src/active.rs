@@ -95,7 +95,7 @@ impl ActiveSegment {
     }
 
     /// Whether a batch can be appended behind `before` bytes that come first. A segment is closed before it would exceed
-    /// `segment_bytes`, and before a batch that is newer than its first one by `age_millis`.
+    /// `segment_bytes` or span 2^32 offsets, and before a batch that is newer than its first one by `age_millis`.
     pub(crate) fn admission(
         &self,
         before: usize,
@@ -107,7 +107,9 @@ impl ActiveSegment {
         let end = size + batch.size as u64;
         // By the time of records, as in Kafka: it is theirs that retention looks at.
         let old = self.first_timestamp.is_some_and(|first| batch.max_timestamp.saturating_sub(first) >= age_millis);
-        let next = size > 0 && (end > segment_bytes || old && self.extending.is_none());
+        // An index entry has 32 bits for what the offset is beyond the base, and an empty batch may span many.
+        let far = u32::try_from(batch.next_offset().since(self.segment.base)).is_err();
+        let next = size > 0 && (end > segment_bytes || far || old && self.extending.is_none());
         match self.extending {
             Some(running) if running.zeros && end > running.from || next => Admission::AfterExtension,
             _ if next => Admission::AfterPreparation,
@@ -128,7 +130,7 @@ impl ActiveSegment {
             self.segment.note(header, position, index_interval_bytes).map_err(|error| (count, error))?;
             position += header.size as u64;
         }
-        if let Some(first) = headers.first() {
+        if let Some(first) = headers.iter().find(|header| has_records(header)) {
             self.first_timestamp.get_or_insert(first.max_timestamp);
         }
         Ok(())
@@ -217,12 +219,17 @@ fn extension_step(size: u64, segment_bytes: u64) -> u64 {
     size.clamp(EXTENSION_BYTES_MIN.min(segment_bytes / EXTENSION_PART), EXTENSION_BYTES_MAX)
 }
 
-/// Largest timestamp of the first batch of a segment with `size` bytes of log. `None`: it is empty.
+/// One without stands for what compaction has dropped, and has no time.
+fn has_records(header: &BatchHeader) -> bool {
+    header.record_count > 0
+}
+
+/// Largest timestamp of the first batch of a segment with `size` bytes of log. `None`: it has no records.
 fn first_timestamp(file: &dyn DiskFile, size: u64) -> io::Result<Option<Timestamp>> {
     if size == 0 {
         return Ok(None);
     }
     let mut bytes = Vec::new();
     file.read_at(&mut bytes, 0, HEADER_LEN)?;
-    Ok(BatchHeader::parse(&bytes).ok().map(|header| header.max_timestamp))
+    Ok(BatchHeader::parse(&bytes).ok().filter(has_records).map(|header| header.max_timestamp))
 }

@@ -1,12 +1,13 @@
 //! Compaction: of each key the newest record stays, as Kafka's log cleaner has it.
 //!
 //! [`crate::Log::begin_compaction`] gives a [`CompactionJob`], which reads and writes files beside the writer of the log, on
-//! a thread of its own; [`crate::Log::finish_compaction`] puts what it has written in the place of what it has read. The job
-//! goes twice over closed segments:
+//! a thread of its own; [`crate::Log::take_compaction_step`] puts what it has written in the place of what it has read. The
+//! job goes twice over closed segments:
 //!
 //! 1. The part that was not compacted before is read, and the latest offset of each key noted, until the memory is full.
-//! 2. All segments from the first one to the last one read are written anew, several small ones into one. A record goes where
-//!    a later one of its key was noted; a tombstone goes when its time is over and every replica has it.
+//! 2. All segments from the first one to the last one read are written anew, several small ones into one, each of which takes
+//!    its place before the next one is written. A record goes where a later one of its key was noted; a tombstone goes when
+//!    its time is over and every replica has it, and everything that it deletes has gone: that lies before it.
 //!
 //! Offsets stay, and there is a batch for each of them: see docs/decisions/0012.
 
@@ -16,6 +17,7 @@ pub(crate) mod swap;
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ pub(crate) use rewrite::Replacement;
 
 use crate::compaction::offset_map::OffsetMap;
 use crate::directory_names::DirectoryNames;
-use crate::disk::Open;
+use crate::disk::{Open, remove_file_if_any};
 use crate::generation::Generation;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
@@ -74,25 +76,41 @@ pub struct CompactionJob {
     /// A segment that is made of several is not made of more bytes than these.
     pub(crate) segment_bytes: u64,
     pub(crate) interval_bytes: u64,
+    /// Of the second pass, once the first one is done.
+    pub(crate) pass: Option<Pass>,
 }
 
-/// What a job has written, for the log that it was taken from.
+/// What a job has written so far, for the log that it was taken from.
 #[derive(Debug)]
-pub struct CompactionOutcome {
+pub struct CompactionStep {
     pub(crate) generation: Generation,
-    /// In order; each is a file that does not count yet.
-    pub(crate) replacements: Vec<Replacement>,
-    /// Everything below is compacted once they count. Exclusive.
-    pub(crate) compacted: Offset,
+    /// A file that does not count yet. `None`: nothing of the segments would change.
+    pub(crate) replacement: Option<Replacement>,
+    /// With the last step: everything below is compacted. Exclusive.
+    pub(crate) compacted: Option<Offset>,
 }
 
-/// What a compaction has achieved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a step of a compaction has achieved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Compacted {
-    /// Everything below is compacted. Exclusive.
-    pub up_to: Offset,
-    /// Bytes of the segments that were replaced, and of those in their place.
-    pub bytes: (u64, u64),
+    /// Bytes of the segments that were replaced.
+    pub bytes_before: u64,
+    /// Bytes of the one that took their place.
+    pub bytes_after: u64,
+}
+
+/// What the second pass goes by, and how far it is.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    map: OffsetMap,
+    /// The keys of all records below were noted, from where the last compaction ended. Exclusive.
+    end: Offset,
+    /// A batch has kept records that were to go, or may have: no tombstone behind it goes.
+    tombstones_stay: bool,
+    /// Number of the segment that is next.
+    next: usize,
+    /// Nothing is left to say.
+    ended: bool,
 }
 
 fn damaged(segment: &Segment, at: Offset) -> io::Error {
@@ -112,27 +130,61 @@ impl CompactionRules {
     }
 }
 
+// === impl Pass ===
+
+impl Pass {
+    fn new(map: OffsetMap, end: Offset) -> Self {
+        Self { map, end, tombstones_stay: false, next: 0, ended: false }
+    }
+}
+
 // === impl CompactionJob ===
 
 impl CompactionJob {
-    /// Reads and writes. `pace` is called with the bytes of each batch that was read, may wait, and ends the job with false.
+    /// Works until there is something for the log to take, which MUST happen before the next call. `None`: the job has
+    /// ended. `pace` is called with the bytes of each batch that was read, may wait, and ends the job with false.
     ///
     /// # Errors
-    /// I/O errors; `InvalidData` where a segment is damaged, `Interrupted` where `pace` wanted it. Files that were written
-    /// do not count.
-    pub fn run(&self, mut pace: impl FnMut(usize) -> bool) -> io::Result<CompactionOutcome> {
-        let mut replacements = Vec::new();
-        let (map, compacted) = self.keys(&mut pace)?;
-        if !map.is_empty() {
-            for group in self.groups(compacted) {
-                replacements.extend(rewrite::rewrite(self, group, (&map, compacted), &mut pace)?);
-            }
-        }
-        Ok(CompactionOutcome { generation: self.generation, replacements, compacted })
+    /// I/O errors; `InvalidData` where a segment is damaged, `Interrupted` where `pace` wanted it. What the log has taken
+    /// counts; calling again MUST NOT happen.
+    pub fn advance(&mut self, mut pace: impl FnMut(usize) -> bool) -> io::Result<Option<CompactionStep>> {
+        let mut pass = match self.pass.take() {
+            Some(pass) => pass,
+            None => self.note_keys(&mut pace)?,
+        };
+        let step = self.next_step(&mut pass, &mut pace);
+        self.pass = Some(pass);
+        step
     }
 
-    /// The first pass: the latest offset of each key, and up to where that is known. Exclusive.
-    fn keys(&self, pace: Pace<'_>) -> io::Result<(OffsetMap, Offset)> {
+    fn next_step(&mut self, pass: &mut Pass, pace: Pace<'_>) -> io::Result<Option<CompactionStep>> {
+        let generation = self.generation;
+        while let Some(group) = self.next_group(pass) {
+            let written = rewrite::rewrite(self, &self.segments[group.clone()], pass, pace);
+            if !matches!(&written, Ok(Some(_))) {
+                self.remove_written(&self.segments[group.clone()]);
+            }
+            pass.next = group.end;
+            if let Some(replacement) = written? {
+                return Ok(Some(CompactionStep { generation, replacement: Some(replacement), compacted: None }));
+            }
+        }
+        let ended = std::mem::replace(&mut pass.ended, true);
+        Ok((!ended).then_some(CompactionStep { generation, replacement: None, compacted: Some(pass.end) }))
+    }
+
+    /// Removes the file that was written for a group, where it still has the name of one that does not count.
+    fn remove_written(&self, group: &[ClosedSegment]) {
+        let Some(first) = group.first() else { return };
+        let path = self.names.path().join(swap::cleaned_name(first.segment.base, self.generation));
+        if let Err(error) = remove_file_if_any(&**self.names.disk(), &path) {
+            // The next start removes it.
+            tracing::warn!(partition = %self.partition, %error, "a file of a compaction that ended early stays");
+        }
+    }
+
+    /// The first pass.
+    fn note_keys(&self, pace: Pace<'_>) -> io::Result<Pass> {
         let mut map = OffsetMap::new(self.rules.memory_bytes);
         let mut up_to = self.from;
         for ClosedSegment { segment, end } in self.segments.iter().filter(|closed| closed.end > self.from) {
@@ -151,17 +203,19 @@ impl CompactionJob {
                 expected = Some(header.next_offset());
                 if header.next_offset() > self.from && header.record_count > 0 && !header.attributes.control() {
                     let batch = Bytes::copy_from_slice(found.bytes);
-                    let mut fits = true;
+                    // Within a batch, too: a batch may have more keys than there is memory for.
+                    let mut full_at = None;
                     // What cannot be decoded has no keys.
                     let _all = retain(&header, &batch, None, |record, _| {
-                        fits = fits && record.key.is_none_or(|key| map.note(key, record.offset));
+                        let new = full_at.is_none() && record.offset >= self.from;
+                        if new && record.key.is_some_and(|key| !map.note(key, record.offset)) {
+                            full_at = Some(record.offset);
+                        }
                         true
                     });
-                    if !fits {
-                        // Those of its keys that were noted are of records that stay, or go for them later.
-                        let whole = header.base_offset.max(self.from);
-                        let end = if whole > self.from { whole } else { header.next_offset() };
-                        return Ok((map, end));
+                    if let Some(end) = full_at {
+                        segment.close();
+                        return Ok(Pass::new(map, end));
                     }
                 }
                 if !pace(read) {
@@ -170,24 +224,20 @@ impl CompactionJob {
             }
             segment.close();
         }
-        Ok((map, up_to))
+        Ok(Pass::new(map, up_to))
     }
 
-    /// Segments below an offset that become one each, by their bytes.
-    fn groups(&self, below: Offset) -> impl Iterator<Item = &[ClosedSegment]> {
-        let count = self.segments.partition_point(|closed| closed.segment.base < below);
-        let mut rest = &self.segments[..count];
-        std::iter::from_fn(move || {
-            let first = rest.first()?;
-            let mut bytes = first.segment.size();
-            let more = rest[1..].iter().take_while(|closed| {
-                bytes += closed.segment.size();
-                let span = closed.end.since(first.segment.base);
-                bytes <= self.segment_bytes && i32::try_from(span).is_ok()
-            });
-            let (group, behind) = rest.split_at(1 + more.count());
-            rest = behind;
-            Some(group)
-        })
+    /// The next segments that become one, by their bytes.
+    fn next_group(&self, pass: &Pass) -> Option<Range<usize>> {
+        let below = self.segments.partition_point(|closed| closed.segment.base < pass.end);
+        let rest = self.segments[..below].get(pass.next..).filter(|_| !pass.map.is_empty())?;
+        let first = rest.first()?;
+        let mut bytes = first.segment.size();
+        let more = rest[1..].iter().take_while(|closed| {
+            bytes += closed.segment.size();
+            let span = closed.end.since(first.segment.base);
+            bytes <= self.segment_bytes && i32::try_from(span).is_ok()
+        });
+        Some(pass.next..pass.next + 1 + more.count())
     }
 }

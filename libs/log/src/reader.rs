@@ -212,7 +212,23 @@ impl LogReader {
     /// [`ReadError`]. Only a wrong checksum is damage; a batch that may hold the record and cannot be decoded is
     /// [`ReadError::Unreadable`].
     pub fn find_time(&self, timestamp: Timestamp, below: Offset) -> Result<Option<FoundTime>, ReadError> {
-        let segments = self.state.segments().clone();
+        loop {
+            let segments = self.state.segments().clone();
+            let found = self.find_time_in(&segments, timestamp, below);
+            let ids = |segments: &[Arc<Segment>]| segments.iter().map(Arc::as_ptr).collect::<Vec<_>>();
+            // What was removed or replaced since it was looked up is no damage.
+            if found.is_ok() || ids(&self.state.segments()).starts_with(&ids(&segments)) {
+                return found;
+            }
+        }
+    }
+
+    fn find_time_in(
+        &self,
+        segments: &[Arc<Segment>],
+        timestamp: Timestamp,
+        below: Offset,
+    ) -> Result<Option<FoundTime>, ReadError> {
         let start = self.log_start();
         for (number, segment) in segments.iter().enumerate() {
             let next = segments.get(number + 1).map(|next| next.base);

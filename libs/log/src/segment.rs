@@ -79,6 +79,7 @@ impl Segment {
 
     /// Says that another segment takes its place: no file is opened by its names any more.
     pub(crate) fn replace(&self) {
+        let _nobody_writes_the_index = self.writes_index.lock();
         let _no_file_is_being_opened = self.parts.lock();
         self.replaced.store(true, Ordering::Release);
     }
@@ -369,7 +370,9 @@ impl Segment {
         let left = usize::try_from(file.len()?.saturating_sub(at)).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
         file.read_at(&mut bytes, at, left.min(count.min(most).saturating_mul(ENTRY_LEN)))?;
-        Ok(Entries::decode(&bytes))
+        // Between the first look and the opening it may have become another one's.
+        let own = self.own_name().is_ok();
+        Ok(if own { Entries::decode(&bytes) } else { Entries::default() })
     }
 
     /// The parts with the index loaded: from its file, and by reading the log behind its last entry.

@@ -66,6 +66,11 @@ pub fn compress(codec: Compression, records: &[u8], out: &mut Vec<u8>) -> io::Re
     Ok(())
 }
 
+/// Most bytes that so many compressed ones may become, inclusive.
+pub(crate) fn decompressed_bytes_max(compressed: usize) -> usize {
+    compressed.saturating_mul(RATIO_MAX).clamp(RATIO_FREE_BYTES, DECOMPRESSED_BYTES_MAX)
+}
+
 /// Decompresses a records section to at most `bytes_max` bytes, inclusive. Stops there and at the caps, whatever the
 /// input claims. What is read and what is refused is what Kafka's Java client reads and refuses, case by case:
 /// `docs/formats/compression.md`.
@@ -73,7 +78,7 @@ pub fn compress(codec: Compression, records: &[u8], out: &mut Vec<u8>) -> io::Re
 /// # Errors
 /// [`CompressionError`].
 pub fn decompress(codec: Compression, records: &[u8], bytes_max: usize) -> Result<Vec<u8>, CompressionError> {
-    let limit = records.len().saturating_mul(RATIO_MAX).clamp(RATIO_FREE_BYTES, DECOMPRESSED_BYTES_MAX).min(bytes_max);
+    let limit = decompressed_bytes_max(records.len()).min(bytes_max);
     let mut out = Output::new(codec, records.len(), limit);
     match codec {
         Compression::None => return Ok(records.to_vec()),

@@ -8,13 +8,17 @@ use bytes::Bytes;
 use walser_model::{Compression, LeaderEpoch, Offset, Timestamp, TimestampType};
 
 use crate::builder::{Producer, compressed};
-use crate::cost::DECODED_COST_MAX;
+use crate::compression::decompressed_bytes_max;
+use crate::cost::{DECODED_COST_MAX, check_section, section_bytes_max};
 use crate::header::{Attributes, BatchHeader, HEADER_LEN};
 use crate::raw_record::{RawRecord, take_record};
 use crate::record::{RecordError, opened_section};
 
 /// Timestamp of a batch that has no record.
 const NO_TIMESTAMP: Timestamp = -1;
+
+/// A batch that is larger than it was is not larger than this, in bytes, inclusive (15 MiB): no more can be written either.
+const GROWN_BYTES_MAX: usize = 15 << 20;
 
 /// A record of a batch, as far as compaction asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,25 @@ pub enum Retained {
     Some(Vec<u8>),
     /// No record.
     Nothing,
+    /// All of it, although some records were to go: what is left would be a batch that no reader takes.
+    TooLarge,
+}
+
+/// The records of a batch, one after the other, with offsets that it spans. They can all be read.
+fn records_of<'a>(header: &BatchHeader, section: &'a [u8]) -> Result<Vec<RawRecord<'a>>, RecordError> {
+    let (mut records, mut rest, mut least) = (Vec::new(), section, 0);
+    for index in 0..header.record_count {
+        let raw = take_record(&mut rest).ok_or(RecordError::Malformed { index })?;
+        if raw.offset_delta < least || raw.offset_delta > header.last_offset_delta {
+            return Err(RecordError::Malformed { index });
+        }
+        least = raw.offset_delta.saturating_add(1);
+        records.push(raw);
+    }
+    if !rest.is_empty() {
+        return Err(RecordError::Trailing { count: header.record_count, bytes: rest.len() });
+    }
+    Ok(records)
 }
 
 /// Drops records of a whole batch. `keep` is asked for each, in order, and sees the time from which on the tombstones of
@@ -42,7 +65,7 @@ pub enum Retained {
 /// tombstones stay that have none yet (KIP-534); `None`: none is set.
 ///
 /// # Errors
-/// [`RecordError`] when the records cannot be read.
+/// [`RecordError`] when the records cannot be read: `keep` was not asked.
 pub fn retain(
     header: &BatchHeader,
     batch: &Bytes,
@@ -51,29 +74,28 @@ pub fn retain(
 ) -> Result<Retained, RecordError> {
     let (section, codec) = opened_section(header, batch, DECODED_COST_MAX)?;
     let known = header.attributes.delete_horizon().then_some(header.base_timestamp);
-    let (mut kept, mut tombstones, mut rest) = (Vec::new(), false, &section[..]);
-    for index in 0..header.record_count {
-        let raw = take_record(&mut rest).ok_or(RecordError::Malformed { index })?;
-        let tombstone = raw.value.is_none();
+    let mut kept = records_of(header, &section)?;
+    kept.retain(|raw| {
         let offset = header.base_offset.plus(i64::from(raw.offset_delta));
-        if keep(Retainable { offset, key: raw.key, tombstone }, known) {
-            tombstones |= tombstone;
-            kept.push(raw);
-        }
-    }
-    if !rest.is_empty() {
-        return Err(RecordError::Trailing { count: header.record_count, bytes: rest.len() });
-    }
-
-    let fits = |begins: &Timestamp| kept.iter().all(|raw| time(header, raw).checked_sub(*begins).is_some());
-    let begins = horizon.filter(|_| tombstones && known.is_none()).filter(fits);
+        keep(Retainable { offset, key: raw.key, tombstone: raw.value.is_none() }, known)
+    });
     if kept.is_empty() {
         return Ok(Retained::Nothing);
     }
-    if begins.is_none() && kept.len() == usize::try_from(header.record_count).unwrap_or(0) {
-        return Ok(Retained::All);
+
+    let tombstones = kept.iter().any(|raw| raw.value.is_none());
+    let fits = |begins: &Timestamp| kept.iter().all(|raw| time(header, raw).checked_sub(*begins).is_some());
+    let begins = horizon.filter(|_| tombstones && known.is_none()).filter(fits);
+    for begins in [begins, None] {
+        if begins.is_none() && kept.len() == usize::try_from(header.record_count).unwrap_or(0) {
+            return Ok(Retained::All);
+        }
+        let rebuilt = rebuilt(header, codec, begins, &kept);
+        if let Some(rebuilt) = rebuilt.filter(|rebuilt| rebuilt.len() <= batch.len().max(GROWN_BYTES_MAX)) {
+            return Ok(Retained::Some(rebuilt));
+        }
     }
-    Ok(Retained::Some(rebuilt(header, codec, begins, &kept)))
+    Ok(Retained::TooLarge)
 }
 
 /// The time of a record, as its producer gave it.
@@ -81,15 +103,28 @@ fn time(header: &BatchHeader, raw: &RawRecord<'_>) -> Timestamp {
     header.base_timestamp.saturating_add(raw.timestamp_delta)
 }
 
-/// A batch of these records of another one.
-fn rebuilt(header: &BatchHeader, codec: Compression, begins: Option<Timestamp>, kept: &[RawRecord<'_>]) -> Vec<u8> {
+/// A batch of these records of another one. `None`: readers would not take it.
+fn rebuilt(
+    header: &BatchHeader,
+    codec: Compression,
+    begins: Option<Timestamp>,
+    kept: &[RawRecord<'_>],
+) -> Option<Vec<u8>> {
+    let record_count = i32::try_from(kept.len()).ok()?;
     let base_timestamp = begins.unwrap_or(header.base_timestamp);
 
     let mut batch = vec![0; HEADER_LEN];
     for raw in kept {
         raw.put(&mut batch, time(header, raw).saturating_sub(base_timestamp));
     }
+    let section_bytes = batch.len() - HEADER_LEN;
+    check_section(&batch[HEADER_LEN..], record_count, DECODED_COST_MAX).ok()?;
     let (mut batch, codec) = compressed(batch, codec);
+    let bytes_max =
+        decompressed_bytes_max(batch.len() - HEADER_LEN).min(section_bytes_max(record_count, DECODED_COST_MAX).ok()?);
+    if codec != Compression::None && section_bytes > bytes_max {
+        return None;
+    }
     let mut attributes = header.attributes.with_codec(codec);
     if begins.is_some() {
         attributes = attributes.with_delete_horizon();
@@ -98,10 +133,9 @@ fn rebuilt(header: &BatchHeader, codec: Compression, begins: Option<Timestamp>, 
         TimestampType::LogAppendTime => header.max_timestamp,
         TimestampType::CreateTime => kept.iter().map(|raw| time(header, raw)).max().unwrap_or(NO_TIMESTAMP),
     };
-    let record_count = i32::try_from(kept.len()).unwrap_or(i32::MAX);
     let size = batch.len();
     BatchHeader { size, attributes, base_timestamp, max_timestamp, record_count, ..*header }.write(&mut batch);
-    batch
+    Some(batch)
 }
 
 /// An empty batch of a leader epoch, in place of records that are gone. `producer`: of the last of them, where that has to

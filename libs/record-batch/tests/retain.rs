@@ -7,8 +7,12 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use walser_model::{Compression, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
-use walser_record_batch::{BatchBuilder, BatchHeader, HEADER_LEN, Producer, Record, RecordFields, Records, Retained};
-use walser_record_batch::{continuing, empty_batch, retain, stamp_append_time, stamp_position, verify_crc};
+use walser_record_batch::{
+    BatchBuilder, BatchHeader, HEADER_LEN, Producer, Record, RecordError, RecordFields, Records,
+};
+use walser_record_batch::{
+    Retainable, Retained, continuing, empty_batch, retain, stamp_append_time, stamp_position, verify_crc,
+};
 
 const PRODUCER: Producer = Producer { id: ProducerId(7), epoch: ProducerEpoch(2), base_sequence: 40 };
 
@@ -71,6 +75,7 @@ proptest! {
         let kept: Vec<_> = before.iter().zip(&records).filter(|(_, given)| given.4).map(|(r, _)| r.clone()).collect();
         match retained {
             Retained::Nothing => prop_assert!(kept.is_empty()),
+            Retained::TooLarge => prop_assert!(false, "the records are small"),
             Retained::All => {
                 prop_assert_eq!(kept.len(), records.len());
                 // The time at which tombstones may go is part of the batch.
@@ -107,4 +112,41 @@ fn an_empty_batch_spans_what_is_gone() {
     assert_eq!((headers.len(), headers[1].next_offset(), headers[1].record_count), (2, Offset(5_000_000), 0));
     assert_eq!(headers[1].last_sequence(), 40 + 4_998_998);
     assert_eq!(read(&empty.to_vec().into()), []);
+}
+
+/// A record in the place of another one says that the batch is not what was written.
+#[test]
+fn records_out_of_place_are_malformed_before_anything_is_asked() {
+    let two = [(1, Some(vec![1]), None, None, true), (1, Some(vec![2]), None, None, true)];
+    let batch = built(Compression::None, &two);
+    let header = BatchHeader::parse(&batch).unwrap();
+    let spans_less = BatchHeader { last_offset_delta: 0, ..header };
+    let again = {
+        let mut bytes = batch.to_vec();
+        let record = (bytes.len() - HEADER_LEN) / 2;
+        // The delta of the offset stands behind length, attributes and the delta of the time.
+        bytes[HEADER_LEN + record + 3] = 0;
+        Bytes::from(bytes)
+    };
+    for (header, batch) in [(spans_less, &batch), (header, &again)] {
+        let asked = |_: Retainable<'_>, _| panic!("nothing can be kept of it");
+        assert_eq!(retain(&header, batch, None, asked), Err(RecordError::Malformed { index: 1 }));
+    }
+}
+
+/// Readers do not take what compresses too well, which it may do without the records that go.
+#[test]
+fn what_no_reader_would_take_stays_as_it_was() {
+    let large = |bytes: usize| {
+        let noise = (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        built(Compression::Zstd, &[(1, Some(noise), None, None, false), (1, None, Some(vec![0; bytes]), None, true)])
+    };
+    let first_goes = |batch: &Bytes| {
+        let header = BatchHeader::parse(batch).unwrap();
+        assert_eq!(read(batch).len(), 2);
+        retain(&header, batch, None, |record, _| record.key.is_none()).unwrap()
+    };
+    let Retained::Some(rest) = first_goes(&large(14 << 20)) else { panic!("it fits") };
+    assert_eq!(read(&rest.into()).len(), 1);
+    assert_eq!(first_goes(&large(40 << 20)), Retained::TooLarge);
 }

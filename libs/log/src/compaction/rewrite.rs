@@ -7,9 +7,8 @@ use bytes::Bytes;
 use walser_model::{LeaderEpoch, Offset, Timestamp};
 use walser_record_batch::{BatchHeader, Producer, Retainable, Retained, empty_batch, retain};
 
-use super::offset_map::OffsetMap;
 use super::swap::cleaned_name;
-use super::{ClosedSegment, CompactionJob, Pace, damaged, interrupted};
+use super::{ClosedSegment, CompactionJob, Pace, Pass, damaged, interrupted};
 use crate::disk::{DiskFile, Open};
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
@@ -45,11 +44,11 @@ struct Output<'a> {
     changed: bool,
 }
 
-/// Writes a group of segments anew. `end`: records at and above it are not looked at (exclusive). `None`: nothing would change.
+/// Writes a group of segments anew. `None`: nothing would change, and the file is to be removed.
 pub(super) fn rewrite(
     job: &CompactionJob,
     group: &[ClosedSegment],
-    (map, end): (&OffsetMap, Offset),
+    pass: &mut Pass,
     pace: Pace<'_>,
 ) -> io::Result<Option<Replacement>> {
     let Some(base) = group.first().map(|first| first.segment.base) else { return Ok(None) };
@@ -71,7 +70,7 @@ pub(super) fn rewrite(
                 _ => return Err(damaged(old, expected)),
             };
             expected = found.header.next_offset();
-            output.take(&found.header, found.bytes, map, end)?;
+            output.take(&found.header, found.bytes, pass)?;
             if !pace(found.bytes.len()) {
                 return Err(interrupted());
             }
@@ -83,18 +82,18 @@ pub(super) fn rewrite(
 }
 
 impl Output<'_> {
-    fn take(&mut self, header: &BatchHeader, bytes: &[u8], map: &OffsetMap, end: Offset) -> io::Result<()> {
+    fn take(&mut self, header: &BatchHeader, bytes: &[u8], pass: &mut Pass) -> io::Result<()> {
         let is_last = self.job.last_of_producers.get(&header.producer_id) == Some(&header.base_offset);
         if header.record_count == 0 {
             return if is_last { self.put(bytes) } else { self.forget(header) };
         }
-        if header.attributes.control() || header.base_offset >= end {
+        if header.attributes.control() || header.base_offset >= pass.end {
             return self.put(bytes);
         }
         let batch = Bytes::copy_from_slice(bytes);
-        let kept = retain(header, &batch, Some(self.job.rules.horizon()), |record, horizon| {
-            self.job.keeps(map, record, horizon)
-        });
+        // What a tombstone deletes has gone once its whole batch was looked at.
+        let horizon = Some(self.job.rules.horizon()).filter(|_| header.next_offset() <= pass.end);
+        let kept = retain(header, &batch, horizon, |record, horizon| self.job.keeps(pass, record, horizon));
         match kept {
             Ok(Retained::Nothing) if is_last => {
                 let BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence, .. } = *header;
@@ -111,8 +110,12 @@ impl Output<'_> {
                 self.changed = true;
                 self.put(&rest)
             }
+            Ok(Retained::All) => self.put(bytes),
             // What cannot be decoded has no keys, and stays for whoever can.
-            Ok(Retained::All) | Err(_) => self.put(bytes),
+            Ok(Retained::TooLarge) | Err(_) => {
+                pass.tombstones_stay = true;
+                self.put(bytes)
+            }
         }
     }
 
@@ -175,13 +178,14 @@ impl Output<'_> {
 
 impl CompactionJob {
     /// Whether a record stays.
-    fn keeps(&self, map: &OffsetMap, record: Retainable<'_>, horizon: Option<Timestamp>) -> bool {
+    fn keeps(&self, pass: &Pass, record: Retainable<'_>, horizon: Option<Timestamp>) -> bool {
         // Nothing can take the place of a record without a key.
         let Some(key) = record.key else { return true };
-        if map.latest(key).is_some_and(|latest| latest > record.offset) {
+        if pass.map.latest(key).is_some_and(|latest| latest > record.offset) {
             return false;
         }
-        let over = record.offset < self.rules.tombstone_floor && horizon.is_some_and(|from| from < self.rules.now);
-        !record.tombstone || !over
+        let floor = self.rules.tombstone_floor.min(pass.end);
+        let over = record.offset < floor && horizon.is_some_and(|from| from < self.rules.now);
+        !record.tombstone || !over || pass.tombstones_stay
     }
 }

@@ -13,6 +13,8 @@ use crate::segment_names::{base_of, index_name, log_name};
 
 const CLEANED_SUFFIX: &str = ".cleaned";
 const SWAP_SUFFIX: &str = ".swap";
+/// Of one whose name is being written again.
+const AGAIN_SUFFIX: &str = ".swap-again";
 
 /// Of a file that is being written.
 pub(crate) fn cleaned_name(base: Offset, generation: Generation) -> String {
@@ -55,16 +57,25 @@ pub(crate) fn put_in_place(
 /// # Errors
 /// I/O errors; calling again continues.
 pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io::Result<bool> {
-    let swapped = |name: &str| base_of(&format!("{}.log", name.strip_suffix(SWAP_SUFFIX)?));
+    let of_suffix = |name: &str, suffix: &str| base_of(&log_name_of(name.strip_suffix(suffix)?));
     let mut changed = false;
     let mut replaced = Vec::new();
     for entry in entries {
         if entry.name.ends_with(CLEANED_SUFFIX) {
             remove_file_if_any(&**disk, &dir.join(&entry.name))?;
             changed = true;
-        } else if let Some(base) = swapped(&entry.name)
-            && let Some(end) = end_of(&**disk, &dir.join(&entry.name), base)?
-        {
+            continue;
+        }
+        let (swap, again) = (of_suffix(&entry.name, SWAP_SUFFIX), of_suffix(&entry.name, AGAIN_SUFFIX));
+        let Some(base) = swap.or(again) else { continue };
+        if let Some(end) = end_of(&**disk, &dir.join(&entry.name), base)? {
+            // The name may be in the cache only, clean, after a sync that failed: it is written once more (rule R30).
+            let path = dir.join(swap_name(base));
+            let moved = path.with_extension(&AGAIN_SUFFIX[1..]);
+            if swap.is_some() {
+                disk.rename(&path, &moved)?;
+            }
+            disk.rename(&moved, &path)?;
             let spanned = entries.iter().filter_map(|entry| base_of(&entry.name));
             let mut bases: Vec<_> = spanned.filter(|found| *found > base && *found < end).collect();
             bases.sort_unstable();
@@ -75,10 +86,14 @@ pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io:
     if replaced.is_empty() {
         return Ok(changed);
     }
-    // The names may be in the cache only: nothing goes before it is certain that they stay.
+    // Nothing goes before it is certain that the names stay.
     disk.sync_dir(dir)?;
     put_in_place(&**disk, dir, &replaced, || disk.sync_dir(dir))?;
     Ok(true)
+}
+
+fn log_name_of(digits: &str) -> String {
+    format!("{digits}.log")
 }
 
 /// Where the batches of a file end. `None`: not all of it are batches, so that it cannot stand for others.

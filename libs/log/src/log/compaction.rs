@@ -7,10 +7,8 @@ use walser_model::Offset;
 
 use super::{Condition, Log, LogError};
 use crate::checked::{seal, take, unseal};
-use crate::compaction::{
-    ClosedSegment, Compacted, CompactionJob, CompactionOutcome, CompactionRules, Replacement, swap,
-};
-use crate::disk::{read_file, remove_file_if_any};
+use crate::compaction::{ClosedSegment, Compacted, CompactionJob, CompactionRules, CompactionStep, Replacement, swap};
+use crate::disk::{out_of_files, out_of_space, read_file, remove_file_if_any};
 
 /// Of the file that says up to where a log is compacted: where it is missing, all of it is compacted once more.
 pub(super) const COMPACTED_NAME: &str = "compacted";
@@ -60,31 +58,36 @@ impl Log {
             last_of_producers: self.producers()?.last_batches(),
             segment_bytes: self.config.segment_bytes,
             interval_bytes: self.config.index_interval_bytes,
+            pass: None,
         }))
     }
 
     /// Puts what a job has written in the place of what it has read, durably. `None`: the log was cut, or segments have gone,
-    /// since, and nothing of it counts.
+    /// since, and the step does not count, nor would any behind it.
     ///
     /// # Errors
-    /// After an I/O error the log is out of service; opening it again completes or undoes the compaction.
-    pub fn finish_compaction(&mut self, outcome: CompactionOutcome) -> Result<Option<Compacted>, LogError> {
+    /// I/O errors. Where it is not known which of the files count, the log is out of service; opening it again completes or
+    /// undoes the step. Otherwise the log goes on with what it had.
+    pub fn take_compaction_step(&mut self, step: CompactionStep) -> Result<Option<Compacted>, LogError> {
         self.writable()?;
-        let CompactionOutcome { generation, replacements, compacted } = outcome;
-        let there = generation == self.generation && replacements.iter().all(|found| self.has(found));
-        if !there {
-            let dir = self.names.path();
-            for Replacement { new, .. } in &replacements {
-                remove_file_if_any(&**self.names.disk(), &dir.join(swap::cleaned_name(new.base, generation)))?;
+        let CompactionStep { generation, replacement, compacted } = step;
+        if generation != self.generation || replacement.as_ref().is_some_and(|found| !self.has(found)) {
+            if let Some(Replacement { new, .. }) = replacement {
+                let path = self.names.path().join(swap::cleaned_name(new.base, generation));
+                remove_file_if_any(&**self.names.disk(), &path)?;
             }
             return Ok(None);
         }
-        let done = self.swap(&replacements, compacted);
-        done.inspect_err(|error| self.fail(format!("compaction: {error}")))?;
-        let sum = |bytes: &dyn Fn(&Replacement) -> u64| replacements.iter().map(bytes).sum();
-        let old = sum(&|found| found.old.iter().map(|segment| segment.size()).sum());
-        let new = sum(&|found| found.new.size());
-        Ok(Some(Compacted { up_to: compacted, bytes: (old, new) }))
+        let mut done = Compacted::default();
+        if let Some(replacement) = replacement {
+            self.replace(&replacement)?;
+            done.bytes_before = replacement.old.iter().map(|segment| segment.size()).sum();
+            done.bytes_after = replacement.new.size();
+        }
+        if let Some(compacted) = compacted {
+            self.write_compacted(compacted)?;
+        }
+        Ok(Some(done))
     }
 
     /// Whether the segments of a replacement are still there, side by side.
@@ -96,30 +99,40 @@ impl Log {
             && found.iter().zip(&replacement.old).all(|(found, old)| std::sync::Arc::ptr_eq(found, old))
     }
 
-    fn swap(&mut self, replacements: &[Replacement], compacted: Offset) -> io::Result<()> {
-        let (disk, dir) = (self.names.disk().clone(), self.names.path().to_owned());
-        for Replacement { new, .. } in replacements {
-            disk.rename(
-                &dir.join(swap::cleaned_name(new.base, self.generation)),
-                &dir.join(swap::swap_name(new.base)),
-            )?;
-        }
-        self.names.sync()?;
-        let mut replaced = Vec::with_capacity(replacements.len());
-        for Replacement { old, new } in replacements {
+    fn replace(&mut self, replacement: &Replacement) -> Result<(), LogError> {
+        self.make_it_count(replacement.new.base)?;
+        let Replacement { old, new } = replacement;
+        {
             let mut segments = self.state.segments_mut();
             let at = segments.partition_point(|segment| segment.base < new.base);
             segments.splice(at..at + old.len(), [new.clone()]);
-            drop(segments);
-            old.iter().for_each(|segment| segment.replace());
-            replaced.push(old.iter().map(|segment| segment.base).collect());
         }
-        swap::put_in_place(&*disk, &dir, &replaced, || self.names.sync())?;
-        for Replacement { new, .. } in replacements {
-            new.write_whole_index()?;
+        old.iter().for_each(|segment| segment.replace());
+        let bases: Vec<_> = old.iter().map(|segment| segment.base).collect();
+        let (disk, dir) = (self.names.disk(), self.names.path());
+        let placed = swap::put_in_place(&**disk, dir, &[bases], || self.names.sync());
+        placed.inspect_err(|error| self.fail(format!("compaction: {error}")))?;
+        // The index is made again from the log where it is not there.
+        if let Err(error) = new.write_whole_index() {
+            tracing::warn!(partition = %self.partition, %error, "the index of a compacted segment is not written");
         }
-        self.write_compacted(compacted)?;
-        self.write_marks()
+        Ok(self.write_marks()?)
+    }
+
+    /// Gives a file that was written the name by which it counts.
+    fn make_it_count(&mut self, base: Offset) -> Result<(), LogError> {
+        let (disk, dir) = (self.names.disk().clone(), self.names.path());
+        let (cleaned, swap) = (dir.join(swap::cleaned_name(base, self.generation)), dir.join(swap::swap_name(base)));
+        let renamed = disk.rename(&cleaned, &swap).and_then(|()| self.names.sync());
+        if let Err(error) = renamed {
+            let gone = remove_file_if_any(&*disk, &swap).and_then(|()| remove_file_if_any(&*disk, &cleaned));
+            self.flushing.names_changed();
+            if !out_of_files(&error) && !out_of_space(&error) || gone.is_err() {
+                self.fail(format!("compaction: {error}"));
+            }
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// Notes up to where the log is compacted, durably.

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use walser_log::{CompactionRules, LogConfig, MemoryDisk, PowerLoss};
+use walser_log::{CompactionJob, CompactionRules, LogConfig, LogError, MemoryDisk, PowerLoss};
 use walser_model::{Compression, Offset, Timestamp};
-use walser_record_batch::{BatchBuilder, BatchHeader, Batches, Producer, RecordFields, Records, stamp_position};
+use walser_record_batch::{
+    BatchBuilder, BatchHeader, Batches, Producer, RecordFields, Records, empty_batch, stamp_position, stamp_producer,
+};
 
 use crate::site::{Site, config};
 
@@ -79,9 +81,30 @@ fn without_deleted(mut all: Newest) -> Newest {
 
 fn compact(site: &mut Site, rules: CompactionRules) -> bool {
     let end = site.log.log_end();
-    let Some(job) = site.log.begin_compaction(end, rules).unwrap() else { return false };
-    let outcome = job.run(|_| true).unwrap();
-    site.log.finish_compaction(outcome).unwrap().is_some()
+    let job = site.log.begin_compaction(end, rules).unwrap();
+    job.is_some_and(|job| run(site, job).unwrap())
+}
+
+/// Takes the steps of a job. False: one of them did not count.
+fn run(site: &mut Site, mut job: CompactionJob) -> Result<bool, LogError> {
+    while let Some(step) = job.advance(|_| true)? {
+        if site.log.take_compaction_step(step)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Files of a compaction that do not belong to the log.
+fn unfinished(site: &Site) -> Vec<String> {
+    let entries = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
+    let names = entries.into_iter().map(|entry| entry.name);
+    names.filter(|name| name.contains(".swap") || name.ends_with(".cleaned")).collect()
+}
+
+fn segments(site: &Site) -> usize {
+    let entries = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
+    entries.iter().filter(|entry| entry.name.ends_with(".log")).count()
 }
 
 fn written(batches: &[Vec<(u8, bool)>], codec: Compression) -> Site {
@@ -207,10 +230,8 @@ fn a_crash_at_any_step_of_a_compaction_leaves_a_log_with_the_newest_of_every_key
             let mut site = site_of();
             site.disk.stop_after(stop);
             let end = site.log.log_end();
-            let done = site.log.begin_compaction(end, rules(1_000)).and_then(|job| {
-                let outcome = job.unwrap().run(|_| true).map_err(walser_log::LogError::Io)?;
-                site.log.finish_compaction(outcome)
-            });
+            let job = site.log.begin_compaction(end, rules(1_000)).unwrap().unwrap();
+            let done = run(&mut site, job);
             assert_eq!(done.is_ok(), stop == changes, "step {stop}");
             let disk = site.disk.lose_power(loss);
             site.restart_on(disk, small());
@@ -221,8 +242,7 @@ fn a_crash_at_any_step_of_a_compaction_leaves_a_log_with_the_newest_of_every_key
             compact(&mut site, rules(1_000));
             let left = newest(&seen(&site));
             assert!(all.iter().filter(|(key, _)| **key != [255]).all(|(key, found)| left.get(key) == Some(found)));
-            let names = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
-            assert!(names.iter().all(|entry| !entry.name.ends_with(".swap") && !entry.name.ends_with(".cleaned")));
+            assert_eq!(unfinished(&site), Vec::<String>::new());
         }
     }
 }
@@ -290,16 +310,17 @@ fn a_reader_goes_on_while_segments_are_replaced() {
     let job_end = site.log.log_end();
     close_last(&mut site);
     let job = site.log.begin_compaction(job_end, rules(1_000)).unwrap().unwrap();
-    let outcome = job.run(|_| true).unwrap();
     site.log.delete_records(job_end, 1).unwrap();
-    assert_eq!(site.log.finish_compaction(outcome).unwrap(), None, "what it was made of has gone");
-    let interrupted = {
-        close_last(&mut site);
-        let end = site.log.log_end();
-        let job = site.log.begin_compaction(end, rules(1_000)).unwrap().unwrap();
-        job.run(|_| false).unwrap_err()
-    };
-    assert_eq!(interrupted.kind(), std::io::ErrorKind::Interrupted);
+    assert!(run(&mut site, job).is_err(), "what it was to be made of has gone");
+    close_last(&mut site);
+    let end = site.log.log_end();
+    let mut job = site.log.begin_compaction(end, rules(1_000)).unwrap().unwrap();
+    assert_eq!(job.advance(|_| false).unwrap_err().kind(), std::io::ErrorKind::Interrupted);
+    let mut job = site.log.begin_compaction(end, rules(1_000)).unwrap().unwrap();
+    let late = job.advance(|_| true).unwrap().unwrap();
+    site.log.delete_records(end, 1).unwrap();
+    assert_eq!(site.log.take_compaction_step(late).unwrap(), None, "what it was made of has gone");
+    assert_eq!(unfinished(&site), Vec::<String>::new());
 }
 
 /// Nothing takes the place of a segment that is damaged, also where no checksum says so.
@@ -310,13 +331,113 @@ fn a_segment_whose_offsets_do_not_follow_each_other_is_not_compacted() {
         let mut site = written(&batches, Compression::None);
         close_last(&mut site);
         let end = site.log.log_end();
-        let job = site.log.begin_compaction(end, rules(1_000)).unwrap().unwrap();
+        let mut job = site.log.begin_compaction(end, rules(1_000)).unwrap().unwrap();
         let segment = site.log.dir().join("00000000000000000000.log");
         let file = walser_log::Disk::open(&site.disk, &segment, walser_log::Open::Edit).unwrap();
         let mut bytes = Vec::new();
         file.read_at(&mut bytes, 0, 1 << 20).unwrap();
         let second = BatchHeader::parse(&bytes).unwrap().size;
         file.write_at(&[value], second as u64 + byte).unwrap();
-        assert_eq!(job.run(|_| true).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+        assert_eq!(job.advance(|_| true).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+        assert_eq!(unfinished(&site), Vec::<String>::new());
     }
+}
+
+/// Of a batch with more keys than there is memory for, too, no tombstone goes before what it deletes.
+#[test]
+fn a_batch_with_too_many_keys_is_compacted_in_parts() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), LogConfig { segment_bytes: 200_000, ..config() });
+    let count = 3_000_i64;
+    for deletes in [false, true] {
+        append_numbered(&mut site, count, deletes);
+        close_with(&mut site, 250);
+    }
+    let mut rounds = 0;
+    while compact(&mut site, rules(1_000 * (rounds + 1))) {
+        rounds += 1;
+        let deleted = newest(&seen(&site)).into_iter().filter(|(key, _)| key.len() == 8);
+        assert!(deleted.filter(|(_, (_, value))| value.is_some()).count() == 0, "round {rounds}");
+    }
+    assert!(rounds > 3, "{rounds} rounds");
+    close_with(&mut site, 250);
+    assert!(compact(&mut site, rules(1_000_000)));
+    assert_eq!(seen(&site).iter().filter(|(_, key, _)| key.len() == 8).count(), 0);
+}
+
+/// One batch of so many keys of eight bytes.
+fn append_numbered(site: &mut Site, count: i64, deletes: bool) {
+    let mut builder = BatchBuilder::new(Compression::None, 0);
+    for number in 0..count {
+        let value = (!deletes).then_some(&b"value"[..]);
+        builder.append(&RecordFields { timestamp: 1, key: Some(&number.to_be_bytes()), value, headers: &[] });
+    }
+    append_built(site, &builder.build(Producer::NONE));
+}
+
+fn append_built(site: &mut Site, batch: &[u8]) {
+    let mut batch = batch.to_vec();
+    stamp_position(&mut batch, site.log.log_end(), site.epoch);
+    let header = BatchHeader::parse(&batch).unwrap();
+    site.log.append_decided(&batch[..].into(), &[header], 1).map_err(|(_, error)| error).unwrap();
+    site.flush().unwrap();
+}
+
+/// Appends until the last segment is another one.
+fn close_with(site: &mut Site, batches: usize) {
+    let fill: Vec<_> = (0..8).map(|_| (255, false)).collect();
+    (0..batches).for_each(|_| append(site, Compression::None, &fill, Producer::NONE));
+    site.flush().unwrap();
+}
+
+/// Whoever can decode it may find what a tombstone behind it deletes.
+#[test]
+fn tombstones_stay_behind_what_cannot_be_decoded() {
+    for unreadable in [false, true] {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+        append(&mut site, Compression::None, &[(1, false)], Producer::NONE);
+        if unreadable {
+            let mut batch = BatchBuilder::new(Compression::None, 0);
+            batch.append(&RecordFields { timestamp: 1, key: Some(b"k"), value: Some(b"v"), headers: &[] });
+            let mut batch = batch.build(Producer::NONE).to_vec();
+            *batch.last_mut().unwrap() ^= 0x7f;
+            // The checksum is right again.
+            stamp_producer(&mut batch, Producer::NONE.id, Producer::NONE.epoch, -1);
+            append_built(&mut site, &batch);
+        }
+        append(&mut site, Compression::None, &[(1, true)], Producer::NONE);
+        let tombstone = site.log.log_end().0 - 1;
+        for time in [1_000, 2_000, 3_000] {
+            close_last(&mut site);
+            assert!(compact(&mut site, rules(time)));
+        }
+        let (reader, end) = (site.log.reader(), site.log.log_end());
+        let slice = reader.read(Offset(tombstone), end, 1).unwrap();
+        let kept = BatchHeader::parse(&slice.batches).unwrap().record_count > 0;
+        assert_eq!(kept, unreadable);
+    }
+}
+
+/// What stands for records that have gone may span more offsets than an index has room for, and has no time.
+#[test]
+fn empty_batches_are_appended_as_others_are() {
+    let day = Duration::from_secs(86_400);
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), LogConfig { segment_age: day, ..config() });
+    let half = 1 << 31;
+    for number in 0..5 {
+        let (base, next) = (Offset(number * half), Offset((number + 1) * half));
+        let empty = empty_batch(base, next, site.epoch, Producer::NONE);
+        append_built(&mut site, &empty);
+    }
+    assert_eq!((site.log.log_end(), segments(&site)), (Offset(5 * half), 5));
+    let before = segments(&site);
+    let now = 1_700_000_000_000;
+    for _ in 0..20 {
+        let mut builder = BatchBuilder::new(Compression::None, 0);
+        builder.append(&RecordFields { timestamp: now, key: Some(b"k"), value: Some(b"v"), headers: &[] });
+        append_built(&mut site, &builder.build(Producer::NONE));
+    }
+    assert_eq!(segments(&site), before, "not one for each batch");
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    site.restart_on(disk, config());
+    assert_eq!((&site.found.damage, site.log.log_end()), (&None, Offset(5 * half + 20)));
 }
