@@ -75,6 +75,8 @@ pub(crate) struct Replica {
     pub(crate) start: usize,
     /// Entries on stable storage.
     pub(crate) durable: usize,
+    /// Tombstones below may be gone. Exclusive.
+    pub(crate) tombstone_floor: usize,
     flushing: Option<Flush>,
     pub(crate) machine: Machine,
     /// The high watermark with its epoch, as it was written with the last flush.
@@ -107,6 +109,7 @@ pub(crate) struct LogView<'a> {
     durable: usize,
     epochs: &'a LeaderEpochs,
     begun: LeaderEpoch,
+    tombstone_floor: usize,
 }
 
 impl ReplicaLog for LogView<'_> {
@@ -133,6 +136,10 @@ impl ReplicaLog for LogView<'_> {
     fn end_of(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.epochs.end_of(epoch, offset(self.end))
     }
+
+    fn tombstone_floor(&self) -> Offset {
+        offset(self.tombstone_floor)
+    }
 }
 
 pub(crate) fn offset(index: usize) -> Offset {
@@ -153,6 +160,7 @@ impl Replica {
             log: Vec::new(),
             start: 0,
             durable: 0,
+            tombstone_floor: 0,
             flushing: None,
             machine,
             noted,
@@ -171,16 +179,24 @@ impl Replica {
 
     /// Gives an event to the state machine.
     pub(crate) fn step(&mut self, now: Duration, event: ReplicaEvent, actions: &mut ReplicaActions<Waiting>) {
-        let Self { machine, start, log, durable, epochs, led_on_disk, .. } = self;
+        let Self { machine, start, log, durable, epochs, led_on_disk, tombstone_floor, .. } = self;
         let begun = begun(*led_on_disk);
-        let log = LogView { start: *start, end: log.len(), durable: *durable, epochs, begun };
+        let (end, tombstone_floor) = (log.len(), *tombstone_floor);
+        let log = LogView { start: *start, end, durable: *durable, epochs, begun, tombstone_floor };
         machine.step(now, event, &log, actions);
     }
 
     /// Its log, for a question.
     pub(crate) fn view(&self) -> LogView<'_> {
         let begun = begun(self.led_on_disk);
-        LogView { start: self.start, end: self.log.len(), durable: self.durable, epochs: &self.epochs, begun }
+        LogView {
+            start: self.start,
+            end: self.log.len(),
+            durable: self.durable,
+            epochs: &self.epochs,
+            begun,
+            tombstone_floor: self.tombstone_floor,
+        }
     }
 
     /// Appends a record.

@@ -160,37 +160,66 @@ fn with_log(epochs: &[i32]) -> Replica {
     replica
 }
 
+/// Node 0 leads, in sync alone; node 1 is a replica.
+fn alone_in_sync(rules: Rules) -> (PartitionState, Start) {
+    let mut partition = PartitionState::new([0, 1].map(id).into(), 1);
+    (partition.leader, partition.isr) = (Some(id(0)), [id(0)].into_iter().collect());
+    let start = Start {
+        node: id(0),
+        node_epoch: 8,
+        partition: partition.clone(),
+        partition_epoch: 10,
+        durability: Durability::Fsync,
+        high_watermark: Offset(0),
+        high_watermark_epoch: LeaderEpoch::NONE,
+        now: Duration::ZERO,
+        lag_max: Duration::from_secs(4),
+        rules,
+    };
+    (partition, start)
+}
+
+/// Node 1 opens with a log that ends here.
+fn opened(log_end: i64, last_epoch: LeaderEpoch) -> ReplicationSession {
+    ReplicationSession {
+        follower: id(1),
+        id: ReplicationSessionId { node_epoch: 9, sequence: 1 },
+        leader_epoch: LeaderEpoch(0),
+        log_end: Offset(log_end),
+        durable: Offset(log_end),
+        lazy: false,
+        last_epoch,
+        damaged: false,
+    }
+}
+
+/// `tombstones_are_there`: node 1 had everything, and has lost the tombstone at offset 1 to damage. What it deleted has gone on
+/// node 0, with the tombstone; were node 1 given only what it lacks, it would have it for ever.
+#[test]
+fn what_a_tombstone_deleted_that_is_gone_does_not_come_back() {
+    for (rules, holds) in with_and_without(Rule::TombstonesAreThere) {
+        for (log_end, whole) in [(1, false), (2, true), (3, true)] {
+            let (_, start) = alone_in_sync(rules);
+            let mut replica = with_log(&[0]);
+            replica.tombstone_floor = 2;
+            let mut leader = Leader::start(start, &replica.view()).unwrap();
+            let mut actions = Vec::new();
+            leader.step(Event::Opened(opened(log_end, LeaderEpoch(0))), &replica.view(), &mut actions);
+            let copied = actions.iter().any(|action| matches!(action, Action::Copy { .. }));
+            assert_eq!(copied, holds && !whole, "{log_end}");
+        }
+    }
+}
+
 /// A follower opens and dies. While it is proposed nothing is committed without it; were it proposed once a second, for
 /// as long as it is away, every write would wait again and again.
 #[test]
 fn a_dead_follower_is_proposed_once() {
     for (rules, holds) in with_and_without(Rule::RefusedIsHeardFirst) {
-        let mut partition = PartitionState::new([0, 1].map(id).into(), 1);
-        (partition.leader, partition.isr) = (Some(id(0)), [id(0)].into_iter().collect());
-        let start = Start {
-            node: id(0),
-            node_epoch: 8,
-            partition: partition.clone(),
-            partition_epoch: 10,
-            durability: Durability::Fsync,
-            high_watermark: Offset(0),
-            high_watermark_epoch: LeaderEpoch::NONE,
-            now: Duration::ZERO,
-            lag_max: Duration::from_secs(4),
-            rules,
-        };
+        let (partition, start) = alone_in_sync(rules);
         let (replica, mut actions) = (with_log(&[]), Vec::new());
         let mut leader = Leader::start(start, &replica.view()).unwrap();
-        let open = ReplicationSession {
-            follower: id(1),
-            id: ReplicationSessionId { node_epoch: 9, sequence: 1 },
-            leader_epoch: LeaderEpoch(0),
-            log_end: Offset(0),
-            durable: Offset(0),
-            lazy: false,
-            last_epoch: LeaderEpoch::NONE,
-            damaged: false,
-        };
+        let open = opened(0, LeaderEpoch::NONE);
         let proposals = |actions: &[Action]| actions.iter().filter(|it| matches!(it, Action::Propose(_))).count();
         let mut proposed = 0;
         leader.step(Event::Opened(open), &replica.view(), &mut actions);
@@ -259,6 +288,7 @@ fn a_frame_of_an_earlier_leader_epoch_is_dropped() {
             end: Offset(3),
             high_watermark: Offset(0),
             log_start: Offset(0),
+            tombstone_floor: Offset(0),
         };
         let mut actions = Vec::new();
         follower.step(FollowerEvent::Pushed(frame), &replica.view(), &mut actions);

@@ -13,7 +13,7 @@ use walser_sim::{
 const EVENTS: u64 = 20_000_000;
 
 /// Rules that have a test of their own, because another one stops nearly everything before: `src/scripted.rs`.
-const SCRIPTED: [Rule; 9] = [
+const SCRIPTED: [Rule; 10] = [
     Rule::ElectionGuard,
     Rule::CompareNodes,
     Rule::FenceBeforeRegistration,
@@ -23,6 +23,7 @@ const SCRIPTED: [Rule; 9] = [
     Rule::RefusedIsHeardFirst,
     Rule::EpochStartIsDurable,
     Rule::EpochsOfOneStart,
+    Rule::TombstonesAreThere,
 ];
 
 fn threads() -> usize {

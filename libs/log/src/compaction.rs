@@ -90,6 +90,17 @@ pub struct CompactionStep {
     pub(crate) compacted: Option<Offset>,
 }
 
+/// How much there is to compact.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compactable {
+    /// Bytes of segments that were compacted.
+    pub clean_bytes: u64,
+    /// Bytes of those that were not.
+    pub dirty_bytes: u64,
+    /// The newest timestamp of the first of those, if it is in memory.
+    pub first_newest: Option<Timestamp>,
+}
+
 /// What a step of a compaction has achieved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Compacted {

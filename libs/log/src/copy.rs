@@ -125,12 +125,16 @@ impl LogCopy {
 
     /// Makes all of it durable. `producers`: those of the leader at the end of the copy ([`crate::LogReader::producers_at`]),
     /// since the copy has not seen the batches that the leader has deleted. `None`: those that it has seen. Blocks as long
-    /// as the disk takes.
+    /// as the disk takes. `tombstone_floor`: of the leader's log ([`crate::LogReader::tombstone_floor`]).
     ///
     /// # Errors
     /// [`CopyError`], also when the producers are damaged or of another end; nothing more can be done with the copy then.
-    pub fn complete(mut self, producers: Option<&[u8]>) -> Result<CompleteCopy, CopyError> {
+    pub fn complete(mut self, producers: Option<&[u8]>, tombstone_floor: Offset) -> Result<CompleteCopy, CopyError> {
         self.flush()?;
+        if tombstone_floor > Offset::ZERO {
+            self.log.keep_directory()?;
+            self.log.write_compacted(Offset::ZERO, tombstone_floor.min(self.log.log_end()))?;
+        }
         // Also where there are no records: that it is there says that the copy is yet to be moved.
         self.log.keep_directory()?;
         if let Some(bytes) = producers {
@@ -329,7 +333,7 @@ mod tests {
         stop_after.into_iter().for_each(|changes| disk.stop_after(changes));
         let mut copy = directory.begin_copy(partition(), config(), Offset(50), NOW)?;
         (50..50 + count).try_for_each(|base| copy.append(batch(base, 7, 7), NOW))?;
-        let copy = copy.complete(None)?;
+        let copy = copy.complete(None, Offset::ZERO)?;
         Ok(directory.install_copy(&copy, old)?)
     }
 

@@ -51,7 +51,7 @@ mod topic_names;
 pub use active::Admission;
 pub use checkpoint::{Checkpoint, Marks};
 pub use clock_mark::ClockMark;
-pub use compaction::{Compacted, CompactionJob, CompactionRules, CompactionStep};
+pub use compaction::{Compactable, Compacted, CompactionJob, CompactionRules, CompactionStep};
 pub use copy::{CompleteCopy, CopyError, LogCopy};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{
@@ -62,6 +62,7 @@ pub use extension::Extension;
 pub use flush::{FlushJob, FlushLack, FlushOutcome};
 pub use last_run::BootId;
 pub use log::{AppendError, Condition, CutTail, Damage, Log, LogConfig, LogError, Recovery};
+pub use log_state::LogPin;
 pub use metadata_version::SeenMetadata;
 pub use producers::{PRODUCERS_MAX, Producers};
 pub use reader::{FoundTime, LogReader, ReadError, Slice};

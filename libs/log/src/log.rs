@@ -148,13 +148,16 @@ pub struct Log {
 
 impl From<&TopicConfig> for LogConfig {
     fn from(topic: &TopicConfig) -> Self {
+        let deletes = topic.cleanup_policy.deletes();
+        // What is in the last segment is not compacted.
+        let lag_max = topic.compaction_lag_max.filter(|_| topic.cleanup_policy.compacts());
         Self {
             segment_bytes: topic.segment_bytes,
-            segment_age: topic.segment_age,
+            segment_age: lag_max.map_or(topic.segment_age, |lag| lag.min(topic.segment_age)),
             index_interval_bytes: topic.index_interval_bytes,
             durability: topic.durability,
-            retention_bytes: topic.retention_bytes,
-            retention: topic.retention,
+            retention_bytes: topic.retention_bytes.filter(|_| deletes),
+            retention: topic.retention.filter(|_| deletes),
             producer_expiry: Duration::from_secs(86_400),
         }
     }

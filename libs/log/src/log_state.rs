@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use walser_model::Offset;
 
 use crate::epochs::Epochs;
@@ -17,6 +17,59 @@ pub(crate) struct LogState {
     log_start: AtomicI64,
     end: AtomicI64,
     corrupt_from: AtomicI64,
+    tombstone_floor: AtomicI64,
+    pins: Mutex<Pins>,
+}
+
+/// Who wants segments to stay, and who replaces some.
+#[derive(Debug, Default)]
+struct Pins {
+    held: usize,
+    replacing: bool,
+}
+
+/// While it is there, compaction replaces no segment of a log.
+#[derive(Debug)]
+pub struct LogPin(Arc<LogState>);
+
+/// While it is there, nobody gets a [`LogPin`].
+#[derive(Debug)]
+pub(crate) struct Replacing(Arc<LogState>);
+
+impl LogPin {
+    /// `None`: a segment is being replaced.
+    pub(crate) fn new(state: &Arc<LogState>) -> Option<Self> {
+        let mut pins = state.pins.lock();
+        if pins.replacing {
+            return None;
+        }
+        pins.held += 1;
+        Some(Self(Arc::clone(state)))
+    }
+}
+
+impl Drop for LogPin {
+    fn drop(&mut self) {
+        self.0.pins.lock().held -= 1;
+    }
+}
+
+impl Replacing {
+    /// `None`: somebody wants the segments to stay.
+    pub(crate) fn new(state: &Arc<LogState>) -> Option<Self> {
+        let mut pins = state.pins.lock();
+        if pins.held > 0 {
+            return None;
+        }
+        pins.replacing = true;
+        Some(Self(Arc::clone(state)))
+    }
+}
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        self.0.pins.lock().replacing = false;
+    }
 }
 
 impl LogState {
@@ -28,6 +81,8 @@ impl LogState {
             log_start: AtomicI64::new(log_start.0),
             end: AtomicI64::new(end.0),
             corrupt_from: AtomicI64::new(i64::MAX),
+            tombstone_floor: AtomicI64::new(0),
+            pins: Mutex::default(),
         }
     }
 
@@ -78,6 +133,15 @@ impl LogState {
 
     pub(crate) fn set_end(&self, offset: Offset) {
         self.end.store(offset.0, Ordering::Release);
+    }
+
+    /// Tombstones below may be gone. Exclusive.
+    pub(crate) fn tombstone_floor(&self) -> Offset {
+        Offset(self.tombstone_floor.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_tombstone_floor(&self, offset: Offset) {
+        self.tombstone_floor.store(offset.0, Ordering::Release);
     }
 
     /// First damaged offset; the largest one there is when there is no damage.

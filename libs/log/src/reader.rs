@@ -9,7 +9,7 @@ use walser_record_batch::{BatchHeader, Producer, RecordError, Records, empty_bat
 
 use crate::directory_names::DirectoryNames;
 use crate::disk::Open;
-use crate::log_state::LogState;
+use crate::log_state::{LogPin, LogState};
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
 use crate::snapshots;
@@ -98,6 +98,16 @@ impl LogReader {
             return Err(io::Error::other("retention has removed segments meanwhile; try again"));
         }
         Ok(producers.encode(end).into())
+    }
+
+    /// Keeps the segments as they are, but for retention, until it is dropped. `None`: one is being replaced; again later.
+    pub fn pin(&self) -> Option<LogPin> {
+        LogPin::new(&self.state)
+    }
+
+    /// Tombstones below may be gone. Exclusive: see [`crate::Log::tombstone_floor`].
+    pub fn tombstone_floor(&self) -> Offset {
+        self.state.tombstone_floor()
     }
 
     /// Oldest offset that readers may see.

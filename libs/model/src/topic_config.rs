@@ -21,6 +21,10 @@ const DAY_MS: i64 = 86_400_000;
 pub enum CleanupPolicy {
     /// Whole segments go away by age and size.
     Delete,
+    /// Of each key the newest record stays.
+    Compact,
+    /// Both.
+    CompactAndDelete,
 }
 
 /// How the gateway compresses plain records. Batches that clients built stay as they are.
@@ -37,6 +41,14 @@ pub enum CompressionSetting {
 pub struct TopicConfig {
     /// What happens to old records.
     pub cleanup_policy: CleanupPolicy,
+    /// A log is compacted when at least this part of it was not, in millionths.
+    pub dirty_ratio_min: u32,
+    /// Records stay as they are for at least this long.
+    pub compaction_lag_min: Duration,
+    /// They are compacted after this long, however few they are. `None`: no limit.
+    pub compaction_lag_max: Option<Duration>,
+    /// How long tombstones stay after the first compaction that finds them.
+    pub delete_retention: Duration,
     /// How plain records are compressed.
     pub compression: CompressionSetting,
     /// What an offset must rest on before it counts.
@@ -320,6 +332,20 @@ impl Setting {
     }
 }
 
+// === impl CleanupPolicy ===
+
+impl CleanupPolicy {
+    /// Whether of each key the newest record stays.
+    pub fn compacts(self) -> bool {
+        matches!(self, Self::Compact | Self::CompactAndDelete)
+    }
+
+    /// Whether segments go away by age and size.
+    pub fn deletes(self) -> bool {
+        matches!(self, Self::Delete | Self::CompactAndDelete)
+    }
+}
+
 // === impl TopicConfig ===
 
 impl Default for TopicConfig {
@@ -327,6 +353,10 @@ impl Default for TopicConfig {
         let day = Duration::from_secs(86_400);
         Self {
             cleanup_policy: CleanupPolicy::Delete,
+            dirty_ratio_min: 500_000,
+            compaction_lag_min: Duration::ZERO,
+            compaction_lag_max: None,
+            delete_retention: day,
             compression: CompressionSetting::Producer,
             durability: Durability::Fsync,
             flush_interval: Duration::from_secs(1),

@@ -128,6 +128,8 @@ pub struct Follower {
     high_watermark: Offset,
     /// Where the leader's log starts, as told last. Inclusive.
     leader_log_start: Offset,
+    /// As told on this open. Exclusive.
+    tombstone_floor: Offset,
     lazy: bool,
     /// Its log is damaged: it has opened to say what it has, and to be offered a copy.
     asks_for_copy: bool,
@@ -152,6 +154,7 @@ impl Follower {
             told_start: log.start(),
             high_watermark,
             leader_log_start: Offset::ZERO,
+            tombstone_floor: Offset::ZERO,
             lazy: start.lazy,
             asks_for_copy: false,
         };
@@ -224,6 +227,7 @@ impl Follower {
         self.stage = Stage::Open;
         self.taken = log.end();
         self.told_durable = log.durable();
+        self.tombstone_floor = Offset::ZERO;
         actions.push(FollowerAction::Open(ReplicationSession {
             follower: self.node,
             id: self.open,
@@ -305,6 +309,7 @@ impl Follower {
             self.acknowledge(log, actions);
         }
         self.leader_log_start = frame.log_start;
+        self.tombstone_floor = frame.tombstone_floor;
         self.trim(log, actions);
         let high_watermark = frame.high_watermark.min(frame.end);
         if high_watermark > self.high_watermark {
@@ -355,6 +360,11 @@ impl Follower {
     /// The high watermark, as far as this node knows. Exclusive.
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
+    }
+
+    /// Below this compaction may drop tombstones: all replicas have them. Exclusive.
+    pub fn tombstone_floor(&self, log: &impl ReplicaLog) -> Offset {
+        if self.stage == Stage::Open { self.tombstone_floor.min(log.durable()) } else { Offset::ZERO }
     }
 
     /// Whether it has stopped for good: see [`FollowerAction::Inconsistent`].

@@ -310,6 +310,14 @@ impl Leader {
         starts.fold(log.start(), Offset::min)
     }
 
+    /// Below this compaction may drop tombstones: every replica, in sync or not, follows and has them on stable storage.
+    /// One that is away may have what they delete, and get them when it comes back. Exclusive.
+    pub fn tombstone_floor(&self, log: &impl ReplicaLog) -> Offset {
+        let others = self.partition.replicas.iter().filter(|node| **node != self.node);
+        let durable = others.map(|node| self.followers.following(*node).map_or(Offset::ZERO, |known| known.durable));
+        durable.fold(log.durable().min(self.high_watermark), Offset::min)
+    }
+
     /// A deletion is answered.
     pub fn deletion_answered(&mut self, before: Offset) {
         self.deleted = self.deleted.max(before);
@@ -350,7 +358,8 @@ impl Leader {
         let Some((epoch, end)) = known.or_else(|| empty.then_some((open.last_epoch, log.retained()))) else {
             return actions.push(Action::Copy { follower, open: id });
         };
-        if open.log_end < log.retained() {
+        let tombstones_gone = open.log_end < log.tombstone_floor() && self.rules.hold(Rule::TombstonesAreThere);
+        if open.log_end < log.retained() || tombstones_gone {
             return actions.push(Action::Copy { follower, open: id });
         }
         if epoch < open.last_epoch || end < open.log_end {

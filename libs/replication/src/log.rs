@@ -37,6 +37,12 @@ pub trait ReplicaLog {
         (self.latest_epoch().max(self.begun()), self.end())
     }
 
+    /// Tombstones below may be gone: a log that ends before that may have what they deleted, and does not get it deleted by
+    /// the records that it lacks. Exclusive, and never lower after a restart, but for a log that was cut.
+    fn tombstone_floor(&self) -> Offset {
+        Offset::ZERO
+    }
+
     /// Whether records are known to be damaged. Nothing is appended to such a log: people give its records up, or the
     /// leader's log takes its place.
     fn damaged(&self) -> bool {

@@ -71,6 +71,8 @@ pub enum Rule {
     RestoreAsksAll,
     /// §13: each start of a controller begins leader epochs of its own.
     EpochsOfOneStart,
+    /// §13: a log that may have what tombstones deleted that are gone is replaced.
+    TombstonesAreThere,
     /// A2: a repeated batch is answered when the first one would be.
     RepeatWaits,
     /// R24: a leader epoch begins whenever a replica leaves the set.
@@ -114,6 +116,7 @@ impl Rule {
         Self::UnfenceAfterSeen,
         Self::RestoreAsksAll,
         Self::EpochsOfOneStart,
+        Self::TombstonesAreThere,
         Self::RepeatWaits,
         Self::MoveBeginsEpoch,
         Self::MinIsrRecomputes,

@@ -72,6 +72,8 @@ pub struct Frame {
     pub high_watermark: Offset,
     /// Where the leader's log begins: what lies below is deleted. Inclusive.
     pub log_start: Offset,
+    /// All replicas have everything below on stable storage: tombstones may go there. Exclusive.
+    pub tombstone_floor: Offset,
 }
 
 /// Positions that a follower acknowledges.

@@ -7,6 +7,8 @@ use walser_model::NodeId;
 use walser_rpc::NodeRole;
 use walser_service::{Key, Kind, Settings};
 
+use crate::compactor::CompactionLimits;
+
 /// Every setting of the service.
 pub const KEYS: &[Key] = &[
     Key {
@@ -45,6 +47,18 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Millis(100, 86_400_000),
         default: "10000",
         doc: "Time between two looks for segments that retention removes.",
+    },
+    Key {
+        name: "storage.compaction.memory.bytes",
+        kind: Kind::Bytes(1 << 20, 1 << 40),
+        default: "64MiB",
+        doc: "Memory for keys while a partition is compacted, one at a time: 24 bytes per key, in one pass.",
+    },
+    Key {
+        name: "storage.compaction.bytes.per.second",
+        kind: Kind::Bytes(0, 1 << 40),
+        default: "0",
+        doc: "Bytes of log that compaction reads in a second. 0: no limit.",
     },
     Key {
         name: "storage.idle.ms",
@@ -87,6 +101,8 @@ pub struct Config {
     pub reserve_bytes: Option<u64>,
     /// Time between retention checks.
     pub retention_check: Duration,
+    /// What a compaction may take.
+    pub(crate) compaction: CompactionLimits,
     /// Time until a partition rests.
     pub idle: Duration,
     /// Address of the public listener, for the node's record.
@@ -121,6 +137,10 @@ impl Config {
             tail_bytes: settings.number("storage.tail.cache.bytes"),
             reserve_bytes: u64::try_from(reserve).ok(),
             retention_check: settings.duration("storage.retention.check.ms"),
+            compaction: CompactionLimits {
+                memory_bytes: settings.number("storage.compaction.memory.bytes"),
+                bytes_per_second: settings.number("storage.compaction.bytes.per.second"),
+            },
             idle: settings.duration("storage.idle.ms"),
             public_address: String::new(),
             internal_address: String::new(),

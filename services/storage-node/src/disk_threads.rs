@@ -30,6 +30,8 @@ pub(crate) enum DiskLane {
     Awaited,
     /// No caller does: it may remove thousands of files.
     Upkeep,
+    /// A log is compacted, which takes as long as reading and writing it does.
+    Compact,
 }
 
 /// Work that waits for the disk.
@@ -75,21 +77,30 @@ pub(crate) struct DiskThreads<J> {
     prepare: Arc<Jobs<J>>,
     maintenance: Arc<Jobs<J>>,
     upkeep: Arc<Jobs<J>>,
+    compactions: Arc<Jobs<J>>,
 }
 
 impl<J> Default for DiskThreads<J> {
     fn default() -> Self {
         let jobs = Arc::default;
-        Self { flushes: jobs(), lazy: jobs(), extensions: jobs(), prepare: jobs(), maintenance: jobs(), upkeep: jobs() }
+        Self {
+            flushes: jobs(),
+            lazy: jobs(),
+            extensions: jobs(),
+            prepare: jobs(),
+            maintenance: jobs(),
+            upkeep: jobs(),
+            compactions: jobs(),
+        }
     }
 }
 
 impl<J> Clone for DiskThreads<J> {
     fn clone(&self) -> Self {
-        let Self { flushes, lazy, extensions, prepare, maintenance, upkeep } = self;
+        let Self { flushes, lazy, extensions, prepare, maintenance, upkeep, compactions } = self;
         let (flushes, lazy, extensions) = (Arc::clone(flushes), Arc::clone(lazy), Arc::clone(extensions));
         let (prepare, maintenance, upkeep) = (Arc::clone(prepare), Arc::clone(maintenance), Arc::clone(upkeep));
-        Self { flushes, lazy, extensions, prepare, maintenance, upkeep }
+        Self { flushes, lazy, extensions, prepare, maintenance, upkeep, compactions: Arc::clone(compactions) }
     }
 }
 
@@ -110,6 +121,7 @@ impl<J: DiskJob> DiskThreads<J> {
             ("prepare", &disk_threads.prepare, PREPARE_THREADS),
             ("maintain", &disk_threads.maintenance, MAINTENANCE_THREADS),
             ("upkeep", &disk_threads.upkeep, 1),
+            ("compact", &disk_threads.compactions, 1),
         ] {
             for number in 0..count {
                 let (jobs, clock, metrics) = (Arc::clone(jobs), Arc::clone(clock), metrics.clone());
@@ -129,6 +141,7 @@ impl<J: DiskJob> DiskThreads<J> {
             DiskLane::Prepare => &self.prepare,
             DiskLane::Awaited => &self.maintenance,
             DiskLane::Upkeep => &self.upkeep,
+            DiskLane::Compact => &self.compactions,
         };
         let mut waiting = jobs.waiting.lock();
         if waiting.closed {
@@ -149,8 +162,9 @@ impl<J: DiskJob> DiskThreads<J> {
         }
     }
 
-    fn all(&self) -> [&Jobs<J>; 6] {
-        [&self.flushes, &self.lazy, &self.extensions, &self.prepare, &self.maintenance, &self.upkeep]
+    fn all(&self) -> [&Jobs<J>; 7] {
+        let Self { flushes, lazy, extensions, prepare, maintenance, upkeep, compactions } = self;
+        [flushes, lazy, extensions, prepare, maintenance, upkeep, compactions]
     }
 }
 
@@ -201,7 +215,8 @@ impl<J: DiskJob> DiskThreads<J> {
     /// Runs the maintenance that waited longest on this thread, and returns the outcome.
     pub(crate) fn maintain_one(&self, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<J::Outcome> {
         let next = |jobs: &Jobs<J>| jobs.waiting.lock().jobs.pop_front();
-        let job = [&self.prepare, &self.maintenance, &self.upkeep].into_iter().find_map(|jobs| next(jobs));
+        let lanes = [&self.prepare, &self.maintenance, &self.upkeep, &self.compactions];
+        let job = lanes.into_iter().find_map(|jobs| next(jobs));
         Some(job?.run(clock, metrics))
     }
 }

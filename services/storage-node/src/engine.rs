@@ -13,6 +13,7 @@ use walser_model::Clock;
 use walser_rpc::AppendBudget;
 use walser_service::{Shutdown, vital};
 
+use crate::compactor::Compactor;
 use crate::config::Config;
 use crate::copy_pace::CopyPace;
 use crate::directory_problem::DirectoryProblem;
@@ -85,6 +86,7 @@ impl Engine {
             misplaced: misplaced.clone(),
             retention_clock: retention_clock.clone(),
             retention_check: config.retention_check,
+            compactor: Compactor::new(config.compaction),
             idle: config.idle,
             recovery_bytes_max: RECOVERY_BYTES_MAX / config.shards.max(1) as u64,
         };

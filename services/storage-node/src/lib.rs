@@ -11,6 +11,7 @@
 //! Invariant: nothing here decides when an offset is committed: `walser_replication::Leader` does.
 
 mod api;
+mod compactor;
 mod config;
 mod contact;
 mod copy_pace;

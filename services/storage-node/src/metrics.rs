@@ -17,6 +17,9 @@ pub(crate) struct StorageMetrics {
     refused: IntCounterVec,
     appended_expired: IntCounter,
     flush_seconds: Histogram,
+    compactions: IntCounter,
+    compacted_bytes: IntCounter,
+    compacted_to_bytes: IntCounter,
     tail_reads: IntCounter,
     disk_reads: IntCounter,
     read_bytes: IntCounter,
@@ -55,6 +58,12 @@ impl StorageMetrics {
             appended_expired: counter(
                 "walser_storage_append_expired_records_total",
                 "Records appended that were older than retention.ms: the next retention check may remove them.",
+            ),
+            compactions: counter("walser_storage_compactions_total", "Compactions of a partition that have ended."),
+            compacted_bytes: counter("walser_storage_compacted_bytes_total", "Bytes of segments that were compacted."),
+            compacted_to_bytes: counter(
+                "walser_storage_compacted_to_bytes_total",
+                "Bytes of the segments that compaction has put in their place.",
             ),
             flush_seconds: metrics
                 .latency("walser_storage_flush_duration_seconds", "Time of a flush of a partition to stable storage."),
@@ -129,6 +138,13 @@ impl StorageMetrics {
     }
 
     /// Records were older than their topic keeps them when they were appended.
+    /// A compaction has put fewer bytes in the place of others.
+    pub(crate) fn compacted(&self, before: u64, after: u64) {
+        self.compactions.inc();
+        self.compacted_bytes.inc_by(before);
+        self.compacted_to_bytes.inc_by(after);
+    }
+
     pub(crate) fn appended_expired(&self, records: u64) {
         self.appended_expired.inc_by(records);
     }

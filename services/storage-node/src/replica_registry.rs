@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -30,6 +30,8 @@ pub(crate) struct PartitionHandle {
     led_by: Mutex<Option<(NodeId, LeaderEpoch)>>,
     /// The high watermark; waiting fetches are woken by it.
     high_watermark: watch::Sender<Offset>,
+    /// Below this compaction may drop tombstones, while this node leads. Exclusive.
+    tombstone_floor: AtomicI64,
     /// The high watermark is the end of the partition: a leader that has just begun does not know it yet (rule R4).
     end_known: AtomicBool,
     /// Other replicas are in sync: what is damaged here is not lost.
@@ -86,6 +88,7 @@ impl PartitionHandle {
             epoch: AtomicI32::new(LeaderEpoch::NONE.0),
             led_by: Mutex::new(None),
             high_watermark: watch::Sender::new(Offset::ZERO),
+            tombstone_floor: AtomicI64::new(0),
             end_known: AtomicBool::new(true),
             others_in_sync: AtomicBool::new(false),
             offer: Mutex::new(None),
@@ -117,6 +120,7 @@ impl PartitionHandle {
     /// This node leads in `epoch` from now on; nobody is served before.
     pub(crate) fn lead(&self, epoch: LeaderEpoch) {
         self.epoch.store(epoch.0, Ordering::Release);
+        self.show_tombstone_floor(Offset::ZERO);
         self.readable.store(false, Ordering::Release);
         if !self.serving.swap(true, Ordering::AcqRel) {
             self.partitions_led.inc();
@@ -152,6 +156,15 @@ impl PartitionHandle {
 
     pub(crate) fn high_watermark(&self) -> Offset {
         *self.high_watermark.borrow()
+    }
+
+    /// Below this compaction may drop tombstones: what followers are told. Exclusive.
+    pub(crate) fn tombstone_floor(&self) -> Offset {
+        Offset(self.tombstone_floor.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn show_tombstone_floor(&self, floor: Offset) {
+        self.tombstone_floor.store(floor.0, Ordering::Release);
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Offset> {

@@ -5,6 +5,7 @@
 //! committed. Batching follows from load: while a flush runs, the next group gathers. What else has to wait for the disk
 //! is done by other threads, to which the partition is lent. A thread drives it in production.
 
+mod compaction;
 mod deadlines;
 mod disk_job;
 mod files;
@@ -34,6 +35,7 @@ use walser_model::{Clock, NodeId, TopicPartition};
 use walser_replication::Role;
 use walser_rpc::ApiError;
 
+use crate::compactor::Compactor;
 use crate::directory_problem::DirectoryProblem;
 use crate::disk_threads::{DiskJob as _, DiskThreads};
 use crate::error::{directory_failed, not_leader};
@@ -73,6 +75,7 @@ pub(crate) struct ShardContext {
     pub(crate) misplaced: DirectoryProblem,
     pub(crate) retention_clock: RetentionClock,
     pub(crate) retention_check: Duration,
+    pub(crate) compactor: Compactor,
     pub(crate) idle: Duration,
     /// Bytes of log behind the recovery points of one shard's partitions; a restart reads them all.
     pub(crate) recovery_bytes_max: u64,
@@ -271,6 +274,9 @@ impl Shard {
                     self.lend(partition, Task::KeepDamage);
                 }
             }
+            Command::CompactionAdvanced { partition, compacting, step } => {
+                self.compaction_advanced(partition, compacting, step);
+            }
             Command::Flushed { partition, outcome } => {
                 if let Some(found) = self.partitions.get_mut(&partition) {
                     found.flushed(&outcome, &self.context);
@@ -359,6 +365,7 @@ impl Shard {
     /// changes that MUST put the partition into `touched`.
     fn submit_disk_jobs(&mut self, id: TopicPartition) {
         self.limit_recovery(id);
+        self.go_on_compacting(id);
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         if let Some(task) = partition.next_task(&self.context) {
             return self.lend(id, task);

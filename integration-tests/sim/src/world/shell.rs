@@ -209,6 +209,7 @@ impl World {
         let replica = &mut self.nodes[node].replicas[partition];
         let Some(leader) = replica.leader() else { return false };
         let (leader_epoch, high_watermark) = (leader.epoch(), leader.high_watermark());
+        let tombstone_floor = leader.tombstone_floor(&replica.view());
         if replica.pushes.is_empty() {
             return false;
         }
@@ -224,8 +225,16 @@ impl World {
         (push.next, push.told) = (end, high_watermark);
         let (follower, open) = (push.follower, push.open);
         let (base_offset, end_offset, log_start) = (offset(base), offset(end), offset(replica.start));
-        let frame = Frame { leader_epoch, open, base: base_offset, end: end_offset, high_watermark, log_start };
         let entries = replica.log[base..end].to_vec();
+        let frame = Frame {
+            leader_epoch,
+            open,
+            base: base_offset,
+            end: end_offset,
+            high_watermark,
+            log_start,
+            tombstone_floor,
+        };
         self.drive(node, partition, ReplicaEvent::Sent { follower: id(follower), open, end: offset(end) });
         self.send(node, follower, partition, Body::Pushed(frame, entries));
         self.say(|| format!("node {node} pushes {base}..{end} of partition {partition} to node {follower}"));

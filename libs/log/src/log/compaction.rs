@@ -7,8 +7,11 @@ use walser_model::Offset;
 
 use super::{Condition, Log, LogError};
 use crate::checked::{seal, take, unseal};
-use crate::compaction::{ClosedSegment, Compacted, CompactionJob, CompactionRules, CompactionStep, Replacement, swap};
+use crate::compaction::{
+    ClosedSegment, Compactable, Compacted, CompactionJob, CompactionRules, CompactionStep, Replacement, swap,
+};
 use crate::disk::{out_of_files, out_of_space, read_file, remove_file_if_any};
+use crate::log_state::Replacing;
 
 /// Of the file that says up to where a log is compacted: where it is missing, all of it is compacted once more.
 pub(super) const COMPACTED_NAME: &str = "compacted";
@@ -20,6 +23,31 @@ impl Log {
     /// Everything below was compacted. Exclusive.
     pub fn compacted(&self) -> Offset {
         self.compacted
+    }
+
+    /// Tombstones below may be gone: a log that ends before that may have what they deleted, and MUST NOT be made to follow
+    /// this one by appending what it lacks. Exclusive, and durable.
+    pub fn tombstone_floor(&self) -> Offset {
+        self.state.tombstone_floor()
+    }
+
+    /// What a compaction up to `up_to` (exclusive) would look at; `None`: nothing that is new. Nothing here waits for the disk.
+    pub fn compactable(&self, up_to: Offset) -> Option<Compactable> {
+        let bound = up_to.min(self.marks.durable);
+        let segments = self.state.segments();
+        let mut found = Compactable::default();
+        let closed = segments.iter().zip(segments.iter().skip(1)).take_while(|(_, next)| next.base <= bound);
+        for (segment, next) in closed {
+            if next.base <= self.compacted {
+                found.clean_bytes += segment.size();
+                continue;
+            }
+            if found.dirty_bytes == 0 {
+                found.first_newest = segment.newest_in_memory();
+            }
+            found.dirty_bytes += segment.size();
+        }
+        (found.dirty_bytes > 0).then_some(found)
     }
 
     /// Work that compacts the closed segments that lie wholly below `up_to` (exclusive) and are durable. `None`: all that
@@ -48,6 +76,11 @@ impl Log {
         if segments.last().is_none_or(|last| last.end <= self.compacted) {
             return Ok(None);
         }
+        // Before anything goes.
+        let floor = rules.tombstone_floor.min(segments.last().map_or(Offset::ZERO, |last| last.end));
+        if floor > self.tombstone_floor() {
+            self.write_compacted(self.compacted, floor)?;
+        }
         Ok(Some(CompactionJob {
             partition: self.partition,
             generation: self.generation,
@@ -63,7 +96,7 @@ impl Log {
     }
 
     /// Puts what a job has written in the place of what it has read, durably. `None`: the log was cut, or segments have gone,
-    /// since, and the step does not count, nor would any behind it.
+    /// since, or somebody holds a [`crate::LogPin`]; the step does not count, nor would any behind it.
     ///
     /// # Errors
     /// I/O errors. Where it is not known which of the files count, the log is out of service; opening it again completes or
@@ -71,7 +104,9 @@ impl Log {
     pub fn take_compaction_step(&mut self, step: CompactionStep) -> Result<Option<Compacted>, LogError> {
         self.writable()?;
         let CompactionStep { generation, replacement, compacted } = step;
-        if generation != self.generation || replacement.as_ref().is_some_and(|found| !self.has(found)) {
+        let replacing = Replacing::new(&self.state);
+        let there = replacement.as_ref().is_none_or(|found| replacing.is_some() && self.has(found));
+        if !there || generation != self.generation {
             if let Some(Replacement { new, .. }) = replacement {
                 let path = self.names.path().join(swap::cleaned_name(new.base, generation));
                 remove_file_if_any(&**self.names.disk(), &path)?;
@@ -85,7 +120,7 @@ impl Log {
             done.bytes_after = replacement.new.size();
         }
         if let Some(compacted) = compacted {
-            self.write_compacted(compacted)?;
+            self.write_compacted(compacted, self.tombstone_floor())?;
         }
         Ok(Some(done))
     }
@@ -135,37 +170,52 @@ impl Log {
         Ok(())
     }
 
-    /// Notes up to where the log is compacted, durably.
-    pub(super) fn write_compacted(&mut self, compacted: Offset) -> io::Result<()> {
+    /// Notes up to where the log is compacted, and below what tombstones may be gone, durably.
+    pub(crate) fn write_compacted(&mut self, compacted: Offset, floor: Offset) -> io::Result<()> {
         let mut bytes = Vec::new();
         bytes.put_slice(MAGIC);
         bytes.put_u16(VERSION);
         bytes.put_u16(0);
         bytes.put_i64(compacted.0);
+        bytes.put_i64(floor.0);
         seal(&mut bytes, 0);
         self.names.replace_file(COMPACTED_NAME, &bytes)?;
         self.compacted = compacted;
+        self.state.set_tombstone_floor(floor);
         Ok(())
     }
 
     /// Takes over what is written down, as far as the log still reaches.
     pub(super) fn take_compacted(&mut self) -> io::Result<()> {
-        let known = self.read_compacted()?;
-        self.compacted = known.min(self.log_end());
-        if known > self.compacted && self.condition == Condition::Healthy {
-            self.write_compacted(self.compacted)?;
+        let (known, floor) = self.read_compacted()?;
+        let end = self.log_end();
+        self.compacted = known.min(end);
+        self.state.set_tombstone_floor(floor.min(end));
+        if known.max(floor) > end && self.condition == Condition::Healthy {
+            self.write_compacted(self.compacted, floor.min(end))?;
         }
         Ok(())
     }
 
-    /// What the file says; the start where it is not there, or damaged.
-    fn read_compacted(&self) -> io::Result<Offset> {
+    /// Both are at most where a log ends that was cut.
+    pub(super) fn cut_compacted(&mut self, to: Offset) -> io::Result<()> {
+        let floor = self.tombstone_floor();
+        if self.compacted.max(floor) > to {
+            self.write_compacted(self.compacted.min(to), floor.min(to))?;
+        }
+        Ok(())
+    }
+
+    /// What the file says. Where it is damaged nothing is compacted, and any tombstone may be gone.
+    fn read_compacted(&self) -> io::Result<(Offset, Offset)> {
         let bytes = read_file(&**self.names.disk(), &self.names.path().join(COMPACTED_NAME), FILE_BYTES_MAX)?;
-        let known = bytes.as_deref().and_then(unseal).and_then(|mut body| {
+        let Some(bytes) = bytes else { return Ok((Offset::ZERO, Offset::ZERO)) };
+        let known = unseal(&bytes).and_then(|mut body| {
             let (magic, version) = (take(&mut body)?, body.try_get_u16().ok()?);
             body.try_get_u16().ok().filter(|_| &magic == MAGIC && version == VERSION)?;
-            body.try_get_i64().ok()
+            Some((body.try_get_i64().ok()?, body.try_get_i64().ok()?))
         });
-        Ok(Offset(known.unwrap_or(0).max(0)))
+        let (compacted, floor) = known.unwrap_or((0, i64::MAX));
+        Ok((Offset(compacted.max(0)), Offset(floor.max(0))))
     }
 }

@@ -114,9 +114,7 @@ impl Log {
         self.marks.high_watermark = self.marks.high_watermark.min(to);
         self.write_marks()?;
         self.sync_marks()?;
-        if self.compacted > to {
-            self.write_compacted(to)?;
-        }
+        self.cut_compacted(to)?;
         // A snapshot above the end must not meet other records under the same offsets.
         self.snapshots.remove_above(to)?;
         // The newest segment first, so that what is left has no gap.

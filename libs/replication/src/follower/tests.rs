@@ -72,6 +72,7 @@ fn frame(open_seq: u64, base: i64, end: i64, high_watermark: i64) -> Frame {
         end: Offset(end),
         high_watermark: Offset(high_watermark),
         log_start: Offset(0),
+        tombstone_floor: Offset(0),
     }
 }
 

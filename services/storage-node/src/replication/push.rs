@@ -16,7 +16,7 @@ pub(crate) struct Push {
     /// What is pushed next. Inclusive.
     next: Offset,
     /// High watermark and log start, as they were told last.
-    told: Option<(Offset, Offset)>,
+    told: Option<(Offset, Offset, Offset)>,
 }
 
 /// What there is to push.
@@ -64,20 +64,22 @@ impl Push {
         }
     }
 
-    fn marks(replica: &PartitionHandle) -> (Offset, Offset) {
-        (replica.high_watermark(), replica.reader.log_start())
+    /// High watermark, log start and tombstone floor.
+    fn marks(replica: &PartitionHandle) -> (Offset, Offset, Offset) {
+        (replica.high_watermark(), replica.reader.log_start(), replica.tombstone_floor())
     }
 
     /// The frame for batches that end at `end` (exclusive), or without any at the place that is reached. `None`: this node
     /// does not lead in that epoch any more, and what was read meanwhile may be another's.
     pub(crate) fn frame(&mut self, replica: &PartitionHandle, end: Option<Offset>) -> Option<Frame> {
-        let (high_watermark, log_start) = Self::marks(replica);
+        let marks = Self::marks(replica);
+        let (high_watermark, log_start, tombstone_floor) = marks;
         let (base, end) = (self.next, end.unwrap_or(self.next));
         if !self.leads(replica) {
             return None;
         }
-        (self.next, self.told) = (end, Some((high_watermark, log_start)));
+        (self.next, self.told) = (end, Some(marks));
         let Self { open, leader_epoch, .. } = *self;
-        Some(Frame { leader_epoch, open, base, end, high_watermark, log_start })
+        Some(Frame { leader_epoch, open, base, end, high_watermark, log_start, tombstone_floor })
     }
 }

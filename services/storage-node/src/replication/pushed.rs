@@ -121,7 +121,8 @@ mod tests {
     fn frame(base: i64, end: i64) -> Frame {
         let open = ReplicationSessionId { node_epoch: 1, sequence: 1 };
         let (base, end, high_watermark, log_start) = (Offset(base), Offset(end), Offset(0), Offset(0));
-        Frame { leader_epoch: LeaderEpoch(5), open, base, end, high_watermark, log_start }
+        let (leader_epoch, tombstone_floor) = (LeaderEpoch(5), Offset(0));
+        Frame { leader_epoch, open, base, end, high_watermark, log_start, tombstone_floor }
     }
 
     fn check(frame: Frame, batches: &[Vec<u8>]) -> Result<Pushed, BadFrame> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use walser_log::{Extension, FlushJob};
 use walser_model::{Clock, TopicPartition};
 
+use super::compaction::Compacting;
 use super::maintenance::Maintenance;
 use super::queue::{Command, Queue};
 use crate::disk_threads::{DiskJob, DiskLane};
@@ -18,6 +19,8 @@ pub(crate) enum DiskTask {
     Flush { partition: TopicPartition, job: FlushJob, lazy: bool },
     /// Zero-fill space ahead of a log.
     Extend { partition: TopicPartition, extension: Extension, space: SpaceAhead },
+    /// Go on with a compaction.
+    Compact { partition: TopicPartition, compacting: Box<Compacting> },
     /// Everything else that has to wait.
     Maintain(Box<Maintenance>),
 }
@@ -37,6 +40,7 @@ impl DiskJob for ShardJob {
             DiskTask::Flush { lazy: false, .. } => DiskLane::Flush,
             DiskTask::Flush { lazy: true, .. } => DiskLane::LazyFlush,
             DiskTask::Extend { .. } => DiskLane::Extend,
+            DiskTask::Compact { .. } => DiskLane::Compact,
             DiskTask::Maintain(maintenance) => maintenance.lane(),
         }
     }
@@ -55,6 +59,10 @@ impl DiskJob for ShardJob {
                 drop(space);
                 Command::Extended { partition, extension, outcome }
             }
+            DiskTask::Compact { partition, mut compacting } => {
+                let step = compacting.advance();
+                Command::CompactionAdvanced { partition, compacting, step }
+            }
             DiskTask::Maintain(maintenance) => Command::Returned(maintenance.run()),
         }
     }
@@ -71,7 +79,7 @@ impl ShardJob {
     pub(super) fn extension(&self) -> Option<(TopicPartition, Extension)> {
         match &self.task {
             DiskTask::Extend { partition, extension, .. } => Some((*partition, extension.clone())),
-            DiskTask::Flush { .. } | DiskTask::Maintain(_) => None,
+            DiskTask::Flush { .. } | DiskTask::Compact { .. } | DiskTask::Maintain(_) => None,
         }
     }
 }

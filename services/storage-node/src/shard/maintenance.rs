@@ -6,12 +6,14 @@
 use std::io;
 
 use tokio::sync::oneshot;
-use walser_log::{CompleteCopy, Condition, Log, LogConfig, LogError, out_of_files};
+use walser_log::{CompactionStep, CompleteCopy, Condition, Log, LogConfig, LogError, out_of_files};
 use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_replication::WorkId;
 use walser_rpc::ApiError;
 
+use super::compaction::Compacting;
 use super::{Partition, PartitionMetadata, Repaired, ShardContext};
+use crate::compactor::CompactionTurn;
 use crate::disk_threads::DiskLane;
 use crate::error::{cannot_open_text, deleted, moved_aside, not_leader};
 
@@ -29,6 +31,10 @@ pub(crate) enum Task {
     Retain { trusted: bool, close_old: bool },
     /// Close the files of a partition that nobody writes.
     ReleaseIdle,
+    /// Begin a compaction.
+    BeginCompaction { turn: CompactionTurn },
+    /// Put in place what a compaction has written.
+    TakeStep { compacting: Box<Compacting>, step: CompactionStep },
     /// Write down that the log is damaged.
     KeepDamage,
     /// Raise the log start.
@@ -99,6 +105,8 @@ impl Task {
             | Self::Prepare
             | Self::Retain { .. }
             | Self::ReleaseIdle
+            | Self::BeginCompaction { .. }
+            | Self::TakeStep { .. }
             | Self::KeepDamage
             | Self::Trim { .. }
             | Self::DeleteRecords { .. } => false,
@@ -113,7 +121,9 @@ impl Task {
     fn lane(&self) -> DiskLane {
         match self {
             Self::Prepare => DiskLane::Prepare,
-            Self::Retain { .. } | Self::ReleaseIdle => DiskLane::Upkeep,
+            Self::Retain { .. } | Self::ReleaseIdle | Self::BeginCompaction { .. } | Self::TakeStep { .. } => {
+                DiskLane::Upkeep
+            }
             Self::Open { .. }
             | Self::KeepDamage
             | Self::Trim { .. }
@@ -161,6 +171,8 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         Task::Prepare => partition.prepare(context),
         Task::Retain { trusted, close_old } => partition.retain(context, trusted, close_old),
         Task::ReleaseIdle => partition.release_idle(context),
+        Task::BeginCompaction { turn } => partition.begin_compaction(turn, context),
+        Task::TakeStep { compacting, step } => partition.take_step(compacting, step, context),
         Task::KeepDamage => partition.keep_damage(context),
         Task::DeleteRecords { before, reply } => partition.delete_records(before, reply, context),
         Task::Trim { before } => partition.trim(before, context),

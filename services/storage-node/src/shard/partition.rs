@@ -2,6 +2,7 @@
 
 mod answers;
 mod append_time;
+mod compacting;
 mod damage;
 mod deletions;
 mod expired;
@@ -22,6 +23,7 @@ use walser_record_batch::{BatchHeader, HEADER_LEN, stamp_append_time, stamp_posi
 use walser_replication::{Leader, Replica, ReplicaActions, ReplicaEvent, ReplicationSessionId};
 use walser_rpc::{ApiError, Reason};
 
+use super::compaction::Compacting;
 use super::files::{PATIENCE, Written};
 use super::{AppendJob, ShardContext};
 use crate::error::{
@@ -54,8 +56,8 @@ pub(crate) struct Partition {
     following: Following,
     /// Followers to whom records are pushed, each with its open.
     pushes: Vec<(NodeId, ReplicationSessionId)>,
-    /// Log start, log end and high watermark, as those who push have been told of them.
-    told: (Offset, Offset, Offset),
+    /// Log start, log end and high watermark, and the tombstone floor, as those who push have been told of them.
+    told: ((Offset, Offset, Offset), Offset),
     /// Kept to be filled anew at every step.
     actions: ReplicaActions<Waiting>,
     /// What the metadata said last, where there are other replicas.
@@ -80,6 +82,10 @@ pub(crate) struct Partition {
     expired: ExpiredRecords,
     /// Deletions that other replicas have not carried out.
     deletions: Vec<Deletion>,
+    /// A compaction that is to go on.
+    pub(crate) compacting: Option<Box<Compacting>>,
+    /// Monotonic time before which the next one does not begin.
+    pub(crate) compaction_at: Duration,
     /// Monotonic time of the last append, and of the last flush.
     pub(crate) last_write: Duration,
     last_flush: Duration,
@@ -133,7 +139,7 @@ impl Partition {
             actions: ReplicaActions::new(),
             following: Following::default(),
             pushes: Vec::new(),
-            told: (Offset::ZERO, Offset::ZERO, Offset::ZERO),
+            told: Default::default(),
             metadata: None,
             config: TopicConfig::default(),
             unreadable: None,
@@ -146,6 +152,8 @@ impl Partition {
             unprepared: None,
             expired: ExpiredRecords::default(),
             deletions: Vec::new(),
+            compacting: None,
+            compaction_at: Duration::ZERO,
             last_write: Duration::ZERO,
             last_flush: Duration::ZERO,
         }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
-use walser_log::{Extension, FlushOutcome};
+use walser_log::{CompactionStep, Extension, FlushOutcome};
 use walser_model::{Acks, LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_record_batch::BatchHeader;
 use walser_rpc::{ApiError, AppendPermit, AppendReply, Reason};
 
+use super::compaction::Compacting;
 use super::maintenance::Returned;
 use super::partition::{PartitionMetadata, Repaired};
 use super::settled::Settled;
@@ -84,6 +85,12 @@ pub(crate) enum Command {
         extension: Extension,
         outcome: io::Result<()>,
     },
+    /// A compaction has something to be put in place; `None`: it has ended.
+    CompactionAdvanced {
+        partition: TopicPartition,
+        compacting: Box<Compacting>,
+        step: io::Result<Option<CompactionStep>>,
+    },
     /// Another node says something about a partition.
     FromPeer {
         partition: TopicPartition,
@@ -139,6 +146,7 @@ impl Command {
             Self::Install(metadata) => Some(metadata.partition),
             Self::Resign(partition)
             | Self::ServeReadsOf(partition)
+            | Self::CompactionAdvanced { partition, .. }
             | Self::Remove { partition, .. }
             | Self::SetAside { partition, .. }
             | Self::DeleteRecords { partition, .. }

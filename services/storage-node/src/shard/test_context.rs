@@ -10,6 +10,7 @@ use walser_service::Metrics;
 
 use super::ShardContext;
 use super::watched_disk::WatchedDisk;
+use crate::compactor::{CompactionLimits, Compactor};
 use crate::contact::Contact;
 use crate::directory_problem::DirectoryProblem;
 use crate::metrics::StorageMetrics;
@@ -43,6 +44,7 @@ impl ShardContext {
             misplaced: DirectoryProblem::default(),
             retention_clock,
             retention_check: Duration::from_secs(3600),
+            compactor: Compactor::new(CompactionLimits { memory_bytes: 0, bytes_per_second: 0 }),
             idle: Duration::from_secs(3600),
             recovery_bytes_max: 1 << 30,
         }

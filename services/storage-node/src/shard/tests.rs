@@ -19,6 +19,7 @@ use super::watched_disk::as_shard;
 use super::*;
 use crate::replication::Outbox;
 
+mod compacting;
 mod hurt_replicas;
 mod leading;
 mod lending;

@@ -53,6 +53,7 @@ impl Shard {
         if now >= self.upkeep.idle_at {
             self.rest_idle(now);
             self.reopen(now);
+            self.compact(now);
             self.upkeep.idle_at = now + IDLE_CHECK;
         }
         if now >= self.upkeep.tick_at {
@@ -128,6 +129,7 @@ impl Shard {
     /// the last partition has been closed.
     pub(super) fn wind_up(&mut self) -> Wait {
         self.upkeep_due.clear();
+        self.context.compactor.end();
         self.close_files();
         let ids: Vec<_> = self.partitions.keys().copied().collect();
         ids.into_iter().for_each(|id| self.lend(id, Task::Close));

@@ -117,9 +117,10 @@ impl Links {
         let asked = tokio::time::timeout(SILENCE_MAX, calls.copy_log(request)).await;
         let mut answers = asked.map_err(silent)??.into_inner();
         let (mut copy, mut producers): (Option<LogCopy>, _) = (None, Bytes::new());
-        let mut ended = false;
+        let (mut ended, mut floor) = (false, Offset::ZERO);
         while let Some(answer) = tokio::time::timeout(SILENCE_MAX, answers.message()).await.map_err(silent)?? {
             (producers, ended) = (answer.producers, answer.record_batches.is_empty());
+            floor = Offset(answer.tombstone_floor);
             let (directory, config) = (Arc::clone(&self.engine.directory), wanted.config.clone());
             let (now, log_start) = (self.engine.clock.now_millis(), Offset(answer.log_start_offset));
             if !self.engine.space.take(answer.record_batches.len(), &directory) {
@@ -140,7 +141,7 @@ impl Links {
             return Err(ApiError::new(Reason::LeaderNotAvailable, text));
         }
         // An older leader does not send them.
-        let completed = move || copy.complete(Some(&*producers).filter(|producers| !producers.is_empty()));
+        let completed = move || copy.complete(Some(&*producers).filter(|producers| !producers.is_empty()), floor);
         tokio::task::spawn_blocking(completed).await.map_err(failed)?.map_err(failed)
     }
 
@@ -193,7 +194,11 @@ impl Links {
         answers: &mpsc::Sender<Result<pbi::CopyLogResponse, Status>>,
     ) -> Result<(), ApiError> {
         let replica = self.registry.led(partition)?;
-        let log_start = replica.reader.retained();
+        // Or a record would be copied of which the tombstone goes before it is copied, too.
+        let replaced =
+            || ApiError::new(Reason::LeaderNotAvailable, "a segment of the log is being replaced: try again");
+        let _pin = replica.reader.pin().ok_or_else(replaced)?;
+        let (log_start, tombstone_floor) = (replica.reader.retained(), replica.reader.tombstone_floor().0);
         let (mut next, below) = (log_start, replica.reader.log_end());
         // Now: the snapshot that they come from is not kept for as long as a copy takes.
         let producers = self.producers_at(&replica, below).await?;
@@ -208,7 +213,12 @@ impl Links {
                 let ended = batches.is_empty();
                 next = next_offset;
                 let producers = if ended { producers.clone() } else { Bytes::new() };
-                let answer = pbi::CopyLogResponse { log_start_offset: log_start.0, record_batches: batches, producers };
+                let answer = pbi::CopyLogResponse {
+                    log_start_offset: log_start.0,
+                    record_batches: batches,
+                    producers,
+                    tombstone_floor,
+                };
                 goes_on = answers.send(Ok(answer)).await.is_ok() && !ended;
                 if !goes_on {
                     break;

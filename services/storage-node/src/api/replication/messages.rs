@@ -114,6 +114,7 @@ pub(super) fn frame_message(
         end_offset: frame.end.0,
         high_watermark: frame.high_watermark.0,
         log_start_offset: frame.log_start.0,
+        tombstone_floor: frame.tombstone_floor.0,
         traces: traces.into_iter().map(trace).collect(),
     };
     pbi::ReplicaData {
@@ -155,6 +156,7 @@ pub(super) fn data_of(message: pbi::ReplicaData) -> Option<(TopicPartition, From
                 end: Offset(records.end_offset),
                 high_watermark: Offset(records.high_watermark),
                 log_start: Offset(records.log_start_offset),
+                tombstone_floor: Offset(records.tombstone_floor),
             };
             FromLeader::Pushed(frame, records.record_batches, records.traces)
         }
@@ -197,7 +199,8 @@ mod tests {
         let ack = Ack { follower, leader_epoch, open, log_start, log_end, durable, lazy: false };
         assert_eq!(ack_of(follower, &ack_message(partition, &ack)), Some((partition, ack)));
         let (base, end, high_watermark, log_start) = (Offset(3), Offset(4), Offset(2), Offset(1));
-        let frame = Frame { leader_epoch, open, base, end, high_watermark, log_start };
+        let tombstone_floor = Offset(2);
+        let frame = Frame { leader_epoch, open, base, end, high_watermark, log_start, tombstone_floor };
         let trace = BatchTrace { base_offset: base, traceparent: "00-1-2-01".into() };
         let (id, said) = data_of(frame_message(partition, &frame, Bytes::from_static(b"x"), vec![trace])).unwrap();
         let FromLeader::Pushed(found, bytes, traces) = said else { panic!("a frame is pushed") };

@@ -224,6 +224,7 @@ mod tests {
     use walser_service::{Metrics, Shutdown};
 
     use super::*;
+    use crate::compactor::CompactionLimits;
     use crate::contact::Contact;
     use crate::engine::Engine;
     use crate::metrics::StorageMetrics;
@@ -241,6 +242,7 @@ mod tests {
             tail_bytes: 1 << 20,
             reserve_bytes: Some(0),
             retention_check: Duration::from_secs(3600),
+            compaction: CompactionLimits { memory_bytes: 0, bytes_per_second: 0 },
             idle: Duration::from_secs(3600),
             public_address: String::new(),
             internal_address: String::new(),

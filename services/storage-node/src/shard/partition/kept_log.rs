@@ -44,6 +44,10 @@ impl ReplicaLog for KeptLog<'_> {
         }
     }
 
+    fn tombstone_floor(&self) -> Offset {
+        self.0.tombstone_floor()
+    }
+
     fn damaged(&self) -> bool {
         matches!(self.0.condition(), Condition::Corrupt { .. })
     }

@@ -34,7 +34,8 @@ impl Partition {
         if self.pushes.is_empty() {
             return;
         }
-        let now = (self.log.log_start(), self.log.log_end(), self.replica.high_watermark().0);
+        let marks = (self.log.log_start(), self.log.log_end(), self.replica.high_watermark().0);
+        let now = (marks, self.handle.tombstone_floor());
         if std::mem::replace(&mut self.told, now) == now {
             return;
         }

@@ -74,7 +74,7 @@ fn follows_again_after_a_copy(arrives: bool) -> bool {
     install(&mut shard, 2, 3, &[2]);
     let copy = arrives.then(|| {
         let copy = shard.context.directory.begin_copy(partition(0), wanted.config.clone(), Offset(50), 1).unwrap();
-        copy.complete(None).unwrap()
+        copy.complete(None, Offset::ZERO).unwrap()
     });
     hear(&mut shard, FromPeer::Copied { work: wanted.work, copy });
     install(&mut shard, 2, 4, &[1, 2]);
@@ -125,7 +125,8 @@ fn an_open_that_is_not_answered_comes_again_and_one_that_is_does_not() {
     let third = opened(&outbox).unwrap().id;
     let at = Offset(0);
     let (leader_epoch, base, end, high_watermark, log_start) = (LeaderEpoch(1), at, at, at, at);
-    let frame = walser_replication::Frame { leader_epoch, open: third, base, end, high_watermark, log_start };
+    let (open, tombstone_floor) = (third, at);
+    let frame = walser_replication::Frame { leader_epoch, open, base, end, high_watermark, log_start, tombstone_floor };
     let marks = crate::replication::Pushed::check(frame, bytes::Bytes::new(), None).unwrap();
     hear(&mut shard, FromPeer::Pushed(Box::new(marks)));
     wait(&mut shard, Duration::from_secs(1000));

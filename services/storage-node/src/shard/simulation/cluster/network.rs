@@ -274,7 +274,7 @@ impl Cluster {
         let over = || CopyError::Io(std::io::ErrorKind::ConnectionReset.into());
         let handle = from.led(copying.partition).map_err(|_| over())?;
         let producers = handle.reader.producers_at(log.log_end(), 1)?;
-        log.complete(Some(&producers))
+        log.complete(Some(&producers), handle.reader.tombstone_floor())
     }
 
     /// A node is heard by the others with which it has connections.

@@ -1,0 +1,111 @@
+//! What the compactions of a node share: one runs at a time, which bounds their memory, at a pace of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+/// How much a compaction may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CompactionLimits {
+    /// Bytes of memory for keys.
+    pub(crate) memory_bytes: usize,
+    /// Bytes that are read in a second; 0: as many as the disk gives.
+    pub(crate) bytes_per_second: u64,
+}
+
+/// The turn that is to be had, and whether there is any more. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Compactor {
+    pub(crate) limits: CompactionLimits,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: bool,
+    ended: bool,
+}
+
+/// Whoever has it may compact a log. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct CompactionTurn(Compactor);
+
+// === impl Compactor ===
+
+impl Compactor {
+    pub(crate) fn new(limits: CompactionLimits) -> Self {
+        Self { limits, state: Arc::default() }
+    }
+
+    /// `None`: somebody else has it, or the node stops.
+    pub(crate) fn try_turn(&self) -> Option<CompactionTurn> {
+        let mut state = self.state.0.lock();
+        if state.taken || state.ended {
+            return None;
+        }
+        state.taken = true;
+        Some(CompactionTurn(self.clone()))
+    }
+
+    /// Whether somebody has the turn, or the node stops.
+    pub(crate) fn is_busy(&self) -> bool {
+        let state = self.state.0.lock();
+        state.taken || state.ended
+    }
+
+    /// The node stops: what runs ends soon, and nothing begins any more.
+    pub(crate) fn end(&self) {
+        self.state.0.lock().ended = true;
+        self.state.1.notify_all();
+    }
+}
+
+// === impl CompactionTurn ===
+
+impl CompactionTurn {
+    /// Waits for as long as so many bytes take. False: the node stops.
+    pub(crate) fn spend(&self, bytes: usize) -> bool {
+        let Compactor { limits, state } = &self.0;
+        let mut found = state.0.lock();
+        if limits.bytes_per_second > 0 && !found.ended {
+            let seconds = bytes as f64 / limits.bytes_per_second as f64;
+            let (lock, ended) = (&mut found, &state.1);
+            ended.wait_for(lock, Duration::from_secs_f64(seconds));
+        }
+        !found.ended
+    }
+}
+
+impl Drop for CompactionTurn {
+    fn drop(&mut self) {
+        self.0.state.0.lock().taken = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_has_the_turn_until_it_is_dropped_and_nobody_after_the_end() {
+        let compactor = Compactor::new(CompactionLimits { memory_bytes: 1, bytes_per_second: 0 });
+        let turn = compactor.try_turn().unwrap();
+        assert!(compactor.is_busy() && compactor.try_turn().is_none() && turn.spend(1 << 30));
+        drop(turn);
+        let turn = compactor.try_turn().unwrap();
+        compactor.end();
+        assert!(!turn.spend(1));
+        drop(turn);
+        assert!(compactor.is_busy() && compactor.try_turn().is_none());
+    }
+
+    #[test]
+    fn whoever_waits_for_its_pace_hears_of_the_end() {
+        let compactor = Compactor::new(CompactionLimits { memory_bytes: 1, bytes_per_second: 1 });
+        let turn = compactor.try_turn().unwrap();
+        let waiting = std::thread::spawn(move || turn.spend(1 << 20));
+        compactor.end();
+        assert!(!waiting.join().unwrap());
+    }
+}

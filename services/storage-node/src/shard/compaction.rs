@@ -1,0 +1,107 @@
+//! Compaction in a shard: which partition is next, and its job on its way.
+//!
+//! ```text
+//!   looks for one  --turn-->  Task::BeginCompaction  -->  DiskTask::Compact  <-->  Task::TakeStep  -->  turn is given back
+//!   (shard)                   (partition is lent)         (a thread of its own)    (partition is lent)
+//! ```
+//!
+//! The job reads and writes beside the partition; what it has written is put in place by whoever has the partition. However
+//! that ends, the turn ends with it.
+
+use std::io;
+use std::time::Duration;
+
+use walser_log::{Compacted, CompactionJob, CompactionStep};
+use walser_model::TopicPartition;
+
+use super::Shard;
+use super::disk_job::DiskTask;
+use super::maintenance::Task;
+use crate::compactor::CompactionTurn;
+
+/// A compaction that is under way.
+#[derive(Debug)]
+pub(crate) struct Compacting {
+    job: CompactionJob,
+    turn: CompactionTurn,
+    /// Monotonic time at which it began.
+    pub(super) begun: Duration,
+    /// What was put in place so far.
+    pub(super) done: Compacted,
+}
+
+/// How much there is to do in a partition.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Dirtiness {
+    /// Of the bytes that may be compacted, those that were not yet, from 0 to 1.
+    pub(super) ratio: f64,
+    /// It has waited for longer than it may.
+    pub(super) overdue: bool,
+}
+
+impl Compacting {
+    /// One that begins, at a monotonic time.
+    pub(super) fn new(job: CompactionJob, turn: CompactionTurn, begun: Duration) -> Self {
+        Self { job, turn, begun, done: Compacted::default() }
+    }
+
+    /// Goes on until there is something to be put in place. Blocks as long as the disk takes.
+    pub(super) fn advance(&mut self) -> io::Result<Option<CompactionStep>> {
+        let Self { job, turn, .. } = self;
+        job.advance(|bytes| turn.spend(bytes))
+    }
+}
+
+impl Shard {
+    /// Begins the compaction that is most wanted, if nobody else compacts.
+    pub(super) fn compact(&mut self, now: Duration) {
+        let context = &self.context;
+        let trusted = || context.retention_clock.is_trusted(&*context.clock);
+        if context.compactor.is_busy() || context.writes_refused().is_some() || !trusted() {
+            return;
+        }
+        let millis = context.clock.now_millis();
+        for (id, partition) in &mut self.partitions {
+            if partition.show_tombstone_floor() {
+                self.touched.insert(*id);
+            }
+        }
+        let wanted =
+            self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.dirtiness(now, millis)?)));
+        let order = |dirtiness: &Dirtiness| (dirtiness.overdue, dirtiness.ratio);
+        let next = wanted.max_by(|(_, a), (_, b)| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
+        if let Some((id, _)) = next
+            && let Some(turn) = context.compactor.try_turn()
+        {
+            self.lend(id, Task::BeginCompaction { turn });
+        }
+    }
+
+    /// A job has come to something that is to be put in place, or to its end.
+    pub(super) fn compaction_advanced(
+        &mut self,
+        id: TopicPartition,
+        compacting: Box<Compacting>,
+        step: io::Result<Option<CompactionStep>>,
+    ) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        match step {
+            Ok(Some(step)) => self.lend(id, Task::TakeStep { compacting, step }),
+            Ok(None) => partition.compaction_ended(&compacting, &self.context),
+            Err(error) => {
+                partition.compaction_rests(&self.context);
+                if error.kind() != io::ErrorKind::Interrupted {
+                    tracing::warn!(partition = %self.context.named(id), %error, "compaction has failed, and is tried again");
+                }
+            }
+        }
+    }
+
+    /// Hands a job that has begun, or whose step was taken, to the thread that compacts.
+    pub(super) fn go_on_compacting(&mut self, id: TopicPartition) {
+        let compacting = self.partitions.get_mut(&id).and_then(|partition| partition.compacting.take());
+        if let Some(compacting) = compacting {
+            self.submit(DiskTask::Compact { partition: id, compacting });
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! A partition whose log is compacted.
+
+use std::time::Duration;
+
+use walser_log::{Compacted, CompactionRules, CompactionStep, Condition, LogError};
+use walser_model::{Offset, Timestamp};
+
+use super::{KeptLog, Partition};
+use crate::compactor::CompactionTurn;
+use crate::shard::ShardContext;
+use crate::shard::compaction::{Compacting, Dirtiness};
+
+impl Partition {
+    /// Whether of each key the newest record stays, and this node has to do with the partition.
+    fn compacts(&self) -> bool {
+        let role = self.replica.leader().is_some() || self.replica.follower().is_some_and(|it| !it.replaces_log());
+        role && self.config.cleanup_policy.compacts() && self.unreadable.is_none()
+    }
+
+    /// Below this compaction may drop tombstones: all replicas have them.
+    fn tombstone_floor(&self) -> Offset {
+        let log = KeptLog(&self.log);
+        match (self.replica.leader(), self.replica.follower()) {
+            (Some(leader), _) => leader.tombstone_floor(&log),
+            (None, Some(follower)) => follower.tombstone_floor(&log),
+            (None, None) => Offset::ZERO,
+        }
+    }
+
+    /// Has followers told below what tombstones may go; returns whether that is new.
+    pub(crate) fn show_tombstone_floor(&self) -> bool {
+        let leads = self.config.cleanup_policy.compacts() && self.replica.leader().is_some();
+        let floor = if leads { self.tombstone_floor() } else { Offset::ZERO };
+        let news = leads && floor != self.handle.tombstone_floor();
+        if news {
+            self.handle.show_tombstone_floor(floor);
+        }
+        news
+    }
+
+    /// How much of it is to be compacted; `None`: nothing at present. Nothing here waits for the disk.
+    pub(crate) fn dirtiness(&self, now: Duration, millis: Timestamp) -> Option<Dirtiness> {
+        if !self.compacts() || now < self.compaction_at || *self.log.condition() != Condition::Healthy {
+            return None;
+        }
+        let found = self.log.compactable(self.handle.high_watermark())?;
+        let ratio = found.dirty_bytes as f64 / (found.clean_bytes + found.dirty_bytes).max(1) as f64;
+        // Of what is not in memory the age is not known.
+        let age = found.first_newest.map(|newest| millis.saturating_sub(newest));
+        let lag_max = self.config.compaction_lag_max.map(|lag| i64::try_from(lag.as_millis()).unwrap_or(i64::MAX));
+        let overdue = lag_max.is_some_and(|most| age.is_none_or(|age| age >= most));
+        let dirty = ratio >= f64::from(self.config.dirty_ratio_min) / 1e6;
+        (overdue || dirty).then_some(Dirtiness { ratio, overdue })
+    }
+
+    /// Begins a compaction. Blocks as long as the disk takes.
+    pub(crate) fn begin_compaction(&mut self, turn: CompactionTurn, context: &ShardContext) {
+        let now = context.clock.now_millis();
+        let lag_min = i64::try_from(self.config.compaction_lag_min.as_millis()).unwrap_or(i64::MAX);
+        let rules = CompactionRules {
+            now,
+            delete_retention: self.config.delete_retention,
+            tombstone_floor: self.tombstone_floor(),
+            newest: if lag_min == 0 { Timestamp::MAX } else { now.saturating_sub(lag_min) },
+            memory_bytes: context.compactor.limits.memory_bytes,
+        };
+        self.compaction_rests(context);
+        match self.log.begin_compaction(self.handle.high_watermark(), rules) {
+            Ok(Some(job)) => {
+                let begun = context.clock.monotonic();
+                self.compacting = Some(Box::new(Compacting::new(job, turn, begun)));
+            }
+            Ok(None) => {}
+            Err(error) => self.compaction_failed(&error, context),
+        }
+    }
+
+    /// Puts in place what a job has written. Blocks as long as the disk takes.
+    pub(crate) fn take_step(&mut self, mut compacting: Box<Compacting>, step: CompactionStep, context: &ShardContext) {
+        match self.log.take_compaction_step(step) {
+            Ok(Some(done)) => {
+                compacting.done.bytes_before += done.bytes_before;
+                compacting.done.bytes_after += done.bytes_after;
+                self.compacting = Some(compacting);
+            }
+            // It was cut, or is being copied: it begins anew later.
+            Ok(None) => self.compaction_rests(context),
+            Err(error) => {
+                self.compaction_rests(context);
+                self.compaction_failed(&error, context);
+            }
+        }
+    }
+
+    fn compaction_failed(&self, error: &LogError, context: &ShardContext) {
+        let partition = context.named(self.log.partition());
+        tracing::warn!(%partition, %error, "compaction has failed, and is tried again");
+    }
+
+    pub(crate) fn compaction_ended(&mut self, compacting: &Compacting, context: &ShardContext) {
+        let Compacted { bytes_before, bytes_after } = compacting.done;
+        let took = context.clock.monotonic().saturating_sub(compacting.begun);
+        context.metrics.compacted(bytes_before, bytes_after);
+        self.compaction_rests(context);
+        let partition = context.named(self.log.partition());
+        tracing::info!(%partition, up_to = %self.log.compacted(), bytes_before, bytes_after, ?took, "compacted");
+    }
+
+    /// It is not compacted again at once.
+    pub(crate) fn compaction_rests(&mut self, context: &ShardContext) {
+        self.compaction_at = context.clock.monotonic() + context.retention_check;
+    }
+}

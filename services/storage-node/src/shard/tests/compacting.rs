@@ -1,0 +1,195 @@
+//! Compaction beside everything else that happens to a partition.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use walser_model::CleanupPolicy;
+use walser_record_batch::{Batches, Records};
+
+use super::*;
+
+const KEYS: u32 = 5;
+
+fn config() -> TopicConfig {
+    let (durability, cleanup_policy) = (Durability::Fsync, CleanupPolicy::Compact);
+    TopicConfig { durability, cleanup_policy, segment_bytes: 4096, dirty_ratio_min: 1, ..TopicConfig::default() }
+}
+
+/// One record of about half a kilobyte.
+fn append_keyed(shard: &mut Shard, number: i32, key: u32, value: Option<u32>) {
+    let value = value.map(|value| [&value.to_be_bytes()[..], &[7; 500]].concat());
+    let mut builder = BatchBuilder::new(Compression::None, 0);
+    let key = key.to_be_bytes();
+    builder.append(&RecordFields { timestamp: 1, key: Some(&key), value: value.as_deref(), headers: &[] });
+    let batch = builder.build(Producer::NONE);
+    shard.queue.push(Command::Append(AppendJob {
+        partition: partition(number),
+        epoch: LeaderEpoch::NONE,
+        header: BatchHeader::parse(&batch).unwrap(),
+        batch,
+        acks: Acks::All,
+        expected_offset: None,
+        trace: None,
+        permit: AppendPermit::uncounted(),
+        reply: AppendReply::new(|_| {}),
+    }));
+    turn(shard);
+}
+
+/// Writes each key so many times, and has all of it flushed.
+fn written(shard: &mut Shard, number: i32, times: u32) {
+    for value in 0..times * KEYS {
+        append_keyed(shard, number, value % KEYS, Some(value));
+    }
+    flush(shard);
+}
+
+fn flush(shard: &mut Shard) {
+    turn(shard);
+    while let Some(done) = shard.disk_threads.run_one(0, &*shard.context.clock, &shard.context.metrics) {
+        shard.queue.push(done);
+        turn(shard);
+    }
+}
+
+fn begin(shard: &mut Shard) {
+    shard.compact(shard.context.clock.monotonic() + Duration::from_secs(1 << 20));
+}
+
+/// The newest value of each key, and how many records there are.
+fn newest(shard: &Shard, number: i32) -> (BTreeMap<Bytes, Option<u32>>, usize) {
+    let handle = shard.context.registry.led(partition(number)).unwrap();
+    let (mut at, end) = (handle.reader.log_start(), handle.reader.log_end());
+    let (mut newest, mut count) = (BTreeMap::new(), 0);
+    while at < end {
+        let slice = handle.reader.read(at, end, 1 << 20).unwrap();
+        at = slice.next_offset;
+        for (header, batch) in Batches::of(slice.batches).map(Result::unwrap) {
+            for record in Records::open(header, &batch).unwrap().map(Result::unwrap) {
+                let value = record.value.map(|value| u32::from_be_bytes(value[..4].try_into().unwrap()));
+                newest.insert(record.key.unwrap(), value);
+                count += 1;
+            }
+        }
+    }
+    (newest, count)
+}
+
+fn up_to(shard: &Shard, number: i32) -> Offset {
+    shard.partitions[&partition(number)].log.compacted()
+}
+
+#[test]
+fn of_each_key_the_newest_record_stays_also_after_a_restart() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    lead_as(&mut shard, 0, &[1], config());
+    written(&mut shard, 0, 40);
+    let (before, count) = newest(&shard, 0);
+    begin(&mut shard);
+    flush(&mut shard);
+    let (after, left) = newest(&shard, 0);
+    assert!(after == before && left < 30, "{left} of {count} records");
+    assert!(up_to(&shard, 0) > Offset(150) && !shard.context.compactor.is_busy());
+    stop(&mut shard);
+    let mut shard = shard_on(&disk.restart_process());
+    let logs = crate::recovery::recover(&shard.context.directory, 0, 1).unwrap().0;
+    logs.into_iter().for_each(|log| shard.adopt(log));
+    lead_as(&mut shard, 0, &[1], config());
+    assert_eq!(newest(&shard, 0), (before, left));
+    assert!(up_to(&shard, 0) > Offset(150));
+}
+
+#[test]
+fn tombstones_stay_while_a_replica_is_away() {
+    for replicas in [&[1][..], &[1, 2]] {
+        let mut shard = shard();
+        lead_as(&mut shard, 0, replicas, TopicConfig { delete_retention: Duration::ZERO, ..config() });
+        // With two replicas nobody follows, and nothing is committed.
+        let committed = replicas.len() == 1;
+        append_keyed_until(&mut shard, committed);
+        for _ in 0..3 {
+            begin(&mut shard);
+            flush(&mut shard);
+            append_keyed_until(&mut shard, committed);
+        }
+        let (newest, _) = newest(&shard, 0);
+        assert_eq!(newest.values().any(Option::is_none), !committed, "{replicas:?}");
+    }
+}
+
+/// A key that is deleted first, and others that fill segments behind it.
+fn append_keyed_until(shard: &mut Shard, deletes_once: bool) {
+    let end = shard.partitions[&partition(0)].log.log_end();
+    if end == Offset::ZERO || !deletes_once {
+        append_keyed(shard, 0, 9, Some(1));
+        append_keyed(shard, 0, 9, None);
+    }
+    written(shard, 0, 8);
+}
+
+#[test]
+fn thousands_are_compacted_one_after_the_other() {
+    let mut shard = shard();
+    for number in 0..1_000 {
+        lead_as(&mut shard, number, &[1], TopicConfig { segment_bytes: 1024, ..config() });
+        written(&mut shard, number, 2);
+    }
+    for _ in 0..1_000 {
+        shard.compact(shard.context.clock.monotonic());
+        assert!(shard.away.len() <= 1);
+        flush(&mut shard);
+    }
+    assert!((0..1_000).all(|number| up_to(&shard, number) > Offset::ZERO));
+    shard.compact(shard.context.clock.monotonic());
+    assert!(shard.away.is_empty() && !shard.context.compactor.is_busy(), "there is a while between two of them");
+}
+
+/// Whatever becomes of the partition meanwhile, the turn is given back.
+#[test]
+fn a_compaction_ends_with_its_partition_and_with_its_shard() {
+    type Happens = fn(&mut Shard);
+    let happens: [(Happens, bool); 3] = [
+        (|shard| shard.queue.push(Command::Remove { partition: partition(0), done: oneshot::channel().0 }), false),
+        (|shard| shard.queue.push(Command::SetAside { partition: partition(0), done: oneshot::channel().0 }), false),
+        (stop, true),
+    ];
+    for (happens, stops) in happens {
+        let mut shard = shard();
+        lead_as(&mut shard, 0, &[1], config());
+        written(&mut shard, 0, 20);
+        begin(&mut shard);
+        // Up to the moment at which its job waits for its thread.
+        let returned = shard.disk_threads.maintain_one(&*shard.context.clock, &shard.context.metrics).unwrap();
+        shard.queue.push(returned);
+        as_shard(|| shard.turn());
+        assert!(shard.context.compactor.is_busy() && shard.disk_threads.waiting() == 1);
+        happens(&mut shard);
+        if stops {
+            let ended = shard.disk_threads.run_one(0, &*shard.context.clock, &shard.context.metrics);
+            let Some(Command::CompactionAdvanced { step: Err(error), .. }) = ended else { panic!("{ended:?}") };
+            assert_eq!(error.kind(), std::io::ErrorKind::Interrupted);
+        } else {
+            flush(&mut shard);
+            assert!(!shard.context.compactor.is_busy());
+        }
+        assert_eq!(shard.disk_threads.waiting(), 0);
+    }
+}
+
+/// A copy of a log has a record and the tombstone that deletes it, or neither.
+#[test]
+fn no_segment_is_replaced_while_the_log_is_copied() {
+    let mut shard = shard();
+    lead_as(&mut shard, 0, &[1], config());
+    written(&mut shard, 0, 20);
+    let (before, count) = newest(&shard, 0);
+    let pin = shard.context.registry.led(partition(0)).unwrap().reader.pin().unwrap();
+    begin(&mut shard);
+    flush(&mut shard);
+    assert_eq!((newest(&shard, 0), up_to(&shard, 0)), ((before.clone(), count), Offset::ZERO));
+    drop(pin);
+    begin(&mut shard);
+    flush(&mut shard);
+    assert!(newest(&shard, 0).1 < count && newest(&shard, 0).0 == before);
+}
