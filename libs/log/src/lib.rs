@@ -61,6 +61,8 @@ pub use disk::{
 pub use extension::Extension;
 pub use flush::{FlushJob, FlushLack, FlushOutcome};
 pub use last_run::BootId;
+#[cfg(feature = "faults")]
+pub use log::LogFaults;
 pub use log::{AppendError, Condition, CutTail, Damage, Log, LogConfig, LogError, Recovery};
 pub use log_state::LogPin;
 pub use metadata_version::SeenMetadata;

@@ -141,9 +141,18 @@ pub struct Log {
     deleted: Vec<Arc<Segment>>,
     /// Offsets from which files say that records are damaged.
     damage_notes: Vec<Offset>,
-    /// Brings back a fault: the age of the last segment begins anew whenever it is opened for appending.
     #[cfg(feature = "faults")]
+    pub faults: LogFaults,
+}
+
+/// Faults of earlier versions, for simulations that must notice them.
+#[cfg(feature = "faults")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogFaults {
+    /// The age of the last segment begins anew whenever it is opened for appending.
     pub age_restarts: bool,
+    /// Tombstones go whatever other replicas have, and nobody knows of it.
+    pub drops_tombstones: bool,
 }
 
 impl From<&TopicConfig> for LogConfig {

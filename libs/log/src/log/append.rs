@@ -218,7 +218,7 @@ impl Log {
             self.marks.segment_created = now;
         }
         #[cfg(feature = "faults")]
-        if self.age_restarts {
+        if self.faults.age_restarts {
             self.marks.segment_created = now;
             self.active.iter_mut().for_each(ActiveSegment::restart_age);
         }

@@ -76,9 +76,11 @@ impl Log {
         if segments.last().is_none_or(|last| last.end <= self.compacted) {
             return Ok(None);
         }
+        let faulty = self.has_fault();
+        let rules = if faulty { CompactionRules { tombstone_floor: Offset(i64::MAX), ..rules } } else { rules };
         // Before anything goes.
         let floor = rules.tombstone_floor.min(segments.last().map_or(Offset::ZERO, |last| last.end));
-        if floor > self.tombstone_floor() {
+        if floor > self.tombstone_floor() && !faulty {
             self.write_compacted(self.compacted, floor)?;
         }
         Ok(Some(CompactionJob {
@@ -93,6 +95,15 @@ impl Log {
             interval_bytes: self.config.index_interval_bytes,
             pass: None,
         }))
+    }
+
+    /// Whether tombstones go whatever other replicas have.
+    #[cfg_attr(not(feature = "faults"), expect(clippy::unused_self, reason = "the same face as with faults"))]
+    fn has_fault(&self) -> bool {
+        #[cfg(feature = "faults")]
+        return self.faults.drops_tombstones;
+        #[cfg(not(feature = "faults"))]
+        false
     }
 
     /// Puts what a job has written in the place of what it has read, durably. `None`: the log was cut, or segments have gone,

@@ -124,7 +124,7 @@ impl Log {
             deleted,
             damage_notes,
             #[cfg(feature = "faults")]
-            age_restarts: false,
+            faults: super::LogFaults::default(),
         };
         let rebuilt_from = rebuild_epochs.then_some(first);
         let mut recovery = log.resume_or_recover(rebuilt_from, &snapshots, marked)?;

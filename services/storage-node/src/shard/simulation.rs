@@ -41,7 +41,7 @@ const CLUSTER_TURNS: u64 = 1_000_000;
 const STEPS: usize = 3_000;
 const CLUSTER_STEPS: usize = 8_000;
 /// Seeds within which a fault has to be noticed.
-const FAULT_SEEDS: u64 = 200;
+const FAULT_SEEDS: u64 = 400;
 
 /// What a seed came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -135,14 +135,18 @@ fn acknowledged_records_survive_on_other_nodes_with_cuts_copies_and_connections_
             copies: all.copies + count.copies,
             damages: all.damages + count.damages,
             deletions: all.deletions + count.deletions,
+            compactions: all.compactions + count.compactions,
+            tombstones_gone: all.tombstones_gone + count.tombstones_gone,
         };
         outcome
     });
     assert_eq!(failed, None, "of this seed: SEED=… cargo test -p walser-storage-node simulation");
-    let Count { cuts, copies, damages, deletions } = all.into_inner();
+    let Count { cuts, copies, damages, deletions, compactions, tombstones_gone } = all.into_inner();
     println!("{cuts} cuts, {copies} copies, {damages} damages, {deletions} deletions");
+    println!("{compactions} replicas were compacted, tombstones have gone in {tombstones_gone} runs");
     assert!(cuts > 100 && copies > 100 && damages > 20, "logs are cut and copied, and damage is met");
     assert!(deletions > 100, "records are deleted");
+    assert!(compactions > 100 && tombstones_gone > 20, "logs are compacted, and tombstones go");
 }
 
 #[test]
@@ -154,7 +158,7 @@ fn the_same_seed_is_the_same_run_of_a_cluster() {
 
 #[test]
 fn a_fault_of_replication_is_noticed() {
-    for fault in ClusterFault::ALL {
+    for fault in ClusterFault::RANDOM {
         let noticed =
             (0..FAULT_SEEDS).find(|seed| catch_unwind(AssertUnwindSafe(|| run_cluster(*seed, Some(fault)))).is_err());
         assert!(noticed.is_some(), "{fault:?} is not noticed in {FAULT_SEEDS} seeds");

@@ -7,9 +7,12 @@
 //!
 //! Invariant: a record that was acknowledged with acks=all is at its offset in the end, whoever leads.
 //! Invariant: replicas have the same batches wherever both have some.
+//! Invariant: of each key of the partition that is compacted every replica has the newest record that was acknowledged, or a
+//! newer one, and no key that was deleted comes back.
 //! Invariant: once nothing stands in the way, all replicas are in sync again.
 
 mod checks;
+mod compacted;
 mod control;
 mod network;
 mod node;
@@ -26,8 +29,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use walser_log::{MemoryDisk, PowerLoss};
 use walser_model::{
-    Acks, Compression, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicConfig, TopicId,
-    TopicPartition,
+    Acks, CleanupPolicy, Compression, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId,
+    TopicConfig, TopicId, TopicPartition,
 };
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
 use walser_rpc::{ApiError, AppendOutcome, AppendPermit, AppendReply};
@@ -55,32 +58,42 @@ pub(super) enum ClusterFault {
     AcknowledgesBeforeFlushes,
     /// A leader pushes behind the end of a log that is not a part of its own.
     IgnoresDivergence,
+    /// Tombstones go although a replica does not have them.
+    DropsTombstones,
 }
 
 impl ClusterFault {
-    pub(super) const ALL: [Self; 2] = [Self::AcknowledgesBeforeFlushes, Self::IgnoresDivergence];
+    /// Those that random runs notice.
+    pub(super) const RANDOM: [Self; 2] = [Self::AcknowledgesBeforeFlushes, Self::IgnoresDivergence];
 }
 
-/// An acknowledged record.
-#[derive(Debug)]
-struct Acknowledged {
-    value: Bytes,
+/// The partition that is compacted: its records have keys, of which some are written often and some are not, or delete one.
+const COMPACTED: i32 = 1;
+const KEYS: [usize; 2] = [6, 200];
+
+/// A record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Written {
+    key: Option<Bytes>,
+    value: Option<Bytes>,
 }
 
 type Answers = Arc<Mutex<Vec<(usize, AppendOutcome)>>>;
 
 pub(super) struct Cluster {
     random: Random,
+    /// Little goes wrong: there is time for logs to grow, and to be compacted.
+    calm: bool,
     fault: Option<ClusterFault>,
     clock: Arc<ManualClock>,
     nodes: Vec<Node>,
     control: Control,
     network: Network,
     answers: Answers,
-    /// Partition and value of every request.
-    sent: Vec<(TopicPartition, Bytes)>,
+    /// Partition and record of every request.
+    sent: Vec<(TopicPartition, Written)>,
     answered: Vec<u32>,
-    acknowledged: BTreeMap<(TopicPartition, Offset), Acknowledged>,
+    acknowledged: BTreeMap<(TopicPartition, Offset), Written>,
     deleted_below: BTreeMap<TopicPartition, Offset>,
     /// Deletions that were asked for since the last check.
     deletions: Vec<AskedDeletion>,
@@ -100,6 +113,10 @@ pub(super) struct Count {
     pub(super) damages: usize,
     /// Deletions that were answered, and that later leaders have kept.
     pub(super) deletions: usize,
+    /// Replicas that were compacted.
+    pub(super) compactions: usize,
+    /// Runs in which the newest record of a key was a tombstone, and has gone.
+    pub(super) tombstones_gone: usize,
 }
 
 fn partition(number: i32) -> TopicPartition {
@@ -114,8 +131,16 @@ fn number_of(node: NodeId) -> usize {
     usize::try_from(node.0).unwrap() - 1
 }
 
-fn config() -> TopicConfig {
-    TopicConfig { segment_bytes: SEGMENT_BYTES, retention: None, ..TopicConfig::default() }
+fn config(id: TopicPartition) -> TopicConfig {
+    let compacted = id == partition(COMPACTED);
+    TopicConfig {
+        segment_bytes: if compacted { SEGMENT_BYTES / 2 } else { SEGMENT_BYTES },
+        retention: None,
+        cleanup_policy: if compacted { CleanupPolicy::Compact } else { CleanupPolicy::Delete },
+        dirty_ratio_min: 1,
+        delete_retention: Duration::from_millis(30),
+        ..TopicConfig::default()
+    }
 }
 
 impl Cluster {
@@ -128,6 +153,7 @@ impl Cluster {
             .collect();
         Self {
             random: Random::new(seed),
+            calm: fault.is_none() && seed % 2 == 1,
             fault,
             clock,
             nodes,
@@ -154,7 +180,12 @@ impl Cluster {
 
     pub(super) fn step(&mut self) {
         let node = self.below(NODES);
-        match self.below(1000) {
+        let mut choice = self.below(1000);
+        let goes_wrong = (965..970).contains(&choice) || choice >= 984;
+        if self.calm && goes_wrong && self.below(10) > 0 {
+            choice = self.below(900);
+        }
+        match choice {
             0..100 => self.write(),
             100..330 => self.turn(node),
             330..440 => self.run_job(node),
@@ -163,7 +194,8 @@ impl Cluster {
             730..830 => self.push_somewhere(node),
             830..860 => self.copy_somewhere(node),
             860..870 => self.beat(node),
-            870..910 => self.hear_of_metadata(node),
+            870..890 => self.compact(node),
+            890..910 => self.hear_of_metadata(node),
             910..965 => self.decide(),
             965..970 => self.damage(node),
             970..982 => self.pass(Duration::from_millis(70)),
@@ -225,22 +257,34 @@ impl Cluster {
         self.clock.0.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
-    /// Sends a batch to the node that leads, as far as the controller knows.
+    /// Sends some batch to the node that leads, as far as the controller knows.
     fn write(&mut self) {
         let id = partition(i32::try_from(self.below(2)).unwrap());
+        let choice = self.below(VALUE_BYTES.len());
+        let mut value = format!("{}/", self.sent.len()).into_bytes();
+        value.resize(VALUE_BYTES[choice].max(value.len()), b'.');
+        let written = if id == partition(COMPACTED) {
+            let often = self.below(2);
+            let (key, deletes) = (self.below(KEYS[often]), self.below(3) == 0);
+            Written { key: Some(format!("key {key}").into()), value: (!deletes).then(|| value.into()) }
+        } else {
+            Written { key: None, value: Some(value.into()) }
+        };
+        self.write_to(id, written);
+    }
+
+    fn write_to(&mut self, id: TopicPartition, written: Written) {
         let Some(leader) = self.control.leader(id).map(number_of).filter(|leader| self.nodes[*leader].up) else {
             return;
         };
         let number = self.sent.len();
-        let choice = self.below(VALUE_BYTES.len());
-        let mut value = format!("{number}/").into_bytes();
-        value.resize(VALUE_BYTES[choice].max(value.len()), b'.');
         let sequence = self.sequences.entry(id).or_insert(0);
         let named = Producer { id: self.producer, epoch: ProducerEpoch(0), base_sequence: *sequence };
         *sequence += 1;
         let producer = if self.below(3) == 0 { named } else { Producer::NONE };
-        let mut builder = BatchBuilder::new(Compression::None, value.len() + 100);
-        builder.append(&RecordFields { timestamp: 1, key: None, value: Some(&value), headers: &[] });
+        let mut builder = BatchBuilder::new(Compression::None, VALUE_BYTES.iter().sum());
+        let (key, content) = (written.key.as_deref(), written.value.as_deref());
+        builder.append(&RecordFields { timestamp: 1, key, value: content, headers: &[] });
         let batch = builder.build(producer);
         let acks = if self.below(4) == 0 { Acks::Leader } else { Acks::All };
         let answers = Arc::clone(&self.answers);
@@ -259,8 +303,16 @@ impl Cluster {
                 }
             }),
         }));
-        self.sent.push((id, value.into()));
+        self.sent.push((id, written));
         self.answered.push(0);
+    }
+
+    /// Looks for something to compact, however short the last look is ago.
+    fn compact(&mut self, node: usize) {
+        if self.nodes[node].up {
+            let now = self.nodes[node].surroundings.clock.monotonic();
+            self.nodes[node].shard.compact(now + Duration::from_secs(1));
+        }
     }
 
     fn delete_records(&mut self) {
@@ -306,6 +358,10 @@ impl Cluster {
         if !self.nodes[node].up {
             return;
         }
+        if self.fault == Some(ClusterFault::DropsTombstones) {
+            let partitions = self.nodes[node].shard.partitions.values_mut();
+            partitions.for_each(|partition| partition.log.faults.drops_tombstones = true);
+        }
         self.nodes[node].turn();
         self.turns += 1;
         self.take_said(node);
@@ -336,9 +392,9 @@ impl Cluster {
             assert_eq!(self.answered[number], 1, "request {number} was answered twice");
             let Some(base_offset) = answer.ok().map(|told| told.base_offset) else { continue };
             (number, base_offset.0).hash(&mut self.trace);
-            let (partition, value) = self.sent[number].clone();
-            let before = self.acknowledged.insert((partition, base_offset), Acknowledged { value: value.clone() });
-            assert!(before.is_none_or(|before| before.value == value), "an offset is acknowledged for two records");
+            let (partition, written) = self.sent[number].clone();
+            let before = self.acknowledged.insert((partition, base_offset), written.clone());
+            assert!(before.is_none_or(|before| before == written), "an offset is acknowledged for two records");
         }
     }
 

@@ -34,7 +34,7 @@ impl Fault {
             Self::CleanPagesCount => {}
             Self::AgeRestarts => {
                 for partition in shard.partitions.values_mut() {
-                    partition.log.age_restarts = true;
+                    partition.log.faults.age_restarts = true;
                 }
             }
         }

@@ -8,7 +8,7 @@ use walser_log::LogReader;
 use walser_model::{Offset, TopicPartition};
 use walser_record_batch::{BatchHeader, Batches, Records};
 
-use super::{Acknowledged, Cluster, NODES, PARTITIONS, node_id, number_of, partition};
+use super::{COMPACTED, Cluster, NODES, PARTITIONS, Written, node_id, number_of, partition};
 
 /// Rounds after which everything has to be as it was.
 const ROUNDS: usize = 5_000;
@@ -117,7 +117,8 @@ impl Cluster {
     /// Every acknowledged record is where it was said to be, and all replicas have the same.
     pub(in super::super) fn check(&mut self) {
         self.check_deletions();
-        for id in (0..PARTITIONS).map(partition) {
+        self.check_compacted(partition(COMPACTED));
+        for id in (0..PARTITIONS).filter(|number| *number != COMPACTED).map(partition) {
             let leader = number_of(self.control.leader(id).unwrap());
             let batches = self.batches(leader, id);
             for other in (0..NODES).filter(|other| *other != leader) {
@@ -136,7 +137,7 @@ impl Cluster {
                     );
                 }
             }
-            for ((_, offset), Acknowledged { value }) in self.acknowledged.iter().filter(|((found, _), _)| *found == id)
+            for ((_, offset), Written { value, .. }) in self.acknowledged.iter().filter(|((found, _), _)| *found == id)
             {
                 if self.deleted_below.get(&id).is_some_and(|before| offset < before) {
                     continue;
@@ -145,7 +146,7 @@ impl Cluster {
                 let Some((_, batch)) = found else { panic!("{id} {offset} is gone") };
                 let header = BatchHeader::parse(batch).unwrap();
                 let record = Records::open(header, batch).unwrap().next().unwrap().unwrap();
-                assert!(record.value.as_ref() == Some(value), "{id} {offset} holds another record");
+                assert!(record.value == *value, "{id} {offset} holds another record");
                 offset.0.hash(&mut self.trace);
             }
         }
@@ -158,7 +159,7 @@ impl Cluster {
     }
 
     /// All batches of a replica, with their offsets.
-    fn batches(&self, node: usize, id: TopicPartition) -> Vec<(Offset, Bytes)> {
+    pub(super) fn batches(&self, node: usize, id: TopicPartition) -> Vec<(Offset, Bytes)> {
         let reader = self.reader(node, id);
         let (mut at, mut batches) = (reader.retained(), Vec::new());
         while at < reader.log_end() {

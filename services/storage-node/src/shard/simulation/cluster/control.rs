@@ -180,7 +180,7 @@ impl Cluster {
             return;
         }
         for record in self.control.partitions.values() {
-            let settings = Arc::new(TopicSettings { config: config(), unreadable: None });
+            let settings = Arc::new(TopicSettings { config: config(record.key), unreadable: None });
             let (partition, state, partition_epoch) = (record.key, record.state.clone(), record.epoch);
             let metadata = PartitionMetadata { partition, node_epoch, version, state, partition_epoch, settings };
             self.nodes[node].shard.queue.push(Command::Install(Box::new(metadata)));

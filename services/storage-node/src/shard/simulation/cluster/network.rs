@@ -83,7 +83,8 @@ impl Cluster {
                     self.control.asked.push((node, epoch, partition, Asked::GiveUp(leader_epoch)));
                 }
                 Outgoing::Copy { leader, leader_epoch, work, .. } => {
-                    self.nodes[node].copying.push(Copying { partition, leader, leader_epoch, work, log: None });
+                    let (log, pin) = (None, None);
+                    self.nodes[node].copying.push(Copying { partition, leader, leader_epoch, work, log, pin });
                 }
                 Outgoing::More { .. } => {}
             }
@@ -254,7 +255,8 @@ impl Cluster {
         let over = || CopyError::Io(std::io::ErrorKind::ConnectionReset.into());
         let handle = from.surroundings.registry.led(partition).ok().filter(|_| from.up).ok_or_else(over)?;
         let Some(log) = &mut copying.log else {
-            let config = walser_log::LogConfig::from(&config());
+            copying.pin = Some(handle.reader.pin().ok_or_else(over)?);
+            let config = walser_log::LogConfig::from(&config(partition));
             let directory = &self.nodes[node].surroundings.directory;
             copying.log = Some(directory.begin_copy(partition, config, handle.reader.retained(), 1)?);
             return Ok(false);

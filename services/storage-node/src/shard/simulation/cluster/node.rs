@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use walser_log::{Condition, Disk as _, LogCopy, MemoryDisk, PowerLoss};
+use walser_log::{Condition, Disk as _, LogCopy, LogPin, MemoryDisk, PowerLoss};
 use walser_model::{Clock, LeaderEpoch, NodeId, TopicPartition};
 use walser_replication::WorkId;
 use walser_service::Metrics;
@@ -38,6 +38,8 @@ pub(super) struct Copying {
     pub(super) work: WorkId,
     /// `None`: it has not begun.
     pub(super) log: Option<LogCopy>,
+    /// The segments of the leader stay meanwhile.
+    pub(super) pin: Option<LogPin>,
 }
 
 pub(super) struct Node {

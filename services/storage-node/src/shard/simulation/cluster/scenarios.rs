@@ -118,3 +118,69 @@ fn a_damaged_leader_that_is_alone_gives_way_to_an_eligible_node_that_comes_back(
     let state = &cluster.control.partitions[&id].state;
     assert!(state.leader == Some(node_id(other)) && state.isr.len() == 2, "{state:?}");
 }
+
+/// A key is deleted while a follower is away, for so long that the tombstone may go; the follower comes back, and leads.
+fn deleted_while_a_follower_is_away(fault: Option<ClusterFault>) {
+    let mut cluster = Cluster::new(1, fault);
+    cluster.heal();
+    let id = partition(COMPACTED);
+    let write = |cluster: &mut Cluster, key: String, value: Option<usize>| {
+        let value = value.map(|number| [number.to_string().as_bytes(), &[b'.'; 1_000]].concat().into());
+        let end = cluster.acknowledged_of(id);
+        while cluster.acknowledged_of(id) == end {
+            cluster.write_to(id, Written { key: Some(key.clone().into()), value: value.clone() });
+            cluster.moments(3);
+        }
+    };
+    write(&mut cluster, "deleted".to_owned(), Some(1));
+    cluster.moments(100);
+    let leader = number_of(cluster.control.leader(id).unwrap());
+    let away = (leader + 1) % NODES;
+    cluster.crash(away, None);
+    cluster.moments(20);
+    write(&mut cluster, "deleted".to_owned(), None);
+    for round in 0..4 {
+        (0..12).for_each(|number| write(&mut cluster, format!("other {number}"), Some(round)));
+        (0..NODES).for_each(|node| cluster.compact(node));
+        cluster.moments(30);
+    }
+    cluster.heal();
+    cluster.check();
+    let kept = cluster.check_deleted(id, leader);
+    assert!(kept, "the tombstone has gone although a replica did not have it");
+    // Everybody has it now: it may go.
+    for round in 4..8 {
+        (0..12).for_each(|number| write(&mut cluster, format!("other {number}"), Some(round)));
+        (0..NODES).for_each(|node| cluster.compact(node));
+        cluster.moments(30);
+    }
+    cluster.heal();
+    cluster.check();
+    assert!((0..NODES).all(|node| !cluster.check_deleted(id, node)), "it stays for ever");
+}
+
+impl Cluster {
+    fn acknowledged_of(&self, id: TopicPartition) -> usize {
+        self.acknowledged.keys().filter(|(found, _)| *found == id).count()
+    }
+
+    /// Whether a replica has the tombstone of the key that was deleted. It has no value of it.
+    fn check_deleted(&self, id: TopicPartition, node: usize) -> bool {
+        let kept = self.kept(node, id);
+        let mut found = kept.values().filter(|written| written.key.as_deref() == Some(b"deleted"));
+        found.next().is_some()
+    }
+}
+
+#[test]
+fn a_key_that_is_deleted_while_a_follower_is_away_stays_deleted() {
+    deleted_while_a_follower_is_away(None);
+}
+
+#[test]
+fn a_tombstone_that_goes_too_early_is_noticed() {
+    let run = || deleted_while_a_follower_is_away(Some(ClusterFault::DropsTombstones));
+    let noticed = std::panic::catch_unwind(run).unwrap_err();
+    let said = noticed.downcast_ref::<String>().cloned().unwrap_or_default();
+    assert!(said.contains("is back from"), "{said}");
+}
