@@ -292,7 +292,9 @@ impl Taking {
 #[cfg(test)]
 mod tests {
     use walser_model::LeaderEpoch;
-    use walser_record_batch::{BatchBuilder, Producer, RecordFields, stamp_position};
+    use walser_record_batch::{
+        BatchBuilder, Producer, RecordFields, Retainable, Retained, empty_batch, retain, stamp_position,
+    };
 
     use super::*;
 
@@ -336,6 +338,32 @@ mod tests {
         assert_eq!(refused.reason(), Reason::BatchUnreadable);
         assert_eq!((refused.value("offset"), refused.value("resumeOffset")), (Some("4"), Some("5")));
         assert_eq!(decode_all(&run[2..], 5, whole).unwrap().next_offset, 6);
+    }
+
+    #[test]
+    fn what_compaction_has_left_of_batches_is_read_past_what_is_gone() {
+        let full = batch(10, 6, 0);
+        let header = BatchHeader::parse(&full).unwrap();
+        let kept = |record: Retainable<'_>, _| [12, 14].contains(&record.offset.0);
+        let Retained::Some(rest) = retain(&header, &full, None, kept).unwrap() else { panic!("some are gone") };
+        let gone = |base, next| Bytes::copy_from_slice(&empty_batch(base, next, LeaderEpoch(0), Producer::NONE));
+        let run = [gone(Offset(0), Offset(10)), rest.into(), gone(Offset(16), Offset(90))];
+        let offsets = |found: &Decoded| found.records.iter().map(|read| read.record.offset.0).collect::<Vec<_>>();
+        let whole = Amount::whole(1 << 20, usize::MAX);
+        for (from, expected) in [(3, &[12, 14][..]), (12, &[12, 14]), (13, &[14]), (15, &[]), (20, &[])] {
+            let found = decode_all(&run, from, whole).unwrap();
+            assert_eq!(
+                (offsets(&found), found.next_offset, found.record_count),
+                (expected.to_vec(), 90, expected.len() as i64)
+            );
+        }
+        let one = decode_all(&run, 3, Amount::whole(1 << 20, 1)).unwrap();
+        assert_eq!((offsets(&one), one.next_offset), (vec![12], 13));
+        let ended = decode(run.concat().into(), Offset(3), Some(Offset(14)), SHAPE, whole).unwrap();
+        assert!(ended.ended && offsets(&ended) == [12]);
+        let batches = Shape { batches: true, ..SHAPE };
+        let raw = decode(run.concat().into(), Offset(3), None, batches, whole).unwrap();
+        assert_eq!((raw.batches.len(), raw.next_offset, raw.record_count), (run.concat().len(), 90, 2));
     }
 
     #[test]
