@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_model::{Offset, ProducerId, Timestamp, TopicPartition};
+use walser_model::{Offset, ProducerId, Timestamp, TopicPartition, whole_millis};
 use walser_record_batch::retain;
 
 pub(crate) use rewrite::Replacement;
@@ -137,7 +137,7 @@ fn interrupted() -> io::Error {
 impl CompactionRules {
     /// From when on the tombstones may go that are found first now.
     fn horizon(&self) -> Timestamp {
-        self.now.saturating_add(i64::try_from(self.delete_retention.as_millis()).unwrap_or(i64::MAX))
+        self.now.saturating_add(whole_millis(self.delete_retention))
     }
 }
 
@@ -168,7 +168,7 @@ impl CompactionJob {
         step
     }
 
-    fn next_step(&mut self, pass: &mut Pass, pace: Pace<'_>) -> io::Result<Option<CompactionStep>> {
+    fn next_step(&self, pass: &mut Pass, pace: Pace<'_>) -> io::Result<Option<CompactionStep>> {
         let generation = self.generation;
         while let Some(group) = self.next_group(pass) {
             let written = rewrite::rewrite(self, &self.segments[group.clone()], pass, pace);

@@ -131,12 +131,11 @@ impl LogCopy {
     /// [`CopyError`], also when the producers are damaged or of another end; nothing more can be done with the copy then.
     pub fn complete(mut self, producers: Option<&[u8]>, tombstone_floor: Offset) -> Result<CompleteCopy, CopyError> {
         self.flush()?;
-        if tombstone_floor > Offset::ZERO {
-            self.log.keep_directory()?;
-            self.log.write_compacted(Offset::ZERO, tombstone_floor.min(self.log.log_end()))?;
-        }
         // Also where there are no records: that it is there says that the copy is yet to be moved.
         self.log.keep_directory()?;
+        if tombstone_floor > Offset::ZERO {
+            self.log.write_compacted(Offset::ZERO, tombstone_floor.min(self.log.log_end()))?;
+        }
         if let Some(bytes) = producers {
             let at = self.log.log_end();
             let found = Producers::decode(bytes).filter(|(_, end)| *end == at);

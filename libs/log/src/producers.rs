@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Buf as _, BufMut as _};
 use walser_model::{
     Offset, ProducerEpoch, ProducerId, ProducerWindow, RememberedBatch, SequenceCheck, Sequences, Timestamp,
+    whole_millis,
 };
 use walser_record_batch::BatchHeader;
 
@@ -80,8 +81,7 @@ impl Producers {
 
     /// Forgets producers whose last batch came longer than `age` ago.
     pub fn expire(&mut self, now: Timestamp, age: Duration) {
-        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        let oldest = now.saturating_sub(age);
+        let oldest = now.saturating_sub(whole_millis(age));
         self.by_id.retain(|_, producer| producer.last_used >= oldest);
     }
 

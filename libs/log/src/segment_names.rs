@@ -26,6 +26,11 @@ pub(crate) fn moved_name(name: &str) -> Option<String> {
 
 /// The base offset in a log file's name.
 pub(crate) fn base_of(name: &str) -> Option<Offset> {
-    let digits = name.strip_suffix(LOG_SUFFIX).filter(|digits| digits.len() == 20)?;
+    base_before(name, LOG_SUFFIX)
+}
+
+/// The base offset in the name of a file of a segment, before a suffix.
+pub(crate) fn base_before(name: &str, suffix: &str) -> Option<Offset> {
+    let digits = name.strip_suffix(suffix).filter(|digits| digits.len() == 20)?;
     digits.parse().ok().filter(|base| *base >= 0).map(Offset)
 }

@@ -5,6 +5,11 @@ use std::time::Duration;
 /// Milliseconds since the Unix epoch, as stored in record batches. Negative means "none".
 pub type Timestamp = i64;
 
+/// Milliseconds in a time span, without a fraction; the largest number there is where they are more.
+pub fn whole_millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// A source of wall-clock and monotonic time.
 ///
 /// Implementations MUST return non-decreasing values from [`Clock::monotonic`]. [`Clock::now_millis`] MAY jump in
@@ -51,7 +56,7 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock enters")]
     fn now_millis(&self) -> Timestamp {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+        since_epoch.map_or(0, whole_millis)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock enters")]

@@ -14,7 +14,7 @@ mod recovery_policy;
 mod topic_config;
 mod topic_name;
 
-pub use clock::{Clock, Random, SystemClock, SystemRandom, Timestamp};
+pub use clock::{Clock, Random, SystemClock, SystemRandom, Timestamp, whole_millis};
 pub use config_value::{ConfigType, ValueError, parse_bytes, parse_duration_ms, show_bytes, show_duration_ms, suggest};
 pub use durability::{Acks, Compression, Durability, TimestampType};
 pub use id::{ClusterId, IdError, NodeId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition};

@@ -5,20 +5,17 @@
 //! finds the next batch where the last one ended.
 
 use bytes::Bytes;
-use walser_model::{Compression, LeaderEpoch, Offset, Timestamp, TimestampType};
+use walser_model::{Compression, LeaderEpoch, MESSAGE_BYTES_CEILING, Offset, Timestamp, TimestampType};
 
 use crate::builder::{Producer, compressed};
 use crate::compression::decompressed_bytes_max;
-use crate::cost::{DECODED_COST_MAX, check_section, section_bytes_max};
+use crate::cost::{DECODED_COST_MAX, check_section};
 use crate::header::{Attributes, BatchHeader, HEADER_LEN};
 use crate::raw_record::{RawRecord, take_record};
 use crate::record::{RecordError, opened_section};
 
 /// Timestamp of a batch that has no record.
 const NO_TIMESTAMP: Timestamp = -1;
-
-/// A batch that is larger than it was is not larger than this, in bytes, inclusive (15 MiB): no more can be written either.
-const GROWN_BYTES_MAX: usize = 15 << 20;
 
 /// A record of a batch, as far as compaction asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,12 +83,14 @@ pub fn retain(
     let tombstones = kept.iter().any(|raw| raw.value.is_none());
     let fits = |begins: &Timestamp| kept.iter().all(|raw| time(header, raw).checked_sub(*begins).is_some());
     let begins = horizon.filter(|_| tombstones && known.is_none()).filter(fits);
+    // One that is larger than it was is not larger than what can be written.
+    let bytes_max = batch.len().max(usize::try_from(MESSAGE_BYTES_CEILING).unwrap_or(usize::MAX));
     for begins in [begins, None] {
         if begins.is_none() && kept.len() == usize::try_from(header.record_count).unwrap_or(0) {
             return Ok(Retained::All);
         }
         let rebuilt = rebuilt(header, codec, begins, &kept);
-        if let Some(rebuilt) = rebuilt.filter(|rebuilt| rebuilt.len() <= batch.len().max(GROWN_BYTES_MAX)) {
+        if let Some(rebuilt) = rebuilt.filter(|rebuilt| rebuilt.len() <= bytes_max) {
             return Ok(Retained::Some(rebuilt));
         }
     }
@@ -120,9 +119,7 @@ fn rebuilt(
     let section_bytes = batch.len() - HEADER_LEN;
     check_section(&batch[HEADER_LEN..], record_count, DECODED_COST_MAX).ok()?;
     let (mut batch, codec) = compressed(batch, codec);
-    let bytes_max =
-        decompressed_bytes_max(batch.len() - HEADER_LEN).min(section_bytes_max(record_count, DECODED_COST_MAX).ok()?);
-    if codec != Compression::None && section_bytes > bytes_max {
+    if codec != Compression::None && section_bytes > decompressed_bytes_max(batch.len() - HEADER_LEN) {
         return None;
     }
     let mut attributes = header.attributes.with_codec(codec);

@@ -18,7 +18,14 @@ pub(crate) struct CompactionLimits {
 #[derive(Debug, Clone)]
 pub(crate) struct Compactor {
     pub(crate) limits: CompactionLimits,
-    state: Arc<(Mutex<State>, Condvar)>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told when the node stops.
+    ends: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -35,12 +42,12 @@ pub(crate) struct CompactionTurn(Compactor);
 
 impl Compactor {
     pub(crate) fn new(limits: CompactionLimits) -> Self {
-        Self { limits, state: Arc::default() }
+        Self { limits, shared: Arc::default() }
     }
 
     /// `None`: somebody else has it, or the node stops.
     pub(crate) fn try_turn(&self) -> Option<CompactionTurn> {
-        let mut state = self.state.0.lock();
+        let mut state = self.shared.state.lock();
         if state.taken || state.ended {
             return None;
         }
@@ -50,14 +57,14 @@ impl Compactor {
 
     /// Whether somebody has the turn, or the node stops.
     pub(crate) fn is_busy(&self) -> bool {
-        let state = self.state.0.lock();
+        let state = self.shared.state.lock();
         state.taken || state.ended
     }
 
     /// The node stops: what runs ends soon, and nothing begins any more.
     pub(crate) fn end(&self) {
-        self.state.0.lock().ended = true;
-        self.state.1.notify_all();
+        self.shared.state.lock().ended = true;
+        self.shared.ends.notify_all();
     }
 }
 
@@ -66,20 +73,19 @@ impl Compactor {
 impl CompactionTurn {
     /// Waits for as long as so many bytes take. False: the node stops.
     pub(crate) fn spend(&self, bytes: usize) -> bool {
-        let Compactor { limits, state } = &self.0;
-        let mut found = state.0.lock();
-        if limits.bytes_per_second > 0 && !found.ended {
+        let Compactor { limits, shared } = &self.0;
+        let mut state = shared.state.lock();
+        if limits.bytes_per_second > 0 && !state.ended {
             let seconds = bytes as f64 / limits.bytes_per_second as f64;
-            let (lock, ended) = (&mut found, &state.1);
-            ended.wait_for(lock, Duration::from_secs_f64(seconds));
+            shared.ends.wait_for(&mut state, Duration::from_secs_f64(seconds));
         }
-        !found.ended
+        !state.ended
     }
 }
 
 impl Drop for CompactionTurn {
     fn drop(&mut self) {
-        self.0.state.0.lock().taken = false;
+        self.0.shared.state.lock().taken = false;
     }
 }
 

@@ -34,6 +34,25 @@ pub(crate) enum DiskLane {
     Compact,
 }
 
+impl DiskLane {
+    /// In the order of their numbers.
+    const ALL: [Self; 7] =
+        [Self::Flush, Self::LazyFlush, Self::Extend, Self::Prepare, Self::Awaited, Self::Upkeep, Self::Compact];
+
+    /// The name of its threads, and how many there are.
+    fn threads(self, flush_threads: usize) -> (&'static str, usize) {
+        match self {
+            Self::Flush => ("flush", flush_threads),
+            Self::LazyFlush => ("flush-lazy", 1),
+            Self::Extend => ("extend", 1),
+            Self::Prepare => ("prepare", PREPARE_THREADS),
+            Self::Awaited => ("maintain", MAINTENANCE_THREADS),
+            Self::Upkeep => ("upkeep", 1),
+            Self::Compact => ("compact", 1),
+        }
+    }
+}
+
 /// Work that waits for the disk.
 pub(crate) trait DiskJob: Send + 'static {
     /// What comes of it.
@@ -71,36 +90,19 @@ impl<J> Default for Jobs<J> {
 /// A handle to the threads. Clones share them.
 #[derive(Debug)]
 pub(crate) struct DiskThreads<J> {
-    flushes: Arc<Jobs<J>>,
-    lazy: Arc<Jobs<J>>,
-    extensions: Arc<Jobs<J>>,
-    prepare: Arc<Jobs<J>>,
-    maintenance: Arc<Jobs<J>>,
-    upkeep: Arc<Jobs<J>>,
-    compactions: Arc<Jobs<J>>,
+    /// By lane.
+    lanes: Arc<[Jobs<J>; DiskLane::ALL.len()]>,
 }
 
 impl<J> Default for DiskThreads<J> {
     fn default() -> Self {
-        let jobs = Arc::default;
-        Self {
-            flushes: jobs(),
-            lazy: jobs(),
-            extensions: jobs(),
-            prepare: jobs(),
-            maintenance: jobs(),
-            upkeep: jobs(),
-            compactions: jobs(),
-        }
+        Self { lanes: Arc::default() }
     }
 }
 
 impl<J> Clone for DiskThreads<J> {
     fn clone(&self) -> Self {
-        let Self { flushes, lazy, extensions, prepare, maintenance, upkeep, compactions } = self;
-        let (flushes, lazy, extensions) = (Arc::clone(flushes), Arc::clone(lazy), Arc::clone(extensions));
-        let (prepare, maintenance, upkeep) = (Arc::clone(prepare), Arc::clone(maintenance), Arc::clone(upkeep));
-        Self { flushes, lazy, extensions, prepare, maintenance, upkeep, compactions: Arc::clone(compactions) }
+        Self { lanes: Arc::clone(&self.lanes) }
     }
 }
 
@@ -114,18 +116,11 @@ impl<J: DiskJob> DiskThreads<J> {
     ) -> io::Result<(Self, Vec<std::thread::JoinHandle<()>>)> {
         let disk_threads = Self::default();
         let mut threads = Vec::new();
-        for (name, jobs, count) in [
-            ("flush", &disk_threads.flushes, flush_threads),
-            ("flush-lazy", &disk_threads.lazy, 1),
-            ("extend", &disk_threads.extensions, 1),
-            ("prepare", &disk_threads.prepare, PREPARE_THREADS),
-            ("maintain", &disk_threads.maintenance, MAINTENANCE_THREADS),
-            ("upkeep", &disk_threads.upkeep, 1),
-            ("compact", &disk_threads.compactions, 1),
-        ] {
+        for lane in DiskLane::ALL {
+            let (name, count) = lane.threads(flush_threads);
             for number in 0..count {
-                let (jobs, clock, metrics) = (Arc::clone(jobs), Arc::clone(clock), metrics.clone());
-                let run = move || jobs.run(&*clock, &metrics);
+                let (lanes, clock, metrics) = (disk_threads.clone(), Arc::clone(clock), metrics.clone());
+                let run = move || lanes.jobs(lane).run(&*clock, &metrics);
                 threads.push(vital::thread(format!("{name}-{number}"), shutdown, run)?);
             }
         }
@@ -134,15 +129,7 @@ impl<J: DiskJob> DiskThreads<J> {
 
     /// Hands over work. Work that comes after [`DiskThreads::close`] is given back.
     pub(crate) fn submit(&self, job: J) -> Option<J> {
-        let jobs = match job.lane() {
-            DiskLane::Flush => &self.flushes,
-            DiskLane::LazyFlush => &self.lazy,
-            DiskLane::Extend => &self.extensions,
-            DiskLane::Prepare => &self.prepare,
-            DiskLane::Awaited => &self.maintenance,
-            DiskLane::Upkeep => &self.upkeep,
-            DiskLane::Compact => &self.compactions,
-        };
+        let jobs = self.jobs(job.lane());
         let mut waiting = jobs.waiting.lock();
         if waiting.closed {
             return Some(job);
@@ -156,15 +143,14 @@ impl<J: DiskJob> DiskThreads<J> {
 
     /// Ends the threads once their queues are empty.
     pub(crate) fn close(&self) {
-        for jobs in self.all() {
+        for jobs in &*self.lanes {
             jobs.waiting.lock().closed = true;
             jobs.wake.notify_all();
         }
     }
 
-    fn all(&self) -> [&Jobs<J>; 7] {
-        let Self { flushes, lazy, extensions, prepare, maintenance, upkeep, compactions } = self;
-        [flushes, lazy, extensions, prepare, maintenance, upkeep, compactions]
+    fn jobs(&self, lane: DiskLane) -> &Jobs<J> {
+        &self.lanes[lane as usize]
     }
 }
 
@@ -193,17 +179,17 @@ impl<J: DiskJob> Jobs<J> {
 impl<J: DiskJob> DiskThreads<J> {
     /// Jobs that no thread has taken.
     pub(crate) fn waiting(&self) -> usize {
-        self.all().iter().map(|jobs| jobs.waiting.lock().jobs.len()).sum()
+        self.lanes.iter().map(|jobs| jobs.waiting.lock().jobs.len()).sum()
     }
 
     /// Looks at the extensions that no thread has taken.
     pub(crate) fn waiting_extensions<T>(&self, look: impl Fn(&J) -> Option<T>) -> Vec<T> {
-        self.extensions.waiting.lock().jobs.iter().filter_map(look).collect()
+        self.jobs(DiskLane::Extend).waiting.lock().jobs.iter().filter_map(look).collect()
     }
 
     /// Runs one of the waiting jobs on this thread, and returns the outcome.
     pub(crate) fn run_one(&self, mut number: usize, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<J::Outcome> {
-        let job = self.all().iter().find_map(|jobs| {
+        let job = self.lanes.iter().find_map(|jobs| {
             let jobs = &mut jobs.waiting.lock().jobs;
             let job = jobs.remove(number);
             number = number.saturating_sub(jobs.len());
@@ -215,8 +201,8 @@ impl<J: DiskJob> DiskThreads<J> {
     /// Runs the maintenance that waited longest on this thread, and returns the outcome.
     pub(crate) fn maintain_one(&self, clock: &dyn Clock, metrics: &StorageMetrics) -> Option<J::Outcome> {
         let next = |jobs: &Jobs<J>| jobs.waiting.lock().jobs.pop_front();
-        let lanes = [&self.prepare, &self.maintenance, &self.upkeep, &self.compactions];
-        let job = lanes.into_iter().find_map(|jobs| next(jobs));
+        let lanes = [DiskLane::Prepare, DiskLane::Awaited, DiskLane::Upkeep, DiskLane::Compact];
+        let job = lanes.into_iter().find_map(|lane| next(self.jobs(lane)));
         Some(job?.run(clock, metrics))
     }
 }

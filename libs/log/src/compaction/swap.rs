@@ -9,7 +9,7 @@ use walser_model::Offset;
 use crate::disk::{Disk, Entry, Open, remove_file_if_any};
 use crate::generation::Generation;
 use crate::scan::{Scan, Step};
-use crate::segment_names::{base_of, index_name, log_name};
+use crate::segment_names::{base_before, base_of, index_name, log_name};
 
 const CLEANED_SUFFIX: &str = ".cleaned";
 const SWAP_SUFFIX: &str = ".swap";
@@ -57,7 +57,6 @@ pub(crate) fn put_in_place(
 /// # Errors
 /// I/O errors; calling again continues.
 pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io::Result<bool> {
-    let of_suffix = |name: &str, suffix: &str| base_of(&log_name_of(name.strip_suffix(suffix)?));
     let mut changed = false;
     let mut replaced = Vec::new();
     for entry in entries {
@@ -66,7 +65,7 @@ pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io:
             changed = true;
             continue;
         }
-        let (swap, again) = (of_suffix(&entry.name, SWAP_SUFFIX), of_suffix(&entry.name, AGAIN_SUFFIX));
+        let (swap, again) = (base_before(&entry.name, SWAP_SUFFIX), base_before(&entry.name, AGAIN_SUFFIX));
         let Some(base) = swap.or(again) else { continue };
         if let Some(end) = end_of(&**disk, &dir.join(&entry.name), base)? {
             // The name may be in the cache only, clean, after a sync that failed: it is written once more (rule R30).
@@ -90,10 +89,6 @@ pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io:
     disk.sync_dir(dir)?;
     put_in_place(&**disk, dir, &replaced, || disk.sync_dir(dir))?;
     Ok(true)
-}
-
-fn log_name_of(digits: &str) -> String {
-    format!("{digits}.log")
 }
 
 /// Where the batches of a file end. `None`: not all of it are batches, so that it cannot stand for others.

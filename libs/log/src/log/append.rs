@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use walser_model::{EpochStart, LeaderEpoch, Timestamp, TimestampType};
+use walser_model::{EpochStart, LeaderEpoch, Timestamp, TimestampType, whole_millis};
 use walser_record_batch::BatchHeader;
 
 use super::{Condition, Log, LogError};
@@ -143,7 +143,7 @@ impl Log {
     }
 
     pub(super) fn segment_age_millis(&self) -> i64 {
-        i64::try_from(self.config.segment_age.as_millis()).unwrap_or(i64::MAX)
+        whole_millis(self.config.segment_age)
     }
 
     fn write_run(&mut self, run: &mut [IoSlice<'_>], headers: &[BatchHeader]) -> Result<(), AppendError> {

@@ -1,6 +1,7 @@
 //! Compaction, as the writer of a log sees it: a job is taken, and what it has written is put in its place.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _};
 use walser_model::Offset;
@@ -12,6 +13,7 @@ use crate::compaction::{
 };
 use crate::disk::{out_of_files, out_of_space, read_file, remove_file_if_any};
 use crate::log_state::Replacing;
+use crate::segment::Segment;
 
 /// Of the file that says up to where a log is compacted: where it is missing, all of it is compacted once more.
 pub(super) const COMPACTED_NAME: &str = "compacted";
@@ -33,12 +35,10 @@ impl Log {
 
     /// What a compaction up to `up_to` (exclusive) would look at; `None`: nothing that is new. Nothing here waits for the disk.
     pub fn compactable(&self, up_to: Offset) -> Option<Compactable> {
-        let bound = up_to.min(self.marks.durable);
         let segments = self.state.segments();
         let mut found = Compactable::default();
-        let closed = segments.iter().zip(segments.iter().skip(1)).take_while(|(_, next)| next.base <= bound);
-        for (segment, next) in closed {
-            if next.base <= self.compacted {
+        for (segment, end) in self.closed(&segments, up_to) {
+            if end <= self.compacted {
                 found.clean_bytes += segment.size();
                 continue;
             }
@@ -48,6 +48,17 @@ impl Log {
             found.dirty_bytes += segment.size();
         }
         (found.dirty_bytes > 0).then_some(found)
+    }
+
+    /// The closed ones of its segments that lie wholly below an offset (exclusive) and are durable, each with its end.
+    fn closed<'a>(
+        &self,
+        segments: &'a [Arc<Segment>],
+        up_to: Offset,
+    ) -> impl Iterator<Item = (&'a Arc<Segment>, Offset)> + use<'a> {
+        let bound = up_to.min(self.marks.durable);
+        let ends = segments.iter().skip(1).map(|next| next.base);
+        segments.iter().zip(ends).take_while(move |(_, end)| *end <= bound)
     }
 
     /// Work that compacts the closed segments that lie wholly below `up_to` (exclusive) and are durable. `None`: all that
@@ -62,24 +73,22 @@ impl Log {
         rules: CompactionRules,
     ) -> Result<Option<CompactionJob>, LogError> {
         self.writable()?;
-        let bound = up_to.min(self.marks.durable);
         let all = self.state.segments().clone();
         let mut segments = Vec::new();
-        for (segment, next) in all.iter().zip(all.iter().skip(1)) {
+        for (segment, end) in self.closed(&all, up_to) {
             // Where it cannot be read its age is not known either.
-            let young = segment.max_timestamp()?.map_or(true, |newest| newest > rules.newest);
-            if next.base > bound || young {
+            if segment.max_timestamp()?.map_or(true, |newest| newest > rules.newest) {
                 break;
             }
-            segments.push(ClosedSegment { segment: segment.clone(), end: next.base });
+            segments.push(ClosedSegment { segment: Arc::clone(segment), end });
         }
-        if segments.last().is_none_or(|last| last.end <= self.compacted) {
+        let Some(end) = segments.last().map(|last| last.end).filter(|end| *end > self.compacted) else {
             return Ok(None);
-        }
+        };
         let faulty = self.has_fault();
         let rules = if faulty { CompactionRules { tombstone_floor: Offset(i64::MAX), ..rules } } else { rules };
         // Before anything goes.
-        let floor = rules.tombstone_floor.min(segments.last().map_or(Offset::ZERO, |last| last.end));
+        let floor = rules.tombstone_floor.min(end);
         if floor > self.tombstone_floor() && !faulty {
             self.write_compacted(self.compacted, floor)?;
         }
@@ -142,7 +151,7 @@ impl Log {
         let at = segments.partition_point(|segment| segment.base < replacement.new.base);
         let found = segments.get(at..at + replacement.old.len()).unwrap_or_default();
         found.len() == replacement.old.len()
-            && found.iter().zip(&replacement.old).all(|(found, old)| std::sync::Arc::ptr_eq(found, old))
+            && found.iter().zip(&replacement.old).all(|(found, old)| Arc::ptr_eq(found, old))
     }
 
     fn replace(&mut self, replacement: &Replacement) -> Result<(), LogError> {

@@ -1,6 +1,6 @@
 //! Giving up the oldest records: by age, by size, and on demand.
 
-use walser_model::{Offset, Timestamp};
+use walser_model::{Offset, Timestamp, whole_millis};
 
 use super::{Condition, Log, LogError};
 
@@ -131,9 +131,8 @@ impl Log {
     /// Whether records up to `newest` are older than retention keeps them.
     pub fn past_retention(&self, newest: Timestamp, now: Timestamp) -> bool {
         let Some(retention) = self.config.retention else { return false };
-        let age = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         // Records stamped in the future keep their segment; it goes by size or when their time has come.
-        newest < now.saturating_sub(age)
+        newest < now.saturating_sub(whole_millis(retention))
     }
 
     /// Writes down which producers the segments below `offset` tell of, before those segments go: a restart could not

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use walser_model::Offset;
+use walser_model::{Offset, whole_millis};
 use walser_proto::v1 as pb;
 use walser_rpc::ApiError;
 
@@ -152,10 +152,7 @@ pub(super) fn place(position: pb::Position, field: &str, now: i64) -> Result<Rea
         Some(At::TailCount(count)) if count < 0 => bad("tail_count is at least 0"),
         Some(At::TailCount(count)) => Ok(ReadPosition::Last(count)),
         Some(At::Age(age)) => match Duration::try_from(age) {
-            Ok(age) => {
-                let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-                Ok(ReadPosition::Time(now.saturating_sub(age)))
-            }
+            Ok(age) => Ok(ReadPosition::Time(now.saturating_sub(whole_millis(age)))),
             Err(_) => bad("an age is not negative"),
         },
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use walser_model::{Compression, CompressionSetting, Timestamp, TopicConfig};
+use walser_model::{Compression, CompressionSetting, Timestamp, TopicConfig, whole_millis};
 use walser_record_batch::{
     BatchBuilder, DECODED_COST_MAX, HEADER_LEN, HeaderError, InvalidBatch, Limits, NewRecord, Produced,
     RECORD_HEADERS_MAX, RecordFields, decoded_cost, validate_produced,
@@ -64,7 +64,6 @@ fn check_timestamps(
     if config.timestamp_type == walser_model::TimestampType::LogAppendTime {
         return Ok(());
     }
-    let millis = |limit: std::time::Duration| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
     let broken = |timestamp: Timestamp, setting: &str| {
         let text = format!("timestamp {timestamp} is too far from the clock ({now}): {setting}");
         let failure = ApiError::new(Reason::RecordInvalid, text).with("rule", setting).with("timestamp", timestamp);
@@ -76,10 +75,10 @@ fn check_timestamps(
     if oldest < 0 {
         return Err(broken(oldest, "1970-01-01 or later"));
     }
-    if config.timestamp_after_max.is_some_and(|limit| newest > now.saturating_add(millis(limit))) {
+    if config.timestamp_after_max.is_some_and(|limit| newest > now.saturating_add(whole_millis(limit))) {
         return Err(broken(newest, "message.timestamp.after.max.ms"));
     }
-    if config.timestamp_before_max.is_some_and(|limit| oldest < now.saturating_sub(millis(limit))) {
+    if config.timestamp_before_max.is_some_and(|limit| oldest < now.saturating_sub(whole_millis(limit))) {
         return Err(broken(oldest, "message.timestamp.before.max.ms"));
     }
     Ok(())

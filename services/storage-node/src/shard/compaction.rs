@@ -30,13 +30,13 @@ pub(crate) struct Compacting {
     pub(super) done: Compacted,
 }
 
-/// How much there is to do in a partition.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How much there is to do in a partition; the greater, the more wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Dirtiness {
-    /// Of the bytes that may be compacted, those that were not yet, from 0 to 1.
-    pub(super) ratio: f64,
     /// It has waited for longer than it may.
     pub(super) overdue: bool,
+    /// Of the bytes that may be compacted, those that were not yet, in millionths.
+    pub(super) ratio: u128,
 }
 
 impl Compacting {
@@ -61,16 +61,14 @@ impl Shard {
             return;
         }
         let millis = context.clock.now_millis();
-        for (id, partition) in &mut self.partitions {
+        for (id, partition) in &self.partitions {
             if partition.show_tombstone_floor() {
                 self.touched.insert(*id);
             }
         }
         let wanted =
             self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.dirtiness(now, millis)?)));
-        let order = |dirtiness: &Dirtiness| (dirtiness.overdue, dirtiness.ratio);
-        let next = wanted.max_by(|(_, a), (_, b)| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
-        if let Some((id, _)) = next
+        if let Some((id, _)) = wanted.max_by_key(|(_, dirtiness)| *dirtiness)
             && let Some(turn) = context.compactor.try_turn()
         {
             self.lend(id, Task::BeginCompaction { turn });
@@ -88,12 +86,9 @@ impl Shard {
         match step {
             Ok(Some(step)) => self.lend(id, Task::TakeStep { compacting, step }),
             Ok(None) => partition.compaction_ended(&compacting, &self.context),
-            Err(error) => {
-                partition.compaction_rests(&self.context);
-                if error.kind() != io::ErrorKind::Interrupted {
-                    tracing::warn!(partition = %self.context.named(id), %error, "compaction has failed, and is tried again");
-                }
-            }
+            // The node stops.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => partition.compaction_rests(&self.context),
+            Err(error) => partition.compaction_failed(&error, &self.context),
         }
     }
 

@@ -56,8 +56,8 @@ pub(crate) struct Partition {
     following: Following,
     /// Followers to whom records are pushed, each with its open.
     pushes: Vec<(NodeId, ReplicationSessionId)>,
-    /// Log start, log end and high watermark, and the tombstone floor, as those who push have been told of them.
-    told: ((Offset, Offset, Offset), Offset),
+    /// Log start, log end, high watermark and tombstone floor, as those who push have been told of them.
+    told: [Offset; 4],
     /// Kept to be filled anew at every step.
     actions: ReplicaActions<Waiting>,
     /// What the metadata said last, where there are other replicas.
@@ -139,7 +139,7 @@ impl Partition {
             actions: ReplicaActions::new(),
             following: Following::default(),
             pushes: Vec::new(),
-            told: Default::default(),
+            told: [Offset::ZERO; 4],
             metadata: None,
             config: TopicConfig::default(),
             unreadable: None,

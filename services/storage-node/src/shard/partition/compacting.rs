@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use walser_log::{Compacted, CompactionRules, CompactionStep, Condition, LogError};
-use walser_model::{Offset, Timestamp};
+use walser_log::{Compacted, CompactionRules, CompactionStep, Condition};
+use walser_model::{Offset, Timestamp, whole_millis};
 
 use super::{KeptLog, Partition};
 use crate::compactor::CompactionTurn;
@@ -29,9 +29,9 @@ impl Partition {
 
     /// Has followers told below what tombstones may go; returns whether that is new.
     pub(crate) fn show_tombstone_floor(&self) -> bool {
-        let leads = self.config.cleanup_policy.compacts() && self.replica.leader().is_some();
-        let floor = if leads { self.tombstone_floor() } else { Offset::ZERO };
-        let news = leads && floor != self.handle.tombstone_floor();
+        let leader = self.replica.leader().filter(|_| self.config.cleanup_policy.compacts());
+        let Some(floor) = leader.map(|leader| leader.tombstone_floor(&KeptLog(&self.log))) else { return false };
+        let news = floor != self.handle.tombstone_floor();
         if news {
             self.handle.show_tombstone_floor(floor);
         }
@@ -44,19 +44,20 @@ impl Partition {
             return None;
         }
         let found = self.log.compactable(self.handle.high_watermark())?;
-        let ratio = found.dirty_bytes as f64 / (found.clean_bytes + found.dirty_bytes).max(1) as f64;
+        let (dirty_bytes, bytes) = (u128::from(found.dirty_bytes), u128::from(found.clean_bytes + found.dirty_bytes));
+        let ratio = dirty_bytes * 1_000_000 / bytes.max(1);
         // Of what is not in memory the age is not known.
         let age = found.first_newest.map(|newest| millis.saturating_sub(newest));
-        let lag_max = self.config.compaction_lag_max.map(|lag| i64::try_from(lag.as_millis()).unwrap_or(i64::MAX));
+        let lag_max = self.config.compaction_lag_max.map(whole_millis);
         let overdue = lag_max.is_some_and(|most| age.is_none_or(|age| age >= most));
-        let dirty = ratio >= f64::from(self.config.dirty_ratio_min) / 1e6;
-        (overdue || dirty).then_some(Dirtiness { ratio, overdue })
+        let dirty = ratio >= u128::from(self.config.dirty_ratio_min);
+        (overdue || dirty).then_some(Dirtiness { overdue, ratio })
     }
 
     /// Begins a compaction. Blocks as long as the disk takes.
     pub(crate) fn begin_compaction(&mut self, turn: CompactionTurn, context: &ShardContext) {
         let now = context.clock.now_millis();
-        let lag_min = i64::try_from(self.config.compaction_lag_min.as_millis()).unwrap_or(i64::MAX);
+        let lag_min = whole_millis(self.config.compaction_lag_min);
         let rules = CompactionRules {
             now,
             delete_retention: self.config.delete_retention,
@@ -85,14 +86,12 @@ impl Partition {
             }
             // It was cut, or is being copied: it begins anew later.
             Ok(None) => self.compaction_rests(context),
-            Err(error) => {
-                self.compaction_rests(context);
-                self.compaction_failed(&error, context);
-            }
+            Err(error) => self.compaction_failed(&error, context),
         }
     }
 
-    fn compaction_failed(&self, error: &LogError, context: &ShardContext) {
+    pub(crate) fn compaction_failed(&mut self, error: &dyn std::error::Error, context: &ShardContext) {
+        self.compaction_rests(context);
         let partition = context.named(self.log.partition());
         tracing::warn!(%partition, %error, "compaction has failed, and is tried again");
     }

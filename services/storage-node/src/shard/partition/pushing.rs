@@ -34,8 +34,8 @@ impl Partition {
         if self.pushes.is_empty() {
             return;
         }
-        let marks = (self.log.log_start(), self.log.log_end(), self.replica.high_watermark().0);
-        let now = (marks, self.handle.tombstone_floor());
+        let (high_watermark, floor) = (self.replica.high_watermark().0, self.handle.tombstone_floor());
+        let now = [self.log.log_start(), self.log.log_end(), high_watermark, floor];
         if std::mem::replace(&mut self.told, now) == now {
             return;
         }

@@ -16,20 +16,25 @@ fn newest(kept: &Kept) -> BTreeMap<&Bytes, (Offset, &Option<Bytes>)> {
     kept.iter().filter_map(|(at, written)| Some((written.key.as_ref()?, (*at, &written.value)))).collect()
 }
 
+/// The values of those that are no tombstones.
+fn values(kept: &Kept) -> BTreeSet<&Bytes> {
+    newest(kept).into_values().filter_map(|(_, value)| value.as_ref()).collect()
+}
+
 impl Cluster {
     /// Of each key the newest record that was acknowledged is there, or a newer one, and no deleted one has come back:
     /// on every replica.
     pub(super) fn check_compacted(&mut self, id: TopicPartition) {
-        let kept: Vec<Kept> = (0..NODES).map(|node| self.kept(node, id)).collect();
-        for (node, found) in kept.iter().enumerate() {
-            for (offset, written) in found {
+        let replicas: Vec<Kept> = (0..NODES).map(|node| self.kept(node, id)).collect();
+        for (node, kept) in replicas.iter().enumerate() {
+            for (offset, written) in kept {
                 let same = |other: &Kept| other.get(offset).is_none_or(|also| also == written);
-                assert!(kept.iter().all(same), "node {node} and another one differ in {id} at {offset}");
+                assert!(replicas.iter().all(same), "node {node} and another one differ in {id} at {offset}");
             }
         }
         let latest = self.acknowledged.iter().filter(|((found, _), _)| *found == id);
         let latest: BTreeMap<_, _> = latest.map(|((_, at), written)| (written.key.clone(), (*at, written))).collect();
-        for (node, kept) in kept.iter().enumerate() {
+        for (node, kept) in replicas.iter().enumerate() {
             let newest = newest(kept);
             for (key, (at, written)) in &latest {
                 let key = key.as_ref().expect("records of this partition have keys");
@@ -47,15 +52,12 @@ impl Cluster {
                     ),
                 }
             }
-            let values = |kept: &Kept| -> BTreeSet<Option<Bytes>> {
-                newest_values(kept).into_iter().filter(Option::is_some).collect()
-            };
-            assert_eq!(values(kept), values(&self.kept(0, id)), "node {node} has other newest values than node 0");
+            assert_eq!(values(kept), values(&replicas[0]), "node {node} has other newest values than node 0");
         }
         self.count.compactions += (0..NODES).filter(|node| self.compacted(*node, id) > Offset::ZERO).count();
-        let last = kept.iter().filter_map(|kept| kept.keys().next_back()).max();
+        let last = replicas.iter().filter_map(|kept| kept.keys().next_back()).max();
         self.count.tombstones_gone += usize::from(latest.values().any(|(at, written)| {
-            written.value.is_none() && Some(at) < last && kept.iter().any(|kept| !kept.contains_key(at))
+            written.value.is_none() && Some(at) < last && replicas.iter().any(|kept| !kept.contains_key(at))
         }));
     }
 
@@ -78,8 +80,4 @@ impl Cluster {
         }
         kept
     }
-}
-
-fn newest_values(kept: &Kept) -> Vec<Option<Bytes>> {
-    newest(kept).into_values().map(|(_, value)| value.clone()).collect()
 }
