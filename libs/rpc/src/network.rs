@@ -58,10 +58,17 @@ pub struct Network {
 
 #[derive(Default)]
 struct Peers {
-    controllers: Vec<Connection>,
+    controllers: Vec<Controller>,
     /// Whichever of them leads.
     controller: Option<Connection>,
     storage: HashMap<NodeId, Storage>,
+}
+
+/// A controller, which leads or stands by.
+struct Controller {
+    /// `None`: in this process.
+    address: Option<String>,
+    connection: Connection,
 }
 
 /// A storage node.
@@ -160,12 +167,13 @@ impl Network {
 
     /// Makes the controller known, in place of those that were.
     pub fn register_controller(&self, connection: Connection) {
-        self.register_controllers(vec![connection]);
+        self.register_controllers(vec![Controller { address: None, connection }]);
     }
 
-    fn register_controllers(&self, controllers: Vec<Connection>) {
+    fn register_controllers(&self, controllers: Vec<Controller>) {
+        let connections: Vec<_> = controllers.iter().map(|controller| controller.connection.clone()).collect();
         let mut known = self.known.lock();
-        known.controller = any_of(&controllers);
+        known.controller = any_of(&connections);
         known.controllers = controllers;
     }
 
@@ -220,9 +228,10 @@ impl Network {
     /// # Errors
     /// When one of the addresses cannot be one.
     pub fn dial_controllers(&self, addresses: &str) -> Result<(), ConnectionError> {
-        let dialed = addresses.split(',').map(|address| {
-            let endpoint = endpoint(address.trim())?.local_address(self.dial_from);
-            Ok(channel(&endpoint, Reason::ControllerNotAvailable))
+        let dialed = addresses.split(',').map(str::trim).map(|address| {
+            let endpoint = endpoint(address)?.local_address(self.dial_from);
+            let connection = channel(&endpoint, Reason::ControllerNotAvailable);
+            Ok(Controller { address: Some(address.to_owned()), connection })
         });
         self.register_controllers(dialed.collect::<Result<_, ConnectionError>>()?);
         Ok(())
@@ -235,7 +244,23 @@ impl Network {
 
     /// Every controller that is known.
     pub fn controllers(&self) -> Vec<Connection> {
-        self.known.lock().controllers.clone()
+        self.known.lock().controllers.iter().map(|controller| controller.connection.clone()).collect()
+    }
+
+    /// The controllers of other processes that say nothing within `limit`, by their addresses, and how many there are. One
+    /// that answers anything at all is there, whether it leads or not.
+    pub async fn silent_controllers(&self, limit: Duration) -> (Vec<String>, usize) {
+        let dialed: Vec<_> = {
+            let known = self.known.lock();
+            let address = |controller: &Controller| Some((controller.address.clone()?, controller.connection.clone()));
+            known.controllers.iter().filter_map(address).collect()
+        };
+        let count = dialed.len();
+        let asked = dialed.into_iter().map(async |(address, connection)| {
+            let heard = tokio::time::timeout(limit, connection.oneshot(http::Request::new(Body::empty()))).await;
+            (!heard.is_ok_and(|answer| answer.is_ok())).then_some(address)
+        });
+        (futures::future::join_all(asked).await.into_iter().flatten().collect(), count)
     }
 
     /// A storage node for calls about records as a whole.

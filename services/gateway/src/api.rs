@@ -3,6 +3,7 @@
 mod change_log;
 mod cluster;
 mod consumer;
+mod controllers;
 mod figures;
 mod producer;
 mod read_answers;

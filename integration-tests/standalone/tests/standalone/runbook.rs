@@ -9,6 +9,7 @@ use std::process::Command;
 
 use walser_proto::v1 as pb;
 
+use crate::cluster_up::{Up, with_etcd};
 use crate::elections::refused_by;
 use crate::faults::until;
 use crate::hurt_copies::{accepts_loss, segment, with_damaged_leader};
@@ -263,4 +264,29 @@ async fn a_metadata_store_that_takes_no_writes_is_named_until_it_does() {
     shows(&address, "METADATA_STORE_UNAVAILABLE").await;
     limit("unlimited:unlimited");
     until(async || !status(&address).1.contains("METADATA_STORE_UNAVAILABLE"), "it takes writes again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controllers_that_are_down_are_named_also_where_none_is_left_to_say_it() {
+    let (_dir, data) = place();
+    let up = Up::start_with(&data, &with_etcd("1"));
+    let (address, client) = (up.server(), up.client());
+    create_replicated(&client, "t", 1, 2).await;
+    all_in_sync(&client, "t").await;
+    healthy(&address).await;
+    up.act_ok(&["kill", "controller", "1"]);
+    let text = shows(&address, "CONTROLLER_DOWN").await;
+    let down = up.address("controller", 1, "internal");
+    assert!(text.contains(&format!("1 of 2 controllers does not answer: {down}")), "{text}");
+    up.act_ok(&["kill", "controller", "2"]);
+    let text = shows(&address, "CONTROLLER_NOT_AVAILABLE").await;
+    assert!(text.contains("CRITICAL") && text.contains("2 of 2 controllers do not answer"), "{text}");
+    assert!(text.contains("storage nodes not known") && text.contains("1 topic · 1 partition"), "{text}");
+    let json = cli_at(&address, &["status", "-o", "json"], b"").stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert!(json["nodes"].is_null() && json["cluster"]["health"]["status"] == "HEALTH_STATUS_CRITICAL", "{json}");
+    write(&client, "t", 0, "records flow").await;
+    up.act_ok(&["start", "controller"]);
+    healthy(&address).await;
+    assert_eq!(values(&client, "t", 0).await, ["records flow"]);
 }

@@ -1,5 +1,6 @@
 //! `ClusterService` and `OperationService`: the controller's answers, and those of the storage nodes.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use walser_service::Caller;
 
 use super::storage_nodes::Backends;
 use super::wire::{relayed, see_change};
-use super::{change_log, set_aside};
+use super::{change_log, controllers, set_aside};
 use crate::leaders::{Figures, Leaders};
 use crate::metadata::{Metadata, TopicView, View};
 use crate::router::Router;
@@ -63,18 +64,20 @@ fn refused_issue(refused: &ApiError) -> pb::HealthIssue {
 impl ClusterService for ClusterApi {
     async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Answer<pb::GetClusterResponse> {
         let request = request.into_inner();
-        let (mut answer, took) = self.asked(request).await?;
-        if took > OUTDATED_AFTER {
+        let begun = Instant::now();
+        let (mut cluster, mut led) = self.asked(request).await?;
+        if led && begun.elapsed() > OUTDATED_AFTER {
             // Somebody did not answer for so long that the controller may know why by now.
-            answer = self.asked(request).await?.0;
+            (cluster, led) = self.asked(request).await?;
         }
-        if let Some(health) = answer.get_mut().cluster.as_mut().and_then(|cluster| cluster.health.as_mut())
-            && let Some(refused) = self.metadata.refused()
-        {
-            health.status = pb::HealthStatus::Critical.into();
-            health.issues.push(refused_issue(&refused));
+        if let Some(health) = &mut cluster.health {
+            health.issues.extend(controllers::silent_issue(&self.backends.network, led).await);
+            health.issues.extend(self.metadata.refused().map(|refused| refused_issue(&refused)));
+            health.issues.sort_by_key(|issue| Reverse(issue.severity));
+            let worst = health.issues.first().map_or(pb::HealthStatus::Ok, pb::HealthIssue::severity);
+            health.status = worst.into();
         }
-        Ok(answer)
+        Ok(Response::new(pb::GetClusterResponse { cluster: Some(cluster) }))
     }
 
     async fn list_nodes(&self, request: Request<pb::ListNodesRequest>) -> Answer<pb::ListNodesResponse> {
@@ -176,20 +179,20 @@ impl ClusterService for ClusterApi {
 }
 
 impl ClusterApi {
-    /// What the controller says, with what this gateway cannot reach, and how long that took.
-    async fn asked(
-        &self,
-        request: pb::GetClusterRequest,
-    ) -> Result<(Response<pb::GetClusterResponse>, Duration), Status> {
+    /// What the controller says, with what this gateway cannot reach, and true. Where none leads, what the gateway knows
+    /// itself, and false.
+    async fn asked(&self, request: pb::GetClusterRequest) -> Result<(pb::Cluster, bool), Status> {
         // Before the controller counts them: what is deleted afterwards was known here.
         let known = self.metadata.view().partition_count();
-        let begun = Instant::now();
         let mut client = ClusterServiceClient::new(self.backends.controller.clone());
-        let mut answer = client.get_cluster(request).await.map_err(relayed)?;
-        if let Some(health) = answer.get_mut().cluster.as_mut().and_then(|cluster| cluster.health.as_mut()) {
+        let (mut cluster, led) = match client.get_cluster(request).await.map_err(relayed) {
+            Ok(answer) => (answer.into_inner().cluster.unwrap_or_default(), true),
+            Err(status) => (controllers::without_leader(&self.metadata, status.into())?, false),
+        };
+        if let Some(health) = &mut cluster.health {
             self.add_unserved(health, known).await;
         }
-        Ok((answer, begun.elapsed()))
+        Ok((cluster, led))
     }
 
     /// Adds the partitions that clients of this gateway cannot reach: every leader is asked, along the way that reads
@@ -227,7 +230,6 @@ impl ClusterApi {
         missing.sort_unstable();
         missing.truncate(OBJECTS_MAX);
         let first = missing.first().map(|object| format!(", for example {object}")).unwrap_or_default();
-        health.status = pb::HealthStatus::Critical.into();
         health.issues.push(pb::HealthIssue {
             severity: pb::HealthStatus::Critical.into(),
             code: "PARTITIONS_NOT_SERVED".to_owned(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
+use walser_client::{ApiError, Reason};
 use walser_proto::v1 as pb;
 
 use super::produce::now_ms;
@@ -153,10 +154,23 @@ async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
 
 /// All nodes, by id.
 pub(super) async fn nodes(server: &Server) -> Result<Vec<pb::Node>, CliError> {
+    listed(server).await.map_err(|failure| server.failed(failure))
+}
+
+/// Every storage node; `None` while no controller leads, which alone knows them.
+pub(super) async fn nodes_while_led(server: &Server) -> Result<Option<Vec<pb::Node>>, CliError> {
+    match listed(server).await {
+        Ok(nodes) => Ok(Some(nodes)),
+        Err(failure) if failure.reason() == Reason::ControllerNotAvailable => Ok(None),
+        Err(failure) => Err(server.failed(failure)),
+    }
+}
+
+async fn listed(server: &Server) -> Result<Vec<pb::Node>, ApiError> {
     let (mut nodes, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = pb::ListNodesRequest { page_size: 1000, page_token, ..Default::default() };
-        let page = server.answered(server.client.cluster().list_nodes(request).await)?;
+        let page = server.client.cluster().list_nodes(request).await?.into_inner();
         nodes.extend(page.nodes);
         page_token = page.next_page_token;
         if page_token.is_empty() {

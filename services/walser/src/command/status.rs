@@ -27,7 +27,14 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 struct Seen {
     at: Instant,
     cluster: pb::Cluster,
-    nodes: Vec<pb::Node>,
+    /// `None`: no controller could tell.
+    nodes: Option<Vec<pb::Node>>,
+}
+
+impl Seen {
+    fn nodes(&self) -> &[pb::Node] {
+        self.nodes.as_deref().unwrap_or_default()
+    }
 }
 
 pub(crate) async fn run(arguments: StatusArgs) -> Result<ExitCode, CliError> {
@@ -71,11 +78,11 @@ async fn again(server: &Server, pause: Duration) -> Seen {
 async fn look(server: &Server) -> Result<Seen, CliError> {
     let mut client = server.client.cluster();
     // What is wrong is asked last: a node that is shown as down is told there, too.
-    let mut nodes = node::nodes(server).await?;
+    let mut nodes = node::nodes_while_led(server).await?;
     let asked = Instant::now();
     let cluster = server.answered(client.get_cluster(pb::GetClusterRequest {}).await)?;
     if asked.elapsed() > OUTDATED_AFTER {
-        nodes = node::nodes(server).await?;
+        nodes = node::nodes_while_led(server).await?;
     }
     Ok(Seen { at: Instant::now(), cluster: cluster.cluster.unwrap_or_default(), nodes })
 }
@@ -93,7 +100,8 @@ fn show(server: &Server, form: Form, seen: &Seen, before: Option<&Seen>) -> Resu
         Form::Table => table(server, seen, before),
         Form::Name => output::data(&seen.cluster.name),
         Form::Json | Form::Ndjson => {
-            let (cluster, nodes) = (message::json(&seen.cluster)?, message::list(&seen.nodes)?);
+            let cluster = message::json(&seen.cluster)?;
+            let nodes = seen.nodes.as_deref().map(message::list).transpose()?;
             let document = serde_json::json!({ "cluster": cluster, "nodes": nodes });
             if form == Form::Json { output::document(&document)? } else { output::data(&document.to_string()) }
         }
@@ -102,15 +110,16 @@ fn show(server: &Server, form: Form, seen: &Seen, before: Option<&Seen>) -> Resu
 }
 
 fn table(server: &Server, seen: &Seen, before: Option<&Seen>) {
-    let Seen { cluster, nodes, .. } = seen;
+    let cluster = &seen.cluster;
     let health = cluster.health.clone().unwrap_or_default();
-    let storage_nodes = plural(i64::try_from(nodes.len()).unwrap_or(0), "storage node");
+    let storage_nodes = match &seen.nodes {
+        Some(nodes) => plural(i64::try_from(nodes.len()).unwrap_or(0), "storage node"),
+        None => "storage nodes not known".to_owned(),
+    };
     let mode = cluster.mode.to_lowercase();
+    let name = if cluster.name.is_empty() { "?" } else { &cluster.name };
     let context = server.context.as_ref().map_or_else(String::new, |name| format!(" · context {name}"));
-    output::data(&format!(
-        "{}   {}{context} · v{} · {mode} · {storage_nodes}",
-        cluster.name, server.address, cluster.version
-    ));
+    output::data(&format!("{name}   {}{context} · v{} · {mode} · {storage_nodes}", server.address, cluster.version));
     if is_healthy(seen) {
         output::data("OK");
     } else {
@@ -120,8 +129,8 @@ fn table(server: &Server, seen: &Seen, before: Option<&Seen>) {
     for issue in &health.issues {
         output::data(&format!("  ! {} ({})\n      {}", issue.message, issue.code, issue.hint));
     }
-    for node in nodes {
-        let past = before.and_then(|before| Some((before, before.nodes.iter().find(|past| past.id == node.id)?)));
+    for node in seen.nodes() {
+        let past = before.and_then(|before| Some((before, before.nodes().iter().find(|past| past.id == node.id)?)));
         show_node(seen, node, past);
     }
     let topics = plural(i64::from(health.topic_count), "topic");
