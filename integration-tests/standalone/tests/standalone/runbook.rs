@@ -60,6 +60,9 @@ async fn nodes_that_are_down_are_named_with_what_lacks_them_until_they_are_start
     assert!(text.contains("DEGRADED") || text.contains("CRITICAL"), "{text}");
     nodes.kill(3);
     shows(&address, "PARTITIONS_OFFLINE").await;
+    let output = cli_at(&address, &["produce", "t", "nobody takes this", "--timeout", "5"], b"");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && text.contains("no acknowledgement yet"), "{text}");
     (1..=3).for_each(|number| nodes.restart(number));
     healthy(&address).await;
     assert_eq!(values(&client, "t", 0).await, ["one more failure is too many"]);

@@ -24,9 +24,11 @@ impl Controller {
         };
         let refused = refused.into_iter().map(|(node, why)| refused_issue(node, in_service(node), &why));
         let mut issues: Vec<_> = refused.collect();
+        // One that is refused is there.
+        let none_heard = issues.is_empty() && registered(view).next().is_none();
+        issues.extend(none_heard.then(no_node_issue));
         issues.extend(self.writes.problem().map(|problem| store_issue(&problem)));
         issues.extend(self.problems.load().into_iter().map(store_part_issue));
-        issues.extend(registered(view).next().is_none().then(no_node_issue));
         let none_left = registered(view).all(|(_, entry)| entry.liveness.fenced);
         let availability = self.availability(view);
         let mut away = false;

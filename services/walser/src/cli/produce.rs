@@ -14,6 +14,9 @@ use crate::records::format::InputFormat;
 use crate::records::json::JsonPath;
 
 const HELP: &str = "\
+Records with a key go to a partition by the hash of the key; those without to one
+partition after the other, a batch each; all to one with --partition.
+
 Forms of --as:
   lines         a record is a line
   whole         a record is a whole file

@@ -124,9 +124,8 @@ async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
             {
                 output::data(&format!("node {}  drained", node.id));
                 if leads > 0 {
-                    output::note(&format!(
-                        "It still leads {leads} partitions, which no other node can lead at present."
-                    ));
+                    let leads = plural(i64::from(leads), "partition");
+                    output::note(&format!("It still leads {leads}, which no other node can lead at present."));
                 }
                 output::note(&format!("Its replicas stay. To end it: walser node uncordon {}", node.id));
                 return Ok(ExitCode::SUCCESS);
@@ -136,7 +135,8 @@ async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
                 return Ok(ExitCode::SUCCESS);
             }
             _ if begun.elapsed() >= Duration::from_secs(*timeout) => {
-                let text = format!("node {} still leads {leads} partitions after {timeout} s", node.id);
+                let leads = plural(i64::from(leads), "partition");
+                let text = format!("node {} still leads {leads} after {timeout} s", node.id);
                 let help = "it goes on giving them away; `walser node describe` shows how far it is";
                 return Err(CliError::failed(text).with_help(help));
             }

@@ -120,7 +120,7 @@ fn offline_issue(offline: &Lacking, away: bool) -> pb::HealthIssue {
     };
     let hint = format!(
         "{first}`walser partition elect TOPIC PARTITION --unclean --accept-loss` goes on with what the replicas in service \
-         have"
+         have; one alone takes writes and shows them once min.insync.replicas of the topic is 1"
     );
     critical("PARTITIONS_OFFLINE", message, hint, offline.objects())
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use walser_client::{ApiError, Delivered, Delivery, Producer, ProducerConfig, Reason};
+use walser_client::{ApiError, Client, Delivered, Delivery, Producer, ProducerConfig, Reason};
 use walser_model::TopicConfig;
 use walser_proto::v1 as pb;
 use walser_record_batch::{BatchBuilder, HEADER_LEN, RecordFields, partition_for_key};
@@ -26,6 +26,8 @@ const OPEN_BYTES_MAX: usize = 32 << 20;
 const FEW_PARTITIONS: i32 = 16;
 /// The same warning is given again after this time at the earliest.
 const WARN_PAUSE: Duration = Duration::from_secs(10);
+/// Without an acknowledgement for so long it is said what is in the way.
+const SILENT_MAX: Duration = Duration::from_secs(3);
 /// Batches whose outcome is waited for at once.
 const DELIVERIES_MAX: usize = 256;
 /// After an interrupt, answers are waited for so long.
@@ -86,6 +88,8 @@ pub(super) struct Sink {
     pub(super) failed: Option<String>,
     /// Print where each record landed.
     tell: bool,
+    /// It was said what acknowledgements are waited for.
+    waiting_told: bool,
     interrupts: Interrupts,
 }
 
@@ -107,6 +111,7 @@ impl Sink {
             obstacle: None,
             failed: None,
             tell,
+            waiting_told: false,
             interrupts,
         }
     }
@@ -286,13 +291,20 @@ impl Sink {
         Ok(())
     }
 
-    /// Waits for the oldest batch, or for a signal.
+    /// Waits for the oldest batch, or for a signal, and says once what it waits for, when that takes long.
     async fn settle(&mut self) -> Result<(), Stop> {
         let Some(oldest) = self.deliveries.front_mut() else { return Ok(()) };
+        let (client, topic, partition) = (&self.server.client, &self.arguments.topic, oldest.partition);
         tokio::select! {
             biased;
             () = oldest.answered() => self.settle_oldest().await,
             interrupt = self.interrupts.next() => Err(Stop::Interrupted(interrupt)),
+            obstacle = lasting_obstacle(client, topic, partition), if !self.waiting_told => {
+                self.waiting_told = true;
+                let limit = self.arguments.timeout;
+                output::warning(&format!("no acknowledgement yet: {obstacle}; each record is tried again for {limit} s"));
+                Ok(())
+            }
         }
     }
 
@@ -394,6 +406,12 @@ impl Sink {
             self.tally.missing(first);
         }
     }
+}
+
+/// What keeps a partition from acknowledging records, once that has taken long.
+async fn lasting_obstacle(client: &Client, topic: &str, partition: i32) -> String {
+    tokio::time::sleep(SILENT_MAX).await;
+    obstacle(client, topic, partition).await
 }
 
 /// Waits for what becomes of the oldest batch; for ever when there is none.
