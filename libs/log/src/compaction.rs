@@ -70,6 +70,8 @@ pub struct CompactionJob {
     pub(crate) segments: Vec<ClosedSegment>,
     /// What lies below was compacted before. Exclusive.
     pub(crate) from: Offset,
+    /// Tombstones from here on stay: an earlier job could not clean the batch that begins here.
+    pub(crate) uncleaned: Offset,
     pub(crate) rules: CompactionRules,
     /// The base offset of the last batch of each producer that is known.
     pub(crate) last_of_producers: HashMap<ProducerId, Offset>,
@@ -86,9 +88,22 @@ pub struct CompactionStep {
     pub(crate) generation: Generation,
     /// A file that does not count yet. `None`: nothing of the segments would change.
     pub(crate) replacement: Option<Replacement>,
-    /// With the last step: everything below is compacted. Exclusive.
-    pub(crate) compacted: Option<Offset>,
+    /// With the last step: what the log is to remember.
+    pub(crate) compacted: Option<CompactedTo>,
 }
+
+/// What a log remembers of its compactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CompactedTo {
+    /// Everything below is compacted. Exclusive.
+    pub(crate) end: Offset,
+    /// Here begins the first batch of which records were to go that stay; [`NONE_UNCLEANED`] where there is none. What
+    /// deletes them is not known any more in a later job: no tombstone behind it goes.
+    pub(crate) uncleaned: Offset,
+}
+
+/// All that was to go is gone.
+pub(crate) const NONE_UNCLEANED: Offset = Offset(i64::MAX);
 
 /// How much there is to compact.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -116,8 +131,8 @@ pub(crate) struct Pass {
     map: OffsetMap,
     /// The keys of all records below were noted, from where the last compaction ended. Exclusive.
     end: Offset,
-    /// A batch has kept records that were to go, or may have: no tombstone behind it goes.
-    tombstones_stay: bool,
+    /// Here begins the first batch that has kept records that were to go, or may have: no tombstone behind it goes.
+    uncleaned: Offset,
     /// Number of the segment that is next.
     next: usize,
     /// Nothing is left to say.
@@ -132,6 +147,19 @@ fn interrupted() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, "the compaction was ended")
 }
 
+// === impl CompactedTo ===
+
+impl CompactedTo {
+    /// Nothing was compacted.
+    pub(crate) const NONE: Self = Self { end: Offset::ZERO, uncleaned: NONE_UNCLEANED };
+
+    /// What holds of a log that was cut.
+    pub(crate) fn cut(self, to: Offset) -> Self {
+        let end = self.end.min(to);
+        Self { end, uncleaned: if self.uncleaned < end { self.uncleaned } else { NONE_UNCLEANED } }
+    }
+}
+
 // === impl CompactionRules ===
 
 impl CompactionRules {
@@ -144,8 +172,8 @@ impl CompactionRules {
 // === impl Pass ===
 
 impl Pass {
-    fn new(map: OffsetMap, end: Offset) -> Self {
-        Self { map, end, tombstones_stay: false, next: 0, ended: false }
+    fn new(map: OffsetMap, end: Offset, uncleaned: Offset) -> Self {
+        Self { map, end, uncleaned, next: 0, ended: false }
     }
 }
 
@@ -181,7 +209,8 @@ impl CompactionJob {
             }
         }
         let ended = std::mem::replace(&mut pass.ended, true);
-        Ok((!ended).then_some(CompactionStep { generation, replacement: None, compacted: Some(pass.end) }))
+        let compacted = CompactedTo { end: pass.end, uncleaned: pass.uncleaned };
+        Ok((!ended).then_some(CompactionStep { generation, replacement: None, compacted: Some(compacted) }))
     }
 
     /// Removes the file that was written for a group, where it still has the name of one that does not count.
@@ -226,7 +255,7 @@ impl CompactionJob {
                     });
                     if let Some(end) = full_at {
                         segment.close();
-                        return Ok(Pass::new(map, end));
+                        return Ok(Pass::new(map, end, self.uncleaned));
                     }
                 }
                 if !pace(read) {
@@ -235,7 +264,7 @@ impl CompactionJob {
             }
             segment.close();
         }
-        Ok(Pass::new(map, up_to))
+        Ok(Pass::new(map, up_to, self.uncleaned))
     }
 
     /// The next segments that become one, by their bytes.

@@ -22,6 +22,7 @@ use walser_model::{Offset, Timestamp, TopicPartition};
 use walser_record_batch::{NotContinued, continuing};
 
 use crate::checkpoint::Checkpoint;
+use crate::compaction::CompactedTo;
 use crate::directory_names::{DirectoryNames, parse_partition};
 use crate::disk::{Disk, dir_exists, remove_dir_if_any};
 use crate::log::{AppendError, KEPT_PREFIX, Log, LogConfig, LogError};
@@ -134,7 +135,7 @@ impl LogCopy {
         // Also where there are no records: that it is there says that the copy is yet to be moved.
         self.log.keep_directory()?;
         if tombstone_floor > Offset::ZERO {
-            self.log.write_compacted(Offset::ZERO, tombstone_floor.min(self.log.log_end()))?;
+            self.log.write_compacted(CompactedTo::NONE, tombstone_floor.min(self.log.log_end()))?;
         }
         if let Some(bytes) = producers {
             let at = self.log.log_end();

@@ -24,6 +24,7 @@ use walser_record_batch::BatchHeader;
 
 use crate::active::ActiveSegment;
 use crate::checkpoint::{Checkpoint, Marks, Slot};
+use crate::compaction::CompactedTo;
 use crate::directory_names::DirectoryNames;
 use crate::disk::Open;
 use crate::flush::Flushing;
@@ -135,8 +136,7 @@ pub struct Log {
     opened_at: Timestamp,
     /// Space that was filled ahead before a kill lies behind the log end: the file is longer than what is in it.
     zeros_behind_end: bool,
-    /// Everything below was compacted. Exclusive.
-    compacted: Offset,
+    compacted: CompactedTo,
     /// Segments below the log start whose files are still there: found at opening.
     deleted: Vec<Arc<Segment>>,
     /// Offsets from which files say that records are damaged.

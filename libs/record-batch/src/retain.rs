@@ -36,7 +36,7 @@ pub enum Retained {
     Some(Vec<u8>),
     /// No record.
     Nothing,
-    /// All of it, although some records were to go: what is left would be a batch that no reader takes.
+    /// All of it, although some records were to go: what is left would be a batch that no reader takes, or twice as large.
     TooLarge,
 }
 
@@ -83,8 +83,10 @@ pub fn retain(
     let tombstones = kept.iter().any(|raw| raw.value.is_none());
     let fits = |begins: &Timestamp| kept.iter().all(|raw| time(header, raw).checked_sub(*begins).is_some());
     let begins = horizon.filter(|_| tombstones && known.is_none()).filter(fits);
-    // One that is larger than it was is not larger than what can be written.
-    let bytes_max = batch.len().max(usize::try_from(MESSAGE_BYTES_CEILING).unwrap_or(usize::MAX));
+    // Compressed anew with another level, what is left may be larger than all of it was. Not by so much that a segment
+    // would outgrow what its index can address, and never larger than what can be written.
+    let ceiling = usize::try_from(MESSAGE_BYTES_CEILING).unwrap_or(usize::MAX);
+    let bytes_max = batch.len().saturating_mul(2).min(ceiling).max(batch.len());
     for begins in [begins, None] {
         if begins.is_none() && kept.len() == usize::try_from(header.record_count).unwrap_or(0) {
             return Ok(Retained::All);

@@ -113,7 +113,7 @@ impl Output<'_> {
             Ok(Retained::All) => self.put(bytes),
             // What cannot be decoded has no keys, and stays for whoever can.
             Ok(Retained::TooLarge) | Err(_) => {
-                pass.tombstones_stay = true;
+                pass.uncleaned = pass.uncleaned.min(header.base_offset);
                 self.put(bytes)
             }
         }
@@ -184,8 +184,8 @@ impl CompactionJob {
         if pass.map.latest(key).is_some_and(|latest| latest > record.offset) {
             return false;
         }
-        let floor = self.rules.tombstone_floor.min(pass.end);
+        let floor = self.rules.tombstone_floor.min(pass.end).min(pass.uncleaned);
         let over = record.offset < floor && horizon.is_some_and(|from| from < self.rules.now);
-        !record.tombstone || !over || pass.tombstones_stay
+        !record.tombstone || !over
     }
 }

@@ -4,12 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _};
-use walser_model::Offset;
+use walser_model::{Offset, Timestamp};
 
 use super::{Condition, Log, LogError};
 use crate::checked::{seal, take, unseal};
 use crate::compaction::{
-    ClosedSegment, Compactable, Compacted, CompactionJob, CompactionRules, CompactionStep, Replacement, swap,
+    ClosedSegment, Compactable, Compacted, CompactedTo, CompactionJob, CompactionRules, CompactionStep, NONE_UNCLEANED,
+    Replacement, swap,
 };
 use crate::disk::{out_of_files, out_of_space, read_file, remove_file_if_any};
 use crate::log_state::Replacing;
@@ -18,13 +19,13 @@ use crate::segment::Segment;
 /// Of the file that says up to where a log is compacted: where it is missing, all of it is compacted once more.
 pub(super) const COMPACTED_NAME: &str = "compacted";
 const MAGIC: &[u8; 4] = b"WCMP";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const FILE_BYTES_MAX: u64 = 64;
 
 impl Log {
     /// Everything below was compacted. Exclusive.
     pub fn compacted(&self) -> Offset {
-        self.compacted
+        self.compacted.end
     }
 
     /// Tombstones below may be gone: a log that ends before that may have what they deleted, and MUST NOT be made to follow
@@ -38,7 +39,7 @@ impl Log {
         let segments = self.state.segments();
         let mut found = Compactable::default();
         for (segment, end) in self.closed(&segments, up_to) {
-            if end <= self.compacted {
+            if end <= self.compacted.end {
                 found.clean_bytes += segment.size();
                 continue;
             }
@@ -76,13 +77,19 @@ impl Log {
         let all = self.state.segments().clone();
         let mut segments = Vec::new();
         for (segment, end) in self.closed(&all, up_to) {
-            // Where it cannot be read its age is not known either.
-            if segment.max_timestamp()?.map_or(true, |newest| newest > rules.newest) {
-                break;
+            // Of what was compacted the age was asked before.
+            if rules.newest < Timestamp::MAX && end > self.compacted.end {
+                let newest = segment.max_timestamp()?;
+                // There may be more of them than files may be open.
+                segment.close();
+                // Where it cannot be read its age is not known either.
+                if newest.map_or(true, |newest| newest > rules.newest) {
+                    break;
+                }
             }
             segments.push(ClosedSegment { segment: Arc::clone(segment), end });
         }
-        let Some(end) = segments.last().map(|last| last.end).filter(|end| *end > self.compacted) else {
+        let Some(end) = segments.last().map(|last| last.end).filter(|end| *end > self.compacted.end) else {
             return Ok(None);
         };
         let faulty = self.has_fault();
@@ -97,7 +104,8 @@ impl Log {
             generation: self.generation,
             names: self.names.clone(),
             segments,
-            from: self.compacted,
+            from: self.compacted.end,
+            uncleaned: if faulty { NONE_UNCLEANED } else { self.compacted.uncleaned },
             rules,
             last_of_producers: self.producers()?.last_batches(),
             segment_bytes: self.config.segment_bytes,
@@ -191,13 +199,14 @@ impl Log {
     }
 
     /// Notes up to where the log is compacted, and below what tombstones may be gone, durably.
-    pub(crate) fn write_compacted(&mut self, compacted: Offset, floor: Offset) -> io::Result<()> {
+    pub(crate) fn write_compacted(&mut self, compacted: CompactedTo, floor: Offset) -> io::Result<()> {
         let mut bytes = Vec::new();
         bytes.put_slice(MAGIC);
         bytes.put_u16(VERSION);
         bytes.put_u16(0);
-        bytes.put_i64(compacted.0);
+        bytes.put_i64(compacted.end.0);
         bytes.put_i64(floor.0);
+        bytes.put_i64(compacted.uncleaned.0);
         seal(&mut bytes, 0);
         self.names.replace_file(COMPACTED_NAME, &bytes)?;
         self.compacted = compacted;
@@ -209,9 +218,9 @@ impl Log {
     pub(super) fn take_compacted(&mut self) -> io::Result<()> {
         let (known, floor) = self.read_compacted()?;
         let end = self.log_end();
-        self.compacted = known.min(end);
+        self.compacted = known.cut(end);
         self.state.set_tombstone_floor(floor.min(end));
-        if known.max(floor) > end && self.condition == Condition::Healthy {
+        if known.end.max(floor) > end && self.condition == Condition::Healthy {
             self.write_compacted(self.compacted, floor.min(end))?;
         }
         Ok(())
@@ -220,22 +229,23 @@ impl Log {
     /// Both are at most where a log ends that was cut.
     pub(super) fn cut_compacted(&mut self, to: Offset) -> io::Result<()> {
         let floor = self.tombstone_floor();
-        if self.compacted.max(floor) > to {
-            self.write_compacted(self.compacted.min(to), floor.min(to))?;
+        if self.compacted.end.max(floor) > to {
+            self.write_compacted(self.compacted.cut(to), floor.min(to))?;
         }
         Ok(())
     }
 
     /// What the file says. Where it is damaged nothing is compacted, and any tombstone may be gone.
-    fn read_compacted(&self) -> io::Result<(Offset, Offset)> {
+    fn read_compacted(&self) -> io::Result<(CompactedTo, Offset)> {
         let bytes = read_file(&**self.names.disk(), &self.names.path().join(COMPACTED_NAME), FILE_BYTES_MAX)?;
-        let Some(bytes) = bytes else { return Ok((Offset::ZERO, Offset::ZERO)) };
+        let Some(bytes) = bytes else { return Ok((CompactedTo::NONE, Offset::ZERO)) };
         let known = unseal(&bytes).and_then(|mut body| {
             let (magic, version) = (take(&mut body)?, body.try_get_u16().ok()?);
             body.try_get_u16().ok().filter(|_| &magic == MAGIC && version == VERSION)?;
-            Some((body.try_get_i64().ok()?, body.try_get_i64().ok()?))
+            let mut next = || Some(Offset(body.try_get_i64().ok().filter(|offset| *offset >= 0)?));
+            let (end, floor, uncleaned) = (next()?, next()?, next()?);
+            Some((CompactedTo { end, uncleaned }, floor))
         });
-        let (compacted, floor) = known.unwrap_or((0, i64::MAX));
-        Ok((Offset(compacted.max(0)), Offset(floor.max(0))))
+        Ok(known.unwrap_or((CompactedTo::NONE, Offset(i64::MAX))))
     }
 }

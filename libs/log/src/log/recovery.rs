@@ -19,7 +19,7 @@ use super::compaction::COMPACTED_NAME;
 use super::findings::{CutTail, Recovery};
 use super::{Condition, KEPT_PREFIX, Log, LogConfig, LogError, damage};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
-use crate::compaction::swap;
+use crate::compaction::{CompactedTo, swap};
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs::{self, Epochs};
@@ -120,7 +120,7 @@ impl Log {
             condition: Condition::Healthy,
             opened_at: now,
             zeros_behind_end: false,
-            compacted: Offset::ZERO,
+            compacted: CompactedTo::NONE,
             deleted,
             damage_notes,
             #[cfg(feature = "faults")]

@@ -417,6 +417,28 @@ fn tombstones_stay_behind_what_cannot_be_decoded() {
     }
 }
 
+/// What they delete stays in a batch that cannot be written without it, also when a later job does not know that any more.
+#[test]
+fn tombstones_stay_behind_a_batch_that_cannot_be_made_smaller() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+    let noise: Vec<u8> = (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let mut builder = BatchBuilder::new(Compression::Zstd, 0);
+    // Without the noise the rest compresses so well that no reader would take it.
+    for (key, value) in [(1, &noise), (2, &vec![0; 40 << 20])] {
+        builder.append(&RecordFields { timestamp: 1, key: Some(&[key]), value: Some(value), headers: &[] });
+    }
+    append_built(&mut site, &builder.build(Producer::NONE));
+    append(&mut site, Compression::None, &[(1, true)], Producer::NONE);
+    for time in [1_000, 2_000, 3_000, 4_000] {
+        close_last(&mut site);
+        assert!(compact(&mut site, rules(time)));
+        let found = newest(&seen(&site));
+        assert_eq!(found[&vec![1]].1, None, "a deleted key is back after {time}");
+        let disk = site.disk.clone();
+        site.restart_on(disk, small());
+    }
+}
+
 /// What stands for records that have gone may span more offsets than an index has room for, and has no time.
 #[test]
 fn empty_batches_are_appended_as_others_are() {
