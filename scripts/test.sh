@@ -48,6 +48,8 @@ features=walser/etcd,walser-controller/etcd,walser-metastore/etcd
 # which would be built twice.
 cargo build --workspace --exclude walser-sim --bins --tests --features "$features"
 export WALSER_BINARY="$target/debug/walser"
+# Most tests wait for processes most of the time.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 3 / 2))}
 status=0
 cargo test --workspace --exclude walser-sim --features "$features" --no-fail-fast -- "$@" || status=$?
 cargo test -p walser-sim --no-fail-fast -- "$@" || status=$?

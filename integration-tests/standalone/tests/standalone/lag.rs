@@ -8,7 +8,7 @@ use crate::replicated::{Nodes, all_in_sync, leader, partitions};
 use crate::server::{cli_at, place, write};
 
 /// The value of a metric without labels.
-fn value(admin: &str, name: &str) -> f64 {
+pub(crate) fn value(admin: &str, name: &str) -> f64 {
     let text = get_from(admin, "/metrics");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_default();
     line.parse().unwrap_or_else(|_| panic!("{name}: {text}"))
