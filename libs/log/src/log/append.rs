@@ -48,8 +48,10 @@ impl Log {
         if self.epoch_on_disk >= begun { begun } else { LeaderEpoch::NONE }
     }
 
-    /// Whether a batch can be appended without waiting for the disk, behind `before` bytes that come first.
+    /// Whether a batch can be appended without waiting for the disk, behind `before` bytes that come first. It has the
+    /// offsets that it would have then.
     pub fn admission(&self, before: usize, batch: &BatchHeader) -> Admission {
+        debug_assert!(batch.base_offset >= self.log_end(), "{} lies below {}", batch.base_offset, self.log_end());
         match &self.active {
             Some(active) if self.producers.is_some() => {
                 active.admission(before, batch, self.config.segment_bytes, self.segment_age_millis())

@@ -205,19 +205,22 @@ impl Partition {
 
     /// Whether the first write that waits can be appended at once; `None`: none waits.
     fn next_admission(&self, now: Timestamp) -> Option<Admission> {
-        self.incoming.front().map(|job| self.log.admission(0, &self.stamped(job, now)))
+        self.incoming.front().map(|job| self.log.admission(0, &self.stamped(job, self.log.log_end(), now)))
     }
 
-    /// The header of a batch as it would be appended now, but for its offset.
-    fn stamped(&self, job: &AppendJob, now: Timestamp) -> BatchHeader {
+    /// The header of a batch as it would be appended now at an offset.
+    fn stamped(&self, job: &AppendJob, base_offset: Offset, now: Timestamp) -> BatchHeader {
         let max_timestamp = self.append_time(now).unwrap_or(job.header.max_timestamp);
-        BatchHeader { max_timestamp, ..job.header }
+        BatchHeader { base_offset, max_timestamp, ..job.header }
     }
 
     /// Makes the log ready for the first write that waits. Blocks as long as the disk takes.
     pub(crate) fn prepare(&mut self, context: &ShardContext) {
         let now = context.clock.now_millis();
-        let next = self.next_pushed().copied().or_else(|| self.incoming.front().map(|job| self.stamped(job, now)));
+        let next = self
+            .next_pushed()
+            .copied()
+            .or_else(|| self.incoming.front().map(|job| self.stamped(job, self.log.log_end(), now)));
         let Some(next) = next else { return };
         self.unprepared = match self.log.prepare_append(&next, now) {
             // While an extension runs, the write waits for that.
@@ -257,7 +260,7 @@ impl Partition {
         while let Some(job) = self.incoming.pop_front() {
             let before = group.run.len();
             let full = !group.headers.is_empty() && before + job.batch.len() > RUN_BYTES_MAX;
-            let fits = self.log.admission(before, &self.stamped(&job, now)) == Admission::Fits;
+            let fits = self.log.admission(before, &self.stamped(&job, next_offset, now)) == Admission::Fits;
             if full || (!fits && refusal.is_none()) {
                 self.incoming.push_front(job);
                 break;
@@ -355,7 +358,7 @@ impl Partition {
         if job.acks != Acks::All {
             context.registry.check_contact(self.log.partition(), &self.handle)?;
         }
-        let header = BatchHeader { base_offset: next_offset, ..self.stamped(job, now) };
+        let header = self.stamped(job, next_offset, now);
         if let Some(refusal) = refusal.filter(|_| !self.log.knows_producers()) {
             return Err(refusal.clone());
         }

@@ -163,3 +163,22 @@ fn a_read_that_does_not_wait_is_answered_at_once() {
         other => panic!("{other:?}"),
     }
 }
+
+/// Behind the first segment, too: batches come with the offsets of their producers, which begin at 0.
+#[test]
+fn segments_are_filled_before_others_begin() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    // Four batches are a segment.
+    lead_as(&mut shard, 0, &[1], TopicConfig { segment_bytes: 4 << 10, ..TopicConfig::default() });
+    for pushed_at_once in [1, 2, 5] {
+        for _ in 0..(40 / pushed_at_once) {
+            (0..pushed_at_once).for_each(|_| drop(push(&mut shard, 0, AppendPermit::uncounted())));
+            turn(&mut shard);
+            flush(&mut shard);
+        }
+    }
+    let entries = disk.list(&shard.context.directory.partition_dir(partition(0))).unwrap();
+    let segments = entries.iter().filter(|entry| entry.name.ends_with(".log")).count();
+    assert_eq!(segments, 30, "120 batches");
+}
