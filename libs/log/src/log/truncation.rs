@@ -24,13 +24,15 @@ struct CutPlace {
     position: u64,
     /// The offset of the batch there.
     offset: Offset,
-    /// What is written there: the part before the cut of a batch that stands for records which compaction has dropped.
+    /// What is written there: the part before the cut of a batch that stands for records which compaction has dropped, or
+    /// of which all before the cut are deleted.
     part: Option<[u8; HEADER_LEN]>,
 }
 
 impl CutPlace {
-    /// The place before `to`: a batch that starts there, or the end of the segment. `None`: it is inside a batch with records.
-    fn find(segment: &Segment, to: Offset) -> io::Result<Option<Self>> {
+    /// The place before `to`: a batch that starts there, or the end of the segment. `None`: it is inside a batch with
+    /// records, some of which stay.
+    fn find(segment: &Segment, to: Offset, log_start: Offset) -> io::Result<Option<Self>> {
         let file = segment.file(Open::Read)?;
         let mut scan = Scan::new(&*file, segment.position_for(to)?, segment.size());
         loop {
@@ -45,7 +47,7 @@ impl CutPlace {
             if offset == to {
                 return Ok(Some(Self { position, offset, part: None }));
             }
-            let part = (header.record_count == 0).then(|| {
+            let part = (header.record_count == 0 || to == log_start).then(|| {
                 let BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence, .. } = header;
                 empty_batch(offset, to, header.leader_epoch, Producer { id, epoch, base_sequence })
             });
@@ -61,7 +63,7 @@ impl Log {
     ///
     /// # Errors
     /// After an I/O error the log is out of service; opening it again completes or undoes the cut.
-    /// [`LogError::OutOfRange`] when `to` is outside the log or inside a batch, [`LogError::Busy`] while a flush or an
+    /// [`LogError::OutOfRange`] when `to` is outside the log, or inside a batch and not the log start; [`LogError::Busy`] while a flush or an
     /// extension runs.
     pub fn truncate(&mut self, to: Offset, maybe_committed: bool) -> Result<Option<PathBuf>, LogError> {
         self.writable()?;
@@ -76,7 +78,7 @@ impl Log {
         }
         let segments = self.state.segments().clone();
         let at = segments.partition_point(|segment| segment.base <= to).saturating_sub(1);
-        let place = CutPlace::find(&segments[at], to)?.ok_or(out_of_range)?;
+        let place = CutPlace::find(&segments[at], to, start)?.ok_or(out_of_range)?;
         let gives_up = maybe_committed || to < self.marks.high_watermark;
         let kept = gives_up.then(|| self.keep(&LogPosition { segment: at, position: place.position }, to)).transpose();
         let outcome = kept.map_err(LogError::from).and_then(|kept| self.cut(&segments, at, &place, to).map(|()| kept));

@@ -439,6 +439,27 @@ fn tombstones_stay_behind_a_batch_that_cannot_be_made_smaller() {
     }
 }
 
+/// All that a replica has in common with another one may be deleted here, up to the middle of a batch.
+#[test]
+fn a_log_is_cut_to_its_start_inside_of_a_batch() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    for batch in 0..2_u8 {
+        let keys: Vec<_> = (0..10).map(|key| (batch * 10 + key, false)).collect();
+        append(&mut site, Compression::None, &keys, Producer::NONE);
+    }
+    site.flush().unwrap();
+    site.log.delete_records(Offset(15), 0).unwrap();
+    assert!(matches!(site.log.truncate(Offset(17), false), Err(LogError::OutOfRange { .. })));
+    site.log.truncate(Offset(15), false).unwrap();
+    for restarted in [false, true] {
+        assert_eq!((site.log.log_start(), site.log.log_end()), (Offset(15), Offset(15)), "restarted: {restarted}");
+        let disk = site.disk.lose_power(PowerLoss::Everything);
+        site.restart_on(disk, config());
+    }
+    append(&mut site, Compression::None, &[(1, false)], Producer::NONE);
+    assert_eq!(seen(&site).iter().map(|(offset, ..)| *offset).collect::<Vec<_>>(), [15]);
+}
+
 /// What stands for records that have gone may span more offsets than an index has room for, and has no time.
 #[test]
 fn empty_batches_are_appended_as_others_are() {
