@@ -24,3 +24,5 @@ mod producers;
 mod set_aside;
 #[path = "log/site.rs"]
 mod site;
+#[path = "log/uncleaned.rs"]
+mod uncleaned;

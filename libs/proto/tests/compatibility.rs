@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use prost::Message as _;
+use prost_types::method_options::IdempotencyLevel;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 fn describe(prefix: &str, message: &DescriptorProto, lines: &mut BTreeSet<String>) {
@@ -94,5 +95,18 @@ fn public_files_import_only_themselves_and_google_protobuf() {
             let allowed = line.contains("\"walser/v1/") || line.contains("\"google/protobuf/");
             assert!(allowed, "{name}: {line}");
         }
+    }
+}
+
+/// Callers repeat calls that only read where an answer is lost, and know them by their names: `Get` and `List`.
+#[test]
+fn what_is_called_get_or_list_has_no_side_effects() {
+    let set = FileDescriptorSet::decode(walser_proto::DESCRIPTORS).unwrap();
+    let methods = set.file.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
+    let named: Vec<_> = methods.filter(|it| it.name().starts_with("Get") || it.name().starts_with("List")).collect();
+    assert!(named.len() > 8, "{}", named.len());
+    for method in named {
+        let level = method.options.as_ref().map(|options| options.idempotency_level());
+        assert_eq!(level, Some(IdempotencyLevel::NoSideEffects), "{}", method.name());
     }
 }

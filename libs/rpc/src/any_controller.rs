@@ -47,16 +47,21 @@ pub(crate) fn any_of(controllers: &[Connection]) -> Option<Connection> {
     }
 }
 
-/// Whether another controller may take a call that has come to this: nothing was done.
-fn is_of_another(outcome: &Result<Response, ConnectionError>) -> bool {
+/// Whether a call only reads: its method says so by its name, as every method of the contract does.
+fn only_reads(head: &Parts) -> bool {
+    let method = head.uri.path().rsplit('/').next().unwrap_or_default();
+    method.starts_with("Get") || method.starts_with("List")
+}
+
+/// Whether another controller may take a call that has come to this: nothing was done, or nothing can have been.
+fn is_of_another(outcome: &Result<Response, ConnectionError>, reads: bool) -> bool {
     let status = match outcome {
         Ok(response) => tonic::Status::from_header_map(response.headers()),
         Err(error) => Some(error.status().clone()),
     };
-    status
-        .filter(|status| status.code() != tonic::Code::Ok)
-        .map(ApiError::from)
-        .is_some_and(|failure| failure.reason() == Reason::ControllerNotAvailable && failure.effect() == Effect::None)
+    status.filter(|status| status.code() != tonic::Code::Ok).map(ApiError::from).is_some_and(|failure| {
+        failure.reason() == Reason::ControllerNotAvailable && (reads || failure.effect() == Effect::None)
+    })
 }
 
 impl Service<Request> for AnyController {
@@ -99,7 +104,7 @@ impl AnyController {
             let request = http::Request::from_parts(head.clone(), Body::new(Full::new(body.clone())));
             let outcome = self.all[at].clone().oneshot(request).await;
             let next = (at + 1) % count;
-            let other = is_of_another(&outcome);
+            let other = is_of_another(&outcome, only_reads(head));
             // One whose connection broke may have done something: the next call goes to another one.
             self.latest.store(if other || outcome.is_err() { next } else { at }, Ordering::Relaxed);
             answered |= outcome.is_ok();
@@ -138,7 +143,12 @@ mod tests {
     }
 
     async fn call(connection: &Connection) -> Option<ApiError> {
-        let request = http::Request::new(Body::new(Full::new(b"what".as_slice().into())));
+        call_method(connection, "/walser.v1.TopicService/CreateTopic").await
+    }
+
+    async fn call_method(connection: &Connection, path: &str) -> Option<ApiError> {
+        let mut request = http::Request::new(Body::new(Full::new(b"what".as_slice().into())));
+        *request.uri_mut() = path.parse().unwrap();
         let response = connection.clone().oneshot(request).await.unwrap();
         Status::from_header_map(response.headers()).map(ApiError::from)
     }
@@ -180,5 +190,14 @@ mod tests {
         let any = any_of(&[first, second]).unwrap();
         assert!(call(&any).await.is_some());
         assert_eq!((of_first.load(Ordering::Relaxed), of_second.load(Ordering::Relaxed)), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn what_only_reads_is_asked_of_another_one_when_a_connection_breaks() {
+        let (first, of_first) = controller(|_| Err(not_leading().with_effect(Effect::Maybe)));
+        let (second, of_second) = controller(|_| Ok(()));
+        let any = any_of(&[first, second]).unwrap();
+        assert!(call_method(&any, "/walser.v1.TopicService/ListTopics").await.is_none());
+        assert_eq!((of_first.load(Ordering::Relaxed), of_second.load(Ordering::Relaxed)), (1, 1));
     }
 }

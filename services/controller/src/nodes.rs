@@ -23,7 +23,7 @@ use crate::turns::Turns;
 pub(crate) use elections::{Election, InHand, Known, Lacks, STEPPED_DOWN_MAX, Wish};
 pub(crate) use holdings::Holdings;
 pub(crate) use in_sync::Proposed;
-pub(crate) use wishes::{NodeWish, leads_for_others};
+pub(crate) use wishes::{NodeWish, lead_counts, leads_for_others};
 
 /// Decisions about nodes. Clones share everything.
 #[derive(Debug, Clone)]

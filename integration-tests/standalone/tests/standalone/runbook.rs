@@ -277,6 +277,14 @@ async fn controllers_that_are_down_are_named_also_where_none_is_left_to_say_it()
     create_replicated(&client, "t", 1, 2).await;
     all_in_sync(&client, "t").await;
     healthy(&address).await;
+    for hangs in ["1", "2"] {
+        up.act_ok(&["pause", "controller", hangs]);
+        let listed = cli_at(&address, &["topic", "list"], b"");
+        assert!(listed.status.success(), "the other one answers: {}", String::from_utf8_lossy(&listed.stderr));
+        shows(&address, "CONTROLLER_DOWN").await;
+        up.act_ok(&["resume", "controller", hangs]);
+        healthy(&address).await;
+    }
     up.act_ok(&["kill", "controller", "1"]);
     let text = shows(&address, "CONTROLLER_DOWN").await;
     let down = up.address("controller", 1, "internal");

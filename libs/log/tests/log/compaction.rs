@@ -8,22 +8,22 @@ use proptest::prelude::*;
 use walser_log::{CompactionJob, CompactionRules, LogConfig, LogError, MemoryDisk, PowerLoss};
 use walser_model::{Compression, Offset, Timestamp};
 use walser_record_batch::{
-    BatchBuilder, BatchHeader, Batches, Producer, RecordFields, Records, empty_batch, stamp_position, stamp_producer,
+    BatchBuilder, BatchHeader, Batches, Producer, RecordFields, Records, empty_batch, stamp_position,
 };
 
 use crate::site::{Site, config};
 
 /// What a reader is shown: offset, key and value.
-type Seen = Vec<(i64, Vec<u8>, Option<Vec<u8>>)>;
+pub(crate) type Seen = Vec<(i64, Vec<u8>, Option<Vec<u8>>)>;
 
 /// Of each key the newest record.
-type Newest = BTreeMap<Vec<u8>, (i64, Option<Vec<u8>>)>;
+pub(crate) type Newest = BTreeMap<Vec<u8>, (i64, Option<Vec<u8>>)>;
 
-fn small() -> LogConfig {
+pub(crate) fn small() -> LogConfig {
     LogConfig { segment_bytes: 2_000, ..config() }
 }
 
-fn rules(now: Timestamp) -> CompactionRules {
+pub(crate) fn rules(now: Timestamp) -> CompactionRules {
     CompactionRules {
         now,
         delete_retention: Duration::from_millis(100),
@@ -34,7 +34,7 @@ fn rules(now: Timestamp) -> CompactionRules {
 }
 
 /// Appends one batch; the value is the offset, or null.
-fn append(site: &mut Site, codec: Compression, keys: &[(u8, bool)], producer: Producer) {
+pub(crate) fn append(site: &mut Site, codec: Compression, keys: &[(u8, bool)], producer: Producer) {
     let base = site.log.log_end();
     let mut builder = BatchBuilder::new(codec, 0);
     for (offset, (key, deletes)) in (base.0..).zip(keys) {
@@ -50,7 +50,7 @@ fn append(site: &mut Site, codec: Compression, keys: &[(u8, bool)], producer: Pr
 }
 
 /// Everything that a reader sees; batches follow each other without a gap.
-fn seen(site: &Site) -> Seen {
+pub(crate) fn seen(site: &Site) -> Seen {
     let (reader, end) = (site.log.reader(), site.log.log_end());
     let (mut at, mut all) = (site.log.log_start(), Vec::new());
     while at < end {
@@ -70,7 +70,7 @@ fn seen(site: &Site) -> Seen {
     all
 }
 
-fn newest(seen: &Seen) -> Newest {
+pub(crate) fn newest(seen: &Seen) -> Newest {
     seen.iter().map(|(offset, key, value)| (key.clone(), (*offset, value.clone()))).collect()
 }
 
@@ -79,7 +79,7 @@ fn without_deleted(mut all: Newest) -> Newest {
     all
 }
 
-fn compact(site: &mut Site, rules: CompactionRules) -> bool {
+pub(crate) fn compact(site: &mut Site, rules: CompactionRules) -> bool {
     let end = site.log.log_end();
     let job = site.log.begin_compaction(end, rules).unwrap();
     job.is_some_and(|job| run(site, job).unwrap())
@@ -117,7 +117,7 @@ fn written(batches: &[Vec<(u8, bool)>], codec: Compression) -> Site {
 }
 
 /// Ends the last segment.
-fn close_last(site: &mut Site) {
+pub(crate) fn close_last(site: &mut Site) {
     let fill: Vec<_> = (0..8).map(|_| (255, false)).collect();
     for _ in 0..3 {
         append(site, Compression::None, &fill, Producer::NONE);
@@ -374,7 +374,7 @@ fn append_numbered(site: &mut Site, count: i64, deletes: bool) {
     append_built(site, &builder.build(Producer::NONE));
 }
 
-fn append_built(site: &mut Site, batch: &[u8]) {
+pub(crate) fn append_built(site: &mut Site, batch: &[u8]) {
     let mut batch = batch.to_vec();
     stamp_position(&mut batch, site.log.log_end(), site.epoch);
     let header = BatchHeader::parse(&batch).unwrap();
@@ -387,56 +387,6 @@ fn close_with(site: &mut Site, batches: usize) {
     let fill: Vec<_> = (0..8).map(|_| (255, false)).collect();
     (0..batches).for_each(|_| append(site, Compression::None, &fill, Producer::NONE));
     site.flush().unwrap();
-}
-
-/// Whoever can decode it may find what a tombstone behind it deletes.
-#[test]
-fn tombstones_stay_behind_what_cannot_be_decoded() {
-    for unreadable in [false, true] {
-        let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
-        append(&mut site, Compression::None, &[(1, false)], Producer::NONE);
-        if unreadable {
-            let mut batch = BatchBuilder::new(Compression::None, 0);
-            batch.append(&RecordFields { timestamp: 1, key: Some(b"k"), value: Some(b"v"), headers: &[] });
-            let mut batch = batch.build(Producer::NONE).to_vec();
-            *batch.last_mut().unwrap() ^= 0x7f;
-            // The checksum is right again.
-            stamp_producer(&mut batch, Producer::NONE.id, Producer::NONE.epoch, -1);
-            append_built(&mut site, &batch);
-        }
-        append(&mut site, Compression::None, &[(1, true)], Producer::NONE);
-        let tombstone = site.log.log_end().0 - 1;
-        for time in [1_000, 2_000, 3_000] {
-            close_last(&mut site);
-            assert!(compact(&mut site, rules(time)));
-        }
-        let (reader, end) = (site.log.reader(), site.log.log_end());
-        let slice = reader.read(Offset(tombstone), end, 1).unwrap();
-        let kept = BatchHeader::parse(&slice.batches).unwrap().record_count > 0;
-        assert_eq!(kept, unreadable);
-    }
-}
-
-/// What they delete stays in a batch that cannot be written without it, also when a later job does not know that any more.
-#[test]
-fn tombstones_stay_behind_a_batch_that_cannot_be_made_smaller() {
-    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
-    let noise: Vec<u8> = (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    let mut builder = BatchBuilder::new(Compression::Zstd, 0);
-    // Without the noise the rest compresses so well that no reader would take it.
-    for (key, value) in [(1, &noise), (2, &vec![0; 40 << 20])] {
-        builder.append(&RecordFields { timestamp: 1, key: Some(&[key]), value: Some(value), headers: &[] });
-    }
-    append_built(&mut site, &builder.build(Producer::NONE));
-    append(&mut site, Compression::None, &[(1, true)], Producer::NONE);
-    for time in [1_000, 2_000, 3_000, 4_000] {
-        close_last(&mut site);
-        assert!(compact(&mut site, rules(time)));
-        let found = newest(&seen(&site));
-        assert_eq!(found[&vec![1]].1, None, "a deleted key is back after {time}");
-        let disk = site.disk.clone();
-        site.restart_on(disk, small());
-    }
 }
 
 /// All that a replica has in common with another one may be deleted here, up to the middle of a batch.

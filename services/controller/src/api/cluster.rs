@@ -1,5 +1,6 @@
 //! `ClusterService` and `OperationService`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use super::paging::{after_token, page, page_size};
 use crate::cluster_view::ClusterView;
 use crate::nodes::{self, NodeWish};
 use crate::restore::{self, Accepted};
+use crate::sessions::Session;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -66,7 +68,8 @@ impl ClusterService for Controller {
             wanted.retain(|(_, node)| request.roles.iter().any(|role| node.registration.roles.contains(role)));
         }
         let (wanted, next_page_token) = page(wanted, size, &query, |(node, _)| node.to_string());
-        let nodes = wanted.into_iter().map(|(node, entry)| self.wire_node(&view, node, entry)).collect();
+        let leads = nodes::lead_counts(&view);
+        let nodes = wanted.into_iter().map(|(node, entry)| self.wire_node(&view, &leads, node, entry)).collect();
         Ok(Response::new(pb::ListNodesResponse { nodes, next_page_token }))
     }
 
@@ -114,7 +117,9 @@ impl ClusterService for Controller {
         let (cordoned, drained) = (entry.liveness.cordoned, entry.liveness.drained);
         let (client_id, client_address) = (caller.client_id(), caller.address());
         tracing::info!(client_id, client_address, %node, cordoned, drained, "node changed on request");
-        Ok(Response::new(pb::UpdateNodeResponse { node: Some(self.wire_node(&view, node, entry)) }))
+        Ok(Response::new(pb::UpdateNodeResponse {
+            node: Some(self.wire_node(&view, &nodes::lead_counts(&view), node, entry)),
+        }))
     }
 
     async fn finalize_upgrade(
@@ -180,13 +185,20 @@ impl Controller {
     pub(super) fn is_away(&self, node: NodeId, entry: &NodeEntry) -> bool {
         let now = self.clock.monotonic();
         let unheard = || self.sessions.get(node).is_none_or(|session| session.given);
-        entry.liveness.fenced
+        self.is_down(node, entry)
             || self.refused.refuses(node, &entry.registration, now)
             || (self.refused.claimed(node, now) && unheard())
     }
 
+    /// Whether a node is out of service, or is to be: while the store takes no writes that cannot be written down.
+    pub(super) fn is_down(&self, node: NodeId, entry: &NodeEntry) -> bool {
+        let now = self.clock.monotonic();
+        let silent = |session: Session<_>| now.saturating_sub(session.heard) > self.config.session;
+        entry.liveness.fenced || self.sessions.get(node).is_some_and(silent)
+    }
+
     /// A node as clients see it.
-    fn wire_node(&self, view: &ClusterView, node: NodeId, entry: &NodeEntry) -> pb::Node {
+    fn wire_node(&self, view: &ClusterView, leads: &HashMap<NodeId, i32>, node: NodeId, entry: &NodeEntry) -> pb::Node {
         let session = self.sessions.get(node);
         let state = match &entry.liveness {
             _ if self.is_away(node, entry) => pb::NodeState::Down,
@@ -197,6 +209,8 @@ impl Controller {
         };
         let mut storage = session.as_ref().map(|session| session.stats.clone());
         if let Some(storage) = &mut storage {
+            // One that hangs does not know who leads by now.
+            storage.leader_count = leads.get(&node).copied().unwrap_or(0);
             storage.replica_count = storage.replica_count.max(storage.leader_count);
         }
         let mut registered = wire_registration(node, &entry.registration);

@@ -29,13 +29,13 @@ impl Controller {
         issues.extend(none_heard.then(no_node_issue));
         issues.extend(self.writes.problem().map(|problem| store_issue(&problem)));
         issues.extend(self.problems.load().into_iter().map(store_part_issue));
-        let none_left = registered(view).all(|(_, entry)| entry.liveness.fenced);
+        let none_left = registered(view).all(|(node, entry)| self.is_down(node, entry));
         let availability = self.availability(view);
         let mut away = false;
         for (node, entry) in registered(view) {
             let session = self.sessions.get(node);
             away |= self.is_away(node, entry);
-            if entry.liveness.fenced {
+            if self.is_down(node, entry) {
                 issues.push(down_issue(node, none_left, session.as_ref().map(|session| session.heard_ms)));
             }
             let stats = session.map(|session| session.stats).unwrap_or_default();

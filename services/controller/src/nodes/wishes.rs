@@ -1,6 +1,7 @@
 //! What operators want of a node: that it gets no new replicas, that it leads nothing. The decisions that follow find it in
 //! the metadata.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use walser_metadata::value::NodeLiveness;
@@ -30,6 +31,15 @@ pub(crate) fn leads_for_others(view: &ClusterView, node: NodeId) -> bool {
     };
     let states = view.metadata.partitions().map(|partition| &partition.record.state);
     states.filter(|state| state.leader == Some(node)).any(|state| state.isr.iter().any(could))
+}
+
+/// How many partitions each node leads, as the metadata has it.
+pub(crate) fn lead_counts(view: &ClusterView) -> HashMap<NodeId, i32> {
+    let mut counts = HashMap::new();
+    for leader in view.metadata.partitions().filter_map(|partition| partition.record.state.leader) {
+        *counts.entry(leader).or_insert(0) += 1;
+    }
+    counts
 }
 
 fn no_such_node(view: &ClusterView, node: NodeId) -> ApiError {

@@ -190,15 +190,15 @@ impl ClusterApi {
             Err(status) => (controllers::without_leader(&self.metadata, status.into())?, false),
         };
         if let Some(health) = &mut cluster.health {
-            self.add_unserved(health, known).await;
+            self.add_unserved(health, known, led).await;
         }
         Ok((cluster, led))
     }
 
     /// Adds the partitions that clients of this gateway cannot reach: every leader is asked, along the way that reads
     /// and writes take. What the controller has named already is not repeated. `known`: partitions that were known here
-    /// before the controller counted them.
-    async fn add_unserved(&self, health: &mut pb::ClusterHealth, known: usize) {
+    /// before the controller counted them. `led`: a controller has named those without a leader.
+    async fn add_unserved(&self, health: &mut pb::ClusterHealth, known: usize, led: bool) {
         let expected = usize::try_from(health.partition_count).unwrap_or(0);
         if known < expected {
             // A change that the controller has counted may still be on its way here.
@@ -209,7 +209,7 @@ impl ClusterApi {
         let topics: Vec<_> = view.topics().cloned().collect();
         let figures = self.leaders.figures(&topics).await;
         add_lag(health, &figures);
-        let mut missing = unserved(&figures, &topics);
+        let mut missing = unserved(&figures, &topics, led);
         let named: HashSet<&str> = health.issues.iter().flat_map(|issue| &issue.objects).map(String::as_str).collect();
         missing.retain(|object, _| !named.contains(object.as_str()));
         if !missing.is_empty() {
@@ -219,7 +219,7 @@ impl ClusterApi {
             self.metadata.wait_until(VIEW_DELAY_MAX, gone).await;
             let view = self.metadata.view();
             let topics: Vec<_> = topics.iter().filter_map(|topic| view.topic(*topic).cloned()).collect();
-            let still = unserved(&self.leaders.figures(&topics).await, &topics);
+            let still = unserved(&self.leaders.figures(&topics).await, &topics, led);
             missing.retain(|object, topic| still.get(object) == Some(topic));
         }
         let mut missing: Vec<_> = missing.into_keys().collect();
@@ -241,12 +241,13 @@ impl ClusterApi {
     }
 }
 
-/// The partitions of some topics that their leaders do not serve, with their topics.
-fn unserved(figures: &Figures, topics: &[Arc<TopicView>]) -> HashMap<String, TopicId> {
+/// The partitions of some topics that their leaders do not serve, with their topics; those that have none only where no
+/// controller is there (`led`), which names them.
+fn unserved(figures: &Figures, topics: &[Arc<TopicView>], led: bool) -> HashMap<String, TopicId> {
     let mut unserved = HashMap::new();
     for topic in topics {
         for (number, leader, _) in topic.leaders() {
-            if leader.is_some() && !figures.served(&topic.name, number.0) {
+            if (leader.is_some() || !led) && !figures.served(&topic.name, number.0) {
                 unserved.insert(format!("topics/{}/partitions/{number}", topic.name), topic.id);
             }
         }

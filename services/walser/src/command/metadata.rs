@@ -206,7 +206,9 @@ async fn accept_restore(arguments: AcceptRestoreArgs) -> Result<ExitCode, CliErr
 
 /// Waits until no storage node that is there refuses the metadata any more: only then is it known what it does not know.
 async fn until_obeyed(server: &Server) -> Result<(), CliError> {
-    let refuses = |issue: &pb::HealthIssue| issue.code == "METADATA_ROLLBACK";
+    // Without a controller nobody knows.
+    let open = ["METADATA_ROLLBACK", "CONTROLLER_NOT_AVAILABLE"];
+    let refuses = |issue: &pb::HealthIssue| open.contains(&issue.code.as_str());
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < OBEYED_WITHIN {
         let answer = server.answered(server.client.cluster().get_cluster(pb::GetClusterRequest {}).await)?;

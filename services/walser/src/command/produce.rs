@@ -177,7 +177,9 @@ async fn known_obstacle(client: &Client, topic: &str, partition: i32) -> String 
             || *object == own
             || object.strip_prefix(&own).is_some_and(|rest| rest.starts_with('/'))
     };
-    let issue = issues.into_iter().find(|issue| issue.objects.first().is_none_or(concerns));
+    let concerns =
+        |issue: &pb::HealthIssue| issue.code != "CONTROLLER_DOWN" && issue.objects.first().is_none_or(concerns);
+    let issue = issues.into_iter().find(concerns);
     match issue {
         Some(issue) => format!("{} ({})", issue.message, issue.code),
         None => "neither the partition nor the cluster reports a problem".to_owned(),

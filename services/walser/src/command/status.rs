@@ -18,6 +18,8 @@ use crate::{message, output::to_terminal};
 
 /// The exit code of a server that is not healthy.
 const NOT_HEALTHY: u8 = 10;
+/// The code of a problem: no controller leads.
+const NOT_LED: &str = "CONTROLLER_NOT_AVAILABLE";
 /// What was asked before an answer that took longer is asked for once more.
 const OUTDATED_AFTER: Duration = Duration::from_secs(1);
 /// Moves to the upper left corner and clears what is below (ECMA-48: CUP, ED).
@@ -76,15 +78,29 @@ async fn again(server: &Server, pause: Duration) -> Seen {
 }
 
 async fn look(server: &Server) -> Result<Seen, CliError> {
-    let mut client = server.client.cluster();
-    // What is wrong is asked last: a node that is shown as down is told there, too.
-    let mut nodes = node::nodes_while_led(server).await?;
     let asked = Instant::now();
-    let cluster = server.answered(client.get_cluster(pb::GetClusterRequest {}).await)?;
-    if asked.elapsed() > OUTDATED_AFTER {
+    // At the same time: while no controller leads, one is waited for.
+    let (nodes, cluster) = tokio::join!(node::nodes_while_led(server), cluster(server));
+    let (mut nodes, mut cluster) = (nodes?, cluster?);
+    let down = |node: &pb::Node| node.state() == pb::NodeState::Down;
+    let changing = asked.elapsed() > OUTDATED_AFTER || nodes.as_ref().is_none_or(|nodes| nodes.iter().any(down));
+    if changing && is_led(&cluster) {
         nodes = node::nodes_while_led(server).await?;
+        // What is wrong is asked last: a node that is shown as down is told there, too.
+        cluster = self::cluster(server).await?;
     }
-    Ok(Seen { at: Instant::now(), cluster: cluster.cluster.unwrap_or_default(), nodes })
+    Ok(Seen { at: Instant::now(), cluster, nodes })
+}
+
+async fn cluster(server: &Server) -> Result<pb::Cluster, CliError> {
+    let answer = server.answered(server.client.cluster().get_cluster(pb::GetClusterRequest {}).await)?;
+    Ok(answer.cluster.unwrap_or_default())
+}
+
+/// Whether a controller has answered.
+fn is_led(cluster: &pb::Cluster) -> bool {
+    let issues = cluster.health.iter().flat_map(|health| &health.issues);
+    issues.into_iter().all(|issue| issue.code != NOT_LED)
 }
 
 fn is_healthy(seen: &Seen) -> bool {
