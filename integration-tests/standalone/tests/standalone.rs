@@ -36,6 +36,8 @@ mod fault_rows;
 mod faults;
 #[path = "standalone/generated_client.rs"]
 mod generated_client;
+#[path = "standalone/hung_disk.rs"]
+mod hung_disk;
 #[path = "standalone/hurt_copies.rs"]
 mod hurt_copies;
 #[path = "standalone/inspect.rs"]

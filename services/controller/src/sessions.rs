@@ -42,6 +42,8 @@ pub(crate) struct Sessions<S> {
 #[derive(Debug)]
 struct Inner<S> {
     by_node: HashMap<NodeId, Session<S>>,
+    /// What nodes said last whose sessions have ended.
+    said_last: HashMap<NodeId, S>,
     /// Nodes whose connection has broken, with their epochs, and since when in monotonic time: they have not been heard since.
     lost: HashMap<NodeId, (Revision, Duration)>,
     /// Nodes that may stop, with their epochs.
@@ -62,6 +64,7 @@ impl<S> Default for Sessions<S> {
     fn default() -> Self {
         let inner = Inner {
             by_node: HashMap::new(),
+            said_last: HashMap::new(),
             lost: HashMap::new(),
             may_stop: HashMap::new(),
             refused: HashMap::new(),
@@ -78,6 +81,7 @@ impl<S: Clone> Sessions<S> {
     pub(crate) fn beat(&self, node: NodeId, session: Session<S>) {
         let mut inner = self.inner.lock();
         inner.lost.remove(&node);
+        inner.said_last.remove(&node);
         inner.by_node.insert(node, session);
     }
 
@@ -132,9 +136,15 @@ impl<S: Clone> Sessions<S> {
     pub(crate) fn end(&self, node: NodeId, node_epoch: Revision) {
         let mut inner = self.inner.lock();
         if inner.by_node.get(&node).is_some_and(|session| session.node_epoch == node_epoch) {
-            inner.by_node.remove(&node);
+            let ended = inner.by_node.remove(&node);
+            inner.said_last.extend(ended.map(|session| (node, session.stats)));
             inner.lost.remove(&node);
         }
+    }
+
+    /// What a node has said last whose session has ended.
+    pub(crate) fn said_last(&self, node: NodeId) -> Option<S> {
+        self.inner.lock().said_last.get(&node).cloned()
     }
 
     /// Nodes that want to stop and are not told yet that they may, with their epochs.

@@ -43,6 +43,12 @@ pub const KEYS: &[Key] = &[
         doc: "Appends are refused while less than this is free. -1: 5 % of the disk, at least 16 MiB, at most 1 GiB or a quarter of it.",
     },
     Key {
+        name: "storage.disk.stall.ms",
+        kind: Kind::Millis(1000, 86_400_000),
+        default: "10000",
+        doc: "A write or sync that takes longer than this does not end: the node steps back, until it has ended. In whole seconds.",
+    },
+    Key {
         name: "storage.retention.check.ms",
         kind: Kind::Millis(100, 86_400_000),
         default: "10000",
@@ -99,6 +105,8 @@ pub struct Config {
     pub tail_bytes: usize,
     /// Free bytes below which appends are refused; `None`: by the size of the disk.
     pub reserve_bytes: Option<u64>,
+    /// A write or sync that takes longer does not end.
+    pub disk_stall: Duration,
     /// Time between retention checks.
     pub retention_check: Duration,
     /// What a compaction may take.
@@ -136,6 +144,7 @@ impl Config {
             append_bytes_max: settings.number("storage.append.bytes.max"),
             tail_bytes: settings.number("storage.tail.cache.bytes"),
             reserve_bytes: u64::try_from(reserve).ok(),
+            disk_stall: settings.duration("storage.disk.stall.ms"),
             retention_check: settings.duration("storage.retention.check.ms"),
             compaction: CompactionLimits {
                 memory_bytes: settings.number("storage.compaction.memory.bytes"),

@@ -9,6 +9,7 @@ use walser_model::Clock;
 use walser_service::{Shutdown, vital};
 
 use crate::metrics::StorageMetrics;
+use crate::stalls::{Stalls, Worker};
 
 /// Threads for maintenance that somebody waits for: what takes time is the disk, not the processor.
 const PREPARE_THREADS: usize = 2;
@@ -38,6 +39,12 @@ impl DiskLane {
     /// In the order of their numbers.
     const ALL: [Self; 7] =
         [Self::Flush, Self::LazyFlush, Self::Extend, Self::Prepare, Self::Awaited, Self::Upkeep, Self::Compact];
+
+    /// Whether a job that takes long says that the disk hangs. Others may read a log as a whole, or write what a second of
+    /// page cache holds.
+    fn ends_soon(self) -> bool {
+        self == Self::Flush
+    }
 
     /// The name of its threads, and how many there are.
     fn threads(self, flush_threads: usize) -> (&'static str, usize) {
@@ -110,8 +117,8 @@ impl<J: DiskJob> DiskThreads<J> {
     /// Starts the threads; `flush_threads` of them for flushes.
     pub(crate) fn start(
         flush_threads: usize,
-        clock: &Arc<dyn Clock>,
-        metrics: &StorageMetrics,
+        stalls: &Stalls,
+        (clock, metrics): (&Arc<dyn Clock>, &StorageMetrics),
         shutdown: &Shutdown,
     ) -> io::Result<(Self, Vec<std::thread::JoinHandle<()>>)> {
         let disk_threads = Self::default();
@@ -120,7 +127,8 @@ impl<J: DiskJob> DiskThreads<J> {
             let (name, count) = lane.threads(flush_threads);
             for number in 0..count {
                 let (lanes, clock, metrics) = (disk_threads.clone(), Arc::clone(clock), metrics.clone());
-                let run = move || lanes.jobs(lane).run(&*clock, &metrics);
+                let worker = lane.ends_soon().then(|| stalls.worker());
+                let run = move || lanes.jobs(lane).run(worker.as_ref(), (&*clock, &metrics));
                 threads.push(vital::thread(format!("{name}-{number}"), shutdown, run)?);
             }
         }
@@ -168,9 +176,13 @@ impl<J: DiskJob> Jobs<J> {
         }
     }
 
-    fn run(&self, clock: &dyn Clock, metrics: &StorageMetrics) {
+    fn run(&self, worker: Option<&Worker>, (clock, metrics): (&dyn Clock, &StorageMetrics)) {
         while let Some(job) = self.next() {
-            job.run_and_tell(clock, metrics);
+            let run = || job.run_and_tell(clock, metrics);
+            match worker {
+                Some(worker) => worker.at(run),
+                None => run(),
+            }
         }
     }
 }

@@ -60,14 +60,27 @@ pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, St
             since_sync = Duration::ZERO;
         }
         let engine = membership.engine.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || engine.look(sync)).await
+        let mut looking = tokio::task::spawn_blocking(move || engine.look(sync));
+        // A disk that hangs is shown, too.
+        let looked = loop {
+            tokio::select! {
+                biased;
+                looked = &mut looking => break looked,
+                () = tokio::time::sleep(SPACE_CHECK) => show_all(&membership, &health, &metrics),
+            }
+        };
+        if let Err(error) = looked
             && let Ok(panic) = error.try_into_panic()
         {
             std::panic::resume_unwind(panic);
         }
-        show(&health, &membership);
-        show_metrics(&membership, &metrics);
+        show_all(&membership, &health, &metrics);
     }
+}
+
+fn show_all(membership: &Membership, health: &Health, metrics: &StorageMetrics) {
+    show(health, membership);
+    show_metrics(membership, metrics);
 }
 
 /// The names of topics that the data directory has.
@@ -102,7 +115,7 @@ async fn write_names(Membership { registry, engine, .. }: &Membership, written: 
 }
 
 fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
-    let Membership { registry, engine: Engine { directory, space: guard, .. }, .. } = membership;
+    let Membership { registry, engine: Engine { directory, space: guard, stalls, .. }, .. } = membership;
     let aside = directory.set_aside_partitions();
     metrics.set_aside(aside.len(), aside.iter().map(|aside| aside.size_bytes).sum());
     let replicas = registry.all();
@@ -112,6 +125,7 @@ fn show_metrics(membership: &Membership, metrics: &StorageMetrics) {
     metrics.replication_lag(furthest, lags.iter().map(|lag| lag.behind).max().unwrap_or_default());
     metrics.logs(registry.problems().len(), log_bytes);
     metrics.metadata_version(directory.metadata_seen().version);
+    metrics.disk_stall(stalls.seconds());
     let space = guard.seen();
     metrics.disk(space, guard.reserve_of(space.total), guard.full());
 }

@@ -35,6 +35,7 @@ mod service;
 mod shard;
 mod shard_set;
 mod space;
+mod stalls;
 mod tail;
 mod topic_names;
 

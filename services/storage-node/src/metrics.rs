@@ -30,6 +30,7 @@ pub(crate) struct StorageMetrics {
     disk_free_bytes: IntGauge,
     disk_reserve_bytes: IntGauge,
     disk_full: IntGauge,
+    disk_stall_seconds: IntGauge,
     metadata_version: IntGauge,
     set_aside_partitions: IntGauge,
     set_aside_bytes: IntGauge,
@@ -103,6 +104,10 @@ impl StorageMetrics {
             ),
             set_aside_bytes: gauge("walser_storage_set_aside_bytes", "Bytes of partitions held aside."),
             disk_full: gauge("walser_storage_disk_full", "1 while appends are refused for want of space."),
+            disk_stall_seconds: gauge(
+                "walser_storage_disk_stall_seconds",
+                "Whole seconds that the longest write or sync under way has taken so far.",
+            ),
             metadata_version: gauge("walser_storage_metadata_version", "Version of the metadata in use."),
         }
     }
@@ -196,6 +201,10 @@ impl StorageMetrics {
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         self.disk_full.set(i64::from(full));
+    }
+
+    pub(crate) fn disk_stall(&self, seconds: u64) {
+        self.disk_stall_seconds.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn metadata_version(&self, version: i64) {

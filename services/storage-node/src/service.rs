@@ -151,6 +151,7 @@ async fn serve(serving: Serving, shutdown: Shutdown) -> Result<Started, StartErr
     health.set_problems(vec!["registering with the controller".to_owned()]);
     let disposing = disposal.run(membership.engine.shards.clone(), registry.clone(), shutdown.clone());
     let mut tasks = Tasks::new(shutdown.clone());
+    tasks.start("stall watch", membership.engine.stalls.clone().watch(shutdown.clone()));
     tasks.start("cluster membership", membership.clone().run(begun));
     tasks.start("disposal of partitions", disposing);
     tasks.start("replication", links.run());

@@ -44,6 +44,7 @@ use crate::replica_registry::ReplicaRegistry;
 use crate::replication::Peers;
 use crate::retention_clock::RetentionClock;
 use crate::space::SpaceGuard;
+use crate::stalls::Worker;
 use crate::tail::Budget;
 use crate::topic_names::NamedPartition;
 
@@ -183,9 +184,9 @@ impl Shard {
     }
 
     /// Runs until the shard is stopped.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self, worker: &Worker) {
         loop {
-            match self.turn() {
+            match worker.at(|| self.turn()) {
                 Wait::For(limit) => self.queue.wait(limit),
                 Wait::Stopped => return,
             }

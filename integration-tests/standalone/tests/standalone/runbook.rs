@@ -24,7 +24,7 @@ fn status(address: &str) -> (Option<i32>, String) {
 }
 
 /// Waits until `walser status` names a problem, and says so with its exit code; returns what it shows.
-async fn shows(address: &str, code: &str) -> String {
+pub(crate) async fn shows(address: &str, code: &str) -> String {
     let shown = || {
         let (exit, text) = status(address);
         (exit == Some(10) && text.contains(&format!("({code})"))).then_some(text)
@@ -34,7 +34,7 @@ async fn shows(address: &str, code: &str) -> String {
 }
 
 /// Waits until `walser status` names no problem.
-async fn healthy(address: &str) {
+pub(crate) async fn healthy(address: &str) {
     until(async || status(address).0 == Some(0), "nothing is wrong any more").await;
 }
 
@@ -300,4 +300,22 @@ async fn controllers_that_are_down_are_named_also_where_none_is_left_to_say_it()
     up.act_ok(&["start", "controller"]);
     healthy(&address).await;
     assert_eq!(values(&client, "t", 0).await, ["records flow"]);
+}
+
+/// What it had the only copies of can be given up only where the others run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_comes_up_without_a_node_that_has_lost_the_only_copies() {
+    let (_dir, data) = place();
+    let up = Up::start(&data);
+    let created = cli_at(&up.server(), &["topic", "create", "lost", "--replicas", "1", "--partitions", "6"], b"");
+    assert!(created.status.success());
+    drop(up);
+    std::fs::remove_dir_all(data.join("storage-node-1")).unwrap();
+    let up = Up::start(&data);
+    let address = up.server();
+    shows(&address, "PARTITIONS_OFFLINE").await;
+    assert!(cli_at(&address, &["topic", "delete", "lost", "--yes"], b"").status.success());
+    shows(&address, "NODE_DOWN").await;
+    up.act_ok(&["start", "storage-node", "1"]);
+    healthy(&address).await;
 }

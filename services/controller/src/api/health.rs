@@ -38,7 +38,8 @@ impl Controller {
             if self.is_down(node, entry) {
                 issues.push(down_issue(node, none_left, session.as_ref().map(|session| session.heard_ms)));
             }
-            let stats = session.map(|session| session.stats).unwrap_or_default();
+            let stats =
+                session.map(|session| session.stats).unwrap_or_else(|| failed_disks(self.sessions.said_last(node)));
             issues.extend(stats.disks.iter().flat_map(|disk| disk_issues(node, disk)));
             issues.extend(set_aside_issue(node, &stats));
             issues.extend(stats.problems.iter().map(|problem| partition_issue(view, &availability, node, problem)));
@@ -110,6 +111,13 @@ fn down_issue(node: NodeId, none_left: bool, heard_ms: Option<Timestamp>) -> pb:
     let hint = "start it again, or look at its log".to_owned();
     let issue = issue("NODE_DOWN", severity, message, hint, vec![format!("nodes/{node}")]);
     pb::HealthIssue { start_time: heard_ms.map(wire_time), ..issue }
+}
+
+/// What a node that is gone has said of its disks before, where that may be why.
+fn failed_disks(said_last: Option<pb::StorageStats>) -> pb::StorageStats {
+    let mut disks = said_last.unwrap_or_default().disks;
+    disks.retain(|disk| disk.failed);
+    pb::StorageStats { disks, ..Default::default() }
 }
 
 fn critical(code: &str, message: String, hint: String, objects: Vec<String>) -> pb::HealthIssue {

@@ -9,7 +9,7 @@ use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_replication::control::PartitionRecord;
 use walser_rpc::{
     ApiError, BeatAnswer, ControllerClient, DiskUse, LeadOffer, MetadataSeen, NodeBeat, NodeFigures, Outage,
-    PartitionOut,
+    PartitionOut, Reason,
 };
 
 use super::{Membership, RETRY, is_foreign};
@@ -93,6 +93,7 @@ impl Membership {
         (node_epoch, every): (i64, Duration),
         outage: &mut Outage,
     ) -> Result<SessionEnd, ApiError> {
+        self.disk_answers()?;
         let mut session = controller.node_session().await?;
         let _open = OpenSession::of(&self.sessions);
         let mut beat_now = self.beat_now.subscribe();
@@ -131,6 +132,20 @@ impl Membership {
                 BeatAnswer::RegisterAgain => return Ok(SessionEnd::RegisterAgain),
                 BeatAnswer::MayStop => self.shutdown.begin(),
             }
+            // The controller was told why just now.
+            self.disk_answers()?;
+        }
+    }
+
+    /// Without its disk this node is of no use, and others lead only once the controller does not hear it any more.
+    fn disk_answers(&self) -> Result<(), ApiError> {
+        match self.engine.stalls.problem() {
+            Some(problem) => {
+                let path = self.engine.directory.path().display();
+                let text = format!("this node steps back, the data directory {path} is of no use: {problem}");
+                Err(ApiError::new(Reason::StorageError, text))
+            }
+            None => Ok(()),
         }
     }
 

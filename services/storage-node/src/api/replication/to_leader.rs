@@ -241,6 +241,7 @@ mod tests {
             append_bytes_max: 1 << 20,
             tail_bytes: 1 << 20,
             reserve_bytes: Some(0),
+            disk_stall: Duration::from_secs(3600),
             retention_check: Duration::from_secs(3600),
             compaction: CompactionLimits { memory_bytes: 0, bytes_per_second: 0 },
             idle: Duration::from_secs(3600),
