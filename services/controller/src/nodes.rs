@@ -67,8 +67,9 @@ fn check_only_copies(node: NodeId, view: &ClusterView, known: &NodeEntry) -> Res
     }
     let text = format!(
         "storage node {node} has another data directory than before (then {}), which had the only copy of {count} \
-         partitions; start it with that directory (its file `meta` has the id), give this one another node id, or delete \
-         the topics, which deletes those records for good",
+         partitions that is in sync; start it with that directory (its file `meta` has the id), or give this one another \
+         node id; or, where other nodes have replicas, `walser partition elect TOPIC --unclean --accept-loss` goes on with \
+         what they have; or delete the topics, which deletes those records for good",
         known.registration.directory
     );
     Err(ApiError::new(Reason::NodeIdInUse, text).with("nodeId", node).with("partitions", count))

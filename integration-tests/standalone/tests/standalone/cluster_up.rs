@@ -47,11 +47,13 @@ impl Up {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         // As in `walser cluster up | head -1`: nobody reads the table to its end, and the cluster runs on.
         drop(child.stdout.take());
-        // Its word that all is ready is the first line on standard error.
+        // Its word that all is ready is the first line on standard error, behind what it may warn of.
         let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
-        assert!(line.contains("ready"), "{line}");
+        let (mut said, mut begin) = (String::new(), 0);
+        while !said[begin..].starts_with("ready") {
+            begin = said.len();
+            assert_ne!(std::io::BufRead::read_line(&mut stderr, &mut said).unwrap(), 0, "{said}");
+        }
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
         Self { child, dir: dir.to_owned() }
     }

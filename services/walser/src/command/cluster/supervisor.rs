@@ -50,6 +50,10 @@ struct Starting {
     /// Those that come after them.
     later: VecDeque<ClusterRole>,
     deadline: Instant,
+    /// Those that a cluster can do without do not end the start, as long as others of their role serve.
+    spares: bool,
+    /// Those that did not come up, and why.
+    missing: Vec<(usize, String)>,
 }
 
 /// A start that another terminal has asked for.
@@ -129,8 +133,14 @@ impl Supervisor {
     /// # Errors
     /// When a process does not come up.
     pub(super) async fn start_all(&mut self) -> Result<(), CliError> {
-        self.start(&self.all()).await.map_err(CliError::failed)?;
-        let known = timeout(START_LIMIT, self.all_storage_nodes_known()).await;
+        let missing = self.start(&self.all()).await.map_err(CliError::failed)?;
+        let without =
+            missing.iter().filter(|(index, _)| self.processes[*index].role == ClusterRole::StorageNode).count();
+        for (index, why) in missing {
+            let start = format!("walser cluster start {}", self.processes[index].name());
+            output::warning(&format!("{why}\n  the cluster runs without it, see walser status; `{start}` tries again"));
+        }
+        let known = timeout(START_LIMIT, self.storage_nodes_known(without)).await;
         known.map_err(|_| CliError::failed("the storage nodes have not joined the cluster in time: see their logs"))?;
         self.directory.write(&self.processes)
     }
@@ -188,15 +198,20 @@ impl Supervisor {
 
     fn begin(&self, chosen: Vec<usize>) -> Starting {
         let later = ClusterRole::value_variants().iter().copied().collect();
-        Starting { chosen, waiting: Vec::new(), later, deadline: Instant::now() }
+        Starting { chosen, waiting: Vec::new(), later, deadline: Instant::now(), spares: false, missing: Vec::new() }
     }
 
     /// Goes on with a start: true when everything serves.
     fn advance(&mut self, starting: &mut Starting) -> Result<bool, String> {
         loop {
             while let Some(index) = starting.waiting.last().copied() {
-                if !self.serves(index, starting.deadline)? {
-                    return Ok(false);
+                match self.serves(index, starting.deadline) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(false),
+                    Err(why) if starting.spares && self.is_spare(index, starting) => {
+                        starting.missing.push((index, why))
+                    }
+                    Err(why) => return Err(why),
                 }
                 starting.waiting.pop();
             }
@@ -207,6 +222,14 @@ impl Supervisor {
                 self.spawn(*index).map_err(|error| format!("{}: {error}", self.processes[*index].name()))?;
             }
         }
+    }
+
+    /// Whether the cluster can do without one that has not come up: most of its role have, or may yet.
+    fn is_spare(&self, index: usize, starting: &Starting) -> bool {
+        let role = self.processes[index].role;
+        let all = self.of_role(&starting.chosen, role).len();
+        let missing = starting.missing.iter().filter(|(missing, _)| self.processes[*missing].role == role).count() + 1;
+        matches!(role, ClusterRole::Etcd | ClusterRole::StorageNode) && 2 * missing < all
     }
 
     /// Stops everything.
@@ -280,14 +303,15 @@ impl Supervisor {
         indexes.iter().copied().filter(|index| self.processes[*index].role == role).collect()
     }
 
-    /// Starts processes, role by role, and waits until each of them serves.
-    async fn start(&mut self, indexes: &[usize]) -> Result<(), String> {
-        let mut starting = self.begin(indexes.to_vec());
+    /// Starts processes, role by role, and waits until each of them serves. Returns those that did not come up and that the
+    /// cluster can do without, and why.
+    async fn start(&mut self, indexes: &[usize]) -> Result<Vec<(usize, String)>, String> {
+        let mut starting = Starting { spares: true, ..self.begin(indexes.to_vec()) };
         while !self.advance(&mut starting)? {
             sleep(PAUSE).await;
             self.note_ended();
         }
-        Ok(())
+        Ok(starting.missing)
     }
 
     fn spawn(&mut self, index: usize) -> std::io::Result<()> {
@@ -328,13 +352,13 @@ impl Supervisor {
         Ok(false)
     }
 
-    /// Waits until a gateway can name every storage node.
-    async fn all_storage_nodes_known(&self) {
+    /// Waits until a gateway can name every storage node, but for so many.
+    async fn storage_nodes_known(&self, without: usize) {
         let count = |role| self.processes.iter().filter(|process| process.role == role).count();
         let Some(gateway) = self.processes.iter().find(|process| process.role == ClusterRole::Gateway) else { return };
         let Ok(client) = Client::new(&gateway.address().to_string()) else { return };
         loop {
-            if node_count(&client).await >= Some(count(ClusterRole::StorageNode)) {
+            if node_count(&client).await >= Some(count(ClusterRole::StorageNode) - without) {
                 return;
             }
             sleep(PAUSE).await;
