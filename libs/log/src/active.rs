@@ -108,7 +108,7 @@ impl ActiveSegment {
         // By the time of records, as in Kafka: it is theirs that retention looks at.
         let old = self.first_timestamp.is_some_and(|first| batch.max_timestamp.saturating_sub(first) >= age_millis);
         // An index entry has 32 bits for what the offset is beyond the base, and an empty batch may span many.
-        let far = u32::try_from(batch.next_offset().since(self.segment.base)).is_err();
+        let far = batch.next_offset().since(self.segment.base) > i64::from(u32::MAX);
         let next = size > 0 && (end > segment_bytes || far || old && self.extending.is_none());
         match self.extending {
             Some(running) if running.zeros && end > running.from || next => Admission::AfterExtension,

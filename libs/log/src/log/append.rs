@@ -49,9 +49,8 @@ impl Log {
     }
 
     /// Whether a batch can be appended without waiting for the disk, behind `before` bytes that come first. It has the
-    /// offsets that it would have then.
+    /// offsets that it would have then; one that is in the log already fits as far as these are concerned.
     pub fn admission(&self, before: usize, batch: &BatchHeader) -> Admission {
-        debug_assert!(batch.base_offset >= self.log_end(), "{} lies below {}", batch.base_offset, self.log_end());
         match &self.active {
             Some(active) if self.producers.is_some() => {
                 active.admission(before, batch, self.config.segment_bytes, self.segment_age_millis())
