@@ -77,6 +77,12 @@ impl<S> Default for Sessions<S> {
     }
 }
 
+impl<S> Session<S> {
+    fn is_silent(&self, now: Duration, limit: Duration) -> bool {
+        now.saturating_sub(self.heard) > limit
+    }
+}
+
 impl<S: Clone> Sessions<S> {
     pub(crate) fn beat(&self, node: NodeId, session: Session<S>) {
         let mut inner = self.inner.lock();
@@ -124,8 +130,13 @@ impl<S: Clone> Sessions<S> {
     /// Nodes whose last beat is older than `limit`, with their epochs.
     pub(crate) fn silent(&self, now: Duration, limit: Duration) -> Vec<(NodeId, Revision)> {
         let inner = self.inner.lock();
-        let silent = inner.by_node.iter().filter(|(_, session)| now.saturating_sub(session.heard) > limit);
+        let silent = inner.by_node.iter().filter(|(_, session)| session.is_silent(now, limit));
         silent.map(|(node, session)| (*node, session.node_epoch)).collect()
+    }
+
+    /// Whether a node has a session in which it was not heard for longer than `limit`.
+    pub(crate) fn is_silent(&self, node: NodeId, now: Duration, limit: Duration) -> bool {
+        self.inner.lock().by_node.get(&node).is_some_and(|session| session.is_silent(now, limit))
     }
 
     /// Nobody could be heard for this long: it counts for no session.

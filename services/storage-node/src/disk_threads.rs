@@ -127,8 +127,8 @@ impl<J: DiskJob> DiskThreads<J> {
             let (name, count) = lane.threads(flush_threads);
             for number in 0..count {
                 let (lanes, clock, metrics) = (disk_threads.clone(), Arc::clone(clock), metrics.clone());
-                let worker = lane.ends_soon().then(|| stalls.worker());
-                let run = move || lanes.jobs(lane).run(worker.as_ref(), (&*clock, &metrics));
+                let worker = if lane.ends_soon() { stalls.worker() } else { Worker::default() };
+                let run = move || lanes.jobs(lane).run(&worker, (&*clock, &metrics));
                 threads.push(vital::thread(format!("{name}-{number}"), shutdown, run)?);
             }
         }
@@ -176,13 +176,9 @@ impl<J: DiskJob> Jobs<J> {
         }
     }
 
-    fn run(&self, worker: Option<&Worker>, (clock, metrics): (&dyn Clock, &StorageMetrics)) {
+    fn run(&self, worker: &Worker, (clock, metrics): (&dyn Clock, &StorageMetrics)) {
         while let Some(job) = self.next() {
-            let run = || job.run_and_tell(clock, metrics);
-            match worker {
-                Some(worker) => worker.at(run),
-                None => run(),
-            }
+            worker.at(|| job.run_and_tell(clock, metrics));
         }
     }
 }

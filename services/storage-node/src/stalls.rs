@@ -26,8 +26,8 @@ pub(crate) struct Stalls {
     limit: Duration,
 }
 
-/// One thread.
-#[derive(Debug)]
+/// One thread. By default nobody looks at it: its work may take long.
+#[derive(Debug, Default)]
 pub(crate) struct Worker(Arc<AtomicU64>);
 
 impl Worker {
@@ -48,9 +48,9 @@ impl Stalls {
 
     /// Another one that works.
     pub(crate) fn worker(&self) -> Worker {
-        let begun = Arc::new(AtomicU64::new(0));
-        self.workers.lock().push(Arc::clone(&begun));
-        Worker(begun)
+        let worker = Worker::default();
+        self.workers.lock().push(Arc::clone(&worker.0));
+        worker
     }
 
     /// What is wrong with the disk, if it hangs.

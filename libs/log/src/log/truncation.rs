@@ -63,8 +63,8 @@ impl Log {
     ///
     /// # Errors
     /// After an I/O error the log is out of service; opening it again completes or undoes the cut.
-    /// [`LogError::OutOfRange`] when `to` is outside the log, or inside a batch and not the log start; [`LogError::Busy`] while a flush or an
-    /// extension runs.
+    /// [`LogError::OutOfRange`] when `to` is outside the log, or inside a batch and not the log start; [`LogError::Busy`]
+    /// while a flush or an extension runs.
     pub fn truncate(&mut self, to: Offset, maybe_committed: bool) -> Result<Option<PathBuf>, LogError> {
         self.writable()?;
         self.idle()?;

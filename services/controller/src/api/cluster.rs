@@ -19,7 +19,6 @@ use super::paging::{after_token, page, page_size};
 use crate::cluster_view::ClusterView;
 use crate::nodes::{self, NodeWish};
 use crate::restore::{self, Accepted};
-use crate::sessions::Session;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -192,9 +191,7 @@ impl Controller {
 
     /// Whether a node is out of service, or is to be: while the store takes no writes that cannot be written down.
     pub(super) fn is_down(&self, node: NodeId, entry: &NodeEntry) -> bool {
-        let now = self.clock.monotonic();
-        let silent = |session: Session<_>| now.saturating_sub(session.heard) > self.config.session;
-        entry.liveness.fenced || self.sessions.get(node).is_some_and(silent)
+        entry.liveness.fenced || self.sessions.is_silent(node, self.clock.monotonic(), self.config.session)
     }
 
     /// A node as clients see it.
