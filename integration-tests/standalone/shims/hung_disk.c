@@ -1,4 +1,4 @@
-/* A disk that hangs, for a process that is started with LD_PRELOAD: writes and syncs of files under a directory
+/* A disk that hangs, for a process that is started with LD_PRELOAD: reads, writes and syncs of files under a directory
    storage-node-N do not return while there is a file $HUNG_DISKS/N. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -44,6 +44,12 @@ int fdatasync(int fd) {
 
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
   REAL(pwrite64);
+  wait_while_it_hangs(fd);
+  return real(fd, bytes, count, at);
+}
+
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t at) {
+  REAL(pread64);
   wait_while_it_hangs(fd);
   return real(fd, bytes, count, at);
 }

@@ -31,7 +31,9 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::clock_mark::{self, ClockMark};
 use crate::copy::CopyStore;
 use crate::directory_names::parse_partition;
-use crate::disk::{DirectoryId, DirectoryLock, Disk, Open, Space, remove_file_if_any, replace_file};
+use crate::disk::{
+    DirectoryId, DirectoryLock, Disk, DiskCalls, Open, SeenDisk, Space, remove_file_if_any, replace_file,
+};
 use crate::last_run::{self, BootId, LastRun};
 use crate::metadata_version::{self, MetadataVersion, SeenMetadata};
 use crate::set_aside::{self, SetAsideStore};
@@ -73,6 +75,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct DataDirectory {
     disk: Arc<dyn Disk>,
+    disk_calls: DiskCalls,
     root: PathBuf,
     identity: Mutex<Option<Identity>>,
     checkpoint: Arc<Mutex<Checkpoint>>,
@@ -95,6 +98,8 @@ impl DataDirectory {
     /// [`DirectoryError`]; nothing in the directory has changed then.
     pub fn open(disk: Arc<dyn Disk>, root: &Path, note: &str) -> Result<Self, DirectoryError> {
         let io_error = |source| DirectoryError::Io { path: root.to_owned(), source };
+        let disk_calls = DiskCalls::default();
+        let disk: Arc<dyn Disk> = Arc::new(SeenDisk::new(disk, disk_calls.clone()));
         let logs = root.join(LOGS);
         let missing: Vec<_> = root.ancestors().take_while(|dir| is_missing(&*disk, dir)).map(Path::to_owned).collect();
         disk.create_dir(root).map_err(io_error)?;
@@ -130,6 +135,7 @@ impl DataDirectory {
         let last_run = OnceLock::new();
         Ok(Self {
             disk,
+            disk_calls,
             root,
             identity,
             checkpoint,
@@ -163,6 +169,11 @@ impl DataDirectory {
 
     pub fn disk(&self) -> Arc<dyn Disk> {
         Arc::clone(&self.disk)
+    }
+
+    /// Calls to its disk that are under way.
+    pub fn disk_calls(&self) -> &DiskCalls {
+        &self.disk_calls
     }
 
     pub fn path(&self) -> &Path {

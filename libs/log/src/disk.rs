@@ -4,6 +4,7 @@
 //! a throw-away server and the simulated disk of the tests, with power loss, torn and reordered writes, lost
 //! directory entries, failing syncs and full space.
 
+mod calls;
 mod memory;
 mod real;
 
@@ -12,6 +13,8 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
+pub use calls::DiskCalls;
+pub(crate) use calls::SeenDisk;
 pub use memory::{MemoryDisk, PowerLoss};
 pub use real::RealDisk;
 

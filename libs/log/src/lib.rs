@@ -55,8 +55,8 @@ pub use compaction::{Compactable, Compacted, CompactionJob, CompactionRules, Com
 pub use copy::{CompleteCopy, CopyError, LogCopy};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{
-    DirectoryId, DirectoryLock, Disk, DiskFile, Entry, MemoryDisk, Open, OpenFiles, PowerLoss, RealDisk, Space,
-    out_of_files,
+    DirectoryId, DirectoryLock, Disk, DiskCalls, DiskFile, Entry, MemoryDisk, Open, OpenFiles, PowerLoss, RealDisk,
+    Space, out_of_files,
 };
 pub use extension::Extension;
 pub use flush::{FlushJob, FlushLack, FlushOutcome};

@@ -46,7 +46,7 @@ pub const KEYS: &[Key] = &[
         name: "storage.disk.stall.ms",
         kind: Kind::Millis(1000, 86_400_000),
         default: "10000",
-        doc: "A write or sync that takes longer than this does not end: the node steps back, until it has ended. In whole seconds.",
+        doc: "A read, write or sync that takes longer than this does not end: the node steps back, until it has ended. In whole seconds.",
     },
     Key {
         name: "storage.retention.check.ms",

@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
+use walser_log::DiskCalls;
 use walser_model::Clock;
 use walser_service::{Shutdown, vital};
 
 use crate::metrics::StorageMetrics;
-use crate::stalls::{Stalls, Worker};
 
 /// Threads for maintenance that somebody waits for: what takes time is the disk, not the processor.
 const PREPARE_THREADS: usize = 2;
@@ -40,10 +40,10 @@ impl DiskLane {
     const ALL: [Self; 7] =
         [Self::Flush, Self::LazyFlush, Self::Extend, Self::Prepare, Self::Awaited, Self::Upkeep, Self::Compact];
 
-    /// Whether a job that takes long says that the disk hangs. Others may read a log as a whole, or write what a second of
-    /// page cache holds.
+    /// Whether a call to the disk that takes long says that it hangs. Others write what a second of page cache holds, or
+    /// more, or remove thousands of files.
     fn ends_soon(self) -> bool {
-        self == Self::Flush
+        !matches!(self, Self::LazyFlush | Self::Upkeep | Self::Compact)
     }
 
     /// The name of its threads, and how many there are.
@@ -117,7 +117,6 @@ impl<J: DiskJob> DiskThreads<J> {
     /// Starts the threads; `flush_threads` of them for flushes.
     pub(crate) fn start(
         flush_threads: usize,
-        stalls: &Stalls,
         (clock, metrics): (&Arc<dyn Clock>, &StorageMetrics),
         shutdown: &Shutdown,
     ) -> io::Result<(Self, Vec<std::thread::JoinHandle<()>>)> {
@@ -127,8 +126,12 @@ impl<J: DiskJob> DiskThreads<J> {
             let (name, count) = lane.threads(flush_threads);
             for number in 0..count {
                 let (lanes, clock, metrics) = (disk_threads.clone(), Arc::clone(clock), metrics.clone());
-                let worker = if lane.ends_soon() { stalls.worker() } else { Worker::default() };
-                let run = move || lanes.jobs(lane).run(&worker, (&*clock, &metrics));
+                let run = move || {
+                    if !lane.ends_soon() {
+                        DiskCalls::of_this_thread_may_last();
+                    }
+                    lanes.jobs(lane).run(&*clock, &metrics);
+                };
                 threads.push(vital::thread(format!("{name}-{number}"), shutdown, run)?);
             }
         }
@@ -176,9 +179,9 @@ impl<J: DiskJob> Jobs<J> {
         }
     }
 
-    fn run(&self, worker: &Worker, (clock, metrics): (&dyn Clock, &StorageMetrics)) {
+    fn run(&self, clock: &dyn Clock, metrics: &StorageMetrics) {
         while let Some(job) = self.next() {
-            worker.at(|| job.run_and_tell(clock, metrics));
+            job.run_and_tell(clock, metrics);
         }
     }
 }

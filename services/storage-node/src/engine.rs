@@ -25,7 +25,7 @@ use crate::retention_clock::RetentionClock;
 use crate::shard::{Command, Shard, ShardContext, ShardJob};
 use crate::shard_set::{ShardSet, owner};
 use crate::space::SpaceGuard;
-use crate::stalls::{Stalls, Worker};
+use crate::stalls::Stalls;
 
 /// Bytes that a restart reads at most of one directory, whatever the number of partitions.
 const RECOVERY_BYTES_MAX: u64 = 1 << 30;
@@ -43,8 +43,6 @@ pub(crate) struct Engine {
     misplaced: DirectoryProblem,
     retention_clock: RetentionClock,
     pub(crate) stalls: Stalls,
-    /// Whoever looks at the directory.
-    looker: Arc<Worker>,
     /// Of the copies that it serves.
     pub(crate) copy_pace: CopyPace,
     pub(crate) clock: Arc<dyn Clock>,
@@ -74,9 +72,8 @@ impl Engine {
         shutdown: &Shutdown,
     ) -> std::io::Result<(Self, EngineThreads)> {
         let directory = Arc::new(directory);
-        let stalls = Stalls::new(config.disk_stall);
-        let (disk_threads, mut threads) =
-            DiskThreads::start(config.flush_threads, &stalls, (&clock, metrics), shutdown)?;
+        let stalls = Stalls::new(directory.disk_calls().clone(), config.disk_stall);
+        let (disk_threads, mut threads) = DiskThreads::start(config.flush_threads, (&clock, metrics), shutdown)?;
         let space = SpaceGuard::new(config.reserve_bytes);
         space.check(&directory)?;
         let (problem, misplaced) = (DirectoryProblem::default(), DirectoryProblem::default());
@@ -104,13 +101,10 @@ impl Engine {
         for (number, logs) in by_shard.into_iter().enumerate() {
             let shard = Shard::new(context.clone(), disk_threads.clone(), config.tail_bytes / config.shards, logs);
             shards.push((Arc::clone(&shard.queue), AppendBudget::new(config.append_bytes_max)));
-            let worker = stalls.worker();
-            threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run(&worker))?);
+            threads.push(vital::thread(format!("log-shard-{number}"), shutdown, move || shard.run())?);
         }
         let (shards, copy_pace) = (ShardSet::new(shards), CopyPace::new(Arc::clone(&clock), metrics.clone()));
-        let looker = Arc::new(stalls.worker());
-        let engine =
-            Self { directory, shards, space, problem, misplaced, retention_clock, stalls, looker, copy_pace, clock };
+        let engine = Self { directory, shards, space, problem, misplaced, retention_clock, stalls, copy_pace, clock };
         Ok((engine.clone(), EngineThreads { engine, disk_threads, threads }))
     }
 
@@ -118,10 +112,6 @@ impl Engine {
     /// [`Engine::problem`] until a look finds nothing, at the disk and at a sync; while the directory is not there, nothing is
     /// written. Blocks as long as the disk takes.
     pub(crate) fn look(&self, sync: bool) {
-        self.looker.at(|| self.look_at_it(sync));
-    }
-
-    fn look_at_it(&self, sync: bool) {
         let sync = sync || self.problem().is_some();
         let in_place = self.directory.check_in_place();
         self.misplaced.set(in_place.as_ref().err().map(ToString::to_string));

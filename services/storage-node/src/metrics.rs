@@ -106,7 +106,7 @@ impl StorageMetrics {
             disk_full: gauge("walser_storage_disk_full", "1 while appends are refused for want of space."),
             disk_stall_seconds: gauge(
                 "walser_storage_disk_stall_seconds",
-                "Whole seconds that the longest write or sync under way has taken so far.",
+                "Whole seconds that the longest read, write or sync under way has taken so far.",
             ),
             metadata_version: gauge("walser_storage_metadata_version", "Version of the metadata in use."),
         }

@@ -44,7 +44,6 @@ use crate::replica_registry::ReplicaRegistry;
 use crate::replication::Peers;
 use crate::retention_clock::RetentionClock;
 use crate::space::SpaceGuard;
-use crate::stalls::Worker;
 use crate::tail::Budget;
 use crate::topic_names::NamedPartition;
 
@@ -184,9 +183,9 @@ impl Shard {
     }
 
     /// Runs until the shard is stopped.
-    pub(crate) fn run(mut self, worker: &Worker) {
+    pub(crate) fn run(mut self) {
         loop {
-            match worker.at(|| self.turn()) {
+            match self.turn() {
                 Wait::For(limit) => self.queue.wait(limit),
                 Wait::Stopped => return,
             }

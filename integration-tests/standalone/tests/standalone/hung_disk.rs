@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cluster_up::Up;
-use crate::replicated::{all_in_sync, create_replicated, leader};
+use crate::faults::until;
+use crate::replicated::{all_in_sync, create_replicated, leader, partitions};
 use crate::runbook::{healthy, shows};
 use crate::server::{binary, place, values, write};
 
@@ -56,9 +57,31 @@ async fn a_leader_whose_disk_hangs_steps_back_until_it_goes_on() {
     let text = shows(&address, "NODE_DOWN").await;
     assert!(text.contains(&format!("storage node {hung} is down")), "{text}");
     let text = shows(&address, "DATA_DIRECTORY_FAILED").await;
-    assert!(text.contains("it hangs: a write or sync has not ended"), "{text}");
+    assert!(text.contains("it hangs: a read, write or sync has not ended"), "{text}");
     disks.go_on(hung);
     healthy(&address).await;
     all_in_sync(&client, "t").await;
     assert_eq!(values(&client, "t", 0).await, ["before", "acknowledged by others"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_elected_while_its_disk_hangs_gives_way_to_another_one() {
+    let (dir, data) = place();
+    let (program, disks) = program(dir.path());
+    let up = Up::start_program(&program, &data, &["--metastore", "embedded"]);
+    let (address, client) = (up.server(), up.client());
+    create_replicated(&client, "t", 6, 1).await;
+    all_in_sync(&client, "t").await;
+    let (gone, hung) = (1, 2);
+    disks.hang(hung);
+    up.act_ok(&["kill", "storage-node", &gone.to_string()]);
+    for partition in 0..6 {
+        write(&client, "t", partition, "acknowledged").await;
+    }
+    let led_by = async || partitions(&client, "t").await.iter().map(|partition| partition.leader).collect::<Vec<_>>();
+    until(async || led_by().await == [Some(3); 6], "the only one that is left leads all").await;
+    disks.go_on(hung);
+    up.act_ok(&["start", "storage-node"]);
+    healthy(&address).await;
+    all_in_sync(&client, "t").await;
 }
