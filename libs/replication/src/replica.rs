@@ -44,7 +44,7 @@ pub use waiters::{Write, WriteEffect, WriteOutcome};
 #[derive(Debug, Clone)]
 pub struct ReplicaStart {
     pub node: NodeId,
-    /// Its opens are numbered from here on, exclusive: above all of an earlier replica of the partition in this process.
+    /// Its opens and its works are numbered from here on, exclusive: above all of an earlier replica of the partition in this process.
     pub first_open: u64,
     /// What the node has found of it on its disk.
     pub integrity: ReplicaIntegrity,
@@ -316,7 +316,7 @@ impl<W> Replica<W> {
             machine: Machine::Rests,
             begun: None,
             work: None,
-            last_work: 0,
+            last_work: start.first_open,
             first_open: start.first_open,
             open_sequence: start.first_open,
             high_watermark: start.high_watermark,

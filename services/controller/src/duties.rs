@@ -258,16 +258,10 @@ impl<S: Clone + Default + Send + 'static> Duties<S> {
         let lost = lost.into_iter().map(|(node, node_epoch)| (node, node_epoch, LOST_GRACE));
         let silent = self.sessions.silent(now, self.config.session).into_iter();
         for (node, node_epoch, limit) in lost.chain(silent.map(|(node, epoch)| (node, epoch, self.config.session))) {
-            if self.may_be_away(node) {
+            if self.sessions.may_be_away(node, self.config.standalone) {
                 self.fence(node, node_epoch, limit).await;
             }
         }
-    }
-
-    /// Whether a silent node can be away. One that was heard in this process is a part of it, and ends with it.
-    fn may_be_away(&self, node: NodeId) -> bool {
-        let heard = self.sessions.get(node).is_some_and(|session| !session.given);
-        !self.config.standalone || self.sessions.any_heard() && !heard
     }
 
     /// Nodes that this controller has not heard yet get a full session from the moment in which it leads. Those that it has

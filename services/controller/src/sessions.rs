@@ -139,6 +139,13 @@ impl<S: Clone> Sessions<S> {
         self.inner.lock().by_node.get(&node).is_some_and(|session| session.is_silent(now, limit))
     }
 
+    /// Whether a silent node can be away. One that was heard in a process that is `standalone` is a part of it, and ends with
+    /// it.
+    pub(crate) fn may_be_away(&self, node: NodeId, standalone: bool) -> bool {
+        let heard = self.get(node).is_some_and(|session| !session.given);
+        !standalone || self.any_heard() && !heard
+    }
+
     /// Nobody could be heard for this long: it counts for no session.
     pub(crate) fn extend(&self, pause: Duration) {
         self.inner.lock().by_node.values_mut().for_each(|session| session.heard += pause);

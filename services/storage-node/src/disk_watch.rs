@@ -53,14 +53,17 @@ pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, St
             _ = ticks.tick() => {}
             () = shutdown.wait() => return write_names(&membership, &mut written).await,
         }
-        write_names(&membership, &mut written).await;
         since_sync += SPACE_CHECK;
         let sync = since_sync >= MARKS_SYNC;
         if sync {
             since_sync = Duration::ZERO;
         }
         let engine = membership.engine.clone();
-        let mut looking = tokio::task::spawn_blocking(move || engine.look(sync));
+        let looking = async {
+            write_names(&membership, &mut written).await;
+            tokio::task::spawn_blocking(move || engine.look(sync)).await
+        };
+        tokio::pin!(looking);
         // A disk that hangs is shown, too.
         let looked = loop {
             tokio::select! {

@@ -245,6 +245,8 @@ async fn a_node_that_leads_by_a_restored_copy_before_it_is_accepted_takes_nothin
     assert!(!early.status.success() && text.contains(&format!("nor refused ({third})")), "{text}");
     nodes.restart(third);
     refused_by(&client, 2).await;
+    let shown = issues(&client).await;
+    assert!(!shown.iter().any(|code| code == "NODE_DOWN"), "nodes that are refused run: {shown:?}");
     accept_restored(&nodes, &client).await;
     for partition in 0..20 {
         assert_eq!(values(&client, "t", partition).await, ["before", "after"], "partition {partition}");

@@ -189,9 +189,13 @@ impl Controller {
             || (self.refused.claimed(node, now) && unheard())
     }
 
-    /// Whether a node is out of service, or is to be: while the store takes no writes that cannot be written down.
+    /// Whether a node is out of service, or is to be: while the store takes no writes that cannot be written down. One that
+    /// was refused runs, whatever is heard of it.
     pub(super) fn is_down(&self, node: NodeId, entry: &NodeEntry) -> bool {
-        entry.liveness.fenced || self.sessions.is_silent(node, self.clock.monotonic(), self.config.session)
+        let now = self.clock.monotonic();
+        let silent = self.sessions.is_silent(node, now, self.config.session)
+            && self.sessions.may_be_away(node, self.config.standalone);
+        !self.refused.refuses(node, &entry.registration, now) && (entry.liveness.fenced || silent)
     }
 
     /// A node as clients see it.

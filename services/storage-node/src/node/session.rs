@@ -108,6 +108,7 @@ impl Membership {
                 () = self.shutdown.asked(), if !stopping => {}
                 () = tokio::time::sleep(STOPPING_BEAT), if stopping => {}
             }
+            let disk = self.disk_answers();
             let beat = NodeBeat {
                 node_epoch,
                 incarnation: self.incarnation.clone(),
@@ -132,8 +133,8 @@ impl Membership {
                 BeatAnswer::RegisterAgain => return Ok(SessionEnd::RegisterAgain),
                 BeatAnswer::MayStop => self.shutdown.begin(),
             }
-            // The controller was told why just now.
-            self.disk_answers()?;
+            // The controller has been told why.
+            disk?;
         }
     }
 
