@@ -253,6 +253,11 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>, SettingsError> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| problem(error.to_string()))?;
     let mut values = Vec::new();
     flatten("", table, &mut values);
+    // `"a.b"` in quotes and `b` of the table `a` are the same key to everybody but TOML.
+    let mut seen = std::collections::HashSet::new();
+    if let Some((key, _)) = values.iter().find(|(key, _)| !seen.insert(key)) {
+        return Err(problem(format!("{key} is in it twice; leave one of them out")));
+    }
     Ok(values)
 }
 
@@ -323,5 +328,11 @@ mod tests {
 
     fn check_log(text: &str) -> Result<(), String> {
         Key { name: "log.level", kind: Kind::LogFilter, default: "info", doc: "" }.check(text)
+    }
+
+    #[test]
+    fn a_key_that_is_in_the_file_twice_is_refused() {
+        let failure = load(Some("storage.shards = 3\n\"storage.shards\" = 2\n"), &[], &[]).unwrap_err();
+        assert!(failure.to_string().contains("storage.shards is in it twice"), "{failure}");
     }
 }

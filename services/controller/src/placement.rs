@@ -62,8 +62,14 @@ impl Places {
         replication_factor: i32,
     ) -> Result<Vec<NodeId>, ApiError> {
         if self.usable.is_empty() {
-            let text = "no storage node is in service; start one, or wait until it has registered";
-            return Err(ApiError::new(Reason::LeaderNotAvailable, format!("{text}{}", self.beside())));
+            let text = match self.cordoned {
+                0 => "no storage node is in service; start one, or wait until it has registered".to_owned(),
+                count => format!(
+                    "no storage node takes new partitions, {count} are cordoned or drained; take one back with `walser \
+                     node uncordon`, or start another one"
+                ),
+            };
+            return Err(ApiError::new(Reason::LeaderNotAvailable, text));
         }
         let (wanted, known) = (usize::try_from(replication_factor).unwrap_or(0), self.usable.len() + self.away.len());
         if wanted > known || wanted == 0 {

@@ -25,8 +25,8 @@ pub(super) fn without_leader(metadata: &Metadata, failure: ApiError) -> Result<p
         code: failure.reason_name().to_owned(),
         message: format!("no controller leads: {}", failure.message()),
         hint:
-            "records flow as long as the leaders of partitions are in service; no other leader is elected, and topics \
-               cannot be changed: start a controller, or look at the log of one and at the metadata store"
+            "records flow in partitions whose in-sync replicas are all in service; no other leader is elected, no \
+               in-sync set shrinks, and topics cannot be changed: start a controller, or look at the log of one and at the metadata store"
                 .to_owned(),
         objects: Vec::new(),
         start_time: None,

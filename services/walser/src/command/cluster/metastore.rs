@@ -1,6 +1,7 @@
 //! Where a cluster of this machine keeps its metadata: with its only controller, or in members of etcd that are started
 //! with it. That is decided when the cluster is formed, and remembered in its directory.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -37,10 +38,10 @@ impl ClusterMetastore {
     pub(crate) fn decide(directory: &ClusterDirectory, arguments: &ClusterUpArgs) -> Result<Self, CliError> {
         let file = directory.metastore_file();
         let remembered: Option<Self> = match std::fs::read(&file) {
-            Ok(text) => Some(serde_json::from_slice(&text)?),
+            Ok(text) => Some(serde_json::from_slice(&text).map_err(|error| unreadable(&file, &error))?),
             // It was formed by a version that had no other.
-            Err(_) if directory.has_embedded() => Some(Self::Embedded),
-            Err(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => directory.has_embedded().then_some(Self::Embedded),
+            Err(error) => return Err(unreadable(&file, &error)),
         };
         let found = match remembered {
             Some(known) => known.remembered_as(arguments)?,
@@ -145,6 +146,13 @@ fn is_too_old(_version: &str) -> bool {
     false
 }
 
+fn unreadable(file: &Path, why: &dyn std::fmt::Display) -> CliError {
+    let text = format!("{} says where the metadata of this cluster is, and cannot be read: {why}", file.display());
+    CliError::failed(text).with_help(
+        "put it back as it was; it holds \"embedded\", or {\"etcd\": {\"program\": PATH, \"members\": COUNT}}",
+    )
+}
+
 #[test]
 fn options_of_etcd_are_refused_where_the_store_is_not_in_etcd() {
     let place = tempfile::tempdir().unwrap();
@@ -164,4 +172,7 @@ fn options_of_etcd_are_refused_where_the_store_is_not_in_etcd() {
     assert_eq!(decide(arguments(None, embedded)).unwrap(), ClusterMetastore::Embedded);
     assert!(decide(arguments(Some(3), None)).is_err(), "it was formed without");
     assert_eq!(decide(arguments(None, None)).unwrap(), ClusterMetastore::Embedded);
+    std::fs::write(directory.metastore_file(), "emb").unwrap();
+    let refused = format!("{:?}", decide(arguments(None, embedded)).unwrap_err());
+    assert!(refused.contains("metastore.json"), "{refused}");
 }
