@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use walser_model::{Offset, ProducerId, Timestamp, TopicPartition, whole_millis};
-use walser_record_batch::retain;
+use walser_record_batch::{BatchHeader, retain};
 
 pub(crate) use rewrite::Replacement;
 
@@ -65,6 +65,8 @@ pub(crate) struct ClosedSegment {
 pub struct CompactionJob {
     pub partition: TopicPartition,
     pub(crate) generation: Generation,
+    /// Which one of the log's it is.
+    pub(crate) number: u64,
     pub(crate) names: Arc<DirectoryNames>,
     /// Closed ones, from the first one on.
     pub(crate) segments: Vec<ClosedSegment>,
@@ -73,19 +75,22 @@ pub struct CompactionJob {
     /// Tombstones from here on stay: an earlier job could not clean the batch that begins here.
     pub(crate) uncleaned: Offset,
     pub(crate) rules: CompactionRules,
-    /// The base offset of the last batch of each producer that is known.
+    /// The base offset of the last batch of each producer that is known, wherever in the log it lies.
     pub(crate) last_of_producers: HashMap<ProducerId, Offset>,
     /// A segment that is made of several is not made of more bytes than these.
     pub(crate) segment_bytes: u64,
     pub(crate) interval_bytes: u64,
     /// Of the second pass, once the first one is done.
     pub(crate) pass: Option<Pass>,
+    /// Records from here on are damaged.
+    pub(crate) damaged_at: Option<Offset>,
 }
 
 /// What a job has written so far, for the log that it was taken from.
 #[derive(Debug)]
 pub struct CompactionStep {
     pub(crate) generation: Generation,
+    pub(crate) number: u64,
     /// A file that does not count yet. `None`: nothing of the segments would change.
     pub(crate) replacement: Option<Replacement>,
     /// With the last step: what the log is to remember.
@@ -133,14 +138,25 @@ pub(crate) struct Pass {
     end: Offset,
     /// Here begins the first batch that has kept records that were to go, or may have: no tombstone behind it goes.
     uncleaned: Offset,
+    /// Of each known producer that has any, the base offset of its last batch below `end`. It stays, with or without records:
+    /// the log may be cut behind it. `None`: it lies in what was compacted before, where only one is left without records.
+    last_of_producers: HashMap<ProducerId, Option<Offset>>,
     /// Number of the segment that is next.
     next: usize,
     /// Nothing is left to say.
     ended: bool,
 }
 
+/// A segment is damaged from an offset on.
+#[derive(Debug, thiserror::Error)]
+#[error("the segment of {base} is damaged at offset {at}")]
+struct Damaged {
+    base: Offset,
+    at: Offset,
+}
+
 fn damaged(segment: &Segment, at: Offset) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the segment of {} is damaged at offset {at}", segment.base))
+    io::Error::new(io::ErrorKind::InvalidData, Damaged { base: segment.base, at })
 }
 
 fn interrupted() -> io::Error {
@@ -172,8 +188,20 @@ impl CompactionRules {
 // === impl Pass ===
 
 impl Pass {
-    fn new(map: OffsetMap, end: Offset, uncleaned: Offset) -> Self {
-        Self { map, end, uncleaned, next: 0, ended: false }
+    /// `dirty`: of producers that have batches in what was not compacted before, the last one below `end`.
+    fn new(job: &CompactionJob, map: OffsetMap, end: Offset, dirty: &HashMap<ProducerId, Offset>) -> Self {
+        let below_end = |(id, last): (&ProducerId, &Offset)| {
+            let last = if *last < end { Some(*last) } else { dirty.get(id).copied() };
+            (*id, last)
+        };
+        let last_of_producers = job.last_of_producers.iter().map(below_end).collect();
+        Self { map, end, uncleaned: job.uncleaned, last_of_producers, next: 0, ended: false }
+    }
+
+    /// Whether a batch stays without its records, because of its producer.
+    fn keeps_empty(&self, header: &BatchHeader) -> bool {
+        let last = self.last_of_producers.get(&header.producer_id);
+        last.is_some_and(|last| last.is_none_or(|last| last == header.base_offset))
     }
 }
 
@@ -186,7 +214,14 @@ impl CompactionJob {
     /// # Errors
     /// I/O errors; `InvalidData` where a segment is damaged, `Interrupted` where `pace` wanted it. What the log has taken
     /// counts; calling again MUST NOT happen.
-    pub fn advance(&mut self, mut pace: impl FnMut(usize) -> bool) -> io::Result<Option<CompactionStep>> {
+    pub fn advance(&mut self, pace: impl FnMut(usize) -> bool) -> io::Result<Option<CompactionStep>> {
+        let step = self.work(pace);
+        let damage = step.as_ref().err().and_then(|error| error.get_ref()?.downcast_ref::<Damaged>());
+        self.damaged_at = damage.map(|damage| damage.at);
+        step
+    }
+
+    fn work(&mut self, mut pace: impl FnMut(usize) -> bool) -> io::Result<Option<CompactionStep>> {
         let mut pass = match self.pass.take() {
             Some(pass) => pass,
             None => self.note_keys(&mut pace)?,
@@ -197,7 +232,7 @@ impl CompactionJob {
     }
 
     fn next_step(&self, pass: &mut Pass, pace: Pace<'_>) -> io::Result<Option<CompactionStep>> {
-        let generation = self.generation;
+        let (generation, number) = (self.generation, self.number);
         while let Some(group) = self.next_group(pass) {
             let written = rewrite::rewrite(self, &self.segments[group.clone()], pass, pace);
             if !matches!(&written, Ok(Some(_))) {
@@ -205,12 +240,17 @@ impl CompactionJob {
             }
             pass.next = group.end;
             if let Some(replacement) = written? {
-                return Ok(Some(CompactionStep { generation, replacement: Some(replacement), compacted: None }));
+                return Ok(Some(CompactionStep {
+                    generation,
+                    number,
+                    replacement: Some(replacement),
+                    compacted: None,
+                }));
             }
         }
         let ended = std::mem::replace(&mut pass.ended, true);
         let compacted = CompactedTo { end: pass.end, uncleaned: pass.uncleaned };
-        Ok((!ended).then_some(CompactionStep { generation, replacement: None, compacted: Some(compacted) }))
+        Ok((!ended).then_some(CompactionStep { generation, number, replacement: None, compacted: Some(compacted) }))
     }
 
     /// Removes the file that was written for a group, where it still has the name of one that does not count.
@@ -225,7 +265,7 @@ impl CompactionJob {
 
     /// The first pass.
     fn note_keys(&self, pace: Pace<'_>) -> io::Result<Pass> {
-        let mut map = OffsetMap::new(self.rules.memory_bytes);
+        let (mut map, mut last) = (OffsetMap::new(self.rules.memory_bytes), HashMap::new());
         let mut up_to = self.from;
         for ClosedSegment { segment, end } in self.segments.iter().filter(|closed| closed.end > self.from) {
             up_to = *end;
@@ -254,17 +294,27 @@ impl CompactionJob {
                         true
                     });
                     if let Some(end) = full_at {
+                        if header.base_offset < end {
+                            self.note_producer(&mut last, &header);
+                        }
                         segment.close();
-                        return Ok(Pass::new(map, end, self.uncleaned));
+                        return Ok(Pass::new(self, map, end, &last));
                     }
                 }
+                self.note_producer(&mut last, &header);
                 if !pace(read) {
                     return Err(interrupted());
                 }
             }
             segment.close();
         }
-        Ok(Pass::new(map, up_to, self.uncleaned))
+        Ok(Pass::new(self, map, up_to, &last))
+    }
+
+    fn note_producer(&self, last: &mut HashMap<ProducerId, Offset>, header: &BatchHeader) {
+        if self.last_of_producers.contains_key(&header.producer_id) {
+            last.insert(header.producer_id, header.base_offset);
+        }
     }
 
     /// The next segments that become one, by their bytes.

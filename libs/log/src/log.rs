@@ -7,6 +7,7 @@ mod compaction;
 mod damage;
 mod findings;
 mod flush;
+mod listing;
 mod recovery;
 mod retention;
 mod truncation;
@@ -137,6 +138,10 @@ pub struct Log {
     /// Space that was filled ahead before a kill lies behind the log end: the file is longer than what is in it.
     zeros_behind_end: bool,
     compacted: CompactedTo,
+    /// There is a file that says so.
+    compacted_file: bool,
+    /// Jobs of compactions that were begun, or of which a step was refused: what comes of earlier ones does not count.
+    compactions: u64,
     /// Segments below the log start whose files are still there: found at opening.
     deleted: Vec<Arc<Segment>>,
     /// Offsets from which files say that records are damaged.

@@ -4,6 +4,8 @@
 
 #[path = "log/compaction.rs"]
 mod compaction;
+#[path = "log/compaction_faults.rs"]
+mod compaction_faults;
 #[path = "log/crash.rs"]
 mod crash;
 #[path = "log/damage.rs"]

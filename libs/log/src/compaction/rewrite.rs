@@ -83,7 +83,7 @@ pub(super) fn rewrite(
 
 impl Output<'_> {
     fn take(&mut self, header: &BatchHeader, bytes: &[u8], pass: &mut Pass) -> io::Result<()> {
-        let is_last = self.job.last_of_producers.get(&header.producer_id) == Some(&header.base_offset);
+        let is_last = pass.keeps_empty(header);
         if header.record_count == 0 {
             return if is_last { self.put(bytes) } else { self.forget(header) };
         }

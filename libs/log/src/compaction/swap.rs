@@ -67,20 +67,23 @@ pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io:
         }
         let (swap, again) = (base_before(&entry.name, SWAP_SUFFIX), base_before(&entry.name, AGAIN_SUFFIX));
         let Some(base) = swap.or(again) else { continue };
-        if let Some(end) = end_of(&**disk, &dir.join(&entry.name), base)? {
-            // The name may be in the cache only, clean, after a sync that failed: it is written once more (rule R30).
-            let path = dir.join(swap_name(base));
-            let moved = path.with_extension(&AGAIN_SUFFIX[1..]);
-            if swap.is_some() {
-                disk.rename(&path, &moved)?;
-            }
-            disk.rename(&moved, &path)?;
-            let spanned = entries.iter().filter_map(|entry| base_of(&entry.name));
-            let mut bases: Vec<_> = spanned.filter(|found| *found > base && *found < end).collect();
-            bases.sort_unstable();
-            bases.insert(0, base);
-            replaced.push(bases);
+        let Some(end) = end_of(&**disk, &dir.join(&entry.name), base)? else {
+            let path = dir.join(&entry.name);
+            tracing::error!(path = %path.display(), "what a compaction has written cannot be read, and is not used");
+            continue;
+        };
+        // The name may be in the cache only, clean, after a sync that failed: it is written once more (rule R30).
+        let path = dir.join(swap_name(base));
+        let moved = path.with_extension(&AGAIN_SUFFIX[1..]);
+        if swap.is_some() {
+            disk.rename(&path, &moved)?;
         }
+        disk.rename(&moved, &path)?;
+        let spanned = entries.iter().filter_map(|entry| base_of(&entry.name));
+        let mut bases: Vec<_> = spanned.filter(|found| *found > base && *found < end).collect();
+        bases.sort_unstable();
+        bases.insert(0, base);
+        replaced.push(bases);
     }
     if replaced.is_empty() {
         return Ok(changed);

@@ -64,7 +64,7 @@ impl Log {
 
     /// Work that compacts the closed segments that lie wholly below `up_to` (exclusive) and are durable. `None`: all that
     /// may be compacted was. Records at and above `up_to` MUST NOT be needed by any key below: it is the high watermark or
-    /// less. One job of a log runs at a time.
+    /// less. One job of a log runs at a time: what comes of an earlier one does not count any more.
     ///
     /// # Errors
     /// As for appending; I/O errors while looking at segments.
@@ -74,6 +74,10 @@ impl Log {
         rules: CompactionRules,
     ) -> Result<Option<CompactionJob>, LogError> {
         self.writable()?;
+        self.compactions += 1;
+        if Replacing::new(&self.state).is_none() {
+            return Ok(None);
+        }
         let all = self.state.segments().clone();
         let mut segments = Vec::new();
         for (segment, end) in self.closed(&all, up_to) {
@@ -94,14 +98,15 @@ impl Log {
         };
         let faulty = self.has_fault();
         let rules = if faulty { CompactionRules { tombstone_floor: Offset(i64::MAX), ..rules } } else { rules };
-        // Before anything goes.
-        let floor = rules.tombstone_floor.min(end);
-        if floor > self.tombstone_floor() && !faulty {
+        // Before anything goes; that there is such a file tells a start to look for names that have come back.
+        let floor = rules.tombstone_floor.min(end).max(self.tombstone_floor());
+        if (floor > self.tombstone_floor() || !self.compacted_file) && !faulty {
             self.write_compacted(self.compacted, floor)?;
         }
         Ok(Some(CompactionJob {
             partition: self.partition,
             generation: self.generation,
+            number: self.compactions,
             names: self.names.clone(),
             segments,
             from: self.compacted.end,
@@ -111,6 +116,7 @@ impl Log {
             segment_bytes: self.config.segment_bytes,
             interval_bytes: self.config.index_interval_bytes,
             pass: None,
+            damaged_at: None,
         }))
     }
 
@@ -124,22 +130,23 @@ impl Log {
     }
 
     /// Puts what a job has written in the place of what it has read, durably. `None`: the log was cut, or segments have gone,
-    /// since, or somebody holds a [`crate::LogPin`]; the step does not count, nor would any behind it.
+    /// since, or somebody holds a [`crate::LogPin`]; the step does not count, nor does any behind it.
     ///
     /// # Errors
     /// I/O errors. Where it is not known which of the files count, the log is out of service; opening it again completes or
     /// undoes the step. Otherwise the log goes on with what it had.
     pub fn take_compaction_step(&mut self, step: CompactionStep) -> Result<Option<Compacted>, LogError> {
-        self.writable()?;
-        let CompactionStep { generation, replacement, compacted } = step;
-        let replacing = Replacing::new(&self.state);
+        let CompactionStep { generation, number, replacement, compacted } = step;
+        let (writable, replacing) = (self.writable(), Replacing::new(&self.state));
         let there = replacement.as_ref().is_none_or(|found| replacing.is_some() && self.has(found));
-        if !there || generation != self.generation {
+        let counts = there && generation == self.generation && number == self.compactions;
+        if writable.is_err() || !counts {
+            self.compactions += 1;
             if let Some(Replacement { new, .. }) = replacement {
                 let path = self.names.path().join(swap::cleaned_name(new.base, generation));
                 remove_file_if_any(&**self.names.disk(), &path)?;
             }
-            return Ok(None);
+            return writable.map(|()| None);
         }
         let mut done = Compacted::default();
         if let Some(replacement) = replacement {
@@ -151,6 +158,11 @@ impl Log {
             self.write_compacted(compacted, self.tombstone_floor())?;
         }
         Ok(Some(done))
+    }
+
+    /// Where the damage begins that a job has met, unless the log was cut, or the records have gone, since.
+    pub fn damage_met_by(&self, job: &CompactionJob) -> Option<Offset> {
+        job.damaged_at.filter(|at| job.generation == self.generation && *at >= self.log_start())
     }
 
     /// Whether the segments of a replacement are still there, side by side.
@@ -209,6 +221,7 @@ impl Log {
         bytes.put_i64(compacted.uncleaned.0);
         seal(&mut bytes, 0);
         self.names.replace_file(COMPACTED_NAME, &bytes)?;
+        self.compacted_file = true;
         self.compacted = compacted;
         self.state.set_tombstone_floor(floor);
         Ok(())

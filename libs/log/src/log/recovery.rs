@@ -15,11 +15,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walser_model::{LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicPartition};
 
-use super::compaction::COMPACTED_NAME;
 use super::findings::{CutTail, Recovery};
-use super::{Condition, KEPT_PREFIX, Log, LogConfig, LogError, damage};
+use super::listing::{Listing, list};
+use super::{Condition, KEPT_PREFIX, Log, LogConfig, LogError};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
-use crate::compaction::{CompactedTo, swap};
+use crate::compaction::CompactedTo;
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Disk, DiskFile, Open};
 use crate::epochs::{self, Epochs};
@@ -28,29 +28,10 @@ use crate::generation::Generation;
 use crate::log_state::LogState;
 use crate::recovery_scan::{LogPosition, RecoveryScan};
 use crate::segment::Segment;
-use crate::segment_names::{base_of, moved_name};
 use crate::snapshots::{self, Snapshots};
 
 /// At most this much of a cut tail is kept aside.
 const KEPT_BYTES_MAX: u64 = 64 << 20;
-
-/// What a partition's directory holds.
-#[derive(Debug, Default)]
-struct Listing {
-    /// By base offset.
-    segments: Vec<Arc<Segment>>,
-    /// Ends of producer snapshots, ascending.
-    snapshots: Vec<Offset>,
-    /// Offsets from which files say that records are damaged.
-    damage_notes: Vec<Offset>,
-    /// There is a file of leader epochs.
-    epochs_file: bool,
-    /// There is one that says up to where the log is compacted.
-    compacted_file: bool,
-    /// The directory exists.
-    exists: bool,
-}
-
 impl Log {
     /// Opens the log of a partition in `dir`, or describes an empty one: files appear at the first append.
     ///
@@ -81,7 +62,9 @@ impl Log {
         now: Timestamp,
     ) -> Result<(Self, Recovery), LogError> {
         let (marked, marks) = (marks.is_some(), marks.unwrap_or_default());
-        let Listing { mut segments, snapshots, damage_notes, epochs_file, compacted_file, exists } = list(&disk, &dir)?;
+        let mut listing = list(&disk, &dir)?;
+        listing.remove_spanned(&*disk, &dir, &marks)?;
+        let Listing { mut segments, snapshots, damage_notes, epochs_file, compacted_file, exists } = listing;
         let around = checkpoint.lock().names();
         prove_directory(&*disk, &dir, &around, (exists, segments.is_empty()), &marks)?;
         let deleted = below_start(&mut segments, marks.log_start);
@@ -121,6 +104,8 @@ impl Log {
             opened_at: now,
             zeros_behind_end: false,
             compacted: CompactedTo::NONE,
+            compacted_file,
+            compactions: 0,
             deleted,
             damage_notes,
             #[cfg(feature = "faults")]
@@ -459,41 +444,4 @@ fn copy(from: &dyn DiskFile, start: u64, to: &dyn DiskFile, at: u64) -> io::Resu
             return Ok(used);
         }
     }
-}
-
-fn list(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Listing> {
-    let entries = match disk.list(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
-        other => other?,
-    };
-    let entries = if swap::finish(disk, dir, &entries)? { disk.list(dir)? } else { entries };
-    let mut listing = Listing { exists: true, ..Listing::default() };
-    for entry in &entries {
-        let returned = moved_name(&entry.name);
-        if let Some(name) = &returned {
-            if entries.iter().any(|other| other.name == *name) {
-                // Left from before: a failed sync has lost that it had got its name back, and the file was made anew.
-                disk.remove_file(&dir.join(&entry.name))?;
-                continue;
-            }
-            disk.rename(&dir.join(&entry.name), &dir.join(name))?;
-        }
-        let name = returned.as_deref().unwrap_or(&entry.name);
-        if name.ends_with(".tmp") {
-            disk.remove_file(&dir.join(name))?;
-        } else if let Some(base) = base_of(name) {
-            listing.segments.push(Arc::new(Segment::new(Arc::clone(disk), dir, base, entry.len)));
-        } else if let Some(end) = snapshots::snapshot_end(name) {
-            listing.snapshots.push(end);
-        } else if let Some(from) = damage::noted(name) {
-            listing.damage_notes.push(from);
-        } else if name == epochs::FILE_NAME {
-            listing.epochs_file = true;
-        } else if name == COMPACTED_NAME {
-            listing.compacted_file = true;
-        }
-    }
-    listing.segments.sort_unstable_by_key(|segment| segment.base);
-    listing.snapshots.sort_unstable();
-    Ok(listing)
 }

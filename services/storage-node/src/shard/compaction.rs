@@ -22,7 +22,7 @@ use crate::compactor::CompactionTurn;
 /// A compaction that is under way.
 #[derive(Debug)]
 pub(crate) struct Compacting {
-    job: CompactionJob,
+    pub(super) job: CompactionJob,
     turn: CompactionTurn,
     /// Monotonic time at which it began.
     pub(super) begun: Duration,
@@ -88,7 +88,12 @@ impl Shard {
             Ok(None) => partition.compaction_ended(&compacting, &self.context),
             // The node stops.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => partition.compaction_rests(&self.context),
-            Err(error) => partition.compaction_failed(&error, &self.context),
+            Err(error) => {
+                partition.compaction_failed(&error, &self.context);
+                if partition.note_damage_met_by(&compacting.job, &self.context) {
+                    self.lend(id, Task::KeepDamage);
+                }
+            }
         }
     }
 

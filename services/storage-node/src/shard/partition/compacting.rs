@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use walser_log::{Compacted, CompactionRules, CompactionStep, Condition};
+use walser_log::{Compacted, CompactionJob, CompactionRules, CompactionStep, Condition};
 use walser_model::{Offset, Timestamp, whole_millis};
 
 use super::{KeptLog, Partition};
@@ -94,6 +94,11 @@ impl Partition {
         self.compaction_rests(context);
         let partition = context.named(self.log.partition());
         tracing::warn!(%partition, %error, "compaction has failed, and is tried again");
+    }
+
+    /// Notes the damage that a job has met, as one that a read has met. Whether that is new.
+    pub(crate) fn note_damage_met_by(&mut self, job: &CompactionJob, context: &ShardContext) -> bool {
+        self.log.damage_met_by(job).is_some_and(|from| self.note_damage(from, context))
     }
 
     pub(crate) fn compaction_ended(&mut self, compacting: &Compacting, context: &ShardContext) {

@@ -193,3 +193,21 @@ fn no_segment_is_replaced_while_the_log_is_copied() {
     flush(&mut shard);
     assert!(newest(&shard, 0).1 < count && newest(&shard, 0).0 == before);
 }
+
+/// Nobody may have read it for long: whoever has all of it can heal this replica.
+#[test]
+fn damage_that_a_compaction_meets_is_noted_for_the_next_start_too() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    lead_as(&mut shard, 0, &[1], config());
+    written(&mut shard, 0, 20);
+    let dir = shard.context.directory.partition_dir(partition(0));
+    disk.flip_bit(&dir.join("00000000000000000000.log"), 700, 3);
+    begin(&mut shard);
+    flush(&mut shard);
+    let condition = shard.partitions[&partition(0)].log.condition().clone();
+    assert!(matches!(condition, walser_log::Condition::Corrupt { from } if from < Offset(5)), "{condition:?}");
+    let names = walser_log::Disk::list(&disk, &dir).unwrap().into_iter().map(|entry| entry.name);
+    assert_eq!(names.filter(|name| name.starts_with("damaged-from-")).count(), 1);
+    assert!(!shard.context.compactor.is_busy());
+}
