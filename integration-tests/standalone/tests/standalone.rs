@@ -18,6 +18,8 @@ mod cli_truth;
 mod cluster_config;
 #[path = "standalone/cluster_up.rs"]
 mod cluster_up;
+#[path = "standalone/compacted.rs"]
+mod compacted;
 #[path = "standalone/connection_age.rs"]
 mod connection_age;
 #[path = "standalone/contradictions.rs"]

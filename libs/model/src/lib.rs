@@ -3,6 +3,7 @@
 //! This crate has no I/O, no async and no wire format. Everything above it speaks in these types, so that a
 //! topic name that was never validated, or an offset where an epoch belongs, does not compile.
 
+mod cleanup_policy;
 mod clock;
 mod config_value;
 mod durability;
@@ -14,6 +15,7 @@ mod recovery_policy;
 mod topic_config;
 mod topic_name;
 
+pub use cleanup_policy::CleanupPolicy;
 pub use clock::{Clock, Random, SystemClock, SystemRandom, Timestamp, whole_millis};
 pub use config_value::{ConfigType, ValueError, parse_bytes, parse_duration_ms, show_bytes, show_duration_ms, suggest};
 pub use durability::{Acks, Compression, Durability, TimestampType};
@@ -22,7 +24,5 @@ pub use leader_epochs::{EpochStart, LeaderEpochs};
 pub use offset::{LeaderEpoch, Offset};
 pub use producer_window::{ProducerWindow, REMEMBERED_BATCHES, RememberedBatch, SequenceCheck, Sequences};
 pub use recovery_policy::RecoveryPolicy;
-pub use topic_config::{
-    CleanupPolicy, CompressionSetting, ConfigError, MESSAGE_BYTES_CEILING, SETTINGS, Setting, TopicConfig,
-};
+pub use topic_config::{CompressionSetting, ConfigError, MESSAGE_BYTES_CEILING, SETTINGS, Setting, TopicConfig};
 pub use topic_name::{RESERVED_PREFIX, TOPIC_NAME_PATTERN, TopicName, TopicNameError};

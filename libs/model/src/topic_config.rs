@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::cleanup_policy::CleanupPolicy;
 use crate::config_value::{
     ConfigType, ValueError, parse_bytes, parse_duration_ms, show_bytes, show_duration_ms, suggest,
 };
@@ -16,16 +17,8 @@ pub const MESSAGE_BYTES_CEILING: i64 = 15 << 20;
 
 const DAY_MS: i64 = 86_400_000;
 
-/// What happens to old records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CleanupPolicy {
-    /// Whole segments go away by age and size.
-    Delete,
-    /// Of each key the newest record stays.
-    Compact,
-    /// Both.
-    CompactAndDelete,
-}
+/// From here on every process of a cluster knows compaction.
+const COMPACTION_LEVEL: i32 = 3;
 
 /// How the gateway compresses plain records. Batches that clients built stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,14 +106,6 @@ pub enum ConfigError {
         /// What is wrong.
         error: ValueError,
     },
-    /// The value names a feature that this version does not have.
-    #[error("topic setting {name}: {feature} is not available in this version")]
-    Feature {
-        /// Which setting.
-        name: &'static str,
-        /// The missing feature.
-        feature: &'static str,
-    },
 }
 
 /// Every setting, by name.
@@ -129,12 +114,9 @@ pub const SETTINGS: &[Setting] = &[
         name: "cleanup.policy",
         kind: ConfigType::Text,
         default: "delete",
-        documentation: "What happens to old records: delete removes whole segments by age and size.",
-        apply: |config, text| {
-            let policy = (text == "delete").then_some(CleanupPolicy::Delete);
-            config.cleanup_policy = policy.ok_or_else(|| ValueError::one_of(text, &["delete"]))?;
-            Ok(())
-        },
+        documentation: "What happens to old records: delete removes whole segments by age and size, compact keeps the \
+                        newest record of each key, compact,delete does both. A key is needed to write to a compacted topic.",
+        apply: |config, text| text.parse().map(|policy| config.cleanup_policy = policy),
     },
     Setting {
         name: "compression.type",
@@ -152,6 +134,14 @@ pub const SETTINGS: &[Setting] = &[
                 };
             Ok(())
         },
+    },
+    Setting {
+        name: "delete.retention.ms",
+        kind: ConfigType::DurationMs,
+        default: "86400000",
+        documentation: "With compaction: a tombstone (a record without value) stays for this long after the first \
+                        compaction that finds it, so that whoever reads from the start within that time sees it.",
+        apply: |config, text| duration(text, 0, i64::MAX).map(|value| config.delete_retention = value),
     },
     Setting {
         name: "durability",
@@ -174,6 +164,14 @@ pub const SETTINGS: &[Setting] = &[
         default: "4096",
         documentation: "An index entry is made at least every so many bytes of log.",
         apply: |config, text| bytes(text, 512, 1 << 30).map(|value| config.index_interval_bytes = value),
+    },
+    Setting {
+        name: "max.compaction.lag.ms",
+        kind: ConfigType::DurationMs,
+        default: "-1",
+        documentation: "With compaction: closed segments whose newest record is older are compacted, however few they \
+                        are. -1: no limit.",
+        apply: |config, text| limit(text).map(|value| config.compaction_lag_max = value),
     },
     Setting {
         name: "max.message.bytes",
@@ -208,6 +206,28 @@ pub const SETTINGS: &[Setting] = &[
         default: "CreateTime",
         documentation: "Who stamps records: the producer (CreateTime) or the leader (LogAppendTime).",
         apply: |config, text| text.parse().map(|stamper| config.timestamp_type = stamper),
+    },
+    Setting {
+        name: "min.cleanable.dirty.ratio",
+        kind: ConfigType::Text,
+        default: "0.5",
+        documentation: "With compaction: a log is compacted when this part of its closed segments, in bytes, was not \
+                        compacted yet. From 0 to 1.",
+        apply: |config, text| {
+            let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+            let ratio = ratio.ok_or_else(|| ValueError::rule(text, "a number from 0 to 1"))?;
+            // Within 0 to 1,000,000.
+            config.dirty_ratio_min = (ratio * 1e6).round() as u32;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "min.compaction.lag.ms",
+        kind: ConfigType::DurationMs,
+        default: "0",
+        documentation: "With compaction: segments with records that are newer than this are not compacted, nor is \
+                        what comes behind them.",
+        apply: |config, text| duration(text, 0, i64::MAX).map(|value| config.compaction_lag_min = value),
     },
     Setting {
         name: "min.insync.replicas",
@@ -307,6 +327,17 @@ impl Setting {
         })
     }
 
+    /// The feature level from which on every process of a cluster knows the setting with this value.
+    pub fn feature_level(&self, value: &str) -> i32 {
+        match self.name {
+            "cleanup.policy" if value != "delete" => COMPACTION_LEVEL,
+            "delete.retention.ms" | "max.compaction.lag.ms" | "min.cleanable.dirty.ratio" | "min.compaction.lag.ms" => {
+                COMPACTION_LEVEL
+            }
+            _ => 1,
+        }
+    }
+
     /// A value as people write it: durations and sizes with their unit.
     pub fn shown(&self, canonical: &str) -> String {
         match (self.kind, canonical.parse()) {
@@ -319,9 +350,6 @@ impl Setting {
     /// `text` as it is stored: durations and sizes become plain numbers.
     pub fn canonical(&self, text: &str) -> Result<String, ConfigError> {
         let text = text.trim();
-        if self.name == "cleanup.policy" && text.split(',').any(|policy| policy.trim() == "compact") {
-            return Err(ConfigError::Feature { name: self.name, feature: "log compaction" });
-        }
         let wrap = |error| ConfigError::Value { name: self.name, error };
         (self.apply)(&mut TopicConfig::default(), text).map_err(wrap)?;
         match self.kind {
@@ -329,20 +357,6 @@ impl Setting {
             ConfigType::Bytes => parse_bytes(text).map(|value| value.to_string()).map_err(wrap),
             ConfigType::Bool | ConfigType::Int | ConfigType::Text => Ok(text.to_owned()),
         }
-    }
-}
-
-// === impl CleanupPolicy ===
-
-impl CleanupPolicy {
-    /// Whether of each key the newest record stays.
-    pub fn compacts(self) -> bool {
-        matches!(self, Self::Compact | Self::CompactAndDelete)
-    }
-
-    /// Whether segments go away by age and size.
-    pub fn deletes(self) -> bool {
-        matches!(self, Self::Delete | Self::CompactAndDelete)
     }
 }
 
@@ -416,13 +430,32 @@ mod tests {
     }
 
     #[test]
+    fn what_compaction_needs_is_known_from_a_feature_level_on() {
+        let level = |name, value| Setting::named(name).unwrap().feature_level(value);
+        assert_eq!((level("cleanup.policy", "delete"), level("retention.ms", "1")), (1, 1));
+        for policy in ["compact", "delete, compact", "compact,delete"] {
+            assert_eq!(level("cleanup.policy", policy), COMPACTION_LEVEL);
+            assert!(policy.parse::<CleanupPolicy>().unwrap().compacts());
+        }
+        assert_eq!(level("delete.retention.ms", "1"), COMPACTION_LEVEL);
+        let ratio = TopicConfig::from_overrides([("min.cleanable.dirty.ratio", "0.01")]).unwrap();
+        assert_eq!(ratio.dirty_ratio_min, 10_000);
+    }
+
+    #[test]
     fn bad_overrides_say_what_is_wrong() {
         let unknown = TopicConfig::from_overrides([("retention.msec", "1")]).unwrap_err();
         let expected = ConfigError::Unknown { name: "retention.msec".into(), did_you_mean: Some("retention.ms") };
         assert_eq!(unknown, expected);
-        let compact = TopicConfig::from_overrides([("cleanup.policy", "compact")]).unwrap_err();
-        assert_eq!(compact, ConfigError::Feature { name: "cleanup.policy", feature: "log compaction" });
-        for (name, value) in [("max.message.bytes", "16MiB"), ("segment.bytes", "1"), ("durability", "maybe")] {
+        for (name, value) in [
+            ("cleanup.policy", "compact,remove"),
+            ("cleanup.policy", ""),
+            ("min.cleanable.dirty.ratio", "1.1"),
+            ("min.cleanable.dirty.ratio", "NaN"),
+            ("max.message.bytes", "16MiB"),
+            ("segment.bytes", "1"),
+            ("durability", "maybe"),
+        ] {
             assert!(TopicConfig::from_overrides([(name, value)]).is_err(), "{name}={value}");
         }
     }

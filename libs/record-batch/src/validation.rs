@@ -19,6 +19,8 @@ pub struct Limits {
     pub deep: bool,
     /// The batch belongs to a producer session. Otherwise its producer fields mean nothing, and are reset.
     pub session: bool,
+    /// Every record has a key, as those of a compacted topic have. Compressed records are looked at for that, too.
+    pub keyed: bool,
 }
 
 /// A batch that may be appended.
@@ -96,6 +98,12 @@ pub enum InvalidBatch {
         /// How many it has.
         headers: usize,
     },
+    /// A record has no key, and is for a topic of which the newest record of each key is kept.
+    #[error("record {index} has no key, which every record of a compacted topic needs")]
+    NoKey {
+        /// Which, from 0.
+        index: i32,
+    },
     /// A record is malformed, out of sequence, or missing.
     #[error("record {index} of {count} is malformed or out of sequence")]
     Record {
@@ -147,9 +155,9 @@ pub fn validate_produced(batch: &Bytes, limits: Limits) -> Result<Produced, Inva
     }
     let section_max = section_bytes_max(header.record_count, DECODED_COST_MAX)?;
     let (min_timestamp, max_timestamp) = match codec {
-        Compression::None => check_records(&header, &batch[HEADER_LEN..])?,
-        _ if !limits.deep => check_times(&header)?,
-        codec => check_records(&header, &decompress(codec, &records_section(batch), section_max)?)?,
+        Compression::None => check_records(&header, &batch[HEADER_LEN..], limits.keyed)?,
+        _ if !limits.deep && !limits.keyed => check_times(&header)?,
+        codec => check_records(&header, &decompress(codec, &records_section(batch), section_max)?, limits.keyed)?,
     };
     let edited = BatchHeader { base_offset: Offset::ZERO, max_timestamp, ..header };
     let edited = if limits.session { edited } else { edited.without_producer() };
@@ -193,13 +201,20 @@ fn check_producer(header: &BatchHeader) -> Result<(), InvalidBatch> {
 }
 
 /// Walks the records; returns the lowest and the highest timestamp.
-fn check_records(header: &BatchHeader, mut section: &[u8]) -> Result<(Timestamp, Timestamp), InvalidBatch> {
+fn check_records(
+    header: &BatchHeader,
+    mut section: &[u8],
+    keyed: bool,
+) -> Result<(Timestamp, Timestamp), InvalidBatch> {
     let count = header.record_count;
     let (mut lowest, mut highest) = (Timestamp::MAX, Timestamp::MIN);
     let mut cost = section.len();
     for index in 0..count {
         let raw = take_record(&mut section).filter(|raw| raw.offset_delta == index);
         let raw = raw.ok_or(InvalidBatch::Record { index, count })?;
+        if keyed && raw.key.is_none() {
+            return Err(InvalidBatch::NoKey { index });
+        }
         let headers = raw.headers_len();
         if headers > RECORD_HEADERS_MAX {
             return Err(InvalidBatch::RecordHeaders { index, headers });
@@ -237,6 +252,7 @@ impl InvalidBatch {
             Self::Compression(CompressionError::Malformed { .. }) => "compression",
             Self::Cost(_) => "decoded-cost",
             Self::RecordHeaders { .. } => "record-headers",
+            Self::NoKey { .. } => "KEY_REQUIRED",
             Self::Record { .. } | Self::Trailing { .. } => "record-count",
             Self::MaxTimestamp { .. } => "max-timestamp",
         }

@@ -8,8 +8,8 @@ use walser_record_batch::{BatchBuilder, BatchHeader, InvalidBatch, Limits, Produ
 use walser_record_batch::{CostError, DECODED_COST_MAX, ITEM_COST, RECORD_HEADERS_MAX};
 use walser_record_batch::{Records, compress, stamp_producer, validate_produced};
 
-const DEEP: Limits = Limits { size_max: 16 << 20, deep: true, session: true };
-const SHALLOW: Limits = Limits { size_max: 16 << 20, deep: false, session: true };
+const DEEP: Limits = Limits { size_max: 16 << 20, deep: true, session: true, keyed: false };
+const SHALLOW: Limits = Limits { size_max: 16 << 20, deep: false, session: true, keyed: false };
 const TOO_MUCH: CostError = CostError { max: DECODED_COST_MAX };
 
 /// A batch of `records` records with `headers` empty headers each, around a compressed section made elsewhere.

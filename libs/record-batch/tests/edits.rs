@@ -7,7 +7,7 @@ use walser_model::{Compression, ProducerEpoch, ProducerId};
 use walser_record_batch::{BatchBuilder, BatchHeader, InvalidBatch, Limits, Producer, RecordFields};
 use walser_record_batch::{stamp_producer, validate_produced, verify_crc};
 
-const DEEP: Limits = Limits { size_max: 16 << 20, deep: true, session: true };
+const DEEP: Limits = Limits { size_max: 16 << 20, deep: true, session: true, keyed: false };
 const SHALLOW: Limits = Limits { deep: false, ..DEEP };
 const SESSION: (ProducerId, ProducerEpoch, i32) = (ProducerId(7), ProducerEpoch(2), 40);
 

@@ -89,7 +89,7 @@ fn only_what_a_client_may_send_passes_validation() {
         let by_clients = !header.attributes.control()
             && !header.attributes.transactional()
             && header.attributes.timestamp_type() == TimestampType::CreateTime;
-        let verdict = validate_produced(&batch, Limits { size_max: 1 << 20, deep: true, session: true });
+        let verdict = validate_produced(&batch, Limits { size_max: 1 << 20, deep: true, session: true, keyed: false });
         assert_eq!(verdict.is_ok(), by_clients, "{file}: {verdict:?}");
     }
 }
@@ -100,7 +100,10 @@ fn any_flipped_byte_after_the_length_is_noticed() {
     for at in 16..whole.len() {
         let mut flipped = whole.clone();
         flipped[at] ^= 0x20;
-        let verdict = validate_produced(&Bytes::from(flipped), Limits { size_max: 1 << 20, deep: true, session: true });
+        let verdict = validate_produced(
+            &Bytes::from(flipped),
+            Limits { size_max: 1 << 20, deep: true, session: true, keyed: false },
+        );
         assert!(verdict.is_err(), "byte {at}");
     }
 }

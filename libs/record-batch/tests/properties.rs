@@ -52,7 +52,7 @@ fn build(codec: Compression, records: &[Fields]) -> Bytes {
     builder.build(Producer::NONE)
 }
 
-const DEEP: Limits = Limits { size_max: 16 << 20, deep: true, session: true };
+const DEEP: Limits = Limits { size_max: 16 << 20, deep: true, session: true, keyed: false };
 
 proptest! {
     #[test]

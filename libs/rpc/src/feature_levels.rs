@@ -10,6 +10,7 @@
 //! |---|---|
 //! | 1 | the first one |
 //! | 2 | nodes can be cordoned and drained; offers of replicas name the epoch of their records; metadata can be imported |
+//! | 3 | topics can be compacted |
 
 use walser_proto::internal::v1::FeatureRange;
 
@@ -23,7 +24,7 @@ pub struct FeatureLevels {
 }
 
 /// Levels of this version.
-pub const FEATURE_LEVELS: FeatureLevels = FeatureLevels { min: 1, max: 2 };
+pub const FEATURE_LEVELS: FeatureLevels = FeatureLevels { min: 1, max: 3 };
 
 impl FeatureLevels {
     /// What a caller says; one that says nothing is older than the levels, and works at 1.

@@ -159,12 +159,25 @@ fn check_etag(etag: &str, topic: &TopicEntry) -> Result<(), ApiError> {
     Err(ApiError::new(Reason::EtagMismatch, text).with("etag", etag).with("currentEtag", current))
 }
 
-/// Checks overrides and puts them into canonical form.
-pub(crate) fn canonical(overrides: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
+/// Checks overrides and puts them into canonical form. `level`: the feature level of the cluster.
+pub(crate) fn canonical(
+    overrides: &BTreeMap<String, String>,
+    level: i32,
+) -> Result<BTreeMap<String, String>, ApiError> {
     let mut canonical = BTreeMap::new();
     for (name, value) in overrides {
         let setting = Setting::require(name).map_err(config_failure)?;
-        canonical.insert(name.clone(), setting.canonical(value).map_err(config_failure)?);
+        let value = setting.canonical(value).map_err(config_failure)?;
+        let required = setting.feature_level(&value);
+        if required > level {
+            let text = format!(
+                "{name}={value} needs feature level {required}, and this cluster works at {level}: end the upgrade with \
+                 `walser cluster finalize-upgrade` once every process is of this version"
+            );
+            let failure = ApiError::new(Reason::FeatureDisabled, text).with("feature", "compaction").with("key", name);
+            return Err(failure.with("requiredLevel", required).with("level", level));
+        }
+        canonical.insert(name.clone(), value);
     }
     Ok(canonical)
 }
@@ -180,9 +193,6 @@ fn config_failure(error: ConfigError) -> ApiError {
         ConfigError::Value { name, error } => {
             let failure = ApiError::new(Reason::ConfigInvalid, text).with("key", name);
             failure.with("value", error.value).with("allowed", error.allowed)
-        }
-        ConfigError::Feature { name, feature } => {
-            ApiError::new(Reason::FeatureDisabled, text).with("key", name).with("feature", feature)
         }
     }
 }

@@ -95,9 +95,9 @@ mod tests {
         let followers = Followers::default();
         let old = followers.add(FeatureLevels::of_caller(None));
         let new = followers.add(FEATURE_LEVELS);
-        assert_eq!((followers.below(1), followers.below(2), followers.below(3)), (0, 1, 2));
+        assert_eq!((followers.below(1), followers.below(2), followers.below(4)), (0, 1, 2));
         drop(new);
-        assert_eq!(followers.below(3), 1);
+        assert_eq!(followers.below(4), 1);
         drop(old);
         assert_eq!(followers.below(3), 0);
         assert!(followers.0.lock().is_empty());

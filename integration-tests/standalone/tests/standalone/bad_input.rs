@@ -123,7 +123,7 @@ fn configured(key: &str, value: &str) -> Call {
 type Row = (&'static str, Call, Code, &'static str);
 
 fn names_and_settings() -> Vec<Row> {
-    use Code::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented};
+    use Code::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound};
     let long: &'static str = Box::leak("x".repeat(250).into_boxed_str());
     let sized = |partition_count, replication_factor| {
         Call::Create(pb::Topic { name: "sized".to_owned(), partition_count, replication_factor, ..Default::default() })
@@ -151,7 +151,7 @@ fn names_and_settings() -> Vec<Row> {
         ("8 unknown key", configured("retention.msec", "1"), InvalidArgument, "CONFIG_INVALID"),
         ("8 bad value", configured("retention.ms", "soon"), InvalidArgument, "CONFIG_INVALID"),
         ("8 message size", configured("max.message.bytes", "16MiB"), InvalidArgument, "CONFIG_INVALID"),
-        ("29 compaction", configured("cleanup.policy", "compact"), Unimplemented, "FEATURE_DISABLED"),
+        ("29 compaction", configured("cleanup.policy", "compact,keep"), InvalidArgument, "CONFIG_INVALID"),
         ("9 fewer partitions", Call::AddPartitions(1), InvalidArgument, "FIELD_INVALID"),
         ("10 exists", named(TOPIC), AlreadyExists, "TOPIC_EXISTS"),
         ("update nothing", update(&[], &[]), InvalidArgument, "FIELD_INVALID"),

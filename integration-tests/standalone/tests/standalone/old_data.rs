@@ -113,13 +113,13 @@ async fn a_cluster_of_the_first_version_works_at_its_level_until_the_upgrade_is_
     let end = |server: &Server, more: &[&str]| {
         String::from_utf8(server.cli_ok(&[&["cluster", "finalize-upgrade"], more].concat())).unwrap()
     };
-    assert!(end(&server, &["--dry-run"]).contains("feature level 1 would become 2"));
-    assert!(end(&server, &["--dry-run"]).contains("feature level 1 would become 2"), "nothing was done");
+    assert!(end(&server, &["--dry-run"]).contains("feature level 1 would become 3"));
+    assert!(end(&server, &["--dry-run"]).contains("feature level 1 would become 3"), "nothing was done");
     server.stop();
     let server = Server::start(&data);
-    assert!(end(&server, &[]).contains("feature level 1 is now 2: older programs are refused"));
+    assert!(end(&server, &[]).contains("feature level 1 is now 3: older programs are refused"));
     for again in [&["--dry-run"][..], &[]] {
-        assert!(end(&server, again).contains("feature level 2: there is no upgrade to end"));
+        assert!(end(&server, again).contains("feature level 3: there is no upgrade to end"));
     }
     let data = server.kill();
     let server = Server::start(&data);

@@ -37,6 +37,29 @@ impl Nodes {
         (nodes, client)
     }
 
+    /// Nodes with more settings, and topic `t` of one partition, with other settings than the default.
+    pub(crate) async fn with_settings(data: &Path, topic: &[(&str, &str)], more: &[&str]) -> (Self, Client) {
+        let cluster = Cluster::without_storage(data);
+        let mut nodes = Self { cluster, nodes: (1..=NODES).map(|_| None).collect() };
+        (1..=NODES).for_each(|number| nodes.restart_with(number, more));
+        let client = nodes.cluster.client();
+        let config = topic.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let topic = pb::Topic {
+            name: "t".to_owned(),
+            partition_count: 1,
+            replication_factor: NODES,
+            config,
+            ..Default::default()
+        };
+        client
+            .topics()
+            .create_topic(pb::CreateTopicRequest { topic: Some(topic), ..Default::default() })
+            .await
+            .unwrap();
+        all_in_sync(&client, "t").await;
+        (nodes, client)
+    }
+
     pub(crate) fn kill(&mut self, number: i32) {
         self.nodes[usize::try_from(number - 1).unwrap()].take().unwrap().kill();
     }

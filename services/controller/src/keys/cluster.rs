@@ -101,7 +101,7 @@ fn the_form_is_the_documented_one() {
     let value = ClusterRecord::new("c".into(), "walser".into(), 5);
     let text = concat!(
         r#"{"cluster_id":"c","name":"walser","created_ms":5,"replication_factor":1,"min_insync_replicas":1,"#,
-        r#""feature_level":2}"#
+        r#""feature_level":3}"#
     );
     super::assert_form(&value, text);
     let first = ClusterRecord { feature_level: 1, ..value };
@@ -115,7 +115,7 @@ fn the_form_is_the_documented_one() {
 fn a_cluster_of_a_later_level_is_not_worked_in() {
     let later = walser_metadata::value::decode::<ClusterRecord>(br#"{"cluster_id":"c","feature_level":9}"#);
     let text = later.unwrap_err().to_string();
-    assert!(text.contains("feature level 9, and this program at 1 to 2; start the version"), "{text}");
+    assert!(text.contains("feature level 9, and this program at 1 to 3; start the version"), "{text}");
     assert!(walser_metadata::value::decode::<ClusterRecord>(br#"{"name":"walser"}"#).is_err());
 }
 

@@ -71,7 +71,6 @@ impl Topics {
         let name = own_name(&request.name)?;
         let partition_count = request.partition_count.unwrap_or(1);
         check_count(partition_count, &self.config)?;
-        let config = canonical(&request.config)?;
         check_texts(&request.labels, &request.description)?;
         let _turn = self.turns.next_about(name.as_str()).await?;
         for _ in 0..ATTEMPTS_MAX {
@@ -80,12 +79,13 @@ impl Topics {
             if replication_factor < 1 {
                 return Err(ApiError::field("topic.replication_factor", "must be at least 1, or 0 for the default"));
             }
+            let config = canonical(&request.config, view.cluster()?.feature_level)?;
             effective(&config, replication_factor)?;
             let value = TopicValue {
                 name: name.as_str().to_owned(),
                 partition_count,
                 replication_factor,
-                config: config.clone(),
+                config,
                 labels: request.labels.clone(),
                 description: request.description.clone(),
                 created_ms: now,

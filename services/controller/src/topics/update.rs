@@ -53,9 +53,9 @@ impl TopicUpdate {
     }
 
     /// The topic with the changes.
-    fn applied(&self, topic: &TopicValue) -> Result<TopicValue, ApiError> {
+    fn applied(&self, topic: &TopicValue, level: i32) -> Result<TopicValue, ApiError> {
         let mut topic = topic.clone();
-        topic.config.extend(canonical(&self.config_updates)?);
+        topic.config.extend(canonical(&self.config_updates, level)?);
         for name in &self.config_resets {
             // It exists, or is one that another version has set.
             if topic.config.remove(name).is_none() {
@@ -86,7 +86,7 @@ impl Topics {
                 // Written by this very call, although the outcome was not known.
                 return attempted.filter(|(_, value)| *value == topic.value).ok_or(stale);
             }
-            let mut value = update.applied(&topic.value)?;
+            let mut value = update.applied(&topic.value, view.cluster()?.feature_level)?;
             let config = effective(&value.config, value.replication_factor)?;
             // Of settings that cannot be read it is not known.
             let same = topic.settings.unreadable.is_none() && config.durability == topic.settings.config.durability;

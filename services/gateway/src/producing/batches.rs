@@ -22,7 +22,8 @@ pub(crate) fn validate(
     session: bool,
     now: Timestamp,
 ) -> Result<Produced, ApiError> {
-    let limits = Limits { size_max: config.message_bytes_max, deep, session };
+    let keyed = config.cleanup_policy.compacts();
+    let limits = Limits { size_max: config.message_bytes_max, deep, session, keyed };
     let produced = validate_produced(batch, limits).map_err(|error| refusal(&error))?;
     check_timestamps(config, produced.min_timestamp, produced.header.max_timestamp, now, None)?;
     Ok(produced)
@@ -46,9 +47,9 @@ fn refusal(error: &InvalidBatch) -> ApiError {
         InvalidBatch::TooLarge { size, max } => failure.with("sizeBytes", size).with("maxBytes", max),
         InvalidBatch::MaxTimestamp { said, .. } => failure.with("timestamp", said),
         InvalidBatch::Cost(error) => failure.with("maxBytes", error.max),
-        InvalidBatch::RecordHeaders { index, .. } | InvalidBatch::Record { index, .. } => {
-            failure.with("recordIndex", index)
-        }
+        InvalidBatch::RecordHeaders { index, .. }
+        | InvalidBatch::NoKey { index }
+        | InvalidBatch::Record { index, .. } => failure.with("recordIndex", index),
         _ => failure,
     }
 }
@@ -111,6 +112,10 @@ pub(crate) fn check_records(
     for (index, record) in records.iter().enumerate() {
         if let Some(timestamp) = record.timestamp {
             check_timestamps(config, timestamp, timestamp, now, Some(index))?;
+        }
+        if record.key.is_none() && config.cleanup_policy.compacts() {
+            let without = InvalidBatch::NoKey { index: i32::try_from(index).unwrap_or(i32::MAX) };
+            return Err(refusal(&without));
         }
         let size = size_bound(record);
         if size.bytes + HEADER_LEN > config.message_bytes_max {
@@ -181,6 +186,7 @@ pub(crate) fn encode(builder: &mut BatchBuilder, record: &NewRecord, now: Timest
 
 #[cfg(test)]
 mod tests {
+    use walser_model::CleanupPolicy;
     use walser_record_batch::Header;
 
     use super::*;
@@ -198,6 +204,25 @@ mod tests {
         assert!(together(1).fits(&config) && together(9).fits(&config));
         assert!(!together(12).fits(&config));
         assert!(together(12).bytes < config.message_bytes_max, "bytes alone would make one batch of them");
+    }
+
+    #[test]
+    fn every_record_of_a_compacted_topic_has_a_key() {
+        let config = TopicConfig { cleanup_policy: CleanupPolicy::Compact, ..TopicConfig::default() };
+        let keyed = |key: Option<&'static str>| NewRecord { key: key.map(Bytes::from), ..NewRecord::default() };
+        let records = [keyed(Some("")), keyed(Some("k")), keyed(None)];
+        assert!(check_records(&records[..2], &config, 0).is_ok(), "an empty key is one");
+        let plain = check_records(&records, &config, 0).unwrap_err();
+        for codec in [Compression::None, Compression::Zstd] {
+            let mut builder = BatchBuilder::new(codec, 0);
+            records.iter().for_each(|record| encode(&mut builder, record, 0, None));
+            let batch = builder.build(walser_record_batch::Producer::NONE);
+            let built = validate(&batch, &config, false, false, 0).unwrap_err();
+            for refused in [&plain, &built] {
+                assert_eq!((refused.value("rule"), refused.value("recordIndex")), (Some("KEY_REQUIRED"), Some("2")));
+            }
+            assert!(validate(&batch, &TopicConfig::default(), true, false, 0).is_ok());
+        }
     }
 
     #[test]
