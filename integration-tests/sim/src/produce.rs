@@ -91,11 +91,12 @@ impl World {
     ) {
         let here = &mut self.nodes[node];
         let replica = &mut here.replicas[partition];
-        let write = Waiting { number: replica.waited, producer, sequence, end, acks };
-        replica.waited += 1;
+        let line = usize::from(acks == Acks::All);
+        let write = Waiting { number: replica.waited[line], producer, sequence, end, acks };
+        replica.waited[line] += 1;
         let write = match end {
             Some(end) => Write::Appended { write, end, acks, repeated },
-            None => Write::Refused { write },
+            None => Write::Refused { write, acks },
         };
         replica.machine.wait(here.now, write);
         self.drive(node, partition, ReplicaEvent::LogChanged);
@@ -105,7 +106,8 @@ impl World {
     pub(crate) fn answered(&mut self, node: usize, partition: usize, write: Waiting, outcome: WriteOutcome) {
         let Waiting { number, producer, sequence, end, acks } = write;
         let replica = &mut self.nodes[node].replicas[partition];
-        let expected = std::mem::replace(&mut replica.answered, number + 1);
+        let line = usize::from(acks == Acks::All);
+        let expected = std::mem::replace(&mut replica.answered[line], number + 1);
         if number != expected || end.is_none() != (outcome.effect() == WriteEffect::None) {
             self.fail(format!(
                 "R25: node {node} answers write {number} of partition {partition} where {expected} is due: {outcome:?}"

@@ -96,9 +96,10 @@ pub(crate) struct Replica {
     /// Entries from the start that are what was committed.
     pub(crate) good: usize,
     pub(crate) pushes: Vec<Push>,
-    /// Writes of this process that have waited, and those that were answered.
-    pub(crate) waited: u64,
-    pub(crate) answered: u64,
+    /// Writes of this process that have waited, and those that were answered: those that ask for the leader only, and those that
+    /// ask for all.
+    pub(crate) waited: [u64; 2],
+    pub(crate) answered: [u64; 2],
 }
 
 /// The log of a replica, beside the state machine that asks about it.
@@ -172,8 +173,8 @@ impl Replica {
             shown: Offset::ZERO,
             good: 0,
             pushes: Vec::new(),
-            waited: 0,
-            answered: 0,
+            waited: [0; 2],
+            answered: [0; 2],
         }
     }
 
@@ -307,7 +308,7 @@ impl Replica {
         self.noted.0 = self.noted.0.min(self.end());
         self.machine = machine(of, integrity, lazy, self.noted);
         self.shown = Offset::ZERO;
-        (self.waited, self.answered) = (0, 0);
+        (self.waited, self.answered) = ([0; 2], [0; 2]);
         self.pushes.clear();
         (self.flushing, self.work, self.led) = (None, None, self.led_on_disk);
     }

@@ -216,8 +216,7 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| {
             let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
             let ratio = ratio.ok_or_else(|| ValueError::rule(text, "a number from 0 to 1"))?;
-            // Within 0 to 1,000,000.
-            config.dirty_ratio_min = (ratio * 1e6).round() as u32;
+            config.dirty_ratio_min = format!("{:.0}", ratio * 1e6).parse().unwrap_or(1_000_000);
             Ok(())
         },
     },

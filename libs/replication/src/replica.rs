@@ -330,7 +330,8 @@ impl<W> Replica<W> {
         }
     }
 
-    /// A write waits for its outcome from now on, behind those that came before. Every answer comes with a later step.
+    /// A write waits for its outcome from now on, behind those that came before and wait for the
+    /// same. Every answer comes with a later step.
     pub fn wait(&mut self, now: Duration, write: Write<W>) {
         self.waiters.push(now, write);
     }
@@ -343,7 +344,7 @@ impl<W> Replica<W> {
         }
     }
 
-    /// Writes that wait, and how many of the first of them have been released.
+    /// Writes that wait, and how many of them have been released.
     pub fn waiting(&self) -> (usize, usize) {
         self.waiters.counts()
     }

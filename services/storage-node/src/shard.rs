@@ -274,6 +274,8 @@ impl Shard {
                     self.lend(partition, Task::KeepDamage);
                 }
             }
+            Command::FileMissing(id) if self.partitions.contains_key(&id) => self.lend(id, Task::LookForFiles),
+            Command::FileMissing(_) => {}
             Command::CompactionAdvanced { partition, compacting, step } => {
                 self.compaction_advanced(partition, compacting, step);
             }

@@ -1,6 +1,7 @@
 //! The shards of a node, and which one owns a partition.
 
 use std::hash::{Hash as _, Hasher as _};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -36,10 +37,15 @@ impl ShardSet {
         &self.shards[owner(partition, self.shards.len())].1
     }
 
-    /// Damage that a read has met is noted: the partition takes no writes from then on.
+    /// Damage that a read has met is noted: the partition takes no writes from then on. A file that it has not found is looked
+    /// for.
     pub(crate) fn note_damage(&self, partition: TopicPartition, error: &ReadError) {
-        if let ReadError::Corrupt { at } = error {
-            self.queue(partition).push(Command::Damaged { partition, from: *at });
+        match error {
+            ReadError::Corrupt { at } => self.queue(partition).push(Command::Damaged { partition, from: *at }),
+            ReadError::Io(error) if error.kind() == ErrorKind::NotFound => {
+                self.queue(partition).push(Command::FileMissing(partition));
+            }
+            _ => {}
         }
     }
 

@@ -45,7 +45,9 @@ impl World {
         self.actions = actions;
         let replica = &self.nodes[node].replicas[partition];
         let (waiting, _) = replica.machine.waiting();
-        if waiting as u64 != replica.waited - replica.answered || waiting > 0 && replica.leader().is_none() {
+        if waiting as u64 != replica.waited.iter().sum::<u64>() - replica.answered.iter().sum::<u64>()
+            || waiting > 0 && replica.leader().is_none()
+        {
             self.fail(format!(
                 "R25: {waiting} writes wait at node {node} for partition {partition}, which it does not lead"
             ));

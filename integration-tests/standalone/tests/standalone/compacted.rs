@@ -41,11 +41,9 @@ impl Written {
             self.newest.insert(record.key.as_ref().unwrap().to_vec(), value);
         }
         let request = pb::ProduceRequest { topic: topic.to_owned(), partition: Some(0), records, ..Default::default() };
-        let (mut producer, stop) = (client.producer(), std::time::Instant::now() + std::time::Duration::from_secs(60));
         // While another leader is elected it is written again: that changes nothing of the newest records.
-        while let Err(failure) = producer.produce(request.clone()).await {
-            assert!(std::time::Instant::now() < stop, "{failure}");
-        }
+        let written = async || client.producer().produce(request.clone()).await.is_ok();
+        until(written, "the records are written").await;
     }
 
     /// Every key so many times.

@@ -370,3 +370,34 @@ async fn a_leader_without_its_log_steps_down_when_one_that_has_everything_comes_
     assert_eq!(values(&client, "t", 0).await, numbers(0..30));
     assert_alone_has(&mut nodes, &client, emptied, &numbers(0..30)).await;
 }
+
+/// Somebody has removed it, while no file of it was open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_removed_under_a_leader_and_a_follower_is_healed_from_the_others() {
+    let (_dir, data) = place();
+    let soon = ["storage.idle.ms=100"];
+    let (mut nodes, client) = Nodes::with_settings(&data, &[("min.insync.replicas", "1")], &soon).await;
+    write_numbers(&client, 0..1).await;
+    for round in 0..4 {
+        let first = leader(&client, "t").await;
+        let hurt = if round % 2 == 0 { first } else { (1..=NODES).find(|node| *node != first).unwrap() };
+        let dir = segment(&nodes.data_of(hurt)).parent().unwrap().to_owned();
+        let fds = format!("/proc/{}/fd", nodes.pid(hurt));
+        let open = || {
+            let links =
+                std::fs::read_dir(&fds).unwrap().filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+            links.into_iter().any(|path| path.starts_with(&dir))
+        };
+        until(async || !open(), "no file of the partition is open").await;
+        std::fs::remove_dir_all(&dir).unwrap();
+        write_numbers(&client, round + 1..round + 2).await;
+        all_in_sync(&client, "t").await;
+        until(async || dir.exists(), "the log is there again").await;
+        assert_eq!(values(&client, "t", 0).await, numbers(0..round + 2));
+        nodes.kill_others(hurt);
+        leads(&client, hurt).await;
+        assert_eq!(values(&client, "t", 0).await, numbers(0..round + 2));
+        (1..=NODES).filter(|node| *node != hurt).for_each(|node| nodes.restart_with(node, &soon));
+        all_in_sync(&client, "t").await;
+    }
+}

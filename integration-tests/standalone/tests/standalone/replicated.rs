@@ -60,6 +60,10 @@ impl Nodes {
         (nodes, client)
     }
 
+    pub(crate) fn pid(&self, number: i32) -> u32 {
+        self.nodes[usize::try_from(number - 1).unwrap()].as_ref().unwrap().ready.child.id()
+    }
+
     pub(crate) fn kill(&mut self, number: i32) {
         self.nodes[usize::try_from(number - 1).unwrap()].take().unwrap().kill();
     }

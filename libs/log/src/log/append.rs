@@ -182,7 +182,8 @@ impl Log {
         }
     }
 
-    /// A full disk and a running extension leave the log in service; everything else does not.
+    /// A full disk, a running extension and a file that somebody has removed leave the log in service; everything else does
+    /// not. Of a removed file whoever meets it is to look what else is missing ([`Log::missing_from`]).
     fn append_failed(&mut self, error: io::Error) -> AppendError {
         if let Condition::Corrupt { from } = self.condition {
             return AppendError::Log(LogError::Corrupt { from });
@@ -196,7 +197,9 @@ impl Log {
         if out_of_files(&error) {
             return AppendError::NoFiles;
         }
-        self.fail(error.to_string());
+        if error.kind() != io::ErrorKind::NotFound {
+            self.fail(error.to_string());
+        }
         AppendError::Log(error.into())
     }
 

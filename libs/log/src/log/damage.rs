@@ -3,6 +3,7 @@
 //! What a read has met lies below the recovery point, where no start looks. So a log that is damaged says so by the name
 //! of an empty file in its directory, until it is repaired: otherwise a restart would take writes again.
 
+use std::collections::HashSet;
 use std::io;
 
 use walser_model::Offset;
@@ -10,6 +11,7 @@ use walser_model::Offset;
 use super::findings::{Damage, Recovery};
 use super::{Condition, Log};
 use crate::disk::{Open, remove_file_if_any};
+use crate::segment_names::base_of;
 
 /// The name of a file that says that records are damaged from an offset on.
 fn note_name(from: Offset) -> String {
@@ -41,6 +43,23 @@ impl Log {
     fn set_damaged(&mut self, from: Offset) {
         self.condition = Condition::Corrupt { from };
         self.state.set_corrupt_from(Some(from));
+    }
+
+    /// Looks whether the files of its segments are there. Gives back from where on records are missing with one of them; `None`:
+    /// with none. Blocks.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn missing_from(&self) -> io::Result<Option<Offset>> {
+        let entries = match self.names.disk().list(self.names.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed?,
+        };
+        let there: HashSet<Offset> = entries.iter().filter_map(|entry| base_of(&entry.name)).collect();
+        let segments = self.state.segments().clone();
+        let missing = segments.iter().find(|segment| segment.size() > 0 && !there.contains(&segment.base));
+        let from = missing.map(|segment| segment.base.max(self.log_start()));
+        Ok(from.filter(|from| *from < self.log_end()))
     }
 
     /// Writes down that the log is damaged, if it is, for the next start. Blocks.

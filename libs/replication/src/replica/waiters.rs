@@ -1,4 +1,7 @@
-//! Writes that are in the leader's log, or were refused behind such, and wait for their answers, in order.
+//! Writes that are in the leader's log, or were refused behind such, and wait for their answers.
+//!
+//! Those that wait for other replicas, and those that do not, are answered in order each: a replica that is away holds up nobody
+//! who does not ask for it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,10 +24,12 @@ pub enum Write<W> {
         /// They were there before it came.
         repeated: bool,
     },
-    /// It was refused; its answer does not overtake those before it.
+    /// It was refused; its answer does not overtake those before it that wait for the same.
     Refused {
         /// What the shell keeps for it, with the reason.
         write: W,
+        /// What it would have waited for.
+        acks: Acks,
     },
 }
 
@@ -59,6 +64,14 @@ pub enum WriteEffect {
 /// All of them, of one partition.
 #[derive(Debug, Clone)]
 pub(super) struct Waiters<W> {
+    /// With `acks=all`.
+    for_all: Line<W>,
+    for_leader: Line<W>,
+}
+
+/// Those that are answered in order.
+#[derive(Debug, Clone)]
+struct Line<W> {
     /// Since when they wait, in monotonic time.
     queue: VecDeque<(Duration, Write<W>)>,
     /// So many of the first ones are released.
@@ -82,27 +95,59 @@ impl WriteOutcome {
 
 impl<W> Default for Waiters<W> {
     fn default() -> Self {
-        Self { queue: VecDeque::new(), released: 0 }
+        let line = || Line { queue: VecDeque::new(), released: 0 };
+        Self { for_all: line(), for_leader: line() }
     }
 }
 
 impl<W> Waiters<W> {
     pub(super) fn push(&mut self, now: Duration, write: Write<W>) {
-        self.queue.push_back((now, write));
+        let (Write::Appended { acks, .. } | Write::Refused { acks, .. }) = &write;
+        let line = if *acks == Acks::All { &mut self.for_all } else { &mut self.for_leader };
+        line.queue.push_back((now, write));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.for_all.queue.is_empty() && self.for_leader.queue.is_empty()
     }
 
     /// All of them, and how many are released.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.queue.len(), self.released)
+        let Self { for_all, for_leader } = self;
+        (for_all.queue.len() + for_leader.queue.len(), for_all.released + for_leader.released)
     }
 
-    /// The first write with what became of it, once that is known. `overdue`: those that came before have waited for
-    /// too long.
+    /// A write with what became of it, once that is known of the first one of a line. `overdue`: those that came before have
+    /// waited for too long.
     pub(super) fn next_answer(
+        &mut self,
+        leader: &Leader,
+        log: &impl ReplicaLog,
+        overdue: Option<Duration>,
+    ) -> Option<(W, WriteOutcome)> {
+        let [for_all, for_leader] = self.lines();
+        for_all.next_answer(leader, log, overdue).or_else(|| for_leader.next_answer(leader, log, overdue))
+    }
+
+    /// The first write of a line, which hears that the others do not matter any more.
+    pub(super) fn pop(&mut self, outcome: WriteOutcome) -> Option<(W, WriteOutcome)> {
+        self.lines().into_iter().find_map(|line| line.pop(outcome))
+    }
+
+    /// See [`super::Replica::release`].
+    pub(super) fn release(&mut self, leader: &Leader, log: &impl ReplicaLog, mut release: impl FnMut(&mut W)) {
+        self.lines().into_iter().for_each(|line| line.release(leader, log, &mut release));
+    }
+
+    fn lines(&mut self) -> [&mut Line<W>; 2] {
+        [&mut self.for_all, &mut self.for_leader]
+    }
+}
+
+// === impl Line ===
+
+impl<W> Line<W> {
+    fn next_answer(
         &mut self,
         leader: &Leader,
         log: &impl ReplicaLog,
@@ -126,18 +171,16 @@ impl<W> Waiters<W> {
         self.pop(outcome)
     }
 
-    /// The first write, which hears that the others do not matter any more.
-    pub(super) fn pop(&mut self, outcome: WriteOutcome) -> Option<(W, WriteOutcome)> {
+    fn pop(&mut self, outcome: WriteOutcome) -> Option<(W, WriteOutcome)> {
         let (_, first) = self.queue.pop_front()?;
         self.released = self.released.saturating_sub(1);
         Some(match first {
             Write::Appended { write, .. } => (write, outcome),
-            Write::Refused { write } => (write, WriteOutcome::Refused),
+            Write::Refused { write, .. } => (write, WriteOutcome::Refused),
         })
     }
 
-    /// See [`super::Replica::release`].
-    pub(super) fn release(&mut self, leader: &Leader, log: &impl ReplicaLog, mut release: impl FnMut(&mut W)) {
+    fn release(&mut self, leader: &Leader, log: &impl ReplicaLog, mut release: impl FnMut(&mut W)) {
         for (_, waiting) in self.queue.iter_mut().skip(self.released) {
             match waiting {
                 Write::Appended { write, end, repeated, .. } => {
@@ -146,7 +189,7 @@ impl<W> Waiters<W> {
                     }
                     release(write);
                 }
-                Write::Refused { write } => release(write),
+                Write::Refused { write, .. } => release(write),
             }
             self.released += 1;
         }

@@ -94,7 +94,8 @@ fn store_issue(problem: &str) -> pb::HealthIssue {
 
 /// Something is wrong with a part of the store.
 fn store_part_issue(problem: String) -> pb::HealthIssue {
-    let hint = "records flow, and as long as most members of etcd take writes nothing is refused; look at etcd";
+    let hint = "records flow, and nothing is refused as long as etcd takes writes: most of its members are there, and none has \
+                the alarm NOSPACE; look at etcd";
     issue("METADATA_STORE_DEGRADED", pb::HealthStatus::Degraded, problem, hint.to_owned(), Vec::new())
 }
 

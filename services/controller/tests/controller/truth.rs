@@ -72,7 +72,7 @@ async fn a_node_that_serves_no_clients_itself_is_listed_with_the_address_that_it
 async fn a_process_of_another_feature_level_is_refused_with_what_to_do() {
     let started = start(Arc::new(Memory::new()), config()).await;
     let register = |features| pbi::RegisterNodeRequest { node_id: 4, features, ..Default::default() };
-    let newer = started.controller().register_node(register(range(3, 4))).await.unwrap_err();
+    let newer = started.controller().register_node(register(range(NOW + 1, NOW + 2))).await.unwrap_err();
     assert_eq!(newer.code(), tonic::Code::Unimplemented, "{newer}");
     assert!(
         newer.message().contains("storage node 4") && newer.message().contains("upgrade the controllers"),
@@ -81,14 +81,17 @@ async fn a_process_of_another_feature_level_is_refused_with_what_to_do() {
     let older = started.controller().register_node(register(None)).await.unwrap_err();
     assert_eq!(older.code(), tonic::Code::Unimplemented, "{older}");
     assert!(older.message().contains("start the version that the controllers have"), "{older}");
-    for levels in [range(1, 1), range(3, 3)] {
+    for levels in [range(1, 1), range(NOW + 1, NOW + 1)] {
         let watch = pbi::WatchMetadataRequest { features: levels, ..Default::default() };
         assert_eq!(started.controller().watch_metadata(watch).await.unwrap_err().code(), tonic::Code::Unimplemented);
     }
-    for works in [range(2, 2), range(1, 9)] {
+    for works in [range(NOW, NOW), range(1, 9)] {
         started.controller().register_node(register(works)).await.unwrap();
     }
 }
+
+/// The level of this version.
+const NOW: i32 = FEATURE_LEVELS.max;
 
 fn range(min_level: i32, max_level: i32) -> Option<pbi::FeatureRange> {
     Some(pbi::FeatureRange { min_level, max_level })
@@ -115,7 +118,7 @@ async fn an_upgrade_ends_when_nobody_is_old_any_more() {
     let refused = cluster.finalize_upgrade(end).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     assert!(refused.message().contains("storage node 4"), "{refused}");
-    started.controller().register_node(register(range(1, 2))).await.unwrap();
+    started.controller().register_node(register(range(1, NOW))).await.unwrap();
     let refused = cluster.finalize_upgrade(end).await.unwrap_err();
     assert!(refused.message().contains("1 other process"), "{refused}");
     assert_eq!(level(&mut cluster).await, 1);
@@ -127,11 +130,39 @@ async fn an_upgrade_ends_when_nobody_is_old_any_more() {
     }
     assert_eq!(level(&mut cluster).await, 1, "it was only looked at");
     let ended = cluster.finalize_upgrade(end).await.unwrap().into_inner();
-    assert_eq!((ended.previous_level, ended.feature_level), (1, 2));
-    assert_eq!(level(&mut cluster).await, 2);
+    assert_eq!((ended.previous_level, ended.feature_level), (1, NOW));
+    assert_eq!(level(&mut cluster).await, NOW);
     let again = cluster.finalize_upgrade(end).await.unwrap().into_inner();
-    assert_eq!((again.previous_level, again.feature_level), (2, 2), "nothing is left to do");
+    assert_eq!((again.previous_level, again.feature_level), (NOW, NOW), "nothing is left to do");
     let older = started.controller().register_node(register(None)).await.unwrap_err();
     assert!(older.message().contains("it is of an older version"), "{older}");
     assert_eq!(started.controller().watch_metadata(watch).await.unwrap_err().code(), tonic::Code::Unimplemented);
+}
+
+/// Processes of the version before know no compaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_compacted_once_the_upgrade_is_over() {
+    let store = Arc::new(Memory::new());
+    let record = format!(r#"{{"id":"{}","name":"before"}}"#, ClusterId::from_bytes([9; 16]));
+    let put = Op::Put { key: "cluster".to_owned(), value: record.into_bytes().into(), lease: None };
+    store.transact(Txn { compares: Vec::new(), ops: vec![put] }).await.unwrap();
+    let started = start(store, config()).await;
+    started.node(1).await.in_service().await;
+    let mut topics = pb::topic_service_client::TopicServiceClient::new(started.connection.clone());
+    let create = |name: &str, key: &str, value: &str| {
+        let config = [(key.to_owned(), value.to_owned())].into();
+        let topic = pb::Topic { name: name.to_owned(), config, ..Default::default() };
+        pb::CreateTopicRequest { topic: Some(topic), ..Default::default() }
+    };
+    topics.create_topic(create("t", "cleanup.policy", "delete")).await.unwrap();
+    let refused = topics.create_topic(create("u", "delete.retention.ms", "5")).await.unwrap_err();
+    assert!(refused.message().contains("finalize-upgrade"), "{refused}");
+    let config_updates = [("cleanup.policy".to_owned(), "delete,compact".to_owned())].into();
+    let update = pb::UpdateTopicRequest { name: "t".to_owned(), config_updates, ..Default::default() };
+    let refused = topics.update_topic(update.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unimplemented, "{refused}");
+    let mut cluster = ClusterServiceClient::new(started.connection.clone());
+    cluster.finalize_upgrade(pb::FinalizeUpgradeRequest::default()).await.unwrap();
+    topics.update_topic(update).await.unwrap();
+    topics.create_topic(create("u", "cleanup.policy", "compact")).await.unwrap();
 }

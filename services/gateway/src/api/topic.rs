@@ -25,6 +25,8 @@ type Answer<T> = Result<Response<T>, Status>;
 
 /// How long a description waits for what this gateway has not heard of yet.
 const VIEW_DELAY_MAX: Duration = Duration::from_secs(1);
+/// How long a controller is asked for a topic that is known here.
+const KNOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether a partition lacks copies, or is not all in service. Whatever is below `min.insync.replicas` lacks copies.
 fn unhealthy(partition: &pb::Partition) -> bool {
@@ -133,7 +135,13 @@ impl TopicService for TopicApi {
     async fn get_topic(&self, request: Request<pb::GetTopicRequest>) -> Answer<pb::GetTopicResponse> {
         let request = request.into_inner();
         let name = request.name.clone();
-        let mut response = match self.topics.controller()?.topic_service().get_topic(request).await {
+        let mut controller = self.topics.controller()?.topic_service();
+        // While none leads, those that are there are asked for longer than whoever writes should wait for a known topic.
+        let limit = if self.metadata.topic(&name).is_some() { KNOWN_PATIENCE } else { Duration::MAX };
+        let asked = tokio::time::timeout(limit, controller.get_topic(request)).await;
+        let mut response = match asked
+            .unwrap_or_else(|_| Err(ApiError::new(Reason::ControllerNotAvailable, "no controller leads yet").into()))
+        {
             Ok(response) => response,
             Err(status) => self.known_topic(&name, &status).ok_or_else(|| self.relayed_topic(status))?,
         };

@@ -37,6 +37,8 @@ pub(crate) enum Task {
     TakeStep { compacting: Box<Compacting>, step: CompactionStep },
     /// Write down that the log is damaged.
     KeepDamage,
+    /// Look for files that were not found.
+    LookForFiles,
     /// Raise the log start.
     DeleteRecords { before: Offset, reply: oneshot::Sender<Result<Offset, ApiError>> },
     /// Delete what the leader has deleted. Exclusive.
@@ -108,6 +110,7 @@ impl Task {
             | Self::BeginCompaction { .. }
             | Self::TakeStep { .. }
             | Self::KeepDamage
+            | Self::LookForFiles
             | Self::Trim { .. }
             | Self::DeleteRecords { .. } => false,
         }
@@ -126,6 +129,7 @@ impl Task {
             }
             Self::Open { .. }
             | Self::KeepDamage
+            | Self::LookForFiles
             | Self::Trim { .. }
             | Self::Truncate { .. }
             | Self::Replace { .. }
@@ -174,6 +178,7 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         Task::BeginCompaction { turn } => partition.begin_compaction(turn, context),
         Task::TakeStep { compacting, step } => partition.take_step(compacting, step, context),
         Task::KeepDamage => partition.keep_damage(context),
+        Task::LookForFiles => partition.look_for_files(context),
         Task::DeleteRecords { before, reply } => partition.delete_records(before, reply, context),
         Task::Trim { before } => partition.trim(before, context),
         Task::Truncate { work, to } => partition.truncate(work, to, context),

@@ -13,6 +13,7 @@ mod pushing;
 mod replica;
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -227,7 +228,12 @@ impl Partition {
             Ok(()) | Err(AppendError::Extending) => None,
             Err(AppendError::NoFiles) => Some(Unprepared::ShortOfFiles),
             Err(AppendError::Log(LogError::Io(error))) if out_of_files(&error) => Some(Unprepared::ShortOfFiles),
-            Err(error) => Some(Unprepared::Refused(self.append_failed(&error, context))),
+            Err(error) => {
+                if matches!(&error, AppendError::Log(LogError::Io(error)) if error.kind() == ErrorKind::NotFound) {
+                    self.look_for_files(context);
+                }
+                Some(Unprepared::Refused(self.append_failed(&error, context)))
+            }
         };
         self.note_failure(context);
     }

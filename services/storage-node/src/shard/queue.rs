@@ -65,6 +65,8 @@ pub(crate) enum Command {
         partition: TopicPartition,
         from: Offset,
     },
+    /// A read has not found a file.
+    FileMissing(TopicPartition),
     /// Whether a part of the log may be given up.
     CheckRepair {
         partition: TopicPartition,
@@ -151,6 +153,7 @@ impl Command {
             | Self::SetAside { partition, .. }
             | Self::DeleteRecords { partition, .. }
             | Self::Damaged { partition, .. }
+            | Self::FileMissing(partition)
             | Self::CheckRepair { partition, .. }
             | Self::Repair { partition, .. }
             | Self::FromPeer { partition, .. }

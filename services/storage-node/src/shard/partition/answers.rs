@@ -51,7 +51,10 @@ impl Partition {
                 let (acks, answer) = (job.acks, Ok(self.answer_for(&job, in_log)));
                 Write::Appended { write: Waiting { job, answer, released: None }, end, acks, repeated }
             }
-            Err(refused) => Write::Refused { write: Waiting { job, answer: Err(refused), released: None } },
+            Err(refused) => {
+                let acks = job.acks;
+                Write::Refused { write: Waiting { job, answer: Err(refused), released: None }, acks }
+            }
         };
         self.replica.wait(now, write);
     }

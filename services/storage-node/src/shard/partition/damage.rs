@@ -40,6 +40,23 @@ impl Partition {
         news
     }
 
+    /// Something of the log was not found. What is missing is damage, where the data directory is the one that it was: somebody
+    /// has removed it. Blocks as long as the disk takes.
+    pub(crate) fn look_for_files(&mut self, context: &ShardContext) {
+        let missing = context.directory.check_in_place().and_then(|()| self.log.missing_from());
+        match missing {
+            Ok(Some(from)) => {
+                self.note_damage(from, context);
+                self.keep_damage(context);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let partition = context.named(self.log.partition());
+                tracing::warn!(%partition, %error, "it cannot be looked for files that were not found");
+            }
+        }
+    }
+
     /// Writes down that the log is damaged, so that a restart does not take writes again.
     pub(crate) fn keep_damage(&mut self, context: &ShardContext) {
         if let Err(error) = self.log.keep_damage() {
