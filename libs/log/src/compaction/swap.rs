@@ -95,7 +95,7 @@ pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io:
 }
 
 /// Where the batches of a file end. `None`: not all of it are batches, so that it cannot stand for others.
-fn end_of(disk: &dyn Disk, path: &Path, base: Offset) -> io::Result<Option<Offset>> {
+pub(crate) fn end_of(disk: &dyn Disk, path: &Path, base: Offset) -> io::Result<Option<Offset>> {
     let file = disk.open(path, Open::Read)?;
     let mut scan = Scan::new(&*file, 0, file.len()?);
     let mut end = base;

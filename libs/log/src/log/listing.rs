@@ -13,7 +13,7 @@ use crate::compaction::swap;
 use crate::disk::Disk;
 use crate::epochs;
 use crate::segment::Segment;
-use crate::segment_names::{base_of, moved_name};
+use crate::segment_names::{base_of, log_name, moved_name};
 use crate::snapshots;
 
 /// What a partition's directory holds.
@@ -34,25 +34,28 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Removes segments that begin within what the one before them spans, durably: compaction has put that one in their
-    /// place, and a loss of power has brought their names back, because the sync that was to remove them had failed.
+    /// Removes segments that begin within what one before them spans, durably: compaction has put that one in their place, and
+    /// a loss of power has brought their names back, because the sync that was to remove them had failed. That one is read as
+    /// a whole before: checksums do not cover offsets, and where anything does not fit nothing goes.
     pub(super) fn remove_spanned(&mut self, disk: &dyn Disk, dir: &Path, marks: &Marks) -> io::Result<()> {
         if !self.compacted_file || self.rests(marks) {
             return Ok(());
         }
-        let (mut kept, mut end, count) = (Vec::new(), Offset::ZERO, self.segments.len());
-        for (at, segment) in self.segments.drain(..).enumerate() {
-            if segment.base < end {
-                segment.remove()?;
+        let (mut at, count) = (0, self.segments.len());
+        while let [segment, next, ..] = &self.segments[at..] {
+            let (base, seems_to_end, next_base) = (segment.base, segment.end()?, next.base);
+            segment.close();
+            at += 1;
+            if seems_to_end <= next_base {
                 continue;
             }
-            if at + 1 < count {
-                end = segment.end()?;
-                segment.close();
+            let Some(end) = swap::end_of(disk, &dir.join(log_name(base)), base)? else { continue };
+            let behind = at + self.segments[at..].partition_point(|segment| segment.base < end);
+            if self.segments.get(behind).is_none_or(|next| next.base == end) {
+                self.segments[at..behind].iter().try_for_each(|spanned| spanned.remove())?;
+                self.segments.drain(at..behind);
             }
-            kept.push(segment);
         }
-        self.segments = kept;
         if self.segments.len() < count { disk.sync_dir(dir) } else { Ok(()) }
     }
 

@@ -178,3 +178,35 @@ fn damage_that_a_job_meets_is_known_to_the_log() {
     site.log.delete_records(Offset(20), 1).unwrap();
     assert_eq!(site.log.damage_met_by(&job), None, "it has gone");
 }
+
+/// An offset that has become another one, which no checksum tells, removes nothing.
+#[test]
+fn a_damaged_offset_at_the_end_of_a_segment_does_not_remove_the_next_ones() {
+    let batches: Vec<_> = (0..60).map(|number| vec![(number % 4, false)]).collect();
+    let mut site = written(&batches, Compression::None);
+    close_last(&mut site);
+    assert!(compact(&mut site, rules(1_000)));
+    close_last(&mut site);
+    let names = |disk: &MemoryDisk, site: &Site| {
+        let entries = disk.list(site.log.dir()).unwrap().into_iter().map(|entry| entry.name);
+        let mut logs: Vec<_> = entries.filter(|name| name.ends_with(".log")).collect();
+        logs.sort();
+        logs
+    };
+    let before = names(&site.disk, &site);
+    assert!(before.len() > 2, "{before:?}");
+    let path = site.log.dir().join(&before[0]);
+    let disk = site.disk.restart_process();
+    let file = disk.open(&path, walser_log::Open::Edit).unwrap();
+    let mut bytes = Vec::new();
+    file.read_at(&mut bytes, 0, 1 << 20).unwrap();
+    let (mut last, mut next) = (0, 0);
+    while next < bytes.len() {
+        last = next;
+        next += BatchHeader::parse(&bytes[next..]).unwrap().size;
+    }
+    file.write_at(&[1], last as u64 + 5).unwrap();
+    site.acknowledged = Offset::ZERO;
+    site.restart_on(disk.clone(), small());
+    assert_eq!(names(&disk, &site), before);
+}
