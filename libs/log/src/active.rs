@@ -62,6 +62,10 @@ impl ActiveSegment {
     pub(crate) fn open(segment: Arc<Segment>, log_end: Offset) -> io::Result<Result<Self, Offset>> {
         let file = segment.file(Open::Write)?;
         let zeroed_to = file.len()?;
+        if zeroed_to < segment.size() {
+            // Somebody has removed or cut it: what the index says does not count.
+            return Ok(Err(segment.base));
+        }
         // Everything that can fail for want of files does so before anything is written.
         let end = segment.end()?;
         if end != log_end {

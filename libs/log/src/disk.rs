@@ -218,8 +218,22 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &Path, len_max: u64) -> io::Resul
     Ok(Some(bytes))
 }
 
+/// Writes a range of a file to the same place of another one, or of itself, durably: in parts, so that no sync takes long.
+pub(crate) fn rewrite(from: &dyn DiskFile, to: &dyn DiskFile, mut position: u64, end: u64) -> io::Result<()> {
+    const PART: u64 = 16 << 20;
+    loop {
+        let next = end.min(position + PART);
+        copy_range(from, to, position, next)?;
+        to.sync_data()?;
+        if next >= end {
+            return Ok(());
+        }
+        position = next;
+    }
+}
+
 /// Copies the bytes from `position` to `end` (exclusive) to the same place in `to`.
-pub(crate) fn copy_range(from: &dyn DiskFile, to: &dyn DiskFile, mut position: u64, end: u64) -> io::Result<()> {
+fn copy_range(from: &dyn DiskFile, to: &dyn DiskFile, mut position: u64, end: u64) -> io::Result<()> {
     const CHUNK: usize = 1 << 20;
     while position < end {
         let mut chunk = Vec::new();

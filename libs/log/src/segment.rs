@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use walser_model::{Offset, Timestamp};
 use walser_record_batch::{BatchHeader, HEADER_LEN};
 
-use crate::disk::{Disk, DiskFile, Open, copy_range, remove_file_if_any};
+use crate::disk::{Disk, DiskFile, Open, remove_file_if_any, rewrite};
 use crate::index::{ENTRY_LEN, Entries, Floor, Index, IndexEntry};
 use crate::scan::{Scan, Step};
 use crate::segment_names::{INDEX_EXTENSION, MOVED_EXTENSION, log_name};
@@ -151,15 +151,13 @@ impl Segment {
     pub(crate) fn write_again(&self, position: u64) -> io::Result<()> {
         let file = self.file(Open::Write)?;
         if position > 0 {
-            copy_range(&*file, &*file, position, self.size())?;
-            return file.sync_data();
+            return rewrite(&*file, &*file, position, self.size());
         }
         // Nothing of it was durable: neither may its name be. A file that is made anew has both.
         let temporary = self.path.with_extension("tmp");
         let anew = self.disk.open(&temporary, Open::Write)?;
         anew.set_len(0)?;
-        copy_range(&*file, &*anew, 0, self.size())?;
-        anew.sync_data()?;
+        rewrite(&*file, &*anew, 0, self.size())?;
         self.disk.rename(&temporary, &self.path)?;
         self.close();
         Ok(())

@@ -22,6 +22,8 @@ mod names_and_files;
 mod ordinary;
 #[path = "log/producers.rs"]
 mod producers;
+#[path = "log/removed.rs"]
+mod removed;
 #[path = "log/set_aside.rs"]
 mod set_aside;
 #[path = "log/site.rs"]

@@ -211,6 +211,11 @@ impl Log {
             self.names.disk().create_dir(self.names.path())?;
             return self.begin_segment(now);
         };
+        if segment.size() == 0 {
+            // With the directory, somebody may have removed it, and no record with it.
+            self.names.disk().create_dir(self.names.path())?;
+            self.flushing.names_changed();
+        }
         match ActiveSegment::open(segment, self.log_end())? {
             Ok(active) => self.active = Some(active),
             Err(end) => {

@@ -51,15 +51,27 @@ impl Log {
     /// # Errors
     /// I/O errors.
     pub fn missing_from(&self) -> io::Result<Option<Offset>> {
-        let entries = match self.names.disk().list(self.names.path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            listed => listed?,
-        };
-        let there: HashSet<Offset> = entries.iter().filter_map(|entry| base_of(&entry.name)).collect();
+        let there = self.bases_there()?;
         let segments = self.state.segments().clone();
         let missing = segments.iter().find(|segment| segment.size() > 0 && !there.contains(&segment.base));
         let from = missing.map(|segment| segment.base.max(self.log_start()));
         Ok(from.filter(|from| *from < self.log_end()))
+    }
+
+    /// Takes out the segments whose files are not there: what is left is repaired.
+    pub(super) fn forget_missing(&mut self) -> io::Result<()> {
+        let there = self.bases_there()?;
+        self.state.segments_mut().retain(|segment| there.contains(&segment.base));
+        Ok(())
+    }
+
+    /// Of which segments there are files.
+    fn bases_there(&self) -> io::Result<HashSet<Offset>> {
+        let entries = match self.names.disk().list(self.names.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed?,
+        };
+        Ok(entries.iter().filter_map(|entry| base_of(&entry.name)).collect())
     }
 
     /// Writes down that the log is damaged, if it is, for the next start. Blocks.

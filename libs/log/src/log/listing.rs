@@ -51,7 +51,7 @@ impl Listing {
             }
             let Some(end) = swap::end_of(disk, &dir.join(log_name(base)), base)? else { continue };
             let behind = at + self.segments[at..].partition_point(|segment| segment.base < end);
-            if self.segments.get(behind).is_none_or(|next| next.base == end) {
+            if self.segments.get(behind).is_some_and(|next| next.base == end) {
                 self.segments[at..behind].iter().try_for_each(|spanned| spanned.remove())?;
                 self.segments.drain(at..behind);
             }

@@ -375,6 +375,7 @@ impl Log {
         // What is left is found by reading it; the damage may begin before the offset at which it was met.
         self.marks.durable = self.log_start();
         self.active = None;
+        self.forget_missing()?;
         self.flushing = Flushing::after_repair();
         self.generation = Generation::next();
         (self.marks.recovery_point, self.marks.recovery_position) = (self.log_start(), 0);

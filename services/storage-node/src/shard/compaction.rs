@@ -90,7 +90,9 @@ impl Shard {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => partition.compaction_rests(&self.context),
             Err(error) => {
                 partition.compaction_failed(&error, &self.context);
-                if partition.note_damage_met_by(&compacting.job, &self.context) {
+                if error.kind() == io::ErrorKind::NotFound {
+                    self.lend(id, Task::LookForFiles);
+                } else if partition.note_damage_met_by(&compacting.job, &self.context) {
                     self.lend(id, Task::KeepDamage);
                 }
             }

@@ -272,7 +272,7 @@ impl Partition {
                 break;
             }
             let released = self.released();
-            if released.is_full() {
+            if job.acks == Acks::All && released.is_full() {
                 // Answered at once: behind the others it would wait with them, and so would ever more.
                 let known = self.log.knows_producers();
                 let repeated =

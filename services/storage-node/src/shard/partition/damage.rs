@@ -43,7 +43,10 @@ impl Partition {
     /// Something of the log was not found. What is missing is damage, where the data directory is the one that it was: somebody
     /// has removed it. Blocks as long as the disk takes.
     pub(crate) fn look_for_files(&mut self, context: &ShardContext) {
-        let missing = context.directory.check_in_place().and_then(|()| self.log.missing_from());
+        let in_place = || context.directory.check_in_place();
+        let missing = in_place().and_then(|()| self.log.missing_from());
+        // It may have gone while it was looked at.
+        let missing = missing.and_then(|missing| in_place().map(|()| missing));
         match missing {
             Ok(Some(from)) => {
                 self.note_damage(from, context);

@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -32,6 +32,8 @@ use crate::signal::Interrupts;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a process may take to stop; then it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How long processes of an earlier run may take to end, that nobody stops any more.
+const FREE_LIMIT: Duration = Duration::from_secs(5);
 /// Pause between two looks for a file or an answer.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two looks after processes, should a signal of the system be missed.
@@ -133,6 +135,7 @@ impl Supervisor {
     /// # Errors
     /// When a process does not come up.
     pub(super) async fn start_all(&mut self) -> Result<(), CliError> {
+        self.addresses_become_free().await;
         let missing = self.start(&self.all()).await.map_err(CliError::failed)?;
         let without =
             missing.iter().filter(|(index, _)| self.processes[*index].role == ClusterRole::StorageNode).count();
@@ -312,6 +315,18 @@ impl Supervisor {
             self.note_ended();
         }
         Ok(starting.missing)
+    }
+
+    /// Waits for a while until nobody listens where the processes are to: those of a run that was killed end a moment after it.
+    /// An address that somebody else has is told by the process that is to have it.
+    async fn addresses_become_free(&self) {
+        let deadline = Instant::now() + FREE_LIMIT;
+        let in_use =
+            |address: &SocketAddr| TcpListener::bind(address).is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
+        let taken = || self.processes.iter().flat_map(|process| process.addresses.values()).any(in_use);
+        while taken() && Instant::now() < deadline {
+            sleep(PAUSE).await;
+        }
     }
 
     fn spawn(&mut self, index: usize) -> std::io::Result<()> {
