@@ -47,7 +47,7 @@ async fn row_23(store: Store) {
     cluster.restart(LAST, &load).await;
     let (ended, text) = finalize(&cluster);
     assert!(ended && text.contains("feature level 1 is now 3"), "{text}");
-    assert_eq!(level(&cluster).await, 2);
+    assert_eq!(level(&cluster).await, 3);
 
     // A program of the version before is told, and the others go on without it.
     install(&before(), &cluster.program);
