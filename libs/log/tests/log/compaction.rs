@@ -96,6 +96,17 @@ pub(crate) fn run(site: &mut Site, mut job: CompactionJob) -> Result<bool, LogEr
     Ok(true)
 }
 
+/// Loses the power, and with it the snapshots of producers: all that is known of them comes from the batches.
+pub(crate) fn restart_without_snapshots(site: &mut Site) {
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    for entry in walser_log::Disk::list(&disk, site.log.dir()).unwrap() {
+        if entry.name.ends_with(".producers") {
+            walser_log::Disk::remove_file(&disk, &site.log.dir().join(entry.name)).unwrap();
+        }
+    }
+    site.restart_on(disk, small());
+}
+
 /// Files of a compaction that do not belong to the log.
 pub(crate) fn unfinished(site: &Site) -> Vec<String> {
     let entries = walser_log::Disk::list(&site.disk, site.log.dir()).unwrap();
@@ -200,14 +211,7 @@ fn the_last_batch_of_a_producer_is_known_after_its_records_have_gone() {
     site.flush().unwrap();
     close_last(&mut site);
     assert!(compact(&mut site, rules(1_000)));
-    // Without any snapshot of producers all that is known comes from the batches.
-    let disk = site.disk.lose_power(PowerLoss::Everything);
-    for entry in walser_log::Disk::list(&disk, site.log.dir()).unwrap() {
-        if entry.name.ends_with(".producers") {
-            walser_log::Disk::remove_file(&disk, &site.log.dir().join(entry.name)).unwrap();
-        }
-    }
-    site.restart_on(disk, small());
+    restart_without_snapshots(&mut site);
     assert!(is_duplicate(&mut site, session(29)), "what it has written last is known");
 }
 

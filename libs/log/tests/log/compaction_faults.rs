@@ -4,7 +4,9 @@ use walser_log::{Disk as _, LogConfig, MemoryDisk, PowerLoss};
 use walser_model::{Compression, Offset, ProducerEpoch, ProducerId, SequenceCheck};
 use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields};
 
-use crate::compaction::{append, close_last, compact, newest, rules, run, seen, small, unfinished, written};
+use crate::compaction::{
+    append, close_last, compact, newest, restart_without_snapshots, rules, run, seen, small, unfinished, written,
+};
 use crate::site::Site;
 
 fn session(id: i64, base_sequence: i32) -> Producer {
@@ -97,13 +99,7 @@ fn a_producer_is_known_when_the_log_is_cut_behind_what_was_compacted() {
     site.acknowledged = Offset::ZERO;
     let cut = Offset(site.log.log_end().0 - 2);
     site.log.truncate(cut, false).unwrap();
-    let disk = site.disk.lose_power(PowerLoss::Everything);
-    for entry in disk.list(site.log.dir()).unwrap() {
-        if entry.name.ends_with(".producers") {
-            disk.remove_file(&site.log.dir().join(entry.name)).unwrap();
-        }
-    }
-    site.restart_on(disk, small());
+    restart_without_snapshots(&mut site);
     for (id, last) in [(4, 31), (5, 29)] {
         assert!(is_duplicate(&mut site, session(id, last)), "what producer {id} has written last is known");
     }

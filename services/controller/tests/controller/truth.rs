@@ -97,14 +97,19 @@ fn range(min_level: i32, max_level: i32) -> Option<pbi::FeatureRange> {
     Some(pbi::FeatureRange { min_level, max_level })
 }
 
-/// Processes of the version before work on until an operator says that the upgrade is over.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_ends_when_nobody_is_old_any_more() {
+/// The store of a cluster that a version without feature levels has formed.
+async fn formed_before() -> Arc<Memory> {
     let store = Arc::new(Memory::new());
     let record = format!(r#"{{"id":"{}","name":"before"}}"#, ClusterId::from_bytes([9; 16]));
     let put = Op::Put { key: "cluster".to_owned(), value: record.into_bytes().into(), lease: None };
     store.transact(Txn { compares: Vec::new(), ops: vec![put] }).await.unwrap();
-    let started = start(store, config()).await;
+    store
+}
+
+/// Processes of the version before work on until an operator says that the upgrade is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_ends_when_nobody_is_old_any_more() {
+    let started = start(formed_before().await, config()).await;
     let mut cluster = ClusterServiceClient::new(started.connection.clone());
     let level = async |cluster: &mut ClusterServiceClient<_>| {
         let answer = cluster.get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner();
@@ -142,11 +147,7 @@ async fn an_upgrade_ends_when_nobody_is_old_any_more() {
 /// Processes of the version before know no compaction.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_is_compacted_once_the_upgrade_is_over() {
-    let store = Arc::new(Memory::new());
-    let record = format!(r#"{{"id":"{}","name":"before"}}"#, ClusterId::from_bytes([9; 16]));
-    let put = Op::Put { key: "cluster".to_owned(), value: record.into_bytes().into(), lease: None };
-    store.transact(Txn { compares: Vec::new(), ops: vec![put] }).await.unwrap();
-    let started = start(store, config()).await;
+    let started = start(formed_before().await, config()).await;
     started.node(1).await.in_service().await;
     let mut topics = pb::topic_service_client::TopicServiceClient::new(started.connection.clone());
     let create = |name: &str, key: &str, value: &str| {
