@@ -78,6 +78,11 @@ impl<S> Default for Sessions<S> {
 }
 
 impl<S> Session<S> {
+    /// Whether the node was heard itself: the session was not given to it.
+    fn is_own(&self) -> bool {
+        !self.given
+    }
+
     fn is_silent(&self, now: Duration, limit: Duration) -> bool {
         now.saturating_sub(self.heard) > limit
     }
@@ -117,7 +122,7 @@ impl<S: Clone> Sessions<S> {
 
     /// Whether a registered node has been heard since this controller leads.
     pub(crate) fn any_heard(&self) -> bool {
-        self.inner.lock().by_node.values().any(|session| !session.given)
+        self.inner.lock().by_node.values().any(Session::is_own)
     }
 
     /// The version that a node has applied, if it was heard within `limit`.
@@ -142,8 +147,9 @@ impl<S: Clone> Sessions<S> {
     /// Whether a silent node can be away. One that was heard in a process that is `standalone` is a part of it, and ends with
     /// it.
     pub(crate) fn may_be_away(&self, node: NodeId, standalone: bool) -> bool {
-        let heard = self.get(node).is_some_and(|session| !session.given);
-        !standalone || self.any_heard() && !heard
+        let inner = self.inner.lock();
+        let heard = inner.by_node.get(&node).is_some_and(Session::is_own);
+        !standalone || inner.by_node.values().any(Session::is_own) && !heard
     }
 
     /// Nobody could be heard for this long: it counts for no session.
