@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walser_model::{Offset, ProducerId, Timestamp, TopicPartition, whole_millis};
+use walser_model::{LeaderEpochs, Offset, ProducerId, Timestamp, TopicPartition, whole_millis};
 use walser_record_batch::{BatchHeader, retain};
 
 pub(crate) use rewrite::Replacement;
@@ -30,6 +30,7 @@ pub(crate) use rewrite::Replacement;
 use crate::compaction::offset_map::OffsetMap;
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Open, remove_file_if_any};
+use crate::epochs::has_epoch_of;
 use crate::generation::Generation;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
@@ -68,6 +69,7 @@ pub struct CompactionJob {
     /// Which one of the log's it is.
     pub(crate) number: u64,
     pub(crate) names: Arc<DirectoryNames>,
+    pub(crate) epochs: LeaderEpochs,
     /// Closed ones, from the first one on.
     pub(crate) segments: Vec<ClosedSegment>,
     /// What lies below was compacted before. Exclusive.
@@ -229,6 +231,11 @@ impl CompactionJob {
         let step = self.next_step(&mut pass, &mut pace);
         self.pass = Some(pass);
         step
+    }
+
+    /// Whether a batch is of the leader epoch that is known of its records.
+    fn has_epoch_of(&self, header: &BatchHeader) -> bool {
+        has_epoch_of(&self.epochs, header)
     }
 
     fn next_step(&self, pass: &mut Pass, pace: Pace<'_>) -> io::Result<Option<CompactionStep>> {

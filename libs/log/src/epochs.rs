@@ -16,6 +16,7 @@ use std::path::Path;
 
 use bytes::{Buf as _, BufMut as _};
 use walser_model::{EpochStart, LeaderEpoch, LeaderEpochs, Offset};
+use walser_record_batch::BatchHeader;
 
 use crate::checked::{seal, take, unseal};
 use crate::directory_names::DirectoryNames;
@@ -68,6 +69,13 @@ impl Epochs {
         self.of_records.truncate(end);
         self.begun = self.begun.filter(|begun| begun.start <= end);
     }
+}
+
+/// Whether a batch is of the leader epoch that its records are known to be of: its checksum does not cover what it says of
+/// that. Below the log start nothing is known.
+pub(crate) fn has_epoch_of(known: &LeaderEpochs, header: &BatchHeader) -> bool {
+    let known = known.epoch_of(header.base_offset);
+    known == LeaderEpoch::NONE || known == header.leader_epoch
 }
 
 /// Reads the checkpoint. `None`: it is missing or damaged, and has to be made again from the batches.

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use walser_model::Offset;
+use walser_record_batch::BatchHeader;
 
-use crate::epochs::Epochs;
+use crate::epochs::{Epochs, has_epoch_of};
 use crate::segment::Segment;
 
 /// Segments, leader epochs and offsets of a log. Only its writer changes them.
@@ -101,6 +102,11 @@ impl LogState {
 
     pub(crate) fn epochs(&self) -> RwLockReadGuard<'_, Epochs> {
         self.epochs.read()
+    }
+
+    /// The same of what is known now.
+    pub(crate) fn has_epoch_of(&self, header: &BatchHeader) -> bool {
+        has_epoch_of(&self.epochs().of_records, header)
     }
 
     pub(crate) fn epochs_mut(&self) -> RwLockWriteGuard<'_, Epochs> {

@@ -147,7 +147,8 @@ impl LogReader {
     }
 
     /// Reads whole batches from the one that holds `from` on, of about `bytes_max` but at least one, none of which
-    /// reaches `below` (exclusive). Every batch has passed its checksum.
+    /// reaches `below` (exclusive). Every batch has passed its checksum, and is of the
+    /// leader epoch that is known of its records.
     ///
     /// # Errors
     /// [`ReadError`]. Damage behind readable batches is reported by the read that starts at it.
@@ -184,9 +185,12 @@ impl LogReader {
         let (segment, next) = found;
         // What lies behind the base of the next segment is of a write that failed.
         let (next, size) = (next.filter(|next| *next <= below), segment.size());
-        let error = match read_segment(&segment, from, next.unwrap_or(below), bytes_max) {
+        let read = || match read_segment(&segment, &self.state, (from, next.unwrap_or(below)), bytes_max) {
             // Nothing of this segment leads to the next one: a file between them is gone.
-            Ok(slice) if slice.next_offset == from && next.is_some() => ReadError::Corrupt { at: from },
+            Ok(slice) if slice.next_offset == from && next.is_some() => Err(ReadError::Corrupt { at: from }),
+            read => read,
+        };
+        let error = match read() {
             Ok(slice) => return Ok(slice),
             Err(error) => error,
         };
@@ -208,6 +212,8 @@ impl LogReader {
         };
         match error {
             ReadError::Corrupt { .. } if !unchanged() => Ok(Slice::empty(from)),
+            // What was cut and appended to meanwhile is no damage either.
+            ReadError::Corrupt { .. } => read(),
             // Compaction has put another one in its place.
             ReadError::Io(error) if error.kind() == io::ErrorKind::NotFound && !unchanged() => {
                 self.read_from((from, start), below, bytes_max, start_of)
@@ -313,7 +319,12 @@ fn first_at(
     Ok(None)
 }
 
-fn read_segment(segment: &Segment, from: Offset, below: Offset, bytes_max: usize) -> Result<Slice, ReadError> {
+fn read_segment(
+    segment: &Segment,
+    state: &LogState,
+    (from, below): (Offset, Offset),
+    bytes_max: usize,
+) -> Result<Slice, ReadError> {
     /// Between an index entry and the batch looked for there are rarely more bytes than this.
     const INDEX_GAP_BYTES: usize = 8 << 10;
     let file = segment.file(Open::Read)?;
@@ -323,7 +334,8 @@ fn read_segment(segment: &Segment, from: Offset, below: Offset, bytes_max: usize
         let left = usize::try_from(segment.size().saturating_sub(position)).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
         file.read_at(&mut bytes, position, wanted.min(left))?;
-        match select(&bytes, from, below, bytes_max, bytes.len() == left)? {
+        let intact = |header: &BatchHeader, batch: &[u8]| verify_crc(batch).is_ok() && state.has_epoch_of(header);
+        match select(&bytes, (from, below), bytes_max, bytes.len() == left, intact)? {
             Selected::Range { first, end, next_offset } => {
                 let batches = Bytes::from(bytes).slice(first..end);
                 return Ok(Slice { batches, next_offset });
@@ -351,8 +363,15 @@ enum Selected {
     Skipped(usize),
 }
 
-/// Chooses whole batches within a window of the log. `complete`: the log ends with the window.
-fn select(window: &[u8], from: Offset, below: Offset, bytes_max: usize, complete: bool) -> Result<Selected, ReadError> {
+/// Chooses whole batches within a window of the log. `complete`: the log ends with the window. `intact`: whether a batch is as
+/// it was appended.
+fn select(
+    window: &[u8],
+    (from, below): (Offset, Offset),
+    bytes_max: usize,
+    complete: bool,
+    intact: impl Fn(&BatchHeader, &[u8]) -> bool,
+) -> Result<Selected, ReadError> {
     let mut at = 0;
     let mut chosen: Option<(usize, Offset)> = None;
     loop {
@@ -378,18 +397,18 @@ fn select(window: &[u8], from: Offset, below: Offset, bytes_max: usize, complete
             }
             let (base, next) = (header.base_offset.max(from), header.next_offset().min(below));
             let part = (base, next) != (header.base_offset, header.next_offset());
-            if part && header.record_count == 0 && chosen.is_none() && verify_crc(&rest[..header.size]).is_ok() {
+            if part && header.record_count == 0 && chosen.is_none() && intact(&header, &rest[..header.size]) {
                 return Ok(Selected::Gone { base, next, epoch: header.leader_epoch });
             }
             let over = chosen.is_some_and(|(first, _)| at + header.size - first > bytes_max);
             if over || header.next_offset() > below {
                 // One that reaches beyond what there is may be damaged in its length.
                 match chosen {
-                    None if verify_crc(&rest[..header.size]).is_err() => return Err(ReadError::Corrupt { at: from }),
+                    None if !intact(&header, &rest[..header.size]) => return Err(ReadError::Corrupt { at: from }),
                     _ => break,
                 }
             }
-            if verify_crc(&rest[..header.size]).is_err() {
+            if !intact(&header, &rest[..header.size]) {
                 // What comes before the damage is good; the next read starts at the damage and says so.
                 return match chosen {
                     Some((first, next_offset)) => Ok(Selected::Range { first, end: at, next_offset }),

@@ -4,8 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use walser_model::{LeaderEpochs, Offset, Timestamp, TimestampType};
+use walser_record_batch::BatchHeader;
 
 use crate::disk::Open;
+use crate::epochs::has_epoch_of;
 use crate::producers::Producers;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
@@ -21,6 +23,8 @@ pub(crate) struct LogPosition {
 pub(crate) struct RecoveryScan<'a> {
     pub(crate) segments: &'a [Arc<Segment>],
     pub(crate) epochs: LeaderEpochs,
+    /// What was known of them before, if anything was: below the durable mark it is right.
+    pub(crate) known_epochs: LeaderEpochs,
     pub(crate) producers: Producers,
     /// The producers' snapshot stands for this offset.
     pub(crate) producers_end: Offset,
@@ -83,7 +87,7 @@ impl RecoveryScan<'_> {
                 Step::Invalid(at) => break Some(at),
                 Step::Batch(found) => {
                     let header = found.header;
-                    if header.base_offset != self.expected || header.leader_epoch < self.epochs_before(&header) {
+                    if header.base_offset != self.expected || !self.epoch_fits(&header) {
                         break Some(found.position);
                     }
                     segment.note(&header, found.position, self.interval_bytes)?;
@@ -113,8 +117,11 @@ impl RecoveryScan<'_> {
         Ok(bad)
     }
 
-    /// The epoch of the batch before: epochs never go down along a log.
-    fn epochs_before(&self, header: &walser_record_batch::BatchHeader) -> walser_model::LeaderEpoch {
-        self.epochs.epoch_of(header.base_offset.plus(-1))
+    /// Whether a batch can be of the epoch that it says, which no checksum covers: epochs never go down along a log, and what
+    /// was durable is of that which was written down.
+    fn epoch_fits(&self, header: &BatchHeader) -> bool {
+        let before = self.epochs.epoch_of(header.base_offset.plus(-1));
+        let durable = header.next_offset() <= self.durable;
+        header.leader_epoch >= before && (!durable || has_epoch_of(&self.known_epochs, header))
     }
 }

@@ -12,6 +12,8 @@ mod crash;
 mod damage;
 #[path = "log/extension.rs"]
 mod extension;
+#[path = "log/flipped_bits.rs"]
+mod flipped_bits;
 #[path = "log/large_index.rs"]
 mod large_index;
 #[path = "log/meetings.rs"]

@@ -238,12 +238,22 @@ pub(crate) async fn read_all(client: &Client, topic: &str, partition: i32) -> Ve
     };
     let request = pb::ReadRequest { targets: vec![target], ..Default::default() };
     let mut stream = client.consumer().read(request).await.unwrap().into_inner();
-    let mut records = Vec::new();
-    while let Some(message) = stream.message().await.unwrap() {
-        if let Some(pb::read_response::Event::Chunk(chunk)) = message.event {
-            records.extend(chunk.records);
+    let (mut records, mut problems) = (Vec::new(), Vec::new());
+    let mut read = async || {
+        while let Some(message) = stream.message().await.unwrap() {
+            match message.event {
+                Some(pb::read_response::Event::Chunk(chunk)) => records.extend(chunk.records),
+                Some(pb::read_response::Event::PartitionError(problem)) => problems.push(problem),
+                _ => {}
+            }
         }
-    }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, read()).await;
+    assert!(
+        in_time.is_ok(),
+        "the read of {topic} [{partition}] does not end, after {} records: {problems:?}",
+        records.len()
+    );
     records
 }
 

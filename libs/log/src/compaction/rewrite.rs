@@ -64,9 +64,10 @@ pub(super) fn rewrite(
         let mut scan = Scan::new(&*old_file, 0, old.size());
         let mut expected = old.base;
         while expected < *next {
-            // Checksums do not cover the base offset: what does not follow is damaged, and is not copied over the original.
+            // Checksums cover neither the base offset nor the leader epoch: what does not follow is damaged, and is not
+            // copied over the original.
             let found = match scan.step()? {
-                Step::Batch(found) if found.header.base_offset == expected => found,
+                Step::Batch(found) if found.header.base_offset == expected && job.has_epoch_of(&found.header) => found,
                 _ => return Err(damaged(old, expected)),
             };
             expected = found.header.next_offset();

@@ -103,11 +103,13 @@ impl Log {
         if (floor > self.tombstone_floor() || !self.compacted_file) && !faulty {
             self.write_compacted(self.compacted, floor)?;
         }
+        let epochs = self.state.epochs().of_records.clone();
         Ok(Some(CompactionJob {
             partition: self.partition,
             generation: self.generation,
             number: self.compactions,
             names: self.names.clone(),
+            epochs,
             segments,
             from: self.compacted.end,
             uncleaned: if faulty { NONE_UNCLEANED } else { self.compacted.uncleaned },

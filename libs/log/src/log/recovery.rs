@@ -200,11 +200,13 @@ impl Log {
         let first_read = producers_end.min(from);
         // What is read says itself of which epoch it is: the file may know of records that did not get to the disk, in
         // whose place there are others.
-        let mut known = self.state.epochs().of_records.clone();
-        known.truncate(first_read);
+        let known_epochs = self.state.epochs().of_records.clone();
+        let mut epochs = known_epochs.clone();
+        epochs.truncate(first_read);
         let scan = RecoveryScan {
             segments: &segments,
-            epochs: known,
+            epochs,
+            known_epochs,
             producers,
             producers_end,
             expected: segments.first().map_or(self.marks.log_start, |segment| segment.base),

@@ -7,12 +7,12 @@ use walser_model::{LeaderEpoch, Offset};
 
 use crate::site::{ROOT, Site, config, open, values};
 
-fn durable_site() -> Site {
+pub(crate) fn durable_site() -> Site {
     site_of(60)
 }
 
 /// So many batches of five records.
-fn site_of(batches: u64) -> Site {
+pub(crate) fn site_of(batches: u64) -> Site {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
     for seed in 0..batches {
         site.append(&values(seed, 5, 400)).unwrap();
@@ -21,7 +21,7 @@ fn site_of(batches: u64) -> Site {
     site
 }
 
-fn log_files(site: &Site) -> Vec<(PathBuf, u64)> {
+pub(crate) fn log_files(site: &Site) -> Vec<(PathBuf, u64)> {
     let entries = site.disk.list(site.log.dir()).unwrap().into_iter();
     let logs = entries.filter(|entry| entry.name.ends_with(".log") && entry.len > 0);
     let mut files: Vec<_> = logs.map(|entry| (site.file(&entry.name), entry.len)).collect();
@@ -197,44 +197,6 @@ fn retention_keeps_what_cannot_be_read() {
         assert!(known_end == Offset(5) && (size - 16..=size).contains(&set_aside), "{set_aside} of {size}");
         site.log.append(&Run::default(), &[], 0).unwrap();
     }
-}
-
-/// Flips every 97th bit of every log file: a reader gets the right bytes or an error, never wrong ones.
-#[test]
-fn a_flipped_bit_is_never_served() {
-    let site = durable_site();
-    let mut noticed = 0;
-    for (path, len) in log_files(&site) {
-        for position in (0..usize::try_from(len).unwrap()).step_by(97) {
-            let disk = site.disk.lose_power(PowerLoss::Nothing);
-            disk.flip_bit(&path, position, u8::try_from(position % 8).unwrap());
-            let (directory, log, _) = open(&disk, config()).unwrap();
-            let (written, acknowledged) = (site.written.clone(), Offset::ZERO);
-            let found = walser_log::Recovery::default();
-            let damaged = Site { disk, directory, log, found, written, acknowledged, epoch: LeaderEpoch(2) };
-            noticed += usize::from(!reads_right_or_fails(&damaged));
-        }
-    }
-    assert!(noticed > 100, "{noticed} flips were noticed");
-}
-
-/// Reads until the first error; what is read must be right. Whether everything could be read.
-fn reads_right_or_fails(site: &Site) -> bool {
-    let (mut at, end) = (site.log.log_start(), site.log.log_end());
-    while at < end {
-        let Ok(slice) = site.log.reader().read(at, end, 2000) else { return false };
-        if slice.batches.is_empty() {
-            return false;
-        }
-        for (header, batch) in walser_record_batch::Batches::of(slice.batches).map(Result::unwrap) {
-            for record in walser_record_batch::Records::open(header, &batch).unwrap().map(Result::unwrap) {
-                let expected = &site.written[usize::try_from(record.offset.0).unwrap()];
-                assert_eq!(record.value.as_deref(), Some(expected.value.as_slice()));
-            }
-        }
-        at = slice.next_offset;
-    }
-    true
 }
 
 #[test]
@@ -466,24 +428,6 @@ fn a_log_without_its_directory_is_repaired() {
     site.append(&values(1, 2, 100)).unwrap();
     site.flush().unwrap();
     site.check_contents();
-}
-
-/// Also in the base offset, which no checksum covers, and in the length in offsets, which decides how far a batch reaches.
-#[test]
-fn no_damaged_header_looks_like_the_end_of_the_log() {
-    for byte in 0..61 {
-        for bit in [0, 6] {
-            let mut site = site_of(4);
-            assert!(site.log.release_idle().unwrap());
-            let (path, _) = log_files(&site).remove(0);
-            site.disk.flip_bit(&path, byte, bit);
-            let reader = site.log.reader();
-            let end = site.log.log_end();
-            let read = reader.read(Offset(0), end, 100);
-            let moved = matches!(&read, Ok(slice) if slice.next_offset > Offset(0));
-            assert!(moved || matches!(read, Err(ReadError::Corrupt { .. })), "byte {byte}, bit {bit}: {read:?}");
-        }
-    }
 }
 
 #[test]
