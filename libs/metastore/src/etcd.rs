@@ -19,11 +19,13 @@ use etcd_client::{
     TxnResponse, WatchOptions, WatchStream,
 };
 
-use self::fault::Fault;
+use self::fault::{Fault, NO_SPACE};
 use self::keys::{Keys, end_of};
 use self::members::{Members, Repeat, SIGN_MAX};
 use self::watch::EtcdWatch;
-use crate::{KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch};
+use crate::{
+    KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, StoreProblem, Txn, Watch,
+};
 
 /// The largest answer that is read: a watch that was away gets up to 1,000 revisions at once.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -85,31 +87,36 @@ impl Etcd {
     }
 
     /// Those that do not answer, alarms, versions with known faults.
-    async fn look_at_members(&self) -> Vec<String> {
+    async fn look_at_members(&self) -> Vec<StoreProblem> {
         let mut problems = Vec::new();
+        let alarms = |mut client: Client| async move { client.alarm(AlarmAction::Get, AlarmType::None, None).await };
+        let alarms = self.members.ask(Repeat::Always, alarms).await.ok();
+        for alarm in alarms.iter().flat_map(|answer| answer.alarms()) {
+            let problem = match alarm.alarm() {
+                AlarmType::Nospace => StoreProblem::TakesNoWrites(format!("etcd: {NO_SPACE}")),
+                AlarmType::Corrupt => {
+                    StoreProblem::Part("a member of etcd has a damaged copy: CORRUPT; replace the member".to_owned())
+                }
+                AlarmType::None => continue,
+            };
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
         let status = |mut client: Client| async move { client.status().await };
         for (url, answer) in self.members.each(status).await {
             match answer {
-                Ok(status) if etcd_is_too_old(status.version()) => problems.push(format!(
+                Ok(status) if etcd_is_too_old(status.version()) => problems.push(StoreProblem::Part(format!(
                     "etcd at {url} is version {}, which can lose acknowledged writes or events; run 3.6.14 or 3.5.33, or later",
                     status.version()
-                )),
-                Ok(status) => problems.extend(status.errors().iter().map(|error| format!("etcd at {url}: {error}"))),
-                Err(fault) => problems.push(format!("etcd at {url} does not answer: {}", fault.of_read())),
-            }
-        }
-        let alarms = |mut client: Client| async move { client.alarm(AlarmAction::Get, AlarmType::None, None).await };
-        if let Ok(answer) = self.members.ask(Repeat::Always, alarms).await {
-            for alarm in answer.alarms() {
-                let text = match alarm.alarm() {
-                    AlarmType::Nospace => {
-                        "etcd takes no writes: NOSPACE; compact and defragment it, then disarm the alarm"
-                    }
-                    AlarmType::Corrupt => "a member of etcd has a damaged copy: CORRUPT; replace the member",
-                    AlarmType::None => continue,
-                };
-                if !problems.iter().any(|problem| problem == text) {
-                    problems.push(text.to_owned());
+                ))),
+                Ok(status) => {
+                    // Alarms are of the whole etcd, and told already.
+                    let own = status.errors().iter().filter(|error| alarms.is_none() || !error.contains("alarm:"));
+                    problems.extend(own.map(|error| StoreProblem::Part(format!("etcd at {url}: {error}"))));
+                }
+                Err(fault) => {
+                    problems.push(StoreProblem::Part(format!("etcd at {url} does not answer: {}", fault.of_read())));
                 }
             }
         }
@@ -310,7 +317,7 @@ impl Metastore for Etcd {
         }
     }
 
-    async fn problems(&self) -> Vec<String> {
+    async fn problems(&self) -> Vec<StoreProblem> {
         self.look_at_members().await
     }
 }

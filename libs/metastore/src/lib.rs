@@ -129,6 +129,15 @@ pub enum WatchEvent {
     },
 }
 
+/// What an operator should know of a store, though it may answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreProblem {
+    /// It refuses every write until somebody has done something: why, and what.
+    TakesNoWrites(String),
+    /// A part of it does not answer, is damaged, or has known faults. Writes go on as long as most of it is there.
+    Part(String),
+}
+
 /// Why a watch ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {
@@ -254,9 +263,8 @@ pub trait Metastore: Send + Sync + Debug {
     /// Ends a lease at once. One that has ended is fine.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// What an operator should know of the store, though it may answer: parts that do not, alarms, versions with known
-    /// faults. Empty: nothing.
-    async fn problems(&self) -> Vec<String> {
+    /// What an operator should know of the store, though it may answer. Empty: nothing.
+    async fn problems(&self) -> Vec<StoreProblem> {
         Vec::new()
     }
 

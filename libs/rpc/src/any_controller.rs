@@ -97,9 +97,10 @@ impl AnyController {
     }
 
     /// Asks one after the other until one takes the call. Beside what has become of it: whether one was there, and none led.
+    /// Where none takes it, those that are there know better why than those that are not.
     async fn ask_each(&self, head: &Parts, body: &Bytes) -> (Result<Response, ConnectionError>, bool) {
         let (count, latest) = (self.all.len(), self.latest.load(Ordering::Relaxed));
-        let (mut at, mut answered) = (latest, false);
+        let (mut at, mut answer) = (latest, None);
         loop {
             let request = http::Request::from_parts(head.clone(), Body::new(Full::new(body.clone())));
             let outcome = self.all[at].clone().oneshot(request).await;
@@ -107,10 +108,14 @@ impl AnyController {
             let other = is_of_another(&outcome, only_reads(head));
             // One whose connection broke may have done something: the next call goes to another one.
             self.latest.store(if other || outcome.is_err() { next } else { at }, Ordering::Relaxed);
-            answered |= outcome.is_ok();
-            if !other || next == latest {
-                return (outcome, other && answered);
+            if !other {
+                return (outcome, false);
             }
+            if next == latest {
+                let answered = outcome.is_ok() || answer.is_some();
+                return (if outcome.is_ok() { outcome } else { answer.unwrap_or(outcome) }, answered);
+            }
+            answer = Some(outcome).filter(Result::is_ok).or(answer);
             at = next;
         }
     }
@@ -181,6 +186,21 @@ mod tests {
         leads.store(7, Ordering::Relaxed);
         assert_eq!(call(&any).await.unwrap().reason(), Reason::ControllerNotAvailable, "nobody leads");
         assert!(any_of(&[]).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_none_leads_one_that_is_there_says_why() {
+        let gone = || ApiError::new(Reason::ControllerNotAvailable, "connection refused");
+        let away = BoxCloneSyncService::new(tower::service_fn(move |_: Request| {
+            std::future::ready(Err(ConnectionError::new(gone())))
+        }));
+        let (there, _) = controller(|_| Err(not_leading()));
+        for all in [[away.clone(), there.clone()], [there, away]] {
+            let any = any_of(&all).unwrap();
+            for _ in 0..2 {
+                assert_eq!(call(&any).await.unwrap().to_string(), not_leading().to_string());
+            }
+        }
     }
 
     #[tokio::test]

@@ -11,8 +11,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use walser_metastore::{Compare, LeaseId, Metastore, Revision, StoreError};
-use walser_rpc::{ApiError, Reason};
+use walser_rpc::{ApiError, Outage, Reason};
 use walser_service::Metrics;
+
+use crate::error::store_failure;
+use crate::store_problems::StoreProblems;
 
 /// Name of the election.
 const ELECTION: &str = "controller";
@@ -46,11 +49,12 @@ pub(crate) struct ControllerLead {
     /// Since when the view does not follow the store; `None`: it does.
     blind: Arc<Mutex<Option<Instant>>>,
     won: Arc<Notify>,
+    problems: StoreProblems,
 }
 
 impl ControllerLead {
-    /// Not the leader yet. `candidate`: unique for each start of a controller.
-    pub(crate) fn new(store: Arc<dyn Metastore>, candidate: &str) -> Self {
+    /// Not the leader yet. `candidate`: unique for each start of a controller. `problems`: what the store says of itself.
+    pub(crate) fn new(store: Arc<dyn Metastore>, candidate: &str, problems: StoreProblems) -> Self {
         Self {
             store,
             candidate: candidate.into(),
@@ -60,6 +64,7 @@ impl ControllerLead {
             seen: Arc::default(),
             blind: Arc::new(Mutex::new(Some(Instant::now()))),
             won: Arc::default(),
+            problems,
         }
     }
 
@@ -79,8 +84,13 @@ impl ControllerLead {
         let not_leading = || {
             let text = if self.is_blind_for(KEEP_ALIVE) {
                 "the metadata store does not answer this controller, so that it does not lead; nothing was done, look at the store"
+                    .to_owned()
+            } else if let Some(why) = self.problems.takes_no_writes() {
+                format!(
+                    "this controller cannot begin to lead, the metadata store takes no writes: {why}; nothing was done"
+                )
             } else {
-                "this controller does not lead at present; nothing was done, try again"
+                "this controller does not lead at present; nothing was done, try again".to_owned()
             };
             ApiError::new(Reason::ControllerNotAvailable, text)
         };
@@ -189,7 +199,7 @@ impl ControllerLead {
 
     /// Wins the lead, keeps it, and wins it again when it was lost, for as long as the process runs.
     pub(crate) async fn run(self) {
-        let mut lease = None;
+        let (mut lease, mut outage) = (None, Outage::of("the lead of this controller"));
         loop {
             match lease {
                 Some(held) => {
@@ -198,6 +208,7 @@ impl ControllerLead {
                         Ok(()) => {
                             *self.confirmed.lock() = Some(sent);
                             self.won.notify_waiters();
+                            outage.ended();
                             if self.is_blind_for(BLIND_MAX) {
                                 self.give_up(held).await;
                                 lease = None;
@@ -211,7 +222,7 @@ impl ControllerLead {
                             lease = None;
                         }
                         Err(error) => {
-                            tracing::warn!(%error, "the lease of this controller was not renewed; retrying");
+                            outage.failed(&store_failure(error));
                             tokio::time::sleep(RETRY).await;
                         }
                     }
@@ -219,9 +230,12 @@ impl ControllerLead {
                 None => {
                     self.until_following().await;
                     match self.win().await {
-                        Ok(held) => lease = Some(held),
+                        Ok(held) => {
+                            lease = Some(held);
+                            outage.ended();
+                        }
                         Err(error) => {
-                            tracing::warn!(%error, "the election of the controller failed; retrying");
+                            outage.failed(&store_failure(error));
                             tokio::time::sleep(RETRY).await;
                         }
                     }
@@ -240,8 +254,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_controller_that_waits_longer_than_a_lease_lasts_leads_when_the_other_one_is_gone() {
         let store: Arc<dyn Metastore> = Arc::new(Memory::new());
-        let (first, second) =
-            (ControllerLead::new(Arc::clone(&store), "first"), ControllerLead::new(Arc::clone(&store), "second"));
+        let lead = |candidate| ControllerLead::new(Arc::clone(&store), candidate, StoreProblems::default());
+        let (first, second) = (lead("first"), lead("second"));
         let running = tokio::spawn(first.clone().run());
         tokio::time::sleep(KEEP_ALIVE).await;
         assert_eq!(first.epoch.load(Ordering::Acquire), 0, "it does not stand for election before it can see");

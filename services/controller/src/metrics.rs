@@ -7,7 +7,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::time::Instant;
 use walser_metadata::View;
 use walser_metastore::{
-    KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, Txn, Watch,
+    KeyValue, LeaseId, Metastore, Outcome, RangePage, RangeRequest, Revision, StoreError, StoreProblem, Txn, Watch,
 };
 use walser_service::Metrics;
 
@@ -183,7 +183,7 @@ impl Metastore for TimedStore {
         self.inner.compact(through).await
     }
 
-    async fn problems(&self) -> Vec<String> {
+    async fn problems(&self) -> Vec<StoreProblem> {
         self.inner.problems().await
     }
 

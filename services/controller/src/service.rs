@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::service::Routes;
 use walser_metastore::Metastore;
 use walser_model::{Clock, ClusterId, Random};
-use walser_rpc::{Network, local_connection};
+use walser_rpc::{ApiError, Network, Outage, Reason, local_connection};
 use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::committer::Committer;
@@ -27,6 +27,9 @@ use crate::{api, compaction, duties, metrics, restore, sessions};
 
 /// A controller that does not lead after this long is ready all the same: another one does, and it waits for its turn.
 const STANDBY_AFTER: Duration = Duration::from_secs(1);
+
+/// Pause before the store is asked again that took no writes at the start.
+const START_RETRY: Duration = Duration::from_millis(500);
 
 /// A controller that is running.
 #[derive(Debug)]
@@ -51,7 +54,8 @@ pub struct Dependencies {
 }
 
 /// Starts a controller: makes or finds the cluster, and registers with the network. Where another one leads it waits for
-/// its turn, serves metadata, and hears the nodes meanwhile. Once `shutdown` begins, the streams
+/// its turn, serves metadata, and hears the nodes meanwhile. Where it is a process of its own it waits for a store that
+/// takes no writes at the start. Once `shutdown` begins, the streams
 /// that other processes hold open end: they open them again at another controller, or at the next one. Where everything
 /// runs in one process, those of its other services stay until the end.
 ///
@@ -67,21 +71,24 @@ pub async fn start(
     let writes = StoreWrites::default();
     let timed: Arc<dyn Metastore> = Arc::new(TimedStore::new(inner, &metrics, writes.clone()));
     let own = random.bytes();
-    let lead = ControllerLead::new(Arc::clone(&timed), &ClusterId::from_random(own).to_string());
+    let problems = StoreProblems::default();
+    let lead = ControllerLead::new(Arc::clone(&timed), &ClusterId::from_random(own).to_string(), problems.clone());
     let store = Store::new(Arc::clone(&timed), lead.clone());
     // The first write of a start. A revision that came before it would count as one of the lineage before, and an older
     // copy of the metadata could not be told from what a node has seen.
-    let start = store.begin_lineage(own).await?;
+    let (wait, stop) = (!config.standalone, &shutdown);
+    let start = written(wait, stop, async || store.begin_lineage(own).await).await?;
     let mut tasks = Tasks::new(shutdown.clone());
     tasks.start_endless("leadership", lead.clone().run());
-    let cluster = store.ensure_cluster(&config, random.bytes(), clock.now_millis()).await?;
+    let id = random.bytes();
+    let cluster = written(wait, stop, async || store.ensure_cluster(&config, id, clock.now_millis()).await).await?;
     let views = Views::open(Arc::clone(&timed), lead.clone()).await?;
     tasks.start_endless("metadata view", views.clone().follow(shutdown.clone()));
     let _standby = tokio::time::timeout(STANDBY_AFTER, lead.leads()).await;
 
     let committer = Committer::new(Arc::clone(&timed), views.clone(), lead.clone(), start);
     let operations = Operations::default();
-    let (stopping, problems) = (Shutdown::new(Duration::ZERO), StoreProblems::default());
+    let stopping = Shutdown::new(Duration::ZERO);
     let controller = Arc::new(api::Controller {
         store,
         topics: Topics::new(committer.clone(), config.clone(), operations.clone()),
@@ -123,6 +130,28 @@ pub async fn start(
     let routes = api::routes(&controller);
     network.register_controller(local_connection(routes.clone()));
     Ok(Started { cluster, routes, tasks })
+}
+
+/// Writes what a start writes. `wait`: tries again for as long as the store takes no writes, or until `shutdown` begins;
+/// otherwise somebody looks on who is told at once.
+async fn written<T>(
+    wait: bool,
+    shutdown: &Shutdown,
+    write: impl AsyncFn() -> Result<T, ApiError>,
+) -> Result<T, StartError> {
+    let mut outage = Outage::of("the first write of a start");
+    loop {
+        match write().await {
+            Err(error) if wait && error.reason() == Reason::MetadataStoreUnavailable && !shutdown.begun() => {
+                outage.failed(&error);
+            }
+            done => {
+                outage.ended();
+                return Ok(done?);
+            }
+        }
+        let _ = tokio::time::timeout(START_RETRY, shutdown.wait()).await;
+    }
 }
 
 // === impl Started ===

@@ -4,18 +4,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use walser_metastore::Metastore;
+use walser_metastore::{Metastore, StoreProblem};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// What was found last. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct StoreProblems(Arc<Mutex<Vec<String>>>);
+pub(crate) struct StoreProblems(Arc<Mutex<Vec<StoreProblem>>>);
 
 impl StoreProblems {
-    pub(crate) fn load(&self) -> Vec<String> {
-        self.0.lock().clone()
+    /// Why the store takes no writes, if it says so.
+    pub(crate) fn takes_no_writes(&self) -> Option<String> {
+        self.0.lock().iter().find_map(|problem| match problem {
+            StoreProblem::TakesNoWrites(why) => Some(why.clone()),
+            StoreProblem::Part(_) => None,
+        })
+    }
+
+    /// What is wrong with parts of it.
+    pub(crate) fn of_parts(&self) -> Vec<String> {
+        let of_part = |problem: &StoreProblem| match problem {
+            StoreProblem::Part(text) => Some(text.clone()),
+            StoreProblem::TakesNoWrites(_) => None,
+        };
+        self.0.lock().iter().filter_map(of_part).collect()
     }
 
     /// Looks for as long as the process runs, and says in the log what is new.
@@ -24,6 +37,7 @@ impl StoreProblems {
             let found = store.problems().await;
             let before = std::mem::replace(&mut *self.0.lock(), found.clone());
             for problem in found.iter().filter(|problem| !before.contains(problem)) {
+                let (StoreProblem::TakesNoWrites(problem) | StoreProblem::Part(problem)) = problem;
                 tracing::warn!(problem, "look at the metadata store");
             }
             tokio::time::sleep(LOOK).await;

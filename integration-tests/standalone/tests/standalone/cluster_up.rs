@@ -58,7 +58,7 @@ impl Up {
         Self { child, dir: dir.to_owned() }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(["cluster", arguments[0], "--dir"]).arg(&self.dir).args(&arguments[1..]);
         command

@@ -1,8 +1,10 @@
 //! Two controllers that share their metadata in etcd, and what becomes of records while one of them, or etcd, is away.
 //! `WALSER_ETCD` names the program of etcd; `scripts/test.sh` builds it.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -71,6 +73,23 @@ impl Shared {
         serde_json::from_str::<serde_json::Value>(&printed).unwrap()[0]["Status"].clone()
     }
 
+    /// Has the first member refuse every write, as one whose quota is used up does, or take them again.
+    fn out_of_space(&self, out: bool) {
+        if !out {
+            self.etcdctl(1, &["alarm", "disarm"]);
+            return;
+        }
+        let member = &self.etcd_status(1)["header"]["member_id"];
+        let alarm = format!("{{\"action\":\"ACTIVATE\",\"alarm\":\"NOSPACE\",\"memberID\":\"{member}\"}}");
+        let address = self.up.address("etcd", 1, "client");
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let head = format!("POST /v3/maintenance/alarm HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        write!(stream, "{head}Content-Length: {}\r\n\r\n{alarm}", alarm.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
     /// Whether the first member has a key of a family.
     fn has_key_of(&self, family: &str) -> bool {
         let prefix = format!("/walser/keys/{family}/");
@@ -115,6 +134,58 @@ impl Shared {
     fn makes(&self, topic: &str) -> bool {
         cli_at(&self.up.server(), &["topic", "create", topic, "--if-not-exists"], b"").status.success()
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_without_space_is_named_and_controllers_that_start_wait_for_it() {
+    let (_place, dir) = place();
+    let cluster = Shared::start(&dir, "1").await;
+    cluster.out_of_space(true);
+    let named = async || {
+        let issues = cluster.issues().await;
+        let codes: Vec<_> = issues.iter().map(|issue| issue.code.as_str()).collect();
+        codes == ["METADATA_STORE_UNAVAILABLE"] && issues[0].message.contains("NOSPACE")
+    };
+    until(named, "one issue says that etcd has no space").await;
+    write(&cluster.client, "t", 0, "meanwhile").await;
+    // The other controller cannot take over, and says why.
+    cluster.up.act_ok(&["kill", "controller", &cluster.active()]);
+    let told = async || {
+        let shown = cli_at(&cluster.up.server(), &["status"], b"");
+        !shown.status.success() && format!("{shown:?}").contains("NOSPACE")
+    };
+    until(told, "status says why no controller leads").await;
+    // None of those that start ends, and none is ready.
+    cluster.up.act_ok(&["kill", "controller", &cluster.standby()]);
+    let begins = cluster.logs().map(|log| log.len());
+    let starting = cluster.up.command(&["start", "controller"]).stderr(Stdio::piped()).spawn().unwrap();
+    let wait = async || cluster.logs().iter().zip(begins).all(|(log, begin)| log[begin..].contains("NOSPACE"));
+    until(wait, "both say what they wait for").await;
+    write(&cluster.client, "t", 0, "later").await;
+    cluster.out_of_space(false);
+    let started = starting.wait_with_output().unwrap();
+    assert!(started.status.success(), "{started:?}");
+    cluster.until_led("after-there-was-space").await;
+    until(async || cluster.issues().await.is_empty(), "all is well").await;
+    assert_eq!(values(&cluster.client, "t", 0).await, ["meanwhile", "later"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_etcd_that_has_lost_its_data_is_not_said_to_run() {
+    let (_place, dir) = place();
+    let cluster = Shared::start(&dir, "3").await;
+    let (data, aside) = (dir.join("etcd-2"), dir.join("aside"));
+    cluster.up.act_ok(&["kill", "etcd", "2"]);
+    std::fs::rename(&data, &aside).unwrap();
+    let started = cluster.up.act(&["start", "etcd", "2"]);
+    let said = String::from_utf8_lossy(&started.stderr);
+    assert!(!started.status.success() && said.contains("etcd 2 has not come up: "), "{said}");
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&aside, &data).unwrap();
+    // One alone finds no leader, and runs nevertheless.
+    cluster.up.act_ok(&["kill", "etcd"]);
+    ["2", "1", "3"].iter().for_each(|member| cluster.up.act_ok(&["start", "etcd", member]));
+    cluster.until_led("all-are-back").await;
 }
 
 /// Nothing is missing to records in the meantime.

@@ -14,6 +14,10 @@ const OUT_OF_RANGE: i32 = 11;
 const UNIMPLEMENTED: i32 = 12;
 const UNAUTHENTICATED: i32 = 16;
 
+/// What its quota is used up means, and what to do.
+pub(crate) const NO_SPACE: &str =
+    "its quota is used up (NOSPACE); compact it, defragment its members, and disarm the alarm";
+
 /// Why a member of etcd has not done what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -60,7 +64,7 @@ impl Fault {
             return Self::Token(text.to_owned());
         }
         if says("database space exceeded") {
-            return Self::Refused(format!("{text} (NOSPACE): free space, defragment, and disarm the alarm"));
+            return Self::Refused(format!("{text}: {NO_SPACE}"));
         }
         let not_sent = ["tcp connect error", "dns error"].iter().any(|part| with_cause.contains(part));
         // A member can be behind when users are asked for.

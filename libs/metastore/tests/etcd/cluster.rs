@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use walser_metastore::{Etcd, EtcdConfig, EtcdTls, Metastore as _};
+use walser_metastore::{Etcd, EtcdConfig, EtcdTls, Metastore as _, StoreProblem};
 
 use crate::member::{Member, Place, own_address};
 
@@ -122,7 +122,11 @@ impl Cluster {
 pub(crate) async fn all_answer(store: &Etcd) {
     let answers = async {
         while store.get("a").await.is_err()
-            || store.problems().await.iter().any(|text| text.contains("does not answer"))
+            || store
+                .problems()
+                .await
+                .iter()
+                .any(|problem| matches!(problem, StoreProblem::Part(text) if text.contains("does not answer")))
         {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

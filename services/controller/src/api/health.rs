@@ -27,8 +27,9 @@ impl Controller {
         // One that is refused is there.
         let none_heard = issues.is_empty() && registered(view).next().is_none();
         issues.extend(none_heard.then(no_node_issue));
-        issues.extend(self.writes.problem().map(|problem| store_issue(&problem)));
-        issues.extend(self.problems.load().into_iter().map(store_part_issue));
+        let takes_no_writes = self.problems.takes_no_writes().or_else(|| self.writes.problem());
+        issues.extend(takes_no_writes.map(|problem| store_issue(&problem)));
+        issues.extend(self.problems.of_parts().into_iter().map(store_part_issue));
         let none_left = registered(view).all(|(node, entry)| self.is_down(node, entry));
         let availability = self.availability(view);
         let mut away = false;
@@ -94,8 +95,7 @@ fn store_issue(problem: &str) -> pb::HealthIssue {
 
 /// Something is wrong with a part of the store.
 fn store_part_issue(problem: String) -> pb::HealthIssue {
-    let hint = "records flow, and nothing is refused as long as etcd takes writes: most of its members are there, and none has \
-                the alarm NOSPACE; look at etcd";
+    let hint = "records flow, and nothing is refused as long as most members of etcd are there; look at etcd";
     issue("METADATA_STORE_DEGRADED", pb::HealthStatus::Degraded, problem, hint.to_owned(), Vec::new())
 }
 

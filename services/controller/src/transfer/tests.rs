@@ -9,6 +9,7 @@ use super::*;
 use crate::keys::{node, partition, put};
 use crate::leadership::ControllerLead;
 use crate::store::Store;
+use crate::store_problems::StoreProblems;
 
 const TOPIC: TopicId = TopicId::from_bytes([7; 16]);
 
@@ -103,7 +104,9 @@ async fn an_import_that_was_interrupted_goes_on_and_no_controller_starts_meanwhi
     new.transact(first).await.unwrap();
 
     let shared: Arc<dyn Metastore> = Arc::new(new.clone());
-    let refused = Store::new(Arc::clone(&shared), ControllerLead::new(shared, "a")).begin_lineage([1; 16]).await;
+    let refused = Store::new(Arc::clone(&shared), ControllerLead::new(shared, "a", StoreProblems::default()))
+        .begin_lineage([1; 16])
+        .await;
     assert!(refused.unwrap_err().to_string().contains("run it again with the same file"));
     assert!(matches!(read(&new).await, Err(TransferError::OtherImport)));
     let refused = load::load(&new, &other, &SystemRandom).await;
@@ -133,7 +136,9 @@ async fn what_is_led_or_no_cluster_is_not_exported() {
         assert_eq!(read(&store).await.unwrap().entries, before.entries);
     }
     let shared: Arc<dyn Metastore> = Arc::new(store.clone());
-    let refused = Store::new(Arc::clone(&shared), ControllerLead::new(shared, "a")).begin_lineage([1; 16]).await;
+    let refused = Store::new(Arc::clone(&shared), ControllerLead::new(shared, "a", StoreProblems::default()))
+        .begin_lineage([1; 16])
+        .await;
     assert!(refused.unwrap_err().to_string().contains("goes on in another store"));
     let lease = store.grant(Duration::from_secs(60)).await.unwrap();
     let campaign = tokio::time::timeout(Duration::from_millis(50), store.campaign("controller", "b", lease)).await;

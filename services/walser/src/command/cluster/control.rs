@@ -1,6 +1,7 @@
 //! How other terminals reach the supervisor: a Unix socket in the directory of the cluster, one line of JSON each way.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::layout::{self, ClusterFile, ClusterProcess};
 use crate::cli::ClusterRole;
 use crate::error::{CliError, FAILED, UNAVAILABLE};
+use crate::output;
 
 /// Most bytes of a request, and of an answer.
 const REQUEST_BYTES_MAX: u64 = 4 << 10;
@@ -20,6 +23,9 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 const CONNECTIONS_MAX: usize = 16;
 /// A client that connects and says nothing for so long is left.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// So long is nothing said while something is being done.
+const QUIET_MAX: Duration = Duration::from_secs(5);
 
 /// What is to be done with processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,7 +109,7 @@ pub(crate) fn listen(socket: &Path) -> Result<mpsc::Receiver<Asked>, CliError> {
 
 /// Takes one request, and answers it when it is done.
 async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) {
-    let read = tokio::time::timeout(PATIENCE, read::<ControlRequest>(&mut connection, REQUEST_BYTES_MAX));
+    let read = timeout(PATIENCE, read::<ControlRequest>(&mut connection, REQUEST_BYTES_MAX));
     let answer = match read.await {
         Ok(Ok(request)) => {
             let (answer, answered) = oneshot::channel();
@@ -115,7 +121,7 @@ async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) {
         Ok(Err(error)) => ControlAnswer::Failed(format!("the request cannot be read: {error}")),
         Err(_elapsed) => return,
     };
-    let _ = tokio::time::timeout(PATIENCE, write(&mut connection, &answer)).await;
+    let _ = timeout(PATIENCE, write(&mut connection, &answer)).await;
 }
 
 /// Asks the supervisor of the cluster in a directory, and returns the processes that were meant.
@@ -125,11 +131,20 @@ async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) {
 pub(crate) async fn ask(directory: &Path, request: &ControlRequest) -> Result<Vec<ClusterProcess>, CliError> {
     let refused = |error: std::io::Error| {
         let failed = CliError::failed(format!("no cluster answers in {}: {error}", directory.display()));
-        failed.with_help("start one with walser cluster up --dir DIR").with_code(UNAVAILABLE)
+        let help = format!("start one with walser cluster up --dir {}", directory.display());
+        failed.with_help(help).with_code(UNAVAILABLE)
     };
     let mut connection = UnixStream::connect(layout::control_socket(directory)).await.map_err(refused)?;
     write(&mut connection, request).await.map_err(refused)?;
-    match read(&mut connection, ANSWER_BYTES_MAX).await.map_err(refused)? {
+    let mut answer = pin!(read(&mut connection, ANSWER_BYTES_MAX));
+    let answer = match timeout(QUIET_MAX, &mut answer).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => {
+            output::note(&format!("not done yet; what the processes say is in {}/*.log", directory.display()));
+            answer.await
+        }
+    };
+    match answer.map_err(refused)? {
         ControlAnswer::Done(file) => Ok(file.processes),
         ControlAnswer::Failed(why) => Err(CliError::failed(why)),
         ControlAnswer::Refused(ControlRefusal { why, code }) => Err(CliError::failed(why).with_code(code)),

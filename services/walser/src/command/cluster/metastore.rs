@@ -1,9 +1,11 @@
 //! Where a cluster of this machine keeps its metadata: with its only controller, or in members of etcd that are started
 //! with it. That is decided when the cluster is formed, and remembered in its directory.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use walser_service::process::replace_file;
@@ -116,6 +118,31 @@ impl ClusterMetastore {
 /// Whether there are options that mean something only with a store in etcd.
 fn names_etcd(arguments: &ClusterUpArgs) -> bool {
     arguments.etcd.is_some() || arguments.etcd_members.is_some()
+}
+
+/// What there is where a member of etcd is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EtcdPort {
+    /// Nothing listens.
+    Closed,
+    /// It listens: that it does from the first moment of its start, also where it ends at the next, and as long as most members
+    /// are away.
+    Listens,
+    /// It has found the other members, and answers, be it that it is not well.
+    Answers,
+}
+
+impl EtcdPort {
+    /// Asks for its health, and waits for so long.
+    pub(super) fn of(address: &SocketAddr, patience: Duration) -> Self {
+        let Ok(mut stream) = TcpStream::connect_timeout(address, patience) else { return Self::Closed };
+        let mut answer = [0; 7];
+        let asked = stream.set_read_timeout(Some(patience)).and_then(|()| {
+            stream.write_all(format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+        });
+        let answered = asked.and_then(|()| stream.read_exact(&mut answer));
+        if answered.is_ok() && answer == *b"HTTP/1." { Self::Answers } else { Self::Listens }
+    }
 }
 
 /// The path of an etcd that loses nothing; else why it is none.

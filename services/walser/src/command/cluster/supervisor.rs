@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,7 +21,7 @@ use walser_client::Client;
 
 use super::control::{Asked, ControlAction, ControlRefusal, ControlRequest};
 use super::layout::{self, ClusterDirectory, ClusterProcess, ClusterProcessState};
-use super::metastore::ClusterMetastore;
+use super::metastore::{ClusterMetastore, EtcdPort};
 use crate::cli::ClusterRole;
 use crate::error::{CliError, NOT_FOUND, WRONG_STATE};
 use crate::output;
@@ -30,6 +30,8 @@ use crate::signal::Interrupts;
 
 /// How long a process may take to serve, and a cluster to know its storage nodes.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// A member of etcd that lives and listens for so long has not found that it must not start: it may wait for the others.
+const ETCD_LASTS: Duration = Duration::from_secs(2);
 /// How long a process may take to stop; then it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How long processes of an earlier run may take to end, that nobody stops any more.
@@ -94,9 +96,10 @@ fn last_complaint(log: &Path, begin: u64) -> Option<String> {
         Some(error) => Some(error.to_owned()),
         None => {
             let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            let bad = matches!(line["level"].as_str(), Some("ERROR" | "WARN"));
+            // Those in small letters are of etcd.
+            let bad = matches!(line["level"].as_str(), Some("ERROR" | "WARN" | "error" | "fatal" | "panic"));
             let fields = &line["fields"];
-            let said = [&fields["message"], &fields["failure"], &fields["error"]];
+            let said = [&fields["message"], &fields["failure"], &fields["error"], &line["msg"], &line["error"]];
             let said: Vec<_> = said.iter().filter_map(|field| field.as_str()).collect();
             (bad && !said.is_empty()).then(|| said.join(": "))
         }
@@ -353,8 +356,16 @@ impl Supervisor {
         let Some(pid) = process.pid else {
             return Err(not_serving(process, self.log_begins[index], "has not come up"));
         };
-        if process.role == ClusterRole::Etcd && TcpStream::connect_timeout(&process.address(), PAUSE).is_ok() {
-            return Ok(true);
+        if process.role == ClusterRole::Etcd {
+            let lasts = deadline.saturating_duration_since(Instant::now()) < START_LIMIT - ETCD_LASTS;
+            let serves = match EtcdPort::of(&process.address(), PAUSE) {
+                EtcdPort::Answers => true,
+                EtcdPort::Listens => lasts,
+                EtcdPort::Closed => false,
+            };
+            if serves {
+                return Ok(true);
+            }
         }
         let text = std::fs::read(self.directory.ready_file_of(process)).unwrap_or_default();
         let ready: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
