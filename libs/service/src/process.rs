@@ -254,9 +254,9 @@ impl Process {
             std::io::ErrorKind::AddrInUse => ProcessError::AdminInUse(admin),
             _ => ProcessError::Io(error),
         })?;
-        // One of an earlier run says where nobody is.
         if let Some(file) = &arguments.ready_file {
-            let _ = std::fs::remove_file(file);
+            let prepared = prepare_ready_file(file);
+            prepared.map_err(|source| ProcessError::ReadyFile { path: file.display().to_string(), source })?;
         }
         Ok(Self {
             settings,
@@ -340,6 +340,19 @@ impl Serving {
         }
         self.shutdown.failure().map_or(Ok(()), |why| Err(why.into()))
     }
+}
+
+/// Removes the ready file of an earlier run, which says where nobody is, and looks whether there can be another one: it would be
+/// late to find that out once calls are served.
+fn prepare_ready_file(file: &std::path::Path) -> std::io::Result<()> {
+    if file.is_dir() {
+        return Err(std::io::ErrorKind::IsADirectory.into());
+    }
+    let _ = std::fs::remove_file(file);
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".tmp");
+    std::fs::write(&beside, "")?;
+    std::fs::remove_file(&beside)
 }
 
 /// Writes the ready file in one step: whoever sees it can connect.

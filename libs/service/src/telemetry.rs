@@ -30,7 +30,7 @@ pub const KEYS: &[Key] = &[
         name: "log.level",
         kind: Kind::LogFilter,
         default: "info",
-        doc: "Filter for log lines: a level, or levels by module such as `info,walser_gateway=debug`.",
+        doc: "Filter for log lines: a level, or levels by module such as `warn,walser_gateway=debug`; `info` where no module is named.",
     },
     Key {
         name: "log.format",
@@ -60,12 +60,19 @@ impl Drop for Telemetry {
     }
 }
 
+/// A filter that says something of every module: one that names only modules, one of them mistyped perhaps, would silence all
+/// others.
+fn with_level(filter: &str) -> String {
+    let of_all = filter.split(',').any(|directive| !directive.contains('='));
+    if of_all { filter.to_owned() } else { format!("info,{filter}") }
+}
+
 /// Installs logs and traces for this process.
 ///
 /// # Errors
 /// When the filter or the endpoint makes no sense, or a subscriber is installed already.
 pub fn install(settings: &Settings) -> Result<Telemetry, Box<dyn std::error::Error + Send + Sync>> {
-    let filter = EnvFilter::try_new(settings.text("log.level"))?;
+    let filter = EnvFilter::try_new(with_level(settings.text("log.level")))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.text("log.format") {
         "json" => true,
@@ -145,5 +152,17 @@ impl Extractor for Headers<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_level;
+
+    #[test]
+    fn a_filter_of_modules_leaves_the_others_at_info() {
+        for (given, used) in [("warn", "warn"), ("a=debug", "info,a=debug"), ("off,a=debug", "off,a=debug")] {
+            assert_eq!(with_level(given), used);
+        }
     }
 }

@@ -37,7 +37,7 @@ impl Places {
     fn beside(&self) -> String {
         match self.cordoned {
             0 => String::new(),
-            count => format!(" ({count} more cordoned: `walser node uncordon`)"),
+            count => format!(" ({count} more cordoned: `walser node uncordon ID`)"),
         }
     }
 
@@ -66,7 +66,7 @@ impl Places {
                 0 => "no storage node is in service; start one, or wait until it has registered".to_owned(),
                 count => format!(
                     "no storage node takes new partitions, {count} are cordoned or drained; take one back with `walser \
-                     node uncordon`, or start another one"
+                     node uncordon ID`, or start another one"
                 ),
             };
             return Err(ApiError::new(Reason::LeaderNotAvailable, text));

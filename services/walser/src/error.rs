@@ -145,7 +145,8 @@ impl CliError {
             || signs.iter().any(|sign| failure.message().contains(sign));
         if no_server {
             let error = Self { code: UNAVAILABLE, ..Self::failed(format!("no server answers at {server}")) };
-            let error = error.with_help("start one with `walser up`, or name another with --server HOST:PORT");
+            let error = error.with_help("start one with `walser up`, or the one that is down with `walser cluster start gateway`, or name another with --server \
+                        HOST:PORT");
             return Self { unreached: Some(server.to_owned()), ..error };
         }
         let what = format!("the connection to {server} broke: {}", failure.message());

@@ -96,6 +96,8 @@ async fn a_node_is_drained_and_gets_its_leads_back() {
     nodes.kill(1);
     nodes.kill(3);
     until(async || led_by(&client, 2, true).await.len() == 300, "it is better than nobody").await;
+    let alone = run(&nodes, &["node", "drain", "2"]);
+    assert_eq!(alone, (String::new(), Some(6)), "it is not said to be drained while it leads what nobody else can");
     nodes.restart(1);
     nodes.restart(3);
     until(async || led_by(&client, 2, true).await.is_empty(), "others can lead again").await;

@@ -3,11 +3,12 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 
 use walser_proto::v1 as pb;
 use walser_rpc::ApiError;
 
-use crate::server::{PATIENCE, Server, create, place, read_all, record, wait_a_little};
+use crate::server::{PATIENCE, Server, binary, create, place, read_all, record, wait_a_little};
 
 /// Asks the admin port of a server.
 pub(crate) fn get(server: &Server, path: &str) -> String {
@@ -60,6 +61,12 @@ fn a_bad_start_is_refused_with_a_reason() {
     assert!(said.contains("from 0 to 64"), "{said}");
     let said = refused(&other, &["--listen", "0.0.0.0:0"]);
     assert!(said.contains("--insecure"), "{said}");
+
+    let nowhere = dir.path().join("nowhere").join("ready");
+    let up = ["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"];
+    let ended = Command::new(binary()).args(up).arg(&other).arg("--ready-file").arg(&nowhere).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("ready file") && !said.contains("serving"), "{said}");
 
     let meta = data.join("meta");
     let text = std::fs::read_to_string(&meta).unwrap();

@@ -11,7 +11,7 @@ use walser_proto::v1 as pb;
 use super::produce::now_ms;
 use super::topic::lines;
 use crate::args::{Form, OutputArgs, ServerArgs};
-use crate::error::CliError;
+use crate::error::{CliError, WRONG_STATE};
 use crate::message;
 use crate::output::{self, bytes, plural, table};
 use crate::records::time::{since, wire_time};
@@ -122,13 +122,7 @@ async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
             pb::NodeState::Drained
                 if leads == 0 || drained_since.get_or_insert_with(Instant::now).elapsed() >= SETTLED_AFTER =>
             {
-                output::data(&format!("node {}  drained", node.id));
-                if leads > 0 {
-                    let leads = plural(i64::from(leads), "partition");
-                    output::note(&format!("It still leads {leads}, which no other node can lead at present."));
-                }
-                output::note(&format!("Its replicas stay. To end it: walser node uncordon {}", node.id));
-                return Ok(ExitCode::SUCCESS);
+                return drained(&node, leads);
             }
             pb::NodeState::Down => {
                 output::data(&format!("node {}  down; it gets no leads when it comes back", node.id));
@@ -150,6 +144,23 @@ async fn drain(arguments: &NodeDrainArgs) -> Result<ExitCode, CliError> {
             }
         }
     }
+}
+
+/// Says that a node is drained, or what it leads all the same.
+fn drained(node: &pb::Node, leads: i32) -> Result<ExitCode, CliError> {
+    if leads > 0 {
+        let leads = plural(i64::from(leads), "partition");
+        let text = format!("node {} still leads {leads}, which no other node can lead at present", node.id);
+        let help = format!(
+            "nobody serves these while it is away; it gives them away as soon as another replica is in sync. To end the drain: \
+             walser node uncordon {}",
+            node.id
+        );
+        return Err(CliError::failed(text).with_code(WRONG_STATE).with_help(help));
+    }
+    output::data(&format!("node {}  drained", node.id));
+    output::note(&format!("Its replicas stay. To end it: walser node uncordon {}", node.id));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// All nodes, by id.
