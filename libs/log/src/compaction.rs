@@ -277,7 +277,7 @@ impl CompactionJob {
         for ClosedSegment { segment, end } in self.segments.iter().filter(|closed| closed.end > self.from) {
             up_to = *end;
             let file = segment.file(Open::Read)?;
-            let mut scan = Scan::new(&*file, segment.position_for(self.from.max(segment.base))?, segment.size());
+            let mut scan = Scan::new(&*file, segment.place_for(self.from.max(segment.base))?.0, segment.size());
             let mut expected = None;
             while let Step::Batch(found) = scan.step()? {
                 let (header, read) = (found.header, found.bytes.len());

@@ -72,10 +72,16 @@ impl Epochs {
 }
 
 /// Whether a batch is of the leader epoch that its records are known to be of: its checksum does not cover what it says of
-/// that. Below the log start nothing is known.
+/// that. Of those that end below the log start it is known only that they are of no later one.
 pub(crate) fn has_epoch_of(known: &LeaderEpochs, header: &BatchHeader) -> bool {
-    let known = known.epoch_of(header.base_offset);
-    known == LeaderEpoch::NONE || known == header.leader_epoch
+    // All of a batch is of one epoch, and the first one may be known from within the batch on.
+    match known.epoch_of(header.next_offset().plus(-1)) {
+        LeaderEpoch::NONE => {
+            let first = known.starts().first().map_or(LeaderEpoch(i32::MAX), |first| first.epoch);
+            (LeaderEpoch(0)..=first).contains(&header.leader_epoch)
+        }
+        known => known == header.leader_epoch,
+    }
 }
 
 /// Reads the checkpoint. `None`: it is missing or damaged, and has to be made again from the batches.

@@ -328,14 +328,14 @@ fn read_segment(
     /// Between an index entry and the batch looked for there are rarely more bytes than this.
     const INDEX_GAP_BYTES: usize = 8 << 10;
     let file = segment.file(Open::Read)?;
-    let mut position = segment.position_for(from)?;
+    let (mut position, mut base) = segment.place_for(from)?;
     let mut wanted = bytes_max.saturating_add(INDEX_GAP_BYTES);
     loop {
         let left = usize::try_from(segment.size().saturating_sub(position)).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
         file.read_at(&mut bytes, position, wanted.min(left))?;
         let intact = |header: &BatchHeader, batch: &[u8]| verify_crc(batch).is_ok() && state.has_epoch_of(header);
-        match select(&bytes, (from, below), bytes_max, bytes.len() == left, intact)? {
+        match select((&bytes, base), (from, below), bytes_max, bytes.len() == left, intact)? {
             Selected::Range { first, end, next_offset } => {
                 let batches = Bytes::from(bytes).slice(first..end);
                 return Ok(Slice { batches, next_offset });
@@ -344,11 +344,11 @@ fn read_segment(
                 let batch = empty_batch(base, next, epoch, Producer::NONE);
                 return Ok(Slice { batches: Bytes::copy_from_slice(&batch), next_offset: next });
             }
-            Selected::Skipped(skipped) if skipped > 0 => position += skipped as u64,
-            Selected::Skipped(_) if wanted < left => wanted = wanted.saturating_mul(4),
+            Selected::Skipped(skipped, next) if skipped > 0 => (position, base) = (position + skipped as u64, next),
+            Selected::Skipped(..) if wanted < left => wanted = wanted.saturating_mul(4),
             // The segment ends before the offset, and the next one begins behind it: a file between them is gone.
-            Selected::Skipped(_) if left == 0 => return Err(ReadError::Corrupt { at: from }),
-            Selected::Skipped(_) => return Ok(Slice::empty(from)),
+            Selected::Skipped(..) if left == 0 => return Err(ReadError::Corrupt { at: from }),
+            Selected::Skipped(..) => return Ok(Slice::empty(from)),
         }
     }
 }
@@ -359,14 +359,15 @@ enum Selected {
     /// Offsets within a batch that stands for records which compaction has dropped: such batches are joined, and may have
     /// begun or ended there before.
     Gone { base: Offset, next: Offset, epoch: LeaderEpoch },
-    /// The window has only whole batches before the one looked for, of this many bytes, and maybe a part of it.
-    Skipped(usize),
+    /// The window has only whole batches before the one looked for, of this many bytes, and maybe a part of it. Beside that: the
+    /// base offset of what follows them.
+    Skipped(usize, Offset),
 }
 
-/// Chooses whole batches within a window of the log. `complete`: the log ends with the window. `intact`: whether a batch is as
-/// it was appended.
+/// Chooses whole batches within a window of the log, the first of which begins at `base`. `complete`: the log ends with the
+/// window. `intact`: whether a batch is as it was appended.
 fn select(
-    window: &[u8],
+    (window, mut base): (&[u8], Offset),
     (from, below): (Offset, Offset),
     bytes_max: usize,
     complete: bool,
@@ -386,15 +387,14 @@ fn select(
             _ if chosen.is_some() => break,
             _ => return Err(ReadError::Corrupt { at: from }),
         };
-        if header.next_offset() > from {
-            // Checksums do not cover the base offset: one that leaves a gap is damage.
-            let expected = chosen.map_or(from, |(_, next_offset)| next_offset);
-            if header.base_offset > expected {
-                match chosen {
-                    Some(_) => break,
-                    None => return Err(ReadError::Corrupt { at: from }),
-                }
+        // Checksums do not cover the base offset: what does not follow is damage, as is what ends before it begins.
+        if header.base_offset != base || header.next_offset() <= base {
+            match chosen {
+                Some(_) => break,
+                None => return Err(ReadError::Corrupt { at: from }),
             }
+        }
+        if header.next_offset() > from {
             let (base, next) = (header.base_offset.max(from), header.next_offset().min(below));
             let part = (base, next) != (header.base_offset, header.next_offset());
             if part && header.record_count == 0 && chosen.is_none() && intact(&header, &rest[..header.size]) {
@@ -418,10 +418,11 @@ fn select(
             chosen = Some((chosen.map_or(at, |(first, _)| first), header.next_offset()));
         }
         at += header.size;
+        base = header.next_offset();
     }
     match chosen {
         Some((first, next_offset)) => Ok(Selected::Range { first, end: at, next_offset }),
-        None => Ok(Selected::Skipped(at)),
+        None => Ok(Selected::Skipped(at, base)),
     }
 }
 

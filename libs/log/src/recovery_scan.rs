@@ -30,6 +30,8 @@ pub(crate) struct RecoveryScan<'a> {
     pub(crate) producers_end: Offset,
     /// Offset of the next batch.
     pub(crate) expected: Offset,
+    /// What begins here or behind is not wanted.
+    pub(crate) up_to: Offset,
     /// The durable mark: everything below is on stable storage.
     pub(crate) durable: Offset,
     /// The first batch above the durable mark.
@@ -41,6 +43,10 @@ pub(crate) struct RecoveryScan<'a> {
     pub(crate) interval_bytes: u64,
     /// Segments and bytes that were read.
     pub(crate) scanned: (usize, u64),
+    /// Where the latest leader epoch began, if only the batches say so.
+    pub(crate) epoch_said_at: Option<Offset>,
+    /// From here on batches contradict each other: those of one of two leader epochs are damaged in it.
+    pub(crate) contradiction: Option<Offset>,
 }
 
 impl RecoveryScan<'_> {
@@ -87,7 +93,9 @@ impl RecoveryScan<'_> {
                 Step::Invalid(at) => break Some(at),
                 Step::Batch(found) => {
                     let header = found.header;
-                    if header.base_offset != self.expected || !self.epoch_fits(&header) {
+                    let known = header.next_offset() > self.durable || has_epoch_of(&self.known_epochs, &header);
+                    let wanted = header.base_offset < self.up_to;
+                    if header.base_offset != self.expected || !wanted || !known || self.contradicts(&header) {
                         break Some(found.position);
                     }
                     segment.note(&header, found.position, self.interval_bytes)?;
@@ -97,7 +105,7 @@ impl RecoveryScan<'_> {
                     if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
                         self.append_time = header.max_timestamp;
                     }
-                    self.epochs.assign(header.leader_epoch, header.base_offset);
+                    self.note_epoch(&header);
                     if header.base_offset >= self.producers_end {
                         self.producers.record(&header, self.now);
                     }
@@ -117,11 +125,22 @@ impl RecoveryScan<'_> {
         Ok(bad)
     }
 
-    /// Whether a batch can be of the epoch that it says, which no checksum covers: epochs never go down along a log, and what
-    /// was durable is of that which was written down.
-    fn epoch_fits(&self, header: &BatchHeader) -> bool {
+    /// Whether a batch is of an earlier leader epoch than one before it, although it goes on where that ends: epochs never go
+    /// down along a log. No torn write looks like that. The earlier one is wrong, if nothing else knows of its epoch.
+    fn contradicts(&mut self, header: &BatchHeader) -> bool {
         let before = self.epochs.epoch_of(header.base_offset.plus(-1));
-        let durable = header.next_offset() <= self.durable;
-        header.leader_epoch >= before && (!durable || has_epoch_of(&self.known_epochs, header))
+        if header.leader_epoch >= before {
+            return false;
+        }
+        self.contradiction = Some(self.epoch_said_at.unwrap_or(header.base_offset));
+        self.expected = header.next_offset();
+        true
+    }
+
+    fn note_epoch(&mut self, header: &BatchHeader) {
+        let (epoch, base) = (header.leader_epoch, header.base_offset);
+        if self.epochs.assign(epoch, base) {
+            self.epoch_said_at = (self.known_epochs.epoch_of(base) != epoch).then_some(base);
+        }
     }
 }

@@ -213,10 +213,10 @@ impl Segment {
         Ok(parts.index.as_ref().map_or(self.base, |loaded| loaded.next_offset))
     }
 
-    /// Where to start reading for an offset.
-    pub(crate) fn position_for(&self, offset: Offset) -> io::Result<u64> {
+    /// Where to start reading for an offset, and the base offset of the batch there.
+    pub(crate) fn place_for(&self, offset: Offset) -> io::Result<(u64, Offset)> {
         let relative = u32::try_from(offset.since(self.base).max(0)).unwrap_or(u32::MAX);
-        self.position(|entry| entry.relative_offset <= relative)
+        self.place(|entry| entry.relative_offset <= relative)
     }
 
     /// Where to start looking for a timestamp. `None`: every record is older.
@@ -232,14 +232,14 @@ impl Segment {
         if self.index()?.index.as_ref().is_none_or(older) {
             return Ok(None);
         }
-        self.position(|entry| entry.max_timestamp_before < timestamp).map(Some)
+        self.place(|entry| entry.max_timestamp_before < timestamp).map(|(position, _)| Some(position))
     }
 
-    /// The position of the last entry of those that are `not_behind` what is looked for.
-    fn position(&self, not_behind: impl Fn(&IndexEntry) -> bool) -> io::Result<u64> {
+    /// Where the batch of the last entry is of those that are `not_behind` what is looked for, and its base offset.
+    fn place(&self, not_behind: impl Fn(&IndexEntry) -> bool) -> io::Result<(u64, Offset)> {
         let found = self.index()?.index.as_ref().and_then(|loaded| loaded.index.floor(&not_behind));
         let entry = match found {
-            None => return Ok(0),
+            None => return Ok((0, self.base)),
             Some(Floor::Here(entry)) => entry,
             // Without the lock, which appends take. An entry that cannot be read costs a longer scan.
             Some(Floor::Filed { known, numbers }) => {
@@ -248,7 +248,7 @@ impl Segment {
                 found.filter(|found| found.position >= known.position).unwrap_or(known)
             }
         };
-        Ok(u64::from(entry.position))
+        Ok((u64::from(entry.position), self.base.plus(i64::from(entry.relative_offset))))
     }
 
     /// The entries that the index file lacks, if there are any.
@@ -431,14 +431,15 @@ impl Segment {
         let mut scan = Scan::new(file, loaded.noted_to, size);
         loop {
             let found = match scan.step()? {
-                Step::Batch(found) => found,
+                Step::Batch(found) if found.header.base_offset == loaded.next_offset => found,
                 Step::End => return Ok(loaded),
                 // The closed file was to be cut here, and the power was lost before that was on the disk.
                 Step::Zeros(end) if self.goes_on_at(loaded.next_offset)? => {
                     self.set_size(end);
                     return Ok(loaded);
                 }
-                Step::Zeros(_) | Step::Invalid(_) => {
+                // One that does not follow is damaged in its base offset.
+                Step::Zeros(_) | Step::Invalid(_) | Step::Batch(_) => {
                     loaded.damaged = true;
                     return Ok(loaded);
                 }

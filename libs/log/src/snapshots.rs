@@ -78,7 +78,7 @@ pub(crate) fn load(
             break;
         }
         let file = segment.file(Open::Read)?;
-        let mut scan = Scan::new(&*file, segment.position_for(from)?, segment.size());
+        let mut scan = Scan::new(&*file, segment.place_for(from)?.0, segment.size());
         while let Step::Batch(found) = scan.step()? {
             if found.header.base_offset >= from && found.header.base_offset < below {
                 producers.record(&found.header, now);

@@ -142,7 +142,7 @@ impl Log {
             self.declare_damage(hole, &mut recovery);
             return Ok(recovery);
         }
-        self.recover(snapshots, from, self.marks.durable)
+        self.recover(snapshots, from, (self.marks.durable, false))
     }
 
     /// Whether the log was stopped cleanly: its last file ends where the recovery point lies.
@@ -191,10 +191,15 @@ impl Log {
         Ok(None)
     }
 
-    /// Reads the log from `from` on, or from the newest one of `snapshots` (ends, ascending) below it. What lies below
-    /// `synced` is on stable storage.
-    fn recover(&mut self, snapshots: &[Offset], from: Offset, synced: Offset) -> Result<Recovery, LogError> {
-        let segments = self.state.segments().clone();
+    /// Reads the log from `from` on, or from the newest one of `snapshots` (ends, ascending) below it, up to what is no batch of
+    /// it, or begins at `up_to` or behind. What lies below `synced` is on stable storage.
+    fn scan<'a>(
+        &self,
+        segments: &'a [Arc<Segment>],
+        snapshots: &[Offset],
+        (from, up_to): (Offset, Offset),
+        synced: Offset,
+    ) -> io::Result<(RecoveryScan<'a>, Option<LogPosition>)> {
         let (producers, producers_end) =
             snapshots::newest(&self.names, snapshots, self.marks.recovery_point.max(from))?;
         let first_read = producers_end.min(from);
@@ -204,23 +209,43 @@ impl Log {
         let mut epochs = known_epochs.clone();
         epochs.truncate(first_read);
         let scan = RecoveryScan {
-            segments: &segments,
+            segments,
             epochs,
             known_epochs,
             producers,
             producers_end,
             expected: segments.first().map_or(self.marks.log_start, |segment| segment.base),
+            up_to,
             durable: synced,
             unsynced: None,
             append_time: self.marks.append_time,
             now: self.opened_at,
             interval_bytes: self.config.index_interval_bytes,
             scanned: (0, 0),
+            epoch_said_at: None,
+            contradiction: None,
         };
+        scan.run(first_read)
+    }
+
+    /// Takes what is to be read from `from` on for what there is. What lies below `synced` is on stable storage. `gives_up`: what
+    /// is damaged, instead of saying so.
+    fn recover(
+        &mut self,
+        snapshots: &[Offset],
+        from: Offset,
+        (synced, gives_up): (Offset, bool),
+    ) -> Result<Recovery, LogError> {
+        let segments = self.state.segments().clone();
         let last_file = segments.last().map(|last| (last, last.size()));
-        let (scan, invalid) = scan.run(first_read)?;
+        let (mut scan, mut invalid) = self.scan(&segments, snapshots, (from, Offset(i64::MAX)), synced)?;
+        if let Some(damaged) = scan.contradiction.filter(|_| gives_up) {
+            (scan, invalid) = self.scan(&segments, snapshots, (from, damaged), synced)?;
+        }
         self.zeros_behind_end = last_file.is_some_and(|(last, listed)| last.size() < listed);
-        let RecoveryScan { epochs: of_records, producers, expected: end, unsynced, append_time, scanned, .. } = scan;
+        let contradiction = scan.contradiction;
+        let RecoveryScan { epochs: mut of_records, producers, expected: end, unsynced, append_time, scanned, .. } =
+            scan;
         let (scanned_segments, scanned_bytes) = scanned;
         let mut recovery = Recovery { scanned_segments, scanned_bytes, ..Recovery::default() };
         if end < self.marks.log_start && self.marks.durable <= self.marks.log_start {
@@ -228,8 +253,15 @@ impl Log {
             self.begin_at(self.marks.log_start)?;
             return Ok(recovery);
         }
-        if end < self.marks.durable {
-            self.declare_damage(end, &mut recovery);
+        if let Some(from) = contradiction.or_else(|| (end < self.marks.durable).then_some(end)) {
+            self.declare_damage(from, &mut recovery);
+            self.set_end(self.log_end().max(end));
+            if self.state.epochs().of_records.starts().is_empty() {
+                // What is read below the damage is compared with these.
+                of_records.truncate(from);
+                of_records.forget_before(self.log_start());
+                self.state.epochs_mut().of_records = of_records;
+            }
             return Ok(recovery);
         }
         if let Some(invalid) = &invalid {
@@ -394,7 +426,8 @@ impl Log {
         let snapshots = self.snapshots.list()?;
         // What is damaged may be that there is nothing, not even the directory.
         let there = self.names.disk().create_dir(self.names.path()).and_then(|()| self.sync_names());
-        let recovery = there.map_err(LogError::from).and_then(|()| self.recover(&snapshots, self.log_start(), synced));
+        let recovery =
+            there.map_err(LogError::from).and_then(|()| self.recover(&snapshots, self.log_start(), (synced, true)));
         let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
         let finished = self.finish_repair().and_then(|()| self.take_compacted());
         finished.inspect_err(|error| self.fail(format!("repair: {error}")))?;

@@ -34,7 +34,7 @@ impl CutPlace {
     /// records, some of which stay.
     fn find(segment: &Segment, to: Offset, log_start: Offset) -> io::Result<Option<Self>> {
         let file = segment.file(Open::Read)?;
-        let mut scan = Scan::new(&*file, segment.position_for(to)?, segment.size());
+        let mut scan = Scan::new(&*file, segment.place_for(to)?.0, segment.size());
         loop {
             let (position, header) = match scan.step()? {
                 Step::Batch(found) if found.header.next_offset() <= to => continue,

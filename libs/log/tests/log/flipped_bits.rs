@@ -1,10 +1,10 @@
 //! Bits that are flipped in what is on the disk: what is read is as it was written, or it is refused.
 
-use walser_log::{PowerLoss, ReadError};
+use walser_log::{Disk as _, Log, MemoryDisk, PowerLoss, ReadError, Slice};
 use walser_model::{LeaderEpoch, Offset};
 
-use crate::damage::{durable_site, log_files, site_of};
-use crate::site::{Site, config, open};
+use crate::damage::{durable_site, log_files};
+use crate::site::{Site, config, open, values};
 
 /// Flips every 97th bit of every log file: a reader gets the right bytes or an error, never wrong ones.
 #[test]
@@ -44,23 +44,81 @@ fn reads_right_or_fails(site: &Site) -> bool {
     true
 }
 
+/// What a log gives to whoever reads from each of its offsets on, the deleted ones in batches that are still there, too.
+fn reads(log: &Log) -> Vec<Result<Slice, ReadError>> {
+    let (reader, end) = (log.reader(), log.log_end());
+    (0..end.0).map(|from| reader.read_retained(Offset(from), end, 100)).collect()
+}
+
 /// Also in the base offset and the leader epoch, which no checksum covers, and in the length in offsets, which decides how far
 /// a batch reaches. The same after a start that reads what is on the disk.
 #[test]
 fn no_damaged_header_is_served_or_looks_like_the_end_of_the_log() {
-    for byte in 0..61 {
-        for bit in 0..8 {
-            let mut site = site_of(4);
-            assert!(site.log.release_idle().unwrap());
-            let (path, _) = log_files(&site).remove(0);
-            site.disk.flip_bit(&path, byte, bit);
-            let reader = site.log.reader();
-            let end = site.log.log_end();
-            let read = reader.read(Offset(0), end, 100);
-            assert!(matches!(read, Err(ReadError::Corrupt { .. })), "byte {byte}, bit {bit}: {read:?}");
-            let (_, log, _) = open(&site.disk.lose_power(PowerLoss::Nothing), config()).unwrap();
-            let read = log.reader().read(Offset(0), end, 100);
-            assert!(matches!(read, Err(ReadError::Corrupt { .. })), "byte {byte}, bit {bit}, reopened: {read:?}");
+    for log_start in [0, 7] {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+        for seed in 0..4 {
+            site.append(&values(seed, 5, 20)).unwrap();
+            site.flush().unwrap();
         }
+        site.log.delete_records(Offset(log_start), 0).unwrap();
+        assert!(site.log.release_idle().unwrap());
+        let right: Vec<_> = reads(&site.log).into_iter().map(Result::unwrap).collect();
+        let (path, _) = log_files(&site).remove(0);
+        let starts: Vec<usize> =
+            (0..4).map(|batch| right[..5 * batch].iter().step_by(5).map(|slice| slice.batches.len()).sum()).collect();
+        for (batch, byte, bit) in
+            starts.iter().flat_map(|at| (0..61).flat_map(move |byte| (0..8).map(move |bit| (*at, byte, bit))))
+        {
+            // Of a batch that is deleted it is not known that it is not of epoch 0.
+            if (log_start, batch, byte, bit) == (7, 0, 15, 0) {
+                continue;
+            }
+            let disk = site.disk.lose_power(PowerLoss::Nothing);
+            disk.flip_bit(&path, batch + byte, bit);
+            let (_, log, _) = open(&disk, config()).unwrap();
+            let mut noticed = false;
+            for (from, (read, right)) in reads(&log).into_iter().zip(&right).enumerate() {
+                let what = format!("batch at {batch}, byte {byte}, bit {bit}, from {from}, log start {log_start}");
+                match read {
+                    Ok(slice) => assert_eq!(&slice, right, "{what}"),
+                    Err(error) => {
+                        assert!(matches!(error, ReadError::Corrupt { .. }), "{what}: {error}");
+                        noticed = true;
+                    }
+                }
+            }
+            assert!(noticed, "batch at {batch}, byte {byte}, bit {bit}, log start {log_start}");
+        }
+    }
+}
+
+/// Above the durable mark nothing is known of what was appended: records that contradict each other are kept for people, and
+/// for a copy of another replica, instead of being cut as a torn tail. No epoch of theirs is written down.
+#[test]
+fn a_leader_epoch_that_those_behind_it_contradict_is_damage_and_not_the_end_of_the_log() {
+    for (byte, bit, missing, from) in [(13, 5, false, 5), (13, 5, true, 5), (15, 1, false, 5), (15, 1, true, 5)] {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+        site.append(&values(0, 5, 20)).unwrap();
+        site.flush().unwrap();
+        for seed in 1..4 {
+            site.append(&values(seed, 5, 20)).unwrap();
+        }
+        let (path, len) = log_files(&site).remove(0);
+        let disk = site.disk.restart_process();
+        disk.flip_bit(&path, usize::try_from(len).unwrap() / 4 + byte, bit);
+        if missing {
+            disk.remove_file(&site.file("leader-epochs")).unwrap();
+        }
+        let (_, mut log, found) = open(&disk, config()).unwrap();
+        assert_eq!((found.damage.map(|damage| damage.from), found.cut), (Some(Offset(from)), None), "{byte} {missing}");
+        assert_eq!((log.log_end() >= Offset(10), log.reader().latest_epoch()), (true, LeaderEpoch(1)));
+        let read = log.reader().read(Offset(0), Offset(5), 1000).unwrap();
+        assert_eq!(read.next_offset, Offset(5));
+        assert!(matches!(log.reader().read(Offset(5), Offset(10), 1000), Err(ReadError::Corrupt { .. })));
+        let (_, set_aside) = log.repair().unwrap();
+        // Zeros at the end are not set aside.
+        let all = len / 4 * 3;
+        assert!(log.log_end() == Offset(5) && (all - 16..=all).contains(&set_aside), "{set_aside} of {all}");
+        assert_eq!(log.reader().latest_epoch(), LeaderEpoch(1));
     }
 }
