@@ -146,7 +146,7 @@ async fn written<T>(
                 outage.failed(&error);
             }
             done => {
-                outage.ended();
+                done.is_ok().then(|| outage.ended());
                 return Ok(done?);
             }
         }

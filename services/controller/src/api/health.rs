@@ -88,8 +88,9 @@ fn refused_issue(node: NodeId, other_serves: bool, why: &ApiError) -> pb::Health
 /// Nothing can be changed.
 fn store_issue(problem: &str) -> pb::HealthIssue {
     let message = format!("the metadata store takes no writes: {problem}");
-    let hint =
-        "records flow, topics cannot be changed, and no leader can be elected; free space on its disk, or look at it";
+    let hint = "records flow in partitions whose in-sync replicas are all in service; no other leader is elected, no in-sync set \
+                shrinks, and topics cannot be changed: free space in it, or look at it. What is said of partitions is as of \
+                before";
     critical("METADATA_STORE_UNAVAILABLE", message, hint.to_owned(), Vec::new())
 }
 

@@ -30,6 +30,8 @@ const SPANS_MAX: usize = 128;
 const RETRY: Duration = Duration::from_millis(100);
 /// Pause before a partition is opened again that was refused.
 const REFUSED_RETRY: Duration = Duration::from_millis(100);
+/// The same where what was pushed on it cannot be taken: it is most likely pushed again.
+const UNTAKEN_RETRY: Duration = Duration::from_secs(1);
 
 /// One connection.
 struct Stream {
@@ -38,6 +40,11 @@ struct Stream {
     requests: mpsc::Sender<pbi::ReplicateRequest>,
     /// What was opened on it.
     opened: HashMap<TopicPartition, ReplicationSessionId>,
+    /// Of partitions that wait to be opened again, the open on which something came that cannot be taken: what is on its way
+    /// behind that is of no use.
+    untaken: HashMap<TopicPartition, ReplicationSessionId>,
+    /// That such things come.
+    refusing: Outage,
     window: Arc<Window>,
     told_credit: u64,
     node_epoch: i64,
@@ -66,16 +73,7 @@ fn closed(leader: NodeId) -> ApiError {
 async fn run(links: &Links, leader: NodeId, lane: &Lane<ToLeader>, outage: &mut Outage) -> Result<(), ApiError> {
     let mut calls = links.calls(leader)?;
     let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
-    let mut stream = Stream {
-        links: links.clone(),
-        leader,
-        requests,
-        opened: HashMap::new(),
-        window: Arc::default(),
-        told_credit: 0,
-        node_epoch: 0,
-        beat_heard: 0,
-    };
+    let mut stream = Stream::new(links.clone(), leader, requests);
     let hello = pbi::ReplicateRequest { cluster_id: links.cluster(), ..stream.message() };
     stream.requests.send(hello).await.map_err(|_| closed(leader))?;
     let mut answers = calls.replicate(ReceiverStream::new(waiting)).await?.into_inner();
@@ -87,6 +85,21 @@ async fn run(links: &Links, leader: NodeId, lane: &Lane<ToLeader>, outage: &mut 
 }
 
 impl Stream {
+    fn new(links: Links, leader: NodeId, requests: mpsc::Sender<pbi::ReplicateRequest>) -> Self {
+        Self {
+            links,
+            leader,
+            requests,
+            opened: HashMap::new(),
+            untaken: HashMap::new(),
+            refusing: Outage::of("what the leader pushes"),
+            window: Arc::default(),
+            told_credit: 0,
+            node_epoch: 0,
+            beat_heard: 0,
+        }
+    }
+
     fn message(&mut self) -> pbi::ReplicateRequest {
         self.told_credit = self.window.returned() + WINDOW_BYTES;
         pbi::ReplicateRequest {
@@ -141,6 +154,7 @@ impl Stream {
         for (partition, open) in news.iter().filter_map(|(partition, said)| Some((partition, said.open?))) {
             self.node_epoch = self.node_epoch.max(open.id.node_epoch);
             self.opened.insert(*partition, open.id);
+            self.untaken.remove(partition);
         }
         let mut message = self.message();
         let mut named = 0;
@@ -149,6 +163,7 @@ impl Stream {
                 message.opens.push(open_message(partition, &open));
             } else if said.left {
                 let opened = self.opened.remove(&partition);
+                self.untaken.remove(&partition);
                 message.closes.extend(opened.map(|open| close_message(partition, open)));
             }
             message.acks.extend(said.ack.map(|ack| ack_message(partition, &ack)));
@@ -175,18 +190,26 @@ impl Stream {
         let said = match said {
             FromLeader::Pushed(frame, batches, traces) => {
                 let room = self.window.take(batches.len());
+                if self.untaken.get(&partition) == Some(&frame.open) {
+                    return;
+                }
                 match Pushed::check(frame, batches, Some(room)) {
-                    Ok(pushed) => FromPeer::Pushed(Box::new(pushed.traced(self.spans(partition, &traces)))),
+                    Ok(pushed) => {
+                        self.refusing.ended();
+                        FromPeer::Pushed(Box::new(pushed.traced(self.spans(partition, &traces))))
+                    }
                     Err(error) => {
-                        let (id, partition) = (partition, self.links.registry.names.partition(partition));
-                        tracing::error!(%partition, leader = %self.leader, %error, "what was pushed is not taken");
-                        return self.break_later(id, frame.open);
+                        let name = self.links.registry.names.partition(partition);
+                        let text = format!("node {} has pushed to {name}: {error}", self.leader);
+                        self.refusing.failed(&ApiError::internal(text));
+                        self.untaken.insert(partition, frame.open);
+                        return self.break_later(partition, frame.open, UNTAKEN_RETRY);
                     }
                 }
             }
             FromLeader::Diverged(answer) => FromPeer::Diverged(answer),
             FromLeader::CopyOffered { leader_epoch, open } => FromPeer::CopyOffered { leader_epoch, open },
-            FromLeader::Refused(open) => return self.break_later(partition, open),
+            FromLeader::Refused(open) => return self.break_later(partition, open, REFUSED_RETRY),
         };
         self.links.tell(partition, said);
     }
@@ -201,11 +224,11 @@ impl Stream {
     }
 
     /// Has a partition opened again after a pause.
-    fn break_later(&self, partition: TopicPartition, open: ReplicationSessionId) {
+    fn break_later(&self, partition: TopicPartition, open: ReplicationSessionId, pause: Duration) {
         let links = self.links.clone();
         // It ends with this pause.
         tokio::spawn(async move {
-            tokio::time::sleep(REFUSED_RETRY).await;
+            tokio::time::sleep(pause).await;
             links.tell(partition, FromPeer::Broken { open });
         });
     }
@@ -287,9 +310,7 @@ mod tests {
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
         // The connection has broken.
         drop(waiting);
-        let (opened, window) = (HashMap::new(), Arc::default());
-        let mut stream =
-            Stream { links, leader, requests, opened, window, told_credit: 0, node_epoch: 0, beat_heard: 0 };
+        let mut stream = Stream::new(links, leader, requests);
         let lane = outbox.to_leader(leader);
         assert!(stream.say(lane.take()).await.is_err());
         let (told, left) = (stream.opened.len(), lane.take().len());
