@@ -99,7 +99,7 @@ pub enum InvalidBatch {
         headers: usize,
     },
     /// A record has no key, and is for a topic of which the newest record of each key is kept.
-    #[error("record {index} has no key, which every record of a compacted topic needs")]
+    #[error("record {index} of the batch (the first is 0) has no key, which every record of a compacted topic needs")]
     NoKey {
         /// Which, from 0.
         index: i32,

@@ -13,10 +13,12 @@ use walser_service::admin::Health;
 use crate::engine::Engine;
 use crate::metrics::StorageMetrics;
 use crate::node::Membership;
+use crate::replica_registry::ReplicaRegistry;
+use crate::shard::Command;
 
 /// How often the disk is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
-/// How often written marks are made durable by themselves.
+/// How often written marks are made durable by themselves, and the directories of partitions are looked for.
 const MARKS_SYNC: Duration = Duration::from_secs(5);
 /// Partitions out of service that the probe names.
 const NAMED_MAX: usize = 20;
@@ -58,10 +60,16 @@ pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, St
         if sync {
             since_sync = Duration::ZERO;
         }
-        let engine = membership.engine.clone();
+        let (engine, registry) = (membership.engine.clone(), membership.registry.clone());
+        let look = move || {
+            engine.look(sync);
+            if sync {
+                look_for_partitions(&engine, &registry);
+            }
+        };
         let looking = async {
             write_names(&membership, &mut written).await;
-            tokio::task::spawn_blocking(move || engine.look(sync)).await
+            tokio::task::spawn_blocking(look).await
         };
         tokio::pin!(looking);
         // A disk that hangs is shown, too.
@@ -78,6 +86,20 @@ pub(crate) async fn watch(membership: Membership, (health, metrics): (Health, St
             std::panic::resume_unwind(panic);
         }
         show_all(&membership, &health, &metrics);
+    }
+}
+
+/// Has shards look for the files of partitions whose directories are not there: somebody has removed them, and what is appended
+/// to files that are open goes where nobody finds it. Blocks as long as the disk takes.
+fn look_for_partitions(Engine { directory, shards, .. }: &Engine, registry: &ReplicaRegistry) {
+    let with_records = registry.all().into_iter().filter(|(_, replica)| replica.reader.size_bytes() > 0);
+    let with_records: Vec<_> = with_records.map(|(partition, _)| partition).collect();
+    // Without a listing the directory as a whole is what is wrong, which is told.
+    let Ok(there) = directory.partitions() else { return };
+    for partition in with_records {
+        if there.binary_search_by_key(&partition, |found| found.partition).is_err() {
+            shards.queue(partition).push(Command::FileMissing(partition));
+        }
     }
 }
 

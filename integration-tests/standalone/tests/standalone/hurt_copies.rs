@@ -372,6 +372,22 @@ async fn a_leader_without_its_log_steps_down_when_one_that_has_everything_comes_
 }
 
 /// Somebody has removed it, while no file of it was open.
+/// Also where its files stay open, and nobody reads or writes: what is written to them would be gone with the process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_removed_while_its_files_are_open_is_missed_and_healed() {
+    let (_dir, data) = place();
+    let (nodes, client) = Nodes::with_settings(&data, &[("min.insync.replicas", "1")], &[]).await;
+    write_numbers(&client, 0..2).await;
+    let first = leader(&client, "t").await;
+    for hurt in [(1..=NODES).find(|node| *node != first).unwrap(), first] {
+        let dir = segment(&nodes.data_of(hurt)).parent().unwrap().to_owned();
+        std::fs::remove_dir_all(&dir).unwrap();
+        until(async || dir.join("00000000000000000000.log").exists(), "it is missed, and healed").await;
+        all_in_sync(&client, "t").await;
+    }
+    assert_eq!(values(&client, "t", 0).await, numbers(0..2));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_removed_under_a_leader_and_a_follower_is_healed_from_the_others() {
     let (_dir, data) = place();

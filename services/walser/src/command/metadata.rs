@@ -100,6 +100,16 @@ pub(crate) async fn run(command: MetadataCommand) -> Result<ExitCode, CliError> 
 }
 
 impl StoreArgs {
+    /// The options as they were given, each with a space before it.
+    fn options(&self) -> String {
+        let path = |name: &str, path: &Option<PathBuf>| match path {
+            Some(path) => format!(" {name} {}", path.display()),
+            None => String::new(),
+        };
+        let settings: String = self.settings.iter().map(|setting| format!(" --set {setting}")).collect();
+        path("--data", &self.data) + &path("--config", &self.config) + &settings
+    }
+
     fn load(&self) -> Result<Settings, CliError> {
         let mut pairs = self.settings.clone();
         pairs.extend(self.data.as_ref().map(|data| format!("controller.data={}", data.display())));
@@ -147,7 +157,8 @@ async fn export(ExportArgs { file, store }: ExportArgs) -> Result<ExitCode, CliE
     });
     let exported = synced.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
     say("exported", &exported);
-    output::note("No controller starts on it any more; to use it again all the same: walser metadata reopen");
+    let again = format!("walser metadata reopen{}", store.options());
+    output::note(&format!("No controller starts on it any more; to use it again all the same: {again}"));
     Ok(ExitCode::SUCCESS)
 }
 
