@@ -228,9 +228,14 @@ impl LogReader {
     /// [`ReadError`]. Only a wrong checksum is damage; a batch that may hold the record and cannot be decoded is
     /// [`ReadError::Unreadable`].
     pub fn find_time(&self, timestamp: Timestamp, below: Offset) -> Result<Option<FoundTime>, ReadError> {
+        // What was cut and appended to meanwhile looks like damage: only what is found twice is.
+        let mut before = false;
         loop {
             let segments = self.state.segments().clone();
             let found = self.find_time_in(&segments, timestamp, below);
+            if matches!(found, Err(ReadError::Corrupt { .. })) && !std::mem::replace(&mut before, true) {
+                continue;
+            }
             let ids = |segments: &[Arc<Segment>]| segments.iter().map(Arc::as_ptr).collect::<Vec<_>>();
             // What was removed or replaced since it was looked up is no damage.
             if found.is_ok() || ids(&self.state.segments()).starts_with(&ids(&segments)) {
@@ -251,7 +256,7 @@ impl LogReader {
             if segment.base >= below || segment.size() == 0 {
                 continue;
             }
-            let Some(position) = segment.position_for_time(timestamp)? else { continue };
+            let Some((position, mut expected)) = segment.place_for_time(timestamp)? else { continue };
             let file = segment.file(Open::Read)?;
             let mut scan = Scan::new(&*file, position, segment.size());
             loop {
@@ -266,9 +271,18 @@ impl LogReader {
                         }
                         return Err(ReadError::Corrupt { at });
                     }
-                    Step::Batch(found) if next.is_some_and(|next| found.header.base_offset >= next) => break,
-                    Step::Batch(found) if found.header.max_timestamp < timestamp => {}
+                    Step::Batch(_) if next == Some(expected) => break,
+                    // No checksum covers these.
+                    Step::Batch(found)
+                        if found.header.base_offset != expected || !self.state.has_epoch_of(&found.header) =>
+                    {
+                        return Err(ReadError::Corrupt { at: expected });
+                    }
                     Step::Batch(found) => {
+                        expected = found.header.next_offset();
+                        if found.header.max_timestamp < timestamp {
+                            continue;
+                        }
                         let batch = Bytes::copy_from_slice(found.bytes);
                         if let Some(record) = first_at(&found.header, &batch, timestamp, start, below)? {
                             return Ok(Some(record));

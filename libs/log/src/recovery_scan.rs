@@ -43,7 +43,7 @@ pub(crate) struct RecoveryScan<'a> {
     pub(crate) interval_bytes: u64,
     /// Segments and bytes that were read.
     pub(crate) scanned: (usize, u64),
-    /// Where the latest leader epoch began, if only the batches say so.
+    /// Where the latest batch begins, if nothing but this one says that there is its leader epoch.
     pub(crate) epoch_said_at: Option<Offset>,
     /// From here on batches contradict each other: those of one of two leader epochs are damaged in it.
     pub(crate) contradiction: Option<Offset>,
@@ -126,7 +126,7 @@ impl RecoveryScan<'_> {
     }
 
     /// Whether a batch is of an earlier leader epoch than one before it, although it goes on where that ends: epochs never go
-    /// down along a log. No torn write looks like that. The earlier one is wrong, if nothing else knows of its epoch.
+    /// down along a log. No torn write looks like that. The earlier one may be wrong, if nothing else says that there is its epoch.
     fn contradicts(&mut self, header: &BatchHeader) -> bool {
         let before = self.epochs.epoch_of(header.base_offset.plus(-1));
         if header.leader_epoch >= before {
@@ -138,9 +138,8 @@ impl RecoveryScan<'_> {
     }
 
     fn note_epoch(&mut self, header: &BatchHeader) {
-        let (epoch, base) = (header.leader_epoch, header.base_offset);
-        if self.epochs.assign(epoch, base) {
-            self.epoch_said_at = (self.known_epochs.epoch_of(base) != epoch).then_some(base);
-        }
+        let begins = self.epochs.assign(header.leader_epoch, header.base_offset);
+        let known = !self.known_epochs.starts().is_empty() && has_epoch_of(&self.known_epochs, header);
+        self.epoch_said_at = (begins && !known).then_some(header.base_offset);
     }
 }

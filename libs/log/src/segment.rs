@@ -220,7 +220,7 @@ impl Segment {
     }
 
     /// Where to start looking for a timestamp. `None`: every record is older.
-    pub(crate) fn position_for_time(&self, timestamp: Timestamp) -> io::Result<Option<u64>> {
+    pub(crate) fn place_for_time(&self, timestamp: Timestamp) -> io::Result<Option<(u64, Offset)>> {
         // What is known of a segment that rests is enough to pass it by.
         if let Parts { index: None, rested_max_timestamp: Some(newest), .. } = &*self.parts.lock()
             && *newest < timestamp
@@ -232,7 +232,7 @@ impl Segment {
         if self.index()?.index.as_ref().is_none_or(older) {
             return Ok(None);
         }
-        self.place(|entry| entry.max_timestamp_before < timestamp).map(|(position, _)| Some(position))
+        self.place(|entry| entry.max_timestamp_before < timestamp).map(Some)
     }
 
     /// Where the batch of the last entry is of those that are `not_behind` what is looked for, and its base offset.

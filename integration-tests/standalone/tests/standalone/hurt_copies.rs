@@ -371,8 +371,7 @@ async fn a_leader_without_its_log_steps_down_when_one_that_has_everything_comes_
     assert_alone_has(&mut nodes, &client, emptied, &numbers(0..30)).await;
 }
 
-/// Somebody has removed it, while no file of it was open.
-/// Also where its files stay open, and nobody reads or writes: what is written to them would be gone with the process.
+/// Its files stay open, and nobody reads or writes: what is written to them would be gone with the process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_removed_while_its_files_are_open_is_missed_and_healed() {
     let (_dir, data) = place();
@@ -388,6 +387,7 @@ async fn a_directory_that_is_removed_while_its_files_are_open_is_missed_and_heal
     assert_eq!(values(&client, "t", 0).await, numbers(0..2));
 }
 
+/// Somebody has removed it, while no file of it was open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_removed_under_a_leader_and_a_follower_is_healed_from_the_others() {
     let (_dir, data) = place();

@@ -122,11 +122,11 @@ impl Log {
         Ok(())
     }
 
-    /// Everything below the durable mark is taken for what there was: the log takes no writes from here on.
-    pub(super) fn declare_damage(&mut self, from: Offset, recovery: &mut Recovery) {
+    /// Everything below the durable mark, and below `end`, is taken for what there was: the log takes no writes from here on.
+    pub(super) fn declare_damage(&mut self, from: Offset, end: Offset, recovery: &mut Recovery) {
         let durable = self.marks.durable;
         recovery.damage = Some(Damage { from, durable });
         self.set_damaged(from);
-        self.set_end(durable);
+        self.set_end(durable.max(end));
     }
 }

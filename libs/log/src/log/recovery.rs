@@ -139,7 +139,7 @@ impl Log {
         let from = rebuilt_from.unwrap_or(self.marks.recovery_point);
         if let Some(hole) = self.first_gap(from)?.filter(|_| marked) {
             let mut recovery = Recovery::default();
-            self.declare_damage(hole, &mut recovery);
+            self.declare_damage(hole, Offset::ZERO, &mut recovery);
             return Ok(recovery);
         }
         self.recover(snapshots, from, (self.marks.durable, false))
@@ -166,7 +166,7 @@ impl Log {
         let known = self.marks.segments;
         let missing = known != 0 && usize::try_from(known) != Ok(count);
         if let Some(from) = self.first_gap(if missing { Offset(i64::MAX) } else { Offset::ZERO })? {
-            self.declare_damage(from, &mut recovery);
+            self.declare_damage(from, Offset::ZERO, &mut recovery);
         }
         Ok(recovery)
     }
@@ -244,24 +244,21 @@ impl Log {
         }
         self.zeros_behind_end = last_file.is_some_and(|(last, listed)| last.size() < listed);
         let contradiction = scan.contradiction;
-        let RecoveryScan { epochs: mut of_records, producers, expected: end, unsynced, append_time, scanned, .. } =
-            scan;
+        let RecoveryScan { epochs: of_records, producers, expected: end, unsynced, append_time, scanned, .. } = scan;
         let (scanned_segments, scanned_bytes) = scanned;
         let mut recovery = Recovery { scanned_segments, scanned_bytes, ..Recovery::default() };
         if end < self.marks.log_start && self.marks.durable <= self.marks.log_start {
-            // It was begun anew there, and names of what was removed before that have come back with the power.
+            // It was begun anew there, and names of what was removed before that have come back with the power. Or damage is
+            // given up that begins below.
+            if let Some(invalid) = invalid.filter(|_| gives_up) {
+                recovery.cut = Some(self.cut_tail(&invalid, end)?);
+            }
             self.begin_at(self.marks.log_start)?;
             return Ok(recovery);
         }
         if let Some(from) = contradiction.or_else(|| (end < self.marks.durable).then_some(end)) {
-            self.declare_damage(from, &mut recovery);
-            self.set_end(self.log_end().max(end));
-            if self.state.epochs().of_records.starts().is_empty() {
-                // What is read below the damage is compared with these.
-                of_records.truncate(from);
-                of_records.forget_before(self.log_start());
-                self.state.epochs_mut().of_records = of_records;
-            }
+            self.declare_damage(from, end, &mut recovery);
+            self.know_epochs_below(from, of_records);
             return Ok(recovery);
         }
         if let Some(invalid) = &invalid {
@@ -330,6 +327,17 @@ impl Log {
         self.names.sync()?;
         let names = self.checkpoint.lock().names();
         names.sync()
+    }
+
+    /// Takes up which epochs were found below the damage, in memory: what is read there is compared with them.
+    fn know_epochs_below(&self, damage: Offset, mut found: LeaderEpochs) {
+        found.truncate(damage);
+        found.forget_before(self.log_start());
+        let mut epochs = self.state.epochs_mut();
+        for known in epochs.of_records.starts().iter().filter(|known| known.start >= damage) {
+            found.assign(known.epoch, known.start);
+        }
+        epochs.of_records = found;
     }
 
     /// Drops epochs that begin at the log end or above: a truncation did not get to that. The file follows with the next

@@ -122,3 +122,68 @@ fn a_leader_epoch_that_those_behind_it_contradict_is_damage_and_not_the_end_of_t
         assert_eq!(log.reader().latest_epoch(), LeaderEpoch(1));
     }
 }
+
+/// The batches that agree are right, wherever the log starts, and stay when people give the other one up.
+#[test]
+fn one_batch_of_an_earlier_leader_epoch_is_what_is_damaged_and_a_repair_keeps_what_lies_before() {
+    for (log_start, missing) in [(0, false), (7, false), (0, true), (7, true)] {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+        for seed in 0..8 {
+            site.append(&values(seed, 5, 20)).unwrap();
+            if seed == 3 {
+                site.flush().unwrap();
+                site.log.delete_records(Offset(log_start), 0).unwrap();
+            }
+        }
+        let (path, len) = log_files(&site).remove(0);
+        let disk = site.disk.restart_process();
+        // From 1 to 0, above the durable mark.
+        disk.flip_bit(&path, usize::try_from(len).unwrap() / 8 * 6 + 15, 0);
+        if missing {
+            disk.remove_file(&site.file("leader-epochs")).unwrap();
+        }
+        let (_, mut log, found) = open(&disk, config()).unwrap();
+        assert_eq!((found.damage.map(|damage| damage.from), found.cut), (Some(Offset(30)), None));
+        for _ in 0..2 {
+            assert_eq!(log.log_start(), Offset(log_start));
+            let mut at = Offset(log_start);
+            while at < Offset(30) {
+                at = log.reader().read(at, Offset(30), 1000).unwrap().next_offset;
+            }
+            let _ = log.repair();
+        }
+        assert_eq!(log.log_end(), Offset(30));
+    }
+}
+
+/// What lies behind damage to deleted records is set aside when that is given up, and not removed.
+#[test]
+fn damage_below_the_log_start_is_given_up_with_all_that_is_set_aside() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    (0..4).for_each(|seed| site.append(&values(seed, 5, 20)).unwrap());
+    site.flush().unwrap();
+    site.log.delete_records(Offset(7), 0).unwrap();
+    let (path, len) = log_files(&site).remove(0);
+    site.disk.flip_bit(&path, 70, 3);
+    assert!(site.log.note_damage(Offset(0)));
+    let (_, set_aside) = site.log.repair().unwrap();
+    assert!(site.log.log_start() == Offset(7) && site.log.log_end() == Offset(7));
+    assert!((len - 16..=len).contains(&set_aside), "{set_aside} of {len}");
+    site.append(&values(9, 5, 20)).unwrap();
+    assert_eq!(site.log.log_end(), Offset(12));
+}
+
+#[test]
+fn a_record_is_not_found_by_its_time_in_a_batch_that_is_damaged_where_no_checksum_looks() {
+    for (byte, bit) in [(7, 0), (7, 2), (12, 5), (15, 0)] {
+        let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+        (0..4).for_each(|_| site.append_at(5).unwrap());
+        site.flush().unwrap();
+        assert!(site.log.release_idle().unwrap());
+        let (path, len) = log_files(&site).remove(0);
+        site.disk.flip_bit(&path, byte, bit);
+        assert!(len > 61);
+        let found = site.log.reader().find_time(5, Offset(4));
+        assert!(matches!(found, Err(ReadError::Corrupt { .. })), "byte {byte}, bit {bit}: {found:?}");
+    }
+}

@@ -194,10 +194,7 @@ impl Stream {
                     return;
                 }
                 match Pushed::check(frame, batches, Some(room)) {
-                    Ok(pushed) => {
-                        self.refusing.ended();
-                        FromPeer::Pushed(Box::new(pushed.traced(self.spans(partition, &traces))))
-                    }
+                    Ok(pushed) => FromPeer::Pushed(Box::new(pushed.traced(self.spans(partition, &traces)))),
                     Err(error) => {
                         let name = self.links.registry.names.partition(partition);
                         let text = format!("node {} has pushed to {name}: {error}", self.leader);
