@@ -250,7 +250,8 @@ impl LogReader {
         timestamp: Timestamp,
         below: Offset,
     ) -> Result<Option<FoundTime>, ReadError> {
-        let start = self.log_start();
+        // What is being appended is in the file before its leader epoch is known.
+        let (start, below) = (self.log_start(), below.min(self.log_end()));
         for (number, segment) in segments.iter().enumerate() {
             let next = segments.get(number + 1).map(|next| next.base);
             if segment.base >= below || segment.size() == 0 {
@@ -271,7 +272,7 @@ impl LogReader {
                         }
                         return Err(ReadError::Corrupt { at });
                     }
-                    Step::Batch(_) if next == Some(expected) => break,
+                    Step::Batch(_) if next == Some(expected) || expected >= below => break,
                     // No checksum covers these.
                     Step::Batch(found)
                         if found.header.base_offset != expected || !self.state.has_epoch_of(&found.header) =>

@@ -187,3 +187,15 @@ fn a_record_is_not_found_by_its_time_in_a_batch_that_is_damaged_where_no_checksu
         assert!(matches!(found, Err(ReadError::Corrupt { .. })), "byte {byte}, bit {bit}: {found:?}");
     }
 }
+
+/// It may be of a leader epoch that is not known yet: it is being appended.
+#[test]
+fn what_lies_above_what_is_asked_for_says_nothing_of_damage() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    [5, 5, 5, 7].into_iter().for_each(|timestamp| site.append_at(timestamp).unwrap());
+    site.flush().unwrap();
+    let (path, len) = log_files(&site).remove(0);
+    site.disk.flip_bit(&path, usize::try_from(len).unwrap() / 4 * 3 + 15, 1);
+    assert_eq!(site.log.reader().find_time(6, Offset(3)).unwrap(), None);
+    assert!(matches!(site.log.reader().find_time(5, Offset(3)), Ok(Some(found)) if found.offset == Offset(0)));
+}
