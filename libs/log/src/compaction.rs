@@ -30,7 +30,6 @@ pub(crate) use rewrite::Replacement;
 use crate::compaction::offset_map::OffsetMap;
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Open, remove_file_if_any};
-use crate::epochs::has_epoch_of;
 use crate::generation::Generation;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
@@ -69,6 +68,7 @@ pub struct CompactionJob {
     /// Which one of the log's it is.
     pub(crate) number: u64,
     pub(crate) names: Arc<DirectoryNames>,
+    /// Those that were known of its records when it began.
     pub(crate) epochs: LeaderEpochs,
     /// Closed ones, from the first one on.
     pub(crate) segments: Vec<ClosedSegment>,
@@ -231,11 +231,6 @@ impl CompactionJob {
         let step = self.next_step(&mut pass, &mut pace);
         self.pass = Some(pass);
         step
-    }
-
-    /// Whether a batch is of the leader epoch that is known of its records.
-    fn has_epoch_of(&self, header: &BatchHeader) -> bool {
-        has_epoch_of(&self.epochs, header)
     }
 
     fn next_step(&self, pass: &mut Pass, pace: Pace<'_>) -> io::Result<Option<CompactionStep>> {

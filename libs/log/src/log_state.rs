@@ -104,7 +104,7 @@ impl LogState {
         self.epochs.read()
     }
 
-    /// The same of what is known now.
+    /// Whether a batch is of the leader epoch that its records are known to be of now, see [`has_epoch_of`].
     pub(crate) fn has_epoch_of(&self, header: &BatchHeader) -> bool {
         has_epoch_of(&self.epochs().of_records, header)
     }

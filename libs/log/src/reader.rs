@@ -147,8 +147,8 @@ impl LogReader {
     }
 
     /// Reads whole batches from the one that holds `from` on, of about `bytes_max` but at least one, none of which
-    /// reaches `below` (exclusive). Every batch has passed its checksum, and is of the
-    /// leader epoch that is known of its records.
+    /// reaches `below` (exclusive). Every batch has passed its checksum, and is of the leader epoch that is known of
+    /// its records.
     ///
     /// # Errors
     /// [`ReadError`]. Damage behind readable batches is reported by the read that starts at it.
@@ -343,14 +343,14 @@ fn read_segment(
     /// Between an index entry and the batch looked for there are rarely more bytes than this.
     const INDEX_GAP_BYTES: usize = 8 << 10;
     let file = segment.file(Open::Read)?;
-    let (mut position, mut base) = segment.place_for(from)?;
+    let (mut position, mut expected) = segment.place_for(from)?;
     let mut wanted = bytes_max.saturating_add(INDEX_GAP_BYTES);
     loop {
         let left = usize::try_from(segment.size().saturating_sub(position)).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
         file.read_at(&mut bytes, position, wanted.min(left))?;
         let intact = |header: &BatchHeader, batch: &[u8]| verify_crc(batch).is_ok() && state.has_epoch_of(header);
-        match select((&bytes, base), (from, below), bytes_max, bytes.len() == left, intact)? {
+        match select((&bytes, expected), (from, below), bytes_max, bytes.len() == left, intact)? {
             Selected::Range { first, end, next_offset } => {
                 let batches = Bytes::from(bytes).slice(first..end);
                 return Ok(Slice { batches, next_offset });
@@ -359,7 +359,7 @@ fn read_segment(
                 let batch = empty_batch(base, next, epoch, Producer::NONE);
                 return Ok(Slice { batches: Bytes::copy_from_slice(&batch), next_offset: next });
             }
-            Selected::Skipped(skipped, next) if skipped > 0 => (position, base) = (position + skipped as u64, next),
+            Selected::Skipped(skipped, next) if skipped > 0 => (position, expected) = (position + skipped as u64, next),
             Selected::Skipped(..) if wanted < left => wanted = wanted.saturating_mul(4),
             // The segment ends before the offset, and the next one begins behind it: a file between them is gone.
             Selected::Skipped(..) if left == 0 => return Err(ReadError::Corrupt { at: from }),
@@ -379,10 +379,10 @@ enum Selected {
     Skipped(usize, Offset),
 }
 
-/// Chooses whole batches within a window of the log, the first of which begins at `base`. `complete`: the log ends with the
+/// Chooses whole batches within a window of the log, the first of which begins at `expected`. `complete`: the log ends with the
 /// window. `intact`: whether a batch is as it was appended.
 fn select(
-    (window, mut base): (&[u8], Offset),
+    (window, mut expected): (&[u8], Offset),
     (from, below): (Offset, Offset),
     bytes_max: usize,
     complete: bool,
@@ -403,7 +403,7 @@ fn select(
             _ => return Err(ReadError::Corrupt { at: from }),
         };
         // Checksums do not cover the base offset: what does not follow is damage, as is what ends before it begins.
-        if header.base_offset != base || header.next_offset() <= base {
+        if header.base_offset != expected || header.next_offset() <= expected {
             match chosen {
                 Some(_) => break,
                 None => return Err(ReadError::Corrupt { at: from }),
@@ -433,11 +433,11 @@ fn select(
             chosen = Some((chosen.map_or(at, |(first, _)| first), header.next_offset()));
         }
         at += header.size;
-        base = header.next_offset();
+        expected = header.next_offset();
     }
     match chosen {
         Some((first, next_offset)) => Ok(Selected::Range { first, end: at, next_offset }),
-        None => Ok(Selected::Skipped(at, base)),
+        None => Ok(Selected::Skipped(at, expected)),
     }
 }
 

@@ -100,7 +100,7 @@ impl AnyController {
     /// Where none takes it, those that are there know better why than those that are not.
     async fn ask_each(&self, head: &Parts, body: &Bytes) -> (Result<Response, ConnectionError>, bool) {
         let (count, latest) = (self.all.len(), self.latest.load(Ordering::Relaxed));
-        let (mut at, mut answer) = (latest, None);
+        let (mut at, mut before) = (latest, None);
         loop {
             let request = http::Request::from_parts(head.clone(), Body::new(Full::new(body.clone())));
             let outcome = self.all[at].clone().oneshot(request).await;
@@ -111,12 +111,15 @@ impl AnyController {
             if !other {
                 return (outcome, false);
             }
+            let said = match before {
+                Some(before @ Ok(_)) if outcome.is_err() => before,
+                _ => outcome,
+            };
             if next == latest {
-                let answered = outcome.is_ok() || answer.is_some();
-                return (if outcome.is_ok() { outcome } else { answer.unwrap_or(outcome) }, answered);
+                let answered = said.is_ok();
+                return (said, answered);
             }
-            answer = Some(outcome).filter(Result::is_ok).or(answer);
-            at = next;
+            (at, before) = (next, Some(said));
         }
     }
 }

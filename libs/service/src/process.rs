@@ -349,10 +349,9 @@ fn prepare_ready_file(file: &std::path::Path) -> std::io::Result<()> {
         return Err(std::io::ErrorKind::IsADirectory.into());
     }
     let _ = std::fs::remove_file(file);
-    let mut beside = file.as_os_str().to_owned();
-    beside.push(".tmp");
-    std::fs::write(&beside, "")?;
-    std::fs::remove_file(&beside)
+    let temporary = temporary_of(file);
+    std::fs::write(&temporary, "")?;
+    std::fs::remove_file(&temporary)
 }
 
 /// Writes the ready file in one step: whoever sees it can connect.
@@ -367,10 +366,14 @@ fn write_ready_file(file: &std::path::Path, grpc: SocketAddr, admin: SocketAddr)
 /// # Errors
 /// I/O errors.
 pub fn replace_file(file: &std::path::Path, contents: impl AsRef<[u8]>) -> std::io::Result<()> {
-    let mut temporary = file.as_os_str().to_owned();
-    temporary.push(".tmp");
+    let temporary = temporary_of(file);
     std::fs::write(&temporary, contents)?;
     std::fs::rename(&temporary, file)
+}
+
+/// Where a file is written before it takes its place.
+fn temporary_of(file: &std::path::Path) -> PathBuf {
+    file.with_added_extension("tmp")
 }
 
 /// The command line of a service that is a process of its own.

@@ -10,6 +10,7 @@ use walser_record_batch::{BatchHeader, Producer, Retainable, Retained, empty_bat
 use super::swap::cleaned_name;
 use super::{ClosedSegment, CompactionJob, Pace, Pass, damaged, interrupted};
 use crate::disk::{DiskFile, Open};
+use crate::epochs::has_epoch_of;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
 
@@ -67,7 +68,11 @@ pub(super) fn rewrite(
             // Checksums cover neither the base offset nor the leader epoch: what does not follow is damaged, and is not
             // copied over the original.
             let found = match scan.step()? {
-                Step::Batch(found) if found.header.base_offset == expected && job.has_epoch_of(&found.header) => found,
+                Step::Batch(found)
+                    if found.header.base_offset == expected && has_epoch_of(&job.epochs, &found.header) =>
+                {
+                    found
+                }
                 _ => return Err(damaged(old, expected)),
             };
             expected = found.header.next_offset();

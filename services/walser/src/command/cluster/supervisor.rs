@@ -53,7 +53,8 @@ struct Starting {
     waiting: Vec<usize>,
     /// Those that come after them.
     later: VecDeque<ClusterRole>,
-    deadline: Instant,
+    /// When the first of these was started.
+    begun: Instant,
     /// Those that a cluster can do without do not end the start, as long as others of their role serve.
     spares: bool,
     /// Those that did not come up, and why.
@@ -204,14 +205,14 @@ impl Supervisor {
 
     fn begin(&self, chosen: Vec<usize>) -> Starting {
         let later = ClusterRole::value_variants().iter().copied().collect();
-        Starting { chosen, waiting: Vec::new(), later, deadline: Instant::now(), spares: false, missing: Vec::new() }
+        Starting { chosen, waiting: Vec::new(), later, begun: Instant::now(), spares: false, missing: Vec::new() }
     }
 
     /// Goes on with a start: true when everything serves.
     fn advance(&mut self, starting: &mut Starting) -> Result<bool, String> {
         loop {
             while let Some(index) = starting.waiting.last().copied() {
-                match self.serves(index, starting.deadline) {
+                match self.serves(index, starting.begun) {
                     Ok(true) => {}
                     Ok(false) => return Ok(false),
                     Err(why) if starting.spares && self.is_spare(index, starting) => {
@@ -223,7 +224,7 @@ impl Supervisor {
             }
             let Some(role) = starting.later.pop_front() else { return Ok(true) };
             starting.waiting = self.of_role(&starting.chosen, role);
-            starting.deadline = Instant::now() + START_LIMIT;
+            starting.begun = Instant::now();
             for index in &starting.waiting {
                 self.spawn(*index).map_err(|error| format!("{}: {error}", self.processes[*index].name()))?;
             }
@@ -351,20 +352,16 @@ impl Supervisor {
     }
 
     /// Whether a process serves; an error when it has ended, or its time is over.
-    fn serves(&self, index: usize, deadline: Instant) -> Result<bool, String> {
+    fn serves(&self, index: usize, begun: Instant) -> Result<bool, String> {
         let process = &self.processes[index];
         let Some(pid) = process.pid else {
             return Err(not_serving(process, self.log_begins[index], "has not come up"));
         };
         if process.role == ClusterRole::Etcd {
-            let lasts = deadline.saturating_duration_since(Instant::now()) < START_LIMIT - ETCD_LASTS;
-            let serves = match EtcdPort::of(&process.address(), PAUSE) {
-                EtcdPort::Answers => true,
-                EtcdPort::Listens => lasts,
-                EtcdPort::Closed => false,
-            };
-            if serves {
-                return Ok(true);
+            match EtcdPort::of(&process.address(), PAUSE) {
+                EtcdPort::Answers => return Ok(true),
+                EtcdPort::Listens if begun.elapsed() > ETCD_LASTS => return Ok(true),
+                EtcdPort::Listens | EtcdPort::Closed => {}
             }
         }
         let text = std::fs::read(self.directory.ready_file_of(process)).unwrap_or_default();
@@ -372,7 +369,7 @@ impl Supervisor {
         if ready["pid"] == pid {
             return Ok(true);
         }
-        if Instant::now() > deadline {
+        if begun.elapsed() > START_LIMIT {
             return Err(not_serving(process, self.log_begins[index], "does not serve yet"));
         }
         Ok(false)
