@@ -375,8 +375,8 @@ mod tests {
         assert!(is_copied(&disk, 30));
         for kept in [first, whole] {
             let mut bytes = Vec::new();
-            disk.open(&kept, crate::Open::Read).unwrap().read_at(&mut bytes, 0, 1 << 20).unwrap();
-            assert!(Batches::of(bytes.into()).count() >= 5, "{}", kept.display());
+            disk.open(&kept.path, crate::Open::Read).unwrap().read_at(&mut bytes, 0, 1 << 20).unwrap();
+            assert!(Batches::of(bytes.into()).count() >= 5, "{}", kept.path.display());
         }
     }
 

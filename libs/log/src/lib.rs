@@ -60,10 +60,11 @@ pub use disk::{
 };
 pub use extension::Extension;
 pub use flush::{FlushJob, FlushLack, FlushOutcome};
+pub use generation::Generation;
 pub use last_run::BootId;
 #[cfg(feature = "faults")]
 pub use log::LogFaults;
-pub use log::{AppendError, Condition, CutTail, Damage, Log, LogConfig, LogError, Recovery};
+pub use log::{AppendError, Condition, CutTail, Damage, Kept, Log, LogConfig, LogError, Recovery};
 pub use log_state::LogPin;
 pub use metadata_version::SeenMetadata;
 pub use producers::{PRODUCERS_MAX, Producers};

@@ -7,6 +7,7 @@ mod compaction;
 mod damage;
 mod findings;
 mod flush;
+mod kept;
 mod listing;
 mod recovery;
 mod retention;
@@ -39,6 +40,7 @@ use crate::snapshots::{self, Snapshots};
 
 pub use append::AppendError;
 pub use findings::{CutTail, Damage, Recovery};
+pub use kept::Kept;
 
 /// Begins the names of files beside a log with what was cut from it.
 pub(crate) const KEPT_PREFIX: &str = "cut-at-";
@@ -129,7 +131,6 @@ pub struct Log {
     active: Option<ActiveSegment>,
     flushing: Flushing,
     snapshots: Snapshots,
-    generation: Generation,
     /// The latest one whose start is on stable storage, of those that were begun here.
     epoch_on_disk: LeaderEpoch,
     condition: Condition,
@@ -193,6 +194,11 @@ impl Log {
     /// Inclusive.
     pub fn retained(&self) -> Offset {
         self.state.retained()
+    }
+
+    /// What the log has in it now.
+    pub fn generation(&self) -> Generation {
+        self.state.generation()
     }
 
     /// Offset after the last record written.

@@ -8,6 +8,7 @@ use walser_model::Offset;
 use walser_record_batch::BatchHeader;
 
 use crate::epochs::{Epochs, has_epoch_of};
+use crate::generation::{AtomicGeneration, Generation};
 use crate::segment::Segment;
 
 /// Segments, leader epochs and offsets of a log. Only its writer changes them.
@@ -19,6 +20,7 @@ pub(crate) struct LogState {
     end: AtomicI64,
     corrupt_from: AtomicI64,
     tombstone_floor: AtomicI64,
+    generation: AtomicGeneration,
     pins: Mutex<Pins>,
 }
 
@@ -83,6 +85,7 @@ impl LogState {
             end: AtomicI64::new(end.0),
             corrupt_from: AtomicI64::new(i64::MAX),
             tombstone_floor: AtomicI64::new(0),
+            generation: AtomicGeneration::default(),
             pins: Mutex::default(),
         }
     }
@@ -153,6 +156,16 @@ impl LogState {
     /// First damaged offset; the largest one there is when there is no damage.
     pub(crate) fn corrupt_from(&self) -> Offset {
         Offset(self.corrupt_from.load(Ordering::Acquire))
+    }
+
+    /// What the log has in it now.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation.load()
+    }
+
+    /// What comes now is no append.
+    pub(crate) fn begin_generation(&self) {
+        self.generation.begin();
     }
 
     /// `None`: nothing is damaged.

@@ -9,6 +9,7 @@ use walser_record_batch::{BatchHeader, Producer, RecordError, Records, empty_bat
 
 use crate::directory_names::DirectoryNames;
 use crate::disk::Open;
+use crate::generation::Generation;
 use crate::log_state::{LogPin, LogState};
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
@@ -100,6 +101,11 @@ impl LogReader {
         Ok(producers.encode(end).into())
     }
 
+    /// What the log has in it: damage that a read meets from now on is damage of that, or of what has come later.
+    pub fn generation(&self) -> Generation {
+        self.state.generation()
+    }
+
     /// Keeps the segments as they are, but for retention, until it is dropped. `None`: one is being replaced; again later.
     pub fn pin(&self) -> Option<LogPin> {
         LogPin::new(&self.state)
@@ -185,6 +191,7 @@ impl LogReader {
         let (segment, next) = found;
         // What lies behind the base of the next segment is of a write that failed.
         let (next, size) = (next.filter(|next| *next <= below), segment.size());
+        let generation = self.generation();
         let read = || match read_segment(&segment, &self.state, (from, next.unwrap_or(below)), bytes_max) {
             // Nothing of this segment leads to the next one: a file between them is gone.
             Ok(slice) if slice.next_offset == from && next.is_some() => Err(ReadError::Corrupt { at: from }),
@@ -205,7 +212,7 @@ impl LogReader {
             return Err(ReadError::OutOfRange { offset: from, start: later, end: below });
         }
         let unchanged = || {
-            let found = self.segment_of(from).filter(|_| from < self.log_end());
+            let found = self.segment_of(from).filter(|_| from < self.log_end() && self.generation() == generation);
             found.is_some_and(|(now, next_now)| {
                 Arc::ptr_eq(&now, &segment) && next_now.filter(|next| *next <= below) == next && now.size() >= size
             })
@@ -213,7 +220,10 @@ impl LogReader {
         match error {
             ReadError::Corrupt { .. } if !unchanged() => Ok(Slice::empty(from)),
             // What was cut and appended to meanwhile is no damage either.
-            ReadError::Corrupt { .. } => read(),
+            ReadError::Corrupt { .. } => match read() {
+                Err(ReadError::Corrupt { .. }) if !unchanged() => Ok(Slice::empty(from)),
+                again => again,
+            },
             // Compaction has put another one in its place.
             ReadError::Io(error) if error.kind() == io::ErrorKind::NotFound && !unchanged() => {
                 self.read_from((from, start), below, bytes_max, start_of)

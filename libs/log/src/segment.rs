@@ -1,5 +1,7 @@
 //! A segment: one file of batches and its index.
 
+mod loaded_index;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use walser_model::{Offset, Timestamp};
 use walser_record_batch::{BatchHeader, HEADER_LEN};
 
+use self::loaded_index::LoadedIndex;
 use crate::disk::{Disk, DiskFile, Open, remove_file_if_any, rewrite};
 use crate::index::{ENTRY_LEN, Entries, Floor, Index, IndexEntry};
 use crate::scan::{Scan, Step};
@@ -47,19 +50,6 @@ struct Parts {
     index: Option<LoadedIndex>,
     /// Highest timestamp, as known when the index was dropped: retention asks for it again and again.
     rested_max_timestamp: Option<Timestamp>,
-}
-
-#[derive(Debug)]
-struct LoadedIndex {
-    index: Index,
-    /// Highest timestamp of all batches.
-    max_timestamp: Timestamp,
-    /// End of the last batch that was noted.
-    noted_to: u64,
-    /// Offset after that batch.
-    next_offset: Offset,
-    /// Behind it is something that is no batch: nothing is known of what the segment holds from there on.
-    damaged: bool,
 }
 
 impl Segment {
@@ -309,6 +299,14 @@ impl Segment {
         self.size.store(size, Ordering::Release);
     }
 
+    /// Sets the bytes of log, where some were written that the index does not know.
+    pub(crate) fn grow_to(&self, size: u64) {
+        let mut parts = self.parts.lock();
+        self.size.store(size, Ordering::Release);
+        // A reader may have loaded it before that.
+        parts.index = None;
+    }
+
     /// Bytes of memory held by the index.
     pub(crate) fn memory_bytes(&self) -> usize {
         let parts = self.parts.try_lock();
@@ -323,8 +321,9 @@ impl Segment {
     /// Cuts the log to `size` bytes: file, index and size. The caller syncs.
     pub(crate) fn cut(&self, size: u64) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.file(Open::Write)?;
-        file.set_len(size)?;
+        // Readers see that it was cut before the bytes are gone.
         self.size.store(size, Ordering::Release);
+        file.set_len(size)?;
         let mut parts = self.parts.lock();
         parts.rested_max_timestamp = None;
         let kept = parts.index.take();
@@ -454,44 +453,4 @@ impl Parts {
         let known = self.index.as_ref().filter(|loaded| !loaded.damaged).map(|loaded| loaded.max_timestamp);
         *self = Self { rested_max_timestamp: known.or(self.rested_max_timestamp), ..Self::default() };
     }
-}
-
-impl LoadedIndex {
-    /// Everything up to the batch of the last entry; what follows is yet to be noted.
-    fn new(index: Index, base: Offset) -> Self {
-        let last = index.last();
-        Self {
-            max_timestamp: last.map_or(Timestamp::MIN, |last| last.max_timestamp_before),
-            noted_to: last.map_or(0, |last| u64::from(last.position)),
-            next_offset: last.map_or(base, |last| base.plus(i64::from(last.relative_offset))),
-            damaged: false,
-            index,
-        }
-    }
-
-    /// Takes the next batch, with an index entry when the last one is `interval_bytes` behind; `None`: without.
-    fn note(
-        &mut self,
-        base: Offset,
-        header: &BatchHeader,
-        position: u64,
-        interval_bytes: Option<u64>,
-    ) -> io::Result<()> {
-        let far = |interval| self.index.last().is_none_or(|last| position >= u64::from(last.position) + interval);
-        if interval_bytes.is_some_and(far) && position >= self.noted_to {
-            self.index.push(IndexEntry {
-                relative_offset: narrow(header.base_offset.since(base))?,
-                position: narrow(position)?,
-                max_timestamp_before: self.max_timestamp,
-            });
-        }
-        self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
-        self.noted_to = position + header.size as u64;
-        self.next_offset = header.next_offset();
-        Ok(())
-    }
-}
-
-fn narrow(value: impl TryInto<u32>) -> io::Result<u32> {
-    value.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "segment is above 4 GiB"))
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "log/below_start.rs"]
+mod below_start;
 #[path = "log/compaction.rs"]
 mod compaction;
 #[path = "log/compaction_faults.rs"]

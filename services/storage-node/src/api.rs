@@ -111,6 +111,7 @@ impl Api {
     /// Reads all of a log that a repair would keep: it is cut at the first damage, which may lie below what was met so far.
     async fn find_all_damage(&self, id: TopicPartition, replica: &PartitionHandle) -> Result<(), ApiError> {
         let (reader, asked) = (replica.reader.clone(), Arc::new(()));
+        let generation = reader.generation();
         let waits = Arc::downgrade(&asked);
         let found = tokio::task::spawn_blocking(move || first_damage(&reader, &waits)).await;
         drop(asked);
@@ -118,7 +119,7 @@ impl Api {
             ApiError::new(Reason::StorageError, format!("the log cannot be read: {error}"))
         };
         if let Some(from) = found.map_err(|error| failed(&error))?.map_err(|error| failed(&error))? {
-            self.storage.shards.queue(id).push(Command::Damaged { partition: id, from });
+            self.storage.shards.queue(id).push(Command::Damaged { partition: id, from, generation });
         }
         Ok(())
     }

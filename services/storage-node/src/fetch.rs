@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use walser_log::{Disk, FoundTime, LogReader, ReadError, out_of_files};
+use walser_log::{Disk, FoundTime, Generation, LogReader, ReadError, out_of_files};
 use walser_model::{LeaderEpoch, NodeId, Offset, Timestamp, TopicPartition};
 use walser_rpc::{ApiError, BatchesRead, LedPartition, OffsetAnswer, OffsetQuery, ReadBatches, Reason};
 
@@ -155,6 +155,7 @@ impl Fetcher {
         read: impl Fn(LogReader) -> Result<T, ReadError> + Clone + Send + 'static,
     ) -> Result<T, ApiError> {
         for _ in 0..FILE_TRIES {
+            let generation = reader.generation();
             let (reader, read) = (reader.clone(), read.clone());
             let outcome = tokio::task::spawn_blocking(move || read(reader)).await;
             match outcome.map_err(|error| ApiError::internal(format!("reading stopped: {error}")))? {
@@ -162,7 +163,7 @@ impl Fetcher {
                     self.shards.queues().for_each(|queue| queue.push(Command::CloseFiles));
                     tokio::time::sleep(FILE_RETRY).await;
                 }
-                outcome => return outcome.map_err(|error| self.failed(partition, &error)),
+                outcome => return outcome.map_err(|error| self.failed(partition, generation, &error)),
             }
         }
         Err(too_many_files(self.disk.open_files().limit, self.node))
@@ -210,8 +211,8 @@ impl Fetcher {
     }
 
     /// What to answer to a read that failed. Damage is noted.
-    fn failed(&self, partition: TopicPartition, error: &ReadError) -> ApiError {
-        self.shards.note_damage(partition, error);
+    fn failed(&self, partition: TopicPartition, generation: Generation, error: &ReadError) -> ApiError {
+        self.shards.note_damage(partition, generation, error);
         match error {
             ReadError::Corrupt { .. } if self.registry.others_in_sync(partition) => replica_damaged(self.node),
             error => read_failure(error, self.node),

@@ -1,7 +1,7 @@
 //! What lies in the data directory at a start: every log is opened, and what was found is reported with the names of
 //! topics once the metadata is known.
 
-use walser_log::{CutTail, Damage, DataDirectory, Log, LogConfig};
+use walser_log::{CutTail, Damage, DataDirectory, Kept, Log, LogConfig};
 use walser_model::{Timestamp, TopicConfig, TopicPartition};
 
 use crate::error::StartError;
@@ -135,10 +135,11 @@ impl Recovered {
                         "the checkpoint has no entry of this partition: records that were deleted last may be back"
                     );
                 }
-                Finding::Cut(CutTail { offset, bytes, kept_in }) => {
-                    let kept = kept_in.display();
-                    tracing::warn!(%partition, %offset, bytes, kept_in = %kept, "torn end cut");
-                    let text = format!("{partition}: cut {bytes} torn bytes at offset {offset}, kept in {kept}");
+                Finding::Cut(CutTail { offset, kept: Kept { path, bytes, cut } }) => {
+                    let kept_in = path.display();
+                    tracing::warn!(%partition, %offset, bytes = cut, kept = bytes, %kept_in, "torn end cut");
+                    let part = if bytes < cut { format!("the first {bytes} ") } else { String::new() };
+                    let text = format!("{partition}: cut {cut} torn bytes at offset {offset}, {part}kept in {kept_in}");
                     self.cut.push(text);
                 }
                 Finding::Damaged(Damage { from, durable }) => {

@@ -268,8 +268,8 @@ impl Shard {
                 drop(reply.send(found.and_then(|found| found.check_repair(&self.context))));
             }
             Command::DeleteRecords { .. } | Command::Repair { .. } => self.change_log(command),
-            Command::Damaged { partition, from } => {
-                let found = self.partitions.get_mut(&partition);
+            Command::Damaged { partition, from, generation } => {
+                let found = self.partitions.get_mut(&partition).filter(|found| found.log.generation() == generation);
                 if found.is_some_and(|found| found.note_damage(from, &self.context)) {
                     self.lend(partition, Task::KeepDamage);
                 }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use walser_log::ReadError;
+use walser_log::{Generation, ReadError};
 use walser_model::TopicPartition;
 use walser_rpc::AppendBudget;
 
@@ -37,11 +37,13 @@ impl ShardSet {
         &self.shards[owner(partition, self.shards.len())].1
     }
 
-    /// Damage that a read has met is noted: the partition takes no writes from then on. A file that it has not found is looked
-    /// for.
-    pub(crate) fn note_damage(&self, partition: TopicPartition, error: &ReadError) {
+    /// Damage that a read has met in what the log had in it then is noted: the partition takes no writes from then on. A file
+    /// that it has not found is looked for.
+    pub(crate) fn note_damage(&self, partition: TopicPartition, generation: Generation, error: &ReadError) {
         match error {
-            ReadError::Corrupt { at } => self.queue(partition).push(Command::Damaged { partition, from: *at }),
+            ReadError::Corrupt { at } => {
+                self.queue(partition).push(Command::Damaged { partition, from: *at, generation });
+            }
             ReadError::Io(error) if error.kind() == ErrorKind::NotFound => {
                 self.queue(partition).push(Command::FileMissing(partition));
             }

@@ -106,7 +106,7 @@ impl Log {
         let epochs = self.state.epochs().of_records.clone();
         Ok(Some(CompactionJob {
             partition: self.partition,
-            generation: self.generation,
+            generation: self.state.generation(),
             number: self.compactions,
             names: self.names.clone(),
             epochs,
@@ -141,7 +141,7 @@ impl Log {
         let CompactionStep { generation, number, replacement, compacted } = step;
         let (writable, replacing) = (self.writable(), Replacing::new(&self.state));
         let there = replacement.as_ref().is_none_or(|found| replacing.is_some() && self.has(found));
-        let counts = there && generation == self.generation && number == self.compactions;
+        let counts = there && generation == self.state.generation() && number == self.compactions;
         if writable.is_err() || !counts {
             self.compactions += 1;
             if let Some(Replacement { new, .. }) = replacement {
@@ -164,7 +164,7 @@ impl Log {
 
     /// Where the damage begins that a job has met, unless the log was cut, or the records have gone, since.
     pub fn damage_met_by(&self, job: &CompactionJob) -> Option<Offset> {
-        job.damaged_at.filter(|at| job.generation == self.generation && *at >= self.log_start())
+        job.damaged_at.filter(|at| job.generation == self.state.generation() && *at >= self.log_start())
     }
 
     /// Whether the segments of a replacement are still there, side by side.
@@ -199,7 +199,8 @@ impl Log {
     /// Gives a file that was written the name by which it counts.
     fn make_it_count(&mut self, base: Offset) -> Result<(), LogError> {
         let (disk, dir) = (self.names.disk().clone(), self.names.path());
-        let (cleaned, swap) = (dir.join(swap::cleaned_name(base, self.generation)), dir.join(swap::swap_name(base)));
+        let (cleaned, swap) =
+            (dir.join(swap::cleaned_name(base, self.state.generation())), dir.join(swap::swap_name(base)));
         let renamed = disk.rename(&cleaned, &swap).and_then(|()| self.names.sync());
         if let Err(error) = renamed {
             let gone = remove_file_if_any(&*disk, &swap).and_then(|()| remove_file_if_any(&*disk, &cleaned));

@@ -9,7 +9,7 @@ use std::io;
 use walser_model::Offset;
 
 use super::findings::{Damage, Recovery};
-use super::{Condition, Log};
+use super::{Condition, Log, LogError};
 use crate::disk::{Open, remove_file_if_any};
 use crate::segment_names::base_of;
 
@@ -56,6 +56,25 @@ impl Log {
         let missing = segments.iter().find(|segment| segment.size() > 0 && !there.contains(&segment.base));
         let from = missing.map(|segment| segment.base.max(self.log_start()));
         Ok(from.filter(|from| *from < self.log_end()))
+    }
+
+    /// Begins a log that has no record anew where a file of it is missing: what is appended would go into a file that nobody
+    /// finds again. Returns whether it did. Blocks.
+    ///
+    /// # Errors
+    /// I/O errors; after one of the beginning the log is out of service. [`LogError::Busy`] while a flush or an extension runs.
+    pub fn begin_for_missing(&mut self) -> Result<bool, LogError> {
+        self.writable()?;
+        self.idle()?;
+        let (start, end) = (self.log_start(), self.log_end());
+        let there = self.bases_there()?;
+        let missing = self.state.segments().iter().any(|segment| !there.contains(&segment.base));
+        if !missing || end > start {
+            return Ok(false);
+        }
+        let begun = self.state.epochs().begun;
+        self.begin_at(end, begun).inspect_err(|error| self.fail(format!("begin anew: {error}")))?;
+        Ok(true)
     }
 
     /// Takes out the segments whose files are not there: what is left is repaired.
@@ -127,6 +146,6 @@ impl Log {
         let durable = self.marks.durable;
         recovery.damage = Some(Damage { from, durable });
         self.set_damaged(from);
-        self.set_end(durable.max(end));
+        self.set_end(durable.max(end).max(self.marks.log_start));
     }
 }

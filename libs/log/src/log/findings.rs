@@ -1,8 +1,8 @@
 //! What opening a log finds.
 
-use std::path::PathBuf;
-
 use walser_model::Offset;
+
+use super::kept::Kept;
 
 /// What opening a log found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,10 +29,8 @@ pub struct Recovery {
 pub struct CutTail {
     /// The log ends here.
     pub offset: Offset,
-    /// Bytes that were cut.
-    pub bytes: u64,
-    /// The file that has them.
-    pub kept_in: PathBuf,
+    /// What was cut.
+    pub kept: Kept,
 }
 
 /// Lost or damaged records.

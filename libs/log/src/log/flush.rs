@@ -65,7 +65,7 @@ impl Log {
         let active = self.active.as_ref().map(|active| Arc::clone(active.file()));
         FlushJob {
             partition: self.partition,
-            generation: self.generation,
+            generation: self.state.generation(),
             up_to,
             names: Arc::clone(&self.names),
             around: names.then(|| self.checkpoint.lock().names()),
@@ -82,7 +82,7 @@ impl Log {
     /// # Errors
     /// When writing the marks fails, which has the same consequence.
     pub fn finish_flush(&mut self, outcome: &FlushOutcome) -> Result<Offset, LogError> {
-        if outcome.generation != self.generation {
+        if outcome.generation != self.state.generation() {
             return Ok(self.marks.durable);
         }
         let running = self.flushing.end();
@@ -130,13 +130,13 @@ impl Log {
         let active = self.active.as_mut()?;
         let zeros = self.config.durability == Durability::Fsync;
         let (from, to) = active.begin_extension(self.config.segment_bytes, zeros)?;
-        let (generation, segment) = (self.generation, Arc::clone(active.segment()));
+        let (generation, segment) = (self.state.generation(), Arc::clone(active.segment()));
         Some(Extension { generation, segment, from, to, zeros })
     }
 
     /// Takes the outcome of an extension. One from before a truncation, a repair or another opening changes nothing.
     pub fn finish_extension(&mut self, extension: &Extension, outcome: &io::Result<()>) {
-        if extension.generation != self.generation {
+        if extension.generation != self.state.generation() {
             return;
         }
         let Some(active) = &mut self.active else { return };

@@ -15,23 +15,20 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walser_model::{LeaderEpoch, LeaderEpochs, Offset, Timestamp, TopicPartition};
 
-use super::findings::{CutTail, Recovery};
+use super::findings::Recovery;
 use super::listing::{Listing, list};
-use super::{Condition, KEPT_PREFIX, Log, LogConfig, LogError};
+use super::{Condition, Log, LogConfig, LogError};
 use crate::checkpoint::{Checkpoint, Marks, Slot};
 use crate::compaction::CompactedTo;
 use crate::directory_names::DirectoryNames;
-use crate::disk::{Disk, DiskFile, Open};
+use crate::disk::Disk;
 use crate::epochs::{self, Epochs};
 use crate::flush::Flushing;
-use crate::generation::Generation;
 use crate::log_state::LogState;
 use crate::recovery_scan::{LogPosition, RecoveryScan};
 use crate::segment::Segment;
 use crate::snapshots::{self, Snapshots};
 
-/// At most this much of a cut tail is kept aside.
-const KEPT_BYTES_MAX: u64 = 64 << 20;
 impl Log {
     /// Opens the log of a partition in `dir`, or describes an empty one: files appear at the first append.
     ///
@@ -98,7 +95,6 @@ impl Log {
             producers: None,
             active: None,
             flushing: Flushing::default(),
-            generation: Generation::next(),
             epoch_on_disk,
             condition: Condition::Healthy,
             opened_at: now,
@@ -247,18 +243,18 @@ impl Log {
         let RecoveryScan { epochs: of_records, producers, expected: end, unsynced, append_time, scanned, .. } = scan;
         let (scanned_segments, scanned_bytes) = scanned;
         let mut recovery = Recovery { scanned_segments, scanned_bytes, ..Recovery::default() };
-        if end < self.marks.log_start && self.marks.durable <= self.marks.log_start {
-            // It was begun anew there, and names of what was removed before that have come back with the power. Or damage is
-            // given up that begins below.
-            if let Some(invalid) = invalid.filter(|_| gives_up) {
-                recovery.cut = Some(self.cut_tail(&invalid, end)?);
-            }
-            self.begin_at(self.marks.log_start)?;
-            return Ok(recovery);
-        }
-        if let Some(from) = contradiction.or_else(|| (end < self.marks.durable).then_some(end)) {
+        // What is found does not reach the log start.
+        let ends_below = end < self.marks.log_start && self.marks.durable <= self.marks.log_start;
+        let damaged = if ends_below { !gives_up && self.was_durable_to_its_start() } else { end < self.marks.durable };
+        if let Some(from) = contradiction.or_else(|| damaged.then_some(end)) {
             self.declare_damage(from, end, &mut recovery);
             self.know_epochs_below(from, of_records);
+            return Ok(recovery);
+        }
+        if ends_below {
+            recovery.cut = invalid.map(|invalid| self.cut_tail(&invalid, end)).transpose()?;
+            let begun = self.state.epochs().begun;
+            self.begin_at(self.marks.log_start, begun)?;
             return Ok(recovery);
         }
         if let Some(invalid) = &invalid {
@@ -292,6 +288,14 @@ impl Log {
             self.write_marks()?;
         }
         Ok(recovery)
+    }
+
+    /// Whether records that lie right before the log start were on stable storage in a file that is still in use. Not where the
+    /// log was begun anew there: names of what was removed before that may have come back with the power.
+    fn was_durable_to_its_start(&self) -> bool {
+        let Marks { log_start, durable, recovery_point, recovery_position, .. } = self.marks;
+        let begun_anew = recovery_point == log_start && recovery_position == 0;
+        durable == log_start && !begun_anew
     }
 
     /// Writes everything from `from` on once more, durably.
@@ -358,40 +362,6 @@ impl Log {
         self.state.set_log_start(log_start);
     }
 
-    /// Copies everything from a position on into a file beside the log, durably. Returns where, and how many bytes that are.
-    pub(super) fn keep_tail(&self, from: &LogPosition, name: &str) -> io::Result<(PathBuf, u64)> {
-        let kept_in = self.names.path().join(name);
-        let kept = self.names.disk().open(&kept_in, Open::Write)?;
-        kept.set_len(0)?;
-        let segments = self.state.segments().clone();
-        let mut bytes = 0;
-        for (number, segment) in segments.iter().enumerate().skip(from.segment) {
-            let begin = if number == from.segment { from.position } else { 0 };
-            let file = segment.file(Open::Write)?;
-            bytes += copy(&*file, begin, &*kept, bytes)?;
-        }
-        kept.sync_data()?;
-        self.names.sync()?;
-        Ok((kept_in, bytes))
-    }
-
-    /// Moves everything from `invalid` on out of the log, into one file beside it.
-    fn cut_tail(&self, invalid: &LogPosition, offset: Offset) -> io::Result<CutTail> {
-        let (kept_in, bytes) = self.keep_tail(invalid, &format!("{KEPT_PREFIX}{:020}.bytes", offset.0))?;
-        let segments = self.state.segments().clone();
-        // A segment of which nothing is left does not stay: its base lies behind the end of the log.
-        let keep = if invalid.position == 0 && invalid.segment > 0 { invalid.segment } else { invalid.segment + 1 };
-        for segment in &segments[keep..] {
-            segment.remove()?;
-        }
-        if keep > invalid.segment {
-            segments[invalid.segment].cut(invalid.position)?.sync_data()?;
-        }
-        self.state.segments_mut().truncate(keep);
-        self.names.sync()?;
-        Ok(CutTail { offset, bytes, kept_in })
-    }
-
     /// What a repair has found is made durable, and nothing says any more that the log is damaged.
     fn finish_repair(&mut self) -> io::Result<()> {
         self.snapshots.remove_above(self.log_end())?;
@@ -419,7 +389,7 @@ impl Log {
         self.active = None;
         self.forget_missing()?;
         self.flushing = Flushing::after_repair();
-        self.generation = Generation::next();
+        self.state.begin_generation();
         (self.marks.recovery_point, self.marks.recovery_position) = (self.log_start(), 0);
         self.condition = Condition::Healthy;
         self.state.set_corrupt_from(None);
@@ -439,7 +409,7 @@ impl Log {
         let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
         let finished = self.finish_repair().and_then(|()| self.take_compacted());
         finished.inspect_err(|error| self.fail(format!("repair: {error}")))?;
-        Ok((known_end, recovery.cut.map_or(0, |cut| cut.bytes)))
+        Ok((known_end, recovery.cut.map_or(0, |cut| cut.kept.bytes)))
     }
 }
 
@@ -468,24 +438,4 @@ fn prove_directory(
 fn below_start(segments: &mut Vec<Arc<Segment>>, log_start: Offset) -> Vec<Arc<Segment>> {
     let first = segments.partition_point(|segment| segment.base <= log_start).saturating_sub(1);
     segments.drain(..first).collect()
-}
-
-/// Copies everything up to the last byte that is not zero; gives back how much.
-fn copy(from: &dyn DiskFile, start: u64, to: &dyn DiskFile, at: u64) -> io::Result<u64> {
-    const CHUNK: usize = 1 << 20;
-    let (mut position, mut used) = (start, 0);
-    loop {
-        let mut chunk = Vec::new();
-        from.read_at(&mut chunk, position, CHUNK)?;
-        if let Some(last) = chunk.iter().rposition(|byte| *byte != 0) {
-            used = position - start + last as u64 + 1;
-            if at + used <= KEPT_BYTES_MAX {
-                to.write_at(&chunk[..=last], at + (position - start))?;
-            }
-        }
-        position += chunk.len() as u64;
-        if chunk.len() < CHUNK {
-            return Ok(used);
-        }
-    }
 }

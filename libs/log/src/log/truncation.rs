@@ -1,17 +1,16 @@
 //! Giving up the newest records: for a replica that must follow another log (KIP-101).
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use walser_model::Offset;
+use walser_model::{EpochStart, Offset};
 use walser_record_batch::{BatchHeader, HEADER_LEN, Producer, empty_batch};
 
+use super::kept::Kept;
 use super::{KEPT_PREFIX, Log, LogError};
 use crate::disk::Open;
 use crate::epochs::Epochs;
 use crate::flush::Flushing;
-use crate::generation::Generation;
 use crate::producers::Producers;
 use crate::recovery_scan::LogPosition;
 use crate::scan::{Scan, Step};
@@ -58,14 +57,14 @@ impl CutPlace {
 
 impl Log {
     /// Cuts everything at and above `to`, durably: for a replica that must follow another log (KIP-101). Where that are records
-    /// which were taken for committed, or may have been as far as the caller knows (`maybe_committed`), they are kept in a
-    /// file beside the log, which is returned. What was committed last before a kill is not written down here.
+    /// which were taken for committed, or may have been as far as the caller knows (`maybe_committed`), they are kept, up
+    /// to a bound of bytes, in a file beside the log, which is returned. What was committed last before a kill is not written down here.
     ///
     /// # Errors
     /// After an I/O error the log is out of service; opening it again completes or undoes the cut.
     /// [`LogError::OutOfRange`] when `to` is outside the log, or inside a batch and not the log start; [`LogError::Busy`]
     /// while a flush or an extension runs.
-    pub fn truncate(&mut self, to: Offset, maybe_committed: bool) -> Result<Option<PathBuf>, LogError> {
+    pub fn truncate(&mut self, to: Offset, maybe_committed: bool) -> Result<Option<Kept>, LogError> {
         self.writable()?;
         self.idle()?;
         let (start, end) = (self.log_start(), self.log_end());
@@ -86,27 +85,26 @@ impl Log {
         outcome.inspect_err(|error| self.fail(format!("truncate: {error}")))
     }
 
-    /// Copies all records into a file beside the log, durably, and returns it; `None`: there are none. For a log in whose
-    /// place another one is put.
+    /// Copies all records, up to a bound of bytes, into a file beside the log, durably, and returns it; `None`: there are
+    /// none. For a log in whose place another one is put.
     ///
     /// # Errors
     /// I/O errors.
-    pub fn keep_records(&self) -> io::Result<Option<PathBuf>> {
+    pub fn keep_records(&self) -> io::Result<Option<Kept>> {
         let retained = self.retained();
         let there = self.log_end() > retained;
         there.then(|| self.keep(&LogPosition { segment: 0, position: 0 }, retained)).transpose()
     }
 
     /// Copies everything from a position on into a file beside the log, durably.
-    fn keep(&self, from: &LogPosition, to: Offset) -> io::Result<PathBuf> {
-        let name = format!("{KEPT_PREFIX}{:020}-to-{:020}.bytes", to.0, self.log_end().0);
-        self.keep_tail(from, &name).map(|(kept_in, _)| kept_in)
+    fn keep(&self, from: &LogPosition, to: Offset) -> io::Result<Kept> {
+        self.keep_tail(from, &format!("{KEPT_PREFIX}{:020}-to-{:020}", to.0, self.log_end().0))
     }
 
     /// Does it, in an order in which a crash at any step leaves a log that opens: either as it was, or shorter.
     fn cut(&mut self, segments: &[Arc<Segment>], at: usize, place: &CutPlace, to: Offset) -> Result<(), LogError> {
         self.active = None;
-        self.generation = Generation::next();
+        self.state.begin_generation();
         // First the marks: a durable mark above the end of the log would be taken for damage.
         self.marks.durable = self.marks.durable.min(place.offset);
         if self.marks.recovery_point > place.offset {
@@ -128,7 +126,7 @@ impl Log {
         let file = segments[at].cut(place.position)?;
         if let Some(part) = &place.part {
             file.write_at(part, place.position)?;
-            segments[at].set_size(place.position + part.len() as u64);
+            segments[at].grow_to(place.position + part.len() as u64);
         }
         file.sync_data()?;
         if place.part.is_some() {
@@ -157,19 +155,22 @@ impl Log {
             return Err(LogError::OutOfRange { offset, start, end });
         }
         let known = *self.state.epochs() != Epochs::default();
-        let outcome = if offset == start && !known { Ok(()) } else { self.begin_at(offset) };
+        let outcome = if offset == start && !known { Ok(()) } else { self.begin_at(offset, None) };
         outcome.inspect_err(|error| self.fail(format!("start anew: {error}")))?;
         Ok(())
     }
 
-    pub(super) fn begin_at(&mut self, offset: Offset) -> io::Result<()> {
+    /// Begins it anew at an offset, durably. Of leader epochs it knows then what was `begun` here, if the log reaches that.
+    pub(super) fn begin_at(&mut self, offset: Offset, begun: Option<EpochStart>) -> io::Result<()> {
         self.active = None;
-        self.generation = Generation::next();
+        self.state.begin_generation();
         self.flushing = Flushing::default();
         // What says by its name where the log began goes first. Then the marks say it: the old ones, or the new.
         let segments = std::mem::take(&mut *self.state.segments_mut());
         segments.iter().try_for_each(|segment| segment.remove())?;
-        let epochs = std::mem::take(&mut *self.state.epochs_mut());
+        let begun = begun.filter(|begun| begun.start <= offset);
+        let kept = Epochs { begun, ..Epochs::default() };
+        let epochs = std::mem::replace(&mut *self.state.epochs_mut(), kept);
         if !segments.is_empty() || epochs != Epochs::default() {
             self.names.disk().create_dir(self.names.path())?;
             self.snapshots.remove_above(Offset(-1))?;

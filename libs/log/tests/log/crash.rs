@@ -103,8 +103,8 @@ fn a_torn_end_is_cut_at_the_last_whole_batch_and_kept_aside() {
         assert_eq!(log.log_end(), Offset(3), "cut at {cut}");
         let tail = found.cut.unwrap();
         assert_eq!(tail.offset, Offset(3));
-        let kept = walser_log::Disk::open(&disk, &tail.kept_in, walser_log::Open::Read).unwrap();
-        assert_eq!(kept.len().unwrap(), tail.bytes);
+        let kept = walser_log::Disk::open(&disk, &tail.kept.path, walser_log::Open::Read).unwrap();
+        assert_eq!(kept.len().unwrap(), tail.kept.bytes);
         drop::<Log>(log);
     }
 }

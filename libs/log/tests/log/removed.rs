@@ -76,3 +76,27 @@ fn an_empty_log_whose_directory_was_removed_takes_records() {
     site.restart_on(disk, config());
     assert_eq!((&site.found.damage, site.log.log_end()), (&None, end.plus(1)));
 }
+
+/// Its file was open, and had records that are deleted.
+#[test]
+fn a_log_without_records_whose_directory_was_removed_under_it_begins_anew() {
+    for removed in [false, true] {
+        let mut site = rested();
+        let end = site.log.log_end();
+        site.log.delete_records(end, 1).unwrap();
+        site.flush().unwrap();
+        if removed {
+            site.disk.remove_dir(site.log.dir()).unwrap();
+        }
+        assert_eq!(site.log.missing_from().unwrap(), None);
+        assert_eq!(site.log.begin_for_missing().unwrap(), removed);
+        assert!(!site.log.begin_for_missing().unwrap());
+        assert_eq!(site.log.begun_epoch(), walser_model::LeaderEpoch(1));
+        site.append(&[vec![8; 200]]).unwrap();
+        site.flush().unwrap();
+        assert!(!site.log.begin_for_missing().unwrap());
+        let disk = site.disk.lose_power(walser_log::PowerLoss::Everything);
+        site.restart_on(disk, config());
+        assert_eq!((site.log.log_start(), site.log.log_end()), (end, end.plus(1)));
+    }
+}

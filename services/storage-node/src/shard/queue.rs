@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
-use walser_log::{CompactionStep, Extension, FlushOutcome};
+use walser_log::{CompactionStep, Extension, FlushOutcome, Generation};
 use walser_model::{Acks, LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_record_batch::BatchHeader;
 use walser_rpc::{ApiError, AppendPermit, AppendReply, Reason};
@@ -60,10 +60,11 @@ pub(crate) enum Command {
         before: Offset,
         reply: oneshot::Sender<Result<Offset, ApiError>>,
     },
-    /// A read has met damage.
+    /// A read has met damage in what the log had in it then.
     Damaged {
         partition: TopicPartition,
         from: Offset,
+        generation: Generation,
     },
     /// A read has not found a file.
     FileMissing(TopicPartition),

@@ -104,6 +104,12 @@ fn admit(room: &AppendBudget, number: i32) -> Option<AppendPermit> {
 }
 
 /// Appends a batch of a kilobyte, once there is room for it.
+/// A read meets damage in all of a log.
+fn meet_damage(shard: &mut Shard, number: i32) {
+    let generation = shard.partitions[&partition(number)].log.generation();
+    shard.queue.push(Command::Damaged { partition: partition(number), from: Offset(0), generation });
+}
+
 fn append(shard: &mut Shard, number: i32, permit: AppendPermit) -> Answers {
     let answers = push(shard, number, permit);
     turn(shard);
@@ -266,7 +272,7 @@ fn a_failed_write_says_whether_it_may_have_happened() {
 
     lead(&mut shard, 1, &[1]);
     append(&mut shard, 1, AppendPermit::uncounted());
-    shard.queue.push(Command::Damaged { partition: partition(1), from: Offset(0) });
+    meet_damage(&mut shard, 1);
     turn(&mut shard);
     for _ in 0..3 {
         let answer = append(&mut shard, 1, AppendPermit::uncounted()).lock().pop().unwrap();

@@ -237,8 +237,9 @@ impl Links {
         replica: &PartitionHandle,
         (from, below): (Offset, Offset),
     ) -> Result<Slice, ApiError> {
+        let generation = replica.reader.generation();
         read_disk(replica.reader.clone(), from, below, COPIED_BYTES).await.map_err(|error| {
-            self.engine.shards.note_damage(partition, &error);
+            self.engine.shards.note_damage(partition, generation, &error);
             ApiError::new(Reason::StorageError, error.to_string())
         })
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use walser_log::{LogReader, ReadError, Slice};
+use walser_log::{Generation, LogReader, ReadError, Slice};
 use walser_model::{NodeId, Offset, TopicPartition};
 use walser_proto::internal::v1 as pbi;
 use walser_replication::ReplicationSessionId;
@@ -246,6 +246,7 @@ impl Pusher {
     }
 
     async fn next_frame(&self, id: TopicPartition, push: &mut Push, replica: &Arc<PartitionHandle>) -> Pushing {
+        let generation = replica.reader.generation();
         let (end, batches) = match push.look(replica) {
             ToPush::Over => return Pushing::Over,
             ToPush::Nothing => return Pushing::Nothing,
@@ -254,7 +255,7 @@ impl Pusher {
                 Ok(slice) if slice.batches.is_empty() => return Pushing::Over,
                 Ok(slice) => (Some(slice.next_offset), slice.batches),
                 Err(error) => {
-                    self.note_unreadable(id, &error);
+                    self.note_unreadable(id, generation, &error);
                     return Pushing::Over;
                 }
             },
@@ -266,10 +267,10 @@ impl Pusher {
     }
 
     /// What cannot be read for a follower cannot be read at all. Damage is noted, as where clients read.
-    fn note_unreadable(&self, partition: TopicPartition, error: &ReadError) {
+    fn note_unreadable(&self, partition: TopicPartition, generation: Generation, error: &ReadError) {
         let named = self.links.registry.names.partition(partition);
         tracing::warn!(partition = %named, follower = %self.follower, %error, "records cannot be read for a follower");
-        self.links.engine.shards.note_damage(partition, error);
+        self.links.engine.shards.note_damage(partition, generation, error);
     }
 }
 

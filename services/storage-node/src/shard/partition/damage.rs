@@ -52,12 +52,27 @@ impl Partition {
                 self.note_damage(from, context);
                 self.keep_damage(context);
             }
-            Ok(None) => {}
+            Ok(None) => self.begin_for_missing(context),
             Err(error) => {
                 let partition = context.named(self.log.partition());
                 tracing::warn!(%partition, %error, "it cannot be looked for files that were not found");
             }
         }
+    }
+
+    /// Begins the log anew, where a file is missing that had no record any more.
+    fn begin_for_missing(&mut self, context: &ShardContext) {
+        let partition = context.named(self.log.partition());
+        match self.log.begin_for_missing() {
+            Ok(true) => {
+                tracing::warn!(%partition, "a file was removed that had no record any more: the log begins anew")
+            }
+            Ok(false) => return,
+            // It is looked again.
+            Err(error) => tracing::debug!(%partition, %error, "it cannot be looked for files without records"),
+        }
+        self.show_log();
+        self.note_failure(context);
     }
 
     /// Writes down that the log is damaged, so that a restart does not take writes again.

@@ -268,8 +268,8 @@ impl Partition {
         let (partition, from) = (context.named(self.log.partition()), self.log.log_end());
         let outcome = self.log.truncate(to, self.led_without_proof_since());
         match &outcome {
-            Ok(Some(kept_in)) => tracing::warn!(
-                %partition, %from, %to, kept_in = %kept_in.display(),
+            Ok(Some(kept)) => tracing::warn!(
+                %partition, %from, %to, bytes = kept.cut, kept = kept.bytes, kept_in = %kept.path.display(),
                 "the leader does not have records that were taken for committed: they are cut, and kept in a file"
             ),
             _ => tracing::info!(%partition, %from, %to, "the leader does not have what is cut"),
@@ -290,10 +290,10 @@ impl Partition {
         if *self.log.condition() != Condition::Healthy || !given_up {
             return Ok(());
         }
-        if let Some(kept_in) = self.log.keep_records()? {
+        if let Some(kept) = self.log.keep_records()? {
             let (partition, end) = (context.named(self.log.partition()), self.log.log_end());
             tracing::warn!(
-                %partition, %end, kept_in = %kept_in.display(),
+                %partition, %end, bytes = kept.cut, kept = kept.bytes, kept_in = %kept.path.display(),
                 "the leader does not have records that were taken for committed: its log takes the place of this one, \
                  and they are kept in a file"
             );

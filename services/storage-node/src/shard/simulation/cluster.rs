@@ -346,10 +346,11 @@ impl Cluster {
         let Some((_, handle)) = all.iter().find(|(found, _)| *found == id) else { return };
         let (start, end) = (handle.reader.log_start(), handle.reader.log_end());
         if end > start {
+            let generation = handle.reader.generation();
             let from = start.plus(i64::try_from(self.below(usize::try_from(end.since(start)).unwrap())).unwrap());
             self.nodes[node].hurt.insert(id);
             self.nodes[node].to_be_hurt = true;
-            self.nodes[node].shard.queue.push(Command::Damaged { partition: id, from });
+            self.nodes[node].shard.queue.push(Command::Damaged { partition: id, from, generation });
             self.count.damages += 1;
         }
     }

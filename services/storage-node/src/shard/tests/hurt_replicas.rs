@@ -95,7 +95,7 @@ fn a_leader_whose_log_is_damaged_gives_up_the_lead_where_others_are_in_sync() {
         install(&mut shard, 1, 1, replicas);
         let _first = append(&mut shard, 0, AppendPermit::uncounted());
         flush(&mut shard);
-        shard.queue.push(Command::Damaged { partition: partition(0), from: Offset(0) });
+        meet_damage(&mut shard, 0);
         turn(&mut shard);
         outbox.to_controller().take().given_up.contains_key(&partition(0))
     };

@@ -15,7 +15,7 @@ fn a_write_that_waits_is_not_acknowledged_by_what_takes_its_offsets_after_a_repa
     flush(&mut shard);
     assert!(waits.lock().is_empty(), "the other replica has nothing yet");
     let (reply, repaired) = oneshot::channel();
-    shard.queue.push(Command::Damaged { partition: partition(0), from: Offset(0) });
+    meet_damage(&mut shard, 0);
     let epoch = shard.context.registry.led(partition(0)).unwrap().epoch();
     shard.queue.push(Command::Repair { partition: partition(0), epoch, reply });
     turn(&mut shard);

@@ -39,8 +39,13 @@ impl World {
             6 => {
                 let end = self.seen.get(&partition).map_or(0, |seen| usize::try_from(seen.0).unwrap());
                 let from = Offset(i64::try_from(self.below(end + 1)).unwrap());
+                let Some(handle) = self.shard.context.registry.all().into_iter().find(|(id, _)| *id == partition)
+                else {
+                    return;
+                };
+                let generation = handle.1.reader.generation();
                 self.blamed.insert(partition);
-                queue.push(Command::Damaged { partition, from });
+                queue.push(Command::Damaged { partition, from, generation });
             }
             7 | 8 => {
                 let (reply, told) = oneshot::channel();
