@@ -251,8 +251,8 @@ mod tests {
     use crate::replica_registry::ReplicaRegistry;
     use crate::replication::{Outbox, Outgoing, Peers};
 
-    #[tokio::test]
-    async fn opens_that_a_broken_stream_did_not_take_are_known_to_be_broken() {
+    /// Those of a node, and what waits for its leaders.
+    fn links() -> (Links, Outbox) {
         let directory = DataDirectory::open(Arc::new(MemoryDisk::new(1 << 30)), Path::new("/data"), "test").unwrap();
         let config = crate::Config {
             node: NodeId(1),
@@ -289,20 +289,29 @@ mod tests {
             node_epoch: Arc::new(AtomicI64::new(7)),
             shutdown,
         };
+        (links, outbox)
+    }
+
+    fn session(sequence: u64) -> ReplicationSession {
+        ReplicationSession {
+            follower: NodeId(1),
+            id: ReplicationSessionId { node_epoch: 7, sequence },
+            leader_epoch: LeaderEpoch(1),
+            log_end: Offset(0),
+            durable: Offset(0),
+            lazy: false,
+            last_epoch: LeaderEpoch::NONE,
+            damaged: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn opens_that_a_broken_stream_did_not_take_are_known_to_be_broken() {
+        let (links, outbox) = links();
         let leader = NodeId(2);
         for number in 0..10_000 {
             let id = TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(number));
-            let session = ReplicationSession {
-                follower: NodeId(1),
-                id: ReplicationSessionId { node_epoch: 7, sequence: 1 },
-                leader_epoch: LeaderEpoch(1),
-                log_end: Offset(0),
-                durable: Offset(0),
-                lazy: false,
-                last_epoch: LeaderEpoch::NONE,
-                damaged: false,
-            };
-            outbox.tell(id, Outgoing::Open { leader, session });
+            outbox.tell(id, Outgoing::Open { leader, session: session(1) });
         }
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
         // The connection has broken.
@@ -312,5 +321,36 @@ mod tests {
         assert!(stream.say(lane.take()).await.is_err());
         let (told, left) = (stream.opened.len(), lane.take().len());
         assert_eq!(told + left, 10_000, "the others are neither open nor broken, for ever");
+    }
+
+    /// Otherwise the leader pushes them again and again, as fast as it can.
+    #[tokio::test]
+    async fn what_is_pushed_behind_what_cannot_be_taken_waits_for_another_open() {
+        let (links, outbox) = links();
+        let id = TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(0));
+        let leader = NodeId(2);
+        let (requests, mut sent) = mpsc::channel(REQUESTS_MAX);
+        let mut stream = Stream::new(links, leader, requests);
+        let lane = outbox.to_leader(leader);
+        for sequence in 1..3 {
+            outbox.tell(id, Outgoing::Open { leader, session: session(sequence) });
+            stream.say(lane.take()).await.unwrap();
+            let opened = sent.recv().await.unwrap().opens.remove(0);
+            assert!(stream.untaken.is_empty(), "it is taken anew");
+            for base_offset in 0..100 {
+                let records = pbi::ReplicaRecords {
+                    base_offset,
+                    end_offset: base_offset + 1,
+                    record_batches: bytes::Bytes::from_static(&[7; 100]),
+                    ..pbi::ReplicaRecords::default()
+                };
+                stream.hear(pbi::ReplicaData {
+                    r#ref: opened.r#ref.clone(),
+                    id: opened.id,
+                    content: Some(pbi::replica_data::Content::Records(records)),
+                });
+            }
+            assert_eq!(stream.untaken.get(&id), Some(&session(sequence).id));
+        }
     }
 }

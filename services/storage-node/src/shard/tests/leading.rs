@@ -182,3 +182,27 @@ fn segments_are_filled_before_others_begin() {
     let segments = entries.iter().filter(|entry| entry.name.ends_with(".log")).count();
     assert_eq!(segments, 30, "120 batches");
 }
+
+/// A read that hung for long tells of what the log had in it before a repair.
+#[test]
+fn damage_of_what_a_log_does_not_have_any_more_is_not_noted() {
+    let mut shard = shard();
+    lead(&mut shard, 0, &[1]);
+    let _ends = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    let before = shard.partitions[&partition(0)].log.generation();
+    meet_damage(&mut shard, 0);
+    let epoch = shard.context.registry.led(partition(0)).unwrap().epoch();
+    let (reply, repaired) = oneshot::channel();
+    shard.queue.push(Command::Repair { partition: partition(0), epoch, reply });
+    turn(&mut shard);
+    repaired.blocking_recv().unwrap().unwrap();
+    let _ends = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    shard.queue.push(Command::Damaged { partition: partition(0), from: Offset(0), generation: before });
+    turn(&mut shard);
+    assert_eq!(*shard.partitions[&partition(0)].log.condition(), walser_log::Condition::Healthy);
+    meet_damage(&mut shard, 0);
+    turn(&mut shard);
+    assert_ne!(*shard.partitions[&partition(0)].log.condition(), walser_log::Condition::Healthy);
+}
