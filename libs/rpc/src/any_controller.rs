@@ -53,13 +53,24 @@ fn only_reads(head: &Parts) -> bool {
     method.starts_with("Get") || method.starts_with("List")
 }
 
-/// Whether another controller may take a call that has come to this: nothing was done, or nothing can have been.
-fn is_of_another(outcome: &Result<Response, ConnectionError>, reads: bool) -> bool {
+/// What a controller says beside that it does not lead, where it knows that none can begin to.
+pub const NO_ELECTION: &str = "noElection";
+
+fn failure_of(outcome: &Result<Response, ConnectionError>) -> Option<ApiError> {
     let status = match outcome {
         Ok(response) => tonic::Status::from_header_map(response.headers()),
         Err(error) => Some(error.status().clone()),
     };
-    status.filter(|status| status.code() != tonic::Code::Ok).map(ApiError::from).is_some_and(|failure| {
+    status.filter(|status| status.code() != tonic::Code::Ok).map(ApiError::from)
+}
+
+fn says_no_election(outcome: &Result<Response, ConnectionError>) -> bool {
+    failure_of(outcome).is_some_and(|failure| failure.value(NO_ELECTION).is_some())
+}
+
+/// Whether another controller may take a call that has come to this: nothing was done, or nothing can have been.
+fn is_of_another(outcome: &Result<Response, ConnectionError>, reads: bool) -> bool {
+    failure_of(outcome).is_some_and(|failure| {
         failure.reason() == Reason::ControllerNotAvailable && (reads || failure.effect() == Effect::None)
     })
 }
@@ -96,7 +107,8 @@ impl AnyController {
         }
     }
 
-    /// Asks one after the other until one takes the call. Beside what has become of it: whether one was there, and none led.
+    /// Asks one after the other until one takes the call. Beside what has become of it: whether one was there, none led, and one
+    /// may be about to.
     /// Where none takes it, those that are there know better why than those that are not.
     async fn ask_each(&self, head: &Parts, body: &Bytes) -> (Result<Response, ConnectionError>, bool) {
         let (count, latest) = (self.all.len(), self.latest.load(Ordering::Relaxed));
@@ -112,12 +124,12 @@ impl AnyController {
                 return (outcome, false);
             }
             let said = match before {
-                Some(before @ Ok(_)) if outcome.is_err() => before,
+                Some(before @ Ok(_)) if outcome.is_err() || says_no_election(&before) => before,
                 _ => outcome,
             };
             if next == latest {
-                let answered = said.is_ok();
-                return (said, answered);
+                let elected_soon = said.is_ok() && !says_no_election(&said);
+                return (said, elected_soon);
             }
             (at, before) = (next, Some(said));
         }
@@ -203,6 +215,18 @@ mod tests {
             for _ in 0..2 {
                 assert_eq!(call(&any).await.unwrap().to_string(), not_leading().to_string());
             }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_election_that_cannot_be_is_not_waited_for() {
+        for none in [true, false] {
+            let refusal = move || if none { not_leading().with(NO_ELECTION, true) } else { not_leading() };
+            let ((first, of_first), (second, _)) =
+                (controller(move |_| Err(refusal())), controller(|_| Err(not_leading())));
+            let any = any_of(&[first, second]).unwrap();
+            assert_eq!(call(&any).await.unwrap().reason(), Reason::ControllerNotAvailable);
+            assert_eq!(of_first.load(Ordering::Relaxed) == 1, none);
         }
     }
 

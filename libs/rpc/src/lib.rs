@@ -22,6 +22,7 @@ mod send_gate;
 mod storage_client;
 
 pub use accept_compressed::AcceptCompressed;
+pub use any_controller::NO_ELECTION;
 pub use api_error::ApiError;
 pub use append_budget::AppendBudget;
 pub use call_layer::{CallLayer, SpanMaker, catch_panic};

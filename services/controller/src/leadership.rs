@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use walser_metastore::{Compare, LeaseId, Metastore, Revision, StoreError};
-use walser_rpc::{ApiError, Outage, Reason};
+use walser_rpc::{ApiError, NO_ELECTION, Outage, Reason};
 use walser_service::Metrics;
 
 use crate::error::store_failure;
@@ -30,6 +30,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const SURE: Duration = Duration::from_secs(2);
 /// A leader whose view cannot follow the store for so long gives the lead to another controller.
 const BLIND_MAX: Duration = Duration::from_secs(5);
+/// At a clean stop the store gets so long to take the lease back.
+const RESIGN: Duration = Duration::from_secs(1);
 /// Pause before the next attempt after the store gave no answer.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -49,6 +51,8 @@ pub(crate) struct ControllerLead {
     /// Since when the view does not follow the store; `None`: it does.
     blind: Arc<Mutex<Option<Instant>>>,
     won: Arc<Notify>,
+    /// The lease by which it leads or waits.
+    lease: Arc<Mutex<Option<LeaseId>>>,
     problems: StoreProblems,
 }
 
@@ -64,6 +68,7 @@ impl ControllerLead {
             seen: Arc::default(),
             blind: Arc::new(Mutex::new(Some(Instant::now()))),
             won: Arc::default(),
+            lease: Arc::default(),
             problems,
         }
     }
@@ -82,6 +87,7 @@ impl ControllerLead {
     /// so long that another one may; and until the view includes all that was decided before.
     pub(crate) fn epoch(&self) -> Result<Revision, ApiError> {
         let not_leading = || {
+            let none_begins = self.problems.takes_no_writes().is_some();
             let text = if self.is_blind_for(KEEP_ALIVE) {
                 "the metadata store does not answer this controller, so that it does not lead; nothing was done, look at the store"
                     .to_owned()
@@ -92,7 +98,8 @@ impl ControllerLead {
             } else {
                 "this controller does not lead at present; nothing was done, try again".to_owned()
             };
-            ApiError::new(Reason::ControllerNotAvailable, text)
+            let error = ApiError::new(Reason::ControllerNotAvailable, text);
+            if none_begins { error.with(NO_ELECTION, true) } else { error }
         };
         let leads =
             |epoch: &Revision| *epoch > 0 && *epoch <= self.seen.load(Ordering::Acquire) && self.confirmed(LEASE);
@@ -155,6 +162,19 @@ impl ControllerLead {
         }
     }
 
+    /// Leads no more, and stands for election no more: another one leads at once, instead of when the lease is over. To be
+    /// called when nothing runs any more that leads.
+    pub(crate) async fn resign(&self) {
+        self.epoch.store(0, Ordering::Release);
+        let lease = self.lease.lock().take();
+        if let Some(lease) = lease {
+            let revoked = tokio::time::timeout(RESIGN, self.store.revoke(lease)).await;
+            if !matches!(revoked, Ok(Ok(()))) {
+                tracing::info!("the lease of this controller was not revoked; it ends by itself");
+            }
+        }
+    }
+
     /// Waits until this controller leads.
     pub(crate) async fn leads(&self) {
         while self.epoch().is_err() {
@@ -171,6 +191,7 @@ impl ControllerLead {
     async fn win(&self) -> Result<LeaseId, StoreError> {
         loop {
             let lease = self.store.grant(LEASE).await?;
+            *self.lease.lock() = Some(lease);
             let won = tokio::select! {
                 won = self.store.campaign(ELECTION, &self.candidate, lease) => won,
                 () = self.keep_while_waiting(lease) => Err(StoreError::NoLease(lease)),
@@ -279,5 +300,31 @@ mod tests {
         assert!(second.epoch().is_err());
         tokio::spawn(first.clone().run());
         first.leads().await;
+    }
+
+    /// Otherwise an upgrade of all controllers leaves the cluster without one for as long as a lease lasts, each time.
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_that_stops_leaves_no_lease_behind() {
+        let store: Arc<dyn Metastore> = Arc::new(Memory::new());
+        let lead = |candidate| {
+            let lead = ControllerLead::new(Arc::clone(&store), candidate, StoreProblems::default());
+            lead.note_following(true);
+            lead.note_seen(Revision::MAX);
+            lead
+        };
+        let (leads, waits, next) = (lead("leads"), lead("waits"), lead("next"));
+        let leading = tokio::spawn(leads.clone().run());
+        leads.leads().await;
+        let waiting = tokio::spawn(waits.clone().run());
+        tokio::time::sleep(KEEP_ALIVE / 2).await;
+        tokio::spawn(next.clone().run());
+        tokio::time::sleep(KEEP_ALIVE / 2).await;
+        for (task, lead) in [(waiting, &waits), (leading, &leads)] {
+            task.abort();
+            lead.resign().await;
+        }
+        let resigned = Instant::now();
+        next.leads().await;
+        assert!(leads.epoch().is_err() && resigned.elapsed() < KEEP_ALIVE, "{:?}", resigned.elapsed());
     }
 }

@@ -39,6 +39,7 @@ pub struct Started {
     /// Its services, for a listener.
     pub routes: Routes,
     tasks: Tasks,
+    lead: ControllerLead,
 }
 
 /// What comes in from outside.
@@ -129,7 +130,7 @@ pub async fn start(
     }
     let routes = api::routes(&controller);
     network.register_controller(local_connection(routes.clone()));
-    Ok(Started { cluster, routes, tasks })
+    Ok(Started { cluster, routes, tasks, lead })
 }
 
 /// Writes what a start writes. `wait`: tries again for as long as the store takes no writes, or until `shutdown` begins;
@@ -157,8 +158,10 @@ async fn written<T>(
 // === impl Started ===
 
 impl Started {
-    /// Ends what the controller does by itself. To be called once the stop has begun and no call runs any more.
+    /// Ends what the controller does by itself, and leaves the lead to another one. To be called once the stop has begun and no
+    /// call runs any more.
     pub async fn drain(self) {
         self.tasks.drain().await;
+        self.lead.resign().await;
     }
 }
