@@ -79,8 +79,11 @@ impl Client {
 
     fn endpoint(server: &str) -> Result<Endpoint, ConnectError> {
         let refused = |problem: String| ConnectError { address: server.to_owned(), problem };
-        let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-        match port.map(str::parse::<u16>) {
+        let parts = server.rsplit_once(':');
+        if parts.is_some_and(|(host, _)| host.is_empty()) {
+            return Err(refused("the host is missing".to_owned()));
+        }
+        match parts.map(|(_, port)| port.parse::<u16>()) {
             Some(Ok(1..)) => {}
             Some(_) => return Err(refused("the port is a number from 1 to 65535".to_owned())),
             None => return Err(refused("the port is missing".to_owned())),

@@ -76,6 +76,8 @@ pub struct CompactionJob {
     pub(crate) from: Offset,
     /// Tombstones from here on stay: an earlier job could not clean the batch that begins here.
     pub(crate) uncleaned: Offset,
+    /// The tombstone that an earlier job has left and that may go first.
+    pub(crate) tombstone: Option<WaitingTombstone>,
     pub(crate) rules: CompactionRules,
     /// The base offset of the last batch of each producer that is known, wherever in the log it lies.
     pub(crate) last_of_producers: HashMap<ProducerId, Offset>,
@@ -107,6 +109,17 @@ pub(crate) struct CompactedTo {
     /// Here begins the first batch of which records were to go that stay; [`NONE_UNCLEANED`] where there is none. What
     /// deletes them is not known any more in a later job: no tombstone behind it goes.
     pub(crate) uncleaned: Offset,
+    /// The tombstone that may go first, of those that are left.
+    pub(crate) tombstone: Option<WaitingTombstone>,
+}
+
+/// A tombstone whose time is not over, or that some replica does not have yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitingTombstone {
+    /// It may go after this time (its delete horizon, KIP-534), in milliseconds since the Unix epoch.
+    pub over: Timestamp,
+    /// Its offset.
+    pub at: Offset,
 }
 
 /// All that was to go is gone.
@@ -121,6 +134,8 @@ pub struct Compactable {
     pub dirty_bytes: u64,
     /// The newest timestamp of the first of those, if it is in memory.
     pub first_newest: Option<Timestamp>,
+    /// Of the tombstones that were left, the one that may go first.
+    pub tombstone: Option<WaitingTombstone>,
 }
 
 /// What a step of a compaction has achieved.
@@ -143,6 +158,8 @@ pub(crate) struct Pass {
     /// Of each known producer that has any, the base offset of its last batch below `end`. It stays, with or without records:
     /// the log may be cut behind it. `None`: it lies in what was compacted before, where only one is left without records.
     last_of_producers: HashMap<ProducerId, Option<Offset>>,
+    /// Of the tombstones that are left, the one that may go first.
+    tombstone: Option<WaitingTombstone>,
     /// Number of the segment that is next.
     next: usize,
     /// Nothing is left to say.
@@ -169,12 +186,27 @@ fn interrupted() -> io::Error {
 
 impl CompactedTo {
     /// Nothing was compacted.
-    pub(crate) const NONE: Self = Self { end: Offset::ZERO, uncleaned: NONE_UNCLEANED };
+    pub(crate) const NONE: Self = Self { end: Offset::ZERO, uncleaned: NONE_UNCLEANED, tombstone: None };
 
     /// What holds of a log that was cut.
     pub(crate) fn cut(self, to: Offset) -> Self {
         let end = self.end.min(to);
-        Self { end, uncleaned: if self.uncleaned < end { self.uncleaned } else { NONE_UNCLEANED } }
+        let uncleaned = if self.uncleaned < end { self.uncleaned } else { NONE_UNCLEANED };
+        Self { end, uncleaned, tombstone: self.tombstone.filter(|left| left.at < end) }
+    }
+}
+
+// === impl WaitingTombstone ===
+
+impl WaitingTombstone {
+    /// Whether it goes at a time, where tombstones stay at and above `floor`.
+    pub fn goes(&self, now: Timestamp, floor: Offset) -> bool {
+        self.over < now && self.at < floor
+    }
+
+    /// The one of the two that may go first.
+    fn first(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        one.into_iter().chain(other).min_by_key(|left| left.over)
     }
 }
 
@@ -197,7 +229,7 @@ impl Pass {
             (*id, last)
         };
         let last_of_producers = job.last_of_producers.iter().map(below_end).collect();
-        Self { map, end, uncleaned: job.uncleaned, last_of_producers, next: 0, ended: false }
+        Self { map, end, uncleaned: job.uncleaned, last_of_producers, tombstone: None, next: 0, ended: false }
     }
 
     /// Whether a batch stays without its records, because of its producer.
@@ -251,7 +283,8 @@ impl CompactionJob {
             }
         }
         let ended = std::mem::replace(&mut pass.ended, true);
-        let compacted = CompactedTo { end: pass.end, uncleaned: pass.uncleaned };
+        let tombstone = if self.rewrites(pass) { pass.tombstone } else { self.tombstone };
+        let compacted = CompactedTo { end: pass.end, uncleaned: pass.uncleaned, tombstone };
         Ok((!ended).then_some(CompactionStep { generation, number, replacement: None, compacted: Some(compacted) }))
     }
 
@@ -319,10 +352,16 @@ impl CompactionJob {
         }
     }
 
+    /// Whether anything may go.
+    fn rewrites(&self, pass: &Pass) -> bool {
+        let goes = |left: WaitingTombstone| left.goes(self.rules.now, self.rules.tombstone_floor);
+        !pass.map.is_empty() || self.tombstone.is_some_and(goes)
+    }
+
     /// The next segments that become one, by their bytes.
     fn next_group(&self, pass: &Pass) -> Option<Range<usize>> {
         let below = self.segments.partition_point(|closed| closed.segment.base < pass.end);
-        let rest = self.segments[..below].get(pass.next..).filter(|_| !pass.map.is_empty())?;
+        let rest = self.segments[..below].get(pass.next..).filter(|_| self.rewrites(pass))?;
         let first = rest.first()?;
         let mut bytes = first.segment.size();
         let more = rest[1..].iter().take_while(|closed| {

@@ -32,5 +32,7 @@ mod removed;
 mod set_aside;
 #[path = "log/site.rs"]
 mod site;
+#[path = "log/tombstones.rs"]
+mod tombstones;
 #[path = "log/uncleaned.rs"]
 mod uncleaned;

@@ -247,6 +247,12 @@ impl BatchHeader {
         self.base_offset.plus(i64::from(self.last_offset_delta))
     }
 
+    /// The time after which compaction may drop the tombstones of the batch (KIP-534), in milliseconds since the Unix epoch.
+    /// `None`: none is set.
+    pub fn delete_horizon(&self) -> Option<Timestamp> {
+        self.attributes.delete_horizon().then_some(self.base_timestamp)
+    }
+
     /// Offset after the last record.
     pub fn next_offset(&self) -> Offset {
         self.last_offset().plus(1)

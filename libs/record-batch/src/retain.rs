@@ -70,7 +70,7 @@ pub fn retain(
     mut keep: impl FnMut(Retainable<'_>, Option<Timestamp>) -> bool,
 ) -> Result<Retained, RecordError> {
     let (section, codec) = opened_section(header, batch, DECODED_COST_MAX)?;
-    let known = header.attributes.delete_horizon().then_some(header.base_timestamp);
+    let known = header.delete_horizon();
     let mut kept = records_of(header, &section)?;
     kept.retain(|raw| {
         let offset = header.base_offset.plus(i64::from(raw.offset_delta));

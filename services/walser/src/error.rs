@@ -144,7 +144,9 @@ impl CliError {
         let no_server = failure.message().starts_with("grpc-status header missing")
             || signs.iter().any(|sign| failure.message().contains(sign));
         if no_server {
-            let error = Self { code: UNAVAILABLE, ..Self::failed(format!("no server answers at {server}")) };
+            let unknown = failure.message().contains("dns error");
+            let what = if unknown { ": its name does not resolve" } else { "" };
+            let error = Self { code: UNAVAILABLE, ..Self::failed(format!("no server answers at {server}{what}")) };
             let error = error.with_help("start one with `walser up`, or the one that is down with `walser cluster start gateway`, or name another with --server \
                         HOST:PORT");
             return Self { unreached: Some(server.to_owned()), ..error };

@@ -8,7 +8,7 @@ use walser_model::{LeaderEpoch, Offset, Timestamp};
 use walser_record_batch::{BatchHeader, Producer, Retainable, Retained, empty_batch, retain};
 
 use super::swap::cleaned_name;
-use super::{ClosedSegment, CompactionJob, Pace, Pass, damaged, interrupted};
+use super::{ClosedSegment, CompactionJob, Pace, Pass, WaitingTombstone, damaged, interrupted};
 use crate::disk::{DiskFile, Open};
 use crate::epochs::has_epoch_of;
 use crate::scan::{Scan, Step};
@@ -99,7 +99,19 @@ impl Output<'_> {
         let batch = Bytes::copy_from_slice(bytes);
         // What a tombstone deletes has gone once its whole batch was looked at.
         let horizon = Some(self.job.rules.horizon()).filter(|_| header.next_offset() <= pass.end);
-        let kept = retain(header, &batch, horizon, |record, horizon| self.job.keeps(pass, record, horizon));
+        let mut left = None;
+        let kept = retain(header, &batch, horizon, |record, horizon| {
+            let stays = self.job.keeps(pass, record, horizon);
+            left = left.or_else(|| (stays && record.tombstone).then_some(record.offset));
+            stays
+        });
+        let horizon = match &kept {
+            Ok(Retained::Some(rest)) => BatchHeader::parse(rest).map_err(io::Error::other)?.delete_horizon(),
+            Ok(Retained::All) => header.delete_horizon(),
+            Ok(Retained::Nothing | Retained::TooLarge) | Err(_) => None,
+        };
+        let waits = left.filter(|at| *at < pass.uncleaned).zip(horizon).map(|(at, over)| WaitingTombstone { over, at });
+        pass.tombstone = WaitingTombstone::first(pass.tombstone, waits);
         match kept {
             Ok(Retained::Nothing) if is_last => {
                 let BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence, .. } = *header;

@@ -10,7 +10,7 @@ use super::{Condition, Log, LogError};
 use crate::checked::{seal, take, unseal};
 use crate::compaction::{
     ClosedSegment, Compactable, Compacted, CompactedTo, CompactionJob, CompactionRules, CompactionStep, NONE_UNCLEANED,
-    Replacement, swap,
+    Replacement, WaitingTombstone, swap,
 };
 use crate::disk::{out_of_files, out_of_space, read_file, remove_file_if_any};
 use crate::log_state::Replacing;
@@ -21,6 +21,8 @@ pub(super) const COMPACTED_NAME: &str = "compacted";
 const MAGIC: &[u8; 4] = b"WCMP";
 const VERSION: u16 = 2;
 const FILE_BYTES_MAX: u64 = 64;
+/// Stands for none.
+const NO_TOMBSTONE: WaitingTombstone = WaitingTombstone { over: Timestamp::MAX, at: Offset(i64::MAX) };
 
 impl Log {
     /// Everything below was compacted. Exclusive.
@@ -34,10 +36,11 @@ impl Log {
         self.state.tombstone_floor()
     }
 
-    /// What a compaction up to `up_to` (exclusive) would look at; `None`: nothing that is new. Nothing here waits for the disk.
+    /// What a compaction up to `up_to` (exclusive) would look at; `None`: nothing that is new, and no tombstone was left. Nothing
+    /// here waits for the disk.
     pub fn compactable(&self, up_to: Offset) -> Option<Compactable> {
         let segments = self.state.segments();
-        let mut found = Compactable::default();
+        let mut found = Compactable { tombstone: self.compacted.tombstone, ..Compactable::default() };
         for (segment, end) in self.closed(&segments, up_to) {
             if end <= self.compacted.end {
                 found.clean_bytes += segment.size();
@@ -48,7 +51,7 @@ impl Log {
             }
             found.dirty_bytes += segment.size();
         }
-        (found.dirty_bytes > 0).then_some(found)
+        (found.dirty_bytes > 0 || found.tombstone.is_some()).then_some(found)
     }
 
     /// The closed ones of its segments that lie wholly below an offset (exclusive) and are durable, each with its end.
@@ -93,7 +96,10 @@ impl Log {
             }
             segments.push(ClosedSegment { segment: Arc::clone(segment), end });
         }
-        let Some(end) = segments.last().map(|last| last.end).filter(|end| *end > self.compacted.end) else {
+        let tombstone = self.compacted.tombstone;
+        let some_goes = tombstone.is_some_and(|left| left.goes(rules.now, rules.tombstone_floor));
+        let Some(end) = segments.last().map(|last| last.end).filter(|end| some_goes || *end > self.compacted.end)
+        else {
             return Ok(None);
         };
         let faulty = self.has_fault();
@@ -113,6 +119,7 @@ impl Log {
             segments,
             from: self.compacted.end,
             uncleaned: if faulty { NONE_UNCLEANED } else { self.compacted.uncleaned },
+            tombstone,
             rules,
             last_of_producers: self.producers()?.last_batches(),
             segment_bytes: self.config.segment_bytes,
@@ -222,6 +229,10 @@ impl Log {
         bytes.put_i64(compacted.end.0);
         bytes.put_i64(floor.0);
         bytes.put_i64(compacted.uncleaned.0);
+        // A version before this one reads no further.
+        let left = compacted.tombstone.unwrap_or(NO_TOMBSTONE);
+        bytes.put_i64(left.over);
+        bytes.put_i64(left.at.0);
         seal(&mut bytes, 0);
         self.names.replace_file(COMPACTED_NAME, &bytes)?;
         self.compacted_file = true;
@@ -260,7 +271,14 @@ impl Log {
             body.try_get_u16().ok().filter(|_| &magic == MAGIC && version == VERSION)?;
             let mut next = || Some(Offset(body.try_get_i64().ok().filter(|offset| *offset >= 0)?));
             let (end, floor, uncleaned) = (next()?, next()?, next()?);
-            Some((CompactedTo { end, uncleaned }, floor))
+            // The version before this one did not note which are left.
+            let unknown = WaitingTombstone { over: 0, at: Offset::ZERO };
+            let left = match body.try_get_i64() {
+                Ok(over) => WaitingTombstone { over, at: Offset(body.try_get_i64().ok()?) },
+                Err(_) => unknown,
+            };
+            let tombstone = Some(left).filter(|left| *left != NO_TOMBSTONE && left.at < end);
+            Some((CompactedTo { end, uncleaned, tombstone }, floor))
         });
         Ok(known.unwrap_or((CompactedTo::NONE, Offset(i64::MAX))))
     }

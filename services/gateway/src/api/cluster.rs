@@ -263,6 +263,7 @@ fn add_lag(health: &mut pb::ClusterHealth, figures: &Figures) {
     let Some((topic, partition, lag)) = figures.furthest_behind() else { return };
     let seconds = lag.behind.as_secs();
     let far = match lag.offsets {
+        Some(1) => format!("by 1 record and {seconds} s"),
         Some(offsets) => format!("by {offsets} records and {seconds} s"),
         None => format!("not heard for {seconds} s"),
     };

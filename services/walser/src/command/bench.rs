@@ -91,6 +91,9 @@ pub(crate) async fn run(command: BenchCommand) -> Result<ExitCode, CliError> {
             arguments.clone()
         }
     };
+    if arguments.duration == Some(0) {
+        return Err(CliError::usage("--duration is to be more than 0"));
+    }
     let mut interrupts = Interrupts::listen()?;
     let server = Server::of(&arguments.server)?;
     let clock = Arc::new(SystemClock::start());

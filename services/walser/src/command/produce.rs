@@ -7,7 +7,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use walser_client::{ApiError, Client};
+use walser_client::{ApiError, Client, Reason};
 use walser_model::{Acks, Timestamp};
 use walser_proto::v1 as pb;
 
@@ -90,7 +90,11 @@ pub(crate) async fn run(mut arguments: ProduceArgs) -> Result<ExitCode, CliError
     };
     let interrupt = if let Stop::Interrupted(interrupt) = &stop { Some(*interrupt) } else { None };
     sink.give_up(interrupt).await;
-    let bad_input = matches!(stop, Stop::Cli(_) | Stop::Record(_));
+    let bad_input = match &stop {
+        Stop::Cli(_) | Stop::Record(_) => true,
+        Stop::Server(failure) => [Reason::RecordInvalid, Reason::RecordTooLarge].contains(&failure.reason()),
+        Stop::Interrupted(_) | Stop::Unheard => false,
+    };
     let lines = if sink.is_connected() { sink.tally.lines(verb, bad_input) } else { Vec::new() };
     let error = match stop {
         Stop::Cli(error) => error,

@@ -51,7 +51,9 @@ impl Partition {
         let lag_max = self.config.compaction_lag_max.map(whole_millis);
         let overdue = lag_max.is_some_and(|most| age.is_none_or(|age| age >= most));
         let dirty = ratio >= u128::from(self.config.dirty_ratio_min);
-        (overdue || dirty).then_some(Dirtiness { overdue, ratio })
+        let (new, floor) = (found.dirty_bytes > 0, self.tombstone_floor());
+        let some_goes = found.tombstone.is_some_and(|left| left.goes(millis, floor));
+        (new && (overdue || dirty) || some_goes).then_some(Dirtiness { overdue: overdue && new, ratio })
     }
 
     /// Begins a compaction. Blocks as long as the disk takes.

@@ -220,3 +220,25 @@ fn damage_that_a_compaction_meets_is_noted_for_the_next_start_too() {
     assert_eq!(names.filter(|name| name.starts_with("damaged-from-")).count(), 1);
     assert!(!shard.context.compactor.is_busy());
 }
+
+/// Nothing is written any more, and no other run is due.
+#[test]
+fn a_tombstone_goes_from_a_partition_at_rest() {
+    let mut shard = shard();
+    let rare = TopicConfig { delete_retention: Duration::ZERO, dirty_ratio_min: 900_000, ..config() };
+    lead_as(&mut shard, 0, &[1], rare);
+    append_keyed_until(&mut shard, true);
+    let there = |shard: &Shard| newest(shard, 0).0.values().any(Option::is_none);
+    begin(&mut shard);
+    flush(&mut shard);
+    let (compacted, count) = (up_to(&shard, 0), newest(&shard, 0).1);
+    assert!(there(&shard) && compacted > Offset::ZERO && count < 20, "{compacted} {count}");
+    // Its time is over a millisecond after it was found first.
+    while there(&shard) {
+        begin(&mut shard);
+        flush(&mut shard);
+    }
+    assert_eq!((up_to(&shard, 0), newest(&shard, 0).1), (compacted, count - 1), "and nothing else goes");
+    begin(&mut shard);
+    assert!(shard.away.is_empty() && !shard.context.compactor.is_busy(), "nothing is left to do");
+}

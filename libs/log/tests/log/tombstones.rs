@@ -1,0 +1,65 @@
+//! Tombstones of a log to which nothing is written any more.
+
+use walser_log::{CompactionRules, Disk as _, Open, PowerLoss};
+use walser_model::{Compression, Offset};
+
+use crate::compaction::{close_last, compact, newest, rules, seen, small, written};
+use crate::site::Site;
+
+/// Nothing is written any more, so that nothing else makes a compaction of it due (KIP-534).
+#[test]
+fn a_tombstone_goes_from_a_log_at_rest_when_its_time_is_over() {
+    for restarts in [false, true] {
+        let batches: Vec<_> = (0..200).map(|number| vec![(number % 5, number >= 195), (9, false)]).collect();
+        let mut site = written(&batches, Compression::None);
+        close_last(&mut site);
+        assert!(compact(&mut site, rules(1_000)));
+        let restart = |site: &mut Site| {
+            if restarts {
+                let disk = site.disk.lose_power(PowerLoss::Everything);
+                site.restart_on(disk, small());
+            }
+        };
+        let left = |site: &Site| site.log.compactable(site.log.log_end()).and_then(|found| found.tombstone);
+        restart(&mut site);
+        let waits = left(&site).unwrap();
+        assert_eq!((waits.over, waits.at), (1_100, Offset(390)), "the first of five");
+        assert!(!compact(&mut site, rules(1_100)) && !waits.goes(1_100, Offset(i64::MAX)), "its time is not over");
+        let behind = CompactionRules { tombstone_floor: Offset(390), ..rules(1_101) };
+        assert!(!compact(&mut site, behind) && !waits.goes(1_101, Offset(390)), "some replica does not have it");
+        let some = CompactionRules { tombstone_floor: Offset(394), ..rules(1_101) };
+        assert!(compact(&mut site, some) && waits.goes(1_101, Offset(394)));
+        restart(&mut site);
+        assert_eq!((newest(&seen(&site)).len(), left(&site).map(|left| left.at)), (5, Some(Offset(394))));
+        assert!(!compact(&mut site, some), "nothing comes of it");
+        assert!(compact(&mut site, rules(1_101)));
+        restart(&mut site);
+        assert_eq!((newest(&seen(&site)).len(), left(&site)), (2, None));
+        assert!(!compact(&mut site, rules(9_999)), "nothing is left to do");
+    }
+}
+
+/// Also of one that was compacted by a version that did not note which tombstones it left.
+#[test]
+fn a_log_of_an_earlier_version_is_looked_through_once_for_tombstones() {
+    let batches: Vec<_> = (0..200).map(|number| vec![(number % 5, number >= 195), (9, false)]).collect();
+    let mut site = written(&batches, Compression::None);
+    close_last(&mut site);
+    assert!(compact(&mut site, rules(1_000)));
+    let path = site.file("compacted");
+    let disk = site.disk.lose_power(PowerLoss::Everything);
+    let file = disk.open(&path, Open::Write).unwrap();
+    let mut bytes = Vec::new();
+    file.read_at(&mut bytes, 0, 64).unwrap();
+    bytes.truncate(8 + 3 * 8);
+    let sum = u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes)).unwrap();
+    bytes.extend(sum.to_be_bytes());
+    file.set_len(0).unwrap();
+    file.write_at(&bytes, 0).unwrap();
+    site.restart_on(disk, small());
+    assert!(compact(&mut site, rules(1_050)));
+    assert_eq!(newest(&seen(&site)).len(), 7);
+    assert!(!compact(&mut site, rules(1_050)));
+    assert!(compact(&mut site, rules(1_101)));
+    assert_eq!(newest(&seen(&site)).len(), 2);
+}
