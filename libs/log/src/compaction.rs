@@ -99,6 +99,17 @@ pub struct CompactionStep {
     pub(crate) replacement: Option<Replacement>,
     /// With the last step: what the log is to remember.
     pub(crate) compacted: Option<CompactedTo>,
+    /// With the last step, if anything was looked at.
+    pub(crate) left: Option<CompactionRest>,
+}
+
+/// What a compaction has left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CompactionRest {
+    /// Records with a value, or without a key: one of each key, where there was memory for all keys.
+    pub records: u64,
+    /// Records without a value.
+    pub tombstones: u64,
 }
 
 /// What a log remembers of its compactions.
@@ -145,6 +156,8 @@ pub struct Compacted {
     pub bytes_before: u64,
     /// Bytes of the one that took their place.
     pub bytes_after: u64,
+    /// What the whole compaction has left; with its last step, if it had anything to look at.
+    pub left: Option<CompactionRest>,
 }
 
 /// What the second pass goes by, and how far it is.
@@ -160,6 +173,8 @@ pub(crate) struct Pass {
     last_of_producers: HashMap<ProducerId, Option<Offset>>,
     /// Of the tombstones that are left, the one that may go first.
     tombstone: Option<WaitingTombstone>,
+    /// What it has left so far.
+    left: CompactionRest,
     /// Number of the segment that is next.
     next: usize,
     /// Nothing is left to say.
@@ -229,7 +244,16 @@ impl Pass {
             (*id, last)
         };
         let last_of_producers = job.last_of_producers.iter().map(below_end).collect();
-        Self { map, end, uncleaned: job.uncleaned, last_of_producers, tombstone: None, next: 0, ended: false }
+        Self {
+            map,
+            end,
+            uncleaned: job.uncleaned,
+            last_of_producers,
+            tombstone: None,
+            left: CompactionRest::default(),
+            next: 0,
+            ended: false,
+        }
     }
 
     /// Whether a batch stays without its records, because of its producer.
@@ -279,13 +303,21 @@ impl CompactionJob {
                     number,
                     replacement: Some(replacement),
                     compacted: None,
+                    left: None,
                 }));
             }
         }
         let ended = std::mem::replace(&mut pass.ended, true);
-        let tombstone = if self.rewrites(pass) { pass.tombstone } else { self.tombstone };
+        let rewrote = self.rewrites(pass);
+        let (tombstone, left) = if rewrote { (pass.tombstone, Some(pass.left)) } else { (self.tombstone, None) };
         let compacted = CompactedTo { end: pass.end, uncleaned: pass.uncleaned, tombstone };
-        Ok((!ended).then_some(CompactionStep { generation, number, replacement: None, compacted: Some(compacted) }))
+        Ok((!ended).then_some(CompactionStep {
+            generation,
+            number,
+            replacement: None,
+            compacted: Some(compacted),
+            left,
+        }))
     }
 
     /// Removes the file that was written for a group, where it still has the name of one that does not count.

@@ -51,7 +51,9 @@ mod topic_names;
 pub use active::Admission;
 pub use checkpoint::{Checkpoint, Marks};
 pub use clock_mark::ClockMark;
-pub use compaction::{Compactable, Compacted, CompactionJob, CompactionRules, CompactionStep, WaitingTombstone};
+pub use compaction::{
+    Compactable, Compacted, CompactionJob, CompactionRest, CompactionRules, CompactionStep, WaitingTombstone,
+};
 pub use copy::{CompleteCopy, CopyError, LogCopy};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{

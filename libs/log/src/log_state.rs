@@ -20,6 +20,7 @@ pub(crate) struct LogState {
     end: AtomicI64,
     corrupt_from: AtomicI64,
     tombstone_floor: AtomicI64,
+    compacted: AtomicI64,
     generation: AtomicGeneration,
     pins: Mutex<Pins>,
 }
@@ -85,6 +86,7 @@ impl LogState {
             end: AtomicI64::new(end.0),
             corrupt_from: AtomicI64::new(i64::MAX),
             tombstone_floor: AtomicI64::new(0),
+            compacted: AtomicI64::new(0),
             generation: AtomicGeneration::default(),
             pins: Mutex::default(),
         }
@@ -156,6 +158,15 @@ impl LogState {
     /// First damaged offset; the largest one there is when there is no damage.
     pub(crate) fn corrupt_from(&self) -> Offset {
         Offset(self.corrupt_from.load(Ordering::Acquire))
+    }
+
+    /// Everything below was compacted. Exclusive.
+    pub(crate) fn compacted(&self) -> Offset {
+        Offset(self.compacted.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_compacted(&self, offset: Offset) {
+        self.compacted.store(offset.0, Ordering::Release);
     }
 
     /// What the log has in it now.

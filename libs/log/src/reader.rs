@@ -127,6 +127,22 @@ impl LogReader {
         self.state.retained()
     }
 
+    /// Everything below was compacted. Exclusive.
+    pub fn compacted(&self) -> Offset {
+        self.state.compacted()
+    }
+
+    /// Bytes of the closed segments that lie wholly below `up_to` (exclusive): of those that were compacted, and of those that
+    /// were not.
+    pub fn closed_bytes(&self, up_to: Offset) -> (u64, u64) {
+        let (segments, compacted) = (self.state.segments(), self.state.compacted());
+        let ends = segments.iter().skip(1).map(|next| next.base);
+        let closed = segments.iter().zip(ends).take_while(|(_, end)| *end <= up_to);
+        closed.fold((0, 0), |(clean, dirty), (segment, end)| {
+            if end <= compacted { (clean + segment.size(), dirty) } else { (clean, dirty + segment.size()) }
+        })
+    }
+
     /// Offset after the last record written.
     pub fn log_end(&self) -> Offset {
         self.state.end()

@@ -45,8 +45,9 @@ pub use outage::Outage;
 pub use reason::rule;
 pub use send_gate::{SendGate, WeakGate};
 pub use storage_client::{
-    AppendBatch, AppendOutcome, AppendPermit, AppendReply, BatchAppended, BatchesRead, DescribedPartition,
-    LaggingReplica, LedPartition, OffsetAnswer, OffsetQuery, PartitionNumbers, ReadBatches, StorageClient,
+    AppendBatch, AppendOutcome, AppendPermit, AppendReply, BatchAppended, BatchesRead, CompactionFigures,
+    DescribedPartition, EndedCompaction, LaggingReplica, LedPartition, OffsetAnswer, OffsetQuery, PartitionNumbers,
+    ReadBatches, StorageClient,
 };
 
 /// The reasons of errors, from the contract.

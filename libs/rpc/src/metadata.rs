@@ -13,6 +13,7 @@ use walser_proto::internal::v1::{WatchMetadataRequest, WatchMetadataResponse};
 
 use crate::{ApiError, ControllerClient, FEATURE_LEVELS, Reason};
 
+pub(crate) use wire::millis;
 pub use wire::{
     change_messages, progress_message, snapshot_messages, wire_registration, wire_time, wire_topic, wire_topic_value,
 };

@@ -120,6 +120,35 @@ pub struct DescribedPartition {
     pub damaged: bool,
     /// Replicas that do not have everything that the leader has.
     pub lags: Vec<LaggingReplica>,
+    /// How far it is compacted; `None`: it keeps all records.
+    pub compaction: Option<CompactionFigures>,
+}
+
+/// How far a log is compacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactionFigures {
+    /// Bytes of closed segments below the high watermark that were compacted.
+    pub clean_bytes: u64,
+    /// Bytes of those that were not.
+    pub dirty_bytes: u64,
+    /// Everything below was compacted. Exclusive.
+    pub compacted: Offset,
+    pub running: bool,
+    /// The latest that has ended since the node was started.
+    pub last: Option<EndedCompaction>,
+}
+
+/// A compaction that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedCompaction {
+    /// By the node's wall clock.
+    pub ended: Timestamp,
+    /// Bytes of the segments that were replaced.
+    pub bytes_before: u64,
+    /// Bytes of those in their place.
+    pub bytes_after: u64,
+    /// Records that it has left, without tombstones, and tombstones; `None`: nothing was new to it.
+    pub left: Option<(u64, u64)>,
 }
 
 /// A replica that does not have everything.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use walser_model::{LeaderEpoch, NodeId, PartitionIndex, TopicPartition};
-use walser_rpc::{ApiError, DescribedPartition, LaggingReplica, Network, PartitionNumbers, Reason};
+use walser_rpc::{ApiError, CompactionFigures, DescribedPartition, LaggingReplica, Network, PartitionNumbers, Reason};
 
 use crate::metadata::TopicView;
 
@@ -26,6 +26,8 @@ pub(crate) struct Figure {
     pub(crate) numbers: Option<PartitionNumbers>,
     /// Replicas that do not have everything.
     pub(crate) lags: Vec<LaggingReplica>,
+    /// How far it is compacted.
+    pub(crate) compaction: Option<CompactionFigures>,
     /// Why it is not in service, or not all of it.
     pub(crate) problem: Option<String>,
     pub(crate) damaged: bool,
@@ -123,17 +125,25 @@ impl Figure {
     }
 
     fn unserved(problem: String, beginning: bool) -> Self {
-        Self { numbers: None, problem: Some(problem), damaged: false, beginning, awaited: false, lags: Vec::new() }
+        Self {
+            numbers: None,
+            problem: Some(problem),
+            damaged: false,
+            beginning,
+            awaited: false,
+            lags: Vec::new(),
+            compaction: None,
+        }
     }
 
     pub(crate) fn of(found: DescribedPartition, epoch: LeaderEpoch) -> Self {
-        let DescribedPartition { numbers, problem, damaged, lags } = found;
+        let DescribedPartition { numbers, problem, damaged, lags, compaction } = found;
         // A node that has led before, or was started since, is in a later epoch.
         let waits = |failure: &ApiError| matches!(failure.reason(), Reason::NotLeader | Reason::Starting);
         let awaited = problem.is_none() && numbers.as_ref().is_err_and(waits);
         let beginning = epoch == FIRST_EPOCH && awaited;
         let problem = problem.or_else(|| numbers.as_ref().err().map(|failure| failure.message().to_owned()));
-        Self { numbers: numbers.ok(), problem, damaged, beginning, awaited, lags }
+        Self { numbers: numbers.ok(), problem, damaged, beginning, awaited, lags, compaction }
     }
 }
 

@@ -54,12 +54,13 @@ impl InProcessStorage {
         });
         let lag = |lag: FollowerLag| LaggingReplica { node: lag.node, offsets: lag.offsets, behind: lag.behind };
         let led = self.registry.held(partition).filter(|replica| replica.serving());
+        let compaction = led.as_ref().and_then(|replica| replica.compaction());
         let lags = led.map(|replica| replica.lags().into_iter().map(lag).collect()).unwrap_or_default();
         let (problem, damaged) = match self.registry.problem(partition) {
             Some(Problem { text, damaged, .. }) => (Some(text), damaged),
             None => (None, false),
         };
-        DescribedPartition { numbers, problem, damaged, lags }
+        DescribedPartition { numbers, problem, damaged, lags, compaction }
     }
 }
 

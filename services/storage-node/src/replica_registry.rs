@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use walser_log::{Condition, LogReader};
 use walser_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use walser_replication::FollowerLag;
-use walser_rpc::{ApiError, LeadOffer};
+use walser_rpc::{ApiError, CompactionFigures, EndedCompaction, LeadOffer};
 
 use crate::contact::{Contact, micros};
 use crate::error::{cannot_open, led_elsewhere, may_be_replaced, not_leader};
@@ -40,6 +40,8 @@ pub(crate) struct PartitionHandle {
     offer: Mutex<Option<LeadOffer>>,
     /// Followers that do not have everything, while this node leads.
     lags: Mutex<Vec<FollowerLag>>,
+    /// `None`: it keeps all records.
+    compaction: Mutex<Option<Compactions>>,
     failed: AtomicBool,
     /// Why, while it is out of service.
     problem: Mutex<Option<Problem>>,
@@ -50,6 +52,14 @@ pub(crate) struct PartitionHandle {
     partitions_led: IntGauge,
     /// Reads are served although nobody has said that this node leads.
     readable: AtomicBool,
+}
+
+/// What becomes of the compactions of a partition.
+#[derive(Debug, Clone, Copy, Default)]
+struct Compactions {
+    running: bool,
+    /// Since the node was started.
+    last: Option<EndedCompaction>,
 }
 
 /// Why a partition is out of service.
@@ -93,6 +103,7 @@ impl PartitionHandle {
             others_in_sync: AtomicBool::new(false),
             offer: Mutex::new(None),
             lags: Mutex::default(),
+            compaction: Mutex::default(),
             failed: AtomicBool::new(false),
             problem: Mutex::default(),
             serving: AtomicBool::new(false),
@@ -218,6 +229,32 @@ impl PartitionHandle {
         let mut shown = self.lags.lock();
         shown.clear();
         shown.extend(lags);
+    }
+
+    /// Whether of each key the newest record stays.
+    pub(crate) fn show_compacts(&self, compacts: bool) {
+        let mut shown = self.compaction.lock();
+        *shown = compacts.then(|| shown.unwrap_or_default());
+    }
+
+    pub(crate) fn compaction_begins(&self) {
+        self.compaction.lock().iter_mut().for_each(|shown| shown.running = true);
+    }
+
+    /// It runs no more, however it has ended.
+    pub(crate) fn compaction_rests(&self) {
+        self.compaction.lock().iter_mut().for_each(|shown| shown.running = false);
+    }
+
+    pub(crate) fn compaction_ended(&self, run: EndedCompaction) {
+        self.compaction.lock().iter_mut().for_each(|shown| shown.last = Some(run));
+    }
+
+    /// How far it is compacted; `None`: it keeps all records.
+    pub(crate) fn compaction(&self) -> Option<CompactionFigures> {
+        let Compactions { running, last } = (*self.compaction.lock())?;
+        let (clean_bytes, dirty_bytes) = self.reader.closed_bytes(self.high_watermark());
+        Some(CompactionFigures { clean_bytes, dirty_bytes, compacted: self.reader.compacted(), running, last })
     }
 
     pub(crate) fn lags(&self) -> Vec<FollowerLag> {

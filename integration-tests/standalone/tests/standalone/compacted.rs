@@ -136,6 +136,42 @@ async fn a_topic_is_altered_to_compact_and_takes_no_record_without_a_key_any_mor
     assert!(shown.contains("compact,delete"), "{shown}");
 }
 
+/// How much is dirty, and what the latest run has left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compacted_topic_explains_itself() {
+    let (_dir, data) = place();
+    let server = Server::start_with(&data, &["--set", SOON]);
+    let client = server.client();
+    create(&client, "t", 1, &SETTINGS).await;
+    create(&client, "plain", 1, &[]).await;
+    let of = async |client: &Client, topic: &str| {
+        let request = pb::ListPartitionsRequest { topic: topic.to_owned(), ..Default::default() };
+        let mut listed = client.topics().list_partitions(request).await.unwrap().into_inner();
+        listed.partitions.remove(0).partition.unwrap().compaction
+    };
+    assert_eq!(of(&client, "t").await, Some(pb::Compaction::default()));
+    let mut written = Written::default();
+    written.write(&client, "t", vec![keyed("deleted", Some("there".to_owned()))]).await;
+    written.write(&client, "t", vec![keyed("deleted", None)]).await;
+    written.rounds(&client, "t", 20, 200).await;
+    written.compacted(&client, "t").await;
+    let clean = async || of(&client, "t").await.is_some_and(|found| found.dirty_bytes == 0 && !found.running);
+    until(clean, "all of it is compacted").await;
+    let found = of(&client, "t").await.unwrap();
+    let run = found.last_run.unwrap();
+    assert!(run.bytes_after < run.bytes_before && found.clean_bytes > 0, "{found:?}");
+    let left = (run.record_count, run.tombstone_count.unwrap());
+    assert!(left.0 == Some(20) && left.1 <= 1 && found.compacted_offset > 3_000, "{found:?}");
+    let shown = String::from_utf8(server.cli_ok(&["topic", "describe", "t"])).unwrap();
+    assert!(shown.contains("KEYS") && shown.contains("at most 4,002 records"), "{shown}");
+    let plain = String::from_utf8(server.cli_ok(&["topic", "describe", "plain"])).unwrap();
+    assert!(of(&client, "plain").await.is_none() && !plain.contains("COMPACTION"), "{plain}");
+    server.kill();
+    let server = Server::start_with(&data, &["--set", SOON]);
+    let after = of(&server.client(), "t").await.unwrap();
+    assert!(after.compacted_offset == found.compacted_offset && after.last_run.is_none(), "{after:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_replica_has_the_newest_of_every_key_through_kills() {
     let (_dir, data) = place();

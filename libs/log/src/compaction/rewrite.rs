@@ -8,7 +8,7 @@ use walser_model::{LeaderEpoch, Offset, Timestamp};
 use walser_record_batch::{BatchHeader, Producer, Retainable, Retained, empty_batch, retain};
 
 use super::swap::cleaned_name;
-use super::{ClosedSegment, CompactionJob, Pace, Pass, WaitingTombstone, damaged, interrupted};
+use super::{ClosedSegment, CompactionJob, CompactionRest, Pace, Pass, WaitingTombstone, damaged, interrupted};
 use crate::disk::{DiskFile, Open};
 use crate::epochs::has_epoch_of;
 use crate::scan::{Scan, Step};
@@ -99,10 +99,11 @@ impl Output<'_> {
         let batch = Bytes::copy_from_slice(bytes);
         // What a tombstone deletes has gone once its whole batch was looked at.
         let horizon = Some(self.job.rules.horizon()).filter(|_| header.next_offset() <= pass.end);
-        let mut left = None;
+        let (mut left, mut rest) = (None, CompactionRest::default());
         let kept = retain(header, &batch, horizon, |record, horizon| {
             let stays = self.job.keeps(pass, record, horizon);
             left = left.or_else(|| (stays && record.tombstone).then_some(record.offset));
+            *(if record.tombstone { &mut rest.tombstones } else { &mut rest.records }) += u64::from(stays);
             stays
         });
         let horizon = match &kept {
@@ -112,6 +113,8 @@ impl Output<'_> {
         };
         let waits = left.filter(|at| *at < pass.uncleaned).zip(horizon).map(|(at, over)| WaitingTombstone { over, at });
         pass.tombstone = WaitingTombstone::first(pass.tombstone, waits);
+        pass.left.records += rest.records;
+        pass.left.tombstones += rest.tombstones;
         match kept {
             Ok(Retained::Nothing) if is_last => {
                 let BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence, .. } = *header;

@@ -145,7 +145,7 @@ impl Log {
     /// I/O errors. Where it is not known which of the files count, the log is out of service; opening it again completes or
     /// undoes the step. Otherwise the log goes on with what it had.
     pub fn take_compaction_step(&mut self, step: CompactionStep) -> Result<Option<Compacted>, LogError> {
-        let CompactionStep { generation, number, replacement, compacted } = step;
+        let CompactionStep { generation, number, replacement, compacted, left } = step;
         let (writable, replacing) = (self.writable(), Replacing::new(&self.state));
         let there = replacement.as_ref().is_none_or(|found| replacing.is_some() && self.has(found));
         let counts = there && generation == self.state.generation() && number == self.compactions;
@@ -157,7 +157,7 @@ impl Log {
             }
             return writable.map(|()| None);
         }
-        let mut done = Compacted::default();
+        let mut done = Compacted { left, ..Compacted::default() };
         if let Some(replacement) = replacement {
             self.replace(&replacement)?;
             done.bytes_before = replacement.old.iter().map(|segment| segment.size()).sum();
@@ -236,17 +236,21 @@ impl Log {
         seal(&mut bytes, 0);
         self.names.replace_file(COMPACTED_NAME, &bytes)?;
         self.compacted_file = true;
-        self.compacted = compacted;
-        self.state.set_tombstone_floor(floor);
+        self.know_compacted(compacted, floor);
         Ok(())
+    }
+
+    fn know_compacted(&mut self, compacted: CompactedTo, floor: Offset) {
+        self.compacted = compacted;
+        self.state.set_compacted(compacted.end);
+        self.state.set_tombstone_floor(floor);
     }
 
     /// Takes over what is written down, as far as the log still reaches.
     pub(super) fn take_compacted(&mut self) -> io::Result<()> {
         let (known, floor) = self.read_compacted()?;
         let end = self.log_end();
-        self.compacted = known.cut(end);
-        self.state.set_tombstone_floor(floor.min(end));
+        self.know_compacted(known.cut(end), floor.min(end));
         if known.end.max(floor) > end && self.condition == Condition::Healthy {
             self.write_compacted(self.compacted, floor.min(end))?;
         }

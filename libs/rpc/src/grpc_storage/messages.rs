@@ -8,9 +8,10 @@ use walser_proto::internal::v1::offset_lookup::At;
 use walser_proto::v1 as pb;
 
 use crate::ApiError;
+use crate::metadata::{millis, wire_time};
 use crate::storage_client::{
-    AppendBatch, AppendOutcome, BatchAppended, BatchesRead, DescribedPartition, LaggingReplica, LedPartition,
-    OffsetAnswer, OffsetQuery, PartitionNumbers, ReadBatches,
+    AppendBatch, AppendOutcome, BatchAppended, BatchesRead, CompactionFigures, DescribedPartition, EndedCompaction,
+    LaggingReplica, LedPartition, OffsetAnswer, OffsetQuery, PartitionNumbers, ReadBatches,
 };
 
 impl From<LedPartition> for pbi::PartitionRef {
@@ -208,9 +209,10 @@ pub(super) fn describe_message(partitions: &[TopicPartition]) -> pbi::DescribePa
 
 /// What is said of a partition, as it travels.
 pub fn described_message(figures: DescribedPartition) -> pbi::PartitionFigures {
-    let DescribedPartition { numbers, problem, damaged, lags } = figures;
+    let DescribedPartition { numbers, problem, damaged, lags, compaction } = figures;
     let lags = lags.into_iter().map(pb::ReplicaLag::from).collect();
-    let message = pbi::PartitionFigures { problem, damaged, lags, ..Default::default() };
+    let compaction = compaction.map(pb::Compaction::from);
+    let message = pbi::PartitionFigures { problem, damaged, lags, compaction, ..Default::default() };
     match numbers {
         Ok(numbers) => pbi::PartitionFigures {
             log_start_offset: numbers.log_start.0,
@@ -237,6 +239,61 @@ impl From<pb::ReplicaLag> for LaggingReplica {
     }
 }
 
+impl From<CompactionFigures> for pb::Compaction {
+    fn from(figures: CompactionFigures) -> Self {
+        let CompactionFigures { clean_bytes, dirty_bytes, compacted, running, last } = figures;
+        let (clean_bytes, dirty_bytes) = (signed(clean_bytes), signed(dirty_bytes));
+        Self { clean_bytes, dirty_bytes, compacted_offset: compacted.0, running, last_run: last.map(Into::into) }
+    }
+}
+
+impl From<EndedCompaction> for pb::CompactionRun {
+    fn from(run: EndedCompaction) -> Self {
+        let EndedCompaction { ended, bytes_before, bytes_after, left } = run;
+        Self {
+            end_time: Some(wire_time(ended)),
+            bytes_before: signed(bytes_before),
+            bytes_after: signed(bytes_after),
+            record_count: left.map(|(records, _)| signed(records)),
+            tombstone_count: left.map(|(_, tombstones)| signed(tombstones)),
+        }
+    }
+}
+
+impl From<pb::Compaction> for CompactionFigures {
+    fn from(message: pb::Compaction) -> Self {
+        Self {
+            clean_bytes: unsigned(message.clean_bytes),
+            dirty_bytes: unsigned(message.dirty_bytes),
+            compacted: Offset(message.compacted_offset),
+            running: message.running,
+            last: message.last_run.map(EndedCompaction::from),
+        }
+    }
+}
+
+impl From<pb::CompactionRun> for EndedCompaction {
+    fn from(message: pb::CompactionRun) -> Self {
+        Self {
+            ended: millis(message.end_time),
+            bytes_before: unsigned(message.bytes_before),
+            bytes_after: unsigned(message.bytes_after),
+            left: message
+                .record_count
+                .zip(message.tombstone_count)
+                .map(|(records, gone)| (unsigned(records), unsigned(gone))),
+        }
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
 pub(super) fn figures(message: pbi::PartitionFigures) -> DescribedPartition {
     let numbers = PartitionNumbers {
         log_start: Offset(message.log_start_offset),
@@ -245,7 +302,8 @@ pub(super) fn figures(message: pbi::PartitionFigures) -> DescribedPartition {
     };
     let numbers = message.error.map_or(Ok(numbers), |error| Err(ApiError::from(error)));
     let lags = message.lags.into_iter().map(LaggingReplica::from).collect();
-    DescribedPartition { numbers, problem: message.problem, damaged: message.damaged, lags }
+    let compaction = message.compaction.map(CompactionFigures::from);
+    DescribedPartition { numbers, problem: message.problem, damaged: message.damaged, lags, compaction }
 }
 
 #[cfg(test)]

@@ -170,7 +170,8 @@ pub fn wire_time(millis: walser_model::Timestamp) -> pbjson_types::Timestamp {
     pbjson_types::Timestamp { seconds: millis.div_euclid(1000), nanos }
 }
 
-fn millis(time: Option<pbjson_types::Timestamp>) -> walser_model::Timestamp {
+/// The same the other way; 0: it is missing.
+pub(crate) fn millis(time: Option<pbjson_types::Timestamp>) -> walser_model::Timestamp {
     time.map_or(0, |time| time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000)))
 }
 

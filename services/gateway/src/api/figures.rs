@@ -41,6 +41,7 @@ pub(super) fn complete_partition(figures: &Figures, topic: &str, partition: &mut
     partition.log_start_offset = figure.numbers.map(|numbers| numbers.log_start.0);
     partition.high_watermark = figure.numbers.map(|numbers| numbers.high_watermark.0);
     partition.size_bytes = figure.numbers.map(|numbers| signed(numbers.bytes));
+    partition.compaction = figure.compaction.map(pb::Compaction::from);
     partition.lags = figure.lags.iter().copied().map(pb::ReplicaLag::from).collect();
     if figure.problem.is_some() {
         partition.problem.clone_from(&figure.problem);
@@ -58,12 +59,12 @@ mod tests {
 
     fn served(high_watermark: i64) -> DescribedPartition {
         let numbers = PartitionNumbers { log_start: Offset(2), high_watermark: Offset(high_watermark), bytes: 50 };
-        DescribedPartition { numbers: Ok(numbers), problem: None, damaged: false, lags: Vec::new() }
+        DescribedPartition { numbers: Ok(numbers), problem: None, damaged: false, lags: Vec::new(), compaction: None }
     }
 
     fn not_leader() -> DescribedPartition {
         let failure = ApiError::new(Reason::NotLeader, "node 1 does not lead the partition");
-        DescribedPartition { numbers: Err(failure), problem: None, damaged: false, lags: Vec::new() }
+        DescribedPartition { numbers: Err(failure), problem: None, damaged: false, lags: Vec::new(), compaction: None }
     }
 
     fn damaged() -> DescribedPartition {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use walser_log::{Compacted, CompactionJob, CompactionRules, CompactionStep, Condition};
 use walser_model::{Offset, Timestamp, whole_millis};
+use walser_rpc::EndedCompaction;
 
 use super::{KeptLog, Partition};
 use crate::compactor::CompactionTurn;
@@ -72,6 +73,7 @@ impl Partition {
             Ok(Some(job)) => {
                 let begun = context.clock.monotonic();
                 self.compacting = Some(Box::new(Compacting::new(job, turn, begun)));
+                self.handle.compaction_begins();
             }
             Ok(None) => {}
             Err(error) => self.compaction_failed(&error, context),
@@ -84,6 +86,7 @@ impl Partition {
             Ok(Some(done)) => {
                 compacting.done.bytes_before += done.bytes_before;
                 compacting.done.bytes_after += done.bytes_after;
+                compacting.done.left = compacting.done.left.or(done.left);
                 self.compacting = Some(compacting);
             }
             // It was cut, or is being copied: it begins anew later.
@@ -104,9 +107,12 @@ impl Partition {
     }
 
     pub(crate) fn compaction_ended(&mut self, compacting: &Compacting, context: &ShardContext) {
-        let Compacted { bytes_before, bytes_after } = compacting.done;
+        let Compacted { bytes_before, bytes_after, left } = compacting.done;
         let took = context.clock.monotonic().saturating_sub(compacting.begun);
         context.metrics.compacted(bytes_before, bytes_after);
+        let left = left.map(|left| (left.records, left.tombstones));
+        let ended = context.clock.now_millis();
+        self.handle.compaction_ended(EndedCompaction { ended, bytes_before, bytes_after, left });
         self.compaction_rests(context);
         let partition = context.named(self.log.partition());
         tracing::info!(%partition, up_to = %self.log.compacted(), bytes_before, bytes_after, ?took, "compacted");
@@ -115,5 +121,6 @@ impl Partition {
     /// It is not compacted again at once.
     pub(crate) fn compaction_rests(&mut self, context: &ShardContext) {
         self.compaction_at = context.clock.monotonic() + context.retention_check;
+        self.handle.compaction_rests();
     }
 }

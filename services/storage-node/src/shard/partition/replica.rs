@@ -72,6 +72,7 @@ impl Partition {
         self.log.configure(LogConfig::from(&config));
         let durability = config.durability;
         self.config = config;
+        self.handle.show_compacts(self.config.cleanup_policy.compacts());
         self.unreadable = unreadable;
         for event in [
             ReplicaEvent::Configured { durability },

@@ -12,7 +12,7 @@ use crate::cli::TopicDescribeArgs;
 use crate::command::partition::show_partitions;
 use crate::command::produce::now_ms;
 use crate::error::CliError;
-use crate::output::{self, plural, table};
+use crate::output::{self, bytes, plural, table};
 use crate::records::time::{since, wire_time};
 use crate::server::Server;
 use crate::{message, topics};
@@ -85,6 +85,31 @@ async fn described(
     Ok(configs.map(|configs| Described { topic, partitions, configs: configs.configs }))
 }
 
+/// What a partition says of its compactions.
+fn compaction_row(number: i32, compaction: &pb::Compaction) -> Vec<String> {
+    let closed = compaction.clean_bytes.saturating_add(compaction.dirty_bytes);
+    let percent = compaction.dirty_bytes.saturating_mul(100).checked_div(closed).unwrap_or(0);
+    let run = compaction.last_run.as_ref();
+    let ended = run.and_then(|run| run.end_time).map(|ended| format!("{} ago", since(ended, now_ms())));
+    let last = match (compaction.running, ended) {
+        (true, _) => "running".to_owned(),
+        (false, Some(ended)) => ended,
+        (false, None) => "-".to_owned(),
+    };
+    let of_run =
+        |shown: fn(&pb::CompactionRun) -> Option<String>| run.and_then(shown).unwrap_or_else(|| "-".to_owned());
+    vec![
+        number.to_string(),
+        format!("{percent} %"),
+        bytes(closed),
+        last,
+        of_run(|run| Some(bytes(run.bytes_before))),
+        of_run(|run| Some(bytes(run.bytes_after))),
+        of_run(|run| run.record_count.map(output::count)),
+        of_run(|run| run.tombstone_count.map(output::count)),
+    ]
+}
+
 // === impl Described ===
 
 impl Described {
@@ -100,13 +125,17 @@ impl Described {
         let Self { topic, partitions, configs } = self;
         let stats = topic.stats.unwrap_or_default();
         let (partition_count, replicas) = (i64::from(topic.partition_count), i64::from(topic.replication_factor));
+        // Offsets of what compaction has dropped are not used again.
+        let compacts = partitions.iter().any(|partition| partition.compaction.is_some());
+        let at_most = if compacts && stats.record_count.is_some() { "at most " } else { "" };
+        let records = format!("{at_most}{}", records(&stats));
         output::data(&format!(
             "{}  {}\n{} · {} · {} · {}",
             topic.name,
             state(topic),
             plural(partition_count, "partition"),
             plural(replicas, "replica"),
-            records(&stats),
+            records,
             size(&stats),
         ));
         if let Some(created) = topic.create_time {
@@ -118,6 +147,12 @@ impl Described {
             let row = |entry: &pb::ConfigEntry| vec![entry.name.clone(), value(entry), source(entry)];
             let rows: Vec<_> = configs.iter().map(row).collect();
             output::data(&format!("{}\n", table(&["CONFIG", "VALUE", "SOURCE"], &rows)));
+        }
+        let compacted = partitions.iter().filter_map(|partition| Some((partition.partition, partition.compaction?)));
+        let rows: Vec<_> = compacted.map(|(number, compaction)| compaction_row(number, &compaction)).collect();
+        if !rows.is_empty() {
+            let names = ["COMPACTION OF", "DIRTY", "OF", "LAST RUN", "BEFORE", "AFTER", "KEYS", "TOMBSTONES"];
+            output::data(&format!("{}\n", table(&names, &rows)));
         }
         show_partitions(partitions.iter().map(|partition| (partition.partition.to_string(), partition)));
     }
