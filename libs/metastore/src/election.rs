@@ -7,6 +7,8 @@ use crate::{Compare, Leadership, LeaseId, Metastore, Op, Outcome, Revision, Stor
 /// Pauses before the key is read again after the store did not answer: doubled each time, up to the longer one.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// So many failures in a row are told: whoever campaigns says why nobody is elected, and campaigns again.
+const FAILURES_MAX: u32 = 5;
 
 pub(crate) async fn campaign<S: Metastore + ?Sized>(
     store: &S,
@@ -15,13 +17,16 @@ pub(crate) async fn campaign<S: Metastore + ?Sized>(
     lease: LeaseId,
 ) -> Result<Leadership, StoreError> {
     let key = format!("election/{name}");
-    let mut pause = PAUSE_MIN;
+    let (mut pause, mut failures) = (PAUSE_MIN, 0);
     loop {
         match attempt(store, &key, candidate, lease).await {
             Ok(Some(epoch)) => return Ok(Leadership { key, epoch }),
-            Ok(None) => pause = PAUSE_MIN,
+            Ok(None) => (pause, failures) = (PAUSE_MIN, 0),
             // The key shows what became of the attempt, so nothing is lost by reading it again.
-            Err(StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Compacted { .. }) => {
+            Err(StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Compacted { .. })
+                if failures < FAILURES_MAX =>
+            {
+                failures += 1;
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(PAUSE_MAX);
             }

@@ -272,7 +272,7 @@ pub trait Metastore: Send + Sync + Debug {
     ///
     /// `candidate` MUST be unique for each start of a process: a key with this candidate and this lease is taken for the
     /// outcome of an attempt whose answer was lost. A key with this candidate and another lease is waited for like that
-    /// of any other candidate. While the store does not answer, the key is read again until it does.
+    /// of any other candidate. A store that does not answer is asked again a few times.
     ///
     /// When the future is dropped, the candidate MAY become the leader nevertheless, until its lease ends; a campaign
     /// with the same candidate and lease returns that leadership.

@@ -53,6 +53,8 @@ pub(crate) struct ControllerLead {
     won: Arc<Notify>,
     /// The lease by which it leads or waits.
     lease: Arc<Mutex<Option<LeaseId>>>,
+    /// Why it could not lead or be elected when it tried last.
+    trouble: Arc<Mutex<Option<String>>>,
     problems: StoreProblems,
 }
 
@@ -69,6 +71,7 @@ impl ControllerLead {
             blind: Arc::new(Mutex::new(Some(Instant::now()))),
             won: Arc::default(),
             lease: Arc::default(),
+            trouble: Arc::default(),
             problems,
         }
     }
@@ -94,6 +97,10 @@ impl ControllerLead {
             } else if let Some(why) = self.problems.takes_no_writes() {
                 format!(
                     "this controller cannot begin to lead, the metadata store takes no writes: {why}; nothing was done"
+                )
+            } else if let Some(why) = self.trouble.lock().as_ref() {
+                format!(
+                    "this controller does not lead, and cannot be elected: {why}; nothing was done, look at the metadata store"
                 )
             } else {
                 "this controller does not lead at present; nothing was done, try again".to_owned()
@@ -153,9 +160,17 @@ impl ControllerLead {
         self.blind.lock().is_some_and(|since| since.elapsed() >= limit)
     }
 
-    /// Lets another one lead that can see what it decides on.
-    async fn give_up(&self, lease: LeaseId) {
-        tracing::warn!("this controller gives up the lead: it cannot follow the metadata store");
+    /// Keeps the lease by which it leads, and looks whether it does. False: the key of the election is not its own any more;
+    /// somebody has deleted that, and every decision would be refused for it.
+    async fn keep(&self, lease: LeaseId) -> Result<bool, StoreError> {
+        self.store.keep_alive(lease).await?;
+        let (holder, _) = self.store.get(&self.key).await?;
+        Ok(holder.is_some_and(|holder| holder.create_revision == self.epoch.load(Ordering::Acquire)))
+    }
+
+    /// Lets another one lead, or this one once more.
+    async fn give_up(&self, lease: LeaseId, why: &str) {
+        tracing::warn!("this controller gives up the lead: {why}");
         self.epoch.store(0, Ordering::Release);
         if let Err(error) = self.store.revoke(lease).await {
             tracing::warn!(%error, "the lease was not revoked; it ends by itself");
@@ -218,6 +233,18 @@ impl ControllerLead {
         }
     }
 
+    fn works(&self, outage: &mut Outage) {
+        *self.trouble.lock() = None;
+        outage.ended();
+    }
+
+    async fn fails(&self, outage: &mut Outage, error: StoreError) {
+        let error = store_failure(error);
+        *self.trouble.lock() = Some(error.message().to_owned());
+        outage.failed(&error);
+        tokio::time::sleep(RETRY).await;
+    }
+
     /// Wins the lead, keeps it, and wins it again when it was lost, for as long as the process runs.
     pub(crate) async fn run(self) {
         let (mut lease, mut outage) = (None, Outage::of("the lead of this controller"));
@@ -225,27 +252,28 @@ impl ControllerLead {
             match lease {
                 Some(held) => {
                     let sent = Instant::now();
-                    match self.store.keep_alive(held).await {
-                        Ok(()) => {
+                    match self.keep(held).await {
+                        Ok(true) => {
                             *self.confirmed.lock() = Some(sent);
                             self.won.notify_waiters();
-                            outage.ended();
+                            self.works(&mut outage);
                             if self.is_blind_for(BLIND_MAX) {
-                                self.give_up(held).await;
+                                self.give_up(held, "it cannot follow the metadata store").await;
                                 lease = None;
                                 continue;
                             }
                             tokio::time::sleep_until(sent + KEEP_ALIVE).await;
+                        }
+                        Ok(false) => {
+                            self.give_up(held, "somebody has deleted its key from the election").await;
+                            lease = None;
                         }
                         Err(StoreError::NoLease(_)) => {
                             self.epoch.store(0, Ordering::Release);
                             tracing::warn!("this controller does not lead any more: its lease ended");
                             lease = None;
                         }
-                        Err(error) => {
-                            outage.failed(&store_failure(error));
-                            tokio::time::sleep(RETRY).await;
-                        }
+                        Err(error) => self.fails(&mut outage, error).await,
                     }
                 }
                 None => {
@@ -253,12 +281,9 @@ impl ControllerLead {
                     match self.win().await {
                         Ok(held) => {
                             lease = Some(held);
-                            outage.ended();
+                            self.works(&mut outage);
                         }
-                        Err(error) => {
-                            outage.failed(&store_failure(error));
-                            tokio::time::sleep(RETRY).await;
-                        }
+                        Err(error) => self.fails(&mut outage, error).await,
                     }
                 }
             }
@@ -268,7 +293,7 @@ impl ControllerLead {
 
 #[cfg(test)]
 mod tests {
-    use walser_metastore::Memory;
+    use walser_metastore::{Memory, Op, Txn};
 
     use super::*;
 
@@ -326,5 +351,26 @@ mod tests {
         let resigned = Instant::now();
         next.leads().await;
         assert!(leads.epoch().is_err() && resigned.elapsed() < KEEP_ALIVE, "{:?}", resigned.elapsed());
+    }
+
+    /// A lease that lives on is no proof of leading.
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_whose_key_somebody_deletes_is_elected_again() {
+        let store: Arc<dyn Metastore> = Arc::new(Memory::new());
+        let lead = ControllerLead::new(Arc::clone(&store), "it", StoreProblems::default());
+        lead.note_following(true);
+        lead.note_seen(Revision::MAX);
+        tokio::spawn(lead.clone().run());
+        for _ in 0..3 {
+            lead.leads().await;
+            let epoch = lead.epoch().unwrap();
+            let ops = vec![Op::Delete { key: KEY.to_owned() }];
+            store.transact(Txn { compares: Vec::new(), ops }).await.unwrap();
+            while lead.epoch() == Ok(epoch) {
+                tokio::time::sleep(KEEP_ALIVE).await;
+            }
+            lead.leads().await;
+            assert!(lead.epoch().unwrap() > epoch);
+        }
     }
 }
