@@ -198,8 +198,10 @@ impl DataDirectory {
     /// Notes a metadata version, durably, before anything is done because of it. A lower one changes nothing.
     ///
     /// # Errors
-    /// I/O errors; the version is as it was then.
+    /// I/O errors; the version is as it was then. As for [`DataDirectory::check_in_place`]: the file of another directory
+    /// stays as it is.
     pub fn note_metadata(&self, seen: SeenMetadata) -> io::Result<()> {
+        self.check_in_place()?;
         self.metadata_version.raise(seen)
     }
 
@@ -225,6 +227,7 @@ impl DataDirectory {
     /// # Errors
     /// I/O errors; it is told again then.
     pub fn run_recorded(&self) -> io::Result<()> {
+        self.check_in_place()?;
         self.last_run.get().map_or(Ok(()), LastRun::told)
     }
 
@@ -240,6 +243,7 @@ impl DataDirectory {
     /// # Errors
     /// I/O errors; the next start takes the process for killed then.
     pub fn end_run(&self) -> io::Result<()> {
+        self.check_in_place()?;
         self.last_run.get().map_or(Ok(()), LastRun::close)
     }
 
@@ -268,6 +272,7 @@ impl DataDirectory {
     /// # Errors
     /// I/O errors; nothing depends on the file.
     pub fn write_topic_names(&self, names: &NamesById) -> io::Result<()> {
+        self.check_in_place()?;
         topic_names::write(&*self.disk, &self.root, names)
     }
 

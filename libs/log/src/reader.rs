@@ -283,7 +283,9 @@ impl LogReader {
             if segment.base >= below || segment.size() == 0 {
                 continue;
             }
-            let Some((position, mut expected)) = segment.place_for_time(timestamp)? else { continue };
+            let Some(by_time) = segment.place_for_time(timestamp)? else { continue };
+            // What is deleted is not looked at.
+            let (position, mut expected) = by_time.max(segment.place_for(start)?);
             let file = segment.file(Open::Read)?;
             let mut scan = Scan::new(&*file, position, segment.size());
             loop {

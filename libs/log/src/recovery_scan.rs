@@ -122,6 +122,7 @@ impl RecoveryScan<'_> {
             file.sync_data()?;
         }
         segment.set_size(end);
+        segment.close();
         Ok(bad)
     }
 

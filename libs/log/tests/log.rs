@@ -28,6 +28,8 @@ mod ordinary;
 mod producers;
 #[path = "log/removed.rs"]
 mod removed;
+#[path = "log/rot_and_power.rs"]
+mod rot_and_power;
 #[path = "log/set_aside.rs"]
 mod set_aside;
 #[path = "log/site.rs"]

@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use walser_metadata::Changes;
 use walser_metastore::{Metastore, Revision, WatchError, WatchEvent, read_all};
-use walser_rpc::{ApiError, Reason};
+use walser_rpc::{ApiError, Outage, Reason};
 use walser_service::Shutdown;
 
 use crate::cluster_view::ClusterView;
@@ -122,12 +122,13 @@ impl Views {
     /// Follows the store for as long as the process runs. An older copy that was put in its place ends the process: its next
     /// start begins another history, which nodes can tell from the one that they have seen.
     pub(crate) async fn follow(self, shutdown: Shutdown) {
+        let mut outage = Outage::of("following the metadata store");
         loop {
-            let ended = self.follow_once().await;
+            let ended = self.follow_once(&mut outage).await;
             self.lead.note_following(false);
             match &ended {
                 Err(failure) => {
-                    tracing::warn!(%failure, "the metadata store cannot be followed; retrying");
+                    outage.failed(failure);
                     tokio::time::sleep(RETRY).await;
                 }
                 Ok(reason) => tracing::info!(%reason, "the metadata store is read anew"),
@@ -138,17 +139,18 @@ impl Views {
                     tracing::error!(%failure, "an older copy of the metadata is in the store: this process ends");
                     return shutdown.begin_failed(format!("an older copy of the metadata is in the store: {failure}"));
                 }
-                tracing::warn!(%failure, "the metadata store cannot be read; retrying");
+                outage.failed(&failure);
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
 
     /// Applies changes until the watch ends; returns why.
-    async fn follow_once(&self) -> Result<WatchError, ApiError> {
+    async fn follow_once(&self, outage: &mut Outage) -> Result<WatchError, ApiError> {
         let mut view = ClusterView::clone(&self.load());
         let mut watch = self.store.watch("", view.metadata.version()).await.map_err(store_failure)?;
         self.lead.note_following(true);
+        outage.ended();
         loop {
             let (revision, changes) = match watch.next().await {
                 Ok(WatchEvent::Changes { revision, changes }) => (revision, changes),

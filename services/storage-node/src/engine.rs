@@ -123,11 +123,15 @@ impl Engine {
         }
         let looked = in_place.and_then(|()| self.space.check(&self.directory));
         let looked = looked.and_then(|()| if sync { Checkpoint::sync(&self.directory.checkpoint()) } else { Ok(()) });
-        let problem = looked.err().map(|error| {
-            let path = self.directory.path().display();
-            tracing::error!(%path, %error, "the data directory cannot be written or looked at");
-            error.to_string()
-        });
+        let (before, problem) = (self.problem.get(), looked.err().map(|error| error.to_string()));
+        let path = self.directory.path().display();
+        match &problem {
+            // It is looked at all the time.
+            Some(_) if before == problem => {}
+            Some(error) => tracing::error!(%path, error, "the data directory cannot be written or looked at"),
+            None if before.is_some() => tracing::info!(%path, "the data directory can be used again"),
+            None => {}
+        }
         self.problem.set(problem);
     }
 

@@ -102,6 +102,10 @@ impl Log {
         if self.damage_notes.contains(&from) {
             return Ok(());
         }
+        // With marks from before, a start would take what is damaged for a torn end, and the note for one of records that
+        // are gone.
+        self.write_marks()?;
+        self.sync_marks()?;
         // What is damaged may be that there is nothing, not even the directory.
         self.names.disk().create_dir(self.names.path())?;
         self.names.disk().open(&self.names.path().join(note_name(from)), Open::Write)?;

@@ -1,18 +1,20 @@
 //! What is cut from a log and may be wanted again: it is kept in a file beside the log, until somebody removes that.
 
-use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use walser_model::Offset;
 
 use super::findings::CutTail;
 use super::{KEPT_PREFIX, Log};
-use crate::disk::{DiskFile, Open};
+use crate::disk::{Disk, DiskFile, Open};
 use crate::recovery_scan::LogPosition;
 
 /// At most this much is kept of what is cut at once, in bytes.
 const KEPT_BYTES_MAX: u64 = 64 << 20;
+/// Bytes that are copied at once.
+const CHUNK: usize = 1 << 20;
 
 /// A file with what was cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,27 +29,38 @@ pub struct Kept {
 
 impl Log {
     /// Copies everything from a position on, up to a bound, into a file beside the log, durably. A file that is there already
-    /// stays: what was killed between that and the cut has left it, and may have removed some of what it has.
+    /// stays: what was killed between that and the cut has left it, and may have removed some of what it has. One that has
+    /// all of it is enough.
     pub(super) fn keep_tail(&self, from: &LogPosition, stem: &str) -> io::Result<Kept> {
         let (disk, dir) = (self.names.disk(), self.names.path());
-        let there: HashSet<String> = disk.list(dir)?.into_iter().map(|entry| entry.name).collect();
-        let mut name = format!("{stem}.bytes");
-        for number in 2..=there.len() + 1 {
-            if !there.contains(&name) {
-                break;
-            }
-            name = format!("{stem}.{number}.bytes");
-        }
-        let (path, unfinished) = (dir.join(&name), dir.join(format!("{name}.tmp")));
+        let unfinished = dir.join(format!("{stem}.bytes.tmp"));
         let file = disk.open(&unfinished, Open::Write)?;
         file.set_len(0)?;
         let segments = self.state.segments().clone();
-        let mut kept = Kept { path, bytes: 0, cut: 0 };
+        let mut kept = Kept { path: dir.join(format!("{stem}.bytes")), bytes: 0, cut: 0 };
         for (number, segment) in segments.iter().enumerate().skip(from.segment) {
             let begin = if number == from.segment { from.position } else { 0 };
-            copy(&*segment.file(Open::Write)?, begin, &*file, &mut kept)?;
+            match segment.file(Open::Read) {
+                Ok(old) => copy(&*old, begin, &*file, &mut kept)?,
+                // Somebody has removed it: what is left is kept.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            // There may be more of them than files may be open.
+            segment.close();
         }
         file.sync_data()?;
+        let (mut number, mut found) = (1, file_there(&**disk, &kept.path)?);
+        while let Some(other) = found {
+            if begins_with(&*other, &*file, kept.bytes)? {
+                disk.remove_file(&unfinished)?;
+                self.names.sync()?;
+                return Ok(kept);
+            }
+            number += 1;
+            kept.path = dir.join(format!("{stem}.{number}.bytes"));
+            found = file_there(&**disk, &kept.path)?;
+        }
         disk.rename(&unfinished, &kept.path)?;
         self.names.sync()?;
         Ok(kept)
@@ -71,9 +84,32 @@ impl Log {
     }
 }
 
+/// `None`: there is no such file.
+fn file_there(disk: &dyn Disk, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {
+    match disk.open(path, Open::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// Whether a file begins with the first `len` bytes of another one.
+fn begins_with(file: &dyn DiskFile, other: &dyn DiskFile, len: u64) -> io::Result<bool> {
+    let mut at = 0;
+    while at < len {
+        let count = usize::try_from(len - at).map_or(CHUNK, |left| left.min(CHUNK));
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        file.read_at(&mut here, at, count)?;
+        other.read_at(&mut there, at, count)?;
+        if here != there {
+            return Ok(false);
+        }
+        at += count as u64;
+    }
+    Ok(true)
+}
+
 /// Appends everything up to the last byte that is not zero, as far as there is room for it.
 fn copy(from: &dyn DiskFile, start: u64, to: &dyn DiskFile, kept: &mut Kept) -> io::Result<()> {
-    const CHUNK: usize = 1 << 20;
     let (mut position, before) = (start, kept.cut);
     loop {
         let mut chunk = Vec::new();

@@ -245,7 +245,7 @@ impl Log {
         let mut recovery = Recovery { scanned_segments, scanned_bytes, ..Recovery::default() };
         // What is found does not reach the log start.
         let ends_below = end < self.marks.log_start && self.marks.durable <= self.marks.log_start;
-        let damaged = if ends_below { !gives_up && self.was_durable_to_its_start() } else { end < self.marks.durable };
+        let damaged = end < self.marks.durable && !(ends_below && (gives_up || self.begun_anew()));
         if let Some(from) = contradiction.or_else(|| damaged.then_some(end)) {
             self.declare_damage(from, end, &mut recovery);
             self.know_epochs_below(from, of_records);
@@ -290,12 +290,10 @@ impl Log {
         Ok(recovery)
     }
 
-    /// Whether records that lie right before the log start were on stable storage in a file that is still in use. Not where the
-    /// log was begun anew there: names of what was removed before that may have come back with the power.
-    fn was_durable_to_its_start(&self) -> bool {
+    /// Whether the log was begun anew at its start: names of what was removed before that may have come back with the power.
+    fn begun_anew(&self) -> bool {
         let Marks { log_start, durable, recovery_point, recovery_position, .. } = self.marks;
-        let begun_anew = recovery_point == log_start && recovery_position == 0;
-        durable == log_start && !begun_anew
+        durable == log_start && recovery_point == log_start && recovery_position == 0
     }
 
     /// Writes everything from `from` on once more, durably.
@@ -373,7 +371,7 @@ impl Log {
     }
 
     /// Gives up the damaged part of a corrupt log: the log ends where the damage begins, and takes writes again.
-    /// What is cut is kept aside. Gives back where the log was known to end and how many bytes were set aside.
+    /// What is cut is kept aside, up to a bound. Gives back where the log was known to end and how many bytes were set aside.
     ///
     /// # Errors
     /// [`LogError::OutOfRange`] when the log is not corrupt, [`LogError::Busy`] while a flush or an extension runs.
@@ -383,7 +381,7 @@ impl Log {
             return Err(LogError::OutOfRange { offset: end, start, end });
         };
         self.idle()?;
-        let (known_end, synced) = (self.log_end(), self.marks.durable);
+        let (known_end, synced, before) = (self.log_end(), self.marks.durable, self.marks);
         // What is left is found by reading it; the damage may begin before the offset at which it was met.
         self.marks.durable = self.log_start();
         self.active = None;
@@ -399,6 +397,10 @@ impl Log {
             self.state.set_log_start(first);
             (self.marks.durable, self.marks.recovery_point) = (first, first);
         }
+        if let Some(first) = first.filter(|first| *first < self.log_start()) {
+            // It is not begun anew there.
+            self.marks.recovery_point = first;
+        }
         self.snapshots.point_goes_back(self.marks.recovery_point);
         // All of it is read: the damage may lie below what the index and a snapshot vouch for.
         let snapshots = self.snapshots.list()?;
@@ -406,9 +408,15 @@ impl Log {
         let there = self.names.disk().create_dir(self.names.path()).and_then(|()| self.sync_names());
         let recovery =
             there.map_err(LogError::from).and_then(|()| self.recover(&snapshots, self.log_start(), (synced, true)));
-        let recovery = recovery.inspect_err(|error| self.fail(error.to_string()))?;
+        let recovery = recovery.inspect_err(|error| {
+            // What is below was durable all the same.
+            self.marks = before;
+            self.fail(error.to_string());
+        })?;
         let finished = self.finish_repair().and_then(|()| self.take_compacted());
         finished.inspect_err(|error| self.fail(format!("repair: {error}")))?;
+        // What readers have met meanwhile is not of what comes now.
+        self.state.begin_generation();
         Ok((known_end, recovery.cut.map_or(0, |cut| cut.kept.bytes)))
     }
 }

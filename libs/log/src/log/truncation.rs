@@ -114,6 +114,8 @@ impl Log {
         self.marks.high_watermark = self.marks.high_watermark.min(to);
         self.write_marks()?;
         self.sync_marks()?;
+        // Readers see that it ends there before anything is gone.
+        self.state.set_end(to);
         self.cut_compacted(to)?;
         // A snapshot above the end must not meet other records under the same offsets.
         self.snapshots.remove_above(to)?;
@@ -132,11 +134,12 @@ impl Log {
         if place.part.is_some() {
             self.marks.durable = to;
         }
-        self.state.set_end(to);
         self.state.epochs_mut().truncate(to);
         self.replace_epochs()?;
         self.producers = Some(self.load_producers(to)?);
         self.write_marks()?;
+        // What readers have met meanwhile is not of what comes now.
+        self.state.begin_generation();
         Ok(())
     }
 
@@ -176,6 +179,7 @@ impl Log {
             self.snapshots.remove_above(Offset(-1))?;
             // Its sync is that of the names, too.
             self.replace_epochs()?;
+            self.epoch_on_disk = self.state.epochs().begun();
         }
         self.producers = Some(Producers::default());
         self.state.set_end(offset);

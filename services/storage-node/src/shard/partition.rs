@@ -445,7 +445,7 @@ impl Partition {
                 disk_full(context.node)
             }
             AppendError::Log(error) => {
-                tracing::error!(partition = %context.named(self.log.partition()), %error, "append failed");
+                self.say_append_failed(error, context);
                 // A part of the write may be on the disk, and come back with the next start. A log that is damaged, or has
                 // failed before, writes nothing.
                 let met = matches!(error, LogError::Io(_));

@@ -152,8 +152,8 @@ fn drained(node: &pb::Node, leads: i32) -> Result<ExitCode, CliError> {
         let leads = plural(i64::from(leads), "partition");
         let text = format!("node {} still leads {leads}, which no other node can lead at present", node.id);
         let help = format!(
-            "nobody serves these while it is away; it gives them away as soon as another replica is in sync. To end the drain: \
-             walser node uncordon {}",
+            "nobody serves these while it is away; it gives them away as soon as a replica is in sync on a node that is neither down nor \
+             drained. To end the drain: walser node uncordon {}",
             node.id
         );
         return Err(CliError::failed(text).with_code(WRONG_STATE).with_help(help));

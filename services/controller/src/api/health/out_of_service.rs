@@ -100,13 +100,19 @@ fn damaged_hint(
         None => String::new(),
     };
     let below = "what is below the damage, and is known to be committed, can be read";
+    // What lies behind the damage may be right on others that are damaged elsewhere.
+    let first = if state.replicas.len() > 1 {
+        ", also of what other replicas have; see \"Damaged files\" in docs/operations.md"
+    } else {
+        ""
+    };
     let repair = format!("`walser partition repair {named} --accept-loss` gives up the rest");
     match with_more {
         Some(other) => format!(
             "{start}node {other} has more than what can be read here: `walser partition elect {named} --unclean \
              --accept-loss` has the replica lead that has most, and its log takes the place of this one"
         ),
-        None if start.is_empty() => format!("{below}; {repair}"),
-        None => format!("{start}{below}; with all of them there and none that has more, {repair}"),
+        None if start.is_empty() => format!("{below}; {repair}{first}"),
+        None => format!("{start}{below}; with all of them there and none that has more, {repair}{first}"),
     }
 }

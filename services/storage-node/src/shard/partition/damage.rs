@@ -1,5 +1,7 @@
 //! Damage to durable records: noted when it is met, and given up when an operator says so.
 
+use std::io::ErrorKind;
+
 use walser_log::{Condition, LogError};
 use walser_model::{LeaderEpoch, Offset};
 use walser_replication::ReplicaEvent;
@@ -40,6 +42,17 @@ impl Partition {
         news
     }
 
+    /// Says that a write has failed; of a file that was not found it is said when it was looked for.
+    pub(super) fn say_append_failed(&self, error: &LogError, context: &ShardContext) {
+        let partition = context.named(self.log.partition());
+        match error {
+            LogError::Io(io) if io.kind() == ErrorKind::NotFound => {
+                tracing::debug!(%partition, %error, "append failed")
+            }
+            error => tracing::error!(%partition, %error, "append failed"),
+        }
+    }
+
     /// Something of the log was not found. What is missing is damage, where the data directory is the one that it was: somebody
     /// has removed it. Blocks as long as the disk takes.
     pub(crate) fn look_for_files(&mut self, context: &ShardContext) {
@@ -53,9 +66,10 @@ impl Partition {
                 self.keep_damage(context);
             }
             Ok(None) => self.begin_for_missing(context),
+            // That is said of the data directory.
             Err(error) => {
                 let partition = context.named(self.log.partition());
-                tracing::warn!(%partition, %error, "it cannot be looked for files that were not found");
+                tracing::debug!(%partition, %error, "it cannot be looked for files that were not found");
             }
         }
     }

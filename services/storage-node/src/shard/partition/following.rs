@@ -209,7 +209,7 @@ impl Partition {
                     context.space.note_full(&context.directory);
                 }
                 if let AppendError::Log(error) = &error {
-                    tracing::error!(partition = %context.named(self.log.partition()), %error, "append failed");
+                    self.say_append_failed(error, context);
                     self.show_log();
                 }
                 self.give_up_pushed(context);
@@ -287,7 +287,8 @@ impl Partition {
     fn keep_before(&self, copy: &CompleteCopy, context: &ShardContext) -> io::Result<()> {
         let (committed, _) = self.log.high_watermark();
         let given_up = committed > copy.log_end() || self.led_without_proof_since();
-        if *self.log.condition() != Condition::Healthy || !given_up {
+        // Of damaged ones some may be right that no other replica has.
+        if matches!(self.log.condition(), Condition::Failed { .. }) || !given_up {
             return Ok(());
         }
         if let Some(kept) = self.log.keep_records()? {

@@ -186,6 +186,11 @@ impl Supervisor {
                     Ok(false) => pending.push((asked, starting)),
                     Ok(true) => {
                         self.directory.write(&self.processes)?;
+                        if !starting.missing.is_empty() {
+                            let why: Vec<_> = starting.missing.into_iter().map(|(_, why)| why).collect();
+                            asked.answer(Err(format!("{}\n  all others run", why.join("\n")).into()));
+                            continue;
+                        }
                         asked.answer(Ok(starting.chosen.iter().map(|index| self.processes[*index].clone()).collect()));
                     }
                     Err(why) => asked.answer(Err(why.into())),
@@ -200,7 +205,7 @@ impl Supervisor {
             return Ok(None);
         }
         self.note_ended();
-        Ok(Some(self.begin(self.chosen(request)?)))
+        Ok(Some(Starting { spares: request.id.is_none(), ..self.begin(self.chosen(request)?) }))
     }
 
     fn begin(&self, chosen: Vec<usize>) -> Starting {
@@ -234,7 +239,7 @@ impl Supervisor {
     /// Whether the cluster can do without one that has not come up: most of its role have, or may yet.
     fn is_spare(&self, index: usize, starting: &Starting) -> bool {
         let role = self.processes[index].role;
-        let all = self.of_role(&starting.chosen, role).len();
+        let all = self.of_role(&self.all(), role).len();
         let missing = starting.missing.iter().filter(|(missing, _)| self.processes[*missing].role == role).count() + 1;
         matches!(role, ClusterRole::Etcd | ClusterRole::StorageNode) && 2 * missing < all
     }
