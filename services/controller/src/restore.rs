@@ -193,11 +193,11 @@ impl RefusedNodes {
         }
     }
 
-    /// Nodes that are refused at present, and why.
-    pub(crate) fn refused(&self, now: Duration) -> Vec<(NodeId, ApiError)> {
+    /// Nodes that are refused at present, with their data directories, and why.
+    pub(crate) fn refused(&self, now: Duration) -> Vec<((NodeId, String), ApiError)> {
         let mut by_node = self.by_node.lock();
         by_node.retain(|_, refused| refused.recent(now));
-        by_node.values().map(|refused| (refused.claim.node, refused.why.clone())).collect()
+        by_node.iter().map(|(key, refused)| (key.clone(), refused.why.clone())).collect()
     }
 
     /// Why the metadata is not changed at present: a storage node has found it lately to be an older copy; or the only
@@ -276,7 +276,7 @@ pub(crate) async fn accept(
     let mut rolled_back = refused.rolled_back(now);
     if rolled_back.is_empty() {
         // Accepting helps none of those that were refused for another reason.
-        if let Some((node, why)) = refused.refused(now).first() {
+        if let Some(((node, _), why)) = refused.refused(now).first() {
             let text = format!("storage node {node} is refused for another reason: {}", why.message());
             return Err(ApiError::new(why.reason(), text));
         }

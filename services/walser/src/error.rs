@@ -151,6 +151,10 @@ impl CliError {
                         HOST:PORT");
             return Self { unreached: Some(server.to_owned()), ..error };
         }
+        if failure.message().contains("unknown service") {
+            let error = Self::failed(format!("{server} is a gRPC server, and no gateway of Walser"));
+            return error.with_help("name the gRPC port of a gateway with --server HOST:PORT");
+        }
         let what = format!("the connection to {server} broke: {}", failure.message());
         Self { code: UNAVAILABLE, ..Self::failed(what) }
             .with_help("the server has stopped, hangs, or is cut off; `walser status` says whether it answers")

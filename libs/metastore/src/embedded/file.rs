@@ -117,9 +117,10 @@ pub(super) fn open_file(path: &Path) -> Result<Database, StoreError> {
         redb::DatabaseError::Storage(StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
             unavailable(error)
         }
-        redb::DatabaseError::DatabaseAlreadyOpen => {
-            StoreError::Unavailable(format!("{} is open in another process", path.display()))
-        }
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Unavailable(format!(
+            "{} is open in another process, a controller most likely: stop that first",
+            path.display()
+        )),
         other => StoreError::Format(format!("{}: {other}", path.display())),
     };
     Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(format)

@@ -18,11 +18,16 @@ impl Controller {
     /// What is wrong with the cluster, as far as the controller knows.
     pub(super) fn health(&self, view: &ClusterView) -> pb::ClusterHealth {
         let refused = self.refused.refused(self.clock.monotonic());
-        let in_service = |node| {
+        // One whose directory is refused is not in service with that, although it may count as that for a moment.
+        let other_serves = |node, directory: &String| {
             let heard = self.sessions.get(node).is_some_and(|session| !session.given);
-            heard && view.metadata.node(node).is_some_and(|entry| !entry.liveness.fenced)
+            let registered = view.metadata.node(node);
+            let counts = registered.filter(|entry| !entry.liveness.fenced);
+            heard && counts.is_some_and(|entry| entry.registration.directory != *directory)
         };
-        let refused = refused.into_iter().map(|(node, why)| refused_issue(node, in_service(node), &why));
+        let refused = refused
+            .into_iter()
+            .map(|((node, directory), why)| refused_issue(node, other_serves(node, &directory), &why));
         let mut issues: Vec<_> = refused.collect();
         // One that is refused is there.
         let none_heard = issues.is_empty() && registered(view).next().is_none();
