@@ -352,7 +352,10 @@ impl Log {
     /// Brings those marks up to date that follow from the segments.
     fn note_marks(&mut self) {
         self.marks.log_start = self.log_start();
-        self.marks.segments = u32::try_from(self.state.segments().len()).unwrap_or(u32::MAX);
+        // Of one that is damaged some may be missing, which the next start is to notice.
+        if !matches!(self.condition, Condition::Corrupt { .. }) {
+            self.marks.segments = u32::try_from(self.state.segments().len()).unwrap_or(u32::MAX);
+        }
     }
 
     /// The latest time that a leader has stamped records of this log with (LogAppendTime), in milliseconds; 0: none.

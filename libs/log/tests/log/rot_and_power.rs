@@ -316,3 +316,26 @@ fn readers_beside_cuts_meet_no_damage() {
     });
     assert_eq!(*odd.lock(), Vec::<String>::new());
 }
+
+/// The process ends between writing the marks of a damaged log and the note that says so.
+#[test]
+fn a_file_that_is_missing_after_a_clean_stop_is_missed_until_it_is_repaired() {
+    let config = LogConfig { segment_bytes: 2_000, ..config() };
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config.clone());
+    for seed in 0..10 {
+        site.append(&values(seed, 1, 1_500)).unwrap();
+        site.flush().unwrap();
+    }
+    assert!(site.log.release_idle().unwrap());
+    let files = log_files(&site);
+    let (dir, disk) = (site.log.dir().to_owned(), site.disk.lose_power(PowerLoss::Nothing));
+    disk.remove_file(&files[4].0).unwrap();
+    for _ in 0..3 {
+        let (_, log, found) = open(&disk, config.clone()).unwrap();
+        assert_eq!(found.damage.map(|damage| damage.from), Some(Offset(4)), "{:?}", log.condition());
+        let notes = disk.list(&dir).unwrap().into_iter().filter(|entry| entry.name.starts_with("damaged-from-"));
+        for note in notes.collect::<Vec<_>>() {
+            disk.remove_file(&dir.join(note.name)).unwrap();
+        }
+    }
+}

@@ -291,7 +291,12 @@ impl Partition {
         if matches!(self.log.condition(), Condition::Failed { .. }) || !given_up {
             return Ok(());
         }
-        if let Some(kept) = self.log.keep_records()? {
+        let kept = match self.log.keep_records() {
+            // Somebody has removed all of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            kept => kept?,
+        };
+        if let Some(kept) = kept {
             let (partition, end) = (context.named(self.log.partition()), self.log.log_end());
             tracing::warn!(
                 %partition, %end, bytes = kept.cut, kept = kept.bytes, kept_in = %kept.path.display(),
