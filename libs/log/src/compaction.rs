@@ -207,13 +207,18 @@ impl CompactedTo {
     pub(crate) fn cut(self, to: Offset) -> Self {
         let end = self.end.min(to);
         let uncleaned = if self.uncleaned < end { self.uncleaned } else { NONE_UNCLEANED };
-        Self { end, uncleaned, tombstone: self.tombstone.filter(|left| left.at < end) }
+        // Others may be left below.
+        let left = self.tombstone.map(|left| if left.at < end { left } else { WaitingTombstone::UNKNOWN });
+        Self { end, uncleaned, tombstone: left.filter(|left| left.at < end) }
     }
 }
 
 // === impl WaitingTombstone ===
 
 impl WaitingTombstone {
+    /// Nobody knows which are left: it is looked for them once.
+    pub(crate) const UNKNOWN: Self = Self { over: 0, at: Offset::ZERO };
+
     /// Whether it goes at a time, where tombstones stay at and above `floor`.
     pub fn goes(&self, now: Timestamp, floor: Offset) -> bool {
         self.over < now && self.at < floor

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use walser_metastore::{Compare, LeaseId, Metastore, Revision, StoreError};
+use walser_metastore::{Compare, KeyValue, LeaseId, Metastore, Revision, StoreError};
 use walser_rpc::{ApiError, NO_ELECTION, Outage, Reason};
 use walser_service::Metrics;
 
@@ -32,6 +32,10 @@ const SURE: Duration = Duration::from_secs(2);
 const BLIND_MAX: Duration = Duration::from_secs(5);
 /// At a clean stop the store gets so long to take the lease back.
 const RESIGN: Duration = Duration::from_secs(1);
+/// The key of the election is read within this time: the lease has to be renewed meanwhile.
+const READ_MAX: Duration = Duration::from_millis(700);
+/// Renewals that a campaign waits for without failing before it counts as one that waits for its turn.
+const WAITS: u32 = 3;
 /// Pause before the next attempt after the store gave no answer.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -160,12 +164,14 @@ impl ControllerLead {
         self.blind.lock().is_some_and(|since| since.elapsed() >= limit)
     }
 
-    /// Keeps the lease by which it leads, and looks whether it does. False: the key of the election is not its own any more;
-    /// somebody has deleted that, and every decision would be refused for it.
-    async fn keep(&self, lease: LeaseId) -> Result<bool, StoreError> {
+    /// Keeps the lease by which it leads, and looks whether it does, as the inner outcome says. False: the key of the election is
+    /// not its own any more; somebody has deleted that, and every decision would be refused for it.
+    async fn keep(&self, lease: LeaseId) -> Result<Result<bool, StoreError>, StoreError> {
         self.store.keep_alive(lease).await?;
-        let (holder, _) = self.store.get(&self.key).await?;
-        Ok(holder.is_some_and(|holder| holder.create_revision == self.epoch.load(Ordering::Acquire)))
+        let late = |_| StoreError::Unavailable("the key of the election is not read in time".to_owned());
+        let read = tokio::time::timeout(READ_MAX, self.store.get(&self.key)).await.map_err(late);
+        let own = |holder: KeyValue| holder.create_revision == self.epoch.load(Ordering::Acquire);
+        Ok(read.and_then(|read| read).map(|(holder, _)| holder.is_some_and(own)))
     }
 
     /// Lets another one lead, or this one once more.
@@ -225,7 +231,11 @@ impl ControllerLead {
 
     /// Keeps a lease until it is over.
     async fn keep_while_waiting(&self, lease: LeaseId) {
-        loop {
+        for waited in 0_u32.. {
+            if waited == WAITS {
+                // It would have failed by now.
+                *self.trouble.lock() = None;
+            }
             tokio::time::sleep(KEEP_ALIVE).await;
             if let Err(StoreError::NoLease(_)) = self.store.keep_alive(lease).await {
                 return;
@@ -253,7 +263,7 @@ impl ControllerLead {
                 Some(held) => {
                     let sent = Instant::now();
                     match self.keep(held).await {
-                        Ok(true) => {
+                        Ok(Ok(true)) => {
                             *self.confirmed.lock() = Some(sent);
                             self.won.notify_waiters();
                             self.works(&mut outage);
@@ -264,9 +274,17 @@ impl ControllerLead {
                             }
                             tokio::time::sleep_until(sent + KEEP_ALIVE).await;
                         }
-                        Ok(false) => {
+                        Ok(Ok(false)) => {
                             self.give_up(held, "somebody has deleted its key from the election").await;
                             lease = None;
+                        }
+                        Ok(Err(error)) => {
+                            self.fails(&mut outage, error).await;
+                            // Nobody else is elected for as long as the lease is kept.
+                            if !self.confirmed(BLIND_MAX) {
+                                self.give_up(held, "it cannot read the metadata store").await;
+                                lease = None;
+                            }
                         }
                         Err(StoreError::NoLease(_)) => {
                             self.epoch.store(0, Ordering::Release);

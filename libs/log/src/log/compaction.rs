@@ -40,8 +40,10 @@ impl Log {
     /// here waits for the disk.
     pub fn compactable(&self, up_to: Offset) -> Option<Compactable> {
         let segments = self.state.segments();
-        let mut found = Compactable { tombstone: self.compacted.tombstone, ..Compactable::default() };
+        let mut found = Compactable::default();
         for (segment, end) in self.closed(&segments, up_to) {
+            // All of them have to be looked at.
+            found.tombstone = self.compacted.tombstone.filter(|_| end >= self.compacted.end);
             if end <= self.compacted.end {
                 found.clean_bytes += segment.size();
                 continue;
@@ -98,7 +100,10 @@ impl Log {
         }
         let tombstone = self.compacted.tombstone;
         let some_goes = tombstone.is_some_and(|left| left.goes(rules.now, rules.tombstone_floor));
-        let Some(end) = segments.last().map(|last| last.end).filter(|end| some_goes || *end > self.compacted.end)
+        let Some(end) = segments
+            .last()
+            .map(|last| last.end)
+            .filter(|end| *end > self.compacted.end || some_goes && *end == self.compacted.end)
         else {
             return Ok(None);
         };
@@ -276,10 +281,9 @@ impl Log {
             let mut next = || Some(Offset(body.try_get_i64().ok().filter(|offset| *offset >= 0)?));
             let (end, floor, uncleaned) = (next()?, next()?, next()?);
             // The version before this one did not note which are left.
-            let unknown = WaitingTombstone { over: 0, at: Offset::ZERO };
             let left = match body.try_get_i64() {
                 Ok(over) => WaitingTombstone { over, at: Offset(body.try_get_i64().ok()?) },
-                Err(_) => unknown,
+                Err(_) => WaitingTombstone::UNKNOWN,
             };
             let tombstone = Some(left).filter(|left| *left != NO_TOMBSTONE && left.at < end);
             Some((CompactedTo { end, uncleaned, tombstone }, floor))

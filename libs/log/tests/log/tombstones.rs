@@ -63,3 +63,34 @@ fn a_log_of_an_earlier_version_is_looked_through_once_for_tombstones() {
     assert!(compact(&mut site, rules(1_101)));
     assert_eq!(newest(&seen(&site)).len(), 2);
 }
+
+/// What is noted of the one that may go first stands for all that are left.
+#[test]
+fn tombstones_are_not_forgotten_with_the_one_that_may_go_first() {
+    let batches: Vec<_> = (0..200).map(|number| vec![(number % 5, number >= 195), (9, false)]).collect();
+    let left = |site: &Site, up_to: Offset| site.log.compactable(up_to).and_then(|found| found.tombstone);
+    // The high watermark of a new leader lies below what was compacted, for a while.
+    let mut site = written(&batches, Compression::None);
+    close_last(&mut site);
+    assert!(compact(&mut site, rules(1_000)));
+    let before = left(&site, site.log.log_end());
+    let job = site.log.begin_compaction(Offset(100), rules(1_101)).unwrap();
+    assert!(job.is_none() && left(&site, Offset(100)).is_none() && left(&site, site.log.log_end()) == before);
+    // It is cut off, and others are not.
+    let mut site = written(&batches, Compression::None);
+    close_last(&mut site);
+    assert!(compact(&mut site, CompactionRules { tombstone_floor: Offset(0), ..rules(1_000) }));
+    site.log.truncate(Offset(396), false).unwrap();
+    close_last(&mut site);
+    while compact(&mut site, rules(2_000)) {}
+    assert_eq!(
+        (newest(&seen(&site)).values().filter(|(_, value)| value.is_none()).count(), left(&site, site.log.log_end())),
+        (0, None)
+    );
+    // Nothing is left that could be looked at.
+    let mut site = written(&batches, Compression::None);
+    close_last(&mut site);
+    assert!(compact(&mut site, rules(1_000)));
+    site.log.delete_records(site.log.log_end(), 0).unwrap();
+    assert_eq!(left(&site, site.log.log_end()), None);
+}

@@ -292,8 +292,12 @@ impl Partition {
             return Ok(());
         }
         let kept = match self.log.keep_records() {
-            // Somebody has removed all of it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            // Of one that is damaged there may be nothing that can be kept.
+            Err(error) if *self.log.condition() != Condition::Healthy => {
+                let partition = context.named(self.log.partition());
+                tracing::warn!(%partition, %error, "what the leader does not have of a damaged log cannot be kept");
+                None
+            }
             kept => kept?,
         };
         if let Some(kept) = kept {
