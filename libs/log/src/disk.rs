@@ -75,7 +75,7 @@ pub fn out_of_files(error: &io::Error) -> bool {
 }
 
 /// Whether a write failed only because there is no room.
-pub(crate) fn out_of_space(error: &io::Error) -> bool {
+pub fn out_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

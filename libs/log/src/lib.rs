@@ -58,7 +58,7 @@ pub use copy::{CompleteCopy, CopyError, LogCopy};
 pub use directory::{DataDirectory, DirectoryError, Found, Identity};
 pub use disk::{
     DirectoryId, DirectoryLock, Disk, DiskCalls, DiskFile, Entry, MemoryDisk, Open, OpenFiles, PowerLoss, RealDisk,
-    Space, out_of_files,
+    Space, out_of_files, out_of_space,
 };
 pub use extension::Extension;
 pub use flush::{FlushJob, FlushLack, FlushOutcome};

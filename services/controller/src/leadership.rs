@@ -258,12 +258,15 @@ impl ControllerLead {
     /// Wins the lead, keeps it, and wins it again when it was lost, for as long as the process runs.
     pub(crate) async fn run(self) {
         let (mut lease, mut outage) = (None, Outage::of("the lead of this controller"));
+        // When it was won, or seen to be held, last.
+        let mut seen_at = Instant::now();
         loop {
             match lease {
                 Some(held) => {
                     let sent = Instant::now();
                     match self.keep(held).await {
                         Ok(Ok(true)) => {
+                            seen_at = sent;
                             *self.confirmed.lock() = Some(sent);
                             self.won.notify_waiters();
                             self.works(&mut outage);
@@ -281,7 +284,7 @@ impl ControllerLead {
                         Ok(Err(error)) => {
                             self.fails(&mut outage, error).await;
                             // Nobody else is elected for as long as the lease is kept.
-                            if !self.confirmed(BLIND_MAX) {
+                            if seen_at.elapsed() >= BLIND_MAX {
                                 self.give_up(held, "it cannot read the metadata store").await;
                                 lease = None;
                             }
@@ -298,7 +301,7 @@ impl ControllerLead {
                     self.until_following().await;
                     match self.win().await {
                         Ok(held) => {
-                            lease = Some(held);
+                            (lease, seen_at) = (Some(held), Instant::now());
                             self.works(&mut outage);
                         }
                         Err(error) => self.fails(&mut outage, error).await,

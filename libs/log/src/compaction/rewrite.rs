@@ -102,8 +102,10 @@ impl Output<'_> {
         let (mut left, mut rest) = (None, CompactionRest::default());
         let kept = retain(header, &batch, horizon, |record, horizon| {
             let stays = self.job.keeps(pass, record, horizon);
-            left = left.or_else(|| (stays && record.tombstone).then_some(record.offset));
-            *(if record.tombstone { &mut rest.tombstones } else { &mut rest.records }) += u64::from(stays);
+            // What has neither key nor value stays for ever.
+            let tombstone = record.tombstone && record.key.is_some();
+            left = left.or_else(|| (stays && tombstone).then_some(record.offset));
+            *(if tombstone { &mut rest.tombstones } else { &mut rest.records }) += u64::from(stays);
             stays
         });
         let horizon = match &kept {

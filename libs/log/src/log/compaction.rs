@@ -108,6 +108,8 @@ impl Log {
             return Ok(None);
         };
         let faulty = self.has_fault();
+        // With its segment the batch is gone that could not be cleaned.
+        let gone = self.compacted.uncleaned < self.retained();
         let rules = if faulty { CompactionRules { tombstone_floor: Offset(i64::MAX), ..rules } } else { rules };
         // Before anything goes; that there is such a file tells a start to look for names that have come back.
         let floor = rules.tombstone_floor.min(end).max(self.tombstone_floor());
@@ -123,7 +125,7 @@ impl Log {
             epochs,
             segments,
             from: self.compacted.end,
-            uncleaned: if faulty { NONE_UNCLEANED } else { self.compacted.uncleaned },
+            uncleaned: if faulty || gone { NONE_UNCLEANED } else { self.compacted.uncleaned },
             tombstone,
             rules,
             last_of_producers: self.producers()?.last_batches(),

@@ -129,6 +129,10 @@ impl Log {
         snapshots: &[Offset],
         marked: bool,
     ) -> Result<Recovery, LogError> {
+        if let Some(noted) = self.damage_notes.iter().min().filter(|_| !marked) {
+            // Damage is met in what was durable.
+            self.marks.durable = noted.plus(1);
+        }
         if rebuilt_from.is_none() && self.rested() {
             return Ok(self.resume()?);
         }

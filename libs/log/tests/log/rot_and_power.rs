@@ -339,3 +339,24 @@ fn a_file_that_is_missing_after_a_clean_stop_is_missed_until_it_is_repaired() {
         }
     }
 }
+
+#[test]
+fn a_note_of_damage_outlives_the_marks() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    for seed in 0..6 {
+        site.append(&values(seed, 5, 20)).unwrap();
+        site.flush().unwrap();
+    }
+    let (path, _) = log_files(&site).remove(0);
+    let file = site.disk.open(&path, Open::Read).unwrap();
+    let mut bytes = Vec::new();
+    file.read_at(&mut bytes, 0, 1 << 20).unwrap();
+    let size = walser_record_batch::Batches::of(bytes.into()).next().unwrap().unwrap().1.len();
+    site.disk.flip_bit(&path, 4 * size + 70, 3);
+    assert!(site.log.note_damage(Offset(20)));
+    site.log.keep_damage().unwrap();
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    disk.remove_file(std::path::Path::new("/data/logs/checkpoint")).unwrap();
+    let (_, log, found) = open(&disk, config()).unwrap();
+    assert!(found.damage.is_some(), "healthy: {:?} end {} cut {:?}", log.condition(), log.log_end(), found.cut);
+}

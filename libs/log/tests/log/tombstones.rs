@@ -1,7 +1,8 @@
 //! Tombstones of a log to which nothing is written any more.
 
-use walser_log::{CompactionRules, Disk as _, Open, PowerLoss};
+use walser_log::{CompactionRules, Disk as _, MemoryDisk, Open, PowerLoss};
 use walser_model::{Compression, Offset};
+use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields, stamp_position};
 
 use crate::compaction::{close_last, compact, newest, rules, seen, small, written};
 use crate::site::Site;
@@ -93,4 +94,54 @@ fn tombstones_are_not_forgotten_with_the_one_that_may_go_first() {
     assert!(compact(&mut site, rules(1_000)));
     site.log.delete_records(site.log.log_end(), 0).unwrap();
     assert_eq!(left(&site, site.log.log_end()), None);
+}
+
+/// Appends a batch of these keys and values.
+fn append_raw(site: &mut Site, records: &[[Option<&[u8]>; 2]]) {
+    let base = site.log.log_end();
+    let mut builder = BatchBuilder::new(Compression::None, 0);
+    for (offset, [key, value]) in (base.0..).zip(records) {
+        builder.append(&RecordFields { timestamp: offset, key: *key, value: *value, headers: &[] });
+    }
+    let mut batch = builder.build(Producer::NONE).to_vec();
+    stamp_position(&mut batch, base, site.epoch);
+    let header = BatchHeader::parse(&batch).unwrap();
+    site.log.append(&batch[..].into(), &[header], base.0).map_err(|(_, error)| error).unwrap();
+    site.flush().unwrap();
+}
+
+#[test]
+fn a_record_without_key_and_value_makes_no_run_due_for_ever() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+    append_raw(&mut site, &[[None, None], [Some(b"k"), Some(b"v")]]);
+    close_last(&mut site);
+    assert!(compact(&mut site, rules(1_000)));
+    let mut runs = 0;
+    for number in 0..10 {
+        runs += u32::from(compact(&mut site, rules(2_000 + number * 1_000)));
+    }
+    assert!(runs <= 1, "{runs} runs; {:?}", site.log.compactable(site.log.log_end()));
+}
+
+#[test]
+fn what_could_not_be_cleaned_is_forgotten_once_deleted() {
+    use crate::compaction::{append, append_built};
+    use walser_record_batch::stamp_producer;
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
+    let mut batch = BatchBuilder::new(Compression::None, 0);
+    batch.append(&RecordFields { timestamp: 1, key: Some(b"k"), value: Some(b"v"), headers: &[] });
+    let mut batch = batch.build(Producer::NONE).to_vec();
+    *batch.last_mut().unwrap() ^= 0x7f;
+    stamp_producer(&mut batch, Producer::NONE.id, Producer::NONE.epoch, -1);
+    append_built(&mut site, &batch);
+    close_last(&mut site);
+    assert!(compact(&mut site, rules(1_000)));
+    site.log.delete_records(site.log.log_end(), 0).unwrap();
+    append(&mut site, Compression::None, &[(1, true)], Producer::NONE);
+    for time in [2_000, 3_000, 4_000] {
+        close_last(&mut site);
+        assert!(compact(&mut site, rules(time)));
+    }
+    let left = newest(&seen(&site));
+    assert!(!left.contains_key(&vec![1]), "{left:?}");
 }

@@ -37,6 +37,8 @@ pub(crate) struct Dirtiness {
     pub(super) overdue: bool,
     /// Of the bytes that may be compacted, those that were not yet, in millionths.
     pub(super) ratio: u128,
+    /// Nothing but tombstones that were left is to be looked at.
+    pub(super) only_tombstones: bool,
 }
 
 impl Compacting {

@@ -54,7 +54,8 @@ impl Partition {
         let dirty = ratio >= u128::from(self.config.dirty_ratio_min);
         let (new, floor) = (found.dirty_bytes > 0, self.tombstone_floor());
         let some_goes = found.tombstone.is_some_and(|left| left.goes(millis, floor));
-        (new && (overdue || dirty) || some_goes).then_some(Dirtiness { overdue: overdue && new, ratio })
+        let only_tombstones = !(new && (overdue || dirty));
+        (!only_tombstones || some_goes).then_some(Dirtiness { overdue: overdue && new, ratio, only_tombstones })
     }
 
     /// Begins a compaction. Blocks as long as the disk takes.
@@ -68,8 +69,19 @@ impl Partition {
             newest: if lag_min == 0 { Timestamp::MAX } else { now.saturating_sub(lag_min) },
             memory_bytes: context.compactor.limits.memory_bytes,
         };
+        let due = self.dirtiness(context.clock.monotonic(), now);
         self.compaction_rests(context);
-        match self.log.begin_compaction(self.handle.high_watermark(), rules) {
+        // For tombstones alone it does not look at what is new: those found there would make the next one due.
+        let only_tombstones = due.is_some_and(|due| due.only_tombstones);
+        let all = self.handle.high_watermark();
+        let old = all.min(self.log.compacted());
+        let begun = self.log.begin_compaction(if only_tombstones { old } else { all }, rules);
+        let begun = match begun {
+            // What was compacted ends within a segment.
+            Ok(None) if only_tombstones => self.log.begin_compaction(all, rules),
+            begun => begun,
+        };
+        match begun {
             Ok(Some(job)) => {
                 let begun = context.clock.monotonic();
                 self.compacting = Some(Box::new(Compacting::new(job, turn, begun)));

@@ -91,7 +91,9 @@ impl Partition {
 
     /// Writes down that the log is damaged, so that a restart does not take writes again.
     pub(crate) fn keep_damage(&mut self, context: &ShardContext) {
-        if let Err(error) = self.log.keep_damage() {
+        // The directory of somebody else is not damaged.
+        let kept = context.directory.check_in_place().and_then(|()| self.log.keep_damage());
+        if let Err(error) = kept {
             let partition = context.named(self.log.partition());
             tracing::warn!(%partition, %error, "it is not written down that the log is damaged");
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use walser_log::{Admission, AppendError, CompleteCopy, Condition, LogConfig, LogError};
+use walser_log::{Admission, AppendError, CompleteCopy, Condition, LogConfig, LogError, out_of_files, out_of_space};
 use walser_model::{LeaderEpoch, Offset, Timestamp};
 use walser_record_batch::BatchHeader;
 use walser_replication::{FollowerAction, Frame, ReplicaEvent, ReplicationSessionId, WorkId};
@@ -293,7 +293,9 @@ impl Partition {
         }
         let kept = match self.log.keep_records() {
             // Of one that is damaged there may be nothing that can be kept.
-            Err(error) if *self.log.condition() != Condition::Healthy => {
+            Err(error)
+                if *self.log.condition() != Condition::Healthy && !out_of_space(&error) && !out_of_files(&error) =>
+            {
                 let partition = context.named(self.log.partition());
                 tracing::warn!(%partition, %error, "what the leader does not have of a damaged log cannot be kept");
                 None
