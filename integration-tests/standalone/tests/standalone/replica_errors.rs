@@ -71,10 +71,13 @@ async fn an_append_at_another_node_or_in_another_epoch_says_who_leads_and_in_whi
     let (leader, epoch) = (first.leader.unwrap(), first.leader_epoch);
 
     let follower = nodes.address(leader % NODES + 1);
-    let failure = append_failure(&follower, topic, epoch).await;
-    assert_eq!((failure.reason.as_str(), failure.effect()), ("NOT_LEADER", pb::Effect::None), "{failure:?}");
-    let told = ["leader", "leaderEpoch"].map(|key| failure.metadata[key].clone());
-    assert_eq!(told, [leader.to_string(), epoch.to_string()], "{failure:?}");
+    // It may hear of the election a moment later.
+    let told = async || {
+        let failure = append_failure(&follower, topic, epoch).await;
+        assert_eq!((failure.reason.as_str(), failure.effect()), ("NOT_LEADER", pb::Effect::None), "{failure:?}");
+        ["leader", "leaderEpoch"].map(|key| failure.metadata[key].clone()) == [leader.to_string(), epoch.to_string()]
+    };
+    until(told, "the follower says who leads, and in which epoch").await;
     for (epoch, direction) in [(epoch - 1, "older"), (epoch + 1, "newer")] {
         let failure = append_failure(&nodes.address(leader), topic, epoch).await;
         assert_eq!((failure.reason.as_str(), failure.effect()), ("STALE_EPOCH", pb::Effect::None), "{failure:?}");

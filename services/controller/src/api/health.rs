@@ -23,7 +23,7 @@ impl Controller {
             let heard = self.sessions.get(node).is_some_and(|session| !session.given);
             let registered = view.metadata.node(node);
             let counts = registered.filter(|entry| !entry.liveness.fenced);
-            heard && counts.is_some_and(|entry| entry.registration.directory != *directory)
+            heard && counts.is_some_and(|entry| directory.is_empty() || entry.registration.directory != *directory)
         };
         let refused = refused
             .into_iter()
