@@ -202,12 +202,17 @@ pub(crate) fn overwrite_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::
     }
 }
 
+/// Opens a file for reading; `None`: there is none.
+pub(crate) fn open_if_any(disk: &dyn Disk, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {
+    match disk.open(path, Open::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
 /// Reads a whole file of at most `len_max` bytes. `None` when there is none.
 pub(crate) fn read_file(disk: &dyn Disk, path: &Path, len_max: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match disk.open(path, Open::Read) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
+    let Some(file) = open_if_any(disk, path)? else { return Ok(None) };
     let len = file.len()?;
     if len > len_max {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} has {len} bytes", path.display())));

@@ -160,6 +160,12 @@ impl LogState {
         Offset(self.corrupt_from.load(Ordering::Acquire))
     }
 
+    /// The closed ones of its segments that lie wholly below an offset (exclusive), each with its end.
+    pub(crate) fn closed(segments: &[Arc<Segment>], below: Offset) -> impl Iterator<Item = (&Arc<Segment>, Offset)> {
+        let ends = segments.iter().skip(1).map(|next| next.base);
+        segments.iter().zip(ends).take_while(move |(_, end)| *end <= below)
+    }
+
     /// Everything below was compacted. Exclusive.
     pub(crate) fn compacted(&self) -> Offset {
         Offset(self.compacted.load(Ordering::Acquire))

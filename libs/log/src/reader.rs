@@ -136,9 +136,7 @@ impl LogReader {
     /// were not.
     pub fn closed_bytes(&self, up_to: Offset) -> (u64, u64) {
         let (segments, compacted) = (self.state.segments(), self.state.compacted());
-        let ends = segments.iter().skip(1).map(|next| next.base);
-        let closed = segments.iter().zip(ends).take_while(|(_, end)| *end <= up_to);
-        closed.fold((0, 0), |(clean, dirty), (segment, end)| {
+        LogState::closed(&segments, up_to).fold((0, 0), |(clean, dirty), (segment, end)| {
             if end <= compacted { (clean + segment.size(), dirty) } else { (clean, dirty + segment.size()) }
         })
     }

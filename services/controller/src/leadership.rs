@@ -94,11 +94,11 @@ impl ControllerLead {
     /// so long that another one may; and until the view includes all that was decided before.
     pub(crate) fn epoch(&self) -> Result<Revision, ApiError> {
         let not_leading = || {
-            let none_begins = self.problems.takes_no_writes().is_some();
+            let no_writes = self.problems.takes_no_writes();
             let text = if self.is_blind_for(KEEP_ALIVE) {
                 "the metadata store does not answer this controller, so that it does not lead; nothing was done, look at the store"
                     .to_owned()
-            } else if let Some(why) = self.problems.takes_no_writes() {
+            } else if let Some(why) = &no_writes {
                 format!(
                     "this controller cannot begin to lead, the metadata store takes no writes: {why}; nothing was done"
                 )
@@ -110,7 +110,7 @@ impl ControllerLead {
                 "this controller does not lead at present; nothing was done, try again".to_owned()
             };
             let error = ApiError::new(Reason::ControllerNotAvailable, text);
-            if none_begins { error.with(NO_ELECTION, true) } else { error }
+            if no_writes.is_some() { error.with(NO_ELECTION, true) } else { error }
         };
         let leads =
             |epoch: &Revision| *epoch > 0 && *epoch <= self.seen.load(Ordering::Acquire) && self.confirmed(LEASE);

@@ -6,7 +6,7 @@
 //!
 //! Invariant: nothing here decides: a message that is lost, late or repeated changes nothing but when things happen.
 
-mod outbox;
+pub(crate) mod outbox;
 mod peers;
 mod push;
 mod pushed;

@@ -13,7 +13,7 @@ use crate::compaction::{
     Replacement, WaitingTombstone, swap,
 };
 use crate::disk::{out_of_files, out_of_space, read_file, remove_file_if_any};
-use crate::log_state::Replacing;
+use crate::log_state::{LogState, Replacing};
 use crate::segment::Segment;
 
 /// Of the file that says up to where a log is compacted: where it is missing, all of it is compacted once more.
@@ -62,9 +62,7 @@ impl Log {
         segments: &'a [Arc<Segment>],
         up_to: Offset,
     ) -> impl Iterator<Item = (&'a Arc<Segment>, Offset)> + use<'a> {
-        let bound = up_to.min(self.marks.durable);
-        let ends = segments.iter().skip(1).map(|next| next.base);
-        segments.iter().zip(ends).take_while(move |(_, end)| *end <= bound)
+        LogState::closed(segments, up_to.min(self.marks.durable))
     }
 
     /// Work that compacts the closed segments that lie wholly below `up_to` (exclusive) and are durable. `None`: all that

@@ -1,14 +1,13 @@
 //! What is cut from a log and may be wanted again: it is kept in a file beside the log, until somebody removes that.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use walser_model::Offset;
 
 use super::findings::CutTail;
 use super::{KEPT_PREFIX, Log};
-use crate::disk::{Disk, DiskFile, Open};
+use crate::disk::{DiskFile, Open, open_if_any};
 use crate::recovery_scan::LogPosition;
 
 /// At most this much is kept of what is cut at once, in bytes.
@@ -50,7 +49,7 @@ impl Log {
             segment.close();
         }
         file.sync_data()?;
-        let (mut number, mut found) = (1, file_there(&**disk, &kept.path)?);
+        let (mut number, mut found) = (1, open_if_any(&**disk, &kept.path)?);
         while let Some(other) = found {
             if begins_with(&*other, &*file, kept.bytes)? {
                 disk.remove_file(&unfinished)?;
@@ -59,7 +58,7 @@ impl Log {
             }
             number += 1;
             kept.path = dir.join(format!("{stem}.{number}.bytes"));
-            found = file_there(&**disk, &kept.path)?;
+            found = open_if_any(&**disk, &kept.path)?;
         }
         disk.rename(&unfinished, &kept.path)?;
         self.names.sync()?;
@@ -81,14 +80,6 @@ impl Log {
         self.state.segments_mut().truncate(keep);
         self.names.sync()?;
         Ok(CutTail { offset, kept })
-    }
-}
-
-/// `None`: there is no such file.
-fn file_there(disk: &dyn Disk, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {
-    match disk.open(path, Open::Read) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => opened.map(Some),
     }
 }
 

@@ -5,17 +5,14 @@ use std::path::Path;
 use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, Open, PowerLoss, Recovery};
 use walser_model::{LeaderEpoch, Offset};
 
-use crate::damage::log_files;
+use crate::damage::{batch_len, log_files};
 use crate::site::{Site, config, open, values};
 
 /// Four batches of five records that are deleted, and two more that are acknowledged: the checkpoint on the disk knows of the
 /// deletion, and not of these.
 fn deleted_and_goes_on() -> Site {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
-    for seed in 0..4 {
-        site.append(&values(seed, 5, 20)).unwrap();
-        site.flush().unwrap();
-    }
+    site.append_flushed(4, (5, 20));
     site.append(&values(4, 5, 20)).unwrap();
     site.log.delete_records(Offset(20), 0).unwrap();
     site.flush().unwrap();
@@ -27,11 +24,7 @@ fn deleted_and_goes_on() -> Site {
 /// Flips a bit of a byte of the third of them.
 fn hurt(site: &Site, path: &Path, byte: usize, bit: u8) -> MemoryDisk {
     let disk = site.disk.lose_power(PowerLoss::Everything);
-    let file = disk.open(path, Open::Read).unwrap();
-    let mut bytes = Vec::new();
-    file.read_at(&mut bytes, 0, 1 << 20).unwrap();
-    let size = walser_record_batch::Batches::of(bytes.into()).next().unwrap().unwrap().1.len();
-    disk.flip_bit(path, 2 * size + byte, bit);
+    disk.flip_bit(path, 2 * batch_len(&disk, path) + byte, bit);
     disk
 }
 
@@ -97,10 +90,7 @@ fn a_missing_file_does_not_bring_deleted_records_back() {
 fn what_was_set_aside_once_is_never_overwritten() {
     let config = LogConfig { segment_bytes: 2_000, ..config() };
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config.clone());
-    for seed in 0..10 {
-        site.append(&values(seed, 1, 1_500)).unwrap();
-        site.flush().unwrap();
-    }
+    site.append_flushed(10, (1, 1_500));
     let files = log_files(&site);
     let disk = site.disk.lose_power(PowerLoss::Nothing);
     let hurt = &files[5].0;

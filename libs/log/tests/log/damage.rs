@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, PowerLoss, ReadError, Run};
+use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, Open, PowerLoss, ReadError, Run};
 use walser_model::{LeaderEpoch, Offset};
 
 use crate::site::{ROOT, Site, config, open, values};
@@ -19,6 +19,13 @@ pub(crate) fn site_of(batches: u64) -> Site {
         site.flush().unwrap();
     }
     site
+}
+
+/// Bytes of the first batch of a file.
+pub(crate) fn batch_len(disk: &MemoryDisk, path: &Path) -> usize {
+    let mut bytes = Vec::new();
+    disk.open(path, Open::Read).unwrap().read_at(&mut bytes, 0, 1 << 20).unwrap();
+    walser_record_batch::Batches::of(bytes.into()).next().unwrap().unwrap().1.len()
 }
 
 pub(crate) fn log_files(site: &Site) -> Vec<(PathBuf, u64)> {
@@ -155,7 +162,7 @@ fn a_log_without_marks_says_so_and_does_not_bring_deleted_records_back() {
         }
         let disk = site.disk.clone();
         let checkpoint = Path::new(ROOT).join("logs/checkpoint");
-        let file = walser_log::Disk::open(&disk, &checkpoint, walser_log::Open::Write).unwrap();
+        let file = walser_log::Disk::open(&disk, &checkpoint, Open::Write).unwrap();
         let len = file.len().unwrap();
         file.write_at(&vec![0xa5; usize::try_from(len - 128).unwrap()], 128).unwrap();
         site.restart_on(disk, config());
@@ -264,7 +271,7 @@ fn damaged_or_missing_leader_epochs_are_made_again_from_the_batches() {
 
 /// Makes zeros of a file from a byte on.
 fn zero_tail(site: &Site, base: i64, from: usize) {
-    let file = site.disk.open(&site.log.dir().join(format!("{base:020}.log")), walser_log::Open::Write).unwrap();
+    let file = site.disk.open(&site.log.dir().join(format!("{base:020}.log")), Open::Write).unwrap();
     let len = usize::try_from(file.len().unwrap()).unwrap();
     file.write_at(&vec![0; len - from], from as u64).unwrap();
 }
@@ -366,7 +373,7 @@ fn a_repair_that_was_killed_is_repeated_or_holds() {
         let mut site = site_of(60);
         let _ = site.log.release_idle().unwrap();
         let (path, len) = log_files(&site).remove(0);
-        let file = site.disk.open(&path, walser_log::Open::Write).unwrap();
+        let file = site.disk.open(&path, Open::Write).unwrap();
         file.write_at(&[0x5a; 40], len / 2).unwrap();
         site.log.note_damage(last_readable(&site));
         site.log.keep_damage().unwrap();

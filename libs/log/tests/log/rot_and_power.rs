@@ -3,28 +3,26 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, Open, PowerLoss, ReadError};
+use walser_log::{Condition, Disk as _, LogConfig, MemoryDisk, PowerLoss, ReadError};
 use walser_model::{LeaderEpoch, Offset};
 
-use crate::damage::log_files;
+use crate::damage::{batch_len, log_files};
 use crate::site::{Site, config, open, partition, values};
 
-/// Bytes of the first batch of a file.
-fn batch_len(disk: &MemoryDisk, path: &std::path::Path) -> usize {
-    let file = disk.open(path, Open::Read).unwrap();
-    let mut bytes = Vec::new();
-    file.read_at(&mut bytes, 0, 1 << 20).unwrap();
-    walser_record_batch::Batches::of(bytes.into()).next().unwrap().unwrap().1.len()
+/// A log that was stopped cleanly, the disk after that, and its settings.
+fn hundred_files() -> (Site, MemoryDisk, LogConfig) {
+    let config = LogConfig { segment_bytes: 2_000, ..config() };
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config.clone());
+    site.append_flushed(100, (1, 1_500));
+    assert!(site.log.release_idle().unwrap());
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    (site, disk, config)
 }
 
-/// Durable mark below the log start, damage below the durable mark.
 #[test]
 fn damage_below_a_durable_mark_that_is_below_the_log_start_is_damage() {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
-    for seed in 0..4 {
-        site.append(&values(seed, 5, 20)).unwrap();
-        site.flush().unwrap();
-    }
+    site.append_flushed(4, (5, 20));
     // 20 is durable. Deleted up to 22, which is not durable yet.
     site.append(&values(4, 5, 20)).unwrap();
     site.log.delete_records(Offset(22), 0).unwrap();
@@ -42,14 +40,11 @@ fn damage_below_a_durable_mark_that_is_below_the_log_start_is_damage() {
     assert!(found.damage.is_some(), "healthy: {:?} end {} cut {:?}", log.condition(), log.log_end(), found.cut);
 }
 
-/// Damage that was noted durably is forgotten with a checkpoint that goes back.
+/// Damage that was noted durably is not forgotten.
 #[test]
 fn a_note_of_damage_survives_a_checkpoint_that_goes_back() {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
-    for seed in 0..6 {
-        site.append(&values(seed, 5, 20)).unwrap();
-        site.flush().unwrap();
-    }
+    site.append_flushed(6, (5, 20));
     assert_eq!(site.acknowledged, Offset(30));
     let (path, _) = log_files(&site).remove(0);
     let size = batch_len(&site.disk, &path);
@@ -71,9 +66,8 @@ fn a_wanted_epoch_is_made_durable_after_a_beginning_for_missing_files() {
     site.flush().unwrap();
     site.log.delete_records(Offset(5), 0).unwrap();
     site.flush().unwrap();
-    let (path, _) = (site.log.dir().to_owned(), 0);
-    for entry in site.disk.list(&path).unwrap() {
-        site.disk.remove_file(&path.join(entry.name)).unwrap();
+    for entry in site.disk.list(site.log.dir()).unwrap() {
+        site.disk.remove_file(&site.file(&entry.name)).unwrap();
     }
     site.log.begin_epoch(LeaderEpoch(2), true);
     assert!(site.log.begin_for_missing().unwrap());
@@ -84,14 +78,7 @@ fn a_wanted_epoch_is_made_durable_after_a_beginning_for_missing_files() {
 /// More segments than files may be open.
 #[test]
 fn a_repair_opens_no_more_files_than_it_may() {
-    let config = LogConfig { segment_bytes: 2_000, ..config() };
-    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config.clone());
-    for seed in 0..100 {
-        site.append(&values(seed, 1, 1_500)).unwrap();
-        site.flush().unwrap();
-    }
-    assert!(site.log.release_idle().unwrap());
-    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    let (site, disk, config) = hundred_files();
     let files = log_files(&site);
     disk.flip_bit(&files[90].0, 70, 3);
     disk.set_file_limit(Some(40));
@@ -104,14 +91,7 @@ fn a_repair_opens_no_more_files_than_it_may() {
 /// An opening that reads all, for want of the file of leader epochs.
 #[test]
 fn an_opening_that_reads_all_opens_no_more_files_than_it_may() {
-    let config = LogConfig { segment_bytes: 2_000, ..config() };
-    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config.clone());
-    for seed in 0..100 {
-        site.append(&values(seed, 1, 1_500)).unwrap();
-        site.flush().unwrap();
-    }
-    assert!(site.log.release_idle().unwrap());
-    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    let (site, disk, config) = hundred_files();
     disk.remove_file(&site.file("leader-epochs")).unwrap();
     disk.set_file_limit(Some(40));
     let opened = open(&disk, config).map(|_| ());
@@ -153,10 +133,7 @@ fn an_opening_that_fails_again_and_again_keeps_one_file() {
 #[test]
 fn damage_is_damage_after_a_repair_that_ended_at_the_log_start() {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
-    for seed in 0..6 {
-        site.append(&values(seed, 5, 20)).unwrap();
-        site.flush().unwrap();
-    }
+    site.append_flushed(6, (5, 20));
     site.log.delete_records(Offset(20), 0).unwrap();
     let (path, _) = log_files(&site).remove(0);
     let size = batch_len(&site.disk, &path);
@@ -187,10 +164,7 @@ fn damage_is_damage_after_a_repair_that_ended_at_the_log_start() {
 fn a_failed_repair_keeps_the_durable_mark() {
     let config = LogConfig { segment_bytes: 2_000, ..config() };
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config.clone());
-    for seed in 0..50 {
-        site.append(&values(seed, 1, 1_500)).unwrap();
-        site.flush().unwrap();
-    }
+    site.append_flushed(50, (1, 1_500));
     let files = log_files(&site);
     site.disk.flip_bit(&files[20].0, 70, 3);
     assert!(site.log.note_damage(Offset(20)));
@@ -322,10 +296,7 @@ fn readers_beside_cuts_meet_no_damage() {
 fn a_file_that_is_missing_after_a_clean_stop_is_missed_until_it_is_repaired() {
     let config = LogConfig { segment_bytes: 2_000, ..config() };
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config.clone());
-    for seed in 0..10 {
-        site.append(&values(seed, 1, 1_500)).unwrap();
-        site.flush().unwrap();
-    }
+    site.append_flushed(10, (1, 1_500));
     assert!(site.log.release_idle().unwrap());
     let files = log_files(&site);
     let (dir, disk) = (site.log.dir().to_owned(), site.disk.lose_power(PowerLoss::Nothing));
@@ -343,15 +314,9 @@ fn a_file_that_is_missing_after_a_clean_stop_is_missed_until_it_is_repaired() {
 #[test]
 fn a_note_of_damage_outlives_the_marks() {
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
-    for seed in 0..6 {
-        site.append(&values(seed, 5, 20)).unwrap();
-        site.flush().unwrap();
-    }
+    site.append_flushed(6, (5, 20));
     let (path, _) = log_files(&site).remove(0);
-    let file = site.disk.open(&path, Open::Read).unwrap();
-    let mut bytes = Vec::new();
-    file.read_at(&mut bytes, 0, 1 << 20).unwrap();
-    let size = walser_record_batch::Batches::of(bytes.into()).next().unwrap().unwrap().1.len();
+    let size = batch_len(&site.disk, &path);
     site.disk.flip_bit(&path, 4 * size + 70, 3);
     assert!(site.log.note_damage(Offset(20)));
     site.log.keep_damage().unwrap();

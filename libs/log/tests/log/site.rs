@@ -97,6 +97,14 @@ impl Site {
         Ok(())
     }
 
+    /// Appends so many batches of records (how many, bytes of each), each of which is flushed.
+    pub(crate) fn append_flushed(&mut self, batches: u64, (count, size): (usize, usize)) {
+        for seed in 0..batches {
+            self.append(&values(seed, count, size)).unwrap();
+            self.flush().unwrap();
+        }
+    }
+
     pub(crate) fn extend(&mut self) {
         if let Some(extension) = self.log.begin_extension() {
             let outcome = extension.run();

@@ -2,18 +2,24 @@
 
 use walser_log::{CompactionRules, Disk as _, MemoryDisk, Open, PowerLoss};
 use walser_model::{Compression, Offset};
-use walser_record_batch::{BatchBuilder, BatchHeader, Producer, RecordFields, stamp_position};
+use walser_record_batch::{BatchBuilder, Producer, RecordFields, stamp_producer};
 
-use crate::compaction::{close_last, compact, newest, rules, seen, small, written};
+use crate::compaction::{append, append_built, close_last, compact, newest, rules, seen, small, written};
 use crate::site::Site;
+
+/// Closed segments with many records of six keys, of which the last ones delete five.
+fn with_tombstones() -> Site {
+    let batches: Vec<_> = (0..200).map(|number| vec![(number % 5, number >= 195), (9, false)]).collect();
+    let mut site = written(&batches, Compression::None);
+    close_last(&mut site);
+    site
+}
 
 /// Nothing is written any more, so that nothing else makes a compaction of it due (KIP-534).
 #[test]
 fn a_tombstone_goes_from_a_log_at_rest_when_its_time_is_over() {
     for restarts in [false, true] {
-        let batches: Vec<_> = (0..200).map(|number| vec![(number % 5, number >= 195), (9, false)]).collect();
-        let mut site = written(&batches, Compression::None);
-        close_last(&mut site);
+        let mut site = with_tombstones();
         assert!(compact(&mut site, rules(1_000)));
         let restart = |site: &mut Site| {
             if restarts {
@@ -43,9 +49,7 @@ fn a_tombstone_goes_from_a_log_at_rest_when_its_time_is_over() {
 /// Also of one that was compacted by a version that did not note which tombstones it left.
 #[test]
 fn a_log_of_an_earlier_version_is_looked_through_once_for_tombstones() {
-    let batches: Vec<_> = (0..200).map(|number| vec![(number % 5, number >= 195), (9, false)]).collect();
-    let mut site = written(&batches, Compression::None);
-    close_last(&mut site);
+    let mut site = with_tombstones();
     assert!(compact(&mut site, rules(1_000)));
     let path = site.file("compacted");
     let disk = site.disk.lose_power(PowerLoss::Everything);
@@ -68,18 +72,15 @@ fn a_log_of_an_earlier_version_is_looked_through_once_for_tombstones() {
 /// What is noted of the one that may go first stands for all that are left.
 #[test]
 fn tombstones_are_not_forgotten_with_the_one_that_may_go_first() {
-    let batches: Vec<_> = (0..200).map(|number| vec![(number % 5, number >= 195), (9, false)]).collect();
     let left = |site: &Site, up_to: Offset| site.log.compactable(up_to).and_then(|found| found.tombstone);
     // The high watermark of a new leader lies below what was compacted, for a while.
-    let mut site = written(&batches, Compression::None);
-    close_last(&mut site);
+    let mut site = with_tombstones();
     assert!(compact(&mut site, rules(1_000)));
     let before = left(&site, site.log.log_end());
     let job = site.log.begin_compaction(Offset(100), rules(1_101)).unwrap();
     assert!(job.is_none() && left(&site, Offset(100)).is_none() && left(&site, site.log.log_end()) == before);
     // It is cut off, and others are not.
-    let mut site = written(&batches, Compression::None);
-    close_last(&mut site);
+    let mut site = with_tombstones();
     assert!(compact(&mut site, CompactionRules { tombstone_floor: Offset(0), ..rules(1_000) }));
     site.log.truncate(Offset(396), false).unwrap();
     close_last(&mut site);
@@ -89,8 +90,7 @@ fn tombstones_are_not_forgotten_with_the_one_that_may_go_first() {
         (0, None)
     );
     // Nothing is left that could be looked at.
-    let mut site = written(&batches, Compression::None);
-    close_last(&mut site);
+    let mut site = with_tombstones();
     assert!(compact(&mut site, rules(1_000)));
     site.log.delete_records(site.log.log_end(), 0).unwrap();
     assert_eq!(left(&site, site.log.log_end()), None);
@@ -98,16 +98,11 @@ fn tombstones_are_not_forgotten_with_the_one_that_may_go_first() {
 
 /// Appends a batch of these keys and values.
 fn append_raw(site: &mut Site, records: &[[Option<&[u8]>; 2]]) {
-    let base = site.log.log_end();
     let mut builder = BatchBuilder::new(Compression::None, 0);
-    for (offset, [key, value]) in (base.0..).zip(records) {
-        builder.append(&RecordFields { timestamp: offset, key: *key, value: *value, headers: &[] });
+    for (timestamp, [key, value]) in (0..).zip(records) {
+        builder.append(&RecordFields { timestamp, key: *key, value: *value, headers: &[] });
     }
-    let mut batch = builder.build(Producer::NONE).to_vec();
-    stamp_position(&mut batch, base, site.epoch);
-    let header = BatchHeader::parse(&batch).unwrap();
-    site.log.append(&batch[..].into(), &[header], base.0).map_err(|(_, error)| error).unwrap();
-    site.flush().unwrap();
+    append_built(site, &builder.build(Producer::NONE));
 }
 
 #[test]
@@ -125,8 +120,6 @@ fn a_record_without_key_and_value_makes_no_run_due_for_ever() {
 
 #[test]
 fn what_could_not_be_cleaned_is_forgotten_once_deleted() {
-    use crate::compaction::{append, append_built};
-    use walser_record_batch::stamp_producer;
     let mut site = Site::new(MemoryDisk::simulated(64 << 20), small());
     let mut batch = BatchBuilder::new(Compression::None, 0);
     batch.append(&RecordFields { timestamp: 1, key: Some(b"k"), value: Some(b"v"), headers: &[] });

@@ -217,7 +217,7 @@ pub fn described_message(figures: DescribedPartition) -> pbi::PartitionFigures {
         Ok(numbers) => pbi::PartitionFigures {
             log_start_offset: numbers.log_start.0,
             high_watermark: numbers.high_watermark.0,
-            size_bytes: i64::try_from(numbers.bytes).unwrap_or(i64::MAX),
+            size_bytes: signed(numbers.bytes),
             ..message
         },
         Err(failure) => pbi::PartitionFigures { error: Some(failure.into()), ..message },
@@ -226,7 +226,7 @@ pub fn described_message(figures: DescribedPartition) -> pbi::PartitionFigures {
 
 impl From<LaggingReplica> for pb::ReplicaLag {
     fn from(lag: LaggingReplica) -> Self {
-        let offsets = lag.offsets.map(|offsets| i64::try_from(offsets).unwrap_or(i64::MAX));
+        let offsets = lag.offsets.map(signed);
         Self { node_id: lag.node.0, offsets, behind: Some(lag.behind.into()) }
     }
 }
@@ -298,7 +298,7 @@ pub(super) fn figures(message: pbi::PartitionFigures) -> DescribedPartition {
     let numbers = PartitionNumbers {
         log_start: Offset(message.log_start_offset),
         high_watermark: Offset(message.high_watermark),
-        bytes: u64::try_from(message.size_bytes).unwrap_or(0),
+        bytes: unsigned(message.size_bytes),
     };
     let numbers = message.error.map_or(Ok(numbers), |error| Err(ApiError::from(error)));
     let lags = message.lags.into_iter().map(LaggingReplica::from).collect();

@@ -219,7 +219,7 @@ impl Peers for Outbox {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use walser_model::{Offset, PartitionIndex, TopicId};
@@ -230,7 +230,8 @@ mod tests {
         TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(number))
     }
 
-    fn session(sequence: u64) -> ReplicationSession {
+    /// Of no special replica.
+    pub(crate) fn session(sequence: u64) -> ReplicationSession {
         ReplicationSession {
             follower: NodeId(2),
             id: ReplicationSessionId { node_epoch: 7, sequence },

@@ -70,10 +70,10 @@ impl Shard {
         }
         let wanted =
             self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.dirtiness(now, millis)?)));
-        if let Some((id, _)) = wanted.max_by_key(|(_, dirtiness)| *dirtiness)
+        if let Some((id, due)) = wanted.max_by_key(|(_, dirtiness)| *dirtiness)
             && let Some(turn) = context.compactor.try_turn()
         {
-            self.lend(id, Task::BeginCompaction { turn });
+            self.lend(id, Task::BeginCompaction { turn, due });
         }
     }
 

@@ -11,7 +11,7 @@ use walser_model::{LeaderEpoch, Offset, TopicPartition};
 use walser_replication::WorkId;
 use walser_rpc::ApiError;
 
-use super::compaction::Compacting;
+use super::compaction::{Compacting, Dirtiness};
 use super::{Partition, PartitionMetadata, Repaired, ShardContext};
 use crate::compactor::CompactionTurn;
 use crate::disk_threads::DiskLane;
@@ -32,7 +32,7 @@ pub(crate) enum Task {
     /// Close the files of a partition that nobody writes.
     ReleaseIdle,
     /// Begin a compaction.
-    BeginCompaction { turn: CompactionTurn },
+    BeginCompaction { turn: CompactionTurn, due: Dirtiness },
     /// Put in place what a compaction has written.
     TakeStep { compacting: Box<Compacting>, step: CompactionStep },
     /// Write down that the log is damaged.
@@ -175,7 +175,7 @@ fn maintain(mut partition: Box<Partition>, task: Task, context: &ShardContext) -
         Task::Prepare => partition.prepare(context),
         Task::Retain { trusted, close_old } => partition.retain(context, trusted, close_old),
         Task::ReleaseIdle => partition.release_idle(context),
-        Task::BeginCompaction { turn } => partition.begin_compaction(turn, context),
+        Task::BeginCompaction { turn, due } => partition.begin_compaction(turn, due, context),
         Task::TakeStep { compacting, step } => partition.take_step(compacting, step, context),
         Task::KeepDamage => partition.keep_damage(context),
         Task::LookForFiles => partition.look_for_files(context),

@@ -238,8 +238,7 @@ mod tests {
 
     use tonic::service::Routes;
     use walser_log::{DataDirectory, MemoryDisk};
-    use walser_model::{LeaderEpoch, Offset, PartitionIndex, SystemClock, TopicId};
-    use walser_replication::ReplicationSession;
+    use walser_model::{PartitionIndex, SystemClock, TopicId};
     use walser_rpc::{ControllerClient, Network, local_connection};
     use walser_service::{Metrics, Shutdown};
 
@@ -249,6 +248,7 @@ mod tests {
     use crate::engine::Engine;
     use crate::metrics::StorageMetrics;
     use crate::replica_registry::ReplicaRegistry;
+    use crate::replication::outbox::tests::session;
     use crate::replication::{Outbox, Outgoing, Peers};
 
     /// Those of a node, and what waits for its leaders.
@@ -290,19 +290,6 @@ mod tests {
             shutdown,
         };
         (links, outbox)
-    }
-
-    fn session(sequence: u64) -> ReplicationSession {
-        ReplicationSession {
-            follower: NodeId(1),
-            id: ReplicationSessionId { node_epoch: 7, sequence },
-            leader_epoch: LeaderEpoch(1),
-            log_end: Offset(0),
-            durable: Offset(0),
-            lazy: false,
-            last_epoch: LeaderEpoch::NONE,
-            damaged: false,
-        }
     }
 
     #[tokio::test]

@@ -58,8 +58,8 @@ impl Partition {
         (!only_tombstones || some_goes).then_some(Dirtiness { overdue: overdue && new, ratio, only_tombstones })
     }
 
-    /// Begins a compaction. Blocks as long as the disk takes.
-    pub(crate) fn begin_compaction(&mut self, turn: CompactionTurn, context: &ShardContext) {
+    /// Begins a compaction that is `due`. Blocks as long as the disk takes.
+    pub(crate) fn begin_compaction(&mut self, turn: CompactionTurn, due: Dirtiness, context: &ShardContext) {
         let now = context.clock.now_millis();
         let lag_min = whole_millis(self.config.compaction_lag_min);
         let rules = CompactionRules {
@@ -69,16 +69,14 @@ impl Partition {
             newest: if lag_min == 0 { Timestamp::MAX } else { now.saturating_sub(lag_min) },
             memory_bytes: context.compactor.limits.memory_bytes,
         };
-        let due = self.dirtiness(context.clock.monotonic(), now);
         self.compaction_rests(context);
         // For tombstones alone it does not look at what is new: those found there would make the next one due.
-        let only_tombstones = due.is_some_and(|due| due.only_tombstones);
         let all = self.handle.high_watermark();
         let old = all.min(self.log.compacted());
-        let begun = self.log.begin_compaction(if only_tombstones { old } else { all }, rules);
+        let begun = self.log.begin_compaction(if due.only_tombstones { old } else { all }, rules);
         let begun = match begun {
             // What was compacted ends within a segment.
-            Ok(None) if only_tombstones => self.log.begin_compaction(all, rules),
+            Ok(None) if due.only_tombstones => self.log.begin_compaction(all, rules),
             begun => begun,
         };
         match begun {
