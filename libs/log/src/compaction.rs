@@ -30,6 +30,7 @@ pub(crate) use rewrite::Replacement;
 use crate::compaction::offset_map::OffsetMap;
 use crate::directory_names::DirectoryNames;
 use crate::disk::{Open, remove_file_if_any};
+use crate::faults::LogFaults;
 use crate::generation::Generation;
 use crate::scan::{Scan, Step};
 use crate::segment::Segment;
@@ -88,6 +89,7 @@ pub struct CompactionJob {
     pub(crate) pass: Option<Pass>,
     /// Records from here on are damaged.
     pub(crate) damaged_at: Option<Offset>,
+    pub(crate) faults: LogFaults,
 }
 
 /// What a job has written so far, for the log that it was taken from.

@@ -29,6 +29,7 @@ mod directory_names;
 mod disk;
 mod epochs;
 mod extension;
+mod faults;
 mod flush;
 mod generation;
 mod index;
@@ -61,11 +62,11 @@ pub use disk::{
     Space, out_of_files, out_of_space,
 };
 pub use extension::Extension;
+#[cfg(feature = "faults")]
+pub use faults::LogFaults;
 pub use flush::{FlushJob, FlushLack, FlushOutcome};
 pub use generation::Generation;
 pub use last_run::BootId;
-#[cfg(feature = "faults")]
-pub use log::LogFaults;
 pub use log::{AppendError, Condition, CutTail, Damage, Kept, Log, LogConfig, LogError, Recovery};
 pub use log_state::LogPin;
 pub use metadata_version::SeenMetadata;

@@ -148,17 +148,7 @@ pub struct Log {
     /// Offsets from which files say that records are damaged.
     damage_notes: Vec<Offset>,
     #[cfg(feature = "faults")]
-    pub faults: LogFaults,
-}
-
-/// Faults of earlier versions, for simulations that must notice them.
-#[cfg(feature = "faults")]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LogFaults {
-    /// The age of the last segment begins anew whenever it is opened for appending.
-    pub age_restarts: bool,
-    /// Tombstones go whatever other replicas have, and nobody knows of it.
-    pub drops_tombstones: bool,
+    pub faults: crate::faults::LogFaults,
 }
 
 impl From<&TopicConfig> for LogConfig {

@@ -190,7 +190,9 @@ impl Output<'_> {
             return Ok(None);
         }
         self.drain()?;
-        self.file.sync_data()?;
+        if !self.job.faults.swaps_unsynced {
+            self.file.sync_data()?;
+        }
         self.segment.adopt_file(self.file);
         Ok(Some(Replacement {
             old: group.iter().map(|closed| Arc::clone(&closed.segment)).collect(),

@@ -13,6 +13,7 @@ use crate::compaction::{
     Replacement, WaitingTombstone, swap,
 };
 use crate::disk::{out_of_files, out_of_space, read_file, remove_file_if_any};
+use crate::faults::LogFaults;
 use crate::log_state::{LogState, Replacing};
 use crate::segment::Segment;
 
@@ -62,6 +63,7 @@ impl Log {
         segments: &'a [Arc<Segment>],
         up_to: Offset,
     ) -> impl Iterator<Item = (&'a Arc<Segment>, Offset)> + use<'a> {
+        let up_to = if self.faults().compacts_uncommitted { Offset(i64::MAX) } else { up_to };
         LogState::closed(segments, up_to.min(self.marks.durable))
     }
 
@@ -105,7 +107,8 @@ impl Log {
         else {
             return Ok(None);
         };
-        let faulty = self.has_fault();
+        let faults = self.faults();
+        let faulty = faults.drops_tombstones;
         // With its segment the batch is gone that could not be cleaned.
         let gone = self.compacted.uncleaned < self.retained();
         let rules = if faulty { CompactionRules { tombstone_floor: Offset(i64::MAX), ..rules } } else { rules };
@@ -115,6 +118,10 @@ impl Log {
             self.write_compacted(self.compacted, floor)?;
         }
         let epochs = self.state.epochs().of_records.clone();
+        let mut last_of_producers = self.producers()?.last_batches();
+        if faults.drops_last_batches {
+            last_of_producers.clear();
+        }
         Ok(Some(CompactionJob {
             partition: self.partition,
             generation: self.state.generation(),
@@ -126,21 +133,22 @@ impl Log {
             uncleaned: if faulty || gone { NONE_UNCLEANED } else { self.compacted.uncleaned },
             tombstone,
             rules,
-            last_of_producers: self.producers()?.last_batches(),
+            last_of_producers,
             segment_bytes: self.config.segment_bytes,
             interval_bytes: self.config.index_interval_bytes,
             pass: None,
             damaged_at: None,
+            faults,
         }))
     }
 
-    /// Whether tombstones go whatever other replicas have.
+    /// None outside of simulations.
     #[cfg_attr(not(feature = "faults"), expect(clippy::unused_self, reason = "the same face as with faults"))]
-    fn has_fault(&self) -> bool {
+    fn faults(&self) -> LogFaults {
         #[cfg(feature = "faults")]
-        return self.faults.drops_tombstones;
+        return self.faults;
         #[cfg(not(feature = "faults"))]
-        false
+        LogFaults::NONE
     }
 
     /// Puts what a job has written in the place of what it has read, durably. `None`: the log was cut, or segments have gone,

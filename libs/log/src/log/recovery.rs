@@ -105,7 +105,7 @@ impl Log {
             deleted,
             damage_notes,
             #[cfg(feature = "faults")]
-            faults: super::LogFaults::default(),
+            faults: crate::faults::LogFaults::NONE,
         };
         let rebuilt_from = rebuild_epochs.then_some(first);
         let mut recovery = log.resume_or_recover(rebuilt_from, &snapshots, marked)?;

@@ -27,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use walser_log::{MemoryDisk, PowerLoss};
+use walser_log::{LogFaults, MemoryDisk, PowerLoss};
 use walser_model::{
     Acks, CleanupPolicy, Compression, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId,
     TopicConfig, TopicId, TopicPartition,
@@ -51,20 +51,25 @@ const VALUE_BYTES: [usize; 5] = [1, 100, 500, 2_000, 8_000];
 /// A deletion below an offset, and what it is answered.
 type AskedDeletion = (TopicPartition, Offset, oneshot::Receiver<Result<Offset, ApiError>>);
 
-/// What an earlier version might have done.
+/// What an earlier version might have done, or one without a rule would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClusterFault {
     /// A follower says that its whole log is durable.
     AcknowledgesBeforeFlushes,
     /// A leader pushes behind the end of a log that is not a part of its own.
     IgnoresDivergence,
-    /// Tombstones go although a replica does not have them.
-    DropsTombstones,
+    /// A compaction breaks a rule.
+    Compaction(LogFaults),
 }
 
 impl ClusterFault {
     /// Those that random runs notice.
-    pub(super) const RANDOM: [Self; 2] = [Self::AcknowledgesBeforeFlushes, Self::IgnoresDivergence];
+    pub(super) const RANDOM: [Self; 4] = [
+        Self::AcknowledgesBeforeFlushes,
+        Self::IgnoresDivergence,
+        Self::Compaction(LogFaults { compacts_uncommitted: true, ..LogFaults::NONE }),
+        Self::Compaction(LogFaults { swaps_unsynced: true, ..LogFaults::NONE }),
+    ];
 }
 
 /// The partition that is compacted: its records have keys, of which some are written often and some are not, or delete one.
@@ -153,7 +158,7 @@ impl Cluster {
             .collect();
         Self {
             random: Random::new(seed),
-            calm: fault.is_none() && seed % 2 == 1,
+            calm: seed % 2 == 1,
             fault,
             clock,
             nodes,
@@ -277,16 +282,20 @@ impl Cluster {
         let Some(leader) = self.control.leader(id).map(number_of).filter(|leader| self.nodes[*leader].up) else {
             return;
         };
-        let number = self.sent.len();
         let sequence = self.sequences.entry(id).or_insert(0);
         let named = Producer { id: self.producer, epoch: ProducerEpoch(0), base_sequence: *sequence };
         *sequence += 1;
         let producer = if self.below(3) == 0 { named } else { Producer::NONE };
+        let acks = if self.below(4) == 0 { Acks::Leader } else { Acks::All };
+        self.send((id, leader), written, producer, acks);
+    }
+
+    fn send(&mut self, (id, leader): (TopicPartition, usize), written: Written, producer: Producer, acks: Acks) {
+        let number = self.sent.len();
         let mut builder = BatchBuilder::new(Compression::None, VALUE_BYTES.iter().sum());
         let (key, content) = (written.key.as_deref(), written.value.as_deref());
         builder.append(&RecordFields { timestamp: 1, key, value: content, headers: &[] });
         let batch = builder.build(producer);
-        let acks = if self.below(4) == 0 { Acks::Leader } else { Acks::All };
         let answers = Arc::clone(&self.answers);
         self.nodes[leader].shard.queue.push(Command::Append(AppendJob {
             partition: id,
@@ -359,9 +368,8 @@ impl Cluster {
         if !self.nodes[node].up {
             return;
         }
-        if self.fault == Some(ClusterFault::DropsTombstones) {
-            let partitions = self.nodes[node].shard.partitions.values_mut();
-            partitions.for_each(|partition| partition.log.faults.drops_tombstones = true);
+        if let Some(ClusterFault::Compaction(faults)) = self.fault {
+            self.nodes[node].shard.partitions.values_mut().for_each(|partition| partition.log.faults = faults);
         }
         self.nodes[node].turn();
         self.turns += 1;

@@ -178,8 +178,58 @@ fn a_key_that_is_deleted_while_a_follower_is_away_stays_deleted() {
 
 #[test]
 fn a_tombstone_that_goes_too_early_is_noticed() {
-    let run = || deleted_while_a_follower_is_away(Some(ClusterFault::DropsTombstones));
+    let faults = LogFaults { drops_tombstones: true, ..LogFaults::NONE };
+    let run = || deleted_while_a_follower_is_away(Some(ClusterFault::Compaction(faults)));
     let noticed = std::panic::catch_unwind(run).unwrap_err();
     let said = noticed.downcast_ref::<String>().cloned().unwrap_or_default();
     assert!(said.contains("is back from"), "{said}");
+}
+
+/// What a producer has written is replaced by another one and compacted while a follower is away; that one comes back,
+/// leads, and the producer repeats its batch. Whether the old value is in the log again.
+fn repeated_after_a_compaction(fault: Option<ClusterFault>) -> bool {
+    let mut cluster = Cluster::new(1, fault);
+    cluster.heal();
+    let id = partition(COMPACTED);
+    let leader = number_of(cluster.control.leader(id).unwrap());
+    let (away, third) = ((leader + 1) % NODES, (leader + 2) % NODES);
+    cluster.crash(away, None);
+    cluster.moments(20);
+    let producer = Producer { id: ProducerId(1_000), epoch: ProducerEpoch(0), base_sequence: 0 };
+    let old = Written { key: Some("replaced".into()), value: Some("old".into()) };
+    let mut send = |written: &Written, producer| {
+        cluster.send((id, leader), written.clone(), producer, Acks::All);
+        cluster.moments(10);
+        assert_eq!(cluster.answered.last(), Some(&1));
+    };
+    send(&old, producer);
+    send(&Written { value: Some("new".into()), ..old.clone() }, Producer::NONE);
+    let filling = Written { key: Some("filling".into()), value: Some(vec![b'.'; 1_000].into()) };
+    (0..30).for_each(|_| send(&filling, Producer::NONE));
+    (0..NODES).filter(|node| *node != away).for_each(|node| cluster.compact(node));
+    cluster.moments(30);
+    let has_old = |cluster: &Cluster, node| cluster.kept(node, id).values().any(|written| *written == old);
+    assert!(!has_old(&cluster, leader), "it is compacted");
+    cluster.heal();
+    cluster.crash(leader, None);
+    cluster.crash(third, None);
+    cluster.moments(200);
+    cluster.start(third);
+    cluster.moments(50);
+    assert_eq!(cluster.control.leader(id), Some(node_id(away)));
+    cluster.send((id, away), old.clone(), producer, Acks::All);
+    cluster.moments(50);
+    assert_eq!(cluster.answered.last(), Some(&1));
+    has_old(&cluster, away)
+}
+
+#[test]
+fn a_batch_that_was_compacted_and_is_repeated_is_known_to_who_came_back() {
+    assert!(!repeated_after_a_compaction(None), "the value that was replaced is back");
+}
+
+#[test]
+fn a_last_batch_that_goes_is_noticed() {
+    let faults = LogFaults { drops_last_batches: true, ..LogFaults::NONE };
+    assert!(repeated_after_a_compaction(Some(ClusterFault::Compaction(faults))));
 }
