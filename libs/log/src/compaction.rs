@@ -14,6 +14,7 @@
 mod offset_map;
 mod rewrite;
 pub(crate) mod swap;
+mod uncleaned;
 
 use std::collections::HashMap;
 use std::io;
@@ -26,6 +27,7 @@ use walser_model::{LeaderEpochs, Offset, ProducerId, Timestamp, TopicPartition, 
 use walser_record_batch::{BatchHeader, retain};
 
 pub(crate) use rewrite::Replacement;
+pub(crate) use uncleaned::Uncleaned;
 
 use crate::compaction::offset_map::OffsetMap;
 use crate::directory_names::DirectoryNames;
@@ -75,8 +77,8 @@ pub struct CompactionJob {
     pub(crate) segments: Vec<ClosedSegment>,
     /// What lies below was compacted before. Exclusive.
     pub(crate) from: Offset,
-    /// Tombstones from here on stay: an earlier job could not clean the batch that begins here.
-    pub(crate) uncleaned: Offset,
+    /// What earlier jobs could not clean.
+    pub(crate) uncleaned: Uncleaned,
     /// The tombstone that an earlier job has left and that may go first.
     pub(crate) tombstone: Option<WaitingTombstone>,
     pub(crate) rules: CompactionRules,
@@ -119,9 +121,7 @@ pub struct CompactionRest {
 pub(crate) struct CompactedTo {
     /// Everything below is compacted. Exclusive.
     pub(crate) end: Offset,
-    /// Here begins the first batch of which records were to go that stay; [`NONE_UNCLEANED`] where there is none. What
-    /// deletes them is not known any more in a later job: no tombstone behind it goes.
-    pub(crate) uncleaned: Offset,
+    pub(crate) uncleaned: Uncleaned,
     /// The tombstone that may go first, of those that are left.
     pub(crate) tombstone: Option<WaitingTombstone>,
 }
@@ -134,9 +134,6 @@ pub struct WaitingTombstone {
     /// Its offset.
     pub at: Offset,
 }
-
-/// All that was to go is gone.
-pub(crate) const NONE_UNCLEANED: Offset = Offset(i64::MAX);
 
 /// How much there is to compact.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -168,10 +165,10 @@ pub(crate) struct Pass {
     map: OffsetMap,
     /// The keys of all records below were noted, from where the last compaction ended. Exclusive.
     end: Offset,
-    /// Here begins the first batch that has kept records that were to go, or may have: no tombstone behind it goes.
-    uncleaned: Offset,
+    uncleaned: Uncleaned,
     /// Of each known producer that has any, the base offset of its last batch below `end`. It stays, with or without records:
-    /// the log may be cut behind it. `None`: it lies in what was compacted before, where only one is left without records.
+    /// the log may be cut behind it. `None`: it lies in what was compacted before, or in what this job does not look at; of
+    /// those without records more than one may stay then, until another job.
     last_of_producers: HashMap<ProducerId, Option<Offset>>,
     /// Of the tombstones that are left, the one that may go first.
     tombstone: Option<WaitingTombstone>,
@@ -203,12 +200,12 @@ fn interrupted() -> io::Error {
 
 impl CompactedTo {
     /// Nothing was compacted.
-    pub(crate) const NONE: Self = Self { end: Offset::ZERO, uncleaned: NONE_UNCLEANED, tombstone: None };
+    pub(crate) const NONE: Self = Self { end: Offset::ZERO, uncleaned: Uncleaned::NONE, tombstone: None };
 
     /// What holds of a log that was cut.
     pub(crate) fn cut(self, to: Offset) -> Self {
         let end = self.end.min(to);
-        let uncleaned = if self.uncleaned < end { self.uncleaned } else { NONE_UNCLEANED };
+        let uncleaned = self.uncleaned.cut(end);
         // Others may be left below.
         let left = self.tombstone.map(|left| if left.at < end { left } else { WaitingTombstone::UNKNOWN });
         Self { end, uncleaned, tombstone: left.filter(|left| left.at < end) }

@@ -454,8 +454,8 @@ impl Log {
         self.state.segments().iter().filter(|segment| segment.open()).count()
     }
 
-    /// Closes the log: its marks are there for the next opening.
-    pub(crate) fn close(self) {
+    /// Closes the log: its marks are there for the next opening in this process.
+    pub fn close(self) {
         let Self { checkpoint, partition, slot, marks, .. } = self;
         checkpoint.lock().unclaim(partition, slot, Some(marks));
     }

@@ -113,7 +113,8 @@ impl Output<'_> {
             Ok(Retained::All) => header.delete_horizon(),
             Ok(Retained::Nothing | Retained::TooLarge) | Err(_) => None,
         };
-        let waits = left.filter(|at| *at < pass.uncleaned).zip(horizon).map(|(at, over)| WaitingTombstone { over, at });
+        let waits =
+            left.filter(|at| *at < pass.uncleaned.first).zip(horizon).map(|(at, over)| WaitingTombstone { over, at });
         pass.tombstone = WaitingTombstone::first(pass.tombstone, waits);
         pass.left.records += rest.records;
         pass.left.tombstones += rest.tombstones;
@@ -136,7 +137,7 @@ impl Output<'_> {
             Ok(Retained::All) => self.put(bytes),
             // What cannot be decoded has no keys, and stays for whoever can.
             Ok(Retained::TooLarge) | Err(_) => {
-                pass.uncleaned = pass.uncleaned.min(header.base_offset);
+                pass.uncleaned.add(header.base_offset);
                 self.put(bytes)
             }
         }
@@ -209,7 +210,7 @@ impl CompactionJob {
         if pass.map.latest(key).is_some_and(|latest| latest > record.offset) {
             return false;
         }
-        let floor = self.rules.tombstone_floor.min(pass.end).min(pass.uncleaned);
+        let floor = self.rules.tombstone_floor.min(pass.end).min(pass.uncleaned.first);
         let over = record.offset < floor && horizon.is_some_and(|from| from < self.rules.now);
         !record.tombstone || !over
     }

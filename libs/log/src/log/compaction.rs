@@ -9,8 +9,8 @@ use walser_model::{Offset, Timestamp};
 use super::{Condition, Log, LogError};
 use crate::checked::{seal, take, unseal};
 use crate::compaction::{
-    ClosedSegment, Compactable, Compacted, CompactedTo, CompactionJob, CompactionRules, CompactionStep, NONE_UNCLEANED,
-    Replacement, WaitingTombstone, swap,
+    ClosedSegment, Compactable, Compacted, CompactedTo, CompactionJob, CompactionRules, CompactionStep, Replacement,
+    Uncleaned, WaitingTombstone, swap,
 };
 use crate::disk::{out_of_files, out_of_space, read_file, remove_file_if_any};
 use crate::faults::LogFaults;
@@ -109,8 +109,6 @@ impl Log {
         };
         let faults = self.faults();
         let faulty = faults.drops_tombstones;
-        // With its segment the batch is gone that could not be cleaned.
-        let gone = self.compacted.uncleaned < self.retained();
         let rules = if faulty { CompactionRules { tombstone_floor: Offset(i64::MAX), ..rules } } else { rules };
         // Before anything goes; that there is such a file tells a start to look for names that have come back.
         let floor = rules.tombstone_floor.min(end).max(self.tombstone_floor());
@@ -130,7 +128,7 @@ impl Log {
             epochs,
             segments,
             from: self.compacted.end,
-            uncleaned: if faulty || gone { NONE_UNCLEANED } else { self.compacted.uncleaned },
+            uncleaned: if faulty { Uncleaned::NONE } else { self.compacted.uncleaned.from(self.retained()) },
             tombstone,
             rules,
             last_of_producers,
@@ -241,11 +239,12 @@ impl Log {
         bytes.put_u16(0);
         bytes.put_i64(compacted.end.0);
         bytes.put_i64(floor.0);
-        bytes.put_i64(compacted.uncleaned.0);
+        bytes.put_i64(compacted.uncleaned.first.0);
         // A version before this one reads no further.
         let left = compacted.tombstone.unwrap_or(NO_TOMBSTONE);
         bytes.put_i64(left.over);
         bytes.put_i64(left.at.0);
+        bytes.put_i64(compacted.uncleaned.last.0);
         seal(&mut bytes, 0);
         self.names.replace_file(COMPACTED_NAME, &bytes)?;
         self.compacted_file = true;
@@ -287,14 +286,16 @@ impl Log {
             let (magic, version) = (take(&mut body)?, body.try_get_u16().ok()?);
             body.try_get_u16().ok().filter(|_| &magic == MAGIC && version == VERSION)?;
             let mut next = || Some(Offset(body.try_get_i64().ok().filter(|offset| *offset >= 0)?));
-            let (end, floor, uncleaned) = (next()?, next()?, next()?);
+            let (end, floor, first) = (next()?, next()?, next()?);
             // The version before this one did not note which are left.
             let left = match body.try_get_i64() {
                 Ok(over) => WaitingTombstone { over, at: Offset(body.try_get_i64().ok()?) },
                 Err(_) => WaitingTombstone::UNKNOWN,
             };
             let tombstone = Some(left).filter(|left| *left != NO_TOMBSTONE && left.at < end);
-            Some((CompactedTo { end, uncleaned, tombstone }, floor))
+            // Nor which one is the last.
+            let last = body.try_get_i64().map_or(Offset(i64::MAX), Offset);
+            Some((CompactedTo { end, uncleaned: Uncleaned { first, last }, tombstone }, floor))
         });
         Ok(known.unwrap_or((CompactedTo::NONE, Offset(i64::MAX))))
     }

@@ -129,8 +129,8 @@ impl Log {
         snapshots: &[Offset],
         marked: bool,
     ) -> Result<Recovery, LogError> {
-        if let Some(noted) = self.damage_notes.iter().min().filter(|_| !marked) {
-            // Damage is met in what was durable.
+        if let Some(noted) = self.damage_notes.iter().max().filter(|_| !marked) {
+            // Damage is met in what was durable: all of them tell that it reached so far.
             self.marks.durable = noted.plus(1);
         }
         if rebuilt_from.is_none() && self.rested() {

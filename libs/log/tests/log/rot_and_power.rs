@@ -325,3 +325,21 @@ fn a_note_of_damage_outlives_the_marks() {
     let (_, log, found) = open(&disk, config()).unwrap();
     assert!(found.damage.is_some(), "healthy: {:?} end {} cut {:?}", log.condition(), log.log_end(), found.cut);
 }
+
+/// The lower one is of a file that was missing, and is there again.
+#[test]
+fn the_highest_note_of_damage_tells_what_was_durable() {
+    let mut site = Site::new(MemoryDisk::simulated(64 << 20), config());
+    site.append_flushed(8, (5, 20));
+    let (path, _) = log_files(&site).remove(0);
+    let size = batch_len(&site.disk, &path);
+    site.disk.flip_bit(&path, 6 * size + 70, 3);
+    for at in [30, 10] {
+        assert!(site.log.note_damage(Offset(at)));
+        site.log.keep_damage().unwrap();
+    }
+    let disk = site.disk.lose_power(PowerLoss::Nothing);
+    disk.remove_file(std::path::Path::new("/data/logs/checkpoint")).unwrap();
+    let (_, log, found) = open(&disk, config()).unwrap();
+    assert!(found.cut.is_none() && found.damage.is_some(), "end {} cut {:?}", log.log_end(), found.cut);
+}

@@ -343,9 +343,16 @@ impl Partition {
             partition.step(ReplicaEvent::WorkDone { work }, context);
             return Ok(Box::new(partition));
         };
-        let kept = partition.keep_before(copy, context);
-        let opened = kept.and_then(|()| context.directory.install_copy(copy, partition.log)).map_err(LogError::from);
-        match opened.and_then(|()| context.open_log(id, &metadata)) {
+        let installed = match partition.keep_before(copy, context) {
+            Ok(()) => context.directory.install_copy(copy, partition.log),
+            Err(error) => {
+                // What was to be kept needs the space, and the log its marks when it is opened again.
+                partition.log.close();
+                drop(context.directory.discard_copy(id));
+                Err(error)
+            }
+        };
+        match installed.map_err(LogError::from).and_then(|()| context.open_log(id, &metadata)) {
             Ok(log) => {
                 let handle = Arc::new(PartitionHandle::new(log.reader(), context.metrics.partitions()));
                 context.registry.insert(id, Arc::clone(&handle));

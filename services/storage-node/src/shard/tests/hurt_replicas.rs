@@ -87,6 +87,32 @@ fn a_copy_that_comes_when_nobody_wants_it_ends_the_work() {
     assert!(follows_again_after_a_copy(true), "the replica never follows again");
 }
 
+/// What the leader does not have is to be kept first, and there is no space for it.
+#[test]
+fn a_log_whose_records_cannot_be_kept_is_opened_again_with_its_marks() {
+    let disk = MemoryDisk::simulated(256 << 20);
+    let mut shard = shard_on(&disk);
+    let outbox = with_outbox(&mut shard);
+    install(&mut shard, 1, 1, &[1]);
+    let _first = append(&mut shard, 0, AppendPermit::uncounted());
+    flush(&mut shard);
+    turn(&mut shard);
+    let committed = shard.partitions[&partition(0)].log.high_watermark();
+    install(&mut shard, 2, 2, &[1, 2]);
+    let open = opened(&outbox).unwrap().id;
+    hear(&mut shard, FromPeer::CopyOffered { leader_epoch: LeaderEpoch(2), open });
+    let wanted = outbox.copies().take().remove(&partition(0)).unwrap();
+    let copy = shard.context.directory.begin_copy(partition(0), wanted.config.clone(), Offset(0), 1).unwrap();
+    let copy = copy.complete(None, Offset::ZERO).unwrap();
+    disk.set_capacity(1);
+    hear(&mut shard, FromPeer::Copied { work: wanted.work, copy: Some(copy) });
+    assert!(!shard.partitions.contains_key(&partition(0)), "nothing was to be kept");
+    disk.set_capacity(256 << 20);
+    shard.reopen(Duration::MAX);
+    turn(&mut shard);
+    assert_eq!(shard.partitions[&partition(0)].log.high_watermark(), committed);
+}
+
 #[test]
 fn a_leader_whose_log_is_damaged_gives_up_the_lead_where_others_are_in_sync() {
     let gives_up = |replicas: &[i32]| {
