@@ -417,3 +417,34 @@ async fn a_directory_that_is_removed_under_a_leader_and_a_follower_is_healed_fro
         all_in_sync(&client, "t").await;
     }
 }
+
+/// Each of the copies has lost another part: an election or a repair would end the log at one of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_put_back_on_every_copy_are_sound_again_and_nothing_is_given_up() {
+    let (_dir, data) = place();
+    let (mut nodes, client) = Nodes::with_topic(&data, 1, 2).await;
+    write_numbers(&client, 0..30).await;
+    all_in_sync(&client, "t").await;
+    (1..=NODES).for_each(|node| nodes.stop(node));
+    let files: Vec<_> = (1..=NODES).map(|node| segment(&nodes.data_of(node))).collect();
+    let whole: Vec<_> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    for (file, len) in files.iter().zip([500, 900, 1_300]) {
+        std::fs::File::options().write(true).open(file).unwrap().set_len(len).unwrap();
+    }
+    (1..=NODES).for_each(|node| nodes.restart(node));
+    let is_noted = |file: &PathBuf| {
+        let mut names = std::fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.any(|name| name.to_string_lossy().starts_with("damaged-from-"))
+    };
+    until(async || files.iter().all(is_noted), "all of them say that they are damaged").await;
+    (1..=NODES).for_each(|node| nodes.kill(node));
+    for (file, bytes) in files.iter().zip(&whole) {
+        std::fs::write(file, bytes).unwrap();
+    }
+    (1..=NODES).for_each(|node| nodes.restart(node));
+    all_in_sync(&client, "t").await;
+    assert_eq!(values(&client, "t", 0).await, numbers(0..30));
+    for alone in 1..=NODES {
+        assert_alone_has(&mut nodes, &client, alone, &numbers(0..30)).await;
+    }
+}

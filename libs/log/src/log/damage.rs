@@ -11,6 +11,8 @@ use walser_model::Offset;
 use super::findings::{Damage, Recovery};
 use super::{Condition, Log, LogError};
 use crate::disk::{Open, remove_file_if_any};
+use crate::epochs::has_epoch_of;
+use crate::scan::{Scan, Step};
 use crate::segment_names::base_of;
 
 /// The name of a file that says that records are damaged from an offset on.
@@ -128,14 +130,50 @@ impl Log {
         Ok(())
     }
 
+    /// Whether all records from an offset on can be read: the files may be back.
+    fn reads_from(&self, from: Offset) -> io::Result<bool> {
+        let segments = self.state.segments().clone();
+        let epochs = self.state.epochs().of_records.clone();
+        let from = from.max(self.log_start());
+        let Some(first) = segments.partition_point(|segment| segment.base <= from).checked_sub(1) else {
+            return Ok(false);
+        };
+        let mut expected = segments[first].base;
+        for segment in &segments[first..] {
+            let file = segment.file(Open::Read)?;
+            let mut scan = Scan::new(&*file, 0, segment.size());
+            let whole = loop {
+                match scan.step()? {
+                    Step::Batch(found)
+                        if found.header.base_offset == expected && has_epoch_of(&epochs, &found.header) =>
+                    {
+                        expected = found.header.next_offset();
+                    }
+                    Step::End => break true,
+                    Step::Batch(_) | Step::Zeros(_) | Step::Invalid(_) => break false,
+                }
+            };
+            segment.close();
+            if !whole {
+                return Ok(false);
+            }
+        }
+        Ok(expected == self.log_end())
+    }
+
     /// Takes up what was found, and what an earlier process has written down. Notes from the log end on are of records
-    /// that are gone: they go before others have these offsets.
+    /// that are gone: they go before others have these offsets. So do all of them where everything can be read again.
     ///
     /// # Errors
-    /// I/O errors while such notes are removed.
+    /// I/O errors while notes are removed.
     pub(super) fn take_up_damage(&mut self, recovery: &mut Recovery) -> io::Result<()> {
         self.forget_damage(self.log_end())?;
         let noted = self.damage_notes.iter().copied().min();
+        let sound = recovery.damage.is_none() && self.log_end() >= self.marks.durable;
+        if let Some(from) = noted.filter(|from| sound && self.reads_from(*from).unwrap_or(false)) {
+            tracing::warn!(partition = %self.partition, %from, "records that were damaged are whole again");
+            return self.forget_damage(Offset::ZERO);
+        }
         if let Some(from) = noted.filter(|from| self.note_damage(*from)) {
             recovery.damage = Some(Damage { from, durable: self.marks.durable });
         }

@@ -119,9 +119,10 @@ fn a_lost_segment_at_the_start_or_in_the_middle_is_damage() {
     }
 }
 
-/// A read has met it, below what a start looks at: neither a kill nor a clean stop makes it forgotten, a repair does.
+/// A read has met it, below what a start looks at: neither a kill nor a clean stop makes it forgotten. Once the file is put
+/// back the log is sound.
 #[test]
-fn damage_that_was_met_is_known_after_a_restart() {
+fn damage_that_was_met_is_known_until_the_records_can_be_read_again() {
     for clean in [true, false] {
         let mut site = site_of(120);
         assert!(site.log.note_damage(Offset(7)) && !site.log.note_damage(Offset(9)));
@@ -129,14 +130,21 @@ fn damage_that_was_met_is_known_after_a_restart() {
         if clean {
             let _ = site.log.release_idle();
         }
-        let disk = site.disk.lose_power(PowerLoss::Everything);
-        site.restart_on(disk, config());
-        assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(7) });
-        assert_eq!(site.found.damage.as_ref().map(|damage| damage.from), Some(Offset(7)));
-        site.log.repair().unwrap();
-        let disk = site.disk.lose_power(PowerLoss::Everything);
-        site.restart_on(disk, config());
-        assert_eq!(*site.log.condition(), Condition::Healthy, "nothing was damaged");
+        let (path, _) = log_files(&site).remove(0);
+        site.disk.flip_bit(&path, 70, 3);
+        for _ in 0..2 {
+            let disk = site.disk.lose_power(PowerLoss::Everything);
+            site.restart_on(disk, config());
+            assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(7) });
+            assert_eq!(site.found.damage.as_ref().map(|damage| damage.from), Some(Offset(7)));
+        }
+        site.disk.flip_bit(&path, 70, 3);
+        for _ in 0..2 {
+            let disk = site.disk.lose_power(PowerLoss::Everything);
+            site.restart_on(disk, config());
+            assert_eq!((site.log.condition(), &site.found.damage), (&Condition::Healthy, &None));
+            site.check_contents();
+        }
     }
 }
 
@@ -444,6 +452,8 @@ fn damage_that_is_met_further_below_counts_and_what_lies_above_says_nothing_new(
     assert!(!site.log.note_damage(Offset(50)) && !site.log.note_damage(Offset(70)), "it is known");
     assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(50) });
     site.log.keep_damage().unwrap();
+    let (path, _) = log_files(&site).remove(0);
+    site.disk.flip_bit(&path, 70, 3);
     let disk = site.disk.lose_power(PowerLoss::Nothing);
     site.restart_on(disk, config());
     assert_eq!(*site.log.condition(), Condition::Corrupt { from: Offset(50) }, "also after a restart");

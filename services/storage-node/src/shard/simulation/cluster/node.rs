@@ -155,6 +155,15 @@ impl Node {
         damaged.collect()
     }
 
+    /// Rot in the first batch of a log, so that it stays damaged until another one takes its place.
+    pub(super) fn flip_bit_of(&self, id: TopicPartition) {
+        let dir = self.shard.partitions[&id].log.dir();
+        let names = self.disk.list(dir).unwrap_or_default().into_iter().map(|entry| entry.name);
+        if let Some(first) = names.filter(|name| name.ends_with(".log")).min() {
+            self.disk.flip_bit(&dir.join(first), 70, 3);
+        }
+    }
+
     pub(super) fn fill_disk(&mut self, full: bool) {
         let space = self.disk.space(Path::new(ROOT)).unwrap();
         self.disk.set_capacity(if full { space.total - space.free } else { DISK_BYTES });

@@ -107,8 +107,9 @@ fn a_damaged_leader_that_is_alone_gives_way_to_an_eligible_node_that_comes_back(
     (0..20).for_each(|_| cluster.write());
     cluster.moments(100);
     cluster.nodes[leader].hurt.insert(id);
+    cluster.nodes[leader].flip_bit_of(id);
     let generation = cluster.nodes[leader].shard.partitions[&id].log.generation();
-    cluster.nodes[leader].shard.queue.push(Command::Damaged { partition: id, from: Offset(8), generation });
+    cluster.nodes[leader].shard.queue.push(Command::Damaged { partition: id, from: Offset(0), generation });
     cluster.moments(20);
     cluster.crash(leader, None);
     cluster.moments(20);
