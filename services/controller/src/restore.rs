@@ -92,6 +92,8 @@ impl Refused {
 pub(crate) struct RefusedNodes {
     /// By node and data directory: a stranger may have the id of a node that obeys.
     by_node: Arc<Mutex<BTreeMap<(NodeId, String), Refused>>>,
+    /// Nodes that obey the metadata and could not be registered with the data that they have; why, and when (monotonic).
+    turned_away: Arc<Mutex<BTreeMap<NodeId, (ApiError, Duration)>>>,
 }
 
 // === impl OwnHistory ===
@@ -178,8 +180,24 @@ impl RefusedNodes {
         checked
     }
 
+    /// A node cannot be registered: whoever asks for it is told why, while it tries again.
+    pub(crate) fn turn_away(&self, node: NodeId, why: ApiError, now: Duration) {
+        let mut turned_away = self.turned_away.lock();
+        turned_away.retain(|_, (_, at)| now.saturating_sub(*at) <= REMEMBERED);
+        if turned_away.len() < REFUSED_MAX {
+            turned_away.insert(node, (why, now));
+        }
+    }
+
+    /// Why a node could not be registered lately.
+    pub(crate) fn turned_away(&self, node: NodeId, now: Duration) -> Option<ApiError> {
+        let (why, at) = self.turned_away.lock().get(&node)?.clone();
+        (now.saturating_sub(at) <= REMEMBERED).then_some(why)
+    }
+
     /// A node is registered with this directory.
     pub(crate) fn registered(&self, node: NodeId, directory: &str) {
+        self.turned_away.lock().remove(&node);
         self.by_node.lock().remove(&(node, directory.to_owned()));
     }
 

@@ -147,8 +147,10 @@ impl CliError {
             let unknown = failure.message().contains("dns error");
             let what = if unknown { ": its name does not resolve" } else { "" };
             let error = Self { code: UNAVAILABLE, ..Self::failed(format!("no server answers at {server}{what}")) };
-            let error = error.with_help("start one with `walser up`, or the one that is down with `walser cluster start gateway`, or name another with --server \
-                        HOST:PORT");
+            let error = error.with_help(
+                "name one that runs with --server HOST:PORT, or start one: `walser up`, or of a cluster on this machine \
+                 `walser cluster up --dir DIR` (all of it) or `walser cluster start gateway --dir DIR`",
+            );
             return Self { unreached: Some(server.to_owned()), ..error };
         }
         if failure.message().contains("unknown service") {

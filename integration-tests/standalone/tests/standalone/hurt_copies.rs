@@ -6,6 +6,7 @@ use walser_client::Client;
 use walser_proto::v1 as pb;
 
 use crate::faults::until;
+use crate::many::health;
 use crate::replicated::{NODES, Nodes, all_in_sync, alone_in_sync, leader, leaderless, leads, partitions};
 use crate::server::{cli_at, place, values, write};
 
@@ -228,6 +229,8 @@ async fn older_copy_counts_for_nothing(put_back: impl Fn(&Path, &Path)) {
     put_back(&older, &data);
     let Err(printed) = nodes.cluster.try_another_node(alone) else { panic!("the node is taken") };
     assert!(printed.contains("is an older copy") && printed.contains("put the latest directory back"), "{printed}");
+    let told = async || health(&client).await.issues.iter().any(|issue| issue.code == "DATA_ROLLBACK");
+    until(told, "the status says why it is down").await;
     nodes.restart_others(alone);
     until(async || leaderless(&client).await, "nobody else leads").await;
     std::fs::remove_dir_all(&data).unwrap();

@@ -32,7 +32,7 @@ async fn write_to_all(client: &Client, topics: &BTreeMap<String, i32>, value: &s
     }
 }
 
-async fn health(client: &Client) -> pb::ClusterHealth {
+pub(crate) async fn health(client: &Client) -> pb::ClusterHealth {
     let answer = client.cluster().get_cluster(pb::GetClusterRequest {}).await.unwrap();
     answer.into_inner().cluster.unwrap().health.unwrap()
 }

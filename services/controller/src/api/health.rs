@@ -42,7 +42,12 @@ impl Controller {
             let session = self.sessions.get(node);
             away |= self.is_away(node, entry);
             if self.is_down(node, entry) {
-                issues.push(down_issue(node, none_left, session.as_ref().map(|session| session.heard_ms)));
+                let turned_away = self.refused.turned_away(node, self.clock.monotonic());
+                let down = down_issue(node, none_left, session.as_ref().map(|session| session.heard_ms));
+                issues.push(match turned_away {
+                    Some(why) => turned_away_issue(node, &why, down),
+                    None => down,
+                });
             }
             let stats =
                 session.map(|session| session.stats).unwrap_or_else(|| failed_disks(self.sessions.said_last(node)));
@@ -118,6 +123,13 @@ fn down_issue(node: NodeId, none_left: bool, heard_ms: Option<Timestamp>) -> pb:
     let hint = "start it again; where its process runs, it hangs or is cut off: look at its log".to_owned();
     let issue = issue("NODE_DOWN", severity, message, hint, vec![format!("nodes/{node}")]);
     pb::HealthIssue { start_time: heard_ms.map(wire_time), ..issue }
+}
+
+/// A node that is down, whose process is there and is not taken.
+fn turned_away_issue(node: NodeId, why: &ApiError, down: pb::HealthIssue) -> pb::HealthIssue {
+    let message = format!("storage node {node} is down: its process was refused: {}", why.message());
+    let hint = "nothing was changed in its directory; \"What to do when\" in docs/operations.md says more".to_owned();
+    pb::HealthIssue { code: why.reason_name().to_owned(), message, hint, ..down }
 }
 
 /// What a node that is gone has said of its disks before, where that may be why.

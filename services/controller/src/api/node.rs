@@ -14,7 +14,7 @@ use walser_proto::internal::v1 as pbi;
 use walser_proto::internal::v1::controller_service_server::ControllerService;
 use walser_proto::internal::v1::node_session_response::Action;
 use walser_replication::{AlterIsr, control};
-use walser_rpc::{ApiError, FeatureLevels};
+use walser_rpc::{ApiError, FeatureLevels, Reason};
 use walser_service::Caller;
 
 use super::{Controller, metadata};
@@ -136,7 +136,12 @@ impl ControllerService for Controller {
         };
         let claim = Claim { node, directory, seen, epochs };
         self.refused.admit((&self.history, &self.views), claim, self.clock.monotonic()).await?;
-        let node_epoch = self.nodes.register(node, &registration, &held).await?;
+        let registered = self.nodes.register(node, &registration, &held).await;
+        let node_epoch = registered.inspect_err(|why| {
+            if matches!(why.reason(), Reason::NodeIdInUse | Reason::DataRollback) {
+                self.refused.turn_away(node, why.clone(), self.clock.monotonic());
+            }
+        })?;
         self.refused.registered(node, &registration.directory);
         self.heard(node, Session { node_epoch, ..Session::default() });
         tracing::info!(node = %node, node_epoch, "node registered");

@@ -211,7 +211,7 @@ impl Wish {
                 return Step::Over(Ok(Some(leader)));
             }
             let text = format!(
-                "must be false here: node {leader} leads the partition, and it is not known that its log is damaged or lacks \
+                "is for partitions without a leader: node {leader} leads this one, and it is not known that its log is damaged or lacks \
                  records; nothing was done"
             );
             return Step::Over(Err(ApiError::field("unclean", text)));
