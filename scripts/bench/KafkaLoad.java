@@ -1,6 +1,6 @@
 // The loads of `walser bench`, for Apache Kafka: the same options, the same JSON, its own Java client.
 //
-//   KafkaLoad create|describe|delete|produce|e2e|consume --server HOST:PORT --topic NAME [--option value ...] [client.property=value ...]
+//   KafkaLoad create|describe|alter|delete|produce|e2e|consume --server HOST:PORT --topic NAME [--option value ...] [client.property=value ...]
 
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
@@ -18,12 +18,15 @@ import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.LockSupport;
 import org.HdrHistogram.ConcurrentHistogram;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.AlterConfigOp;
+import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.PartitionInfo;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
@@ -44,6 +47,7 @@ public final class KafkaLoad {
         switch (arguments[0]) {
             case "create" -> create();
             case "describe" -> describe();
+            case "alter" -> alter();
             case "delete" -> delete();
             case "produce" -> produce();
             case "e2e" -> endToEnd();
@@ -82,6 +86,16 @@ public final class KafkaLoad {
             var first = admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions().get(0);
             int leader = first.leader() == null ? -1 : first.leader().id();
             System.out.printf("{\"leader\":%d,\"in_sync\":%d}%n", leader, first.isr().size());
+        }
+    }
+
+    private static void alter() throws Exception {
+        ConfigResource topic = new ConfigResource(ConfigResource.Type.TOPIC, option("topic", ""));
+        List<AlterConfigOp> changes = new ArrayList<>();
+        properties.forEach((key, value) ->
+            changes.add(new AlterConfigOp(new ConfigEntry((String) key, (String) value), AlterConfigOp.OpType.SET)));
+        try (Admin admin = admin()) {
+            admin.incrementalAlterConfigs(Map.of(topic, changes)).all().get();
         }
     }
 
@@ -130,38 +144,49 @@ public final class KafkaLoad {
     /** As fast as it goes, or by a schedule (--rate): then latency counts from the time at which a record was due. */
     private static void produce() throws Exception {
         int size = number("size", 1024), producers = number("producers", 1), rate = number("rate", 0);
+        int keys = number("keys", 0), records = number("records", Integer.MAX_VALUE);
         byte[][] values = values(size);
         ConcurrentHistogram latency = new ConcurrentHistogram(120 * SECOND, 3);
         AtomicLong acknowledged = new AtomicLong(), failed = new AtomicLong();
         long start = System.nanoTime(), measured = start + number("warm-up", 4) * SECOND;
-        long end = measured + number("duration", 10) * SECOND;
+        long deadline = measured + number("duration", 10) * SECOND, end = deadline;
+        List<Thread> threads = new ArrayList<>();
         for (int k = 0; k < producers; k++) {
             int id = k;
             KafkaProducer<byte[], byte[]> producer = producer();
             double step = rate > 0 ? (double) SECOND * producers / rate : 0;
             Thread thread = new Thread(() -> {
-                for (int i = 0; System.nanoTime() < end; i++) {
+                for (int i = 0; i < records && System.nanoTime() < deadline; i++) {
                     long due = System.nanoTime();
                     if (step > 0) {
                         due = start + (long) ((i + id / (double) producers) * step);
-                        for (long now = System.nanoTime(); now < due && now < end; now = System.nanoTime()) {
+                        for (long now = System.nanoTime(); now < due && now < deadline; now = System.nanoTime()) {
                             LockSupport.parkNanos(due - now);
                         }
                     }
                     long since = due;
-                    producer.send(new ProducerRecord<>(option("topic", ""), values[i & 1023]), (where, error) -> {
+                    byte[] key = keys > 0 ? "%016d".formatted(i % keys).getBytes() : null;
+                    producer.send(new ProducerRecord<>(option("topic", ""), key, values[i & 1023]), (where, error) -> {
                         long now = System.nanoTime();
                         if (error != null) {
                             failed.incrementAndGet();
-                        } else if (now >= measured && now < end) {
+                        } else if (now >= measured && now < deadline) {
                             acknowledged.incrementAndGet();
                             latency.recordValue(Math.min(120 * SECOND, now - since));
                         }
                     });
                 }
+                producer.flush();
             });
             thread.setDaemon(true);
             thread.start();
+            threads.add(thread);
+        }
+        if (records < Integer.MAX_VALUE) {
+            for (Thread thread : threads) {
+                thread.join();
+            }
+            end = System.nanoTime();
         }
         Thread.sleep(Math.max(0, (measured - System.nanoTime()) / 1_000_000));
         long cpu = serverJiffies();

@@ -1,6 +1,6 @@
 """Measures this machine: every load on every server, several runs each, medians side by side.
 
-RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring SCENARIO=rf3|failover; docs/benchmarks.md says how to read the
+RUNS=3 DURATION=10 PEER=kafka BALLAST=1 ONLY=substring SCENARIO=rf3|failover|compaction; docs/benchmarks.md says how to read the
 figures.
 """
 
@@ -14,6 +14,7 @@ import tempfile
 import time
 
 import clusters
+import compaction
 import servers
 
 RUNS = int(os.environ.get("RUNS") or 3)
@@ -159,6 +160,7 @@ def failovers(systems, ballast):
 SCENARIOS = {
     "": (compare, servers.Walser, servers.Kafka),
     "rf3": (replicated, clusters.WalserCluster, clusters.KafkaCluster),
+    "compaction": (compaction.compaction, compaction.Walser, compaction.Kafka),
     "failover": (failovers, clusters.WalserCluster, clusters.KafkaCluster),
 }
 
@@ -166,7 +168,7 @@ SCENARIOS = {
 def main():
     scenario, peer = os.environ.get("SCENARIO") or "", os.environ.get("PEER") or ""
     if scenario not in SCENARIOS:
-        sys.exit("SCENARIO can be rf3 or failover")
+        sys.exit("SCENARIO can be rf3, failover or compaction")
     if peer not in ("", "kafka"):
         sys.exit("PEER can be kafka")
     measure, own, other = SCENARIOS[scenario]

@@ -172,8 +172,9 @@ class Kafka:
 
     name = "kafka"
 
-    def __init__(self, directory):
+    def __init__(self, directory, settings=None):
         self.directory, self.process, self.topics = directory / "kafka", None, 0
+        self.settings = {"offsets.topic.replication.factor": 1, **(settings or {})}
         self.programs = KafkaPrograms()
         self.start()
 
@@ -181,7 +182,7 @@ class Kafka:
         shutil.rmtree(self.directory, ignore_errors=True)
         broker, controller = free_port(), free_port()
         self.address = f"127.0.0.1:{broker}"
-        self.programs.configure(self.directory, 1, broker, {1: controller}, {"offsets.topic.replication.factor": 1})
+        self.programs.configure(self.directory, 1, broker, {1: controller}, self.settings)
         self.process = self.programs.broker(self.directory)
         deadline = time.monotonic() + 60
         while self.load("create", "--topic", "warm", check=False).returncode != 0:

@@ -270,6 +270,12 @@ impl Pass {
 // === impl CompactionJob ===
 
 impl CompactionJob {
+    /// Whether the memory was for fewer keys than there are, where the log is compacted up to an offset now (exclusive).
+    pub fn had_too_little_memory(&self, compacted: Offset) -> bool {
+        let end = self.segments.last().map_or(self.from, |last| last.end);
+        compacted > self.from && compacted < end
+    }
+
     /// Works until there is something for the log to take, which MUST happen before the next call. `None`: the job has
     /// ended. `pace` is called with the bytes of each batch that was read, may wait, and ends the job with false.
     ///
@@ -336,7 +342,7 @@ impl CompactionJob {
 
     /// The first pass.
     fn note_keys(&self, pace: Pace<'_>) -> io::Result<Pass> {
-        let (mut map, mut last) = (OffsetMap::new(self.rules.memory_bytes), HashMap::new());
+        let (mut map, mut last) = (OffsetMap::new(self.rules.memory_bytes, self.from), HashMap::new());
         let mut up_to = self.from;
         for ClosedSegment { segment, end } in self.segments.iter().filter(|closed| closed.end > self.from) {
             up_to = *end;

@@ -1,6 +1,6 @@
 //! What the compactions of a node share: one runs at a time, which bounds their memory, at a pace of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -31,12 +31,17 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     taken: bool,
+    /// Somebody wanted it while it was taken.
+    wanted: bool,
     ended: bool,
 }
 
 /// Whoever has it may compact a log. Dropping it gives it back.
 #[derive(Debug)]
-pub(crate) struct CompactionTurn(Compactor);
+pub(crate) struct CompactionTurn {
+    compactor: Compactor,
+    held: Arc<()>,
+}
 
 // === impl Compactor ===
 
@@ -49,16 +54,23 @@ impl Compactor {
     pub(crate) fn try_turn(&self) -> Option<CompactionTurn> {
         let mut state = self.shared.state.lock();
         if state.taken || state.ended {
+            state.wanted = true;
             return None;
         }
-        state.taken = true;
-        Some(CompactionTurn(self.clone()))
+        (state.taken, state.wanted) = (true, false);
+        Some(CompactionTurn { compactor: self.clone(), held: Arc::default() })
     }
 
     /// Whether somebody has the turn, or the node stops.
+    #[cfg(test)]
     pub(crate) fn is_busy(&self) -> bool {
         let state = self.shared.state.lock();
         state.taken || state.ended
+    }
+
+    /// Whether somebody has wanted the turn in vain since it was taken: whoever has had it lets others be first.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.shared.state.lock().wanted
     }
 
     /// The node stops: what runs ends soon, and nothing begins any more.
@@ -71,9 +83,14 @@ impl Compactor {
 // === impl CompactionTurn ===
 
 impl CompactionTurn {
+    /// It is held for as long as this has somebody.
+    pub(crate) fn held(&self) -> Weak<()> {
+        Arc::downgrade(&self.held)
+    }
+
     /// Waits for as long as so many bytes take. False: the node stops.
     pub(crate) fn spend(&self, bytes: usize) -> bool {
-        let Compactor { limits, shared } = &self.0;
+        let Compactor { limits, shared } = &self.compactor;
         let mut state = shared.state.lock();
         if limits.bytes_per_second > 0 && !state.ended {
             let seconds = bytes as f64 / limits.bytes_per_second as f64;
@@ -85,7 +102,7 @@ impl CompactionTurn {
 
 impl Drop for CompactionTurn {
     fn drop(&mut self) {
-        self.0.shared.state.lock().taken = false;
+        self.compactor.shared.state.lock().taken = false;
     }
 }
 
@@ -97,7 +114,8 @@ mod tests {
     fn one_has_the_turn_until_it_is_dropped_and_nobody_after_the_end() {
         let compactor = Compactor::new(CompactionLimits { memory_bytes: 1, bytes_per_second: 0 });
         let turn = compactor.try_turn().unwrap();
-        assert!(compactor.is_busy() && compactor.try_turn().is_none() && turn.spend(1 << 30));
+        assert!(compactor.is_busy() && !compactor.is_wanted());
+        assert!(compactor.try_turn().is_none() && turn.spend(1 << 30) && compactor.is_wanted());
         drop(turn);
         let turn = compactor.try_turn().unwrap();
         compactor.end();

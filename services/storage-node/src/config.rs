@@ -58,7 +58,7 @@ pub const KEYS: &[Key] = &[
         name: "storage.compaction.memory.bytes",
         kind: Kind::Bytes(1 << 20, 1 << 40),
         default: "64MiB",
-        doc: "Memory for keys while a partition is compacted, one at a time: 24 bytes per key, in one pass.",
+        doc: "Memory for keys while a partition is compacted, one at a time: about 20 bytes per key, in one pass.",
     },
     Key {
         name: "storage.compaction.bytes.per.second",

@@ -26,7 +26,7 @@ mod watched_disk;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -128,6 +128,8 @@ pub(crate) struct Shard {
     unopened: BTreeMap<TopicPartition, Unopened>,
     tail_budget: Budget,
     upkeep: upkeep::Schedule,
+    /// Has somebody while one of its partitions is compacted.
+    compaction_held: Weak<()>,
     recovery_debt: RecoveryDebt,
     /// Opens of followers that know of a leader epoch before this node does.
     parked_opens: ParkedOpens,
@@ -173,6 +175,7 @@ impl Shard {
             unopened: BTreeMap::new(),
             tail_budget: Budget::new(tail_bytes),
             upkeep,
+            compaction_held: Weak::new(),
             recovery_debt: RecoveryDebt::default(),
             parked_opens: ParkedOpens::default(),
             stopping: None,

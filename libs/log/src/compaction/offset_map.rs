@@ -9,14 +9,13 @@ const FULL_SIXTEENTHS: usize = 13;
 /// Fewer keys would make a compaction of every batch.
 const PLACES_MIN: usize = 1 << 10;
 
-/// A key by two hashes of it, with keys of their own: two keys that are taken for one by chance, or on purpose, have
-/// 128 bits in common.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    hash: [u64; 2],
-    /// Negative: nothing is here.
-    offset: Offset,
-}
+/// Bits of an offset, counted from one below the first that can be noted.
+const OFFSET_BITS: u32 = 40;
+
+/// A key by 88 bits of two hashes with keys of their own: that any two of ten million keys are taken for one has a
+/// probability of 10^-13, also where somebody chooses the keys. Below them the offset; 0: nothing is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place(u128);
 
 /// Open addressing (Knuth, TAOCP volume 3, section 6.4, linear probing); nothing is ever taken out.
 #[derive(Debug)]
@@ -24,46 +23,64 @@ pub(super) struct OffsetMap {
     hashers: [RandomState; 2],
     places: Vec<Place>,
     used: usize,
+    /// The first offset that can be noted.
+    base: Offset,
+}
+
+impl Place {
+    const NONE: Self = Self(0);
+
+    /// That of a key, without an offset.
+    fn of_key(hash: [u64; 2]) -> Self {
+        Self((u128::from(hash[0]) << 64 | u128::from(hash[1])) >> OFFSET_BITS << OFFSET_BITS)
+    }
+
+    fn is_of(self, key: Self) -> bool {
+        self.0 >> OFFSET_BITS == key.0 >> OFFSET_BITS
+    }
+
+    /// Counted from one below the base of the map.
+    fn offset(self) -> u64 {
+        u64::try_from(self.0 & ((1 << OFFSET_BITS) - 1)).unwrap_or(0)
+    }
 }
 
 impl OffsetMap {
-    /// One that takes so many bytes of memory, or what the fewest keys need.
-    pub(super) fn new(memory_bytes: usize) -> Self {
+    /// One that takes so many bytes of memory, or what the fewest keys need, for offsets from `base` on.
+    pub(super) fn new(memory_bytes: usize, base: Offset) -> Self {
         let count = (memory_bytes / size_of::<Place>()).max(PLACES_MIN);
-        let nothing = Place { hash: [0; 2], offset: Offset(-1) };
-        Self { hashers: Default::default(), places: vec![nothing; count], used: 0 }
-    }
-
-    fn hash(&self, key: &[u8]) -> [u64; 2] {
-        [self.hashers[0].hash_one(key), self.hashers[1].hash_one(key)]
+        Self { hashers: Default::default(), places: vec![Place::NONE; count], used: 0, base }
     }
 
     /// Where a key is, or would be.
-    fn place(&self, hash: [u64; 2]) -> usize {
-        let count = self.places.len();
+    fn place(&self, key: &[u8]) -> (usize, Place) {
+        let hash = [self.hashers[0].hash_one(key), self.hashers[1].hash_one(key)];
+        let (key, count) = (Place::of_key(hash), self.places.len());
         let mut at = usize::try_from(hash[0] % count as u64).unwrap_or(0);
-        while self.places[at].offset >= Offset::ZERO && self.places[at].hash != hash {
+        while self.places[at] != Place::NONE && !self.places[at].is_of(key) {
             at = (at + 1) % count;
         }
-        at
+        (at, key)
     }
 
-    /// Notes a later offset of a key. False: there is no room for another key.
+    /// Notes a later offset of a key. False: there is no room for another key, or none for such an offset.
     pub(super) fn note(&mut self, key: &[u8], offset: Offset) -> bool {
-        let hash = self.hash(key);
-        let at = self.place(hash);
-        let is_new = self.places[at].offset < Offset::ZERO;
+        let (at, key) = self.place(key);
+        let is_new = self.places[at] == Place::NONE;
+        let counted = u64::try_from(offset.since(self.base)).ok().and_then(|above| above.checked_add(1));
+        let Some(counted) = counted.filter(|counted| counted >> OFFSET_BITS == 0) else { return false };
         if is_new && self.used >= self.places.len() / 16 * FULL_SIXTEENTHS {
             return false;
         }
         self.used += usize::from(is_new);
-        self.places[at] = Place { hash, offset };
+        self.places[at] = Place(key.0 | u128::from(counted));
         true
     }
 
     /// The latest offset that was noted of a key.
     pub(super) fn latest(&self, key: &[u8]) -> Option<Offset> {
-        Some(self.places[self.place(self.hash(key))].offset).filter(|offset| *offset >= Offset::ZERO)
+        let above = self.places[self.place(key).0].offset().checked_sub(1)?;
+        Some(self.base.plus(i64::try_from(above).ok()?))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -73,7 +90,7 @@ impl OffsetMap {
 
 #[test]
 fn the_latest_offset_of_each_key_is_there_until_it_is_full() {
-    let mut map = OffsetMap::new(0);
+    let mut map = OffsetMap::new(0, Offset::ZERO);
     let mut taken = 0;
     while map.note(&[b"key", &i64::to_be_bytes(taken)[..]].concat(), Offset(taken)) {
         taken += 1;
@@ -84,4 +101,14 @@ fn the_latest_offset_of_each_key_is_there_until_it_is_full() {
         assert_eq!(map.latest(&[b"key", &i64::to_be_bytes(number)[..]].concat()), Some(Offset(expected)));
     }
     assert_eq!(map.latest(b"another"), None);
+}
+
+#[test]
+fn offsets_count_from_the_first_one_and_reach_as_far_as_there_is_room() {
+    let base = Offset(1 << 60);
+    let mut map = OffsetMap::new(0, base);
+    let last = base.plus((1 << OFFSET_BITS) - 2);
+    assert!(map.note(b"first", base) && map.note(b"last", last));
+    assert!(!map.note(b"first", last.plus(1)) && !map.note(b"another", last.plus(1)));
+    assert_eq!([map.latest(b"first"), map.latest(b"last"), map.latest(b"another")], [Some(base), Some(last), None]);
 }

@@ -55,11 +55,12 @@ impl Compacting {
 }
 
 impl Shard {
-    /// Begins the compaction that is most wanted, if nobody else compacts.
+    /// Begins the compaction that is most wanted, if nothing else is compacted.
     pub(super) fn compact(&mut self, now: Duration) {
         let context = &self.context;
         let trusted = || context.retention_clock.is_trusted(&*context.clock);
-        if context.compactor.is_busy() || context.writes_refused().is_some() || !trusted() {
+        let own = self.compaction_held.strong_count() > 0;
+        if own || context.writes_refused().is_some() || !trusted() {
             return;
         }
         let millis = context.clock.now_millis();
@@ -73,6 +74,7 @@ impl Shard {
         if let Some((id, due)) = wanted.max_by_key(|(_, dirtiness)| *dirtiness)
             && let Some(turn) = context.compactor.try_turn()
         {
+            self.compaction_held = turn.held();
             self.lend(id, Task::BeginCompaction { turn, due });
         }
     }
@@ -86,7 +88,7 @@ impl Shard {
     ) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         match step {
-            Ok(Some(step)) => self.lend(id, Task::TakeStep { compacting, step }),
+            Ok(Some(step)) => return self.lend(id, Task::TakeStep { compacting, step }),
             Ok(None) => partition.compaction_ended(&compacting, &self.context),
             // The node stops.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => partition.compaction_rests(&self.context),
@@ -98,6 +100,11 @@ impl Shard {
                     self.lend(id, Task::KeepDamage);
                 }
             }
+        }
+        let others_first = self.context.compactor.is_wanted();
+        drop(compacting);
+        if !others_first {
+            self.compact(self.context.clock.monotonic());
         }
     }
 

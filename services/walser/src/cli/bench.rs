@@ -42,6 +42,9 @@ pub(crate) struct BenchArgs {
     /// Bytes of a value
     #[arg(long, value_name = "SIZE", value_parser = value::bench_size, default_value = "1KiB")]
     pub(crate) size: u64,
+    /// Records have keys, of so many different ones in turn
+    #[arg(long, value_name = "N", value_parser = value::count)]
+    pub(crate) keys: Option<u64>,
     /// Partitions of the topic that is created
     #[arg(short = 'p', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
     pub(crate) partitions: i32,

@@ -124,6 +124,10 @@ impl Partition {
         let ended = context.clock.now_millis();
         self.handle.compaction_ended(EndedCompaction { ended, bytes_before, bytes_after, left });
         self.compaction_rests(context);
+        if compacting.job.had_too_little_memory(self.log.compacted()) {
+            // It goes on with the keys for which there was no room.
+            self.compaction_at = context.clock.monotonic();
+        }
         let partition = context.named(self.log.partition());
         tracing::info!(%partition, up_to = %self.log.compacted(), bytes_before, bytes_after, ?took, "compacted");
     }

@@ -1,5 +1,6 @@
 //! The load: producers that write as fast as they can, or by a schedule.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -43,6 +44,26 @@ struct Sender {
     partition: i32,
     stamp: bool,
     next_value: usize,
+    key: Key,
+}
+
+/// The keys of one producer's records, in turn.
+struct Key {
+    /// Of how many; none where that is not said.
+    count: Option<u64>,
+    next: u64,
+    step: u64,
+    text: String,
+}
+
+impl Key {
+    fn next(&mut self) -> Option<&[u8]> {
+        let count = self.count?.max(1);
+        self.text.clear();
+        let _ = write!(self.text, "{:016}", self.next % count);
+        self.next = self.next.wrapping_add(self.step);
+        Some(self.text.as_bytes())
+    }
 }
 
 /// Records being gathered.
@@ -85,6 +106,7 @@ pub(crate) async fn produce(
             partition: i32::try_from(number).unwrap_or(0) % arguments.partitions.max(1),
             stamp: stamp.is_some(),
             next_value: number,
+            key: Key { count: arguments.keys, next: number as u64, step: count as u64, text: String::new() },
             arguments: arguments.clone(),
         };
         senders.push(tokio::spawn(sender.run(number, count)));
@@ -236,7 +258,8 @@ impl Sender {
             self.values[index][..STAMP_BYTES].copy_from_slice(&nanos.to_be_bytes());
         }
         let timestamp = self.clock.now_millis();
-        open.builder.append(&RecordFields { timestamp, key: None, value: Some(&self.values[index]), headers: &[] });
+        let (key, value) = (self.key.next(), Some(&*self.values[index]));
+        open.builder.append(&RecordFields { timestamp, key, value, headers: &[] });
         open.since.push(since);
     }
 
