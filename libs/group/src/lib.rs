@@ -1,0 +1,66 @@
+//! Consumer groups as one pure state machine, in the manner of KIP-848: membership, assignment, incremental hand-over of
+//! partitions, and committed offsets.
+//!
+//! A [`GroupShard`] holds the groups of one coordinator shard. Its driver, the coordinator, owns the log, the clock and
+//! the network. For each request it calls one method, which gives an answer and an [`Output`]:
+//!
+//! ```text
+//!   request --> GroupShard --> answer, notices   released once the events, and all before them, are replicated
+//!                    |
+//!                    +-------> events            appended as one batch; applied already, so that the next request may
+//!                                                be handled before they are replicated
+//! ```
+//!
+//! [`Event`]s have keys; the log is compacted. A coordinator that takes over replays them, calls [`GroupShard::start`],
+//! and goes on. If an append fails, the coordinator drops the shard, answers nothing, and replays.
+//!
+//! The member is played by a gateway. It attaches members, with numbers that fence earlier attachments; it hears of
+//! assignments in notices, and in the answers to heartbeats; it stops to deliver what is being revoked and releases it, at
+//! once or when its client confirms. Who has records outstanding for how long is known to the gateway alone: it removes
+//! a member whose processing timeout is over by [`GroupShard::leave`].
+//!
+//! Three epochs count on one line. The group epoch grows when members, subscriptions or topics change. The assignment
+//! epoch is the group epoch for which targets were computed. The member epoch is the assignment epoch that a member has
+//! reached: it first releases what is not in its target, and then takes what is free.
+//!
+//! What holds:
+//!
+//! 1. **One owner.** No two members hold a partition at one time. It goes on when its holder has released it, has had its
+//!    revocation timeout, or is gone.
+//! 2. **Commits are fenced.** A member commits what it holds, in an epoch at or above that of the assignment and at most
+//!    its own (KIP-1251), from its newest attachment, in the order of its commits.
+//! 3. **A takeover revokes nothing.** Sessions begin anew, in full. Attachment numbers are never used twice.
+//! 4. **Replay is the state.** [`Event`]s alone change what is durable.
+//! 5. **Bounds.** [`Config`] bounds whatever requests make grow. A request costs what its group costs, not what others do.
+//!
+//! Invariant: no clock, no I/O, no randomness, no order of a hash map.
+
+mod assignor;
+mod config;
+mod deadlines;
+mod error;
+mod event;
+mod group;
+mod id;
+mod rules;
+mod shard;
+mod state;
+mod subscription;
+mod topics;
+
+pub use assignor::{AssignorMember, assign};
+pub use config::Config;
+pub use error::Error;
+pub use event::{
+    AssignedPartitions, AttachmentRecord, CommittedOffset, CurrentAssignment, EncodedEvent, Event, EventCodecError,
+    GroupRecord, MemberRecord,
+};
+pub use group::GroupPhase;
+pub use id::{AttachmentNumber, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX, NameError};
+pub use rules::{GroupRule, GroupRules};
+pub use shard::{
+    Attach, Attached, Commit, CommitAuthor, GroupDescription, GroupShard, GroupSummary, Join, MemberDescription,
+    MemberRef, Notice, NoticeContent, Now, OffsetMove, OffsetToCommit, Output, RemovalCause,
+};
+pub use subscription::{Assignor, Subscription};
+pub use topics::TopicChange;
