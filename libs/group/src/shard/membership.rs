@@ -135,6 +135,35 @@ impl GroupShard {
         }
     }
 
+    /// A gateway says which members it has: when it connects, and now and then. Members that are attached to it and that it
+    /// does not have are treated as if their streams had been closed, such as one whose join was repeated too late. Those
+    /// that attached within the last [`Config::detached_grace`] are left alone: the answer may be on its way.
+    ///
+    /// [`Config::detached_grace`]: crate::Config::detached_grace
+    pub fn gateway_report(
+        &mut self,
+        now: Now,
+        gateway: &GatewayId,
+        hosted: &BTreeSet<(GroupId, MemberId)>,
+        out: &mut Output,
+    ) {
+        self.gateway_heartbeat(now, gateway);
+        let Some(attached) = self.state.attached(gateway) else { return };
+        let missing: Vec<(GroupId, MemberId)> = attached.difference(hosted).cloned().collect();
+        for (group, member) in missing {
+            let Some(attachment) = self.state.member(&group, &member).and_then(|known| known.attachment.as_ref())
+            else {
+                continue;
+            };
+            let attachment = attachment.number;
+            let began = self.sessions.get(&group, &member).map_or(Duration::ZERO, |session| session.began);
+            if began + self.config.detached_grace <= now.monotonic {
+                let of = MemberRef { group, member, instance: None, attachment };
+                self.detach(now, &of, out).expect("the attachment is the newest of a member");
+            }
+        }
+    }
+
     /// The stream of a member was closed at a gateway that lives. A dynamic member is left [`Config::detached_grace`], a
     /// static one its session timeout.
     ///

@@ -8,6 +8,8 @@ use crate::id::{GatewayId, GroupId, MemberId};
 /// What is known of a member's session.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Session {
+    /// When the attachment, or the service of this coordinator, began.
+    pub(super) began: Duration,
     /// When the member was heard, apart from its gateway.
     pub(super) heard: Duration,
     /// Its stream was closed: it is removed at this time unless it attaches again.
@@ -29,7 +31,7 @@ pub(super) struct Sessions {
 impl Sessions {
     /// Begins a session, or begins it anew with another attachment.
     pub(super) fn begin(&mut self, group: &GroupId, member: &MemberId, heard: Duration) {
-        let session = Session { heard, detached_until: None, confirmed: false, last_commit: i64::MIN };
+        let session = Session { began: heard, heard, detached_until: None, confirmed: false, last_commit: i64::MIN };
         self.members.insert((group.clone(), member.clone()), session);
     }
 
