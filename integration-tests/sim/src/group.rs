@@ -201,6 +201,13 @@ impl GroupMutation {
     pub fn find(&self, seeds: u64) -> Option<(u64, String)> {
         (1..seeds).find_map(|seed| {
             let drawn = GroupSetup::of_seed(seed);
+            let drawn = GroupSetup {
+                losses: drawn.losses.max(2),
+                repeats: drawn.repeats.max(50),
+                departures: drawn.departures.max(10),
+                operations: drawn.operations.max(2),
+                ..drawn
+            };
             let setup = match *self {
                 Self::Machine(rule) => GroupSetup { rules: GroupRules::without(rule), ..drawn },
                 Self::Driver(rule) => GroupSetup { without: Some(rule), ..drawn },

@@ -5,7 +5,7 @@
 //! which it did, from its newest attachment (I19); committed offsets do not go back (I21); clients skip nothing, and read
 //! nothing again that was committed (I18).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use walser_group::{AttachmentNumber, CurrentAssignment, Event, GroupEpoch, GroupId, InstanceId, MemberId, MemberRef};
 use walser_model::TopicPartition;
@@ -40,6 +40,10 @@ pub(super) struct Check {
     acknowledged: BTreeMap<(GroupId, TopicPartition), i64>,
     /// Every record below was processed.
     processed: BTreeMap<(GroupId, TopicPartition), i64>,
+    /// Partitions whose committed offset was lowered by an operator, or expired.
+    lowered: BTreeSet<(GroupId, TopicPartition)>,
+    /// The epoch in which a partition was assigned when its offset was reset: only a later owner commits it again.
+    reset_in: BTreeMap<(GroupId, TopicPartition), GroupEpoch>,
     highest_attachment: AttachmentNumber,
     pub(super) deletions: u64,
     pub(super) assignments: u64,
@@ -49,6 +53,11 @@ impl Check {
     /// A batch was accepted by the log.
     pub(super) fn accepted(&mut self, events: &[Event], origin: &Origin) -> Result<(), String> {
         let mut touched = None;
+        for event in events {
+            if let (Event::Offset(group, partition, _), Origin::Reset) = (event, origin) {
+                self.reset(group, *partition);
+            }
+        }
         for event in events {
             self.event(event, origin)?;
             if let Event::Current(group, ..) | Event::Member(group, ..) = event {
@@ -97,6 +106,15 @@ impl Check {
         Ok(())
     }
 
+    /// An operator resets the offset of a partition, which some member may hold.
+    fn reset(&mut self, group: &GroupId, partition: TopicPartition) {
+        let members = self.members.get(group).into_iter().flat_map(BTreeMap::values);
+        let held = members.filter_map(|known| known.current.held_since(&partition)).max();
+        if let Some(epoch) = held {
+            self.reset_in.insert((group.clone(), partition), epoch);
+        }
+    }
+
     fn offset(
         &mut self,
         group: &GroupId,
@@ -114,13 +132,16 @@ impl Check {
             self.deletions += 1;
             self.committed.remove(&key);
             self.acknowledged.remove(&key);
+            self.reset_in.remove(&key);
+            self.lowered.insert(key);
             return Ok(());
         };
         let before = self.committed.insert(key.clone(), offset).unwrap_or(0);
         match origin {
             Origin::Reset => {
-                let acknowledged = self.acknowledged.entry(key).or_default();
+                let acknowledged = self.acknowledged.entry(key.clone()).or_default();
                 *acknowledged = offset.min(*acknowledged);
+                self.lowered.insert(key);
                 return Ok(());
             }
             Origin::Member(of, epoch) => {
@@ -128,6 +149,9 @@ impl Check {
                 let since = known.current.held_since(&partition);
                 if !known.exists || since.is_none_or(|since| since > *epoch) || known.attachment != of.attachment {
                     return Err(format!("{of:?} committed {partition} in {epoch:?}, and was {known:?}"));
+                }
+                if self.reset_in.get(&key).is_some_and(|reset| since <= Some(*reset)) {
+                    return Err(format!("{of:?} committed {partition}, which was reset after it was assigned"));
                 }
             }
             Origin::Simple if members > 0 => {
@@ -163,11 +187,20 @@ impl Check {
     }
 
     /// A client was told that an offset is committed.
-    pub(super) fn acknowledged(&mut self, group: &GroupId, partition: TopicPartition, offset: i64) {
+    pub(super) fn acknowledged(
+        &mut self,
+        group: &GroupId,
+        partition: TopicPartition,
+        offset: i64,
+    ) -> Result<(), String> {
         let key = (group.clone(), partition);
         let committed = self.committed.get(&key).copied().unwrap_or(0);
+        if offset > committed && !self.lowered.contains(&key) {
+            return Err(format!("{offset} of {partition} was acknowledged, and {committed} is replicated"));
+        }
         let known = self.acknowledged.entry(key).or_default();
         *known = offset.min(committed).max(*known);
+        Ok(())
     }
 
     /// What was acknowledged of a partition.

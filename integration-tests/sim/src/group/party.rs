@@ -44,7 +44,6 @@ pub(super) struct Pending {
 #[derive(Debug, Clone)]
 pub(super) struct Addressed {
     pub(super) gateway: GatewayId,
-    pub(super) group: GroupId,
     pub(super) member: MemberId,
     /// Notices are for one attachment.
     pub(super) attachment: Option<AttachmentNumber>,

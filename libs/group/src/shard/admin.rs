@@ -96,7 +96,7 @@ impl GroupShard {
         }
         if self.rule(GroupRule::ForcedResetReassigns) {
             let partitions: Vec<TopicPartition> = moves.iter().map(|moved| moved.partition).collect();
-            self.take(id, &partitions, out);
+            self.take(now, id, &partitions, out);
         }
         for offset in offsets {
             self.write_offset(now, id, offset, out);
@@ -123,7 +123,7 @@ impl GroupShard {
     }
 
     /// Takes partitions from the members that hold them, and begins an epoch in which they are assigned again.
-    fn take(&mut self, id: &GroupId, partitions: &[TopicPartition], out: &mut Output) {
+    fn take(&mut self, now: Now, id: &GroupId, partitions: &[TopicPartition], out: &mut Output) {
         let Some(group) = self.state.group(id) else { return };
         let owners: BTreeSet<MemberId> =
             partitions.iter().filter_map(|partition| group.owner(partition).cloned()).collect();
@@ -142,6 +142,8 @@ impl GroupShard {
             }
         }
         self.begin_epoch(id, out);
+        // At once, whatever the interval: until then they would be given back in the epoch in which they were taken.
+        self.assign(now, id, out);
     }
 
     fn check_empty(&self, id: &GroupId) -> Result<(), Error> {

@@ -96,7 +96,7 @@ impl GroupShard {
     }
 
     /// Computes and writes the targets of a group.
-    fn assign(&mut self, now: Now, id: &GroupId, out: &mut Output) {
+    pub(super) fn assign(&mut self, now: Now, id: &GroupId, out: &mut Output) {
         let (topics, counts) = self.subscriptions(id);
         let Some(group) = self.state.group(id) else { return };
         let input = |(member, topics): (&MemberId, &BTreeSet<TopicId>)| {

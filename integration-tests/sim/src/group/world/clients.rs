@@ -17,7 +17,7 @@ impl World {
             _ => vec![1, 2],
         };
         let instance = self.random.chance(300).then(|| format!("i{number}").parse().expect("a valid name"));
-        let confirms_after = self.random.one_of(&[0, 0, 500, 5_000, 60_000]);
+        let confirms_after = self.random.one_of(&[0, 0, 500, 5_000, 3_600_000]);
         self.clients.push(Client {
             group: format!("g{}", number % 2).parse().expect("a valid name"),
             topics,

@@ -81,8 +81,8 @@ impl World {
     ) -> Result<(Origin, Option<Addressed>), String> {
         let now = self.clock();
         let addressed = |of: &MemberRef, reply| {
-            let (group, member) = (of.group.clone(), of.member.clone());
-            from.clone().map(|gateway| Addressed { gateway, group, member, attachment: None, reply })
+            let member = of.member.clone();
+            from.clone().map(|gateway| Addressed { gateway, member, attachment: None, reply })
         };
         let other = |reply| Ok((Origin::Other, reply));
         match request {
@@ -187,7 +187,6 @@ impl World {
     fn write(&mut self, to: usize, out: Output, origin: Origin, reply: Option<Addressed>) -> Result<(), String> {
         let notices = out.notices.into_iter().map(|notice| Addressed {
             gateway: notice.gateway,
-            group: notice.group,
             member: notice.member,
             attachment: Some(notice.attachment),
             reply: match notice.content {

@@ -123,7 +123,7 @@ impl World {
             Reply::Attached(Err(error)) => self.attaching_failed(session, &error),
             Reply::Current(Ok(current)) => self.assigned(session, current),
             Reply::Current(Err(_)) | Reply::Removed => self.close(session, true),
-            Reply::Committed(sequence, result) => self.committed(session, sequence, result),
+            Reply::Committed(sequence, result) => return self.committed(session, sequence, result),
             Reply::Offsets(offsets) => return self.positioned(session, offsets),
         }
         Ok(())
@@ -159,18 +159,23 @@ impl World {
         known.current = current;
     }
 
-    fn committed(&mut self, session: usize, sequence: i64, result: Result<Vec<(TopicPartition, Error)>, Error>) {
+    fn committed(
+        &mut self,
+        session: usize,
+        sequence: i64,
+        result: Result<Vec<(TopicPartition, Error)>, Error>,
+    ) -> Result<(), String> {
         let known = &mut self.sessions[session];
-        let Some(unanswered) = known.unanswered.take_if(|unanswered| unanswered.sequence == sequence) else { return };
+        let answered = known.unanswered.take_if(|unanswered| unanswered.sequence == sequence);
+        let Some(unanswered) = answered else { return Ok(()) };
+        let group = known.of.group.clone();
         match result {
             Ok(refused) => {
                 self.tally.commits += 1;
                 self.tally.refusals += refused.len() as u64;
-                for (partition, offset) in unanswered.offsets {
-                    if !refused.iter().any(|(not, _)| *not == partition) {
-                        let group = self.sessions[session].of.group.clone();
-                        self.check.acknowledged(&group, partition, offset);
-                    }
+                let taken = unanswered.offsets.iter().filter(|(of, _)| !refused.iter().any(|(not, _)| not == of));
+                for (partition, offset) in taken {
+                    self.check.acknowledged(&group, *partition, *offset)?;
                 }
             }
             Err(Error::CommitSuperseded { .. }) => {}
@@ -179,6 +184,7 @@ impl World {
                 self.close(session, true);
             }
         }
+        Ok(())
     }
 
     fn positioned(

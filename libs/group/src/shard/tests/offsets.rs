@@ -107,6 +107,18 @@ fn offsets_are_moved_and_forgotten_by_operators() {
     assert_eq!(tested.shard.all_committed(&group).count(), 0);
 }
 
+#[test]
+fn a_forced_reset_does_not_wait_for_the_interval_between_assignments() {
+    let mut tested = Tested::with(Config::default(), Vec::new(), vec![present("orders", 1, 2)]);
+    let a = tested.join("a", &["orders"]);
+    tested.join("b", &["orders"]);
+    assert_eq!(tested.phase(), GroupPhase::Assigning);
+    let to = (vec![offset(partition(1, 0), 10)], true);
+    tested.run(|shard, now, out| shard.reset_offsets(now, &a.group, to, out)).unwrap();
+    assert_eq!(tested.commit(&a, 1, offset(partition(1, 0), 60)).unwrap_err().reason(), "PARTITION_NOT_OWNED");
+    assert_eq!(tested.current(&a).held_since(&partition(1, 0)), None, "it is to be that of the other, or comes later");
+}
+
 fn replayed_after(tested: &Tested) -> GroupShard {
     let mut shard = GroupShard::new(Config::default());
     tested.log.iter().for_each(|event| shard.replay(event.clone()));
