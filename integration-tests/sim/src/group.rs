@@ -114,6 +114,7 @@ pub const GROUP_MUTATIONS: &[GroupMutation] = &[
     GroupMutation::Machine(GroupRule::AttachmentsAreReserved),
     GroupMutation::Machine(GroupRule::SessionEnds),
     GroupMutation::Machine(GroupRule::GatewayExtendsSessions),
+    GroupMutation::Machine(GroupRule::OrphansAreDetached),
     GroupMutation::Machine(GroupRule::SessionsRestart),
     GroupMutation::Machine(GroupRule::InstanceIsExclusive),
     GroupMutation::Machine(GroupRule::TopicsReassign),

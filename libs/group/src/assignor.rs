@@ -7,6 +7,7 @@ mod range;
 mod uniform;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use walser_model::{TopicId, TopicPartition};
 
@@ -18,7 +19,7 @@ pub struct AssignorMember {
     /// Members are ordered by it: the instance id of a static member, so that a restart changes nothing, or the member id.
     pub rank: String,
     /// What the member reads. Topics that do not exist are ignored.
-    pub topics: BTreeSet<TopicId>,
+    pub topics: Arc<BTreeSet<TopicId>>,
     /// The target that the member had.
     pub previous: Vec<TopicPartition>,
 }

@@ -10,6 +10,8 @@ use crate::rules::GroupRules;
 pub struct Config {
     /// Groups of the shard, those with nothing but offsets included.
     pub groups_max: usize,
+    /// Members of all groups of the shard.
+    pub members_max: usize,
     /// Members of one group.
     pub group_members_max: usize,
     /// Partitions of which one group has committed offsets.
@@ -18,6 +20,8 @@ pub struct Config {
     pub group_partitions_max: usize,
     /// Topics that one member names.
     pub member_topics_max: usize,
+    /// Topics that all members of one group name together, each counted once per member.
+    pub group_topics_max: usize,
     /// Different patterns in one group: each takes up to [`Config::pattern_compiled_bytes_max`].
     pub group_patterns_max: usize,
     /// The text of a pattern, in bytes.
@@ -48,10 +52,12 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             groups_max: 100_000,
+            members_max: 100_000,
             group_members_max: 10_000,
             group_offsets_max: 100_000,
             group_partitions_max: 100_000,
             member_topics_max: 1_000,
+            group_topics_max: 100_000,
             group_patterns_max: 16,
             pattern_bytes_max: 1_024,
             pattern_compiled_bytes_max: 256 << 10,

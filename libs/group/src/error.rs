@@ -8,9 +8,9 @@ use crate::id::{AttachmentNumber, GroupEpoch, GroupId, InstanceId, MemberId};
 
 /// Why a request is refused. Nothing of it was applied.
 ///
-/// [`Error::reason`] is its name in the contract, which fixes the status code and whether to retry.
+/// [`GroupError::reason`] is its name in the contract, which fixes the status code and whether to retry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum GroupError {
     /// A value is out of its bounds.
     #[error("{field} is {actual}; {rule}")]
     FieldInvalid {
@@ -85,7 +85,7 @@ pub enum Error {
     GroupNotEmpty { group: GroupId, member_count: usize },
 }
 
-impl Error {
+impl GroupError {
     /// The reason in the contract, as it travels in `ErrorInfo`.
     pub fn reason(&self) -> &'static str {
         match self {

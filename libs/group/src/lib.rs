@@ -50,7 +50,7 @@ mod topics;
 
 pub use assignor::{AssignorMember, assign};
 pub use config::Config;
-pub use error::Error;
+pub use error::GroupError;
 pub use event::{
     AssignedPartitions, AttachmentRecord, CommittedOffset, CurrentAssignment, EncodedEvent, Event, EventCodecError,
     GroupRecord, MemberRecord,

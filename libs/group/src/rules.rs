@@ -31,6 +31,8 @@ pub enum GroupRule {
     SessionEnds,
     /// A gateway's heartbeat extends the sessions of its members.
     GatewayExtendsSessions,
+    /// A member that its gateway does not know is detached.
+    OrphansAreDetached,
     /// A successor of a coordinator gives every member a full session.
     SessionsRestart,
     /// A static instance id belongs to one member.
@@ -58,6 +60,7 @@ impl GroupRule {
         Self::AttachmentsAreReserved,
         Self::SessionEnds,
         Self::GatewayExtendsSessions,
+        Self::OrphansAreDetached,
         Self::SessionsRestart,
         Self::InstanceIsExclusive,
         Self::TopicsReassign,

@@ -16,7 +16,7 @@ use walser_model::Timestamp;
 
 use crate::config::Config;
 use crate::deadlines::{Deadlines, Timer};
-use crate::error::Error;
+use crate::error::GroupError;
 use crate::event::{CurrentAssignment, Event, GroupRecord};
 use crate::group::{Group, Member};
 use crate::id::{AttachmentNumber, GatewayId, GroupId, InstanceId, MemberId};
@@ -140,30 +140,35 @@ impl GroupShard {
         self.config.rules.hold(rule)
     }
 
-    fn group(&self, id: &GroupId) -> Result<&Group, Error> {
+    fn group(&self, id: &GroupId) -> Result<&Group, GroupError> {
         let found = self.state.group(id).filter(|group| group.record.is_some());
-        found.ok_or_else(|| Error::GroupNotFound { group: id.clone() })
+        found.ok_or_else(|| GroupError::GroupNotFound { group: id.clone() })
     }
 
     /// The member that a request names, if the request comes from its newest attachment.
-    fn member(&self, of: &MemberRef) -> Result<&Member, Error> {
+    fn member(&self, of: &MemberRef) -> Result<&Member, GroupError> {
         let member = self.known_member(&of.group, &of.member, of.instance.as_ref())?;
         let current = match &member.attachment {
             Some(record) if record.number != of.attachment && self.rule(GroupRule::AttachmentFences) => record.number,
             _ => return Ok(member),
         };
         let (group, member) = (of.group.clone(), of.member.clone());
-        Err(Error::AttachmentFenced { group, member, actual: of.attachment, current })
+        Err(GroupError::AttachmentFenced { group, member, actual: of.attachment, current })
     }
 
-    fn known_member(&self, group: &GroupId, id: &MemberId, instance: Option<&InstanceId>) -> Result<&Member, Error> {
+    fn known_member(
+        &self,
+        group: &GroupId,
+        id: &MemberId,
+        instance: Option<&InstanceId>,
+    ) -> Result<&Member, GroupError> {
         let found = self.state.group(group);
         if let Some(member) = found.and_then(|group| group.members.get(id)) {
             return Ok(member);
         }
         match instance.filter(|instance| found.is_some_and(|group| group.instance(instance).is_some())) {
-            Some(instance) => Err(Error::InstanceFenced { instance: instance.clone() }),
-            None => Err(Error::SessionExpired { group: group.clone(), member: id.clone() }),
+            Some(instance) => Err(GroupError::InstanceFenced { instance: instance.clone() }),
+            None => Err(GroupError::SessionExpired { group: group.clone(), member: id.clone() }),
         }
     }
 

@@ -8,7 +8,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use walser_model::TopicName;
 
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::GroupError;
 
 /// How partitions are shared among members.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,13 +48,13 @@ impl Assignor {
 }
 
 impl FromStr for Assignor {
-    type Err = Error;
+    type Err = GroupError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, GroupError> {
         match text {
             "uniform" => Ok(Self::Uniform),
             "range" => Ok(Self::Range),
-            _ => Err(Error::AssignorUnsupported { assignor: text.chars().take(64).collect() }),
+            _ => Err(GroupError::AssignorUnsupported { assignor: text.chars().take(64).collect() }),
         }
     }
 }
@@ -69,17 +69,17 @@ impl fmt::Display for Assignor {
 
 impl Subscription {
     /// Checks the limits and the pattern.
-    pub(crate) fn check(&self, config: &Config) -> Result<(), Error> {
+    pub(crate) fn check(&self, config: &Config) -> Result<(), GroupError> {
         if self.topics.is_empty() && self.pattern.is_none() {
             let rule = "name at least one topic, or a pattern".to_owned();
-            return Err(Error::FieldInvalid { field: "topics", actual: "empty".to_owned(), rule });
+            return Err(GroupError::FieldInvalid { field: "topics", actual: "empty".to_owned(), rule });
         }
         if self.topics.len() > config.member_topics_max {
-            return Err(Error::too_many("topics", self.topics.len(), config.member_topics_max));
+            return Err(GroupError::too_many("topics", self.topics.len(), config.member_topics_max));
         }
         match &self.pattern {
             Some(pattern) if pattern.len() > config.pattern_bytes_max => {
-                Err(Error::too_many("topic_pattern", pattern.len(), config.pattern_bytes_max))
+                Err(GroupError::too_many("topic_pattern", pattern.len(), config.pattern_bytes_max))
             }
             Some(pattern) => Pattern::compile(pattern, config).map(drop),
             None => Ok(()),
@@ -91,7 +91,7 @@ impl Subscription {
 
 impl Pattern {
     /// Compiles a pattern that matches whole names.
-    pub(crate) fn compile(pattern: &str, config: &Config) -> Result<Self, Error> {
+    pub(crate) fn compile(pattern: &str, config: &Config) -> Result<Self, GroupError> {
         let compile = |pattern: &str| {
             let mut builder = RegexBuilder::new(pattern);
             // Names of topics are ASCII: classes such as `\w` need no tables of Unicode.
@@ -100,7 +100,7 @@ impl Pattern {
         };
         // By itself first: a pattern such as `a)|(b` must not escape from the group around it.
         let compiled = compile(pattern).and_then(|_| compile(&format!(r"\A(?:{pattern})\z")));
-        compiled.map(Self).map_err(|error| Error::FieldInvalid {
+        compiled.map(Self).map_err(|error| GroupError::FieldInvalid {
             field: "topic_pattern",
             actual: format!("{:?}", pattern.chars().take(64).collect::<String>()),
             rule: format!("it must be a regular expression in the syntax of RE2: {}", last_line(&error)),

@@ -1,10 +1,10 @@
 //! The topics of the cluster, as far as groups need to know them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use walser_model::{PartitionIndex, TopicId, TopicName, TopicPartition};
 
-use crate::error::Error;
+use crate::error::GroupError;
 use crate::subscription::{Pattern, Subscription};
 
 /// A change of one topic.
@@ -46,19 +46,14 @@ impl Topics {
         Some(name)
     }
 
-    /// The id of a topic that exists.
-    pub(crate) fn id(&self, name: &TopicName) -> Option<TopicId> {
-        self.by_name.get(name).map(|(id, _)| *id)
-    }
-
     /// Partitions of a topic; 0 when it does not exist.
     pub(crate) fn partition_count(&self, topic: TopicId) -> i32 {
         self.by_id.get(&topic).and_then(|name| self.by_name.get(name)).map_or(0, |(_, count)| *count)
     }
 
-    /// Adds the ids of the topics that a subscription names.
-    pub(crate) fn named(&self, subscription: &Subscription, found: &mut BTreeSet<TopicId>) {
-        found.extend(subscription.topics.iter().filter_map(|name| self.id(name)));
+    /// The ids of the topics that a subscription names.
+    pub(crate) fn named<'a>(&'a self, subscription: &'a Subscription) -> impl Iterator<Item = TopicId> + 'a {
+        subscription.topics.iter().filter_map(|name| self.by_name.get(name)).map(|(id, _)| *id)
     }
 
     /// The ids of the topics that a pattern matches.
@@ -67,14 +62,14 @@ impl Topics {
     }
 
     /// Checks that a partition exists.
-    pub(crate) fn check(&self, partition: &TopicPartition) -> Result<(), Error> {
+    pub(crate) fn check(&self, partition: &TopicPartition) -> Result<(), GroupError> {
         let topic = partition.topic;
-        let Some(name) = self.by_id.get(&topic) else { return Err(Error::TopicNotFound { topic }) };
+        let Some(name) = self.by_id.get(&topic) else { return Err(GroupError::TopicNotFound { topic }) };
         let partition_count = self.partition_count(topic);
         if (0..partition_count).contains(&partition.partition.0) {
             return Ok(());
         }
-        Err(Error::PartitionNotFound { topic: name.clone(), partition: partition.partition.0, partition_count })
+        Err(GroupError::PartitionNotFound { topic: name.clone(), partition: partition.partition.0, partition_count })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use walser_group::{
-    AssignedPartitions, Attach, Attached, Commit, CurrentAssignment, Error, GroupEpoch, GroupId, Join, MemberId,
+    AssignedPartitions, Attach, Attached, Commit, CurrentAssignment, GroupEpoch, GroupError, GroupId, Join, MemberId,
     MemberRef, OffsetToCommit,
 };
 use walser_model::TopicPartition;
@@ -36,9 +36,9 @@ pub(super) enum Request {
 /// From a coordinator to a session.
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
-    Attached(Result<Attached, Error>),
-    Current(Result<CurrentAssignment, Error>),
-    Committed(i64, Result<Vec<(TopicPartition, Error)>, Error>),
+    Attached(Result<Attached, GroupError>),
+    Current(Result<CurrentAssignment, GroupError>),
+    Committed(i64, Result<Vec<(TopicPartition, GroupError)>, GroupError>),
     /// Partitions with their assignment epoch, the least offset that may come, and the offset.
     Offsets(Vec<(TopicPartition, GroupEpoch, i64, i64)>),
     Removed,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use walser_group::{
     AttachmentNumber, CurrentAssignment, Event, GatewayId, GroupEpoch, GroupId, GroupShard, InstanceId, MemberId,
-    MemberRef,
+    MemberRef, Subscription, TopicChange,
 };
 use walser_model::{TopicId, TopicPartition};
 
@@ -108,6 +108,8 @@ pub(super) struct Client {
     pub(super) group: GroupId,
     pub(super) topics: Vec<usize>,
     pub(super) instance: Option<InstanceId>,
+    /// Its topics by name, or by a pattern.
+    pub(super) subscription: Subscription,
     /// How long it takes to confirm a revocation.
     pub(super) confirms_after: Duration,
     pub(super) session: Option<usize>,
@@ -123,4 +125,15 @@ pub(super) struct Topic {
     pub(super) id: TopicId,
     pub(super) partition_count: i32,
     pub(super) exists: bool,
+}
+
+impl Topic {
+    /// The topic, as metadata has it.
+    pub(super) fn change(&self) -> TopicChange {
+        let name = self.name.parse().expect("a valid name");
+        match self.exists {
+            true => TopicChange::Present { name, id: self.id, partition_count: self.partition_count },
+            false => TopicChange::Absent { name },
+        }
+    }
 }

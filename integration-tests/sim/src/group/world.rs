@@ -3,6 +3,7 @@
 mod clients;
 mod coordinators;
 mod faults;
+mod requests;
 mod sessions;
 
 use std::collections::BTreeMap;
@@ -225,16 +226,6 @@ impl World {
         groups.sort();
         groups.dedup();
         groups
-    }
-}
-
-impl Topic {
-    fn change(&self) -> TopicChange {
-        let name = self.name.parse().expect("a valid name");
-        match self.exists {
-            true => TopicChange::Present { name, id: self.id, partition_count: self.partition_count },
-            false => TopicChange::Absent { name },
-        }
     }
 }
 

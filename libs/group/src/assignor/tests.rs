@@ -9,7 +9,7 @@ fn topic(number: u8) -> TopicId {
 }
 
 fn member(index: usize, topics: impl IntoIterator<Item = u8>) -> AssignorMember {
-    let topics = topics.into_iter().map(topic).collect();
+    let topics = Arc::new(topics.into_iter().map(topic).collect());
     AssignorMember { rank: format!("{index:05}"), topics, previous: Vec::new() }
 }
 
@@ -76,7 +76,7 @@ proptest! {
             let mut members = after(&members, &targets);
             members.truncate(later.len());
             for (index, read) in later.iter().enumerate() {
-                let read = read.iter().map(|number| topic(*number)).collect();
+                let read = Arc::new(read.iter().map(|number| topic(*number)).collect());
                 match members.get_mut(index) {
                     Some(member) if index % 2 == 0 => member.topics = read,
                     Some(_) => {}

@@ -50,7 +50,7 @@ impl Assignment {
             let class = *numbers.entry(&member.topics).or_insert_with(|| {
                 classes.push(Class::new());
                 let class = classes.len() - 1;
-                for topic in &member.topics {
+                for topic in member.topics.iter() {
                     readers.entry(*topic).or_insert_with(Vec::new).push(class);
                 }
                 class

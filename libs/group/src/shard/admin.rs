@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use walser_model::{Offset, TopicId, TopicPartition};
 
 use super::{GroupShard, NoticeContent, Now, OffsetToCommit, Output, RemovalCause};
-use crate::error::Error;
+use crate::error::GroupError;
 use crate::event::Event;
 use crate::id::{GroupId, InstanceId, MemberId};
 use crate::rules::GroupRule;
@@ -24,7 +24,7 @@ impl GroupShard {
     ///
     /// # Errors
     /// The group does not exist, or has members.
-    pub fn delete_group(&mut self, id: &GroupId, out: &mut Output) -> Result<(), Error> {
+    pub fn delete_group(&mut self, id: &GroupId, out: &mut Output) -> Result<(), GroupError> {
         self.check_empty(id)?;
         self.forget_group(id, out);
         Ok(())
@@ -40,7 +40,7 @@ impl GroupShard {
         id: &GroupId,
         topics: &BTreeSet<TopicId>,
         out: &mut Output,
-    ) -> Result<(), Error> {
+    ) -> Result<(), GroupError> {
         self.check_empty(id)?;
         let committed = self.all_committed(id).map(|(partition, _)| *partition);
         let partitions: Vec<_> = committed.filter(|partition| topics.contains(&partition.topic)).collect();
@@ -55,7 +55,7 @@ impl GroupShard {
     ///
     /// # Errors
     /// The group does not exist, or an offset is invalid.
-    pub fn plan_reset(&self, id: &GroupId, offsets: &[OffsetToCommit]) -> Result<Vec<OffsetMove>, Error> {
+    pub fn plan_reset(&self, id: &GroupId, offsets: &[OffsetToCommit]) -> Result<Vec<OffsetMove>, GroupError> {
         let group = self.group(id)?;
         let mut moves = Vec::with_capacity(offsets.len());
         for OffsetToCommit { partition, offset, .. } in offsets {
@@ -80,19 +80,19 @@ impl GroupShard {
         id: &GroupId,
         (offsets, force): (Vec<OffsetToCommit>, bool),
         out: &mut Output,
-    ) -> Result<Vec<OffsetMove>, Error> {
+    ) -> Result<Vec<OffsetMove>, GroupError> {
         if !force {
             self.check_empty(id)?;
         }
         let limit = self.config.request_partitions_max;
         if offsets.len() > limit {
-            return Err(Error::too_many("offsets", offsets.len(), limit));
+            return Err(GroupError::too_many("offsets", offsets.len(), limit));
         }
         let moves = self.plan_reset(id, &offsets)?;
         let limit = self.config.group_offsets_max;
         let added = moves.iter().filter(|moved| moved.before.is_none()).count();
         if self.group(id)?.offsets.len() + added > limit {
-            return Err(Error::QuotaExceeded { what: "partitions with committed offsets in one group", limit });
+            return Err(GroupError::QuotaExceeded { what: "partitions with committed offsets in one group", limit });
         }
         if self.rule(GroupRule::ForcedResetReassigns) {
             let partitions: Vec<TopicPartition> = moves.iter().map(|moved| moved.partition).collect();
@@ -110,7 +110,13 @@ impl GroupShard {
     ///
     /// # Errors
     /// The group or the member does not exist.
-    pub fn remove_member(&mut self, now: Now, id: &GroupId, member: &MemberId, out: &mut Output) -> Result<(), Error> {
+    pub fn remove_member(
+        &mut self,
+        now: Now,
+        id: &GroupId,
+        member: &MemberId,
+        out: &mut Output,
+    ) -> Result<(), GroupError> {
         self.group(id)?;
         self.known_member(id, member, None)?;
         self.remove(now, id, member, RemovalCause::Fenced, out);
@@ -146,10 +152,10 @@ impl GroupShard {
         self.assign(now, id, out);
     }
 
-    fn check_empty(&self, id: &GroupId) -> Result<(), Error> {
+    fn check_empty(&self, id: &GroupId) -> Result<(), GroupError> {
         match self.group(id)?.members.len() {
             0 => Ok(()),
-            member_count => Err(Error::GroupNotEmpty { group: id.clone(), member_count }),
+            member_count => Err(GroupError::GroupNotEmpty { group: id.clone(), member_count }),
         }
     }
 }

@@ -19,6 +19,17 @@ use crate::topics::TopicChange;
 /// Compiled patterns that are kept; all are dropped when there are more.
 const PATTERNS_KEPT: usize = 64;
 
+/// The topics that a member reads; members with the same subscription share them.
+type TopicIds = Arc<BTreeSet<TopicId>>;
+
+/// The subscriptions of a group, as topics are.
+struct Resolved {
+    /// What each member reads.
+    topics: BTreeMap<MemberId, TopicIds>,
+    /// The partitions that the group shares of each topic.
+    counts: BTreeMap<TopicId, i32>,
+}
+
 /// Compiled patterns, by their text. `None`: it does not compile, although an earlier version took it.
 #[derive(Debug, Default)]
 pub(super) struct PatternCache(BTreeMap<String, Option<Arc<Pattern>>>);
@@ -37,7 +48,7 @@ impl PatternCache {
     }
 }
 
-/// The assignor that most members prefer; of equals, the first by name is not better than the default.
+/// The assignor that most members prefer; where as many prefer the one as the other, the default.
 pub(super) fn assignor_of(group: &Group) -> Assignor {
     let records = group.members.values().filter_map(|member| member.record.as_ref());
     let preferred = records.filter_map(|record| record.subscription.assignor);
@@ -68,7 +79,7 @@ impl GroupShard {
 
     /// Begins an epoch if the partitions that members read are not those that their targets cover.
     pub(super) fn reassign_if_needed(&mut self, now: Now, id: &GroupId, out: &mut Output) {
-        let (_, counts) = self.subscriptions(id);
+        let Resolved { counts, .. } = self.subscriptions(id);
         let Some(group) = self.state.group(id).filter(|group| !group.members.is_empty()) else { return };
         let wanted: usize = counts.values().map(|count| usize::try_from(*count).unwrap_or(0)).sum();
         let mut targeted = group.members.values().flat_map(|member| &member.target);
@@ -97,13 +108,13 @@ impl GroupShard {
 
     /// Computes and writes the targets of a group.
     pub(super) fn assign(&mut self, now: Now, id: &GroupId, out: &mut Output) {
-        let (topics, counts) = self.subscriptions(id);
+        let Resolved { topics, counts } = self.subscriptions(id);
         let Some(group) = self.state.group(id) else { return };
-        let input = |(member, topics): (&MemberId, &BTreeSet<TopicId>)| {
+        let input = |(member, topics): (&MemberId, &TopicIds)| {
             let known = &group.members[member];
             let instance = known.record.as_ref().and_then(|record| record.instance.as_ref());
             let rank = instance.map_or(member.as_str(), |instance| instance.as_str()).to_owned();
-            AssignorMember { rank, topics: topics.clone(), previous: known.target.clone() }
+            AssignorMember { rank, topics: Arc::clone(topics), previous: known.target.clone() }
         };
         let members: Vec<AssignorMember> = topics.iter().map(input).collect();
         let targets = assign(assignor_of(group), &members, &counts);
@@ -139,33 +150,32 @@ impl GroupShard {
         }
     }
 
-    /// The topics that each member of a group reads, and the partitions that the group shares of each.
-    fn subscriptions(&mut self, id: &GroupId) -> (BTreeMap<MemberId, BTreeSet<TopicId>>, BTreeMap<TopicId, i32>) {
-        self.patterns_of(id);
+    /// Resolves the subscriptions of a group.
+    fn subscriptions(&mut self, id: &GroupId) -> Resolved {
         let (mut topics, mut counts) = (BTreeMap::new(), BTreeMap::new());
-        let Some(group) = self.state.group(id) else { return (topics, counts) };
-        let mut matched: BTreeMap<&str, BTreeSet<TopicId>> = BTreeMap::new();
+        let Some(group) = self.state.group(id) else { return Resolved { topics, counts } };
+        // Most members of a group subscribe to the same.
+        let mut resolved: BTreeMap<(&BTreeSet<TopicName>, Option<&str>), TopicIds> = BTreeMap::new();
         let none = Subscription::default();
         for (member, known) in &group.members {
             let subscription = known.record.as_ref().map_or(&none, |record| &record.subscription);
-            let mut read = BTreeSet::new();
-            self.topics.named(subscription, &mut read);
-            if let Some(pattern) = &subscription.pattern {
-                let found = matched.entry(pattern).or_insert_with(|| {
-                    let compiled = self.patterns.get(pattern, &self.config);
-                    compiled.iter().flat_map(|pattern| self.topics.matched(pattern)).collect()
-                });
-                read.extend(found.iter());
-            }
-            counts.extend(read.iter().map(|topic| (*topic, self.topics.partition_count(*topic))));
-            topics.insert(member.clone(), read);
+            let Subscription { topics: named, pattern, .. } = subscription;
+            let read = resolved.entry((named, pattern.as_deref())).or_insert_with(|| {
+                let mut read: BTreeSet<TopicId> = self.topics.named(subscription).collect();
+                if let Some(pattern) = pattern.as_ref().and_then(|text| self.patterns.get(text, &self.config)) {
+                    read.extend(self.topics.matched(&pattern));
+                }
+                counts.extend(read.iter().map(|topic| (*topic, self.topics.partition_count(*topic))));
+                Arc::new(read)
+            });
+            topics.insert(member.clone(), Arc::clone(read));
         }
         let mut left = i32::try_from(self.config.group_partitions_max).unwrap_or(i32::MAX);
         for count in counts.values_mut() {
             *count = (*count).min(left);
             left -= *count;
         }
-        (topics, counts)
+        Resolved { topics, counts }
     }
 
     /// The patterns of the members of a group, compiled.

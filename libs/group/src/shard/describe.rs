@@ -6,7 +6,7 @@ use walser_model::{Timestamp, TopicPartition};
 
 use super::GroupShard;
 use super::assignments::assignor_of;
-use crate::error::Error;
+use crate::error::GroupError;
 use crate::event::{CurrentAssignment, MemberRecord};
 use crate::group::{Group, GroupPhase};
 use crate::id::{GatewayId, GroupEpoch, GroupId, MemberId};
@@ -58,9 +58,9 @@ impl GroupShard {
     ///
     /// # Errors
     /// The group does not exist.
-    pub fn describe(&self, id: &GroupId) -> Result<GroupDescription, Error> {
+    pub fn describe(&self, id: &GroupId) -> Result<GroupDescription, GroupError> {
         let group = self.group(id)?;
-        let summary = summary(id, group).ok_or_else(|| Error::GroupNotFound { group: id.clone() })?;
+        let summary = summary(id, group).ok_or_else(|| GroupError::GroupNotFound { group: id.clone() })?;
         let members = group.members.iter().filter_map(|(member, known)| {
             Some(MemberDescription {
                 member: member.clone(),

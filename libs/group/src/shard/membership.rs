@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{GroupShard, MemberRef, Now, Output, RemovalCause};
 use crate::deadlines::Timer;
-use crate::error::Error;
+use crate::error::GroupError;
 use crate::event::{AssignedPartitions, AttachmentRecord, CurrentAssignment, Event, GroupRecord, MemberRecord};
 use crate::id::{AttachmentNumber, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX};
 use crate::rules::GroupRule;
@@ -56,7 +56,7 @@ impl GroupShard {
     ///
     /// # Errors
     /// A value out of bounds, a limit, an instance id that a connected member has, or a member id that is in use.
-    pub fn join(&mut self, now: Now, join: Join, out: &mut Output) -> Result<Attached, Error> {
+    pub fn join(&mut self, now: Now, join: Join, out: &mut Output) -> Result<Attached, GroupError> {
         self.check_join(&join)?;
         let (group, member) = (join.group.clone(), join.member.clone());
         let record = MemberRecord {
@@ -73,7 +73,7 @@ impl GroupShard {
             // The gateway that repeats a join has not used the attachment yet.
             if self.sessions.get(&group, &member).is_some_and(|session| session.confirmed) {
                 let current = attachment.number;
-                return Err(Error::AttachmentFenced { group, member, actual: AttachmentNumber(0), current });
+                return Err(GroupError::AttachmentFenced { group, member, actual: AttachmentNumber(0), current });
             }
             return Ok(self.attach_to(now, (&group, &member), attachment.number, join.gateway, out));
         }
@@ -90,7 +90,7 @@ impl GroupShard {
     ///
     /// # Errors
     /// The member is unknown, another attachment is newer than the token, or the subscription is invalid.
-    pub fn attach(&mut self, now: Now, attach: Attach, out: &mut Output) -> Result<Attached, Error> {
+    pub fn attach(&mut self, now: Now, attach: Attach, out: &mut Output) -> Result<Attached, GroupError> {
         let MemberRef { group, member, instance, attachment: token } = &attach.member;
         let known = self.known_member(group, member, instance.as_ref())?;
         let current = known.attachment.as_ref().map_or(AttachmentNumber(0), |record| record.number);
@@ -99,14 +99,13 @@ impl GroupShard {
             && self.sessions.get(group, member).is_some_and(|session| !session.confirmed);
         if *token != current && !lost && self.rule(GroupRule::AttachmentFences) {
             let (group, member, actual) = (group.clone(), member.clone(), *token);
-            return Err(Error::AttachmentFenced { group, member, actual, current });
+            return Err(GroupError::AttachmentFenced { group, member, actual, current });
         }
         let record = known.record.clone();
         if let (Some(record), Some(subscription)) = (record, attach.subscription)
             && record.subscription != subscription
         {
-            subscription.check(&self.config)?;
-            self.check_patterns(group, &subscription)?;
+            self.check_subscription(group, &subscription)?;
             let record = MemberRecord { subscription, ..record };
             self.emit(Event::Member(group.clone(), member.clone(), Some(record)), out);
             self.begin_epoch(group, out);
@@ -118,7 +117,7 @@ impl GroupShard {
     ///
     /// # Errors
     /// The member is unknown, or attached elsewhere.
-    pub fn heartbeat(&mut self, now: Now, of: &MemberRef) -> Result<CurrentAssignment, Error> {
+    pub fn heartbeat(&mut self, now: Now, of: &MemberRef) -> Result<CurrentAssignment, GroupError> {
         let current = self.member(of)?.current.clone();
         if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
             session.confirmed = true;
@@ -157,7 +156,7 @@ impl GroupShard {
             };
             let attachment = attachment.number;
             let began = self.sessions.get(&group, &member).map_or(Duration::ZERO, |session| session.began);
-            if began + self.config.detached_grace <= now.monotonic {
+            if began + self.config.detached_grace <= now.monotonic && self.rule(GroupRule::OrphansAreDetached) {
                 let of = MemberRef { group, member, instance: None, attachment };
                 self.detach(now, &of, out).expect("the attachment is the newest of a member");
             }
@@ -171,7 +170,7 @@ impl GroupShard {
     /// The member is unknown, or attached elsewhere.
     ///
     /// [`Config::detached_grace`]: crate::Config::detached_grace
-    pub fn detach(&mut self, now: Now, of: &MemberRef, out: &mut Output) -> Result<(), Error> {
+    pub fn detach(&mut self, now: Now, of: &MemberRef, out: &mut Output) -> Result<(), GroupError> {
         let member = self.member(of)?;
         let (Some(record), Some(attachment)) = (&member.record, &member.attachment) else { return Ok(()) };
         let is_static = record.instance.is_some();
@@ -201,7 +200,7 @@ impl GroupShard {
         of: &MemberRef,
         (keep_static_assignment, cause): (bool, RemovalCause),
         out: &mut Output,
-    ) -> Result<(), Error> {
+    ) -> Result<(), GroupError> {
         let member = self.member(of)?;
         if keep_static_assignment && member.record.as_ref().is_some_and(|record| record.instance.is_some()) {
             return self.detach(now, of, out);
@@ -221,7 +220,7 @@ impl GroupShard {
         of: &MemberRef,
         released: &AssignedPartitions,
         out: &mut Output,
-    ) -> Result<CurrentAssignment, Error> {
+    ) -> Result<CurrentAssignment, GroupError> {
         let mut current = self.member(of)?.current.clone();
         if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
             session.confirmed = true;
@@ -241,33 +240,40 @@ impl GroupShard {
         Ok(self.current(&of.group, &of.member))
     }
 
-    fn check_join(&self, join: &Join) -> Result<(), Error> {
+    fn check_join(&self, join: &Join) -> Result<(), GroupError> {
         let (min, max) = (*self.config.session_timeout.start(), *self.config.session_timeout.end());
         if !self.config.session_timeout.contains(&join.session_timeout) {
-            return Err(Error::timeout("session_timeout", join.session_timeout, min, max));
+            return Err(GroupError::timeout("session_timeout", join.session_timeout, min, max));
         }
         if join.revocation_timeout > self.config.revocation_timeout_max {
             let max = self.config.revocation_timeout_max;
-            return Err(Error::timeout("revocation_timeout", join.revocation_timeout, Duration::ZERO, max));
+            return Err(GroupError::timeout("revocation_timeout", join.revocation_timeout, Duration::ZERO, max));
         }
         for (field, text) in [("client_id", &join.client_id), ("client_address", &join.client_address)] {
             if text.len() > NAME_BYTES_MAX {
-                return Err(Error::too_many(field, text.len(), NAME_BYTES_MAX));
+                return Err(GroupError::too_many(field, text.len(), NAME_BYTES_MAX));
             }
         }
-        join.subscription.check(&self.config)?;
-        self.check_patterns(&join.group, &join.subscription)
+        self.check_subscription(&join.group, &join.subscription)
     }
 
-    fn check_patterns(&self, group: &GroupId, subscription: &Subscription) -> Result<(), Error> {
-        let (Some(pattern), Some(group)) = (&subscription.pattern, self.state.group(group)) else { return Ok(()) };
-        let records = group.members.values().filter_map(|member| member.record.as_ref());
-        let mut patterns: BTreeSet<&String> =
-            records.filter_map(|record| record.subscription.pattern.as_ref()).collect();
-        patterns.insert(pattern);
-        let limit = self.config.group_patterns_max;
-        let what = "different patterns in one group";
-        if patterns.len() > limit { Err(Error::QuotaExceeded { what, limit }) } else { Ok(()) }
+    /// Checks what a group may hold of subscriptions, with that of one more member.
+    fn check_subscription(&self, group: &GroupId, subscription: &Subscription) -> Result<(), GroupError> {
+        subscription.check(&self.config)?;
+        let Some(group) = self.state.group(group) else { return Ok(()) };
+        let known = group.members.values().filter_map(|member| Some(&member.record.as_ref()?.subscription));
+        let topics: usize = known.clone().chain([subscription]).map(|known| known.topics.len()).sum();
+        let patterns: BTreeSet<&String> =
+            known.chain([subscription]).filter_map(|known| known.pattern.as_ref()).collect();
+        for (actual, limit, what) in [
+            (topics, self.config.group_topics_max, "topics that members of one group name"),
+            (patterns.len(), self.config.group_patterns_max, "different patterns in one group"),
+        ] {
+            if actual > limit {
+                return Err(GroupError::QuotaExceeded { what, limit });
+            }
+        }
+        Ok(())
     }
 
     /// A member comes that takes nobody's place.
@@ -278,17 +284,21 @@ impl GroupShard {
         member: &MemberId,
         record: MemberRecord,
         out: &mut Output,
-    ) -> Result<(), Error> {
+    ) -> Result<(), GroupError> {
         let group = match self.state.group(id) {
             Some(group) => group.record.clone(),
             None if self.state.groups().len() >= self.config.groups_max => {
-                return Err(Error::QuotaExceeded { what: "groups of a shard", limit: self.config.groups_max });
+                return Err(GroupError::QuotaExceeded { what: "groups of a shard", limit: self.config.groups_max });
             }
             None => None,
         };
+        let limit = self.config.members_max;
+        if self.sessions.len() >= limit {
+            return Err(GroupError::QuotaExceeded { what: "members of a shard", limit });
+        }
         let limit = self.config.group_members_max;
         if self.state.group(id).is_some_and(|group| group.members.len() >= limit) {
-            return Err(Error::GroupSizeLimitReached { group: id.clone(), limit });
+            return Err(GroupError::GroupSizeLimitReached { group: id.clone(), limit });
         }
         let created =
             GroupRecord { epoch: GroupEpoch::ZERO, created_at: now.wall, empty_since: None, had_members: true };
@@ -311,12 +321,12 @@ impl GroupShard {
         (holder, member): (&MemberId, &MemberId),
         record: MemberRecord,
         out: &mut Output,
-    ) -> Result<(), Error> {
+    ) -> Result<(), GroupError> {
         let Some(before) = self.state.member(id, holder) else { return Ok(()) };
         let attached = before.attachment.as_ref().is_some_and(|attachment| attachment.gateway.is_some());
         if let Some(instance) = record.instance.clone().filter(|_| attached) {
             let client_address = before.record.as_ref().map(|before| before.client_address.clone());
-            return Err(Error::InstanceIdInUse { instance, client_address: client_address.unwrap_or_default() });
+            return Err(GroupError::InstanceIdInUse { instance, client_address: client_address.unwrap_or_default() });
         }
         let (target, mut current) = (before.target.clone(), before.current.clone());
         // The client that held them is gone.
@@ -341,12 +351,8 @@ impl GroupShard {
         out: &mut Output,
     ) -> Attached {
         let attachment = self.number_attachment(out);
-        let before = self.state.member(group, member).and_then(|member| member.attachment.as_ref()?.gateway.clone());
         let record = AttachmentRecord { number: attachment, previous, gateway: Some(gateway) };
         self.write_attachment((group, member), record, out);
-        if let Some(before) = before.filter(|before| self.state.attached(before).is_none()) {
-            self.sessions.forget(&before);
-        }
         self.sessions.begin(group, member, now.monotonic);
         let session_timeout = self.state.member(group, member).and_then(|member| member.record.as_ref());
         let until = now.monotonic + session_timeout.map_or(Duration::ZERO, |record| record.session_timeout);
@@ -356,11 +362,15 @@ impl GroupShard {
     }
 
     fn write_attachment(&mut self, (group, member): (&GroupId, &MemberId), record: AttachmentRecord, out: &mut Output) {
+        let before = self.state.member(group, member).and_then(|member| member.attachment.as_ref()?.gateway.clone());
         let event = Event::Attachment(group.clone(), member.clone(), Some(record));
         if self.rule(GroupRule::AttachmentIsWritten) {
             self.emit(event, out);
         } else {
             self.state.apply(event);
+        }
+        if let Some(before) = before {
+            self.forget_if_left(&before);
         }
     }
 }

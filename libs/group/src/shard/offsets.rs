@@ -4,7 +4,7 @@ use walser_model::{LeaderEpoch, Offset, TopicPartition};
 
 use super::{GroupShard, MemberRef, Now, Output};
 use crate::deadlines::Timer;
-use crate::error::Error;
+use crate::error::GroupError;
 use crate::event::{CommittedOffset, Event, GroupRecord};
 use crate::group::{Group, Member};
 use crate::id::{GroupEpoch, GroupId};
@@ -54,10 +54,10 @@ impl GroupShard {
         now: Now,
         commit: Commit,
         out: &mut Output,
-    ) -> Result<Vec<(TopicPartition, Error)>, Error> {
+    ) -> Result<Vec<(TopicPartition, GroupError)>, GroupError> {
         let limit = self.config.request_partitions_max;
         if commit.offsets.len() > limit {
-            return Err(Error::too_many("offsets", commit.offsets.len(), limit));
+            return Err(GroupError::too_many("offsets", commit.offsets.len(), limit));
         }
         match &commit.author {
             Some(author) => self.check_author(author)?,
@@ -88,18 +88,18 @@ impl GroupShard {
         self.state.group(group).into_iter().flat_map(|group| &group.offsets)
     }
 
-    fn check_author(&mut self, author: &CommitAuthor) -> Result<(), Error> {
+    fn check_author(&mut self, author: &CommitAuthor) -> Result<(), GroupError> {
         let MemberRef { group, member, .. } = &author.member;
         let current = self.member(&author.member)?.current.epoch;
         if author.epoch > current {
             let (group, member) = (group.clone(), member.clone());
-            return Err(Error::MemberEpochFenced { group, member, actual: author.epoch, current });
+            return Err(GroupError::MemberEpochFenced { group, member, actual: author.epoch, current });
         }
         let in_order = self.rule(GroupRule::CommitsKeepOrder);
         let Some(session) = self.sessions.get_mut(group, member) else { return Ok(()) };
         if author.sequence < session.last_commit && in_order {
             let (member, current) = (member.clone(), session.last_commit);
-            return Err(Error::CommitSuperseded { member, actual: author.sequence, current });
+            return Err(GroupError::CommitSuperseded { member, actual: author.sequence, current });
         }
         session.confirmed = true;
         session.last_commit = session.last_commit.max(author.sequence);
@@ -107,18 +107,18 @@ impl GroupShard {
     }
 
     /// A commit without a member: the group must have none, and is created if it does not exist.
-    fn check_simple(&mut self, now: Now, id: &GroupId, out: &mut Output) -> Result<(), Error> {
+    fn check_simple(&mut self, now: Now, id: &GroupId, out: &mut Output) -> Result<(), GroupError> {
         let group = self.state.group(id);
         let member_count = group.map_or(0, |group| group.members.len());
         if member_count > 0 && self.rule(GroupRule::SimpleCommitNeedsEmptyGroup) {
-            return Err(Error::GroupNotEmpty { group: id.clone(), member_count });
+            return Err(GroupError::GroupNotEmpty { group: id.clone(), member_count });
         }
         if group.is_some() {
             return Ok(());
         }
         let limit = self.config.groups_max;
         if self.state.groups().len() >= limit {
-            return Err(Error::QuotaExceeded { what: "groups of a shard", limit });
+            return Err(GroupError::QuotaExceeded { what: "groups of a shard", limit });
         }
         let record = GroupRecord {
             epoch: GroupEpoch::ZERO,
@@ -130,7 +130,12 @@ impl GroupShard {
         Ok(())
     }
 
-    fn check_offset(&self, id: &GroupId, author: Option<&CommitAuthor>, offset: &OffsetToCommit) -> Result<(), Error> {
+    fn check_offset(
+        &self,
+        id: &GroupId,
+        author: Option<&CommitAuthor>,
+        offset: &OffsetToCommit,
+    ) -> Result<(), GroupError> {
         self.check_value(offset)?;
         let group = self.group(id)?;
         if let Some(author) = author
@@ -141,18 +146,18 @@ impl GroupShard {
         self.topics.check(&offset.partition)?;
         let limit = self.config.group_offsets_max;
         if group.offsets.len() >= limit && !group.offsets.contains_key(&offset.partition) {
-            return Err(Error::QuotaExceeded { what: "partitions with committed offsets in one group", limit });
+            return Err(GroupError::QuotaExceeded { what: "partitions with committed offsets in one group", limit });
         }
         Ok(())
     }
 
-    pub(super) fn check_value(&self, offset: &OffsetToCommit) -> Result<(), Error> {
+    pub(super) fn check_value(&self, offset: &OffsetToCommit) -> Result<(), GroupError> {
         if offset.offset < Offset::ZERO {
             let rule = "it must be at least 0".to_owned();
-            return Err(Error::FieldInvalid { field: "offset", actual: offset.offset.to_string(), rule });
+            return Err(GroupError::FieldInvalid { field: "offset", actual: offset.offset.to_string(), rule });
         }
         let (actual, limit) = (offset.metadata.len(), self.config.offset_metadata_bytes_max);
-        if actual > limit { Err(Error::OffsetMetadataTooLarge { actual, limit }) } else { Ok(()) }
+        if actual > limit { Err(GroupError::OffsetMetadataTooLarge { actual, limit }) } else { Ok(()) }
     }
 
     /// The member must hold the partition, and must have held it in the epoch of the commit (KIP-1251): equality with the
@@ -163,13 +168,13 @@ impl GroupShard {
         member: &Member,
         epoch: GroupEpoch,
         partition: &TopicPartition,
-    ) -> Result<(), Error> {
+    ) -> Result<(), GroupError> {
         match member.current.held_since(partition) {
             None if self.rule(GroupRule::CommitChecksOwner) => {
-                Err(Error::PartitionNotOwned { partition: *partition, owner: group.owner(partition).cloned() })
+                Err(GroupError::PartitionNotOwned { partition: *partition, owner: group.owner(partition).cloned() })
             }
             Some(assigned) if epoch < assigned && self.rule(GroupRule::CommitChecksAssignmentEpoch) => {
-                Err(Error::AssignedLater { partition: *partition, actual: epoch, assigned })
+                Err(GroupError::AssignedLater { partition: *partition, actual: epoch, assigned })
             }
             _ => Ok(()),
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{GroupShard, NoticeContent, Now, Output};
 use crate::deadlines::Timer;
 use crate::event::{Event, GroupRecord};
-use crate::id::{GroupId, MemberId};
+use crate::id::{GatewayId, GroupId, MemberId};
 use crate::rules::GroupRule;
 
 /// Why a member is gone.
@@ -57,8 +57,15 @@ impl GroupShard {
         }
         self.sessions.end(id, member);
         self.cancel_timers(id, member);
-        if let Some(gateway) = gateway.filter(|gateway| self.state.attached(gateway).is_none()) {
-            self.sessions.forget(&gateway);
+        if let Some(gateway) = gateway {
+            self.forget_if_left(&gateway);
+        }
+    }
+
+    /// Forgets when a gateway was heard that has no members any more.
+    pub(super) fn forget_if_left(&mut self, gateway: &GatewayId) {
+        if self.state.attached(gateway).is_none() {
+            self.sessions.forget(gateway);
         }
     }
 

@@ -39,6 +39,11 @@ impl Sessions {
         self.members.remove(&(group.clone(), member.clone()));
     }
 
+    /// Members with a session.
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
     pub(super) fn get(&self, group: &GroupId, member: &MemberId) -> Option<&Session> {
         self.members.get(&(group.clone(), member.clone()))
     }

@@ -52,7 +52,7 @@ fn offset(partition: TopicPartition, offset: i64) -> OffsetToCommit {
     OffsetToCommit { partition, offset: Offset(offset), leader_epoch: Some(LeaderEpoch(3)), metadata: "m".to_owned() }
 }
 
-fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> &'static str {
+fn reason<T: std::fmt::Debug>(result: Result<T, GroupError>) -> &'static str {
     result.unwrap_err().reason()
 }
 
@@ -101,30 +101,30 @@ impl Tested {
         self.try_join(join(member, topics)).unwrap()
     }
 
-    fn try_join(&mut self, join: Join) -> Result<MemberRef, Error> {
+    fn try_join(&mut self, join: Join) -> Result<MemberRef, GroupError> {
         let (group, member, instance) = (join.group.clone(), join.member.clone(), join.instance.clone());
         let attached = self.run(|shard, now, out| shard.join(now, join, out))?;
         Ok(MemberRef { group, member, instance, attachment: attached.attachment })
     }
 
-    fn attach(&mut self, of: &MemberRef) -> Result<MemberRef, Error> {
+    fn attach(&mut self, of: &MemberRef) -> Result<MemberRef, GroupError> {
         let attach = Attach { member: of.clone(), subscription: None, gateway: "other".parse().unwrap() };
         let attached = self.run(|shard, now, out| shard.attach(now, attach, out))?;
         Ok(MemberRef { attachment: attached.attachment, ..of.clone() })
     }
 
-    fn commit(&mut self, of: &MemberRef, epoch: i32, offset: OffsetToCommit) -> Result<(), Error> {
+    fn commit(&mut self, of: &MemberRef, epoch: i32, offset: OffsetToCommit) -> Result<(), GroupError> {
         let sequence = i64::try_from(self.log.len()).unwrap();
         let author = CommitAuthor { member: of.clone(), epoch: GroupEpoch(epoch), sequence };
         let commit = Commit { author: Some(author), group: of.group.clone(), offsets: vec![offset] };
         let refused = self.run(|shard, now, out| shard.commit(now, commit, out))?;
-        refused.into_iter().map(|(_, error)| Err(error)).collect()
+        refused.into_iter().try_for_each(|(_, error)| Err(error))
     }
 
-    fn simple_commit(&mut self, group: &str, offset: OffsetToCommit) -> Result<(), Error> {
+    fn simple_commit(&mut self, group: &str, offset: OffsetToCommit) -> Result<(), GroupError> {
         let commit = Commit { author: None, group: group.parse().unwrap(), offsets: vec![offset] };
         let refused = self.run(|shard, now, out| shard.commit(now, commit, out))?;
-        refused.into_iter().map(|(_, error)| Err(error)).collect()
+        refused.into_iter().try_for_each(|(_, error)| Err(error))
     }
 
     fn current(&self, of: &MemberRef) -> CurrentAssignment {

@@ -1,9 +1,9 @@
 //! What clients do: connect, leave in one way or another, and come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use walser_group::{AttachmentNumber, CurrentAssignment, MemberRef};
+use walser_group::{Assignor, AttachmentNumber, CurrentAssignment, MemberRef, Subscription};
 
 use super::{Event, World};
 use crate::group::message::Request;
@@ -11,17 +11,21 @@ use crate::group::party::{Client, Phase, Session};
 
 impl World {
     pub(super) fn start_client(&mut self, number: usize) {
-        let topics: Vec<usize> = match self.random.below(3) {
-            0 => vec![0],
-            1 => vec![0, 1],
-            _ => vec![1, 2],
+        let (topics, pattern) = self.random.one_of(&[(&[0][..], "t0"), (&[0, 1], "t[01]"), (&[1, 2], "t1|.2")]);
+        let names = topics.iter().map(|topic| self.topics[*topic].name.parse().expect("a valid name"));
+        let by_pattern = self.random.chance(300);
+        let subscription = Subscription {
+            topics: if by_pattern { BTreeSet::new() } else { names.collect() },
+            pattern: by_pattern.then(|| pattern.to_owned()),
+            assignor: self.random.one_of(&[None, Some(Assignor::Uniform), Some(Assignor::Range)]),
         };
         let instance = self.random.chance(300).then(|| format!("i{number}").parse().expect("a valid name"));
         let confirms_after = self.random.one_of(&[0, 0, 500, 5_000, 3_600_000]);
         self.clients.push(Client {
             group: format!("g{}", number % 2).parse().expect("a valid name"),
-            topics,
+            topics: topics.to_vec(),
             instance,
+            subscription,
             confirms_after: Duration::from_millis(confirms_after),
             session: None,
             token: None,

@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use walser_group::{
-    Commit, Config, Event as Written, GatewayId, GroupShard, MemberRef, NoticeContent, Now, OffsetToCommit, Output,
-    RemovalCause, TopicChange,
+    Config, Event as Written, GatewayId, GroupShard, NoticeContent, Now, Output, RemovalCause, TopicChange,
 };
 
 use super::{Event, SESSION, World};
 use crate::group::DriverRule;
 use crate::group::check::Origin;
 use crate::group::message::{Reply, Request};
-use crate::group::party::{Addressed, Coordinator, Pending, Phase};
+use crate::group::party::{Addressed, Coordinator, Pending};
 
 impl World {
-    fn clock(&self) -> Now {
+    pub(super) fn clock(&self) -> Now {
         Now { monotonic: self.now, wall: i64::try_from(self.now.as_millis()).unwrap_or(0) + 1_000_000_000 }
     }
 
@@ -65,122 +64,10 @@ impl World {
         }
         let Some(mut shard) = self.coordinators[to].shard.take() else { return Ok(()) };
         let mut out = Output::default();
-        let handled = self.handle(&mut shard, (to, from), request, &mut out);
+        let handled = self.handle(&mut shard, (to, from.as_ref()), request, &mut out);
         self.coordinators[to].shard = Some(shard);
         let (origin, reply) = handled?;
         self.write(to, out, origin, reply)
-    }
-
-    #[expect(clippy::too_many_lines, reason = "one arm per request")]
-    fn handle(
-        &mut self,
-        shard: &mut GroupShard,
-        (to, from): (usize, Option<GatewayId>),
-        request: Request,
-        out: &mut Output,
-    ) -> Result<(Origin, Option<Addressed>), String> {
-        let now = self.clock();
-        let addressed = |of: &MemberRef, reply| {
-            let member = of.member.clone();
-            from.clone().map(|gateway| Addressed { gateway, member, attachment: None, reply })
-        };
-        let other = |reply| Ok((Origin::Other, reply));
-        match request {
-            Request::Join(join) => {
-                let of = member_ref(&join);
-                let replaces = join.instance.as_ref().and_then(|id| shard.member_of_instance(&join.group, id)).cloned();
-                let result = shard.join(now, join, out);
-                if result.is_ok() {
-                    self.tally.replacements += u64::from(replaces.is_some_and(|holder| holder != of.member));
-                    self.hear_member(to, &of);
-                }
-                other(addressed(&of, Reply::Attached(result)))
-            }
-            Request::Attach(attach) => {
-                let of = attach.member.clone();
-                let result = shard.attach(now, attach, out);
-                if result.is_ok() {
-                    self.tally.resumptions += 1;
-                    self.hear_member(to, &of);
-                }
-                other(addressed(&of, Reply::Attached(result)))
-            }
-            Request::Heartbeat(of) => {
-                let result = shard.heartbeat(now, &of);
-                if result.is_ok() {
-                    self.coordinators[to].heard.insert(of.member.to_string(), self.now);
-                }
-                other(addressed(&of, Reply::Current(result)))
-            }
-            Request::Beat => {
-                if let Some(gateway) = &from {
-                    shard.gateway_heartbeat(now, gateway);
-                    self.coordinators[to].heard.insert(gateway.to_string(), self.now);
-                }
-                other(None)
-            }
-            Request::Report(hosted) => {
-                if let Some(gateway) = &from {
-                    shard.gateway_report(now, gateway, &hosted, out);
-                    self.coordinators[to].heard.insert(gateway.to_string(), self.now);
-                    self.excuse_unhosted(to, shard, gateway, &hosted);
-                }
-                other(None)
-            }
-            Request::Detach(of) => {
-                if shard.detach(now, &of, out).is_ok() {
-                    self.coordinators[to].excused.insert(of.member);
-                }
-                other(None)
-            }
-            Request::Leave(of, keeps) => {
-                if shard.leave(now, &of, (keeps, RemovalCause::Left), out).is_ok() {
-                    self.coordinators[to].excused.insert(of.member);
-                }
-                other(None)
-            }
-            Request::Release(of, released) => {
-                let before = shard.describe(&of.group).ok();
-                let result = shard.release(now, &of, &released, out);
-                if result.is_ok() && !out.events.is_empty() {
-                    self.check_released(before.as_ref(), out, &of)?;
-                }
-                other(addressed(&of, Reply::Current(result)))
-            }
-            Request::Commit(commit) => {
-                let author = commit.author.clone();
-                let result = shard.commit(now, commit, out);
-                let Some(author) = author else { return Ok((Origin::Simple, None)) };
-                let reply = addressed(&author.member, Reply::Committed(author.sequence, result));
-                Ok((Origin::Member(author.member, author.epoch), reply))
-            }
-            Request::Fetch(of, wanted) => {
-                let found = wanted.into_iter().map(|(partition, epoch, floor)| {
-                    let committed = shard.committed(&of.group, &partition);
-                    (partition, epoch, floor, committed.map_or(0, |committed| committed.offset.0))
-                });
-                other(addressed(&of, Reply::Offsets(found.collect())))
-            }
-            Request::Reset(group, offset) => {
-                let partition = offset.partition;
-                // Only back: what was never read cannot be skipped.
-                let before = shard.committed(&group, &partition).map_or(0, |committed| committed.offset.0);
-                let offset = OffsetToCommit { offset: walser_model::Offset(before.min(offset.offset.0)), ..offset };
-                let done = shard.reset_offsets(now, &group, (vec![offset], true), out).is_ok();
-                self.tally.resets += u64::from(done);
-                Ok((Origin::Reset, None))
-            }
-            Request::Remove(group, member) => {
-                let removed = shard.remove_member(now, &group, &member, out);
-                self.tally.refusals += u64::from(removed.is_err());
-                other(None)
-            }
-            Request::Delete(group) => {
-                let deleted = shard.delete_group(&group, out);
-                self.tally.refusals += u64::from(deleted.is_err());
-                other(None)
-            }
-        }
     }
 
     /// Batches what a request or a deadline led to. What leads to nothing is answered behind what is on its way.
@@ -299,27 +186,6 @@ impl World {
         (until > self.now).then_some(until)
     }
 
-    fn hear_member(&mut self, to: usize, of: &MemberRef) {
-        let coordinator = &mut self.coordinators[to];
-        coordinator.heard.insert(of.member.to_string(), self.now);
-        coordinator.excused.remove(&of.member);
-    }
-
-    fn excuse_unhosted(
-        &mut self,
-        to: usize,
-        shard: &GroupShard,
-        gateway: &GatewayId,
-        hosted: &BTreeSet<(walser_group::GroupId, walser_group::MemberId)>,
-    ) {
-        for group in shard.groups(None).filter_map(|summary| shard.describe(&summary.group).ok()) {
-            let at_gateway = group.members.into_iter().filter(|member| member.gateway.as_ref() == Some(gateway));
-            let missing =
-                at_gateway.filter(|member| !hosted.contains(&(group.summary.group.clone(), member.member.clone())));
-            self.coordinators[to].excused.extend(missing.map(|member| member.member));
-        }
-    }
-
     /// A session ends only when nothing was heard of the member, nor of its gateway, for the session timeout.
     fn check_expired(&mut self, number: usize, out: &Output) -> Result<(), String> {
         let coordinator = &self.coordinators[number];
@@ -337,47 +203,4 @@ impl World {
         }
         Ok(())
     }
-
-    /// What a release frees is not read any more by the session that released it.
-    fn check_released(
-        &self,
-        before: Option<&walser_group::GroupDescription>,
-        out: &Output,
-        of: &MemberRef,
-    ) -> Result<(), String> {
-        let before = before.and_then(|group| group.members.iter().find(|known| known.member == of.member));
-        let after = out.events.iter().find_map(|event| match event {
-            Written::Current(_, member, Some(current)) if *member == of.member => Some(current),
-            _ => None,
-        });
-        let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
-        for (partition, epoch) in &before.current.revoking {
-            let freed = !after.revoking.contains_key(partition);
-            let sessions = self.by_member.get(&of.member).into_iter().flatten().map(|number| &self.sessions[*number]);
-            let reads = |session: &crate::group::party::Session| {
-                let alive = self.gateways[session.gateway].alive && session.phase == Phase::Attached;
-                alive
-                    && session.of.attachment == of.attachment
-                    && session.positions.get(partition).is_some_and(|(assigned, _)| assigned == epoch)
-            };
-            if freed && sessions.clone().any(reads) {
-                return Err(format!("{partition} was freed while {} reads it", of.member));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn member_ref(join: &walser_group::Join) -> MemberRef {
-    MemberRef {
-        group: join.group.clone(),
-        member: join.member.clone(),
-        instance: join.instance.clone(),
-        attachment: walser_group::AttachmentNumber(0),
-    }
-}
-
-/// A commit without a member.
-pub(super) fn simple(group: walser_group::GroupId, offset: OffsetToCommit) -> Request {
-    Request::Commit(Commit { author: None, group, offsets: vec![offset] })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use walser_group::{GroupId, OffsetToCommit};
 use walser_model::{Offset, TopicPartition};
 
-use super::coordinators::simple;
+use super::requests::simple;
 use super::{Event, World, partition_of};
 use crate::group::message::Request;
 

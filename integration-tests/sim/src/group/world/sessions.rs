@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use walser_group::{
-    Attach, Commit, CommitAuthor, CurrentAssignment, Error, GatewayId, GroupEpoch, Join, OffsetToCommit, Subscription,
+    Attach, Commit, CommitAuthor, CurrentAssignment, GatewayId, GroupEpoch, GroupError, Join, OffsetToCommit,
 };
 use walser_model::{Offset, TopicPartition};
 
@@ -129,9 +129,9 @@ impl World {
         Ok(())
     }
 
-    fn attaching_failed(&mut self, session: usize, error: &Error) {
+    fn attaching_failed(&mut self, session: usize, error: &GroupError) {
         // The instance id becomes free with time; the client asks again.
-        let in_use = matches!(error, Error::InstanceIdInUse { .. });
+        let in_use = matches!(error, GroupError::InstanceIdInUse { .. });
         if self.sessions[session].phase != Phase::Attached && !in_use {
             self.close(session, true);
         }
@@ -163,7 +163,7 @@ impl World {
         &mut self,
         session: usize,
         sequence: i64,
-        result: Result<Vec<(TopicPartition, Error)>, Error>,
+        result: Result<Vec<(TopicPartition, GroupError)>, GroupError>,
     ) -> Result<(), String> {
         let known = &mut self.sessions[session];
         let answered = known.unanswered.take_if(|unanswered| unanswered.sequence == sequence);
@@ -178,7 +178,7 @@ impl World {
                     self.check.acknowledged(&group, *partition, *offset)?;
                 }
             }
-            Err(Error::CommitSuperseded { .. }) => {}
+            Err(GroupError::CommitSuperseded { .. }) => {}
             Err(_) => {
                 self.tally.refusals += 1;
                 self.close(session, true);
@@ -239,10 +239,11 @@ impl World {
         session.asked_at = self.now;
         let client = &self.clients[session.client];
         let gateway: GatewayId = self.gateways[session.gateway].id.clone();
-        let topics = client.topics.iter().map(|topic| self.topics[*topic].name.parse().expect("a valid name"));
-        let subscription = Subscription { topics: topics.collect(), ..Subscription::default() };
+        let subscription = client.subscription.clone();
         let request = match session.phase {
-            Phase::Attaching => Request::Attach(Attach { member: session.of.clone(), subscription: None, gateway }),
+            Phase::Attaching => {
+                Request::Attach(Attach { member: session.of.clone(), subscription: Some(subscription), gateway })
+            }
             _ => Request::Join(Join {
                 group: session.of.group.clone(),
                 member: session.of.member.clone(),

@@ -29,6 +29,16 @@ fn a_partition_moves_only_after_its_owner_has_released_it() {
 }
 
 #[test]
+fn what_is_being_revoked_is_released_even_when_it_comes_back() {
+    let mut tested = Tested::new(vec![present("orders", 1, 2)]);
+    let (a, b) = (tested.join("a", &["orders"]), tested.join("b", &["orders"]));
+    tested.run(|shard, now, out| shard.leave(now, &b, (false, RemovalCause::Left), out)).unwrap();
+    assert_eq!(tested.current(&a).revoking.len(), 1, "the target has it again");
+    tested.release(&a);
+    assert_eq!(indexes(&tested.current(&a).assigned).iter().map(|(_, epoch)| *epoch).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
 fn what_is_not_released_in_time_is_taken() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
     let (a, b) = (tested.join("a", &["orders"]), tested.join("b", &["orders"]));

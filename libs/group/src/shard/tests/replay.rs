@@ -109,7 +109,7 @@ proptest! {
         let key: Vec<u8> = std::iter::once(kind).chain(key).collect();
         let value: Vec<u8> = std::iter::once(1).chain(value).collect();
         if let Ok(Some(event)) = Event::decode(&key, Some(&value)) {
-            prop_assert_eq!(encoded(&event), event.clone());
+            prop_assert_eq!(&encoded(&event), &event);
             let mut shard = GroupShard::new(Config::default());
             shard.replay(event);
             shard.start(Now::default(), Vec::new(), &mut Output::default());
