@@ -255,3 +255,90 @@ fn read_offset(value: &mut Reader<'_>) -> Result<CommittedOffset, EventCodecErro
         committed_at: value.long()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use walser_model::{PartitionIndex, TopicId};
+
+    use super::*;
+    use crate::CommittedOffset;
+
+    /// One event of each kind with everything it may have, and its bytes: they never change.
+    fn golden() -> Vec<(Event, &'static str)> {
+        let (group, member) = ("g".parse().unwrap(), "m".parse().unwrap());
+        let (epoch, partition) = (GroupEpoch(5), TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(1)));
+        let (group, member) = (|| Clone::clone(&group), || Clone::clone(&member));
+        let record = MemberRecord {
+            instance: Some("i".parse().unwrap()),
+            client_id: "c".to_owned(),
+            client_address: "a".to_owned(),
+            subscription: Subscription {
+                topics: BTreeSet::from(["t".parse().unwrap()]),
+                pattern: Some("p".to_owned()),
+                assignor: Some(Assignor::Range),
+            },
+            session_timeout: std::time::Duration::from_millis(15_000),
+            revocation_timeout: std::time::Duration::from_millis(30_000),
+            joined_at: 258,
+        };
+        let group_record = GroupRecord { epoch, created_at: 1, empty_since: Some(2), had_members: true };
+        let (assigned, revoking) = (BTreeMap::from([(partition, epoch)]), BTreeMap::new());
+        let attachment = AttachmentRecord {
+            number: AttachmentNumber(9),
+            previous: AttachmentNumber(8),
+            gateway: Some("w".parse().unwrap()),
+        };
+        let committed = CommittedOffset {
+            offset: Offset(66),
+            leader_epoch: Some(LeaderEpoch(3)),
+            metadata: "x".to_owned(),
+            committed_at: 4,
+        };
+        let current = CurrentAssignment { epoch, assigned, revoking };
+        vec![
+            (Event::AttachmentsReserved(AttachmentNumber(1_000)), "01 0100000000000003e8"),
+            (Event::Group(group(), Some(group_record)), "020000000167 0100000005000000000000000101000000000000000201"),
+            (Event::AssignmentEpoch(group(), Some(epoch)), "030000000167 0100000005"),
+            (
+                Event::Member(group(), member(), Some(record)),
+                "040000000167000000016d 0101000000016900000001630000000161000000010000000174010000000170010000000572616e67650000000000003a9800000000000075300000000000000102",
+            ),
+            (
+                Event::Target(group(), member(), Some(vec![partition])),
+                "050000000167000000016d 0100000001070707070707070707070707070707070000000100000001",
+            ),
+            (
+                Event::Current(group(), member(), Some(current)),
+                "060000000167000000016d 0100000005000000010707070707070707070707070707070700000001000000010000000500000000",
+            ),
+            (
+                Event::Attachment(group(), member(), Some(attachment)),
+                "070000000167000000016d 0100000000000000090000000000000008010000000177",
+            ),
+            (
+                Event::Offset(group(), partition, Some(committed)),
+                "0800000001670707070707070707070707070707070700000001 010000000000000042010000000300000001780000000000000004",
+            ),
+        ]
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn bytes_of_events_never_change() {
+        let found: Vec<String> = golden().iter().map(|(event, _)| shown(event)).collect();
+        let wanted: Vec<&str> = golden().iter().map(|(_, bytes)| *bytes).collect();
+        assert_eq!(found, wanted);
+        for (event, _) in golden() {
+            let bytes = event.encode();
+            assert_eq!(Event::decode(&bytes.key, bytes.value.as_deref()), Ok(Some(event)));
+        }
+    }
+
+    fn shown(event: &Event) -> String {
+        let bytes = event.encode();
+        format!("{} {}", hex(&bytes.key), hex(&bytes.value.unwrap()))
+    }
+}
