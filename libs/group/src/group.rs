@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use walser_model::TopicPartition;
 
 use crate::event::{AttachmentRecord, CommittedOffset, CurrentAssignment, Event, GroupRecord, MemberRecord};
-use crate::id::{GroupEpoch, InstanceId, MemberId};
+use crate::id::{AttachmentNumber, GroupEpoch, InstanceId, MemberId};
 
 /// The state of a group, as tools show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,5 +135,20 @@ impl Group {
         if *member == Member::default() {
             self.members.remove(&id);
         }
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// The newest attachment; 0 if there is none.
+    pub(crate) fn attachment_number(&self) -> AttachmentNumber {
+        self.attachment.as_ref().map_or(AttachmentNumber(0), |record| record.number)
+    }
+
+    /// Whether the member has exactly what it is to have.
+    pub(crate) fn is_settled(&self, assignment_epoch: GroupEpoch) -> bool {
+        let CurrentAssignment { epoch, assigned, revoking } = &self.current;
+        *epoch == assignment_epoch && revoking.is_empty() && assigned.len() == self.target.len()
     }
 }

@@ -148,10 +148,10 @@ impl GroupShard {
     /// The member that a request names, if the request comes from its newest attachment.
     fn member(&self, of: &MemberRef) -> Result<&Member, GroupError> {
         let member = self.known_member(&of.group, &of.member, of.instance.as_ref())?;
-        let current = match &member.attachment {
-            Some(record) if record.number != of.attachment && self.rule(GroupRule::AttachmentFences) => record.number,
-            _ => return Ok(member),
-        };
+        let current = member.attachment_number();
+        if of.attachment == current || !self.rule(GroupRule::AttachmentFences) {
+            return Ok(member);
+        }
         let (group, member) = (of.group.clone(), of.member.clone());
         Err(GroupError::AttachmentFenced { group, member, actual: of.attachment, current })
     }

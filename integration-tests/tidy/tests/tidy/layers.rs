@@ -22,8 +22,15 @@ const LAYERS: [(&str, u8); 12] = [
     ("walser-client", 5),
 ];
 /// Crates without network, runtime and clock.
-const PURE: [&str; 7] =
-    ["walser-model", "walser-record-batch", "walser-log", "walser-replication", "walser-sequencer", "walser-group", "walser-metadata"];
+const PURE: [&str; 7] = [
+    "walser-model",
+    "walser-record-batch",
+    "walser-log",
+    "walser-replication",
+    "walser-sequencer",
+    "walser-group",
+    "walser-metadata",
+];
 /// The length of `exceptions/module-arrows.txt`.
 const MODULE_ARROWS_MAX: usize = 0;
 

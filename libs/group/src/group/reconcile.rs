@@ -11,9 +11,9 @@
 
 use walser_model::TopicPartition;
 
-use super::{Group, Member};
+use super::Group;
 use crate::event::CurrentAssignment;
-use crate::id::{GroupEpoch, MemberId};
+use crate::id::MemberId;
 use crate::rules::{GroupRule, GroupRules};
 
 impl Group {
@@ -40,13 +40,5 @@ impl Group {
             }
         }
         (next != member.current).then_some(next)
-    }
-}
-
-impl Member {
-    /// Whether the member has exactly what it is to have.
-    pub(crate) fn is_settled(&self, assignment_epoch: GroupEpoch) -> bool {
-        let CurrentAssignment { epoch, assigned, revoking } = &self.current;
-        *epoch == assignment_epoch && revoking.is_empty() && assigned.len() == self.target.len()
     }
 }

@@ -78,7 +78,8 @@ impl GroupShard {
         &mut self,
         now: Now,
         id: &GroupId,
-        (offsets, force): (Vec<OffsetToCommit>, bool),
+        offsets: Vec<OffsetToCommit>,
+        force: bool,
         out: &mut Output,
     ) -> Result<Vec<OffsetMove>, GroupError> {
         if !force {

@@ -7,6 +7,7 @@ use super::{GroupShard, MemberRef, Now, Output, RemovalCause};
 use crate::deadlines::Timer;
 use crate::error::GroupError;
 use crate::event::{AssignedPartitions, AttachmentRecord, CurrentAssignment, Event, GroupRecord, MemberRecord};
+use crate::group::Member;
 use crate::id::{AttachmentNumber, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX};
 use crate::rules::GroupRule;
 use crate::subscription::Subscription;
@@ -93,9 +94,9 @@ impl GroupShard {
     pub fn attach(&mut self, now: Now, attach: Attach, out: &mut Output) -> Result<Attached, GroupError> {
         let MemberRef { group, member, instance, attachment: token } = &attach.member;
         let known = self.known_member(group, member, instance.as_ref())?;
-        let current = known.attachment.as_ref().map_or(AttachmentNumber(0), |record| record.number);
+        let current = known.attachment_number();
         // The answer that had the number was lost: nothing has used it yet.
-        let lost = known.attachment.as_ref().is_none_or(|record| record.previous == *token)
+        let lost = known.attachment.as_ref().is_some_and(|record| record.previous == *token)
             && self.sessions.get(group, member).is_some_and(|session| !session.confirmed);
         if *token != current && !lost && self.rule(GroupRule::AttachmentFences) {
             let (group, member, actual) = (group.clone(), member.clone(), *token);
@@ -150,11 +151,8 @@ impl GroupShard {
         let Some(attached) = self.state.attached(gateway) else { return };
         let missing: Vec<(GroupId, MemberId)> = attached.difference(hosted).cloned().collect();
         for (group, member) in missing {
-            let Some(attachment) = self.state.member(&group, &member).and_then(|known| known.attachment.as_ref())
-            else {
-                continue;
-            };
-            let attachment = attachment.number;
+            let known = self.state.member(&group, &member);
+            let attachment = known.map_or(AttachmentNumber(0), Member::attachment_number);
             let began = self.sessions.get(&group, &member).map_or(Duration::ZERO, |session| session.began);
             if began + self.config.detached_grace <= now.monotonic && self.rule(GroupRule::OrphansAreDetached) {
                 let of = MemberRef { group, member, instance: None, attachment };
@@ -198,7 +196,8 @@ impl GroupShard {
         &mut self,
         now: Now,
         of: &MemberRef,
-        (keep_static_assignment, cause): (bool, RemovalCause),
+        cause: RemovalCause,
+        keep_static_assignment: bool,
         out: &mut Output,
     ) -> Result<(), GroupError> {
         let member = self.member(of)?;

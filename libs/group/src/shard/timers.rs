@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{GroupShard, NoticeContent, Now, Output, RemovalCause};
 use crate::deadlines::Timer;
-use crate::event::Event;
+use crate::event::{Event, GroupRecord};
+use crate::group::Member;
 use crate::id::{AttachmentNumber, GroupId, MemberId};
 use crate::rules::GroupRule;
 use crate::topics::TopicChange;
@@ -19,7 +20,7 @@ impl GroupShard {
         for topic in topics {
             self.topics.change(topic);
         }
-        self.repair(out);
+        self.repair(now, out);
         let groups: Vec<GroupId> = self.state.groups().keys().cloned().collect();
         for id in &groups {
             self.restart_sessions(now, id);
@@ -48,19 +49,29 @@ impl GroupShard {
     }
 
     /// Removes what an append left behind that was cut into batches, of which the last were lost: members without a
-    /// record of their own or of their group.
-    pub(super) fn repair(&mut self, out: &mut Output) {
+    /// record or an attachment, or in a group without a record. A group that lost its last member so is empty from here.
+    fn repair(&mut self, now: Now, out: &mut Output) {
         let mut orphans = Vec::new();
         for (id, group) in self.state.groups() {
-            let without = group.members.iter().filter(|(_, member)| group.record.is_none() || member.record.is_none());
-            orphans.extend(without.map(|(member, _)| (id.clone(), member.clone())));
+            let whole = |member: &Member| member.record.is_some() && member.attachment.is_some();
+            let broken = group.members.iter().filter(|(_, member)| group.record.is_none() || !whole(member));
+            orphans.extend(broken.map(|(member, _)| (id.clone(), member.clone())));
         }
         for (group, member) in orphans {
-            self.forget_member(&group, &member, out);
+            self.remove(now, &group, &member, RemovalCause::SessionExpired, out);
         }
-        let lost: Vec<GroupId> =
-            self.state.groups().iter().filter(|(_, group)| group.record.is_none()).map(|(id, _)| id.clone()).collect();
-        lost.iter().for_each(|id| self.forget_group(id, out));
+        let groups: Vec<GroupId> = self.state.groups().keys().cloned().collect();
+        for id in groups {
+            let Some(group) = self.state.group(&id) else { continue };
+            match group.record.clone() {
+                None => self.forget_group(&id, out),
+                Some(record) if group.members.is_empty() && record.empty_since.is_none() => {
+                    let record = GroupRecord { empty_since: Some(now.wall), ..record };
+                    self.emit(Event::Group(id, Some(record)), out);
+                }
+                Some(_) => {}
+            }
+        }
     }
 
     fn restart_sessions(&mut self, now: Now, id: &GroupId) {

@@ -45,6 +45,11 @@ impl World {
         };
         let mut out = Output::default();
         shard.start(self.clock(), self.topic_changes(), &mut out);
+        if let Some(Written::Member(_, member, _)) =
+            out.events.iter().find(|event| matches!(event, Written::Member(..)))
+        {
+            return Err(format!("a takeover has changed member {member}"));
+        }
         for group in shard.groups(None).filter_map(|summary| shard.describe(&summary.group).ok()) {
             let released = group.members.into_iter().filter(|member| member.gateway.is_none());
             coordinator.excused.extend(released.map(|member| member.member));

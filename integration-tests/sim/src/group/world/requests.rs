@@ -73,7 +73,7 @@ impl World {
                 (of.member, None)
             }
             Request::Leave(of, keeps) => {
-                if shard.leave(now, &of, (keeps, RemovalCause::Left), out).is_ok() {
+                if shard.leave(now, &of, RemovalCause::Left, keeps, out).is_ok() {
                     self.coordinators[to].excused.insert(of.member.clone());
                 }
                 (of.member, None)
@@ -157,7 +157,7 @@ impl World {
                 // Only back: what was never read cannot be skipped.
                 let before = shard.committed(&group, &offset.partition).map_or(0, |committed| committed.offset.0);
                 let offset = OffsetToCommit { offset: Offset(before.min(offset.offset.0)), ..offset };
-                let done = shard.reset_offsets(now, &group, (vec![offset], true), out).is_ok();
+                let done = shard.reset_offsets(now, &group, vec![offset], true, out).is_ok();
                 self.tally.resets += u64::from(done);
                 return Origin::Reset;
             }

@@ -32,7 +32,7 @@ fn a_partition_moves_only_after_its_owner_has_released_it() {
 fn what_is_being_revoked_is_released_even_when_it_comes_back() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
     let (a, b) = (tested.join("a", &["orders"]), tested.join("b", &["orders"]));
-    tested.run(|shard, now, out| shard.leave(now, &b, (false, RemovalCause::Left), out)).unwrap();
+    tested.run(|shard, now, out| shard.leave(now, &b, RemovalCause::Left, false, out)).unwrap();
     assert_eq!(tested.current(&a).revoking.len(), 1, "the target has it again");
     tested.release(&a);
     assert_eq!(indexes(&tested.current(&a).assigned).iter().map(|(_, epoch)| *epoch).collect::<Vec<_>>(), [1, 3]);
@@ -120,14 +120,14 @@ fn a_static_member_has_one_place() {
     let in_use = tested.try_join(with_instance("b")).unwrap_err();
     assert_eq!(in_use.reason(), "INSTANCE_ID_IN_USE");
     assert!(in_use.to_string().contains("192.0.2.1:9"));
-    tested.run(|shard, now, out| shard.leave(now, &a, (true, RemovalCause::Left), out)).unwrap();
+    tested.run(|shard, now, out| shard.leave(now, &a, RemovalCause::Left, true, out)).unwrap();
     tested.sleep(SECOND * 14);
     let mut tested = tested.take_over(vec![present("orders", 1, 2)]);
     let b = tested.try_join(with_instance("b")).unwrap();
     assert_eq!(indexes(&tested.current(&b).assigned), [(0, 1), (1, 1)], "it keeps the partitions and their epoch");
     assert_eq!(tested.phase(), GroupPhase::Stable);
     assert_eq!(reason(tested.run(|shard, now, _| shard.heartbeat(now, &a))), "INSTANCE_FENCED");
-    tested.run(|shard, now, out| shard.leave(now, &b, (true, RemovalCause::Left), out)).unwrap();
+    tested.run(|shard, now, out| shard.leave(now, &b, RemovalCause::Left, true, out)).unwrap();
     tested.sleep(SECOND * 15);
     assert_eq!(tested.phase(), GroupPhase::Empty, "nobody took the place in time");
 }

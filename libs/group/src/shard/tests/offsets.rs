@@ -63,7 +63,7 @@ fn offsets_expire_only_in_a_group_without_members() {
         tested.sleep(SECOND * 10);
         tested.run(|shard, now, _| shard.heartbeat(now, &a)).unwrap();
     }
-    tested.run(|shard, now, out| shard.leave(now, &a, (false, RemovalCause::Left), out)).unwrap();
+    tested.run(|shard, now, out| shard.leave(now, &a, RemovalCause::Left, false, out)).unwrap();
     tested.sleep(day * 6);
     let mut tested = tested.with_wall_clock_of_successor(day * 6);
     assert!(tested.shard.committed(&a.group, &partition(1, 0)).is_some());
@@ -77,7 +77,7 @@ fn a_group_without_offsets_expires_soon_and_a_deleted_one_at_once() {
     let mut tested = Tested::new(vec![present("orders", 1, 1)]);
     let a = tested.join("a", &["orders"]);
     assert_eq!(reason(tested.run(|shard, _, out| shard.delete_group(&a.group, out))), "GROUP_NOT_EMPTY");
-    tested.run(|shard, now, out| shard.leave(now, &a, (false, RemovalCause::Left), out)).unwrap();
+    tested.run(|shard, now, out| shard.leave(now, &a, RemovalCause::Left, false, out)).unwrap();
     tested.simple_commit("h", offset(partition(1, 0), 5)).unwrap();
     tested.sleep(SECOND * 600);
     let left: Vec<_> = tested.shard.groups(None).collect();
@@ -94,14 +94,14 @@ fn offsets_are_moved_and_forgotten_by_operators() {
     tested.commit(&a, 1, offset(partition(1, 0), 50)).unwrap();
     let to = vec![offset(partition(1, 0), 10)];
     let group = a.group.clone();
-    let refused = tested.run(|shard, now, out| shard.reset_offsets(now, &group, (to.clone(), false), out));
+    let refused = tested.run(|shard, now, out| shard.reset_offsets(now, &group, to.clone(), false, out));
     assert_eq!(reason(refused), "GROUP_NOT_EMPTY");
-    let moves = tested.run(|shard, now, out| shard.reset_offsets(now, &group, (to, true), out)).unwrap();
+    let moves = tested.run(|shard, now, out| shard.reset_offsets(now, &group, to, true, out)).unwrap();
     assert_eq!(moves, [OffsetMove { partition: partition(1, 0), before: Some(Offset(50)), after: Offset(10) }]);
     assert_eq!(indexes(&tested.current(&a).assigned), [(0, 2), (1, 1)], "assigned again, in a later epoch");
     assert_eq!(reason(tested.commit(&a, 1, offset(partition(1, 0), 60))), "PARTITION_NOT_OWNED");
     tested.commit(&a, 2, offset(partition(1, 0), 11)).unwrap();
-    tested.run(|shard, now, out| shard.leave(now, &a, (false, RemovalCause::Left), out)).unwrap();
+    tested.run(|shard, now, out| shard.leave(now, &a, RemovalCause::Left, false, out)).unwrap();
     let topics = BTreeSet::from([topic(1)]);
     tested.run(|shard, now, out| shard.delete_offsets(now, &group, &topics, out)).unwrap();
     assert_eq!(tested.shard.all_committed(&group).count(), 0);
@@ -113,8 +113,8 @@ fn a_forced_reset_does_not_wait_for_the_interval_between_assignments() {
     let a = tested.join("a", &["orders"]);
     tested.join("b", &["orders"]);
     assert_eq!(tested.phase(), GroupPhase::Assigning);
-    let to = (vec![offset(partition(1, 0), 10)], true);
-    tested.run(|shard, now, out| shard.reset_offsets(now, &a.group, to, out)).unwrap();
+    let to = vec![offset(partition(1, 0), 10)];
+    tested.run(|shard, now, out| shard.reset_offsets(now, &a.group, to, true, out)).unwrap();
     assert_eq!(tested.commit(&a, 1, offset(partition(1, 0), 60)).unwrap_err().reason(), "PARTITION_NOT_OWNED");
     assert_eq!(tested.current(&a).held_since(&partition(1, 0)), None, "it is to be that of the other, or comes later");
 }

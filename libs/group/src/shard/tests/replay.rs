@@ -32,7 +32,7 @@ fn request(tested: &mut Tested, members: &mut [MemberRef; 6], (kind, who, value,
         }
         3 => members[slot] = tested.attach(&of).unwrap_or(of),
         4 => drop(tested.run(|shard, now, out| shard.detach(now, &of, out))),
-        5 => drop(tested.run(|shard, now, out| shard.leave(now, &of, (value % 2 == 0, RemovalCause::Left), out))),
+        5 => drop(tested.run(|shard, now, out| shard.leave(now, &of, RemovalCause::Left, value % 2 == 0, out))),
         6 | 7 => {
             let revoking = tested.current(&of).revoking;
             drop(tested.run(|shard, now, out| shard.release(now, &of, &revoking, out)));
@@ -44,7 +44,7 @@ fn request(tested: &mut Tested, members: &mut [MemberRef; 6], (kind, who, value,
             tested.run(|shard, now, out| shard.topics_changed(now, vec![change], out));
         }
         11 => tested.sleep(Duration::from_millis(u64::from(value) * 100)),
-        12 => drop(tested.run(|shard, now, out| shard.reset_offsets(now, &of.group, (vec![to], value % 2 == 0), out))),
+        12 => drop(tested.run(|shard, now, out| shard.reset_offsets(now, &of.group, vec![to], value % 2 == 0, out))),
         _ => drop(tested.run(|shard, _, out| shard.delete_group(&of.group, out))),
     }
 }
@@ -98,10 +98,13 @@ proptest! {
         let clean = batches[cut.index(batches.len())];
         let log: Vec<&Event> = compacted(&tested.log[..clean]).into_iter().chain(&tested.log[clean..]).collect();
         prop_assert!(tested.shard.same_state(&replayed(log)));
-        // A successor that starts on it has nothing to repair.
-        let mut successor = replayed(&tested.log);
-        successor.repair(&mut Output::default());
-        prop_assert!(tested.shard.same_state(&successor));
+        // A successor that starts on a batch that was cut anywhere repairs it, and what it writes gives its state.
+        let mut log: Vec<Event> = tested.log[..cut.index(tested.log.len() + 1)].to_vec();
+        let (mut successor, mut out) = (replayed(&log), Output::default());
+        successor.start(tested.now, vec![present("t0", 1, 3)], &mut out);
+        check_one_owner(&successor);
+        log.extend(out.events);
+        prop_assert!(successor.same_state(&replayed(&log)));
     }
 
     #[test]
@@ -124,7 +127,7 @@ fn every_cut_and_every_flip_of_an_event_is_an_error_or_another_event() {
     let a = tested.join("a", &["t0", "t1"]);
     tested.join("b", &["t0"]);
     tested.commit(&a, 1, offset(partition(2, 0), 9)).unwrap();
-    tested.run(|shard, now, out| shard.leave(now, &a, (false, RemovalCause::Left), out)).unwrap();
+    tested.run(|shard, now, out| shard.leave(now, &a, RemovalCause::Left, false, out)).unwrap();
     for event in &tested.log {
         let bytes = event.encode();
         let Some(value) = bytes.value else { continue };
