@@ -13,7 +13,7 @@ use walser_sim::{
 };
 
 /// Seeds in which a mutation of the groups must be noticed.
-const GROUP_MUTATION_SEEDS: u64 = 500;
+const GROUP_MUTATION_SEEDS: u64 = 2_000;
 
 /// Breaks the replication protocol, if it can be broken.
 #[derive(Debug, Parser)]

@@ -152,7 +152,7 @@ fn without_any_one_rule_of_the_sequencer_some_seed_breaks_an_invariant() {
 /// Events of the ordinary run of consumer groups.
 const GROUP_EVENTS: u64 = 10_000_000;
 /// Seeds in which a dropped rule of consumer groups must be noticed.
-const GROUP_SEEDS: u64 = 500;
+const GROUP_SEEDS: u64 = 2_000;
 
 #[test]
 fn no_seed_breaks_an_invariant_of_groups() {

@@ -52,7 +52,7 @@ pub(super) struct Check {
 impl Check {
     /// A batch was accepted by the log.
     pub(super) fn accepted(&mut self, events: &[Event], origin: &Origin) -> Result<(), String> {
-        let mut touched = None;
+        let mut touched = BTreeSet::new();
         for event in events {
             if let (Event::Offset(group, partition, _), Origin::Reset) = (event, origin) {
                 self.reset(group, *partition);
@@ -61,10 +61,10 @@ impl Check {
         for event in events {
             self.event(event, origin)?;
             if let Event::Current(group, ..) | Event::Member(group, ..) = event {
-                touched = Some(group);
+                touched.insert(group);
             }
         }
-        touched.map_or(Ok(()), |group| self.one_owner(group))
+        touched.into_iter().try_for_each(|group| self.one_owner(group))
     }
 
     fn event(&mut self, event: &Event, origin: &Origin) -> Result<(), String> {

@@ -136,7 +136,21 @@ impl World {
         let coordinator = &mut self.coordinators[number];
         let Some(batch) = coordinator.pending.pop_front() else { return Ok(()) };
         coordinator.appended -= 1;
+        let settled = coordinator.pending.is_empty() && coordinator.epoch == self.log.writer_epoch;
         batch.replies.into_iter().for_each(|reply| self.send_reply(number, reply));
+        if settled && self.random.chance(5) { self.check_replay(number) } else { Ok(()) }
+    }
+
+    /// A replay of what was accepted, whole or compacted, gives the state of the coordinator that wrote it.
+    fn check_replay(&mut self, number: usize) -> Result<(), String> {
+        let Some(shard) = &self.coordinators[number].shard else { return Ok(()) };
+        for compacted in [false, true] {
+            let mut replayed = GroupShard::new(Config::default());
+            self.log.replay(compacted, &mut replayed).map_err(|error| error.to_string())?;
+            if !shard.same_state(&replayed) {
+                return Err(format!("a replay differs from the live state; compacted: {compacted}"));
+            }
+        }
         Ok(())
     }
 
