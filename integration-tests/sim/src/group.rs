@@ -49,7 +49,7 @@ pub struct GroupSetup {
     pub operations: usize,
     /// Per mille of a client's steps in which it goes, one way or another.
     pub departures: usize,
-    /// Per mille of a tenth of a second in which nothing is produced for a long time.
+    /// Per mille of tenths of a second at which producers fall silent, for long enough that offsets could expire.
     pub silences: usize,
     /// The time between heartbeats of a member, in seconds.
     pub member_beats: u64,

@@ -9,7 +9,7 @@ use walser_model::TopicPartition;
 use crate::event::{AttachmentRecord, CommittedOffset, CurrentAssignment, Event, GroupRecord, MemberRecord};
 use crate::id::{AttachmentNumber, GroupEpoch, InstanceId, MemberId};
 
-/// The state of a group, as tools show it.
+/// The state of a group, as tools show it. A group that was deleted is not there any more: what the contract calls dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupPhase {
     /// The group has no members.

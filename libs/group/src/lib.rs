@@ -19,6 +19,47 @@
 //! once or when its client confirms. Who has records outstanding for how long is known to the gateway alone: it removes
 //! a member whose processing timeout is over by [`GroupShard::leave`].
 //!
+//! A coordinator, without its network and log:
+//!
+//! ```
+//! use walser_group::{Config, Event, EventCodecError, GroupShard, Join, Now, Output, Subscription, TopicChange};
+//!
+//! fn takes_over(log: &[(Vec<u8>, Option<Vec<u8>>)], topics: Vec<TopicChange>) -> Result<GroupShard, EventCodecError> {
+//!     let mut shard = GroupShard::new(Config::default());
+//!     for (key, value) in log {
+//!         if let Some(event) = Event::decode(key, value.as_deref())? {
+//!             shard.replay(event);
+//!         }
+//!     }
+//!     let mut out = Output::default();
+//!     shard.start(Now::default(), topics, &mut out);
+//!     append(out, || ());
+//!     Ok(shard)
+//! }
+//!
+//! fn joins(shard: &mut GroupShard, now: Now, join: Join) {
+//!     let mut out = Output::default();
+//!     let answer = shard.join(now, join, &mut out);
+//!     append(out, move || println!("{answer:?}"));
+//! }
+//!
+//! fn time_passes(shard: &mut GroupShard, now: Now) {
+//!     while shard.next_deadline().is_some_and(|due| due <= now.monotonic) {
+//!         let mut out = Output::default();
+//!         shard.tick(now, &mut out);
+//!         append(out, || ());
+//!     }
+//! }
+//!
+//! /// Appends the events with acks=all, and then, in the order of all appends, answers and sends the notices. An output
+//! /// without events waits for those before it.
+//! fn append(out: Output, answer: impl FnOnce()) {
+//!     let batch: Vec<_> = out.events.iter().map(Event::encode).collect();
+//! #   drop(batch);
+//!     answer();
+//! }
+//! ```
+//!
 //! Three epochs count on one line. The group epoch grows when members, subscriptions or topics change. The assignment
 //! epoch is the group epoch for which targets were computed. The member epoch is the assignment epoch that a member has
 //! reached: it first releases what is not in its target, and then takes what is free.

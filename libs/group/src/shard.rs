@@ -125,7 +125,7 @@ impl GroupShard {
         self.state.apply(event);
     }
 
-    /// Whether both have the same durable state, and so answer the same.
+    /// Whether both have the same durable state. For tests of replays.
     pub fn same_state(&self, other: &Self) -> bool {
         self.state == other.state
     }

@@ -59,7 +59,7 @@ pub(super) struct World {
     coordinators: Vec<Coordinator>,
     gateways: Vec<Gateway>,
     sessions: Vec<Session>,
-    /// The newest session of each member.
+    /// The sessions of each member, the newest last.
     by_member: BTreeMap<MemberId, Vec<usize>>,
     clients: Vec<Client>,
     topics: Vec<Topic>,

@@ -127,8 +127,11 @@ fn large_groups_are_assigned() {
     let many: Vec<_> = (0..10_000).map(|index| member(index, [0])).collect();
     let mixed: Vec<_> = (0..100).map(|index| member(index, [u8::try_from(index % 7).unwrap(), 7])).collect();
     let one = vec![member(0, 0..9)];
+    // As many subscriptions as members; topics from 9 on do not exist.
+    let read = |index: usize| (0_u8..13).filter(move |topic| index >> topic & 1 == 1);
+    let different: Vec<_> = (0..5_000).map(|index| member(index, read(index))).collect();
     let topics: BTreeMap<_, _> = (0..9).map(|number| (topic(number), 10_000 / 9)).collect();
-    for members in [many, mixed, one] {
+    for members in [many, mixed, one, different] {
         let targets = assign(Assignor::Uniform, &members, &topics);
         check(&members, &topics, &targets);
         let members = after(&members, &targets);

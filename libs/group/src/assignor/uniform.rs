@@ -17,12 +17,14 @@ use crate::topics::partitions;
 type Class = BTreeSet<(usize, usize)>;
 
 /// An assignment in the making.
-struct Assignment {
+struct Assignment<'a> {
     targets: Vec<BTreeSet<TopicPartition>>,
     class_of: Vec<usize>,
     classes: Vec<Class>,
-    /// The classes that read each topic.
-    readers: BTreeMap<TopicId, Vec<usize>>,
+    /// What each class reads.
+    topics: Vec<&'a BTreeSet<TopicId>>,
+    /// The classes that read each topic, the one with the least loaded member first: its load, and the class.
+    readers: BTreeMap<TopicId, BTreeSet<(usize, usize)>>,
     owners: BTreeMap<TopicPartition, usize>,
 }
 
@@ -42,23 +44,26 @@ pub(super) fn assign(members: &[AssignorMember], topics: &BTreeMap<TopicId, i32>
     assignment.targets.into_iter().map(|target| target.into_iter().collect()).collect()
 }
 
-impl Assignment {
-    fn new(members: &[AssignorMember]) -> Self {
+impl<'a> Assignment<'a> {
+    fn new(members: &'a [AssignorMember]) -> Self {
         let mut numbers: BTreeMap<&BTreeSet<TopicId>, usize> = BTreeMap::new();
-        let (mut class_of, mut classes, mut readers) = (Vec::new(), Vec::<Class>::new(), BTreeMap::new());
+        let (mut class_of, mut classes, mut topics) = (Vec::new(), Vec::<Class>::new(), Vec::new());
+        let mut readers: BTreeMap<TopicId, BTreeSet<(usize, usize)>> = BTreeMap::new();
         for (index, member) in members.iter().enumerate() {
             let class = *numbers.entry(&member.topics).or_insert_with(|| {
+                let class = classes.len();
                 classes.push(Class::new());
-                let class = classes.len() - 1;
+                topics.push(&*member.topics);
                 for topic in member.topics.iter() {
-                    readers.entry(*topic).or_insert_with(Vec::new).push(class);
+                    readers.entry(*topic).or_default().insert((0, class));
                 }
                 class
             });
             classes[class].insert((0, index));
             class_of.push(class);
         }
-        Self { targets: vec![BTreeSet::new(); members.len()], class_of, classes, readers, owners: BTreeMap::new() }
+        let targets = vec![BTreeSet::new(); members.len()];
+        Self { targets, class_of, classes, topics, readers, owners: BTreeMap::new() }
     }
 
     /// Members keep what they had: with equal subscriptions at most their share, else all of it.
@@ -86,7 +91,8 @@ impl Assignment {
 
     /// The reader of a topic with the fewest partitions: its load, and its index.
     fn least_loaded(&self, topic: TopicId) -> Option<(usize, usize)> {
-        self.readers.get(&topic)?.iter().filter_map(|class| self.classes[*class].first()).min().copied()
+        let (_, class) = self.readers.get(&topic)?.first()?;
+        self.classes[*class].first().copied()
     }
 
     /// Moves each partition whose member has at least two more than another reader. Returns whether any moved.
@@ -111,9 +117,23 @@ impl Assignment {
     }
 
     fn set_load(&mut self, member: usize, change: impl FnOnce(&mut BTreeSet<TopicPartition>) -> bool) {
-        let class = &mut self.classes[self.class_of[member]];
+        let number = self.class_of[member];
+        let class = &mut self.classes[number];
+        let least = |class: &Class| class.first().map_or(0, |(load, _)| *load);
+        let before = least(class);
         class.remove(&(self.targets[member].len(), member));
         change(&mut self.targets[member]);
         class.insert((self.targets[member].len(), member));
+        let after = least(class);
+        // A single class needs no order among classes.
+        if before == after || self.classes.len() == 1 {
+            return;
+        }
+        for topic in self.topics[number] {
+            if let Some(readers) = self.readers.get_mut(topic) {
+                readers.remove(&(before, number));
+                readers.insert((after, number));
+            }
+        }
     }
 }

@@ -14,7 +14,8 @@ impl GroupShard {
     /// Begins to serve, once all events of the log are replayed. Every session begins anew and in full, and so does the
     /// time that members have to release partitions: a change of coordinators takes nothing from anybody.
     ///
-    /// `topics`: all topics of the cluster.
+    /// `topics`: all topics of the cluster. Members lose the partitions of a topic that is missing, so that a coordinator
+    /// starts only with metadata that is complete.
     pub fn start(&mut self, now: Now, topics: Vec<TopicChange>, out: &mut Output) {
         self.next_attachment = AttachmentNumber(self.state.attachments_reserved().0 + 1);
         for topic in topics {
