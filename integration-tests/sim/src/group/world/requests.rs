@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use walser_group::{
-    AssignedPartitions, Commit, Event as Written, GatewayId, GroupDescription, GroupId, GroupShard, Join, MemberId,
-    MemberRef, OffsetToCommit, Output, RemovalCause,
+    AssignedPartitions, Commit, CommitAuthor, Event as Written, GatewayId, GroupDescription, GroupError, GroupId,
+    GroupShard, Join, MemberId, MemberRef, OffsetToCommit, Output, RemovalCause,
 };
-use walser_model::Offset;
+use walser_model::{Offset, TopicPartition};
 
 use super::World;
 use crate::group::check::Origin;
@@ -31,7 +31,7 @@ impl World {
                 }
                 (Origin::Other, None)
             }
-            Request::Commit(commit) => self.handle_commit(shard, commit, out),
+            Request::Commit(commit) => self.handle_commit(shard, commit, out)?,
             Request::Reset(..) | Request::Remove(..) | Request::Delete(_) => {
                 (self.handle_operator(shard, request, out), None)
             }
@@ -120,17 +120,13 @@ impl World {
         Ok(Reply::Current(result))
     }
 
-    fn handle_commit(
-        &mut self,
-        shard: &mut GroupShard,
-        commit: Commit,
-        out: &mut Output,
-    ) -> (Origin, Option<(MemberId, Reply)>) {
+    fn handle_commit(&mut self, shard: &mut GroupShard, commit: Commit, out: &mut Output) -> Handled {
         let author = commit.author.clone();
         let result = shard.commit(self.clock(), commit, out);
-        let Some(author) = author else { return (Origin::Simple, None) };
+        let Some(author) = author else { return Ok((Origin::Simple, None)) };
+        check_innocent(shard, &author, result.as_ref())?;
         let reply = (author.member.member.clone(), Reply::Committed(author.sequence, result));
-        (Origin::Member(author.member, author.epoch), Some(reply))
+        Ok((Origin::Member(author.member, author.epoch), Some(reply)))
     }
 
     fn handle_gateway(
@@ -213,6 +209,25 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// No commit is refused of a member that holds the partition, and held it in the epoch of the commit.
+fn check_innocent(
+    shard: &GroupShard,
+    author: &CommitAuthor,
+    result: Result<&Vec<(TopicPartition, GroupError)>, &GroupError>,
+) -> Result<(), String> {
+    let Ok(refused) = result else { return Ok(()) };
+    for (partition, error) in refused {
+        let of_ownership = matches!(error, GroupError::PartitionNotOwned { .. } | GroupError::AssignedLater { .. });
+        let group = shard.describe(&author.member.group).map_err(|error| error.to_string())?;
+        let member = group.members.into_iter().find(|known| known.member == author.member.member);
+        let held = member.and_then(|known| known.current.held_since(partition));
+        if of_ownership && held.is_some_and(|since| since <= author.epoch) {
+            return Err(format!("an owner was refused: {error}"));
+        }
+    }
+    Ok(())
 }
 
 /// A commit without a member.
