@@ -100,8 +100,8 @@ pub use group::GroupPhase;
 pub use id::{AttachmentNumber, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX, NameError};
 pub use rules::{GroupRule, GroupRules};
 pub use shard::{
-    Attach, Attached, Commit, CommitAuthor, GroupDescription, GroupShard, GroupSummary, Join, MemberDescription,
-    MemberRef, Notice, NoticeContent, Now, OffsetMove, OffsetToCommit, Output, RemovalCause,
+    Attach, Attached, Commit, CommitAuthor, DetachGrace, GroupDescription, GroupShard, GroupSummary, Join,
+    MemberDescription, MemberRef, Notice, NoticeContent, Now, OffsetMove, OffsetToCommit, Output, RemovalCause,
 };
 pub use subscription::{Assignor, Subscription};
 pub use topics::TopicChange;

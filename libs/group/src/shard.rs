@@ -29,7 +29,7 @@ use self::sessions::Sessions;
 
 pub use admin::OffsetMove;
 pub use describe::{GroupDescription, GroupSummary, MemberDescription};
-pub use membership::{Attach, Attached, Join};
+pub use membership::{Attach, Attached, DetachGrace, Join};
 pub use offsets::{Commit, CommitAuthor, OffsetToCommit};
 pub use removal::RemovalCause;
 

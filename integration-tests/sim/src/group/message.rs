@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use walser_group::{
-    AssignedPartitions, Attach, Attached, Commit, CurrentAssignment, GroupEpoch, GroupError, GroupId, Join, MemberId,
-    MemberRef, OffsetToCommit,
+    AssignedPartitions, Attach, Attached, Commit, CurrentAssignment, DetachGrace, GroupEpoch, GroupError, GroupId,
+    Join, MemberId, MemberRef, OffsetToCommit,
 };
 use walser_model::TopicPartition;
 
@@ -18,7 +18,7 @@ pub(super) enum Request {
     Beat,
     /// A gateway says which members it has.
     Report(BTreeSet<(GroupId, MemberId)>),
-    Detach(MemberRef),
+    Detach(MemberRef, DetachGrace),
     /// With whether a static member keeps its place.
     Leave(MemberRef, bool),
     Release(MemberRef, AssignedPartitions),

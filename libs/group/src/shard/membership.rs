@@ -43,6 +43,17 @@ pub struct Attach {
     pub gateway: GatewayId,
 }
 
+/// How long a member whose stream was closed may stay away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DetachGrace {
+    /// [`Config::detached_grace`]; a static member has its session timeout all the same.
+    ///
+    /// [`Config::detached_grace`]: crate::Config::detached_grace
+    Brief,
+    /// The session timeout: the gateway lost many streams at once, and not by the will of the clients.
+    Session,
+}
+
 /// A member is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
@@ -156,23 +167,21 @@ impl GroupShard {
             let began = self.sessions.get(&group, &member).map_or(Duration::ZERO, |session| session.began);
             if began + self.config.detached_grace <= now.monotonic && self.rule(GroupRule::OrphansAreDetached) {
                 let of = MemberRef { group, member, instance: None, attachment };
-                self.detach(now, &of, out).expect("the attachment is the newest of a member");
+                self.detach(now, &of, DetachGrace::Brief, out).expect("the attachment is the newest of a member");
             }
         }
     }
 
-    /// The stream of a member was closed at a gateway that lives. A dynamic member is left [`Config::detached_grace`], a
-    /// static one its session timeout.
+    /// The stream of a member was closed at a gateway that lives. The member is removed unless it attaches again in time.
     ///
     /// # Errors
     /// The member is unknown, or attached elsewhere.
-    ///
-    /// [`Config::detached_grace`]: crate::Config::detached_grace
-    pub fn detach(&mut self, now: Now, of: &MemberRef, out: &mut Output) -> Result<(), GroupError> {
+    pub fn detach(&mut self, now: Now, of: &MemberRef, grace: DetachGrace, out: &mut Output) -> Result<(), GroupError> {
         let member = self.member(of)?;
         let (Some(record), Some(attachment)) = (&member.record, &member.attachment) else { return Ok(()) };
         let is_static = record.instance.is_some();
-        let grace = if is_static { record.session_timeout } else { self.config.detached_grace };
+        let brief = grace == DetachGrace::Brief && !is_static;
+        let grace = if brief { self.config.detached_grace } else { record.session_timeout };
         if is_static && attachment.gateway.is_some() {
             // Written, so that a successor lets another member take its place.
             let released = AttachmentRecord { gateway: None, ..attachment.clone() };
@@ -202,7 +211,7 @@ impl GroupShard {
     ) -> Result<(), GroupError> {
         let member = self.member(of)?;
         if keep_static_assignment && member.record.as_ref().is_some_and(|record| record.instance.is_some()) {
-            return self.detach(now, of, out);
+            return self.detach(now, of, DetachGrace::Session, out);
         }
         self.remove(now, &of.group, &of.member, cause, out);
         Ok(())

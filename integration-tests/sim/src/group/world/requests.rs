@@ -66,8 +66,8 @@ impl World {
                 }
                 (of.member, Some(Reply::Current(result)))
             }
-            Request::Detach(of) => {
-                if shard.detach(now, &of, out).is_ok() {
+            Request::Detach(of, grace) => {
+                if shard.detach(now, &of, grace, out).is_ok() {
                     self.coordinators[to].excused.insert(of.member.clone());
                 }
                 (of.member, None)

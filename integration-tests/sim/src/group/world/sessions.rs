@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use walser_group::{
-    Attach, Commit, CommitAuthor, CurrentAssignment, GatewayId, GroupEpoch, GroupError, Join, OffsetToCommit,
+    Attach, Commit, CommitAuthor, CurrentAssignment, DetachGrace, GatewayId, GroupEpoch, GroupError, Join,
+    OffsetToCommit,
 };
 use walser_model::{Offset, TopicPartition};
 
@@ -268,7 +269,8 @@ impl World {
                 self.send_commit(number, &unanswered);
             }
             let (gateway, of) = (self.sessions[number].gateway, self.sessions[number].of.clone());
-            self.send(gateway, Request::Detach(of), true);
+            let grace = self.random.one_of(&[DetachGrace::Brief, DetachGrace::Brief, DetachGrace::Session]);
+            self.send(gateway, Request::Detach(of, grace), true);
         }
         self.close(number, false);
     }

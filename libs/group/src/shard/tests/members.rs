@@ -73,14 +73,22 @@ fn a_session_lasts_while_the_member_or_its_gateway_is_heard() {
 fn a_closed_stream_leaves_a_member_half_a_second() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
     let a = tested.join("a", &["orders"]);
-    tested.run(|shard, now, out| shard.detach(now, &a, out)).unwrap();
+    tested.run(|shard, now, out| shard.detach(now, &a, DetachGrace::Brief, out)).unwrap();
     tested.sleep(SECOND * 2 / 5);
     let again = tested.attach(&a).unwrap();
     tested.sleep(SECOND * 10);
     assert_eq!(tested.current(&again).assigned.len(), 2, "it came back");
-    tested.run(|shard, now, out| shard.detach(now, &again, out)).unwrap();
+    tested.run(|shard, now, out| shard.detach(now, &again, DetachGrace::Brief, out)).unwrap();
     tested.sleep(SECOND * 3 / 5);
     assert_eq!(tested.phase(), GroupPhase::Empty);
+    let b = tested.join("b", &["orders"]);
+    tested.run(|shard, now, out| shard.detach(now, &b, DetachGrace::Session, out)).unwrap();
+    for seconds in [5, 9, 1] {
+        assert_eq!(tested.phase(), GroupPhase::Stable);
+        tested.run(|shard, now, _| shard.gateway_heartbeat(now, &"gateway".parse().unwrap()));
+        tested.sleep(SECOND * seconds);
+    }
+    assert_eq!(tested.phase(), GroupPhase::Empty, "many streams were lost, and this one did not come back");
 }
 
 #[test]

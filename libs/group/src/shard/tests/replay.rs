@@ -31,7 +31,7 @@ fn request(tested: &mut Tested, members: &mut [MemberRef; 6], (kind, who, value,
             }
         }
         3 => members[slot] = tested.attach(&of).unwrap_or(of),
-        4 => drop(tested.run(|shard, now, out| shard.detach(now, &of, out))),
+        4 => drop(tested.run(|shard, now, out| shard.detach(now, &of, DetachGrace::Brief, out))),
         5 => drop(tested.run(|shard, now, out| shard.leave(now, &of, RemovalCause::Left, value % 2 == 0, out))),
         6 | 7 => {
             let revoking = tested.current(&of).revoking;
