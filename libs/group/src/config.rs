@@ -30,7 +30,7 @@ pub struct Config {
     pub pattern_compiled_bytes_max: usize,
     /// The metadata of a committed offset, in bytes.
     pub offset_metadata_bytes_max: usize,
-    /// Offsets in one commit, and partitions in one release.
+    /// Offsets in one commit or reset.
     pub request_partitions_max: usize,
     /// What a member may ask for as its session timeout.
     pub session_timeout: RangeInclusive<Duration>,

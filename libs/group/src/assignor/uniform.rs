@@ -77,7 +77,8 @@ impl<'a> Assignment<'a> {
         };
         for (index, member) in members.iter().enumerate() {
             for partition in &member.previous {
-                let exists = topics.get(&partition.topic).is_some_and(|count| partition.partition.0 < *count);
+                let exists =
+                    topics.get(&partition.topic).is_some_and(|count| (0..*count).contains(&partition.partition.0));
                 let free = !self.owners.contains_key(partition) && member.topics.contains(&partition.topic);
                 let load = self.targets[index].len();
                 if !exists || !free || load > share || load == share && larger_shares == 0 {

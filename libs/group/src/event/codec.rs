@@ -119,7 +119,7 @@ impl Event {
         let mut key = Reader::new(key);
         let event = match key.byte()? {
             ATTACHMENTS_RESERVED => {
-                let number = read(value, |value| value.long().map(AttachmentNumber))?;
+                let number = read(value, read_attachment)?;
                 Self::AttachmentsReserved(number.ok_or(EventCodecError::Invalid("tombstone"))?)
             }
             GROUP => Self::Group(key.parsed("group")?, read(value, read_group)?),
@@ -140,7 +140,7 @@ impl Event {
             }
             ATTACHMENT => {
                 let record = read(value, |value| {
-                    let (number, previous) = (AttachmentNumber(value.long()?), AttachmentNumber(value.long()?));
+                    let (number, previous) = (read_attachment(value)?, read_attachment(value)?);
                     let gateway = value.option(|value| value.parsed("gateway"))?;
                     Ok(AttachmentRecord { number, previous, gateway })
                 })?;
@@ -181,6 +181,14 @@ fn read_epoch(value: &mut Reader<'_>) -> Result<GroupEpoch, EventCodecError> {
     match value.int()? {
         epoch @ 0.. => Ok(GroupEpoch(epoch)),
         _ => Err(EventCodecError::Invalid("epoch")),
+    }
+}
+
+/// Numbers in the upper half are never reached: from there on they could not be counted up.
+fn read_attachment(value: &mut Reader<'_>) -> Result<AttachmentNumber, EventCodecError> {
+    match value.long()? {
+        number @ 0..=0x3fff_ffff_ffff_ffff => Ok(AttachmentNumber(number)),
+        _ => Err(EventCodecError::Invalid("attachment number")),
     }
 }
 
@@ -249,7 +257,10 @@ fn write_offset(value: &mut Writer, committed: &CommittedOffset) {
 
 fn read_offset(value: &mut Reader<'_>) -> Result<CommittedOffset, EventCodecError> {
     Ok(CommittedOffset {
-        offset: Offset(value.long()?),
+        offset: match value.long()? {
+            offset @ 0.. => Offset(offset),
+            _ => return Err(EventCodecError::Invalid("offset")),
+        },
         leader_epoch: value.option(|value| value.int().map(LeaderEpoch))?,
         metadata: value.text()?.to_owned(),
         committed_at: value.long()?,

@@ -85,7 +85,7 @@ impl GroupShard {
         let mut targeted = group.members.values().flat_map(|member| &member.target);
         let total: usize = group.members.values().map(|member| member.target.len()).sum();
         let exists = |partition: &TopicPartition| {
-            counts.get(&partition.topic).is_some_and(|count| partition.partition.0 < *count)
+            counts.get(&partition.topic).is_some_and(|count| (0..*count).contains(&partition.partition.0))
         };
         if total != wanted || !targeted.all(exists) {
             self.begin_epoch(id, out);

@@ -145,4 +145,6 @@ fn every_cut_and_every_flip_of_an_event_is_an_error_or_another_event() {
         assert!(Event::decode(&bytes.key, Some(&later)).unwrap_err().to_string().contains("upgrade"));
     }
     assert_eq!(Event::decode(&[99, 1, 2], Some(&[7])), Ok(None), "a kind of a later version");
+    let highest = [&[1][..], &i64::MAX.to_be_bytes()].concat();
+    assert!(Event::decode(&[1], Some(&highest)).is_err(), "it could not be counted up");
 }
