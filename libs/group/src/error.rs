@@ -70,10 +70,10 @@ pub enum GroupError {
     /// There is no such assignor.
     #[error("assignor {assignor:?} does not exist; use \"uniform\" or \"range\"")]
     AssignorUnsupported { assignor: String },
-    /// The group has as many members as it may have.
+    /// The group is at its limit of members.
     #[error("group {group} has its limit of {limit} members; use another group or fewer members")]
     GroupSizeLimitReached { group: GroupId, limit: usize },
-    /// The shard or a group has as many of something as it may have.
+    /// The shard or a group is at its limit of something.
     #[error("the limit of {limit} {what} is reached; delete some, or use fewer")]
     QuotaExceeded {
         /// What is counted, in the plural.

@@ -22,16 +22,16 @@ pub enum GroupPhase {
     Stable,
 }
 
-/// A group. After a replay of any prefix of the log some of it may be missing: it counts once its record is there.
+/// A group. During a replay its record may come after other events of it; a group without a record does not exist yet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) record: Option<GroupRecord>,
     pub(crate) assignment_epoch: GroupEpoch,
     pub(crate) members: BTreeMap<MemberId, Member>,
     pub(crate) offsets: BTreeMap<TopicPartition, CommittedOffset>,
-    /// Who holds each partition, in use or on its way out. Follows from the members.
+    /// The member that holds each partition, assigned or being revoked. Derived from the members.
     owners: BTreeMap<TopicPartition, MemberId>,
-    /// Follows from the members.
+    /// The member of each instance id. Derived from the members.
     instances: BTreeMap<InstanceId, MemberId>,
 }
 
@@ -72,7 +72,7 @@ impl Group {
         record.is_none() && *assignment_epoch == GroupEpoch::ZERO && members.is_empty() && offsets.is_empty()
     }
 
-    /// The member that holds a partition, in use or on its way out.
+    /// The member that holds a partition, assigned or being revoked.
     pub(crate) fn owner(&self, partition: &TopicPartition) -> Option<&MemberId> {
         self.owners.get(partition)
     }

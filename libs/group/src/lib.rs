@@ -12,12 +12,12 @@
 //! ```
 //!
 //! [`Event`]s have keys; the log is compacted. A coordinator that takes over replays them, calls [`GroupShard::start`],
-//! and goes on. If an append fails, the coordinator drops the shard, answers nothing, and replays.
+//! and continues. If an append fails, the coordinator drops the shard, releases no answer, and replays.
 //!
 //! The member is played by a gateway. It attaches members, with numbers that fence earlier attachments; it hears of
-//! assignments in notices, and in the answers to heartbeats; it stops to deliver what is being revoked and releases it, at
-//! once or when its client confirms. Who has records outstanding for how long is known to the gateway alone: it removes
-//! a member whose processing timeout is over by [`GroupShard::leave`].
+//! assignments in notices and in the answers to heartbeats; it stops delivering what is being revoked and releases it, at
+//! once or when its client confirms. Only the gateway knows which records are outstanding, and for how long: it removes a
+//! member whose processing timeout has passed with [`GroupShard::leave`].
 //!
 //! A coordinator, without its network and log:
 //!
@@ -66,13 +66,13 @@
 //!
 //! What holds:
 //!
-//! 1. **One owner.** No two members hold a partition at one time. It goes on when its holder has released it, has had its
+//! 1. **One owner.** No two members hold a partition at one time. It moves on when its holder has released it, has had its
 //!    revocation timeout, or is gone.
 //! 2. **Commits are fenced.** A member commits what it holds, in an epoch at or above that of the assignment and at most
 //!    its own (KIP-1251), from its newest attachment, in the order of its commits.
 //! 3. **A takeover revokes nothing.** Sessions begin anew, in full. Attachment numbers are never used twice.
 //! 4. **Replay is the state.** [`Event`]s alone change what is durable.
-//! 5. **Bounds.** [`Config`] bounds whatever requests make grow. A request costs what its group costs, not what others do.
+//! 5. **Bounds.** [`Config`] limits everything that requests can grow. The cost of a request depends on its own group only.
 //!
 //! Invariant: no clock, no I/O, no randomness, no order of a hash map.
 

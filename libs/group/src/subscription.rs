@@ -16,7 +16,7 @@ pub enum Assignor {
     /// Spreads partitions evenly and moves as few as it can.
     #[default]
     Uniform,
-    /// Gives each member a contiguous range of every topic, so that topics with as many partitions are joined.
+    /// Gives each member a contiguous range of every topic, so that topics with equal partition counts can be joined.
     Range,
 }
 

@@ -10,7 +10,7 @@ use crate::subscription::{Pattern, Subscription};
 /// A change of one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopicChange {
-    /// The topic exists, with this id and as many partitions. A topic that was created again has another id.
+    /// The topic exists, with this id and partition count. A topic that was created again has another id.
     Present { name: TopicName, id: TopicId, partition_count: i32 },
     /// Metadata does not have the topic.
     Absent { name: TopicName },

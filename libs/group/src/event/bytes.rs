@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], EventCodecError> {
-        Ok(self.take(N)?.try_into().expect("as many bytes were taken"))
+        Ok(self.take(N)?.try_into().expect("exactly N bytes were taken"))
     }
 
     pub(super) fn byte(&mut self) -> Result<u8, EventCodecError> {

@@ -48,7 +48,7 @@ impl PatternCache {
     }
 }
 
-/// The assignor that most members prefer; where as many prefer the one as the other, the default.
+/// The assignor that most members prefer; the default on a tie.
 pub(super) fn assignor_of(group: &Group) -> Assignor {
     let records = group.members.values().filter_map(|member| member.record.as_ref());
     let preferred = records.filter_map(|record| record.subscription.assignor);

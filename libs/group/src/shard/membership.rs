@@ -284,7 +284,7 @@ impl GroupShard {
         Ok(())
     }
 
-    /// A member comes that takes nobody's place.
+    /// Adds a member that does not replace a static one.
     fn admit(
         &mut self,
         now: Now,
@@ -322,7 +322,7 @@ impl GroupShard {
         Ok(())
     }
 
-    /// A static member takes the place of one with its instance id, and what that one held.
+    /// Replaces a static member by one with the same instance id, which takes over its target and partitions.
     fn replace(
         &mut self,
         id: &GroupId,

@@ -13,7 +13,7 @@ use crate::rules::GroupRule;
 /// Offsets to commit.
 #[derive(Debug, Clone)]
 pub struct Commit {
-    /// Who commits. `None`: a client that is no member, which needs a group without members.
+    /// The member that commits. `None`: a client that is not a member, which needs a group without members.
     pub author: Option<CommitAuthor>,
     pub group: GroupId,
     pub offsets: Vec<OffsetToCommit>,

@@ -12,7 +12,7 @@ use crate::topics::TopicChange;
 
 impl GroupShard {
     /// Begins to serve, once all events of the log are replayed. Every session begins anew and in full, and so does the
-    /// time that members have to release partitions: a change of coordinators takes nothing from anybody.
+    /// time that members have to release partitions: a change of coordinators revokes nothing.
     ///
     /// `topics`: all topics of the cluster. Members lose the partitions of a topic that is missing, so that a coordinator
     /// starts only with metadata that is complete.
