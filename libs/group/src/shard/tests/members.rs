@@ -29,6 +29,26 @@ fn a_partition_moves_only_after_its_owner_has_released_it() {
 }
 
 #[test]
+fn of_a_hundred_members_with_900_partitions_one_more_takes_its_share_and_the_rest_stays() {
+    let mut tested = Tested::with(Config::default(), Vec::new(), vec![present("orders", 1, 900)]);
+    let members: Vec<_> = (0..100).map(|number| tested.join(&format!("m{number:03}"), &["orders"])).collect();
+    tested.sleep(SECOND);
+    members.iter().for_each(|member| tested.release(member));
+    assert_eq!(tested.phase(), GroupPhase::Stable);
+    let before: Vec<_> = members.iter().map(|member| tested.current(member).assigned).collect();
+    let more = tested.join("one more", &["orders"]);
+    let revoking: usize = members.iter().map(|member| tested.current(member).revoking.len()).sum();
+    members.iter().for_each(|member| tested.release(member));
+    assert_eq!(tested.phase(), GroupPhase::Stable);
+    assert_eq!(tested.current(&more).assigned.len(), revoking);
+    assert!((8..=9).contains(&revoking));
+    for (member, before) in members.iter().zip(before) {
+        let kept = tested.current(member).assigned;
+        assert!(kept.iter().all(|(partition, epoch)| before.get(partition) == Some(epoch)), "its commits go on");
+    }
+}
+
+#[test]
 fn what_is_being_revoked_is_released_even_when_it_comes_back() {
     let mut tested = Tested::new(vec![present("orders", 1, 2)]);
     let (a, b) = (tested.join("a", &["orders"]), tested.join("b", &["orders"]));
