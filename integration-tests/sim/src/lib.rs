@@ -10,6 +10,7 @@ mod controller;
 mod decide;
 mod deliver;
 mod events;
+mod group;
 mod heal;
 mod history;
 mod key;
@@ -31,6 +32,7 @@ mod summary;
 mod world;
 
 pub use events::Weather;
+pub use group::{DriverRule, GROUP_MUTATIONS, GroupMutation, GroupSetup, GroupTally, run_groups, search_groups};
 pub use mutations::{MUTATIONS, Mutation};
 pub use sequencer::{
     SEQUENCER_MUTATIONS, SequencerMutation, Setup as SequencerSetup, Tally, Traffic, run_sequencer, search_sequencer,

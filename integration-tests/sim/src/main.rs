@@ -7,7 +7,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use walser_sim::{MUTATIONS, Outcome, SequencerSetup, Setup, run, run_sequencer, search, search_sequencer, shortest};
+use walser_sim::{
+    GROUP_MUTATIONS, GroupSetup, MUTATIONS, Outcome, SequencerSetup, Setup, run, run_groups, run_sequencer, search,
+    search_groups, search_sequencer, shortest,
+};
+
+/// Seeds in which a mutation of the groups must be noticed.
+const GROUP_MUTATION_SEEDS: u64 = 2_000;
 
 /// Breaks the replication protocol, if it can be broken.
 #[derive(Debug, Parser)]
@@ -33,6 +39,9 @@ struct Args {
     /// Run the sequencer instead of replication: seed by seed, or the one given.
     #[arg(long)]
     sequencer: bool,
+    /// Run consumer groups instead of replication: seed by seed, or the one given; with --mutations, without each rule.
+    #[arg(long)]
+    groups: bool,
     /// Threads; as many as there are cores, if not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -46,6 +55,9 @@ fn main() -> ExitCode {
     if args.sequencer {
         return sequencer(&args);
     }
+    if args.groups {
+        return groups(&args);
+    }
     match args.seed {
         Some(seed) => replay(seed),
         None if args.mutations => mutate(),
@@ -57,11 +69,30 @@ fn threads(args: &Args) -> usize {
     args.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1)
 }
 
+fn groups(args: &Args) -> ExitCode {
+    if args.mutations {
+        let mut all = true;
+        for mutation in GROUP_MUTATIONS {
+            let found = mutation.find(GROUP_MUTATION_SEEDS);
+            all &= found.is_some();
+            println!("without {mutation:?}: {}", found.map_or_else(|| "NOT FOUND".to_owned(), |(_, what)| what));
+        }
+        return if all { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    show_tally(match args.seed {
+        Some(seed) => run_groups(GroupSetup::of_seed(seed), seed),
+        None => search_groups(args.from, threads(args), args.events),
+    })
+}
+
 fn sequencer(args: &Args) -> ExitCode {
-    let outcome = match args.seed {
+    show_tally(match args.seed {
         Some(seed) => run_sequencer(SequencerSetup::of_seed(seed), seed),
         None => search_sequencer(args.from, threads(args), args.events),
-    };
+    })
+}
+
+fn show_tally<T: std::fmt::Debug>(outcome: Result<T, String>) -> ExitCode {
     match outcome {
         Ok(tally) => {
             println!("{tally:?}");

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use walser_model::Durability;
 use walser_replication::{Rule, Rules};
 use walser_sim::{
-    MUTATIONS, SEQUENCER_MUTATIONS, SequencerSetup, Setup, Weather, run, run_sequencer, search, search_sequencer,
-    shortest,
+    GROUP_MUTATIONS, GroupMutation, GroupSetup, MUTATIONS, SEQUENCER_MUTATIONS, SequencerSetup, Setup, Weather, run,
+    run_groups, run_sequencer, search, search_groups, search_sequencer, shortest,
 };
 
 /// Events of the ordinary run; `WALSER_SIM_EVENTS` sets another number.
@@ -145,6 +145,50 @@ fn without_any_one_rule_of_the_sequencer_some_seed_breaks_an_invariant() {
     }
     for rule in walser_sequencer::Rule::ALL {
         let found = SEQUENCER_MUTATIONS.iter().any(|mutation| mutation.rule == *rule);
+        assert!(found, "nothing notices when {rule:?} is switched off");
+    }
+}
+
+/// Events of the ordinary run of consumer groups.
+const GROUP_EVENTS: u64 = 10_000_000;
+/// Seeds in which a dropped rule of consumer groups must be noticed.
+const GROUP_SEEDS: u64 = 2_000;
+
+#[test]
+fn no_seed_breaks_an_invariant_of_groups() {
+    let tally = search_groups(1, threads(), GROUP_EVENTS).unwrap();
+    for (what, count) in [
+        ("commits", tally.commits),
+        ("refusals", tally.refusals),
+        ("takeovers", tally.takeovers),
+        ("zombies", tally.zombie_appends),
+        ("resumptions", tally.resumptions),
+        ("expired sessions", tally.expiries),
+        ("releases", tally.releases),
+        ("assignments", tally.assignments),
+        ("replacements", tally.replacements),
+        ("deletions", tally.deletions),
+        ("forced resets", tally.resets),
+    ] {
+        assert!(count > 80, "hardly any {what}: {tally:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_of_groups_gives_the_same_run() {
+    for seed in 1..50 {
+        let once = run_groups(GroupSetup::of_seed(seed), seed).unwrap();
+        assert_eq!(once, run_groups(GroupSetup::of_seed(seed), seed).unwrap(), "seed {seed}");
+    }
+}
+
+#[test]
+fn without_any_one_rule_of_groups_some_seed_breaks_an_invariant() {
+    for mutation in GROUP_MUTATIONS {
+        assert!(mutation.find(GROUP_SEEDS).is_some(), "{mutation:?}: nothing notices");
+    }
+    for rule in walser_group::GroupRule::ALL {
+        let found = GROUP_MUTATIONS.contains(&GroupMutation::Machine(*rule));
         assert!(found, "nothing notices when {rule:?} is switched off");
     }
 }

@@ -16,10 +16,12 @@ const FOLDERS: [&str; 7] = ["docs", "examples", "integration-tests", "libs", "pr
 const ANY: [&str; 7] = ["lib.rs", "main.rs", "mod.rs", "foo.rs", "foo/", "Foo", "config.toml"];
 /// Names of other projects: Linux, Kafka and its Java client, lz4-java, snappy-java, zstd-jni, and of the crate
 /// `prometheus`, which measures the process.
-const FOREIGN: [&str; 9] = [
+const FOREIGN: [&str; 11] = [
+    "CurrentAssignmentBuilder",
     "Lz4BlockInputStream",
     "ProducerStateManager",
     "SnappyInputStream",
+    "UniformAssignmentBuilder",
     "ZstdInputStream",
     "errseq_t",
     "process_max_fds",

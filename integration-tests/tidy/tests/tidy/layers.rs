@@ -7,13 +7,14 @@ use crate::tokens::Segments;
 use crate::tree::{Source, dependencies, example, folder_of, is_within, manifests, root, sources};
 
 /// Layers: a crate depends only on crates of lower layers.
-const LAYERS: [(&str, u8); 11] = [
+const LAYERS: [(&str, u8); 12] = [
     ("walser-model", 0),
     ("walser-record-batch", 1),
     ("walser-proto", 1),
     ("walser-log", 2),
     ("walser-replication", 2),
     ("walser-sequencer", 2),
+    ("walser-group", 2),
     ("walser-metastore", 2),
     ("walser-service", 2),
     ("walser-metadata", 3),
@@ -21,8 +22,15 @@ const LAYERS: [(&str, u8); 11] = [
     ("walser-client", 5),
 ];
 /// Crates without network, runtime and clock.
-const PURE: [&str; 6] =
-    ["walser-model", "walser-record-batch", "walser-log", "walser-replication", "walser-sequencer", "walser-metadata"];
+const PURE: [&str; 7] = [
+    "walser-model",
+    "walser-record-batch",
+    "walser-log",
+    "walser-replication",
+    "walser-sequencer",
+    "walser-group",
+    "walser-metadata",
+];
 /// The length of `exceptions/module-arrows.txt`.
 const MODULE_ARROWS_MAX: usize = 0;
 

@@ -1,0 +1,44 @@
+//! From what a member has to what it is to have, one step at a time: `CurrentAssignmentBuilder` of Kafka (KIP-848).
+//!
+//! ```text
+//!   assigned, not in the target  ->  revoking, until the member releases it or its time is over
+//!   nothing left in revoking     ->  the member reaches the epoch of the target
+//!   in the target, held by none  ->  assigned, in the epoch of the target
+//! ```
+//!
+//! What a member was asked to release stays so, even when a later target gives it back: the member releases it, and gets
+//! it again in a later epoch.
+
+use walser_model::TopicPartition;
+
+use super::Group;
+use crate::event::CurrentAssignment;
+use crate::id::MemberId;
+use crate::rules::{GroupRule, GroupRules};
+
+impl Group {
+    /// What a member has after its next step; `None` when there is no step to take.
+    pub(crate) fn next_assignment(&self, id: &MemberId, rules: GroupRules) -> Option<CurrentAssignment> {
+        let member = self.members.get(id)?;
+        if member.is_settled(self.assignment_epoch) {
+            return None;
+        }
+        let wanted = |partition: &TopicPartition| member.target.binary_search(partition).is_ok();
+        let mut next = member.current.clone();
+        let unwanted: Vec<TopicPartition> = next.assigned.keys().filter(|found| !wanted(found)).copied().collect();
+        for partition in unwanted {
+            let epoch = next.assigned.remove(&partition).expect("the partition was found in it");
+            next.revoking.insert(partition, epoch);
+        }
+        if next.revoking.is_empty() {
+            next.epoch = self.assignment_epoch;
+            for partition in &member.target {
+                let free = self.owner(partition).is_none() || !rules.hold(GroupRule::RevocationIsAwaited);
+                if free && !next.assigned.contains_key(partition) {
+                    next.assigned.insert(*partition, self.assignment_epoch);
+                }
+            }
+        }
+        (next != member.current).then_some(next)
+    }
+}

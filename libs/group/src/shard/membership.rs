@@ -1,0 +1,384 @@
+//! Members: joining, attaching to gateways, staying, releasing partitions, leaving.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{GroupShard, MemberRef, Now, Output, RemovalCause};
+use crate::deadlines::Timer;
+use crate::error::GroupError;
+use crate::event::{AssignedPartitions, AttachmentRecord, CurrentAssignment, Event, GroupRecord, MemberRecord};
+use crate::group::Member;
+use crate::id::{AttachmentNumber, GatewayId, GroupEpoch, GroupId, InstanceId, MemberId, NAME_BYTES_MAX};
+use crate::rules::GroupRule;
+use crate::subscription::Subscription;
+
+/// A member joins its group.
+#[derive(Debug, Clone)]
+pub struct Join {
+    /// Created if it does not exist.
+    pub group: GroupId,
+    /// Chosen by the gateway, and the same when it repeats the request.
+    pub member: MemberId,
+    /// Makes the member static: a later member with the same instance takes its place and its partitions.
+    pub instance: Option<InstanceId>,
+    /// At most 256 bytes.
+    pub client_id: String,
+    /// At most 256 bytes.
+    pub client_address: String,
+    pub subscription: Subscription,
+    pub session_timeout: Duration,
+    /// How long the member may take to release partitions. Where clients do not confirm revocations the gateway releases
+    /// them at once, and this only bounds how long a gateway that does not answer is waited for.
+    pub revocation_timeout: Duration,
+    pub gateway: GatewayId,
+}
+
+/// A member attaches to a gateway with the token of its last attachment.
+#[derive(Debug, Clone)]
+pub struct Attach {
+    /// With the attachment of the token.
+    pub member: MemberRef,
+    /// What the member reads from here on; `None` leaves it as it was.
+    pub subscription: Option<Subscription>,
+    pub gateway: GatewayId,
+}
+
+/// How long a member whose stream was closed may stay away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DetachGrace {
+    /// [`Config::detached_grace`]; a static member has its session timeout all the same.
+    ///
+    /// [`Config::detached_grace`]: crate::Config::detached_grace
+    Brief,
+    /// The session timeout: the gateway lost many streams at once, and not by the will of the clients.
+    Session,
+}
+
+/// A member is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// What every request of the member carries from here on.
+    pub attachment: AttachmentNumber,
+    /// What the member holds.
+    pub current: CurrentAssignment,
+}
+
+impl GroupShard {
+    /// A member joins, and is attached. A repetition, whose answer was lost, attaches it again.
+    ///
+    /// # Errors
+    /// A value out of bounds, a limit, an instance id that a connected member has, or a member id that is in use.
+    pub fn join(&mut self, now: Now, join: Join, out: &mut Output) -> Result<Attached, GroupError> {
+        self.check_join(&join)?;
+        let (group, member) = (join.group.clone(), join.member.clone());
+        let record = MemberRecord {
+            instance: join.instance,
+            client_id: join.client_id,
+            client_address: join.client_address,
+            subscription: join.subscription,
+            session_timeout: join.session_timeout,
+            revocation_timeout: join.revocation_timeout,
+            joined_at: now.wall,
+        };
+        let known = self.state.member(&group, &member);
+        if let Some(attachment) = known.and_then(|member| member.attachment.clone()) {
+            // The gateway that repeats a join has not used the attachment yet.
+            if self.sessions.get(&group, &member).is_some_and(|session| session.confirmed) {
+                let current = attachment.number;
+                return Err(GroupError::AttachmentFenced { group, member, actual: AttachmentNumber(0), current });
+            }
+            return Ok(self.attach_to(now, (&group, &member), attachment.number, join.gateway, out));
+        }
+        let holder =
+            record.instance.as_ref().and_then(|instance| self.state.group(&group)?.instance(instance).cloned());
+        match holder.filter(|_| self.rule(GroupRule::InstanceIsExclusive)) {
+            Some(holder) => self.replace(&group, (&holder, &member), record, out)?,
+            None => self.admit(now, &group, &member, record, out)?,
+        }
+        Ok(self.attach_to(now, (&group, &member), AttachmentNumber(0), join.gateway, out))
+    }
+
+    /// A member attaches to a gateway, which fences the one before.
+    ///
+    /// # Errors
+    /// The member is unknown, another attachment is newer than the token, or the subscription is invalid.
+    pub fn attach(&mut self, now: Now, attach: Attach, out: &mut Output) -> Result<Attached, GroupError> {
+        let MemberRef { group, member, instance, attachment: token } = &attach.member;
+        let known = self.known_member(group, member, instance.as_ref())?;
+        let current = known.attachment_number();
+        // The answer that had the number was lost: nothing has used it yet.
+        let lost = known.attachment.as_ref().is_some_and(|record| record.previous == *token)
+            && self.sessions.get(group, member).is_some_and(|session| !session.confirmed);
+        if *token != current && !lost && self.rule(GroupRule::AttachmentFences) {
+            let (group, member, actual) = (group.clone(), member.clone(), *token);
+            return Err(GroupError::AttachmentFenced { group, member, actual, current });
+        }
+        let record = known.record.clone();
+        if let (Some(record), Some(subscription)) = (record, attach.subscription)
+            && record.subscription != subscription
+        {
+            self.check_subscription(group, &subscription)?;
+            let record = MemberRecord { subscription, ..record };
+            self.emit(Event::Member(group.clone(), member.clone(), Some(record)), out);
+            self.begin_epoch(group, out);
+        }
+        Ok(self.attach_to(now, (group, member), *token, attach.gateway, out))
+    }
+
+    /// A member is heard of, apart from its gateway. Returns what it holds.
+    ///
+    /// # Errors
+    /// The member is unknown, or attached elsewhere.
+    pub fn heartbeat(&mut self, now: Now, of: &MemberRef) -> Result<CurrentAssignment, GroupError> {
+        let current = self.member(of)?.current.clone();
+        if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
+            session.confirmed = true;
+            session.heard = session.heard.max(now.monotonic);
+        }
+        Ok(current)
+    }
+
+    /// A gateway is heard of: the sessions of all its members are extended, at a cost that does not depend on how many
+    /// they are.
+    pub fn gateway_heartbeat(&mut self, now: Now, gateway: &GatewayId) {
+        if self.state.attached(gateway).is_some() && self.rule(GroupRule::GatewayExtendsSessions) {
+            self.sessions.hear(gateway, now.monotonic);
+        }
+    }
+
+    /// A gateway says which members it has: when it connects, and now and then. Members that are attached to it and that it
+    /// does not have are treated as if their streams had been closed, such as one whose join was repeated too late. Those
+    /// that attached within the last [`Config::detached_grace`] are left alone: the answer may be on its way.
+    ///
+    /// [`Config::detached_grace`]: crate::Config::detached_grace
+    pub fn gateway_report(
+        &mut self,
+        now: Now,
+        gateway: &GatewayId,
+        hosted: &BTreeSet<(GroupId, MemberId)>,
+        out: &mut Output,
+    ) {
+        self.gateway_heartbeat(now, gateway);
+        let Some(attached) = self.state.attached(gateway) else { return };
+        let missing: Vec<(GroupId, MemberId)> = attached.difference(hosted).cloned().collect();
+        for (group, member) in missing {
+            let known = self.state.member(&group, &member);
+            let attachment = known.map_or(AttachmentNumber(0), Member::attachment_number);
+            let began = self.sessions.get(&group, &member).map_or(Duration::ZERO, |session| session.began);
+            if began + self.config.detached_grace <= now.monotonic && self.rule(GroupRule::OrphansAreDetached) {
+                let of = MemberRef { group, member, instance: None, attachment };
+                self.detach(now, &of, DetachGrace::Brief, out).expect("the attachment is the newest of a member");
+            }
+        }
+    }
+
+    /// The stream of a member was closed at a gateway that lives. The member is removed unless it attaches again in time.
+    ///
+    /// # Errors
+    /// The member is unknown, or attached elsewhere.
+    pub fn detach(&mut self, now: Now, of: &MemberRef, grace: DetachGrace, out: &mut Output) -> Result<(), GroupError> {
+        let member = self.member(of)?;
+        let (Some(record), Some(attachment)) = (&member.record, &member.attachment) else { return Ok(()) };
+        let is_static = record.instance.is_some();
+        let brief = grace == DetachGrace::Brief && !is_static;
+        let grace = if brief { self.config.detached_grace } else { record.session_timeout };
+        if is_static && attachment.gateway.is_some() {
+            // Written, so that a successor lets another member take its place.
+            let released = AttachmentRecord { gateway: None, ..attachment.clone() };
+            self.write_attachment((&of.group, &of.member), released, out);
+        }
+        let until = now.monotonic + grace;
+        if let Some(session) = self.sessions.get_mut(&of.group, &of.member)
+            && session.detached_until.is_none()
+        {
+            session.detached_until = Some(until);
+            self.deadlines.set(Timer::Session(of.group.clone(), of.member.clone()), until);
+        }
+        Ok(())
+    }
+
+    /// A member leaves. With `keep_static_assignment` a static member keeps its place for its session timeout.
+    ///
+    /// # Errors
+    /// The member is unknown, or attached elsewhere.
+    pub fn leave(
+        &mut self,
+        now: Now,
+        of: &MemberRef,
+        cause: RemovalCause,
+        keep_static_assignment: bool,
+        out: &mut Output,
+    ) -> Result<(), GroupError> {
+        let member = self.member(of)?;
+        if keep_static_assignment && member.record.as_ref().is_some_and(|record| record.instance.is_some()) {
+            return self.detach(now, of, DetachGrace::Session, out);
+        }
+        self.remove(now, &of.group, &of.member, cause, out);
+        Ok(())
+    }
+
+    /// A member has released partitions that it was asked for, each with the epoch in which it was assigned. Others, and
+    /// other epochs, are ignored: the request came late. Returns what the member holds.
+    ///
+    /// # Errors
+    /// The member is unknown, or attached elsewhere.
+    pub fn release(
+        &mut self,
+        now: Now,
+        of: &MemberRef,
+        released: &AssignedPartitions,
+        out: &mut Output,
+    ) -> Result<CurrentAssignment, GroupError> {
+        let mut current = self.member(of)?.current.clone();
+        if let Some(session) = self.sessions.get_mut(&of.group, &of.member) {
+            session.confirmed = true;
+        }
+        let any_epoch = !self.rule(GroupRule::ReleaseNamesAssignment);
+        let before = current.revoking.len();
+        current
+            .revoking
+            .retain(|partition, epoch| released.get(partition).is_none_or(|released| released != epoch && !any_epoch));
+        if current.revoking.len() < before {
+            if current.revoking.is_empty() {
+                self.deadlines.cancel(Timer::Revocation(of.group.clone(), of.member.clone()));
+            }
+            self.emit(Event::Current(of.group.clone(), of.member.clone(), Some(current)), out);
+            self.settle(now, &of.group, out);
+        }
+        Ok(self.current(&of.group, &of.member))
+    }
+
+    fn check_join(&self, join: &Join) -> Result<(), GroupError> {
+        let (min, max) = (*self.config.session_timeout.start(), *self.config.session_timeout.end());
+        if !self.config.session_timeout.contains(&join.session_timeout) {
+            return Err(GroupError::timeout("session_timeout", join.session_timeout, min, max));
+        }
+        if join.revocation_timeout > self.config.revocation_timeout_max {
+            let max = self.config.revocation_timeout_max;
+            return Err(GroupError::timeout("revocation_timeout", join.revocation_timeout, Duration::ZERO, max));
+        }
+        for (field, text) in [("client_id", &join.client_id), ("client_address", &join.client_address)] {
+            if text.len() > NAME_BYTES_MAX {
+                return Err(GroupError::too_many(field, text.len(), NAME_BYTES_MAX));
+            }
+        }
+        self.check_subscription(&join.group, &join.subscription)
+    }
+
+    /// Checks what a group may hold of subscriptions, with that of one more member.
+    fn check_subscription(&self, group: &GroupId, subscription: &Subscription) -> Result<(), GroupError> {
+        subscription.check(&self.config)?;
+        let Some(group) = self.state.group(group) else { return Ok(()) };
+        let known = group.members.values().filter_map(|member| Some(&member.record.as_ref()?.subscription));
+        let topics: usize = known.clone().chain([subscription]).map(|known| known.topics.len()).sum();
+        let patterns: BTreeSet<&String> =
+            known.chain([subscription]).filter_map(|known| known.pattern.as_ref()).collect();
+        for (actual, limit, what) in [
+            (topics, self.config.group_topics_max, "topics that members of one group name"),
+            (patterns.len(), self.config.group_patterns_max, "different patterns in one group"),
+        ] {
+            if actual > limit {
+                return Err(GroupError::QuotaExceeded { what, limit });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a member that does not replace a static one.
+    fn admit(
+        &mut self,
+        now: Now,
+        id: &GroupId,
+        member: &MemberId,
+        record: MemberRecord,
+        out: &mut Output,
+    ) -> Result<(), GroupError> {
+        let group = match self.state.group(id) {
+            Some(group) => group.record.clone(),
+            None if self.state.groups().len() >= self.config.groups_max => {
+                return Err(GroupError::QuotaExceeded { what: "groups of a shard", limit: self.config.groups_max });
+            }
+            None => None,
+        };
+        let limit = self.config.members_max;
+        if self.sessions.len() >= limit {
+            return Err(GroupError::QuotaExceeded { what: "members of a shard", limit });
+        }
+        let limit = self.config.group_members_max;
+        if self.state.group(id).is_some_and(|group| group.members.len() >= limit) {
+            return Err(GroupError::GroupSizeLimitReached { group: id.clone(), limit });
+        }
+        let created =
+            GroupRecord { epoch: GroupEpoch::ZERO, created_at: now.wall, empty_since: None, had_members: true };
+        let group = group.map_or(created, |group| GroupRecord { empty_since: None, had_members: true, ..group });
+        let epoch = group.epoch;
+        let due = self.state.group(id).is_some_and(|group| epoch > group.assignment_epoch);
+        let epoch = if due { epoch } else { epoch.next() };
+        self.emit(Event::Group(id.clone(), Some(GroupRecord { epoch, ..group })), out);
+        self.emit(Event::Member(id.clone(), member.clone(), Some(record)), out);
+        if self.rule(GroupRule::ExpiryNeedsEmptyGroup) {
+            self.deadlines.cancel(Timer::Expiry(id.clone()));
+        }
+        Ok(())
+    }
+
+    /// Replaces a static member by one with the same instance id, which takes over its target and partitions.
+    fn replace(
+        &mut self,
+        id: &GroupId,
+        (holder, member): (&MemberId, &MemberId),
+        record: MemberRecord,
+        out: &mut Output,
+    ) -> Result<(), GroupError> {
+        let Some(before) = self.state.member(id, holder) else { return Ok(()) };
+        let attached = before.attachment.as_ref().is_some_and(|attachment| attachment.gateway.is_some());
+        if let Some(instance) = record.instance.clone().filter(|_| attached) {
+            let client_address = before.record.as_ref().map(|before| before.client_address.clone());
+            return Err(GroupError::InstanceIdInUse { instance, client_address: client_address.unwrap_or_default() });
+        }
+        let (target, mut current) = (before.target.clone(), before.current.clone());
+        // The client that held them is gone.
+        current.revoking.clear();
+        let other_topics = before.record.as_ref().is_none_or(|before| before.subscription != record.subscription);
+        self.forget_member(id, holder, out);
+        self.emit(Event::Member(id.clone(), member.clone(), Some(record)), out);
+        self.emit(Event::Target(id.clone(), member.clone(), Some(target)), out);
+        self.emit(Event::Current(id.clone(), member.clone(), Some(current)), out);
+        if other_topics {
+            self.begin_epoch(id, out);
+        }
+        Ok(())
+    }
+
+    fn attach_to(
+        &mut self,
+        now: Now,
+        (group, member): (&GroupId, &MemberId),
+        previous: AttachmentNumber,
+        gateway: GatewayId,
+        out: &mut Output,
+    ) -> Attached {
+        let attachment = self.number_attachment(out);
+        let record = AttachmentRecord { number: attachment, previous, gateway: Some(gateway) };
+        self.write_attachment((group, member), record, out);
+        self.sessions.begin(group, member, now.monotonic);
+        let session_timeout = self.state.member(group, member).and_then(|member| member.record.as_ref());
+        let until = now.monotonic + session_timeout.map_or(Duration::ZERO, |record| record.session_timeout);
+        self.deadlines.set(Timer::Session(group.clone(), member.clone()), until);
+        self.settle(now, group, out);
+        Attached { attachment, current: self.current(group, member) }
+    }
+
+    fn write_attachment(&mut self, (group, member): (&GroupId, &MemberId), record: AttachmentRecord, out: &mut Output) {
+        let before = self.state.member(group, member).and_then(|member| member.attachment.as_ref()?.gateway.clone());
+        let event = Event::Attachment(group.clone(), member.clone(), Some(record));
+        if self.rule(GroupRule::AttachmentIsWritten) {
+            self.emit(event, out);
+        } else {
+            self.state.apply(event);
+        }
+        if let Some(before) = before {
+            self.forget_if_left(&before);
+        }
+    }
+}
