@@ -24,7 +24,7 @@ pub(crate) use bench::{BenchArgs, BenchCommand};
 pub(crate) use cluster::ClusterPlace;
 pub(crate) use cluster::{
     ClusterCommand, ClusterConfigCommand, ClusterConfigSetArgs, ClusterMetastoreKind, ClusterProcessArgs, ClusterRole,
-    ClusterUpArgs, FinalizeUpgradeArgs, ServiceCommandArgs,
+    ClusterStatusArgs, ClusterUpArgs, FinalizeUpgradeArgs, ServiceCommandArgs,
 };
 pub(crate) use consume::{ConsumeArgs, ConsumeOutput};
 pub(crate) use produce::ProduceArgs;

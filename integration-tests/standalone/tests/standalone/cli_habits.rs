@@ -366,3 +366,23 @@ async fn a_shell_completes_what_the_server_has() {
         assert!(script.contains("COMPLETE"), "{shell}: {script}");
     }
 }
+
+/// Who says how long waits; who does not may have named another server than was meant.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_says_how_long_waits_for_a_server_that_is_not_there_yet() {
+    let (_dir, data) = place();
+    let server = Server::start(&data);
+    let address = server.address.clone();
+    server.stop();
+    let at_once = crate::server::cli_at(&address, &["produce", "t", "a"], &[]);
+    assert_eq!(at_once.status.code(), Some(7), "{}", told(&at_once));
+    let mut command = Command::new(binary());
+    command.args(["produce", "t", "-t", "60", "b"]).env("WALSER_SERVER", &address);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.contains("retrying for up to 60 s"), "{first}");
+    let server = Server::start_with(&data, &["--listen", &address]);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(crate::server::values(&server.client(), "t", 0).await, ["b"]);
+}

@@ -130,6 +130,8 @@ async fn a_cluster_is_started_hurt_and_mended_from_other_terminals() {
     let down = find(&dir, "storage-node", 2);
     assert_eq!((&down["state"], &down["pid"]), (&Value::from("down"), &Value::Null));
     assert_eq!(down["addresses"], victim["addresses"]);
+    let shown: Value = serde_json::from_slice(&up.act(&["status", "-o", "json"]).stdout).unwrap();
+    assert_eq!(shown["processes"], Value::from(processes(&dir)));
     let again = up.act(&["kill", "storage-node", "2"]);
     assert_eq!(again.status.code(), Some(6));
     for (arguments, code) in

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{OutputArgs, ServerArgs};
+use crate::args::{Form, OutputArgs, ServerArgs};
 
 /// What a process of a cluster does. In the order in which they are started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -23,8 +23,8 @@ pub(crate) enum ClusterCommand {
     /// Run a cluster of separate processes on this machine, in the foreground
     Up(ClusterUpArgs),
     /// Show which processes there are
-    #[command(after_help = "Example:\n  walser cluster status")]
-    Status(ClusterProcessArgs),
+    #[command(after_help = "Example:\n  walser cluster status -o json")]
+    Status(ClusterStatusArgs),
     /// Start processes that do not run, on the addresses and data that they had
     #[command(after_help = "Example:\n  walser cluster start storage-node 2")]
     Start(ClusterProcessArgs),
@@ -164,6 +164,15 @@ pub(crate) struct ClusterProcessArgs {
     pub(crate) role: Option<ClusterRole>,
     /// Only the one with this number
     pub(crate) id: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterStatusArgs {
+    #[command(flatten)]
+    pub(crate) which: ClusterProcessArgs,
+    /// Form of the output
+    #[arg(short = 'o', long, value_name = "FORM", default_value = "table")]
+    pub(crate) output: Form,
 }
 
 /// Arguments that are a service's own.

@@ -83,12 +83,20 @@ pub(crate) struct ProduceArgs {
     /// When a record counts as written
     #[arg(short = 'a', long, value_name = "ACKS", default_value = "all", value_parser = value::acks(), allow_hyphen_values = true)]
     pub(crate) acks: Acks,
-    /// How long a record may stay unacknowledged while the server is away or refuses it, in seconds
-    #[arg(short = 't', long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub(crate) timeout: u64,
+    /// How long a record may stay unacknowledged while the server is away or refuses it, in seconds;
+    /// 60, if not given. Given, it is how long to wait for a server that is not there yet, too
+    #[arg(short = 't', long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: Option<u64>,
     /// Do not send the first N records of the input: to go on where an earlier run has ended
     #[arg(long, value_name = "N", default_value = "0", hide_default_value = true, value_parser = value::count)]
     pub(crate) skip: u64,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+}
+
+impl ProduceArgs {
+    /// Seconds.
+    pub(crate) fn patience(&self) -> u64 {
+        self.timeout.unwrap_or(60)
+    }
 }

@@ -20,7 +20,10 @@ mod upgrade;
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
-use crate::cli::{ClusterCommand, ClusterProcessArgs, ClusterUpArgs, ServiceCommandArgs};
+use serde_json::json;
+
+use crate::args::Form;
+use crate::cli::{ClusterCommand, ClusterProcessArgs, ClusterStatusArgs, ClusterUpArgs, ServiceCommandArgs};
 use crate::error::CliError;
 use crate::output;
 use crate::signal::Interrupts;
@@ -37,7 +40,7 @@ pub(crate) fn run(command: ClusterCommand) -> Result<ExitCode, CliError> {
     runtime.block_on(async {
         match command {
             ClusterCommand::Up(arguments) => up(&arguments).await,
-            ClusterCommand::Status(arguments) => ask(&arguments, ControlAction::Status).await,
+            ClusterCommand::Status(arguments) => show(&arguments).await,
             ClusterCommand::Start(arguments) => ask(&arguments, ControlAction::Start).await,
             ClusterCommand::Stop(arguments) => ask(&arguments, ControlAction::Stop).await,
             ClusterCommand::Kill(arguments) => ask(&arguments, ControlAction::Kill).await,
@@ -90,12 +93,24 @@ fn become_program(arguments: &ServiceCommandArgs) -> Result<ExitCode, CliError> 
 }
 
 async fn ask(arguments: &ClusterProcessArgs, action: ControlAction) -> Result<ExitCode, CliError> {
+    let processes = asked(arguments, action).await?;
+    processes.iter().for_each(|process| output::data(&format!("{} is {}", process.name(), process.state)));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn asked(arguments: &ClusterProcessArgs, action: ControlAction) -> Result<Vec<ClusterProcess>, CliError> {
     let request = ControlRequest { action, role: arguments.role, id: arguments.id };
-    let processes = control::ask(&arguments.place.dir, &request).await?;
-    if action == ControlAction::Status {
-        output::data(&table(&processes));
-    } else {
-        processes.iter().for_each(|process| output::data(&format!("{} is {}", process.name(), process.state)));
+    control::ask(&arguments.place.dir, &request).await
+}
+
+/// Shows which processes there are; as JSON in the form of `cluster.json`.
+async fn show(arguments: &ClusterStatusArgs) -> Result<ExitCode, CliError> {
+    let processes = asked(&arguments.which, ControlAction::Status).await?;
+    match arguments.output {
+        Form::Table => output::data(&table(&processes)),
+        Form::Json => output::document(&json!({ "processes": processes }))?,
+        Form::Ndjson => processes.iter().for_each(|process| output::data(&json!(process).to_string())),
+        Form::Name => processes.iter().for_each(|process| output::data(&process.name())),
     }
     Ok(ExitCode::SUCCESS)
 }

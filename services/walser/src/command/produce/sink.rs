@@ -36,11 +36,6 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Wait before the topic is looked for again.
 const CONNECT_RETRY: Duration = Duration::from_millis(200);
 
-/// Whether a server has answered that it cannot now. Where nobody answers there may be none.
-fn may_pass(failure: &ApiError) -> bool {
-    failure.answered() && failure.is_transient()
-}
-
 /// A batch that is being filled.
 struct Open {
     builder: BatchBuilder,
@@ -186,23 +181,28 @@ impl Sink {
         Err(ApiError::new(Reason::PartitionNotFound, text).with("topic", name))
     }
 
+    /// Whether waiting may help. A server that never answers may be another one than was meant: only who says how long waits.
+    fn may_pass(&self, failure: &ApiError) -> bool {
+        if failure.answered() { failure.is_transient() } else { self.arguments.timeout.is_some() }
+    }
+
     /// Connects, and tries again for as long as a write would be tried again, while what is wrong may pass.
     async fn connect_with_patience(&mut self) -> Result<(), Stop> {
-        let patience = Duration::from_secs(self.arguments.timeout);
+        let patience = Duration::from_secs(self.arguments.patience());
         let begun = tokio::time::Instant::now();
         let mut told = false;
         loop {
             let left = patience.saturating_sub(begun.elapsed());
             let failure = match tokio::time::timeout(left, self.connect()).await {
-                Ok(Err(Stop::Server(failure))) if may_pass(&failure) && begun.elapsed() < patience => failure,
+                Ok(Err(Stop::Server(failure))) if self.may_pass(&failure) && begun.elapsed() < patience => failure,
                 Ok(other) => return other,
                 Err(_elapsed) => {
-                    let text = format!("the server does not answer within {} s", self.arguments.timeout);
+                    let text = format!("the server does not answer within {} s", self.arguments.patience());
                     return Err(ApiError::new(Reason::RequestTimedOut, text).with_effect(pb::Effect::None).into());
                 }
             };
             if !std::mem::replace(&mut told, true) {
-                let (text, reason, seconds) = (failure.message(), failure.reason_name(), self.arguments.timeout);
+                let (text, reason, seconds) = (failure.message(), failure.reason_name(), self.arguments.patience());
                 output::warning(&format!("{text} ({reason}); retrying for up to {seconds} s"));
             }
             tokio::time::sleep(CONNECT_RETRY).await;
@@ -228,11 +228,11 @@ impl Sink {
         let config = ProducerConfig {
             topic: name,
             acks: self.arguments.acks,
-            delivery_timeout: Duration::from_secs(self.arguments.timeout),
+            delivery_timeout: Duration::from_secs(self.arguments.patience()),
             buffer_bytes: BUFFER_BYTES,
         };
         let producer = Producer::start(&self.server.client, config).await?;
-        tokio::spawn(tell_trouble(self.server.address.clone(), producer.trouble(), self.arguments.timeout));
+        tokio::spawn(tell_trouble(self.server.address.clone(), producer.trouble(), self.arguments.patience()));
         self.producer = Some(producer);
         Ok(())
     }
@@ -301,7 +301,7 @@ impl Sink {
             interrupt = self.interrupts.next() => Err(Stop::Interrupted(interrupt)),
             obstacle = lasting_obstacle(client, topic, partition), if !self.waiting_told => {
                 self.waiting_told = true;
-                let limit = self.arguments.timeout;
+                let limit = self.arguments.patience();
                 output::warning(&format!("no acknowledgement yet: {obstacle}; each record is tried again for {limit} s"));
                 Ok(())
             }
@@ -387,7 +387,7 @@ impl Sink {
             self.tally.missing(open.first);
         }
         self.open.clear();
-        let limit = if interrupt.is_some() { GRACE } else { Duration::from_secs(self.arguments.timeout) };
+        let limit = if interrupt.is_some() { GRACE } else { Duration::from_secs(self.arguments.patience()) };
         let deadline = tokio::time::Instant::now() + limit;
         while let Some(oldest) = self.deliveries.front_mut() {
             let answered = tokio::select! {
