@@ -1,5 +1,6 @@
 //! Data directories of earlier versions open with all their records.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -7,6 +8,7 @@ use serde_json::Value;
 use walser_client::Client;
 use walser_proto::v1 as pb;
 
+use crate::faults::until;
 use crate::server::{Server, place, read_all};
 
 fn fixture(name: &str) -> std::path::PathBuf {
@@ -126,4 +128,65 @@ async fn a_cluster_of_the_first_version_works_at_its_level_until_the_upgrade_is_
     assert!(end(&server, &[]).contains("there is no upgrade to end"));
     check(&server.client(), &expected).await;
     server.assert_no_panic();
+}
+
+/// Of each key the newest value, and the values of records without a key.
+type Left = (BTreeMap<Vec<u8>, Option<Vec<u8>>>, Vec<Option<Vec<u8>>>);
+
+fn left(records: impl Iterator<Item = (Option<Vec<u8>>, Option<Vec<u8>>)>) -> Left {
+    let mut left = Left::default();
+    for (key, value) in records {
+        match key {
+            Some(key) => drop(left.0.insert(key, value)),
+            None => left.1.push(value),
+        }
+    }
+    left
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_of_the_first_version_keep_the_newest_value_of_every_key_when_they_are_compacted() {
+    const FILLING: &[u8] = b"filling";
+    for name in ["data-0.1.0-killed", "data-0.1.0-stopped"] {
+        let (_dir, data) = place();
+        let expected = unpack(name, &data);
+        let server = Server::start_with(&data, &["--set", "storage.retention.check.ms=100"]);
+        let client = server.client();
+        server.cli_ok(&["cluster", "finalize-upgrade"]);
+        for (place, bounds) in expected["partitions"].as_object().unwrap() {
+            let (topic, number) = place.split_once('/').unwrap();
+            let partition = number.parse().unwrap();
+            let settings = ["cleanup.policy=compact", "segment.bytes=16KiB", "min.cleanable.dirty.ratio=0.01"];
+            let settings = settings.iter().flat_map(|setting| ["--config", setting]).collect::<Vec<_>>();
+            server.cli_ok(&[&["topic", "alter", topic][..], &settings].concat());
+            // What is in the last segment is not compacted.
+            let filling =
+                pb::Record { key: Some(FILLING.into()), value: Some(vec![b'.'; 9_000].into()), ..Default::default() };
+            for _ in 0..8 {
+                let records = vec![filling.clone()];
+                let (topic, partition) = (topic.to_owned(), Some(partition));
+                let request = pb::ProduceRequest { topic, partition, records, ..Default::default() };
+                client.producer().produce(request).await.unwrap();
+            }
+            let compacted = async || {
+                let request = pb::ListPartitionsRequest { topic: topic.to_owned(), ..Default::default() };
+                let listed = client.topics().list_partitions(request).await.unwrap().into_inner().partitions;
+                let own = listed.into_iter().filter_map(|info| info.partition).find(|own| own.partition == partition);
+                let found = own.unwrap().compaction.unwrap_or_default();
+                found.dirty_bytes == 0 && found.compacted_offset >= bounds["log_end_offset"].as_i64().unwrap()
+            };
+            until(compacted, "all that the first version has written is compacted").await;
+            let found = read_all(&client, topic, partition).await.into_iter();
+            let bytes_of = |field: Option<bytes::Bytes>| field.map(|field| field.to_vec());
+            let found = left(found.map(|record| (bytes_of(record.key), bytes_of(record.value))));
+            let records = expected["records"].as_array().unwrap().iter();
+            let own = records.filter(|record| record["topic"] == topic && record["partition"] == partition);
+            let mut own: Vec<_> = own.collect();
+            own.sort_by_key(|record| record["offset"].as_i64());
+            let mut wanted = left(own.into_iter().map(|record| (bytes(&record["key"]), bytes(&record["value"]))));
+            wanted.0.insert(FILLING.to_vec(), Some(vec![b'.'; 9_000]));
+            assert!(found == wanted, "{name}, {place}: {} keys of {}", found.0.len(), wanted.0.len());
+        }
+        server.assert_no_panic();
+    }
 }
