@@ -12,12 +12,10 @@ mod message;
 mod party;
 mod world;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use walser_group::{GroupRule, GroupRules};
 
 use self::world::World;
+use crate::search::{Counted, search};
 
 /// A rule that coordinators, gateways and the log keep around the state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +145,7 @@ impl GroupSetup {
     }
 }
 
-impl GroupTally {
+impl Counted for GroupTally {
     fn add(&mut self, more: Self) {
         self.events += more.events;
         self.processed += more.processed;
@@ -162,6 +160,10 @@ impl GroupTally {
         self.replacements += more.replacements;
         self.deletions += more.deletions;
         self.resets += more.resets;
+    }
+
+    fn events(&self) -> u64 {
+        self.events
     }
 }
 
@@ -178,23 +180,7 @@ pub fn run_groups(setup: GroupSetup, seed: u64) -> Result<GroupTally, String> {
 /// # Errors
 /// The first violation that a thread finds.
 pub fn search_groups(from: u64, threads: usize, events: u64) -> Result<GroupTally, String> {
-    let (next, total) = (AtomicU64::new(from), Mutex::new(GroupTally::default()));
-    let worker = || -> Result<(), String> {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            let tally = run_groups(GroupSetup::of_seed(seed), seed)?;
-            let mut total = total.lock().expect("no thread panics with it");
-            total.add(tally);
-            if total.events >= events {
-                return Ok(());
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
-    })?;
-    Ok(total.into_inner().expect("no thread panics with it"))
+    search(from, threads, events, |seed| run_groups(GroupSetup::of_seed(seed), seed))
 }
 
 impl GroupMutation {

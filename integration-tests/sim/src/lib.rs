@@ -25,6 +25,7 @@ mod records;
 mod replica;
 #[cfg(test)]
 mod scripted;
+mod search;
 mod sequencer;
 mod setup;
 mod store;

@@ -11,12 +11,10 @@ mod driven;
 mod leader;
 mod world;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use walser_sequencer::{Rule, Rules};
 
 use self::world::World;
+use crate::search::{Counted, search};
 
 /// What travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +114,7 @@ impl Setup {
     }
 }
 
-impl Tally {
+impl Counted for Tally {
     fn add(&mut self, more: Self) {
         self.events += more.events;
         self.written += more.written;
@@ -127,6 +125,10 @@ impl Tally {
         self.late += more.late;
         self.sessions += more.sessions;
         self.restarts += more.restarts;
+    }
+
+    fn events(&self) -> u64 {
+        self.events
     }
 }
 
@@ -143,23 +145,7 @@ pub fn run_sequencer(setup: Setup, seed: u64) -> Result<Tally, String> {
 /// # Errors
 /// The first violation that a thread finds.
 pub fn search_sequencer(from: u64, threads: usize, events: u64) -> Result<Tally, String> {
-    let (next, total) = (AtomicU64::new(from), Mutex::new(Tally::default()));
-    let worker = || -> Result<(), String> {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            let tally = run_sequencer(Setup::of_seed(seed), seed)?;
-            let mut total = total.lock().expect("no thread panics with it");
-            total.add(tally);
-            if total.events >= events {
-                return Ok(());
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
-    })?;
-    Ok(total.into_inner().expect("no thread panics with it"))
+    search(from, threads, events, |seed| run_sequencer(Setup::of_seed(seed), seed))
 }
 
 impl SequencerMutation {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use walser_model::Offset;
 use walser_record_batch::{BatchHeader, HEADER_LEN, verify_crc};
 
 use crate::disk::DiskFile;
@@ -58,6 +59,25 @@ impl<'a> Scan<'a> {
         self.position += header.size as u64;
         let at = usize::try_from(position - self.start).map_err(io::Error::other)?;
         Ok(Step::Batch(Found { position, header, bytes: &self.window[at..at + header.size] }))
+    }
+
+    /// Where the batches end, where each follows the one before, from the offset `base` on, and is `sound`. `None`:
+    /// something else lies before the end that was given.
+    pub(crate) fn end_in_order(
+        mut self,
+        base: Offset,
+        sound: impl Fn(&BatchHeader) -> bool,
+    ) -> io::Result<Option<Offset>> {
+        let mut end = base;
+        loop {
+            match self.step()? {
+                Step::Batch(found) if found.header.base_offset == end && sound(&found.header) => {
+                    end = found.header.next_offset();
+                }
+                Step::End => return Ok(Some(end)),
+                Step::Batch(_) | Step::Zeros(_) | Step::Invalid(_) => return Ok(None),
+            }
+        }
     }
 
     /// The header of a whole and valid batch at the position, if there is one.

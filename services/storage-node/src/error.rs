@@ -75,8 +75,8 @@ pub(crate) fn not_repaired(objection: Objection) -> ApiError {
         ),
         Objection::NotHeard(_) => format!(
             "node {node} has a replica of the partition and has not said what it has, which would be lost: where it \
-             runs, try again in some seconds; else start it; if its disk is lost, start it with an empty directory under the same id, which \
-             is taken unless it had the only copy of something else"
+             runs, try again in some seconds; else start it; if its disk is lost, start it with an empty directory under the \
+             same id, which is taken unless it had the only copy of something else"
         ),
     };
     ApiError::new(Reason::EligibleLeadersNotAvailable, text).with("nodeId", node)

@@ -8,7 +8,7 @@ use walser_model::Offset;
 
 use crate::disk::{Disk, Entry, Open, remove_file_if_any};
 use crate::generation::Generation;
-use crate::scan::{Scan, Step};
+use crate::scan::Scan;
 use crate::segment_names::{base_before, base_of, index_name, log_name};
 
 const CLEANED_SUFFIX: &str = ".cleaned";
@@ -97,13 +97,6 @@ pub(crate) fn finish(disk: &Arc<dyn Disk>, dir: &Path, entries: &[Entry]) -> io:
 /// Where the batches of a file end. `None`: not all of it are batches, so that it cannot stand for others.
 pub(crate) fn end_of(disk: &dyn Disk, path: &Path, base: Offset) -> io::Result<Option<Offset>> {
     let file = disk.open(path, Open::Read)?;
-    let mut scan = Scan::new(&*file, 0, file.len()?);
-    let mut end = base;
-    loop {
-        match scan.step()? {
-            Step::Batch(found) if found.header.base_offset == end => end = found.header.next_offset(),
-            Step::End => return Ok(Some(end).filter(|end| *end > base)),
-            Step::Batch(_) | Step::Zeros(_) | Step::Invalid(_) => return Ok(None),
-        }
-    }
+    let end = Scan::new(&*file, 0, file.len()?).end_in_order(base, |_| true)?;
+    Ok(end.filter(|end| *end > base))
 }

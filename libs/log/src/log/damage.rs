@@ -12,7 +12,7 @@ use super::findings::{Damage, Recovery};
 use super::{Condition, Log, LogError};
 use crate::disk::{Open, remove_file_if_any};
 use crate::epochs::has_epoch_of;
-use crate::scan::{Scan, Step};
+use crate::scan::Scan;
 use crate::segment_names::base_of;
 
 /// The name of a file that says that records are damaged from an offset on.
@@ -141,22 +141,11 @@ impl Log {
         let mut expected = segments[first].base;
         for segment in &segments[first..] {
             let file = segment.file(Open::Read)?;
-            let mut scan = Scan::new(&*file, 0, segment.size());
-            let whole = loop {
-                match scan.step()? {
-                    Step::Batch(found)
-                        if found.header.base_offset == expected && has_epoch_of(&epochs, &found.header) =>
-                    {
-                        expected = found.header.next_offset();
-                    }
-                    Step::End => break true,
-                    Step::Batch(_) | Step::Zeros(_) | Step::Invalid(_) => break false,
-                }
-            };
+            let scan = Scan::new(&*file, 0, segment.size());
+            let end = scan.end_in_order(expected, |header| has_epoch_of(&epochs, header))?;
             segment.close();
-            if !whole {
-                return Ok(false);
-            }
+            let Some(end) = end else { return Ok(false) };
+            expected = end;
         }
         Ok(expected == self.log_end())
     }

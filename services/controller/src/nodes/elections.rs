@@ -211,8 +211,8 @@ impl Wish {
                 return Step::Over(Ok(Some(leader)));
             }
             let text = format!(
-                "is for partitions without a leader: node {leader} leads this one, and it is not known that its log is damaged or lacks \
-                 records; nothing was done"
+                "is for partitions without a leader: node {leader} leads this one, and it is not known that its log \
+                 is damaged or lacks records; nothing was done"
             );
             return Step::Over(Err(ApiError::field("unclean", text)));
         }

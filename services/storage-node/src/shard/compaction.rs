@@ -55,20 +55,27 @@ impl Compacting {
 }
 
 impl Shard {
-    /// Begins the compaction that is most wanted, if nothing else is compacted.
+    /// Shows which tombstones may go, and begins the compaction that is most wanted, if nothing else is compacted.
     pub(super) fn compact(&mut self, now: Duration) {
-        let context = &self.context;
-        let trusted = || context.retention_clock.is_trusted(&*context.clock);
-        let own = self.compaction_held.strong_count() > 0;
-        if own || context.writes_refused().is_some() || !trusted() {
-            return;
-        }
-        let millis = context.clock.now_millis();
-        for (id, partition) in &self.partitions {
-            if partition.show_tombstone_floor() {
-                self.touched.insert(*id);
+        if self.may_compact() {
+            for (id, partition) in &self.partitions {
+                if partition.show_tombstone_floor() {
+                    self.touched.insert(*id);
+                }
             }
+            self.begin_most_wanted(now);
         }
+    }
+
+    fn may_compact(&self) -> bool {
+        let context = &self.context;
+        let own = self.compaction_held.strong_count() > 0;
+        !own && context.writes_refused().is_none() && context.retention_clock.is_trusted(&*context.clock)
+    }
+
+    fn begin_most_wanted(&mut self, now: Duration) {
+        let context = &self.context;
+        let millis = context.clock.now_millis();
         let wanted =
             self.partitions.iter().filter_map(|(id, partition)| Some((*id, partition.dirtiness(now, millis)?)));
         if let Some((id, due)) = wanted.max_by_key(|(_, dirtiness)| *dirtiness)
@@ -103,8 +110,8 @@ impl Shard {
         }
         let others_first = self.context.compactor.is_wanted();
         drop(compacting);
-        if !others_first {
-            self.compact(self.context.clock.monotonic());
+        if !others_first && self.may_compact() {
+            self.begin_most_wanted(self.context.clock.monotonic());
         }
     }
 
