@@ -57,6 +57,13 @@ impl MemoryLog {
         self.0.lock().held.as_ref().map_or(0, Vec::len)
     }
 
+    /// The numbers of appends that wait to be acknowledged.
+    pub(crate) fn untold(&self) -> Vec<usize> {
+        let state = self.0.lock();
+        let held = state.held.iter().flatten().enumerate();
+        held.filter_map(|(number, told)| told.is_some().then_some(number)).collect()
+    }
+
     /// Refuses so many appends.
     pub(crate) fn refuse(&self, appends: usize) {
         self.0.lock().refused = appends;

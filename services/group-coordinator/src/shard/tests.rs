@@ -1,6 +1,7 @@
 //! The driver over a log in memory.
 
 mod large;
+mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -206,6 +207,7 @@ async fn what_was_written_counts_though_its_acknowledgement_was_lost() {
     let (first, second) = (tested.commit("g", 1).await, tested.commit("g", 2).await);
     tested.log.tell(0, Err(ApiError::new(Reason::LeaderLostAfterAppend, "lost")));
     assert!(first.await.unwrap().is_err() && second.await.unwrap().is_err());
+    tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(tested.log.opened(), 1, "what is on its way is waited for before the replay");
     let loading = tested.shard.ask(None, |_, _, _| Ok(())).await.unwrap_err();
     assert_eq!((loading.reason(), loading.effect()), (Reason::CoordinatorNotAvailable, Effect::None));

@@ -68,13 +68,13 @@ async fn committed_in(commits: i64) -> usize {
     let current = tested.shard.ask(None, move |shard, now, _| shard.heartbeat(now, &of).map_err(refused)).await;
     assert_eq!(current.unwrap().epoch, GroupEpoch(1));
     let begun = log.batch_count();
-    let (told, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    let (told, mut answers) = tokio::sync::mpsc::channel(10_000);
     for offset in 1..=commits {
         let author = Some(author(&member, GroupEpoch(1), offset));
         let commit = Commit { author, ..simple_commit("g", offset) };
         let handle = |shard: &mut GroupShard, now, out: &mut _| shard.commit(now, commit, out).map_err(refused);
         let told = told.clone();
-        tested.shard.submit(None, handle, move |answer| drop(told.send((offset, answer)))).await;
+        tested.shard.submit(None, handle, move |answer| told.try_send((offset, answer)).unwrap()).await;
     }
     for offset in 1..=commits {
         let (answered, refused) = answers.recv().await.unwrap();
