@@ -48,7 +48,9 @@ impl Metadata {
     /// Waits until `found` holds for the view, which is known.
     pub(crate) async fn wait_until(&self, found: impl Fn(&View) -> bool) {
         let mut changes = self.version.subscribe();
-        while !(self.view.read().version() > 0 && found(&self.view())) {
+        // No view is kept while it waits.
+        let there = || Some(self.view()).is_some_and(|view| view.version() > 0 && found(&view));
+        while !there() {
             if changes.changed().await.is_err() {
                 return std::future::pending().await;
             }

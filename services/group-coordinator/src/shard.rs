@@ -48,7 +48,9 @@ const INBOX_MAX: usize = 256;
 const TURN_MAX: usize = 256;
 /// Pauses before a replay that failed is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+/// A leader that is not there for so long is nothing to report: the storage node may be starting, too.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// What a driver is told.
 enum Told {
@@ -160,12 +162,16 @@ impl ShardDriver {
     /// Runs until it is dropped, or its last handle.
     pub(crate) async fn run(mut self) {
         let mut outage = Outage::of("the log of a shard of groups");
-        let mut pause = RETRY_MIN;
+        let (mut pause, mut failing) = (RETRY_MIN, None);
         while !self.inbox.is_closed() {
             match self.serve(&mut outage).await {
                 Ok(()) => return,
                 Err((failure, served)) => {
-                    outage.failed(&failure);
+                    failing = failing.filter(|_| !served);
+                    let since: Instant = *failing.get_or_insert_with(Instant::now);
+                    if served || since.elapsed() >= QUIET {
+                        outage.failed(&failure);
+                    }
                     pause = if served { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
                     refusing(&mut self.inbox, tokio::time::sleep(pause)).await;
                 }
