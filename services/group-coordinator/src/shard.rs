@@ -321,7 +321,7 @@ impl Serving<'_> {
     /// Does what is due, as long as there is room for it.
     fn tick(&mut self) {
         let now = self.clock.now();
-        while self.has_room() && self.shard.next_deadline().is_some_and(|due| due <= now.monotonic) {
+        while self.gathering.has_room() && self.shard.next_deadline().is_some_and(|due| due <= now.monotonic) {
             let mut out = Output::default();
             self.shard.tick(now, &mut out);
             self.gather(out, None);
