@@ -38,6 +38,8 @@ mod fault_rows;
 mod faults;
 #[path = "standalone/generated_client.rs"]
 mod generated_client;
+#[path = "standalone/groups.rs"]
+mod groups;
 #[path = "standalone/hung_disk.rs"]
 mod hung_disk;
 #[path = "standalone/hurt_copies.rs"]

@@ -118,7 +118,7 @@ fn nothing_is_left_unfinished() {
 
 #[test]
 fn every_service_has_its_page() {
-    for service in ["controller", "storage-node", "gateway", "walser"] {
+    for service in ["controller", "storage-node", "group-coordinator", "gateway", "walser"] {
         let page = root().join("services").join(service).join("README.md");
         assert!(page.exists(), "{}", page.display());
     }

@@ -74,6 +74,23 @@ impl ControllerClient {
         Ok(())
     }
 
+    /// Creates a topic of Walser itself with these settings, or finds it.
+    ///
+    /// # Errors
+    /// `REPLICATION_FACTOR_TOO_HIGH` until there are enough nodes, and as the controller refuses; when it cannot be reached.
+    pub async fn create_internal_topic(
+        &self,
+        name: &str,
+        partition_count: i32,
+        config: &[(&str, &str)],
+    ) -> Result<ControllersTopic, ApiError> {
+        let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let request = pbi::CreateInternalTopicRequest { name: name.to_owned(), partition_count, config };
+        let answer = self.calls().create_internal_topic(request).await?.into_inner();
+        let id = answer.topic_id.as_ref().try_into().ok().map(TopicId::from_bytes);
+        Ok(ControllersTopic { id, partition_count: answer.partition_count })
+    }
+
     /// Producer ids that nobody else has or had. `internal`: for what the caller itself writes.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod append_budget;
 mod call_layer;
 mod call_metrics;
 mod controller_client;
+mod coordinator;
 mod deadline;
 mod feature_levels;
 mod grpc_storage;
@@ -29,6 +30,13 @@ pub use call_layer::{CallLayer, SpanMaker, catch_panic};
 pub use controller_client::{
     BeatAnswer, ControllerClient, ControllersTopic, DiskUse, LeadOffer, NodeBeat, NodeFigures, NodeSession, NodeStart,
     PartitionOut, Registered, ReplicaHeld,
+};
+pub use coordinator::{
+    COORDINATOR_MESSAGE_BYTES_MAX, CoordinatorClient, CoordinatorSession, GROUP_SHARDS, GROUPS_TOPIC, MemberAnswer,
+    MemberRequest, SessionNotices, described_group_message, member_answer_message, member_notice_message,
+    member_request_of_message, moved_offset_message, name_of_message, offset_found_message,
+    offsets_to_commit_of_message, refused_offset_message, session_open_of_message, session_opened_message,
+    shard_group_message, shard_of_group, topic_ids_of_message,
 };
 pub use deadline::remaining;
 pub use feature_levels::{FEATURE_LEVELS, FeatureLevels};

@@ -62,6 +62,7 @@ struct Peers {
     /// Whichever of them leads.
     controller: Option<Connection>,
     storage: HashMap<NodeId, Storage>,
+    coordinator: Option<Connection>,
 }
 
 /// A controller, which leads or stands by.
@@ -175,6 +176,16 @@ impl Network {
         let mut known = self.known.lock();
         known.controller = any_of(&connections);
         known.controllers = controllers;
+    }
+
+    /// Makes the group coordinator of this process known.
+    pub fn register_coordinator(&self, connection: Connection) {
+        self.known.lock().coordinator = Some(connection);
+    }
+
+    /// The coordinator of a shard of groups, once it is known. In one process it is the same for all of them.
+    pub fn coordinator(&self, _shard: i32) -> Option<Connection> {
+        self.known.lock().coordinator.clone()
     }
 
     /// Makes a storage node known.

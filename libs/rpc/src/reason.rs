@@ -17,21 +17,31 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         | R::BatchFormatUnsupported
         | R::RecordTooLarge
         | R::RecordInvalid
+        | R::AssignorUnsupported
+        | R::OffsetMetadataTooLarge
         | R::PageTokenInvalid => (Code::InvalidArgument, Never, Effect::None),
         R::FeatureDisabled => (Code::Unimplemented, Never, Effect::None),
-        R::TopicNotFound | R::PartitionNotFound | R::OperationNotFound | R::NodeNotFound => {
+        R::TopicNotFound | R::PartitionNotFound | R::GroupNotFound | R::OperationNotFound | R::NodeNotFound => {
             (Code::NotFound, Never, Effect::None)
         }
         R::TopicRecreated => (Code::NotFound, Restart, Effect::None),
         R::TopicExists => (Code::AlreadyExists, Never, Effect::None),
         R::DuplicateSequence => (Code::AlreadyExists, Never, Effect::Applied),
         R::OffsetOutOfRange => (Code::OutOfRange, Restart, Effect::None),
-        R::LogDiverged | R::OffsetMismatch | R::SequenceOutOfOrder | R::PredecessorFailed | R::EtagMismatch => {
-            (Code::Aborted, Restart, Effect::None)
-        }
+        R::LogDiverged
+        | R::OffsetMismatch
+        | R::SequenceOutOfOrder
+        | R::PredecessorFailed
+        | R::SessionExpired
+        | R::MemberFenced
+        | R::EtagMismatch => (Code::Aborted, Restart, Effect::None),
+        R::PartitionNotOwned => (Code::Aborted, Never, Effect::None),
         R::RecordExceedsClientLimit
         | R::BatchUnreadable
         | R::ProducerFenced
+        | R::InstanceIdInUse
+        | R::InstanceFenced
+        | R::GroupNotEmpty
         | R::ReplicationFactorTooHigh
         | R::PolicyViolation
         | R::ClusterIdMismatch
@@ -45,6 +55,7 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         | R::StaleEpoch
         | R::NotEnoughReplicas
         | R::StorageError
+        | R::CoordinatorNotAvailable
         | R::ControllerNotAvailable
         | R::MetadataStoreUnavailable
         | R::GatewayOverloaded
@@ -53,9 +64,11 @@ pub fn rule(reason: Reason) -> (Code, RetryAdvice, Effect) {
         R::RequestTimedOut => (Code::DeadlineExceeded, Backoff, Effect::Maybe),
         R::InternalError | R::Unspecified => (Code::Internal, Backoff, Effect::Maybe),
         R::LogCorrupt => (Code::DataLoss, Never, Effect::None),
-        R::TooManyStreams | R::DiskFull | R::InFlightLimitExceeded => (Code::ResourceExhausted, Backoff, Effect::None),
+        R::TooManyStreams | R::DiskFull | R::InFlightLimitExceeded | R::QuotaExceeded => {
+            (Code::ResourceExhausted, Backoff, Effect::None)
+        }
         R::LeaderLostAfterAppend => (Code::Aborted, Backoff, Effect::Maybe),
-        R::PartitionLimitReached => (Code::ResourceExhausted, Never, Effect::None),
+        R::PartitionLimitReached | R::GroupSizeLimitReached => (Code::ResourceExhausted, Never, Effect::None),
     };
     (code, retry, effect)
 }

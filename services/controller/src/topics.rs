@@ -128,7 +128,13 @@ pub(crate) fn name(text: &str) -> Result<TopicName, ApiError> {
     })
 }
 
-/// A name that users may create.
+/// A name that Walser itself may create.
+fn internal_name(text: &str) -> Result<TopicName, ApiError> {
+    let name = name(text)?;
+    if name.reserved() { Ok(name) } else { Err(ApiError::field("name", "is not one of Walser itself")) }
+}
+
+/// A name of a topic that users may create, change and delete.
 pub(crate) fn own_name(text: &str) -> Result<TopicName, ApiError> {
     let name = name(text)?;
     if name.reserved() {

@@ -26,8 +26,8 @@ pub(crate) fn name(text: &str) -> Result<TopicName, ApiError> {
     })
 }
 
-/// Reads the name of a topic that is to be made from a request: names of Walser itself are refused.
-pub(crate) fn name_to_create(text: &str) -> Result<TopicName, ApiError> {
+/// Reads the name of a topic that is to be made or written: those of Walser itself are refused.
+pub(crate) fn own_name(text: &str) -> Result<TopicName, ApiError> {
     let name = name(text)?;
     if name.reserved() {
         let prefix = walser_model::RESERVED_PREFIX;
@@ -87,13 +87,13 @@ impl Topics {
         partition: Option<i32>,
         create_for: Option<&Caller>,
     ) -> Result<(Arc<TopicView>, bool), ApiError> {
+        let name = own_name(text)?;
         let missing = match self.find(text).await {
             Ok(topic) => return Ok((topic, false)),
             Err(failure) if failure.reason() == Reason::TopicNotFound => failure,
             Err(failure) => return Err(failure),
         };
         let (Some(caller), Some(partitions)) = (create_for, self.created_with) else { return Err(missing) };
-        let name = name_to_create(text)?;
         if partition.is_some_and(|partition| !(0..partitions).contains(&partition)) {
             return Err(missing);
         }

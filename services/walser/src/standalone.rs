@@ -1,4 +1,4 @@
-//! `walser up`: controller, storage node and gateway in one process, on an embedded metadata store.
+//! `walser up`: controller, storage node, group coordinator and gateway in one process, on an embedded metadata store.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -102,6 +102,11 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     };
     let storage = walser_storage_node::start(storage_config, dependencies, &network, shutdown.clone());
 
+    // Nobody waits for it: a group that is asked for before its shard is loaded is asked for again.
+    let dependencies = walser_group_coordinator::CoordinatorDependencies { clock: Arc::clone(&clock) };
+    let coordinator = walser_group_coordinator::start(dependencies, &network, shutdown.clone());
+    let coordinator = coordinator.map_err(|error| failed(&error))?;
+
     let config = walser_gateway::Config::from_settings(&process.settings);
     process.limit_connection_age(config.connection_age_max);
     let (random, metrics) = (Arc::clone(&process.random), process.metrics.clone());
@@ -123,6 +128,7 @@ async fn serve(arguments: &UpArgs, settings: Settings, clock: Arc<dyn Clock>) ->
     }
     let drained = async {
         gateway.drain().await;
+        coordinator.drain().await;
         storage.drain().await;
         controller.drain().await;
     };

@@ -17,11 +17,11 @@ use walser_replication::{AlterIsr, control};
 use walser_rpc::{ApiError, FeatureLevels, Reason};
 use walser_service::Caller;
 
-use super::{Controller, metadata};
+use super::{Controller, change_log, metadata};
 use crate::nodes::{Holdings, Proposed};
 use crate::restore::{Claim, ReplicaEpochs, SeenHistory};
 use crate::sessions::Session;
-use crate::topics::RestoredTopic;
+use crate::topics::{NewTopic, RestoredTopic};
 use crate::{nodes, producer_ids};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -245,6 +245,26 @@ impl ControllerService for Controller {
             partitions = topic.value.partition_count, "topic restored from replicas that were set aside"
         );
         Ok(Response::new(pbi::RestoreTopicResponse { topic: Some(self.described(&topic)) }))
+    }
+
+    async fn create_internal_topic(
+        &self,
+        request: Request<pbi::CreateInternalTopicRequest>,
+    ) -> Answer<pbi::CreateInternalTopicResponse> {
+        self.leads()?;
+        let caller = Caller::relayed(&request);
+        let pbi::CreateInternalTopicRequest { name, partition_count, config } = request.into_inner();
+        let config = config.into_iter().collect();
+        let new =
+            NewTopic { name, partition_count: Some(partition_count), config, internal: true, ..NewTopic::default() };
+        let id = TopicId::from_random(self.random.bytes());
+        let (value, topic) = self.topics.create(&new, id, self.clock.now_millis()).await?;
+        let found = topic.map_or(id, |topic| topic.id);
+        if found == id {
+            change_log::topic_created(&caller, id, &value);
+        }
+        let topic_id = found.to_bytes().to_vec().into();
+        Ok(Response::new(pbi::CreateInternalTopicResponse { topic_id, partition_count: value.partition_count }))
     }
 
     async fn allocate_producer_ids(

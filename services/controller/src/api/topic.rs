@@ -27,6 +27,7 @@ fn new_topic(request: pb::CreateTopicRequest) -> Result<NewTopic, ApiError> {
         description: asked.description,
         allow_existing: request.allow_existing,
         validate_only: request.validate_only,
+        internal: false,
     })
 }
 

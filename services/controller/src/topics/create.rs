@@ -11,7 +11,7 @@ use walser_replication::control::{self, Decision, MERGED_PARTITIONS_MAX};
 use walser_rpc::{ApiError, Reason};
 
 use super::{ATTEMPTS_MAX, OTHER_PATIENCE, Topics};
-use super::{canonical, check_count, check_texts, contended, effective, find, own_name};
+use super::{canonical, check_count, check_texts, contended, effective, find, internal_name, own_name};
 use crate::cluster_view::ClusterView;
 use crate::committer::{Committed, Extra, maybe};
 use crate::keys::topic::{self, TopicNameRecord};
@@ -32,6 +32,8 @@ pub(crate) struct NewTopic {
     /// A topic that is there and has these settings is the answer.
     pub(crate) allow_existing: bool,
     pub(crate) validate_only: bool,
+    /// A topic of Walser itself, with a reserved name: one that is there is the answer, whatever its settings.
+    pub(crate) internal: bool,
 }
 
 /// A topic that is made of replicas that were set aside.
@@ -68,7 +70,7 @@ impl Topics {
         id: TopicId,
         now: Timestamp,
     ) -> Result<(Arc<TopicValue>, Option<Arc<TopicEntry>>), ApiError> {
-        let name = own_name(&request.name)?;
+        let name = if request.internal { internal_name(&request.name)? } else { own_name(&request.name)? };
         let partition_count = request.partition_count.unwrap_or(1);
         check_count(partition_count, &self.config)?;
         check_texts(&request.labels, &request.description)?;
@@ -93,7 +95,7 @@ impl Topics {
             };
             if let Some(found) = view.metadata.topic_named(name.as_str()) {
                 // Created by this very call, when the outcome of its transaction was not known.
-                if found.id != id {
+                if found.id != id && !request.internal {
                     existing(request, found, &value)?;
                 }
                 return Ok((Arc::clone(&found.value), Some(Arc::clone(found))));
@@ -179,6 +181,7 @@ impl Topics {
         wanted: i32,
         validate_only: bool,
     ) -> Result<(i32, TopicId, Arc<TopicValue>), ApiError> {
+        own_name(name)?;
         let _turn = self.turns.next_about(name).await?;
         let mut before = None;
         for _ in 0..ATTEMPTS_MAX {

@@ -9,7 +9,7 @@ use walser_model::{NodeId, Timestamp, TopicId};
 use walser_replication::control::{self, Decision, MERGED_PARTITIONS_MAX, OPERATIONS_MAX};
 use walser_rpc::ApiError;
 
-use super::{ATTEMPTS_MAX, InHand, Topics, check_etag, contended, find};
+use super::{ATTEMPTS_MAX, InHand, Topics, check_etag, contended, find, own_name};
 use crate::committer::{Committed, Extra};
 use crate::keys::topic;
 use crate::keys::{delete, put};
@@ -29,6 +29,7 @@ impl Topics {
         operation: &str,
         now: Timestamp,
     ) -> Result<(TopicId, Operation), ApiError> {
+        own_name(name)?;
         let _turn = self.turns.next_about(name).await?;
         for attempt in 0..ATTEMPTS_MAX {
             let (view, context) = self.committer.context()?;

@@ -9,7 +9,9 @@ use walser_metastore::Compare;
 use walser_replication::control::{self, Decision};
 use walser_rpc::ApiError;
 
-use super::{ATTEMPTS_MAX, Topics, canonical, check_etag, check_texts, config_failure, contended, effective, find};
+use super::{
+    ATTEMPTS_MAX, Topics, canonical, check_etag, check_texts, config_failure, contended, effective, find, own_name,
+};
 use crate::committer::{Committed, Extra};
 use crate::keys::put;
 use crate::keys::topic;
@@ -77,6 +79,7 @@ impl Topics {
     /// `validate_only`.
     pub(crate) async fn update(&self, update: &TopicUpdate) -> Result<(Arc<TopicEntry>, Arc<TopicValue>), ApiError> {
         update.check()?;
+        own_name(&update.name)?;
         let _turn = self.turns.next_about(&update.name).await?;
         let mut attempted = None;
         for _ in 0..ATTEMPTS_MAX {

@@ -13,7 +13,7 @@ use walser_service::Caller;
 
 use super::storage_nodes::{Answers, Backends, StorageNodes};
 use super::wire::relayed;
-use crate::topics::name_to_create;
+use crate::topics::own_name;
 
 /// A replica that a node holds aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub(super) async fn restore(
     caller: &Caller,
     request: &pb::RestoreSetAsideRequest,
 ) -> Result<Option<pb::Topic>, ApiError> {
-    let name = name_to_create(&request.topic)?;
+    let name = own_name(&request.topic)?;
     let id = topic_id(&request.topic_id)?;
     let (mut answers, moving) = held(backends).await?;
     let unfinished = || ApiError::new(Reason::Starting, "it is still setting partitions aside; try again in a moment");

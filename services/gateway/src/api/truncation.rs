@@ -20,6 +20,7 @@ use crate::metadata::TopicView;
 use crate::reading::{ReadPosition, Target};
 use crate::retry::{patience, while_moved};
 use crate::router::checked_partition;
+use crate::topics::own_name;
 
 /// Partitions that are asked, or whose records are deleted, at once.
 const PARTITIONS_AT_ONCE: usize = 32;
@@ -31,6 +32,7 @@ pub(super) async fn truncate(
     caller: &Caller,
     request: &pb::TruncateTopicRequest,
 ) -> Result<pb::TruncateTopicResponse, ApiError> {
+    own_name(&request.topic)?;
     let topic = api.topics.find(&request.topic).await?;
     let before = request.before.ok_or_else(|| ApiError::field("before", "is missing"))?;
     let before = place(before, "before", api.clock.now_millis())?;

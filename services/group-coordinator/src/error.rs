@@ -1,0 +1,77 @@
+//! What shards refuse, as it travels.
+
+use walser_group::GroupError;
+use walser_rpc::{ApiError, Reason};
+
+/// A refusal with the reason that it has in the contract.
+pub(crate) fn refused(error: GroupError) -> ApiError {
+    let text = error.to_string();
+    let named = format!("ERROR_REASON_{}", error.reason());
+    let Some(reason) = Reason::from_str_name(&named) else { return ApiError::internal(text) };
+    match error {
+        GroupError::FieldInvalid { field, actual, rule } => ApiError::field(field, rule).with("actual", actual),
+        GroupError::GroupNotFound { group } => ApiError::new(reason, text).with("group", group),
+        GroupError::SessionExpired { group, member } => {
+            ApiError::new(reason, text).with("group", group).with("memberId", member)
+        }
+        GroupError::AttachmentFenced { member, actual, current, .. } => {
+            ApiError::new(reason, text).with("memberId", member).with("attachment", actual).with("current", current)
+        }
+        GroupError::MemberEpochFenced { member, actual, current, .. } => {
+            ApiError::new(reason, text).with("memberId", member).with("epoch", actual).with("currentEpoch", current)
+        }
+        GroupError::CommitSuperseded { member, actual, current } => {
+            ApiError::new(reason, text).with("memberId", member).with("sequence", actual).with("current", current)
+        }
+        GroupError::InstanceIdInUse { instance, client_address } => {
+            ApiError::new(reason, text).with("instanceId", instance).with("clientAddress", client_address)
+        }
+        GroupError::InstanceFenced { instance } => ApiError::new(reason, text).with("instanceId", instance),
+        GroupError::PartitionNotOwned { partition, owner } => {
+            let owner = owner.map(|owner| owner.to_string()).unwrap_or_default();
+            ApiError::new(reason, text).with("partition", partition.partition).with("owner", owner)
+        }
+        GroupError::AssignedLater { partition, actual, assigned } => {
+            let failure = ApiError::new(reason, text).with("partition", partition.partition);
+            failure.with("epoch", actual).with("assignedEpoch", assigned)
+        }
+        GroupError::TopicNotFound { topic } => ApiError::new(reason, text).with("topicId", topic),
+        GroupError::PartitionNotFound { topic, partition, partition_count } => {
+            let failure = ApiError::new(reason, text).with("topic", topic);
+            failure.with("partition", partition).with("partitionCount", partition_count)
+        }
+        GroupError::OffsetMetadataTooLarge { actual, limit } => {
+            ApiError::new(reason, text).with("actual", actual).with("limit", limit)
+        }
+        GroupError::AssignorUnsupported { assignor } => ApiError::new(reason, text).with("assignor", assignor),
+        GroupError::GroupSizeLimitReached { group, limit } => {
+            ApiError::new(reason, text).with("group", group).with("limit", limit)
+        }
+        GroupError::QuotaExceeded { limit, .. } => ApiError::new(reason, text).with("limit", limit),
+        GroupError::GroupNotEmpty { group, member_count } => {
+            ApiError::new(reason, text).with("group", group).with("memberCount", member_count)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_reason() {
+        let group: walser_group::GroupId = "g".parse().unwrap();
+        let instance: walser_group::InstanceId = "i".parse().unwrap();
+        for (error, reason) in [
+            (GroupError::GroupNotFound { group: group.clone() }, Reason::GroupNotFound),
+            (GroupError::GroupNotEmpty { group, member_count: 2 }, Reason::GroupNotEmpty),
+            (GroupError::InstanceFenced { instance: instance.clone() }, Reason::InstanceFenced),
+            (GroupError::InstanceIdInUse { instance, client_address: String::new() }, Reason::InstanceIdInUse),
+            (GroupError::AssignorUnsupported { assignor: "x".to_owned() }, Reason::AssignorUnsupported),
+            (GroupError::OffsetMetadataTooLarge { actual: 2, limit: 1 }, Reason::OffsetMetadataTooLarge),
+        ] {
+            assert_eq!(error.reason(), refused(error.clone()).reason_name());
+            assert_eq!(refused(error).reason(), reason);
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The driver of one shard: it owns the log, the clock and the order of everything for a [`GroupShard`].
+//!
+//! ```text
+//!   requests, topics, time --> GroupShard --> events gather in a batch --> log, several on the way
+//!                                  |                                        |
+//!                                  '--> answers, notices <-- released in order when their batch is replicated
+//! ```
+//!
+//! An append that fails drops the shard: everything that is open is answered with an error that says to try again, what
+//! is on the way is waited for, and the log is replayed.
+//!
+//! While there is no room for what would be written, no request is taken and no time passes for the shard: a log that is
+//! slow or away for a while ends no session.
+
+mod gathering;
+mod replay;
+mod sessions;
+mod shard_clock;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use walser_group::{Config, GatewayId, GroupShard, Now, Output};
+use walser_model::{Clock, Offset};
+use walser_rpc::{ApiError, Outage, Reason};
+
+use crate::call::{Call, ShardRequest, not_available};
+use crate::log::{AppendAck, LogBatch, ShardLog, lost};
+use crate::outbox::NoticeSink;
+use crate::terms::Terms;
+use crate::topics::{KnownTopics, topic_changes};
+
+use self::gathering::{Deferred, Gathering, Sealed};
+use self::replay::replay;
+use self::sessions::Sessions;
+use self::shard_clock::ShardClock;
+
+/// Batches on their way to the log.
+const IN_FLIGHT_MAX: usize = 5;
+/// Requests that wait for the driver.
+const INBOX_MAX: usize = 256;
+/// Requests that are handled before what they led to is sent.
+const TURN_MAX: usize = 256;
+/// Pauses before a replay that failed is tried again.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+/// A leader that is not there for so long is nothing to report: the storage node may be starting, too.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// What a driver is told.
+enum Told {
+    /// A request, for one epoch of the coordinator or for any.
+    Request(Option<i64>, Box<dyn ShardRequest>),
+    /// A gateway has opened its stream. It is told the epoch.
+    Connect(GatewayId, Arc<dyn NoticeSink>, oneshot::Sender<Result<i64, ApiError>>),
+}
+
+/// The way to the driver of a shard. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardHandle {
+    inbox: mpsc::Sender<Told>,
+}
+
+/// What a driver is made of.
+#[derive(Debug)]
+pub(crate) struct ShardParts {
+    pub(crate) log: Arc<dyn ShardLog>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) topics: watch::Receiver<Option<KnownTopics>>,
+    pub(crate) terms: Terms,
+    pub(crate) config: Config,
+}
+
+/// The driver of one shard.
+pub(crate) struct ShardDriver {
+    parts: ShardParts,
+    inbox: mpsc::Receiver<Told>,
+}
+
+/// A batch on its way.
+struct InFlight {
+    ack: AppendAck,
+    deferred: Vec<Deferred>,
+}
+
+/// A shard in service.
+struct Serving<'a> {
+    parts: &'a mut ShardParts,
+    shard: GroupShard,
+    /// The epoch of this coordinator.
+    epoch: i64,
+    topics: KnownTopics,
+    clock: ShardClock,
+    gathering: Gathering,
+    in_flight: VecDeque<InFlight>,
+    /// The offset that the next batch gets.
+    log_end: Offset,
+    sessions: Sessions,
+}
+
+// === impl ShardHandle ===
+
+impl ShardHandle {
+    /// A handle and its driver, which has to be run.
+    pub(crate) fn of(parts: ShardParts) -> (Self, ShardDriver) {
+        let (sender, inbox) = mpsc::channel(INBOX_MAX);
+        (Self { inbox: sender }, ShardDriver { parts, inbox })
+    }
+
+    /// Hands over a request for an epoch; `None`: for whichever it is. Waits for room. `done` is told on the driver.
+    pub(crate) async fn submit<T, F, D>(&self, epoch: Option<i64>, handle: F, done: D)
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut GroupShard, Now, &mut Output) -> Result<T, ApiError> + Send + 'static,
+        D: FnOnce(Result<T, ApiError>) + Send + 'static,
+    {
+        let told = Told::Request(epoch, Call::boxed(handle, done));
+        if let Err(mpsc::error::SendError(Told::Request(_, request))) = self.inbox.send(told).await {
+            request.refuse(not_available("is closed"));
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn ask<T, F>(&self, epoch: Option<i64>, handle: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut GroupShard, Now, &mut Output) -> Result<T, ApiError> + Send + 'static,
+    {
+        let (told, answer) = oneshot::channel();
+        self.submit(epoch, handle, |answer| drop(told.send(answer))).await;
+        answer.await.unwrap_or_else(|_| Err(not_available("is closed").with_effect(walser_rpc::Effect::Maybe)))
+    }
+
+    /// Tells `sink` the notices of a gateway from here on, in place of an earlier one. Returns the epoch of the coordinator.
+    pub(crate) async fn connect(&self, gateway: GatewayId, sink: Arc<dyn NoticeSink>) -> Result<i64, ApiError> {
+        let (told, epoch) = oneshot::channel();
+        let sent = self.inbox.send(Told::Connect(gateway, sink, told)).await;
+        sent.map_err(|_| not_available("is closed"))?;
+        epoch.await.unwrap_or_else(|_| Err(not_available("is closed")))
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    fn refuse(self, failure: ApiError) {
+        match self {
+            Self::Request(_, request) => request.refuse(failure),
+            Self::Connect(_, _, told) => drop(told.send(Err(failure))),
+        }
+    }
+}
+
+// === impl ShardDriver ===
+
+impl ShardDriver {
+    /// Runs until it is dropped, or its last handle.
+    pub(crate) async fn run(mut self) {
+        let mut outage = Outage::of("the log of a shard of groups");
+        let (mut pause, mut failing) = (RETRY_MIN, None);
+        while !self.inbox.is_closed() {
+            match self.serve(&mut outage).await {
+                Ok(()) => return,
+                Err((failure, served)) => {
+                    failing = failing.filter(|_| !served);
+                    let since: Instant = *failing.get_or_insert_with(Instant::now);
+                    if served || since.elapsed() >= QUIET {
+                        outage.failed(&failure);
+                    }
+                    pause = if served { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
+                    refusing(&mut self.inbox, tokio::time::sleep(pause)).await;
+                }
+            }
+        }
+    }
+
+    /// Replays, and serves until an append fails. True: it has served.
+    async fn serve(&mut self, outage: &mut Outage) -> Result<(), (ApiError, bool)> {
+        let Self { parts, inbox } = self;
+        let epoch = parts.terms.next(parts.clock.now_millis());
+        let loading = async {
+            let known = parts.topics.wait_for(Option::is_some).await.ok().and_then(|known| known.clone());
+            let topics = known.ok_or_else(|| not_available("is closed"))?;
+            let (shard, log_end) = replay(&*parts.log, epoch, parts.config.clone()).await?;
+            Ok((shard, log_end, topics))
+        };
+        let (shard, log_end, topics) = refusing(inbox, loading).await.map_err(|failure| (failure, false))?;
+        outage.ended();
+        let clock = ShardClock::new(Arc::clone(&parts.clock));
+        let mut serving = Serving {
+            parts,
+            shard,
+            epoch,
+            topics: KnownTopics::default(),
+            clock,
+            gathering: Gathering::default(),
+            in_flight: VecDeque::new(),
+            log_end,
+            sessions: Sessions::default(),
+        };
+        serving.start(topics);
+        match serving.run(inbox).await {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                let on_the_way = serving.drop_shard(&failure);
+                // What is on the way may still be written: a replay before that would have to be repeated.
+                refusing(inbox, futures::future::join_all(on_the_way)).await;
+                Err((failure, true))
+            }
+        }
+    }
+}
+
+/// Waits for something, and refuses meanwhile what comes in.
+async fn refusing<T>(inbox: &mut mpsc::Receiver<Told>, waiting: impl Future<Output = T>) -> T {
+    let mut waiting = std::pin::pin!(waiting);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut waiting => return done,
+            told = inbox.recv(), if open => match told {
+                Some(told) => told.refuse(not_available("is being loaded")),
+                None => open = false,
+            },
+        }
+    }
+}
+
+// === impl Serving ===
+
+impl Serving<'_> {
+    fn start(&mut self, topics: KnownTopics) {
+        let (now, mut out) = (self.clock.now(), Output::default());
+        let present = topic_changes(&KnownTopics::default(), &topics);
+        self.topics = topics;
+        self.shard.start(now, present, &mut out);
+        self.gather(out, None);
+    }
+
+    /// Serves until an append fails, or the last handle is dropped.
+    async fn run(&mut self, inbox: &mut mpsc::Receiver<Told>) -> Result<(), ApiError> {
+        loop {
+            self.tick();
+            self.send().await;
+            let room = self.has_room();
+            self.clock.set_stopped(!room);
+            let due = self.shard.next_deadline().map(|due| Instant::now() + self.clock.until(due));
+            tokio::select! {
+                biased;
+                acked = acked(&mut self.in_flight), if !self.in_flight.is_empty() => {
+                    acked?;
+                    self.release_first();
+                }
+                told = inbox.recv(), if room => match told {
+                    Some(told) => self.turn(told, inbox),
+                    None => return self.finish().await,
+                },
+                changed = self.parts.topics.changed(), if room => {
+                    changed.map_err(|_| not_available("is closed"))?;
+                    self.change_topics();
+                }
+                () = sleep_until(due), if room => {}
+            }
+        }
+    }
+
+    /// Whether what a request leads to can wait here.
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT_MAX || self.gathering.has_room()
+    }
+
+    /// Handles a request, and those behind it that have arrived.
+    fn turn(&mut self, first: Told, inbox: &mut mpsc::Receiver<Told>) {
+        self.handle(first);
+        for _ in 1..TURN_MAX {
+            if !self.gathering.has_room() {
+                return;
+            }
+            let Ok(told) = inbox.try_recv() else { return };
+            self.handle(told);
+        }
+    }
+
+    fn handle(&mut self, told: Told) {
+        match told {
+            Told::Request(Some(epoch), request) if epoch != self.epoch => {
+                let text = format!("coordinator epoch {epoch} is not {}", self.epoch);
+                let failure = ApiError::new(Reason::StaleEpoch, text).with("epoch", epoch);
+                let direction = if epoch < self.epoch { "older" } else { "newer" };
+                request.refuse(failure.with("currentEpoch", self.epoch).with("direction", direction));
+            }
+            Told::Request(_, request) => {
+                let mut out = Output::default();
+                let release = request.handle(&mut self.shard, self.clock.now(), &mut out);
+                self.gather(out, Some(release));
+            }
+            Told::Connect(gateway, sink, told) => {
+                self.sessions.connect(gateway, sink);
+                let _ = told.send(Ok(self.epoch));
+            }
+        }
+    }
+
+    fn change_topics(&mut self) {
+        let Some(topics) = self.parts.topics.borrow_and_update().clone() else { return };
+        let changes = topic_changes(&self.topics, &topics);
+        self.topics = topics;
+        if !changes.is_empty() {
+            let mut out = Output::default();
+            self.shard.topics_changed(self.clock.now(), changes, &mut out);
+            self.gather(out, None);
+        }
+    }
+
+    /// Does what is due, as long as there is room for it.
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        while self.gathering.has_room() && self.shard.next_deadline().is_some_and(|due| due <= now.monotonic) {
+            let mut out = Output::default();
+            self.shard.tick(now, &mut out);
+            self.gather(out, None);
+        }
+    }
+
+    /// Has events written, and what waits for them released behind them. Without events it waits for those before it.
+    fn gather(&mut self, out: Output, answer: Option<crate::call::Release>) {
+        let wrote = !out.events.is_empty();
+        self.gathering.add(&out.events, self.clock.now().wall);
+        let deferred = Deferred { answer, notices: out.notices };
+        if deferred.is_empty() {
+            return;
+        }
+        if wrote || !self.gathering.is_empty() {
+            self.gathering.defer(deferred);
+        } else if let Some(last) = self.in_flight.back_mut() {
+            last.deferred.push(deferred);
+        } else {
+            self.sessions.release(deferred);
+        }
+    }
+
+    /// Hands gathered batches to the log, as many as may be on their way.
+    async fn send(&mut self) {
+        while self.in_flight.len() < IN_FLIGHT_MAX
+            && let Some(Sealed { record_batch, record_count, deferred }) = self.gathering.take()
+        {
+            let expected_offset = self.log_end;
+            self.log_end = Offset(self.log_end.0 + i64::from(record_count));
+            self.clock.set_stopped(true);
+            let batch = LogBatch { writer_epoch: self.epoch, expected_offset, record_batch };
+            let ack = self.parts.log.append(batch).await;
+            self.clock.set_stopped(false);
+            self.in_flight.push_back(InFlight { ack, deferred });
+        }
+    }
+
+    /// The oldest batch on its way is replicated.
+    fn release_first(&mut self) {
+        let Some(InFlight { deferred, .. }) = self.in_flight.pop_front() else { return };
+        for deferred in deferred {
+            self.sessions.release(deferred);
+        }
+    }
+
+    /// Nobody asks any more: what is on its way is waited for.
+    async fn finish(&mut self) -> Result<(), ApiError> {
+        self.send().await;
+        while !self.in_flight.is_empty() {
+            acked(&mut self.in_flight).await?;
+            self.release_first();
+            self.send().await;
+        }
+        Ok(())
+    }
+
+    /// Answers everything that is open with an error. Returns what is on its way.
+    fn drop_shard(&mut self, cause: &ApiError) -> Vec<AppendAck> {
+        let failure = not_available("was dropped, because its log did not take what it wrote");
+        let failure = failure.with("cause", cause.reason_name()).with("detail", cause.message());
+        // Some of it may be written.
+        let open = failure.clone().with_effect(walser_rpc::Effect::Maybe);
+        let mut on_the_way = Vec::new();
+        for InFlight { ack, deferred } in self.in_flight.drain(..) {
+            on_the_way.push(ack);
+            deferred.into_iter().for_each(|deferred| deferred.fail(&open));
+        }
+        while let Some(sealed) = self.gathering.take() {
+            sealed.deferred.into_iter().for_each(|deferred| deferred.fail(&failure));
+        }
+        self.sessions.end_all(&failure);
+        on_the_way
+    }
+}
+
+/// What became of the oldest batch on its way.
+async fn acked(in_flight: &mut VecDeque<InFlight>) -> Result<(), ApiError> {
+    match in_flight.front_mut() {
+        Some(first) => {
+            let outcome = (&mut first.ack).await.unwrap_or_else(|_| Err(lost()));
+            if outcome.is_err() {
+                // Told already: it is not waited for again.
+                (_, first.ack) = oneshot::channel();
+            }
+            outcome
+        }
+        None => Ok(()),
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

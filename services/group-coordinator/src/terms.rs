@@ -1,0 +1,26 @@
+//! Epochs of a coordinator: each replay of a shard begins one, and no request is handled in another than it is for.
+//!
+//! In one process nobody else coordinates, and every stream ends with the process: epochs that grow within it, and with the
+//! clock from one process to the next, are enough.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use walser_model::Timestamp;
+
+/// Hands out epochs. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Terms {
+    last: Arc<Mutex<i64>>,
+}
+
+// === impl Terms ===
+
+impl Terms {
+    /// An epoch above all before.
+    pub(crate) fn next(&self, now: Timestamp) -> i64 {
+        let mut last = self.last.lock();
+        *last = now.max(*last + 1);
+        *last
+    }
+}
