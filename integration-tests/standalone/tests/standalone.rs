@@ -38,6 +38,10 @@ mod fault_rows;
 mod faults;
 #[path = "standalone/generated_client.rs"]
 mod generated_client;
+#[path = "standalone/group_consume.rs"]
+mod group_consume;
+#[path = "standalone/group_member.rs"]
+mod group_member;
 #[path = "standalone/groups.rs"]
 mod groups;
 #[path = "standalone/hung_disk.rs"]

@@ -8,6 +8,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use walser_proto::v1::cluster_service_client::ClusterServiceClient;
 use walser_proto::v1::consumer_service_client::ConsumerServiceClient;
+use walser_proto::v1::group_service_client::GroupServiceClient;
 use walser_proto::v1::operation_service_client::OperationServiceClient;
 use walser_proto::v1::producer_service_client::ProducerServiceClient;
 use walser_proto::v1::topic_service_client::TopicServiceClient;
@@ -115,6 +116,12 @@ impl Client {
     /// Returns a client of the consumer service.
     pub fn consumer(&self) -> ConsumerServiceClient<NamedChannel> {
         ConsumerServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Returns a client of the group service.
+    pub fn groups(&self) -> GroupServiceClient<NamedChannel> {
+        GroupServiceClient::with_interceptor(self.channel.clone(), self.named.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 

@@ -25,7 +25,7 @@ pub use messages::{
     member_answer_message, member_notice_message, member_request_of_message, name_of_message, offset_found_message,
     offsets_to_commit_of_message, refused_offset_message, session_open_of_message, session_opened_message,
 };
-pub use session::{CoordinatorSession, SessionNotices};
+pub use session::{Answering, CoordinatorSession, Said, SessionNotices};
 
 /// The internal topic that has the logs of all shards of groups, one partition each.
 pub const GROUPS_TOPIC: &str = "__walser_groups";

@@ -5,6 +5,9 @@ mod cluster;
 mod consumer;
 mod controllers;
 mod figures;
+mod group;
+mod group_events;
+mod group_requests;
 mod producer;
 mod read_answers;
 mod reads;
@@ -25,6 +28,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use walser_proto::v1::cluster_service_server::ClusterServiceServer;
 use walser_proto::v1::consumer_service_server::ConsumerServiceServer;
+use walser_proto::v1::group_service_server::GroupServiceServer;
 use walser_proto::v1::operation_service_server::OperationServiceServer;
 use walser_proto::v1::producer_service_server::ProducerServiceServer;
 use walser_proto::v1::topic_service_server::TopicServiceServer;
@@ -34,6 +38,7 @@ use walser_rpc::{AcceptCompressed, Connection, Network};
 use walser_service::{Shutdown, Tasks};
 
 use crate::config::Config;
+use crate::groups::Groups;
 use crate::heartbeat::Heartbeats;
 use crate::leaders::Leaders;
 use crate::metadata::Metadata;
@@ -44,6 +49,7 @@ use crate::topics::Topics;
 
 use self::cluster::ClusterApi;
 use self::consumer::ConsumerApi;
+use self::group::GroupApi;
 use self::producer::ProducerApi;
 use self::reads::MESSAGE_BYTES_MAX;
 use self::storage_nodes::Backends;
@@ -52,10 +58,11 @@ use self::topic::TopicApi;
 use self::until_stop::UntilStop;
 
 /// What the health service has a status of; the empty name is the gateway itself.
-const HEALTH_NAMES: [&str; 5] = [
+const HEALTH_NAMES: [&str; 6] = [
     "",
     <ProducerServiceServer<ProducerApi> as NamedService>::NAME,
     <ConsumerServiceServer<ConsumerApi> as NamedService>::NAME,
+    <GroupServiceServer<GroupApi> as NamedService>::NAME,
     <TopicServiceServer<TopicApi> as NamedService>::NAME,
     <ClusterServiceServer<ClusterApi> as NamedService>::NAME,
 ];
@@ -85,6 +92,7 @@ pub(crate) struct PublicParts {
     pub(crate) router: Router,
     pub(crate) producing: Producing,
     pub(crate) reading: Reading,
+    pub(crate) groups: Groups,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -109,6 +117,15 @@ impl PublicParts {
             router: self.router.clone(),
             positions: self.reading.positions().clone(),
             clock: Arc::clone(&self.clock),
+        }
+    }
+
+    fn group(&self) -> GroupApi {
+        GroupApi {
+            groups: self.groups.clone(),
+            clock: Arc::clone(&self.clock),
+            message_bytes_max: self.config.message_bytes_max,
+            shutdown: self.shutdown.clone(),
         }
     }
 
@@ -147,6 +164,7 @@ pub(crate) async fn routes(parts: PublicParts, tasks: &mut Tasks) -> Routes {
             .register_file_descriptor_set(error_details())
             .with_service_name("walser.v1.ProducerService")
             .with_service_name("walser.v1.ConsumerService")
+            .with_service_name("walser.v1.GroupService")
             .with_service_name("walser.v1.TopicService")
             .with_service_name("walser.v1.ClusterService")
             .with_service_name("walser.v1.OperationService")
@@ -157,12 +175,15 @@ pub(crate) async fn routes(parts: PublicParts, tasks: &mut Tasks) -> Routes {
     let consumer = ConsumerApi { reading, clock, shutdown: parts.shutdown.clone() };
     let consumer = ConsumerServiceServer::new(consumer).max_decoding_message_size(receive);
     let consumer = consumer.max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let group = GroupServiceServer::new(parts.group()).max_decoding_message_size(receive);
+    let group = group.max_encoding_message_size(MESSAGE_BYTES_MAX);
     let topic = TopicServiceServer::new(parts.topic()).max_decoding_message_size(receive);
     let cluster = ClusterServiceServer::new(parts.cluster()).max_decoding_message_size(receive);
     let operation = OperationServiceServer::new(parts.cluster()).max_decoding_message_size(receive);
     // Answers are not compressed: records already are, and the rest is small.
     let mut routes = Routes::new(AcceptCompressed::new(producer, receive))
         .add_service(AcceptCompressed::new(consumer, receive))
+        .add_service(AcceptCompressed::new(group, receive))
         .add_service(AcceptCompressed::new(topic, receive))
         .add_service(AcceptCompressed::new(cluster, receive))
         .add_service(AcceptCompressed::new(operation, receive))

@@ -11,6 +11,7 @@
 mod api;
 mod config;
 mod error;
+mod groups;
 mod heartbeat;
 mod leaders;
 mod metadata;

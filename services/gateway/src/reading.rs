@@ -8,7 +8,10 @@ mod budget;
 mod cursor;
 mod decode;
 mod fetch;
+mod follow;
 mod offsets;
+mod open_partitions;
+mod outlet;
 mod read;
 mod request;
 mod target;
@@ -19,8 +22,12 @@ use walser_model::{Clock, Random};
 use walser_service::Shutdown;
 
 pub(crate) use answer::{Chunk, Fetched, LookedUp, PartitionFailure, PartitionName, Progress, ReadEvent, Reset};
-pub(crate) use budget::ReadBudget;
-pub(crate) use decode::ReadRecord;
+pub(crate) use answer::{in_messages, in_parts};
+pub(crate) use budget::{ReadBudget, ReadPermit};
+pub(crate) use decode::{Decoded, ReadRecord};
+pub(crate) use follow::PartitionEvent;
+pub(crate) use open_partitions::OpenPartitions;
+pub(crate) use outlet::{Item, Outlet, OutletClosed, outlet};
 pub(crate) use request::{FetchRequest, Options, OutOfRange, ReadPosition, ReadRequest, ReadTarget, Resume, Shape};
 pub(crate) use target::{Positions, Target};
 
@@ -30,6 +37,7 @@ use crate::metrics::GatewayMetrics;
 use crate::router::Router;
 use crate::topics::Topics;
 
+use self::budget::StreamBudget;
 use self::cursor::PartitionReader;
 
 /// Reads several partitions for one caller. Clones share everything.
@@ -64,6 +72,16 @@ impl Reading {
         let partitions = PartitionReader::new(positions.clone(), router, metrics.clone());
         let heartbeats = Heartbeats::new(clock, Arc::clone(&random));
         Self { positions, partitions, budget, metadata, heartbeats, random, metrics, shutdown }
+    }
+
+    /// A budget for what one stream has read and not sent.
+    pub(crate) fn stream_budget(&self) -> StreamBudget {
+        self.budget.stream()
+    }
+
+    /// When streams on which nothing happens send heartbeats.
+    pub(crate) fn heartbeats(&self) -> &Heartbeats {
+        &self.heartbeats
     }
 
     /// What finds the places that readers ask for.

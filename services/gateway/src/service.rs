@@ -10,6 +10,7 @@ use walser_service::{Metrics, Shutdown, Tasks};
 
 use crate::api;
 use crate::config::Config;
+use crate::groups::Groups;
 use crate::leaders::Leaders;
 use crate::metadata::Metadata;
 use crate::metrics::GatewayMetrics;
@@ -112,6 +113,8 @@ pub async fn begin(
         shutdown: shutdown.clone(),
     });
     let network = network.clone();
+    let members = (reading.clone(), metadata.clone());
+    let groups = Groups::start(members, network.clone(), Arc::clone(&random), &mut tasks);
     let parts = api::PublicParts {
         config,
         clock,
@@ -124,6 +127,7 @@ pub async fn begin(
         router,
         producing,
         reading,
+        groups,
         shutdown,
     };
     Ok(Started { routes: api::routes(parts, &mut tasks).await, readiness, tasks })

@@ -148,7 +148,7 @@ async fn join(session: &CoordinatorSession, of: &GroupId, member: &str) -> Membe
         gateway: gateway(),
     };
     let member = join.member.clone();
-    match session.ask(MemberRequest::Join(Box::new(join))).await.unwrap() {
+    match session.ask(MemberRequest::Join(Box::new(join))).await.unwrap().content {
         MemberAnswer::Attached(Attached { attachment, .. }) => {
             MemberRef { group: of.clone(), member, instance: None, attachment }
         }
@@ -157,7 +157,7 @@ async fn join(session: &CoordinatorSession, of: &GroupId, member: &str) -> Membe
 }
 
 async fn current(session: &CoordinatorSession, member: &MemberRef) -> CurrentAssignment {
-    match session.ask(MemberRequest::Heartbeat(member.clone())).await.unwrap() {
+    match session.ask(MemberRequest::Heartbeat(member.clone())).await.unwrap().content {
         MemberAnswer::Assignment(current) => current,
         other => panic!("{other:?}"),
     }
@@ -214,7 +214,7 @@ async fn a_group_shares_partitions_commits_and_is_the_same_after_a_restart() {
     let members = [first, join(&session, &billing, "b").await];
     let assigned = settled(&session, &members, 2).await;
     assert!(assigned[0].assigned.keys().all(|partition| !assigned[1].assigned.contains_key(partition)));
-    assert_eq!(notices.next().await.unwrap().group, billing);
+    assert_eq!(notices.next().await.unwrap().content.group, billing);
     assert_eq!(cluster.topics(false).await.len(), 1, "the internal topic is not shown");
     let internal = cluster.topics(true).await.into_iter().find(|topic| topic.name == GROUPS_TOPIC).unwrap();
     let policy = internal.config.get("cleanup.policy").map(String::as_str);
@@ -242,12 +242,12 @@ async fn a_group_shares_partitions_commits_and_is_the_same_after_a_restart() {
     assert!(again.epoch() > session.epoch());
     assert_eq!(cluster.groups().describe_group(&billing).await.unwrap(), described, "a restart moves nothing");
     let attach = Attach { member: members[0].clone(), subscription: None, gateway: gateway() };
-    let attached = again.ask(MemberRequest::Attach(Box::new(attach))).await.unwrap();
+    let attached = again.ask(MemberRequest::Attach(Box::new(attach))).await.unwrap().content;
     let MemberAnswer::Attached(Attached { attachment, current }) = attached else { panic!("{attached:?}") };
     assert_eq!(current, assigned[0]);
     assert!(attachment > members[0].attachment && attachment > AttachmentNumber(0));
     let asked = MemberRequest::Offsets { group: billing.clone(), partitions: vec![own, other] };
-    let MemberAnswer::Offsets(found) = again.ask(asked).await.unwrap() else { panic!("no offsets") };
+    let MemberAnswer::Offsets(found) = again.ask(asked).await.unwrap().content else { panic!("no offsets") };
     assert_eq!(
         found[0].1.as_ref().map(|committed| (committed.offset, &*committed.metadata)),
         Some((Offset(41), "note"))
@@ -292,7 +292,7 @@ async fn what_operators_ask_of_groups_is_done() {
     let (session, mut notices) = cluster.session(&simple).await;
     let member = join(&session, &simple, "m").await;
     groups.remove_member(&simple, "m", "").await.unwrap();
-    while !matches!(notices.next().await.unwrap().content, walser_group::NoticeContent::Removed(_)) {}
+    while !matches!(notices.next().await.unwrap().content.content, walser_group::NoticeContent::Removed(_)) {}
     let gone = session.ask(MemberRequest::Heartbeat(member)).await.unwrap_err();
     assert_eq!(gone.reason(), Reason::SessionExpired);
     let elsewhere = group("another");

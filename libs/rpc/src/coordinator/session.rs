@@ -29,17 +29,28 @@ pub struct CoordinatorSession {
     open: Arc<Mutex<Unanswered>>,
 }
 
+/// Something that the coordinator has said on a session.
+#[derive(Debug)]
+pub struct Said<T> {
+    /// Counts what it says on the session: of two things about one member, the one with the higher number holds.
+    pub number: u64,
+    pub content: T,
+}
+
+/// An answer that is to come.
+pub type Answering = oneshot::Receiver<Result<Said<MemberAnswer>, ApiError>>;
+
 /// What the coordinator tells by itself.
 #[derive(Debug)]
 pub struct SessionNotices {
-    notices: mpsc::Receiver<Notice>,
+    notices: mpsc::Receiver<Said<Notice>>,
     open: Arc<Mutex<Unanswered>>,
 }
 
 #[derive(Debug, Default)]
 struct Unanswered {
     last: i64,
-    waiting: HashMap<i64, oneshot::Sender<Result<MemberAnswer, ApiError>>>,
+    waiting: HashMap<i64, oneshot::Sender<Result<Said<MemberAnswer>, ApiError>>>,
     /// Why the session is over.
     ended: Option<ApiError>,
 }
@@ -74,9 +85,11 @@ async fn listen(
     mut messages: Streaming<pbi::MemberSessionResponse>,
     gateway: GatewayId,
     open: Arc<Mutex<Unanswered>>,
-    notices: mpsc::Sender<Notice>,
+    notices: mpsc::Sender<Said<Notice>>,
 ) {
+    let mut number = 0;
     let why = loop {
+        number += 1;
         let message = match messages.message().await {
             Ok(Some(message)) => message,
             Ok(None) => break over(),
@@ -89,12 +102,12 @@ async fn listen(
                     Ok(notice) => notice,
                     Err(failure) => break failure,
                 };
-                if notices.send(notice).await.is_err() {
+                if notices.send(Said { number, content: notice }).await.is_err() {
                     break over();
                 }
                 continue;
             }
-            (None, Some(response)) => answer_of_response(response),
+            (None, Some(response)) => answer_of_response(response).map(|content| Said { number, content }),
             (None, None) => break ApiError::internal("the coordinator sent an empty message"),
         };
         let waits = open.lock().waiting.remove(&message.correlation_id);
@@ -127,7 +140,7 @@ impl CoordinatorSession {
     ///
     /// # Errors
     /// As the coordinator refuses; `COORDINATOR_NOT_AVAILABLE` with effect MAYBE when the session has ended meanwhile.
-    pub async fn ask(&self, request: MemberRequest) -> Result<MemberAnswer, ApiError> {
+    pub async fn ask(&self, request: MemberRequest) -> Result<Said<MemberAnswer>, ApiError> {
         let answer = self.send(request).await?;
         answer.await.unwrap_or_else(|_| Err(over().with_effect(Effect::Maybe)))
     }
@@ -136,10 +149,7 @@ impl CoordinatorSession {
     ///
     /// # Errors
     /// The session is over, and nothing was sent.
-    pub async fn send(
-        &self,
-        request: MemberRequest,
-    ) -> Result<oneshot::Receiver<Result<MemberAnswer, ApiError>>, ApiError> {
+    pub async fn send(&self, request: MemberRequest) -> Result<Answering, ApiError> {
         let room = self.requests.reserve().await.map_err(|_| self.ended())?;
         let (told, answer) = oneshot::channel();
         let number = {
@@ -168,7 +178,7 @@ impl SessionNotices {
     ///
     /// # Errors
     /// Why the session is over.
-    pub async fn next(&mut self) -> Result<Notice, ApiError> {
+    pub async fn next(&mut self) -> Result<Said<Notice>, ApiError> {
         let notice = self.notices.recv().await;
         notice.ok_or_else(|| self.open.lock().ended.clone().unwrap_or_else(over))
     }

@@ -64,16 +64,16 @@ pub(super) fn offsets(found: Vec<LookedUp>) -> pb::ListOffsetsResponse {
     response
 }
 
-fn partition(name: &PartitionName) -> pb::TopicPartition {
+pub(super) fn partition(name: &PartitionName) -> pb::TopicPartition {
     pb::TopicPartition { topic: name.topic.to_string(), partition: name.partition }
 }
 
-fn failure(failure: PartitionFailure) -> pb::PartitionError {
+pub(super) fn failure(failure: PartitionFailure) -> pb::PartitionError {
     let PartitionFailure { of, failure } = failure;
     pb::PartitionError { topic_partition: Some(partition(&of)), error: Some(failure.into()) }
 }
 
-fn reset(reset: Reset) -> pb::OffsetReset {
+pub(super) fn reset(reset: Reset) -> pb::OffsetReset {
     let Reset { of, requested, actual } = reset;
     pb::OffsetReset {
         topic_partition: Some(partition(&of)),
@@ -83,7 +83,7 @@ fn reset(reset: Reset) -> pb::OffsetReset {
     }
 }
 
-fn all(progress: Vec<Progress>) -> Vec<pb::PartitionProgress> {
+pub(super) fn all(progress: Vec<Progress>) -> Vec<pb::PartitionProgress> {
     let one = |Progress { of, next_offset, end_offset }| pb::PartitionProgress {
         topic_partition: Some(partition(&of)),
         next_offset,
@@ -92,7 +92,7 @@ fn all(progress: Vec<Progress>) -> Vec<pb::PartitionProgress> {
     progress.into_iter().map(one).collect()
 }
 
-fn chunk(chunk: Chunk) -> pb::RecordChunk {
+pub(super) fn chunk(chunk: Chunk) -> pb::RecordChunk {
     let Chunk { topic, partition, content, high_watermark, log_start, leader_epoch } = chunk;
     pb::RecordChunk {
         topic: topic.name.to_string(),

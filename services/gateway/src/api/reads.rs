@@ -63,7 +63,7 @@ fn given(field: &str, value: i64) -> Result<Option<usize>, ApiError> {
     Ok((value > 0).then_some(value))
 }
 
-fn options(options: Option<pb::ReadOptions>) -> Result<Options, ApiError> {
+pub(super) fn options(options: Option<pb::ReadOptions>) -> Result<Options, ApiError> {
     let options = options.unwrap_or_default();
     known::<pb::Isolation>("options.isolation", options.isolation)?;
     let encoding: pb::Encoding = known("options.encoding", options.encoding)?;

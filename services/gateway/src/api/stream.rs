@@ -410,7 +410,7 @@ fn blamed(failure: ApiError, lane: &Lane, failed: &Mutex<HashSet<Lane>>, correla
 
 /// A message that could not be received: what the codec says of it, or the end of the connection. `bytes_max`: the
 /// largest message that is taken.
-fn received(status: Status, bytes_max: usize) -> ApiError {
+pub(super) fn received(status: Status, bytes_max: usize) -> ApiError {
     if status.details().is_empty() && status.message().contains("message length too large") {
         let text = format!("{}; send several smaller messages", status.message());
         let failure = ApiError::new(Reason::RecordTooLarge, text).with("rule", "message-size");

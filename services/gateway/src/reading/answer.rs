@@ -98,6 +98,36 @@ pub(crate) struct FoundPlace {
     pub(crate) leader_epoch: i32,
 }
 
+/// Bytes of a message beside the progress that it carries.
+const MESSAGE_OVERHEAD: usize = 64;
+/// Bytes of the progress of a partition beside the name of its topic: numbers in the longest form of any protocol.
+const PROGRESS_OVERHEAD: usize = 48;
+
+/// Progress in parts that fit the client's messages; at least one.
+pub(crate) fn in_messages(all: impl Iterator<Item = Progress>, message_bytes_max: usize) -> Vec<Vec<Progress>> {
+    in_parts(all, message_bytes_max, |progress| progress.of.topic.len() + PROGRESS_OVERHEAD)
+}
+
+/// Items of so many bytes each, in parts that fit a message; at least one.
+pub(crate) fn in_parts<T>(
+    all: impl Iterator<Item = T>,
+    message_bytes_max: usize,
+    bytes_of: impl Fn(&T) -> usize,
+) -> Vec<Vec<T>> {
+    let room = message_bytes_max.saturating_sub(MESSAGE_OVERHEAD);
+    let (mut parts, mut bytes) = (vec![Vec::new()], 0);
+    for item in all {
+        let size = bytes_of(&item);
+        if bytes + size > room {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        parts.last_mut().expect("there is one").push(item);
+    }
+    parts
+}
+
 // === impl PartitionName ===
 
 impl PartitionName {

@@ -1,18 +1,12 @@
 //! A stream of everything from a position on, to an end or for ever.
 //!
-//! Each partition is read by a task of its own ([`follow`]) into one bounded queue, so that a client that stops reading
-//! stops the tasks, and a partition without a leader holds up no other. The driver merges: it counts records, says when
-//! everything is caught up, and sends heartbeats. Whatever is decoded and not sent yet holds budget.
+//! The partitions are read side by side ([`OpenPartitions`]). The driver merges: it counts records, says when everything
+//! is caught up, and sends heartbeats. Whatever is decoded and not sent yet holds budget.
 //!
 //! The stream ends with OK only when everything was sent that was asked for.
 
-mod follow;
-mod outlet;
-
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use walser_rpc::{ApiError, Reason, SendGate, catch_panic};
 use walser_service::StreamEnd;
@@ -20,21 +14,13 @@ use walser_service::StreamEnd;
 use crate::error::draining;
 
 use super::Reading;
-use super::answer::{PartitionFailure, PartitionName, Progress, ReadEvent};
-use super::budget::StreamBudget;
+use super::answer::{PartitionFailure, PartitionName, Progress, ReadEvent, in_messages};
 use super::decode::Decoded;
+use super::follow::PartitionEvent;
+use super::open_partitions::OpenPartitions;
+use super::outlet::{Item, Outlet, outlet};
 use super::request::{Options, ReadPosition, ReadRequest};
 use super::target::Target;
-
-use self::follow::{EventSender, PartitionEvent, follow};
-use self::outlet::{Item, Outlet, outlet};
-
-/// Bytes of a message beside the progress that it carries.
-const MESSAGE_OVERHEAD: usize = 64;
-/// Bytes of the progress of a partition beside the name of its topic: numbers in the longest form of any protocol.
-const PROGRESS_OVERHEAD: usize = 48;
-/// Chunks between the readers of partitions and the client.
-const QUEUE: usize = 1;
 
 /// Where a partition stands, as the driver knows it.
 struct ReadProgress {
@@ -49,16 +35,14 @@ struct ReadProgress {
 /// The merging end of a read.
 struct Driver {
     reading: Reading,
-    outlet: Outlet,
+    outlet: Outlet<ReadEvent>,
+    open: OpenPartitions,
     partitions: Vec<ReadProgress>,
     records_left: i64,
     all_caught_up: bool,
     /// Topics whose later partitions are read, too, with the number of those that are known.
     growing: Vec<(Arc<str>, i32)>,
     options: Options,
-    told: mpsc::Sender<(usize, PartitionEvent)>,
-    readers: JoinSet<()>,
-    budget: StreamBudget,
     failure: Option<ApiError>,
     end: StreamEnd,
 }
@@ -69,7 +53,7 @@ impl Reading {
         &self,
         request: ReadRequest,
         end: StreamEnd,
-    ) -> Result<(impl Stream<Item = Item> + use<>, SendGate), ApiError> {
+    ) -> Result<(impl Stream<Item = Item<ReadEvent>> + use<>, SendGate), ApiError> {
         let ReadRequest { targets: asked, options, records_max } = request;
         let targets = self.positions.targets(&asked).await?;
         let mut growing = Vec::new();
@@ -80,18 +64,15 @@ impl Reading {
         }
         let budget = self.budget.stream();
         let (outlet, stream, gate) = outlet(budget.clone());
-        let (told, heard) = mpsc::channel(QUEUE);
         let mut driver = Driver {
             reading: self.clone(),
             outlet,
+            open: OpenPartitions::new(self, options, budget),
             partitions: Vec::new(),
             records_left: records_max,
             all_caught_up: false,
             growing,
             options,
-            told,
-            readers: JoinSet::new(),
-            budget,
             failure: None,
             end,
         };
@@ -100,7 +81,7 @@ impl Reading {
         }
         let failing = driver.outlet.failing();
         tokio::spawn(async move {
-            if let Err(failure) = catch_panic(driver.run(heard)).await {
+            if let Err(failure) = catch_panic(driver.run()).await {
                 failing.send(failure).await;
             }
         });
@@ -110,18 +91,15 @@ impl Reading {
 
 impl Driver {
     fn open(&mut self, target: Target) {
-        let number = self.partitions.len();
         let name = target.name();
         self.partitions.push(ReadProgress { name, next_offset: None, end_offset: 0, caught_up: false, over: false });
         // A partition that is opened later has not been caught up with.
         self.all_caught_up = false;
         let records = usize::try_from(self.records_left).unwrap_or(usize::MAX);
-        let events = EventSender { told: self.told.clone(), number, budget: self.budget.clone() };
-        let reader = follow(self.reading.partitions.clone(), target, self.options, records, events);
-        self.readers.spawn(reader);
+        self.open.open(target, records);
     }
 
-    async fn run(mut self, mut heard: mpsc::Receiver<(usize, PartitionEvent)>) {
+    async fn run(mut self) {
         let mut metadata = self.reading.metadata.changes();
         // What was added since the targets were looked up.
         self.follow_new_partitions();
@@ -133,16 +111,7 @@ impl Driver {
                 biased;
                 () = self.outlet.closed() => return,
                 () = end.stop() => return self.drain().await,
-                Some(read) = self.readers.join_next() => {
-                    // The partition would never be heard of again, and the stream would look complete.
-                    if read.is_err_and(|error| error.is_panic()) {
-                        let failure = ApiError::internal("reading a partition met a bug of the server");
-                        self.outlet.send(Err(failure), None).await;
-                        return;
-                    }
-                    continue;
-                }
-                told = heard.recv() => told,
+                told = self.open.next() => told,
                 changed = metadata.changed(), if !self.growing.is_empty() => {
                     if changed.is_err() {
                         return;
@@ -164,7 +133,13 @@ impl Driver {
                     continue;
                 }
             };
-            let Some((number, told)) = event else { return };
+            let (number, told) = match event {
+                Ok(told) => told,
+                Err(failure) => {
+                    self.outlet.send(Err(failure), None).await;
+                    return;
+                }
+            };
             heartbeat_at = tokio::time::Instant::now() + self.reading.heartbeats.delay();
             if !self.take(number, told).await || self.finished().await {
                 return;
@@ -274,18 +249,8 @@ impl Driver {
             let (of, end_offset) = (partition.name.clone(), partition.end_offset);
             partition.next_offset.map(|next_offset| Progress { of, next_offset, end_offset })
         };
-        let room = self.options.shape.message_bytes_max.saturating_sub(MESSAGE_OVERHEAD);
-        let (mut parts, mut bytes) = (vec![Vec::new()], 0);
-        for progress in self.partitions.iter().filter(|partition| !partition.over).filter_map(progress) {
-            let size = progress.of.topic.len() + PROGRESS_OVERHEAD;
-            if bytes + size > room {
-                parts.push(Vec::new());
-                bytes = 0;
-            }
-            bytes += size;
-            parts.last_mut().expect("there is one").push(progress);
-        }
-        parts
+        let open = self.partitions.iter().filter(|partition| !partition.over);
+        in_messages(open.filter_map(progress), self.options.shape.message_bytes_max)
     }
 
     /// Reads partitions that were added to a topic, from their start.

@@ -1,4 +1,4 @@
-//! The way out of a read: one message at a time, with the budget that it holds.
+//! The way out of a stream of records: one message at a time, with the budget that it holds.
 //!
 //! A message that waits for the client keeps its part of the budget. When other readers wait for budget and a client
 //! has taken nothing for [`STALL_MAX`], the message is replaced by the error that ends the stream, so that its memory
@@ -8,45 +8,59 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use walser_rpc::{ApiError, SendGate};
 
-use crate::reading::answer::ReadEvent;
 use crate::reading::budget::{ReadPermit, STALL_MAX, StreamBudget, stalled};
 
 /// Messages that wait for the client; the outlet replaces the only one.
 const QUEUE: usize = 1;
 
 /// A message, or the end of the stream with its reason.
-pub(crate) type Item = Result<ReadEvent, ApiError>;
+pub(crate) type Item<T> = Result<T, ApiError>;
 
 /// A message and the budget that it holds until it is taken.
-type Slot = Arc<Mutex<Option<(Item, Option<ReadPermit>)>>>;
+type Slot<T> = Arc<Mutex<Option<(Item<T>, Option<ReadPermit>)>>>;
 
-/// Where the driver of a read sends messages to.
+/// Where the driver of a stream sends messages to.
 #[derive(Debug)]
-pub(super) struct Outlet {
-    slots: mpsc::Sender<Slot>,
-    last: Slot,
+pub(crate) struct Outlet<T> {
+    slots: mpsc::Sender<Slot<T>>,
+    last: Slot<T>,
     budget: StreamBudget,
     gate: SendGate,
+    /// Since when there has been no room.
+    full_since: Option<Instant>,
 }
 
 /// Ends a stream whose driver is gone.
 #[derive(Debug)]
-pub(super) struct Failing(mpsc::Sender<Slot>);
+pub(crate) struct Failing<T>(mpsc::Sender<Slot<T>>);
 
-impl Failing {
+/// There is room for one message.
+pub(crate) struct Room<'a, T> {
+    permit: mpsc::Permit<'a, Slot<T>>,
+    last: &'a mut Slot<T>,
+}
+
+/// The stream is over: the client is gone, or was cut off.
+#[derive(Debug)]
+pub(crate) struct OutletClosed;
+
+impl<T> Failing<T> {
     /// Sends the reason, once there is room for it.
-    pub(super) async fn send(self, failure: ApiError) {
+    pub(crate) async fn send(self, failure: ApiError) {
         let _ = self.0.send(Arc::new(Mutex::new(Some((Err(failure), None))))).await;
     }
 }
 
 /// An outlet, the messages as the client takes them, and the gate through which they leave.
-pub(super) fn outlet(budget: StreamBudget) -> (Outlet, impl Stream<Item = Item> + Send + use<>, SendGate) {
-    let (slots, taken) = mpsc::channel::<Slot>(QUEUE);
+pub(crate) fn outlet<T: Send + 'static>(
+    budget: StreamBudget,
+) -> (Outlet<T>, impl Stream<Item = Item<T>> + Send + use<T>, SendGate) {
+    let (slots, taken) = mpsc::channel::<Slot<T>>(QUEUE);
     let gate = budget.gate();
     let leaving = gate.clone();
     let messages = ReceiverStream::new(taken).filter_map(move |slot| {
@@ -55,38 +69,46 @@ pub(super) fn outlet(budget: StreamBudget) -> (Outlet, impl Stream<Item = Item> 
         leaving.leaves(permit);
         Some(item)
     });
-    (Outlet { slots, last: Slot::default(), budget, gate: gate.clone() }, messages, gate)
+    let last = Arc::new(Mutex::new(None));
+    (Outlet { slots, last, budget, gate: gate.clone(), full_since: None }, messages, gate)
 }
 
 // === impl Outlet ===
 
-impl Outlet {
+impl<T> Outlet<T> {
     /// Returns once the client is gone.
-    pub(super) async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.slots.closed().await;
     }
 
     /// For the case that the driver panics.
-    pub(super) fn failing(&self) -> Failing {
+    pub(crate) fn failing(&self) -> Failing<T> {
         Failing(self.slots.clone())
     }
 
-    /// Sends a message once there is room for it. False: the stream is over.
-    pub(super) async fn send(&mut self, item: Item, permit: Option<ReadPermit>) -> bool {
-        let room = loop {
-            match tokio::time::timeout(STALL_MAX, self.slots.reserve()).await {
-                Ok(room) => break room,
+    /// Waits for room for one message. Safe to cancel.
+    ///
+    /// # Errors
+    /// The client is gone, or takes nothing while others wait for its memory.
+    pub(crate) async fn room(&mut self) -> Result<Room<'_, T>, OutletClosed> {
+        let permit = loop {
+            let until = *self.full_since.get_or_insert_with(Instant::now) + STALL_MAX;
+            match tokio::time::timeout_at(until, self.slots.reserve()).await {
+                Ok(permit) => break permit,
                 Err(_elapsed) if self.budget.is_contended() && self.gate.is_stalled(STALL_MAX) => {
                     self.cut();
-                    return false;
+                    return Err(OutletClosed);
                 }
-                Err(_elapsed) => {}
+                Err(_elapsed) => self.full_since = None,
             }
         };
-        let Ok(room) = room else { return false };
-        self.last = Arc::new(Mutex::new(Some((item, permit))));
-        room.send(Arc::clone(&self.last));
-        true
+        self.full_since = None;
+        Ok(Room { permit: permit.map_err(|_| OutletClosed)?, last: &mut self.last })
+    }
+
+    /// Sends a message once there is room for it. False: the stream is over.
+    pub(crate) async fn send(&mut self, item: Item<T>, permit: Option<ReadPermit>) -> bool {
+        self.room().await.map(|room| room.send(item, permit)).is_ok()
     }
 
     /// Replaces the message that the client does not take by the end of the stream.
@@ -97,14 +119,25 @@ impl Outlet {
     }
 }
 
+// === impl Room ===
+
+impl<T> Room<'_, T> {
+    /// Sends a message, with the budget that it holds.
+    pub(crate) fn send(self, item: Item<T>, permit: Option<ReadPermit>) {
+        *self.last = Arc::new(Mutex::new(Some((item, permit))));
+        self.permit.send(Arc::clone(self.last));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use walser_rpc::Reason;
 
     use super::*;
+    use crate::reading::answer::ReadEvent;
     use crate::reading::budget::ReadBudget;
 
-    fn message() -> Item {
+    fn message() -> Item<ReadEvent> {
         Ok(ReadEvent::Drain(STALL_MAX))
     }
 
@@ -143,7 +176,7 @@ mod tests {
         assert!(!outlet.send(message(), None).await);
         waiting.await.unwrap();
         drop(outlet);
-        let told: Vec<Item> = messages.collect().await;
+        let told: Vec<Item<ReadEvent>> = messages.collect().await;
         assert_eq!(told.len(), 1);
         let failure = told.into_iter().next().unwrap().unwrap_err();
         assert_eq!(failure.reason(), Reason::GatewayOverloaded);

@@ -34,7 +34,7 @@ const TROUBLE_MIN: Duration = Duration::from_secs(1);
 const TROUBLE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a partition's reader says.
-pub(super) enum PartitionEvent {
+pub(crate) enum PartitionEvent {
     /// Its place is found: this offset.
     Opened(i64),
     Chunk(Chunk, ReadPermit),

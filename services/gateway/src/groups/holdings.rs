@@ -1,0 +1,254 @@
+//! What a member holds, as the stream of its client knows it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walser_group::{CommittedOffset, GroupEpoch};
+use walser_model::{Offset, TopicPartition};
+use walser_rpc::{ApiError, Reason};
+
+use crate::metadata::TopicView;
+use crate::reading::{PartitionName, Progress, ReadPosition, Target};
+
+/// A partition that the member reads.
+#[derive(Debug)]
+pub(super) struct Holding {
+    /// In which it was assigned.
+    pub(super) epoch: GroupEpoch,
+    pub(super) name: PartitionName,
+    topic: Arc<TopicView>,
+    /// The number of its reader, unless it is paused, or cannot be read.
+    pub(super) reader: Option<usize>,
+    /// The client knows of it.
+    pub(super) announced: bool,
+    /// It could not be opened for a time: nobody waits for it any more.
+    pub(super) in_trouble: bool,
+    /// What was committed when it was assigned.
+    pub(super) committed: Option<CommittedOffset>,
+    /// Where its reader begins, and the epoch of the record before, -1 if it is not known.
+    next: (ReadPosition, i32),
+    /// Where reading began, once it is known.
+    pub(super) began: Option<i64>,
+    /// Nothing below may be committed: it was not read here.
+    floor: i64,
+    /// What was sent of it last, as the next offset.
+    sent_to: Option<i64>,
+    committed_to: i64,
+    end_offset: i64,
+    pub(super) caught_up: bool,
+    pub(super) paused: bool,
+    /// What counts as processed next, as the next offset, and when it was sent, in streams that commit by themselves.
+    unprocessed: Option<(i64, Instant)>,
+}
+
+/// The partitions that a member reads. Names and readers lead to them.
+#[derive(Debug, Default)]
+pub(super) struct Holdings {
+    held: BTreeMap<TopicPartition, Holding>,
+    names: HashMap<PartitionName, TopicPartition>,
+    readers: HashMap<usize, TopicPartition>,
+}
+
+// === impl Holding ===
+
+impl Holding {
+    /// A partition with what is committed of it; without that it begins at `start`.
+    pub(super) fn new(
+        epoch: GroupEpoch,
+        (topic, partition): (Arc<TopicView>, i32),
+        committed: Option<CommittedOffset>,
+        start: ReadPosition,
+    ) -> Self {
+        let next = match &committed {
+            Some(committed) => {
+                let epoch = committed.leader_epoch.map_or(-1, |epoch| epoch.0);
+                (ReadPosition::Offset(committed.offset.0), epoch)
+            }
+            None => (start, -1),
+        };
+        let began = committed.as_ref().map(|committed| committed.offset.0);
+        Self {
+            epoch,
+            name: PartitionName::of(&topic, partition),
+            topic,
+            reader: None,
+            announced: false,
+            in_trouble: false,
+            next,
+            began,
+            floor: began.unwrap_or(0),
+            sent_to: None,
+            committed_to: began.unwrap_or(0),
+            committed,
+            end_offset: began.unwrap_or(0),
+            caught_up: false,
+            paused: false,
+            unprocessed: None,
+        }
+    }
+
+    /// What its reader is to read.
+    pub(super) fn target(&self) -> Target {
+        let (start, last_epoch) = self.next;
+        let (topic, partition) = (Arc::clone(&self.topic), self.name.partition);
+        Target { topic, partition, start, end: None, last_epoch }
+    }
+
+    /// Its reader has found its place.
+    pub(super) fn opened(&mut self, offset: i64) {
+        (self.next, self.caught_up) = ((ReadPosition::Offset(offset), self.next.1), false);
+        if self.began.is_none() {
+            self.began = Some(offset);
+        }
+        if self.sent_to.is_none() {
+            self.floor = self.floor.max(offset);
+        }
+        self.end_offset = self.end_offset.max(offset);
+    }
+
+    /// It is read on from elsewhere, as the client wants: what lies there may be committed.
+    pub(super) fn seek(&mut self, place: ReadPosition) {
+        self.next = (place, -1);
+        (self.floor, self.sent_to, self.unprocessed) = (0, None, None);
+    }
+
+    /// Its reader goes on elsewhere: records are gone.
+    pub(super) fn moved(&mut self, offset: i64) {
+        self.next = (ReadPosition::Offset(offset), -1);
+        self.floor = self.floor.min(offset);
+        self.caught_up = false;
+    }
+
+    /// A chunk up to an offset was sent.
+    pub(super) fn sent(&mut self, next_offset: i64, leader_epoch: i32, end_offset: i64) {
+        self.next = (ReadPosition::Offset(next_offset), leader_epoch);
+        self.sent_to = Some(next_offset);
+        self.unprocessed.get_or_insert_with(|| (next_offset, Instant::now()));
+        self.end_offset = end_offset;
+        self.caught_up = next_offset >= end_offset;
+    }
+
+    /// It is read to its end, which is there.
+    pub(super) fn caught_up_at(&mut self, end_offset: i64) {
+        (self.caught_up, self.end_offset) = (true, end_offset);
+    }
+
+    pub(super) fn committed(&mut self, offset: Offset) {
+        self.committed_to = offset.0;
+    }
+
+    /// Whether something was sent that is not committed.
+    pub(super) fn is_outstanding(&self) -> bool {
+        self.sent_to.is_some_and(|sent| sent > self.committed_to)
+    }
+
+    /// What was sent more than `limit` ago, if it was not told before: the next offset.
+    pub(super) fn processed(&mut self, now: Instant, limit: Duration) -> Option<i64> {
+        let (offset, _) = self.unprocessed.take_if(|(_, sent)| *sent + limit <= now)?;
+        // What was sent meanwhile counts from now on: never too early.
+        self.unprocessed = self.sent_to.filter(|sent| *sent > offset).map(|sent| (sent, now));
+        Some(offset)
+    }
+
+    /// Whether an offset may be committed.
+    ///
+    /// # Errors
+    /// It is none, or lies before everything that was read here: another member may have committed more since.
+    pub(super) fn check(&self, offset: Offset) -> Result<(), ApiError> {
+        if offset < Offset::ZERO {
+            return Err(ApiError::field("offset", format!("is {offset}; it must be at least 0")));
+        }
+        if offset.0 >= self.floor {
+            return Ok(());
+        }
+        let text = format!(
+            "offset {offset} was read under an earlier assignment: this one began at {}; to go back, seek first",
+            self.floor
+        );
+        let failure = ApiError::new(Reason::PartitionNotOwned, text).with("partition", self.name.partition);
+        Err(failure.with("topic", &self.name.topic).with("startOffset", self.floor))
+    }
+
+    /// Where it stands.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        let next_offset = self.sent_to.or(self.began)?;
+        Some(Progress { of: self.name.clone(), next_offset, end_offset: self.end_offset.max(next_offset) })
+    }
+}
+
+// === impl Holdings ===
+
+impl Holdings {
+    pub(super) fn insert(&mut self, partition: TopicPartition, holding: Holding) {
+        self.names.insert(holding.name.clone(), partition);
+        self.held.insert(partition, holding);
+    }
+
+    pub(super) fn remove(&mut self, partition: &TopicPartition) -> Option<Holding> {
+        let holding = self.held.remove(partition)?;
+        self.set_reader_of(holding.reader, None, *partition);
+        if self.names.get(&holding.name) == Some(partition) {
+            self.names.remove(&holding.name);
+        }
+        Some(holding)
+    }
+
+    /// Gives a partition another reader, or none. Returns the one before.
+    pub(super) fn set_reader(&mut self, partition: &TopicPartition, reader: Option<usize>) -> Option<usize> {
+        let holding = self.held.get_mut(partition)?;
+        let before = std::mem::replace(&mut holding.reader, reader);
+        self.set_reader_of(before, reader, *partition);
+        before
+    }
+
+    fn set_reader_of(&mut self, before: Option<usize>, after: Option<usize>, partition: TopicPartition) {
+        if let Some(before) = before {
+            self.readers.remove(&before);
+        }
+        if let Some(after) = after {
+            self.readers.insert(after, partition);
+        }
+    }
+
+    pub(super) fn get(&self, partition: &TopicPartition) -> Option<&Holding> {
+        self.held.get(partition)
+    }
+
+    pub(super) fn get_mut(&mut self, partition: &TopicPartition) -> Option<&mut Holding> {
+        self.held.get_mut(partition)
+    }
+
+    /// The partition of a reader, unless that is an old one.
+    pub(super) fn of_reader(&self, reader: usize) -> Option<TopicPartition> {
+        self.readers.get(&reader).copied()
+    }
+
+    /// The partition of a name.
+    pub(super) fn named(&self, name: &PartitionName) -> Option<TopicPartition> {
+        self.names.get(name).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&TopicPartition, &Holding)> {
+        self.held.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&TopicPartition, &mut Holding)> {
+        self.held.iter_mut()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn partitions(&self) -> Vec<TopicPartition> {
+        self.held.keys().copied().collect()
+    }
+
+    /// Whether the client knows of partitions, and is at the end of all of them.
+    pub(super) fn are_caught_up(&self) -> bool {
+        !self.held.is_empty()
+            && self.held.values().all(|held| held.announced && (held.caught_up || held.reader.is_none()))
+    }
+}

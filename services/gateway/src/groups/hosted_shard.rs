@@ -1,0 +1,272 @@
+//! The session of this gateway with one shard of groups: opened with its first member, opened again whenever it breaks,
+//! and kept alive for all of them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use walser_group::{
+    AttachmentNumber, CurrentAssignment, GatewayId, GroupId, MemberId, Notice, NoticeContent, RemovalCause,
+};
+use walser_rpc::{
+    ApiError, CoordinatorClient, CoordinatorSession, MemberAnswer, MemberRequest, Network, Reason, Said, SessionNotices,
+};
+
+use crate::retry::Backoff;
+
+/// Time between two signs of life. The shortest session timeout is six times as long.
+const ALIVE: Duration = Duration::from_secs(1);
+/// Of so many signs of life, one names the members.
+const REPORT_EVERY: u32 = 10;
+/// A session without members is kept for this long.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long a shard may take to open a session, or to answer a sign of life, before another session is tried.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// A place among all that the coordinator has said: sessions count up, and so does what is said on each.
+pub(super) type SaidAt = (u64, u64);
+
+/// What a member has been told last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct MemberNews {
+    /// What it holds, and when that was said to which attachment.
+    pub(super) current: Option<(SaidAt, AttachmentNumber, CurrentAssignment)>,
+    /// This attachment of it is gone.
+    pub(super) removed: Option<(AttachmentNumber, RemovalCause)>,
+    /// The number of the session: notices of those before may be lost.
+    pub(super) session: u64,
+}
+
+/// A session, or why there is none.
+#[derive(Debug, Clone)]
+enum SessionState {
+    None(Option<ApiError>),
+    Open(u64, CoordinatorSession),
+}
+
+/// By member: the number of its entry, and where it hears. A member that attaches here again takes the place of the entry
+/// before, whose stream then hears of nothing any more.
+type Members = HashMap<(GroupId, MemberId), (u64, watch::Sender<MemberNews>)>;
+
+/// A member that is known here.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) news: watch::Receiver<MemberNews>,
+    shard: Arc<HostedShard>,
+    key: (GroupId, MemberId),
+    number: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut members = self.shard.members.lock();
+        if members.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+            members.remove(&self.key);
+        }
+    }
+}
+
+/// The members that this gateway has in one shard.
+#[derive(Debug)]
+pub(super) struct HostedShard {
+    number: i32,
+    gateway: GatewayId,
+    session: watch::Sender<SessionState>,
+    members: Mutex<Members>,
+    /// Counts entries.
+    entered: watch::Sender<u64>,
+    /// When what was answered last was asked.
+    heard: watch::Sender<Option<Instant>>,
+}
+
+impl HostedShard {
+    pub(super) fn new(number: i32, gateway: GatewayId) -> Self {
+        let session = watch::Sender::new(SessionState::None(None));
+        let (entered, heard) = (watch::Sender::new(0), watch::Sender::new(None));
+        Self { number, gateway, session, members: Mutex::default(), entered, heard }
+    }
+
+    /// Makes a member known, before it joins: reports name it from here on, until the entry is dropped.
+    pub(super) fn enter(self: &Arc<Self>, group: &GroupId, member: &MemberId) -> Entry {
+        let session = match &*self.session.borrow() {
+            SessionState::Open(number, _) => *number,
+            SessionState::None(_) => 0,
+        };
+        let sender = watch::Sender::new(MemberNews { session, ..MemberNews::default() });
+        let (news, key) = (sender.subscribe(), (group.clone(), member.clone()));
+        let mut members = self.members.lock();
+        let number = *self.entered.borrow() + 1;
+        members.insert(key.clone(), (number, sender));
+        self.entered.send_replace(number);
+        drop(members);
+        Entry { news, shard: Arc::clone(self), key, number }
+    }
+
+    /// When what the coordinator has answered last was asked; `None`: it has not answered yet.
+    pub(super) fn heard(&self) -> watch::Receiver<Option<Instant>> {
+        self.heard.subscribe()
+    }
+
+    /// Asks for a member what may be asked again when the session breaks, until `until`. Returns when it was answered.
+    ///
+    /// # Errors
+    /// As the coordinator refuses; why it does not answer.
+    pub(super) async fn ask(&self, request: MemberRequest, until: Instant) -> Result<(SaidAt, MemberAnswer), ApiError> {
+        let mut sessions = self.session.subscribe();
+        loop {
+            let (number, session) = Self::opened(&mut sessions, until).await?;
+            let sent_at = Instant::now();
+            let answer = tokio::time::timeout_at(until, session.ask(request.clone())).await;
+            match answer {
+                Ok(Ok(Said { number: said, content })) => {
+                    self.hear(sent_at);
+                    return Ok(((number, said), content));
+                }
+                Ok(Err(failure)) if session_lost(&failure) => {
+                    let over = |state: &SessionState| !matches!(state, SessionState::Open(open, _) if *open == number);
+                    if tokio::time::timeout_at(until, sessions.wait_for(over)).await.is_err() {
+                        return Err(failure);
+                    }
+                }
+                Ok(Err(failure)) => return Err(failure),
+                Err(_elapsed) => return Err(silent()),
+            }
+        }
+    }
+
+    async fn opened(
+        sessions: &mut watch::Receiver<SessionState>,
+        until: Instant,
+    ) -> Result<(u64, CoordinatorSession), ApiError> {
+        let open = |state: &SessionState| matches!(state, SessionState::Open(..));
+        let _ = tokio::time::timeout_at(until, sessions.wait_for(open)).await;
+        match &*sessions.borrow() {
+            SessionState::Open(number, session) => Ok((*number, session.clone())),
+            SessionState::None(why) => Err(why.clone().unwrap_or_else(silent)),
+        }
+    }
+
+    /// Keeps a session while there are members, for ever.
+    pub(super) async fn keep(self: Arc<Self>, network: Network) {
+        let (mut backoff, mut number) = (Backoff::default(), 0);
+        let mut entered = self.entered.subscribe();
+        loop {
+            while self.members.lock().is_empty() {
+                if entered.changed().await.is_err() {
+                    return;
+                }
+            }
+            let failure = match self.open(&network).await {
+                Ok((session, notices)) => {
+                    backoff = Backoff::default();
+                    number += 1;
+                    let ended = self.serve(number, session, notices).await;
+                    let Err(failure) = ended else {
+                        self.session.send_replace(SessionState::None(None));
+                        continue;
+                    };
+                    failure
+                }
+                Err(failure) => failure,
+            };
+            tracing::debug!(shard = self.number, %failure, "no session with a shard of groups");
+            self.session.send_replace(SessionState::None(Some(failure)));
+            backoff.pause().await;
+        }
+    }
+
+    async fn open(&self, network: &Network) -> Result<(CoordinatorSession, SessionNotices), ApiError> {
+        let coordinator = CoordinatorClient::new(network.coordinator(self.number).ok_or_else(silent)?);
+        let opened = tokio::time::timeout(ANSWER_MAX, coordinator.open_session(self.number, &self.gateway)).await;
+        opened.unwrap_or_else(|_elapsed| Err(silent()))
+    }
+
+    /// Serves a session until it breaks; `Ok`: it is not needed any more.
+    async fn serve(
+        &self,
+        number: u64,
+        session: CoordinatorSession,
+        mut notices: SessionNotices,
+    ) -> Result<(), ApiError> {
+        self.session.send_replace(SessionState::Open(number, session.clone()));
+        self.members.lock().values().for_each(|(_, news)| news.send_modify(|news| news.session = number));
+        let mut ticks = tokio::time::interval(ALIVE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut signs, mut idle_since) = (0, None::<Instant>);
+        loop {
+            tokio::select! {
+                notice = notices.next() => self.tell(number, notice?),
+                _ = ticks.tick() => {
+                    if self.members.lock().is_empty() {
+                        if idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE {
+                            return Ok(());
+                        }
+                        continue;
+                    }
+                    idle_since = None;
+                    let request = if signs % REPORT_EVERY == 0 { self.report() } else { MemberRequest::Alive };
+                    signs += 1;
+                    self.give_sign(number, &session, &mut notices, request).await?;
+                }
+            }
+        }
+    }
+
+    /// Gives a sign of life, and passes notices on until it is answered.
+    async fn give_sign(
+        &self,
+        number: u64,
+        session: &CoordinatorSession,
+        notices: &mut SessionNotices,
+        request: MemberRequest,
+    ) -> Result<(), ApiError> {
+        let sent_at = Instant::now();
+        let mut answer = std::pin::pin!(tokio::time::timeout(ANSWER_MAX, session.ask(request)));
+        loop {
+            tokio::select! {
+                notice = notices.next() => self.tell(number, notice?),
+                answered = &mut answer => {
+                    answered.map_err(|_elapsed| silent())??;
+                    self.hear(sent_at);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn report(&self) -> MemberRequest {
+        MemberRequest::Report(self.members.lock().keys().cloned().collect::<BTreeSet<_>>())
+    }
+
+    fn hear(&self, asked_at: Instant) {
+        self.heard.send_if_modified(|heard| {
+            let news = heard.is_none_or(|heard| heard < asked_at);
+            if news {
+                *heard = Some(asked_at);
+            }
+            news
+        });
+    }
+
+    fn tell(&self, session: u64, notice: Said<Notice>) {
+        let Said { number, content: notice } = notice;
+        let members = self.members.lock();
+        let Some((_, news)) = members.get(&(notice.group, notice.member)) else { return };
+        news.send_modify(|news| match notice.content {
+            NoticeContent::Assignment(current) => news.current = Some(((session, number), notice.attachment, current)),
+            NoticeContent::Removed(cause) => news.removed = Some((notice.attachment, cause)),
+        });
+    }
+}
+
+fn silent() -> ApiError {
+    ApiError::new(Reason::CoordinatorNotAvailable, "the group coordinator does not answer; it is asked again")
+}
+
+/// Whether the session is over, and what was asked on it has to be asked on another one.
+fn session_lost(failure: &ApiError) -> bool {
+    matches!(failure.reason(), Reason::CoordinatorNotAvailable | Reason::StaleEpoch) || !failure.answered()
+}

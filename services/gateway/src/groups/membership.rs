@@ -1,0 +1,220 @@
+//! One member of a group, as its gateway plays it towards the coordinator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use walser_group::{
+    AssignedPartitions, Attach, Attached, Commit, CommitAuthor, CommittedOffset, CurrentAssignment, DetachGrace,
+    GatewayId, GroupEpoch, Join, MemberRef, OffsetToCommit, RemovalCause,
+};
+use walser_model::TopicPartition;
+use walser_rpc::{ApiError, MemberAnswer, MemberRequest, Reason};
+
+use super::hosted_shard::{Entry, HostedShard, MemberNews, SaidAt};
+use super::request::JoinRequest;
+use super::token::MemberToken;
+use super::{Groups, unique};
+
+/// How long a join, and an offset that is looked up, waits for a coordinator.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a commit waits for a coordinator that moves.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the last word of a member waits.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a member holds, as of a word of the coordinator.
+pub(super) type HeldAt = (SaidAt, CurrentAssignment);
+
+/// A member that is attached to this gateway. What it asks for others goes through clones of [`MemberCalls`].
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) calls: MemberCalls,
+    entry: Entry,
+    pub(super) heard: watch::Receiver<Option<Instant>>,
+}
+
+/// What a member asks of the coordinator.
+#[derive(Debug, Clone)]
+pub(super) struct MemberCalls {
+    shard: Arc<HostedShard>,
+    of: MemberRef,
+}
+
+impl Groups {
+    /// Attaches the member of the token, or, where it has none or its member is gone, joins as a new one.
+    pub(super) async fn join(&self, asked: &JoinRequest) -> Result<(Membership, HeldAt), ApiError> {
+        let shard = self.shard(&asked.group)?;
+        let until = Instant::now() + PATIENCE;
+        if let Some(MemberToken(of)) = asked.token.clone() {
+            if of.group != asked.group {
+                let text = format!("is of a member of another group, \"{}\"", of.group);
+                return Err(ApiError::field("join.resume_token", text));
+            }
+            match attach(&shard, of, asked, &self.gateway, until).await {
+                Err(failure) if failure.reason() == Reason::SessionExpired => {}
+                outcome => return outcome,
+            }
+        }
+        if asked.subscription.topics.is_empty() && asked.subscription.pattern.is_none() {
+            return Err(ApiError::field("join", "names nothing to read; set topics or topic_pattern"));
+        }
+        let member = unique(&*self.random).parse().expect("a UUID is a name");
+        let entry = shard.enter(&asked.group, &member);
+        let join = Join {
+            group: asked.group.clone(),
+            member: member.clone(),
+            instance: asked.instance.clone(),
+            client_id: asked.client_id.clone(),
+            client_address: asked.client_address.clone(),
+            subscription: asked.subscription.clone(),
+            session_timeout: asked.session_timeout,
+            revocation_timeout: asked.confirm_within.unwrap_or(asked.session_timeout),
+            gateway: self.gateway.clone(),
+        };
+        let (said, answer) = shard.ask(MemberRequest::Join(Box::new(join)), until).await?;
+        let Attached { attachment, current } = attached(answer)?;
+        let of = MemberRef { group: asked.group.clone(), member, instance: asked.instance.clone(), attachment };
+        Ok((Membership::new(shard, of, entry), (said, current)))
+    }
+}
+
+async fn attach(
+    shard: &Arc<HostedShard>,
+    of: MemberRef,
+    asked: &JoinRequest,
+    gateway: &GatewayId,
+    until: Instant,
+) -> Result<(Membership, HeldAt), ApiError> {
+    let entry = shard.enter(&of.group, &of.member);
+    let named = !asked.subscription.topics.is_empty() || asked.subscription.pattern.is_some();
+    let subscription = named.then(|| asked.subscription.clone());
+    let attach = Attach { member: of.clone(), subscription, gateway: gateway.clone() };
+    let (said, answer) = shard.ask(MemberRequest::Attach(Box::new(attach)), until).await?;
+    let Attached { attachment, current } = attached(answer)?;
+    Ok((Membership::new(Arc::clone(shard), MemberRef { attachment, ..of }, entry), (said, current)))
+}
+
+fn attached(answer: MemberAnswer) -> Result<Attached, ApiError> {
+    match answer {
+        MemberAnswer::Attached(attached) => Ok(attached),
+        _ => Err(unexpected()),
+    }
+}
+
+fn unexpected() -> ApiError {
+    ApiError::internal("the group coordinator gave the answer to something else")
+}
+
+/// Whether the member is no more, or is attached elsewhere.
+pub(super) fn is_gone(failure: &ApiError) -> bool {
+    matches!(failure.reason(), Reason::SessionExpired | Reason::MemberFenced | Reason::InstanceFenced)
+        || failure.reason() == Reason::GroupNotFound
+}
+
+// === impl Membership ===
+
+impl Membership {
+    fn new(shard: Arc<HostedShard>, of: MemberRef, entry: Entry) -> Self {
+        let heard = shard.heard();
+        Self { calls: MemberCalls { shard, of }, entry, heard }
+    }
+
+    /// The token with which the member comes back.
+    pub(super) fn token(&self) -> MemberToken {
+        MemberToken(self.calls.of.clone())
+    }
+
+    /// Waits for news.
+    ///
+    /// # Errors
+    /// The member has attached to this gateway again, on another stream.
+    pub(super) async fn changed(&mut self) -> Result<(), ApiError> {
+        let replaced = || ApiError::new(Reason::MemberFenced, "the member has opened another stream with its token");
+        self.entry.news.changed().await.map_err(|_| replaced())
+    }
+
+    /// What the member has been told last.
+    pub(super) fn news(&mut self) -> MemberNews {
+        let mut news = self.entry.news.borrow_and_update().clone();
+        let own = self.calls.of.attachment;
+        news.current.take_if(|(_, attachment, _)| *attachment != own);
+        news.removed.take_if(|(attachment, _)| *attachment != own);
+        news
+    }
+
+    /// Its id.
+    pub(super) fn id(&self) -> String {
+        self.calls.of.member.to_string()
+    }
+}
+
+// === impl MemberCalls ===
+
+impl MemberCalls {
+    /// What the member holds.
+    pub(super) async fn heartbeat(self) -> Result<HeldAt, ApiError> {
+        let request = MemberRequest::Heartbeat(self.of.clone());
+        held(self.shard.ask(request, Instant::now() + PATIENCE).await?)
+    }
+
+    /// Lets partitions go. Returns what the member holds then.
+    pub(super) async fn release(self, released: AssignedPartitions) -> Result<HeldAt, ApiError> {
+        let request = MemberRequest::Release { member: self.of.clone(), released };
+        held(self.shard.ask(request, Instant::now() + COMMIT_PATIENCE).await?)
+    }
+
+    /// The committed offsets of partitions, in their order.
+    pub(super) async fn offsets(
+        self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<Vec<(TopicPartition, Option<CommittedOffset>)>, ApiError> {
+        let request = MemberRequest::Offsets { group: self.of.group.clone(), partitions };
+        match self.shard.ask(request, Instant::now() + PATIENCE).await?.1 {
+            MemberAnswer::Offsets(found) => Ok(found),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Commits offsets of partitions that were assigned by `epoch`. Returns those that were refused. At most one commit of
+    /// the member is under way, so that one that is repeated cannot overtake a later one.
+    pub(super) async fn commit(
+        self,
+        (epoch, sequence): (GroupEpoch, i64),
+        offsets: Vec<OffsetToCommit>,
+    ) -> Result<Vec<(TopicPartition, ApiError)>, ApiError> {
+        let author = Some(CommitAuthor { member: self.of.clone(), epoch, sequence });
+        let commit = Commit { author, group: self.of.group.clone(), offsets };
+        match self.shard.ask(MemberRequest::Commit(commit), Instant::now() + COMMIT_PATIENCE).await?.1 {
+            MemberAnswer::Committed(refused) => Ok(refused),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The stream is closed, and the member may come back.
+    pub(super) async fn detach(self, grace: DetachGrace) {
+        let request = MemberRequest::Detach { member: self.of.clone(), grace };
+        self.last_word(request).await;
+    }
+
+    /// The member leaves.
+    pub(super) async fn leave(self, cause: RemovalCause, keep_static_assignment: bool) {
+        let request = MemberRequest::Leave { member: self.of.clone(), cause, keep_static_assignment };
+        self.last_word(request).await;
+    }
+
+    /// What is not heard is found out by the session timeout.
+    async fn last_word(&self, request: MemberRequest) {
+        if let Err(failure) = self.shard.ask(request, Instant::now() + LAST_PATIENCE).await {
+            tracing::debug!(member = %self.of.member, %failure, "the last word of a member was not taken");
+        }
+    }
+}
+
+fn held((said, answer): (SaidAt, MemberAnswer)) -> Result<HeldAt, ApiError> {
+    match answer {
+        MemberAnswer::Assignment(current) => Ok((said, current)),
+        _ => Err(unexpected()),
+    }
+}

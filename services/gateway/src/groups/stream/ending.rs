@@ -1,0 +1,118 @@
+//! How a stream ends, and what becomes of its member.
+
+use tokio::time::Instant;
+use walser_group::{DetachGrace, RemovalCause};
+use walser_rpc::{ApiError, Reason};
+
+use crate::error::draining;
+
+use super::{GroupEvent, GroupStream, RevocationCause};
+
+/// How long commits that are under way, and the last words to the client, are waited for.
+const LAST: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Why a stream ends.
+#[derive(Debug, Clone)]
+pub(super) enum Ending {
+    /// The client leaves.
+    Leave { keep_static_assignment: bool },
+    /// The gateway stops, or the connection has reached its age.
+    Drain,
+    /// The client has broken the protocol, or the gateway has met a bug. The member may come back.
+    Failed(ApiError),
+    /// The connection of the client is broken.
+    Vanished,
+    /// The client is stuck.
+    Stuck,
+    /// The coordinator has removed the member.
+    Removed(RemovalCause),
+    /// The member is gone, or attached elsewhere.
+    Fenced(ApiError),
+}
+
+impl GroupStream {
+    /// Begins to end, unless that has begun. Nothing more is read from here on.
+    pub(super) fn end_with(&mut self, ending: Ending) {
+        if self.ending.is_some() {
+            return;
+        }
+        let causes = match &ending {
+            Ending::Stuck => Some(RevocationCause::ProcessingTimeout),
+            Ending::Removed(cause) => Some((*cause).into()),
+            Ending::Fenced(failure) if failure.reason() == Reason::SessionExpired => {
+                Some(RevocationCause::SessionExpired)
+            }
+            Ending::Fenced(_) => Some(RevocationCause::Fenced),
+            _ => None,
+        };
+        let mut lost = Vec::new();
+        for partition in self.holdings.partitions() {
+            lost.extend(self.stop_reading(&partition).filter(|held| held.announced).map(|held| held.name));
+        }
+        self.outgoing.drop_chunk();
+        let asked = std::mem::take(&mut self.revocations).into_values();
+        lost.extend(asked.flat_map(|revocation| revocation.held).map(|(_, held)| held.name));
+        if let Some(cause) = causes {
+            self.tell_gone(lost.into_iter(), cause);
+        }
+        self.timing.ends_at = Some(Instant::now() + LAST);
+        self.ending = Some(ending);
+    }
+
+    /// Whether nothing is left to be done before the end.
+    pub(super) fn is_done(&self) -> bool {
+        let late = self.timing.ends_at.is_some_and(|at| at <= Instant::now());
+        match &self.ending {
+            None => false,
+            Some(Ending::Leave { .. } | Ending::Drain) => late || self.commits.is_idle() && self.outgoing.is_idle(),
+            Some(_) => true,
+        }
+    }
+
+    /// Ends the stream of a client that is still there.
+    pub(super) async fn finish(self) {
+        let (calls, grace) = (self.membership.calls.clone(), self.end.grace());
+        let Self { ending, mut outgoing, counted, .. } = self;
+        let failure = match ending {
+            None | Some(Ending::Vanished) => {
+                calls.detach(counted.closed().await).await;
+                return;
+            }
+            Some(Ending::Leave { keep_static_assignment }) => {
+                calls.leave(RemovalCause::Left, keep_static_assignment).await;
+                None
+            }
+            Some(Ending::Drain) => {
+                calls.detach(DetachGrace::Session).await;
+                outgoing.tell(GroupEvent::Drain(grace));
+                Some(draining())
+            }
+            Some(Ending::Failed(failure)) => {
+                calls.detach(DetachGrace::Brief).await;
+                Some(failure)
+            }
+            Some(Ending::Stuck) => {
+                calls.leave(RemovalCause::ProcessingTimeout, false).await;
+                let text =
+                    "nothing was heard of the client for its processing_timeout while records were not committed";
+                Some(ApiError::new(Reason::SessionExpired, text).with("cause", "processing-timeout"))
+            }
+            Some(Ending::Removed(cause)) => {
+                let text = match cause {
+                    RemovalCause::Fenced => "an operator has removed the member",
+                    _ => "the coordinator has not heard of the member for its session timeout",
+                };
+                Some(ApiError::new(Reason::SessionExpired, text))
+            }
+            Some(Ending::Fenced(failure)) => Some(failure),
+        };
+        // A client that takes nothing is not waited for.
+        let _ = tokio::time::timeout(LAST, outgoing.end(failure)).await;
+    }
+
+    /// The client is gone: its member may come back, unless it has left before.
+    pub(super) async fn vanish(mut self) {
+        self.ending.get_or_insert(Ending::Vanished);
+        self.finish().await;
+    }
+}

@@ -1,0 +1,151 @@
+//! The way to the client: words, which are few, and one chunk of records at a time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use walser_model::TopicPartition;
+use walser_rpc::ApiError;
+
+use crate::groups::credit::Credit;
+use crate::reading::{Chunk, Decoded, Outlet, OutletClosed, ReadPermit};
+
+use super::event::GroupEvent;
+
+/// With so many words that wait, nothing more is taken of the client.
+const WORDS_MANY: usize = 1_000;
+
+/// What is on its way to the client.
+pub(super) struct Outgoing {
+    outlet: Outlet<GroupEvent>,
+    words: VecDeque<GroupEvent>,
+    chunk: Option<Held>,
+}
+
+/// A chunk that waits to be sent.
+pub(super) struct Held {
+    pub(super) partition: TopicPartition,
+    pub(super) chunk: Chunk,
+    pub(super) permit: ReadPermit,
+    /// It waits for the commit that is to come before it.
+    pub(super) uncommitted: bool,
+}
+
+/// What was sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sent {
+    Word,
+    Records { partition: TopicPartition, next_offset: i64, leader_epoch: i32, end_offset: i64 },
+}
+
+impl Outgoing {
+    pub(super) fn new(outlet: Outlet<GroupEvent>) -> Self {
+        Self { outlet, words: VecDeque::new(), chunk: None }
+    }
+
+    /// Tells the client something.
+    pub(super) fn tell(&mut self, event: GroupEvent) {
+        self.words.push_back(event);
+    }
+
+    /// Has a chunk sent. There MUST be none that waits.
+    pub(super) fn hold(&mut self, held: Held) {
+        debug_assert!(self.chunk.is_none(), "one chunk at a time");
+        self.chunk = Some(held);
+    }
+
+    /// The chunk that waits.
+    pub(super) fn held(&mut self) -> Option<&mut Held> {
+        self.chunk.as_mut()
+    }
+
+    /// Drops the chunk that waits if it is of a partition.
+    pub(super) fn drop_chunk_of(&mut self, partition: &TopicPartition) {
+        self.chunk.take_if(|held| held.partition == *partition);
+    }
+
+    /// Drops the chunk that waits.
+    pub(super) fn drop_chunk(&mut self) {
+        self.chunk = None;
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.words.is_empty() && self.chunk.is_none()
+    }
+
+    /// Whether so many words wait that the client has to.
+    pub(super) fn are_many(&self) -> bool {
+        self.words.len() >= WORDS_MANY
+    }
+
+    /// Sends what comes next, once the client takes it; with nothing to send, waits until the client is gone. `records`:
+    /// whether any may be sent. Safe to cancel.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(super) async fn sent(&mut self, records: bool, credit: &mut Credit) -> Result<Sent, OutletClosed> {
+        let room_for = credit.records_left();
+        let sendable = records && room_for > 0 && self.chunk.as_ref().is_some_and(|held| !held.uncommitted);
+        if self.words.is_empty() && !sendable {
+            self.outlet.closed().await;
+            return Err(OutletClosed);
+        }
+        let room = self.outlet.room().await?;
+        if let Some(word) = self.words.pop_front() {
+            room.send(Ok(word), None);
+            return Ok(Sent::Word);
+        }
+        let Some(mut held) = self.chunk.take() else { return Ok(Sent::Word) };
+        let rest = split(&mut held.chunk.content, room_for);
+        let Chunk { content, leader_epoch, high_watermark, .. } = &held.chunk;
+        let (next_offset, leader_epoch, end_offset) = (content.next_offset, *leader_epoch, *high_watermark);
+        credit.take(content);
+        let sent = Sent::Records { partition: held.partition, next_offset, leader_epoch, end_offset };
+        match rest {
+            // What is left keeps the memory of the whole.
+            Some(rest) => {
+                let content = std::mem::replace(&mut held.chunk.content, rest);
+                let Chunk { partition, high_watermark, log_start, leader_epoch, .. } = held.chunk;
+                let topic = Arc::clone(&held.chunk.topic);
+                let first = Chunk { topic, partition, content, high_watermark, log_start, leader_epoch };
+                self.chunk = Some(held);
+                room.send(Ok(GroupEvent::Chunk(first)), None);
+            }
+            None => room.send(Ok(GroupEvent::Chunk(held.chunk)), Some(held.permit)),
+        }
+        Ok(sent)
+    }
+
+    /// Ends the stream, if the client takes its end.
+    pub(super) async fn end(mut self, failure: Option<ApiError>) {
+        while let Some(word) = self.words.pop_front() {
+            if !self.outlet.send(Ok(word), None).await {
+                return;
+            }
+        }
+        if let Some(failure) = failure {
+            self.outlet.send(Err(failure), None).await;
+        }
+    }
+}
+
+/// Leaves at most so many plain records in `content`, and returns the others; whole batches stay whole.
+fn split(content: &mut Decoded, records_max: usize) -> Option<Decoded> {
+    if content.records.len() <= records_max {
+        return None;
+    }
+    let records = content.records.split_off(records_max);
+    let size_bytes = content.size_bytes / (records_max + records.len()) * records_max;
+    let rest = Decoded {
+        record_count: i64::try_from(records.len()).unwrap_or(i64::MAX),
+        size_bytes: content.size_bytes - size_bytes,
+        next_offset: content.next_offset,
+        ended: content.ended,
+        records,
+        ..Decoded::default()
+    };
+    content.size_bytes = size_bytes;
+    content.record_count = i64::try_from(records_max).unwrap_or(i64::MAX);
+    content.next_offset = content.records.last().map_or(content.next_offset, |last| last.record.offset.plus(1).0);
+    Some(rest)
+}

@@ -1,0 +1,135 @@
+//! Reading what the member holds, and sending it.
+
+use walser_model::{Offset, TopicPartition};
+use walser_rpc::{ApiError, Reason};
+
+use crate::groups::holdings::Holding;
+use crate::groups::request::CommitMode;
+use crate::reading::{Chunk, OutOfRange, PartitionEvent, PartitionFailure, ReadPermit, Reset, in_messages};
+
+use super::ending::Ending;
+use super::outgoing::{Held, Sent};
+use super::{GroupEvent, GroupStream};
+
+/// What a stream may take next.
+pub(super) struct Takes {
+    /// Requests of its client.
+    pub(super) requests: bool,
+    /// What the readers of its partitions say.
+    pub(super) chunks: bool,
+}
+
+impl GroupStream {
+    pub(super) fn takes(&mut self) -> Takes {
+        let goes_on = self.ending.is_none();
+        let requests = goes_on && !self.commits.are_many() && !self.outgoing.are_many();
+        let chunks = goes_on && !self.suspended && self.outgoing.is_idle();
+        Takes { requests, chunks }
+    }
+
+    /// Reads a partition from where it stands.
+    pub(super) fn start_reading(&mut self, partition: &TopicPartition) {
+        let Some(held) = self.holdings.get_mut(partition) else { return };
+        let target = held.target();
+        let reader = self.open.open(target, usize::MAX);
+        if let Some(before) = self.holdings.set_reader(partition, Some(reader)) {
+            self.open.close(before);
+        }
+    }
+
+    /// Ends the reader of a partition; what it has read and what was not sent is dropped.
+    pub(super) fn halt_reading(&mut self, partition: &TopicPartition) {
+        if let Some(reader) = self.holdings.set_reader(partition, None) {
+            self.open.close(reader);
+        }
+        self.outgoing.drop_chunk_of(partition);
+    }
+
+    /// Holds a partition no more.
+    pub(super) fn stop_reading(&mut self, partition: &TopicPartition) -> Option<Holding> {
+        self.halt_reading(partition);
+        self.unannounced.remove(partition);
+        self.holdings.remove(partition)
+    }
+
+    /// Takes what a reader says.
+    pub(super) fn take_told(&mut self, told: Result<(usize, PartitionEvent), ApiError>) {
+        let (reader, event) = match told {
+            Ok(told) => told,
+            Err(failure) => return self.end_with(Ending::Failed(failure)),
+        };
+        // Of a reader that has ended, something may still have been on its way.
+        let Some(partition) = self.holdings.of_reader(reader) else { return };
+        let Some(held) = self.holdings.get_mut(&partition) else { return };
+        match event {
+            PartitionEvent::Opened(offset) => held.opened(offset),
+            PartitionEvent::CaughtUp(end_offset) => held.caught_up_at(end_offset),
+            PartitionEvent::Reset(reset) => {
+                held.moved(reset.actual.0);
+                self.outgoing.tell(GroupEvent::Reset(reset));
+            }
+            PartitionEvent::Problem(failure) => {
+                held.in_trouble = true;
+                let of = held.name.clone();
+                self.outgoing.tell(GroupEvent::Problem(PartitionFailure { of, failure }));
+            }
+            PartitionEvent::Chunk(chunk, permit) => self.take_chunk(partition, chunk, permit),
+            // Readers of members have no end.
+            PartitionEvent::Ended => self.halt_reading(&partition),
+            PartitionEvent::Failed(failure) => self.reading_failed(partition, failure),
+        }
+    }
+
+    fn take_chunk(&mut self, partition: TopicPartition, chunk: Chunk, permit: ReadPermit) {
+        if self.unannounced.contains(&partition) {
+            self.announce_now();
+        }
+        let uncommitted = self.settings.commit_mode == CommitMode::BeforeDelivery;
+        let next_offset = chunk.content.next_offset;
+        self.outgoing.hold(Held { partition, chunk, permit, uncommitted });
+        if uncommitted {
+            self.commit_for_client(&[(partition, next_offset)]);
+        }
+    }
+
+    /// A partition cannot be read on.
+    fn reading_failed(&mut self, partition: TopicPartition, failure: ApiError) {
+        self.halt_reading(&partition);
+        let goes_on = self.settings.options.out_of_range != OutOfRange::Fail;
+        let diverging = failure.value("divergingOffset").and_then(|offset| offset.parse::<i64>().ok());
+        let lost = failure.value("lostCount").and_then(|count| count.parse::<i64>().ok());
+        let Some(held) = self.holdings.get_mut(&partition) else { return };
+        if let (Reason::LogDiverged, true, Some(actual), Some(lost)) = (failure.reason(), goes_on, diverging, lost) {
+            let of = held.name.clone();
+            held.moved(actual);
+            let requested = Offset(actual.saturating_add(lost));
+            self.outgoing.tell(GroupEvent::Reset(Reset { of, requested, actual: Offset(actual) }));
+            return self.start_reading(&partition);
+        }
+        held.in_trouble = true;
+        let of = held.name.clone();
+        self.outgoing.tell(GroupEvent::Problem(PartitionFailure { of, failure }));
+    }
+
+    /// Something was sent.
+    pub(super) fn sent(&mut self, sent: Sent) {
+        self.heartbeat_later();
+        let Sent::Records { partition, next_offset, leader_epoch, end_offset } = sent else { return };
+        self.timing.client_goes_on();
+        if let Some(held) = self.holdings.get_mut(&partition) {
+            held.sent(next_offset, leader_epoch, end_offset);
+        }
+    }
+
+    /// Says once that everything is read to its end, and again after something came.
+    pub(super) fn tell_caught_up(&mut self) {
+        let now = self.outgoing.held().is_none() && self.unannounced.is_empty() && self.holdings.are_caught_up();
+        if now && !self.all_caught_up {
+            let all = self.holdings.iter().filter_map(|(_, held)| held.progress());
+            for progress in in_messages(all, self.settings.options.shape.message_bytes_max) {
+                self.outgoing.tell(GroupEvent::CaughtUp(progress));
+            }
+        }
+        self.all_caught_up = now;
+    }
+}

@@ -1,0 +1,162 @@
+//! When the driver of a stream wakes by itself.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::groups::request::CommitMode;
+use crate::reading::in_messages;
+
+use super::ending::Ending;
+use super::{GroupEvent, GroupStream};
+
+/// What was sent counts as processed after this long, in streams that commit by themselves.
+const PROCESSED_AFTER: Duration = Duration::from_secs(5);
+/// Time between two looks at what counts as processed.
+const AUTO_COMMIT: Duration = Duration::from_secs(1);
+/// First and longest pause before the coordinator is asked again.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// The clocks of one stream.
+#[derive(Debug)]
+pub(super) struct Timing {
+    processing_timeout: Duration,
+    /// Without a sign of the client until then, it is stuck.
+    processing_at: Instant,
+    pub(super) heartbeat_at: Instant,
+    auto_commit_at: Instant,
+    /// The coordinator is not asked again before.
+    retry_at: Option<Instant>,
+    retry: Duration,
+    /// The stream ends then, whatever is not done.
+    pub(super) ends_at: Option<Instant>,
+}
+
+impl Timing {
+    pub(super) fn new(processing_timeout: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            processing_timeout,
+            processing_at: now + processing_timeout,
+            heartbeat_at: now,
+            auto_commit_at: now + AUTO_COMMIT,
+            retry_at: None,
+            retry: RETRY_FIRST,
+            ends_at: None,
+        }
+    }
+
+    /// The client has given a sign that it goes on.
+    pub(super) fn client_goes_on(&mut self) {
+        self.processing_at = self.processing_at.max(Instant::now() + self.processing_timeout);
+    }
+
+    /// The client needs longer: so long from now.
+    pub(super) fn extend(&mut self, extension: Duration) {
+        self.processing_at = Instant::now() + extension;
+    }
+
+    /// The coordinator is asked again after a pause, each longer than the one before.
+    pub(super) fn retry_later(&mut self) {
+        self.retry_at = Some(Instant::now() + self.retry);
+        self.retry = (self.retry * 2).min(RETRY_MAX);
+    }
+
+    /// The coordinator has answered.
+    pub(super) fn retried(&mut self) {
+        (self.retry_at, self.retry) = (None, RETRY_FIRST);
+    }
+
+    /// Whether the coordinator may be asked now.
+    pub(super) fn may_ask(&self) -> bool {
+        self.retry_at.is_none()
+    }
+}
+
+impl GroupStream {
+    /// When something is due.
+    pub(super) fn wakes(&self) -> Instant {
+        let timing = &self.timing;
+        if let Some(ends_at) = timing.ends_at {
+            return timing.retry_at.map_or(ends_at, |at| at.min(ends_at));
+        }
+        let own = match self.settings.commit_mode {
+            CommitMode::Manual => Some(timing.processing_at),
+            CommitMode::Auto => Some(timing.auto_commit_at),
+            CommitMode::BeforeDelivery => None,
+        };
+        let revocation = self.revocations.values().map(|revocation| revocation.until).min();
+        let silent = self.heard_until().filter(|_| !self.suspended);
+        let others = [own, timing.retry_at, revocation, silent, self.end.age_reached()];
+        others.into_iter().flatten().fold(timing.heartbeat_at, Instant::min)
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.timing.retry_at.take_if(|at| *at <= now);
+        if self.timing.ends_at.is_some() {
+            return;
+        }
+        if self.end.begun() {
+            return self.end_with(Ending::Drain);
+        }
+        if !self.suspended && self.heard_until().is_some_and(|until| until <= now) {
+            tracing::debug!(member = self.membership.id(), "the coordinator is silent: nothing more is sent");
+            // What it says of the member next decides what is sent from there on.
+            (self.suspended, self.session) = (true, None);
+        }
+        self.give_up_revocations(now);
+        match self.settings.commit_mode {
+            CommitMode::Manual if self.timing.processing_at <= now => self.check_processing(),
+            CommitMode::Auto if self.timing.auto_commit_at <= now => self.commit_processed(now),
+            _ => {}
+        }
+        if self.timing.heartbeat_at <= now {
+            self.heartbeat_later();
+            // A client that does not take what it was told before learns nothing from more of it.
+            if self.outgoing.is_idle() {
+                let all = self.holdings.iter().filter_map(|(_, held)| held.progress());
+                let parts = in_messages(all, self.settings.options.shape.message_bytes_max);
+                let server_time = self.groups.reading.heartbeats().server_time();
+                for progress in parts {
+                    self.outgoing.tell(GroupEvent::Heartbeat { server_time, progress });
+                }
+            }
+        }
+    }
+
+    /// Something was sent: the next heartbeat comes later.
+    pub(super) fn heartbeat_later(&mut self) {
+        self.timing.heartbeat_at = Instant::now() + self.groups.reading.heartbeats().delay();
+    }
+
+    /// Until when the coordinator keeps the member, as far as it has been heard.
+    fn heard_until(&self) -> Option<Instant> {
+        Some((*self.membership.heard.borrow())? + self.settings.session_timeout)
+    }
+
+    /// Nothing was heard of the client for its processing timeout.
+    fn check_processing(&mut self) {
+        let stuck = self.outgoing.held().is_some() || self.holdings.iter().any(|(_, held)| held.is_outstanding());
+        if stuck && self.commits.is_idle() {
+            self.end_with(Ending::Stuck);
+        } else {
+            self.timing.client_goes_on();
+        }
+    }
+
+    /// Commits what was taken long enough ago.
+    fn commit_processed(&mut self, now: Instant) {
+        self.timing.auto_commit_at = now + AUTO_COMMIT;
+        let mut processed = Vec::new();
+        for (partition, held) in self.holdings.iter_mut() {
+            if let Some(offset) = held.processed(now, PROCESSED_AFTER) {
+                processed.push((*partition, offset));
+            }
+        }
+        for part in processed.chunks(crate::groups::commits::OFFSETS_MAX) {
+            self.commit_for_client(part);
+        }
+    }
+}
